@@ -1,0 +1,276 @@
+//! What a listener runs from: resources after validation, defaults and secrets.
+//!
+//! A value of these types cannot be wrong in itself: durations are positive, names are
+//! unique, URLs parse, every secret reference has been replaced by what it refers to.
+//! Expressions and templates are kept as text, because only the listener can compile them.
+
+use std::fmt;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A value that never shows itself: `Debug` and `Display` print `[redacted]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Redacted(String);
+
+impl Redacted {
+    /// Wraps a secret.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The secret itself, for the one place that sends it where it belongs.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Redacted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl fmt::Display for Redacted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// What happened to a row, or `Custom` for an event written by `observer.emit`.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum Operation {
+    /// A row came into being.
+    Insert,
+    /// A row changed and kept its key.
+    Update,
+    /// A row went away.
+    Delete,
+    /// A whole table was emptied by `truncate`; such an event has no key and no images.
+    Truncate,
+    /// Written by `observer.emit`.
+    Custom,
+}
+
+impl Operation {
+    /// Every operation, in the order of their declaration.
+    pub const ALL: [Self; 5] = [
+        Self::Insert,
+        Self::Update,
+        Self::Delete,
+        Self::Truncate,
+        Self::Custom,
+    ];
+
+    /// The name that users see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Insert => "Insert",
+            Self::Update => "Update",
+            Self::Delete => "Delete",
+            Self::Truncate => "Truncate",
+            Self::Custom => "Custom",
+        }
+    }
+}
+
+/// Where a listener that has never run begins to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StartAt {
+    /// With the oldest event that the log still holds.
+    #[default]
+    Beginning,
+    /// With the first event committed after it starts.
+    Now,
+}
+
+/// Everything one listener runs from.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// The listener.
+    pub listener: ListenerConfig,
+    /// The observers it selected, in order of namespace and name.
+    pub observers: Vec<ObserverConfig>,
+}
+
+/// A validated `ObserverListener`.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// Namespace, `default` where the resource names none.
+    pub namespace: String,
+    /// Name within the namespace.
+    pub name: String,
+    /// Number of shards, 1 to 256.
+    pub shards: u16,
+    /// The database whose log is read, and where checkpoints and dead letters are kept.
+    pub database_url: Redacted,
+    /// Where to begin without a checkpoint.
+    pub start_at: StartAt,
+    /// Longest pause between two looks at a database in which nothing happens.
+    pub max_poll_interval: Duration,
+    /// How long events are kept once every listener has them behind it.
+    pub retention: Duration,
+    /// Time between two checkpoint writes while there is progress.
+    pub checkpoint_interval: Duration,
+    /// Most attempts under way at once.
+    pub max_in_flight: u32,
+    /// How long a stop waits for what is under way.
+    pub drain_timeout: Duration,
+    /// Where actions may connect to beyond public addresses.
+    pub egress: Egress,
+}
+
+impl ListenerConfig {
+    /// The name that owns checkpoints and dead letters: `namespace/name`.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Exceptions to the rule that actions connect to public addresses only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// Address ranges that may be dialled although they are not public.
+    pub cidrs: Vec<IpNet>,
+    /// Host names (lower case, exact, or `*.suffix`) that may resolve to any address.
+    pub hosts: Vec<String>,
+}
+
+/// A validated `Observer`.
+#[derive(Clone, Debug)]
+pub struct ObserverConfig {
+    /// Namespace, `default` where the resource names none.
+    pub namespace: String,
+    /// Name within the namespace.
+    pub name: String,
+    /// Entity it watches: `schema.table`, or the name given to `observer.emit`.
+    pub entity: String,
+    /// Operations it watches; never empty, no repeats.
+    pub operations: Vec<Operation>,
+    /// The tenant whose events alone it sees; every event where absent.
+    pub tenant: Option<String>,
+    /// CEL condition; always true where absent.
+    pub when: Option<String>,
+    /// Actions; never empty, names unique.
+    pub actions: Vec<ActionConfig>,
+}
+
+impl ObserverConfig {
+    /// `namespace/name`.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One action of an observer.
+#[derive(Clone, Debug)]
+pub struct ActionConfig {
+    /// Name, unique within the observer.
+    pub name: String,
+    /// What it does.
+    pub kind: ActionKind,
+    /// When and how often to try again.
+    pub retry: Retry,
+    /// Deadline of one attempt.
+    pub timeout: Duration,
+}
+
+/// What an action does.
+#[derive(Clone, Debug)]
+pub enum ActionKind {
+    /// Sends an HTTP request.
+    Webhook(WebhookConfig),
+    /// Writes a line to the listener's log.
+    Log(LogConfig),
+}
+
+/// A webhook.
+#[derive(Clone, Debug)]
+pub struct WebhookConfig {
+    /// Target, `http` or `https`. It may hold a secret token, so it is redacted.
+    pub url: Redacted,
+    /// Method; `POST` by default.
+    pub method: Method,
+    /// Headers: a name and a template each.
+    pub headers: Vec<(String, HeaderValue)>,
+    /// Body template; the event as JSON where absent.
+    pub body: Option<String>,
+    /// Content type of the body; `application/json` by default.
+    pub content_type: String,
+    /// Standard Webhooks secrets, each of which signs; empty for none.
+    pub signing_secrets: Vec<Redacted>,
+}
+
+/// A header's value.
+#[derive(Clone, Debug)]
+pub enum HeaderValue {
+    /// A template, rendered for each event.
+    Template(String),
+    /// A fixed value from a secret, sent as it is.
+    Secret(Redacted),
+}
+
+/// Methods that a webhook may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// `POST`
+    #[default]
+    Post,
+    /// `PUT`
+    Put,
+    /// `PATCH`
+    Patch,
+    /// `DELETE`
+    Delete,
+}
+
+/// A log line.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Message template; a summary of the event where absent.
+    pub message: Option<String>,
+    /// Level of the line.
+    pub level: LogLevel,
+}
+
+/// Level of a log action's line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LogLevel {
+    /// For what someone should look into.
+    Warn,
+    /// For what is worth knowing.
+    #[default]
+    Info,
+    /// For finding faults.
+    Debug,
+}
+
+/// When to try again, and when to give up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in all, the first included; at least 1.
+    pub attempts: u32,
+    /// Upper bound of the wait before the second attempt; doubles with each further one.
+    pub initial_backoff: Duration,
+    /// Upper bound of any wait.
+    pub max_backoff: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 8,
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(600),
+        }
+    }
+}

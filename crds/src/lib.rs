@@ -1,0 +1,5 @@
+//! The resource types of the observers for Postgres, their defaults and their validation.
+//!
+//! This crate reads and writes nothing: it turns text into values that cannot be wrong.
+
+pub mod config;

@@ -1,0 +1,5 @@
+//! The data plane: reads committed changes of a Postgres database, matches them against
+//! observers, and delivers their actions.
+
+pub mod actions;
+pub mod event;

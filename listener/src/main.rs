@@ -1,0 +1,3 @@
+//! The `observer-listener` program.
+
+fn main() {}
