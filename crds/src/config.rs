@@ -270,7 +270,7 @@ impl Default for Retry {
         Self {
             attempts: 8,
             initial_backoff: Duration::from_secs(1),
-            max_backoff: Duration::from_secs(600),
+            max_backoff: Duration::from_mins(10),
         }
     }
 }

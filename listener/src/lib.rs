@@ -3,3 +3,4 @@
 
 pub mod actions;
 pub mod event;
+pub mod source;

@@ -1,0 +1,52 @@
+//! How long to wait before looking again at a database in which nothing was new.
+//!
+//! Soon after an event the next one is likely to be near, so the pause starts tiny and grows
+//! with the time since the last event: a fixed share of it, up to a ceiling. That keeps the
+//! added latency a small part of the time between events, and costs an idle database a
+//! bounded number of cheap queries.
+
+use std::time::Duration;
+
+/// Shortest pause; below this, waking up costs more than it gains.
+pub const MIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// After this long without an event the ceiling is raised by [`ASLEEP_FACTOR`].
+pub const ASLEEP_AFTER: Duration = Duration::from_mins(5);
+
+/// How much longer the longest pause is for a database that has been quiet for long.
+pub const ASLEEP_FACTOR: u32 = 8;
+
+/// The pause grows as this share of the time since the last event.
+const SHARE: u32 = 16;
+
+/// The pause after a look that found nothing, `quiet` after the last event.
+#[must_use]
+pub fn pause(quiet: Duration, longest: Duration) -> Duration {
+    let ceiling = if quiet > ASLEEP_AFTER { longest.saturating_mul(ASLEEP_FACTOR) } else { longest };
+    (quiet / SHARE).max(MIN_PAUSE).min(ceiling)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_millis(16);
+
+    #[test]
+    fn the_pause_is_a_small_part_of_the_time_between_events() {
+        assert_eq!(pause(Duration::ZERO, LONGEST), MIN_PAUSE);
+        assert_eq!(pause(Duration::from_millis(64), LONGEST), Duration::from_millis(4));
+        assert_eq!(pause(Duration::from_secs(1), LONGEST), LONGEST);
+    }
+
+    #[test]
+    fn a_database_long_quiet_is_asked_less_often() {
+        assert_eq!(pause(Duration::from_secs(299), LONGEST), LONGEST);
+        assert_eq!(pause(Duration::from_secs(301), LONGEST), Duration::from_millis(128));
+    }
+
+    #[test]
+    fn the_ceiling_holds_even_below_the_shortest_pause() {
+        assert_eq!(pause(Duration::ZERO, Duration::from_micros(10)), Duration::from_micros(10));
+    }
+}

@@ -1,0 +1,120 @@
+//! Where a shard stands in the log, and which stretch to read next.
+//!
+//! A window holds every event that the later of two snapshots sees and the earlier does not.
+//! It is read in id order. Windows follow each other without gap or overlap, so every
+//! committed event is in exactly one, however late its transaction commits.
+
+use std::sync::Arc;
+
+use super::snapshot::Snapshot;
+
+/// A snapshot with bounds on the ids around it, as `observer.mark()` gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Every event of a transaction that began after the snapshot has a larger id.
+    pub floor: i64,
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Every event that the snapshot sees has this id or a smaller one.
+    pub ceiling: i64,
+}
+
+impl Mark {
+    /// Before every event.
+    #[must_use]
+    pub const fn genesis() -> Self {
+        Self { floor: 0, snapshot: Snapshot::genesis(), ceiling: 0 }
+    }
+}
+
+/// Everything committed between two marks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// What had been read before.
+    pub from: Arc<Mark>,
+    /// What has been read after.
+    pub to: Arc<Mark>,
+}
+
+/// How far a shard is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Everything this mark's snapshot sees is behind.
+    pub from: Arc<Mark>,
+    /// End of the window that is being read; absent between two windows.
+    pub to: Option<Arc<Mark>>,
+    /// Everything in that window up to and including this id is behind; 0 between two windows.
+    pub last_id: i64,
+}
+
+impl Position {
+    /// Between two windows, with all that `mark` sees behind.
+    #[must_use]
+    pub fn at(mark: Arc<Mark>) -> Self {
+        Self { from: mark, to: None, last_id: 0 }
+    }
+
+    /// Inside a window.
+    #[must_use]
+    pub fn within(window: &Window, last_id: i64) -> Self {
+        Self { from: Arc::clone(&window.from), to: Some(Arc::clone(&window.to)), last_id }
+    }
+
+    /// The window being read.
+    #[must_use]
+    pub fn window(&self) -> Option<Window> {
+        self.to.as_ref().map(|to| Window { from: Arc::clone(&self.from), to: Arc::clone(to) })
+    }
+}
+
+/// What to read next, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// A window whose both ends are known.
+    Known(Window),
+    /// From this mark to a new one.
+    Fresh(Arc<Mark>),
+}
+
+/// Chooses what to read next so that shards that stand at different places come together:
+/// those furthest behind first, up to where the next ones stand.
+///
+/// Returns the stretch and the indexes of the shards that take part in it.
+#[must_use]
+pub fn next_read(positions: &[Position]) -> Option<(Read, Vec<usize>)> {
+    let behind = positions.iter().reduce(|a, b| if precedes(b, a) { b } else { a })?;
+    let read = if let Some(window) = behind.window() {
+        Read::Known(window)
+    } else {
+        positions
+            .iter()
+            .map(|position| &position.from)
+            .filter(|mark| mark.snapshot != behind.from.snapshot)
+            .reduce(|a, b| if a.snapshot.covers(&b.snapshot) { b } else { a })
+            .map_or_else(
+                || Read::Fresh(Arc::clone(&behind.from)),
+                |to| Read::Known(Window { from: Arc::clone(&behind.from), to: Arc::clone(to) }),
+            )
+    };
+    let takes_part = |position: &Position| {
+        position.from.snapshot == behind.from.snapshot
+            && position.to.as_ref().map(|to| &to.snapshot) == behind.to.as_ref().map(|to| &to.snapshot)
+    };
+    let shards = (0..positions.len()).filter(|n| takes_part(&positions[*n])).collect();
+    Some((read, shards))
+}
+
+/// Whether `a` stands strictly before `b`; within one start, an open window comes first.
+fn precedes(a: &Position, b: &Position) -> bool {
+    if a.from.snapshot != b.from.snapshot {
+        return b.from.snapshot.covers(&a.from.snapshot);
+    }
+    match (&a.to, &b.to) {
+        (Some(a), Some(b)) => a.snapshot != b.snapshot && b.snapshot.covers(&a.snapshot),
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

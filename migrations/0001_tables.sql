@@ -1,0 +1,126 @@
+-- The tables of schema `observer`. The schema itself is made by the migrator.
+
+-- Names this log for ever: event ids begin with it, so that ids given again after a restore differ.
+create table observer.incarnation (
+    only_row boolean primary key default true check (only_row),
+    id uuid not null default gen_random_uuid(),
+    since timestamptz not null default clock_timestamp()
+);
+insert into observer.incarnation default values;
+
+-- A transaction draws its xid before its first id, so every event of a transaction that began
+-- after a snapshot has a larger id than any drawn before that snapshot. Hence no cache.
+create sequence observer.change_log_id as bigint cache 1;
+
+-- A ring of partitions: new rows go to the slot that log_head names, and a slot that lies
+-- behind every checkpoint is truncated. Nothing is created or dropped while the log is in use.
+create table observer.change_log (
+    slot smallint not null,
+    id bigint not null default nextval('observer.change_log_id'),
+    xid xid8 not null default pg_current_xact_id(),
+    occurred_at timestamptz not null default transaction_timestamp(),
+    -- of tenant, entity and key; the shard follows from it
+    hash integer not null check (hash >= 0),
+    -- bytes of both images
+    size integer not null check (size >= 0),
+    -- i insert, u update, d delete, t truncate, c custom
+    operation "char" not null check (operation in ('i', 'u', 'd', 't', 'c')),
+    entity text not null,
+    key text,
+    tenant text,
+    -- json and not jsonb: jsonb refuses what a row may hold, and the writer would fail with it
+    old json,
+    new json
+) partition by list (slot);
+
+do $$
+begin
+    for slot in 0..7 loop
+        execute format(
+            'create table observer.change_log_%1$s partition of observer.change_log for values in (%1$s)
+                with (autovacuum_vacuum_insert_scale_factor = 0.5)', slot);
+        execute format('create index on observer.change_log_%s (id)', slot);
+        execute format('create index on observer.change_log_%s (xid, id)', slot);
+    end loop;
+end
+$$;
+
+create table observer.log_head (
+    only_row boolean primary key default true check (only_row),
+    slot smallint not null default 0 check (slot between 0 and 7),
+    since timestamptz not null default clock_timestamp()
+);
+insert into observer.log_head default values;
+
+-- How far each shard of each listener is, and who may say so.
+create table observer.checkpoint (
+    listener text not null,
+    shard smallint not null check (shard >= 0 and shard < shards),
+    shards smallint not null check (shards between 1 and 256),
+    -- grows with each change of hands; a write that carries an older one is refused
+    epoch bigint not null,
+    holder text not null,
+    claimed_at timestamptz not null default clock_timestamp(),
+    -- all that this snapshot sees is behind
+    from_floor bigint not null,
+    from_snapshot pg_snapshot not null,
+    from_ceiling bigint not null,
+    -- the window under way, if any, and the id in it up to which all is behind
+    to_floor bigint,
+    to_snapshot pg_snapshot,
+    to_ceiling bigint,
+    last_id bigint not null default 0,
+    -- what a stop found done beyond last_id: [[log id, observer, action], ...]
+    finished json not null default '[]',
+    system_identifier bigint not null,
+    database_oid oid not null,
+    saved_at timestamptz not null default clock_timestamp(),
+    primary key (listener, shard),
+    check ((to_snapshot is null) = (to_floor is null) and (to_snapshot is null) = (to_ceiling is null)),
+    check (to_snapshot is not null or last_id = 0)
+);
+
+-- Actions given up on.
+create table observer.dead_letter (
+    id bigint generated always as identity primary key,
+    listener text not null,
+    event_id text not null,
+    log_id bigint not null,
+    observer text not null,
+    action text not null,
+    entity text not null,
+    operation text not null,
+    key text,
+    tenant text,
+    hash integer not null,
+    occurred_at timestamptz not null,
+    old json,
+    new json,
+    attempts integer not null,
+    error_kind text not null,
+    error text not null,
+    status smallint,
+    -- [{at, attempt, kind, error, status}], the latest last
+    history json not null default '[]',
+    created_at timestamptz not null default clock_timestamp(),
+    redrive_requested_at timestamptz,
+    unique (listener, event_id, observer, action)
+);
+create index on observer.dead_letter (listener, redrive_requested_at) where redrive_requested_at is not null;
+
+revoke all on schema observer from public;
+
+-- The snapshot of this moment with bounds on the ids around it: a transaction that the snapshot
+-- does not see because it began later has ids above `floor` only, and one that it sees has ids up
+-- to `ceiling` only. Volatile, and a statement each, so that the three are taken in this order.
+create function observer.mark(out floor bigint, out snapshot pg_snapshot, out ceiling bigint)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select case when is_called then last_value else 0 end into floor from observer.change_log_id;
+    snapshot := pg_current_snapshot();
+    select case when is_called then last_value else 0 end into ceiling from observer.change_log_id;
+end
+$$;
+revoke all on function observer.mark() from public;
