@@ -70,8 +70,10 @@ create table observer.checkpoint (
     to_snapshot pg_snapshot,
     to_ceiling bigint,
     last_id bigint not null default 0,
-    -- what a stop found done beyond last_id: [[log id, observer, action], ...]
-    finished json not null default '[]',
+    -- events beyond last_id that are wholly done, and actions done of others:
+    -- [[log id, observer, action], ...]; a reader that starts here skips them
+    finished bigint[] not null default '{}',
+    partly json not null default '[]',
     system_identifier bigint not null,
     database_oid oid not null,
     saved_at timestamptz not null default clock_timestamp(),

@@ -22,7 +22,11 @@ const SHARE: u32 = 16;
 /// The pause after a look that found nothing, `quiet` after the last event.
 #[must_use]
 pub fn pause(quiet: Duration, longest: Duration) -> Duration {
-    let ceiling = if quiet > ASLEEP_AFTER { longest.saturating_mul(ASLEEP_FACTOR) } else { longest };
+    let ceiling = if quiet > ASLEEP_AFTER {
+        longest.saturating_mul(ASLEEP_FACTOR)
+    } else {
+        longest
+    };
     (quiet / SHARE).max(MIN_PAUSE).min(ceiling)
 }
 
@@ -35,18 +39,27 @@ mod tests {
     #[test]
     fn the_pause_is_a_small_part_of_the_time_between_events() {
         assert_eq!(pause(Duration::ZERO, LONGEST), MIN_PAUSE);
-        assert_eq!(pause(Duration::from_millis(64), LONGEST), Duration::from_millis(4));
+        assert_eq!(
+            pause(Duration::from_millis(64), LONGEST),
+            Duration::from_millis(4)
+        );
         assert_eq!(pause(Duration::from_secs(1), LONGEST), LONGEST);
     }
 
     #[test]
     fn a_database_long_quiet_is_asked_less_often() {
         assert_eq!(pause(Duration::from_secs(299), LONGEST), LONGEST);
-        assert_eq!(pause(Duration::from_secs(301), LONGEST), Duration::from_millis(128));
+        assert_eq!(
+            pause(Duration::from_secs(301), LONGEST),
+            Duration::from_millis(128)
+        );
     }
 
     #[test]
     fn the_ceiling_holds_even_below_the_shortest_pause() {
-        assert_eq!(pause(Duration::ZERO, Duration::from_micros(10)), Duration::from_micros(10));
+        assert_eq!(
+            pause(Duration::ZERO, Duration::from_micros(10)),
+            Duration::from_micros(10)
+        );
     }
 }

@@ -23,7 +23,11 @@ impl Mark {
     /// Before every event.
     #[must_use]
     pub const fn genesis() -> Self {
-        Self { floor: 0, snapshot: Snapshot::genesis(), ceiling: 0 }
+        Self {
+            floor: 0,
+            snapshot: Snapshot::genesis(),
+            ceiling: 0,
+        }
     }
 }
 
@@ -51,19 +55,30 @@ impl Position {
     /// Between two windows, with all that `mark` sees behind.
     #[must_use]
     pub fn at(mark: Arc<Mark>) -> Self {
-        Self { from: mark, to: None, last_id: 0 }
+        Self {
+            from: mark,
+            to: None,
+            last_id: 0,
+        }
     }
 
     /// Inside a window.
     #[must_use]
     pub fn within(window: &Window, last_id: i64) -> Self {
-        Self { from: Arc::clone(&window.from), to: Some(Arc::clone(&window.to)), last_id }
+        Self {
+            from: Arc::clone(&window.from),
+            to: Some(Arc::clone(&window.to)),
+            last_id,
+        }
     }
 
     /// The window being read.
     #[must_use]
     pub fn window(&self) -> Option<Window> {
-        self.to.as_ref().map(|to| Window { from: Arc::clone(&self.from), to: Arc::clone(to) })
+        self.to.as_ref().map(|to| Window {
+            from: Arc::clone(&self.from),
+            to: Arc::clone(to),
+        })
     }
 }
 
@@ -82,7 +97,9 @@ pub enum Read {
 /// Returns the stretch and the indexes of the shards that take part in it.
 #[must_use]
 pub fn next_read(positions: &[Position]) -> Option<(Read, Vec<usize>)> {
-    let behind = positions.iter().reduce(|a, b| if precedes(b, a) { b } else { a })?;
+    let behind = positions
+        .iter()
+        .reduce(|a, b| if precedes(b, a) { b } else { a })?;
     let read = if let Some(window) = behind.window() {
         Read::Known(window)
     } else {
@@ -93,14 +110,22 @@ pub fn next_read(positions: &[Position]) -> Option<(Read, Vec<usize>)> {
             .reduce(|a, b| if a.snapshot.covers(&b.snapshot) { b } else { a })
             .map_or_else(
                 || Read::Fresh(Arc::clone(&behind.from)),
-                |to| Read::Known(Window { from: Arc::clone(&behind.from), to: Arc::clone(to) }),
+                |to| {
+                    Read::Known(Window {
+                        from: Arc::clone(&behind.from),
+                        to: Arc::clone(to),
+                    })
+                },
             )
     };
     let takes_part = |position: &Position| {
         position.from.snapshot == behind.from.snapshot
-            && position.to.as_ref().map(|to| &to.snapshot) == behind.to.as_ref().map(|to| &to.snapshot)
+            && position.to.as_ref().map(|to| &to.snapshot)
+                == behind.to.as_ref().map(|to| &to.snapshot)
     };
-    let shards = (0..positions.len()).filter(|n| takes_part(&positions[*n])).collect();
+    let shards = (0..positions.len())
+        .filter(|n| takes_part(&positions[*n]))
+        .collect();
     Some((read, shards))
 }
 

@@ -23,7 +23,11 @@ impl Snapshot {
     /// The snapshot that sees nothing, before every other.
     #[must_use]
     pub const fn genesis() -> Self {
-        Self { xmin: 3, xmax: 3, in_progress: Vec::new() }
+        Self {
+            xmin: 3,
+            xmax: 3,
+            in_progress: Vec::new(),
+        }
     }
 
     /// Every transaction below this one had ended.
@@ -54,13 +58,21 @@ impl Snapshot {
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.xmax >= other.xmax
-            && self.in_progress.iter().all(|xid| *xid >= other.xmax || !other.sees(*xid))
+            && self
+                .in_progress
+                .iter()
+                .all(|xid| *xid >= other.xmax || !other.sees(*xid))
     }
 
     /// Transactions in progress at `earlier` that had ended when this snapshot was taken.
     #[must_use]
     pub fn ended_since(&self, earlier: &Self) -> Vec<u64> {
-        earlier.in_progress.iter().copied().filter(|xid| self.sees(*xid)).collect()
+        earlier
+            .in_progress
+            .iter()
+            .copied()
+            .filter(|xid| self.sees(*xid))
+            .collect()
     }
 }
 
@@ -92,12 +104,17 @@ impl FromStr for Snapshot {
             let mut in_progress = Vec::new();
             for xid in list.split(',').filter(|xid| !xid.is_empty()) {
                 let xid: u64 = xid.parse().ok()?;
-                if xid < xmin || xid >= xmax || in_progress.last().is_some_and(|last| *last >= xid) {
+                if xid < xmin || xid >= xmax || in_progress.last().is_some_and(|last| *last >= xid)
+                {
                     return None;
                 }
                 in_progress.push(xid);
             }
-            Some(Self { xmin, xmax, in_progress })
+            Some(Self {
+                xmin,
+                xmax,
+                in_progress,
+            })
         };
         parse().ok_or_else(|| SnapshotError(text.chars().take(80).collect()))
     }
@@ -122,7 +139,10 @@ mod tests {
 
     #[test]
     fn what_is_no_snapshot_is_refused() {
-        for text in ["", "1", "1:2", "5:3:", "a:b:c", "1:9:4,4", "1:9:5,4", "1:9:9", "4:9:3", "1:2::", "-1:2:"] {
+        for text in [
+            "", "1", "1:2", "5:3:", "a:b:c", "1:9:4,4", "1:9:5,4", "1:9:9", "4:9:3", "1:2::",
+            "-1:2:",
+        ] {
             assert!(text.parse::<Snapshot>().is_err(), "{text}");
         }
     }
@@ -137,7 +157,15 @@ mod tests {
 
     #[test]
     fn later_snapshots_cover_earlier_ones() {
-        let line = ["3:3:", "10:20:10,14", "10:20:10", "10:25:10,22", "22:25:22", "25:25:"].map(snapshot);
+        let line = [
+            "3:3:",
+            "10:20:10,14",
+            "10:20:10",
+            "10:25:10,22",
+            "22:25:22",
+            "25:25:",
+        ]
+        .map(snapshot);
         for (i, a) in line.iter().enumerate() {
             for (j, b) in line.iter().enumerate() {
                 assert_eq!(b.covers(a), j >= i, "{b} covers {a}");
@@ -147,6 +175,9 @@ mod tests {
 
     #[test]
     fn ended_since_names_those_that_became_visible() {
-        assert_eq!(snapshot("14:30:14,22").ended_since(&snapshot("10:20:10,14,19")), vec![10, 19]);
+        assert_eq!(
+            snapshot("14:30:14,22").ended_since(&snapshot("10:20:10,14,19")),
+            vec![10, 19]
+        );
     }
 }

@@ -1,0 +1,289 @@
+//! A model of Postgres' transactions, and readers over it that crash.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const KEYS: u8 = 6;
+const SHARDS: u8 = 2;
+
+/// One row of the log.
+#[derive(Clone, Debug)]
+struct Row {
+    id: i64,
+    xid: u64,
+    key: u8,
+}
+
+/// Transactions draw xids and ids the way Postgres hands them out; a key is locked by its
+/// writer until the transaction ends.
+#[derive(Default)]
+struct Database {
+    xids: u64,
+    ids: i64,
+    running: Vec<u64>,
+    locks: HashMap<u8, u64>,
+    rows: Vec<Row>,
+    committed: BTreeSet<u64>,
+}
+
+impl Database {
+    fn begin(&mut self) {
+        self.running.push(3 + self.xids);
+        self.xids += 1;
+    }
+
+    fn write(&mut self, tx: usize, key: u8) {
+        let Some(xid) = self.pick(tx) else { return };
+        if *self.locks.entry(key).or_insert(xid) == xid {
+            self.ids += 1;
+            self.rows.push(Row {
+                id: self.ids,
+                xid,
+                key,
+            });
+        }
+    }
+
+    fn end(&mut self, tx: usize, commit: bool) {
+        let Some(xid) = self.pick(tx) else { return };
+        self.running.retain(|other| *other != xid);
+        self.locks.retain(|_, holder| *holder != xid);
+        if commit {
+            self.committed.insert(xid);
+        } else {
+            self.rows.retain(|row| row.xid != xid);
+        }
+    }
+
+    fn pick(&self, tx: usize) -> Option<u64> {
+        (!self.running.is_empty()).then(|| self.running[tx % self.running.len()])
+    }
+
+    fn mark(&self) -> Mark {
+        let xmax = 3 + self.xids;
+        let mut running = self.running.clone();
+        running.sort_unstable();
+        let xmin = running.first().copied().unwrap_or(xmax);
+        let list: Vec<String> = running.iter().map(u64::to_string).collect();
+        let snapshot = format!("{xmin}:{xmax}:{}", list.join(",")).parse().unwrap();
+        Mark {
+            floor: self.ids,
+            snapshot,
+            ceiling: self.ids,
+        }
+    }
+
+    /// The rows of a window after an id, found as the reader's query finds them.
+    fn read(&self, window: &Window, after: i64) -> Vec<Row> {
+        let (from, to) = (&window.from, &window.to);
+        let ended = to.snapshot.ended_since(&from.snapshot);
+        let mut rows: Vec<Row> = self
+            .rows
+            .iter()
+            .filter(|row| self.committed.contains(&row.xid))
+            .filter(|row| {
+                let near = row.id > from.floor
+                    && row.id <= to.ceiling
+                    && row.xid >= from.snapshot.xmax()
+                    && row.xid < to.snapshot.xmax()
+                    && to.snapshot.sees(row.xid);
+                near || ended.contains(&row.xid)
+            })
+            .filter(|row| row.id > after)
+            .cloned()
+            .collect();
+        rows.sort_unstable_by_key(|row| row.id);
+        let meant: BTreeSet<i64> = self
+            .rows
+            .iter()
+            .filter(|row| self.committed.contains(&row.xid) && row.id > after)
+            .filter(|row| to.snapshot.sees(row.xid) && !from.snapshot.sees(row.xid))
+            .map(|row| row.id)
+            .collect();
+        assert_eq!(
+            meant,
+            rows.iter().map(|row| row.id).collect(),
+            "the halves make the window"
+        );
+        rows
+    }
+}
+
+/// A reader of all shards, which forgets everything but what it saved.
+struct Reader {
+    now: Vec<Position>,
+    saved: Vec<Position>,
+    seen: Vec<Row>,
+}
+
+impl Reader {
+    fn new() -> Self {
+        let start = vec![Position::at(Arc::new(Mark::genesis())); usize::from(SHARDS)];
+        Self {
+            now: start.clone(),
+            saved: start,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Reads one page.
+    fn look(&mut self, database: &Database, page: usize) {
+        let (read, members) = next_read(&self.now).unwrap();
+        let window = match read {
+            Read::Known(window) => window,
+            Read::Fresh(from) => Window {
+                from,
+                to: Arc::new(database.mark()),
+            },
+        };
+        let after = members.iter().map(|n| self.now[*n].last_id).min().unwrap();
+        let mut rows = database.read(&window, after);
+        let more = rows.len() > page;
+        rows.truncate(page);
+        let last = rows.last().map_or(after, |row| row.id);
+        for row in rows {
+            let shard = usize::from(row.key % SHARDS);
+            if members.contains(&shard) && row.id > self.now[shard].last_id {
+                self.seen.push(row);
+            }
+        }
+        for n in members {
+            self.now[n] = if more {
+                Position::within(&window, last.max(self.now[n].last_id))
+            } else {
+                Position::at(Arc::clone(&window.to))
+            };
+        }
+    }
+
+    fn save(&mut self, shard: usize) {
+        // Shards are saved one at a time, so that they come back at different places.
+        self.saved[shard] = self.now[shard].clone();
+    }
+
+    fn crash(&mut self) {
+        self.now = self.saved.clone();
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Begin,
+    Write(usize, u8),
+    End(usize, bool),
+    Look(usize),
+    Save(usize),
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Begin),
+        8 => (0usize..8, 0..KEYS).prop_map(|(tx, key)| Step::Write(tx, key)),
+        4 => (0usize..8, prop::bool::weighted(0.8)).prop_map(|(tx, commit)| Step::End(tx, commit)),
+        6 => (1usize..4).prop_map(Step::Look),
+        2 => (0..usize::from(SHARDS)).prop_map(Step::Save),
+        1 => Just(Step::Crash),
+    ]
+}
+
+fn run(steps: &[Step], crashes: bool) -> (Database, Reader) {
+    let mut database = Database::default();
+    let mut reader = Reader::new();
+    for step in steps {
+        match *step {
+            Step::Begin => database.begin(),
+            Step::Write(tx, key) => database.write(tx, key),
+            Step::End(tx, commit) => database.end(tx, commit),
+            Step::Look(page) => reader.look(&database, page),
+            Step::Save(shard) => reader.save(shard),
+            Step::Crash if crashes => reader.crash(),
+            Step::Crash => {}
+        }
+    }
+    while !database.running.is_empty() {
+        database.end(0, true);
+    }
+    for _ in 0..steps.len() * 2 + 4 {
+        reader.look(&database, 2);
+    }
+    (database, reader)
+}
+
+/// Ids by key in the order in which they were written.
+fn by_key(rows: &[Row]) -> BTreeMap<u8, Vec<i64>> {
+    let mut keys: BTreeMap<u8, Vec<i64>> = BTreeMap::new();
+    for row in rows {
+        keys.entry(row.key).or_default().push(row.id);
+    }
+    keys
+}
+
+proptest! {
+    #[test]
+    fn every_committed_event_is_read_once_and_in_order(steps in prop::collection::vec(step(), 1..120)) {
+        let (database, reader) = run(&steps, false);
+        prop_assert_eq!(by_key(&reader.seen), by_key(&database.rows));
+    }
+
+    #[test]
+    fn crashes_repeat_but_lose_and_reorder_nothing(steps in prop::collection::vec(step(), 1..120)) {
+        let (database, reader) = run(&steps, true);
+        let written = by_key(&database.rows);
+        let read = by_key(&reader.seen);
+        prop_assert_eq!(read.keys().collect::<Vec<_>>(), written.keys().collect::<Vec<_>>());
+        for (key, ids) in read {
+            let order = &written[&key];
+            let mut furthest = 0;
+            for id in ids {
+                let place = order.iter().position(|other| *other == id).unwrap();
+                prop_assert!(place <= furthest, "event {} of key {} came early", id, key);
+                furthest = furthest.max(place + 1);
+            }
+            prop_assert_eq!(furthest, order.len());
+        }
+    }
+}
+
+#[test]
+fn shards_at_different_places_come_together() {
+    let mark = |text: &str, ids| {
+        Arc::new(Mark {
+            floor: ids,
+            snapshot: text.parse().unwrap(),
+            ceiling: ids,
+        })
+    };
+    let (early, late) = (mark("5:5:", 1), mark("9:9:", 7));
+    let positions = [
+        Position::at(Arc::clone(&late)),
+        Position::at(Arc::clone(&early)),
+    ];
+    let (read, members) = next_read(&positions).unwrap();
+    assert_eq!(
+        read,
+        Read::Known(Window {
+            from: early,
+            to: Arc::clone(&late)
+        })
+    );
+    assert_eq!(members, vec![1]);
+    let positions = [
+        Position::at(Arc::clone(&late)),
+        Position::at(Arc::clone(&late)),
+    ];
+    assert_eq!(
+        next_read(&positions).unwrap(),
+        (Read::Fresh(late), vec![0, 1])
+    );
+}
+
+#[test]
+fn no_shards_read_nothing() {
+    assert_eq!(next_read(&[]), None);
+}
