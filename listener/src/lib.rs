@@ -3,4 +3,5 @@
 
 pub mod actions;
 pub mod event;
+pub mod rules;
 pub mod source;
