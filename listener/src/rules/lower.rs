@@ -2,6 +2,7 @@
 //! patterns are compiled, and what cannot be evaluated is refused with its remedy.
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
+use crds::config::Operation;
 use regex::{Regex, RegexBuilder};
 
 use super::condition::ConditionError;
@@ -139,12 +140,12 @@ impl<'s> Lowering<'s> {
         let remedy = match did_you_mean(name, known()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!(
-                "a field of the row is written `new.{0}` or `old.{0}`",
+                "a field of the row is written `new.{0}` or `old.{0}`.",
                 shorten(name)
             ),
         };
         let message = format!(
-            "unknown name `{}`; {remedy} Known are: {}",
+            "unknown name `{}`; {remedy} Known names are: {}",
             shorten(name),
             list(known())
         );
@@ -155,6 +156,7 @@ impl<'s> Lowering<'s> {
         if call.target.is_none()
             && let Some(kind) = self.operator(&call.func_name, &call.args)?
         {
+            self.check_operation(&kind)?;
             return Ok(kind);
         }
         match (call.func_name.as_str(), call.target.as_deref(), &*call.args) {
@@ -208,6 +210,36 @@ impl<'s> Lowering<'s> {
             operators::MODULO => arithmetic(Arithmetic::Remainder)(self.exactly(args)?),
             _ => return Ok(None),
         }))
+    }
+
+    /// An operation that does not exist would make a condition that never holds.
+    fn check_operation(&self, kind: &Kind) -> Lowered<()> {
+        let (Kind::Compare(_, parts) | Kind::In(parts)) = kind else {
+            return Ok(());
+        };
+        let compared = match &**parts {
+            [a, b] if matches!(a.kind, Kind::Variable(Variable::Operation)) => b,
+            [a, b] if matches!(b.kind, Kind::Variable(Variable::Operation)) => a,
+            _ => return Ok(()),
+        };
+        let values = match &compared.kind {
+            Kind::List(elements) => elements.as_slice(),
+            _ => std::slice::from_ref(compared),
+        };
+        let known = || Operation::ALL.iter().map(|operation| operation.as_str());
+        for value in values {
+            if let Kind::Text(text) = &value.kind
+                && !known().any(|operation| operation == text)
+            {
+                let remedy = match did_you_mean(text, known()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known are: {}", list(known())),
+                };
+                let message = format!("there is no operation `{}`; {remedy}", shorten(text));
+                return Err(self.error(value.at, message));
+            }
+        }
+        Ok(())
     }
 
     fn has(&mut self, at: usize, args: &[IdedExpr]) -> Lowered<Kind> {

@@ -4,7 +4,7 @@
 const MAX_LISTED: usize = 12;
 const MAX_NAME: usize = 40;
 
-/// `; did you mean ...?`, or nothing where no name is near.
+/// The known name that is nearest, or nothing where none is near.
 pub(super) fn did_you_mean<'n>(
     name: &str,
     known: impl IntoIterator<Item = &'n str>,
@@ -41,7 +41,7 @@ pub(super) fn shorten(name: &str) -> String {
     }
 }
 
-/// Edits between two names; one of case counts as none.
+/// Edits between two names, where two letters in the wrong order are one, and case is none.
 fn distance(left: &str, right: &str) -> usize {
     let fold = |text: &str| {
         text.chars()
@@ -49,16 +49,20 @@ fn distance(left: &str, right: &str) -> usize {
             .collect::<Vec<_>>()
     };
     let (left, right) = (fold(left), fold(right));
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (done, a) in left.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], done + 1);
-        for (column, b) in right.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+    let mut rows: Vec<Vec<usize>> = vec![(0..=right.len()).collect()];
+    for (l, a) in left.iter().enumerate() {
+        let mut row = vec![l + 1];
+        for (r, b) in right.iter().enumerate() {
+            let mut edits = (rows[l][r] + usize::from(a != b)).min(rows[l][r + 1] + 1);
+            edits = edits.min(row[r] + 1);
+            if l > 0 && r > 0 && *a == right[r - 1] && *b == left[l - 1] {
+                edits = edits.min(rows[l - 1][r - 1] + 1);
+            }
+            row.push(edits);
         }
+        rows.push(row);
     }
-    row[right.len()]
+    rows[left.len()][right.len()]
 }
 
 #[cfg(test)]
@@ -72,6 +76,7 @@ mod tests {
             ("totl", Some("total")),
             ("Status", Some("status")),
             ("createdat", Some("created_at")),
+            ("toatl", Some("total")),
             ("zzz", None),
             ("", None),
         ] {

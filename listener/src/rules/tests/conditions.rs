@@ -407,7 +407,10 @@ fn what_cannot_work_is_refused_with_its_place_and_remedy() {
         ("{\"a\": 1} == new.a", "objects in braces are not offered"),
         ("b\"x\" == new.a", "bytes are not offered"),
         ("operation == \"delete\"", "did you mean `Delete`?"),
-        ("operation in [\"Inserted\"]", "did you mean `Insert`?"),
+        (
+            "operation in [\"Inserted\", new.a]",
+            "did you mean `Insert`?",
+        ),
         ("new.a == ", "column 10"),
         ("new.a ü", "means nothing here"),
         ("new.?a == 1", "column"),
