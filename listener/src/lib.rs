@@ -2,5 +2,7 @@
 //! observers, and delivers their actions.
 
 pub mod actions;
+pub mod demo;
 pub mod event;
+pub mod migrate;
 pub mod source;
