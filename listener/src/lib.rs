@@ -2,6 +2,8 @@
 //! observers, and delivers their actions.
 
 pub mod actions;
+pub mod demo;
 pub mod event;
 pub mod rules;
+pub mod migrate;
 pub mod source;

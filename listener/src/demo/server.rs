@@ -1,0 +1,282 @@
+//! A Postgres server of the program's own, in a temporary folder.
+//!
+//! It never outlives its owner: a guardian process holds a pipe from the owner and, when that
+//! closes (however the owner ended), stops the server and removes the folder. The server
+//! listens on the loopback address only and asks for a random password.
+//!
+//! Made for demonstrations and tests: it does not survive a crash of the machine.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use tempfile::TempDir;
+use tokio::process::Command as AsyncCommand;
+use uuid::Uuid;
+
+use super::binaries::{Binaries, BinariesError};
+
+/// Postgres refuses to run as the super-user; this is `nobody` nearly everywhere.
+const UNPRIVILEGED: u32 = 65534;
+
+/// Between choosing a free port and the server's taking it, somebody else may take it.
+const PORT_ATTEMPTS: u32 = 5;
+
+/// Name of the super-user in the server.
+const USER: &str = "postgres";
+
+/// `$1` the folder with the programs, `$2` the server's folder. A read ends when the owner does.
+const GUARDIAN: &str = r#"
+cat >/dev/null
+if [ -e "$2/data/postmaster.pid" ]; then
+    "$1/pg_ctl" stop -D "$2/data" -m fast -t 10 -s || "$1/pg_ctl" stop -D "$2/data" -m immediate -s
+fi
+rm -rf "$2"
+"#;
+
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+max_connections = 100
+max_prepared_transactions = 20
+shared_buffers = 128MB
+max_wal_size = 4GB
+# The machine's crash is not survived, a crash of the server is.
+fsync = off
+full_page_writes = off
+";
+
+/// Why a private server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Its programs are missing.
+    #[error(transparent)]
+    Binaries(#[from] BinariesError),
+    /// Its folder cannot be prepared, or a program cannot be started.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// One of its programs failed.
+    #[error("{program} failed: {output}")]
+    Failed {
+        /// The program.
+        program: &'static str,
+        /// What it printed, and for a failed start the end of the server's log.
+        output: String,
+    },
+}
+
+/// A running server; stopped and removed when dropped, or when the owner's process ends.
+#[derive(Debug)]
+pub struct PrivateServer {
+    binaries: PathBuf,
+    folder: PathBuf,
+    port: u16,
+    password: String,
+    /// User and group to run as, unless they are the owner's own.
+    run_as: Option<u32>,
+    _guardian: Guardian,
+}
+
+#[derive(Debug)]
+struct Guardian {
+    process: Child,
+    /// Only ever closed: the guardian reads the end of the owner from it.
+    pipe: Option<ChildStdin>,
+}
+
+impl PrivateServer {
+    /// Makes a new database cluster and starts a server on it; returns when it accepts connections.
+    pub async fn start(binaries: &Binaries) -> Result<Self, ServerError> {
+        let temporary = TempDir::with_prefix("observers-")
+            .map_err(|source| io_error("make a folder in", &std::env::temp_dir(), source))?;
+        let owner = std::fs::metadata(temporary.path())
+            .map_err(|source| io_error("read", temporary.path(), source))?
+            .uid();
+        let run_as = (owner == 0).then_some(UNPRIVILEGED);
+        let binaries = binaries.locate(owner == 0).await?;
+        if run_as.is_some() {
+            chown(temporary.path(), run_as, run_as)
+                .map_err(|source| io_error("give away", temporary.path(), source))?;
+        }
+        let guardian = Guardian::watch(&binaries, temporary.path(), run_as)?;
+        let mut server = Self {
+            binaries,
+            // From here on the guardian removes it.
+            folder: temporary.keep(),
+            port: 0,
+            password: Uuid::new_v4().simple().to_string(),
+            run_as,
+            _guardian: guardian,
+        };
+        server.make_cluster().await?;
+        server.start_on_a_free_port().await?;
+        Ok(server)
+    }
+
+    /// The port on the loopback address; the same after a restart.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// URL of one of its databases, as the super-user.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{USER}:{}@127.0.0.1:{}/{database}", self.password, self.port)
+    }
+
+    /// Stops the server and keeps its data; open connections are broken.
+    pub async fn stop(&self) -> Result<(), ServerError> {
+        self.pg_ctl(&["stop", "-m", "fast"]).await
+    }
+
+    /// Stops the server as a crash would: it recovers from its log at the next start.
+    pub async fn crash(&self) -> Result<(), ServerError> {
+        self.pg_ctl(&["stop", "-m", "immediate"]).await
+    }
+
+    /// Starts a stopped server, on the same port.
+    pub async fn resume(&self) -> Result<(), ServerError> {
+        let log = self.folder.join("log");
+        let started = self.pg_ctl(&["start", "-t", "60", "-l", &log.to_string_lossy()]).await;
+        started.map_err(|error| match error {
+            ServerError::Failed { program, mut output } => {
+                let log = std::fs::read_to_string(&log).unwrap_or_default();
+                let from = log.floor_char_boundary(log.len().saturating_sub(2000));
+                // Writing to a string cannot fail.
+                let _ = write!(output, "\n{}", log[from..].trim_end());
+                ServerError::Failed { program, output }
+            }
+            other => other,
+        })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    async fn make_cluster(&self) -> Result<(), ServerError> {
+        let password = self.folder.join("password");
+        self.write(&password, &self.password)?;
+        let mut initdb = self.program("initdb");
+        initdb
+            .args(["-U", USER, "-E", "UTF8", "--locale=C", "--no-sync", "--auth-local=trust"])
+            .arg("--auth-host=scram-sha-256")
+            .arg("--pwfile")
+            .arg(&password)
+            .arg("-D")
+            .arg(self.data());
+        run("initdb", initdb).await?;
+        std::fs::remove_file(&password).map_err(|source| io_error("remove", &password, source))
+    }
+
+    async fn start_on_a_free_port(&mut self) -> Result<(), ServerError> {
+        let mut attempt = 1;
+        loop {
+            self.port = free_port().map_err(|source| {
+                io_error("find a free port on", Path::new("127.0.0.1"), source)
+            })?;
+            let settings = format!(
+                "{SETTINGS}port = {}\nunix_socket_directories = '{}'\n",
+                self.port,
+                self.folder.display()
+            );
+            // Last in precedence and empty so far, so it may be written anew.
+            self.write(&self.data().join("postgresql.auto.conf"), &settings)?;
+            match self.resume().await {
+                Err(ServerError::Failed { .. }) if attempt < PORT_ATTEMPTS => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// Writes a file that the server's user can read and nobody else.
+    fn write(&self, path: &Path, text: &str) -> Result<(), ServerError> {
+        std::fs::write(path, text)
+            .and_then(|()| chown(path, self.run_as, self.run_as))
+            .map_err(|source| io_error("write", path, source))
+    }
+
+    async fn pg_ctl(&self, arguments: &[&str]) -> Result<(), ServerError> {
+        let mut pg_ctl = self.program("pg_ctl");
+        pg_ctl.args(arguments).args(["-w", "-s", "-D"]).arg(self.data());
+        run("pg_ctl", pg_ctl).await
+    }
+
+    fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.binaries.join(name));
+        // The owner's folder may be one that the server's user cannot enter.
+        command.current_dir(&self.folder).env("LC_ALL", "C");
+        unprivileged(&mut command, self.run_as);
+        command
+    }
+}
+
+impl Guardian {
+    fn watch(binaries: &Path, folder: &Path, run_as: Option<u32>) -> Result<Self, ServerError> {
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", GUARDIAN, "observers-guardian"])
+            .args([binaries, folder])
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // An interrupt from the terminal is for the owner alone.
+            .process_group(0);
+        unprivileged(&mut command, run_as);
+        let mut process = command
+            .spawn()
+            .map_err(|source| io_error("start", Path::new("/bin/sh"), source))?;
+        let pipe = process.stdin.take();
+        Ok(Self { process, pipe })
+    }
+}
+
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        drop(self.pipe.take());
+        if let Err(error) = self.process.wait() {
+            tracing::warn!(%error, "the private Postgres may still be running");
+        }
+    }
+}
+
+fn unprivileged(command: &mut Command, run_as: Option<u32>) {
+    if let Some(id) = run_as {
+        command.uid(id).gid(id);
+    }
+}
+
+async fn run(program: &'static str, command: Command) -> Result<(), ServerError> {
+    let path = PathBuf::from(command.get_program());
+    let output = AsyncCommand::from(command)
+        .stdin(Stdio::null())
+        .process_group(0)
+        .output()
+        .await
+        .map_err(|source| io_error("run", &path, source))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(ServerError::Failed { program, output: text.trim().to_owned() })
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+fn io_error(what: &'static str, path: &Path, source: io::Error) -> ServerError {
+    ServerError::Io { what, path: path.to_owned(), source }
+}

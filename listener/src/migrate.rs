@@ -1,0 +1,252 @@
+//! Brings the schema `observer` of a database to the version that this program was built with.
+//!
+//! All steps are one transaction under a lock: several programs may start at once, and a
+//! failure leaves the database as it was.
+
+use std::sync::LazyLock;
+
+use sqlx::migrate::Migrator;
+use sqlx::{Connection, PgConnection, PgPool};
+
+/// Oldest server that works, as `server_version_num` counts.
+const OLDEST_SERVER: i32 = 140_000;
+
+/// Name of the lock, unlike any other's: "observers" in hexadecimal.
+const LOCK: i64 = 0x6f62_7365_7276_6572;
+
+/// Privilege missing, as Postgres codes it.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!("../migrations");
+    migrator.dangerous_set_table_name("observer.migration");
+    // The transaction's own lock serves, and ends with it whatever happens.
+    migrator.set_locking(false);
+    migrator
+});
+
+/// From which version to which a migration went; 0 is a database without the schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// Version before.
+    pub from: i64,
+    /// Version now.
+    pub to: i64,
+}
+
+/// Why a database cannot be used as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The server lacks what the log needs.
+    #[error("the server is Postgres {0}; version 14 or newer is needed")]
+    OldServer(String),
+    /// The schema is not there.
+    #[error("the database has no schema `observer`: run `observer-listener migrate`")]
+    Missing,
+    /// The schema is older than the program.
+    #[error(
+        "the database's schema `observer` is at version {found}, older than this program \
+         ({needed}): run `observer-listener migrate`"
+    )]
+    Older {
+        /// Version in the database.
+        found: i64,
+        /// Version of the program.
+        needed: i64,
+    },
+    /// The schema is newer than the program.
+    #[error(
+        "the database's schema `observer` is at version {found}, newer than this program \
+         ({known}): use a newer observer-listener"
+    )]
+    Newer {
+        /// Version in the database.
+        found: i64,
+        /// Version of the program.
+        known: i64,
+    },
+    /// The schema was made by other steps than the program's, such as a development build's.
+    #[error(
+        "version {0} of the database's schema `observer` was made by other steps than this \
+         program's: use the observer-listener that made it"
+    )]
+    Changed(i64),
+    /// There is a schema of that name that is not ours.
+    #[error(
+        "the database has a schema `observer` with tables of another origin: rename or drop it, \
+         since the name is needed"
+    )]
+    Foreign,
+    /// The user may not do what is needed.
+    #[error("{message}; {remedy}")]
+    Privilege {
+        /// What Postgres says.
+        message: String,
+        /// What to grant.
+        remedy: String,
+        /// The error.
+        source: sqlx::Error,
+    },
+    /// The database could not be asked or a step failed.
+    #[error("cannot migrate the schema `observer`: {0}")]
+    Database(#[source] sqlx::Error),
+    /// A step failed.
+    #[error("cannot migrate the schema `observer`: {0}")]
+    Step(#[source] sqlx::migrate::MigrateError),
+}
+
+/// Makes or renews the schema `observer`; does nothing where it is up to date.
+pub async fn migrate(pool: &PgPool) -> Result<Migrated, MigrateError> {
+    let mut connection = pool.acquire().await.map_err(MigrateError::Database)?;
+    check_server(&mut connection).await?;
+    match migrate_locked(&mut connection).await {
+        Err(error) => Err(explain(error, &mut connection).await),
+        migrated => migrated,
+    }
+}
+
+/// Says what to do unless the schema `observer` is just the one that this program needs.
+pub async fn verify(pool: &PgPool) -> Result<(), MigrateError> {
+    let mut connection = pool.acquire().await.map_err(MigrateError::Database)?;
+    check_server(&mut connection).await?;
+    let applied = match applied(&mut connection).await {
+        Err(error) => return Err(explain(error, &mut connection).await),
+        Ok(applied) => applied,
+    };
+    let (found, needed) = (latest(&applied), known());
+    check_applied(&applied)?;
+    match found {
+        0 => Err(MigrateError::Missing),
+        found if found < needed => Err(MigrateError::Older { found, needed }),
+        _ => Ok(()),
+    }
+}
+
+async fn migrate_locked(connection: &mut PgConnection) -> Result<Migrated, MigrateError> {
+    let mut transaction = connection.begin().await.map_err(MigrateError::Database)?;
+    sqlx::query("select pg_advisory_xact_lock($1)")
+        .bind(LOCK)
+        .execute(&mut *transaction)
+        .await
+        .map_err(MigrateError::Database)?;
+    let applied = applied(&mut transaction).await?;
+    check_applied(&applied)?;
+    let (from, to) = (latest(&applied), known());
+    if from < to {
+        make_schema(&mut transaction).await?;
+        MIGRATOR
+            .run_direct(None, &mut *transaction, false)
+            .await
+            .map_err(MigrateError::Step)?;
+    }
+    transaction.commit().await.map_err(MigrateError::Database)?;
+    Ok(Migrated { from, to })
+}
+
+/// Makes the schema unless somebody with more rights has made it for this user.
+async fn make_schema(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let (exists, foreign): (bool, bool) = sqlx::query_as(
+        "select n.oid is not null,
+                exists (select 1 from pg_class c where c.relnamespace = n.oid)
+                    and to_regclass('observer.migration') is null
+         from (select to_regnamespace('observer') as oid) n",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(MigrateError::Database)?;
+    if foreign {
+        return Err(MigrateError::Foreign);
+    }
+    if !exists {
+        sqlx::query("create schema observer")
+            .execute(connection)
+            .await
+            .map_err(MigrateError::Database)?;
+    }
+    Ok(())
+}
+
+async fn check_server(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let (number, name): (i32, String) = sqlx::query_as(
+        "select current_setting('server_version_num')::int, current_setting('server_version')",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(MigrateError::Database)?;
+    if number < OLDEST_SERVER { Err(MigrateError::OldServer(name)) } else { Ok(()) }
+}
+
+/// Version and checksum of each step that the database has had, in order.
+async fn applied(connection: &mut PgConnection) -> Result<Vec<(i64, Vec<u8>)>, MigrateError> {
+    let exists: bool = sqlx::query_scalar(
+        "select exists (
+            select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname = 'observer' and c.relname = 'migration')",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(MigrateError::Database)?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as("select version, checksum from observer.migration order by version")
+        .fetch_all(connection)
+        .await
+        .map_err(MigrateError::Database)
+}
+
+fn latest(applied: &[(i64, Vec<u8>)]) -> i64 {
+    applied.last().map_or(0, |(version, _)| *version)
+}
+
+fn known() -> i64 {
+    MIGRATOR.iter().map(|step| step.version).max().unwrap_or(0)
+}
+
+fn check_applied(applied: &[(i64, Vec<u8>)]) -> Result<(), MigrateError> {
+    let (found, known) = (latest(applied), known());
+    if found > known {
+        return Err(MigrateError::Newer { found, known });
+    }
+    let same = |version: i64, checksum: &[u8]| {
+        MIGRATOR.iter().any(|step| step.version == version && *step.checksum == *checksum)
+    };
+    match applied.iter().find(|(version, checksum)| !same(*version, checksum)) {
+        Some((version, _)) => Err(MigrateError::Changed(*version)),
+        None => Ok(()),
+    }
+}
+
+/// Turns a refusal for lack of rights into what to grant.
+async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateError {
+    use sqlx::migrate::MigrateError as Step;
+    let source = match error {
+        MigrateError::Database(source)
+        | MigrateError::Step(Step::Execute(source) | Step::ExecuteMigration(source, _)) => source,
+        other => return other,
+    };
+    let refused = source.as_database_error().filter(|refused| {
+        refused.code().is_some_and(|code| code == INSUFFICIENT_PRIVILEGE)
+    });
+    let Some(refused) = refused else {
+        return MigrateError::Database(source);
+    };
+    let message = refused.message().to_owned();
+    let names: Result<(String, String, bool), _> = sqlx::query_as(
+        "select quote_ident(current_database()), quote_ident(current_user),
+                exists (select 1 from pg_namespace where nspname = 'observer')",
+    )
+    .fetch_one(connection)
+    .await;
+    let remedy = match names {
+        Ok((_, user, true)) => format!(
+            "migrate as the owner of the schema `observer`, or grant its owner's role to {user}"
+        ),
+        Ok((database, user, false)) => format!(
+            "let an administrator run `grant create on database {database} to {user}` or \
+             `create schema observer authorization {user}`"
+        ),
+        Err(_) => "connect as the owner of the database".to_owned(),
+    };
+    MigrateError::Privilege { message, remedy, source }
+}

@@ -1,0 +1,7 @@
+//! What the parts do together, against a real Postgres: one test binary, one server.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod migrate;
+mod server;
+mod support;

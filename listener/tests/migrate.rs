@@ -1,0 +1,132 @@
+//! Migration: by several at once, by an owner who is no super-user, and what is refused.
+
+use observer_listener::migrate::{MigrateError, migrate, verify};
+use sqlx::PgPool;
+
+use crate::support;
+
+#[tokio::test]
+async fn several_at_once_migrate_once() {
+    let db = support::empty_database().await;
+    assert!(matches!(verify(&db.pool).await, Err(MigrateError::Missing)));
+    let all = futures::future::join_all((0..8).map(|_| migrate(&db.pool))).await;
+    let from: Vec<i64> = all
+        .into_iter()
+        .map(|migrated| migrated.unwrap().from)
+        .collect();
+    assert_eq!(
+        from.iter().filter(|from| **from == 0).count(),
+        1,
+        "{from:?}"
+    );
+    verify(&db.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_migration_does_nothing() {
+    let db = support::database().await;
+    let migrated = migrate(&db.pool).await.unwrap();
+    assert_eq!(migrated.from, migrated.to);
+}
+
+#[tokio::test]
+async fn a_newer_database_is_refused() {
+    let db = support::database().await;
+    db.run(
+        "insert into observer.migration (version, description, success, checksum, execution_time)
+         values (9999, 'later', true, '', 0)",
+    )
+    .await;
+    for error in [
+        migrate(&db.pool).await.unwrap_err(),
+        verify(&db.pool).await.unwrap_err(),
+    ] {
+        assert!(
+            error.to_string().contains("use a newer observer-listener"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_older_database_is_to_be_migrated() {
+    let db = support::database().await;
+    db.run("delete from observer.migration where version > 1")
+        .await;
+    let error = verify(&db.pool).await.unwrap_err();
+    assert!(
+        matches!(error, MigrateError::Older { found: 1, .. }),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("run `observer-listener migrate`"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn changed_steps_are_refused() {
+    let db = support::database().await;
+    db.run("update observer.migration set checksum = 'x' where version = 1")
+        .await;
+    assert!(matches!(
+        migrate(&db.pool).await,
+        Err(MigrateError::Changed(1))
+    ));
+    assert!(matches!(
+        verify(&db.pool).await,
+        Err(MigrateError::Changed(1))
+    ));
+}
+
+#[tokio::test]
+async fn a_schema_of_another_origin_is_left_alone() {
+    let db = support::empty_database().await;
+    db.run("create schema observer; create table observer.theirs ()")
+        .await;
+    assert!(matches!(
+        migrate(&db.pool).await,
+        Err(MigrateError::Foreign)
+    ));
+}
+
+#[tokio::test]
+async fn a_user_without_rights_learns_what_to_ask_for() {
+    let db = support::empty_database().await;
+    db.run("drop role if exists migrator; create role migrator login password 'm'")
+        .await;
+    let pool = PgPool::connect(&db.url_as("migrator", "m")).await.unwrap();
+    let error = migrate(&pool).await.unwrap_err().to_string();
+    assert!(
+        error.contains("create schema observer authorization migrator"),
+        "{error}"
+    );
+
+    // Either remedy is enough.
+    db.run("create schema observer authorization migrator")
+        .await;
+    migrate(&pool).await.unwrap();
+    verify(&pool).await.unwrap();
+    let identity: i64 = sqlx::query_scalar("select system_identifier from pg_control_system()")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_ne!(identity, 0);
+}
+
+#[tokio::test]
+async fn others_than_the_owner_cannot_migrate() {
+    let db = support::database().await;
+    db.run("drop role if exists stranger; create role stranger login password 's'")
+        .await;
+    let pool = PgPool::connect(&db.url_as("stranger", "s")).await.unwrap();
+    for error in [
+        migrate(&pool).await.unwrap_err(),
+        verify(&pool).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, MigrateError::Privilege { .. }), "{error}");
+        assert!(error.to_string().contains("owner of the schema"), "{error}");
+    }
+}

@@ -1,0 +1,115 @@
+//! The private server: whom it lets in, how it stops and comes back, and that nothing is left.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use observer_listener::demo::binaries::Binaries;
+use observer_listener::demo::server::PrivateServer;
+use sqlx::{Connection, PgConnection};
+
+use crate::support;
+
+#[tokio::test]
+async fn a_wrong_password_is_refused() {
+    let server = support::server().await;
+    let url = format!(
+        "postgres://postgres:wrong@127.0.0.1:{}/postgres",
+        server.port()
+    );
+    let error = PgConnection::connect(&url).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().unwrap(), "28P01");
+}
+
+#[tokio::test]
+async fn a_stopped_server_comes_back_with_its_data_and_leaves_nothing_in_the_end() {
+    let server = PrivateServer::start(&support::binaries()).await.unwrap();
+    let url = server.url("postgres");
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("create table kept as select 1")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let folder: String = sqlx::query_scalar("show data_directory")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+
+    for crash in [false, true] {
+        if crash {
+            server.crash().await.unwrap()
+        } else {
+            server.stop().await.unwrap()
+        }
+        assert!(PgConnection::connect(&url).await.is_err());
+        server.resume().await.unwrap();
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        sqlx::query("select * from kept")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+
+    drop(server);
+    assert!(PgConnection::connect(&url).await.is_err());
+    assert!(!std::path::Path::new(&folder).parent().unwrap().exists());
+}
+
+/// The owner in the test below: the same test binary, told to start a server and wait.
+#[tokio::test]
+#[ignore = "run by the test of an owner that is killed"]
+async fn owner_that_waits_to_be_killed() {
+    let server = PrivateServer::start(&support::binaries()).await.unwrap();
+    std::fs::write(
+        std::env::var("OBSERVER_TEST_URL_FILE").unwrap(),
+        server.url("postgres"),
+    )
+    .unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn the_server_of_a_killed_owner_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("url");
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "server::owner_that_waits_to_be_killed",
+            "--ignored",
+        ])
+        .env("OBSERVER_TEST_URL_FILE", &file)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let url = eventually(async || {
+        std::fs::read_to_string(&file)
+            .ok()
+            .filter(|url| !url.is_empty())
+    })
+    .await;
+    PgConnection::connect(&url).await.unwrap();
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    eventually(async || PgConnection::connect(&url).await.is_err().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_folder_without_postgres_is_named() {
+    let nowhere = Binaries::Installed("/nowhere".into());
+    let error = PrivateServer::start(&nowhere).await.unwrap_err();
+    assert!(
+        error.to_string().contains("no `initdb` in /nowhere"),
+        "{error}"
+    );
+}
+
+async fn eventually<T>(look: impl AsyncFn() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

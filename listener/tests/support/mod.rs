@@ -1,0 +1,157 @@
+//! One Postgres for the whole run, and a migrated database of its own for each test.
+//!
+//! The version is chosen by `OBSERVER_TEST_POSTGRES`: 18 (downloaded, the default), 15 (as
+//! Debian installs it), or the folder with the programs of another.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use observer_listener::demo::binaries::Binaries;
+use observer_listener::demo::server::PrivateServer;
+use observer_listener::migrate::migrate;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
+use tokio::sync::OnceCell;
+
+/// Made once, migrated, and then only copied.
+const TEMPLATE: &str = "template_migrated";
+
+static SERVER: OnceCell<PrivateServer> = OnceCell::const_new();
+
+/// A database of the test's own; dropped with it.
+pub(crate) struct TestDb {
+    /// URL as the super-user.
+    pub(crate) url: String,
+    /// Connections as the super-user.
+    pub(crate) pool: PgPool,
+    name: String,
+    admin: String,
+}
+
+/// The server's programs that this run tests against.
+pub(crate) fn binaries() -> Binaries {
+    match std::env::var("OBSERVER_TEST_POSTGRES").as_deref() {
+        Err(_) | Ok("" | "18") => Binaries::Download,
+        Ok("15") => Binaries::Installed("/usr/lib/postgresql/15/bin".into()),
+        Ok(folder) => Binaries::Installed(folder.into()),
+    }
+}
+
+/// The server that all tests share.
+pub(crate) async fn server() -> &'static PrivateServer {
+    SERVER
+        .get_or_init(|| async {
+            let server = PrivateServer::start(&binaries()).await.unwrap();
+            let mut admin = PgConnection::connect(&server.url("postgres"))
+                .await
+                .unwrap();
+            admin
+                .execute(AssertSqlSafe(format!("create database {TEMPLATE}")))
+                .await
+                .unwrap();
+            let pool = PgPool::connect(&server.url(TEMPLATE)).await.unwrap();
+            migrate(&pool).await.unwrap();
+            pool.close().await;
+            server
+        })
+        .await
+}
+
+/// A database with the schema `observer`.
+pub(crate) async fn database() -> TestDb {
+    create(TEMPLATE).await
+}
+
+/// A database with nothing in it.
+pub(crate) async fn empty_database() -> TestDb {
+    create("template0").await
+}
+
+async fn create(template: &str) -> TestDb {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let server = server().await;
+    let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let admin = server.url("postgres");
+    let mut connection = PgConnection::connect(&admin).await.unwrap();
+    connection
+        .execute(AssertSqlSafe(format!(
+            "create database {name} template {template}"
+        )))
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    let url = server.url(&name);
+    let pool = PgPoolOptions::new()
+        .max_connections(10)
+        .connect(&url)
+        .await
+        .unwrap();
+    TestDb {
+        url,
+        pool,
+        name,
+        admin,
+    }
+}
+
+impl TestDb {
+    /// Runs statements that return nothing.
+    pub(crate) async fn run(&self, sql: &str) {
+        if let Err(error) = self.pool.execute(AssertSqlSafe(sql.to_owned())).await {
+            panic!("{error}\nin: {sql}");
+        }
+    }
+
+    /// The message of the error that a statement ends in.
+    pub(crate) async fn refusal(&self, sql: &str) -> String {
+        match self.pool.execute(AssertSqlSafe(sql.to_owned())).await {
+            Ok(_) => panic!("not refused: {sql}"),
+            Err(error) => error.into_database_error().unwrap().message().to_owned(),
+        }
+    }
+
+    /// The single value that a query returns.
+    pub(crate) async fn value<T>(&self, sql: &str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        match sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+            .fetch_one(&self.pool)
+            .await
+        {
+            Ok(value) => value,
+            Err(error) => panic!("{error}\nin: {sql}"),
+        }
+    }
+
+    /// A connection beside the pool, for a transaction that is held open.
+    pub(crate) async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.url).await.unwrap()
+    }
+
+    /// The URL of the same database as another user.
+    pub(crate) fn url_as(&self, user: &str, password: &str) -> String {
+        let mut url = url::Url::parse(&self.url).unwrap();
+        url.set_username(user).unwrap();
+        url.set_password(Some(password)).unwrap();
+        url.into()
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        let (admin, name) = (self.admin.clone(), self.name.clone());
+        // A thread of its own, since the test's runtime may be ending.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(async {
+                let mut connection = PgConnection::connect(&admin).await.unwrap();
+                let drop = format!("drop database if exists {name} with (force)");
+                connection.execute(AssertSqlSafe(drop)).await.unwrap();
+            });
+        });
+        // What is left goes with the server.
+        let _ = dropped.join();
+    }
+}
