@@ -2,5 +2,6 @@
 //! observers, and delivers their actions.
 
 pub mod actions;
+pub mod demo;
 pub mod event;
 pub mod source;

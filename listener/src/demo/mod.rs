@@ -1,0 +1,3 @@
+//! What a first look needs besides the listener itself.
+
+pub mod sink;
