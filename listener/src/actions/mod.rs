@@ -3,10 +3,142 @@
 //! An action is compiled once from its configuration and then attempted for each delivery.
 //! An attempt never retries by itself: it says what came of it, and dispatch decides.
 
+mod answer;
+mod egress;
+mod escape;
+mod log;
+mod number;
+mod scope;
+mod scrub;
+pub mod signature;
+mod template;
+mod webhook;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use crds::config::{ActionConfig, ActionKind};
+use sha2::{Digest, Sha256};
+
 use crate::event::Event;
+
+pub use template::Flaw;
+pub use webhook::{Shared, SharedError};
+
+/// Most bytes of a request's body, and of anything that a template produces.
+pub const MAX_BODY: usize = 16 * 1024 * 1024;
+
+/// Why an action's configuration cannot be compiled. Places are relative to the action, as in
+/// `webhook.body`; no text holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A template is wrong.
+    #[error("{place}, {flaw}")]
+    Template {
+        /// Where the template stands.
+        place: String,
+        /// What is wrong with it.
+        #[source]
+        flaw: Flaw,
+    },
+    /// The URL is none that a webhook can go to.
+    #[error("webhook.url is no http or https URL; its value is not shown, as it may hold a secret")]
+    Url,
+    /// The content type is no header value.
+    #[error("webhook.contentType is no content type; write it like application/json")]
+    ContentType,
+    /// A header cannot be sent.
+    #[error("webhook.headers[{name}] {what}")]
+    Header {
+        /// Its name.
+        name: String,
+        /// What is wrong with it, and the remedy.
+        what: &'static str,
+    },
+    /// A signing secret is malformed.
+    #[error("webhook.signingSecret {0}")]
+    Secret(#[from] signature::BadSecret),
+}
+
+/// One action of one observer, ready to be attempted.
+pub struct Action {
+    kind: Kind,
+    timeout: Duration,
+}
+
+enum Kind {
+    Webhook(Box<webhook::Webhook>, Shared),
+    Log(log::Log),
+}
+
+impl Action {
+    /// Compiles an action; templates are parsed here, once. Needs no network.
+    pub fn compile(config: &ActionConfig, shared: &Shared) -> Result<Self, CompileError> {
+        let kind = match &config.kind {
+            ActionKind::Webhook(webhook) => {
+                let webhook = webhook::Webhook::compile(webhook)?;
+                Kind::Webhook(Box::new(webhook), shared.clone())
+            }
+            ActionKind::Log(log) => Kind::Log(log::Log::compile(log)?),
+        };
+        Ok(Self {
+            kind,
+            timeout: config.timeout,
+        })
+    }
+
+    /// Finds what [`Action::compile`] would find, with nothing to deliver by.
+    pub fn check(config: &ActionConfig) -> Result<(), CompileError> {
+        match &config.kind {
+            ActionKind::Webhook(webhook) => webhook::Webhook::compile(webhook).map(drop),
+            ActionKind::Log(log) => log::Log::compile(log).map(drop),
+        }
+    }
+
+    /// Deadline of one attempt.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Attempts a delivery, once, within [`Action::timeout`]. `now` is what the receiver is
+    /// told as the time of the attempt.
+    pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
+        match &self.kind {
+            Kind::Webhook(webhook, shared) => {
+                webhook.attempt(shared, delivery, now, self.timeout).await
+            }
+            Kind::Log(log) => log.attempt(delivery),
+        }
+    }
+}
+
+impl std::fmt::Debug for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Webhook(..) => "Action(webhook)",
+            Kind::Log(_) => "Action(log)",
+        })
+    }
+}
+
+/// The name of a delivery for ever (`webhook-id`): the event's id, a dot, and 16 hexadecimal
+/// digits that stand for the observer (`namespace/name`) and its action.
+#[must_use]
+pub fn delivery_id(event_id: &str, observer: &str, action: &str) -> String {
+    let digest = Sha256::digest(format!("{observer}\n{action}"));
+    format!("{event_id}.{}", hex(&digest[..8]))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
 
 /// One action of one observer on one event.
 #[derive(Clone, Debug)]
@@ -46,6 +178,18 @@ pub struct Failure {
     pub message: String,
     /// HTTP status, where there was one.
     pub status: Option<u16>,
+}
+
+impl Failure {
+    /// A failure without a status.
+    #[must_use]
+    pub fn of(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            status: None,
+        }
+    }
 }
 
 /// Kinds of failure.

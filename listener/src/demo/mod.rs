@@ -1,4 +1,5 @@
-//! What lets the program run with nothing installed: a private Postgres.
+//! What a first look needs besides the listener itself: a Postgres and a receiver.
 
 pub mod binaries;
 pub mod server;
+pub mod sink;

@@ -1,0 +1,264 @@
+//! What an endpoint's answer, or the lack of one, means for a delivery.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use reqwest::StatusCode;
+
+use super::{Failure, FailureKind, Outcome};
+
+/// Longest wait that an endpoint may ask for.
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
+
+/// What came back from an endpoint. Texts hold no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// A head with a status.
+    Status {
+        status: StatusCode,
+        /// The wish in `Retry-After`.
+        retry_after: Option<Duration>,
+        /// Host of a redirect's target, where it names one.
+        location: Option<String>,
+        /// Beginning of the body.
+        excerpt: String,
+    },
+    /// The address may not be dialled; holds the reason and the remedy.
+    Forbidden(String),
+    /// The name has no address, no connection came about, or it broke.
+    Unreachable(String),
+    /// Something that is not HTTP.
+    Garbled(String),
+    /// Nothing within the attempt's timeout.
+    Silence(Duration),
+}
+
+/// The outcome of an attempt at `host` that got `answer`.
+pub(super) fn classify(host: &str, answer: Answer) -> Outcome {
+    match answer {
+        Answer::Status {
+            status,
+            retry_after,
+            location,
+            excerpt,
+        } => by_status(host, status, retry_after, location.as_deref(), &excerpt),
+        Answer::Forbidden(why) => Outcome::Refused(Failure::of(FailureKind::Egress, why)),
+        Answer::Unreachable(why) => retry(FailureKind::Connection, format!("{host}: {why}")),
+        Answer::Garbled(why) => retry(
+            FailureKind::Response,
+            format!("{host} did not answer with proper HTTP: {why}"),
+        ),
+        Answer::Silence(timeout) => retry(
+            FailureKind::Timeout,
+            format!("{host} did not answer within {timeout:?}, the action's timeout"),
+        ),
+    }
+}
+
+fn by_status(
+    host: &str,
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    location: Option<&str>,
+    excerpt: &str,
+) -> Outcome {
+    let code = status.as_u16();
+    let failure = |kind, message| Failure {
+        kind,
+        message,
+        status: Some(code),
+    };
+    let said = if excerpt.is_empty() {
+        String::new()
+    } else {
+        format!(": {excerpt}")
+    };
+    match code {
+        200..=299 => Outcome::Done,
+        300..=399 => {
+            let target = location.map_or(String::new(), |to| format!(" to {to}"));
+            Outcome::Refused(failure(
+                FailureKind::Redirect,
+                format!(
+                    "{host} answered {code}, a redirect{target}; redirects are not followed: \
+                     set webhook.url to the final address"
+                ),
+            ))
+        }
+        408 | 425 | 429 | 500..=599 => Outcome::Retry {
+            failure: failure(FailureKind::Status, format!("{host} answered {code}{said}")),
+            after: retry_after,
+        },
+        400..=499 => Outcome::Refused(failure(
+            FailureKind::Status,
+            format!("{host} refused with {code}{said}"),
+        )),
+        _ => Outcome::Retry {
+            failure: failure(
+                FailureKind::Response,
+                format!("{host} answered {code}, which is no final status"),
+            ),
+            after: None,
+        },
+    }
+}
+
+fn retry(kind: FailureKind, message: String) -> Outcome {
+    Outcome::Retry {
+        failure: Failure::of(kind, message),
+        after: None,
+    }
+}
+
+/// Reads `Retry-After`: a number of seconds or an HTTP date; at most [`MAX_RETRY_AFTER`].
+pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let value = value.trim();
+    if value.is_empty() {
+        return None;
+    }
+    let wait = if value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit are a wish for the longest wait.
+        value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+    } else {
+        let at = DateTime::parse_from_rfc2822(value).ok()?;
+        (at.with_timezone(&Utc) - now).to_std().unwrap_or_default()
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    enum Verdict {
+        Done,
+        Retry(FailureKind),
+        Refused(FailureKind),
+    }
+
+    fn verdict(outcome: &Outcome) -> Verdict {
+        match outcome {
+            Outcome::Done => Verdict::Done,
+            Outcome::Retry { failure, .. } => Verdict::Retry(failure.kind),
+            Outcome::Refused(failure) => Verdict::Refused(failure.kind),
+        }
+    }
+
+    fn status(code: u16) -> Answer {
+        Answer::Status {
+            status: StatusCode::from_u16(code).unwrap(),
+            retry_after: Some(Duration::from_secs(7)),
+            location: Some("elsewhere.example".into()),
+            excerpt: "no such hook".into(),
+        }
+    }
+
+    #[test]
+    fn each_answer_has_its_outcome() {
+        use FailureKind as K;
+        use Verdict::{Done, Refused, Retry};
+        for (answer, expected) in [
+            (status(101), Retry(K::Response)),
+            (status(200), Done),
+            (status(204), Done),
+            (status(299), Done),
+            (status(301), Refused(K::Redirect)),
+            (status(304), Refused(K::Redirect)),
+            (status(308), Refused(K::Redirect)),
+            (status(400), Refused(K::Status)),
+            (status(401), Refused(K::Status)),
+            (status(404), Refused(K::Status)),
+            (status(408), Retry(K::Status)),
+            (status(410), Refused(K::Status)),
+            (status(422), Refused(K::Status)),
+            (status(425), Retry(K::Status)),
+            (status(429), Retry(K::Status)),
+            (status(500), Retry(K::Status)),
+            (status(501), Retry(K::Status)),
+            (status(503), Retry(K::Status)),
+            (status(505), Retry(K::Status)),
+            (status(599), Retry(K::Status)),
+            (status(600), Retry(K::Response)),
+            (Answer::Forbidden("x".into()), Refused(K::Egress)),
+            (Answer::Unreachable("x".into()), Retry(K::Connection)),
+            (Answer::Garbled("x".into()), Retry(K::Response)),
+            (Answer::Silence(Duration::from_secs(1)), Retry(K::Timeout)),
+        ] {
+            let outcome = classify("h", answer.clone());
+            assert_eq!(verdict(&outcome), expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn messages_say_what_was_answered_and_where_a_redirect_leads() {
+        let Outcome::Refused(gone) = classify("h.example", status(404)) else {
+            unreachable!()
+        };
+        assert_eq!(gone.status, Some(404));
+        assert_eq!(gone.message, "h.example refused with 404: no such hook");
+        let Outcome::Refused(moved) = classify("h.example", status(302)) else {
+            unreachable!()
+        };
+        assert!(
+            moved.message.contains("to elsewhere.example"),
+            "{}",
+            moved.message
+        );
+        assert!(moved.message.contains("not followed"), "{}", moved.message);
+    }
+
+    #[test]
+    fn the_receiver_s_wish_is_kept_for_statuses_that_are_retried() {
+        for code in [429, 503] {
+            let Outcome::Retry { after, .. } = classify("h", status(code)) else {
+                unreachable!()
+            };
+            assert_eq!(after, Some(Duration::from_secs(7)));
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_within_a_day() {
+        let now = "2026-03-01T12:00:00Z".parse().unwrap();
+        for (value, expected) in [
+            ("0", Some(0)),
+            (" 120 ", Some(120)),
+            ("99999999", Some(86_400)),
+            ("99999999999999999999999999", Some(86_400)),
+            ("Sun, 01 Mar 2026 12:01:00 GMT", Some(60)),
+            ("Sun, 01 Mar 2026 11:00:00 GMT", Some(0)),
+            ("Mon, 01 Mar 2027 12:00:00 GMT", Some(86_400)),
+            ("", None),
+            ("-5", None),
+            ("soon", None),
+        ] {
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(retry_after(value, now), expected, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_wish_exceeds_the_bound(value: String, seconds: u64) {
+            let now = DateTime::UNIX_EPOCH;
+            for text in [value, seconds.to_string()] {
+                prop_assert!(retry_after(&text, now).is_none_or(|wait| wait <= MAX_RETRY_AFTER));
+            }
+        }
+
+        #[test]
+        fn every_status_has_an_outcome_that_names_it(code in 100u16..1000) {
+            match classify("h", status(code)) {
+                Outcome::Done => prop_assert!((200..300).contains(&code)),
+                Outcome::Retry { failure, .. } | Outcome::Refused(failure) => {
+                    prop_assert_eq!(failure.status, Some(code));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! How a value is printed: by the content type, and in JSON by whether it stands in a string.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use minijinja::value::{Object, ObjectRepr, Value, ValueKind};
+use minijinja::{Error, ErrorKind, HtmlEscape, Output, State};
+
+use super::number::Numbers;
+use super::scope::Scope;
+
+/// Deepest nesting that is printed; images are read no deeper than that either.
+const MAX_DEPTH: usize = 128;
+
+/// Bytes printed for one unit of fuel, as the template engine itself counts them.
+const BYTES_PER_FUEL: u64 = 64;
+
+/// What a template produces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// JSON.
+    Json,
+    /// HTML or XML.
+    Html,
+    /// Anything else.
+    Text,
+}
+
+impl Format {
+    /// The format that a content type asks for.
+    pub(super) fn of_content_type(content_type: &str) -> Self {
+        let essence = content_type.split(';').next().unwrap_or_default();
+        let essence = essence.trim().to_ascii_lowercase();
+        if essence.ends_with("/json") || essence.ends_with("+json") {
+            Self::Json
+        } else if essence == "text/html" || essence.ends_with("/xml") || essence.ends_with("+xml") {
+            Self::Html
+        } else {
+            Self::Text
+        }
+    }
+}
+
+/// Whether what has gone out so far ends within a JSON string. A template's own text moves it
+/// as much as values do.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    in_string: AtomicBool,
+    escaped: AtomicBool,
+}
+
+impl Cursor {
+    /// Takes note of further output.
+    pub(super) fn advance(&self, bytes: &[u8]) {
+        let mut in_string = self.in_string.load(Ordering::Relaxed);
+        let mut escaped = self.escaped.load(Ordering::Relaxed);
+        for &byte in bytes {
+            if escaped {
+                escaped = false;
+            } else if byte == b'"' {
+                in_string = !in_string;
+            } else if byte == b'\\' {
+                escaped = in_string;
+            }
+        }
+        self.in_string.store(in_string, Ordering::Relaxed);
+        self.escaped.store(escaped, Ordering::Relaxed);
+    }
+
+    fn in_string(&self) -> bool {
+        self.in_string.load(Ordering::Relaxed)
+    }
+}
+
+/// A value that is JSON already: what the filter `tojson` returns.
+#[derive(Debug)]
+struct Json(String);
+
+impl Object for Json {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The filter `tojson`: a value's JSON, to be printed as it is.
+pub(super) fn tojson(state: &State, value: &Value) -> Result<Value, Error> {
+    json(state, value).map(|text| Value::from_object(Json(text)))
+}
+
+/// Prints `value` where the template has `{{ }}`.
+pub(super) fn emit(
+    format: Format,
+    out: &mut Output,
+    state: &mut State,
+    value: &Value,
+) -> Result<(), Error> {
+    let in_string = scope(state).is_some_and(|scope| scope.cursor().in_string());
+    if format == Format::Json && !in_string {
+        return Ok(out.write_str(&json(state, value)?)?);
+    }
+    let text = match value.as_str() {
+        Some(text) => Cow::Borrowed(text),
+        None => Cow::Owned(json(state, value)?),
+    };
+    match format {
+        Format::Json => Ok(out.write_str(within_quotes(&quoted(&text)?))?),
+        Format::Html => Ok(write!(out, "{}", HtmlEscape(&text))?),
+        Format::Text => Ok(out.write_str(&text)?),
+    }
+}
+
+fn scope(state: &State) -> Option<Arc<Scope>> {
+    state.lookup(Scope::KEY)?.downcast_object()
+}
+
+/// The value as a JSON document.
+fn json(state: &State, value: &Value) -> Result<String, Error> {
+    let scope = scope(state);
+    let numbers = scope.as_ref().map(|scope| scope.subject().numbers());
+    let mut writer = Writer {
+        out: String::new(),
+        state,
+        numbers,
+    };
+    writer.write(value, MAX_DEPTH)?;
+    Ok(writer.out)
+}
+
+struct Writer<'a> {
+    out: String,
+    state: &'a State<'a, 'a>,
+    numbers: Option<&'a Numbers>,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        match value.kind() {
+            ValueKind::None => self.push("null"),
+            ValueKind::Bool => self.push(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.number(value),
+            ValueKind::String => self.push(&quoted(value.as_str().unwrap_or_default())?),
+            ValueKind::Seq | ValueKind::Iterable => self.sequence(value, inner(depth)?),
+            ValueKind::Map => self.map(value, inner(depth)?),
+            ValueKind::Plain => match value.downcast_object_ref::<Json>() {
+                Some(Json(text)) => self.push(text),
+                None => self.push(&quoted(&value.to_string())?),
+            },
+            ValueKind::Undefined => Err(Error::from(ErrorKind::UndefinedError)),
+            kind => Err(Error::new(
+                ErrorKind::BadSerialization,
+                format!("a {kind} has no JSON form"),
+            )),
+        }
+    }
+
+    /// Adds text and pays for it, so that no list of shared values grows without bound.
+    fn push(&mut self, text: &str) -> Result<(), Error> {
+        self.out.push_str(text);
+        let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        self.state.consume_fuel(1 + bytes / BYTES_PER_FUEL)
+    }
+
+    fn number(&mut self, value: &Value) -> Result<(), Error> {
+        if value.is_integer() {
+            return self.push(&value.to_string());
+        }
+        let float = f64::try_from(value.clone())?;
+        let text = match self.numbers {
+            Some(numbers) => numbers.text(float),
+            None => Numbers::default().text(float),
+        };
+        let text = text.ok_or_else(|| {
+            Error::new(
+                ErrorKind::BadSerialization,
+                "the result is not a finite number",
+            )
+        })?;
+        self.push(&text)
+    }
+
+    fn sequence(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        self.push("[")?;
+        for (index, item) in value.try_iter()?.enumerate() {
+            if index > 0 {
+                self.push(",")?;
+            }
+            self.write(&item, depth)?;
+        }
+        self.push("]")
+    }
+
+    fn map(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        self.push("{")?;
+        for (index, key) in value.try_iter()?.enumerate() {
+            if index > 0 {
+                self.push(",")?;
+            }
+            match key.as_str() {
+                Some(name) => self.push(&quoted(name)?)?,
+                None => self.push(&quoted(&key.to_string())?)?,
+            }
+            self.push(":")?;
+            self.write(&value.get_item(&key)?, depth)?;
+        }
+        self.push("}")
+    }
+}
+
+fn inner(depth: usize) -> Result<usize, Error> {
+    depth.checked_sub(1).ok_or_else(|| {
+        Error::new(
+            ErrorKind::BadSerialization,
+            "the value is nested too deeply",
+        )
+    })
+}
+
+/// The text as a JSON string, quotes included.
+fn quoted(text: &str) -> Result<String, Error> {
+    serde_json::to_string(text).map_err(|error| {
+        Error::new(ErrorKind::BadSerialization, "text cannot be quoted").with_source(error)
+    })
+}
+
+fn within_quotes(literal: &str) -> &str {
+    literal
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .unwrap_or(literal)
+}

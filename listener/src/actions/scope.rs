@@ -1,0 +1,187 @@
+//! What a template sees of a delivery: the names of the event's envelope.
+//!
+//! Images are read when a template first asks for one, and once for all the templates of a
+//! delivery.
+
+use std::sync::{Arc, OnceLock};
+
+use chrono::SecondsFormat;
+use minijinja::value::{Enumerator, Object, Value};
+use minijinja::{Error, ErrorKind};
+use serde_json::value::RawValue;
+
+use super::Delivery;
+use super::escape::Cursor;
+use super::number::Numbers;
+
+/// Every name a template may use.
+pub(super) const NAMES: [&str; 11] = [
+    "id",
+    "entity",
+    "operation",
+    "key",
+    "tenant",
+    "occurredAt",
+    "old",
+    "new",
+    "changed",
+    "observer",
+    "action",
+];
+
+/// One delivery, as all of its templates share it.
+#[derive(Debug)]
+pub(super) struct Subject {
+    delivery: Delivery,
+    images: OnceLock<Result<Images, String>>,
+}
+
+/// The images once read.
+#[derive(Debug)]
+struct Images {
+    old: Value,
+    new: Value,
+    numbers: Numbers,
+}
+
+impl Subject {
+    pub(super) fn new(delivery: &Delivery) -> Arc<Self> {
+        Arc::new(Self {
+            delivery: delivery.clone(),
+            images: OnceLock::new(),
+        })
+    }
+
+    /// Why the event's images could not be read, where that was tried and failed.
+    pub(super) fn fault(&self) -> Option<&str> {
+        match self.images.get() {
+            Some(Err(message)) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// The numbers of the images; none before they were read.
+    pub(super) fn numbers(&self) -> &Numbers {
+        static NONE: Numbers = Numbers::EMPTY;
+        match self.images.get() {
+            Some(Ok(images)) => &images.numbers,
+            _ => &NONE,
+        }
+    }
+
+    fn image(&self, pick: impl Fn(&Images) -> &Value) -> Value {
+        let images = self.images.get_or_init(|| {
+            let mut numbers = Numbers::default();
+            Ok(Images {
+                old: read("old", self.delivery.event.old.as_deref(), &mut numbers)?,
+                new: read("new", self.delivery.event.new.as_deref(), &mut numbers)?,
+                numbers,
+            })
+        });
+        match images {
+            Ok(images) => pick(images).clone(),
+            Err(message) => {
+                Value::from(Error::new(ErrorKind::BadSerialization, message.to_owned()))
+            }
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<Value> {
+        let event = &self.delivery.event;
+        Some(match name {
+            "id" => Value::from(event.id.as_str()),
+            "entity" => Value::from(&*event.entity),
+            "operation" => Value::from(event.operation.as_str()),
+            "key" => Value::from(event.key.clone()),
+            "tenant" => Value::from(event.tenant.clone()),
+            "occurredAt" => Value::from(
+                event
+                    .occurred_at
+                    .to_rfc3339_opts(SecondsFormat::AutoSi, true),
+            ),
+            "old" => self.image(|images| &images.old),
+            "new" => self.image(|images| &images.new),
+            "changed" => Value::from(event.changed()),
+            "observer" => Value::from(&*self.delivery.observer),
+            "action" => Value::from(&*self.delivery.action),
+            _ => return None,
+        })
+    }
+}
+
+fn read(name: &str, image: Option<&RawValue>, numbers: &mut Numbers) -> Result<Value, String> {
+    let Some(image) = image else {
+        return Ok(Value::from(()));
+    };
+    // The parser refuses what is nested too deeply for the stack.
+    let parsed = serde_json::from_str(image.get())
+        .map_err(|error| format!("the event's image `{name}` cannot be read: {error}"))?;
+    convert(parsed, numbers).ok_or_else(|| {
+        format!(
+            "the event's image `{name}` cannot be used by a template: it holds too many numbers \
+             that differ only beyond 16 digits"
+        )
+    })
+}
+
+fn convert(json: serde_json::Value, numbers: &mut Numbers) -> Option<Value> {
+    Some(match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(truth) => Value::from(truth),
+        serde_json::Value::Number(number) => numbers.admit(number.as_str())?,
+        serde_json::Value::String(text) => Value::from(text),
+        serde_json::Value::Array(items) => items
+            .into_iter()
+            .map(|item| convert(item, numbers))
+            .collect::<Option<Vec<Value>>>()?
+            .into(),
+        serde_json::Value::Object(fields) => Value::from_pairs(
+            fields
+                .into_iter()
+                .map(|(name, field)| Some((name, convert(field, numbers)?)))
+                .collect::<Option<Vec<_>>>()?,
+        ),
+    })
+}
+
+/// The root of one rendering: the delivery's names, and for the printing of values the
+/// place in the output.
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
+    subject: Arc<Subject>,
+    cursor: Arc<Cursor>,
+}
+
+impl Scope {
+    /// Under this name the printing finds the scope; no template can spell it.
+    pub(super) const KEY: &str = "\0scope";
+
+    pub(super) fn new(subject: Arc<Subject>, cursor: Arc<Cursor>) -> Self {
+        Self { subject, cursor }
+    }
+
+    pub(super) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    pub(super) fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+}
+
+impl Object for Scope {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, name: &str) -> Option<Value> {
+        if name == Self::KEY {
+            return Some(Value::from_dyn_object(Arc::clone(self)));
+        }
+        self.subject.value(name)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&NAMES)
+    }
+}

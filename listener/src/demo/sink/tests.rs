@@ -1,0 +1,91 @@
+//! The sink as a plain client sees it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+async fn exchange(sink: &Sink, request: &str) -> String {
+    let mut stream = TcpStream::connect(sink.address()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+fn post(path: &str, id: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nwebhook-id: {id}\r\ncontent-length: 2\r\n\r\n{{}}")
+}
+
+#[tokio::test]
+async fn requests_on_one_connection_are_kept_in_order() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let answer = exchange(&sink, &(post("/a?x=1", "1") + &post("/b", "2"))).await;
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 2);
+    assert!(sink.wait_for(2, Duration::from_secs(5)).await);
+    let received = sink.received();
+    assert_eq!(received[0].line, "POST /a?x=1");
+    assert_eq!(received[1].webhook_id, "2");
+    assert_eq!(received[1].header("content-length"), Some("2"));
+    assert_eq!(&received[1].body[..], b"{}");
+    assert_eq!(sink.counts().succeeded, 2);
+}
+
+#[tokio::test]
+async fn each_id_fails_as_often_as_told() {
+    let sink = Sink::start(Behaviour::FailFirst {
+        times: 1,
+        status: 503,
+    })
+    .await
+    .unwrap();
+    for (id, status) in [("a", "503"), ("b", "503"), ("a", "200"), ("b", "200")] {
+        let answer = exchange(&sink, &post("/", id)).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_path_behaves_in_its_own_way_until_told_otherwise() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    sink.behave_at("/down", Behaviour::Status(500));
+    assert!(exchange(&sink, &post("/down?q", "a")).await.contains("500"));
+    assert!(exchange(&sink, &post("/up", "a")).await.contains("200"));
+    sink.behave_at("/down", Behaviour::Ok);
+    assert!(exchange(&sink, &post("/down", "a")).await.contains("200"));
+}
+
+#[tokio::test]
+async fn a_sink_that_only_counts_keeps_nothing() {
+    let sink = Sink::start_with(Options {
+        keep: false,
+        ..Options::default()
+    })
+    .await
+    .unwrap();
+    exchange(&sink, &post("/", "a")).await;
+    assert_eq!(sink.counts().requests, 1);
+    assert!(sink.received().is_empty());
+}
+
+#[tokio::test]
+async fn waiting_for_what_does_not_come_ends() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    assert!(!sink.wait_for(1, Duration::from_millis(10)).await);
+}
+
+#[test]
+fn a_share_fails_and_it_is_the_same_share_each_time() {
+    let failing = |seed| {
+        (0..1000)
+            .filter(|n| draw(seed, &n.to_string(), 1) < 100)
+            .count()
+    };
+    assert_eq!(failing(1), failing(1));
+    assert!((60..140).contains(&failing(1)), "{}", failing(1));
+}
