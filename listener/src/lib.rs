@@ -2,8 +2,15 @@
 //! observers, and delivers their actions.
 
 pub mod actions;
+pub mod api;
+pub mod checkpoint;
+pub mod database;
 pub mod demo;
+pub mod dispatch;
 pub mod event;
-pub mod rules;
 pub mod migrate;
+pub mod queue;
+pub mod rules;
+pub mod run;
 pub mod source;
+pub mod telemetry;

@@ -213,6 +213,8 @@ pub enum FailureKind {
     Redirect,
     /// The answer was not proper HTTP, or too large.
     Response,
+    /// The observer or the action is no longer there.
+    Removed,
 }
 
 impl FailureKind {
@@ -229,6 +231,7 @@ impl FailureKind {
             Self::Status => "status",
             Self::Redirect => "redirect",
             Self::Response => "response",
+            Self::Removed => "removed",
         }
     }
 }

@@ -100,6 +100,17 @@ impl RuleSet {
         &self.rules
     }
 
+    /// The places in [`RuleSet::rules`] of those that watch the event's entity, operation and
+    /// tenant, whatever their conditions say.
+    pub fn watching(&self, event: &Event) -> impl Iterator<Item = usize> {
+        let places = self
+            .index
+            .get(&*event.entity)
+            .map(|by| by[event.operation as usize].as_slice());
+        let places = places.unwrap_or_default().iter().copied();
+        places.filter(|&place| self.rules[place].sees(event))
+    }
+
     /// The places in [`RuleSet::rules`] of those that do not pass over the event, in order,
     /// with what they say.
     #[must_use]
@@ -116,9 +127,14 @@ impl RuleSet {
 }
 
 impl Rule {
+    /// Whether events of this one's tenant concern it.
+    fn sees(&self, event: &Event) -> bool {
+        self.tenant.is_none() || self.tenant == event.tenant
+    }
+
     /// What the rule says to an event of its entity and operations; nothing if it passes it over.
     fn judge(&self, view: &EventView<'_>) -> Option<Verdict> {
-        if self.tenant.is_some() && self.tenant != view.event().tenant {
+        if !self.sees(view.event()) {
             return None;
         }
         match self.condition.as_ref().map(|one| one.evaluate(view)) {

@@ -1,5 +1,12 @@
 //! Reads committed changes out of the log, each exactly once and in order within a key.
+//!
+//! Transactions commit in another order than they draw ids, so the log is read in windows:
+//! everything that a later snapshot sees and an earlier one does not, in id order.
 
+pub mod follow;
+pub mod log;
 pub mod pace;
 pub mod position;
+pub mod reader;
+pub mod retention;
 pub mod snapshot;

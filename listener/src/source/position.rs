@@ -40,6 +40,16 @@ pub struct Window {
     pub to: Arc<Mark>,
 }
 
+impl Window {
+    /// Whether an event may lie in it: an id was drawn in between, or a transaction that the
+    /// first mark left in progress has ended.
+    #[must_use]
+    pub fn may_hold_events(&self) -> bool {
+        self.to.ceiling > self.from.floor
+            || !self.to.snapshot.ended_since(&self.from.snapshot).is_empty()
+    }
+}
+
 /// How far a shard is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {

@@ -1,0 +1,150 @@
+//! Whether the listener makes progress, and if not, why.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Without an answer from the database for this long, the listener is not ready.
+const DATABASE_AWAY: Duration = Duration::from_secs(5);
+
+/// With deliveries pending and none that ended for this long, it is not ready.
+const STUCK: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+struct State {
+    started: bool,
+    stopping: bool,
+    read_failing: Option<Instant>,
+    save_failing: Option<Instant>,
+    pending_since: Option<Instant>,
+}
+
+/// Notes of the tasks that do the work.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<State>);
+
+impl Health {
+    fn note(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The shards are claimed.
+    pub fn started(&self) {
+        self.note(|state| state.started = true);
+    }
+
+    /// A stop was asked for.
+    pub fn stopping(&self) {
+        self.note(|state| state.stopping = true);
+    }
+
+    /// A read from the log succeeded or failed.
+    pub fn read(&self, succeeded: bool, now: Instant) {
+        self.note(|state| failing(&mut state.read_failing, succeeded, now));
+    }
+
+    /// A save succeeded or failed.
+    pub fn saved(&self, succeeded: bool, now: Instant) {
+        self.note(|state| failing(&mut state.save_failing, succeeded, now));
+    }
+
+    /// An attempt ended, or nothing is pending.
+    pub fn progress(&self, pending: bool, now: Instant) {
+        self.note(|state| state.pending_since = pending.then_some(now));
+    }
+
+    /// Deliveries are pending, perhaps since long.
+    pub fn pending(&self, now: Instant) {
+        self.note(|state| {
+            state.pending_since.get_or_insert(now);
+        });
+    }
+
+    /// Why no work can be expected of it now, if so.
+    #[must_use]
+    pub fn not_ready(&self, now: Instant) -> Option<String> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let longer = |since: Option<Instant>, bound: Duration| {
+            since
+                .map(|since| now.saturating_duration_since(since))
+                .filter(|lasts| *lasts >= bound)
+        };
+        if state.stopping {
+            return Some("stopping".to_owned());
+        }
+        if !state.started {
+            return Some("waiting for the database".to_owned());
+        }
+        if let Some(lasts) = longer(state.read_failing, DATABASE_AWAY) {
+            return Some(format!(
+                "the log could not be read for {} s",
+                lasts.as_secs()
+            ));
+        }
+        if let Some(lasts) = longer(state.save_failing, DATABASE_AWAY) {
+            return Some(format!(
+                "no checkpoint could be saved for {} s",
+                lasts.as_secs()
+            ));
+        }
+        longer(state.pending_since, STUCK).map(|lasts| {
+            format!(
+                "deliveries are pending and none ended for {} s",
+                lasts.as_secs()
+            )
+        })
+    }
+}
+
+fn failing(since: &mut Option<Instant>, succeeded: bool, now: Instant) {
+    if succeeded {
+        *since = None;
+    } else {
+        since.get_or_insert(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_only_between_start_and_stop() {
+        let (health, now) = (Health::default(), Instant::now());
+        assert_eq!(
+            health.not_ready(now).as_deref(),
+            Some("waiting for the database")
+        );
+        health.started();
+        assert_eq!(health.not_ready(now), None);
+        health.stopping();
+        assert_eq!(health.not_ready(now).as_deref(), Some("stopping"));
+    }
+
+    #[test]
+    fn an_outage_shows_after_a_while_and_heals() {
+        let (health, start) = (Health::default(), Instant::now());
+        health.started();
+        health.read(false, start);
+        assert_eq!(health.not_ready(start + Duration::from_secs(1)), None);
+        health.read(false, start + Duration::from_secs(4));
+        let said = health.not_ready(start + Duration::from_secs(6));
+        assert_eq!(said.as_deref(), Some("the log could not be read for 6 s"));
+        health.read(true, start + Duration::from_secs(7));
+        assert_eq!(health.not_ready(start + Duration::from_secs(8)), None);
+    }
+
+    #[test]
+    fn no_progress_while_there_is_work_shows() {
+        let (health, start) = (Health::default(), Instant::now());
+        health.started();
+        health.pending(start);
+        health.pending(start + Duration::from_secs(30));
+        assert!(health.not_ready(start + Duration::from_secs(61)).is_some());
+        health.progress(true, start + Duration::from_secs(61));
+        assert_eq!(health.not_ready(start + Duration::from_secs(62)), None);
+        health.progress(false, start + Duration::from_secs(62));
+        assert_eq!(health.not_ready(start + Duration::from_secs(999)), None);
+    }
+}

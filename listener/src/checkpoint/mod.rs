@@ -1,0 +1,107 @@
+//! Where each shard stands, kept in Postgres and guarded by epochs.
+//!
+//! Whoever claims a shard draws a larger epoch than any before. A save names the epoch it was
+//! claimed with, moves forward only, and changes nothing when either fails: then another
+//! process owns the shard, and the one that finds out must stop at once.
+
+mod claim;
+mod save;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::source::log::LogError;
+use crate::source::position::Position;
+use crate::source::reader::Ahead;
+
+pub use claim::{Claim, ClaimedShard, claim};
+pub(crate) use save::release;
+pub use save::{Save, save};
+
+/// An action of an observer, by their names.
+pub type Action = (Arc<str>, Arc<str>);
+
+/// What is done beyond a position.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beyond {
+    /// Events of which everything is done, by their id in the log.
+    pub finished: BTreeSet<i64>,
+    /// Of other events, the actions that are done.
+    pub partly: BTreeMap<i64, Vec<Action>>,
+}
+
+/// What a checkpoint says of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Everything before it is behind.
+    pub position: Position,
+    /// What is done beyond it.
+    pub beyond: Beyond,
+}
+
+/// `partly` as the table holds it.
+#[derive(Serialize, Deserialize)]
+struct PartlyDone(i64, Arc<str>, Arc<str>);
+
+/// Why a checkpoint could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The database could not be asked, or said no.
+    #[error("cannot reach the checkpoints: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The mark of this moment could not be taken.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Another process has claimed a shard since.
+    #[error(
+        "another process has taken over listener {listener}, so this one stops; run two listeners under different names to run both"
+    )]
+    Fenced {
+        /// The listener.
+        listener: String,
+    },
+    /// The position belongs to another database.
+    #[error(
+        "the position of listener {listener} was saved in another database (system identifier {saved}, this one has {here}): \
+         nothing was changed. Run `observer-listener rebase` to begin anew with what the log holds, or \
+         `observer-listener rebase --skip` to begin with what comes next"
+    )]
+    Foreign {
+        /// The listener.
+        listener: String,
+        /// Where the position was saved: system identifier and database oid.
+        saved: String,
+        /// This database, likewise.
+        here: String,
+    },
+    /// The position lies ahead of the database.
+    #[error(transparent)]
+    Ahead(#[from] Ahead),
+    /// The listener ran with another number of shards.
+    #[error(
+        "listener {listener} has checkpoints for {saved} shards and is now configured for {wanted}: set spec.shards back to {saved}; \
+         the number of shards of a listener that has run cannot change yet"
+    )]
+    Shards {
+        /// The listener.
+        listener: String,
+        /// The number it ran with.
+        saved: i16,
+        /// The number it is configured for.
+        wanted: u16,
+    },
+    /// A row that this program cannot have written.
+    #[error("the checkpoint of shard {shard} of listener {listener} cannot be read: {reason}")]
+    Damaged {
+        /// The listener.
+        listener: String,
+        /// The shard.
+        shard: i16,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

@@ -1,0 +1,137 @@
+//! Connections to the database, and what to say when there are none.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use crds::config::Redacted;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgPool};
+use tokio::time::Instant;
+
+/// Most connections that a listener opens: one reads, one saves, the others are for what comes seldom.
+const MAX_CONNECTIONS: u32 = 4;
+
+/// How long a statement waits for a connection before it counts as failed.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a start waits for a server that refuses connections, as one that restarts does.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two tries to connect at the start.
+const START_PAUSE: Duration = Duration::from_millis(500);
+
+/// The reader's queries have one good plan each, whatever the statistics say at the moment: walk an
+/// index from where it stands. With these the planner finds it on an empty table too, and plans once.
+const SETTINGS: &str = "
+    set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off;
+    set jit = off; set plan_cache_mode = force_generic_plan;
+    set statement_timeout = '60s'; set idle_in_transaction_session_timeout = '60s'";
+
+/// Why there is no connection. No message holds the URL.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The URL is none.
+    #[error(
+        "the database URL cannot be read ({0}): write it as postgres://user:password@host:5432/database"
+    )]
+    Url(String),
+    /// The server cannot be reached.
+    #[error(
+        "cannot reach Postgres at {at}: {source}. Is the server running, and are host and port right?"
+    )]
+    Unreachable {
+        /// Host and port.
+        at: String,
+        /// The error.
+        source: sqlx::Error,
+    },
+    /// The server refuses the user, the password or the database.
+    #[error(
+        "Postgres at {at} refuses the connection: {source}. Check user, password and database in the URL"
+    )]
+    Refused {
+        /// Host and port.
+        at: String,
+        /// The error.
+        source: sqlx::Error,
+    },
+}
+
+/// Reads a database URL without connecting.
+pub fn options(url: &Redacted) -> Result<PgConnectOptions, DatabaseError> {
+    let scheme = url.reveal().split("://").next().unwrap_or_default();
+    if !matches!(scheme, "postgres" | "postgresql") {
+        return Err(DatabaseError::Url(
+            "it does not begin with postgres://".to_owned(),
+        ));
+    }
+    PgConnectOptions::from_str(url.reveal())
+        .map(|options| {
+            options
+                .application_name("observer-listener")
+                .disable_statement_logging()
+        })
+        .map_err(|error| DatabaseError::Url(error.to_string()))
+}
+
+/// Connects, and says why when that fails. A server that does not answer yet is given some time.
+pub async fn connect(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    let options = options(url)?;
+    let at = format!("{}:{}", options.get_host(), options.get_port());
+    let deadline = Instant::now() + START_PATIENCE;
+    let mut told = false;
+    loop {
+        let tried =
+            tokio::time::timeout(ACQUIRE_TIMEOUT, sqlx::PgConnection::connect_with(&options)).await;
+        let error = match tried {
+            Ok(Ok(connection)) => {
+                // Whether the goodbye arrives does not matter.
+                let _ = connection.close().await;
+                return Ok(pool(options));
+            }
+            Ok(Err(error)) => error,
+            Err(_) => sqlx::Error::PoolTimedOut,
+        };
+        if !starting(&error) {
+            return Err(if matches!(error, sqlx::Error::Database(_)) {
+                DatabaseError::Refused { at, source: error }
+            } else {
+                DatabaseError::Unreachable { at, source: error }
+            });
+        }
+        if Instant::now() >= deadline {
+            return Err(DatabaseError::Unreachable { at, source: error });
+        }
+        if !told {
+            tracing::warn!(%at, %error, "cannot reach Postgres; trying again for {} s", START_PATIENCE.as_secs());
+            told = true;
+        }
+        tokio::time::sleep(START_PAUSE).await;
+    }
+}
+
+/// Whether an error is one that a starting or restarting server gives.
+fn starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => {
+            matches!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::ConnectionReset
+            )
+        }
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),
+        _ => false,
+    }
+}
+
+fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(MAX_CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A poll every few milliseconds would otherwise be two.
+        .test_before_acquire(false)
+        .after_connect(|connection, _| {
+            Box::pin(async move { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) })
+        })
+        .connect_lazy_with(options)
+}

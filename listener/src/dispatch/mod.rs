@@ -1,0 +1,58 @@
+//! Order, limits and what is in flight: from events to attempts to progress.
+//!
+//! One task owns all of it, so nothing is shared and nothing is locked. It takes events while
+//! there is room, runs what its lanes let run, notes in the ledger what is over, and saves how
+//! far that lets each shard go. While there is no room it takes nothing, and the reader waits.
+
+pub mod lanes;
+pub mod ledger;
+pub mod observers;
+pub mod retry;
+
+mod driver;
+mod redrive;
+mod saver;
+mod saving;
+mod work;
+
+pub use driver::{Dispatcher, Setup};
+pub use saver::Saver;
+
+use std::time::Duration;
+
+use crate::checkpoint::CheckpointError;
+
+/// Most attempts under way at once, over all actions, unless one action alone may have more.
+pub const MAX_IN_FLIGHT: usize = 512;
+
+/// Most actions that are read and not over.
+pub const MAX_PENDING: usize = 8192;
+
+/// Most events beyond the oldest one that is not over.
+pub const MAX_AHEAD: usize = 16_384;
+
+/// Most bytes of images of events that are not over; one event more may be taken.
+pub const MAX_HELD_BYTES: u64 = 16 << 20;
+
+/// Most dead letters that wait to be saved; one event's more may be taken.
+pub const MAX_LETTERS: usize = 256;
+
+/// Most dead letters under redrive at once.
+pub const MAX_REDRIVES: usize = 64;
+
+/// How often dead letters to redrive are looked for.
+pub const REDRIVE_EVERY: Duration = Duration::from_secs(2);
+
+/// Why dispatch ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// A checkpoint could not be written for good.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A task of dispatch died.
+    #[error("a task died: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    /// The reader ended and nobody asked it to.
+    #[error("the reader ended")]
+    Reader,
+}

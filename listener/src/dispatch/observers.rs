@@ -1,0 +1,214 @@
+//! Observers, compiled: what they match and what they do.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crds::config::{ObserverConfig, Retry};
+
+use crate::actions::{Action, Failure, FailureKind, Shared};
+use crate::checkpoint;
+use crate::event::Event;
+use crate::rules::{Condition, Rule, RuleSet, Verdict};
+use crate::source::log::{Logged, MAX_EVENT_BYTES};
+
+use super::lanes::Target;
+
+/// An expression or a template that does not compile.
+#[derive(Debug, thiserror::Error)]
+#[error("Observer {observer}: {path}: {message}")]
+pub struct CompileProblem {
+    /// The observer, `namespace/name`.
+    pub observer: String,
+    /// Where in the resource, for example `spec.when`.
+    pub path: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// One action of one observer, ready to run.
+#[derive(Debug)]
+pub struct Compiled {
+    /// Names of observer and action.
+    pub name: checkpoint::Action,
+    /// What it does.
+    pub action: Arc<Action>,
+    /// When to try again.
+    pub retry: Retry,
+}
+
+#[derive(Debug)]
+struct Observer {
+    name: Arc<str>,
+    targets: Vec<Target>,
+}
+
+/// All observers of a listener.
+#[derive(Debug)]
+pub struct Observers {
+    rules: RuleSet,
+    observers: Vec<Observer>,
+    targets: Vec<Compiled>,
+    by_name: HashMap<checkpoint::Action, Target>,
+}
+
+/// What one event calls for.
+#[derive(Debug, Default)]
+pub struct Called {
+    /// Targets to run.
+    pub run: Vec<Target>,
+    /// Targets whose observer could not decide, with the reason.
+    pub failed: Vec<(Target, Failure)>,
+}
+
+impl Observers {
+    /// Compiles all observers, or names everything that does not compile.
+    pub fn compile(
+        configs: &[ObserverConfig],
+        shared: &Shared,
+    ) -> Result<Self, Vec<CompileProblem>> {
+        let mut problems = Vec::new();
+        let mut rules = Vec::with_capacity(configs.len());
+        let mut observers = Vec::with_capacity(configs.len());
+        let mut targets: Vec<Compiled> = Vec::new();
+        for config in configs {
+            let name: Arc<str> = Arc::from(config.identity());
+            let mut problem = |path: String, message: String| {
+                problems.push(CompileProblem {
+                    observer: name.to_string(),
+                    path,
+                    message,
+                });
+            };
+            let condition = match config.when.as_deref().map(Condition::compile).transpose() {
+                Ok(condition) => condition,
+                Err(error) => {
+                    problem("spec.when".to_owned(), error.to_string());
+                    None
+                }
+            };
+            let first = targets.len();
+            for (n, action) in config.actions.iter().enumerate() {
+                match Action::compile(action, shared) {
+                    Ok(compiled) => targets.push(Compiled {
+                        name: (Arc::clone(&name), Arc::from(action.name.as_str())),
+                        action: Arc::new(compiled),
+                        retry: action.retry,
+                    }),
+                    Err(error) => problem(format!("spec.actions[{n}]"), error.to_string()),
+                }
+            }
+            rules.push(Rule {
+                observer: Arc::clone(&name),
+                entity: config.entity.clone(),
+                operations: config.operations.clone(),
+                tenant: config.tenant.clone(),
+                condition,
+            });
+            observers.push(Observer {
+                name,
+                targets: (first..targets.len()).collect(),
+            });
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let by_name = targets
+            .iter()
+            .enumerate()
+            .map(|(n, target)| (target.name.clone(), n))
+            .collect();
+        Ok(Self {
+            rules: RuleSet::new(rules),
+            observers,
+            targets,
+            by_name,
+        })
+    }
+
+    /// Number of targets.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// A target.
+    #[must_use]
+    pub fn target(&self, target: Target) -> Option<&Compiled> {
+        self.targets.get(target)
+    }
+
+    /// The target of that name, if the observer still has it.
+    #[must_use]
+    pub fn find(&self, name: &checkpoint::Action) -> Option<Target> {
+        self.by_name.get(name).copied()
+    }
+
+    /// What an event calls for, and the observers that match it.
+    #[must_use]
+    pub fn call(&self, logged: &Logged) -> (Called, Vec<&Arc<str>>) {
+        let mut called = Called::default();
+        let mut matched = Vec::new();
+        if logged.oversized() {
+            let failure = oversized(logged.size);
+            let watching = self
+                .rules
+                .watching(&logged.event)
+                .filter_map(|n| self.observers.get(n));
+            for target in watching.flat_map(|observer| &observer.targets) {
+                called.failed.push((*target, failure.clone()));
+            }
+            return (called, matched);
+        }
+        for (n, verdict) in self.rules.matches(&logged.event) {
+            let Some(observer) = self.observers.get(n) else {
+                continue;
+            };
+            match verdict {
+                Verdict::Match => {
+                    matched.push(&observer.name);
+                    called.run.extend(&observer.targets);
+                }
+                Verdict::Failed(failure) => {
+                    called.failed.extend(
+                        observer
+                            .targets
+                            .iter()
+                            .map(|target| (*target, failure.clone())),
+                    );
+                }
+            }
+        }
+        (called, matched)
+    }
+
+    /// Whether an observer's condition holds now for an event on which it failed before.
+    /// Nothing when it does not.
+    #[must_use]
+    pub fn decide(&self, event: &Event, observer: &str) -> Option<Verdict> {
+        let matches = self.rules.matches(event).into_iter();
+        matches
+            .into_iter()
+            .find(|(n, _)| {
+                self.observers
+                    .get(*n)
+                    .is_some_and(|known| &*known.name == observer)
+            })
+            .map(|(_, verdict)| verdict)
+    }
+}
+
+fn oversized(size: u64) -> Failure {
+    Failure::of(
+        FailureKind::Event,
+        format!(
+            "the row's images take {size} bytes and at most {MAX_EVENT_BYTES} are delivered: exclude large columns \
+             with observer.track(..., exclude => array['column'])"
+        ),
+    )
+}

@@ -1,0 +1,74 @@
+//! Dead letters that someone wants tried again: they go through the same lanes, with the same
+//! ids, and their rows are settled or noted on with the next save.
+
+use std::sync::Arc;
+
+use crate::actions::{Failure, FailureKind};
+use crate::queue::dead_letter::{Attempt, Redrive, Verdict};
+use crate::rules;
+
+use super::Dispatcher;
+use super::work::{Origin, Work, weight};
+
+impl Dispatcher {
+    /// Takes in what a look for redrives found.
+    pub(super) fn redrive(&mut self, found: Result<Vec<Redrive>, sqlx::Error>) {
+        match found {
+            Ok(letters) => letters
+                .into_iter()
+                .for_each(|letter| self.redrive_one(letter)),
+            Err(error) => {
+                self.setup
+                    .saver
+                    .metrics
+                    .database_errors
+                    .with_label_values(&["redrive"])
+                    .inc();
+                tracing::debug!(%error, "cannot look for dead letters to redrive; trying again");
+            }
+        }
+    }
+
+    fn redrive_one(&mut self, letter: Redrive) {
+        if !self.redriving.insert(letter.id) {
+            return;
+        }
+        let name = (
+            Arc::from(letter.observer.as_str()),
+            Arc::from(letter.action.as_str()),
+        );
+        let Some(target) = self.setup.observers.find(&name) else {
+            let failure = Failure {
+                kind: FailureKind::Removed,
+                message: format!(
+                    "observer {} has no action {} any more: bring it back and redrive again, or drop this dead letter",
+                    letter.observer, letter.action
+                ),
+                status: None,
+            };
+            return self.failed_again(letter.id, &failure);
+        };
+        if letter.error_kind == FailureKind::Condition.as_str() {
+            match self.setup.observers.decide(&letter.event, &letter.observer) {
+                Some(rules::Verdict::Match) => {}
+                Some(rules::Verdict::Failed(failure)) => {
+                    return self.failed_again(letter.id, &failure);
+                }
+                None => return self.unsaved.verdicts.push(Verdict::Settled(letter.id)),
+            }
+        }
+        self.held += weight(&letter.event);
+        let lane = (target, letter.event.hash);
+        self.lanes
+            .push(lane, Work::new(letter.event, Origin::DeadLetter(letter.id)));
+    }
+
+    fn failed_again(&mut self, id: i64, failure: &Failure) {
+        let history = vec![Attempt::new(chrono::Utc::now(), failure)];
+        self.unsaved.verdicts.push(Verdict::Failed {
+            id,
+            attempts: 0,
+            history,
+        });
+    }
+}

@@ -1,0 +1,60 @@
+//! Writes one save at a time, and tries again while the database is away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+use crate::api::health::Health;
+use crate::checkpoint::{CheckpointError, Save, save};
+use crate::telemetry::metrics::Metrics;
+
+/// Wait before the first further try.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// Longest wait between two tries.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Saves for one holder of one listener.
+#[derive(Clone, Debug)]
+pub struct Saver {
+    /// Connections.
+    pub pool: PgPool,
+    /// The listener.
+    pub listener: Arc<str>,
+    /// The holder.
+    pub holder: Arc<str>,
+    /// Told when the database is away and back.
+    pub health: Arc<Health>,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+impl Saver {
+    /// Saves, however long the database is away; gives it up only when fenced or when the
+    /// database answers with an error that no repetition heals.
+    pub async fn save(self, what: Save) -> Result<Save, CheckpointError> {
+        let mut wait = FIRST_WAIT;
+        loop {
+            match save(&self.pool, &self.listener, &self.holder, &what).await {
+                Ok(()) => {
+                    self.metrics.saves.inc();
+                    self.health.saved(true, Instant::now());
+                    return Ok(what);
+                }
+                Err(CheckpointError::Database(error)) => {
+                    self.metrics
+                        .database_errors
+                        .with_label_values(&["save"])
+                        .inc();
+                    self.health.saved(false, Instant::now());
+                    tracing::warn!(%error, "cannot save the checkpoint; trying again");
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! One delivery on its way: what it belongs to, and what became of it so far.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use futures::FutureExt;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::lanes::LaneId;
+use super::ledger::Place;
+use super::observers::Compiled;
+use crate::actions::{Delivery, Failure, FailureKind, Outcome};
+use crate::event::Event;
+use crate::queue::dead_letter::{Attempt, MAX_HISTORY};
+
+/// Where a delivery came from, and so who is told what became of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    Log(Place),
+    /// A dead letter, by its id.
+    DeadLetter(i64),
+}
+
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) event: Arc<Event>,
+    pub(super) origin: Origin,
+    pub(super) attempts: u32,
+    pub(super) history: Vec<Attempt>,
+}
+
+impl Work {
+    pub(super) const fn new(event: Arc<Event>, origin: Origin) -> Self {
+        Self {
+            event,
+            origin,
+            attempts: 0,
+            history: Vec::new(),
+        }
+    }
+
+    /// Keeps the latest failures.
+    pub(super) fn note(&mut self, failure: &Failure) {
+        if self.history.len() == MAX_HISTORY {
+            self.history.remove(0);
+        }
+        self.history.push(Attempt::new(Utc::now(), failure));
+    }
+}
+
+/// An attempt that is over.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) lane: LaneId,
+    pub(super) outcome: Outcome,
+    pub(super) took: Duration,
+}
+
+/// Makes one attempt. Should an action panic on some input, that input alone suffers.
+pub(super) fn attempt(
+    lane: LaneId,
+    compiled: &Compiled,
+    work: &Work,
+) -> impl Future<Output = Ended> + Send + use<> {
+    let action = Arc::clone(&compiled.action);
+    let delivery = Delivery {
+        event: Arc::clone(&work.event),
+        observer: Arc::clone(&compiled.name.0),
+        action: Arc::clone(&compiled.name.1),
+        attempt: work.attempts,
+    };
+    async move {
+        let begun = Instant::now();
+        let tried = AssertUnwindSafe(action.attempt(&delivery, Utc::now()))
+            .catch_unwind()
+            .await;
+        let outcome = tried.unwrap_or_else(|_| {
+            Outcome::Refused(Failure {
+                kind: FailureKind::Event,
+                message:
+                    "the action broke down on this event; the log tells where. Please report it"
+                        .to_owned(),
+                status: None,
+            })
+        });
+        Ended {
+            lane,
+            outcome,
+            took: begun.elapsed(),
+        }
+    }
+}
+
+/// What an event counts for against the bound on what is held: its images and a flat share.
+pub(super) fn weight(event: &Event) -> u64 {
+    const SHARE: usize = 512;
+    let image = |image: &Option<Box<RawValue>>| image.as_ref().map_or(0, |image| image.get().len());
+    (SHARE + image(&event.old) + image(&event.new)) as u64
+}

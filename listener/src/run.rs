@@ -1,0 +1,196 @@
+//! One listener at work: claims its shards, and keeps reading, dispatching and saving until it
+//! is asked to stop or must not go on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::config::ListenerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Sources, health::Health};
+use crate::checkpoint::{self, CheckpointError};
+use crate::database::{self, DatabaseError};
+use crate::dispatch::observers::Observers;
+use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
+use crate::migrate::{self, MigrateError};
+use crate::source::follow::follow;
+use crate::source::log::{Log, LogError};
+use crate::source::reader::{ReadError, Reader};
+use crate::source::retention;
+use crate::telemetry::metrics::Metrics;
+
+/// Pages read ahead of dispatch.
+const PAGES_AHEAD: usize = 1;
+
+/// What a run needs besides the listener's configuration.
+#[derive(Debug)]
+pub struct Options {
+    /// Where to answer `/healthz`, `/readyz` and `/metrics`; nowhere if absent.
+    pub listen: Option<SocketAddr>,
+    /// Names this start of this process; unlike any other.
+    pub holder: String,
+}
+
+/// Why a listener does not run, or ran no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No connection.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The schema is not as it must be.
+    #[error(transparent)]
+    Schema(#[from] MigrateError),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The shards cannot be claimed.
+    #[error(transparent)]
+    Claim(#[from] CheckpointError),
+    /// Reading cannot go on.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Dispatch cannot go on.
+    #[error(transparent)]
+    Dispatch(#[from] DispatchError),
+    /// Metrics cannot be registered.
+    #[error("cannot register the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The address for health and metrics cannot be used.
+    #[error(
+        "cannot answer on {at}: {source}. Choose another address with --listen, or `--listen off`"
+    )]
+    Listen {
+        /// The address.
+        at: SocketAddr,
+        /// The error.
+        source: std::io::Error,
+    },
+    /// A task died.
+    #[error("a task died: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Runs until `stop`, or until it must not go on. After a stop nothing is left under way.
+pub async fn run(
+    listener: &ListenerConfig,
+    observers: Arc<Observers>,
+    options: Options,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let name: Arc<str> = Arc::from(listener.identity());
+    let sources = Sources {
+        metrics: Metrics::new(&name)?,
+        health: Arc::new(Health::default()),
+    };
+    let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
+    let done = CancellationToken::new();
+    if let Some(at) = options.listen {
+        let socket = TcpListener::bind(at)
+            .await
+            .map_err(|source| RunError::Listen { at, source })?;
+        let (sources, done) = (sources.clone(), done.clone());
+        tasks.spawn(async move {
+            api::serve(socket, sources, done)
+                .await
+                .map_err(|source| RunError::Listen { at, source })
+        });
+    }
+    let pool = database::connect(&listener.database_url).await?;
+    migrate::verify(&pool).await?;
+    let log = Log::open(pool.clone()).await?;
+    let claim = checkpoint::claim(
+        &pool,
+        &log,
+        &name,
+        &options.holder,
+        listener.shards,
+        listener.start_at,
+    )
+    .await?;
+    if let Some(other) = &claim.taken_from {
+        tracing::info!(
+            listener = &*name,
+            from = other,
+            "taking over from another process, or from one that was killed"
+        );
+    }
+    tracing::info!(
+        listener = &*name,
+        shards = listener.shards,
+        actions = observers.len(),
+        holder = &*claim.holder,
+        "running"
+    );
+    sources.health.started();
+
+    let positions = claim
+        .shards
+        .iter()
+        .map(|shard| shard.progress.position.clone())
+        .collect();
+    let reader = Reader::new(log, Arc::clone(&name), Arc::clone(&claim.holder), positions);
+    let (batches, taken) = mpsc::channel(PAGES_AHEAD);
+    let (longest, from, reading) = (listener.max_poll_interval, sources.clone(), done.clone());
+    tasks.spawn(async move { Ok(follow(reader, batches, from, longest, reading).await?) });
+    tasks.spawn(retention::keep(
+        pool.clone(),
+        listener.retention,
+        sources.metrics.clone(),
+        done.clone(),
+    ));
+    let dispatcher = Dispatcher::new(Setup {
+        observers,
+        saver: Saver {
+            pool: pool.clone(),
+            listener: Arc::clone(&name),
+            holder: Arc::clone(&claim.holder),
+            health: Arc::clone(&sources.health),
+            metrics: sources.metrics.clone(),
+        },
+        claim,
+        max_in_flight: usize::try_from(listener.max_in_flight).unwrap_or(usize::MAX),
+        save_every: listener.checkpoint_interval,
+        drain: listener.drain_timeout,
+    });
+    let (stopping, health) = (stop.clone(), Arc::clone(&sources.health));
+    tasks.spawn(async move {
+        stopping.cancelled().await;
+        health.stopping();
+        Ok(())
+    });
+    let dispatch = dispatcher.run(taken, stop);
+    let result = tokio::select! {
+        result = dispatch => result.map_err(RunError::from),
+        error = first_error(&mut tasks) => Err(error),
+    };
+    done.cancel();
+    let _ended = tokio::time::timeout(GOODBYE, tasks.join_all()).await;
+    pool.close().await;
+    match &result {
+        Ok(()) => tracing::info!(
+            listener = &*name,
+            "stopped; everything under way was finished and saved"
+        ),
+        Err(error) => tracing::debug!(%error, "stopped"),
+    }
+    result
+}
+
+/// How long open requests to the HTTP endpoints may hold up the end.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Waits for a task to fail; those that end well are done.
+async fn first_error(tasks: &mut JoinSet<Result<(), RunError>>) -> RunError {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => return error,
+            Some(Err(error)) => return error.into(),
+            None => std::future::pending().await,
+        }
+    }
+}
