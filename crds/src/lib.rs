@@ -3,3 +3,6 @@
 //! This crate reads and writes nothing: it turns text into values that cannot be wrong.
 
 pub mod config;
+pub mod duration;
+pub mod load;
+pub mod resources;

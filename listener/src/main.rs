@@ -1,3 +1,7 @@
 //! The `observer-listener` program.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,149 @@
+//! The rules for an `ObserverListener` that its schema cannot say.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::checks::{Checks, Meta, is_domain};
+use super::report::field;
+use crate::config::{Egress, ListenerConfig, Redacted};
+use crate::duration::Span;
+use crate::resources::{
+    EgressRules, LabelExpression, LabelOperator, ObserverListenerSpec, ValueSource,
+};
+
+const SHORTEST: Span = Span::from_millis(1);
+const LONGEST_POLL: Span = Span::from_secs(10);
+const SHORTEST_RETENTION: Span = Span::from_secs(1);
+const LONGEST_RETENTION: Span = Span::from_secs(720 * 3600);
+const LONGEST_CHECKPOINT: Span = Span::from_secs(60);
+const LONGEST_DRAIN: Span = Span::from_secs(600);
+
+/// Turns a resource into what a listener runs from, with stand-ins for what it reports.
+pub(super) fn check(
+    spec: &ObserverListenerSpec,
+    meta: &Meta,
+    checks: &mut Checks<'_>,
+) -> ListenerConfig {
+    let log = &spec.source.change_log;
+    let at = "/spec/source/changeLog";
+    if let Some(selector) = &spec.observer_selector {
+        for (index, expression) in selector.match_expressions.iter().enumerate() {
+            check_expression(index, expression, checks);
+        }
+    }
+    ListenerConfig {
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        shards: spec.shards,
+        database_url: database_url(&field(at, "databaseUrl"), &log.database_url, checks),
+        start_at: log.start_at,
+        max_poll_interval: checks.bounded(
+            &field(at, "maxPollInterval"),
+            log.max_poll_interval,
+            SHORTEST,
+            LONGEST_POLL,
+        ),
+        retention: checks.bounded(
+            &field(at, "retention"),
+            log.retention,
+            SHORTEST_RETENTION,
+            LONGEST_RETENTION,
+        ),
+        checkpoint_interval: checks.bounded(
+            "/spec/checkpoint/interval",
+            spec.checkpoint.interval,
+            SHORTEST,
+            LONGEST_CHECKPOINT,
+        ),
+        max_in_flight: spec.delivery.max_in_flight,
+        drain_timeout: checks.bounded(
+            "/spec/delivery/drainTimeout",
+            spec.delivery.drain_timeout,
+            SHORTEST,
+            LONGEST_DRAIN,
+        ),
+        egress: egress(&spec.egress, checks),
+    }
+}
+
+fn database_url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
+    let Some((at, url)) = checks.resolve(at, source) else {
+        return Redacted::default();
+    };
+    let text = url.reveal();
+    if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
+        checks.wrong(
+            &at,
+            "is not the URL of a Postgres database; write postgres://user:password@host:5432/database",
+        );
+    }
+    url
+}
+
+fn check_expression(index: usize, expression: &LabelExpression, checks: &mut Checks<'_>) {
+    let at = format!("/spec/observerSelector/matchExpressions/{index}/values");
+    let (operator, empty) = (expression.operator, expression.values.is_empty());
+    match operator {
+        LabelOperator::In | LabelOperator::NotIn if empty => {
+            checks.wrong_whole(
+                &at,
+                format!("must name at least one value for {operator:?}"),
+            );
+        }
+        LabelOperator::Exists | LabelOperator::DoesNotExist if !empty => {
+            checks.wrong_whole(&at, format!("must be left out for {operator:?}"));
+        }
+        _ => {}
+    }
+}
+
+fn egress(rules: &EgressRules, checks: &mut Checks<'_>) -> Egress {
+    let mut egress = Egress::default();
+    for (index, entry) in rules.allow.iter().enumerate() {
+        let at = format!("/spec/egress/allow/{index}");
+        match read_entry(entry) {
+            Ok(Entry::Range(range)) => egress.cidrs.push(range),
+            Ok(Entry::Host(host)) => egress.hosts.push(host),
+            Err(message) => checks.wrong(&at, message),
+        }
+    }
+    egress
+}
+
+enum Entry {
+    Range(IpNet),
+    Host(String),
+}
+
+fn read_entry(entry: &str) -> Result<Entry, String> {
+    if let Ok(address) = entry.parse::<IpAddr>() {
+        return Ok(Entry::Range(address.into()));
+    }
+    if let Ok(range) = entry.parse::<IpNet>() {
+        return if range.addr() == range.network() {
+            Ok(Entry::Range(range))
+        } else {
+            Err(format!(
+                "names an address within a range; write the range as {}",
+                range.trunc()
+            ))
+        };
+    }
+    let host = entry.to_ascii_lowercase();
+    let domain = host.strip_prefix("*.").unwrap_or(&host);
+    // A last label of digits is a mistyped address, which no name server will ever answer for.
+    let address = domain
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    if is_domain(domain) && !address {
+        return Ok(Entry::Host(host));
+    }
+    Err(
+        "is neither an address range (`10.0.0.0/8`), an address (`10.1.2.3`), a host \
+         (`hooks.internal`) nor all hosts below a name (`*.svc.cluster.local`); leave out scheme, \
+         port and path"
+            .into(),
+    )
+}

@@ -1,0 +1,393 @@
+//! Documents against the schemas that the cluster enforces, with every difference told.
+//!
+//! What is wrong is replaced by a stand-in that fits, so that the rest of the document can be
+//! checked in the same go; the document remembers which fields those are.
+
+use std::sync::LazyLock;
+
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{ValidationError, Validator};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::CustomResourceExt;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::document::Document;
+use super::report::{Problem, closest, field, shown};
+use crate::duration::NotADuration;
+use crate::resources::{GROUP, Observer, ObserverListener, VERSION};
+
+/// Where a custom resource definition keeps the schema of its only version.
+const SCHEMA_IN_CRD: &str = "/spec/versions/0/schema/openAPIV3Schema";
+
+/// The kinds of resource that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Listener,
+    Observer,
+    Secret,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::Listener, Self::Observer, Self::Secret];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Listener => "ObserverListener",
+            Self::Observer => "Observer",
+            Self::Secret => "Secret",
+        }
+    }
+
+    pub(super) fn api_version(self) -> String {
+        match self {
+            Self::Listener | Self::Observer => format!("{GROUP}/{VERSION}"),
+            Self::Secret => "v1".into(),
+        }
+    }
+
+    fn shape(self) -> &'static Shape {
+        static LISTENER: LazyLock<Shape> =
+            LazyLock::new(|| Shape::of_resource(&json!(ObserverListener::crd())));
+        static OBSERVER: LazyLock<Shape> =
+            LazyLock::new(|| Shape::of_resource(&json!(Observer::crd())));
+        static SECRET: LazyLock<Shape> = LazyLock::new(Shape::of_secret);
+        match self {
+            Self::Listener => &LISTENER,
+            Self::Observer => &OBSERVER,
+            Self::Secret => &SECRET,
+        }
+    }
+}
+
+/// A schema and what checks it.
+struct Shape {
+    schema: Value,
+    /// Absent only if the schema itself is broken, which then is the problem of every document.
+    validator: Option<Validator>,
+}
+
+impl Shape {
+    fn of_resource(crd: &Value) -> Self {
+        let mut schema = crd.pointer(SCHEMA_IN_CRD).cloned().unwrap_or_default();
+        // Written by the operator; a file that kubectl printed may carry it.
+        schema["properties"]["status"] = json!({});
+        Self::close(schema, &["spec"])
+    }
+
+    fn of_secret() -> Self {
+        let texts = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+        let properties = json!({
+            "data": texts,
+            "stringData": texts,
+            "type": { "type": "string" },
+            "immutable": { "type": "boolean" },
+        });
+        Self::close(json!({ "type": "object", "properties": properties }), &[])
+    }
+
+    /// Adds what every resource has, and refuses all else on every level.
+    fn close(mut schema: Value, required: &[&str]) -> Self {
+        let meta = SchemaSettings::openapi3()
+            .with(|settings| settings.inline_subschemas = true)
+            .into_generator()
+            .into_root_schema_for::<ObjectMeta>();
+        schema["properties"]["apiVersion"] = json!({ "type": "string" });
+        schema["properties"]["kind"] = json!({ "type": "string" });
+        schema["properties"]["metadata"] = meta.to_value();
+        schema["properties"]["metadata"]["required"] = json!(["name"]);
+        let mut all = vec!["apiVersion", "kind", "metadata"];
+        all.extend(required);
+        schema["required"] = json!(all);
+        refuse_unknown(&mut schema);
+        let validator = jsonschema::validator_for(&schema).ok();
+        Self { schema, validator }
+    }
+}
+
+/// The cluster's strict field validation does the same, but a definition cannot say it.
+fn refuse_unknown(schema: &mut Value) {
+    match schema {
+        Value::Object(keywords) => {
+            if keywords.get("properties").is_some_and(Value::is_object) {
+                keywords
+                    .entry("additionalProperties")
+                    .or_insert(Value::Bool(false));
+            }
+            keywords.values_mut().for_each(refuse_unknown);
+        }
+        Value::Array(items) => items.iter_mut().for_each(refuse_unknown),
+        _ => {}
+    }
+}
+
+/// What to do about an error, once all are known.
+enum Fix {
+    Remove(String),
+    Replace(String),
+    Add { object: String, name: String },
+}
+
+/// Reports every difference from the schema and mends the document.
+pub(super) fn check(kind: Kind, document: &mut Document, problems: &mut Vec<Problem>) {
+    let shape = kind.shape();
+    let Some(validator) = &shape.validator else {
+        let message = format!("cannot be checked: the schema of {} is broken", kind.name());
+        problems.push(document.problem("", message));
+        return;
+    };
+    let mut fixes = Vec::new();
+    for error in validator.iter_errors(&document.value) {
+        let pointer = error.instance_path().as_str();
+        let told_before = document.mended.contains(pointer);
+        for (at, message, fix) in explain(&shape.schema, &error) {
+            if !told_before {
+                problems.push(document.problem(&at, message));
+            }
+            fixes.push((at, fix));
+        }
+    }
+    for (at, fix) in fixes {
+        mend(&shape.schema, &mut document.value, fix);
+        document.mended.insert(at);
+    }
+}
+
+/// Where an error is, in words, and what mends it.
+fn explain(schema: &Value, error: &ValidationError<'_>) -> Vec<(String, String, Fix)> {
+    let at = error.instance_path().as_str().to_owned();
+    let here = descend(schema, &at);
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
+            .iter()
+            .map(|name| {
+                let at = field(&at, name);
+                let known = names(here.and_then(|here| here.get("properties")));
+                let list = known.join(", ");
+                let message = match closest(name, known) {
+                    Some(close) => {
+                        format!("unknown field; did you mean `{close}`? Known here: {list}")
+                    }
+                    None => format!("unknown field; known here: {list}"),
+                };
+                (at.clone(), message, Fix::Remove(at))
+            })
+            .collect(),
+        ValidationErrorKind::Required { property } => {
+            let name = property.as_str().unwrap_or_default().to_owned();
+            let part = field(&at, &name);
+            let wanted = descend(schema, &part).map_or("a value", expected);
+            let message = format!("is missing; {wanted} is required");
+            vec![(part, message, Fix::Add { object: at, name })]
+        }
+        kind => {
+            let message = describe(kind, here.unwrap_or(&Value::Null), error);
+            vec![(at.clone(), message, Fix::Replace(at))]
+        }
+    }
+}
+
+fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<'_>) -> String {
+    let found = error.instance();
+    match kind {
+        ValidationErrorKind::Type { .. } => {
+            let wanted = expected(schema);
+            let quotes = match (wanted, found.as_ref()) {
+                ("text", Value::Bool(_) | Value::Number(_)) => "; put it in quotes",
+                _ => "",
+            };
+            format!("expected {wanted}, found {}{quotes}", sort(found))
+        }
+        ValidationErrorKind::Enum { options } => {
+            let known: Vec<&str> = options.as_array().map_or_else(Vec::new, |options| {
+                options.iter().filter_map(Value::as_str).collect()
+            });
+            let list = known.join(", ");
+            match closest(found.as_str().unwrap_or_default(), known) {
+                Some(close) => format!("must be one of {list}; did you mean `{close}`?"),
+                None => format!("must be one of {list}"),
+            }
+        }
+        ValidationErrorKind::Minimum { .. } | ValidationErrorKind::Maximum { .. } => {
+            match (limit(schema, "minimum"), limit(schema, "maximum")) {
+                (Some(low), Some(high)) => format!("must be {low} to {high}"),
+                (Some(low), None) => format!("must be {low} or more"),
+                (_, high) => format!("must be {} or less", high.unwrap_or_default()),
+            }
+        }
+        ValidationErrorKind::Pattern { .. } => NotADuration.to_string(),
+        ValidationErrorKind::MaxLength { .. } if schema.get("pattern").is_some() => {
+            NotADuration.to_string()
+        }
+        ValidationErrorKind::MaxLength { limit } => {
+            format!("is too long; at most {limit} characters are allowed")
+        }
+        ValidationErrorKind::MaxItems { limit } | ValidationErrorKind::MaxProperties { limit } => {
+            format!("has too many entries; at most {limit} are allowed")
+        }
+        ValidationErrorKind::MinLength { .. } => "must not be empty".into(),
+        ValidationErrorKind::MinItems { limit } => {
+            format!("has too few entries; at least {limit} is needed")
+        }
+        _ => error.masked().to_string(),
+    }
+}
+
+fn mend(schema: &Value, value: &mut Value, fix: Fix) {
+    match fix {
+        Fix::Remove(pointer) => {
+            if let Some((map, name)) = parent(value, &pointer) {
+                map.remove(&name);
+            }
+        }
+        Fix::Add { object, name } => {
+            let stand_in = descend(schema, &field(&object, &name)).map_or(Value::Null, stand_in);
+            if let Some(Value::Object(map)) = value.pointer_mut(&object) {
+                map.insert(name, stand_in);
+            }
+        }
+        Fix::Replace(pointer) => {
+            let (around, name) = pointer.rsplit_once('/').unwrap_or_default();
+            let required = descend(schema, around)
+                .and_then(|around| around.get("required")?.as_array())
+                .is_some_and(|required| required.iter().any(|one| one == name));
+            match parent(value, &pointer) {
+                // What may be left out is left out; its default fits.
+                Some((map, name)) if !required => {
+                    map.remove(&name);
+                }
+                _ => {
+                    if let Some(value) = value.pointer_mut(&pointer) {
+                        *value = descend(schema, &pointer).map_or(Value::Null, stand_in);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The object around a field, and the field's name in it.
+fn parent<'a>(value: &'a mut Value, pointer: &str) -> Option<(&'a mut Map<String, Value>, String)> {
+    let (around, name) = pointer.rsplit_once('/')?;
+    let map = value.pointer_mut(around)?.as_object_mut()?;
+    Some((map, name.replace("~1", "/").replace("~0", "~")))
+}
+
+/// A value that fits.
+fn stand_in(schema: &Value) -> Value {
+    if let Some(default) = schema.get("default") {
+        return default.clone();
+    }
+    if let Some(first) = schema.pointer("/enum/0") {
+        return first.clone();
+    }
+    match schema.get("type").and_then(Value::as_str) {
+        Some("string") => Value::from(""),
+        Some("integer" | "number") => Value::from(0),
+        Some("boolean") => Value::from(false),
+        Some("array") => Value::Array(Vec::new()),
+        Some("object") => {
+            let required = schema.get("required").and_then(Value::as_array);
+            required
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(|name| {
+                    let part = schema.get("properties").and_then(|all| all.get(name));
+                    (name.to_owned(), part.map_or(Value::Null, stand_in))
+                })
+                .collect()
+        }
+        _ => Value::Null,
+    }
+}
+
+/// The part of a schema that speaks about a field.
+fn descend<'a>(schema: &'a Value, pointer: &str) -> Option<&'a Value> {
+    pointer.split('/').skip(1).try_fold(schema, |schema, step| {
+        let step = step.replace("~1", "/").replace("~0", "~");
+        let field = schema.get("properties").and_then(|all| all.get(&step));
+        field
+            .or_else(|| schema.get("items"))
+            .or_else(|| schema.get("additionalProperties"))
+    })
+}
+
+fn names(properties: Option<&Value>) -> Vec<&str> {
+    properties
+        .and_then(Value::as_object)
+        .map_or_else(Vec::new, |all| all.keys().map(String::as_str).collect())
+}
+
+fn limit(schema: &Value, keyword: &str) -> Option<String> {
+    let limit = schema.get(keyword)?.as_f64()?;
+    Some(format!("{limit:.0}"))
+}
+
+fn expected(schema: &Value) -> &'static str {
+    match schema.get("type").and_then(Value::as_str) {
+        Some("string") => "text",
+        Some("integer") => "a whole number",
+        Some("number") => "a number",
+        Some("boolean") => "`true` or `false`",
+        Some("array") => "a list",
+        Some("object") => "a mapping",
+        _ => "a value",
+    }
+}
+
+fn sort(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}
+
+/// Which kind a document is of, or why it is of none.
+pub(super) fn kind(document: &Document, problems: &mut Vec<Problem>) -> Option<Kind> {
+    let readable = || {
+        Kind::ALL
+            .map(|kind| format!("{} ({})", kind.name(), kind.api_version()))
+            .join(", ")
+    };
+    if !document.value.is_object() {
+        if !document.mended.contains("") {
+            let found = sort(&document.value);
+            let message = format!(
+                "expected a resource, found {found}; what is read here: {}",
+                readable()
+            );
+            problems.push(document.problem("", message));
+        }
+        return None;
+    }
+    let Some(name) = document.value.get("kind").and_then(Value::as_str) else {
+        let message = format!("has no `kind`; what is read here: {}", readable());
+        problems.push(document.problem("", message));
+        return None;
+    };
+    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == name) else {
+        let name = shown(name);
+        let message = match closest(&name, Kind::ALL.map(Kind::name)) {
+            Some(close) => {
+                let readable = readable();
+                format!(
+                    "kind `{name}` is not read here; did you mean `{close}`? Read are: {readable}"
+                )
+            }
+            None => format!("kind `{name}` is not read here; what is: {}", readable()),
+        };
+        problems.push(document.problem("/kind", message));
+        return None;
+    };
+    let version = document.value.get("apiVersion").and_then(Value::as_str);
+    if version.is_some_and(|version| version != kind.api_version()) {
+        let message = format!("must be `{}` for kind {name}", kind.api_version());
+        problems.push(document.problem("/apiVersion", message));
+    }
+    Some(kind)
+}

@@ -1,0 +1,111 @@
+//! Secrets by reference: from `Secret` documents first, then from what the caller has.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+
+use super::document::Document;
+use super::report::{Problem, field};
+use crate::config::Redacted;
+
+/// Gives the value of key `.1` of Secret `.0`.
+pub(super) type Store<'a> = dyn Fn(&str, &str) -> Option<Redacted> + 'a;
+
+/// Every secret that a reference may name.
+pub(super) struct Secrets<'a> {
+    /// Keys of the documents by namespace and name. A value is absent if it could not be read,
+    /// which has been reported.
+    documents: BTreeMap<(String, String), BTreeMap<String, Option<Redacted>>>,
+    store: &'a Store<'a>,
+}
+
+/// What a reference leads to.
+pub(super) enum Found {
+    Value(Redacted),
+    /// It is there, and what is wrong with it has been reported.
+    Unreadable,
+    NoSecret,
+    NoKey,
+}
+
+impl<'a> Secrets<'a> {
+    pub(super) fn new(store: &'a Store<'a>) -> Self {
+        Self {
+            documents: BTreeMap::new(),
+            store,
+        }
+    }
+
+    /// Takes in a document of kind `Secret` that fits its schema.
+    pub(super) fn insert(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        document: &Document,
+        problems: &mut Vec<Problem>,
+    ) {
+        let keys = self
+            .documents
+            .entry((namespace.to_owned(), name.to_owned()))
+            .or_default();
+        for (key, value) in entries(document, "data") {
+            let value = decode(value);
+            if value.is_none() {
+                let at = field("/data", key);
+                let message = "is not the base64 of UTF-8 text; plain text goes under `stringData`";
+                problems.push(document.problem(&at, message));
+            }
+            keys.insert(key.clone(), value);
+        }
+        // As in the cluster, plain text wins over base64.
+        for (key, value) in entries(document, "stringData") {
+            let value = value.as_str().map(Redacted::new);
+            keys.insert(key.clone(), value);
+        }
+        for pointer in &document.mended {
+            if let Some((_, key)) = pointer.rsplit_once('/') {
+                keys.entry(key.replace("~1", "/").replace("~0", "~"))
+                    .or_insert(None);
+            }
+        }
+    }
+
+    /// Follows a reference whose name and key are known to be proper ones.
+    pub(super) fn find(&self, namespace: &str, name: &str, key: &str) -> Found {
+        let document = self.documents.get(&(namespace.to_owned(), name.to_owned()));
+        match document.and_then(|keys| keys.get(key)) {
+            Some(Some(value)) => return Found::Value(trimmed(value)),
+            Some(None) => return Found::Unreadable,
+            None => {}
+        }
+        match ((self.store)(name, key), document) {
+            (Some(value), _) => Found::Value(trimmed(&value)),
+            (None, Some(_)) => Found::NoKey,
+            (None, None) => Found::NoSecret,
+        }
+    }
+}
+
+fn entries<'a>(
+    document: &'a Document,
+    field: &str,
+) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let map: Option<&Map<_, _>> = document.value.get(field).and_then(Value::as_object);
+    map.into_iter().flatten()
+}
+
+fn decode(value: &Value) -> Option<Redacted> {
+    // Editors wrap long base64, and so does the tool of that name.
+    let text: String = value.as_str()?.split_ascii_whitespace().collect();
+    let bytes = STANDARD.decode(text).ok()?;
+    String::from_utf8(bytes).ok().map(Redacted::new)
+}
+
+/// Files and block scalars end with a line break that nobody means.
+fn trimmed(value: &Redacted) -> Redacted {
+    let text = value.reveal();
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Redacted::new(text.strip_suffix('\r').unwrap_or(text))
+}

@@ -1,0 +1,359 @@
+//! YAML text to documents that know the line of each of their fields.
+//!
+//! A document with an error in its syntax is left out, and those around it are read all the
+//! same. Size, depth and aliases are bounded.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use granit_parser::{Event, Options, Parser, options};
+use serde_json::{Map, Value};
+
+use super::SourceFile;
+use super::document::{Document, title};
+use super::report::{Problem, field, shown};
+use super::scalar::scalar;
+
+/// Most bytes of one file. A bundle in the cluster is at most 1 MiB.
+const MAX_BYTES: usize = 4 << 20;
+
+/// Most values in one file, counted after aliases are followed.
+const MAX_NODES: usize = 100_000;
+
+/// Deepest nesting, aliases followed.
+const MAX_DEPTH: usize = 48;
+
+/// What became of a file.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub(super) documents: Vec<Document>,
+    pub(super) problems: Vec<Problem>,
+    /// Something was left out, so what seems to be missing may only be unreadable.
+    pub(super) gaps: bool,
+}
+
+/// Reads every document of a file.
+pub(super) fn read(file: &SourceFile) -> Reading {
+    let mut reader = Reader::new(&file.path);
+    if file.text.len() > MAX_BYTES {
+        let limit = MAX_BYTES >> 20;
+        reader.gap(
+            None,
+            format!("is larger than {limit} MiB; split it into several files"),
+        );
+        return reader.reading;
+    }
+    let mut parser = Parser::new_from_str_with_options(&file.text, limits());
+    while let Some(next) = parser.next_event() {
+        match next {
+            Ok((event, span)) => reader.event(event, span.start.line()),
+            Err(error) => {
+                reader.gap(
+                    Some(error.marker().line()),
+                    format!("is not valid YAML: {}", error.info()),
+                );
+                reader.abandon();
+                if !parser.proceed_next_document().unwrap_or(false) {
+                    break;
+                }
+            }
+        }
+        if reader.nodes > MAX_NODES {
+            reader.gap(
+                None,
+                format!("holds more than {MAX_NODES} values; split it into several files"),
+            );
+            break;
+        }
+    }
+    reader.reading
+}
+
+fn limits() -> Options {
+    options! {
+        emit_comments: false,
+        flow_nesting_limit: MAX_DEPTH,
+        block_nesting_limit: MAX_DEPTH,
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    line: usize,
+    data: Data,
+}
+
+#[derive(Clone, Debug)]
+enum Data {
+    Scalar(Value),
+    List(Vec<Node>),
+    /// Fields with the lines of their names.
+    Map(BTreeMap<String, (usize, Node)>),
+    /// Something that cannot be read, and why.
+    Wrong(String),
+}
+
+/// A list or mapping that is not closed yet.
+struct Frame {
+    node: Node,
+    anchor: usize,
+    /// Name of the field that comes next, in a mapping.
+    name: Option<(String, usize)>,
+    /// Why this node cannot be read although its content can be.
+    wrong: Option<String>,
+    /// Fields given twice: name, line of the first, line of the other.
+    repeats: Vec<(String, usize, usize)>,
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    reading: Reading,
+    stack: Vec<Frame>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+    /// Problems of the document under way, told once it is known whose they are.
+    repeats: Vec<(usize, String)>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(file: &'a str) -> Self {
+        Self {
+            file,
+            reading: Reading::default(),
+            stack: Vec::new(),
+            anchors: HashMap::new(),
+            nodes: 0,
+            repeats: Vec::new(),
+        }
+    }
+
+    fn gap(&mut self, line: Option<usize>, message: String) {
+        self.reading.gaps = true;
+        self.reading.problems.push(Problem {
+            file: self.file.to_owned(),
+            line,
+            path: String::new(),
+            message,
+        });
+    }
+
+    fn abandon(&mut self) {
+        self.stack.clear();
+        self.anchors.clear();
+        self.repeats.clear();
+    }
+
+    fn event(&mut self, event: Event<'_>, line: usize) {
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let data = if tag.is_some() {
+                    Data::Wrong(tags_are_refused())
+                } else if self.wants_name() {
+                    // A name is text, whatever it looks like.
+                    Data::Scalar(Value::String(text.into_owned()))
+                } else {
+                    scalar(&text, style).map_or_else(|why| Data::Wrong(why.into()), Data::Scalar)
+                };
+                self.close(Node { line, data }, anchor);
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.open(Data::List(Vec::new()), line, anchor, tag.is_some());
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.open(Data::Map(BTreeMap::new()), line, anchor, tag.is_some());
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.pop(),
+            Event::Alias(anchor) => {
+                let data = self.follow(anchor);
+                self.close(Node { line, data }, 0);
+            }
+            Event::DocumentEnd => self.abandon(),
+            _ => {}
+        }
+    }
+
+    fn wants_name(&self) -> bool {
+        self.stack
+            .last()
+            .is_some_and(|frame| frame.name.is_none() && matches!(frame.node.data, Data::Map(_)))
+    }
+
+    fn open(&mut self, data: Data, line: usize, anchor: usize, tagged: bool) {
+        self.stack.push(Frame {
+            node: Node { line, data },
+            anchor,
+            name: None,
+            wrong: tagged.then(tags_are_refused),
+            repeats: Vec::new(),
+        });
+    }
+
+    fn pop(&mut self) {
+        let Some(frame) = self.stack.pop() else {
+            return;
+        };
+        for (name, first, line) in frame.repeats {
+            let name = shown(&name);
+            self.repeats.push((
+                line,
+                format!("`{name}` is given twice, first on line {first}; keep one of them"),
+            ));
+        }
+        let mut node = frame.node;
+        if let Some(why) = frame.wrong {
+            node.data = Data::Wrong(why);
+        }
+        self.close(node, frame.anchor);
+    }
+
+    /// What an alias stands for.
+    fn follow(&mut self, anchor: usize) -> Data {
+        let Some(node) = self.anchors.get(&anchor) else {
+            return Data::Wrong("is an alias of something around it; write it out".into());
+        };
+        if self.stack.len() + node.height() > MAX_DEPTH {
+            return Data::Wrong(format!(
+                "is nested deeper than {MAX_DEPTH} levels; write it flatter"
+            ));
+        }
+        let size = node.size();
+        // The size counts before the copy is made, so that the bound holds for memory too.
+        if self.nodes + size > MAX_NODES {
+            self.nodes = MAX_NODES + 1;
+            return Data::Scalar(Value::Null);
+        }
+        self.nodes += size;
+        node.data.clone()
+    }
+
+    /// Puts a finished node where it belongs.
+    fn close(&mut self, node: Node, anchor: usize) {
+        self.nodes += 1;
+        if anchor != 0 {
+            self.nodes += node.size();
+            self.anchors.insert(anchor, node.clone());
+        }
+        let Some(frame) = self.stack.last_mut() else {
+            self.finish(node);
+            return;
+        };
+        match &mut frame.node.data {
+            Data::List(items) => items.push(node),
+            Data::Map(fields) => match (frame.name.take(), node.data) {
+                (None, Data::Scalar(Value::String(name))) if name == "<<" => {
+                    frame.wrong = Some(
+                        "holds the merge key `<<`, which is not read; write the fields out".into(),
+                    );
+                    frame.name = Some((name, node.line));
+                }
+                (None, Data::Scalar(Value::String(name))) => frame.name = Some((name, node.line)),
+                (None, _) => {
+                    frame.wrong = Some("has a field whose name is not plain text".into());
+                    frame.name = Some((String::new(), node.line));
+                }
+                (Some((name, line)), data) => {
+                    let node = Node {
+                        line: node.line,
+                        data,
+                    };
+                    match fields.get(&name) {
+                        Some((first, _)) => frame.repeats.push((name, *first, line)),
+                        None => {
+                            fields.insert(name, (line, node));
+                        }
+                    }
+                }
+            },
+            Data::Scalar(_) | Data::Wrong(_) => {}
+        }
+    }
+
+    fn finish(&mut self, node: Node) {
+        if matches!(node.data, Data::Scalar(Value::Null)) {
+            return;
+        }
+        let mut document = Document {
+            file: self.file.to_owned(),
+            value: Value::Null,
+            lines: BTreeMap::new(),
+            mended: BTreeSet::new(),
+            title: String::new(),
+        };
+        let mut wrong = Vec::new();
+        let line = node.line;
+        document.value = flatten(node, String::new(), line, &mut document, &mut wrong);
+        document.title = title(&document.value);
+        for (pointer, message) in wrong {
+            let problem = document.problem(&pointer, message);
+            self.reading.problems.push(problem);
+            document.mended.insert(pointer);
+        }
+        for (line, message) in self.repeats.drain(..) {
+            let problem = document.problem("", message);
+            self.reading.problems.push(Problem {
+                line: Some(line),
+                ..problem
+            });
+        }
+        self.reading.documents.push(document);
+    }
+}
+
+impl Node {
+    fn size(&self) -> usize {
+        1 + match &self.data {
+            Data::List(items) => items.iter().map(Self::size).sum(),
+            Data::Map(fields) => fields.values().map(|(_, node)| node.size()).sum(),
+            Data::Scalar(_) | Data::Wrong(_) => 0,
+        }
+    }
+
+    fn height(&self) -> usize {
+        1 + match &self.data {
+            Data::List(items) => items.iter().map(Self::height).max().unwrap_or(0),
+            Data::Map(fields) => {
+                let heights = fields.values().map(|(_, node)| node.height());
+                heights.max().unwrap_or(0)
+            }
+            Data::Scalar(_) | Data::Wrong(_) => 0,
+        }
+    }
+}
+
+fn tags_are_refused() -> String {
+    "has a YAML tag, which is not read; write the plain value, text in quotes".into()
+}
+
+/// A node as JSON; its lines and what is wrong in it go to the side.
+fn flatten(
+    node: Node,
+    pointer: String,
+    line: usize,
+    document: &mut Document,
+    wrong: &mut Vec<(String, String)>,
+) -> Value {
+    let value = match node.data {
+        Data::Scalar(value) => value,
+        Data::List(items) => items
+            .into_iter()
+            .enumerate()
+            .map(|(index, item)| {
+                let line = item.line;
+                flatten(item, format!("{pointer}/{index}"), line, document, wrong)
+            })
+            .collect(),
+        Data::Map(fields) => {
+            let mut map = Map::new();
+            for (name, (line, node)) in fields {
+                let value = flatten(node, field(&pointer, &name), line, document, wrong);
+                map.insert(name, value);
+            }
+            Value::Object(map)
+        }
+        Data::Wrong(message) => {
+            wrong.push((pointer.clone(), message));
+            Value::Null
+        }
+    };
+    document.lines.insert(pointer, line);
+    value
+}

@@ -1,0 +1,321 @@
+//! `ObserverListener`: which database is read, how, and by which observers.
+
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printed column has its own type and path"
+)]
+
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ValueSource, never_null};
+use crate::config::StartAt;
+use crate::duration::Span;
+
+/// A fleet that runs observers against one Postgres database: it reads the changes that were
+/// committed there, matches them against the observers it selects, and performs their actions.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "observers.fraiseql.dev",
+    version = "v1alpha1",
+    kind = "ObserverListener",
+    plural = "observerlisteners",
+    shortname = "ol",
+    category = "observers",
+    namespaced,
+    status = "ObserverListenerStatus",
+    derive = "PartialEq",
+    doc = "A fleet that runs observers against one Postgres database: it reads the changes that were committed there, matches them against the observers it selects, and performs their actions.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas"
+    ),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Shards", type_ = "integer", json_path = ".spec.shards"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
+pub struct ObserverListenerSpec {
+    /// Number of pods. Zero stops the listener; what changes meanwhile waits in the log. A
+    /// listener run from a file is always one process.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 256))]
+    pub replicas: i32,
+    /// Number of shares that the keys are divided into, 1 to 256. More shards than pods leave
+    /// room to scale out.
+    #[serde(default = "default_shards")]
+    #[schemars(range(min = 1, max = 256))]
+    pub shards: u16,
+    /// Where changes come from.
+    pub source: Source,
+    /// Which observers of this namespace to run, by their labels. Left out, it runs all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observer_selector: Option<LabelSelector>,
+    /// How progress is saved.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    /// How actions are performed.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Where actions may connect to.
+    #[serde(default)]
+    pub egress: EgressRules,
+}
+
+/// Where changes come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Source {
+    /// The log `observer.change_log` that triggers write in the same transaction as the change.
+    /// `select observer.track('public.orders')` in the database begins to log a table.
+    pub change_log: ChangeLog,
+}
+
+/// A database whose change log is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChangeLog {
+    /// The database, as `postgres://user:password@host:5432/database`. Progress and dead letters
+    /// are kept there too.
+    pub database_url: ValueSource,
+    /// Where a listener that has never run begins: at the `Beginning` of what the log still
+    /// holds, or `Now`.
+    #[serde(default)]
+    pub start_at: StartAt,
+    /// Longest pause between two looks at a database in which nothing happens, 1ms to 10s.
+    #[serde(default = "default_max_poll_interval")]
+    pub max_poll_interval: Span,
+    /// How long changes are kept in the log once every listener has them behind it, 1s to 720h.
+    #[serde(default = "default_retention")]
+    pub retention: Span,
+}
+
+/// A choice of observers by their labels; all conditions must hold. An empty one chooses all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LabelSelector {
+    /// Labels that an observer must have, with exactly these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub match_labels: BTreeMap<String, String>,
+    /// Conditions on single labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub match_expressions: Vec<LabelExpression>,
+}
+
+/// A condition on one label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LabelExpression {
+    /// The label's name.
+    #[schemars(length(min = 1))]
+    pub key: String,
+    /// `In`: the label has one of `values`. `NotIn`: it has none of them, or is missing.
+    /// `Exists`: it is there. `DoesNotExist`: it is missing.
+    pub operator: LabelOperator,
+    /// Values for `In` and `NotIn`; none for the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub values: Vec<String>,
+}
+
+/// How a label is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LabelOperator {
+    /// One of the values.
+    In,
+    /// None of the values, or no such label.
+    NotIn,
+    /// Any value.
+    Exists,
+    /// No such label.
+    DoesNotExist,
+}
+
+/// How progress is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Checkpoint {
+    /// Time between two writes while there is progress, 1ms to 1m. After a crash, what was
+    /// delivered since the last write is delivered once more, under the same ids.
+    #[serde(default = "default_checkpoint_interval")]
+    pub interval: Span,
+}
+
+/// How actions are performed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Delivery {
+    /// Most attempts under way at once in one pod, 1 to 4096.
+    #[serde(default = "default_max_in_flight")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_in_flight: u32,
+    /// How long a stop waits for attempts under way, 1ms to 10m. Keep it below the pod's
+    /// termination grace period.
+    #[serde(default = "default_drain_timeout")]
+    pub drain_timeout: Span,
+}
+
+/// Where actions may connect to. Public addresses are always allowed; loopback, private,
+/// link-local and metadata addresses only when they are named here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EgressRules {
+    /// Address ranges (`10.0.0.0/8`), addresses (`10.1.2.3`), hosts (`hooks.internal`) or all
+    /// hosts below a name (`*.svc.cluster.local`). A host named here may resolve to any address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub allow: Vec<String>,
+}
+
+/// What the operator saw last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObserverListenerStatus {
+    /// Number of pods that exist.
+    #[serde(default)]
+    pub replicas: i32,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self {
+            interval: default_checkpoint_interval(),
+        }
+    }
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            max_in_flight: default_max_in_flight(),
+            drain_timeout: default_drain_timeout(),
+        }
+    }
+}
+
+impl LabelSelector {
+    /// Whether an observer with these labels is chosen.
+    #[must_use]
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.match_labels
+            .iter()
+            .all(|(name, value)| labels.get(name) == Some(value))
+            && self.match_expressions.iter().all(|e| e.matches(labels))
+    }
+}
+
+impl LabelExpression {
+    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        let value = labels.get(&self.key);
+        let listed = value.is_some_and(|value| self.values.contains(value));
+        match self.operator {
+            LabelOperator::In => listed,
+            LabelOperator::NotIn => !listed,
+            LabelOperator::Exists => value.is_some(),
+            LabelOperator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+fn default_replicas() -> i32 {
+    1
+}
+
+fn default_shards() -> u16 {
+    8
+}
+
+fn default_max_poll_interval() -> Span {
+    Span::from_millis(16)
+}
+
+fn default_retention() -> Span {
+    Span::from_secs(3600)
+}
+
+fn default_checkpoint_interval() -> Span {
+    Span::from_millis(250)
+}
+
+fn default_max_in_flight() -> u32 {
+    64
+}
+
+fn default_drain_timeout() -> Span {
+    Span::from_secs(25)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect()
+    }
+
+    fn expression(operator: LabelOperator, values: &[&str]) -> LabelSelector {
+        LabelSelector {
+            match_labels: BTreeMap::new(),
+            match_expressions: vec![LabelExpression {
+                key: "app".into(),
+                operator,
+                values: values.iter().map(|value| (*value).into()).collect(),
+            }],
+        }
+    }
+
+    #[test]
+    fn an_empty_selector_chooses_every_observer() {
+        assert!(LabelSelector::default().matches(&labels(&[])));
+    }
+
+    #[test]
+    fn match_labels_must_all_hold() {
+        let selector = LabelSelector {
+            match_labels: labels(&[("app", "shop"), ("tier", "web")]),
+            ..LabelSelector::default()
+        };
+        assert!(selector.matches(&labels(&[("app", "shop"), ("tier", "web"), ("x", "y")])));
+        assert!(!selector.matches(&labels(&[("app", "shop")])));
+        assert!(!selector.matches(&labels(&[("app", "shop"), ("tier", "db")])));
+    }
+
+    #[test]
+    fn expressions_follow_the_rules_of_kubernetes() {
+        let (with, other, without) = (
+            labels(&[("app", "shop")]),
+            labels(&[("app", "blog")]),
+            labels(&[]),
+        );
+        for (selector, expected) in [
+            (
+                expression(LabelOperator::In, &["shop"]),
+                [true, false, false],
+            ),
+            (
+                expression(LabelOperator::NotIn, &["shop"]),
+                [false, true, true],
+            ),
+            (expression(LabelOperator::Exists, &[]), [true, true, false]),
+            (
+                expression(LabelOperator::DoesNotExist, &[]),
+                [false, false, true],
+            ),
+        ] {
+            let found = [&with, &other, &without].map(|labels| selector.matches(labels));
+            assert_eq!(found, expected, "{selector:?}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The examples in the documentation load as they are.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+use observer_crds::config::{ActionKind, Redacted};
+use observer_crds::load::{Loaded, SourceFile, load};
+
+const SHOP: &str = include_str!("../../docs/examples/shop.yaml");
+const SECRETS: &str = include_str!("../../docs/examples/secrets.example.yaml");
+
+fn file(path: &str, text: &str) -> SourceFile {
+    SourceFile {
+        path: path.into(),
+        text: text.into(),
+    }
+}
+
+fn check_shop(loaded: &Loaded) {
+    let bundle = &loaded.bundle;
+    assert_eq!(bundle.listener.identity(), "default/shop");
+    let names: Vec<&str> = bundle.observers.iter().map(|o| o.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "big-orders",
+            "customer-removed",
+            "order-audit",
+            "paid-orders"
+        ]
+    );
+    let ActionKind::Webhook(ship) = &bundle.observers[3].actions[0].kind else {
+        panic!("ship is a webhook");
+    };
+    assert_eq!(ship.signing_secrets.len(), 1);
+    assert!(ship.body.as_ref().unwrap().contains("{{ new.note }}"));
+}
+
+#[test]
+fn the_shop_loads_with_its_secrets_as_documents() {
+    let files = [file("shop.yaml", SHOP), file("secrets.yaml", SECRETS)];
+    check_shop(&load(&files, &|_, _| None, None).unwrap());
+}
+
+#[test]
+fn the_shop_loads_with_its_secrets_from_elsewhere() {
+    let secrets = |name: &str, key: &str| {
+        let value = match (name, key) {
+            ("shop-db", "url") => "postgres://shop@localhost/shop",
+            ("shop-hooks", "orders-url") => "http://127.0.0.1:9000/orders",
+            ("shop-hooks", "audit-url") => "http://127.0.0.1:9000/audit\n",
+            ("shop-hooks", "signing-secret") => "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3\n",
+            _ => return None,
+        };
+        Some(Redacted::new(value))
+    };
+    let loaded = load(&[file("shop.yaml", SHOP)], &secrets, None).unwrap();
+    check_shop(&loaded);
+    let ActionKind::Webhook(record) = &loaded.bundle.observers[2].actions[0].kind else {
+        panic!("record is a webhook");
+    };
+    assert_eq!(record.url.reveal(), "http://127.0.0.1:9000/audit");
+}
