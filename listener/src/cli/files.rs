@@ -1,0 +1,82 @@
+//! Reading the files that a command names.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crds::config::Redacted;
+use crds::load::{Loaded, Report, SourceFile};
+
+use super::{CliError, FileArgs};
+
+/// Loads and checks the files.
+pub(super) fn load(args: &FileArgs) -> Result<Loaded, CliError> {
+    try_load(args)?.map_err(|report| CliError::Config(report.to_string()))
+}
+
+/// Loads the files; what is wrong in them is returned as a report.
+pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Report>, CliError> {
+    let mut sources = Vec::new();
+    for path in &args.files {
+        if path.is_dir() {
+            for file in folder(path)? {
+                sources.push(read(&file)?);
+            }
+        } else {
+            sources.push(read(path)?);
+        }
+    }
+    let secret = |name: &str, key: &str| secret(args.secrets_dir.as_deref()?, name, key);
+    Ok(crds::load::load(
+        &sources,
+        &secret,
+        args.listener.as_deref(),
+    ))
+}
+
+/// The YAML files of a folder, by name.
+fn folder(path: &Path) -> Result<Vec<PathBuf>, CliError> {
+    let failed = |error| {
+        CliError::Config(format!(
+            "cannot read the folder {}: {error}",
+            path.display()
+        ))
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        if file
+            .extension()
+            .is_some_and(|end| end == "yaml" || end == "yml")
+        {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        let path = path.display();
+        return Err(CliError::Config(format!(
+            "the folder {path} has no .yaml or .yml file"
+        )));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<SourceFile, CliError> {
+    let mut text = String::new();
+    let done = if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).map(drop)
+    } else {
+        std::fs::read_to_string(path).map(|read| text = read)
+    };
+    done.map_err(|error| CliError::Config(format!("cannot read {}: {error}", path.display())))?;
+    Ok(SourceFile {
+        path: path.display().to_string(),
+        text,
+    })
+}
+
+/// A key of a Secret, as a file; the newline that editors put at the end is not part of it.
+fn secret(dir: &Path, name: &str, key: &str) -> Option<Redacted> {
+    let text = std::fs::read_to_string(dir.join(name).join(key)).ok()?;
+    Some(Redacted::new(text.strip_suffix('\n').unwrap_or(&text)))
+}

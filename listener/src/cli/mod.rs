@@ -1,0 +1,185 @@
+//! The command line: what it accepts, and which exit code says what.
+
+mod check;
+mod demo;
+mod dlq;
+mod files;
+mod run;
+mod schema;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use crds::config::Redacted;
+use crds::duration::{NotADuration, Span};
+use observer_listener::telemetry::logs::{self, LogFormat};
+
+/// Exit code for a configuration or a command line that cannot be run.
+const EXIT_CONFIG: u8 = 2;
+
+/// Exit code for what went wrong while running.
+const EXIT_RUN: u8 = 1;
+
+/// Runs observers against a Postgres database: when this changes and that condition holds, do
+/// these actions.
+#[derive(Debug, Parser)]
+#[command(name = "observer-listener", version, arg_required_else_help = true)]
+struct Cli {
+    /// Form of the log lines on standard error; `RUST_LOG` sets the level
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "OBSERVER_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the observers of a file until SIGTERM or Ctrl-C
+    Run(run::RunArgs),
+    /// Check files and print everything that is wrong with them
+    Check(check::CheckArgs),
+    /// Make or renew the schema `observer` in the database
+    Migrate(schema::MigrateArgs),
+    /// Begin anew after the database was restored from a backup or replaced
+    Rebase(schema::RebaseArgs),
+    /// Look at, redrive or drop actions that were given up on
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
+    /// Show it all at work on a small shop, with a Postgres and a receiver of its own
+    Demo(demo::DemoArgs),
+}
+
+/// Files with an `ObserverListener`, its `Observer`s and perhaps `Secret`s.
+#[derive(Debug, Args)]
+struct FileArgs {
+    /// File, or folder whose .yaml and .yml files are read; repeatable; `-` is standard input
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// The listener to run where the files hold several, as name or namespace/name
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// Folder with a folder for each Secret and in it a file for each key
+    #[arg(long, value_name = "DIR")]
+    secrets_dir: Option<PathBuf>,
+}
+
+/// The database, named directly or by files.
+#[derive(Debug, Args)]
+struct DatabaseArgs {
+    /// URL of the database, as postgres://user:password@host:5432/database
+    #[arg(
+        long, value_name = "URL", env = "OBSERVER_DATABASE_URL", hide_env_values = true,
+        value_parser = redacted, required_unless_present = "files"
+    )]
+    database_url: Option<Redacted>,
+    /// File whose listener names the database; wins over the URL
+    #[arg(short, long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The listener, as name or namespace/name
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// Folder with a folder for each Secret and in it a file for each key
+    #[arg(long, value_name = "DIR", requires = "files")]
+    secrets_dir: Option<PathBuf>,
+}
+
+impl DatabaseArgs {
+    /// The database's URL, and the listener's identity where one is named.
+    fn resolve(self) -> Result<(Redacted, Option<String>), CliError> {
+        match self.database_url {
+            Some(url) if self.files.is_empty() => Ok((url, self.listener.map(identity))),
+            _ => {
+                let args = FileArgs {
+                    files: self.files,
+                    listener: self.listener,
+                    secrets_dir: self.secrets_dir,
+                };
+                let listener = files::load(&args)?.bundle.listener;
+                let identity = listener.identity();
+                Ok((listener.database_url, Some(identity)))
+            }
+        }
+    }
+}
+
+/// `namespace/name`; a name alone is one of namespace `default`.
+fn identity(name: String) -> String {
+    if name.contains('/') {
+        name
+    } else {
+        format!("default/{name}")
+    }
+}
+
+/// Why a command fails.
+#[derive(Debug)]
+enum CliError {
+    /// What was given cannot be run.
+    Config(String),
+    /// It could, but did not work.
+    Run(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for CliError {
+    fn from(error: E) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+/// Keeps a secret argument out of every message.
+#[expect(clippy::unnecessary_wraps, reason = "clap asks for a result")]
+fn redacted(text: &str) -> Result<Redacted, std::convert::Infallible> {
+    Ok(Redacted::new(text))
+}
+
+/// Reads `20s`, `5m`, `250ms`.
+fn duration(text: &str) -> Result<Duration, NotADuration> {
+    text.parse::<Span>().map(Span::duration)
+}
+
+/// Runs the program and says by its exit code how it went.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logs::start(cli.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::from(EXIT_RUN);
+        }
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => run::run(args).await,
+            Command::Check(args) => check::check(&args),
+            Command::Migrate(args) => schema::migrate(args).await,
+            Command::Rebase(args) => schema::rebase(args).await,
+            Command::Dlq(command) => dlq::dlq(command).await,
+            Command::Demo(args) => demo::demo(args).await,
+        }
+    });
+    // A task that hangs must not keep the program from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CliError::Config(message)) => {
+            eprintln!("{message}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Err(CliError::Run(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::from(EXIT_RUN)
+        }
+    }
+}
