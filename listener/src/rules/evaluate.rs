@@ -19,7 +19,7 @@ use crate::actions::{Failure, FailureKind};
 /// An image of 16 MiB can be read through several times.
 const BUDGET: usize = 128 * 1024 * 1024;
 /// What each part costs by itself.
-const STEP: usize = 16;
+const STEP: usize = 64;
 /// Most characters of a failure's message.
 const MAX_MESSAGE: usize = 500;
 
@@ -190,7 +190,10 @@ impl<'v, 'e> Evaluation<'v, 'e> {
         {
             Image::Absent => Ok(Value::Null),
             Image::Row(fields) => Ok(Value::Row(fields)),
-            Image::Other(text) => Value::from_json(text).map_err(|e| unreadable(at, &name(), e)),
+            Image::Other(text) => {
+                self.spend(at, text.len())?;
+                Value::from_json(text).map_err(|e| unreadable(at, &name(), e))
+            }
         }
     }
 
@@ -210,14 +213,24 @@ impl<'v, 'e> Evaluation<'v, 'e> {
 
     fn field(&mut self, at: usize, of: &'v Node, name: &str) -> Outcome<'v> {
         let owner = self.value(of)?;
-        let Some(fields) = self.open(at, &owner, || of.describe())? else {
-            return failed(at, self.no_fields(of, &owner, name));
+        self.member(at, of, &owner, name)
+    }
+
+    fn member(&mut self, at: usize, of: &'v Node, owner: &Value<'v>, name: &str) -> Outcome<'v> {
+        let Some(fields) = self.open(at, owner, || of.describe())? else {
+            return failed(at, self.no_fields(of, owner, name));
         };
         match fields.get(name) {
-            Some(text) => Value::from_json(text)
-                .map_err(|e| unreadable(at, &format!("field `{}`", shorten(name)), e)),
+            Some(text) => self.read(at, name, text),
             None => failed(at, missing(name, &of.describe(), &[&fields])),
         }
+    }
+
+    /// The value of a field.
+    pub(super) fn read(&mut self, at: usize, name: &str, text: &'v str) -> Outcome<'v> {
+        self.spend(at, text.len())?;
+        Value::from_json(text)
+            .map_err(|error| unreadable(at, &format!("field `{}`", shorten(name)), error))
     }
 
     fn no_fields(&self, of: &Node, owner: &Value<'_>, name: &str) -> String {
@@ -248,19 +261,11 @@ impl<'v, 'e> Evaluation<'v, 'e> {
     }
 
     fn index(&mut self, at: usize, of: &'v Node, index: &'v Node) -> Outcome<'v> {
-        let (owner, index) = (self.value(of)?, self.value(index)?);
-        let Value::Number(number) = &index else {
-            return match index {
-                Value::Text(name) => match self.open(at, &owner, || of.describe())? {
-                    Some(fields) => match fields.get(&name) {
-                        Some(text) => Value::from_json(text)
-                            .map_err(|e| unreadable(at, &format!("field `{}`", shorten(&name)), e)),
-                        None => failed(at, missing(&name, &of.describe(), &[&fields])),
-                    },
-                    None => failed(at, self.no_fields(of, &owner, &name)),
-                },
-                other => failed(at, format!("{} is no index", other.kind())),
-            };
+        let owner = self.value(of)?;
+        let number = match self.value(index)? {
+            Value::Number(number) => number,
+            Value::Text(name) => return self.member(at, of, &owner, &name),
+            other => return failed(at, format!("{} is no index", other.kind())),
         };
         let Some(elements) = self.elements(at, &owner, || of.describe())? else {
             let message = format!("{} is {}, not a list", of.describe(), owner.kind());
@@ -383,13 +388,15 @@ impl<'v, 'e> Evaluation<'v, 'e> {
         let mut collected = Vec::new();
         for element in self.range(at, over)?.iter() {
             self.spend(at, size_of::<Value<'_>>() + element.weight().min(STEP))?;
-            let made = self.with(element, |walk| match (kind, result) {
-                (Loop::Filter, _) => Ok(walk.truth(body)?.then(|| element.clone())),
-                (_, Some(result)) => match walk.truth(body)? {
-                    true => walk.value(result).map(Some),
-                    false => Ok(None),
-                },
-                (_, None) => walk.value(body).map(Some),
+            let made = self.with(element, |walk| {
+                // `map` with two arguments makes something of every element.
+                if (kind == Loop::Filter || result.is_some()) && !walk.truth(body)? {
+                    return Ok(None);
+                }
+                match kind {
+                    Loop::Filter => Ok(Some(element.clone())),
+                    _ => walk.value(result.unwrap_or(body)).map(Some),
+                }
             })?;
             collected.extend(made);
         }
@@ -403,13 +410,13 @@ impl<'v, 'e> Evaluation<'v, 'e> {
             Value::Text(text) => Number::parse(text).map(Number::into_owned),
             _ => None,
         };
-        match number {
-            Some(number) => Ok(Value::Number(number.negated())),
-            None => {
+        number.map_or_else(
+            || {
                 let (subject, kind) = (operand.describe(), value.kind());
                 failed(at, format!("`-` needs a number, but {subject} is {kind}"))
-            }
-        }
+            },
+            |number| Ok(Value::Number(number.negated())),
+        )
     }
 }
 
