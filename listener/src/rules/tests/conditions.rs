@@ -428,3 +428,17 @@ fn a_loop_variable_may_hide_a_name_within_its_loop_only() {
     );
     assert!(refusal("new.tags.exists(t, true) && t == 1").contains("unknown name `t`"));
 }
+
+#[test]
+fn what_the_guide_shows_compiles() {
+    let guide = include_str!("../../../../docs/conditions.md");
+    let blocks = guide.split("\n```\n").skip(2).step_by(2);
+    let shown: Vec<&str> = blocks
+        .flat_map(str::lines)
+        .filter(|line| line.contains("new"))
+        .collect();
+    assert!(shown.len() >= 8, "{shown:?}");
+    for condition in shown {
+        Condition::compile(condition).expect(condition);
+    }
+}
