@@ -380,9 +380,12 @@ fn what_cannot_work_is_refused_with_its_place_and_remedy() {
         ),
         (
             "chnged(\"a\")",
-            "unknown function `chnged`; did you mean `changed`?",
+            "column 1: unknown function `chnged`; did you mean `changed`?",
         ),
-        ("new.a.startswith(\"b\")", "did you mean `startsWith`?"),
+        (
+            "new.a.startswith(\"b\")",
+            "column 7: unknown function `startswith`; did you mean `startsWith`?",
+        ),
         ("foo(1)", "unknown function `foo`; known are: size"),
         ("changed()", "write changed(\"status\")"),
         ("new.a.changed()", "write changed(\"status\")"),
