@@ -16,8 +16,9 @@ use super::view::EventView;
 use crate::actions::Failure;
 
 /// Stack of the thread that parses. The parser calls itself for each of a chain of operators;
-/// this bears the longest chain that the bounds on an expression admit several times over.
-const PARSER_STACK: usize = 256 * 1024 * 1024;
+/// the longest chain that the bounds on an expression admit takes an eighth of this without
+/// optimisation.
+const PARSER_STACK: usize = 64 * 1024 * 1024;
 /// Most characters of the parser's own words in an error.
 const MAX_PARSER_MESSAGE: usize = 200;
 

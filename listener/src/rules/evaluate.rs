@@ -19,7 +19,7 @@ use crate::actions::{Failure, FailureKind};
 /// An image of 16 MiB can be read through several times.
 const BUDGET: usize = 128 * 1024 * 1024;
 /// What each part costs by itself.
-const STEP: usize = 16;
+const STEP: usize = 64;
 /// Most characters of a failure's message.
 const MAX_MESSAGE: usize = 500;
 
@@ -65,7 +65,8 @@ pub(super) type Outcome<'v> = Result<Value<'v>, Stop>;
 /// One walk.
 pub(super) struct Evaluation<'v, 'e> {
     pub(super) view: &'v EventView<'e>,
-    locals: Vec<Value<'v>>,
+    /// Values of the loops' variables, the innermost last.
+    pub(super) locals: Vec<Value<'v>>,
     budget: usize,
 }
 
@@ -190,7 +191,10 @@ impl<'v, 'e> Evaluation<'v, 'e> {
         {
             Image::Absent => Ok(Value::Null),
             Image::Row(fields) => Ok(Value::Row(fields)),
-            Image::Other(text) => Value::from_json(text).map_err(|e| unreadable(at, &name(), e)),
+            Image::Other(text) => {
+                self.spend(at, text.len())?;
+                Value::from_json(text).map_err(|e| unreadable(at, &name(), e))
+            }
         }
     }
 
@@ -210,14 +214,24 @@ impl<'v, 'e> Evaluation<'v, 'e> {
 
     fn field(&mut self, at: usize, of: &'v Node, name: &str) -> Outcome<'v> {
         let owner = self.value(of)?;
-        let Some(fields) = self.open(at, &owner, || of.describe())? else {
-            return failed(at, self.no_fields(of, &owner, name));
+        self.member(at, of, &owner, name)
+    }
+
+    fn member(&mut self, at: usize, of: &'v Node, owner: &Value<'v>, name: &str) -> Outcome<'v> {
+        let Some(fields) = self.open(at, owner, || of.describe())? else {
+            return failed(at, self.no_fields(of, owner, name));
         };
         match fields.get(name) {
-            Some(text) => Value::from_json(text)
-                .map_err(|e| unreadable(at, &format!("field `{}`", shorten(name)), e)),
+            Some(text) => self.read(at, name, text),
             None => failed(at, missing(name, &of.describe(), &[&fields])),
         }
+    }
+
+    /// The value of a field.
+    pub(super) fn read(&mut self, at: usize, name: &str, text: &'v str) -> Outcome<'v> {
+        self.spend(at, text.len())?;
+        Value::from_json(text)
+            .map_err(|error| unreadable(at, &format!("field `{}`", shorten(name)), error))
     }
 
     fn no_fields(&self, of: &Node, owner: &Value<'_>, name: &str) -> String {
@@ -248,19 +262,11 @@ impl<'v, 'e> Evaluation<'v, 'e> {
     }
 
     fn index(&mut self, at: usize, of: &'v Node, index: &'v Node) -> Outcome<'v> {
-        let (owner, index) = (self.value(of)?, self.value(index)?);
-        let Value::Number(number) = &index else {
-            return match index {
-                Value::Text(name) => match self.open(at, &owner, || of.describe())? {
-                    Some(fields) => match fields.get(&name) {
-                        Some(text) => Value::from_json(text)
-                            .map_err(|e| unreadable(at, &format!("field `{}`", shorten(&name)), e)),
-                        None => failed(at, missing(&name, &of.describe(), &[&fields])),
-                    },
-                    None => failed(at, self.no_fields(of, &owner, &name)),
-                },
-                other => failed(at, format!("{} is no index", other.kind())),
-            };
+        let owner = self.value(of)?;
+        let number = match self.value(index)? {
+            Value::Number(number) => number,
+            Value::Text(name) => return self.member(at, of, &owner, &name),
+            other => return failed(at, format!("{} is no index", other.kind())),
         };
         let Some(elements) = self.elements(at, &owner, || of.describe())? else {
             let message = format!("{} is {}, not a list", of.describe(), owner.kind());
@@ -319,83 +325,6 @@ impl<'v, 'e> Evaluation<'v, 'e> {
         }
     }
 
-    /// What a loop runs over: elements, or the names of fields.
-    fn range(&mut self, at: usize, over: &'v Node) -> Result<Rc<Vec<Value<'v>>>, Stop> {
-        let value = self.value(over)?;
-        if let Some(elements) = self.elements(at, &value, || over.describe())? {
-            return Ok(elements);
-        }
-        let Some(fields) = self.open(at, &value, || over.describe())? else {
-            let message = format!("{} is {}, not a list", over.describe(), value.kind());
-            return failed(at, message);
-        };
-        self.spend(at, fields.len() * size_of::<Value<'_>>())?;
-        let names = fields.names().map(|name| Value::Text(name.clone()));
-        Ok(Rc::new(names.collect()))
-    }
-
-    /// Runs `body` with the loop's variable set to one element.
-    fn with<T>(
-        &mut self,
-        element: &Value<'v>,
-        body: impl FnOnce(&mut Self) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
-        self.locals.push(element.clone());
-        let outcome = body(self);
-        self.locals.pop();
-        outcome
-    }
-
-    fn quantify(
-        &mut self,
-        at: usize,
-        kind: Loop,
-        over: &'v Node,
-        body: &'v Node,
-    ) -> Result<bool, Stop> {
-        let settled_by = kind != Loop::All;
-        let (mut hits, mut first_failure) = (0_usize, None);
-        for element in self.range(at, over)?.iter() {
-            self.spend(at, element.weight().min(STEP))?;
-            match self.with(element, |walk| walk.truth(body)) {
-                Ok(value) if value == settled_by && kind != Loop::ExistsOne => return Ok(value),
-                Ok(value) => hits += usize::from(value),
-                Err(stop @ Stop::Failed { .. }) if kind != Loop::ExistsOne => {
-                    first_failure.get_or_insert(stop);
-                }
-                Err(stop) => return Err(stop),
-            }
-        }
-        match first_failure {
-            Some(failure) => Err(failure),
-            None if kind == Loop::ExistsOne => Ok(hits == 1),
-            None => Ok(!settled_by),
-        }
-    }
-
-    fn collect(
-        &mut self,
-        at: usize,
-        kind: Loop,
-        over: &'v Node,
-        (body, result): (&'v Node, Option<&'v Node>),
-    ) -> Outcome<'v> {
-        let mut collected = Vec::new();
-        for element in self.range(at, over)?.iter() {
-            self.spend(at, size_of::<Value<'_>>() + element.weight().min(STEP))?;
-            let made = self.with(element, |walk| match (kind, result) {
-                (Loop::Filter, _) => Ok(walk.truth(body)?.then(|| element.clone())),
-                (_, Some(result)) => match walk.truth(body)? {
-                    true => walk.value(result).map(Some),
-                    false => Ok(None),
-                },
-                (_, None) => walk.value(body).map(Some),
-            })?;
-            collected.extend(made);
-        }
-        Ok(Value::List(Rc::new(collected)))
-    }
-
     fn negate(&mut self, at: usize, operand: &'v Node) -> Outcome<'v> {
         let value = self.value(operand)?;
         let number = match &value {
@@ -403,13 +332,13 @@ impl<'v, 'e> Evaluation<'v, 'e> {
             Value::Text(text) => Number::parse(text).map(Number::into_owned),
             _ => None,
         };
-        match number {
-            Some(number) => Ok(Value::Number(number.negated())),
-            None => {
+        number.map_or_else(
+            || {
                 let (subject, kind) = (operand.describe(), value.kind());
                 failed(at, format!("`-` needs a number, but {subject} is {kind}"))
-            }
-        }
+            },
+            |number| Ok(Value::Number(number.negated())),
+        )
     }
 }
 

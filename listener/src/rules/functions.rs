@@ -168,27 +168,25 @@ impl<'v> Evaluation<'v, '_> {
             Side::Old => "changed_from",
         };
         let name = self.text(function, field)?;
-        let value_node = value;
-        let value = self.value(value)?;
+        let wanted = self.value(value)?;
         let Some([before, after]) = self.both_sides(at, &name)? else {
             return Ok(Value::Bool(false));
         };
-        let sides = match side {
-            Side::New => [(Side::New, after), (Side::Old, before)],
-            Side::Old => [(Side::Old, before), (Side::New, after)],
+        let (here, there) = match side {
+            Side::New => (("new", after), ("old", before)),
+            Side::Old => (("old", before), ("new", after)),
         };
-        for ((side, text), expected) in sides.into_iter().zip([true, false]) {
-            let site = Site {
+        for ((image, text), expected) in [(here, true), (there, false)] {
+            let subjects = Site {
                 at,
                 symbol: function,
-                left: Subject::Field(side.name(), &name),
-                right: Subject::Part(value_node),
+                left: Subject::Field(image, &name),
+                right: Subject::Part(value),
             };
             let equal = match text {
                 Some(text) => {
-                    let found =
-                        Value::from_json(text).map_err(|error| unreadable(at, "a field", error))?;
-                    self.equal(site, &found, &value)?
+                    let found = self.read(at, &name, text)?;
+                    self.equal(subjects, &found, &wanted)?
                 }
                 None => false,
             };

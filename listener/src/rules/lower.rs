@@ -306,6 +306,8 @@ impl<'s> Lowering<'s> {
 
     fn function(&mut self, at: usize, call: &CallExpr) -> Lowered<Kind> {
         let name = &call.func_name;
+        // The parser places a call at its bracket; people look for its name.
+        let at = self.source.word_before(at, name).unwrap_or(at);
         let Some(signature) = SIGNATURES.iter().find(|signature| signature.name == *name) else {
             let known = || SIGNATURES.iter().map(|one| one.name).chain(OWN_CALLS);
             let remedy = match did_you_mean(name, known()) {

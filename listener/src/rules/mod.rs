@@ -26,6 +26,7 @@
 mod condition;
 mod evaluate;
 mod functions;
+mod loops;
 mod lower;
 mod names;
 mod number;

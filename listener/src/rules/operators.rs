@@ -17,6 +17,9 @@ use super::value::Value;
 /// Deepest nesting of lists and objects that are compared with each other.
 const MAX_DEPTH: usize = 64;
 
+/// What a digit costs in arithmetic, against one that is only compared.
+const PER_DIGIT: usize = 32;
+
 /// Where two values meet, for messages.
 #[derive(Clone, Copy)]
 pub(super) struct Site<'n> {
@@ -265,7 +268,8 @@ impl<'v> Evaluation<'v, '_> {
         parts: &'v [Node; 2],
     ) -> Outcome<'v> {
         let (left, right) = (self.value(&parts[0])?, self.value(&parts[1])?);
-        self.spend(at, left.weight().saturating_add(right.weight()))?;
+        let weight = left.weight().saturating_add(right.weight());
+        self.spend(at, weight.saturating_mul(PER_DIGIT))?;
         let site = Site::of(at, operator.symbol(), parts);
         let out_of_range = || failed(at, "this time is out of range".to_owned());
         let timestamp = |sum: Option<_>| sum.map_or_else(out_of_range, |t| Ok(Value::Timestamp(t)));

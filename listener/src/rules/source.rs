@@ -68,6 +68,12 @@ impl<'s> Source<'s> {
         self.numbers.len()
     }
 
+    /// Where a word begins that stands before a byte.
+    pub(super) fn word_before(&self, at: usize, word: &str) -> Option<usize> {
+        let before = self.text.get(..at)?.trim_end();
+        before.strip_suffix(word).map(str::len)
+    }
+
     /// Line and column of a byte.
     pub(super) fn place(&self, at: usize) -> Place {
         Place::of(self.text, at)

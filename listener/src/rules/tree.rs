@@ -259,9 +259,8 @@ impl Node {
         Some(match &self.kind {
             Kind::Null => "null",
             Kind::Number(_) | Kind::Negate(_) => "a number",
-            Kind::Text(_) => "text",
             Kind::Variable(Variable::Old | Variable::New) => "a row",
-            Kind::Variable(_) => "text",
+            Kind::Text(_) | Kind::Variable(_) => "text",
             Kind::List(_)
             | Kind::Loop {
                 kind: Loop::Map | Loop::Filter,

@@ -380,9 +380,12 @@ fn what_cannot_work_is_refused_with_its_place_and_remedy() {
         ),
         (
             "chnged(\"a\")",
-            "unknown function `chnged`; did you mean `changed`?",
+            "column 1: unknown function `chnged`; did you mean `changed`?",
         ),
-        ("new.a.startswith(\"b\")", "did you mean `startsWith`?"),
+        (
+            "new.a.startswith(\"b\")",
+            "column 7: unknown function `startswith`; did you mean `startsWith`?",
+        ),
         ("foo(1)", "unknown function `foo`; known are: size"),
         ("changed()", "write changed(\"status\")"),
         ("new.a.changed()", "write changed(\"status\")"),
@@ -427,4 +430,18 @@ fn a_loop_variable_may_hide_a_name_within_its_loop_only() {
         &[("new.tags.exists(key, key == \"a\") && key == \"42\"", true)],
     );
     assert!(refusal("new.tags.exists(t, true) && t == 1").contains("unknown name `t`"));
+}
+
+#[test]
+fn what_the_guide_shows_compiles() {
+    let guide = include_str!("../../../../docs/conditions.md");
+    let blocks = guide.split("\n```\n").skip(2).step_by(2);
+    let shown: Vec<&str> = blocks
+        .flat_map(str::lines)
+        .filter(|line| line.contains("new"))
+        .collect();
+    assert!(shown.len() >= 8, "{shown:?}");
+    for condition in shown {
+        Condition::compile(condition).expect(condition);
+    }
 }

@@ -93,6 +93,12 @@ fn an_image_is_not_read_unless_a_condition_looks_into_it() {
     );
 }
 
+#[test]
+fn rules_are_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<RuleSet>();
+}
+
 /// Mean time of one call.
 fn time(mut call: impl FnMut()) -> Duration {
     const CALLS: u32 = 20_000;
