@@ -6,8 +6,6 @@
 
 mod claim;
 mod save;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
