@@ -112,17 +112,33 @@ create index on observer.dead_letter (listener, redrive_requested_at) where redr
 
 revoke all on schema observer from public;
 
--- The snapshot of this moment with bounds on the ids around it: a transaction that the snapshot
--- does not see because it began later has ids above `floor` only, and one that it sees has ids up
--- to `ceiling` only. Volatile, and a statement each, so that the three are taken in this order.
-create function observer.mark(out floor bigint, out snapshot pg_snapshot, out ceiling bigint)
+-- A bound below the ids of all that a snapshot taken after this call has not seen begin. A
+-- snapshot's xmax is the newest xid that has ended, plus one, so a transaction from xmax on may
+-- have drawn ids long before. Once this call's own transaction has ended, though, xmax lies above
+-- its xid: whatever is at xmax or above then drew its xid, and so its ids, after this call.
+-- Call it as a transaction of its own. Writes nothing but a commit record, which nobody waits for.
+create function observer.floor() returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    floor bigint;
+begin
+    select case when is_called then last_value else 0 end into floor from observer.change_log_id;
+    perform pg_current_xact_id();
+    return floor;
+end
+$$;
+
+-- The snapshot of this moment, and the largest id that any event may have which it sees. Volatile,
+-- and a statement each, so that the id is read after the snapshot is taken.
+create function observer.mark(out snapshot pg_snapshot, out ceiling bigint)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    select case when is_called then last_value else 0 end into floor from observer.change_log_id;
     snapshot := pg_current_snapshot();
     select case when is_called then last_value else 0 end into ceiling from observer.change_log_id;
 end
 $$;
-revoke all on function observer.mark() from public;
+revoke all on function observer.floor, observer.mark from public;

@@ -110,15 +110,16 @@ impl Log {
         })
     }
 
-    /// Takes a mark, and sees whether `holder` still holds `shards` shards of `listener`.
+    /// Takes a mark above `floor`, and sees whether `holder` still holds `shards` shards of `listener`.
     pub async fn look(
         &self,
+        floor: i64,
         listener: &str,
         holder: &str,
         shards: usize,
     ) -> Result<Look, LogError> {
         let row = sqlx::query(
-            "select m.floor, m.snapshot::text, m.ceiling,
+            "select m.snapshot::text, m.ceiling,
                     (select count(*) from observer.checkpoint where listener = $1 and holder = $2)
              from observer.mark() m",
         )
@@ -126,19 +127,27 @@ impl Log {
         .bind(holder)
         .fetch_one(&self.pool)
         .await?;
-        let held: i64 = row.try_get(3)?;
+        let held: i64 = row.try_get(2)?;
         Ok(Look {
-            mark: mark(&row)?,
+            mark: mark(&row, floor)?,
             owned: usize::try_from(held).is_ok_and(|held| held == shards),
         })
     }
 
+    /// A floor for marks that are taken after this call.
+    pub async fn floor(&self) -> Result<i64, LogError> {
+        Ok(sqlx::query_scalar("select observer.floor()")
+            .fetch_one(&self.pool)
+            .await?)
+    }
+
     /// Takes a mark.
     pub async fn mark(&self) -> Result<Mark, LogError> {
-        let row = sqlx::query("select m.floor, m.snapshot::text, m.ceiling from observer.mark() m")
+        let floor = self.floor().await?;
+        let row = sqlx::query("select m.snapshot::text, m.ceiling from observer.mark() m")
             .fetch_one(&self.pool)
             .await?;
-        mark(&row)
+        mark(&row, floor)
     }
 
     /// Reads the events of a window that come after an id.
@@ -227,12 +236,12 @@ const PAGE: &str = "
     cross join lateral (select * from observer.change_log c where c.slot = page.slot and c.id = page.id limit 1) c
     order by c.id";
 
-fn mark(row: &PgRow) -> Result<Mark, LogError> {
-    let snapshot: &str = row.try_get(1)?;
+fn mark(row: &PgRow, floor: i64) -> Result<Mark, LogError> {
+    let snapshot: &str = row.try_get(0)?;
     Ok(Mark {
-        floor: row.try_get(0)?,
+        floor,
         snapshot: snapshot.parse()?,
-        ceiling: row.try_get(2)?,
+        ceiling: row.try_get(1)?,
     })
 }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::snapshot::Snapshot;
 
-/// A snapshot with bounds on the ids around it, as `observer.mark()` gives it.
+/// A snapshot with bounds on the ids around it, as `observer.floor()` and `observer.mark()` give them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Every event of a transaction that began after the snapshot has a larger id.
+    /// Every event of a transaction from the snapshot's xmax on has a larger id. As xmax only
+    /// grows, the floor of an earlier mark is one for a later mark too, if not the best.
     pub floor: i64,
     /// The snapshot.
     pub snapshot: Snapshot,
@@ -41,8 +42,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Whether an event may lie in it: an id was drawn in between, or a transaction that the
-    /// first mark left in progress has ended.
+    /// Whether an event may lie in it: an id was drawn above the floor, or a transaction that
+    /// the first mark left in progress has ended.
     #[must_use]
     pub fn may_hold_events(&self) -> bool {
         self.to.ceiling > self.from.floor

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::log::{Log, LogError, Logged};
-use super::position::{Position, Read, Window, next_read};
+use super::position::{Mark, Position, Read, Window, next_read};
 
 /// While nothing is read, a position is passed on for saving only after this many
 /// transactions, so that an idle listener seldom writes but does not hold back retention.
@@ -108,28 +108,38 @@ impl Reader {
         let window = match read {
             Read::Known(window) => window,
             Read::Fresh(from) => {
-                let look = self
-                    .log
-                    .look(&self.listener, &self.holder, self.positions.len())
-                    .await?;
-                if !look.owned {
-                    return Err(ReadError::Fenced);
+                // Without news, the old floor stays the best one; with news, a new one is due.
+                let quiet = self.window_to_now(&from, from.floor).await?;
+                if !quiet.may_hold_events() {
+                    return Ok(self.quiet(&members, &quiet));
                 }
-                let to = Arc::new(look.mark);
-                if !to.snapshot.covers(&from.snapshot) || to.ceiling < from.ceiling {
-                    return Err(Ahead {
-                        listener: self.listener.to_string(),
-                    }
-                    .into());
-                }
-                let window = Window { from, to };
-                if !window.may_hold_events() {
-                    return Ok(self.quiet(&members, &window));
-                }
-                window
+                let floor = self.log.floor().await?;
+                self.window_to_now(&from, floor).await?
             }
         };
         self.page(window, &members).await
+    }
+
+    /// The window that ends at this moment, unless it is no longer this reader's to read.
+    async fn window_to_now(&self, from: &Arc<Mark>, floor: i64) -> Result<Window, ReadError> {
+        let shards = self.positions.len();
+        let look = self
+            .log
+            .look(floor, &self.listener, &self.holder, shards)
+            .await?;
+        if !look.owned {
+            return Err(ReadError::Fenced);
+        }
+        if !look.mark.snapshot.covers(&from.snapshot) || look.mark.ceiling < from.ceiling {
+            return Err(Ahead {
+                listener: self.listener.to_string(),
+            }
+            .into());
+        }
+        Ok(Window {
+            from: Arc::clone(from),
+            to: Arc::new(look.mark),
+        })
     }
 
     fn quiet(&mut self, members: &[usize], window: &Window) -> Step {

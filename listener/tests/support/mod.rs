@@ -3,6 +3,9 @@
 //! The version is chosen by `OBSERVER_TEST_POSTGRES`: 18 (downloaded, the default), 15 (as
 //! Debian installs it), or the folder with the programs of another.
 
+pub(crate) mod listener;
+pub(crate) mod writers;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use observer_listener::demo::binaries::Binaries;

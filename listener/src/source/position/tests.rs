@@ -29,6 +29,8 @@ struct Database {
     locks: HashMap<u8, u64>,
     rows: Vec<Row>,
     committed: BTreeSet<u64>,
+    /// The newest xid that has ended.
+    ended: u64,
 }
 
 impl Database {
@@ -52,6 +54,7 @@ impl Database {
     fn end(&mut self, tx: usize, commit: bool) {
         let Some(xid) = self.pick(tx) else { return };
         self.running.retain(|other| *other != xid);
+        self.ended = self.ended.max(xid);
         self.locks.retain(|_, holder| *holder != xid);
         if commit {
             self.committed.insert(xid);
@@ -64,15 +67,24 @@ impl Database {
         (!self.running.is_empty()).then(|| self.running[tx % self.running.len()])
     }
 
-    fn mark(&self) -> Mark {
-        let xmax = 3 + self.xids;
+    /// A transaction that draws an xid and ends, after the ids were looked at.
+    fn floor(&mut self) -> i64 {
+        self.ended = 3 + self.xids;
+        self.xids += 1;
+        self.ids
+    }
+
+    /// As in Postgres, what runs above the newest xid that has ended is not listed.
+    fn mark(&self, floor: i64) -> Mark {
+        let xmax = self.ended.max(2) + 1;
         let mut running = self.running.clone();
+        running.retain(|xid| *xid < xmax);
         running.sort_unstable();
         let xmin = running.first().copied().unwrap_or(xmax);
         let list: Vec<String> = running.iter().map(u64::to_string).collect();
         let snapshot = format!("{xmin}:{xmax}:{}", list.join(",")).parse().unwrap();
         Mark {
-            floor: self.ids,
+            floor,
             snapshot,
             ceiling: self.ids,
         }
@@ -132,14 +144,23 @@ impl Reader {
     }
 
     /// Reads one page.
-    fn look(&mut self, database: &Database, page: usize) {
+    fn look(&mut self, database: &mut Database, page: usize) {
         let (read, members) = next_read(&self.now).unwrap();
         let window = match read {
             Read::Known(window) => window,
-            Read::Fresh(from) => Window {
-                from,
-                to: Arc::new(database.mark()),
-            },
+            Read::Fresh(from) => {
+                let quiet = Window {
+                    to: Arc::new(database.mark(from.floor)),
+                    from,
+                };
+                if quiet.may_hold_events() {
+                    let floor = database.floor();
+                    let to = Arc::new(database.mark(floor));
+                    Window { to, ..quiet }
+                } else {
+                    quiet
+                }
+            }
         };
         let after = members.iter().map(|n| self.now[*n].last_id).min().unwrap();
         let mut rows = database.read(&window, after);
@@ -200,7 +221,7 @@ fn run(steps: &[Step], crashes: bool) -> (Database, Reader) {
             Step::Begin => database.begin(),
             Step::Write(tx, key) => database.write(tx, key),
             Step::End(tx, commit) => database.end(tx, commit),
-            Step::Look(page) => reader.look(&database, page),
+            Step::Look(page) => reader.look(&mut database, page),
             Step::Save(shard) => reader.save(shard),
             Step::Crash if crashes => reader.crash(),
             Step::Crash => {}
@@ -210,7 +231,7 @@ fn run(steps: &[Step], crashes: bool) -> (Database, Reader) {
         database.end(0, true);
     }
     for _ in 0..steps.len() * 2 + 4 {
-        reader.look(&database, 2);
+        reader.look(&mut database, 2);
     }
     (database, reader)
 }

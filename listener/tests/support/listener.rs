@@ -1,0 +1,142 @@
+//! The real program as a process of its own, which can be stopped, killed and paused.
+
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_observer-listener");
+
+/// How long anything may take that should take a moment.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// Files that a listener runs from.
+pub(crate) struct Config {
+    pub(crate) dir: TempDir,
+}
+
+impl Config {
+    /// A listener `default/test` on a database, with these observers (YAML documents).
+    pub(crate) fn new(database_url: &str, listener_spec: &str, observers: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let text = format!(
+            "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\nmetadata: {{name: test}}\n\
+             spec:\n  source:\n    changeLog:\n      databaseUrl: {{value: \"{database_url}\"}}\n  \
+             egress: {{allow: [127.0.0.0/8]}}\n{listener_spec}\n---\n{observers}"
+        );
+        std::fs::write(dir.path().join("observers.yaml"), text).unwrap();
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("observers.yaml")
+    }
+}
+
+/// An observer of an entity that posts every event to a URL.
+pub(crate) fn observer(name: &str, entity: &str, url: &str, more: &str) -> String {
+    format!(
+        "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
+         \"on\": {{entity: \"{entity}\", operations: [Insert, Update, Delete, Truncate, Custom]}}\n{more}  \
+         actions:\n    - name: post\n      webhook: {{url: {{value: \"{url}\"}}}}\n      \
+         retry: {{attempts: 20, initialBackoff: 20ms, maxBackoff: 200ms}}\n---\n"
+    )
+}
+
+/// A running listener.
+pub(crate) struct Process {
+    child: Child,
+    lines: watch::Receiver<String>,
+    _reader: JoinHandle<()>,
+}
+
+impl Process {
+    /// Starts `run` on the files.
+    pub(crate) fn run(config: &Config) -> Self {
+        Self::start(&["run", "--listen", "off", "-f"], &config.path())
+    }
+
+    pub(crate) fn start(args: &[&str], file: &Path) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args(args)
+            .arg(file)
+            .args(["--log-format", "text"])
+            .env("RUST_LOG", "info")
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (log, lines) = watch::channel(String::new());
+        let reader = tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await {
+                log.send_modify(|text| {
+                    text.push_str(&line);
+                    text.push('\n');
+                });
+            }
+        });
+        Self {
+            child,
+            lines,
+            _reader: reader,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// Waits for a text in what it says; panics with all it said if it does not come.
+    pub(crate) async fn says(&mut self, text: &str) {
+        let wait = self.lines.wait_for(|lines| lines.contains(text));
+        let said = matches!(tokio::time::timeout(SOON, wait).await, Ok(Ok(_)));
+        assert!(said, "it should say {text:?}, it said:\n{}", self.said());
+    }
+
+    /// Everything it said so far.
+    pub(crate) fn said(&self) -> String {
+        self.lines.borrow().clone()
+    }
+
+    pub(crate) async fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.pid().to_string())
+            .status()
+            .await;
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ends(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(SOON, self.child.wait()).await;
+        ended
+            .unwrap_or_else(|_| panic!("it should end, it said:\n{}", self.said()))
+            .unwrap()
+    }
+
+    /// SIGTERM, and waits for a clean end.
+    pub(crate) async fn stop(mut self) -> String {
+        self.signal("TERM").await;
+        let status = self.ends().await;
+        assert!(
+            status.success(),
+            "a stop should end well: {status}\n{}",
+            self.said()
+        );
+        self.said()
+    }
+
+    /// SIGKILL.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+}

@@ -1,0 +1,128 @@
+//! Concurrent writers that do all that makes transactions commit out of order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
+use tokio::task::JoinSet;
+
+/// Rows that the writers share.
+pub(crate) const KEYS: i32 = 40;
+
+/// Makes the table of counters, tracked: each change of row `k` adds one to its `v`.
+pub(crate) async fn make_table(pool: &PgPool) {
+    pool.execute("create table kv (k int primary key, v int not null)")
+        .await
+        .unwrap();
+    pool.execute(AssertSqlSafe(format!(
+        "insert into kv select k, 0 from generate_series(1, {KEYS}) k"
+    )))
+    .await
+    .unwrap();
+    pool.execute("select observer.track('kv')").await.unwrap();
+}
+
+/// Writers at work.
+pub(crate) struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<()>,
+}
+
+impl Writers {
+    /// Starts `count` writers, and a transaction that stays open as long as they work.
+    pub(crate) fn start(url: &str, count: u64, seed: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for n in 0..count {
+            tasks.spawn(write(url.to_owned(), n, seed, Arc::clone(&stop)));
+        }
+        tasks.spawn(hold_open(url.to_owned(), Arc::clone(&stop)));
+        Self { stop, tasks }
+    }
+
+    /// Lets them come to an end.
+    pub(crate) async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await;
+    }
+}
+
+/// One transaction that writes first and commits last.
+async fn hold_open(url: String, stop: Arc<AtomicBool>) {
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    connection
+        .execute("insert into kv values (1000, 0); begin; update kv set v = v + 1 where k = 1000")
+        .await
+        .unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    connection.execute("commit").await.unwrap();
+}
+
+async fn write(url: String, number: u64, seed: u64, stop: Arc<AtomicBool>) {
+    let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    // Names of prepared transactions are the whole server's.
+    let database = url.rsplit('/').next().unwrap_or_default();
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        let prepared = format!("{database}_{number}_{round}");
+        // An error is a deadlock, which has ended the transaction.
+        if transaction(&mut connection, &mut random, &prepared)
+            .await
+            .is_err()
+        {
+            connection.execute("rollback").await.unwrap();
+        }
+    }
+}
+
+async fn transaction(
+    connection: &mut PgConnection,
+    random: &mut StdRng,
+    prepared: &str,
+) -> Result<(), sqlx::Error> {
+    connection.execute("begin").await?;
+    let mut keys: Vec<i32> = (1..=KEYS).collect();
+    keys.shuffle(random);
+    keys.truncate(*[1, 1, 2, 4, 8].get(random.random_range(0..5)).unwrap());
+    keys.sort_unstable();
+    for key in keys {
+        let update = format!("update kv set v = v + 1 where k = {key}");
+        if random.random_bool(0.1) {
+            connection
+                .execute(AssertSqlSafe(format!(
+                    "savepoint s; {update}; rollback to savepoint s; {update}"
+                )))
+                .await?;
+        } else {
+            connection.execute(AssertSqlSafe(update)).await?;
+        }
+        if random.random_bool(0.15) {
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..20))).await;
+        }
+    }
+    if random.random_bool(0.02) {
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..600))).await;
+    }
+    match random.random_range(0..20) {
+        0..3 => connection.execute("rollback").await?,
+        3..5 => {
+            connection
+                .execute(AssertSqlSafe(format!("prepare transaction '{prepared}'")))
+                .await?;
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..50))).await;
+            connection
+                .execute(AssertSqlSafe(format!("commit prepared '{prepared}'")))
+                .await?
+        }
+        _ => connection.execute("commit").await?,
+    };
+    Ok(())
+}
