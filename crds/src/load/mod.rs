@@ -83,8 +83,8 @@ struct Loader {
 struct Candidate {
     config: ListenerConfig,
     selector: LabelSelector,
-    /// A problem with its selector, should it choose no observer.
-    idle: Problem,
+    /// A problem with its selector, should it choose no observer; nothing if there is one already.
+    idle: Option<Problem>,
 }
 
 impl Loader {
@@ -168,7 +168,8 @@ impl Loader {
                 self.listeners.push(Candidate {
                     config: listener::check(&spec, &meta, &mut checks),
                     selector: spec.observer_selector.unwrap_or_default(),
-                    idle: document.problem("/spec/observerSelector", ""),
+                    idle: (!document.is_mended_within("/spec/observerSelector"))
+                        .then(|| document.problem("/spec/observerSelector", "")),
                 });
             }
             Kind::Observer => {
@@ -176,6 +177,8 @@ impl Loader {
                     return;
                 };
                 let config = observer::check(&spec, &meta, &mut checks);
+                // With other labels, it might be what a listener selects.
+                self.gaps |= document.is_mended_within("/metadata");
                 self.locations
                     .insert(config.identity(), &document.file, &document.lines);
                 self.observers.push((meta, config));
@@ -204,7 +207,10 @@ impl Loader {
             .map(|(_, config)| config.clone())
             .collect();
         observers.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        if observers.is_empty() && !self.gaps {
+        if let Some(idle) = &chosen.idle
+            && observers.is_empty()
+            && !self.gaps
+        {
             let around = self.observers.iter().filter(|(meta, _)| in_namespace(meta));
             let message = match around.count() {
                 0 => format!(
@@ -218,7 +224,7 @@ impl Loader {
             };
             self.problems.push(Problem {
                 message,
-                ..chosen.idle.clone()
+                ..idle.clone()
             });
         }
         Some(Bundle {

@@ -3,6 +3,7 @@
 //! What is wrong is replaced by a stand-in that fits, so that the rest of the document can be
 //! checked in the same go; the document remembers which fields those are.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use jsonschema::error::ValidationErrorKind;
@@ -137,20 +138,47 @@ pub(super) fn check(kind: Kind, document: &mut Document, problems: &mut Vec<Prob
         return;
     };
     let mut fixes = Vec::new();
-    for error in validator.iter_errors(&document.value) {
-        let pointer = error.instance_path().as_str();
-        let told_before = document.mended.contains(pointer);
-        for (at, message, fix) in explain(&shape.schema, &error) {
-            if !told_before {
+    let errors: Vec<_> = validator.iter_errors(&document.value).collect();
+    for error in &errors {
+        if matches!(
+            error.kind(),
+            ValidationErrorKind::AdditionalProperties { .. }
+        ) {
+            let at = error.instance_path().as_str();
+            document.misnamed.insert(at.to_owned());
+        }
+    }
+    let meant = misnamed_fields(&shape.schema, &errors);
+    for error in &errors {
+        let told_before = document.mended.contains(error.instance_path().as_str());
+        for (at, message, fix) in explain(&shape.schema, error) {
+            if !told_before && !meant.contains(&at) {
                 problems.push(document.problem(&at, message));
             }
             fixes.push((at, fix));
         }
     }
+    drop(errors);
     for (at, fix) in fixes {
         mend(&shape.schema, &mut document.value, fix);
         document.mended.insert(at);
     }
+}
+
+/// Fields that are there under a wrong name, which is what gets reported.
+fn misnamed_fields(schema: &Value, errors: &[ValidationError<'_>]) -> BTreeSet<String> {
+    let mut meant = BTreeSet::new();
+    for error in errors {
+        let at = error.instance_path().as_str();
+        if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind() {
+            let known = names(descend(schema, at));
+            let close = unexpected
+                .iter()
+                .filter_map(|name| closest(name, known.iter().copied()));
+            meant.extend(close.map(|name| field(at, name)));
+        }
+    }
+    meant
 }
 
 /// Where an error is, in words, and what mends it.
@@ -162,7 +190,7 @@ fn explain(schema: &Value, error: &ValidationError<'_>) -> Vec<(String, String, 
             .iter()
             .map(|name| {
                 let at = field(&at, name);
-                let known = names(here.and_then(|here| here.get("properties")));
+                let known = names(here);
                 let list = known.join(", ");
                 let message = match closest(name, known) {
                     Some(close) => {
@@ -192,6 +220,9 @@ fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<
     match kind {
         ValidationErrorKind::Type { .. } => {
             let wanted = expected(schema);
+            if is_duration(schema) {
+                return format!("expected a duration such as `15s`, found {}", sort(found));
+            }
             let quotes = match (wanted, found.as_ref()) {
                 ("text", Value::Bool(_) | Value::Number(_)) => "; put it in quotes",
                 _ => "",
@@ -216,9 +247,7 @@ fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<
             }
         }
         ValidationErrorKind::Pattern { .. } => NotADuration.to_string(),
-        ValidationErrorKind::MaxLength { .. } if schema.get("pattern").is_some() => {
-            NotADuration.to_string()
-        }
+        ValidationErrorKind::MaxLength { .. } if is_duration(schema) => NotADuration.to_string(),
         ValidationErrorKind::MaxLength { limit } => {
             format!("is too long; at most {limit} characters are allowed")
         }
@@ -231,6 +260,11 @@ fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<
         }
         _ => error.masked().to_string(),
     }
+}
+
+/// Durations alone have a pattern.
+fn is_duration(schema: &Value) -> bool {
+    schema.get("pattern").is_some()
 }
 
 fn mend(schema: &Value, value: &mut Value, fix: Fix) {
@@ -313,9 +347,10 @@ fn descend<'a>(schema: &'a Value, pointer: &str) -> Option<&'a Value> {
     })
 }
 
-fn names(properties: Option<&Value>) -> Vec<&str> {
-    properties
-        .and_then(Value::as_object)
+/// The fields that a part of a schema knows.
+fn names(schema: Option<&Value>) -> Vec<&str> {
+    schema
+        .and_then(|schema| schema.get("properties")?.as_object())
         .map_or_else(Vec::new, |all| all.keys().map(String::as_str).collect())
 }
 

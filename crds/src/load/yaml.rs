@@ -276,6 +276,7 @@ impl<'a> Reader<'a> {
             value: Value::Null,
             lines: BTreeMap::new(),
             mended: BTreeSet::new(),
+            misnamed: BTreeSet::new(),
             title: String::new(),
         };
         let mut wrong = Vec::new();
