@@ -68,7 +68,7 @@ apiVersion: v1
 kind: Secret
 metadata: {name: other}
 data:
-  pin: hunter2
+  pin: hunter2!
 "#;
 
 const REPORT: &str = "\
@@ -85,7 +85,7 @@ shop.yaml:36: Observer default/big-orders: spec.actions[1].name: an action named
 shop.yaml:36: Observer default/big-orders: spec.actions[1]: does nothing; give it a `webhook` or a `log`
 shop.yaml:37: Observer default/big-orders: spec.actions[1].timeout: expected a duration such as `15s`, found a number
 shop.yaml:41: is not valid YAML: unclosed bracket '['
-shop.yaml:47: Secret default/other: data.pin: is not the base64 of UTF-8 text; plain text goes under `stringData`
+shop.yaml:47: Secret default/other: data.pin: is not base64; plain text goes under `stringData`
 14 problems";
 
 #[test]
@@ -180,6 +180,36 @@ data: {url: aHR0cDovL2RhdGE=}
 }
 
 #[test]
+fn bytes_in_a_secret_matter_only_where_text_is_wanted() {
+    let other = "{apiVersion: v1, kind: Secret, metadata: {name: other}, data: {url: /w==}}";
+    let store = |_: &str, _: &str| Some(Redacted::new("http://store"));
+    load(
+        &files(&[("good.yaml", GOOD), ("s.yaml", other)]),
+        &store,
+        None,
+    )
+    .unwrap();
+    let hooks = other.replace("other", "hooks");
+    let report = read(&[("good.yaml", GOOD), ("s.yaml", &hooks)]).unwrap_err();
+    assert!(
+        report
+            .to_string()
+            .contains("key `url` of Secret `hooks` holds bytes that are not UTF-8 text"),
+        "{report}"
+    );
+}
+
+#[test]
+fn what_kubectl_prints_can_be_read_back() {
+    let printed = GOOD.replace(
+        "metadata: {name: orders}",
+        "status: {anything: [1]}\nmetadata: {name: orders, creationTimestamp: null, generation: 2, uid: a-b}",
+    );
+    let store = |_: &str, _: &str| Some(Redacted::new("http://store"));
+    load(&files(&[("good.yaml", &printed)]), &store, None).unwrap();
+}
+
+#[test]
 fn a_secret_of_another_namespace_is_not_used() {
     let secret = "{apiVersion: v1, kind: Secret, metadata: {name: hooks, namespace: prod}, stringData: {url: 'http://a'}}";
     let report = read(&[("good.yaml", GOOD), ("secret.yaml", secret)]).unwrap_err();
@@ -220,7 +250,7 @@ fn no_value_is_repeated_wherever_a_secret_may_have_slipped_to() {
         "stringData: {'url=hunter2': }",
         "stringData: {url: {hunter2x: hunter2}}",
         "stringData: {url: 22, 'postgres://u:hunter2@h': 1}",
-        "data: {url: hunter2}",
+        "data: {url: hunter2!}",
         "type: 7\nimmutable: hunter2",
         "stringData: {url: !hunter2 x}",
         "stringData: {url: \"hunter2}",

@@ -264,6 +264,12 @@ fn names_are_labels_and_unique() {
             "Observer default/orders: metadata.name: the same Observer is there already, at f.yaml:12; keep one of them"
         ]
     );
+    assert_eq!(
+        problems(&format!("{LISTENER}---{LISTENER}---{OBSERVER}")),
+        [
+            "ObserverListener default/shop: metadata.name: the same ObserverListener is there already, at f.yaml:4; keep one of them"
+        ]
+    );
     let secret = "\napiVersion: v1\nkind: Secret\nmetadata: {name: a.b}\n";
     assert_eq!(
         problems(&format!("{LISTENER}---{OBSERVER}---{secret}---{secret}")),
@@ -332,6 +338,12 @@ fn a_webhook_goes_to_a_proper_url() {
              https://host/path or http://host/path",
         );
     }
+    breaks_observer(
+        "https://hooks.example.com/x",
+        "https://hooks.example.com/{{ new.id }}",
+        "spec.actions[0].webhook.url.value: holds a template, but a URL is used as it is; \
+         templates are for `headers` and `body`",
+    );
     breaks(
         "postgres://localhost/shop",
         "mysql://localhost/shop",

@@ -99,6 +99,13 @@ impl Checks<'_> {
         let missing = match self.secrets.find(self.namespace, name, key) {
             Found::Value(value) => return Some(value),
             Found::Unreadable => return None,
+            Found::Bytes => {
+                self.wrong(
+                    at,
+                    format!("key `{key}` of Secret `{name}` holds bytes that are not UTF-8 text"),
+                );
+                return None;
+            }
             Found::NoKey => format!("Secret `{name}` has no key `{key}`; add it to the document"),
             Found::NoSecret => {
                 let namespace = self.namespace;

@@ -6,6 +6,7 @@
 mod checks;
 mod document;
 mod listener;
+mod mend;
 mod observer;
 mod report;
 mod scalar;
@@ -165,8 +166,18 @@ impl Loader {
                 let Some(spec) = spec::<ObserverListenerSpec>(&mut checks) else {
                     return;
                 };
+                let config = listener::check(&spec, &meta, &mut checks);
+                let identity = config.identity();
+                // A second one of the same name has been reported, and is no choice.
+                if self
+                    .listeners
+                    .iter()
+                    .any(|other| other.config.identity() == identity)
+                {
+                    return;
+                }
                 self.listeners.push(Candidate {
-                    config: listener::check(&spec, &meta, &mut checks),
+                    config,
                     selector: spec.observer_selector.unwrap_or_default(),
                     idle: (!document.is_mended_within("/spec/observerSelector"))
                         .then(|| document.problem("/spec/observerSelector", "")),
