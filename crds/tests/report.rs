@@ -276,10 +276,15 @@ fn bombs_are_defused() {
     for level in 1..400 {
         writeln!(chain, "a{level}: &a{level} [*a{}]", level - 1).unwrap();
     }
+    let mut long = format!("a: &a {}\n", "x".repeat(1 << 20));
+    for copy in 0..10_000 {
+        writeln!(long, "b{copy}: *a").unwrap();
+    }
     let deep = "[".repeat(100_000);
     let large = " ".repeat(5 << 20);
     for (text, told) in [
         (aliases.as_str(), "holds more than 100000 values"),
+        (long.as_str(), "holds more than 100000 values"),
         (chain.as_str(), "is nested deeper than 48 levels"),
         (deep.as_str(), "is not valid YAML: recursion limit exceeded"),
         (large.as_str(), "is larger than 4 MiB"),

@@ -516,7 +516,7 @@ fn kinds_and_versions_are_the_known_ones() {
         "kind: Observer\n",
         "kind: Observr\n",
         "Observr default/orders: kind: kind `Observr` is not read here; did you mean `Observer`? \
-         Read are: ObserverListener (observers.fraiseql.dev/v1alpha1), Observer \
+         Read here: ObserverListener (observers.fraiseql.dev/v1alpha1), Observer \
          (observers.fraiseql.dev/v1alpha1), Secret (v1)",
     );
     breaks(

@@ -49,8 +49,8 @@ pub struct Loaded {
 
 /// Reads resource files.
 ///
-/// `secrets` is asked for key `.1` of Secret `.0` where no `Secret` document has it; it is never
-/// asked for names with a `/` or `..` in them. `listener` names the one to run, as `name` or
+/// `secrets(name, key)` is asked for what no `Secret` document has, and never for a name or key
+/// that leads out of a directory. `listener` names the one to run, as `name` or
 /// `namespace/name`, and may be absent where the files hold a single one. The whole of the files
 /// must be right, also what that listener does not select.
 pub fn load(

@@ -327,7 +327,7 @@ pub(super) fn kind(document: &Document, problems: &mut Vec<Problem>) -> Option<K
             Some(close) => {
                 let readable = readable();
                 format!(
-                    "kind `{name}` is not read here; did you mean `{close}`? Read are: {readable}"
+                    "kind `{name}` is not read here; did you mean `{close}`? Read here: {readable}"
                 )
             }
             None => format!("kind `{name}` is not read here; what is: {}", readable()),

@@ -10,7 +10,7 @@ use super::document::Document;
 use super::report::{Problem, field};
 use crate::config::Redacted;
 
-/// Gives the value of key `.1` of Secret `.0`.
+/// Gives the value of a Secret, by its name and the key.
 pub(super) type Store<'a> = dyn Fn(&str, &str) -> Option<Redacted> + 'a;
 
 /// Every secret that a reference may name.
