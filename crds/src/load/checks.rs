@@ -31,16 +31,19 @@ pub(super) struct Checks<'a> {
 impl Checks<'_> {
     /// Reports a field, unless it or what is around it holds a stand-in.
     pub(super) fn wrong(&mut self, at: &str, message: impl Into<String>) {
-        let mended = &self.document.mended;
-        if !mended.iter().any(|mended| covers(mended, at)) {
+        if !self.document.is_mended(at) {
             self.problems.push(self.document.problem(at, message));
         }
     }
 
-    /// Reports what is in a field as a whole, unless something in it holds a stand-in.
-    pub(super) fn wrong_whole(&mut self, at: &str, message: impl Into<String>) {
-        let mended = &self.document.mended;
-        if !mended.iter().any(|mended| covers(at, mended)) {
+    /// Reports that a mapping has none of `parts`, unless one was there under a wrong name or
+    /// with a wrong value.
+    pub(super) fn lacks(&mut self, at: &str, parts: [&str; 2], message: &str) {
+        let document = self.document;
+        let was_there = parts
+            .iter()
+            .any(|part| document.is_mended(&field(at, part)));
+        if !was_there && !document.misnamed.contains(at) {
             self.wrong(at, message);
         }
     }
@@ -63,12 +66,13 @@ impl Checks<'_> {
                 Some((at, value))
             }
             (Some(_), Some(_)) => {
-                self.wrong_whole(at, "has both `value` and `secretKeyRef`; keep one of them");
+                self.wrong(at, "has both `value` and `secretKeyRef`; keep one of them");
                 None
             }
             (None, None) => {
-                self.wrong_whole(
+                self.lacks(
                     at,
+                    ["value", "secretKeyRef"],
                     "needs `value: TEXT` or `secretKeyRef: {name: SECRET, key: KEY}`",
                 );
                 None
@@ -95,6 +99,13 @@ impl Checks<'_> {
         let missing = match self.secrets.find(self.namespace, name, key) {
             Found::Value(value) => return Some(value),
             Found::Unreadable => return None,
+            Found::Bytes => {
+                self.wrong(
+                    at,
+                    format!("key `{key}` of Secret `{name}` holds bytes that are not UTF-8 text"),
+                );
+                return None;
+            }
             Found::NoKey => format!("Secret `{name}` has no key `{key}`; add it to the document"),
             Found::NoSecret => {
                 let namespace = self.namespace;
@@ -112,12 +123,6 @@ impl Checks<'_> {
         );
         None
     }
-}
-
-fn covers(outer: &str, inner: &str) -> bool {
-    inner
-        .strip_prefix(outer)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The metadata that matters here.

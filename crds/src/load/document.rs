@@ -17,6 +17,8 @@ pub(super) struct Document {
     pub(super) lines: BTreeMap<String, usize>,
     /// Fields that hold a stand-in, because a problem with them was reported.
     pub(super) mended: BTreeSet<String>,
+    /// Mappings in which an unknown field stood, so that one they lack may only be misnamed.
+    pub(super) misnamed: BTreeSet<String>,
     /// Kind and name, as problems show it.
     pub(super) title: String,
 }
@@ -31,6 +33,16 @@ impl Document {
             }
             pointer = &pointer[..pointer.rfind('/')?];
         }
+    }
+
+    /// Whether a field, or what is around it, holds a stand-in.
+    pub(super) fn is_mended(&self, pointer: &str) -> bool {
+        self.mended.iter().any(|mended| covers(mended, pointer))
+    }
+
+    /// Whether a field, or something within it, holds a stand-in.
+    pub(super) fn is_mended_within(&self, pointer: &str) -> bool {
+        self.mended.iter().any(|mended| covers(pointer, mended))
     }
 
     /// A problem with a field.
@@ -49,13 +61,21 @@ impl Document {
     }
 }
 
+fn covers(outer: &str, inner: &str) -> bool {
+    inner
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Kind and name of a resource, as far as they can be made out.
 pub(super) fn title(value: &Value) -> String {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
     let Some(kind) = text("/kind") else {
         return String::new();
     };
+    let Some(name) = text("/metadata/name") else {
+        return shown(kind).into_owned();
+    };
     let namespace = text("/metadata/namespace").unwrap_or("default");
-    let name = text("/metadata/name").unwrap_or_default();
     format!("{} {}/{}", shown(kind), shown(namespace), shown(name))
 }

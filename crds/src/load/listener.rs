@@ -86,13 +86,13 @@ fn check_expression(index: usize, expression: &LabelExpression, checks: &mut Che
     let (operator, empty) = (expression.operator, expression.values.is_empty());
     match operator {
         LabelOperator::In | LabelOperator::NotIn if empty => {
-            checks.wrong_whole(
+            checks.wrong(
                 &at,
                 format!("must name at least one value for {operator:?}"),
             );
         }
         LabelOperator::Exists | LabelOperator::DoesNotExist if !empty => {
-            checks.wrong_whole(&at, format!("must be left out for {operator:?}"));
+            checks.wrong(&at, format!("must be left out for {operator:?}"));
         }
         _ => {}
     }

@@ -6,6 +6,7 @@
 mod checks;
 mod document;
 mod listener;
+mod mend;
 mod observer;
 mod report;
 mod scalar;
@@ -48,8 +49,8 @@ pub struct Loaded {
 
 /// Reads resource files.
 ///
-/// `secrets` is asked for key `.1` of Secret `.0` where no `Secret` document has it; it is never
-/// asked for names with a `/` or `..` in them. `listener` names the one to run, as `name` or
+/// `secrets(name, key)` is asked for what no `Secret` document has, and never for a name or key
+/// that leads out of a directory. `listener` names the one to run, as `name` or
 /// `namespace/name`, and may be absent where the files hold a single one. The whole of the files
 /// must be right, also what that listener does not select.
 pub fn load(
@@ -83,8 +84,8 @@ struct Loader {
 struct Candidate {
     config: ListenerConfig,
     selector: LabelSelector,
-    /// A problem with its selector, should it choose no observer.
-    idle: Problem,
+    /// A problem with its selector, should it choose no observer; nothing if there is one already.
+    idle: Option<Problem>,
 }
 
 impl Loader {
@@ -165,10 +166,21 @@ impl Loader {
                 let Some(spec) = spec::<ObserverListenerSpec>(&mut checks) else {
                     return;
                 };
+                let config = listener::check(&spec, &meta, &mut checks);
+                let identity = config.identity();
+                // A second one of the same name has been reported, and is no choice.
+                if self
+                    .listeners
+                    .iter()
+                    .any(|other| other.config.identity() == identity)
+                {
+                    return;
+                }
                 self.listeners.push(Candidate {
-                    config: listener::check(&spec, &meta, &mut checks),
+                    config,
                     selector: spec.observer_selector.unwrap_or_default(),
-                    idle: document.problem("/spec/observerSelector", ""),
+                    idle: (!document.is_mended_within("/spec/observerSelector"))
+                        .then(|| document.problem("/spec/observerSelector", "")),
                 });
             }
             Kind::Observer => {
@@ -176,6 +188,8 @@ impl Loader {
                     return;
                 };
                 let config = observer::check(&spec, &meta, &mut checks);
+                // With other labels, it might be what a listener selects.
+                self.gaps |= document.is_mended_within("/metadata");
                 self.locations
                     .insert(config.identity(), &document.file, &document.lines);
                 self.observers.push((meta, config));
@@ -204,7 +218,10 @@ impl Loader {
             .map(|(_, config)| config.clone())
             .collect();
         observers.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        if observers.is_empty() && !self.gaps {
+        if let Some(idle) = &chosen.idle
+            && observers.is_empty()
+            && !self.gaps
+        {
             let around = self.observers.iter().filter(|(meta, _)| in_namespace(meta));
             let message = match around.count() {
                 0 => format!(
@@ -218,7 +235,7 @@ impl Loader {
             };
             self.problems.push(Problem {
                 message,
-                ..chosen.idle.clone()
+                ..idle.clone()
             });
         }
         Some(Bundle {

@@ -86,7 +86,11 @@ fn check_action(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionCon
             ActionKind::Webhook(webhook::check(&field(at, "webhook"), webhook, checks))
         }
         (None, None) => {
-            checks.wrong_whole(at, "does nothing; give it a `webhook` or a `log`");
+            checks.lacks(
+                at,
+                ["webhook", "log"],
+                "does nothing; give it a `webhook` or a `log`",
+            );
             ActionKind::Log(LogConfig {
                 message: None,
                 level: LogLevel::default(),

@@ -3,6 +3,7 @@
 //! What is wrong is replaced by a stand-in that fits, so that the rest of the document can be
 //! checked in the same go; the document remembers which fields those are.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use jsonschema::error::ValidationErrorKind;
@@ -10,9 +11,10 @@ use jsonschema::{ValidationError, Validator};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::CustomResourceExt;
 use schemars::generate::SchemaSettings;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::document::Document;
+use super::mend::{Fix, descend, mend};
 use super::report::{Problem, closest, field, shown};
 use crate::duration::NotADuration;
 use crate::resources::{GROUP, Observer, ObserverListener, VERSION};
@@ -96,6 +98,8 @@ impl Shape {
         schema["properties"]["kind"] = json!({ "type": "string" });
         schema["properties"]["metadata"] = meta.to_value();
         schema["properties"]["metadata"]["required"] = json!(["name"]);
+        // Printed as null by the tools that make templates of resources.
+        schema["properties"]["metadata"]["properties"]["creationTimestamp"] = json!({});
         let mut all = vec!["apiVersion", "kind", "metadata"];
         all.extend(required);
         schema["required"] = json!(all);
@@ -121,13 +125,6 @@ fn refuse_unknown(schema: &mut Value) {
     }
 }
 
-/// What to do about an error, once all are known.
-enum Fix {
-    Remove(String),
-    Replace(String),
-    Add { object: String, name: String },
-}
-
 /// Reports every difference from the schema and mends the document.
 pub(super) fn check(kind: Kind, document: &mut Document, problems: &mut Vec<Problem>) {
     let shape = kind.shape();
@@ -137,20 +134,47 @@ pub(super) fn check(kind: Kind, document: &mut Document, problems: &mut Vec<Prob
         return;
     };
     let mut fixes = Vec::new();
-    for error in validator.iter_errors(&document.value) {
-        let pointer = error.instance_path().as_str();
-        let told_before = document.mended.contains(pointer);
-        for (at, message, fix) in explain(&shape.schema, &error) {
-            if !told_before {
+    let errors: Vec<_> = validator.iter_errors(&document.value).collect();
+    for error in &errors {
+        if matches!(
+            error.kind(),
+            ValidationErrorKind::AdditionalProperties { .. }
+        ) {
+            let at = error.instance_path().as_str();
+            document.misnamed.insert(at.to_owned());
+        }
+    }
+    let meant = misnamed_fields(&shape.schema, &errors);
+    for error in &errors {
+        let told_before = document.mended.contains(error.instance_path().as_str());
+        for (at, message, fix) in explain(&shape.schema, error) {
+            if !told_before && !meant.contains(&at) {
                 problems.push(document.problem(&at, message));
             }
             fixes.push((at, fix));
         }
     }
+    drop(errors);
     for (at, fix) in fixes {
         mend(&shape.schema, &mut document.value, fix);
         document.mended.insert(at);
     }
+}
+
+/// Fields that are there under a wrong name, which is what gets reported.
+fn misnamed_fields(schema: &Value, errors: &[ValidationError<'_>]) -> BTreeSet<String> {
+    let mut meant = BTreeSet::new();
+    for error in errors {
+        let at = error.instance_path().as_str();
+        if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind() {
+            let known = names(descend(schema, at));
+            let close = unexpected
+                .iter()
+                .filter_map(|name| closest(name, known.iter().copied()));
+            meant.extend(close.map(|name| field(at, name)));
+        }
+    }
+    meant
 }
 
 /// Where an error is, in words, and what mends it.
@@ -162,7 +186,7 @@ fn explain(schema: &Value, error: &ValidationError<'_>) -> Vec<(String, String, 
             .iter()
             .map(|name| {
                 let at = field(&at, name);
-                let known = names(here.and_then(|here| here.get("properties")));
+                let known = names(here);
                 let list = known.join(", ");
                 let message = match closest(name, known) {
                     Some(close) => {
@@ -192,6 +216,9 @@ fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<
     match kind {
         ValidationErrorKind::Type { .. } => {
             let wanted = expected(schema);
+            if is_duration(schema) {
+                return format!("expected a duration such as `15s`, found {}", sort(found));
+            }
             let quotes = match (wanted, found.as_ref()) {
                 ("text", Value::Bool(_) | Value::Number(_)) => "; put it in quotes",
                 _ => "",
@@ -216,9 +243,7 @@ fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<
             }
         }
         ValidationErrorKind::Pattern { .. } => NotADuration.to_string(),
-        ValidationErrorKind::MaxLength { .. } if schema.get("pattern").is_some() => {
-            NotADuration.to_string()
-        }
+        ValidationErrorKind::MaxLength { .. } if is_duration(schema) => NotADuration.to_string(),
         ValidationErrorKind::MaxLength { limit } => {
             format!("is too long; at most {limit} characters are allowed")
         }
@@ -233,89 +258,15 @@ fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<
     }
 }
 
-fn mend(schema: &Value, value: &mut Value, fix: Fix) {
-    match fix {
-        Fix::Remove(pointer) => {
-            if let Some((map, name)) = parent(value, &pointer) {
-                map.remove(&name);
-            }
-        }
-        Fix::Add { object, name } => {
-            let stand_in = descend(schema, &field(&object, &name)).map_or(Value::Null, stand_in);
-            if let Some(Value::Object(map)) = value.pointer_mut(&object) {
-                map.insert(name, stand_in);
-            }
-        }
-        Fix::Replace(pointer) => {
-            let (around, name) = pointer.rsplit_once('/').unwrap_or_default();
-            let required = descend(schema, around)
-                .and_then(|around| around.get("required")?.as_array())
-                .is_some_and(|required| required.iter().any(|one| one == name));
-            match parent(value, &pointer) {
-                // What may be left out is left out; its default fits.
-                Some((map, name)) if !required => {
-                    map.remove(&name);
-                }
-                _ => {
-                    if let Some(value) = value.pointer_mut(&pointer) {
-                        *value = descend(schema, &pointer).map_or(Value::Null, stand_in);
-                    }
-                }
-            }
-        }
-    }
+/// Durations alone have a pattern.
+fn is_duration(schema: &Value) -> bool {
+    schema.get("pattern").is_some()
 }
 
-/// The object around a field, and the field's name in it.
-fn parent<'a>(value: &'a mut Value, pointer: &str) -> Option<(&'a mut Map<String, Value>, String)> {
-    let (around, name) = pointer.rsplit_once('/')?;
-    let map = value.pointer_mut(around)?.as_object_mut()?;
-    Some((map, name.replace("~1", "/").replace("~0", "~")))
-}
-
-/// A value that fits.
-fn stand_in(schema: &Value) -> Value {
-    if let Some(default) = schema.get("default") {
-        return default.clone();
-    }
-    if let Some(first) = schema.pointer("/enum/0") {
-        return first.clone();
-    }
-    match schema.get("type").and_then(Value::as_str) {
-        Some("string") => Value::from(""),
-        Some("integer" | "number") => Value::from(0),
-        Some("boolean") => Value::from(false),
-        Some("array") => Value::Array(Vec::new()),
-        Some("object") => {
-            let required = schema.get("required").and_then(Value::as_array);
-            required
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(|name| {
-                    let part = schema.get("properties").and_then(|all| all.get(name));
-                    (name.to_owned(), part.map_or(Value::Null, stand_in))
-                })
-                .collect()
-        }
-        _ => Value::Null,
-    }
-}
-
-/// The part of a schema that speaks about a field.
-fn descend<'a>(schema: &'a Value, pointer: &str) -> Option<&'a Value> {
-    pointer.split('/').skip(1).try_fold(schema, |schema, step| {
-        let step = step.replace("~1", "/").replace("~0", "~");
-        let field = schema.get("properties").and_then(|all| all.get(&step));
-        field
-            .or_else(|| schema.get("items"))
-            .or_else(|| schema.get("additionalProperties"))
-    })
-}
-
-fn names(properties: Option<&Value>) -> Vec<&str> {
-    properties
-        .and_then(Value::as_object)
+/// The fields that a part of a schema knows.
+fn names(schema: Option<&Value>) -> Vec<&str> {
+    schema
+        .and_then(|schema| schema.get("properties")?.as_object())
         .map_or_else(Vec::new, |all| all.keys().map(String::as_str).collect())
 }
 
@@ -376,7 +327,7 @@ pub(super) fn kind(document: &Document, problems: &mut Vec<Problem>) -> Option<K
             Some(close) => {
                 let readable = readable();
                 format!(
-                    "kind `{name}` is not read here; did you mean `{close}`? Read are: {readable}"
+                    "kind `{name}` is not read here; did you mean `{close}`? Read here: {readable}"
                 )
             }
             None => format!("kind `{name}` is not read here; what is: {}", readable()),

@@ -10,15 +10,23 @@ use super::document::Document;
 use super::report::{Problem, field};
 use crate::config::Redacted;
 
-/// Gives the value of key `.1` of Secret `.0`.
+/// Gives the value of a Secret, by its name and the key.
 pub(super) type Store<'a> = dyn Fn(&str, &str) -> Option<Redacted> + 'a;
 
 /// Every secret that a reference may name.
 pub(super) struct Secrets<'a> {
-    /// Keys of the documents by namespace and name. A value is absent if it could not be read,
-    /// which has been reported.
-    documents: BTreeMap<(String, String), BTreeMap<String, Option<Redacted>>>,
+    /// Keys of the documents by namespace and name.
+    documents: BTreeMap<(String, String), BTreeMap<String, Entry>>,
     store: &'a Store<'a>,
+}
+
+/// A value in a document.
+enum Entry {
+    Text(Redacted),
+    /// Fine for others to use.
+    Bytes,
+    /// What is wrong with it has been reported.
+    Unreadable,
 }
 
 /// What a reference leads to.
@@ -26,6 +34,8 @@ pub(super) enum Found {
     Value(Redacted),
     /// It is there, and what is wrong with it has been reported.
     Unreadable,
+    /// It is there, but no text.
+    Bytes,
     NoSecret,
     NoKey,
 }
@@ -52,9 +62,9 @@ impl<'a> Secrets<'a> {
             .or_default();
         for (key, value) in entries(document, "data") {
             let value = decode(value);
-            if value.is_none() {
+            if matches!(value, Entry::Unreadable) {
                 let at = field("/data", key);
-                let message = "is not the base64 of UTF-8 text; plain text goes under `stringData`";
+                let message = "is not base64; plain text goes under `stringData`";
                 problems.push(document.problem(&at, message));
             }
             keys.insert(key.clone(), value);
@@ -62,12 +72,12 @@ impl<'a> Secrets<'a> {
         // As in the cluster, plain text wins over base64.
         for (key, value) in entries(document, "stringData") {
             let value = value.as_str().map(Redacted::new);
-            keys.insert(key.clone(), value);
+            keys.insert(key.clone(), value.map_or(Entry::Unreadable, Entry::Text));
         }
         for pointer in &document.mended {
             if let Some((_, key)) = pointer.rsplit_once('/') {
                 keys.entry(key.replace("~1", "/").replace("~0", "~"))
-                    .or_insert(None);
+                    .or_insert(Entry::Unreadable);
             }
         }
     }
@@ -76,8 +86,9 @@ impl<'a> Secrets<'a> {
     pub(super) fn find(&self, namespace: &str, name: &str, key: &str) -> Found {
         let document = self.documents.get(&(namespace.to_owned(), name.to_owned()));
         match document.and_then(|keys| keys.get(key)) {
-            Some(Some(value)) => return Found::Value(trimmed(value)),
-            Some(None) => return Found::Unreadable,
+            Some(Entry::Text(value)) => return Found::Value(trimmed(value)),
+            Some(Entry::Bytes) => return Found::Bytes,
+            Some(Entry::Unreadable) => return Found::Unreadable,
             None => {}
         }
         match ((self.store)(name, key), document) {
@@ -96,11 +107,16 @@ fn entries<'a>(
     map.into_iter().flatten()
 }
 
-fn decode(value: &Value) -> Option<Redacted> {
+fn decode(value: &Value) -> Entry {
     // Editors wrap long base64, and so does the tool of that name.
-    let text: String = value.as_str()?.split_ascii_whitespace().collect();
-    let bytes = STANDARD.decode(text).ok()?;
-    String::from_utf8(bytes).ok().map(Redacted::new)
+    let text: String = value
+        .as_str()
+        .map_or_else(String::new, |text| text.split_ascii_whitespace().collect());
+    match STANDARD.decode(text).map(String::from_utf8) {
+        Ok(Ok(text)) => Entry::Text(Redacted::new(text)),
+        Ok(Err(_)) => Entry::Bytes,
+        Err(_) => Entry::Unreadable,
+    }
 }
 
 /// Files and block scalars end with a line break that nobody means.

@@ -43,6 +43,13 @@ fn url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
     let Some((at, url)) = checks.resolve(at, source) else {
         return Redacted::default();
     };
+    if url.reveal().contains("{{") {
+        checks.wrong(
+            &at,
+            "holds a template, but a URL is used as it is; templates are for `headers` and `body`",
+        );
+        return url;
+    }
     let proper = Url::parse(url.reveal()).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.host_str().is_some_and(|host| !host.is_empty())

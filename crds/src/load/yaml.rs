@@ -19,6 +19,9 @@ const MAX_BYTES: usize = 4 << 20;
 /// Most values in one file, counted after aliases are followed.
 const MAX_NODES: usize = 100_000;
 
+/// Bytes of text that count as one more value when they are copied for an alias.
+const BYTES_PER_NODE: usize = 64;
+
 /// Deepest nesting, aliases followed.
 const MAX_DEPTH: usize = 48;
 
@@ -276,6 +279,7 @@ impl<'a> Reader<'a> {
             value: Value::Null,
             lines: BTreeMap::new(),
             mended: BTreeSet::new(),
+            misnamed: BTreeSet::new(),
             title: String::new(),
         };
         let mut wrong = Vec::new();
@@ -299,10 +303,17 @@ impl<'a> Reader<'a> {
 }
 
 impl Node {
+    /// What a copy costs, in values.
     fn size(&self) -> usize {
         1 + match &self.data {
             Data::List(items) => items.iter().map(Self::size).sum(),
-            Data::Map(fields) => fields.values().map(|(_, node)| node.size()).sum(),
+            Data::Map(fields) => {
+                let sizes = fields.iter();
+                sizes
+                    .map(|(name, (_, node))| name.len() / BYTES_PER_NODE + node.size())
+                    .sum()
+            }
+            Data::Scalar(Value::String(text)) => text.len() / BYTES_PER_NODE,
             Data::Scalar(_) | Data::Wrong(_) => 0,
         }
     }

@@ -83,22 +83,3 @@ fn drop_null(property: &mut Map<String, Value>) {
         property.remove("default");
     }
 }
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-    use kube::CustomResourceExt;
-
-    #[test]
-    fn show() {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&super::Observer::crd()).unwrap()
-        );
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&super::ObserverListener::crd()).unwrap()
-        );
-    }
-}

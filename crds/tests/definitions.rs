@@ -1,0 +1,222 @@
+//! The custom resource definitions as the cluster gets them.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+use kube::CustomResourceExt;
+use observer_crds::resources::{GROUP, Observer, ObserverListener, VERSION};
+use serde_json::{Value, json};
+
+fn schema(crd: &Value) -> &Value {
+    &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+}
+
+/// One line for each field: path, type, bounds, and default; `!` marks a required one.
+fn outline(path: &str, schema: &Value, required: bool, lines: &mut Vec<String>) {
+    let mut line = format!("{path}{}", if required { "!" } else { "" });
+    for keyword in [
+        "type",
+        "minimum",
+        "maximum",
+        "minItems",
+        "maxItems",
+        "maxProperties",
+        "enum",
+        "default",
+    ] {
+        if let Some(value) = schema.get(keyword) {
+            let value = value
+                .as_f64()
+                .map_or_else(|| value.to_string(), |number| number.to_string());
+            line.push(' ');
+            if keyword != "type" {
+                line.push_str(keyword);
+                line.push('=');
+            }
+            line.push_str(value.trim_matches('"'));
+        }
+    }
+    lines.push(line);
+    let wanted = |name: &str| {
+        let all = schema["required"].as_array();
+        all.is_some_and(|all| all.iter().any(|one| one == name))
+    };
+    for (name, part) in schema["properties"].as_object().into_iter().flatten() {
+        // The same everywhere, and shown once by `url`.
+        if !path.ends_with("signingSecret") && !path.ends_with("headers.*") {
+            outline(&format!("{path}.{name}"), part, wanted(name), lines);
+        }
+    }
+    if let Some(items) = schema.get("items") {
+        outline(&format!("{path}[]"), items, false, lines);
+    }
+    if let Some(values) = schema.get("additionalProperties") {
+        outline(&format!("{path}.*"), values, false, lines);
+    }
+}
+
+fn outlined(crd: &Value) -> String {
+    let mut lines = Vec::new();
+    let spec = &schema(crd)["properties"]["spec"];
+    outline("spec", spec, true, &mut lines);
+    lines.join("\n")
+}
+
+const OBSERVER: &str = r#"spec! object
+spec.actions! array minItems=1 maxItems=16
+spec.actions[] object
+spec.actions[].log object
+spec.actions[].log.level string enum=["Warn","Info","Debug"] default=Info
+spec.actions[].log.message string
+spec.actions[].name! string
+spec.actions[].retry object default={"attempts":8,"initialBackoff":"1s","maxBackoff":"10m"}
+spec.actions[].retry.attempts integer minimum=1 maximum=100 default=8
+spec.actions[].retry.initialBackoff string default=1s
+spec.actions[].retry.maxBackoff string default=10m
+spec.actions[].timeout string default=10s
+spec.actions[].webhook object
+spec.actions[].webhook.body string
+spec.actions[].webhook.contentType string default=application/json
+spec.actions[].webhook.headers object maxProperties=32
+spec.actions[].webhook.headers.* object
+spec.actions[].webhook.method string enum=["POST","PUT","PATCH","DELETE"] default=POST
+spec.actions[].webhook.signingSecret object
+spec.actions[].webhook.signingSecrets array maxItems=4
+spec.actions[].webhook.signingSecrets[] object
+spec.actions[].webhook.signingSecrets[].secretKeyRef object
+spec.actions[].webhook.signingSecrets[].secretKeyRef.key! string
+spec.actions[].webhook.signingSecrets[].secretKeyRef.name! string
+spec.actions[].webhook.signingSecrets[].value string
+spec.actions[].webhook.url! object
+spec.actions[].webhook.url.secretKeyRef object
+spec.actions[].webhook.url.secretKeyRef.key! string
+spec.actions[].webhook.url.secretKeyRef.name! string
+spec.actions[].webhook.url.value string
+spec.on! object
+spec.on.entity! string
+spec.on.operations array minItems=1 maxItems=5 default=["Insert","Update","Delete"]
+spec.on.operations[] string enum=["Insert","Update","Delete","Truncate","Custom"]
+spec.tenant string
+spec.when string"#;
+
+const LISTENER: &str = r#"spec! object
+spec.checkpoint object default={"interval":"250ms"}
+spec.checkpoint.interval string default=250ms
+spec.delivery object default={"drainTimeout":"25s","maxInFlight":64}
+spec.delivery.drainTimeout string default=25s
+spec.delivery.maxInFlight integer minimum=1 maximum=4096 default=64
+spec.egress object default={}
+spec.egress.allow array maxItems=64
+spec.egress.allow[] string
+spec.observerSelector object
+spec.observerSelector.matchExpressions array maxItems=32
+spec.observerSelector.matchExpressions[] object
+spec.observerSelector.matchExpressions[].key! string
+spec.observerSelector.matchExpressions[].operator! string enum=["In","NotIn","Exists","DoesNotExist"]
+spec.observerSelector.matchExpressions[].values array maxItems=64
+spec.observerSelector.matchExpressions[].values[] string
+spec.observerSelector.matchLabels object
+spec.observerSelector.matchLabels.* string
+spec.replicas integer minimum=0 maximum=256 default=1
+spec.shards integer minimum=1 maximum=256 default=8
+spec.source! object
+spec.source.changeLog! object
+spec.source.changeLog.databaseUrl! object
+spec.source.changeLog.databaseUrl.secretKeyRef object
+spec.source.changeLog.databaseUrl.secretKeyRef.key! string
+spec.source.changeLog.databaseUrl.secretKeyRef.name! string
+spec.source.changeLog.databaseUrl.value string
+spec.source.changeLog.maxPollInterval string default=16ms
+spec.source.changeLog.retention string default=1h
+spec.source.changeLog.startAt string enum=["Beginning","Now"] default=Beginning"#;
+
+#[test]
+fn observers_have_these_fields() {
+    assert_eq!(outlined(&json!(Observer::crd())), OBSERVER);
+}
+
+#[test]
+fn listeners_have_these_fields() {
+    assert_eq!(outlined(&json!(ObserverListener::crd())), LISTENER);
+}
+
+#[test]
+fn names_are_those_that_users_type() {
+    for (crd, kind, plural, short) in [
+        (json!(Observer::crd()), "Observer", "observers", "obs"),
+        (
+            json!(ObserverListener::crd()),
+            "ObserverListener",
+            "observerlisteners",
+            "ol",
+        ),
+    ] {
+        assert_eq!(crd["spec"]["group"], GROUP);
+        assert_eq!(crd["spec"]["scope"], "Namespaced");
+        assert_eq!(crd["spec"]["versions"][0]["name"], VERSION);
+        let names = &crd["spec"]["names"];
+        assert_eq!(names["kind"], kind);
+        assert_eq!(names["plural"], plural);
+        assert_eq!(names["shortNames"], json!([short]));
+    }
+}
+
+#[test]
+fn a_listener_can_be_scaled() {
+    let crd = json!(ObserverListener::crd());
+    let scale = &crd["spec"]["versions"][0]["subresources"]["scale"];
+    assert_eq!(scale["specReplicasPath"], ".spec.replicas");
+    assert_eq!(scale["statusReplicasPath"], ".status.replicas");
+}
+
+/// What a structural schema may not have, or what would let null through.
+const ODDITIES: [&str; 7] = [
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "not",
+    "$ref",
+    "nullable",
+    "x-kubernetes-preserve-unknown-fields",
+];
+
+fn check_structure(path: &str, schema: &Value) {
+    for oddity in ODDITIES {
+        assert!(schema.get(oddity).is_none(), "{path} has {oddity}");
+    }
+    assert!(schema["type"].is_string(), "{path} has no single type");
+    for (name, part) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        let words = part["description"].as_str().unwrap_or_default();
+        assert!(words.ends_with('.'), "{path} is not explained: {words:?}");
+        check_structure(&path, part);
+    }
+    for keyword in ["items", "additionalProperties"] {
+        if let Some(part) = schema.get(keyword) {
+            check_structure(&format!("{path}.{keyword}"), part);
+        }
+    }
+}
+
+#[test]
+fn schemas_are_structural_explained_and_never_null() {
+    for crd in [json!(Observer::crd()), json!(ObserverListener::crd())] {
+        let schema = schema(&crd);
+        assert_ne!(schema["description"], Value::Null);
+        check_structure("spec", &schema["properties"]["spec"]);
+    }
+}
+
+#[test]
+fn exactly_one_of_two_is_a_rule_of_the_cluster_too() {
+    let crd = json!(Observer::crd());
+    let action = &schema(&crd)["properties"]["spec"]["properties"]["actions"]["items"];
+    assert_eq!(
+        action["x-kubernetes-validations"][0]["rule"],
+        "has(self.webhook) != has(self.log)"
+    );
+    let url = &action["properties"]["webhook"]["properties"]["url"];
+    assert_eq!(
+        url["x-kubernetes-validations"][0]["rule"],
+        "has(self.value) != has(self.secretKeyRef)"
+    );
+}

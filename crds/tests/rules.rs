@@ -1,0 +1,626 @@
+//! Each rule for resource files, by what a user reads when it is broken.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+use observer_crds::config::Redacted;
+use observer_crds::load::{Report, SourceFile, load};
+
+const LISTENER: &str = "
+apiVersion: observers.fraiseql.dev/v1alpha1
+kind: ObserverListener
+metadata: {name: shop}
+spec:
+  source:
+    changeLog:
+      databaseUrl: {value: 'postgres://localhost/shop'}
+";
+
+const OBSERVER: &str = "
+apiVersion: observers.fraiseql.dev/v1alpha1
+kind: Observer
+metadata: {name: orders, labels: {app: shop}}
+spec:
+  on: {entity: shop.orders}
+  actions:
+    - name: notify
+      webhook:
+        url: {value: 'https://hooks.example.com/x'}
+";
+
+const SIGNED: &str = "url: {value: 'https://hooks.example.com/x'}
+        signingSecret: {secretKeyRef: {name: hooks, key: key}}";
+
+fn run(text: &str, listener: Option<&str>) -> Result<(), Report> {
+    let file = SourceFile {
+        path: "f.yaml".into(),
+        text: text.into(),
+    };
+    load(&[file], &|_, _| None, listener).map(drop)
+}
+
+/// Problems without file and line, which other tests look at.
+fn problems(text: &str) -> Vec<String> {
+    let Err(report) = run(text, None) else {
+        return Vec::new();
+    };
+    report
+        .problems
+        .iter()
+        .map(|problem| {
+            assert!(problem.line.is_some_and(|line| line > 0) || problem.file.is_empty());
+            format!("{}: {}", problem.path, problem.message)
+        })
+        .collect()
+}
+
+/// Breaks the listener or the observer by replacing a piece of it, and wants one problem.
+#[track_caller]
+fn breaks(piece: &str, with: &str, expected: &str) {
+    let good = format!("{LISTENER}---{OBSERVER}");
+    assert!(good.contains(piece), "{piece}");
+    assert_eq!(problems(&good.replace(piece, with)), [expected]);
+}
+
+#[track_caller]
+fn breaks_observer(piece: &str, with: &str, expected: &str) {
+    breaks(piece, with, &format!("Observer default/orders: {expected}"));
+}
+
+#[track_caller]
+fn breaks_listener(spec: &str, expected: &str) {
+    let expected = format!("ObserverListener default/shop: {expected}");
+    breaks(
+        "spec:\n  source",
+        &format!("spec:\n  {spec}\n  source"),
+        &expected,
+    );
+}
+
+#[track_caller]
+fn breaks_action(field: &str, expected: &str) {
+    let with = format!("name: notify\n      {field}");
+    breaks_observer(
+        "name: notify",
+        &with,
+        &format!("spec.actions[0].{expected}"),
+    );
+}
+
+#[track_caller]
+fn breaks_webhook(field: &str, expected: &str) {
+    let with = format!("webhook:\n        {field}");
+    breaks_observer(
+        "webhook:",
+        &with,
+        &format!("spec.actions[0].webhook.{expected}"),
+    );
+}
+
+#[test]
+fn the_unbroken_files_load() {
+    assert_eq!(problems(&format!("{LISTENER}---{OBSERVER}")), [""; 0]);
+}
+
+#[test]
+fn unknown_fields_are_told_with_the_nearest_known() {
+    breaks_listener(
+        "shard: 8",
+        "spec.shard: unknown field; did you mean `shards`? Known here: checkpoint, delivery, \
+         egress, observerSelector, replicas, shards, source",
+    );
+    breaks_listener(
+        "redis: {url: {value: x}}",
+        "spec.redis: unknown field; known here: checkpoint, delivery, egress, observerSelector, \
+         replicas, shards, source",
+    );
+    breaks_webhook(
+        "header: {}",
+        "header: unknown field; did you mean `headers`? Known here: body, contentType, headers, \
+         method, signingSecret, signingSecrets, url",
+    );
+    breaks_observer(
+        "labels: {app: shop}",
+        "lables: {app: shop}",
+        "metadata.lables: unknown field; did you mean `labels`? Known here: annotations, \
+         creationTimestamp, deletionGracePeriodSeconds, deletionTimestamp, finalizers, \
+         generateName, generation, labels, managedFields, name, namespace, ownerReferences, \
+         resourceVersion, selfLink, uid",
+    );
+}
+
+#[test]
+fn wrong_types_are_told_with_what_was_found() {
+    breaks_listener(
+        "shards: many",
+        "spec.shards: expected a whole number, found text",
+    );
+    breaks_listener(
+        "shards: 2.5",
+        "spec.shards: expected a whole number, found a number",
+    );
+    breaks_listener(
+        "egress: [10.0.0.0/8]",
+        "spec.egress: expected a mapping, found a list",
+    );
+    breaks_action(
+        "timeout: 10",
+        "timeout: expected a duration such as `15s`, found a number",
+    );
+    breaks_webhook(
+        "headers: {X-A: {value: yes}}",
+        "headers.X-A.value: expected text, found a boolean; put it in quotes",
+    );
+    breaks_webhook("body:", "body: expected text, found nothing");
+    breaks_listener(
+        "shards: 0x10",
+        "spec.shards: is a number to some readers of YAML and text to others; write a plain \
+         decimal number, or text in quotes",
+    );
+}
+
+#[test]
+fn missing_fields_are_named() {
+    breaks_observer(
+        "entity: shop.orders",
+        "",
+        "spec.on.entity: is missing; text is required",
+    );
+    breaks_observer(
+        "name: notify",
+        "timeout: 1s",
+        "spec.actions[0].name: is missing; text is required",
+    );
+    breaks(
+        "databaseUrl: {value: 'postgres://localhost/shop'}",
+        "startAt: Now",
+        "ObserverListener default/shop: spec.source.changeLog.databaseUrl: is missing; a mapping \
+         is required",
+    );
+}
+
+#[test]
+fn enumerations_list_their_words() {
+    breaks_webhook(
+        "method: Post",
+        "method: must be one of POST, PUT, PATCH, DELETE; did you mean `POST`?",
+    );
+    breaks_observer(
+        "entity: shop.orders",
+        "entity: shop.orders, operations: [insert]",
+        "spec.on.operations[0]: must be one of Insert, Update, Delete, Truncate, Custom; did you \
+         mean `Insert`?",
+    );
+}
+
+#[test]
+fn numbers_and_durations_have_bounds() {
+    breaks_listener("shards: 257", "spec.shards: must be 1 to 256");
+    breaks_listener("replicas: -1", "spec.replicas: must be 0 to 256");
+    breaks_listener(
+        "delivery: {maxInFlight: 0}",
+        "spec.delivery.maxInFlight: must be 1 to 4096",
+    );
+    breaks_listener(
+        "delivery: {drainTimeout: 11m}",
+        "spec.delivery.drainTimeout: must be 1ms to 10m",
+    );
+    breaks_listener(
+        "checkpoint: {interval: 0s}",
+        "spec.checkpoint.interval: must be 1ms to 1m",
+    );
+    breaks_action("retry: {attempts: 101}", "retry.attempts: must be 1 to 100");
+    breaks_action("timeout: 6m", "timeout: must be 1ms to 5m");
+    breaks_action(
+        "retry: {maxBackoff: 25h}",
+        "retry.maxBackoff: must be 1ms to 24h",
+    );
+    breaks_action(
+        "retry: {initialBackoff: 1m, maxBackoff: 30s}",
+        "retry.initialBackoff: is longer than `maxBackoff` (30s); make it shorter, or raise that",
+    );
+    breaks_action(
+        "timeout: 1 second",
+        "timeout: is not a duration; write whole numbers with units, as in `250ms`, `15s` or \
+         `1h30m`",
+    );
+    for (field, bounds) in [
+        (
+            "maxPollInterval: 0ms",
+            "maxPollInterval: must be 1ms to 10s",
+        ),
+        ("retention: 10ms", "retention: must be 1s to 720h"),
+    ] {
+        breaks(
+            "changeLog:",
+            &format!("changeLog:\n      {field}"),
+            &format!("ObserverListener default/shop: spec.source.changeLog.{bounds}"),
+        );
+    }
+}
+
+#[test]
+fn names_are_labels_and_unique() {
+    let rule = "is not a proper name; use 1 to 63 lower case letters, digits and `-`, with a \
+                letter or digit at both ends";
+    breaks(
+        "name: orders,",
+        "name: Orders,",
+        &format!("Observer default/Orders: metadata.name: {rule}"),
+    );
+    breaks_observer(
+        "name: notify",
+        "name: no_tify",
+        &format!("spec.actions[0].name: {rule}"),
+    );
+    breaks_observer(
+        "  actions:\n",
+        "  actions:\n    - {name: notify, log: {}}\n",
+        "spec.actions[1].name: an action named `notify` is there already; names are unique within \
+         an observer",
+    );
+    assert_eq!(
+        problems(&format!("{LISTENER}---{OBSERVER}---{OBSERVER}")),
+        [
+            "Observer default/orders: metadata.name: the same Observer is there already, at f.yaml:12; keep one of them"
+        ]
+    );
+    assert_eq!(
+        problems(&format!("{LISTENER}---{LISTENER}---{OBSERVER}")),
+        [
+            "ObserverListener default/shop: metadata.name: the same ObserverListener is there already, at f.yaml:4; keep one of them"
+        ]
+    );
+    let secret = "\napiVersion: v1\nkind: Secret\nmetadata: {name: a.b}\n";
+    assert_eq!(
+        problems(&format!("{LISTENER}---{OBSERVER}---{secret}---{secret}")),
+        [
+            "Secret default/a.b: metadata.name: the same Secret is there already, at f.yaml:22; keep one of them"
+        ]
+    );
+}
+
+#[test]
+fn entities_and_operations_make_sense() {
+    breaks_observer(
+        "entity: shop.orders",
+        "entity: ''",
+        "spec.on.entity: must not be empty",
+    );
+    breaks_observer(
+        "entity: shop.orders",
+        "entity: orders",
+        "spec.on.entity: names no schema, so no table matches; write schema.table such as \
+         `public.orders`, or add `Custom` to `operations` for events of `observer.emit`",
+    );
+    breaks_observer(
+        "entity: shop.orders",
+        "entity: shop.orders, operations: [Insert, Update, Insert]",
+        "spec.on.operations[2]: `Insert` is listed already",
+    );
+    breaks_observer(
+        "entity: shop.orders",
+        "entity: shop.orders, operations: []",
+        "spec.on.operations: has too few entries; at least 1 is needed",
+    );
+}
+
+#[test]
+fn an_action_does_exactly_one_thing() {
+    let both = "name: notify\n      log: {}";
+    let expected = "spec.actions[0]: has both `webhook` and `log`; make two actions of it";
+    breaks_observer("name: notify", both, expected);
+    breaks_observer(
+        "webhook:\n        url: {value: 'https://hooks.example.com/x'}",
+        "timeout: 1s",
+        "spec.actions[0]: does nothing; give it a `webhook` or a `log`",
+    );
+    breaks_observer(
+        "webhook:",
+        "webhok:",
+        "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: log, name, \
+         retry, timeout, webhook",
+    );
+}
+
+#[test]
+fn a_webhook_goes_to_a_proper_url() {
+    for url in [
+        "hooks.example.com",
+        "ftp://hooks.example.com",
+        "/x",
+        "https://",
+        "mailto:a@b",
+    ] {
+        breaks_observer(
+            "https://hooks.example.com/x",
+            url,
+            "spec.actions[0].webhook.url.value: is not a URL that a webhook can be sent to; write \
+             https://host/path or http://host/path",
+        );
+    }
+    breaks_observer(
+        "https://hooks.example.com/x",
+        "https://hooks.example.com/{{ new.id }}",
+        "spec.actions[0].webhook.url.value: holds a template, but a URL is used as it is; \
+         templates are for `headers` and `body`",
+    );
+    breaks(
+        "postgres://localhost/shop",
+        "mysql://localhost/shop",
+        "ObserverListener default/shop: spec.source.changeLog.databaseUrl.value: is not the URL of \
+         a Postgres database; write postgres://user:password@host:5432/database",
+    );
+}
+
+#[test]
+fn headers_are_proper_and_not_the_deliverys_own() {
+    for name in [
+        "Webhook-Id",
+        "webhook-anything",
+        "Content-Length",
+        "HOST",
+        "connection",
+        "Transfer-Encoding",
+        "traceparent",
+    ] {
+        breaks_webhook(
+            &format!("headers: {{{name}: {{value: x}}}}"),
+            &format!("headers.{name}: is set by the delivery itself; leave it out"),
+        );
+    }
+    breaks_webhook(
+        "headers: {Content-Type: {value: text/plain}}",
+        "headers.Content-Type: is set from `contentType`; give it there",
+    );
+    breaks_webhook(
+        "headers: {X_(a): {value: x}}",
+        "headers.…: is not a header's name; use letters, digits and `-`, as in `X-Shop`",
+    );
+    breaks_webhook(
+        "headers: {X-A: {value: x}, x-a: {value: z}}",
+        "headers.x-a: is there already in other letter case; keep one of them",
+    );
+    breaks_webhook(
+        "headers: {X-A: {value: \"x\\ny\"}}",
+        "headers.X-A.value: holds a line break or another control character; write one line",
+    );
+    breaks_webhook(
+        "contentType: json",
+        "contentType: is not a content type; write one such as `application/json`",
+    );
+}
+
+#[test]
+fn a_value_is_given_in_exactly_one_way() {
+    breaks_observer(
+        "{value: 'https://hooks.example.com/x'}",
+        "{}",
+        "spec.actions[0].webhook.url: needs `value: TEXT` or `secretKeyRef: {name: SECRET, key: \
+         KEY}`",
+    );
+    breaks_observer(
+        "{value: 'https://hooks.example.com/x'}",
+        "{value: 'https://hooks.example.com/x', secretKeyRef: {name: a, key: b}}",
+        "spec.actions[0].webhook.url: has both `value` and `secretKeyRef`; keep one of them",
+    );
+    breaks_webhook(
+        "signingSecret: {value: whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3}
+        signingSecrets: [{value: whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3}]",
+        "signingSecrets: is given beside `signingSecret`; list every secret here and drop the other",
+    );
+}
+
+#[test]
+fn signing_secrets_have_the_shape_of_standard_webhooks() {
+    for secret in [
+        "hunter2hunter2hunter2",
+        "whsec_c2hvcnQ=",
+        "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY",
+        "whsec_%%%",
+    ] {
+        breaks_webhook(
+            &format!("signingSecret: {{value: '{secret}'}}"),
+            "signingSecret.value: is not a signing secret; write `whsec_` and the base64 of 24 to \
+             64 random bytes, as `openssl rand -base64 32` prints it",
+        );
+    }
+    let raw = "webhook:\n        signingSecrets: [{value: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3}]";
+    assert_eq!(
+        problems(&format!("{LISTENER}---{OBSERVER}").replace("webhook:", raw)),
+        [""; 0]
+    );
+}
+
+#[test]
+fn egress_takes_ranges_addresses_and_hosts() {
+    let good = "egress: {allow: [10.0.0.0/8, 10.1.2.3, 'fd00::/8', '::1', hooks.internal, \
+                localhost, '*.svc.cluster.local']}\n  source";
+    assert_eq!(
+        problems(&format!("{LISTENER}---{OBSERVER}").replace("source", good)),
+        [""; 0]
+    );
+    for entry in [
+        "10.0.0.0/33",
+        "1.2.3",
+        "http://x",
+        "x:80",
+        "a/b",
+        "*",
+        "*.",
+        "a.*.b",
+        "-a",
+        "",
+    ] {
+        breaks_listener(
+            &format!("egress: {{allow: ['{entry}']}}"),
+            "spec.egress.allow[0]: is neither an address range (`10.0.0.0/8`), an address \
+             (`10.1.2.3`), a host (`hooks.internal`) nor all hosts below a name \
+             (`*.svc.cluster.local`); leave out scheme, port and path",
+        );
+    }
+    breaks_listener(
+        "egress: {allow: [10.1.2.3/8]}",
+        "spec.egress.allow[0]: names an address within a range; write the range as 10.0.0.0/8",
+    );
+}
+
+#[test]
+fn a_missing_secret_or_key_is_told_with_how_to_supply_it() {
+    breaks_observer(
+        "url: {value: 'https://hooks.example.com/x'}",
+        SIGNED,
+        "spec.actions[0].webhook.signingSecret.secretKeyRef: there is no Secret `hooks` in \
+         namespace `default`; add a Secret document with key `key` to the file, or run with \
+         --secrets-dir DIR and put the value in DIR/hooks/key",
+    );
+    let secret =
+        "\napiVersion: v1\nkind: Secret\nmetadata: {name: hooks}\nstringData: {other: x}\n";
+    let text = format!("{LISTENER}---{OBSERVER}---{secret}");
+    assert_eq!(
+        problems(&text.replace("url: {value: 'https://hooks.example.com/x'}", SIGNED)),
+        [
+            "Observer default/orders: spec.actions[0].webhook.signingSecret.secretKeyRef: Secret \
+          `hooks` has no key `key`; add it to the document, or run with --secrets-dir DIR and put \
+          the value in DIR/hooks/key"
+        ]
+    );
+}
+
+#[test]
+fn a_reference_cannot_climb_out_of_the_directory_of_secrets() {
+    for (name, key) in [
+        ("../etc", "passwd"),
+        ("a", "../../etc"),
+        ("..", "x"),
+        ("a", ".."),
+        ("a", "/x"),
+    ] {
+        let text = format!("{LISTENER}---{OBSERVER}").replace(
+            "{value: 'https://hooks.example.com/x'}",
+            &format!("{{secretKeyRef: {{name: '{name}', key: '{key}'}}}}"),
+        );
+        let file = SourceFile {
+            path: "f.yaml".into(),
+            text,
+        };
+        let asked =
+            |name: &str, key: &str| -> Option<Redacted> { panic!("asked for {name}/{key}") };
+        let report = load(&[file], &asked, None).unwrap_err();
+        assert_eq!(report.problems.len(), 1, "{report}");
+    }
+}
+
+#[test]
+fn kinds_and_versions_are_the_known_ones() {
+    breaks(
+        "kind: Observer\n",
+        "kind: Observr\n",
+        "Observr default/orders: kind: kind `Observr` is not read here; did you mean `Observer`? \
+         Read here: ObserverListener (observers.fraiseql.dev/v1alpha1), Observer \
+         (observers.fraiseql.dev/v1alpha1), Secret (v1)",
+    );
+    breaks(
+        "kind: Observer\n",
+        "kind: ConfigMap\n",
+        "ConfigMap default/orders: kind: kind `ConfigMap` is not read here; what is: \
+         ObserverListener (observers.fraiseql.dev/v1alpha1), Observer \
+         (observers.fraiseql.dev/v1alpha1), Secret (v1)",
+    );
+    breaks(
+        "observers.fraiseql.dev/v1alpha1\nkind: Observer\n",
+        "observers.fraiseql.dev/v1\nkind: Observer\n",
+        "Observer default/orders: apiVersion: must be `observers.fraiseql.dev/v1alpha1` for kind \
+         Observer",
+    );
+    breaks(
+        "kind: Observer\n",
+        "",
+        ": has no `kind`; what is read here: ObserverListener (observers.fraiseql.dev/v1alpha1), \
+         Observer (observers.fraiseql.dev/v1alpha1), Secret (v1)",
+    );
+}
+
+#[test]
+fn a_selector_says_what_its_operators_need() {
+    for (expression, expected) in [
+        (
+            "{key: a, operator: In}",
+            "must name at least one value for In",
+        ),
+        (
+            "{key: a, operator: Exists, values: [b]}",
+            "must be left out for Exists",
+        ),
+    ] {
+        let text = format!("{LISTENER}---{OBSERVER}").replace(
+            "spec:\n  source",
+            &format!("spec:\n  observerSelector: {{matchExpressions: [{expression}]}}\n  source"),
+        );
+        let at = "ObserverListener default/shop: spec.observerSelector.matchExpressions[0].values";
+        assert_eq!(problems(&text)[0], format!("{at}: {expected}"));
+    }
+}
+
+#[test]
+fn a_listener_that_selects_nothing_is_told() {
+    breaks_listener(
+        "observerSelector: {matchLabels: {app: blog}}",
+        "spec.observerSelector: selects none of the 1 observers in namespace `default`; compare \
+         their labels",
+    );
+    breaks(
+        "metadata: {name: shop}",
+        "metadata: {name: shop, namespace: prod}",
+        "ObserverListener prod/shop: spec.observerSelector: there is no Observer in namespace \
+         `prod` to run; add one",
+    );
+}
+
+#[test]
+fn one_listener_is_chosen_of_several() {
+    let other = LISTENER.replace("name: shop", "name: blog");
+    let text = format!("{LISTENER}---{other}---{OBSERVER}");
+    assert_eq!(
+        problems(&text),
+        [": there are several ObserverListeners; name one of them: default/shop, default/blog"]
+    );
+    run(&text, Some("blog")).unwrap();
+    run(&text, Some("default/shop")).unwrap();
+    assert_eq!(
+        run(&text, Some("cart")).unwrap_err().to_string(),
+        "there is no ObserverListener of the name asked for; there are: default/shop, \
+         default/blog\n1 problem"
+    );
+    assert_eq!(
+        problems(OBSERVER),
+        [": there is no ObserverListener in the files; add one"]
+    );
+}
+
+#[test]
+fn yaml_is_read_strictly() {
+    breaks_observer(
+        "on: {entity: shop.orders}",
+        "on: {entity: shop.orders}\n  on: {entity: shop.carts}",
+        "`on` is given twice, first on line 14; keep one of them",
+    );
+    breaks_observer(
+        "entity: shop.orders",
+        "entity: !!str shop.orders",
+        "spec.on.entity: has a YAML tag, which is not read; write the plain value, text in quotes",
+    );
+    breaks_observer(
+        "on: {entity: shop.orders}",
+        "on: &on {entity: shop.orders}\n  tenant: *on",
+        "spec.tenant: expected text, found a mapping",
+    );
+    breaks_observer(
+        "on: {entity: shop.orders}",
+        "on: {<<: {entity: shop.orders}}",
+        "spec.on: holds the merge key `<<`, which is not read; write the fields out",
+    );
+    breaks_webhook(
+        "headers: &h {X-A: *h}",
+        "headers.X-A: is an alias of something around it; write it out",
+    );
+}
