@@ -23,8 +23,8 @@ const FUEL: u64 = 500_000;
 /// Name of the only template in its environment.
 const NAME: &str = "template";
 
-/// Functions that a template may call.
-const FUNCTIONS: [&str; 3] = ["range", "dict", "namespace"];
+/// What every template knows besides the delivery.
+const GLOBALS: [&str; 4] = ["range", "dict", "namespace", "null"];
 
 /// What is wrong with a template's text.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +147,8 @@ fn environment(source: &str, format: Format) -> Result<Environment<'static>, Fla
     environment.set_formatter(move |out, state, value| escape::emit(format, out, state, value));
     environment.add_filter("tojson", escape::tojson);
     environment.remove_global("debug");
+    // The language says `none`, but whoever writes JSON says `null`.
+    environment.add_global("null", ());
     environment
         .add_template_owned(NAME, source.to_owned())
         .map_err(|error| Flaw::Syntax {
@@ -165,7 +167,7 @@ fn check_names(environment: &Environment<'_>, source: &str) -> Result<(), Flaw> 
     let unknown = template
         .undeclared_variables(false)
         .into_iter()
-        .filter(|name| !NAMES.contains(&name.as_str()) && !FUNCTIONS.contains(&name.as_str()))
+        .filter(|name| !NAMES.contains(&name.as_str()) && !GLOBALS.contains(&name.as_str()))
         .min();
     match unknown {
         Some(name) => Err(Flaw::Unknown {
@@ -207,3 +209,6 @@ impl io::Write for Output {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

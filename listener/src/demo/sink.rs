@@ -140,6 +140,8 @@ impl Received {
 /// What a sink has counted since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Connections accepted.
+    pub connections: u64,
     /// Complete requests.
     pub requests: u64,
     /// Those answered with a status of success.
@@ -247,6 +249,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
+        state.counts.send_modify(|counts| counts.connections += 1);
         let state = Arc::clone(&state);
         connections.spawn(async move {
             // How a client leaves is its own affair.
