@@ -24,11 +24,24 @@ const FUEL: u64 = 500_000;
 const NAME: &str = "template";
 
 /// What every template knows besides the delivery.
-const GLOBALS: [&str; 4] = ["range", "dict", "namespace", "null"];
+const GLOBALS: [&str; 3] = ["range", "dict", "null"];
+
+/// Largest text of a template, in bytes.
+const MAX_SOURCE: usize = 64 * 1024;
+
+/// Stack for the parser, which goes one level deeper for each operator of a long chain: enough
+/// for [`MAX_SOURCE`] bytes of nothing else. Memory is only taken as far as it is used.
+const PARSER_STACK: usize = 512 * 1024 * 1024;
 
 /// What is wrong with a template's text.
 #[derive(Debug, thiserror::Error)]
 pub enum Flaw {
+    /// It is too long.
+    #[error("the template is longer than {} KiB; shorten it", MAX_SOURCE / 1024)]
+    Long,
+    /// There is no thread to parse it on.
+    #[error("the template cannot be parsed now: {0}")]
+    Thread(#[from] io::Error),
     /// It does not parse.
     #[error("line {line}: {detail}")]
     Syntax {
@@ -69,11 +82,10 @@ impl Template {
             place: place.clone(),
             flaw,
         };
-        let environment = Box::new(environment(source, format).map_err(fault)?);
-        check_names(&environment, source).map_err(fault)?;
+        let environment = parse(source, format).map_err(fault)?;
         Ok(Self {
+            environment: Box::new(environment),
             place,
-            environment,
             format,
         })
     }
@@ -137,6 +149,27 @@ impl Template {
     }
 }
 
+/// Parses a template where no chain of operators, however long, overflows the stack and takes
+/// the process with it.
+fn parse(source: &str, format: Format) -> Result<Environment<'static>, Flaw> {
+    if source.len() > MAX_SOURCE {
+        return Err(Flaw::Long);
+    }
+    std::thread::scope(|scope| {
+        let parser = std::thread::Builder::new()
+            .name("template".to_owned())
+            .stack_size(PARSER_STACK)
+            .spawn_scoped(scope, || {
+                let environment = environment(source, format)?;
+                check_names(&environment, source)?;
+                Ok(environment)
+            })?;
+        parser
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// An environment that holds the template and nothing else.
 fn environment(source: &str, format: Format) -> Result<Environment<'static>, Flaw> {
     let mut environment = Environment::new();
@@ -147,6 +180,8 @@ fn environment(source: &str, format: Format) -> Result<Environment<'static>, Fla
     environment.set_formatter(move |out, state, value| escape::emit(format, out, state, value));
     environment.add_filter("tojson", escape::tojson);
     environment.remove_global("debug");
+    // It lets a loop nest values without end, and freeing those overflows the stack.
+    environment.remove_global("namespace");
     // The language says `none`, but whoever writes JSON says `null`.
     environment.add_global("null", ());
     environment

@@ -219,3 +219,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_template_overflows_the_stack() {
+    let long = |part: &str| part.repeat((MAX_SOURCE - 100) / part.len());
+    for source in [
+        format!("{{{{ {}1 }}}}", long("1+")),
+        format!("{{{{ {}1 }}}}", long("-")),
+        format!("{{{{ {}1 }}}}", long("not ")),
+        format!("{{{{ {}1 }}}}", long("(")),
+        format!("{{{{ {}1 }}}}", long("[")),
+        format!("{{{{ {}1 }}}}", long("1~")),
+        format!("{{{{ {}1 }}}}", long("1 and ")),
+        format!("{{{{ {}1 }}}}", long("1 if 1 else ")),
+        format!("{{{{ new{} }}}}", long(".a")),
+        format!("{{{{ new{} }}}}", long("[0]")),
+        format!("{{{{ key{} }}}}", long("|e")),
+        format!("{{% if 1 %}}{}{{% endif %}}", long("{%elif 1%}")),
+        long("{%if 1%}"),
+        long("{%for a in[1]%}"),
+        "{% for a in [1] recursive %}{{ loop([a]) }}{% endfor %}".to_owned(),
+        "{% for a in [[[1]]] recursive %}{{ loop(loop) }}{% endfor %}".to_owned(),
+    ] {
+        if let Ok(template) = Template::compile("t".to_owned(), &source, Format::Json) {
+            // What comes out does not matter, but that something does.
+            let _ = template.render(&Subject::new(&delivery(None, Some(ORDER))));
+        }
+    }
+    assert!(flaw(&"x".repeat(MAX_SOURCE + 1)).contains("64 KiB"));
+    assert!(flaw("{% set n = namespace() %}").contains("namespace is not known"));
+}
