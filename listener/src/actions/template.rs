@@ -2,7 +2,8 @@
 //!
 //! A value takes the form of the place it is printed at, whatever the template does: in JSON
 //! it is a JSON literal, or, between the quotes of a string, that string's escaped text; in
-//! HTML it is escaped; elsewhere it is plain. So no value can end a string or add a field, and
+//! HTML it is escaped; elsewhere it is plain. A block that is set aside is text, and becomes a
+//! value like any other. So no value can end a string or add a field, and
 //! marking it as safe changes nothing. What comes out as JSON has been checked to be JSON.
 //! A template cannot loop or grow without bound.
 
@@ -26,12 +27,14 @@ const NAME: &str = "template";
 /// What every template knows besides the delivery.
 const GLOBALS: [&str; 3] = ["range", "dict", "null"];
 
-/// Largest text of a template, in bytes.
-const MAX_SOURCE: usize = 64 * 1024;
+/// Largest text of a template, in bytes. The parser works on constants again and again, so the
+/// worst text of this size keeps it busy for a second, and one of four times the size for
+/// minutes.
+const MAX_SOURCE: usize = 16 * 1024;
 
 /// Stack for the parser, which goes one level deeper for each operator of a long chain: enough
 /// for [`MAX_SOURCE`] bytes of nothing else. Memory is only taken as far as it is used.
-const PARSER_STACK: usize = 512 * 1024 * 1024;
+const PARSER_STACK: usize = 128 * 1024 * 1024;
 
 /// What is wrong with a template's text.
 #[derive(Debug, thiserror::Error)]
@@ -232,12 +235,17 @@ struct Output {
 
 impl io::Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    // Told apart from `write`, which is not called for no bytes at all.
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.text.len() + bytes.len() > MAX_BODY {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
         self.text.extend_from_slice(bytes);
         self.cursor.advance(bytes);
-        Ok(bytes.len())
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
