@@ -72,11 +72,18 @@ impl Cursor {
     }
 
     /// Where the next thing written to `out` will stand.
-    fn place(&self, out: &mut Output) -> Result<Place, Error> {
+    fn place(&self, format: Format, out: &mut Output) -> Result<Place, Error> {
         // The engine does not tell whether it sets a block aside, but writing nothing shows
         // whether what is written arrives.
         self.moved.store(false, Ordering::Relaxed);
         out.write_str("")?;
+        if format == Format::Json && self.escaped.load(Ordering::Relaxed) {
+            // It would take the backslash that the value's own first quote is escaped by.
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "a value cannot stand right after a backslash",
+            ));
+        }
         Ok(if !self.moved.load(Ordering::Relaxed) {
             Place::Aside
         } else if self.in_string.load(Ordering::Relaxed) {
@@ -87,7 +94,7 @@ impl Cursor {
     }
 }
 
-/// A place in a JSON document that is being printed.
+/// A place in a document that is being printed; strings matter to JSON only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     /// Outside of every string.
@@ -124,8 +131,8 @@ pub(super) fn emit(
     state: &mut State,
     value: &Value,
 ) -> Result<(), Error> {
-    let place = match (format, scope(state)) {
-        (Format::Json, Some(scope)) => scope.cursor().place(out)?,
+    let place = match scope(state) {
+        Some(scope) if format != Format::Text => scope.cursor().place(format, out)?,
         _ => Place::Bare,
     };
     let text = match value.as_str() {
@@ -134,8 +141,8 @@ pub(super) fn emit(
     };
     match (format, place) {
         (Format::Json, Place::InString) => Ok(out.write_str(within_quotes(&quoted(&text)?))?),
-        (Format::Html, _) => Ok(write!(out, "{}", HtmlEscape(&text))?),
-        (Format::Json | Format::Text, _) => Ok(out.write_str(&text)?),
+        (Format::Html, Place::Bare | Place::InString) => Ok(write!(out, "{}", HtmlEscape(&text))?),
+        _ => Ok(out.write_str(&text)?),
     }
 }
 

@@ -102,6 +102,11 @@ fn a_block_set_aside_is_text_and_printed_as_such() {
         json(r#"["{% filter upper %}{{ new.note }}{% endfilter %}"]"#),
         r#"["A \"B\"\n<C>"]"#
     );
+    let html = "{% set text %}{{ new.note }}{% endset %}{{ text }}";
+    assert_eq!(
+        render_as(Format::Html, html, ORDER).unwrap(),
+        "a &quot;b&quot;\n&lt;c&gt;"
+    );
 }
 
 #[test]
@@ -152,6 +157,13 @@ fn what_is_not_json_is_refused() {
         failure.message
     );
     assert!(failure.message.contains("JSON"), "{}", failure.message);
+}
+
+#[test]
+fn a_template_s_backslash_cannot_free_a_value_s_quote() {
+    let image = r#"{"note": "\", \"admin\": true, \"x\": \""}"#;
+    let failure = render_as(Format::Json, r#"{"a": "\{{ new.note }}"}"#, image).unwrap_err();
+    assert!(failure.message.contains("backslash"), "{}", failure.message);
 }
 
 #[test]
