@@ -321,6 +321,7 @@ async fn addresses_that_are_not_public_are_refused_by_address_and_by_name() {
     for url in [
         format!("http://127.0.0.1:{port}/secret"),
         format!("http://localhost:{port}/secret"),
+        format!("https://localhost:{port}/secret"),
         format!("http://[::ffff:127.0.0.1]:{port}/secret"),
     ] {
         let config = action(ActionKind::Webhook(webhook(&url)));
