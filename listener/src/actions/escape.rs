@@ -49,11 +49,13 @@ impl Format {
 pub(super) struct Cursor {
     in_string: AtomicBool,
     escaped: AtomicBool,
+    moved: AtomicBool,
 }
 
 impl Cursor {
     /// Takes note of further output.
     pub(super) fn advance(&self, bytes: &[u8]) {
+        self.moved.store(true, Ordering::Relaxed);
         let mut in_string = self.in_string.load(Ordering::Relaxed);
         let mut escaped = self.escaped.load(Ordering::Relaxed);
         for &byte in bytes {
@@ -69,9 +71,38 @@ impl Cursor {
         self.escaped.store(escaped, Ordering::Relaxed);
     }
 
-    fn in_string(&self) -> bool {
-        self.in_string.load(Ordering::Relaxed)
+    /// Where the next thing written to `out` will stand.
+    fn place(&self, format: Format, out: &mut Output) -> Result<Place, Error> {
+        // The engine does not tell whether it sets a block aside, but writing nothing shows
+        // whether what is written arrives.
+        self.moved.store(false, Ordering::Relaxed);
+        out.write_str("")?;
+        if format == Format::Json && self.escaped.load(Ordering::Relaxed) {
+            // It would take the backslash that the value's own first quote is escaped by.
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "a value cannot stand right after a backslash",
+            ));
+        }
+        Ok(if !self.moved.load(Ordering::Relaxed) {
+            Place::Aside
+        } else if self.in_string.load(Ordering::Relaxed) {
+            Place::InString
+        } else {
+            Place::Bare
+        })
     }
+}
+
+/// A place in a document that is being printed; strings matter to JSON only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Outside of every string.
+    Bare,
+    /// Between the quotes of a string.
+    InString,
+    /// In a block that is set aside as text.
+    Aside,
 }
 
 /// A value that is JSON already: what the filter `tojson` returns.
@@ -100,18 +131,18 @@ pub(super) fn emit(
     state: &mut State,
     value: &Value,
 ) -> Result<(), Error> {
-    let in_string = scope(state).is_some_and(|scope| scope.cursor().in_string());
-    if format == Format::Json && !in_string {
-        return Ok(out.write_str(&json(state, value)?)?);
-    }
-    let text = match value.as_str() {
-        Some(text) => Cow::Borrowed(text),
-        None => Cow::Owned(json(state, value)?),
+    let place = match scope(state) {
+        Some(scope) if format != Format::Text => scope.cursor().place(format, out)?,
+        _ => Place::Bare,
     };
-    match format {
-        Format::Json => Ok(out.write_str(within_quotes(&quoted(&text)?))?),
-        Format::Html => Ok(write!(out, "{}", HtmlEscape(&text))?),
-        Format::Text => Ok(out.write_str(&text)?),
+    let text = match value.as_str() {
+        Some(text) if format != Format::Json || place != Place::Bare => Cow::Borrowed(text),
+        _ => Cow::Owned(json(state, value)?),
+    };
+    match (format, place) {
+        (Format::Json, Place::InString) => Ok(out.write_str(within_quotes(&quoted(&text)?))?),
+        (Format::Html, Place::Bare | Place::InString) => Ok(write!(out, "{}", HtmlEscape(&text))?),
+        _ => Ok(out.write_str(&text)?),
     }
 }
 

@@ -86,3 +86,90 @@ fn write(level: LogLevel, delivery: &Delivery, message: &str) {
         LogLevel::Debug => line!(DEBUG),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::super::fixture::delivery;
+    use super::super::{Failure, FailureKind};
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The outcome, and the line that was written, as JSON.
+    fn logged(message: Option<&str>, level: LogLevel) -> (Outcome, serde_json::Value) {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(move || writer.clone())
+            .finish();
+        let log = Log::compile(&LogConfig {
+            message: message.map(str::to_owned),
+            level,
+        })
+        .unwrap();
+        let delivery = delivery(None, Some(r#"{"note": "a\nFORGED line", "total": 10.00}"#));
+        let outcome = tracing::subscriber::with_default(subscriber, || log.attempt(&delivery));
+        let bytes = lines.0.lock().unwrap().clone();
+        (outcome, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    #[test]
+    fn a_line_says_what_happened_to_what() {
+        let (outcome, line) = logged(None, LogLevel::Warn);
+        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(line["level"], "WARN");
+        assert_eq!(line["target"], "observer::action");
+        for (field, expected) in [
+            ("message", "Update of 7 in public.orders"),
+            ("observer", "default/big-orders"),
+            ("action", "notify"),
+            ("event", "a1b2-42"),
+            ("entity", "public.orders"),
+            ("operation", "Update"),
+            ("key", "7"),
+        ] {
+            assert_eq!(line["fields"][field], expected, "{field}");
+        }
+    }
+
+    #[test]
+    fn a_message_stays_one_line_of_bounded_length() {
+        let (_, line) = logged(Some("{{ new.note }}: {{ new.total }}"), LogLevel::Debug);
+        assert_eq!(line["level"], "DEBUG");
+        assert_eq!(line["fields"]["message"], "a FORGED line: 10.00");
+        let (_, line) = logged(Some("{{ 'é' * 100000 }}"), LogLevel::Info);
+        assert_eq!(
+            line["fields"]["message"].as_str().unwrap().len(),
+            MAX_MESSAGE
+        );
+    }
+
+    #[test]
+    fn a_template_that_fails_is_refused_and_writes_nothing() {
+        let (outcome, line) = logged(Some("{{ new.nothing }}"), LogLevel::Info);
+        assert!(
+            matches!(&outcome, Outcome::Refused(Failure { kind: FailureKind::Template, message, .. })
+                if message.contains("log.message")),
+            "{outcome:?}"
+        );
+        assert!(line.is_null());
+    }
+}

@@ -6,6 +6,8 @@
 mod answer;
 mod egress;
 mod escape;
+#[cfg(test)]
+mod fixture;
 mod log;
 mod number;
 mod scope;
@@ -233,5 +235,19 @@ impl FailureKind {
             Self::Response => "response",
             Self::Removed => "removed",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::delivery_id;
+
+    #[test]
+    fn a_delivery_s_id_never_changes_and_is_its_own() {
+        let id = delivery_id("a1b2-42", "default/big-orders", "notify");
+        assert_eq!(id, "a1b2-42.f910b3a3ad0d74fe");
+        assert_ne!(id, delivery_id("a1b2-42", "default/big-orders", "mail"));
+        assert_ne!(id, delivery_id("a1b2-42", "shop/big-orders", "notify"));
+        assert_ne!(id, delivery_id("a1b2-43", "default/big-orders", "notify"));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A value takes the form of the place it is printed at, whatever the template does: in JSON
 //! it is a JSON literal, or, between the quotes of a string, that string's escaped text; in
-//! HTML it is escaped; elsewhere it is plain. So no value can end a string or add a field, and
+//! HTML it is escaped; elsewhere it is plain. A block that is set aside is text, and becomes a
+//! value like any other. So no value can end a string or add a field, and
 //! marking it as safe changes nothing. What comes out as JSON has been checked to be JSON.
 //! A template cannot loop or grow without bound.
 
@@ -23,12 +24,27 @@ const FUEL: u64 = 500_000;
 /// Name of the only template in its environment.
 const NAME: &str = "template";
 
-/// Functions that a template may call.
-const FUNCTIONS: [&str; 3] = ["range", "dict", "namespace"];
+/// What every template knows besides the delivery.
+const GLOBALS: [&str; 3] = ["range", "dict", "null"];
+
+/// Largest text of a template, in bytes. The parser works on constants again and again, so the
+/// worst text of this size keeps it busy for a second, and one of four times the size for
+/// minutes.
+const MAX_SOURCE: usize = 16 * 1024;
+
+/// Stack for the parser, which goes one level deeper for each operator of a long chain: enough
+/// for [`MAX_SOURCE`] bytes of nothing else. Memory is only taken as far as it is used.
+const PARSER_STACK: usize = 128 * 1024 * 1024;
 
 /// What is wrong with a template's text.
 #[derive(Debug, thiserror::Error)]
 pub enum Flaw {
+    /// It is too long.
+    #[error("the template is longer than {} KiB; shorten it", MAX_SOURCE / 1024)]
+    Long,
+    /// There is no thread to parse it on.
+    #[error("the template cannot be parsed now: {0}")]
+    Thread(#[from] io::Error),
     /// It does not parse.
     #[error("line {line}: {detail}")]
     Syntax {
@@ -69,11 +85,10 @@ impl Template {
             place: place.clone(),
             flaw,
         };
-        let environment = Box::new(environment(source, format).map_err(fault)?);
-        check_names(&environment, source).map_err(fault)?;
+        let environment = parse(source, format).map_err(fault)?;
         Ok(Self {
+            environment: Box::new(environment),
             place,
-            environment,
             format,
         })
     }
@@ -137,6 +152,27 @@ impl Template {
     }
 }
 
+/// Parses a template where no chain of operators, however long, overflows the stack and takes
+/// the process with it.
+fn parse(source: &str, format: Format) -> Result<Environment<'static>, Flaw> {
+    if source.len() > MAX_SOURCE {
+        return Err(Flaw::Long);
+    }
+    std::thread::scope(|scope| {
+        let parser = std::thread::Builder::new()
+            .name("template".to_owned())
+            .stack_size(PARSER_STACK)
+            .spawn_scoped(scope, || {
+                let environment = environment(source, format)?;
+                check_names(&environment, source)?;
+                Ok(environment)
+            })?;
+        parser
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// An environment that holds the template and nothing else.
 fn environment(source: &str, format: Format) -> Result<Environment<'static>, Flaw> {
     let mut environment = Environment::new();
@@ -147,6 +183,10 @@ fn environment(source: &str, format: Format) -> Result<Environment<'static>, Fla
     environment.set_formatter(move |out, state, value| escape::emit(format, out, state, value));
     environment.add_filter("tojson", escape::tojson);
     environment.remove_global("debug");
+    // It lets a loop nest values without end, and freeing those overflows the stack.
+    environment.remove_global("namespace");
+    // The language says `none`, but whoever writes JSON says `null`.
+    environment.add_global("null", ());
     environment
         .add_template_owned(NAME, source.to_owned())
         .map_err(|error| Flaw::Syntax {
@@ -165,7 +205,7 @@ fn check_names(environment: &Environment<'_>, source: &str) -> Result<(), Flaw> 
     let unknown = template
         .undeclared_variables(false)
         .into_iter()
-        .filter(|name| !NAMES.contains(&name.as_str()) && !FUNCTIONS.contains(&name.as_str()))
+        .filter(|name| !NAMES.contains(&name.as_str()) && !GLOBALS.contains(&name.as_str()))
         .min();
     match unknown {
         Some(name) => Err(Flaw::Unknown {
@@ -195,15 +235,23 @@ struct Output {
 
 impl io::Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    // Told apart from `write`, which is not called for no bytes at all.
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.text.len() + bytes.len() > MAX_BODY {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
         self.text.extend_from_slice(bytes);
         self.cursor.advance(bytes);
-        Ok(bytes.len())
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

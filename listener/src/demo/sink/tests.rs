@@ -4,6 +4,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::state::draw;
 use super::*;
 
 async fn exchange(sink: &Sink, request: &str) -> String {

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Reaction, State};
+use super::state::{Reaction, State};
 use crate::actions::signature::Signer;
 
 /// Largest head of a request, in bytes.

@@ -1,0 +1,72 @@
+//! Deliveries and actions for the tests of this module.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use crds::config::{
+    ActionConfig, ActionKind, Egress, Method, Operation, Redacted, Retry, WebhookConfig,
+};
+use serde_json::value::RawValue;
+
+use super::{Delivery, Shared};
+use crate::event::Event;
+
+pub(super) fn now() -> DateTime<Utc> {
+    "2026-03-01T12:00:00Z".parse().unwrap()
+}
+
+fn raw(json: Option<&str>) -> Option<Box<RawValue>> {
+    json.map(|json| RawValue::from_string(json.to_owned()).unwrap())
+}
+
+/// The first attempt on an update of order 7 from `old` to `new`.
+pub(super) fn delivery(old: Option<&str>, new: Option<&str>) -> Delivery {
+    Delivery {
+        event: Arc::new(Event {
+            log_id: 42,
+            id: "a1b2-42".to_owned(),
+            hash: 1,
+            entity: "public.orders".into(),
+            operation: Operation::Update,
+            key: Some("7".to_owned()),
+            tenant: None,
+            occurred_at: now(),
+            old: raw(old),
+            new: raw(new),
+        }),
+        observer: "default/big-orders".into(),
+        action: "notify".into(),
+        attempt: 1,
+    }
+}
+
+pub(super) fn webhook(url: impl Into<String>) -> WebhookConfig {
+    WebhookConfig {
+        url: Redacted::new(url),
+        method: Method::Post,
+        headers: Vec::new(),
+        body: None,
+        content_type: "application/json".to_owned(),
+        signing_secrets: Vec::new(),
+    }
+}
+
+pub(super) fn action(kind: ActionKind) -> ActionConfig {
+    ActionConfig {
+        name: "notify".to_owned(),
+        kind,
+        retry: Retry::default(),
+        timeout: Duration::from_secs(10),
+    }
+}
+
+/// Connections to this machine allowed, as every sink is there.
+pub(super) fn shared() -> Shared {
+    Shared::new(&Egress {
+        cidrs: vec!["127.0.0.0/8".parse().unwrap()],
+        hosts: Vec::new(),
+    })
+    .unwrap()
+}

@@ -1,0 +1,204 @@
+//! What a sink knows, and what it makes of a request.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::wire;
+use super::{Behaviour, Counts, Options, Received};
+use crate::actions::signature::Signer;
+
+/// Most requests that are kept; later ones are only counted.
+const MAX_KEPT: usize = 100_000;
+
+/// Most bytes of bodies that are kept; later bodies are kept empty.
+const MAX_KEPT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Most ids whose attempts are told apart; an id beyond always looks new.
+const MAX_IDS: usize = 1_000_000;
+
+#[derive(Debug)]
+pub(super) struct State {
+    keep: bool,
+    signer: Option<Signer>,
+    inner: Mutex<Inner>,
+    pub(super) counts: watch::Sender<Counts>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) default: Behaviour,
+    pub(super) by_path: HashMap<String, Behaviour>,
+    seen: HashMap<String, u32>,
+    pub(super) received: Vec<Received>,
+    kept_bytes: usize,
+}
+
+impl State {
+    pub(super) fn new(options: Options) -> Self {
+        Self {
+            keep: options.keep,
+            signer: options.signer,
+            inner: Mutex::new(Inner {
+                default: options.behaviour,
+                ..Inner::default()
+            }),
+            counts: watch::Sender::default(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts and keeps a request; returns what to do with it.
+    pub(super) fn take(&self, request: wire::Request) -> Reaction {
+        let signed = self.signer.as_ref().map(|signer| request.is_signed(signer));
+        let mut inner = self.lock();
+        let reaction = inner.reaction(&request);
+        let status = reaction.status();
+        if self.keep && inner.received.len() < MAX_KEPT {
+            let body = if inner.kept_bytes + request.body.len() <= MAX_KEPT_BYTES {
+                request.body
+            } else {
+                Bytes::new()
+            };
+            inner.kept_bytes += body.len();
+            inner.received.push(Received {
+                webhook_id: request.webhook_id,
+                line: request.line,
+                headers: request.headers,
+                body,
+                at: Instant::now(),
+                status,
+                signed,
+            });
+        }
+        self.counts.send_modify(|counts| {
+            counts.requests += 1;
+            counts.succeeded += u64::from(status.is_some_and(|s| (200..300).contains(&s)));
+            counts.badly_signed += u64::from(signed == Some(false));
+        });
+        reaction
+    }
+}
+
+impl Inner {
+    fn reaction(&mut self, request: &wire::Request) -> Reaction {
+        let behaviour = self.by_path.get(request.path()).unwrap_or(&self.default);
+        match behaviour.clone() {
+            Behaviour::Ok => Reaction::answer(200),
+            Behaviour::Delay(pause) => Reaction::Answer {
+                pause,
+                status: 200,
+                header: String::new(),
+                body: Bytes::new(),
+            },
+            Behaviour::Status(status) => Reaction::answer(status),
+            Behaviour::Echo(status) => Reaction::Answer {
+                pause: Duration::ZERO,
+                status,
+                header: String::new(),
+                body: request.head().into(),
+            },
+            Behaviour::FailFirst { times, status } => {
+                let failing = self.attempt(&request.webhook_id) <= times;
+                Reaction::answer(if failing { status } else { 200 })
+            }
+            Behaviour::FailShare {
+                per_mille,
+                seed,
+                status,
+            } => {
+                let attempt = self.attempt(&request.webhook_id);
+                let failing = draw(seed, &request.webhook_id, attempt) < per_mille;
+                Reaction::answer(if failing { status } else { 200 })
+            }
+            Behaviour::Throttle { times, seconds } => {
+                if self.attempt(&request.webhook_id) <= times {
+                    Reaction::with_header(429, format!("retry-after: {seconds}\r\n"))
+                } else {
+                    Reaction::answer(200)
+                }
+            }
+            Behaviour::Redirect(target) => {
+                Reaction::with_header(302, format!("location: {target}\r\n"))
+            }
+            Behaviour::HugeBody(bytes) => Reaction::Answer {
+                pause: Duration::ZERO,
+                status: 200,
+                header: String::new(),
+                body: vec![b'x'; bytes].into(),
+            },
+            Behaviour::Hang => Reaction::Hang,
+            Behaviour::Reset => Reaction::Reset,
+            Behaviour::ShortBody(status) => Reaction::ShortBody(status),
+            Behaviour::EndlessBody(status) => Reaction::EndlessBody(status),
+            Behaviour::Garbage => Reaction::Garbage,
+        }
+    }
+
+    /// The how-manieth request with this id this is, from 1.
+    fn attempt(&mut self, id: &str) -> u32 {
+        if let Some(seen) = self.seen.get_mut(id) {
+            *seen = seen.saturating_add(1);
+            return *seen;
+        }
+        if self.seen.len() < MAX_IDS {
+            self.seen.insert(id.to_owned(), 1);
+        }
+        1
+    }
+}
+
+/// A number below a thousand that depends on nothing but its arguments.
+pub(super) fn draw(seed: u64, id: &str, attempt: u32) -> u16 {
+    let digest = Sha256::digest(format!("{seed}\n{id}\n{attempt}"));
+    // 65536 is not a multiple of 1000; a sink does not mind the bias.
+    u16::from_be_bytes([digest[0], digest[1]]) % 1000
+}
+
+/// What happens on the wire.
+#[derive(Debug)]
+pub(super) enum Reaction {
+    Answer {
+        pause: Duration,
+        status: u16,
+        /// Further header lines, each with its line end.
+        header: String,
+        body: Bytes,
+    },
+    Hang,
+    Reset,
+    ShortBody(u16),
+    EndlessBody(u16),
+    Garbage,
+}
+
+impl Reaction {
+    fn answer(status: u16) -> Self {
+        Self::with_header(status, String::new())
+    }
+
+    fn with_header(status: u16, header: String) -> Self {
+        Self::Answer {
+            pause: Duration::ZERO,
+            status,
+            header,
+            body: Bytes::new(),
+        }
+    }
+
+    const fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answer { status, .. } | Self::ShortBody(status) | Self::EndlessBody(status) => {
+                Some(*status)
+            }
+            Self::Hang | Self::Reset | Self::Garbage => None,
+        }
+    }
+}
