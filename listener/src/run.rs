@@ -12,14 +12,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Sources, health::Health};
-use crate::checkpoint::{self, CheckpointError};
+use crate::checkpoint::{self, CheckpointError, Claim};
 use crate::database::{self, DatabaseError};
 use crate::dispatch::observers::Observers;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::migrate::{self, MigrateError};
 use crate::source::follow::follow;
 use crate::source::log::{Log, LogError};
-use crate::source::reader::{ReadError, Reader};
+use crate::source::reader::{Batch, ReadError, Reader};
 use crate::source::retention;
 use crate::telemetry::metrics::Metrics;
 
@@ -89,15 +89,7 @@ pub async fn run(
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
     if let Some(at) = options.listen {
-        let socket = TcpListener::bind(at)
-            .await
-            .map_err(|source| RunError::Listen { at, source })?;
-        let (sources, done) = (sources.clone(), done.clone());
-        tasks.spawn(async move {
-            api::serve(socket, sources, done)
-                .await
-                .map_err(|source| RunError::Listen { at, source })
-        });
+        answer(at, &mut tasks, &sources, &done).await?;
     }
     let pool = database::connect(&listener.database_url).await?;
     migrate::verify(&pool).await?;
@@ -115,32 +107,37 @@ pub async fn run(
         tracing::info!(
             listener = &*name,
             from = other,
-            "taking over from another process, or from one that was killed"
+            "taking over from a process that runs or was killed"
         );
     }
+    let (shards, actions) = (listener.shards, observers.len());
     tracing::info!(
         listener = &*name,
-        shards = listener.shards,
-        actions = observers.len(),
+        shards,
+        actions,
         holder = &*claim.holder,
         "running"
     );
     sources.health.started();
 
-    let positions = claim
-        .shards
-        .iter()
-        .map(|shard| shard.progress.position.clone())
-        .collect();
-    let reader = Reader::new(log, Arc::clone(&name), Arc::clone(&claim.holder), positions);
-    let (batches, taken) = mpsc::channel(PAGES_AHEAD);
-    let (longest, from, reading) = (listener.max_poll_interval, sources.clone(), done.clone());
-    tasks.spawn(async move { Ok(follow(reader, batches, from, longest, reading).await?) });
+    let batches = read(
+        log,
+        &claim,
+        listener.max_poll_interval,
+        &mut tasks,
+        &sources,
+        &done,
+    );
     tasks.spawn(retention::keep(
         pool.clone(),
         listener.retention,
         sources.metrics.clone(),
         done.clone(),
+    ));
+    tasks.spawn(note_stop(
+        stop.clone(),
+        done.clone(),
+        Arc::clone(&sources.health),
     ));
     let dispatcher = Dispatcher::new(Setup {
         observers,
@@ -148,39 +145,86 @@ pub async fn run(
             pool: pool.clone(),
             listener: Arc::clone(&name),
             holder: Arc::clone(&claim.holder),
-            health: Arc::clone(&sources.health),
-            metrics: sources.metrics.clone(),
+            health: sources.health,
+            metrics: sources.metrics,
         },
         claim,
         max_in_flight: usize::try_from(listener.max_in_flight).unwrap_or(usize::MAX),
         save_every: listener.checkpoint_interval,
         drain: listener.drain_timeout,
     });
-    let (stopping, health) = (stop.clone(), Arc::clone(&sources.health));
-    tasks.spawn(async move {
-        stopping.cancelled().await;
-        health.stopping();
-        Ok(())
-    });
-    let dispatch = dispatcher.run(taken, stop);
     let result = tokio::select! {
-        result = dispatch => result.map_err(RunError::from),
+        result = dispatcher.run(batches, stop) => result.map_err(RunError::from),
         error = first_error(&mut tasks) => Err(error),
     };
     done.cancel();
-    let _ended = tokio::time::timeout(GOODBYE, tasks.join_all()).await;
-    pool.close().await;
-    match &result {
-        Ok(()) => tracing::info!(
+    let goodbye = async {
+        while tasks.join_next().await.is_some() {}
+        pool.close().await;
+    };
+    // What is still open then is closed by the end of the process.
+    let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
+    if result.is_ok() {
+        tracing::info!(
             listener = &*name,
             "stopped; everything under way was finished and saved"
-        ),
-        Err(error) => tracing::debug!(%error, "stopped"),
+        );
     }
     result
 }
 
-/// How long open requests to the HTTP endpoints may hold up the end.
+/// Answers on an address, from now on.
+async fn answer(
+    at: SocketAddr,
+    tasks: &mut JoinSet<Result<(), RunError>>,
+    sources: &Sources,
+    done: &CancellationToken,
+) -> Result<(), RunError> {
+    let failed = move |source| RunError::Listen { at, source };
+    let socket = TcpListener::bind(at).await.map_err(failed)?;
+    let (sources, done) = (sources.clone(), done.clone());
+    tasks.spawn(async move { api::serve(socket, sources, done).await.map_err(failed) });
+    Ok(())
+}
+
+/// Reads from where the claim says.
+fn read(
+    log: Log,
+    claim: &Claim,
+    longest_pause: Duration,
+    tasks: &mut JoinSet<Result<(), RunError>>,
+    sources: &Sources,
+    done: &CancellationToken,
+) -> mpsc::Receiver<Batch> {
+    let positions = claim
+        .shards
+        .iter()
+        .map(|shard| shard.progress.position.clone())
+        .collect();
+    let reader = Reader::new(
+        log,
+        Arc::clone(&claim.listener),
+        Arc::clone(&claim.holder),
+        positions,
+    );
+    let (batches, taken) = mpsc::channel(PAGES_AHEAD);
+    let (sources, done) = (sources.clone(), done.clone());
+    tasks.spawn(async move { Ok(follow(reader, batches, sources, longest_pause, done).await?) });
+    taken
+}
+
+/// Tells the prober of a stop, so that no work is expected any more.
+async fn note_stop(
+    stop: CancellationToken,
+    done: CancellationToken,
+    health: Arc<Health>,
+) -> Result<(), RunError> {
+    tokio::select! { () = stop.cancelled() => {}, () = done.cancelled() => {} }
+    health.stopping();
+    Ok(())
+}
+
+/// How long open requests and connections may hold up the end.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Waits for a task to fail; those that end well are done.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 const DATABASE_AWAY: Duration = Duration::from_secs(5);
 
 /// With deliveries pending and none that ended for this long, it is not ready.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]
 struct State {

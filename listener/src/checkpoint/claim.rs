@@ -47,10 +47,9 @@ pub async fn claim(
     shards: u16,
     start: StartAt,
 ) -> Result<Claim, CheckpointError> {
-    let now = log.mark().await?;
     let start = match start {
         StartAt::Beginning => Mark::genesis(),
-        StartAt::Now => now.clone(),
+        StartAt::Now => log.mark().await?,
     };
     let mut tx = pool.begin().await?;
     let taken_from: Option<String> = sqlx::query_scalar(
@@ -88,6 +87,8 @@ pub async fn claim(
     .bind(start.ceiling)
     .fetch_all(&mut *tx)
     .await?;
+    // The rows are locked, so nothing beyond this mark can have been saved.
+    let now = log.mark().await?;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
         claimed.push(read(row, listener, shards, &now)?);

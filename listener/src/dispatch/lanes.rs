@@ -37,7 +37,7 @@ struct Turn {
 /// All lanes, with bounds on what runs at once. `I` is the clock's instant.
 #[derive(Debug)]
 pub struct Lanes<T, I> {
-    lanes: HashMap<LaneId, Lane<T>>,
+    by_id: HashMap<LaneId, Lane<T>>,
     turns: Vec<Turn>,
     /// Targets with a ready lane and room to run it.
     order: VecDeque<Target>,
@@ -53,7 +53,7 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
     #[must_use]
     pub fn new(targets: usize, most: usize, most_per_target: usize) -> Self {
         Self {
-            lanes: HashMap::new(),
+            by_id: HashMap::new(),
             turns: std::iter::repeat_with(Turn::default)
                 .take(targets)
                 .collect(),
@@ -68,7 +68,7 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
 
     /// Adds a delivery to the end of its lane.
     pub fn push(&mut self, id: LaneId, item: T) {
-        let lane = self.lanes.entry(id).or_insert_with(|| Lane {
+        let lane = self.by_id.entry(id).or_insert_with(|| Lane {
             state: State::Ready,
             queue: VecDeque::new(),
         });
@@ -91,7 +91,7 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
         self.running += 1;
         self.queue_up(target);
         let id = (target, key);
-        let lane = self.lanes.get_mut(&id)?;
+        let lane = self.by_id.get_mut(&id)?;
         lane.state = State::Running;
         lane.queue.front_mut().map(|item| (id, item))
     }
@@ -99,10 +99,10 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
     /// The lane's first delivery is over: takes it out and lets the next one come.
     pub fn finish(&mut self, id: LaneId) -> Option<T> {
         self.stop_running(id);
-        let lane = self.lanes.get_mut(&id)?;
+        let lane = self.by_id.get_mut(&id)?;
         let item = lane.queue.pop_front();
         if lane.queue.is_empty() {
-            self.lanes.remove(&id);
+            self.by_id.remove(&id);
         } else {
             self.ready(id);
         }
@@ -114,7 +114,7 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
         self.stop_running(id);
         self.ticket += 1;
         self.waiting.insert((due, self.ticket), id);
-        let lane = self.lanes.get_mut(&id)?;
+        let lane = self.by_id.get_mut(&id)?;
         lane.state = State::Waiting;
         lane.queue.front_mut()
     }
@@ -133,7 +133,7 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
     /// The lane's first delivery.
     #[must_use]
     pub fn first(&self, id: LaneId) -> Option<&T> {
-        self.lanes.get(&id)?.queue.front()
+        self.by_id.get(&id)?.queue.front()
     }
 
     /// When the next one's time comes.
@@ -155,7 +155,7 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
     }
 
     fn ready(&mut self, id: LaneId) {
-        let (Some(lane), Some(turn)) = (self.lanes.get_mut(&id), self.turns.get_mut(id.0)) else {
+        let (Some(lane), Some(turn)) = (self.by_id.get_mut(&id), self.turns.get_mut(id.0)) else {
             return;
         };
         lane.state = State::Ready;
@@ -165,7 +165,7 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
 
     fn stop_running(&mut self, id: LaneId) {
         let was_running = self
-            .lanes
+            .by_id
             .get(&id)
             .is_some_and(|lane| matches!(lane.state, State::Running));
         debug_assert!(was_running, "only what runs can end");
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(start(&mut lanes), Some(((0, 7), 2)));
         lanes.finish((0, 7));
         assert!(
-            lanes.lanes.is_empty(),
+            lanes.by_id.is_empty(),
             "a lane without deliveries is forgotten"
         );
     }
@@ -313,7 +313,7 @@ mod tests {
                 done.entry(id).or_default().extend(lanes.finish(id));
             }
             prop_assert_eq!(done, pushed);
-            prop_assert!(lanes.lanes.is_empty() && lanes.order.is_empty() && lanes.waiting.is_empty());
+            prop_assert!(lanes.by_id.is_empty() && lanes.order.is_empty() && lanes.waiting.is_empty());
         }
     }
 }

@@ -171,20 +171,19 @@ impl Shard {
             first.remove();
         }
         let head = self.entries.first_key_value().map(|(place, _)| *place);
-        let position = match head {
-            Some((number, id)) => {
-                self.windows = self.windows.split_off(&number);
-                self.windows.get(&number).map_or_else(
-                    || self.reached.clone(),
-                    |window| Position::within(window, id - 1),
-                )
+        let position = if let Some((number, id)) = head {
+            self.windows = self.windows.split_off(&number);
+            let window = self.windows.get(&number);
+            window.map_or_else(
+                || self.reached.clone(),
+                |window| Position::within(window, id - 1),
+            )
+        } else {
+            // The newest may still be read from.
+            if let Some(newest) = self.windows.last_key_value().map(|(number, _)| *number) {
+                self.windows = self.windows.split_off(&newest);
             }
-            None => {
-                if let Some(newest) = self.windows.last_key_value().map(|(number, _)| *number) {
-                    self.windows = self.windows.split_off(&newest);
-                }
-                self.reached.clone()
-            }
+            self.reached.clone()
         };
         let mut beyond = self.resumed.clone();
         for ((_, id), entry) in &self.entries {

@@ -46,7 +46,7 @@ struct Observer {
 #[derive(Debug)]
 pub struct Observers {
     rules: RuleSet,
-    observers: Vec<Observer>,
+    known: Vec<Observer>,
     targets: Vec<Compiled>,
     by_name: HashMap<checkpoint::Action, Target>,
 }
@@ -68,7 +68,7 @@ impl Observers {
     ) -> Result<Self, Vec<CompileProblem>> {
         let mut problems = Vec::new();
         let mut rules = Vec::with_capacity(configs.len());
-        let mut observers = Vec::with_capacity(configs.len());
+        let mut known = Vec::with_capacity(configs.len());
         let mut targets: Vec<Compiled> = Vec::new();
         for config in configs {
             let name: Arc<str> = Arc::from(config.identity());
@@ -104,7 +104,7 @@ impl Observers {
                 tenant: config.tenant.clone(),
                 condition,
             });
-            observers.push(Observer {
+            known.push(Observer {
                 name,
                 targets: (first..targets.len()).collect(),
             });
@@ -119,7 +119,7 @@ impl Observers {
             .collect();
         Ok(Self {
             rules: RuleSet::new(rules),
-            observers,
+            known,
             targets,
             by_name,
         })
@@ -159,14 +159,14 @@ impl Observers {
             let watching = self
                 .rules
                 .watching(&logged.event)
-                .filter_map(|n| self.observers.get(n));
+                .filter_map(|n| self.known.get(n));
             for target in watching.flat_map(|observer| &observer.targets) {
                 called.failed.push((*target, failure.clone()));
             }
             return (called, matched);
         }
         for (n, verdict) in self.rules.matches(&logged.event) {
-            let Some(observer) = self.observers.get(n) else {
+            let Some(observer) = self.known.get(n) else {
                 continue;
             };
             match verdict {
@@ -195,7 +195,7 @@ impl Observers {
         matches
             .into_iter()
             .find(|(n, _)| {
-                self.observers
+                self.known
                     .get(*n)
                     .is_some_and(|known| &*known.name == observer)
             })

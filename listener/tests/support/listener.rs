@@ -10,8 +10,11 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The program under test.
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_observer-listener");
+/// The program under test; measurements name a release build by `OBSERVER_TEST_PROGRAM`.
+pub(crate) fn program() -> String {
+    let built = env!("CARGO_BIN_EXE_observer-listener");
+    std::env::var("OBSERVER_TEST_PROGRAM").unwrap_or_else(|_| built.to_owned())
+}
 
 /// How long anything may take that should take a moment.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -63,7 +66,7 @@ impl Process {
     }
 
     pub(crate) fn start(args: &[&str], file: &Path) -> Self {
-        let mut child = Command::new(PROGRAM)
+        let mut child = Command::new(program())
             .args(args)
             .arg(file)
             .args(["--log-format", "text"])

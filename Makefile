@@ -1,0 +1,32 @@
+DENY_VERSION := 0.19.0
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/observers
+DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+OLD_POSTGRES := $(or $(OBSERVER_TEST_POSTGRES_OLD),/usr/lib/postgresql/15/bin)
+
+.PHONY: help demo test check lint prepare figures
+
+help: ## What can be made
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: ## A Postgres, a shop and a receiver: everything at work, until Ctrl-C
+	cargo run --quiet --package observer-listener -- demo
+
+test: prepare lint ## Everything that must pass, on the newest and on the oldest Postgres at hand
+	cargo test --workspace
+	OBSERVER_TEST_POSTGRES=$(OLD_POSTGRES) cargo test --package observer-listener --test main
+	$(DENY) --log-level error check bans licenses sources
+
+check: lint ## The quick loop: format, lints, unit tests
+	cargo test --workspace --lib --bins
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+
+prepare:
+	scripts/prepare $(DENY_VERSION)
+
+figures: ## Measurements of a release build; printed, not judged
+	cargo build --release --package observer-listener
+	OBSERVER_TEST_PROGRAM=$(CURDIR)/target/release/observer-listener \
+		cargo test --package observer-listener --test main figures -- --ignored --nocapture --test-threads 1
