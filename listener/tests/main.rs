@@ -6,5 +6,6 @@ mod bad_input;
 mod chaos;
 mod figures;
 mod migrate;
+mod poison;
 mod server;
 mod support;

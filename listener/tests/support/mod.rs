@@ -5,6 +5,7 @@
 
 pub(crate) mod listener;
 pub(crate) mod program;
+pub(crate) mod told;
 pub(crate) mod writers;
 
 use std::sync::atomic::{AtomicU32, Ordering};
