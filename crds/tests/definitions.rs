@@ -1,7 +1,5 @@
 //! The custom resource definitions as the cluster gets them.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
-
 use kube::CustomResourceExt;
 use observer_crds::resources::{GROUP, Observer, ObserverListener, VERSION};
 use serde_json::{Value, json};
