@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod capture;
 mod chaos;
 mod figures;
 mod migrate;
