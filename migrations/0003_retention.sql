@@ -164,10 +164,10 @@ begin
     where c.listener = rebase.listener;
     if resume <> 'position' then
         update observer.checkpoint c
-        set from_floor = case when resume = 'now' then present.floor else 0 end,
+        set from_floor = 0, -- a true floor for any snapshot; the reader's next mark has a better one
             from_snapshot = case when resume = 'now' then present.snapshot else '3:3:' end,
             from_ceiling = case when resume = 'now' then present.ceiling else 0 end,
-            to_floor = null, to_snapshot = null, to_ceiling = null, last_id = 0, finished = '[]'
+            to_floor = null, to_snapshot = null, to_ceiling = null, last_id = 0, finished = '{}', partly = '[]'
         where c.listener = rebase.listener;
     end if;
 end
