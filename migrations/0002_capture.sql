@@ -7,12 +7,16 @@
 
 -- Schema and name, as they are and unquoted; of the root for a partition.
 create function observer.entity_of(tbl oid) returns text
-language sql stable
-return (
-    select n.nspname || '.' || c.relname
-    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where c.oid = coalesce(pg_catalog.pg_partition_root(tbl::regclass), tbl::regclass)
-);
+language plpgsql stable
+as $$
+begin
+    return (
+        select n.nspname || '.' || c.relname
+        from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where c.oid = coalesce(pg_catalog.pg_partition_root(tbl::pg_catalog.regclass), tbl)
+    );
+end
+$$;
 
 create function observer.hash_of(tenant text, entity text, key text) returns integer
 language sql immutable parallel safe
@@ -21,9 +25,27 @@ return (
     & 2147483647
 )::integer;
 
-create function observer.composite_key(image json, columns text[]) returns text
+-- Values of type json may hold escapes that Postgres stores but refuses to read (\u0000, half of
+-- a surrogate pair), and reading any field reads them all. Here each \u becomes \u0075, the
+-- letter itself, which reads always; taking 0075 away again gives back the very same text.
+create function observer.readable(image json) returns json
 language sql immutable parallel safe
-return (select json_agg(image -> name order by n)::text from unnest(columns) with ordinality as c (name, n));
+return case
+    when strpos(image::text, E'\\u') = 0 then image
+    else replace(image::text, E'\\u', E'\\u0075')::json
+end;
+
+-- In plpgsql, since that keeps the plan from one statement to the next.
+create function observer.composite_key(image json, columns text[]) returns text
+language plpgsql immutable parallel safe
+as $$
+begin
+    return (
+        select json_agg(image -> name order by n)
+        from unnest(columns) with ordinality as c (name, n)
+    );
+end
+$$;
 
 -- The key as text: the same text as in the image, or a JSON array for several columns.
 create function observer.key_of(image json, columns text[]) returns text
@@ -34,8 +56,16 @@ return case
 end;
 
 create function observer.without(image json, hidden text[]) returns json
-language sql immutable parallel safe
-return (select coalesce(json_object_agg(key, value), '{}') from json_each(image) where key <> all (hidden));
+language plpgsql immutable parallel safe
+as $$
+declare
+    kept text;
+begin
+    select coalesce(json_object_agg(key, value), '{}') into kept
+    from json_each(observer.readable(image)) where key <> all (hidden);
+    return case when strpos(image::text, E'\\u') = 0 then kept else replace(kept, E'\\u0075', E'\\u') end;
+end
+$$;
 
 -- The image without what is to stay hidden; nothing is hidden where `hidden` is null.
 create function observer.shown(image json, hidden text[]) returns json
@@ -43,15 +73,11 @@ language sql immutable parallel safe
 return case when hidden is null then image else observer.without(image, hidden) end;
 
 -- Names of the columns to hide: those named to `track`, and those that had these numbers then,
--- so that a renamed column stays hidden. Null where nothing is hidden.
+-- so that a renamed column stays hidden.
 create function observer.hidden(tbl oid, options json) returns text[]
 language plpgsql stable
-set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if options -> 'exclude' is null then
-        return null;
-    end if;
     return (options ->> 'exclude')::text[] || array(
         select attname::text from pg_attribute
         where attrelid = tbl and attnum = any ((options ->> 'numbers')::smallint[])
@@ -61,6 +87,8 @@ $$;
 
 -- The settings pinned on the functions below are those that a value's text depends on, so that
 -- the same value has the same text, and a key its lane, whatever the writer's session has set.
+-- The plan is made once a session, for the first statement's number of rows: hence no plan that
+-- suits few rows only (nested loops), and no compiling on account of what was expensive once.
 -- Each `offset 0` keeps the expression in it from being evaluated once per use.
 
 create function observer.log_insert() returns trigger
@@ -68,6 +96,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
 set bytea_output = 'hex' set extra_float_digits = 1
+set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
     options json := tg_argv[0];
@@ -83,11 +112,14 @@ begin
         (select slot from observer.log_head), observer.hash_of(row.tenant, entity, row.key),
         octet_length(image::text), 'i', entity, row.key, row.tenant, image
     from (
-        select image, observer.key_of(image, key_columns) as key, image ->> tenant_column as tenant
+        select image, observer.key_of(fields, key_columns) as key, fields ->> tenant_column as tenant
         from (
-            select observer.shown(image, hidden) as image
-            from (select row_to_json(new_rows.*) as image from new_rows offset 0) whole offset 0
-        ) visible offset 0
+            select image, observer.readable(image) as fields
+            from (
+                select observer.shown(image, hidden) as image
+                from (select row_to_json(new_rows.*) as image from new_rows offset 0) whole offset 0
+            ) visible offset 0
+        ) readable offset 0
     ) row;
     return null;
 end
@@ -98,6 +130,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
 set bytea_output = 'hex' set extra_float_digits = 1
+set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
     options json := tg_argv[0];
@@ -113,11 +146,14 @@ begin
         (select slot from observer.log_head), observer.hash_of(row.tenant, entity, row.key),
         octet_length(image::text), 'd', entity, row.key, row.tenant, image
     from (
-        select image, observer.key_of(image, key_columns) as key, image ->> tenant_column as tenant
+        select image, observer.key_of(fields, key_columns) as key, fields ->> tenant_column as tenant
         from (
-            select observer.shown(image, hidden) as image
-            from (select row_to_json(old_rows.*) as image from old_rows offset 0) whole offset 0
-        ) visible offset 0
+            select image, observer.readable(image) as fields
+            from (
+                select observer.shown(image, hidden) as image
+                from (select row_to_json(old_rows.*) as image from old_rows offset 0) whole offset 0
+            ) visible offset 0
+        ) readable offset 0
     ) row;
     return null;
 end
@@ -129,13 +165,12 @@ $$;
 --
 -- An update of key or tenant is a delete of the old and an insert of the new. All deletes come
 -- first: one row may take the key that another gives up.
---
--- Without nested loops, since a plan made for one row is kept and meets a hundred thousand.
 create function observer.log_update() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
-set bytea_output = 'hex' set extra_float_digits = 1 set enable_nestloop = off
+set bytea_output = 'hex' set extra_float_digits = 1
+set plan_cache_mode = force_generic_plan set jit = off set enable_nestloop = off
 as $$
 declare
     options json := tg_argv[0];
@@ -151,63 +186,57 @@ begin
         by_key := (select count(*) from old_rows) <> (select count(*) from new_rows);
     end if;
     insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
-    select
-        (select slot from observer.log_head), observer.hash_of(event.tenant, entity, event.key),
-        coalesce(octet_length(before::text), 0) + coalesce(octet_length(after::text), 0),
-        operation, entity, event.key, event.tenant, before, after
-    from (
-        select
-            case when same then 'u' when side = 1 then 'd' else 'i' end::"char" as operation,
-            case when same or side = 2 then new_key else old_key end as key,
-            case when same or side = 2 then new_tenant else old_tenant end as tenant,
-            case when same or side = 1 then before end as before,
-            case when same or side = 2 then after end as after
+    with olds as (
+        select *, case when by_key then concat(tenant, E'\x1f', key) else n::text end as pair
         from (
-            select
-                *,
-                generate_series(
-                    case when before is null then 2 else 1 end,
-                    case when same or after is null then 1 else 2 end
-                ) as side
+            select n, image, observer.key_of(fields, key_columns) as key, fields ->> tenant_column as tenant
             from (
-                select
-                    coalesce(o.n, n.n) as n,
-                    o.image as before, o.key as old_key, o.tenant as old_tenant,
-                    n.image as after, n.key as new_key, n.tenant as new_tenant,
-                    o.image is not null and n.image is not null
-                        and o.key is not distinct from n.key
-                        and o.tenant is not distinct from n.tenant as same
+                select n, image, observer.readable(image) as fields
                 from (
-                    select *, case when by_key then concat(tenant, E'\x1f', key) else n::text end as pair
+                    select n, observer.shown(image, hidden) as image
                     from (
-                        select n, image, observer.key_of(image, key_columns) as key, image ->> tenant_column as tenant
-                        from (
-                            select n, observer.shown(image, hidden) as image
-                            from (
-                                select row_number() over () as n, row_to_json(old_rows.*) as image
-                                from old_rows offset 0
-                            ) whole offset 0
-                        ) visible offset 0
-                    ) row
-                ) o
-                full join (
-                    select *, case when by_key then concat(tenant, E'\x1f', key) else n::text end as pair
+                        select row_number() over () as n, row_to_json(old_rows.*) as image
+                        from old_rows offset 0
+                    ) whole offset 0
+                ) visible offset 0
+            ) readable offset 0
+        ) row
+    ), news as (
+        select *, case when by_key then concat(tenant, E'\x1f', key) else n::text end as pair
+        from (
+            select n, image, observer.key_of(fields, key_columns) as key, fields ->> tenant_column as tenant
+            from (
+                select n, image, observer.readable(image) as fields
+                from (
+                    select n, observer.shown(image, hidden) as image
                     from (
-                        select n, image, observer.key_of(image, key_columns) as key, image ->> tenant_column as tenant
-                        from (
-                            select n, observer.shown(image, hidden) as image
-                            from (
-                                select row_number() over () as n, row_to_json(new_rows.*) as image
-                                from new_rows offset 0
-                            ) whole offset 0
-                        ) visible offset 0
-                    ) row
-                ) n on o.pair = n.pair
-                offset 0
-            ) pairs
-        ) sides
-        order by same or side = 2, n
-    ) event;
+                        select row_number() over () as n, row_to_json(new_rows.*) as image
+                        from new_rows offset 0
+                    ) whole offset 0
+                ) visible offset 0
+            ) readable offset 0
+        ) row
+    ), pairs as materialized (
+        select
+            o.image as before, o.key as old_key, o.tenant as old_tenant,
+            n.image as after, n.key as new_key, n.tenant as new_tenant,
+            o.image is not null and n.image is not null
+                and o.key is not distinct from n.key
+                and o.tenant is not distinct from n.tenant as same
+        from olds o full join news n on o.pair = n.pair
+    ), events as (
+        select 'd'::"char" as operation, old_key as key, old_tenant as tenant, before, null::json as after
+        from pairs where not same and before is not null
+        union all
+        select
+            case when same then 'u'::"char" else 'i' end, new_key, new_tenant, case when same then before end, after
+        from pairs where after is not null
+    )
+    select
+        (select slot from observer.log_head), observer.hash_of(tenant, entity, key),
+        coalesce(octet_length(before::text), 0) + coalesce(octet_length(after::text), 0),
+        operation, entity, key, tenant, before, after
+    from events;
     return null;
 end
 $$;
@@ -421,11 +450,8 @@ begin
 end
 $$;
 
-revoke all on function
-    observer.entity_of, observer.hash_of, observer.composite_key, observer.key_of, observer.without,
-    observer.shown, observer.hidden, observer.primary_key, observer.check_trackable,
-    observer.check_columns, observer.track, observer.untrack, observer.emit
-from public;
+-- The rest only computes or reads the catalog, on behalf of whoever may call these.
+revoke all on function observer.track, observer.untrack, observer.emit from public;
 
 comment on function observer.track is
 'Logs each change of the table from now on; calling it again changes the options.
@@ -455,3 +481,4 @@ comment on table observer.incarnation is 'The log''s name for ever; event ids be
 comment on table observer.checkpoint is 'How far each shard of each listener is. Holds back the removal of what is not yet behind.';
 comment on table observer.dead_letter is 'Actions given up on, until redriven or dropped.';
 comment on function observer.mark is 'The present moment as a place in the log.';
+comment on function observer.floor is 'A bound below the ids of whatever a later mark has not seen begin.';

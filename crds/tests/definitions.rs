@@ -1,7 +1,5 @@
 //! The custom resource definitions as the cluster gets them.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
-
 use kube::CustomResourceExt;
 use observer_crds::resources::{GROUP, Observer, ObserverListener, VERSION};
 use serde_json::{Value, json};
@@ -125,7 +123,7 @@ spec.source.changeLog.databaseUrl.secretKeyRef object
 spec.source.changeLog.databaseUrl.secretKeyRef.key! string
 spec.source.changeLog.databaseUrl.secretKeyRef.name! string
 spec.source.changeLog.databaseUrl.value string
-spec.source.changeLog.maxPollInterval string default=16ms
+spec.source.changeLog.maxPollInterval string default=12ms
 spec.source.changeLog.retention string default=1h
 spec.source.changeLog.startAt string enum=["Beginning","Now"] default=Beginning"#;
 

@@ -1,7 +1,5 @@
 //! The examples in the documentation load as they are.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
-
 use observer_crds::config::{ActionKind, Redacted};
 use observer_crds::load::{Loaded, SourceFile, load};
 

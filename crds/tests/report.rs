@@ -1,7 +1,5 @@
 //! A report as a whole: every mistake at once, each with its line, none with a secret.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
-
 use std::fmt::Write as _;
 
 use observer_crds::config::{ActionKind, Redacted};

@@ -1,7 +1,5 @@
 //! Each rule for resource files, by what a user reads when it is broken.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
-
 use observer_crds::config::Redacted;
 use observer_crds::load::{Report, SourceFile, load};
 

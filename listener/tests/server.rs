@@ -104,7 +104,7 @@ async fn a_folder_without_postgres_is_named() {
 }
 
 async fn eventually<T>(look: impl AsyncFn() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(found) = look().await {
             return found;

@@ -65,8 +65,8 @@ pub enum CheckpointError {
     /// The position belongs to another database.
     #[error(
         "the position of listener {listener} was saved in another database (system identifier {saved}, this one has {here}): \
-         nothing was changed. Run `observer-listener rebase` to begin anew with what the log holds, or \
-         `observer-listener rebase --skip` to begin with what comes next"
+         nothing was changed. Run `observer-listener rebase` to go on with all that the log holds, or \
+         `observer-listener rebase --resume now` to go on with what comes next"
     )]
     Foreign {
         /// The listener.

@@ -74,7 +74,7 @@ struct FileArgs {
 /// The database, named directly or by files.
 #[derive(Debug, Args)]
 struct DatabaseArgs {
-    /// URL of the database, as postgres://user:password@host:5432/database
+    /// URL of the database, as `postgres://user:password@host:5432/database`
     #[arg(
         long, value_name = "URL", env = "OBSERVER_DATABASE_URL", hide_env_values = true,
         value_parser = redacted, required_unless_present = "files"

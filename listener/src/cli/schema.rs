@@ -1,6 +1,6 @@
 //! `migrate` and `rebase`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use crds::config::Redacted;
 use observer_listener::database::{self, DatabaseError};
 use observer_listener::migrate;
@@ -18,9 +18,20 @@ pub(super) struct MigrateArgs {
 pub(super) struct RebaseArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Begin with what comes next, instead of with all that the log still holds
-    #[arg(long)]
-    skip: bool,
+    /// Where to go on
+    #[arg(long, value_enum, default_value_t)]
+    resume: Resume,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Resume {
+    /// With all that the log still holds; what was delivered before is delivered again
+    #[default]
+    Beginning,
+    /// Where it was, in a database that kept its transaction ids (`pg_upgrade`, a physical copy)
+    Position,
+    /// With what is committed from now on
+    Now,
 }
 
 /// Makes or renews the schema.
@@ -51,17 +62,17 @@ pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
     })?;
     let pool = connect(&url).await?;
     migrate::verify(&pool).await?;
+    let (resume, said) = match args.resume {
+        Resume::Beginning => ("beginning", "all that the log still holds"),
+        Resume::Position => ("position", "where it was"),
+        Resume::Now => ("now", "what is committed from now on"),
+    };
     sqlx::query("select observer.rebase($1, $2)")
         .bind(&listener)
-        .bind(args.skip)
+        .bind(resume)
         .execute(&pool)
         .await?;
-    let from = if args.skip {
-        "what is committed from now on"
-    } else {
-        "all that the log still holds"
-    };
-    println!("listener {listener} begins anew with {from}");
+    println!("listener {listener} goes on with {said}");
     Ok(())
 }
 

@@ -1,0 +1,8 @@
+//! What users write and what they are told.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+mod definitions;
+mod examples;
+mod report;
+mod rules;
