@@ -99,6 +99,7 @@ async fn strange_values_arrive_as_they_are() {
     );
     assert_eq!(at(&plain, "4")["n"], "NaN");
     assert_eq!(at(&plain, "5")["f"], "Infinity");
+    assert_eq!(at(&plain, "8")["j"]["a"].to_string(), "1e+999");
     let text = at(&plain, "9")["t"].as_str().unwrap();
     assert!(
         text.starts_with("\u{1}\u{1f}\u{7f}\u{85}\u{2028}\u{202e}\u{feff}\u{ffff}"),
