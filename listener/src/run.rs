@@ -113,13 +113,15 @@ pub async fn run(
     );
     sources.health.started();
 
+    // Ends with the stop already: once the shards are let go, a reader would find them lost.
+    let reading = stop.child_token();
     let batches = read(
         log,
         &claim,
         listener.max_poll_interval,
         &mut tasks,
         &sources,
-        &done,
+        &reading,
     );
     tasks.spawn(retention::keep(
         pool.clone(),
@@ -155,6 +157,7 @@ pub async fn run(
         error = first_error(&mut tasks) => Err(error),
     };
     done.cancel();
+    reading.cancel();
     let goodbye = async {
         while tasks.join_next().await.is_some() {}
         pool.close().await;
@@ -202,7 +205,7 @@ fn read(
     longest_pause: Duration,
     tasks: &mut JoinSet<Result<(), RunError>>,
     sources: &Sources,
-    done: &CancellationToken,
+    until: &CancellationToken,
 ) -> mpsc::Receiver<Batch> {
     let positions = claim
         .shards
@@ -216,8 +219,8 @@ fn read(
         positions,
     );
     let (batches, taken) = mpsc::channel(PAGES_AHEAD);
-    let (sources, done) = (sources.clone(), done.clone());
-    tasks.spawn(async move { Ok(follow(reader, batches, sources, longest_pause, done).await?) });
+    let (sources, until) = (sources.clone(), until.clone());
+    tasks.spawn(async move { Ok(follow(reader, batches, sources, longest_pause, until).await?) });
     taken
 }
 

@@ -5,6 +5,7 @@
 mod bad_input;
 mod capture;
 mod chaos;
+mod dead_letters;
 mod figures;
 mod life;
 mod migrate;

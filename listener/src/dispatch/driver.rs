@@ -108,9 +108,11 @@ impl Dispatcher {
             let due = self.lanes.next_due();
             tokio::select! {
                 () = stop.cancelled() => break,
-                batch = batches.recv(), if self.taking.is_none() => {
-                    self.accept(batch.ok_or(DispatchError::Reader)?);
-                }
+                batch = batches.recv(), if self.taking.is_none() => match batch {
+                    Some(batch) => self.accept(batch),
+                    None if stop.is_cancelled() => break,
+                    None => return Err(DispatchError::Reader),
+                },
                 Some(ended) = self.attempts.join_next() => self.ended(ended?),
                 Some(saved) = self.saves.join_next() => self.saved(&saved??),
                 Some(found) = self.polls.join_next() => self.redrive(found?),

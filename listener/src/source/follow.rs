@@ -66,7 +66,8 @@ pub async fn follow(
         }
     };
     tokio::select! {
-        result = reading => result,
+        biased;
         () = stop.cancelled() => Ok(()),
+        result = reading => result,
     }
 }
