@@ -9,6 +9,7 @@ mod dead_letters;
 mod figures;
 mod life;
 mod migrate;
+mod order;
 mod poison;
 mod server;
 mod support;

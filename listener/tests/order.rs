@@ -1,0 +1,186 @@
+//! Order within a key, while all other keys flow; and deliveries that prove who sent them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use observer_listener::demo::sink::{Behaviour, Received, Sink};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+use standardwebhooks::Webhook;
+
+use crate::support::listener::{Config, Process, SOON, observer};
+use crate::support::{TestDb, database, eventually};
+
+const ROWS: usize = 100;
+const CHANGES: usize = 5;
+
+/// Changes each row so many times, many rows a transaction.
+async fn changes(db: &TestDb) {
+    db.run(&format!(
+        "create table kv (k int primary key, v int not null);
+         insert into kv select k, 0 from generate_series(1, {ROWS}) k;
+         select observer.track('kv')"
+    ))
+    .await;
+    for _ in 0..CHANGES {
+        db.run("update kv set v = v + 1").await;
+    }
+}
+
+/// A request as to its row, the row's value, and how it was answered.
+struct Attempt {
+    row: i64,
+    value: i64,
+    done: bool,
+    at: Instant,
+}
+
+fn attempts(received: &[Received]) -> Vec<Attempt> {
+    let read = |one: &Received| {
+        let body: Value = serde_json::from_slice(&one.body).unwrap();
+        Attempt {
+            row: body["new"]["k"].as_i64().unwrap(),
+            value: body["new"]["v"].as_i64().unwrap(),
+            done: one.status == Some(200),
+            at: one.at,
+        }
+    };
+    received.iter().map(read).collect()
+}
+
+/// Each row's values one after the other: none is tried before the one before it was accepted.
+fn in_order(attempts: &[Attempt]) {
+    let mut next: BTreeMap<i64, i64> = BTreeMap::new();
+    for one in attempts {
+        let due = next.entry(one.row).or_insert(1);
+        assert_eq!(one.value, *due, "row {}", one.row);
+        *due += i64::from(one.done);
+    }
+    assert_eq!(next.len(), ROWS);
+    let last = i64::try_from(CHANGES).unwrap() + 1;
+    assert!(next.values().all(|due| *due == last), "all arrived");
+}
+
+async fn all_accepted(sink: &Sink) {
+    eventually("every delivery", async || {
+        (sink.counts().succeeded >= (ROWS * CHANGES) as u64).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_keys_at_once_and_one_at_a_time_within_a_key() {
+    let db = database().await;
+    changes(&db).await;
+    let sink = Sink::start(Behaviour::Delay(Duration::from_millis(50)))
+        .await
+        .unwrap();
+    let config = Config::new(
+        &db.url,
+        "  delivery: {maxInFlight: 64}",
+        &observer("kv", "public.kv", &sink.url("/hook"), ""),
+    );
+    let process = Process::run(&config);
+    all_accepted(&sink).await;
+    process.stop().await;
+    let attempts = attempts(&sink.received());
+    in_order(&attempts);
+    let took = attempts[attempts.len() - 1].at - attempts[0].at;
+    // One after the other they would take 25 s.
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    let most = (0..attempts.len()).map(|n| {
+        let begun = &attempts[..=n];
+        let under_way = |one: &&Attempt| attempts[n].at - one.at < Duration::from_millis(50);
+        begun.iter().rev().take_while(under_way).count()
+    });
+    let most = most.max().unwrap();
+    assert!((32..=64).contains(&most), "{most} at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_holds_back_its_own_key_and_no_other() {
+    let db = database().await;
+    changes(&db).await;
+    let failing = Behaviour::FailShare {
+        per_mille: 50,
+        seed: 7,
+        status: 503,
+    };
+    let sink = Sink::start(failing).await.unwrap();
+    let slow = observer("kv", "public.kv", &sink.url("/hook"), "").replace(
+        "initialBackoff: 20ms, maxBackoff: 200ms",
+        "initialBackoff: 400ms, maxBackoff: 400ms",
+    );
+    let config = Config::new(&db.url, "", &slow);
+    let process = Process::run(&config);
+    all_accepted(&sink).await;
+    process.stop().await;
+    let attempts = attempts(&sink.received());
+    in_order(&attempts);
+    let (n, failed) = attempts
+        .iter()
+        .enumerate()
+        .find(|(_, one)| !one.done)
+        .unwrap();
+    let meanwhile = attempts[n + 1..]
+        .iter()
+        .take_while(|one| one.row != failed.row)
+        .filter(|one| one.done)
+        .count();
+    assert!(
+        meanwhile > 50,
+        "only {meanwhile} others flowed on meanwhile"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_two_secrets_proves_the_sender() {
+    let secrets = [
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDazDt2qYrDvM=",
+    ];
+    let db = database().await;
+    db.run("create table t (id int primary key, note text); select observer.track('t')")
+        .await;
+    let sink = Sink::start(Behaviour::FailFirst {
+        times: 1,
+        status: 503,
+    })
+    .await
+    .unwrap();
+    let signing = format!(
+        "signingSecrets: [{{secretKeyRef: {{name: hooks, key: new}}}}, {{secretKeyRef: {{name: hooks, key: old}}}}], url: {{value: \"{}\"",
+        sink.url("/hook")
+    );
+    let plain = format!("url: {{value: \"{}\"", sink.url("/hook"));
+    let observers = observer("t", "public.t", &sink.url("/hook"), "").replace(&plain, &signing)
+        + &format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: hooks}}\nstringData: {{new: \"{}\", old: \"{}\"}}\n",
+            secrets[0], secrets[1]
+        );
+    let config = Config::new(&db.url, "", &observers);
+    let process = Process::run(&config);
+    db.run("insert into t values (1, 'grüße \"\\ 😀'), (2, null)")
+        .await;
+    assert!(sink.wait_for(4, SOON).await);
+    process.stop().await;
+    for one in sink.received() {
+        let headers: HeaderMap = one
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::try_from(name).unwrap(),
+                    HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+                )
+            })
+            .collect();
+        for secret in secrets {
+            let webhook = Webhook::new(secret).unwrap();
+            webhook.verify(&one.body, &headers).unwrap();
+            assert!(webhook.verify(b"{}", &headers).is_err(), "another body");
+        }
+        let other = Webhook::new("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").unwrap();
+        assert!(other.verify(&one.body, &headers).is_err(), "another secret");
+    }
+}
