@@ -173,7 +173,11 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), MigrateError>
     .fetch_one(connection)
     .await
     .map_err(MigrateError::Database)?;
-    if number < OLDEST_SERVER { Err(MigrateError::OldServer(name)) } else { Ok(()) }
+    if number < OLDEST_SERVER {
+        Err(MigrateError::OldServer(name))
+    } else {
+        Ok(())
+    }
 }
 
 /// Version and checksum of each step that the database has had, in order.
@@ -209,9 +213,14 @@ fn check_applied(applied: &[(i64, Vec<u8>)]) -> Result<(), MigrateError> {
         return Err(MigrateError::Newer { found, known });
     }
     let same = |version: i64, checksum: &[u8]| {
-        MIGRATOR.iter().any(|step| step.version == version && *step.checksum == *checksum)
+        MIGRATOR
+            .iter()
+            .any(|step| step.version == version && *step.checksum == *checksum)
     };
-    match applied.iter().find(|(version, checksum)| !same(*version, checksum)) {
+    match applied
+        .iter()
+        .find(|(version, checksum)| !same(*version, checksum))
+    {
         Some((version, _)) => Err(MigrateError::Changed(*version)),
         None => Ok(()),
     }
@@ -226,7 +235,9 @@ async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateE
         other => return other,
     };
     let refused = source.as_database_error().filter(|refused| {
-        refused.code().is_some_and(|code| code == INSUFFICIENT_PRIVILEGE)
+        refused
+            .code()
+            .is_some_and(|code| code == INSUFFICIENT_PRIVILEGE)
     });
     let Some(refused) = refused else {
         return MigrateError::Database(source);
@@ -248,5 +259,9 @@ async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateE
         ),
         Err(_) => "connect as the owner of the database".to_owned(),
     };
-    MigrateError::Privilege { message, remedy, source }
+    MigrateError::Privilege {
+        message,
+        remedy,
+        source,
+    }
 }

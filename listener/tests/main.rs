@@ -1,8 +1,9 @@
 //! What the parts do together, against a real Postgres: one test binary, one server.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod capture;
 mod migrate;
+mod retention;
 mod server;
 mod support;

@@ -36,9 +36,9 @@ async fn a_stopped_server_comes_back_with_its_data_and_leaves_nothing_in_the_end
 
     for crash in [false, true] {
         if crash {
-            server.crash().await.unwrap()
+            server.crash().await.unwrap();
         } else {
-            server.stop().await.unwrap()
+            server.stop().await.unwrap();
         }
         assert!(PgConnection::connect(&url).await.is_err());
         server.resume().await.unwrap();
@@ -104,7 +104,7 @@ async fn a_folder_without_postgres_is_named() {
 }
 
 async fn eventually<T>(look: impl AsyncFn() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(found) = look().await {
             return found;

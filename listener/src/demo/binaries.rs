@@ -76,17 +76,26 @@ impl Binaries {
 }
 
 fn cache_folder(as_root: bool) -> Result<PathBuf, BinariesError> {
-    let set = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let set = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     match set("XDG_CACHE_HOME") {
         Some(folder) => Ok(folder),
         None if as_root => Ok(PathBuf::from(ROOT_CACHE)),
-        None => set("HOME").map(|home| home.join(".cache")).ok_or(BinariesError::NoCache),
+        None => set("HOME")
+            .map(|home| home.join(".cache"))
+            .ok_or(BinariesError::NoCache),
     }
 }
 
 async fn download(root: &Path) -> Result<(), BinariesError> {
     let parent = root.parent().ok_or(BinariesError::NoCache)?;
-    let cache = |source| BinariesError::Cache { path: parent.to_owned(), source };
+    let cache = |source| BinariesError::Cache {
+        path: parent.to_owned(),
+        source,
+    };
     std::fs::create_dir_all(parent).map_err(cache)?;
     let version = VersionReq::parse(&format!("={VERSION}"))
         .map_err(|error| BinariesError::Download(error.into()))?;

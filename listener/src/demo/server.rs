@@ -132,7 +132,10 @@ impl PrivateServer {
     /// URL of one of its databases, as the super-user.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://{USER}:{}@127.0.0.1:{}/{database}", self.password, self.port)
+        format!(
+            "postgres://{USER}:{}@127.0.0.1:{}/{database}",
+            self.password, self.port
+        )
     }
 
     /// Stops the server and keeps its data; open connections are broken.
@@ -148,9 +151,14 @@ impl PrivateServer {
     /// Starts a stopped server, on the same port.
     pub async fn resume(&self) -> Result<(), ServerError> {
         let log = self.folder.join("log");
-        let started = self.pg_ctl(&["start", "-t", "60", "-l", &log.to_string_lossy()]).await;
+        let started = self
+            .pg_ctl(&["start", "-t", "60", "-l", &log.to_string_lossy()])
+            .await;
         started.map_err(|error| match error {
-            ServerError::Failed { program, mut output } => {
+            ServerError::Failed {
+                program,
+                mut output,
+            } => {
                 let log = std::fs::read_to_string(&log).unwrap_or_default();
                 let from = log.floor_char_boundary(log.len().saturating_sub(2000));
                 // Writing to a string cannot fail.
@@ -170,7 +178,15 @@ impl PrivateServer {
         self.write(&password, &self.password)?;
         let mut initdb = self.program("initdb");
         initdb
-            .args(["-U", USER, "-E", "UTF8", "--locale=C", "--no-sync", "--auth-local=trust"])
+            .args([
+                "-U",
+                USER,
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "--no-sync",
+                "--auth-local=trust",
+            ])
             .arg("--auth-host=scram-sha-256")
             .arg("--pwfile")
             .arg(&password)
@@ -209,7 +225,10 @@ impl PrivateServer {
 
     async fn pg_ctl(&self, arguments: &[&str]) -> Result<(), ServerError> {
         let mut pg_ctl = self.program("pg_ctl");
-        pg_ctl.args(arguments).args(["-w", "-s", "-D"]).arg(self.data());
+        pg_ctl
+            .args(arguments)
+            .args(["-w", "-s", "-D"])
+            .arg(self.data());
         run("pg_ctl", pg_ctl).await
     }
 
@@ -270,13 +289,22 @@ async fn run(program: &'static str, command: Command) -> Result<(), ServerError>
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    Err(ServerError::Failed { program, output: text.trim().to_owned() })
+    Err(ServerError::Failed {
+        program,
+        output: text.trim().to_owned(),
+    })
 }
 
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
 }
 
 fn io_error(what: &'static str, path: &Path, source: io::Error) -> ServerError {
-    ServerError::Io { what, path: path.to_owned(), source }
+    ServerError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -18,7 +18,12 @@ async fn keys_of_one_and_of_several_columns() {
     .await;
     assert_eq!(
         changes(&db).await,
-        ["i 2f7e4232-5d96-44cf-b702-b8b6b1c7d1f8", r#"i [2, "x \"y\""]"#, "i k", "i -"]
+        [
+            "i 2f7e4232-5d96-44cf-b702-b8b6b1c7d1f8",
+            r#"i [2, "x \"y\""]"#,
+            "i k",
+            "i -"
+        ]
     );
 }
 
@@ -36,7 +41,9 @@ async fn odd_names() {
     )
     .await;
     let image = |n| {
-        format!(r#"{{"new_rows":1,"old_rows":"b","it's":3,"key":4,"image":5,"n":{n},"entity":"q"}}"#)
+        format!(
+            r#"{{"new_rows":1,"old_rows":"b","it's":3,"key":4,"image":5,"n":{n},"entity":"q"}}"#
+        )
     };
     assert_eq!(
         events(&db).await,
@@ -46,7 +53,9 @@ async fn odd_names() {
             format!("d We ird.re'named 3 {} -", image(7)),
         ]
     );
-    let tracked: String = db.value("select entity || ' ' || key::text from observer.tracked").await;
+    let tracked: String = db
+        .value("select entity || ' ' || key::text from observer.tracked")
+        .await;
     assert_eq!(tracked, "We ird.re'named {it's}");
 }
 
@@ -108,7 +117,9 @@ async fn the_text_of_a_key_does_not_depend_on_the_session() {
     .await;
     assert_eq!(
         changes(&db).await,
-        [r#"i ["2024-01-02T03:04:05+00:00", "[\"2024-01-02 03:04:05+00\",)", "1 day 02:00:00", 0.1234567890123, "\\x6162"]"#]
+        [
+            r#"i ["2024-01-02T03:04:05+00:00", "[\"2024-01-02 03:04:05+00\",)", "1 day 02:00:00", 0.1234567890123, "\\x6162"]"#
+        ]
     );
 }
 
@@ -135,5 +146,9 @@ async fn altering_a_tracked_table_never_stops_its_writers() {
         .await;
     assert_eq!(keys, "-");
     db.run("drop table t").await;
-    assert_eq!(db.value::<i64>("select count(*) from observer.tracked").await, 0);
+    assert_eq!(
+        db.value::<i64>("select count(*) from observer.tracked")
+            .await,
+        0
+    );
 }

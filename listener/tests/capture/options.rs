@@ -19,7 +19,11 @@ async fn tracking_again_changes_the_options_and_untracking_ends_it() {
     assert_eq!(tracked, "(public.t,t,{v},org,{id})");
     db.run("select observer.untrack('t'); insert into t values (3, 'c', 'q'); select observer.untrack('t')").await;
     assert_eq!(changes(&db).await.len(), 2);
-    assert_eq!(db.value::<i64>("select count(*) from observer.tracked").await, 0);
+    assert_eq!(
+        db.value::<i64>("select count(*) from observer.tracked")
+            .await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -33,10 +37,13 @@ async fn what_is_excluded_never_reaches_the_log() {
          alter table t add pin text; update t set pin = 'secret-4'; delete from t",
     )
     .await;
-    let leaked: i64 =
-        db.value("select count(*) from observer.change_log l where l::text like '%secret%'").await;
+    let leaked: i64 = db
+        .value("select count(*) from observer.change_log l where l::text like '%secret%'")
+        .await;
     assert_eq!(leaked, 0);
-    let image: String = db.value("select new::text from observer.change_log order by id limit 1").await;
+    let image: String = db
+        .value("select new::text from observer.change_log order by id limit 1")
+        .await;
     assert_eq!(image, r#"{ "id" : 1, "v" : "a", "doc" : {"pin": "kept"} }"#);
 }
 
@@ -53,8 +60,9 @@ async fn an_exclusion_follows_the_number_of_a_partitions_own_column() {
          insert into part values ('a', 'secret', 1); insert into t values (1, 'secret', 'b')",
     )
     .await;
-    let got: String =
-        db.value("select string_agg(new ->> 'v' || new::text, '') from observer.change_log").await;
+    let got: String = db
+        .value("select string_agg(new ->> 'v' || new::text, '') from observer.change_log")
+        .await;
     assert!(!got.contains("secret"), "{got}");
     assert_eq!(changes(&db).await, ["i 1", "i 1"]);
 }
@@ -71,25 +79,53 @@ async fn what_cannot_be_tracked_is_refused() {
     .await;
     for (call, message) in [
         ("'keyless'", "public.keyless has no primary key"),
-        ("'keyless', key => '{}'", "public.keyless has no primary key"),
+        (
+            "'keyless', key => '{}'",
+            "public.keyless has no primary key",
+        ),
         ("'t', key => '{nope}'", "public.t has no column nope"),
         ("'t', tenant => 'Org'", "public.t has no column \"Org\""),
         ("'t', exclude => '{x}'", "public.t has no column x"),
-        ("'t', exclude => '{id}'", "a column of the key or the tenant cannot be excluded"),
-        ("'t', tenant => 'org', exclude => '{org}'", "a column of the key or the tenant cannot be excluded"),
+        (
+            "'t', exclude => '{id}'",
+            "a column of the key or the tenant cannot be excluded",
+        ),
+        (
+            "'t', tenant => 'org', exclude => '{org}'",
+            "a column of the key or the tenant cannot be excluded",
+        ),
         ("'v'", "public.v is a view and cannot be tracked"),
         ("'m'", "public.m is a view and cannot be tracked"),
         ("'s'", "public.s is not a table"),
-        ("'leaf'", "public.leaf is a partition and is tracked with its root"),
-        ("'pg_class'", "pg_class is a system table and cannot be tracked"),
-        ("'observer.checkpoint'", "observer.checkpoint belongs to the log itself and cannot be tracked"),
+        (
+            "'leaf'",
+            "public.leaf is a partition and is tracked with its root",
+        ),
+        (
+            "'pg_class'",
+            "pg_class is a system table and cannot be tracked",
+        ),
+        (
+            "'observer.checkpoint'",
+            "observer.checkpoint belongs to the log itself and cannot be tracked",
+        ),
         ("null", "no table was named"),
     ] {
-        assert_eq!(db.refusal(&format!("select observer.track({call})")).await, message, "{call}");
+        assert_eq!(
+            db.refusal(&format!("select observer.track({call})")).await,
+            message,
+            "{call}"
+        );
     }
-    let temporary = db.refusal("create temporary table x (id int primary key); select observer.track('x')").await;
+    let temporary = db
+        .refusal("create temporary table x (id int primary key); select observer.track('x')")
+        .await;
     assert_eq!(temporary, "x is a temporary table and cannot be tracked");
-    assert_eq!(db.value::<i64>("select count(*) from observer.tracked").await, 0);
+    assert_eq!(
+        db.value::<i64>("select count(*) from observer.tracked")
+            .await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -101,7 +137,9 @@ async fn the_owner_of_a_table_may_track_it() {
          create schema mine authorization keeper",
     )
     .await;
-    let pool = sqlx::PgPool::connect(&db.url_as("keeper", "k")).await.unwrap();
+    let pool = sqlx::PgPool::connect(&db.url_as("keeper", "k"))
+        .await
+        .unwrap();
     sqlx::raw_sql(
         "create table mine.t (id int primary key); select observer.track('mine.t'); insert into mine.t values (1)",
     )

@@ -22,10 +22,19 @@ async fn by_the_root_or_a_partition_it_is_one_event_of_the_root() {
          update c1 set v = 'y' where id = 5; delete from b where id = 4",
     )
     .await;
-    assert_eq!(changes(&db).await, ["i 1", "i 2", "i 3", "i 4", "i 5", "u 5", "d 4"]);
-    let entities: String = db.value("select string_agg(distinct entity, ' ') from observer.change_log").await;
+    assert_eq!(
+        changes(&db).await,
+        ["i 1", "i 2", "i 3", "i 4", "i 5", "u 5", "d 4"]
+    );
+    let entities: String = db
+        .value("select string_agg(distinct entity, ' ') from observer.change_log")
+        .await;
     assert_eq!(entities, "public.t");
-    assert_eq!(db.value::<String>("select string_agg(entity, ' ') from observer.tracked").await, "public.t");
+    assert_eq!(
+        db.value::<String>("select string_agg(entity, ' ') from observer.tracked")
+            .await,
+        "public.t"
+    );
 }
 
 #[tokio::test]
@@ -77,7 +86,8 @@ async fn a_truncate_of_the_whole_is_one_event() {
     assert_eq!(changes(&db).await, ["t -"]);
     db.run("truncate b").await;
     assert_eq!(changes(&db).await, ["t -", "t -"]);
-    db.run("begin; truncate t; insert into t values (1, 'a'); truncate t; commit").await;
+    db.run("begin; truncate t; insert into t values (1, 'a'); truncate t; commit")
+        .await;
     assert_eq!(changes(&db).await[2..], ["t -", "i 1", "t -"]);
 }
 
@@ -85,14 +95,21 @@ async fn a_truncate_of_the_whole_is_one_event() {
 async fn partitions_come_and_go() {
     let db = support::database().await;
     db.run(TABLE).await;
-    db.run("create table d partition of t for values in ('d'); insert into t values (1, 'd', 'x')").await;
+    db.run("create table d partition of t for values in ('d'); insert into t values (1, 'd', 'x')")
+        .await;
     db.run("insert into d values (2, 'd', 'x')").await;
     assert_eq!(changes(&db).await, ["i 1"]);
-    db.run("select observer.track('t', key => '{id}'); insert into d values (3, 'd', 'x')").await;
+    db.run("select observer.track('t', key => '{id}'); insert into d values (3, 'd', 'x')")
+        .await;
     assert_eq!(changes(&db).await, ["i 1", "i 3"]);
-    db.run("alter table t detach partition a; insert into a values (4, 'a', 'x')").await;
-    assert_eq!(events(&db).await[2], r#"i public.a 4 - {"id":4,"place":"a","v":"x"}"#);
-    db.run("select observer.untrack('t'); insert into d values (5, 'd', 'x')").await;
+    db.run("alter table t detach partition a; insert into a values (4, 'a', 'x')")
+        .await;
+    assert_eq!(
+        events(&db).await[2],
+        r#"i public.a 4 - {"id":4,"place":"a","v":"x"}"#
+    );
+    db.run("select observer.untrack('t'); insert into d values (5, 'd', 'x')")
+        .await;
     assert_eq!(changes(&db).await.len(), 3);
 }
 
@@ -106,6 +123,9 @@ async fn children_are_logged_under_the_name_that_the_statement_names() {
     .await;
     assert_eq!(
         events(&db).await,
-        [r#"d public.parent 1 {"id":1} -"#, r#"i public.parent 3 - {"id":3}"#]
+        [
+            r#"d public.parent 1 {"id":1} -"#,
+            r#"i public.parent 3 - {"id":3}"#
+        ]
     );
 }

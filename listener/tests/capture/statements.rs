@@ -41,15 +41,24 @@ async fn a_bulk_statement_is_one_insert_into_the_log_and_an_empty_one_none() {
          create trigger note after insert on observer.change_log for each statement execute function note()",
     )
     .await;
-    db.run("insert into t select g, 'x' from generate_series(1, 1000) g").await;
+    db.run("insert into t select g, 'x' from generate_series(1, 1000) g")
+        .await;
     db.run("update t set v = 'y'").await;
     db.run("delete from t where id <= 500").await;
     assert_eq!(db.value::<i64>("select count(*) from statements").await, 3);
-    assert_eq!(db.value::<i64>("select count(*) from observer.change_log").await, 2500);
+    assert_eq!(
+        db.value::<i64>("select count(*) from observer.change_log")
+            .await,
+        2500
+    );
 
     db.run("insert into t select 1, 'x' where false; update t set v = 'z' where id < 0; delete from t where id < 0")
         .await;
-    assert_eq!(db.value::<i64>("select count(*) from observer.change_log").await, 2500);
+    assert_eq!(
+        db.value::<i64>("select count(*) from observer.change_log")
+            .await,
+        2500
+    );
 }
 
 #[tokio::test]
@@ -57,7 +66,8 @@ async fn images_of_a_bulk_update_are_those_of_the_same_row() {
     let db = support::database().await;
     db.run(TABLE).await;
     db.run("update t set v = 'warm' where id = 0; insert into t values (0, 'first'); update t set v = 'second'").await;
-    db.run("insert into t select g, 'n' || g from generate_series(1, 20000) g order by random()").await;
+    db.run("insert into t select g, 'n' || g from generate_series(1, 20000) g order by random()")
+        .await;
     db.run("update t set v = 'm' || id").await;
     let wrong: i64 = db
         .value(
@@ -79,7 +89,9 @@ async fn what_is_rolled_back_leaves_nothing() {
     )
     .await;
     assert_eq!(changes(&db).await, ["i 1", "i 3"]);
-    let xids: i64 = db.value("select count(distinct xid) from observer.change_log").await;
+    let xids: i64 = db
+        .value("select count(distinct xid) from observer.change_log")
+        .await;
     assert_eq!(xids, 1);
 }
 
@@ -88,12 +100,17 @@ async fn upsert_merge_copy_and_cascade() {
     let db = support::database().await;
     db.run(TABLE).await;
     db.run("insert into t values (1, 'a')").await;
-    db.run("insert into t values (1, 'b'), (2, 'c') on conflict (id) do update set v = excluded.v").await;
+    db.run("insert into t values (1, 'b'), (2, 'c') on conflict (id) do update set v = excluded.v")
+        .await;
     let mut got = changes(&db).await;
     got.sort();
     assert_eq!(got, ["i 1", "i 2", "u 1"]);
 
-    if db.value::<i32>("select current_setting('server_version_num')::int").await >= 150_000 {
+    if db
+        .value::<i32>("select current_setting('server_version_num')::int")
+        .await
+        >= 150_000
+    {
         db.run("truncate observer.change_log").await;
         db.run(
             "merge into t using (values (1, 'x'), (2, 'y'), (3, 'z')) s (id, v) on t.id = s.id
@@ -125,7 +142,8 @@ async fn upsert_merge_copy_and_cascade() {
     let mut got = changes(&db).await;
     got.sort();
     assert_eq!(got, ["d 1", "d 2", "d 3", "d 7", "d 8"]);
-    db.run("truncate observer.change_log; truncate t cascade").await;
+    db.run("truncate observer.change_log; truncate t cascade")
+        .await;
     assert_eq!(changes(&db).await, ["t -", "t -"]);
 }
 
@@ -138,14 +156,29 @@ async fn a_writer_needs_no_rights_on_the_log() {
          grant insert, update, delete, truncate, select on t to writer",
     )
     .await;
-    let pool = sqlx::PgPool::connect(&db.url_as("writer", "w")).await.unwrap();
-    for sql in ["insert into t values (1, 'a')", "update t set v = 'b'", "delete from t", "truncate t"] {
+    let pool = sqlx::PgPool::connect(&db.url_as("writer", "w"))
+        .await
+        .unwrap();
+    for sql in [
+        "insert into t values (1, 'a')",
+        "update t set v = 'b'",
+        "delete from t",
+        "truncate t",
+    ] {
         sqlx::query(sql).execute(&pool).await.unwrap();
     }
     assert_eq!(changes(&db).await, ["i 1", "u 1", "d 1", "t -"]);
-    for sql in ["select * from observer.change_log", "select observer.emit('e')", "select observer.track('t')"] {
+    for sql in [
+        "select * from observer.change_log",
+        "select observer.emit('e')",
+        "select observer.track('t')",
+    ] {
         let error = sqlx::query(sql).execute(&pool).await.unwrap_err();
-        assert_eq!(error.as_database_error().unwrap().code().unwrap(), "42501", "{sql}");
+        assert_eq!(
+            error.as_database_error().unwrap().code().unwrap(),
+            "42501",
+            "{sql}"
+        );
     }
 }
 
@@ -157,7 +190,9 @@ async fn a_custom_event_by_one_who_may_do_no_more() {
          grant usage on schema observer to emitter; grant execute on function observer.emit to emitter",
     )
     .await;
-    let pool = sqlx::PgPool::connect(&db.url_as("emitter", "e")).await.unwrap();
+    let pool = sqlx::PgPool::connect(&db.url_as("emitter", "e"))
+        .await
+        .unwrap();
     let id: i64 = sqlx::query_scalar(
         r#"select observer.emit('invoice.due', '{"n": 1.50}', key => '7', tenant => 'acme')"#,
     )
@@ -167,10 +202,25 @@ async fn a_custom_event_by_one_who_may_do_no_more() {
     let got: String = db
         .value("select concat_ws(' ', id, operation, entity, key, tenant, size, new) from observer.change_log")
         .await;
-    assert_eq!(got, format!(r#"{id} c invoice.due 7 acme 11 {{"n": 1.50}}"#));
-    sqlx::query("select observer.emit('bare')").execute(&pool).await.unwrap();
-    let error = sqlx::query("select observer.emit('')").execute(&pool).await.unwrap_err();
-    assert!(error.to_string().contains("needs the name of an entity"), "{error}");
-    let error = sqlx::query("select * from observer.change_log").execute(&pool).await.unwrap_err();
+    assert_eq!(
+        got,
+        format!(r#"{id} c invoice.due 7 acme 11 {{"n": 1.50}}"#)
+    );
+    sqlx::query("select observer.emit('bare')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let error = sqlx::query("select observer.emit('')")
+        .execute(&pool)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("needs the name of an entity"),
+        "{error}"
+    );
+    let error = sqlx::query("select * from observer.change_log")
+        .execute(&pool)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("permission denied"), "{error}");
 }

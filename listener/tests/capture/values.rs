@@ -16,7 +16,10 @@ async fn whatever_the_table_accepts_the_log_accepts() {
     )
     .await;
     let images: Vec<String> =
-        sqlx::query_scalar("select new::text from observer.change_log order by id").fetch_all(&db.pool).await.unwrap();
+        sqlx::query_scalar("select new::text from observer.change_log order by id")
+            .fetch_all(&db.pool)
+            .await
+            .unwrap();
     let numeric = format!("1{}", "0".repeat(400));
     assert_eq!(
         images[0],
@@ -24,10 +27,15 @@ async fn whatever_the_table_accepts_the_log_accepts() {
             r#"{{"id":1,"n":{numeric},"f":"Infinity","j":{{"z":"\u0000", "n": 1e400}},"b":"\\x00ff","a":["a","b c",null],"p":{{"x":1,"y":"q\""}},"ts":"infinity","d":"-infinity","r":"[1,5)","s":"tab\t é 😀 \\ \"","doubled":2,"nothing":null,"a\"b":true}}"#
         )
     );
-    assert!(images[1].contains(r#""n":"NaN","f":"NaN""#), "{}", images[1]);
+    assert!(
+        images[1].contains(r#""n":"NaN","f":"NaN""#),
+        "{}",
+        images[1]
+    );
     assert!(images[2].contains(r#""n":0.00,"f":-0"#), "{}", images[2]);
-    let sizes: bool =
-        db.value("select bool_and(size = octet_length(new::text)) from observer.change_log").await;
+    let sizes: bool = db
+        .value("select bool_and(size = octet_length(new::text)) from observer.change_log")
+        .await;
     assert!(sizes);
 }
 
@@ -65,6 +73,10 @@ async fn json_that_postgres_stores_but_cannot_read_stops_nobody() {
     .fetch_all(&db.pool)
     .await
     .unwrap();
-    let image = r#"{ "id" : "k", "j" : {"a":"\u0000","b":"\ud800","\u0075":"\u00750075 \\u0041"} }"#;
-    assert_eq!(images, ["i", "u", "d"].map(|operation| format!("{operation} k k {image}")));
+    let image =
+        r#"{ "id" : "k", "j" : {"a":"\u0000","b":"\ud800","\u0075":"\u00750075 \\u0041"} }"#;
+    assert_eq!(
+        images,
+        ["i", "u", "d"].map(|operation| format!("{operation} k k {image}"))
+    );
 }
