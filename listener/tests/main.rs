@@ -6,5 +6,6 @@ mod capture;
 mod chaos;
 mod figures;
 mod migrate;
+mod retention;
 mod server;
 mod support;
