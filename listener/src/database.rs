@@ -1,12 +1,12 @@
 //! Connections to the database, and what to say when there are none.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use crds::config::Redacted;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool};
 use tokio::time::Instant;
+use url::Url;
 
 /// Most connections that a listener opens: one reads, one saves, the others are for what comes seldom.
 const MAX_CONNECTIONS: u32 = 4;
@@ -57,6 +57,37 @@ pub enum DatabaseError {
     },
 }
 
+/// Parameters of a URL that mean something here.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+const SSL_MODES: [&str; 6] = [
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
+];
+
 /// Reads a database URL without connecting.
 pub fn options(url: &Redacted) -> Result<PgConnectOptions, DatabaseError> {
     let scheme = url.reveal().split("://").next().unwrap_or_default();
@@ -65,13 +96,44 @@ pub fn options(url: &Redacted) -> Result<PgConnectOptions, DatabaseError> {
             "it does not begin with postgres://".to_owned(),
         ));
     }
-    PgConnectOptions::from_str(url.reveal())
+    let wrong = |error: &dyn std::fmt::Display| DatabaseError::Url(error.to_string());
+    let mut url = Url::parse(url.reveal()).map_err(|error| wrong(&error))?;
+    keep_known_parameters(&mut url)?;
+    PgConnectOptions::from_url(&url)
         .map(|options| {
             options
                 .application_name("observer-listener")
                 .disable_statement_logging()
         })
-        .map_err(|error| DatabaseError::Url(error.to_string()))
+        .map_err(|error| wrong(&error))
+}
+
+/// The driver would repeat values that it does not understand, and one may be a password.
+fn keep_known_parameters(url: &mut Url) -> Result<(), DatabaseError> {
+    let mut kept = Vec::new();
+    for (name, value) in url.query_pairs() {
+        if matches!(&*name, "sslmode" | "ssl-mode")
+            && !SSL_MODES.contains(&&*value.to_ascii_lowercase())
+        {
+            return Err(DatabaseError::Url(format!(
+                "sslmode is none of {}",
+                SSL_MODES.join(", ")
+            )));
+        }
+        if PARAMETERS.contains(&&*name) || name.starts_with("options[") {
+            kept.push((name.into_owned(), value.into_owned()));
+        } else {
+            tracing::warn!(
+                parameter = &*name,
+                "the database URL has a parameter that is not known and is ignored"
+            );
+        }
+    }
+    url.set_query(None);
+    if !kept.is_empty() {
+        url.query_pairs_mut().extend_pairs(kept);
+    }
+    Ok(())
 }
 
 /// Connects, and says why when that fails. A server that does not answer yet is given some time.
@@ -90,7 +152,10 @@ pub async fn connect(url: &Redacted) -> Result<PgPool, DatabaseError> {
                 return Ok(pool(options));
             }
             Ok(Err(error)) => error,
-            Err(_) => sqlx::Error::PoolTimedOut,
+            Err(_) => sqlx::Error::Io(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                format!("no answer within {} s", ACQUIRE_TIMEOUT.as_secs()),
+            )),
         };
         if !starting(&error) {
             return Err(if matches!(error, sqlx::Error::Database(_)) {

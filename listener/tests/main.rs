@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod bad_input;
 mod capture;
 mod chaos;
 mod figures;
 mod migrate;
+mod poison;
 mod retention;
 mod server;
 mod support;

@@ -63,6 +63,20 @@ pub enum CompileError {
     Secret(#[from] signature::BadSecret),
 }
 
+impl CompileError {
+    /// The field of the action that is at fault, as in `webhook.body`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self {
+            Self::Template { place, .. } => place.clone(),
+            Self::Url => "webhook.url".to_owned(),
+            Self::ContentType => "webhook.contentType".to_owned(),
+            Self::Header { name, .. } => format!("webhook.headers[{name}]"),
+            Self::Secret(_) => "webhook.signingSecret".to_owned(),
+        }
+    }
+}
+
 /// One action of one observer, ready to be attempted.
 pub struct Action {
     kind: Kind,

@@ -26,11 +26,18 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
     };
     let shared = Shared::new(&crds::config::Egress::default())?;
     if let Err(wrong) = Observers::compile(&observers, &shared) {
-        problems.extend(
-            wrong
-                .into_iter()
-                .map(|one| locations.problem(&one.observer, &one.path, one.message)),
-        );
+        let located = wrong
+            .into_iter()
+            .map(|one| locations.problem(&one.observer, &one.path, one.message));
+        // What stands in for a value that was found wrong is nobody's mistake.
+        let new: Vec<Problem> = located
+            .filter(|one| {
+                !problems
+                    .iter()
+                    .any(|known| known.path.starts_with(&one.path))
+            })
+            .collect();
+        problems.extend(new);
     }
     if let Some(bundle) = &loaded
         && let Err(error) = database::options(&bundle.listener.database_url)

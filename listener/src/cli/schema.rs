@@ -2,7 +2,8 @@
 
 use clap::{Args, ValueEnum};
 use crds::config::Redacted;
-use observer_listener::{database, migrate};
+use observer_listener::database::{self, DatabaseError};
+use observer_listener::migrate;
 use sqlx::PgPool;
 
 use super::{CliError, DatabaseArgs};
@@ -77,6 +78,8 @@ pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
 
 /// Connects; a URL that cannot be read is the configuration's fault.
 pub(super) async fn connect(url: &Redacted) -> Result<PgPool, CliError> {
-    database::options(url).map_err(|error| CliError::Config(error.to_string()))?;
-    Ok(database::connect(url).await?)
+    database::connect(url).await.map_err(|error| match error {
+        DatabaseError::Url(_) => CliError::Config(error.to_string()),
+        error => error.into(),
+    })
 }

@@ -94,7 +94,14 @@ impl Observers {
                         action: Arc::new(compiled),
                         retry: action.retry,
                     }),
-                    Err(error) => problem(format!("spec.actions[{n}]"), error.to_string()),
+                    Err(error) => {
+                        let (place, message) = (error.place(), error.to_string());
+                        let message = message.strip_prefix(&place).unwrap_or(&message);
+                        problem(
+                            format!("spec.actions[{n}].{place}"),
+                            message.trim_start_matches([',', ' ']).to_owned(),
+                        );
+                    }
                 }
             }
             rules.push(Rule {

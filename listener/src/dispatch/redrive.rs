@@ -3,12 +3,26 @@
 
 use std::sync::Arc;
 
+use crds::config::Operation;
+
 use crate::actions::{Failure, FailureKind};
 use crate::queue::dead_letter::{Attempt, Redrive, Verdict};
 use crate::rules;
 
 use super::Dispatcher;
 use super::work::{Origin, Work, weight};
+
+/// Said of events that were too large to be read, and so to be kept.
+const UNKEPT: &str = "the row's images were too large to be kept, so there is nothing to deliver: read the row itself, \
+     exclude large columns with observer.track(..., exclude => array['column']), and drop this dead letter";
+
+/// Whether a dead letter is of an event whose images were left out for their size.
+fn without_images(letter: &Redrive) -> bool {
+    letter.error_kind == FailureKind::Event.as_str()
+        && letter.event.operation != Operation::Truncate
+        && letter.event.old.is_none()
+        && letter.event.new.is_none()
+}
 
 impl Dispatcher {
     /// Takes in what a look for redrives found.
@@ -48,6 +62,10 @@ impl Dispatcher {
             };
             return self.failed_again(letter.id, &failure);
         };
+        if without_images(&letter) {
+            let failure = Failure::of(FailureKind::Event, UNKEPT);
+            return self.failed_again(letter.id, &failure);
+        }
         if letter.error_kind == FailureKind::Condition.as_str() {
             match self.setup.observers.decide(&letter.event, &letter.observer) {
                 Some(rules::Verdict::Match) => {}

@@ -37,6 +37,13 @@ impl Config {
         Self { dir }
     }
 
+    /// Writes another text in the place of one that stands in the file.
+    pub(crate) fn change(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path()).unwrap();
+        assert!(text.contains(from), "{from} stands in:\n{text}");
+        std::fs::write(self.path(), text.replace(from, to)).unwrap();
+    }
+
     pub(crate) fn path(&self) -> std::path::PathBuf {
         self.dir.path().join("observers.yaml")
     }

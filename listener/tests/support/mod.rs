@@ -4,9 +4,12 @@
 //! Debian installs it), or the folder with the programs of another.
 
 pub(crate) mod listener;
+pub(crate) mod program;
+pub(crate) mod told;
 pub(crate) mod writers;
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use observer_listener::demo::binaries::Binaries;
 use observer_listener::demo::server::PrivateServer;
@@ -28,6 +31,18 @@ pub(crate) struct TestDb {
     pub(crate) pool: PgPool,
     name: String,
     admin: String,
+}
+
+/// Looks again and again until there is something to see; fails with `what` was expected.
+pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    let deadline = Instant::now() + listener::SOON;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// The server's programs that this run tests against.

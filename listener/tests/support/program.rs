@@ -1,0 +1,52 @@
+//! The real program as a command that runs to its end.
+
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use super::listener::{SOON, program};
+
+/// What a command came to.
+pub(crate) struct Ended {
+    /// Exit code; `None` where a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// Standard output.
+    pub(crate) out: String,
+    /// Standard error.
+    pub(crate) err: String,
+}
+
+/// Runs the program to its end.
+pub(crate) async fn command(args: &[&str]) -> Ended {
+    let child = Command::new(program())
+        .args(args)
+        .args(["--log-format", "text"])
+        .env_remove("OBSERVER_DATABASE_URL")
+        .env("RUST_LOG", "debug")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let Ok(output) = tokio::time::timeout(SOON, child).await else {
+        panic!("{args:?} should come to an end");
+    };
+    let output = output.unwrap();
+    Ended {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Ended {
+    /// All it said, for the message of a test that fails.
+    pub(crate) fn said(&self) -> String {
+        let Self { code, out, err } = self;
+        format!("exit code {code:?}\n{out}\n{err}")
+    }
+
+    /// Standard output of a command that went well.
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{}", self.said());
+        self.out
+    }
+}
