@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::config::ListenerConfig;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -93,18 +94,10 @@ pub async fn run(
     if let Some(at) = options.listen {
         answer(at, &mut tasks, &sources, &done).await?;
     }
-    let pool = database::connect(&listener.database_url).await?;
-    migrate::verify(&pool).await?;
-    let log = Log::open(pool.clone()).await?;
-    let claim = checkpoint::claim(
-        &pool,
-        &log,
-        &name,
-        &options.holder,
-        listener.shards,
-        listener.start_at,
-    )
-    .await?;
+    let (pool, log, claim) = tokio::select! {
+        begun = begin(listener, &name, &options.holder) => begun?,
+        () = stop.cancelled() => return Ok(()),
+    };
     if let Some(other) = &claim.taken_from {
         tracing::info!(
             listener = &*name,
@@ -156,7 +149,11 @@ pub async fn run(
         drain: listener.drain_timeout,
     });
     let result = tokio::select! {
-        result = dispatcher.run(batches, stop) => result.map_err(RunError::from),
+        result = dispatcher.run(batches, stop) => match result {
+            // Why is for the reader itself to say.
+            Err(DispatchError::Reader) => Err(first_error(&mut tasks).await),
+            other => other.map_err(RunError::from),
+        },
         error = first_error(&mut tasks) => Err(error),
     };
     done.cancel();
@@ -167,12 +164,23 @@ pub async fn run(
     // What is still open then is closed by the end of the process.
     let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
     if result.is_ok() {
-        tracing::info!(
-            listener = &*name,
-            "stopped; everything under way was finished and saved"
-        );
+        tracing::info!(listener = &*name, "stopped; all that was finished is saved");
     }
     result
+}
+
+/// Connects, and claims the shards.
+async fn begin(
+    listener: &ListenerConfig,
+    name: &str,
+    holder: &str,
+) -> Result<(PgPool, Log, Claim), RunError> {
+    let pool = database::connect(&listener.database_url).await?;
+    migrate::verify(&pool).await?;
+    let log = Log::open(pool.clone()).await?;
+    let (shards, start) = (listener.shards, listener.start_at);
+    let claim = checkpoint::claim(&pool, &log, name, holder, shards, start).await?;
+    Ok((pool, log, claim))
 }
 
 /// Answers on an address, from now on.

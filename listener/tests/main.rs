@@ -6,6 +6,7 @@ mod bad_input;
 mod capture;
 mod chaos;
 mod figures;
+mod life;
 mod migrate;
 mod poison;
 mod retention;

@@ -37,6 +37,8 @@ impl Saver {
     pub async fn save(self, what: Save) -> Result<Save, CheckpointError> {
         let mut wait = FIRST_WAIT;
         loop {
+            // An answer that never comes is a failure too.
+            self.health.saved(false, Instant::now());
             match save(&self.pool, &self.listener, &self.holder, &what).await {
                 Ok(()) => {
                     self.metrics.saves.inc();
@@ -48,7 +50,6 @@ impl Saver {
                         .database_errors
                         .with_label_values(&["save"])
                         .inc();
-                    self.health.saved(false, Instant::now());
                     tracing::warn!(%error, "cannot save the checkpoint; trying again");
                 }
                 Err(error) => return Err(error),

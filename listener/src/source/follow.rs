@@ -30,11 +30,12 @@ pub async fn follow(
         let mut last_event = Instant::now();
         let mut wait = FIRST_WAIT;
         loop {
+            // An answer that never comes is a failure too.
+            sources.health.read(false, Instant::now());
             let batch = match reader.step().await {
                 Ok(Step::Batch(batch)) => Some(batch),
                 Ok(Step::Quiet(batch)) => batch,
                 Err(ReadError::Log(LogError::Database(error))) => {
-                    sources.health.read(false, Instant::now());
                     sources
                         .metrics
                         .database_errors

@@ -25,7 +25,9 @@ pub enum ReadError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// Another process has claimed the shards.
-    #[error("another process has taken over this listener")]
+    #[error(
+        "another process has taken over this listener, so this one stops; run two listeners under different names to run both"
+    )]
     Fenced,
     /// The database has gone back in time under a running listener.
     #[error(transparent)]

@@ -1,0 +1,485 @@
+//! A listener's life: it starts, is taken over from, paused and stopped, and its database goes
+//! away and comes back.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use observer_listener::demo::server::PrivateServer;
+use observer_listener::demo::sink::{Behaviour, Sink};
+use observer_listener::migrate::migrate;
+use sqlx::PgPool;
+
+use crate::support::listener::{Config, Process, SOON, observer};
+use crate::support::program::command;
+use crate::support::told::{Told, keys_of, told};
+use crate::support::{binaries, database, eventually};
+
+/// Rows whose `v` counts their changes.
+const ROWS: i64 = 10;
+
+async fn make_rows(pool: &PgPool) {
+    for statement in [
+        "create table kv (k int primary key, v int not null)",
+        "insert into kv select k, 0 from generate_series(1, 10) k",
+        "select observer.track('kv')",
+    ] {
+        sqlx::query(statement).execute(pool).await.unwrap();
+    }
+}
+
+/// Adds one to every row, `times` times.
+async fn change_rows(pool: &PgPool, times: usize) {
+    for _ in 0..times {
+        sqlx::query("update kv set v = v + 1")
+            .execute(pool)
+            .await
+            .unwrap();
+    }
+}
+
+/// Waits until every row was told of `v`, and checks that none was told of a later value before
+/// an earlier one. Returns how many deliveries were repeats.
+async fn all_told(sink: &Sink, v: i64) -> usize {
+    let told = eventually("the last value of each row", async || {
+        let told = told(sink);
+        let last = told.iter().filter(|one| one.body["new"]["v"] == v);
+        let mut keys: Vec<&str> = last.map(|one| one.body["key"].as_str().unwrap()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        (keys.len() == usize::try_from(ROWS).unwrap()).then_some(told)
+    })
+    .await;
+    repeats(&told)
+}
+
+fn repeats(told: &[Told]) -> usize {
+    let mut furthest: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut ids: BTreeMap<(&str, i64), &str> = BTreeMap::new();
+    for one in told {
+        let (key, v) = (
+            one.body["key"].as_str().unwrap(),
+            one.body["new"]["v"].as_i64().unwrap(),
+        );
+        let most = furthest.entry(key).or_default();
+        assert!(v <= *most + 1, "row {key} was told {v} after {most}");
+        *most = v.max(*most);
+        let id = ids.entry((key, v)).or_insert(&one.id);
+        assert_eq!(*id, one.id, "a repeat has the same id");
+    }
+    told.len() - ids.len()
+}
+
+fn rows_to(sink: &Sink, path: &str) -> String {
+    observer("kv", "public.kv", &sink.url(path), "")
+}
+
+fn at(sink: &Sink, path: &str) -> usize {
+    told(sink).iter().filter(|one| one.path == path).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_takes_over_and_the_first_does_nothing_more() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Delay(Duration::from_millis(5)))
+        .await
+        .unwrap();
+    let configs = ["/first", "/second"].map(|path| Config::new(&db.url, "", &rows_to(&sink, path)));
+    let mut first = Process::run(&configs[0]);
+    first.says("running").await;
+    change_rows(&db.pool, 20).await;
+    assert!(sink.wait_for(20, SOON).await);
+    let mut second = Process::run(&configs[1]);
+    second.says("taking over").await;
+    change_rows(&db.pool, 5).await;
+    let status = first.ends().await;
+    assert_eq!(status.code(), Some(1), "{}", first.said());
+    let said = first.said();
+    assert!(
+        said.contains("error: another process has taken over"),
+        "{said}"
+    );
+    assert!(said.contains("different names"), "{said}");
+    let by_first = at(&sink, "/first");
+    change_rows(&db.pool, 5).await;
+    all_told(&sink, 30).await;
+    second.stop().await;
+    assert_eq!(at(&sink, "/first"), by_first, "the first does nothing more");
+    let before = sink.counts().requests;
+    let third = Process::run(&configs[1]);
+    change_rows(&db.pool, 1).await;
+    all_told(&sink, 31).await;
+    third.stop().await;
+    assert_eq!(sink.counts().requests, before + 10, "nothing is repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_paused_process_still_saves_is_refused() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    let mut first = Process::run(&config);
+    change_rows(&db.pool, 3).await;
+    all_told(&sink, 3).await;
+    first.signal("STOP").await;
+    let mut second = Process::run(&config);
+    second.says("running").await;
+    change_rows(&db.pool, 3).await;
+    all_told(&sink, 6).await;
+    let holder = "select string_agg(distinct holder, ' ') from observer.checkpoint";
+    let by_second: String = db.value(holder).await;
+    first.signal("CONT").await;
+    let status = first.ends().await;
+    assert_eq!(status.code(), Some(1), "{}", first.said());
+    assert!(first.said().contains("another process has taken over"));
+    assert_eq!(db.value::<String>(holder).await, by_second);
+    second.stop().await;
+    let before = sink.counts().requests;
+    let third = Process::run(&config);
+    change_rows(&db.pool, 1).await;
+    all_told(&sink, 7).await;
+    third.stop().await;
+    assert_eq!(sink.counts().requests, before + 10, "nothing is repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_finishes_what_is_under_way() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Delay(Duration::from_millis(400)))
+        .await
+        .unwrap();
+    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    let process = Process::run(&config);
+    change_rows(&db.pool, 2).await;
+    assert!(sink.wait_for(10, SOON).await);
+    process.stop().await;
+    assert_eq!(sink.counts().succeeded, 10, "finished, and no more begun");
+    let process = Process::run(&config);
+    assert_eq!(all_told(&sink, 2).await, 0, "nothing is repeated");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_hangs_delays_a_stop_no_longer_than_it_may() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    sink.behave_at("/hangs", Behaviour::Hang);
+    let observers =
+        rows_to(&sink, "/fine") + &observer("hangs", "public.kv", &sink.url("/hangs"), "");
+    let config = Config::new(&db.url, "  delivery: {drainTimeout: 1s}", &observers);
+    let mut process = Process::run(&config);
+    change_rows(&db.pool, 1).await;
+    assert!(sink.wait_for(20, SOON).await);
+    let begun = Instant::now();
+    process.signal("TERM").await;
+    let status = process.ends().await;
+    assert!(status.success(), "{}", process.said());
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(process.said().contains("cutting off"), "{}", process.said());
+    let hung: Vec<String> = sink
+        .received()
+        .iter()
+        .map(|one| one.webhook_id.clone())
+        .collect();
+    sink.behave_at("/hangs", Behaviour::Ok);
+    let process = Process::run(&config);
+    keys_of(&sink, "/hangs", 10).await;
+    process.stop().await;
+    assert_eq!(at(&sink, "/fine"), 10, "what was done is not repeated");
+    let again = told(&sink).into_iter().filter(|one| one.path == "/hangs");
+    assert!(
+        again.map(|one| one.id).all(|id| hung.contains(&id)),
+        "the ids stay"
+    );
+}
+
+/// An address that nobody listens on.
+fn free_address() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().to_string()
+}
+
+/// Status and text of an answer; `None` where there is none.
+async fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    let response = reqwest::get(format!("http://{address}{path}")).await.ok()?;
+    Some((response.status().as_u16(), response.text().await.ok()?))
+}
+
+async fn ready(address: &str, status: u16) -> String {
+    eventually(&format!("/readyz answers {status}"), async || {
+        let (now, text) = get(address, "/readyz").await?;
+        (now == status).then_some(text)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_tells_how_it_is() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    assert_eq!(ready(&address, 200).await, "ready\n");
+    change_rows(&db.pool, 3).await;
+    all_told(&sink, 3).await;
+    assert_eq!(
+        get(&address, "/healthz").await,
+        Some((200, "ok\n".to_owned()))
+    );
+    let metrics = eventually("all is counted", async || {
+        let (_, text) = get(&address, "/metrics").await?;
+        text.contains("observer_events_total{listener=\"default/test\"} 30")
+            .then_some(text)
+    })
+    .await;
+    for line in metrics.lines() {
+        let name = line
+            .trim_start_matches("# HELP ")
+            .trim_start_matches("# TYPE ");
+        assert!(name.starts_with("observer_"), "{line}");
+    }
+    assert!(
+        metrics.contains("outcome=\"done\",listener=\"default/test\"} 30"),
+        "{metrics}"
+    );
+    process.stop().await;
+}
+
+/// A server of the test's own, with a migrated database and the rows in it.
+async fn own_server() -> (PrivateServer, PgPool) {
+    let server = PrivateServer::start(&binaries()).await.unwrap();
+    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+    migrate(&pool).await.unwrap();
+    make_rows(&pool).await;
+    (server, pool)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_for_long_shows_and_heals_without_a_restart() {
+    let (server, pool) = own_server().await;
+    let sink = Sink::start(Behaviour::Delay(Duration::from_millis(5)))
+        .await
+        .unwrap();
+    let config = Config::new(&server.url("postgres"), "", &rows_to(&sink, "/hook"));
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    ready(&address, 200).await;
+    change_rows(&pool, 20).await;
+    pool.close().await;
+    server.stop().await.unwrap();
+    let reason = ready(&address, 503).await;
+    assert!(
+        reason.contains("the log could not be read") || reason.contains("no checkpoint"),
+        "{reason}"
+    );
+    assert_eq!(get(&address, "/healthz").await.unwrap().0, 200);
+    server.resume().await.unwrap();
+    ready(&address, 200).await;
+    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+    change_rows(&pool, 2).await;
+    assert_eq!(all_told(&sink, 22).await, 0, "nothing is repeated");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_crashes_loses_nothing() {
+    let (server, pool) = own_server().await;
+    let sink = Sink::start(Behaviour::Delay(Duration::from_millis(5)))
+        .await
+        .unwrap();
+    let config = Config::new(&server.url("postgres"), "", &rows_to(&sink, "/hook"));
+    let mut process = Process::run(&config);
+    process.says("running").await;
+    pool.close().await;
+    let mut v = 0;
+    for _ in 0..2 {
+        let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+        change_rows(&pool, 20).await;
+        v += 20;
+        pool.close().await;
+        server.crash().await.unwrap();
+        server.resume().await.unwrap();
+    }
+    all_told(&sink, v).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_receiver_holds_up_its_own_observer_only() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    sink.behave_at("/dead", Behaviour::Hang);
+    let observers =
+        observer("dead", "public.kv", &sink.url("/dead"), "") + &rows_to(&sink, "/live");
+    let spec = "  delivery: {maxInFlight: 4, drainTimeout: 100ms}";
+    let config = Config::new(&db.url, spec, &observers);
+    let process = Process::run(&config);
+    change_rows(&db.pool, 50).await;
+    let begun = Instant::now();
+    assert_eq!(all_told(&sink, 50).await, 0);
+    assert!(
+        begun.elapsed() < Duration::from_secs(9),
+        "before any attempt timed out"
+    );
+    process.stop().await;
+}
+
+/// Runs a listener that must refuse to start, and returns what it said.
+async fn refused(config: &Config) -> String {
+    let mut process = Process::run(config);
+    let status = process.ends().await;
+    assert_eq!(status.code(), Some(1), "{}", process.said());
+    process.said()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_cannot_be_right_is_refused_with_the_remedy() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    let process = Process::run(&config);
+    change_rows(&db.pool, 1).await;
+    all_told(&sink, 1).await;
+    process.stop().await;
+    let rows = "select string_agg(c::text, ' ' order by shard) from observer.checkpoint c";
+
+    config.change("spec:\n  source", "spec:\n  shards: 4\n  source");
+    let before: String = db.value(rows).await;
+    let said = refused(&config).await;
+    assert!(
+        said.contains("for 8 shards and is now configured for 4"),
+        "{said}"
+    );
+    assert_eq!(
+        db.value::<String>(rows).await,
+        before,
+        "nothing was changed"
+    );
+    config.change("  shards: 4\n", "  shards: 8\n");
+
+    for wrong in [
+        "system_identifier = 1",
+        "database_oid = 1",
+        "from_snapshot = '4000000000:4000000000:', to_snapshot = null, to_floor = null, to_ceiling = null, last_id = 0",
+        "from_ceiling = 4000000000",
+    ] {
+        db.run(&format!("update observer.checkpoint set {wrong}"))
+            .await;
+        let before: String = db.value(rows).await;
+        let said = refused(&config).await;
+        assert!(said.contains("observer-listener rebase"), "{said}");
+        assert_eq!(
+            db.value::<String>(rows).await,
+            before,
+            "nothing was changed"
+        );
+        let file = config.path();
+        let args = ["rebase", "--resume", "now", "-f", file.to_str().unwrap()];
+        command(&args).await.ok();
+        let process = Process::run(&config);
+        change_rows(&db.pool, 1).await;
+        let v: i32 = db.value("select max(v) from kv").await;
+        all_told(&sink, i64::from(v)).await;
+        process.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_may_begin_with_what_comes_next() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    config.change("databaseUrl:", "startAt: Now\n      databaseUrl:");
+    change_rows(&db.pool, 3).await;
+    let mut process = Process::run(&config);
+    process.says("running").await;
+    db.run("insert into kv values (11, 0)").await;
+    assert_eq!(keys_of(&sink, "/hook", 1).await, ["11"]);
+    process.stop().await;
+    db.run("insert into kv values (12, 0)").await;
+    let process = Process::run(&config);
+    assert_eq!(
+        keys_of(&sink, "/hook", 2).await,
+        ["11", "12"],
+        "its own history it has"
+    );
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_of_a_tenant_sees_nothing_of_others() {
+    let db = database().await;
+    db.run(
+        "create table doc (id int primary key, org text); select observer.track('doc', tenant => 'org')",
+    )
+    .await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let observers = observer("acme", "public.doc", &sink.url("/acme"), "  tenant: acme\n")
+        + &observer("all", "public.doc", &sink.url("/all"), "");
+    let config = Config::new(&db.url, "", &observers);
+    let process = Process::run(&config);
+    db.run(
+        "insert into doc values (1, 'acme'), (2, 'other'), (3, null), (4, ''), (5, 'ACME'), (6, 'acme')",
+    )
+    .await;
+    db.run("update doc set org = 'acme' where id = 2").await;
+    db.run("update doc set org = 'other' where id = 1").await;
+    db.run("truncate doc").await;
+    let all = keys_of(&sink, "/all", 11).await;
+    assert_eq!(all.len(), 11);
+    process.stop().await;
+    let mut seen: Vec<(String, String)> = told(&sink)
+        .iter()
+        .filter(|one| one.path == "/acme")
+        .map(|one| {
+            assert_eq!(one.body["tenant"], "acme");
+            let operation = one.body["operation"].as_str().unwrap();
+            (
+                operation.to_owned(),
+                one.body["key"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
+    seen.sort_unstable();
+    let expected = [
+        ("Delete", "1"),
+        ("Insert", "1"),
+        ("Insert", "2"),
+        ("Insert", "6"),
+    ];
+    assert_eq!(seen, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_of_different_names_each_get_everything() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sinks = [
+        Sink::start(Behaviour::Ok).await.unwrap(),
+        Sink::start(Behaviour::Ok).await.unwrap(),
+    ];
+    let configs = sinks
+        .each_ref()
+        .map(|sink| Config::new(&db.url, "", &rows_to(sink, "/hook")));
+    configs[1].change("name: test", "name: other");
+    let processes = configs.each_ref().map(Process::run);
+    change_rows(&db.pool, 10).await;
+    for sink in &sinks {
+        assert_eq!(all_told(sink, 10).await, 0);
+    }
+    for process in processes {
+        process.stop().await;
+    }
+}
