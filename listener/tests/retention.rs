@@ -34,7 +34,7 @@ async fn checkpoint(db: &TestDb, name: &str) {
     db.run(&format!(
         "insert into observer.checkpoint
             (listener, shard, shards, epoch, holder, from_floor, from_snapshot, from_ceiling, system_identifier, database_oid)
-         select '{name}', 0, 1, 1, 'test', m.floor, m.snapshot, m.ceiling, s.system_identifier, d.oid
+         select '{name}', 0, 1, 1, 'test', 0, m.snapshot, m.ceiling, s.system_identifier, d.oid
          from observer.mark() m, pg_control_system() s, pg_database d where d.datname = current_database()
          on conflict (listener, shard) do update set from_floor = excluded.from_floor,
             from_snapshot = excluded.from_snapshot, from_ceiling = excluded.from_ceiling"
