@@ -1,4 +1,4 @@
-DENY_VERSION := 0.19.0
+DENY_VERSION := 0.20.2
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/observers
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 OLD_POSTGRES := $(or $(OBSERVER_TEST_POSTGRES_OLD),/usr/lib/postgresql/15/bin)

@@ -4,6 +4,10 @@
 -- rows it changed, and none where it changed no row. They never refuse what the table accepts:
 -- images are json (jsonb refuses some values), and options that no longer fit an altered table
 -- are passed over.
+--
+-- They run with the rights of the schema's owner, so that writers need none. A type may bring a
+-- cast to json of its own, which then runs with these rights too: where the owners of tracked
+-- tables are not trusted with them, let a role without other rights own the schema.
 
 -- Schema and name, as they are and unquoted; of the root for a partition.
 create function observer.entity_of(tbl oid) returns text
@@ -326,13 +330,13 @@ begin
             using errcode = 'invalid_parameter_value',
                 hint = format('Name the columns that identify a row: select observer.track(%L, key => ''{...}'').', tbl);
     end if;
-    select name into missing from unnest(key || tenant || exclude) as name
-    where name is not null and not exists (
+    select name into missing from unnest(key || exclude || array_remove(array[tenant], null)) as name
+    where not exists (
         select 1 from pg_attribute
         where attrelid = tbl and attname = name and attnum > 0 and not attisdropped
     ) limit 1;
     if found then
-        raise exception '% has no column %', tbl, quote_ident(missing)
+        raise exception '% has no column %', tbl, coalesce(quote_ident(missing), 'NULL')
             using errcode = 'undefined_column',
                 hint = 'Columns are named as they are, without quotes, upper and lower case as in the table.';
     end if;

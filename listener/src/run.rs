@@ -34,6 +34,8 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// Names this start of this process; unlike any other.
     pub holder: String,
+    /// Metrics that the caller watches as well; the run has its own if absent.
+    pub metrics: Option<Metrics>,
 }
 
 /// Why a listener does not run, or ran no longer.
@@ -84,7 +86,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let name: Arc<str> = Arc::from(listener.identity());
     let sources = Sources {
-        metrics: Metrics::new(&name)?,
+        metrics: options.metrics.map_or_else(|| Metrics::new(&name), Ok)?,
         health: Arc::new(Health::default()),
     };
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();

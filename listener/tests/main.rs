@@ -11,5 +11,6 @@ mod life;
 mod migrate;
 mod order;
 mod poison;
+mod retention;
 mod server;
 mod support;

@@ -22,6 +22,9 @@ const EXIT_CONFIG: u8 = 2;
 /// Exit code for what went wrong while running.
 const EXIT_RUN: u8 = 1;
 
+/// What is logged while a display is on: nothing that it shows anyway.
+const QUIET: &str = "warn,observer::action=error,observer_listener::dispatch=error";
+
 /// Runs observers against a Postgres database: when this changes and that condition holds, do
 /// these actions.
 #[derive(Debug, Parser)]
@@ -148,7 +151,8 @@ fn duration(text: &str) -> Result<Duration, NotADuration> {
 /// Runs the program and says by its exit code how it went.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    logs::start(cli.log_format);
+    let quiet = matches!(cli.command, Command::Demo(_));
+    logs::start(cli.log_format, if quiet { QUIET } else { "info" });
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

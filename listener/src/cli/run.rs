@@ -53,6 +53,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
     let options = Options {
         listen,
         holder: holder(),
+        metrics: None,
     };
     run_listener(&listener, Arc::new(observers), options, stop)
         .await

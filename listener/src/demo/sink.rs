@@ -198,6 +198,12 @@ impl Sink {
         self.state.lock().received.clone()
     }
 
+    /// Hands over what it kept, which makes room for more.
+    #[must_use]
+    pub fn take_received(&self) -> Vec<Received> {
+        self.state.lock().hand_over()
+    }
+
     /// What it counted.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -17,9 +17,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log to standard error. `RUST_LOG` overrides the level (`info`).
-pub fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// Begins to log to standard error what `RUST_LOG` asks for, or else what `by_default` does.
+pub fn start(format: LogFormat, by_default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(by_default));
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,

@@ -84,6 +84,7 @@ async fn what_cannot_be_tracked_is_refused() {
             "public.keyless has no primary key",
         ),
         ("'t', key => '{nope}'", "public.t has no column nope"),
+        ("'t', key => '{null}'", "public.t has no column NULL"),
         ("'t', tenant => 'Org'", "public.t has no column \"Org\""),
         ("'t', exclude => '{x}'", "public.t has no column x"),
         (

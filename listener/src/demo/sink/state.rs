@@ -88,6 +88,11 @@ impl State {
 }
 
 impl Inner {
+    pub(super) fn hand_over(&mut self) -> Vec<Received> {
+        self.kept_bytes = 0;
+        std::mem::take(&mut self.received)
+    }
+
     fn reaction(&mut self, request: &wire::Request) -> Reaction {
         let behaviour = self.by_path.get(request.path()).unwrap_or(&self.default);
         match behaviour.clone() {

@@ -1,0 +1,269 @@
+//! How the log stays bounded, and what an operator can do about listeners and restores.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, Executor};
+
+use crate::capture::changes;
+use crate::support::{self, TestDb};
+
+const TABLE: &str = "create table t (id int primary key, v text); select observer.track('t')";
+
+/// Waits for the transactions of other tests: a snapshot's lower end is the whole server's.
+async fn others_end(db: &TestDb) {
+    let now: String = db
+        .value("select pg_snapshot_xmax(pg_current_snapshot())::text")
+        .await;
+    let running = format!(
+        "select exists (select 1 from pg_stat_activity where backend_xid is not null
+            and datname <> current_database() and age(backend_xid) > age('{now}'::xid8::xid))"
+    );
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while db.value::<bool>(&running).await {
+        assert!(
+            Instant::now() < deadline,
+            "another test's transaction does not end"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A checkpoint of listener `name` at the present moment, made or moved.
+async fn checkpoint(db: &TestDb, name: &str) {
+    others_end(db).await;
+    db.run(&format!(
+        "insert into observer.checkpoint
+            (listener, shard, shards, epoch, holder, from_floor, from_snapshot, from_ceiling, system_identifier, database_oid)
+         select '{name}', 0, 1, 1, 'test', 0, m.snapshot, m.ceiling, s.system_identifier, d.oid
+         from observer.mark() m, pg_control_system() s, pg_database d where d.datname = current_database()
+         on conflict (listener, shard) do update set from_floor = excluded.from_floor,
+            from_snapshot = excluded.from_snapshot, from_ceiling = excluded.from_ceiling"
+    ))
+    .await;
+}
+
+/// What `maintain` did, as `slots emptied, head moved`.
+async fn maintain(db: &TestDb, keep: &str) -> (i32, bool) {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "select truncated, rotated from observer.maintain('{keep}')"
+    )))
+    .fetch_one(&db.pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn events_go_once_they_are_old_and_behind_every_checkpoint() {
+    let db = support::database().await;
+    db.run(TABLE).await;
+    assert_eq!(maintain(&db, "0").await, (0, false), "an empty log");
+    db.run("insert into t values (1)").await;
+    assert_eq!(
+        maintain(&db, "0").await,
+        (0, true),
+        "no checkpoint, nothing goes"
+    );
+    db.run("insert into t values (2)").await;
+    checkpoint(&db, "slow").await;
+    db.run("insert into t values (3)").await;
+    checkpoint(&db, "fast").await;
+    // Slot 0 holds the first event, slot 1 what `slow` has still to read.
+    assert_eq!(maintain(&db, "1 hour").await, (0, false), "too young");
+    assert_eq!(maintain(&db, "0").await, (1, true));
+    assert_eq!(changes(&db).await, ["i 2", "i 3"]);
+    assert_eq!(maintain(&db, "0").await, (0, false));
+    db.run("select observer.forget('slow')").await;
+    assert_eq!(maintain(&db, "0").await, (1, false));
+    assert!(changes(&db).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_an_open_transaction_may_still_add_or_hide_stays() {
+    let db = support::database().await;
+    db.run(TABLE).await;
+    let mut open = db.connect().await;
+    open.execute("begin; insert into t values (1)")
+        .await
+        .unwrap();
+    db.run("insert into t values (2)").await;
+    assert_eq!(maintain(&db, "0").await, (0, true));
+    checkpoint(&db, "l").await;
+    // Its snapshot does not see the open transaction, whose xid is the lower one.
+    assert_eq!(maintain(&db, "0").await, (0, false));
+    open.execute("commit").await.unwrap();
+    assert_eq!(
+        maintain(&db, "0").await,
+        (0, false),
+        "committed and not yet read"
+    );
+    checkpoint(&db, "l").await;
+    assert_eq!(maintain(&db, "0").await, (1, false));
+}
+
+#[tokio::test]
+async fn a_slot_that_is_still_being_written_to_is_left_for_later() {
+    let db = support::database().await;
+    db.run(TABLE).await;
+    db.run("insert into t values (1)").await;
+    checkpoint(&db, "l").await;
+    let mut reader = db.connect().await;
+    reader
+        .execute("begin; select * from observer.change_log_0")
+        .await
+        .unwrap();
+    let before = Instant::now();
+    assert_eq!(maintain(&db, "0").await, (0, true));
+    assert!(before.elapsed() < Duration::from_secs(5));
+    reader.execute("rollback").await.unwrap();
+    assert_eq!(maintain(&db, "0").await, (1, false));
+}
+
+#[tokio::test]
+async fn a_full_ring_keeps_everything() {
+    let db = support::database().await;
+    db.run(TABLE).await;
+    for id in 0..12 {
+        db.run(&format!("insert into t values ({id})")).await;
+        assert_eq!(maintain(&db, "0").await, (0, id < 7), "{id}");
+    }
+    assert_eq!(changes(&db).await.len(), 12);
+}
+
+#[tokio::test]
+async fn rotation_and_retention_lose_nothing_unread_while_writers_run() {
+    const WRITERS: i32 = 4;
+    const EACH: i32 = 150;
+    let db = support::database().await;
+    db.run(TABLE).await;
+    db.run("create table seen (id bigint primary key, key text)")
+        .await;
+    checkpoint(&db, "l").await;
+    let writers = (0..WRITERS).map(|writer| {
+        let db = &db;
+        async move {
+            for n in 0..EACH {
+                db.run(&format!("insert into t values ({})", writer * EACH + n))
+                    .await;
+            }
+        }
+    });
+    // A reader in the plainest form: all that the new mark sees and the last did not.
+    let reader = async {
+        loop {
+            let read = sqlx::raw_sql(
+                "begin;
+                 create temporary table step on commit drop as select * from observer.mark();
+                 insert into seen select l.id, l.key from observer.change_log l, step, observer.checkpoint c
+                 where pg_visible_in_snapshot(l.xid, step.snapshot) and not pg_visible_in_snapshot(l.xid, c.from_snapshot);
+                 update observer.checkpoint set from_snapshot = step.snapshot from step;
+                 commit;
+                 select * from observer.maintain('0');",
+            )
+            .execute(&db.pool)
+            .await;
+            read.unwrap();
+            if db.value::<i64>("select count(*) from seen").await == i64::from(WRITERS * EACH) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), async {
+        tokio::join!(futures::future::join_all(writers), reader)
+    })
+    .await
+    .unwrap();
+    let head_moved: bool = db.value("select slot <> 0 or since > c.claimed_at from observer.log_head, observer.checkpoint c").await;
+    assert!(head_moved);
+}
+
+#[tokio::test]
+async fn two_at_once_do_it_once_and_a_fixed_snapshot_is_refused() {
+    let db = support::database().await;
+    db.run(TABLE).await;
+    db.run("insert into t values (1)").await;
+    let mut first = db.connect().await;
+    first
+        .execute("begin; select * from observer.maintain('0')")
+        .await
+        .unwrap();
+    assert_eq!(maintain(&db, "0").await, (0, false));
+    first.execute("commit").await.unwrap();
+    let refused = db
+        .refusal("begin isolation level repeatable read; select observer.maintain('0')")
+        .await;
+    assert!(refused.contains("read committed"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_restored_log_is_read_from_its_beginning_under_a_new_name() {
+    let db = support::database().await;
+    db.run(TABLE).await;
+    checkpoint(&db, "l").await;
+    db.run("insert into t values (1); insert into t values (2)")
+        .await;
+    // As a logical copy leaves it: xids, ids and positions of another cluster.
+    db.run(
+        "update observer.change_log set xid = '900000000', id = id + 1000;
+         update observer.checkpoint set from_snapshot = '900000001:900000001:', system_identifier = 7, database_oid = 8;
+         update observer.incarnation set system_identifier = 7, database_oid = 8",
+    )
+    .await;
+    let name: String = db.value("select id::text from observer.incarnation").await;
+    let refused = db.refusal("select observer.rebase('l', 'position')").await;
+    assert!(refused.contains("lies ahead of this database"), "{refused}");
+
+    db.run("select observer.rebase('l')").await;
+    let renamed: String = db.value("select id::text from observer.incarnation").await;
+    assert_ne!(name, renamed);
+    let unread: i64 = db
+        .value(
+            "select count(*) from observer.change_log l, observer.checkpoint c, observer.mark() m
+             where pg_visible_in_snapshot(l.xid, m.snapshot) and not pg_visible_in_snapshot(l.xid, c.from_snapshot)",
+        )
+        .await;
+    assert_eq!(unread, 2);
+    let row: String = db
+        .value(
+            "select concat_ws(' ', from_floor, from_snapshot, from_ceiling, to_snapshot, epoch,
+                c.system_identifier = s.system_identifier and c.database_oid = d.oid)
+             from observer.checkpoint c, pg_control_system() s, pg_database d where d.datname = current_database()",
+        )
+        .await;
+    assert_eq!(row, "0 3:3: 0 2 t");
+    assert!(db.value::<i64>("select observer.emit('next')").await > 1002);
+
+    // For the next listener the log keeps the name it has now.
+    db.run("update observer.checkpoint set system_identifier = 7; select observer.rebase('l')")
+        .await;
+    assert_eq!(
+        db.value::<String>("select id::text from observer.incarnation")
+            .await,
+        renamed
+    );
+}
+
+#[tokio::test]
+async fn a_listener_may_go_on_where_it_was_or_skip() {
+    let db = support::database().await;
+    db.run(TABLE).await;
+    checkpoint(&db, "l").await;
+    db.run("insert into t values (1)").await;
+    let unread = "select count(*) from observer.change_log l, observer.checkpoint c
+                  where not pg_visible_in_snapshot(l.xid, c.from_snapshot)";
+    db.run("update observer.checkpoint set system_identifier = 7; select observer.rebase('l', 'position')").await;
+    assert_eq!(db.value::<i64>(unread).await, 1);
+    db.run("select observer.rebase('l', 'now')").await;
+    assert_eq!(db.value::<i64>(unread).await, 0);
+    assert_eq!(
+        db.value::<i64>("select epoch from observer.checkpoint")
+            .await,
+        3
+    );
+    let refused = db.refusal("select observer.rebase('l', 'tomorrow')").await;
+    assert!(
+        refused.contains("'beginning', 'position' or 'now'"),
+        "{refused}"
+    );
+    let refused = db.refusal("select observer.rebase('nobody')").await;
+    assert!(refused.contains("no listener 'nobody'"), "{refused}");
+}
