@@ -4,6 +4,7 @@
 
 mod capture;
 mod chaos;
+mod demo;
 mod figures;
 mod migrate;
 mod server;
