@@ -154,8 +154,8 @@ async fn many_are_redriven_in_the_order_of_their_keys() {
     process.stop().await;
     let told = told(&sink);
     assert_eq!(told.len(), 100);
-    for key in 1..=20 {
-        let totals = told.iter().filter(|one| one.body["key"] == key.to_string());
+    for key in (1..=20).map(|key: i32| key.to_string()) {
+        let totals = told.iter().filter(|one| one.body["key"] == key.as_str());
         let totals: Vec<_> = totals.map(|one| one.body["new"]["total"].clone()).collect();
         assert_eq!(totals, ["0", "1", "2", "3", "4"], "key {key}");
     }

@@ -6,6 +6,7 @@ mod bad_input;
 mod capture;
 mod chaos;
 mod dead_letters;
+mod demo;
 mod figures;
 mod life;
 mod migrate;

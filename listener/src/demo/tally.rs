@@ -253,19 +253,19 @@ fn called_for(change: &Change) -> Vec<(Observer, Fate)> {
 mod tests {
     use super::*;
 
-    fn order(status: &str, cents: Option<i64>) -> Option<Order> {
-        Some(Order {
+    fn order(status: &str, cents: Option<i64>) -> Order {
+        Order {
             status: status.to_owned(),
             cents,
-        })
+        }
     }
 
-    fn change(revision: i64, before: Option<Order>, after: Option<Order>) -> Change {
+    fn change(revision: i64, before: Option<&Order>, after: Option<&Order>) -> Change {
         Change::Order {
             id: 7,
             revision,
-            before,
-            after,
+            before: before.cloned(),
+            after: after.cloned(),
         }
     }
 
@@ -282,9 +282,9 @@ mod tests {
         let mut tally = Tally::default();
         let (new, paid) = (order("new", Some(100_001)), order("paid", Some(100_001)));
         let at = Instant::now();
-        tally.commits(&[change(1, None, new.clone())], at);
-        tally.commits(&[change(2, new, paid.clone())], at);
-        tally.commits(&[change(3, paid, None), Change::CustomerRemoved], at);
+        tally.commits(&[change(1, None, Some(&new))], at);
+        tally.commits(&[change(2, Some(&new), Some(&paid))], at);
+        tally.commits(&[change(3, Some(&paid), None), Change::CustomerRemoved], at);
         let arrivals = vec![
             delivery(Observer::OrderAudit, 1),
             delivery(Observer::BigOrders, 1),
@@ -364,7 +364,10 @@ mod tests {
     #[test]
     fn an_order_without_a_total_is_given_up_by_one_observer_alone() {
         let mut tally = Tally::default();
-        tally.commits(&[change(1, None, order("new", None))], Instant::now());
+        tally.commits(
+            &[change(1, None, Some(&order("new", None)))],
+            Instant::now(),
+        );
         tally.arrived(delivery(Observer::OrderAudit, 1), Instant::now());
         assert_eq!(tally.awaited_letters(), 1);
         tally.given_up(delivery(Observer::BigOrders, 1));
@@ -376,7 +379,10 @@ mod tests {
     #[test]
     fn a_dead_letter_that_should_be_and_is_not_is_missing_and_the_other_way_round_unexpected() {
         let mut tally = Tally::default();
-        tally.commits(&[change(1, None, order("new", None))], Instant::now());
+        tally.commits(
+            &[change(1, None, Some(&order("new", None)))],
+            Instant::now(),
+        );
         tally.arrived(delivery(Observer::OrderAudit, 1), Instant::now());
         tally.given_up(delivery(Observer::OrderAudit, 1));
         let verdict = tally.close(0);
