@@ -6,6 +6,7 @@ use std::time::Duration;
 use crds::config::Redacted;
 use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::binaries::{Binaries, VERSION};
 use super::screen::Screen;
@@ -152,15 +153,17 @@ pub async fn play(
 }
 
 /// A server of its own; the first time, its programs are downloaded.
-async fn start_server(screen: &mut Screen) -> Result<PrivateServer, ServerError> {
+async fn start_server(screen: &mut Screen) -> Result<PrivateServer, DemoError> {
     let what = format!("Starting a Postgres {VERSION}; the first time, it is downloaded");
     screen.say(&what);
     let begun = tokio::time::Instant::now();
-    let start = PrivateServer::start(&Binaries::Download);
-    tokio::pin!(start);
+    // A task of its own, since unpacking does not let others have a turn.
+    let mut start = AbortOnDropHandle::new(tokio::spawn(async {
+        PrivateServer::start(&Binaries::Download).await
+    }));
     loop {
         tokio::select! {
-            server = &mut start => return server,
+            server = &mut start => return Ok(server??),
             () = tokio::time::sleep(SIGN_OF_LIFE) => {
                 let still = format!("  ... {} s", begun.elapsed().as_secs());
                 if screen.is_terminal() {

@@ -74,7 +74,7 @@ fn revision(old: &Value, new: &Value) -> Option<i64> {
 /// A request as it came, for people.
 pub(super) fn sample(received: &Received, observer: Observer) -> String {
     let mut text = format!(
-        "\nA first delivery of {}:\n  {}",
+        "A first delivery of {}:\n  {}",
         observer.name(),
         received.line
     );

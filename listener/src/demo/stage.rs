@@ -91,7 +91,7 @@ impl Stage<'_> {
         let mut writers = shop::start_writers(&options, &cast.tally, self.seed, &end_writers)
             .await
             .map_err(doing("open the shop"))?;
-        screen.say("The shop is open; Ctrl-C ends the demo with a summary.");
+        screen.say("The shop is open; Ctrl-C ends the demo with a summary.\n");
         let watched = cast.watch(&mut writers, self.length, screen, stop).await;
         let lasted = cast.begun.elapsed();
         end_writers.cancel();
