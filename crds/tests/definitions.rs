@@ -123,7 +123,7 @@ spec.source.changeLog.databaseUrl.secretKeyRef object
 spec.source.changeLog.databaseUrl.secretKeyRef.key! string
 spec.source.changeLog.databaseUrl.secretKeyRef.name! string
 spec.source.changeLog.databaseUrl.value string
-spec.source.changeLog.maxPollInterval string default=12ms
+spec.source.changeLog.maxPollInterval string default=8ms
 spec.source.changeLog.retention string default=1h
 spec.source.changeLog.startAt string enum=["Beginning","Now"] default=Beginning"#;
 

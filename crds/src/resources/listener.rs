@@ -235,7 +235,7 @@ fn default_shards() -> u16 {
 }
 
 fn default_max_poll_interval() -> Span {
-    Span::from_millis(12)
+    Span::from_millis(8)
 }
 
 fn default_retention() -> Span {
