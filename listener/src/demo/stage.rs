@@ -312,6 +312,10 @@ impl Cast<'_> {
     async fn close(mut self, screen: &mut Screen, lasted: Duration) -> Result<Outcome, DemoError> {
         (&mut self.listener).await??;
         self.take_in(screen);
+        if !self.letter_shown {
+            // Too late for the figures that were shown last.
+            self.show_letter(screen).await?;
+        }
         let look = "look at the dead letters";
         let letters = dead_letter::list(self.pool, &ours(), MAX_LETTERS)
             .await
