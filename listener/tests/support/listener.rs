@@ -63,7 +63,7 @@ pub(crate) fn observer(name: &str, entity: &str, url: &str, more: &str) -> Strin
 pub(crate) struct Process {
     child: Child,
     lines: watch::Receiver<String>,
-    _reader: JoinHandle<()>,
+    reader: JoinHandle<()>,
 }
 
 impl Process {
@@ -96,7 +96,7 @@ impl Process {
         Self {
             child,
             lines,
-            _reader: reader,
+            reader,
         }
     }
 
@@ -125,12 +125,15 @@ impl Process {
         assert!(status.unwrap().success());
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for the last it says.
     pub(crate) async fn ends(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(SOON, self.child.wait()).await;
-        ended
-            .unwrap_or_else(|_| panic!("it should end, it said:\n{}", self.said()))
-            .unwrap()
+        let status = ended.unwrap_or_else(|_| panic!("it should end, it said:\n{}", self.said()));
+        // A second wait has nothing more to read.
+        if !self.reader.is_finished() {
+            (&mut self.reader).await.unwrap();
+        }
+        status.unwrap()
     }
 
     /// SIGTERM, and waits for a clean end.
