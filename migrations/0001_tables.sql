@@ -13,6 +13,14 @@ insert into observer.incarnation (system_identifier, database_oid)
 select s.system_identifier, d.oid
 from pg_control_system() s, pg_database d where d.datname = current_database();
 
+-- Names the server's present life. Unlogged, so recovery from a crash and promotion of a standby
+-- empty it. Xids that were drawn but had not reached the disk are then drawn again, and a
+-- snapshot from before says nothing about them: whoever holds one must start from what was saved.
+create unlogged table observer.life (
+    only_row boolean primary key default true check (only_row),
+    id uuid not null default gen_random_uuid()
+);
+
 -- A transaction draws its xid before its first id, so every event of a transaction that began
 -- after a snapshot has a larger id than any drawn before that snapshot. Hence no cache.
 create sequence observer.change_log_id as bigint cache 1;

@@ -77,6 +77,17 @@ pub enum RunError {
     Task(#[from] tokio::task::JoinError),
 }
 
+impl RunError {
+    /// Whether the server has begun a new life, in which what was saved is all that counts.
+    const fn is_new_life(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(ReadError::NewLife)
+                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::NewLife))
+        )
+    }
+}
+
 /// Runs until `stop`, or until it must not go on. After a stop nothing is left under way.
 pub async fn run(
     listener: &ListenerConfig,
@@ -94,56 +105,97 @@ pub async fn run(
     if let Some(at) = options.listen {
         answer(at, &mut tasks, &sources, &done).await?;
     }
-    let (pool, log, claim) = tokio::select! {
-        begun = begin(listener, &name, &options.holder) => begun?,
-        () = stop.cancelled() => return Ok(()),
-    };
-    if let Some(other) = &claim.taken_from {
-        tracing::info!(
-            listener = &*name,
-            from = other,
-            "taking over from a process that runs or was killed"
-        );
-    }
-    let (shards, actions) = (listener.shards, observers.len());
-    tracing::info!(
-        listener = &*name,
-        shards,
-        actions,
-        holder = &*claim.holder,
-        "running"
-    );
-    sources.health.started();
-
-    // Ends with the stop already: once the shards are let go, a reader would find them lost.
-    let reading = stop.child_token();
-    let batches = read(
-        log,
-        &claim,
-        listener.max_poll_interval,
-        &mut tasks,
-        &sources,
-        &reading,
-    );
-    tasks.spawn(retention::keep(
-        pool.clone(),
-        listener.retention,
-        sources.metrics.clone(),
-        done.clone(),
-    ));
     tasks.spawn(note_stop(
         stop.clone(),
         done.clone(),
         Arc::clone(&sources.health),
     ));
+    let tending = async {
+        loop {
+            match tend(
+                listener,
+                &name,
+                &options.holder,
+                &observers,
+                &sources,
+                &stop,
+            )
+            .await
+            {
+                Err(error) if error.is_new_life() && !stop.is_cancelled() => {
+                    tracing::warn!(
+                        listener = &*name,
+                        "{error}: going on from the last checkpoint"
+                    );
+                }
+                other => return other,
+            }
+        }
+    };
+    let result = tokio::select! {
+        result = tending => result,
+        error = first_error(&mut tasks) => Err(error),
+    };
+    done.cancel();
+    // What is still open then is closed by the end of the process.
+    let goodbye = async { while tasks.join_next().await.is_some() {} };
+    let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
+    if result.is_ok() {
+        tracing::info!(listener = &*name, "stopped; all that was finished is saved");
+    }
+    result
+}
+
+/// Claims the shards and works on them until `stop`, or until they are lost. Whatever was not
+/// saved is then forgotten, so that it can be begun anew from the checkpoints.
+async fn tend(
+    listener: &ListenerConfig,
+    name: &str,
+    holder: &str,
+    observers: &Arc<Observers>,
+    sources: &Sources,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    let (pool, log, claim) = tokio::select! {
+        begun = begin(listener, name, holder) => begun?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    if let Some(from) = &claim.taken_from {
+        tracing::info!(
+            listener = name,
+            from,
+            "taking over from a process that runs or was killed"
+        );
+    }
+    let (shards, actions) = (listener.shards, observers.len());
+    tracing::info!(listener = name, shards, actions, holder, "running");
+    sources.health.started();
+
+    // Ends with the stop already: once the shards are let go, a reader would find them lost.
+    let reading = stop.child_token();
+    let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
+    let batches = read(
+        log,
+        &claim,
+        listener.max_poll_interval,
+        &mut tasks,
+        sources,
+        &reading,
+    );
+    let metrics = sources.metrics.clone();
+    tasks.spawn(retention::keep(
+        pool.clone(),
+        listener.retention,
+        metrics,
+        reading.clone(),
+    ));
     let dispatcher = Dispatcher::new(Setup {
-        observers,
+        observers: Arc::clone(observers),
         saver: Saver {
             pool: pool.clone(),
-            listener: Arc::clone(&name),
-            holder: Arc::clone(&claim.holder),
-            health: sources.health,
-            metrics: sources.metrics,
+            tenure: claim.tenure.clone(),
+            health: Arc::clone(&sources.health),
+            metrics: sources.metrics.clone(),
         },
         claim,
         max_in_flight: usize::try_from(listener.max_in_flight).unwrap_or(usize::MAX),
@@ -151,24 +203,19 @@ pub async fn run(
         drain: listener.drain_timeout,
     });
     let result = tokio::select! {
-        result = dispatcher.run(batches, stop) => match result {
+        result = dispatcher.run(batches, stop.clone()) => match result {
             // Why is for the reader itself to say.
             Err(DispatchError::Reader) => Err(first_error(&mut tasks).await),
             other => other.map_err(RunError::from),
         },
         error = first_error(&mut tasks) => Err(error),
     };
-    done.cancel();
     reading.cancel();
     let goodbye = async {
         while tasks.join_next().await.is_some() {}
         pool.close().await;
     };
-    // What is still open then is closed by the end of the process.
     let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
-    if result.is_ok() {
-        tracing::info!(listener = &*name, "stopped; all that was finished is saved");
-    }
     result
 }
 
@@ -214,12 +261,7 @@ fn read(
         .iter()
         .map(|shard| shard.progress.position.clone())
         .collect();
-    let reader = Reader::new(
-        log,
-        Arc::clone(&claim.listener),
-        Arc::clone(&claim.holder),
-        positions,
-    );
+    let reader = Reader::new(log, claim.tenure.clone(), positions);
     let (batches, taken) = mpsc::channel(PAGES_AHEAD);
     let (sources, until) = (sources.clone(), until.clone());
     tasks.spawn(async move { Ok(follow(reader, batches, sources, longest_pause, until).await?) });

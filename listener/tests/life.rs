@@ -313,6 +313,23 @@ async fn a_database_that_crashes_loses_nothing() {
     process.stop().await;
 }
 
+/// Recovery from a crash empties this unlogged table; here nothing else happens with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_life_of_the_server_is_begun_from_the_checkpoints() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    let mut process = Process::run(&config);
+    change_rows(&db.pool, 5).await;
+    all_told(&sink, 5).await;
+    db.run("truncate observer.life").await;
+    process.says("going on from the last checkpoint").await;
+    change_rows(&db.pool, 5).await;
+    all_told(&sink, 10).await;
+    process.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_receiver_holds_up_its_own_observer_only() {
     let db = database().await;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crds::config::StartAt;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
+use uuid::Uuid;
 
 use super::{Beyond, CheckpointError, PartlyDone, Progress};
-use crate::source::log::Log;
+use crate::source::log::{Log, Tenure};
 use crate::source::position::{Mark, Position};
 use crate::source::reader::Ahead;
 
@@ -25,10 +26,8 @@ pub struct ClaimedShard {
 /// All shards of a listener, claimed by one holder.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// The listener.
-    pub listener: Arc<str>,
-    /// Unique to this start of this process.
-    pub holder: Arc<str>,
+    /// By what right the shards are read and saved.
+    pub tenure: Tenure,
     /// The shards in order.
     pub shards: Vec<ClaimedShard>,
     /// Who held them before, where that is known.
@@ -51,11 +50,18 @@ pub async fn claim(
         StartAt::Beginning => Mark::genesis(),
         StartAt::Now => log.mark().await?,
     };
+    sqlx::query("insert into observer.life default values on conflict do nothing")
+        .execute(pool)
+        .await?;
     let mut tx = pool.begin().await?;
+    let life: Uuid = sqlx::query_scalar("select id from observer.life")
+        .fetch_one(&mut *tx)
+        .await?;
     let taken_from: Option<String> = sqlx::query_scalar(
-        "select max(holder) from observer.checkpoint where listener = $1 and holder <> ''",
+        "select max(holder) from observer.checkpoint where listener = $1 and holder not in ('', $2)",
     )
     .bind(listener)
+    .bind(holder)
     .fetch_one(&mut *tx)
     .await?;
     let rows = sqlx::query(
@@ -95,8 +101,12 @@ pub async fn claim(
     }
     tx.commit().await?;
     Ok(Claim {
-        listener: Arc::from(listener),
-        holder: Arc::from(holder),
+        tenure: Tenure {
+            listener: Arc::from(listener),
+            holder: Arc::from(holder),
+            life,
+            shards: claimed.len(),
+        },
         shards: claimed,
         taken_from,
     })

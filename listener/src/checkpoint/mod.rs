@@ -62,6 +62,9 @@ pub enum CheckpointError {
         /// The listener.
         listener: String,
     },
+    /// The server recovered from a crash or was promoted since the shards were claimed.
+    #[error("Postgres has recovered from a crash, or another server has taken its place")]
+    NewLife,
     /// The position belongs to another database.
     #[error(
         "the position of listener {listener} was saved in another database (system identifier {saved}, this one has {here}): \

@@ -5,6 +5,7 @@ use sqlx::{PgPool, Postgres, Transaction};
 
 use super::{CheckpointError, PartlyDone, Progress};
 use crate::queue::dead_letter::{self, Letter, Verdict};
+use crate::source::log::Tenure;
 
 /// What one transaction writes.
 #[derive(Clone, Debug, Default)]
@@ -27,29 +28,30 @@ impl Save {
 
 /// Writes all of it or nothing.
 ///
-/// Fails with [`CheckpointError::Fenced`] when a shard has changed hands since it was claimed.
-/// Writing the same again, after an answer was lost, changes nothing.
-pub async fn save(
-    pool: &PgPool,
-    listener: &str,
-    holder: &str,
-    what: &Save,
-) -> Result<(), CheckpointError> {
+/// Fails with [`CheckpointError::Fenced`] when a shard has changed hands since it was claimed, and
+/// with [`CheckpointError::NewLife`] when the server has recovered from a crash since. Writing
+/// the same again, after an answer was lost, changes nothing.
+pub async fn save(pool: &PgPool, tenure: &Tenure, what: &Save) -> Result<(), CheckpointError> {
+    let listener = &tenure.listener;
     let mut tx = pool.begin().await?;
-    if what.shards.is_empty() {
-        let held: bool = sqlx::query_scalar(
-            "select exists (select from observer.checkpoint where listener = $1 and holder = $2 for share)",
-        )
-        .bind(listener)
-        .bind(holder)
-        .fetch_one(&mut *tx)
-        .await?;
-        if !held {
-            return Err(CheckpointError::Fenced {
-                listener: listener.to_owned(),
-            });
-        }
-    } else {
+    let (alive, held): (bool, bool) = sqlx::query_as(
+        "select exists (select from observer.life where id = $3),
+                exists (select from observer.checkpoint where listener = $1 and holder = $2 for share)",
+    )
+    .bind(&**listener)
+    .bind(&*tenure.holder)
+    .bind(tenure.life)
+    .fetch_one(&mut *tx)
+    .await?;
+    if !held {
+        return Err(CheckpointError::Fenced {
+            listener: listener.to_string(),
+        });
+    }
+    if !alive {
+        return Err(CheckpointError::NewLife);
+    }
+    if !what.shards.is_empty() {
         positions(&mut tx, listener, &what.shards).await?;
     }
     dead_letter::insert(&mut tx, listener, &what.letters).await?;
@@ -59,14 +61,10 @@ pub async fn save(
 }
 
 /// Lets go of a listener's shards at the end of a graceful stop.
-pub(crate) async fn release(
-    pool: &PgPool,
-    listener: &str,
-    holder: &str,
-) -> Result<(), CheckpointError> {
+pub(crate) async fn release(pool: &PgPool, tenure: &Tenure) -> Result<(), CheckpointError> {
     sqlx::query("update observer.checkpoint set holder = '' where listener = $1 and holder = $2")
-        .bind(listener)
-        .bind(holder)
+        .bind(&*tenure.listener)
+        .bind(&*tenure.holder)
         .execute(pool)
         .await?;
     Ok(())

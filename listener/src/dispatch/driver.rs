@@ -304,13 +304,17 @@ impl Dispatcher {
             );
         }
         match work.origin {
-            Origin::Log(_) => self.unsaved.letters.push(Letter {
-                event: work.event,
-                observer,
-                action,
-                attempts: work.attempts,
-                history: work.history,
-            }),
+            Origin::Log(_) => {
+                // It is held on to until it is saved.
+                self.held += weight(&work.event);
+                self.unsaved.letters.push(Letter {
+                    event: work.event,
+                    observer,
+                    action,
+                    attempts: work.attempts,
+                    history: work.history,
+                });
+            }
             Origin::DeadLetter(id) => self.unsaved.verdicts.push(Verdict::Failed {
                 id,
                 attempts: work.attempts,

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::api::health::Health;
 use crate::checkpoint::{CheckpointError, Save, save};
+use crate::source::log::Tenure;
 use crate::telemetry::metrics::Metrics;
 
 /// Wait before the first further try.
@@ -21,10 +22,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 pub struct Saver {
     /// Connections.
     pub pool: PgPool,
-    /// The listener.
-    pub listener: Arc<str>,
-    /// The holder.
-    pub holder: Arc<str>,
+    /// By what right it saves.
+    pub tenure: Tenure,
     /// Told when the database is away and back.
     pub health: Arc<Health>,
     /// Counts.
@@ -32,14 +31,14 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// Saves, however long the database is away; gives it up only when fenced or when the
-    /// database answers with an error that no repetition heals.
+    /// Saves, however long the database is away or says no; gives up only when another process or
+    /// another life of the server has made the save worthless.
     pub async fn save(self, what: Save) -> Result<Save, CheckpointError> {
         let mut wait = FIRST_WAIT;
         loop {
             // An answer that never comes is a failure too.
             self.health.saved(false, Instant::now());
-            match save(&self.pool, &self.listener, &self.holder, &what).await {
+            match save(&self.pool, &self.tenure, &what).await {
                 Ok(()) => {
                     self.metrics.saves.inc();
                     self.health.saved(true, Instant::now());

@@ -1,10 +1,12 @@
 //! When progress is saved, and how a stop ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
 use tokio::time::{Instant, timeout_at};
 
+use super::work::weight;
 use super::{DispatchError, Dispatcher, MAX_REDRIVES};
 use crate::checkpoint::{CheckpointError, Save};
 use crate::queue::dead_letter::{self, Verdict};
@@ -55,6 +57,9 @@ impl Dispatcher {
 
     /// A save is through.
     pub(super) fn saved(&mut self, what: &Save) {
+        for letter in &what.letters {
+            self.held = self.held.saturating_sub(weight(&letter.event));
+        }
         for verdict in &what.verdicts {
             let (Verdict::Settled(id) | Verdict::Failed { id, .. }) = verdict;
             self.redriving.remove(id);
@@ -68,7 +73,7 @@ impl Dispatcher {
             return;
         }
         let pool = self.setup.saver.pool.clone();
-        let listener = self.setup.saver.listener.clone();
+        let listener = Arc::clone(&self.setup.saver.tenure.listener);
         let besides: Vec<i64> = self.redriving.iter().copied().collect();
         let most = i64::try_from(room).unwrap_or(1);
         self.polls
@@ -98,16 +103,12 @@ impl Dispatcher {
         }
         let what = self.unsaved_now();
         let saver = &self.setup.saver;
-        let (pool, listener, holder) = (
-            saver.pool.clone(),
-            saver.listener.clone(),
-            saver.holder.clone(),
-        );
+        let (pool, tenure) = (saver.pool.clone(), saver.tenure.clone());
         let last = async {
             if !what.is_empty() {
                 saver.clone().save(what).await?;
             }
-            crate::checkpoint::release(&pool, &listener, &holder).await
+            crate::checkpoint::release(&pool, &tenure).await
         };
         match timeout_at(deadline, last).await {
             Ok(result) => Ok(result?),

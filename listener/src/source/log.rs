@@ -11,6 +11,7 @@ use crds::config::Operation;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
+use uuid::Uuid;
 
 use super::position::{Mark, Window};
 use super::snapshot::SnapshotError;
@@ -53,6 +54,8 @@ pub struct Look {
     pub mark: Mark,
     /// Whether the checkpoints still name this holder for every one of its shards.
     pub owned: bool,
+    /// Whether the server lives the same life as when the shards were claimed.
+    pub alive: bool,
 }
 
 /// Events of a window in id order, with what is left out for its size.
@@ -79,6 +82,19 @@ impl Logged {
     pub fn oversized(&self) -> bool {
         self.size > MAX_EVENT_BYTES.unsigned_abs()
     }
+}
+
+/// By what right a process reads a listener's shards.
+#[derive(Clone, Debug)]
+pub struct Tenure {
+    /// The listener.
+    pub listener: Arc<str>,
+    /// Unique to this start of this process; named by the checkpoints that it has claimed.
+    pub holder: Arc<str>,
+    /// The server's life in which they were claimed.
+    pub life: Uuid,
+    /// How many shards.
+    pub shards: usize,
 }
 
 /// The log of one database.
@@ -110,27 +126,24 @@ impl Log {
         })
     }
 
-    /// Takes a mark above `floor`, and sees whether `holder` still holds `shards` shards of `listener`.
-    pub async fn look(
-        &self,
-        floor: i64,
-        listener: &str,
-        holder: &str,
-        shards: usize,
-    ) -> Result<Look, LogError> {
+    /// Takes a mark above `floor`, and sees whether `claim` still holds.
+    pub async fn look(&self, floor: i64, claim: &Tenure) -> Result<Look, LogError> {
         let row = sqlx::query(
             "select m.snapshot::text, m.ceiling,
-                    (select count(*) from observer.checkpoint where listener = $1 and holder = $2)
+                    (select count(*) from observer.checkpoint where listener = $1 and holder = $2),
+                    exists (select from observer.life where id = $3)
              from observer.mark() m",
         )
-        .bind(listener)
-        .bind(holder)
+        .bind(&*claim.listener)
+        .bind(&*claim.holder)
+        .bind(claim.life)
         .fetch_one(&self.pool)
         .await?;
         let held: i64 = row.try_get(2)?;
         Ok(Look {
             mark: mark(&row, floor)?,
-            owned: usize::try_from(held).is_ok_and(|held| held == shards),
+            owned: usize::try_from(held).is_ok_and(|held| held == claim.shards),
+            alive: row.try_get(3)?,
         })
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::log::{Log, LogError, Logged};
+use super::log::{Log, LogError, Logged, Tenure};
 use super::position::{Mark, Position, Read, Window, next_read};
 
 /// While nothing is read, a position is passed on for saving only after this many
@@ -29,6 +29,9 @@ pub enum ReadError {
         "another process has taken over this listener, so this one stops; run two listeners under different names to run both"
     )]
     Fenced,
+    /// The server recovered from a crash or was promoted.
+    #[error("Postgres has recovered from a crash, or another server has taken its place")]
+    NewLife,
     /// The database has gone back in time under a running listener.
     #[error(transparent)]
     Ahead(#[from] Ahead),
@@ -74,8 +77,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Reader {
     log: Log,
-    listener: Arc<str>,
-    holder: Arc<str>,
+    tenure: Tenure,
     positions: Vec<Position>,
     window: u64,
     open: Option<Window>,
@@ -83,9 +85,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Begins at the given positions, one a shard; all shards of the listener are held by `holder`.
+    /// Begins at the given positions, one a shard; the tenure is over all shards of the listener.
     #[must_use]
-    pub fn new(log: Log, listener: Arc<str>, holder: Arc<str>, positions: Vec<Position>) -> Self {
+    pub fn new(log: Log, tenure: Tenure, positions: Vec<Position>) -> Self {
         let xmax = positions
             .iter()
             .map(|position| position.from.snapshot.xmax())
@@ -93,8 +95,7 @@ impl Reader {
             .unwrap_or(0);
         Self {
             log,
-            listener,
-            holder,
+            tenure,
             positions,
             window: 0,
             open: None,
@@ -124,17 +125,16 @@ impl Reader {
 
     /// The window that ends at this moment, unless it is no longer this reader's to read.
     async fn window_to_now(&self, from: &Arc<Mark>, floor: i64) -> Result<Window, ReadError> {
-        let shards = self.positions.len();
-        let look = self
-            .log
-            .look(floor, &self.listener, &self.holder, shards)
-            .await?;
+        let look = self.log.look(floor, &self.tenure).await?;
         if !look.owned {
             return Err(ReadError::Fenced);
         }
+        if !look.alive {
+            return Err(ReadError::NewLife);
+        }
         if !look.mark.snapshot.covers(&from.snapshot) || look.mark.ceiling < from.ceiling {
             return Err(Ahead {
-                listener: self.listener.to_string(),
+                listener: self.tenure.listener.to_string(),
             }
             .into());
         }
