@@ -10,6 +10,7 @@ use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Sources, health::Health};
@@ -23,6 +24,9 @@ use crate::source::log::{Log, LogError};
 use crate::source::reader::{Batch, ReadError, Reader};
 use crate::source::retention;
 use crate::telemetry::metrics::Metrics;
+
+/// Between two tries to claim the shards again after a crash of the server.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Pages read ahead of dispatch.
 const PAGES_AHEAD: usize = 1;
@@ -78,6 +82,19 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// Whether the database could not be asked, so that a later try may succeed.
+    const fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Database(DatabaseError::Unreachable { .. })
+                | Self::Claim(
+                    CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
+                )
+                | Self::Log(LogError::Database(_))
+                | Self::Schema(MigrateError::Database(_))
+        )
+    }
+
     /// Whether the server has begun a new life, in which what was saved is all that counts.
     const fn is_new_life(&self) -> bool {
         matches!(
@@ -111,6 +128,7 @@ pub async fn run(
         Arc::clone(&sources.health),
     ));
     let tending = async {
+        let mut lost = false;
         loop {
             match tend(
                 listener,
@@ -127,6 +145,13 @@ pub async fn run(
                         listener = &*name,
                         "{error}: going on from the last checkpoint"
                     );
+                    lost = true;
+                }
+                // A server that has just crashed may do so again before the shards are claimed.
+                Err(error) if lost && error.is_outage() && !stop.is_cancelled() => {
+                    sources.health.read(false, Instant::now());
+                    tracing::warn!(listener = &*name, %error, "cannot go on yet; trying again");
+                    tokio::time::sleep(OUTAGE_PAUSE).await;
                 }
                 other => return other,
             }
