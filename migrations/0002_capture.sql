@@ -95,7 +95,8 @@ $$;
 -- suits few rows only (nested loops), and no compiling on account of what was expensive once.
 -- Each `offset 0` keeps the expression in it from being evaluated once per use.
 
-create function observer.log_insert() returns trigger
+-- For inserts and deletes, whose one transition table is called `changed_rows` either way.
+create function observer.log_rows() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
@@ -111,51 +112,18 @@ declare
 begin
     if options -> 'partitioned' is not null then entity := observer.entity_of(tg_relid); end if;
     if options -> 'exclude' is not null then hidden := observer.hidden(tg_relid, options); end if;
-    insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, new)
+    insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
     select
         (select slot from observer.log_head), observer.hash_of(row.tenant, entity, row.key),
-        octet_length(image::text), 'i', entity, row.key, row.tenant, image
+        octet_length(image::text), case tg_op when 'INSERT' then 'i' else 'd' end::"char", entity, row.key, row.tenant,
+        case tg_op when 'DELETE' then image end, case tg_op when 'INSERT' then image end
     from (
         select image, observer.key_of(fields, key_columns) as key, fields ->> tenant_column as tenant
         from (
             select image, observer.readable(image) as fields
             from (
                 select observer.shown(image, hidden) as image
-                from (select row_to_json(new_rows.*) as image from new_rows offset 0) whole offset 0
-            ) visible offset 0
-        ) readable offset 0
-    ) row;
-    return null;
-end
-$$;
-
-create function observer.log_delete() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
-set bytea_output = 'hex' set extra_float_digits = 1
-set plan_cache_mode = force_generic_plan set jit = off
-as $$
-declare
-    options json := tg_argv[0];
-    key_columns text[] := options ->> 'key';
-    tenant_column text := options ->> 'tenant';
-    entity text := tg_table_schema || '.' || tg_table_name;
-    hidden text[];
-begin
-    if options -> 'partitioned' is not null then entity := observer.entity_of(tg_relid); end if;
-    if options -> 'exclude' is not null then hidden := observer.hidden(tg_relid, options); end if;
-    insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old)
-    select
-        (select slot from observer.log_head), observer.hash_of(row.tenant, entity, row.key),
-        octet_length(image::text), 'd', entity, row.key, row.tenant, image
-    from (
-        select image, observer.key_of(fields, key_columns) as key, fields ->> tenant_column as tenant
-        from (
-            select image, observer.readable(image) as fields
-            from (
-                select observer.shown(image, hidden) as image
-                from (select row_to_json(old_rows.*) as image from old_rows offset 0) whole offset 0
+                from (select row_to_json(changed_rows.*) as image from changed_rows offset 0) whole offset 0
             ) visible offset 0
         ) readable offset 0
     ) row;
@@ -377,16 +345,16 @@ begin
         ))::text;
         execute format(
             'create or replace trigger observer_insert after insert on %s
-                referencing new table as new_rows
-                for each statement execute function observer.log_insert(%L)', member, options);
+                referencing new table as changed_rows
+                for each statement execute function observer.log_rows(%L)', member, options);
         execute format(
             'create or replace trigger observer_update after update on %s
                 referencing old table as old_rows new table as new_rows
                 for each statement execute function observer.log_update(%L)', member, options);
         execute format(
             'create or replace trigger observer_delete after delete on %s
-                referencing old table as old_rows
-                for each statement execute function observer.log_delete(%L)', member, options);
+                referencing old table as changed_rows
+                for each statement execute function observer.log_rows(%L)', member, options);
         execute format(
             'create or replace trigger observer_truncate after truncate on %s
                 for each statement execute function observer.log_truncate(%L)', member, options);
@@ -426,7 +394,7 @@ from (
         convert_from(substring(t.tgargs for octet_length(t.tgargs) - 1), getdatabaseencoding())::json as options
     from pg_catalog.pg_trigger t
     join pg_catalog.pg_class c on c.oid = t.tgrelid
-    where t.tgfoid = 'observer.log_insert()'::regprocedure and not c.relispartition
+    where t.tgfoid = 'observer.log_update()'::regprocedure and not c.relispartition
 ) triggers;
 
 -- The transaction draws its xid before the id: the readers' bounds on ids rest on that order,
