@@ -15,7 +15,7 @@ const MAX_CONNECTIONS: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a start waits for a server that refuses connections, as one that restarts does.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+pub const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two tries to connect at the start.
 const START_PAUSE: Duration = Duration::from_millis(500);
@@ -138,11 +138,12 @@ fn keep_known_parameters(url: &mut Url) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// Connects, and says why when that fails. A server that does not answer yet is given some time.
-pub async fn connect(url: &Redacted) -> Result<PgPool, DatabaseError> {
+/// Connects, and says why when that fails. A server that refuses connections, as one does that is
+/// about to start, is given so much time.
+pub async fn connect(url: &Redacted, patience: Duration) -> Result<PgPool, DatabaseError> {
     let options = options(url)?;
     let at = format!("{}:{}", options.get_host(), options.get_port());
-    let deadline = Instant::now() + START_PATIENCE;
+    let deadline = Instant::now() + patience;
     let mut told = false;
     loop {
         let tried =
@@ -170,7 +171,7 @@ pub async fn connect(url: &Redacted) -> Result<PgPool, DatabaseError> {
             return Err(DatabaseError::Unreachable { at, source: error });
         }
         if !told {
-            tracing::warn!(%at, %error, "cannot reach Postgres; trying again for {} s", START_PATIENCE.as_secs());
+            tracing::warn!(%at, %error, "cannot reach Postgres; trying again for {} s", patience.as_secs());
             told = true;
         }
         tokio::time::sleep(START_PAUSE).await;

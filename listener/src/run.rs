@@ -5,17 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use crds::config::ListenerConfig;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Sources, health::Health};
+use crate::api::{self, Sources};
 use crate::checkpoint::{self, CheckpointError, Claim};
-use crate::database::{self, DatabaseError};
+use crate::database::{self, DatabaseError, START_PATIENCE};
 use crate::dispatch::observers::Observers;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::migrate::{self, MigrateError};
@@ -96,7 +97,7 @@ impl RunError {
     }
 
     /// Whether the server has begun a new life, in which what was saved is all that counts.
-    const fn is_new_life(&self) -> bool {
+    pub(crate) const fn is_new_life(&self) -> bool {
         matches!(
             self,
             Self::Read(ReadError::NewLife)
@@ -105,41 +106,34 @@ impl RunError {
     }
 }
 
-/// Runs until `stop`, or until it must not go on. After a stop nothing is left under way.
+/// Runs until `stop`, or until it must not go on. Observers that are sent while it runs take the
+/// place of those before; nothing that is under way or waits is lost by that. After a stop nothing is left under way.
 pub async fn run(
     listener: &ListenerConfig,
-    observers: Arc<Observers>,
+    observers: watch::Receiver<Arc<Observers>>,
     options: Options,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let name: Arc<str> = Arc::from(listener.identity());
-    let sources = Sources {
-        metrics: options.metrics.map_or_else(|| Metrics::new(&name), Ok)?,
-        health: Arc::new(Health::default()),
-    };
+    let metrics = options.metrics.map_or_else(|| Metrics::new(&name), Ok)?;
+    let sources = Sources::new(metrics, options.holder.as_str());
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
     if let Some(at) = options.listen {
         answer(at, &mut tasks, &sources, &done).await?;
     }
-    tasks.spawn(note_stop(
-        stop.clone(),
-        done.clone(),
-        Arc::clone(&sources.health),
-    ));
+    tasks.spawn(note_stop(stop.clone(), done.clone(), sources.clone()));
+    let job = Job {
+        listener,
+        holder: &options.holder,
+        observers,
+        sources: &sources,
+        patience: START_PATIENCE,
+    };
     let tending = async {
         let mut lost = false;
         loop {
-            match tend(
-                listener,
-                &name,
-                &options.holder,
-                &observers,
-                &sources,
-                &stop,
-            )
-            .await
-            {
+            match tend(&job, &stop).await {
                 Err(error) if error.is_new_life() && !stop.is_cancelled() => {
                     tracing::warn!(
                         listener = &*name,
@@ -171,30 +165,30 @@ pub async fn run(
     result
 }
 
+/// What is to be done from a claim on.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    /// The listener.
+    pub(crate) listener: &'a ListenerConfig,
+    /// Names this process, and nobody else who may claim the shards.
+    pub(crate) holder: &'a str,
+    /// The observers, and whatever comes in their place.
+    pub(crate) observers: watch::Receiver<Arc<Observers>>,
+    /// Who is told.
+    pub(crate) sources: &'a Sources,
+    /// How long a server that refuses connections is given to start.
+    pub(crate) patience: Duration,
+}
+
 /// Claims the shards and works on them until `stop`, or until they are lost. Whatever was not
 /// saved is then forgotten, so that it can be begun anew from the checkpoints.
-async fn tend(
-    listener: &ListenerConfig,
-    name: &str,
-    holder: &str,
-    observers: &Arc<Observers>,
-    sources: &Sources,
-    stop: &CancellationToken,
-) -> Result<(), RunError> {
+pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), RunError> {
+    let (listener, sources) = (job.listener, job.sources);
     let (pool, log, claim) = tokio::select! {
-        begun = begin(listener, name, holder) => begun?,
+        begun = begin(job) => begun?,
         () = stop.cancelled() => return Ok(()),
     };
-    if let Some(from) = &claim.taken_from {
-        tracing::info!(
-            listener = name,
-            from,
-            "taking over from a process that runs or was killed"
-        );
-    }
-    let (shards, actions) = (listener.shards, observers.len());
-    tracing::info!(listener = name, shards, actions, holder, "running");
-    sources.health.started();
+    note_begin(job, &claim);
 
     // Ends with the stop already: once the shards are let go, a reader would find them lost.
     let reading = stop.child_token();
@@ -215,7 +209,7 @@ async fn tend(
         reading.clone(),
     ));
     let dispatcher = Dispatcher::new(Setup {
-        observers: Arc::clone(observers),
+        observers: job.observers.clone(),
         saver: Saver {
             pool: pool.clone(),
             tenure: claim.tenure.clone(),
@@ -241,25 +235,42 @@ async fn tend(
         pool.close().await;
     };
     let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
+    sources.reporter.let_go();
     result
 }
 
+/// Tells that the shards are claimed.
+fn note_begin(job: &Job<'_>, claim: &Claim) {
+    let name = &*claim.tenure.listener;
+    if let Some(from) = &claim.taken_from {
+        tracing::info!(
+            listener = name,
+            from,
+            "taking over from a process that runs or was killed"
+        );
+    }
+    let (shards, actions) = (job.listener.shards, job.observers.borrow().len());
+    let holder = job.holder;
+    tracing::info!(listener = name, shards, actions, holder, "running");
+    job.sources.metrics.leader.set(1);
+    job.sources.health.started();
+    job.sources.reporter.claimed(claim, Utc::now());
+}
+
 /// Connects, and claims the shards.
-async fn begin(
-    listener: &ListenerConfig,
-    name: &str,
-    holder: &str,
-) -> Result<(PgPool, Log, Claim), RunError> {
-    let pool = database::connect(&listener.database_url).await?;
+async fn begin(job: &Job<'_>) -> Result<(PgPool, Log, Claim), RunError> {
+    let listener = job.listener;
+    let pool = database::connect(&listener.database_url, job.patience).await?;
     migrate::verify(&pool).await?;
     let log = Log::open(pool.clone()).await?;
+    let (name, holder) = (listener.identity(), job.holder);
     let (shards, start) = (listener.shards, listener.start_at);
-    let claim = checkpoint::claim(&pool, &log, name, holder, shards, start).await?;
+    let claim = checkpoint::claim(&pool, &log, &name, holder, shards, start).await?;
     Ok((pool, log, claim))
 }
 
 /// Answers on an address, from now on.
-async fn answer(
+pub(crate) async fn answer(
     at: SocketAddr,
     tasks: &mut JoinSet<Result<(), RunError>>,
     sources: &Sources,
@@ -294,18 +305,19 @@ fn read(
 }
 
 /// Tells the prober of a stop, so that no work is expected any more.
-async fn note_stop(
+pub(crate) async fn note_stop(
     stop: CancellationToken,
     done: CancellationToken,
-    health: Arc<Health>,
+    sources: Sources,
 ) -> Result<(), RunError> {
     tokio::select! { () = stop.cancelled() => {}, () = done.cancelled() => {} }
-    health.stopping();
+    sources.health.stopping();
+    sources.reporter.stopping();
     Ok(())
 }
 
 /// How long open requests and connections may hold up the end.
-const GOODBYE: Duration = Duration::from_millis(500);
+pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Waits for a task to fail; those that end well are done.
 async fn first_error(tasks: &mut JoinSet<Result<(), RunError>>) -> RunError {

@@ -12,6 +12,7 @@ mod life;
 mod migrate;
 mod order;
 mod poison;
+mod reload;
 mod retention;
 mod server;
 mod support;

@@ -78,6 +78,32 @@ async fn events_go_once_they_are_old_and_behind_every_checkpoint() {
 }
 
 #[tokio::test]
+async fn a_listener_that_is_forgotten_leaves_nothing_and_others_alone() {
+    let db = support::database().await;
+    checkpoint(&db, "gone").await;
+    checkpoint(&db, "stays").await;
+    db.run(
+        "insert into observer.dead_letter
+             (listener, event_id, log_id, observer, action, entity, operation, hash, occurred_at, attempts,
+              error_kind, error)
+         select case n when 1 then 'stays' else 'gone' end, 'e-' || n, n, 'default/o', 'a', 'public.t', 'i', 0,
+                now(), 1, 'status', 'no'
+         from generate_series(1, 3) n",
+    )
+    .await;
+    assert_eq!(
+        db.value::<i64>("select observer.forget('gone')").await,
+        3,
+        "a checkpoint and two dead letters"
+    );
+    assert_eq!(db.value::<i64>("select observer.forget('gone')").await, 0);
+    let left = "select string_agg(listener, ' ') from (
+        select listener from observer.checkpoint union all select listener from observer.dead_letter
+    ) l";
+    assert_eq!(db.value::<String>(left).await, "stays stays");
+}
+
+#[tokio::test]
 async fn what_an_open_transaction_may_still_add_or_hide_stays() {
     let db = support::database().await;
     db.run(TABLE).await;

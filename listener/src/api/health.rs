@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crds::report::Trouble;
 use tokio::time::Instant;
 
 /// Without an answer from the database for this long, the listener is not ready.
@@ -11,13 +12,28 @@ const DATABASE_AWAY: Duration = Duration::from_secs(5);
 /// With deliveries pending and none that ended for this long, it is not ready.
 const STUCK: Duration = Duration::from_mins(1);
 
+/// Reason of whatever keeps the database from being used.
+pub(crate) const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
+
 #[derive(Debug, Default)]
 struct State {
-    started: bool,
+    waits: Waits,
     stopping: bool,
     read_failing: Option<Instant>,
     save_failing: Option<Instant>,
     pending_since: Option<Instant>,
+}
+
+/// What is waited for before anything can be done.
+#[derive(Debug, Default)]
+enum Waits {
+    /// The database has not been asked yet.
+    #[default]
+    Database,
+    /// For what is wrong to be put right.
+    Trouble(Trouble),
+    /// Nothing.
+    Nothing,
 }
 
 /// Notes of the tasks that do the work.
@@ -29,9 +45,25 @@ impl Health {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The shards are claimed.
+    /// The shards are claimed, and what was found wrong before is of no matter any more.
     pub fn started(&self) {
-        self.note(|state| state.started = true);
+        self.idle();
+    }
+
+    /// There is nothing to be done now, and it could be.
+    pub fn idle(&self) {
+        self.note(|state| {
+            *state = State {
+                waits: Waits::Nothing,
+                stopping: state.stopping,
+                ..State::default()
+            };
+        });
+    }
+
+    /// Nothing can be done before this is put right.
+    pub fn waits_for(&self, trouble: Trouble) {
+        self.note(|state| state.waits = Waits::Trouble(trouble));
     }
 
     /// A stop was asked for.
@@ -63,37 +95,44 @@ impl Health {
 
     /// Why no work can be expected of it now, if so.
     #[must_use]
-    pub fn not_ready(&self, now: Instant) -> Option<String> {
+    pub fn not_ready(&self, now: Instant) -> Option<Trouble> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let longer = |since: Option<Instant>, bound: Duration| {
             since
                 .map(|since| now.saturating_duration_since(since))
                 .filter(|lasts| *lasts >= bound)
+                .map(|lasts| lasts.as_secs())
         };
         if state.stopping {
-            return Some("stopping".to_owned());
+            return Some(trouble("Stopping", "stopping".to_owned()));
         }
-        if !state.started {
-            return Some("waiting for the database".to_owned());
+        match &state.waits {
+            Waits::Database => {
+                let message = "waiting for the database".to_owned();
+                return Some(trouble(DATABASE_UNREACHABLE, message));
+            }
+            Waits::Trouble(trouble) => return Some(trouble.clone()),
+            Waits::Nothing => {}
         }
         if let Some(lasts) = longer(state.read_failing, DATABASE_AWAY) {
-            return Some(format!(
-                "the log could not be read for {} s",
-                lasts.as_secs()
-            ));
+            let message = format!("the log could not be read for {lasts} s");
+            return Some(trouble(DATABASE_UNREACHABLE, message));
         }
         if let Some(lasts) = longer(state.save_failing, DATABASE_AWAY) {
-            return Some(format!(
-                "no checkpoint could be saved for {} s",
-                lasts.as_secs()
-            ));
+            let message = format!("no checkpoint could be saved for {lasts} s");
+            return Some(trouble(DATABASE_UNREACHABLE, message));
         }
         longer(state.pending_since, STUCK).map(|lasts| {
-            format!(
-                "deliveries are pending and none ended for {} s",
-                lasts.as_secs()
-            )
+            let message = format!("deliveries are pending and none ended for {lasts} s");
+            trouble("NoProgress", message)
         })
+    }
+}
+
+fn trouble(reason: &str, message: String) -> Trouble {
+    Trouble {
+        reason: reason.to_owned(),
+        message,
     }
 }
 
@@ -109,17 +148,21 @@ fn failing(since: &mut Option<Instant>, succeeded: bool, now: Instant) {
 mod tests {
     use super::*;
 
+    fn said(health: &Health, now: Instant) -> Option<String> {
+        health.not_ready(now).map(|trouble| trouble.message)
+    }
+
     #[test]
     fn ready_only_between_start_and_stop() {
         let (health, now) = (Health::default(), Instant::now());
         assert_eq!(
-            health.not_ready(now).as_deref(),
+            said(&health, now).as_deref(),
             Some("waiting for the database")
         );
         health.started();
         assert_eq!(health.not_ready(now), None);
         health.stopping();
-        assert_eq!(health.not_ready(now).as_deref(), Some("stopping"));
+        assert_eq!(said(&health, now).as_deref(), Some("stopping"));
     }
 
     #[test]
@@ -129,8 +172,10 @@ mod tests {
         health.read(false, start);
         assert_eq!(health.not_ready(start + Duration::from_secs(1)), None);
         health.read(false, start + Duration::from_secs(4));
-        let said = health.not_ready(start + Duration::from_secs(6));
-        assert_eq!(said.as_deref(), Some("the log could not be read for 6 s"));
+        assert_eq!(
+            said(&health, start + Duration::from_secs(6)).as_deref(),
+            Some("the log could not be read for 6 s")
+        );
         health.read(true, start + Duration::from_secs(7));
         assert_eq!(health.not_ready(start + Duration::from_secs(8)), None);
     }
@@ -146,5 +191,19 @@ mod tests {
         assert_eq!(health.not_ready(start + Duration::from_secs(62)), None);
         health.progress(false, start + Duration::from_secs(62));
         assert_eq!(health.not_ready(start + Duration::from_secs(999)), None);
+    }
+
+    #[test]
+    fn what_was_found_wrong_ends_with_a_new_start() {
+        let (health, start) = (Health::default(), Instant::now());
+        let later = start + Duration::from_secs(100);
+        health.waits_for(trouble("SchemaMissing", "migrate".to_owned()));
+        assert_eq!(said(&health, start).as_deref(), Some("migrate"));
+        health.started();
+        health.saved(false, start);
+        health.pending(start);
+        assert!(health.not_ready(later).is_some());
+        health.idle();
+        assert_eq!(health.not_ready(later), None);
     }
 }

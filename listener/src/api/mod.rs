@@ -1,6 +1,7 @@
-//! What the listener answers over HTTP: `/healthz`, `/readyz`, `/metrics`.
+//! What the listener answers over HTTP: `/healthz`, `/readyz`, `/metrics`, `/status`.
 
 pub mod health;
+pub mod report;
 
 use std::sync::Arc;
 
@@ -9,12 +10,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use crds::report::STATUS_PATH;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::metrics::Metrics;
 use health::Health;
+use report::Reporter;
 
 /// What the answers are made from.
 #[derive(Clone, Debug)]
@@ -23,6 +26,20 @@ pub struct Sources {
     pub metrics: Metrics,
     /// Health.
     pub health: Arc<Health>,
+    /// What the operator is told.
+    pub reporter: Arc<Reporter>,
+}
+
+impl Sources {
+    /// With nothing to tell yet.
+    #[must_use]
+    pub fn new(metrics: Metrics, pod: impl Into<String>) -> Self {
+        Self {
+            metrics,
+            health: Arc::default(),
+            reporter: Arc::new(Reporter::new(pod)),
+        }
+    }
 }
 
 /// Answers until cancelled.
@@ -35,6 +52,7 @@ pub async fn serve(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route(STATUS_PATH, get(status))
         .with_state(sources);
     axum::serve(socket, router)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -44,9 +62,9 @@ pub async fn serve(
 async fn ready(State(sources): State<Sources>) -> impl IntoResponse {
     match sources.health.not_ready(Instant::now()) {
         None => (StatusCode::OK, "ready\n".to_owned()),
-        Some(reason) => (
+        Some(trouble) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {reason}\n"),
+            format!("not ready: {}\n", trouble.message),
         ),
     }
 }
@@ -56,6 +74,23 @@ async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
         Ok(text) => (
             StatusCode::OK,
             [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+            text,
+        ),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            error.to_string().into_bytes(),
+        ),
+    }
+}
+
+async fn status(State(sources): State<Sources>) -> impl IntoResponse {
+    let health = sources.health.not_ready(Instant::now());
+    let report = sources.reporter.report(&sources.metrics, health);
+    match serde_json::to_vec(&report) {
+        Ok(text) => (
+            StatusCode::OK,
+            [(header::CONTENT_TYPE, "application/json")],
             text,
         ),
         Err(error) => (

@@ -9,6 +9,7 @@ use observer_listener::database::DatabaseError;
 use observer_listener::dispatch::observers::Observers;
 use observer_listener::run::{Options, RunError, run as run_listener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -55,12 +56,17 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
         holder: holder(),
         metrics: None,
     };
-    run_listener(&listener, Arc::new(observers), options, stop)
-        .await
-        .map_err(|error| match error {
-            RunError::Database(DatabaseError::Url(_)) => CliError::Config(error.to_string()),
-            error => CliError::Run(error.into()),
-        })
+    run_listener(
+        &listener,
+        watch::channel(Arc::new(observers)).1,
+        options,
+        stop,
+    )
+    .await
+    .map_err(|error| match error {
+        RunError::Database(DatabaseError::Url(_)) => CliError::Config(error.to_string()),
+        error => CliError::Run(error.into()),
+    })
 }
 
 /// Names this start of this process: host, process and a random part.

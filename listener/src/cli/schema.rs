@@ -78,8 +78,10 @@ pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
 
 /// Connects; a URL that cannot be read is the configuration's fault.
 pub(super) async fn connect(url: &Redacted) -> Result<PgPool, CliError> {
-    database::connect(url).await.map_err(|error| match error {
-        DatabaseError::Url(_) => CliError::Config(error.to_string()),
-        error => error.into(),
-    })
+    database::connect(url, database::START_PATIENCE)
+        .await
+        .map_err(|error| match error {
+            DatabaseError::Url(_) => CliError::Config(error.to_string()),
+            error => error.into(),
+        })
 }

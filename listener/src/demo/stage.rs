@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crds::config::{Bundle, Redacted, StartAt};
 use crds::load::SourceFile;
 use sqlx::PgPool;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -141,8 +142,9 @@ impl Stage<'_> {
             metrics: Some(metrics.clone()),
         };
         let config = bundle.listener;
+        let observers = watch::channel(Arc::new(observers)).1;
         let listener =
-            tokio::spawn(async move { run::run(&config, Arc::new(observers), options, end).await });
+            tokio::spawn(async move { run::run(&config, observers, options, end).await });
         Ok(Cast {
             pool: self.pool,
             sink,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::lanes::{LaneId, Lanes, Target};
 use super::ledger::{Ledger, Place};
 use super::observers::Observers;
+use super::roster::Roster;
 use super::work::{Ended, Origin, Work, attempt, weight};
 use super::{
     DispatchError, MAX_AHEAD, MAX_HELD_BYTES, MAX_IN_FLIGHT, MAX_LETTERS, MAX_PENDING,
@@ -27,8 +28,8 @@ use crate::source::reader::{Batch, shard_of};
 /// What a dispatcher works with.
 #[derive(Debug)]
 pub struct Setup {
-    /// The observers.
-    pub observers: Arc<Observers>,
+    /// The observers, and whatever comes in their place.
+    pub observers: watch::Receiver<Arc<Observers>>,
     /// The shards.
     pub claim: Claim,
     /// Writes checkpoints.
@@ -54,6 +55,7 @@ pub(super) struct Taking {
 #[derive(Debug)]
 pub struct Dispatcher {
     pub(super) setup: Setup,
+    pub(super) roster: Roster,
     pub(super) lanes: Lanes<Work, Instant>,
     pub(super) ledger: Ledger,
     pub(super) attempts: JoinSet<Ended>,
@@ -70,7 +72,8 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// Begins where the claim says.
     #[must_use]
-    pub fn new(setup: Setup) -> Self {
+    pub fn new(mut setup: Setup) -> Self {
+        let roster = Roster::new(Arc::clone(&setup.observers.borrow_and_update()));
         let most = MAX_IN_FLIGHT.max(setup.max_in_flight);
         let start = setup
             .claim
@@ -79,7 +82,7 @@ impl Dispatcher {
             .map(|shard| shard.progress.clone())
             .collect();
         Self {
-            lanes: Lanes::new(setup.observers.len(), most, setup.max_in_flight),
+            lanes: Lanes::new(roster.len(), most, setup.max_in_flight),
             ledger: Ledger::new(start),
             attempts: JoinSet::new(),
             saves: JoinSet::new(),
@@ -90,6 +93,7 @@ impl Dispatcher {
             held: 0,
             backlog: 0,
             last_read: None,
+            roster,
             setup,
         }
     }
@@ -116,6 +120,7 @@ impl Dispatcher {
                 Some(ended) = self.attempts.join_next() => self.ended(ended?),
                 Some(saved) = self.saves.join_next() => self.saved(&saved??),
                 Some(found) = self.polls.join_next() => self.redrive(found?),
+                () = replaced(&mut self.setup.observers) => self.reload(),
                 () = sleep_until(due), if due.is_some() => self.lanes.wake(Instant::now()),
                 _ = save_tick.tick() => self.tick(),
                 _ = redrive_tick.tick() => self.look_for_redrives(),
@@ -125,6 +130,16 @@ impl Dispatcher {
             }
         }
         self.stop().await
+    }
+
+    /// Goes on with other observers. What is pending stays pending.
+    fn reload(&mut self) {
+        let observers = Arc::clone(&self.setup.observers.borrow_and_update());
+        tracing::info!(actions = observers.len(), "going on with other observers");
+        let lanes = &self.lanes;
+        self.roster
+            .replace(observers, |target| lanes.held(target) > 0);
+        self.lanes.make_place(self.roster.len());
     }
 
     fn accept(&mut self, batch: Batch) {
@@ -172,7 +187,7 @@ impl Dispatcher {
     }
 
     fn enter(&mut self, logged: Logged, window: u64) {
-        let (called, matched) = self.setup.observers.call(&logged);
+        let (called, matched) = self.roster.call(&logged);
         for observer in matched {
             self.setup
                 .saver
@@ -191,7 +206,7 @@ impl Dispatcher {
             .collect();
         let names: Vec<_> = targets
             .iter()
-            .filter_map(|target| self.setup.observers.target(*target))
+            .filter_map(|target| self.roster.target(*target))
             .map(|known| known.name.clone())
             .collect();
         self.last_read = Some(logged.event.occurred_at);
@@ -222,7 +237,7 @@ impl Dispatcher {
     fn start(&mut self) {
         while let Some((lane, work)) = self.lanes.start() {
             work.attempts += 1;
-            if let Some(compiled) = self.setup.observers.target(lane.0) {
+            if let Some(compiled) = self.roster.target(lane.0) {
                 self.attempts.spawn(attempt(lane, compiled, work));
             }
         }
@@ -259,7 +274,7 @@ impl Dispatcher {
     }
 
     fn try_again(&mut self, lane: LaneId, failure: &Failure, after: Option<Duration>) {
-        let Some(compiled) = self.setup.observers.target(lane.0) else {
+        let Some(compiled) = self.roster.target(lane.0) else {
             return;
         };
         let policy = compiled.retry;
@@ -280,7 +295,7 @@ impl Dispatcher {
     /// A delivery becomes a dead letter, or stays one.
     pub(super) fn give_up(&mut self, target: Target, work: Work) {
         self.over(target, &work);
-        let Some(compiled) = self.setup.observers.target(target) else {
+        let Some(compiled) = self.roster.target(target) else {
             return;
         };
         let (observer, action) = compiled.name.clone();
@@ -326,15 +341,13 @@ impl Dispatcher {
     /// Notes in the ledger that an action is over, and gives its room back.
     fn over(&mut self, target: Target, work: &Work) {
         self.held = self.held.saturating_sub(weight(&work.event));
-        if let (Origin::Log(place), Some(compiled)) =
-            (work.origin, self.setup.observers.target(target))
-        {
+        if let (Origin::Log(place), Some(compiled)) = (work.origin, self.roster.target(target)) {
             self.ledger.done(place, compiled.name.clone());
         }
     }
 
     fn count(&self, (target, _): LaneId, outcome: &Outcome, took: Duration) {
-        let Some(compiled) = self.setup.observers.target(target) else {
+        let Some(compiled) = self.roster.target(target) else {
             return;
         };
         let (observer, action) = (&*compiled.name.0, &*compiled.name.1);
@@ -360,6 +373,13 @@ fn ticks(every: Duration) -> Interval {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
+}
+
+/// Waits for other observers; for ever when there is nobody to name them.
+async fn replaced(observers: &mut watch::Receiver<Arc<Observers>>) {
+    if observers.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn sleep_until(due: Option<Instant>) {

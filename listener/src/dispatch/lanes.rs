@@ -31,6 +31,8 @@ struct Lane<T> {
 struct Turn {
     ready: VecDeque<u32>,
     running: usize,
+    /// Deliveries in all its lanes.
+    held: usize,
     queued_up: bool,
 }
 
@@ -66,8 +68,26 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
         }
     }
 
+    /// Makes place for targets up to this number; those that there are stay as they are.
+    pub fn make_place(&mut self, targets: usize) {
+        if self.turns.len() < targets {
+            self.turns.resize_with(targets, Turn::default);
+        }
+    }
+
+    /// Deliveries of a target that are not over.
+    #[must_use]
+    pub fn held(&self, target: Target) -> usize {
+        self.turns.get(target).map_or(0, |turn| turn.held)
+    }
+
     /// Adds a delivery to the end of its lane.
     pub fn push(&mut self, id: LaneId, item: T) {
+        let Some(turn) = self.turns.get_mut(id.0) else {
+            debug_assert!(false, "a target has its place before its deliveries");
+            return;
+        };
+        turn.held += 1;
         let lane = self.by_id.entry(id).or_insert_with(|| Lane {
             state: State::Ready,
             queue: VecDeque::new(),
@@ -101,6 +121,9 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
         self.stop_running(id);
         let lane = self.by_id.get_mut(&id)?;
         let item = lane.queue.pop_front();
+        if let (Some(_), Some(turn)) = (&item, self.turns.get_mut(id.0)) {
+            turn.held -= 1;
+        }
         if lane.queue.is_empty() {
             self.by_id.remove(&id);
         } else {
@@ -304,6 +327,9 @@ mod tests {
                 let mut lanes_running = running.clone();
                 lanes_running.sort_unstable();
                 lanes_running.dedup();
+                let held: usize = (0..3).map(|target| lanes.held(target)).sum();
+                let over: usize = done.values().map(Vec::len).sum();
+                prop_assert_eq!(held + over, pushed.values().map(Vec::len).sum::<usize>());
                 prop_assert_eq!(lanes_running.len(), running.len(), "one at a time in a lane");
             }
             loop {

@@ -8,6 +8,7 @@ pub mod lanes;
 pub mod ledger;
 pub mod observers;
 pub mod retry;
+pub mod roster;
 
 mod driver;
 mod redrive;

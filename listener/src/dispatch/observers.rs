@@ -42,12 +42,12 @@ struct Observer {
     targets: Vec<Target>,
 }
 
-/// All observers of a listener.
+/// All observers of a listener. Its targets are numbered from 0.
 #[derive(Debug)]
 pub struct Observers {
     rules: RuleSet,
     known: Vec<Observer>,
-    targets: Vec<Compiled>,
+    targets: Vec<Arc<Compiled>>,
     by_name: HashMap<checkpoint::Action, Target>,
 }
 
@@ -66,70 +66,51 @@ impl Observers {
         configs: &[ObserverConfig],
         shared: &Shared,
     ) -> Result<Self, Vec<CompileProblem>> {
+        let (observers, problems) = Self::compile_what_can_run(configs, shared);
+        if problems.is_empty() {
+            Ok(observers)
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// Compiles the observers and leaves out those that do not compile, with what is wrong with
+    /// them.
+    #[must_use]
+    pub fn compile_what_can_run(
+        configs: &[ObserverConfig],
+        shared: &Shared,
+    ) -> (Self, Vec<CompileProblem>) {
         let mut problems = Vec::new();
         let mut rules = Vec::with_capacity(configs.len());
         let mut known = Vec::with_capacity(configs.len());
-        let mut targets: Vec<Compiled> = Vec::new();
+        let mut targets: Vec<Arc<Compiled>> = Vec::new();
         for config in configs {
-            let name: Arc<str> = Arc::from(config.identity());
-            let mut problem = |path: String, message: String| {
-                problems.push(CompileProblem {
-                    observer: name.to_string(),
-                    path,
-                    message,
-                });
-            };
-            let condition = match config.when.as_deref().map(Condition::compile).transpose() {
-                Ok(condition) => condition,
-                Err(error) => {
-                    problem("spec.when".to_owned(), error.to_string());
-                    None
+            match compile_one(config, shared) {
+                Ok((rule, compiled)) => {
+                    let first = targets.len();
+                    targets.extend(compiled.into_iter().map(Arc::new));
+                    known.push(Observer {
+                        name: Arc::clone(&rule.observer),
+                        targets: (first..targets.len()).collect(),
+                    });
+                    rules.push(rule);
                 }
-            };
-            let first = targets.len();
-            for (n, action) in config.actions.iter().enumerate() {
-                match Action::compile(action, shared) {
-                    Ok(compiled) => targets.push(Compiled {
-                        name: (Arc::clone(&name), Arc::from(action.name.as_str())),
-                        action: Arc::new(compiled),
-                        retry: action.retry,
-                    }),
-                    Err(error) => {
-                        let (place, message) = (error.place(), error.to_string());
-                        let message = message.strip_prefix(&place).unwrap_or(&message);
-                        problem(
-                            format!("spec.actions[{n}].{place}"),
-                            message.trim_start_matches([',', ' ']).to_owned(),
-                        );
-                    }
-                }
+                Err(wrong) => problems.extend(wrong),
             }
-            rules.push(Rule {
-                observer: Arc::clone(&name),
-                entity: config.entity.clone(),
-                operations: config.operations.clone(),
-                tenant: config.tenant.clone(),
-                condition,
-            });
-            known.push(Observer {
-                name,
-                targets: (first..targets.len()).collect(),
-            });
-        }
-        if !problems.is_empty() {
-            return Err(problems);
         }
         let by_name = targets
             .iter()
             .enumerate()
             .map(|(n, target)| (target.name.clone(), n))
             .collect();
-        Ok(Self {
+        let observers = Self {
             rules: RuleSet::new(rules),
             known,
             targets,
             by_name,
-        })
+        };
+        (observers, problems)
     }
 
     /// Number of targets.
@@ -144,10 +125,10 @@ impl Observers {
         self.targets.is_empty()
     }
 
-    /// A target.
+    /// Every target, by its number.
     #[must_use]
-    pub fn target(&self, target: Target) -> Option<&Compiled> {
-        self.targets.get(target)
+    pub fn targets(&self) -> &[Arc<Compiled>] {
+        &self.targets
     }
 
     /// The target of that name, if the observer still has it.
@@ -208,6 +189,58 @@ impl Observers {
             })
             .map(|(_, verdict)| verdict)
     }
+}
+
+/// One observer, or everything in it that does not compile.
+fn compile_one(
+    config: &ObserverConfig,
+    shared: &Shared,
+) -> Result<(Rule, Vec<Compiled>), Vec<CompileProblem>> {
+    let name: Arc<str> = Arc::from(config.identity());
+    let mut problems = Vec::new();
+    let mut problem = |path: String, message: String| {
+        problems.push(CompileProblem {
+            observer: name.to_string(),
+            path,
+            message,
+        });
+    };
+    let condition = match config.when.as_deref().map(Condition::compile).transpose() {
+        Ok(condition) => condition,
+        Err(error) => {
+            problem("spec.when".to_owned(), error.to_string());
+            None
+        }
+    };
+    let mut actions = Vec::with_capacity(config.actions.len());
+    for (n, action) in config.actions.iter().enumerate() {
+        match Action::compile(action, shared) {
+            Ok(compiled) => actions.push(Compiled {
+                name: (Arc::clone(&name), Arc::from(action.name.as_str())),
+                action: Arc::new(compiled),
+                retry: action.retry,
+            }),
+            Err(error) => {
+                let (place, message) = (error.place(), error.to_string());
+                let message = message.strip_prefix(&place).unwrap_or(&message);
+                problem(
+                    format!("spec.actions[{n}].{place}"),
+                    message.trim_start_matches([',', ' ']).to_owned(),
+                );
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let rule = Rule {
+        observer: name,
+        entity: config.entity.clone(),
+        operations: config.operations.clone(),
+        tenant: config.tenant.clone(),
+        condition,
+    };
+    Ok((rule, actions))
 }
 
 fn oversized(size: u64) -> Failure {

@@ -51,7 +51,7 @@ impl Dispatcher {
             Arc::from(letter.observer.as_str()),
             Arc::from(letter.action.as_str()),
         );
-        let Some(target) = self.setup.observers.find(&name) else {
+        let Some(target) = self.roster.find(&name) else {
             let failure = Failure {
                 kind: FailureKind::Removed,
                 message: format!(
@@ -67,7 +67,7 @@ impl Dispatcher {
             return self.failed_again(letter.id, &failure);
         }
         if letter.error_kind == FailureKind::Condition.as_str() {
-            match self.setup.observers.decide(&letter.event, &letter.observer) {
+            match self.roster.decide(&letter.event, &letter.observer) {
                 Some(rules::Verdict::Match) => {}
                 Some(rules::Verdict::Failed(failure)) => {
                     return self.failed_again(letter.id, &failure);

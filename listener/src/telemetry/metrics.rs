@@ -36,6 +36,10 @@ pub struct Metrics {
     pub lag: Gauge,
     /// Checkpoint writes.
     pub saves: IntCounter,
+    /// 1 while this process works on the shards, 0 while it stands by.
+    pub leader: IntGauge,
+    /// Times that another bundle came into force without a new start.
+    pub reloads: IntCounter,
     /// Failures to reach or use the database, by what was tried: `read`, `save`, `redrive`, `maintain`.
     pub database_errors: IntCounterVec,
 }
@@ -101,6 +105,14 @@ impl Metrics {
             )?,
             lag,
             saves: counter("checkpoint_saves_total", "Checkpoint writes")?,
+            leader: gauge(
+                "leader",
+                "1 while this process works on the shards, 0 while it stands by",
+            )?,
+            reloads: counter(
+                "reloads_total",
+                "Times that another bundle came into force without a new start",
+            )?,
             database_errors: counters(
                 "database_errors_total",
                 "Failures to use the database",

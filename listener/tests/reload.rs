@@ -1,0 +1,124 @@
+//! Other observers while deliveries are under way and wait: nothing is lost, and nothing new goes
+//! where it should not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::load::{SourceFile, load};
+use observer_listener::actions::Shared;
+use observer_listener::demo::sink::{Behaviour, Sink};
+use observer_listener::dispatch::observers::Observers;
+use observer_listener::run::{Options, run};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::listener::{Config, observer};
+use crate::support::told::{keys, keys_of};
+use crate::support::{TestDb, database, eventually};
+
+const ROWS: usize = 40;
+
+/// The observers of files, and the listener that runs them.
+fn loaded(config: &Config) -> (crds::config::ListenerConfig, Arc<Observers>) {
+    let file = SourceFile {
+        path: "observers.yaml".to_owned(),
+        text: std::fs::read_to_string(config.path()).unwrap(),
+    };
+    let bundle = load(&[file], &|_, _| None, None).unwrap().bundle;
+    let shared = Shared::new(&bundle.listener.egress).unwrap();
+    let observers = Observers::compile(&bundle.observers, &shared).unwrap();
+    (bundle.listener, Arc::new(observers))
+}
+
+async fn insert(db: &TestDb, from: usize) {
+    let to = from + ROWS - 1;
+    db.run(&format!(
+        "insert into item select k from generate_series({from}, {to}) k"
+    ))
+    .await;
+}
+
+fn sorted(mut keys: Vec<String>) -> Vec<usize> {
+    keys.sort();
+    let mut keys: Vec<usize> = keys.iter().map(|key| key.parse().unwrap()).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
+    let db = database().await;
+    db.run("create table item (k int primary key); select observer.track('item')")
+        .await;
+    let slow = Sink::start(Behaviour::Delay(Duration::from_millis(200)))
+        .await
+        .unwrap();
+    let failing = Sink::start(Behaviour::Status(503)).await.unwrap();
+    let files = |observers: &str| Config::new(&db.url, "  delivery: {maxInFlight: 4}", observers);
+    let stays = |path: &str| observer("stays", "public.item", &slow.url(path), "");
+    let goes = observer("goes", "public.item", &slow.url("/goes"), "");
+    let fails = observer("fails", "public.item", &failing.url("/fails"), "");
+
+    let (listener, observers) = loaded(&files(&format!("{}{goes}{fails}", stays("/first"))));
+    let (send, observers) = watch::channel(observers);
+    let between = loaded(&files(&stays("/second"))).1;
+    let comes = observer("comes", "public.item", &slow.url("/comes"), "");
+    let last = loaded(&files(&format!("{}{comes}", stays("/second")))).1;
+    let stop = CancellationToken::new();
+    let options = Options {
+        listen: None,
+        holder: "reload/1".to_owned(),
+        metrics: None,
+    };
+    let running = {
+        let stop = stop.clone();
+        tokio::spawn(async move { run(&listener, observers, options, stop).await })
+    };
+    insert(&db, 1).await;
+    keys_of(&slow, "/goes", 1).await;
+    eventually("a retry", async || {
+        (failing.counts().requests > 0).then_some(())
+    })
+    .await;
+
+    // Most of the first rows still wait for their turn with all three.
+    for _ in 0..20 {
+        send.send_replace(Arc::clone(&between));
+        tokio::task::yield_now().await;
+        send.send_replace(Arc::clone(&last));
+        tokio::task::yield_now().await;
+    }
+    let known = keys(&slow, "/second").len();
+    keys_of(&slow, "/second", known + 4).await;
+    insert(&db, ROWS + 1).await;
+
+    let first: Vec<usize> = (1..=ROWS).collect();
+    let second: Vec<usize> = (ROWS + 1..=2 * ROWS).collect();
+    let gone = sorted(keys_of(&slow, "/goes", ROWS).await);
+    assert_eq!(gone, first, "what was begun is finished, and nothing new");
+    let came = sorted(keys_of(&slow, "/comes", ROWS).await);
+    assert_eq!(came, second);
+    eventually("all of what stays", async || {
+        let count = keys(&slow, "/first").len() + keys(&slow, "/second").len();
+        (count >= 2 * ROWS).then_some(())
+    })
+    .await;
+    let (old, new) = (keys(&slow, "/first"), keys(&slow, "/second"));
+    assert!(old.len() < ROWS, "later attempts follow what is new");
+    let all = sorted([old, new].concat());
+    assert_eq!(all, [first, second].concat(), "each once");
+    // The rows that nobody takes any more still become dead letters of their observer.
+    eventually("dead letters of what is gone", async || {
+        let count: i64 = db
+            .value("select count(*) from observer.dead_letter where observer = 'default/fails'")
+            .await;
+        (usize::try_from(count).unwrap() == ROWS).then_some(())
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    let partly: String = db
+        .value("select partly::text from observer.checkpoint where listener = 'default/test'")
+        .await;
+    assert_eq!(partly, "[]", "all is over");
+}
