@@ -4,6 +4,7 @@
 pub mod actions;
 pub mod api;
 pub mod checkpoint;
+pub mod cluster;
 pub mod database;
 pub mod demo;
 pub mod dispatch;

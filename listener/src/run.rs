@@ -320,7 +320,7 @@ pub(crate) async fn note_stop(
 pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Waits for a task to fail; those that end well are done.
-async fn first_error(tasks: &mut JoinSet<Result<(), RunError>>) -> RunError {
+pub(crate) async fn first_error(tasks: &mut JoinSet<Result<(), RunError>>) -> RunError {
     loop {
         match tasks.join_next().await {
             Some(Ok(Ok(()))) => {}

@@ -45,7 +45,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the observers of a file until SIGTERM or Ctrl-C
+    /// Run the observers of a file, or of a bundle in a cluster, until SIGTERM or Ctrl-C
     Run(run::RunArgs),
     /// Check files and print everything that is wrong with them
     Check(check::CheckArgs),
@@ -53,6 +53,8 @@ enum Command {
     Migrate(schema::MigrateArgs),
     /// Begin anew after the database was restored from a backup or replaced
     Rebase(schema::RebaseArgs),
+    /// Remove the progress and the dead letters of a listener that is gone for good
+    Forget(schema::ForgetArgs),
     /// Look at, redrive or drop actions that were given up on
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
@@ -64,7 +66,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct FileArgs {
     /// File, or folder whose .yaml and .yml files are read; repeatable; `-` is standard input
-    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    #[arg(short, long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The listener to run where the files hold several, as name or namespace/name
     #[arg(long, value_name = "NAME")]
@@ -169,6 +171,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Check(args) => check::check(&args),
             Command::Migrate(args) => schema::migrate(args).await,
             Command::Rebase(args) => schema::rebase(args).await,
+            Command::Forget(args) => schema::forget(args).await,
             Command::Dlq(command) => dlq::dlq(command).await,
             Command::Demo(args) => demo::demo(args).await,
         }

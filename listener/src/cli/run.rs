@@ -1,10 +1,11 @@
-//! `run`: a listener until a signal.
+//! `run`: a listener until a signal, from files or from a bundle in a cluster.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::Args;
 use observer_listener::actions::Shared;
+use observer_listener::cluster;
 use observer_listener::database::DatabaseError;
 use observer_listener::dispatch::observers::Observers;
 use observer_listener::run::{Options, RunError, run as run_listener};
@@ -19,6 +20,8 @@ use super::{CliError, FileArgs, check, files};
 pub(super) struct RunArgs {
     #[command(flatten)]
     files: FileArgs,
+    #[command(flatten)]
+    pod: PodArgs,
     /// Address for /healthz, /readyz and /metrics, or `off`
     #[arg(
         long,
@@ -27,6 +30,32 @@ pub(super) struct RunArgs {
         env = "OBSERVER_LISTEN"
     )]
     listen: String,
+}
+
+/// What a pod is told by its environment.
+#[derive(Debug, Args)]
+struct PodArgs {
+    /// Secret whose key `bundle.yaml` is run in a cluster, instead of files
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "OBSERVER_BUNDLE",
+        conflicts_with_all = ["files", "listener", "secrets_dir"],
+        requires = "lease"
+    )]
+    bundle: Option<String>,
+    /// Lease that the one pod holds which works
+    #[arg(long, value_name = "NAME", env = "OBSERVER_LEASE")]
+    lease: Option<String>,
+    /// Namespace of the Secret and the Lease
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    namespace: Option<String>,
+    /// Name of this pod
+    #[arg(long, env = "POD_NAME", hide = true)]
+    pod: Option<String>,
+    /// Its uid
+    #[arg(long, env = "POD_UID", hide = true, default_value = "")]
+    pod_uid: String,
 }
 
 /// Runs until SIGTERM or SIGINT, then drains.
@@ -39,7 +68,28 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
             ))
         })?),
     };
-    let loaded = files::load(&args.files)?;
+    if let Some(bundle) = args.pod.bundle {
+        let options = cluster::Options {
+            namespace: args.pod.namespace,
+            bundle,
+            lease: args.pod.lease.unwrap_or_default(),
+            pod: args.pod.pod.unwrap_or_else(host),
+            uid: args.pod.pod_uid,
+            listen,
+        };
+        return Ok(cluster::run(options, stop_on_signal()?).await?);
+    }
+    if args.files.files.is_empty() {
+        return Err(CliError::Config(
+            "say what to run: files with -f FILE, or in a cluster a bundle with --bundle NAME"
+                .to_owned(),
+        ));
+    }
+    run_files(&args.files, listen).await
+}
+
+async fn run_files(files: &FileArgs, listen: Option<SocketAddr>) -> Result<(), CliError> {
+    let loaded = files::load(files)?;
     let listener = loaded.bundle.listener;
     let shared = Shared::new(&listener.egress)?;
     let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
@@ -71,13 +121,14 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
 
 /// Names this start of this process: host, process and a random part.
 fn holder() -> String {
+    let (host, process) = (host(), std::process::id());
+    format!("{host}/{process}/{}", Uuid::new_v4().simple())
+}
+
+fn host() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() {
-        "host"
-    } else {
-        host.trim()
-    };
-    format!("{host}/{}/{}", std::process::id(), Uuid::new_v4().simple())
+    let host = host.trim();
+    if host.is_empty() { "host" } else { host }.to_owned()
 }
 
 /// A token that the first SIGTERM or SIGINT cancels; the second ends the process at once.

@@ -1,4 +1,4 @@
-//! `migrate` and `rebase`.
+//! `migrate`, `rebase` and `forget`.
 
 use clap::{Args, ValueEnum};
 use crds::config::Redacted;
@@ -32,6 +32,15 @@ enum Resume {
     Position,
     /// With what is committed from now on
     Now,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ForgetArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Really remove them
+    #[arg(long)]
+    yes: bool,
 }
 
 /// Makes or renews the schema.
@@ -73,6 +82,29 @@ pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
         .execute(&pool)
         .await?;
     println!("listener {listener} goes on with {said}");
+    Ok(())
+}
+
+/// Removes all that is kept of a listener.
+pub(super) async fn forget(args: ForgetArgs) -> Result<(), CliError> {
+    let (url, listener) = args.database.resolve()?;
+    let listener = listener.ok_or_else(|| {
+        CliError::Config(
+            "name the listener with --listener NAME, or its files with -f FILE".to_owned(),
+        )
+    })?;
+    if !args.yes {
+        return Err(CliError::Config(format!(
+            "this removes the progress and the dead letters of listener {listener} for good; repeat it with --yes"
+        )));
+    }
+    let pool = connect(&url).await?;
+    migrate::verify(&pool).await?;
+    let rows: i64 = sqlx::query_scalar("select observer.forget($1)")
+        .bind(&listener)
+        .fetch_one(&pool)
+        .await?;
+    println!("listener {listener} is forgotten: {rows} rows removed");
     Ok(())
 }
 
