@@ -1,0 +1,244 @@
+//! What a listener needs in the cluster, one file per kind: pure functions from a checked listener
+//! to the objects that it should have.
+//!
+//! The pod template depends on nothing that changes while a listener runs: neither observers nor
+//! secrets nor the number of replicas roll the pods.
+
+pub mod bundle_secret;
+pub mod deployment;
+pub mod network_policy;
+pub mod pod_disruption_budget;
+pub mod role;
+pub mod role_binding;
+pub mod service;
+pub mod service_account;
+
+use std::collections::BTreeMap;
+
+use crds::duration::Span;
+use crds::resources::{ObserverListener, PodTemplate};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use kube::Resource;
+use kube::core::ApiResource;
+use serde::Serialize;
+use serde_json::Value;
+
+/// Field manager of everything that the operator applies.
+pub const FIELD_MANAGER: &str = "observer-operator";
+
+/// Label that all owned objects carry, with [`FIELD_MANAGER`] as its value.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// Label with the listener's name.
+pub const INSTANCE: &str = "app.kubernetes.io/instance";
+
+/// Label with the kind of program.
+const NAME: &str = "app.kubernetes.io/name";
+
+/// Program that the pods run.
+const PROGRAM: &str = "observer-listener";
+
+/// Annotation with the hash of the bundle, on its Secret.
+pub const BUNDLE_HASH: &str = "observers.fraiseql.dev/bundle-hash";
+
+/// A listener with everything that its objects are made from.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid, for the owner references.
+    pub uid: String,
+    /// Number of pods.
+    pub replicas: i32,
+    /// How long a stop waits for attempts under way.
+    pub drain_timeout: Span,
+    /// What users add to the pods.
+    pub template: PodTemplate,
+    /// Image, unless the template names one.
+    pub image: String,
+}
+
+/// The kinds of owned objects, in the order in which they are applied: the workload last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Who the pods are.
+    ServiceAccount,
+    /// What they may do.
+    Role,
+    /// That they may.
+    RoleBinding,
+    /// What they run.
+    Secret,
+    /// Where they answer.
+    Service,
+    /// Who may reach them.
+    NetworkPolicy,
+    /// How many may be evicted at once.
+    PodDisruptionBudget,
+    /// The pods.
+    Deployment,
+}
+
+impl Kind {
+    /// Every kind, in the order in which they are applied.
+    pub const ALL: [Self; 8] = [
+        Self::ServiceAccount,
+        Self::Role,
+        Self::RoleBinding,
+        Self::Secret,
+        Self::Service,
+        Self::NetworkPolicy,
+        Self::PodDisruptionBudget,
+        Self::Deployment,
+    ];
+
+    /// Where the API server keeps it.
+    #[must_use]
+    pub fn resource(self) -> ApiResource {
+        use k8s_openapi::api::{apps, core, networking, policy, rbac};
+        match self {
+            Self::ServiceAccount => ApiResource::erase::<core::v1::ServiceAccount>(&()),
+            Self::Role => ApiResource::erase::<rbac::v1::Role>(&()),
+            Self::RoleBinding => ApiResource::erase::<rbac::v1::RoleBinding>(&()),
+            Self::Secret => ApiResource::erase::<core::v1::Secret>(&()),
+            Self::Service => ApiResource::erase::<core::v1::Service>(&()),
+            Self::NetworkPolicy => ApiResource::erase::<networking::v1::NetworkPolicy>(&()),
+            Self::PodDisruptionBudget => ApiResource::erase::<policy::v1::PodDisruptionBudget>(&()),
+            Self::Deployment => ApiResource::erase::<apps::v1::Deployment>(&()),
+        }
+    }
+}
+
+/// An object as it should be.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// All that the operator has to say about it.
+    pub object: Value,
+}
+
+impl Fleet {
+    /// A listener as the API server has it. It has a namespace, a name and a uid there.
+    #[must_use]
+    pub fn new(listener: &ObserverListener, image: &str) -> Self {
+        let meta = &listener.metadata;
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            replicas: listener.spec.replicas,
+            drain_timeout: listener.spec.delivery.drain_timeout,
+            template: listener.spec.pod_template.clone().unwrap_or_default(),
+            image: image.to_owned(),
+        }
+    }
+
+    /// Name of all owned objects but the bundle.
+    #[must_use]
+    pub fn object_name(&self) -> String {
+        object_name(&self.name)
+    }
+
+    /// Name of the Secret with the bundle.
+    #[must_use]
+    pub fn bundle_name(&self) -> String {
+        bundle_name(&self.name)
+    }
+
+    /// Every object that this listener should have besides its bundle.
+    pub fn objects(&self) -> Result<Vec<Built>, serde_json::Error> {
+        let mut objects = vec![
+            self.built(Kind::ServiceAccount, &service_account::build(self))?,
+            self.built(Kind::Role, &role::build(self))?,
+            self.built(Kind::RoleBinding, &role_binding::build(self))?,
+            self.built(Kind::Service, &service::build(self))?,
+            self.built(Kind::NetworkPolicy, &network_policy::build(self))?,
+        ];
+        if let Some(budget) = pod_disruption_budget::build(self) {
+            objects.push(self.built(Kind::PodDisruptionBudget, &budget)?);
+        }
+        objects.push(self.built(Kind::Deployment, &deployment::build(self))?);
+        Ok(objects)
+    }
+
+    /// The Secret with a bundle.
+    pub fn bundle(&self, text: &str, hash: &str) -> Result<Built, serde_json::Error> {
+        Ok(Built {
+            kind: Kind::Secret,
+            name: self.bundle_name(),
+            object: serde_json::to_value(bundle_secret::build(self, text, hash))?,
+        })
+    }
+
+    fn built(&self, kind: Kind, object: &impl Serialize) -> Result<Built, serde_json::Error> {
+        Ok(Built {
+            kind,
+            name: self.object_name(),
+            object: serde_json::to_value(object)?,
+        })
+    }
+
+    fn metadata(&self, name: String) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name),
+            namespace: Some(self.namespace.clone()),
+            labels: Some(self.labels()),
+            owner_references: Some(vec![self.owner()]),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn owner(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: ObserverListener::api_version(&()).into_owned(),
+            kind: ObserverListener::kind(&()).into_owned(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.selector_labels();
+        labels.insert(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned());
+        labels
+    }
+
+    fn selector_labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (NAME.to_owned(), PROGRAM.to_owned()),
+            (INSTANCE.to_owned(), self.name.clone()),
+        ])
+    }
+
+    fn selector(&self) -> LabelSelector {
+        LabelSelector {
+            match_labels: Some(self.selector_labels()),
+            match_expressions: None,
+        }
+    }
+}
+
+/// Name of all owned objects of a listener but the bundle.
+#[must_use]
+pub fn object_name(listener: &str) -> String {
+    format!("{listener}-listener")
+}
+
+/// Name of the Secret with a listener's bundle.
+#[must_use]
+pub fn bundle_name(listener: &str) -> String {
+    format!("{listener}-listener-bundle")
+}
+
+/// The pods of a listener, for the scale subresource.
+#[must_use]
+pub fn selector_text(listener: &str) -> String {
+    format!("{INSTANCE}={listener},{NAME}={PROGRAM}")
+}

@@ -1,0 +1,23 @@
+//! How many of a listener's pods may be evicted at once.
+
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::Fleet;
+
+/// One at a time, so that a standby is there to take over. A single pod has no budget: it would
+/// keep nodes from being drained and protect nothing.
+#[must_use]
+pub fn build(fleet: &Fleet) -> Option<PodDisruptionBudget> {
+    (fleet.replicas > 1).then(|| PodDisruptionBudget {
+        metadata: fleet.metadata(fleet.object_name()),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(fleet.selector()),
+            // A pod that does not get ready must not keep its node from being drained.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
+    })
+}

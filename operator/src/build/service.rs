@@ -1,0 +1,28 @@
+//! Where a listener's pods answer: a name for each, for scrapers.
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::Fleet;
+use super::deployment::{PORT, PORT_NAME};
+
+/// Headless, because every pod has metrics of its own.
+#[must_use]
+pub fn build(fleet: &Fleet) -> Service {
+    Service {
+        metadata: fleet.metadata(fleet.object_name()),
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".to_owned()),
+            selector: Some(fleet.selector_labels()),
+            ports: Some(vec![ServicePort {
+                name: Some(PORT_NAME.to_owned()),
+                port: PORT,
+                protocol: Some("TCP".to_owned()),
+                target_port: Some(IntOrString::String(PORT_NAME.to_owned())),
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}

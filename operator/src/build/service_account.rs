@@ -1,0 +1,15 @@
+//! Who a listener's pods are.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+
+use super::Fleet;
+
+/// The pods ask for their token themselves, so that nothing else that runs by this account has one.
+#[must_use]
+pub fn build(fleet: &Fleet) -> ServiceAccount {
+    ServiceAccount {
+        metadata: fleet.metadata(fleet.object_name()),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}

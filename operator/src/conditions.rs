@@ -1,0 +1,161 @@
+//! Conditions by the conventions of the Kubernetes API.
+//!
+//! The time of the last transition changes with the status only. Reasons are words that the API
+//! server takes, and messages are bounded, whatever a pod says.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+/// Longest message that is passed on.
+const MAX_MESSAGE: usize = 1024;
+
+/// Longest reason.
+const MAX_REASON: usize = 128;
+
+/// Stands for a reason that the API server would refuse.
+const ODD_REASON: &str = "Unknown";
+
+/// Whether something holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truth {
+    /// It does.
+    True,
+    /// It does not.
+    False,
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl Truth {
+    /// As the API writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// What is said about one type of condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saying {
+    /// Whether it holds.
+    pub truth: Truth,
+    /// Why, in a word.
+    pub reason: String,
+    /// Why, in a sentence, and what to do.
+    pub message: String,
+}
+
+impl Saying {
+    /// Says something.
+    pub fn new(truth: Truth, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            truth,
+            reason: reason.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A condition of a type, given the ones before.
+#[must_use]
+pub fn condition(
+    before: &[Condition],
+    type_: &str,
+    saying: Saying,
+    generation: i64,
+    now: Timestamp,
+) -> Condition {
+    let status = saying.truth.as_str();
+    let same = find(before, type_).filter(|condition| condition.status == status);
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: proper(saying.reason),
+        message: bounded(saying.message),
+        observed_generation: Some(generation),
+        last_transition_time: same.map_or_else(
+            || Time(whole_second(now)),
+            |condition| condition.last_transition_time.clone(),
+        ),
+    }
+}
+
+/// The condition of a type.
+#[must_use]
+pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Whether a condition of a type is there and true.
+#[must_use]
+pub fn holds(conditions: &[Condition], type_: &str) -> bool {
+    find(conditions, type_).is_some_and(|condition| condition.status == "True")
+}
+
+/// Times in the API have whole seconds.
+fn whole_second(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+fn proper(reason: String) -> String {
+    let fits = reason.len() <= MAX_REASON
+        && reason.starts_with(|c: char| c.is_ascii_alphabetic())
+        && reason.chars().all(|c| c.is_ascii_alphanumeric());
+    if fits { reason } else { ODD_REASON.to_owned() }
+}
+
+fn bounded(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE {
+        let end = message.floor_char_boundary(MAX_MESSAGE - 3);
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn the_time_changes_with_the_status_only() {
+        let say = |truth, reason| Saying::new(truth, reason, "");
+        let first = condition(&[], "Ready", say(Truth::False, "Starting"), 1, at(10));
+        let other = condition(
+            std::slice::from_ref(&first),
+            "Ready",
+            say(Truth::False, "NoActivePod"),
+            2,
+            at(20),
+        );
+        assert_eq!(other.last_transition_time, first.last_transition_time);
+        assert_eq!(
+            (&*other.reason, other.observed_generation),
+            ("NoActivePod", Some(2))
+        );
+        let turned = condition(&[other], "Ready", say(Truth::True, "Ready"), 2, at(30));
+        assert_eq!(turned.last_transition_time, Time(at(30)));
+    }
+
+    #[test]
+    fn what_a_pod_says_cannot_make_a_condition_that_is_refused() {
+        let long = "ä".repeat(2000);
+        let said = condition(
+            &[],
+            "Ready",
+            Saying::new(Truth::True, "not one word", long),
+            1,
+            at(1),
+        );
+        assert_eq!(said.reason, ODD_REASON);
+        assert!(said.message.len() <= MAX_MESSAGE && said.message.ends_with("..."));
+    }
+}

@@ -1,0 +1,481 @@
+//! What the API server was last seen to hold, as far as the operator cares, and whom a change
+//! concerns.
+//!
+//! Nothing is kept that no decision reads. Each change answers with the work that it makes: what
+//! it concerned before and what it concerns now. The driver in `watch` feeds it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crds::resources::{NamespacesFrom, Observer, ObserverListener};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::build::Kind;
+use crate::key::{Key, Work};
+use crate::seen::{
+    DeploymentSeen, Held, Item, NamespaceSeen, OwnedSeen, PodSeen, SecretSeen, What,
+};
+use crate::verdict::Verdict;
+
+/// The label that the API server gives every namespace: its name.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Everything that was seen.
+#[derive(Debug, Default)]
+pub struct Index {
+    listeners: BTreeMap<Key, Held<ObserverListener>>,
+    observers: BTreeMap<Key, Held<Observer>>,
+    namespaces: BTreeMap<Key, NamespaceSeen>,
+    secrets: BTreeMap<Key, SecretSeen>,
+    deployments: BTreeMap<Key, DeploymentSeen>,
+    pods: BTreeMap<Key, PodSeen>,
+    owned: HashMap<(Kind, Key), OwnedSeen>,
+    /// Which listeners read a Secret, as of their last reconcile.
+    readers: BTreeMap<Key, BTreeSet<Key>>,
+    /// Which Secrets a listener reads, as of its last reconcile.
+    reads: BTreeMap<Key, BTreeSet<Key>>,
+    /// What each listener says about the observers that it selects.
+    verdicts: BTreeMap<Key, BTreeMap<Key, Verdict>>,
+}
+
+/// All that the reconcile of one listener starts from.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The observers that it selects, in order of namespace and name.
+    pub observers: Vec<Arc<Observer>>,
+    /// Selected ones that cannot be read, with the reason.
+    pub unreadable: Vec<(Key, String)>,
+    /// Labels of the namespaces of those observers.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Other listeners of the same identity.
+    pub rivals: Vec<Arc<ObserverListener>>,
+    /// Versions of its objects.
+    pub owned: HashMap<Kind, u64>,
+    /// Its Deployment.
+    pub deployment: Option<DeploymentSeen>,
+    /// Its pods.
+    pub pods: Vec<(String, PodSeen)>,
+    /// Whether its namespace is going away.
+    pub terminating: bool,
+}
+
+impl Index {
+    /// Notes that something is there, and as what.
+    pub fn put(&mut self, key: Key, item: Item) -> BTreeSet<Work> {
+        match item {
+            Item::Listener(held) => self.put_listener(key, held),
+            Item::Observer(held) => self.put_observer(key, held),
+            Item::Namespace(seen) => self.put_namespace(key, Some(seen)),
+            Item::Secret(seen, owned) => {
+                let mut work = self.put_owned(Kind::Secret, &key, owned);
+                work.extend(self.put_secret(key, Some(seen)));
+                work
+            }
+            Item::Deployment(seen, owned) => {
+                let mut work = self.put_owned(Kind::Deployment, &key, owned);
+                let before = self.deployments.insert(key.clone(), seen.clone());
+                if before.as_ref() != Some(&seen)
+                    && let Some(owned) = self.owned.get(&(Kind::Deployment, key))
+                {
+                    work.insert(Work::Listener(owned.owner.clone()));
+                }
+                work
+            }
+            Item::Pod(seen) => {
+                let owner = seen.listener.clone();
+                let before = self.pods.insert(key, seen.clone());
+                if before.as_ref() == Some(&seen) {
+                    BTreeSet::new()
+                } else {
+                    [Work::Listener(owner)].into()
+                }
+            }
+            Item::Owned(kind, owned) => self.put_owned(kind, &key, owned),
+        }
+    }
+
+    /// Notes that something is gone.
+    pub fn remove(&mut self, what: What, key: &Key) -> BTreeSet<Work> {
+        match what {
+            What::Listener => {
+                let before = self.listeners.remove(key);
+                let mut work = self.concerned_by_listener(key, before.as_ref());
+                work.insert(Work::Listener(key.clone()));
+                work
+            }
+            What::Observer => {
+                let before = self.observers.remove(key);
+                let mut work = self.selecting_work(key, before.as_ref());
+                work.insert(Work::Observer(key.clone()));
+                work
+            }
+            What::Namespace => self.put_namespace(key.clone(), None),
+            What::Secret => {
+                let mut work = self.put_owned(Kind::Secret, key, None);
+                work.extend(self.put_secret(key.clone(), None));
+                work
+            }
+            What::Deployment => {
+                self.deployments.remove(key);
+                self.put_owned(Kind::Deployment, key, None)
+            }
+            What::Pod => {
+                let before = self.pods.remove(key);
+                before
+                    .map(|pod| Work::Listener(pod.listener))
+                    .into_iter()
+                    .collect()
+            }
+            What::Owned(kind) => self.put_owned(kind, key, None),
+        }
+    }
+
+    /// Names of everything of a kind, in one namespace or in all.
+    #[must_use]
+    pub fn keys(&self, what: What, namespace: Option<&str>) -> Vec<Key> {
+        fn within<'a>(keys: impl Iterator<Item = &'a Key>, namespace: Option<&str>) -> Vec<Key> {
+            keys.filter(|key| namespace.is_none_or(|namespace| key.namespace == namespace))
+                .cloned()
+                .collect()
+        }
+        match what {
+            What::Listener => within(self.listeners.keys(), namespace),
+            What::Observer => within(self.observers.keys(), namespace),
+            What::Namespace => within(self.namespaces.keys(), None),
+            What::Secret => within(self.secrets.keys(), namespace),
+            What::Deployment => within(self.deployments.keys(), namespace),
+            What::Pod => within(self.pods.keys(), namespace),
+            What::Owned(kind) => {
+                let of_kind = self.owned.keys().filter(|(other, _)| *other == kind);
+                within(of_kind.map(|(_, key)| key), namespace)
+            }
+        }
+    }
+
+    /// A listener.
+    #[must_use]
+    pub fn listener(&self, key: &Key) -> Option<Held<ObserverListener>> {
+        self.listeners.get(key).cloned()
+    }
+
+    /// An observer.
+    #[must_use]
+    pub fn observer(&self, key: &Key) -> Option<Held<Observer>> {
+        self.observers.get(key).cloned()
+    }
+
+    /// How many listeners and observers there are.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.listeners.len(), self.observers.len())
+    }
+
+    /// What the listeners that select an observer say about it; `None` for those that have not
+    /// been looked at yet.
+    #[must_use]
+    pub fn verdicts(&self, observer: &Key) -> Vec<(Key, Option<Verdict>)> {
+        self.observers
+            .get(observer)
+            .into_iter()
+            .flat_map(|held| self.selecting(observer, held.meta()))
+            .map(|listener| {
+                let verdicts = self.verdicts.get(&listener);
+                let verdict = verdicts.and_then(|verdicts| verdicts.get(observer));
+                (listener, verdict.cloned())
+            })
+            .collect()
+    }
+
+    /// Keeps what a listener says about its observers, and answers with those that this concerns.
+    pub fn judge(
+        &mut self,
+        listener: &Key,
+        verdicts: Option<BTreeMap<Key, Verdict>>,
+    ) -> BTreeSet<Work> {
+        let before = match &verdicts {
+            Some(verdicts) => self.verdicts.insert(listener.clone(), verdicts.clone()),
+            None => self.verdicts.remove(listener),
+        };
+        let (before, now) = (before.unwrap_or_default(), verdicts.unwrap_or_default());
+        before
+            .keys()
+            .chain(now.keys())
+            .filter(|observer| before.get(*observer) != now.get(*observer))
+            .map(|observer| Work::Observer(observer.clone()))
+            .collect()
+    }
+
+    /// Keeps which Secrets a listener reads.
+    pub fn reads(&mut self, listener: &Key, secrets: BTreeSet<Key>) {
+        for secret in self.reads.remove(listener).unwrap_or_default() {
+            if let Some(readers) = self.readers.get_mut(&secret) {
+                readers.remove(listener);
+                if readers.is_empty() {
+                    self.readers.remove(&secret);
+                }
+            }
+        }
+        for secret in &secrets {
+            let readers = self.readers.entry(secret.clone()).or_default();
+            readers.insert(listener.clone());
+        }
+        if !secrets.is_empty() {
+            self.reads.insert(listener.clone(), secrets);
+        }
+    }
+
+    /// Whether any listener reads a Secret.
+    #[must_use]
+    pub fn is_read(&self, secret: &Key) -> bool {
+        self.readers.contains_key(secret)
+    }
+
+    /// The version of a Secret, where there is one.
+    #[must_use]
+    pub fn secret(&self, key: &Key) -> Option<SecretSeen> {
+        self.secrets.get(key).cloned()
+    }
+
+    /// Notes what an owned object is now, ahead of the watch.
+    pub fn applied(&mut self, kind: Kind, key: &Key, seen: OwnedSeen) {
+        self.owned.insert((kind, key.clone()), seen);
+    }
+
+    /// What the reconcile of a listener starts from.
+    #[must_use]
+    pub fn snapshot(&self, key: &Key, listener: &ObserverListener) -> Snapshot {
+        let mut snapshot = Snapshot {
+            observers: Vec::new(),
+            unreadable: Vec::new(),
+            namespaces: BTreeMap::new(),
+            rivals: self.rivals(key, &identity(key, listener)),
+            owned: HashMap::new(),
+            deployment: None,
+            pods: Vec::new(),
+            terminating: self.terminating(&key.namespace),
+        };
+        for (observer, held) in self.candidates(key, listener) {
+            if !self.selects(key, listener, observer, held.meta()) {
+                continue;
+            }
+            match held {
+                Held::Right(right) => snapshot.observers.push(right.clone()),
+                Held::Wrong(wrong) => snapshot
+                    .unreadable
+                    .push((observer.clone(), wrong.why.clone())),
+            }
+            snapshot
+                .namespaces
+                .entry(observer.namespace.clone())
+                .or_insert_with(|| self.namespace_labels(&observer.namespace));
+        }
+        for kind in Kind::ALL {
+            let name = owned_key(kind, key);
+            if let Some(seen) = self.owned.get(&(kind, name.clone())) {
+                snapshot.owned.insert(kind, seen.version);
+            }
+            if kind == Kind::Deployment {
+                snapshot.deployment = self.deployments.get(&name).cloned();
+            }
+        }
+        let pods = self.pods.range(Key::new(&*key.namespace, "")..);
+        snapshot.pods = pods
+            .take_while(|(pod, _)| pod.namespace == key.namespace)
+            .filter(|(_, seen)| seen.listener == *key)
+            .map(|(pod, seen)| (pod.name.clone(), seen.clone()))
+            .collect();
+        snapshot
+    }
+
+    fn put_listener(&mut self, key: Key, held: Held<ObserverListener>) -> BTreeSet<Work> {
+        let before = self.listeners.insert(key.clone(), held.clone());
+        if before.as_ref().is_some_and(|before| before.same(&held)) {
+            return BTreeSet::new();
+        }
+        let mut work = self.concerned_by_listener(&key, before.as_ref());
+        work.extend(self.concerned_by_listener(&key, Some(&held)));
+        work.insert(Work::Listener(key));
+        work
+    }
+
+    /// Others of the same identity: which of them is in the right may have changed.
+    fn concerned_by_listener(
+        &self,
+        key: &Key,
+        held: Option<&Held<ObserverListener>>,
+    ) -> BTreeSet<Work> {
+        let Some(Held::Right(listener)) = held else {
+            return BTreeSet::new();
+        };
+        self.rivals(key, &identity(key, listener))
+            .iter()
+            .map(|rival| Work::Listener(Key::of(&rival.metadata)))
+            .collect()
+    }
+
+    fn put_observer(&mut self, key: Key, held: Held<Observer>) -> BTreeSet<Work> {
+        let before = self.observers.insert(key.clone(), held.clone());
+        if before.as_ref().is_some_and(|before| before.same(&held)) {
+            return BTreeSet::new();
+        }
+        let mut work = self.selecting_work(&key, before.as_ref());
+        work.extend(self.selecting_work(&key, Some(&held)));
+        work.insert(Work::Observer(key));
+        work
+    }
+
+    fn selecting_work(&self, key: &Key, held: Option<&Held<Observer>>) -> BTreeSet<Work> {
+        held.into_iter()
+            .flat_map(|held| self.selecting(key, held.meta()))
+            .map(Work::Listener)
+            .collect()
+    }
+
+    fn put_namespace(&mut self, key: Key, seen: Option<NamespaceSeen>) -> BTreeSet<Work> {
+        let name = key.name.clone();
+        let labels = |index: &Self| index.namespace_labels(&name);
+        let (old, was) = (labels(self), self.terminating(&name));
+        match seen {
+            Some(seen) => self.namespaces.insert(key, seen),
+            None => self.namespaces.remove(&key),
+        };
+        let (new, is) = (labels(self), self.terminating(&name));
+        self.listeners
+            .iter()
+            .filter(|(listener, held)| match held {
+                Held::Right(right) => {
+                    let chosen = &right.spec.observer_namespaces;
+                    let own = &listener.namespace;
+                    // The labels themselves are part of the bundle.
+                    let fits = chosen.contain(&name, &old, own) || chosen.contain(&name, &new, own);
+                    fits && old != new && chosen.from != NamespacesFrom::Same
+                        || *own == name && was != is
+                }
+                Held::Wrong(_) => false,
+            })
+            .map(|(listener, _)| Work::Listener(listener.clone()))
+            .collect()
+    }
+
+    fn put_secret(&mut self, key: Key, seen: Option<SecretSeen>) -> BTreeSet<Work> {
+        let readers = self.readers.get(&key).cloned().unwrap_or_default();
+        let before = match &seen {
+            Some(seen) => self.secrets.insert(key, seen.clone()),
+            None => self.secrets.remove(&key),
+        };
+        if before == seen {
+            return BTreeSet::new();
+        }
+        readers.into_iter().map(Work::Listener).collect()
+    }
+
+    fn put_owned(&mut self, kind: Kind, key: &Key, seen: Option<OwnedSeen>) -> BTreeSet<Work> {
+        let entry = (kind, key.clone());
+        let before = match &seen {
+            Some(seen) => self.owned.insert(entry, seen.clone()),
+            None => self.owned.remove(&entry),
+        };
+        if before == seen {
+            return BTreeSet::new();
+        }
+        [before, seen]
+            .into_iter()
+            .flatten()
+            .map(|seen| Work::Listener(seen.owner))
+            .collect()
+    }
+
+    /// Observers among which a listener chooses.
+    fn candidates(
+        &self,
+        key: &Key,
+        listener: &ObserverListener,
+    ) -> impl Iterator<Item = (&Key, &Held<Observer>)> {
+        let same = listener.spec.observer_namespaces.from == NamespacesFrom::Same;
+        let from = if same {
+            Key::new(&*key.namespace, "")
+        } else {
+            Key::new("", "")
+        };
+        let own = key.namespace.clone();
+        self.observers
+            .range(from..)
+            .take_while(move |(observer, _)| !same || observer.namespace == own)
+    }
+
+    /// Listeners that select an observer with this metadata.
+    fn selecting(&self, observer: &Key, meta: &ObjectMeta) -> Vec<Key> {
+        self.listeners
+            .iter()
+            .filter(|(key, held)| match held {
+                Held::Right(listener) => self.selects(key, listener, observer, meta),
+                Held::Wrong(_) => false,
+            })
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    fn selects(
+        &self,
+        key: &Key,
+        listener: &ObserverListener,
+        observer: &Key,
+        meta: &ObjectMeta,
+    ) -> bool {
+        let none = BTreeMap::new();
+        let labels = meta.labels.as_ref().unwrap_or(&none);
+        let spec = &listener.spec;
+        let chosen = spec.observer_selector.as_ref();
+        listener.metadata.deletion_timestamp.is_none()
+            && meta.deletion_timestamp.is_none()
+            && chosen.is_none_or(|selector| selector.matches(labels))
+            && spec.observer_namespaces.contain(
+                &observer.namespace,
+                &self.namespace_labels(&observer.namespace),
+                &key.namespace,
+            )
+    }
+
+    /// Where namespaces are not watched, the one label is known that all of them have.
+    fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
+        self.namespaces.get(&Key::new("", name)).map_or_else(
+            || BTreeMap::from([(NAMESPACE_NAME.to_owned(), name.to_owned())]),
+            |seen| seen.labels.clone(),
+        )
+    }
+
+    fn terminating(&self, name: &str) -> bool {
+        let seen = self.namespaces.get(&Key::new("", name));
+        seen.is_some_and(|seen| seen.terminating)
+    }
+
+    fn rivals(&self, key: &Key, wanted: &str) -> Vec<Arc<ObserverListener>> {
+        self.listeners
+            .iter()
+            .filter(|(other, _)| *other != key)
+            .filter_map(|(other, held)| match held {
+                Held::Right(listener) if identity(other, listener) == wanted => {
+                    Some(listener.clone())
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// The name under which a listener keeps its progress.
+#[must_use]
+pub fn identity(key: &Key, listener: &ObserverListener) -> String {
+    let given = listener.spec.identity.clone();
+    given.unwrap_or_else(|| key.to_string())
+}
+
+/// Name of a listener's object of a kind.
+#[must_use]
+pub fn owned_key(kind: Kind, listener: &Key) -> Key {
+    let name = match kind {
+        Kind::Secret => crate::build::bundle_name(&listener.name),
+        _ => crate::build::object_name(&listener.name),
+    };
+    Key::new(&*listener.namespace, name)
+}

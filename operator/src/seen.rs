@@ -1,0 +1,313 @@
+//! What is kept of each object that was seen: names, versions and the few fields that decide.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crds::resources::ObserverListener;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use kube::core::DynamicObject;
+use serde::de::DeserializeOwned;
+
+use crate::build::{INSTANCE, Kind};
+use crate::key::Key;
+
+/// A custom resource, readable or not.
+#[derive(Debug)]
+pub enum Held<K> {
+    /// As it should be.
+    Right(Arc<K>),
+    /// It does not have the form of its kind, as one may that was stored under an older schema.
+    Wrong(Arc<Wrong>),
+}
+
+/// A resource that cannot be read.
+#[derive(Clone, Debug)]
+pub struct Wrong {
+    /// Who it is.
+    pub metadata: ObjectMeta,
+    /// Why.
+    pub why: String,
+}
+
+impl<K> Clone for Held<K> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Right(right) => Self::Right(right.clone()),
+            Self::Wrong(wrong) => Self::Wrong(wrong.clone()),
+        }
+    }
+}
+
+impl<K: Resource<DynamicType = ()> + DeserializeOwned> Held<K> {
+    /// Reads an object, without the parts of its metadata that no decision reads.
+    #[must_use]
+    pub fn read(mut object: DynamicObject) -> Self {
+        let meta = &mut object.metadata;
+        meta.managed_fields = None;
+        meta.annotations = None;
+        meta.self_link = None;
+        let metadata = meta.clone();
+        match object.try_parse() {
+            Ok(right) => Self::Right(Arc::new(right)),
+            Err(error) => Self::Wrong(Arc::new(Wrong {
+                metadata,
+                why: error.to_string(),
+            })),
+        }
+    }
+}
+
+impl<K: Resource> Held<K> {
+    /// Its metadata.
+    #[must_use]
+    pub fn meta(&self) -> &ObjectMeta {
+        match self {
+            Self::Right(right) => right.meta(),
+            Self::Wrong(wrong) => &wrong.metadata,
+        }
+    }
+
+    /// Whether nothing changed but the status: what there is to do is the same.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        let part = |meta: &ObjectMeta| {
+            (
+                meta.uid.clone(),
+                meta.generation,
+                meta.labels.clone(),
+                meta.deletion_timestamp.clone(),
+                meta.finalizers.clone(),
+            )
+        };
+        matches!(self, Self::Right(_)) == matches!(other, Self::Right(_))
+            && part(self.meta()) == part(other.meta())
+    }
+}
+
+/// Kinds of what is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum What {
+    /// Listeners.
+    Listener,
+    /// Observers.
+    Observer,
+    /// Namespaces.
+    Namespace,
+    /// Secrets, the users' and bundles.
+    Secret,
+    /// The listeners' Deployments.
+    Deployment,
+    /// The listeners' pods.
+    Pod,
+    /// The other objects of the listeners.
+    Owned(Kind),
+}
+
+/// Something that was seen. Bundles and Deployments are owned objects besides.
+#[derive(Debug)]
+pub enum Item {
+    /// A listener.
+    Listener(Held<ObserverListener>),
+    /// An observer.
+    Observer(Held<crds::resources::Observer>),
+    /// A namespace.
+    Namespace(NamespaceSeen),
+    /// A Secret.
+    Secret(SecretSeen, Option<OwnedSeen>),
+    /// A Deployment.
+    Deployment(DeploymentSeen, Option<OwnedSeen>),
+    /// A pod.
+    Pod(PodSeen),
+    /// Another owned object.
+    Owned(Kind, Option<OwnedSeen>),
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceSeen {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is going away.
+    pub terminating: bool,
+}
+
+impl NamespaceSeen {
+    /// What matters of a namespace.
+    #[must_use]
+    pub fn of(namespace: &Namespace) -> Self {
+        Self {
+            labels: namespace.metadata.labels.clone().unwrap_or_default(),
+            terminating: namespace.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// A Secret: which one, and in which version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SecretSeen {
+    /// Its uid and resource version.
+    pub version: Arc<str>,
+}
+
+impl SecretSeen {
+    /// What matters of a Secret.
+    #[must_use]
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self {
+            version: meta.resource_version.as_deref().unwrap_or_default().into(),
+        }
+    }
+}
+
+/// An object of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedSeen {
+    /// The listener.
+    pub owner: Key,
+    /// A digest of everything about it that the operator may have set.
+    pub version: u64,
+}
+
+impl OwnedSeen {
+    /// What matters of an object that some listener owns.
+    ///
+    /// Kinds with a generation keep it while only their status changes. Their labels, annotations
+    /// and owners do not count in it, so these are looked at too.
+    #[must_use]
+    pub fn of(meta: &ObjectMeta) -> Option<Self> {
+        let owner = meta.owner_references.iter().flatten().find(|owner| {
+            owner.controller == Some(true) && owner.kind == ObserverListener::kind(&())
+        })?;
+        let mut hasher = DefaultHasher::new();
+        meta.uid.hash(&mut hasher);
+        meta.labels.hash(&mut hasher);
+        meta.deletion_timestamp.is_some().hash(&mut hasher);
+        for owner in meta.owner_references.iter().flatten() {
+            owner.uid.hash(&mut hasher);
+        }
+        match meta.generation {
+            Some(generation) => generation.hash(&mut hasher),
+            None => meta.resource_version.hash(&mut hasher),
+        }
+        Some(Self {
+            owner: Key::new(meta.namespace.as_deref()?, &*owner.name),
+            version: hasher.finish(),
+        })
+    }
+}
+
+/// How far a Deployment is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeploymentSeen {
+    /// Its generation.
+    pub generation: i64,
+    /// The generation that its status speaks of.
+    pub observed: i64,
+    /// Pods that are asked for.
+    pub wanted: i32,
+    /// Pods that exist.
+    pub replicas: i32,
+    /// Pods of the newest template.
+    pub updated: i32,
+    /// Pods that are ready.
+    pub ready: i32,
+    /// Pods that have been ready for long enough.
+    pub available: i32,
+    /// Why it does not get on, if so.
+    pub stuck: Option<String>,
+}
+
+impl DeploymentSeen {
+    /// What matters of a Deployment.
+    #[must_use]
+    pub fn of(deployment: &Deployment) -> Self {
+        let status = deployment.status.clone().unwrap_or_default();
+        let failing = |condition: &&k8s_openapi::api::apps::v1::DeploymentCondition| {
+            condition.type_ == "ReplicaFailure" && condition.status == "True"
+                || condition.type_ == "Progressing" && condition.status == "False"
+        };
+        let conditions = status.conditions.unwrap_or_default();
+        // What the pods are refused for says more than that they are late.
+        let stuck = conditions
+            .iter()
+            .filter(failing)
+            .max_by_key(|condition| condition.type_ == "ReplicaFailure");
+        Self {
+            generation: deployment.metadata.generation.unwrap_or_default(),
+            observed: status.observed_generation.unwrap_or_default(),
+            wanted: deployment
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.replicas)
+                .unwrap_or(1),
+            replicas: status.replicas.unwrap_or_default(),
+            updated: status.updated_replicas.unwrap_or_default(),
+            ready: status.ready_replicas.unwrap_or_default(),
+            available: status.available_replicas.unwrap_or_default(),
+            stuck: stuck.and_then(|condition| condition.message.clone()),
+        }
+    }
+
+    /// Whether every pod that is asked for is there, of the newest template, and no other.
+    #[must_use]
+    pub fn rolled_out(&self) -> bool {
+        self.observed >= self.generation
+            && self.updated == self.wanted
+            && self.replicas == self.wanted
+            && self.available >= self.wanted
+    }
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSeen {
+    /// The listener that it belongs to.
+    pub listener: Key,
+    /// Its address, once it has one.
+    pub ip: Option<String>,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Whether it is going away.
+    pub terminating: bool,
+    /// Why it cannot run, as the kubelet says it.
+    pub waiting: Option<String>,
+}
+
+impl PodSeen {
+    /// What matters of a pod, where it is one of a listener.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let meta = &pod.metadata;
+        let listener = meta.labels.as_ref()?.get(INSTANCE)?;
+        let status = pod.status.as_ref();
+        let over = status
+            .and_then(|status| status.phase.as_deref())
+            .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"));
+        let conditions = status.and_then(|status| status.conditions.as_ref());
+        let mut containers = status.into_iter().flat_map(|status| {
+            let statuses = status.container_statuses.iter().flatten();
+            statuses.filter_map(|container| container.state.as_ref()?.waiting.as_ref())
+        });
+        let waiting = containers.find_map(|waiting| {
+            let reason = waiting.reason.as_deref()?;
+            (reason != "ContainerCreating" && reason != "PodInitializing")
+                .then(|| reason.to_owned())
+        });
+        Some(Self {
+            listener: Key::new(meta.namespace.as_deref()?, listener),
+            ip: status
+                .and_then(|status| status.pod_ip.clone())
+                .filter(|_| !over),
+            ready: conditions
+                .into_iter()
+                .flatten()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            terminating: meta.deletion_timestamp.is_some(),
+            waiting,
+        })
+    }
+}

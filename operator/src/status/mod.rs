@@ -1,0 +1,7 @@
+//! What the operator says about listeners and observers: pure functions from what was seen.
+
+mod listener;
+mod observer;
+
+pub use listener::{Pod, Refused, Seen, converged, lag, listener};
+pub use observer::observer;

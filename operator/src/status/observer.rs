@@ -1,0 +1,254 @@
+//! The status of an observer.
+//!
+//! Several listeners may select it; it runs once all of them run it.
+
+use crds::resources::ObserverStatus;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::conditions::{Saying, Truth, condition, find};
+use crate::key::Key;
+use crate::verdict::Verdict;
+
+/// Most listeners that a status lists.
+const MAX_LISTENERS: usize = 64;
+
+/// The status of an observer by the verdicts of the listeners that select it, given the status
+/// before. `unreadable` says why it cannot be read, if so.
+#[must_use]
+pub fn observer(
+    generation: i64,
+    unreadable: Option<&str>,
+    verdicts: &[(Key, Verdict)],
+    before: &ObserverStatus,
+    now: Timestamp,
+) -> ObserverStatus {
+    let listeners: Vec<String> = verdicts
+        .iter()
+        .map(|(listener, _)| listener.to_string())
+        .take(MAX_LISTENERS)
+        .collect();
+    // Restarts and new bundles do not take an observer from the pods.
+    let ran = find(&before.conditions, "Programmed").is_some_and(|condition| {
+        condition.status == "True"
+            && condition.observed_generation == Some(generation)
+            && before.listeners == listeners
+    });
+    let say = |type_: &str, saying| condition(&before.conditions, type_, saying, generation, now);
+    ObserverStatus {
+        observed_generation: generation,
+        conditions: vec![
+            say("Accepted", accepted(unreadable, verdicts)),
+            say("Resolved", resolved(verdicts)),
+            say("Programmed", programmed(verdicts, ran)),
+        ],
+        listeners,
+    }
+}
+
+fn accepted(unreadable: Option<&str>, verdicts: &[(Key, Verdict)]) -> Saying {
+    let invalid = verdicts.iter().find_map(|(_, verdict)| match verdict {
+        Verdict::Invalid { message } => Some(message.as_str()),
+        _ => None,
+    });
+    if let Some(why) = unreadable.or(invalid) {
+        return Saying::new(Truth::False, "Invalid", why);
+    }
+    if verdicts.is_empty() {
+        return not_selected(Truth::Unknown);
+    }
+    Saying::new(Truth::True, "Accepted", "it is right in itself")
+}
+
+fn resolved(verdicts: &[(Key, Verdict)]) -> Saying {
+    let missing = verdicts.iter().find_map(|(_, verdict)| match verdict {
+        Verdict::Unresolved { reason, message } => Some((reason, message)),
+        _ => None,
+    });
+    if let Some((reason, message)) = missing {
+        return Saying::new(Truth::False, &**reason, &**message);
+    }
+    if verdicts.is_empty() {
+        return not_selected(Truth::Unknown);
+    }
+    let looked_at =
+        |verdict: &Verdict| matches!(verdict, Verdict::Programmed | Verdict::Waiting { .. });
+    if verdicts.iter().any(|(_, verdict)| looked_at(verdict)) {
+        return Saying::new(Truth::True, "Resolved", "all that it refers to is there");
+    }
+    if verdicts
+        .iter()
+        .any(|(_, verdict)| *verdict == Verdict::Suspended)
+    {
+        return Saying::new(
+            Truth::Unknown,
+            "Suspended",
+            "its Secrets are looked up once it is Active",
+        );
+    }
+    Saying::new(
+        Truth::Unknown,
+        "Invalid",
+        "its Secrets are looked up once it is right in itself",
+    )
+}
+
+fn programmed(verdicts: &[(Key, Verdict)], ran: bool) -> Saying {
+    if verdicts.is_empty() {
+        return not_selected(Truth::False);
+    }
+    let no = |listener: &Key, reason: &str, message: &str| {
+        Saying::new(
+            Truth::False,
+            reason,
+            format!("listener {listener} does not run it: {message}"),
+        )
+    };
+    let mut waiting = None;
+    for (listener, verdict) in verdicts {
+        match verdict {
+            Verdict::Invalid { message } => return no(listener, "Invalid", message),
+            Verdict::Unresolved { reason, message } => return no(listener, reason, message),
+            Verdict::Suspended => {
+                return Saying::new(
+                    Truth::False,
+                    "Suspended",
+                    "events pass without a look at them until spec.state is Active",
+                );
+            }
+            Verdict::Waiting { reason, message } => {
+                let stops = reason == "ScaledToZero";
+                if waiting.is_none() && (stops || !ran) {
+                    waiting = Some(no(listener, reason, message));
+                }
+            }
+            Verdict::Programmed => {}
+        }
+    }
+    waiting.unwrap_or_else(|| {
+        Saying::new(
+            Truth::True,
+            "Programmed",
+            "every listener that selects it runs it",
+        )
+    })
+}
+
+fn not_selected(truth: Truth) -> Saying {
+    Saying::new(
+        truth,
+        "NotSelected",
+        "no ObserverListener selects it; compare its labels and namespace with spec.observerSelector \
+         and spec.observerNamespaces of the listener that should",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn said(status: &ObserverStatus) -> Vec<(String, String)> {
+        let pair = |type_| {
+            let condition = find(&status.conditions, type_).unwrap();
+            (condition.status.clone(), condition.reason.clone())
+        };
+        ["Accepted", "Resolved", "Programmed"].map(pair).to_vec()
+    }
+
+    fn pairs(expected: [(&str, &str); 3]) -> Vec<(String, String)> {
+        expected
+            .map(|(status, reason)| (status.to_owned(), reason.to_owned()))
+            .to_vec()
+    }
+
+    fn of(verdicts: &[Verdict], before: &ObserverStatus) -> ObserverStatus {
+        let verdicts: Vec<_> = verdicts
+            .iter()
+            .enumerate()
+            .map(|(index, verdict)| (Key::new("shop", format!("l{index}")), verdict.clone()))
+            .collect();
+        observer(2, None, &verdicts, before, Timestamp::UNIX_EPOCH)
+    }
+
+    fn waiting(reason: &str) -> Verdict {
+        Verdict::Waiting {
+            reason: reason.to_owned(),
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn each_verdict_shows_in_its_condition() {
+        let missing = Verdict::Unresolved {
+            reason: "SecretMissing".into(),
+            message: String::new(),
+        };
+        let invalid = Verdict::Invalid {
+            message: String::new(),
+        };
+        for (verdicts, expected) in [
+            (
+                vec![],
+                [
+                    ("Unknown", "NotSelected"),
+                    ("Unknown", "NotSelected"),
+                    ("False", "NotSelected"),
+                ],
+            ),
+            (
+                vec![Verdict::Programmed],
+                [
+                    ("True", "Accepted"),
+                    ("True", "Resolved"),
+                    ("True", "Programmed"),
+                ],
+            ),
+            (
+                vec![Verdict::Programmed, waiting("Pending")],
+                [
+                    ("True", "Accepted"),
+                    ("True", "Resolved"),
+                    ("False", "Pending"),
+                ],
+            ),
+            (
+                vec![Verdict::Programmed, missing],
+                [
+                    ("True", "Accepted"),
+                    ("False", "SecretMissing"),
+                    ("False", "SecretMissing"),
+                ],
+            ),
+            (
+                vec![invalid],
+                [
+                    ("False", "Invalid"),
+                    ("Unknown", "Invalid"),
+                    ("False", "Invalid"),
+                ],
+            ),
+            (
+                vec![Verdict::Suspended],
+                [
+                    ("True", "Accepted"),
+                    ("Unknown", "Suspended"),
+                    ("False", "Suspended"),
+                ],
+            ),
+        ] {
+            let status = of(&verdicts, &ObserverStatus::default());
+            assert_eq!(said(&status), pairs(expected), "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn what_ran_goes_on_running_while_a_bundle_is_on_its_way() {
+        let ran = of(&[Verdict::Programmed], &ObserverStatus::default());
+        assert_eq!(of(&[waiting("Pending")], &ran), ran);
+        let stopped = of(&[waiting("ScaledToZero")], &ran);
+        assert_eq!(said(&stopped)[2], ("False".into(), "ScaledToZero".into()));
+        let more = of(&[Verdict::Programmed, waiting("Pending")], &ran);
+        assert_eq!(said(&more)[2], ("False".into(), "Pending".into()));
+    }
+}

@@ -1,0 +1,176 @@
+//! What a listener runs, and when it is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+
+fn listener(
+    namespace: &str,
+    name: &str,
+    identity: Option<&str>,
+    created: &str,
+) -> ObserverListener {
+    let mut value = json!({
+        "apiVersion": "observers.fraiseql.dev/v1alpha1",
+        "kind": "ObserverListener",
+        "metadata": {
+            "namespace": namespace, "name": name, "uid": name, "creationTimestamp": created,
+        },
+        "spec": { "source": { "changeLog": { "databaseUrl": {
+            "secretKeyRef": { "name": "db", "key": "url" },
+        } } } },
+    });
+    if let Some(identity) = identity {
+        value["spec"]["identity"] = json!(identity);
+    }
+    serde_json::from_value(value).unwrap()
+}
+
+fn observer(name: &str, url: serde_json::Value) -> Arc<Observer> {
+    Arc::new(
+        serde_json::from_value(json!({
+            "apiVersion": "observers.fraiseql.dev/v1alpha1",
+            "kind": "Observer",
+            "metadata": { "namespace": "shop", "name": name, "generation": 1 },
+            "spec": {
+                "on": { "entity": "public.orders" },
+                "actions": [{ "name": "a", "webhook": { "url": url } }],
+            },
+        }))
+        .unwrap(),
+    )
+}
+
+fn snapshot(observers: Vec<Arc<Observer>>, rivals: Vec<ObserverListener>) -> Snapshot {
+    Snapshot {
+        observers,
+        unreadable: Vec::new(),
+        namespaces: BTreeMap::new(),
+        rivals: rivals.into_iter().map(Arc::new).collect(),
+        owned: HashMap::new(),
+        deployment: None,
+        pods: Vec::new(),
+        terminating: false,
+    }
+}
+
+fn secret(namespace: &str, url: &str) -> (Key, Option<BTreeMap<String, Vec<u8>>>) {
+    let values = BTreeMap::from([("url".to_owned(), url.as_bytes().to_vec())]);
+    (Key::new(namespace, "db"), Some(values))
+}
+
+const URL: &str = "postgres://u:p@db.example.com/shop\n";
+const OLD: &str = "2026-01-01T00:00:00Z";
+const NEW: &str = "2026-01-02T00:00:00Z";
+
+#[test]
+fn a_bad_observer_is_left_out_alone() {
+    let observers = vec![
+        observer("good", json!({ "value": "https://hooks.example.com/a" })),
+        observer(
+            "lost",
+            json!({ "secretKeyRef": { "name": "hooks", "key": "url" } }),
+        ),
+        observer("odd", json!({ "value": "ftp://hooks.example.com/a" })),
+    ];
+    let snapshot = snapshot(observers, vec![]);
+    let own = listener("shop", "shop", None, OLD);
+    let key = Key::new("shop", "shop");
+    let needed = references(&key, &own, &snapshot);
+    assert_eq!(
+        needed,
+        [Key::new("shop", "db"), Key::new("shop", "hooks")].into()
+    );
+    let plan = plan(&key, &own, &snapshot, &[secret("shop", URL)].into());
+    let bundle = plan.bundle.unwrap();
+    assert_eq!(bundle.hash.len(), 64);
+    let verdict = |name| plan.observers.get(&Key::new("shop", name)).unwrap();
+    assert_eq!(verdict("good"), &None);
+    assert!(matches!(
+        verdict("lost"),
+        Some(Verdict::Unresolved { reason, message })
+            if reason == "SecretMissing" && message.contains("`hooks`")
+    ));
+    assert!(matches!(verdict("odd"), Some(Verdict::Invalid { .. })));
+    assert!(bundle.text.reveal().contains("\"good\"") && !bundle.text.reveal().contains("\"odd\""));
+}
+
+#[test]
+fn without_its_own_secret_a_listener_is_refused() {
+    let key = Key::new("shop", "shop");
+    let own = listener("shop", "shop", None, OLD);
+    let observers = vec![observer(
+        "a",
+        json!({ "value": "https://hooks.example.com/a" }),
+    )];
+    let plan = plan(
+        &key,
+        &own,
+        &snapshot(observers, vec![]),
+        &SecretValues::new(),
+    );
+    let refused = plan.bundle.unwrap_err();
+    assert_eq!(refused.reason, "SecretMissing");
+    assert!(refused.message.contains("`db`"), "{}", refused.message);
+    assert_eq!(plan.observers.len(), 1);
+}
+
+#[test]
+fn of_two_with_one_identity_on_one_database_the_younger_is_refused() {
+    let (elder, younger) = (
+        listener("a", "x", Some("orders"), OLD),
+        listener("b", "x", Some("orders"), NEW),
+    );
+    let secrets: SecretValues = [
+        secret("a", URL),
+        secret("b", "postgres://other@DB.example.com:5432/shop"),
+    ]
+    .into();
+    let reason = |listener: &ObserverListener, rival: &ObserverListener, secrets| {
+        let key = Key::of(&listener.metadata);
+        let snapshot = snapshot(vec![], vec![rival.clone()]);
+        plan(&key, listener, &snapshot, secrets)
+            .bundle
+            .err()
+            .map(|refused| refused.reason)
+    };
+    assert_eq!(reason(&elder, &younger, &secrets), None);
+    let refused = reason(&younger, &elder, &secrets);
+    assert_eq!(refused.as_deref(), Some("IdentityConflict"));
+    let elsewhere = [
+        secret("a", URL),
+        secret("b", "postgres://u@db.example.com/other"),
+    ]
+    .into();
+    assert_eq!(reason(&younger, &elder, &elsewhere), None);
+    // Made at the same second, the name decides.
+    let same = listener("b", "x", Some("orders"), OLD);
+    assert_eq!(reason(&elder, &same, &secrets), None);
+    assert!(reason(&same, &elder, &secrets).is_some());
+}
+
+#[test]
+fn databases_are_told_apart_by_host_port_and_name() {
+    let read = |url: &str| read_database(&Redacted::new(url)).unwrap();
+    let shop = read("postgres://u:p@db.example.com/shop");
+    for same in [
+        "postgresql://x@DB.example.com.:5432/shop?sslmode=require",
+        "postgres://db.example.com?dbname=shop",
+        "postgres://x@nowhere/shop?host=db.example.com",
+        "postgres://shop@db.example.com",
+    ] {
+        assert_eq!(read(same), shop, "{same}");
+    }
+    for other in [
+        "postgres://db.example.com:5433/shop",
+        "postgres://db.example.com/blog",
+        "postgres://db2.example.com/shop",
+    ] {
+        assert_ne!(read(other), shop, "{other}");
+    }
+}

@@ -1,0 +1,180 @@
+//! What one listener says about one observer that it selects.
+
+use std::collections::BTreeMap;
+
+use crds::report::PodReport;
+
+use crate::key::Key;
+
+/// What became of an observer in a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The working pod runs it.
+    Programmed,
+    /// It is right, and does not run at its own wish.
+    Suspended,
+    /// It is wrong in itself.
+    Invalid {
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+    /// It refers to something that is not there.
+    Unresolved {
+        /// Why, in a word.
+        reason: String,
+        /// What is missing.
+        message: String,
+    },
+    /// It is right, and does not run yet.
+    Waiting {
+        /// Why, in a word.
+        reason: String,
+        /// Why, in a sentence.
+        message: String,
+    },
+}
+
+impl Verdict {
+    /// Whether the observer is refused.
+    #[must_use]
+    pub const fn refused(&self) -> bool {
+        matches!(self, Self::Invalid { .. } | Self::Unresolved { .. })
+    }
+}
+
+/// What holds all observers of a listener up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldUp {
+    /// Why, in a word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub message: String,
+}
+
+/// Turns what is known before the pods have spoken into verdicts, by what they say.
+///
+/// `before` holds `None` for observers that are in the bundle. Pods that run another bundle than
+/// `bundle` have no say.
+#[must_use]
+pub fn judge(
+    before: &BTreeMap<Key, Option<Verdict>>,
+    bundle: Option<&str>,
+    reports: &[&PodReport],
+    held_up: Option<&HeldUp>,
+) -> BTreeMap<Key, Verdict> {
+    let current: Vec<&&PodReport> = reports
+        .iter()
+        .filter(|report| bundle.is_some() && report.bundle.as_deref() == bundle)
+        .collect();
+    let mut refusals: BTreeMap<&str, String> = BTreeMap::new();
+    for refusal in current.iter().flat_map(|report| &report.refused) {
+        refusals
+            .entry(&refusal.observer)
+            .or_insert_with(|| format!("{}: {}", refusal.path, refusal.message));
+    }
+    let at_work = current
+        .iter()
+        .any(|report| report.role == crds::report::Role::Active);
+    before
+        .iter()
+        .map(|(observer, verdict)| {
+            let verdict = match verdict {
+                Some(verdict) => verdict.clone(),
+                None => match (refusals.get(&*observer.to_string()), held_up) {
+                    (Some(message), _) => Verdict::Invalid {
+                        message: message.clone(),
+                    },
+                    (None, Some(why)) => Verdict::Waiting {
+                        reason: why.reason.clone(),
+                        message: why.message.clone(),
+                    },
+                    (None, None) if at_work => Verdict::Programmed,
+                    (None, None) => Verdict::Waiting {
+                        reason: "Pending".to_owned(),
+                        message: "it is on its way to the pod that works".to_owned(),
+                    },
+                },
+            };
+            (observer.clone(), verdict)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::report::{Refusal, Role};
+
+    use super::*;
+
+    fn report(role: Role, bundle: &str, refused: &[&str]) -> PodReport {
+        let refusal = |observer: &&str| Refusal {
+            observer: (*observer).to_owned(),
+            path: "spec.when".to_owned(),
+            message: "has no `totl`; write `total`".to_owned(),
+        };
+        PodReport {
+            pod: "shop-1".to_owned(),
+            role,
+            bundle: Some(bundle.to_owned()),
+            refused: refused.iter().map(refusal).collect(),
+            problem: None,
+            shards: Vec::new(),
+            lag_seconds: 0,
+            backlog: 0,
+            pending: 0,
+        }
+    }
+
+    fn observers() -> BTreeMap<Key, Option<Verdict>> {
+        BTreeMap::from([
+            (Key::new("shop", "a"), None),
+            (Key::new("shop", "b"), None),
+            (Key::new("shop", "c"), Some(Verdict::Suspended)),
+        ])
+    }
+
+    fn judged(reports: &[&PodReport], held_up: Option<&HeldUp>) -> Vec<Verdict> {
+        judge(&observers(), Some("1"), reports, held_up)
+            .into_values()
+            .collect()
+    }
+
+    #[test]
+    fn the_working_pod_runs_what_no_pod_refuses() {
+        let (active, standby) = (
+            report(Role::Active, "1", &[]),
+            report(Role::Standby, "1", &["shop/b"]),
+        );
+        let verdicts = judged(&[&active, &standby], None);
+        assert_eq!(verdicts[0], Verdict::Programmed);
+        assert_eq!(
+            verdicts[1],
+            Verdict::Invalid {
+                message: "spec.when: has no `totl`; write `total`".to_owned()
+            }
+        );
+        assert_eq!(verdicts[2], Verdict::Suspended);
+    }
+
+    #[test]
+    fn pods_with_another_bundle_have_no_say() {
+        let old = report(Role::Active, "0", &["shop/b"]);
+        let verdicts = judged(&[&old], None);
+        assert!(verdicts[..2].iter().all(
+            |verdict| matches!(verdict, Verdict::Waiting { reason, .. } if reason == "Pending")
+        ));
+    }
+
+    #[test]
+    fn what_holds_the_listener_up_holds_its_observers_up() {
+        let why = HeldUp {
+            reason: "ScaledToZero".to_owned(),
+            message: String::new(),
+        };
+        let verdicts = judged(&[], Some(&why));
+        assert!(
+            matches!(&verdicts[0], Verdict::Waiting { reason, .. } if reason == "ScaledToZero")
+        );
+        assert_eq!(verdicts[2], Verdict::Suspended);
+    }
+}

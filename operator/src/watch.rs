@@ -1,0 +1,289 @@
+//! Follows the API server and keeps the index up to date: one task for each kind and namespace.
+//!
+//! Objects are cut down to what the index keeps as soon as they arrive. Secrets and all owned
+//! objects but Deployments are watched by their metadata. A watch that fails begins anew by
+//! itself, and what vanished meanwhile is found out.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::core::{ApiResource, DynamicObject, NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::watcher::{self, Config, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::build::{FIELD_MANAGER, Kind, MANAGED_BY};
+use crate::index::Index;
+use crate::key::{Key, Work};
+use crate::seen::{
+    DeploymentSeen, Held, Item, NamespaceSeen, OwnedSeen, PodSeen, SecretSeen, What,
+};
+
+/// Objects in a page of a list; what is listed is held in memory until it is cut down.
+const PAGE: u32 = 100;
+
+/// Changes that wait for the controller.
+pub const PENDING_CHANGES: usize = 256;
+
+/// How long a failing watch is silent about it.
+const TELL_AGAIN: Duration = Duration::from_mins(1);
+
+/// A watch has ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("the watch of {0:?} has ended")]
+pub struct WatchEnded(What);
+
+/// Where the watches put what they see.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    /// What was seen.
+    pub index: Arc<Mutex<Index>>,
+    /// Whom it concerns.
+    pub changes: mpsc::Sender<BTreeSet<Work>>,
+}
+
+/// The watches of one process.
+#[derive(Debug)]
+pub struct Watches {
+    tasks: JoinSet<Result<(), WatchEnded>>,
+    listed: Vec<CancellationToken>,
+}
+
+impl Watches {
+    /// Begins to watch, in some namespaces or, where none is named, in all.
+    #[must_use]
+    pub fn start(client: &Client, namespaces: &[String], sink: &Sink) -> Self {
+        let mut watches = Self {
+            tasks: JoinSet::new(),
+            listed: Vec::new(),
+        };
+        if namespaces.is_empty() {
+            let api: Api<Namespace> = Api::all(client.clone());
+            let stream = watch(api, config()).map(cut(|namespace: Namespace| {
+                Some(Item::Namespace(NamespaceSeen::of(&namespace)))
+            }));
+            watches.follow(What::Namespace, None, stream, sink);
+            watches.watch_scope(client, None, sink);
+        }
+        for namespace in namespaces {
+            watches.watch_scope(client, Some(namespace), sink);
+        }
+        watches
+    }
+
+    /// Waits until everything has been seen once.
+    pub async fn all_listed(&self) {
+        for listed in &self.listed {
+            listed.cancelled().await;
+        }
+    }
+
+    /// Waits for a watch to end, which none should.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Ok(()))) | None => anyhow::anyhow!("the watches have ended"),
+            Some(Ok(Err(error))) => error.into(),
+            Some(Err(error)) => error.into(),
+        }
+    }
+
+    fn watch_scope(&mut self, client: &Client, namespace: Option<&str>, sink: &Sink) {
+        self.custom(What::Listener, Item::Listener, client, namespace, sink);
+        self.custom(What::Observer, Item::Observer, client, namespace, sink);
+        let api: Api<PartialObjectMeta<Secret>> = scoped(client, namespace);
+        let stream = watch(api, config()).map(cut(|secret: PartialObjectMeta<Secret>| {
+            let meta = &secret.metadata;
+            Some(Item::Secret(SecretSeen::of(meta), OwnedSeen::of(meta)))
+        }));
+        self.follow(What::Secret, namespace, stream, sink);
+        let api: Api<Deployment> = scoped(client, namespace);
+        let stream = watch(api, managed()).map(cut(|deployment: Deployment| {
+            let owned = OwnedSeen::of(&deployment.metadata);
+            Some(Item::Deployment(DeploymentSeen::of(&deployment), owned))
+        }));
+        self.follow(What::Deployment, namespace, stream, sink);
+        let api: Api<Pod> = scoped(client, namespace);
+        let stream = watch(api, managed()).map(cut(|pod: Pod| Some(Item::Pod(PodSeen::of(&pod)?))));
+        self.follow(What::Pod, namespace, stream, sink);
+        self.owned::<ServiceAccount>(Kind::ServiceAccount, client, namespace, sink);
+        self.owned::<Role>(Kind::Role, client, namespace, sink);
+        self.owned::<RoleBinding>(Kind::RoleBinding, client, namespace, sink);
+        self.owned::<Service>(Kind::Service, client, namespace, sink);
+        self.owned::<NetworkPolicy>(Kind::NetworkPolicy, client, namespace, sink);
+        self.owned::<PodDisruptionBudget>(Kind::PodDisruptionBudget, client, namespace, sink);
+    }
+
+    /// Custom resources are read one by one, so that one that cannot be read is alone with it.
+    fn custom<K>(
+        &mut self,
+        what: What,
+        item: fn(Held<K>) -> Item,
+        client: &Client,
+        namespace: Option<&str>,
+        sink: &Sink,
+    ) where
+        K: Resource<DynamicType = ()> + DeserializeOwned + 'static,
+    {
+        let resource = ApiResource::erase::<K>(&());
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        let stream = watch(api, config()).map(cut(move |object: DynamicObject| {
+            Some(item(Held::read(object)))
+        }));
+        self.follow(what, namespace, stream, sink);
+    }
+
+    fn owned<K>(&mut self, kind: Kind, client: &Client, namespace: Option<&str>, sink: &Sink)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+    {
+        let api: Api<PartialObjectMeta<K>> = scoped(client, namespace);
+        let stream = watch(api, managed()).map(cut(move |object: PartialObjectMeta<K>| {
+            Some(Item::Owned(kind, OwnedSeen::of(&object.metadata)))
+        }));
+        self.follow(What::Owned(kind), namespace, stream, sink);
+    }
+
+    fn follow(
+        &mut self,
+        what: What,
+        namespace: Option<&str>,
+        stream: impl Stream<Item = watcher::Result<Event<Cut>>> + Send + 'static,
+        sink: &Sink,
+    ) {
+        let listed = CancellationToken::new();
+        self.listed.push(listed.clone());
+        let follower = Follower {
+            what,
+            namespace: namespace.map(ToOwned::to_owned),
+            sink: sink.clone(),
+            seen: HashSet::new(),
+            listed,
+        };
+        self.tasks.spawn(follower.run(stream.default_backoff()));
+    }
+}
+
+/// What is left of an object.
+type Cut = (Key, Option<Item>);
+
+fn cut<K: Resource>(
+    keep: impl Fn(K) -> Option<Item>,
+) -> impl FnMut(watcher::Result<Event<K>>) -> watcher::Result<Event<Cut>> {
+    move |event| {
+        let cut = |object: K| (Key::of(object.meta()), keep(object));
+        Ok(match event? {
+            Event::Apply(object) => Event::Apply(cut(object)),
+            Event::InitApply(object) => Event::InitApply(cut(object)),
+            Event::Delete(object) => Event::Delete((Key::of(object.meta()), None)),
+            Event::Init => Event::Init,
+            Event::InitDone => Event::InitDone,
+        })
+    }
+}
+
+struct Follower {
+    what: What,
+    namespace: Option<String>,
+    sink: Sink,
+    /// What a list that is under way has shown.
+    seen: HashSet<Key>,
+    listed: CancellationToken,
+}
+
+impl Follower {
+    async fn run(
+        mut self,
+        stream: impl Stream<Item = watcher::Result<Event<Cut>>> + Send,
+    ) -> Result<(), WatchEnded> {
+        let mut stream = pin!(stream);
+        let mut told: Option<tokio::time::Instant> = None;
+        while let Some(event) = stream.next().await {
+            let work = match event {
+                Ok(event) => self.take(event),
+                Err(error) => {
+                    let what = self.what;
+                    if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                        tracing::warn!(?what, %error, "a watch fails and is tried again; if it is forbidden, see the operator's roles");
+                        told = Some(tokio::time::Instant::now());
+                    }
+                    continue;
+                }
+            };
+            // Nobody receives any more when the controller has ended.
+            if !work.is_empty() && self.sink.changes.send(work).await.is_err() {
+                return Ok(());
+            }
+        }
+        Err(WatchEnded(self.what))
+    }
+
+    fn take(&mut self, event: Event<Cut>) -> BTreeSet<Work> {
+        let mut index = self
+            .sink
+            .index
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Init => {
+                self.seen.clear();
+                BTreeSet::new()
+            }
+            Event::InitApply((key, item)) => {
+                self.seen.insert(key.clone());
+                item.map(|item| index.put(key, item)).unwrap_or_default()
+            }
+            Event::Apply((key, Some(item))) => index.put(key, item),
+            Event::Apply((key, None)) | Event::Delete((key, _)) => index.remove(self.what, &key),
+            Event::InitDone => {
+                let known = index.keys(self.what, self.namespace.as_deref());
+                let seen = std::mem::take(&mut self.seen);
+                self.listed.cancel();
+                known
+                    .iter()
+                    .filter(|key| !seen.contains(*key))
+                    .flat_map(|key| index.remove(self.what, key))
+                    .collect()
+            }
+        }
+    }
+}
+
+fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn config() -> Config {
+    Config::default().page_size(PAGE)
+}
+
+/// Only what carries the operator's label.
+fn managed() -> Config {
+    config().labels(&format!("{MANAGED_BY}={FIELD_MANAGER}"))
+}
