@@ -4,7 +4,7 @@
 //! is remembered by its digest, and the object by its version. Parts that others may set stay
 //! theirs: the operator applies what it has an opinion about, and takes it over from anyone.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
@@ -15,7 +15,7 @@ use crate::key::Key;
 use crate::seen::OwnedSeen;
 
 /// What was applied for one listener.
-pub type Memory = HashMap<Kind, Applied>;
+pub type Memory = BTreeMap<Kind, Applied>;
 
 /// One object that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,15 @@ pub struct ApplyError {
     pub source: kube::Error,
 }
 
+impl ApplyError {
+    /// Whether the API server refuses it as it is, so that its user has something to change.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(&self.source, kube::Error::Api(status)
+            if (400..500).contains(&status.code) && !matches!(status.code, 401 | 404 | 409 | 429))
+    }
+}
+
 /// Whether an object must be written.
 #[must_use]
 pub fn due(built: &Built, memory: &Memory, seen: Option<u64>) -> bool {
@@ -47,6 +56,13 @@ pub fn due(built: &Built, memory: &Memory, seen: Option<u64>) -> bool {
         Some(applied) => applied.asked != digest(built) || seen != Some(applied.version),
         None => true,
     }
+}
+
+/// Whether an object was applied before and is still as it was then.
+#[must_use]
+pub fn untouched(kind: Kind, memory: &Memory, seen: &BTreeMap<Kind, u64>) -> bool {
+    let applied = memory.get(&kind);
+    applied.is_some_and(|applied| seen.get(&kind) == Some(&applied.version))
 }
 
 /// Writes an object and remembers it. Answers with what the object is now.

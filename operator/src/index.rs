@@ -50,9 +50,7 @@ pub struct Snapshot {
     /// Other listeners of the same identity.
     pub rivals: Vec<Arc<ObserverListener>>,
     /// Versions of its objects.
-    pub owned: HashMap<Kind, u64>,
-    /// Its Deployment.
-    pub deployment: Option<DeploymentSeen>,
+    pub owned: BTreeMap<Kind, u64>,
     /// Its pods.
     pub pods: Vec<(String, PodSeen)>,
     /// Whether its namespace is going away.
@@ -63,12 +61,12 @@ impl Index {
     /// Notes that something is there, and as what.
     pub fn put(&mut self, key: Key, item: Item) -> BTreeSet<Work> {
         match item {
-            Item::Listener(held) => self.put_listener(key, held),
-            Item::Observer(held) => self.put_observer(key, held),
+            Item::Listener(held) => self.put_listener(key, &held),
+            Item::Observer(held) => self.put_observer(key, &held),
             Item::Namespace(seen) => self.put_namespace(key, Some(seen)),
             Item::Secret(seen, owned) => {
                 let mut work = self.put_owned(Kind::Secret, &key, owned);
-                work.extend(self.put_secret(key, Some(seen)));
+                work.extend(self.put_secret(key, Some(&seen)));
                 work
             }
             Item::Deployment(seen, owned) => {
@@ -224,6 +222,13 @@ impl Index {
         }
     }
 
+    /// The Deployment of a listener.
+    #[must_use]
+    pub fn deployment(&self, listener: &Key) -> Option<DeploymentSeen> {
+        let name = owned_key(Kind::Deployment, listener);
+        self.deployments.get(&name).cloned()
+    }
+
     /// Whether any listener reads a Secret.
     #[must_use]
     pub fn is_read(&self, secret: &Key) -> bool {
@@ -249,8 +254,7 @@ impl Index {
             unreadable: Vec::new(),
             namespaces: BTreeMap::new(),
             rivals: self.rivals(key, &identity(key, listener)),
-            owned: HashMap::new(),
-            deployment: None,
+            owned: BTreeMap::new(),
             pods: Vec::new(),
             terminating: self.terminating(&key.namespace),
         };
@@ -271,11 +275,8 @@ impl Index {
         }
         for kind in Kind::ALL {
             let name = owned_key(kind, key);
-            if let Some(seen) = self.owned.get(&(kind, name.clone())) {
+            if let Some(seen) = self.owned.get(&(kind, name)) {
                 snapshot.owned.insert(kind, seen.version);
-            }
-            if kind == Kind::Deployment {
-                snapshot.deployment = self.deployments.get(&name).cloned();
             }
         }
         let pods = self.pods.range(Key::new(&*key.namespace, "")..);
@@ -287,13 +288,17 @@ impl Index {
         snapshot
     }
 
-    fn put_listener(&mut self, key: Key, held: Held<ObserverListener>) -> BTreeSet<Work> {
+    fn put_listener(&mut self, key: Key, held: &Held<ObserverListener>) -> BTreeSet<Work> {
+        let later = self.listeners.get(&key);
+        if later.is_some_and(|later| held.older_than(later)) {
+            return BTreeSet::new();
+        }
         let before = self.listeners.insert(key.clone(), held.clone());
-        if before.as_ref().is_some_and(|before| before.same(&held)) {
+        if before.as_ref().is_some_and(|before| before.same(held)) {
             return BTreeSet::new();
         }
         let mut work = self.concerned_by_listener(&key, before.as_ref());
-        work.extend(self.concerned_by_listener(&key, Some(&held)));
+        work.extend(self.concerned_by_listener(&key, Some(held)));
         work.insert(Work::Listener(key));
         work
     }
@@ -313,13 +318,17 @@ impl Index {
             .collect()
     }
 
-    fn put_observer(&mut self, key: Key, held: Held<Observer>) -> BTreeSet<Work> {
+    fn put_observer(&mut self, key: Key, held: &Held<Observer>) -> BTreeSet<Work> {
+        let later = self.observers.get(&key);
+        if later.is_some_and(|later| held.older_than(later)) {
+            return BTreeSet::new();
+        }
         let before = self.observers.insert(key.clone(), held.clone());
-        if before.as_ref().is_some_and(|before| before.same(&held)) {
+        if before.as_ref().is_some_and(|before| before.same(held)) {
             return BTreeSet::new();
         }
         let mut work = self.selecting_work(&key, before.as_ref());
-        work.extend(self.selecting_work(&key, Some(&held)));
+        work.extend(self.selecting_work(&key, Some(held)));
         work.insert(Work::Observer(key));
         work
     }
@@ -357,13 +366,13 @@ impl Index {
             .collect()
     }
 
-    fn put_secret(&mut self, key: Key, seen: Option<SecretSeen>) -> BTreeSet<Work> {
+    fn put_secret(&mut self, key: Key, seen: Option<&SecretSeen>) -> BTreeSet<Work> {
         let readers = self.readers.get(&key).cloned().unwrap_or_default();
-        let before = match &seen {
+        let before = match seen {
             Some(seen) => self.secrets.insert(key, seen.clone()),
             None => self.secrets.remove(&key),
         };
-        if before == seen {
+        if before.as_ref() == seen {
             return BTreeSet::new();
         }
         readers.into_iter().map(Work::Listener).collect()

@@ -61,10 +61,18 @@ impl Reporter {
 
     /// Asks all pods that have an address, and gives each with what it said.
     pub async fn ask(&self, pods: Vec<(String, PodSeen)>, reports: &mut Reports) -> Vec<Pod> {
-        let asked = stream::iter(&pods)
-            .filter_map(|(name, seen)| async move { Some((name, seen.ip.as_deref()?)) })
-            .map(|(name, ip)| async move { (name.clone(), self.one(ip, name).await) });
-        let answers: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
+        let with_address: Vec<(String, String)> = pods
+            .iter()
+            .filter_map(|(name, seen)| Some((name.clone(), seen.ip.clone()?)))
+            .collect();
+        let asked = with_address.into_iter().map(|(name, ip)| async move {
+            let answer = self.one(&ip, &name).await;
+            (name, answer)
+        });
+        let answers: Vec<_> = stream::iter(asked)
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
         let now = Instant::now();
         for (name, answer) in answers {
             match answer {

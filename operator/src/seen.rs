@@ -71,6 +71,18 @@ impl<K: Resource> Held<K> {
         }
     }
 
+    /// Whether this is an earlier state of the same object. What is written is known before the
+    /// watch tells it.
+    #[must_use]
+    pub fn older_than(&self, other: &Self) -> bool {
+        let version = |meta: &ObjectMeta| meta.resource_version.as_ref()?.parse::<u64>().ok();
+        let (mine, others) = (self.meta(), other.meta());
+        mine.uid == others.uid
+            && version(mine)
+                .zip(version(others))
+                .is_some_and(|(mine, others)| mine < others)
+    }
+
     /// Whether nothing changed but the status: what there is to do is the same.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {

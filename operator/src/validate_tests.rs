@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -31,7 +30,7 @@ fn listener(
     serde_json::from_value(value).unwrap()
 }
 
-fn observer(name: &str, url: serde_json::Value) -> Arc<Observer> {
+fn observer(name: &str, url: &serde_json::Value) -> Arc<Observer> {
     Arc::new(
         serde_json::from_value(json!({
             "apiVersion": "observers.fraiseql.dev/v1alpha1",
@@ -52,8 +51,7 @@ fn snapshot(observers: Vec<Arc<Observer>>, rivals: Vec<ObserverListener>) -> Sna
         unreadable: Vec::new(),
         namespaces: BTreeMap::new(),
         rivals: rivals.into_iter().map(Arc::new).collect(),
-        owned: HashMap::new(),
-        deployment: None,
+        owned: BTreeMap::new(),
         pods: Vec::new(),
         terminating: false,
     }
@@ -71,12 +69,12 @@ const NEW: &str = "2026-01-02T00:00:00Z";
 #[test]
 fn a_bad_observer_is_left_out_alone() {
     let observers = vec![
-        observer("good", json!({ "value": "https://hooks.example.com/a" })),
+        observer("good", &json!({ "value": "https://hooks.example.com/a" })),
         observer(
             "lost",
             json!({ "secretKeyRef": { "name": "hooks", "key": "url" } }),
         ),
-        observer("odd", json!({ "value": "ftp://hooks.example.com/a" })),
+        observer("odd", &json!({ "value": "ftp://hooks.example.com/a" })),
     ];
     let snapshot = snapshot(observers, vec![]);
     let own = listener("shop", "shop", None, OLD);

@@ -115,6 +115,14 @@ pub fn lag(seconds: u64) -> String {
     Span::from_secs(seconds).to_string()
 }
 
+/// Takes over the figures that change all the time, where a figure was shown before.
+pub fn keep_figures(status: &mut ObserverListenerStatus, before: &ObserverListenerStatus) {
+    if status.lag.is_some() && before.lag.is_some() {
+        status.lag.clone_from(&before.lag);
+        status.backlog = before.backlog;
+    }
+}
+
 /// Whether the pods do what they should and can be asked less often.
 #[must_use]
 pub fn converged(status: &ObserverListenerStatus) -> bool {

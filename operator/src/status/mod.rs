@@ -3,5 +3,5 @@
 mod listener;
 mod observer;
 
-pub use listener::{Pod, Refused, Seen, converged, lag, listener};
+pub use listener::{Pod, Refused, Seen, converged, keep_figures, lag, listener};
 pub use observer::observer;

@@ -1,0 +1,151 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use crds::resources::{Observer, ObserverListener};
+use kube::CustomResourceExt;
+use observer_operator::controller::CONCURRENCY;
+use observer_operator::run::{self, Settings};
+use observer_operator::telemetry::logs::{self, LogFormat};
+
+/// Runs observer listeners in a Kubernetes cluster.
+#[derive(Debug, Parser)]
+#[command(name = "observer-operator", version, arg_required_else_help = true)]
+struct Cli {
+    /// Form of the log lines on standard error; `RUST_LOG` sets the level
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "OBSERVER_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work until SIGTERM or Ctrl-C
+    Run(RunArgs),
+    /// Print the definitions of the resources, for kubectl apply -f -
+    Crds,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Namespace to work in; repeatable, or several with commas between them; all where none is given
+    #[arg(
+        long = "namespace",
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "OBSERVER_NAMESPACES"
+    )]
+    namespaces: Vec<String>,
+    /// Image of listeners that name none
+    #[arg(long, value_name = "IMAGE", env = "OBSERVER_LISTENER_IMAGE")]
+    image: String,
+    /// Where to answer /healthz, /readyz and /metrics
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:8080",
+        env = "OBSERVER_LISTEN"
+    )]
+    listen: SocketAddr,
+    /// Whether to wait for the Lease `observer-operator`, so that one of several operators works
+    #[arg(long, value_enum, default_value_t, env = "OBSERVER_LEADER_ELECTION")]
+    leader_election: LeaderElection,
+    /// Namespace of that Lease
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "default",
+        env = "POD_NAMESPACE"
+    )]
+    lease_namespace: String,
+    /// Name of this pod, in the Lease and in Events
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "observer-operator",
+        env = "POD_NAME"
+    )]
+    pod_name: String,
+    /// Uid of this pod, in the Lease
+    #[arg(long, value_name = "UID", default_value = "", env = "POD_UID")]
+    pod_uid: String,
+    /// Resources that are worked on at once
+    #[arg(long, value_name = "NUMBER", default_value_t = CONCURRENCY, env = "OBSERVER_CONCURRENCY")]
+    concurrency: usize,
+}
+
+/// Whether several operators agree on one that works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LeaderElection {
+    /// They do, by a Lease.
+    #[default]
+    Lease,
+    /// There is one operator.
+    Off,
+}
+
+impl RunArgs {
+    fn settings(self) -> Settings {
+        Settings {
+            namespaces: self
+                .namespaces
+                .into_iter()
+                .filter(|namespace| !namespace.is_empty())
+                .collect(),
+            image: self.image,
+            listen: self.listen,
+            lease_namespace: (self.leader_election == LeaderElection::Lease)
+                .then_some(self.lease_namespace),
+            pod_name: self.pod_name,
+            pod_uid: self.pod_uid,
+            concurrency: self.concurrency.max(1),
+        }
+    }
+}
+
+/// Runs the program and says by its exit code how it went.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Crds => print_definitions(),
+        Command::Run(args) => {
+            logs::start(cli.log_format, "info");
+            work(args.settings())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(settings: Settings) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let stop = run::stop_signal()?;
+            let config = kube::Config::infer().await?;
+            run::run(config, settings, stop).await
+        })
+}
+
+fn print_definitions() -> anyhow::Result<()> {
+    // JSON, which is YAML too: to kubectl and Helm, which read YAML 1.1, a plain `on` is a truth value.
+    for definition in [ObserverListener::crd(), Observer::crd()] {
+        println!("---\n{}", serde_json::to_string_pretty(&definition)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The `observer-operator` program.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,133 @@
+//! The end of a listener: its pods stop, its rows go, and then it goes itself.
+
+use crds::resources::{DeletionPolicy, ObserverListener};
+
+use super::publish::write_finalizers;
+use super::{Context, Done, ReconcileError, now};
+use crate::apply;
+use crate::build::Kind;
+use crate::finalize::{self, FINALIZER, Going, Step, forget, step};
+use crate::index::{Snapshot, identity, owned_key};
+use crate::key::Key;
+use crate::notices::Notice;
+use crate::queue::Outcome;
+use crate::seen::Held;
+use crate::validate;
+
+impl Context {
+    pub(super) async fn delete_listener(
+        &self,
+        key: &Key,
+        held: &Held<ObserverListener>,
+    ) -> Result<Done, ReconcileError> {
+        let concerns = self.index().judge(key, None);
+        let meta = held.meta();
+        let finalizers = meta.finalizers.iter().flatten();
+        if !finalizers.clone().any(|name| name == FINALIZER) {
+            return Ok(Done {
+                outcome: Outcome::Settled,
+                concerns,
+            });
+        }
+        let rows = match held {
+            Held::Right(listener) => self.remove_rows(key, listener).await?,
+            Held::Wrong(_) => Some(Notice::warning(
+                "RowsKept",
+                "the listener cannot be read, so its rows in the database were left",
+            )),
+        };
+        let Some(notice) = rows else {
+            return Ok(Done {
+                outcome: Outcome::Again(finalize::PAUSE),
+                concerns,
+            });
+        };
+        self.publisher
+            .events::<ObserverListener>(meta, vec![notice])
+            .await;
+        let others: Vec<String> = finalizers
+            .filter(|name| *name != FINALIZER)
+            .cloned()
+            .collect();
+        match write_finalizers::<ObserverListener>(&self.client, meta, &others).await {
+            Ok(_) => self.metrics.writes.with_label_values(&["finalizer"]).inc(),
+            Err(error) if apply::is_gone(&error) => {}
+            Err(error) => return Err(ReconcileError::Finalizer(error)),
+        }
+        Ok(Done {
+            outcome: Outcome::Settled,
+            concerns,
+        })
+    }
+
+    /// What came of the rows; nothing while it goes on.
+    async fn remove_rows(
+        &self,
+        key: &Key,
+        listener: &ObserverListener,
+    ) -> Result<Option<Notice>, ReconcileError> {
+        let kept = |note: String| Some(Notice::warning("RowsKept", note));
+        if listener.spec.deletion_policy == DeletionPolicy::Retain {
+            return Ok(Some(Notice::normal(
+                "RowsRetained",
+                "its rows in the database stay, as spec.deletionPolicy says",
+            )));
+        }
+        let snapshot = self.index().snapshot(key, listener);
+        let wanted = validate::references(key, listener, &without_observers(&snapshot));
+        let values = self.secrets.read_last(&self.client, &wanted).await;
+        let url = validate::database_url(key, listener, &values);
+        let database = url.as_ref().and_then(validate::read_database);
+        let shares = |rival: &&std::sync::Arc<ObserverListener>| {
+            let other = Key::of(&rival.metadata);
+            let other = validate::database_url(&other, rival, &values);
+            // Where it cannot be told, nothing is removed that another may need.
+            other.is_none_or(|url| validate::read_database(&url) == database)
+        };
+        if let Some(rival) = snapshot.rivals.iter().find(shares) {
+            let other = Key::of(&rival.metadata);
+            return Ok(kept(format!(
+                "listener {other} has the same identity, so the rows in the database were left"
+            )));
+        }
+        let going = Going {
+            since: listener
+                .metadata
+                .deletion_timestamp
+                .as_ref()
+                .map_or_else(now, |time| time.0),
+            pods: !snapshot.pods.is_empty() || snapshot.owned.contains_key(&Kind::Deployment),
+            terminating: snapshot.terminating,
+            url: url.is_some(),
+        };
+        let Step::Forget { last } = step(going, now()) else {
+            if snapshot.owned.contains_key(&Kind::Deployment) {
+                let name = owned_key(Kind::Deployment, key);
+                apply::delete(&self.client, Kind::Deployment, &name).await?;
+            }
+            return Ok(None);
+        };
+        let identity = identity(key, listener);
+        match forget(url.as_ref(), &identity).await {
+            Ok(rows) => Ok(Some(Notice::normal(
+                "RowsRemoved",
+                format!("removed {rows} rows of progress and dead letters from the database"),
+            ))),
+            Err(error) if last => Ok(kept(format!(
+                "its progress and dead letters are still in the database and hold back the removal \
+                 of old events: {error}; run select observer.forget('{identity}') there"
+            ))),
+            Err(error) => {
+                tracing::info!(listener = %key, %error, "cannot remove its rows yet");
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn without_observers(snapshot: &Snapshot) -> Snapshot {
+    Snapshot {
+        observers: Vec::new(),
+        ..snapshot.clone()
+    }
+}

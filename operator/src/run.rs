@@ -1,0 +1,187 @@
+//! The life of an operator: stand by until the Lease is held, watch, work, and hand over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::client::ClientBuilder;
+use kube::{Api, Client, Config};
+use lease::{Elector, Identity, Timing};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tower::util::MapRequestLayer;
+
+use crate::api::{self, Sources};
+use crate::build::FIELD_MANAGER;
+use crate::controller;
+use crate::index::Index;
+use crate::key::Work;
+use crate::reconcile::Context;
+use crate::telemetry::metrics::Metrics;
+use crate::watch::{PENDING_CHANGES, Sink, Watches};
+
+/// Name of the Lease that the working operator holds.
+const LEASE: &str = "observer-operator";
+
+/// What an operator is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Namespaces to work in; all where none is given.
+    pub namespaces: Vec<String>,
+    /// Image of listeners that name none.
+    pub image: String,
+    /// Where to answer HTTP.
+    pub listen: SocketAddr,
+    /// Namespace of the Lease; no Lease is needed without.
+    pub lease_namespace: Option<String>,
+    /// Name of this pod.
+    pub pod_name: String,
+    /// Uid of this pod.
+    pub pod_uid: String,
+    /// Reconciles at once.
+    pub concurrency: usize,
+}
+
+/// Cancelled by SIGTERM or Ctrl-C.
+pub fn stop_signal() -> std::io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut term, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let stopping = stop.clone();
+    // It lives as long as the process.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopping.cancel();
+    });
+    Ok(stop)
+}
+
+/// Works until the stop.
+pub async fn run(
+    mut config: Config,
+    settings: Settings,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = Metrics::new()?;
+    // Failures are tried again with what was learned meanwhile, not as they were.
+    config.default_retry = false;
+    let client = client(config, &metrics)?;
+    let ready = Arc::new(AtomicBool::new(false));
+    let listener = TcpListener::bind(settings.listen).await?;
+    let sources = Sources {
+        metrics: metrics.clone(),
+        ready: ready.clone(),
+    };
+    let serving = api::serve(listener, sources, stop.clone());
+    let working = async {
+        let ended = elect_and_work(&client, &settings, &metrics, &ready, &stop).await;
+        // The server ends with the work.
+        stop.cancel();
+        ended
+    };
+    let (served, worked) = tokio::join!(serving, working);
+    worked?;
+    served?;
+    Ok(())
+}
+
+fn client(config: Config, metrics: &Metrics) -> anyhow::Result<Client> {
+    let requests = metrics.requests.clone();
+    let count = MapRequestLayer::new(move |request: http::Request<_>| {
+        requests
+            .with_label_values(&[request.method().as_str()])
+            .inc();
+        request
+    });
+    Ok(ClientBuilder::try_from(config)?.with_layer(&count).build())
+}
+
+async fn elect_and_work(
+    client: &Client,
+    settings: &Settings,
+    metrics: &Metrics,
+    ready: &AtomicBool,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(namespace) = &settings.lease_namespace else {
+        metrics.leader.set(1);
+        return work(client, settings, metrics, ready, stop).await;
+    };
+    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let identity = Identity::new(&settings.pod_name, &settings.pod_uid);
+    let labels = BTreeMap::from([(
+        "app.kubernetes.io/name".to_owned(),
+        FIELD_MANAGER.to_owned(),
+    )]);
+    let mut elector = Elector::new(api, LEASE, identity, Timing::default(), labels);
+    ready.store(true, Ordering::Relaxed);
+    let Some(leadership) = elector.acquire(stop).await else {
+        return Ok(());
+    };
+    ready.store(false, Ordering::Relaxed);
+    metrics.leader.set(1);
+    let lost = leadership.lost().clone();
+    let worked = tokio::select! {
+        worked = work(client, settings, metrics, ready, stop) => worked,
+        () = lost.cancelled() => Err(anyhow::anyhow!("the Lease was lost")),
+    };
+    metrics.leader.set(0);
+    leadership.release().await;
+    worked
+}
+
+async fn work(
+    client: &Client,
+    settings: &Settings,
+    metrics: &Metrics,
+    ready: &AtomicBool,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let index = Arc::new(Mutex::new(Index::default()));
+    let (changes, received) = mpsc::channel(PENDING_CHANGES);
+    let sink = Sink {
+        index: index.clone(),
+        changes,
+    };
+    let instance = Some(settings.pod_name.clone());
+    let image = settings.image.clone();
+    let context = Context::new(client.clone(), index, image, instance, metrics.clone())?;
+    let mut watches = Watches::start(client, &settings.namespaces, &sink);
+    let listed = tokio::select! {
+        () = stop.cancelled() => None,
+        received = all_listed(&watches, received) => Some(received),
+    };
+    let Some(received) = listed else {
+        return Ok(());
+    };
+    ready.store(true, Ordering::Relaxed);
+    tracing::info!("everything that is watched has been seen");
+    let concurrency = settings.concurrency;
+    tokio::select! {
+        () = controller::run(Arc::new(context), received, concurrency, stop.clone()) => Ok(()),
+        error = watches.ended() => Err(error),
+    }
+}
+
+/// Waits until everything has been seen. What the changes until then concern does not matter,
+/// because everything is looked at afterwards.
+async fn all_listed(
+    watches: &Watches,
+    mut changes: mpsc::Receiver<BTreeSet<Work>>,
+) -> mpsc::Receiver<BTreeSet<Work>> {
+    loop {
+        tokio::select! {
+            () = watches.all_listed() => return changes,
+            _ = changes.recv() => {}
+        }
+    }
+}
