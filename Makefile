@@ -1,9 +1,10 @@
 DENY_VERSION := 0.20.2
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/observers
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+HELM ?= helm
 OLD_POSTGRES := $(or $(OBSERVER_TEST_POSTGRES_OLD),/usr/lib/postgresql/15/bin)
 
-.PHONY: help demo test check lint prepare figures
+.PHONY: help demo test check lint prepare generate chart figures
 
 help: ## What can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -25,6 +26,13 @@ lint:
 
 prepare:
 	scripts/prepare $(DENY_VERSION)
+
+generate: ## The chart's resource definitions, from the types in crds
+	scripts/generate
+
+chart: ## Whether the Helm chart is up to date and renders in all its ways (HELM=program)
+	scripts/generate --check
+	HELM=$(HELM) charts/test
 
 figures: ## Measurements of a release build; printed, not judged
 	cargo build --release --package observer-listener
