@@ -1,0 +1,25 @@
+# syntax=docker/dockerfile:1
+# One image with both programs, the operator and the listener; which one runs is given as the
+# command. It has no shell and runs as nobody.
+
+ARG RUST_VERSION=1
+
+FROM docker.io/library/rust:${RUST_VERSION}-bookworm AS build
+WORKDIR /src
+COPY . .
+# Caches do not outlive the step, so the programs are copied out of them in it.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked --package observer-operator --package observer-listener \
+    && mkdir /out \
+    && cp target/release/observer-operator target/release/observer-listener /out/ \
+    && strip /out/*
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="observers" \
+      org.opencontainers.image.description="Observers for Postgres: the operator and the listener" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+COPY --from=build /out/ /usr/local/bin/
+USER 65532:65532
