@@ -100,12 +100,16 @@ pub struct Bundle {
 }
 
 /// A validated `ObserverListener`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// Namespace, `default` where the resource names none.
     pub namespace: String,
     /// Name within the namespace.
     pub name: String,
+    /// Name under which it keeps progress and dead letters, where that is not `namespace/name`.
+    pub identity: Option<String>,
+    /// Times of the Lease that the working pod holds.
+    pub lease: LeaseConfig,
     /// Number of shards, 1 to 256.
     pub shards: u16,
     /// The database whose log is read, and where checkpoints and dead letters are kept.
@@ -127,11 +131,23 @@ pub struct ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// The name that owns checkpoints and dead letters: `namespace/name`.
+    /// The name that owns checkpoints and dead letters: `namespace/name` unless another is given.
     #[must_use]
     pub fn identity(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+        let own = || format!("{}/{}", self.namespace, self.name);
+        self.identity.clone().unwrap_or_else(own)
     }
+}
+
+/// Times of a Lease: `duration > renew_deadline > 1.2 x retry_period`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseConfig {
+    /// How long after its last renewal another process may take the Lease.
+    pub duration: Duration,
+    /// How long after its last renewal the holder stops by itself.
+    pub renew_deadline: Duration,
+    /// Time between two renewals, or two looks.
+    pub retry_period: Duration,
 }
 
 /// Exceptions to the rule that actions connect to public addresses only.

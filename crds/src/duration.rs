@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// What every duration looks like; the API server checks the same.
-const PATTERN: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
+pub(crate) const PATTERN: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
 
 /// Longest text of a duration, which keeps every sum far from overflow.
 const MAX_LEN: usize = 32;

@@ -39,6 +39,11 @@ fn outline(path: &str, schema: &Value, required: bool, lines: &mut Vec<String>) 
         all.is_some_and(|all| all.iter().any(|one| one == name))
     };
     for (name, part) in schema["properties"].as_object().into_iter().flatten() {
+        // Kubernetes' own.
+        if path == "spec.podTemplate" {
+            lines.push(format!("{path}.{name}"));
+            continue;
+        }
         // The same everywhere, and shown once by `url`.
         if !path.ends_with("signingSecret") && !path.ends_with("headers.*") {
             outline(&format!("{path}.{name}"), part, wanted(name), lines);
@@ -93,18 +98,36 @@ spec.on! object
 spec.on.entity! string
 spec.on.operations array minItems=1 maxItems=5 default=["Insert","Update","Delete"]
 spec.on.operations[] string enum=["Insert","Update","Delete","Truncate","Custom"]
+spec.state string enum=["Active","Suspended"] default=Active
 spec.tenant string
 spec.when string"#;
 
 const LISTENER: &str = r#"spec! object
 spec.checkpoint object default={"interval":"250ms"}
 spec.checkpoint.interval string default=250ms
+spec.deletionPolicy string enum=["Delete","Retain"] default=Delete
 spec.delivery object default={"drainTimeout":"25s","maxInFlight":64}
 spec.delivery.drainTimeout string default=25s
 spec.delivery.maxInFlight integer minimum=1 maximum=4096 default=64
 spec.egress object default={}
 spec.egress.allow array maxItems=64
 spec.egress.allow[] string
+spec.identity string
+spec.lease object default={"duration":"15s","renewDeadline":"10s","retryPeriod":"2s"}
+spec.lease.duration string default=15s
+spec.lease.renewDeadline string default=10s
+spec.lease.retryPeriod string default=2s
+spec.observerNamespaces object default={"from":"Same"}
+spec.observerNamespaces.from string enum=["Same","All","Selector"] default=Same
+spec.observerNamespaces.selector object
+spec.observerNamespaces.selector.matchExpressions array maxItems=32
+spec.observerNamespaces.selector.matchExpressions[] object
+spec.observerNamespaces.selector.matchExpressions[].key! string
+spec.observerNamespaces.selector.matchExpressions[].operator! string enum=["In","NotIn","Exists","DoesNotExist"]
+spec.observerNamespaces.selector.matchExpressions[].values array maxItems=64
+spec.observerNamespaces.selector.matchExpressions[].values[] string
+spec.observerNamespaces.selector.matchLabels object
+spec.observerNamespaces.selector.matchLabels.* string
 spec.observerSelector object
 spec.observerSelector.matchExpressions array maxItems=32
 spec.observerSelector.matchExpressions[] object
@@ -114,6 +137,18 @@ spec.observerSelector.matchExpressions[].values array maxItems=64
 spec.observerSelector.matchExpressions[].values[] string
 spec.observerSelector.matchLabels object
 spec.observerSelector.matchLabels.* string
+spec.podTemplate object
+spec.podTemplate.affinity
+spec.podTemplate.annotations
+spec.podTemplate.env
+spec.podTemplate.image
+spec.podTemplate.imagePullSecrets
+spec.podTemplate.labels
+spec.podTemplate.nodeSelector
+spec.podTemplate.priorityClassName
+spec.podTemplate.resources
+spec.podTemplate.tolerations
+spec.podTemplate.topologySpreadConstraints
 spec.replicas integer minimum=0 maximum=256 default=1
 spec.shards integer minimum=1 maximum=256 default=8
 spec.source! object
@@ -178,6 +213,10 @@ const ODDITIES: [&str; 7] = [
 ];
 
 fn check_structure(path: &str, schema: &Value) {
+    // What is below a field of the pod template is Kubernetes' own.
+    if path.matches('.').count() > 2 && path.contains(".podTemplate.") {
+        return;
+    }
     for oddity in ODDITIES {
         assert!(schema.get(oddity).is_none(), "{path} has {oddity}");
     }
@@ -185,7 +224,11 @@ fn check_structure(path: &str, schema: &Value) {
     for (name, part) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
         let words = part["description"].as_str().unwrap_or_default();
-        assert!(words.ends_with('.'), "{path} is not explained: {words:?}");
+        let own = !path.starts_with("spec.podTemplate.") || path.matches('.').count() == 2;
+        assert!(
+            !own || words.ends_with('.'),
+            "{path} is not explained: {words:?}"
+        );
         check_structure(&path, part);
     }
     for keyword in ["items", "additionalProperties"] {

@@ -103,13 +103,13 @@ fn the_unbroken_files_load() {
 fn unknown_fields_are_told_with_the_nearest_known() {
     breaks_listener(
         "shard: 8",
-        "spec.shard: unknown field; did you mean `shards`? Known here: checkpoint, delivery, \
-         egress, observerSelector, replicas, shards, source",
+        "spec.shard: unknown field; did you mean `shards`? Known here: checkpoint, deletionPolicy, delivery, egress, identity, \
+         lease, observerNamespaces, observerSelector, podTemplate, replicas, shards, source",
     );
     breaks_listener(
         "redis: {url: {value: x}}",
-        "spec.redis: unknown field; known here: checkpoint, delivery, egress, observerSelector, \
-         replicas, shards, source",
+        "spec.redis: unknown field; known here: checkpoint, deletionPolicy, delivery, egress, identity, \
+         lease, observerNamespaces, observerSelector, podTemplate, replicas, shards, source",
     );
     breaks_webhook(
         "header: {}",
@@ -515,14 +515,14 @@ fn kinds_and_versions_are_the_known_ones() {
         "kind: Observr\n",
         "Observr default/orders: kind: kind `Observr` is not read here; did you mean `Observer`? \
          Read here: ObserverListener (observers.fraiseql.dev/v1alpha1), Observer \
-         (observers.fraiseql.dev/v1alpha1), Secret (v1)",
+         (observers.fraiseql.dev/v1alpha1), Namespace (v1), Secret (v1)",
     );
     breaks(
         "kind: Observer\n",
         "kind: ConfigMap\n",
         "ConfigMap default/orders: kind: kind `ConfigMap` is not read here; what is: \
          ObserverListener (observers.fraiseql.dev/v1alpha1), Observer \
-         (observers.fraiseql.dev/v1alpha1), Secret (v1)",
+         (observers.fraiseql.dev/v1alpha1), Namespace (v1), Secret (v1)",
     );
     breaks(
         "observers.fraiseql.dev/v1alpha1\nkind: Observer\n",
@@ -534,7 +534,7 @@ fn kinds_and_versions_are_the_known_ones() {
         "kind: Observer\n",
         "",
         ": has no `kind`; what is read here: ObserverListener (observers.fraiseql.dev/v1alpha1), \
-         Observer (observers.fraiseql.dev/v1alpha1), Secret (v1)",
+         Observer (observers.fraiseql.dev/v1alpha1), Namespace (v1), Secret (v1)",
     );
 }
 

@@ -6,16 +6,21 @@ use ipnet::IpNet;
 
 use super::checks::{Checks, Meta, is_domain};
 use super::report::field;
-use crate::config::{Egress, ListenerConfig, Redacted};
+use crate::config::{Egress, LeaseConfig, ListenerConfig, Redacted};
 use crate::duration::Span;
 use crate::resources::{
-    EgressRules, LabelExpression, LabelOperator, ObserverListenerSpec, ValueSource,
+    EgressRules, LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
+    ObserverListenerSpec, ValueSource,
 };
 
 const SHORTEST: Span = Span::from_millis(1);
 const LONGEST_POLL: Span = Span::from_secs(10);
 const SHORTEST_RETENTION: Span = Span::from_secs(1);
 const LONGEST_RETENTION: Span = Span::from_secs(720 * 3600);
+const SHORTEST_LEASE: Span = Span::from_secs(1);
+const LONGEST_LEASE: Span = Span::from_secs(600);
+const SHORTEST_RETRY: Span = Span::from_millis(100);
+const LONGEST_RETRY: Span = Span::from_secs(60);
 const LONGEST_CHECKPOINT: Span = Span::from_secs(60);
 const LONGEST_DRAIN: Span = Span::from_secs(600);
 
@@ -27,14 +32,28 @@ pub(super) fn check(
 ) -> ListenerConfig {
     let log = &spec.source.change_log;
     let at = "/spec/source/changeLog";
-    if let Some(selector) = &spec.observer_selector {
-        for (index, expression) in selector.match_expressions.iter().enumerate() {
-            check_expression(index, expression, checks);
-        }
+    let namespaces = &spec.observer_namespaces;
+    check_selector(
+        "/spec/observerSelector",
+        spec.observer_selector.as_ref(),
+        checks,
+    );
+    check_selector(
+        "/spec/observerNamespaces/selector",
+        namespaces.selector.as_ref(),
+        checks,
+    );
+    if (namespaces.from == NamespacesFrom::Selector) != namespaces.selector.is_some() {
+        checks.wrong(
+            "/spec/observerNamespaces",
+            "must have `selector` with `from: Selector`, and only then",
+        );
     }
     ListenerConfig {
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
+        identity: spec.identity.clone(),
+        lease: lease(spec.lease, checks),
         shards: spec.shards,
         database_url: database_url(&field(at, "databaseUrl"), &log.database_url, checks),
         start_at: log.start_at,
@@ -67,6 +86,27 @@ pub(super) fn check(
     }
 }
 
+fn lease(timing: LeaseTiming, checks: &mut Checks<'_>) -> LeaseConfig {
+    let at = |name: &str| field("/spec/lease", name);
+    let (duration, deadline, period) =
+        (timing.duration, timing.renew_deadline, timing.retry_period);
+    let config = LeaseConfig {
+        duration: checks.bounded(&at("duration"), duration, SHORTEST_LEASE, LONGEST_LEASE),
+        renew_deadline: deadline.duration(),
+        retry_period: checks.bounded(&at("retryPeriod"), period, SHORTEST_RETRY, LONGEST_RETRY),
+    };
+    if duration <= deadline {
+        checks.wrong(&at("duration"), "must be longer than `renewDeadline`");
+    }
+    if config.renew_deadline * 5 <= config.retry_period * 6 {
+        checks.wrong(
+            &at("renewDeadline"),
+            "must be longer than 1.2 times `retryPeriod`",
+        );
+    }
+    config
+}
+
 fn database_url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
     let Some((at, url)) = checks.resolve(at, source) else {
         return Redacted::default();
@@ -81,18 +121,22 @@ fn database_url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Reda
     url
 }
 
-fn check_expression(index: usize, expression: &LabelExpression, checks: &mut Checks<'_>) {
-    let at = format!("/spec/observerSelector/matchExpressions/{index}/values");
+fn check_selector(at: &str, selector: Option<&LabelSelector>, checks: &mut Checks<'_>) {
+    let expressions = selector.map_or(&[][..], |selector| &selector.match_expressions);
+    for (index, expression) in expressions.iter().enumerate() {
+        let at = format!("{at}/matchExpressions/{index}/values");
+        check_expression(&at, expression, checks);
+    }
+}
+
+fn check_expression(at: &str, expression: &LabelExpression, checks: &mut Checks<'_>) {
     let (operator, empty) = (expression.operator, expression.values.is_empty());
     match operator {
         LabelOperator::In | LabelOperator::NotIn if empty => {
-            checks.wrong(
-                &at,
-                format!("must name at least one value for {operator:?}"),
-            );
+            checks.wrong(at, format!("must name at least one value for {operator:?}"));
         }
         LabelOperator::Exists | LabelOperator::DoesNotExist if !empty => {
-            checks.wrong(&at, format!("must be left out for {operator:?}"));
+            checks.wrong(at, format!("must be left out for {operator:?}"));
         }
         _ => {}
     }

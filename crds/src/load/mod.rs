@@ -21,7 +21,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::config::{Bundle, ListenerConfig, ObserverConfig, Redacted};
-use crate::resources::{LabelSelector, ObserverListenerSpec, ObserverSpec};
+use crate::resources::{
+    LabelSelector, ObserverListenerSpec, ObserverNamespaces, ObserverSpec, ObserverState,
+};
 use checks::{Checks, LABEL_RULE, Meta, SECRET_NAME_RULE, is_domain, is_label};
 use document::Document;
 use schema::Kind;
@@ -59,13 +61,38 @@ pub fn load(
     listener: Option<&str>,
 ) -> Result<Loaded, Report> {
     let mut loader = Loader::default();
-    let documents = loader.read(files);
-    let secrets = loader.take_secrets(&documents, secrets);
-    for (kind, document) in &documents {
-        loader.check(*kind, document, &secrets);
-    }
-    let bundle = loader.choose(listener);
+    loader.take(files, secrets);
+    let bundle = loader.choose(listener, Idle::Refused);
     loader.finish(files, bundle)
+}
+
+/// Reads what the operator wrote for the pods of a listener: resources that were checked, with
+/// the secrets they name. Without an observer there is nothing to do, and that is fine.
+pub fn load_bundle(text: &str) -> Result<Bundle, Report> {
+    let files = [SourceFile {
+        path: "bundle.yaml".into(),
+        text: text.into(),
+    }];
+    let mut loader = Loader::default();
+    loader.take(&files, &|_, _| None);
+    let bundle = loader.choose(None, Idle::Allowed);
+    loader.finish(&files, bundle).map(|loaded| loaded.bundle)
+}
+
+/// Checks one resource by itself, with the secrets that stand beside it. Gives everything that is
+/// wrong with it.
+pub(crate) fn check_alone(text: String) -> Vec<Problem> {
+    let mut loader = Loader::default();
+    let path = String::new();
+    loader.take(&[SourceFile { path, text }], &|_, _| None);
+    loader.problems
+}
+
+/// What a listener that selects no observer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Idle {
+    Refused,
+    Allowed,
 }
 
 /// What has been made out so far.
@@ -77,18 +104,36 @@ struct Loader {
     /// First place of each resource.
     seen: BTreeMap<(&'static str, String), String>,
     listeners: Vec<Candidate>,
-    observers: Vec<(Meta, ObserverConfig)>,
+    /// Labels of the namespaces that have a document.
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    observers: Vec<Seen>,
     locations: Locations,
+}
+
+struct Seen {
+    meta: Meta,
+    config: ObserverConfig,
+    state: ObserverState,
 }
 
 struct Candidate {
     config: ListenerConfig,
     selector: LabelSelector,
+    from: ObserverNamespaces,
     /// A problem with its selector, should it choose no observer; nothing if there is one already.
     idle: Option<Problem>,
 }
 
 impl Loader {
+    /// Reads and checks everything.
+    fn take(&mut self, files: &[SourceFile], store: &secrets::Store<'_>) {
+        let documents = self.read(files);
+        let secrets = self.take_secrets(&documents, store);
+        for (kind, document) in &documents {
+            self.check(*kind, document, &secrets);
+        }
+    }
+
     fn read(&mut self, files: &[SourceFile]) -> Vec<(Kind, Document)> {
         let mut documents = Vec::new();
         for file in files {
@@ -113,7 +158,7 @@ impl Loader {
         let mended = |pointer: &str| document.mended.contains(pointer);
         let (proper, rule) = match kind {
             Kind::Secret => (is_domain(&meta.name), SECRET_NAME_RULE),
-            Kind::Listener | Kind::Observer => (is_label(&meta.name), LABEL_RULE),
+            Kind::Listener | Kind::Observer | Kind::Namespace => (is_label(&meta.name), LABEL_RULE),
         };
         let name_at = "/metadata/name";
         if mended(name_at) || mended("/metadata") {
@@ -162,6 +207,9 @@ impl Loader {
         };
         match kind {
             Kind::Secret => {}
+            Kind::Namespace => {
+                self.namespaces.insert(meta.name, meta.labels);
+            }
             Kind::Listener => {
                 let Some(spec) = spec::<ObserverListenerSpec>(&mut checks) else {
                     return;
@@ -179,6 +227,7 @@ impl Loader {
                 self.listeners.push(Candidate {
                     config,
                     selector: spec.observer_selector.unwrap_or_default(),
+                    from: spec.observer_namespaces,
                     idle: (!document.is_mended_within("/spec/observerSelector"))
                         .then(|| document.problem("/spec/observerSelector", "")),
                 });
@@ -192,13 +241,18 @@ impl Loader {
                 self.gaps |= document.is_mended_within("/metadata");
                 self.locations
                     .insert(config.identity(), &document.file, &document.lines);
-                self.observers.push((meta, config));
+                let state = spec.state;
+                self.observers.push(Seen {
+                    meta,
+                    config,
+                    state,
+                });
             }
         }
     }
 
     /// The listener that was asked for with what it selects, or a problem.
-    fn choose(&mut self, wanted: Option<&str>) -> Option<Bundle> {
+    fn choose(&mut self, wanted: Option<&str>, idle: Idle) -> Option<Bundle> {
         let fits = |candidate: &&Candidate| {
             wanted.is_none_or(|wanted| {
                 wanted == candidate.config.name || wanted == candidate.config.identity()
@@ -209,33 +263,38 @@ impl Loader {
             self.report_choice(wanted, chosen.len());
             return None;
         };
-        let in_namespace = |meta: &Meta| meta.namespace == chosen.config.namespace;
-        let selected = |meta: &Meta| in_namespace(meta) && chosen.selector.matches(&meta.labels);
+        let own = &chosen.config.namespace;
+        let in_reach = |seen: &&Seen| {
+            let namespace = &seen.meta.namespace;
+            let labels = namespace_labels(namespace, self.namespaces.get(namespace));
+            chosen.from.contain(namespace, &labels, own)
+        };
+        let selected = |seen: &&Seen| in_reach(seen) && chosen.selector.matches(&seen.meta.labels);
         let mut observers: Vec<ObserverConfig> = self
             .observers
             .iter()
-            .filter(|(meta, _)| selected(meta))
-            .map(|(_, config)| config.clone())
+            .filter(selected)
+            .filter(|seen| seen.state == ObserverState::Active)
+            .map(|seen| seen.config.clone())
             .collect();
         observers.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        if let Some(idle) = &chosen.idle
+        if let Some(place) = &chosen.idle
+            && idle == Idle::Refused
             && observers.is_empty()
             && !self.gaps
         {
-            let around = self.observers.iter().filter(|(meta, _)| in_namespace(meta));
-            let message = match around.count() {
-                0 => format!(
-                    "there is no Observer in namespace `{}` to run; add one",
-                    chosen.config.namespace
+            let around = self.observers.iter().filter(in_reach).count();
+            let suspended = self.observers.iter().filter(selected).count();
+            let message = match (around, suspended) {
+                (0, _) => format!("there is no Observer in namespace `{own}` to run; add one"),
+                (_, 0) => format!(
+                    "selects none of the {around} observers in namespace `{own}`; compare their labels"
                 ),
-                count => format!(
-                    "selects none of the {count} observers in namespace `{}`; compare their labels",
-                    chosen.config.namespace
-                ),
+                _ => format!("selects {suspended} observers, and all of them are suspended"),
             };
             self.problems.push(Problem {
                 message,
-                ..idle.clone()
+                ..place.clone()
             });
         }
         Some(Bundle {
@@ -281,16 +340,23 @@ impl Loader {
                 self.problems.sort_by_key(place);
                 Err(Report {
                     problems: self.problems,
-                    partial: self
-                        .observers
-                        .into_iter()
-                        .map(|(_, config)| config)
-                        .collect(),
+                    partial: self.observers.into_iter().map(|seen| seen.config).collect(),
                     locations: self.locations,
                 })
             }
         }
     }
+}
+
+/// The labels that a namespace has in the cluster.
+#[must_use]
+pub fn namespace_labels(
+    name: &str,
+    labels: Option<&BTreeMap<String, String>>,
+) -> BTreeMap<String, String> {
+    let mut labels = labels.cloned().unwrap_or_default();
+    labels.insert("kubernetes.io/metadata.name".into(), name.into());
+    labels
 }
 
 /// The `spec` of a document that fits its schema.

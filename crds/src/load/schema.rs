@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::document::Document;
 use super::mend::{Fix, descend, mend};
 use super::report::{Problem, closest, field, shown};
-use crate::duration::NotADuration;
+use crate::duration::{self, NotADuration};
 use crate::resources::{GROUP, Observer, ObserverListener, VERSION};
 
 /// Where a custom resource definition keeps the schema of its only version.
@@ -27,16 +27,23 @@ const SCHEMA_IN_CRD: &str = "/spec/versions/0/schema/openAPIV3Schema";
 pub(super) enum Kind {
     Listener,
     Observer,
+    Namespace,
     Secret,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Listener, Self::Observer, Self::Secret];
+    pub(super) const ALL: [Self; 4] = [
+        Self::Listener,
+        Self::Observer,
+        Self::Namespace,
+        Self::Secret,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Listener => "ObserverListener",
             Self::Observer => "Observer",
+            Self::Namespace => "Namespace",
             Self::Secret => "Secret",
         }
     }
@@ -44,7 +51,7 @@ impl Kind {
     pub(super) fn api_version(self) -> String {
         match self {
             Self::Listener | Self::Observer => format!("{GROUP}/{VERSION}"),
-            Self::Secret => "v1".into(),
+            Self::Namespace | Self::Secret => "v1".into(),
         }
     }
 
@@ -53,10 +60,15 @@ impl Kind {
             LazyLock::new(|| Shape::of_resource(&json!(ObserverListener::crd())));
         static OBSERVER: LazyLock<Shape> =
             LazyLock::new(|| Shape::of_resource(&json!(Observer::crd())));
+        static NAMESPACE: LazyLock<Shape> = LazyLock::new(|| {
+            let properties = json!({ "spec": {}, "status": {} });
+            Shape::close(json!({ "type": "object", "properties": properties }), &[])
+        });
         static SECRET: LazyLock<Shape> = LazyLock::new(Shape::of_secret);
         match self {
             Self::Listener => &LISTENER,
             Self::Observer => &OBSERVER,
+            Self::Namespace => &NAMESPACE,
             Self::Secret => &SECRET,
         }
     }
@@ -242,8 +254,12 @@ fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<
                 (_, high) => format!("must be {} or less", high.unwrap_or_default()),
             }
         }
-        ValidationErrorKind::Pattern { .. } => NotADuration.to_string(),
-        ValidationErrorKind::MaxLength { .. } if is_duration(schema) => NotADuration.to_string(),
+        ValidationErrorKind::Pattern { .. } | ValidationErrorKind::MaxLength { .. }
+            if is_duration(schema) =>
+        {
+            NotADuration.to_string()
+        }
+        ValidationErrorKind::Pattern { pattern } => format!("must look like {pattern}"),
         ValidationErrorKind::MaxLength { limit } => {
             format!("is too long; at most {limit} characters are allowed")
         }
@@ -258,9 +274,8 @@ fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<
     }
 }
 
-/// Durations alone have a pattern.
 fn is_duration(schema: &Value) -> bool {
-    schema.get("pattern").is_some()
+    schema.get("pattern").and_then(Value::as_str) == Some(duration::PATTERN)
 }
 
 /// The fields that a part of a schema knows.

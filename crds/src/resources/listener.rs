@@ -7,13 +7,18 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ValueSource, never_null};
+use super::pod_template::PodTemplate;
+use super::{ValueSource, conditions, never_null};
 use crate::config::StartAt;
 use crate::duration::Span;
+
+/// What an identity looks like.
+const IDENTITY: &str = "^[a-z0-9]([-a-z0-9./]*[a-z0-9])?$";
 
 /// A fleet that runs observers against one Postgres database: it reads the changes that were
 /// committed there, matches them against the observers it selects, and performs their actions.
@@ -31,10 +36,32 @@ use crate::duration::Span;
     doc = "A fleet that runs observers against one Postgres database: it reads the changes that were committed there, matches them against the observers it selects, and performs their actions.",
     scale(
         spec_replicas_path = ".spec.replicas",
-        status_replicas_path = ".status.replicas"
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
     ),
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas"),
+    validation = Rule::new("self.metadata.name.size() <= 46").message(
+        "metadata.name must be at most 46 characters, because the names of what is made for it begin with it"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.readyReplicas"),
     printcolumn(name = "Shards", type_ = "integer", json_path = ".spec.shards"),
+    printcolumn(name = "Lag", type_ = "string", json_path = ".status.lag"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Observers",
+        type_ = "integer",
+        json_path = ".status.observers.programmed",
+        priority = 1
+    ),
     printcolumn(
         name = "Age",
         type_ = "date",
@@ -43,6 +70,18 @@ use crate::duration::Span;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "has(self.identity) == has(oldSelf.identity) && (!has(self.identity) || self.identity == oldSelf.identity)",
+        "message": "identity cannot change: progress is kept under it; make a new listener for another one",
+        "fieldPath": ".identity",
+    },
+    {
+        "rule": "self.shards == oldSelf.shards",
+        "message": "shards cannot change yet: progress is kept for each of them; make a new listener for another number",
+        "fieldPath": ".shards",
+    },
+]))]
 pub struct ObserverListenerSpec {
     /// Number of pods. Zero stops the listener; what changes meanwhile waits in the log. A
     /// listener run from a file is always one process.
@@ -56,9 +95,22 @@ pub struct ObserverListenerSpec {
     pub shards: u16,
     /// Where changes come from.
     pub source: Source,
-    /// Which observers of this namespace to run, by their labels. Left out, it runs all of them.
+    /// The name under which progress and dead letters are kept in the database. Left out, it is
+    /// `namespace/name` of this resource. Give it to move a listener to another namespace or
+    /// cluster and go on where it was. It cannot change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = IDENTITY))]
+    pub identity: Option<String>,
+    /// Which observers to run, by their labels. Left out, it runs all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer_selector: Option<LabelSelector>,
+    /// Which namespaces those observers may be in. Left out, they are in the namespace of the
+    /// listener.
+    #[serde(default)]
+    pub observer_namespaces: ObserverNamespaces,
+    /// How the pods agree on which of them works.
+    #[serde(default)]
+    pub lease: LeaseTiming,
     /// How progress is saved.
     #[serde(default)]
     pub checkpoint: Checkpoint,
@@ -68,6 +120,84 @@ pub struct ObserverListenerSpec {
     /// Where actions may connect to.
     #[serde(default)]
     pub egress: EgressRules,
+    /// What the pods have beyond what they need: resources, placement, labels. A listener run
+    /// from a file has no pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
+    /// What becomes of the listener's progress and dead letters in the database when this
+    /// resource is deleted: `Delete` removes them, `Retain` keeps them for a listener of the same
+    /// identity. While they are kept, the log is kept too.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// The namespaces whose observers a listener runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.selector) == (self.from == 'Selector')",
+    "message": "give selector with from: Selector, and only then",
+}]))]
+pub struct ObserverNamespaces {
+    /// `Same`: the listener's own. `All`: every one. `Selector`: those with certain labels.
+    #[serde(default)]
+    pub from: NamespacesFrom,
+    /// Labels of the namespaces, for `Selector`. The API server gives each namespace the label
+    /// `kubernetes.io/metadata.name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// How namespaces are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NamespacesFrom {
+    /// The listener's own namespace.
+    #[default]
+    Same,
+    /// Every namespace.
+    All,
+    /// Those whose labels fit.
+    Selector,
+}
+
+/// Times of the Lease that the working pod holds. They bound how long nobody works after a pod
+/// dies: `duration` and one `retryPeriod`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "duration(self.duration) > duration(self.renewDeadline)",
+        "message": "duration must be longer than renewDeadline",
+        "fieldPath": ".duration",
+    },
+    {
+        "rule": "duration(self.renewDeadline).getMilliseconds() * 5 > duration(self.retryPeriod).getMilliseconds() * 6",
+        "message": "renewDeadline must be longer than 1.2 times retryPeriod",
+        "fieldPath": ".renewDeadline",
+    },
+]))]
+pub struct LeaseTiming {
+    /// How long after its last renewal another pod may take the Lease, 1s to 10m.
+    #[serde(default = "default_lease_duration")]
+    pub duration: Span,
+    /// How long after its last renewal the holder stops by itself. Shorter than `duration`.
+    #[serde(default = "default_renew_deadline")]
+    pub renew_deadline: Span,
+    /// Time between two renewals, or two looks at the Lease, 100ms to 1m. `renewDeadline` must be
+    /// longer than 1.2 times this.
+    #[serde(default = "default_retry_period")]
+    pub retry_period: Span,
+}
+
+/// What becomes of rows in the database when the resource goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// They are removed.
+    #[default]
+    Delete,
+    /// They stay.
+    Retain,
 }
 
 /// Where changes come from.
@@ -177,12 +307,72 @@ pub struct EgressRules {
 }
 
 /// What the operator saw last.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = never_null)]
 pub struct ObserverListenerStatus {
+    /// Generation of the resource that the rest speaks of.
+    #[serde(default)]
+    pub observed_generation: i64,
     /// Number of pods that exist.
     #[serde(default)]
     pub replicas: i32,
+    /// Number of pods that work or stand by.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Selects the pods, for the scale subresource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Numbers of observers.
+    #[serde(default)]
+    pub observers: ObserverCounts,
+    /// Who works on which shard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub shards: Vec<ShardStatus>,
+    /// Age of the oldest event that is not over, such as `0s` or `2m`, as of a few seconds ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<String>,
+    /// Events committed and not read, an upper bound, as of a few seconds ago.
+    #[serde(default)]
+    pub backlog: i64,
+    /// SHA-256 of the bundle that the pods should run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<String>,
+    /// `Ready`: events are delivered. `Progressing`: a change is on its way to the pods.
+    /// `Degraded`: a part does not run. `Stalled`: there is work, and it does not get on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How many observers a listener has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObserverCounts {
+    /// Selected.
+    #[serde(default)]
+    pub selected: i32,
+    /// At work in the pod that works.
+    #[serde(default)]
+    pub programmed: i32,
+    /// Refused; their own status says why.
+    #[serde(default)]
+    pub refused: i32,
+}
+
+/// Who works on a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardStatus {
+    /// Number of the shard.
+    pub shard: i32,
+    /// The pod that works on it.
+    pub owner: String,
+    /// Grows with each change of hands; writes that carry an older one are refused.
+    pub epoch: i64,
+    /// Since when the pod owns it.
+    pub since: String,
 }
 
 impl Default for Checkpoint {
@@ -202,8 +392,31 @@ impl Default for Delivery {
     }
 }
 
+impl Default for LeaseTiming {
+    fn default() -> Self {
+        Self {
+            duration: default_lease_duration(),
+            renew_deadline: default_renew_deadline(),
+            retry_period: default_retry_period(),
+        }
+    }
+}
+
+impl ObserverNamespaces {
+    /// Whether observers in a namespace may be chosen by a listener in the namespace `own`.
+    #[must_use]
+    pub fn contain(&self, namespace: &str, labels: &BTreeMap<String, String>, own: &str) -> bool {
+        match (self.from, &self.selector) {
+            (NamespacesFrom::Same, _) => namespace == own,
+            (NamespacesFrom::All, _) => true,
+            (NamespacesFrom::Selector, None) => false,
+            (NamespacesFrom::Selector, Some(selector)) => selector.matches(labels),
+        }
+    }
+}
+
 impl LabelSelector {
-    /// Whether an observer with these labels is chosen.
+    /// Whether something with these labels is chosen.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.match_labels
@@ -224,6 +437,18 @@ impl LabelExpression {
             LabelOperator::DoesNotExist => value.is_none(),
         }
     }
+}
+
+fn default_lease_duration() -> Span {
+    Span::from_secs(15)
+}
+
+fn default_renew_deadline() -> Span {
+    Span::from_secs(10)
+}
+
+fn default_retry_period() -> Span {
+    Span::from_secs(2)
 }
 
 fn default_replicas() -> i32 {

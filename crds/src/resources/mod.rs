@@ -5,16 +5,22 @@
 
 mod listener;
 mod observer;
+mod pod_template;
 
-use schemars::{JsonSchema, Schema};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use listener::{
-    ChangeLog, Checkpoint, Delivery, EgressRules, LabelExpression, LabelOperator, LabelSelector,
-    ObserverListener, ObserverListenerSpec, ObserverListenerStatus, Source,
+    ChangeLog, Checkpoint, DeletionPolicy, Delivery, EgressRules, LabelExpression, LabelOperator,
+    LabelSelector, LeaseTiming, NamespacesFrom, ObserverCounts, ObserverListener,
+    ObserverListenerSpec, ObserverListenerStatus, ObserverNamespaces, ShardStatus, Source,
 };
-pub use observer::{Action, Log, Observer, ObserverSpec, On, RetryPolicy, Webhook};
+pub use observer::{
+    Action, Log, Observer, ObserverSpec, ObserverState, ObserverStatus, On, RetryPolicy, Webhook,
+};
+pub use pod_template::PodTemplate;
 
 /// API group of both resources.
 pub const GROUP: &str = "observers.fraiseql.dev";
@@ -49,6 +55,18 @@ pub struct SecretKeyRef {
     /// Key within it.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+}
+
+/// Conditions as the API conventions have them: one of each type.
+fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    let mut condition = generator.subschema_for::<Condition>();
+    never_null(&mut condition);
+    json_schema!({
+        "type": "array",
+        "items": condition,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    })
 }
 
 /// Optional means "may be left out", never "may be null": an empty field is a slip of the pen.

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ValueSource, never_null};
+use super::{ValueSource, conditions, never_null};
 use crate::config::{LogLevel, Method, Operation, Retry};
 use crate::duration::Span;
 
@@ -25,13 +26,30 @@ use crate::duration::Span;
     shortname = "obs",
     category = "observers",
     namespaced,
+    status = "ObserverStatus",
     derive = "PartialEq",
     doc = "When this changes in Postgres and that condition holds, do these actions.",
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status"
+    ),
     printcolumn(name = "Entity", type_ = "string", json_path = ".spec.on.entity"),
     printcolumn(
         name = "When",
         type_ = "string",
         json_path = ".spec.when",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].reason",
         priority = 1
     ),
     printcolumn(
@@ -58,7 +76,39 @@ pub struct ObserverSpec {
     pub when: Option<String>,
     /// What to do, in this order of listing; 1 to 16 actions.
     #[schemars(length(min = 1, max = 16))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub actions: Vec<Action>,
+    /// `Suspended` lets events pass without a look at them, until it is `Active` again.
+    #[serde(default)]
+    pub state: ObserverState,
+}
+
+/// Whether an observer runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ObserverState {
+    /// It runs.
+    #[default]
+    Active,
+    /// It sees no event.
+    Suspended,
+}
+
+/// What the operator saw last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObserverStatus {
+    /// Generation of the resource that the rest speaks of.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// The listeners that select it, as `namespace/name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub listeners: Vec<String>,
+    /// `Accepted`: it is right in itself. `Resolved`: the Secrets that it names are there.
+    /// `Programmed`: every listener that selects it runs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
 }
 
 /// Which changes an observer watches.
@@ -71,7 +121,7 @@ pub struct On {
     /// What must have happened. `Custom` stands for events of `observer.emit`, `Truncate` for the
     /// emptying of a whole table.
     #[serde(default = "default_operations")]
-    #[schemars(length(min = 1, max = 5))]
+    #[schemars(length(min = 1, max = 5), extend("x-kubernetes-list-type" = "set"))]
     pub operations: Vec<Operation>,
 }
 

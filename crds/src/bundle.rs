@@ -1,0 +1,320 @@
+//! The bundle: everything that the pods of one listener run from, as one text in the format of
+//! the files that users write.
+//!
+//! Pure: it is given the resources and the secrets, and gives the text and what it thinks of each
+//! observer. One that cannot run is left out with its reason, and the others go on. The same
+//! resources give the same text, whatever order they come in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use crate::load::{Problem, check_alone, namespace_labels};
+use crate::resources::{GROUP, NamespacesFrom, Observer, ObserverListener, ObserverState, VERSION};
+
+/// Key of the bundle's Secret that holds the text.
+pub const BUNDLE_KEY: &str = "bundle.yaml";
+
+/// Most bytes of a bundle: what the API server takes for a Secret, less its own fields.
+pub const MAX_BUNDLE_BYTES: usize = (1 << 20) - (16 << 10);
+
+/// Labels of namespaces, by their name.
+pub type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Gives the keys of a Secret, by namespace and name; nothing if there is no such Secret.
+pub type Secrets<'a> = dyn Fn(&str, &str) -> Option<BTreeMap<String, Vec<u8>>> + 'a;
+
+/// A key of a Secret that a resource refers to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reference {
+    /// Namespace of the resource, and so of the Secret.
+    pub namespace: String,
+    /// Name of the Secret.
+    pub name: String,
+    /// Key within it.
+    pub key: String,
+}
+
+/// What a bundle is made of, and what was left out.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// The text. It holds secrets.
+    pub text: crate::config::Redacted,
+    /// What became of each selected observer, in order of namespace and name.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// What became of an observer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Namespace of the observer.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its generation.
+    pub generation: i64,
+    /// Whether it runs.
+    pub outcome: Outcome,
+}
+
+/// Whether an observer is in the bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is.
+    Included,
+    /// It is suspended.
+    Suspended,
+    /// It is wrong in itself: a sentence for each mistake, with its place.
+    Invalid(Vec<String>),
+    /// It names secrets that are not there: a sentence for each.
+    Unresolved(Vec<String>),
+}
+
+/// Why there is no bundle.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
+    /// The listener is wrong in itself.
+    #[error("{}", .0.join("; "))]
+    Invalid(Vec<String>),
+    /// The listener names secrets that are not there.
+    #[error("{}", .0.join("; "))]
+    Unresolved(Vec<String>),
+    /// It would not fit into a Secret.
+    #[error(
+        "the observers and secrets take {bytes} bytes and at most {MAX_BUNDLE_BYTES} fit into one listener; \
+         spread the observers over several listeners"
+    )]
+    TooLarge {
+        /// What it would take.
+        bytes: usize,
+    },
+}
+
+/// Whether a listener selects an observer; `labels` are those of the observer's namespace.
+#[must_use]
+pub fn selects(
+    listener: &ObserverListener,
+    observer: &Observer,
+    labels: Option<&BTreeMap<String, String>>,
+) -> bool {
+    let namespace = observer.namespace().unwrap_or_default();
+    let own = listener.namespace().unwrap_or_default();
+    let spec = &listener.spec;
+    let labels = namespace_labels(&namespace, labels);
+    let chosen = |selector: &crate::resources::LabelSelector| selector.matches(observer.labels());
+    spec.observer_namespaces.contain(&namespace, &labels, &own)
+        && spec.observer_selector.as_ref().is_none_or(chosen)
+}
+
+/// Every secret that the spec of a resource refers to.
+#[must_use]
+pub fn references(namespace: &str, spec: &impl serde::Serialize) -> BTreeSet<Reference> {
+    let mut found = BTreeSet::new();
+    let spec = serde_json::to_value(spec).unwrap_or_default();
+    collect(namespace, &spec, &mut found);
+    found
+}
+
+fn collect(namespace: &str, value: &Value, found: &mut BTreeSet<Reference>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+                if name == "secretKeyRef"
+                    && let (Some(name), Some(key)) = (text("name"), text("key"))
+                {
+                    found.insert(Reference {
+                        namespace: namespace.to_owned(),
+                        name,
+                        key,
+                    });
+                } else if name != "podTemplate" {
+                    // What the pods get from Secrets by themselves is not the listener's.
+                    collect(namespace, value, found);
+                }
+            }
+        }
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| collect(namespace, item, found)),
+        _ => {}
+    }
+}
+
+/// Makes the bundle of a listener from the observers that it selects.
+pub fn compile(
+    listener: &ObserverListener,
+    observers: &[&Observer],
+    namespaces: &Namespaces,
+    secrets: &Secrets<'_>,
+) -> Result<Bundle, BundleError> {
+    let own = listener.namespace().unwrap_or_default();
+    let head = listener_document(listener);
+    let mut used = references(&own, &listener.spec);
+    let missing = missing(&used, secrets);
+    if !missing.is_empty() {
+        return Err(BundleError::Unresolved(missing));
+    }
+    let problems = check(&head, &used, secrets);
+    if !problems.is_empty() {
+        return Err(BundleError::Invalid(problems));
+    }
+    let mut observers = observers.to_vec();
+    observers.sort_by_key(|observer| (observer.namespace(), observer.name_any()));
+    let mut documents = vec![head];
+    let mut around = BTreeSet::new();
+    let mut verdicts = Vec::with_capacity(observers.len());
+    for observer in observers {
+        let namespace = observer.namespace().unwrap_or_default();
+        let document = observer_document(observer);
+        let needs = references(&namespace, &observer.spec);
+        let outcome = judge(observer, &document, &needs, secrets);
+        if outcome == Outcome::Included {
+            documents.push(document);
+            used.extend(needs);
+            around.insert(namespace.clone());
+        }
+        verdicts.push(Verdict {
+            namespace,
+            name: observer.name_any(),
+            generation: observer.metadata.generation.unwrap_or_default(),
+            outcome,
+        });
+    }
+    if listener.spec.observer_namespaces.from == NamespacesFrom::Selector {
+        let labelled = around.iter().map(|name| json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name, "labels": namespace_labels(name, namespaces.get(name)) },
+        }));
+        documents.extend(labelled);
+    }
+    documents.extend(secret_documents(&used, secrets));
+    let text = stream(&documents);
+    if text.len() > MAX_BUNDLE_BYTES {
+        return Err(BundleError::TooLarge { bytes: text.len() });
+    }
+    Ok(Bundle {
+        text: crate::config::Redacted::new(text),
+        verdicts,
+    })
+}
+
+fn judge(
+    observer: &Observer,
+    document: &Value,
+    needs: &BTreeSet<Reference>,
+    secrets: &Secrets<'_>,
+) -> Outcome {
+    let missing = missing(needs, secrets);
+    if !missing.is_empty() {
+        return Outcome::Unresolved(missing);
+    }
+    let problems = check(document, needs, secrets);
+    if !problems.is_empty() {
+        return Outcome::Invalid(problems);
+    }
+    match observer.spec.state {
+        ObserverState::Active => Outcome::Included,
+        ObserverState::Suspended => Outcome::Suspended,
+    }
+}
+
+/// What is wrong with a resource, as sentences that begin with the field.
+fn check(document: &Value, needs: &BTreeSet<Reference>, secrets: &Secrets<'_>) -> Vec<String> {
+    let mut documents = vec![document.clone()];
+    documents.extend(secret_documents(needs, secrets));
+    let sentence = |problem: Problem| {
+        let field = problem.path.split_once(": ").map(|(_, field)| field);
+        match field {
+            Some(field) => format!("{field}: {}", problem.message),
+            None => problem.message,
+        }
+    };
+    check_alone(stream(&documents))
+        .into_iter()
+        .map(sentence)
+        .collect()
+}
+
+fn missing(needs: &BTreeSet<Reference>, secrets: &Secrets<'_>) -> Vec<String> {
+    let sentence = |need: &Reference| {
+        let Reference {
+            namespace,
+            name,
+            key,
+        } = need;
+        match secrets(namespace, name) {
+            None => Some(format!(
+                "there is no Secret `{name}` in namespace `{namespace}`; create it with key `{key}`"
+            )),
+            Some(keys) if !keys.contains_key(key) => Some(format!(
+                "Secret `{name}` in namespace `{namespace}` has no key `{key}`; add it"
+            )),
+            Some(_) => None,
+        }
+    };
+    needs.iter().filter_map(sentence).collect()
+}
+
+fn listener_document(listener: &ObserverListener) -> Value {
+    let mut document = document("ObserverListener", listener, &listener.spec);
+    if let Some(spec) = document.get_mut("spec").and_then(Value::as_object_mut) {
+        // Not for the pods to know: a change of these is not a change of what they run.
+        for field in ["replicas", "podTemplate", "deletionPolicy"] {
+            spec.remove(field);
+        }
+    }
+    document
+}
+
+fn observer_document(observer: &Observer) -> Value {
+    document("Observer", observer, &observer.spec)
+}
+
+fn document(kind: &str, resource: &impl ResourceExt, spec: &impl serde::Serialize) -> Value {
+    json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": kind,
+        "metadata": {
+            "name": resource.name_any(),
+            "namespace": resource.namespace().unwrap_or_default(),
+            "labels": resource.labels(),
+        },
+        "spec": spec,
+    })
+}
+
+/// The Secrets that are referred to, with no other keys than those.
+fn secret_documents(used: &BTreeSet<Reference>, secrets: &Secrets<'_>) -> Vec<Value> {
+    let mut found: BTreeMap<(&str, &str), BTreeMap<&str, String>> = BTreeMap::new();
+    for Reference {
+        namespace,
+        name,
+        key,
+    } in used
+    {
+        if let Some(value) = secrets(namespace, name).and_then(|mut keys| keys.remove(key)) {
+            let keys = found.entry((namespace, name)).or_default();
+            keys.insert(key, STANDARD.encode(value));
+        }
+    }
+    let document = |((namespace, name), data)| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": { "name": name, "namespace": namespace },
+            "data": data,
+        })
+    };
+    found.into_iter().map(document).collect()
+}
+
+/// A document a line: JSON is YAML, and is written the same way each time.
+fn stream(documents: &[Value]) -> String {
+    let lines: Vec<String> = documents.iter().map(Value::to_string).collect();
+    lines.join("\n---\n") + "\n"
+}

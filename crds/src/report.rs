@@ -1,0 +1,88 @@
+//! What a listener's pod tells about itself on `/status`, for the operator to sum up.
+//!
+//! No field holds a secret: messages name fields and places, never values.
+
+use serde::{Deserialize, Serialize};
+
+/// Path of the report on the pod's HTTP port.
+pub const STATUS_PATH: &str = "/status";
+
+/// HTTP port of a listener's pod in the cluster.
+pub const STATUS_PORT: u16 = 9464;
+
+/// One pod at one moment. Unknown fields are passed over, so that an operator reads the report
+/// of a newer listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodReport {
+    /// Name of the pod.
+    pub pod: String,
+    /// What the pod does now.
+    pub role: Role,
+    /// SHA-256 in hexadecimal of the bundle that is loaded; absent before the first.
+    pub bundle: Option<String>,
+    /// Observers of that bundle that do not compile and therefore do not run.
+    #[serde(default)]
+    pub refused: Vec<Refusal>,
+    /// Why no work is done that should be, if so.
+    pub problem: Option<Trouble>,
+    /// The shards that this pod owns.
+    #[serde(default)]
+    pub shards: Vec<OwnedShard>,
+    /// Age in whole seconds of the oldest event that is not over; 0 when nothing waits.
+    #[serde(default)]
+    pub lag_seconds: u64,
+    /// Events committed and not read; an upper bound.
+    #[serde(default)]
+    pub backlog: u64,
+    /// Actions read and not over.
+    #[serde(default)]
+    pub pending: u64,
+}
+
+/// What a pod does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It has no bundle yet, or cannot use the one it has.
+    Starting,
+    /// It is ready to take over from the pod that works.
+    Standby,
+    /// It works on the shards.
+    Active,
+    /// It finishes what is under way and does not begin anything new.
+    Stopping,
+}
+
+/// An observer that a pod refuses to run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// The observer, `namespace/name`.
+    pub observer: String,
+    /// Place in the resource, such as `spec.when`.
+    pub path: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// Why a pod does not do its work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trouble {
+    /// A reason in the form that conditions have, such as `DatabaseUnreachable`.
+    pub reason: String,
+    /// In words, with the remedy.
+    pub message: String,
+}
+
+/// A shard that a pod owns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnedShard {
+    /// Its number.
+    pub shard: u16,
+    /// The epoch that its saves carry.
+    pub epoch: i64,
+    /// Since when this pod owns it, in RFC 3339.
+    pub since: String,
+}

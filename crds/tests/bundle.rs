@@ -1,0 +1,194 @@
+//! The bundle that the operator writes for the pods.
+
+use std::collections::BTreeMap;
+
+use observer_crds::bundle::{self, BundleError, Namespaces, Outcome, selects};
+use observer_crds::config::ObserverConfig;
+use observer_crds::load::load_bundle;
+use observer_crds::resources::{Observer, ObserverListener};
+use serde_json::{Value, json};
+
+type Keys = BTreeMap<String, Vec<u8>>;
+
+fn listener(extra: &Value) -> ObserverListener {
+    let mut resource = json!({
+        "apiVersion": "observers.fraiseql.dev/v1alpha1", "kind": "ObserverListener",
+        "metadata": {"name": "shop", "namespace": "shop"},
+        "spec": {"source": {"changeLog": {"databaseUrl": {"secretKeyRef": {"name": "db", "key": "url"}}}}},
+    });
+    for (name, value) in extra.as_object().unwrap() {
+        resource["spec"][name] = value.clone();
+    }
+    serde_json::from_value(resource).unwrap()
+}
+
+fn observer(namespace: &str, name: &str, extra: &Value) -> Observer {
+    let mut resource = json!({
+        "apiVersion": "observers.fraiseql.dev/v1alpha1", "kind": "Observer",
+        "metadata": {"name": name, "namespace": namespace, "generation": 3},
+        "spec": {"on": {"entity": "public.orders"}, "actions": [{"name": "note", "log": {}}]},
+    });
+    for (name, value) in extra.as_object().unwrap() {
+        resource["spec"][name] = value.clone();
+    }
+    serde_json::from_value(resource).unwrap()
+}
+
+fn secrets(namespace: &str, name: &str) -> Option<Keys> {
+    let one = |key: &str, value: &str| Some([(key.to_owned(), value.into())].into());
+    match (namespace, name) {
+        ("shop", "db") => one("url", "postgres://u:hunter2@db/shop\n"),
+        ("crm", "hook") => one("url", "https://hooks.example.com/token"),
+        _ => None,
+    }
+}
+
+fn hook(secret: &str, key: &str) -> Value {
+    json!({"actions": [{"name": "send", "webhook": {"url": {"secretKeyRef": {"name": secret, "key": key}}}}]})
+}
+
+#[test]
+fn a_bundle_is_read_as_it_was_meant() {
+    let listener = listener(&json!({
+        "observerNamespaces": {"from": "Selector", "selector": {"matchLabels": {"team": "sales"}}},
+        "lease": {"duration": "6s", "renewDeadline": "4s", "retryPeriod": "1s"},
+    }));
+    let namespaces: Namespaces = [(
+        "crm".to_owned(),
+        [("team".to_owned(), "sales".to_owned())].into(),
+    )]
+    .into();
+    let watching = observer("crm", "b", &hook("hook", "url"));
+    let noting = observer("crm", "a", &json!({}));
+    let made = bundle::compile(&listener, &[&watching, &noting], &namespaces, &secrets).unwrap();
+    let loaded = load_bundle(made.text.reveal()).unwrap();
+    assert_eq!(loaded.listener.identity(), "shop/shop");
+    assert_eq!(
+        loaded.listener.database_url.reveal(),
+        "postgres://u:hunter2@db/shop"
+    );
+    assert_eq!(loaded.listener.lease.renew_deadline.as_secs(), 4);
+    let names: Vec<_> = loaded.observers.iter().map(ObserverConfig::identity).collect();
+    assert_eq!(names, ["crm/a", "crm/b"]);
+
+    let again = bundle::compile(&listener, &[&noting, &watching], &namespaces, &secrets).unwrap();
+    assert_eq!(again.text, made.text);
+}
+
+#[test]
+fn what_only_concerns_the_pods_does_not_change_the_bundle() {
+    let text = |extra: Value| {
+        let made = bundle::compile(&listener(&extra), &[], &Namespaces::new(), &secrets);
+        made.unwrap().text
+    };
+    let plain = text(json!({}));
+    assert_eq!(
+        text(json!({"replicas": 5, "deletionPolicy": "Retain"})),
+        plain
+    );
+    let env = json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "none", "key": "k"}}}]);
+    assert_eq!(text(json!({"podTemplate": {"env": env}})), plain);
+    assert_ne!(text(json!({"shards": 3})), plain);
+    assert!(load_bundle(plain.reveal()).unwrap().observers.is_empty());
+}
+
+#[test]
+fn a_bad_observer_is_left_out_alone() {
+    let timeout = json!({"actions": [{"name": "note", "log": {}, "timeout": "2h"}]});
+    let all = [
+        observer("shop", "a-good", &json!({})),
+        observer("shop", "b-wrong", &timeout),
+        observer("shop", "c-missing", &hook("none", "url")),
+        observer("shop", "d-key", &hook("db", "token")),
+        observer("shop", "e-rests", &json!({"state": "Suspended"})),
+    ];
+    let all: Vec<&Observer> = all.iter().collect();
+    let made = bundle::compile(&listener(&json!({})), &all, &Namespaces::new(), &secrets).unwrap();
+    let outcomes: Vec<_> = made.verdicts.into_iter().map(|one| one.outcome).collect();
+    assert_eq!(
+        outcomes,
+        [
+            Outcome::Included,
+            Outcome::Invalid(vec!["spec.actions[0].timeout: must be 1ms to 5m".into()]),
+            Outcome::Unresolved(vec![
+                "there is no Secret `none` in namespace `shop`; create it with key `url`".into()
+            ]),
+            Outcome::Unresolved(vec![
+                "Secret `db` in namespace `shop` has no key `token`; add it".into()
+            ]),
+            Outcome::Suspended,
+        ]
+    );
+    let loaded = load_bundle(made.text.reveal()).unwrap();
+    assert_eq!(loaded.observers.len(), 1);
+}
+
+#[test]
+fn a_listener_that_cannot_run_has_no_bundle() {
+    let made = |listener: &ObserverListener| {
+        bundle::compile(listener, &[], &Namespaces::new(), &secrets).unwrap_err()
+    };
+    let url = |value: Value| listener(&json!({"source": {"changeLog": {"databaseUrl": value}}}));
+    let missing = url(json!({"secretKeyRef": {"name": "gone", "key": "url"}}));
+    assert_eq!(
+        made(&missing),
+        BundleError::Unresolved(vec![
+            "there is no Secret `gone` in namespace `shop`; create it with key `url`".into()
+        ])
+    );
+    let BundleError::Invalid(wrong) = made(&url(json!({"value": "mysql://u:hunter2@db"}))) else {
+        panic!("not refused");
+    };
+    assert!(
+        wrong[0].starts_with("spec.source.changeLog.databaseUrl.value: "),
+        "{wrong:?}"
+    );
+    assert!(!wrong[0].contains("hunter2"));
+}
+
+#[test]
+fn a_bundle_that_no_secret_holds_is_refused() {
+    let long = json!({"when": format!("new.a == '{}'", "x".repeat(8000))});
+    let all: Vec<_> = (0..140)
+        .map(|n| observer("shop", &format!("o{n}"), &long))
+        .collect();
+    let all: Vec<&Observer> = all.iter().collect();
+    let made = bundle::compile(&listener(&json!({})), &all, &Namespaces::new(), &secrets);
+    assert!(matches!(made, Err(BundleError::TooLarge { .. })));
+}
+
+#[test]
+fn namespaces_are_chosen_as_the_listener_says() {
+    let labels: BTreeMap<String, String> = [("team".to_owned(), "sales".to_owned())].into();
+    let (own, other) = (
+        observer("shop", "a", &json!({})),
+        observer("crm", "a", &json!({})),
+    );
+    let by = |expression: Value| {
+        listener(
+            &json!({"observerNamespaces": {"from": "Selector", "selector": {"matchExpressions": [expression]}}}),
+        )
+    };
+    let name = "kubernetes.io/metadata.name";
+    for (listener, expected) in [
+        (listener(&json!({})), [true, false]),
+        (
+            listener(&json!({"observerNamespaces": {"from": "All"}})),
+            [true, true],
+        ),
+        (
+            by(json!({"key": "team", "operator": "Exists"})),
+            [false, true],
+        ),
+        (
+            by(json!({"key": name, "operator": "In", "values": ["shop"]})),
+            [true, false],
+        ),
+    ] {
+        let found = [
+            selects(&listener, &own, None),
+            selects(&listener, &other, Some(&labels)),
+        ];
+        assert_eq!(found, expected, "{:?}", listener.spec.observer_namespaces);
+    }
+}
