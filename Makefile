@@ -7,7 +7,7 @@ OLD_POSTGRES := $(or $(OBSERVER_TEST_POSTGRES_OLD),/usr/lib/postgresql/15/bin)
 .PHONY: help demo test check lint prepare generate chart figures
 
 help: ## What can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 demo: ## A Postgres, a shop and a receiver: everything at work, until Ctrl-C
 	cargo run --quiet --package observer-listener -- demo
@@ -38,3 +38,6 @@ figures: ## Measurements of a release build; printed, not judged
 	cargo build --release --package observer-listener
 	OBSERVER_TEST_PROGRAM=$(CURDIR)/target/release/observer-listener \
 		cargo test --package observer-listener --test main figures -- --ignored --nocapture --test-threads 1
+
+e2e: ## Everything in a cluster: kind where there is Docker, else one of its own making (root)
+	e2e/run

@@ -1,0 +1,135 @@
+//! A Postgres in a scenario's namespace, migrated as users do it and reached through the API
+//! server.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use serde_json::json;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgPool, Row};
+
+use super::forward::Forward;
+use super::room::Room;
+use super::wait::{self, until};
+use super::{POSTGRES_IMAGE, REPOSITORY, image, repository, resources};
+
+/// Name of its pod and its Service.
+pub(crate) const NAME: &str = "postgres";
+
+const PORT: u16 = 5432;
+
+/// Keys that writers change.
+pub(crate) const KEYS: i64 = 200;
+
+/// A Postgres.
+pub(crate) struct Database {
+    /// Connections to it.
+    pub(crate) pool: PgPool,
+    /// Its URL in the cluster.
+    pub(crate) url: String,
+    _forward: Forward,
+}
+
+impl Database {
+    /// Starts it, with a Secret `db` that holds its URL.
+    pub(crate) async fn start(room: &Room) -> Result<Self> {
+        let container = json!({
+            "name": NAME,
+            "image": POSTGRES_IMAGE,
+            "ports": [{"containerPort": PORT}],
+            "volumeMounts": [
+                {"name": "data", "mountPath": "/data"},
+                {"name": "tmp", "mountPath": "/tmp"},
+            ],
+        });
+        let volumes = json!([{"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]);
+        room.apply::<Pod>(&resources::pod(NAME, &container, &volumes))
+            .await?;
+        room.apply::<Service>(&resources::service(NAME, PORT))
+            .await?;
+        let host = format!("{NAME}.{}.svc.cluster.local:{PORT}", room.namespace);
+        let url = format!("postgres://postgres:postgres@{host}/postgres");
+        room.secret("db", json!({"url": url})).await?;
+        room.pod_ready(NAME).await?;
+        let forward = Forward::open(room.api(), NAME, PORT).await?;
+        let here = format!(
+            "postgres://postgres:postgres@127.0.0.1:{}/postgres?sslmode=disable",
+            forward.port
+        );
+        let (pool, _) = until("Postgres answers", wait::LATE, async || {
+            let pool = PgPoolOptions::new()
+                .max_connections(6)
+                .acquire_timeout(Duration::from_secs(10))
+                .connect(&here)
+                .await?;
+            Ok(pool)
+        })
+        .await?;
+        Ok(Self {
+            pool,
+            url,
+            _forward: forward,
+        })
+    }
+
+    /// Makes the schema by the Job of the documentation, and a tracked table of counters.
+    pub(crate) async fn migrate(&self, room: &Room) -> Result<()> {
+        let text = std::fs::read_to_string(repository("docs/examples/migrate.yaml"))?;
+        let image_line = |line: &str| {
+            line.trim_start()
+                .starts_with(&format!("image: {REPOSITORY}"))
+        };
+        let lines: Vec<String> = text
+            .lines()
+            .map(|line| match line.split_once("image:") {
+                Some((indent, _)) if image_line(line) => format!("{indent}image: {}", image()),
+                _ => line.replace("shop-db", "db"),
+            })
+            .collect();
+        room.cluster
+            .kubectl_with(
+                &["apply", "--namespace", &room.namespace, "--filename", "-"],
+                &lines.join("\n"),
+            )
+            .await?;
+        until("the migration's Job is done", wait::LATE, async || {
+            let job = room.api::<Job>().get("observer-migrate").await?;
+            let status = job.status.context("no status")?;
+            ensure!(status.succeeded == Some(1), "its status: {status:?}");
+            Ok(())
+        })
+        .await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+            "create table kv (k bigint primary key, v bigint not null);
+             insert into kv select k, 0 from generate_series(1, {KEYS}) k;
+             select observer.track('kv');"
+        )))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// How often each key was changed.
+    pub(crate) async fn committed(&self) -> Result<BTreeMap<String, i64>> {
+        let rows = sqlx::query("select k::text, v from kv")
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| (row.get::<String, _>(0), row.get::<i64, _>(1)))
+            .collect())
+    }
+
+    /// Rows that a listener has in the schema `observer`.
+    pub(crate) async fn rows_of(&self, listener: &str) -> Result<i64> {
+        let count = "select (select count(*) from observer.checkpoint where listener = $1)
+            + (select count(*) from observer.dead_letter where listener = $1)";
+        Ok(sqlx::query_scalar(count)
+            .bind(listener)
+            .fetch_one(&self.pool)
+            .await?)
+    }
+}

@@ -1,0 +1,104 @@
+//! The operator, installed by its chart once for all scenarios.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use crds::resources::{Observer, ObserverListener};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, CustomResourceExt};
+use tokio::sync::OnceCell;
+
+use super::room::{MANAGER, is_ready, make_namespace};
+use super::wait::{self, until};
+use super::{Cluster, REPOSITORY, TAG, repository};
+
+/// Namespace of the operator.
+pub(crate) const NAMESPACE: &str = "observer-system";
+
+/// Name of the release, and so of the Deployment.
+pub(crate) const RELEASE: &str = "observer-operator";
+
+static INSTALLED: OnceCell<()> = OnceCell::const_new();
+
+/// Sees to it that the operator is there and ready.
+pub(crate) async fn installed(cluster: &Cluster) -> Result<()> {
+    INSTALLED
+        .get_or_try_init(async || install(cluster).await.map(drop))
+        .await?;
+    ready(cluster).await.map(drop)
+}
+
+/// Installs or upgrades the chart and gives the time until it was ready.
+pub(crate) async fn install(cluster: &Cluster) -> Result<Duration> {
+    make_namespace(cluster, NAMESPACE).await?;
+    let start = Instant::now();
+    let chart = repository("charts/observer-operator");
+    cluster
+        .helm(&[
+            "upgrade",
+            "--install",
+            RELEASE,
+            &chart.to_string_lossy(),
+            "--namespace",
+            NAMESPACE,
+            "--set",
+            &format!("image.repository={REPOSITORY},image.tag={TAG}"),
+            "--wait",
+            "--timeout",
+            "3m",
+        ])
+        .await?;
+    ready(cluster).await?;
+    Ok(start.elapsed())
+}
+
+/// Waits until a pod of the operator is ready.
+pub(crate) async fn ready(cluster: &Cluster) -> Result<Pod> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    let labels = ListParams::default().labels("app.kubernetes.io/name=observer-operator");
+    let (pod, _) = until("the operator is ready", wait::LATE, async || {
+        let pods = pods.list(&labels).await?.items;
+        let ready = pods.into_iter().find(is_ready);
+        ready.context("no pod of it is ready")
+    })
+    .await?;
+    Ok(pod)
+}
+
+/// The operator's Deployment.
+pub(crate) fn deployments(cluster: &Cluster) -> Api<Deployment> {
+    Api::namespaced(cluster.client.clone(), NAMESPACE)
+}
+
+/// Sees to it that the resources are defined, for scenarios without an operator.
+pub(crate) async fn defined(cluster: &Cluster) -> Result<()> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+    for definition in [ObserverListener::crd(), Observer::crd()] {
+        let name = definition.metadata.name.clone().context("no name")?;
+        if definitions.get_opt(&name).await?.is_none() {
+            definitions
+                .patch(
+                    &name,
+                    &PatchParams::apply(MANAGER),
+                    &Patch::Apply(definition),
+                )
+                .await?;
+        }
+        until("the resources are served", wait::SOON, async || {
+            let definition = definitions.get(&name).await?;
+            let conditions = definition.status.and_then(|status| status.conditions);
+            let established = conditions.is_some_and(|conditions| {
+                conditions
+                    .iter()
+                    .any(|one| one.type_ == "Established" && one.status == "True")
+            });
+            ensure!(established, "{name} is not established");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! What arrived against what was committed: nothing lost, nothing repeated, every key in order.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use observer_e2e::Receipt;
+
+use super::database::Database;
+use super::figures::figure;
+use super::sink::Sink;
+use super::wait::until;
+
+/// All that arrived on one path of the sink.
+#[derive(Debug, Default)]
+pub(crate) struct Path {
+    /// Requests that were answered with success.
+    pub(crate) delivered: u64,
+    /// Requests that were answered otherwise.
+    pub(crate) refused: u64,
+    /// Deliveries of what had been delivered before.
+    pub(crate) repeated: u64,
+    /// Deliveries of a change after a later one of the same key.
+    pub(crate) disordered: u64,
+    /// Requests without a right signature.
+    pub(crate) unsigned: u64,
+    /// Deliveries signed with each secret.
+    pub(crate) secrets: BTreeMap<usize, u64>,
+    /// When the last one arrived, in microseconds since 1970.
+    pub(crate) last: i64,
+    /// Longest time between two arrivals since the last mark, in microseconds.
+    pub(crate) longest: i64,
+    ids: HashSet<String>,
+    changes: HashMap<String, BTreeSet<i64>>,
+}
+
+/// All that arrived.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    next: usize,
+    paths: BTreeMap<String, Path>,
+}
+
+impl Path {
+    fn take(&mut self, receipt: Receipt) {
+        if self.last > 0 {
+            self.longest = self.longest.max(receipt.arrived_at - self.last);
+        }
+        self.last = receipt.arrived_at;
+        match receipt.secret {
+            Some(secret) => *self.secrets.entry(secret).or_default() += 1,
+            None => self.unsigned += 1,
+        }
+        if !(200..300).contains(&receipt.status) {
+            self.refused += 1;
+            return;
+        }
+        self.delivered += 1;
+        if !self.ids.insert(receipt.id) {
+            self.repeated += 1;
+            return;
+        }
+        if let (Some(key), Some(sequence)) = (receipt.key, receipt.sequence) {
+            let changes = self.changes.entry(key).or_default();
+            if changes.last().is_some_and(|last| *last > sequence) {
+                self.disordered += 1;
+            }
+            changes.insert(sequence);
+        }
+    }
+
+    /// How many of the committed changes have not arrived.
+    pub(crate) fn lost(&self, committed: &BTreeMap<String, i64>) -> i64 {
+        let none = BTreeSet::new();
+        let missing = |(key, last): (&String, &i64)| {
+            let arrived = self.changes.get(key).unwrap_or(&none);
+            let arrived = arrived.range(1..=*last).count();
+            last - i64::try_from(arrived).unwrap_or(i64::MAX)
+        };
+        committed.iter().map(missing).sum()
+    }
+}
+
+impl Tally {
+    /// Counts what has arrived since the last time.
+    pub(crate) async fn count(&mut self, sink: &Sink) -> Result<()> {
+        let new = sink.since(self.next).await?;
+        self.next += new.len();
+        for receipt in new {
+            let path = self.paths.entry(receipt.path.clone()).or_default();
+            path.take(receipt);
+        }
+        Ok(())
+    }
+
+    /// What arrived on a path.
+    pub(crate) fn path(&mut self, path: &str) -> &mut Path {
+        self.paths.entry(path.to_owned()).or_default()
+    }
+
+    /// Says what a step did to a path, and begins another.
+    pub(crate) fn step(&mut self, path: &str, what: &str, took: Duration) {
+        let path = self.path(path);
+        let longest = Duration::from_micros(u64::try_from(path.longest).unwrap_or_default());
+        path.longest = 0;
+        figure(&format!(
+            "  {what}: took effect in {:.2} s; so far {} delivered, {} repeated, {} out of order; \
+             longest pause between arrivals {} ms",
+            took.as_secs_f64(),
+            path.delivered,
+            path.repeated,
+            path.disordered,
+            longest.as_millis(),
+        ));
+    }
+
+    /// Waits until everything committed has arrived, and fails unless each change did once and
+    /// every key is in order.
+    pub(crate) async fn all_once(
+        &mut self,
+        sink: &Sink,
+        database: &Database,
+        path: &str,
+        within: Duration,
+    ) -> Result<()> {
+        let committed = database.committed().await?;
+        let arrived = until("everything committed has arrived", within, async || {
+            self.count(sink).await?;
+            let lost = self.path(path).lost(&committed);
+            ensure!(lost == 0, "{lost} changes have not arrived");
+            Ok(())
+        })
+        .await;
+        let found = self.path(path);
+        let lost = found.lost(&committed);
+        figure(&format!(
+            "  {path}: {} committed, {} delivered, {lost} lost, {} repeated, {} out of order, {} not signed",
+            committed.values().sum::<i64>(),
+            found.delivered,
+            found.repeated,
+            found.disordered,
+            found.unsigned,
+        ));
+        arrived?;
+        ensure!(
+            found.repeated == 0,
+            "{} deliveries were repeated",
+            found.repeated
+        );
+        ensure!(
+            found.disordered == 0,
+            "{} deliveries came after a later change of their key",
+            found.disordered
+        );
+        ensure!(found.unsigned == 0, "{} were not signed", found.unsigned);
+        Ok(())
+    }
+}
