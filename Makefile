@@ -4,7 +4,7 @@ DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 HELM ?= helm
 OLD_POSTGRES := $(or $(OBSERVER_TEST_POSTGRES_OLD),/usr/lib/postgresql/15/bin)
 
-.PHONY: help demo test check lint prepare generate chart figures
+.PHONY: help demo test check lint prepare generate chart figures e2e
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 10
