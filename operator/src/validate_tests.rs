@@ -72,7 +72,7 @@ fn a_bad_observer_is_left_out_alone() {
         observer("good", &json!({ "value": "https://hooks.example.com/a" })),
         observer(
             "lost",
-            json!({ "secretKeyRef": { "name": "hooks", "key": "url" } }),
+            &json!({ "secretKeyRef": { "name": "hooks", "key": "url" } }),
         ),
         observer("odd", &json!({ "value": "ftp://hooks.example.com/a" })),
     ];
@@ -104,7 +104,7 @@ fn without_its_own_secret_a_listener_is_refused() {
     let own = listener("shop", "shop", None, OLD);
     let observers = vec![observer(
         "a",
-        json!({ "value": "https://hooks.example.com/a" }),
+        &json!({ "value": "https://hooks.example.com/a" }),
     )];
     let plan = plan(
         &key,

@@ -1,1 +1,10 @@
-//! All.
+//! Tests of the operator: what it builds, and what it does in a real control plane.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
+mod golden;

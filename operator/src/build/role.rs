@@ -16,7 +16,7 @@ pub fn build(fleet: &Fleet) -> Role {
             rule(
                 leases,
                 "leases",
-                &["delete", "get", "patch", "update"],
+                &["delete", "get", "patch", "update", "watch"],
                 Some(lease),
             ),
             rule(

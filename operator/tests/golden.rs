@@ -1,0 +1,123 @@
+//! What is built for a listener, against files that a person has read.
+
+use std::fs;
+use std::path::Path;
+
+use crds::resources::ObserverListener;
+use observer_operator::build::{Built, Fleet, Kind};
+use serde_json::{Value, json};
+
+/// Set to renew the files.
+const UPDATE: &str = "UPDATE_GOLDEN";
+
+fn listener(spec: &Value) -> ObserverListener {
+    let mut listener = json!({
+        "apiVersion": "observers.fraiseql.dev/v1alpha1",
+        "kind": "ObserverListener",
+        "metadata": { "namespace": "web", "name": "shop", "uid": "4f2c" },
+        "spec": { "source": { "changeLog": { "databaseUrl": {
+            "secretKeyRef": { "name": "shop-db", "key": "url" },
+        } } } },
+    });
+    for (name, value) in spec.as_object().unwrap() {
+        listener["spec"][name] = value.clone();
+    }
+    serde_json::from_value(listener).unwrap()
+}
+
+fn objects(spec: &Value) -> Vec<Built> {
+    Fleet::new(&listener(spec), "example.com/observers:1")
+        .objects()
+        .unwrap()
+}
+
+fn compare(file: &str, object: &Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(file);
+    // By way of its text: numbers of JSON have a form of their own in memory.
+    let object: serde_yaml_ng::Value = serde_yaml_ng::from_str(&object.to_string()).unwrap();
+    let now = serde_yaml_ng::to_string(&object).unwrap();
+    if std::env::var_os(UPDATE).is_some() {
+        fs::write(&path, now).unwrap();
+        return;
+    }
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        now, before,
+        "{file} is not what is built now. If it should be, run the test again with {UPDATE}=1 and \
+         read the change with git diff"
+    );
+}
+
+#[test]
+fn every_object_of_a_plain_listener() {
+    let built = objects(&json!({ "replicas": 2 }));
+    assert_eq!(built.len(), 7);
+    for built in &built {
+        let kind = built.kind.resource().kind;
+        compare(&format!("{}.yaml", kind.to_lowercase()), &built.object);
+    }
+    let fleet = Fleet::new(&listener(&json!({})), "example.com/observers:1");
+    let bundle = fleet.bundle("kind: Observer\n", "c0ffee").unwrap();
+    compare("secret.yaml", &bundle.object);
+}
+
+#[test]
+fn what_users_add_to_the_pods() {
+    let built = objects(&json!({
+        "delivery": { "drainTimeout": "1500ms" },
+        "podTemplate": {
+            "image": "example.com/mine:2",
+            "imagePullSecrets": [{ "name": "pull" }],
+            "labels": { "team": "shop", "app.kubernetes.io/name": "mine" },
+            "annotations": { "example.com/scrape": "yes" },
+            "resources": { "limits": { "memory": "1Gi" } },
+            "env": [
+                { "name": "RUST_LOG", "value": "debug" },
+                { "name": "POD_IP", "value": "127.0.0.1" },
+                { "name": "RUST_LOG", "value": "info" },
+            ],
+            "nodeSelector": { "disk": "fast" },
+            "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "arm", "operator": "Exists" }] }],
+            } } },
+            "tolerations": [{ "key": "spot", "operator": "Exists" }],
+            "topologySpreadConstraints": [{
+                "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway",
+            }],
+            "priorityClassName": "high",
+        },
+    }));
+    let deployment = built.iter().find(|built| built.kind == Kind::Deployment);
+    compare("deployment-with-template.yaml", &deployment.unwrap().object);
+}
+
+#[test]
+fn one_pod_has_no_disruption_budget() {
+    let has_budget = |replicas: i32| {
+        objects(&json!({ "replicas": replicas }))
+            .iter()
+            .any(|built| built.kind == Kind::PodDisruptionBudget)
+    };
+    assert_eq!([0, 1, 2].map(has_budget), [false, false, true]);
+}
+
+#[test]
+fn what_changes_while_a_listener_runs_does_not_roll_its_pods() {
+    let template = |spec: Value| {
+        let built = objects(&spec);
+        let deployment = built.iter().find(|built| built.kind == Kind::Deployment);
+        deployment.unwrap().object["spec"]["template"].clone()
+    };
+    let plain = template(json!({}));
+    for spec in [
+        json!({ "replicas": 5 }),
+        json!({ "observerSelector": { "matchLabels": { "a": "b" } } }),
+        json!({ "source": { "changeLog": { "databaseUrl": { "value": "postgres://a/b" } } } }),
+        json!({ "deletionPolicy": "Retain" }),
+        json!({ "lease": { "duration": "5s", "renewDeadline": "3s", "retryPeriod": "1s" } }),
+    ] {
+        assert_eq!(template(spec.clone()), plain, "{spec}");
+    }
+}
