@@ -1,0 +1,36 @@
+//! What the operator does in a real control plane.
+//!
+//! There is one control plane and one operator for all scenarios, each of which has a namespace of
+//! its own. No pod really runs: pods are given addresses of this machine, and what they would
+//! report is told there.
+
+mod plane;
+mod pods;
+mod room;
+mod scenarios;
+
+use std::path::PathBuf;
+
+use plane::{Operator, Plane};
+use room::Room;
+use tokio::task::LocalSet;
+
+/// Set to the kubeconfig of a control plane that is there already.
+const KUBECONFIG: &str = "OBSERVER_TEST_KUBECONFIG";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a control plane: run with --ignored"]
+async fn in_a_control_plane() {
+    let plane = match std::env::var_os(KUBECONFIG) {
+        Some(path) => Plane::existing(PathBuf::from(path)),
+        None => Plane::start(),
+    };
+    let client = plane.client().await;
+    plane.define(&client).await;
+    let mut operator = Operator::start(&plane).await;
+    let room = async |name: &str| Room::new(client.clone(), name).await;
+    let playing = scenarios::all(room, &operator);
+    let failures = LocalSet::new().run_until(playing).await;
+    operator.stop();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}

@@ -1,0 +1,148 @@
+//! A control plane, and the operator's program in it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crds::resources::{Observer, ObserverListener};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Api, Client, Config, CustomResourceExt};
+use tempfile::TempDir;
+
+use super::room::within;
+
+/// A control plane, which ends with this value if it began with it.
+pub(super) struct Plane {
+    kubeconfig: PathBuf,
+    started: Option<TempDir>,
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../e2e/cluster")
+        .join(name)
+}
+
+impl Plane {
+    pub(super) fn existing(kubeconfig: PathBuf) -> Self {
+        Self {
+            kubeconfig,
+            started: None,
+        }
+    }
+
+    pub(super) fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        let output = Command::new(script("up"))
+            .arg("--control-plane-only")
+            .arg(folder.path())
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "no control plane");
+        let output = String::from_utf8(output.stdout).unwrap();
+        Self {
+            kubeconfig: PathBuf::from(output.lines().last().unwrap()),
+            started: Some(folder),
+        }
+    }
+
+    pub(super) async fn client(&self) -> Client {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).unwrap();
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+        Client::try_from(config.unwrap()).unwrap()
+    }
+
+    /// Makes the custom resources known.
+    pub(super) async fn define(&self, client: &Client) {
+        let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+        for definition in [ObserverListener::crd(), Observer::crd()] {
+            let name = definition.metadata.name.clone().unwrap();
+            let parameters = PatchParams::apply("test").force();
+            let patch = Patch::Apply(&definition);
+            api.patch(&name, &parameters, &patch).await.unwrap();
+            let established = conditions::is_crd_established();
+            let waiting = await_condition(api.clone(), &name, established);
+            let done = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+            done.unwrap().unwrap();
+        }
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.started {
+            let ended = Command::new(script("down")).arg(folder.path()).status();
+            assert!(ended.is_ok_and(|status| status.success()), "it is left");
+        }
+    }
+}
+
+/// The operator at work.
+pub(super) struct Operator {
+    child: Child,
+    metrics: String,
+}
+
+impl Operator {
+    /// Starts the program and waits until it works.
+    pub(super) async fn start(plane: &Plane) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = port.local_addr().unwrap();
+        drop(port);
+        let child = Command::new(env!("CARGO_BIN_EXE_observer-operator"))
+            .args(["run", "--image", "example.com/observers:1", "--listen"])
+            .arg(address.to_string())
+            .env("KUBECONFIG", &plane.kubeconfig)
+            .env("POD_NAME", format!("test-{}", std::process::id()))
+            .env("OBSERVER_LOG_FORMAT", "text")
+            .spawn()
+            .unwrap();
+        let operator = Self {
+            child,
+            metrics: format!("http://{address}/metrics"),
+        };
+        within(30, "the operator works", async || {
+            operator.metric("observer_operator_leader").await == Some(1.0)
+        })
+        .await;
+        operator
+    }
+
+    /// The sum of all metrics whose names with labels begin so.
+    pub(super) async fn metric(&self, name: &str) -> Option<f64> {
+        let text = reqwest::get(&self.metrics).await.ok()?.text().await.ok()?;
+        let values: Vec<f64> = text
+            .lines()
+            .filter(|line| line.starts_with(name))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
+            .collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    pub(super) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to stop as Kubernetes does, and waits for it to end well.
+    pub(super) fn stop(&mut self) {
+        let asked = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
+        assert!(asked.unwrap().success());
+        assert!(self.child.wait().unwrap().success(), "it did not end well");
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,86 @@
+//! Pods that do not run: they are given an address of this machine, where their report is told.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::routing::get;
+use crds::report::{OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams};
+use serde_json::json;
+
+use super::room::{Room, within};
+
+/// A pod's report, as it would tell it.
+#[derive(Clone)]
+pub(super) struct Told(Arc<Mutex<PodReport>>);
+
+impl Told {
+    /// Tells a report at an address of this machine.
+    pub(super) async fn at(ip: &str) -> Self {
+        let told = Self(Arc::new(Mutex::new(PodReport {
+            pod: String::new(),
+            role: Role::Starting,
+            bundle: None,
+            refused: Vec::new(),
+            problem: None,
+            shards: Vec::new(),
+            lag_seconds: 0,
+            backlog: 0,
+            pending: 0,
+        })));
+        let listener = tokio::net::TcpListener::bind((ip, STATUS_PORT)).await;
+        let report = told.clone();
+        let answer = move || async move {
+            let report = report.0.lock().unwrap().clone();
+            serde_json::to_string(&report).unwrap()
+        };
+        let app = Router::new().route(STATUS_PATH, get(answer));
+        let listener = listener.unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        told
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut PodReport)) {
+        change(&mut self.0.lock().unwrap());
+    }
+
+    /// It works, with this bundle.
+    pub(super) fn works(&self, bundle: &str) {
+        self.change(|report| {
+            report.role = Role::Active;
+            report.bundle = Some(bundle.to_owned());
+            report.shards = vec![OwnedShard {
+                shard: 0,
+                epoch: 3,
+                since: "2026-01-01T00:00:00Z".to_owned(),
+            }];
+        });
+    }
+}
+
+/// Gives the one pod of a listener an address and says that it is ready.
+pub(super) async fn run_pod(room: &Room, listener: &str, ip: &str) -> String {
+    let api: Api<Pod> = room.api();
+    let selector = format!("app.kubernetes.io/instance={listener}");
+    let list = async || {
+        let parameters = ListParams::default().labels(&selector);
+        api.list(&parameters).await.unwrap().items
+    };
+    within(20, "there is a pod", async || !list().await.is_empty()).await;
+    let name = list().await.remove(0).metadata.name.unwrap();
+    let now = "2026-01-01T00:00:00Z";
+    let condition = |type_| json!({ "type": type_, "status": "True", "lastTransitionTime": now });
+    let status = json!({ "status": {
+        "phase": "Running",
+        "podIP": ip,
+        "podIPs": [{ "ip": ip }],
+        "conditions": [condition("Ready"), condition("ContainersReady")],
+    } });
+    let patch = Patch::Merge(&status);
+    api.patch_status(&name, &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    name
+}

@@ -1,0 +1,191 @@
+//! A namespace of a scenario, and what is done and waited for in it.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use crds::resources::{Observer, ObserverListener};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits for a condition, with a deadline.
+pub(super) async fn within(seconds: u64, what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {seconds} s: {what}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// A namespace.
+#[derive(Clone)]
+pub(super) struct Room {
+    pub(super) client: Client,
+    pub(super) namespace: String,
+}
+
+impl Room {
+    pub(super) async fn new(client: Client, name: &str) -> Self {
+        let namespace = format!("{name}-{}", std::process::id());
+        let api: Api<Namespace> = Api::all(client.clone());
+        let object = json!({ "metadata": { "name": namespace } });
+        let object = serde_json::from_value(object).unwrap();
+        api.create(&PostParams::default(), &object).await.unwrap();
+        Self { client, namespace }
+    }
+
+    pub(super) fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Makes or changes something as `kubectl apply` does.
+    pub(super) async fn apply<K>(&self, name: &str, rest: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let mut object = rest;
+        object["apiVersion"] = json!(K::api_version(&()));
+        object["kind"] = json!(K::kind(&()));
+        object["metadata"]["name"] = json!(name);
+        let parameters = PatchParams::apply("test").force();
+        let patch = Patch::Apply(&object);
+        self.api().patch(name, &parameters, &patch).await.unwrap()
+    }
+
+    /// A listener on the database of the Secret `db`.
+    pub(super) async fn listener(&self, name: &str, spec: Value) -> ObserverListener {
+        let mut object = json!({ "spec": { "source": { "changeLog": { "databaseUrl": {
+            "secretKeyRef": { "name": "db", "key": "url" },
+        } } } } });
+        for (field, value) in spec.as_object().unwrap() {
+            object["spec"][field] = value.clone();
+        }
+        self.apply(name, object).await
+    }
+
+    /// An observer with one webhook.
+    pub(super) async fn observer(&self, name: &str, url: Value) -> Observer {
+        let spec = json!({ "spec": {
+            "on": { "entity": "public.orders" },
+            "actions": [{ "name": "send", "webhook": { "url": url } }],
+        } });
+        self.apply(name, spec).await
+    }
+
+    pub(super) async fn secret(&self, name: &str, key: &str, value: &str) {
+        let data = json!({ "stringData": { key: value } });
+        self.apply::<Secret>(name, data).await;
+    }
+
+    /// The Secret of [`Room::listener`]. Nothing answers there.
+    pub(super) async fn database(&self) {
+        self.secret("db", "url", "postgres://u:p@127.0.0.1:1/shop")
+            .await;
+    }
+
+    pub(super) async fn get<K>(&self, name: &str) -> Option<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        self.api().get_opt(name).await.unwrap()
+    }
+
+    pub(super) async fn delete<K>(&self, name: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let api: Api<K> = self.api();
+        api.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    pub(super) async fn edit<K: Serialize>(&self, name: &str, patch: Value)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let api: Api<K> = self.api();
+        let patch = Patch::Merge(&patch);
+        api.patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    pub(super) async fn gone<K>(&self, seconds: u64, name: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let what = format!("{} {name} is gone", K::kind(&()));
+        within(seconds, &what, async || self.get::<K>(name).await.is_none()).await;
+    }
+
+    /// Waits until a listener says something, and answers with the message.
+    pub(super) async fn listener_says(&self, name: &str, said: [&str; 3]) -> String {
+        let look = async || {
+            let listener: Option<ObserverListener> = self.get(name).await;
+            let status = listener.and_then(|listener| listener.status);
+            status.map(|status| status.conditions)
+        };
+        self.says(name, said, look).await
+    }
+
+    /// Waits until an observer says something, and answers with the message.
+    pub(super) async fn observer_says(&self, name: &str, said: [&str; 3]) -> String {
+        let look = async || {
+            let observer: Option<Observer> = self.get(name).await;
+            let status = observer.and_then(|observer| observer.status);
+            status.map(|status| status.conditions)
+        };
+        self.says(name, said, look).await
+    }
+
+    /// What was changed shows within the five seconds that are promised, and a little.
+    async fn says(
+        &self,
+        name: &str,
+        [type_, status, reason]: [&str; 3],
+        look: impl AsyncFn() -> Option<Vec<Condition>>,
+    ) -> String {
+        let deadline = Instant::now() + Duration::from_secs(8);
+        loop {
+            let conditions = look().await.unwrap_or_default();
+            let found = conditions.iter().find(|found| found.type_ == type_);
+            if let Some(found) = found
+                && (&*found.status, &*found.reason) == (status, reason)
+            {
+                return found.message.clone();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{}/{name} does not say {type_}={status} {reason} but {conditions:#?}",
+                self.namespace
+            );
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

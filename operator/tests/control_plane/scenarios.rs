@@ -1,0 +1,392 @@
+//! The scenarios.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crds::report::{Refusal, Trouble};
+use crds::resources::{Observer, ObserverListener};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Event, Namespace, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::plane::Operator;
+use super::pods::{Told, run_pod};
+use super::room::{Room, within};
+
+/// How long nothing is written while nothing changes.
+const QUIET: Duration = Duration::from_secs(13);
+
+/// Plays all scenarios, those at the same time that do not disturb each other. Answers with the
+/// names of those that failed; the harness has printed why.
+pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -> Vec<String> {
+    let mut playing = JoinSet::new();
+    let mut names = BTreeMap::new();
+    macro_rules! play {
+        ($($scenario:ident)*) => {$(
+            let name = stringify!($scenario);
+            let place = room(&name.replace('_', "-")).await;
+            names.insert(playing.spawn_local($scenario(place)).id(), name);
+        )*};
+    }
+    play! {
+        objects_are_made_and_restored
+        a_missing_secret_shows_and_heals
+        an_observer_is_refused_alone
+        of_one_identity_the_younger_is_refused
+        a_listener_goes_with_all_it_had
+        a_namespace_goes_at_once
+        pods_are_heard
+    }
+    let mut failures = Vec::new();
+    while let Some(ended) = playing.join_next_with_id().await {
+        if let Err(error) = ended {
+            failures.push(format!("{} failed: {error}", names[&error.id()]));
+        }
+    }
+    let quiet = nothing_is_written_at_rest(room("rest").await, operator);
+    failures.extend(quiet.await.err());
+    failures
+}
+
+fn plain() -> serde_json::Value {
+    json!({ "value": "https://hooks.example.com/a" })
+}
+
+async fn objects_are_made_and_restored(room: Room) {
+    room.database().await;
+    room.listener("shop", json!({ "replicas": 2 })).await;
+    room.observer("orders", plain()).await;
+    room.listener_says("shop", ["Ready", "False", "Starting"])
+        .await;
+    room.listener_says("shop", ["Progressing", "True", "RollingOut"])
+        .await;
+    room.observer_says("orders", ["Accepted", "True", "Accepted"])
+        .await;
+    room.observer_says("orders", ["Programmed", "False", "Pending"])
+        .await;
+    let name = "shop-listener";
+    assert!(room.get::<ServiceAccount>(name).await.is_some());
+    assert!(room.get::<RoleBinding>(name).await.is_some());
+    assert!(room.get::<Service>(name).await.is_some());
+    assert!(room.get::<NetworkPolicy>(name).await.is_some());
+    let bundle: Secret = room.get("shop-listener-bundle").await.unwrap();
+    let text = bundle.data.unwrap().remove("bundle.yaml").unwrap().0;
+    assert!(String::from_utf8(text).unwrap().contains("\"orders\""));
+    let listener: ObserverListener = room.get("shop").await.unwrap();
+    let hash = listener.status.unwrap().bundle;
+    let annotations = bundle.metadata.annotations.unwrap();
+    assert_eq!(
+        annotations.get("observers.fraiseql.dev/bundle-hash"),
+        hash.as_ref()
+    );
+
+    room.delete::<Service>(name).await;
+    room.delete::<Secret>("shop-listener-bundle").await;
+    room.edit::<Role>(name, json!({ "rules": [] })).await;
+    room.edit::<Deployment>(name, json!({ "spec": { "replicas": 7 } }))
+        .await;
+    room.edit::<NetworkPolicy>(name, json!({ "metadata": { "ownerReferences": [] } }))
+        .await;
+    within(8, "everything is restored", async || {
+        let role: Role = room.get(name).await.unwrap();
+        let deployment: Deployment = room.get(name).await.unwrap();
+        let policy: NetworkPolicy = room.get(name).await.unwrap();
+        room.get::<Service>(name).await.is_some()
+            && room.get::<Secret>("shop-listener-bundle").await.is_some()
+            && role.rules.is_some_and(|rules| rules.len() == 3)
+            && deployment.spec.unwrap().replicas == Some(2)
+            && policy
+                .metadata
+                .owner_references
+                .is_some_and(|owners| owners.len() == 1)
+    })
+    .await;
+
+    assert!(room.get::<PodDisruptionBudget>(name).await.is_some());
+    room.listener("shop", json!({ "replicas": 0 })).await;
+    room.gone::<PodDisruptionBudget>(8, name).await;
+    room.listener_says("shop", ["Ready", "False", "ScaledToZero"])
+        .await;
+    room.observer_says("orders", ["Programmed", "False", "ScaledToZero"])
+        .await;
+}
+
+async fn a_missing_secret_shows_and_heals(room: Room) {
+    room.listener("shop", json!({})).await;
+    let said = room
+        .listener_says("shop", ["Ready", "False", "SecretMissing"])
+        .await;
+    assert!(said.contains("`db`") && said.contains("`url`"), "{said}");
+    assert!(room.get::<Deployment>("shop-listener").await.is_none());
+    room.secret("db", "other", "x").await;
+    within(8, "the key is missed", async || {
+        let listener: ObserverListener = room.get("shop").await.unwrap();
+        let ready = listener.status.unwrap().conditions.remove(0);
+        ready.message.contains("has no key `url`")
+    })
+    .await;
+    room.database().await;
+    room.listener_says("shop", ["Ready", "False", "Starting"])
+        .await;
+    within(8, "there is a Deployment", async || {
+        room.get::<Deployment>("shop-listener").await.is_some()
+    })
+    .await;
+    // What runs is left as it is.
+    room.delete::<Secret>("db").await;
+    room.listener_says("shop", ["Ready", "False", "SecretMissing"])
+        .await;
+    assert!(room.get::<Deployment>("shop-listener").await.is_some());
+    assert!(room.get::<Secret>("shop-listener-bundle").await.is_some());
+    assert!(events(&room, "SecretMissing").await > 0);
+}
+
+async fn an_observer_is_refused_alone(room: Room) {
+    room.database().await;
+    room.listener(
+        "shop",
+        json!({ "observerSelector": { "matchLabels": { "app": "shop" } } }),
+    )
+    .await;
+    let labels = json!({ "metadata": { "labels": { "app": "shop" } } });
+    let hook = json!({ "secretKeyRef": { "name": "hook", "key": "url" } });
+    for (name, url) in [("good", plain()), ("lost", hook)] {
+        room.observer(name, url).await;
+        room.observer_says(name, ["Accepted", "Unknown", "NotSelected"])
+            .await;
+        room.edit::<Observer>(name, labels.clone()).await;
+    }
+    room.observer_says("good", ["Programmed", "False", "Pending"])
+        .await;
+    let said = room
+        .observer_says("lost", ["Resolved", "False", "SecretMissing"])
+        .await;
+    assert!(said.contains("`hook`"), "{said}");
+    room.listener_says("shop", ["Degraded", "True", "ObserversRefused"])
+        .await;
+    room.secret("hook", "url", "ftp://hooks.example.com/a")
+        .await;
+    let said = room
+        .observer_says("lost", ["Accepted", "False", "Invalid"])
+        .await;
+    assert!(said.contains("spec") && !said.contains("ftp"), "{said}");
+    room.secret("hook", "url", "https://hooks.example.com/b")
+        .await;
+    room.observer_says("lost", ["Resolved", "True", "Resolved"])
+        .await;
+    room.listener_says("shop", ["Degraded", "False", "NothingRefused"])
+        .await;
+    room.edit::<Observer>("good", json!({ "spec": { "state": "Suspended" } }))
+        .await;
+    room.observer_says("good", ["Programmed", "False", "Suspended"])
+        .await;
+    room.edit::<Observer>("lost", json!({ "metadata": { "labels": { "app": null } } }))
+        .await;
+    room.observer_says("lost", ["Programmed", "False", "NotSelected"])
+        .await;
+    assert!(events(&room, "SecretMissing").await > 0);
+}
+
+async fn of_one_identity_the_younger_is_refused(room: Room) {
+    room.database().await;
+    let identity = json!({ "identity": room.namespace.clone(), "deletionPolicy": "Retain" });
+    room.listener("elder", identity.clone()).await;
+    room.listener_says("elder", ["Ready", "False", "Starting"])
+        .await;
+    // Times of creation have whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    room.listener("a-younger", identity).await;
+    let said = room
+        .listener_says("a-younger", ["Ready", "False", "IdentityConflict"])
+        .await;
+    assert!(said.contains("/elder"), "{said}");
+    assert!(room.get::<Deployment>("a-younger-listener").await.is_none());
+    room.listener_says("elder", ["Ready", "False", "Starting"])
+        .await;
+    room.delete::<ObserverListener>("elder").await;
+    room.listener_says("a-younger", ["Ready", "False", "Starting"])
+        .await;
+}
+
+async fn a_listener_goes_with_all_it_had(room: Room) {
+    room.database().await;
+    room.listener("shop", json!({})).await;
+    within(8, "there is a Deployment", async || {
+        room.get::<Deployment>("shop-listener").await.is_some()
+    })
+    .await;
+    let listener: ObserverListener = room.get("shop").await.unwrap();
+    let finalizers = listener.metadata.finalizers.unwrap_or_default();
+    assert_eq!(finalizers, ["observers.fraiseql.dev/rows"]);
+    // Nothing says any more where the database is, but what was read before is known.
+    room.delete::<Secret>("db").await;
+    room.listener_says("shop", ["Ready", "False", "SecretMissing"])
+        .await;
+    room.delete::<ObserverListener>("shop").await;
+    room.gone::<Deployment>(20, "shop-listener").await;
+    // Nothing answers there, so it takes its whole time and then lets go.
+    room.gone::<ObserverListener>(75, "shop").await;
+    room.gone::<Secret>(30, "shop-listener-bundle").await;
+    room.gone::<Role>(30, "shop-listener").await;
+    assert!(events(&room, "RowsKept").await > 0);
+}
+
+async fn a_namespace_goes_at_once(room: Room) {
+    room.database().await;
+    room.listener("shop", json!({})).await;
+    room.observer("orders", plain()).await;
+    within(8, "there is a Deployment", async || {
+        room.get::<Deployment>("shop-listener").await.is_some()
+    })
+    .await;
+    let api: Api<Namespace> = Api::all(room.client.clone());
+    api.delete(&room.namespace, &DeleteParams::default())
+        .await
+        .unwrap();
+    within(50, "the namespace is gone", async || {
+        api.get_opt(&room.namespace).await.unwrap().is_none()
+    })
+    .await;
+}
+
+async fn pods_are_heard(room: Room) {
+    room.database().await;
+    let told = Told::at("127.0.0.2").await;
+    room.listener("shop", json!({ "deletionPolicy": "Retain" }))
+        .await;
+    room.observer("orders", plain()).await;
+    let pod = run_pod(&room, "shop", "127.0.0.2").await;
+    told.change(|report| {
+        report.problem = Some(Trouble {
+            reason: "DatabaseUnreachable".to_owned(),
+            message: "cannot reach it".to_owned(),
+        });
+    });
+    room.listener_says("shop", ["Ready", "False", "DatabaseUnreachable"])
+        .await;
+    let bundle = async || {
+        let listener: ObserverListener = room.get("shop").await.unwrap();
+        listener.status.unwrap().bundle.unwrap()
+    };
+    told.change(|report| report.problem = None);
+    let first = bundle().await;
+    told.works(&first);
+    room.listener_says("shop", ["Ready", "True", "Delivering"])
+        .await;
+    room.listener_says("shop", ["Progressing", "False", "UpToDate"])
+        .await;
+    room.observer_says("orders", ["Programmed", "True", "Programmed"])
+        .await;
+    let listener: ObserverListener = room.get("shop").await.unwrap();
+    let status = listener.status.unwrap();
+    assert_eq!(status.lag.as_deref(), Some("0s"));
+    assert_eq!(
+        (&*status.shards[0].owner, status.shards[0].epoch),
+        (&*pod, 3)
+    );
+    assert_eq!(
+        (status.observers.selected, status.observers.programmed),
+        (1, 1)
+    );
+
+    // A new observer does not disturb the others on its way.
+    room.observer("more", plain()).await;
+    room.listener_says("shop", ["Progressing", "True", "LoadingBundle"])
+        .await;
+    room.observer_says("more", ["Programmed", "False", "Pending"])
+        .await;
+    room.observer_says("orders", ["Programmed", "True", "Programmed"])
+        .await;
+    room.listener_says("shop", ["Ready", "True", "Delivering"])
+        .await;
+    let second = bundle().await;
+    assert_ne!(first, second);
+    told.works(&second);
+    told.change(|report| {
+        report.refused = vec![Refusal {
+            observer: format!("{}/more", room.namespace),
+            path: "spec.when".to_owned(),
+            message: "has no such field".to_owned(),
+        }];
+    });
+    let said = room
+        .observer_says("more", ["Accepted", "False", "Invalid"])
+        .await;
+    assert_eq!(said, "spec.when: has no such field");
+    room.listener_says("shop", ["Degraded", "True", "ObserversRefused"])
+        .await;
+    room.listener_says("shop", ["Ready", "True", "Delivering"])
+        .await;
+    assert!(events(&room, "Reloaded").await > 0);
+}
+
+async fn nothing_is_written_at_rest(room: Room, operator: &Operator) -> Result<(), String> {
+    room.database().await;
+    let told = Told::at("127.0.0.3").await;
+    room.listener("shop", json!({ "deletionPolicy": "Retain" }))
+        .await;
+    room.observer("orders", plain()).await;
+    run_pod(&room, "shop", "127.0.0.3").await;
+    room.listener_says("shop", ["Ready", "False", "Starting"])
+        .await;
+    let listener: ObserverListener = room.get("shop").await.unwrap();
+    told.works(&listener.status.unwrap().bundle.unwrap());
+    room.listener_says("shop", ["Progressing", "False", "UpToDate"])
+        .await;
+    room.observer_says("orders", ["Programmed", "True", "Programmed"])
+        .await;
+    // Events come after the status, and the Deployment's own status may still move.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let written = async || {
+        let mut counts = Vec::new();
+        for method in ["PATCH", "POST", "DELETE"] {
+            let name = format!("observer_operator_api_requests_total{{method=\"{method}\"}}");
+            counts.push(operator.metric(&name).await);
+        }
+        let listener: ObserverListener = room.get("shop").await.unwrap();
+        let observer: Observer = room.get("orders").await.unwrap();
+        let versions = (
+            listener.metadata.resource_version,
+            observer.metadata.resource_version,
+        );
+        (counts, versions)
+    };
+    let reconciles = async || operator.metric("observer_operator_reconciles_total").await;
+    let (before, looks) = (written().await, reconciles().await);
+    tokio::time::sleep(QUIET).await;
+    let after = written().await;
+    if before != after {
+        return Err(format!(
+            "something was written at rest: {before:?}, then {after:?}"
+        ));
+    }
+    if looks == reconciles().await {
+        return Err("nothing was looked at meanwhile, so this shows nothing".to_owned());
+    }
+    let memory = std::fs::read_to_string(format!("/proc/{}/status", operator.process()));
+    let memory = memory.unwrap_or_default();
+    let resident = memory.lines().find(|line| line.starts_with("VmRSS"));
+    println!(
+        "the operator's memory at rest: {}",
+        resident.unwrap_or("unknown")
+    );
+    Ok(())
+}
+
+async fn events(room: &Room, reason: &str) -> usize {
+    let api: Api<Event> = room.api();
+    let look = async || {
+        let events = api.list(&ListParams::default()).await.unwrap();
+        let named = |event: &&Event| event.reason.as_deref() == Some(reason);
+        events.items.iter().filter(named).count()
+    };
+    let what = format!("there is an Event {reason}");
+    within(5, &what, async || look().await > 0).await;
+    look().await
+}
