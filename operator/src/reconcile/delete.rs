@@ -1,5 +1,6 @@
 //! The end of a listener: its pods stop, its rows go, and then it goes itself.
 
+use crds::config::Redacted;
 use crds::resources::{DeletionPolicy, ObserverListener};
 
 use super::publish::write_finalizers;
@@ -12,7 +13,7 @@ use crate::key::Key;
 use crate::notices::Notice;
 use crate::queue::Outcome;
 use crate::seen::Held;
-use crate::validate;
+use crate::validate::{self, SecretValues};
 
 impl Context {
     pub(super) async fn delete_listener(
@@ -77,25 +78,9 @@ impl Context {
         let wanted = validate::references(key, listener, &without_observers(&snapshot));
         let values = self.secrets.read_last(&self.client, &wanted).await;
         let url = validate::database_url(key, listener, &values);
-        let database = url.as_ref().and_then(validate::read_database);
-        let shares = |rival: &&std::sync::Arc<ObserverListener>| {
-            let other = Key::of(&rival.metadata);
-            let other = validate::database_url(&other, rival, &values);
-            // Where it cannot be told, nothing is removed that another may need.
-            other.is_none_or(|url| validate::read_database(&url) == database)
-        };
-        if let Some(rival) = snapshot.rivals.iter().find(shares) {
-            let other = Key::of(&rival.metadata);
-            return Ok(kept(format!(
-                "listener {other} has the same identity, so the rows in the database were left"
-            )));
-        }
+        let since = listener.metadata.deletion_timestamp.as_ref();
         let going = Going {
-            since: listener
-                .metadata
-                .deletion_timestamp
-                .as_ref()
-                .map_or_else(now, |time| time.0),
+            since: since.map_or_else(now, |time| time.0),
             pods: !snapshot.pods.is_empty() || snapshot.owned.contains_key(&Kind::Deployment),
             terminating: snapshot.terminating,
             url: url.is_some(),
@@ -107,6 +92,11 @@ impl Context {
             }
             return Ok(None);
         };
+        if let Some(heir) = heir(&snapshot, url.as_ref(), &values) {
+            return Ok(kept(format!(
+                "listener {heir} has the same identity, so the rows in the database were left to it"
+            )));
+        }
         let identity = identity(key, listener);
         match forget(url.as_ref(), &identity).await {
             Ok(rows) => Ok(Some(Notice::normal(
@@ -123,6 +113,21 @@ impl Context {
             }
         }
     }
+}
+
+/// Another listener of the same identity on the same database. Where it cannot be told, nothing is
+/// removed that it may need.
+fn heir(snapshot: &Snapshot, url: Option<&Redacted>, values: &SecretValues) -> Option<Key> {
+    let database = url.and_then(validate::read_database);
+    snapshot
+        .rivals
+        .iter()
+        .map(|rival| (Key::of(&rival.metadata), rival))
+        .find(|(other, rival)| {
+            let url = validate::database_url(other, rival, values);
+            url.is_none_or(|url| validate::read_database(&url) == database)
+        })
+        .map(|(other, _)| other)
 }
 
 fn without_observers(snapshot: &Snapshot) -> Snapshot {

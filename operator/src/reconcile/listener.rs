@@ -265,13 +265,12 @@ impl Context {
             concerns = self.write_status(key, listener, &before, &status).await?;
             memory.written = Some(Instant::now());
         }
-        let idle = bundle.is_err() || listener.spec.replicas == 0;
-        let outcome = if idle && current.pods.is_empty() {
-            Outcome::Settled
-        } else if status::converged(&status) {
-            Outcome::Again(LATER)
-        } else {
-            Outcome::Again(SOON)
+        // All else is told by the watches.
+        let asked = current.pods.iter().any(|pod| pod.seen.ip.is_some());
+        let outcome = match (asked, status::converged(&status)) {
+            (false, _) => Outcome::Settled,
+            (true, true) => Outcome::Again(LATER),
+            (true, false) => Outcome::Again(SOON),
         };
         Ok((outcome, concerns))
     }

@@ -9,7 +9,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -119,7 +118,7 @@ impl Room {
         api.delete(name, &DeleteParams::default()).await.unwrap();
     }
 
-    pub(super) async fn edit<K: Serialize>(&self, name: &str, patch: Value)
+    pub(super) async fn edit<K>(&self, name: &str, patch: Value)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
