@@ -1,0 +1,132 @@
+//! What to do about the Lease that was seen. Pure: times are handed in, and every one of them
+//! is read from this process's own steady clock.
+//!
+//! Whether a holder is gone is judged by how long this process has looked at one and the same
+//! record. The times within a record are for people to read and are never used.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::identity::Identity;
+use crate::timing::{LONGEST_DURATION, Timing};
+
+/// What matters of a Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Who holds it; nobody when it was given up.
+    pub holder: Option<String>,
+    /// The resource version, which changes with every write.
+    pub version: String,
+    /// How long its holder wants others to wait, as it wrote it.
+    pub duration: Duration,
+}
+
+/// What this process has seen of a Lease so far.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    last: Option<Seen>,
+    missing: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    record: Record,
+    /// When this process first saw the record, in this very version.
+    since: Instant,
+}
+
+impl Observed {
+    /// Takes note of what there was (or that there was nothing) at `now`, a moment after the
+    /// answer came: a record must never seem older than it is.
+    pub fn note(&mut self, record: Option<Record>, now: Instant) {
+        self.missing = record.is_none();
+        let Some(record) = record else { return };
+        match &self.last {
+            Some(seen) if seen.record.version == record.version => {}
+            _ => self.last = Some(Seen { record, since: now }),
+        }
+    }
+
+    /// When a holder other than `me` must have stopped, if there is one.
+    ///
+    /// Of the record's duration and our own the longer one counts, as the holder may have been
+    /// started with other times. A holder whose Lease was deleted may not know it yet.
+    fn others_until(&self, me: &Identity, timing: &Timing) -> Option<Instant> {
+        let seen = self.last.as_ref()?;
+        let holder = seen.record.holder.as_deref()?;
+        let wait = seen
+            .record
+            .duration
+            .min(LONGEST_DURATION)
+            .max(timing.duration());
+        (holder != me.as_str()).then(|| seen.since + wait)
+    }
+}
+
+/// What a process that stands by does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandingBy {
+    /// Write itself down as the holder, over what it saw: the Lease is missing, was given up,
+    /// has expired, or is its own already.
+    Claim,
+    /// Leave the Lease alone until then, unless it changes.
+    Wait(Instant),
+}
+
+/// What a process that holds the Lease does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// Write its renewal over what it saw.
+    Renew,
+    /// Stop working: it holds the Lease no longer.
+    Lost(Loss),
+}
+
+/// Why a holder must stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// No renewal succeeded in time.
+    Late,
+    /// The Lease is in other hands, or was taken out of its own.
+    Taken,
+    /// The Lease was deleted, so that anybody may have it.
+    Deleted,
+}
+
+/// Decides for the process `me`, which does not hold the Lease.
+#[must_use]
+pub fn standing_by(
+    me: &Identity,
+    observed: &Observed,
+    now: Instant,
+    timing: &Timing,
+) -> StandingBy {
+    match observed.others_until(me, timing) {
+        Some(until) if now < until => StandingBy::Wait(until),
+        _ => StandingBy::Claim,
+    }
+}
+
+/// Decides for the process `me`, which holds the Lease until its deadline, `until`.
+#[must_use]
+pub fn holding(me: &Identity, observed: &Observed, now: Instant, until: Instant) -> Holding {
+    let holder = observed
+        .last
+        .as_ref()
+        .and_then(|seen| seen.record.holder.as_deref());
+    if now >= until {
+        Holding::Lost(Loss::Late)
+    } else if observed.missing {
+        Holding::Lost(Loss::Deleted)
+    } else if holder == Some(me.as_str()) {
+        Holding::Renew
+    } else {
+        Holding::Lost(Loss::Taken)
+    }
+}
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! A Lease as this program reads and writes it. What others put into it is kept.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::decide::Record;
+use crate::identity::Identity;
+
+/// What is written into a Lease by the process that claims or renews it.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    /// The Lease's name.
+    pub(crate) name: String,
+    /// Who claims it.
+    pub(crate) me: Identity,
+    /// How long others are to wait.
+    pub(crate) duration: Duration,
+    /// Labels that the Lease is to have.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// What matters of a Lease.
+pub(crate) fn read(lease: &Lease) -> Record {
+    let spec = lease.spec.as_ref();
+    let seconds = spec
+        .and_then(|spec| spec.lease_duration_seconds)
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    Record {
+        holder: spec
+            .and_then(|spec| spec.holder_identity.clone())
+            .filter(|holder| !holder.is_empty()),
+        version: lease.metadata.resource_version.clone().unwrap_or_default(),
+        duration: Duration::from_secs(seconds.unwrap_or_default()),
+    }
+}
+
+impl Claim {
+    /// The Lease to write over `seen` (or to create) in order to hold it. It carries the
+    /// version of `seen`, so the API server refuses it when there has been another write.
+    pub(crate) fn held(&self, seen: Option<&Lease>, now: SystemTime) -> Lease {
+        let now = Some(micros(now));
+        let mut lease = seen.cloned().unwrap_or_else(|| Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                ..ObjectMeta::default()
+            },
+            spec: None,
+        });
+        if !self.labels.is_empty() {
+            let labels = lease.metadata.labels.get_or_insert_default();
+            labels.extend(self.labels.clone());
+        }
+        let taken = lease.spec.is_some();
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() != Some(self.me.as_str()) {
+            spec.holder_identity = Some(self.me.as_str().to_owned());
+            spec.acquire_time.clone_from(&now);
+            let before = spec.lease_transitions.unwrap_or_default();
+            spec.lease_transitions = Some(before.saturating_add(i32::from(taken)));
+        }
+        spec.renew_time = now;
+        // Others are to wait at least for the whole of it.
+        let seconds = self.duration.as_secs() + u64::from(self.duration.subsec_nanos() > 0);
+        spec.lease_duration_seconds = Some(i32::try_from(seconds).unwrap_or(i32::MAX));
+        lease
+    }
+}
+
+/// The Lease to write over `seen` in order to give it up.
+pub(crate) fn given_up(seen: &Lease) -> Lease {
+    let mut lease = seen.clone();
+    let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
+    spec.holder_identity = None;
+    lease
+}
+
+fn micros(time: SystemTime) -> MicroTime {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+    MicroTime(Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(pod: &str) -> Claim {
+        Claim {
+            name: "shop".to_owned(),
+            me: Identity::of_boot(pod, "uid", 1),
+            duration: Duration::from_millis(14_500),
+            labels: BTreeMap::from([("app".to_owned(), "shop".to_owned())]),
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn spec(lease: &Lease) -> LeaseSpec {
+        lease.spec.clone().unwrap()
+    }
+
+    #[test]
+    fn a_new_lease_is_complete() {
+        let lease = claim("a").held(None, at(5));
+        assert_eq!(lease.metadata.name.as_deref(), Some("shop"));
+        assert_eq!(lease.metadata.labels, Some(claim("a").labels));
+        assert_eq!(spec(&lease).lease_transitions, Some(0));
+        assert_eq!(spec(&lease).acquire_time, Some(micros(at(5))));
+        assert_eq!(spec(&lease).renew_time, Some(micros(at(5))));
+        assert_eq!(spec(&lease).lease_duration_seconds, Some(15));
+        assert_eq!(read(&lease).holder.as_deref(), Some(claim("a").me.as_str()));
+    }
+
+    #[test]
+    fn a_renewal_moves_the_time_of_renewal_alone() {
+        let first = claim("a").held(None, at(5));
+        let renewed = claim("a").held(Some(&first), at(7));
+        let expected = LeaseSpec {
+            renew_time: Some(micros(at(7))),
+            ..spec(&first)
+        };
+        assert_eq!(spec(&renewed), expected);
+    }
+
+    #[test]
+    fn a_takeover_is_counted_and_keeps_what_others_wrote() {
+        let mut seen = claim("a").held(None, at(5));
+        seen.metadata.resource_version = Some("7".to_owned());
+        seen.metadata.annotations = Some(BTreeMap::from([("k".to_owned(), "v".to_owned())]));
+        for seen in [seen.clone(), given_up(&seen)] {
+            let taken = claim("b").held(Some(&seen), at(9));
+            assert_eq!(taken.metadata, seen.metadata);
+            assert_eq!(spec(&taken).lease_transitions, Some(1));
+            assert_eq!(spec(&taken).acquire_time, Some(micros(at(9))));
+        }
+    }
+
+    #[test]
+    fn nobody_holds_what_was_given_up_by_us_or_in_the_manner_of_others() {
+        let held = claim("a").held(None, at(5));
+        assert_eq!(read(&given_up(&held)).holder, None);
+        let mut emptied = held;
+        emptied.spec.get_or_insert_default().holder_identity = Some(String::new());
+        assert_eq!(read(&emptied).holder, None);
+    }
+
+    #[test]
+    fn a_senseless_duration_counts_as_none() {
+        let mut lease = claim("a").held(None, at(5));
+        lease.spec.get_or_insert_default().lease_duration_seconds = Some(-1);
+        assert_eq!(read(&lease).duration, Duration::ZERO);
+    }
+}

@@ -1,0 +1,171 @@
+//! The times of a Lease, checked once: a holder gives up before others may take over, and it
+//! has time for more than one try before it must.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// A period is lengthened or shortened by up to this share of itself.
+const JITTER: f64 = 0.2;
+
+/// Shortest time between two looks; anything faster is a burden on the API server.
+pub const SHORTEST_RETRY: Duration = Duration::from_millis(100);
+
+/// Longest time that a dead holder may keep others waiting.
+pub const LONGEST_DURATION: Duration = Duration::from_mins(10);
+
+/// Why times do not make a Lease.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TimingError {
+    /// Others could take over while the holder still works.
+    #[error(
+        "the lease's duration ({duration:?}) must be longer than its renew deadline ({renew_deadline:?})"
+    )]
+    Duration {
+        /// The duration.
+        duration: Duration,
+        /// The renew deadline.
+        renew_deadline: Duration,
+    },
+    /// The holder could come to its deadline before its first renewal.
+    #[error(
+        "the lease's renew deadline ({renew_deadline:?}) must be longer than 1.2 times its retry period ({retry_period:?})"
+    )]
+    RenewDeadline {
+        /// The renew deadline.
+        renew_deadline: Duration,
+        /// The retry period.
+        retry_period: Duration,
+    },
+    /// The API server would be asked too often.
+    #[error(
+        "the lease's retry period ({0:?}) must be at least {shortest:?}",
+        shortest = SHORTEST_RETRY
+    )]
+    RetryPeriod(Duration),
+    /// A dead holder would keep others waiting for too long.
+    #[error(
+        "the lease's duration ({0:?}) must be at most {longest:?}",
+        longest = LONGEST_DURATION
+    )]
+    TooLong(Duration),
+}
+
+/// The times of a Lease: `duration > renew_deadline > 1.2 * retry_period`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    duration: Duration,
+    renew_deadline: Duration,
+    retry_period: Duration,
+}
+
+impl Default for Timing {
+    /// 15 s, 10 s and 2 s, as the components of Kubernetes have it.
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Timing {
+    /// Times that hold what the type promises.
+    pub fn new(
+        duration: Duration,
+        renew_deadline: Duration,
+        retry_period: Duration,
+    ) -> Result<Self, TimingError> {
+        if retry_period < SHORTEST_RETRY {
+            return Err(TimingError::RetryPeriod(retry_period));
+        }
+        if duration > LONGEST_DURATION {
+            return Err(TimingError::TooLong(duration));
+        }
+        if duration <= renew_deadline {
+            return Err(TimingError::Duration {
+                duration,
+                renew_deadline,
+            });
+        }
+        if renew_deadline.as_secs_f64() <= retry_period.as_secs_f64() * (1.0 + JITTER) {
+            return Err(TimingError::RenewDeadline {
+                renew_deadline,
+                retry_period,
+            });
+        }
+        Ok(Self {
+            duration,
+            renew_deadline,
+            retry_period,
+        })
+    }
+
+    /// How long after they first saw a record others may take the Lease.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// How long after it sent the last renewal that succeeded a holder goes on.
+    #[must_use]
+    pub fn renew_deadline(&self) -> Duration {
+        self.renew_deadline
+    }
+
+    /// Time between two renewals or looks, and the longest that one call may take.
+    #[must_use]
+    pub fn retry_period(&self) -> Duration {
+        self.retry_period
+    }
+
+    /// A retry period that is spread, so that many processes do not call at the same moment.
+    /// `random` is drawn from 0 to 1.
+    pub(crate) fn spread(&self, random: f64) -> Duration {
+        self.retry_period
+            .mul_f64(1.0 + JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_defaults_would_be_accepted() {
+        assert_eq!(Timing::new(s(15), s(10), s(2)), Ok(Timing::default()));
+    }
+
+    #[test]
+    fn times_that_break_the_promise_are_refused() {
+        assert!(matches!(
+            Timing::new(s(10), s(10), s(2)),
+            Err(TimingError::Duration { .. })
+        ));
+        assert!(matches!(
+            Timing::new(s(15), s(12), s(10)),
+            Err(TimingError::RenewDeadline { .. })
+        ));
+        assert!(matches!(
+            Timing::new(s(15), s(10), s(0)),
+            Err(TimingError::RetryPeriod(_))
+        ));
+        assert!(matches!(
+            Timing::new(s(601), s(10), s(2)),
+            Err(TimingError::TooLong(_))
+        ));
+    }
+
+    #[test]
+    fn a_spread_period_is_always_shorter_than_the_deadline_allows() {
+        let timing = Timing::default();
+        assert_eq!(timing.spread(0.0), Duration::from_millis(1600));
+        assert_eq!(timing.spread(0.5), s(2));
+        assert_eq!(timing.spread(1.0), Duration::from_millis(2400));
+    }
+}
