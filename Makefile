@@ -1,7 +1,7 @@
 DENY_VERSION := 0.20.2
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/observers
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
-HELM ?= helm
+HELM ?= $(shell command -v helm || echo "$$(e2e/cluster/build)/helm")
 OLD_POSTGRES := $(or $(OBSERVER_TEST_POSTGRES_OLD),/usr/lib/postgresql/15/bin)
 
 .PHONY: help demo test check lint prepare generate chart figures e2e
@@ -12,10 +12,11 @@ help: ## What can be made
 demo: ## A Postgres, a shop and a receiver: everything at work, until Ctrl-C
 	cargo run --quiet --package observer-listener -- demo
 
-test: prepare lint ## Everything that must pass, on the newest and on the oldest Postgres at hand
+test: prepare lint ## Everything that must pass: both Postgres versions, the chart, and a real cluster
 	cargo test --workspace
 	OBSERVER_TEST_POSTGRES=$(OLD_POSTGRES) cargo test --package observer-listener --test main
 	$(DENY) --log-level error check bans licenses sources
+	$(MAKE) --no-print-directory chart e2e
 
 check: lint ## The quick loop: format, lints, unit tests
 	cargo test --workspace --lib --bins
