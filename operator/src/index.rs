@@ -488,3 +488,7 @@ pub fn owned_key(kind: Kind, listener: &Key) -> Key {
     };
     Key::new(&*listener.namespace, name)
 }
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

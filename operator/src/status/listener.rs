@@ -385,3 +385,7 @@ impl<'a> Seen<'a> {
         owners.into_values().take(MAX_SHARDS).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

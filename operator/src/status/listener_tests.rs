@@ -1,0 +1,301 @@
+//! What is said about a listener.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crds::report::{OwnedShard, Trouble};
+
+use super::*;
+
+/// Everything that is seen of a listener, with a change to it.
+struct Case {
+    wanted: i32,
+    refused: Option<Refused>,
+    deployment: Option<DeploymentSeen>,
+    pods: Vec<Pod>,
+    verdicts: BTreeMap<Key, Verdict>,
+    before: ObserverListenerStatus,
+    now: i64,
+}
+
+impl Case {
+    /// One pod that delivers.
+    fn well() -> Self {
+        Self {
+            wanted: 1,
+            refused: None,
+            deployment: Some(rolled_out(1)),
+            pods: vec![pod("p1", Some(report(Role::Active, "new")))],
+            verdicts: BTreeMap::new(),
+            before: ObserverListenerStatus::default(),
+            now: 1000,
+        }
+    }
+
+    fn but(change: impl FnOnce(&mut Self)) -> Self {
+        let mut case = Self::well();
+        change(&mut case);
+        case
+    }
+
+    fn status(&self) -> ObserverListenerStatus {
+        let seen = Seen {
+            name: "shop",
+            generation: 3,
+            wanted: self.wanted,
+            refused: self.refused.as_ref(),
+            bundle: self.refused.is_none().then_some("new"),
+            deployment: self.deployment.as_ref(),
+            pods: &self.pods,
+            verdicts: &self.verdicts,
+        };
+        listener(
+            seen,
+            &self.before,
+            Timestamp::from_second(self.now).unwrap(),
+        )
+    }
+
+    /// `Ready Progressing Degraded Stalled`, each as its status and reason.
+    fn says(&self) -> String {
+        let status = self.status();
+        let said = status.conditions.iter().map(|condition| {
+            assert_eq!(condition.observed_generation, Some(3));
+            assert!(!condition.message.is_empty());
+            format!("{}:{}", condition.status, condition.reason)
+        });
+        said.collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn rolled_out(pods: i32) -> DeploymentSeen {
+    DeploymentSeen {
+        generation: 1,
+        observed: 1,
+        wanted: pods,
+        replicas: pods,
+        updated: pods,
+        ready: pods,
+        available: pods,
+        stuck: None,
+    }
+}
+
+fn report(role: Role, bundle: &str) -> PodReport {
+    PodReport {
+        pod: "p1".to_owned(),
+        role,
+        bundle: Some(bundle.to_owned()),
+        refused: Vec::new(),
+        problem: None,
+        shards: vec![OwnedShard {
+            shard: 0,
+            epoch: 1,
+            since: "2026-01-01T00:00:00Z".to_owned(),
+        }],
+        lag_seconds: 0,
+        backlog: 0,
+        pending: 0,
+    }
+}
+
+fn pod(name: &str, report: Option<PodReport>) -> Pod {
+    Pod {
+        name: name.to_owned(),
+        seen: PodSeen {
+            listener: Key::new("web", "shop"),
+            ip: Some("10.0.0.1".to_owned()),
+            ready: true,
+            terminating: false,
+            waiting: None,
+        },
+        report: report.map(|report| PodReport {
+            pod: name.to_owned(),
+            ..report
+        }),
+    }
+}
+
+fn trouble(reason: &str) -> Option<Trouble> {
+    Some(Trouble {
+        reason: reason.to_owned(),
+        message: "it is away".to_owned(),
+    })
+}
+
+fn change_report(case: &mut Case, change: impl FnOnce(&mut PodReport)) {
+    change(case.pods[0].report.as_mut().unwrap());
+}
+
+#[test]
+fn each_state_has_its_words() {
+    let stuck = |case: &mut Case| {
+        let deployment = case.deployment.as_mut().unwrap();
+        (deployment.updated, deployment.available) = (0, 0);
+        deployment.stuck = Some("quota exceeded".to_owned());
+        case.pods.clear();
+    };
+    let refused = Refused {
+        reason: "SecretMissing".to_owned(),
+        message: "there is no Secret".to_owned(),
+    };
+    for (case, says) in [
+        (
+            Case::well(),
+            "True:Delivering False:UpToDate False:NothingRefused False:GettingOn",
+        ),
+        (
+            Case::but(|case| (case.deployment, case.pods) = (None, vec![])),
+            "False:Starting True:RollingOut False:NothingRefused Unknown:NoActivePod",
+        ),
+        (
+            Case::but(|case| case.refused = Some(refused)),
+            "False:SecretMissing False:SecretMissing False:NothingRefused False:GettingOn",
+        ),
+        (
+            Case::but(|case| {
+                case.wanted = 0;
+                (case.deployment, case.pods) = (Some(rolled_out(0)), vec![]);
+            }),
+            "False:ScaledToZero False:UpToDate False:NothingRefused False:ScaledToZero",
+        ),
+        (
+            Case::but(stuck),
+            "False:PodsNotRunning False:RolloutStuck True:RolloutStuck Unknown:NoActivePod",
+        ),
+        (
+            Case::but(|case| {
+                change_report(case, |report| {
+                    report.problem = trouble("DatabaseUnreachable")
+                });
+            }),
+            "False:DatabaseUnreachable False:UpToDate True:DatabaseUnreachable False:GettingOn",
+        ),
+        (
+            Case::but(|case| change_report(case, |report| report.problem = trouble("Stalled"))),
+            "False:Stalled False:UpToDate True:Stalled True:Stalled",
+        ),
+        (
+            Case::but(|case| {
+                change_report(case, |report| {
+                    (report.lag_seconds, report.backlog) = (61, 5)
+                });
+            }),
+            "True:Delivering False:UpToDate False:NothingRefused True:Behind",
+        ),
+        (
+            Case::but(|case| case.pods[0].report = None),
+            "False:PodsNotReporting True:LoadingBundle False:NothingRefused Unknown:NoActivePod",
+        ),
+        (
+            Case::but(|case| {
+                case.pods[0].report = None;
+                case.pods[0].seen.waiting = Some("ImagePullBackOff".to_owned());
+            }),
+            "False:PodsNotRunning True:LoadingBundle False:NothingRefused Unknown:NoActivePod",
+        ),
+        (
+            Case::but(|case| change_report(case, |report| report.role = Role::Standby)),
+            "False:Starting False:UpToDate False:NothingRefused Unknown:NoActivePod",
+        ),
+    ] {
+        assert_eq!(case.says(), says);
+    }
+}
+
+#[test]
+fn a_new_bundle_may_take_a_while_to_arrive() {
+    let mut case = Case::but(|case| case.before = Case::well().status());
+    change_report(&mut case, |report| report.bundle = Some("old".to_owned()));
+    case.now += 100;
+    assert!(
+        case.says()
+            .starts_with("True:Delivering True:LoadingBundle")
+    );
+    case.before = case.status();
+    case.now += 29;
+    assert!(
+        case.says()
+            .starts_with("True:Delivering True:LoadingBundle")
+    );
+    case.now += 2;
+    assert!(
+        case.says()
+            .starts_with("False:BundleNotLoaded True:LoadingBundle")
+    );
+    // What never was ready does not become so by an old bundle.
+    case.before = ObserverListenerStatus::default();
+    assert!(
+        case.says()
+            .starts_with("False:BundleNotLoaded True:LoadingBundle")
+    );
+}
+
+#[test]
+fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
+    let case = Case::but(|case| {
+        let refused = |message: &str| Verdict::Invalid {
+            message: message.to_owned(),
+        };
+        case.verdicts = [
+            (Key::new("web", "a"), Verdict::Programmed),
+            (Key::new("web", "b"), refused("x")),
+            (Key::new("web", "c"), Verdict::Suspended),
+        ]
+        .into();
+    });
+    assert!(
+        case.says()
+            .starts_with("True:Delivering False:UpToDate True:ObserversRefused")
+    );
+    let status = case.status();
+    let message = &find(&status.conditions, "Degraded").unwrap().message;
+    assert!(
+        message.starts_with("1 of 3 observers do not run (web/b)"),
+        "{message}"
+    );
+    let counts = status.observers;
+    assert_eq!(
+        (counts.selected, counts.programmed, counts.refused),
+        (3, 1, 1)
+    );
+}
+
+#[test]
+fn the_later_owner_of_a_shard_is_shown() {
+    let mut later = report(Role::Active, "new");
+    later.shards[0].epoch = 2;
+    let case = Case::but(|case| {
+        case.pods.push(pod("p2", Some(later)));
+        change_report(case, |report| report.lag_seconds = 99);
+    });
+    let status = case.status();
+    assert_eq!(status.shards.len(), 1);
+    assert_eq!(
+        (&*status.shards[0].owner, status.shards[0].epoch),
+        ("p2", 2)
+    );
+    assert_eq!(status.lag.as_deref(), Some("0s"));
+}
+
+#[test]
+fn the_same_sight_gives_the_same_status_at_any_time() {
+    let mut case = Case::well();
+    case.before = case.status();
+    case.now += 12345;
+    assert_eq!(case.status(), case.before);
+    assert!(converged(&case.before));
+}
+
+#[test]
+fn figures_alone_can_wait() {
+    let before = Case::well().status();
+    let mut after = Case::but(|case| {
+        change_report(case, |report| {
+            (report.lag_seconds, report.backlog) = (5, 100)
+        });
+    })
+    .status();
+    assert_eq!((after.lag.as_deref(), after.backlog), (Some("5s"), 100));
+    keep_figures(&mut after, &before);
+    assert_eq!((after.lag.as_deref(), after.backlog), (Some("0s"), 0));
+}
