@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use crds::resources::{Observer, ObserverListener};
 use kube::CustomResourceExt;
 use observer_operator::controller::CONCURRENCY;
+use observer_operator::probe::probe;
 use observer_operator::run::{self, Settings};
 use observer_operator::telemetry::logs::{self, LogFormat};
 
@@ -33,6 +36,18 @@ enum Command {
     Run(RunArgs),
     /// Print the definitions of the resources, for kubectl apply -f -
     Crds,
+    /// Ask an address until it answers 200, and fail when it does not in time
+    Probe(ProbeArgs),
+}
+
+#[derive(Debug, Args)]
+struct ProbeArgs {
+    /// Such as http://observer-operator:8080/readyz
+    #[arg(long, value_name = "URL")]
+    url: String,
+    /// Seconds for which to go on asking
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    patience: u16,
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +132,7 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Crds => print_definitions(),
+        Command::Probe(args) => ask(&args),
         Command::Run(args) => {
             logs::start(cli.log_format, "info");
             work(args.settings())
@@ -140,6 +156,17 @@ fn work(settings: Settings) -> anyhow::Result<()> {
             let config = kube::Config::infer().await?;
             run::run(config, settings, stop).await
         })
+}
+
+fn ask(args: &ProbeArgs) -> anyhow::Result<()> {
+    let patience = Duration::from_secs(args.patience.into());
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(probe(&args.url, patience))
+        .with_context(|| args.url.clone())?;
+    println!("{} is well", args.url);
+    Ok(())
 }
 
 fn print_definitions() -> anyhow::Result<()> {

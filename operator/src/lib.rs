@@ -13,6 +13,7 @@ pub mod finalize;
 pub mod index;
 pub mod key;
 pub mod notices;
+pub mod probe;
 pub mod queue;
 pub mod reconcile;
 pub mod report;

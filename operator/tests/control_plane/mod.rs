@@ -32,5 +32,6 @@ async fn in_a_control_plane() {
     let playing = scenarios::all(room, &operator);
     let failures = LocalSet::new().run_until(playing).await;
     operator.stop();
+    plane.lease_is_free(&client).await;
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }

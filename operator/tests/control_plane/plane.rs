@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crds::resources::{Observer, ObserverListener};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -71,6 +72,14 @@ impl Plane {
             let done = tokio::time::timeout(Duration::from_secs(20), waiting).await;
             done.unwrap().unwrap();
         }
+    }
+
+    /// An operator that has ended holds up no other.
+    pub(super) async fn lease_is_free(&self, client: &Client) {
+        let api: Api<Lease> = Api::namespaced(client.clone(), "default");
+        let lease = api.get("observer-operator").await.unwrap();
+        let holder = lease.spec.and_then(|spec| spec.holder_identity);
+        assert!(holder.is_none_or(|holder| holder.is_empty()));
     }
 }
 

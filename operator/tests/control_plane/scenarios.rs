@@ -42,6 +42,7 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         a_listener_goes_with_all_it_had
         a_namespace_goes_at_once
         pods_are_heard
+        what_the_api_server_refuses_is_told
     }
     let mut failures = Vec::new();
     while let Some(ended) = playing.join_next_with_id().await {
@@ -324,6 +325,25 @@ async fn pods_are_heard(room: Room) {
     room.listener_says("shop", ["Ready", "True", "Delivering"])
         .await;
     assert!(events(&room, "Reloaded").await > 0);
+}
+
+async fn what_the_api_server_refuses_is_told(room: Room) {
+    room.database().await;
+    let labelled =
+        |labels| json!({ "podTemplate": { "labels": labels }, "deletionPolicy": "Retain" });
+    room.listener("shop", labelled(json!({ "not a label": "x" })))
+        .await;
+    let said = room
+        .listener_says("shop", ["Ready", "False", "ApplyFailed"])
+        .await;
+    assert!(
+        said.contains("Deployment shop-listener") && said.contains("not a label"),
+        "{said}"
+    );
+    room.listener("shop", labelled(json!({ "label": "x" })))
+        .await;
+    room.listener_says("shop", ["Ready", "False", "Starting"])
+        .await;
 }
 
 async fn nothing_is_written_at_rest(room: Room, operator: &Operator) -> Result<(), String> {
