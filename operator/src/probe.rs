@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// It cannot be asked, or does not answer.
-    #[error("does not answer: {0}")]
+    #[error("does not answer")]
     Away(#[from] reqwest::Error),
     /// It answers something else.
     #[error("answers {0}")]
