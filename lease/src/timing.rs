@@ -9,10 +9,10 @@ use thiserror::Error;
 const JITTER: f64 = 0.2;
 
 /// Shortest time between two looks; anything faster is a burden on the API server.
-pub const SHORTEST_RETRY: Duration = Duration::from_millis(100);
+pub(crate) const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 
 /// Longest time that a dead holder may keep others waiting.
-pub const LONGEST_DURATION: Duration = Duration::from_mins(10);
+pub(crate) const LONGEST_DURATION: Duration = Duration::from_mins(10);
 
 /// Why times do not make a Lease.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

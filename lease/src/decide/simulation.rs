@@ -232,7 +232,7 @@ impl World {
             // Graceful ends come as any other write.
             Some((version, _)) => {
                 let (version, me) = (version.clone(), process.me.as_str().to_owned());
-                let ends = self.random.random_bool(0.03);
+                let ends = !self.calm() && self.random.random_bool(0.03);
                 if ends {
                     self.processes[p].holds = None;
                 }
