@@ -40,12 +40,11 @@ impl Database {
             "name": NAME,
             "image": POSTGRES_IMAGE,
             "ports": [{"containerPort": PORT}],
-            "volumeMounts": [
-                {"name": "data", "mountPath": "/data"},
-                {"name": "tmp", "mountPath": "/tmp"},
-            ],
+            "env": [{"name": "POSTGRES_PASSWORD", "value": "postgres"}],
+            "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql"}],
+            "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
         });
-        let volumes = json!([{"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]);
+        let volumes = json!([{"name": "data", "emptyDir": {}}]);
         room.apply::<Pod>(&resources::pod(NAME, &container, &volumes))
             .await?;
         room.apply::<Service>(&resources::service(NAME, PORT))

@@ -25,9 +25,6 @@ pub(crate) fn pod_spec(container: &Value, volumes: &Value) -> Value {
         "terminationGracePeriodSeconds": 5,
         "securityContext": {
             "runAsNonRoot": true,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
-            "fsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     })
