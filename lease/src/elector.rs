@@ -40,7 +40,7 @@ pub struct Elector {
 
 /// How a round of standing by ended.
 enum Round {
-    Held(Held),
+    Held(Box<Held>),
     Stopped,
     /// To be begun anew, after a pause.
     Again(Duration),
@@ -107,7 +107,7 @@ impl Elector {
                     return None;
                 }
                 Round::Held(held) => {
-                    let leadership = Leadership::begin(self.calls.clone(), held);
+                    let leadership = Leadership::begin(self.calls.clone(), *held);
                     self.latest = leadership.lost().clone();
                     return Some(leadership);
                 }
@@ -156,7 +156,7 @@ impl Elector {
                 biased;
                 () = stop.cancelled() => return Round::Stopped,
                 change = next(&mut changes) => match change {
-                    Some(Ok(changed)) => lease = changed,
+                    Some(Ok(now)) => lease = now,
                     Some(Err(error)) => return self.failed(&error),
                     None => return Round::Again(self.spread()),
                 },
@@ -171,7 +171,7 @@ impl Elector {
             Ok(held) => {
                 self.observed.note(Some(read(&held.lease)), Instant::now());
                 self.told = None;
-                Round::Held(held)
+                Round::Held(Box::new(held))
             }
             Err(StoreError::Conflict | StoreError::Missing) => Round::Again(CONFLICT_PAUSE),
             Err(error) => {

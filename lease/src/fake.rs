@@ -1,5 +1,6 @@
 //! A small imitation of the API server, for one Lease. Calls take as long as they are told to,
 //! have their effect even when the caller has given up on them, and are counted.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -123,13 +124,13 @@ impl Fake {
             state.fates.pop_front().unwrap_or(otherwise)
         };
         let (answer, answered) = oneshot::channel();
-        let fake = self.clone();
+        let server = self.clone();
         tokio::spawn(async move {
             sleep(fate.there).await;
             let result = if fate.fails {
                 Err(failure(500, "InternalError"))
             } else {
-                effect(&mut fake.state())
+                effect(&mut server.state())
             };
             sleep(fate.back).await;
             // The caller may have given up.

@@ -112,12 +112,12 @@ async fn renew_until_lost(calls: &Calls, held: &watch::Sender<Held>) -> Loss {
             Err(StoreError::Conflict | StoreError::Missing) => {
                 let until = held.borrow().until;
                 match look(calls, until).await {
-                    Ok(Found::Ours(now)) => {
+                    Ok(Ok(now)) => {
                         lease = now;
                         next = Instant::now() + CONFLICT_PAUSE;
                         continue;
                     }
-                    Ok(Found::Lost(loss)) => return loss,
+                    Ok(Err(loss)) => return loss,
                     Err(error) => error,
                 }
             }
@@ -132,23 +132,15 @@ async fn renew_until_lost(calls: &Calls, held: &watch::Sender<Held>) -> Loss {
     }
 }
 
-/// What became of a Lease that could not be renewed as it was known.
-enum Found {
-    /// It is ours still: somebody else wrote to it, or a renewal without an answer succeeded.
-    Ours(Lease),
-    Lost(Loss),
-}
-
-async fn look(calls: &Calls, until: Instant) -> Result<Found, StoreError> {
+/// Looks at a Lease that could not be renewed as it was known. It is ours still when somebody
+/// else wrote to it, or when a renewal without an answer succeeded.
+async fn look(calls: &Calls, until: Instant) -> Result<Result<Lease, Loss>, StoreError> {
     let lease = calls.get().await?;
     let now = Instant::now();
     let mut observed = Observed::default();
     observed.note(lease.as_ref().map(read), now);
-    Ok(
-        match (holding(&calls.claim.me, &observed, now, until), lease) {
-            (Holding::Renew, Some(lease)) => Found::Ours(lease),
-            (Holding::Renew, None) => Found::Lost(Loss::Deleted),
-            (Holding::Lost(loss), _) => Found::Lost(loss),
-        },
-    )
+    Ok(match holding(&calls.claim.me, &observed, now, until) {
+        Holding::Renew => lease.ok_or(Loss::Deleted),
+        Holding::Lost(loss) => Err(loss),
+    })
 }

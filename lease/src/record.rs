@@ -86,6 +86,8 @@ fn micros(time: SystemTime) -> MicroTime {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
 
     fn claim(pod: &str) -> Claim {

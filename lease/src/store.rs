@@ -93,18 +93,18 @@ impl Store for Api<Lease> {
             let events = Api::watch(self, &params, version).await?;
             Ok(events
                 .map_err(StoreError::from)
-                .try_filter_map(|event| future::ready(change(event)))
+                .try_filter_map(|event| future::ready(change(event).transpose()))
                 .boxed())
         })
     }
 }
 
 /// What an event says about the Lease, if anything.
-fn change(event: WatchEvent<Lease>) -> Result<Option<Option<Lease>>, StoreError> {
+fn change(event: WatchEvent<Lease>) -> Option<Result<Option<Lease>, StoreError>> {
     match event {
-        WatchEvent::Added(lease) | WatchEvent::Modified(lease) => Ok(Some(Some(lease))),
-        WatchEvent::Deleted(_) => Ok(Some(None)),
-        WatchEvent::Bookmark(_) => Ok(None),
-        WatchEvent::Error(status) => Err(kube::Error::Api(status).into()),
+        WatchEvent::Added(lease) | WatchEvent::Modified(lease) => Some(Ok(Some(lease))),
+        WatchEvent::Deleted(_) => Some(Ok(None)),
+        WatchEvent::Bookmark(_) => None,
+        WatchEvent::Error(status) => Some(Err(kube::Error::Api(status).into())),
     }
 }

@@ -1,5 +1,6 @@
 //! Processes with clocks of their own around one Lease, with calls that are slow, lost or land
 //! late, with kills and pauses, all drawn from a seed: never do two hold at once.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 
@@ -25,12 +26,17 @@ enum Call {
     Write(Option<String>, Option<String>),
 }
 
+/// The Lease as it is, where there is one; or that the write was refused.
+type Answer = Result<Option<Record>, Refused>;
+
+struct Refused;
+
 enum Event {
     Wake,
     /// A call comes to the API server, which knows no processes.
     Lands(u64, Call, Instant),
-    /// An answer comes back: the Lease as it is, or nothing when the write was refused.
-    Answered(u64, Call, Instant, Option<Option<Record>>),
+    /// An answer comes back.
+    Answered(u64, Call, Instant, Answer),
     TimedOut(u64),
     Told(Option<Record>),
     Killed,
@@ -166,17 +172,20 @@ impl World {
 
     fn make_trouble(&mut self) {
         let p = self.random.random_range(0..PROCESSES);
-        if self.random.random_bool(0.05) {
-            self.after(0, p, Event::Killed);
-        } else if self.random.random_bool(0.05) {
-            let length = self.random.random_range(0..40 * SECOND);
-            self.after(0, p, Event::Paused(length));
-        } else if self.random.random_bool(0.02)
-            && let Some(lease) = &mut self.lease
-        {
-            // Somebody edits its labels.
-            self.version += 1;
-            lease.version = self.version.to_string();
+        match self.random.random_range(0..100) {
+            0..5 => self.after(0, p, Event::Killed),
+            5..10 => {
+                let length = self.random.random_range(0..40 * SECOND);
+                self.after(0, p, Event::Paused(length));
+            }
+            10..12 => {
+                // Somebody edits its labels.
+                if let Some(lease) = &mut self.lease {
+                    self.version += 1;
+                    lease.version = self.version.to_string();
+                }
+            }
+            _ => {}
         }
     }
 
@@ -273,7 +282,11 @@ impl World {
         if boot != self.processes[p].boot || (!self.calm() && self.random.random_bool(0.05)) {
             return;
         }
-        let answer = accepted.then(|| self.lease.clone());
+        let answer = if accepted {
+            Ok(self.lease.clone())
+        } else {
+            Err(Refused)
+        };
         let latency = self.latency();
         self.after(latency, p, Event::Answered(id, call, sent, answer));
     }
@@ -286,11 +299,10 @@ impl World {
         }
     }
 
-    fn answered(&mut self, p: usize, call: &Call, sent: Instant, answer: Option<Option<Record>>) {
+    fn answered(&mut self, p: usize, call: &Call, sent: Instant, answer: Answer) {
         let now = self.local(p);
         let until = sent + self.timing.renew_deadline();
-        let Some(record) = answer else {
-            // Refused: look again.
+        let Ok(record) = answer else {
             return self.ask(p, Call::Get);
         };
         let process = &mut self.processes[p];

@@ -1,4 +1,5 @@
 //! Time is paused in these tests: it moves on only when everybody waits.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::sync::Mutex;
 
