@@ -60,8 +60,11 @@ async fn nothing_is_lost_or_repeated_while_everything_changes() {
         receiver_fails(&mut shop).await?;
 
         let failed = writer.stop().await?;
-        let took = start.elapsed().as_secs();
-        figure(&format!("  writer: {took} s, {failed} statements failed"));
+        let committed: i64 = shop.database.committed().await?.values().sum();
+        figure(&format!(
+            "  writer: {committed} changes in {} s, {failed} statements failed",
+            start.elapsed().as_secs()
+        ));
         shop.tally
             .all_once(&shop.sink, &shop.database, MAIN, SOON)
             .await?;

@@ -60,7 +60,7 @@ impl Database {
         );
         let (pool, _) = until("Postgres answers", wait::LATE, async || {
             let pool = PgPoolOptions::new()
-                .max_connections(6)
+                .max_connections(10)
                 .acquire_timeout(Duration::from_secs(10))
                 .connect(&here)
                 .await?;

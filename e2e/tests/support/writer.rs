@@ -1,6 +1,7 @@
 //! A writer that commits changes at a steady rate. What it committed is asked of the database,
 //! which alone knows.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::database::KEYS;
 
 /// Connections that write.
-const WRITERS: u32 = 4;
+const WRITERS: u32 = 8;
+
+/// Transactions that each sends at once, as the way to the database by the API server is long.
+const TOGETHER: u32 = 4;
 
 /// A writer at work.
 pub(crate) struct Writer {
@@ -26,7 +30,7 @@ impl Writer {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for number in 0..WRITERS {
-            let pause = Duration::from_secs(1) * WRITERS / rate;
+            let pause = Duration::from_secs(1) * WRITERS * TOGETHER / rate;
             tasks.spawn(write(pool.clone(), i64::from(number), pause, stop.clone()));
         }
         Self { stop, tasks }
@@ -48,10 +52,17 @@ async fn write(pool: PgPool, number: i64, pause: Duration, stop: CancellationTok
             _ = ticks.tick() => {}
             () = stop.cancelled() => return failed,
         }
-        round += 1;
-        // All writers come to all keys, in an order of their own.
-        let key = (round * 37) % KEYS + 1;
-        let change = sqlx::query("update kv set v = v + 1 where k = $1").bind(key);
+        let mut statements = String::new();
+        for _ in 0..TOGETHER {
+            round += 1;
+            // All writers come to all keys, in an order of their own.
+            let key = (round * 37) % KEYS + 1;
+            let _ = write!(
+                statements,
+                "begin; update kv set v = v + 1 where k = {key}; commit;"
+            );
+        }
+        let change = sqlx::raw_sql(sqlx::AssertSqlSafe(statements));
         if change.execute(&pool).await.is_err() {
             failed += 1;
         }
