@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 )
@@ -24,6 +25,7 @@ func runEtcd() {
 	config.ListenPeerUrls, config.AdvertisePeerUrls = local(*peer), local(*peer)
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
 	config.LogLevel = "warn"
+	config.WarningUnaryRequestDuration = time.Second
 	// What a test writes need not outlive a power cut, and disks are slow at being sure.
 	config.UnsafeNoFsync = true
 

@@ -112,10 +112,11 @@ await() { # WHAT SECONDS LOG COMMAND...: as within, and on failure shows the end
     return 1
 }
 
-hierarchies() { # the folders in which cgroups are made: one with cgroup v2, one for each controller with v1
+hierarchies() { # the folders in which cgroups are made: one with cgroup v2, one for each controller with v1, where
+    # there may be a v2 beside them, for names only
     if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
         echo /sys/fs/cgroup
     else
-        awk '$3 == "cgroup" { print $2 }' /proc/self/mounts
+        awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/self/mounts
     fi
 }
