@@ -1,6 +1,6 @@
 //! `check`: everything that is wrong with the files, at once.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use crds::load::{Loaded, Problem};
 use observer_listener::actions::Shared;
 use observer_listener::database;
@@ -10,6 +10,7 @@ use super::files;
 use super::{CliError, FileArgs};
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["files"]).required(true))]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     files: FileArgs,

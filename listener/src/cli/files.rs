@@ -15,10 +15,6 @@ pub(super) fn load(args: &FileArgs) -> Result<Loaded, CliError> {
 
 /// Loads the files; what is wrong in them is returned as a report.
 pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Report>, CliError> {
-    if args.files.is_empty() {
-        let message = "name the files with -f FILE; a folder stands for its .yaml and .yml files";
-        return Err(CliError::Config(message.to_owned()));
-    }
     let mut sources = Vec::new();
     for path in &args.files {
         if path.is_dir() {

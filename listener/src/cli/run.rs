@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use observer_listener::actions::Shared;
 use observer_listener::cluster;
 use observer_listener::database::DatabaseError;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{CliError, FileArgs, check, files};
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["files", "bundle"]).required(true))]
 pub(super) struct RunArgs {
     #[command(flatten)]
     files: FileArgs,
@@ -40,7 +41,7 @@ struct PodArgs {
         long,
         value_name = "NAME",
         env = "OBSERVER_BUNDLE",
-        conflicts_with_all = ["files", "listener", "secrets_dir"],
+        conflicts_with_all = ["listener", "secrets_dir"],
         requires = "lease"
     )]
     bundle: Option<String>,
@@ -78,12 +79,6 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
             listen,
         };
         return Ok(cluster::run(options, stop_on_signal()?).await?);
-    }
-    if args.files.files.is_empty() {
-        return Err(CliError::Config(
-            "say what to run: files with -f FILE, or in a cluster a bundle with --bundle NAME"
-                .to_owned(),
-        ));
     }
     run_files(&args.files, listen).await
 }

@@ -25,8 +25,8 @@ pub(super) async fn follow(
     let mut loader = Loader::default();
     let mut failures = 0;
     let mut found = pin!(watch_object(secrets, name));
-    let begin = missing(name, "is not there yet");
-    note_trouble(&begin, &plans, &sources);
+    // Nobody needs to be told before the first answer, but there is no work to expect either.
+    sources.health.waits_for(missing(name, "is not read yet"));
     loop {
         match found.next().await {
             Some(Ok(secret)) => {
