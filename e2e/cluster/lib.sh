@@ -58,7 +58,10 @@ start() { # NAME
     OBSERVERS_CLUSTER=$dir inside setsid --wait "${command[@]}" \
         >>"$dir/logs/$name.log" 2>&1 </dev/null 8>&- 9>&- &
     disown
-    pid=$(program_below $! "${command[0]}") || fail "$name does not start; see $dir/logs/$name.log"
+    pid=$(program_below $! "${command[0]}") || {
+        tail -n 25 "$dir/logs/$name.log" >&2
+        fail "$name does not start; the end of $dir/logs/$name.log is above"
+    }
     echo "$pid" >"$dir/pids/$name"
 }
 
