@@ -48,6 +48,8 @@ async fn ask(client: &reqwest::Client, url: &str) -> Result<(), ProbeError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 

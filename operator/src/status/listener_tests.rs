@@ -115,11 +115,11 @@ fn pod(name: &str, report: Option<PodReport>) -> Pod {
     }
 }
 
-fn trouble(reason: &str) -> Option<Trouble> {
-    Some(Trouble {
+fn trouble(reason: &str) -> Trouble {
+    Trouble {
         reason: reason.to_owned(),
         message: "it is away".to_owned(),
-    })
+    }
 }
 
 fn change_report(case: &mut Case, change: impl FnOnce(&mut PodReport)) {
@@ -165,19 +165,23 @@ fn each_state_has_its_words() {
         (
             Case::but(|case| {
                 change_report(case, |report| {
-                    report.problem = trouble("DatabaseUnreachable")
+                    report.problem = Some(trouble("DatabaseUnreachable"));
                 });
             }),
             "False:DatabaseUnreachable False:UpToDate True:DatabaseUnreachable False:GettingOn",
         ),
         (
-            Case::but(|case| change_report(case, |report| report.problem = trouble("Stalled"))),
+            Case::but(|case| {
+                change_report(case, |report| {
+                    report.problem = Some(trouble("Stalled"));
+                })
+            }),
             "False:Stalled False:UpToDate True:Stalled True:Stalled",
         ),
         (
             Case::but(|case| {
                 change_report(case, |report| {
-                    (report.lag_seconds, report.backlog) = (61, 5)
+                    (report.lag_seconds, report.backlog) = (61, 5);
                 });
             }),
             "True:Delivering False:UpToDate False:NothingRefused True:Behind",
@@ -291,7 +295,7 @@ fn figures_alone_can_wait() {
     let before = Case::well().status();
     let mut after = Case::but(|case| {
         change_report(case, |report| {
-            (report.lag_seconds, report.backlog) = (5, 100)
+            (report.lag_seconds, report.backlog) = (5, 100);
         });
     })
     .status();

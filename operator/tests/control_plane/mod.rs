@@ -6,6 +6,7 @@
 
 mod plane;
 mod pods;
+mod rest;
 mod room;
 mod scenarios;
 

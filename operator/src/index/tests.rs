@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn listener(key: &str, spec: Value) -> (Key, Item) {
+fn listener(key: &str, spec: &Value) -> (Key, Item) {
     let (namespace, name) = key.split_once('/').unwrap();
     let mut object = json!({
         "apiVersion": "observers.fraiseql.dev/v1alpha1",
@@ -74,9 +74,9 @@ fn selecting(app: &str) -> Value {
 #[test]
 fn an_observer_concerns_those_that_select_it_and_those_that_did() {
     let mut index = Index::default();
-    put(&mut index, listener("a/shop", selecting("shop")));
-    put(&mut index, listener("a/blog", selecting("blog")));
-    put(&mut index, listener("b/shop", selecting("shop")));
+    put(&mut index, listener("a/shop", &selecting("shop")));
+    put(&mut index, listener("a/blog", &selecting("blog")));
+    put(&mut index, listener("b/shop", &selecting("shop")));
     let shop = json!({ "app": "shop" });
     let concerned = put(&mut index, observer("a/x", &shop));
     assert_eq!(concerned, ["listener a/shop", "observer a/x"]);
@@ -93,7 +93,7 @@ fn an_observer_concerns_those_that_select_it_and_those_that_did() {
 #[test]
 fn a_status_alone_concerns_nobody_and_what_is_late_changes_nothing() {
     let mut index = Index::default();
-    put(&mut index, listener("a/shop", json!({})));
+    put(&mut index, listener("a/shop", &json!({})));
     let none = json!({});
     put(&mut index, observer_of("a/x", 1, 5, &none));
     assert!(put(&mut index, observer_of("a/x", 1, 6, &none)).is_empty());
@@ -109,8 +109,8 @@ fn a_namespace_concerns_those_that_choose_by_its_labels_or_stand_in_it() {
     let chosen = json!({ "observerNamespaces": {
         "from": "Selector", "selector": { "matchLabels": { "team": "web" } },
     } });
-    put(&mut index, listener("a/web", chosen));
-    put(&mut index, listener("b/own", json!({})));
+    put(&mut index, listener("a/web", &chosen));
+    put(&mut index, listener("b/own", &json!({})));
     assert!(put(&mut index, namespace("b", &[], false)).is_empty());
     put(&mut index, observer("b/x", &json!({})));
     let own = index.verdicts(&Key::new("b", "x"));
@@ -167,12 +167,12 @@ fn an_owned_object_concerns_its_owner_when_it_changes_or_goes() {
 fn listeners_of_one_identity_concern_each_other() {
     let mut index = Index::default();
     let orders = json!({ "identity": "orders" });
-    put(&mut index, listener("a/x", orders.clone()));
-    put(&mut index, listener("c/z", json!({})));
-    let concerned = put(&mut index, listener("b/y", orders));
+    put(&mut index, listener("a/x", &orders));
+    put(&mut index, listener("c/z", &json!({})));
+    let concerned = put(&mut index, listener("b/y", &orders));
     assert_eq!(concerned, ["listener a/x", "listener b/y"]);
     // An identity that is not given is the name.
-    let concerned = put(&mut index, listener("d/w", json!({ "identity": "c/z" })));
+    let concerned = put(&mut index, listener("d/w", &json!({ "identity": "c/z" })));
     assert_eq!(concerned, ["listener c/z", "listener d/w"]);
     let gone = index.remove(What::Listener, &Key::new("b", "y"));
     assert_eq!(shown(gone), ["listener a/x", "listener b/y"]);
@@ -182,7 +182,7 @@ fn listeners_of_one_identity_concern_each_other() {
 fn a_verdict_concerns_its_observer_when_it_changes() {
     let mut index = Index::default();
     let (shop, x) = (Key::new("a", "shop"), Key::new("a", "x"));
-    put(&mut index, listener("a/shop", json!({})));
+    put(&mut index, listener("a/shop", &json!({})));
     put(&mut index, observer("a/x", &json!({})));
     assert_eq!(index.verdicts(&x), [(shop.clone(), None)]);
     let says = |verdict: Verdict| Some(BTreeMap::from([(Key::new("a", "x"), verdict)]));
@@ -199,7 +199,7 @@ fn a_verdict_concerns_its_observer_when_it_changes() {
 #[test]
 fn one_that_cannot_be_read_is_alone_with_it() {
     let mut index = Index::default();
-    let (key, item) = listener("a/shop", json!({}));
+    let (key, item) = listener("a/shop", &json!({}));
     index.put(key.clone(), item);
     put(&mut index, observer("a/good", &json!({})));
     let odd = json!({
