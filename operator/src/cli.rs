@@ -42,7 +42,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ProbeArgs {
-    /// Such as http://observer-operator:8080/readyz
+    /// Such as `http://observer-operator:8080/readyz`
     #[arg(long, value_name = "URL")]
     url: String,
     /// Seconds for which to go on asking

@@ -174,7 +174,7 @@ fn each_state_has_its_words() {
             Case::but(|case| {
                 change_report(case, |report| {
                     report.problem = Some(trouble("Stalled"));
-                })
+                });
             }),
             "False:Stalled False:UpToDate True:Stalled True:Stalled",
         ),
