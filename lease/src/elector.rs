@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, future};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -64,6 +65,13 @@ impl Elector {
         Self::over(Arc::new(api), name.into(), identity, timing, labels)
     }
 
+    /// Has the Lease go when its owners are deleted.
+    #[must_use]
+    pub fn owned_by(mut self, owners: Vec<OwnerReference>) -> Self {
+        Arc::make_mut(&mut self.calls.claim).owners = owners;
+        self
+    }
+
     pub(crate) fn over(
         store: Arc<dyn Store>,
         name: String,
@@ -76,6 +84,7 @@ impl Elector {
             me,
             duration: timing.duration(),
             labels,
+            owners: Vec::new(),
         };
         Self {
             calls: Calls {

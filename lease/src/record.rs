@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::decide::Record;
@@ -21,6 +21,8 @@ pub(crate) struct Claim {
     pub(crate) duration: Duration,
     /// Labels that the Lease is to have.
     pub(crate) labels: BTreeMap<String, String>,
+    /// With whom the Lease is to go; nobody where empty.
+    pub(crate) owners: Vec<OwnerReference>,
 }
 
 /// What matters of a Lease.
@@ -53,6 +55,9 @@ impl Claim {
         if !self.labels.is_empty() {
             let labels = lease.metadata.labels.get_or_insert_default();
             labels.extend(self.labels.clone());
+        }
+        if !self.owners.is_empty() {
+            lease.metadata.owner_references = Some(self.owners.clone());
         }
         let taken = lease.spec.is_some();
         let spec = lease.spec.get_or_insert_default();
@@ -96,6 +101,10 @@ mod tests {
             me: Identity::of_boot(pod, "uid", 1),
             duration: Duration::from_millis(14_500),
             labels: BTreeMap::from([("app".to_owned(), "shop".to_owned())]),
+            owners: vec![OwnerReference {
+                uid: "owner".to_owned(),
+                ..OwnerReference::default()
+            }],
         }
     }
 
@@ -112,6 +121,7 @@ mod tests {
         let lease = claim("a").held(None, at(5));
         assert_eq!(lease.metadata.name.as_deref(), Some("shop"));
         assert_eq!(lease.metadata.labels, Some(claim("a").labels));
+        assert_eq!(lease.metadata.owner_references, Some(claim("a").owners));
         assert_eq!(spec(&lease).lease_transitions, Some(0));
         assert_eq!(spec(&lease).acquire_time, Some(micros(at(5))));
         assert_eq!(spec(&lease).renew_time, Some(micros(at(5))));

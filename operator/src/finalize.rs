@@ -93,9 +93,14 @@ pub enum ForgetError {
     Late(Duration),
 }
 
-/// Removes what is kept under an identity. Answers how many rows that were.
-pub async fn forget(url: Option<&Redacted>, identity: &str) -> Result<i64, ForgetError> {
-    let options = options(url.ok_or(ForgetError::NoUrl)?)?;
+/// Removes what is kept under an identity by a listener in a namespace. Answers how many rows that
+/// were.
+pub async fn forget(
+    url: Option<&Redacted>,
+    namespace: &str,
+    identity: &str,
+) -> Result<i64, ForgetError> {
+    let options = options(url.ok_or(ForgetError::NoUrl)?, namespace)?;
     let connecting = sqlx::PgConnection::connect_with(&options);
     let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
@@ -121,7 +126,7 @@ pub async fn forget(url: Option<&Redacted>, identity: &str) -> Result<i64, Forge
     }
 }
 
-fn options(url: &Redacted) -> Result<PgConnectOptions, ForgetError> {
+fn options(url: &Redacted, namespace: &str) -> Result<PgConnectOptions, ForgetError> {
     let mut url = url::Url::parse(url.reveal()).map_err(|_| ForgetError::Url)?;
     if !matches!(url.scheme(), "postgres" | "postgresql") {
         return Err(ForgetError::Url);
@@ -131,6 +136,12 @@ fn options(url: &Redacted) -> Result<PgConnectOptions, ForgetError> {
         .filter(|(name, _)| PARAMETERS.contains(&&**name))
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect();
+    if let Some(name) = url
+        .host_str()
+        .and_then(|host| seen_from_here(host, namespace))
+    {
+        url.set_host(Some(&name)).map_err(|_| ForgetError::Url)?;
+    }
     url.set_query(None);
     if !kept.is_empty() {
         url.query_pairs_mut().extend_pairs(kept);
@@ -141,9 +152,30 @@ fn options(url: &Redacted) -> Result<PgConnectOptions, ForgetError> {
         .disable_statement_logging())
 }
 
+/// What the operator must call a Service that the pods of a namespace know by its name alone.
+fn seen_from_here(host: &str, namespace: &str) -> Option<String> {
+    let is_service = !host.contains(['.', ':', '%']) && host != "localhost";
+    is_service.then(|| format!("{host}.{namespace}.svc"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_of_the_namespace_is_called_by_its_longer_name() {
+        assert_eq!(seen_from_here("pg", "shop").as_deref(), Some("pg.shop.svc"));
+        for same in [
+            "pg.shop",
+            "db.example.com",
+            "10.0.0.1",
+            "[::1]",
+            "localhost",
+            "%2Frun",
+        ] {
+            assert_eq!(seen_from_here(same, "shop"), None, "{same}");
+        }
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH)
@@ -197,7 +229,7 @@ mod tests {
     #[tokio::test]
     async fn a_url_that_is_none_is_not_shown() {
         let url = Redacted::new("postgres//user:hidden@db");
-        let error = forget(Some(&url), "shop/shop")
+        let error = forget(Some(&url), "shop", "shop/shop")
             .await
             .map_err(|error| error.to_string());
         assert_eq!(

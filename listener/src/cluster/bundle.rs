@@ -32,7 +32,11 @@ pub(super) async fn follow(
             Some(Ok(secret)) => {
                 failures = 0;
                 match read(secret.as_ref(), name).and_then(|bytes| loader.load(bytes)) {
-                    Ok(plan) => take(plan, &plans, &sources),
+                    Ok(plan) => {
+                        let owners = secret.and_then(|secret| secret.metadata.owner_references);
+                        let owners = owners.unwrap_or_default();
+                        take(Plan { owners, ..plan }, &plans, &sources);
+                    }
                     Err(trouble) => {
                         tracing::warn!(reason = trouble.reason, "{}", trouble.message);
                         note_trouble(&trouble, &plans, &sources);

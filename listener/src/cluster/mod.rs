@@ -174,7 +174,8 @@ impl Pod {
             let api = self.leases.clone();
             let labels = labels(&plan.listener.name);
             let (name, me) = (self.lease.as_str(), self.identity.clone());
-            let mut elector = Elector::new(api, name, me, timing(times), labels);
+            let mut elector =
+                Elector::new(api, name, me, timing(times), labels).owned_by(plan.owners);
             // It must be asked to end rather than dropped, lest it leave a Lease held by nobody.
             let waiting = self.stop.child_token();
             let mut acquiring = std::pin::pin!(elector.acquire(&waiting));

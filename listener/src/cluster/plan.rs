@@ -7,6 +7,7 @@ use crds::bundle::BUNDLE_KEY;
 use crds::config::{Egress, ListenerConfig};
 use crds::load::{Report, SourceFile};
 use crds::report::{Refusal, Trouble};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
 
 use crate::actions::Shared;
@@ -25,6 +26,8 @@ pub(super) struct Plan {
     pub(super) observers: Arc<Observers>,
     /// What the operator is told.
     pub(super) bundle: LoadedBundle,
+    /// With whom the Lease is to go, as the Secret does.
+    pub(super) owners: Vec<OwnerReference>,
 }
 
 /// What has to be done to go from one plan to another.
@@ -95,6 +98,7 @@ impl Loader {
                 hash,
                 refused: refused.collect(),
             },
+            owners: Vec::new(),
         };
         self.last = Some(plan.clone());
         Ok(plan)

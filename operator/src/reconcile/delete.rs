@@ -2,11 +2,14 @@
 
 use crds::config::Redacted;
 use crds::resources::{DeletionPolicy, ObserverListener};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use kube::api::DeleteParams;
 
 use super::publish::write_finalizers;
 use super::{Context, Done, ReconcileError, now};
 use crate::apply;
-use crate::build::Kind;
+use crate::build::{Kind, object_name};
 use crate::finalize::{self, FINALIZER, Going, Step, forget, step};
 use crate::index::{Snapshot, identity, owned_key};
 use crate::key::Key;
@@ -43,6 +46,7 @@ impl Context {
                 concerns,
             });
         };
+        self.remove_lease(key).await?;
         self.publisher
             .events::<ObserverListener>(meta, vec![notice])
             .await;
@@ -61,6 +65,17 @@ impl Context {
         })
     }
 
+    /// Removes the Lease, which the pods made and which therefore has no owner to go with.
+    async fn remove_lease(&self, key: &Key) -> Result<(), ReconcileError> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &key.namespace);
+        let name = object_name(&key.name);
+        match leases.delete(&name, &DeleteParams::default()).await {
+            Ok(_) => Ok(()),
+            Err(error) if apply::is_gone(&error) => Ok(()),
+            Err(error) => Err(ReconcileError::Lease(error)),
+        }
+    }
+
     /// What came of the rows; nothing while it goes on.
     async fn remove_rows(
         &self,
@@ -68,12 +83,6 @@ impl Context {
         listener: &ObserverListener,
     ) -> Result<Option<Notice>, ReconcileError> {
         let kept = |note: String| Some(Notice::warning("RowsKept", note));
-        if listener.spec.deletion_policy == DeletionPolicy::Retain {
-            return Ok(Some(Notice::normal(
-                "RowsRetained",
-                "its rows in the database stay, as spec.deletionPolicy says",
-            )));
-        }
         let snapshot = self.index().snapshot(key, listener);
         let wanted = validate::references(key, listener, &without_observers(&snapshot));
         let values = self.secrets.read_last(&self.client, &wanted).await;
@@ -92,13 +101,19 @@ impl Context {
             }
             return Ok(None);
         };
+        if listener.spec.deletion_policy == DeletionPolicy::Retain {
+            return Ok(Some(Notice::normal(
+                "RowsRetained",
+                "its rows in the database stay, as spec.deletionPolicy says",
+            )));
+        }
         if let Some(heir) = heir(&snapshot, url.as_ref(), &values) {
             return Ok(kept(format!(
                 "listener {heir} has the same identity, so the rows in the database were left to it"
             )));
         }
         let identity = identity(key, listener);
-        match forget(url.as_ref(), &identity).await {
+        match forget(url.as_ref(), &key.namespace, &identity).await {
             Ok(rows) => Ok(Some(Notice::normal(
                 "RowsRemoved",
                 format!("removed {rows} rows of progress and dead letters from the database"),
