@@ -158,9 +158,8 @@ pub struct Database {
     name: String,
 }
 
-/// Reads a database out of a URL.
-#[must_use]
-pub fn read_database(url: &Redacted) -> Option<Database> {
+/// Reads a database out of a URL, as pods of a namespace see it.
+fn read_database(url: &Redacted, namespace: &str) -> Option<Database> {
     let url = Url::parse(url.reveal()).ok()?;
     let parameter = |name: &str| {
         let found = url.query_pairs().find(|(key, _)| key == name);
@@ -173,14 +172,30 @@ pub fn read_database(url: &Redacted) -> Option<Database> {
         .or_else(|| named(url.path().trim_start_matches('/')))
         .or_else(|| named(url.username()))?;
     Some(Database {
-        host: host.trim_end_matches('.').to_ascii_lowercase(),
+        host: full_host(&host, namespace),
         port: port.or(url.port()).unwrap_or(POSTGRES_PORT),
         name,
     })
 }
 
-fn database(key: &Key, listener: &ObserverListener, secrets: &SecretValues) -> Option<Database> {
-    read_database(&database_url(key, listener, secrets)?)
+/// A Service has several names, and the shortest means another one in each namespace.
+fn full_host(host: &str, namespace: &str) -> String {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    if !host.contains(['.', ':', '/', '%']) && host != "localhost" {
+        return format!("{host}.{namespace}.svc");
+    }
+    let short = host.strip_suffix(".cluster.local");
+    short.map_or_else(|| host.clone(), ToOwned::to_owned)
+}
+
+/// The database of a listener, where its URL can be had.
+#[must_use]
+pub fn database(
+    key: &Key,
+    listener: &ObserverListener,
+    secrets: &SecretValues,
+) -> Option<Database> {
+    read_database(&database_url(key, listener, secrets)?, &key.namespace)
 }
 
 fn judged(outcome: Outcome) -> Option<Verdict> {

@@ -154,7 +154,7 @@ fn of_two_with_one_identity_on_one_database_the_younger_is_refused() {
 
 #[test]
 fn databases_are_told_apart_by_host_port_and_name() {
-    let read = |url: &str| read_database(&Redacted::new(url)).unwrap();
+    let read = |url: &str| read_database(&Redacted::new(url), "shop").unwrap();
     let shop = read("postgres://u:p@db.example.com/shop");
     for same in [
         "postgresql://x@DB.example.com.:5432/shop?sslmode=require",
@@ -171,4 +171,17 @@ fn databases_are_told_apart_by_host_port_and_name() {
     ] {
         assert_ne!(read(other), shop, "{other}");
     }
+}
+
+#[test]
+fn a_short_name_of_a_service_is_another_one_in_each_namespace() {
+    let read = |host: &str, namespace: &str| {
+        let url = format!("postgres://{host}/shop");
+        read_database(&Redacted::new(url), namespace).unwrap()
+    };
+    assert_ne!(read("pg", "a"), read("pg", "b"));
+    for name in ["pg.a.svc", "pg.a.svc.cluster.local"] {
+        assert_eq!(read("pg", "a"), read(name, "b"), "{name}");
+    }
+    assert_eq!(read("localhost", "a"), read("localhost", "b"));
 }

@@ -1,6 +1,5 @@
 //! The end of a listener: its pods stop, its rows go, and then it goes itself.
 
-use crds::config::Redacted;
 use crds::resources::{DeletionPolicy, ObserverListener};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
@@ -107,7 +106,7 @@ impl Context {
                 "its rows in the database stay, as spec.deletionPolicy says",
             )));
         }
-        if let Some(heir) = heir(&snapshot, url.as_ref(), &values) {
+        if let Some(heir) = heir(key, listener, &snapshot, &values) {
             return Ok(kept(format!(
                 "listener {heir} has the same identity, so the rows in the database were left to it"
             )));
@@ -132,15 +131,20 @@ impl Context {
 
 /// Another listener of the same identity on the same database. Where it cannot be told, nothing is
 /// removed that it may need.
-fn heir(snapshot: &Snapshot, url: Option<&Redacted>, values: &SecretValues) -> Option<Key> {
-    let database = url.and_then(validate::read_database);
+fn heir(
+    key: &Key,
+    listener: &ObserverListener,
+    snapshot: &Snapshot,
+    values: &SecretValues,
+) -> Option<Key> {
+    let own = validate::database(key, listener, values);
     snapshot
         .rivals
         .iter()
         .map(|rival| (Key::of(&rival.metadata), rival))
         .find(|(other, rival)| {
-            let url = validate::database_url(other, rival, values);
-            url.is_none_or(|url| validate::read_database(&url) == database)
+            let database = validate::database(other, rival, values);
+            database.is_none() || database == own
         })
         .map(|(other, _)| other)
 }
