@@ -25,7 +25,7 @@ async fn observer_says(
     word: &str,
 ) -> Result<()> {
     let what = format!("observer {name} has {kind}=False {reason}");
-    let (_, took) = until(&what, SOON, async || {
+    let ((), took) = until(&what, SOON, async || {
         let found = condition(&room.api::<Observer>().get(name).await?, kind, "False")?;
         ensure!(found.reason == reason, "its reason: {}", found.reason);
         ensure!(
@@ -43,7 +43,7 @@ async fn observer_says(
 /// Waits for a listener that is not ready and says how long it took.
 async fn listener_says(room: &Room, name: &str, reason: &str, word: &str) -> Result<()> {
     let what = format!("listener {name} has Ready=False {reason}");
-    let (_, took) = until(&what, SOON, async || {
+    let ((), took) = until(&what, SOON, async || {
         let found = condition(
             &room.api::<ObserverListener>().get(name).await?,
             "Ready",

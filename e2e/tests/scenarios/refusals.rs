@@ -197,9 +197,7 @@ async fn control_plane_refuses_a_new_identity() {
             let changed = api
                 .patch("shop", &PatchParams::default(), &Patch::Merge(patch))
                 .await;
-            let message = changed
-                .map(|l| l.name_any())
-                .unwrap_or_else(|e| e.to_string());
+            let message = changed.map_or_else(|error| error.to_string(), |taken| taken.name_any());
             ensure!(
                 message.contains("identity"),
                 "the change from {before:?} to {after:?} is not refused: {message}"

@@ -31,7 +31,7 @@ const ABREAST: usize = 16;
 const STEADY: Duration = Duration::from_secs(400);
 
 /// How long the rest is watched.
-const REST: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_mins(1);
 
 /// Most memory of the operator, in KiB. The goal of 60 MB is for a release build; the pages of code
 /// and data of the unoptimised one that is tested are half as much again.

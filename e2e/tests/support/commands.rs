@@ -11,7 +11,7 @@ use tokio::process::Command;
 use super::Cluster;
 
 /// Longest that a command may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 impl Cluster {
     /// Runs kubectl and gives what it printed.

@@ -242,12 +242,12 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
 /// A pod's phase and what its containers wait for.
 pub(crate) fn brief(pod: &Pod) -> String {
     let status = pod.status.clone().unwrap_or_default();
-    let states: Vec<String> = status
+    let containers: Vec<String> = status
         .container_statuses
         .unwrap_or_default()
         .into_iter()
         .filter_map(|container| container.state)
         .map(|state| serde_json::to_string(&state).unwrap_or_default())
         .collect();
-    format!("{} {states:?}", status.phase.unwrap_or_default())
+    format!("{} {containers:?}", status.phase.unwrap_or_default())
 }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 /// For what happens within seconds on an idle machine.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 
 /// For what begins with an image that is started for the first time.
-pub(crate) const LATE: Duration = Duration::from_secs(180);
+pub(crate) const LATE: Duration = Duration::from_mins(3);
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
