@@ -68,7 +68,11 @@ fn a_bundle_is_read_as_it_was_meant() {
         "postgres://u:hunter2@db/shop"
     );
     assert_eq!(loaded.listener.lease.renew_deadline.as_secs(), 4);
-    let names: Vec<_> = loaded.observers.iter().map(ObserverConfig::identity).collect();
+    let names: Vec<_> = loaded
+        .observers
+        .iter()
+        .map(ObserverConfig::identity)
+        .collect();
     assert_eq!(names, ["crm/a", "crm/b"]);
 
     let again = bundle::compile(&listener, &[&noting, &watching], &namespaces, &secrets).unwrap();
