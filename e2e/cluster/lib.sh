@@ -104,15 +104,22 @@ within() { # SECONDS COMMAND...: tries until it succeeds
     done
 }
 
-await() { # WHAT SECONDS LOG COMMAND...: as within, and on failure shows the end of a component's log
-    local what=$1 seconds=$2 log=$dir/logs/$3.log
+await() { # WHAT SECONDS NAME COMMAND...: as within, and on failure shows the end of that component's log
+    local what=$1 seconds=$2 name=$3
     shift 3
-    within "$seconds" "$@" && return 0
-    echo "$what: not within $seconds s. The last try:" >&2
+    within "$seconds" done_or_dead "$name" "$@" && "$@" >/dev/null 2>&1 && return 0
+    echo "$what: not so within $seconds s. The last try:" >&2
     "$@" >&2 || true
-    echo "The end of $log:" >&2
-    tail -n 25 "$log" >&2 || true
+    pid_of "$name" >/dev/null || echo "$name has ended." >&2
+    echo "The end of $dir/logs/$name.log:" >&2
+    tail -n 25 "$dir/logs/$name.log" >&2 || true
     return 1
+}
+
+done_or_dead() { # NAME COMMAND...
+    local name=$1
+    shift
+    "$@" || ! pid_of "$name"
 }
 
 hierarchies() { # the folders in which cgroups are made: one with cgroup v2, one for each controller with v1, where
