@@ -35,7 +35,7 @@ impl Leadership {
         let lost = CancellationToken::new();
         let (renewed, held) = watch::channel(held);
         let renewing = tokio::spawn(renew(calls.clone(), renewed, lost.clone()));
-        let guarding = tokio::spawn(guard(held.clone(), lost.clone()));
+        let guarding = tokio::spawn(guard(calls.clone(), held.clone(), lost.clone()));
         Self {
             calls,
             _ends: lost.clone().drop_guard(),
@@ -68,7 +68,7 @@ impl Leadership {
 }
 
 /// Ends the leadership at the deadline, or when the renewing task is gone.
-async fn guard(mut held: watch::Receiver<Held>, lost: CancellationToken) {
+async fn guard(calls: Calls, mut held: watch::Receiver<Held>, lost: CancellationToken) {
     let _ends = lost.clone().drop_guard();
     loop {
         let until = held.borrow_and_update().until;
@@ -77,7 +77,8 @@ async fn guard(mut held: watch::Receiver<Held>, lost: CancellationToken) {
             () = lost.cancelled() => return,
             renewed = held.changed() => if renewed.is_err() { return },
             () = sleep_until(until) => {
-                warn!("the lease was not renewed in time; stopping work");
+                let (name, me) = (&calls.claim.name, &calls.claim.me);
+                warn!(lease = name, holder = %me, "the lease was not renewed in time; stopping work");
                 return;
             }
         }
