@@ -7,6 +7,7 @@ use crds::bundle::BUNDLE_KEY;
 use crds::report::Trouble;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 use kube::runtime::watcher::{Error, watch_object};
 use tokio::sync::watch;
@@ -33,8 +34,7 @@ pub(super) async fn follow(
                 failures = 0;
                 match read(secret.as_ref(), name).and_then(|bytes| loader.load(bytes)) {
                     Ok(plan) => {
-                        let owners = secret.and_then(|secret| secret.metadata.owner_references);
-                        let owners = owners.unwrap_or_default();
+                        let owners = owners(secret);
                         take(Plan { owners, ..plan }, &plans, &sources);
                     }
                     Err(trouble) => {
@@ -57,6 +57,18 @@ pub(super) async fn follow(
             None => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
+}
+
+/// With whom the Secret goes. To hold up an owner's deletion takes a right of its own, so that is
+/// not taken over.
+fn owners(secret: Option<Secret>) -> Vec<OwnerReference> {
+    let owners = secret.and_then(|secret| secret.metadata.owner_references);
+    let plain = |owner| OwnerReference {
+        block_owner_deletion: None,
+        controller: None,
+        ..owner
+    };
+    owners.into_iter().flatten().map(plain).collect()
 }
 
 /// Hands a plan on, unless it is the one that there is.

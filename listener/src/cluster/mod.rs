@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use crds::config::LeaseConfig;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use lease::{Elector, Identity, Leadership, Timing};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -66,11 +66,16 @@ pub enum ClusterError {
     Run(#[from] RunError),
 }
 
+/// A client that leaves it to its user to try again, with what was learned meanwhile.
+async fn client() -> Result<Client, kube::Error> {
+    let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    config.default_retry = false;
+    Client::try_from(config)
+}
+
 /// Runs until `stop`.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), ClusterError> {
-    let client = Client::try_default()
-        .await
-        .map_err(ClusterError::NoCluster)?;
+    let client = client().await.map_err(ClusterError::NoCluster)?;
     let namespace = options
         .namespace
         .clone()

@@ -4,7 +4,8 @@ use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 
 use super::Fleet;
 
-/// `create` cannot be bound to a name, because the name is not known yet when it is judged.
+/// `delete` is what some clusters ask of whoever names the Lease's owner. `create` cannot be bound
+/// to a name, because the name is not known yet when it is judged.
 #[must_use]
 pub fn build(fleet: &Fleet) -> Role {
     let leases = "coordination.k8s.io";
@@ -16,7 +17,7 @@ pub fn build(fleet: &Fleet) -> Role {
             rule(
                 leases,
                 "leases",
-                &["delete", "get", "patch", "update", "watch"],
+                &["delete", "get", "update", "watch"],
                 Some(lease),
             ),
             rule(
