@@ -5,15 +5,14 @@
     reason = "each printed column has its own type and path"
 )]
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pod_template::PodTemplate;
-use super::{ValueSource, conditions, never_null};
+use super::selector::{LabelSelector, ObserverNamespaces};
+use super::status::ObserverListenerStatus;
+use super::{ValueSource, never_null};
 use crate::config::StartAt;
 use crate::duration::Span;
 
@@ -131,36 +130,6 @@ pub struct ObserverListenerSpec {
     pub deletion_policy: DeletionPolicy,
 }
 
-/// The namespaces whose observers a listener runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = never_null)]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "has(self.selector) == (self.from == 'Selector')",
-    "message": "give selector with from: Selector, and only then",
-}]))]
-pub struct ObserverNamespaces {
-    /// `Same`: the listener's own. `All`: every one. `Selector`: those with certain labels.
-    #[serde(default)]
-    pub from: NamespacesFrom,
-    /// Labels of the namespaces, for `Selector`. The API server gives each namespace the label
-    /// `kubernetes.io/metadata.name`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub selector: Option<LabelSelector>,
-}
-
-/// How namespaces are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum NamespacesFrom {
-    /// The listener's own namespace.
-    #[default]
-    Same,
-    /// Every namespace.
-    All,
-    /// Those whose labels fit.
-    Selector,
-}
-
 /// Times of the Lease that the working pod holds. They bound how long nobody works after a pod
 /// dies: `duration` and one `retryPeriod`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -228,48 +197,6 @@ pub struct ChangeLog {
     pub retention: Span,
 }
 
-/// A choice of observers by their labels; all conditions must hold. An empty one chooses all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LabelSelector {
-    /// Labels that an observer must have, with exactly these values.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub match_labels: BTreeMap<String, String>,
-    /// Conditions on single labels.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
-    pub match_expressions: Vec<LabelExpression>,
-}
-
-/// A condition on one label.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LabelExpression {
-    /// The label's name.
-    #[schemars(length(min = 1))]
-    pub key: String,
-    /// `In`: the label has one of `values`. `NotIn`: it has none of them, or is missing.
-    /// `Exists`: it is there. `DoesNotExist`: it is missing.
-    pub operator: LabelOperator,
-    /// Values for `In` and `NotIn`; none for the others.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub values: Vec<String>,
-}
-
-/// How a label is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum LabelOperator {
-    /// One of the values.
-    In,
-    /// None of the values, or no such label.
-    NotIn,
-    /// Any value.
-    Exists,
-    /// No such label.
-    DoesNotExist,
-}
-
 /// How progress is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -306,75 +233,6 @@ pub struct EgressRules {
     pub allow: Vec<String>,
 }
 
-/// What the operator saw last.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(transform = never_null)]
-pub struct ObserverListenerStatus {
-    /// Generation of the resource that the rest speaks of.
-    #[serde(default)]
-    pub observed_generation: i64,
-    /// Number of pods that exist.
-    #[serde(default)]
-    pub replicas: i32,
-    /// Number of pods that work or stand by.
-    #[serde(default)]
-    pub ready_replicas: i32,
-    /// Selects the pods, for the scale subresource.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub selector: Option<String>,
-    /// Numbers of observers.
-    #[serde(default)]
-    pub observers: ObserverCounts,
-    /// Who works on which shard.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
-    pub shards: Vec<ShardStatus>,
-    /// Age of the oldest event that is not over, such as `0s` or `2m`, as of a few seconds ago.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lag: Option<String>,
-    /// Events committed and not read, an upper bound, as of a few seconds ago.
-    #[serde(default)]
-    pub backlog: i64,
-    /// SHA-256 of the bundle that the pods should run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bundle: Option<String>,
-    /// `Ready`: events are delivered. `Progressing`: a change is on its way to the pods.
-    /// `Degraded`: a part does not run. `Stalled`: there is work, and it does not get on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "conditions")]
-    pub conditions: Vec<Condition>,
-}
-
-/// How many observers a listener has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ObserverCounts {
-    /// Selected.
-    #[serde(default)]
-    pub selected: i32,
-    /// At work in the pod that works.
-    #[serde(default)]
-    pub programmed: i32,
-    /// Refused; their own status says why.
-    #[serde(default)]
-    pub refused: i32,
-}
-
-/// Who works on a shard.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ShardStatus {
-    /// Number of the shard.
-    pub shard: i32,
-    /// The pod that works on it.
-    pub owner: String,
-    /// Grows with each change of hands; writes that carry an older one are refused.
-    pub epoch: i64,
-    /// Since when the pod owns it.
-    pub since: String,
-}
-
 impl Default for Checkpoint {
     fn default() -> Self {
         Self {
@@ -398,43 +256,6 @@ impl Default for LeaseTiming {
             duration: default_lease_duration(),
             renew_deadline: default_renew_deadline(),
             retry_period: default_retry_period(),
-        }
-    }
-}
-
-impl ObserverNamespaces {
-    /// Whether observers in a namespace may be chosen by a listener in the namespace `own`.
-    #[must_use]
-    pub fn contain(&self, namespace: &str, labels: &BTreeMap<String, String>, own: &str) -> bool {
-        match (self.from, &self.selector) {
-            (NamespacesFrom::Same, _) => namespace == own,
-            (NamespacesFrom::All, _) => true,
-            (NamespacesFrom::Selector, None) => false,
-            (NamespacesFrom::Selector, Some(selector)) => selector.matches(labels),
-        }
-    }
-}
-
-impl LabelSelector {
-    /// Whether something with these labels is chosen.
-    #[must_use]
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels
-            .iter()
-            .all(|(name, value)| labels.get(name) == Some(value))
-            && self.match_expressions.iter().all(|e| e.matches(labels))
-    }
-}
-
-impl LabelExpression {
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
-        let listed = value.is_some_and(|value| self.values.contains(value));
-        match self.operator {
-            LabelOperator::In => listed,
-            LabelOperator::NotIn => !listed,
-            LabelOperator::Exists => value.is_some(),
-            LabelOperator::DoesNotExist => value.is_none(),
         }
     }
 }
@@ -477,70 +298,4 @@ fn default_max_in_flight() -> u32 {
 
 fn default_drain_timeout() -> Span {
     Span::from_secs(25)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()))
-            .collect()
-    }
-
-    fn expression(operator: LabelOperator, values: &[&str]) -> LabelSelector {
-        LabelSelector {
-            match_labels: BTreeMap::new(),
-            match_expressions: vec![LabelExpression {
-                key: "app".into(),
-                operator,
-                values: values.iter().map(|value| (*value).into()).collect(),
-            }],
-        }
-    }
-
-    #[test]
-    fn an_empty_selector_chooses_every_observer() {
-        assert!(LabelSelector::default().matches(&labels(&[])));
-    }
-
-    #[test]
-    fn match_labels_must_all_hold() {
-        let selector = LabelSelector {
-            match_labels: labels(&[("app", "shop"), ("tier", "web")]),
-            ..LabelSelector::default()
-        };
-        assert!(selector.matches(&labels(&[("app", "shop"), ("tier", "web"), ("x", "y")])));
-        assert!(!selector.matches(&labels(&[("app", "shop")])));
-        assert!(!selector.matches(&labels(&[("app", "shop"), ("tier", "db")])));
-    }
-
-    #[test]
-    fn expressions_follow_the_rules_of_kubernetes() {
-        let (with, other, without) = (
-            labels(&[("app", "shop")]),
-            labels(&[("app", "blog")]),
-            labels(&[]),
-        );
-        for (selector, expected) in [
-            (
-                expression(LabelOperator::In, &["shop"]),
-                [true, false, false],
-            ),
-            (
-                expression(LabelOperator::NotIn, &["shop"]),
-                [false, true, true],
-            ),
-            (expression(LabelOperator::Exists, &[]), [true, true, false]),
-            (
-                expression(LabelOperator::DoesNotExist, &[]),
-                [false, false, true],
-            ),
-        ] {
-            let found = [&with, &other, &without].map(|labels| selector.matches(labels));
-            assert_eq!(found, expected, "{selector:?}");
-        }
-    }
 }

@@ -6,6 +6,8 @@
 mod listener;
 mod observer;
 mod pod_template;
+mod selector;
+mod status;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -13,14 +15,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use listener::{
-    ChangeLog, Checkpoint, DeletionPolicy, Delivery, EgressRules, LabelExpression, LabelOperator,
-    LabelSelector, LeaseTiming, NamespacesFrom, ObserverCounts, ObserverListener,
-    ObserverListenerSpec, ObserverListenerStatus, ObserverNamespaces, ShardStatus, Source,
+    ChangeLog, Checkpoint, DeletionPolicy, Delivery, EgressRules, LeaseTiming, ObserverListener,
+    ObserverListenerSpec, Source,
 };
-pub use observer::{
-    Action, Log, Observer, ObserverSpec, ObserverState, ObserverStatus, On, RetryPolicy, Webhook,
-};
+pub use observer::{Action, Log, Observer, ObserverSpec, ObserverState, On, RetryPolicy, Webhook};
 pub use pod_template::PodTemplate;
+pub use selector::{
+    LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces,
+};
+pub use status::{ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus};
 
 /// API group of both resources.
 pub const GROUP: &str = "observers.fraiseql.dev";

@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ValueSource, conditions, never_null};
+use super::status::ObserverStatus;
+use super::{ValueSource, never_null};
 use crate::config::{LogLevel, Method, Operation, Retry};
 use crate::duration::Span;
 
@@ -91,24 +91,6 @@ pub enum ObserverState {
     Active,
     /// It sees no event.
     Suspended,
-}
-
-/// What the operator saw last.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ObserverStatus {
-    /// Generation of the resource that the rest speaks of.
-    #[serde(default)]
-    pub observed_generation: i64,
-    /// The listeners that select it, as `namespace/name`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub listeners: Vec<String>,
-    /// `Accepted`: it is right in itself. `Resolved`: the Secrets that it names are there.
-    /// `Programmed`: every listener that selects it runs it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "conditions")]
-    pub conditions: Vec<Condition>,
 }
 
 /// Which changes an observer watches.

@@ -1,0 +1,94 @@
+//! What the operator tells of each resource.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{conditions, never_null};
+
+/// What the operator saw last of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = never_null)]
+pub struct ObserverListenerStatus {
+    /// Generation of the resource that the rest speaks of.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Number of pods that exist.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Number of pods that work or stand by.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Selects the pods, for the scale subresource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Numbers of observers.
+    #[serde(default)]
+    pub observers: ObserverCounts,
+    /// Who works on which shard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub shards: Vec<ShardStatus>,
+    /// Age of the oldest event that is not over, such as `0s` or `2m`, as of a few seconds ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<String>,
+    /// Events committed and not read, an upper bound, as of a few seconds ago.
+    #[serde(default)]
+    pub backlog: i64,
+    /// SHA-256 of the bundle that the pods should run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<String>,
+    /// `Ready`: events are delivered. `Progressing`: a change is on its way to the pods.
+    /// `Degraded`: a part does not run. `Stalled`: there is work, and it does not get on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How many observers a listener has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObserverCounts {
+    /// Selected.
+    #[serde(default)]
+    pub selected: i32,
+    /// At work in the pod that works.
+    #[serde(default)]
+    pub programmed: i32,
+    /// Refused; their own status says why.
+    #[serde(default)]
+    pub refused: i32,
+}
+
+/// Who works on a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardStatus {
+    /// Number of the shard.
+    pub shard: i32,
+    /// The pod that works on it.
+    pub owner: String,
+    /// Grows with each change of hands; writes that carry an older one are refused.
+    pub epoch: i64,
+    /// Since when the pod owns it.
+    pub since: String,
+}
+
+/// What the operator saw last of an observer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObserverStatus {
+    /// Generation of the resource that the rest speaks of.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// The listeners that select it, as `namespace/name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub listeners: Vec<String>,
+    /// `Accepted`: it is right in itself. `Resolved`: the Secrets that it names are there.
+    /// `Programmed`: every listener that selects it runs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+}
