@@ -16,7 +16,9 @@ test: prepare lint ## Everything that must pass: both Postgres versions, the cha
 	cargo test --workspace
 	OBSERVER_TEST_POSTGRES=$(OLD_POSTGRES) cargo test --package observer-listener --test main
 	$(DENY) --log-level error check bans licenses sources
-	$(MAKE) --no-print-directory chart e2e
+	$(MAKE) --no-print-directory chart
+	cargo test --package observer-operator --test main -- --ignored
+	$(MAKE) --no-print-directory e2e
 
 check: lint ## The quick loop: format, lints, unit tests
 	cargo test --workspace --lib --bins
