@@ -1,8 +1,9 @@
 //! What users do, and what then happens.
 
+mod beginning;
 mod changes;
 mod conditions;
-mod install;
+
 mod outputs;
 mod refusals;
 mod removal;

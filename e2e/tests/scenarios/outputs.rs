@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use crds::resources::Observer;
 use serde_json::json;
 
-use super::install::example;
+use super::beginning::example;
 use crate::support::room::scenario;
 use crate::support::wait::{SOON, until};
 use crate::support::{figures, installation, resources};

@@ -1,4 +1,5 @@
-//! From an empty cluster to a delivered webhook, as a user goes about it.
+//! From an empty cluster to a delivered webhook, as a user goes about it. By its name it is the
+//! first of those that need the operator.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
