@@ -3,7 +3,6 @@
 mod beginning;
 mod changes;
 mod conditions;
-
 mod outputs;
 mod refusals;
 mod removal;
