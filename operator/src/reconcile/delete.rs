@@ -64,7 +64,8 @@ impl Context {
         })
     }
 
-    /// Removes the Lease, which the pods made and which therefore has no owner to go with.
+    /// Removes the Lease at once. It goes with its owner too, but only where the pod that made it had
+    /// read who that is.
     async fn remove_lease(&self, key: &Key) -> Result<(), ReconcileError> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &key.namespace);
         let name = object_name(&key.name);
