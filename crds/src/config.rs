@@ -108,10 +108,12 @@ pub struct ListenerConfig {
     pub name: String,
     /// Name under which it keeps progress and dead letters, where that is not `namespace/name`.
     pub identity: Option<String>,
-    /// Times of the Lease that the working pod holds.
+    /// Times of the Lease that each process holds to say that it lives.
     pub lease: LeaseConfig,
     /// Number of shards, 1 to 256.
     pub shards: u16,
+    /// How long a shard with work waiting may make no progress before it counts as stalled.
+    pub stalled_after: Duration,
     /// The database whose log is read, and where checkpoints and dead letters are kept.
     pub database_url: Redacted,
     /// Where to begin without a checkpoint.
@@ -142,11 +144,11 @@ impl ListenerConfig {
 /// Times of a Lease: `duration > renew_deadline > 1.2 x retry_period`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseConfig {
-    /// How long after its last renewal another process may take the Lease.
+    /// How long after its last renewal a process counts as gone and others take its shards.
     pub duration: Duration,
-    /// How long after its last renewal the holder stops by itself.
+    /// How long after its last renewal a process stops its work by itself.
     pub renew_deadline: Duration,
-    /// Time between two renewals, or two looks.
+    /// Time between two tries to renew when one has failed.
     pub retry_period: Duration,
 }
 

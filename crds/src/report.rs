@@ -29,6 +29,13 @@ pub struct PodReport {
     /// The shards that this pod owns.
     #[serde(default)]
     pub shards: Vec<OwnedShard>,
+    /// Those shards, and free ones that this pod should have, in which work waits and does not get
+    /// on.
+    #[serde(default)]
+    pub stalled: Vec<StalledShard>,
+    /// Members of the fleet, as this pod sees them; 0 before it has looked.
+    #[serde(default)]
+    pub members: u32,
     /// Age in whole seconds of the oldest event that is not over; 0 when nothing waits.
     #[serde(default)]
     pub lag_seconds: u64,
@@ -45,9 +52,9 @@ pub struct PodReport {
 pub enum Role {
     /// It has no bundle yet, or cannot use the one it has.
     Starting,
-    /// It is ready to take over from the pod that works.
+    /// It takes part, and no shard is its own now.
     Standby,
-    /// It works on the shards.
+    /// It works on at least one shard.
     Active,
     /// It finishes what is under way and does not begin anything new.
     Stopping,
@@ -84,5 +91,38 @@ pub struct OwnedShard {
     /// The epoch that its saves carry.
     pub epoch: i64,
     /// Since when this pod owns it, in RFC 3339.
+    pub since: String,
+    /// Age in whole seconds of the shard's oldest event that is not over; 0 when nothing waits.
+    #[serde(default)]
+    pub lag_seconds: u64,
+}
+
+/// Reason of a stalled shard: a transaction that was left open holds the next window up.
+pub const HOLDING_TRANSACTION: &str = "HoldingTransaction";
+
+/// Reason of a stalled shard: all attempts that may be under way at once are under way.
+pub const DISPATCH_FULL: &str = "DispatchFull";
+
+/// Reason of a stalled shard: a receiver answers with errors, or not at all.
+pub const RECEIVER_FAILING: &str = "ReceiverFailing";
+
+/// Reason of a stalled shard: no pod has its Lease.
+pub const NO_LEASE: &str = "NoLease";
+
+/// Reason of a stalled shard: the database does not answer.
+pub const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
+
+/// A shard in which work waits and does not get on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StalledShard {
+    /// Its number.
+    pub shard: u16,
+    /// Why, in the form that conditions have: [`HOLDING_TRANSACTION`], [`DISPATCH_FULL`],
+    /// [`RECEIVER_FAILING`], [`NO_LEASE`] or [`DATABASE_UNREACHABLE`].
+    pub reason: String,
+    /// In words, with the remedy.
+    pub message: String,
+    /// Since when it has not got on, in RFC 3339.
     pub since: String,
 }

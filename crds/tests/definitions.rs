@@ -160,7 +160,8 @@ spec.source.changeLog.databaseUrl.secretKeyRef.name! string
 spec.source.changeLog.databaseUrl.value string
 spec.source.changeLog.maxPollInterval string default=8ms
 spec.source.changeLog.retention string default=1h
-spec.source.changeLog.startAt string enum=["Beginning","Now"] default=Beginning"#;
+spec.source.changeLog.startAt string enum=["Beginning","Now"] default=Beginning
+spec.stalledAfter string default=1m"#;
 
 #[test]
 fn observers_have_these_fields() {

@@ -104,12 +104,14 @@ fn unknown_fields_are_told_with_the_nearest_known() {
     breaks_listener(
         "shard: 8",
         "spec.shard: unknown field; did you mean `shards`? Known here: checkpoint, deletionPolicy, delivery, egress, identity, \
-         lease, observerNamespaces, observerSelector, podTemplate, replicas, shards, source",
+         lease, observerNamespaces, observerSelector, podTemplate, replicas, shards, source, \
+         stalledAfter",
     );
     breaks_listener(
         "redis: {url: {value: x}}",
         "spec.redis: unknown field; known here: checkpoint, deletionPolicy, delivery, egress, identity, \
-         lease, observerNamespaces, observerSelector, podTemplate, replicas, shards, source",
+         lease, observerNamespaces, observerSelector, podTemplate, replicas, shards, source, \
+         stalledAfter",
     );
     breaks_webhook(
         "header: {}",
@@ -206,6 +208,12 @@ fn numbers_and_durations_have_bounds() {
         "checkpoint: {interval: 0s}",
         "spec.checkpoint.interval: must be 1ms to 1m",
     );
+    for span in ["4s", "61m"] {
+        breaks_listener(
+            &format!("stalledAfter: {span}"),
+            "spec.stalledAfter: must be 5s to 1h",
+        );
+    }
     breaks_action("retry: {attempts: 101}", "retry.attempts: must be 1 to 100");
     breaks_action("timeout: 6m", "timeout: must be 1ms to 5m");
     breaks_action(

@@ -23,6 +23,8 @@ const SHORTEST_RETRY: Span = Span::from_millis(100);
 const LONGEST_RETRY: Span = Span::from_secs(60);
 const LONGEST_CHECKPOINT: Span = Span::from_secs(60);
 const LONGEST_DRAIN: Span = Span::from_secs(600);
+const SHORTEST_STALL: Span = Span::from_secs(5);
+const LONGEST_STALL: Span = Span::from_secs(3600);
 
 /// Turns a resource into what a listener runs from, with stand-ins for what it reports.
 pub(super) fn check(
@@ -55,6 +57,12 @@ pub(super) fn check(
         identity: spec.identity.clone(),
         lease: lease(spec.lease, checks),
         shards: spec.shards,
+        stalled_after: checks.bounded(
+            "/spec/stalledAfter",
+            spec.stalled_after,
+            SHORTEST_STALL,
+            LONGEST_STALL,
+        ),
         database_url: database_url(&field(at, "databaseUrl"), &log.database_url, checks),
         start_at: log.start_at,
         max_poll_interval: checks.bounded(

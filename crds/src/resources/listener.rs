@@ -75,11 +75,6 @@ const IDENTITY: &str = "^[a-z0-9]([-a-z0-9./]*[a-z0-9])?$";
         "message": "identity cannot change: progress is kept under it; make a new listener for another one",
         "fieldPath": ".identity",
     },
-    {
-        "rule": "self.shards == oldSelf.shards",
-        "message": "shards cannot change yet: progress is kept for each of them; make a new listener for another number",
-        "fieldPath": ".shards",
-    },
 ]))]
 pub struct ObserverListenerSpec {
     /// Number of pods. Zero stops the listener; what changes meanwhile waits in the log. A
@@ -87,8 +82,10 @@ pub struct ObserverListenerSpec {
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 256))]
     pub replicas: i32,
-    /// Number of shares that the keys are divided into, 1 to 256. More shards than pods leave
-    /// room to scale out.
+    /// Number of shares that the keys are divided into, 1 to 256. The pods share them out among
+    /// themselves, so more shards than pods leave room to scale out. It may change at any time:
+    /// the listener finishes what is under way and goes on in the new division, and no event is
+    /// lost, repeated or out of order.
     #[serde(default = "default_shards")]
     #[schemars(range(min = 1, max = 256))]
     pub shards: u16,
@@ -107,9 +104,13 @@ pub struct ObserverListenerSpec {
     /// listener.
     #[serde(default)]
     pub observer_namespaces: ObserverNamespaces,
-    /// How the pods agree on which of them works.
+    /// How the pods agree on which of them works on which shard.
     #[serde(default)]
     pub lease: LeaseTiming,
+    /// How long a shard may make no progress while work waits in it, or have no pod that works on
+    /// it, before it counts as stalled, 5s to 1h.
+    #[serde(default = "default_stalled_after")]
+    pub stalled_after: Span,
     /// How progress is saved.
     #[serde(default)]
     pub checkpoint: Checkpoint,
@@ -130,8 +131,8 @@ pub struct ObserverListenerSpec {
     pub deletion_policy: DeletionPolicy,
 }
 
-/// Times of the Lease that the working pod holds. They bound how long nobody works after a pod
-/// dies: `duration` and one `retryPeriod`.
+/// Times of the Lease that each pod holds to say that it lives. They bound how long nobody works on
+/// the shards of a pod that dies: `duration` and one `retryPeriod`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -147,14 +148,14 @@ pub struct ObserverListenerSpec {
     },
 ]))]
 pub struct LeaseTiming {
-    /// How long after its last renewal another pod may take the Lease, 1s to 10m.
+    /// How long after its last renewal a pod counts as gone and others take its shards, 1s to 10m.
     #[serde(default = "default_lease_duration")]
     pub duration: Span,
-    /// How long after its last renewal the holder stops by itself. Shorter than `duration`.
+    /// How long after its last renewal a pod stops its work by itself. Shorter than `duration`.
     #[serde(default = "default_renew_deadline")]
     pub renew_deadline: Span,
-    /// Time between two renewals, or two looks at the Lease, 100ms to 1m. `renewDeadline` must be
-    /// longer than 1.2 times this.
+    /// Time between two tries to renew when one has failed, 100ms to 1m; a pod that is well renews
+    /// about twice within `renewDeadline`, which must be longer than 1.2 times this.
     #[serde(default = "default_retry_period")]
     pub retry_period: Span,
 }
@@ -270,6 +271,10 @@ fn default_renew_deadline() -> Span {
 
 fn default_retry_period() -> Span {
     Span::from_secs(2)
+}
+
+fn default_stalled_after() -> Span {
+    Span::from_secs(60)
 }
 
 fn default_replicas() -> i32 {

@@ -17,7 +17,7 @@ pub struct ObserverListenerStatus {
     /// Number of pods that exist.
     #[serde(default)]
     pub replicas: i32,
-    /// Number of pods that work or stand by.
+    /// Number of pods that are ready to work, whether or not a shard is theirs now.
     #[serde(default)]
     pub ready_replicas: i32,
     /// Selects the pods, for the scale subresource.
@@ -40,7 +40,8 @@ pub struct ObserverListenerStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<String>,
     /// `Ready`: events are delivered. `Progressing`: a change is on its way to the pods.
-    /// `Degraded`: a part does not run. `Stalled`: there is work, and it does not get on.
+    /// `Degraded`: a part does not run. `Stalled`: there is work in a shard, and it does not get
+    /// on; the message names the shards, their pods and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
@@ -53,7 +54,7 @@ pub struct ObserverCounts {
     /// Selected.
     #[serde(default)]
     pub selected: i32,
-    /// At work in the pod that works.
+    /// At work in every pod that works.
     #[serde(default)]
     pub programmed: i32,
     /// Refused; their own status says why.
@@ -73,6 +74,10 @@ pub struct ShardStatus {
     pub epoch: i64,
     /// Since when the pod owns it.
     pub since: String,
+    /// Age of the oldest event of the shard that is not over, such as `0s` or `2m`, as of a few
+    /// seconds ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<String>,
 }
 
 /// What the operator saw last of an observer.
