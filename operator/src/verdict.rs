@@ -119,6 +119,8 @@ mod tests {
             refused: refused.iter().map(refusal).collect(),
             problem: None,
             shards: Vec::new(),
+            stalled: Vec::new(),
+            members: 1,
             lag_seconds: 0,
             backlog: 0,
             pending: 0,

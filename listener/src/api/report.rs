@@ -88,6 +88,7 @@ impl Reporter {
             shard: shard.shard.unsigned_abs(),
             epoch: shard.epoch,
             since: since.clone(),
+            lag_seconds: 0,
         });
         self.note(|state| {
             state.role = Role::Active;
@@ -136,6 +137,8 @@ impl Reporter {
             refused: bundle.map_or_else(Vec::new, |bundle| bundle.refused.clone()),
             problem: problem.or_else(|| health.filter(|_| at_work)),
             shards: state.shards.clone(),
+            stalled: Vec::new(),
+            members: 0,
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,

@@ -373,6 +373,7 @@ impl<'a> Seen<'a> {
                     owner: report.pod.clone(),
                     epoch: owned.epoch,
                     since: owned.since.clone(),
+                    lag: None,
                 };
                 let later = owners
                     .get(&owned.shard)

@@ -26,6 +26,8 @@ impl Told {
             refused: Vec::new(),
             problem: None,
             shards: Vec::new(),
+            stalled: Vec::new(),
+            members: 1,
             lag_seconds: 0,
             backlog: 0,
             pending: 0,
@@ -55,6 +57,7 @@ impl Told {
                 shard: 0,
                 epoch: 3,
                 since: "2026-01-01T00:00:00Z".to_owned(),
+                lag_seconds: 0,
             }];
         });
     }
