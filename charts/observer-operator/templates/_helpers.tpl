@@ -86,7 +86,7 @@ it holds itself, so it holds Leases and Secrets as they do.
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [create, delete, get, update, watch]
+  verbs: [create, delete, get, list, update, watch]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]

@@ -27,7 +27,8 @@ pub(super) const PORT: i32 = STATUS_PORT as i32;
 /// User and group of the image.
 const USER: i64 = 65532;
 
-/// What a pod has for its end beyond the drain: time to save, to give up the Lease, and to exit.
+/// What a pod has for its end beyond the drain, which is one for all of its shards: time to save,
+/// to give up its Leases, and to exit.
 const GRACE_BEYOND_DRAIN: i64 = 10;
 
 /// Old pod templates that are kept for a look back.
@@ -36,8 +37,8 @@ const REVISIONS: i32 = 3;
 /// How long new pods may take before the Deployment says that it does not get on.
 const PROGRESS_DEADLINE: i32 = 120;
 
-/// The pods, with what users add to them. A new pod is a ready standby before an old one goes, so
-/// that the work changes hands and does not wait.
+/// The pods, with what users add to them. They go one at a time, each once a new one is ready to
+/// take up its shards, so that the work changes hands and does not wait.
 #[must_use]
 pub fn build(fleet: &Fleet) -> Deployment {
     Deployment {
@@ -150,8 +151,8 @@ fn container(fleet: &Fleet) -> Container {
 fn environment(fleet: &Fleet) -> Vec<EnvVar> {
     let ours = [
         plain("OBSERVER_BUNDLE", &fleet.bundle_name()),
-        plain("OBSERVER_LEASE", &fleet.object_name()),
         plain("OBSERVER_LISTEN", &format!("0.0.0.0:{PORT}")),
+        plain("OBSERVER_LISTENER", &fleet.name),
         plain("OBSERVER_LOG_FORMAT", "json"),
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),

@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Fleet;
 
-/// One at a time, so that a standby is there to take over. A single pod has no budget: it would
-/// keep nodes from being drained and protect nothing.
+/// One at a time, so that others are there to take up its shards. A single pod has no budget: it
+/// would keep nodes from being drained and protect nothing.
 #[must_use]
 pub fn build(fleet: &Fleet) -> Option<PodDisruptionBudget> {
     (fleet.replicas > 1).then(|| PodDisruptionBudget {

@@ -1,25 +1,19 @@
-//! What a listener's pods may do: hold their one Lease, read their one bundle.
+//! What a listener's pods may do: hold Leases, read their one bundle.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 
 use super::Fleet;
 
-/// `delete` is what some clusters ask of whoever names the Lease's owner. `create` cannot be bound
-/// to a name, because the name is not known yet when it is judged.
+/// Leases cannot be bound to names: those of the members are named by their pods, and those of the
+/// shards change with the number of shards. `delete` is also what some clusters ask of whoever names
+/// a Lease's owner.
 #[must_use]
 pub fn build(fleet: &Fleet) -> Role {
-    let leases = "coordination.k8s.io";
-    let lease = fleet.object_name();
+    let leases = ["create", "delete", "get", "list", "update", "watch"];
     Role {
         metadata: fleet.metadata(fleet.object_name()),
         rules: Some(vec![
-            rule(leases, "leases", &["create"], None),
-            rule(
-                leases,
-                "leases",
-                &["delete", "get", "update", "watch"],
-                Some(lease),
-            ),
+            rule("coordination.k8s.io", "leases", &leases, None),
             rule(
                 "",
                 "secrets",

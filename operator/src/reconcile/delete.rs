@@ -1,14 +1,12 @@
-//! The end of a listener: its pods stop, its rows go, and then it goes itself.
+//! The end of a listener: its pods stop, its rows go, and then it goes itself. All that was made for
+//! it has it as owner, or one of its pods, and goes with that, the Leases of its pods too.
 
 use crds::resources::{DeletionPolicy, ObserverListener};
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::Api;
-use kube::api::DeleteParams;
 
 use super::publish::write_finalizers;
 use super::{Context, Done, ReconcileError, now};
 use crate::apply;
-use crate::build::{Kind, object_name};
+use crate::build::Kind;
 use crate::finalize::{self, FINALIZER, Going, Step, forget, step};
 use crate::index::{Snapshot, identity, owned_key};
 use crate::key::Key;
@@ -45,7 +43,6 @@ impl Context {
                 concerns,
             });
         };
-        self.remove_lease(key).await?;
         self.publisher
             .events::<ObserverListener>(meta, vec![notice])
             .await;
@@ -62,18 +59,6 @@ impl Context {
             outcome: Outcome::Settled,
             concerns,
         })
-    }
-
-    /// Removes the Lease at once. It goes with its owner too, but only where the pod that made it had
-    /// read who that is.
-    async fn remove_lease(&self, key: &Key) -> Result<(), ReconcileError> {
-        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &key.namespace);
-        let name = object_name(&key.name);
-        match leases.delete(&name, &DeleteParams::default()).await {
-            Ok(_) => Ok(()),
-            Err(error) if apply::is_gone(&error) => Ok(()),
-            Err(error) => Err(ReconcileError::Lease(error)),
-        }
     }
 
     /// What came of the rows; nothing while it goes on.

@@ -58,9 +58,6 @@ pub enum ReconcileError {
     /// The finalizer could not be set or taken away.
     #[error("cannot change the finalizers: {0}")]
     Finalizer(#[source] kube::Error),
-    /// The Lease of a listener that goes could not be removed.
-    #[error("cannot delete its Lease: {0}")]
-    Lease(#[source] kube::Error),
     /// The status could not be written.
     #[error("cannot write the status: {0}")]
     Status(#[source] kube::Error),
