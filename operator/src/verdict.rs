@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crds::report::PodReport;
+use crds::report::{PodReport, Role};
 
 use crate::key::Key;
 
 /// What became of an observer in a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The working pod runs it.
+    /// Every pod that works runs it.
     Programmed,
     /// It is right, and does not run at its own wish.
     Suspended,
@@ -72,9 +72,11 @@ pub fn judge(
             .entry(&refusal.observer)
             .or_insert_with(|| format!("{}: {}", refusal.path, refusal.message));
     }
-    let at_work = current
-        .iter()
-        .any(|report| report.role == crds::report::Role::Active);
+    let working = |reports: &mut dyn Iterator<Item = &&PodReport>| {
+        reports.filter(|report| report.role == Role::Active).count()
+    };
+    let running = working(&mut current.iter().copied());
+    let at_work = running > 0 && running == working(&mut reports.iter());
     before
         .iter()
         .map(|(observer, verdict)| {
@@ -91,7 +93,7 @@ pub fn judge(
                     (None, None) if at_work => Verdict::Programmed,
                     (None, None) => Verdict::Waiting {
                         reason: "Pending".to_owned(),
-                        message: "it is on its way to the pod that works".to_owned(),
+                        message: "it is on its way to the pods that work".to_owned(),
                     },
                 },
             };
@@ -102,7 +104,7 @@ pub fn judge(
 
 #[cfg(test)]
 mod tests {
-    use crds::report::{Refusal, Role};
+    use crds::report::Refusal;
 
     use super::*;
 
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_working_pod_runs_what_no_pod_refuses() {
+    fn the_pods_that_work_run_what_no_pod_refuses() {
         let (active, standby) = (
             report(Role::Active, "1", &[]),
             report(Role::Standby, "1", &["shop/b"]),
@@ -156,6 +158,26 @@ mod tests {
             }
         );
         assert_eq!(verdicts[2], Verdict::Suspended);
+    }
+
+    #[test]
+    fn every_pod_that_works_must_run_it() {
+        let (new, old) = (
+            report(Role::Active, "1", &[]),
+            report(Role::Active, "0", &[]),
+        );
+        assert!(matches!(
+            &judged(&[&new, &old], None)[0],
+            Verdict::Waiting { .. }
+        ));
+        assert_eq!(judged(&[&new, &new], None)[0], Verdict::Programmed);
+        // A pod that ends, or has no shard, holds nobody up.
+        let rest = [
+            report(Role::Stopping, "0", &[]),
+            report(Role::Standby, "0", &[]),
+        ];
+        let verdicts = judged(&[&new, &rest[0], &rest[1]], None);
+        assert_eq!(verdicts[0], Verdict::Programmed);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::notices;
 use crate::queue::Outcome;
 use crate::report::Reports;
 use crate::seen::{Held, Item, Wrong};
-use crate::status::{self, Pod, Refused, Seen};
+use crate::status::{self, Free, Pod, Refused, Seen};
 use crate::validate::{self, Bundle};
 use crate::verdict::{HeldUp, Verdict, judge};
 
@@ -37,6 +37,7 @@ const FIGURES: Duration = Duration::from_secs(10);
 pub(super) struct Memory {
     applied: apply::Memory,
     reports: Reports,
+    free: Free,
     plan: Option<Planned>,
     /// When the status was written last.
     written: Option<Instant>,
@@ -245,10 +246,15 @@ impl Context {
         };
         let before = held.status.clone().unwrap_or_default();
         let bundle = &current.planned.bundle;
+        let spec = &listener.spec;
+        memory.free.note(current.pods, spec.shards, now());
         let seen = Seen {
             name: &key.name,
             generation: listener.metadata.generation.unwrap_or_default(),
-            wanted: listener.spec.replicas,
+            wanted: spec.replicas,
+            shards: spec.shards,
+            stalled_after: spec.stalled_after.duration(),
+            free: &memory.free,
             refused: bundle.as_ref().err(),
             bundle: bundle.as_deref().ok(),
             deployment: deployment.as_ref(),
@@ -267,7 +273,8 @@ impl Context {
         }
         // All else is told by the watches.
         let asked = current.pods.iter().any(|pod| pod.seen.ip.is_some());
-        let outcome = match (asked, status::converged(&status)) {
+        let converged = status::converged(&status) && memory.free.is_empty();
+        let outcome = match (asked, converged) {
             (false, _) => Outcome::Settled,
             (true, true) => Outcome::Again(LATER),
             (true, false) => Outcome::Again(SOON),
@@ -310,6 +317,9 @@ impl Context {
             name: &key.name,
             generation: wrong.metadata.generation.unwrap_or_default(),
             wanted: 1,
+            shards: 0,
+            stalled_after: Duration::MAX,
+            free: &Free::default(),
             refused: Some(&refused),
             bundle: None,
             deployment: None,

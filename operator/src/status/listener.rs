@@ -5,26 +5,22 @@ use std::time::Duration;
 
 use crds::duration::Span;
 use crds::report::{PodReport, Role};
-use crds::resources::{ObserverCounts, ObserverListenerStatus, ShardStatus};
+use crds::resources::{ObserverCounts, ObserverListenerStatus};
 use k8s_openapi::jiff::Timestamp;
 
+use super::ready::Turns;
+use super::shards::{Free, describe, lag, owners};
 use crate::build::selector_text;
 use crate::conditions::{Saying, Truth, condition, find, holds};
 use crate::key::Key;
 use crate::seen::{DeploymentSeen, PodSeen};
 use crate::verdict::Verdict;
 
-/// With events waiting and the oldest of them older than this, a listener does not get on.
-const STALLED: u64 = 60;
-
 /// How long pods may take to load a new bundle before the listener is no longer ready.
 const LOADING: Duration = Duration::from_secs(30);
 
 /// Names of refused observers in a message.
 const NAMED: usize = 5;
-
-/// Most shards that a status lists.
-const MAX_SHARDS: usize = 256;
 
 /// Why a listener cannot be run as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +51,12 @@ pub struct Seen<'a> {
     pub generation: i64,
     /// Number of pods that are asked for.
     pub wanted: i32,
+    /// Number of shards that are asked for.
+    pub shards: u16,
+    /// How long a shard may be without an owner, or not get on, before that is told.
+    pub stalled_after: Duration,
+    /// Which shards have had no owner, and since when.
+    pub free: &'a Free,
     /// Why it is not run as it is written.
     pub refused: Option<&'a Refused>,
     /// The bundle that the pods should run.
@@ -83,36 +85,37 @@ pub fn listener(
         let began = since.last_transition_time.0;
         now.duration_since(began).unsigned_abs() > LOADING
     });
-    let was_ready = holds(&before.conditions, "Ready") && !late;
-    let active = seen.active();
+    let ready_before = holds(&before.conditions, "Ready");
+    let owners = owners(seen.pods);
+    let turns = Turns {
+        owners: &owners,
+        ready_before,
+        late,
+        now,
+    };
+    let figures = || owners.values().map(|(report, _)| *report);
+    let oldest = figures().map(|report| report.lag_seconds).max();
+    let backlog = figures().map(|report| report.backlog).max();
     ObserverListenerStatus {
         observed_generation: generation,
         replicas: seen.deployment.map_or(0, |seen| seen.replicas),
         ready_replicas: seen.deployment.map_or(0, |seen| seen.ready),
         selector: Some(selector_text(seen.name)),
         observers: seen.counts(&before.observers),
-        shards: seen.shards(),
-        lag: active.map(|report| lag(report.lag_seconds)),
-        backlog: active.map_or(0, |report| {
-            i64::try_from(report.backlog).unwrap_or(i64::MAX)
-        }),
+        shards: seen.shards(&owners, &before.shards),
+        lag: oldest.map(|seconds| lag(seconds, before.lag.as_deref())),
+        backlog: i64::try_from(backlog.unwrap_or(0)).unwrap_or(i64::MAX),
         bundle: seen
             .bundle
             .map(ToOwned::to_owned)
             .or_else(|| before.bundle.clone()),
         conditions: vec![
-            say("Ready", seen.ready(was_ready)),
+            say("Ready", seen.ready(turns)),
             progressing,
             say("Degraded", seen.degraded()),
-            say("Stalled", seen.stalled()),
+            say("Stalled", seen.stalled(turns)),
         ],
     }
-}
-
-/// An age as people read it.
-#[must_use]
-pub fn lag(seconds: u64) -> String {
-    Span::from_secs(seconds).to_string()
 }
 
 /// Takes over the figures that change all the time, where a figure was shown before.
@@ -120,6 +123,24 @@ pub fn keep_figures(status: &mut ObserverListenerStatus, before: &ObserverListen
     if status.lag.is_some() && before.lag.is_some() {
         status.lag.clone_from(&before.lag);
         status.backlog = before.backlog;
+    }
+    for shard in &mut status.shards {
+        let same = before.shards.iter().find(|old| {
+            (old.shard, old.epoch, &old.owner) == (shard.shard, shard.epoch, &shard.owner)
+        });
+        if let Some(old) = same.filter(|old| old.lag.is_some()) {
+            shard.lag.clone_from(&old.lag);
+        }
+    }
+    // Words of the pods, which may hold figures too.
+    for condition in &mut status.conditions {
+        let same = find(&before.conditions, &condition.type_).filter(|old| {
+            condition.type_ == "Stalled"
+                && (&old.status, &old.reason) == (&condition.status, &condition.reason)
+        });
+        if let Some(old) = same {
+            condition.message.clone_from(&old.message);
+        }
     }
 }
 
@@ -136,90 +157,13 @@ pub fn converged(status: &ObserverListenerStatus) -> bool {
 }
 
 impl<'a> Seen<'a> {
-    fn reports(&self) -> impl Iterator<Item = &'a PodReport> {
+    pub(super) fn reports(&self) -> impl Iterator<Item = &'a PodReport> + use<'a> {
         self.pods.iter().filter_map(|pod| pod.report.as_ref())
     }
 
-    /// The report of the pod that works. After a change of hands two may think that they do; the
-    /// later owner has the higher epoch.
-    fn active(&self) -> Option<&'a PodReport> {
-        let epoch = |report: &&PodReport| report.shards.iter().map(|shard| shard.epoch).max();
-        self.reports()
-            .filter(|report| report.role == Role::Active)
-            .max_by_key(epoch)
-    }
-
-    fn ready(&self, was_ready: bool) -> Saying {
-        let no = |reason: &str, message: String| Saying::new(Truth::False, reason, message);
-        if let Some(refused) = self.refused {
-            return no(&refused.reason, refused.message.clone());
-        }
-        if self.wanted == 0 {
-            return no(
-                "ScaledToZero",
-                "no pod runs, and changes wait in the log; set spec.replicas to 1 or more".into(),
-            );
-        }
-        let Some(active) = self.active() else {
-            return self.nobody_works();
-        };
-        if let Some(problem) = &active.problem {
-            return no(&problem.reason, problem.message.clone());
-        }
-        let available = self.deployment.map_or(0, |seen| seen.available);
-        if available < 1 {
-            return no(
-                "PodsUnavailable",
-                format!("pod {} works and is not available yet", active.pod),
-            );
-        }
-        if active.bundle.as_deref() == self.bundle && self.bundle.is_some() || was_ready {
-            return Saying::new(
-                Truth::True,
-                "Delivering",
-                format!("pod {} delivers", active.pod),
-            );
-        }
-        no(
-            "BundleNotLoaded",
-            format!(
-                "pod {} works and has not loaded what was last applied; see its log",
-                active.pod
-            ),
-        )
-    }
-
-    /// Why no pod works: what a pod says comes first, then what the cluster says.
-    fn nobody_works(&self) -> Saying {
-        let no = |reason: &str, message: String| Saying::new(Truth::False, reason, message);
-        if let Some(problem) = self.reports().find_map(|report| report.problem.as_ref()) {
-            return no(&problem.reason, problem.message.clone());
-        }
-        if let Some((pod, why)) = self
-            .pods
-            .iter()
-            .find_map(|pod| Some((&pod.name, pod.seen.waiting.as_ref()?)))
-        {
-            return no(
-                "PodsNotRunning",
-                format!("pod {pod} does not run: {why}; see kubectl describe pod {pod}"),
-            );
-        }
-        if let Some(why) = self.deployment.and_then(|seen| seen.stuck.as_ref()) {
-            return no("PodsNotRunning", format!("the pods do not run: {why}"));
-        }
-        let ready = self.pods.iter().filter(|pod| pod.seen.ready).count();
-        if ready > 0 && self.reports().next().is_none() {
-            return no(
-                "PodsNotReporting",
-                format!(
-                    "{ready} pods are ready and none answers the operator on port {}; let the \
-                     operator's namespace reach them",
-                    crds::report::STATUS_PORT
-                ),
-            );
-        }
-        no("Starting", "no pod has taken up the work yet".into())
+    /// The reports of the pods that work.
+    pub(super) fn working(&self) -> impl Iterator<Item = &'a PodReport> + use<'a> {
+        self.reports().filter(|report| report.role == Role::Active)
     }
 
     fn progressing(&self) -> Saying {
@@ -310,34 +254,41 @@ impl<'a> Seen<'a> {
         Saying::new(Truth::False, "NothingRefused", "every part runs")
     }
 
-    fn stalled(&self) -> Saying {
-        let stalled = self
-            .reports()
-            .filter_map(|report| report.problem.as_ref())
-            .find(|problem| problem.reason == "Stalled");
-        if let Some(problem) = stalled {
-            return Saying::new(Truth::True, "Stalled", &*problem.message);
-        }
+    fn stalled(&self, turns: Turns<'_>) -> Saying {
         if self.wanted == 0 {
             return Saying::new(Truth::False, "ScaledToZero", "no pod runs");
         }
-        match self.active() {
-            Some(report) if report.lag_seconds > STALLED && report.backlog > 0 => Saying::new(
-                Truth::True,
-                "Behind",
-                format!(
-                    "events wait for more than {STALLED} s; see the receivers' answers in the log \
-                     of pod {}",
-                    report.pod
-                ),
-            ),
-            Some(_) => Saying::new(Truth::False, "GettingOn", "no event waits for long"),
-            None => Saying::new(
+        let stalls = self.stalls(turns.owners, turns.now);
+        if let Some(worst) = stalls.first() {
+            return Saying::new(Truth::True, &*worst.reason, describe(&stalls));
+        }
+        let stalled = self
+            .reports()
+            .filter_map(|report| Some((&report.pod, report.problem.as_ref()?)))
+            .find(|(_, problem)| problem.reason == "Stalled");
+        if let Some((pod, problem)) = stalled {
+            let message = format!("pod {pod}: {}", problem.message);
+            return Saying::new(Truth::True, "Stalled", message);
+        }
+        if self.working().next().is_none() {
+            return Saying::new(
                 Truth::Unknown,
                 "NoActivePod",
                 "no pod works that could tell",
-            ),
+            );
         }
+        let long = self.stalled_after.as_secs();
+        let behind =
+            |(report, _): &(&PodReport, _)| report.lag_seconds > long && report.backlog > 0;
+        if turns.owners.values().any(behind) {
+            let long = Span::from(self.stalled_after);
+            return Saying::new(
+                Truth::False,
+                "Behind",
+                format!("every shard gets on, and events wait for more than {long}"),
+            );
+        }
+        Saying::new(Truth::False, "GettingOn", "no event waits for long")
     }
 
     /// While a bundle is on its way, as many run as did before.
@@ -352,7 +303,7 @@ impl<'a> Seen<'a> {
         };
         let waiting = count(&|verdict| matches!(verdict, Verdict::Waiting { .. }));
         let programmed = count(&|verdict| matches!(verdict, Verdict::Programmed));
-        let on_its_way = waiting > 0 && self.wanted > 0 && self.active().is_some();
+        let on_its_way = waiting > 0 && self.wanted > 0 && self.working().next().is_some();
         ObserverCounts {
             selected: count(&|_| true),
             programmed: if on_its_way {
@@ -362,28 +313,6 @@ impl<'a> Seen<'a> {
             },
             refused: count(&Verdict::refused),
         }
-    }
-
-    fn shards(&self) -> Vec<ShardStatus> {
-        let mut owners: BTreeMap<u16, ShardStatus> = BTreeMap::new();
-        for report in self.reports() {
-            for owned in &report.shards {
-                let status = ShardStatus {
-                    shard: i32::from(owned.shard),
-                    owner: report.pod.clone(),
-                    epoch: owned.epoch,
-                    since: owned.since.clone(),
-                    lag: None,
-                };
-                let later = owners
-                    .get(&owned.shard)
-                    .is_some_and(|other| other.epoch >= owned.epoch);
-                if !later {
-                    owners.insert(owned.shard, status);
-                }
-            }
-        }
-        owners.into_values().take(MAX_SHARDS).collect()
     }
 }
 

@@ -2,6 +2,9 @@
 
 mod listener;
 mod observer;
+mod ready;
+mod shards;
 
-pub use listener::{Pod, Refused, Seen, converged, keep_figures, lag, listener};
+pub use listener::{Pod, Refused, Seen, converged, keep_figures, listener};
 pub use observer::observer;
+pub use shards::Free;

@@ -1,0 +1,145 @@
+//! Whether a listener delivers.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use crds::report::{NO_LEASE, PodReport, Role, STATUS_PORT};
+use k8s_openapi::jiff::Timestamp;
+
+use super::listener::Seen;
+use super::shards::{Owners, describe, mute};
+use crate::conditions::{Saying, Truth};
+
+/// What a condition depends on besides what is seen now.
+#[derive(Clone, Copy)]
+pub(super) struct Turns<'a> {
+    pub(super) owners: &'a Owners<'a>,
+    pub(super) ready_before: bool,
+    /// Whether a change has been on its way to the pods for longer than it should be.
+    pub(super) late: bool,
+    pub(super) now: Timestamp,
+}
+
+impl<'a> Seen<'a> {
+    pub(super) fn ready(&self, turns: Turns<'_>) -> Saying {
+        let no = |reason: &str, message: String| Saying::new(Truth::False, reason, message);
+        if let Some(refused) = self.refused {
+            return no(&refused.reason, refused.message.clone());
+        }
+        if self.wanted == 0 {
+            return no(
+                "ScaledToZero",
+                "no pod runs, and changes wait in the log; set spec.replicas to 1 or more".into(),
+            );
+        }
+        let working: Vec<&PodReport> = self.working().collect();
+        if working.is_empty() && !(turns.ready_before && self.takes_over()) {
+            return self.nobody_works();
+        }
+        let trouble = |report: &&'a PodReport| Some((&report.pod, report.problem.as_ref()?));
+        if let Some((pod, problem)) = working.iter().find_map(trouble) {
+            return no(&problem.reason, format!("pod {pod}: {}", problem.message));
+        }
+        let available = self.deployment.map_or(0, |seen| seen.available);
+        if available < 1 {
+            return no(
+                "PodsUnavailable",
+                "no pod that works is available yet".into(),
+            );
+        }
+        let old = |report: &&&PodReport| report.bundle.as_deref() != self.bundle;
+        let old: Vec<_> = working.iter().filter(old).collect();
+        if let Some(one) = old.first().filter(|_| !turns.ready_before || turns.late) {
+            return no(
+                "BundleNotLoaded",
+                format!(
+                    "{} of {} pods that work have not loaded what was last applied; see the log \
+                     of pod {}",
+                    old.len(),
+                    working.len(),
+                    one.pod
+                ),
+            );
+        }
+        self.divided(turns)
+    }
+
+    /// Whether the pods that deliver deliver all of it.
+    fn divided(&self, turns: Turns<'_>) -> Saying {
+        let mut stalls = self.stalls(turns.owners, turns.now);
+        stalls.retain(|stall| stall.reason == NO_LEASE);
+        if !stalls.is_empty() {
+            return Saying::new(Truth::False, NO_LEASE, describe(&stalls));
+        }
+        let unowned = self.unowned(turns.owners).len();
+        if unowned > 0 && !turns.ready_before {
+            let all = self.shards;
+            let (reason, message) = match mute(self.pods).next() {
+                Some(pod) => (
+                    "PodsNotReporting",
+                    format!(
+                        "{unowned} of {all} shards may be in the hands of pods that do not answer \
+                         the operator on port {STATUS_PORT}, such as {}",
+                        pod.name
+                    ),
+                ),
+                None => (
+                    "Starting",
+                    format!("{unowned} of {all} shards are not taken up yet"),
+                ),
+            };
+            return Saying::new(Truth::False, reason, message);
+        }
+        let pods: BTreeSet<&str> = turns.owners.values().map(|(pod, _)| &*pod.pod).collect();
+        let shards = match turns.owners.len() {
+            1 => "1 shard".to_owned(),
+            many => format!("{many} shards"),
+        };
+        let mut message = match (pods.len(), pods.first()) {
+            (1, Some(pod)) => format!("pod {pod} delivers {shards}"),
+            (many, _) => format!("{many} pods deliver {shards}"),
+        };
+        if unowned > 0 {
+            let _ = write!(message, ", and {unowned} change hands");
+        }
+        Saying::new(Truth::True, "Delivering", message)
+    }
+
+    /// Whether a pod is there that will take up the shards, as nothing says that it cannot.
+    fn takes_over(&self) -> bool {
+        let mut standby = self.reports().filter(|report| report.role == Role::Standby);
+        standby.any(|report| report.problem.is_none())
+    }
+
+    /// Why no pod works: what a pod says comes first, then what the cluster says.
+    fn nobody_works(&self) -> Saying {
+        let no = |reason: &str, message: String| Saying::new(Truth::False, reason, message);
+        if let Some(problem) = self.reports().find_map(|report| report.problem.as_ref()) {
+            return no(&problem.reason, problem.message.clone());
+        }
+        if let Some((pod, why)) = self
+            .pods
+            .iter()
+            .find_map(|pod| Some((&pod.name, pod.seen.waiting.as_ref()?)))
+        {
+            return no(
+                "PodsNotRunning",
+                format!("pod {pod} does not run: {why}; see kubectl describe pod {pod}"),
+            );
+        }
+        if let Some(why) = self.deployment.and_then(|seen| seen.stuck.as_ref()) {
+            return no("PodsNotRunning", format!("the pods do not run: {why}"));
+        }
+        let ready = self.pods.iter().filter(|pod| pod.seen.ready).count();
+        if ready > 0 && self.reports().next().is_none() {
+            return no(
+                "PodsNotReporting",
+                format!(
+                    "{ready} pods are ready and none answers the operator on port {STATUS_PORT}; \
+                     let the operator's namespace reach them"
+                ),
+            );
+        }
+        no("Starting", "no pod has taken up the work yet".into())
+    }
+}

@@ -1,0 +1,240 @@
+//! Who works on which shard, which shards nobody works on, and which do not get on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crds::duration::Span;
+use crds::report::{
+    DATABASE_UNREACHABLE, DISPATCH_FULL, HOLDING_TRANSACTION, NO_LEASE, OwnedShard, PodReport,
+    RECEIVER_FAILING, Role,
+};
+use crds::resources::ShardStatus;
+use k8s_openapi::jiff::Timestamp;
+
+use super::listener::{Pod, Seen};
+
+/// Most shards that a status lists.
+const MAX_SHARDS: usize = 256;
+
+/// Numbers of shards in a message, for each cause.
+const NUMBERS: usize = 8;
+
+/// Causes in a message.
+const CAUSES: usize = 5;
+
+/// Ages that differ by less than this, in seconds, or by less than a quarter are shown alike.
+const NEAR: u64 = 5;
+
+/// Reasons of stalled shards, the worst first; others come last.
+const WORST: [&str; 5] = [
+    DATABASE_UNREACHABLE,
+    NO_LEASE,
+    HOLDING_TRANSACTION,
+    RECEIVER_FAILING,
+    DISPATCH_FULL,
+];
+
+/// The owner of each shard that has one.
+pub(super) type Owners<'a> = BTreeMap<u16, (&'a PodReport, &'a OwnedShard)>;
+
+/// Who works on which shard. After a change of hands two pods may think that they do; the later
+/// owner has the higher epoch.
+pub(super) fn owners(pods: &[Pod]) -> Owners<'_> {
+    let mut owners = Owners::new();
+    for report in pods.iter().filter_map(|pod| pod.report.as_ref()) {
+        for owned in &report.shards {
+            let later = owners
+                .get(&owned.shard)
+                .is_some_and(|(_, other)| other.epoch >= owned.epoch);
+            if !later {
+                owners.insert(owned.shard, (report, owned));
+            }
+        }
+    }
+    owners
+}
+
+/// Ready pods that do not tell what they do, and so may work on any shard.
+pub(super) fn mute(pods: &[Pod]) -> impl Iterator<Item = &Pod> {
+    pods.iter()
+        .filter(|pod| pod.seen.ready && pod.report.is_none())
+}
+
+/// Since when shards have had no owner although pods are there to take them, as the operator saw
+/// it itself. It is kept from one look to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Free(BTreeMap<u16, Timestamp>);
+
+impl Free {
+    /// Takes note of what the pods of a listener of that many shards say. While a pod is mute, no
+    /// shard is known to have become free.
+    pub fn note(&mut self, pods: &[Pod], shards: u16, now: Timestamp) {
+        let owners = owners(pods);
+        let takes_part = |pod: &Pod| {
+            let report = pod.report.as_ref();
+            report.is_some_and(|report| matches!(report.role, Role::Active | Role::Standby))
+        };
+        if !pods.iter().any(takes_part) {
+            self.0.clear();
+            return;
+        }
+        self.0
+            .retain(|shard, _| *shard < shards && !owners.contains_key(shard));
+        if mute(pods).next().is_none() {
+            for shard in (0..shards).filter(|shard| !owners.contains_key(shard)) {
+                self.0.entry(shard).or_insert(now);
+            }
+        }
+    }
+
+    /// Whether every shard has an owner, as far as is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Shards that have been free for longer than `patience`.
+    fn for_long(&self, patience: Duration, now: Timestamp) -> impl Iterator<Item = u16> {
+        let long = move |since: Timestamp| {
+            Duration::try_from(now.duration_since(since)).is_ok_and(|passed| passed > patience)
+        };
+        let found = self.0.iter().filter(move |(_, since)| long(**since));
+        found.map(|(shard, _)| *shard)
+    }
+}
+
+/// Shards that do not get on for one and the same cause.
+#[derive(Debug)]
+pub(super) struct Stall {
+    /// The cause in a word.
+    pub(super) reason: String,
+    /// The pod that says so, unless it is the operator's own finding.
+    pod: Option<String>,
+    /// The cause in a sentence.
+    message: String,
+    /// The shards; never empty, in rising order.
+    shards: Vec<u16>,
+}
+
+impl Seen<'_> {
+    /// All shards that do not get on, by their causes, the worst first. The owner of a shard knows
+    /// best; of one that nobody owns, every pod may speak.
+    pub(super) fn stalls(&self, owners: &Owners<'_>, now: Timestamp) -> Vec<Stall> {
+        let mut said = BTreeMap::new();
+        for report in self.reports() {
+            for stalled in &report.stalled {
+                let owner = owners.get(&stalled.shard).map(|(owner, _)| &owner.pod);
+                if owner.is_none_or(|owner| *owner == report.pod) {
+                    let cause = (&*stalled.reason, Some(&*report.pod), &*stalled.message);
+                    // The pods come in no order, and the message should stay as it is.
+                    let first = said.entry(stalled.shard).or_insert(cause);
+                    *first = cause.min(*first);
+                }
+            }
+        }
+        let nobody = if self.waits_for_mute() {
+            BTreeSet::new()
+        } else {
+            self.free.for_long(self.stalled_after, now).collect()
+        };
+        let message = format!(
+            "no pod has taken it up for more than {}; see the pods' logs, and whether they may \
+             write Leases",
+            Span::from(self.stalled_after)
+        );
+        for shard in nobody {
+            said.entry(shard).or_insert((NO_LEASE, None, &message));
+        }
+        let mut causes: BTreeMap<_, Vec<u16>> = BTreeMap::new();
+        for (shard, (reason, pod, message)) in said {
+            let rank = WORST.iter().position(|known| *known == reason);
+            let cause = (rank.unwrap_or(WORST.len()), reason, pod, message);
+            causes.entry(cause).or_default().push(shard);
+        }
+        causes
+            .into_iter()
+            .map(|((_, reason, pod, message), shards)| Stall {
+                reason: reason.to_owned(),
+                pod: pod.map(ToOwned::to_owned),
+                message: message.to_owned(),
+                shards,
+            })
+            .collect()
+    }
+
+    /// Whether a pod that does not answer may work on the shards without an owner.
+    pub(super) fn waits_for_mute(&self) -> bool {
+        mute(self.pods).next().is_some()
+    }
+
+    /// Shards that should have an owner and have none.
+    pub(super) fn unowned(&self, owners: &Owners<'_>) -> Vec<u16> {
+        (0..self.shards)
+            .filter(|shard| !owners.contains_key(shard))
+            .collect()
+    }
+
+    /// The list for the status, given the one before.
+    pub(super) fn shards(&self, owners: &Owners<'_>, before: &[ShardStatus]) -> Vec<ShardStatus> {
+        let shown = |shard: i32| {
+            let found = before.iter().find(|status| status.shard == shard);
+            found.and_then(|status| status.lag.as_deref())
+        };
+        let list = owners.iter().map(|(&shard, (report, owned))| ShardStatus {
+            shard: i32::from(shard),
+            owner: report.pod.clone(),
+            epoch: owned.epoch,
+            since: owned.since.clone(),
+            lag: Some(lag(owned.lag_seconds, shown(i32::from(shard)))),
+        });
+        list.take(MAX_SHARDS).collect()
+    }
+}
+
+/// Stalled shards in words: `shard 3 (pod shop-1): why`.
+pub(super) fn describe(stalls: &[Stall]) -> String {
+    let mut parts: Vec<String> = stalls
+        .iter()
+        .take(CAUSES)
+        .map(|stall| {
+            let pod = stall.pod.as_ref();
+            let pod = pod.map_or_else(String::new, |pod| format!(" (pod {pod})"));
+            format!("{}{pod}: {}", numbered(&stall.shards), stall.message)
+        })
+        .collect();
+    let more = stalls.iter().skip(CAUSES).map(|stall| stall.shards.len());
+    let more: usize = more.sum();
+    if more > 0 {
+        parts.push(format!("{more} more"));
+    }
+    parts.join("; ")
+}
+
+/// `shard 3`, or `shards 3, 4, 5 and 7 more`.
+fn numbered(shards: &[u16]) -> String {
+    let numbers: Vec<String> = shards
+        .iter()
+        .take(NUMBERS)
+        .map(ToString::to_string)
+        .collect();
+    let numbers = numbers.join(", ");
+    match shards.len() {
+        1 => format!("shard {numbers}"),
+        all if all > NUMBERS => format!("shards {numbers} and {} more", all - NUMBERS),
+        _ => format!("shards {numbers}"),
+    }
+}
+
+/// An age as people read it. One that is near to what is shown leaves that as it is, so that it
+/// is not written for nothing; that nothing waits any more is always told.
+pub(super) fn lag(seconds: u64, shown: Option<&str>) -> String {
+    let near = |text: &&str| {
+        text.parse::<Span>().is_ok_and(|old| {
+            let old = old.duration().as_secs();
+            old == seconds || seconds > 0 && old.abs_diff(seconds) < NEAR.max(old / 4)
+        })
+    };
+    shown
+        .filter(near)
+        .map_or_else(|| Span::from_secs(seconds).to_string(), ToOwned::to_owned)
+}
