@@ -121,7 +121,8 @@ pub struct StalledShard {
     /// Why, in the form that conditions have: [`HOLDING_TRANSACTION`], [`DISPATCH_FULL`],
     /// [`RECEIVER_FAILING`], [`NO_LEASE`] or [`DATABASE_UNREACHABLE`].
     pub reason: String,
-    /// In words, with the remedy.
+    /// In words, with the remedy. It stays the same while the cause does, so it holds no figure
+    /// that grows.
     pub message: String,
     /// Since when it has not got on, in RFC 3339.
     pub since: String,

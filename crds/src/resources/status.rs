@@ -30,7 +30,8 @@ pub struct ObserverListenerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub shards: Vec<ShardStatus>,
-    /// Age of the oldest event that is not over, such as `0s` or `2m`, as of a few seconds ago.
+    /// Age of the oldest event that is not over, such as `0s` or `2m`, as of a few seconds ago and
+    /// to within 5 s or a quarter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<String>,
     /// Events committed and not read, an upper bound, as of a few seconds ago.
@@ -74,8 +75,7 @@ pub struct ShardStatus {
     pub epoch: i64,
     /// Since when the pod owns it.
     pub since: String,
-    /// Age of the oldest event of the shard that is not over, such as `0s` or `2m`, as of a few
-    /// seconds ago.
+    /// Age of the oldest event of the shard that is not over, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<String>,
 }

@@ -9,7 +9,7 @@ use crds::resources::{ObserverCounts, ObserverListenerStatus};
 use k8s_openapi::jiff::Timestamp;
 
 use super::ready::Turns;
-use super::shards::{Free, describe, lag, owners};
+use super::shards::{Free, describe, lag, listed, owners};
 use crate::build::selector_text;
 use crate::conditions::{Saying, Truth, condition, find, holds};
 use crate::key::Key;
@@ -102,7 +102,7 @@ pub fn listener(
         ready_replicas: seen.deployment.map_or(0, |seen| seen.ready),
         selector: Some(selector_text(seen.name)),
         observers: seen.counts(&before.observers),
-        shards: seen.shards(&owners, &before.shards),
+        shards: listed(&owners, &before.shards),
         lag: oldest.map(|seconds| lag(seconds, before.lag.as_deref())),
         backlog: i64::try_from(backlog.unwrap_or(0)).unwrap_or(i64::MAX),
         bundle: seen
@@ -151,6 +151,7 @@ pub fn converged(status: &ObserverListenerStatus) -> bool {
         find(&status.conditions, type_).is_some_and(|condition| condition.status == "False")
     };
     settled("Progressing")
+        && !holds(&status.conditions, "Stalled")
         && (holds(&status.conditions, "Ready")
             || find(&status.conditions, "Ready")
                 .is_some_and(|condition| condition.reason == "ScaledToZero"))

@@ -173,22 +173,22 @@ impl Seen<'_> {
             .filter(|shard| !owners.contains_key(shard))
             .collect()
     }
+}
 
-    /// The list for the status, given the one before.
-    pub(super) fn shards(&self, owners: &Owners<'_>, before: &[ShardStatus]) -> Vec<ShardStatus> {
-        let shown = |shard: i32| {
-            let found = before.iter().find(|status| status.shard == shard);
-            found.and_then(|status| status.lag.as_deref())
-        };
-        let list = owners.iter().map(|(&shard, (report, owned))| ShardStatus {
-            shard: i32::from(shard),
-            owner: report.pod.clone(),
-            epoch: owned.epoch,
-            since: owned.since.clone(),
-            lag: Some(lag(owned.lag_seconds, shown(i32::from(shard)))),
-        });
-        list.take(MAX_SHARDS).collect()
-    }
+/// The list for the status, given the one before.
+pub(super) fn listed(owners: &Owners<'_>, before: &[ShardStatus]) -> Vec<ShardStatus> {
+    let shown = |shard: i32| {
+        let found = before.iter().find(|status| status.shard == shard);
+        found.and_then(|status| status.lag.as_deref())
+    };
+    let list = owners.iter().map(|(&shard, (report, owned))| ShardStatus {
+        shard: i32::from(shard),
+        owner: report.pod.clone(),
+        epoch: owned.epoch,
+        since: owned.since.clone(),
+        lag: Some(lag(owned.lag_seconds, shown(i32::from(shard)))),
+    });
+    list.take(MAX_SHARDS).collect()
 }
 
 /// Stalled shards in words: `shard 3 (pod shop-1): why`.
