@@ -12,6 +12,18 @@ use serde_json::json;
 
 use super::room::{Room, within};
 
+/// As many as a listener has that names no number.
+pub(super) const SHARDS: u16 = 8;
+
+fn owned(shard: u16) -> OwnedShard {
+    OwnedShard {
+        shard,
+        epoch: 3,
+        since: "2026-01-01T00:00:00Z".to_owned(),
+        lag_seconds: 0,
+    }
+}
+
 /// A pod's report, as it would tell it.
 #[derive(Clone)]
 pub(super) struct Told(Arc<Mutex<PodReport>>);
@@ -48,17 +60,13 @@ impl Told {
         change(&mut self.0.lock().unwrap());
     }
 
-    /// It works, with this bundle.
+    /// It works on all shards, with this bundle.
     pub(super) fn works(&self, bundle: &str) {
         self.change(|report| {
             report.role = Role::Active;
             report.bundle = Some(bundle.to_owned());
-            report.shards = vec![OwnedShard {
-                shard: 0,
-                epoch: 3,
-                since: "2026-01-01T00:00:00Z".to_owned(),
-                lag_seconds: 0,
-            }];
+            report.stalled.clear();
+            report.shards = (0..SHARDS).map(owned).collect();
         });
     }
 }

@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::report::{Refusal, Trouble};
+use crds::report::{RECEIVER_FAILING, Refusal, StalledShard, Trouble};
 use crds::resources::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Namespace, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::Api;
 use kube::api::{DeleteParams, ListParams};
+use kube::{Api, Resource};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::plane::Operator;
-use super::pods::{Told, run_pod};
+use super::pods::{SHARDS, Told, run_pod};
 use super::rest::nothing_is_written_at_rest;
 use super::room::{Room, within};
 
@@ -98,7 +99,7 @@ async fn objects_are_made_and_restored(room: Room) {
         let policy: NetworkPolicy = room.get(name).await.unwrap();
         room.get::<Service>(name).await.is_some()
             && room.get::<Secret>("shop-listener-bundle").await.is_some()
-            && role.rules.is_some_and(|rules| rules.len() == 3)
+            && role.rules.is_some_and(|rules| rules.len() == 2)
             && deployment.spec.unwrap().replicas == Some(2)
             && policy
                 .metadata
@@ -223,6 +224,18 @@ async fn a_listener_goes_with_all_it_had(room: Room) {
     let listener: ObserverListener = room.get("shop").await.unwrap();
     let finalizers = listener.metadata.finalizers.unwrap_or_default();
     assert_eq!(finalizers, ["observers.fraiseql.dev/rows"]);
+    let uid = listener.metadata.uid.unwrap();
+    lease(&room, "shop-shard-0-of-8", &uid).await;
+    // One of another listener, which is gone, and one of the user's own.
+    lease(
+        &room,
+        "gone-shard-0-of-8",
+        "6c7d5f6e-0000-4000-8000-000000000000",
+    )
+    .await;
+    room.apply::<Lease>("own", json!({ "metadata": { "labels": { "app": "own" } } }))
+        .await;
+    room.gone::<Lease>(30, "gone-shard-0-of-8").await;
     // Nothing says any more where the database is, but what was read before is known.
     room.delete::<Secret>("db").await;
     room.listener_says("shop", ["Ready", "False", "SecretMissing"])
@@ -233,7 +246,27 @@ async fn a_listener_goes_with_all_it_had(room: Room) {
     room.gone::<ObserverListener>(75, "shop").await;
     room.gone::<Secret>(30, "shop-listener-bundle").await;
     room.gone::<Role>(30, "shop-listener").await;
+    room.gone::<Lease>(30, "shop-shard-0-of-8").await;
+    assert!(room.get::<Lease>("own").await.is_some());
     assert!(events(&room, "RowsKept").await > 0);
+}
+
+/// The Lease of a shard, as a pod makes it.
+async fn lease(room: &Room, name: &str, listener: &str) {
+    let labels = json!({
+        "app.kubernetes.io/name": "observer-listener",
+        "app.kubernetes.io/instance": "shop",
+        "app.kubernetes.io/managed-by": "observer-operator",
+        "observers.fraiseql.dev/lease": "shard",
+    });
+    let owner = json!({
+        "apiVersion": ObserverListener::api_version(&()),
+        "kind": ObserverListener::kind(&()),
+        "name": "shop",
+        "uid": listener,
+    });
+    let meta = json!({ "labels": labels, "ownerReferences": [owner] });
+    room.apply::<Lease>(name, json!({ "metadata": meta })).await;
 }
 
 async fn a_namespace_goes_at_once(room: Room) {
@@ -275,7 +308,32 @@ async fn pods_are_heard(room: Room) {
     };
     told.change(|report| report.problem = None);
     let first = bundle().await;
+    // A shard that nobody has taken up yet, and then one that does not get on.
     told.works(&first);
+    told.change(|report| drop(report.shards.pop()));
+    let said = room
+        .listener_says("shop", ["Ready", "False", "Starting"])
+        .await;
+    assert_eq!(said, "1 of 8 shards are not taken up yet");
+    told.works(&first);
+    told.change(|report| {
+        report.stalled = vec![StalledShard {
+            shard: 3,
+            reason: RECEIVER_FAILING.to_owned(),
+            message: "hooks.example.com answers 500".to_owned(),
+            since: "2026-01-01T00:00:00Z".to_owned(),
+        }];
+    });
+    let said = room
+        .listener_says("shop", ["Stalled", "True", RECEIVER_FAILING])
+        .await;
+    assert_eq!(
+        said,
+        format!("shard 3 (pod {pod}): hooks.example.com answers 500")
+    );
+    told.works(&first);
+    room.listener_says("shop", ["Stalled", "False", "GettingOn"])
+        .await;
     room.listener_says("shop", ["Ready", "True", "Delivering"])
         .await;
     room.listener_says("shop", ["Progressing", "False", "UpToDate"])
@@ -285,10 +343,11 @@ async fn pods_are_heard(room: Room) {
     let listener: ObserverListener = room.get("shop").await.unwrap();
     let status = listener.status.unwrap();
     assert_eq!(status.lag.as_deref(), Some("0s"));
-    assert_eq!(
-        (&*status.shards[0].owner, status.shards[0].epoch),
-        (&*pod, 3)
-    );
+    assert_eq!(status.shards.len(), usize::from(SHARDS));
+    for shard in &status.shards {
+        assert_eq!((&*shard.owner, shard.epoch), (&*pod, 3));
+        assert_eq!(shard.lag.as_deref(), Some("0s"));
+    }
     assert_eq!(
         (status.observers.selected, status.observers.programmed),
         (1, 1)
