@@ -138,7 +138,7 @@ impl Seen<'_> {
             self.free.for_long(self.stalled_after, now).collect()
         };
         let message = format!(
-            "no pod has taken it up for more than {}; see the pods' logs, and whether they may \
+            "without a pod for more than {}; see the pods' logs, and whether they may \
              write Leases",
             Span::from(self.stalled_after)
         );

@@ -135,7 +135,7 @@ fn shards_may_change_hands_for_a_while() {
     );
     let said = case.message("Stalled");
     assert!(
-        said.starts_with("shards 2, 3: no pod has taken it up for more than 1m;"),
+        said.starts_with("shards 2, 3: without a pod for more than 1m;"),
         "{said}"
     );
     assert_eq!(case.message("Ready"), said);
