@@ -23,6 +23,8 @@ pub const PAGE: usize = 10_000;
 pub struct Receipt {
     /// `webhook-id`; empty where there was none.
     pub id: String,
+    /// Address that it came from.
+    pub from: String,
     /// Path of the URL.
     pub path: String,
     /// Key of the event, if the body is one.

@@ -6,13 +6,14 @@
 //! `POST /behave` sets how webhooks are answered.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -29,6 +30,14 @@ struct Kept {
     receipts: Vec<Receipt>,
     attempts: HashMap<String, u32>,
     behaviour: Behaviour,
+}
+
+/// What is known of a webhook besides its contents.
+struct Arrived {
+    from: String,
+    /// In microseconds since 1970.
+    at: i64,
+    status: u16,
 }
 
 struct Sink {
@@ -52,6 +61,7 @@ async fn main() -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(("0.0.0.0", PORT)).await?;
     println!("receiving on port {PORT}");
     let app = Router::new().fallback(answer).with_state(Arc::new(sink));
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     tokio::select! {
         ended = axum::serve(listener, app) => ended?,
         _ = term.recv() => {}
@@ -61,6 +71,7 @@ async fn main() -> anyhow::Result<()> {
 
 async fn answer(
     State(sink): State<Arc<Sink>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -88,7 +99,13 @@ async fn answer(
             if behaviour.delay_ms > 0 {
                 tokio::time::sleep(Duration::from_millis(behaviour.delay_ms)).await;
             }
-            sink.keep(uri.path(), &headers, &body, arrived_at, behaviour.status)
+            let from = from.ip().to_string();
+            let arrived = Arrived {
+                from,
+                at: arrived_at,
+                status: behaviour.status,
+            };
+            sink.keep(uri.path(), &headers, &body, arrived)
                 .into_response()
         }
     }
@@ -110,14 +127,7 @@ impl Sink {
         }
     }
 
-    fn keep(
-        &self,
-        path: &str,
-        headers: &HeaderMap,
-        body: &[u8],
-        arrived_at: i64,
-        status: u16,
-    ) -> StatusCode {
+    fn keep(&self, path: &str, headers: &HeaderMap, body: &[u8], arrived: Arrived) -> StatusCode {
         let id = headers.get("webhook-id").and_then(|id| id.to_str().ok());
         let id = id.unwrap_or_default().to_owned();
         let secret = self
@@ -138,15 +148,16 @@ impl Sink {
         let attempt = *attempts;
         kept.receipts.push(Receipt {
             id,
+            from: arrived.from,
             path: path.to_owned(),
             key: event["key"].as_str().map(str::to_owned),
             sequence: event["new"]["v"].as_i64(),
             occurred_at,
-            arrived_at,
+            arrived_at: arrived.at,
             attempt,
-            status,
+            status: arrived.status,
             secret,
         });
-        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        StatusCode::from_u16(arrived.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
