@@ -71,9 +71,9 @@ async fn nothing_is_lost_or_repeated_while_everything_changes() {
         for path in [EXTRA, CHANGED] {
             let found = shop.tally.path(path);
             ensure!(
-                found.repeated == 0 && found.disordered == 0,
+                found.repeated() == 0 && found.disordered == 0,
                 "{path}: {} repeated, {} out of order",
-                found.repeated,
+                found.repeated(),
                 found.disordered
             );
         }

@@ -2,11 +2,19 @@
 
 mod beginning;
 mod changes;
+mod chaos;
 mod conditions;
+mod failover;
+mod faults;
+mod outage;
 mod outputs;
 mod refusals;
 mod removal;
+mod replicas;
 mod scale;
+mod spread;
+mod stalled;
+mod steps;
 mod upgrade;
 
 use anyhow::Result;
@@ -33,11 +41,15 @@ const MAIN: &str = "/main";
 impl Shop {
     /// Starts all of it and waits until it works.
     async fn open(room: &Room, replicas: i32) -> Result<Self> {
+        Self::open_as(room, &resources::listener("shop", replicas)).await
+    }
+
+    /// The same with a listener of its own making, called `shop`.
+    async fn open_as(room: &Room, listener: &serde_json::Value) -> Result<Self> {
         let (database, sink) = tokio::try_join!(Database::start(room), Sink::start(room))?;
         database.migrate(room).await?;
         room.secret("hooks", sink::hooks(&sink)).await?;
-        room.apply::<ObserverListener>(&resources::listener("shop", replicas))
-            .await?;
+        room.apply::<ObserverListener>(listener).await?;
         room.apply::<Observer>(&resources::observer("main", &sink.url("main")))
             .await?;
         ready(room, "shop").await?;

@@ -1,5 +1,4 @@
-//! A Postgres in a scenario's namespace, migrated as users do it and reached through the API
-//! server.
+//! A Postgres in a scenario's namespace, migrated as users do it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use serde_json::json;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Row};
 
-use super::forward::Forward;
+use super::reach::Way;
 use super::room::Room;
 use super::wait::{self, until};
 use super::{POSTGRES_IMAGE, REPOSITORY, image, repository, resources};
@@ -30,7 +29,7 @@ pub(crate) struct Database {
     pub(crate) pool: PgPool,
     /// Its URL in the cluster.
     pub(crate) url: String,
-    _forward: Forward,
+    way: Way,
 }
 
 impl Database {
@@ -53,10 +52,10 @@ impl Database {
         let url = format!("postgres://postgres:postgres@{host}/postgres");
         room.secret("db", json!({"url": url})).await?;
         room.pod_ready(NAME).await?;
-        let forward = Forward::open(room.api(), NAME, PORT).await?;
+        let way = Way::to(room, NAME, PORT).await?;
         let here = format!(
-            "postgres://postgres:postgres@127.0.0.1:{}/postgres?sslmode=disable",
-            forward.port
+            "postgres://postgres:postgres@{}/postgres?sslmode=disable",
+            way.at
         );
         let (pool, _) = until("Postgres answers", wait::LATE, async || {
             let pool = PgPoolOptions::new()
@@ -67,11 +66,7 @@ impl Database {
             Ok(pool)
         })
         .await?;
-        Ok(Self {
-            pool,
-            url,
-            _forward: forward,
-        })
+        Ok(Self { pool, url, way })
     }
 
     /// Makes the schema by the Job of the documentation, and a tracked table of counters.
@@ -109,6 +104,11 @@ impl Database {
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// Whether it is reached without the API server.
+    pub(crate) fn is_straight(&self) -> bool {
+        self.way.is_straight()
     }
 
     /// How often each key was changed.

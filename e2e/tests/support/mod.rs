@@ -3,11 +3,16 @@
 
 pub(crate) mod commands;
 pub(crate) mod database;
+pub(crate) mod dice;
 pub(crate) mod figures;
+pub(crate) mod fleet;
 pub(crate) mod forward;
 pub(crate) mod installation;
+pub(crate) mod node;
+pub(crate) mod reach;
 pub(crate) mod resources;
 pub(crate) mod room;
+pub(crate) mod samples;
 pub(crate) mod sink;
 pub(crate) mod tally;
 pub(crate) mod wait;
@@ -68,6 +73,12 @@ pub(crate) fn repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("..")
         .join(path)
+}
+
+/// Whether what takes long is to be done as often as the figures of a release need, not only often
+/// enough to see that it works.
+pub(crate) fn long() -> bool {
+    std::env::var_os("OBSERVER_E2E_LONG").is_some_and(|value| !value.is_empty())
 }
 
 /// Whether what a run made is to be left as it is.

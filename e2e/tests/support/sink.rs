@@ -1,4 +1,4 @@
-//! The receiver of webhooks in a scenario's namespace, asked through the API server.
+//! The receiver of webhooks in a scenario's namespace.
 
 use anyhow::{Context, Result};
 use http::Request;
@@ -7,6 +7,7 @@ use kube::Client;
 use observer_e2e::{BEHAVE, Behaviour, PAGE, PORT, RECEIVED, Receipt, SECRETS};
 use serde_json::{Value, json};
 
+use super::reach::Way;
 use super::room::Room;
 use super::{SINK_IMAGE, resources};
 
@@ -23,6 +24,7 @@ pub(crate) const SIGNING: [&str; 2] = [
 pub(crate) struct Sink {
     client: Client,
     namespace: String,
+    way: Way,
 }
 
 impl Sink {
@@ -41,9 +43,11 @@ impl Sink {
         room.apply::<Service>(&resources::service(NAME, PORT))
             .await?;
         room.pod_ready(NAME).await?;
+        let way = Way::to(room, NAME, PORT).await?;
         Ok(Self {
-            client: room.cluster.client.clone(),
+            client: way.http()?,
             namespace: room.namespace.clone(),
+            way,
         })
     }
 
@@ -53,6 +57,11 @@ impl Sink {
             "http://{NAME}.{}.svc.cluster.local:{PORT}/{path}",
             self.namespace
         )
+    }
+
+    /// Whether it is reached without the API server.
+    pub(crate) fn is_straight(&self) -> bool {
+        self.way.is_straight()
     }
 
     /// The receipts from number `since` on.
@@ -77,9 +86,7 @@ impl Sink {
     }
 
     async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> Result<String> {
-        let namespace = &self.namespace;
-        let uri = format!("/api/v1/namespaces/{namespace}/pods/{NAME}:{PORT}/proxy{path}");
-        let request = Request::builder().method(method).uri(uri).body(body)?;
+        let request = Request::builder().method(method).uri(path).body(body)?;
         self.client
             .request_text(request)
             .await

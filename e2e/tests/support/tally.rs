@@ -18,8 +18,6 @@ pub(crate) struct Path {
     pub(crate) delivered: u64,
     /// Requests that were answered otherwise.
     pub(crate) refused: u64,
-    /// Deliveries of what had been delivered before.
-    pub(crate) repeated: u64,
     /// Deliveries of a change after a later one of the same key.
     pub(crate) disordered: u64,
     /// Requests without a right signature.
@@ -30,8 +28,22 @@ pub(crate) struct Path {
     pub(crate) last: i64,
     /// Longest time between two arrivals since the last mark, in microseconds.
     pub(crate) longest: i64,
+    /// Longest time from a change to its first delivery since the last mark, in microseconds. Where
+    /// several deliver, this tells of a pause of one of them.
+    pub(crate) waited: i64,
+    /// The deliveries of what had been delivered before.
+    pub(crate) repeats: Vec<Repeat>,
     ids: HashSet<String>,
     changes: HashMap<String, BTreeSet<i64>>,
+}
+
+/// A delivery of what had been delivered before.
+#[derive(Clone, Debug)]
+pub(crate) struct Repeat {
+    /// Address that it came from.
+    pub(crate) from: String,
+    /// When it arrived, in microseconds since 1970.
+    pub(crate) at: i64,
 }
 
 /// All that arrived.
@@ -57,8 +69,14 @@ impl Path {
         }
         self.delivered += 1;
         if !self.ids.insert(receipt.id) {
-            self.repeated += 1;
+            self.repeats.push(Repeat {
+                from: receipt.from,
+                at: receipt.arrived_at,
+            });
             return;
+        }
+        if let Some(occurred_at) = receipt.occurred_at {
+            self.waited = self.waited.max(receipt.arrived_at - occurred_at);
         }
         if let (Some(key), Some(sequence)) = (receipt.key, receipt.sequence) {
             let changes = self.changes.entry(key).or_default();
@@ -67,6 +85,17 @@ impl Path {
             }
             changes.insert(sequence);
         }
+    }
+
+    /// How many deliveries were of what had been delivered before.
+    pub(crate) fn repeated(&self) -> u64 {
+        self.repeats.len().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Takes the longest wait and begins another measurement.
+    pub(crate) fn take_wait(&mut self) -> Duration {
+        self.longest = 0;
+        Duration::from_micros(std::mem::take(&mut self.waited).try_into().unwrap_or(0))
     }
 
     /// How many of the committed changes have not arrived.
@@ -108,7 +137,7 @@ impl Tally {
              longest pause between arrivals {} ms",
             took.as_secs_f64(),
             path.delivered,
-            path.repeated,
+            path.repeated(),
             path.disordered,
             longest.as_millis(),
         ));
@@ -117,6 +146,20 @@ impl Tally {
     /// Waits until everything committed has arrived, and fails unless each change did once and
     /// every key is in order.
     pub(crate) async fn all_once(
+        &mut self,
+        sink: &Sink,
+        database: &Database,
+        path: &str,
+        within: Duration,
+    ) -> Result<()> {
+        self.all_in_order(sink, database, path, within).await?;
+        let repeated = self.path(path).repeated();
+        ensure!(repeated == 0, "{repeated} deliveries were repeated");
+        Ok(())
+    }
+
+    /// Waits until everything committed has arrived, and fails unless every key is in order.
+    pub(crate) async fn all_in_order(
         &mut self,
         sink: &Sink,
         database: &Database,
@@ -137,16 +180,11 @@ impl Tally {
             "  {path}: {} committed, {} delivered, {lost} lost, {} repeated, {} out of order, {} not signed",
             committed.values().sum::<i64>(),
             found.delivered,
-            found.repeated,
+            found.repeated(),
             found.disordered,
             found.unsigned,
         ));
         arrived?;
-        ensure!(
-            found.repeated == 0,
-            "{} deliveries were repeated",
-            found.repeated
-        );
         ensure!(
             found.disordered == 0,
             "{} deliveries came after a later change of their key",

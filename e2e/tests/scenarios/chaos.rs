@@ -1,0 +1,290 @@
+//! Every fault and every change, one after the other at random and some at once. Nothing is lost
+//! and every key stays in order; what comes twice is counted.
+//!
+//! The seed is printed; `OBSERVER_E2E_SEED=N e2e/run chaos` throws the same dice again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+
+use super::faults::postgres_signal;
+use super::steps::{RATE, Wanted, divide, names, roll, scale, without_back_off};
+use super::{MAIN, Shop};
+use crate::support::dice::Dice;
+use crate::support::figures::{figure, seconds};
+use crate::support::installation;
+use crate::support::node::{Node, Signal};
+use crate::support::room::{Room, scenario};
+use crate::support::wait::LATE;
+use crate::support::writer::Writer;
+
+/// How long it goes on.
+const STORM: Duration = Duration::from_secs(90);
+
+/// Time between two of them, in milliseconds.
+const BETWEEN: (u64, u64) = (1_500, 5_000);
+
+/// How long a process is paused, in milliseconds: longer than a Lease lasts, or not, and mostly
+/// shorter than the kubelet bears.
+const PAUSED: (u64, u64) = (1_000, 22_000);
+
+/// How long the API server is away, in milliseconds.
+const AWAY: (u64, u64) = (2_000, 20_000);
+
+/// Longest that one of them may take; without an API server most fail.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Restarts of the database: each makes the kubelet wait longer for the next.
+const DATABASE_RESTARTS: usize = 2;
+
+/// Shards and pods in the end.
+const END: (u16, usize) = (8, 3);
+
+/// What may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Kill,
+    Pause,
+    DeletePod,
+    DeleteShardLease,
+    DeleteMemberLease,
+    Scale,
+    Divide,
+    Roll,
+    RestartDatabase,
+    StopApiServer,
+}
+
+const EVENTS: [Event; 10] = [
+    Event::Kill,
+    Event::Pause,
+    Event::DeletePod,
+    Event::DeleteShardLease,
+    Event::DeleteMemberLease,
+    Event::Scale,
+    Event::Divide,
+    Event::Roll,
+    Event::RestartDatabase,
+    Event::StopApiServer,
+];
+
+/// What has to be put right later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// The process goes on.
+    Continue(u32),
+    /// The API server is started.
+    StartApiServer,
+}
+
+/// What has happened and what is to be put right.
+struct Storm<'a> {
+    room: &'a Room,
+    node: &'a Node,
+    dice: Dice,
+    start: Instant,
+    remedies: Vec<(Instant, Remedy)>,
+    restarts: usize,
+    api_server_left: bool,
+    happened: usize,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make e2e"]
+async fn chaos_loses_nothing_and_keeps_the_order() {
+    scenario("chaos", async |room| {
+        installation::installed(&room.cluster).await?;
+        let node = Node::of(&room.cluster)?;
+        let mut shop = Shop::open(room, 3).await?;
+        let dice = Dice::new()?;
+        figure(&format!(
+            "everything at random for {} s, under {RATE} rows a second; OBSERVER_E2E_SEED={}:",
+            STORM.as_secs(),
+            dice.seed
+        ));
+        let writer = Writer::start(&shop.database.pool, RATE);
+        shop.more(MAIN, 200).await?;
+        shop.rested(room, &Wanted::of(8, 3)).await?;
+        let mut storm = Storm {
+            room,
+            node: &node,
+            dice,
+            start: Instant::now(),
+            remedies: Vec::new(),
+            restarts: 0,
+            // The writer has to go on without it.
+            api_server_left: shop.database.is_straight() && shop.sink.is_straight(),
+            happened: 0,
+        };
+        let raged = storm.rage().await;
+        let happened = storm.happened;
+        // Whatever came, the cluster is left whole.
+        storm.put_right(None).await?;
+        raged?;
+
+        let calm = Instant::now();
+        divide(room, END.0).await?;
+        scale(room, END.1).await?;
+        without_back_off(room).await?;
+        let what = format!("after {happened} of them");
+        shop.after(room, &what, calm, &Wanted::of(END.0, END.1))
+            .await?;
+        let failed = writer.stop().await?;
+        figure(&format!("  {failed} statements of the writer failed"));
+        shop.tally
+            .all_in_order(&shop.sink, &shop.database, MAIN, LATE)
+            .await
+    })
+    .await;
+}
+
+impl Storm<'_> {
+    async fn rage(&mut self) -> Result<()> {
+        while self.start.elapsed() < STORM {
+            let pause = self.dice.between(BETWEEN.0, BETWEEN.1);
+            let next = Instant::now() + Duration::from_millis(pause);
+            self.put_right(Some(next)).await?;
+            tokio::time::sleep_until(next.into()).await;
+            let event = self.dice.one(&EVENTS).context("no events")?;
+            let done = tokio::time::timeout(PATIENCE, self.happen(event)).await;
+            let said = match done {
+                Ok(Ok(said)) => {
+                    self.happened += 1;
+                    said
+                }
+                Ok(Err(error)) => format!("does not happen: {error:#}"),
+                Err(_) => "does not happen in time".to_owned(),
+            };
+            figure(&format!(
+                "    {}: {event:?}: {said}",
+                seconds(self.start.elapsed())
+            ));
+        }
+        ensure!(self.happened > 5, "only {} happened", self.happened);
+        Ok(())
+    }
+
+    /// Puts right, each at its time, what has to be by then; without a time everything, now.
+    async fn put_right(&mut self, by: Option<Instant>) -> Result<()> {
+        self.remedies.sort_by_key(|(at, _)| *at);
+        while let Some((at, remedy)) = self.remedies.first().copied() {
+            match by {
+                Some(by) if at > by => return Ok(()),
+                Some(_) => tokio::time::sleep_until(at.into()).await,
+                None => {}
+            }
+            self.remedies.remove(0);
+            match remedy {
+                // It may have ended by then.
+                Remedy::Continue(process) => {
+                    let _ended = self.node.signal(process, Signal::Continue).await;
+                }
+                Remedy::StartApiServer => self.node.start_api_server(&self.room.cluster).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn later(&mut self, time: Duration, remedy: Remedy) {
+        self.remedies.push((Instant::now() + time, remedy));
+    }
+
+    /// Draws whatever it needs before anything can fail, so that the same dice fall alike.
+    async fn happen(&mut self, event: Event) -> Result<String> {
+        let choice = self.dice.between(0, 1_000_000);
+        let paused = Duration::from_millis(self.dice.between(PAUSED.0, PAUSED.1));
+        let away = Duration::from_millis(self.dice.between(AWAY.0, AWAY.1));
+        match event {
+            Event::Kill => {
+                let pod = self.pod(choice).await?;
+                self.node.kill(self.room, &pod).await?;
+                Ok(pod)
+            }
+            Event::Pause => self.pause(choice, paused).await,
+            Event::DeletePod => {
+                let pod = self.pod(choice).await?;
+                self.room
+                    .delete::<k8s_openapi::api::core::v1::Pod>(&pod)
+                    .await?;
+                Ok(pod)
+            }
+            Event::DeleteShardLease => self.delete_lease(choice, false).await,
+            Event::DeleteMemberLease => self.delete_lease(choice, true).await,
+            Event::Scale => {
+                let replicas = 2 + usize::try_from(choice % 4)?;
+                scale(self.room, replicas).await?;
+                Ok(format!("to {replicas}"))
+            }
+            Event::Divide => {
+                let shards = 3 + u16::try_from(choice % 8)?;
+                divide(self.room, shards).await?;
+                Ok(format!("into {shards}"))
+            }
+            Event::Roll => {
+                roll(self.room, choice).await?;
+                Ok(String::from("begins"))
+            }
+            Event::RestartDatabase => self.restart_database(choice).await,
+            Event::StopApiServer => self.stop_api_server(away).await,
+        }
+    }
+
+    async fn pod(&self, choice: u64) -> Result<String> {
+        pick(&names(self.room).await?, choice)
+    }
+
+    async fn pause(&mut self, choice: u64, time: Duration) -> Result<String> {
+        let pod = self.pod(choice).await?;
+        let process = self.node.process(self.room, &pod).await?;
+        self.later(time, Remedy::Continue(process));
+        self.node.signal(process, Signal::Stop).await?;
+        Ok(format!("{pod} for {}", seconds(time)))
+    }
+
+    async fn delete_lease(&self, choice: u64, member: bool) -> Result<String> {
+        let fleet = Shop::fleet(self.room).await?;
+        let names: Vec<String> = if member {
+            fleet.members.into_values().collect()
+        } else {
+            fleet.leases.into_values().map(|(name, _)| name).collect()
+        };
+        let name = pick(&names, choice)?;
+        self.room.delete::<Lease>(&name).await?;
+        Ok(name)
+    }
+
+    async fn restart_database(&mut self, choice: u64) -> Result<String> {
+        ensure!(
+            self.restarts < DATABASE_RESTARTS,
+            "it has been restarted often enough"
+        );
+        self.restarts += 1;
+        let signal = if choice.is_multiple_of(2) {
+            Signal::Interrupt
+        } else {
+            Signal::Quit
+        };
+        postgres_signal(self.room, self.node, signal).await?;
+        Ok(format!("{signal:?}"))
+    }
+
+    async fn stop_api_server(&mut self, time: Duration) -> Result<String> {
+        ensure!(
+            self.api_server_left,
+            "it has been away once, or nothing is reached without it"
+        );
+        self.api_server_left = false;
+        // Before the stop, so that it is put right even if that takes too long.
+        self.later(time, Remedy::StartApiServer);
+        self.node.stop_api_server().await?;
+        Ok(format!("for {}", seconds(time)))
+    }
+}
+
+fn pick(names: &[String], choice: u64) -> Result<String> {
+    let count = u64::try_from(names.len())?;
+    ensure!(count > 0, "there is none");
+    let index = usize::try_from(choice % count)?;
+    names.get(index).cloned().context("there is none")
+}

@@ -1,0 +1,130 @@
+//! How long the changes of a shard wait when its owner dies, and when it leaves as it should.
+//!
+//! By default it is done often enough to see the median; `OBSERVER_E2E_LONG=1 e2e/run failover`
+//! kills twenty times. The times of the Leases are shorter than by default, to keep it short.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+
+use super::faults::victim;
+use super::steps::{LISTENER, RATE, Wanted};
+use super::{MAIN, Shop};
+use crate::support::figures::{figure, quantile, seconds};
+use crate::support::node::Node;
+use crate::support::room::{Room, scenario};
+use crate::support::wait::SOON;
+use crate::support::writer::Writer;
+use crate::support::{installation, long, resources};
+
+/// Shards of the listener.
+const SHARDS: u16 = 8;
+
+/// The Lease's duration.
+const DURATION: Duration = Duration::from_secs(6);
+
+/// Its retry period.
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
+
+/// Longest wait when a pod leaves as it should, in the middle of all.
+const HAND_OVER: Duration = Duration::from_millis(300);
+
+/// Pods that leave after each kill. The first is the one whose process was killed: the kubelet
+/// would make its container wait longer with each kill.
+const LEAVE: usize = 2;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make e2e"]
+async fn failover_takes_no_longer_than_a_lease() {
+    scenario("failover", async |room| {
+        installation::installed(&room.cluster).await?;
+        let node = Node::of(&room.cluster)?;
+        let mut listener = resources::listener(LISTENER, 3);
+        listener["spec"]["lease"] = json!({
+            "duration": format!("{}s", DURATION.as_secs()),
+            "renewDeadline": "4s",
+            "retryPeriod": format!("{}s", RETRY_PERIOD.as_secs()),
+        });
+        let mut shop = Shop::open_as(room, &listener).await?;
+        let writer = Writer::start(&shop.database.pool, RATE);
+        shop.more(MAIN, 200).await?;
+        shop.rested(room, &Wanted::of(SHARDS, 3)).await?;
+        let kills = if long() { 20 } else { 5 };
+        let (mut died, mut left, mut repeated) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..kills {
+            let (pod, identity) = victim(room).await?;
+            let wanted = Wanted::of(SHARDS, 3).without(identity);
+            let known = shop.tally.path(MAIN).repeated();
+            let start = Instant::now();
+            node.kill(room, &pod).await?;
+            died.push(wait(room, &mut shop, start, &wanted).await?);
+            repeated += shop.tally.path(MAIN).repeated() - known;
+            shop.rested(room, &wanted).await?;
+            let mut leaves = pod;
+            for _ in 0..LEAVE {
+                left.push(leave(room, &mut shop, &leaves).await?);
+                leaves = victim(room).await?.0;
+            }
+        }
+        writer.stop().await?;
+        told("kill -9", &mut died, DURATION + RETRY_PERIOD);
+        figure(&format!("  {repeated} repeated by {kills} kills"));
+        told("pod deleted", &mut left, HAND_OVER);
+        shop.tally
+            .all_in_order(&shop.sink, &shop.database, MAIN, SOON)
+            .await?;
+        let (died, left) = (quantile(&died, 500), quantile(&left, 500));
+        ensure!(
+            died <= DURATION + RETRY_PERIOD,
+            "changes of a dead owner's shards waited {died:?}"
+        );
+        ensure!(
+            left <= HAND_OVER,
+            "changes of a shard that was handed over waited {left:?}"
+        );
+        Ok(())
+    })
+    .await;
+}
+
+/// Longest wait of a change until every shard has an owner.
+async fn wait(room: &Room, shop: &mut Shop, start: Instant, wanted: &Wanted) -> Result<Duration> {
+    Shop::owned(room, start, wanted).await?;
+    shop.caught_up().await?;
+    let path = shop.tally.path(MAIN);
+    ensure!(path.disordered == 0, "{} out of order", path.disordered);
+    Ok(path.take_wait())
+}
+
+/// Deletes a pod and gives the longest wait of a change meanwhile.
+async fn leave(room: &Room, shop: &mut Shop, pod: &str) -> Result<Duration> {
+    let identity = Shop::fleet(room).await?.identity(pod)?;
+    let wanted = Wanted::of(SHARDS, 3).without(identity);
+    let known = shop.tally.path(MAIN).repeated();
+    let start = Instant::now();
+    room.delete::<Pod>(pod).await?;
+    let pause = wait(room, shop, start, &wanted).await?;
+    let repeated = shop.tally.path(MAIN).repeated() - known;
+    ensure!(repeated == 0, "{repeated} repeated when {pod} left");
+    shop.rested(room, &wanted).await?;
+    Ok(pause)
+}
+
+/// Prints a distribution, sorted from here on.
+fn told(what: &str, waits: &mut [Duration], goal: Duration) {
+    waits.sort_unstable();
+    figure(&format!(
+        "{what}, {} times under {RATE} rows a second (leases of {} s, 4 s, {} s): longest wait of a \
+         change at least {}, p50 {} (goal: {}), p90 {}, at most {}",
+        waits.len(),
+        DURATION.as_secs(),
+        RETRY_PERIOD.as_secs(),
+        seconds(quantile(waits, 0)),
+        seconds(quantile(waits, 500)),
+        seconds(goal),
+        seconds(quantile(waits, 900)),
+        seconds(quantile(waits, 1000)),
+    ));
+}
