@@ -19,7 +19,7 @@ use crate::decide::{Observed, StandingBy, standing_by};
 use crate::identity::Identity;
 use crate::leadership::Leadership;
 use crate::record::{Claim, read};
-use crate::store::{Changes, Store, StoreError};
+use crate::store::{Changes, Cluster, Store, StoreError};
 use crate::timing::Timing;
 
 /// One process's candidacy for one Lease.
@@ -62,7 +62,8 @@ impl Elector {
         timing: Timing,
         labels: BTreeMap<String, String>,
     ) -> Self {
-        Self::over(Arc::new(api), name.into(), identity, timing, labels)
+        let store = Arc::new(Cluster::new(api, ""));
+        Self::over(store, name.into(), identity, timing, labels)
     }
 
     /// Has the Lease go when its owners are deleted.

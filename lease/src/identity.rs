@@ -20,6 +20,11 @@ impl Identity {
         Self(format!("{pod}_{uid}_{boot:016x}"))
     }
 
+    /// A name that was drawn before.
+    pub(crate) fn drawn(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
     /// The name as it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {

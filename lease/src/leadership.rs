@@ -99,13 +99,15 @@ async fn renew(calls: Calls, held: watch::Sender<Held>, lost: CancellationToken)
 
 async fn renew_until_lost(calls: &Calls, held: &watch::Sender<Held>) -> Loss {
     let mut lease = held.borrow().lease.clone();
-    let mut next = Instant::now() + calls.timing.spread(rand::random());
+    let mut next = Instant::now() + calls.timing.spread_renewal(rand::random());
     loop {
         sleep_until(next).await;
         // Counted from before the call: one that took its whole time is tried again at once.
-        next = Instant::now() + calls.timing.spread(rand::random());
+        let sent = Instant::now();
+        next = sent + calls.timing.spread(rand::random());
         let error = match calls.hold(Some(&lease)).await {
             Ok(renewed) => {
+                next = sent + calls.timing.spread_renewal(rand::random());
                 lease = renewed.lease.clone();
                 held.send_replace(renewed);
                 continue;

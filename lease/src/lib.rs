@@ -20,6 +20,7 @@
 mod calls;
 pub mod decide;
 mod elector;
+pub mod fleet;
 mod identity;
 mod leadership;
 mod record;
@@ -32,4 +33,5 @@ mod fake;
 pub use elector::Elector;
 pub use identity::Identity;
 pub use leadership::Leadership;
+pub use store::{Change, Changes, Cluster, FleetChanges, Store, StoreError};
 pub use timing::{Timing, TimingError};

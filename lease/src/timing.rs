@@ -114,18 +114,34 @@ impl Timing {
         self.renew_deadline
     }
 
-    /// Time between two renewals or looks, and the longest that one call may take.
+    /// Time between two tries or looks, and the longest that one call may take.
     #[must_use]
     pub fn retry_period(&self) -> Duration {
         self.retry_period
     }
 
+    /// Time between two renewals that succeed: as long as leaves room for another try before
+    /// the deadline, and at least a retry period.
+    #[must_use]
+    pub fn renew_every(&self) -> Duration {
+        let room = self.renew_deadline.saturating_sub(self.retry_period) / 2;
+        room.max(self.retry_period)
+    }
+
     /// A retry period that is spread, so that many processes do not call at the same moment.
     /// `random` is drawn from 0 to 1.
     pub(crate) fn spread(&self, random: f64) -> Duration {
-        self.retry_period
-            .mul_f64(1.0 + JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0))
+        spread(self.retry_period, random)
     }
+
+    /// The time between two renewals, spread in the same way.
+    pub(crate) fn spread_renewal(&self, random: f64) -> Duration {
+        spread(self.renew_every(), random)
+    }
+}
+
+fn spread(period: Duration, random: f64) -> Duration {
+    period.mul_f64(1.0 + JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0))
 }
 
 #[cfg(test)]
@@ -167,5 +183,15 @@ mod tests {
         assert_eq!(timing.spread(0.0), Duration::from_millis(1600));
         assert_eq!(timing.spread(0.5), s(2));
         assert_eq!(timing.spread(1.0), Duration::from_millis(2400));
+    }
+
+    #[test]
+    fn a_renewal_that_fails_can_be_tried_again_before_the_deadline() {
+        let timing = Timing::default();
+        assert_eq!(timing.renew_every(), s(4));
+        assert_eq!(timing.spread_renewal(1.0), Duration::from_millis(4800));
+        let tight = Timing::new(s(15), Duration::from_millis(2500), s(2));
+        assert_eq!(tight.map(|timing| timing.renew_every()), Ok(s(2)));
+        assert!(timing.spread_renewal(1.0) + timing.spread(1.0) < timing.renew_deadline());
     }
 }

@@ -68,8 +68,8 @@ async fn a_missing_lease_is_made_and_renewed() {
         fake.lease().unwrap().spec.unwrap().lease_transitions,
         Some(0)
     );
-    // One write each 2 s, and nothing else.
-    assert!((24..=40).contains(&fake.calls(Kind::Write)));
+    // One write each 4 s, and nothing else.
+    assert!((12..=20).contains(&fake.calls(Kind::Write)));
     assert_eq!(fake.calls(Kind::Get), 1);
 }
 
@@ -173,7 +173,7 @@ async fn a_panic_of_the_renewing_task_ends_the_leadership() {
     fake.panic();
     let began = Instant::now();
     first.lost().cancelled().await;
-    assert!(Instant::now() - began < 3 * SECOND);
+    assert!(Instant::now() - began < 5 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +187,7 @@ async fn a_lease_in_other_hands_or_deleted_is_lost() {
         });
         let began = Instant::now();
         first.lost().cancelled().await;
-        assert!(Instant::now() - began < 3 * SECOND);
+        assert!(Instant::now() - began < 5 * SECOND);
         // Nothing that is not ours is given up.
         let held = fake.lease();
         first.release().await;

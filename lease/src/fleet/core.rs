@@ -1,0 +1,422 @@
+//! What a process does about its fleet. Pure: it is told what happened and when, and says what
+//! is to be done; it draws random numbers from where it was told to.
+//!
+//! What it keeps true:
+//!
+//! - It has one identity at a time, for as long as its own Lease, the member's, is renewed in
+//!   time. Each shard's Lease names an identity, so all of them end with the member's.
+//! - Nobody's shard is taken before that process's time is over: its member Lease was given up,
+//!   or taken from it by a write over the version that was seen for all of its duration.
+//! - A hold begins when the changes have shown the claim. By then whoever claimed a shard of
+//!   another layout before is known, and of two such claims the later one is given up.
+//! - A shard is not handed out again before the hold on it that was given last has been dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::name::{Fact, Id, Name, Place};
+use super::view::{Life, View};
+use crate::calls::CONFLICT_PAUSE;
+use crate::identity::Identity;
+use crate::timing::Timing;
+
+mod graves;
+mod link;
+mod member;
+mod shards;
+
+use link::Link;
+pub(crate) use link::{Breach, Trouble};
+use member::{Stopping, Term};
+use shards::{Cooldown, Holding};
+
+/// Claims and deletions that may be under way at once.
+const MOST_CALLS: usize = 8;
+/// Earlier identities of this process that are remembered.
+const MOST_FORMER: usize = 64;
+/// When there is nothing to be done, it is looked again after this.
+const IDLE: Duration = Duration::from_mins(1);
+
+/// What a process is told once.
+pub(crate) struct Settings {
+    pub(crate) pod: Id,
+    pub(crate) uid: String,
+    pub(crate) timing: Timing,
+    /// Whether the process with that identity is known to have ended.
+    pub(crate) dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    pub(crate) random: Box<dyn FnMut() -> u64 + Send>,
+}
+
+/// Why a call came to nothing, as far as it matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Conflict,
+    Missing,
+    /// Whether it had its effect is not known.
+    Failed(String),
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// All Leases, and the version to follow them from.
+    Listed(Vec<(Name, Fact)>, u64),
+    /// The list was not to be had.
+    NotListed(Breach),
+    /// The changes are being followed.
+    Following,
+    /// The changes are followed no longer.
+    Ended(Option<Breach>),
+    /// A change that followed.
+    Changed(Name, Fact),
+    /// A deletion that followed.
+    Gone(Name),
+    /// A call about a Lease was answered, or given up after a retry period.
+    Answered(Name, Result<Option<Fact>, Refusal>),
+    /// The hold on a shard was dropped.
+    Dropped(Place),
+    /// The listener is to have that many shards.
+    Wanted(u16),
+    /// This process is to end.
+    Stop,
+    /// The timer of the membership has ended it.
+    Expired,
+    /// Time has passed.
+    Woken,
+}
+
+/// Something to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    List,
+    /// Follow the changes after this version; what was followed before is not to be any more.
+    Follow(u64),
+    /// Write a Lease, over the version that was seen or as a new one.
+    Write {
+        name: Name,
+        over: Option<u64>,
+        holder: Option<Id>,
+        leaving: bool,
+    },
+    Delete(Name, u64),
+    Look(Name),
+    /// The membership of this identity lasts until then.
+    Until(Id, Instant),
+    /// The membership and all holds have ended, this moment.
+    LoseAll(&'static str),
+    /// Hand a shard out.
+    Begin(Place),
+    /// Ask for a shard back.
+    Leave(Place),
+    /// The hold on a shard has ended, this moment.
+    Lose(Place),
+    /// All is done. Whether everything was given up.
+    End(bool),
+}
+
+/// A call about a Lease that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    sent: Instant,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Renew,
+    Claim,
+    GiveUp,
+    Bury,
+    Delete,
+    Look,
+}
+
+/// See the module.
+pub(crate) struct Core {
+    settings: Settings,
+    pub(crate) view: View,
+    wanted: u16,
+    /// The identity of this process, or the one it will have once it is a member.
+    me: Id,
+    term: Option<Term>,
+    /// Identities that this process had before.
+    former: BTreeSet<Id>,
+    stopping: Option<Stopping>,
+    ended: bool,
+    calls: BTreeMap<Name, Call>,
+    /// When a Lease may be written to again after a failure.
+    pauses: BTreeMap<Name, Instant>,
+    claims_after: Option<Instant>,
+    /// Conflicts since the last write that succeeded.
+    conflicts: u32,
+    holds: BTreeMap<Place, Holding>,
+    /// Shards whose holds were dropped in order to be given up.
+    relinquished: BTreeSet<Place>,
+    cooldowns: BTreeMap<Place, Cooldown>,
+    /// What was handed over last, to whom, and when it was given up.
+    moved: Option<(Place, Instant)>,
+    link: Link,
+    planners: Arc<BTreeSet<Id>>,
+    members: usize,
+    calm_since: Instant,
+    plan: BTreeMap<u16, Id>,
+    planned_for: Option<(Arc<BTreeSet<Id>>, BTreeMap<u16, Id>, u16)>,
+    refused: Option<Trouble>,
+    actions: Vec<Action>,
+    wake: Instant,
+    news: bool,
+}
+
+impl Core {
+    pub(crate) fn new(mut settings: Settings, wanted: u16, now: Instant) -> Self {
+        let me = new_identity(&mut settings);
+        Self {
+            view: View::new(settings.timing.duration()),
+            wanted,
+            me,
+            term: None,
+            former: BTreeSet::new(),
+            stopping: None,
+            ended: false,
+            calls: BTreeMap::new(),
+            pauses: BTreeMap::new(),
+            claims_after: None,
+            conflicts: 0,
+            holds: BTreeMap::new(),
+            relinquished: BTreeSet::new(),
+            cooldowns: BTreeMap::new(),
+            moved: None,
+            link: Link::new(now),
+            planners: Arc::default(),
+            members: 0,
+            calm_since: now,
+            plan: BTreeMap::new(),
+            planned_for: None,
+            refused: None,
+            actions: Vec::new(),
+            wake: now,
+            news: true,
+            settings,
+        }
+    }
+
+    /// When it must be told that time has passed, unless something happens before.
+    pub(crate) fn wake(&self) -> Instant {
+        self.wake
+    }
+
+    /// Whether what is known may have changed since this was asked last.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// What is to be done, given what happened a moment before `now`.
+    pub(crate) fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        if self.term.as_ref().is_some_and(|term| now >= term.until) {
+            self.lose("it was not renewed in time");
+        }
+        let routine = self.note(event, now);
+        if !self.ended && (!routine || now >= self.wake) {
+            self.reconcile(now);
+            self.news = true;
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Takes note of what happened. Whether nothing can follow from it.
+    fn note(&mut self, event: Event, now: Instant) -> bool {
+        match event {
+            Event::Listed(facts, version) => {
+                self.view.list(facts, version, now);
+                self.note_member();
+                self.link.listed(now);
+            }
+            Event::NotListed(breach) => self.not_listed(breach, now),
+            Event::Following => {
+                self.link.following(now);
+                return true;
+            }
+            Event::Ended(breach) => self.unfollowed(breach, now),
+            Event::Changed(name, fact) => {
+                let routine = self.view.change(name.clone(), fact, now);
+                if !routine {
+                    self.pauses.remove(&name);
+                    self.note_member();
+                }
+                return routine;
+            }
+            Event::Gone(name) => {
+                self.view.gone(&name, now);
+                self.pauses.remove(&name);
+                self.note_member();
+            }
+            Event::Answered(name, result) => self.answered(name, result, now),
+            Event::Dropped(place) => self.dropped(place, now),
+            Event::Wanted(shards) => self.wanted = shards,
+            Event::Stop => self.stopping = self.stopping.take().or(Some(Stopping::default())),
+            Event::Expired => self.lose("it was not renewed in time"),
+            Event::Woken => {}
+        }
+        false
+    }
+
+    fn reconcile(&mut self, now: Instant) {
+        self.wake = now + IDLE;
+        self.keep_link(now);
+        self.keep_membership(now);
+        self.take_census(now);
+        self.keep_shards(now);
+        self.keep_graves(now);
+        self.view.tidy(now);
+        self.finish(now);
+        self.pauses.retain(|_, until| now < *until);
+        for until in self.pauses.values() {
+            self.wake = self.wake.min(*until);
+        }
+    }
+
+    fn wake_at(&mut self, at: Instant) {
+        self.wake = self.wake.min(at);
+    }
+
+    fn answered(&mut self, name: Name, result: Result<Option<Fact>, Refusal>, now: Instant) {
+        let Some(call) = self.calls.remove(&name) else {
+            return;
+        };
+        let mine = self.is_mine(&name);
+        match result {
+            Ok(Some(fact)) => {
+                self.refused = None;
+                if call.kind != Kind::Look {
+                    self.conflicts = 0;
+                    self.pauses.remove(&name);
+                }
+                let holder = fact.holder.clone();
+                self.view.answer(name, fact, now);
+                if mine && call.kind == Kind::Renew && holder.as_ref() == Some(&self.me) {
+                    self.renewed(call.sent, now);
+                }
+            }
+            Ok(None) if call.kind == Kind::Look => self.view.missing(&name, call.sent, now),
+            Ok(None) => self.view.deleted(&name),
+            // Whether it is still ours, or who has made it, is not waited for.
+            Err(Refusal::Conflict | Refusal::Missing)
+                if call.kind == Kind::Renew
+                    || call.kind == Kind::Claim && self.view.get(&name).is_none() =>
+            {
+                // The first time it may be tried again soon.
+                let pause = match self.conflicts {
+                    0 => CONFLICT_PAUSE,
+                    _ => self.spread(),
+                };
+                self.conflicts = self.conflicts.saturating_add(1);
+                self.pauses.insert(name.clone(), now + pause);
+                self.call(name, Kind::Look, now);
+                return;
+            }
+            Err(Refusal::Conflict | Refusal::Missing) => {
+                let pause = now + self.spread();
+                self.pauses.insert(name, pause);
+            }
+            Err(Refusal::Failed(why)) => {
+                self.refused.get_or_insert(Trouble { since: now, why });
+                // Counted from before the call: one that took its time is tried again at once.
+                let pause = call.sent + self.spread();
+                if call.kind == Kind::Claim {
+                    self.claims_after = Some(pause);
+                }
+                self.pauses.insert(name, pause);
+            }
+        }
+        if mine {
+            self.note_member();
+        }
+    }
+
+    /// Whether nothing is under way about a Lease and nothing went wrong just now.
+    fn may_call(&mut self, name: &Name, now: Instant) -> bool {
+        let paused = self.pauses.get(name).is_some_and(|until| now < *until);
+        !paused && !self.calls.contains_key(name)
+    }
+
+    fn write(&mut self, name: Name, kind: Kind, holder: Option<Id>, now: Instant) {
+        let action = Action::Write {
+            over: self.view.get(&name).map(|seen| seen.fact.version),
+            leaving: kind == Kind::Renew && self.stopping.is_some(),
+            name: name.clone(),
+            holder,
+        };
+        self.calls.insert(name, Call { sent: now, kind });
+        self.actions.push(action);
+    }
+
+    /// Looks at a Lease, or deletes it as it was seen.
+    fn call(&mut self, name: Name, kind: Kind, now: Instant) {
+        let action = match (kind, self.view.get(&name)) {
+            (Kind::Look, _) => Action::Look(name.clone()),
+            (_, Some(seen)) => Action::Delete(name.clone(), seen.fact.version),
+            (_, None) => return,
+        };
+        self.calls.insert(name, Call { sent: now, kind });
+        self.actions.push(action);
+    }
+
+    fn calls_of(&self, kinds: &[Kind]) -> usize {
+        let calls = self.calls.values();
+        calls.filter(|call| kinds.contains(&call.kind)).count()
+    }
+
+    /// What is known of a holder, whom a record of the version `claimed` names.
+    fn life(&mut self, id: &Id, claimed: u64, now: Instant) -> Life {
+        if *id == self.me && self.term.is_some() {
+            return Life::Lives(now + IDLE);
+        }
+        if self.former.contains(id) || (self.settings.dead)(id) {
+            return Life::Over;
+        }
+        let life = self.view.life(id, claimed, now);
+        if let Life::Lives(until) = life {
+            self.wake_at(until);
+        }
+        life
+    }
+
+    /// A number from 0 to 1.
+    fn random(&mut self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "as exact as it can be")]
+        let bits = ((self.settings.random)() >> 11) as f64;
+        bits / 9_007_199_254_740_992.0
+    }
+
+    fn spread(&mut self) -> Duration {
+        let random = self.random();
+        self.settings.timing.spread(random)
+    }
+
+    fn retry_period(&self) -> Duration {
+        self.settings.timing.retry_period()
+    }
+}
+
+fn new_identity(settings: &mut Settings) -> Id {
+    let boot = (settings.random)();
+    let identity = Identity::of_boot(&settings.pod, &settings.uid, boot);
+    identity.as_str().into()
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("me", &self.me)
+            .field("term", &self.term)
+            .field("wanted", &self.wanted)
+            .field("holds", &self.holds)
+            .field("calls", &self.calls)
+            .field("view", &self.view)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,410 @@
+//! Carries out what the core asks for: one task that waits for everything at once, and one more
+//! that watches the deadline and does nothing else.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::future::{self, BoxFuture};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use super::book::{Answer, Book, text};
+use super::core::{Action, Breach, Core, Event, Settings};
+use super::hold::{Handle, Hold};
+use super::name::{Id, Place};
+use super::{Options, Standing};
+use crate::store::{Change, FleetChanges, StoreError};
+use crate::timing::Timing;
+
+/// Takes part in the fleet until `stop` is cancelled, and hands out a [`Hold`] for each shard
+/// that becomes this process's. `shards` says how many there are to be, at least one; `standing`
+/// says what is known.
+///
+/// When `stop` comes, or nobody receives the holds any more, all holds are asked to leave. Ends
+/// once they have been dropped, for which the caller sets a limit, and what they stood for has
+/// been given up, which takes two retry periods at most. Must be awaited to its end: dropping it
+/// loses all holds at once and leaves the Leases to expire.
+pub async fn join(
+    options: Options,
+    shards: watch::Receiver<u16>,
+    holds: mpsc::Sender<Hold>,
+    standing: watch::Sender<Standing>,
+    stop: CancellationToken,
+) {
+    let now = Instant::now();
+    let settings = Settings {
+        pod: options.pod.as_str().into(),
+        uid: options.uid.clone(),
+        timing: options.timing,
+        dead: options.dead.clone(),
+        random: Box::new(rand::random),
+    };
+    let wanted = *shards.borrow();
+    let driver = Driver {
+        core: Core::new(settings, wanted, now),
+        timing: options.timing,
+        listener: options.listener.clone(),
+        store: options.store.clone(),
+        book: Book::new(options),
+        calls: FuturesUnordered::new(),
+        opening: None,
+        changes: None,
+        membership: None,
+        handles: BTreeMap::new(),
+        drops: FuturesUnordered::new(),
+        to_hand_out: VecDeque::new(),
+        standing,
+        warned: Warned::Nothing,
+    };
+    driver.run(shards, holds, stop).await;
+}
+
+/// What came of asking for all Leases, or for their changes.
+enum Opened {
+    List(Result<(Vec<Lease>, String), StoreError>),
+    Follow(Result<FleetChanges, StoreError>),
+}
+
+/// A membership, and the task that ends it in time.
+struct Membership {
+    me: Id,
+    until: watch::Sender<Instant>,
+    lost: CancellationToken,
+    _ends: DropGuard,
+    _guarding: AbortOnDropHandle<()>,
+}
+
+/// What was said last about what goes wrong.
+#[derive(PartialEq)]
+enum Warned {
+    Nothing,
+    Failing,
+    Forbidden,
+}
+
+struct Driver {
+    core: Core,
+    timing: Timing,
+    listener: String,
+    store: Arc<dyn crate::store::Store>,
+    book: Book,
+    calls: FuturesUnordered<BoxFuture<'static, Answer>>,
+    opening: Option<BoxFuture<'static, Opened>>,
+    changes: Option<FleetChanges>,
+    membership: Option<Membership>,
+    handles: BTreeMap<Place, Handle>,
+    drops: FuturesUnordered<BoxFuture<'static, Place>>,
+    /// Holds that the caller has not taken yet.
+    to_hand_out: VecDeque<Hold>,
+    standing: watch::Sender<Standing>,
+    warned: Warned,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut shards: watch::Receiver<u16>,
+        holds: mpsc::Sender<Hold>,
+        stop: CancellationToken,
+    ) {
+        let (mut stopping, mut may_change) = (false, true);
+        let mut event = Event::Woken;
+        loop {
+            if self.handle(event) {
+                return;
+            }
+            let wake = self.core.wake();
+            let lost = self.membership.as_ref().map(|member| member.lost.clone());
+            event = tokio::select! {
+                biased;
+                () = cancelled(lost) => Event::Expired,
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    Event::Stop
+                }
+                () = holds.closed(), if !stopping => {
+                    stopping = true;
+                    self.to_hand_out.clear();
+                    Event::Stop
+                }
+                Some(place) = self.drops.next() => {
+                    self.handles.remove(&place);
+                    Event::Dropped(place)
+                }
+                permit = holds.reserve(), if !self.to_hand_out.is_empty() => {
+                    if let (Ok(permit), Some(hold)) = (permit, self.to_hand_out.pop_front()) {
+                        permit.send(hold);
+                    }
+                    Event::Woken
+                }
+                changed = shards.changed(), if may_change => {
+                    may_change = changed.is_ok();
+                    Event::Wanted(*shards.borrow_and_update())
+                }
+                Some(answer) = self.calls.next() => self.book.told(answer),
+                opened = next_opened(&mut self.opening) => {
+                    self.opening = None;
+                    self.opened(opened)
+                }
+                change = next_change(&mut self.changes) => self.changed(change),
+                () = sleep_until(wake) => Event::Woken,
+            };
+        }
+    }
+    /// Whether all is done.
+    fn handle(&mut self, event: Event) -> bool {
+        let mut ended = false;
+        for action in self.core.handle(event, Instant::now()) {
+            match action {
+                Action::List => {
+                    self.changes = None;
+                    self.opening = Some(list(self.store.clone(), self.timing));
+                }
+                Action::Follow(version) => {
+                    self.changes = None;
+                    self.opening = Some(follow(self.store.clone(), version, self.timing));
+                }
+                Action::Until(me, until) => self.prolong(me, until),
+                Action::LoseAll(why) => self.lose_all(why),
+                Action::Begin(place) => self.begin(place),
+                Action::Leave(place) => {
+                    if let Some(handle) = self.handles.get(&place) {
+                        handle.leaving.cancel();
+                    }
+                }
+                Action::Lose(place) => {
+                    if let Some(handle) = self.handles.get(&place) {
+                        let (listener, shard) = (&self.listener, place.shard);
+                        warn!(listener, shard, "the shard's lease is not ours any more");
+                        handle.lost.cancel();
+                    }
+                }
+                Action::End(all) => {
+                    ended = true;
+                    self.say_end(all);
+                }
+                call => self.calls.extend(self.book.call(call)),
+            }
+        }
+        // The caller need not hear of what has ended before it was handed out.
+        self.to_hand_out
+            .retain(|hold| !hold.lost().is_cancelled() && !hold.leaving().is_cancelled());
+        if self.core.take_news() {
+            self.tell();
+        }
+        ended
+    }
+
+    fn prolong(&mut self, me: Id, until: Instant) {
+        match &self.membership {
+            Some(member) if member.me == me => drop(member.until.send_replace(until)),
+            _ => {
+                info!(listener = self.listener, member = %me, "taking part");
+                self.membership = Some(Membership::begin(me, until));
+            }
+        }
+    }
+
+    fn lose_all(&mut self, why: &str) {
+        if let Some(member) = self.membership.take() {
+            member.lost.cancel();
+            let (listener, me) = (&self.listener, &member.me);
+            warn!(listener, member = %me, why, "lost the lease of this member; stopping its work");
+        }
+    }
+
+    fn begin(&mut self, place: Place) {
+        let Some(member) = &self.membership else {
+            return;
+        };
+        let (listener, Place { of, shard }) = (&self.listener, place);
+        info!(listener, shard, of, member = %member.me, "holding the shard");
+        let (hold, handle, dropped) = Hold::new(place, member.me.clone(), &member.lost);
+        self.handles.insert(place, handle);
+        self.drops.push(dropped.map(move |_| place).boxed());
+        self.to_hand_out.push_back(hold);
+    }
+
+    fn opened(&mut self, opened: Opened) -> Event {
+        match opened {
+            Opened::List(Ok((leases, version))) => match version.parse() {
+                Ok(version) => Event::Listed(self.book.keep_all(leases), version),
+                Err(_) => Event::NotListed(Breach::Failed(
+                    "the version of the list of leases is not a number".to_owned(),
+                )),
+            },
+            Opened::List(Err(error)) => Event::NotListed(breach(&error)),
+            Opened::Follow(Ok(changes)) => {
+                self.changes = Some(changes);
+                Event::Following
+            }
+            Opened::Follow(Err(error)) => Event::Ended(Some(breach(&error))),
+        }
+    }
+
+    fn changed(&mut self, change: Option<Result<Change, StoreError>>) -> Event {
+        match change {
+            Some(Ok(Change::Put(lease))) => match self.book.keep(lease) {
+                Some((name, fact)) => Event::Changed(name, fact),
+                None => Event::Woken,
+            },
+            Some(Ok(Change::Gone(name))) => Event::Gone(self.book.forget(&name)),
+            Some(Err(error)) => {
+                self.changes = None;
+                Event::Ended(Some(breach(&error)))
+            }
+            None => {
+                self.changes = None;
+                Event::Ended(None)
+            }
+        }
+    }
+
+    /// Tells what is known, where that is news.
+    fn tell(&mut self) {
+        self.warn();
+        let (members, shards) = self.core.seats();
+        let trouble = self.core.trouble().map(|trouble| {
+            let since = Instant::now().saturating_duration_since(trouble.since);
+            let since = Timestamp::try_from(SystemTime::now() - since).unwrap_or_default();
+            format!("since {since:.0}: {}", trouble.why)
+        });
+        let now = Standing {
+            identity: self.core.identity().map(|me| me.to_string()),
+            members,
+            of: self.core.wanted(),
+            shards,
+            trouble,
+        };
+        self.standing.send_if_modified(|before| {
+            // The moment is worked out anew each time, and may differ in its last digit.
+            let same = before.trouble.is_some() == now.trouble.is_some();
+            let news = Standing {
+                trouble: before.trouble.clone(),
+                ..now.clone()
+            } != *before;
+            if news || !same {
+                *before = now;
+            }
+            news || !same
+        });
+    }
+
+    /// Says once what goes wrong, and once more when it has come right.
+    fn warn(&mut self) {
+        let listener = &self.listener;
+        let now = match (self.core.trouble(), self.core.is_forbidden()) {
+            (None, _) => Warned::Nothing,
+            (Some(_), true) => Warned::Forbidden,
+            (Some(_), false) => Warned::Failing,
+        };
+        if now == self.warned {
+            return;
+        }
+        match self.core.trouble() {
+            None => info!(listener, "the leases can be reached again"),
+            Some(trouble) => {
+                let error = &trouble.why;
+                warn!(listener, error, "cannot reach the leases; trying again");
+            }
+        }
+        self.warned = now;
+    }
+
+    fn say_end(&self, all: bool) {
+        let listener = &self.listener;
+        if all {
+            info!(listener, "takes part no more; all was given up");
+        } else {
+            warn!(
+                listener,
+                "could not give all up; others must wait until it expires"
+            );
+        }
+    }
+}
+
+impl Membership {
+    fn begin(me: Id, until: Instant) -> Self {
+        let lost = CancellationToken::new();
+        let (sender, until) = watch::channel(until);
+        Self {
+            me,
+            until: sender,
+            _ends: lost.clone().drop_guard(),
+            _guarding: AbortOnDropHandle::new(tokio::spawn(guard(until, lost.clone()))),
+            lost,
+        }
+    }
+}
+
+/// Ends the membership at its deadline.
+async fn guard(mut until: watch::Receiver<Instant>, lost: CancellationToken) {
+    let _ends = lost.clone().drop_guard();
+    loop {
+        let deadline = *until.borrow_and_update();
+        tokio::select! {
+            biased;
+            prolonged = until.changed() => if prolonged.is_err() { return },
+            () = sleep_until(deadline) => return,
+        }
+    }
+}
+
+fn list(store: Arc<dyn crate::store::Store>, timing: Timing) -> BoxFuture<'static, Opened> {
+    let call = async move {
+        let list = timeout(timing.retry_period(), store.list()).await;
+        Opened::List(list.unwrap_or(Err(StoreError::Timeout)))
+    };
+    call.boxed()
+}
+
+fn follow(
+    store: Arc<dyn crate::store::Store>,
+    version: u64,
+    timing: Timing,
+) -> BoxFuture<'static, Opened> {
+    let call = async move {
+        let version = version.to_string();
+        let follow = timeout(timing.retry_period(), store.follow(&version)).await;
+        Opened::Follow(follow.unwrap_or(Err(StoreError::Timeout)))
+    };
+    call.boxed()
+}
+
+fn breach(error: &StoreError) -> Breach {
+    match error {
+        StoreError::Expired => Breach::Expired,
+        StoreError::Forbidden(_) => Breach::Forbidden(text(error)),
+        error => Breach::Failed(text(error)),
+    }
+}
+
+async fn cancelled(token: Option<CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => future::pending().await,
+    }
+}
+
+async fn next_opened(opening: &mut Option<BoxFuture<'static, Opened>>) -> Opened {
+    match opening {
+        Some(opening) => opening.await,
+        None => future::pending().await,
+    }
+}
+
+async fn next_change(changes: &mut Option<FleetChanges>) -> Option<Result<Change, StoreError>> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => future::pending().await,
+    }
+}
