@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use crds::config::Redacted;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool};
@@ -10,6 +11,9 @@ use url::Url;
 
 /// Most connections that a listener opens: one reads, one saves, the others are for what comes seldom.
 const MAX_CONNECTIONS: u32 = 4;
+
+/// Most connections for Leases: one follows them, the other writes.
+const CONNECTIONS_APART: u32 = 2;
 
 /// How long a statement waits for a connection before it counts as failed.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -190,6 +194,38 @@ fn starting(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),
         _ => false,
     }
+}
+
+/// Who keeps this program's statements waiting, in words, if anybody does. No statement is told,
+/// as it may hold values.
+pub(crate) async fn blocker(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
+    let found: Option<(i32, String, String, DateTime<Utc>)> = sqlx::query_as(
+        "select blocker.pid, coalesce(blocker.usename, ''), coalesce(blocker.application_name, ''),
+                coalesce(blocker.xact_start, blocker.backend_start)
+         from pg_stat_activity waiting
+         cross join lateral unnest(pg_blocking_pids(waiting.pid)) as blocking(pid)
+         join pg_stat_activity blocker on blocker.pid = blocking.pid
+         where waiting.application_name = 'observer-listener' and waiting.datname = current_database()
+             and waiting.wait_event_type = 'Lock' and blocker.application_name <> 'observer-listener'
+         order by blocker.xact_start limit 1",
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(found.map(|(pid, user, application, since)| {
+        let since = since.to_rfc3339_opts(SecondsFormat::Secs, true);
+        format!(
+            "process {pid} of user {user} (application {application:?}) holds a lock in a transaction that has been \
+             open since {since}; end it, or have it ended by select pg_terminate_backend({pid})"
+        )
+    }))
+}
+
+/// A few connections for what must not wait for anything else, such as Leases.
+pub fn connections_apart(url: &Redacted, patience: Duration) -> Result<PgPool, DatabaseError> {
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS_APART)
+        .acquire_timeout(patience);
+    Ok(pool.connect_lazy_with(options(url)?))
 }
 
 fn pool(options: PgConnectOptions) -> PgPool {

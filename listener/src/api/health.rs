@@ -9,19 +9,20 @@ use tokio::time::Instant;
 /// Without an answer from the database for this long, the listener is not ready.
 const DATABASE_AWAY: Duration = Duration::from_secs(5);
 
-/// With deliveries pending and none that ended for this long, it is not ready.
-const STUCK: Duration = Duration::from_mins(1);
-
 /// Reason of whatever keeps the database from being used.
 pub(crate) const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
 
 #[derive(Debug, Default)]
 struct State {
     waits: Waits,
+    begun: bool,
     stopping: bool,
     read_failing: Option<Instant>,
     save_failing: Option<Instant>,
-    pending_since: Option<Instant>,
+    /// What keeps the database from answering although it is there.
+    blocked: Option<String>,
+    /// Shards that do not get on.
+    stalled: Option<Trouble>,
 }
 
 /// What is waited for before anything can be done.
@@ -45,16 +46,12 @@ impl Health {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The shards are claimed, and what was found wrong before is of no matter any more.
+    /// Work can be done, and what was found wrong before is of no matter any more.
     pub fn started(&self) {
-        self.idle();
-    }
-
-    /// There is nothing to be done now, and it could be.
-    pub fn idle(&self) {
         self.note(|state| {
             *state = State {
                 waits: Waits::Nothing,
+                begun: true,
                 stopping: state.stopping,
                 ..State::default()
             };
@@ -81,16 +78,35 @@ impl Health {
         self.note(|state| failing(&mut state.save_failing, succeeded, now));
     }
 
-    /// An attempt ended, or nothing is pending.
-    pub fn progress(&self, pending: bool, now: Instant) {
-        self.note(|state| state.pending_since = pending.then_some(now));
+    /// What keeps the database from answering although it is there, if anything.
+    pub fn is_blocked(&self, by: Option<String>) {
+        self.note(|state| state.blocked = by);
     }
 
-    /// Deliveries are pending, perhaps since long.
-    pub fn pending(&self, now: Instant) {
-        self.note(|state| {
-            state.pending_since.get_or_insert(now);
-        });
+    /// See [`Health::is_blocked`].
+    #[must_use]
+    pub fn blocked(&self) -> Option<String> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.blocked.clone()
+    }
+
+    /// Shards that do not get on, in words, if there are any.
+    pub fn stalled(&self, what: Option<String>) {
+        self.note(|state| state.stalled = what.map(|what| trouble("Stalled", what)));
+    }
+
+    /// Whether work could be done at some time since the start.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).begun
+    }
+
+    /// For how long the database has not answered, if it does not.
+    #[must_use]
+    pub fn database_away(&self, now: Instant) -> Option<Duration> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = state.read_failing.into_iter().chain(state.save_failing);
+        since.min().map(|since| now.saturating_duration_since(since))
     }
 
     /// Why no work can be expected of it now, if so.
@@ -114,18 +130,20 @@ impl Health {
             Waits::Trouble(trouble) => return Some(trouble.clone()),
             Waits::Nothing => {}
         }
-        if let Some(lasts) = longer(state.read_failing, DATABASE_AWAY) {
-            let message = format!("the log could not be read for {lasts} s");
-            return Some(trouble(DATABASE_UNREACHABLE, message));
+        let away = [
+            (state.read_failing, "the log could not be read"),
+            (state.save_failing, "no checkpoint could be saved"),
+        ];
+        for (since, what) in away {
+            if let Some(lasts) = longer(since, DATABASE_AWAY) {
+                let message = match &state.blocked {
+                    Some(by) => format!("{what} for {lasts} s: {by}"),
+                    None => format!("{what} for {lasts} s"),
+                };
+                return Some(trouble(DATABASE_UNREACHABLE, message));
+            }
         }
-        if let Some(lasts) = longer(state.save_failing, DATABASE_AWAY) {
-            let message = format!("no checkpoint could be saved for {lasts} s");
-            return Some(trouble(DATABASE_UNREACHABLE, message));
-        }
-        longer(state.pending_since, STUCK).map(|lasts| {
-            let message = format!("deliveries are pending and none ended for {lasts} s");
-            trouble("NoProgress", message)
-        })
+        state.stalled.clone()
     }
 }
 
@@ -181,16 +199,22 @@ mod tests {
     }
 
     #[test]
-    fn no_progress_while_there_is_work_shows() {
+    fn what_blocks_the_database_and_what_is_stalled_shows() {
         let (health, start) = (Health::default(), Instant::now());
+        let later = start + Duration::from_secs(9);
         health.started();
-        health.pending(start);
-        health.pending(start + Duration::from_secs(30));
-        assert!(health.not_ready(start + Duration::from_secs(61)).is_some());
-        health.progress(true, start + Duration::from_secs(61));
-        assert_eq!(health.not_ready(start + Duration::from_secs(62)), None);
-        health.progress(false, start + Duration::from_secs(62));
-        assert_eq!(health.not_ready(start + Duration::from_secs(999)), None);
+        health.stalled(Some("shard 3: it waits".to_owned()));
+        assert_eq!(said(&health, later).as_deref(), Some("shard 3: it waits"));
+        health.saved(false, start);
+        health.is_blocked(Some("process 7 holds a lock".to_owned()));
+        assert_eq!(
+            said(&health, later).as_deref(),
+            Some("no checkpoint could be saved for 9 s: process 7 holds a lock")
+        );
+        assert_eq!(health.database_away(later), Some(Duration::from_secs(9)));
+        health.saved(true, start);
+        health.stalled(None);
+        assert_eq!(health.not_ready(later), None);
     }
 
     #[test]
@@ -201,9 +225,8 @@ mod tests {
         assert_eq!(said(&health, start).as_deref(), Some("migrate"));
         health.started();
         health.saved(false, start);
-        health.pending(start);
         assert!(health.not_ready(later).is_some());
-        health.idle();
+        health.started();
         assert_eq!(health.not_ready(later), None);
     }
 }

@@ -40,6 +40,21 @@ impl Sources {
             reporter: Arc::new(Reporter::new(pod)),
         }
     }
+
+    /// Lets metrics and readiness say what the reporter knows of shards that do not get on.
+    pub(crate) fn tell_stalls(&self) {
+        let stalled = self.reporter.stalled();
+        let number = i64::try_from(stalled.len()).unwrap_or(i64::MAX);
+        self.metrics.stalled.set(number);
+        let words = stalled.first().map(|first| {
+            let more = match stalled.len() - 1 {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            format!("shard {}: {}: {}{more}", first.shard, first.reason, first.message)
+        });
+        self.health.stalled(words);
+    }
 }
 
 /// Answers until cancelled.

@@ -1,12 +1,12 @@
 //! What the operator is told on `/status`: what this process does, what it runs, and what keeps
 //! it from its work.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use crds::report::{OwnedShard, PodReport, Refusal, Role, Trouble};
+use crds::report::{OwnedShard, PodReport, Refusal, Role, StalledShard, Trouble};
 
-use crate::checkpoint::Claim;
 use crate::telemetry::metrics::Metrics;
 
 /// A bundle that is loaded.
@@ -29,7 +29,17 @@ struct State {
     bundle: Option<Trouble>,
     /// What keeps the work from being done.
     work: Option<Trouble>,
-    shards: Vec<OwnedShard>,
+    shards: BTreeMap<u16, OwnedShard>,
+    stalled_at_work: Vec<StalledShard>,
+    stalled_without_lease: Vec<StalledShard>,
+    members: usize,
+}
+
+impl State {
+    fn stalled(&self) -> Vec<StalledShard> {
+        let at_work = self.stalled_at_work.iter();
+        at_work.chain(&self.stalled_without_lease).cloned().collect()
+    }
 }
 
 /// Notes of those who load and who run.
@@ -51,7 +61,10 @@ impl Reporter {
                 running: None,
                 bundle: None,
                 work: None,
-                shards: Vec::new(),
+                shards: BTreeMap::new(),
+                stalled_at_work: Vec::new(),
+                stalled_without_lease: Vec::new(),
+                members: 0,
             }),
         }
     }
@@ -73,47 +86,97 @@ impl Reporter {
         self.note(|state| state.bundle = Some(trouble));
     }
 
-    /// Work goes on by this bundle from now on.
+    /// Work is done by this bundle from now on.
     pub fn runs(&self, bundle: LoadedBundle) {
-        self.note(|state| {
-            state.role = Role::Active;
-            state.running = Some(bundle);
-        });
+        self.note(|state| state.running = Some(bundle));
     }
 
-    /// The shards are claimed, so that nothing keeps the work from being done.
-    pub fn claimed(&self, claim: &Claim, now: DateTime<Utc>) {
-        let since = now.to_rfc3339_opts(SecondsFormat::Millis, true);
-        let owned = claim.shards.iter().map(|shard| OwnedShard {
-            shard: shard.shard.unsigned_abs(),
-            epoch: shard.epoch,
-            since: since.clone(),
-            lag_seconds: 0,
-        });
-        self.note(|state| {
-            state.role = Role::Active;
-            state.shards = owned.collect();
-            state.work = None;
-        });
-    }
-
-    /// The shards are no longer held.
-    pub fn let_go(&self) {
-        self.note(|state| state.shards.clear());
-    }
-
-    /// The work cannot be done; it will be tried again.
-    pub fn work_trouble(&self, trouble: Trouble) {
-        self.note(|state| state.work = Some(trouble));
-    }
-
-    /// Ready to take over.
-    pub fn stands_by(&self) {
+    /// This process takes part, and has no shard yet. Nothing keeps it from its work.
+    pub fn takes_part(&self) {
         self.note(|state| {
             state.role = Role::Standby;
-            state.running = None;
             state.work = None;
             state.shards.clear();
+            state.stalled_at_work.clear();
+            state.stalled_without_lease.clear();
+        });
+    }
+
+    /// A shard is this process's.
+    pub fn claimed(&self, shard: u16, epoch: i64, now: DateTime<Utc>) {
+        let owned = OwnedShard {
+            shard,
+            epoch,
+            since: now.to_rfc3339_opts(SecondsFormat::Millis, true),
+            lag_seconds: 0,
+        };
+        self.note(|state| {
+            if state.role != Role::Stopping {
+                state.role = Role::Active;
+            }
+            state.shards.insert(shard, owned);
+        });
+    }
+
+    /// A shard is no longer this process's.
+    pub fn let_go(&self, shard: u16) {
+        self.note(|state| {
+            state.shards.remove(&shard);
+            if state.shards.is_empty() && state.role == Role::Active {
+                state.role = Role::Standby;
+            }
+        });
+    }
+
+    /// How many shards are this process's.
+    #[must_use]
+    pub fn owned(&self) -> usize {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.shards.len()
+    }
+
+    /// How far behind each shard is, in seconds.
+    pub fn lags(&self, lags: &BTreeMap<u16, f64>) {
+        self.note(|state| {
+            for (shard, lag) in lags {
+                if let Some(owned) = state.shards.get_mut(shard) {
+                    owned.lag_seconds = whole_seconds(*lag);
+                }
+            }
+        });
+    }
+
+    /// Of the shards at work, those that do not get on.
+    pub fn stalled_at_work(&self, stalled: Vec<StalledShard>) {
+        self.note(|state| state.stalled_at_work = stalled);
+    }
+
+    /// The shards that should be this process's and cannot be had.
+    pub fn stalled_without_lease(&self, stalled: Vec<StalledShard>) {
+        self.note(|state| state.stalled_without_lease = stalled);
+    }
+
+    /// All shards that do not get on.
+    #[must_use]
+    pub fn stalled(&self) -> Vec<StalledShard> {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stalled()
+    }
+
+    /// How many processes take part, as this one sees it.
+    pub fn members(&self, members: usize) {
+        self.note(|state| state.members = members);
+    }
+
+    /// The work cannot be done, and this process takes no part; it will try again.
+    pub fn work_trouble(&self, trouble: Trouble) {
+        self.note(|state| {
+            state.role = Role::Starting;
+            state.work = Some(trouble);
+            state.stalled_at_work.clear();
+            state.stalled_without_lease.clear();
         });
     }
 
@@ -128,7 +191,7 @@ impl Reporter {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |gauge: &prometheus::IntGauge| u64::try_from(gauge.get()).unwrap_or(0);
         let bundle = state.running.as_ref().or(state.loaded.as_ref());
-        let at_work = state.role == Role::Active;
+        let at_work = matches!(state.role, Role::Active | Role::Standby);
         let problem = state.work.clone().or_else(|| state.bundle.clone());
         PodReport {
             pod: self.pod.clone(),
@@ -136,19 +199,23 @@ impl Reporter {
             bundle: bundle.map(|bundle| bundle.hash.clone()),
             refused: bundle.map_or_else(Vec::new, |bundle| bundle.refused.clone()),
             problem: problem.or_else(|| health.filter(|_| at_work)),
-            shards: state.shards.clone(),
-            stalled: Vec::new(),
-            members: 0,
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "seconds, never below zero"
-            )]
-            lag_seconds: metrics.lag.get() as u64,
+            shards: state.shards.values().cloned().collect(),
+            stalled: state.stalled(),
+            members: u32::try_from(state.members).unwrap_or(u32::MAX),
+            lag_seconds: whole_seconds(metrics.lag.get()),
             backlog: count(&metrics.backlog),
             pending: count(&metrics.pending),
         }
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "seconds, never below zero"
+)]
+const fn whole_seconds(seconds: f64) -> u64 {
+    seconds as u64
 }
 
 #[cfg(test)]
@@ -182,7 +249,7 @@ mod tests {
         let reporter = Reporter::new("shop-1");
         assert_eq!(seen(&reporter, None), (Role::Starting, None, String::new()));
         reporter.loaded(bundle("a"));
-        reporter.stands_by();
+        reporter.takes_part();
         assert_eq!(seen(&reporter, None).1.as_deref(), Some("a"));
         reporter.runs(bundle("a"));
         reporter.loaded(bundle("b"));
@@ -192,22 +259,43 @@ mod tests {
     }
 
     #[test]
+    fn a_process_is_active_while_it_has_a_shard() {
+        let reporter = Reporter::new("shop-1");
+        reporter.takes_part();
+        for shard in [1, 2] {
+            reporter.claimed(shard, 7, DateTime::UNIX_EPOCH);
+        }
+        reporter.lags(&BTreeMap::from([(2, 3.9), (5, 1.0)]));
+        let report = reporter.report(&Metrics::new("default/test").unwrap(), None);
+        assert_eq!(report.role, Role::Active);
+        assert_eq!(report.shards[1].since, "1970-01-01T00:00:00.000Z");
+        assert_eq!((report.shards[1].shard, report.shards[1].lag_seconds), (2, 3));
+        reporter.let_go(1);
+        assert_eq!(seen(&reporter, None).0, Role::Active);
+        reporter.let_go(2);
+        assert_eq!(seen(&reporter, None).0, Role::Standby);
+        reporter.stopping();
+        reporter.let_go(2);
+        assert_eq!(seen(&reporter, None).0, Role::Stopping);
+    }
+
+    #[test]
     fn what_keeps_work_from_being_done_comes_first() {
         let reporter = Reporter::new("shop-1");
         reporter.loaded(bundle("a"));
-        reporter.stands_by();
         assert_eq!(
             seen(&reporter, Some(trouble("NoProgress"))).2,
             "",
-            "a standby has no work"
+            "who takes no part has no work"
         );
-        reporter.runs(bundle("a"));
+        reporter.takes_part();
         assert_eq!(seen(&reporter, Some(trouble("NoProgress"))).2, "NoProgress");
         reporter.bundle_trouble(trouble("BundleInvalid"));
         assert_eq!(seen(&reporter, None).2, "BundleInvalid");
         reporter.work_trouble(trouble("SchemaMissing"));
         assert_eq!(seen(&reporter, None).2, "SchemaMissing");
-        reporter.stands_by();
+        assert_eq!(seen(&reporter, None).0, Role::Starting);
+        reporter.takes_part();
         assert_eq!(
             seen(&reporter, None),
             (

@@ -1,134 +1,127 @@
-//! Taking hold of shards.
-
-use std::sync::Arc;
+//! Taking hold of a shard.
 
 use crds::config::StartAt;
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use super::{Beyond, CheckpointError, PartlyDone, Progress};
-use crate::source::log::{Log, Tenure};
-use crate::source::position::{Mark, Position};
+use super::layout::lay_out;
+use super::row::{self, COLUMNS};
+use super::{CheckpointError, Progress};
+use crate::source::log::{Log, LogError};
+use crate::source::position::Mark;
 use crate::source::reader::Ahead;
+use crate::source::snapshot::Snapshot;
+
+/// Who claims shards of what.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// The listener.
+    pub listener: &'a str,
+    /// Names this process, for people to read.
+    pub holder: &'a str,
+    /// How many shards the listener is to have.
+    pub shards: u16,
+    /// Where a listener begins that has never run.
+    pub start: StartAt,
+}
 
 /// A shard that this process owns until another claims it.
 #[derive(Clone, Debug)]
 pub struct ClaimedShard {
     /// Its number.
-    pub shard: i16,
+    pub shard: u16,
     /// The epoch that its saves must carry.
     pub epoch: i64,
     /// Where it stands.
     pub progress: Progress,
-}
-
-/// All shards of a listener, claimed by one holder.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    /// By what right the shards are read and saved.
-    pub tenure: Tenure,
-    /// The shards in order.
-    pub shards: Vec<ClaimedShard>,
-    /// Who held them before, where that is known.
+    /// Who held it before and did not let go of it, where that is known.
     pub taken_from: Option<String>,
 }
 
-/// Claims all shards of a listener; one that has never run begins at `start`.
-///
-/// Refuses, and changes nothing, when the saved positions are not of this database, lie ahead
-/// of it, or were made for another number of shards.
-pub async fn claim(
-    pool: &PgPool,
-    log: &Log,
-    listener: &str,
-    holder: &str,
-    shards: u16,
-    start: StartAt,
-) -> Result<Claim, CheckpointError> {
-    let start = match start {
-        StartAt::Beginning => Mark::genesis(),
-        StartAt::Now => log.mark().await?,
-    };
+/// The life that the server lives; begun if it has just recovered.
+pub async fn life(pool: &PgPool) -> Result<Uuid, CheckpointError> {
     sqlx::query("insert into observer.life default values on conflict do nothing")
         .execute(pool)
         .await?;
+    let life = sqlx::query_scalar("select id from observer.life");
+    Ok(life.fetch_one(pool).await?)
+}
+
+/// Claims a shard: from now on the saves of whoever held it before are refused.
+///
+/// If the listener had another number of shards, all of it is laid out anew first, so nobody may
+/// be at work under the other number who is to save what he does. Refuses, and changes nothing,
+/// when the saved position is not of this database or lies ahead of it.
+pub async fn claim(
+    pool: &PgPool,
+    log: &Log,
+    who: Candidate<'_>,
+    shard: u16,
+) -> Result<ClaimedShard, CheckpointError> {
     let mut tx = pool.begin().await?;
-    let life: Uuid = sqlx::query_scalar("select id from observer.life")
+    let claimed = match take(&mut tx, who, shard).await? {
+        Some(row) => row,
+        None => {
+            let start = match who.start {
+                StartAt::Beginning => Mark::genesis(),
+                StartAt::Now => log.mark().await?,
+            };
+            lay_out(&mut tx, who, &start).await?;
+            let row = take(&mut tx, who, shard).await?;
+            row.ok_or_else(|| CheckpointError::Damaged {
+                listener: who.listener.to_owned(),
+                shard,
+                reason: "its row is missing, and those of other shards are there".to_owned(),
+            })?
+        }
+    };
+    // The row is locked, so nothing beyond this moment can have been saved.
+    let now = sqlx::query("select m.snapshot::text as snapshot, m.ceiling from observer.mark() m")
         .fetch_one(&mut *tx)
         .await?;
-    let taken_from: Option<String> = sqlx::query_scalar(
-        "select max(holder) from observer.checkpoint where listener = $1 and holder not in ('', $2)",
-    )
-    .bind(listener)
-    .bind(holder)
-    .fetch_one(&mut *tx)
-    .await?;
-    let rows = sqlx::query(
-        "with here as (
-             select (select system_identifier from pg_control_system()) as system_identifier,
-                    (select oid from pg_database where datname = current_database()) as database_oid
-         ), claimed as (
-             insert into observer.checkpoint as c
-                 (listener, shard, shards, epoch, holder, from_floor, from_snapshot, from_ceiling,
-                  system_identifier, database_oid)
-             select $1, shard, $2, 1, $3, $4, $5::pg_snapshot, $6, here.system_identifier, here.database_oid
-             from here, generate_series(0, $2 - 1) as shard
-             on conflict (listener, shard) do update
-             set epoch = c.epoch + 1, holder = excluded.holder, claimed_at = clock_timestamp()
-             returning *
-         )
-         select shard, shards, epoch, from_floor, from_snapshot::text, from_ceiling,
-                to_floor, to_snapshot::text, to_ceiling, last_id, finished, partly::text,
-                claimed.system_identifier || '/' || claimed.database_oid,
-                here.system_identifier || '/' || here.database_oid,
-                (select count(*) from observer.checkpoint where listener = $1 and shard >= $2)
-         from claimed, here order by shard",
-    )
-    .bind(listener)
-    .bind(i16::try_from(shards).unwrap_or(i16::MAX))
-    .bind(holder)
-    .bind(start.floor)
-    .bind(start.snapshot.to_string())
-    .bind(start.ceiling)
-    .fetch_all(&mut *tx)
-    .await?;
-    // The rows are locked, so nothing beyond this mark can have been saved.
-    let now = log.mark().await?;
-    let mut claimed = Vec::with_capacity(rows.len());
-    for row in &rows {
-        claimed.push(read(row, listener, shards, &now)?);
-    }
+    let claimed = read(&claimed, who.listener, shard, &now)?;
     tx.commit().await?;
-    Ok(Claim {
-        tenure: Tenure {
-            listener: Arc::from(listener),
-            holder: Arc::from(holder),
-            life,
-            shards: claimed.len(),
-        },
-        shards: claimed,
-        taken_from,
-    })
+    Ok(claimed)
+}
+
+/// Draws an epoch for the shard, if the listener has as many shards as it should.
+async fn take(
+    tx: &mut PgConnection,
+    who: Candidate<'_>,
+    shard: u16,
+) -> Result<Option<PgRow>, CheckpointError> {
+    let sql = format!(
+        "with before as (
+             select listener, shard, holder from observer.checkpoint
+             where listener = $1 and shard = $2 and shards = $3 for update
+         )
+         update observer.checkpoint c
+         set epoch = c.epoch + 1, holder = $4, claimed_at = clock_timestamp()
+         from before
+         where c.listener = before.listener and c.shard = before.shard
+         returning c.epoch, before.holder, {COLUMNS},
+                   c.system_identifier || '/' || c.database_oid as there,
+                   (select system_identifier from pg_control_system()) || '/'
+                       || (select oid from pg_database where datname = current_database()) as here"
+    );
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(who.listener)
+        .bind(i16::try_from(shard).unwrap_or(i16::MAX))
+        .bind(i16::try_from(who.shards).unwrap_or(i16::MAX))
+        .bind(who.holder)
+        .fetch_optional(tx)
+        .await?;
+    Ok(row)
 }
 
 fn read(
     row: &PgRow,
     listener: &str,
-    wanted: u16,
-    now: &Mark,
+    shard: u16,
+    now: &PgRow,
 ) -> Result<ClaimedShard, CheckpointError> {
-    let shard: i16 = row.try_get(0)?;
-    let saved: i16 = row.try_get(1)?;
-    let beyond: i64 = row.try_get(14)?;
-    if i32::from(saved) != i32::from(wanted) || beyond > 0 {
-        return Err(CheckpointError::Shards {
-            listener: listener.to_owned(),
-            saved,
-            wanted,
-        });
-    }
-    let (there, here): (String, String) = (row.try_get(12)?, row.try_get(13)?);
+    let (there, here): (String, String) = (row.try_get("there")?, row.try_get("here")?);
     if there != here {
         return Err(CheckpointError::Foreign {
             listener: listener.to_owned(),
@@ -136,54 +129,22 @@ fn read(
             here,
         });
     }
-    let damaged = |reason: String| CheckpointError::Damaged {
-        listener: listener.to_owned(),
-        shard,
-        reason,
-    };
-    let mark = |floor: i64, snapshot: &str, ceiling: i64| {
-        let snapshot = snapshot
-            .parse()
-            .map_err(|error: crate::source::snapshot::SnapshotError| damaged(error.to_string()))?;
-        Ok::<_, CheckpointError>(Arc::new(Mark {
-            floor,
-            snapshot,
-            ceiling,
-        }))
-    };
-    let from = mark(row.try_get(3)?, row.try_get(4)?, row.try_get(5)?)?;
-    let to = match row.try_get::<Option<&str>, _>(7)? {
-        Some(snapshot) => Some(mark(row.try_get(6)?, snapshot, row.try_get(8)?)?),
-        None => None,
-    };
-    let furthest = to.as_ref().unwrap_or(&from);
-    if !now.snapshot.covers(&furthest.snapshot) || furthest.ceiling > now.ceiling {
+    let progress = row::progress(row, listener, shard)?;
+    let position = &progress.position;
+    let furthest = position.to.as_ref().unwrap_or(&position.from);
+    let (snapshot, ceiling): (String, i64) = (now.try_get("snapshot")?, now.try_get("ceiling")?);
+    let snapshot: Snapshot = snapshot.parse().map_err(LogError::from)?;
+    if !snapshot.covers(&furthest.snapshot) || furthest.ceiling > ceiling {
         return Err(Ahead {
             listener: listener.to_owned(),
         }
         .into());
     }
-    let mut beyond = Beyond {
-        finished: row.try_get::<Vec<i64>, _>(10)?.into_iter().collect(),
-        ..Beyond::default()
-    };
-    let partly: Vec<PartlyDone> =
-        serde_json::from_str(row.try_get(11)?).map_err(|error| damaged(error.to_string()))?;
-    for PartlyDone(id, observer, action) in partly {
-        beyond
-            .partly
-            .entry(id)
-            .or_default()
-            .push((observer, action));
-    }
-    let position = Position {
-        from,
-        to,
-        last_id: row.try_get(9)?,
-    };
+    let holder: String = row.try_get("holder")?;
     Ok(ClaimedShard {
         shard,
-        epoch: row.try_get(2)?,
-        progress: Progress { position, beyond },
+        epoch: row.try_get("epoch")?,
+        progress,
+        taken_from: Some(holder).filter(|holder| !holder.is_empty()),
     })
 }

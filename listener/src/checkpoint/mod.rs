@@ -2,9 +2,11 @@
 //!
 //! Whoever claims a shard draws a larger epoch than any before. A save names the epoch it was
 //! claimed with, moves forward only, and changes nothing when either fails: then another
-//! process owns the shard, and the one that finds out must stop at once.
+//! process owns the shard, and the one that finds out must stop work on it at once.
 
 mod claim;
+mod layout;
+mod row;
 mod save;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +18,8 @@ use crate::source::log::LogError;
 use crate::source::position::Position;
 use crate::source::reader::Ahead;
 
-pub use claim::{Claim, ClaimedShard, claim};
-pub(crate) use save::release;
-pub use save::{Save, save};
+pub use claim::{Candidate, ClaimedShard, claim, life};
+pub use save::{Save, Saved, save};
 
 /// An action of an observer, by their names.
 pub type Action = (Arc<str>, Arc<str>);
@@ -39,6 +40,23 @@ pub struct Progress {
     pub position: Position,
     /// What is done beyond it.
     pub beyond: Beyond,
+    /// What is done beyond it of keys that belonged to other shards before the number of shards
+    /// was changed.
+    pub inherited: Arc<[Inherited]>,
+}
+
+/// How far a shard was when the listener got another number of shards. It holds for ever of the
+/// keys that were this shard's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// How many shards there were.
+    pub of: u16,
+    /// The shard.
+    pub shard: u16,
+    /// Everything before it is behind.
+    pub position: Position,
+    /// What was done beyond it.
+    pub beyond: Beyond,
 }
 
 /// `partly` as the table holds it.
@@ -54,14 +72,6 @@ pub enum CheckpointError {
     /// The mark of this moment could not be taken.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// Another process has claimed a shard since.
-    #[error(
-        "another process has taken over listener {listener}, so this one stops; run two listeners under different names to run both"
-    )]
-    Fenced {
-        /// The listener.
-        listener: String,
-    },
     /// The server recovered from a crash or was promoted since the shards were claimed.
     #[error("Postgres has recovered from a crash, or another server has taken its place")]
     NewLife,
@@ -82,27 +92,17 @@ pub enum CheckpointError {
     /// The position lies ahead of the database.
     #[error(transparent)]
     Ahead(#[from] Ahead),
-    /// The listener ran with another number of shards.
-    #[error(
-        "listener {listener} has checkpoints for {saved} shards and is now configured for {wanted}: set spec.shards back to {saved}; \
-         the number of shards of a listener that has run cannot change yet"
-    )]
-    Shards {
-        /// The listener.
-        listener: String,
-        /// The number it ran with.
-        saved: i16,
-        /// The number it is configured for.
-        wanted: u16,
-    },
     /// A row that this program cannot have written.
     #[error("the checkpoint of shard {shard} of listener {listener} cannot be read: {reason}")]
     Damaged {
         /// The listener.
         listener: String,
         /// The shard.
-        shard: i16,
+        shard: u16,
         /// What is wrong with it.
         reason: String,
     },
+    /// Progress that cannot be put into words.
+    #[error("the progress cannot be written down: {0}")]
+    Unwritable(#[from] serde_json::Error),
 }

@@ -1,121 +1,169 @@
 //! Saving, fenced: one statement for all shards, one transaction with the dead letters that
 //! let their positions pass.
 
-use sqlx::{PgPool, Postgres, Transaction};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CheckpointError, PartlyDone, Progress};
+use sqlx::{PgPool, Postgres, Row, Transaction};
+use uuid::Uuid;
+
+use super::row;
+use super::{CheckpointError, Progress};
 use crate::queue::dead_letter::{self, Letter, Verdict};
-use crate::source::log::Tenure;
 
 /// What one transaction writes.
 #[derive(Clone, Debug, Default)]
 pub struct Save {
-    /// Shards that moved: number, epoch, and where they stand.
-    pub shards: Vec<(i16, i64, Progress)>,
+    /// The shards that any of the rest is of, with the epochs of their claims.
+    pub epochs: BTreeMap<u16, i64>,
+    /// Where shards stand that moved.
+    pub moved: Vec<(u16, Progress)>,
     /// Dead letters for actions that the positions pass.
-    pub letters: Vec<Letter>,
+    pub letters: Vec<(u16, Letter)>,
     /// What came of redriven dead letters.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<(u16, Verdict)>,
+    /// Shards that are let go of.
+    pub released: BTreeSet<u16>,
 }
 
 impl Save {
     /// Whether there is nothing to write.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.shards.is_empty() && self.letters.is_empty() && self.verdicts.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.moved.is_empty()
+            && self.letters.is_empty()
+            && self.verdicts.is_empty()
+            && self.released.is_empty()
     }
+
+    /// Takes out all that is of some shards.
+    pub fn leave_out(&mut self, shards: &BTreeSet<u16>) {
+        self.epochs.retain(|shard, _| !shards.contains(shard));
+        self.moved.retain(|(shard, _)| !shards.contains(shard));
+        self.letters.retain(|(shard, _)| !shards.contains(shard));
+        self.verdicts.retain(|(shard, _)| !shards.contains(shard));
+        self.released.retain(|shard| !shards.contains(shard));
+    }
+}
+
+/// What came of a save.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// All of it is written.
+    Done,
+    /// Nothing is written, because other processes have claimed these shards since.
+    Fenced(BTreeSet<u16>),
 }
 
 /// Writes all of it or nothing.
 ///
-/// Fails with [`CheckpointError::Fenced`] when a shard has changed hands since it was claimed, and
-/// with [`CheckpointError::NewLife`] when the server has recovered from a crash since. Writing
-/// the same again, after an answer was lost, changes nothing.
-pub async fn save(pool: &PgPool, tenure: &Tenure, what: &Save) -> Result<(), CheckpointError> {
-    let listener = &tenure.listener;
+/// Fails with [`CheckpointError::NewLife`] when the server has recovered from a crash since
+/// `life`. Writing the same again, after an answer was lost, changes nothing.
+pub async fn save(
+    pool: &PgPool,
+    listener: &str,
+    life: Uuid,
+    what: &Save,
+) -> Result<Saved, CheckpointError> {
     let mut tx = pool.begin().await?;
-    let (alive, held): (bool, bool) = sqlx::query_as(
-        "select exists (select from observer.life where id = $3),
-                exists (select from observer.checkpoint where listener = $1 and holder = $2 for share)",
-    )
-    .bind(&**listener)
-    .bind(&*tenure.holder)
-    .bind(tenure.life)
-    .fetch_one(&mut *tx)
-    .await?;
-    if !held {
-        return Err(CheckpointError::Fenced {
-            listener: listener.to_string(),
-        });
+    let fenced = fenced(&mut tx, listener, life, &what.epochs).await?;
+    if !fenced.is_empty() {
+        return Ok(Saved::Fenced(fenced));
     }
-    if !alive {
+    if !what.moved.is_empty() {
+        let held_back = positions(&mut tx, listener, what).await?;
+        if !held_back.is_empty() {
+            // Somebody has moved them on under the same epoch, as only a repeated save does.
+            return Ok(Saved::Fenced(held_back));
+        }
+    }
+    dead_letter::insert(&mut tx, listener, what.letters.iter().map(|(_, letter)| letter)).await?;
+    dead_letter::settle(&mut tx, listener, what.verdicts.iter().map(|(_, verdict)| verdict)).await?;
+    if !what.released.is_empty() {
+        let released = what.released.iter().copied().map(number);
+        sqlx::query(
+            "update observer.checkpoint set holder = '' where listener = $1 and shard = any($2)",
+        )
+        .bind(listener)
+        .bind(released.collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await?;
+    }
+    tx.commit().await?;
+    Ok(Saved::Done)
+}
+
+/// Those of the shards that have other epochs now; the rest stay as they are until the
+/// transaction ends.
+async fn fenced(
+    tx: &mut Transaction<'_, Postgres>,
+    listener: &str,
+    life: Uuid,
+    epochs: &BTreeMap<u16, i64>,
+) -> Result<BTreeSet<u16>, CheckpointError> {
+    let row = sqlx::query(
+        "select exists (select from observer.life where id = $4),
+                array(select claim.shard from unnest($2::smallint[], $3::bigint[]) as claim(shard, epoch)
+                      where not exists (
+                          select from observer.checkpoint c
+                          where c.listener = $1 and c.shard = claim.shard and c.epoch = claim.epoch
+                          for share))",
+    )
+    .bind(listener)
+    .bind(epochs.keys().copied().map(number).collect::<Vec<_>>())
+    .bind(epochs.values().copied().collect::<Vec<_>>())
+    .bind(life)
+    .fetch_one(&mut **tx)
+    .await?;
+    if !row.try_get::<bool, _>(0)? {
         return Err(CheckpointError::NewLife);
     }
-    if !what.shards.is_empty() {
-        positions(&mut tx, listener, &what.shards).await?;
-    }
-    dead_letter::insert(&mut tx, listener, &what.letters).await?;
-    dead_letter::settle(&mut tx, listener, &what.verdicts).await?;
-    tx.commit().await?;
-    Ok(())
+    let fenced: Vec<i16> = row.try_get(1)?;
+    Ok(fenced.into_iter().map(i16::unsigned_abs).collect())
 }
 
-/// Lets go of a listener's shards at the end of a graceful stop.
-pub(crate) async fn release(pool: &PgPool, tenure: &Tenure) -> Result<(), CheckpointError> {
-    sqlx::query("update observer.checkpoint set holder = '' where listener = $1 and holder = $2")
-        .bind(&*tenure.listener)
-        .bind(&*tenure.holder)
-        .execute(pool)
-        .await?;
-    Ok(())
-}
-
+/// Moves positions, and gives the shards that were not to be moved.
 async fn positions(
     tx: &mut Transaction<'_, Postgres>,
     listener: &str,
-    shards: &[(i16, i64, Progress)],
-) -> Result<(), CheckpointError> {
-    let position = |n: usize| &shards[n].2.position;
-    let all = 0..shards.len();
-    let column = |of: &dyn Fn(usize) -> Option<i64>| all.clone().map(of).collect::<Vec<_>>();
-    let updated = sqlx::query(SAVE)
+    what: &Save,
+) -> Result<BTreeSet<u16>, CheckpointError> {
+    let moved = &what.moved;
+    let shards: Vec<i16> = moved.iter().map(|(shard, _)| number(*shard)).collect();
+    let column = |of: &dyn Fn(&Progress) -> Option<i64>| {
+        let values = moved.iter().map(|(_, progress)| of(progress));
+        values.collect::<Vec<_>>()
+    };
+    let texts = |of: &dyn Fn(&Progress) -> Result<Option<String>, serde_json::Error>| {
+        let values = moved.iter().map(|(_, progress)| of(progress));
+        values.collect::<Result<Vec<_>, _>>()
+    };
+    let epoch = |shard: &u16| what.epochs.get(shard).copied().unwrap_or_default();
+    let updated: Vec<i16> = sqlx::query_scalar(SAVE)
         .bind(listener)
-        .bind(shards.iter().map(|shard| shard.0).collect::<Vec<_>>())
-        .bind(shards.iter().map(|shard| shard.1).collect::<Vec<_>>())
-        .bind(column(&|n| Some(position(n).from.floor)))
-        .bind(
-            all.clone()
-                .map(|n| position(n).from.snapshot.to_string())
-                .collect::<Vec<_>>(),
-        )
-        .bind(column(&|n| Some(position(n).from.ceiling)))
-        .bind(column(&|n| position(n).to.as_ref().map(|to| to.floor)))
-        .bind(
-            all.clone()
-                .map(|n| position(n).to.as_ref().map(|to| to.snapshot.to_string()))
-                .collect::<Vec<_>>(),
-        )
-        .bind(column(&|n| position(n).to.as_ref().map(|to| to.ceiling)))
-        .bind(column(&|n| Some(position(n).last_id)))
-        .bind(
-            all.clone()
-                .map(|n| finished(&shards[n].2))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            all.clone()
-                .map(|n| partly(&shards[n].2))
-                .collect::<Vec<_>>(),
-        )
-        .execute(&mut **tx)
-        .await?
-        .rows_affected();
-    if usize::try_from(updated).is_ok_and(|updated| updated == shards.len()) {
-        return Ok(());
-    }
-    Err(CheckpointError::Fenced {
-        listener: listener.to_owned(),
-    })
+        .bind(&shards)
+        .bind(moved.iter().map(|(shard, _)| epoch(shard)).collect::<Vec<_>>())
+        .bind(column(&|progress| Some(progress.position.from.floor)))
+        .bind(texts(&|progress| Ok(Some(progress.position.from.snapshot.to_string())))?)
+        .bind(column(&|progress| Some(progress.position.from.ceiling)))
+        .bind(column(&|progress| Some(progress.position.to.as_ref()?.floor)))
+        .bind(texts(&|progress| {
+            let to = progress.position.to.as_ref();
+            Ok(to.map(|to| to.snapshot.to_string()))
+        })?)
+        .bind(column(&|progress| Some(progress.position.to.as_ref()?.ceiling)))
+        .bind(column(&|progress| Some(progress.position.last_id)))
+        .bind(texts(&|progress| Ok(Some(row::finished(&progress.beyond))))?)
+        .bind(texts(&|progress| row::partly(&progress.beyond).map(Some))?)
+        // What was inherited only shrinks, and is nothing soon.
+        .bind(texts(&|progress| row::inherited(&progress.inherited).map(Some))?)
+        .fetch_all(&mut **tx)
+        .await?;
+    let held_back = shards.iter().filter(|shard| !updated.contains(shard));
+    Ok(held_back.map(|shard| shard.unsigned_abs()).collect())
+}
+
+fn number(shard: u16) -> i16 {
+    i16::try_from(shard).unwrap_or(i16::MAX)
 }
 
 /// Forward only: a window never begins earlier, and within one the id never falls. Postgres
@@ -124,39 +172,18 @@ const SAVE: &str = "
     update observer.checkpoint c
     set from_floor = new.from_floor, from_snapshot = new.from_snapshot, from_ceiling = new.from_ceiling,
         to_floor = new.to_floor, to_snapshot = new.to_snapshot, to_ceiling = new.to_ceiling,
-        last_id = new.last_id, finished = new.finished::bigint[], partly = new.partly, saved_at = clock_timestamp()
+        last_id = new.last_id, finished = new.finished::bigint[], partly = new.partly,
+        inherited = new.inherited, saved_at = clock_timestamp()
     from unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::text[]::pg_snapshot[], $6::bigint[],
-                $7::bigint[], $8::text[]::pg_snapshot[], $9::bigint[], $10::bigint[], $11::text[], $12::text[]::json[])
+                $7::bigint[], $8::text[]::pg_snapshot[], $9::bigint[], $10::bigint[], $11::text[],
+                $12::text[]::json[], $13::text[]::json[])
          as new(shard, epoch, from_floor, from_snapshot, from_ceiling,
-                to_floor, to_snapshot, to_ceiling, last_id, finished, partly)
+                to_floor, to_snapshot, to_ceiling, last_id, finished, partly, inherited)
     where c.listener = $1 and c.shard = new.shard and c.epoch = new.epoch
       and case when new.from_snapshot::text = c.from_snapshot::text
                then c.to_snapshot is null
                     or (new.to_snapshot::text = c.to_snapshot::text and new.last_id >= c.last_id)
                else pg_snapshot_xmax(new.from_snapshot) >= pg_snapshot_xmax(c.from_snapshot)
                     and pg_snapshot_xmin(new.from_snapshot) >= pg_snapshot_xmin(c.from_snapshot)
-          end";
-
-fn finished(progress: &Progress) -> String {
-    let ids: Vec<String> = progress
-        .beyond
-        .finished
-        .iter()
-        .map(i64::to_string)
-        .collect();
-    format!("{{{}}}", ids.join(","))
-}
-
-fn partly(progress: &Progress) -> String {
-    let rows: Vec<PartlyDone> = progress
-        .beyond
-        .partly
-        .iter()
-        .flat_map(|(id, actions)| {
-            actions
-                .iter()
-                .map(|(observer, action)| PartlyDone(*id, observer.clone(), action.clone()))
-        })
-        .collect();
-    serde_json::to_string(&rows).unwrap_or_else(|_| "[]".to_owned())
-}
+          end
+    returning c.shard";

@@ -9,10 +9,11 @@ use observer_listener::cluster;
 use observer_listener::database::DatabaseError;
 use observer_listener::dispatch::observers::Observers;
 use observer_listener::run::{Options, RunError, run as run_listener};
+use observer_listener::shard::fleet::Member;
+use observer_listener::shard::process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{CliError, FileArgs, check, files};
 
@@ -42,13 +43,13 @@ struct PodArgs {
         value_name = "NAME",
         env = "OBSERVER_BUNDLE",
         conflicts_with_all = ["listener", "secrets_dir"],
-        requires = "lease"
+        requires = "listener_name"
     )]
     bundle: Option<String>,
-    /// Lease that the one pod holds which works
-    #[arg(long, value_name = "NAME", env = "OBSERVER_LEASE")]
-    lease: Option<String>,
-    /// Namespace of the Secret and the Lease
+    /// Name of the listener that the bundle is of
+    #[arg(id = "listener_name", long = "listener-name", value_name = "NAME", env = "OBSERVER_LISTENER")]
+    name: Option<String>,
+    /// Namespace of the Secret and the Leases
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
     namespace: Option<String>,
     /// Name of this pod
@@ -73,9 +74,11 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
         let options = cluster::Options {
             namespace: args.pod.namespace,
             bundle,
-            lease: args.pod.lease.unwrap_or_default(),
-            pod: args.pod.pod.unwrap_or_else(host),
-            uid: args.pod.pod_uid,
+            listener: args.pod.name.unwrap_or_default(),
+            member: Member {
+                name: args.pod.pod.unwrap_or_else(process::host),
+                uid: args.pod.pod_uid,
+            },
             listen,
         };
         return Ok(cluster::run(options, stop_on_signal()?).await?);
@@ -98,7 +101,7 @@ async fn run_files(files: &FileArgs, listen: Option<SocketAddr>) -> Result<(), C
     let stop = stop_on_signal()?;
     let options = Options {
         listen,
-        holder: holder(),
+        member: process::member(),
         metrics: None,
     };
     run_listener(
@@ -112,18 +115,6 @@ async fn run_files(files: &FileArgs, listen: Option<SocketAddr>) -> Result<(), C
         RunError::Database(DatabaseError::Url(_)) => CliError::Config(error.to_string()),
         error => CliError::Run(error.into()),
     })
-}
-
-/// Names this start of this process: host, process and a random part.
-fn holder() -> String {
-    let (host, process) = (host(), std::process::id());
-    format!("{host}/{process}/{}", Uuid::new_v4().simple())
-}
-
-fn host() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = host.trim();
-    if host.is_empty() { "host" } else { host }.to_owned()
 }
 
 /// A token that the first SIGTERM or SIGINT cancels; the second ends the process at once.

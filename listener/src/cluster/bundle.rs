@@ -170,7 +170,7 @@ mod tests {
              actions: [{name: say, log: {}}]\n";
         let plan = Loader::default().load(text.as_bytes()).unwrap();
         take(plan.clone(), &plans, &sources);
-        sources.health.idle();
+        sources.health.started();
         note_trouble(&missing("b", "is not there"), &plans, &sources);
         assert!(sources.health.not_ready(now).is_none());
         let told = || sources.reporter.report(&sources.metrics, None);

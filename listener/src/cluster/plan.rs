@@ -26,7 +26,7 @@ pub(super) struct Plan {
     pub(super) observers: Arc<Observers>,
     /// What the operator is told.
     pub(super) bundle: LoadedBundle,
-    /// With whom the Lease is to go, as the Secret does.
+    /// With whom the shards' Leases are to go, as the Secret does.
     pub(super) owners: Vec<OwnerReference>,
 }
 
@@ -35,19 +35,15 @@ pub(super) struct Plan {
 pub(super) enum Change {
     /// Other observers can take their place while all goes on.
     Observers,
-    /// What the shards are worked on with must be set up anew.
+    /// All must be given up and set up anew: what the shards are worked on with, how many there
+    /// are, or how they are shared.
     Listener,
-    /// The Lease must be held in another way.
-    Lease,
 }
 
 impl Plan {
     /// What it takes to go on with `next`.
     pub(super) fn change(&self, next: &Self) -> Change {
         let (now, next) = (&*self.listener, &*next.listener);
-        if now.lease != next.lease {
-            return Change::Lease;
-        }
         // The observers hold the connections by which actions go out.
         let same = ListenerConfig {
             egress: next.egress.clone(),
@@ -209,10 +205,6 @@ mod tests {
         let egress = plan("a", "  egress: {allow: [10.0.0.0/8]}", "true");
         assert_eq!(first.change(&egress), Change::Observers);
         assert_eq!(first.change(&plan("b", "", "true")), Change::Listener);
-        let mut other = first.clone();
-        let mut listener = (*other.listener).clone();
-        listener.lease.duration *= 2;
-        other.listener = Arc::new(listener);
-        assert_eq!(first.change(&other), Change::Lease);
+        assert_eq!(first.change(&plan("a", "  shards: 3", "true")), Change::Listener);
     }
 }

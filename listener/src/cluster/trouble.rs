@@ -43,12 +43,13 @@ fn reason(error: &RunError) -> &'static str {
         RunError::Claim(error) | RunError::Dispatch(DispatchError::Checkpoint(error)) => {
             of_checkpoint(error)
         }
-        RunError::Read(ReadError::Fenced) => "Fenced",
+        RunError::Away(_) => DATABASE_UNREACHABLE,
         RunError::Read(ReadError::NewLife) => "DatabaseRestarted",
         RunError::Read(ReadError::Ahead(_)) => "PositionRefused",
         RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)
         | RunError::Metrics(_)
         | RunError::Listen { .. }
+        | RunError::Fleet
         | RunError::Task(_) => "InternalError",
     }
 }
@@ -76,11 +77,9 @@ fn of_checkpoint(error: &CheckpointError) -> &'static str {
     match error {
         CheckpointError::Database(error) => of_database(error),
         CheckpointError::Log(error) => of_log(error),
-        CheckpointError::Fenced { .. } => "Fenced",
         CheckpointError::NewLife => "DatabaseRestarted",
         CheckpointError::Foreign { .. } | CheckpointError::Ahead(_) => "PositionRefused",
-        CheckpointError::Shards { .. } => "ShardsChanged",
-        CheckpointError::Damaged { .. } => "CheckpointDamaged",
+        CheckpointError::Damaged { .. } | CheckpointError::Unwritable(_) => "CheckpointDamaged",
     }
 }
 
@@ -118,15 +117,7 @@ mod tests {
                 }),
                 "SchemaOutdated",
             ),
-            (RunError::Read(ReadError::Fenced), "Fenced"),
-            (
-                RunError::Claim(CheckpointError::Shards {
-                    listener: "shop/shop".to_owned(),
-                    saved: 1,
-                    wanted: 2,
-                }),
-                "ShardsChanged",
-            ),
+            (RunError::Read(ReadError::NewLife), "DatabaseRestarted"),
             (
                 RunError::Log(LogError::Database(sqlx::Error::PoolTimedOut)),
                 "DatabaseUnreachable",

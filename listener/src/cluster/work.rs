@@ -1,9 +1,10 @@
-//! What the pod that holds the Lease does: it works by the plan of the moment, changes to a newer
-//! one as gently as that allows, and tries again what fails.
+//! What a pod does: it works by the plan of the moment, changes to a newer one as gently as that
+//! allows, and tries again what fails.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crds::config::LeaseConfig;
+use kube::Client;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,48 +14,37 @@ use super::plan::{Change, Plan};
 use super::trouble::{LONGEST_PAUSE, pause, trouble};
 use crate::api::Sources;
 use crate::dispatch::DispatchError;
-use crate::run::{Job, RunError, tend};
+use crate::engine::{Job, tend};
+use crate::run::RunError;
+use crate::shard::fleet::{Coordination, Member};
 
-/// Why the work ended.
-#[derive(Debug)]
-pub(super) enum Ending {
-    /// It was asked to; all that was finished is saved.
-    Stopped,
-    /// Another may hold the Lease now.
-    Lost,
-    /// The Lease is to be held by other times.
-    OtherTimes,
-    /// By a mistake in the program, which a new start may get past.
-    Broken(RunError),
-}
-
-/// One time of holding the Lease.
-#[derive(Debug)]
+/// A pod, from its start to its end.
 pub(super) struct Work<'a> {
-    /// Names this process.
-    pub(super) holder: &'a str,
+    /// Reaches the API server.
+    pub(super) client: Client,
+    /// The pod.
+    pub(super) member: &'a Member,
     /// Who is told.
     pub(super) sources: &'a Sources,
-    /// The times by which the Lease is held.
-    pub(super) times: LeaseConfig,
     /// Asks for the end.
     pub(super) stop: &'a CancellationToken,
 }
 
 impl Work<'_> {
-    /// Works until there is a reason not to. To be dropped when the Lease is lost.
-    pub(super) async fn go_on(&self, plans: &mut Plans) -> Ending {
+    /// Works until a stop, or until a mistake in the program that a new start may get past.
+    pub(super) async fn go_on(&self, mut plans: Plans) -> Result<(), RunError> {
         let mut failures = 0;
         loop {
+            let there = plans.wait_for(Option::is_some);
+            let Some(Ok(_)) = self.stop.run_until_cancelled(there).await else {
+                return Ok(());
+            };
             let plan = plans.borrow_and_update().clone();
             let Some(plan) = plan.filter(|_| !self.stop.is_cancelled()) else {
-                return Ending::Stopped;
+                return Ok(());
             };
-            if plan.listener.lease != self.times {
-                return Ending::OtherTimes;
-            }
             let begun = Instant::now();
-            let result = self.by(plan, plans).await;
+            let result = self.by(plan, &mut plans).await;
             if begun.elapsed() > LONGEST_PAUSE {
                 failures = 0;
             }
@@ -62,14 +52,16 @@ impl Work<'_> {
                 Ok(()) => failures = 0,
                 Err(error) if self.stop.is_cancelled() => {
                     tracing::warn!(%error, "could not save at the end; what was not saved is done again");
-                    return Ending::Stopped;
+                    return Ok(());
                 }
-                Err(error @ (RunError::Task(_) | RunError::Dispatch(DispatchError::Task(_)))) => {
-                    return Ending::Broken(error);
-                }
+                Err(
+                    error @ (RunError::Task(_)
+                    | RunError::Fleet
+                    | RunError::Dispatch(DispatchError::Task(_))),
+                ) => return Err(error),
                 Err(error) => {
                     failures += 1;
-                    self.wait(&error, failures, plans).await;
+                    self.wait(&error, failures, &mut plans).await;
                 }
             }
         }
@@ -79,12 +71,17 @@ impl Work<'_> {
     async fn by(&self, mut plan: Plan, plans: &mut Plans) -> Result<(), RunError> {
         let listener = Arc::clone(&plan.listener);
         let (observers, latest) = watch::channel(Arc::clone(&plan.observers));
+        let coordination = Coordination::Cluster {
+            client: self.client.clone(),
+            owners: plan.owners.clone(),
+        };
         let job = Job {
             listener: &listener,
-            holder: self.holder,
+            member: self.member,
+            coordination: &coordination,
             observers: latest,
             sources: self.sources,
-            patience: std::time::Duration::ZERO,
+            patience: Duration::ZERO,
         };
         let end = self.stop.child_token();
         self.sources.reporter.runs(plan.bundle.clone());
@@ -98,7 +95,7 @@ impl Work<'_> {
                         self.sources.reporter.runs(next.bundle.clone());
                         plan = next;
                     }
-                    Change::Listener | Change::Lease => {
+                    Change::Listener => {
                         tracing::info!("the listener has changed: finishing what is under way to begin anew");
                         end.cancel();
                     }
@@ -112,12 +109,8 @@ impl Work<'_> {
         let (trouble, pause) = (trouble(error), pause(failures));
         let (reason, seconds) = (&trouble.reason, pause.as_secs());
         tracing::warn!(reason, "{}; trying again in {seconds} s", trouble.message);
-        self.sources.reporter.let_go();
-        // A server that has recovered is gone on with at once, and all is well.
-        if !error.is_new_life() {
-            self.sources.health.waits_for(trouble.clone());
-            self.sources.reporter.work_trouble(trouble);
-        }
+        self.sources.health.waits_for(trouble.clone());
+        self.sources.reporter.work_trouble(trouble);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             changed = plans.changed() => {

@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
 
 use super::figures::Figures;
 use super::play::{DemoError, doing};
@@ -32,6 +31,7 @@ use crate::database;
 use crate::dispatch::observers::Observers;
 use crate::queue::dead_letter::{self, Selection};
 use crate::run::{self, RunError};
+use crate::shard::process;
 use crate::telemetry::metrics::Metrics;
 
 const EXAMPLE: &str = include_str!("../../../docs/examples/shop.yaml");
@@ -138,7 +138,7 @@ impl Stage<'_> {
         let metrics = Metrics::new(LISTENER)?;
         let options = run::Options {
             listen: None,
-            holder: format!("demo/{}/{}", std::process::id(), Uuid::new_v4().simple()),
+            member: process::member(),
             metrics: Some(metrics.clone()),
         };
         let config = bundle.listener;
@@ -189,7 +189,8 @@ impl Cast<'_> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let claimed: bool = sqlx::query_scalar(
-                "select exists (select from observer.checkpoint where listener = $1)",
+                "select exists (select from observer.checkpoint where listener = $1)
+                    and not exists (select from observer.checkpoint where listener = $1 and holder = '')",
             )
             .bind(LISTENER)
             .fetch_one(self.pool)

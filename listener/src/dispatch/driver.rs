@@ -1,6 +1,6 @@
 //! The task that owns lanes and ledger.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,38 +8,46 @@ use chrono::Utc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
 use super::lanes::{LaneId, Lanes, Target};
-use super::ledger::{Ledger, Place};
+use super::ledger::{Ledger, Mark, Place};
 use super::observers::Observers;
+use super::owned::{Command, Owned};
 use super::roster::Roster;
+use super::saver::Written;
+use super::stalled::Patience;
 use super::work::{Ended, Origin, Work, attempt, weight};
 use super::{
-    DispatchError, MAX_AHEAD, MAX_HELD_BYTES, MAX_IN_FLIGHT, MAX_LETTERS, MAX_PENDING,
-    REDRIVE_EVERY, Saver, retry,
+    DispatchError, LOOK_FOR_STALLS_EVERY, MAX_AHEAD, MAX_HELD_BYTES, MAX_IN_FLIGHT, MAX_LETTERS,
+    MAX_PENDING, REDRIVE_EVERY, Saver, retry,
 };
 use crate::actions::{Failure, Outcome};
-use crate::checkpoint::{CheckpointError, Claim, Save};
+use crate::api::report::Reporter;
+use crate::checkpoint::{CheckpointError, Save};
 use crate::queue::dead_letter::{Letter, Redrive, Verdict};
 use crate::source::log::Logged;
-use crate::source::reader::{Batch, shard_of};
+use crate::source::position::Position;
+use crate::source::reader::{Assignment, Batch, Epoch, shard_of};
 
 /// What a dispatcher works with.
 #[derive(Debug)]
 pub struct Setup {
     /// The observers, and whatever comes in their place.
     pub observers: watch::Receiver<Arc<Observers>>,
-    /// The shards.
-    pub claim: Claim,
+    /// How many shards the listener has.
+    pub shards: u16,
+    /// Tells the reader what to read.
+    pub assigned: watch::Sender<Assignment>,
     /// Writes checkpoints.
     pub saver: Saver,
+    /// Is told how far behind each shard is.
+    pub reporter: Arc<Reporter>,
     /// Most attempts of one action under way at once.
     pub max_in_flight: usize,
     /// Time between two saves.
     pub save_every: Duration,
-    /// How long a stop waits for attempts under way.
-    pub drain: Duration,
+    /// After this long without progress, a shard in which work waits is stalled.
+    pub stalled_after: Duration,
 }
 
 /// Events of the batch that is being taken in.
@@ -47,7 +55,7 @@ pub struct Setup {
 pub(super) struct Taking {
     window: u64,
     events: VecDeque<Logged>,
-    reached: Vec<(usize, crate::source::position::Position)>,
+    reached: BTreeMap<u16, (Epoch, Position)>,
     found_events: bool,
 }
 
@@ -58,78 +66,83 @@ pub struct Dispatcher {
     pub(super) roster: Roster,
     pub(super) lanes: Lanes<Work, Instant>,
     pub(super) ledger: Ledger,
+    pub(super) shards: BTreeMap<u16, Owned>,
     pub(super) attempts: JoinSet<Ended>,
-    pub(super) saves: JoinSet<Result<Save, CheckpointError>>,
+    pub(super) saves: JoinSet<Result<Written, CheckpointError>>,
     pub(super) polls: JoinSet<Result<Vec<Redrive>, sqlx::Error>>,
     pub(super) taking: Option<Taking>,
     pub(super) unsaved: Save,
-    pub(super) redriving: HashSet<i64>,
+    /// Dead letters under redrive, with the shards that they are of.
+    pub(super) redriving: HashMap<i64, u16>,
     pub(super) held: u64,
     pub(super) backlog: u64,
     pub(super) last_read: Option<chrono::DateTime<Utc>>,
+    pub(super) patience: Patience,
 }
 
 impl Dispatcher {
-    /// Begins where the claim says.
+    /// Works on no shard yet.
     #[must_use]
     pub fn new(mut setup: Setup) -> Self {
         let roster = Roster::new(Arc::clone(&setup.observers.borrow_and_update()));
         let most = MAX_IN_FLIGHT.max(setup.max_in_flight);
-        let start = setup
-            .claim
-            .shards
-            .iter()
-            .map(|shard| shard.progress.clone())
-            .collect();
         Self {
             lanes: Lanes::new(roster.len(), most, setup.max_in_flight),
-            ledger: Ledger::new(start),
+            ledger: Ledger::default(),
+            shards: BTreeMap::new(),
             attempts: JoinSet::new(),
             saves: JoinSet::new(),
             polls: JoinSet::new(),
             taking: None,
             unsaved: Save::default(),
-            redriving: HashSet::new(),
+            redriving: HashMap::new(),
             held: 0,
             backlog: 0,
             last_read: None,
+            patience: Patience::default(),
             roster,
             setup,
         }
     }
 
-    /// Works until `stop`, then drains and saves; or until it must not go on.
+    /// Works on the shards that it is given, until nobody is there to give or take any; or until it
+    /// must not go on.
     pub async fn run(
         mut self,
         mut batches: mpsc::Receiver<Batch>,
-        stop: CancellationToken,
+        mut commands: mpsc::Receiver<Command>,
     ) -> Result<(), DispatchError> {
         let mut save_tick = ticks(self.setup.save_every);
         let mut redrive_tick = ticks(REDRIVE_EVERY);
+        let mut stall_tick = ticks(LOOK_FOR_STALLS_EVERY);
         loop {
             self.take_in();
             self.start();
             let due = self.lanes.next_due();
+            let end = self.next_end();
             tokio::select! {
-                () = stop.cancelled() => break,
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return Ok(()),
+                },
                 batch = batches.recv(), if self.taking.is_none() => match batch {
                     Some(batch) => self.accept(batch),
-                    None if stop.is_cancelled() => break,
                     None => return Err(DispatchError::Reader),
                 },
                 Some(ended) = self.attempts.join_next() => self.ended(ended?),
-                Some(saved) = self.saves.join_next() => self.saved(&saved??),
+                Some(saved) = self.saves.join_next() => self.saved(saved??),
                 Some(found) = self.polls.join_next() => self.redrive(found?),
                 () = replaced(&mut self.setup.observers) => self.reload(),
                 () = sleep_until(due), if due.is_some() => self.lanes.wake(Instant::now()),
+                () = sleep_until(end), if end.is_some() => self.let_go(),
                 _ = save_tick.tick() => self.tick(),
                 _ = redrive_tick.tick() => self.look_for_redrives(),
+                _ = stall_tick.tick() => self.look_for_stalls(),
             }
             if self.unsaved.letters.len() >= MAX_LETTERS {
                 self.save();
             }
         }
-        self.stop().await
     }
 
     /// Goes on with other observers. What is pending stays pending.
@@ -143,10 +156,19 @@ impl Dispatcher {
     }
 
     fn accept(&mut self, batch: Batch) {
-        if let Some(bounds) = &batch.bounds {
-            for (shard, _) in &batch.reached {
-                self.ledger.open(*shard, batch.window, bounds);
+        for (shard, epoch) in batch.fenced {
+            self.fenced(shard, epoch);
+        }
+        let mut reached = BTreeMap::new();
+        for (shard, epoch, position) in batch.reached {
+            // What was read for an earlier claim is of no use for this one.
+            if self.epoch_to_begin(shard) != Some(epoch) {
+                continue;
             }
+            if let Some(bounds) = &batch.bounds {
+                self.ledger.open(shard, batch.window, bounds);
+            }
+            reached.insert(shard, (epoch, position));
         }
         self.setup
             .saver
@@ -158,8 +180,14 @@ impl Dispatcher {
             window: batch.window,
             found_events: !batch.events.is_empty() || batch.bounds.is_none(),
             events: batch.events.into(),
-            reached: batch.reached,
+            reached,
         });
+    }
+
+    /// The epoch of a shard's claim, if something of it may be begun.
+    pub(super) fn epoch_to_begin(&self, shard: u16) -> Option<Epoch> {
+        let owned = self.shards.get(&shard)?;
+        (!owned.is_leaving()).then_some(owned.epoch)
     }
 
     fn has_room(&self) -> bool {
@@ -177,16 +205,22 @@ impl Dispatcher {
             };
             let window = taking.window;
             if let Some(logged) = taking.events.pop_front() {
-                self.enter(logged, window);
+                let shard = shard_of(logged.event.hash, self.setup.shards);
+                let read_under = taking.reached.get(&shard).map(|(epoch, _)| *epoch);
+                if let Some(epoch) = read_under.filter(|epoch| self.epoch_to_begin(shard) == Some(*epoch)) {
+                    self.enter(logged, (shard, epoch), window);
+                }
             } else if let Some(taken) = self.taking.take() {
-                for (shard, position) in taken.reached {
-                    self.ledger.reach(shard, position, taken.found_events);
+                for (shard, (epoch, position)) in taken.reached {
+                    if self.epoch_to_begin(shard) == Some(epoch) {
+                        self.ledger.reach(shard, position, taken.found_events);
+                    }
                 }
             }
         }
     }
 
-    fn enter(&mut self, logged: Logged, window: u64) {
+    fn enter(&mut self, logged: Logged, of: (u16, Epoch), window: u64) {
         let (called, matched) = self.roster.call(&logged);
         for observer in matched {
             self.setup
@@ -196,8 +230,7 @@ impl Dispatcher {
                 .with_label_values(&[&**observer])
                 .inc();
         }
-        let shard = shard_of(logged.event.hash, self.setup.claim.shards.len());
-        let place: Place = (shard, window, logged.event.log_id);
+        let place: Place = (of.0, window, logged.event.log_id);
         let targets: Vec<Target> = called
             .run
             .iter()
@@ -210,14 +243,19 @@ impl Dispatcher {
             .map(|known| known.name.clone())
             .collect();
         self.last_read = Some(logged.event.occurred_at);
-        let left = self.ledger.enter(place, logged.event.occurred_at, &names);
+        let mark = Mark {
+            hash: logged.event.hash,
+            xid: logged.xid,
+            since: logged.event.occurred_at,
+        };
+        let left = self.ledger.enter(place, mark, &names);
         if left.is_empty() {
             return;
         }
         let event = Arc::new(logged.event);
         for n in left {
             self.held += weight(&event);
-            let mut work = Work::new(Arc::clone(&event), Origin::Log(place));
+            let mut work = Work::new(Arc::clone(&event), Origin::Log(place), of);
             if let Some((target, failure)) = n
                 .checked_sub(called.run.len())
                 .and_then(|n| called.failed.get(n))
@@ -228,17 +266,17 @@ impl Dispatcher {
                 self.lanes.push((targets[n], event.hash), work);
             }
         }
-        if self.attempts.is_empty() {
-            self.setup.saver.health.pending(Instant::now());
-        }
     }
 
     /// Runs what may run.
     fn start(&mut self) {
         while let Some((lane, work)) = self.lanes.start() {
             work.attempts += 1;
-            if let Some(compiled) = self.roster.target(lane.0) {
-                self.attempts.spawn(attempt(lane, compiled, work));
+            let shard = self.shards.get_mut(&work.of.0);
+            if let (Some(compiled), Some(owned)) = (self.roster.target(lane.0), shard) {
+                owned.running += 1;
+                let cut = owned.right.cut.clone();
+                self.attempts.spawn(attempt(lane, compiled, work, cut));
             }
         }
     }
@@ -249,16 +287,43 @@ impl Dispatcher {
             outcome,
             took,
         } = ended;
-        self.count(lane, &outcome, took);
+        let of = self.lanes.first(lane).map(|work| work.of);
+        let owned = of.and_then(|(shard, epoch)| {
+            let owned = self.shards.get_mut(&shard)?;
+            (owned.epoch == epoch).then_some(owned)
+        });
+        let Some(owned) = owned else {
+            // Its shard is in other hands.
+            self.dismiss(lane);
+            return;
+        };
+        owned.running = owned.running.saturating_sub(1);
+        let leaving = owned.is_leaving();
+        if let Some(outcome) = outcome {
+            self.count(lane, &outcome, took);
+            self.settle(lane, outcome, leaving);
+        } else {
+            self.dismiss(lane);
+        }
+        if leaving {
+            self.let_go();
+        }
+    }
+
+    /// What came of an attempt.
+    fn settle(&mut self, lane: LaneId, outcome: Outcome, leaving: bool) {
         match outcome {
             Outcome::Done => {
                 if let Some(work) = self.lanes.finish(lane) {
                     self.over(lane.0, &work);
                     if let Origin::DeadLetter(id) = work.origin {
-                        self.unsaved.verdicts.push(Verdict::Settled(id));
+                        let settled = (work.of.0, Verdict::Settled(id));
+                        self.unsaved.verdicts.push(settled);
                     }
                 }
             }
+            // The next owner tries again.
+            Outcome::Retry { .. } if leaving => self.dismiss(lane),
             Outcome::Retry { failure, after } => self.try_again(lane, &failure, after),
             Outcome::Refused(failure) => {
                 if let Some(mut work) = self.lanes.finish(lane) {
@@ -267,10 +332,16 @@ impl Dispatcher {
                 }
             }
         }
-        self.setup
-            .saver
-            .health
-            .progress(self.ledger.pending() > 0, Instant::now());
+    }
+
+    /// A delivery is no longer this process's to make.
+    fn dismiss(&mut self, lane: LaneId) {
+        if let Some(work) = self.lanes.finish(lane) {
+            self.held = self.held.saturating_sub(weight(&work.event));
+            if let Origin::DeadLetter(id) = work.origin {
+                self.redriving.remove(&id);
+            }
+        }
     }
 
     fn try_again(&mut self, lane: LaneId, failure: &Failure, after: Option<Duration>) {
@@ -318,23 +389,28 @@ impl Dispatcher {
                 "given up; kept as a dead letter"
             );
         }
+        let shard = work.of.0;
         match work.origin {
             Origin::Log(_) => {
                 // It is held on to until it is saved.
                 self.held += weight(&work.event);
-                self.unsaved.letters.push(Letter {
+                let letter = Letter {
                     event: work.event,
                     observer,
                     action,
                     attempts: work.attempts,
                     history: work.history,
-                });
+                };
+                self.unsaved.letters.push((shard, letter));
             }
-            Origin::DeadLetter(id) => self.unsaved.verdicts.push(Verdict::Failed {
-                id,
-                attempts: work.attempts,
-                history: work.history,
-            }),
+            Origin::DeadLetter(id) => {
+                let failed = Verdict::Failed {
+                    id,
+                    attempts: work.attempts,
+                    history: work.history,
+                };
+                self.unsaved.verdicts.push((shard, failed));
+            }
         }
     }
 

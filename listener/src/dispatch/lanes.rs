@@ -153,10 +153,46 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
         }
     }
 
+    /// Takes out the deliveries of some keys that are not under way; those that are stay, and block
+    /// their lanes until they end.
+    pub fn leave(&mut self, leaves: impl Fn(u32) -> bool) -> Vec<T> {
+        let mut left = Vec::new();
+        self.by_id.retain(|(target, key), lane| {
+            if !leaves(*key) {
+                return true;
+            }
+            let running = usize::from(matches!(lane.state, State::Running));
+            let gone = lane.queue.split_off(running.min(lane.queue.len()));
+            if let Some(turn) = self.turns.get_mut(*target) {
+                turn.held -= gone.len();
+            }
+            left.extend(gone);
+            running > 0
+        });
+        self.waiting.retain(|_, (_, key)| !leaves(*key));
+        for turn in &mut self.turns {
+            turn.ready.retain(|key| !leaves(*key));
+            turn.queued_up &= !turn.ready.is_empty();
+        }
+        let turns = &self.turns;
+        let queued_up = |target: &Target| turns.get(*target).is_some_and(|turn| turn.queued_up);
+        self.order.retain(queued_up);
+        left
+    }
+
     /// The lane's first delivery.
     #[must_use]
     pub fn first(&self, id: LaneId) -> Option<&T> {
         self.by_id.get(&id)?.queue.front()
+    }
+
+    /// The first delivery of a lane for which `is_it` holds. Looks at all lanes.
+    pub fn find(&self, is_it: impl Fn(&T) -> bool) -> Option<(LaneId, &T)> {
+        let mut firsts = self
+            .by_id
+            .iter()
+            .filter_map(|(id, lane)| Some((*id, lane.queue.front()?)));
+        firsts.find(|(_, item)| is_it(item))
     }
 
     /// When the next one's time comes.
@@ -283,6 +319,7 @@ mod tests {
         Start,
         End(usize, bool),
         Wake,
+        Leave(u32),
     }
 
     fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -292,6 +329,7 @@ mod tests {
                 4 => Just(Move::Start),
                 3 => (any::<usize>(), any::<bool>()).prop_map(|(n, retry)| Move::End(n, retry)),
                 1 => Just(Move::Wake),
+                1 => (0u32..4).prop_map(Move::Leave),
             ],
             0..200,
         )
@@ -319,7 +357,15 @@ mod tests {
                         if retry { lanes.wait(id, clock + 3); } else { done.entry(id).or_default().extend(lanes.finish(id)); }
                     },
                     Move::Wake => lanes.wake(clock),
+                    Move::Leave(key) => {
+                        for gone in lanes.leave(|other| other == key) {
+                            for pushed in pushed.values_mut() {
+                                pushed.retain(|item| *item != gone);
+                            }
+                        }
+                    }
                 }
+                pushed.retain(|_, items| !items.is_empty());
                 prop_assert!(running.len() == lanes.running() && running.len() <= 4);
                 for target in 0..3 {
                     prop_assert!(running.iter().filter(|id| id.0 == target).count() <= 2);

@@ -5,14 +5,27 @@
 //! there repeats only what was under way since the last save.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::checkpoint::{Action, Beyond, Progress};
+use crate::checkpoint::{Action, Beyond, Inherited, Progress};
 use crate::source::position::{Position, Window};
+use crate::source::reader::shard_of;
 
 /// An event's place: shard, number of the window, id in the log.
-pub type Place = (usize, u64, i64);
+pub type Place = (u16, u64, i64);
+
+/// What of an event tells whether earlier owners had done it.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    /// Hash of tenant, entity and key.
+    pub hash: u32,
+    /// The transaction that wrote it.
+    pub xid: u64,
+    /// When that was committed, about.
+    pub since: DateTime<Utc>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -28,36 +41,47 @@ struct Shard {
     entries: BTreeMap<(u64, i64), Entry>,
     /// What an earlier owner had done beyond its position, until it is read again.
     resumed: Beyond,
+    /// What the owners of other shards had done, until the position is past it.
+    inherited: Arc<[Inherited]>,
     dirty: bool,
+    /// Grows with whatever brings the shard on.
+    progress: u64,
 }
 
-/// The ledger of all shards.
-#[derive(Debug)]
+/// The ledger of the shards of the moment.
+#[derive(Debug, Default)]
 pub struct Ledger {
-    shards: Vec<Shard>,
+    shards: BTreeMap<u16, Shard>,
     pending: usize,
 }
 
 impl Ledger {
-    /// Begins where each shard's checkpoint stands.
-    #[must_use]
-    pub fn new(start: Vec<Progress>) -> Self {
-        let shards = start
-            .into_iter()
-            .map(|progress| Shard {
-                reached: progress.position,
-                windows: BTreeMap::new(),
-                entries: BTreeMap::new(),
-                resumed: progress.beyond,
-                dirty: false,
-            })
-            .collect();
-        Self { shards, pending: 0 }
+    /// Takes a shard in where its checkpoint stands.
+    pub fn add(&mut self, shard: u16, progress: Progress) {
+        self.remove(shard);
+        let shard_of = |progress: Progress| Shard {
+            reached: progress.position,
+            windows: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            resumed: progress.beyond,
+            inherited: progress.inherited,
+            dirty: false,
+            progress: 0,
+        };
+        self.shards.insert(shard, shard_of(progress));
+    }
+
+    /// Forgets a shard.
+    pub fn remove(&mut self, shard: u16) {
+        if let Some(gone) = self.shards.remove(&shard) {
+            let left: usize = gone.entries.values().map(|entry| entry.left).sum();
+            self.pending = self.pending.saturating_sub(left);
+        }
     }
 
     /// The events of a window are about to be entered.
-    pub fn open(&mut self, shard: usize, number: u64, window: &Window) {
-        if let Some(shard) = self.shards.get_mut(shard) {
+    pub fn open(&mut self, shard: u16, number: u64, window: &Window) {
+        if let Some(shard) = self.shards.get_mut(&shard) {
             shard
                 .windows
                 .entry(number)
@@ -66,21 +90,25 @@ impl Ledger {
     }
 
     /// Enters an event, the next in its shard, with the actions it calls for. Returns which of
-    /// them are still to be done, by their place in `actions`. `since` is when it was committed.
+    /// them are still to be done, by their place in `actions`.
     pub fn enter(
         &mut self,
         (shard, window, id): Place,
-        since: DateTime<Utc>,
+        event: Mark,
         actions: &[Action],
     ) -> Vec<usize> {
-        let Some(shard) = self.shards.get_mut(shard) else {
+        let Some(shard) = self.shards.get_mut(&shard) else {
             return Vec::new();
         };
         if let Some(window) = shard.windows.get(&window) {
             shard.reached = Position::within(window, id);
         }
         shard.dirty = true;
-        let done_before = shard.resumed.take(id);
+        shard.progress += 1;
+        let done_before = match shard.resumed.take(id) {
+            Done::Nothing => done_by_others(&shard.inherited, id, event),
+            done => done,
+        };
         if actions.is_empty() {
             return Vec::new();
         }
@@ -94,7 +122,7 @@ impl Ledger {
         shard.entries.insert(
             (window, id),
             Entry {
-                since,
+                since: event.since,
                 left: left.len(),
                 done,
             },
@@ -103,16 +131,17 @@ impl Ledger {
     }
 
     /// Moves a shard on past all that was entered.
-    pub fn reach(&mut self, shard: usize, position: Position, worth_saving: bool) {
-        if let Some(shard) = self.shards.get_mut(shard) {
+    pub fn reach(&mut self, shard: u16, position: Position, worth_saving: bool) {
+        if let Some(shard) = self.shards.get_mut(&shard) {
             shard.reached = position;
             shard.dirty |= worth_saving;
+            shard.progress += 1;
         }
     }
 
     /// An action of an event is over, for good or by a dead letter that the next save carries.
     pub fn done(&mut self, (shard, window, id): Place, action: Action) {
-        let Some(shard) = self.shards.get_mut(shard) else {
+        let Some(shard) = self.shards.get_mut(&shard) else {
             return;
         };
         let Some(entry) = shard.entries.get_mut(&(window, id)) else {
@@ -123,6 +152,7 @@ impl Ledger {
         entry.done.push(action);
         self.pending = self.pending.saturating_sub(1);
         shard.dirty = true;
+        shard.progress += 1;
     }
 
     /// Actions entered and not over.
@@ -134,30 +164,39 @@ impl Ledger {
     /// Events that are over but lie beyond a position, with those that are not over.
     #[must_use]
     pub fn entries(&self) -> usize {
-        self.shards.iter().map(|shard| shard.entries.len()).sum()
+        self.shards.values().map(|shard| shard.entries.len()).sum()
     }
 
-    /// When the oldest event that is not over was committed.
-    #[must_use]
-    pub fn oldest(&self) -> Option<DateTime<Utc>> {
+    /// For each shard, when its oldest event that is not over was committed, if there is one.
+    pub fn oldest(&self) -> impl Iterator<Item = (u16, Option<DateTime<Utc>>)> {
         let first = |shard: &Shard| {
-            shard
-                .entries
-                .values()
-                .find(|entry| entry.left > 0)
-                .map(|entry| entry.since)
+            let mut entries = shard.entries.values();
+            entries.find(|entry| entry.left > 0).map(|entry| entry.since)
         };
-        self.shards.iter().filter_map(first).min()
+        self.shards.iter().map(move |(n, shard)| (*n, first(shard)))
     }
 
-    /// How far the shards are that moved since the last call, by their index.
-    pub fn take(&mut self) -> Vec<(usize, Progress)> {
-        let dirty = self
-            .shards
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, shard)| shard.dirty);
-        dirty.map(|(n, shard)| (n, shard.take())).collect()
+    /// For each shard a number that grows as it gets on, and whether it has actions that are not
+    /// over.
+    pub fn progress(&self) -> impl Iterator<Item = (u16, u64, bool)> {
+        let pending = |shard: &Shard| shard.entries.values().any(|entry| entry.left > 0);
+        self.shards
+            .iter()
+            .map(move |(n, shard)| (*n, shard.progress, pending(shard)))
+    }
+
+    /// The oldest event of a shard that is not over.
+    #[must_use]
+    pub fn first_pending(&self, shard: u16) -> Option<Place> {
+        let mut entries = self.shards.get(&shard)?.entries.iter();
+        let ((window, id), _) = entries.find(|(_, entry)| entry.left > 0)?;
+        Some((shard, *window, *id))
+    }
+
+    /// How far the shards are that moved since the last call.
+    pub fn take(&mut self) -> Vec<(u16, Progress)> {
+        let dirty = self.shards.iter_mut().filter(|(_, shard)| shard.dirty);
+        dirty.map(|(n, shard)| (*n, shard.take())).collect()
     }
 }
 
@@ -193,7 +232,35 @@ impl Shard {
                 beyond.partly.insert(*id, entry.done.clone());
             }
         }
-        Progress { position, beyond }
+        if self.inherited.iter().any(|one| position.is_past(&one.position)) {
+            let left = self.inherited.iter();
+            let left = left.filter(|one| !position.is_past(&one.position));
+            self.inherited = left.cloned().collect();
+        }
+        Progress {
+            position,
+            beyond,
+            inherited: Arc::clone(&self.inherited),
+        }
+    }
+}
+
+/// What the owners of shards that there are no more had done of an event.
+fn done_by_others(inherited: &[Inherited], id: i64, event: Mark) -> Done {
+    let its = inherited
+        .iter()
+        .filter(|one| shard_of(event.hash, one.of) == one.shard);
+    let mut actions = Vec::new();
+    for one in its {
+        if one.position.passes(event.xid, id) || one.beyond.finished.contains(&id) {
+            return Done::All;
+        }
+        actions.extend(one.beyond.partly.get(&id).into_iter().flatten().cloned());
+    }
+    if actions.is_empty() {
+        Done::Nothing
+    } else {
+        Done::Some(actions)
     }
 }
 

@@ -11,12 +11,15 @@ pub mod retry;
 pub mod roster;
 
 mod driver;
+mod owned;
 mod redrive;
 mod saver;
 mod saving;
+mod stalled;
 mod work;
 
 pub use driver::{Dispatcher, Setup};
+pub use owned::{Command, Right};
 pub use saver::Saver;
 
 use std::time::Duration;
@@ -43,6 +46,12 @@ pub const MAX_REDRIVES: usize = 64;
 
 /// How often dead letters to redrive are looked for.
 pub const REDRIVE_EVERY: Duration = Duration::from_secs(2);
+
+/// How often shards are looked for that do not get on.
+pub const LOOK_FOR_STALLS_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the save of a shard that is let go of may take beyond the drain.
+pub const LAST_SAVE: Duration = Duration::from_secs(5);
 
 /// Why dispatch ended before it was asked to.
 #[derive(Debug, thiserror::Error)]

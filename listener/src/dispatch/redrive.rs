@@ -8,6 +8,7 @@ use crds::config::Operation;
 use crate::actions::{Failure, FailureKind};
 use crate::queue::dead_letter::{Attempt, Redrive, Verdict};
 use crate::rules;
+use crate::source::reader::shard_of;
 
 use super::Dispatcher;
 use super::work::{Origin, Work, weight};
@@ -44,7 +45,11 @@ impl Dispatcher {
     }
 
     fn redrive_one(&mut self, letter: Redrive) {
-        if !self.redriving.insert(letter.id) {
+        let shard = shard_of(letter.event.hash, self.setup.shards);
+        let Some(epoch) = self.epoch_to_begin(shard) else {
+            return;
+        };
+        if self.redriving.insert(letter.id, shard).is_some() {
             return;
         }
         let name = (
@@ -60,33 +65,38 @@ impl Dispatcher {
                 ),
                 status: None,
             };
-            return self.failed_again(letter.id, &failure);
+            return self.failed_again(shard, letter.id, &failure);
         };
         if without_images(&letter) {
             let failure = Failure::of(FailureKind::Event, UNKEPT);
-            return self.failed_again(letter.id, &failure);
+            return self.failed_again(shard, letter.id, &failure);
         }
         if letter.error_kind == FailureKind::Condition.as_str() {
             match self.roster.decide(&letter.event, &letter.observer) {
                 Some(rules::Verdict::Match) => {}
                 Some(rules::Verdict::Failed(failure)) => {
-                    return self.failed_again(letter.id, &failure);
+                    return self.failed_again(shard, letter.id, &failure);
                 }
-                None => return self.unsaved.verdicts.push(Verdict::Settled(letter.id)),
+                None => {
+                    let settled = (shard, Verdict::Settled(letter.id));
+                    return self.unsaved.verdicts.push(settled);
+                }
             }
         }
         self.held += weight(&letter.event);
         let lane = (target, letter.event.hash);
+        let origin = Origin::DeadLetter(letter.id);
         self.lanes
-            .push(lane, Work::new(letter.event, Origin::DeadLetter(letter.id)));
+            .push(lane, Work::new(letter.event, origin, (shard, epoch)));
     }
 
-    fn failed_again(&mut self, id: i64, failure: &Failure) {
+    fn failed_again(&mut self, shard: u16, id: i64, failure: &Failure) {
         let history = vec![Attempt::new(chrono::Utc::now(), failure)];
-        self.unsaved.verdicts.push(Verdict::Failed {
+        let failed = Verdict::Failed {
             id,
             attempts: 0,
             history,
-        });
+        };
+        self.unsaved.verdicts.push((shard, failed));
     }
 }

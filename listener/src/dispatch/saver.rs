@@ -1,14 +1,15 @@
 //! Writes one save at a time, and tries again while the database is away.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::api::health::Health;
-use crate::checkpoint::{CheckpointError, Save, save};
-use crate::source::log::Tenure;
+use crate::checkpoint::{CheckpointError, Save, Saved, save};
 use crate::telemetry::metrics::Metrics;
 
 /// Wait before the first further try.
@@ -17,13 +18,24 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// Longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// Saves for one holder of one listener.
+/// What was written, and what was not because others have claimed it.
+#[derive(Debug)]
+pub struct Written {
+    /// What was written.
+    pub what: Save,
+    /// Shards of which nothing was, with the epochs that were refused.
+    pub fenced: BTreeMap<u16, i64>,
+}
+
+/// Saves for one process of one listener.
 #[derive(Clone, Debug)]
 pub struct Saver {
     /// Connections.
     pub pool: PgPool,
-    /// By what right it saves.
-    pub tenure: Tenure,
+    /// The listener.
+    pub listener: Arc<str>,
+    /// The life of the server in which its shards were claimed.
+    pub life: Uuid,
     /// Told when the database is away and back.
     pub health: Arc<Health>,
     /// Counts.
@@ -31,18 +43,30 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// Saves, however long the database is away or says no; gives up only when another process or
-    /// another life of the server has made the save worthless.
-    pub async fn save(self, what: Save) -> Result<Save, CheckpointError> {
+    /// Saves, however long the database is away or says no, all but what other processes have
+    /// claimed. Gives up only when another life of the server has made the save worthless.
+    pub async fn save(self, mut what: Save) -> Result<Written, CheckpointError> {
         let mut wait = FIRST_WAIT;
+        let mut fenced = BTreeMap::new();
         loop {
             // An answer that never comes is a failure too.
             self.health.saved(false, Instant::now());
-            match save(&self.pool, &self.tenure, &what).await {
-                Ok(()) => {
+            match save(&self.pool, &self.listener, self.life, &what).await {
+                Ok(Saved::Done) => {
                     self.metrics.saves.inc();
                     self.health.saved(true, Instant::now());
-                    return Ok(what);
+                    return Ok(Written { what, fenced });
+                }
+                // Fewer are left each time.
+                Ok(Saved::Fenced(shards)) => {
+                    self.health.saved(true, Instant::now());
+                    let refused = what.epochs.iter().filter(|(n, _)| shards.contains(n));
+                    fenced.extend(refused.map(|(shard, epoch)| (*shard, *epoch)));
+                    what.leave_out(&shards);
+                    if what.is_empty() {
+                        return Ok(Written { what, fenced });
+                    }
+                    continue;
                 }
                 Err(CheckpointError::Database(error)) => {
                     self.metrics

@@ -1,18 +1,17 @@
-//! When progress is saved, and how a stop ends.
+//! When progress is saved.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use chrono::Utc;
-use tokio::time::{Instant, timeout_at};
+use chrono::{DateTime, Utc};
 
+use super::owned::Owned;
+use super::saver::Written;
 use super::work::weight;
-use super::{DispatchError, Dispatcher, MAX_REDRIVES};
-use crate::checkpoint::{CheckpointError, Save};
+use super::{Dispatcher, MAX_REDRIVES};
+use crate::checkpoint::Save;
 use crate::queue::dead_letter::{self, Verdict};
-
-/// How long the last save of a graceful stop may take beyond the drain.
-const LAST_SAVE: Duration = Duration::from_secs(5);
+use crate::source::log::Part;
 
 impl Dispatcher {
     /// Saves what is worth it, and measures.
@@ -26,12 +25,14 @@ impl Dispatcher {
         metrics
             .backlog
             .set(i64::try_from(self.backlog).unwrap_or(i64::MAX));
-        let behind = self
-            .ledger
-            .oldest()
-            .or_else(|| self.last_read.filter(|_| self.backlog > 0));
-        let lag = behind.map_or(0.0, |since| (Utc::now() - since).as_seconds_f64().max(0.0));
-        metrics.lag.set(lag);
+        let unread = self.last_read.filter(|_| self.backlog > 0);
+        let now = Utc::now();
+        let age = |since: DateTime<Utc>| (now - since).as_seconds_f64().max(0.0);
+        let lags = self.ledger.oldest();
+        let lags = lags.map(|(shard, oldest)| (shard, oldest.or(unread).map_or(0.0, age)));
+        let lags: BTreeMap<u16, f64> = lags.collect();
+        metrics.lag.set(lags.values().copied().fold(0.0, f64::max));
+        self.setup.reporter.lags(&lags);
     }
 
     /// Hands what is unsaved to the saver, unless it is still busy.
@@ -47,23 +48,38 @@ impl Dispatcher {
 
     fn unsaved_now(&mut self) -> Save {
         let mut what = std::mem::take(&mut self.unsaved);
-        for (n, progress) in self.ledger.take() {
-            if let Some(shard) = self.setup.claim.shards.get(n) {
-                what.shards.push((shard.shard, shard.epoch, progress));
-            }
-        }
+        what.moved = self.ledger.take();
+        what.released = self.ready_to_go();
+        let moved = what.moved.iter().map(|(shard, _)| *shard);
+        let letters = what.letters.iter().map(|(shard, _)| *shard);
+        let verdicts = what.verdicts.iter().map(|(shard, _)| *shard);
+        let concerned = moved.chain(letters).chain(verdicts);
+        let concerned = concerned.chain(what.released.iter().copied());
+        let epoch = |shard: u16| Some((shard, self.shards.get(&shard)?.epoch));
+        what.epochs = concerned.filter_map(epoch).collect();
         what
     }
 
     /// A save is through.
-    pub(super) fn saved(&mut self, what: &Save) {
-        for letter in &what.letters {
+    pub(super) fn saved(&mut self, written: Written) {
+        for (_, letter) in &written.what.letters {
             self.held = self.held.saturating_sub(weight(&letter.event));
         }
-        for verdict in &what.verdicts {
+        for (_, verdict) in &written.what.verdicts {
             let (Verdict::Settled(id) | Verdict::Failed { id, .. }) = verdict;
             self.redriving.remove(id);
         }
+        for (shard, epoch) in written.fenced {
+            self.fenced(shard, epoch);
+        }
+        for shard in &written.what.released {
+            let same = |owned: &Owned| written.what.epochs.get(shard) == Some(&owned.epoch);
+            if self.shards.get(shard).is_some_and(same) {
+                self.forget(*shard);
+            }
+        }
+        // What became ready to be let go of meanwhile is not to wait for the next tick.
+        self.let_go();
     }
 
     /// Looks for dead letters to redrive, when there is room for some.
@@ -72,47 +88,21 @@ impl Dispatcher {
         if room == 0 || !self.polls.is_empty() {
             return;
         }
+        let shards: Vec<u16> = self.shards.keys().copied().collect();
+        if shards.is_empty() {
+            return;
+        }
         let pool = self.setup.saver.pool.clone();
-        let listener = Arc::clone(&self.setup.saver.tenure.listener);
-        let besides: Vec<i64> = self.redriving.iter().copied().collect();
+        let listener = Arc::clone(&self.setup.saver.listener);
+        let besides: Vec<i64> = self.redriving.keys().copied().collect();
         let most = i64::try_from(room).unwrap_or(1);
-        self.polls
-            .spawn(async move { dead_letter::requested(&pool, &listener, &besides, most).await });
-    }
-
-    /// Starts nothing more, waits for what is under way, and saves. What had to be cut off is
-    /// delivered again at the next start, with the same id.
-    pub(super) async fn stop(mut self) -> Result<(), DispatchError> {
-        let deadline = Instant::now() + self.setup.drain;
-        while !self.attempts.is_empty() {
-            match timeout_at(deadline, self.attempts.join_next()).await {
-                Ok(Some(ended)) => self.ended(ended?),
-                Ok(None) => break,
-                Err(_) => {
-                    tracing::warn!(
-                        attempts = self.attempts.len(),
-                        "the drain timeout is over: cutting off what is under way; it will be delivered again"
-                    );
-                    self.attempts.shutdown().await;
-                }
-            }
-        }
-        let deadline = Instant::now() + LAST_SAVE;
-        while let Ok(Some(saved)) = timeout_at(deadline, self.saves.join_next()).await {
-            self.saved(&saved??);
-        }
-        let what = self.unsaved_now();
-        let saver = &self.setup.saver;
-        let (pool, tenure) = (saver.pool.clone(), saver.tenure.clone());
-        let last = async {
-            if !what.is_empty() {
-                saver.clone().save(what).await?;
-            }
-            crate::checkpoint::release(&pool, &tenure).await
-        };
-        match timeout_at(deadline, last).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(CheckpointError::Database(sqlx::Error::PoolTimedOut).into()),
-        }
+        let of = self.setup.shards;
+        self.polls.spawn(async move {
+            let part = Part {
+                shards: &shards,
+                of,
+            };
+            dead_letter::requested(&pool, &listener, part, &besides, most).await
+        });
     }
 }

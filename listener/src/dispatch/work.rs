@@ -8,6 +8,7 @@ use chrono::Utc;
 use futures::FutureExt;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::lanes::LaneId;
 use super::ledger::Place;
@@ -28,15 +29,18 @@ pub(super) enum Origin {
 pub(super) struct Work {
     pub(super) event: Arc<Event>,
     pub(super) origin: Origin,
+    /// Shard and epoch under which it was begun.
+    pub(super) of: (u16, i64),
     pub(super) attempts: u32,
     pub(super) history: Vec<Attempt>,
 }
 
 impl Work {
-    pub(super) const fn new(event: Arc<Event>, origin: Origin) -> Self {
+    pub(super) const fn new(event: Arc<Event>, origin: Origin, of: (u16, i64)) -> Self {
         Self {
             event,
             origin,
+            of,
             attempts: 0,
             history: Vec::new(),
         }
@@ -55,15 +59,18 @@ impl Work {
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) lane: LaneId,
-    pub(super) outcome: Outcome,
+    /// Nothing if it was cut off.
+    pub(super) outcome: Option<Outcome>,
     pub(super) took: Duration,
 }
 
-/// Makes one attempt. Should an action panic on some input, that input alone suffers.
+/// Makes one attempt, unless it is cut off. Should an action panic on some input, that input
+/// alone suffers.
 pub(super) fn attempt(
     lane: LaneId,
     compiled: &Compiled,
     work: &Work,
+    cut: CancellationToken,
 ) -> impl Future<Output = Ended> + Send + use<> {
     let action = Arc::clone(&compiled.action);
     let delivery = Delivery {
@@ -74,18 +81,14 @@ pub(super) fn attempt(
     };
     async move {
         let begun = Instant::now();
-        let tried = AssertUnwindSafe(action.attempt(&delivery, Utc::now()))
-            .catch_unwind()
-            .await;
-        let outcome = tried.unwrap_or_else(|_| {
-            Outcome::Refused(Failure {
-                kind: FailureKind::Event,
-                message:
-                    "the action broke down on this event; the log tells where. Please report it"
-                        .to_owned(),
-                status: None,
-            })
-        });
+        let trying = AssertUnwindSafe(action.attempt(&delivery, Utc::now())).catch_unwind();
+        let tried = cut.run_until_cancelled(trying).await;
+        let broke_down = |_| {
+            let message =
+                "the action broke down on this event; the log tells where. Please report it";
+            Outcome::Refused(Failure::of(FailureKind::Event, message))
+        };
+        let outcome = tried.map(|tried| tried.unwrap_or_else(broke_down));
         Ended {
             lane,
             outcome,

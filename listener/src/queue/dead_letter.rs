@@ -12,6 +12,7 @@ use sqlx::{PgConnection, PgPool, Row};
 
 use crate::actions::Failure;
 use crate::event::Event;
+use crate::source::log::Part;
 
 /// Most attempts that a history keeps, the latest ones.
 pub const MAX_HISTORY: usize = 20;
@@ -166,7 +167,7 @@ const SELECTED: &str =
 pub async fn insert(
     tx: &mut PgConnection,
     listener: &str,
-    letters: &[Letter],
+    letters: impl Iterator<Item = &Letter> + Send,
 ) -> Result<(), sqlx::Error> {
     for letter in letters {
         let event = &letter.event;
@@ -206,7 +207,7 @@ pub async fn insert(
 pub async fn settle(
     tx: &mut PgConnection,
     listener: &str,
-    verdicts: &[Verdict],
+    verdicts: impl Iterator<Item = &Verdict> + Send,
 ) -> Result<(), sqlx::Error> {
     for verdict in verdicts {
         match verdict {
@@ -250,23 +251,28 @@ pub async fn settle(
     Ok(())
 }
 
-/// Dead letters whose redrive was asked for, in the order of the log, after an id.
+/// Dead letters of some shards whose redrive was asked for, in the order of the log.
 pub async fn requested(
     pool: &PgPool,
     listener: &str,
+    part: Part<'_>,
     besides: &[i64],
     most: i64,
 ) -> Result<Vec<Redrive>, sqlx::Error> {
+    let shards: Vec<i32> = part.shards.iter().map(|shard| i32::from(*shard)).collect();
     let rows = sqlx::query(
         "select id, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
                 old::text, new::text, error_kind
          from observer.dead_letter
          where listener = $1 and redrive_requested_at is not null and id <> all($2)
+             and hash % $4 = any($5)
          order by log_id, id limit $3",
     )
     .bind(listener)
     .bind(besides)
     .bind(most)
+    .bind(i32::from(part.of))
+    .bind(shards)
     .fetch_all(pool)
     .await?;
     rows.iter().map(redrive).collect()

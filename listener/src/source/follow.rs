@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::log::LogError;
 use super::pace;
-use super::reader::{Batch, ReadError, Reader, Step};
+use super::reader::{Assignment, Batch, ReadError, Reader, Step};
 use crate::api::Sources;
 
 /// Wait after the first failure; doubles with each further one.
@@ -18,9 +18,10 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait after a failure.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// Reads until `stop`, or until reading cannot go on.
+/// Reads for the shards that are assigned until `stop`, or until reading cannot go on.
 pub async fn follow(
     mut reader: Reader,
+    mut assigned: watch::Receiver<Assignment>,
     batches: mpsc::Sender<Batch>,
     sources: Sources,
     longest: Duration,
@@ -30,6 +31,17 @@ pub async fn follow(
         let mut last_event = Instant::now();
         let mut wait = FIRST_WAIT;
         loop {
+            if assigned.has_changed().unwrap_or(false) {
+                reader.assign(&assigned.borrow_and_update());
+            }
+            if reader.is_idle() {
+                if assigned.changed().await.is_err() {
+                    return Ok(());
+                }
+                reader.assign(&assigned.borrow_and_update());
+                last_event = Instant::now();
+                continue;
+            }
             // An answer that never comes is a failure too.
             sources.health.read(false, Instant::now());
             let batch = match reader.step().await {
@@ -61,7 +73,13 @@ pub async fn follow(
             if busy {
                 last_event = Instant::now();
             } else {
-                tokio::time::sleep(pace::pause(last_event.elapsed(), longest)).await;
+                let pause = pace::pause(last_event.elapsed(), longest);
+                // Another assignment is not to wait for a long pause.
+                match tokio::time::timeout(pause, assigned.changed()).await {
+                    Ok(Ok(())) => reader.assign(&assigned.borrow_and_update()),
+                    Ok(Err(_)) => return Ok(()),
+                    Err(_) => {}
+                }
             }
         }
     };

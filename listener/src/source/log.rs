@@ -17,8 +17,12 @@ use super::position::{Mark, Window};
 use super::snapshot::SnapshotError;
 use crate::event::Event;
 
-/// Most events in a page.
+/// Most events that a page looks at for a process that owns all shards. One that owns a part looks
+/// at more to find as many of its own, up to [`MOST_LOOKED_AT`].
 pub const PAGE_EVENTS: i64 = 512;
+
+/// Most events that any page looks at.
+pub const MOST_LOOKED_AT: i64 = 8 * PAGE_EVENTS;
 
 /// A page ends with the event that takes its images past this many bytes.
 pub const PAGE_BYTES: i64 = 1 << 20;
@@ -52,8 +56,8 @@ pub enum LogError {
 pub struct Look {
     /// The mark of this moment.
     pub mark: Mark,
-    /// Whether the checkpoints still name this holder for every one of its shards.
-    pub owned: bool,
+    /// Of the shards asked about, those that another process has claimed since.
+    pub fenced: Vec<u16>,
     /// Whether the server lives the same life as when the shards were claimed.
     pub alive: bool,
 }
@@ -61,10 +65,21 @@ pub struct Look {
 /// Events of a window in id order, with what is left out for its size.
 #[derive(Debug)]
 pub struct Page {
-    /// The events.
+    /// The events of the shards asked for.
     pub events: Vec<Logged>,
-    /// Whether nothing of the window is left after them.
+    /// The window is read up to this id; nothing where no event was left in it.
+    pub reached: Option<i64>,
+    /// Whether nothing of the window is left after it.
     pub last: bool,
+}
+
+/// A part of a listener's shards.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Their numbers, ascending.
+    pub shards: &'a [u16],
+    /// How many shards the listener has.
+    pub of: u16,
 }
 
 /// An event as the log holds it.
@@ -74,6 +89,8 @@ pub struct Logged {
     pub event: Event,
     /// Bytes of both images in the log, also where they were not read.
     pub size: u64,
+    /// The transaction that wrote it.
+    pub xid: u64,
 }
 
 impl Logged {
@@ -82,19 +99,6 @@ impl Logged {
     pub fn oversized(&self) -> bool {
         self.size > MAX_EVENT_BYTES.unsigned_abs()
     }
-}
-
-/// By what right a process reads a listener's shards.
-#[derive(Clone, Debug)]
-pub struct Tenure {
-    /// The listener.
-    pub listener: Arc<str>,
-    /// Unique to this start of this process; named by the checkpoints that it has claimed.
-    pub holder: Arc<str>,
-    /// The server's life in which they were claimed.
-    pub life: Uuid,
-    /// How many shards.
-    pub shards: usize,
 }
 
 /// The log of one database.
@@ -126,23 +130,36 @@ impl Log {
         })
     }
 
-    /// Takes a mark above `floor`, and sees whether `claim` still holds.
-    pub async fn look(&self, floor: i64, claim: &Tenure) -> Result<Look, LogError> {
+    /// Takes a mark above `floor`, and sees which of these claims, of shard and epoch each, hold no
+    /// longer, and whether the server still lives the life in which they were made.
+    pub async fn look(
+        &self,
+        floor: i64,
+        listener: &str,
+        life: Uuid,
+        claims: &[(u16, i64)],
+    ) -> Result<Look, LogError> {
+        let shards: Vec<i16> = claims.iter().map(|(shard, _)| number(*shard)).collect();
+        let epochs: Vec<i64> = claims.iter().map(|(_, epoch)| *epoch).collect();
         let row = sqlx::query(
             "select m.snapshot::text, m.ceiling,
-                    (select count(*) from observer.checkpoint where listener = $1 and holder = $2),
-                    exists (select from observer.life where id = $3)
+                    array(select claim.shard from unnest($2::smallint[], $3::bigint[]) as claim(shard, epoch)
+                          where not exists (
+                              select from observer.checkpoint c
+                              where c.listener = $1 and c.shard = claim.shard and c.epoch = claim.epoch)),
+                    exists (select from observer.life where id = $4)
              from observer.mark() m",
         )
-        .bind(&*claim.listener)
-        .bind(&*claim.holder)
-        .bind(claim.life)
+        .bind(listener)
+        .bind(shards)
+        .bind(epochs)
+        .bind(life)
         .fetch_one(&self.pool)
         .await?;
-        let held: i64 = row.try_get(2)?;
+        let fenced: Vec<i16> = row.try_get(2)?;
         Ok(Look {
             mark: mark(&row, floor)?,
-            owned: usize::try_from(held).is_ok_and(|held| held == claim.shards),
+            fenced: fenced.into_iter().map(i16::unsigned_abs).collect(),
             alive: row.try_get(3)?,
         })
     }
@@ -163,8 +180,13 @@ impl Log {
         mark(&row, floor)
     }
 
-    /// Reads the events of a window that come after an id.
-    pub async fn page(&self, window: &Window, after: i64) -> Result<Page, LogError> {
+    /// Reads the events of a window that come after an id and are of some shards.
+    pub async fn page(
+        &self,
+        window: &Window,
+        after: i64,
+        part: Part<'_>,
+    ) -> Result<Page, LogError> {
         let (from, to) = (&window.from, &window.to);
         let ended: Vec<String> = to
             .snapshot
@@ -172,6 +194,9 @@ impl Log {
             .iter()
             .map(u64::to_string)
             .collect();
+        let owned = i64::try_from(part.shards.len()).unwrap_or(i64::MAX).max(1);
+        let looked_at = (PAGE_EVENTS * i64::from(part.of) / owned).min(MOST_LOOKED_AT);
+        let shards: Vec<i32> = part.shards.iter().map(|shard| i32::from(*shard)).collect();
         let rows = sqlx::query(PAGE)
             .bind(after.max(from.floor))
             .bind(to.ceiling)
@@ -180,25 +205,35 @@ impl Log {
             .bind(to.snapshot.to_string())
             .bind(ended)
             .bind(after)
-            .bind(PAGE_EVENTS)
+            .bind(looked_at)
             .bind(PAGE_BYTES)
             .bind(MAX_EVENT_BYTES)
+            .bind(i32::from(part.of))
+            .bind(shards)
             .fetch_all(&self.pool)
             .await?;
         let mut names = Vec::new();
-        let mut events = Vec::with_capacity(rows.len());
-        let mut last = true;
+        let mut page = Page {
+            events: Vec::with_capacity(rows.len()),
+            reached: None,
+            last: true,
+        };
         for row in &rows {
-            last = row.try_get(10)?;
-            events.push(self.event(row, &mut names)?);
+            page.reached = row.try_get(11)?;
+            page.last = row.try_get(12)?;
+            // The one row of a page without events of these shards has nothing but these two.
+            if row.try_get::<Option<i64>, _>(0)?.is_some() {
+                page.events.push(self.event(row, &mut names)?);
+            }
         }
-        Ok(Page { events, last })
+        Ok(page)
     }
 
     fn event(&self, row: &PgRow, names: &mut Vec<Arc<str>>) -> Result<Logged, LogError> {
         let log_id: i64 = row.try_get(0)?;
         let hash: i32 = row.try_get(1)?;
         let size: i32 = row.try_get(2)?;
+        let xid: &str = row.try_get(10)?;
         let event = Event {
             log_id,
             id: format!("{}-{log_id}", self.incarnation),
@@ -214,40 +249,63 @@ impl Log {
         Ok(Logged {
             event,
             size: u64::from(size.unsigned_abs()),
+            xid: xid
+                .parse()
+                .map_err(|error| LogError::Database(sqlx::Error::Decode(Box::new(error))))?,
         })
     }
 }
 
 /// The near half, the far half, both in id order, cut where the page is full. The images are
-/// fetched only for rows that made it into the page. The last column is whether the page ends the window.
+/// fetched only for rows that made it into the page and are of the shards asked for; how many rows
+/// are looked at to find them is bounded too. The last columns are up to where the page goes and
+/// whether it ends the window.
 const PAGE: &str = "
     with near as (
-        select id, slot, size from observer.change_log
+        select id, slot, size, hash from observer.change_log
         where id > $1 and id <= $2
           and xid >= $3::xid8 and xid < $4::xid8 and pg_visible_in_snapshot(xid, $5::pg_snapshot)
         order by id limit $8 + 1
     ), far as (
-        select row.id, row.slot, row.size
+        select row.id, row.slot, row.size, row.hash
         from unnest($6::xid8[]) as ended(xid)
         cross join lateral (
-            select c.id, c.slot, c.size from observer.change_log c
+            select c.id, c.slot, c.size, c.hash from observer.change_log c
             where c.xid >= ended.xid and c.xid <= ended.xid and (c.xid, c.id) > (ended.xid, $7)
             order by c.xid, c.id limit $8 + 1
         ) row
     ), both_halves as (
-        select id, slot, sum(size::bigint) over (order by id) - size as before, row_number() over (order by id) as place
-        from (select * from near union all select * from far order by id limit $8 + 1) halves
+        select id, slot, asked_for, row_number() over (order by id) as place,
+               sum(case when asked_for then size::bigint else 0 end) over (order by id)
+                   - case when asked_for then size else 0 end as before
+        from (
+            select id, slot, size, hash % $11 = any($12) as asked_for
+            from (select * from near union all select * from far order by id limit $8 + 1) halves
+        ) halves
     ), page as (
-        select id, slot, (select count(*) from both_halves) as found
-        from both_halves where before < $9 and place <= $8
+        select id, slot, asked_for from both_halves where before < $9 and place <= $8
+    ), whole as (
+        select (select max(id) from page) as reached,
+               (select count(*) from both_halves) = (select count(*) from page) as last
+    ), found as (
+        select c.*
+        from page
+        cross join lateral (
+            select * from observer.change_log c where c.slot = page.slot and c.id = page.id limit 1
+        ) c
+        where page.asked_for
     )
     select c.id, c.hash, c.size, c.operation, c.entity, c.key, c.tenant, c.occurred_at,
            case when c.size <= $10 then c.old::text end,
            case when c.size <= $10 then c.new::text end,
-           page.found = (select count(*) from page)
-    from page
-    cross join lateral (select * from observer.change_log c where c.slot = page.slot and c.id = page.id limit 1) c
+           c.xid::text, whole.reached, whole.last
+    from whole left join found c on true
     order by c.id";
+
+/// A shard's number as the table holds it.
+fn number(shard: u16) -> i16 {
+    i16::try_from(shard).unwrap_or(i16::MAX)
+}
 
 fn mark(row: &PgRow, floor: i64) -> Result<Mark, LogError> {
     let snapshot: &str = row.try_get(0)?;

@@ -83,6 +83,45 @@ impl Position {
         }
     }
 
+    /// Whether an event is behind: one with this id, of a transaction that committed under this xid.
+    #[must_use]
+    pub fn passes(&self, xid: u64, id: i64) -> bool {
+        let in_window = |to: &Arc<Mark>| id <= self.last_id && to.snapshot.sees(xid);
+        self.from.snapshot.sees(xid) || self.to.as_ref().is_some_and(in_window)
+    }
+
+    /// Whether all that `other` passes is behind.
+    #[must_use]
+    pub fn is_past(&self, other: &Self) -> bool {
+        let furthest = other.to.as_ref().unwrap_or(&other.from);
+        self.from.snapshot.covers(&furthest.snapshot)
+    }
+
+    /// The latest of which it is certain that none of these positions passes an event which it
+    /// does not lie before. Nothing where there are none.
+    #[must_use]
+    pub fn earliest<'a>(positions: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        let positions: Vec<&Self> = positions.into_iter().collect();
+        let behind = positions
+            .iter()
+            .copied()
+            .reduce(|a, b| if precedes(b, a) { b } else { a })?;
+        let together = |other: &&Self| {
+            other.from.snapshot == behind.from.snapshot
+                && other.to.as_ref().map(|to| &to.snapshot)
+                    == behind.to.as_ref().map(|to| &to.snapshot)
+        };
+        if positions.iter().all(|other| together(&other)) {
+            let last_id = positions.iter().map(|other| other.last_id).min();
+            return Some(Self {
+                last_id: last_id.unwrap_or(0),
+                ..behind.clone()
+            });
+        }
+        // Of windows that differ, an id says nothing about the keys of the other shards.
+        Some(Self::at(Arc::clone(&behind.from)))
+    }
+
     /// The window being read.
     #[must_use]
     pub fn window(&self) -> Option<Window> {
@@ -102,40 +141,52 @@ pub enum Read {
     Fresh(Arc<Mark>),
 }
 
-/// Chooses what to read next so that shards that stand at different places come together:
-/// those furthest behind first, up to where the next ones stand.
+/// Which of the shards that stand at different places are to be read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Those furthest behind, up to where the next ones stand, so that they come together.
+    Last,
+    /// Those furthest ahead, which are not to wait for the others.
+    First,
+}
+
+/// Chooses what to read next.
 ///
 /// Returns the stretch and the indexes of the shards that take part in it.
 #[must_use]
-pub fn next_read(positions: &[Position]) -> Option<(Read, Vec<usize>)> {
-    let behind = positions
-        .iter()
-        .reduce(|a, b| if precedes(b, a) { b } else { a })?;
-    let read = if let Some(window) = behind.window() {
+pub fn next_read(positions: &[&Position], turn: Turn) -> Option<(Read, Vec<usize>)> {
+    let all = positions.iter().copied();
+    let chosen = match turn {
+        Turn::Last => all.reduce(|a, b| if precedes(b, a) { b } else { a })?,
+        Turn::First => all.reduce(|a, b| if precedes(a, b) { b } else { a })?,
+    };
+    let read = if let Some(window) = chosen.window() {
         Read::Known(window)
     } else {
         positions
             .iter()
             .map(|position| &position.from)
-            .filter(|mark| mark.snapshot != behind.from.snapshot)
+            .filter(|mark| {
+                mark.snapshot != chosen.from.snapshot && mark.snapshot.covers(&chosen.from.snapshot)
+            })
             .reduce(|a, b| if a.snapshot.covers(&b.snapshot) { b } else { a })
             .map_or_else(
-                || Read::Fresh(Arc::clone(&behind.from)),
+                || Read::Fresh(Arc::clone(&chosen.from)),
                 |to| {
                     Read::Known(Window {
-                        from: Arc::clone(&behind.from),
+                        from: Arc::clone(&chosen.from),
                         to: Arc::clone(to),
                     })
                 },
             )
     };
     let takes_part = |position: &Position| {
-        position.from.snapshot == behind.from.snapshot
+        position.from.snapshot == chosen.from.snapshot
             && position.to.as_ref().map(|to| &to.snapshot)
-                == behind.to.as_ref().map(|to| &to.snapshot)
+                == chosen.to.as_ref().map(|to| &to.snapshot)
     };
     let shards = (0..positions.len())
-        .filter(|n| takes_part(&positions[*n]))
+        .filter(|n| takes_part(positions[*n]))
         .collect();
     Some((read, shards))
 }

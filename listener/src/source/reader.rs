@@ -3,13 +3,15 @@
 //!
 //! A reader holds positions in memory only. What is behind for good is the ledger's to say.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::log::{Log, LogError, Logged, Tenure};
-use super::position::{Mark, Position, Read, Window, next_read};
+use super::log::{Log, LogError, Logged, Part};
+use super::position::{Mark, Position, Read, Turn, Window, next_read};
 
 /// While nothing is read, a position is passed on for saving only after this many
 /// transactions, so that an idle listener seldom writes but does not hold back retention.
@@ -24,11 +26,6 @@ pub enum ReadError {
     /// The log could not be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// Another process has claimed the shards.
-    #[error(
-        "another process has taken over this listener, so this one stops; run two listeners under different names to run both"
-    )]
-    Fenced,
     /// The server recovered from a crash or was promoted.
     #[error("Postgres has recovered from a crash, or another server has taken its place")]
     NewLife,
@@ -49,6 +46,12 @@ pub struct Ahead {
     pub listener: String,
 }
 
+/// The epoch under which a shard is read.
+pub type Epoch = i64;
+
+/// What is to be read: for each shard the epoch of its claim, and where to begin if it is new.
+pub type Assignment = BTreeMap<u16, (Epoch, Position)>;
+
 /// What one page brought.
 #[derive(Debug)]
 pub struct Batch {
@@ -58,8 +61,10 @@ pub struct Batch {
     pub bounds: Option<Window>,
     /// Events for the shards below, in id order.
     pub events: Vec<Logged>,
-    /// Where shards stand once these events are behind: index and position.
-    pub reached: Vec<(usize, Position)>,
+    /// Where shards stand once these events are behind: shard, epoch, position.
+    pub reached: Vec<(u16, Epoch, Position)>,
+    /// Shards, with the epoch under which they were read, that another process has claimed since.
+    pub fenced: Vec<(u16, Epoch)>,
     /// Upper bound of the events that are still to be read.
     pub backlog: u64,
 }
@@ -73,81 +78,165 @@ pub enum Step {
     Quiet(Option<Batch>),
 }
 
-/// Reads for a fixed set of shards.
+/// Whose log is read, and in which life of the server the claims were made.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// The listener.
+    pub listener: Arc<str>,
+    /// How many shards it has.
+    pub shards: u16,
+    /// The server's life.
+    pub life: Uuid,
+}
+
+/// Reads for the shards of the moment.
 #[derive(Debug)]
 pub struct Reader {
     log: Log,
-    tenure: Tenure,
-    positions: Vec<Position>,
+    owner: Owner,
+    positions: Assignment,
     window: u64,
     open: Option<Window>,
     passed_on: (u64, Instant),
+    turn: Turn,
+}
+
+/// One stretch and those for whom it is read.
+struct Stretch {
+    read: Read,
+    members: Vec<u16>,
 }
 
 impl Reader {
-    /// Begins at the given positions, one a shard; the tenure is over all shards of the listener.
+    /// Reads nothing yet.
     #[must_use]
-    pub fn new(log: Log, tenure: Tenure, positions: Vec<Position>) -> Self {
-        let xmax = positions
-            .iter()
-            .map(|position| position.from.snapshot.xmax())
-            .min()
-            .unwrap_or(0);
+    pub fn new(log: Log, owner: Owner) -> Self {
         Self {
             log,
-            tenure,
-            positions,
+            owner,
+            positions: Assignment::new(),
             window: 0,
             open: None,
-            passed_on: (xmax, Instant::now()),
+            passed_on: (0, Instant::now()),
+            turn: Turn::Last,
+        }
+    }
+
+    /// Whether there is nothing to read for.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Reads for these shards from now on. Those that it reads already under the same epoch stay
+    /// where they are.
+    pub fn assign(&mut self, assignment: &Assignment) {
+        self.positions.retain(|shard, (epoch, _)| {
+            let still = assignment.get(shard);
+            still.is_some_and(|(assigned, _)| assigned == epoch)
+        });
+        for (shard, (epoch, position)) in assignment {
+            let new = || (*epoch, position.clone());
+            self.positions.entry(*shard).or_insert_with(new);
         }
     }
 
     /// Reads the next page, or finds that there is none.
+    ///
+    /// Shards that stand behind the others get every other step, so that neither those wait for
+    /// these nor the other way round.
     pub async fn step(&mut self) -> Result<Step, ReadError> {
-        let Some((read, members)) = next_read(&self.positions) else {
+        let (Some(last), Some(first)) = (self.choose(Turn::Last), self.choose(Turn::First)) else {
             return Ok(Step::Quiet(None));
         };
-        let window = match read {
+        let apart = last.members != first.members;
+        self.turn = match self.turn {
+            Turn::Last if apart => Turn::First,
+            _ => Turn::Last,
+        };
+        if self.turn == Turn::First {
+            match self.read(first).await? {
+                Step::Quiet(None) => {}
+                step => return Ok(step),
+            }
+        }
+        self.read(last).await
+    }
+
+    fn choose(&self, turn: Turn) -> Option<Stretch> {
+        let shards: Vec<u16> = self.positions.keys().copied().collect();
+        let positions: Vec<&Position> = self.positions.values().map(|(_, at)| at).collect();
+        let (read, members) = next_read(&positions, turn)?;
+        let members = members.into_iter().map(|n| shards[n]).collect();
+        Some(Stretch { read, members })
+    }
+
+    async fn read(&mut self, stretch: Stretch) -> Result<Step, ReadError> {
+        let members = stretch.members;
+        let window = match stretch.read {
             Read::Known(window) => window,
             Read::Fresh(from) => {
                 // Without news, the old floor stays the best one; with news, a new one is due.
-                let quiet = self.window_to_now(&from, from.floor).await?;
+                let quiet = match self.window_to_now(&from, from.floor).await? {
+                    Ok(window) => window,
+                    Err(fenced) => return Ok(Step::Batch(fenced)),
+                };
                 if !quiet.may_hold_events() {
                     return Ok(self.quiet(&members, &quiet));
                 }
                 let floor = self.log.floor().await?;
-                self.window_to_now(&from, floor).await?
+                match self.window_to_now(&from, floor).await? {
+                    Ok(window) => window,
+                    Err(fenced) => return Ok(Step::Batch(fenced)),
+                }
             }
         };
         self.page(window, &members).await
     }
 
-    /// The window that ends at this moment, unless it is no longer this reader's to read.
-    async fn window_to_now(&self, from: &Arc<Mark>, floor: i64) -> Result<Window, ReadError> {
-        let look = self.log.look(floor, &self.tenure).await?;
-        if !look.owned {
-            return Err(ReadError::Fenced);
-        }
+    /// The window that ends at this moment, or which shards are no longer this reader's to read.
+    async fn window_to_now(
+        &mut self,
+        from: &Arc<Mark>,
+        floor: i64,
+    ) -> Result<Result<Window, Batch>, ReadError> {
+        let claims = self.positions.iter();
+        let claims: Vec<(u16, Epoch)> = claims.map(|(shard, (epoch, _))| (*shard, *epoch)).collect();
+        let owner = &self.owner;
+        let look = self
+            .log
+            .look(floor, &owner.listener, owner.life, &claims)
+            .await?;
         if !look.alive {
             return Err(ReadError::NewLife);
         }
         if !look.mark.snapshot.covers(&from.snapshot) || look.mark.ceiling < from.ceiling {
             return Err(Ahead {
-                listener: self.tenure.listener.to_string(),
+                listener: owner.listener.to_string(),
             }
             .into());
         }
-        Ok(Window {
+        if !look.fenced.is_empty() {
+            let claims = claims.into_iter();
+            let fenced = claims.filter(|(shard, _)| look.fenced.contains(shard)).collect();
+            self.positions.retain(|shard, _| !look.fenced.contains(shard));
+            return Ok(Err(Batch {
+                window: self.window,
+                bounds: None,
+                events: Vec::new(),
+                reached: Vec::new(),
+                fenced,
+                backlog: 0,
+            }));
+        }
+        Ok(Ok(Window {
             from: Arc::clone(from),
             to: Arc::new(look.mark),
-        })
+        }))
     }
 
-    fn quiet(&mut self, members: &[usize], window: &Window) -> Step {
-        for n in members {
-            self.positions[*n] = Position::at(Arc::clone(&window.to));
-        }
+    fn quiet(&mut self, members: &[u16], window: &Window) -> Step {
+        self.advance(members, |_| Position::at(Arc::clone(&window.to)));
         let xmax = window.to.snapshot.xmax();
         if xmax < self.passed_on.0.saturating_add(IDLE_XIDS)
             || self.passed_on.1.elapsed() < IDLE_EVERY
@@ -159,62 +248,81 @@ impl Reader {
             window: self.window,
             bounds: None,
             events: Vec::new(),
-            reached: members
-                .iter()
-                .map(|n| (*n, self.positions[*n].clone()))
-                .collect(),
+            reached: self.reached(members),
+            fenced: Vec::new(),
             backlog: 0,
         }))
     }
 
-    async fn page(&mut self, window: Window, members: &[usize]) -> Result<Step, ReadError> {
+    async fn page(&mut self, window: Window, members: &[u16]) -> Result<Step, ReadError> {
         if self.open.as_ref() != Some(&window) {
             self.window += 1;
             self.open = Some(window.clone());
         }
-        let after = members
-            .iter()
-            .map(|n| self.positions[*n].last_id)
-            .min()
-            .unwrap_or(0);
-        let page = self.log.page(&window, after).await?;
-        let shards = self.positions.len();
-        let mut events = page.events;
-        let reached_id = events.last().map_or(after, |last| last.event.log_id);
         let positions = &self.positions;
+        let last_id = |shard: &u16| positions.get(shard).map_or(0, |(_, at)| at.last_id);
+        let after = members.iter().map(last_id).min().unwrap_or(0);
+        let part = Part {
+            shards: members,
+            of: self.owner.shards,
+        };
+        let page = self.log.page(&window, after, part).await?;
+        let mut events = page.events;
+        let reached_id = page.reached.unwrap_or(after);
         events.retain(|logged| {
-            let shard = shard_of(logged.event.hash, shards);
-            members.contains(&shard) && logged.event.log_id > positions[shard].last_id
+            let shard = shard_of(logged.event.hash, self.owner.shards);
+            logged.event.log_id > last_id(&shard)
         });
-        for n in members {
-            self.positions[*n] = if page.last {
+        self.advance(members, |now| {
+            if page.last {
                 Position::at(Arc::clone(&window.to))
             } else {
-                Position::within(&window, reached_id.max(self.positions[*n].last_id))
-            };
-        }
+                Position::within(&window, reached_id.max(now.last_id))
+            }
+        });
         self.passed_on = (window.to.snapshot.xmax(), Instant::now());
-        let backlog = if page.last {
-            0
-        } else {
-            window.to.ceiling.saturating_sub(reached_id).unsigned_abs()
-        };
+        let backlog = self.backlog(window.to.ceiling);
         Ok(Step::Batch(Batch {
             window: self.window,
-            reached: members
-                .iter()
-                .map(|n| (*n, self.positions[*n].clone()))
-                .collect(),
+            reached: self.reached(members),
+            fenced: Vec::new(),
             bounds: Some(window),
             events,
             backlog,
         }))
     }
+
+    /// Upper bound of the events up to an id that are still to be read for some shard.
+    fn backlog(&self, ceiling: i64) -> u64 {
+        let behind = self.positions.values().map(|(_, at)| match at.to {
+            Some(_) => at.last_id,
+            None => at.from.ceiling,
+        });
+        let furthest_behind = behind.min().unwrap_or(ceiling);
+        u64::try_from(ceiling.saturating_sub(furthest_behind)).unwrap_or(0)
+    }
+
+    fn advance(&mut self, members: &[u16], to: impl Fn(&Position) -> Position) {
+        for shard in members {
+            if let Some((_, position)) = self.positions.get_mut(shard) {
+                *position = to(position);
+            }
+        }
+    }
+
+    fn reached(&self, members: &[u16]) -> Vec<(u16, Epoch, Position)> {
+        let of = |shard: &u16| {
+            let (epoch, position) = self.positions.get(shard)?;
+            Some((*shard, *epoch, position.clone()))
+        };
+        members.iter().filter_map(of).collect()
+    }
 }
 
 /// The shard that owns a key, by the hash of tenant, entity and key.
 #[must_use]
-pub fn shard_of(hash: u32, shards: usize) -> usize {
-    let shards = u32::try_from(shards).unwrap_or(u32::MAX).max(1);
-    (hash % shards) as usize
+pub fn shard_of(hash: u32, shards: u16) -> u16 {
+    let shard = hash % u32::from(shards.max(1));
+    // Less than the number of shards.
+    u16::try_from(shard).unwrap_or_default()
 }

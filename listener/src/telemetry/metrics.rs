@@ -36,8 +36,14 @@ pub struct Metrics {
     pub lag: Gauge,
     /// Checkpoint writes.
     pub saves: IntCounter,
-    /// 1 while this process works on the shards, 0 while it stands by.
-    pub leader: IntGauge,
+    /// Shards that this process works on.
+    pub shards: IntGauge,
+    /// Of those, and of those that should be its own, the shards whose work does not get on.
+    pub stalled: IntGauge,
+    /// Times that a save was refused because another process had claimed the shard.
+    pub fenced: IntCounter,
+    /// Requests about Leases, by verb.
+    pub lease_requests: IntCounterVec,
     /// Times that another bundle came into force without a new start.
     pub reloads: IntCounter,
     /// Failures to reach or use the database, by what was tried: `read`, `save`, `redrive`, `maintain`.
@@ -105,10 +111,16 @@ impl Metrics {
             )?,
             lag,
             saves: counter("checkpoint_saves_total", "Checkpoint writes")?,
-            leader: gauge(
-                "leader",
-                "1 while this process works on the shards, 0 while it stands by",
+            shards: gauge("shards_owned", "Shards that this process works on")?,
+            stalled: gauge(
+                "stalled_shards",
+                "Shards in which work waits and does not get on",
             )?,
+            fenced: counter(
+                "fenced_total",
+                "Saves refused because another process had claimed the shard",
+            )?,
+            lease_requests: counters("lease_requests_total", "Requests about Leases", &["verb"])?,
             reloads: counter(
                 "reloads_total",
                 "Times that another bundle came into force without a new start",

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::source::position::Mark;
+use crate::source::position::Mark as LogMark;
 
 const WINDOW: u64 = 1;
 
-fn mark(text: &str, ids: i64) -> Arc<Mark> {
-    Arc::new(Mark {
+fn mark(text: &str, ids: i64) -> Arc<LogMark> {
+    Arc::new(LogMark {
         floor: ids,
         snapshot: text.parse().unwrap(),
         ceiling: ids,
@@ -31,6 +31,16 @@ fn start() -> Progress {
     Progress {
         position: Position::at(mark("5:5:", 0)),
         beyond: Beyond::default(),
+        inherited: Arc::default(),
+    }
+}
+
+/// An event of key `hash`, committed at second `since`.
+fn event(hash: u32, since: i64) -> Mark {
+    Mark {
+        hash,
+        xid: 10,
+        since: DateTime::from_timestamp(since, 0).unwrap(),
     }
 }
 
@@ -41,13 +51,14 @@ fn actions(count: usize) -> Vec<Action> {
 }
 
 fn ledger(progress: Progress) -> Ledger {
-    let mut ledger = Ledger::new(vec![progress]);
+    let mut ledger = Ledger::default();
+    ledger.add(0, progress);
     ledger.open(0, WINDOW, &window());
     ledger
 }
 
 fn enter(ledger: &mut Ledger, id: i64, count: usize) -> Vec<usize> {
-    ledger.enter((0, WINDOW, id), DateTime::UNIX_EPOCH, &actions(count))
+    ledger.enter((0, WINDOW, id), event(0, 0), &actions(count))
 }
 
 fn done(ledger: &mut Ledger, id: i64, action: usize) {
@@ -112,13 +123,51 @@ fn what_was_done_stays_known_until_it_is_read_again() {
 #[test]
 fn the_oldest_is_the_first_that_is_not_over() {
     let mut ledger = ledger(start());
-    assert_eq!(ledger.oldest(), None);
-    let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
-    ledger.enter((0, WINDOW, 1), at(10), &actions(1));
-    ledger.enter((0, WINDOW, 2), at(20), &actions(1));
+    let oldest = |ledger: &Ledger| ledger.oldest().collect::<Vec<_>>();
+    assert_eq!(oldest(&ledger), [(0, None)]);
+    ledger.enter((0, WINDOW, 1), event(0, 10), &actions(1));
+    ledger.enter((0, WINDOW, 2), event(0, 20), &actions(1));
     done(&mut ledger, 1, 0);
-    assert_eq!(ledger.oldest(), Some(at(20)));
+    assert_eq!(oldest(&ledger), [(0, Some(event(0, 20).since))]);
     assert_eq!((ledger.pending(), ledger.entries()), (1, 2));
+    ledger.remove(0);
+    assert_eq!((ledger.pending(), ledger.entries()), (0, 0));
+}
+
+/// Three shards became one: it begins with the last of them, and passes over what the others did.
+#[test]
+fn what_other_shards_had_done_is_passed_over() {
+    let inherited = |shard: u16, last_id: i64, finished: &[i64], partly: &[i64]| Inherited {
+        of: 3,
+        shard,
+        position: Position::within(&window(), last_id),
+        beyond: Beyond {
+            finished: finished.iter().copied().collect(),
+            partly: partly.iter().map(|id| (*id, actions(1))).collect(),
+        },
+    };
+    let mut ledger = ledger(Progress {
+        inherited: Arc::new([inherited(0, 2, &[], &[]), inherited(1, 6, &[8], &[9])]),
+        ..start()
+    });
+    let mut enter = |id, hash| ledger.enter((0, WINDOW, id), event(hash, 0), &actions(2));
+    let nothing: [usize; 0] = [];
+    assert_eq!(enter(2, 0), nothing);
+    assert_eq!(enter(3, 0), [0, 1], "the first was not as far");
+    assert_eq!(enter(4, 1), nothing);
+    assert_eq!(enter(5, 2), [0, 1], "nothing is known of the third");
+    assert_eq!(enter(6, 1), nothing);
+    assert_eq!(enter(7, 1), [0, 1]);
+    assert_eq!(enter(8, 1), nothing);
+    assert_eq!(enter(9, 1), [1]);
+    assert_eq!(saved(&mut ledger).inherited.len(), 2, "it may be read once more");
+    for (id, action) in [(3, 0), (3, 1), (5, 0), (5, 1), (7, 0), (7, 1), (9, 1)] {
+        done(&mut ledger, id, action);
+    }
+    ledger.reach(0, Position::at(window().to), true);
+    let progress = saved(&mut ledger);
+    assert_eq!(progress.position, Position::at(window().to));
+    assert!(progress.inherited.is_empty(), "all of it is behind");
 }
 
 proptest! {

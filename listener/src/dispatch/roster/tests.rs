@@ -66,6 +66,7 @@ fn name_of(observer: &str) -> Action {
 
 fn inserted() -> Logged {
     Logged {
+        xid: 10,
         event: Event {
             log_id: 1,
             id: "a-1".to_owned(),

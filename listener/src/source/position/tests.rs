@@ -126,11 +126,16 @@ impl Database {
     }
 }
 
+/// What is known of shards that there are no more: how many there were, which one, how far it was.
+type Known = (u8, u8, Position);
+
 /// A reader of all shards, which forgets everything but what it saved.
 struct Reader {
     now: Vec<Position>,
     saved: Vec<Position>,
+    known: Vec<Known>,
     seen: Vec<Row>,
+    looks: usize,
 }
 
 impl Reader {
@@ -139,13 +144,22 @@ impl Reader {
         Self {
             now: start.clone(),
             saved: start,
+            known: Vec::new(),
             seen: Vec::new(),
+            looks: 0,
         }
+    }
+
+    fn shards(&self) -> u8 {
+        u8::try_from(self.now.len()).unwrap()
     }
 
     /// Reads one page.
     fn look(&mut self, database: &mut Database, page: usize) {
-        let (read, members) = next_read(&self.now).unwrap();
+        self.looks += 1;
+        let turn = [Turn::Last, Turn::First][self.looks % 2];
+        let positions: Vec<&Position> = self.now.iter().collect();
+        let (read, members) = next_read(&positions, turn).unwrap();
         let window = match read {
             Read::Known(window) => window,
             Read::Fresh(from) => {
@@ -168,8 +182,14 @@ impl Reader {
         rows.truncate(page);
         let last = rows.last().map_or(after, |row| row.id);
         for row in rows {
-            let shard = usize::from(row.key % SHARDS);
-            if members.contains(&shard) && row.id > self.now[shard].last_id {
+            let shard = usize::from(row.key % self.shards());
+            let behind = |(of, shard, position): &Known| {
+                row.key % of == *shard && position.passes(row.xid, row.id)
+            };
+            if members.contains(&shard)
+                && row.id > self.now[shard].last_id
+                && !self.known.iter().any(behind)
+            {
                 self.seen.push(row);
             }
         }
@@ -184,11 +204,27 @@ impl Reader {
 
     fn save(&mut self, shard: usize) {
         // Shards are saved one at a time, so that they come back at different places.
+        let shard = shard % self.now.len();
         self.saved[shard] = self.now[shard].clone();
     }
 
     fn crash(&mut self) {
         self.now = self.saved.clone();
+    }
+
+    /// Goes on with another number of shards, from where all of them stand.
+    fn lay_out(&mut self, shards: u8) {
+        let of = self.shards();
+        if of == shards {
+            return;
+        }
+        for (shard, position) in (0..).zip(&self.now) {
+            self.known.push((of, shard, position.clone()));
+        }
+        let start = Position::earliest(&self.now).unwrap();
+        self.known.retain(|(_, _, position)| !start.is_past(position));
+        self.now = vec![start; usize::from(shards)];
+        self.saved = self.now.clone();
     }
 }
 
@@ -200,6 +236,7 @@ enum Step {
     Look(usize),
     Save(usize),
     Crash,
+    LayOut(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -210,6 +247,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1usize..4).prop_map(Step::Look),
         2 => (0..usize::from(SHARDS)).prop_map(Step::Save),
         1 => Just(Step::Crash),
+        1 => (1u8..6).prop_map(Step::LayOut),
     ]
 }
 
@@ -225,12 +263,14 @@ fn run(steps: &[Step], crashes: bool) -> (Database, Reader) {
             Step::Save(shard) => reader.save(shard),
             Step::Crash if crashes => reader.crash(),
             Step::Crash => {}
+            Step::LayOut(shards) => reader.lay_out(shards),
         }
     }
     while !database.running.is_empty() {
         database.end(0, true);
     }
-    for _ in 0..steps.len() * 2 + 4 {
+    // Every other look is for those furthest behind.
+    for _ in 0..steps.len() * 4 + 8 {
         reader.look(&mut database, 2);
     }
     (database, reader)
@@ -281,11 +321,9 @@ fn shards_at_different_places_come_together() {
         })
     };
     let (early, late) = (mark("5:5:", 1), mark("9:9:", 7));
-    let positions = [
-        Position::at(Arc::clone(&late)),
-        Position::at(Arc::clone(&early)),
-    ];
-    let (read, members) = next_read(&positions).unwrap();
+    let (first, last) = (Position::at(Arc::clone(&late)), Position::at(Arc::clone(&early)));
+    let positions = [&first, &last];
+    let (read, members) = next_read(&positions, Turn::Last).unwrap();
     assert_eq!(
         read,
         Read::Known(Window {
@@ -294,17 +332,20 @@ fn shards_at_different_places_come_together() {
         })
     );
     assert_eq!(members, vec![1]);
-    let positions = [
-        Position::at(Arc::clone(&late)),
-        Position::at(Arc::clone(&late)),
-    ];
     assert_eq!(
-        next_read(&positions).unwrap(),
-        (Read::Fresh(late), vec![0, 1])
+        next_read(&positions, Turn::First).unwrap(),
+        (Read::Fresh(Arc::clone(&late)), vec![0]),
+        "those ahead do not wait"
     );
+    for turn in [Turn::First, Turn::Last] {
+        assert_eq!(
+            next_read(&[&first, &first], turn).unwrap(),
+            (Read::Fresh(Arc::clone(&late)), vec![0, 1])
+        );
+    }
 }
 
 #[test]
 fn no_shards_read_nothing() {
-    assert_eq!(next_read(&[]), None);
+    assert_eq!(next_read(&[], Turn::Last), None);
 }

@@ -1,0 +1,162 @@
+//! A checkpoint's row, from the table and to it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::{Beyond, CheckpointError, Inherited, PartlyDone, Progress};
+use crate::source::position::{Mark, Position};
+use crate::source::snapshot::SnapshotError;
+
+/// Columns that [`progress`] reads.
+pub(super) const COLUMNS: &str = "c.from_floor, c.from_snapshot::text as from_snapshot, c.from_ceiling,
+    c.to_floor, c.to_snapshot::text as to_snapshot, c.to_ceiling, c.last_id, c.finished,
+    c.partly::text as partly, c.inherited::text as inherited";
+
+/// `inherited` as the table holds it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InheritedRow {
+    of: u16,
+    shard: u16,
+    from: StoredMark,
+    to: Option<StoredMark>,
+    last_id: i64,
+    finished: Vec<i64>,
+    partly: Vec<PartlyDone>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredMark {
+    floor: i64,
+    snapshot: String,
+    ceiling: i64,
+}
+
+/// What is wrong with a row.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
+/// The progress in a row with [`COLUMNS`].
+pub(super) fn progress(
+    row: &PgRow,
+    listener: &str,
+    shard: u16,
+) -> Result<Progress, CheckpointError> {
+    let damaged = |error: Unreadable| CheckpointError::Damaged {
+        listener: listener.to_owned(),
+        shard,
+        reason: error.to_string(),
+    };
+    let mark = |floor: i64, snapshot: &str, ceiling: i64| mark(floor, snapshot, ceiling).map_err(damaged);
+    let from = mark(
+        row.try_get("from_floor")?,
+        row.try_get("from_snapshot")?,
+        row.try_get("from_ceiling")?,
+    )?;
+    let to = match row.try_get::<Option<&str>, _>("to_snapshot")? {
+        Some(snapshot) => Some(mark(
+            row.try_get("to_floor")?,
+            snapshot,
+            row.try_get("to_ceiling")?,
+        )?),
+        None => None,
+    };
+    let stored: &str = row.try_get("partly")?;
+    let stored = serde_json::from_str(stored).map_err(|error| damaged(error.into()))?;
+    let inherited: &str = row.try_get("inherited")?;
+    Ok(Progress {
+        position: Position {
+            from,
+            to,
+            last_id: row.try_get("last_id")?,
+        },
+        beyond: beyond(row.try_get("finished")?, stored),
+        inherited: read_inherited(inherited).map_err(damaged)?,
+    })
+}
+
+fn mark(floor: i64, snapshot: &str, ceiling: i64) -> Result<Arc<Mark>, Unreadable> {
+    Ok(Arc::new(Mark {
+        floor,
+        snapshot: snapshot.parse()?,
+        ceiling,
+    }))
+}
+
+fn beyond(finished: Vec<i64>, stored: Vec<PartlyDone>) -> Beyond {
+    let mut beyond = Beyond {
+        finished: finished.into_iter().collect(),
+        ..Beyond::default()
+    };
+    for PartlyDone(id, observer, action) in stored {
+        let actions = beyond.partly.entry(id).or_default();
+        actions.push((observer, action));
+    }
+    beyond
+}
+
+fn read_inherited(text: &str) -> Result<Arc<[Inherited]>, Unreadable> {
+    let rows: Vec<InheritedRow> = serde_json::from_str(text)?;
+    let read = |row: InheritedRow| {
+        let mark = |stored: StoredMark| mark(stored.floor, &stored.snapshot, stored.ceiling);
+        Ok(Inherited {
+            of: row.of,
+            shard: row.shard,
+            position: Position {
+                from: mark(row.from)?,
+                to: row.to.map(mark).transpose()?,
+                last_id: row.last_id,
+            },
+            beyond: beyond(row.finished, row.partly),
+        })
+    };
+    rows.into_iter().map(read).collect()
+}
+
+/// Ids as an array's text.
+pub(super) fn finished(beyond: &Beyond) -> String {
+    let ids: Vec<String> = beyond.finished.iter().map(i64::to_string).collect();
+    format!("{{{}}}", ids.join(","))
+}
+
+/// Actions that are done, as JSON.
+pub(super) fn partly(beyond: &Beyond) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&partly_rows(beyond))
+}
+
+fn partly_rows(beyond: &Beyond) -> Vec<PartlyDone> {
+    let actions = |(id, actions): (&i64, &Vec<super::Action>)| {
+        let id = *id;
+        let rows = actions.iter().cloned();
+        let rows = rows.map(move |(observer, action)| PartlyDone(id, observer, action));
+        rows.collect::<Vec<_>>()
+    };
+    beyond.partly.iter().flat_map(actions).collect()
+}
+
+/// What was inherited, as JSON.
+pub(super) fn inherited(all: &[Inherited]) -> Result<String, serde_json::Error> {
+    let stored = |mark: &Arc<Mark>| StoredMark {
+        floor: mark.floor,
+        snapshot: mark.snapshot.to_string(),
+        ceiling: mark.ceiling,
+    };
+    let rows = all.iter().map(|one| InheritedRow {
+        of: one.of,
+        shard: one.shard,
+        from: stored(&one.position.from),
+        to: one.position.to.as_ref().map(stored),
+        last_id: one.position.last_id,
+        finished: one.beyond.finished.iter().copied().collect(),
+        partly: partly_rows(&one.beyond),
+    });
+    serde_json::to_string(&rows.collect::<Vec<_>>())
+}

@@ -1,0 +1,316 @@
+//! The work itself: takes part in the listener's fleet, and reads, dispatches and saves for the
+//! shards that are this process's.
+//!
+//! One reader, one dispatcher and one saver serve all shards; shards come and go while the others
+//! are worked on. A process takes part only while its database is there: what it cannot work on
+//! is better left to others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use crds::config::ListenerConfig;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use lease::fleet::Hold;
+use sqlx::PgPool;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::api::Sources;
+use crate::checkpoint;
+use crate::database;
+use crate::dispatch::observers::Observers;
+use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
+use crate::migrate;
+use crate::run::{GOODBYE, RunError, first_error};
+use crate::shard::fleet::{Coordination, Fleet, Member};
+use crate::shard::waiting::Waiting;
+use crate::shard::work::Desk;
+use crate::source::follow::follow;
+use crate::source::log::Log;
+use crate::source::reader::{Assignment, Owner, Reader};
+use crate::source::retention;
+
+/// Pages read ahead of dispatch.
+const PAGES_AHEAD: usize = 1;
+
+/// After this long without the database the shards are left to others.
+const AWAY: Duration = Duration::from_secs(15);
+
+/// How long a server may take to answer that it is there.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// How often things are looked after that nobody tells of.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two tries to begin again after the server has recovered.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    /// The listener.
+    pub(crate) listener: &'a ListenerConfig,
+    /// This process.
+    pub(crate) member: &'a Member,
+    /// Where it finds the others.
+    pub(crate) coordination: &'a Coordination,
+    /// The observers, and whatever comes in their place.
+    pub(crate) observers: watch::Receiver<Arc<Observers>>,
+    /// Who is told.
+    pub(crate) sources: &'a Sources,
+    /// How long a server that refuses connections is given to start.
+    pub(crate) patience: Duration,
+}
+
+/// What there is of a database that can be worked with.
+struct Ground {
+    pool: PgPool,
+    log: Log,
+    life: Uuid,
+}
+
+impl Ground {
+    async fn find(job: &Job<'_>) -> Result<Self, RunError> {
+        let pool = database::connect(&job.listener.database_url, job.patience).await?;
+        migrate::verify(&pool).await?;
+        let log = Log::open(pool.clone()).await?;
+        let life = checkpoint::life(&pool).await?;
+        Ok(Self { pool, log, life })
+    }
+
+    /// Finds it again in the server's new life.
+    async fn find_again(job: &Job<'_>) -> Result<Self, RunError> {
+        let deadline = Instant::now() + AWAY;
+        loop {
+            match Self::find(job).await {
+                Err(error) if error.is_outage() && Instant::now() < deadline => {
+                    job.sources.health.read(false, Instant::now());
+                    tracing::warn!(%error, "cannot go on yet; trying again");
+                    tokio::time::sleep(RECOVERY_PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Takes part until `stop`, or until there is a reason not to. Whatever was not saved is then
+/// forgotten, so that it can be begun anew from the checkpoints.
+pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), RunError> {
+    let mut ground = tokio::select! {
+        found = Ground::find(job) => found?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let metrics = &job.sources.metrics;
+    let mut fleet = Fleet::join(job.listener, job.member, job.coordination, metrics)?;
+    job.sources.health.started();
+    job.sources.reporter.takes_part();
+    let (name, shards) = (job.listener.identity(), job.listener.shards);
+    let (member, actions) = (job.member.name.as_str(), job.observers.borrow().len());
+    tracing::info!(listener = name, shards, actions, member, "running");
+    let mut holds = BTreeMap::new();
+    let result = loop {
+        match Engine::start(job, &ground).run(&mut fleet, &mut holds, stop).await {
+            Err(error) if error.is_new_life() && !stop.is_cancelled() => {
+                tracing::warn!(listener = name, "{error}: going on from the last checkpoint");
+                match Ground::find_again(job).await {
+                    Ok(found) => ground = found,
+                    Err(error) => break Err(error),
+                }
+            }
+            other => break other,
+        }
+    };
+    for shard in holds.keys() {
+        job.sources.reporter.let_go(*shard);
+    }
+    holds.clear();
+    metrics.shards.set(0);
+    fleet.left().await?;
+    result
+}
+
+/// Everything that works on one ground.
+struct Engine<'a> {
+    job: &'a Job<'a>,
+    pool: PgPool,
+    desk: Desk<'a>,
+    dispatching: AbortOnDropHandle<Result<(), DispatchError>>,
+    tasks: JoinSet<Result<(), RunError>>,
+    reading: CancellationToken,
+}
+
+impl<'a> Engine<'a> {
+    fn start(job: &'a Job<'a>, ground: &'a Ground) -> Self {
+        let (listener, sources) = (job.listener, job.sources);
+        let name: Arc<str> = Arc::from(listener.identity());
+        let reading = CancellationToken::new();
+        let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
+        let owner = Owner {
+            listener: Arc::clone(&name),
+            shards: listener.shards,
+            life: ground.life,
+        };
+        let reader = Reader::new(ground.log.clone(), owner);
+        let (assigned, assignment) = watch::channel(Assignment::new());
+        let (send, batches) = mpsc::channel(PAGES_AHEAD);
+        {
+            let (sources, until) = (sources.clone(), reading.clone());
+            let longest_pause = listener.max_poll_interval;
+            tasks.spawn(async move {
+                Ok(follow(reader, assignment, send, sources, longest_pause, until).await?)
+            });
+        }
+        tasks.spawn(retention::keep(
+            ground.pool.clone(),
+            listener.retention,
+            sources.metrics.clone(),
+            reading.clone(),
+        ));
+        let dispatcher = Dispatcher::new(Setup {
+            observers: job.observers.clone(),
+            shards: listener.shards,
+            assigned,
+            saver: Saver {
+                pool: ground.pool.clone(),
+                listener: name,
+                life: ground.life,
+                health: Arc::clone(&sources.health),
+                metrics: sources.metrics.clone(),
+            },
+            reporter: Arc::clone(&sources.reporter),
+            max_in_flight: usize::try_from(listener.max_in_flight).unwrap_or(usize::MAX),
+            save_every: listener.checkpoint_interval,
+            stalled_after: listener.stalled_after,
+        });
+        let (commands, asked) = mpsc::channel(usize::from(listener.shards));
+        Self {
+            dispatching: AbortOnDropHandle::new(tokio::spawn(dispatcher.run(batches, asked))),
+            desk: Desk {
+                listener,
+                pool: &ground.pool,
+                log: &ground.log,
+                commands,
+                sources,
+                claiming: Mutex::new(()),
+            },
+            pool: ground.pool.clone(),
+            job,
+            tasks,
+            reading,
+        }
+    }
+
+    /// Works on the shards that are held and on those that come, until all are given up.
+    async fn run(
+        mut self,
+        fleet: &mut Fleet,
+        holds: &mut BTreeMap<u16, Arc<Hold>>,
+        stop: &CancellationToken,
+    ) -> Result<(), RunError> {
+        let result = self.work(fleet, holds, stop).await;
+        self.reading.cancel();
+        // The dispatcher ends when nobody asks anything of it any more.
+        let Self {
+            desk,
+            mut tasks,
+            dispatching,
+            pool,
+            ..
+        } = self;
+        drop(desk);
+        let goodbye = async {
+            // How it ended is told already.
+            let _ended = dispatching.await;
+            while tasks.join_next().await.is_some() {}
+            pool.close().await;
+        };
+        let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
+        result
+    }
+
+    async fn work(
+        &mut self,
+        fleet: &mut Fleet,
+        holds: &mut BTreeMap<u16, Arc<Hold>>,
+        stop: &CancellationToken,
+    ) -> Result<(), RunError> {
+        let desk = &self.desk;
+        let work = |hold: Arc<Hold>| async move {
+            let shard = hold.shard();
+            (shard, desk.work(hold).await)
+        };
+        let mut at_work: FuturesUnordered<_> = holds.values().cloned().map(work).collect();
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut open, mut waiting) = (true, Waiting::default());
+        while open || !at_work.is_empty() {
+            tokio::select! {
+                hold = fleet.holds.recv(), if open => match hold {
+                    Some(hold) => {
+                        let hold = Arc::new(hold);
+                        holds.insert(hold.shard(), Arc::clone(&hold));
+                        at_work.push(work(hold));
+                    }
+                    None if stop.is_cancelled() => open = false,
+                    None => return Err(fleet.broken().await),
+                },
+                Some((shard, ended)) = at_work.next() => {
+                    holds.remove(&shard);
+                    ended?;
+                }
+                ended = &mut self.dispatching => return match ended? {
+                    // Why is for the reader itself to say.
+                    Err(DispatchError::Reader) => Err(first_error(&mut self.tasks).await),
+                    other => other.map_err(RunError::from),
+                },
+                error = first_error(&mut self.tasks) => return Err(error),
+                () = stop.cancelled(), if !fleet.is_leaving() => fleet.leave(),
+                _ = looks.tick() => self.job.look(fleet, &self.pool, &mut waiting).await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Job<'_> {
+    /// Sees to what nobody tells of.
+    async fn look(
+        &self,
+        fleet: &Fleet,
+        pool: &PgPool,
+        waiting: &mut Waiting,
+    ) -> Result<(), RunError> {
+        let standing = fleet.standing.borrow().clone();
+        self.sources.reporter.members(standing.members);
+        let bound = self.listener.stalled_after;
+        let without = waiting.note(&standing, Instant::now(), bound, Utc::now());
+        self.sources.reporter.stalled_without_lease(without);
+        self.sources.tell_stalls();
+        let health = &self.sources.health;
+        let away = health.database_away(Instant::now());
+        let Some(lasts) = away.filter(|lasts| *lasts >= AWAY.min(bound) && !fleet.is_leaving())
+        else {
+            health.is_blocked(None);
+            return Ok(());
+        };
+        // A server that answers is there, whatever it is that waits.
+        match tokio::time::timeout(PROBE, database::blocker(pool)).await {
+            Ok(Ok(blocker)) => health.is_blocked(blocker),
+            _ if lasts < AWAY => {}
+            Ok(Err(error)) => return Err(RunError::Away(error.to_string())),
+            Err(_) => {
+                let seconds = lasts.as_secs();
+                return Err(RunError::Away(format!("no answer for {seconds} s")));
+            }
+        }
+        Ok(())
+    }
+}

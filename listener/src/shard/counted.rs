@@ -1,0 +1,72 @@
+//! Counts the requests about Leases.
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::coordination::v1::Lease;
+use lease::{Changes, FleetChanges, Store, StoreError};
+use prometheus::IntCounterVec;
+
+/// A place where Leases are kept, and a counter of what is asked of it, by verb.
+#[derive(Debug)]
+pub(crate) struct Counted<S> {
+    store: S,
+    requests: IntCounterVec,
+}
+
+impl<S> Counted<S> {
+    pub(crate) const fn new(store: S, requests: IntCounterVec) -> Self {
+        Self { store, requests }
+    }
+
+    fn count(&self, verb: &str) {
+        self.requests.with_label_values(&[verb]).inc();
+    }
+}
+
+impl<S: Store> Store for Counted<S> {
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
+        self.count("get");
+        self.store.get(name)
+    }
+
+    fn create<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Lease, StoreError>> {
+        self.count("create");
+        self.store.create(lease)
+    }
+
+    fn replace<'a>(
+        &'a self,
+        name: &'a str,
+        lease: &'a Lease,
+    ) -> BoxFuture<'a, Result<Lease, StoreError>> {
+        self.count("update");
+        self.store.replace(name, lease)
+    }
+
+    fn delete<'a>(
+        &'a self,
+        name: &'a str,
+        version: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.count("delete");
+        self.store.delete(name, version)
+    }
+
+    fn watch<'a>(
+        &'a self,
+        name: &'a str,
+        version: &'a str,
+    ) -> BoxFuture<'a, Result<Changes, StoreError>> {
+        self.count("watch");
+        self.store.watch(name, version)
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<(Vec<Lease>, String), StoreError>> {
+        self.count("list");
+        self.store.list()
+    }
+
+    fn follow<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<FleetChanges, StoreError>> {
+        self.count("watch");
+        self.store.follow(version)
+    }
+}

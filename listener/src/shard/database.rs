@@ -1,0 +1,225 @@
+//! Leases as rows of the database, for processes that have no cluster around them. This module
+//! owns `observer.lease`.
+//!
+//! A row holds a Lease as Kubernetes writes it, so that all else is the same in both places. Changes
+//! are looked for a few times a second.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{StreamExt as _, stream};
+use k8s_openapi::api::coordination::v1::Lease;
+use lease::{Change, Changes, FleetChanges, Store, StoreError};
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row};
+
+/// Between two looks for changes.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Versions of a listener's Leases by their names.
+type Versions = BTreeMap<String, i64>;
+
+/// The Leases of one listener.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    pool: PgPool,
+    listener: Arc<str>,
+    /// As they were seen last by those who list and follow.
+    known: Arc<Mutex<Versions>>,
+}
+
+impl Rows {
+    /// Those of a listener, by its identity.
+    #[must_use]
+    pub fn new(pool: PgPool, listener: &str) -> Self {
+        Self {
+            pool,
+            listener: Arc::from(listener),
+            known: Arc::default(),
+        }
+    }
+
+    async fn one(&self, name: &str) -> Result<Option<Lease>, StoreError> {
+        let row = sqlx::query(
+            "select name, version, lease::text from observer.lease where listener = $1 and name = $2",
+        )
+        .bind(&*self.listener)
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(other)?;
+        row.as_ref().map(read).transpose()
+    }
+
+    async fn all(&self) -> Result<Vec<Lease>, StoreError> {
+        let rows = sqlx::query(
+            "select name, version, lease::text from observer.lease where listener = $1 order by name",
+        )
+        .bind(&*self.listener)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(other)?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Takes note of all Leases, and gives what has changed since the last time.
+    fn changes(&self, leases: Vec<Lease>) -> Vec<Change> {
+        let now: Versions = leases.iter().map(|lease| (name(lease), version(lease))).collect();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = known.keys().filter(|name| !now.contains_key(*name));
+        let gone: Vec<Change> = gone.cloned().map(Change::Gone).collect();
+        let new = leases
+            .into_iter()
+            .filter(|lease| known.get(&name(lease)) != Some(&version(lease)));
+        let changes = gone.into_iter().chain(new.map(Change::Put)).collect();
+        *known = now;
+        changes
+    }
+}
+
+impl Store for Rows {
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
+        Box::pin(self.one(name))
+    }
+
+    fn create<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Lease, StoreError>> {
+        Box::pin(async move {
+            let row = sqlx::query(
+                "insert into observer.lease (listener, name, lease) values ($1, $2, $3::json)
+                 on conflict do nothing returning name, version, lease::text",
+            )
+            .bind(&*self.listener)
+            .bind(name(lease))
+            .bind(text(lease)?)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(other)?;
+            read(&row.ok_or(StoreError::Conflict)?)
+        })
+    }
+
+    fn replace<'a>(
+        &'a self,
+        name: &'a str,
+        lease: &'a Lease,
+    ) -> BoxFuture<'a, Result<Lease, StoreError>> {
+        Box::pin(async move {
+            let row = sqlx::query(
+                "update observer.lease set lease = $4::json, version = nextval('observer.lease_version')
+                 where listener = $1 and name = $2 and version = $3
+                 returning name, version, lease::text",
+            )
+            .bind(&*self.listener)
+            .bind(name)
+            .bind(version(lease))
+            .bind(text(lease)?)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(other)?;
+            match row {
+                Some(row) => read(&row),
+                None if self.one(name).await?.is_some() => Err(StoreError::Conflict),
+                None => Err(StoreError::Missing),
+            }
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        name: &'a str,
+        version: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let deleted = sqlx::query(
+                "delete from observer.lease where listener = $1 and name = $2 and version::text = $3",
+            )
+            .bind(&*self.listener)
+            .bind(name)
+            .bind(version)
+            .execute(&self.pool)
+            .await
+            .map_err(other)?;
+            match deleted.rows_affected() {
+                0 if self.one(name).await?.is_some() => Err(StoreError::Conflict),
+                0 => Err(StoreError::Missing),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        name: &'a str,
+        version: &'a str,
+    ) -> BoxFuture<'a, Result<Changes, StoreError>> {
+        let (rows, name) = (self.clone(), name.to_owned());
+        let seen = version.parse::<i64>().ok();
+        Box::pin(async move {
+            let looks = stream::unfold((rows, name, seen), |(rows, name, seen)| async move {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let found = rows.one(&name).await;
+                let now = match &found {
+                    Ok(lease) => lease.as_ref().map(self::version),
+                    Err(_) => seen,
+                };
+                let news = found.map(|lease| (now != seen).then_some(lease));
+                Some((news.transpose(), (rows, name, now)))
+            });
+            Ok(looks.filter_map(std::future::ready).boxed())
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<(Vec<Lease>, String), StoreError>> {
+        Box::pin(async move {
+            let leases = self.all().await?;
+            let _known_now = self.changes(leases.clone());
+            Ok((leases, String::new()))
+        })
+    }
+
+    /// From the last list on, or from where the last one that followed has come.
+    fn follow<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<FleetChanges, StoreError>> {
+        let rows = self.clone();
+        Box::pin(async move {
+            let looks = stream::unfold(rows, |rows| async move {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let changes = match rows.all().await {
+                    Ok(leases) => rows.changes(leases).into_iter().map(Ok).collect(),
+                    Err(error) => vec![Err(error)],
+                };
+                Some((stream::iter(changes), rows))
+            });
+            Ok(looks.flatten().boxed())
+        })
+    }
+}
+
+fn name(lease: &Lease) -> String {
+    lease.metadata.name.clone().unwrap_or_default()
+}
+
+/// No row has version 0.
+fn version(lease: &Lease) -> i64 {
+    let version = lease.metadata.resource_version.as_deref();
+    version.and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+fn text(lease: &Lease) -> Result<String, StoreError> {
+    serde_json::to_string(lease).map_err(|error| StoreError::Other(error.into()))
+}
+
+fn read(row: &PgRow) -> Result<Lease, StoreError> {
+    let version: i64 = row.try_get(1).map_err(other)?;
+    let text: &str = row.try_get(2).map_err(other)?;
+    let mut lease: Lease =
+        serde_json::from_str(text).map_err(|error| StoreError::Other(error.into()))?;
+    lease.metadata.name = Some(row.try_get(0).map_err(other)?);
+    lease.metadata.resource_version = Some(version.to_string());
+    Ok(lease)
+}
+
+fn other(error: sqlx::Error) -> StoreError {
+    StoreError::Other(error.into())
+}
