@@ -103,7 +103,7 @@ impl Path {
         let none = BTreeSet::new();
         let missing = |(key, last): (&String, &i64)| {
             let arrived = self.changes.get(key).unwrap_or(&none);
-            let arrived = arrived.range(1..=*last).count();
+            let arrived = arrived.range(..=*last).count();
             last - i64::try_from(arrived).unwrap_or(i64::MAX)
         };
         committed.iter().map(missing).sum()
