@@ -35,7 +35,9 @@ async fn made(room: &Room) -> Result<Vec<String>> {
             "name",
         ])
         .await?;
-    let names = list.lines().filter(|name| name.contains("/shop-listener"));
+    let names = list
+        .lines()
+        .filter(|name| name.contains("/shop-listener") || name.contains("/shop-shard-"));
     Ok(names.map(str::to_owned).collect())
 }
 
