@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Options;
 use super::core::{Action, Event, Refusal};
-use super::name::{Fact, Id, LABEL, LEAVING, MEMBER, Name, SHARD};
+use super::name::{Fact, Id, LABEL, MEMBER, Name, SHARD, SHARDS};
 use crate::identity::Identity;
 use crate::record::{Claim, given_up};
 use crate::store::StoreError;
@@ -98,9 +98,9 @@ impl Book {
                 name,
                 over,
                 holder,
-                leaving,
+                takes,
             } => {
-                let call = self.write(&name, over, holder, leaving);
+                let call = self.write(&name, over, holder, takes);
                 (name, call)
             }
             Action::Delete(name, version) => {
@@ -132,7 +132,7 @@ impl Book {
         name: &Name,
         over: Option<u64>,
         holder: Option<Id>,
-        leaving: bool,
+        takes: u16,
     ) -> BoxFuture<'static, Result<Option<Lease>, StoreError>> {
         let seen = match over {
             None => None,
@@ -146,11 +146,11 @@ impl Book {
             (None, Some(seen)) => given_up(seen),
             (None, None) => return futures::future::ready(Err(StoreError::Missing)).boxed(),
         };
-        if leaving {
+        if let (Name::Member(_), 1..) = (name, takes) {
             let annotations = lease.metadata.annotations.get_or_insert_default();
-            annotations.insert(LEAVING.to_owned(), "true".to_owned());
+            annotations.insert(SHARDS.to_owned(), takes.to_string());
         } else if let Some(annotations) = &mut lease.metadata.annotations {
-            annotations.remove(LEAVING);
+            annotations.remove(SHARDS);
         }
         let (store, text, replaces) = (self.options.store.clone(), self.text(name), seen.is_some());
         let call = async move {

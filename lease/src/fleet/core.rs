@@ -100,7 +100,8 @@ pub(crate) enum Action {
         name: Name,
         over: Option<u64>,
         holder: Option<Id>,
-        leaving: bool,
+        /// Of how many shards the member takes its share.
+        takes: u16,
     },
     Delete(Name, u64),
     Look(Name),
@@ -154,12 +155,14 @@ pub(crate) struct Core {
     /// Conflicts since the last write that succeeded.
     conflicts: u32,
     holds: BTreeMap<Place, Holding>,
-    /// Shards whose holds were dropped in order to be given up.
+    /// Shards that were given up, or are to be, as far as the changes have not shown it.
     relinquished: BTreeSet<Place>,
     cooldowns: BTreeMap<Place, Cooldown>,
     /// What was handed over last, to whom, and when it was given up.
     moved: Option<(Place, Instant)>,
     link: Link,
+    /// Of how many shards this process has told last that it takes its share.
+    told: u16,
     planners: Arc<BTreeSet<Id>>,
     members: usize,
     calm_since: Instant,
@@ -191,6 +194,7 @@ impl Core {
             cooldowns: BTreeMap::new(),
             moved: None,
             link: Link::new(now),
+            told: 0,
             planners: Arc::default(),
             members: 0,
             calm_since: now,
@@ -344,9 +348,16 @@ impl Core {
     }
 
     fn write(&mut self, name: Name, kind: Kind, holder: Option<Id>, now: Instant) {
+        let takes = match kind {
+            Kind::Renew => self.takes(),
+            _ => 0,
+        };
+        if kind == Kind::Renew {
+            self.told = takes;
+        }
         let action = Action::Write {
             over: self.view.get(&name).map(|seen| seen.fact.version),
-            leaving: kind == Kind::Renew && self.stopping.is_some(),
+            takes,
             name: name.clone(),
             holder,
         };

@@ -13,8 +13,9 @@ pub(crate) const LABEL: &str = "observers.fraiseql.dev/lease";
 pub(crate) const MEMBER: &str = "member";
 /// Its value on the Lease that says whose a shard is.
 pub(crate) const SHARD: &str = "shard";
-/// The annotation of a member that takes on nothing any more.
-pub(crate) const LEAVING: &str = "observers.fraiseql.dev/leaving";
+/// The annotation of a member that tells of how many shards it takes its share. Without it, the
+/// member takes on nothing: it is about to end.
+pub(crate) const SHARDS: &str = "observers.fraiseql.dev/shards";
 
 /// An identity or the name of a pod.
 pub(crate) type Id = Arc<str>;
@@ -46,8 +47,8 @@ pub(crate) struct Fact {
     pub(crate) holder: Option<Id>,
     /// How long its holder wants others to wait, as it wrote it.
     pub(crate) wait: Duration,
-    /// Whether the member takes on nothing any more.
-    pub(crate) leaving: bool,
+    /// Of how many shards the member takes its share; none where it takes on nothing.
+    pub(crate) takes: u16,
 }
 
 impl Name {
@@ -91,13 +92,14 @@ impl Fact {
             version: record.version.parse().ok()?,
             holder: record.holder.map(Id::from),
             wait: record.duration,
-            leaving: lease
-                .metadata
-                .annotations
-                .as_ref()
-                .is_some_and(|annotations| annotations.contains_key(LEAVING)),
+            takes: takes(lease).unwrap_or_default(),
         })
     }
+}
+
+fn takes(lease: &Lease) -> Option<u16> {
+    let annotations = lease.metadata.annotations.as_ref()?;
+    annotations.get(SHARDS)?.parse().ok()
 }
 
 /// The pod that a process with this identity runs in.

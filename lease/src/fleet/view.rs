@@ -170,7 +170,7 @@ impl View {
             Some(seen) => {
                 matches!(name, Name::Member(_))
                     && seen.fact.holder == fact.holder
-                    && seen.fact.leaving == fact.leaving
+                    && seen.fact.takes == fact.takes
             }
             None => false,
         };

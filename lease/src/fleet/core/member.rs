@@ -1,5 +1,6 @@
 //! This process's own Lease: taking it, renewing it, losing it, and giving it up at the end.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -25,8 +26,6 @@ pub(super) struct Term {
 pub(super) struct Stopping {
     /// Since when no work is under way.
     quiet_since: Option<Instant>,
-    /// Whether it was tried to tell the others, so that they plan nothing for this process.
-    told: bool,
 }
 
 impl Core {
@@ -36,6 +35,14 @@ impl Core {
 
     pub(super) fn is_mine(&self, name: &Name) -> bool {
         matches!(name, Name::Member(pod) if *pod == self.settings.pod)
+    }
+
+    /// Of how many shards this process takes its share.
+    pub(super) fn takes(&self) -> u16 {
+        match self.stopping {
+            Some(_) => 0,
+            None => self.wanted,
+        }
     }
 
     /// The identity of this process while it is a member.
@@ -102,13 +109,12 @@ impl Core {
             return;
         };
         self.wake_at(term.until);
-        // Only while there is work that others are to take over is it worth telling them.
-        let tell = !self.holds.is_empty() && self.stopping.is_some_and(|stop| !stop.told);
+        // The others plan nothing for a member that would not take it. At the end, it is worth
+        // telling them only while there is work for them to take over.
+        let quiet = self.stopping.is_some() && self.holds.is_empty();
+        let tell = self.told != self.takes() && !quiet;
         let late = now >= term.renew_at;
         if may && (late || tell) {
-            if let Some(stop) = &mut self.stopping {
-                stop.told = true;
-            }
             self.write(name, Kind::Renew, Some(self.me.clone()), now);
         } else if !late {
             self.wake_at(term.renew_at);
@@ -129,25 +135,27 @@ impl Core {
 
     /// Who takes part, and since when they have been the same.
     pub(super) fn take_census(&mut self, now: Instant) {
-        let holders: Vec<(Id, u64, bool)> = self
+        let holders: Vec<(Id, u64, u16)> = self
             .view
             .members
             .values()
             .filter_map(|seen| {
                 let holder = seen.fact.holder.clone()?;
-                Some((holder, seen.fact.version, seen.fact.leaving))
+                Some((holder, seen.fact.version, seen.fact.takes))
             })
             .collect();
-        let mut planners = std::collections::BTreeSet::new();
+        let mut planners = BTreeSet::new();
         self.members = 0;
-        for (holder, version, leaving) in holders {
-            if !matches!(self.life(&holder, version, now), Life::Lives(_)) {
+        for (holder, version, takes) in holders {
+            let me = holder == self.me;
+            if me && self.term.is_none()
+                || !matches!(self.life(&holder, version, now), Life::Lives(_))
+            {
                 continue;
             }
-            let candidate = holder == self.me && self.term.is_none();
-            self.members += usize::from(!candidate);
-            let leaving = leaving || holder == self.me && self.stopping.is_some();
-            if !leaving && !candidate {
+            self.members += 1;
+            let takes = if me { self.takes() } else { takes };
+            if takes == self.wanted {
                 planners.insert(holder);
             }
         }

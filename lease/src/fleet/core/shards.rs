@@ -179,6 +179,8 @@ impl Core {
     fn give_up(&mut self, place: Place, now: Instant) {
         let name = Name::Shard(place);
         if self.may_call(&name, now) {
+            // Even if it is not answered, others may see it as free from now on.
+            self.relinquished.insert(place);
             self.moved = Some((place, now));
             self.write(name, Kind::GiveUp, None, now);
         }

@@ -5,7 +5,7 @@ fn fact(version: u64, holder: Option<&str>) -> Fact {
         version,
         holder: holder.map(Id::from),
         wait: Duration::from_secs(15),
-        leaving: false,
+        takes: 4,
     }
 }
 

@@ -1,0 +1,101 @@
+//! Postgres in the simulation: an epoch for each shard and a position for each key, as the
+//! checkpoints have it; and the log, which knows what was handled and in which order.
+
+use std::collections::BTreeMap;
+
+use super::super::name::Place;
+
+pub(super) const KEYS: usize = 24;
+
+/// Where the keys of a shard stand.
+pub(super) type Positions = BTreeMap<usize, u64>;
+
+/// The shard of a key.
+pub(super) fn is_of(key: usize, place: Place) -> bool {
+    key.wrapping_mul(2_654_435_761) % usize::from(place.of) == usize::from(place.shard)
+}
+
+#[derive(Default)]
+pub(super) struct Database {
+    layout: u16,
+    epochs: BTreeMap<u16, u64>,
+    last_epoch: u64,
+    saved: [u64; KEYS],
+    savers: BTreeMap<u64, (usize, u64)>,
+    progress: BTreeMap<u64, u64>,
+    pub(super) layouts: u32,
+    pub(super) refusals: u32,
+}
+
+impl Database {
+    pub(super) fn claim(&mut self, place: Place) -> (u64, Positions) {
+        if self.layout != place.of {
+            self.layout = place.of;
+            self.layouts += 1;
+            self.epochs = (0..place.of).map(|shard| (shard, self.last_epoch + 1)).collect();
+        }
+        self.last_epoch += 2;
+        self.epochs.insert(place.shard, self.last_epoch);
+        let keys = (0..KEYS).filter(|key| is_of(*key, place));
+        (self.last_epoch, keys.map(|key| (key, self.saved[key])).collect())
+    }
+
+    /// Whether it was accepted.
+    pub(super) fn save(
+        &mut self,
+        place: Place,
+        epoch: u64,
+        who: (usize, u64),
+        positions: &Positions,
+    ) -> Result<bool, String> {
+        if self.layout != place.of || self.epochs.get(&place.shard) != Some(&epoch) {
+            self.refusals += 1;
+            return Ok(false);
+        }
+        let saver = *self.savers.entry(epoch).or_insert(who);
+        if saver != who {
+            return Err(format!("{saver:?} and {who:?} both save in epoch {epoch}"));
+        }
+        // A save moves forward only: one that was overtaken by a later one of its epoch does nothing.
+        let progress: u64 = positions.values().sum();
+        let before = self.progress.entry(epoch).or_insert(progress);
+        if progress < *before {
+            return Ok(true);
+        }
+        *before = progress;
+        for (key, position) in positions {
+            if *position < self.saved[*key] {
+                return Err(format!("the position of key {key} goes back"));
+            }
+            self.saved[*key] = *position;
+        }
+        Ok(true)
+    }
+
+    pub(super) fn is_saved(&self, log: &Log) -> bool {
+        self.saved == log.written
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Log {
+    pub(super) written: [u64; KEYS],
+    /// How many events of each key have been handled at least once.
+    handled: [u64; KEYS],
+    pub(super) repeats: u64,
+}
+
+impl Log {
+    pub(super) fn handle(&mut self, key: usize, event: u64) -> Result<(), String> {
+        if event > self.handled[key] {
+            return Err(format!("event {event} of key {key} is handled too early"));
+        }
+        self.repeats += u64::from(event < self.handled[key]);
+        self.handled[key] = self.handled[key].max(event + 1);
+        Ok(())
+    }
+
+    pub(super) fn is_handled(&self) -> bool {
+        self.handled == self.written
+    }
+}

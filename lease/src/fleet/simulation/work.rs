@@ -1,0 +1,211 @@
+//! What a process does with the shards it is handed: it claims their epochs, handles the events
+//! of their keys in order, saves now and then, and lets go.
+
+use super::super::core::Event;
+use super::super::name::Place;
+use super::database::{Positions, is_of};
+use super::world::{Happening, Micros, PROCESSES, SECOND, World};
+
+/// Between two steps of work, at least.
+const STEP: Micros = SECOND / 2;
+/// How long a worker that is to leave tries to save.
+const DRAIN: Micros = 5 * SECOND;
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    id: u64,
+    epoch: Option<u64>,
+    positions: Positions,
+    leaving_since: Option<Micros>,
+    pub(super) lost: bool,
+    /// Whether the last save has everything in it.
+    is_saving: bool,
+}
+
+impl World {
+    pub(super) fn begin(&mut self, p: usize, place: Place) {
+        let id = self.number();
+        self.began += 1;
+        if !self.meddles {
+            self.check_alone(p, place);
+        }
+        let worker = Worker {
+            id,
+            epoch: None,
+            positions: Positions::new(),
+            leaving_since: None,
+            lost: false,
+            is_saving: false,
+        };
+        if self.processes[p].workers.insert(place, worker).is_some() {
+            self.broken = Some(format!("{place:?} is handed out to {p} twice"));
+        }
+        self.after(0, p, Happening::Step(place, id));
+    }
+
+    /// Nobody else may hold any of the keys at this moment.
+    fn check_alone(&mut self, p: usize, place: Place) {
+        for q in 0..PROCESSES {
+            let now = self.local(q);
+            let other = &self.processes[q];
+            if q == p || other.until.is_none_or(|until| now >= until) {
+                continue;
+            }
+            let overlaps = |held: &Place| *held == place || held.of != place.of;
+            let mut held = other.workers.iter().filter(|(_, worker)| !worker.lost);
+            if let Some((held, _)) = held.find(|(held, _)| overlaps(held)) {
+                self.broken = Some(format!("{p} begins {place:?} while {q} has {held:?}"));
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self, p: usize, place: Place) {
+        let now = self.now;
+        if let Some(worker) = self.processes[p].workers.get_mut(&place) {
+            worker.leaving_since.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn lost(&mut self, p: usize, place: Place) {
+        if let Some(worker) = self.processes[p].workers.get_mut(&place) {
+            worker.lost = true;
+        }
+    }
+
+    fn let_go(&mut self, p: usize, place: Place) {
+        self.processes[p].workers.remove(&place);
+        self.tell(p, Event::Dropped(place));
+    }
+
+    pub(super) fn step(&mut self, p: usize, place: Place, id: u64) -> Result<(), String> {
+        let wait = STEP + self.random.random_range(0..STEP);
+        // The timer of the membership comes first.
+        let now = self.local(p);
+        let ended = self.processes[p].until.is_none_or(|until| now >= until);
+        let Some(worker) = self.processes[p].workers.get_mut(&place) else {
+            return Ok(());
+        };
+        if worker.id != id {
+            return Ok(());
+        }
+        if worker.lost || ended {
+            // It takes a while for what was in flight to be dropped.
+            if !self.calm() && self.random.random_bool(0.5) {
+                self.after(wait, p, Happening::Step(place, id));
+            } else if self.processes[p].workers.get(&place).is_some_and(|w| w.lost) {
+                self.let_go(p, place);
+            } else {
+                self.after(wait, p, Happening::Step(place, id));
+            }
+            return Ok(());
+        }
+        let Some(epoch) = worker.epoch else {
+            if worker.leaving_since.is_some() {
+                self.let_go(p, place);
+            } else {
+                let latency = self.latency();
+                self.after(latency, p, Happening::DatabaseClaim(place, id));
+                self.after(wait.max(2 * latency), p, Happening::Step(place, id));
+            }
+            return Ok(());
+        };
+        let leaving_since = worker.leaving_since;
+        if leaving_since.is_none() {
+            self.handle_some(p, place)?;
+        }
+        if leaving_since.is_some_and(|since| self.now > since + DRAIN) {
+            self.let_go(p, place);
+            return Ok(());
+        }
+        if leaving_since.is_some() || self.random.random_bool(0.4) {
+            let worker = self.processes[p].workers.get_mut(&place).unwrap();
+            worker.is_saving = leaving_since.is_some();
+            let positions = worker.positions.clone();
+            let latency = self.latency();
+            self.after(latency, p, Happening::DatabaseSave(place, id, epoch, positions));
+        }
+        // Sometimes a worker gives up by itself.
+        if self.chance(0.002) {
+            self.let_go(p, place);
+            return Ok(());
+        }
+        self.after(wait, p, Happening::Step(place, id));
+        Ok(())
+    }
+
+    fn handle_some(&mut self, p: usize, place: Place) -> Result<(), String> {
+        let worker = self.processes[p].workers.get_mut(&place).unwrap();
+        for (key, position) in &mut worker.positions {
+            assert!(is_of(*key, place), "a key of another shard");
+            for _ in 0..3 {
+                if *position < self.log.written[*key] {
+                    self.log.handle(*key, *position)?;
+                    *position += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_cut_off(&mut self, p: usize) -> bool {
+        self.processes[p].cut_from_database || self.chance(0.02)
+    }
+
+    pub(super) fn land_claim(&mut self, p: usize, life: u64, place: Place, id: u64) {
+        if self.is_cut_off(p) {
+            return;
+        }
+        let (epoch, positions) = self.database.claim(place);
+        if life == self.processes[p].life {
+            let latency = self.latency();
+            self.after(latency, p, Happening::Claimed(place, id, epoch, positions));
+        }
+    }
+
+    pub(super) fn claimed(
+        &mut self,
+        p: usize,
+        place: Place,
+        id: u64,
+        epoch: u64,
+        positions: Positions,
+    ) {
+        if let Some(worker) = self.processes[p].workers.get_mut(&place)
+            && worker.id == id
+            && worker.epoch.is_none_or(|before| before < epoch)
+        {
+            (worker.epoch, worker.positions) = (Some(epoch), positions);
+        }
+    }
+
+    pub(super) fn land_save(
+        &mut self,
+        p: usize,
+        life: u64,
+        place: Place,
+        (id, epoch): (u64, u64),
+        positions: &Positions,
+    ) -> Result<(), String> {
+        if self.is_cut_off(p) {
+            return Ok(());
+        }
+        let accepted = self.database.save(place, epoch, (p, life), positions)?;
+        if life == self.processes[p].life {
+            let latency = self.latency();
+            self.after(latency, p, Happening::Saved(place, id, accepted));
+        }
+        Ok(())
+    }
+
+    pub(super) fn saved(&mut self, p: usize, place: Place, id: u64, accepted: bool) {
+        let worker = self.processes[p].workers.get(&place);
+        let Some(worker) = worker.filter(|worker| worker.id == id) else {
+            return;
+        };
+        if !accepted || worker.leaving_since.is_some() && worker.is_saving {
+            self.let_go(p, place);
+        }
+    }
+}
+
+use rand::RngExt as _;

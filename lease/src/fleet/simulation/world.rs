@@ -1,0 +1,571 @@
+//! True time, the processes and their clocks, what travels between them, and what goes wrong.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::Instant;
+
+use super::super::core::{Action, Breach, Core, Event, Refusal, Settings};
+use super::super::name::{Fact, Id, Name, Place, pod_of};
+use super::database::{Database, KEYS, Log, Positions};
+use super::server::{News, Request, Server};
+use super::work::Worker;
+use crate::timing::Timing;
+
+/// Microseconds of true time.
+pub(super) type Micros = u64;
+
+pub(super) const SECOND: Micros = 1_000_000;
+pub(super) const PROCESSES: usize = 5;
+/// How long things go wrong, and how long they may take to come right afterwards.
+pub(super) const TROUBLE: Micros = 120 * SECOND;
+pub(super) const CALM: Micros = 120 * SECOND;
+
+#[derive(Debug)]
+pub(super) enum Happening {
+    Wake(u64),
+    /// A call comes to the API server, which knows no processes.
+    Lands(u64, Request),
+    Answered(u64, Name, Result<Option<Fact>, Refusal>),
+    ListLands(u64),
+    Listed(u64, Result<(Vec<(Name, Fact)>, u64), Breach>),
+    FollowLands(u64, u64),
+    Followed(u64, Result<(), Breach>),
+    News(u64, News),
+    Unfollowed(u64, Option<Breach>),
+    /// Processes learn of the number of shards at different times.
+    Wanted(u64, u16),
+    Step(Place, u64),
+    Claimed(Place, u64, u64, Positions),
+    Saved(Place, u64, bool),
+    DatabaseClaim(Place, u64),
+    DatabaseSave(Place, u64, u64, Positions),
+    Start,
+    Fault,
+    Write,
+    Check,
+}
+
+pub(super) struct Process {
+    pub(super) core: Option<Core>,
+    /// Counts the lives of this place in the fleet.
+    pub(super) life: u64,
+    pod: String,
+    rate: f64,
+    offset: f64,
+    paused_until: Micros,
+    pub(super) cut_from_server: bool,
+    pub(super) cut_from_database: bool,
+    wake: u64,
+    asking: BTreeMap<u64, Name>,
+    opening: u64,
+    watch: Option<Watch>,
+    told: u64,
+    /// Until when its membership lasts, by its own clock.
+    pub(super) until: Option<Instant>,
+    pub(super) workers: BTreeMap<Place, Worker>,
+}
+
+struct Watch {
+    id: u64,
+    /// What follows comes later.
+    last: Micros,
+    dead: bool,
+}
+
+pub(super) struct World {
+    pub(super) random: StdRng,
+    pub(super) timing: Timing,
+    epoch: Instant,
+    pub(super) now: Micros,
+    order: u64,
+    events: BinaryHeap<Reverse<Due>>,
+    pub(super) processes: Vec<Process>,
+    pub(super) server: Server,
+    pub(super) down_until: Micros,
+    pub(super) database: Database,
+    pub(super) log: Log,
+    pub(super) wanted: u16,
+    /// Whether Leases are deleted by others, which only the epochs protect against.
+    pub(super) meddles: bool,
+    pub(super) began: u64,
+    pub(super) settled_at: Option<Micros>,
+    pub(super) broken: Option<String>,
+    /// Whether all that happens is printed.
+    pub(super) traces: bool,
+}
+
+struct Due {
+    at: Micros,
+    order: u64,
+    process: usize,
+    life: u64,
+    what: Happening,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64, rates: std::ops::Range<f64>) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let processes = (0..PROCESSES)
+            .map(|n| Process {
+                core: None,
+                life: 0,
+                pod: format!("p{n}"),
+                rate: random.random_range(rates.clone()),
+                offset: random.random_range(0.0..1e6),
+                paused_until: 0,
+                cut_from_server: false,
+                cut_from_database: false,
+                wake: 0,
+                asking: BTreeMap::new(),
+                opening: 0,
+                watch: None,
+                told: 0,
+                until: None,
+                workers: BTreeMap::new(),
+            })
+            .collect();
+        let mut world = Self {
+            meddles: random.random_bool(0.3),
+            random,
+            timing: Timing::default(),
+            epoch: Instant::now(),
+            now: 0,
+            order: 0,
+            events: BinaryHeap::new(),
+            processes,
+            server: Server::default(),
+            down_until: 0,
+            database: Database::default(),
+            log: Log::default(),
+            wanted: 16,
+            began: 0,
+            settled_at: None,
+            broken: None,
+            traces: false,
+        };
+        for p in 0..PROCESSES {
+            let wait = world.random.random_range(0..5 * SECOND);
+            world.after(wait, p, Happening::Start);
+        }
+        for what in [Happening::Fault, Happening::Write, Happening::Check] {
+            world.after(0, PROCESSES, what);
+        }
+        world
+    }
+
+    pub(super) fn after(&mut self, wait: Micros, process: usize, what: Happening) {
+        self.order += 1;
+        let life = self.processes.get(process).map_or(0, |process| process.life);
+        self.events.push(Reverse(Due {
+            at: self.now + wait,
+            order: self.order,
+            process,
+            life,
+            what,
+        }));
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    pub(super) fn local(&self, p: usize) -> Instant {
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let elapsed = self.now as f64 / 1e6 * self.processes[p].rate;
+        self.epoch + Duration::from_secs_f64(elapsed + self.processes[p].offset)
+    }
+
+    /// A local time span in true time.
+    pub(super) fn span(&self, p: usize, local: Duration) -> Micros {
+        let micros = local.div_f64(self.processes[p].rate).as_micros();
+        Micros::try_from(micros).unwrap() + 1
+    }
+
+    pub(super) fn calm(&self) -> bool {
+        self.now > TROUBLE
+    }
+
+    pub(super) fn latency(&mut self) -> Micros {
+        if self.calm() || self.random.random_bool(0.85) {
+            self.random.random_range(1_000..50_000)
+        } else {
+            // Long after the caller has given up on it, too.
+            self.random.random_range(0..10 * SECOND)
+        }
+    }
+
+    pub(super) fn chance(&mut self, share: f64) -> bool {
+        !self.calm() && self.random.random_bool(share)
+    }
+
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        while let Some(Reverse(due)) = self.events.pop() {
+            self.now = due.at;
+            if self.now > TROUBLE + CALM {
+                break;
+            }
+            self.take(due)?;
+            if let Some(broken) = self.broken.take() {
+                return Err(format!("at {} ms: {broken}", self.now / 1000));
+            }
+        }
+        self.settled_at.map(|_| ()).ok_or_else(|| format!("not settled: {}", self.describe()))
+    }
+
+    fn take(&mut self, due: Due) -> Result<(), String> {
+        match due.what {
+            Happening::Lands(id, request) => self.land(due.process, due.life, id, request),
+            Happening::ListLands(id) => self.land_list(due.process, due.life, id),
+            Happening::FollowLands(id, version) => {
+                self.land_follow(due.process, due.life, id, version);
+            }
+            Happening::DatabaseClaim(place, id) => {
+                self.land_claim(due.process, due.life, place, id);
+            }
+            Happening::DatabaseSave(place, id, epoch, positions) => {
+                self.land_save(due.process, due.life, place, (id, epoch), &positions)?;
+            }
+            Happening::Fault => self.fault(),
+            Happening::Write => {
+                let key = self.random.random_range(0..KEYS);
+                if !self.calm() {
+                    self.log.written[key] += 1;
+                    self.after(SECOND / 2, PROCESSES, Happening::Write);
+                }
+            }
+            Happening::Check => {
+                if self.settled_at.is_none() && self.calm() && self.is_settled() {
+                    self.settled_at = Some(self.now);
+                } else if self.settled_at.is_some() && !self.is_settled() {
+                    return Err(format!("did not stay settled: {}", self.describe()));
+                }
+                self.after(SECOND / 2, PROCESSES, Happening::Check);
+            }
+            what => {
+                let process = &self.processes[due.process];
+                if process.life != due.life {
+                    return Ok(());
+                }
+                if process.paused_until > self.now {
+                    let wait = process.paused_until - self.now;
+                    self.after(wait, due.process, what);
+                } else {
+                    self.happen(due.process, what)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, p: usize, what: Happening) -> Result<(), String> {
+        match what {
+            Happening::Start => self.start(p),
+            Happening::Wake(wake) if self.processes[p].wake == wake => self.tell(p, Event::Woken),
+            Happening::Answered(id, name, result) => {
+                if self.processes[p].asking.remove(&id).is_some() {
+                    self.tell(p, Event::Answered(name, result));
+                }
+            }
+            Happening::Listed(id, result) if self.processes[p].opening == id => {
+                self.processes[p].opening = 0;
+                self.tell(p, match result {
+                    Ok((facts, version)) => Event::Listed(facts, version),
+                    Err(breach) => Event::NotListed(breach),
+                });
+            }
+            Happening::Followed(id, result) if self.processes[p].opening == id => {
+                self.processes[p].opening = 0;
+                let event = match result {
+                    Ok(()) => Event::Following,
+                    Err(breach) => {
+                        self.processes[p].watch = None;
+                        Event::Ended(Some(breach))
+                    }
+                };
+                self.tell(p, event);
+            }
+            Happening::News(id, (name, fact)) if self.is_watching(p, id) => {
+                self.tell(p, match fact {
+                    Some(fact) => Event::Changed(name, fact),
+                    None => Event::Gone(name),
+                });
+            }
+            Happening::Unfollowed(id, breach) if self.is_watching(p, id) => {
+                self.processes[p].watch = None;
+                self.tell(p, Event::Ended(breach));
+            }
+            Happening::Wanted(change, shards) if change >= self.processes[p].told => {
+                self.processes[p].told = change;
+                self.tell(p, Event::Wanted(shards));
+            }
+            Happening::Step(place, id) => self.step(p, place, id)?,
+            Happening::Claimed(place, id, epoch, positions) => {
+                self.claimed(p, place, id, epoch, positions);
+            }
+            Happening::Saved(place, id, accepted) => self.saved(p, place, id, accepted),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn is_watching(&self, p: usize, id: u64) -> bool {
+        self.processes[p].watch.as_ref().is_some_and(|watch| watch.id == id)
+    }
+
+    fn start(&mut self, p: usize) {
+        let now = self.local(p);
+        let seed = self.random.random();
+        let mut random = StdRng::seed_from_u64(seed);
+        let process = &mut self.processes[p];
+        if process.core.is_some() {
+            return;
+        }
+        let settings = Settings {
+            pod: process.pod.as_str().into(),
+            uid: "uid".to_owned(),
+            timing: self.timing,
+            dead: std::sync::Arc::new(|_| false),
+            random: Box::new(move || random.random()),
+        };
+        process.core = Some(Core::new(settings, self.wanted, now));
+        self.tell(p, Event::Woken);
+    }
+
+    /// Ends a process, without a word.
+    pub(super) fn kill(&mut self, p: usize) {
+        let down = self.random.random_range(0..15 * SECOND);
+        let renamed = self.random.random_bool(0.5);
+        let process = &mut self.processes[p];
+        process.life += 1;
+        if renamed {
+            process.pod = format!("p{p}-{}", process.life);
+        }
+        process.core = None;
+        process.watch = None;
+        process.told = 0;
+        process.until = None;
+        process.opening = 0;
+        process.asking.clear();
+        process.workers.clear();
+        process.paused_until = 0;
+        self.after(down, p, Happening::Start);
+    }
+
+    pub(super) fn is_up(&self, p: usize) -> bool {
+        let process = &self.processes[p];
+        process.core.is_some() && process.paused_until <= self.now
+    }
+
+    pub(super) fn pause(&mut self, p: usize, length: Micros) {
+        self.processes[p].paused_until = self.now + length;
+    }
+
+    pub(super) fn tell(&mut self, p: usize, event: Event) {
+        let now = self.local(p);
+        let heard = self.traces.then(|| format!("{event:?}"));
+        let Some(core) = &mut self.processes[p].core else {
+            return;
+        };
+        let actions = core.handle(event, now);
+        if let Some(heard) = heard {
+            println!("{} ms, {p}: {heard} -> {actions:?}", self.now / 1000);
+        }
+        let wake = core.wake();
+        for action in actions {
+            self.act(p, action);
+        }
+        if self.processes[p].core.is_some() {
+            let id = self.number();
+            self.processes[p].wake = id;
+            let wait = self.span(p, wake.saturating_duration_since(now));
+            self.after(wait, p, Happening::Wake(id));
+        }
+    }
+
+    fn act(&mut self, p: usize, action: Action) {
+        match action {
+            Action::List => {
+                let id = self.open(p);
+                let latency = self.latency();
+                self.after(latency, p, Happening::ListLands(id));
+                let limit = self.span(p, self.timing.retry_period());
+                let late = Err(Breach::Failed("late".to_owned()));
+                self.after(limit, p, Happening::Listed(id, late));
+            }
+            Action::Follow(version) => {
+                let id = self.open(p);
+                let latency = self.latency();
+                self.after(latency, p, Happening::FollowLands(id, version));
+                let limit = self.span(p, self.timing.retry_period());
+                let late = Err(Breach::Failed("late".to_owned()));
+                self.after(limit, p, Happening::Followed(id, late));
+            }
+            Action::Write { name, over, holder, takes } => {
+                self.ask(p, Request::Write { name, over, holder, takes });
+            }
+            Action::Delete(name, version) => self.ask(p, Request::Delete(name, version)),
+            Action::Look(name) => self.ask(p, Request::Look(name)),
+            Action::Until(_, until) => self.processes[p].until = Some(until),
+            Action::LoseAll(_) => {
+                self.processes[p].until = None;
+                let places: Vec<Place> = self.processes[p].workers.keys().copied().collect();
+                for place in places {
+                    self.lost(p, place);
+                }
+            }
+            Action::Begin(place) => self.begin(p, place),
+            Action::Leave(place) => self.leave(p, place),
+            Action::Lose(place) => self.lost(p, place),
+            Action::End(_) => self.kill(p),
+        }
+    }
+
+    fn open(&mut self, p: usize) -> u64 {
+        let id = self.number();
+        self.processes[p].opening = id;
+        self.processes[p].watch = None;
+        id
+    }
+
+    fn ask(&mut self, p: usize, request: Request) {
+        let id = self.number();
+        let name = request.name().clone();
+        self.processes[p].asking.insert(id, name.clone());
+        let latency = self.latency();
+        self.after(latency, p, Happening::Lands(id, request));
+        let limit = self.span(p, self.timing.retry_period());
+        let late = Err(Refusal::Failed("late".to_owned()));
+        self.after(limit, p, Happening::Answered(id, name, late));
+    }
+
+    fn is_unreachable(&mut self, p: usize) -> bool {
+        self.now < self.down_until || self.processes[p].cut_from_server || self.chance(0.02)
+    }
+
+    fn land(&mut self, p: usize, life: u64, id: u64, request: Request) {
+        if self.is_unreachable(p) {
+            return;
+        }
+        let name = request.name().clone();
+        let before = self.server.version;
+        let result = if self.chance(0.02) {
+            Err(Refusal::Failed("500".to_owned()))
+        } else if self.chance(0.02) {
+            Err(Refusal::Conflict)
+        } else {
+            self.server.ask(request)
+        };
+        if self.server.version > before {
+            self.spread_news(before);
+        }
+        if life == self.processes[p].life && !self.chance(0.03) {
+            let latency = self.latency();
+            self.after(latency, p, Happening::Answered(id, name, result));
+        }
+    }
+
+    /// Tells all who watch what has happened since the version `before`.
+    pub(super) fn spread_news(&mut self, before: u64) {
+        for news in self.server.since(before).unwrap() {
+            for p in 0..PROCESSES {
+                self.send_news(p, news.clone());
+            }
+        }
+    }
+
+    fn send_news(&mut self, p: usize, news: News) {
+        let latency = self.latency();
+        let now = self.now;
+        let cut = self.processes[p].cut_from_server;
+        let Some(watch) = &mut self.processes[p].watch else {
+            return;
+        };
+        // What is lost on the way is followed by nothing.
+        watch.dead |= cut;
+        if watch.dead {
+            return;
+        }
+        watch.last = watch.last.max(now + latency);
+        let (id, wait) = (watch.id, watch.last - now);
+        self.after(wait, p, Happening::News(id, news));
+    }
+
+    fn land_list(&mut self, p: usize, life: u64, id: u64) {
+        if life != self.processes[p].life || self.is_unreachable(p) {
+            return;
+        }
+        let result = if self.chance(0.05) {
+            Err(Breach::Failed("500".to_owned()))
+        } else {
+            let leases = self.server.leases.clone().into_iter().collect();
+            Ok((leases, self.server.version))
+        };
+        let latency = self.latency();
+        self.after(latency, p, Happening::Listed(id, result));
+    }
+
+    fn land_follow(&mut self, p: usize, life: u64, id: u64, version: u64) {
+        if life != self.processes[p].life
+            || self.processes[p].opening != id
+            || self.is_unreachable(p)
+        {
+            return;
+        }
+        let latency = self.latency();
+        let missed = match self.server.since(version) {
+            Some(_) if self.chance(0.05) => Err(Breach::Failed("500".to_owned())),
+            Some(missed) => Ok(missed),
+            None => Err(Breach::Expired),
+        };
+        let answer = missed.as_ref().map(|_| ()).map_err(Clone::clone);
+        self.after(latency, p, Happening::Followed(id, answer));
+        let dead = self.chance(0.03);
+        if let Ok(missed) = missed {
+            self.processes[p].watch = Some(Watch {
+                id,
+                last: self.now + latency,
+                dead,
+            });
+            for news in missed {
+                self.send_news(p, news);
+            }
+        }
+    }
+
+    /// Ends a watch, or has it silently die.
+    pub(super) fn lose_watch(&mut self, p: usize, silently: bool, breach: Option<Breach>) {
+        if let Some(watch) = &mut self.processes[p].watch {
+            watch.dead = true;
+            let id = watch.id;
+            if !silently {
+                self.after(0, p, Happening::Unfollowed(id, breach));
+            }
+        }
+    }
+
+    pub(super) fn pod_of_process(&self, id: &Id) -> Option<usize> {
+        self.processes.iter().position(|process| process.pod == pod_of(id))
+    }
+}
