@@ -209,28 +209,21 @@ impl View {
 
     /// What is known of the process `id`, as a record of the version `claimed` names it.
     pub(crate) fn life(&mut self, id: &Id, claimed: u64, now: Instant) -> Life {
-        let member = self.members.get(pod_of(id));
-        let Some(seen) = member else {
+        if claimed > self.at {
+            // Its own Lease may not have been seen yet, as it came before what it has claimed.
+            return Life::Lives(now + self.duration);
+        }
+        let Some(seen) = self.members.get(pod_of(id)) else {
             let since = *self.absent.entry(id.clone()).or_insert(now);
             let until = since + self.duration;
-            return if now >= until {
-                Life::Over
-            } else {
-                Life::Lives(until)
-            };
+            return if now >= until { Life::Over } else { Life::Lives(until) };
         };
         self.absent.remove(id);
         let until = self.expiry(seen);
         if seen.fact.holder.as_ref() != Some(id) {
-            // Nobody takes a member's Lease before its holder's time is over. But the holder
-            // may have come after what was seen of the Lease.
-            return if claimed <= self.at {
-                Life::Over
-            } else {
-                Life::Lives(now + self.duration)
-            };
-        }
-        if now >= until {
+            // Nobody takes a member's Lease before its holder's time is over.
+            Life::Over
+        } else if now >= until {
             Life::Expired
         } else {
             Life::Lives(until)

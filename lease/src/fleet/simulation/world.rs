@@ -1,10 +1,10 @@
 //! True time, the processes and their clocks, what travels between them, and what goes wrong.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
@@ -23,6 +23,8 @@ pub(super) const PROCESSES: usize = 5;
 /// How long things go wrong, and how long they may take to come right afterwards.
 pub(super) const TROUBLE: Micros = 120 * SECOND;
 pub(super) const CALM: Micros = 120 * SECOND;
+/// How long all must have been as it should be.
+const STEADY: Micros = 10 * SECOND;
 
 #[derive(Debug)]
 pub(super) enum Happening {
@@ -34,7 +36,8 @@ pub(super) enum Happening {
     Listed(u64, Result<(Vec<(Name, Fact)>, u64), Breach>),
     FollowLands(u64, u64),
     Followed(u64, Result<(), Breach>),
-    News(u64, News),
+    /// The next change comes over a watch.
+    News(u64),
     Unfollowed(u64, Option<Breach>),
     /// Processes learn of the number of shards at different times.
     Wanted(u64, u16),
@@ -60,6 +63,7 @@ pub(super) struct Process {
     pub(super) cut_from_server: bool,
     pub(super) cut_from_database: bool,
     wake: u64,
+    wake_at: Option<Instant>,
     asking: BTreeMap<u64, Name>,
     opening: u64,
     watch: Option<Watch>,
@@ -73,11 +77,12 @@ struct Watch {
     id: u64,
     /// What follows comes later.
     last: Micros,
+    under_way: VecDeque<News>,
     dead: bool,
 }
 
 pub(super) struct World {
-    pub(super) random: StdRng,
+    pub(super) random: SmallRng,
     pub(super) timing: Timing,
     epoch: Instant,
     pub(super) now: Micros,
@@ -125,7 +130,7 @@ impl Ord for Due {
 
 impl World {
     pub(super) fn new(seed: u64, rates: std::ops::Range<f64>) -> Self {
-        let mut random = StdRng::seed_from_u64(seed);
+        let mut random = SmallRng::seed_from_u64(seed);
         let processes = (0..PROCESSES)
             .map(|n| Process {
                 core: None,
@@ -137,6 +142,7 @@ impl World {
                 cut_from_server: false,
                 cut_from_database: false,
                 wake: 0,
+                wake_at: None,
                 asking: BTreeMap::new(),
                 opening: 0,
                 watch: None,
@@ -223,7 +229,8 @@ impl World {
     pub(super) fn run(&mut self) -> Result<(), String> {
         while let Some(Reverse(due)) = self.events.pop() {
             self.now = due.at;
-            if self.now > TROUBLE + CALM {
+            let settled = self.settled_at.is_some_and(|at| self.now > at + STEADY);
+            if settled || self.now > TROUBLE + CALM {
                 break;
             }
             self.take(due)?;
@@ -256,11 +263,8 @@ impl World {
                 }
             }
             Happening::Check => {
-                if self.settled_at.is_none() && self.calm() && self.is_settled() {
-                    self.settled_at = Some(self.now);
-                } else if self.settled_at.is_some() && !self.is_settled() {
-                    return Err(format!("did not stay settled: {}", self.describe()));
-                }
+                let settled = self.calm() && self.is_settled();
+                self.settled_at = settled.then(|| self.settled_at.unwrap_or(self.now));
                 self.after(SECOND / 2, PROCESSES, Happening::Check);
             }
             what => {
@@ -282,7 +286,10 @@ impl World {
     fn happen(&mut self, p: usize, what: Happening) -> Result<(), String> {
         match what {
             Happening::Start => self.start(p),
-            Happening::Wake(wake) if self.processes[p].wake == wake => self.tell(p, Event::Woken),
+            Happening::Wake(wake) if self.processes[p].wake == wake => {
+                self.processes[p].wake_at = None;
+                self.tell(p, Event::Woken);
+            }
             Happening::Answered(id, name, result) => {
                 if self.processes[p].asking.remove(&id).is_some() {
                     self.tell(p, Event::Answered(name, result));
@@ -306,11 +313,13 @@ impl World {
                 };
                 self.tell(p, event);
             }
-            Happening::News(id, (name, fact)) if self.is_watching(p, id) => {
-                self.tell(p, match fact {
-                    Some(fact) => Event::Changed(name, fact),
-                    None => Event::Gone(name),
-                });
+            Happening::News(id) if self.is_watching(p, id) => {
+                let watch = self.processes[p].watch.as_mut().unwrap();
+                let event = match watch.under_way.pop_front().unwrap() {
+                    (name, Some(fact)) => Event::Changed(name, fact),
+                    (name, None) => Event::Gone(name),
+                };
+                self.tell(p, event);
             }
             Happening::Unfollowed(id, breach) if self.is_watching(p, id) => {
                 self.processes[p].watch = None;
@@ -337,7 +346,7 @@ impl World {
     fn start(&mut self, p: usize) {
         let now = self.local(p);
         let seed = self.random.random();
-        let mut random = StdRng::seed_from_u64(seed);
+        let mut random = SmallRng::seed_from_u64(seed);
         let process = &mut self.processes[p];
         if process.core.is_some() {
             return;
@@ -363,6 +372,7 @@ impl World {
             process.pod = format!("p{p}-{}", process.life);
         }
         process.core = None;
+        process.wake_at = None;
         process.watch = None;
         process.told = 0;
         process.until = None;
@@ -379,7 +389,8 @@ impl World {
     }
 
     pub(super) fn pause(&mut self, p: usize, length: Micros) {
-        self.processes[p].paused_until = self.now + length;
+        let until = &mut self.processes[p].paused_until;
+        *until = (*until).max(self.now + length);
     }
 
     pub(super) fn tell(&mut self, p: usize, event: Event) {
@@ -396,9 +407,10 @@ impl World {
         for action in actions {
             self.act(p, action);
         }
-        if self.processes[p].core.is_some() {
+        if self.processes[p].core.is_some() && self.processes[p].wake_at != Some(wake) {
             let id = self.number();
             self.processes[p].wake = id;
+            self.processes[p].wake_at = Some(wake);
             let wait = self.span(p, wake.saturating_duration_since(now));
             self.after(wait, p, Happening::Wake(id));
         }
@@ -508,8 +520,9 @@ impl World {
             return;
         }
         watch.last = watch.last.max(now + latency);
+        watch.under_way.push_back(news);
         let (id, wait) = (watch.id, watch.last - now);
-        self.after(wait, p, Happening::News(id, news));
+        self.after(wait, p, Happening::News(id));
     }
 
     fn land_list(&mut self, p: usize, life: u64, id: u64) {
@@ -546,6 +559,7 @@ impl World {
             self.processes[p].watch = Some(Watch {
                 id,
                 last: self.now + latency,
+                under_way: VecDeque::new(),
                 dead,
             });
             for news in missed {
