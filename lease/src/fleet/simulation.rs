@@ -63,7 +63,11 @@ impl World {
             16 => self.restart_server(),
             17..19 if self.meddles => self.delete_some(),
             _ => {
-                let breach = [None, Some(Breach::Expired), Some(Breach::Failed(String::new()))];
+                let breach = [
+                    None,
+                    Some(Breach::Expired),
+                    Some(Breach::Failed(String::new())),
+                ];
                 let which = self.random.random_range(0..3);
                 self.lose_watch(p, false, breach[which].clone());
             }
@@ -161,7 +165,10 @@ impl World {
         for process in &self.processes {
             let core = process.core.as_ref();
             let workers: Vec<&Place> = process.workers.keys().collect();
-            text.push_str(&format!("{:?}: {workers:?}\n", core.map(super::core::Core::identity)));
+            text.push_str(&format!(
+                "{:?}: {workers:?}\n",
+                core.map(super::core::Core::identity)
+            ));
         }
         for (name, fact) in &self.server.leases {
             text.push_str(&format!("{name:?} {fact:?}\n"));
@@ -227,11 +234,16 @@ fn a_fleet_holds_what_it_promises() {
         Some(seed) => (seed, seed + 1),
         None => (0, given("SIMULATION_RUNS").unwrap_or(RUNS)),
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
+    let threads = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(8);
     let tallies: Vec<Result<Tally, String>> = thread::scope(|scope| {
         let play = |n| scope.spawn(move || play_all(first + n as u64, end, threads));
         let playing: Vec<_> = (0..threads).map(play).collect();
-        playing.into_iter().map(|thread| thread.join().unwrap()).collect()
+        playing
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     let mut all = Tally::default();
     for tally in tallies {

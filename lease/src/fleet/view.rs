@@ -216,7 +216,11 @@ impl View {
         let Some(seen) = self.members.get(pod_of(id)) else {
             let since = *self.absent.entry(id.clone()).or_insert(now);
             let until = since + self.duration;
-            return if now >= until { Life::Over } else { Life::Lives(until) };
+            return if now >= until {
+                Life::Over
+            } else {
+                Life::Lives(until)
+            };
         };
         self.absent.remove(id);
         let until = self.expiry(seen);

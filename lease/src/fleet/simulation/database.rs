@@ -32,12 +32,17 @@ impl Database {
         if self.layout != place.of {
             self.layout = place.of;
             self.layouts += 1;
-            self.epochs = (0..place.of).map(|shard| (shard, self.last_epoch + 1)).collect();
+            self.epochs = (0..place.of)
+                .map(|shard| (shard, self.last_epoch + 1))
+                .collect();
         }
         self.last_epoch += 2;
         self.epochs.insert(place.shard, self.last_epoch);
         let keys = (0..KEYS).filter(|key| is_of(*key, place));
-        (self.last_epoch, keys.map(|key| (key, self.saved[key])).collect())
+        (
+            self.last_epoch,
+            keys.map(|key| (key, self.saved[key])).collect(),
+        )
     }
 
     /// Whether it was accepted.

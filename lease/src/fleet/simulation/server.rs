@@ -59,11 +59,21 @@ impl Server {
                 check(kept, Some(over))?;
                 Ok(self.set(&name, None))
             }
-            Request::Write { name, over, holder, takes } => {
+            Request::Write {
+                name,
+                over,
+                holder,
+                takes,
+            } => {
                 check(kept, over)?;
                 self.writes += 1;
                 let wait = std::time::Duration::from_secs(15);
-                let fact = Fact { version: 0, holder, wait, takes };
+                let fact = Fact {
+                    version: 0,
+                    holder,
+                    wait,
+                    takes,
+                };
                 Ok(self.set(&name, Some(fact)))
             }
         }

@@ -92,7 +92,11 @@ impl World {
             // It takes a while for what was in flight to be dropped.
             if !self.calm() && self.random.random_bool(0.5) {
                 self.after(wait, p, Happening::Step(place, id));
-            } else if self.processes[p].workers.get(&place).is_some_and(|w| w.lost) {
+            } else if self.processes[p]
+                .workers
+                .get(&place)
+                .is_some_and(|w| w.lost)
+            {
                 self.let_go(p, place);
             } else {
                 self.after(wait, p, Happening::Step(place, id));
@@ -122,7 +126,11 @@ impl World {
             worker.is_saving = leaving_since.is_some();
             let positions = worker.positions.clone();
             let latency = self.latency();
-            self.after(latency, p, Happening::DatabaseSave(place, id, epoch, positions));
+            self.after(
+                latency,
+                p,
+                Happening::DatabaseSave(place, id, epoch, positions),
+            );
         }
         // Sometimes a worker gives up by itself.
         if self.chance(0.002) {

@@ -182,7 +182,10 @@ impl World {
 
     pub(super) fn after(&mut self, wait: Micros, process: usize, what: Happening) {
         self.order += 1;
-        let life = self.processes.get(process).map_or(0, |process| process.life);
+        let life = self
+            .processes
+            .get(process)
+            .map_or(0, |process| process.life);
         self.events.push(Reverse(Due {
             at: self.now + wait,
             order: self.order,
@@ -238,7 +241,9 @@ impl World {
                 return Err(format!("at {} ms: {broken}", self.now / 1000));
             }
         }
-        self.settled_at.map(|_| ()).ok_or_else(|| format!("not settled: {}", self.describe()))
+        self.settled_at
+            .map(|_| ())
+            .ok_or_else(|| format!("not settled: {}", self.describe()))
     }
 
     fn take(&mut self, due: Due) -> Result<(), String> {
@@ -297,10 +302,13 @@ impl World {
             }
             Happening::Listed(id, result) if self.processes[p].opening == id => {
                 self.processes[p].opening = 0;
-                self.tell(p, match result {
-                    Ok((facts, version)) => Event::Listed(facts, version),
-                    Err(breach) => Event::NotListed(breach),
-                });
+                self.tell(
+                    p,
+                    match result {
+                        Ok((facts, version)) => Event::Listed(facts, version),
+                        Err(breach) => Event::NotListed(breach),
+                    },
+                );
             }
             Happening::Followed(id, result) if self.processes[p].opening == id => {
                 self.processes[p].opening = 0;
@@ -340,7 +348,10 @@ impl World {
     }
 
     fn is_watching(&self, p: usize, id: u64) -> bool {
-        self.processes[p].watch.as_ref().is_some_and(|watch| watch.id == id)
+        self.processes[p]
+            .watch
+            .as_ref()
+            .is_some_and(|watch| watch.id == id)
     }
 
     fn start(&mut self, p: usize) {
@@ -434,8 +445,21 @@ impl World {
                 let late = Err(Breach::Failed("late".to_owned()));
                 self.after(limit, p, Happening::Followed(id, late));
             }
-            Action::Write { name, over, holder, takes } => {
-                self.ask(p, Request::Write { name, over, holder, takes });
+            Action::Write {
+                name,
+                over,
+                holder,
+                takes,
+            } => {
+                self.ask(
+                    p,
+                    Request::Write {
+                        name,
+                        over,
+                        holder,
+                        takes,
+                    },
+                );
             }
             Action::Delete(name, version) => self.ask(p, Request::Delete(name, version)),
             Action::Look(name) => self.ask(p, Request::Look(name)),
@@ -580,6 +604,8 @@ impl World {
     }
 
     pub(super) fn pod_of_process(&self, id: &Id) -> Option<usize> {
-        self.processes.iter().position(|process| process.pod == pod_of(id))
+        self.processes
+            .iter()
+            .position(|process| process.pod == pod_of(id))
     }
 }
