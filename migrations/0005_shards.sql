@@ -6,13 +6,13 @@
 -- columns of those names. Dropped once the shard's own position is past it.
 alter table observer.checkpoint add column inherited json not null default '[]';
 
--- Leases as Kubernetes writes them. A version is never given twice, so that a write which names
--- one replaces that very version.
-create sequence observer.lease_version as bigint cache 1;
+-- Leases as Kubernetes writes them. The row without a name counts a listener's writes: each is
+-- given the next number as its version and holds on to the row until it is committed. So whoever
+-- sees a number sees all writes up to it, and a write that names a version replaces that very one.
 create table observer.lease (
     listener text not null,
     name text not null,
-    version bigint not null default nextval('observer.lease_version'),
+    version bigint not null,
     lease json not null,
     primary key (listener, name)
 );

@@ -9,6 +9,7 @@ use observer_listener::actions::Shared;
 use observer_listener::demo::sink::{Behaviour, Sink};
 use observer_listener::dispatch::observers::Observers;
 use observer_listener::run::{Options, run};
+use observer_listener::shard::process;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +68,7 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     let stop = CancellationToken::new();
     let options = Options {
         listen: None,
-        holder: "reload/1".to_owned(),
+        member: process::member(),
         metrics: None,
     };
     let running = {

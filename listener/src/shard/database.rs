@@ -13,10 +13,18 @@ use futures::{StreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
 use lease::{Change, Changes, FleetChanges, Store, StoreError};
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row};
+use sqlx::{AssertSqlSafe, PgPool, Row};
 
 /// Between two looks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Draws the version of a write; the writes of a listener wait for each other here.
+const WRITE: &str = "
+    with write as (
+        insert into observer.lease as l (listener, name, version, lease) values ($1, '', 1, '{}')
+        on conflict (listener, name) do update set version = l.version + 1
+        returning version
+    )";
 
 /// Versions of a listener's Leases by their names.
 type Versions = BTreeMap<String, i64>;
@@ -53,15 +61,19 @@ impl Rows {
         row.as_ref().map(read).transpose()
     }
 
-    async fn all(&self) -> Result<Vec<Lease>, StoreError> {
+    /// All Leases in the order of their versions, and the version of the last write.
+    async fn all(&self) -> Result<(Vec<Lease>, i64), StoreError> {
         let rows = sqlx::query(
-            "select name, version, lease::text from observer.lease where listener = $1 order by name",
+            "select name, version, lease::text from observer.lease where listener = $1 order by version",
         )
         .bind(&*self.listener)
         .fetch_all(&self.pool)
         .await
         .map_err(other)?;
-        rows.iter().map(read).collect()
+        let mut leases = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let last = leases.iter().map(version).max().unwrap_or(0);
+        leases.retain(|lease| !name(lease).is_empty());
+        Ok((leases, last))
     }
 
     /// Takes note of all Leases, and gives what has changed since the last time.
@@ -86,10 +98,12 @@ impl Store for Rows {
 
     fn create<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Lease, StoreError>> {
         Box::pin(async move {
-            let row = sqlx::query(
-                "insert into observer.lease (listener, name, lease) values ($1, $2, $3::json)
-                 on conflict do nothing returning name, version, lease::text",
-            )
+            let sql = format!(
+                "{WRITE} insert into observer.lease (listener, name, version, lease)
+                 select $1, $2, write.version, $3::json from write
+                 on conflict do nothing returning name, version, lease::text"
+            );
+            let row = sqlx::query(AssertSqlSafe(sql))
             .bind(&*self.listener)
             .bind(name(lease))
             .bind(text(lease)?)
@@ -106,11 +120,12 @@ impl Store for Rows {
         lease: &'a Lease,
     ) -> BoxFuture<'a, Result<Lease, StoreError>> {
         Box::pin(async move {
-            let row = sqlx::query(
-                "update observer.lease set lease = $4::json, version = nextval('observer.lease_version')
-                 where listener = $1 and name = $2 and version = $3
-                 returning name, version, lease::text",
-            )
+            let sql = format!(
+                "{WRITE} update observer.lease l set lease = $4::json, version = write.version
+                 from write where l.listener = $1 and l.name = $2 and l.version = $3
+                 returning l.name, l.version, l.lease::text"
+            );
+            let row = sqlx::query(AssertSqlSafe(sql))
             .bind(&*self.listener)
             .bind(name)
             .bind(version(lease))
@@ -132,9 +147,11 @@ impl Store for Rows {
         version: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let deleted = sqlx::query(
-                "delete from observer.lease where listener = $1 and name = $2 and version::text = $3",
-            )
+            let sql = format!(
+                "{WRITE} delete from observer.lease l
+                 using write where l.listener = $1 and l.name = $2 and l.version::text = $3"
+            );
+            let deleted = sqlx::query(AssertSqlSafe(sql))
             .bind(&*self.listener)
             .bind(name)
             .bind(version)
@@ -173,9 +190,9 @@ impl Store for Rows {
 
     fn list(&self) -> BoxFuture<'_, Result<(Vec<Lease>, String), StoreError>> {
         Box::pin(async move {
-            let leases = self.all().await?;
+            let (leases, last) = self.all().await?;
             let _known_now = self.changes(leases.clone());
-            Ok((leases, String::new()))
+            Ok((leases, last.to_string()))
         })
     }
 
@@ -186,7 +203,7 @@ impl Store for Rows {
             let looks = stream::unfold(rows, |rows| async move {
                 tokio::time::sleep(LOOK_EVERY).await;
                 let changes = match rows.all().await {
-                    Ok(leases) => rows.changes(leases).into_iter().map(Ok).collect(),
+                    Ok((leases, _)) => rows.changes(leases).into_iter().map(Ok).collect(),
                     Err(error) => vec![Err(error)],
                 };
                 Some((stream::iter(changes), rows))
