@@ -63,6 +63,10 @@ pub type Changes = BoxStream<'static, Result<Option<Lease>, StoreError>>;
 
 /// A change of one Lease among many.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the large kind"
+)]
 pub enum Change {
     /// What a Lease became.
     Put(Lease),

@@ -154,9 +154,10 @@ impl Book {
         }
         let (store, text, replaces) = (self.options.store.clone(), self.text(name), seen.is_some());
         let call = async move {
-            let written = match replaces {
-                true => store.replace(&text, &lease).await?,
-                false => store.create(&lease).await?,
+            let written = if replaces {
+                store.replace(&text, &lease).await?
+            } else {
+                store.create(&lease).await?
             };
             Ok(Some(written))
         };

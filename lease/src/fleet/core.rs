@@ -136,6 +136,10 @@ enum Kind {
     Look,
 }
 
+/// What a plan follows from: the members that take their share, the owners that are among them,
+/// and the number of shards.
+type PlannedFor = (Arc<BTreeSet<Id>>, BTreeMap<u16, Id>, u16);
+
 /// See the module.
 pub(crate) struct Core {
     settings: Settings,
@@ -167,7 +171,7 @@ pub(crate) struct Core {
     members: usize,
     calm_since: Instant,
     plan: BTreeMap<u16, Id>,
-    planned_for: Option<(Arc<BTreeSet<Id>>, BTreeMap<u16, Id>, u16)>,
+    planned_for: Option<PlannedFor>,
     refused: Option<Trouble>,
     actions: Vec<Action>,
     wake: Instant,

@@ -278,7 +278,7 @@ impl Driver {
             format!("since {since:.0}: {}", trouble.why)
         });
         let now = Standing {
-            identity: self.core.identity().map(|me| me.to_string()),
+            identity: self.core.identity().map(ToString::to_string),
             members,
             of: self.core.wanted(),
             shards,

@@ -34,8 +34,10 @@ where
     }
     let mut pairs: Vec<(u64, u16, &M)> = Vec::new();
     for room in rooms.values().filter(|room| room.left > 0) {
-        let name = room.member.as_ref();
-        pairs.extend(free.iter().map(|s| (weight(name, *s), *s, room.member)));
+        pairs.extend(
+            free.iter()
+                .map(|s| (weight(room.hash, *s), *s, room.member)),
+        );
     }
     pairs.sort_unstable_by_key(|pair| Reverse(*pair));
     for (_, shard, member) in pairs {
@@ -53,6 +55,7 @@ where
 /// What a member keeps, and how much more it is to have.
 struct Room<'a, M> {
     member: &'a M,
+    hash: u64,
     keeps: BTreeSet<u16>,
     left: usize,
 }
@@ -83,12 +86,16 @@ where
     });
     let room = |(rank, (member, mut owned)): (usize, (&'a M, Vec<u16>))| {
         let share = least + usize::from(rank < more);
-        owned.sort_by_cached_key(|shard| Reverse(weight(member.as_ref(), *shard)));
-        owned.truncate(share);
+        let hash = hash(member.as_ref());
+        if owned.len() > share {
+            owned.sort_by_cached_key(|shard| Reverse(weight(hash, *shard)));
+            owned.truncate(share);
+        }
         let left = share - owned.len();
         let keeps = owned.into_iter().collect();
         let room = Room {
             member,
+            hash,
             keeps,
             left,
         };
@@ -97,13 +104,13 @@ where
     ranked.into_iter().enumerate().map(room).collect()
 }
 
-/// How much a member is drawn to a shard. The same in all versions of the program.
-fn weight(member: &str, shard: u16) -> u64 {
-    mix(hash(member) ^ mix(u64::from(shard).wrapping_add(0x9e37_79b9_7f4a_7c15)))
+/// How much a member, by its hash, is drawn to a shard. The same in all versions of the program.
+fn weight(member: u64, shard: u16) -> u64 {
+    mix(member ^ mix(u64::from(shard).wrapping_add(0x9e37_79b9_7f4a_7c15)))
 }
 
 /// FNV-1a, and then mixed well.
-pub(super) fn hash(name: &str) -> u64 {
+fn hash(name: &str) -> u64 {
     let fnv = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });

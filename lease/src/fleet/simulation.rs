@@ -9,6 +9,7 @@
 //! `SIMULATION_SEED` plays one seed and prints all that happens, `SIMULATION_RUNS` that many.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+use std::fmt::Write as _;
 use std::{env, thread};
 
 use rand::RngExt as _;
@@ -127,7 +128,7 @@ impl World {
         if !self.processes.iter().all(member) {
             return false;
         }
-        let mut owners = vec![0; PROCESSES];
+        let mut owners = [0; PROCESSES];
         for shard in 0..self.wanted {
             let place = Place {
                 of: self.wanted,
@@ -165,13 +166,11 @@ impl World {
         for process in &self.processes {
             let core = process.core.as_ref();
             let workers: Vec<&Place> = process.workers.keys().collect();
-            text.push_str(&format!(
-                "{:?}: {workers:?}\n",
-                core.map(super::core::Core::identity)
-            ));
+            let me = core.map(super::core::Core::identity);
+            writeln!(text, "{me:?}: {workers:?}").unwrap();
         }
         for (name, fact) in &self.server.leases {
-            text.push_str(&format!("{name:?} {fact:?}\n"));
+            writeln!(text, "{name:?} {fact:?}").unwrap();
         }
         text
     }

@@ -28,7 +28,6 @@ const BROKEN: Fate = Fate {
 
 /// A member with a caller that takes every hold and drops it when it is to.
 struct Member {
-    pod: String,
     standing: watch::Receiver<Standing>,
     stop: CancellationToken,
     joined: JoinHandle<()>,
@@ -67,7 +66,6 @@ impl Member {
         let (sender, mut holds) = mpsc::channel(4);
         let (standings, standing) = watch::channel(Standing::default());
         let stop = CancellationToken::new();
-        let pod = options.pod.clone();
         let joined = join(options, shards.subscribe(), sender, standings, stop.clone());
         let working = tokio::spawn(async move {
             while let Some(hold) = holds.recv().await {
@@ -75,7 +73,6 @@ impl Member {
             }
         });
         Self {
-            pod,
             standing,
             stop,
             joined: tokio::spawn(joined),
@@ -250,8 +247,8 @@ async fn a_hold_ends_at_the_deadline_and_its_shard_comes_back_after_it_was_dropp
     let began = Instant::now();
     hold.lost().cancelled().await;
     // Counted from before the renewal that succeeded last, up to 4.8 s ago.
-    let held = began.elapsed();
-    assert!(held <= 10 * SECOND && held >= 5 * SECOND, "{held:?}");
+    let lasted = began.elapsed();
+    assert!(lasted <= 10 * SECOND && lasted >= 5 * SECOND, "{lasted:?}");
     fake.always(Fate::default());
     assert!(timeout(60 * SECOND, member.holds.recv()).await.is_err());
     let before = hold.holder().to_owned();

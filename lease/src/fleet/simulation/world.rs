@@ -295,10 +295,10 @@ impl World {
                 self.processes[p].wake_at = None;
                 self.tell(p, Event::Woken);
             }
-            Happening::Answered(id, name, result) => {
-                if self.processes[p].asking.remove(&id).is_some() {
-                    self.tell(p, Event::Answered(name, result));
-                }
+            Happening::Answered(id, name, result)
+                if self.processes[p].asking.remove(&id).is_some() =>
+            {
+                self.tell(p, Event::Answered(name, result));
             }
             Happening::Listed(id, result) if self.processes[p].opening == id => {
                 self.processes[p].opening = 0;
@@ -506,12 +506,11 @@ impl World {
         }
         let name = request.name().clone();
         let before = self.server.version;
-        let result = if self.chance(0.02) {
-            Err(Refusal::Failed("500".to_owned()))
-        } else if self.chance(0.02) {
-            Err(Refusal::Conflict)
-        } else {
-            self.server.ask(request)
+        let (fails, conflicts) = (self.chance(0.02), self.chance(0.02));
+        let result = match (fails, conflicts) {
+            (true, _) => Err(Refusal::Failed("500".to_owned())),
+            (_, true) => Err(Refusal::Conflict),
+            _ => self.server.ask(request),
         };
         if self.server.version > before {
             self.spread_news(before);
