@@ -24,6 +24,7 @@ mod book;
 mod core;
 mod driver;
 mod hold;
+mod membership;
 mod name;
 mod plan;
 mod view;

@@ -1,4 +1,5 @@
-//! Leadership by a Kubernetes Lease: at most one process works at a time.
+//! Leadership by a Kubernetes Lease: at most one process works at a time. [`Elector`] is for one
+//! piece of work as a whole; [`fleet`] is for many processes that share the shards of one.
 //!
 //! What it promises, and upon what:
 //!
@@ -15,7 +16,7 @@
 //!
 //! The verbs needed on `coordination.k8s.io/leases` are `get`, `create` and `update`, and, to
 //! take over at once instead of at the next look, `watch`. All but `create` can be bound to the
-//! Lease's name.
+//! Lease's name. A fleet needs `list`, `watch` and `delete` besides, on all of them.
 
 mod calls;
 pub mod decide;

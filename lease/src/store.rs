@@ -26,9 +26,7 @@ pub enum StoreError {
     #[error("the lease does not exist")]
     Missing,
     /// The caller's Role does not grant this.
-    #[error(
-        "the API server forbids it; grant get, list, watch, create, update and delete on leases"
-    )]
+    #[error("the API server forbids it; grant get, create, update and watch on leases")]
     Forbidden(#[source] kube::Error),
     /// No answer came in time; the call may have had its effect all the same.
     #[error("the API server did not answer in time")]

@@ -17,6 +17,10 @@ use crate::identity::Identity;
 use crate::record::{Claim, given_up};
 use crate::store::StoreError;
 
+/// What a fleet needs is more than what one Lease needs.
+const FORBIDDEN: &str = "the API server forbids it; grant get, list, watch, create, update and \
+                         delete on leases";
+
 /// What came of a call about a Lease.
 pub(super) struct Answer {
     name: Name,
@@ -188,7 +192,10 @@ impl Book {
 
 /// An error with its causes.
 pub(super) fn text(error: &StoreError) -> String {
-    let mut text = error.to_string();
+    let mut text = match error {
+        StoreError::Forbidden(_) => FORBIDDEN.to_owned(),
+        error => error.to_string(),
+    };
     let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(": ");

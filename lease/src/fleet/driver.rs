@@ -1,5 +1,4 @@
-//! Carries out what the core asks for: one task that waits for everything at once, and one more
-//! that watches the deadline and does nothing else.
+//! Carries out what the core asks for, in one task that waits for everything at once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,16 +11,16 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::book::{Answer, Book, text};
 use super::core::{Action, Breach, Core, Event, Settings};
 use super::hold::{Handle, Hold};
+use super::membership::Membership;
 use super::name::{Id, Place};
 use super::{Options, Standing};
-use crate::store::{Change, FleetChanges, StoreError};
+use crate::store::{Change, FleetChanges, Store, StoreError};
 use crate::timing::Timing;
 
 /// Takes part in the fleet until `stop` is cancelled, and hands out a [`Hold`] for each shard
@@ -73,15 +72,6 @@ enum Opened {
     Follow(Result<FleetChanges, StoreError>),
 }
 
-/// A membership, and the task that ends it in time.
-struct Membership {
-    me: Id,
-    until: watch::Sender<Instant>,
-    lost: CancellationToken,
-    _ends: DropGuard,
-    _guarding: AbortOnDropHandle<()>,
-}
-
 /// What was said last about what goes wrong.
 #[derive(PartialEq)]
 enum Warned {
@@ -94,7 +84,7 @@ struct Driver {
     core: Core,
     timing: Timing,
     listener: String,
-    store: Arc<dyn crate::store::Store>,
+    store: Arc<dyn Store>,
     book: Book,
     calls: FuturesUnordered<BoxFuture<'static, Answer>>,
     opening: Option<BoxFuture<'static, Opened>>,
@@ -205,7 +195,7 @@ impl Driver {
 
     fn prolong(&mut self, me: Id, until: Instant) {
         match &self.membership {
-            Some(member) if member.me == me => drop(member.until.send_replace(until)),
+            Some(member) if member.me == me => member.prolong(until),
             _ => {
                 info!(listener = self.listener, member = %me, "taking part");
                 self.membership = Some(Membership::begin(me, until));
@@ -332,34 +322,7 @@ impl Driver {
     }
 }
 
-impl Membership {
-    fn begin(me: Id, until: Instant) -> Self {
-        let lost = CancellationToken::new();
-        let (sender, until) = watch::channel(until);
-        Self {
-            me,
-            until: sender,
-            _ends: lost.clone().drop_guard(),
-            _guarding: AbortOnDropHandle::new(tokio::spawn(guard(until, lost.clone()))),
-            lost,
-        }
-    }
-}
-
-/// Ends the membership at its deadline.
-async fn guard(mut until: watch::Receiver<Instant>, lost: CancellationToken) {
-    let _ends = lost.clone().drop_guard();
-    loop {
-        let deadline = *until.borrow_and_update();
-        tokio::select! {
-            biased;
-            prolonged = until.changed() => if prolonged.is_err() { return },
-            () = sleep_until(deadline) => return,
-        }
-    }
-}
-
-fn list(store: Arc<dyn crate::store::Store>, timing: Timing) -> BoxFuture<'static, Opened> {
+fn list(store: Arc<dyn Store>, timing: Timing) -> BoxFuture<'static, Opened> {
     let call = async move {
         let list = timeout(timing.retry_period(), store.list()).await;
         Opened::List(list.unwrap_or(Err(StoreError::Timeout)))
@@ -367,11 +330,7 @@ fn list(store: Arc<dyn crate::store::Store>, timing: Timing) -> BoxFuture<'stati
     call.boxed()
 }
 
-fn follow(
-    store: Arc<dyn crate::store::Store>,
-    version: u64,
-    timing: Timing,
-) -> BoxFuture<'static, Opened> {
+fn follow(store: Arc<dyn Store>, version: u64, timing: Timing) -> BoxFuture<'static, Opened> {
     let call = async move {
         let version = version.to_string();
         let follow = timeout(timing.retry_period(), store.follow(&version)).await;

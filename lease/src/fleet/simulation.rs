@@ -20,6 +20,7 @@ use world::{CALM, Happening, PROCESSES, SECOND, TROUBLE, World};
 
 mod database;
 mod server;
+mod travel;
 mod work;
 mod world;
 

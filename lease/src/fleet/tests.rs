@@ -390,3 +390,4 @@ async fn one_who_may_not_watch_says_so_and_lists_now_and_then() {
 }
 
 mod many;
+mod rollout;
