@@ -2,6 +2,9 @@
 //!
 //! By default it is done often enough to see the median; `OBSERVER_E2E_LONG=1 e2e/run failover`
 //! kills twenty times. The times of the Leases are shorter than by default, to keep it short.
+//!
+//! A change waits for its delivery at rest, too, and on a busy machine it may wait for as long as a
+//! hand-over takes. So the longest wait at rest is measured before each hand-over, and beside it.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +31,11 @@ const DURATION: Duration = Duration::from_secs(6);
 /// Its retry period.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
-/// Longest wait when a pod leaves as it should, in the middle of all.
+/// Longest wait when a pod leaves as it should, beyond that at rest, in the middle of all.
 const HAND_OVER: Duration = Duration::from_millis(300);
+
+/// How long the rest is watched before a pod leaves.
+const CALM: Duration = Duration::from_secs(2);
 
 /// Pods that leave after each kill. The first is the one whose process was killed: the kubelet
 /// would make its container wait longer with each kill.
@@ -52,7 +58,7 @@ async fn failover_takes_no_longer_than_a_lease() {
         shop.more(MAIN, 200).await?;
         shop.rested(room, &Wanted::of(SHARDS, 3)).await?;
         let kills = if long() { 20 } else { 5 };
-        let (mut died, mut left, mut repeated) = (Vec::new(), Vec::new(), 0);
+        let (mut died, mut left, mut calm, mut repeated) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for _ in 0..kills {
             let (pod, identity) = victim(room).await?;
             let wanted = Wanted::of(SHARDS, 3).without(identity);
@@ -64,18 +70,33 @@ async fn failover_takes_no_longer_than_a_lease() {
             shop.rested(room, &wanted).await?;
             let mut leaves = pod;
             for _ in 0..LEAVE {
+                calm.push(rests(&mut shop).await?);
                 left.push(leave(room, &mut shop, &leaves).await?);
                 leaves = victim(room).await?.0;
             }
         }
         writer.stop().await?;
-        told("kill -9", &mut died, DURATION + RETRY_PERIOD);
-        figure(&format!("  {repeated} repeated by {kills} kills"));
-        told("pod deleted", &mut left, HAND_OVER);
+        figure(&format!(
+            "under {RATE} rows a second, with leases of {} s, 4 s and {} s, longest wait of a change:",
+            DURATION.as_secs(),
+            RETRY_PERIOD.as_secs(),
+        ));
+        told("kill -9", &mut died);
+        figure(&format!("    {repeated} repeated in all"));
+        told("pod deleted", &mut left);
+        told("at rest, for as long", &mut calm);
         shop.tally
             .all_in_order(&shop.sink, &shop.database, MAIN, SOON)
             .await?;
         let (died, left) = (quantile(&died, 500), quantile(&left, 500));
+        let left = left.saturating_sub(quantile(&calm, 500));
+        figure(&format!(
+            "  in the middle {} for a kill (goal: {}), {} for a pod deleted beyond that at rest (goal: {})",
+            seconds(died),
+            seconds(DURATION + RETRY_PERIOD),
+            seconds(left),
+            seconds(HAND_OVER),
+        ));
         ensure!(
             died <= DURATION + RETRY_PERIOD,
             "changes of a dead owner's shards waited {died:?}"
@@ -112,18 +133,21 @@ async fn leave(room: &Room, shop: &mut Shop, pod: &str) -> Result<Duration> {
     Ok(pause)
 }
 
+/// Longest wait of a change while nothing is done to the listener.
+async fn rests(shop: &mut Shop) -> Result<Duration> {
+    tokio::time::sleep(CALM).await;
+    shop.caught_up().await?;
+    Ok(shop.tally.path(MAIN).take_wait())
+}
+
 /// Prints a distribution, sorted from here on.
-fn told(what: &str, waits: &mut [Duration], goal: Duration) {
+fn told(what: &str, waits: &mut [Duration]) {
     waits.sort_unstable();
     figure(&format!(
-        "{what}, {} times under {RATE} rows a second (leases of {} s, 4 s, {} s): longest wait of a \
-         change at least {}, p50 {} (goal: {}), p90 {}, at most {}",
+        "  {what}, {} times: at least {}, p50 {}, p90 {}, at most {}",
         waits.len(),
-        DURATION.as_secs(),
-        RETRY_PERIOD.as_secs(),
         seconds(quantile(waits, 0)),
         seconds(quantile(waits, 500)),
-        seconds(goal),
         seconds(quantile(waits, 900)),
         seconds(quantile(waits, 1000)),
     ));

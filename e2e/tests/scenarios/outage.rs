@@ -76,8 +76,8 @@ async fn an_api_server_that_is_away_stops_nobody_for_good() {
             on <= RENEW_DEADLINE + UNDER_WAY,
             "delivery went on for {on:?}"
         );
-        let what = "the API server is back";
-        shop.after(room, what, back, &wanted)
+        let what = "the API server is started";
+        shop.after(room, what, since, &wanted)
             .await?
             .seldom_twice(what)?;
         let failed = writer.stop().await?;

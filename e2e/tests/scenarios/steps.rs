@@ -126,19 +126,25 @@ impl Shop {
     ) -> Result<Did> {
         let known = self.tally.path(MAIN).repeated();
         let owned = Self::owned(room, start, wanted).await?;
-        self.caught_up().await?;
-        let pause = self.tally.path(MAIN).take_wait();
-        let shared = Self::shared(room, start, wanted).await?;
+        let (caught_up, shared) = tokio::join!(
+            async {
+                self.caught_up().await?;
+                anyhow::Ok((start.elapsed(), self.tally.path(MAIN).take_wait()))
+            },
+            Self::shared(room, start, wanted),
+        );
+        let ((caught_up, pause), shared) = (caught_up?, shared?);
         self.caught_up().await?;
         let path = self.tally.path(MAIN);
         let after = path.take_wait();
         let (repeated, disordered) = (path.repeated() - known, path.disordered);
         figure(&format!(
-            "  {what}: every shard has an owner after {}, its fair share after {}; longest wait of a \
-             change {} ms, and {} ms while shards were shared out; 0 lost, {repeated} repeated, \
-             {disordered} out of order",
+            "  {what}: every shard has an owner after {}, its fair share after {}; caught up after \
+             {}; longest wait of a change {} ms, of one since then {} ms; 0 lost, {repeated} \
+             repeated, {disordered} out of order",
             seconds(owned),
             seconds(shared),
+            seconds(caught_up),
             pause.as_millis(),
             after.as_millis(),
         ));
