@@ -78,10 +78,14 @@ struct Ground {
 
 impl Ground {
     async fn find(job: &Job<'_>) -> Result<Self, RunError> {
-        let pool = database::connect(&job.listener.database_url, job.patience).await?;
+        let listener = job.listener;
+        let pool = database::connect(&listener.database_url, job.patience).await?;
         migrate::verify(&pool).await?;
         let log = Log::open(pool.clone()).await?;
         let life = checkpoint::life(&pool).await?;
+        // One that has never run misses nothing from now on, whoever works on it and when.
+        let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
+        checkpoint::begin(&pool, &log, &name, shards, start).await?;
         Ok(Self { pool, log, life })
     }
 
@@ -227,8 +231,10 @@ impl<'a> Engine<'a> {
         } = self;
         drop(desk);
         let goodbye = async {
-            // How it ended is told already.
-            let _ended = dispatching.await;
+            // How it ended is told already, if it has.
+            if !dispatching.is_finished() {
+                let _ended = dispatching.await;
+            }
             while tasks.join_next().await.is_some() {}
             pool.close().await;
         };

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use super::layout::lay_out;
+use super::layout::{lay_out, lay_out_first};
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Progress};
 use crate::source::log::{Log, LogError};
@@ -48,6 +48,34 @@ pub async fn life(pool: &PgPool) -> Result<Uuid, CheckpointError> {
     Ok(life.fetch_one(pool).await?)
 }
 
+/// Gives a listener that has never run its place in the log. One that has keeps its own.
+pub async fn begin(
+    pool: &PgPool,
+    log: &Log,
+    listener: &str,
+    shards: u16,
+    start: StartAt,
+) -> Result<(), CheckpointError> {
+    let there = "select exists (select from observer.checkpoint where listener = $1)";
+    let there = sqlx::query_scalar(there).bind(listener);
+    if there.fetch_one(pool).await? {
+        return Ok(());
+    }
+    let start = first_mark(log, start).await?;
+    let mut tx = pool.begin().await?;
+    lay_out_first(&mut tx, listener, shards, &start).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Where a listener begins that has never run.
+async fn first_mark(log: &Log, start: StartAt) -> Result<Mark, LogError> {
+    match start {
+        StartAt::Beginning => Ok(Mark::genesis()),
+        StartAt::Now => log.mark().await,
+    }
+}
+
 /// Claims a shard: from now on the saves of whoever held it before are refused.
 ///
 /// If the listener had another number of shards, all of it is laid out anew first, so nobody may
@@ -63,11 +91,8 @@ pub async fn claim(
     let claimed = match take(&mut tx, who, shard).await? {
         Some(row) => row,
         None => {
-            let start = match who.start {
-                StartAt::Beginning => Mark::genesis(),
-                StartAt::Now => log.mark().await?,
-            };
-            lay_out(&mut tx, who, &start).await?;
+            let start = first_mark(log, who.start).await?;
+            lay_out(&mut tx, who.listener, who.shards, &start).await?;
             let row = take(&mut tx, who, shard).await?;
             row.ok_or_else(|| CheckpointError::Damaged {
                 listener: who.listener.to_owned(),

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use super::claim::Candidate;
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Inherited, Progress};
 use crate::source::position::{Mark, Position};
@@ -22,19 +21,15 @@ struct Old {
 }
 
 /// Gives a listener as many shards as it is to have, within the caller's transaction. Where it has
-/// them, nothing is changed. `start` is for one that has never run.
+/// them, nothing is changed. `start` is where one begins that has never run.
 pub(super) async fn lay_out(
     tx: &mut PgConnection,
-    who: Candidate<'_>,
+    listener: &str,
+    shards: u16,
     start: &Mark,
 ) -> Result<(), CheckpointError> {
-    // There may be no row yet that could be locked.
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended('observer.checkpoint/' || $1, 0))")
-        .bind(who.listener)
-        .execute(&mut *tx)
-        .await?;
-    let old = old_shards(tx, who.listener).await?;
-    if old.iter().any(|old| old.of == who.shards) {
+    let old = old_shards(tx, listener).await?;
+    if old.iter().any(|old| old.of == shards) {
         return Ok(());
     }
     let epoch = old.iter().map(|old| old.epoch).max().unwrap_or(0);
@@ -44,21 +39,39 @@ pub(super) async fn lay_out(
         inherited: Arc::default(),
     });
     if !old.is_empty() {
-        let (was, listener) = (old.len(), who.listener);
-        tracing::info!(listener, was, shards = who.shards, "laying the shards out anew");
+        let was = old.len();
+        tracing::info!(listener, was, shards, "laying the shards out anew");
         sqlx::query("delete from observer.checkpoint where listener = $1 and shard >= $2")
-            .bind(who.listener)
-            .bind(i16::try_from(who.shards).unwrap_or(i16::MAX))
+            .bind(listener)
+            .bind(i16::try_from(shards).unwrap_or(i16::MAX))
             .execute(&mut *tx)
             .await?;
     }
-    insert(tx, who, epoch, &progress).await
+    insert(tx, listener, shards, epoch, &progress).await
+}
+
+/// The same, for a listener that has never run. Where it has, nothing is changed.
+pub(super) async fn lay_out_first(
+    tx: &mut PgConnection,
+    listener: &str,
+    shards: u16,
+    start: &Mark,
+) -> Result<(), CheckpointError> {
+    if old_shards(tx, listener).await?.is_empty() {
+        lay_out(tx, listener, shards, start).await?;
+    }
+    Ok(())
 }
 
 async fn old_shards(
     tx: &mut PgConnection,
     listener: &str,
 ) -> Result<Vec<Old>, CheckpointError> {
+    // There may be no row yet that could be locked.
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('observer.checkpoint/' || $1, 0))")
+        .bind(listener)
+        .execute(&mut *tx)
+        .await?;
     let sql = format!(
         "select c.shard, c.shards, c.epoch, {COLUMNS}
          from observer.checkpoint c where listener = $1 order by shard for update"
@@ -114,7 +127,8 @@ fn says_more(one: &Inherited, position: &Position) -> bool {
 
 async fn insert(
     tx: &mut PgConnection,
-    who: Candidate<'_>,
+    listener: &str,
+    shards: u16,
     epoch: i64,
     progress: &Progress,
 ) -> Result<(), CheckpointError> {
@@ -143,8 +157,8 @@ async fn insert(
              last_id = excluded.last_id, finished = '{}', partly = '[]', inherited = excluded.inherited,
              saved_at = clock_timestamp()",
     )
-    .bind(who.listener)
-    .bind(i16::try_from(who.shards).unwrap_or(i16::MAX))
+    .bind(listener)
+    .bind(i16::try_from(shards).unwrap_or(i16::MAX))
     .bind(epoch)
     .bind(position.from.floor)
     .bind(position.from.snapshot.to_string())

@@ -18,7 +18,7 @@ use crate::source::log::LogError;
 use crate::source::position::Position;
 use crate::source::reader::Ahead;
 
-pub use claim::{Candidate, ClaimedShard, claim, life};
+pub use claim::{Candidate, ClaimedShard, begin, claim, life};
 pub use save::{Save, Saved, save};
 
 /// An action of an observer, by their names.

@@ -151,7 +151,12 @@ impl Fleet {
         self.leave();
         self.holds.close();
         while self.holds.recv().await.is_some() {}
-        let ended = tokio::time::timeout(self.longest_end, &mut self.task).await;
+        let ended = if self.task.is_finished() {
+            // How, is told by then.
+            Ok(Ok(()))
+        } else {
+            tokio::time::timeout(self.longest_end, &mut self.task).await
+        };
         if let Some(pool) = self.pool {
             // Whether the goodbye arrives does not matter.
             let _in_time = tokio::time::timeout(GOODBYE, pool.close()).await;

@@ -87,6 +87,9 @@ impl Process {
         let (log, lines) = watch::channel(String::new());
         let reader = tokio::spawn(async move {
             while let Ok(Some(line)) = stderr.next_line().await {
+                if std::env::var_os("OBSERVER_TEST_ECHO").is_some() {
+                    println!("{line}");
+                }
                 log.send_modify(|text| {
                     text.push_str(&line);
                     text.push('\n');
