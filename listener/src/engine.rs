@@ -121,9 +121,15 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     tracing::info!(listener = name, shards, actions, member, "running");
     let mut holds = BTreeMap::new();
     let result = loop {
-        match Engine::start(job, &ground).run(&mut fleet, &mut holds, stop).await {
+        match Engine::start(job, &ground)
+            .run(&mut fleet, &mut holds, stop)
+            .await
+        {
             Err(error) if error.is_new_life() && !stop.is_cancelled() => {
-                tracing::warn!(listener = name, "{error}: going on from the last checkpoint");
+                tracing::warn!(
+                    listener = name,
+                    "{error}: going on from the last checkpoint"
+                );
                 match Ground::find_again(job).await {
                     Ok(found) => ground = found,
                     Err(error) => break Err(error),

@@ -137,10 +137,13 @@ pub async fn run(
         loop {
             match tend(&job, &stop).await {
                 // One that was there comes back; a first try that fails says what is wrong.
-                Err(error) if sources.health.has_begun() && error.is_outage() && !stop.is_cancelled() => {
+                Err(error)
+                    if sources.health.has_begun() && error.is_outage() && !stop.is_cancelled() =>
+                {
                     sources.health.read(false, Instant::now());
                     tracing::warn!(listener = &*name, %error, "cannot go on yet; trying again");
-                    stop.run_until_cancelled(tokio::time::sleep(OUTAGE_PAUSE)).await;
+                    stop.run_until_cancelled(tokio::time::sleep(OUTAGE_PAUSE))
+                        .await;
                 }
                 other => return other,
             }

@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::book::{Answer, Book, text};
 use super::core::{Action, Breach, Core, Event, Settings};
@@ -207,7 +207,11 @@ impl Driver {
         if let Some(member) = self.membership.take() {
             member.lost.cancel();
             let (listener, me) = (&self.listener, &member.me);
-            warn!(listener, member = %me, why, "lost the lease of this member; stopping its work");
+            if self.handles.is_empty() {
+                debug!(listener, member = %me, why, "no member under this identity any more");
+            } else {
+                warn!(listener, member = %me, why, "lost the lease of this member; stopping its work");
+            }
         }
     }
 
@@ -216,7 +220,7 @@ impl Driver {
             return;
         };
         let (listener, Place { of, shard }) = (&self.listener, place);
-        info!(listener, shard, of, member = %member.me, "holding the shard");
+        debug!(listener, shard, of, member = %member.me, "holding the shard");
         let (hold, handle, dropped) = Hold::new(place, member.me.clone(), &member.lost);
         self.handles.insert(place, handle);
         self.drops.push(dropped.map(move |_| place).boxed());

@@ -106,7 +106,9 @@ impl Health {
     pub fn database_away(&self, now: Instant) -> Option<Duration> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let since = state.read_failing.into_iter().chain(state.save_failing);
-        since.min().map(|since| now.saturating_duration_since(since))
+        since
+            .min()
+            .map(|since| now.saturating_duration_since(since))
     }
 
     /// Why no work can be expected of it now, if so.

@@ -51,7 +51,10 @@ impl Sources {
                 0 => String::new(),
                 more => format!(" (and {more} more)"),
             };
-            format!("shard {}: {}: {}{more}", first.shard, first.reason, first.message)
+            format!(
+                "shard {}: {}: {}{more}",
+                first.shard, first.reason, first.message
+            )
         });
         self.health.stalled(words);
     }

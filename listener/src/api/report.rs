@@ -38,7 +38,10 @@ struct State {
 impl State {
     fn stalled(&self) -> Vec<StalledShard> {
         let at_work = self.stalled_at_work.iter();
-        at_work.chain(&self.stalled_without_lease).cloned().collect()
+        at_work
+            .chain(&self.stalled_without_lease)
+            .cloned()
+            .collect()
     }
 }
 
@@ -269,7 +272,10 @@ mod tests {
         let report = reporter.report(&Metrics::new("default/test").unwrap(), None);
         assert_eq!(report.role, Role::Active);
         assert_eq!(report.shards[1].since, "1970-01-01T00:00:00.000Z");
-        assert_eq!((report.shards[1].shard, report.shards[1].lag_seconds), (2, 3));
+        assert_eq!(
+            (report.shards[1].shard, report.shards[1].lag_seconds),
+            (2, 3)
+        );
         reporter.let_go(1);
         assert_eq!(seen(&reporter, None).0, Role::Active);
         reporter.let_go(2);

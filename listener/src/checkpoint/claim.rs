@@ -88,18 +88,17 @@ pub async fn claim(
     shard: u16,
 ) -> Result<ClaimedShard, CheckpointError> {
     let mut tx = pool.begin().await?;
-    let claimed = match take(&mut tx, who, shard).await? {
-        Some(row) => row,
-        None => {
-            let start = first_mark(log, who.start).await?;
-            lay_out(&mut tx, who.listener, who.shards, &start).await?;
-            let row = take(&mut tx, who, shard).await?;
-            row.ok_or_else(|| CheckpointError::Damaged {
-                listener: who.listener.to_owned(),
-                shard,
-                reason: "its row is missing, and those of other shards are there".to_owned(),
-            })?
-        }
+    let claimed = if let Some(row) = take(&mut tx, who, shard).await? {
+        row
+    } else {
+        let start = first_mark(log, who.start).await?;
+        lay_out(&mut tx, who.listener, who.shards, &start).await?;
+        let row = take(&mut tx, who, shard).await?;
+        row.ok_or_else(|| CheckpointError::Damaged {
+            listener: who.listener.to_owned(),
+            shard,
+            reason: "its row is missing, and those of other shards are there".to_owned(),
+        })?
     };
     // The row is locked, so nothing beyond this moment can have been saved.
     let now = sqlx::query("select m.snapshot::text as snapshot, m.ceiling from observer.mark() m")

@@ -63,10 +63,7 @@ pub(super) async fn lay_out_first(
     Ok(())
 }
 
-async fn old_shards(
-    tx: &mut PgConnection,
-    listener: &str,
-) -> Result<Vec<Old>, CheckpointError> {
+async fn old_shards(tx: &mut PgConnection, listener: &str) -> Result<Vec<Old>, CheckpointError> {
     // There may be no row yet that could be locked.
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('observer.checkpoint/' || $1, 0))")
         .bind(listener)
@@ -121,8 +118,8 @@ fn inherit(old: &[Old]) -> Option<Progress> {
 
 /// Whether it says anything about what a shard finds that begins at `position`.
 fn says_more(one: &Inherited, position: &Position) -> bool {
-    let nothing_beyond = one.beyond == super::Beyond::default();
-    !(position == &one.position && nothing_beyond) && !position.is_past(&one.position)
+    let the_same = position == &one.position && one.beyond == super::Beyond::default();
+    !(the_same || position.is_past(&one.position))
 }
 
 async fn insert(

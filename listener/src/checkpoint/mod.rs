@@ -8,6 +8,7 @@ mod claim;
 mod layout;
 mod row;
 mod save;
+pub mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

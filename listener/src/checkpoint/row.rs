@@ -11,7 +11,8 @@ use crate::source::position::{Mark, Position};
 use crate::source::snapshot::SnapshotError;
 
 /// Columns that [`progress`] reads.
-pub(super) const COLUMNS: &str = "c.from_floor, c.from_snapshot::text as from_snapshot, c.from_ceiling,
+pub(super) const COLUMNS: &str =
+    "c.from_floor, c.from_snapshot::text as from_snapshot, c.from_ceiling,
     c.to_floor, c.to_snapshot::text as to_snapshot, c.to_ceiling, c.last_id, c.finished,
     c.partly::text as partly, c.inherited::text as inherited";
 
@@ -55,7 +56,8 @@ pub(super) fn progress(
         shard,
         reason: error.to_string(),
     };
-    let mark = |floor: i64, snapshot: &str, ceiling: i64| mark(floor, snapshot, ceiling).map_err(damaged);
+    let mark =
+        |floor: i64, snapshot: &str, ceiling: i64| mark(floor, snapshot, ceiling).map_err(damaged);
     let from = mark(
         row.try_get("from_floor")?,
         row.try_get("from_snapshot")?,

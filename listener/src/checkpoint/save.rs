@@ -76,8 +76,18 @@ pub async fn save(
             return Ok(Saved::Fenced(held_back));
         }
     }
-    dead_letter::insert(&mut tx, listener, what.letters.iter().map(|(_, letter)| letter)).await?;
-    dead_letter::settle(&mut tx, listener, what.verdicts.iter().map(|(_, verdict)| verdict)).await?;
+    dead_letter::insert(
+        &mut tx,
+        listener,
+        what.letters.iter().map(|(_, letter)| letter),
+    )
+    .await?;
+    dead_letter::settle(
+        &mut tx,
+        listener,
+        what.verdicts.iter().map(|(_, verdict)| verdict),
+    )
+    .await?;
     if !what.released.is_empty() {
         let released = what.released.iter().copied().map(number);
         sqlx::query(
@@ -141,21 +151,36 @@ async fn positions(
     let updated: Vec<i16> = sqlx::query_scalar(SAVE)
         .bind(listener)
         .bind(&shards)
-        .bind(moved.iter().map(|(shard, _)| epoch(shard)).collect::<Vec<_>>())
+        .bind(
+            moved
+                .iter()
+                .map(|(shard, _)| epoch(shard))
+                .collect::<Vec<_>>(),
+        )
         .bind(column(&|progress| Some(progress.position.from.floor)))
-        .bind(texts(&|progress| Ok(Some(progress.position.from.snapshot.to_string())))?)
+        .bind(texts(&|progress| {
+            Ok(Some(progress.position.from.snapshot.to_string()))
+        })?)
         .bind(column(&|progress| Some(progress.position.from.ceiling)))
-        .bind(column(&|progress| Some(progress.position.to.as_ref()?.floor)))
+        .bind(column(&|progress| {
+            Some(progress.position.to.as_ref()?.floor)
+        }))
         .bind(texts(&|progress| {
             let to = progress.position.to.as_ref();
             Ok(to.map(|to| to.snapshot.to_string()))
         })?)
-        .bind(column(&|progress| Some(progress.position.to.as_ref()?.ceiling)))
+        .bind(column(&|progress| {
+            Some(progress.position.to.as_ref()?.ceiling)
+        }))
         .bind(column(&|progress| Some(progress.position.last_id)))
-        .bind(texts(&|progress| Ok(Some(row::finished(&progress.beyond))))?)
+        .bind(texts(&|progress| {
+            Ok(Some(row::finished(&progress.beyond)))
+        })?)
         .bind(texts(&|progress| row::partly(&progress.beyond).map(Some))?)
         // What was inherited only shrinks, and is nothing soon.
-        .bind(texts(&|progress| row::inherited(&progress.inherited).map(Some))?)
+        .bind(texts(&|progress| {
+            row::inherited(&progress.inherited).map(Some)
+        })?)
         .fetch_all(&mut **tx)
         .await?;
     let held_back = shards.iter().filter(|shard| !updated.contains(shard));

@@ -6,6 +6,7 @@ mod dlq;
 mod files;
 mod run;
 mod schema;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ enum Command {
     Rebase(schema::RebaseArgs),
     /// Remove the progress and the dead letters of a listener that is gone for good
     Forget(schema::ForgetArgs),
+    /// Show who works on which shard, and how far it is
+    Status(status::StatusArgs),
     /// Look at, redrive or drop actions that were given up on
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
@@ -172,6 +175,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Migrate(args) => schema::migrate(args).await,
             Command::Rebase(args) => schema::rebase(args).await,
             Command::Forget(args) => schema::forget(args).await,
+            Command::Status(args) => status::status(args).await,
             Command::Dlq(command) => dlq::dlq(command).await,
             Command::Demo(args) => demo::demo(args).await,
         }

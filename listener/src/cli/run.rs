@@ -47,7 +47,12 @@ struct PodArgs {
     )]
     bundle: Option<String>,
     /// Name of the listener that the bundle is of
-    #[arg(id = "listener_name", long = "listener-name", value_name = "NAME", env = "OBSERVER_LISTENER")]
+    #[arg(
+        id = "listener_name",
+        long = "listener-name",
+        value_name = "NAME",
+        env = "OBSERVER_LISTENER"
+    )]
     name: Option<String>,
     /// Namespace of the Secret and the Leases
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]

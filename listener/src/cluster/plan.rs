@@ -205,6 +205,9 @@ mod tests {
         let egress = plan("a", "  egress: {allow: [10.0.0.0/8]}", "true");
         assert_eq!(first.change(&egress), Change::Observers);
         assert_eq!(first.change(&plan("b", "", "true")), Change::Listener);
-        assert_eq!(first.change(&plan("a", "  shards: 3", "true")), Change::Listener);
+        assert_eq!(
+            first.change(&plan("a", "  shards: 3", "true")),
+            Change::Listener
+        );
     }
 }

@@ -36,14 +36,15 @@ pub(super) fn trouble(error: &RunError) -> Trouble {
 fn reason(error: &RunError) -> &'static str {
     match error {
         RunError::Database(DatabaseError::Url(_)) => "DatabaseUrlInvalid",
-        RunError::Database(DatabaseError::Unreachable { .. }) => DATABASE_UNREACHABLE,
+        RunError::Database(DatabaseError::Unreachable { .. }) | RunError::Away(_) => {
+            DATABASE_UNREACHABLE
+        }
         RunError::Database(DatabaseError::Refused { .. }) => "DatabaseRefused",
         RunError::Schema(error) => of_schema(error),
         RunError::Log(error) | RunError::Read(ReadError::Log(error)) => of_log(error),
         RunError::Claim(error) | RunError::Dispatch(DispatchError::Checkpoint(error)) => {
             of_checkpoint(error)
         }
-        RunError::Away(_) => DATABASE_UNREACHABLE,
         RunError::Read(ReadError::NewLife) => "DatabaseRestarted",
         RunError::Read(ReadError::Ahead(_)) => "PositionRefused",
         RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)

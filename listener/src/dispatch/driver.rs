@@ -207,7 +207,9 @@ impl Dispatcher {
             if let Some(logged) = taking.events.pop_front() {
                 let shard = shard_of(logged.event.hash, self.setup.shards);
                 let read_under = taking.reached.get(&shard).map(|(epoch, _)| *epoch);
-                if let Some(epoch) = read_under.filter(|epoch| self.epoch_to_begin(shard) == Some(*epoch)) {
+                if let Some(epoch) =
+                    read_under.filter(|epoch| self.epoch_to_begin(shard) == Some(*epoch))
+                {
                     self.enter(logged, (shard, epoch), window);
                 }
             } else if let Some(taken) = self.taking.take() {

@@ -171,7 +171,9 @@ impl Ledger {
     pub fn oldest(&self) -> impl Iterator<Item = (u16, Option<DateTime<Utc>>)> {
         let first = |shard: &Shard| {
             let mut entries = shard.entries.values();
-            entries.find(|entry| entry.left > 0).map(|entry| entry.since)
+            entries
+                .find(|entry| entry.left > 0)
+                .map(|entry| entry.since)
         };
         self.shards.iter().map(move |(n, shard)| (*n, first(shard)))
     }
@@ -232,7 +234,11 @@ impl Shard {
                 beyond.partly.insert(*id, entry.done.clone());
             }
         }
-        if self.inherited.iter().any(|one| position.is_past(&one.position)) {
+        if self
+            .inherited
+            .iter()
+            .any(|one| position.is_past(&one.position))
+        {
             let left = self.inherited.iter();
             let left = left.filter(|one| !position.is_past(&one.position));
             self.inherited = left.cloned().collect();

@@ -147,7 +147,10 @@ impl Dispatcher {
             ready |= owned.running == 0;
         }
         for shard in late {
-            tracing::warn!(shard, "could not save a shard that is let go of; what was not saved is done again");
+            tracing::warn!(
+                shard,
+                "could not save a shard that is let go of; what was not saved is done again"
+            );
             self.forget(shard);
         }
         if ready {

@@ -35,7 +35,10 @@ impl Patience {
         let mut seen = BTreeMap::new();
         let mut lasting = Vec::new();
         for (shard, done, waits) in shards {
-            let before = self.0.get(&shard).filter(|before| waits && before.done == done);
+            let before = self
+                .0
+                .get(&shard)
+                .filter(|before| waits && before.done == done);
             let since = before.map_or(now, |before| before.since);
             let lasts = now.saturating_duration_since(since);
             if waits && lasts >= bound {

@@ -78,7 +78,10 @@ impl Rows {
 
     /// Takes note of all Leases, and gives what has changed since the last time.
     fn changes(&self, leases: Vec<Lease>) -> Vec<Change> {
-        let now: Versions = leases.iter().map(|lease| (name(lease), version(lease))).collect();
+        let now: Versions = leases
+            .iter()
+            .map(|lease| (name(lease), version(lease)))
+            .collect();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = known.keys().filter(|name| !now.contains_key(*name));
         let gone: Vec<Change> = gone.cloned().map(Change::Gone).collect();
@@ -104,12 +107,12 @@ impl Store for Rows {
                  on conflict do nothing returning name, version, lease::text"
             );
             let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(&*self.listener)
-            .bind(name(lease))
-            .bind(text(lease)?)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(other)?;
+                .bind(&*self.listener)
+                .bind(name(lease))
+                .bind(text(lease)?)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(other)?;
             read(&row.ok_or(StoreError::Conflict)?)
         })
     }
@@ -126,13 +129,13 @@ impl Store for Rows {
                  returning l.name, l.version, l.lease::text"
             );
             let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(&*self.listener)
-            .bind(name)
-            .bind(version(lease))
-            .bind(text(lease)?)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(other)?;
+                .bind(&*self.listener)
+                .bind(name)
+                .bind(version(lease))
+                .bind(text(lease)?)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(other)?;
             match row {
                 Some(row) => read(&row),
                 None if self.one(name).await?.is_some() => Err(StoreError::Conflict),
@@ -152,12 +155,12 @@ impl Store for Rows {
                  using write where l.listener = $1 and l.name = $2 and l.version::text = $3"
             );
             let deleted = sqlx::query(AssertSqlSafe(sql))
-            .bind(&*self.listener)
-            .bind(name)
-            .bind(version)
-            .execute(&self.pool)
-            .await
-            .map_err(other)?;
+                .bind(&*self.listener)
+                .bind(name)
+                .bind(version)
+                .execute(&self.pool)
+                .await
+                .map_err(other)?;
             match deleted.rows_affected() {
                 0 if self.one(name).await?.is_some() => Err(StoreError::Conflict),
                 0 => Err(StoreError::Missing),
@@ -220,7 +223,9 @@ fn name(lease: &Lease) -> String {
 /// No row has version 0.
 fn version(lease: &Lease) -> i64 {
     let version = lease.metadata.resource_version.as_deref();
-    version.and_then(|version| version.parse().ok()).unwrap_or(0)
+    version
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(0)
 }
 
 fn text(lease: &Lease) -> Result<String, StoreError> {

@@ -92,13 +92,21 @@ impl Fleet {
                 let api = Api::namespaced(client.clone(), &listener.namespace);
                 let store = Cluster::new(api, selector);
                 member_owners.push(pod(member));
-                (Arc::new(Counted::new(store, requests)), owners.clone(), None)
+                (
+                    Arc::new(Counted::new(store, requests)),
+                    owners.clone(),
+                    None,
+                )
             }
             Coordination::Database => {
                 dead = Arc::new(process::ended());
                 let pool = connections_apart(&listener.database_url, timing.retry_period())?;
                 let rows = Rows::new(pool.clone(), &listener.identity());
-                (Arc::new(Counted::new(rows, requests)), Vec::new(), Some(pool))
+                (
+                    Arc::new(Counted::new(rows, requests)),
+                    Vec::new(),
+                    Some(pool),
+                )
             }
         };
         let options = Options {

@@ -131,16 +131,32 @@ mod tests {
         let ended = ended();
         let this = Process::this().unwrap();
         assert!(!ended(&identity(&this)));
-        let earlier = Process { began: this.began - 1, ..this.clone() };
+        let earlier = Process {
+            began: this.began - 1,
+            ..this.clone()
+        };
         assert!(ended(&identity(&earlier)));
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let number = child.id();
-        let other = Process { number, began: began(number).unwrap(), ..this.clone() };
+        let other = Process {
+            number,
+            began: began(number).unwrap(),
+            ..this.clone()
+        };
         assert!(!ended(&identity(&other)));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(ended(&identity(&other)));
-        let elsewhere = Process { machine: "0123456789ab".to_owned(), ..earlier };
-        assert!(!ended(&identity(&elsewhere)), "nothing is known of other machines");
+        let elsewhere = Process {
+            machine: "0123456789ab".to_owned(),
+            ..earlier
+        };
+        assert!(
+            !ended(&identity(&elsewhere)),
+            "nothing is known of other machines"
+        );
     }
 }

@@ -22,7 +22,10 @@ impl Waiting {
         bound: Duration,
         at: DateTime<Utc>,
     ) -> Vec<StalledShard> {
-        let wanted = standing.shards.iter().filter(|seat| seat.wanted && !seat.mine);
+        let wanted = standing
+            .shards
+            .iter()
+            .filter(|seat| seat.wanted && !seat.mine);
         let since = |seat: &Seat| {
             let before = self.0.get(&seat.shard);
             (seat.shard, before.copied().unwrap_or(now))
@@ -76,8 +79,14 @@ mod tests {
         assert!(note(0, false).is_empty());
         assert!(note(4, false).is_empty());
         let stalled = note(6, false);
-        assert_eq!((stalled[0].shard, stalled[0].reason.as_str()), (4, NO_LEASE));
-        assert!(stalled[0].message.contains("other still holds it"), "{stalled:?}");
+        assert_eq!(
+            (stalled[0].shard, stalled[0].reason.as_str()),
+            (4, NO_LEASE)
+        );
+        assert!(
+            stalled[0].message.contains("other still holds it"),
+            "{stalled:?}"
+        );
         assert!(note(7, true).is_empty());
         assert!(note(8, false).is_empty(), "it was had meanwhile");
     }

@@ -106,12 +106,12 @@ impl Position {
             .iter()
             .copied()
             .reduce(|a, b| if precedes(b, a) { b } else { a })?;
-        let together = |other: &&Self| {
+        let together = |other: &Self| {
             other.from.snapshot == behind.from.snapshot
                 && other.to.as_ref().map(|to| &to.snapshot)
                     == behind.to.as_ref().map(|to| &to.snapshot)
         };
-        if positions.iter().all(|other| together(&other)) {
+        if positions.iter().all(|other| together(other)) {
             let last_id = positions.iter().map(|other| other.last_id).min();
             return Some(Self {
                 last_id: last_id.unwrap_or(0),

@@ -201,7 +201,8 @@ impl Reader {
         floor: i64,
     ) -> Result<Result<Window, Batch>, ReadError> {
         let claims = self.positions.iter();
-        let claims: Vec<(u16, Epoch)> = claims.map(|(shard, (epoch, _))| (*shard, *epoch)).collect();
+        let claims: Vec<(u16, Epoch)> =
+            claims.map(|(shard, (epoch, _))| (*shard, *epoch)).collect();
         let owner = &self.owner;
         let look = self
             .log
@@ -218,8 +219,11 @@ impl Reader {
         }
         if !look.fenced.is_empty() {
             let claims = claims.into_iter();
-            let fenced = claims.filter(|(shard, _)| look.fenced.contains(shard)).collect();
-            self.positions.retain(|shard, _| !look.fenced.contains(shard));
+            let fenced = claims
+                .filter(|(shard, _)| look.fenced.contains(shard))
+                .collect();
+            self.positions
+                .retain(|shard, _| !look.fenced.contains(shard));
             return Ok(Err(Batch {
                 window: self.window,
                 bounds: None,

@@ -160,7 +160,11 @@ fn what_other_shards_had_done_is_passed_over() {
     assert_eq!(enter(7, 1), [0, 1]);
     assert_eq!(enter(8, 1), nothing);
     assert_eq!(enter(9, 1), [1]);
-    assert_eq!(saved(&mut ledger).inherited.len(), 2, "it may be read once more");
+    assert_eq!(
+        saved(&mut ledger).inherited.len(),
+        2,
+        "it may be read once more"
+    );
     for (id, action) in [(3, 0), (3, 1), (5, 0), (5, 1), (7, 0), (7, 1), (9, 1)] {
         done(&mut ledger, id, action);
     }

@@ -222,7 +222,8 @@ impl Reader {
             self.known.push((of, shard, position.clone()));
         }
         let start = Position::earliest(&self.now).unwrap();
-        self.known.retain(|(_, _, position)| !start.is_past(position));
+        self.known
+            .retain(|(_, _, position)| !start.is_past(position));
         self.now = vec![start; usize::from(shards)];
         self.saved = self.now.clone();
     }
@@ -321,7 +322,10 @@ fn shards_at_different_places_come_together() {
         })
     };
     let (early, late) = (mark("5:5:", 1), mark("9:9:", 7));
-    let (first, last) = (Position::at(Arc::clone(&late)), Position::at(Arc::clone(&early)));
+    let (first, last) = (
+        Position::at(Arc::clone(&late)),
+        Position::at(Arc::clone(&early)),
+    );
     let positions = [&first, &last];
     let (read, members) = next_read(&positions, Turn::Last).unwrap();
     assert_eq!(
