@@ -1,6 +1,8 @@
 //! Pods that share the shards of a listener, through everything that is planned: other numbers of
 //! pods and of shards, a rollout, evictions. Nothing is lost, nothing comes twice, every key stays
 //! in order.
+//!
+//! The rest is watched for a minute with `OBSERVER_E2E_LONG=1 e2e/run replicas`, else for half of it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,13 +20,13 @@ use crate::support::room::{Room, scenario};
 use crate::support::samples::Samples;
 use crate::support::wait::{LATE, SOON, until};
 use crate::support::writer::Writer;
-use crate::support::{installation, resources};
+use crate::support::{installation, long, resources};
 
 /// Shards of the listener that is scaled.
 const SHARDS: u16 = 8;
 
-/// How long the rest is watched.
-const REST: Duration = Duration::from_mins(1);
+/// How long the rest is watched, in seconds; twice as long where there is time.
+const REST: u64 = 30;
 
 /// Most requests for Leases of a pod and second at rest. One write for each renewal, every four
 /// seconds, is what is needed; watches that end in the normal course come on top.
@@ -153,7 +155,8 @@ async fn rests(room: &Room, shop: &mut Shop) -> Result<()> {
         before.push((pod, samples, Instant::now()));
     }
     shop.tally.path(MAIN).take_wait();
-    tokio::time::sleep(REST).await;
+    let rest = if long() { 2 * REST } else { REST };
+    tokio::time::sleep(Duration::from_secs(rest)).await;
     let (mut rates, mut most): (BTreeMap<String, Vec<f64>>, f64) = (BTreeMap::new(), 0.0);
     for (pod, samples, then) in &before {
         let now = Samples::of(room, pod).await?;
@@ -178,9 +181,8 @@ async fn rests(room: &Room, shop: &mut Shop) -> Result<()> {
         .collect();
     shop.caught_up().await?;
     figure(&format!(
-        "  at rest for {} s: requests for Leases of each pod and second: {}; longest wait of a \
+        "  at rest for {rest} s: requests for Leases of each pod and second: {}; longest wait of a \
          change {} ms",
-        REST.as_secs(),
         listed.join(", "),
         shop.tally.path(MAIN).take_wait().as_millis(),
     ));
