@@ -11,6 +11,7 @@ pub mod retry;
 pub mod roster;
 
 mod driver;
+mod outcome;
 mod owned;
 mod redrive;
 mod saver;
