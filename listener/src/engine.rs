@@ -263,6 +263,7 @@ impl<'a> Engine<'a> {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut open, mut waiting) = (true, Waiting::default());
+        let mut failed = Ok(());
         while open || !at_work.is_empty() {
             tokio::select! {
                 hold = fleet.holds.recv(), if open => match hold {
@@ -271,12 +272,16 @@ impl<'a> Engine<'a> {
                         holds.insert(hold.shard(), Arc::clone(&hold));
                         at_work.push(work(hold));
                     }
-                    None if stop.is_cancelled() => open = false,
+                    None if fleet.is_leaving() => open = false,
                     None => return Err(fleet.broken().await),
                 },
                 Some((shard, ended)) = at_work.next() => {
                     holds.remove(&shard);
-                    ended?;
+                    if let Err(error) = ended {
+                        // The other shards are finished and saved before this is told.
+                        failed = failed.and(Err(RunError::from(error)));
+                        fleet.leave();
+                    }
                 }
                 ended = &mut self.dispatching => return match ended? {
                     // Why is for the reader itself to say.
@@ -288,7 +293,7 @@ impl<'a> Engine<'a> {
                 _ = looks.tick() => self.job.look(fleet, &self.pool, &mut waiting).await?,
             }
         }
-        Ok(())
+        failed
     }
 }
 
@@ -303,10 +308,11 @@ impl Job<'_> {
         let standing = fleet.standing.borrow().clone();
         self.sources.reporter.members(standing.members);
         let bound = self.listener.stalled_after;
+        let health = &self.sources.health;
         let without = waiting.note(&standing, Instant::now(), bound, Utc::now());
         self.sources.reporter.stalled_without_lease(without);
         self.sources.tell_stalls();
-        let health = &self.sources.health;
+        health.outside(waiting.outside(&standing, Instant::now(), bound));
         let away = health.database_away(Instant::now());
         let Some(lasts) = away.filter(|lasts| *lasts >= AWAY.min(bound) && !fleet.is_leaving())
         else {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crds::report::Trouble;
+use crds::report::{NO_LEASE, Trouble};
 use tokio::time::Instant;
 
 /// Without an answer from the database for this long, the listener is not ready.
@@ -23,6 +23,8 @@ struct State {
     blocked: Option<String>,
     /// Shards that do not get on.
     stalled: Option<Trouble>,
+    /// Why this process takes no part.
+    outside: Option<Trouble>,
 }
 
 /// What is waited for before anything can be done.
@@ -95,6 +97,11 @@ impl Health {
         self.note(|state| state.stalled = what.map(|what| trouble("Stalled", what)));
     }
 
+    /// Why this process takes no part, if that has lasted.
+    pub fn outside(&self, why: Option<String>) {
+        self.note(|state| state.outside = why.map(|why| trouble(NO_LEASE, why)));
+    }
+
     /// Whether work could be done at some time since the start.
     #[must_use]
     pub fn has_begun(&self) -> bool {
@@ -145,7 +152,7 @@ impl Health {
                 return Some(trouble(DATABASE_UNREACHABLE, message));
             }
         }
-        state.stalled.clone()
+        state.outside.clone().or_else(|| state.stalled.clone())
     }
 }
 

@@ -8,9 +8,14 @@ use crds::report::{NO_LEASE, StalledShard};
 use lease::fleet::{Seat, Standing};
 use tokio::time::Instant;
 
-/// Since when each of them has been wanted.
+/// Since when what should be has not been.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting(BTreeMap<u16, Instant>);
+pub(crate) struct Waiting {
+    /// Shards that are wanted.
+    wanted: BTreeMap<u16, Instant>,
+    /// This process as a member.
+    outside: Option<Instant>,
+}
 
 impl Waiting {
     /// Takes note of how things stand; gives the shards that have been wanted in vain for as long
@@ -27,13 +32,13 @@ impl Waiting {
             .iter()
             .filter(|seat| seat.wanted && !seat.mine);
         let since = |seat: &Seat| {
-            let before = self.0.get(&seat.shard);
+            let before = self.wanted.get(&seat.shard);
             (seat.shard, before.copied().unwrap_or(now))
         };
         let now_wanted: BTreeMap<u16, Instant> = wanted.clone().map(since).collect();
-        self.0 = now_wanted;
+        self.wanted = now_wanted;
         let stalled = wanted.filter_map(|seat| {
-            let since = self.0.get(&seat.shard)?;
+            let since = self.wanted.get(&seat.shard)?;
             let lasts = now.saturating_duration_since(*since);
             (lasts >= bound).then(|| StalledShard {
                 shard: seat.shard,
@@ -43,6 +48,23 @@ impl Waiting {
             })
         });
         stalled.collect()
+    }
+
+    /// Why this process takes no part, if it has not for as long as `bound`.
+    pub(crate) fn outside(
+        &mut self,
+        standing: &Standing,
+        now: Instant,
+        bound: Duration,
+    ) -> Option<String> {
+        if standing.identity.is_some() {
+            self.outside = None;
+            return None;
+        }
+        let since = *self.outside.get_or_insert(now);
+        let lasts = now.saturating_duration_since(since);
+        let why = standing.trouble.as_deref().unwrap_or("its Lease is held");
+        (lasts >= bound).then(|| format!("this process cannot take part: {why}"))
     }
 }
 
@@ -58,6 +80,26 @@ fn message(seat: &Seat, standing: &Standing) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_cannot_take_part_says_why() {
+        let start = Instant::now();
+        let mut waiting = Waiting::default();
+        let mut outside = |second: u64, identity: Option<&str>| {
+            let standing = Standing {
+                identity: identity.map(ToOwned::to_owned),
+                trouble: Some("no answer".to_owned()),
+                ..Standing::default()
+            };
+            let now = start + Duration::from_secs(second);
+            waiting.outside(&standing, now, Duration::from_secs(5))
+        };
+        assert_eq!(outside(0, None), None);
+        let why = Some("this process cannot take part: no answer".to_owned());
+        assert_eq!(outside(5, None), why);
+        assert_eq!(outside(6, Some("me")), None);
+        assert_eq!(outside(7, None), None);
+    }
 
     #[test]
     fn a_shard_that_is_wanted_in_vain_is_told_after_a_while() {
