@@ -1,7 +1,5 @@
-//! A listener's life: it starts, is taken over from, paused and stopped, and its database goes
-//! away and comes back.
+//! A listener's life: it starts and is stopped, and its database goes away and comes back.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use observer_listener::demo::server::PrivateServer;
@@ -10,138 +8,11 @@ use observer_listener::migrate::migrate;
 use sqlx::PgPool;
 
 use crate::support::listener::{Config, Process, SOON, observer};
+use crate::support::probe::{free_address, get, ready};
 use crate::support::program::command;
-use crate::support::told::{Told, keys_of, told};
+use crate::support::rows::{all_told, at, change_rows, make_rows, rows_to};
+use crate::support::told::{keys_of, told};
 use crate::support::{binaries, database, eventually};
-
-/// Rows whose `v` counts their changes.
-const ROWS: i64 = 10;
-
-async fn make_rows(pool: &PgPool) {
-    for statement in [
-        "create table kv (k int primary key, v int not null)",
-        "insert into kv select k, 0 from generate_series(1, 10) k",
-        "select observer.track('kv')",
-    ] {
-        sqlx::query(statement).execute(pool).await.unwrap();
-    }
-}
-
-/// Adds one to every row, `times` times.
-async fn change_rows(pool: &PgPool, times: usize) {
-    for _ in 0..times {
-        sqlx::query("update kv set v = v + 1")
-            .execute(pool)
-            .await
-            .unwrap();
-    }
-}
-
-/// Waits until every row was told of `v`, and checks that none was told of a later value before
-/// an earlier one. Returns how many deliveries were repeats.
-async fn all_told(sink: &Sink, v: i64) -> usize {
-    let told = eventually("the last value of each row", async || {
-        let told = told(sink);
-        let last = told.iter().filter(|one| one.body["new"]["v"] == v);
-        let mut keys: Vec<&str> = last.map(|one| one.body["key"].as_str().unwrap()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        (keys.len() == usize::try_from(ROWS).unwrap()).then_some(told)
-    })
-    .await;
-    repeats(&told)
-}
-
-fn repeats(told: &[Told]) -> usize {
-    let mut furthest: BTreeMap<&str, i64> = BTreeMap::new();
-    let mut ids: BTreeMap<(&str, i64), &str> = BTreeMap::new();
-    for one in told {
-        let (key, v) = (
-            one.body["key"].as_str().unwrap(),
-            one.body["new"]["v"].as_i64().unwrap(),
-        );
-        let most = furthest.entry(key).or_default();
-        assert!(v <= *most + 1, "row {key} was told {v} after {most}");
-        *most = v.max(*most);
-        let id = ids.entry((key, v)).or_insert(&one.id);
-        assert_eq!(*id, one.id, "a repeat has the same id");
-    }
-    told.len() - ids.len()
-}
-
-fn rows_to(sink: &Sink, path: &str) -> String {
-    observer("kv", "public.kv", &sink.url(path), "")
-}
-
-fn at(sink: &Sink, path: &str) -> usize {
-    told(sink).iter().filter(|one| one.path == path).count()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_process_takes_over_and_the_first_does_nothing_more() {
-    let db = database().await;
-    make_rows(&db.pool).await;
-    let sink = Sink::start(Behaviour::Delay(Duration::from_millis(5)))
-        .await
-        .unwrap();
-    let configs = ["/first", "/second"].map(|path| Config::new(&db.url, "", &rows_to(&sink, path)));
-    let mut first = Process::run(&configs[0]);
-    first.says("running").await;
-    change_rows(&db.pool, 20).await;
-    assert!(sink.wait_for(20, SOON).await);
-    let mut second = Process::run(&configs[1]);
-    second.says("taking over").await;
-    change_rows(&db.pool, 5).await;
-    let status = first.ends().await;
-    assert_eq!(status.code(), Some(1), "{}", first.said());
-    let said = first.said();
-    assert!(
-        said.contains("error: another process has taken over"),
-        "{said}"
-    );
-    assert!(said.contains("different names"), "{said}");
-    let by_first = at(&sink, "/first");
-    change_rows(&db.pool, 5).await;
-    all_told(&sink, 30).await;
-    second.stop().await;
-    assert_eq!(at(&sink, "/first"), by_first, "the first does nothing more");
-    let before = sink.counts().requests;
-    let third = Process::run(&configs[1]);
-    change_rows(&db.pool, 1).await;
-    all_told(&sink, 31).await;
-    third.stop().await;
-    assert_eq!(sink.counts().requests, before + 10, "nothing is repeated");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_paused_process_still_saves_is_refused() {
-    let db = database().await;
-    make_rows(&db.pool).await;
-    let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
-    let mut first = Process::run(&config);
-    change_rows(&db.pool, 3).await;
-    all_told(&sink, 3).await;
-    first.signal("STOP").await;
-    let mut second = Process::run(&config);
-    second.says("running").await;
-    change_rows(&db.pool, 3).await;
-    all_told(&sink, 6).await;
-    let holder = "select string_agg(distinct holder, ' ') from observer.checkpoint";
-    let by_second: String = db.value(holder).await;
-    first.signal("CONT").await;
-    let status = first.ends().await;
-    assert_eq!(status.code(), Some(1), "{}", first.said());
-    assert!(first.said().contains("another process has taken over"));
-    assert_eq!(db.value::<String>(holder).await, by_second);
-    second.stop().await;
-    let before = sink.counts().requests;
-    let third = Process::run(&config);
-    change_rows(&db.pool, 1).await;
-    all_told(&sink, 7).await;
-    third.stop().await;
-    assert_eq!(sink.counts().requests, before + 10, "nothing is repeated");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_finishes_what_is_under_way() {
@@ -198,26 +69,6 @@ async fn a_receiver_that_hangs_delays_a_stop_no_longer_than_it_may() {
         again.map(|one| one.id).all(|id| hung.contains(&id)),
         "the ids stay"
     );
-}
-
-/// An address that nobody listens on.
-fn free_address() -> String {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().to_string()
-}
-
-/// Status and text of an answer; `None` where there is none.
-async fn get(address: &str, path: &str) -> Option<(u16, String)> {
-    let response = reqwest::get(format!("http://{address}{path}")).await.ok()?;
-    Some((response.status().as_u16(), response.text().await.ok()?))
-}
-
-async fn ready(address: &str, status: u16) -> String {
-    eventually(&format!("/readyz answers {status}"), async || {
-        let (now, text) = get(address, "/readyz").await?;
-        (now == status).then_some(text)
-    })
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -379,20 +230,6 @@ async fn a_position_that_cannot_be_right_is_refused_with_the_remedy() {
     all_told(&sink, 1).await;
     process.stop().await;
     let rows = "select string_agg(c::text, ' ' order by shard) from observer.checkpoint c";
-
-    config.change("spec:\n  source", "spec:\n  shards: 4\n  source");
-    let before: String = db.value(rows).await;
-    let said = refused(&config).await;
-    assert!(
-        said.contains("for 8 shards and is now configured for 4"),
-        "{said}"
-    );
-    assert_eq!(
-        db.value::<String>(rows).await,
-        before,
-        "nothing was changed"
-    );
-    config.change("  shards: 4\n", "  shards: 8\n");
 
     for wrong in [
         "system_identifier = 1",

@@ -13,6 +13,7 @@ mod migrate;
 mod order;
 mod poison;
 mod reload;
+mod replicas;
 mod retention;
 mod server;
 mod support;

@@ -10,6 +10,7 @@ use observer_listener::demo::sink::{Behaviour, Sink};
 use observer_listener::dispatch::observers::Observers;
 use observer_listener::run::{Options, run};
 use observer_listener::shard::process;
+use observer_listener::telemetry::metrics::Metrics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -66,15 +67,21 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     let comes = observer("comes", "public.item", &slow.url("/comes"), "");
     let last = loaded(&files(&format!("{}{comes}", stays("/second")))).1;
     let stop = CancellationToken::new();
+    let metrics = Metrics::new("default/test").unwrap();
     let options = Options {
         listen: None,
         member: process::member(),
-        metrics: None,
+        metrics: Some(metrics.clone()),
     };
     let running = {
         let stop = stop.clone();
         tokio::spawn(async move { run(&listener, observers, options, stop).await })
     };
+    // A shard that comes late would take its rows in under other observers.
+    eventually("all shards", async || {
+        (metrics.shards.get() == 8).then_some(())
+    })
+    .await;
     insert(&db, 1).await;
     keys_of(&slow, "/goes", 1).await;
     eventually("a retry", async || {

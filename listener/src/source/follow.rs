@@ -18,6 +18,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait after a failure.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
+/// While nothing is read, the database is looked for once in so long.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Reads for the shards that are assigned until `stop`, or until reading cannot go on.
 pub async fn follow(
     mut reader: Reader,
@@ -35,11 +38,15 @@ pub async fn follow(
                 reader.assign(&assigned.borrow_and_update());
             }
             if reader.is_idle() {
-                if assigned.changed().await.is_err() {
-                    return Ok(());
+                match tokio::time::timeout(LOOK_EVERY, assigned.changed()).await {
+                    Ok(Ok(())) => {
+                        reader.assign(&assigned.borrow_and_update());
+                        last_event = Instant::now();
+                    }
+                    Ok(Err(_)) => return Ok(()),
+                    // Whoever has no shard is to notice too that the database is away.
+                    Err(_) => look_for_database(&reader, &sources).await,
                 }
-                reader.assign(&assigned.borrow_and_update());
-                last_event = Instant::now();
                 continue;
             }
             // An answer that never comes is a failure too.
@@ -87,5 +94,15 @@ pub async fn follow(
         biased;
         () = stop.cancelled() => Ok(()),
         result = reading => result,
+    }
+}
+
+/// Notes whether the database answers.
+async fn look_for_database(reader: &Reader, sources: &Sources) {
+    // An answer that never comes is a failure too.
+    sources.health.read(false, Instant::now());
+    match reader.look_for_database().await {
+        Ok(()) => sources.health.read(true, Instant::now()),
+        Err(error) => tracing::debug!(%error, "the database does not answer"),
     }
 }

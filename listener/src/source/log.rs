@@ -119,6 +119,12 @@ fn intern(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
 }
 
 impl Log {
+    /// Finds out whether the database answers.
+    pub async fn look_for_database(&self) -> Result<(), LogError> {
+        sqlx::query("select 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
     /// Opens the log, whose name becomes the beginning of each event's id.
     pub async fn open(pool: PgPool) -> Result<Self, LogError> {
         let id: String = sqlx::query_scalar("select left(id::text, 8) from observer.incarnation")

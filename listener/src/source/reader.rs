@@ -128,6 +128,11 @@ impl Reader {
         self.positions.is_empty()
     }
 
+    /// Finds out whether the log's database answers.
+    pub async fn look_for_database(&self) -> Result<(), LogError> {
+        self.log.look_for_database().await
+    }
+
     /// Reads for these shards from now on. Those that it reads already under the same epoch stay
     /// where they are.
     pub fn assign(&mut self, assignment: &Assignment) {

@@ -3,8 +3,12 @@
 //! The version is chosen by `OBSERVER_TEST_POSTGRES`: 18 (downloaded, the default), 15 (as
 //! Debian installs it), or the folder with the programs of another.
 
+pub(crate) mod counters;
+pub(crate) mod fleet;
 pub(crate) mod listener;
+pub(crate) mod probe;
 pub(crate) mod program;
+pub(crate) mod rows;
 pub(crate) mod told;
 pub(crate) mod writers;
 

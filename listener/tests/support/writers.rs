@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::task::JoinSet;
+
+use super::listener::SOON;
 
 /// Rows that the writers share.
 pub(crate) const KEYS: i32 = 40;
@@ -61,7 +63,20 @@ async fn hold_open(url: String, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    connection.execute("commit").await.unwrap();
+    // A crash of the server has undone it.
+    let _undone = connection.execute("commit").await;
+}
+
+/// Connects, to a server that may be about to start.
+async fn connect(url: &str) -> PgConnection {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match PgConnection::connect(url).await {
+            Ok(connection) => return connection,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn write(url: String, number: u64, seed: u64, stop: Arc<AtomicBool>) {
@@ -73,12 +88,17 @@ async fn write(url: String, number: u64, seed: u64, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
         round += 1;
         let prepared = format!("{database}_{number}_{round}");
-        // An error is a deadlock, which has ended the transaction.
+        // An error is a deadlock, which has ended the transaction, or the server's end.
         if transaction(&mut connection, &mut random, &prepared)
             .await
             .is_err()
         {
-            connection.execute("rollback").await.unwrap();
+            if connection.execute("rollback").await.is_err() {
+                connection = connect(&url).await;
+                // It survives a crash, with its locks.
+                let undo = format!("rollback prepared '{prepared}'");
+                let _not_there = connection.execute(AssertSqlSafe(undo)).await;
+            }
         }
     }
 }

@@ -1,0 +1,112 @@
+//! Several processes that share the shards of one listener.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use observer_listener::demo::sink::Sink;
+use sqlx::PgPool;
+
+use super::eventually;
+use super::listener::{Config, Process, observer};
+
+/// A Lease for tests in which processes die: others need not wait for long, and a busy machine
+/// still manages to renew it.
+pub(crate) const SHORT_LEASE: &str =
+    "  lease: {duration: 3s, renewDeadline: 2s, retryPeriod: 400ms}\n";
+
+/// A Lease for tests in which none may be lost, however busy the machine is. Shards move as soon
+/// as with the other.
+pub(crate) const LONG_LEASE: &str =
+    "  lease: {duration: 60s, renewDeadline: 50s, retryPeriod: 400ms}\n";
+
+/// Saves often, so that little is repeated after a fault.
+pub(crate) const SAVE_OFTEN: &str = "  checkpoint: {interval: 100ms}\n";
+
+/// Files of one process: all events of the counters go to `path`.
+pub(crate) fn files(url: &str, spec: &str, sink: &Sink, path: &str) -> Config {
+    let spec = format!("{spec}{SAVE_OFTEN}");
+    Config::new(
+        url,
+        &spec,
+        &observer("kv", "public.kv", &sink.url(path), ""),
+    )
+}
+
+/// A shard as the database has it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(crate) struct Owned {
+    pub(crate) shard: i16,
+    pub(crate) holder: String,
+    pub(crate) claimed_at: Option<DateTime<Utc>>,
+}
+
+impl Owned {
+    /// Whether the process with this number claimed it.
+    pub(crate) fn by(&self, pid: u32) -> bool {
+        self.holder.contains(&format!("-{pid}-"))
+    }
+}
+
+/// All shards; none while the server is away.
+pub(crate) async fn shards(pool: &PgPool) -> Vec<Owned> {
+    let owned = "select shard, holder, claimed_at from observer.checkpoint order by shard";
+    sqlx::query_as(owned)
+        .fetch_all(pool)
+        .await
+        .unwrap_or_default()
+}
+
+/// Waits until these processes share so many shards evenly, and nobody else has any.
+pub(crate) async fn shared(pool: &PgPool, count: usize, by: &[&Process]) {
+    let pids: Vec<u32> = by.iter().map(|process| process.pid()).collect();
+    let what = format!("{count} shards shared by {pids:?}");
+    eventually(&what, async || {
+        let shards = shards(pool).await;
+        let mut parts: BTreeMap<u32, usize> = BTreeMap::new();
+        for shard in &shards {
+            let owner = pids.iter().find(|pid| shard.by(**pid))?;
+            *parts.entry(*owner).or_default() += 1;
+        }
+        let even = count.div_ceil(pids.len());
+        let all = shards.len() == count && parts.len() == pids.len().min(count);
+        (all && parts.values().all(|part| *part <= even)).then_some(())
+    })
+    .await;
+}
+
+/// Waits until none of the shards is left with any but these processes, and returns them.
+pub(crate) async fn taken_over(pool: &PgPool, count: usize, by: &[&Process]) -> Vec<Owned> {
+    let pids: Vec<u32> = by.iter().map(|process| process.pid()).collect();
+    eventually(&format!("{count} shards with {pids:?}"), async || {
+        let shards = shards(pool).await;
+        let theirs = |shard: &Owned| pids.iter().any(|pid| shard.by(*pid));
+        let all = shards.len() == count && shards.iter().all(theirs);
+        all.then_some(shards)
+    })
+    .await
+}
+
+/// How long after `fault` the shards of the process with this number, as they were `before`, were
+/// claimed by others, in seconds; `None` where it had none.
+pub(crate) fn failover(
+    before: &[Owned],
+    pid: u32,
+    after: &[Owned],
+    fault: DateTime<Utc>,
+) -> Option<f64> {
+    let lost: Vec<i16> = before
+        .iter()
+        .filter(|one| one.by(pid))
+        .map(|one| one.shard)
+        .collect();
+    let again = after.iter().filter(|one| lost.contains(&one.shard));
+    let last = again.filter_map(|one| one.claimed_at).max()?;
+    Some((last - fault).as_seconds_f64())
+}
+
+/// The middle one, and the greatest.
+pub(crate) fn median_and_most(mut all: Vec<f64>) -> (f64, f64) {
+    all.sort_by(f64::total_cmp);
+    let middle = all.get(all.len() / 2).copied().unwrap_or_default();
+    (middle, all.last().copied().unwrap_or_default())
+}
