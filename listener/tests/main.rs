@@ -15,5 +15,6 @@ mod poison;
 mod reload;
 mod replicas;
 mod retention;
+mod rows;
 mod server;
 mod support;

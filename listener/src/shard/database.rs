@@ -2,7 +2,7 @@
 //! owns `observer.lease`.
 //!
 //! A row holds a Lease as Kubernetes writes it, so that all else is the same in both places. Changes
-//! are looked for a few times a second.
+//! are looked for a few times a second, and at once after a write of this process's own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use lease::{Change, Changes, FleetChanges, Store, StoreError};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row};
+use tokio::sync::Notify;
 
 /// Between two looks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -36,6 +37,8 @@ pub struct Rows {
     listener: Arc<str>,
     /// As they were seen last by those who list and follow.
     known: Arc<Mutex<Versions>>,
+    /// Told of each write of this process, which it will want to see among the changes.
+    wrote: Arc<Notify>,
 }
 
 impl Rows {
@@ -46,6 +49,7 @@ impl Rows {
             pool,
             listener: Arc::from(listener),
             known: Arc::default(),
+            wrote: Arc::default(),
         }
     }
 
@@ -113,6 +117,7 @@ impl Store for Rows {
                 .fetch_optional(&self.pool)
                 .await
                 .map_err(other)?;
+            self.wrote.notify_one();
             read(&row.ok_or(StoreError::Conflict)?)
         })
     }
@@ -136,6 +141,7 @@ impl Store for Rows {
                 .fetch_optional(&self.pool)
                 .await
                 .map_err(other)?;
+            self.wrote.notify_one();
             match row {
                 Some(row) => read(&row),
                 None if self.one(name).await?.is_some() => Err(StoreError::Conflict),
@@ -161,6 +167,7 @@ impl Store for Rows {
                 .execute(&self.pool)
                 .await
                 .map_err(other)?;
+            self.wrote.notify_one();
             match deleted.rows_affected() {
                 0 if self.one(name).await?.is_some() => Err(StoreError::Conflict),
                 0 => Err(StoreError::Missing),
@@ -204,7 +211,7 @@ impl Store for Rows {
         let rows = self.clone();
         Box::pin(async move {
             let looks = stream::unfold(rows, |rows| async move {
-                tokio::time::sleep(LOOK_EVERY).await;
+                let _either = tokio::time::timeout(LOOK_EVERY, rows.wrote.notified()).await;
                 let changes = match rows.all().await {
                     Ok((leases, _)) => rows.changes(leases).into_iter().map(Ok).collect(),
                     Err(error) => vec![Err(error)],

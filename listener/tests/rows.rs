@@ -1,0 +1,264 @@
+//! Leases as rows of a real database: whoever writes them and whenever, each sees them as the API
+//! server would show them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use lease::{Change, Store, StoreError};
+use observer_listener::shard::database::Rows;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+
+use crate::support::counters::seed;
+use crate::support::database;
+use crate::support::listener::SOON;
+
+fn lease(name: &str, holder: &str) -> Lease {
+    let mut lease = Lease::default();
+    lease.metadata.name = Some(name.to_owned());
+    lease.spec.get_or_insert_default().holder_identity = Some(holder.to_owned());
+    lease
+}
+
+fn name(lease: &Lease) -> String {
+    lease.metadata.name.clone().unwrap()
+}
+
+fn version(lease: &Lease) -> i64 {
+    let version = lease.metadata.resource_version.as_deref();
+    version.unwrap().parse().unwrap()
+}
+
+fn holder(lease: &Lease) -> &str {
+    lease
+        .spec
+        .as_ref()
+        .unwrap()
+        .holder_identity
+        .as_deref()
+        .unwrap()
+}
+
+fn is_conflict<T>(result: Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Conflict))
+}
+
+fn is_missing<T>(result: Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Missing))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_counts_for_the_version_that_it_names_only() {
+    let db = database().await;
+    let rows = Rows::new(db.pool.clone(), "default/test");
+    assert_eq!(rows.list().await.unwrap(), (Vec::new(), "0".to_owned()));
+    assert_eq!(rows.get("a").await.unwrap(), None);
+    assert!(is_missing(rows.replace("a", &lease("a", "x")).await));
+    assert!(is_missing(rows.delete("a", "1").await));
+
+    let first = rows.create(&lease("a", "x")).await.unwrap();
+    assert_eq!((name(&first).as_str(), holder(&first)), ("a", "x"));
+    assert!(is_conflict(rows.create(&lease("a", "y")).await));
+    assert_eq!(rows.get("a").await.unwrap().as_ref(), Some(&first));
+    let mut second = first.clone();
+    second.spec.as_mut().unwrap().holder_identity = Some("y".to_owned());
+    let second = rows.replace("a", &second).await.unwrap();
+    assert_eq!(holder(&second), "y");
+    assert!(version(&second) > version(&first));
+    assert!(is_conflict(rows.replace("a", &first).await));
+    assert!(
+        is_conflict(rows.replace("a", &lease("a", "z")).await),
+        "no version"
+    );
+    assert!(is_conflict(
+        rows.delete("a", &version(&first).to_string()).await
+    ));
+    assert!(is_conflict(rows.delete("a", "not a number").await));
+    let (all, last) = rows.list().await.unwrap();
+    assert_eq!(all, [second.clone()]);
+    assert!(last.parse::<i64>().unwrap() >= version(&second));
+
+    let others = Rows::new(db.pool.clone(), "other/test");
+    assert_eq!(others.list().await.unwrap().0, []);
+    others.create(&lease("a", "o")).await.unwrap();
+    rows.delete("a", &version(&second).to_string())
+        .await
+        .unwrap();
+    assert_eq!(rows.get("a").await.unwrap(), None);
+    assert!(is_missing(
+        rows.delete("a", &version(&second).to_string()).await
+    ));
+    assert!(is_missing(rows.replace("a", &second).await));
+    let again = rows.create(&lease("a", "x")).await.unwrap();
+    assert!(
+        version(&again) > version(&second),
+        "versions are not given twice"
+    );
+    assert_eq!(
+        others.list().await.unwrap().0.len(),
+        1,
+        "others have their own"
+    );
+}
+
+/// Changes Leases at random; what is refused is done anew in another way.
+async fn write(pool: PgPool, number: u64, seed: u64, stop: Arc<AtomicBool>) -> u64 {
+    let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));
+    let rows = Rows::new(pool, "default/test");
+    let mut written = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let name = format!("lease-{}", random.random_range(0..6));
+        let done = match rows.get(&name).await.unwrap() {
+            None => rows
+                .create(&lease(&name, &number.to_string()))
+                .await
+                .map(drop),
+            Some(seen) if random.random_bool(0.2) => {
+                rows.delete(&name, &version(&seen).to_string()).await
+            }
+            Some(seen) => rows.replace(&name, &seen).await.map(drop),
+        };
+        match done {
+            Ok(()) => written += 1,
+            Err(StoreError::Conflict | StoreError::Missing) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    written
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_sees_a_version_has_seen_all_before_it() {
+    let seed = seed();
+    let db = database().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = JoinSet::new();
+    for number in 0..4 {
+        writers.spawn(write(db.pool.clone(), number, seed, Arc::clone(&stop)));
+    }
+    let reader = Rows::new(db.pool.clone(), "default/test");
+    let follower = Rows::new(db.pool.clone(), "default/test");
+    let (leases, last) = follower.list().await.unwrap();
+    let mut known: BTreeMap<String, i64> = leases
+        .iter()
+        .map(|lease| (name(lease), version(lease)))
+        .collect();
+    let mut changes = follower.follow(&last).await.unwrap();
+    let mut newest = last.parse().unwrap();
+
+    let mut before: Option<(BTreeMap<String, i64>, i64)> = None;
+    for _ in 0..200 {
+        let (leases, last) = reader.list().await.unwrap();
+        let last: i64 = last.parse().unwrap();
+        let now: BTreeMap<String, i64> = leases
+            .iter()
+            .map(|lease| (name(lease), version(lease)))
+            .collect();
+        if let Some((seen, seen_to)) = &before {
+            assert!(last >= *seen_to);
+            for (name, version) in &now {
+                let early = version <= seen_to && seen.get(name) != Some(version);
+                assert!(
+                    !early,
+                    "{name} has {version}, and was not seen at {seen_to}: {seen:?}"
+                );
+            }
+        }
+        before = Some((now, last));
+        let soon = Duration::from_millis(5);
+        if let Ok(Some(change)) = tokio::time::timeout(soon, changes.next()).await {
+            note(change.unwrap(), &mut known, &mut newest);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let written: u64 = writers.join_all().await.into_iter().sum();
+    let (leases, _) = reader.list().await.unwrap();
+    let end: BTreeMap<String, i64> = leases
+        .iter()
+        .map(|lease| (name(lease), version(lease)))
+        .collect();
+    while known != end {
+        let change = tokio::time::timeout(SOON, changes.next()).await;
+        note(change.unwrap().unwrap().unwrap(), &mut known, &mut newest);
+    }
+    println!("{written} writes seen");
+    assert!(written > 20);
+}
+
+fn note(change: Change, known: &mut BTreeMap<String, i64>, newest: &mut i64) {
+    match change {
+        Change::Put(lease) => {
+            assert!(
+                version(&lease) > *newest,
+                "changes come in the order of their versions"
+            );
+            *newest = version(&lease);
+            known.insert(name(&lease), version(&lease));
+        }
+        Change::Gone(name) => {
+            assert!(known.remove(&name).is_some(), "{name} was there");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_come_one_by_one_whoever_makes_them() {
+    let db = database().await;
+    let [ours, theirs] = [(); 2].map(|()| Rows::new(db.pool.clone(), "default/test"));
+    let first = theirs.create(&lease("a", "x")).await.unwrap();
+    let (all, last) = ours.list().await.unwrap();
+    assert_eq!(all, [first.clone()]);
+    // Between the list and the changes that follow it.
+    let second = theirs.create(&lease("b", "x")).await.unwrap();
+    let mut changes = ours.follow(&last).await.unwrap();
+    let mut next = async || {
+        let change = tokio::time::timeout(SOON, changes.next()).await;
+        change.unwrap().unwrap().unwrap()
+    };
+    assert_eq!(next().await, Change::Put(second.clone()));
+    let first = ours.replace("a", &first).await.unwrap();
+    assert_eq!(next().await, Change::Put(first.clone()));
+    theirs
+        .delete("a", &version(&first).to_string())
+        .await
+        .unwrap();
+    assert_eq!(next().await, Change::Gone("a".to_owned()));
+    ours.delete("b", &version(&second).to_string())
+        .await
+        .unwrap();
+    assert_eq!(next().await, Change::Gone("b".to_owned()));
+    let again = theirs.create(&lease("a", "y")).await.unwrap();
+    assert_eq!(next().await, Change::Put(again));
+
+    // All at once, the count of versions included.
+    db.run("select observer.forget('default/test')").await;
+    assert_eq!(next().await, Change::Gone("a".to_owned()));
+    let left: i64 = db.value("select count(*) from observer.lease").await;
+    assert_eq!(left, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_lease_can_be_watched_alone() {
+    let db = database().await;
+    let rows = Rows::new(db.pool.clone(), "default/test");
+    let first = rows.create(&lease("a", "x")).await.unwrap();
+    let seen = version(&first).to_string();
+    let mut changes = rows.watch("a", &seen).await.unwrap();
+    let mut next = async || {
+        let change = tokio::time::timeout(SOON, changes.next()).await;
+        change.unwrap().unwrap().unwrap()
+    };
+    rows.create(&lease("b", "x")).await.unwrap();
+    let second = rows.replace("a", &first).await.unwrap();
+    assert_eq!(next().await, Some(second.clone()));
+    rows.delete("a", &version(&second).to_string())
+        .await
+        .unwrap();
+    assert_eq!(next().await, None);
+}
