@@ -182,13 +182,16 @@ pub async fn connect(url: &Redacted, patience: Duration) -> Result<PgPool, Datab
     }
 }
 
-/// Whether an error is one that a starting or restarting server gives.
+/// Whether an error is one that a starting or restarting server gives; one that stops breaks off.
 fn starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => {
             matches!(
                 error.kind(),
-                std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::ConnectionReset
+                std::io::ErrorKind::ConnectionRefused
+                    | std::io::ErrorKind::ConnectionReset
+                    | std::io::ErrorKind::BrokenPipe
+                    | std::io::ErrorKind::UnexpectedEof
             )
         }
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),

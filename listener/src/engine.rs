@@ -30,7 +30,7 @@ use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::migrate;
 use crate::run::{GOODBYE, RunError, first_error};
 use crate::shard::fleet::{Coordination, Fleet, Member};
-use crate::shard::waiting::Waiting;
+use crate::shard::waiting::{Unclaimed, Waiting};
 use crate::shard::work::Desk;
 use crate::source::follow::follow;
 use crate::source::log::Log;
@@ -262,7 +262,7 @@ impl<'a> Engine<'a> {
         let mut at_work: FuturesUnordered<_> = holds.values().cloned().map(work).collect();
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut open, mut waiting) = (true, Waiting::default());
+        let (mut open, mut waits) = (true, <(Waiting, Unclaimed)>::default());
         let mut failed = Ok(());
         while open || !at_work.is_empty() {
             tokio::select! {
@@ -290,7 +290,10 @@ impl<'a> Engine<'a> {
                 },
                 error = first_error(&mut self.tasks) => return Err(error),
                 () = stop.cancelled(), if !fleet.is_leaving() => fleet.leave(),
-                _ = looks.tick() => self.job.look(fleet, &self.pool, &mut waiting).await?,
+                _ = looks.tick() => {
+                    let held = holds.keys().copied();
+                    self.job.look(fleet, &self.pool, held, &mut waits).await?;
+                }
             }
         }
         failed
@@ -303,29 +306,39 @@ impl Job<'_> {
         &self,
         fleet: &Fleet,
         pool: &PgPool,
-        waiting: &mut Waiting,
+        held: impl Iterator<Item = u16>,
+        (waiting, unclaimed): &mut (Waiting, Unclaimed),
     ) -> Result<(), RunError> {
+        let (health, reporter) = (&self.sources.health, &self.sources.reporter);
         let standing = fleet.standing.borrow().clone();
-        self.sources.reporter.members(standing.members);
-        let bound = self.listener.stalled_after;
-        let health = &self.sources.health;
-        let without = waiting.note(&standing, Instant::now(), bound, Utc::now());
-        self.sources.reporter.stalled_without_lease(without);
-        self.sources.tell_stalls();
-        health.outside(waiting.outside(&standing, Instant::now(), bound));
-        let away = health.database_away(Instant::now());
-        let Some(lasts) = away.filter(|lasts| *lasts >= AWAY.min(bound) && !fleet.is_leaving())
-        else {
+        reporter.members(standing.members);
+        let (now, bound) = (Instant::now(), self.listener.stalled_after);
+        let without = waiting.note(&standing, now, bound, Utc::now());
+        reporter.stalled_without_lease(without);
+        health.outside(waiting.outside(&standing, now, bound));
+        let longest = unclaimed.note(held.filter(|shard| !reporter.owns(*shard)), now);
+        let away = health.database_away(now).unwrap_or_default();
+        if away.max(longest) >= AWAY.min(bound) && !fleet.is_leaving() {
+            self.probe(pool, away).await?;
+        } else {
             health.is_blocked(None);
-            return Ok(());
-        };
+        }
+        let late = unclaimed.stalled(now, bound, Utc::now(), health.blocked());
+        reporter.stalled_unclaimed(late);
+        self.sources.tell_stalls();
+        Ok(())
+    }
+
+    /// Finds out whether the database is there, and what keeps it from answering. `away` is for how
+    /// long it has not answered.
+    async fn probe(&self, pool: &PgPool, away: Duration) -> Result<(), RunError> {
         // A server that answers is there, whatever it is that waits.
         match tokio::time::timeout(PROBE, database::blocker(pool)).await {
-            Ok(Ok(blocker)) => health.is_blocked(blocker),
-            _ if lasts < AWAY => {}
+            Ok(Ok(blocker)) => self.sources.health.is_blocked(blocker),
+            _ if away < AWAY => {}
             Ok(Err(error)) => return Err(RunError::Away(error.to_string())),
             Err(_) => {
-                let seconds = lasts.as_secs();
+                let seconds = away.as_secs();
                 return Err(RunError::Away(format!("no answer for {seconds} s")));
             }
         }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod adversity;
 mod bad_input;
 mod capture;
 mod chaos;
@@ -17,4 +18,5 @@ mod replicas;
 mod retention;
 mod rows;
 mod server;
+mod stalls;
 mod support;

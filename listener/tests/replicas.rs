@@ -142,7 +142,7 @@ async fn killed_again_and_again_nothing_is_lost_or_out_of_order() {
     let configs: [Config; 3] = files_of(&db, &sink, SHORT_LEASE);
     let mut processes = configs.each_ref().map(Process::run);
     shared(&db.pool, 8, &processes.each_ref()).await;
-    let writers = Writers::start(&db.url, 2, seed);
+    let writers = Writers::start(&db.url, 4, seed);
     let (mut kills, mut failovers) = (Vec::new(), Vec::new());
     for _ in 0..KILLS {
         sink.wait_for(
@@ -194,7 +194,7 @@ async fn what_a_paused_process_still_saves_is_refused() {
     let mut first = Process::start(&listen, &configs[0].path());
     shared(&db.pool, 8, &[&first]).await;
     ready(&address, 200).await;
-    let writers = Writers::start(&db.url, 2, seed);
+    let writers = Writers::start(&db.url, 4, seed);
     sink.wait_for(100, SINCE_LAST_SAVE).await;
     first.signal("STOP").await;
     let second = Process::run(&configs[1]);
@@ -242,7 +242,7 @@ async fn another_number_of_shards_repeats_and_loses_nothing() {
     let configs: [Config; 2] = files_of(&db, &sink, &spec);
     let [mut first, mut second] = configs.each_ref().map(Process::run);
     shared(&db.pool, 4, &[&first, &second]).await;
-    let writers = Writers::start(&db.url, 2, seed);
+    let writers = Writers::start(&db.url, 4, seed);
     for (from, to) in [(4, 7), (7, 2)] {
         for config in &configs {
             config.change(&format!("shards: {from}"), &format!("shards: {to}"));
@@ -275,7 +275,7 @@ async fn another_number_of_shards_while_processes_are_killed_loses_nothing() {
     let configs: [Config; 2] = files_of(&db, &sink, &spec);
     let [mut first, mut second] = configs.each_ref().map(Process::run);
     shared(&db.pool, 4, &[&first, &second]).await;
-    let writers = Writers::start(&db.url, 2, seed);
+    let writers = Writers::start(&db.url, 4, seed);
     for (from, to) in [(4, 7), (7, 2)] {
         for config in &configs {
             config.change(&format!("shards: {from}"), &format!("shards: {to}"));

@@ -32,6 +32,7 @@ struct State {
     shards: BTreeMap<u16, OwnedShard>,
     stalled_at_work: Vec<StalledShard>,
     stalled_without_lease: Vec<StalledShard>,
+    stalled_unclaimed: Vec<StalledShard>,
     members: usize,
 }
 
@@ -40,6 +41,7 @@ impl State {
         let at_work = self.stalled_at_work.iter();
         at_work
             .chain(&self.stalled_without_lease)
+            .chain(&self.stalled_unclaimed)
             .cloned()
             .collect()
     }
@@ -67,6 +69,7 @@ impl Reporter {
                 shards: BTreeMap::new(),
                 stalled_at_work: Vec::new(),
                 stalled_without_lease: Vec::new(),
+                stalled_unclaimed: Vec::new(),
                 members: 0,
             }),
         }
@@ -102,6 +105,7 @@ impl Reporter {
             state.shards.clear();
             state.stalled_at_work.clear();
             state.stalled_without_lease.clear();
+            state.stalled_unclaimed.clear();
         });
     }
 
@@ -138,6 +142,13 @@ impl Reporter {
         state.shards.len()
     }
 
+    /// Whether a shard is this process's and is claimed.
+    #[must_use]
+    pub fn owns(&self, shard: u16) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.shards.contains_key(&shard)
+    }
+
     /// How far behind each shard is, in seconds.
     pub fn lags(&self, lags: &BTreeMap<u16, f64>) {
         self.note(|state| {
@@ -157,6 +168,11 @@ impl Reporter {
     /// The shards that should be this process's and cannot be had.
     pub fn stalled_without_lease(&self, stalled: Vec<StalledShard>) {
         self.note(|state| state.stalled_without_lease = stalled);
+    }
+
+    /// The shards that are this process's by their Leases and cannot be claimed in the database.
+    pub fn stalled_unclaimed(&self, stalled: Vec<StalledShard>) {
+        self.note(|state| state.stalled_unclaimed = stalled);
     }
 
     /// All shards that do not get on.
@@ -180,6 +196,7 @@ impl Reporter {
             state.work = Some(trouble);
             state.stalled_at_work.clear();
             state.stalled_without_lease.clear();
+            state.stalled_unclaimed.clear();
         });
     }
 

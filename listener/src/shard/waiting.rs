@@ -1,10 +1,11 @@
-//! Shards that should be this process's and cannot be had.
+//! Shards that should be this process's and cannot be had, and those that are its own and cannot
+//! be claimed in the database.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use crds::report::{NO_LEASE, StalledShard};
+use crds::report::{DATABASE_UNREACHABLE, HOLDING_TRANSACTION, NO_LEASE, StalledShard};
 use lease::fleet::{Seat, Standing};
 use tokio::time::Instant;
 
@@ -77,6 +78,52 @@ fn message(seat: &Seat, standing: &Standing) -> String {
     }
 }
 
+/// Since when each of the shards that are held has been waiting for its claim in the database.
+#[derive(Debug, Default)]
+pub(crate) struct Unclaimed(BTreeMap<u16, Instant>);
+
+impl Unclaimed {
+    /// Takes note of the shards that are held and not claimed; gives for how long the one has been
+    /// that waits longest.
+    pub(crate) fn note(&mut self, shards: impl Iterator<Item = u16>, now: Instant) -> Duration {
+        let since = |shard: u16| (shard, self.0.get(&shard).copied().unwrap_or(now));
+        let waiting: BTreeMap<u16, Instant> = shards.map(since).collect();
+        self.0 = waiting;
+        let first = self.0.values().min();
+        first.map_or(Duration::ZERO, |since| {
+            now.saturating_duration_since(*since)
+        })
+    }
+
+    /// Those that have waited for as long as `bound`. `blocked` is what keeps the database from
+    /// answering although it is there, if anything does.
+    pub(crate) fn stalled(
+        &self,
+        now: Instant,
+        bound: Duration,
+        at: DateTime<Utc>,
+        blocked: Option<String>,
+    ) -> Vec<StalledShard> {
+        let (reason, message) = match blocked {
+            Some(blocked) => (HOLDING_TRANSACTION, blocked),
+            None => (
+                DATABASE_UNREACHABLE,
+                "its checkpoint cannot be claimed in the database".to_owned(),
+            ),
+        };
+        let stalled = self.0.iter().filter_map(|(shard, since)| {
+            let lasts = now.saturating_duration_since(*since);
+            (lasts >= bound).then(|| StalledShard {
+                shard: *shard,
+                reason: reason.to_owned(),
+                message: message.clone(),
+                since: (at - lasts).to_rfc3339_opts(SecondsFormat::Secs, true),
+            })
+        });
+        stalled.collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,5 +178,27 @@ mod tests {
         );
         assert!(note(7, true).is_empty());
         assert!(note(8, false).is_empty(), "it was had meanwhile");
+    }
+
+    #[test]
+    fn a_shard_that_cannot_be_claimed_is_told_after_a_while() {
+        let start = Instant::now();
+        let (mut unclaimed, bound) = (Unclaimed::default(), Duration::from_secs(5));
+        let mut note = |second: u64, shards: &[u16]| {
+            let now = start + Duration::from_secs(second);
+            let longest = unclaimed.note(shards.iter().copied(), now);
+            let blocked = (second % 2 == 1).then(|| "process 7 holds a lock".to_owned());
+            let stalled = unclaimed.stalled(now, bound, DateTime::UNIX_EPOCH, blocked);
+            let stalled = stalled.into_iter().map(|one| (one.shard, one.reason));
+            (longest.as_secs(), stalled.collect::<Vec<_>>())
+        };
+        assert_eq!(note(0, &[1]), (0, vec![]));
+        assert_eq!(note(4, &[1, 2]), (4, vec![]));
+        let reason = HOLDING_TRANSACTION.to_owned();
+        assert_eq!(note(5, &[1, 2]), (5, vec![(1, reason)]));
+        let reason = DATABASE_UNREACHABLE.to_owned();
+        assert_eq!(note(10, &[2]), (6, vec![(2, reason)]));
+        assert_eq!(note(11, &[]), (0, vec![]));
+        assert_eq!(note(30, &[2]), (0, vec![]), "it was claimed meanwhile");
     }
 }
