@@ -45,11 +45,11 @@ fn holder(lease: &Lease) -> &str {
         .unwrap()
 }
 
-fn is_conflict<T>(result: Result<T, StoreError>) -> bool {
+fn is_conflict<T>(result: &Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Conflict))
 }
 
-fn is_missing<T>(result: Result<T, StoreError>) -> bool {
+fn is_missing<T>(result: &Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Missing))
 }
 
@@ -59,29 +59,29 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
     let rows = Rows::new(db.pool.clone(), "default/test");
     assert_eq!(rows.list().await.unwrap(), (Vec::new(), "0".to_owned()));
     assert_eq!(rows.get("a").await.unwrap(), None);
-    assert!(is_missing(rows.replace("a", &lease("a", "x")).await));
-    assert!(is_missing(rows.delete("a", "1").await));
+    assert!(is_missing(&rows.replace("a", &lease("a", "x")).await));
+    assert!(is_missing(&rows.delete("a", "1").await));
 
     let first = rows.create(&lease("a", "x")).await.unwrap();
     assert_eq!((name(&first).as_str(), holder(&first)), ("a", "x"));
-    assert!(is_conflict(rows.create(&lease("a", "y")).await));
+    assert!(is_conflict(&rows.create(&lease("a", "y")).await));
     assert_eq!(rows.get("a").await.unwrap().as_ref(), Some(&first));
     let mut second = first.clone();
     second.spec.as_mut().unwrap().holder_identity = Some("y".to_owned());
     let second = rows.replace("a", &second).await.unwrap();
     assert_eq!(holder(&second), "y");
     assert!(version(&second) > version(&first));
-    assert!(is_conflict(rows.replace("a", &first).await));
+    assert!(is_conflict(&rows.replace("a", &first).await));
     assert!(
-        is_conflict(rows.replace("a", &lease("a", "z")).await),
+        is_conflict(&rows.replace("a", &lease("a", "z")).await),
         "no version"
     );
     assert!(is_conflict(
-        rows.delete("a", &version(&first).to_string()).await
+        &rows.delete("a", &version(&first).to_string()).await
     ));
-    assert!(is_conflict(rows.delete("a", "not a number").await));
+    assert!(is_conflict(&rows.delete("a", "not a number").await));
     let (all, last) = rows.list().await.unwrap();
-    assert_eq!(all, [second.clone()]);
+    assert_eq!(all, std::slice::from_ref(&second));
     assert!(last.parse::<i64>().unwrap() >= version(&second));
 
     let others = Rows::new(db.pool.clone(), "other/test");
@@ -92,9 +92,9 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
         .unwrap();
     assert_eq!(rows.get("a").await.unwrap(), None);
     assert!(is_missing(
-        rows.delete("a", &version(&second).to_string()).await
+        &rows.delete("a", &version(&second).to_string()).await
     ));
-    assert!(is_missing(rows.replace("a", &second).await));
+    assert!(is_missing(&rows.replace("a", &second).await));
     let again = rows.create(&lease("a", "x")).await.unwrap();
     assert!(
         version(&again) > version(&second),
@@ -111,7 +111,7 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
 async fn write(pool: PgPool, number: u64, seed: u64, stop: Arc<AtomicBool>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));
     let rows = Rows::new(pool, "default/test");
-    let mut written = 0;
+    let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         let name = format!("lease-{}", random.random_range(0..6));
         let done = match rows.get(&name).await.unwrap() {
@@ -119,18 +119,18 @@ async fn write(pool: PgPool, number: u64, seed: u64, stop: Arc<AtomicBool>) -> u
                 .create(&lease(&name, &number.to_string()))
                 .await
                 .map(drop),
-            Some(seen) if random.random_bool(0.2) => {
-                rows.delete(&name, &version(&seen).to_string()).await
+            Some(found) if random.random_bool(0.2) => {
+                rows.delete(&name, &version(&found).to_string()).await
             }
-            Some(seen) => rows.replace(&name, &seen).await.map(drop),
+            Some(found) => rows.replace(&name, &found).await.map(drop),
         };
         match done {
-            Ok(()) => written += 1,
+            Ok(()) => count += 1,
             Err(StoreError::Conflict | StoreError::Missing) => {}
             Err(error) => panic!("{error:?}"),
         }
     }
-    written
+    count
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +213,7 @@ async fn changes_come_one_by_one_whoever_makes_them() {
     let [ours, theirs] = [(); 2].map(|()| Rows::new(db.pool.clone(), "default/test"));
     let first = theirs.create(&lease("a", "x")).await.unwrap();
     let (all, last) = ours.list().await.unwrap();
-    assert_eq!(all, [first.clone()]);
+    assert_eq!(all, std::slice::from_ref(&first));
     // Between the list and the changes that follow it.
     let second = theirs.create(&lease("b", "x")).await.unwrap();
     let mut changes = ours.follow(&last).await.unwrap();

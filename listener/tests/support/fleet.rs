@@ -100,8 +100,8 @@ pub(crate) fn failover(
         .map(|one| one.shard)
         .collect();
     let again = after.iter().filter(|one| lost.contains(&one.shard));
-    let last = again.filter_map(|one| one.claimed_at).max()?;
-    Some((last - fault).as_seconds_f64())
+    let end = again.filter_map(|one| one.claimed_at).max()?;
+    Some((end - fault).as_seconds_f64())
 }
 
 /// The middle one, and the greatest.

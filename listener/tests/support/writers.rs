@@ -89,16 +89,12 @@ async fn write(url: String, number: u64, seed: u64, stop: Arc<AtomicBool>) {
         round += 1;
         let prepared = format!("{database}_{number}_{round}");
         // An error is a deadlock, which has ended the transaction, or the server's end.
-        if transaction(&mut connection, &mut random, &prepared)
-            .await
-            .is_err()
-        {
-            if connection.execute("rollback").await.is_err() {
-                connection = connect(&url).await;
-                // It survives a crash, with its locks.
-                let undo = format!("rollback prepared '{prepared}'");
-                let _not_there = connection.execute(AssertSqlSafe(undo)).await;
-            }
+        let done = transaction(&mut connection, &mut random, &prepared).await;
+        if done.is_err() && connection.execute("rollback").await.is_err() {
+            connection = connect(&url).await;
+            // It survives a crash, with its locks.
+            let undo = format!("rollback prepared '{prepared}'");
+            let _not_there = connection.execute(AssertSqlSafe(undo)).await;
         }
     }
 }
