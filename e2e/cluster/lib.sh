@@ -80,10 +80,30 @@ program_below() { # PID PROGRAM: the process that runs it, below nsenter and set
     return 1
 }
 
+# nsenter stops itself when the program below it is stopped, and stays so when only that goes on.
+above() { # PID: the nsenter that a program runs below, if it does
+    local parent
+    parent=$(awk '$1 == "PPid:" { print $2 }' "/proc/$1/status" 2>/dev/null) || return 1
+    [ "$(cat "/proc/${parent:-0}/comm" 2>/dev/null)" = nsenter ] || return 1
+    echo "$parent"
+}
+
+stopped() { # PID
+    grep -q '^State:.*T' "/proc/$1/status" 2>/dev/null
+}
+
+go_on() { # PID: a paused program, and what stopped with it
+    local parent
+    if parent=$(above "$1"); then
+        kill -CONT "$parent" 2>/dev/null || true
+    fi
+    kill -CONT "$1" 2>/dev/null || true
+}
+
 end() { # NAME [SECONDS]: tells a component to end, and ends it when it has not in that time
     local name=$1 pid
     if pid=$(pid_of "$name"); then
-        kill -CONT "$pid" 2>/dev/null || true # a paused one would not hear
+        go_on "$pid" # a paused one would not hear
         kill -TERM "$pid" 2>/dev/null || true
         within "${2:-10}" gone "$pid" || kill -KILL "$pid" 2>/dev/null || true
         within 5 gone "$pid" || fail "$name (process $pid) cannot be ended"
