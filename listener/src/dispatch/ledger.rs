@@ -104,7 +104,8 @@ impl Ledger {
             shard.reached = Position::within(window, id);
         }
         shard.dirty = true;
-        shard.progress += 1;
+        // Reading on past an event that does not get over brings nobody on.
+        shard.progress += u64::from(shard.entries.is_empty());
         let done_before = match shard.resumed.take(id) {
             Done::Nothing => done_by_others(&shard.inherited, id, event),
             done => done,
@@ -135,7 +136,7 @@ impl Ledger {
         if let Some(shard) = self.shards.get_mut(&shard) {
             shard.reached = position;
             shard.dirty |= worth_saving;
-            shard.progress += 1;
+            shard.progress += u64::from(shard.entries.is_empty());
         }
     }
 

@@ -134,6 +134,27 @@ fn the_oldest_is_the_first_that_is_not_over() {
     assert_eq!((ledger.pending(), ledger.entries()), (0, 0));
 }
 
+#[test]
+fn only_what_gets_over_brings_a_shard_on() {
+    let mut ledger = ledger(start());
+    let progress = |ledger: &Ledger| ledger.progress().next().unwrap();
+    enter(&mut ledger, 1, 0);
+    ledger.reach(0, Position::within(&window(), 1), true);
+    let (_, idle, pending) = progress(&ledger);
+    assert!(idle > 0 && !pending, "nothing is in the way");
+    enter(&mut ledger, 2, 1);
+    let (_, before, pending) = progress(&ledger);
+    assert!(pending);
+    for id in 3..9 {
+        enter(&mut ledger, id, usize::from(id % 2 == 0));
+    }
+    ledger.reach(0, Position::within(&window(), 9), true);
+    assert_eq!(progress(&ledger), (0, before, true), "reading on does not");
+    assert_eq!(ledger.first_pending(0), Some((0, WINDOW, 2)));
+    done(&mut ledger, 4, 0);
+    assert!(progress(&ledger).1 > before);
+}
+
 /// Three shards became one: it begins with the last of them, and passes over what the others did.
 #[test]
 fn what_other_shards_had_done_is_passed_over() {
