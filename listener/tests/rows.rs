@@ -12,7 +12,7 @@ use lease::{Change, Store, StoreError};
 use observer_listener::shard::database::Rows;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use sqlx::PgPool;
+use sqlx::{Executor as _, PgPool};
 use tokio::task::JoinSet;
 
 use crate::support::counters::seed;
@@ -236,9 +236,22 @@ async fn changes_come_one_by_one_whoever_makes_them() {
     let again = theirs.create(&lease("a", "y")).await.unwrap();
     assert_eq!(next().await, Change::Put(again));
 
+    // Between two looks, one gives up what is its own and goes.
+    let mut transaction = db.pool.begin().await.unwrap();
+    for statement in [
+        "insert into observer.lease
+         select listener, 'b', version + 1, lease from observer.lease where name = 'a'",
+        "delete from observer.lease where name = 'a'",
+    ] {
+        transaction.execute(statement).await.unwrap();
+    }
+    transaction.commit().await.unwrap();
+    assert!(matches!(next().await, Change::Put(lease) if name(&lease) == "b"));
+    assert_eq!(next().await, Change::Gone("a".to_owned()));
+
     // All at once, the count of versions included.
     db.run("select observer.forget('default/test')").await;
-    assert_eq!(next().await, Change::Gone("a".to_owned()));
+    assert_eq!(next().await, Change::Gone("b".to_owned()));
     let left: i64 = db.value("select count(*) from observer.lease").await;
     assert_eq!(left, 0);
 }

@@ -80,7 +80,8 @@ impl Rows {
         Ok((leases, last))
     }
 
-    /// Takes note of all Leases, and gives what has changed since the last time.
+    /// Takes note of all Leases, and gives what has changed since the last time: what was written
+    /// first, as who ends gives up what is its own before it deletes its Lease.
     fn changes(&self, leases: Vec<Lease>) -> Vec<Change> {
         let now: Versions = leases
             .iter()
@@ -92,7 +93,7 @@ impl Rows {
         let new = leases
             .into_iter()
             .filter(|lease| known.get(&name(lease)) != Some(&version(lease)));
-        let changes = gone.into_iter().chain(new.map(Change::Put)).collect();
+        let changes = new.map(Change::Put).chain(gone).collect();
         *known = now;
         changes
     }
