@@ -55,11 +55,11 @@ impl Writers {
 
 /// One transaction that writes first and commits last.
 async fn hold_open(url: String, stop: Arc<AtomicBool>) {
-    let mut connection = PgConnection::connect(&url).await.unwrap();
-    connection
+    let mut connection = connect(&url).await;
+    // A crash of the server may be faster.
+    let _begun = connection
         .execute("insert into kv values (1000, 0); begin; update kv set v = v + 1 where k = 1000")
-        .await
-        .unwrap();
+        .await;
     while !stop.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -81,7 +81,7 @@ async fn connect(url: &str) -> PgConnection {
 
 async fn write(url: String, number: u64, seed: u64, stop: Arc<AtomicBool>) {
     let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));
-    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let mut connection = connect(&url).await;
     // Names of prepared transactions are the whole server's.
     let database = url.rsplit('/').next().unwrap_or_default();
     let mut round = 0;
