@@ -18,6 +18,7 @@ use crate::support::fleet::{
     LONG_LEASE, SHORT_LEASE, failover, files, median_and_most, shards, shared, taken_over,
 };
 use crate::support::listener::{Config, Process, SOON};
+use crate::support::probe::{free_address, ready};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{binaries, database, eventually};
 
@@ -147,6 +148,33 @@ async fn a_database_that_crashes_under_three_processes_loses_nothing() {
         process.stop().await;
     }
     pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_a_shard_notices_that_the_database_is_away() {
+    let (server, pool) = own_server().await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let spec = format!("{SHORT_LEASE}  shards: 1\n");
+    let config = files(&server.url("postgres"), &spec, &sink, "/0");
+    let addresses = [free_address(), free_address()];
+    let processes = addresses
+        .each_ref()
+        .map(|address| Process::start(&["run", "--listen", address, "-f"], &config.path()));
+    for address in &addresses {
+        ready(address, 200).await;
+    }
+    pool.close().await;
+    server.stop().await.unwrap();
+    for address in &addresses {
+        ready(address, 503).await;
+    }
+    server.resume().await.unwrap();
+    for address in &addresses {
+        ready(address, 200).await;
+    }
+    for process in processes {
+        process.stop().await;
+    }
 }
 
 /// Paused processes hold their Leases as those of another machine do that was cut off: nobody
