@@ -58,6 +58,8 @@ pub(crate) struct Settings {
 struct Call {
     sent: Instant,
     kind: Kind,
+    /// The version that is written over or deleted, if any.
+    over: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +262,8 @@ impl Core {
                 self.call(name, Kind::Look, now);
                 return;
             }
+            // What it was refused for may have been seen meanwhile.
+            Err(Refusal::Conflict | Refusal::Missing) if self.version(&name) != call.over => {}
             Err(Refusal::Conflict | Refusal::Missing) => {
                 let pause = now + self.spread();
                 self.pauses.insert(name, pause);
@@ -293,14 +297,25 @@ impl Core {
         if kind == Kind::Renew {
             self.told = takes;
         }
+        let over = self.version(&name);
         let action = Action::Write {
-            over: self.view.get(&name).map(|seen| seen.fact.version),
+            over,
             takes,
             name: name.clone(),
             holder,
         };
-        self.calls.insert(name, Call { sent: now, kind });
+        let call = Call {
+            sent: now,
+            kind,
+            over,
+        };
+        self.calls.insert(name, call);
         self.actions.push(action);
+    }
+
+    /// The version of a Lease that was seen last.
+    fn version(&self, name: &Name) -> Option<u64> {
+        self.view.get(name).map(|seen| seen.fact.version)
     }
 
     /// Looks at a Lease, or deletes it as it was seen.
@@ -310,7 +325,12 @@ impl Core {
             (_, Some(seen)) => Action::Delete(name.clone(), seen.fact.version),
             (_, None) => return,
         };
-        self.calls.insert(name, Call { sent: now, kind });
+        let call = Call {
+            sent: now,
+            kind,
+            over: self.version(&name),
+        };
+        self.calls.insert(name, call);
         self.actions.push(action);
     }
 
