@@ -35,13 +35,17 @@ impl Save {
             && self.released.is_empty()
     }
 
-    /// Takes out all that is of some shards.
-    pub fn leave_out(&mut self, shards: &BTreeSet<u16>) {
+    /// Takes out all that is of some shards, and gives back their dead letters.
+    pub fn leave_out(&mut self, shards: &BTreeSet<u16>) -> Vec<Letter> {
         self.epochs.retain(|shard, _| !shards.contains(shard));
         self.moved.retain(|(shard, _)| !shards.contains(shard));
-        self.letters.retain(|(shard, _)| !shards.contains(shard));
         self.verdicts.retain(|(shard, _)| !shards.contains(shard));
         self.released.retain(|shard| !shards.contains(shard));
+        let letters = std::mem::take(&mut self.letters).into_iter();
+        let (out, stay) = letters.partition(|(shard, _)| shards.contains(shard));
+        self.letters = stay;
+        let out: Vec<(u16, Letter)> = out;
+        out.into_iter().map(|(_, letter)| letter).collect()
     }
 }
 
@@ -212,3 +216,54 @@ const SAVE: &str = "
                     and pg_snapshot_xmin(new.from_snapshot) >= pg_snapshot_xmin(c.from_snapshot)
           end
     returning c.shard";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::DateTime;
+    use crds::config::Operation;
+
+    use super::*;
+    use crate::event::Event;
+
+    fn letter(id: i64) -> Letter {
+        Letter {
+            event: Arc::new(Event {
+                log_id: id,
+                id: format!("a-{id}"),
+                hash: 0,
+                entity: "public.orders".into(),
+                operation: Operation::Insert,
+                key: None,
+                tenant: None,
+                occurred_at: DateTime::UNIX_EPOCH,
+                old: None,
+                new: None,
+            }),
+            observer: "default/big".into(),
+            action: "notify".into(),
+            attempts: 1,
+            history: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_all_of_its_shards_and_gives_the_letters_back() {
+        let mut save = Save {
+            epochs: BTreeMap::from([(1, 7), (2, 8)]),
+            letters: vec![(1, letter(1)), (2, letter(2)), (1, letter(3))],
+            verdicts: vec![(1, Verdict::Settled(5)), (2, Verdict::Settled(6))],
+            released: BTreeSet::from([1]),
+            ..Save::default()
+        };
+        let out = save.leave_out(&BTreeSet::from([1]));
+        let ids: Vec<i64> = out.iter().map(|letter| letter.event.log_id).collect();
+        assert_eq!(ids, [1, 3]);
+        assert_eq!(save.epochs, BTreeMap::from([(2, 8)]));
+        assert_eq!((save.letters.len(), save.verdicts.len()), (1, 1));
+        assert!(save.released.is_empty() && !save.is_empty());
+        let out = save.leave_out(&BTreeSet::from([2]));
+        assert_eq!((out.len(), save.is_empty()), (1, true));
+    }
+}

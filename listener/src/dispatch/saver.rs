@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::api::health::Health;
 use crate::checkpoint::{CheckpointError, Save, Saved, save};
+use crate::queue::dead_letter::Letter;
 use crate::telemetry::metrics::Metrics;
 
 /// Wait before the first further try.
@@ -25,6 +26,8 @@ pub struct Written {
     pub what: Save,
     /// Shards of which nothing was, with the epochs that were refused.
     pub fenced: BTreeMap<u16, i64>,
+    /// Dead letters of those, which the shards' new owners write if need be.
+    pub left_out: Vec<Letter>,
 }
 
 /// Saves for one process of one listener.
@@ -47,7 +50,7 @@ impl Saver {
     /// claimed. Gives up only when another life of the server has made the save worthless.
     pub async fn save(self, mut what: Save) -> Result<Written, CheckpointError> {
         let mut wait = FIRST_WAIT;
-        let mut fenced = BTreeMap::new();
+        let (mut fenced, mut left_out) = (BTreeMap::new(), Vec::new());
         loop {
             // An answer that never comes is a failure too.
             self.health.saved(false, Instant::now());
@@ -55,16 +58,24 @@ impl Saver {
                 Ok(Saved::Done) => {
                     self.metrics.saves.inc();
                     self.health.saved(true, Instant::now());
-                    return Ok(Written { what, fenced });
+                    return Ok(Written {
+                        what,
+                        fenced,
+                        left_out,
+                    });
                 }
                 // Fewer are left each time.
                 Ok(Saved::Fenced(shards)) => {
                     self.health.saved(true, Instant::now());
                     let refused = what.epochs.iter().filter(|(n, _)| shards.contains(n));
                     fenced.extend(refused.map(|(shard, epoch)| (*shard, *epoch)));
-                    what.leave_out(&shards);
+                    left_out.extend(what.leave_out(&shards));
                     if what.is_empty() {
-                        return Ok(Written { what, fenced });
+                        return Ok(Written {
+                            what,
+                            fenced,
+                            left_out,
+                        });
                     }
                     continue;
                 }

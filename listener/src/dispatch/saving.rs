@@ -62,7 +62,8 @@ impl Dispatcher {
 
     /// A save is through.
     pub(super) fn saved(&mut self, written: Written) {
-        for (_, letter) in &written.what.letters {
+        let saved = written.what.letters.iter().map(|(_, letter)| letter);
+        for letter in saved.chain(&written.left_out) {
             self.held = self.held.saturating_sub(weight(&letter.event));
         }
         for (_, verdict) in &written.what.verdicts {
