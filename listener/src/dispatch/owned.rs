@@ -185,6 +185,9 @@ impl Dispatcher {
         owned.right.cut.cancel();
         self.read_no_more(shard);
         self.ledger.remove(shard);
+        if self.shards.is_empty() {
+            self.backlog = 0;
+        }
         let mut gone: u64 = 0;
         self.unsaved.letters.retain(|(of, letter)| {
             let stays = *of != shard;

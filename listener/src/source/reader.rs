@@ -98,6 +98,8 @@ pub struct Reader {
     window: u64,
     open: Option<Window>,
     passed_on: (u64, Instant),
+    /// What was said last to be left to read.
+    told_backlog: u64,
     turn: Turn,
 }
 
@@ -118,6 +120,7 @@ impl Reader {
             window: 0,
             open: None,
             passed_on: (0, Instant::now()),
+            told_backlog: 0,
             turn: Turn::Last,
         }
     }
@@ -235,7 +238,7 @@ impl Reader {
                 events: Vec::new(),
                 reached: Vec::new(),
                 fenced,
-                backlog: 0,
+                backlog: self.told_backlog,
             }));
         }
         Ok(Ok(Window {
@@ -247,11 +250,14 @@ impl Reader {
     fn quiet(&mut self, members: &[u16], window: &Window) -> Step {
         self.advance(members, |_| Position::at(Arc::clone(&window.to)));
         let xmax = window.to.snapshot.xmax();
-        if xmax < self.passed_on.0.saturating_add(IDLE_XIDS)
-            || self.passed_on.1.elapsed() < IDLE_EVERY
-        {
+        let backlog = self.backlog(window.to.ceiling);
+        let due = xmax >= self.passed_on.0.saturating_add(IDLE_XIDS)
+            && self.passed_on.1.elapsed() >= IDLE_EVERY;
+        // Those furthest behind may have gone to others.
+        if !due && backlog == self.told_backlog {
             return Step::Quiet(None);
         }
+        self.told_backlog = backlog;
         self.passed_on = (xmax, Instant::now());
         Step::Quiet(Some(Batch {
             window: self.window,
@@ -259,7 +265,7 @@ impl Reader {
             events: Vec::new(),
             reached: self.reached(members),
             fenced: Vec::new(),
-            backlog: 0,
+            backlog,
         }))
     }
 
@@ -291,6 +297,7 @@ impl Reader {
         });
         self.passed_on = (window.to.snapshot.xmax(), Instant::now());
         let backlog = self.backlog(window.to.ceiling);
+        self.told_backlog = backlog;
         Ok(Step::Batch(Batch {
             window: self.window,
             reached: self.reached(members),
