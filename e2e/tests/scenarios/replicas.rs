@@ -28,7 +28,7 @@ const SHARDS: u16 = 8;
 /// How long the rest is watched, in seconds; twice as long where there is time.
 const REST: u64 = 30;
 
-/// Most requests for Leases of a pod and second at rest. One write for each renewal, every four
+/// Most requests for Leases of a pod and second at rest. One write for each renewal, every three
 /// seconds, is what is needed; watches that end in the normal course come on top.
 const REQUESTS: f64 = 0.5;
 

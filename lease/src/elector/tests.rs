@@ -68,8 +68,8 @@ async fn a_missing_lease_is_made_and_renewed() {
         fake.lease().unwrap().spec.unwrap().lease_transitions,
         Some(0)
     );
-    // One write each 4 s, and nothing else.
-    assert!((12..=20).contains(&fake.calls(Kind::Write)));
+    // One write each 3 s, and nothing else.
+    assert!((20..=26).contains(&fake.calls(Kind::Write)));
     assert_eq!(fake.calls(Kind::Get), 1);
 }
 
@@ -132,7 +132,7 @@ async fn a_dead_holder_is_waited_for() {
     assert!(lost.is_cancelled());
     let died = Instant::now();
     let waited = second.await.unwrap().1 - died;
-    assert!(waited > 12 * SECOND && waited <= 15 * SECOND, "{waited:?}");
+    assert!(waited >= 12 * SECOND && waited <= 15 * SECOND, "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,12 +157,15 @@ async fn the_deadline_counts_from_before_the_call() {
 async fn a_holder_survives_failures_that_are_shorter_than_its_deadline() {
     let fake = Fake::new();
     let first = acquire(&mut elector(&fake, "a")).await;
-    for trouble in [DEAF, MUTE, BROKEN] {
-        fake.always(trouble);
-        sleep(5 * SECOND).await;
-        fake.always(Fate::default());
-        sleep(10 * SECOND).await;
-        assert!(!first.lost().is_cancelled(), "{trouble:?}");
+    // The renewals are spread at random, so the trouble comes at many moments of theirs.
+    for _ in 0..200 {
+        for trouble in [DEAF, MUTE, BROKEN] {
+            fake.always(trouble);
+            sleep(5 * SECOND).await;
+            fake.always(Fate::default());
+            sleep(10 * SECOND).await;
+            assert!(!first.lost().is_cancelled(), "{trouble:?}");
+        }
     }
 }
 

@@ -33,7 +33,7 @@ async fn rest(fake: &Fake) {
     }
     let writes = per_second(fake.calls(Kind::Write), time);
     println!("at rest: {writes:.3} writes for each member and second, and nothing else");
-    assert!((0.24..=0.26).contains(&writes), "{writes}");
+    assert!((0.35..=0.39).contains(&writes), "{writes}");
 }
 
 #[tokio::test(start_paused = true)]
