@@ -30,7 +30,7 @@ use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::migrate;
 use crate::run::{GOODBYE, RunError, first_error};
 use crate::shard::fleet::{Coordination, Fleet, Member};
-use crate::shard::waiting::{Unclaimed, Waiting};
+use crate::shard::waiting::Waiting;
 use crate::shard::work::Desk;
 use crate::source::follow::follow;
 use crate::source::log::Log;
@@ -150,7 +150,6 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
 /// Everything that works on one ground.
 struct Engine<'a> {
     job: &'a Job<'a>,
-    pool: PgPool,
     desk: Desk<'a>,
     dispatching: AbortOnDropHandle<Result<(), DispatchError>>,
     tasks: JoinSet<Result<(), RunError>>,
@@ -211,7 +210,6 @@ impl<'a> Engine<'a> {
                 sources,
                 claiming: Mutex::new(()),
             },
-            pool: ground.pool.clone(),
             job,
             tasks,
             reading,
@@ -232,9 +230,9 @@ impl<'a> Engine<'a> {
             desk,
             mut tasks,
             dispatching,
-            pool,
             ..
         } = self;
+        let pool = desk.pool;
         drop(desk);
         let goodbye = async {
             // How it ended is told already, if it has.
@@ -262,7 +260,7 @@ impl<'a> Engine<'a> {
         let mut at_work: FuturesUnordered<_> = holds.values().cloned().map(work).collect();
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut open, mut waits) = (true, <(Waiting, Unclaimed)>::default());
+        let (mut open, mut waiting) = (true, Waiting::default());
         let mut failed = Ok(());
         while open || !at_work.is_empty() {
             tokio::select! {
@@ -292,7 +290,7 @@ impl<'a> Engine<'a> {
                 () = stop.cancelled(), if !fleet.is_leaving() => fleet.leave(),
                 _ = looks.tick() => {
                     let held = holds.keys().copied();
-                    self.job.look(fleet, &self.pool, held, &mut waits).await?;
+                    self.job.look(fleet, desk.pool, held, &mut waiting).await?;
                 }
             }
         }
@@ -307,24 +305,24 @@ impl Job<'_> {
         fleet: &Fleet,
         pool: &PgPool,
         held: impl Iterator<Item = u16>,
-        (waiting, unclaimed): &mut (Waiting, Unclaimed),
+        waiting: &mut Waiting,
     ) -> Result<(), RunError> {
         let (health, reporter) = (&self.sources.health, &self.sources.reporter);
         let standing = fleet.standing.borrow().clone();
         reporter.members(standing.members);
         let (now, bound) = (Instant::now(), self.listener.stalled_after);
-        let without = waiting.note(&standing, now, bound, Utc::now());
-        reporter.stalled_without_lease(without);
+        waiting.note(&standing, held.filter(|shard| !reporter.owns(*shard)), now);
         health.outside(waiting.outside(&standing, now, bound));
-        let longest = unclaimed.note(held.filter(|shard| !reporter.owns(*shard)), now);
         let away = health.database_away(now).unwrap_or_default();
-        if away.max(longest) >= AWAY.min(bound) && !fleet.is_leaving() {
+        let longest = away.max(waiting.longest_unclaimed(now));
+        if longest >= AWAY.min(bound) && !fleet.is_leaving() {
             self.probe(pool, away).await?;
         } else {
             health.is_blocked(None);
         }
-        let late = unclaimed.stalled(now, bound, Utc::now(), health.blocked());
-        reporter.stalled_unclaimed(late);
+        let blocked = health.blocked();
+        let late = waiting.stalled(&standing, blocked.as_deref(), now, bound, Utc::now());
+        reporter.stalled_before_work(late);
         self.sources.tell_stalls();
         Ok(())
     }

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod dispatch;
 mod engine;
 pub mod event;
+mod hex;
 pub mod migrate;
 pub mod queue;
 pub mod rules;

@@ -24,6 +24,7 @@ use crds::config::{ActionConfig, ActionKind};
 use sha2::{Digest, Sha256};
 
 use crate::event::Event;
+use crate::hex::hex;
 
 pub use template::Flaw;
 pub use webhook::{Shared, SharedError};
@@ -145,15 +146,6 @@ impl std::fmt::Debug for Action {
 pub fn delivery_id(event_id: &str, observer: &str, action: &str) -> String {
     let digest = Sha256::digest(format!("{observer}\n{action}"));
     format!("{event_id}.{}", hex(&digest[..8]))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// One action of one observer on one event.

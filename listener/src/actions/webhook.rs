@@ -24,7 +24,8 @@ use super::scope::Subject;
 use super::scrub::Scrub;
 use super::signature::Signer;
 use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, MAX_BODY, Outcome, delivery_id, hex};
+use super::{CompileError, Delivery, Failure, FailureKind, MAX_BODY, Outcome, delivery_id};
+use crate::hex::hex;
 
 /// Longest wait for a connection; an action's timeout may be shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -31,19 +31,19 @@ struct State {
     work: Option<Trouble>,
     shards: BTreeMap<u16, OwnedShard>,
     stalled_at_work: Vec<StalledShard>,
-    stalled_without_lease: Vec<StalledShard>,
-    stalled_unclaimed: Vec<StalledShard>,
+    stalled_before_work: Vec<StalledShard>,
     members: usize,
 }
 
 impl State {
     fn stalled(&self) -> Vec<StalledShard> {
         let at_work = self.stalled_at_work.iter();
-        at_work
-            .chain(&self.stalled_without_lease)
-            .chain(&self.stalled_unclaimed)
-            .cloned()
-            .collect()
+        at_work.chain(&self.stalled_before_work).cloned().collect()
+    }
+
+    fn nothing_stalled(&mut self) {
+        self.stalled_at_work.clear();
+        self.stalled_before_work.clear();
     }
 }
 
@@ -68,8 +68,7 @@ impl Reporter {
                 work: None,
                 shards: BTreeMap::new(),
                 stalled_at_work: Vec::new(),
-                stalled_without_lease: Vec::new(),
-                stalled_unclaimed: Vec::new(),
+                stalled_before_work: Vec::new(),
                 members: 0,
             }),
         }
@@ -103,9 +102,7 @@ impl Reporter {
             state.role = Role::Standby;
             state.work = None;
             state.shards.clear();
-            state.stalled_at_work.clear();
-            state.stalled_without_lease.clear();
-            state.stalled_unclaimed.clear();
+            state.nothing_stalled();
         });
     }
 
@@ -165,14 +162,10 @@ impl Reporter {
         self.note(|state| state.stalled_at_work = stalled);
     }
 
-    /// The shards that should be this process's and cannot be had.
-    pub fn stalled_without_lease(&self, stalled: Vec<StalledShard>) {
-        self.note(|state| state.stalled_without_lease = stalled);
-    }
-
-    /// The shards that are this process's by their Leases and cannot be claimed in the database.
-    pub fn stalled_unclaimed(&self, stalled: Vec<StalledShard>) {
-        self.note(|state| state.stalled_unclaimed = stalled);
+    /// The shards that should be this process's and cannot be had, and those that it holds by their
+    /// Leases and cannot claim in the database.
+    pub fn stalled_before_work(&self, stalled: Vec<StalledShard>) {
+        self.note(|state| state.stalled_before_work = stalled);
     }
 
     /// All shards that do not get on.
@@ -194,9 +187,7 @@ impl Reporter {
         self.note(|state| {
             state.role = Role::Starting;
             state.work = Some(trouble);
-            state.stalled_at_work.clear();
-            state.stalled_without_lease.clear();
-            state.stalled_unclaimed.clear();
+            state.nothing_stalled();
         });
     }
 

@@ -8,10 +8,9 @@ use uuid::Uuid;
 use super::layout::{lay_out, lay_out_first};
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Progress};
-use crate::source::log::{Log, LogError};
+use crate::source::log::{Log, LogError, mark_by, smallint};
 use crate::source::position::Mark;
 use crate::source::reader::Ahead;
-use crate::source::snapshot::Snapshot;
 
 /// Who claims shards of what.
 #[derive(Clone, Copy, Debug)]
@@ -100,10 +99,9 @@ pub async fn claim(
             reason: "its row is missing, and those of other shards are there".to_owned(),
         })?
     };
-    // The row is locked, so nothing beyond this moment can have been saved.
-    let now = sqlx::query("select m.snapshot::text as snapshot, m.ceiling from observer.mark() m")
-        .fetch_one(&mut *tx)
-        .await?;
+    // The row is locked, so nothing beyond this moment can have been saved. No floor is needed to
+    // compare with it.
+    let now = mark_by(&mut *tx, 0).await?;
     let claimed = read(&claimed, who.listener, shard, &now)?;
     tx.commit().await?;
     Ok(claimed)
@@ -131,8 +129,8 @@ async fn take(
     );
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(who.listener)
-        .bind(i16::try_from(shard).unwrap_or(i16::MAX))
-        .bind(i16::try_from(who.shards).unwrap_or(i16::MAX))
+        .bind(smallint(shard))
+        .bind(smallint(who.shards))
         .bind(who.holder)
         .fetch_optional(tx)
         .await?;
@@ -143,7 +141,7 @@ fn read(
     row: &PgRow,
     listener: &str,
     shard: u16,
-    now: &PgRow,
+    now: &Mark,
 ) -> Result<ClaimedShard, CheckpointError> {
     let (there, here): (String, String) = (row.try_get("there")?, row.try_get("here")?);
     if there != here {
@@ -156,9 +154,7 @@ fn read(
     let progress = row::progress(row, listener, shard)?;
     let position = &progress.position;
     let furthest = position.to.as_ref().unwrap_or(&position.from);
-    let (snapshot, ceiling): (String, i64) = (now.try_get("snapshot")?, now.try_get("ceiling")?);
-    let snapshot: Snapshot = snapshot.parse().map_err(LogError::from)?;
-    if !snapshot.covers(&furthest.snapshot) || furthest.ceiling > ceiling {
+    if !now.snapshot.covers(&furthest.snapshot) || furthest.ceiling > now.ceiling {
         return Err(Ahead {
             listener: listener.to_owned(),
         }

@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Inherited, Progress};
+use crate::source::log::smallint;
 use crate::source::position::{Mark, Position};
 
 /// One shard as it was.
@@ -33,17 +34,13 @@ pub(super) async fn lay_out(
         return Ok(());
     }
     let epoch = old.iter().map(|old| old.epoch).max().unwrap_or(0);
-    let progress = inherit(&old).unwrap_or_else(|| Progress {
-        position: Position::at(Arc::new(start.clone())),
-        beyond: super::Beyond::default(),
-        inherited: Arc::default(),
-    });
+    let progress = inherit(&old).unwrap_or_else(|| at(start));
     if !old.is_empty() {
         let was = old.len();
         tracing::info!(listener, was, shards, "laying the shards out anew");
         sqlx::query("delete from observer.checkpoint where listener = $1 and shard >= $2")
             .bind(listener)
-            .bind(i16::try_from(shards).unwrap_or(i16::MAX))
+            .bind(smallint(shards))
             .execute(&mut *tx)
             .await?;
     }
@@ -58,9 +55,18 @@ pub(super) async fn lay_out_first(
     start: &Mark,
 ) -> Result<(), CheckpointError> {
     if old_shards(tx, listener).await?.is_empty() {
-        lay_out(tx, listener, shards, start).await?;
+        insert(tx, listener, shards, 0, &at(start)).await?;
     }
     Ok(())
+}
+
+/// Of a shard that nobody has worked on.
+fn at(start: &Mark) -> Progress {
+    Progress {
+        position: Position::at(Arc::new(start.clone())),
+        beyond: super::Beyond::default(),
+        inherited: Arc::default(),
+    }
 }
 
 async fn old_shards(tx: &mut PgConnection, listener: &str) -> Result<Vec<Old>, CheckpointError> {
@@ -155,7 +161,7 @@ async fn insert(
              saved_at = clock_timestamp()",
     )
     .bind(listener)
-    .bind(i16::try_from(shards).unwrap_or(i16::MAX))
+    .bind(smallint(shards))
     .bind(epoch)
     .bind(position.from.floor)
     .bind(position.from.snapshot.to_string())

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::row;
 use super::{CheckpointError, Progress};
 use crate::queue::dead_letter::{self, Letter, Verdict};
+use crate::source::log::smallint;
 
 /// What one transaction writes.
 #[derive(Clone, Debug, Default)]
@@ -93,7 +94,7 @@ pub async fn save(
     )
     .await?;
     if !what.released.is_empty() {
-        let released = what.released.iter().copied().map(number);
+        let released = what.released.iter().copied().map(smallint);
         sqlx::query(
             "update observer.checkpoint set holder = '' where listener = $1 and shard = any($2)",
         )
@@ -123,7 +124,7 @@ async fn fenced(
                           for share))",
     )
     .bind(listener)
-    .bind(epochs.keys().copied().map(number).collect::<Vec<_>>())
+    .bind(epochs.keys().copied().map(smallint).collect::<Vec<_>>())
     .bind(epochs.values().copied().collect::<Vec<_>>())
     .bind(life)
     .fetch_one(&mut **tx)
@@ -142,7 +143,7 @@ async fn positions(
     what: &Save,
 ) -> Result<BTreeSet<u16>, CheckpointError> {
     let moved = &what.moved;
-    let shards: Vec<i16> = moved.iter().map(|(shard, _)| number(*shard)).collect();
+    let shards: Vec<i16> = moved.iter().map(|(shard, _)| smallint(*shard)).collect();
     let column = |of: &dyn Fn(&Progress) -> Option<i64>| {
         let values = moved.iter().map(|(_, progress)| of(progress));
         values.collect::<Vec<_>>()
@@ -189,10 +190,6 @@ async fn positions(
         .await?;
     let held_back = shards.iter().filter(|shard| !updated.contains(shard));
     Ok(held_back.map(|shard| shard.unsigned_abs()).collect())
-}
-
-fn number(shard: u16) -> i16 {
-    i16::try_from(shard).unwrap_or(i16::MAX)
 }
 
 /// Forward only: a window never begins earlier, and within one the id never falls. Postgres

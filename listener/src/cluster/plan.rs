@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::actions::Shared;
 use crate::api::report::LoadedBundle;
 use crate::dispatch::observers::Observers;
+use crate::hex::hex;
 
 /// Most problems of a bundle that are told.
 const MAX_TOLD: usize = 5;
@@ -130,13 +131,6 @@ fn invalid(what: &str) -> Trouble {
             "the bundle cannot be run, so the one before goes on if there was one: {what}"
         ),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -188,16 +188,9 @@ impl Dispatcher {
         if self.shards.is_empty() {
             self.backlog = 0;
         }
-        let mut gone: u64 = 0;
-        self.unsaved.letters.retain(|(of, letter)| {
-            let stays = *of != shard;
-            if !stays {
-                gone += weight(&letter.event);
-            }
-            stays
-        });
-        self.held = self.held.saturating_sub(gone);
-        self.unsaved.verdicts.retain(|(of, _)| *of != shard);
+        for letter in self.unsaved.leave_out(&BTreeSet::from([shard])) {
+            self.held = self.held.saturating_sub(weight(&letter.event));
+        }
         self.redriving.retain(|_, of| *of != shard);
         if let Some(leaving) = owned.leaving {
             // Whoever asked may be gone.

@@ -58,11 +58,7 @@ impl Saver {
                 Ok(Saved::Done) => {
                     self.metrics.saves.inc();
                     self.health.saved(true, Instant::now());
-                    return Ok(Written {
-                        what,
-                        fenced,
-                        left_out,
-                    });
+                    break;
                 }
                 // Fewer are left each time.
                 Ok(Saved::Fenced(shards)) => {
@@ -71,11 +67,7 @@ impl Saver {
                     fenced.extend(refused.map(|(shard, epoch)| (*shard, *epoch)));
                     left_out.extend(what.leave_out(&shards));
                     if what.is_empty() {
-                        return Ok(Written {
-                            what,
-                            fenced,
-                            left_out,
-                        });
+                        break;
                     }
                     continue;
                 }
@@ -91,5 +83,10 @@ impl Saver {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
+        Ok(Written {
+            what,
+            fenced,
+            left_out,
+        })
     }
 }

@@ -259,7 +259,6 @@ pub async fn requested(
     besides: &[i64],
     most: i64,
 ) -> Result<Vec<Redrive>, sqlx::Error> {
-    let shards: Vec<i32> = part.shards.iter().map(|shard| i32::from(*shard)).collect();
     let rows = sqlx::query(
         "select id, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
                 old::text, new::text, error_kind
@@ -272,7 +271,7 @@ pub async fn requested(
     .bind(besides)
     .bind(most)
     .bind(i32::from(part.of))
-    .bind(shards)
+    .bind(part.remainders())
     .fetch_all(pool)
     .await?;
     rows.iter().map(redrive).collect()

@@ -1,10 +1,9 @@
 //! Which processes of this machine have ended: one that was killed need not be waited for.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest, Sha256};
 
 use super::fleet::Member;
+use crate::hex::hex;
 
 /// A process of this machine, unlike any other that ever was: the machine's present boot and the
 /// process's namespace, its number, and when it began. The number may be given again, and then
@@ -87,11 +86,7 @@ fn machine() -> Option<String> {
         .chain_update(boot.trim())
         .chain_update(namespace.as_os_str().as_encoded_bytes())
         .finalize();
-    Some(digest.iter().take(6).fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    }))
+    Some(hex(&digest[..6]))
 }
 
 /// When a process began, in ticks since the boot; nothing if there is none, or only what is left

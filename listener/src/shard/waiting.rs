@@ -9,118 +9,128 @@ use crds::report::{DATABASE_UNREACHABLE, HOLDING_TRANSACTION, NO_LEASE, StalledS
 use lease::fleet::{Seat, Standing};
 use tokio::time::Instant;
 
-/// Since when what should be has not been.
+/// Since when each of some shards has been waiting.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
-    /// Shards that are wanted.
-    wanted: BTreeMap<u16, Instant>,
-    /// This process as a member.
-    outside: Option<Instant>,
-}
+struct Since(BTreeMap<u16, Instant>);
 
-impl Waiting {
-    /// Takes note of how things stand; gives the shards that have been wanted in vain for as long
-    /// as `bound`.
-    pub(crate) fn note(
-        &mut self,
-        standing: &Standing,
-        now: Instant,
-        bound: Duration,
-        at: DateTime<Utc>,
-    ) -> Vec<StalledShard> {
-        let wanted = standing
-            .shards
-            .iter()
-            .filter(|seat| seat.wanted && !seat.mine);
-        let since = |seat: &Seat| {
-            let before = self.wanted.get(&seat.shard);
-            (seat.shard, before.copied().unwrap_or(now))
-        };
-        let now_wanted: BTreeMap<u16, Instant> = wanted.clone().map(since).collect();
-        self.wanted = now_wanted;
-        let stalled = wanted.filter_map(|seat| {
-            let since = self.wanted.get(&seat.shard)?;
-            let lasts = now.saturating_duration_since(*since);
-            (lasts >= bound).then(|| StalledShard {
-                shard: seat.shard,
-                reason: NO_LEASE.to_owned(),
-                message: message(seat, standing),
-                since: (at - lasts).to_rfc3339_opts(SecondsFormat::Secs, true),
-            })
-        });
-        stalled.collect()
-    }
-
-    /// Why this process takes no part, if it has not for as long as `bound`.
-    pub(crate) fn outside(
-        &mut self,
-        standing: &Standing,
-        now: Instant,
-        bound: Duration,
-    ) -> Option<String> {
-        if standing.identity.is_some() {
-            self.outside = None;
-            return None;
-        }
-        let since = *self.outside.get_or_insert(now);
-        let lasts = now.saturating_duration_since(since);
-        let why = standing.trouble.as_deref().unwrap_or("its Lease is held");
-        (lasts >= bound).then(|| format!("this process cannot take part: {why}"))
-    }
-}
-
-/// While the cause is the same, so are the words.
-fn message(seat: &Seat, standing: &Standing) -> String {
-    match (&standing.trouble, &seat.holder) {
-        (Some(trouble), _) => format!("its Lease cannot be had: {trouble}"),
-        (None, Some(holder)) => format!("its Lease cannot be had, as {holder} still holds it"),
-        (None, None) => "its Lease cannot be had".to_owned(),
-    }
-}
-
-/// Since when each of the shards that are held has been waiting for its claim in the database.
-#[derive(Debug, Default)]
-pub(crate) struct Unclaimed(BTreeMap<u16, Instant>);
-
-impl Unclaimed {
-    /// Takes note of the shards that are held and not claimed; gives for how long the one has been
-    /// that waits longest.
-    pub(crate) fn note(&mut self, shards: impl Iterator<Item = u16>, now: Instant) -> Duration {
+impl Since {
+    /// These wait now, and no others.
+    fn note(&mut self, shards: impl Iterator<Item = u16>, now: Instant) {
         let since = |shard: u16| (shard, self.0.get(&shard).copied().unwrap_or(now));
         let waiting: BTreeMap<u16, Instant> = shards.map(since).collect();
         self.0 = waiting;
+    }
+
+    /// For how long the one has been that waits longest.
+    fn longest(&self, now: Instant) -> Duration {
         let first = self.0.values().min();
         first.map_or(Duration::ZERO, |since| {
             now.saturating_duration_since(*since)
         })
     }
 
-    /// Those that have waited for as long as `bound`. `blocked` is what keeps the database from
-    /// answering although it is there, if anything does.
-    pub(crate) fn stalled(
+    /// Those that have waited for as long as `bound`, with what is said of each.
+    fn stalled(
         &self,
         now: Instant,
         bound: Duration,
         at: DateTime<Utc>,
-        blocked: Option<String>,
+        say: impl Fn(u16) -> (&'static str, String),
     ) -> Vec<StalledShard> {
-        let (reason, message) = match blocked {
-            Some(blocked) => (HOLDING_TRANSACTION, blocked),
+        let stalled = self.0.iter().filter_map(|(shard, since)| {
+            let lasts = now.saturating_duration_since(*since);
+            (lasts >= bound).then(|| {
+                let (reason, message) = say(*shard);
+                StalledShard {
+                    shard: *shard,
+                    reason: reason.to_owned(),
+                    message,
+                    since: (at - lasts).to_rfc3339_opts(SecondsFormat::Secs, true),
+                }
+            })
+        });
+        stalled.collect()
+    }
+}
+
+/// Since when what should be has not been.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// Shards that are wanted.
+    wanted: Since,
+    /// Shards that are held, and wait for their claims in the database.
+    unclaimed: Since,
+    /// This process as a member.
+    outside: Option<Instant>,
+}
+
+impl Waiting {
+    /// Takes note of how things stand, and of the shards that are held and not claimed.
+    pub(crate) fn note(
+        &mut self,
+        standing: &Standing,
+        unclaimed: impl Iterator<Item = u16>,
+        now: Instant,
+    ) {
+        let seats = standing.shards.iter();
+        let wanted = seats.filter(|seat| seat.wanted && !seat.mine);
+        self.wanted.note(wanted.map(|seat| seat.shard), now);
+        self.unclaimed.note(unclaimed, now);
+        self.outside = match standing.identity {
+            Some(_) => None,
+            None => self.outside.or(Some(now)),
+        };
+    }
+
+    /// For how long the shard has waited for its claim that waits longest.
+    pub(crate) fn longest_unclaimed(&self, now: Instant) -> Duration {
+        self.unclaimed.longest(now)
+    }
+
+    /// Shards that have been wanted, or have waited for their claims, for as long as `bound`.
+    /// `blocked` is what keeps the database from answering although it is there, if anything does.
+    pub(crate) fn stalled(
+        &self,
+        standing: &Standing,
+        blocked: Option<&str>,
+        now: Instant,
+        bound: Duration,
+        at: DateTime<Utc>,
+    ) -> Vec<StalledShard> {
+        let seat = |shard: u16| standing.shards.iter().find(|seat| seat.shard == shard);
+        let wanted = |shard: u16| (NO_LEASE, message(seat(shard), standing));
+        let unclaimed = |_| match blocked {
+            Some(blocked) => (HOLDING_TRANSACTION, blocked.to_owned()),
             None => (
                 DATABASE_UNREACHABLE,
                 "its checkpoint cannot be claimed in the database".to_owned(),
             ),
         };
-        let stalled = self.0.iter().filter_map(|(shard, since)| {
-            let lasts = now.saturating_duration_since(*since);
-            (lasts >= bound).then(|| StalledShard {
-                shard: *shard,
-                reason: reason.to_owned(),
-                message: message.clone(),
-                since: (at - lasts).to_rfc3339_opts(SecondsFormat::Secs, true),
-            })
-        });
-        stalled.collect()
+        let mut stalled = self.wanted.stalled(now, bound, at, wanted);
+        stalled.extend(self.unclaimed.stalled(now, bound, at, unclaimed));
+        stalled
+    }
+
+    /// Why this process takes no part, if it has not for as long as `bound`.
+    pub(crate) fn outside(
+        &self,
+        standing: &Standing,
+        now: Instant,
+        bound: Duration,
+    ) -> Option<String> {
+        let lasts = now.saturating_duration_since(self.outside?);
+        let why = standing.trouble.as_deref().unwrap_or("its Lease is held");
+        (lasts >= bound).then(|| format!("this process cannot take part: {why}"))
+    }
+}
+
+/// While the cause is the same, so are the words.
+fn message(seat: Option<&Seat>, standing: &Standing) -> String {
+    let holder = seat.and_then(|seat| seat.holder.as_ref());
+    match (&standing.trouble, holder) {
+        (Some(trouble), _) => format!("its Lease cannot be had: {trouble}"),
+        (None, Some(holder)) => format!("its Lease cannot be had, as {holder} still holds it"),
+        (None, None) => "its Lease cannot be had".to_owned(),
     }
 }
 
@@ -139,6 +149,7 @@ mod tests {
                 ..Standing::default()
             };
             let now = start + Duration::from_secs(second);
+            waiting.note(&standing, std::iter::empty(), now);
             waiting.outside(&standing, now, Duration::from_secs(5))
         };
         assert_eq!(outside(0, None), None);
@@ -162,8 +173,9 @@ mod tests {
                 }],
                 ..Standing::default()
             };
-            let now = start + Duration::from_secs(second);
-            waiting.note(&standing, now, Duration::from_secs(5), DateTime::UNIX_EPOCH)
+            let (now, bound) = (start + Duration::from_secs(second), Duration::from_secs(5));
+            waiting.note(&standing, std::iter::empty(), now);
+            waiting.stalled(&standing, None, now, bound, DateTime::UNIX_EPOCH)
         };
         assert!(note(0, false).is_empty());
         assert!(note(4, false).is_empty());
@@ -183,12 +195,14 @@ mod tests {
     #[test]
     fn a_shard_that_cannot_be_claimed_is_told_after_a_while() {
         let start = Instant::now();
-        let (mut unclaimed, bound) = (Unclaimed::default(), Duration::from_secs(5));
+        let (mut waiting, bound) = (Waiting::default(), Duration::from_secs(5));
         let mut note = |second: u64, shards: &[u16]| {
             let now = start + Duration::from_secs(second);
-            let longest = unclaimed.note(shards.iter().copied(), now);
-            let blocked = (second % 2 == 1).then(|| "process 7 holds a lock".to_owned());
-            let stalled = unclaimed.stalled(now, bound, DateTime::UNIX_EPOCH, blocked);
+            let standing = Standing::default();
+            waiting.note(&standing, shards.iter().copied(), now);
+            let longest = waiting.longest_unclaimed(now);
+            let blocked = (second % 2 == 1).then_some("process 7 holds a lock");
+            let stalled = waiting.stalled(&standing, blocked, now, bound, DateTime::UNIX_EPOCH);
             let stalled = stalled.into_iter().map(|one| (one.shard, one.reason));
             (longest.as_secs(), stalled.collect::<Vec<_>>())
         };

@@ -30,7 +30,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) log: &'a Log,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) sources: &'a Sources,
-    /// Claims are made one at a time, as each takes more than one connection.
+    /// Claims are made one at a time, as one may take two connections.
     pub(crate) claiming: Mutex<()>,
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crds::config::Operation;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row};
+use sqlx::{PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
 use super::position::{Mark, Window};
@@ -49,6 +49,13 @@ pub enum LogError {
         /// What stands there.
         operation: i8,
     },
+}
+
+impl Part<'_> {
+    /// The numbers to compare a hash's remainder with.
+    pub(crate) fn remainders(self) -> Vec<i32> {
+        self.shards.iter().map(|shard| i32::from(*shard)).collect()
+    }
 }
 
 /// A look at the log's end.
@@ -145,7 +152,7 @@ impl Log {
         life: Uuid,
         claims: &[(u16, i64)],
     ) -> Result<Look, LogError> {
-        let shards: Vec<i16> = claims.iter().map(|(shard, _)| number(*shard)).collect();
+        let shards: Vec<i16> = claims.iter().map(|(shard, _)| smallint(*shard)).collect();
         let epochs: Vec<i64> = claims.iter().map(|(_, epoch)| *epoch).collect();
         let row = sqlx::query(
             "select m.snapshot::text, m.ceiling,
@@ -180,10 +187,7 @@ impl Log {
     /// Takes a mark.
     pub async fn mark(&self) -> Result<Mark, LogError> {
         let floor = self.floor().await?;
-        let row = sqlx::query("select m.snapshot::text, m.ceiling from observer.mark() m")
-            .fetch_one(&self.pool)
-            .await?;
-        mark(&row, floor)
+        mark_by(&self.pool, floor).await
     }
 
     /// Reads the events of a window that come after an id and are of some shards.
@@ -202,7 +206,6 @@ impl Log {
             .collect();
         let owned = i64::try_from(part.shards.len()).unwrap_or(i64::MAX).max(1);
         let looked_at = (PAGE_EVENTS * i64::from(part.of) / owned).min(MOST_LOOKED_AT);
-        let shards: Vec<i32> = part.shards.iter().map(|shard| i32::from(*shard)).collect();
         let rows = sqlx::query(PAGE)
             .bind(after.max(from.floor))
             .bind(to.ceiling)
@@ -215,7 +218,7 @@ impl Log {
             .bind(PAGE_BYTES)
             .bind(MAX_EVENT_BYTES)
             .bind(i32::from(part.of))
-            .bind(shards)
+            .bind(part.remainders())
             .fetch_all(&self.pool)
             .await?;
         let mut names = Vec::new();
@@ -308,9 +311,17 @@ const PAGE: &str = "
     from whole left join found c on true
     order by c.id";
 
-/// A shard's number as the table holds it.
-fn number(shard: u16) -> i16 {
+/// A shard's number, or how many there are, as the tables hold it.
+pub(crate) fn smallint(shard: u16) -> i16 {
     i16::try_from(shard).unwrap_or(i16::MAX)
+}
+
+/// Takes a mark above `floor` by a connection of the caller's.
+pub(crate) async fn mark_by(by: impl PgExecutor<'_>, floor: i64) -> Result<Mark, LogError> {
+    let row = sqlx::query("select m.snapshot::text, m.ceiling from observer.mark() m")
+        .fetch_one(by)
+        .await?;
+    mark(&row, floor)
 }
 
 fn mark(row: &PgRow, floor: i64) -> Result<Mark, LogError> {

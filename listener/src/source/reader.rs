@@ -154,15 +154,17 @@ impl Reader {
     /// Shards that stand behind the others get every other step, so that neither those wait for
     /// these nor the other way round.
     pub async fn step(&mut self) -> Result<Step, ReadError> {
-        let (Some(last), Some(first)) = (self.choose(Turn::Last), self.choose(Turn::First)) else {
+        let Some(last) = self.choose(Turn::Last) else {
             return Ok(Step::Quiet(None));
         };
-        let apart = last.members != first.members;
+        let apart = last.members.len() < self.positions.len();
         self.turn = match self.turn {
             Turn::Last if apart => Turn::First,
             _ => Turn::Last,
         };
-        if self.turn == Turn::First {
+        if self.turn == Turn::First
+            && let Some(first) = self.choose(Turn::First)
+        {
             match self.read(first).await? {
                 Step::Quiet(None) => {}
                 step => return Ok(step),
