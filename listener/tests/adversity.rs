@@ -8,32 +8,21 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use observer_listener::demo::server::PrivateServer;
 use observer_listener::demo::sink::{Behaviour, Sink};
-use observer_listener::migrate::migrate;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::counters::{accepted, all_told, check, expected, seed};
+use crate::support::counters::{all_in_order, seed};
 use crate::support::fleet::{
     LONG_LEASE, SHORT_LEASE, failover, files, median_and_most, shards, shared, taken_over,
 };
 use crate::support::listener::{Config, Process, SOON};
 use crate::support::probe::{free_address, ready};
 use crate::support::writers::{Writers, make_table};
-use crate::support::{binaries, database, eventually};
+use crate::support::{database, eventually, own_server};
 
 /// How long things go on at random.
 const AT_RANDOM: Duration = Duration::from_secs(20);
-
-/// Waits for all of it, and returns how much was repeated.
-async fn all_in_order(pool: &PgPool, sink: &Sink) -> usize {
-    let expected = expected(pool).await;
-    all_told(sink, &expected).await;
-    let all = accepted(&sink.received());
-    let repeats = check(&all, &expected).len();
-    println!("{} deliveries, {repeats} repeats", all.len());
-    repeats
-}
 
 async fn delete_leases(pool: &PgPool, which: &str) -> u64 {
     let delete = AssertSqlSafe(format!("delete from observer.lease where {which}"));
@@ -113,19 +102,11 @@ async fn leases_that_are_deleted_by_hand_come_back() {
     }
 }
 
-/// A server of the test's own with counters, and so many processes on it.
-async fn own_server() -> (PrivateServer, PgPool) {
-    let server = PrivateServer::start(&binaries()).await.unwrap();
-    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
-    migrate(&pool).await.unwrap();
-    make_table(&pool).await;
-    (server, pool)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_crashes_under_three_processes_loses_nothing() {
     let seed = seed();
     let (server, pool) = own_server().await;
+    make_table(&pool).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let url = server.url("postgres");
     let configs: [Config; 3] = ["/0", "/1", "/2"].map(|path| files(&url, LONG_LEASE, &sink, path));
@@ -153,6 +134,7 @@ async fn a_database_that_crashes_under_three_processes_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_without_a_shard_notices_that_the_database_is_away() {
     let (server, pool) = own_server().await;
+    make_table(&pool).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let spec = format!("{SHORT_LEASE}  shards: 1\n");
     let config = files(&server.url("postgres"), &spec, &sink, "/0");
@@ -334,6 +316,7 @@ async fn all_of_it_at_random_loses_nothing() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let (server, pool) = own_server().await;
+    make_table(&pool).await;
     let sink = Sink::start(Behaviour::FailShare {
         per_mille: 10,
         seed,

@@ -7,13 +7,10 @@ use observer_listener::demo::sink::{Behaviour, Sink};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::support::counters::{accepted, all_told, check, expected, seed};
+use crate::support::counters::{accepted, all_told, check, check_in_flight, expected, seed};
 use crate::support::listener::{Config, Process, SOON, observer};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{TestDb, database};
-
-/// Longest time between two checkpoint writes of a busy listener, with room for a busy machine.
-const SINCE_LAST_SAVE: Duration = Duration::from_secs(3);
 
 fn config(db: &TestDb, sink: &Sink) -> Config {
     Config::new(
@@ -62,15 +59,7 @@ async fn killed_at_random_while_many_write_nothing_is_lost_or_out_of_order() {
         all.len(),
         repeats.len()
     );
-    for (first, _) in &repeats {
-        let in_flight = kills
-            .iter()
-            .any(|kill| *first <= *kill && *kill - *first < SINCE_LAST_SAVE);
-        assert!(
-            in_flight,
-            "only what was under way before a kill is repeated"
-        );
-    }
+    check_in_flight(&repeats, &kills);
 }
 
 #[tokio::test(flavor = "multi_thread")]

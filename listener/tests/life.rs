@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::server::PrivateServer;
 use observer_listener::demo::sink::{Behaviour, Sink};
-use observer_listener::migrate::migrate;
 use sqlx::PgPool;
 
 use crate::support::listener::{Config, Process, SOON, observer};
@@ -12,7 +10,7 @@ use crate::support::probe::{free_address, get, ready};
 use crate::support::program::command;
 use crate::support::rows::{all_told, at, change_rows, make_rows, rows_to};
 use crate::support::told::{keys_of, told};
-use crate::support::{binaries, database, eventually};
+use crate::support::{database, eventually, own_server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_finishes_what_is_under_way() {
@@ -105,18 +103,10 @@ async fn it_tells_how_it_is() {
     process.stop().await;
 }
 
-/// A server of the test's own, with a migrated database and the rows in it.
-async fn own_server() -> (PrivateServer, PgPool) {
-    let server = PrivateServer::start(&binaries()).await.unwrap();
-    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
-    migrate(&pool).await.unwrap();
-    make_rows(&pool).await;
-    (server, pool)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_away_for_long_shows_and_heals_without_a_restart() {
     let (server, pool) = own_server().await;
+    make_rows(&pool).await;
     let sink = Sink::start(Behaviour::Delay(Duration::from_millis(5)))
         .await
         .unwrap();
@@ -144,6 +134,7 @@ async fn a_database_that_is_away_for_long_shows_and_heals_without_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_crashes_loses_nothing() {
     let (server, pool) = own_server().await;
+    make_rows(&pool).await;
     let sink = Sink::start(Behaviour::Delay(Duration::from_millis(5)))
         .await
         .unwrap();

@@ -9,7 +9,9 @@ use observer_listener::demo::sink::{Behaviour, Sink};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::support::counters::{accepted, all_told, check, expected, seed};
+use crate::support::counters::{
+    SINCE_LAST_SAVE, accepted, all_in_order, all_told, check, check_in_flight, expected, seed,
+};
 use crate::support::fleet::{
     LONG_LEASE, SHORT_LEASE, failover, files, median_and_most, shards, shared, taken_over,
 };
@@ -17,9 +19,6 @@ use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, metric, ready};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{TestDb, database, eventually};
-
-/// Longest time between two checkpoint writes of a busy listener, with room for a busy machine.
-const SINCE_LAST_SAVE: Duration = Duration::from_secs(3);
 
 async fn counters() -> (TestDb, Sink) {
     let db = database().await;
@@ -32,11 +31,11 @@ fn files_of<const N: usize>(db: &TestDb, sink: &Sink, spec: &str) -> [Config; N]
     std::array::from_fn(|n| files(&db.url, spec, sink, &format!("/{n}")))
 }
 
-/// Waits for all of it, and returns how much was repeated.
-async fn all_in_order(db: &TestDb, sink: &Sink) -> usize {
-    let expected = expected(&db.pool).await;
-    all_told(sink, &expected).await;
-    check(&accepted(&sink.received()), &expected).len()
+/// Writes another number of shards into the files.
+fn divide(configs: &[Config], from: usize, to: usize) {
+    for config in configs {
+        config.change(&format!("shards: {from}"), &format!("shards: {to}"));
+    }
 }
 
 /// Changes every row once.
@@ -71,14 +70,22 @@ async fn processes_share_the_work_and_leave_in_turn() {
     shared(&db.pool, 8, &[&first, &second]).await;
     ticking.abort();
     let _aborted = ticking.await;
-    assert_eq!(all_in_order(&db, &sink).await, 0, "nothing is repeated");
+    assert_eq!(
+        all_in_order(&db.pool, &sink).await,
+        0,
+        "nothing is repeated"
+    );
     let handed_over = hand_overs(&sink);
 
     let before = sink.counts().requests;
     for _ in 0..3 {
         change_all(&db).await;
     }
-    assert_eq!(all_in_order(&db, &sink).await, 0, "nothing is repeated");
+    assert_eq!(
+        all_in_order(&db.pool, &sink).await,
+        0,
+        "nothing is repeated"
+    );
     let owners: Vec<(i32, String)> = sqlx::query_as(
         "select k, holder from kv join observer.checkpoint
          on shard = observer.hash_of(null, 'public.kv', k::text) % shards",
@@ -109,7 +116,11 @@ async fn processes_share_the_work_and_leave_in_turn() {
     change_all(&db).await;
     second.stop().await;
     let last = Process::run(&configs[0]);
-    assert_eq!(all_in_order(&db, &sink).await, 0, "nothing is repeated");
+    assert_eq!(
+        all_in_order(&db.pool, &sink).await,
+        0,
+        "nothing is repeated"
+    );
     last.stop().await;
     let count = handed_over.len();
     let (median, most) = median_and_most(handed_over);
@@ -173,15 +184,7 @@ async fn killed_again_and_again_nothing_is_lost_or_out_of_order() {
         all.len(),
         repeats.len()
     );
-    for (first, _) in &repeats {
-        let in_flight = kills
-            .iter()
-            .any(|kill| *first <= *kill && *kill - *first < SINCE_LAST_SAVE);
-        assert!(
-            in_flight,
-            "only what was under way before a kill is repeated"
-        );
-    }
+    check_in_flight(&repeats, &kills);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,13 +224,13 @@ async fn what_a_paused_process_still_saves_is_refused() {
     shared(&db.pool, 8, &[&first, &second]).await;
     assert_ne!(db.value::<String>(epochs).await, by_second);
     writers.stop().await;
-    println!("{} repeats", all_in_order(&db, &sink).await);
+    println!("{} repeats", all_in_order(&db.pool, &sink).await);
     first.stop().await;
     second.stop().await;
     let before = sink.counts().requests;
     let third = Process::run(&configs[0]);
     change_all(&db).await;
-    all_in_order(&db, &sink).await;
+    all_in_order(&db.pool, &sink).await;
     third.stop().await;
     let changed: i64 = db.value("select count(*) from kv").await;
     let since = sink.counts().requests - before;
@@ -244,9 +247,7 @@ async fn another_number_of_shards_repeats_and_loses_nothing() {
     shared(&db.pool, 4, &[&first, &second]).await;
     let writers = Writers::start(&db.url, 4, seed);
     for (from, to) in [(4, 7), (7, 2)] {
-        for config in &configs {
-            config.change(&format!("shards: {from}"), &format!("shards: {to}"));
-        }
+        divide(&configs, from, to);
         sink.wait_for(sink.counts().requests + 100, SINCE_LAST_SAVE)
             .await;
         first.stop().await;
@@ -257,7 +258,11 @@ async fn another_number_of_shards_repeats_and_loses_nothing() {
         shared(&db.pool, to, &[&first, &second]).await;
     }
     writers.stop().await;
-    assert_eq!(all_in_order(&db, &sink).await, 0, "nothing is repeated");
+    assert_eq!(
+        all_in_order(&db.pool, &sink).await,
+        0,
+        "nothing is repeated"
+    );
     first.stop().await;
     second.stop().await;
     let inherited: i64 = db
@@ -277,9 +282,7 @@ async fn another_number_of_shards_while_processes_are_killed_loses_nothing() {
     shared(&db.pool, 4, &[&first, &second]).await;
     let writers = Writers::start(&db.url, 4, seed);
     for (from, to) in [(4, 7), (7, 2)] {
-        for config in &configs {
-            config.change(&format!("shards: {from}"), &format!("shards: {to}"));
-        }
+        divide(&configs, from, to);
         let more = sink.counts().requests + random.random_range(50..200);
         sink.wait_for(more, SINCE_LAST_SAVE).await;
         first.kill().await;
@@ -294,7 +297,7 @@ async fn another_number_of_shards_while_processes_are_killed_loses_nothing() {
         shared(&db.pool, to, &[&first, &second]).await;
     }
     writers.stop().await;
-    println!("{} repeats", all_in_order(&db, &sink).await);
+    println!("{} repeats", all_in_order(&db.pool, &sink).await);
     first.stop().await;
     second.stop().await;
 }

@@ -20,6 +20,22 @@ fn start(db: &TestDb, sink: &Sink) -> (Process, String, Config) {
     (process, address, config)
 }
 
+/// Rows, and a receiver that takes everything.
+async fn rows() -> (TestDb, Sink) {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    (db, Sink::start(Behaviour::Ok).await.unwrap())
+}
+
+/// A listener that has told of a first change.
+async fn at_work(db: &TestDb, sink: &Sink) -> (Process, String, Config) {
+    let (mut process, address, files) = start(db, sink);
+    process.says("running").await;
+    change_rows(&db.pool, 1).await;
+    all_told(sink, 1).await;
+    (process, address, files)
+}
+
 /// Waits for a stalled shard with this reason, and returns the message of the first.
 async fn stalled(address: &str, reason: &str) -> String {
     eventually(&format!("a shard that is stalled: {reason}"), async || {
@@ -82,13 +98,8 @@ async fn lock(db: &TestDb) -> (PgConnection, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_keeps_progress_from_being_saved_is_named() {
-    let db = database().await;
-    make_rows(&db.pool).await;
-    let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let (mut process, address, _files) = start(&db, &sink);
-    process.says("running").await;
-    change_rows(&db.pool, 1).await;
-    all_told(&sink, 1).await;
+    let (db, sink) = rows().await;
+    let (process, address, _files) = at_work(&db, &sink).await;
     let (connection, holder) = lock(&db).await;
     change_rows(&db.pool, 1).await;
     all_told(&sink, 2).await;
@@ -112,13 +123,8 @@ async fn a_transaction_that_keeps_progress_from_being_saved_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_keeps_shards_from_being_claimed_is_named() {
-    let db = database().await;
-    make_rows(&db.pool).await;
-    let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let (mut process, _, _files) = start(&db, &sink);
-    process.says("running").await;
-    change_rows(&db.pool, 1).await;
-    all_told(&sink, 1).await;
+    let (db, sink) = rows().await;
+    let (process, _, _files) = at_work(&db, &sink).await;
     process.stop().await;
     let (connection, holder) = lock(&db).await;
     change_rows(&db.pool, 1).await;

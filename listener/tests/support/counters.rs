@@ -8,6 +8,9 @@ use sqlx::PgPool;
 
 use super::listener::SOON;
 
+/// Longest time between two checkpoint writes of a busy listener, with room for a busy machine.
+pub(crate) const SINCE_LAST_SAVE: Duration = Duration::from_secs(3);
+
 /// Decides what happens at random; printed, and taken from the environment to see it again.
 pub(crate) fn seed() -> u64 {
     let seed = std::env::var("OBSERVER_TEST_SEED")
@@ -121,4 +124,27 @@ pub(crate) fn check(all: &[Accepted], expected: &BTreeMap<i64, i64>) -> Vec<(Ins
     ids.dedup();
     assert_eq!(ids.len(), count, "different events have different ids");
     repeats
+}
+
+/// Waits for all of it, and returns how much was repeated.
+pub(crate) async fn all_in_order(pool: &PgPool, sink: &Sink) -> usize {
+    let expected = expected(pool).await;
+    all_told(sink, &expected).await;
+    let all = accepted(&sink.received());
+    let repeats = check(&all, &expected).len();
+    println!("{} deliveries, {repeats} repeats", all.len());
+    repeats
+}
+
+/// Checks that nothing was repeated but what was delivered shortly before a kill.
+pub(crate) fn check_in_flight(repeats: &[(Instant, Instant)], kills: &[Instant]) {
+    for (first, _) in repeats {
+        let in_flight = kills
+            .iter()
+            .any(|kill| *first <= *kill && *kill - *first < SINCE_LAST_SAVE);
+        assert!(
+            in_flight,
+            "only what was under way before a kill is repeated"
+        );
+    }
 }

@@ -58,6 +58,14 @@ pub(crate) fn binaries() -> Binaries {
     }
 }
 
+/// A server of the test's own, with a migrated database.
+pub(crate) async fn own_server() -> (PrivateServer, PgPool) {
+    let server = PrivateServer::start(&binaries()).await.unwrap();
+    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+    migrate(&pool).await.unwrap();
+    (server, pool)
+}
+
 /// The server that all tests share.
 pub(crate) async fn server() -> &'static PrivateServer {
     SERVER
