@@ -27,6 +27,29 @@ pub(crate) struct Fate {
     pub(crate) fails: bool,
 }
 
+const NEVER: Duration = Duration::from_hours(10);
+
+/// Has no effect, and is not answered.
+pub(crate) const DEAF: Fate = Fate {
+    there: NEVER,
+    back: NEVER,
+    fails: false,
+};
+
+/// Has its effect, but the answer is lost.
+pub(crate) const MUTE: Fate = Fate {
+    there: Duration::ZERO,
+    back: NEVER,
+    fails: false,
+};
+
+/// Has no effect, and fails at once.
+pub(crate) const BROKEN: Fate = Fate {
+    there: Duration::ZERO,
+    back: Duration::ZERO,
+    fails: true,
+};
+
 /// The kinds of call, as they are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -9,28 +9,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::*;
-use crate::fake::{Fake, Fate, Kind};
+use crate::fake::{BROKEN, DEAF, Fake, Fate, Kind, MUTE};
 
 const SECOND: Duration = Duration::from_secs(1);
-const NEVER: Duration = Duration::from_hours(1);
-
-const DEAF: Fate = Fate {
-    there: NEVER,
-    back: NEVER,
-    fails: false,
-};
-/// Has its effect, but the answer is lost.
-const MUTE: Fate = Fate {
-    there: Duration::ZERO,
-    back: NEVER,
-    fails: false,
-};
-const BROKEN: Fate = Fate {
-    there: Duration::ZERO,
-    back: Duration::ZERO,
-    fails: true,
-};
-
 fn elector(fake: &Fake, pod: &str) -> Elector {
     Elector::over(
         Arc::new(fake.clone()),

@@ -11,20 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::fake::{Fake, Fate, Kind};
+use crate::fake::{BROKEN, DEAF, Fake, Fate, Kind};
 
 const SECOND: Duration = Duration::from_secs(1);
-const NEVER: Duration = Duration::from_hours(10);
-const DEAF: Fate = Fate {
-    there: NEVER,
-    back: NEVER,
-    fails: false,
-};
-const BROKEN: Fate = Fate {
-    there: Duration::ZERO,
-    back: Duration::ZERO,
-    fails: true,
-};
 
 /// A member with a caller that takes every hold and drops it when it is to.
 struct Member {
