@@ -17,7 +17,6 @@ use crate::support::installation;
 use crate::support::node::{Node, Signal};
 use crate::support::room::{Room, scenario};
 use crate::support::wait::LATE;
-use crate::support::writer::Writer;
 
 /// How long it goes on.
 const STORM: Duration = Duration::from_secs(90);
@@ -104,9 +103,7 @@ async fn chaos_loses_nothing_and_keeps_the_order() {
             STORM.as_secs(),
             dice.seed
         ));
-        let writer = Writer::start(&shop.database.pool, RATE);
-        shop.more(MAIN, 200).await?;
-        shop.rested(room, &Wanted::of(8, 3)).await?;
+        let writer = shop.under_writers(room, &Wanted::of(8, 3)).await?;
         let mut storm = Storm {
             room,
             node: &node,

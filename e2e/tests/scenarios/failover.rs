@@ -19,7 +19,6 @@ use crate::support::figures::{figure, quantile, seconds};
 use crate::support::node::Node;
 use crate::support::room::{Room, scenario};
 use crate::support::wait::SOON;
-use crate::support::writer::Writer;
 use crate::support::{installation, long, resources};
 
 /// Shards of the listener.
@@ -59,9 +58,7 @@ async fn failover_takes_no_longer_than_a_lease() {
             "retryPeriod": format!("{}s", RETRY_PERIOD.as_secs()),
         });
         let mut shop = Shop::open_as(room, &listener).await?;
-        let writer = Writer::start(&shop.database.pool, RATE);
-        shop.more(MAIN, 200).await?;
-        shop.rested(room, &Wanted::of(SHARDS, 3)).await?;
+        let writer = shop.under_writers(room, &Wanted::of(SHARDS, 3)).await?;
         let kills = if long() { 20 } else { 5 };
         let (mut died, mut left, mut calm, mut repeated) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for _ in 0..kills {

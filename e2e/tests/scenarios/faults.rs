@@ -15,7 +15,6 @@ use crate::support::node::{Node, Signal};
 use crate::support::room::{Room, scenario};
 use crate::support::samples::Samples;
 use crate::support::wait::{LATE, SOON, until};
-use crate::support::writer::Writer;
 use crate::support::{database, installation};
 
 /// Shards of the listener.
@@ -49,9 +48,7 @@ async fn faults_lose_nothing_and_keep_the_order() {
         figure(&format!(
             "faults of three replicas under {RATE} rows a second:"
         ));
-        let writer = Writer::start(&shop.database.pool, RATE);
-        shop.more(MAIN, 200).await?;
-        shop.rested(room, &Wanted::of(SHARDS, 3)).await?;
+        let writer = shop.under_writers(room, &Wanted::of(SHARDS, 3)).await?;
 
         killed(room, &mut shop, &node).await?;
         paused(room, &mut shop, &node).await?;

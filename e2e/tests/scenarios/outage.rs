@@ -15,7 +15,6 @@ use crate::support::installation;
 use crate::support::node::Node;
 use crate::support::room::scenario;
 use crate::support::wait::SOON;
-use crate::support::writer::Writer;
 
 /// Shards of the listener.
 const SHARDS: u16 = 8;
@@ -47,9 +46,7 @@ async fn an_api_server_that_is_away_stops_nobody_for_good() {
             "the API server away for {} s, under {RATE} rows a second:",
             AWAY.as_secs()
         ));
-        let writer = Writer::start(&shop.database.pool, RATE);
-        shop.more(MAIN, 200).await?;
-        shop.rested(room, &Wanted::of(SHARDS, 3)).await?;
+        let writer = shop.under_writers(room, &Wanted::of(SHARDS, 3)).await?;
         let gone = Shop::fleet(room).await?.members.into_keys().collect();
         let wanted = Wanted {
             gone,

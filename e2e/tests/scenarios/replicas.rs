@@ -19,7 +19,6 @@ use crate::support::figures::{figure, seconds};
 use crate::support::room::{Room, scenario};
 use crate::support::samples::Samples;
 use crate::support::wait::{LATE, SOON, until};
-use crate::support::writer::Writer;
 use crate::support::{installation, long, resources};
 
 /// Shards of the listener that is scaled.
@@ -44,9 +43,7 @@ async fn replicas_share_the_shards_through_what_is_planned() {
         figure(&format!(
             "three replicas and {SHARDS} shards under {RATE} rows a second:"
         ));
-        let writer = Writer::start(&shop.database.pool, RATE);
-        shop.more(MAIN, 200).await?;
-        shop.rested(room, &Wanted::of(SHARDS, 3)).await?;
+        let writer = shop.under_writers(room, &Wanted::of(SHARDS, 3)).await?;
         told(room, &mut shop).await?;
         rests(room, &mut shop).await?;
 
@@ -82,9 +79,7 @@ async fn shards_of_a_listener_at_work_change() {
         figure(&format!(
             "three replicas and 4 shards under {RATE} rows a second:"
         ));
-        let writer = Writer::start(&shop.database.pool, RATE);
-        shop.more(MAIN, 200).await?;
-        shop.rested(room, &Wanted::of(4, 3)).await?;
+        let writer = shop.under_writers(room, &Wanted::of(4, 3)).await?;
         for shards in [7, 2] {
             let start = Instant::now();
             divide(room, shards).await?;

@@ -16,6 +16,7 @@ use crate::support::figures::{figure, seconds};
 use crate::support::fleet::Fleet;
 use crate::support::room::Room;
 use crate::support::wait::{LATE, until};
+use crate::support::writer::Writer;
 
 /// Changes a second.
 pub(super) const RATE: u32 = 500;
@@ -106,6 +107,14 @@ impl Shop {
         })
         .await?;
         Ok(start.elapsed())
+    }
+
+    /// Has writers change rows at [`RATE`], and takes the listener to where it is at rest under them.
+    pub(super) async fn under_writers(&mut self, room: &Room, wanted: &Wanted) -> Result<Writer> {
+        let writer = Writer::start(&self.database.pool, RATE);
+        self.more(MAIN, 200).await?;
+        self.rested(room, wanted).await?;
+        Ok(writer)
     }
 
     /// Takes a listener to where it is at rest, and forgets what was measured on the way.
