@@ -22,6 +22,9 @@ pub(super) async fn nothing_is_written_at_rest(
     room.listener("shop", json!({ "deletionPolicy": "Retain" }))
         .await;
     room.observer("orders", plain()).await;
+    // From here on the bundle has it.
+    room.observer_says("orders", ["Programmed", "False", "Pending"])
+        .await;
     run_pod(&room, "shop", "127.0.0.3").await;
     room.listener_says("shop", ["Ready", "False", "Starting"])
         .await;

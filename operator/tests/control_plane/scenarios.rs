@@ -293,6 +293,9 @@ async fn pods_are_heard(room: Room) {
     room.listener("shop", json!({ "deletionPolicy": "Retain" }))
         .await;
     room.observer("orders", plain()).await;
+    // From here on the bundle has it.
+    room.observer_says("orders", ["Programmed", "False", "Pending"])
+        .await;
     let pod = run_pod(&room, "shop", "127.0.0.2").await;
     told.change(|report| {
         report.problem = Some(Trouble {
