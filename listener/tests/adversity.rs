@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use observer_listener::demo::server::PrivateServer;
+use servers::postgres::PrivateServer;
 use observer_listener::demo::sink::{Behaviour, Sink};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

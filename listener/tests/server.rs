@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::binaries::Binaries;
-use observer_listener::demo::server::PrivateServer;
+use servers::binaries::Binaries;
+use servers::postgres::PrivateServer;
 use sqlx::{Connection, PgConnection};
 
 use crate::support;

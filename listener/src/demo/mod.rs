@@ -1,12 +1,10 @@
 //! What a first look needs besides the listener itself: a Postgres, a receiver, and a small shop
 //! in which things happen.
 
-pub mod binaries;
 mod figures;
 pub mod play;
 mod receiver;
 pub mod screen;
-pub mod server;
 mod shop;
 pub mod sink;
 mod stage;

@@ -8,9 +8,9 @@ use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::binaries::{Binaries, VERSION};
+use servers::binaries::{Binaries, VERSION};
 use super::screen::Screen;
-use super::server::{PrivateServer, ServerError};
+use servers::postgres::{PrivateServer, ServerError};
 use super::shop::{self, Found};
 use super::stage::{self, LISTENER};
 use super::summary;

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::process::Command as AsyncCommand;
 use uuid::Uuid;
 
-use super::binaries::{Binaries, BinariesError};
+use crate::binaries::{Binaries, BinariesError};
 
 /// Postgres refuses to run as the super-user; this is `nobody` nearly everywhere.
 const UNPRIVILEGED: u32 = 65534;
