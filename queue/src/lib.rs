@@ -25,7 +25,7 @@ use uuid::Uuid;
 /// Most jobs of one lane that one claim takes.
 pub const MAX_RUN: usize = 16;
 
-/// Most lanes that [`JobQueue::clear`] is asked about at once.
+/// Most lanes that [`JobQueue::firsts`] is asked about at once.
 pub const MAX_ASKED: usize = 1024;
 
 /// Which lane: an action of an observer, and the hash of tenant, entity and key.
@@ -195,6 +195,19 @@ pub enum Alive {
     No,
 }
 
+/// The first job of a lane, which others wait behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct First {
+    /// Place of its event in the log.
+    pub log_id: i64,
+    /// Id of its event.
+    pub event_id: String,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The last failure, in words.
+    pub error: Option<String>,
+}
+
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -333,8 +346,9 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// whatever else keeps the queue small and fast.
     async fn keep(&self) -> Result<Kept, QueueError>;
 
-    /// Which of these lanes hold no job any more, in the order asked. At most [`MAX_ASKED`].
-    async fn clear(&self, lanes: &[Lane]) -> Result<Vec<bool>, QueueError>;
+    /// The first job of each of these lanes, in the order asked; nothing where a lane holds no job
+    /// any more. At most [`MAX_ASKED`].
+    async fn firsts(&self, lanes: &[Lane]) -> Result<Vec<Option<First>>, QueueError>;
 
     /// Lanes of some shards that hold jobs, at most `most` of them. A lane is of shard
     /// `hash % of`.
