@@ -195,6 +195,17 @@ pub enum Alive {
     No,
 }
 
+/// The lanes of one action that hold jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionLanes {
+    /// The observer, `namespace/name`.
+    pub observer: std::sync::Arc<str>,
+    /// The action's name.
+    pub action: std::sync::Arc<str>,
+    /// Hashes of their keys; nothing where there are too many.
+    pub hashes: Option<Vec<u32>>,
+}
+
 /// The first job of a lane, which others wait behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct First {
@@ -350,9 +361,14 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// any more. At most [`MAX_ASKED`].
     async fn firsts(&self, lanes: &[Lane]) -> Result<Vec<Option<First>>, QueueError>;
 
-    /// Lanes of some shards that hold jobs, at most `most` of them. A lane is of shard
-    /// `hash % of`.
-    async fn lanes(&self, shards: &[u16], of: u16, most: usize) -> Result<Vec<Lane>, QueueError>;
+    /// Lanes of some shards that hold jobs, for each action that has any. A lane is of shard
+    /// `hash % of`. Of an action with more than `most` such lanes, none is named.
+    async fn lanes(
+        &self,
+        shards: &[u16],
+        of: u16,
+        most: usize,
+    ) -> Result<Vec<ActionLanes>, QueueError>;
 
     /// How the jobs of each observer are doing.
     async fn figures(&self) -> Result<Vec<(String, Figures)>, QueueError>;
