@@ -1,1 +1,5 @@
-//! What both backends keep true.
+//! What both backends keep true: one suite, run for each of them; and what only one of them has.
+
+mod postgres;
+mod suite;
+mod support;

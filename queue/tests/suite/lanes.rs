@@ -1,0 +1,107 @@
+//! One lane: what goes in comes out, in order, one run at a time.
+
+use std::time::Duration;
+
+use observer_queue::{Ending, MAX_RUN};
+
+use crate::support::make::{Graves, add, again, ended, job, lane, want, work_off, worker};
+use crate::support::{CALM, Fixture, LISTENER};
+
+pub(crate) async fn a_job_goes_in_and_out(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    assert!(queue.is_empty().await.unwrap());
+    let mut new = job(&lane(7), 1);
+    new.job.tenant = Some("acme".to_owned());
+    new.attempts = 1;
+    new.history = crate::support::make::json(r#"[{"error":"x\u0000y"}]"#);
+    add(&*queue, fixture.pool(), &[new.clone()]).await;
+    assert!(!queue.is_empty().await.unwrap());
+
+    let firsts = queue.firsts(&[lane(8), lane(7)]).await.unwrap();
+    assert_eq!(firsts[0], None);
+    let first = firsts[1].clone().unwrap();
+    assert_eq!((first.log_id, first.attempts), (1, 1));
+    assert_eq!(first.error.as_deref(), Some("x\0y"));
+
+    let runs = queue.claim(worker, &want(8)).await.unwrap();
+    assert_eq!(runs.len(), 1);
+    let claimed = &runs[0].jobs[0];
+    assert_eq!(claimed.job.id, new.job.id);
+    assert_eq!(claimed.job.lane, new.job.lane);
+    assert_eq!(claimed.job.event.get(), new.job.event.get());
+    assert_eq!(claimed.job.tenant, new.job.tenant);
+    assert_eq!(claimed.job.key, new.job.key);
+    assert_eq!(claimed.history.get(), new.history.get());
+    assert_eq!(claimed.attempts, 1);
+    assert!(queue.claim(worker, &want(8)).await.unwrap().is_empty());
+
+    let done = [ended(claimed, Ending::Done)];
+    let graves = Graves::default();
+    assert_eq!(queue.finish(worker, &done, &graves).await.unwrap(), []);
+    assert!(queue.is_empty().await.unwrap());
+    // Ended twice: the second is refused.
+    let refused = queue.finish(worker, &done, &graves).await.unwrap();
+    assert_eq!(refused, [claimed.claim.clone()]);
+}
+
+pub(crate) async fn a_lane_has_one_run_at_a_time(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let (one, two) = (worker(&*queue).await, worker(&*queue).await);
+    let most = i64::try_from(MAX_RUN).unwrap();
+    let jobs: Vec<_> = (0..most + 4).map(|log_id| job(&lane(1), log_id)).collect();
+    add(&*queue, fixture.pool(), &jobs).await;
+
+    let runs = queue.claim(one, &want(8)).await.unwrap();
+    assert_eq!(runs.len(), 1);
+    let run = &runs[0].jobs;
+    let ids: Vec<i64> = run.iter().map(|one| one.job.log_id).collect();
+    assert!(run.len() <= MAX_RUN);
+    assert_eq!(
+        ids,
+        (0..i64::try_from(run.len()).unwrap()).collect::<Vec<_>>()
+    );
+    assert!(queue.claim(two, &want(8)).await.unwrap().is_empty());
+
+    // One more comes in while it is under way, and the rest is somebody else's then.
+    add(&*queue, fixture.pool(), &[job(&lane(1), most + 4)]).await;
+    assert!(queue.claim(two, &want(8)).await.unwrap().is_empty());
+    let done: Vec<_> = run.iter().map(|one| ended(one, Ending::Done)).collect();
+    let graves = Graves::default();
+    assert_eq!(queue.finish(one, &done, &graves).await.unwrap(), []);
+    let mut left = Vec::new();
+    while !queue.is_empty().await.unwrap() {
+        left.extend(work_off(&*queue, two, &want(8)).await);
+    }
+    let from = i64::try_from(run.len()).unwrap();
+    assert_eq!(left, (from..most + 5).collect::<Vec<_>>());
+}
+
+pub(crate) async fn a_run_ends_where_one_is_to_be_attempted_again(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let jobs: Vec<_> = (0..5).map(|log_id| job(&lane(1), log_id)).collect();
+    add(&*queue, fixture.pool(), &jobs).await;
+    let runs = queue.claim(worker, &want(8)).await.unwrap();
+    let run = &runs[0].jobs;
+    assert!(run.len() >= 3);
+    let graves = Graves::default();
+    let endings = [
+        ended(&run[0], Ending::Done),
+        ended(&run[1], again(&run[1], Duration::from_secs(3600))),
+        ended(&run[2], Ending::Untouched),
+    ];
+    assert_eq!(queue.finish(worker, &endings, &graves).await.unwrap(), []);
+    // The rest waits behind the one that waits.
+    assert!(queue.claim(worker, &want(8)).await.unwrap().is_empty());
+    let first = queue.firsts(&[lane(1)]).await.unwrap()[0].clone().unwrap();
+    assert_eq!((first.log_id, first.attempts), (1, 1));
+    assert_eq!(first.error.as_deref(), Some("no answer"));
+    // It is made due, and all come in order.
+    assert_eq!(queue.retry(&Default::default()).await.unwrap(), 1);
+    let mut left = Vec::new();
+    while !queue.is_empty().await.unwrap() {
+        left.extend(work_off(&*queue, worker, &want(8)).await);
+    }
+    assert_eq!(left, [1, 2, 3, 4]);
+}

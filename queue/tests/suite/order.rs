@@ -1,0 +1,56 @@
+//! Order within a lane, whatever happens.
+
+use std::time::Duration;
+
+use crate::support::crew::{Crew, Habits};
+use crate::support::make::{job, lane};
+use crate::support::{Fixture, HASTY, LISTENER, eventually, seed};
+
+/// Lanes of the test.
+const LANES: u32 = 12;
+
+/// Jobs of each.
+const PER_LANE: i64 = 150;
+
+pub(crate) async fn order_is_kept_by_many_workers_with_failures_and_takeovers(
+    fixture: &dyn Fixture,
+) {
+    let seed = seed();
+    let mut crew = Crew::default();
+    let habits = Habits {
+        fails: 0.2,
+        dies: 0.01,
+        falters: 0.005,
+    };
+    for number in 0..6 {
+        let queue = fixture.open(LISTENER, HASTY).await;
+        crew.start(queue, habits, seed.wrapping_add(number));
+    }
+    let queue = fixture.open(LISTENER, HASTY).await;
+    let mut next = 0;
+    while next < PER_LANE {
+        // Of each lane a few, as a save brings them.
+        let some = 1 + (seed.wrapping_add(next.unsigned_abs()) % 5).cast_signed();
+        let until = (next + some).min(PER_LANE);
+        let jobs: Vec<_> = (next..until)
+            .flat_map(|log_id| (0..LANES).map(move |hash| job(&lane(hash), log_id)))
+            .collect();
+        crate::support::make::add(&*queue, fixture.pool(), &jobs).await;
+        next = until;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    eventually("all jobs are done", async || {
+        queue.is_empty().await.unwrap().then_some(())
+    })
+    .await;
+    let told = crew.end().await;
+    println!("{told}");
+    for hash in 0..LANES {
+        let ended: Vec<i64> = told.ended.get(&hash).cloned().unwrap_or_default();
+        assert_eq!(
+            ended,
+            (0..PER_LANE).collect::<Vec<_>>(),
+            "lane {hash}, seed {seed}"
+        );
+    }
+}

@@ -1,0 +1,236 @@
+//! Workers that fail, die and falter at random, and a note of what they did.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use observer_queue::{Alive, Ended, Ending, JobQueue, Lane, QueueError, Run, WorkerId};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::make::{Graves, again, ended, want};
+use super::{HASTY, SOON};
+
+/// How often something happens to a worker, per job.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Habits {
+    /// An attempt fails and is made again a little later.
+    pub(crate) fails: f64,
+    /// The worker goes without a word, and another comes in its place.
+    pub(crate) dies: f64,
+    /// It stands still for longer than its lease, and then tells what it did.
+    pub(crate) falters: f64,
+}
+
+/// What they did.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Jobs by the hash of their lane, in the order in which their ends were accepted.
+    pub(crate) ended: BTreeMap<u32, Vec<i64>>,
+    /// Attempts that failed.
+    pub(crate) failed: usize,
+    /// Workers that went without a word.
+    pub(crate) died: usize,
+    /// Workers that stood still.
+    pub(crate) faltered: usize,
+    /// Results that were refused.
+    pub(crate) refused: usize,
+    /// Claims that `keep` took back.
+    pub(crate) expired: u64,
+    /// Calls that failed and were made again.
+    pub(crate) errors: usize,
+    /// Who holds which lane, as far as its holder may still believe it.
+    holders: HashMap<Lane, WorkerId>,
+    /// The latest job of each lane whose good end was told, accepted or not.
+    offered: HashMap<u32, i64>,
+}
+
+/// Workers under way.
+#[derive(Default)]
+pub(crate) struct Crew {
+    told: Arc<Mutex<Told>>,
+    ended: Arc<AtomicBool>,
+    workers: JoinSet<()>,
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ended, {} attempts failed, {} workers died, {} faltered, {} results refused, {} claims taken back, \
+             {} calls failed",
+            self.ended.values().map(Vec::len).sum::<usize>(),
+            self.failed,
+            self.died,
+            self.faltered,
+            self.refused,
+            self.expired,
+            self.errors
+        )
+    }
+}
+
+impl Crew {
+    /// Adds a worker.
+    pub(crate) fn start(&mut self, queue: Arc<dyn JobQueue>, habits: Habits, seed: u64) {
+        let member = Member {
+            queue,
+            habits,
+            told: self.told.clone(),
+            ended: self.ended.clone(),
+            random: StdRng::seed_from_u64(seed),
+        };
+        self.workers.spawn(member.work());
+    }
+
+    /// Ends them and gives what they did; fails with them.
+    pub(crate) async fn end(mut self) -> Told {
+        self.ended.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.workers.join_next().await {
+            ended.unwrap();
+        }
+        std::mem::take(&mut *self.told.lock().unwrap())
+    }
+}
+
+/// Makes a call again until it does not fail.
+macro_rules! persist {
+    ($member:expr, $call:expr) => {{
+        let deadline = Instant::now() + SOON;
+        loop {
+            match $call {
+                Ok(answer) => break answer,
+                Err(error) => $member.failed(error, deadline).await,
+            }
+        }
+    }};
+}
+
+struct Member {
+    queue: Arc<dyn JobQueue>,
+    habits: Habits,
+    told: Arc<Mutex<Told>>,
+    ended: Arc<AtomicBool>,
+    random: StdRng,
+}
+
+impl Member {
+    async fn work(mut self) {
+        while !self.ended.load(Ordering::Relaxed) {
+            let worker = WorkerId(Uuid::new_v4());
+            let queue = self.queue.clone();
+            persist!(self, queue.register(worker, "one of the crew").await);
+            while !self.ended.load(Ordering::Relaxed) && self.round(worker).await {}
+        }
+    }
+
+    /// Notes a call that failed, before it is made again.
+    async fn failed(&self, error: QueueError, deadline: Instant) {
+        assert!(Instant::now() < deadline, "{error}");
+        self.told.lock().unwrap().errors += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    /// Claims, works and finishes once; false when this worker is no more.
+    async fn round(&mut self, worker: WorkerId) -> bool {
+        let queue = self.queue.clone();
+        let kept = persist!(self, queue.keep().await);
+        self.told.lock().unwrap().expired += kept.expired;
+        if persist!(self, queue.alive(worker).await) == Alive::No {
+            self.let_go(worker);
+            return false;
+        }
+        let most = self.random.random_range(1..4);
+        let runs = persist!(self, queue.claim(worker, &want(most)).await);
+        if runs.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut all = Vec::new();
+        for run in &runs {
+            self.begin(worker, run);
+            for claimed in &run.jobs {
+                if self.random.random_bool(self.habits.dies) {
+                    self.told.lock().unwrap().died += 1;
+                    self.let_go(worker);
+                    return false;
+                }
+                if self.random.random_bool(self.habits.fails) {
+                    let wait = Duration::from_millis(self.random.random_range(0..20));
+                    all.push(ended(claimed, again(claimed, wait)));
+                    self.told.lock().unwrap().failed += 1;
+                    break;
+                }
+                all.push(ended(claimed, Ending::Done));
+            }
+        }
+        if self.random.random_bool(self.habits.falters) && !all.is_empty() {
+            self.told.lock().unwrap().faltered += 1;
+            self.let_go(worker);
+            tokio::time::sleep(HASTY.lease * 2).await;
+        }
+        self.tell(worker, &all).await;
+        true
+    }
+
+    /// Notes that a worker begins with a run, which no other may hold. It goes on where the lane
+    /// was left, without a gap: between what was accepted for sure and what was told.
+    fn begin(&self, worker: WorkerId, run: &Run) {
+        let lane = &run.jobs[0].job.lane;
+        let mut told = self.told.lock().unwrap();
+        let before = told.holders.insert(lane.clone(), worker);
+        assert!(
+            before.is_none() || before == Some(worker),
+            "two workers have a run of {lane:?}"
+        );
+        let ids: Vec<i64> = run.jobs.iter().map(|one| one.job.log_id).collect();
+        let noted = told
+            .ended
+            .get(&lane.hash)
+            .and_then(|all| all.last().copied());
+        let offered = told.offered.get(&lane.hash).copied();
+        assert!(
+            ids[0] > noted.unwrap_or(-1) && ids[0] <= offered.unwrap_or(-1) + 1,
+            "{lane:?} goes on with {ids:?} after {noted:?}, told up to {offered:?}"
+        );
+        assert!(ids.is_sorted_by(|one, other| one + 1 == *other), "{ids:?}");
+    }
+
+    /// What a worker that is gone held may be anybody's from now on.
+    fn let_go(&self, worker: WorkerId) {
+        let mut told = self.told.lock().unwrap();
+        told.holders.retain(|_, holder| *holder != worker);
+    }
+
+    async fn tell(&self, worker: WorkerId, all: &[Ended]) {
+        // Before they are ended: once they are, others may begin.
+        self.let_go(worker);
+        let before = {
+            let mut told = self.told.lock().unwrap();
+            for one in all.iter().filter(|one| matches!(one.ending, Ending::Done)) {
+                let offered = told.offered.entry(one.job.lane.hash).or_default();
+                *offered = one.job.log_id.max(*offered);
+            }
+            told.errors
+        };
+        let queue = self.queue.clone();
+        let graves = Graves::default();
+        let refused = persist!(self, queue.finish(worker, all, &graves).await);
+        let mut told = self.told.lock().unwrap();
+        // Where an answer was lost, the results may have been accepted the first time.
+        let doubtful = told.errors != before;
+        for one in all {
+            if refused.contains(&one.claim) && !doubtful {
+                told.refused += 1;
+            } else if matches!(one.ending, Ending::Done) {
+                let ended = told.ended.entry(one.job.lane.hash).or_default();
+                if !doubtful || ended.last() != Some(&one.job.log_id) {
+                    ended.push(one.job.log_id);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Jobs, wants and endings.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use observer_queue::{
+    Burial, Claimed, Ended, Ending, Job, JobQueue, Lane, NewJob, Priority, Want, WorkerId,
+};
+use serde_json::value::RawValue;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+/// The observer that most tests have.
+pub(crate) const OBSERVER: &str = "shop/orders";
+
+/// Its action.
+pub(crate) const ACTION: &str = "notify";
+
+/// JSON from its text.
+pub(crate) fn json(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).unwrap()
+}
+
+/// A lane of the observer that most tests have.
+pub(crate) fn lane(hash: u32) -> Lane {
+    lane_of(OBSERVER, hash)
+}
+
+/// A lane of an observer.
+pub(crate) fn lane_of(observer: &str, hash: u32) -> Lane {
+    Lane {
+        observer: observer.into(),
+        action: ACTION.into(),
+        hash,
+    }
+}
+
+/// A job that is due at once.
+pub(crate) fn job(lane: &Lane, log_id: i64) -> NewJob {
+    NewJob {
+        job: Job {
+            id: format!("{}-{}-{}-{log_id}", lane.observer, lane.action, lane.hash),
+            lane: lane.clone(),
+            log_id,
+            event_id: format!("event-{log_id}"),
+            entity: "public.orders".to_owned(),
+            key: Some(lane.hash.to_string()),
+            tenant: None,
+            priority: Priority::Normal,
+            event: json(r#"{"new":{"text":"\u0000 and half of a pair: \ud800"}}"#),
+        },
+        wait: Duration::ZERO,
+        attempts: 0,
+        history: json("[]"),
+    }
+}
+
+/// Adds jobs in a transaction of their own.
+pub(crate) async fn add(queue: &dyn JobQueue, pool: &PgPool, jobs: &[NewJob]) {
+    let mut tx = pool.begin().await.unwrap();
+    queue.enqueue(&mut tx, jobs).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Registers a worker.
+pub(crate) async fn worker(queue: &dyn JobQueue) -> WorkerId {
+    let worker = WorkerId(Uuid::new_v4());
+    queue.register(worker, "worker").await.unwrap();
+    worker
+}
+
+/// So many runs of the action that most tests have, without limits.
+pub(crate) fn want(runs: usize) -> Want {
+    want_of(&[OBSERVER], runs)
+}
+
+/// So many runs of these observers, without limits.
+pub(crate) fn want_of(observers: &[&str], runs: usize) -> Want {
+    Want {
+        runs,
+        actions: observers
+            .iter()
+            .map(|observer| (Arc::from(*observer), Arc::from(ACTION), None))
+            .collect(),
+        fleet: None,
+    }
+}
+
+/// The end of a claimed job.
+pub(crate) fn ended(claimed: &Claimed, ending: Ending) -> Ended {
+    Ended {
+        job: Arc::new(claimed.job.clone()),
+        claim: claimed.claim.clone(),
+        ending,
+        enqueued_at: claimed.enqueued_at,
+    }
+}
+
+/// Another attempt after `wait`.
+pub(crate) fn again(claimed: &Claimed, wait: Duration) -> Ending {
+    Ending::Again {
+        wait,
+        attempts: claimed.attempts + 1,
+        history: json(
+            r#"[{"at":"2026-01-01T00:00:00Z","kind":"timeout","error":"no answer","status":null}]"#,
+        ),
+    }
+}
+
+/// Remembers the ids of jobs that became dead letters.
+#[derive(Default)]
+pub(crate) struct Graves(pub(crate) Mutex<Vec<String>>);
+
+#[async_trait]
+impl Burial for Graves {
+    async fn bury(&self, _: &mut PgConnection, dead: &[&Ended]) -> Result<(), sqlx::Error> {
+        let ids = dead.iter().map(|one| one.job.id.clone());
+        self.0.lock().unwrap().extend(ids);
+        Ok(())
+    }
+}
+
+/// Claims once and ends all of it well; gives the log ids in the order of the claim.
+pub(crate) async fn work_off(queue: &dyn JobQueue, worker: WorkerId, want: &Want) -> Vec<i64> {
+    let runs = queue.claim(worker, want).await.unwrap();
+    let claimed: Vec<_> = runs.into_iter().flat_map(|run| run.jobs).collect();
+    let all: Vec<_> = claimed.iter().map(|one| ended(one, Ending::Done)).collect();
+    let refused = queue
+        .finish(worker, &all, &Graves::default())
+        .await
+        .unwrap();
+    assert_eq!(refused, []);
+    claimed.iter().map(|one| one.job.log_id).collect()
+}

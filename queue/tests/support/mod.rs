@@ -1,0 +1,78 @@
+//! What the suite needs of a backend, and what it makes jobs and workers with.
+
+pub(crate) mod crew;
+pub(crate) mod database;
+pub(crate) mod make;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use observer_queue::{JobQueue, Keeping};
+use sqlx::PgPool;
+
+/// Longest wait for what must come.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// Name of the listener whose jobs a test has.
+pub(crate) const LISTENER: &str = "shop/main";
+
+/// Keeping without finished jobs, under a lease that no test waits for.
+pub(crate) const CALM: Keeping = Keeping {
+    lease: Duration::from_secs(600),
+    retention: Duration::ZERO,
+};
+
+/// The same under a lease that passes soon.
+pub(crate) const HASTY: Keeping = Keeping {
+    lease: Duration::from_millis(1500),
+    retention: Duration::ZERO,
+};
+
+/// One backend, with a place of the test's own in it.
+#[async_trait]
+pub(crate) trait Fixture: Send + Sync {
+    /// A queue of a listener as one more process opens it, with connections of its own.
+    async fn open(&self, listener: &str, keeping: Keeping) -> Arc<dyn JobQueue>;
+
+    /// Where checkpoints and dead letters are; for the backend in Postgres, jobs too. It never
+    /// goes away when the queue's server does, unless that is the same one.
+    fn pool(&self) -> &PgPool;
+
+    /// Whether adding jobs is part of the transaction.
+    fn transactional(&self) -> bool;
+
+    /// Breaks all connections to the queue's server that are open now.
+    async fn cut(&self);
+
+    /// Stops the queue's server; only for a fixture with a server of its own.
+    async fn stop(&self);
+
+    /// Stops it as a crash would.
+    async fn crash(&self);
+
+    /// Starts it again.
+    async fn resume(&self);
+}
+
+/// Looks again and again until there is something to see; fails with `what` was expected.
+pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Decides what happens at random; printed, and taken from the environment to see it again.
+pub(crate) fn seed() -> u64 {
+    let seed = std::env::var("OBSERVER_TEST_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(rand::random);
+    println!("seed: OBSERVER_TEST_SEED={seed}");
+    seed
+}
