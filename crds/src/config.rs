@@ -130,6 +130,47 @@ pub struct ListenerConfig {
     pub drain_timeout: Duration,
     /// Where actions may connect to beyond public addresses.
     pub egress: Egress,
+    /// The job queue.
+    pub queue: QueueConfig,
+}
+
+/// The job queue of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// Where jobs are kept.
+    pub backend: QueueBackend,
+    /// Most keys whose jobs are under way at once in one process.
+    pub concurrency: u32,
+    /// Pods for jobs alone; where there are none, the listener's own pods work on them.
+    pub replicas: u32,
+    /// Most jobs under way at once in the whole fleet; no bound of its own where absent.
+    pub max_running: Option<u32>,
+    /// How long after its last sign of life a worker's jobs are others'.
+    pub lease: Duration,
+    /// How long finished jobs are kept to be looked at.
+    pub retention: Duration,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            backend: QueueBackend::Postgres,
+            concurrency: 16,
+            replicas: 0,
+            max_running: None,
+            lease: Duration::from_secs(30),
+            retention: Duration::ZERO,
+        }
+    }
+}
+
+/// Where jobs are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueueBackend {
+    /// In the database, in the transactions of the checkpoints.
+    Postgres,
+    /// In Redis, with its URL.
+    Redis(Redacted),
 }
 
 impl ListenerConfig {
@@ -199,6 +240,41 @@ pub struct ActionConfig {
     pub retry: Retry,
     /// Deadline of one attempt.
     pub timeout: Duration,
+    /// How it goes by the queue.
+    pub queue: ActionQueue,
+}
+
+/// How an action goes by the job queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActionQueue {
+    /// Whether all of its attempts do.
+    pub mode: Mode,
+    /// How soon its jobs are claimed.
+    pub priority: Priority,
+    /// Most jobs of it under way at once in the whole fleet; no bound of its own where absent.
+    pub max_running: Option<u32>,
+}
+
+/// Where the first attempt of an action is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// At once; only further attempts go by the queue.
+    #[default]
+    Inline,
+    /// By the queue, as all others: for what takes long.
+    Queued,
+}
+
+/// How soon jobs are claimed, before when they are due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// As they come.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
 }
 
 /// What an action does.

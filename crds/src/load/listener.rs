@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::checks::{Checks, Meta, is_domain};
 use super::report::field;
-use crate::config::{Egress, LeaseConfig, ListenerConfig, Redacted};
+use crate::config::{Egress, LeaseConfig, ListenerConfig, QueueConfig, Redacted};
 use crate::duration::Span;
 use crate::resources::{
     EgressRules, LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
@@ -91,6 +91,7 @@ pub(super) fn check(
             LONGEST_DRAIN,
         ),
         egress: egress(&spec.egress, checks),
+        queue: QueueConfig::default(),
     }
 }
 

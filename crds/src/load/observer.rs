@@ -6,7 +6,7 @@ use super::checks::{Checks, LABEL_RULE, Meta, is_label};
 use super::report::field;
 use super::webhook;
 use crate::config::{
-    ActionConfig, ActionKind, LogConfig, LogLevel, ObserverConfig, Operation, Retry,
+    ActionConfig, ActionKind, ActionQueue, LogConfig, LogLevel, ObserverConfig, Operation, Retry,
 };
 use crate::duration::Span;
 use crate::resources::{Action, ObserverSpec, On, RetryPolicy};
@@ -107,6 +107,7 @@ fn check_action(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionCon
             SHORTEST,
             LONGEST_TIMEOUT,
         ),
+        queue: ActionQueue::default(),
     }
 }
 
