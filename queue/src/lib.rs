@@ -11,6 +11,7 @@
 //! There are two places to keep jobs, behind one trait: [`postgres`] and [`redis`].
 
 pub mod postgres;
+pub mod redis;
 
 use std::fmt;
 use std::time::Duration;
@@ -317,6 +318,9 @@ pub enum QueueError {
     /// Postgres.
     #[error("the database refuses: {0}")]
     Postgres(#[from] sqlx::Error),
+    /// Redis.
+    #[error("Redis refuses: {0}")]
+    Redis(#[from] ::redis::RedisError),
     /// Something in the queue that this program did not put there.
     #[error("a job cannot be read: {0}")]
     Unreadable(String),

@@ -2,4 +2,45 @@
 //! keep their data in a temporary folder, and go when their owner does, however it ends.
 
 pub mod binaries;
+mod guardian;
 pub mod postgres;
+pub mod redis;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use binaries::BinariesError;
+
+/// Why a private server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Its programs are missing.
+    #[error(transparent)]
+    Binaries(#[from] BinariesError),
+    /// Its folder cannot be prepared, or a program cannot be started.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// One of its programs failed.
+    #[error("{program} failed: {output}")]
+    Failed {
+        /// The program.
+        program: &'static str,
+        /// What it printed, and for a failed start the end of the server's log.
+        output: String,
+    },
+}
+
+pub(crate) fn io_error(what: &'static str, path: &Path, source: io::Error) -> ServerError {
+    ServerError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}

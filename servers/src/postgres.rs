@@ -1,30 +1,24 @@
 //! A Postgres server of the program's own, in a temporary folder.
 //!
-//! It never outlives its owner: a guardian process holds a pipe from the owner and, when that
-//! closes (however the owner ended), stops the server and removes the folder. The server
-//! listens on the loopback address only and asks for a random password.
+//! It never outlives its owner: a guardian stops it and removes its folder. The server listens on
+//! the loopback address only and asks for a random password.
 //!
 //! Made for demonstrations and tests: it does not survive a crash of the machine.
 
 use std::fmt::Write as _;
-use std::io;
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{MetadataExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 use tokio::process::Command as AsyncCommand;
 use uuid::Uuid;
 
-use crate::binaries::{Binaries, BinariesError};
+use crate::binaries::Binaries;
+use crate::guardian::{Guardian, PORT_ATTEMPTS, free_port, run_as, unprivileged};
+use crate::io_error;
 
-/// Postgres refuses to run as the super-user; this is `nobody` nearly everywhere.
-const UNPRIVILEGED: u32 = 65534;
-
-/// Between choosing a free port and the server's taking it, somebody else may take it.
-const PORT_ATTEMPTS: u32 = 5;
+pub use crate::ServerError;
 
 /// Name of the super-user in the server.
 const USER: &str = "postgres";
@@ -49,32 +43,6 @@ fsync = off
 full_page_writes = off
 ";
 
-/// Why a private server does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// Its programs are missing.
-    #[error(transparent)]
-    Binaries(#[from] BinariesError),
-    /// Its folder cannot be prepared, or a program cannot be started.
-    #[error("cannot {what} {path}: {source}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// One of its programs failed.
-    #[error("{program} failed: {output}")]
-    Failed {
-        /// The program.
-        program: &'static str,
-        /// What it printed, and for a failed start the end of the server's log.
-        output: String,
-    },
-}
-
 /// A running server; stopped and removed when dropped, or when the owner's process ends.
 #[derive(Debug)]
 pub struct PrivateServer {
@@ -87,28 +55,14 @@ pub struct PrivateServer {
     _guardian: Guardian,
 }
 
-#[derive(Debug)]
-struct Guardian {
-    process: Child,
-    /// Only ever closed: the guardian reads the end of the owner from it.
-    pipe: Option<ChildStdin>,
-}
-
 impl PrivateServer {
     /// Makes a new database cluster and starts a server on it; returns when it accepts connections.
     pub async fn start(binaries: &Binaries) -> Result<Self, ServerError> {
         let temporary = TempDir::with_prefix("observers-")
             .map_err(|source| io_error("make a folder in", &std::env::temp_dir(), source))?;
-        let owner = std::fs::metadata(temporary.path())
-            .map_err(|source| io_error("read", temporary.path(), source))?
-            .uid();
-        let run_as = (owner == 0).then_some(UNPRIVILEGED);
-        let binaries = binaries.locate(owner == 0).await?;
-        if run_as.is_some() {
-            chown(temporary.path(), run_as, run_as)
-                .map_err(|source| io_error("give away", temporary.path(), source))?;
-        }
-        let guardian = Guardian::watch(&binaries, temporary.path(), run_as)?;
+        let run_as = run_as(temporary.path())?;
+        let binaries = binaries.locate(run_as.is_some()).await?;
+        let guardian = Guardian::watch(GUARDIAN, &[&binaries, temporary.path()], run_as)?;
         let mut server = Self {
             binaries,
             // From here on the guardian removes it.
@@ -241,42 +195,6 @@ impl PrivateServer {
     }
 }
 
-impl Guardian {
-    fn watch(binaries: &Path, folder: &Path, run_as: Option<u32>) -> Result<Self, ServerError> {
-        let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", GUARDIAN, "observers-guardian"])
-            .args([binaries, folder])
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // An interrupt from the terminal is for the owner alone.
-            .process_group(0);
-        unprivileged(&mut command, run_as);
-        let mut process = command
-            .spawn()
-            .map_err(|source| io_error("start", Path::new("/bin/sh"), source))?;
-        let pipe = process.stdin.take();
-        Ok(Self { process, pipe })
-    }
-}
-
-impl Drop for Guardian {
-    fn drop(&mut self) {
-        drop(self.pipe.take());
-        if let Err(error) = self.process.wait() {
-            tracing::warn!(%error, "the private Postgres may still be running");
-        }
-    }
-}
-
-fn unprivileged(command: &mut Command, run_as: Option<u32>) {
-    if let Some(id) = run_as {
-        command.uid(id).gid(id);
-    }
-}
-
 async fn run(program: &'static str, command: Command) -> Result<(), ServerError> {
     let path = PathBuf::from(command.get_program());
     let output = AsyncCommand::from(command)
@@ -293,18 +211,4 @@ async fn run(program: &'static str, command: Command) -> Result<(), ServerError>
         program,
         output: text.trim().to_owned(),
     })
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
-}
-
-fn io_error(what: &'static str, path: &Path, source: io::Error) -> ServerError {
-    ServerError::Io {
-        what,
-        path: path.to_owned(),
-        source,
-    }
 }

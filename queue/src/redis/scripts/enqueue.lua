@@ -1,0 +1,48 @@
+-- Adds jobs, each to the end of its lane. One that is there or that ended not long ago is not
+-- added again, so that a repeat changes nothing.
+-- ARGV: for each job id, observer, action, hash, log id, event id, entity, key or '', whether it
+-- has a key, tenant or '', whether it has a tenant, priority, event, wait, attempts, history.
+local WIDTH = 16
+local added = 0
+for at = 1, #ARGV, WIDTH do
+    local id, observer, action, hash = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+    if redis.call('HEXISTS', P .. 'names', id) == 0 and not redis.call('ZSCORE', P .. 'recent', id) then
+        local place = str(redis.call('INCR', P .. 'seq'))
+        local due = now + tonumber(ARGV[at + 13])
+        local job = {
+            place = place, obs = observer, act = action, hash = hash, pri = ARGV[at + 11], due = due,
+            att = ARGV[at + 14], st = 'b', claim = '0', a = observer .. ':' .. action,
+        }
+        job.lane = hash .. ':' .. job.a
+        set(job, 'id', id, 'obs', observer, 'act', action, 'hash', hash, 'log', ARGV[at + 4], 'ev', ARGV[at + 5],
+            'ent', ARGV[at + 6], 'pri', job.pri, 'event', ARGV[at + 12], 'due', str(due), 'at', str(now),
+            'att', job.att, 'hist', ARGV[at + 15], 'claim', '0', 'st', 'b')
+        if ARGV[at + 8] == '1' then
+            set(job, 'key', ARGV[at + 7])
+        end
+        if ARGV[at + 10] == '1' then
+            job.ten = ARGV[at + 9]
+            set(job, 'ten', job.ten)
+        end
+        redis.call('HSET', P .. 'names', id, place)
+        redis.call('ZADD', P .. 'pending', place, place)
+        redis.call('ZADD', P .. 'by:' .. observer, place, place)
+        redis.call('SADD', P .. 'observers', observer)
+        redis.call('SADD', P .. 'actions', job.a)
+        redis.call('SADD', P .. 'lanes:' .. job.a, hash)
+        redis.call('ZADD', P .. 'lane:' .. job.lane, place, place)
+        count(observer, 'pending', 1)
+        count(observer, 'b', 1)
+        count(observer, bucket(job.att), 1)
+        if redis.call('ZCARD', P .. 'lane:' .. job.lane) == 1 then
+            if tonumber(ARGV[at + 13]) > 0 then
+                put_delayed(job)
+            else
+                put_ready(job)
+            end
+        end
+        added = added + 1
+    end
+end
+settle()
+return added
