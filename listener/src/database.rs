@@ -15,6 +15,9 @@ const MAX_CONNECTIONS: u32 = 4;
 /// Most connections for Leases: one follows them, the other writes.
 const CONNECTIONS_APART: u32 = 2;
 
+/// Most connections for work on jobs: one claims, one tells, one gives signs of life.
+const CONNECTIONS_FOR_JOBS: u32 = 3;
+
 /// How long a statement waits for a connection before it counts as failed.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -156,7 +159,7 @@ pub async fn connect(url: &Redacted, patience: Duration) -> Result<PgPool, Datab
             Ok(Ok(connection)) => {
                 // Whether the goodbye arrives does not matter.
                 let _ = connection.close().await;
-                return Ok(pool(options));
+                return Ok(pool(options, MAX_CONNECTIONS));
             }
             Ok(Err(error)) => error,
             Err(_) => sqlx::Error::Io(std::io::Error::new(
@@ -231,9 +234,14 @@ pub fn connections_apart(url: &Redacted, patience: Duration) -> Result<PgPool, D
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
-fn pool(options: PgConnectOptions) -> PgPool {
+/// Connections for work on jobs, which goes on whatever becomes of the shards.
+pub fn connections_for_jobs(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    Ok(pool(options(url)?, CONNECTIONS_FOR_JOBS))
+}
+
+fn pool(options: PgConnectOptions, most: u32) -> PgPool {
     PgPoolOptions::new()
-        .max_connections(MAX_CONNECTIONS)
+        .max_connections(most)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A poll every few milliseconds would otherwise be two.
         .test_before_acquire(false)

@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::queue::JobQueue;
 use chrono::Utc;
 use crds::config::ListenerConfig;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use lease::fleet::Hold;
 use sqlx::PgPool;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ use crate::database;
 use crate::dispatch::observers::Observers;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::migrate;
+use crate::queue::{self, figures, worker};
 use crate::run::{GOODBYE, RunError, first_error};
 use crate::shard::fleet::{Coordination, Fleet, Member};
 use crate::shard::waiting::Waiting;
@@ -67,6 +69,19 @@ pub(crate) struct Job<'a> {
     pub(crate) sources: &'a Sources,
     /// How long a server that refuses connections is given to start.
     pub(crate) patience: Duration,
+    /// Whether it works on jobs.
+    pub(crate) jobs: Jobs,
+}
+
+/// Whether a process works on jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jobs {
+    /// It does, beside its shards.
+    Too,
+    /// It does, and on no shard.
+    Only,
+    /// Others do.
+    Elsewhere,
 }
 
 /// What there is of a database that can be worked with.
@@ -74,6 +89,7 @@ struct Ground {
     pool: PgPool,
     log: Log,
     life: Uuid,
+    queue: Arc<dyn JobQueue>,
 }
 
 impl Ground {
@@ -86,7 +102,13 @@ impl Ground {
         // One that has never run misses nothing from now on, whoever works on it and when.
         let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
         checkpoint::begin(&pool, &log, &name, shards, start).await?;
-        Ok(Self { pool, log, life })
+        let queue = queue::open(listener, pool.clone()).await?;
+        Ok(Self {
+            pool,
+            log,
+            life,
+            queue,
+        })
     }
 
     /// Finds it again in the server's new life.
@@ -112,6 +134,9 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
         found = Ground::find(job) => found?,
         () = stop.cancelled() => return Ok(()),
     };
+    if job.jobs == Jobs::Only {
+        return job.work_on_jobs(&ground.pool, stop).await;
+    }
     let metrics = &job.sources.metrics;
     let mut fleet = Fleet::join(job.listener, job.member, job.coordination, metrics)?;
     job.sources.health.started();
@@ -120,8 +145,9 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     let (member, actions) = (job.member.name.as_str(), job.observers.borrow().len());
     tracing::info!(listener = name, shards, actions, member, "running");
     let mut holds = BTreeMap::new();
+    let working = Working::begin(job, stop).await?;
     let result = loop {
-        match Engine::start(job, &ground)
+        match Engine::start(job, &ground, &working.due)
             .run(&mut fleet, &mut holds, stop)
             .await
         {
@@ -141,10 +167,43 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     for shard in holds.keys() {
         job.sources.reporter.let_go(*shard);
     }
+    working.end().await;
     holds.clear();
     metrics.shards.set(0);
     fleet.left().await?;
     result
+}
+
+/// Work on jobs, which goes on whatever becomes of the shards.
+struct Working {
+    due: Arc<Notify>,
+    stop: CancellationToken,
+    /// Nothing where jobs are worked on by other pods.
+    task: Option<AbortOnDropHandle<()>>,
+}
+
+impl Working {
+    async fn begin(job: &Job<'_>, stop: &CancellationToken) -> Result<Self, RunError> {
+        let due = Arc::new(Notify::new());
+        let stop = stop.child_token();
+        let task = if job.jobs == Jobs::Elsewhere {
+            None
+        } else {
+            let worker = job.worker(Arc::clone(&due)).await?;
+            let task = tokio::spawn(worker::work(worker, stop.clone()));
+            Some(AbortOnDropHandle::new(task))
+        };
+        Ok(Self { due, stop, task })
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        if let Some(task) = self.task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the work on jobs broke down");
+        }
+    }
 }
 
 /// Everything that works on one ground.
@@ -157,7 +216,7 @@ struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    fn start(job: &'a Job<'a>, ground: &'a Ground) -> Self {
+    fn start(job: &'a Job<'a>, ground: &'a Ground, jobs_due: &Arc<Notify>) -> Self {
         let (listener, sources) = (job.listener, job.sources);
         let name: Arc<str> = Arc::from(listener.identity());
         let reading = CancellationToken::new();
@@ -167,6 +226,15 @@ impl<'a> Engine<'a> {
             shards: listener.shards,
             life: ground.life,
         };
+        tasks.spawn({
+            let (queue, reporter) = (Arc::clone(&ground.queue), Arc::clone(&sources.reporter));
+            let telling = figures::tell(queue, reporter, sources.metrics.jobs.clone());
+            let until = reading.clone();
+            async move {
+                until.run_until_cancelled(telling).await;
+                Ok(())
+            }
+        });
         let reader = Reader::new(ground.log.clone(), owner);
         let (assigned, assignment) = watch::channel(Assignment::new());
         let (send, batches) = mpsc::channel(PAGES_AHEAD);
@@ -187,8 +255,10 @@ impl<'a> Engine<'a> {
             observers: job.observers.clone(),
             shards: listener.shards,
             assigned,
+            jobs_due: Arc::clone(jobs_due),
             saver: Saver {
                 pool: ground.pool.clone(),
+                queue: Arc::clone(&ground.queue),
                 listener: name,
                 life: ground.life,
                 health: Arc::clone(&sources.health),
@@ -206,6 +276,7 @@ impl<'a> Engine<'a> {
                 listener,
                 pool: &ground.pool,
                 log: &ground.log,
+                queue: &*ground.queue,
                 commands,
                 sources,
                 claiming: Mutex::new(()),
@@ -299,6 +370,43 @@ impl<'a> Engine<'a> {
 }
 
 impl Job<'_> {
+    /// What work on jobs needs.
+    pub(crate) async fn worker(&self, due: Arc<Notify>) -> Result<worker::Setup, RunError> {
+        let listener = self.listener;
+        let pool = database::connections_for_jobs(&listener.database_url)?;
+        let config = &listener.queue;
+        Ok(worker::Setup {
+            queue: queue::open(listener, pool).await?,
+            listener: Arc::from(listener.identity()),
+            name: self.member.name.clone(),
+            observers: self.observers.clone(),
+            concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX),
+            fleet: config.max_running,
+            lease: config.lease,
+            drain: listener.drain_timeout,
+            due,
+            metrics: self.sources.metrics.clone(),
+        })
+    }
+
+    /// Works on jobs alone.
+    async fn work_on_jobs(&self, pool: &PgPool, stop: &CancellationToken) -> Result<(), RunError> {
+        let working = Working::begin(self, stop).await?;
+        let health = &self.sources.health;
+        health.started();
+        self.sources.reporter.takes_part();
+        tracing::info!(listener = self.listener.identity(), "working on jobs");
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(looks.tick()).await.is_some() {
+            let answer = sqlx::query("select").execute(pool);
+            let there = matches!(tokio::time::timeout(PROBE, answer).await, Ok(Ok(_)));
+            health.read(there, Instant::now());
+        }
+        working.end().await;
+        Ok(())
+    }
+
     /// Sees to what nobody tells of.
     async fn look(
         &self,

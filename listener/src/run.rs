@@ -17,6 +17,7 @@ use crate::checkpoint::CheckpointError;
 use crate::database::{DatabaseError, START_PATIENCE};
 use crate::dispatch::DispatchError;
 use crate::dispatch::observers::Observers;
+pub use crate::engine::Jobs;
 use crate::engine::{Job, tend};
 use crate::migrate::MigrateError;
 use crate::shard::fleet::{Coordination, Member};
@@ -34,6 +35,8 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// Names this start of this process; unlike any other.
     pub member: Member,
+    /// Whether it works on jobs.
+    pub jobs: Jobs,
     /// Metrics that the caller watches as well; the run has its own if absent.
     pub metrics: Option<Metrics>,
 }
@@ -56,6 +59,9 @@ pub enum RunError {
     /// The database was there and is away for longer than the shards can be kept.
     #[error("the database has been away for too long, so the shards are left to others: {0}")]
     Away(String),
+    /// The job queue cannot be used.
+    #[error("cannot use the job queue: {0}")]
+    Queue(#[from] ::queue::QueueError),
     /// Reading cannot go on.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -93,6 +99,7 @@ impl RunError {
                 | Self::Claim(
                     CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
                 )
+                | Self::Queue(_)
                 | Self::Log(LogError::Database(_))
                 | Self::Schema(MigrateError::Database(_))
         )
@@ -132,6 +139,7 @@ pub async fn run(
         observers,
         sources: &sources,
         patience: START_PATIENCE,
+        jobs: options.jobs,
     };
     let tending = async {
         loop {

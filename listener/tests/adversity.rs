@@ -6,10 +6,10 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use servers::postgres::PrivateServer;
 use observer_listener::demo::sink::{Behaviour, Sink};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use servers::postgres::PrivateServer;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::support::counters::{all_in_order, seed};

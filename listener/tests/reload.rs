@@ -8,7 +8,7 @@ use crds::load::{SourceFile, load};
 use observer_listener::actions::Shared;
 use observer_listener::demo::sink::{Behaviour, Sink};
 use observer_listener::dispatch::observers::Observers;
-use observer_listener::run::{Options, run};
+use observer_listener::run::{Jobs, Options, run};
 use observer_listener::shard::process;
 use observer_listener::telemetry::metrics::Metrics;
 use tokio::sync::watch;
@@ -70,6 +70,7 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     let metrics = Metrics::new("default/test").unwrap();
     let options = Options {
         listen: None,
+        jobs: Jobs::Too,
         member: process::member(),
         metrics: Some(metrics.clone()),
     };

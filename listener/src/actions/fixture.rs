@@ -59,6 +59,7 @@ pub(super) fn action(kind: ActionKind) -> ActionConfig {
         kind,
         retry: Retry::default(),
         timeout: Duration::from_secs(10),
+        queue: crds::config::ActionQueue::default(),
     }
 }
 

@@ -223,6 +223,8 @@ pub enum FailureKind {
     Response,
     /// The observer or the action is no longer there.
     Removed,
+    /// The process that made the last attempt was never heard of again.
+    Lost,
 }
 
 impl FailureKind {
@@ -240,6 +242,7 @@ impl FailureKind {
             Self::Redirect => "redirect",
             Self::Response => "response",
             Self::Removed => "removed",
+            Self::Lost => "lost",
         }
     }
 }

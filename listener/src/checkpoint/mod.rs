@@ -70,6 +70,9 @@ pub enum CheckpointError {
     /// The database could not be asked, or said no.
     #[error("cannot reach the checkpoints: {0}")]
     Database(#[from] sqlx::Error),
+    /// Jobs could not be added.
+    #[error("cannot add jobs: {0}")]
+    Queue(#[from] ::queue::QueueError),
     /// The mark of this moment could not be taken.
     #[error(transparent)]
     Log(#[from] LogError),

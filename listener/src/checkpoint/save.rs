@@ -1,25 +1,34 @@
-//! Saving, fenced: one statement for all shards, one transaction with the dead letters that
-//! let their positions pass.
+//! Saving, fenced: one statement for all shards, one transaction with the jobs and the dead letters
+//! that let their positions pass.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use ::queue::{JobQueue, NewJob};
 use sqlx::{PgPool, Postgres, Row, Transaction};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::row;
 use super::{CheckpointError, Progress};
+use crate::event::Event;
 use crate::queue::dead_letter::{self, Letter, Verdict};
+use crate::queue::job::Spilled;
 use crate::source::log::smallint;
 
 /// What one transaction writes.
 #[derive(Clone, Debug, Default)]
 pub struct Save {
+    /// Unlike that of any other save.
+    pub id: Uuid,
     /// The shards that any of the rest is of, with the epochs of their claims.
     pub epochs: BTreeMap<u16, i64>,
     /// Where shards stand that moved.
     pub moved: Vec<(u16, Progress)>,
     /// Dead letters for actions that the positions pass.
     pub letters: Vec<(u16, Letter)>,
+    /// Deliveries that become jobs, which the positions pass too.
+    pub jobs: Vec<(u16, Spilled)>,
     /// What came of redriven dead letters.
     pub verdicts: Vec<(u16, Verdict)>,
     /// Shards that are let go of.
@@ -32,21 +41,29 @@ impl Save {
     pub fn is_empty(&self) -> bool {
         self.moved.is_empty()
             && self.letters.is_empty()
+            && self.jobs.is_empty()
             && self.verdicts.is_empty()
             && self.released.is_empty()
     }
 
-    /// Takes out all that is of some shards, and gives back their dead letters.
-    pub fn leave_out(&mut self, shards: &BTreeSet<u16>) -> Vec<Letter> {
+    /// Takes out all that is of some shards, and gives back the events that this held on to.
+    pub fn leave_out(&mut self, shards: &BTreeSet<u16>) -> Vec<Arc<Event>> {
         self.epochs.retain(|shard, _| !shards.contains(shard));
         self.moved.retain(|(shard, _)| !shards.contains(shard));
         self.verdicts.retain(|(shard, _)| !shards.contains(shard));
         self.released.retain(|shard| !shards.contains(shard));
-        let letters = std::mem::take(&mut self.letters).into_iter();
-        let (out, stay) = letters.partition(|(shard, _)| shards.contains(shard));
-        self.letters = stay;
-        let out: Vec<(u16, Letter)> = out;
-        out.into_iter().map(|(_, letter)| letter).collect()
+        let is_out = |shard: u16| shards.contains(&shard);
+        let letters = self.letters.extract_if(.., |(shard, _)| is_out(*shard));
+        let mut out: Vec<Arc<Event>> = letters.map(|(_, letter)| letter.event).collect();
+        let jobs = self.jobs.extract_if(.., |(shard, _)| is_out(*shard));
+        out.extend(jobs.map(|(_, spilled)| spilled.event));
+        out
+    }
+
+    /// The events that it holds on to until it is written.
+    pub fn holds(&self) -> impl Iterator<Item = &Arc<Event>> {
+        let letters = self.letters.iter().map(|(_, letter)| &letter.event);
+        letters.chain(self.jobs.iter().map(|(_, spilled)| &spilled.event))
     }
 }
 
@@ -65,14 +82,25 @@ pub enum Saved {
 /// `life`. Writing the same again, after an answer was lost, changes nothing.
 pub async fn save(
     pool: &PgPool,
+    queue: &dyn JobQueue,
     listener: &str,
     life: Uuid,
     what: &Save,
 ) -> Result<Saved, CheckpointError> {
+    let now = Instant::now();
+    let jobs: Vec<NewJob> = what
+        .jobs
+        .iter()
+        .map(|(_, spilled)| spilled.job(now))
+        .collect::<Result<_, _>>()?;
     let mut tx = pool.begin().await?;
     let fenced = fenced(&mut tx, listener, life, &what.epochs).await?;
     if !fenced.is_empty() {
         return Ok(Saved::Fenced(fenced));
+    }
+    if !jobs.is_empty() && !name(&mut tx, listener, what).await? {
+        // It was written before, and the answer was lost.
+        return Ok(Saved::Done);
     }
     if !what.moved.is_empty() {
         let held_back = positions(&mut tx, listener, what).await?;
@@ -93,6 +121,9 @@ pub async fn save(
         what.verdicts.iter().map(|(_, verdict)| verdict),
     )
     .await?;
+    if !jobs.is_empty() {
+        queue.enqueue(&mut tx, &jobs).await?;
+    }
     if !what.released.is_empty() {
         let released = what.released.iter().copied().map(smallint);
         sqlx::query(
@@ -105,6 +136,26 @@ pub async fn save(
     }
     tx.commit().await?;
     Ok(Saved::Done)
+}
+
+/// Leaves the name of a save with the shards that it has jobs of. Answers whether it was not there
+/// yet.
+async fn name(
+    tx: &mut Transaction<'_, Postgres>,
+    listener: &str,
+    what: &Save,
+) -> Result<bool, CheckpointError> {
+    let shards: BTreeSet<u16> = what.jobs.iter().map(|(shard, _)| *shard).collect();
+    let named = sqlx::query(
+        "update observer.checkpoint set last_save = $3
+         where listener = $1 and shard = any($2) and last_save is distinct from $3",
+    )
+    .bind(listener)
+    .bind(shards.into_iter().map(smallint).collect::<Vec<_>>())
+    .bind(what.id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(named.rows_affected() > 0)
 }
 
 /// Those of the shards that have other epochs now; the rest stay as they are until the
@@ -216,13 +267,10 @@ const SAVE: &str = "
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use chrono::DateTime;
     use crds::config::Operation;
 
     use super::*;
-    use crate::event::Event;
 
     fn letter(id: i64) -> Letter {
         Letter {
@@ -245,22 +293,37 @@ mod tests {
         }
     }
 
+    fn spilled(id: i64) -> Spilled {
+        let letter = letter(id);
+        Spilled {
+            event: letter.event,
+            name: (letter.observer, letter.action),
+            lane: None,
+            priority: ::queue::Priority::Normal,
+            attempts: 1,
+            history: Vec::new(),
+            attempts_before: 0,
+            due: Instant::now(),
+        }
+    }
+
     #[test]
-    fn what_is_left_out_is_all_of_its_shards_and_gives_the_letters_back() {
+    fn what_is_left_out_is_all_of_its_shards_and_gives_the_events_back() {
         let mut save = Save {
             epochs: BTreeMap::from([(1, 7), (2, 8)]),
             letters: vec![(1, letter(1)), (2, letter(2)), (1, letter(3))],
+            jobs: vec![(1, spilled(4)), (2, spilled(5))],
             verdicts: vec![(1, Verdict::Settled(5)), (2, Verdict::Settled(6))],
             released: BTreeSet::from([1]),
             ..Save::default()
         };
         let out = save.leave_out(&BTreeSet::from([1]));
-        let ids: Vec<i64> = out.iter().map(|letter| letter.event.log_id).collect();
-        assert_eq!(ids, [1, 3]);
+        let ids: Vec<i64> = out.iter().map(|event| event.log_id).collect();
+        assert_eq!(ids, [1, 3, 4]);
         assert_eq!(save.epochs, BTreeMap::from([(2, 8)]));
         assert_eq!((save.letters.len(), save.verdicts.len()), (1, 1));
         assert!(save.released.is_empty() && !save.is_empty());
         let out = save.leave_out(&BTreeSet::from([2]));
-        assert_eq!((out.len(), save.is_empty()), (1, true));
+        assert_eq!((out.len(), save.is_empty()), (2, true));
     }
 }

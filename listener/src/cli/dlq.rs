@@ -154,26 +154,35 @@ fn table(letters: &[Stored], count: i64) {
         println!("no dead letters");
         return;
     }
-    let mut rows = vec![HEAD.map(str::to_owned)];
-    rows.extend(letters.iter().map(row));
+    let rows: Vec<[String; 8]> = letters.iter().map(row).collect();
+    print(HEAD, &rows);
+    if count > i64::try_from(letters.len()).unwrap_or(i64::MAX) {
+        println!("{} of {count}; --limit shows more", letters.len());
+    }
+}
+
+/// Prints rows in columns that are wide enough.
+pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) {
+    let head = head.map(str::to_owned);
+    let rows = || std::iter::once(&head).chain(rows);
     let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
+        let cells = rows().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
-    for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    for row in rows() {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<String> = cells
             .map(|(cell, width)| format!("{cell:width$}"))
             .collect();
         println!("{}", cells.join("  ").trim_end());
     }
-    if count > i64::try_from(letters.len()).unwrap_or(i64::MAX) {
-        println!("{} of {count}; --limit shows more", letters.len());
-    }
+}
+
+/// The beginning of a text, in one line.
+pub(super) fn line(text: &str, most: usize) -> String {
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(shown).take(most).collect()
 }
 
 fn row(letter: &Stored) -> [String; 8] {
@@ -181,12 +190,6 @@ fn row(letter: &Stored) -> [String; 8] {
         " (redriving)"
     } else {
         ""
-    };
-    let line = |text: &str, most: usize| -> String {
-        text.chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(most)
-            .collect()
     };
     [
         letter.id.to_string(),

@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod dlq;
 mod files;
+mod jobs;
 mod run;
 mod schema;
 mod status;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use crds::config::Redacted;
 use crds::duration::{NotADuration, Span};
+use observer_listener::run::Jobs;
 use observer_listener::telemetry::logs::{self, LogFormat};
 
 /// Exit code for a configuration or a command line that cannot be run.
@@ -48,6 +50,8 @@ struct Cli {
 enum Command {
     /// Run the observers of a file, or of a bundle in a cluster, until SIGTERM or Ctrl-C
     Run(run::RunArgs),
+    /// Work on the jobs of a listener alone, beside those that run it
+    Work(run::RunArgs),
     /// Check files and print everything that is wrong with them
     Check(check::CheckArgs),
     /// Make or renew the schema `observer` in the database
@@ -58,6 +62,9 @@ enum Command {
     Forget(schema::ForgetArgs),
     /// Show who works on which shard, and how far it is
     Status(status::StatusArgs),
+    /// Look at, retry or cancel actions that wait in the job queue
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
     /// Look at, redrive or drop actions that were given up on
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
@@ -170,12 +177,14 @@ pub(crate) fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Run(args) => run::run(args).await,
+            Command::Run(args) => run::run(args, Jobs::Too).await,
+            Command::Work(args) => run::run(args, Jobs::Only).await,
             Command::Check(args) => check::check(&args),
             Command::Migrate(args) => schema::migrate(args).await,
             Command::Rebase(args) => schema::rebase(args).await,
             Command::Forget(args) => schema::forget(args).await,
             Command::Status(args) => status::status(args).await,
+            Command::Jobs(command) => jobs::jobs(command).await,
             Command::Dlq(command) => dlq::dlq(command).await,
             Command::Demo(args) => demo::demo(args).await,
         }

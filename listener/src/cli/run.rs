@@ -8,7 +8,7 @@ use observer_listener::actions::Shared;
 use observer_listener::cluster;
 use observer_listener::database::DatabaseError;
 use observer_listener::dispatch::observers::Observers;
-use observer_listener::run::{Options, RunError, run as run_listener};
+use observer_listener::run::{Jobs, Options, RunError, run as run_listener};
 use observer_listener::shard::fleet::Member;
 use observer_listener::shard::process;
 use tokio::signal::unix::{SignalKind, signal};
@@ -66,7 +66,7 @@ struct PodArgs {
 }
 
 /// Runs until SIGTERM or SIGINT, then drains.
-pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
+pub(super) async fn run(args: RunArgs, jobs: Jobs) -> Result<(), CliError> {
     let listen = match args.listen.as_str() {
         "off" => None,
         address => Some(address.parse::<SocketAddr>().map_err(|_| {
@@ -85,13 +85,18 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
                 uid: args.pod.pod_uid,
             },
             listen,
+            only_jobs: jobs == Jobs::Only,
         };
         return Ok(cluster::run(options, stop_on_signal()?).await?);
     }
-    run_files(&args.files, listen).await
+    run_files(&args.files, listen, jobs).await
 }
 
-async fn run_files(files: &FileArgs, listen: Option<SocketAddr>) -> Result<(), CliError> {
+async fn run_files(
+    files: &FileArgs,
+    listen: Option<SocketAddr>,
+    jobs: Jobs,
+) -> Result<(), CliError> {
     let loaded = files::load(files)?;
     let listener = loaded.bundle.listener;
     let shared = Shared::new(&listener.egress)?;
@@ -106,6 +111,7 @@ async fn run_files(files: &FileArgs, listen: Option<SocketAddr>) -> Result<(), C
     let stop = stop_on_signal()?;
     let options = Options {
         listen,
+        jobs,
         member: process::member(),
         metrics: None,
     };

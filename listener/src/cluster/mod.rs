@@ -43,6 +43,8 @@ pub struct Options {
     pub listener: String,
     /// The pod.
     pub member: Member,
+    /// Whether it works on jobs and on no shard.
+    pub only_jobs: bool,
     /// Where to answer `/healthz`, `/readyz`, `/metrics` and `/status`; nowhere if absent.
     pub listen: Option<SocketAddr>,
 }
@@ -100,6 +102,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Cluste
         member: &options.member,
         sources: &sources,
         stop: &stop,
+        only_jobs: options.only_jobs,
     };
     let result = tokio::select! {
         result = work.go_on(plans) => result,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use crds::report::Trouble;
 
 use crate::api::health::DATABASE_UNREACHABLE;
+use ::queue::QueueError;
+
 use crate::checkpoint::CheckpointError;
 use crate::database::DatabaseError;
 use crate::dispatch::DispatchError;
@@ -45,6 +47,7 @@ fn reason(error: &RunError) -> &'static str {
         RunError::Claim(error) | RunError::Dispatch(DispatchError::Checkpoint(error)) => {
             of_checkpoint(error)
         }
+        RunError::Queue(error) => of_queue(error),
         RunError::Read(ReadError::NewLife) => "DatabaseRestarted",
         RunError::Read(ReadError::Ahead(_)) => "PositionRefused",
         RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)
@@ -78,9 +81,17 @@ fn of_checkpoint(error: &CheckpointError) -> &'static str {
     match error {
         CheckpointError::Database(error) => of_database(error),
         CheckpointError::Log(error) => of_log(error),
+        CheckpointError::Queue(error) => of_queue(error),
         CheckpointError::NewLife => "DatabaseRestarted",
         CheckpointError::Foreign { .. } | CheckpointError::Ahead(_) => "PositionRefused",
         CheckpointError::Damaged { .. } | CheckpointError::Unwritable(_) => "CheckpointDamaged",
+    }
+}
+
+fn of_queue(error: &QueueError) -> &'static str {
+    match error {
+        QueueError::Postgres(error) => of_database(error),
+        _ => "QueueUnreachable",
     }
 }
 

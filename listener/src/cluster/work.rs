@@ -14,7 +14,7 @@ use super::plan::{Change, Plan};
 use super::trouble::{LONGEST_PAUSE, pause, trouble};
 use crate::api::Sources;
 use crate::dispatch::DispatchError;
-use crate::engine::{Job, tend};
+use crate::engine::{Job, Jobs, tend};
 use crate::run::RunError;
 use crate::shard::fleet::{Coordination, Member};
 
@@ -28,6 +28,8 @@ pub(super) struct Work<'a> {
     pub(super) sources: &'a Sources,
     /// Asks for the end.
     pub(super) stop: &'a CancellationToken,
+    /// Whether it works on jobs and on no shard.
+    pub(super) only_jobs: bool,
 }
 
 impl Work<'_> {
@@ -82,6 +84,11 @@ impl Work<'_> {
             observers: latest,
             sources: self.sources,
             patience: Duration::ZERO,
+            jobs: match (self.only_jobs, listener.queue.replicas) {
+                (true, _) => Jobs::Only,
+                (false, 0) => Jobs::Too,
+                (false, _) => Jobs::Elsewhere,
+            },
         };
         let end = self.stop.child_token();
         self.sources.reporter.runs(plan.bundle.clone());

@@ -51,9 +51,12 @@ impl Figures {
                 given_up: of(&metrics.dead_letters, &[]),
             }
         });
+        let ended = |outcome| sum(&metrics.jobs.finished, &[("outcome", outcome)]);
+        let waiting = sum(&metrics.jobs.enqueued, &[]);
+        let waiting = waiting.saturating_sub(ended("done") + ended("dead"));
         Self {
             actions,
-            waiting: metrics.waiting.get(),
+            waiting: waiting.try_into().unwrap_or(i64::MAX),
         }
     }
 

@@ -8,15 +8,15 @@ use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use servers::binaries::{Binaries, VERSION};
 use super::screen::Screen;
-use servers::postgres::{PrivateServer, ServerError};
 use super::shop::{self, Found};
 use super::stage::{self, LISTENER};
 use super::summary;
 use crate::database::{self, DatabaseError};
 use crate::migrate::{self, MigrateError};
 use crate::run::RunError;
+use servers::binaries::{Binaries, VERSION};
+use servers::postgres::{PrivateServer, ServerError};
 
 /// Longest demonstration. What is remembered of the deliveries grows with its length.
 pub const MAX_DURATION: Duration = Duration::from_hours(4);

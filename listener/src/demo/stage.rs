@@ -138,6 +138,7 @@ impl Stage<'_> {
         let metrics = Metrics::new(LISTENER)?;
         let options = run::Options {
             listen: None,
+            jobs: run::Jobs::Too,
             member: process::member(),
             metrics: Some(metrics.clone()),
         };

@@ -5,21 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::sync::{mpsc, watch};
+use crds::config::Mode;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use super::diverted::Diverted;
+use super::diverting::Answer;
 use super::lanes::{Lanes, Target};
 use super::ledger::{Ledger, Mark, Place};
-use super::observers::Observers;
+use super::observers::{Compiled, Observers};
 use super::owned::{Command, Owned};
 use super::roster::Roster;
 use super::saver::Written;
 use super::stalled::Patience;
-use super::work::{Ended, Origin, Work, attempt, weight};
+use super::work::{Ended, Work, attempt, weight};
 use super::{
-    DispatchError, LOOK_FOR_STALLS_EVERY, MAX_AHEAD, MAX_HELD_BYTES, MAX_IN_FLIGHT, MAX_LETTERS,
-    MAX_PENDING, REDRIVE_EVERY, Saver,
+    ASK_EVERY, DispatchError, LOOK_FOR_STALLS_EVERY, MAX_AHEAD, MAX_HELD_BYTES, MAX_IN_FLIGHT,
+    MAX_JOBS, MAX_LETTERS, MAX_PENDING, REDRIVE_EVERY, SAVE_JOBS_AFTER, Saver,
 };
 use crate::api::report::Reporter;
 use crate::checkpoint::{CheckpointError, Save};
@@ -39,6 +42,8 @@ pub struct Setup {
     pub assigned: watch::Sender<Assignment>,
     /// Writes checkpoints.
     pub saver: Saver,
+    /// Told when jobs are in the queue that are due.
+    pub jobs_due: Arc<Notify>,
     /// Is told how far behind each shard is.
     pub reporter: Arc<Reporter>,
     /// Most attempts of one action under way at once.
@@ -63,14 +68,20 @@ pub(super) struct Taking {
 pub struct Dispatcher {
     pub(super) setup: Setup,
     pub(super) roster: Roster,
-    pub(super) lanes: Lanes<Work, Instant>,
+    pub(super) lanes: Lanes<Work>,
+    pub(super) diverted: Diverted,
     pub(super) ledger: Ledger,
     pub(super) shards: BTreeMap<u16, Owned>,
     pub(super) attempts: JoinSet<Ended>,
     pub(super) saves: JoinSet<Result<Written, CheckpointError>>,
     pub(super) polls: JoinSet<Result<Vec<Redrive>, sqlx::Error>>,
+    pub(super) answers: JoinSet<Answer>,
     pub(super) taking: Option<Taking>,
     pub(super) unsaved: Save,
+    /// Among what is unsaved are jobs that are due.
+    pub(super) job_due: bool,
+    /// When the last save was begun.
+    pub(super) last_save: Instant,
     /// Dead letters under redrive, with the shards that they are of.
     pub(super) redriving: HashMap<i64, u16>,
     pub(super) held: u64,
@@ -87,13 +98,17 @@ impl Dispatcher {
         let most = MAX_IN_FLIGHT.max(setup.max_in_flight);
         Self {
             lanes: Lanes::new(roster.len(), most, setup.max_in_flight),
+            diverted: Diverted::default(),
             ledger: Ledger::default(),
             shards: BTreeMap::new(),
             attempts: JoinSet::new(),
             saves: JoinSet::new(),
             polls: JoinSet::new(),
+            answers: JoinSet::new(),
             taking: None,
             unsaved: Save::default(),
+            job_due: false,
+            last_save: Instant::now(),
             redriving: HashMap::new(),
             held: 0,
             backlog: 0,
@@ -112,12 +127,14 @@ impl Dispatcher {
         mut commands: mpsc::Receiver<Command>,
     ) -> Result<(), DispatchError> {
         let mut save_tick = ticks(self.setup.save_every);
+        let mut ask_tick = ticks(ASK_EVERY);
         let mut redrive_tick = ticks(REDRIVE_EVERY);
         let mut stall_tick = ticks(LOOK_FOR_STALLS_EVERY);
         loop {
             self.take_in();
             self.start();
-            let due = self.lanes.next_due();
+            let due =
+                (self.job_due && self.saves.is_empty()).then(|| self.last_save + SAVE_JOBS_AFTER);
             let end = self.next_end();
             tokio::select! {
                 command = commands.recv() => match command {
@@ -132,13 +149,15 @@ impl Dispatcher {
                 Some(saved) = self.saves.join_next() => self.saved(saved??),
                 Some(found) = self.polls.join_next() => self.redrive(found?),
                 () = replaced(&mut self.setup.observers) => self.reload(),
-                () = sleep_until(due), if due.is_some() => self.lanes.wake(Instant::now()),
+                Some(answer) = self.answers.join_next() => self.answered(answer?),
+                () = sleep_until(due), if due.is_some() => self.save(),
                 () = sleep_until(end), if end.is_some() => self.let_go(),
                 _ = save_tick.tick() => self.tick(),
+                _ = ask_tick.tick() => self.ask_the_queue(),
                 _ = redrive_tick.tick() => self.look_for_redrives(),
                 _ = stall_tick.tick() => self.look_for_stalls(),
             }
-            if self.unsaved.letters.len() >= MAX_LETTERS {
+            if self.unsaved.letters.len() >= MAX_LETTERS || self.unsaved.jobs.len() >= MAX_JOBS {
                 self.save();
             }
         }
@@ -148,10 +167,16 @@ impl Dispatcher {
     fn reload(&mut self) {
         let observers = Arc::clone(&self.setup.observers.borrow_and_update());
         tracing::info!(actions = observers.len(), "going on with other observers");
-        let lanes = &self.lanes;
-        self.roster
-            .replace(observers, |target| lanes.held(target) > 0);
+        let inline = |known: &Arc<Compiled>| known.queue.mode == Mode::Inline;
+        let before: Vec<bool> = (0..self.roster.len())
+            .map(|target| self.roster.target(target).is_some_and(inline))
+            .collect();
+        let (lanes, diverted) = (&self.lanes, &self.diverted);
+        self.roster.replace(observers, |target| {
+            lanes.held(target) > 0 || diverted.concerns(target)
+        });
         self.lanes.make_place(self.roster.len());
+        self.other_targets(|target| before.get(target).is_some_and(|inline| *inline));
     }
 
     fn accept(&mut self, batch: Batch) {
@@ -194,6 +219,7 @@ impl Dispatcher {
             && self.ledger.entries() < MAX_AHEAD
             && self.held < MAX_HELD_BYTES
             && self.unsaved.letters.len() < MAX_LETTERS
+            && self.unsaved.jobs.len() < MAX_JOBS
     }
 
     /// Takes events in while there is room for what they call for.
@@ -256,15 +282,21 @@ impl Dispatcher {
         let event = Arc::new(logged.event);
         for n in left {
             self.held += weight(&event);
-            let mut work = Work::new(Arc::clone(&event), Origin::Log(place), of);
+            let mut work = Work::new(Arc::clone(&event), place, of, Instant::now());
             if let Some((target, failure)) = n
                 .checked_sub(called.run.len())
                 .and_then(|n| called.failed.get(n))
             {
                 work.note(failure);
                 self.give_up(*target, work);
+                continue;
+            }
+            let lane = (targets[n], event.hash);
+            // What is here of its key goes first, here.
+            if self.is_queued(lane.0) && self.lanes.len(lane) == 0 {
+                self.spill(lane, work, Instant::now());
             } else {
-                self.lanes.push((targets[n], event.hash), work);
+                self.lanes.push(lane, work);
             }
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! A lane holds the deliveries of one target (an action of an observer) for one key, and runs
 //! one at a time in the order in which they came. Targets take turns, so that one with many
-//! lanes does not starve another; within a target, lanes do. A delivery that waits for its
-//! next attempt blocks its own lane only and holds no place among those under way.
+//! lanes does not starve another; within a target, lanes do. A lane that is blocked, because jobs
+//! of its key come first, runs nothing and stands in nobody's way.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 /// Number of a target.
 pub type Target = usize;
@@ -14,16 +14,10 @@ pub type Target = usize;
 pub type LaneId = (Target, u32);
 
 #[derive(Debug)]
-enum State {
-    Ready,
-    Running,
-    Waiting,
-}
-
-#[derive(Debug)]
 struct Lane<T> {
-    state: State,
-    /// The first is the one that runs, waits or comes next.
+    running: bool,
+    blocked: bool,
+    /// The first is the one that runs or comes next.
     queue: VecDeque<T>,
 }
 
@@ -36,21 +30,19 @@ struct Turn {
     queued_up: bool,
 }
 
-/// All lanes, with bounds on what runs at once. `I` is the clock's instant.
+/// All lanes, with bounds on what runs at once.
 #[derive(Debug)]
-pub struct Lanes<T, I> {
+pub struct Lanes<T> {
     by_id: HashMap<LaneId, Lane<T>>,
     turns: Vec<Turn>,
     /// Targets with a ready lane and room to run it.
     order: VecDeque<Target>,
-    waiting: BTreeMap<(I, u64), LaneId>,
-    ticket: u64,
     running: usize,
     most: usize,
     most_per_target: usize,
 }
 
-impl<T, I: Ord + Copy> Lanes<T, I> {
+impl<T> Lanes<T> {
     /// No lanes yet; at most `most` deliveries run at once, and `most_per_target` of one target.
     #[must_use]
     pub fn new(targets: usize, most: usize, most_per_target: usize) -> Self {
@@ -60,8 +52,6 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
                 .take(targets)
                 .collect(),
             order: VecDeque::new(),
-            waiting: BTreeMap::new(),
-            ticket: 0,
             running: 0,
             most,
             most_per_target,
@@ -81,6 +71,12 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
         self.turns.get(target).map_or(0, |turn| turn.held)
     }
 
+    /// Deliveries in a lane.
+    #[must_use]
+    pub fn len(&self, id: LaneId) -> usize {
+        self.by_id.get(&id).map_or(0, |lane| lane.queue.len())
+    }
+
     /// Adds a delivery to the end of its lane.
     pub fn push(&mut self, id: LaneId, item: T) {
         let Some(turn) = self.turns.get_mut(id.0) else {
@@ -88,12 +84,9 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
             return;
         };
         turn.held += 1;
-        let lane = self.by_id.entry(id).or_insert_with(|| Lane {
-            state: State::Ready,
-            queue: VecDeque::new(),
-        });
+        let lane = self.by_id.entry(id).or_insert_with(Lane::new);
         lane.queue.push_back(item);
-        if lane.queue.len() == 1 {
+        if lane.queue.len() == 1 && !lane.blocked {
             self.ready(id);
         }
     }
@@ -112,56 +105,90 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
         self.queue_up(target);
         let id = (target, key);
         let lane = self.by_id.get_mut(&id)?;
-        lane.state = State::Running;
+        lane.running = true;
         lane.queue.front_mut().map(|item| (id, item))
     }
 
     /// The lane's first delivery is over: takes it out and lets the next one come.
     pub fn finish(&mut self, id: LaneId) -> Option<T> {
-        self.stop_running(id);
-        let lane = self.by_id.get_mut(&id)?;
-        let item = lane.queue.pop_front();
-        if let (Some(_), Some(turn)) = (&item, self.turns.get_mut(id.0)) {
-            turn.held -= 1;
+        let item = self.end(id);
+        if self.by_id.get(&id).is_some_and(|lane| !lane.blocked) {
+            self.open(id);
+        }
+        item
+    }
+
+    /// The lane's first delivery becomes a job: takes it out, and blocks the lane.
+    pub fn divert(&mut self, id: LaneId) -> Option<T> {
+        let item = self.end(id);
+        if let Some(lane) = self.by_id.get_mut(&id) {
+            lane.blocked = true;
+        }
+        item
+    }
+
+    /// Blocks a lane. What is under way goes on.
+    pub fn block(&mut self, id: LaneId) {
+        let lane = self.by_id.entry(id).or_insert_with(Lane::new);
+        if std::mem::replace(&mut lane.blocked, true) {
+            return;
+        }
+        if let Some(turn) = self.turns.get_mut(id.0) {
+            turn.ready.retain(|key| *key != id.1);
+        }
+    }
+
+    /// Lets a lane go on that is blocked.
+    pub fn open(&mut self, id: LaneId) {
+        let Some(lane) = self.by_id.get_mut(&id) else {
+            return;
+        };
+        lane.blocked = false;
+        if lane.running {
+            return;
         }
         if lane.queue.is_empty() {
             self.by_id.remove(&id);
         } else {
             self.ready(id);
         }
-        item
     }
 
-    /// The lane's first delivery is to be tried again at `due`.
-    pub fn wait(&mut self, id: LaneId, due: I) -> Option<&mut T> {
-        self.stop_running(id);
-        self.ticket += 1;
-        self.waiting.insert((due, self.ticket), id);
-        let lane = self.by_id.get_mut(&id)?;
-        lane.state = State::Waiting;
-        lane.queue.front_mut()
+    /// The lanes of a target that are blocked. Looks at all lanes.
+    #[must_use]
+    pub fn blocked(&self, target: Target) -> Vec<LaneId> {
+        let blocked = self.by_id.iter().filter(|(_, lane)| lane.blocked);
+        let ids = blocked.map(|(id, _)| *id);
+        ids.filter(|(of, _)| *of == target).collect()
     }
 
-    /// Makes those ready whose time has come.
-    pub fn wake(&mut self, now: I) {
-        while let Some(entry) = self.waiting.first_entry() {
-            if entry.key().0 > now {
-                return;
-            }
-            let id = entry.remove();
-            self.ready(id);
+    /// Takes the first deliveries out of a blocked lane, as many as come before one that is not to
+    /// be taken.
+    pub fn spill(&mut self, id: LaneId, takes: impl Fn(&T) -> bool) -> Vec<T> {
+        let Some(lane) = self.by_id.get_mut(&id) else {
+            return Vec::new();
+        };
+        debug_assert!(lane.blocked, "it is blocked");
+        let running = usize::from(lane.running);
+        let waits = lane.queue.iter().skip(running);
+        let most = waits.take_while(|item| takes(item)).count();
+        let spilled: Vec<T> = lane.queue.drain(running..running + most).collect();
+        if let Some(turn) = self.turns.get_mut(id.0) {
+            turn.held -= spilled.len();
         }
+        spilled
     }
 
-    /// Takes out the deliveries of some keys that are not under way; those that are stay, and block
-    /// their lanes until they end.
+    /// Takes out the deliveries of some keys that are not under way; those that are stay, and hold
+    /// up their lanes until they end.
     pub fn leave(&mut self, leaves: impl Fn(u32) -> bool) -> Vec<T> {
         let mut left = Vec::new();
         self.by_id.retain(|(target, key), lane| {
             if !leaves(*key) {
                 return true;
             }
-            let running = usize::from(matches!(lane.state, State::Running));
+            let running = usize::from(lane.running);
+            lane.blocked = false;
             let gone = lane.queue.split_off(running.min(lane.queue.len()));
             if let Some(turn) = self.turns.get_mut(*target) {
                 turn.held -= gone.len();
@@ -169,7 +196,6 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
             left.extend(gone);
             running > 0
         });
-        self.waiting.retain(|_, (_, key)| !leaves(*key));
         for turn in &mut self.turns {
             turn.ready.retain(|key| !leaves(*key));
             turn.queued_up &= !turn.ready.is_empty();
@@ -195,44 +221,36 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
         firsts.find(|(_, item)| is_it(item))
     }
 
-    /// When the next one's time comes.
-    #[must_use]
-    pub fn next_due(&self) -> Option<I> {
-        self.waiting.first_key_value().map(|((due, _), _)| *due)
-    }
-
     /// Deliveries under way.
     #[must_use]
     pub const fn running(&self) -> usize {
         self.running
     }
 
-    /// Deliveries that wait for their next attempt.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
     fn ready(&mut self, id: LaneId) {
-        let (Some(lane), Some(turn)) = (self.by_id.get_mut(&id), self.turns.get_mut(id.0)) else {
+        let Some(turn) = self.turns.get_mut(id.0) else {
             return;
         };
-        lane.state = State::Ready;
         turn.ready.push_back(id.1);
         self.queue_up(id.0);
     }
 
-    fn stop_running(&mut self, id: LaneId) {
-        let was_running = self
-            .by_id
-            .get(&id)
-            .is_some_and(|lane| matches!(lane.state, State::Running));
-        debug_assert!(was_running, "only what runs can end");
-        if let (true, Some(turn)) = (was_running, self.turns.get_mut(id.0)) {
+    /// Takes out the delivery that runs.
+    fn end(&mut self, id: LaneId) -> Option<T> {
+        let lane = self.by_id.get_mut(&id)?;
+        debug_assert!(lane.running, "only what runs can end");
+        if !lane.running {
+            return None;
+        }
+        lane.running = false;
+        let item = lane.queue.pop_front();
+        if let Some(turn) = self.turns.get_mut(id.0) {
+            turn.held -= usize::from(item.is_some());
             turn.running -= 1;
             self.running -= 1;
             self.queue_up(id.0);
         }
+        item
     }
 
     /// Gives the target its turn if it can use one.
@@ -247,6 +265,16 @@ impl<T, I: Ord + Copy> Lanes<T, I> {
     }
 }
 
+impl<T> Lane<T> {
+    const fn new() -> Self {
+        Self {
+            running: false,
+            blocked: false,
+            queue: VecDeque::new(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -255,7 +283,7 @@ mod tests {
 
     use super::*;
 
-    fn start(lanes: &mut Lanes<u32, u64>) -> Option<(LaneId, u32)> {
+    fn start(lanes: &mut Lanes<u32>) -> Option<(LaneId, u32)> {
         lanes.start().map(|(id, item)| (id, *item))
     }
 
@@ -293,24 +321,28 @@ mod tests {
     }
 
     #[test]
-    fn waiting_blocks_its_own_lane_only() {
+    fn a_blocked_lane_holds_up_itself_only() {
         let mut lanes = Lanes::new(1, 1, 1);
-        lanes.push((0, 1), 1);
-        lanes.push((0, 1), 2);
-        lanes.push((0, 2), 3);
+        for (key, item) in [(1, 1), (1, 2), (1, 3), (2, 4)] {
+            lanes.push((0, key), item);
+        }
         start(&mut lanes);
-        lanes.wait((0, 1), 50);
-        assert_eq!(lanes.next_due(), Some(50));
-        assert_eq!(start(&mut lanes), Some(((0, 2), 3)));
+        assert_eq!(lanes.divert((0, 1)), Some(1));
+        assert_eq!(start(&mut lanes), Some(((0, 2), 4)));
         lanes.finish((0, 2));
-        lanes.wake(49);
         assert_eq!(start(&mut lanes), None);
-        lanes.wake(50);
-        assert_eq!(
-            start(&mut lanes),
-            Some(((0, 1), 1)),
-            "the same one again, before those behind it"
-        );
+        assert_eq!(lanes.spill((0, 1), |item| *item < 3), [2]);
+        lanes.push((0, 1), 5);
+        lanes.open((0, 1));
+        assert_eq!(start(&mut lanes), Some(((0, 1), 3)));
+        lanes.finish((0, 1));
+        assert_eq!(start(&mut lanes), Some(((0, 1), 5)));
+        lanes.finish((0, 1));
+        lanes.block((0, 9));
+        lanes.push((0, 9), 6);
+        assert_eq!(start(&mut lanes), None);
+        lanes.open((0, 9));
+        assert_eq!(start(&mut lanes), Some(((0, 9), 6)));
     }
 
     #[derive(Clone, Debug)]
@@ -318,7 +350,7 @@ mod tests {
         Push(usize, u32),
         Start,
         End(usize, bool),
-        Wake,
+        Open(usize, u32),
         Leave(u32),
     }
 
@@ -328,7 +360,7 @@ mod tests {
                 3 => (0usize..3, 0u32..4).prop_map(|(target, key)| Move::Push(target, key)),
                 4 => Just(Move::Start),
                 3 => (any::<usize>(), any::<bool>()).prop_map(|(n, retry)| Move::End(n, retry)),
-                1 => Just(Move::Wake),
+                1 => (0usize..3, 0u32..4).prop_map(|(target, key)| Move::Open(target, key)),
                 1 => (0u32..4).prop_map(Move::Leave),
             ],
             0..200,
@@ -338,13 +370,13 @@ mod tests {
     proptest! {
         #[test]
         fn everything_runs_once_in_order_within_bounds(moves in moves()) {
-            let mut lanes: Lanes<u32, u64> = Lanes::new(3, 4, 2);
+            let mut lanes: Lanes<u32> = Lanes::new(3, 4, 2);
             let mut running: Vec<LaneId> = Vec::new();
             let mut pushed: HashMap<LaneId, Vec<u32>> = HashMap::new();
             let mut done: HashMap<LaneId, Vec<u32>> = HashMap::new();
-            let (mut items, mut clock) = (0, 0);
+            let mut blocked: std::collections::BTreeSet<LaneId> = std::collections::BTreeSet::new();
+            let mut items = 0;
             for step in moves {
-                clock += 1;
                 match step {
                     Move::Push(target, key) => {
                         items += 1;
@@ -354,10 +386,16 @@ mod tests {
                     Move::Start => if let Some((id, _)) = start(&mut lanes) { running.push(id) },
                     Move::End(n, retry) => if !running.is_empty() {
                         let id = running.swap_remove(n % running.len());
-                        if retry { lanes.wait(id, clock + 3); } else { done.entry(id).or_default().extend(lanes.finish(id)); }
+                        let item = if retry { blocked.insert(id); lanes.divert(id) } else { lanes.finish(id) };
+                        done.entry(id).or_default().extend(item);
                     },
-                    Move::Wake => lanes.wake(clock),
+                    Move::Open(target, key) => if blocked.remove(&(target, key)) {
+                        let spilled = lanes.spill((target, key), |item| item % 2 == 0);
+                        done.entry((target, key)).or_default().extend(spilled);
+                        lanes.open((target, key));
+                    },
                     Move::Leave(key) => {
+                        blocked.retain(|id| id.1 != key);
                         for gone in lanes.leave(|other| other == key) {
                             for pushed in pushed.values_mut() {
                                 pushed.retain(|item| *item != gone);
@@ -378,14 +416,16 @@ mod tests {
                 prop_assert_eq!(held + over, pushed.values().map(Vec::len).sum::<usize>());
                 prop_assert_eq!(lanes_running.len(), running.len(), "one at a time in a lane");
             }
+            for id in blocked {
+                lanes.open(id);
+            }
             loop {
-                lanes.wake(u64::MAX);
                 while let Some((id, _)) = start(&mut lanes) { running.push(id); }
                 let Some(id) = running.pop() else { break };
                 done.entry(id).or_default().extend(lanes.finish(id));
             }
             prop_assert_eq!(done, pushed);
-            prop_assert!(lanes.by_id.is_empty() && lanes.order.is_empty() && lanes.waiting.is_empty());
+            prop_assert!(lanes.by_id.is_empty() && lanes.order.is_empty());
         }
     }
 }

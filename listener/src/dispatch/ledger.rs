@@ -4,7 +4,7 @@
 //! over. What is over beyond the position is listed beside it, so that a reader which starts
 //! there repeats only what was under way since the last save.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -46,6 +46,8 @@ struct Shard {
     dirty: bool,
     /// Grows with whatever brings the shard on.
     progress: u64,
+    /// Jobs wait that its actions have become.
+    has_jobs: bool,
 }
 
 /// The ledger of the shards of the moment.
@@ -67,6 +69,7 @@ impl Ledger {
             inherited: progress.inherited,
             dirty: false,
             progress: 0,
+            has_jobs: false,
         };
         self.shards.insert(shard, shard_of(progress));
     }
@@ -104,8 +107,7 @@ impl Ledger {
             shard.reached = Position::within(window, id);
         }
         shard.dirty = true;
-        // Reading on past an event that does not get over brings nobody on.
-        shard.progress += u64::from(shard.entries.is_empty());
+        shard.read_on();
         let done_before = match shard.resumed.take(id) {
             Done::Nothing => done_by_others(&shard.inherited, id, event),
             done => done,
@@ -136,12 +138,32 @@ impl Ledger {
         if let Some(shard) = self.shards.get_mut(&shard) {
             shard.reached = position;
             shard.dirty |= worth_saving;
-            shard.progress += u64::from(shard.entries.is_empty());
+            shard.read_on();
         }
     }
 
     /// An action of an event is over, for good or by a dead letter that the next save carries.
-    pub fn done(&mut self, (shard, window, id): Place, action: Action) {
+    pub fn done(&mut self, place: Place, action: Action) {
+        self.passed(place, action);
+        self.got_on(place.0);
+    }
+
+    /// Something got done of a shard.
+    pub fn got_on(&mut self, shard: u16) {
+        if let Some(shard) = self.shards.get_mut(&shard) {
+            shard.progress += 1;
+        }
+    }
+
+    /// Tells which shards have jobs that wait.
+    pub fn have_jobs(&mut self, shards: &BTreeSet<u16>) {
+        for (n, shard) in &mut self.shards {
+            shard.has_jobs = shards.contains(n);
+        }
+    }
+
+    /// An action of an event has become a job that the next save carries.
+    pub fn passed(&mut self, (shard, window, id): Place, action: Action) {
         let Some(shard) = self.shards.get_mut(&shard) else {
             return;
         };
@@ -153,7 +175,6 @@ impl Ledger {
         entry.done.push(action);
         self.pending = self.pending.saturating_sub(1);
         shard.dirty = true;
-        shard.progress += 1;
     }
 
     /// Actions entered and not over.
@@ -180,9 +201,10 @@ impl Ledger {
     }
 
     /// For each shard a number that grows as it gets on, and whether it has actions that are not
-    /// over.
+    /// over, or jobs that wait.
     pub fn progress(&self) -> impl Iterator<Item = (u16, u64, bool)> {
-        let pending = |shard: &Shard| shard.entries.values().any(|entry| entry.left > 0);
+        let pending =
+            |shard: &Shard| shard.has_jobs || shard.entries.values().any(|entry| entry.left > 0);
         self.shards
             .iter()
             .map(move |(n, shard)| (*n, shard.progress, pending(shard)))
@@ -204,6 +226,11 @@ impl Ledger {
 }
 
 impl Shard {
+    /// Reading on past an event that does not get over brings nobody on.
+    fn read_on(&mut self) {
+        self.progress += u64::from(self.entries.is_empty() && !self.has_jobs);
+    }
+
     fn take(&mut self) -> Progress {
         self.dirty = false;
         while let Some(first) = self.entries.first_entry() {

@@ -10,6 +10,8 @@ pub mod observers;
 pub mod retry;
 pub mod roster;
 
+mod diverted;
+mod diverting;
 mod driver;
 mod outcome;
 mod owned;
@@ -18,6 +20,9 @@ mod saver;
 mod saving;
 mod stalled;
 mod work;
+
+pub(crate) use diverted::MAX_LANES;
+pub(crate) use work::try_once;
 
 pub use driver::{Dispatcher, Setup};
 pub use owned::{Command, Right};
@@ -39,11 +44,20 @@ pub const MAX_AHEAD: usize = 16_384;
 /// Most bytes of images of events that are not over; one event more may be taken.
 pub const MAX_HELD_BYTES: u64 = 16 << 20;
 
+/// Most jobs that wait to be saved; one event's more may be taken.
+pub const MAX_JOBS: usize = 2048;
+
+/// A job that is due is saved after this time at the latest, unless the save before still runs.
+pub const SAVE_JOBS_AFTER: Duration = Duration::from_millis(20);
+
 /// Most dead letters that wait to be saved; one event's more may be taken.
 pub const MAX_LETTERS: usize = 256;
 
 /// Most dead letters under redrive at once.
 pub const MAX_REDRIVES: usize = 64;
+
+/// How often the queue is asked about lanes that have jobs.
+pub const ASK_EVERY: Duration = Duration::from_millis(250);
 
 /// How often dead letters to redrive are looked for.
 pub const REDRIVE_EVERY: Duration = Duration::from_secs(2);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crds::config::{ObserverConfig, Retry};
+use crds::config::{ActionQueue, ObserverConfig, Priority, Retry};
 
 use crate::actions::{Action, Failure, FailureKind, Shared};
 use crate::checkpoint;
@@ -34,6 +34,20 @@ pub struct Compiled {
     pub action: Arc<Action>,
     /// When to try again.
     pub retry: Retry,
+    /// How it goes by the queue.
+    pub queue: ActionQueue,
+}
+
+impl Compiled {
+    /// How soon its jobs are claimed.
+    #[must_use]
+    pub const fn priority(&self) -> ::queue::Priority {
+        match self.queue.priority {
+            Priority::High => ::queue::Priority::High,
+            Priority::Normal => ::queue::Priority::Normal,
+            Priority::Low => ::queue::Priority::Low,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -137,6 +151,12 @@ impl Observers {
         self.by_name.get(name).copied()
     }
 
+    /// What the action of that name does, if the observer still has it.
+    #[must_use]
+    pub fn compiled(&self, name: &checkpoint::Action) -> Option<Arc<Compiled>> {
+        self.targets.get(self.find(name)?).cloned()
+    }
+
     /// What an event calls for, and the observers that match it.
     #[must_use]
     pub fn call(&self, logged: &Logged) -> (Called, Vec<&Arc<str>>) {
@@ -219,6 +239,7 @@ fn compile_one(
                 name: (Arc::clone(&name), Arc::from(action.name.as_str())),
                 action: Arc::new(compiled),
                 retry: action.retry,
+                queue: action.queue,
             }),
             Err(error) => {
                 let (place, message) = (error.place(), error.to_string());

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lanes::{LaneId, Target};
-use super::work::{Ended, Origin, Work, weight};
+use super::work::{Ended, Work, weight};
 use super::{Dispatcher, retry};
 use crate::actions::{Failure, Outcome};
-use crate::queue::dead_letter::{Letter, Verdict};
+use crate::queue::dead_letter::Letter;
 
 impl Dispatcher {
     pub(super) fn ended(&mut self, ended: Ended) {
@@ -31,7 +31,7 @@ impl Dispatcher {
         let leaving = owned.is_leaving();
         if let Some(outcome) = outcome {
             self.count(lane, &outcome, took);
-            self.settle(lane, outcome, leaving);
+            self.settle(lane, outcome);
         } else {
             self.dismiss(lane);
         }
@@ -41,19 +41,13 @@ impl Dispatcher {
     }
 
     /// What came of an attempt.
-    fn settle(&mut self, lane: LaneId, outcome: Outcome, leaving: bool) {
+    fn settle(&mut self, lane: LaneId, outcome: Outcome) {
         match outcome {
             Outcome::Done => {
                 if let Some(work) = self.lanes.finish(lane) {
                     self.over(lane.0, &work);
-                    if let Origin::DeadLetter(id) = work.origin {
-                        let settled = (work.of.0, Verdict::Settled(id));
-                        self.unsaved.verdicts.push(settled);
-                    }
                 }
             }
-            // The next owner tries again.
-            Outcome::Retry { .. } if leaving => self.dismiss(lane),
             Outcome::Retry { failure, after } => self.try_again(lane, &failure, after),
             Outcome::Refused(failure) => {
                 if let Some(mut work) = self.lanes.finish(lane) {
@@ -68,9 +62,6 @@ impl Dispatcher {
     fn dismiss(&mut self, lane: LaneId) {
         if let Some(work) = self.lanes.finish(lane) {
             self.held = self.held.saturating_sub(weight(&work.event));
-            if let Origin::DeadLetter(id) = work.origin {
-                self.redriving.remove(&id);
-            }
         }
     }
 
@@ -84,8 +75,12 @@ impl Dispatcher {
             .first(lane)
             .map_or(policy.attempts, |work| work.attempts);
         if let Some(wait) = retry::wait(&policy, attempts, after, rand::random()) {
-            if let Some(work) = self.lanes.wait(lane, Instant::now() + wait) {
+            if let Some(mut work) = self.lanes.divert(lane) {
                 work.note(failure);
+                self.spill(lane, work, Instant::now() + wait);
+                if self.is_queued(lane.0) {
+                    self.spill_all(lane);
+                }
             }
         } else if let Some(mut work) = self.lanes.finish(lane) {
             work.note(failure);
@@ -93,83 +88,42 @@ impl Dispatcher {
         }
     }
 
-    /// A delivery becomes a dead letter, or stays one.
+    /// A delivery becomes a dead letter.
     pub(super) fn give_up(&mut self, target: Target, work: Work) {
         self.over(target, &work);
         let Some(compiled) = self.roster.target(target) else {
             return;
         };
         let (observer, action) = compiled.name.clone();
+        let metrics = &self.setup.saver.metrics;
         if let Some(last) = work.history.last() {
-            let labels = [&*observer, &*action, last.kind.as_str()];
-            self.setup
-                .saver
-                .metrics
-                .dead_letters
-                .with_label_values(&labels)
-                .inc();
-            tracing::warn!(
-                event = work.event.id,
-                entity = &*work.event.entity,
-                observer = &*observer,
-                action = &*action,
-                attempts = work.attempts,
-                kind = last.kind,
-                error = last.error,
-                "given up; kept as a dead letter"
-            );
+            let event = (&*work.event.id, &*work.event.entity);
+            metrics.given_up(event, &compiled.name, work.attempts, last);
         }
-        let shard = work.of.0;
-        match work.origin {
-            Origin::Log(_) => {
-                // It is held on to until it is saved.
-                self.held += weight(&work.event);
-                let letter = Letter {
-                    event: work.event,
-                    observer,
-                    action,
-                    attempts: work.attempts,
-                    history: work.history,
-                };
-                self.unsaved.letters.push((shard, letter));
-            }
-            Origin::DeadLetter(id) => {
-                let failed = Verdict::Failed {
-                    id,
-                    attempts: work.attempts,
-                    history: work.history,
-                };
-                self.unsaved.verdicts.push((shard, failed));
-            }
-        }
+        // It is held on to until it is saved.
+        self.held += weight(&work.event);
+        let letter = Letter {
+            event: work.event,
+            observer,
+            action,
+            attempts: work.attempts,
+            history: work.history,
+        };
+        self.unsaved.letters.push((work.of.0, letter));
     }
 
     /// Notes in the ledger that an action is over, and gives its room back.
     fn over(&mut self, target: Target, work: &Work) {
         self.held = self.held.saturating_sub(weight(&work.event));
-        if let (Origin::Log(place), Some(compiled)) = (work.origin, self.roster.target(target)) {
-            self.ledger.done(place, compiled.name.clone());
+        if let Some(compiled) = self.roster.target(target) {
+            self.ledger.done(work.place, compiled.name.clone());
         }
     }
 
     fn count(&self, (target, _): LaneId, outcome: &Outcome, took: Duration) {
-        let Some(compiled) = self.roster.target(target) else {
-            return;
-        };
-        let (observer, action) = (&*compiled.name.0, &*compiled.name.1);
-        let outcome = match outcome {
-            Outcome::Done => "done",
-            Outcome::Retry { .. } => "retry",
-            Outcome::Refused(_) => "refused",
-        };
-        let metrics = &self.setup.saver.metrics;
-        metrics
-            .actions
-            .with_label_values(&[observer, action, outcome])
-            .inc();
-        metrics
-            .durations
-            .with_label_values(&[observer, action])
-            .observe(took.as_secs_f64());
+        if let Some(compiled) = self.roster.target(target) {
+            let metrics = &self.setup.saver.metrics;
+            metrics.attempted(&compiled.name, outcome, took);
+        }
     }
 }

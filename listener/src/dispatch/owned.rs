@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ::queue::ActionLanes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::work::{Origin, weight};
+use super::work::weight;
 use super::{Dispatcher, LAST_SAVE};
 use crate::checkpoint::ClaimedShard;
 use crate::source::reader::shard_of;
@@ -16,7 +17,14 @@ use crate::source::reader::shard_of;
 #[derive(Debug)]
 pub enum Command {
     /// To work on it from now on.
-    Add(ClaimedShard, Right),
+    Add {
+        /// The shard.
+        claimed: ClaimedShard,
+        /// The lanes of it that have jobs.
+        jobs: Vec<ActionLanes>,
+        /// How long the work may go on.
+        right: Right,
+    },
     /// To finish what of it is under way, save, and let go of it.
     Leave {
         /// The shard.
@@ -66,12 +74,16 @@ impl Owned {
 impl Dispatcher {
     pub(super) fn command(&mut self, command: Command) {
         match command {
-            Command::Add(claimed, right) => self.add(claimed, right),
+            Command::Add {
+                claimed,
+                jobs,
+                right,
+            } => self.add(claimed, &jobs, right),
             Command::Leave { shard, drain, done } => self.leave(shard, drain, done),
         }
     }
 
-    fn add(&mut self, claimed: ClaimedShard, right: Right) {
+    fn add(&mut self, claimed: ClaimedShard, jobs: &[ActionLanes], right: Right) {
         let ClaimedShard {
             shard,
             epoch,
@@ -79,6 +91,7 @@ impl Dispatcher {
             ..
         } = claimed;
         self.forget(shard);
+        self.has_jobs(jobs);
         self.setup
             .assigned
             .send_modify(|all| drop(all.insert(shard, (epoch, progress.position.clone()))));
@@ -116,9 +129,6 @@ impl Dispatcher {
         let of = self.setup.shards;
         for work in self.lanes.leave(|hash| shard_of(hash, of) == shard) {
             self.held = self.held.saturating_sub(weight(&work.event));
-            if let Origin::DeadLetter(id) = work.origin {
-                self.redriving.remove(&id);
-            }
         }
     }
 
@@ -185,11 +195,13 @@ impl Dispatcher {
         owned.right.cut.cancel();
         self.read_no_more(shard);
         self.ledger.remove(shard);
+        let of = self.setup.shards;
+        self.diverted.forget(|hash| shard_of(hash, of) == shard);
         if self.shards.is_empty() {
             self.backlog = 0;
         }
-        for letter in self.unsaved.leave_out(&BTreeSet::from([shard])) {
-            self.held = self.held.saturating_sub(weight(&letter.event));
+        for event in self.unsaved.leave_out(&BTreeSet::from([shard])) {
+            self.held = self.held.saturating_sub(weight(&event));
         }
         self.redriving.retain(|_, of| *of != shard);
         if let Some(leaving) = owned.leaving {

@@ -1,17 +1,19 @@
-//! Dead letters that someone wants tried again: they go through the same lanes, with the same
-//! ids, and their rows are settled or noted on with the next save.
+//! Dead letters that someone wants tried again: they become jobs, with the same ids, behind those
+//! that their lanes have, in the transaction in which their rows go.
 
 use std::sync::Arc;
 
 use crds::config::Operation;
+use tokio::time::Instant;
 
 use crate::actions::{Failure, FailureKind};
 use crate::queue::dead_letter::{Attempt, Redrive, Verdict};
+use crate::queue::job::Spilled;
 use crate::rules;
 use crate::source::reader::shard_of;
 
 use super::Dispatcher;
-use super::work::{Origin, Work, weight};
+use super::work::weight;
 
 /// Said of events that were too large to be read, and so to be kept.
 const UNKEPT: &str = "the row's images were too large to be kept, so there is nothing to deliver: read the row itself, \
@@ -46,12 +48,13 @@ impl Dispatcher {
 
     fn redrive_one(&mut self, letter: Redrive) {
         let shard = shard_of(letter.event.hash, self.setup.shards);
-        let Some(epoch) = self.epoch_to_begin(shard) else {
-            return;
-        };
-        if self.redriving.insert(letter.id, shard).is_some() {
+        if self.epoch_to_begin(shard).is_none() {
             return;
         }
+        if self.redriving.contains_key(&letter.id) {
+            return;
+        }
+        self.redriving.insert(letter.id, shard);
         let name = (
             Arc::from(letter.observer.as_str()),
             Arc::from(letter.action.as_str()),
@@ -83,11 +86,29 @@ impl Dispatcher {
                 }
             }
         }
-        self.held += weight(&letter.event);
-        let lane = (target, letter.event.hash);
-        let origin = Origin::DeadLetter(letter.id);
-        self.lanes
-            .push(lane, Work::new(letter.event, origin, (shard, epoch)));
+        let Some(compiled) = self.roster.target(target) else {
+            return;
+        };
+        let job = Spilled {
+            name,
+            lane: None,
+            priority: compiled.priority(),
+            attempts: 0,
+            history: letter.history,
+            attempts_before: letter.attempts,
+            due: Instant::now(),
+            event: letter.event,
+        };
+        let lane = (target, job.event.hash);
+        if self.lanes.len(lane) > 0 && !self.diverted.has(lane) {
+            // Something of its lane is under way here; it is found again later.
+            self.redriving.remove(&letter.id);
+            return;
+        }
+        self.held += weight(&job.event);
+        self.enqueue(lane, shard, job);
+        let settled = (shard, Verdict::Settled(letter.id));
+        self.unsaved.verdicts.push(settled);
     }
 
     fn failed_again(&mut self, shard: u16, id: i64, failure: &Failure) {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::queue::JobQueue;
 use sqlx::PgPool;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::health::Health;
 use crate::checkpoint::{CheckpointError, Save, Saved, save};
-use crate::queue::dead_letter::Letter;
+use crate::event::Event;
 use crate::telemetry::metrics::Metrics;
 
 /// Wait before the first further try.
@@ -26,8 +27,8 @@ pub struct Written {
     pub what: Save,
     /// Shards of which nothing was, with the epochs that were refused.
     pub fenced: BTreeMap<u16, i64>,
-    /// Dead letters of those, which the shards' new owners write if need be.
-    pub left_out: Vec<Letter>,
+    /// Events of those, which the shards' new owners see to.
+    pub left_out: Vec<Arc<Event>>,
 }
 
 /// Saves for one process of one listener.
@@ -35,6 +36,8 @@ pub struct Written {
 pub struct Saver {
     /// Connections.
     pub pool: PgPool,
+    /// Where jobs are kept.
+    pub queue: Arc<dyn JobQueue>,
     /// The listener.
     pub listener: Arc<str>,
     /// The life of the server in which its shards were claimed.
@@ -54,7 +57,8 @@ impl Saver {
         loop {
             // An answer that never comes is a failure too.
             self.health.saved(false, Instant::now());
-            match save(&self.pool, &self.listener, self.life, &what).await {
+            let queue = self.queue.as_ref();
+            match save(&self.pool, queue, &self.listener, self.life, &what).await {
                 Ok(Saved::Done) => {
                     self.metrics.saves.inc();
                     self.health.saved(true, Instant::now());
@@ -71,7 +75,7 @@ impl Saver {
                     }
                     continue;
                 }
-                Err(CheckpointError::Database(error)) => {
+                Err(error @ (CheckpointError::Database(_) | CheckpointError::Queue(_))) => {
                     self.metrics
                         .database_errors
                         .with_label_values(&["save"])

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::owned::Owned;
 use super::saver::Written;
@@ -20,7 +22,6 @@ impl Dispatcher {
         let metrics = &self.setup.saver.metrics;
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.in_flight.set(number(self.lanes.running()));
-        metrics.waiting.set(number(self.lanes.waiting()));
         metrics.pending.set(number(self.ledger.pending()));
         metrics
             .backlog
@@ -40,6 +41,8 @@ impl Dispatcher {
         if !self.saves.is_empty() {
             return;
         }
+        self.last_save = Instant::now();
+        self.job_due = false;
         let what = self.unsaved_now();
         if !what.is_empty() {
             self.saves.spawn(self.setup.saver.clone().save(what));
@@ -50,10 +53,12 @@ impl Dispatcher {
         let mut what = std::mem::take(&mut self.unsaved);
         what.moved = self.ledger.take();
         what.released = self.ready_to_go();
+        what.id = Uuid::new_v4();
+        let jobs = what.jobs.iter().map(|(shard, _)| *shard);
         let moved = what.moved.iter().map(|(shard, _)| *shard);
         let letters = what.letters.iter().map(|(shard, _)| *shard);
         let verdicts = what.verdicts.iter().map(|(shard, _)| *shard);
-        let concerned = moved.chain(letters).chain(verdicts);
+        let concerned = moved.chain(letters).chain(verdicts).chain(jobs);
         let concerned = concerned.chain(what.released.iter().copied());
         let epoch = |shard: u16| Some((shard, self.shards.get(&shard)?.epoch));
         what.epochs = concerned.filter_map(epoch).collect();
@@ -62,10 +67,10 @@ impl Dispatcher {
 
     /// A save is through.
     pub(super) fn saved(&mut self, written: Written) {
-        let saved = written.what.letters.iter().map(|(_, letter)| letter);
-        for letter in saved.chain(&written.left_out) {
-            self.held = self.held.saturating_sub(weight(&letter.event));
+        for event in written.what.holds().chain(&written.left_out) {
+            self.held = self.held.saturating_sub(weight(event));
         }
+        self.enqueued(&written.what.jobs);
         for (_, verdict) in &written.what.verdicts {
             let (Verdict::Settled(id) | Verdict::Failed { id, .. }) = verdict;
             self.redriving.remove(id);

@@ -10,7 +10,7 @@ use crds::report::{
 use tokio::time::Instant;
 
 use super::Dispatcher;
-use super::work::Origin;
+use crate::source::reader::shard_of;
 
 /// Since when each shard has had work without any getting done.
 #[derive(Debug, Default)]
@@ -54,6 +54,9 @@ impl Patience {
 impl Dispatcher {
     /// Looks at all shards, and tells of those that do not get on.
     pub(super) fn look_for_stalls(&mut self) {
+        let of = self.setup.shards;
+        let with_jobs = self.diverted.lanes().map(|(lane, _)| shard_of(lane.1, of));
+        self.ledger.have_jobs(&with_jobs.collect());
         let unread = self.backlog > 0 || self.taking.is_some();
         let shards = self.ledger.progress();
         let shards = shards.map(|(shard, done, pending)| (shard, done, pending || unread));
@@ -89,17 +92,14 @@ impl Dispatcher {
             return (DATABASE_UNREACHABLE, message.to_owned());
         }
         let pending = self.ledger.first_pending(shard);
-        let found = pending.and_then(|place| {
-            self.lanes
-                .find(|work| matches!(work.origin, Origin::Log(at) if at == place))
-        });
+        let found = pending.and_then(|place| self.lanes.find(|work| work.place == place));
         let full = || {
             let message = "events wait and there is no room to take them in; see the stalled shards beside \
                            this one for what takes the room";
             (DISPATCH_FULL, message.to_owned())
         };
         let Some((lane, work)) = found else {
-            return full();
+            return self.why_jobs_wait(shard).unwrap_or_else(full);
         };
         let Some(compiled) = self.roster.target(lane.0) else {
             return full();
@@ -116,9 +116,30 @@ impl Dispatcher {
                 "event {event} waits for the answer of the receiver of action {action} of observer {observer}. Put \
                  the receiver right, or give the action a shorter timeout"
             ),
-            None => return full(),
+            None => return self.why_jobs_wait(shard).unwrap_or_else(full),
         };
         (RECEIVER_FAILING, message)
+    }
+
+    /// What keeps the jobs of a shard waiting, where it has some.
+    fn why_jobs_wait(&self, shard: u16) -> Option<(&'static str, String)> {
+        let of = self.setup.shards;
+        let firsts = self.diverted.lanes();
+        let firsts = firsts.filter(|(lane, _)| shard_of(lane.1, of) == shard);
+        let firsts = firsts.filter_map(|(lane, first)| Some((lane, first?)));
+        let (lane, first) = firsts.min_by_key(|(_, first)| first.log_id)?;
+        let (observer, action) = &self.roster.target(lane.0)?.name;
+        let event = &first.event_id;
+        let why = match &first.error {
+            Some(error) => format!("{error}. Put the receiver right, or take the action out"),
+            None => format!(
+                "it is waiting for its turn after {} attempts",
+                first.attempts
+            ),
+        };
+        let message =
+            format!("event {event} waits for action {action} of observer {observer}: {why}");
+        Some((RECEIVER_FAILING, message))
     }
 }
 

@@ -15,32 +15,32 @@ use super::ledger::Place;
 use super::observers::Compiled;
 use crate::actions::{Delivery, Failure, FailureKind, Outcome};
 use crate::event::Event;
-use crate::queue::dead_letter::{Attempt, MAX_HISTORY};
-
-/// Where a delivery came from, and so who is told what became of it.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Origin {
-    Log(Place),
-    /// A dead letter, by its id.
-    DeadLetter(i64),
-}
+use crate::queue::dead_letter::{self, Attempt};
 
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) event: Arc<Event>,
-    pub(super) origin: Origin,
+    pub(super) place: Place,
     /// Shard and epoch under which it was begun.
     pub(super) of: (u16, i64),
+    /// Since when it has been here.
+    pub(super) since: Instant,
     pub(super) attempts: u32,
     pub(super) history: Vec<Attempt>,
 }
 
 impl Work {
-    pub(super) const fn new(event: Arc<Event>, origin: Origin, of: (u16, i64)) -> Self {
+    pub(super) const fn new(
+        event: Arc<Event>,
+        place: Place,
+        of: (u16, i64),
+        since: Instant,
+    ) -> Self {
         Self {
             event,
-            origin,
+            place,
             of,
+            since,
             attempts: 0,
             history: Vec::new(),
         }
@@ -48,10 +48,7 @@ impl Work {
 
     /// Keeps the latest failures.
     pub(super) fn note(&mut self, failure: &Failure) {
-        if self.history.len() == MAX_HISTORY {
-            self.history.remove(0);
-        }
-        self.history.push(Attempt::new(Utc::now(), failure));
+        dead_letter::note(&mut self.history, Attempt::new(Utc::now(), failure));
     }
 }
 
@@ -72,12 +69,31 @@ pub(super) fn attempt(
     work: &Work,
     cut: CancellationToken,
 ) -> impl Future<Output = Ended> + Send + use<> {
+    let trying = try_once(compiled, Arc::clone(&work.event), work.attempts, cut);
+    async move {
+        let (outcome, took) = trying.await;
+        Ended {
+            lane,
+            outcome,
+            took,
+        }
+    }
+}
+
+/// Makes one attempt, unless it is cut off. Answers with what came of it, nothing if it was cut
+/// off, and how long it took.
+pub(crate) fn try_once(
+    compiled: &Compiled,
+    event: Arc<Event>,
+    attempt: u32,
+    cut: CancellationToken,
+) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
     let action = Arc::clone(&compiled.action);
     let delivery = Delivery {
-        event: Arc::clone(&work.event),
+        event,
         observer: Arc::clone(&compiled.name.0),
         action: Arc::clone(&compiled.name.1),
-        attempt: work.attempts,
+        attempt,
     };
     async move {
         let begun = Instant::now();
@@ -89,11 +105,7 @@ pub(super) fn attempt(
             Outcome::Refused(Failure::of(FailureKind::Event, message))
         };
         let outcome = tried.map(|tried| tried.unwrap_or_else(broke_down));
-        Ended {
-            lane,
-            outcome,
-            took: begun.elapsed(),
-        }
+        (outcome, begun.elapsed())
     }
 }
 

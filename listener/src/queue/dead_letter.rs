@@ -43,6 +43,13 @@ impl Attempt {
     }
 }
 
+/// Keeps an attempt among the latest ones.
+pub fn note(history: &mut Vec<Attempt>, attempt: Attempt) {
+    let surplus = (history.len() + 1).saturating_sub(MAX_HISTORY);
+    history.drain(..surplus);
+    history.push(attempt);
+}
+
 /// A dead letter about to be written.
 #[derive(Clone, Debug)]
 pub struct Letter {
@@ -139,6 +146,10 @@ pub struct Redrive {
     pub action: String,
     /// Kind of the failure it was given up for.
     pub error_kind: String,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// The latest of them, the last one last.
+    pub history: Vec<Attempt>,
 }
 
 /// Which dead letters a command means.
@@ -261,7 +272,7 @@ pub async fn requested(
 ) -> Result<Vec<Redrive>, sqlx::Error> {
     let rows = sqlx::query(
         "select id, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
-                old::text, new::text, error_kind
+                old::text, new::text, error_kind, attempts, history::text
          from observer.dead_letter
          where listener = $1 and redrive_requested_at is not null and id <> all($2)
              and hash % $4 = any($5)
@@ -301,6 +312,9 @@ fn redrive(row: &PgRow) -> Result<Redrive, sqlx::Error> {
         observer: row.try_get("observer")?,
         action: row.try_get("action")?,
         error_kind: row.try_get("error_kind")?,
+        attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
+        history: serde_json::from_str(row.try_get("history")?)
+            .map_err(|error| sqlx::Error::Decode(error.into()))?,
     })
 }
 

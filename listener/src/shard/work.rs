@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::queue::{ActionLanes, JobQueue};
 use chrono::Utc;
 use crds::config::ListenerConfig;
 use lease::fleet::Hold;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Sources;
 use crate::checkpoint::{self, Candidate, CheckpointError, ClaimedShard};
-use crate::dispatch::{Command, Right};
+use crate::dispatch::{Command, MAX_LANES, Right};
 use crate::source::log::{Log, LogError};
 
 /// Wait after the first claim that failed; doubles with each further one.
@@ -28,6 +29,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) listener: &'a ListenerConfig,
     pub(crate) pool: &'a PgPool,
     pub(crate) log: &'a Log,
+    pub(crate) queue: &'a dyn JobQueue,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) sources: &'a Sources,
     /// Claims are made one at a time, as one may take two connections.
@@ -38,7 +40,7 @@ impl Desk<'_> {
     /// Works on a shard for as long as it is held. Fails if it cannot be worked on as it is.
     pub(crate) async fn work(&self, hold: Arc<Hold>) -> Result<(), CheckpointError> {
         let shard = hold.shard();
-        let Some(claimed) = self.claim(&hold).await? else {
+        let Some((claimed, jobs)) = self.claim(&hold).await? else {
             return Ok(());
         };
         self.note(&claimed);
@@ -49,7 +51,11 @@ impl Desk<'_> {
         // Should the dispatcher be gone, its owner sees to it.
         let _gone = self
             .commands
-            .send(Command::Add(claimed, right.clone()))
+            .send(Command::Add {
+                claimed,
+                jobs,
+                right: right.clone(),
+            })
             .await;
         let drain = tokio::select! {
             biased;
@@ -75,8 +81,12 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Claims the shard, however long the database is away. Nothing if it is not held any more.
-    async fn claim(&self, hold: &Hold) -> Result<Option<ClaimedShard>, CheckpointError> {
+    /// Claims the shard, however long the database is away, and learns which of its lanes have jobs.
+    /// Nothing if it is not held any more.
+    async fn claim(
+        &self,
+        hold: &Hold,
+    ) -> Result<Option<(ClaimedShard, Vec<ActionLanes>)>, CheckpointError> {
         let shard = hold.shard();
         let mut wait = FIRST_WAIT;
         let over = async {
@@ -96,12 +106,13 @@ impl Desk<'_> {
             loop {
                 let claimed = {
                     let _one_at_a_time = self.claiming.lock().await;
-                    checkpoint::claim(self.pool, self.log, who, shard).await
+                    self.claim_once(who, shard).await
                 };
                 match claimed {
                     Err(
-                        CheckpointError::Database(error)
-                        | CheckpointError::Log(LogError::Database(error)),
+                        error @ (CheckpointError::Database(_)
+                        | CheckpointError::Queue(_)
+                        | CheckpointError::Log(LogError::Database(_))),
                     ) => {
                         tracing::warn!(shard, %error, "cannot claim the shard; trying again");
                         tokio::time::sleep(wait).await;
@@ -115,6 +126,17 @@ impl Desk<'_> {
             claimed = claiming => claimed,
             () = over => Ok(None),
         }
+    }
+
+    async fn claim_once(
+        &self,
+        who: Candidate<'_>,
+        shard: u16,
+    ) -> Result<(ClaimedShard, Vec<ActionLanes>), CheckpointError> {
+        let claimed = checkpoint::claim(self.pool, self.log, who, shard).await?;
+        // From here on nobody else adds jobs to its lanes.
+        let lanes = self.queue.lanes(&[shard], who.shards, MAX_LANES).await?;
+        Ok((claimed, lanes))
     }
 
     fn note(&self, claimed: &ClaimedShard) {

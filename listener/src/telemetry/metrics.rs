@@ -1,14 +1,109 @@
 //! What the listener counts and measures, for Prometheus.
 
+use std::time::Duration;
+
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use crate::actions::Outcome;
+use crate::checkpoint::Action;
+use crate::queue::dead_letter::Attempt;
 
 /// Bounds of the duration buckets, in seconds.
 const DURATIONS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
+
+/// Bounds of the buckets for how late jobs are begun, in seconds.
+const LATE: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0, 60.0, 600.0];
+
+/// What is counted and measured of jobs.
+#[derive(Clone, Debug)]
+pub struct Jobs {
+    /// Jobs added to the queue.
+    pub enqueued: IntCounterVec,
+    /// Claims of jobs that ended, by outcome: `done`, `retry`, `dead`, `cancelled`.
+    pub finished: IntCounterVec,
+    /// Results refused, because others had the jobs by then.
+    pub refused: IntCounter,
+    /// Jobs taken from workers that were not heard of any more.
+    pub lost: IntCounter,
+    /// Jobs under way in this process.
+    pub running: IntGauge,
+    /// Seconds from when a job was due until it was claimed.
+    pub late: Histogram,
+    /// Pending jobs of the listener, by observer and state; told by one process of the fleet.
+    pub pending: IntGaugeVec,
+    /// The same, by observer and attempts made.
+    pub by_attempts: IntGaugeVec,
+    /// Age in seconds of the oldest pending job, by observer.
+    pub oldest: IntGaugeVec,
+}
+
+impl Jobs {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, by: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), by)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let counter = |name: &str, help: &str| {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let gauges = |name: &str, help: &str, by: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(name, help), by)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let running = IntGauge::new("jobs_running", "Jobs under way in this process")?;
+        registry.register(Box::new(running.clone()))?;
+        let late = Histogram::with_opts(
+            HistogramOpts::new(
+                "job_start_seconds",
+                "Time from when a job was due until it was claimed",
+            )
+            .buckets(LATE.to_vec()),
+        )?;
+        registry.register(Box::new(late.clone()))?;
+        Ok(Self {
+            enqueued: counters(
+                "jobs_enqueued_total",
+                "Jobs added to the queue",
+                &["observer", "action"],
+            )?,
+            finished: counters(
+                "jobs_finished_total",
+                "Claims of jobs that ended, by outcome",
+                &["observer", "action", "outcome"],
+            )?,
+            refused: counter(
+                "jobs_refused_total",
+                "Results refused because others had the jobs by then",
+            )?,
+            lost: counter(
+                "jobs_lost_total",
+                "Jobs taken from workers that were not heard of any more",
+            )?,
+            running,
+            late,
+            pending: gauges("jobs", "Pending jobs", &["observer", "state"])?,
+            by_attempts: gauges(
+                "jobs_by_attempts",
+                "Pending jobs by attempts made",
+                &["observer", "attempts"],
+            )?,
+            oldest: gauges(
+                "jobs_oldest_seconds",
+                "Age of the oldest pending job",
+                &["observer"],
+            )?,
+        })
+    }
+}
 
 /// All metrics of one listener.
 #[derive(Clone, Debug)]
@@ -28,8 +123,6 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     /// Actions read and not over, those under way included.
     pub pending: IntGauge,
-    /// Actions that wait for their next attempt.
-    pub waiting: IntGauge,
     /// Events committed and not read; an upper bound.
     pub backlog: IntGauge,
     /// Age in seconds of the oldest event that is not over; 0 when nothing waits.
@@ -46,8 +139,11 @@ pub struct Metrics {
     pub lease_requests: IntCounterVec,
     /// Times that another bundle came into force without a new start.
     pub reloads: IntCounter,
-    /// Failures to reach or use the database, by what was tried: `read`, `save`, `redrive`, `maintain`.
+    /// Failures to reach or use the database, by what was tried: `read`, `save`, `redrive`, `jobs`,
+    /// `maintain`.
     pub database_errors: IntCounterVec,
+    /// What there is to tell of jobs.
+    pub jobs: Jobs,
 }
 
 impl Metrics {
@@ -101,10 +197,6 @@ impl Metrics {
             )?,
             in_flight: gauge("in_flight", "Attempts under way")?,
             pending: gauge("pending_actions", "Actions read and not over")?,
-            waiting: gauge(
-                "waiting_actions",
-                "Actions that wait for their next attempt",
-            )?,
             backlog: gauge(
                 "backlog_events",
                 "Events committed and not read, an upper bound",
@@ -130,8 +222,47 @@ impl Metrics {
                 "Failures to use the database",
                 &["doing"],
             )?,
+            jobs: Jobs::new(&registry)?,
             registry,
         })
+    }
+
+    /// Counts an attempt.
+    pub fn attempted(&self, (observer, action): &Action, outcome: &Outcome, took: Duration) {
+        let outcome = match outcome {
+            Outcome::Done => "done",
+            Outcome::Retry { .. } => "retry",
+            Outcome::Refused(_) => "refused",
+        };
+        let labels = [&**observer, &**action];
+        self.actions
+            .with_label_values(&[labels[0], labels[1], outcome])
+            .inc();
+        self.durations
+            .with_label_values(&labels)
+            .observe(took.as_secs_f64());
+    }
+
+    /// Counts an action on an event (its id and entity) that is given up, and says so.
+    pub fn given_up(
+        &self,
+        (event, entity): (&str, &str),
+        (observer, action): &Action,
+        attempts: u32,
+        last: &Attempt,
+    ) {
+        let labels = [&**observer, &**action, &*last.kind];
+        self.dead_letters.with_label_values(&labels).inc();
+        tracing::warn!(
+            event,
+            entity,
+            observer = &**observer,
+            action = &**action,
+            attempts,
+            kind = last.kind,
+            error = last.error,
+            "given up; kept as a dead letter"
+        );
     }
 
     /// Everything in the text format of Prometheus.

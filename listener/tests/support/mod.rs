@@ -15,9 +15,9 @@ pub(crate) mod writers;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use observer_listener::migrate::migrate;
 use servers::binaries::Binaries;
 use servers::postgres::PrivateServer;
-use observer_listener::migrate::migrate;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::OnceCell;

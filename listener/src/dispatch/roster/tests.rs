@@ -26,6 +26,7 @@ fn action(name: &str, attempts: u32) -> ActionConfig {
             ..Retry::default()
         },
         timeout: Duration::from_secs(1),
+        queue: crds::config::ActionQueue::default(),
     }
 }
 

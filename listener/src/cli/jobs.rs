@@ -1,0 +1,228 @@
+//! `jobs`: what waits in the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::queue::postgres::PostgresQueue;
+use ::queue::{JobQueue, Keeping, Selection, Shown, State};
+use chrono::{SecondsFormat, Utc};
+use clap::{Args, Subcommand, ValueEnum};
+use crds::duration::Span;
+use observer_listener::{migrate, queue};
+
+use super::dlq::{Output, line, print};
+use super::schema::connect;
+use super::{CliError, DatabaseArgs, FileArgs, files, identity};
+
+/// Most characters of an error in a table.
+const ERROR_WIDTH: usize = 60;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JobsCommand {
+    /// List the oldest
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// Only those that stand like this
+        #[arg(long, value_enum)]
+        state: Option<Stand>,
+        /// Most to list
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        limit: u16,
+        /// How to print them
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Output,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+    /// Show one with its event and its attempts, as JSON
+    Show {
+        /// Its id, as in the list
+        id: String,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+    /// Make those due now that wait for their next attempt
+    Retry(Chosen),
+    /// Drop for good; those under way are cut off within seconds
+    Cancel(Chosen),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Chosen {
+    /// Ids
+    ids: Vec<String>,
+    /// All that the filters leave, instead of ids
+    #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
+    all: bool,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+#[derive(Debug, Default, Args)]
+pub(super) struct Filter {
+    /// Only those of this observer, as name or namespace/name
+    #[arg(long, value_name = "NAME")]
+    observer: Option<String>,
+    /// Only those of this action
+    #[arg(long, value_name = "NAME")]
+    action: Option<String>,
+}
+
+impl Filter {
+    fn select(self, ids: Option<Vec<String>>, state: Option<Stand>) -> Selection {
+        Selection {
+            ids,
+            observer: self.observer.map(identity),
+            action: self.action,
+            state: state.map(Stand::state),
+        }
+    }
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Stand {
+    /// First of its key: due now, or waiting for its next attempt
+    Ready,
+    /// Under way
+    Running,
+    /// Behind another of its key
+    Behind,
+    /// Done, where the listener keeps those for a while
+    Finished,
+}
+
+impl Stand {
+    const fn state(self) -> State {
+        match self {
+            Self::Ready => State::Ready,
+            Self::Running => State::Running,
+            Self::Behind => State::Behind,
+            Self::Finished => State::Finished,
+        }
+    }
+}
+
+/// Runs a `jobs` command.
+pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
+    match command {
+        JobsCommand::List {
+            filter,
+            state,
+            limit,
+            output,
+            database,
+        } => {
+            let queue = open(database).await?;
+            let what = filter.select(None, state);
+            let (jobs, count) = queue.list(&what, limit.into()).await?;
+            match output {
+                Output::Json => println!("{}", serde_json::to_string_pretty(&jobs)?),
+                Output::Table => table(&jobs, count),
+            }
+        }
+        JobsCommand::Show { id, database } => {
+            let Some(job) = open(database).await?.show(&id).await? else {
+                let message = format!(
+                    "there is no job {id}: it may be done, or have become a dead letter; `jobs list` shows which there are"
+                );
+                return Err(anyhow::anyhow!(message).into());
+            };
+            println!("{}", serde_json::to_string_pretty(&job)?);
+        }
+        JobsCommand::Retry(chosen) => {
+            let (queue, what) = chosen.open().await?;
+            let count = queue.retry(&what).await?;
+            println!("{count} due now; a running listener takes them up within seconds");
+        }
+        JobsCommand::Cancel(chosen) => {
+            let (queue, what) = chosen.open().await?;
+            println!("{} cancelled", queue.cancel(&what).await?);
+        }
+    }
+    Ok(())
+}
+
+impl Chosen {
+    async fn open(self) -> Result<(Arc<dyn JobQueue>, Selection), CliError> {
+        let what = self.filter.select((!self.all).then_some(self.ids), None);
+        Ok((open(self.database).await?, what))
+    }
+}
+
+/// The queue of a listener: as its file says, or in the database of the URL.
+async fn open(args: DatabaseArgs) -> Result<Arc<dyn JobQueue>, CliError> {
+    if args.files.is_empty() {
+        let (url, listener) = args.resolve()?;
+        let listener = listener.ok_or_else(|| {
+            let message = "name the listener with --listener NAME, or its files with -f FILE";
+            CliError::Config(message.to_owned())
+        })?;
+        let pool = connect(&url).await?;
+        migrate::verify(&pool).await?;
+        let keeping = Keeping {
+            lease: Duration::from_secs(30),
+            retention: Duration::ZERO,
+        };
+        return Ok(Arc::new(PostgresQueue::new(pool, &listener, keeping)));
+    }
+    let files = FileArgs {
+        files: args.files,
+        listener: args.listener,
+        secrets_dir: args.secrets_dir,
+    };
+    let listener = files::load(&files)?.bundle.listener;
+    let pool = connect(&listener.database_url).await?;
+    migrate::verify(&pool).await?;
+    Ok(queue::open(&listener, pool).await?)
+}
+
+const HEAD: [&str; 8] = [
+    "ID",
+    "STATE",
+    "OBSERVER/ACTION",
+    "KEY",
+    "AGE",
+    "DUE",
+    "ATTEMPTS",
+    "LAST ERROR",
+];
+
+fn table(jobs: &[Shown], count: u64) {
+    if jobs.is_empty() {
+        println!("no jobs");
+        return;
+    }
+    let rows: Vec<[String; 8]> = jobs.iter().map(row).collect();
+    print(HEAD, &rows);
+    if count > jobs.len() as u64 {
+        println!("{} of {count}; --limit shows more", jobs.len());
+    }
+}
+
+fn row(job: &Shown) -> [String; 8] {
+    let state = match job.state {
+        State::Ready => "ready",
+        State::Running => "running",
+        State::Behind => "behind",
+        State::Finished => "finished",
+    };
+    let age = (Utc::now() - job.enqueued_at).num_seconds();
+    let due = match job.state {
+        State::Ready | State::Finished => job.due.to_rfc3339_opts(SecondsFormat::Secs, true),
+        State::Running | State::Behind => String::new(),
+    };
+    [
+        job.id.clone(),
+        state.to_owned(),
+        format!("{}/{}", job.observer, job.action),
+        line(job.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
+        Span::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),
+        due,
+        job.attempts.to_string(),
+        line(job.error.as_deref().unwrap_or_default(), ERROR_WIDTH),
+    ]
+}

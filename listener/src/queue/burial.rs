@@ -1,0 +1,56 @@
+//! Jobs that are given up become dead letters.
+
+use std::sync::Arc;
+
+use ::queue::{Burial, Ended, Ending};
+use async_trait::async_trait;
+use crds::config::Operation;
+use sqlx::PgConnection;
+
+use super::dead_letter::{self, Letter};
+use super::job;
+use crate::event::Event;
+
+/// Writes the dead letters of one listener.
+#[derive(Clone, Debug)]
+pub(super) struct Graves {
+    pub(super) listener: Arc<str>,
+}
+
+#[async_trait]
+impl Burial for Graves {
+    async fn bury(&self, tx: &mut PgConnection, dead: &[&Ended]) -> Result<(), sqlx::Error> {
+        let letters: Vec<Letter> = dead.iter().filter_map(|ended| letter(ended)).collect();
+        dead_letter::insert(tx, &self.listener, letters.iter()).await
+    }
+}
+
+fn letter(ended: &Ended) -> Option<Letter> {
+    let Ending::Dead { attempts, history } = &ended.ending else {
+        return None;
+    };
+    let job = &ended.job;
+    // What cannot be read is kept without its images.
+    let (event, before) = job::event(job).unwrap_or_else(|_| {
+        let event = Event {
+            log_id: job.log_id,
+            id: job.event_id.clone(),
+            hash: job.lane.hash,
+            entity: Arc::from(job.entity.as_str()),
+            operation: Operation::Custom,
+            key: job.key.clone(),
+            tenant: job.tenant.clone(),
+            occurred_at: ended.enqueued_at,
+            old: None,
+            new: None,
+        };
+        (event, 0)
+    });
+    Some(Letter {
+        event: Arc::new(event),
+        observer: Arc::clone(&job.lane.observer),
+        action: Arc::clone(&job.lane.action),
+        attempts: attempts.saturating_add(before),
+        history: serde_json::from_str(history.get()).unwrap_or_default(),
+    })
+}

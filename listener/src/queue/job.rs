@@ -1,0 +1,155 @@
+//! Deliveries as jobs, and back.
+
+use std::sync::Arc;
+
+use ::queue::{Job, Lane, NewJob, Priority};
+use chrono::{DateTime, Utc};
+use crds::config::Operation;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::dead_letter::Attempt;
+use crate::actions::delivery_id;
+use crate::checkpoint;
+use crate::dispatch::lanes::LaneId;
+use crate::event::Event;
+
+/// A delivery on its way into the queue.
+#[derive(Clone, Debug)]
+pub struct Spilled {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Names of observer and action.
+    pub name: checkpoint::Action,
+    /// Its lane, as the dispatcher numbers it, where it keeps account of that.
+    pub lane: Option<LaneId>,
+    /// How soon it is claimed.
+    pub priority: Priority,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The latest of them, the last one last.
+    pub history: Vec<Attempt>,
+    /// Attempts made before it became a dead letter, where it was one.
+    pub attempts_before: u32,
+    /// When it may be attempted.
+    pub due: Instant,
+}
+
+/// What of an event a job does not tell by itself.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    operation: Operation,
+    occurred_at: DateTime<Utc>,
+    old: Option<&'a RawValue>,
+    new: Option<&'a RawValue>,
+    attempts_before: u32,
+}
+
+/// The same, read.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Read {
+    operation: Operation,
+    occurred_at: DateTime<Utc>,
+    old: Option<Box<RawValue>>,
+    new: Option<Box<RawValue>>,
+    attempts_before: u32,
+}
+
+impl Spilled {
+    /// The job, as of `now`.
+    pub fn job(&self, now: Instant) -> Result<NewJob, serde_json::Error> {
+        let event = &self.event;
+        let (observer, action) = &self.name;
+        let written = Written {
+            operation: event.operation,
+            occurred_at: event.occurred_at,
+            old: event.old.as_deref(),
+            new: event.new.as_deref(),
+            attempts_before: self.attempts_before,
+        };
+        Ok(NewJob {
+            job: Job {
+                id: delivery_id(&event.id, observer, action),
+                lane: Lane {
+                    observer: Arc::clone(observer),
+                    action: Arc::clone(action),
+                    hash: event.hash,
+                },
+                log_id: event.log_id,
+                event_id: event.id.clone(),
+                entity: event.entity.to_string(),
+                key: event.key.clone(),
+                tenant: event.tenant.clone(),
+                priority: self.priority,
+                event: serde_json::value::to_raw_value(&written)?,
+            },
+            wait: self.due.saturating_duration_since(now),
+            attempts: self.attempts,
+            history: serde_json::value::to_raw_value(&self.history)?,
+        })
+    }
+}
+
+/// The event of a job, and how many attempts were made before it became a dead letter, where it
+/// was one.
+pub fn event(job: &Job) -> Result<(Event, u32), serde_json::Error> {
+    let read: Read = serde_json::from_str(job.event.get())?;
+    let event = Event {
+        log_id: job.log_id,
+        id: job.event_id.clone(),
+        hash: job.lane.hash,
+        entity: Arc::from(job.entity.as_str()),
+        operation: read.operation,
+        key: job.key.clone(),
+        tenant: job.tenant.clone(),
+        occurred_at: read.occurred_at,
+        old: read.old,
+        new: read.new,
+    };
+    Ok((event, read.attempts_before))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_event_comes_out_of_a_job_as_it_went_in() {
+        let raw = |text: &str| Some(RawValue::from_string(text.to_owned()).unwrap());
+        let now = Instant::now();
+        let spilled = Spilled {
+            event: Arc::new(Event {
+                log_id: 42,
+                id: "a-42".into(),
+                hash: 7,
+                entity: "public.orders".into(),
+                operation: Operation::Update,
+                key: Some("1".into()),
+                tenant: None,
+                occurred_at: DateTime::UNIX_EPOCH,
+                old: None,
+                new: raw(r#"{"total": 12345678901234567890.10, "note": "\u0000\"}"}"#),
+            }),
+            name: ("default/big".into(), "notify".into()),
+            lane: None,
+            priority: Priority::High,
+            attempts: 2,
+            history: Vec::new(),
+            attempts_before: 8,
+            due: now + Duration::from_secs(3),
+        };
+        let job = spilled.job(now).unwrap();
+        assert_eq!(job.wait, Duration::from_secs(3));
+        assert_eq!(job.job.id, delivery_id("a-42", "default/big", "notify"));
+        let (event, before) = super::event(&job.job).unwrap();
+        assert_eq!(before, 8);
+        assert_eq!(format!("{event:?}"), format!("{:?}", spilled.event));
+    }
+}

@@ -1,0 +1,161 @@
+//! One lane's jobs, one after the other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::queue::{Claim, Claimed, Ended, Ending, Job, Run};
+use chrono::Utc;
+use crds::config::Retry;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::dead_letter::{self, Attempt};
+use super::job;
+use crate::actions::{Failure, FailureKind, Outcome};
+use crate::dispatch::observers::{Compiled, Observers};
+use crate::dispatch::{retry, try_once};
+use crate::event::Event;
+use crate::telemetry::metrics::Metrics;
+
+/// What those who work on lanes share.
+#[derive(Debug)]
+pub(super) struct Crew {
+    pub(super) observers: watch::Receiver<Arc<Observers>>,
+    pub(super) metrics: Metrics,
+    /// Cancelled when everything is to be cut off.
+    pub(super) right: CancellationToken,
+    /// Cancelled when nothing more is to be begun.
+    pub(super) stopping: CancellationToken,
+    /// Ends single attempts.
+    pub(super) cancels: Mutex<HashMap<Claim, CancellationToken>>,
+    pub(super) tell: mpsc::Sender<Ended>,
+}
+
+/// Works on the jobs of a lane until one is to be attempted again, or all have ended.
+pub(super) async fn work_on(run: Run, crew: Arc<Crew>) {
+    let mut goes_on = true;
+    for claimed in run.jobs {
+        let goes = goes_on && !crew.stopping.is_cancelled() && !crew.right.is_cancelled();
+        let ending = if goes {
+            crew.attempt(&claimed).await
+        } else {
+            Ending::Untouched
+        };
+        goes_on = goes && matches!(ending, Ending::Done | Ending::Dead { .. });
+        let ended = Ended {
+            job: Arc::new(claimed.job),
+            claim: claimed.claim,
+            ending,
+            enqueued_at: claimed.enqueued_at,
+        };
+        if crew.tell.send(ended).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Crew {
+    async fn attempt(&self, claimed: &Claimed) -> Ending {
+        let lane = &claimed.job.lane;
+        let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
+        let mut history: Vec<Attempt> =
+            serde_json::from_str(claimed.history.get()).unwrap_or_default();
+        let give_up = |mut history: Vec<Attempt>, failure: &Failure, attempts| {
+            let last = Attempt::new(Utc::now(), failure);
+            let event = (&*claimed.job.event_id, &*claimed.job.entity);
+            self.metrics.given_up(event, &name, attempts, &last);
+            dead_letter::note(&mut history, last);
+            Ending::Dead {
+                attempts,
+                history: written(&history),
+            }
+        };
+        let known = self.observers.borrow().compiled(&name);
+        let Some(compiled) = known else {
+            return give_up(history, &removed(&claimed.job), claimed.attempts);
+        };
+        let event = match job::event(&claimed.job) {
+            Ok((event, _)) => event,
+            Err(error) => {
+                let message = format!("the job's event cannot be read: {error}");
+                let failure = Failure::of(FailureKind::Event, message);
+                return give_up(history, &failure, claimed.attempts);
+            }
+        };
+        if claimed.attempts >= compiled.retry.attempts {
+            let message = "its last attempt was never heard of again: the process that made it was killed or cut off";
+            let failure = Failure::of(FailureKind::Lost, message);
+            return give_up(history, &failure, claimed.attempts);
+        }
+        let attempts = claimed.attempts + 1;
+        let Some(outcome) = self
+            .outcome(&compiled, event, attempts, &claimed.claim)
+            .await
+        else {
+            return if self.right.is_cancelled() {
+                Ending::Untouched
+            } else {
+                // Somebody wants it cancelled, so it is gone.
+                Ending::Done
+            };
+        };
+        match outcome {
+            Outcome::Done => Ending::Done,
+            Outcome::Refused(failure) => give_up(history, &failure, attempts),
+            Outcome::Retry { failure, after } => match wait(&compiled.retry, attempts, after) {
+                None => give_up(history, &failure, attempts),
+                Some(wait) => {
+                    dead_letter::note(&mut history, Attempt::new(Utc::now(), &failure));
+                    Ending::Again {
+                        wait,
+                        attempts,
+                        history: written(&history),
+                    }
+                }
+            },
+        }
+    }
+
+    /// What comes of an attempt; nothing if it is cut off.
+    async fn outcome(
+        &self,
+        compiled: &Compiled,
+        event: Event,
+        attempts: u32,
+        claim: &Claim,
+    ) -> Option<Outcome> {
+        let cut = self.right.child_token();
+        self.cancels().insert(claim.clone(), cut.clone());
+        let (outcome, took) = try_once(compiled, Arc::new(event), attempts, cut).await;
+        self.cancels().remove(claim);
+        if let Some(outcome) = &outcome {
+            self.metrics.attempted(&compiled.name, outcome, took);
+        }
+        outcome
+    }
+
+    fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<Claim, CancellationToken>> {
+        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wait(
+    policy: &Retry,
+    attempts: u32,
+    after: Option<std::time::Duration>,
+) -> Option<std::time::Duration> {
+    retry::wait(policy, attempts, after, rand::random())
+}
+
+fn removed(job: &Job) -> Failure {
+    let (observer, action) = (&job.lane.observer, &job.lane.action);
+    let message = format!(
+        "observer {observer} has no action {action} any more: bring it back and redrive, or drop this dead letter"
+    );
+    Failure::of(FailureKind::Removed, message)
+}
+
+fn written(history: &[Attempt]) -> Box<RawValue> {
+    serde_json::value::to_raw_value(history).unwrap_or_default()
+}

@@ -1,0 +1,434 @@
+//! Works on jobs: claims the first ones of lanes, attempts them in order, and tells what came of
+//! them, many at a time.
+//!
+//! A worker is known to the queue under an id for as long as it gives signs of life. When they
+//! fail for nearly a lease it stops all that it does, so that nobody else begins what it has not
+//! ended, and begins anew under another id.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ::queue::{Claim, Ended, Ending, JobQueue, QueueError, Run, Want, WorkerId};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::burial::Graves;
+use super::effort::Effort;
+use super::life::keep_alive;
+use super::run::{Crew, work_on};
+use super::upkeep::upkeep;
+use crate::checkpoint::Action;
+use crate::dispatch::observers::Observers;
+use crate::telemetry::metrics::Metrics;
+
+/// Pause after a look that found jobs, while there is room for more.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// Longest pause between two looks.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Pause after a failure to ask.
+const FAILURE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the queue may take to answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
+
+/// Results that wait to be told; while there are more, nothing more is claimed.
+const MAX_UNTOLD: usize = 4096;
+
+/// Most results that are told at once.
+const TOLD_AT_ONCE: usize = 1024;
+
+/// What a worker works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// Where the jobs are.
+    pub(crate) queue: Arc<dyn JobQueue>,
+    /// The listener, for its dead letters.
+    pub(crate) listener: Arc<str>,
+    /// This process, for people to read.
+    pub(crate) name: String,
+    /// The observers, and whatever comes in their place.
+    pub(crate) observers: watch::Receiver<Arc<Observers>>,
+    /// Most lanes under way at once here.
+    pub(crate) concurrency: usize,
+    /// Most jobs under way at once in the fleet.
+    pub(crate) fleet: Option<u32>,
+    /// How long after its last sign of life what it holds is anybody's.
+    pub(crate) lease: Duration,
+    /// How long a stop waits for what is under way.
+    pub(crate) drain: Duration,
+    /// Told when there are jobs that are due.
+    pub(crate) due: Arc<Notify>,
+    /// Counts.
+    pub(crate) metrics: Metrics,
+}
+
+/// Works until `stop`, and then until what is under way has ended or its time is over.
+pub(crate) async fn work(setup: Setup, stop: CancellationToken) {
+    let (orphaned, orphans) = watch::channel(Arc::from([]));
+    while !stop.is_cancelled() {
+        let id = WorkerId(Uuid::new_v4());
+        let registered = tokio::select! {
+            registered = timeout(ANSWER, setup.queue.register(id, &setup.name)) => registered,
+            () = stop.cancelled() => return,
+        };
+        match registered {
+            Ok(Ok(())) => {
+                let session = Session::begin(&setup, id, orphans.clone());
+                session.run(&stop, &orphaned).await;
+            }
+            Ok(Err(error)) => setup.failed(&error),
+            Err(_) => tracing::debug!("the job queue does not answer; trying again"),
+        }
+        tokio::select! {
+            () = sleep(FAILURE_PAUSE) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+impl Setup {
+    pub(super) fn failed(&self, error: &QueueError) {
+        let errors = &self.metrics.database_errors;
+        errors.with_label_values(&["jobs"]).inc();
+        tracing::warn!(%error, "cannot use the job queue; trying again");
+    }
+
+    fn want(&self, runs: usize, orphans: &[Action]) -> Want {
+        let observers = Arc::clone(&self.observers.borrow());
+        let known = observers.targets().iter().map(|known| {
+            let (observer, action) = known.name.clone();
+            (observer, action, known.queue.max_running)
+        });
+        let orphans = orphans.iter().cloned();
+        let orphans = orphans.map(|(observer, action)| (observer, action, None));
+        Want {
+            runs,
+            actions: known.chain(orphans).collect(),
+            fleet: self.fleet,
+        }
+    }
+}
+
+/// Work under one id.
+struct Session<'a> {
+    setup: &'a Setup,
+    id: WorkerId,
+    /// Cancelled when what is held here may be others' soon.
+    right: CancellationToken,
+    crew: Arc<Crew>,
+    ended: mpsc::Receiver<Ended>,
+    ready: VecDeque<Run>,
+    running: JoinSet<()>,
+    claims: JoinSet<Result<Vec<Run>, QueueError>>,
+    untold: Vec<Ended>,
+    telling: JoinSet<Result<usize, (Vec<Ended>, QueueError)>>,
+    effort: Effort,
+    /// Actions that nobody has any more, whose jobs are to be given up.
+    orphans: watch::Receiver<Arc<[Action]>>,
+    pause: Duration,
+    next_look: Instant,
+}
+
+impl<'a> Session<'a> {
+    fn begin(setup: &'a Setup, id: WorkerId, orphans: watch::Receiver<Arc<[Action]>>) -> Self {
+        let (tell, ended) = mpsc::channel(setup.concurrency.max(1));
+        let right = CancellationToken::new();
+        Self {
+            crew: Arc::new(Crew {
+                observers: setup.observers.clone(),
+                metrics: setup.metrics.clone(),
+                right: right.clone(),
+                stopping: CancellationToken::new(),
+                cancels: Mutex::new(HashMap::new()),
+                tell,
+            }),
+            setup,
+            id,
+            right,
+            ended,
+            ready: VecDeque::new(),
+            running: JoinSet::new(),
+            claims: JoinSet::new(),
+            untold: Vec::new(),
+            telling: JoinSet::new(),
+            effort: Effort::default(),
+            orphans,
+            pause: SHORTEST_PAUSE,
+            next_look: Instant::now(),
+        }
+    }
+
+    async fn run(mut self, stop: &CancellationToken, orphaned: &watch::Sender<Arc<[Action]>>) {
+        let setup = self.setup;
+        let (crew, right) = (Arc::clone(&self.crew), self.right.clone());
+        let signs = keep_alive(setup, self.id, &right, |claims| crew.cancel(claims));
+        let upkeep = upkeep(setup, orphaned);
+        let work = self.work(stop);
+        // The signs go on until all has ended, or end all themselves.
+        let lost = tokio::select! {
+            () = signs => true,
+            () = upkeep => true,
+            () = work => false,
+        };
+        if lost {
+            tracing::warn!(
+                worker = %self.id.0,
+                "gave no sign of life to the job queue for too long; what was under way is cut off and done again"
+            );
+            right.cancel();
+            self.finish_after_loss().await;
+        }
+        self.setup.metrics.jobs.running.set(0);
+    }
+
+    async fn work(&mut self, stop: &CancellationToken) {
+        let mut end = None;
+        loop {
+            self.start();
+            self.tell();
+            let late = end.is_some_and(|end| Instant::now() >= end + ANSWER);
+            if end.is_some() && (self.is_done() || late) {
+                break;
+            }
+            let look = (end.is_none() && self.wants_more()).then_some(self.next_look);
+            let due = Arc::clone(&self.setup.due);
+            tokio::select! {
+                Some(ended) = self.ended.recv() => self.note(ended),
+                Some(_) = self.running.join_next() => {}
+                Some(claimed) = self.claims.join_next() => self.claimed(claimed),
+                Some(told) = self.telling.join_next() => self.told(told),
+                () = due.notified(), if end.is_none() => {
+                    self.pause = SHORTEST_PAUSE;
+                    self.next_look = Instant::now();
+                }
+                () = until(look), if look.is_some() => self.look(),
+                () = stop.cancelled(), if end.is_none() => {
+                    end = Some(Instant::now() + self.setup.drain);
+                    self.crew.stopping.cancel();
+                    self.hand_back();
+                }
+                () = until(end.map(|end| end + ANSWER)), if self.right.is_cancelled() && end.is_some() => {}
+                () = until(end), if end.is_some() && !self.right.is_cancelled() => {
+                    if !self.running.is_empty() {
+                        tracing::warn!(jobs = self.running.len(), "cutting off jobs under way; they are done again");
+                    }
+                    self.right.cancel();
+                }
+            }
+        }
+        if let Ok(Err(error)) = timeout(ANSWER, self.setup.queue.leave(self.id)).await {
+            self.setup.failed(&error);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.running.is_empty()
+            && self.claims.is_empty()
+            && self.untold.is_empty()
+            && self.telling.is_empty()
+            && self.ready.is_empty()
+            && self.ended.is_empty()
+    }
+
+    fn room(&self) -> usize {
+        let ahead = self.effort.ahead();
+        let held = self.running.len() + self.ready.len();
+        (self.setup.concurrency + ahead).saturating_sub(held)
+    }
+
+    fn wants_more(&self) -> bool {
+        self.claims.is_empty() && self.untold.len() < MAX_UNTOLD && self.room() > 0
+    }
+
+    fn look(&mut self) {
+        let (queue, id) = (Arc::clone(&self.setup.queue), self.id);
+        let orphans = Arc::clone(&self.orphans.borrow());
+        let want = self.setup.want(self.room(), &orphans);
+        self.claims.spawn(async move {
+            let claimed = timeout(ANSWER, queue.claim(id, &want)).await;
+            claimed.unwrap_or_else(|_| Err(QueueError::Postgres(sqlx::Error::PoolTimedOut)))
+        });
+    }
+
+    fn claimed(&mut self, claimed: Result<Result<Vec<Run>, QueueError>, tokio::task::JoinError>) {
+        let pause = match claimed {
+            Ok(Ok(runs)) => {
+                self.pause = if runs.is_empty() {
+                    (self.pause * 2).min(LONGEST_PAUSE)
+                } else {
+                    SHORTEST_PAUSE
+                };
+                // What was asked for was there, so there may be more.
+                let more = runs.len() >= self.setup.concurrency;
+                for run in runs {
+                    for job in &run.jobs {
+                        self.setup.metrics.jobs.late.observe(job.late.as_secs_f64());
+                    }
+                    self.ready.push_back(run);
+                }
+                if self.crew.stopping.is_cancelled() {
+                    self.hand_back();
+                }
+                if more { Duration::ZERO } else { self.pause }
+            }
+            Ok(Err(error)) => {
+                self.setup.failed(&error);
+                FAILURE_PAUSE
+            }
+            Err(error) => {
+                tracing::error!(%error, "a look for jobs broke down");
+                FAILURE_PAUSE
+            }
+        };
+        self.next_look = Instant::now() + pause;
+    }
+
+    fn start(&mut self) {
+        while self.running.len() < self.setup.concurrency
+            && let Some(run) = self.ready.pop_front()
+        {
+            self.running.spawn(work_on(run, Arc::clone(&self.crew)));
+        }
+        let running = i64::try_from(self.running.len()).unwrap_or(i64::MAX);
+        self.setup.metrics.jobs.running.set(running);
+    }
+
+    /// What was not begun is others' again.
+    fn hand_back(&mut self) {
+        for run in self.ready.drain(..) {
+            let untouched = run.jobs.into_iter().map(|claimed| Ended {
+                job: Arc::new(claimed.job),
+                claim: claimed.claim,
+                ending: Ending::Untouched,
+                enqueued_at: claimed.enqueued_at,
+            });
+            self.untold.extend(untouched);
+        }
+    }
+
+    fn note(&mut self, ended: Ended) {
+        self.effort.ended(Instant::now());
+        self.untold.push(ended);
+    }
+
+    /// Tells the queue what ended, while nothing else is being told.
+    fn tell(&mut self) {
+        while let Ok(ended) = self.ended.try_recv() {
+            self.note(ended);
+        }
+        if self.untold.is_empty() || !self.telling.is_empty() {
+            return;
+        }
+        let many = self.untold.len().min(TOLD_AT_ONCE);
+        let ended: Vec<Ended> = self.untold.drain(..many).collect();
+        self.telling.spawn(tell(self.setup.clone(), self.id, ended));
+    }
+
+    fn told(
+        &mut self,
+        told: Result<Result<usize, (Vec<Ended>, QueueError)>, tokio::task::JoinError>,
+    ) {
+        match told {
+            Ok(Ok(_)) => {}
+            Ok(Err((mut ended, error))) => {
+                self.setup.failed(&error);
+                ended.append(&mut self.untold);
+                self.untold = ended;
+            }
+            Err(error) => tracing::error!(%error, "telling the job queue broke down"),
+        }
+    }
+
+    /// What was finished is still offered; it is refused where others have it by now.
+    async fn finish_after_loss(&mut self) {
+        self.ready.clear();
+        let lease = self.setup.lease;
+        let finish = async {
+            loop {
+                self.tell();
+                if self.running.is_empty() && self.untold.is_empty() && self.telling.is_empty() {
+                    break;
+                }
+                tokio::select! {
+                    Some(ended) = self.ended.recv() => self.note(ended),
+                    Some(_) = self.running.join_next() => {}
+                    Some(told) = self.telling.join_next() => self.told(told),
+                }
+            }
+        };
+        if timeout(lease, finish).await.is_err() {
+            tracing::warn!("could not tell what became of some jobs; they are done again");
+        }
+    }
+}
+
+/// Tells the queue what ended; gives it back after a pause where that failed.
+async fn tell(
+    setup: Setup,
+    id: WorkerId,
+    ended: Vec<Ended>,
+) -> Result<usize, (Vec<Ended>, QueueError)> {
+    let graves = Graves {
+        listener: Arc::clone(&setup.listener),
+    };
+    let telling = timeout(ANSWER, setup.queue.finish(id, &ended, &graves)).await;
+    match telling.unwrap_or_else(|_| Err(QueueError::Postgres(sqlx::Error::PoolTimedOut))) {
+        Ok(refused) => {
+            setup.count(&ended, &refused);
+            Ok(refused.len())
+        }
+        Err(error) => {
+            sleep(FAILURE_PAUSE).await;
+            Err((ended, error))
+        }
+    }
+}
+
+impl Setup {
+    fn count(&self, ended: &[Ended], refused: &[Claim]) {
+        for one in ended {
+            let lane = &one.job.lane;
+            if refused.contains(&one.claim) {
+                self.metrics.jobs.refused.inc();
+                tracing::warn!(
+                    job = one.job.id,
+                    observer = &*lane.observer,
+                    action = &*lane.action,
+                    "others have the job by now, so what came of it here is not kept"
+                );
+                continue;
+            }
+            let outcome = match &one.ending {
+                Ending::Done => "done",
+                Ending::Again { .. } => "retry",
+                Ending::Dead { .. } => "dead",
+                Ending::Untouched => continue,
+            };
+            let labels = [&*lane.observer, &*lane.action, outcome];
+            self.metrics.jobs.finished.with_label_values(&labels).inc();
+        }
+    }
+}
+
+impl Crew {
+    fn cancel(&self, claims: &[Claim]) {
+        let cancels = self.cancels.lock().unwrap_or_else(PoisonError::into_inner);
+        for claim in claims {
+            if let Some(cut) = cancels.get(claim) {
+                cut.cancel();
+            }
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    if let Some(moment) = moment {
+        sleep_until(moment).await;
+    }
+}
