@@ -54,7 +54,9 @@ create table observer.job (
 ) partition by list (slot);
 
 -- No index gives the order of ids but that of lanes: a lane's first must never be looked for
--- among all jobs.
+-- among all jobs. And where rows are looked up by their ids, no condition is one of an index with a
+-- `where`, which would look small and right as long as there were no jobs when the plan was made:
+-- hence `state::text` in such places.
 do $$
 begin
     for slot in 0..3 loop
@@ -285,7 +287,7 @@ begin
         where d.queue = of_queue and d.state = 'd' and d.due <= clock_timestamp()
         order by d.due limit most_due for update skip locked
     ) d
-    where j.slot = d.slot and j.queue = of_queue and j.lane = d.lane and j.id = d.id and j.state = 'd';
+    where j.slot = d.slot and j.queue = of_queue and j.lane = d.lane and j.id = d.id;
 
     room := array_fill(null::integer, array[cardinality(known)]);
     if fleet is not null or exists (select from unnest(limits) l where l is not null) then
@@ -356,7 +358,6 @@ begin
                     update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
                     from chosen c
                     where j.slot = c.slot and j.queue = of_queue and j.lane = c.lane and j.id = c.id
-                        and j.state = 'r'
                     returning j.slot, j.lane, j.id, j.due
                 )
                 select array_agg(c.slot order by c.due, c.id) as slots, array_agg(c.lane order by c.due, c.id) as lanes,
@@ -457,7 +458,7 @@ begin
         select e.n
         from unnest(slots, lanes, ids, claims) with ordinality e(slot, lane, id, claim, n)
         join observer.job j on j.slot = e.slot and j.queue = of_queue and j.lane = e.lane and j.id = e.id
-        where j.state = 'c' and j.worker = of_worker and j.claim = e.claim
+        where j.state::text = 'c' and j.worker = of_worker and j.claim = e.claim
         order by j.id for update of j
     loop
         held[place] := true;
@@ -537,7 +538,7 @@ begin
         from again a;
 
         delete from observer.job j using unnest(back.lanes, back.ids) b(lane, id)
-        where j.queue = of_queue and j.lane = b.lane and j.id >= b.id and j.state = 'c' and j.worker = of_worker
+        where j.queue = of_queue and j.lane = b.lane and j.id >= b.id and j.state::text = 'c' and j.worker = of_worker
             and j.cancelled;
         update observer.job j
         set worker = null, state = case
@@ -545,7 +546,7 @@ begin
                 select from observer.job f where f.queue = of_queue and f.lane = j.lane and f.id < j.id
             ) then 'b' else 'r' end::"char"
         from unnest(back.lanes, back.ids) b(lane, id)
-        where j.queue = of_queue and j.lane = b.lane and j.id >= b.id and j.state = 'c' and j.worker = of_worker;
+        where j.queue = of_queue and j.lane = b.lane and j.id >= b.id and j.state::text = 'c' and j.worker = of_worker;
     end if;
 
     perform observer.job_promote(of_queue, held_lanes);
@@ -695,7 +696,7 @@ begin
             and (states is null or d.state::text = any (states))
         limit most for update skip locked
     ) d
-    where j.slot = d.slot and j.queue = of_queue and j.lane = d.lane and j.id = d.id and j.state = 'd';
+    where j.slot = d.slot and j.queue = of_queue and j.lane = d.lane and j.id = d.id;
     get diagnostics hurried = row_count;
     return hurried;
 end
@@ -737,7 +738,7 @@ begin
             and (states is null or p.state::text = any (states))
         limit most for update skip locked
     ) p
-    where j.slot = p.slot and j.queue = of_queue and j.lane = p.lane and j.id = p.id and j.state = 'c';
+    where j.slot = p.slot and j.queue = of_queue and j.lane = p.lane and j.id = p.id;
     get diagnostics marked = row_count;
     perform observer.job_promote(of_queue, lanes);
     return marked + coalesce(cardinality(lanes), 0);
@@ -812,14 +813,14 @@ begin
             empty_slot := coalesce(empty_slot, candidate);
             continue;
         end if;
-        execute format('select count(*) from (select from observer.job_%s limit %s) some', candidate, few + 1) into jobs;
+        execute format('select count(*) from (select from observer.job_%s limit %s) found', candidate, few + 1) into jobs;
         if jobs between 1 and few and moved = 0 then
             moved := observer.job_move(candidate, few);
         end if;
         continue when truncated or jobs - moved > 0;
         begin
             execute format('lock table observer.job_%s in access exclusive mode', candidate);
-            execute format('select count(*) from (select from observer.job_%s limit 1) some', candidate) into jobs;
+            execute format('select count(*) from (select from observer.job_%s limit 1) found', candidate) into jobs;
             if jobs = 0 then
                 execute format('truncate observer.job_%s', candidate);
                 truncated := true;
@@ -842,7 +843,7 @@ end
 $$;
 
 -- Removes jobs that have been over for longer than they are kept. Answers with how many.
-create function observer.job_forget_done(of_listener text, retention double precision, most integer) returns bigint
+create function observer.job_forget_done(of_listener text, retention double precision, most bigint) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$

@@ -57,6 +57,13 @@ pub(crate) struct Crew {
     workers: JoinSet<()>,
 }
 
+impl Told {
+    /// The latest job of a lane whose good end was told.
+    pub(crate) fn offered(&self, hash: u32) -> Option<i64> {
+        self.offered.get(&hash).copied()
+    }
+}
+
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -190,7 +197,7 @@ impl Member {
         let noted = told
             .ended
             .get(&lane.hash)
-            .and_then(|all| all.last().copied());
+            .and_then(|all| all.iter().max().copied());
         let offered = told.offered.get(&lane.hash).copied();
         assert!(
             ids[0] > noted.unwrap_or(-1) && ids[0] <= offered.unwrap_or(-1) + 1,

@@ -1,5 +1,8 @@
 //! The suite for the backend in Postgres, and what only that one has.
 
+mod growth;
+mod hammer;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,7 +11,7 @@ use observer_queue::{JobQueue, Keeping};
 use servers::postgres::PrivateServer;
 use sqlx::{Connection, PgConnection, PgPool};
 
-use crate::support::{Fixture, database};
+use crate::support::{Fixture, database, eventually};
 
 /// Connections of one queue.
 const CONNECTIONS: u32 = 4;
@@ -36,6 +39,33 @@ async fn own() -> Postgres {
         url,
         pool,
         server: Some(server),
+    }
+}
+
+impl Postgres {
+    /// A queue with slots so small that the head moves on all the time.
+    fn small_slots(&self, listener: &str, keeping: Keeping) -> Arc<dyn JobQueue> {
+        self.slots_of(listener, keeping, 64 * 1024)
+    }
+
+    /// A queue with slots of so many bytes.
+    fn slots_of(&self, listener: &str, keeping: Keeping, bytes: i64) -> Arc<dyn JobQueue> {
+        let pool = database::pool(&self.url, CONNECTIONS);
+        Arc::new(PostgresQueue::new(pool, listener, keeping).with_slot_bytes(bytes))
+    }
+
+    async fn until_somebody_waits(&self) {
+        eventually("somebody waits for a lock", async || {
+            let waiting: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity
+                 where wait_event_type = 'Lock' and datname = current_database()",
+            )
+            .fetch_one(&self.pool)
+            .await
+            .unwrap();
+            (waiting > 0).then_some(())
+        })
+        .await;
     }
 }
 

@@ -1,0 +1,191 @@
+//! Size and speed over time: with an old snapshot held open, and with many jobs that wait.
+
+use std::time::{Duration, Instant};
+
+use observer_queue::{Ending, JobQueue, WorkerId};
+
+use super::{Postgres, own, start};
+use crate::support::make::{Graves, add, ended, job, lane, want, worker};
+use crate::support::{CALM, Fixture, LISTENER};
+
+/// Jobs of one round.
+const BATCH: usize = 500;
+
+async fn claim_and_finish(
+    queue: &dyn JobQueue,
+    worker: WorkerId,
+    runs: usize,
+) -> (Duration, Duration, usize) {
+    let begun = Instant::now();
+    let runs = queue.claim(worker, &want(runs)).await.unwrap();
+    let claimed = begun.elapsed();
+    let jobs = runs.iter().flat_map(|run| &run.jobs);
+    let all: Vec<_> = jobs.map(|one| ended(one, Ending::Done)).collect();
+    let begun = Instant::now();
+    queue
+        .finish(worker, &all, &Graves::default())
+        .await
+        .unwrap();
+    (claimed, begun.elapsed(), all.len())
+}
+
+async fn fill(
+    queue: &dyn JobQueue,
+    fixture: &Postgres,
+    from: usize,
+    some: usize,
+    wait: Duration,
+) -> Duration {
+    let jobs: Vec<_> = (from..from + some)
+        .map(|n| {
+            let mut new = job(&lane(u32::try_from(n).unwrap()), i64::try_from(n).unwrap());
+            new.wait = wait;
+            new
+        })
+        .collect();
+    let begun = Instant::now();
+    add(queue, &fixture.pool, &jobs).await;
+    begun.elapsed()
+}
+
+async fn size(fixture: &Postgres) -> i64 {
+    sqlx::query_scalar(
+        "select sum(pg_total_relation_size(inhrelid))::bigint from pg_inherits
+         where inhparent = 'observer.job'::regclass",
+    )
+    .fetch_one(&fixture.pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_snapshot_does_not_let_it_grow() {
+    const ROUNDS: usize = 60;
+    let fixture: Postgres = own().await;
+    let mut old = fixture.pool.begin().await.unwrap();
+    sqlx::query("set transaction isolation level repeatable read")
+        .execute(&mut *old)
+        .await
+        .unwrap();
+    sqlx::query("select txid_current_snapshot()::text")
+        .fetch_one(&mut *old)
+        .await
+        .unwrap();
+    let queue = fixture.slots_of(LISTENER, CALM, 1024 * 1024);
+    let worker = worker(&*queue).await;
+    // One that stays, so that its slot is never without a job unless it is moved.
+    fill(&*queue, &fixture, 0, 1, Duration::from_secs(3600)).await;
+    let (mut sizes, mut claims) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        fill(&*queue, &fixture, 1 + round * BATCH, BATCH, Duration::ZERO).await;
+        let (claim, _, some) = claim_and_finish(&*queue, worker, BATCH).await;
+        assert_eq!(some, BATCH);
+        claims.push(claim);
+        queue.keep().await.unwrap();
+        sizes.push(size(&fixture).await);
+    }
+    let half = ROUNDS / 2;
+    let (early, late) = (
+        sizes[..half].iter().max().unwrap(),
+        sizes[half..].iter().max().unwrap(),
+    );
+    claims.sort_unstable();
+    println!(
+        "old snapshot: {} jobs; size at most {early} bytes in the first half, {late} in the second; \
+         claim of {BATCH}: median {:?}, worst {:?}",
+        ROUNDS * BATCH,
+        claims[ROUNDS / 2],
+        claims[ROUNDS - 1]
+    );
+    assert!(*late <= early * 2, "{sizes:?}");
+    old.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_wait_do_not_slow_claims() {
+    let many: usize = std::env::var("OBSERVER_TEST_WAITING")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(100_000);
+    const ROUNDS: usize = 20;
+    let fixture: Postgres = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let mut medians = Vec::new();
+    for waiting in [0, many] {
+        for from in (0..waiting).step_by(5000) {
+            fill(
+                &*queue,
+                &fixture,
+                1_000_000 + from,
+                5000,
+                Duration::from_secs(36_000),
+            )
+            .await;
+            queue.keep().await.unwrap();
+        }
+        let (mut added, mut claims, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            added.push(fill(&*queue, &fixture, round * BATCH, BATCH, Duration::ZERO).await);
+            let (claim, end, some) = claim_and_finish(&*queue, worker, BATCH).await;
+            assert_eq!(some, BATCH);
+            claims.push(claim);
+            ends.push(end);
+        }
+        for all in [&mut added, &mut claims, &mut ends] {
+            all.sort_unstable();
+        }
+        println!(
+            "{waiting} wait: add {:?}, claim {:?}, finish {:?} (medians of {BATCH})",
+            added[ROUNDS / 2],
+            claims[ROUNDS / 2],
+            ends[ROUNDS / 2]
+        );
+        medians.push(claims[ROUNDS / 2].as_secs_f64());
+    }
+    let ratio = medians[1] / medians[0];
+    println!("a claim takes {ratio:.2} times as long with {many} that wait");
+    assert!(ratio < 10.0, "{medians:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "prints figures"]
+async fn throughput() {
+    const JOBS: usize = 20_000;
+    let fixture: Postgres = own().await;
+    for workers in [1, 4] {
+        let queue = fixture.open(LISTENER, CALM).await;
+        let begun = Instant::now();
+        for from in (0..JOBS).step_by(BATCH) {
+            fill(&*queue, &fixture, from, BATCH, Duration::ZERO).await;
+        }
+        let added = begun.elapsed().as_secs_f64();
+        let begun = Instant::now();
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..workers {
+            let queue = fixture.open(LISTENER, CALM).await;
+            all.spawn(async move {
+                let worker = worker(&*queue).await;
+                let mut spent = (Duration::ZERO, Duration::ZERO);
+                while !queue.is_empty().await.unwrap() {
+                    let (claim, end, _) = claim_and_finish(&*queue, worker, BATCH).await;
+                    spent.0 += claim;
+                    spent.1 += end;
+                }
+                spent
+            });
+        }
+        while let Some(spent) = all.join_next().await {
+            println!("  spent claiming and finishing: {:?}", spent.unwrap());
+        }
+        let worked = begun.elapsed().as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "for people to read")]
+        let jobs = JOBS as f64;
+        println!(
+            "{workers} workers, batches of {BATCH}: {:.0} added a second, {:.0} claimed and finished a second",
+            jobs / added,
+            jobs / worked
+        );
+        queue.keep().await.unwrap();
+    }
+}

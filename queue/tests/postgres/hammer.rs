@@ -1,0 +1,230 @@
+//! The one race that would leave a lane asleep for ever: a job is added behind the last one of its
+//! lane while that one ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use observer_queue::{Ending, JobQueue, Selection};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+
+use super::{Postgres, own};
+use crate::support::make::{Graves, add, again, ended, job, lane, want, worker};
+use crate::support::{CALM, Fixture, LISTENER, eventually, seed};
+
+/// Few, so that all get in each other's way.
+const LANES: u32 = 4;
+
+/// How long it goes on.
+const FOR: Duration = Duration::from_secs(5);
+
+/// Lanes whose first job nobody can claim, now that nobody works.
+const ASLEEP: &str = "select count(*) from (
+        select distinct on (queue, lane) state from observer.job order by queue, lane, id
+    ) f where f.state not in ('r', 'd')";
+
+/// Adds to all lanes, one or two jobs at a time, in transactions that take their time.
+async fn add_on(queue: Arc<dyn JobQueue>, pool: PgPool, over: Arc<AtomicBool>, seed: u64) -> i64 {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut next = 0;
+    while !over.load(Ordering::Relaxed) {
+        let mut jobs = Vec::new();
+        for _ in 0..random.random_range(1..3) {
+            jobs.push(job(&lane(random.random_range(0..LANES)), next));
+            next += 1;
+        }
+        let mut tx = pool.begin().await.unwrap();
+        queue.enqueue(&mut tx, &jobs).await.unwrap();
+        if random.random_bool(0.3) {
+            tokio::time::sleep(Duration::from_micros(random.random_range(0..2000))).await;
+        }
+        if random.random_bool(0.1) {
+            tx.rollback().await.unwrap();
+            next -= i64::try_from(jobs.len()).unwrap();
+        } else {
+            tx.commit().await.unwrap();
+        }
+        if random.random_bool(0.5) {
+            tokio::time::sleep(Duration::from_micros(random.random_range(0..3000))).await;
+        }
+    }
+    next
+}
+
+/// Claims and ends, sometimes in two calls at once, sometimes to be made again.
+async fn work_on(queue: Arc<dyn JobQueue>, over: Arc<AtomicBool>, seed: u64) -> Vec<(u32, i64)> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let worker = worker(&*queue).await;
+    let mut done = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        let runs = queue.claim(worker, &want(2)).await.unwrap();
+        let mut all = Vec::new();
+        for one in runs.iter().flat_map(|run| &run.jobs) {
+            if random.random_bool(0.05) {
+                all.push(ended(
+                    one,
+                    again(one, Duration::from_millis(random.random_range(0..3))),
+                ));
+            } else {
+                all.push(ended(one, Ending::Done));
+            }
+        }
+        // What follows one that is to be made again was not worked on.
+        all.dedup_by(|later, one| {
+            later.job.lane == one.job.lane && !matches!(one.ending, Ending::Done)
+        });
+        let graves = Graves::default();
+        let (one, other) = all.split_at(random.random_range(0..=all.len()));
+        let refused = tokio::join!(
+            queue.finish(worker, one, &graves),
+            queue.finish(worker, other, &graves)
+        );
+        // Two at once may come in any order, so the later part of a run may be given back by the
+        // earlier one's being made again.
+        let refused = [refused.0.unwrap(), refused.1.unwrap()].concat();
+        for one in all {
+            if matches!(one.ending, Ending::Done) && !refused.contains(&one.claim) {
+                done.push((one.job.lane.hash, one.job.log_id));
+            }
+        }
+    }
+    queue.leave(worker).await.unwrap();
+    done
+}
+
+/// Moves jobs about and cancels some, as `keep` and people do.
+async fn stir(
+    fixture_url: String,
+    queue: Arc<dyn JobQueue>,
+    over: Arc<AtomicBool>,
+    seed: u64,
+) -> u64 {
+    let mut random = StdRng::seed_from_u64(seed);
+    let pool = crate::support::database::pool(&fixture_url, 2);
+    let mut cancelled = 0;
+    while !over.load(Ordering::Relaxed) {
+        let slot = random.random_range(0..4);
+        sqlx::query("select observer.job_move(s.n, 100) from (select $1::integer as n) s, observer.job_head h where h.slot <> s.n")
+            .bind(slot)
+            .execute(&pool)
+            .await
+            .unwrap();
+        queue.keep().await.unwrap();
+        if random.random_bool(0.1) {
+            let (jobs, _) = queue.list(&Selection::default(), 50).await.unwrap();
+            let ids = jobs
+                .into_iter()
+                .filter(|_| random.random_bool(0.3))
+                .map(|one| one.id);
+            let some = Selection {
+                ids: Some(ids.collect()),
+                ..Selection::default()
+            };
+            cancelled += queue.cancel(&some).await.unwrap();
+        }
+    }
+    cancelled
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_lane_falls_asleep() {
+    let seed = seed();
+    let fixture: Postgres = own().await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut workers = JoinSet::new();
+    for number in 0..4 {
+        let queue = fixture.open(LISTENER, CALM).await;
+        workers.spawn(work_on(queue, over.clone(), seed.wrapping_add(number)));
+    }
+    let queue = fixture.small_slots(LISTENER, CALM);
+    let stirring = tokio::spawn(stir(fixture.url.clone(), queue.clone(), over.clone(), seed));
+    let adding = tokio::spawn(add_on(
+        queue.clone(),
+        fixture.pool.clone(),
+        over.clone(),
+        !seed,
+    ));
+    let until = Instant::now() + FOR;
+    while Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    over.store(true, Ordering::Relaxed);
+    let added = adding.await.unwrap();
+    let cancelled = stirring.await.unwrap();
+    let mut done: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
+    while let Some(some) = workers.join_next().await {
+        for (hash, log_id) in some.unwrap() {
+            done.entry(hash).or_default().push(log_id);
+        }
+    }
+    let asleep: i64 = sqlx::query_scalar(ASLEEP)
+        .fetch_one(&fixture.pool)
+        .await
+        .unwrap();
+    assert_eq!(asleep, 0, "seed {seed}");
+    let before: usize = done.values().map(Vec::len).sum();
+    let last = worker(&*queue).await;
+    let left = eventually("the rest is done", async || {
+        let mut rest = Vec::new();
+        for run in queue.claim(last, &want(8)).await.unwrap() {
+            rest.extend(run.jobs.iter().map(|one| ended(one, Ending::Done)));
+        }
+        queue.finish(last, &rest, &Graves::default()).await.unwrap();
+        queue.is_empty().await.unwrap().then_some(())
+    });
+    left.await;
+    println!("{added} added, {before} done by the crew, {cancelled} cancelled");
+    for (hash, all) in &mut done {
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(
+            all.len(),
+            count,
+            "lane {hash}: none is done twice, seed {seed}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn whoever_adds_waits_for_whoever_ends_and_the_other_way() {
+    let fixture: Postgres = own().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    add(&*queue, &fixture.pool, &[job(&lane(1), 1)]).await;
+    let runs = queue.claim(worker, &want(1)).await.unwrap();
+    let end = [ended(&runs[0].jobs[0], Ending::Done)];
+
+    // Added first, seen by nobody yet, when the end comes.
+    let mut tx = fixture.pool.begin().await.unwrap();
+    queue.enqueue(&mut tx, &[job(&lane(1), 2)]).await.unwrap();
+    let ending = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.finish(worker, &end, &Graves::default()).await }
+    });
+    fixture.until_somebody_waits().await;
+    tx.commit().await.unwrap();
+    assert_eq!(ending.await.unwrap().unwrap(), []);
+    let runs = queue.claim(worker, &want(1)).await.unwrap();
+    assert_eq!(runs[0].jobs[0].job.log_id, 2);
+
+    // Ended first, seen by nobody yet, when one more comes.
+    let mut tx = fixture.pool.begin().await.unwrap();
+    sqlx::query("delete from observer.job")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let adding = tokio::spawn({
+        let (queue, pool) = (queue.clone(), fixture.pool.clone());
+        async move { add(&*queue, &pool, &[job(&lane(1), 3)]).await }
+    });
+    fixture.until_somebody_waits().await;
+    tx.commit().await.unwrap();
+    adding.await.unwrap();
+    let runs = queue.claim(worker, &want(1)).await.unwrap();
+    assert_eq!(runs[0].jobs[0].job.log_id, 3);
+}

@@ -1,0 +1,236 @@
+//! What people ask and command.
+
+use std::time::Duration;
+
+use observer_queue::{Alive, Ending, Keeping, Selection, State};
+
+use crate::support::make::{
+    Graves, OBSERVER, add, again, ended, job, lane, lane_of, want, want_of, work_off, worker,
+};
+use crate::support::{CALM, Fixture, LISTENER, eventually};
+
+fn in_state(state: State) -> Selection {
+    Selection {
+        state: Some(state),
+        ..Selection::default()
+    }
+}
+
+pub(crate) async fn pending_jobs_are_cancelled(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let jobs: Vec<_> = (0..4).map(|log_id| job(&lane(1), log_id)).collect();
+    add(&*queue, fixture.pool(), &jobs).await;
+    let these = Selection {
+        ids: Some(vec![
+            jobs[0].job.id.clone(),
+            jobs[2].job.id.clone(),
+            "none".to_owned(),
+        ]),
+        ..Selection::default()
+    };
+    assert_eq!(queue.cancel(&these).await.unwrap(), 2);
+    assert_eq!(queue.cancel(&these).await.unwrap(), 0);
+    let mut left = Vec::new();
+    while !queue.is_empty().await.unwrap() {
+        left.extend(work_off(&*queue, worker, &want(8)).await);
+    }
+    assert_eq!(left, [1, 3]);
+}
+
+pub(crate) async fn running_jobs_are_cut_off(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    add(&*queue, fixture.pool(), &[job(&lane(1), 0)]).await;
+    let held = queue.claim(worker, &want(8)).await.unwrap();
+    let held = &held[0].jobs[0];
+    add(&*queue, fixture.pool(), &[job(&lane(1), 1)]).await;
+    let this = Selection {
+        ids: Some(vec![held.job.id.clone()]),
+        ..Selection::default()
+    };
+    assert_eq!(queue.cancel(&this).await.unwrap(), 1);
+    let told = queue.alive(worker).await.unwrap();
+    assert_eq!(
+        told,
+        Alive::Yes {
+            cancelled: vec![held.claim.clone()]
+        }
+    );
+    // However it ended, it does not come again, and the next one does.
+    let end = [ended(held, again(held, Duration::ZERO))];
+    queue
+        .finish(worker, &end, &Graves::default())
+        .await
+        .unwrap();
+    assert_eq!(work_off(&*queue, worker, &want(8)).await, [1]);
+    assert!(queue.is_empty().await.unwrap());
+}
+
+pub(crate) async fn retry_makes_delayed_jobs_due(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let mut jobs = vec![
+        job(&lane(1), 1),
+        job(&lane(2), 2),
+        job(&lane_of("shop/other", 3), 3),
+    ];
+    for new in &mut jobs {
+        new.wait = Duration::from_secs(3600);
+    }
+    add(&*queue, fixture.pool(), &jobs).await;
+    let wanted = want_of(&[OBSERVER, "shop/other"], 8);
+    assert!(queue.claim(worker, &wanted).await.unwrap().is_empty());
+    let of_other = Selection {
+        observer: Some("shop/other".to_owned()),
+        ..Selection::default()
+    };
+    assert_eq!(queue.retry(&of_other).await.unwrap(), 1);
+    assert_eq!(work_off(&*queue, worker, &wanted).await, [3]);
+    assert_eq!(queue.retry(&Selection::default()).await.unwrap(), 2);
+    assert_eq!(work_off(&*queue, worker, &wanted).await.len(), 2);
+}
+
+pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    add(
+        &*queue,
+        fixture.pool(),
+        &[job(&lane(1), 1), job(&lane(2), 3)],
+    )
+    .await;
+    queue.claim(worker, &want(1)).await.unwrap();
+    let mut late = job(&lane(5), 5);
+    late.wait = Duration::from_secs(3600);
+    late.attempts = 5;
+    add(
+        &*queue,
+        fixture.pool(),
+        &[late, job(&lane(2), 4), job(&lane(1), 2)],
+    )
+    .await;
+
+    let (all, count) = queue.list(&Selection::default(), 100).await.unwrap();
+    assert_eq!((all.len(), count), (5, 5));
+    let (some, count) = queue.list(&Selection::default(), 2).await.unwrap();
+    assert_eq!((some.len(), count), (2, 5));
+    for (state, expected) in [
+        (State::Ready, 2),
+        (State::Running, 1),
+        (State::Behind, 2),
+        (State::Finished, 0),
+    ] {
+        let (of_state, count) = queue.list(&in_state(state), 100).await.unwrap();
+        assert_eq!(count, expected, "{state:?}");
+        assert!(of_state.iter().all(|one| one.state == state));
+    }
+    let (running, _) = queue.list(&in_state(State::Running), 1).await.unwrap();
+    assert_eq!(running[0].worker.as_deref(), Some("worker"));
+    let shown = queue.show(&running[0].id).await.unwrap().unwrap();
+    assert_eq!(shown.observer, OBSERVER);
+    assert!(shown.event.unwrap().get().contains("new"));
+    assert_eq!(shown.history.unwrap().get(), "[]");
+    assert!(queue.show("none").await.unwrap().is_none());
+
+    let figures = queue.figures().await.unwrap();
+    assert_eq!(figures.len(), 1);
+    let (observer, figures) = &figures[0];
+    assert_eq!(observer, OBSERVER);
+    assert_eq!(
+        (
+            figures.pending,
+            figures.due,
+            figures.running,
+            figures.behind
+        ),
+        (5, 1, 1, 2)
+    );
+    assert_eq!(figures.by_attempts, [4, 0, 0, 1, 0]);
+}
+
+pub(crate) async fn lanes_with_jobs_are_named_by_shard(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let mut jobs: Vec<_> = (0..20)
+        .map(|hash| job(&lane(hash), i64::from(hash)))
+        .collect();
+    jobs.push(job(&lane(4), 100));
+    jobs.push(job(&lane_of("shop/other", 8), 101));
+    jobs.push(job(&lane_of("shop/none", 1), 102));
+    add(&*queue, fixture.pool(), &jobs).await;
+    let mut named = queue.lanes(&[0, 2], 4, 10).await.unwrap();
+    named.sort_by(|one, other| one.observer.cmp(&other.observer));
+    assert_eq!(named.len(), 2);
+    let mut hashes = named[0].hashes.clone().unwrap();
+    hashes.sort_unstable();
+    assert_eq!(
+        hashes,
+        (0..20).filter(|hash| hash % 2 == 0).collect::<Vec<_>>()
+    );
+    assert_eq!(named[1].hashes, Some(vec![8]));
+    let named = queue.lanes(&[0, 2], 4, 9).await.unwrap();
+    let many = named.iter().find(|one| &*one.observer == OBSERVER).unwrap();
+    assert_eq!(many.hashes, None);
+}
+
+pub(crate) async fn finished_jobs_are_kept_for_a_while(fixture: &dyn Fixture) {
+    let keeping = Keeping {
+        retention: Duration::from_secs(3600),
+        ..CALM
+    };
+    let queue = fixture.open(LISTENER, keeping).await;
+    let worker = worker(&*queue).await;
+    add(&*queue, fixture.pool(), &[job(&lane(1), 1)]).await;
+    let held = queue.claim(worker, &want(1)).await.unwrap();
+    let held = &held[0].jobs[0];
+    let end = [ended(held, Ending::Done)];
+    assert_eq!(
+        queue
+            .finish(worker, &end, &Graves::default())
+            .await
+            .unwrap(),
+        []
+    );
+    assert!(
+        queue.is_empty().await.unwrap(),
+        "a finished one is not pending"
+    );
+    let (finished, count) = queue.list(&in_state(State::Finished), 10).await.unwrap();
+    assert_eq!((finished.len(), count), (1, 1));
+    assert_eq!(
+        queue.show(&held.job.id).await.unwrap().unwrap().state,
+        State::Finished
+    );
+    assert!(
+        queue
+            .figures()
+            .await
+            .unwrap()
+            .iter()
+            .all(|(_, figures)| figures.pending == 0)
+    );
+
+    let soon = Keeping {
+        retention: Duration::from_millis(1),
+        ..CALM
+    };
+    let queue = fixture.open(LISTENER, soon).await;
+    eventually("it is gone", async || {
+        queue.keep().await.unwrap();
+        let (_, count) = queue.list(&in_state(State::Finished), 10).await.unwrap();
+        (count == 0).then_some(())
+    })
+    .await;
+}
+
+pub(crate) async fn listeners_do_not_see_each_others_jobs(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let other = fixture.open("shop/other", CALM).await;
+    let (mine, theirs) = (worker(&*queue).await, worker(&*other).await);
+    add(&*queue, fixture.pool(), &[job(&lane(1), 1)]).await;
+    assert!(other.is_empty().await.unwrap());
+    assert!(other.claim(theirs, &want(8)).await.unwrap().is_empty());
+    assert_eq!(other.firsts(&[lane(1)]).await.unwrap(), [None]);
+    assert_eq!(other.cancel(&Selection::default()).await.unwrap(), 0);
+    assert_eq!(work_off(&*queue, mine, &want(8)).await, [1]);
+}
