@@ -76,7 +76,9 @@ $$;
 create table observer.job_head (
     only_row boolean primary key default true check (only_row),
     slot smallint not null default 0 check (slot between 0 and 3),
-    since timestamptz not null default clock_timestamp()
+    since timestamptz not null default clock_timestamp(),
+    -- until when no slot is truncated, because somebody who takes long held one
+    patience_until timestamptz not null default clock_timestamp()
 );
 insert into observer.job_head default values;
 
@@ -780,10 +782,11 @@ $$;
 create function observer.job_rotate(slot_bytes bigint, out moved integer, out truncated boolean, out rotated boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
--- Others queue up behind a waiting lock; better to try again at the next call.
-set lock_timeout = '100ms'
+-- Others queue up behind a waiting lock; better to try again later.
+set lock_timeout = '50ms'
 as $$
 declare
+    patience constant interval := '5 seconds';
     slots constant integer := 4;
     few constant integer := 2000;
     head record;
@@ -803,7 +806,7 @@ begin
     if not pg_try_advisory_xact_lock(x'6a6f6272'::integer, 0) then
         return;
     end if;
-    select h.slot, h.since into head from observer.job_head h;
+    select h.slot, h.since, h.patience_until > clock_timestamp() as patient into head from observer.job_head h;
     size := pg_table_size(format('observer.job_%s', head.slot)::regclass);
     crowded := size >= slot_bytes
         or (size >= slot_bytes / 16 and head.since < clock_timestamp() - interval '1 minute');
@@ -817,7 +820,7 @@ begin
         if jobs between 1 and few and moved = 0 then
             moved := observer.job_move(candidate, few);
         end if;
-        continue when truncated or jobs - moved > 0;
+        continue when truncated or head.patient or jobs - moved > 0;
         begin
             execute format('lock table observer.job_%s in access exclusive mode', candidate);
             execute format('select count(*) from (select from observer.job_%s limit 1) found', candidate) into jobs;
@@ -827,7 +830,8 @@ begin
                 empty_slot := coalesce(empty_slot, candidate);
             end if;
         exception when lock_not_available then
-            null;
+            head.patient := true;
+            update observer.job_head h set patience_until = clock_timestamp() + patience;
         end;
     end loop;
     if not crowded then

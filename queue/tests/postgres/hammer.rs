@@ -113,7 +113,10 @@ async fn stir(
             .execute(&pool)
             .await
             .unwrap();
-        queue.keep().await.unwrap();
+        if random.random_bool(0.02) {
+            queue.keep().await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
         if random.random_bool(0.1) {
             let (jobs, _) = queue.list(&Selection::default(), 50).await.unwrap();
             let ids = jobs

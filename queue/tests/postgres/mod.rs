@@ -2,6 +2,7 @@
 
 mod growth;
 mod hammer;
+mod steps;
 
 use std::sync::Arc;
 
