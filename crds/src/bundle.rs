@@ -267,6 +267,14 @@ fn listener_document(listener: &ObserverListener) -> Value {
         for field in ["replicas", "podTemplate", "deletionPolicy"] {
             spec.remove(field);
         }
+        // Whether there are pods for jobs decides who works on them; how many does not.
+        if let Some(replicas) = spec
+            .get_mut("queue")
+            .and_then(|queue| queue.pointer_mut("/workers/replicas"))
+            .filter(|replicas| replicas.as_i64().is_some_and(|replicas| replicas > 1))
+        {
+            *replicas = json!(1);
+        }
     }
     document
 }

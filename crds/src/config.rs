@@ -158,7 +158,7 @@ impl Default for QueueConfig {
             concurrency: 16,
             replicas: 0,
             max_running: None,
-            lease: Duration::from_secs(30),
+            lease: Duration::from_secs(15),
             retention: Duration::ZERO,
         }
     }

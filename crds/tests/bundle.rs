@@ -1,9 +1,12 @@
 //! The bundle that the operator writes for the pods.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use observer_crds::bundle::{self, BundleError, Namespaces, Outcome, selects};
-use observer_crds::config::ObserverConfig;
+use observer_crds::config::{
+    ActionQueue, Mode, ObserverConfig, Priority, QueueBackend, QueueConfig, Redacted,
+};
 use observer_crds::load::load_bundle;
 use observer_crds::resources::{Observer, ObserverListener};
 use serde_json::{Value, json};
@@ -38,6 +41,7 @@ fn secrets(namespace: &str, name: &str) -> Option<Keys> {
     let one = |key: &str, value: &str| Some([(key.to_owned(), value.into())].into());
     match (namespace, name) {
         ("shop", "db") => one("url", "postgres://u:hunter2@db/shop\n"),
+        ("shop", "redis") => one("url", "redis://:hunter3@redis:6379/0\n"),
         ("crm", "hook") => one("url", "https://hooks.example.com/token"),
         _ => None,
     }
@@ -93,7 +97,55 @@ fn what_only_concerns_the_pods_does_not_change_the_bundle() {
     let env = json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "none", "key": "k"}}}]);
     assert_eq!(text(json!({"podTemplate": {"env": env}})), plain);
     assert_ne!(text(json!({"shards": 3})), plain);
+    let workers = |replicas: i32| text(json!({"queue": {"workers": {"replicas": replicas}}}));
+    assert_eq!(workers(0), plain);
+    assert_ne!(
+        workers(1),
+        plain,
+        "the listener's pods leave jobs to others"
+    );
+    assert_eq!(workers(5), workers(1));
     assert!(load_bundle(plain.reveal()).unwrap().observers.is_empty());
+}
+
+#[test]
+fn a_bundle_holds_the_queue_and_its_redis() {
+    let listener = listener(&json!({
+        "redis": {"url": {"secretKeyRef": {"name": "redis", "key": "url"}}},
+        "queue": {
+            "backend": "Redis", "workers": {"concurrency": 4, "replicas": 3},
+            "maxRunning": 9, "lease": "10s", "retention": "1h",
+        },
+    }));
+    let export = json!({"actions": [
+        {"name": "note", "log": {}, "mode": "Queued", "priority": "Low", "maxRunning": 2, "timeout": "1h"},
+        {"name": "plain", "log": {}},
+    ]});
+    let export = observer("shop", "export", &export);
+    let made = bundle::compile(&listener, &[&export], &Namespaces::new(), &secrets).unwrap();
+    let loaded = load_bundle(made.text.reveal()).unwrap();
+    assert_eq!(
+        loaded.listener.queue,
+        QueueConfig {
+            backend: QueueBackend::Redis(Redacted::new("redis://:hunter3@redis:6379/0")),
+            concurrency: 4,
+            replicas: 1,
+            max_running: Some(9),
+            lease: Duration::from_secs(10),
+            retention: Duration::from_hours(1),
+        }
+    );
+    let [queued, plain] = &loaded.observers[0].actions[..] else {
+        panic!("two actions");
+    };
+    let expected = ActionQueue {
+        mode: Mode::Queued,
+        priority: Priority::Low,
+        max_running: Some(2),
+    };
+    assert_eq!(queued.queue, expected);
+    assert_eq!(queued.timeout, Duration::from_hours(1));
+    assert_eq!(plain.queue, ActionQueue::default());
 }
 
 #[test]

@@ -70,7 +70,10 @@ spec.actions[] object
 spec.actions[].log object
 spec.actions[].log.level string enum=["Warn","Info","Debug"] default=Info
 spec.actions[].log.message string
+spec.actions[].maxRunning integer minimum=1 maximum=65536
+spec.actions[].mode string enum=["Inline","Queued"] default=Inline
 spec.actions[].name! string
+spec.actions[].priority string enum=["High","Normal","Low"] default=Normal
 spec.actions[].retry object default={"attempts":8,"initialBackoff":"1s","maxBackoff":"10m"}
 spec.actions[].retry.attempts integer minimum=1 maximum=100 default=8
 spec.actions[].retry.initialBackoff string default=1s
@@ -149,6 +152,20 @@ spec.podTemplate.priorityClassName
 spec.podTemplate.resources
 spec.podTemplate.tolerations
 spec.podTemplate.topologySpreadConstraints
+spec.queue object default={"backend":"Postgres","lease":"15s","retention":"0s","workers":{"concurrency":16,"replicas":0}}
+spec.queue.backend string enum=["Postgres","Redis"] default=Postgres
+spec.queue.lease string default=15s
+spec.queue.maxRunning integer minimum=1 maximum=65536
+spec.queue.retention string default=0s
+spec.queue.workers object default={"concurrency":16,"replicas":0}
+spec.queue.workers.concurrency integer minimum=1 maximum=1024 default=16
+spec.queue.workers.replicas integer minimum=0 maximum=256 default=0
+spec.redis object
+spec.redis.url! object
+spec.redis.url.secretKeyRef object
+spec.redis.url.secretKeyRef.key! string
+spec.redis.url.secretKeyRef.name! string
+spec.redis.url.value string
 spec.replicas integer minimum=0 maximum=256 default=1
 spec.shards integer minimum=1 maximum=256 default=8
 spec.source! object

@@ -104,13 +104,13 @@ fn unknown_fields_are_told_with_the_nearest_known() {
     breaks_listener(
         "shard: 8",
         "spec.shard: unknown field; did you mean `shards`? Known here: checkpoint, deletionPolicy, delivery, egress, identity, \
-         lease, observerNamespaces, observerSelector, podTemplate, replicas, shards, source, \
+         lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, shards, source, \
          stalledAfter",
     );
     breaks_listener(
-        "redis: {url: {value: x}}",
-        "spec.redis: unknown field; known here: checkpoint, deletionPolicy, delivery, egress, identity, \
-         lease, observerNamespaces, observerSelector, podTemplate, replicas, shards, source, \
+        "cache: {url: {value: x}}",
+        "spec.cache: unknown field; known here: checkpoint, deletionPolicy, delivery, egress, identity, \
+         lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, shards, source, \
          stalledAfter",
     );
     breaks_webhook(
@@ -215,7 +215,23 @@ fn numbers_and_durations_have_bounds() {
         );
     }
     breaks_action("retry: {attempts: 101}", "retry.attempts: must be 1 to 100");
-    breaks_action("timeout: 6m", "timeout: must be 1ms to 5m");
+    breaks_action(
+        "timeout: 6m",
+        "timeout: must be 1ms to 5m; up to 1h with `mode: Queued`, which makes its attempts off \
+         the fast path",
+    );
+    breaks_action("timeout: 0s", "timeout: must be 1ms to 5m");
+    breaks_action("timeout: 2h", "timeout: must be 1ms to 5m");
+    breaks_action(
+        "mode: Queued\n      timeout: 61m",
+        "timeout: must be 1ms to 1h",
+    );
+    for most in [0, 65537] {
+        breaks_action(
+            &format!("maxRunning: {most}"),
+            "maxRunning: must be 1 to 65536",
+        );
+    }
     breaks_action(
         "retry: {maxBackoff: 25h}",
         "retry.maxBackoff: must be 1ms to 24h",
@@ -242,6 +258,69 @@ fn numbers_and_durations_have_bounds() {
             &format!("ObserverListener default/shop: spec.source.changeLog.{bounds}"),
         );
     }
+}
+
+#[test]
+fn the_queue_has_bounds_and_a_place() {
+    for (queue, expected) in [
+        ("lease: 4s", "lease: must be 5s to 10m"),
+        ("lease: 11m", "lease: must be 5s to 10m"),
+        ("retention: 721h", "retention: must be 0s to 720h"),
+        ("maxRunning: 0", "maxRunning: must be 1 to 65536"),
+        (
+            "workers: {concurrency: 1025}",
+            "workers.concurrency: must be 1 to 1024",
+        ),
+        (
+            "workers: {replicas: 257}",
+            "workers.replicas: must be 0 to 256",
+        ),
+        (
+            "backend: postgres",
+            "backend: must be one of Postgres, Redis; did you mean `Postgres`?",
+        ),
+    ] {
+        breaks_listener(
+            &format!("queue: {{{queue}}}"),
+            &format!("spec.queue.{expected}"),
+        );
+    }
+    breaks_action(
+        "mode: queued",
+        "mode: must be one of Inline, Queued; did you mean `Queued`?",
+    );
+    breaks_action(
+        "mode: queued\n      timeout: 1h",
+        "mode: must be one of Inline, Queued; did you mean `Queued`?",
+    );
+    breaks_action(
+        "priority: Urgent",
+        "priority: must be one of High, Normal, Low",
+    );
+}
+
+#[test]
+fn jobs_in_redis_need_one() {
+    breaks_listener(
+        "queue: {backend: Redis}",
+        "spec.queue.backend: is Redis, and there is no `spec.redis`; add `redis: {url: ...}`, or keep \
+         jobs in Postgres",
+    );
+    // One that nothing uses is looked at all the same.
+    for queue in ["", "\n  queue: {backend: Redis}"] {
+        breaks_listener(
+            &format!("redis: {{url: {{value: 'http://:hunter2@localhost'}}}}{queue}"),
+            "spec.redis.url.value: is not the URL of a Redis server; write \
+             redis://user:password@host:6379/0, or rediss:// for TLS",
+        );
+        breaks_listener(
+            &format!("redis: {{}}{queue}"),
+            "spec.redis.url: is missing; a mapping is required",
+        );
+    }
+    let with = "spec:\n  redis: {url: {value: 'rediss://localhost'}}\n  source";
+    let good = format!("{LISTENER}---{OBSERVER}").replace("spec:\n  source", with);
+    assert_eq!(problems(&good), [""; 0]);
 }
 
 #[test]
@@ -323,8 +402,8 @@ fn an_action_does_exactly_one_thing() {
     breaks_observer(
         "webhook:",
         "webhok:",
-        "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: log, name, \
-         retry, timeout, webhook",
+        "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: log, \
+         maxRunning, mode, name, priority, retry, timeout, webhook",
     );
 }
 

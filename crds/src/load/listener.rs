@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::checks::{Checks, Meta, is_domain};
+use super::queue;
 use super::report::field;
-use crate::config::{Egress, LeaseConfig, ListenerConfig, QueueConfig, Redacted};
+use crate::config::{Egress, LeaseConfig, ListenerConfig, Redacted};
 use crate::duration::Span;
 use crate::resources::{
     EgressRules, LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
@@ -91,7 +92,7 @@ pub(super) fn check(
             LONGEST_DRAIN,
         ),
         egress: egress(&spec.egress, checks),
-        queue: QueueConfig::default(),
+        queue: queue::check(spec, checks),
     }
 }
 

@@ -8,6 +8,7 @@ mod document;
 mod listener;
 mod mend;
 mod observer;
+mod queue;
 mod report;
 mod scalar;
 mod schema;

@@ -1,18 +1,21 @@
 //! The rules for an `Observer` that its schema cannot say.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::checks::{Checks, LABEL_RULE, Meta, is_label};
 use super::report::field;
 use super::webhook;
 use crate::config::{
-    ActionConfig, ActionKind, ActionQueue, LogConfig, LogLevel, ObserverConfig, Operation, Retry,
+    ActionConfig, ActionKind, ActionQueue, LogConfig, LogLevel, Mode, ObserverConfig, Operation,
+    Retry,
 };
 use crate::duration::Span;
 use crate::resources::{Action, ObserverSpec, On, RetryPolicy};
 
 const SHORTEST: Span = Span::from_millis(1);
 const LONGEST_TIMEOUT: Span = Span::from_secs(300);
+const LONGEST_QUEUED_TIMEOUT: Span = Span::from_secs(3600);
 const LONGEST_BACKOFF: Span = Span::from_secs(24 * 3600);
 
 /// Turns a resource into what a listener runs, with stand-ins for what it reports. Actions keep
@@ -101,14 +104,39 @@ fn check_action(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionCon
         name: action.name.clone(),
         kind,
         retry: check_retry(&field(at, "retry"), action.retry, checks),
-        timeout: checks.bounded(
-            &field(at, "timeout"),
-            action.timeout,
-            SHORTEST,
-            LONGEST_TIMEOUT,
-        ),
-        queue: ActionQueue::default(),
+        timeout: check_timeout(at, action, checks),
+        queue: ActionQueue {
+            mode: action.mode,
+            priority: action.priority,
+            max_running: action.max_running,
+        },
     }
+}
+
+/// An attempt that takes long belongs into the queue, where it holds up nothing but its own lane.
+fn check_timeout(at: &str, action: &Action, checks: &mut Checks<'_>) -> Duration {
+    let (timeout, at_timeout) = (action.timeout, field(at, "timeout"));
+    let longer = LONGEST_TIMEOUT < timeout && timeout <= LONGEST_QUEUED_TIMEOUT;
+    match action.mode {
+        Mode::Queued => {
+            return checks.bounded(&at_timeout, timeout, SHORTEST, LONGEST_QUEUED_TIMEOUT);
+        }
+        Mode::Inline if !longer => {
+            return checks.bounded(&at_timeout, timeout, SHORTEST, LONGEST_TIMEOUT);
+        }
+        Mode::Inline => {}
+    }
+    // A stand-in for `mode` does not tell what was meant.
+    if !checks.document.is_mended(&field(at, "mode")) {
+        checks.wrong(
+            &at_timeout,
+            format!(
+                "must be {SHORTEST} to {LONGEST_TIMEOUT}; up to {LONGEST_QUEUED_TIMEOUT} with \
+                 `mode: Queued`, which makes its attempts off the fast path"
+            ),
+        );
+    }
+    timeout.duration()
 }
 
 fn check_retry(at: &str, retry: RetryPolicy, checks: &mut Checks<'_>) -> Retry {

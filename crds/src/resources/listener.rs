@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pod_template::PodTemplate;
+use super::queue::{Queue, RedisServer};
 use super::selector::{LabelSelector, ObserverNamespaces};
 use super::status::ObserverListenerStatus;
 use super::{ValueSource, never_null};
@@ -75,6 +76,11 @@ const IDENTITY: &str = "^[a-z0-9]([-a-z0-9./]*[a-z0-9])?$";
         "message": "identity cannot change: progress is kept under it; make a new listener for another one",
         "fieldPath": ".identity",
     },
+    {
+        "rule": "!has(self.queue) || self.queue.backend != 'Redis' || has(self.redis)",
+        "message": "queue.backend Redis needs redis.url",
+        "fieldPath": ".queue.backend",
+    },
 ]))]
 pub struct ObserverListenerSpec {
     /// Number of pods. Zero stops the listener; what changes meanwhile waits in the log. A
@@ -117,6 +123,12 @@ pub struct ObserverListenerSpec {
     /// How actions are performed.
     #[serde(default)]
     pub delivery: Delivery,
+    /// The Redis server that parts of the listener may use. Left out, there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisServer>,
+    /// The job queue.
+    #[serde(default)]
+    pub queue: Queue,
     /// Where actions may connect to.
     #[serde(default)]
     pub egress: EgressRules,

@@ -6,6 +6,7 @@
 mod listener;
 mod observer;
 mod pod_template;
+mod queue;
 mod selector;
 mod status;
 
@@ -20,10 +21,13 @@ pub use listener::{
 };
 pub use observer::{Action, Log, Observer, ObserverSpec, ObserverState, On, RetryPolicy, Webhook};
 pub use pod_template::PodTemplate;
+pub use queue::{Backend, Queue, RedisServer, Workers};
 pub use selector::{
     LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces,
 };
-pub use status::{ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus};
+pub use status::{
+    ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus, WorkerCounts,
+};
 
 /// API group of both resources.
 pub const GROUP: &str = "observers.fraiseql.dev";

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::ObserverStatus;
 use super::{ValueSource, never_null};
-use crate::config::{LogLevel, Method, Operation, Retry};
+use crate::config::{LogLevel, Method, Mode, Operation, Priority, Retry};
 use crate::duration::Span;
 
 /// When this changes in Postgres and that condition holds, do these actions.
@@ -129,9 +129,21 @@ pub struct Action {
     /// When and how often to try again.
     #[serde(default)]
     pub retry: RetryPolicy,
-    /// Deadline of one attempt, 1ms to 5m.
+    /// Deadline of one attempt, 1ms to 5m, or to 1h with `mode: Queued`.
     #[serde(default = "default_timeout")]
     pub timeout: Span,
+    /// `Inline` makes the first attempt at once and further ones by the job queue. `Queued` makes
+    /// all of them by the queue, which is for what takes long.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How soon its jobs are taken, before those that are due earlier.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Most jobs of this action under way at once in the whole fleet, 1 to 65536. Left out, as many
+    /// as the workers take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub max_running: Option<u32>,
 }
 
 /// An HTTP request. It carries the headers of Standard Webhooks (`webhook-id`,

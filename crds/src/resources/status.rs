@@ -20,6 +20,9 @@ pub struct ObserverListenerStatus {
     /// Number of pods that are ready to work, whether or not a shard is theirs now.
     #[serde(default)]
     pub ready_replicas: i32,
+    /// Pods for jobs alone; absent where none are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<WorkerCounts>,
     /// Selects the pods, for the scale subresource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -46,6 +49,18 @@ pub struct ObserverListenerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// How many pods for jobs alone a listener has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerCounts {
+    /// Number of them that exist.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Number of them that are ready to work.
+    #[serde(default)]
+    pub ready_replicas: i32,
 }
 
 /// How many observers a listener has.

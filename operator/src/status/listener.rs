@@ -100,6 +100,7 @@ pub fn listener(
         observed_generation: generation,
         replicas: seen.deployment.map_or(0, |seen| seen.replicas),
         ready_replicas: seen.deployment.map_or(0, |seen| seen.ready),
+        workers: None,
         selector: Some(selector_text(seen.name)),
         observers: seen.counts(&before.observers),
         shards: listed(&owners, &before.shards),
