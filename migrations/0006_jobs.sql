@@ -21,7 +21,7 @@ create table observer.job (
     -- the place in its lane; the same for as long as the job is there
     id bigint not null,
     queue integer not null,
-    -- of observer, action and the hash of the key
+    -- of listener, observer, action and the hash of the key
     lane bigint not null,
     -- of observer and action
     act bigint not null,
@@ -53,18 +53,18 @@ create table observer.job (
     event json not null
 ) partition by list (slot);
 
--- No index gives the order of ids but that of lanes: a lane's first must never be looked for
--- among all jobs. And where rows are looked up by their ids, no condition is one of an index with a
--- `where`, which would look small and right as long as there were no jobs when the plan was made:
--- hence `state::text` in such places.
+-- The functions below keep their plans, which may have been made while there were no jobs: then
+-- each way of finding a row looks as good as any other. Hence they may not choose. By its lane a
+-- job is looked for by lane (and never by queue too, nor by a state that has an index), among those
+-- of a state by that state's index, and no other index has a column that would do.
 do $$
 begin
     for slot in 0..3 loop
         execute format(
             'create table observer.job_%1$s partition of observer.job for values in (%1$s)
                 with (autovacuum_vacuum_scale_factor = 0.1)', slot);
-        execute format('create index on observer.job_%s (queue, lane, id)', slot);
-        execute format('create index on observer.job_%s (queue, enqueued_at)', slot);
+        execute format('create index on observer.job_%s (lane, id)', slot);
+        execute format('create index on observer.job_%s (enqueued_at)', slot);
         execute format('create index on observer.job_%s using hash (name)', slot);
         execute format('create index on observer.job_%s (queue, priority, act, turn, due) where state = ''r''', slot);
         execute format('create index on observer.job_%s (queue, due) where state = ''d''', slot);
@@ -122,7 +122,7 @@ create function observer.job_promote(of_queue integer, lanes bigint[]) returns v
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     passes constant integer := 1000;
@@ -135,7 +135,7 @@ begin
         from (select distinct l as lane from unnest(left_over) l) l
         cross join lateral (
             select j.slot, j.lane, j.id, j.state from observer.job j
-            where j.queue = of_queue and j.lane = l.lane order by j.id limit 1
+            where j.lane = l.lane order by j.id limit 1
         ) f
         where f.state = 'b';
         if first.ids is null then
@@ -145,7 +145,7 @@ begin
         set state = case when j.due > clock_timestamp() then 'd' else 'r' end::"char",
             due = greatest(j.due, clock_timestamp())
         from unnest(first.slots, first.lanes, first.ids) f(slot, lane, id)
-        where j.slot = f.slot and j.queue = of_queue and j.lane = f.lane and j.id = f.id and j.state = 'b';
+        where j.slot = f.slot and j.lane = f.lane and j.id = f.id and j.state = 'b';
         get diagnostics promoted = row_count;
         if promoted = cardinality(first.ids) then
             return;
@@ -169,7 +169,7 @@ create function observer.job_enqueue(
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     passes constant integer := 100;
@@ -186,7 +186,7 @@ begin
         from (select distinct l as lane from unnest(lanes) l) l
         cross join lateral (
             select j.slot, j.lane, j.id from observer.job j
-            where j.queue = of_queue and j.lane = l.lane order by j.id limit 1
+            where j.lane = l.lane order by j.id limit 1
         ) f;
         exit when first.ids is null;
         begin
@@ -194,7 +194,7 @@ begin
             from (
                 select
                 from unnest(first.slots, first.lanes, first.ids) f(slot, lane, id)
-                join observer.job j on j.slot = f.slot and j.queue = of_queue and j.lane = f.lane and j.id = f.id
+                join observer.job j on j.slot = f.slot and j.lane = f.lane and j.id = f.id
                 order by j.id for share of j
             ) h;
             if held <> cardinality(first.ids) then
@@ -219,9 +219,9 @@ begin
         n.attempts, clock_timestamp() + make_interval(secs => n.wait), clock_timestamp(), n.log_id, n.name,
         n.event_id, n.observer, n.action, n.entity, n.key, n.tenant, n.history::json, n.event::json
     from (
-        select e.*, row_number() over (partition by e.lane order by e.n) > 1 or (held > 0 and exists (
-            select from observer.job f where f.queue = of_queue and f.lane = e.lane
-        )) as follows
+        select e.*, row_number() over (partition by e.lane order by e.n) > 1 or (held > 0 and (
+            select true from observer.job f where f.lane = e.lane limit 1
+        )) is true as follows
         from unnest(
             names, lanes, acts, turns, priorities, hashes, log_ids, event_ids, observers, actions, entities,
             keys, tenants, events, waits, attempts, histories
@@ -247,7 +247,7 @@ create function observer.job_claim(
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 #variable_conflict use_column
 declare
@@ -289,7 +289,7 @@ begin
         where d.queue = of_queue and d.state = 'd' and d.due <= clock_timestamp()
         order by d.due limit most_due for update skip locked
     ) d
-    where j.slot = d.slot and j.queue = of_queue and j.lane = d.lane and j.id = d.id;
+    where j.slot = d.slot and j.lane = d.lane and j.id = d.id;
 
     room := array_fill(null::integer, array[cardinality(known)]);
     if fleet is not null or exists (select from unnest(limits) l where l is not null) then
@@ -359,7 +359,7 @@ begin
                 ), claimed as (
                     update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
                     from chosen c
-                    where j.slot = c.slot and j.queue = of_queue and j.lane = c.lane and j.id = c.id
+                    where j.slot = c.slot and j.lane = c.lane and j.id = c.id
                     returning j.slot, j.lane, j.id, j.due
                 )
                 select array_agg(c.slot order by c.due, c.id) as slots, array_agg(c.lane order by c.due, c.id) as lanes,
@@ -397,14 +397,14 @@ begin
             select j.slot, j.lane, j.id, row_number() over (order by j.id) as place
             from (
                 select b.slot, b.lane, b.id from observer.job b
-                where b.queue = of_queue and b.lane = h.lane and b.id > h.id
+                where b.lane = h.lane and b.id > h.id
                 order by b.id limit most_run - 1
             ) j
         ) f
     ), locked as materialized (
         select f.run, j.slot, j.lane, j.id, f.place
         from follower f
-        join observer.job j on j.slot = f.slot and j.queue = of_queue and j.lane = f.lane and j.id = f.id
+        join observer.job j on j.slot = f.slot and j.lane = f.lane and j.id = f.id
         where j.state = 'b' and j.due <= clock_timestamp()
         order by j.id for update of j skip locked
     ), chosen as (
@@ -414,7 +414,7 @@ begin
     ), claimed as (
         update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
         from chosen c
-        where j.slot = c.slot and j.queue = of_queue and j.lane = c.lane and j.id = c.id
+        where j.slot = c.slot and j.lane = c.lane and j.id = c.id
         returning c.run, j.slot, j.lane, j.id
     )
     select array_agg(c.slot) as slots, array_agg(c.lane) as lanes, array_agg(c.id) as ids,
@@ -433,7 +433,7 @@ begin
         extract(epoch from clock_timestamp() - j.due)::double precision, j.log_id, j.name, j.event_id, j.observer,
         j.action, j.entity, j.key, j.tenant, j.history::text, j.event::text
     from unnest(held_slots, held_lanes, held_ids, held_runs) h(slot, lane, id, run)
-    join observer.job j on j.slot = h.slot and j.queue = of_queue and j.lane = h.lane and j.id = h.id
+    join observer.job j on j.slot = h.slot and j.lane = h.lane and j.id = h.id
     order by h.run, j.id;
 end
 $$;
@@ -446,7 +446,7 @@ create function observer.job_held(
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     of_queue integer := observer.job_queue_of(of_listener);
@@ -459,7 +459,7 @@ begin
     for place in
         select e.n
         from unnest(slots, lanes, ids, claims) with ordinality e(slot, lane, id, claim, n)
-        join observer.job j on j.slot = e.slot and j.queue = of_queue and j.lane = e.lane and j.id = e.id
+        join observer.job j on j.slot = e.slot and j.lane = e.lane and j.id = e.id
         where j.state::text = 'c' and j.worker = of_worker and j.claim = e.claim
         order by j.id for update of j
     loop
@@ -478,7 +478,7 @@ create function observer.job_finish(
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 #variable_conflict use_column
 declare
@@ -497,13 +497,13 @@ begin
                j.action, j.entity, j.key, j.tenant, coalesce(e.history::json, j.history), j.event
         from unnest(held, slots, lanes, ids, endings, attempts_made, histories)
             e(held, slot, lane, id, ending, attempts, history)
-        join observer.job j on j.slot = e.slot and j.queue = of_queue and j.lane = e.lane and j.id = e.id
+        join observer.job j on j.slot = e.slot and j.lane = e.lane and j.id = e.id
         where e.held and e.ending in ('done', 'dead');
     end if;
 
     delete from observer.job j
     using unnest(held, slots, lanes, ids, endings) e(held, slot, lane, id, ending)
-    where e.held and j.slot = e.slot and j.queue = of_queue and j.lane = e.lane and j.id = e.id
+    where e.held and j.slot = e.slot and j.lane = e.lane and j.id = e.id
         and (e.ending in ('done', 'dead') or j.cancelled);
 
     -- What is left of a lane goes back from the first on that is not over.
@@ -519,7 +519,7 @@ begin
             using unnest(held, slots, lanes, ids, endings, waits, attempts_made, histories)
                 e(held, slot, lane, id, ending, wait, attempts, history)
             where e.held and e.ending = 'again'
-                and j.slot = e.slot and j.queue = of_queue and j.lane = e.lane and j.id = e.id
+                and j.slot = e.slot and j.lane = e.lane and j.id = e.id
             returning j.*, e.wait, e.attempts as made, e.history as told
         )
         insert into observer.job (
@@ -530,7 +530,7 @@ begin
             (select slot from observer.job_head), a.id, a.queue, a.lane, a.act, a.turn, a.priority,
             case
                 when exists (
-                    select from observer.job f where f.queue = of_queue and f.lane = a.lane and f.id < a.id
+                    select from observer.job f where f.lane = a.lane and f.id < a.id
                 ) then 'b'
                 when a.wait > 0 then 'd'
                 else 'r'
@@ -540,15 +540,15 @@ begin
         from again a;
 
         delete from observer.job j using unnest(back.lanes, back.ids) b(lane, id)
-        where j.queue = of_queue and j.lane = b.lane and j.id >= b.id and j.state::text = 'c' and j.worker = of_worker
+        where j.lane = b.lane and j.id >= b.id and j.state::text = 'c' and j.worker = of_worker
             and j.cancelled;
         update observer.job j
         set worker = null, state = case
             when exists (
-                select from observer.job f where f.queue = of_queue and f.lane = j.lane and f.id < j.id
+                select from observer.job f where f.lane = j.lane and f.id < j.id
             ) then 'b' else 'r' end::"char"
         from unnest(back.lanes, back.ids) b(lane, id)
-        where j.queue = of_queue and j.lane = b.lane and j.id >= b.id and j.state::text = 'c' and j.worker = of_worker;
+        where j.lane = b.lane and j.id >= b.id and j.state::text = 'c' and j.worker = of_worker;
     end if;
 
     perform observer.job_promote(of_queue, held_lanes);
@@ -562,7 +562,7 @@ create function observer.job_release(of_queue integer, of_worker uuid, lost text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     held record;
@@ -578,15 +578,15 @@ begin
         return 0;
     end if;
     delete from observer.job j using unnest(held.slots, held.lanes, held.ids) h(slot, lane, id)
-    where j.slot = h.slot and j.queue = of_queue and j.lane = h.lane and j.id = h.id and j.cancelled;
+    where j.slot = h.slot and j.lane = h.lane and j.id = h.id and j.cancelled;
 
     with freed as (
         delete from observer.job j using unnest(held.slots, held.lanes, held.ids) h(slot, lane, id)
-        where j.slot = h.slot and j.queue = of_queue and j.lane = h.lane and j.id = h.id
+        where j.slot = h.slot and j.lane = h.lane and j.id = h.id
         returning j.*
     ), placed as (
         select f.*, not exists (
-            select from observer.job e where e.queue = of_queue and e.lane = f.lane and e.id < f.id
+            select from observer.job e where e.lane = f.lane and e.id < f.id
         ) as first
         from freed f
     )
@@ -698,7 +698,7 @@ begin
             and (states is null or d.state::text = any (states))
         limit most for update skip locked
     ) d
-    where j.slot = d.slot and j.queue = of_queue and j.lane = d.lane and j.id = d.id;
+    where j.slot = d.slot and j.lane = d.lane and j.id = d.id;
     get diagnostics hurried = row_count;
     return hurried;
 end
@@ -727,7 +727,7 @@ begin
                 and (states is null or p.state::text = any (states))
             limit most for update skip locked
         ) p
-        where j.slot = p.slot and j.queue = of_queue and j.lane = p.lane and j.id = p.id and j.state <> 'c'
+        where j.slot = p.slot and j.lane = p.lane and j.id = p.id and j.state <> 'c'
         returning j.lane
     )
     select array_agg(g.lane) into lanes from gone g;
@@ -740,7 +740,7 @@ begin
             and (states is null or p.state::text = any (states))
         limit most for update skip locked
     ) p
-    where j.slot = p.slot and j.queue = of_queue and j.lane = p.lane and j.id = p.id;
+    where j.slot = p.slot and j.lane = p.lane and j.id = p.id;
     get diagnostics marked = row_count;
     perform observer.job_promote(of_queue, lanes);
     return marked + coalesce(cardinality(lanes), 0);

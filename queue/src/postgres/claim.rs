@@ -40,7 +40,7 @@ impl PostgresQueue {
         )
         .bind(&self.listener)
         .bind(text(&|job| &job.id))
-        .bind(each(&|job| lane_number(&job.lane)))
+        .bind(each(&|job| lane_number(&self.listener, &job.lane)))
         .bind(each(&|job| keys::act(&job.lane.observer, &job.lane.action)))
         .bind(turns.collect::<Vec<_>>())
         .bind(priorities.collect::<Vec<_>>())
@@ -134,8 +134,8 @@ impl PostgresQueue {
 }
 
 /// The number of a lane.
-pub(super) fn lane_number(lane: &Lane) -> i64 {
-    keys::lane(&lane.observer, &lane.action, lane.hash)
+pub(super) fn lane_number(listener: &str, lane: &Lane) -> i64 {
+    keys::lane(listener, &lane.observer, &lane.action, lane.hash)
 }
 
 /// As the tables hold it; what is larger than they can hold is as large as they can.

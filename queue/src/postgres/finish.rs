@@ -29,7 +29,7 @@ impl PostgresQueue {
         if ended.is_empty() {
             return Ok(Vec::new());
         }
-        let columns = Columns::of(ended)?;
+        let columns = Columns::of(&self.listener, ended)?;
         let any_dead = ended.iter().any(is_dead);
         let held = if any_dead {
             let mut tx = self.pool.begin().await?;
@@ -97,13 +97,13 @@ impl PostgresQueue {
 }
 
 impl<'a> Columns<'a> {
-    fn of(ended: &'a [Ended]) -> Result<Self, QueueError> {
+    fn of(listener: &str, ended: &'a [Ended]) -> Result<Self, QueueError> {
         let mut columns = Self::default();
         for one in ended {
             let (slot, id) = place(&one.claim)?;
             columns.slots.push(slot);
             columns.ids.push(id);
-            columns.lanes.push(lane_number(&one.job.lane));
+            columns.lanes.push(lane_number(listener, &one.job.lane));
             columns.claims.push(one.claim.number);
             let (ending, wait, attempts, history) = match &one.ending {
                 Ending::Done => ("done", 0.0, None, None),

@@ -26,8 +26,9 @@ pub(super) fn act(observer: &str, action: &str) -> i64 {
 }
 
 /// Names a lane. Two that share a number by chance are worked on as one, which harms neither.
-pub(super) fn lane(observer: &str, action: &str, hash_of_key: u32) -> i64 {
+pub(super) fn lane(listener: &str, observer: &str, action: &str, hash_of_key: u32) -> i64 {
     hash(&[
+        listener.as_bytes(),
         observer.as_bytes(),
         action.as_bytes(),
         &hash_of_key.to_be_bytes(),
@@ -62,15 +63,15 @@ mod tests {
     #[test]
     fn parts_do_not_run_into_each_other() {
         assert_ne!(act("a/b", "c"), act("a/", "bc"));
-        assert_ne!(lane("a", "b", 1), lane("a", "b", 2));
+        assert_ne!(lane("l", "a", "b", 1), lane("l", "a", "b", 2));
         assert_ne!(turn(Some("a")), turn(None));
     }
 
     #[test]
     fn numbers_stay_the_same() {
-        assert_eq!(lane("shop/orders", "notify", 7), LANE);
+        assert_eq!(lane("shop/main", "shop/orders", "notify", 7), LANE);
     }
 
     /// What rows of older programs hold.
-    const LANE: i64 = -306_538_079_869_487_299;
+    const LANE: i64 = 2_892_707_378_827_158_508;
 }

@@ -171,9 +171,12 @@ impl JobQueue for PostgresQueue {
     }
 
     async fn is_empty(&self) -> Result<bool, QueueError> {
+        // Where a lane holds jobs, one of them is not behind.
         let empty = sqlx::query_scalar(
-            "select not exists (
-                 select from observer.job where queue = observer.job_queue_of($1))",
+            "select not exists (select from observer.job j where j.queue = q.id and j.state = 'r')
+                and not exists (select from observer.job j where j.queue = q.id and j.state = 'd')
+                and not exists (select from observer.job j where j.queue = q.id and j.state = 'c')
+             from (select observer.job_queue_of($1) as id) q",
         )
         .bind(&self.listener)
         .fetch_one(&self.pool)

@@ -36,17 +36,19 @@ impl PostgresQueue {
     pub(super) async fn first_of(&self, lanes: &[Lane]) -> Result<Vec<Option<First>>, QueueError> {
         let mut all = Vec::with_capacity(lanes.len());
         for lanes in lanes.chunks(MAX_ASKED) {
-            let numbers: Vec<i64> = lanes.iter().map(lane_number).collect();
+            let numbers: Vec<i64> = lanes
+                .iter()
+                .map(|lane| lane_number(&self.listener, lane))
+                .collect();
             let rows = sqlx::query(
                 "select f.log_id, f.event_id, f.attempts, f.history
-                 from unnest($2::bigint[]) with ordinality l(lane, n)
+                 from unnest($1::bigint[]) with ordinality l(lane, n)
                  left join lateral (
                      select j.log_id, j.event_id, j.attempts, j.history::text as history from observer.job j
-                     where j.queue = observer.job_queue_of($1) and j.lane = l.lane order by j.id limit 1
+                     where j.lane = l.lane order by j.id limit 1
                  ) f on true
                  order by l.n",
             )
-            .bind(&self.listener)
             .bind(numbers)
             .fetch_all(&self.pool)
             .await?;
