@@ -1,6 +1,8 @@
 //! The suite for the backend in Redis, and what only that one has.
 
-mod own;
+mod inspect;
+mod loss;
+mod steps;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

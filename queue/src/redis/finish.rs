@@ -23,9 +23,7 @@ impl RedisQueue {
             .arg(read::micros(REMEMBERED))
             .arg(MOST_REMEMBERED);
         for end in ended {
-            call.arg(&end.claim.place)
-                .arg(end.claim.number)
-                .arg(&end.job.id);
+            call.arg(&end.claim.place).arg(end.claim.number);
             match &end.ending {
                 Ending::Done => call.arg("done").arg(0).arg("").arg(""),
                 Ending::Again {

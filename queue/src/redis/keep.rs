@@ -27,8 +27,9 @@ const MOST_AUDITS: usize = 200;
 
 impl RedisQueue {
     pub(super) async fn welcome(&self, worker: WorkerId, name: &str) -> Result<(), QueueError> {
-        // What it held before it was away.
+        // It does not know of anything that it held before.
         self.release(worker, LOST, true).await?;
+        self.release(worker, "", false).await?;
         self.sign(worker, if name.is_empty() { "-" } else { name })
             .await?;
         Ok(())

@@ -51,7 +51,7 @@ local function bucket(attempts)
 end
 
 local FIELDS = {
-    'id', 'obs', 'act', 'hash', 'ten', 'pri', 'st', 'due', 'at', 'att', 'claim', 'w', 'en', 'cx', 'tok', 'fin',
+    'id', 'obs', 'act', 'hash', 'ten', 'pri', 'st', 'due', 'at', 'att', 'claim', 'w', 'en', 'cx', 'tok',
 }
 
 local function load(place)
@@ -189,15 +189,9 @@ local function put_behind(job)
     set(job, 'st', 'b')
 end
 
--- Ids that ended not long ago: the score holds the millisecond and the number of the claim.
-local function recent_score(claim)
-    return str(math.floor(now / 1000) * 4096 + tonumber(claim) % 4096)
-end
-
 -- Forgets at most that many of the ids that ended too long ago, or are too many.
 local function trim_recent(for_micros, at_most, steps)
-    local before = str((math.floor(now / 1000) - for_micros / 1000) * 4096)
-    local old = redis.call('ZRANGEBYSCORE', P .. 'recent', '-inf', before, 'LIMIT', 0, steps)
+    local old = redis.call('ZRANGEBYSCORE', P .. 'recent', '-inf', str(now - for_micros), 'LIMIT', 0, steps)
     if #old > 0 then
         redis.call('ZREM', P .. 'recent', unpack(old))
     end
@@ -213,7 +207,7 @@ local function remove(job, outcome, keep)
     redis.call('ZREM', P .. 'pending', job.place)
     redis.call('ZREM', P .. 'by:' .. job.obs, job.place)
     redis.call('HDEL', P .. 'names', job.id)
-    redis.call('ZADD', P .. 'recent', recent_score(job.claim), job.id)
+    redis.call('ZADD', P .. 'recent', str(now), job.id)
     count(job.obs, job.st, -1)
     count(job.obs, bucket(job.att), -1)
     count(job.obs, 'pending', -1)

@@ -1,45 +1,35 @@
--- Ends claims, and lets the next of their lanes come. What was ended before by the same claim is
--- accepted again, and changes nothing.
+-- Ends claims, and lets the next of their lanes come. What is not held any more is refused, so that
+-- a repeat changes nothing.
 -- ARGV: worker, whether finished ones are kept, for how long ids are remembered and how many of
--- them, then for each claim its place, number, id, ending, wait, attempts or '', history.
+-- them, then for each claim its place, number, ending, wait, attempts or '', history.
 -- Answers with the numbers of those refused, counted from 0.
-local WIDTH = 7
+local WIDTH = 6
 local worker, keep = ARGV[1], ARGV[2] == '1'
 local refused, lanes, back = {}, {}, {}
 
-local function ended_before(job, claim, id)
-    if job and job.st ~= 'f' then
-        return job.fin == claim and job.claim == claim
-    end
-    local score = redis.call('ZSCORE', P .. 'recent', id)
-    return score and tonumber(score) % 4096 == tonumber(claim) % 4096
-end
-
 for at = 5, #ARGV, WIDTH do
-    local place, claim, id, ending = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+    local place, claim, ending = ARGV[at], ARGV[at + 1], ARGV[at + 2]
     local job = load(place)
     if not job or job.st ~= 'c' or job.w ~= worker or job.claim ~= claim then
-        if not ended_before(job, claim, id) then
-            refused[#refused + 1] = (at - 5) / WIDTH
-        end
+        refused[#refused + 1] = (at - 5) / WIDTH
     else
         lanes[job.lane] = job
-        local attempts = ARGV[at + 5] ~= '' and ARGV[at + 5] or str(tonumber(job.att) + 1)
+        local attempts = ARGV[at + 4] ~= '' and ARGV[at + 4] or str(tonumber(job.att) + 1)
         if ending == 'done' or ending == 'dead' or job.cx then
             free(job)
-            remove(job, ending, keep)
-            if keep then
+            local kept = keep and (ending == 'done' or ending == 'dead')
+            remove(job, ending, kept)
+            if kept then
                 set(job, 'att', attempts)
-                if ARGV[at + 6] ~= '' then
-                    set(job, 'hist', ARGV[at + 6])
+                if ARGV[at + 5] ~= '' then
+                    set(job, 'hist', ARGV[at + 5])
                 end
             end
         else
             if ending == 'again' then
                 attempted(job, attempts)
-                set(job, 'att', attempts, 'hist', ARGV[at + 6], 'due', str(now + tonumber(ARGV[at + 4])))
+                set(job, 'att', attempts, 'hist', ARGV[at + 5], 'due', str(now + tonumber(ARGV[at + 3])))
             end
-            set(job, 'fin', claim)
             if not back[job.lane] or tonumber(place) < back[job.lane] then
                 back[job.lane] = tonumber(place)
             end

@@ -1,0 +1,282 @@
+//! What is lost on the way or on the server, and comes again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::redis::AsyncCommands;
+use observer_queue::QueueError;
+use observer_queue::redis::{Durability, OpenError, RedisQueue};
+use servers::redis::{Fsync, Options, PrivateRedis};
+
+use super::{inspect, own, start};
+use crate::support::crew::{Crew, Habits};
+use crate::support::make::{add, job, lane, want, work_off, worker};
+use crate::support::{CALM, Fixture, HASTY, LISTENER, SOON, database, eventually, seed};
+
+/// Jobs of lanes 0 to 9, in turn.
+fn jobs(from: i64, to: i64) -> Vec<observer_queue::NewJob> {
+    (from..to)
+        .map(|n| job(&lane(u32::try_from(n % 10).unwrap()), n / 10))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_consumer_group_that_is_gone_is_made_anew() {
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    add(&*queue, fixture.pool(), &jobs(0, 10)).await;
+    assert_eq!(work_off(&*queue, worker, &want(3)).await, [0, 0, 0]);
+    let mut connection = fixture.connection().await;
+    for stream in inspect::streams(&mut connection).await {
+        let gone: bool =
+            inspect::command(&mut connection, &["XGROUP", "DESTROY", &stream, "workers"]).await;
+        assert!(gone);
+    }
+    assert_eq!(work_off(&*queue, worker, &want(8)).await, [0; 7]);
+    queue.keep().await.unwrap();
+    assert!(queue.is_empty().await.unwrap());
+    inspect::is_bare(&mut connection).await;
+}
+
+#[tokio::test]
+async fn a_group_made_anew_at_the_end_of_its_stream_goes_back() {
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    add(&*queue, fixture.pool(), &jobs(0, 10)).await;
+    let mut connection = fixture.connection().await;
+    for stream in inspect::streams(&mut connection).await {
+        let _: bool =
+            inspect::command(&mut connection, &["XGROUP", "DESTROY", &stream, "workers"]).await;
+        let _: String = inspect::command(
+            &mut connection,
+            &["XGROUP", "CREATE", &stream, "workers", "$"],
+        )
+        .await;
+    }
+    assert_eq!(work_off(&*queue, worker, &want(16)).await, [0; 10]);
+}
+
+#[tokio::test]
+async fn lost_streams_are_filled_again_from_the_jobs() {
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    add(&*queue, fixture.pool(), &jobs(0, 4000)).await;
+    let mut connection = fixture.connection().await;
+    for stream in inspect::streams(&mut connection).await {
+        let _: u32 = connection.del(&stream).await.unwrap();
+    }
+    assert_eq!(work_off(&*queue, worker, &want(16)).await, [0_i64; 0]);
+    queue.keep().await.unwrap();
+    inspect::agree(&mut connection, &*queue).await;
+    let mut all = Vec::new();
+    while !queue.is_empty().await.unwrap() {
+        all.extend(work_off(&*queue, worker, &want(16)).await);
+    }
+    assert_eq!(all.len(), 4000);
+    inspect::is_bare(&mut connection).await;
+}
+
+#[tokio::test]
+async fn all_that_follows_from_the_jobs_is_made_again_in_time() {
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let mut delayed = job(&lane(100), 0);
+    delayed.wait = Duration::from_millis(1);
+    let mut new = jobs(0, 200);
+    new.push(delayed);
+    add(&*queue, fixture.pool(), &new).await;
+    let mut connection = fixture.connection().await;
+    for key in inspect::keys(&mut connection).await {
+        if ["ready:", "turns:", "acts:", "delayed"]
+            .iter()
+            .any(|kind| key.starts_with(kind))
+        {
+            let _: u32 = connection
+                .del(format!("{}{key}", inspect::prefix()))
+                .await
+                .unwrap();
+        }
+    }
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    eventually("all jobs done", async || {
+        queue.keep().await.unwrap();
+        let some = work_off(&*queue, worker, &want(16)).await.len();
+        let before = done.fetch_add(some, std::sync::atomic::Ordering::Relaxed);
+        (before + some == 201).then_some(())
+    })
+    .await;
+    inspect::is_bare(&mut connection).await;
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_told_again() {
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let mut connection = fixture.connection().await;
+    for n in 0..3 {
+        let _: String = ::redis::cmd("SCRIPT")
+            .arg("FLUSH")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        add(&*queue, fixture.pool(), &[job(&lane(1), n)]).await;
+        assert_eq!(work_off(&*queue, worker, &want(1)).await, [n]);
+        queue.keep().await.unwrap();
+    }
+}
+
+/// Adds jobs until told, each until it is acknowledged; workers work meanwhile. Whatever is done
+/// to the server, all that were acknowledged are done, in the order of their lanes.
+async fn under_load(fixture: &super::Redis, trouble: impl AsyncFn()) {
+    let seed = seed();
+    let queue = fixture.open(LISTENER, HASTY).await;
+    let habits = Habits {
+        fails: 0.02,
+        dies: 0.002,
+        falters: 0.0,
+    };
+    let mut crew = Crew::default();
+    for n in 0..4 {
+        crew.start(
+            fixture.open(LISTENER, HASTY).await,
+            habits,
+            seed.wrapping_add(n),
+        );
+    }
+    let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let adding = tokio::spawn({
+        let (queue, pool, ended) = (queue.clone(), fixture.pool().clone(), ended.clone());
+        async move {
+            let mut added = 0;
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                let new = jobs(added, added + 50);
+                let deadline = Instant::now() + SOON;
+                loop {
+                    let mut tx = pool.begin().await.unwrap();
+                    let before = Instant::now();
+                    let answer = queue.enqueue(&mut tx, &new).await;
+                    assert!(before.elapsed() < RedisQueue::LONGEST_CALL * 2);
+                    match answer {
+                        Ok(()) => break,
+                        Err(error) => assert!(Instant::now() < deadline, "{error}"),
+                    }
+                }
+                added += 50;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            added
+        }
+    });
+    trouble().await;
+    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    let added = adding.await.unwrap();
+    eventually("all jobs done", async || {
+        matches!(queue.is_empty().await, Ok(true)).then_some(())
+    })
+    .await;
+    let told = crew.end().await;
+    println!("{added} added; {told}");
+    let done: i64 = told
+        .ended
+        .values()
+        .map(|of| i64::try_from(of.len()).unwrap())
+        .sum();
+    // One whose end was accepted, and the answer lost, may be noted by nobody or twice.
+    assert!(told.errors > 0 || done == added, "{done} of {added}");
+    for of in told.ended.values() {
+        assert!(of.is_sorted(), "{of:?}");
+    }
+    let mut connection = fixture.connection().await;
+    queue.keep().await.unwrap();
+    inspect::agree(&mut connection, &*queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_the_server_is_killed_under_load() {
+    let fixture = own().await;
+    under_load(&fixture, async || {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            fixture.crash().await;
+            fixture.resume().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_may_be_away_for_ten_seconds() {
+    let fixture = own().await;
+    under_load(&fixture, async || {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        fixture.stop().await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        fixture.resume().await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn calls_end_while_the_server_is_away_or_hangs() {
+    let fixture = own().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let mut connection = fixture.connection().await;
+    let _: String = ::redis::cmd("CLIENT")
+        .arg(&["PAUSE", "60000", "ALL"])
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let before = Instant::now();
+    let hung = queue.alive(worker).await;
+    assert!(matches!(hung, Err(QueueError::Redis(_))), "{hung:?}");
+    assert!(before.elapsed() <= RedisQueue::LONGEST_CALL * 2);
+    fixture.crash().await;
+    let before = Instant::now();
+    let away = queue.alive(worker).await;
+    assert!(matches!(away, Err(QueueError::Redis(_))), "{away:?}");
+    assert!(before.elapsed() <= RedisQueue::LONGEST_CALL * 2);
+    fixture.resume().await;
+    eventually("an answer", async || queue.alive(worker).await.ok()).await;
+}
+
+#[tokio::test]
+async fn what_the_server_loses_is_told_when_it_is_opened() {
+    for (fsync, told) in [
+        (Fsync::Always, Durability::Always),
+        (Fsync::EverySecond, Durability::EverySecond),
+        (Fsync::System, Durability::System),
+        (Fsync::Off, Durability::None),
+    ] {
+        let options = Options {
+            fsync,
+            ..Options::default()
+        };
+        let server = PrivateRedis::start(&options).await.unwrap();
+        let pool = database::pool("postgres://nowhere/", 1);
+        let queue = RedisQueue::open(&server.url(), LISTENER, pool, CALM).await;
+        assert_eq!(queue.unwrap().durability(), told);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_drops_keys_is_refused() {
+    let options = Options {
+        settings: vec!["maxmemory-policy allkeys-lru".to_owned()],
+        ..Options::default()
+    };
+    let server = PrivateRedis::start(&options).await.unwrap();
+    let pool = database::pool("postgres://nowhere/", 1);
+    let refused = RedisQueue::open(&server.url(), LISTENER, pool.clone(), CALM).await;
+    assert!(matches!(refused, Err(OpenError::Evicts(policy)) if policy == "allkeys-lru"));
+    let nowhere = RedisQueue::open("http://secret@nowhere", LISTENER, pool, CALM).await;
+    let error = nowhere.unwrap_err();
+    assert!(matches!(error, OpenError::Address(_)), "{error}");
+    assert!(!error.to_string().contains("secret"));
+}

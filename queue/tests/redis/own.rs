@@ -1,1 +1,0 @@
-//! What only the backend in Redis has.

@@ -1,0 +1,401 @@
+//! Steps that are broken off between any two commands, and repeated.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ::redis::AsyncCommands;
+use async_trait::async_trait;
+use observer_queue::redis::{MOST_REMEMBERED, REMEMBERED};
+use observer_queue::{Alive, Burial, Ended, Ending, JobQueue, Run, Selection, WorkerId};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{inspect, own, start};
+use crate::support::make::{Graves, add, again, ended, job, json, lane, want, work_off, worker};
+use crate::support::{CALM, Fixture, HASTY, LISTENER, SOON, eventually, seed};
+
+#[tokio::test]
+async fn a_job_is_added_once() {
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let new: Vec<_> = (0..600).map(|n| job(&lane(1), n)).collect();
+    // As it is after a crash between two parts of one call.
+    add(&*queue, fixture.pool(), &new[..256]).await;
+    add(&*queue, fixture.pool(), &new).await;
+    assert_eq!(queue.list(&Selection::default(), 1).await.unwrap().1, 600);
+    let mut all = Vec::new();
+    while !queue.is_empty().await.unwrap() {
+        all.extend(work_off(&*queue, worker, &want(1)).await);
+        add(&*queue, fixture.pool(), &new[..100]).await;
+    }
+    assert_eq!(all, (0..600).collect::<Vec<_>>());
+    add(&*queue, fixture.pool(), &new).await;
+    assert!(queue.is_empty().await.unwrap());
+    inspect::is_bare(&mut fixture.connection().await).await;
+}
+
+#[tokio::test]
+async fn ids_of_jobs_that_ended_are_bounded_in_time_and_number() {
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let mut connection = fixture.connection().await;
+    let (seconds, micros): (u64, u64) = ::redis::cmd("TIME")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let now = seconds * 1_000_000 + micros;
+    let recent = format!("{}recent", inspect::prefix());
+    let old = now - u64::try_from(REMEMBERED.as_micros()).unwrap() - 1;
+    let mut ids: Vec<(u64, String)> = (0..500).map(|n| (old, format!("old-{n}"))).collect();
+    let surplus = u64::try_from(MOST_REMEMBERED).unwrap() + 300;
+    ids.extend((0..surplus).map(|n| (now + n, format!("new-{n}"))));
+    for part in ids.chunks(10_000) {
+        let _: u64 = connection.zadd_multiple(&recent, part).await.unwrap();
+    }
+    queue.keep().await.unwrap();
+    let left: usize = connection.zcard(&recent).await.unwrap();
+    assert_eq!(left, MOST_REMEMBERED);
+    let first: Vec<String> = connection.zrange(&recent, 0, 0).await.unwrap();
+    assert_eq!(first, ["new-300"]);
+}
+
+/// Fails once: before it writes, or after it has, by taking the server away.
+struct Hitch<'a> {
+    graves: Graves,
+    fixture: Option<&'a super::Redis>,
+    hitched: AtomicBool,
+}
+
+#[async_trait]
+impl Burial for Hitch<'_> {
+    async fn bury(&self, tx: &mut PgConnection, dead: &[&Ended]) -> Result<(), sqlx::Error> {
+        let first = !self.hitched.swap(true, Ordering::Relaxed);
+        match self.fixture {
+            None if first => return Err(sqlx::Error::WorkerCrashed),
+            Some(fixture) if first => fixture.crash().await,
+            _ => {}
+        }
+        self.graves.bury(tx, dead).await
+    }
+}
+
+#[tokio::test]
+async fn a_burial_that_fails_leaves_the_job_held() {
+    for away in [false, true] {
+        let fixture = own().await;
+        let queue = fixture.open(LISTENER, CALM).await;
+        let worker = worker(&*queue).await;
+        add(&*queue, fixture.pool(), &[job(&lane(1), 0)]).await;
+        let runs = queue.claim(worker, &want(1)).await.unwrap();
+        let claimed = &runs[0].jobs[0];
+        let dead = Ending::Dead {
+            attempts: 1,
+            history: json("[]"),
+        };
+        let all = [ended(claimed, dead)];
+        let hitch = Hitch {
+            graves: Graves::default(),
+            fixture: away.then_some(&fixture),
+            hitched: AtomicBool::new(false),
+        };
+        queue.finish(worker, &all, &hitch).await.unwrap_err();
+        if away {
+            fixture.resume().await;
+        }
+        let refused = eventually("an answer", async || {
+            queue.finish(worker, &all, &hitch).await.ok()
+        })
+        .await;
+        assert_eq!(refused, []);
+        // Once more where it was written before the server went; writing it again changes nothing.
+        let buried = hitch.graves.0.lock().unwrap().len();
+        assert_eq!(buried, if away { 2 } else { 1 });
+        assert!(queue.is_empty().await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn what_a_claim_took_whose_answer_was_lost_comes_again() {
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let new: Vec<_> = (0..20).map(|n| job(&lane(n), 0)).collect();
+    add(&*queue, fixture.pool(), &new).await;
+    let random = &mut StdRng::seed_from_u64(seed());
+    let mut lost = 0;
+    for _ in 0..200 {
+        let limit = Duration::from_micros(random.random_range(0..12_000));
+        match tokio::time::timeout(limit, queue.claim(worker, &want(20))).await {
+            Err(_) => lost += 1,
+            Ok(runs) => {
+                let runs = runs.unwrap();
+                assert_eq!(runs.len(), 20, "some are held by nobody");
+                let jobs = runs.iter().flat_map(|run| &run.jobs);
+                let all: Vec<_> = jobs.map(|one| ended(one, Ending::Untouched)).collect();
+                let graves = Graves::default();
+                assert_eq!(queue.finish(worker, &all, &graves).await.unwrap(), []);
+            }
+        }
+    }
+    println!("{lost} answers lost");
+    assert_eq!(work_off(&*queue, worker, &want(20)).await.len(), 20);
+    inspect::is_bare(&mut fixture.connection().await).await;
+}
+
+/// One process whose calls are broken off at random, and the model of its lanes.
+struct Hasty {
+    queue: Arc<dyn JobQueue>,
+    worker: WorkerId,
+    held: Vec<Run>,
+    broken_off: usize,
+    done: BTreeMap<u32, Vec<i64>>,
+}
+
+macro_rules! hastily {
+    ($hasty:expr, $random:expr, $call:expr) => {{
+        let limit = Duration::from_micros($random.random_range(0..4000));
+        let answer = tokio::time::timeout(limit, $call).await;
+        if answer.is_err() {
+            $hasty.broken_off += 1;
+        }
+        answer.ok().map(Result::unwrap)
+    }};
+}
+
+impl Hasty {
+    async fn step(&mut self, random: &mut StdRng) {
+        let queue = self.queue.clone();
+        match random.random_range(0..10) {
+            0 => drop(hastily!(self, random, queue.keep())),
+            1 => self.look_alive(random).await,
+            2 => {
+                hastily!(self, random, queue.leave(self.worker));
+                self.begin_anew();
+            }
+            3..6 => {
+                if let Some(runs) = hastily!(self, random, queue.claim(self.worker, &want(2))) {
+                    self.held.extend(runs);
+                }
+            }
+            _ => self.finish_one(random).await,
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        self.worker = WorkerId(Uuid::new_v4());
+        self.held.clear();
+    }
+
+    async fn look_alive(&mut self, random: &mut StdRng) {
+        let queue = self.queue.clone();
+        match hastily!(self, random, queue.alive(self.worker)) {
+            None | Some(Alive::Yes { .. }) => {}
+            Some(Alive::No) => {
+                self.begin_anew();
+                hastily!(self, random, queue.register(self.worker, "hasty"));
+            }
+        }
+    }
+
+    async fn finish_one(&mut self, random: &mut StdRng) {
+        let Some(run) = self.held.pop() else { return };
+        let fails = random.random_bool(0.2);
+        let ending = |n, one| match n {
+            0 if fails => again(one, Duration::from_millis(1)),
+            0 => Ending::Done,
+            _ => Ending::Untouched,
+        };
+        let all: Vec<_> = run
+            .jobs
+            .iter()
+            .enumerate()
+            .map(|(n, one)| ended(one, ending(n, one)))
+            .collect();
+        let queue = self.queue.clone();
+        let graves = Graves::default();
+        let refused = hastily!(self, random, queue.finish(self.worker, &all, &graves));
+        if !fails && refused.is_none_or(|refused| !refused.contains(&all[0].claim)) {
+            let of = self.done.entry(all[0].job.lane.hash).or_default();
+            of.push(all[0].job.log_id);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_may_be_broken_off_anywhere() {
+    const LANES: u32 = 8;
+    const JOBS: i64 = 40;
+    let seed = seed();
+    let fixture = start().await;
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut all: Vec<Hasty> = Vec::new();
+    for _ in 0..3 {
+        let queue = fixture.open(LISTENER, HASTY).await;
+        let worker = worker(&*queue).await;
+        all.push(Hasty {
+            queue,
+            worker,
+            held: Vec::new(),
+            broken_off: 0,
+            done: BTreeMap::new(),
+        });
+    }
+    let queue = fixture.open(LISTENER, HASTY).await;
+    for n in 0..JOBS {
+        let new: Vec<_> = (0..LANES).map(|hash| job(&lane(hash), n)).collect();
+        // Until it is acknowledged, as a checkpoint does.
+        loop {
+            let limit = Duration::from_micros(random.random_range(0..3000));
+            let mut tx = fixture.pool().begin().await.unwrap();
+            if tokio::time::timeout(limit, queue.enqueue(&mut tx, &new))
+                .await
+                .is_ok_and(|added| added.is_ok())
+            {
+                break;
+            }
+        }
+        for hasty in &mut all {
+            for _ in 0..4 {
+                hasty.step(&mut random).await;
+            }
+        }
+    }
+    let deadline = Instant::now() + SOON;
+    while !queue.is_empty().await.unwrap() {
+        assert!(Instant::now() < deadline, "jobs are stuck");
+        for hasty in &mut all {
+            hasty.step(&mut random).await;
+        }
+    }
+    let broken_off: usize = all.iter().map(|hasty| hasty.broken_off).sum();
+    println!("{broken_off} calls broken off");
+    for hash in 0..LANES {
+        let done: Vec<i64> = all
+            .iter()
+            .flat_map(|hasty| hasty.done.get(&hash).cloned().unwrap_or_default())
+            .collect();
+        for n in 0..JOBS {
+            assert!(done.contains(&n), "{n} of lane {hash} was never done");
+        }
+    }
+    for hasty in &all {
+        for done in hasty.done.values() {
+            assert!(done.is_sorted(), "{done:?}");
+        }
+        queue.leave(hasty.worker).await.unwrap();
+    }
+    let mut connection = fixture.connection().await;
+    inspect::agree(&mut connection, &*queue).await;
+    eventually("no worker holds anything", async || {
+        queue.keep().await.unwrap();
+        let workers: usize = fixture
+            .connection()
+            .await
+            .zcard(format!("{}workers", inspect::prefix()))
+            .await
+            .unwrap();
+        (workers == 0).then_some(())
+    })
+    .await;
+    inspect::is_bare(&mut connection).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_agree_while_many_work() {
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let random = &mut StdRng::seed_from_u64(seed());
+    let mut connection = fixture.connection().await;
+    for round in 0..30 {
+        let new: Vec<_> = (0..20)
+            .map(|_| {
+                let mut new = job(
+                    &lane(random.random_range(0..12)),
+                    random.random_range(0..i64::MAX),
+                );
+                new.wait = Duration::from_millis(random.random_range(0..3));
+                new.attempts = random.random_range(0..10);
+                new.job.tenant = random.random_bool(0.5).then(|| "acme".to_owned());
+                new
+            })
+            .collect();
+        add(&*queue, fixture.pool(), &new).await;
+        let runs = queue.claim(worker, &want(4)).await.unwrap();
+        for run in &runs {
+            let last = random.random_range(0..run.jobs.len());
+            let all: Vec<_> = run.jobs[..=last]
+                .iter()
+                .enumerate()
+                .map(|(n, one)| match n == last {
+                    true if round % 2 == 0 => ended(one, again(one, Duration::from_millis(2))),
+                    true => ended(one, Ending::Untouched),
+                    false => ended(one, Ending::Done),
+                })
+                .collect();
+            assert_eq!(
+                queue
+                    .finish(worker, &all, &Graves::default())
+                    .await
+                    .unwrap(),
+                []
+            );
+        }
+        if round % 5 == 0 {
+            let (shown, _) = queue.list(&Selection::default(), 3).await.unwrap();
+            let ids = shown.into_iter().map(|one| one.id).collect();
+            let what = Selection {
+                ids: Some(ids),
+                ..Selection::default()
+            };
+            queue.cancel(&what).await.unwrap();
+        }
+        inspect::agree(&mut connection, &*queue).await;
+    }
+}
+
+/// Prints how fast it is; judges nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_fast_jobs_go_through() {
+    const JOBS: u32 = 20_000;
+    let fixture = start().await;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let new: Vec<_> = (0..JOBS).map(|n| job(&lane(n), 0)).collect();
+    let before = Instant::now();
+    for part in new.chunks(500) {
+        add(&*queue, fixture.pool(), part).await;
+    }
+    let added = before.elapsed();
+    let before = Instant::now();
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let queue = fixture.open(LISTENER, CALM).await;
+        let done = done.clone();
+        workers.spawn(async move {
+            let worker = worker(&*queue).await;
+            loop {
+                let some = work_off(&*queue, worker, &want(500)).await.len();
+                if some == 0 {
+                    break;
+                }
+                done.fetch_add(some, Ordering::Relaxed);
+            }
+        });
+    }
+    while let Some(ended) = workers.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(done.load(Ordering::Relaxed), usize::try_from(JOBS).unwrap());
+    let rate = |took: Duration| f64::from(JOBS) / took.as_secs_f64();
+    println!(
+        "{JOBS} jobs, batches of 500: {:.0}/s added, {:.0}/s claimed and ended by 4 workers",
+        rate(added),
+        rate(before.elapsed())
+    );
+}
