@@ -9,6 +9,7 @@ mod chaos;
 mod dead_letters;
 mod demo;
 mod figures;
+mod jobs;
 mod life;
 mod migrate;
 mod order;

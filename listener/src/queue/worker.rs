@@ -9,9 +9,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::queue::{Claim, Ended, Ending, JobQueue, QueueError, Run, Want, WorkerId};
+use ::queue::{Claim, Claimed, Ended, Ending, JobQueue, QueueError, Run, Want, WorkerId};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -124,7 +124,9 @@ struct Session<'a> {
     crew: Arc<Crew>,
     ended: mpsc::Receiver<Ended>,
     ready: VecDeque<Run>,
-    running: JoinSet<()>,
+    running: JoinSet<Action>,
+    /// Lanes here of each action.
+    held: HashMap<Action, usize>,
     claims: JoinSet<Result<Vec<Run>, QueueError>>,
     untold: Vec<Ended>,
     telling: JoinSet<Result<usize, (Vec<Ended>, QueueError)>>,
@@ -154,6 +156,7 @@ impl<'a> Session<'a> {
             ended,
             ready: VecDeque::new(),
             running: JoinSet::new(),
+            held: HashMap::new(),
             claims: JoinSet::new(),
             untold: Vec::new(),
             telling: JoinSet::new(),
@@ -200,7 +203,7 @@ impl<'a> Session<'a> {
             let due = Arc::clone(&self.setup.due);
             tokio::select! {
                 Some(ended) = self.ended.recv() => self.note(ended),
-                Some(_) = self.running.join_next() => {}
+                Some(ran) = self.running.join_next() => self.ran(ran),
                 Some(claimed) = self.claims.join_next() => self.claimed(claimed),
                 Some(told) = self.telling.join_next() => self.told(told),
                 () = due.notified(), if end.is_none() => {
@@ -256,7 +259,7 @@ impl<'a> Session<'a> {
         });
     }
 
-    fn claimed(&mut self, claimed: Result<Result<Vec<Run>, QueueError>, tokio::task::JoinError>) {
+    fn claimed(&mut self, claimed: Result<Result<Vec<Run>, QueueError>, JoinError>) {
         let pause = match claimed {
             Ok(Ok(runs)) => {
                 self.pause = if runs.is_empty() {
@@ -267,10 +270,7 @@ impl<'a> Session<'a> {
                 // What was asked for was there, so there may be more.
                 let more = runs.len() >= self.setup.concurrency;
                 for run in runs {
-                    for job in &run.jobs {
-                        self.setup.metrics.jobs.late.observe(job.late.as_secs_f64());
-                    }
-                    self.ready.push_back(run);
+                    self.take(run);
                 }
                 if self.crew.stopping.is_cancelled() {
                     self.hand_back();
@@ -289,11 +289,44 @@ impl<'a> Session<'a> {
         self.next_look = Instant::now() + pause;
     }
 
+    /// Keeps a run, unless its action holds its share of the room already.
+    fn take(&mut self, run: Run) {
+        let Some(first) = run.jobs.first() else {
+            return;
+        };
+        let name = name(first);
+        let most = self.share() + self.effort.ahead();
+        if self.held.get(&name).copied().unwrap_or(0) >= most {
+            self.untold.extend(untouched(run));
+            return;
+        }
+        *self.held.entry(name).or_default() += 1;
+        for job in &run.jobs {
+            self.setup.metrics.jobs.late.observe(job.late.as_secs_f64());
+        }
+        self.ready.push_back(run);
+    }
+
+    /// Most lanes under way here of one action, so that one whose attempts take long leaves room
+    /// for others, if there are any.
+    fn share(&self) -> usize {
+        let all = self.setup.concurrency;
+        let alone = self.setup.observers.borrow().len() < 2;
+        if alone { all } else { all - all / 4 }
+    }
+
     fn start(&mut self) {
         while self.running.len() < self.setup.concurrency
             && let Some(run) = self.ready.pop_front()
         {
-            self.running.spawn(work_on(run, Arc::clone(&self.crew)));
+            let Some(name) = run.jobs.first().map(name) else {
+                continue;
+            };
+            let working = work_on(run, Arc::clone(&self.crew));
+            self.running.spawn(async move {
+                working.await;
+                name
+            });
         }
         let running = i64::try_from(self.running.len()).unwrap_or(i64::MAX);
         self.setup.metrics.jobs.running.set(running);
@@ -302,13 +335,22 @@ impl<'a> Session<'a> {
     /// What was not begun is others' again.
     fn hand_back(&mut self) {
         for run in self.ready.drain(..) {
-            let untouched = run.jobs.into_iter().map(|claimed| Ended {
-                job: Arc::new(claimed.job),
-                claim: claimed.claim,
-                ending: Ending::Untouched,
-                enqueued_at: claimed.enqueued_at,
-            });
-            self.untold.extend(untouched);
+            self.untold.extend(untouched(run));
+        }
+    }
+
+    fn ran(&mut self, ran: Result<Action, JoinError>) {
+        match ran {
+            Ok(name) => {
+                if let Some(held) = self.held.get_mut(&name) {
+                    *held -= 1;
+                    if *held == 0 {
+                        self.held.remove(&name);
+                    }
+                }
+            }
+            // The claim runs out, and the job is counted as lost.
+            Err(error) => tracing::error!(%error, "work on a job broke down"),
         }
     }
 
@@ -330,10 +372,7 @@ impl<'a> Session<'a> {
         self.telling.spawn(tell(self.setup.clone(), self.id, ended));
     }
 
-    fn told(
-        &mut self,
-        told: Result<Result<usize, (Vec<Ended>, QueueError)>, tokio::task::JoinError>,
-    ) {
+    fn told(&mut self, told: Result<Result<usize, (Vec<Ended>, QueueError)>, JoinError>) {
         match told {
             Ok(Ok(_)) => {}
             Ok(Err((mut ended, error))) => {
@@ -357,7 +396,7 @@ impl<'a> Session<'a> {
                 }
                 tokio::select! {
                     Some(ended) = self.ended.recv() => self.note(ended),
-                    Some(_) = self.running.join_next() => {}
+                    Some(ran) = self.running.join_next() => self.ran(ran),
                     Some(told) = self.telling.join_next() => self.told(told),
                 }
             }
@@ -366,6 +405,21 @@ impl<'a> Session<'a> {
             tracing::warn!("could not tell what became of some jobs; they are done again");
         }
     }
+}
+
+fn name(claimed: &Claimed) -> Action {
+    let lane = &claimed.job.lane;
+    (Arc::clone(&lane.observer), Arc::clone(&lane.action))
+}
+
+/// Jobs that are others' again.
+fn untouched(run: Run) -> impl Iterator<Item = Ended> {
+    run.jobs.into_iter().map(|claimed| Ended {
+        job: Arc::new(claimed.job),
+        claim: claimed.claim,
+        ending: Ending::Untouched,
+        enqueued_at: claimed.enqueued_at,
+    })
 }
 
 /// Tells the queue what ended; gives it back after a pause where that failed.

@@ -254,6 +254,7 @@ impl Metrics {
         let labels = [&**observer, &**action, &*last.kind];
         self.dead_letters.with_label_values(&labels).inc();
         tracing::warn!(
+            target: "observer::dead_letter",
             event,
             entity,
             observer = &**observer,

@@ -1,0 +1,52 @@
+//! Actions that go by the job queue: retries across kills, what takes long, keys that must wait,
+//! receivers that are dead, and the commands.
+
+mod commands;
+mod lanes;
+mod retries;
+mod slow;
+
+use std::time::Duration;
+
+use crate::support::{TestDb, database, eventually};
+
+/// What a listener says of its queue in tests in which workers die.
+const SHORT: &str = "  queue: {lease: 5s}\n";
+
+/// A tracked table of orders.
+async fn orders() -> TestDb {
+    let db = database().await;
+    db.run("create table orders (id int primary key, total int not null default 0); select observer.track('orders')")
+        .await;
+    db
+}
+
+/// An observer of `public.orders` that posts to a URL; `more` are fields of its action.
+fn observer(name: &str, url: &str, more: &str) -> String {
+    format!(
+        "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
+         \"on\": {{entity: public.orders}}\n  actions:\n    - name: post\n      \
+         webhook: {{url: {{value: \"{url}\"}}}}\n      {more}\n---\n"
+    )
+}
+
+/// Jobs that are not over.
+async fn pending(db: &TestDb) -> i64 {
+    sqlx::query_scalar("select count(*) from observer.job")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap()
+}
+
+/// Waits until so many jobs are left.
+async fn left(db: &TestDb, count: i64) {
+    eventually(&format!("{count} jobs"), async || {
+        (pending(db).await == count).then_some(())
+    })
+    .await;
+}
+
+fn seconds(all: &[Duration]) -> (f64, f64) {
+    let seconds = all.iter().map(Duration::as_secs_f64).collect();
+    crate::support::fleet::median_and_most(seconds)
+}

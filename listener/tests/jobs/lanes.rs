@@ -1,0 +1,182 @@
+//! A key whose delivery failed waits behind it, all others flow, and it flows again afterwards.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use observer_listener::demo::sink::{Behaviour, Received, Sink};
+
+use super::{SHORT, left, observer, orders, pending};
+use crate::support::listener::{Config, Process};
+use crate::support::probe::{free_address, get};
+use crate::support::{TestDb, eventually};
+
+/// Jobs added so far, as the process tells.
+async fn enqueued(address: &str) -> f64 {
+    let (_, text) = get(address, "/metrics").await.unwrap();
+    let lines = text.lines();
+    let lines = lines.filter(|line| line.starts_with("observer_jobs_enqueued_total{"));
+    lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+/// Checks that each order's totals were accepted one after the other, from 0 to `last`.
+fn in_order(received: &[Received], orders: usize, last: i64) {
+    let mut next: BTreeMap<i64, i64> = BTreeMap::new();
+    for one in received.iter().filter(|one| one.status == Some(200)) {
+        let body: serde_json::Value = serde_json::from_slice(&one.body).unwrap();
+        let (id, total) = (
+            body["new"]["id"].as_i64().unwrap(),
+            body["new"]["total"].as_i64().unwrap(),
+        );
+        let due = next.entry(id).or_default();
+        assert_eq!(total, *due, "order {id}");
+        *due += 1;
+    }
+    assert_eq!(next.len(), orders);
+    assert!(next.values().all(|due| *due == last + 1), "all arrived");
+}
+
+async fn accepted(sink: &Sink, count: u64) {
+    eventually(&format!("{count} deliveries"), async || {
+        (sink.counts().succeeded >= count).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_with_a_failed_delivery_flows_again() {
+    let db = orders().await;
+    let failing = Behaviour::FailShare {
+        per_mille: 20,
+        seed: 11,
+        status: 503,
+    };
+    let sink = Sink::start(failing).await.unwrap();
+    let soon = "retry: {attempts: 20, initialBackoff: 100ms, maxBackoff: 200ms}";
+    let config = Config::new(&db.url, SHORT, &observer("one", &sink.url("/hook"), soon));
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    db.run("insert into orders values (1)").await;
+    for _ in 0..400 {
+        db.run("update orders set total = total + 1").await;
+    }
+    accepted(&sink, 401).await;
+    sink.behave(Behaviour::Ok);
+    left(&db, 0).await;
+    let failed = sink.counts().requests - 401;
+    eventually("the key is on the fast path again", async || {
+        let before = enqueued(&address).await;
+        db.run("update orders set total = total + 1").await;
+        let last: i32 = sqlx::query_scalar("select total from orders")
+            .fetch_one(&db.pool)
+            .await
+            .unwrap();
+        accepted(&sink, u64::from(last.unsigned_abs()) + 1).await;
+        let after = enqueued(&address).await;
+        (before.to_bits() == after.to_bits()).then_some(())
+    })
+    .await;
+    println!(
+        "{failed} attempts failed, {} jobs",
+        enqueued(&address).await
+    );
+    let last: i32 = sqlx::query_scalar("select total from orders")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    in_order(&sink.received(), 1, last.into());
+    assert!(failed > 0, "some failed");
+    process.stop().await;
+}
+
+/// Rows in several statements, so that there are many windows.
+async fn fill(db: &TestDb, rows: usize) {
+    for from in (1..=rows).step_by(500) {
+        let to = rows.min(from + 499);
+        db.run(&format!(
+            "insert into orders select generate_series({from}, {to})"
+        ))
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_dead_receiver_among_ten_holds_up_nobody_and_drains_in_order() {
+    const ROWS: usize = 2000;
+    let db = orders().await;
+    let well = Sink::start(Behaviour::Ok).await.unwrap();
+    let dead = Sink::start(Behaviour::Status(503)).await.unwrap();
+    let often = "retry: {attempts: 100, initialBackoff: 1s, maxBackoff: 2s}";
+    let mut observers: Vec<String> = (0..9)
+        .map(|n| observer(&format!("well{n}"), &well.url(&format!("/{n}")), often))
+        .collect();
+    observers.push(observer("dead", &dead.url("/dead"), often));
+    let config = Config::new(&db.url, SHORT, &observers.concat());
+    let process = Process::run(&config);
+    let rounds = async |from: u64| {
+        let begun = Instant::now();
+        accepted(&well, from + 9 * ROWS as u64).await;
+        begun.elapsed()
+    };
+    fill(&db, ROWS).await;
+    let first = rounds(0).await;
+    db.run("update orders set total = total + 1").await;
+    let second = rounds(9 * ROWS as u64).await;
+    println!("nine receivers beside a dead one: {first:?}, then {second:?}");
+    eventually("all of the dead one's are jobs", async || {
+        (pending(&db).await == 2 * ROWS as i64).then_some(())
+    })
+    .await;
+    dead.behave(Behaviour::Ok);
+    accepted(&dead, 2 * ROWS as u64).await;
+    left(&db, 0).await;
+    in_order(&dead.received(), ROWS, 1);
+    assert_eq!(
+        well.counts().succeeded,
+        18 * ROWS as u64,
+        "nothing is repeated"
+    );
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_keys_with_jobs_than_are_told_apart_keep_their_order_across_kills() {
+    const ROWS: usize = 5000;
+    let db = orders().await;
+    let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
+    let often = "retry: {attempts: 100, initialBackoff: 3s, maxBackoff: 5s}";
+    let hook = observer("many", &sink.url("/hook"), often);
+    let spec = format!("{SHORT}  lease: {{duration: 3s, renewDeadline: 2s, retryPeriod: 400ms}}\n");
+    let config = Config::new(&db.url, &spec, &hook);
+    let mut process = Process::run(&config);
+    fill(&db, ROWS).await;
+    process
+        .says("so all deliveries of the action go by the queue")
+        .await;
+    eventually("all of them are jobs", async || {
+        (pending(&db).await >= ROWS as i64).then_some(())
+    })
+    .await;
+    db.run("update orders set total = total + 1").await;
+    process.kill().await;
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    db.run("update orders set total = total + 1").await;
+    eventually("all of them are jobs again", async || {
+        (pending(&db).await >= 3 * ROWS as i64).then_some(())
+    })
+    .await;
+    sink.behave(Behaviour::Ok);
+    accepted(&sink, 3 * ROWS as u64).await;
+    left(&db, 0).await;
+    in_order(&sink.received(), ROWS, 2);
+    eventually("the action is on the fast path again", async || {
+        let before = enqueued(&address).await;
+        db.run("update orders set total = total where id = 1").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        (before.to_bits() == enqueued(&address).await.to_bits()).then_some(())
+    })
+    .await;
+    process.stop().await;
+}

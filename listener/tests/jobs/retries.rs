@@ -1,0 +1,64 @@
+//! Attempts are counted across processes.
+
+use observer_listener::demo::sink::{Behaviour, Sink};
+
+use super::{SHORT, left, observer, orders};
+use crate::support::listener::{Config, Process, SOON};
+use crate::support::told::{keys_of, letters};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_go_on_where_a_killed_process_left_them() {
+    let db = orders().await;
+    let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
+    let six = "retry: {attempts: 6, initialBackoff: 300ms, maxBackoff: 300ms}";
+    let config = Config::new(&db.url, SHORT, &observer("six", &sink.url("/hook"), six));
+    let process = Process::run(&config);
+    db.run("insert into orders values (1)").await;
+    assert!(sink.wait_for(3, SOON).await);
+    process.kill().await;
+    let before = sink.counts().requests;
+    let process = Process::run(&config);
+    letters(&db, 1).await;
+    let (attempts, history): (i32, i32) =
+        sqlx::query_as("select attempts, json_array_length(history) from observer.dead_letter")
+            .fetch_one(&db.pool)
+            .await
+            .unwrap();
+    // The one that the kill may have cut off counts, and may not have come to be sent.
+    let requests = sink.counts().requests;
+    assert_eq!(attempts, 6);
+    assert!(
+        (5..=6).contains(&requests),
+        "{requests} requests, {before} before the kill"
+    );
+    assert!((5..=6).contains(&history), "{history} attempts are kept");
+    left(&db, 0).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_leaves_what_waits_to_the_next_process() {
+    let db = orders().await;
+    let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
+    let seldom = "retry: {attempts: 3, initialBackoff: 30s, maxBackoff: 30s}";
+    let config = Config::new(&db.url, SHORT, &observer("six", &sink.url("/hook"), seldom));
+    let process = Process::run(&config);
+    db.run("insert into orders select generate_series(1, 20)")
+        .await;
+    assert!(sink.wait_for(20, SOON).await);
+    // What comes later of the same keys waits behind.
+    db.run("update orders set total = 1").await;
+    left(&db, 40).await;
+    process.stop().await;
+    assert_eq!(sink.counts().requests, 20);
+    sink.behave(Behaviour::Ok);
+    let process = Process::run(&config);
+    db.run("update orders set total = 2").await;
+    let due = "update observer.job set due = now(), state = 'r' where state = 'd'";
+    db.run(due).await;
+    keys_of(&sink, "/hook", 60).await;
+    left(&db, 0).await;
+    process.stop().await;
+    let received = sink.received();
+    assert_eq!(received.len(), 80, "each was attempted once more");
+}

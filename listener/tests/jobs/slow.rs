@@ -1,0 +1,110 @@
+//! What takes long delays nobody else.
+
+use std::time::{Duration, Instant};
+
+use observer_listener::demo::sink::{Behaviour, Sink};
+
+use super::{left, observer, orders, seconds};
+use crate::support::eventually;
+use crate::support::listener::{Config, Process};
+use crate::support::probe::free_address;
+
+/// How long the slow receiver takes; a minute where `OBSERVER_TEST_LONG` is set.
+fn long() -> Duration {
+    let long = std::env::var_os("OBSERVER_TEST_LONG").is_some();
+    Duration::from_secs(if long { 60 } else { 6 })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_action_delays_no_short_one() {
+    let db = orders().await;
+    let slow = Sink::start(Behaviour::Delay(long())).await.unwrap();
+    let quick = Sink::start(Behaviour::Ok).await.unwrap();
+    // More of them than there is room for at once.
+    let observers = [
+        observer(
+            "long",
+            &slow.url("/long"),
+            "mode: Queued\n      timeout: 5m",
+        )
+        .replace("  actions:", "  when: new.id <= 40\n  actions:"),
+        observer("queued", &quick.url("/queued"), "mode: Queued")
+            .replace("  actions:", "  when: new.id > 40\n  actions:"),
+        observer("inline", &quick.url("/inline"), "timeout: 1s")
+            .replace("  actions:", "  when: new.id > 40\n  actions:"),
+    ];
+    let config = Config::new(&db.url, "", &observers.concat());
+    let process = Process::run(&config);
+    db.run("insert into orders select generate_series(1, 40)")
+        .await;
+    eventually("as many long ones as there is room for", async || {
+        let running =
+            "select count(*) from observer.job where state = 'c' and observer = 'default/long'";
+        let running: i64 = sqlx::query_scalar(running)
+            .fetch_one(&db.pool)
+            .await
+            .unwrap();
+        (running >= 12).then_some(())
+    })
+    .await;
+    let mut begun = Vec::new();
+    for id in 41..=80 {
+        begun.push(Instant::now());
+        db.run(&format!("insert into orders values ({id})")).await;
+    }
+    eventually("the short ones", async || {
+        (quick.counts().succeeded >= 80).then_some(())
+    })
+    .await;
+    let received = quick.received();
+    for path in ["/queued", "/inline"] {
+        let took: Vec<Duration> = received
+            .iter()
+            .filter(|one| one.line.contains(path))
+            .map(|one| {
+                let body: serde_json::Value = serde_json::from_slice(&one.body).unwrap();
+                let id = usize::try_from(body["new"]["id"].as_u64().unwrap()).unwrap();
+                one.at - begun[id - 41]
+            })
+            .collect();
+        let (median, most) = seconds(&took);
+        println!(
+            "beside actions of {:?}: {path} took {median:.3} s at the median, {most:.3} s at most",
+            long()
+        );
+        assert!(took.iter().all(|took| *took < long()), "{took:?}");
+    }
+    if long() < Duration::from_secs(60) {
+        left(&db, 0).await;
+        assert_eq!(slow.counts().succeeded, 40, "each once");
+        process.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_paused_for_too_long_is_refused() {
+    let db = orders().await;
+    let sink = Sink::start(Behaviour::Hang).await.unwrap();
+    let hook = observer(
+        "paused",
+        &sink.url("/hook"),
+        "mode: Queued\n      timeout: 5m",
+    );
+    let config = Config::new(&db.url, super::SHORT, &hook);
+    let mut paused = Process::run(&config);
+    db.run("insert into orders values (1)").await;
+    assert!(sink.wait_for(1, crate::support::listener::SOON).await);
+    paused.signal("STOP").await;
+    sink.behave(Behaviour::Ok);
+    let address = free_address();
+    let other = Process::start(&["work", "--listen", &address, "-f"], &config.path());
+    left(&db, 0).await;
+    assert_eq!(sink.counts().succeeded, 1, "the other worker has done it");
+    paused.signal("CONT").await;
+    paused.says("gave no sign of life").await;
+    other.stop().await;
+    paused.stop().await;
+    assert_eq!(sink.counts().succeeded, 1);
+    let ids = sink.received();
+    assert!(ids.iter().all(|one| one.webhook_id == ids[0].webhook_id));
+}
