@@ -255,6 +255,8 @@ declare
     most_steps constant integer := 512;
     rounds constant integer := 4;
     most_due constant integer := 1000;
+    -- A variable, since an index is of no use to what may differ from row to row.
+    present timestamptz := clock_timestamp();
     of_queue integer := observer.job_queue_of(of_listener);
     open_runs integer := runs;
     room integer[];
@@ -286,7 +288,7 @@ begin
     update observer.job j set state = 'r'
     from (
         select d.slot, d.lane, d.id from observer.job d
-        where d.queue = of_queue and d.state = 'd' and d.due <= clock_timestamp()
+        where d.queue = of_queue and d.state = 'd' and d.due <= present
         order by d.due limit most_due for update skip locked
     ) d
     where j.slot = d.slot and j.lane = d.lane and j.id = d.id;
@@ -852,12 +854,13 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    until timestamptz := clock_timestamp() - make_interval(secs => retention);
     removed bigint;
 begin
     delete from observer.job_done d using (
         select o.ctid from observer.job_done o
         where o.queue = observer.job_queue_of(of_listener)
-            and o.ended_at < clock_timestamp() - make_interval(secs => retention)
+            and o.ended_at < until
         order by o.ended_at limit most for update skip locked
     ) o where d.ctid = o.ctid;
     get diagnostics removed = row_count;
