@@ -12,7 +12,7 @@ use kube::Resource;
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
 
-use crate::build::{INSTANCE, Kind};
+use crate::build::{INSTANCE, Kind, NAME, WORKER_PROGRAM};
 use crate::key::Key;
 
 /// A custom resource, readable or not.
@@ -279,6 +279,8 @@ impl DeploymentSeen {
 pub struct PodSeen {
     /// The listener that it belongs to.
     pub listener: Key,
+    /// Whether it is there for jobs alone.
+    pub worker: bool,
     /// Its address, once it has one.
     pub ip: Option<String>,
     /// Whether it is ready.
@@ -294,7 +296,8 @@ impl PodSeen {
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
         let meta = &pod.metadata;
-        let listener = meta.labels.as_ref()?.get(INSTANCE)?;
+        let labels = meta.labels.as_ref()?;
+        let listener = labels.get(INSTANCE)?;
         let status = pod.status.as_ref();
         let over = status
             .and_then(|status| status.phase.as_deref())
@@ -311,6 +314,9 @@ impl PodSeen {
         });
         Some(Self {
             listener: Key::new(meta.namespace.as_deref()?, listener),
+            worker: labels
+                .get(NAME)
+                .is_some_and(|program| program == WORKER_PROGRAM),
             ip: status
                 .and_then(|status| status.pod_ip.clone())
                 .filter(|_| !over),

@@ -53,6 +53,7 @@ fn snapshot(observers: Vec<Arc<Observer>>, rivals: Vec<ObserverListener>) -> Sna
         rivals: rivals.into_iter().map(Arc::new).collect(),
         owned: BTreeMap::new(),
         pods: Vec::new(),
+        workers: false,
         terminating: false,
     }
 }

@@ -104,6 +104,69 @@ fn one_pod_has_no_disruption_budget() {
 }
 
 #[test]
+fn pods_for_jobs_are_there_where_they_are_asked_for() {
+    let built = |workers: i32| {
+        objects(&json!({
+            "replicas": 1, "queue": { "workers": { "replicas": workers } },
+            "podTemplate": { "labels": { "app.kubernetes.io/component": "mine" } },
+        }))
+    };
+    let names = |workers: i32| -> Vec<String> {
+        let built = built(workers);
+        let of_workers = built.iter().filter(|built| built.name == "shop-workers");
+        of_workers.map(|built| built.kind.resource().kind).collect()
+    };
+    assert_eq!(names(0), [""; 0]);
+    assert_eq!(names(1), ["Deployment"]);
+    assert_eq!(names(2), ["PodDisruptionBudget", "Deployment"]);
+    for built in built(2).iter().filter(|built| built.name == "shop-workers") {
+        let kind = built.kind.resource().kind;
+        compare(
+            &format!("workers-{}.yaml", kind.to_lowercase()),
+            &built.object,
+        );
+    }
+}
+
+#[test]
+fn no_selector_of_the_listener_takes_its_pods_for_jobs() {
+    let built = objects(&json!({ "replicas": 2, "queue": { "workers": { "replicas": 2 } } }));
+    let one = |kind: Kind| {
+        let built = built.iter().find(|built| built.kind == kind);
+        &built.unwrap().object["spec"]
+    };
+    let takes = |selector: &Value, workload: Kind| {
+        let labels = &one(workload)["template"]["metadata"]["labels"];
+        let mut wanted = selector.as_object().unwrap().iter();
+        wanted.all(|(label, value)| labels[label] == *value)
+    };
+    for (kind, pointer, expected) in [
+        (Kind::Deployment, "/selector/matchLabels", (true, false)),
+        (
+            Kind::PodDisruptionBudget,
+            "/selector/matchLabels",
+            (true, false),
+        ),
+        (Kind::Workers, "/selector/matchLabels", (false, true)),
+        (Kind::WorkersBudget, "/selector/matchLabels", (false, true)),
+        // Their port is reached, and their metrics are read, all the same.
+        (
+            Kind::NetworkPolicy,
+            "/podSelector/matchLabels",
+            (true, true),
+        ),
+        (Kind::Service, "/selector", (true, true)),
+    ] {
+        let selector = one(kind).pointer(pointer).unwrap();
+        let both = (
+            takes(selector, Kind::Deployment),
+            takes(selector, Kind::Workers),
+        );
+        assert_eq!(both, expected, "{kind:?}");
+    }
+}
+
+#[test]
 fn what_changes_while_a_listener_runs_does_not_roll_its_pods() {
     let template = |spec: Value| {
         let built = objects(&spec);
@@ -113,6 +176,7 @@ fn what_changes_while_a_listener_runs_does_not_roll_its_pods() {
     let plain = template(json!({}));
     for spec in [
         json!({ "replicas": 5 }),
+        json!({ "queue": { "workers": { "replicas": 5, "concurrency": 3 }, "lease": "9s" } }),
         json!({ "observerSelector": { "matchLabels": { "a": "b" } } }),
         json!({ "source": { "changeLog": { "databaseUrl": { "value": "postgres://a/b" } } } }),
         json!({ "deletionPolicy": "Retain" }),

@@ -1,4 +1,4 @@
-//! A listener's pods.
+//! A listener's pods, and its pods for jobs, which differ in their command alone.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::Fleet;
+use super::{Fleet, Part};
 
 /// Name of the pods' one port.
 pub(super) const PORT_NAME: &str = "http";
@@ -38,14 +38,14 @@ const REVISIONS: i32 = 3;
 const PROGRESS_DEADLINE: i32 = 120;
 
 /// The pods, with what users add to them. They go one at a time, each once a new one is ready to
-/// take up its shards, so that the work changes hands and does not wait.
+/// take up its work, so that the work changes hands and does not wait.
 #[must_use]
-pub fn build(fleet: &Fleet) -> Deployment {
+pub fn build(fleet: &Fleet, part: Part) -> Deployment {
     Deployment {
-        metadata: fleet.metadata(fleet.object_name()),
+        metadata: fleet.part_metadata(part),
         spec: Some(DeploymentSpec {
-            replicas: Some(fleet.replicas),
-            selector: fleet.selector(),
+            replicas: Some(fleet.pods(part)),
+            selector: fleet.selector(part),
             revision_history_limit: Some(REVISIONS),
             progress_deadline_seconds: Some(PROGRESS_DEADLINE),
             strategy: Some(DeploymentStrategy {
@@ -55,17 +55,17 @@ pub fn build(fleet: &Fleet) -> Deployment {
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
             }),
-            template: pod(fleet),
+            template: pod(fleet, part),
             ..DeploymentSpec::default()
         }),
         status: None,
     }
 }
 
-fn pod(fleet: &Fleet) -> PodTemplateSpec {
+fn pod(fleet: &Fleet, part: Part) -> PodTemplateSpec {
     let template = &fleet.template;
     let mut labels = template.labels.clone();
-    labels.extend(fleet.labels());
+    labels.extend(fleet.pod_labels(part));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
@@ -87,7 +87,7 @@ fn pod(fleet: &Fleet) -> PodTemplateSpec {
                 }),
                 ..PodSecurityContext::default()
             }),
-            containers: vec![container(fleet)],
+            containers: vec![container(fleet, part)],
             image_pull_secrets: listed(template.image_pull_secrets.clone()),
             node_selector: filled(template.node_selector.clone()),
             affinity: template.affinity.clone(),
@@ -99,10 +99,14 @@ fn pod(fleet: &Fleet) -> PodTemplateSpec {
     }
 }
 
-fn container(fleet: &Fleet) -> Container {
+fn container(fleet: &Fleet, part: Part) -> Container {
     let template = &fleet.template;
+    let (name, command) = match part {
+        Part::Listener => ("listener", "run"),
+        Part::Worker => ("worker", "work"),
+    };
     Container {
-        name: "listener".to_owned(),
+        name: name.to_owned(),
         image: Some(
             template
                 .image
@@ -111,7 +115,7 @@ fn container(fleet: &Fleet) -> Container {
         ),
         command: Some(vec![
             "/usr/local/bin/observer-listener".to_owned(),
-            "run".to_owned(),
+            command.to_owned(),
         ]),
         env: Some(environment(fleet)),
         ports: Some(vec![ContainerPort {

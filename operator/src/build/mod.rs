@@ -33,10 +33,21 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const INSTANCE: &str = "app.kubernetes.io/instance";
 
 /// Label with the kind of program.
-const NAME: &str = "app.kubernetes.io/name";
+pub const NAME: &str = "app.kubernetes.io/name";
 
-/// Program that the pods run.
-const PROGRAM: &str = "observer-listener";
+/// Label with the part that a pod has. Only the operator's pods for jobs have it from the operator,
+/// and users may give it to others, so nothing is decided by it.
+const COMPONENT: &str = "app.kubernetes.io/component";
+
+/// Value of [`COMPONENT`] for pods for jobs.
+const WORKER: &str = "worker";
+
+/// Kind of program of the pods that have the shards.
+const LISTENER_PROGRAM: &str = "observer-listener";
+
+/// Kind of program of the pods for jobs. It is another one, so that what selects the former by this
+/// label never selects the latter.
+pub const WORKER_PROGRAM: &str = "observer-worker";
 
 /// Annotation with the hash of the bundle, on its Secret.
 pub const BUNDLE_HASH: &str = "observers.fraiseql.dev/bundle-hash";
@@ -52,12 +63,23 @@ pub struct Fleet {
     pub uid: String,
     /// Number of pods.
     pub replicas: i32,
+    /// Number of pods for jobs alone.
+    pub workers: i32,
     /// How long a stop waits for attempts under way.
     pub drain_timeout: Span,
     /// What users add to the pods.
     pub template: PodTemplate,
     /// Image, unless the template names one.
     pub image: String,
+}
+
+/// What a pod of a listener is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The shards.
+    Listener,
+    /// Jobs alone.
+    Worker,
 }
 
 /// The kinds of owned objects, in the order in which they are applied: the workload last.
@@ -77,13 +99,17 @@ pub enum Kind {
     NetworkPolicy,
     /// How many may be evicted at once.
     PodDisruptionBudget,
+    /// How many of the pods for jobs may be evicted at once.
+    WorkersBudget,
     /// The pods.
     Deployment,
+    /// The pods for jobs.
+    Workers,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are applied.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::ServiceAccount,
         Self::Role,
         Self::RoleBinding,
@@ -91,8 +117,20 @@ impl Kind {
         Self::Service,
         Self::NetworkPolicy,
         Self::PodDisruptionBudget,
+        Self::WorkersBudget,
         Self::Deployment,
+        Self::Workers,
     ];
+
+    /// The kind under which it is watched, with others that the API server keeps in one place.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        match self {
+            Self::WorkersBudget => Self::PodDisruptionBudget,
+            Self::Workers => Self::Deployment,
+            other => other,
+        }
+    }
 
     /// Where the API server keeps it.
     #[must_use]
@@ -105,8 +143,10 @@ impl Kind {
             Self::Secret => ApiResource::erase::<core::v1::Secret>(&()),
             Self::Service => ApiResource::erase::<core::v1::Service>(&()),
             Self::NetworkPolicy => ApiResource::erase::<networking::v1::NetworkPolicy>(&()),
-            Self::PodDisruptionBudget => ApiResource::erase::<policy::v1::PodDisruptionBudget>(&()),
-            Self::Deployment => ApiResource::erase::<apps::v1::Deployment>(&()),
+            Self::PodDisruptionBudget | Self::WorkersBudget => {
+                ApiResource::erase::<policy::v1::PodDisruptionBudget>(&())
+            }
+            Self::Deployment | Self::Workers => ApiResource::erase::<apps::v1::Deployment>(&()),
         }
     }
 }
@@ -132,16 +172,32 @@ impl Fleet {
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
             replicas: listener.spec.replicas,
+            workers: workers(listener),
             drain_timeout: listener.spec.delivery.drain_timeout,
             template: listener.spec.pod_template.clone().unwrap_or_default(),
             image: image.to_owned(),
         }
     }
 
-    /// Name of all owned objects but the bundle.
+    /// Name of all owned objects but the bundle and those of the pods for jobs.
     #[must_use]
     pub fn object_name(&self) -> String {
         object_name(&self.name)
+    }
+
+    /// Name of the objects of some pods alone.
+    fn part_name(&self, part: Part) -> String {
+        match part {
+            Part::Listener => object_name(&self.name),
+            Part::Worker => workers_name(&self.name),
+        }
+    }
+
+    fn pods(&self, part: Part) -> i32 {
+        match part {
+            Part::Listener => self.replicas,
+            Part::Worker => self.workers,
+        }
     }
 
     /// Name of the Secret with the bundle.
@@ -159,10 +215,19 @@ impl Fleet {
             self.built(Kind::Service, &service::build(self))?,
             self.built(Kind::NetworkPolicy, &network_policy::build(self))?,
         ];
-        if let Some(budget) = pod_disruption_budget::build(self) {
+        let budget = |part| pod_disruption_budget::build(self, part);
+        if let Some(budget) = budget(Part::Listener) {
             objects.push(self.built(Kind::PodDisruptionBudget, &budget)?);
         }
-        objects.push(self.built(Kind::Deployment, &deployment::build(self))?);
+        let listeners = deployment::build(self, Part::Listener);
+        objects.push(self.built(Kind::Deployment, &listeners)?);
+        if self.workers > 0 {
+            if let Some(budget) = budget(Part::Worker) {
+                objects.push(self.built_for_workers(Kind::WorkersBudget, &budget)?);
+            }
+            let workers = deployment::build(self, Part::Worker);
+            objects.push(self.built_for_workers(Kind::Workers, &workers)?);
+        }
         Ok(objects)
     }
 
@@ -183,11 +248,30 @@ impl Fleet {
         })
     }
 
+    fn built_for_workers(
+        &self,
+        kind: Kind,
+        object: &impl Serialize,
+    ) -> Result<Built, serde_json::Error> {
+        Ok(Built {
+            name: self.part_name(Part::Worker),
+            ..self.built(kind, object)?
+        })
+    }
+
+    /// Metadata of an object of some pods alone, which has their labels.
+    fn part_metadata(&self, part: Part) -> ObjectMeta {
+        ObjectMeta {
+            labels: Some(self.pod_labels(part)),
+            ..self.metadata(self.part_name(part))
+        }
+    }
+
     fn metadata(&self, name: String) -> ObjectMeta {
         ObjectMeta {
             name: Some(name),
             namespace: Some(self.namespace.clone()),
-            labels: Some(self.labels()),
+            labels: Some(self.pod_labels(Part::Listener)),
             owner_references: Some(vec![self.owner()]),
             ..ObjectMeta::default()
         }
@@ -204,31 +288,59 @@ impl Fleet {
         }
     }
 
-    fn labels(&self) -> BTreeMap<String, String> {
-        let mut labels = self.selector_labels();
+    fn pod_labels(&self, part: Part) -> BTreeMap<String, String> {
+        let mut labels = self.selector_labels(part);
         labels.insert(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned());
+        if part == Part::Worker {
+            labels.insert(COMPONENT.to_owned(), WORKER.to_owned());
+        }
         labels
     }
 
-    fn selector_labels(&self) -> BTreeMap<String, String> {
+    fn selector_labels(&self, part: Part) -> BTreeMap<String, String> {
+        let program = match part {
+            Part::Listener => LISTENER_PROGRAM,
+            Part::Worker => WORKER_PROGRAM,
+        };
         BTreeMap::from([
-            (NAME.to_owned(), PROGRAM.to_owned()),
+            (NAME.to_owned(), program.to_owned()),
             (INSTANCE.to_owned(), self.name.clone()),
         ])
     }
 
-    fn selector(&self) -> LabelSelector {
+    /// Selects some pods.
+    fn selector(&self, part: Part) -> LabelSelector {
         LabelSelector {
-            match_labels: Some(self.selector_labels()),
+            match_labels: Some(self.selector_labels(part)),
             match_expressions: None,
         }
     }
+
+    /// Selects all pods, whatever they are there for.
+    fn all_pods(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (INSTANCE.to_owned(), self.name.clone()),
+            (MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned()),
+        ])
+    }
 }
 
-/// Name of all owned objects of a listener but the bundle.
+/// Number of pods for jobs alone that a listener asks for.
+#[must_use]
+pub fn workers(listener: &ObserverListener) -> i32 {
+    i32::try_from(listener.spec.queue.workers.replicas).unwrap_or(i32::MAX)
+}
+
+/// Name of all owned objects of a listener but the bundle and those of the pods for jobs.
 #[must_use]
 pub fn object_name(listener: &str) -> String {
     format!("{listener}-listener")
+}
+
+/// Name of the objects of a listener's pods for jobs.
+#[must_use]
+pub fn workers_name(listener: &str) -> String {
+    format!("{listener}-workers")
 }
 
 /// Name of the Secret with a listener's bundle.
@@ -237,8 +349,8 @@ pub fn bundle_name(listener: &str) -> String {
     format!("{listener}-listener-bundle")
 }
 
-/// The pods of a listener, for the scale subresource.
+/// The pods of a listener, for the scale subresource, without those for jobs.
 #[must_use]
 pub fn selector_text(listener: &str) -> String {
-    format!("{INSTANCE}={listener},{NAME}={PROGRAM}")
+    format!("{INSTANCE}={listener},{NAME}={LISTENER_PROGRAM}")
 }

@@ -5,6 +5,7 @@
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPort, NetworkPolicySpec,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Fleet;
@@ -16,7 +17,10 @@ pub fn build(fleet: &Fleet) -> NetworkPolicy {
     NetworkPolicy {
         metadata: fleet.metadata(fleet.object_name()),
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(fleet.selector()),
+            pod_selector: Some(LabelSelector {
+                match_labels: Some(fleet.all_pods()),
+                match_expressions: None,
+            }),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![NetworkPolicyIngressRule {
                 from: None,

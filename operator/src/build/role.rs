@@ -1,4 +1,5 @@
-//! What a listener's pods may do: hold Leases, read their one bundle.
+//! What a listener's pods may do: hold Leases, read their one bundle. Those for jobs have the same
+//! account, and hold none.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 

@@ -13,7 +13,7 @@ pub fn build(fleet: &Fleet) -> Service {
         metadata: fleet.metadata(fleet.object_name()),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
-            selector: Some(fleet.selector_labels()),
+            selector: Some(fleet.all_pods()),
             ports: Some(vec![ServicePort {
                 name: Some(PORT_NAME.to_owned()),
                 port: PORT,

@@ -209,6 +209,13 @@ impl Index {
         self.deployments.get(&name).cloned()
     }
 
+    /// The Deployment of a listener's pods for jobs.
+    #[must_use]
+    pub fn workers(&self, listener: &Key) -> Option<DeploymentSeen> {
+        let name = owned_key(Kind::Workers, listener);
+        self.deployments.get(&name).cloned()
+    }
+
     /// Whether any listener reads a Secret.
     #[must_use]
     pub fn is_read(&self, secret: &Key) -> bool {
@@ -223,7 +230,7 @@ impl Index {
 
     /// Notes what an owned object is now, ahead of the watch.
     pub fn applied(&mut self, kind: Kind, key: &Key, seen: OwnedSeen) {
-        self.owned.insert((kind, key.clone()), seen);
+        self.owned.insert((kind.watched(), key.clone()), seen);
     }
 
     fn put_listener(&mut self, key: Key, held: &Held<ObserverListener>) -> BTreeSet<Work> {
@@ -345,6 +352,7 @@ pub fn identity(key: &Key, listener: &ObserverListener) -> String {
 pub fn owned_key(kind: Kind, listener: &Key) -> Key {
     let name = match kind {
         Kind::Secret => crate::build::bundle_name(&listener.name),
+        Kind::Workers | Kind::WorkersBudget => crate::build::workers_name(&listener.name),
         _ => crate::build::object_name(&listener.name),
     };
     Key::new(&*listener.namespace, name)

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub owned: BTreeMap<Kind, u64>,
     /// Its pods.
     pub pods: Vec<(String, PodSeen)>,
+    /// Whether there are pods for jobs, which are not among those.
+    pub workers: bool,
     /// Whether its namespace is going away.
     pub terminating: bool,
 }
@@ -44,6 +46,7 @@ impl Index {
             rivals: self.rivals(key, &identity(key, listener)),
             owned: BTreeMap::new(),
             pods: Vec::new(),
+            workers: false,
             terminating: self.terminating(&key.namespace),
         };
         for (observer, held) in self.candidates(key, listener) {
@@ -63,16 +66,21 @@ impl Index {
         }
         for kind in Kind::ALL {
             let name = owned_key(kind, key);
-            if let Some(seen) = self.owned.get(&(kind, name)) {
+            if let Some(seen) = self.owned.get(&(kind.watched(), name)) {
                 snapshot.owned.insert(kind, seen.version);
             }
         }
         let pods = self.pods.range(Key::new(&*key.namespace, "")..);
-        snapshot.pods = pods
+        let own = pods
             .take_while(|(pod, _)| pod.namespace == key.namespace)
-            .filter(|(_, seen)| seen.listener == *key)
-            .map(|(pod, seen)| (pod.name.clone(), seen.clone()))
-            .collect();
+            .filter(|(_, seen)| seen.listener == *key);
+        for (pod, seen) in own {
+            if seen.worker {
+                snapshot.workers = true;
+            } else {
+                snapshot.pods.push((pod.name.clone(), seen.clone()));
+            }
+        }
         snapshot
     }
 

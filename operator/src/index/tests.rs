@@ -54,6 +54,19 @@ fn namespace(name: &str, labels: &[(&str, &str)], terminating: bool) -> (Key, It
     (Key::new("", name), Item::Namespace(seen))
 }
 
+fn pod(key: &str, listener: &str, worker: bool) -> (Key, Item) {
+    let (namespace, name) = key.split_once('/').unwrap();
+    let seen = PodSeen {
+        listener: Key::new(namespace, listener),
+        worker,
+        ip: None,
+        ready: true,
+        terminating: false,
+        waiting: None,
+    };
+    (Key::new(namespace, name), Item::Pod(seen))
+}
+
 fn put(index: &mut Index, (key, item): (Key, Item)) -> Vec<String> {
     shown(index.put(key, item))
 }
@@ -216,4 +229,43 @@ fn one_that_cannot_be_read_is_alone_with_it() {
     let snapshot = index.snapshot(&key, &own);
     assert_eq!(snapshot.observers.len(), 1);
     assert_eq!(snapshot.unreadable[0].0, Key::new("a", "odd"));
+}
+
+#[test]
+fn objects_and_pods_for_jobs_are_told_from_the_others() {
+    let mut index = Index::default();
+    let (key, item) = listener("web/shop", &json!({}));
+    let Item::Listener(Held::Right(shop)) = &item else {
+        panic!("it is right");
+    };
+    let shop = shop.clone();
+    index.put(key.clone(), item);
+    let owned = |version: u64| OwnedSeen {
+        owner: key.clone(),
+        version,
+    };
+    let deployment = |ready: i32| DeploymentSeen {
+        ready,
+        ..DeploymentSeen::default()
+    };
+    for (kind, ready, version) in [(Kind::Deployment, 1, 7), (Kind::Workers, 2, 8)] {
+        let item = Item::Deployment(deployment(ready), Some(owned(version)));
+        let work = shown(index.put(owned_key(kind, &key), item));
+        assert_eq!(work, ["listener web/shop"], "{kind:?}");
+    }
+    put(&mut index, pod("web/shop-listener-a", "shop", false));
+    let (name, seen) = pod("web/shop-workers-a", "shop", true);
+    assert_eq!(shown(index.put(name, seen)), ["listener web/shop"]);
+    let snapshot = index.snapshot(&key, &shop);
+    let versions: Vec<_> = snapshot.owned.into_iter().collect();
+    assert_eq!(versions, [(Kind::Deployment, 7), (Kind::Workers, 8)]);
+    let pods: Vec<_> = snapshot.pods.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(pods, ["shop-listener-a"]);
+    assert!(snapshot.workers);
+    let ready = |seen: Option<DeploymentSeen>| seen.unwrap().ready;
+    assert_eq!(ready(index.deployment(&key)), 1);
+    assert_eq!(ready(index.workers(&key)), 2);
+    // What was applied is known before the watch tells it.
+    index.applied(Kind::Workers, &owned_key(Kind::Workers, &key), owned(9));
+    assert_eq!(index.snapshot(&key, &shop).owned[&Kind::Workers], 9);
 }

@@ -73,16 +73,22 @@ impl Context {
         let values = self.secrets.read_last(&self.client, &wanted).await;
         let url = validate::database_url(key, listener, &values);
         let since = listener.metadata.deletion_timestamp.as_ref();
+        let workloads = [Kind::Deployment, Kind::Workers];
         let going = Going {
             since: since.map_or_else(now, |time| time.0),
-            pods: !snapshot.pods.is_empty() || snapshot.owned.contains_key(&Kind::Deployment),
+            pods: !snapshot.pods.is_empty()
+                || snapshot.workers
+                || workloads
+                    .iter()
+                    .any(|kind| snapshot.owned.contains_key(kind)),
             terminating: snapshot.terminating,
             url: url.is_some(),
         };
         let Step::Forget { last } = step(going, now()) else {
-            if snapshot.owned.contains_key(&Kind::Deployment) {
-                let name = owned_key(Kind::Deployment, key);
-                apply::delete(&self.client, Kind::Deployment, &name).await?;
+            for kind in workloads {
+                if snapshot.owned.contains_key(&kind) {
+                    apply::delete(&self.client, kind, &owned_key(kind, key)).await?;
+                }
             }
             return Ok(None);
         };

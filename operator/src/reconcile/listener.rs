@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::resources::{DeletionPolicy, ObserverListener, ObserverListenerStatus};
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::publish::{write_finalizers, write_status};
 use super::{Context, Done, ReconcileError, now};
 use crate::apply;
-use crate::build::{Fleet, Kind};
+use crate::build::{self, Fleet, Kind};
 use crate::finalize::FINALIZER;
 use crate::index::{Index, Snapshot, owned_key};
 use crate::key::{Key, Work};
@@ -19,7 +20,7 @@ use crate::notices;
 use crate::queue::Outcome;
 use crate::report::Reports;
 use crate::seen::{Held, Item, Wrong};
-use crate::status::{self, Free, Pod, Refused, Seen};
+use crate::status::{self, Free, Pod, Refused, Seen, Workers};
 use crate::validate::{self, Bundle};
 use crate::verdict::{HeldUp, Verdict, judge};
 
@@ -38,6 +39,8 @@ pub(super) struct Memory {
     applied: apply::Memory,
     reports: Reports,
     free: Free,
+    /// Since when fewer pods for jobs are ready than are asked for.
+    short: Option<Timestamp>,
     plan: Option<Planned>,
     /// When the status was written last.
     written: Option<Instant>,
@@ -237,9 +240,10 @@ impl Context {
         memory: &mut Memory,
     ) -> Result<(Outcome, BTreeSet<Work>), ReconcileError> {
         // What was applied or seen since the beginning counts.
-        let (held, deployment) = {
+        let (held, deployment, workers) = {
             let index = self.index();
-            (index.listener(key), index.deployment(key))
+            let deployments = (index.deployment(key), index.workers(key));
+            (index.listener(key), deployments.0, deployments.1)
         };
         let Some(Held::Right(held)) = held else {
             return Ok((Outcome::Settled, BTreeSet::new()));
@@ -248,6 +252,12 @@ impl Context {
         let bundle = &current.planned.bundle;
         let spec = &listener.spec;
         memory.free.note(current.pods, spec.shards, now());
+        let workers = Workers {
+            wanted: build::workers(listener),
+            deployment: workers.as_ref(),
+            short: None,
+        };
+        memory.short = workers.is_short().then(|| memory.short.unwrap_or_else(now));
         let seen = Seen {
             name: &key.name,
             generation: listener.metadata.generation.unwrap_or_default(),
@@ -258,6 +268,10 @@ impl Context {
             refused: bundle.as_ref().err(),
             bundle: bundle.as_deref().ok(),
             deployment: deployment.as_ref(),
+            workers: Workers {
+                short: memory.short,
+                ..workers
+            },
             pods: current.pods,
             verdicts: current.verdicts,
         };
@@ -273,6 +287,7 @@ impl Context {
         }
         // All else is told by the watches.
         let asked = current.pods.iter().any(|pod| pod.seen.ip.is_some());
+        let asked = asked || memory.short.is_some();
         let converged = status::converged(&status) && memory.free.is_empty();
         let outcome = match (asked, converged) {
             (false, _) => Outcome::Settled,
@@ -323,6 +338,7 @@ impl Context {
             refused: Some(&refused),
             bundle: None,
             deployment: None,
+            workers: Workers::default(),
             pods: &[],
             verdicts: &BTreeMap::new(),
         };

@@ -10,6 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::ready::Turns;
 use super::shards::{Free, describe, lag, listed, owners};
+use super::workers::Workers;
 use crate::build::selector_text;
 use crate::conditions::{Saying, Truth, condition, find, holds};
 use crate::key::Key;
@@ -63,7 +64,9 @@ pub struct Seen<'a> {
     pub bundle: Option<&'a str>,
     /// Its Deployment.
     pub deployment: Option<&'a DeploymentSeen>,
-    /// Its pods.
+    /// Its pods for jobs.
+    pub workers: Workers<'a>,
+    /// Its pods, without those.
     pub pods: &'a [Pod],
     /// What it says about its observers.
     pub verdicts: &'a BTreeMap<Key, Verdict>,
@@ -100,7 +103,7 @@ pub fn listener(
         observed_generation: generation,
         replicas: seen.deployment.map_or(0, |seen| seen.replicas),
         ready_replicas: seen.deployment.map_or(0, |seen| seen.ready),
-        workers: None,
+        workers: seen.workers.counts(),
         selector: Some(selector_text(seen.name)),
         observers: seen.counts(&before.observers),
         shards: listed(&owners, &before.shards),
@@ -113,7 +116,7 @@ pub fn listener(
         conditions: vec![
             say("Ready", seen.ready(turns)),
             progressing,
-            say("Degraded", seen.degraded()),
+            say("Degraded", seen.degraded(now)),
             say("Stalled", seen.stalled(turns)),
         ],
     }
@@ -212,7 +215,7 @@ impl<'a> Seen<'a> {
         )
     }
 
-    fn degraded(&self) -> Saying {
+    fn degraded(&self, now: Timestamp) -> Saying {
         let refused: Vec<&Key> = self
             .verdicts
             .iter()
@@ -253,7 +256,8 @@ impl<'a> Seen<'a> {
                 format!("pod {pod}: {}", problem.message),
             );
         }
-        Saying::new(Truth::False, "NothingRefused", "every part runs")
+        self.workers_degraded(now)
+            .unwrap_or_else(|| Saying::new(Truth::False, "NothingRefused", "every part runs"))
     }
 
     fn stalled(&self, turns: Turns<'_>) -> Saying {

@@ -13,6 +13,7 @@ struct Case {
     free: Free,
     refused: Option<Refused>,
     deployment: Option<DeploymentSeen>,
+    workers: (i32, Option<DeploymentSeen>, Option<i64>),
     pods: Vec<Pod>,
     verdicts: BTreeMap<Key, Verdict>,
     before: ObserverListenerStatus,
@@ -28,6 +29,7 @@ impl Case {
             free: Free::default(),
             refused: None,
             deployment: Some(rolled_out(1)),
+            workers: (0, None, None),
             pods: vec![pod("p1", Some(report(Role::Active, "new")))],
             verdicts: BTreeMap::new(),
             before: ObserverListenerStatus::default(),
@@ -52,6 +54,11 @@ impl Case {
             refused: self.refused.as_ref(),
             bundle: self.refused.is_none().then_some("new"),
             deployment: self.deployment.as_ref(),
+            workers: Workers {
+                wanted: self.workers.0,
+                deployment: self.workers.1.as_ref(),
+                short: self.workers.2.map(|at| Timestamp::from_second(at).unwrap()),
+            },
             pods: &self.pods,
             verdicts: &self.verdicts,
         };
@@ -133,6 +140,7 @@ fn pod(name: &str, report: Option<PodReport>) -> Pod {
         name: name.to_owned(),
         seen: PodSeen {
             listener: Key::new("web", "shop"),
+            worker: false,
             ip: Some("10.0.0.1".to_owned()),
             ready: true,
             terminating: false,
@@ -321,3 +329,55 @@ fn figures_alone_can_wait() {
 
 #[path = "shards_tests.rs"]
 mod shards;
+
+#[test]
+fn too_few_pods_for_jobs_are_told_after_a_while() {
+    let degraded = |workers: (i32, Option<DeploymentSeen>, Option<i64>)| {
+        let case = Case::but(|case| case.workers = workers);
+        let said = case.says();
+        assert!(
+            said.starts_with("True:Delivering False:UpToDate "),
+            "{said}"
+        );
+        let reason = said.split(' ').nth(2).unwrap().to_owned();
+        (reason, case.message("Degraded"))
+    };
+    let one_of_two = || DeploymentSeen {
+        ready: 1,
+        ..rolled_out(2)
+    };
+    let (reason, _) = degraded((2, Some(rolled_out(2)), None));
+    assert_eq!(reason, "False:NothingRefused");
+    let (reason, _) = degraded((2, Some(one_of_two()), Some(940)));
+    assert_eq!(reason, "False:NothingRefused", "not yet");
+    let (reason, message) = degraded((2, Some(one_of_two()), Some(939)));
+    assert_eq!(reason, "True:WorkersUnavailable");
+    assert_eq!(
+        message,
+        "only 1 of 2 pods for jobs is ready, for more than 1m; see kubectl describe of the pods, \
+         and their logs"
+    );
+    let (reason, message) = degraded((2, None, Some(900)));
+    assert_eq!(reason, "True:WorkersUnavailable");
+    assert!(
+        message.starts_with("none of 2 pods for jobs is ready"),
+        "{message}"
+    );
+    let stuck = DeploymentSeen {
+        stuck: Some("quota exceeded".to_owned()),
+        ..one_of_two()
+    };
+    let (reason, message) = degraded((2, Some(stuck), Some(999)));
+    assert_eq!(reason, "True:WorkersUnavailable");
+    assert_eq!(message, "the pods for jobs do not run: quota exceeded");
+}
+
+#[test]
+fn pods_for_jobs_are_counted_apart() {
+    let case = Case::but(|case| case.workers = (3, Some(rolled_out(3)), None));
+    let status = case.status();
+    assert_eq!((status.replicas, status.ready_replicas), (1, 1));
+    let workers = status.workers.unwrap();
+    assert_eq!((workers.replicas, workers.ready_replicas), (3, 3));
+    assert!(Case::well().status().workers.is_none());
+}

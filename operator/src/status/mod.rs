@@ -4,7 +4,9 @@ mod listener;
 mod observer;
 mod ready;
 mod shards;
+mod workers;
 
 pub use listener::{Pod, Refused, Seen, converged, keep_figures, listener};
 pub use observer::observer;
 pub use shards::Free;
+pub use workers::Workers;

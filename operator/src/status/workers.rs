@@ -1,0 +1,102 @@
+//! What is said about a listener's pods for jobs.
+
+use crds::duration::Span;
+use crds::resources::WorkerCounts;
+use k8s_openapi::jiff::Timestamp;
+
+use super::listener::Seen;
+use crate::conditions::{Saying, Truth};
+use crate::seen::DeploymentSeen;
+
+/// Everything that is seen of the pods for jobs of a listener.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Workers<'a> {
+    /// Number of them that are asked for.
+    pub wanted: i32,
+    /// Their Deployment.
+    pub deployment: Option<&'a DeploymentSeen>,
+    /// Since when fewer of them are ready than are asked for, as the operator saw it itself.
+    pub short: Option<Timestamp>,
+}
+
+impl Workers<'_> {
+    /// Whether fewer are ready than are asked for.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.counts()
+            .is_some_and(|counts| counts.ready_replicas < self.wanted)
+    }
+
+    /// How many there are; nothing where there are none and none are asked for.
+    pub(super) fn counts(&self) -> Option<WorkerCounts> {
+        let some = self.wanted > 0 || self.deployment.is_some_and(|seen| seen.replicas > 0);
+        some.then(|| WorkerCounts {
+            replicas: self.deployment.map_or(0, |seen| seen.replicas),
+            ready_replicas: self.deployment.map_or(0, |seen| seen.ready),
+        })
+    }
+}
+
+impl Seen<'_> {
+    /// What keeps jobs from those who should work on them, once that has been so for a while. A
+    /// listener that is refused is told as such.
+    pub(super) fn workers_degraded(&self, now: Timestamp) -> Option<Saying> {
+        let workers = self.workers;
+        let since = workers.short.filter(|_| self.refused.is_none())?;
+        if let Some(why) = workers.deployment.and_then(|seen| seen.stuck.as_ref()) {
+            let message = format!("the pods for jobs do not run: {why}");
+            return Some(Saying::new(Truth::True, "WorkersUnavailable", message));
+        }
+        if now.duration_since(since).unsigned_abs() <= self.stalled_after {
+            return None;
+        }
+        let ready = workers.deployment.map_or(0, |seen| seen.ready);
+        let few = match ready {
+            0 => "none".to_owned(),
+            some => format!("only {some}"),
+        };
+        let verb = if ready > 1 { "are" } else { "is" };
+        let message = format!(
+            "{few} of {} pods for jobs {verb} ready, for more than {}; see kubectl describe of the \
+             pods, and their logs",
+            workers.wanted,
+            Span::from(self.stalled_after)
+        );
+        Some(Saying::new(Truth::True, "WorkersUnavailable", message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn deployment(replicas: i32, ready: i32) -> DeploymentSeen {
+        DeploymentSeen {
+            replicas,
+            ready,
+            ..DeploymentSeen::default()
+        }
+    }
+
+    #[test]
+    fn they_are_counted_while_some_are_wanted_or_there() {
+        let counts = |wanted: i32, deployment: Option<&DeploymentSeen>| {
+            let workers = Workers {
+                wanted,
+                deployment,
+                short: None,
+            };
+            let counts = workers.counts();
+            let shown = counts.map(|counts| (counts.replicas, counts.ready_replicas));
+            (shown, workers.is_short())
+        };
+        assert_eq!(counts(0, None), (None, false));
+        assert_eq!(counts(0, Some(&deployment(0, 0))), (None, false));
+        assert_eq!(counts(0, Some(&deployment(2, 1))), (Some((2, 1)), false));
+        assert_eq!(counts(2, None), (Some((0, 0)), true));
+        assert_eq!(counts(2, Some(&deployment(2, 1))), (Some((2, 1)), true));
+        assert_eq!(counts(2, Some(&deployment(3, 2))), (Some((3, 2)), false));
+    }
+}
