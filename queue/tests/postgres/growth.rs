@@ -74,7 +74,7 @@ async fn an_old_snapshot_does_not_let_it_grow() {
     let queue = fixture.slots_of(LISTENER, CALM, 1024 * 1024);
     let worker = worker(&*queue).await;
     // One that stays, so that its slot is never without a job unless it is moved.
-    fill(&*queue, &fixture, 0, 1, Duration::from_secs(3600)).await;
+    fill(&*queue, &fixture, 0, 1, Duration::from_hours(1)).await;
     let (mut sizes, mut claims) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         fill(&*queue, &fixture, 1 + round * BATCH, BATCH, Duration::ZERO).await;
@@ -103,11 +103,11 @@ async fn an_old_snapshot_does_not_let_it_grow() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_that_wait_do_not_slow_claims() {
+    const ROUNDS: usize = 20;
     let many: usize = std::env::var("OBSERVER_TEST_WAITING")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(100_000);
-    const ROUNDS: usize = 20;
     let fixture: Postgres = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
@@ -119,7 +119,7 @@ async fn many_that_wait_do_not_slow_claims() {
                 &fixture,
                 1_000_000 + from,
                 5000,
-                Duration::from_secs(36_000),
+                Duration::from_hours(10),
             )
             .await;
             queue.keep().await.unwrap();

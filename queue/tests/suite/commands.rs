@@ -76,7 +76,7 @@ pub(crate) async fn retry_makes_delayed_jobs_due(fixture: &dyn Fixture) {
         job(&lane_of("shop/other", 3), 3),
     ];
     for new in &mut jobs {
-        new.wait = Duration::from_secs(3600);
+        new.wait = Duration::from_hours(1);
     }
     add(&*queue, fixture.pool(), &jobs).await;
     let wanted = want_of(&[OBSERVER, "shop/other"], 8);
@@ -102,7 +102,7 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
     .await;
     queue.claim(worker, &want(1)).await.unwrap();
     let mut late = job(&lane(5), 5);
-    late.wait = Duration::from_secs(3600);
+    late.wait = Duration::from_hours(1);
     late.attempts = 5;
     add(
         &*queue,
@@ -175,7 +175,7 @@ pub(crate) async fn lanes_with_jobs_are_named_by_shard(fixture: &dyn Fixture) {
 
 pub(crate) async fn finished_jobs_are_kept_for_a_while(fixture: &dyn Fixture) {
     let keeping = Keeping {
-        retention: Duration::from_secs(3600),
+        retention: Duration::from_hours(1),
         ..CALM
     };
     let queue = fixture.open(LISTENER, keeping).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use observer_queue::{Ending, MAX_RUN};
+use observer_queue::{Ending, MAX_RUN, Selection};
 
 use crate::support::make::{Graves, add, again, ended, job, lane, want, work_off, worker};
 use crate::support::{CALM, Fixture, LISTENER};
@@ -15,7 +15,7 @@ pub(crate) async fn a_job_goes_in_and_out(fixture: &dyn Fixture) {
     new.job.tenant = Some("acme".to_owned());
     new.attempts = 1;
     new.history = crate::support::make::json(r#"[{"error":"x\u0000y"}]"#);
-    add(&*queue, fixture.pool(), &[new.clone()]).await;
+    add(&*queue, fixture.pool(), std::slice::from_ref(&new)).await;
     assert!(!queue.is_empty().await.unwrap());
 
     let firsts = queue.firsts(&[lane(8), lane(7)]).await.unwrap();
@@ -42,7 +42,7 @@ pub(crate) async fn a_job_goes_in_and_out(fixture: &dyn Fixture) {
     assert!(queue.is_empty().await.unwrap());
     // Ended twice: the second is refused.
     let refused = queue.finish(worker, &done, &graves).await.unwrap();
-    assert_eq!(refused, [claimed.claim.clone()]);
+    assert_eq!(refused, std::slice::from_ref(&claimed.claim));
 }
 
 pub(crate) async fn a_lane_has_one_run_at_a_time(fixture: &dyn Fixture) {
@@ -88,7 +88,7 @@ pub(crate) async fn a_run_ends_where_one_is_to_be_attempted_again(fixture: &dyn 
     let graves = Graves::default();
     let endings = [
         ended(&run[0], Ending::Done),
-        ended(&run[1], again(&run[1], Duration::from_secs(3600))),
+        ended(&run[1], again(&run[1], Duration::from_hours(1))),
         ended(&run[2], Ending::Untouched),
     ];
     assert_eq!(queue.finish(worker, &endings, &graves).await.unwrap(), []);
@@ -98,10 +98,27 @@ pub(crate) async fn a_run_ends_where_one_is_to_be_attempted_again(fixture: &dyn 
     assert_eq!((first.log_id, first.attempts), (1, 1));
     assert_eq!(first.error.as_deref(), Some("no answer"));
     // It is made due, and all come in order.
-    assert_eq!(queue.retry(&Default::default()).await.unwrap(), 1);
+    assert_eq!(queue.retry(&Selection::default()).await.unwrap(), 1);
     let mut left = Vec::new();
     while !queue.is_empty().await.unwrap() {
         left.extend(work_off(&*queue, worker, &want(8)).await);
     }
     assert_eq!(left, [1, 2, 3, 4]);
+}
+
+pub(crate) async fn a_save_that_is_made_again_adds_once(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let jobs = [job(&lane(1), 1), job(&lane(1), 2)];
+    let mut tx = fixture.pool().begin().await.unwrap();
+    queue.enqueue(&mut tx, &jobs).await.unwrap();
+    tx.rollback().await.unwrap();
+    // Part of the transaction, or done at once: again, it is there once.
+    assert_eq!(queue.is_empty().await.unwrap(), fixture.transactional());
+    add(&*queue, fixture.pool(), &jobs).await;
+    let mut all = Vec::new();
+    while !queue.is_empty().await.unwrap() {
+        all.extend(work_off(&*queue, worker, &want(8)).await);
+    }
+    assert_eq!(all, [1, 2]);
 }

@@ -209,7 +209,10 @@ pub(crate) async fn what_is_given_up_is_buried_once(fixture: &dyn Fixture) {
     let first = &runs[0].jobs[0];
     let all = [ended(first, dead)];
     assert_eq!(queue.finish(worker, &all, &graves).await.unwrap(), []);
-    assert_eq!(*graves.0.lock().unwrap(), [first.job.id.clone()]);
+    assert_eq!(
+        *graves.0.lock().unwrap(),
+        std::slice::from_ref(&first.job.id)
+    );
     assert_eq!(queue.finish(worker, &all, &graves).await.unwrap().len(), 1);
     assert_eq!(graves.0.lock().unwrap().len(), 1);
     let next = queue.firsts(&[lane(1)]).await.unwrap()[0].clone().unwrap();

@@ -12,14 +12,14 @@ use observer_queue::{JobQueue, Keeping};
 use sqlx::PgPool;
 
 /// Longest wait for what must come.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 
 /// Name of the listener whose jobs a test has.
 pub(crate) const LISTENER: &str = "shop/main";
 
 /// Keeping without finished jobs, under a lease that no test waits for.
 pub(crate) const CALM: Keeping = Keeping {
-    lease: Duration::from_secs(600),
+    lease: Duration::from_mins(10),
     retention: Duration::ZERO,
 };
 
