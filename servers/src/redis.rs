@@ -23,7 +23,7 @@ use crate::{ServerError, io_error};
 const PROGRAM: &str = "redis-server";
 
 /// Until a started server answers. It may have much to read from its disk first.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// From one look at a server until the next.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -34,7 +34,11 @@ cat >/dev/null
 if [ -e "$1/pid" ]; then
     kill -9 "$(cat "$1/pid")"
 fi
-rm -rf "$1"
+# It may write until it is gone.
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    rm -rf "$1" && break
+    sleep 0.1
+done
 "#;
 
 /// When the server's log of changes is on the disk.
@@ -195,8 +199,10 @@ impl PrivateRedis {
         let sent = format!("AUTH {}\r\n{command}\r\n", self.password);
         stream.write_all(sent.as_bytes()).await.ok()?;
         let mut answer = Vec::new();
-        // Two lines, or the end.
-        while answer.iter().filter(|byte| **byte == b'\n').count() < 2 {
+        // The answers to both, or the end.
+        while !answer.ends_with(b"\n")
+            || answer.iter().position(|byte| *byte == b'\n') == Some(answer.len() - 1)
+        {
             if stream.read_buf(&mut answer).await.ok()? == 0 {
                 break;
             }

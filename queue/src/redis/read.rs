@@ -46,7 +46,7 @@ fn unreadable(what: &str) -> QueueError {
     QueueError::Unreadable(format!("its {what} is not as it was written"))
 }
 
-fn optional<'a>(row: &'a Row, n: usize) -> Option<&'a str> {
+fn optional(row: &Row, n: usize) -> Option<&str> {
     row.get(n).and_then(Option::as_deref)
 }
 

@@ -1,5 +1,6 @@
 //! What is lost on the way or on the server, and comes again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -181,16 +182,12 @@ async fn under_load(fixture: &super::Redis, trouble: impl AsyncFn()) {
     .await;
     let told = crew.end().await;
     println!("{added} added; {told}");
-    let done: i64 = told
-        .ended
-        .values()
-        .map(|of| i64::try_from(of.len()).unwrap())
-        .sum();
-    // One whose end was accepted, and the answer lost, may be noted by nobody or twice.
-    assert!(told.errors > 0 || done == added, "{done} of {added}");
-    for of in told.ended.values() {
-        assert!(of.is_sorted(), "{of:?}");
+    // Order is judged by the crew as runs begin: where an answer was lost, an end is noted late.
+    for (lane, of) in &told.ended {
+        let done: BTreeSet<i64> = of.iter().copied().collect();
+        assert!(done.into_iter().eq(0..added / 10), "lane {lane}: {of:?}");
     }
+    assert_eq!(told.ended.len(), 10);
     let mut connection = fixture.connection().await;
     queue.keep().await.unwrap();
     inspect::agree(&mut connection, &*queue).await;

@@ -363,7 +363,7 @@ async fn figures_agree_while_many_work() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_fast_jobs_go_through() {
     const JOBS: u32 = 20_000;
-    let fixture = start().await;
+    let fixture = own().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let new: Vec<_> = (0..JOBS).map(|n| job(&lane(n), 0)).collect();
     let before = Instant::now();
@@ -398,4 +398,10 @@ async fn how_fast_jobs_go_through() {
         rate(added),
         rate(before.elapsed())
     );
+    let mut connection = fixture.connection().await;
+    let spent: String = inspect::command(&mut connection, &["INFO", "commandstats"]).await;
+    let scripts = spent
+        .lines()
+        .find(|line| line.starts_with("cmdstat_evalsha"));
+    println!("{}", scripts.unwrap_or_default());
 }

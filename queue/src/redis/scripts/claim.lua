@@ -14,8 +14,8 @@ end
 promote(MOST_PROMOTED)
 
 if ARGV[5] ~= '' then
-    local under_way = tonumber(redis.call('HGET', P .. 'running', '') or '0')
-    open = math.min(open, tonumber(ARGV[5]) - under_way)
+    local all = tonumber(redis.call('HGET', P .. 'running', '') or '0')
+    open = math.min(open, tonumber(ARGV[5]) - all)
 end
 local known = {}
 for at = 6, #ARGV, 3 do

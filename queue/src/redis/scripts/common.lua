@@ -26,8 +26,21 @@ local function count(observer, field, by)
     of[field] = (of[field] or 0) + by
 end
 
+-- Runs under way, by action.
+local under_way = {}
+
+local function run(act, by)
+    under_way[act] = (under_way[act] or 0) + by
+    under_way[''] = (under_way[''] or 0) + by
+end
+
 -- Writes what was counted; to be called last.
 local function settle()
+    for act, by in pairs(under_way) do
+        if by ~= 0 and redis.call('HINCRBY', P .. 'running', act, by) <= 0 then
+            redis.call('HDEL', P .. 'running', act)
+        end
+    end
     for observer, fields in pairs(tally) do
         local key = P .. 'figures:' .. observer
         for field, by in pairs(fields) do
@@ -95,12 +108,19 @@ local function last_in_rotation()
     return redis.call('INCR', P .. 'round')
 end
 
+-- Streams that are known to have their turn, since this script saw to it.
+local seen = {}
+
 local function put_ready(job)
     local stream, turns, acts, tenant = turn_keys(job)
-    if redis.call('ZADD', turns, 'NX', last_in_rotation(), tenant) == 1 then
-        redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+    -- Those of one script come to one turn mostly.
+    if not seen[stream] then
+        seen[stream] = true
+        if redis.call('ZADD', turns, 'NX', last_in_rotation(), tenant) == 1 then
+            redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+        end
+        redis.call('ZADD', acts, 'NX', last_in_rotation(), job.a)
     end
-    redis.call('ZADD', acts, 'NX', last_in_rotation(), job.a)
     job.en = redis.call('XADD', stream, '*', 'p', job.place)
     to(job, 'r')
     set(job, 'st', 'r', 'en', job.en)
@@ -109,6 +129,7 @@ end
 -- A turn with an empty stream leaves no key behind.
 local function forget_turn_if_empty(stream, turns, acts, tenant, act)
     if redis.call('XLEN', stream) == 0 then
+        seen[stream] = nil
         redis.call('DEL', stream)
         redis.call('ZREM', turns, tenant)
         if redis.call('EXISTS', turns) == 0 then
@@ -164,27 +185,24 @@ local function hold(job, worker, token)
     set(job, 'st', 'c', 'w', worker, 'claim', job.claim, 'tok', token)
     redis.call('ZADD', P .. 'held:' .. worker, job.place, job.place)
     if redis.call('HINCRBY', P .. 'held', job.lane, 1) == 1 then
-        redis.call('HINCRBY', P .. 'running', job.a, 1)
-        redis.call('HINCRBY', P .. 'running', '', 1)
+        run(job.a, 1)
     end
 end
 
 -- Takes a claimed job from its worker; where it goes is the caller's.
 local function free(job)
     redis.call('ZREM', P .. 'held:' .. job.w, job.place)
-    redis.call('SREM', P .. 'cut:' .. job.w, job.place .. ':' .. job.claim)
+    if job.cx then
+        redis.call('SREM', P .. 'cut:' .. job.w, job.place .. ':' .. job.claim)
+    end
     if redis.call('HINCRBY', P .. 'held', job.lane, -1) <= 0 then
         redis.call('HDEL', P .. 'held', job.lane)
-        for _, act in ipairs({ job.a, '' }) do
-            if redis.call('HINCRBY', P .. 'running', act, -1) <= 0 then
-                redis.call('HDEL', P .. 'running', act)
-            end
-        end
+        run(job.a, -1)
     end
-    redis.call('HDEL', P .. 'job:' .. job.place, 'w', 'tok', 'cx')
 end
 
 local function put_behind(job)
+    redis.call('HDEL', P .. 'job:' .. job.place, 'w', 'tok', 'cx')
     to(job, 'b')
     set(job, 'st', 'b')
 end
@@ -207,11 +225,15 @@ local function remove(job, outcome, keep)
     redis.call('ZREM', P .. 'pending', job.place)
     redis.call('ZREM', P .. 'by:' .. job.obs, job.place)
     redis.call('HDEL', P .. 'names', job.id)
-    redis.call('ZADD', P .. 'recent', str(now), job.id)
+    -- One that was given up may be wanted again.
+    if outcome ~= 'dead' then
+        redis.call('ZADD', P .. 'recent', str(now), job.id)
+    end
     count(job.obs, job.st, -1)
     count(job.obs, bucket(job.att), -1)
     count(job.obs, 'pending', -1)
     if keep then
+        redis.call('HDEL', P .. 'job:' .. job.place, 'w', 'tok', 'cx')
         set(job, 'st', 'f', 'out', outcome, 'end', str(now))
         redis.call('ZADD', P .. 'done', str(now), job.place)
         redis.call('HSET', P .. 'ended', job.id, job.place)

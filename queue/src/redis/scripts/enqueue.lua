@@ -3,7 +3,7 @@
 -- ARGV: for each job id, observer, action, hash, log id, event id, entity, key or '', whether it
 -- has a key, tenant or '', whether it has a tenant, priority, event, wait, attempts, history.
 local WIDTH = 16
-local added = 0
+local added, acts = 0, {}
 for at = 1, #ARGV, WIDTH do
     local id, observer, action, hash = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
     if redis.call('HEXISTS', P .. 'names', id) == 0 and not redis.call('ZSCORE', P .. 'recent', id) then
@@ -27,8 +27,11 @@ for at = 1, #ARGV, WIDTH do
         redis.call('HSET', P .. 'names', id, place)
         redis.call('ZADD', P .. 'pending', place, place)
         redis.call('ZADD', P .. 'by:' .. observer, place, place)
-        redis.call('SADD', P .. 'observers', observer)
-        redis.call('SADD', P .. 'actions', job.a)
+        if not acts[job.a] then
+            acts[job.a] = true
+            redis.call('SADD', P .. 'observers', observer)
+            redis.call('SADD', P .. 'actions', job.a)
+        end
         redis.call('SADD', P .. 'lanes:' .. job.a, hash)
         redis.call('ZADD', P .. 'lane:' .. job.lane, place, place)
         count(observer, 'pending', 1)
