@@ -9,6 +9,7 @@ mod pods;
 mod rest;
 mod room;
 mod scenarios;
+mod workers;
 
 use std::path::PathBuf;
 

@@ -71,16 +71,23 @@ impl Told {
     }
 }
 
-/// Gives the one pod of a listener an address and says that it is ready.
+/// Gives the one pod of a listener that is not for jobs an address and says that it is ready.
 pub(super) async fn run_pod(room: &Room, listener: &str, ip: &str) -> String {
     let api: Api<Pod> = room.api();
-    let selector = format!("app.kubernetes.io/instance={listener}");
+    let selector =
+        format!("app.kubernetes.io/instance={listener},app.kubernetes.io/name=observer-listener");
     let list = async || {
         let parameters = ListParams::default().labels(&selector);
         api.list(&parameters).await.unwrap().items
     };
     within(20, "there is a pod", async || !list().await.is_empty()).await;
     let name = list().await.remove(0).metadata.name.unwrap();
+    run(&api, &name, ip).await;
+    name
+}
+
+/// Says that a pod runs at an address and is ready.
+pub(super) async fn run(api: &Api<Pod>, name: &str, ip: &str) {
     let now = "2026-01-01T00:00:00Z";
     let condition = |type_| json!({ "type": type_, "status": "True", "lastTransitionTime": now });
     let status = json!({ "status": {
@@ -90,8 +97,7 @@ pub(super) async fn run_pod(room: &Room, listener: &str, ip: &str) -> String {
         "conditions": [condition("Ready"), condition("ContainersReady")],
     } });
     let patch = Patch::Merge(&status);
-    api.patch_status(&name, &PatchParams::default(), &patch)
+    api.patch_status(name, &PatchParams::default(), &patch)
         .await
         .unwrap();
-    name
 }

@@ -20,6 +20,7 @@ use super::plane::Operator;
 use super::pods::{SHARDS, Told, run_pod};
 use super::rest::nothing_is_written_at_rest;
 use super::room::{Room, within};
+use super::workers::pods_for_jobs_are_apart;
 
 /// Plays all scenarios, those at the same time that do not disturb each other. Answers with the
 /// names of those that failed; the harness has printed why.
@@ -41,6 +42,7 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         a_listener_goes_with_all_it_had
         a_namespace_goes_at_once
         pods_are_heard
+        pods_for_jobs_are_apart
         what_the_api_server_refuses_is_told
     }
     let mut failures = Vec::new();

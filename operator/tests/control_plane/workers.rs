@@ -1,0 +1,100 @@
+//! Pods for jobs alone.
+
+use crds::resources::ObserverListener;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::json;
+
+use super::pods::{Told, run, run_pod};
+use super::room::{Room, within};
+
+const NAME: &str = "shop-workers";
+
+/// How many are asked for.
+const WORKERS: i32 = 2;
+
+/// An address at which nobody tells anything: pods for jobs are not asked.
+const SILENT: &str = "127.0.0.5";
+
+async fn counts(room: &Room) -> Option<(i32, i32)> {
+    let listener: ObserverListener = room.get("shop").await?;
+    let workers = listener.status?.workers?;
+    Some((workers.replicas, workers.ready_replicas))
+}
+
+async fn ask_for(room: &Room, workers: i32) {
+    let queue = json!({ "workers": { "replicas": workers } });
+    room.listener("shop", json!({ "queue": queue, "stalledAfter": "5s" }))
+        .await;
+}
+
+pub(super) async fn pods_for_jobs_are_apart(room: Room) {
+    room.database().await;
+    let told = Told::at("127.0.0.4").await;
+    ask_for(&room, WORKERS).await;
+    within(8, "there are a Deployment and a budget", async || {
+        let deployment: Option<Deployment> = room.get(NAME).await;
+        let replicas = deployment.and_then(|deployment| deployment.spec?.replicas);
+        replicas == Some(WORKERS) && room.get::<PodDisruptionBudget>(NAME).await.is_some()
+    })
+    .await;
+    within(20, "they are counted", async || {
+        counts(&room).await == Some((WORKERS, 0))
+    })
+    .await;
+
+    // The listener is ready without them, and has one pod.
+    run_pod(&room, "shop", "127.0.0.4").await;
+    room.listener_says("shop", ["Ready", "False", "Starting"])
+        .await;
+    let listener: ObserverListener = room.get("shop").await.unwrap();
+    told.works(&listener.status.unwrap().bundle.unwrap());
+    room.listener_says("shop", ["Ready", "True", "Delivering"])
+        .await;
+    room.listener_says("shop", ["Progressing", "False", "UpToDate"])
+        .await;
+    let status = async || {
+        let listener: ObserverListener = room.get("shop").await.unwrap();
+        listener.status.unwrap()
+    };
+    let now = status().await;
+    assert_eq!((now.replicas, now.ready_replicas), (1, 1));
+    let pods: Api<Pod> = room.api();
+    let list = async |selector: &str| {
+        let parameters = ListParams::default().labels(selector);
+        pods.list(&parameters).await.unwrap().items
+    };
+    assert_eq!(list(&now.selector.unwrap()).await.len(), 1);
+    let degraded = async |reason: &str| {
+        let conditions = status().await.conditions;
+        let degraded = conditions.iter().find(|found| found.type_ == "Degraded");
+        degraded.is_some_and(|degraded| degraded.reason == reason)
+    };
+    within(30, "they are missed", async || {
+        degraded("WorkersUnavailable").await
+    })
+    .await;
+
+    let workers = list("app.kubernetes.io/component=worker").await;
+    assert_eq!(workers.len(), 2);
+    for pod in workers {
+        run(&pods, &pod.metadata.name.unwrap(), SILENT).await;
+    }
+    within(20, "they are ready", async || {
+        counts(&room).await == Some((WORKERS, WORKERS)) && degraded("NothingRefused").await
+    })
+    .await;
+
+    ask_for(&room, 0).await;
+    room.gone::<Deployment>(8, NAME).await;
+    room.gone::<PodDisruptionBudget>(8, NAME).await;
+    within(20, "they are not counted any more", async || {
+        counts(&room).await.is_none()
+    })
+    .await;
+    room.listener_says("shop", ["Degraded", "False", "NothingRefused"])
+        .await;
+}
