@@ -780,7 +780,7 @@ $$;
 
 -- Keeps the ring small: truncates a slot with no job left, moves what is left of one with few, and
 -- moves the head on from a slot that has grown. Where every slot holds many jobs, the oldest one's
--- are moved bit by bit for as long as the head is too large.
+-- are moved bit by bit for as long as the head is too large and mostly dead.
 create function observer.job_rotate(slot_bytes bigint, out moved integer, out truncated boolean, out rotated boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -842,7 +842,8 @@ begin
     if empty_slot is not null then
         update observer.job_head h set slot = empty_slot, since = clock_timestamp();
         rotated := true;
-    elsif moved = 0 then
+    elsif moved = 0 and pg_stat_get_dead_tuples(format('observer.job_%s', head.slot)::regclass)
+        > pg_stat_get_live_tuples(format('observer.job_%s', head.slot)::regclass) then
         moved := observer.job_move((head.slot + 1) % slots, few);
     end if;
 end

@@ -24,8 +24,9 @@ use keys::Turn;
 /// Most attempts that a job's history tells of.
 pub const MAX_HISTORY: usize = 20;
 
-/// Bytes in a slot of the ring from which on new jobs go to the next one.
-const SLOT_BYTES: i64 = 32 * 1024 * 1024;
+/// Bytes in a slot of the ring from which on new jobs go to the next one. While an old snapshot is
+/// open a claim passes by what is dead in the slot: a few milliseconds for as much as this.
+const SLOT_BYTES: i64 = 8 * 1024 * 1024;
 
 /// Most finished jobs that one call of `keep` removes.
 const MOST_REMOVED: i64 = 10_000;
