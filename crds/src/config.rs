@@ -139,6 +139,8 @@ pub struct ListenerConfig {
 pub struct QueueConfig {
     /// Where jobs are kept.
     pub backend: QueueBackend,
+    /// The Redis server of the listener, where there may be jobs from before.
+    pub redis: Option<Redacted>,
     /// Most keys whose jobs are under way at once in one process.
     pub concurrency: u32,
     /// Pods for jobs alone; where there are none, the listener's own pods work on them.
@@ -155,6 +157,7 @@ impl Default for QueueConfig {
     fn default() -> Self {
         Self {
             backend: QueueBackend::Postgres,
+            redis: None,
             concurrency: 16,
             replicas: 0,
             max_running: None,

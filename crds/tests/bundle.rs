@@ -128,6 +128,7 @@ fn a_bundle_holds_the_queue_and_its_redis() {
         loaded.listener.queue,
         QueueConfig {
             backend: QueueBackend::Redis(Redacted::new("redis://:hunter3@redis:6379/0")),
+            redis: Some(Redacted::new("redis://:hunter3@redis:6379/0")),
             concurrency: 4,
             replicas: 1,
             max_running: Some(9),

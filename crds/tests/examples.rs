@@ -1,9 +1,12 @@
 //! The examples in the documentation load as they are.
 
-use observer_crds::config::{ActionKind, Redacted};
+use std::time::Duration;
+
+use observer_crds::config::{ActionKind, Mode, Priority, Redacted};
 use observer_crds::load::{Loaded, SourceFile, load};
 
 const SHOP: &str = include_str!("../../docs/examples/shop.yaml");
+const QUEUED: &str = include_str!("../../docs/examples/queued.yaml");
 const SECRETS: &str = include_str!("../../docs/examples/secrets.example.yaml");
 
 fn file(path: &str, text: &str) -> SourceFile {
@@ -57,4 +60,19 @@ fn the_shop_loads_with_its_secrets_from_elsewhere() {
         panic!("record is a webhook");
     };
     assert_eq!(record.url.reveal(), "http://127.0.0.1:9000/audit");
+}
+
+#[test]
+fn the_exports_go_by_the_queue() {
+    let files = [file("queued.yaml", QUEUED), file("secrets.yaml", SECRETS)];
+    let bundle = load(&files, &|_, _| None, None).unwrap().bundle;
+    assert_eq!(bundle.listener.queue.replicas, 2);
+    let [report, notify] = &bundle.observers[0].actions[..] else {
+        panic!("two actions");
+    };
+    assert_eq!(report.queue.mode, Mode::Queued);
+    assert_eq!(report.queue.max_running, Some(4));
+    assert_eq!(report.timeout, Duration::from_mins(30));
+    assert_eq!(notify.queue.mode, Mode::Inline);
+    assert_eq!(notify.queue.priority, Priority::High);
 }

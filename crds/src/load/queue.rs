@@ -14,7 +14,7 @@ const LONGEST_RETENTION: Span = Span::from_secs(720 * 3600);
 pub(super) fn check(spec: &ObserverListenerSpec, checks: &mut Checks<'_>) -> QueueConfig {
     let redis = spec.redis.as_ref().map(|redis| redis_url(redis, checks));
     let queue = &spec.queue;
-    let backend = match (queue.backend, redis) {
+    let backend = match (queue.backend, redis.clone()) {
         (Backend::Postgres, _) => QueueBackend::Postgres,
         (Backend::Redis, Some(url)) => QueueBackend::Redis(url),
         (Backend::Redis, None) => {
@@ -28,6 +28,7 @@ pub(super) fn check(spec: &ObserverListenerSpec, checks: &mut Checks<'_>) -> Que
     let at = |name: &str| field("/spec/queue", name);
     QueueConfig {
         backend,
+        redis,
         concurrency: queue.workers.concurrency,
         replicas: queue.workers.replicas,
         max_running: queue.max_running,
