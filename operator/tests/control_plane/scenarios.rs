@@ -20,7 +20,7 @@ use super::plane::Operator;
 use super::pods::{SHARDS, Told, run_pod};
 use super::rest::nothing_is_written_at_rest;
 use super::room::{Room, within};
-use super::workers::pods_for_jobs_are_apart;
+use super::workers::{jobs_in_redis_need_one, pods_for_jobs_are_apart};
 
 /// Plays all scenarios, those at the same time that do not disturb each other. Answers with the
 /// names of those that failed; the harness has printed why.
@@ -43,6 +43,7 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         a_namespace_goes_at_once
         pods_are_heard
         pods_for_jobs_are_apart
+        jobs_in_redis_need_one
         what_the_api_server_refuses_is_told
     }
     let mut failures = Vec::new();

@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, PostParams};
 use serde_json::json;
 
 use super::pods::{Told, run, run_pod};
@@ -97,4 +97,30 @@ pub(super) async fn pods_for_jobs_are_apart(room: Room) {
     .await;
     room.listener_says("shop", ["Degraded", "False", "NothingRefused"])
         .await;
+}
+
+pub(super) async fn jobs_in_redis_need_one(room: Room) {
+    let listener = |redis: Option<&str>| -> ObserverListener {
+        let source = json!({ "changeLog": { "databaseUrl": { "value": "postgres://db/shop" } } });
+        let mut spec = json!({ "source": source, "queue": { "backend": "Redis" }, "replicas": 0 });
+        if let Some(url) = redis {
+            spec["redis"] = json!({ "url": { "value": url } });
+        }
+        serde_json::from_value(json!({
+            "apiVersion": "observers.fraiseql.dev/v1alpha1", "kind": "ObserverListener",
+            "metadata": { "name": "shop" }, "spec": spec,
+        }))
+        .unwrap()
+    };
+    let api: Api<ObserverListener> = room.api();
+    let parameters = PostParams::default();
+    let refused = api.create(&parameters, &listener(None)).await.unwrap_err();
+    let words = "queue.backend Redis needs redis.url";
+    assert!(refused.to_string().contains(words), "{refused}");
+    let wrong = listener(Some("http://redis"));
+    api.create(&parameters, &wrong).await.unwrap();
+    let said = room
+        .listener_says("shop", ["Ready", "False", "Invalid"])
+        .await;
+    assert!(said.contains("spec.redis.url"), "{said}");
 }
