@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::redis::AsyncCommands;
-use observer_queue::QueueError;
 use observer_queue::redis::{Durability, OpenError, RedisQueue};
+use observer_queue::{Keeping, QueueError};
 use servers::redis::{Fsync, Options, PrivateRedis};
 
 use super::{inspect, own, start};
 use crate::support::crew::{Crew, Habits};
 use crate::support::make::{add, job, lane, want, work_off, worker};
-use crate::support::{CALM, Fixture, HASTY, LISTENER, SOON, database, eventually, seed};
+use crate::support::{CALM, Fixture, LISTENER, SOON, database, eventually, seed};
 
 /// Jobs of lanes 0 to 9, in turn.
 fn jobs(from: i64, to: i64) -> Vec<observer_queue::NewJob> {
@@ -133,18 +133,22 @@ async fn scripts_that_the_server_forgot_are_told_again() {
 
 /// Adds jobs until told, each until it is acknowledged; workers work meanwhile. Whatever is done
 /// to the server, all that were acknowledged are done, in the order of their lanes.
-async fn under_load(fixture: &super::Redis, trouble: impl AsyncFn()) {
+///
+/// No lease passes while the server is away: the crew could not tell an end that was accepted, and
+/// its answer lost, from one that was refused because another has the job.
+async fn under_load(fixture: &super::Redis, lease: Duration, dies: f64, trouble: impl AsyncFn()) {
     let seed = seed();
-    let queue = fixture.open(LISTENER, HASTY).await;
+    let keeping = Keeping { lease, ..CALM };
+    let queue = fixture.open(LISTENER, keeping).await;
     let habits = Habits {
         fails: 0.02,
-        dies: 0.002,
+        dies,
         falters: 0.0,
     };
     let mut crew = Crew::default();
     for n in 0..4 {
         crew.start(
-            fixture.open(LISTENER, HASTY).await,
+            fixture.open(LISTENER, keeping).await,
             habits,
             seed.wrapping_add(n),
         );
@@ -196,7 +200,7 @@ async fn under_load(fixture: &super::Redis, trouble: impl AsyncFn()) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_the_server_is_killed_under_load() {
     let fixture = own().await;
-    under_load(&fixture, async || {
+    under_load(&fixture, Duration::from_secs(10), 0.002, async || {
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_millis(700)).await;
             fixture.crash().await;
@@ -209,7 +213,7 @@ async fn nothing_is_lost_when_the_server_is_killed_under_load() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_may_be_away_for_ten_seconds() {
     let fixture = own().await;
-    under_load(&fixture, async || {
+    under_load(&fixture, SOON * 2, 0.0, async || {
         tokio::time::sleep(Duration::from_millis(500)).await;
         fixture.stop().await;
         tokio::time::sleep(Duration::from_secs(10)).await;
