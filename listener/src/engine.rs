@@ -29,7 +29,8 @@ use crate::database;
 use crate::dispatch::observers::Observers;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::migrate;
-use crate::queue::{self, figures, worker};
+use crate::queue::place::Place;
+use crate::queue::{figures, worker};
 use crate::run::{GOODBYE, RunError, first_error};
 use crate::shard::fleet::{Coordination, Fleet, Member};
 use crate::shard::waiting::Waiting;
@@ -102,12 +103,13 @@ impl Ground {
         // One that has never run misses nothing from now on, whoever works on it and when.
         let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
         checkpoint::begin(&pool, &log, &name, shards, start).await?;
-        let queue = queue::open(listener, pool.clone()).await?;
+        let place = Place::open(listener, pool.clone()).await?;
+        place.tell_durability();
         Ok(Self {
             pool,
             log,
             life,
-            queue,
+            queue: place.queue,
         })
     }
 
@@ -376,7 +378,7 @@ impl Job<'_> {
         let pool = database::connections_for_jobs(&listener.database_url)?;
         let config = &listener.queue;
         Ok(worker::Setup {
-            queue: queue::open(listener, pool).await?,
+            place: Place::open(listener, pool).await?,
             listener: Arc::from(listener.identity()),
             name: self.member.name.clone(),
             observers: self.observers.clone(),

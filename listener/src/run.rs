@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use ::queue::redis::OpenError;
+
 use crate::api::{self, Sources};
 use crate::checkpoint::CheckpointError;
 use crate::database::{DatabaseError, START_PATIENCE};
@@ -20,6 +22,7 @@ use crate::dispatch::observers::Observers;
 pub use crate::engine::Jobs;
 use crate::engine::{Job, tend};
 use crate::migrate::MigrateError;
+use crate::queue::place::PlaceError;
 use crate::shard::fleet::{Coordination, Member};
 use crate::source::log::LogError;
 use crate::source::reader::ReadError;
@@ -60,8 +63,8 @@ pub enum RunError {
     #[error("the database has been away for too long, so the shards are left to others: {0}")]
     Away(String),
     /// The job queue cannot be used.
-    #[error("cannot use the job queue: {0}")]
-    Queue(#[from] ::queue::QueueError),
+    #[error(transparent)]
+    Queue(#[from] PlaceError),
     /// Reading cannot go on.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -99,7 +102,7 @@ impl RunError {
                 | Self::Claim(
                     CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
                 )
-                | Self::Queue(_)
+                | Self::Queue(PlaceError::Database(_) | PlaceError::Redis(OpenError::Redis(_)))
                 | Self::Log(LogError::Database(_))
                 | Self::Schema(MigrateError::Database(_))
         )

@@ -3,15 +3,28 @@
 
 mod commands;
 mod lanes;
+mod places;
 mod retries;
 mod slow;
 
 use std::time::Duration;
 
+use servers::redis::{Options, PrivateRedis};
+
 use crate::support::{TestDb, database, eventually};
 
 /// What a listener says of its queue in tests in which workers die.
 const SHORT: &str = "  queue: {lease: 5s}\n";
+
+async fn redis() -> PrivateRedis {
+    PrivateRedis::start(&Options::default()).await.unwrap()
+}
+
+/// The same in Redis.
+fn in_redis(redis: &PrivateRedis) -> String {
+    let url = redis.url();
+    format!("  redis: {{url: {{value: \"{url}\"}}}}\n  queue: {{backend: Redis, lease: 5s}}\n")
+}
 
 /// A tracked table of orders.
 async fn orders() -> TestDb {
@@ -31,15 +44,13 @@ fn observer(name: &str, url: &str, more: &str) -> String {
 }
 
 /// Jobs that are not over.
-async fn pending(db: &TestDb) -> i64 {
-    sqlx::query_scalar("select count(*) from observer.job")
-        .fetch_one(&db.pool)
-        .await
-        .unwrap()
+async fn pending(db: &TestDb) -> usize {
+    let count: i64 = db.value("select count(*) from observer.job").await;
+    usize::try_from(count).unwrap()
 }
 
 /// Waits until so many jobs are left.
-async fn left(db: &TestDb, count: i64) {
+async fn left(db: &TestDb, count: usize) {
     eventually(&format!("{count} jobs"), async || {
         (pending(db).await == count).then_some(())
     })

@@ -10,6 +10,7 @@
 //!
 //! There are two places to keep jobs, behind one trait: [`postgres`] and [`redis`].
 
+pub mod draining;
 pub mod postgres;
 pub mod redis;
 
@@ -305,6 +306,20 @@ pub struct Figures {
     pub oldest_seconds: u64,
 }
 
+impl Figures {
+    /// Adds those of the same observer elsewhere.
+    pub fn add(&mut self, more: &Self) {
+        self.pending += more.pending;
+        self.due += more.due;
+        self.running += more.running;
+        self.behind += more.behind;
+        for (sum, more) in self.by_attempts.iter_mut().zip(more.by_attempts) {
+            *sum += more;
+        }
+        self.oldest_seconds = self.oldest_seconds.max(more.oldest_seconds);
+    }
+}
+
 /// How many finished jobs went, and the like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
@@ -330,8 +345,8 @@ pub enum QueueError {
 #[async_trait]
 pub trait JobQueue: Send + Sync + fmt::Debug {
     /// Adds jobs, each to the end of its lane. Where jobs are kept in Postgres this is part of the
-    /// transaction; elsewhere it is done at once, and one that was added before, or ended not long
-    /// ago, is not added again.
+    /// transaction; elsewhere it is done at once, and one that is there, or took effect or was
+    /// cancelled not long ago, is not added again.
     async fn enqueue(&self, tx: &mut PgConnection, jobs: &[NewJob]) -> Result<(), QueueError>;
 
     /// Takes the first jobs of some lanes, with some of those behind them: fair over observers,

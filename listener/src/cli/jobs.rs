@@ -8,7 +8,8 @@ use ::queue::{JobQueue, Keeping, Selection, Shown, State};
 use chrono::{SecondsFormat, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::Span;
-use observer_listener::{migrate, queue};
+use observer_listener::migrate;
+use observer_listener::queue::place::Place;
 
 use super::dlq::{Output, line, print};
 use super::schema::connect;
@@ -177,7 +178,7 @@ async fn open(args: DatabaseArgs) -> Result<Arc<dyn JobQueue>, CliError> {
     let listener = files::load(&files)?.bundle.listener;
     let pool = connect(&listener.database_url).await?;
     migrate::verify(&pool).await?;
-    Ok(queue::open(&listener, pool).await?)
+    Ok(Place::open(&listener, pool).await?.queue)
 }
 
 const HEAD: [&str; 8] = [

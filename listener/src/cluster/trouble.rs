@@ -6,11 +6,13 @@ use crds::report::Trouble;
 
 use crate::api::health::DATABASE_UNREACHABLE;
 use ::queue::QueueError;
+use ::queue::redis::OpenError;
 
 use crate::checkpoint::CheckpointError;
 use crate::database::DatabaseError;
 use crate::dispatch::DispatchError;
 use crate::migrate::MigrateError;
+use crate::queue::place::PlaceError;
 use crate::run::RunError;
 use crate::source::log::LogError;
 use crate::source::reader::ReadError;
@@ -47,7 +49,12 @@ fn reason(error: &RunError) -> &'static str {
         RunError::Claim(error) | RunError::Dispatch(DispatchError::Checkpoint(error)) => {
             of_checkpoint(error)
         }
-        RunError::Queue(error) => of_queue(error),
+        RunError::Queue(PlaceError::Database(error)) => of_database(error),
+        RunError::Queue(PlaceError::Redis(OpenError::Redis(_))) => "QueueUnreachable",
+        RunError::Queue(
+            PlaceError::LeftInRedis
+            | PlaceError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
+        ) => "QueueRefused",
         RunError::Read(ReadError::NewLife) => "DatabaseRestarted",
         RunError::Read(ReadError::Ahead(_)) => "PositionRefused",
         RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)

@@ -32,7 +32,7 @@ pub(super) async fn keep_alive(
         if asked >= deadline {
             break;
         }
-        match timeout_at(deadline.min(asked + pause), setup.queue.alive(id)).await {
+        match timeout_at(deadline.min(asked + pause), setup.place.queue.alive(id)).await {
             Ok(Ok(Alive::Yes { cancelled })) => {
                 deadline = asked + setup.lease.mul_f64(SAFE);
                 cancel(&cancelled);

@@ -26,14 +26,15 @@ pub(super) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[Action]>>
     let mut missing = Missing::default();
     for look in 0_u32.. {
         sleep(EVERY).await;
-        match timeout(ANSWER, setup.queue.keep()).await {
+        match timeout(ANSWER, setup.place.queue.keep()).await {
             Ok(Ok(kept)) => setup.metrics.jobs.lost.inc_by(kept.expired),
             Ok(Err(error)) => tracing::debug!(%error, "cannot see to the job queue; trying again"),
             Err(_) => tracing::debug!("the job queue takes long to be seen to; trying again"),
         }
         if look % ORPHANS_EVERY == 0 {
+            setup.place.settle().await;
             // Of no action any lane is wanted, so each that has jobs is named alone.
-            let asked = timeout(ANSWER, setup.queue.lanes(&[0], 1, 0)).await;
+            let asked = timeout(ANSWER, setup.place.queue.lanes(&[0], 1, 0)).await;
             if let Ok(Ok(actions)) = asked {
                 let names = actions
                     .into_iter()
@@ -92,15 +93,15 @@ mod tests {
         let name: Action = ("default/gone".into(), "notify".into());
         let mut missing = Missing::default();
         let start = Instant::now();
-        let mut note = |minutes: u64, there: bool| {
+        let mut long_gone = |minutes: u64, there: bool| {
             let names = there.then(|| name.clone()).into_iter();
             let now = start + Duration::from_secs(60 * minutes);
             missing.note(names, &none, now).len()
         };
-        assert_eq!(note(0, true), 0);
-        assert_eq!(note(9, true), 0);
-        assert_eq!(note(10, true), 1);
-        assert_eq!(note(11, false), 0);
-        assert_eq!(note(12, true), 0, "it counts from anew");
+        assert_eq!(long_gone(0, true), 0);
+        assert_eq!(long_gone(9, true), 0);
+        assert_eq!(long_gone(10, true), 1);
+        assert_eq!(long_gone(11, false), 0);
+        assert_eq!(long_gone(12, true), 0, "it counts from anew");
     }
 }

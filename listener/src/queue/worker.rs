@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::queue::{Claim, Claimed, Ended, Ending, JobQueue, QueueError, Run, Want, WorkerId};
+use ::queue::{Claim, Claimed, Ended, Ending, QueueError, Run, Want, WorkerId};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::burial::Graves;
 use super::effort::Effort;
 use super::life::keep_alive;
+use super::place::Place;
 use super::run::{Crew, work_on};
 use super::upkeep::upkeep;
 use crate::checkpoint::Action;
@@ -47,7 +48,7 @@ const TOLD_AT_ONCE: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     /// Where the jobs are.
-    pub(crate) queue: Arc<dyn JobQueue>,
+    pub(crate) place: Place,
     /// The listener, for its dead letters.
     pub(crate) listener: Arc<str>,
     /// This process, for people to read.
@@ -74,7 +75,7 @@ pub(crate) async fn work(setup: Setup, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let id = WorkerId(Uuid::new_v4());
         let registered = tokio::select! {
-            registered = timeout(ANSWER, setup.queue.register(id, &setup.name)) => registered,
+            registered = timeout(ANSWER, setup.place.queue.register(id, &setup.name)) => registered,
             () = stop.cancelled() => return,
         };
         match registered {
@@ -225,7 +226,7 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        if let Ok(Err(error)) = timeout(ANSWER, self.setup.queue.leave(self.id)).await {
+        if let Ok(Err(error)) = timeout(ANSWER, self.setup.place.queue.leave(self.id)).await {
             self.setup.failed(&error);
         }
     }
@@ -250,7 +251,7 @@ impl<'a> Session<'a> {
     }
 
     fn look(&mut self) {
-        let (queue, id) = (Arc::clone(&self.setup.queue), self.id);
+        let (queue, id) = (Arc::clone(&self.setup.place.queue), self.id);
         let orphans = Arc::clone(&self.orphans.borrow());
         let want = self.setup.want(self.room(), &orphans);
         self.claims.spawn(async move {
@@ -431,7 +432,7 @@ async fn tell(
     let graves = Graves {
         listener: Arc::clone(&setup.listener),
     };
-    let telling = timeout(ANSWER, setup.queue.finish(id, &ended, &graves)).await;
+    let telling = timeout(ANSWER, setup.place.queue.finish(id, &ended, &graves)).await;
     match telling.unwrap_or_else(|_| Err(QueueError::Postgres(sqlx::Error::PoolTimedOut))) {
         Ok(refused) => {
             setup.count(&ended, &refused);

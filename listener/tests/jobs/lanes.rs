@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use observer_listener::demo::sink::{Behaviour, Received, Sink};
 
-use super::{SHORT, left, observer, orders, pending};
+use super::{SHORT, in_redis, left, observer, orders, pending, redis};
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get};
 use crate::support::{TestDb, eventually};
@@ -21,7 +21,7 @@ async fn enqueued(address: &str) -> f64 {
 }
 
 /// Checks that each order's totals were accepted one after the other, from 0 to `last`.
-fn in_order(received: &[Received], orders: usize, last: i64) {
+pub(super) fn in_order(received: &[Received], orders: usize, last: i64) {
     let mut next: BTreeMap<i64, i64> = BTreeMap::new();
     for one in received.iter().filter(|one| one.status == Some(200)) {
         let body: serde_json::Value = serde_json::from_slice(&one.body).unwrap();
@@ -37,7 +37,7 @@ fn in_order(received: &[Received], orders: usize, last: i64) {
     assert!(next.values().all(|due| *due == last + 1), "all arrived");
 }
 
-async fn accepted(sink: &Sink, count: u64) {
+pub(super) async fn accepted(sink: &Sink, count: u64) {
     eventually(&format!("{count} deliveries"), async || {
         (sink.counts().succeeded >= count).then_some(())
     })
@@ -46,6 +46,16 @@ async fn accepted(sink: &Sink, count: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_with_a_failed_delivery_flows_again() {
+    flows_again(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_with_a_failed_delivery_in_redis_flows_again() {
+    let redis = redis().await;
+    flows_again(&in_redis(&redis)).await;
+}
+
+async fn flows_again(spec: &str) {
     let db = orders().await;
     let failing = Behaviour::FailShare {
         per_mille: 20,
@@ -54,7 +64,7 @@ async fn a_key_with_a_failed_delivery_flows_again() {
     };
     let sink = Sink::start(failing).await.unwrap();
     let soon = "retry: {attempts: 20, initialBackoff: 100ms, maxBackoff: 200ms}";
-    let config = Config::new(&db.url, SHORT, &observer("one", &sink.url("/hook"), soon));
+    let config = Config::new(&db.url, spec, &observer("one", &sink.url("/hook"), soon));
     let address = free_address();
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
     db.run("insert into orders values (1)").await;
@@ -63,7 +73,6 @@ async fn a_key_with_a_failed_delivery_flows_again() {
     }
     accepted(&sink, 401).await;
     sink.behave(Behaviour::Ok);
-    left(&db, 0).await;
     let failed = sink.counts().requests - 401;
     eventually("the key is on the fast path again", async || {
         let before = enqueued(&address).await;
@@ -125,7 +134,7 @@ async fn one_dead_receiver_among_ten_holds_up_nobody_and_drains_in_order() {
     let second = rounds(9 * ROWS as u64).await;
     println!("nine receivers beside a dead one: {first:?}, then {second:?}");
     eventually("all of the dead one's are jobs", async || {
-        (pending(&db).await == 2 * ROWS as i64).then_some(())
+        (pending(&db).await == 2 * ROWS).then_some(())
     })
     .await;
     dead.behave(Behaviour::Ok);
@@ -155,7 +164,7 @@ async fn more_keys_with_jobs_than_are_told_apart_keep_their_order_across_kills()
         .says("so all deliveries of the action go by the queue")
         .await;
     eventually("all of them are jobs", async || {
-        (pending(&db).await >= ROWS as i64).then_some(())
+        (pending(&db).await >= ROWS).then_some(())
     })
     .await;
     db.run("update orders set total = total + 1").await;
@@ -164,7 +173,7 @@ async fn more_keys_with_jobs_than_are_told_apart_keep_their_order_across_kills()
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
     db.run("update orders set total = total + 1").await;
     eventually("all of them are jobs again", async || {
-        (pending(&db).await >= 3 * ROWS as i64).then_some(())
+        (pending(&db).await >= 3 * ROWS).then_some(())
     })
     .await;
     sink.behave(Behaviour::Ok);

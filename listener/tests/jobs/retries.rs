@@ -2,16 +2,26 @@
 
 use observer_listener::demo::sink::{Behaviour, Sink};
 
-use super::{SHORT, left, observer, orders};
+use super::{SHORT, in_redis, left, observer, orders, redis};
 use crate::support::listener::{Config, Process, SOON};
 use crate::support::told::{keys_of, letters};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_go_on_where_a_killed_process_left_them() {
+    attempts_go_on(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_go_on_where_a_killed_process_left_them_in_redis() {
+    let redis = redis().await;
+    attempts_go_on(&in_redis(&redis)).await;
+}
+
+async fn attempts_go_on(spec: &str) {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
     let six = "retry: {attempts: 6, initialBackoff: 300ms, maxBackoff: 300ms}";
-    let config = Config::new(&db.url, SHORT, &observer("six", &sink.url("/hook"), six));
+    let config = Config::new(&db.url, spec, &observer("six", &sink.url("/hook"), six));
     let process = Process::run(&config);
     db.run("insert into orders values (1)").await;
     assert!(sink.wait_for(3, SOON).await);

@@ -1,0 +1,72 @@
+//! Jobs that are in one place while new ones are added to another.
+
+use observer_listener::demo::sink::{Behaviour, Sink};
+
+use super::lanes::{accepted, in_order};
+use super::{in_redis, observer, orders, redis};
+use crate::support::eventually;
+use crate::support::listener::{Config, Process, SOON};
+use crate::support::program::command;
+
+/// Jobs that `jobs list` counts, in both places.
+async fn listed(config: &Config) -> usize {
+    let path = config.path();
+    let args = [
+        "jobs",
+        "list",
+        "-o",
+        "json",
+        "--limit",
+        "1000",
+        "-f",
+        path.to_str().unwrap(),
+    ];
+    let text = command(&args).await.ok();
+    serde_json::from_str::<Vec<serde_json::Value>>(&text)
+        .unwrap()
+        .len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_the_place_before_are_worked_off_first() {
+    const ROWS: usize = 30;
+    const PLACES: [&str; 3] = ["Postgres", "Postgres,Redis", "Postgres,Redis"];
+    let (db, redis) = (orders().await, redis().await);
+    let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
+    let often = "retry: {attempts: 100, initialBackoff: 1s, maxBackoff: 2s}";
+    let hook = observer("both", &sink.url("/hook"), often);
+    let config = Config::new(&db.url, &in_redis(&redis), &hook);
+    let (redis, postgres) = ("backend: Redis", "backend: Postgres");
+    let mut rounds = 0;
+    for (from, to) in [(redis, postgres), (postgres, redis), (redis, postgres)] {
+        config.change(from, to);
+        let process = Process::run(&config);
+        if rounds == 0 {
+            db.run(&format!(
+                "insert into orders select generate_series(1, {ROWS})"
+            ))
+            .await;
+        } else {
+            db.run("update orders set total = total + 1").await;
+        }
+        rounds += 1;
+        let jobs = rounds * ROWS;
+        eventually(&format!("{jobs} jobs in both places"), async || {
+            (listed(&config).await == jobs).then_some(())
+        })
+        .await;
+        let place: String = db.value("select place from observer.job_queue").await;
+        assert_eq!(
+            place,
+            PLACES[rounds - 1],
+            "going back waits for what was begun"
+        );
+        process.stop().await;
+    }
+    sink.behave(Behaviour::Ok);
+    let process = Process::run(&config);
+    accepted(&sink, (rounds * ROWS) as u64).await;
+    in_order(&sink.received(), ROWS, 2);
+    assert!(sink.wait_for(1, SOON).await);
+    process.stop().await;
+}
