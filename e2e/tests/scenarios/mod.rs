@@ -16,6 +16,7 @@ mod spread;
 mod stalled;
 mod steps;
 mod upgrade;
+mod workers;
 
 use anyhow::Result;
 use crds::resources::{Observer, ObserverListener};
