@@ -5,6 +5,8 @@
 //! are worked on. A process takes part only while its database is there: what it cannot work on
 //! is better left to others.
 
+mod jobs;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +25,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+pub use jobs::Jobs;
+use jobs::Working;
+
 use crate::api::Sources;
 use crate::checkpoint;
 use crate::database;
 use crate::dispatch::observers::Observers;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::migrate;
+use crate::queue::figures;
 use crate::queue::place::Place;
-use crate::queue::{figures, worker};
 use crate::run::{GOODBYE, RunError, first_error};
 use crate::shard::fleet::{Coordination, Fleet, Member};
 use crate::shard::waiting::Waiting;
@@ -72,17 +77,6 @@ pub(crate) struct Job<'a> {
     pub(crate) patience: Duration,
     /// Whether it works on jobs.
     pub(crate) jobs: Jobs,
-}
-
-/// Whether a process works on jobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Jobs {
-    /// It does, beside its shards.
-    Too,
-    /// It does, and on no shard.
-    Only,
-    /// Others do.
-    Elsewhere,
 }
 
 /// What there is of a database that can be worked with.
@@ -149,7 +143,7 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     let mut holds = BTreeMap::new();
     let working = Working::begin(job, stop).await?;
     let result = loop {
-        match Engine::start(job, &ground, &working.due)
+        match Engine::start(job, &ground, &working.added)
             .run(&mut fleet, &mut holds, stop)
             .await
         {
@@ -176,38 +170,6 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     result
 }
 
-/// Work on jobs, which goes on whatever becomes of the shards.
-struct Working {
-    due: Arc<Notify>,
-    stop: CancellationToken,
-    /// Nothing where jobs are worked on by other pods.
-    task: Option<AbortOnDropHandle<()>>,
-}
-
-impl Working {
-    async fn begin(job: &Job<'_>, stop: &CancellationToken) -> Result<Self, RunError> {
-        let due = Arc::new(Notify::new());
-        let stop = stop.child_token();
-        let task = if job.jobs == Jobs::Elsewhere {
-            None
-        } else {
-            let worker = job.worker(Arc::clone(&due)).await?;
-            let task = tokio::spawn(worker::work(worker, stop.clone()));
-            Some(AbortOnDropHandle::new(task))
-        };
-        Ok(Self { due, stop, task })
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        if let Some(task) = self.task
-            && let Err(error) = task.await
-        {
-            tracing::error!(%error, "the work on jobs broke down");
-        }
-    }
-}
-
 /// Everything that works on one ground.
 struct Engine<'a> {
     job: &'a Job<'a>,
@@ -218,7 +180,7 @@ struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    fn start(job: &'a Job<'a>, ground: &'a Ground, jobs_due: &Arc<Notify>) -> Self {
+    fn start(job: &'a Job<'a>, ground: &'a Ground, jobs_added: &Arc<Notify>) -> Self {
         let (listener, sources) = (job.listener, job.sources);
         let name: Arc<str> = Arc::from(listener.identity());
         let reading = CancellationToken::new();
@@ -257,7 +219,7 @@ impl<'a> Engine<'a> {
             observers: job.observers.clone(),
             shards: listener.shards,
             assigned,
-            jobs_due: Arc::clone(jobs_due),
+            jobs_added: Arc::clone(jobs_added),
             saver: Saver {
                 pool: ground.pool.clone(),
                 queue: Arc::clone(&ground.queue),
@@ -372,43 +334,6 @@ impl<'a> Engine<'a> {
 }
 
 impl Job<'_> {
-    /// What work on jobs needs.
-    pub(crate) async fn worker(&self, due: Arc<Notify>) -> Result<worker::Setup, RunError> {
-        let listener = self.listener;
-        let pool = database::connections_for_jobs(&listener.database_url)?;
-        let config = &listener.queue;
-        Ok(worker::Setup {
-            place: Place::open(listener, pool).await?,
-            listener: Arc::from(listener.identity()),
-            name: self.member.name.clone(),
-            observers: self.observers.clone(),
-            concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX),
-            fleet: config.max_running,
-            lease: config.lease,
-            drain: listener.drain_timeout,
-            due,
-            metrics: self.sources.metrics.clone(),
-        })
-    }
-
-    /// Works on jobs alone.
-    async fn work_on_jobs(&self, pool: &PgPool, stop: &CancellationToken) -> Result<(), RunError> {
-        let working = Working::begin(self, stop).await?;
-        let health = &self.sources.health;
-        health.started();
-        self.sources.reporter.takes_part();
-        tracing::info!(listener = self.listener.identity(), "working on jobs");
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(looks.tick()).await.is_some() {
-            let answer = sqlx::query("select").execute(pool);
-            let there = matches!(tokio::time::timeout(PROBE, answer).await, Ok(Ok(_)));
-            health.read(there, Instant::now());
-        }
-        working.end().await;
-        Ok(())
-    }
-
     /// Sees to what nobody tells of.
     async fn look(
         &self,

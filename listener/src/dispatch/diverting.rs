@@ -125,9 +125,8 @@ impl Dispatcher {
                 self.diverted.saved(lane);
             }
         }
-        let now = Instant::now();
-        if jobs.iter().any(|(_, job)| job.due <= now) {
-            self.setup.jobs_due.notify_one();
+        if !jobs.is_empty() {
+            self.setup.jobs_added.notify_one();
         }
     }
 

@@ -42,8 +42,8 @@ pub struct Setup {
     pub assigned: watch::Sender<Assignment>,
     /// Writes checkpoints.
     pub saver: Saver,
-    /// Told when jobs are in the queue that are due.
-    pub jobs_due: Arc<Notify>,
+    /// Told when jobs have been added to the queue.
+    pub jobs_added: Arc<Notify>,
     /// Is told how far behind each shard is.
     pub reporter: Arc<Reporter>,
     /// Most attempts of one action under way at once.

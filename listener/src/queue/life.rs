@@ -6,7 +6,7 @@ use ::queue::{Alive, Claim, WorkerId};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::worker::Setup;
+use super::setup::Setup;
 
 /// Of a lease, the part after which work is cut off that no sign of life was answered for: the rest
 /// is for clocks that go at other rates, and for the cut itself.

@@ -8,5 +8,7 @@ pub mod job;
 mod life;
 pub mod place;
 mod run;
+pub(crate) mod setup;
+mod tell;
 mod upkeep;
 pub(crate) mod worker;

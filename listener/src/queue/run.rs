@@ -135,6 +135,16 @@ impl Crew {
         outcome
     }
 
+    /// Cuts off what is under way of some claims.
+    pub(super) fn cancel(&self, claims: &[Claim]) {
+        let cancels = self.cancels();
+        for claim in claims {
+            if let Some(cut) = cancels.get(claim) {
+                cut.cancel();
+            }
+        }
+    }
+
     fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<Claim, CancellationToken>> {
         self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::worker::{ANSWER, Setup};
+use super::setup::Setup;
+use super::worker::ANSWER;
 use crate::checkpoint::Action;
 use crate::dispatch::observers::Observers;
 

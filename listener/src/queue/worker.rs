@@ -6,25 +6,23 @@
 //! ended, and begins anew under another id.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::queue::{Claim, Claimed, Ended, Ending, QueueError, Run, Want, WorkerId};
-use tokio::sync::{Notify, mpsc, watch};
+use ::queue::{Claimed, Ended, Ending, QueueError, Run, WorkerId};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::burial::Graves;
 use super::effort::Effort;
 use super::life::keep_alive;
-use super::place::Place;
 use super::run::{Crew, work_on};
+use super::setup::Setup;
+use super::tell::tell;
 use super::upkeep::upkeep;
 use crate::checkpoint::Action;
-use crate::dispatch::observers::Observers;
-use crate::telemetry::metrics::Metrics;
 
 /// Pause after a look that found jobs, while there is room for more.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
@@ -32,8 +30,14 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// Longest pause between two looks.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
+/// The same after [`QUIET`].
+const QUIET_PAUSE: Duration = Duration::from_secs(1);
+
+/// After so long without a job the looks become seldom.
+const QUIET: Duration = Duration::from_mins(1);
+
 /// Pause after a failure to ask.
-const FAILURE_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the queue may take to answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
@@ -43,31 +47,6 @@ const MAX_UNTOLD: usize = 4096;
 
 /// Most results that are told at once.
 const TOLD_AT_ONCE: usize = 1024;
-
-/// What a worker works with.
-#[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    /// Where the jobs are.
-    pub(crate) place: Place,
-    /// The listener, for its dead letters.
-    pub(crate) listener: Arc<str>,
-    /// This process, for people to read.
-    pub(crate) name: String,
-    /// The observers, and whatever comes in their place.
-    pub(crate) observers: watch::Receiver<Arc<Observers>>,
-    /// Most lanes under way at once here.
-    pub(crate) concurrency: usize,
-    /// Most jobs under way at once in the fleet.
-    pub(crate) fleet: Option<u32>,
-    /// How long after its last sign of life what it holds is anybody's.
-    pub(crate) lease: Duration,
-    /// How long a stop waits for what is under way.
-    pub(crate) drain: Duration,
-    /// Told when there are jobs that are due.
-    pub(crate) due: Arc<Notify>,
-    /// Counts.
-    pub(crate) metrics: Metrics,
-}
 
 /// Works until `stop`, and then until what is under way has ended or its time is over.
 pub(crate) async fn work(setup: Setup, stop: CancellationToken) {
@@ -93,29 +72,6 @@ pub(crate) async fn work(setup: Setup, stop: CancellationToken) {
     }
 }
 
-impl Setup {
-    pub(super) fn failed(&self, error: &QueueError) {
-        let errors = &self.metrics.database_errors;
-        errors.with_label_values(&["jobs"]).inc();
-        tracing::warn!(%error, "cannot use the job queue; trying again");
-    }
-
-    fn want(&self, runs: usize, orphans: &[Action]) -> Want {
-        let observers = Arc::clone(&self.observers.borrow());
-        let known = observers.targets().iter().map(|known| {
-            let (observer, action) = known.name.clone();
-            (observer, action, known.queue.max_running)
-        });
-        let orphans = orphans.iter().cloned();
-        let orphans = orphans.map(|(observer, action)| (observer, action, None));
-        Want {
-            runs,
-            actions: known.chain(orphans).collect(),
-            fleet: self.fleet,
-        }
-    }
-}
-
 /// Work under one id.
 struct Session<'a> {
     setup: &'a Setup,
@@ -136,6 +92,8 @@ struct Session<'a> {
     orphans: watch::Receiver<Arc<[Action]>>,
     pause: Duration,
     next_look: Instant,
+    /// When there was a job, or was said to be one.
+    last_job: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -165,6 +123,7 @@ impl<'a> Session<'a> {
             orphans,
             pause: SHORTEST_PAUSE,
             next_look: Instant::now(),
+            last_job: Instant::now(),
         }
     }
 
@@ -201,16 +160,13 @@ impl<'a> Session<'a> {
                 break;
             }
             let look = (end.is_none() && self.wants_more()).then_some(self.next_look);
-            let due = Arc::clone(&self.setup.due);
+            let added = Arc::clone(&self.setup.added);
             tokio::select! {
                 Some(ended) = self.ended.recv() => self.note(ended),
                 Some(ran) = self.running.join_next() => self.ran(ran),
                 Some(claimed) = self.claims.join_next() => self.claimed(claimed),
                 Some(told) = self.telling.join_next() => self.told(told),
-                () = due.notified(), if end.is_none() => {
-                    self.pause = SHORTEST_PAUSE;
-                    self.next_look = Instant::now();
-                }
+                () = added.notified(), if end.is_none() => self.look_soon(),
                 () = until(look), if look.is_some() => self.look(),
                 () = stop.cancelled(), if end.is_none() => {
                     end = Some(Instant::now() + self.setup.drain);
@@ -250,6 +206,13 @@ impl<'a> Session<'a> {
         self.claims.is_empty() && self.untold.len() < MAX_UNTOLD && self.room() > 0
     }
 
+    /// There are jobs, or there will be some before long.
+    fn look_soon(&mut self) {
+        self.last_job = Instant::now();
+        self.next_look = self.last_job;
+        self.pause = SHORTEST_PAUSE;
+    }
+
     fn look(&mut self) {
         let (queue, id) = (Arc::clone(&self.setup.place.queue), self.id);
         let orphans = Arc::clone(&self.orphans.borrow());
@@ -263,11 +226,13 @@ impl<'a> Session<'a> {
     fn claimed(&mut self, claimed: Result<Result<Vec<Run>, QueueError>, JoinError>) {
         let pause = match claimed {
             Ok(Ok(runs)) => {
-                self.pause = if runs.is_empty() {
-                    (self.pause * 2).min(LONGEST_PAUSE)
+                if runs.is_empty() {
+                    let quiet = self.last_job.elapsed() > QUIET;
+                    let longest = if quiet { QUIET_PAUSE } else { LONGEST_PAUSE };
+                    self.pause = (self.pause * 2).min(longest);
                 } else {
-                    SHORTEST_PAUSE
-                };
+                    self.look_soon();
+                }
                 // What was asked for was there, so there may be more.
                 let more = runs.len() >= self.setup.concurrency;
                 for run in runs {
@@ -421,65 +386,6 @@ fn untouched(run: Run) -> impl Iterator<Item = Ended> {
         ending: Ending::Untouched,
         enqueued_at: claimed.enqueued_at,
     })
-}
-
-/// Tells the queue what ended; gives it back after a pause where that failed.
-async fn tell(
-    setup: Setup,
-    id: WorkerId,
-    ended: Vec<Ended>,
-) -> Result<usize, (Vec<Ended>, QueueError)> {
-    let graves = Graves {
-        listener: Arc::clone(&setup.listener),
-    };
-    let telling = timeout(ANSWER, setup.place.queue.finish(id, &ended, &graves)).await;
-    match telling.unwrap_or_else(|_| Err(QueueError::Postgres(sqlx::Error::PoolTimedOut))) {
-        Ok(refused) => {
-            setup.count(&ended, &refused);
-            Ok(refused.len())
-        }
-        Err(error) => {
-            sleep(FAILURE_PAUSE).await;
-            Err((ended, error))
-        }
-    }
-}
-
-impl Setup {
-    fn count(&self, ended: &[Ended], refused: &[Claim]) {
-        for one in ended {
-            let lane = &one.job.lane;
-            if refused.contains(&one.claim) {
-                self.metrics.jobs.refused.inc();
-                tracing::warn!(
-                    job = one.job.id,
-                    observer = &*lane.observer,
-                    action = &*lane.action,
-                    "others have the job by now, so what came of it here is not kept"
-                );
-                continue;
-            }
-            let outcome = match &one.ending {
-                Ending::Done => "done",
-                Ending::Again { .. } => "retry",
-                Ending::Dead { .. } => "dead",
-                Ending::Untouched => continue,
-            };
-            let labels = [&*lane.observer, &*lane.action, outcome];
-            self.metrics.jobs.finished.with_label_values(&labels).inc();
-        }
-    }
-}
-
-impl Crew {
-    fn cancel(&self, claims: &[Claim]) {
-        let cancels = self.cancels.lock().unwrap_or_else(PoisonError::into_inner);
-        for claim in claims {
-            if let Some(cut) = cancels.get(claim) {
-                cut.cancel();
-            }
-        }
-    }
 }
 
 async fn until(moment: Option<Instant>) {

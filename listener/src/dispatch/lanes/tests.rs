@@ -1,0 +1,151 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn start(lanes: &mut Lanes<u32>) -> Option<(LaneId, u32)> {
+    lanes.start().map(|(id, item)| (id, *item))
+}
+
+#[test]
+fn a_lane_runs_one_at_a_time_in_order() {
+    let mut lanes = Lanes::new(1, 9, 9);
+    lanes.push((0, 7), 1);
+    lanes.push((0, 7), 2);
+    assert_eq!(start(&mut lanes), Some(((0, 7), 1)));
+    assert_eq!(start(&mut lanes), None);
+    assert_eq!(lanes.finish((0, 7)), Some(1));
+    assert_eq!(start(&mut lanes), Some(((0, 7), 2)));
+    lanes.finish((0, 7));
+    assert!(
+        lanes.by_id.is_empty(),
+        "a lane without deliveries is forgotten"
+    );
+}
+
+#[test]
+fn targets_take_turns_and_keep_their_bound() {
+    let mut lanes = Lanes::new(2, 3, 2);
+    for key in 0..5 {
+        lanes.push((0, key), key);
+    }
+    lanes.push((1, 0), 100);
+    let started: Vec<_> = std::iter::from_fn(|| start(&mut lanes))
+        .map(|(id, _)| id)
+        .collect();
+    assert_eq!(started, [(0, 0), (1, 0), (0, 1)]);
+    lanes.finish((1, 0));
+    assert_eq!(start(&mut lanes), None, "the first target is at its bound");
+    lanes.finish((0, 0));
+    assert_eq!(start(&mut lanes).unwrap().0, (0, 2));
+}
+
+#[test]
+fn a_blocked_lane_holds_up_itself_only() {
+    let mut lanes = Lanes::new(1, 1, 1);
+    for (key, item) in [(1, 1), (1, 2), (1, 3), (2, 4)] {
+        lanes.push((0, key), item);
+    }
+    start(&mut lanes);
+    assert_eq!(lanes.divert((0, 1)), Some(1));
+    assert_eq!(start(&mut lanes), Some(((0, 2), 4)));
+    lanes.finish((0, 2));
+    assert_eq!(start(&mut lanes), None);
+    assert_eq!(lanes.spill((0, 1), |item| *item < 3), [2]);
+    lanes.push((0, 1), 5);
+    lanes.open((0, 1));
+    assert_eq!(start(&mut lanes), Some(((0, 1), 3)));
+    lanes.finish((0, 1));
+    assert_eq!(start(&mut lanes), Some(((0, 1), 5)));
+    lanes.finish((0, 1));
+    lanes.block((0, 9));
+    lanes.push((0, 9), 6);
+    assert_eq!(start(&mut lanes), None);
+    lanes.open((0, 9));
+    assert_eq!(start(&mut lanes), Some(((0, 9), 6)));
+}
+
+#[derive(Clone, Debug)]
+enum Move {
+    Push(usize, u32),
+    Start,
+    End(usize, bool),
+    Open(usize, u32),
+    Leave(u32),
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    prop::collection::vec(
+        prop_oneof![
+            3 => (0usize..3, 0u32..4).prop_map(|(target, key)| Move::Push(target, key)),
+            4 => Just(Move::Start),
+            3 => (any::<usize>(), any::<bool>()).prop_map(|(n, retry)| Move::End(n, retry)),
+            1 => (0usize..3, 0u32..4).prop_map(|(target, key)| Move::Open(target, key)),
+            1 => (0u32..4).prop_map(Move::Leave),
+        ],
+        0..200,
+    )
+}
+
+proptest! {
+    #[test]
+    fn everything_runs_once_in_order_within_bounds(moves in moves()) {
+        let mut lanes: Lanes<u32> = Lanes::new(3, 4, 2);
+        let mut running: Vec<LaneId> = Vec::new();
+        let mut pushed: HashMap<LaneId, Vec<u32>> = HashMap::new();
+        let mut done: HashMap<LaneId, Vec<u32>> = HashMap::new();
+        let mut blocked: std::collections::BTreeSet<LaneId> = std::collections::BTreeSet::new();
+        let mut items = 0;
+        for step in moves {
+            match step {
+                Move::Push(target, key) => {
+                    items += 1;
+                    pushed.entry((target, key)).or_default().push(items);
+                    lanes.push((target, key), items);
+                }
+                Move::Start => if let Some((id, _)) = start(&mut lanes) { running.push(id) },
+                Move::End(n, retry) => if !running.is_empty() {
+                    let id = running.swap_remove(n % running.len());
+                    let item = if retry { blocked.insert(id); lanes.divert(id) } else { lanes.finish(id) };
+                    done.entry(id).or_default().extend(item);
+                },
+                Move::Open(target, key) => if blocked.remove(&(target, key)) {
+                    let spilled = lanes.spill((target, key), |item| item % 2 == 0);
+                    done.entry((target, key)).or_default().extend(spilled);
+                    lanes.open((target, key));
+                },
+                Move::Leave(key) => {
+                    blocked.retain(|id| id.1 != key);
+                    for gone in lanes.leave(|other| other == key) {
+                        for pushed in pushed.values_mut() {
+                            pushed.retain(|item| *item != gone);
+                        }
+                    }
+                }
+            }
+            pushed.retain(|_, items| !items.is_empty());
+            prop_assert!(running.len() == lanes.running() && running.len() <= 4);
+            for target in 0..3 {
+                prop_assert!(running.iter().filter(|id| id.0 == target).count() <= 2);
+            }
+            let mut lanes_running = running.clone();
+            lanes_running.sort_unstable();
+            lanes_running.dedup();
+            let held: usize = (0..3).map(|target| lanes.held(target)).sum();
+            let over: usize = done.values().map(Vec::len).sum();
+            prop_assert_eq!(held + over, pushed.values().map(Vec::len).sum::<usize>());
+            prop_assert_eq!(lanes_running.len(), running.len(), "one at a time in a lane");
+        }
+        for id in blocked {
+            lanes.open(id);
+        }
+        loop {
+            while let Some((id, _)) = start(&mut lanes) { running.push(id); }
+            let Some(id) = running.pop() else { break };
+            done.entry(id).or_default().extend(lanes.finish(id));
+        }
+        prop_assert_eq!(done, pushed);
+        prop_assert!(lanes.by_id.is_empty() && lanes.order.is_empty());
+    }
+}

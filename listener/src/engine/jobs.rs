@@ -1,0 +1,102 @@
+//! Work on jobs, beside the shards or alone.
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Job, LOOK_EVERY, PROBE};
+use crate::database;
+use crate::queue::place::Place;
+use crate::queue::setup::Setup;
+use crate::queue::worker;
+use crate::run::RunError;
+
+/// Whether a process works on jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jobs {
+    /// It does, beside its shards.
+    Too,
+    /// It does, and on no shard.
+    Only,
+    /// Others do.
+    Elsewhere,
+}
+
+/// Work on jobs, which goes on whatever becomes of the shards.
+pub(super) struct Working {
+    pub(super) added: Arc<Notify>,
+    stop: CancellationToken,
+    /// Nothing where jobs are worked on by other pods.
+    task: Option<AbortOnDropHandle<()>>,
+}
+
+impl Working {
+    pub(super) async fn begin(job: &Job<'_>, stop: &CancellationToken) -> Result<Self, RunError> {
+        let added = Arc::new(Notify::new());
+        let stop = stop.child_token();
+        let task = if job.jobs == Jobs::Elsewhere {
+            None
+        } else {
+            let worker = job.worker(Arc::clone(&added)).await?;
+            let task = tokio::spawn(worker::work(worker, stop.clone()));
+            Some(AbortOnDropHandle::new(task))
+        };
+        Ok(Self { added, stop, task })
+    }
+
+    pub(super) async fn end(self) {
+        self.stop.cancel();
+        if let Some(task) = self.task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the work on jobs broke down");
+        }
+    }
+}
+
+impl Job<'_> {
+    /// What work on jobs needs.
+    async fn worker(&self, added: Arc<Notify>) -> Result<Setup, RunError> {
+        let listener = self.listener;
+        let pool = database::connections_for_jobs(&listener.database_url)?;
+        let config = &listener.queue;
+        Ok(Setup {
+            place: Place::open(listener, pool).await?,
+            listener: Arc::from(listener.identity()),
+            name: self.member.name.clone(),
+            observers: self.observers.clone(),
+            concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX),
+            fleet: config.max_running,
+            lease: config.lease,
+            drain: listener.drain_timeout,
+            added,
+            metrics: self.sources.metrics.clone(),
+        })
+    }
+
+    /// Works on jobs alone.
+    pub(super) async fn work_on_jobs(
+        &self,
+        pool: &PgPool,
+        stop: &CancellationToken,
+    ) -> Result<(), RunError> {
+        let working = Working::begin(self, stop).await?;
+        let health = &self.sources.health;
+        health.started();
+        self.sources.reporter.takes_part();
+        tracing::info!(listener = self.listener.identity(), "working on jobs");
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(looks.tick()).await.is_some() {
+            let answer = sqlx::query("select").execute(pool);
+            let there = matches!(tokio::time::timeout(PROBE, answer).await, Ok(Ok(_)));
+            health.read(there, Instant::now());
+        }
+        working.end().await;
+        Ok(())
+    }
+}
