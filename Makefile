@@ -14,7 +14,7 @@ demo: ## A Postgres, a shop and a receiver: everything at work, until Ctrl-C
 
 test: prepare lint ## Everything that must pass: both Postgres versions, the chart, and a real cluster
 	cargo test --workspace
-	OBSERVER_TEST_POSTGRES=$(OLD_POSTGRES) cargo test --package observer-listener --test main
+	OBSERVER_TEST_POSTGRES=$(OLD_POSTGRES) cargo test --package observer-listener --package observer-queue --test main
 	$(DENY) --log-level error check bans licenses sources
 	$(MAKE) --no-print-directory chart
 	cargo test --package observer-operator --test main -- --ignored

@@ -381,7 +381,7 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     async fn firsts(&self, lanes: &[Lane]) -> Result<Vec<Option<First>>, QueueError>;
 
     /// Lanes of some shards that hold jobs, for each action that has any. A lane is of shard
-    /// `hash % of`. Of an action with more than `most` such lanes, none is named.
+    /// `hash % of`. Of an action with more than `most` lanes, in these shards or in all, none is named.
     async fn lanes(
         &self,
         shards: &[u16],

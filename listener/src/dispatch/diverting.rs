@@ -21,6 +21,9 @@ use crate::source::reader::shard_of;
 /// How long a delivery waits here for the jobs before it, and becomes one of them then.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Between two questions for all lanes that have jobs.
+const LANES_EVERY: Duration = Duration::from_secs(1);
+
 /// How long the queue may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -187,7 +190,9 @@ impl Dispatcher {
                 .await
             });
         }
-        if self.diverted.ask_for_lanes() {
+        let now = Instant::now();
+        if now >= self.next_lanes && self.diverted.ask_for_lanes() {
+            self.next_lanes = now + LANES_EVERY;
             let queue = Arc::clone(&self.setup.saver.queue);
             let shards: Vec<u16> = self.shards.keys().copied().collect();
             let of = self.setup.shards;

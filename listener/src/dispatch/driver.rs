@@ -82,6 +82,8 @@ pub struct Dispatcher {
     pub(super) job_due: bool,
     /// When the last save was begun.
     pub(super) last_save: Instant,
+    /// When all lanes that have jobs may be asked for again.
+    pub(super) next_lanes: Instant,
     /// Dead letters under redrive, with the shards that they are of.
     pub(super) redriving: HashMap<i64, u16>,
     pub(super) held: u64,
@@ -109,6 +111,7 @@ impl Dispatcher {
             unsaved: Save::default(),
             job_due: false,
             last_save: Instant::now(),
+            next_lanes: Instant::now(),
             redriving: HashMap::new(),
             held: 0,
             backlog: 0,

@@ -93,12 +93,12 @@ impl Crew {
             .outcome(&compiled, event, attempts, &claimed.claim)
             .await
         else {
-            return if self.right.is_cancelled() {
-                Ending::Untouched
-            } else {
-                // Somebody wants it cancelled, so it is gone.
-                Ending::Done
-            };
+            // Somebody wants it cancelled, if it may go on: then it goes with this claim's end.
+            if !self.right.is_cancelled() {
+                let labels = [&*name.0, &*name.1, "cancelled"];
+                self.metrics.jobs.finished.with_label_values(&labels).inc();
+            }
+            return Ending::Untouched;
         };
         match outcome {
             Outcome::Done => Ending::Done,

@@ -68,15 +68,32 @@ impl PostgresQueue {
         let remainders: Vec<i32> = shards.iter().copied().map(i32::from).collect();
         let most = i64::try_from(most).unwrap_or(i64::MAX - 1);
         let rows = sqlx::query(
-            "select l.observer, l.action, case when max(l.n) <= $4 then array_agg(l.hash) end as hashes
-             from (
-                 select j.observer, j.action, j.hash,
-                        row_number() over (partition by j.observer, j.action order by j.hash) as n
-                 from observer.job j
-                 where j.queue = observer.job_queue_of($1) and j.state <> 'b' and j.hash % $3 = any($2)
-                 group by 1, 2, 3
-             ) l
-             where l.n <= $4 + 1
+            "with recursive act as (
+                 (select j.lane >> 32 as upper from observer.job j order by j.lane limit 1)
+                 union all
+                 select (select j.lane >> 32 from observer.job j where j.lane >= (a.upper + 1) << 32
+                         order by j.lane limit 1)
+                 from act a where a.upper is not null
+             )
+             select f.observer, f.action,
+                    case when max(f.n) <= $4 then array_agg(f.hash) filter (where f.hash % $3 = any($2)) end as hashes,
+                    max(f.n) > $4 as many
+             from act a cross join lateral (
+                 with recursive lane as (
+                     (select j.lane, j.queue, j.observer, j.action, j.hash, 1::bigint as n from observer.job j
+                      where j.lane >= a.upper << 32 and j.lane < (a.upper + 1) << 32
+                      order by j.lane, j.id limit 1)
+                     union all
+                     select next.*, l.n + 1 from lane l cross join lateral (
+                         select j.lane, j.queue, j.observer, j.action, j.hash from observer.job j
+                         where j.lane > l.lane and j.lane < (a.upper + 1) << 32
+                         order by j.lane, j.id limit 1
+                     ) next
+                     where l.n <= $4
+                 )
+                 select l.* from lane l where l.queue = observer.job_queue_of($1)
+             ) f
+             where a.upper is not null
              group by 1, 2 order by 1, 2",
         )
         .bind(&self.listener)
@@ -88,6 +105,10 @@ impl PostgresQueue {
         let mut all = Vec::with_capacity(rows.len());
         for row in &rows {
             let hashes: Option<Vec<i32>> = row.try_get("hashes")?;
+            if hashes.is_none() && !row.try_get::<bool, _>("many")? {
+                // All it has are of other shards.
+                continue;
+            }
             all.push(ActionLanes {
                 observer: row.try_get::<&str, _>("observer")?.into(),
                 action: row.try_get::<&str, _>("action")?.into(),

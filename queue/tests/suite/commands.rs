@@ -158,7 +158,7 @@ pub(crate) async fn lanes_with_jobs_are_named_by_shard(fixture: &dyn Fixture) {
     jobs.push(job(&lane_of("shop/other", 8), 101));
     jobs.push(job(&lane_of("shop/none", 1), 102));
     add(&*queue, fixture.pool(), &jobs).await;
-    let mut named = queue.lanes(&[0, 2], 4, 10).await.unwrap();
+    let mut named = queue.lanes(&[0, 2], 4, 20).await.unwrap();
     named.sort_by(|one, other| one.observer.cmp(&other.observer));
     assert_eq!(named.len(), 2);
     let mut hashes = named[0].hashes.clone().unwrap();
