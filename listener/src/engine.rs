@@ -163,7 +163,7 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     for shard in holds.keys() {
         job.sources.reporter.let_go(*shard);
     }
-    working.end().await;
+    working.end(result.is_err()).await;
     holds.clear();
     metrics.shards.set(0);
     fleet.left().await?;

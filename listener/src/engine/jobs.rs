@@ -1,6 +1,7 @@
 //! Work on jobs, beside the shards or alone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::sync::Notify;
@@ -14,6 +15,9 @@ use crate::queue::place::Place;
 use crate::queue::setup::Setup;
 use crate::queue::worker;
 use crate::run::RunError;
+
+/// How long work on jobs may go on after something else has failed.
+const SHORT_DRAIN: Duration = Duration::from_secs(1);
 
 /// Whether a process works on jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +52,19 @@ impl Working {
         Ok(Self { added, stop, task })
     }
 
-    pub(super) async fn end(self) {
+    /// Lets what is under way come to its end. After a failure, which is to be put right first,
+    /// there is little time for that: the rest is cut off, and done again.
+    pub(super) async fn end(self, after_failure: bool) {
         self.stop.cancel();
-        if let Some(task) = self.task
-            && let Err(error) = task.await
-        {
+        let Some(task) = self.task else {
+            return;
+        };
+        let ended = if after_failure {
+            tokio::time::timeout(SHORT_DRAIN, task).await
+        } else {
+            Ok(task.await)
+        };
+        if let Ok(Err(error)) = ended {
             tracing::error!(%error, "the work on jobs broke down");
         }
     }
@@ -96,7 +108,7 @@ impl Job<'_> {
             let there = matches!(tokio::time::timeout(PROBE, answer).await, Ok(Ok(_)));
             health.read(there, Instant::now());
         }
-        working.end().await;
+        working.end(false).await;
         Ok(())
     }
 }
