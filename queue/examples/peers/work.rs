@@ -1,0 +1,234 @@
+//! A worker as the listener has it, whose jobs do nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use observer_queue::{Ended, Ending, JobQueue, QueueError, Run, Want, WorkerId};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep_until};
+use uuid::Uuid;
+
+use super::Failure;
+use super::make::{ACTION, NoBurial, OBSERVER, Seen};
+
+/// As in the listener.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const AHEAD: Duration = Duration::from_millis(50);
+const WINDOW: Duration = Duration::from_millis(250);
+const MAX_UNTOLD: usize = 4096;
+
+/// How much a worker does at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    /// Runs under way.
+    pub(crate) concurrency: usize,
+    /// Most runs claimed beyond those.
+    pub(crate) most_ahead: usize,
+    /// Most results told at once.
+    pub(crate) told_at_once: usize,
+}
+
+/// A worker under way; ends when dropped.
+pub(crate) struct Working {
+    id: WorkerId,
+    queue: Arc<dyn JobQueue>,
+    /// How many jobs the queue took as done.
+    pub(crate) done: watch::Receiver<usize>,
+    tasks: JoinSet<Result<(), Failure>>,
+}
+
+impl Working {
+    /// Registers and begins.
+    pub(crate) async fn begin(
+        queue: Arc<dyn JobQueue>,
+        setting: Setting,
+        lease: Duration,
+        seen: Arc<Seen>,
+        added: Arc<Notify>,
+    ) -> Result<Self, Failure> {
+        let id = WorkerId(Uuid::new_v4());
+        queue.register(id, "worker").await?;
+        let (told, done) = watch::channel(0);
+        let mut tasks = JoinSet::new();
+        let (tell, ended) = mpsc::channel(setting.concurrency);
+        let session = Session {
+            queue: Arc::clone(&queue),
+            id,
+            setting,
+            seen,
+            tell,
+            ended,
+            ready: VecDeque::new(),
+            running: JoinSet::new(),
+            claims: JoinSet::new(),
+            untold: Vec::new(),
+            telling: JoinSet::new(),
+            since: Instant::now(),
+            count: 0,
+            ahead: 0,
+            pause: SHORTEST_PAUSE,
+            next_look: Instant::now(),
+            told,
+        };
+        tasks.spawn(session.work(added));
+        let keeper = Arc::clone(&queue);
+        tasks.spawn(async move {
+            let mut ticks = interval(Duration::from_secs(1));
+            loop {
+                ticks.tick().await;
+                keeper.keep().await?;
+            }
+        });
+        let living = Arc::clone(&queue);
+        tasks.spawn(async move {
+            let mut ticks = interval(lease / 4);
+            loop {
+                ticks.tick().await;
+                living.alive(id).await?;
+            }
+        });
+        Ok(Self {
+            id,
+            queue,
+            done,
+            tasks,
+        })
+    }
+
+    /// Takes leave. What failed meanwhile is told of.
+    pub(crate) async fn end(mut self) -> Result<(), Failure> {
+        let failed = self.tasks.try_join_next();
+        self.tasks.shutdown().await;
+        self.queue.leave(self.id).await?;
+        match failed {
+            Some(ended) => ended?,
+            None => Ok(()),
+        }
+    }
+}
+
+struct Session {
+    queue: Arc<dyn JobQueue>,
+    id: WorkerId,
+    setting: Setting,
+    seen: Arc<Seen>,
+    tell: mpsc::Sender<Ended>,
+    ended: mpsc::Receiver<Ended>,
+    ready: VecDeque<Run>,
+    running: JoinSet<()>,
+    claims: JoinSet<Result<Vec<Run>, QueueError>>,
+    untold: Vec<Ended>,
+    telling: JoinSet<Result<usize, QueueError>>,
+    since: Instant,
+    count: usize,
+    ahead: usize,
+    pause: Duration,
+    next_look: Instant,
+    told: watch::Sender<usize>,
+}
+
+impl Session {
+    async fn work(mut self, added: Arc<Notify>) -> Result<(), Failure> {
+        loop {
+            self.start();
+            self.tell();
+            let look = self.claims.is_empty() && self.untold.len() < MAX_UNTOLD && self.room() > 0;
+            tokio::select! {
+                Some(ended) = self.ended.recv() => self.note(ended),
+                Some(ran) = self.running.join_next() => ran?,
+                Some(claimed) = self.claims.join_next() => self.claimed(claimed??),
+                Some(told) = self.telling.join_next() => {
+                    let told = told??;
+                    self.told.send_modify(|done| *done += told);
+                }
+                () = added.notified() => {
+                    self.next_look = Instant::now();
+                    self.pause = SHORTEST_PAUSE;
+                }
+                () = sleep_until(self.next_look), if look => self.look(),
+            }
+        }
+    }
+
+    fn room(&self) -> usize {
+        let held = self.running.len() + self.ready.len();
+        (self.setting.concurrency + self.ahead).saturating_sub(held)
+    }
+
+    fn start(&mut self) {
+        while self.running.len() < self.setting.concurrency
+            && let Some(run) = self.ready.pop_front()
+        {
+            let (seen, tell) = (Arc::clone(&self.seen), self.tell.clone());
+            self.running.spawn(async move {
+                for claimed in run.jobs {
+                    seen.begun(&claimed.job);
+                    let ended = Ended {
+                        job: Arc::new(claimed.job),
+                        claim: claimed.claim,
+                        ending: Ending::Done,
+                        enqueued_at: claimed.enqueued_at,
+                    };
+                    if tell.send(ended).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    }
+
+    fn note(&mut self, ended: Ended) {
+        self.untold.push(ended);
+        self.count += 1;
+        let took = self.since.elapsed();
+        if took >= WINDOW {
+            let ahead = self.count * usize::try_from(AHEAD.as_micros()).unwrap_or(0)
+                / usize::try_from(took.as_micros()).unwrap_or(usize::MAX);
+            self.ahead = ahead.min(self.setting.most_ahead);
+            self.count = 0;
+            self.since = Instant::now();
+        }
+    }
+
+    fn tell(&mut self) {
+        while let Ok(ended) = self.ended.try_recv() {
+            self.note(ended);
+        }
+        if self.untold.is_empty() || !self.telling.is_empty() {
+            return;
+        }
+        let many = self.untold.len().min(self.setting.told_at_once);
+        let ended: Vec<Ended> = self.untold.drain(..many).collect();
+        let (queue, id) = (Arc::clone(&self.queue), self.id);
+        self.telling.spawn(async move {
+            let refused = queue.finish(id, &ended, &NoBurial).await?;
+            Ok(ended.len() - refused.len())
+        });
+    }
+
+    fn look(&mut self) {
+        let (queue, id) = (Arc::clone(&self.queue), self.id);
+        let want = Want {
+            runs: self.room(),
+            actions: vec![(OBSERVER.into(), ACTION.into(), None)],
+            fleet: None,
+        };
+        self.claims
+            .spawn(async move { queue.claim(id, &want).await });
+    }
+
+    fn claimed(&mut self, runs: Vec<Run>) {
+        self.pause = if runs.is_empty() {
+            (self.pause * 2).min(LONGEST_PAUSE)
+        } else {
+            SHORTEST_PAUSE
+        };
+        let more = runs.len() >= self.setting.concurrency;
+        self.ready.extend(runs);
+        let pause = if more { Duration::ZERO } else { self.pause };
+        self.next_look = Instant::now() + pause;
+    }
+}
