@@ -56,7 +56,8 @@ create table observer.job (
 -- The functions below keep their plans, which may have been made while there were no jobs: then
 -- each way of finding a row looks as good as any other. Hence they may not choose. By its lane a
 -- job is looked for by lane (and never by queue too, nor by a state that has an index), among those
--- of a state by that state's index, and no other index has a column that would do.
+-- of a state by that state's index, and no other index has a column that would do. One that this
+-- transaction has just locked or written is where it is (ctid), and found there without an index.
 do $$
 begin
     for slot in 0..3 loop
@@ -64,7 +65,6 @@ begin
             'create table observer.job_%1$s partition of observer.job for values in (%1$s)
                 with (autovacuum_vacuum_scale_factor = 0.1)', slot);
         execute format('create index on observer.job_%s (lane, id)', slot);
-        execute format('create index on observer.job_%s (enqueued_at)', slot);
         execute format('create index on observer.job_%s using hash (name)', slot);
         execute format('create index on observer.job_%s (queue, priority, act, turn, due) where state = ''r''', slot);
         execute format('create index on observer.job_%s (queue, due) where state = ''d''', slot);
@@ -262,6 +262,7 @@ declare
     room integer[];
     place integer;
     held_slots smallint[] := '{}';
+    held_rows tid[] := '{}';
     held_lanes bigint[] := '{}';
     held_ids bigint[] := '{}';
     held_runs integer[] := '{}';
@@ -353,22 +354,24 @@ begin
                 place := array_position(known, turn_acts[turn_n]);
                 take := least(share, open_runs, room[place]);
                 continue when take < 1;
+                -- One that changed just before it was locked is passed by, and comes next time.
                 with chosen as (
-                    select j.slot, j.lane, j.id from observer.job j
+                    select j.slot, j.ctid as at from observer.job j
                     where j.queue = of_queue and j.state = 'r' and j.priority = of_priority
                         and j.act = turn_acts[turn_n] and j.turn = turn_turns[turn_n]
                     order by j.due limit take for update skip locked
                 ), claimed as (
                     update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
                     from chosen c
-                    where j.slot = c.slot and j.lane = c.lane and j.id = c.id
-                    returning j.slot, j.lane, j.id, j.due
+                    where j.slot = c.slot and j.ctid = c.at
+                    returning j.slot, j.ctid as at, j.lane, j.id, j.due
                 )
-                select array_agg(c.slot order by c.due, c.id) as slots, array_agg(c.lane order by c.due, c.id) as lanes,
-                       array_agg(c.id order by c.due, c.id) as ids, count(*)::integer as n
-                into taken from claimed c;
+                select array_agg(c.slot) as slots, array_agg(c.at) as rows, array_agg(c.lane) as lanes,
+                       array_agg(c.id) as ids, count(*)::integer as n
+                into taken from (select * from claimed c order by c.due, c.id) c;
                 continue when taken.n = 0;
                 held_slots := held_slots || taken.slots;
+                held_rows := held_rows || taken.rows;
                 held_lanes := held_lanes || taken.lanes;
                 held_ids := held_ids || taken.ids;
                 open_runs := open_runs - taken.n;
@@ -417,15 +420,13 @@ begin
         update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
         from chosen c
         where j.slot = c.slot and j.lane = c.lane and j.id = c.id
-        returning c.run, j.slot, j.lane, j.id
+        returning c.run, j.slot, j.ctid as at
     )
-    select array_agg(c.slot) as slots, array_agg(c.lane) as lanes, array_agg(c.id) as ids,
-           array_agg(c.run::integer) as runs
+    select array_agg(c.slot) as slots, array_agg(c.at) as rows, array_agg(c.run::integer) as runs
     into taken from claimed c;
-    if taken.ids is not null then
+    if taken.rows is not null then
         held_slots := held_slots || taken.slots;
-        held_lanes := held_lanes || taken.lanes;
-        held_ids := held_ids || taken.ids;
+        held_rows := held_rows || taken.rows;
         held_runs := held_runs || taken.runs;
     end if;
 
@@ -434,8 +435,8 @@ begin
         h.run, j.slot, j.id, j.lane, j.act, j.turn, j.priority, j.hash, j.attempts, j.claim, j.due, j.enqueued_at,
         extract(epoch from clock_timestamp() - j.due)::double precision, j.log_id, j.name, j.event_id, j.observer,
         j.action, j.entity, j.key, j.tenant, j.history::text, j.event::text
-    from unnest(held_slots, held_lanes, held_ids, held_runs) h(slot, lane, id, run)
-    join observer.job j on j.slot = h.slot and j.lane = h.lane and j.id = h.id
+    from unnest(held_slots, held_rows, held_runs) h(slot, at, run)
+    join observer.job j on j.slot = h.slot and j.ctid = h.at
     order by h.run, j.id;
 end
 $$;
