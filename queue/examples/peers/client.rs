@@ -93,14 +93,16 @@ impl Client {
             .max_connections(CONNECTIONS)
             .connect_lazy_with(options);
         let as_it_comes = Setting {
+            workers: 1,
             concurrency: 16,
             most_ahead: 512,
             told_at_once: 1024,
         };
         let larger = Setting {
+            workers: 2,
             concurrency: 64,
-            most_ahead: 2048,
-            told_at_once: 4096,
+            most_ahead: 1024,
+            told_at_once: 2048,
         };
         let (setting, retention, lanes) = match name {
             "default" => (as_it_comes, Duration::ZERO, None),

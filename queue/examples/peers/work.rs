@@ -20,9 +20,11 @@ const AHEAD: Duration = Duration::from_millis(50);
 const WINDOW: Duration = Duration::from_millis(250);
 const MAX_UNTOLD: usize = 4096;
 
-/// How much a worker does at once.
+/// How many workers, and how much one does at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
+    /// Workers, each with all of what follows.
+    pub(crate) workers: usize,
     /// Runs under way.
     pub(crate) concurrency: usize,
     /// Most runs claimed beyond those.
@@ -31,9 +33,9 @@ pub(crate) struct Setting {
     pub(crate) told_at_once: usize,
 }
 
-/// A worker under way; ends when dropped.
+/// Workers under way; they end when dropped.
 pub(crate) struct Working {
-    id: WorkerId,
+    ids: Vec<WorkerId>,
     queue: Arc<dyn JobQueue>,
     /// How many jobs the queue took as done.
     pub(crate) done: watch::Receiver<usize>,
@@ -41,7 +43,7 @@ pub(crate) struct Working {
 }
 
 impl Working {
-    /// Registers and begins.
+    /// Registers them and begins.
     pub(crate) async fn begin(
         queue: Arc<dyn JobQueue>,
         setting: Setting,
@@ -49,60 +51,46 @@ impl Working {
         seen: Arc<Seen>,
         added: Arc<Notify>,
     ) -> Result<Self, Failure> {
-        let id = WorkerId(Uuid::new_v4());
-        queue.register(id, "worker").await?;
         let (told, done) = watch::channel(0);
-        let mut tasks = JoinSet::new();
-        let (tell, ended) = mpsc::channel(setting.concurrency);
-        let session = Session {
-            queue: Arc::clone(&queue),
-            id,
-            setting,
-            seen,
-            tell,
-            ended,
-            ready: VecDeque::new(),
-            running: JoinSet::new(),
-            claims: JoinSet::new(),
-            untold: Vec::new(),
-            telling: JoinSet::new(),
-            since: Instant::now(),
-            count: 0,
-            ahead: 0,
-            pause: SHORTEST_PAUSE,
-            next_look: Instant::now(),
-            told,
-        };
-        tasks.spawn(session.work(added));
-        let keeper = Arc::clone(&queue);
-        tasks.spawn(async move {
-            let mut ticks = interval(Duration::from_secs(1));
-            loop {
-                ticks.tick().await;
-                keeper.keep().await?;
-            }
-        });
-        let living = Arc::clone(&queue);
-        tasks.spawn(async move {
-            let mut ticks = interval(lease / 4);
-            loop {
-                ticks.tick().await;
-                living.alive(id).await?;
-            }
-        });
+        let (mut ids, mut tasks) = (Vec::new(), JoinSet::new());
+        for _ in 0..setting.workers {
+            let id = WorkerId(Uuid::new_v4());
+            ids.push(id);
+            queue.register(id, "worker").await?;
+            let session = Session::new(Arc::clone(&queue), id, setting, &seen, &told);
+            tasks.spawn(session.work(Arc::clone(&added)));
+            let keeper = Arc::clone(&queue);
+            tasks.spawn(async move {
+                let mut ticks = interval(Duration::from_secs(1));
+                loop {
+                    ticks.tick().await;
+                    keeper.keep().await?;
+                }
+            });
+            let living = Arc::clone(&queue);
+            tasks.spawn(async move {
+                let mut ticks = interval(lease / 4);
+                loop {
+                    ticks.tick().await;
+                    living.alive(id).await?;
+                }
+            });
+        }
         Ok(Self {
-            id,
+            ids,
             queue,
             done,
             tasks,
         })
     }
 
-    /// Takes leave. What failed meanwhile is told of.
+    /// They take leave. What failed meanwhile is told of.
     pub(crate) async fn end(mut self) -> Result<(), Failure> {
         let failed = self.tasks.try_join_next();
         self.tasks.shutdown().await;
-        self.queue.leave(self.id).await?;
+        for id in self.ids {
+            self.queue.leave(id).await?;
+        }
         match failed {
             Some(ended) => ended?,
             None => Ok(()),
@@ -131,6 +119,35 @@ struct Session {
 }
 
 impl Session {
+    fn new(
+        queue: Arc<dyn JobQueue>,
+        id: WorkerId,
+        setting: Setting,
+        seen: &Arc<Seen>,
+        told: &watch::Sender<usize>,
+    ) -> Self {
+        let (tell, ended) = mpsc::channel(setting.concurrency);
+        Self {
+            queue,
+            id,
+            setting,
+            seen: Arc::clone(seen),
+            tell,
+            ended,
+            ready: VecDeque::new(),
+            running: JoinSet::new(),
+            claims: JoinSet::new(),
+            untold: Vec::new(),
+            telling: JoinSet::new(),
+            since: Instant::now(),
+            count: 0,
+            ahead: 0,
+            pause: SHORTEST_PAUSE,
+            next_look: Instant::now(),
+            told: told.clone(),
+        }
+    }
+
     async fn work(mut self, added: Arc<Notify>) -> Result<(), Failure> {
         loop {
             self.start();
