@@ -27,7 +27,7 @@ export function systems({ program, river, node }) {
       name: "observers",
       settings: ["default", "batched", "ordered"],
       // With `retention`, since else there are no finished rows to be behind.
-      settingsBehind: ["kept"],
+      settingsBehind: ["kept", "kept-batched"],
       client: (url, setting) => [program, "ours", url, setting],
       schema: "observer",
       apart: true,

@@ -109,6 +109,7 @@ impl Client {
             "batched" => (larger, Duration::ZERO, None),
             "ordered" => (as_it_comes, Duration::ZERO, Some(LANES)),
             "kept" => (as_it_comes, RETENTION, None),
+            "kept-batched" => (larger, RETENTION, None),
             other => return Err(format!("there is no setting {other}").into()),
         };
         let keeping = Keeping {

@@ -2,8 +2,8 @@
 //! and the client of the queue here. Commands come as lines of JSON, each is answered with one.
 //!
 //! ```text
-//! peers server [FOLDER]                        a Postgres of its own, until the input ends
-//! peers ours URL default|batched|ordered|kept  the client
+//! peers server [FOLDER]   a Postgres of its own, until the input ends
+//! peers ours URL SETTING  the client; the settings are in the README there
 //! ```
 
 mod client;
