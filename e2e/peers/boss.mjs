@@ -18,7 +18,9 @@ const pool = new pg.Pool({ connectionString: url });
 await serve({
   async setup() {
     await boss.start();
-    await boss.createQueue(QUEUE, batched ? { notify: true } : {});
+    await boss.createQueue(QUEUE);
+    // It may have been there, from before the database was copied.
+    await boss.updateQueue(QUEUE, { notify: batched });
   },
   async add(payloads) {
     if (payloads.length === 1) await boss.send(QUEUE, payloads[0]);

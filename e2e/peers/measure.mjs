@@ -21,18 +21,21 @@ export const cpu = (pid) => stat(pid).own / TICKS_PER_SECOND;
 
 /** Seconds of CPU time of a process and all that it ever started and has waited for, or still runs. */
 export function cpuOfAll(pid) {
-  const { own, children } = stat(pid);
-  let ticks = own + children;
-  for (const entry of readdirSync("/proc")) {
-    if (!/^\d+$/.test(entry)) continue;
-    try {
-      const child = stat(entry);
-      if (child.parent === pid) ticks += child.own + child.children;
-    } catch {
-      // It has just ended.
+  for (;;) {
+    const { own, children } = stat(pid);
+    let ticks = own + children;
+    for (const entry of readdirSync("/proc")) {
+      if (!/^\d+$/.test(entry)) continue;
+      try {
+        const child = stat(entry);
+        if (child.parent === pid) ticks += child.own + child.children;
+      } catch {
+        // It has just ended.
+      }
     }
+    // Whatever ended meanwhile may have been counted by neither.
+    if (stat(pid).children === children) return ticks / TICKS_PER_SECOND;
   }
-  return ticks / TICKS_PER_SECOND;
 }
 
 /** The parent of a process. */
