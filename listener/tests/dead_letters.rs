@@ -1,7 +1,5 @@
 //! Dead letters as their keeper sees them: listed, shown, redriven and dropped by the program.
 
-use std::time::Duration;
-
 use observer_listener::demo::sink::{Behaviour, Sink};
 use serde_json::Value;
 
@@ -374,10 +372,7 @@ async fn no_secret_shows_in_dead_letters_logs_or_metrics() {
         held("authorization"),
         "the receiver is sent what is its own"
     );
-    tokio::time::timeout(
-        Duration::from_secs(5),
-        db.run("drop role observer_secretive"),
-    )
-    .await
-    .unwrap();
+    tokio::time::timeout(SOON, db.run("drop role observer_secretive"))
+        .await
+        .unwrap();
 }

@@ -139,7 +139,7 @@ async fn a_slot_that_is_still_being_written_to_is_left_for_later() {
         .unwrap();
     let before = Instant::now();
     assert_eq!(maintain(&db, "0").await, (0, true));
-    assert!(before.elapsed() < Duration::from_secs(5));
+    assert!(before.elapsed() < Duration::from_secs(30));
     reader.execute("rollback").await.unwrap();
     assert_eq!(maintain(&db, "0").await, (1, false));
 }

@@ -8,7 +8,7 @@ use observer_listener::demo::sink::{Behaviour, Received, Sink};
 use super::{SHORT, in_redis, left, observer, orders, pending, redis};
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get};
-use crate::support::{TestDb, eventually};
+use crate::support::{TestDb, amounts_to, eventually};
 
 /// Jobs added so far, as the process tells.
 async fn enqueued(address: &str) -> f64 {
@@ -38,10 +38,12 @@ pub(super) fn in_order(received: &[Received], orders: usize, last: i64) {
 }
 
 pub(super) async fn accepted(sink: &Sink, count: u64) {
-    eventually(&format!("{count} deliveries"), async || {
-        (sink.counts().succeeded >= count).then_some(())
-    })
-    .await;
+    amounts_to("deliveries", count, async || sink.counts().succeeded).await;
+}
+
+/// Waits until the queue holds so many jobs.
+async fn waiting(db: &TestDb, count: usize) {
+    amounts_to("jobs", count as u64, async || pending(db).await as u64).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,10 +135,7 @@ async fn one_dead_receiver_among_ten_holds_up_nobody_and_drains_in_order() {
     db.run("update orders set total = total + 1").await;
     let second = rounds(9 * ROWS as u64).await;
     println!("nine receivers beside a dead one: {first:?}, then {second:?}");
-    eventually("all of the dead one's are jobs", async || {
-        (pending(&db).await == 2 * ROWS).then_some(())
-    })
-    .await;
+    waiting(&db, 2 * ROWS).await;
     dead.behave(Behaviour::Ok);
     accepted(&dead, 2 * ROWS as u64).await;
     left(&db, 0).await;
@@ -163,19 +162,13 @@ async fn more_keys_with_jobs_than_are_told_apart_keep_their_order_across_kills()
     process
         .says("so all deliveries of the action go by the queue")
         .await;
-    eventually("all of them are jobs", async || {
-        (pending(&db).await >= ROWS).then_some(())
-    })
-    .await;
+    waiting(&db, ROWS).await;
     db.run("update orders set total = total + 1").await;
     process.kill().await;
     let address = free_address();
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
     db.run("update orders set total = total + 1").await;
-    eventually("all of them are jobs again", async || {
-        (pending(&db).await >= 3 * ROWS).then_some(())
-    })
-    .await;
+    waiting(&db, 3 * ROWS).await;
     sink.behave(Behaviour::Ok);
     accepted(&sink, 3 * ROWS as u64).await;
     left(&db, 0).await;

@@ -17,7 +17,7 @@ pub(crate) fn program() -> String {
 }
 
 /// How long anything may take that should take a moment.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(90);
 
 /// Files that a listener runs from.
 pub(crate) struct Config {

@@ -49,6 +49,22 @@ pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>)
     }
 }
 
+/// Waits for `count` of `what`; fails once there have been no more of them for long, so that
+/// a machine with much else to do may take its time over many.
+pub(crate) async fn amounts_to(what: &str, count: u64, look: impl AsyncFn() -> u64) {
+    let mut seen = 0;
+    loop {
+        seen = eventually(&format!("{count} {what}, after {seen}"), async || {
+            let now = look().await;
+            (now > seen || now >= count).then_some(now)
+        })
+        .await;
+        if seen >= count {
+            return;
+        }
+    }
+}
+
 /// The server's programs that this run tests against.
 pub(crate) fn binaries() -> Binaries {
     match std::env::var("OBSERVER_TEST_POSTGRES").as_deref() {

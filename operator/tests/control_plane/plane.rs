@@ -69,7 +69,7 @@ impl Plane {
             api.patch(&name, &parameters, &patch).await.unwrap();
             let established = conditions::is_crd_established();
             let waiting = await_condition(api.clone(), &name, established);
-            let done = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+            let done = tokio::time::timeout(Duration::from_mins(1), waiting).await;
             done.unwrap().unwrap();
         }
     }
