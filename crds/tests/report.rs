@@ -80,7 +80,7 @@ shop.yaml:32: Observer default/big-orders: spec.actions[0].webhook.signingSecret
 shop.yaml:34: Observer default/big-orders: spec.actions[0].retry.attempts: expected a whole number, found text
 shop.yaml:35: Observer default/big-orders: spec.actions[0].retry.initialBackoff: is longer than `maxBackoff` (10m); make it shorter, or raise that
 shop.yaml:36: Observer default/big-orders: spec.actions[1].name: an action named `notify` is there already; names are unique within an observer
-shop.yaml:36: Observer default/big-orders: spec.actions[1]: does nothing; give it a `webhook` or a `log`
+shop.yaml:36: Observer default/big-orders: spec.actions[1]: does nothing; give it something to do, such as `webhook` or `log`
 shop.yaml:37: Observer default/big-orders: spec.actions[1].timeout: expected a duration such as `15s`, found a number
 shop.yaml:41: is not valid YAML: unclosed bracket '['
 shop.yaml:47: Secret default/other: data.pin: is not base64; plain text goes under `stringData`

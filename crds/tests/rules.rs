@@ -397,7 +397,7 @@ fn an_action_does_exactly_one_thing() {
     breaks_observer(
         "webhook:\n        url: {value: 'https://hooks.example.com/x'}",
         "timeout: 1s",
-        "spec.actions[0]: does nothing; give it a `webhook` or a `log`",
+        "spec.actions[0]: does nothing; give it something to do, such as `webhook` or `log`",
     );
     breaks_observer(
         "webhook:",

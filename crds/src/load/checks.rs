@@ -38,7 +38,7 @@ impl Checks<'_> {
 
     /// Reports that a mapping has none of `parts`, unless one was there under a wrong name or
     /// with a wrong value.
-    pub(super) fn lacks(&mut self, at: &str, parts: [&str; 2], message: &str) {
+    pub(super) fn lacks(&mut self, at: &str, parts: &[&str], message: &str) {
         let document = self.document;
         let was_there = parts
             .iter()
@@ -72,7 +72,7 @@ impl Checks<'_> {
             (None, None) => {
                 self.lacks(
                     at,
-                    ["value", "secretKeyRef"],
+                    &["value", "secretKeyRef"],
                     "needs `value: TEXT` or `secretKeyRef: {name: SECRET, key: KEY}`",
                 );
                 None

@@ -3,6 +3,7 @@
 //! Nothing is read but what is passed in. Every problem of every file is reported at once, each
 //! with its line and with what would be right, and no message holds a secret.
 
+mod action;
 mod checks;
 mod document;
 mod listener;
@@ -13,7 +14,6 @@ mod report;
 mod scalar;
 mod schema;
 mod secrets;
-mod webhook;
 mod yaml;
 
 use std::collections::BTreeMap;

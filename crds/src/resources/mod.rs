@@ -3,6 +3,7 @@
 //! Each level refuses fields it does not know, and no field may be null. The doc comments are
 //! what `kubectl explain` prints.
 
+mod action;
 mod listener;
 mod observer;
 mod pod_template;
@@ -15,11 +16,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use action::{Action, Log, RetryPolicy, Webhook};
 pub use listener::{
     ChangeLog, Checkpoint, DeletionPolicy, Delivery, EgressRules, LeaseTiming, ObserverListener,
     ObserverListenerSpec, Source,
 };
-pub use observer::{Action, Log, Observer, ObserverSpec, ObserverState, On, RetryPolicy, Webhook};
+pub use observer::{Observer, ObserverSpec, ObserverState, On};
 pub use pod_template::PodTemplate;
 pub use queue::{Backend, Queue, RedisServer, Workers};
 pub use selector::{

@@ -12,6 +12,7 @@ mod log;
 mod number;
 mod scope;
 mod scrub;
+mod shared;
 pub mod signature;
 mod template;
 mod webhook;
@@ -26,8 +27,8 @@ use sha2::{Digest, Sha256};
 use crate::event::Event;
 use crate::hex::hex;
 
+pub use shared::{Shared, SharedError};
 pub use template::Flaw;
-pub use webhook::{Shared, SharedError};
 
 /// Most bytes of a request's body, and of anything that a template produces.
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
@@ -45,35 +46,30 @@ pub enum CompileError {
         #[source]
         flaw: Flaw,
     },
-    /// The URL is none that a webhook can go to.
-    #[error("webhook.url is no http or https URL; its value is not shown, as it may hold a secret")]
-    Url,
-    /// The content type is no header value.
-    #[error("webhook.contentType is no content type; write it like application/json")]
-    ContentType,
-    /// A header cannot be sent.
-    #[error("webhook.headers[{name}] {what}")]
-    Header {
-        /// Its name.
-        name: String,
+    /// A field holds what cannot be used.
+    #[error("{place} {what}")]
+    Field {
+        /// The field.
+        place: String,
         /// What is wrong with it, and the remedy.
-        what: &'static str,
+        what: String,
     },
-    /// A signing secret is malformed.
-    #[error("webhook.signingSecret {0}")]
-    Secret(#[from] signature::BadSecret),
 }
 
 impl CompileError {
+    /// The value of the field at `place` cannot be used; `what` goes on after its name.
+    pub(in crate::actions) fn field(place: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Field {
+            place: place.into(),
+            what: what.into(),
+        }
+    }
+
     /// The field of the action that is at fault, as in `webhook.body`.
     #[must_use]
     pub fn place(&self) -> String {
         match self {
-            Self::Template { place, .. } => place.clone(),
-            Self::Url => "webhook.url".to_owned(),
-            Self::ContentType => "webhook.contentType".to_owned(),
-            Self::Header { name, .. } => format!("webhook.headers[{name}]"),
-            Self::Secret(_) => "webhook.signingSecret".to_owned(),
+            Self::Template { place, .. } | Self::Field { place, .. } => place.clone(),
         }
     }
 }
@@ -81,36 +77,28 @@ impl CompileError {
 /// One action of one observer, ready to be attempted.
 pub struct Action {
     kind: Kind,
+    shared: Shared,
     timeout: Duration,
 }
 
 enum Kind {
-    Webhook(Box<webhook::Webhook>, Shared),
+    Webhook(Box<webhook::Webhook>),
     Log(log::Log),
 }
 
 impl Action {
     /// Compiles an action; templates are parsed here, once. Needs no network.
     pub fn compile(config: &ActionConfig, shared: &Shared) -> Result<Self, CompileError> {
-        let kind = match &config.kind {
-            ActionKind::Webhook(webhook) => {
-                let webhook = webhook::Webhook::compile(webhook)?;
-                Kind::Webhook(Box::new(webhook), shared.clone())
-            }
-            ActionKind::Log(log) => Kind::Log(log::Log::compile(log)?),
-        };
         Ok(Self {
-            kind,
+            kind: Kind::compile(&config.kind)?,
+            shared: shared.clone(),
             timeout: config.timeout,
         })
     }
 
     /// Finds what [`Action::compile`] would find, with nothing to deliver by.
     pub fn check(config: &ActionConfig) -> Result<(), CompileError> {
-        match &config.kind {
-            ActionKind::Webhook(webhook) => webhook::Webhook::compile(webhook).map(drop),
-            ActionKind::Log(log) => log::Log::compile(log).map(drop),
-        }
+        Kind::compile(&config.kind).map(drop)
     }
 
     /// Deadline of one attempt.
@@ -122,21 +110,35 @@ impl Action {
     /// Attempts a delivery, once, within [`Action::timeout`]. `now` is what the receiver is
     /// told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
+        let (shared, timeout) = (&self.shared, self.timeout);
         match &self.kind {
-            Kind::Webhook(webhook, shared) => {
-                webhook.attempt(shared, delivery, now, self.timeout).await
-            }
+            Kind::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
             Kind::Log(log) => log.attempt(delivery),
+        }
+    }
+}
+
+impl Kind {
+    fn compile(config: &ActionKind) -> Result<Self, CompileError> {
+        Ok(match config {
+            ActionKind::Webhook(config) => {
+                Self::Webhook(Box::new(webhook::Webhook::compile(config)?))
+            }
+            ActionKind::Log(config) => Self::Log(log::Log::compile(config)?),
+        })
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Webhook(_) => "webhook",
+            Self::Log(_) => "log",
         }
     }
 }
 
 impl std::fmt::Debug for Action {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.kind {
-            Kind::Webhook(..) => "Action(webhook)",
-            Kind::Log(_) => "Action(log)",
-        })
+        write!(f, "Action({})", self.kind.name())
     }
 }
 

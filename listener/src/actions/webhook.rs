@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crds::config::{Egress, HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig};
+use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
@@ -22,6 +22,7 @@ use super::egress::{Guard, Refused};
 use super::escape::Format;
 use super::scope::Subject;
 use super::scrub::Scrub;
+use super::shared::Shared;
 use super::signature::Signer;
 use super::template::Template;
 use super::{CompileError, Delivery, Failure, FailureKind, MAX_BODY, Outcome, delivery_id};
@@ -60,38 +61,22 @@ const RESERVED: [&str; 10] = [
     "webhook-timestamp",
 ];
 
-/// What all webhooks of a process share: the connections, and the rule where they may lead.
-#[derive(Clone, Debug)]
-pub struct Shared {
-    client: Client,
-    guard: Guard,
-}
-
-/// The HTTP client cannot be set up.
-#[derive(Debug, thiserror::Error)]
-#[error("the HTTP client cannot be set up: are the system's root certificates installed?")]
-pub struct SharedError(#[from] reqwest::Error);
-
-impl Shared {
-    /// Sets up the client; opens no connection.
-    pub fn new(egress: &Egress) -> Result<Self, SharedError> {
-        let guard = Guard::new(egress);
-        let client = Client::builder()
-            .user_agent(concat!("observer-listener/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            // A proxy would dial in our place, past the guard.
-            .no_proxy()
-            .referer(false)
-            .dns_resolver(guard.clone())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(POOL_PER_HOST)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .http2_keep_alive_timeout(KEEP_ALIVE)
-            .build()?;
-        Ok(Self { client, guard })
-    }
+/// The client of all webhooks of a process.
+pub(super) fn client(guard: &Guard) -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .user_agent(concat!("observer-listener/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        // A proxy would dial in our place, past the guard.
+        .no_proxy()
+        .referer(false)
+        .dns_resolver(guard.clone())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_PER_HOST)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .build()
 }
 
 /// A compiled webhook.
@@ -113,13 +98,17 @@ enum Header {
 
 impl Webhook {
     pub(super) fn compile(config: &WebhookConfig) -> Result<Self, CompileError> {
-        let url = Url::parse(config.url.reveal()).map_err(|_| CompileError::Url)?;
+        let url = Url::parse(config.url.reveal()).map_err(|_| bad_url())?;
         let host = match (url.scheme(), url.host_str()) {
             ("http" | "https", Some(host)) => host.to_owned(),
-            _ => return Err(CompileError::Url),
+            _ => return Err(bad_url()),
         };
-        let content_type =
-            HeaderValue::from_str(&config.content_type).map_err(|_| CompileError::ContentType)?;
+        let content_type = HeaderValue::from_str(&config.content_type).map_err(|_| {
+            CompileError::field(
+                "webhook.contentType",
+                "is no content type; write it like application/json",
+            )
+        })?;
         let format = Format::of_content_type(&config.content_type);
         let body = match &config.body {
             None => None,
@@ -155,7 +144,8 @@ impl Webhook {
                 .collect::<Result<_, _>>()?,
             content_type,
             body,
-            signer: Signer::new(&config.signing_secrets)?,
+            signer: Signer::new(&config.signing_secrets)
+                .map_err(|error| CompileError::field("webhook.signingSecret", error.to_string()))?,
         })
     }
 
@@ -223,7 +213,7 @@ impl Webhook {
         }
         let deadline = Instant::now() + timeout;
         let request = shared
-            .client
+            .http
             .request(self.method.clone(), self.url.clone())
             .headers(headers)
             .body(body);
@@ -308,11 +298,15 @@ impl Header {
     }
 }
 
+fn bad_url() -> CompileError {
+    CompileError::field(
+        "webhook.url",
+        "is no http or https URL; its value is not shown, as it may hold a secret",
+    )
+}
+
 fn header((name, value): &(String, HeaderConfig)) -> Result<(HeaderName, Header), CompileError> {
-    let bad = |what| CompileError::Header {
-        name: name.clone(),
-        what,
-    };
+    let bad = |what| CompileError::field(format!("webhook.headers[{name}]"), what);
     let parsed = HeaderName::try_from(name.as_str())
         .map_err(|_| bad("is no header name; use letters, digits and hyphens"))?;
     if RESERVED.contains(&parsed.as_str()) {

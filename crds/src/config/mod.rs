@@ -4,12 +4,20 @@
 //! unique, URLs parse, every secret reference has been replaced by what it refers to.
 //! Expressions and templates are kept as text, because only the listener can compile them.
 
+mod action;
+mod log;
+mod webhook;
+
 use std::fmt;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use action::{ActionConfig, ActionKind, ActionQueue, Mode, Priority, Retry};
+pub use log::{LogConfig, LogLevel};
+pub use webhook::{HeaderValue, Method, WebhookConfig};
 
 /// A value that never shows itself: `Debug` and `Display` print `[redacted]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -229,145 +237,5 @@ impl ObserverConfig {
     #[must_use]
     pub fn identity(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
-    }
-}
-
-/// One action of an observer.
-#[derive(Clone, Debug)]
-pub struct ActionConfig {
-    /// Name, unique within the observer.
-    pub name: String,
-    /// What it does.
-    pub kind: ActionKind,
-    /// When and how often to try again.
-    pub retry: Retry,
-    /// Deadline of one attempt.
-    pub timeout: Duration,
-    /// How it goes by the queue.
-    pub queue: ActionQueue,
-}
-
-/// How an action goes by the job queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ActionQueue {
-    /// Whether all of its attempts do.
-    pub mode: Mode,
-    /// How soon its jobs are claimed.
-    pub priority: Priority,
-    /// Most jobs of it under way at once in the whole fleet; no bound of its own where absent.
-    pub max_running: Option<u32>,
-}
-
-/// Where the first attempt of an action is made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Mode {
-    /// At once; only further attempts go by the queue.
-    #[default]
-    Inline,
-    /// By the queue, as all others: for what takes long.
-    Queued,
-}
-
-/// How soon jobs are claimed, before when they are due.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Priority {
-    /// Before all others.
-    High,
-    /// As they come.
-    #[default]
-    Normal,
-    /// After all others.
-    Low,
-}
-
-/// What an action does.
-#[derive(Clone, Debug)]
-pub enum ActionKind {
-    /// Sends an HTTP request.
-    Webhook(WebhookConfig),
-    /// Writes a line to the listener's log.
-    Log(LogConfig),
-}
-
-/// A webhook.
-#[derive(Clone, Debug)]
-pub struct WebhookConfig {
-    /// Target, `http` or `https`. It may hold a secret token, so it is redacted.
-    pub url: Redacted,
-    /// Method; `POST` by default.
-    pub method: Method,
-    /// Headers: a name and a template each.
-    pub headers: Vec<(String, HeaderValue)>,
-    /// Body template; the event as JSON where absent.
-    pub body: Option<String>,
-    /// Content type of the body; `application/json` by default.
-    pub content_type: String,
-    /// Standard Webhooks secrets, each of which signs; empty for none.
-    pub signing_secrets: Vec<Redacted>,
-}
-
-/// A header's value.
-#[derive(Clone, Debug)]
-pub enum HeaderValue {
-    /// A template, rendered for each event.
-    Template(String),
-    /// A fixed value from a secret, sent as it is.
-    Secret(Redacted),
-}
-
-/// Methods that a webhook may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Method {
-    /// `POST`
-    #[default]
-    Post,
-    /// `PUT`
-    Put,
-    /// `PATCH`
-    Patch,
-    /// `DELETE`
-    Delete,
-}
-
-/// A log line.
-#[derive(Clone, Debug)]
-pub struct LogConfig {
-    /// Message template; a summary of the event where absent.
-    pub message: Option<String>,
-    /// Level of the line.
-    pub level: LogLevel,
-}
-
-/// Level of a log action's line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum LogLevel {
-    /// For what someone should look into.
-    Warn,
-    /// For what is worth knowing.
-    #[default]
-    Info,
-    /// For finding faults.
-    Debug,
-}
-
-/// When to try again, and when to give up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retry {
-    /// Attempts in all, the first included; at least 1.
-    pub attempts: u32,
-    /// Upper bound of the wait before the second attempt; doubles with each further one.
-    pub initial_backoff: Duration,
-    /// Upper bound of any wait.
-    pub max_backoff: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            attempts: 8,
-            initial_backoff: Duration::from_secs(1),
-            max_backoff: Duration::from_mins(10),
-        }
     }
 }

@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue as HttpValue};
 use url::Url;
 
-use super::checks::Checks;
-use super::report::field;
+use super::super::checks::Checks;
+use super::super::report::field;
 use crate::config::{HeaderValue, Redacted, WebhookConfig};
 use crate::resources::{ValueSource, Webhook};
 

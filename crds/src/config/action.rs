@@ -1,0 +1,86 @@
+//! What an observer does, after validation.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{LogConfig, WebhookConfig};
+
+/// One action of an observer.
+#[derive(Clone, Debug)]
+pub struct ActionConfig {
+    /// Name, unique within the observer.
+    pub name: String,
+    /// What it does.
+    pub kind: ActionKind,
+    /// When and how often to try again.
+    pub retry: Retry,
+    /// Deadline of one attempt.
+    pub timeout: Duration,
+    /// How it goes by the queue.
+    pub queue: ActionQueue,
+}
+
+/// How an action goes by the job queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActionQueue {
+    /// Whether all of its attempts do.
+    pub mode: Mode,
+    /// How soon its jobs are claimed.
+    pub priority: Priority,
+    /// Most jobs of it under way at once in the whole fleet; no bound of its own where absent.
+    pub max_running: Option<u32>,
+}
+
+/// Where the first attempt of an action is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// At once; only further attempts go by the queue.
+    #[default]
+    Inline,
+    /// By the queue, as all others: for what takes long.
+    Queued,
+}
+
+/// How soon jobs are claimed, before when they are due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// As they come.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
+}
+
+/// What an action does.
+#[derive(Clone, Debug)]
+pub enum ActionKind {
+    /// Sends an HTTP request.
+    Webhook(WebhookConfig),
+    /// Writes a line to the listener's log.
+    Log(LogConfig),
+}
+
+/// When to try again, and when to give up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in all, the first included; at least 1.
+    pub attempts: u32,
+    /// Upper bound of the wait before the second attempt; doubles with each further one.
+    pub initial_backoff: Duration,
+    /// Upper bound of any wait.
+    pub max_backoff: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 8,
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_mins(10),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Webhooks, after validation.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Redacted;
+
+/// A webhook.
+#[derive(Clone, Debug)]
+pub struct WebhookConfig {
+    /// Target, `http` or `https`. It may hold a secret token, so it is redacted.
+    pub url: Redacted,
+    /// Method; `POST` by default.
+    pub method: Method,
+    /// Headers: a name and a template each.
+    pub headers: Vec<(String, HeaderValue)>,
+    /// Body template; the event as JSON where absent.
+    pub body: Option<String>,
+    /// Content type of the body; `application/json` by default.
+    pub content_type: String,
+    /// Standard Webhooks secrets, each of which signs; empty for none.
+    pub signing_secrets: Vec<Redacted>,
+}
+
+/// A header's value.
+#[derive(Clone, Debug)]
+pub enum HeaderValue {
+    /// A template, rendered for each event.
+    Template(String),
+    /// A fixed value from a secret, sent as it is.
+    Secret(Redacted),
+}
+
+/// Methods that a webhook may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// `POST`
+    #[default]
+    Post,
+    /// `PUT`
+    Put,
+    /// `PATCH`
+    Patch,
+    /// `DELETE`
+    Delete,
+}

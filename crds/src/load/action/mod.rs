@@ -1,0 +1,106 @@
+//! The rules for an action that its schema cannot say: one file for each kind.
+
+mod log;
+mod webhook;
+
+use std::time::Duration;
+
+use super::checks::Checks;
+use super::report::field;
+use crate::config::{ActionConfig, ActionKind, ActionQueue, Mode, Retry};
+use crate::duration::Span;
+use crate::resources::{Action, Log, RetryPolicy};
+
+/// The fields of an action of which exactly one is given.
+const KINDS: [&str; 2] = ["webhook", "log"];
+
+const SHORTEST: Span = Span::from_millis(1);
+const LONGEST_TIMEOUT: Span = Span::from_secs(300);
+const LONGEST_QUEUED_TIMEOUT: Span = Span::from_secs(3600);
+const LONGEST_BACKOFF: Span = Span::from_secs(24 * 3600);
+
+/// Turns an action into what is performed, with stand-ins for what it reports.
+pub(super) fn check(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionConfig {
+    ActionConfig {
+        name: action.name.clone(),
+        kind: check_kind(at, action, checks),
+        retry: check_retry(&field(at, "retry"), action.retry, checks),
+        timeout: check_timeout(at, action, checks),
+        queue: ActionQueue {
+            mode: action.mode,
+            priority: action.priority,
+            max_running: action.max_running,
+        },
+    }
+}
+
+/// The one thing that it does.
+fn check_kind(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionKind {
+    let mut given = Vec::with_capacity(1);
+    if let Some(spec) = &action.webhook {
+        let config = webhook::check(&field(at, "webhook"), spec, checks);
+        given.push(("webhook", ActionKind::Webhook(config)));
+    }
+    if let Some(spec) = &action.log {
+        given.push(("log", ActionKind::Log(log::check(spec))));
+    }
+    if let [(first, _), (second, _), ..] = &*given {
+        let message = format!("has both `{first}` and `{second}`; make two actions of it");
+        checks.wrong(at, message);
+    }
+    if given.is_empty() {
+        checks.lacks(
+            at,
+            &KINDS,
+            "does nothing; give it something to do, such as `webhook` or `log`",
+        );
+    }
+    let stand_in = || ActionKind::Log(log::check(&Log::default()));
+    let first = given.into_iter().next();
+    first.map_or_else(stand_in, |(_, kind)| kind)
+}
+
+/// An attempt that takes long belongs into the queue, where it holds up nothing but its own lane.
+fn check_timeout(at: &str, action: &Action, checks: &mut Checks<'_>) -> Duration {
+    let (timeout, at_timeout) = (action.timeout, field(at, "timeout"));
+    let longer = LONGEST_TIMEOUT < timeout && timeout <= LONGEST_QUEUED_TIMEOUT;
+    match action.mode {
+        Mode::Queued => {
+            return checks.bounded(&at_timeout, timeout, SHORTEST, LONGEST_QUEUED_TIMEOUT);
+        }
+        Mode::Inline if !longer => {
+            return checks.bounded(&at_timeout, timeout, SHORTEST, LONGEST_TIMEOUT);
+        }
+        Mode::Inline => {}
+    }
+    // A stand-in for `mode` does not tell what was meant.
+    if !checks.document.is_mended(&field(at, "mode")) {
+        checks.wrong(
+            &at_timeout,
+            format!(
+                "must be {SHORTEST} to {LONGEST_TIMEOUT}; up to {LONGEST_QUEUED_TIMEOUT} with \
+                 `mode: Queued`, which makes its attempts off the fast path"
+            ),
+        );
+    }
+    timeout.duration()
+}
+
+fn check_retry(at: &str, retry: RetryPolicy, checks: &mut Checks<'_>) -> Retry {
+    let (initial, most) = (retry.initial_backoff, retry.max_backoff);
+    let initial_at = field(at, "initialBackoff");
+    let initial_backoff = checks.bounded(&initial_at, initial, SHORTEST, LONGEST_BACKOFF);
+    let max_backoff = checks.bounded(&field(at, "maxBackoff"), most, SHORTEST, LONGEST_BACKOFF);
+    let bounds = SHORTEST..=LONGEST_BACKOFF;
+    if initial > most && bounds.contains(&initial) && bounds.contains(&most) {
+        checks.wrong(
+            &initial_at,
+            format!("is longer than `maxBackoff` ({most}); make it shorter, or raise that"),
+        );
+    }
+    Retry {
+        attempts: retry.attempts,
+        initial_backoff,
+        max_backoff,
+    }
+}

@@ -1,0 +1,96 @@
+//! What an observer does: one file for each kind of action.
+
+mod log;
+mod webhook;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::never_null;
+use crate::config::{Mode, Priority, Retry};
+use crate::duration::Span;
+
+pub use log::Log;
+pub use webhook::Webhook;
+
+/// One side effect. Give exactly one thing to do, such as `webhook` or `log`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "[has(self.webhook), has(self.log)].filter(given, given).size() == 1",
+    "message": "give exactly one thing to do, such as webhook or log",
+}]))]
+pub struct Action {
+    /// Name, unlike that of any other action of this observer: lower case letters, digits and
+    /// `-`. With the event's id and the observer's name it identifies a delivery for ever.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Send an HTTP request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
+    /// Write a line to the listener's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<Log>,
+    /// When and how often to try again.
+    #[serde(default)]
+    pub retry: RetryPolicy,
+    /// Deadline of one attempt, 1ms to 5m, or to 1h with `mode: Queued`.
+    #[serde(default = "default_timeout")]
+    pub timeout: Span,
+    /// `Inline` makes the first attempt at once and further ones by the job queue. `Queued` makes
+    /// all of them by the queue, which is for what takes long.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How soon its jobs are taken, before those that are due earlier.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Most jobs of this action under way at once in the whole fleet, 1 to 65536. Left out, as many
+    /// as the workers take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub max_running: Option<u32>,
+}
+
+/// When and how often to try again. The wait before each further attempt is drawn at random up to
+/// a bound that begins at `initialBackoff` and doubles up to `maxBackoff`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first included, 1 to 100. Then it becomes a dead letter.
+    #[serde(default = "default_attempts")]
+    #[schemars(range(min = 1, max = 100))]
+    pub attempts: u32,
+    /// Bound of the wait before the second attempt, 1ms to 24h.
+    #[serde(default = "default_initial_backoff")]
+    pub initial_backoff: Span,
+    /// Bound of any wait, 1ms to 24h and no shorter than `initialBackoff`.
+    #[serde(default = "default_max_backoff")]
+    pub max_backoff: Span,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts: default_attempts(),
+            initial_backoff: default_initial_backoff(),
+            max_backoff: default_max_backoff(),
+        }
+    }
+}
+
+fn default_timeout() -> Span {
+    Span::from_secs(10)
+}
+
+fn default_attempts() -> u32 {
+    Retry::default().attempts
+}
+
+fn default_initial_backoff() -> Span {
+    Retry::default().initial_backoff.into()
+}
+
+fn default_max_backoff() -> Span {
+    Retry::default().max_backoff.into()
+}

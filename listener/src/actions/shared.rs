@@ -1,0 +1,32 @@
+//! What all actions of a process share.
+
+use crds::config::Egress;
+use reqwest::Client;
+
+use super::egress::Guard;
+use super::webhook;
+
+/// The connections, and the rule where they may lead.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Judges every address before it is dialled.
+    pub(super) guard: Guard,
+    /// The client of webhooks.
+    pub(super) http: Client,
+}
+
+/// The HTTP client cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client cannot be set up: are the system's root certificates installed?")]
+pub struct SharedError(#[from] reqwest::Error);
+
+impl Shared {
+    /// Sets up what is shared; opens no connection.
+    pub fn new(egress: &Egress) -> Result<Self, SharedError> {
+        let guard = Guard::new(egress);
+        Ok(Self {
+            http: webhook::client(&guard)?,
+            guard,
+        })
+    }
+}
