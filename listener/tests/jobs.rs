@@ -2,6 +2,7 @@
 //! receivers that are dead, and the commands.
 
 mod commands;
+mod crashes;
 mod lanes;
 mod places;
 mod retries;

@@ -11,6 +11,7 @@
 //! There are two places to keep jobs, behind one trait: [`postgres`] and [`redis`].
 
 pub mod draining;
+pub mod failpoint;
 pub mod postgres;
 pub mod redis;
 
@@ -56,7 +57,8 @@ pub enum Priority {
 /// What a job is, apart from how it is doing. Never changes.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// The name of the delivery for ever; no two jobs of a listener have the same.
+    /// The name of the delivery for ever, and what tells it from its earlier jobs where there
+    /// were any; no two jobs of a listener have the same.
     pub id: String,
     /// Its lane.
     pub lane: Lane,

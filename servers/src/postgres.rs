@@ -34,7 +34,7 @@ rm -rf "$2"
 
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
-max_connections = 100
+max_connections = 200
 max_prepared_transactions = 20
 shared_buffers = 128MB
 max_wal_size = 4GB

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ::queue::{JobQueue, NewJob};
+use ::queue::{JobQueue, NewJob, failpoint};
 use sqlx::{PgPool, Postgres, Row, Transaction};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -94,14 +94,17 @@ pub async fn save(
         .map(|(_, spilled)| spilled.job(now))
         .collect::<Result<_, _>>()?;
     let mut tx = pool.begin().await?;
+    failpoint!("save-begun");
     let fenced = fenced(&mut tx, listener, life, &what.epochs).await?;
     if !fenced.is_empty() {
         return Ok(Saved::Fenced(fenced));
     }
+    failpoint!("save-owned");
     if !jobs.is_empty() && !name(&mut tx, listener, what).await? {
         // It was written before, and the answer was lost.
         return Ok(Saved::Done);
     }
+    failpoint!("save-named");
     if !what.moved.is_empty() {
         let held_back = positions(&mut tx, listener, what).await?;
         if !held_back.is_empty() {
@@ -109,20 +112,24 @@ pub async fn save(
             return Ok(Saved::Fenced(held_back));
         }
     }
+    failpoint!("save-moved");
     dead_letter::insert(
         &mut tx,
         listener,
         what.letters.iter().map(|(_, letter)| letter),
     )
     .await?;
+    failpoint!("save-buried");
     dead_letter::settle(
         &mut tx,
         listener,
         what.verdicts.iter().map(|(_, verdict)| verdict),
     )
     .await?;
+    failpoint!("save-settled");
     if !jobs.is_empty() {
         queue.enqueue(&mut tx, &jobs).await?;
+        failpoint!("save-jobs-added");
     }
     if !what.released.is_empty() {
         let released = what.released.iter().copied().map(smallint);
@@ -135,6 +142,7 @@ pub async fn save(
         .await?;
     }
     tx.commit().await?;
+    failpoint!("save-committed");
     Ok(Saved::Done)
 }
 
@@ -298,6 +306,7 @@ mod tests {
         Spilled {
             event: letter.event,
             name: (letter.observer, letter.action),
+            again: None,
             lane: None,
             priority: ::queue::Priority::Normal,
             attempts: 1,

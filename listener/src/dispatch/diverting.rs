@@ -60,6 +60,7 @@ impl Dispatcher {
             Spilled {
                 event: work.event,
                 name: compiled.name.clone(),
+                again: None,
                 lane: None,
                 priority: compiled.priority(),
                 attempts: work.attempts,

@@ -91,6 +91,8 @@ impl Dispatcher {
         };
         let job = Spilled {
             name,
+            // One that fails again comes back under another number.
+            again: Some(letter.id.to_string()),
             lane: None,
             priority: compiled.priority(),
             attempts: 0,

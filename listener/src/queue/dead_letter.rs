@@ -188,7 +188,13 @@ pub async fn insert(
                  (listener, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
                   old, new, attempts, error_kind, error, status, history)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::json, $13::json, $14, $15, $16, $17, $18::json)
-             on conflict (listener, event_id, observer, action) do nothing",
+             -- A redriven one is still there where the process died before that was saved; its
+             -- job may not be added under the same number again.
+             on conflict (listener, event_id, observer, action) do update
+             set id = default, redrive_requested_at = null, attempts = excluded.attempts,
+                 error_kind = excluded.error_kind, error = excluded.error, status = excluded.status,
+                 history = excluded.history
+             where dead_letter.redrive_requested_at is not null",
         )
         .bind(listener)
         .bind(&event.id)

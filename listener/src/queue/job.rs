@@ -22,6 +22,9 @@ pub struct Spilled {
     pub event: Arc<Event>,
     /// Names of observer and action.
     pub name: checkpoint::Action,
+    /// What tells it from earlier jobs of the same delivery, where there were any: a queue may
+    /// refuse to add one that it had.
+    pub again: Option<String>,
     /// Its lane, as the dispatcher numbers it, where it keeps account of that.
     pub lane: Option<LaneId>,
     /// How soon it is claimed.
@@ -59,6 +62,15 @@ struct Read {
 }
 
 impl Spilled {
+    fn id(&self) -> String {
+        let (observer, action) = &self.name;
+        let delivery = delivery_id(&self.event.id, observer, action);
+        match &self.again {
+            None => delivery,
+            Some(again) => format!("{delivery}~{again}"),
+        }
+    }
+
     /// The job, as of `now`.
     pub fn job(&self, now: Instant) -> Result<NewJob, serde_json::Error> {
         let event = &self.event;
@@ -72,7 +84,7 @@ impl Spilled {
         };
         Ok(NewJob {
             job: Job {
-                id: delivery_id(&event.id, observer, action),
+                id: self.id(),
                 lane: Lane {
                     observer: Arc::clone(observer),
                     action: Arc::clone(action),
@@ -138,6 +150,7 @@ mod tests {
                 new: raw(r#"{"total": 12345678901234567890.10, "note": "\u0000\"}"}"#),
             }),
             name: ("default/big".into(), "notify".into()),
+            again: None,
             lane: None,
             priority: Priority::High,
             attempts: 2,
@@ -147,7 +160,13 @@ mod tests {
         };
         let job = spilled.job(now).unwrap();
         assert_eq!(job.wait, Duration::from_secs(3));
-        assert_eq!(job.job.id, delivery_id("a-42", "default/big", "notify"));
+        let delivery = delivery_id("a-42", "default/big", "notify");
+        assert_eq!(job.job.id, delivery);
+        let again = Spilled {
+            again: Some("17".into()),
+            ..spilled.clone()
+        };
+        assert_eq!(again.job(now).unwrap().job.id, format!("{delivery}~17"));
         let (event, before) = super::event(&job.job).unwrap();
         assert_eq!(before, 8);
         assert_eq!(format!("{event:?}"), format!("{:?}", spilled.event));

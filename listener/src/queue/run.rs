@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::queue::{Claim, Claimed, Ended, Ending, Job, Run};
+use ::queue::{Claim, Claimed, Ended, Ending, Job, Run, failpoint};
 use chrono::Utc;
 use crds::config::Retry;
 use serde_json::value::RawValue;
@@ -38,7 +38,9 @@ pub(super) async fn work_on(run: Run, crew: Arc<Crew>) {
     for claimed in run.jobs {
         let goes = goes_on && !crew.stopping.is_cancelled() && !crew.right.is_cancelled();
         let ending = if goes {
-            crew.attempt(&claimed).await
+            let ending = crew.attempt(&claimed).await;
+            failpoint!("job-attempted");
+            ending
         } else {
             Ending::Untouched
         };

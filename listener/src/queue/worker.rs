@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::queue::{Claimed, Ended, Ending, QueueError, Run, WorkerId};
+use ::queue::{Claimed, Ended, Ending, QueueError, Run, WorkerId, failpoint};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -226,6 +226,9 @@ impl<'a> Session<'a> {
     fn claimed(&mut self, claimed: Result<Result<Vec<Run>, QueueError>, JoinError>) {
         let pause = match claimed {
             Ok(Ok(runs)) => {
+                if !runs.is_empty() {
+                    failpoint!("jobs-claimed");
+                }
                 if runs.is_empty() {
                     let quiet = self.last_job.elapsed() > QUIET;
                     let longest = if quiet { QUIET_PAUSE } else { LONGEST_PAUSE };

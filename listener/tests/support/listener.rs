@@ -72,8 +72,19 @@ impl Process {
         Self::start(&["run", "--listen", "off", "-f"], &config.path())
     }
 
+    /// The same, to die at a failpoint the `times`th time that it comes there.
+    pub(crate) fn run_to(config: &Config, failpoint: &str, times: u32) -> Self {
+        let mut program = Command::new(program());
+        program.env("OBSERVER_FAILPOINT", format!("{failpoint}:{times}"));
+        Self::spawn(program, &["run", "--listen", "off", "-f"], &config.path())
+    }
+
     pub(crate) fn start(args: &[&str], file: &Path) -> Self {
-        let mut child = Command::new(program())
+        Self::spawn(Command::new(program()), args, file)
+    }
+
+    fn spawn(mut program: Command, args: &[&str], file: &Path) -> Self {
+        let mut child = program
             .args(args)
             .arg(file)
             .args(["--log-format", "text"])
@@ -126,6 +137,10 @@ impl Process {
             .status()
             .await;
         assert!(status.unwrap().success());
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits for its end, and for the last it says.

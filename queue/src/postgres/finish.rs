@@ -4,7 +4,7 @@ use sqlx::{PgConnection, PgExecutor};
 
 use super::PostgresQueue;
 use super::claim::{integer, lane_number};
-use crate::{Burial, Claim, Ended, Ending, QueueError, WorkerId};
+use crate::{Burial, Claim, Ended, Ending, QueueError, WorkerId, failpoint};
 
 /// Ended claims as arrays, each in its place in all of them.
 #[derive(Default)]
@@ -34,6 +34,7 @@ impl PostgresQueue {
         let held = if any_dead {
             let mut tx = self.pool.begin().await?;
             let held = self.held(&mut tx, worker, &columns).await?;
+            failpoint!("postgres-dead-held");
             let dead = ended.iter().zip(&held).filter(|(_, held)| **held);
             let dead: Vec<&Ended> = dead
                 .map(|(one, _)| one)
@@ -41,13 +42,16 @@ impl PostgresQueue {
                 .collect();
             if !dead.is_empty() {
                 burial.bury(&mut tx, &dead).await?;
+                failpoint!("postgres-dead-buried");
             }
             let held = self.write(&mut *tx, worker, &columns).await?;
+            failpoint!("postgres-dead-finished");
             tx.commit().await?;
             held
         } else {
             self.write(&self.pool, worker, &columns).await?
         };
+        failpoint!("postgres-finished");
         let refused = ended.iter().zip(&held).filter(|(_, held)| !**held);
         Ok(refused.map(|(one, _)| one.claim.clone()).collect())
     }

@@ -4,7 +4,7 @@
 //! fails in between leaves the jobs held, and writing a dead letter again changes nothing.
 
 use super::{MOST_REMEMBERED, REMEMBERED, RedisQueue, read, scripts};
-use crate::{Burial, Claim, Ended, Ending, QueueError, WorkerId};
+use crate::{Burial, Claim, Ended, Ending, QueueError, WorkerId, failpoint};
 
 impl RedisQueue {
     pub(super) async fn end(
@@ -42,6 +42,7 @@ impl RedisQueue {
             };
         }
         let refused: Vec<usize> = self.server.run(&call).await?;
+        failpoint!("redis-finished");
         Ok(refused
             .into_iter()
             .filter_map(|n| ended.get(n))
@@ -69,6 +70,7 @@ impl RedisQueue {
             call.arg(&end.claim.place).arg(end.claim.number);
         }
         let held: Vec<usize> = self.server.run(&call).await?;
+        failpoint!("redis-dead-held");
         let dead: Vec<&Ended> = held
             .into_iter()
             .filter_map(|n| dead.get(n).copied())
@@ -78,7 +80,9 @@ impl RedisQueue {
         }
         let mut tx = self.pool.begin().await?;
         burial.bury(&mut tx, &dead).await?;
+        failpoint!("redis-dead-buried");
         tx.commit().await?;
+        failpoint!("redis-dead-committed");
         Ok(())
     }
 }

@@ -225,10 +225,7 @@ local function remove(job, outcome, keep)
     redis.call('ZREM', P .. 'pending', job.place)
     redis.call('ZREM', P .. 'by:' .. job.obs, job.place)
     redis.call('HDEL', P .. 'names', job.id)
-    -- One that was given up may be wanted again.
-    if outcome ~= 'dead' then
-        redis.call('ZADD', P .. 'recent', str(now), job.id)
-    end
+    redis.call('ZADD', P .. 'recent', str(now), job.id)
     count(job.obs, job.st, -1)
     count(job.obs, bucket(job.att), -1)
     count(job.obs, 'pending', -1)
