@@ -258,7 +258,12 @@ declare
     -- A variable, since an index is of no use to what may differ from row to row.
     present timestamptz := clock_timestamp();
     of_queue integer := observer.job_queue_of(of_listener);
+    -- Those with anything in them; a job that comes into another now is found by the next claim.
+    slots smallint[] := array(
+        select n::smallint from generate_series(0, 3) n
+        where pg_relation_size(('observer.job_' || n)::regclass) > 0);
     open_runs integer := runs;
+    of_priority smallint := -1;
     room integer[];
     place integer;
     held_slots smallint[] := '{}';
@@ -289,7 +294,7 @@ begin
     update observer.job j set state = 'r'
     from (
         select d.slot, d.lane, d.id from observer.job d
-        where d.queue = of_queue and d.state = 'd' and d.due <= present
+        where d.slot = any(slots) and d.queue = of_queue and d.state = 'd' and d.due <= present
         order by d.due limit most_due for update skip locked
     ) d
     where j.slot = d.slot and j.lane = d.lane and j.id = d.id;
@@ -312,8 +317,12 @@ begin
         end if;
     end if;
 
-    for of_priority in 0..2 loop
+    loop
         exit when open_runs < 1;
+        select j.priority into of_priority from observer.job j
+        where j.slot = any(slots) and j.queue = of_queue and j.state = 'r' and j.priority > of_priority
+        order by j.priority limit 1;
+        exit when not found;
         -- Which acts and turns have any.
         turn_acts := '{}';
         turn_turns := '{}';
@@ -323,7 +332,7 @@ begin
         for step in 1..most_steps loop
             exit when cardinality(turn_acts) >= least(most_turns, open_runs);
             select j.act, j.turn into seen from observer.job j
-            where j.queue = of_queue and j.state = 'r' and j.priority = of_priority
+            where j.slot = any(slots) and j.queue = of_queue and j.state = 'r' and j.priority = of_priority
                 and (j.act, j.turn) > (at_act, at_turn)
             order by j.act, j.turn limit 1;
             if not found then
@@ -357,7 +366,7 @@ begin
                 -- One that changed just before it was locked is passed by, and comes next time.
                 with chosen as (
                     select j.slot, j.ctid as at from observer.job j
-                    where j.queue = of_queue and j.state = 'r' and j.priority = of_priority
+                    where j.slot = any(slots) and j.queue = of_queue and j.state = 'r' and j.priority = of_priority
                         and j.act = turn_acts[turn_n] and j.turn = turn_turns[turn_n]
                     order by j.due limit take for update skip locked
                 ), claimed as (
