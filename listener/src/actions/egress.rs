@@ -5,7 +5,6 @@
 //! pass; a listener's `spec.egress.allow` makes exceptions. An IPv6 address that carries an
 //! IPv4 address is judged as the latter, because that is where its packets end up.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -94,17 +93,6 @@ pub(super) struct Refused {
     range: &'static str,
 }
 
-/// Why a host has no address to dial.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Unreachable {
-    /// None that may be dialled.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// None at all.
-    #[error("the name cannot be resolved: {0}")]
-    Name(#[from] io::Error),
-}
-
 /// Judges addresses, and resolves names to those that pass.
 #[derive(Clone, Debug)]
 pub(super) struct Guard(Arc<Egress>);
@@ -123,20 +111,6 @@ impl Guard {
             Some(Host::Domain(_)) | None => return Ok(()),
         };
         self.vet(&address.to_string(), address)
-    }
-
-    /// The addresses of a host (a name, or a literal address) that may be dialled; never empty.
-    pub(super) async fn addresses(
-        &self,
-        host: &str,
-        port: u16,
-    ) -> Result<Vec<SocketAddr>, Unreachable> {
-        let found = tokio::net::lookup_host((host, port)).await?;
-        let allowed = self.select(host, found.collect())?;
-        if allowed.is_empty() {
-            return Err(io::Error::from(io::ErrorKind::NotFound).into());
-        }
-        Ok(allowed)
     }
 
     /// Whether `address`, which `host` stands for, may be dialled.
