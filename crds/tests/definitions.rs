@@ -78,6 +78,22 @@ spec.actions[].retry object default={"attempts":8,"initialBackoff":"1s","maxBack
 spec.actions[].retry.attempts integer minimum=1 maximum=100 default=8
 spec.actions[].retry.initialBackoff string default=1s
 spec.actions[].retry.maxBackoff string default=10m
+spec.actions[].slack object
+spec.actions[].slack.blocks string
+spec.actions[].slack.text string
+spec.actions[].slack.url! object
+spec.actions[].slack.url.secretKeyRef object
+spec.actions[].slack.url.secretKeyRef.key! string
+spec.actions[].slack.url.secretKeyRef.name! string
+spec.actions[].slack.url.value string
+spec.actions[].teams object
+spec.actions[].teams.card string
+spec.actions[].teams.text string
+spec.actions[].teams.url! object
+spec.actions[].teams.url.secretKeyRef object
+spec.actions[].teams.url.secretKeyRef.key! string
+spec.actions[].teams.url.secretKeyRef.name! string
+spec.actions[].teams.url.value string
 spec.actions[].timeout string default=10s
 spec.actions[].webhook object
 spec.actions[].webhook.body string

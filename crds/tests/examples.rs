@@ -76,3 +76,23 @@ fn the_exports_go_by_the_queue() {
     assert_eq!(notify.queue.mode, Mode::Inline);
     assert_eq!(notify.queue.priority, Priority::High);
 }
+
+#[test]
+fn every_example_fits_its_schema() {
+    for (name, text) in [
+        ("slack.yaml", include_str!("../../docs/examples/slack.yaml")),
+        ("teams.yaml", include_str!("../../docs/examples/teams.yaml")),
+    ] {
+        let secrets = |secret: &str, _: &str| {
+            let database = secret == "shop-db";
+            Some(Redacted::new(if database {
+                "postgres://shop@localhost/shop"
+            } else {
+                "https://h.example/x"
+            }))
+        };
+        let loaded = load(&[file(name, text)], &secrets, None);
+        let bundle = loaded.unwrap_or_else(|wrong| panic!("{wrong:?}")).bundle;
+        assert_eq!(bundle.observers.len(), 1, "{name}");
+    }
+}

@@ -74,7 +74,7 @@ shop.yaml:6: ObserverListener default/shop: spec.shards: must be 1 to 256
 shop.yaml:10: ObserverListener default/shop: spec.source.changeLog.maxPollIntervall: unknown field; did you mean `maxPollInterval`? Known here: databaseUrl, maxPollInterval, retention, startAt
 shop.yaml:14: ObserverListener default/shop: spec.egress.allow[1]: is neither an address range (`10.0.0.0/8`), an address (`10.1.2.3`), a host (`hooks.internal`) nor all hosts below a name (`*.svc.cluster.local`); leave out scheme, port and path
 shop.yaml:23: Observer default/big-orders: spec.on.operations[1]: must be one of Insert, Update, Delete, Truncate, Custom; did you mean `Update`?
-shop.yaml:29: Observer default/big-orders: spec.actions[0].webhook.url.value: is not a URL that a webhook can be sent to; write https://host/path or http://host/path
+shop.yaml:29: Observer default/big-orders: spec.actions[0].webhook.url.value: is not a URL that a request can be sent to; write https://host/path or http://host/path
 shop.yaml:31: Observer default/big-orders: spec.actions[0].webhook.headers.webhook-id: is set by the delivery itself; leave it out
 shop.yaml:32: Observer default/big-orders: spec.actions[0].webhook.signingSecret.secretKeyRef: there is no Secret `shop-hooks` in namespace `default`; add a Secret document with key `signing-secret` to the file, or run with --secrets-dir DIR and put the value in DIR/shop-hooks/signing-secret
 shop.yaml:34: Observer default/big-orders: spec.actions[0].retry.attempts: expected a whole number, found text
@@ -152,7 +152,7 @@ fn fields_are_found_by_their_path_or_by_what_is_around_them() {
 fn url_of(loaded: &Loaded) -> &str {
     match &loaded.bundle.observers[0].actions[0].kind {
         ActionKind::Webhook(webhook) => webhook.url.reveal(),
-        ActionKind::Log(_) => panic!("a webhook"),
+        _ => panic!("a webhook"),
     }
 }
 

@@ -403,7 +403,7 @@ fn an_action_does_exactly_one_thing() {
         "webhook:",
         "webhok:",
         "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: log, \
-         maxRunning, mode, name, priority, retry, timeout, webhook",
+         maxRunning, mode, name, priority, retry, slack, teams, timeout, webhook",
     );
 }
 
@@ -419,7 +419,7 @@ fn a_webhook_goes_to_a_proper_url() {
         breaks_observer(
             "https://hooks.example.com/x",
             url,
-            "spec.actions[0].webhook.url.value: is not a URL that a webhook can be sent to; write \
+            "spec.actions[0].webhook.url.value: is not a URL that a request can be sent to; write \
              https://host/path or http://host/path",
         );
     }
@@ -427,7 +427,7 @@ fn a_webhook_goes_to_a_proper_url() {
         "https://hooks.example.com/x",
         "https://hooks.example.com/{{ new.id }}",
         "spec.actions[0].webhook.url.value: holds a template, but a URL is used as it is; \
-         templates are for `headers` and `body`",
+         templates are for what is sent",
     );
     breaks(
         "postgres://localhost/shop",

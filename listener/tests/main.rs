@@ -8,6 +8,7 @@ mod capture;
 mod chaos;
 mod dead_letters;
 mod demo;
+mod examples;
 mod figures;
 mod jobs;
 mod life;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LogConfig, WebhookConfig};
+use super::{LogConfig, SlackConfig, TeamsConfig, WebhookConfig};
 
 /// One action of an observer.
 #[derive(Clone, Debug)]
@@ -60,6 +60,10 @@ pub enum Priority {
 pub enum ActionKind {
     /// Sends an HTTP request.
     Webhook(WebhookConfig),
+    /// Sends a message to Slack.
+    Slack(SlackConfig),
+    /// Sends a message to Microsoft Teams.
+    Teams(TeamsConfig),
     /// Writes a line to the listener's log.
     Log(LogConfig),
 }

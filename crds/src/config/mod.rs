@@ -6,6 +6,8 @@
 
 mod action;
 mod log;
+mod slack;
+mod teams;
 mod webhook;
 
 use std::fmt;
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 
 pub use action::{ActionConfig, ActionKind, ActionQueue, Mode, Priority, Retry};
 pub use log::{LogConfig, LogLevel};
+pub use slack::SlackConfig;
+pub use teams::{TeamsConfig, TeamsContent};
 pub use webhook::{HeaderValue, Method, WebhookConfig};
 
 /// A value that never shows itself: `Debug` and `Display` print `[redacted]`.

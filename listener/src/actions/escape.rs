@@ -24,11 +24,24 @@ pub(super) enum Format {
     Json,
     /// HTML or XML.
     Html,
+    /// Slack's mrkdwn.
+    Mrkdwn,
+    /// JSON with mrkdwn in its strings.
+    MrkdwnJson,
     /// Anything else.
     Text,
 }
 
 impl Format {
+    /// Whether the whole is JSON.
+    pub(super) const fn is_json(self) -> bool {
+        matches!(self, Self::Json | Self::MrkdwnJson)
+    }
+
+    const fn is_mrkdwn(self) -> bool {
+        matches!(self, Self::Mrkdwn | Self::MrkdwnJson)
+    }
+
     /// The format that a content type asks for.
     pub(super) fn of_content_type(content_type: &str) -> Self {
         let essence = content_type.split(';').next().unwrap_or_default();
@@ -77,7 +90,7 @@ impl Cursor {
         // whether what is written arrives.
         self.moved.store(false, Ordering::Relaxed);
         out.write_str("")?;
-        if format == Format::Json && self.escaped.load(Ordering::Relaxed) {
+        if format.is_json() && self.escaped.load(Ordering::Relaxed) {
             // It would take the backslash that the value's own first quote is escaped by.
             return Err(Error::new(
                 ErrorKind::InvalidOperation,
@@ -136,14 +149,29 @@ pub(super) fn emit(
         _ => Place::Bare,
     };
     let text = match value.as_str() {
-        Some(text) if format != Format::Json || place != Place::Bare => Cow::Borrowed(text),
+        Some(text) if !format.is_json() || place != Place::Bare => Cow::Borrowed(text),
         _ => Cow::Owned(json(state, value)?),
     };
+    // Within JSON these letters stand in strings alone, and need no escape there.
+    let text = if format.is_mrkdwn() && place != Place::Aside {
+        Cow::Owned(entities(&text))
+    } else {
+        text
+    };
     match (format, place) {
-        (Format::Json, Place::InString) => Ok(out.write_str(within_quotes(&quoted(&text)?))?),
+        (Format::Json | Format::MrkdwnJson, Place::InString) => {
+            Ok(out.write_str(within_quotes(&quoted(&text)?))?)
+        }
         (Format::Html, Place::Bare | Place::InString) => Ok(write!(out, "{}", HtmlEscape(&text))?),
         _ => Ok(out.write_str(&text)?),
     }
+}
+
+/// The three letters that mean something to Slack, as it asks for them.
+pub(super) fn entities(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 fn scope(state: &State) -> Option<Arc<Scope>> {

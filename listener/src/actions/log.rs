@@ -44,7 +44,8 @@ impl Log {
     }
 }
 
-fn summary(delivery: &Delivery) -> String {
+/// What happened to what, in one line.
+pub(super) fn summary(delivery: &Delivery) -> String {
     let event = &delivery.event;
     let operation = event.operation.as_str();
     let line = match &event.key {

@@ -5,6 +5,7 @@
 
 mod answer;
 mod egress;
+mod endpoint;
 mod escape;
 #[cfg(test)]
 mod fixture;
@@ -14,6 +15,8 @@ mod scope;
 mod scrub;
 mod shared;
 pub mod signature;
+mod slack;
+mod teams;
 mod template;
 mod webhook;
 
@@ -83,6 +86,8 @@ pub struct Action {
 
 enum Kind {
     Webhook(Box<webhook::Webhook>),
+    Slack(Box<slack::Slack>),
+    Teams(Box<teams::Teams>),
     Log(log::Log),
 }
 
@@ -113,6 +118,8 @@ impl Action {
         let (shared, timeout) = (&self.shared, self.timeout);
         match &self.kind {
             Kind::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
+            Kind::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
+            Kind::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
             Kind::Log(log) => log.attempt(delivery),
         }
     }
@@ -124,6 +131,8 @@ impl Kind {
             ActionKind::Webhook(config) => {
                 Self::Webhook(Box::new(webhook::Webhook::compile(config)?))
             }
+            ActionKind::Slack(config) => Self::Slack(Box::new(slack::Slack::compile(config)?)),
+            ActionKind::Teams(config) => Self::Teams(Box::new(teams::Teams::compile(config)?)),
             ActionKind::Log(config) => Self::Log(log::Log::compile(config)?),
         })
     }
@@ -131,6 +140,8 @@ impl Kind {
     const fn name(&self) -> &'static str {
         match self {
             Self::Webhook(_) => "webhook",
+            Self::Slack(_) => "slack",
+            Self::Teams(_) => "teams",
             Self::Log(_) => "log",
         }
     }

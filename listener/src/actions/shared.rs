@@ -4,7 +4,7 @@ use crds::config::Egress;
 use reqwest::Client;
 
 use super::egress::Guard;
-use super::webhook;
+use super::endpoint;
 
 /// The connections, and the rule where they may lead.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ impl Shared {
     pub fn new(egress: &Egress) -> Result<Self, SharedError> {
         let guard = Guard::new(egress);
         Ok(Self {
-            http: webhook::client(&guard)?,
+            http: endpoint::client(&guard)?,
             guard,
         })
     }

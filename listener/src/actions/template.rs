@@ -113,7 +113,7 @@ impl Template {
         }
         let text = String::from_utf8(output.text)
             .map_err(|_| self.refusal("came out as something that is not text"))?;
-        if self.format == Format::Json {
+        if self.format.is_json() {
             serde_json::from_str::<IgnoredAny>(&text).map_err(|error| {
                 self.refusal(&format!(
                     "did not come out as JSON ({error}): check its commas and brackets, and \

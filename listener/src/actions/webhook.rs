@@ -1,51 +1,24 @@
 //! Webhooks: one HTTP request for each delivery, signed after Standard Webhooks.
 //!
-//! The id of a request stays the same on every attempt, replay and takeover. Redirects are
-//! not followed, answers are read within bounds, and the URL appears in no message: at most
-//! its host does.
+//! The id of a request stays the same on every attempt, replay and takeover.
 
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
-use reqwest::redirect::Policy;
-use reqwest::{Client, Response};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, timeout_at};
-use url::Url;
 
-use super::answer::{Answer, classify, retry_after};
-use super::egress::{Guard, Refused};
+use super::answer::classify;
+use super::endpoint::Endpoint;
 use super::escape::Format;
 use super::scope::Subject;
-use super::scrub::Scrub;
 use super::shared::Shared;
 use super::signature::Signer;
 use super::template::Template;
 use super::{CompileError, Delivery, Failure, FailureKind, MAX_BODY, Outcome, delivery_id};
 use crate::hex::hex;
-
-/// Longest wait for a connection; an action's timeout may be shorter.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long an unused connection is kept.
-const POOL_IDLE: Duration = Duration::from_mins(1);
-
-/// How many unused connections are kept for each host.
-const POOL_PER_HOST: usize = 128;
-
-/// Time between two signs of life on an HTTP/2 connection in use, and the wait for the answer.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
-/// Most bytes read of an answer's body.
-const MAX_ANSWER: usize = 64 * 1024;
-
-/// Longest wait for an answer's body once its head is there. The head has decided; the body
-/// only makes the connection usable again and explains a failure.
-const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// Headers that an observer cannot set, because each request has its own.
 const RESERVED: [&str; 10] = [
@@ -61,34 +34,14 @@ const RESERVED: [&str; 10] = [
     "webhook-timestamp",
 ];
 
-/// The client of all webhooks of a process.
-pub(super) fn client(guard: &Guard) -> Result<Client, reqwest::Error> {
-    Client::builder()
-        .user_agent(concat!("observer-listener/", env!("CARGO_PKG_VERSION")))
-        .redirect(Policy::none())
-        // A proxy would dial in our place, past the guard.
-        .no_proxy()
-        .referer(false)
-        .dns_resolver(guard.clone())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_max_idle_per_host(POOL_PER_HOST)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .http2_keep_alive_timeout(KEEP_ALIVE)
-        .build()
-}
-
 /// A compiled webhook.
 pub(super) struct Webhook {
-    url: Url,
-    host: String,
+    endpoint: Endpoint,
     method: reqwest::Method,
     headers: Vec<(HeaderName, Header)>,
     content_type: HeaderValue,
     body: Option<Template>,
     signer: Signer,
-    scrub: Scrub,
 }
 
 enum Header {
@@ -98,11 +51,6 @@ enum Header {
 
 impl Webhook {
     pub(super) fn compile(config: &WebhookConfig) -> Result<Self, CompileError> {
-        let url = Url::parse(config.url.reveal()).map_err(|_| bad_url())?;
-        let host = match (url.scheme(), url.host_str()) {
-            ("http" | "https", Some(host)) => host.to_owned(),
-            _ => return Err(bad_url()),
-        };
         let content_type = HeaderValue::from_str(&config.content_type).map_err(|_| {
             CompileError::field(
                 "webhook.contentType",
@@ -128,9 +76,7 @@ impl Webhook {
             .chain(&config.signing_secrets)
             .map(Redacted::reveal);
         Ok(Self {
-            scrub: Scrub::new(&url, secrets),
-            host,
-            url,
+            endpoint: Endpoint::compile("webhook.url", &config.url, secrets)?,
             method: match config.method {
                 Method::Post => reqwest::Method::POST,
                 Method::Put => reqwest::Method::PUT,
@@ -161,8 +107,9 @@ impl Webhook {
             Ok(request) => request,
             Err(failure) => return Outcome::Refused(failure),
         };
-        let answer = self.send(shared, headers, body, now, timeout).await;
-        classify(&self.host, answer)
+        let request = (self.method.clone(), headers, body);
+        let answer = self.endpoint.send(shared, request, now, timeout).await;
+        classify(&self.endpoint.host, answer)
     }
 
     /// The headers and the body of one attempt.
@@ -199,82 +146,6 @@ impl Webhook {
         }
         Ok((headers, body))
     }
-
-    async fn send(
-        &self,
-        shared: &Shared,
-        headers: HeaderMap,
-        body: Vec<u8>,
-        now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Answer {
-        if let Err(refused) = shared.guard.vet_literal(&self.url) {
-            return Answer::Forbidden(refused.to_string());
-        }
-        let deadline = Instant::now() + timeout;
-        let request = shared
-            .http
-            .request(self.method.clone(), self.url.clone())
-            .headers(headers)
-            .body(body);
-        match timeout_at(deadline, request.send()).await {
-            Err(_) => Answer::Silence(timeout),
-            Ok(Err(error)) => self.explain(&error),
-            Ok(Ok(response)) => self.read(response, now, deadline).await,
-        }
-    }
-
-    async fn read(&self, mut response: Response, now: DateTime<Utc>, deadline: Instant) -> Answer {
-        let status = response.status();
-        let header = |name| response.headers().get(name)?.to_str().ok();
-        let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, now));
-        let location = header(LOCATION)
-            .and_then(|target| self.url.join(target).ok()?.host_str().map(str::to_owned));
-        let mut body = Vec::new();
-        let drain = async {
-            while body.len() < MAX_ANSWER {
-                match response.chunk().await {
-                    Ok(Some(chunk)) => {
-                        let room = MAX_ANSWER - body.len();
-                        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                    }
-                    // What is missing of an explanation changes nothing.
-                    Ok(None) | Err(_) => break,
-                }
-            }
-        };
-        let _ = timeout_at(deadline.min(Instant::now() + DRAIN_TIME), drain).await;
-        Answer::Status {
-            status,
-            retry_after,
-            location,
-            excerpt: if status.is_success() {
-                String::new()
-            } else {
-                self.scrub.excerpt(&body)
-            },
-        }
-    }
-
-    /// What an error of the client means. Its own text would name the URL; its innermost
-    /// cause does not.
-    fn explain(&self, error: &reqwest::Error) -> Answer {
-        if let Some(refused) = cause::<Refused>(error) {
-            return Answer::Forbidden(refused.to_string());
-        }
-        let root = self.scrub.excerpt(innermost(error).to_string().as_bytes());
-        if error.is_dns() {
-            Answer::Unreachable(format!("the name cannot be resolved: {root}"))
-        } else if error.is_timeout() {
-            Answer::Unreachable(format!("no connection within {CONNECT_TIMEOUT:?}"))
-        } else if error.is_connect() {
-            Answer::Unreachable(format!("no connection: {root}"))
-        } else if cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
-            Answer::Garbled(root)
-        } else {
-            Answer::Unreachable(format!("the connection broke: {root}"))
-        }
-    }
 }
 
 impl Header {
@@ -296,13 +167,6 @@ impl Header {
             Failure::of(FailureKind::Template, message)
         })
     }
-}
-
-fn bad_url() -> CompileError {
-    CompileError::field(
-        "webhook.url",
-        "is no http or https URL; its value is not shown, as it may hold a secret",
-    )
 }
 
 fn header((name, value): &(String, HeaderConfig)) -> Result<(HeaderName, Header), CompileError> {
@@ -352,21 +216,6 @@ fn traceparent(delivery: &Delivery, id: &str) -> String {
     let trace = Sha256::digest(delivery.event.id.as_bytes());
     let span = Sha256::digest(format!("{id}\n{}", delivery.attempt));
     format!("00-{}-{}-01", hex(&trace[..16]), hex(&span[..8]))
-}
-
-/// The first cause of type `T`.
-fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    causes(error).find_map(|error| error.downcast_ref())
-}
-
-fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
-    causes(error).last().unwrap_or(error)
-}
-
-fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
 }
 
 #[cfg(test)]

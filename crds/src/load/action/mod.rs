@@ -1,6 +1,8 @@
 //! The rules for an action that its schema cannot say: one file for each kind.
 
 mod log;
+mod slack;
+mod teams;
 mod webhook;
 
 use std::time::Duration;
@@ -12,7 +14,7 @@ use crate::duration::Span;
 use crate::resources::{Action, Log, RetryPolicy};
 
 /// The fields of an action of which exactly one is given.
-const KINDS: [&str; 2] = ["webhook", "log"];
+const KINDS: [&str; 4] = ["webhook", "slack", "teams", "log"];
 
 const SHORTEST: Span = Span::from_millis(1);
 const LONGEST_TIMEOUT: Span = Span::from_secs(300);
@@ -40,6 +42,14 @@ fn check_kind(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionKind 
     if let Some(spec) = &action.webhook {
         let config = webhook::check(&field(at, "webhook"), spec, checks);
         given.push(("webhook", ActionKind::Webhook(config)));
+    }
+    if let Some(spec) = &action.slack {
+        let config = slack::check(&field(at, "slack"), spec, checks);
+        given.push(("slack", ActionKind::Slack(config)));
+    }
+    if let Some(spec) = &action.teams {
+        let config = teams::check(&field(at, "teams"), spec, checks);
+        given.push(("teams", ActionKind::Teams(config)));
     }
     if let Some(spec) = &action.log {
         given.push(("log", ActionKind::Log(log::check(spec))));

@@ -39,14 +39,15 @@ pub(super) fn check(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Web
     }
 }
 
-fn url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
+/// A URL that HTTP requests are sent to.
+pub(super) fn url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
     let Some((at, url)) = checks.resolve(at, source) else {
         return Redacted::default();
     };
     if url.reveal().contains("{{") {
         checks.wrong(
             &at,
-            "holds a template, but a URL is used as it is; templates are for `headers` and `body`",
+            "holds a template, but a URL is used as it is; templates are for what is sent",
         );
         return url;
     }
@@ -57,7 +58,7 @@ fn url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
     if !proper {
         checks.wrong(
             &at,
-            "is not a URL that a webhook can be sent to; write https://host/path or http://host/path",
+            "is not a URL that a request can be sent to; write https://host/path or http://host/path",
         );
     }
     url

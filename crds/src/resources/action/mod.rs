@@ -1,6 +1,8 @@
 //! What an observer does: one file for each kind of action.
 
 mod log;
+mod slack;
+mod teams;
 mod webhook;
 
 use schemars::JsonSchema;
@@ -11,6 +13,8 @@ use crate::config::{Mode, Priority, Retry};
 use crate::duration::Span;
 
 pub use log::Log;
+pub use slack::Slack;
+pub use teams::Teams;
 pub use webhook::Webhook;
 
 /// One side effect. Give exactly one thing to do, such as `webhook` or `log`.
@@ -18,7 +22,7 @@ pub use webhook::Webhook;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "[has(self.webhook), has(self.log)].filter(given, given).size() == 1",
+    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.log)].filter(given, given).size() == 1",
     "message": "give exactly one thing to do, such as webhook or log",
 }]))]
 pub struct Action {
@@ -29,6 +33,12 @@ pub struct Action {
     /// Send an HTTP request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
+    /// Send a message to Slack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slack: Option<Slack>,
+    /// Send a message to Microsoft Teams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teams: Option<Teams>,
     /// Write a line to the listener's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,

@@ -1,10 +1,13 @@
 //! Webhooks against a real receiver.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::time::Instant;
+
 use crds::config::{ActionKind, Egress};
 use reqwest::header::HeaderMap;
 
 use super::super::Action;
+use super::super::endpoint::DRAIN_TIME;
 use super::super::fixture::{action, delivery, now, shared, webhook};
 use super::*;
 use crate::demo::sink::{Behaviour, Options, Received, Sink};

@@ -1,0 +1,28 @@
+//! The rules for a message to Microsoft Teams that its schema cannot say.
+
+use super::super::checks::Checks;
+use super::super::report::field;
+use super::webhook::url;
+use crate::config::{TeamsConfig, TeamsContent};
+use crate::resources::Teams;
+
+/// Turns a message to Microsoft Teams into what is sent.
+pub(super) fn check(at: &str, teams: &Teams, checks: &mut Checks<'_>) -> TeamsConfig {
+    let content = match (&teams.text, &teams.card) {
+        (None, None) => TeamsContent::Summary,
+        (Some(text), None) => TeamsContent::Text(text.clone()),
+        (text, Some(card)) => {
+            if text.is_some() {
+                checks.wrong(
+                    &field(at, "card"),
+                    "is given beside `text`; keep one of them, as a card holds its own text",
+                );
+            }
+            TeamsContent::Card(card.clone())
+        }
+    };
+    TeamsConfig {
+        url: url(&field(at, "url"), &teams.url, checks),
+        content,
+    }
+}

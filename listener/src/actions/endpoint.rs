@@ -1,0 +1,186 @@
+//! Where an action's HTTP requests go: one is sent, and its answer read within bounds.
+//!
+//! Redirects are not followed, and the URL appears in no message: at most its host does.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use crds::config::Redacted;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, Response};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::CompileError;
+use super::answer::{Answer, retry_after};
+use super::egress::{Guard, Refused};
+use super::scrub::Scrub;
+use super::shared::Shared;
+
+/// Longest wait for a connection; an action's timeout may be shorter.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an unused connection is kept.
+const POOL_IDLE: Duration = Duration::from_mins(1);
+
+/// How many unused connections are kept for each host.
+const POOL_PER_HOST: usize = 128;
+
+/// Time between two signs of life on an HTTP/2 connection in use, and the wait for the answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Most bytes read of an answer's body.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Longest wait for an answer's body once its head is there. The head has decided; the body
+/// only makes the connection usable again and explains a failure.
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// The HTTP client of all actions of a process.
+pub(super) fn client(guard: &Guard) -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .user_agent(concat!("observer-listener/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        // A proxy would dial in our place, past the guard.
+        .no_proxy()
+        .referer(false)
+        .dns_resolver(guard.clone())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_PER_HOST)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .build()
+}
+
+/// The headers of a request whose body is JSON and that needs no others.
+pub(super) fn json_headers() -> HeaderMap {
+    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+}
+
+/// An address that requests go to. It may hold a secret.
+pub(super) struct Endpoint {
+    url: Url,
+    pub(super) host: String,
+    scrub: Scrub,
+}
+
+impl Endpoint {
+    /// Of the URL at `place`; `secrets` are what else no message may hold.
+    pub(super) fn compile<'a>(
+        place: &str,
+        url: &Redacted,
+        secrets: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, CompileError> {
+        let bad = || {
+            CompileError::field(
+                place,
+                "is no http or https URL; its value is not shown, as it may hold a secret",
+            )
+        };
+        let url = Url::parse(url.reveal()).map_err(|_| bad())?;
+        let host = match (url.scheme(), url.host_str()) {
+            ("http" | "https", Some(host)) => host.to_owned(),
+            _ => return Err(bad()),
+        };
+        Ok(Self {
+            scrub: Scrub::new(&url, secrets),
+            host,
+            url,
+        })
+    }
+
+    /// Sends a request and reads its answer, within `timeout`.
+    pub(super) async fn send(
+        &self,
+        shared: &Shared,
+        (method, headers, body): (Method, HeaderMap, Vec<u8>),
+        now: DateTime<Utc>,
+        timeout: Duration,
+    ) -> Answer {
+        if let Err(refused) = shared.guard.vet_literal(&self.url) {
+            return Answer::Forbidden(refused.to_string());
+        }
+        let deadline = Instant::now() + timeout;
+        let request = shared
+            .http
+            .request(method, self.url.clone())
+            .headers(headers)
+            .body(body);
+        match timeout_at(deadline, request.send()).await {
+            Err(_) => Answer::Silence(timeout),
+            Ok(Err(error)) => self.explain(&error),
+            Ok(Ok(response)) => self.read(response, now, deadline).await,
+        }
+    }
+
+    async fn read(&self, mut response: Response, now: DateTime<Utc>, deadline: Instant) -> Answer {
+        let status = response.status();
+        let header = |name| response.headers().get(name)?.to_str().ok();
+        let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, now));
+        let location = header(LOCATION)
+            .and_then(|target| self.url.join(target).ok()?.host_str().map(str::to_owned));
+        let mut body = Vec::new();
+        let drain = async {
+            while body.len() < MAX_ANSWER {
+                match response.chunk().await {
+                    Ok(Some(chunk)) => {
+                        let room = MAX_ANSWER - body.len();
+                        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                    }
+                    // What is missing of an explanation changes nothing.
+                    Ok(None) | Err(_) => break,
+                }
+            }
+        };
+        let _ = timeout_at(deadline.min(Instant::now() + DRAIN_TIME), drain).await;
+        Answer::Status {
+            status,
+            retry_after,
+            location,
+            excerpt: if status.is_success() {
+                String::new()
+            } else {
+                self.scrub.excerpt(&body)
+            },
+        }
+    }
+
+    /// What an error of the client means. Its own text would name the URL; its innermost
+    /// cause does not.
+    fn explain(&self, error: &reqwest::Error) -> Answer {
+        if let Some(refused) = cause::<Refused>(error) {
+            return Answer::Forbidden(refused.to_string());
+        }
+        let root = self.scrub.excerpt(innermost(error).to_string().as_bytes());
+        if error.is_dns() {
+            Answer::Unreachable(format!("the name cannot be resolved: {root}"))
+        } else if error.is_timeout() {
+            Answer::Unreachable(format!("no connection within {CONNECT_TIMEOUT:?}"))
+        } else if error.is_connect() {
+            Answer::Unreachable(format!("no connection: {root}"))
+        } else if cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
+            Answer::Garbled(root)
+        } else {
+            Answer::Unreachable(format!("the connection broke: {root}"))
+        }
+    }
+}
+
+/// The first cause of type `T`.
+fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    causes(error).find_map(|error| error.downcast_ref())
+}
+
+fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    causes(error).last().unwrap_or(error)
+}
+
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}

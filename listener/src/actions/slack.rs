@@ -1,0 +1,144 @@
+//! Messages to Slack, by incoming webhooks.
+//!
+//! What a value holds is escaped as Slack asks for (`&`, `<` and `>`), so that it can neither
+//! mention anybody nor make a link.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use crds::config::SlackConfig;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::answer::classify;
+use super::endpoint::{Endpoint, json_headers};
+use super::escape::{Format, entities};
+use super::log::summary;
+use super::scope::Subject;
+use super::shared::Shared;
+use super::template::Template;
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome};
+
+/// Longest text, in characters; Slack cuts off what is beyond.
+const MAX_TEXT: usize = 40_000;
+
+/// What Slack says of a message that it will never take, and what to do about it. See
+/// <https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks>.
+const REMEDIES: [(&str, &str); 9] = [
+    (
+        "invalid_blocks",
+        "correct slack.blocks, for instance in Slack's Block Kit Builder",
+    ),
+    (
+        "invalid_payload",
+        "correct slack.blocks: they make no message",
+    ),
+    ("no_text", "give slack.text something to say"),
+    (
+        "no_service",
+        "the webhook was removed or disabled: make a new one, and put its URL into the Secret",
+    ),
+    (
+        "no_active_hooks",
+        "the webhook was disabled: make a new one, and put its URL into the Secret",
+    ),
+    (
+        "invalid_token",
+        "the URL is wrong or was revoked: copy it from Slack into the Secret once more",
+    ),
+    (
+        "channel_not_found",
+        "the channel is gone: make a webhook for another one",
+    ),
+    (
+        "channel_is_archived",
+        "bring the channel back, or make a webhook for another one",
+    ),
+    (
+        "action_prohibited",
+        "an administrator of the workspace has forbidden such messages",
+    ),
+];
+
+/// A compiled message.
+pub(super) struct Slack {
+    endpoint: Endpoint,
+    text: Option<Template>,
+    blocks: Option<Template>,
+}
+
+impl Slack {
+    pub(super) fn compile(config: &SlackConfig) -> Result<Self, CompileError> {
+        let template = |place: &str, source: &Option<String>, format| {
+            let source = source.as_ref();
+            let compiled = source.map(|source| Template::compile(place.to_owned(), source, format));
+            compiled.transpose()
+        };
+        Ok(Self {
+            endpoint: Endpoint::compile("slack.url", &config.url, std::iter::empty())?,
+            text: template("slack.text", &config.text, Format::Mrkdwn)?,
+            blocks: template("slack.blocks", &config.blocks, Format::MrkdwnJson)?,
+        })
+    }
+
+    /// Sends the message for `delivery` and tells what came of it within `timeout`.
+    pub(super) async fn attempt(
+        &self,
+        shared: &Shared,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+        timeout: Duration,
+    ) -> Outcome {
+        let body = match self.message(delivery) {
+            Ok(message) => message.to_string().into_bytes(),
+            Err(failure) => return Outcome::Refused(failure),
+        };
+        let request = (Method::POST, json_headers(), body);
+        let answer = self.endpoint.send(shared, request, now, timeout).await;
+        with_remedy(classify(&self.endpoint.host, answer))
+    }
+
+    /// What is sent.
+    fn message(&self, delivery: &Delivery) -> Result<Value, Failure> {
+        let subject = Subject::new(delivery);
+        let text = match &self.text {
+            Some(text) => text.render(&subject)?,
+            None => entities(&summary(delivery)),
+        };
+        let mut message = json!({"text": text.chars().take(MAX_TEXT).collect::<String>()});
+        if let Some(blocks) = &self.blocks {
+            let blocks: Value = serde_json::from_str(&blocks.render(&subject)?)
+                .map_err(|error| no_blocks(&error.to_string()))?;
+            if !blocks.is_array() {
+                return Err(no_blocks("it is no array"));
+            }
+            message["blocks"] = blocks;
+        }
+        Ok(message)
+    }
+}
+
+fn no_blocks(why: &str) -> Failure {
+    let message = format!(
+        "the template slack.blocks did not come out as a JSON array of blocks ({why}): write \
+         it as [{{\"type\": \"section\", ...}}]"
+    );
+    Failure::of(FailureKind::Template, message)
+}
+
+/// Adds what to do about a refusal that Slack gives a name to.
+fn with_remedy(outcome: Outcome) -> Outcome {
+    let Outcome::Refused(mut failure) = outcome else {
+        return outcome;
+    };
+    let known = REMEDIES
+        .iter()
+        .find(|(name, _)| failure.message.contains(name));
+    if let Some((_, remedy)) = known {
+        failure.message = format!("{}; {remedy}", failure.message);
+    }
+    Outcome::Refused(failure)
+}
+
+#[cfg(test)]
+mod tests;

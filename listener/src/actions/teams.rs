@@ -1,0 +1,121 @@
+//! Messages to Microsoft Teams, by workflows that post the Adaptive Card that they receive.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use crds::config::{TeamsConfig, TeamsContent};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::answer::classify;
+use super::endpoint::{Endpoint, json_headers};
+use super::escape::Format;
+use super::log::summary;
+use super::scope::Subject;
+use super::shared::Shared;
+use super::template::Template;
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome};
+
+/// Most bytes of a message, as Teams has it.
+const MAX_MESSAGE: usize = 28 * 1024;
+
+/// A compiled message.
+pub(super) struct Teams {
+    endpoint: Endpoint,
+    content: Content,
+}
+
+enum Content {
+    Summary,
+    Text(Template),
+    Card(Template),
+}
+
+impl Teams {
+    pub(super) fn compile(config: &TeamsConfig) -> Result<Self, CompileError> {
+        let content = match &config.content {
+            TeamsContent::Summary => Content::Summary,
+            TeamsContent::Text(source) => {
+                let place = "teams.text".to_owned();
+                Content::Text(Template::compile(place, source, Format::Text)?)
+            }
+            TeamsContent::Card(source) => {
+                let place = "teams.card".to_owned();
+                Content::Card(Template::compile(place, source, Format::Json)?)
+            }
+        };
+        Ok(Self {
+            endpoint: Endpoint::compile("teams.url", &config.url, std::iter::empty())?,
+            content,
+        })
+    }
+
+    /// Sends the message for `delivery` and tells what came of it within `timeout`.
+    pub(super) async fn attempt(
+        &self,
+        shared: &Shared,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+        timeout: Duration,
+    ) -> Outcome {
+        let body = match self.message(delivery) {
+            Ok(body) => body,
+            Err(failure) => return Outcome::Refused(failure),
+        };
+        let request = (Method::POST, json_headers(), body);
+        let answer = self.endpoint.send(shared, request, now, timeout).await;
+        classify(&self.endpoint.host, answer)
+    }
+
+    /// What is sent.
+    fn message(&self, delivery: &Delivery) -> Result<Vec<u8>, Failure> {
+        let subject = Subject::new(delivery);
+        let card = match &self.content {
+            Content::Summary => text_card(&summary(delivery)),
+            Content::Text(template) => text_card(&template.render(&subject)?),
+            Content::Card(template) => {
+                let card: Value =
+                    serde_json::from_str(&template.render(&subject)?).unwrap_or_default();
+                if card["type"] != "AdaptiveCard" {
+                    return Err(refusal(
+                        "the template teams.card did not come out as an Adaptive Card: write it as \
+                         {\"type\": \"AdaptiveCard\", \"version\": \"1.4\", \"body\": [...]}",
+                    ));
+                }
+                card
+            }
+        };
+        let message = json!({
+            "type": "message",
+            "attachments": [{
+                "contentType": "application/vnd.microsoft.card.adaptive",
+                "contentUrl": null,
+                "content": card,
+            }],
+        });
+        let body = message.to_string().into_bytes();
+        if body.len() > MAX_MESSAGE {
+            return Err(refusal(&format!(
+                "the message is {} bytes, more than Teams takes ({MAX_MESSAGE}): let it say less",
+                body.len()
+            )));
+        }
+        Ok(body)
+    }
+}
+
+fn text_card(text: &str) -> Value {
+    json!({
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "type": "AdaptiveCard",
+        "version": "1.4",
+        "body": [{"type": "TextBlock", "text": text, "wrap": true}],
+    })
+}
+
+fn refusal(message: &str) -> Failure {
+    Failure::of(FailureKind::Template, message)
+}
+
+#[cfg(test)]
+mod tests;
