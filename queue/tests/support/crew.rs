@@ -47,6 +47,8 @@ pub(crate) struct Told {
     holders: HashMap<Lane, WorkerId>,
     /// The latest job of each lane whose good end was told, accepted or not.
     offered: HashMap<u32, i64>,
+    /// The latest job of each lane whose good end was accepted for sure.
+    accepted: HashMap<u32, i64>,
 }
 
 /// Workers under way.
@@ -194,10 +196,7 @@ impl Member {
             "two workers have a run of {lane:?}"
         );
         let ids: Vec<i64> = run.jobs.iter().map(|one| one.job.log_id).collect();
-        let noted = told
-            .ended
-            .get(&lane.hash)
-            .and_then(|all| all.iter().max().copied());
+        let noted = told.accepted.get(&lane.hash).copied();
         let offered = told.offered.get(&lane.hash).copied();
         assert!(
             ids[0] > noted.unwrap_or(-1) && ids[0] <= offered.unwrap_or(-1) + 1,
@@ -227,9 +226,14 @@ impl Member {
         let graves = Graves::default();
         let refused = persist!(self, queue.finish(worker, all, &graves).await);
         let mut told = self.told.lock().unwrap();
-        // Where an answer was lost, the results may have been accepted the first time.
+        // Where an answer was lost, the results may have been accepted the first time; or they came
+        // too late, as the claims were others' by then.
         let doubtful = told.errors != before;
         for one in all {
+            if matches!(one.ending, Ending::Done) && !refused.contains(&one.claim) {
+                let accepted = told.accepted.entry(one.job.lane.hash).or_default();
+                *accepted = one.job.log_id.max(*accepted);
+            }
             if refused.contains(&one.claim) && !doubtful {
                 told.refused += 1;
             } else if matches!(one.ending, Ending::Done) {
