@@ -33,7 +33,8 @@ create table observer.job (
     priority smallint not null,
     -- r ready and due, d delayed, c claimed, b behind
     state "char" not null,
-    cancelled boolean not null default false,
+    -- where the row was when somebody wanted it cancelled while it was claimed
+    cancelled tid,
     hash integer not null,
     attempts integer not null,
     -- grows with each claim; a result that carries an older one is refused
@@ -78,6 +79,9 @@ $$;
 create table observer.job_head (
     only_row boolean primary key default true check (only_row),
     slot smallint not null default 0 check (slot between 0 and 3),
+    -- those that hold any job, this one included. Where claims look: one may be missing here for as
+    -- long as it takes until the ring is seen to again
+    slots smallint[] not null default '{0}',
     since timestamptz not null default clock_timestamp(),
     -- until when no slot is truncated, because somebody who takes long held one
     patience_until timestamptz not null default clock_timestamp()

@@ -14,6 +14,10 @@ declare
     first record;
     promoted integer;
 begin
+    -- Most are empty, which one look tells of all.
+    if not exists (select from observer.job j where j.lane = any (lanes)) then
+        return;
+    end if;
     for pass in 1..passes loop
         select array_agg(f.slot) as slots, array_agg(f.lane) as lanes, array_agg(f.id) as ids into first
         from (select distinct l as lane from unnest(left_over) l) l
@@ -48,7 +52,9 @@ $$;
 create function observer.job_enqueue(
     of_listener text, names text[], lanes bigint[], acts bigint[], turns integer[], priorities smallint[],
     hashes integer[], log_ids bigint[], event_ids text[], observers text[], actions text[], entities text[],
-    keys text[], tenants text[], events text[], waits double precision[], attempts integer[], histories text[]
+    keys text[], tenants text[], events text[], waits double precision[], attempts integer[], histories text[],
+    -- whether there is one of the same lane before it among these
+    repeats boolean[]
 ) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -57,15 +63,19 @@ set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     passes constant integer := 100;
-    of_queue integer := observer.job_queue_of(of_listener);
+    of_queue integer;
     held integer := 0;
     first record;
+    present timestamptz;
 begin
+    select q.id into of_queue from observer.job_queue q where q.listener = of_listener;
     if of_queue is null then
         insert into observer.job_queue (listener) values (of_listener) on conflict do nothing;
         of_queue := observer.job_queue_of(of_listener);
     end if;
     for pass in 1..passes loop
+        -- Most are empty, which one look tells of all.
+        exit when not exists (select from observer.job j where j.lane = any (lanes));
         select array_agg(f.slot) as slots, array_agg(f.lane) as lanes, array_agg(f.id) as ids into first
         from (select distinct l as lane from unnest(lanes) l) l
         cross join lateral (
@@ -79,7 +89,7 @@ begin
                 select
                 from unnest(first.slots, first.lanes, first.ids) f(slot, lane, id)
                 join observer.job j on j.slot = f.slot and j.lane = f.lane and j.id = f.id
-                order by j.id for share of j
+                order by j.slot, j.id for share of j
             ) h;
             if held <> cardinality(first.ids) then
                 raise exception 'a lane''s first job went' using errcode = 'OBJOB';
@@ -93,27 +103,26 @@ begin
         end;
     end loop;
 
+    -- No slot has been truncated since the first look, which locked them all: so what the head names
+    -- here is not, either. An array's elements are cheaper to take one by one than all at once.
+    present := clock_timestamp();
     insert into observer.job (
         slot, id, queue, lane, act, turn, priority, state, hash, attempts, due, enqueued_at, log_id, name,
         event_id, observer, action, entity, key, tenant, history, event
     )
     select
-        (select slot from observer.job_head), nextval('observer.job_id'), of_queue, n.lane, n.act, n.turn,
-        n.priority, case when n.follows then 'b' when n.wait > 0 then 'd' else 'r' end::"char", n.hash,
-        n.attempts, clock_timestamp() + make_interval(secs => n.wait), clock_timestamp(), n.log_id, n.name,
-        n.event_id, n.observer, n.action, n.entity, n.key, n.tenant, n.history::json, n.event::json
-    from (
-        select e.*, row_number() over (partition by e.lane order by e.n) > 1 or (held > 0 and (
-            select true from observer.job f where f.lane = e.lane limit 1
-        )) is true as follows
-        from unnest(
-            names, lanes, acts, turns, priorities, hashes, log_ids, event_ids, observers, actions, entities,
-            keys, tenants, events, waits, attempts, histories
-        ) with ordinality e(
-            name, lane, act, turn, priority, hash, log_id, event_id, observer, action, entity,
-            key, tenant, event, wait, attempts, history, n
-        )
-        order by e.n offset 0
-    ) n;
+        (select slot from observer.job_head), nextval('observer.job_id'), of_queue, lanes[n], acts[n], turns[n],
+        priorities[n],
+        case
+            when repeats[n] or held > 0 and (
+                select true from observer.job f where f.lane = lanes[n] limit 1
+            ) then 'b'
+            when waits[n] > 0 then 'd'
+            else 'r'
+        end::"char",
+        hashes[n], attempts[n], present + make_interval(secs => waits[n]), present, log_ids[n], names[n],
+        event_ids[n], observers[n], actions[n], entities[n], keys[n], tenants[n], histories[n]::json,
+        events[n]::json
+    from generate_series(1, cardinality(names)) n;
 end
 $$;

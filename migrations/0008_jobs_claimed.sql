@@ -2,13 +2,17 @@
 
 -- Takes the first jobs of some lanes, with some of those behind them: by priority, and among one
 -- priority from each act and turn in rotation, beginning after the one given.
+--
+-- First jobs have the number of the batch with which they were taken, and belong in the order of
+-- batch, due and id. Those behind them have none, and belong behind their lane's first by id.
 create function observer.job_claim(
     of_listener text, of_worker uuid, runs integer, most_run integer, known bigint[], limits integer[],
     fleet integer, after_act bigint, after_turn integer
 ) returns table (
-    run integer, slot smallint, id bigint, lane bigint, act bigint, turn integer, priority smallint, hash integer,
-    attempts integer, claim bigint, due timestamptz, enqueued_at timestamptz, late double precision, log_id bigint,
-    name text, event_id text, observer text, action text, entity text, key text, tenant text, history text, event text
+    batch integer, slot smallint, at text, id bigint, lane bigint, act bigint, turn integer, priority smallint,
+    hash integer, attempts integer, claim bigint, due timestamptz, enqueued_at timestamptz, late double precision,
+    log_id bigint, name text, event_id text, observer text, action text, entity text, key text, tenant text,
+    history text, event text
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -23,22 +27,25 @@ declare
     most_due constant integer := 1000;
     -- A variable, since an index is of no use to what may differ from row to row.
     present timestamptz := clock_timestamp();
-    of_queue integer := observer.job_queue_of(of_listener);
-    -- Those with anything in them; a job that comes into another now is found by the next claim.
-    slots smallint[] := array(
-        select n::smallint from generate_series(0, 3) n
-        where pg_relation_size(('observer.job_' || n)::regclass) > 0);
+    of_queue integer;
+    filled smallint[];
+    -- Those that hold any job, the others null: one by one, so that others are left out of a plan.
+    slot_1 smallint;
+    slot_2 smallint;
+    slot_3 smallint;
+    slot_4 smallint;
     open_runs integer := runs;
-    of_priority smallint := -1;
     room integer[];
     place integer;
-    held_slots smallint[] := '{}';
-    held_rows tid[] := '{}';
+    batches integer := 0;
     held_lanes bigint[] := '{}';
     held_ids bigint[] := '{}';
-    held_runs integer[] := '{}';
-    heads integer;
+    of_slot smallint;
+    updated integer;
+    written integer;
     seen record;
+    last record;
+    of_priority smallint;
     taken record;
     at_act bigint;
     at_turn integer;
@@ -50,20 +57,53 @@ declare
     share integer;
     take integer;
 begin
-    -- Held so that it is not taken for gone before these claims are seen to be its own.
-    perform from observer.job_worker w
-    where w.id = of_worker and w.queue = of_queue and w.expires_at > clock_timestamp() for key share;
+    select q.id, h.slots into of_queue, filled
+    from observer.job_queue q cross join observer.job_head h where q.listener = of_listener;
     if not found or runs < 1 then
         return;
     end if;
+    slot_1 := filled[1];
+    slot_2 := filled[2];
+    slot_3 := filled[3];
+    slot_4 := filled[4];
 
-    update observer.job j set state = 'r'
-    from (
-        select d.slot, d.lane, d.id from observer.job d
-        where d.slot = any(slots) and d.queue = of_queue and d.state = 'd' and d.due <= present
-        order by d.due limit most_due for update skip locked
-    ) d
-    where j.slot = d.slot and j.lane = d.lane and j.id = d.id;
+    select d.due is not null as delayed, r.priority, r.act, r.turn into seen
+    from (select) one
+    left join lateral (
+        select j.due from observer.job j
+        where j.slot in (slot_1, slot_2, slot_3, slot_4) and j.queue = of_queue and j.state = 'd'
+            and j.due <= present
+        order by j.due limit 1
+    ) d on true
+    left join lateral (
+        select j.priority, j.act, j.turn from observer.job j
+        where j.slot in (slot_1, slot_2, slot_3, slot_4) and j.queue = of_queue and j.state = 'r'
+        order by j.priority, j.act, j.turn limit 1
+    ) r on true;
+    if not seen.delayed and seen.priority is null then
+        return;
+    end if;
+
+    -- Held so that it is not taken for gone before these claims are seen to be its own.
+    perform from observer.job_worker w
+    where w.id = of_worker and w.queue = of_queue and w.expires_at > clock_timestamp() for key share;
+    if not found then
+        return;
+    end if;
+
+    if seen.delayed then
+        update observer.job j set state = 'r'
+        from (
+            select d.slot, d.lane, d.id from observer.job d
+            where d.slot in (slot_1, slot_2, slot_3, slot_4) and d.queue = of_queue and d.state = 'd'
+                and d.due <= present
+            order by d.due limit most_due for update skip locked
+        ) d
+        where j.slot = d.slot and j.lane = d.lane and j.id = d.id;
+        select j.priority, j.act, j.turn into seen from observer.job j
+        where j.slot in (slot_1, slot_2, slot_3, slot_4) and j.queue = of_queue and j.state = 'r'
+        order by j.priority, j.act, j.turn limit 1;
+    end if;
 
     room := array_fill(null::integer, array[cardinality(known)]);
     if fleet is not null or exists (select from unnest(limits) l where l is not null) then
@@ -83,23 +123,31 @@ begin
         end if;
     end if;
 
-    loop
-        exit when open_runs < 1;
-        select j.priority into of_priority from observer.job j
-        where j.slot = any(slots) and j.queue = of_queue and j.state = 'r' and j.priority > of_priority
-        order by j.priority limit 1;
-        exit when not found;
-        -- Which acts and turns have any.
+    while seen.priority is not null and open_runs > 0 loop
+        of_priority := seen.priority;
+        -- Which acts and turns have any: mostly there is but one.
         turn_acts := '{}';
         turn_turns := '{}';
+        select j.act, j.turn into last from observer.job j
+        where j.slot in (slot_1, slot_2, slot_3, slot_4) and j.queue = of_queue and j.state = 'r'
+            and j.priority = of_priority
+        order by j.act desc, j.turn desc limit 1;
         at_act := after_act;
         at_turn := after_turn;
         wrapped := false;
+        if (seen.act, seen.turn) = (last.act, last.turn) then
+            at_act := null;
+            place := array_position(known, seen.act);
+            if place is not null and room[place] is distinct from 0 then
+                turn_acts := array[seen.act];
+                turn_turns := array[seen.turn];
+            end if;
+        end if;
         for step in 1..most_steps loop
-            exit when cardinality(turn_acts) >= least(most_turns, open_runs);
+            exit when at_act is null or cardinality(turn_acts) >= least(most_turns, open_runs);
             select j.act, j.turn into seen from observer.job j
-            where j.slot = any(slots) and j.queue = of_queue and j.state = 'r' and j.priority = of_priority
-                and (j.act, j.turn) > (at_act, at_turn)
+            where j.slot in (slot_1, slot_2, slot_3, slot_4) and j.queue = of_queue and j.state = 'r'
+                and j.priority = of_priority and (j.act, j.turn) > (at_act, at_turn)
             order by j.act, j.turn limit 1;
             if not found then
                 exit when wrapped;
@@ -129,24 +177,36 @@ begin
                 place := array_position(known, turn_acts[turn_n]);
                 take := least(share, open_runs, room[place]);
                 continue when take < 1;
-                -- One that changed just before it was locked is passed by, and comes next time.
-                with chosen as (
-                    select j.slot, j.ctid as at from observer.job j
-                    where j.slot = any(slots) and j.queue = of_queue and j.state = 'r' and j.priority = of_priority
-                        and j.act = turn_acts[turn_n] and j.turn = turn_turns[turn_n]
-                    order by j.due limit take for update skip locked
-                ), claimed as (
-                    update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
-                    from chosen c
-                    where j.slot = c.slot and j.ctid = c.at
-                    returning j.slot, j.ctid as at, j.lane, j.id, j.due
-                )
-                select array_agg(c.slot) as slots, array_agg(c.at) as rows, array_agg(c.lane) as lanes,
+                select array_agg(c.slot) as slots, array_agg(c.at) as ats, array_agg(c.lane) as lanes,
                        array_agg(c.id) as ids, count(*)::integer as n
-                into taken from (select * from claimed c order by c.due, c.id) c;
+                into taken
+                from (
+                    select j.slot, j.ctid as at, j.lane, j.id from observer.job j
+                    where j.slot in (slot_1, slot_2, slot_3, slot_4) and j.queue = of_queue and j.state = 'r'
+                        and j.priority = of_priority and j.act = turn_acts[turn_n] and j.turn = turn_turns[turn_n]
+                    order by j.due limit take for update skip locked
+                ) c;
                 continue when taken.n = 0;
-                held_slots := held_slots || taken.slots;
-                held_rows := held_rows || taken.rows;
+                batches := batches + 1;
+                written := 0;
+                for of_slot in select distinct s from unnest(taken.slots) s loop
+                    return query
+                    update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
+                    where j.slot = of_slot and j.ctid = any (
+                        array(select t.at from unnest(taken.slots, taken.ats) t(slot, at) where t.slot = of_slot)
+                    )
+                    returning
+                        batches, j.slot, j.ctid::text, j.id, j.lane, j.act, j.turn, j.priority, j.hash, j.attempts,
+                        j.claim, j.due, j.enqueued_at,
+                        extract(epoch from present - j.due)::double precision, j.log_id, j.name, j.event_id,
+                        j.observer, j.action, j.entity, j.key, j.tenant, j.history::text, j.event::text;
+                    get diagnostics updated = row_count;
+                    written := written + updated;
+                end loop;
+                if written <> taken.n then
+                    raise exception 'a job that was locked is not where it was'
+                        using errcode = 'serialization_failure';
+                end if;
                 held_lanes := held_lanes || taken.lanes;
                 held_ids := held_ids || taken.ids;
                 open_runs := open_runs - taken.n;
@@ -161,57 +221,47 @@ begin
             turn_acts := still_acts;
             turn_turns := still_turns;
         end loop;
+        exit when open_runs < 1;
+        select j.priority, j.act, j.turn into seen from observer.job j
+        where j.slot in (slot_1, slot_2, slot_3, slot_4) and j.queue = of_queue and j.state = 'r'
+            and j.priority > of_priority
+        order by j.priority, j.act, j.turn limit 1;
     end loop;
 
-    heads := cardinality(held_ids);
-    if heads = 0 then
+    -- Most have none behind them, which one look tells of all.
+    if not exists (select from observer.job j where j.lane = any (held_lanes) and j.state = 'b') then
         return;
     end if;
-    held_runs := array(select generate_series(1, heads));
-
-    -- Those behind, as far as nobody holds one of them: none may be passed over.
+    -- As far as nobody holds one of them: none may be passed over.
+    return query
     with follower as materialized (
-        select h.run, f.slot, f.lane, f.id, f.place
-        from unnest(held_lanes, held_ids) with ordinality h(lane, id, run)
+        select h.lane, f.slot, f.id, f.place
+        from unnest(held_lanes, held_ids) h(lane, id)
         cross join lateral (
-            select j.slot, j.lane, j.id, row_number() over (order by j.id) as place
+            select j.slot, j.id, row_number() over (order by j.id) as place
             from (
-                select b.slot, b.lane, b.id from observer.job b
+                select b.slot, b.id from observer.job b
                 where b.lane = h.lane and b.id > h.id
                 order by b.id limit most_run - 1
             ) j
         ) f
     ), locked as materialized (
-        select f.run, j.slot, j.lane, j.id, f.place
+        select j.slot, j.lane, j.id, f.place
         from follower f
         join observer.job j on j.slot = f.slot and j.lane = f.lane and j.id = f.id
         where j.state = 'b' and j.due <= clock_timestamp()
         order by j.id for update of j skip locked
     ), chosen as (
         select * from (
-            select l.*, row_number() over (partition by l.run order by l.place) as rank from locked l
+            select l.*, row_number() over (partition by l.lane order by l.place) as rank from locked l
         ) l where l.place = l.rank
-    ), claimed as (
-        update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
-        from chosen c
-        where j.slot = c.slot and j.lane = c.lane and j.id = c.id
-        returning c.run, j.slot, j.ctid as at
     )
-    select array_agg(c.slot) as slots, array_agg(c.at) as rows, array_agg(c.run::integer) as runs
-    into taken from claimed c;
-    if taken.rows is not null then
-        held_slots := held_slots || taken.slots;
-        held_rows := held_rows || taken.rows;
-        held_runs := held_runs || taken.runs;
-    end if;
-
-    return query
-    select
-        h.run, j.slot, j.id, j.lane, j.act, j.turn, j.priority, j.hash, j.attempts, j.claim, j.due, j.enqueued_at,
-        extract(epoch from clock_timestamp() - j.due)::double precision, j.log_id, j.name, j.event_id, j.observer,
-        j.action, j.entity, j.key, j.tenant, j.history::text, j.event::text
-    from unnest(held_slots, held_rows, held_runs) h(slot, at, run)
-    join observer.job j on j.slot = h.slot and j.ctid = h.at
-    order by h.run, j.id;
+    update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
+    from chosen c
+    where j.slot = c.slot and j.lane = c.lane and j.id = c.id
+    returning
+        null::integer, j.slot, j.ctid::text, j.id, j.lane, j.act, j.turn, j.priority, j.hash, j.attempts, j.claim,
+        j.due, j.enqueued_at, extract(epoch from present - j.due)::double precision, j.log_id, j.name, j.event_id,
+        j.observer, j.action, j.entity, j.key, j.tenant, j.history::text, j.event::text;
 end
 $$;

@@ -1,9 +1,52 @@
 -- Ending what workers hold, and the workers themselves.
 
+-- Whether the worker holds all of these claims, and their rows are where they were when it took
+-- them (ats). Claims come in the order of slots and ids, in which everybody waits for rows. Those
+-- it holds stay its own until the transaction ends.
+create function observer.job_held_as_taken(of_worker uuid, slots smallint[], ats tid[], ids bigint[], claims bigint[])
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+as $$
+declare
+    last constant integer := cardinality(ids);
+    start integer := 1;
+    stop integer;
+    found record;
+begin
+    -- One at a time for each worker: two that each take a part of one lane away would each see
+    -- the other's part in the lane still, and neither make the next job ready.
+    perform pg_advisory_xact_lock(x'6a6f6266'::integer, hashtext(of_worker::text));
+    while start <= last loop
+        -- Mostly all are in one slot.
+        stop := last;
+        while slots[stop] <> slots[start] loop
+            stop := stop - 1;
+        end loop;
+        select array_agg(h.at) as ats, array_agg(h.id) as ids, array_agg(h.claim) as claims into found
+        from (
+            select j.ctid as at, j.id, j.claim from observer.job j
+            where j.slot = slots[start] and j.ctid = any (ats[start:stop])
+                and j.state::text = 'c' and j.worker = of_worker
+            order by j.id for update
+        ) h;
+        if found.ids is distinct from ids[start:stop] or found.claims is distinct from claims[start:stop]
+            or found.ats is distinct from ats[start:stop]
+        then
+            return false;
+        end if;
+        start := stop + 1;
+    end loop;
+    return true;
+end
+$$;
+
 -- Which of these claims the worker still holds, each in its place. They stay its own until the
 -- transaction ends.
 create function observer.job_held(
-    of_listener text, of_worker uuid, slots smallint[], lanes bigint[], ids bigint[], claims bigint[]
+    of_worker uuid, slots smallint[], ats tid[], lanes bigint[], ids bigint[], claims bigint[]
 ) returns boolean[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -11,19 +54,18 @@ set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off 
 set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
-    of_queue integer := observer.job_queue_of(of_listener);
     held boolean[] := array_fill(false, array[cardinality(ids)]);
     place integer;
 begin
-    -- One at a time for each worker: two that each take a part of one lane away would each see
-    -- the other's part in the lane still, and neither make the next job ready.
-    perform pg_advisory_xact_lock(x'6a6f6266'::integer, hashtext(of_worker::text));
+    if observer.job_held_as_taken(of_worker, slots, ats, ids, claims) then
+        return array_fill(true, array[cardinality(ids)]);
+    end if;
     for place in
         select e.n
         from unnest(slots, lanes, ids, claims) with ordinality e(slot, lane, id, claim, n)
         join observer.job j on j.slot = e.slot and j.lane = e.lane and j.id = e.id
         where j.state::text = 'c' and j.worker = of_worker and j.claim = e.claim
-        order by j.id for update of j
+        order by j.slot, j.id for update of j
     loop
         held[place] := true;
     end loop;
@@ -31,10 +73,49 @@ begin
 end
 $$;
 
+-- Ends these claims as done, and lets the next of their lanes come, if the worker holds all of
+-- them; otherwise does nothing, and answers so.
+create function observer.job_finish_done(
+    of_listener text, of_worker uuid, slots smallint[], ats tid[], lanes bigint[], ids bigint[], claims bigint[],
+    keep boolean
+) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+as $$
+#variable_conflict use_column
+declare
+    last constant integer := cardinality(ids);
+    start integer := 1;
+    stop integer;
+begin
+    if not observer.job_held_as_taken(of_worker, slots, ats, ids, claims) then
+        return false;
+    end if;
+    while start <= last loop
+        stop := last;
+        while slots[stop] <> slots[start] loop
+            stop := stop - 1;
+        end loop;
+        if keep then
+            insert into observer.job_done
+            select j.id, j.queue, 'd', j.priority, j.attempts + 1, j.enqueued_at, clock_timestamp(), j.name,
+                   j.event_id, j.observer, j.action, j.entity, j.key, j.tenant, j.history, j.event
+            from observer.job j where j.slot = slots[start] and j.ctid = any (ats[start:stop]);
+        end if;
+        delete from observer.job j where j.slot = slots[start] and j.ctid = any (ats[start:stop]);
+        start := stop + 1;
+    end loop;
+    perform observer.job_promote(observer.job_queue_of(of_listener), lanes);
+    return true;
+end
+$$;
+
 -- Ends those of the claims that the worker still holds, and lets the next of their lanes come.
 -- Answers with which those are, each in its place.
 create function observer.job_finish(
-    of_listener text, of_worker uuid, slots smallint[], lanes bigint[], ids bigint[], claims bigint[],
+    of_listener text, of_worker uuid, slots smallint[], ats tid[], lanes bigint[], ids bigint[], claims bigint[],
     endings text[], waits double precision[], attempts_made integer[], histories text[], keep boolean
 ) returns boolean[]
 language plpgsql volatile
@@ -45,7 +126,7 @@ as $$
 #variable_conflict use_column
 declare
     of_queue integer := observer.job_queue_of(of_listener);
-    held boolean[] := observer.job_held(of_listener, of_worker, slots, lanes, ids, claims);
+    held boolean[] := observer.job_held(of_worker, slots, ats, lanes, ids, claims);
     held_lanes bigint[];
     back record;
 begin
@@ -66,7 +147,7 @@ begin
     delete from observer.job j
     using unnest(held, slots, lanes, ids, endings) e(held, slot, lane, id, ending)
     where e.held and j.slot = e.slot and j.lane = e.lane and j.id = e.id
-        and (e.ending in ('done', 'dead') or j.cancelled);
+        and (e.ending in ('done', 'dead') or j.cancelled is not null);
 
     -- What is left of a lane goes back from the first on that is not over.
     select array_agg(b.lane) as lanes, array_agg(b.id) as ids into back
@@ -103,7 +184,7 @@ begin
 
         delete from observer.job j using unnest(back.lanes, back.ids) b(lane, id)
         where j.lane = b.lane and j.id >= b.id and j.state::text = 'c' and j.worker = of_worker
-            and j.cancelled;
+            and j.cancelled is not null;
         update observer.job j
         set worker = null, state = case
             when exists (
@@ -134,13 +215,13 @@ begin
     from (
         select j.slot, j.lane, j.id from observer.job j
         where j.queue = of_queue and j.state = 'c' and j.worker = of_worker
-        order by j.id for update
+        order by j.slot, j.id for update
     ) h;
     if held.ids is null then
         return 0;
     end if;
     delete from observer.job j using unnest(held.slots, held.lanes, held.ids) h(slot, lane, id)
-    where j.slot = h.slot and j.lane = h.lane and j.id = h.id and j.cancelled;
+    where j.slot = h.slot and j.lane = h.lane and j.id = h.id and j.cancelled is not null;
 
     with freed as (
         delete from observer.job j using unnest(held.slots, held.lanes, held.ids) h(slot, lane, id)

@@ -54,10 +54,10 @@ begin
     )
     select array_agg(g.lane) into lanes from gone g;
     update observer.job j
-    set cancelled = true
+    set cancelled = j.ctid
     from (
         select p.slot, p.lane, p.id from observer.job p
-        where p.queue = of_queue and p.state = 'c' and not p.cancelled and (names is null or p.name = any (names))
+        where p.queue = of_queue and p.state = 'c' and p.cancelled is null and (names is null or p.name = any (names))
             and (of_observer is null or p.observer = of_observer) and (of_action is null or p.action = of_action)
             and (states is null or p.state::text = any (states))
         limit most for update skip locked
@@ -117,6 +117,7 @@ declare
     jobs integer;
     empty_slot integer;
     crowded boolean;
+    filled smallint[];
 begin
     moved := 0;
     truncated := false;
@@ -156,16 +157,19 @@ begin
             update observer.job_head h set patience_until = clock_timestamp() + patience;
         end;
     end loop;
-    if not crowded then
-        return;
-    end if;
-    if empty_slot is not null then
+    if crowded and empty_slot is not null then
         update observer.job_head h set slot = empty_slot, since = clock_timestamp();
+        head.slot := empty_slot;
         rotated := true;
-    elsif moved = 0 and pg_stat_get_dead_tuples(format('observer.job_%s', head.slot)::regclass)
+    elsif crowded and moved = 0 and pg_stat_get_dead_tuples(format('observer.job_%s', head.slot)::regclass)
         > pg_stat_get_live_tuples(format('observer.job_%s', head.slot)::regclass) then
         moved := observer.job_move((head.slot + 1) % slots, few);
     end if;
+    filled := array(
+        select s.slot::smallint from generate_series(0, slots - 1) s(slot)
+        where s.slot = head.slot or pg_relation_size(format('observer.job_%s', s.slot)::regclass) > 0
+    );
+    update observer.job_head h set slots = filled where h.slots <> filled;
 end
 $$;
 
@@ -215,8 +219,9 @@ $$;
 
 revoke all on function
     observer.job_queue_of, observer.job_promote, observer.job_enqueue, observer.job_claim, observer.job_held,
-    observer.job_finish, observer.job_release, observer.job_register, observer.job_leave, observer.job_expire,
-    observer.job_hurry, observer.job_cancel, observer.job_move, observer.job_rotate, observer.job_forget_done
+    observer.job_held_as_taken, observer.job_finish_done, observer.job_finish, observer.job_release,
+    observer.job_register, observer.job_leave, observer.job_expire, observer.job_hurry, observer.job_cancel,
+    observer.job_move, observer.job_rotate, observer.job_forget_done
 from public;
 
 comment on function observer.forget is

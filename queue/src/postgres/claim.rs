@@ -1,5 +1,8 @@
 //! Jobs on their way in and out to workers.
 
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
@@ -34,13 +37,16 @@ impl PostgresQueue {
         let waits = jobs.iter().map(|new| new.wait.as_secs_f64());
         let attempts = jobs.iter().map(|new| integer(new.attempts));
         let histories = jobs.iter().map(|new| new.history.get());
+        let lanes = each(&|job| lane_number(&self.listener, &job.lane));
+        let mut known = HashSet::with_capacity(lanes.len());
+        let repeats: Vec<bool> = lanes.iter().map(|lane| !known.insert(*lane)).collect();
         sqlx::query(
             "select observer.job_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                                         $18)",
+                                         $18, $19)",
         )
         .bind(&self.listener)
         .bind(text(&|job| &job.id))
-        .bind(each(&|job| lane_number(&self.listener, &job.lane)))
+        .bind(lanes)
         .bind(each(&|job| keys::act(&job.lane.observer, &job.lane.action)))
         .bind(turns.collect::<Vec<_>>())
         .bind(priorities.collect::<Vec<_>>())
@@ -56,6 +62,7 @@ impl PostgresQueue {
         .bind(waits.collect::<Vec<_>>())
         .bind(attempts.collect::<Vec<_>>())
         .bind(histories.collect::<Vec<_>>())
+        .bind(repeats)
         .execute(tx)
         .await?;
         Ok(())
@@ -84,26 +91,11 @@ impl PostgresQueue {
                 .bind(after.turn)
                 .fetch_all(&self.pool)
                 .await?;
-        let mut runs: Vec<(i32, Run)> = Vec::new();
-        let mut last = None;
-        for row in &rows {
-            let number: i32 = row.try_get("run")?;
-            let job = claimed(row)?;
-            match runs.last_mut() {
-                Some((of, run)) if *of == number => run.jobs.push(job),
-                _ => {
-                    runs.push((number, Run { jobs: vec![job] }));
-                    last = Some(Turn {
-                        act: row.try_get("act")?,
-                        turn: row.try_get("turn")?,
-                    });
-                }
-            }
-        }
+        let (runs, last) = in_order(&rows)?;
         if let Some(last) = last {
             self.set_after(last);
         }
-        Ok(runs.into_iter().map(|(_, run)| run).collect())
+        Ok(runs)
     }
 
     pub(super) async fn renew(&self, worker: WorkerId) -> Result<Alive, QueueError> {
@@ -121,8 +113,8 @@ impl PostgresQueue {
             return Ok(Alive::No);
         }
         let rows = sqlx::query(
-            "select slot, id, lane, claim from observer.job
-             where queue = observer.job_queue_of($1) and state = 'c' and worker = $2 and cancelled",
+            "select slot, id, cancelled::text as at, claim from observer.job
+             where queue = observer.job_queue_of($1) and state = 'c' and worker = $2 and cancelled is not null",
         )
         .bind(&self.listener)
         .bind(worker.0)
@@ -143,11 +135,54 @@ pub(super) fn integer(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
+/// Where a lane's first job belongs: the batch with which it was taken, when it was due, its id.
+type Place = (i32, DateTime<Utc>, i64);
+
+/// Claimed rows as runs, and the turn of the last one. A lane's first job tells where its run
+/// belongs; those behind it come in the order of their ids.
+fn in_order(rows: &[PgRow]) -> Result<(Vec<Run>, Option<Turn>), QueueError> {
+    let mut heads: Vec<(Place, &PgRow)> = Vec::with_capacity(rows.len());
+    let mut behind: HashMap<i64, Vec<(i64, &PgRow)>> = HashMap::new();
+    for row in rows {
+        let id: i64 = row.try_get("id")?;
+        if let Some(batch) = row.try_get("batch")? {
+            heads.push(((batch, row.try_get("due")?, id), row));
+        } else {
+            let lane = behind.entry(row.try_get("lane")?).or_default();
+            lane.push((id, row));
+        }
+    }
+    heads.sort_unstable_by_key(|(place, _)| *place);
+    let mut runs = Vec::with_capacity(heads.len());
+    for (_, head) in &heads {
+        let mut jobs = vec![claimed(head)?];
+        if !behind.is_empty()
+            && let Some(mut rest) = behind.remove(&head.try_get("lane")?)
+        {
+            rest.sort_unstable_by_key(|(id, _)| *id);
+            for (_, row) in rest {
+                jobs.push(claimed(row)?);
+            }
+        }
+        runs.push(Run { jobs });
+    }
+    let last = match heads.last() {
+        Some((_, head)) => Some(Turn {
+            act: head.try_get("act")?,
+            turn: head.try_get("turn")?,
+        }),
+        None => None,
+    };
+    Ok((runs, last))
+}
+
+/// Where a claimed row is: its slot, its id, and where in the table it lies until the claim ends.
 fn claim(row: &PgRow) -> Result<Claim, QueueError> {
     let slot: i16 = row.try_get("slot")?;
     let id: i64 = row.try_get("id")?;
+    let at: &str = row.try_get("at")?;
     Ok(Claim {
-        place: format!("{slot}.{id}"),
+        place: format!("{slot}.{id}.{at}"),
         number: row.try_get("claim")?,
     })
 }
