@@ -11,6 +11,7 @@ mod demo;
 mod examples;
 mod figures;
 mod jobs;
+mod letters;
 mod life;
 mod migrate;
 mod order;

@@ -1,15 +1,27 @@
 //! `dlq`: dead letters.
 
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
+use crds::duration::Span;
 use observer_listener::migrate;
-use observer_listener::queue::dead_letter::{self, Selection, Stored};
+use observer_listener::queue::dead_letter::keeper::{self, Selection, Stored};
 use sqlx::PgPool;
+use tokio::time::MissedTickBehavior;
 
 use super::schema::connect;
 use super::{CliError, DatabaseArgs, identity};
 
 /// Most characters of an error in a table.
 const ERROR_WIDTH: usize = 80;
+
+/// Most dead letters that an export has in memory.
+const PAGE: i64 = 100;
+
+/// Time between two parts of a redrive at a rate.
+const PART: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DlqCommand {
@@ -34,9 +46,24 @@ pub(super) enum DlqCommand {
         database: DatabaseArgs,
     },
     /// Have the listener try again, with the same ids as before
-    Redrive(Chosen),
+    Redrive {
+        /// Most to hand to the listener in a second, in the order of their events; ended before
+        /// all are, the rest stay what they are. Left out, all at once
+        #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        rate: Option<u32>,
+        #[command(flatten)]
+        chosen: Chosen,
+    },
     /// Drop for good
     Drop(Chosen),
+    /// Write all that the filters leave to standard output, the oldest first: a line of JSON each,
+    /// with event and history
+    Export {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -57,9 +84,39 @@ pub(super) struct Filter {
     /// Only those of this observer, as name or namespace/name
     #[arg(long, value_name = "NAME")]
     observer: Option<String>,
+    /// Only those of this action
+    #[arg(long, value_name = "NAME")]
+    action: Option<String>,
     /// Only those of this kind of failure, as the list shows it
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
+    /// Only those of events of this entity, as schema.table
+    #[arg(long, value_name = "NAME")]
+    entity: Option<String>,
+    /// Only those of events of this key, as the list shows it
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Only those of events of this tenant
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Only those given up at this time or later, as 2026-03-01T12:00:00Z, or 24h for so long ago
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<DateTime<Utc>>,
+    /// Only those given up before this time, written the same way
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<DateTime<Utc>>,
+}
+
+/// A time, or how long ago it was.
+fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(ago) = text.parse::<Span>() {
+        return Ok(Utc::now() - ago.duration());
+    }
+    let given = DateTime::parse_from_rfc3339(text);
+    given.map(|given| given.with_timezone(&Utc)).map_err(|_| {
+        "write a time such as 2026-03-01T12:00:00Z, or how long ago, such as 24h or 1h30m"
+            .to_owned()
+    })
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -81,15 +138,15 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             database,
         } => {
             let (pool, what) = open(database, filter, None).await?;
-            let letters = dead_letter::list(&pool, &what, limit).await?;
+            let letters = keeper::list(&pool, &what, limit).await?;
             match output {
                 Output::Json => println!("{}", serde_json::to_string_pretty(&letters)?),
-                Output::Table => table(&letters, dead_letter::count(&pool, &what).await?),
+                Output::Table => table(&letters, keeper::count(&pool, &what).await?),
             }
         }
         DlqCommand::Show { id, database } => {
             let (pool, _) = open(database, Filter::default(), None).await?;
-            let Some(letter) = dead_letter::show(&pool, id).await? else {
+            let Some(letter) = keeper::show(&pool, id).await? else {
                 return Err(anyhow::anyhow!(
                     "there is no dead letter {id}; `dlq list` shows which there are"
                 )
@@ -97,20 +154,80 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             };
             println!("{}", serde_json::to_string_pretty(&letter)?);
         }
-        DlqCommand::Redrive(chosen) => {
+        DlqCommand::Redrive { rate, chosen } => {
             let (pool, what) = chosen.open().await?;
-            let count = dead_letter::redrive_selected(&pool, &what).await?;
+            let count = match rate {
+                None => keeper::redrive_selected(&pool, &what).await?,
+                Some(rate) => redrive_at(&pool, &what, rate).await?,
+            };
             println!("{count} to redrive; a running listener takes them up within seconds");
         }
         DlqCommand::Drop(chosen) => {
             let (pool, what) = chosen.open().await?;
-            println!(
-                "{} dropped",
-                dead_letter::drop_selected(&pool, &what).await?
-            );
+            println!("{} dropped", keeper::drop_selected(&pool, &what).await?);
+        }
+        DlqCommand::Export { filter, database } => {
+            let (pool, what) = open(database, filter, None).await?;
+            export(&pool, &what).await?;
         }
     }
     Ok(())
+}
+
+/// Hands those of a selection that are there now to the listener, bit by bit. What fails again
+/// meanwhile is another dead letter, and not handed over once more.
+async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, CliError> {
+    let up_to = keeper::newest(pool, what).await?;
+    let all = keeper::count(pool, what).await?;
+    let shown = std::io::stderr().is_terminal();
+    let mut parts = tokio::time::interval(PART);
+    parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut count, mut due) = (0, 0.0);
+    loop {
+        parts.tick().await;
+        due += f64::from(rate) * PART.as_secs_f64();
+        let whole = due.floor();
+        due -= whole;
+        // A rate below two a second has parts with none.
+        if whole < 1.0 {
+            continue;
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "at most the rate")]
+        let most = whole as i64;
+        let asked = keeper::redrive_some(pool, what, up_to, most).await?;
+        count += asked;
+        if shown {
+            eprint!("\r{count} of {all}");
+        }
+        if asked < most.unsigned_abs() {
+            break;
+        }
+    }
+    if shown {
+        eprintln!();
+    }
+    Ok(count)
+}
+
+async fn export(pool: &PgPool, what: &Selection) -> Result<(), CliError> {
+    let mut after = 0;
+    loop {
+        let page = keeper::page(pool, what, after, PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = last.stored.id;
+        let lines: Vec<String> = page
+            .iter()
+            .map(serde_json::to_string)
+            .collect::<Result<_, _>>()?;
+        let written = writeln!(std::io::stdout().lock(), "{}", lines.join("\n"));
+        match written {
+            // Whoever reads has enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            written => written?,
+        }
+    }
 }
 
 impl Chosen {
@@ -133,7 +250,13 @@ async fn open(
             ids,
             listener,
             observer: filter.observer.map(identity),
+            action: filter.action,
             kind: filter.kind,
+            entity: filter.entity,
+            key: filter.key,
+            tenant: filter.tenant,
+            since: filter.since,
+            until: filter.until,
         },
     ))
 }

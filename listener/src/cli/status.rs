@@ -5,7 +5,7 @@ use clap::Args;
 use crds::duration::Span;
 use observer_listener::checkpoint::status::{self, ShardState};
 use observer_listener::migrate;
-use observer_listener::queue::dead_letter::{self, Selection};
+use observer_listener::queue::dead_letter::keeper::{self, Selection};
 
 use super::dlq::Output;
 use super::schema::connect;
@@ -45,7 +45,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
                 listener: Some(shard.listener.clone()),
                 ..Selection::default()
             };
-            let letters = dead_letter::count(&pool, &what).await?;
+            let letters = keeper::count(&pool, &what).await?;
             let (name, of) = (&shard.listener, shard.shards);
             println!("{name}: {of} shards, {letters} dead letters");
             println!("  SHARD  EPOCH  LAG    SINCE                 OWNER");

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::sink::Received;
 use super::tally::{Delivery, Observer};
-use crate::queue::dead_letter::Full;
+use crate::queue::dead_letter::keeper::Full;
 
 /// Headers worth showing.
 const SHOWN: [&str; 5] = [

@@ -29,7 +29,7 @@ use crate::actions::Shared;
 use crate::actions::signature::Signer;
 use crate::database;
 use crate::dispatch::observers::Observers;
-use crate::queue::dead_letter::{self, Selection};
+use crate::queue::dead_letter::keeper::{self, Selection};
 use crate::run::{self, RunError};
 use crate::shard::process;
 use crate::telemetry::metrics::Metrics;
@@ -273,7 +273,7 @@ impl Cast<'_> {
     }
 
     async fn show_letter(&mut self, screen: &mut Screen) -> Result<(), DemoError> {
-        let letters = dead_letter::list(self.pool, &ours(), 1)
+        let letters = keeper::list(self.pool, &ours(), 1)
             .await
             .map_err(doing("look for dead letters"))?;
         // It is written with the next checkpoint.
@@ -321,11 +321,11 @@ impl Cast<'_> {
             self.show_letter(screen).await?;
         }
         let look = "look at the dead letters";
-        let letters = dead_letter::list(self.pool, &ours(), MAX_LETTERS)
+        let letters = keeper::list(self.pool, &ours(), MAX_LETTERS)
             .await
             .map_err(doing(look))?;
         for letter in letters {
-            let full = dead_letter::show(self.pool, letter.id)
+            let full = keeper::show(self.pool, letter.id)
                 .await
                 .map_err(doing(look))?;
             let mut tally = lock(&self.tally);

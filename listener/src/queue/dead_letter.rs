@@ -1,6 +1,8 @@
 //! Dead letters: actions given up on, kept with their event and their history until someone
 //! redrives or drops them. This module owns `observer.dead_letter`.
 
+pub mod keeper;
+
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -81,58 +83,6 @@ pub enum Verdict {
     },
 }
 
-/// A dead letter as `dlq list` and `dlq show` give it.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Stored {
-    /// Its id.
-    pub id: i64,
-    /// The listener, `namespace/name`.
-    pub listener: String,
-    /// The event.
-    pub event_id: String,
-    /// The observer, `namespace/name`.
-    pub observer: String,
-    /// The action's name.
-    pub action: String,
-    /// Entity of the event.
-    pub entity: String,
-    /// Operation of the event.
-    pub operation: String,
-    /// Key of the event.
-    pub key: Option<String>,
-    /// Tenant of the event.
-    pub tenant: Option<String>,
-    /// When the event's transaction began.
-    pub occurred_at: DateTime<Utc>,
-    /// Attempts made in all.
-    pub attempts: i32,
-    /// Kind of the last failure.
-    pub error_kind: String,
-    /// The last failure.
-    pub error: String,
-    /// Status of the last answer.
-    pub status: Option<i16>,
-    /// When it was given up on.
-    pub created_at: DateTime<Utc>,
-    /// Since when a redrive waits for the listener, if one does.
-    pub redrive_requested_at: Option<DateTime<Utc>>,
-}
-
-/// A dead letter in full.
-#[derive(Debug, Serialize)]
-pub struct Full {
-    /// What `list` shows.
-    #[serde(flatten)]
-    pub stored: Stored,
-    /// The row before.
-    pub old: Option<Box<RawValue>>,
-    /// The row after.
-    pub new: Option<Box<RawValue>>,
-    /// The latest attempts, the last one last.
-    pub history: Box<RawValue>,
-}
-
 /// A dead letter to try again.
 #[derive(Clone, Debug)]
 pub struct Redrive {
@@ -151,27 +101,6 @@ pub struct Redrive {
     /// The latest of them, the last one last.
     pub history: Vec<Attempt>,
 }
-
-/// Which dead letters a command means.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    /// These ids.
-    pub ids: Option<Vec<i64>>,
-    /// Those of this listener.
-    pub listener: Option<String>,
-    /// Those of this observer.
-    pub observer: Option<String>,
-    /// Those of this kind of failure.
-    pub kind: Option<String>,
-}
-
-const STORED: &str =
-    "id, listener, event_id, observer, action, entity, operation, key, tenant, occurred_at,
-    attempts, error_kind, error, status, created_at, redrive_requested_at";
-
-const SELECTED: &str =
-    "($1::bigint[] is null or id = any($1)) and ($2::text is null or listener = $2)
-    and ($3::text is null or observer = $3) and ($4::text is null or error_kind = $4)";
 
 /// Writes dead letters within the transaction that lets their positions pass. One that is
 /// there already stays as it is.
@@ -321,86 +250,6 @@ fn redrive(row: &PgRow) -> Result<Redrive, sqlx::Error> {
         attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
         history: serde_json::from_str(row.try_get("history")?)
             .map_err(|error| sqlx::Error::Decode(error.into()))?,
-    })
-}
-
-/// The newest dead letters of a selection.
-pub async fn list(pool: &PgPool, what: &Selection, most: i64) -> Result<Vec<Stored>, sqlx::Error> {
-    let sql = format!(
-        "select {STORED} from observer.dead_letter where {SELECTED} order by id desc limit $5"
-    );
-    let rows = bind(&sql, what).bind(most).fetch_all(pool).await?;
-    rows.iter().map(stored).collect()
-}
-
-/// How many there are in a selection.
-pub async fn count(pool: &PgPool, what: &Selection) -> Result<i64, sqlx::Error> {
-    let sql = format!("select count(*) from observer.dead_letter where {SELECTED}");
-    bind(&sql, what).fetch_one(pool).await?.try_get(0)
-}
-
-/// One dead letter in full.
-pub async fn show(pool: &PgPool, id: i64) -> Result<Option<Full>, sqlx::Error> {
-    let sql = format!(
-        "select {STORED}, old::text, new::text, history::text from observer.dead_letter where id = $1"
-    );
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(id)
-        .fetch_optional(pool)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(Full {
-        stored: stored(&row)?,
-        old: raw(row.try_get("old")?)?,
-        new: raw(row.try_get("new")?)?,
-        history: raw(Some(row.try_get("history")?))?.unwrap_or_default(),
-    }))
-}
-
-/// Asks the listener to try a selection again. Returns how many were not already waiting for it.
-pub async fn redrive_selected(pool: &PgPool, what: &Selection) -> Result<u64, sqlx::Error> {
-    let sql = format!(
-        "update observer.dead_letter set redrive_requested_at = clock_timestamp()
-         where redrive_requested_at is null and {SELECTED}"
-    );
-    Ok(bind(&sql, what).execute(pool).await?.rows_affected())
-}
-
-/// Drops a selection for good. Returns how many.
-pub async fn drop_selected(pool: &PgPool, what: &Selection) -> Result<u64, sqlx::Error> {
-    let sql = format!("delete from observer.dead_letter where {SELECTED}");
-    Ok(bind(&sql, what).execute(pool).await?.rows_affected())
-}
-
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-/// The statements here are put together from constants; every value is bound.
-fn bind<'q>(sql: &str, what: &'q Selection) -> Query<'q> {
-    sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
-        .bind(&what.ids)
-        .bind(&what.listener)
-        .bind(&what.observer)
-        .bind(&what.kind)
-}
-
-fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
-    Ok(Stored {
-        id: row.try_get("id")?,
-        listener: row.try_get("listener")?,
-        event_id: row.try_get("event_id")?,
-        observer: row.try_get("observer")?,
-        action: row.try_get("action")?,
-        entity: row.try_get("entity")?,
-        operation: row.try_get("operation")?,
-        key: row.try_get("key")?,
-        tenant: row.try_get("tenant")?,
-        occurred_at: row.try_get("occurred_at")?,
-        attempts: row.try_get("attempts")?,
-        error_kind: row.try_get("error_kind")?,
-        error: row.try_get("error")?,
-        status: row.try_get("status")?,
-        created_at: row.try_get("created_at")?,
-        redrive_requested_at: row.try_get("redrive_requested_at")?,
     })
 }
 

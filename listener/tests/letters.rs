@@ -1,0 +1,165 @@
+//! Dead letters chosen by what they are of, exported, and redriven little by little.
+
+use std::time::Instant;
+
+use observer_listener::demo::sink::{Behaviour, Sink};
+use serde_json::Value;
+
+use crate::support::listener::{Config, Process};
+use crate::support::program::command;
+use crate::support::told::letters;
+use crate::support::{TestDb, amounts_to, database};
+
+/// Two tables with a tenant, and observers whose receivers refuse.
+async fn refused(sink: &Sink) -> (TestDb, Config) {
+    let db = database().await;
+    db.run(
+        "create table orders (id int primary key, tenant text, total int not null default 0);
+         create table bills (id int primary key, tenant text);
+         select observer.track('orders', tenant => 'tenant');
+         select observer.track('bills', tenant => 'tenant')",
+    )
+    .await;
+    let observer = |name: &str, entity: &str, actions: &[(&str, &str)]| {
+        let actions: Vec<String> = actions
+            .iter()
+            .map(|(action, path)| {
+                format!(
+                    "    - name: {action}\n      webhook: {{url: {{value: \"{}\"}}}}\n      retry: {{attempts: 1}}\n",
+                    sink.url(path)
+                )
+            })
+            .collect();
+        format!(
+            "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
+             \"on\": {{entity: {entity}}}\n  actions:\n{}---\n",
+            actions.concat()
+        )
+    };
+    let observers = observer(
+        "orders",
+        "public.orders",
+        &[("post", "/post"), ("copy", "/copy")],
+    ) + &observer("bills", "public.bills", &[("post", "/bills")]);
+    let config = Config::new(&db.url, "", &observers);
+    (db, config)
+}
+
+async fn dlq(db: &TestDb, args: &[&str]) -> String {
+    let args = [&["dlq"], args, &["--database-url", &db.url]].concat();
+    command(&args).await.ok()
+}
+
+async fn exported(db: &TestDb, args: &[&str]) -> Vec<Value> {
+    let text = dlq(db, &[&["export"], args].concat()).await;
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_filter_leaves_what_it_says_and_an_export_holds_all_of_it() {
+    let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
+    sink.behave_at("/copy", Behaviour::Status(503));
+    let (db, config) = refused(&sink).await;
+    let process = Process::run(&config);
+    db.run(
+        "insert into orders values (1, 'a'), (2, 'b');
+         insert into bills values (1, 'a')",
+    )
+    .await;
+    letters(&db, 5).await;
+    let late = "insert into orders values (3, null)";
+    db.run("update observer.dead_letter set created_at = created_at - interval '2 hours'")
+        .await;
+    db.run(late).await;
+    letters(&db, 7).await;
+    for (args, expected) in [
+        (&[][..], 7),
+        (&["--observer", "orders"], 6),
+        (&["--observer", "default/bills"], 1),
+        (&["--action", "copy"], 3),
+        (&["--entity", "public.bills"], 1),
+        (&["--key", "1"], 3),
+        (&["--key", "1", "--action", "post"], 2),
+        (&["--tenant", "a"], 3),
+        (&["--tenant", "none"], 0),
+        (&["--since", "1h"], 2),
+        (&["--until", "1h"], 5),
+        (&["--since", "3h", "--until", "1h30m"], 5),
+        (&["--since", "2020-01-01T00:00:00Z"], 7),
+        (&["--until", "2020-01-01T00:00:00+02:00"], 0),
+        (&["--kind", "status"], 7),
+        (&["--kind", "timeout"], 0),
+    ] {
+        let list = dlq(&db, &[&["list", "-o", "json"], args].concat()).await;
+        let list: Vec<Value> = serde_json::from_str(&list).unwrap();
+        assert_eq!(list.len(), expected, "{args:?}");
+        let mut exported = exported(&db, args).await;
+        assert!(
+            exported.iter().all(|one| {
+                one["new"]["id"].is_i64() && one["history"].as_array().unwrap().len() == 1
+            }),
+            "{exported:?}"
+        );
+        exported.reverse();
+        for (exported, listed) in exported.iter().zip(&list) {
+            assert_eq!(exported["id"], listed["id"]);
+        }
+        assert_eq!(exported.len(), expected, "{args:?}");
+    }
+    let wrong = ["dlq", "list", "--since", "yesterday", "--database-url", "x"];
+    let ended = command(&wrong).await;
+    assert_eq!(ended.code, Some(2));
+    assert!(
+        ended.err.contains("2026-03-01T12:00:00Z") && ended.err.contains("24h"),
+        "{}",
+        ended.err
+    );
+    let said = dlq(&db, &["drop", "--all", "--tenant", "a"]).await;
+    assert_eq!(said.trim(), "3 dropped");
+    assert_eq!(exported(&db, &[]).await.len(), 4);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_at_a_rate_goes_little_by_little_and_keeps_the_order() {
+    const ROWS: usize = 40;
+    let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
+    let (db, config) = refused(&sink).await;
+    let process = Process::run(&config);
+    db.run(&format!(
+        "insert into orders select generate_series(1, {ROWS})"
+    ))
+    .await;
+    db.run("update orders set total = 1").await;
+    letters(&db, 4 * ROWS).await;
+    sink.behave(Behaviour::Ok);
+    let begun = Instant::now();
+    let all = ["redrive", "--all", "--action", "post", "--rate", "40"];
+    let said = dlq(&db, &all).await;
+    // The first part of 20 at once, then one each half second.
+    assert!(said.starts_with("80 to redrive"), "{said}");
+    assert!(
+        begun.elapsed().as_secs_f64() >= 1.5,
+        "{:?}",
+        begun.elapsed()
+    );
+    amounts_to("deliveries", 2 * ROWS as u64, async || {
+        sink.counts().succeeded
+    })
+    .await;
+    let mut last = std::collections::BTreeMap::new();
+    for one in sink.received() {
+        if one.status != Some(200) {
+            continue;
+        }
+        assert_eq!(one.line, "POST /post");
+        let body: Value = serde_json::from_slice(&one.body).unwrap();
+        let total = body["new"]["total"].as_i64().unwrap();
+        let before = last.insert(body["key"].to_string(), total);
+        assert_eq!(before.unwrap_or(-1) + 1, total, "in order within a key");
+    }
+    assert_eq!(exported(&db, &["--action", "copy"]).await.len(), 2 * ROWS);
+    process.stop().await;
+}
