@@ -117,6 +117,7 @@ spec.on! object
 spec.on.entity! string
 spec.on.operations array minItems=1 maxItems=5 default=["Insert","Update","Delete"]
 spec.on.operations[] string enum=["Insert","Update","Delete","Truncate","Custom"]
+spec.onFailure string enum=["DeadLetter","Drop"] default=DeadLetter
 spec.state string enum=["Active","Suspended"] default=Active
 spec.tenant string
 spec.when string"#;

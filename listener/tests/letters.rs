@@ -6,9 +6,10 @@ use observer_listener::demo::sink::{Behaviour, Sink};
 use serde_json::Value;
 
 use crate::support::listener::{Config, Process};
+use crate::support::probe::{free_address, get};
 use crate::support::program::command;
 use crate::support::told::letters;
-use crate::support::{TestDb, amounts_to, database};
+use crate::support::{TestDb, amounts_to, database, eventually};
 
 /// Two tables with a tenant, and observers whose receivers refuse.
 async fn refused(sink: &Sink) -> (TestDb, Config) {
@@ -162,4 +163,57 @@ async fn a_redrive_at_a_rate_goes_little_by_little_and_keeps_the_order() {
     }
     assert_eq!(exported(&db, &["--action", "copy"]).await.len(), 2 * ROWS);
     process.stop().await;
+}
+
+/// What a metric of the process adds up to.
+async fn counted(address: &str, name: &str) -> Option<f64> {
+    let (_, text) = get(address, "/metrics").await?;
+    let lines = text.lines().filter(|line| line.starts_with(name));
+    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    Some(values.sum())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    sink.behave_at("/post", Behaviour::Status(400));
+    sink.behave_at("/copy", Behaviour::Status(503));
+    let (db, config) = refused(&sink).await;
+    // Refused at once, out of attempts as a job, and undecided.
+    config.change(
+        "  \"on\": {entity: public.orders}\n",
+        "  \"on\": {entity: public.orders}\n  onFailure: Drop\n",
+    );
+    config.change(
+        &format!("{}\"}}}}\n      retry: {{attempts: 1}}", sink.url("/copy")),
+        &format!(
+            "{}\"}}}}\n      retry: {{attempts: 2, initialBackoff: 10ms, maxBackoff: 10ms}}",
+            sink.url("/copy")
+        ),
+    );
+    config.change(
+        "  \"on\": {entity: public.bills}\n",
+        "  \"on\": {entity: public.bills}\n  onFailure: Drop\n  when: new.id / 0 == 1\n",
+    );
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    db.run("insert into orders values (1), (2); insert into bills values (1)")
+        .await;
+    eventually("all are dropped", async || {
+        let dropped = counted(&address, "observer_dropped_total{").await?;
+        (dropped.to_bits() == 5.0_f64.to_bits()).then_some(())
+    })
+    .await;
+    eventually("all is saved", async || {
+        let left: i64 = db
+            .value("select count(*) + (select count(*) from observer.checkpoint where finished <> '{}') from observer.job")
+            .await;
+        (left == 0).then_some(())
+    })
+    .await;
+    assert_eq!(sink.counts().requests, 2 + 2 * 2);
+    let said = process.stop().await;
+    assert_eq!(said.matches("onFailure says").count(), 5, "{said}");
+    let kept: i64 = db.value("select count(*) from observer.dead_letter").await;
+    assert_eq!(kept, 0);
 }

@@ -43,6 +43,16 @@ pub enum Mode {
     Queued,
 }
 
+/// What becomes of a delivery that is given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnFailure {
+    /// It is kept.
+    #[default]
+    DeadLetter,
+    /// It is counted and let go.
+    Drop,
+}
+
 /// How soon jobs are claimed, before when they are due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Priority {

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use action::{ActionConfig, ActionKind, ActionQueue, Mode, Priority, Retry};
+pub use action::{ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Priority, Retry};
 pub use log::{LogConfig, LogLevel};
 pub use slack::SlackConfig;
 pub use teams::{TeamsConfig, TeamsContent};
@@ -232,6 +232,8 @@ pub struct ObserverConfig {
     pub tenant: Option<String>,
     /// CEL condition; always true where absent.
     pub when: Option<String>,
+    /// What becomes of deliveries that are given up.
+    pub on_failure: OnFailure,
     /// Actions; never empty, names unique.
     pub actions: Vec<ActionConfig>,
 }

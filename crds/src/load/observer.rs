@@ -36,6 +36,7 @@ pub(super) fn check(spec: &ObserverSpec, meta: &Meta, checks: &mut Checks<'_>) -
         operations: spec.on.operations.clone(),
         tenant: spec.tenant.clone(),
         when: spec.when.clone(),
+        on_failure: spec.on_failure,
         actions,
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::action::Action;
 use super::never_null;
 use super::status::ObserverStatus;
-use crate::config::Operation;
+use crate::config::{OnFailure, Operation};
 
 /// When this changes in Postgres and that condition holds, do these actions.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -76,6 +76,11 @@ pub struct ObserverSpec {
     #[schemars(length(min = 1, max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub actions: Vec<Action>,
+    /// What becomes of a delivery that is refused for good or out of attempts, and of an event on
+    /// which the condition fails: a `DeadLetter` keeps it until somebody redrives or drops it;
+    /// `Drop` lets it go, with a line in the log and a count in `observer_dropped_total`.
+    #[serde(default)]
+    pub on_failure: OnFailure,
     /// `Suspended` lets events pass without a look at them, until it is `Active` again.
     #[serde(default)]
     pub state: ObserverState,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crds::config::{ActionQueue, ObserverConfig, Priority, Retry};
+use crds::config::{ActionQueue, ObserverConfig, OnFailure, Priority, Retry};
 
 use crate::actions::{Action, Failure, FailureKind, Shared};
 use crate::checkpoint;
@@ -36,6 +36,8 @@ pub struct Compiled {
     pub retry: Retry,
     /// How it goes by the queue.
     pub queue: ActionQueue,
+    /// What becomes of deliveries that are given up.
+    pub on_failure: OnFailure,
 }
 
 impl Compiled {
@@ -240,6 +242,7 @@ fn compile_one(
                 action: Arc::new(compiled),
                 retry: action.retry,
                 queue: action.queue,
+                on_failure: config.on_failure,
             }),
             Err(error) => {
                 let (place, message) = (error.place(), error.to_string());

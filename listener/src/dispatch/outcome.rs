@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crds::config::OnFailure;
 use tokio::time::Instant;
 
 use super::lanes::{LaneId, Target};
@@ -88,7 +89,7 @@ impl Dispatcher {
         }
     }
 
-    /// A delivery becomes a dead letter.
+    /// A delivery becomes a dead letter, or is dropped where its observer wants that.
     pub(super) fn give_up(&mut self, target: Target, work: Work) {
         self.over(target, &work);
         let Some(compiled) = self.roster.target(target) else {
@@ -98,7 +99,11 @@ impl Dispatcher {
         let metrics = &self.setup.saver.metrics;
         if let Some(last) = work.history.last() {
             let event = (&*work.event.id, &*work.event.entity);
-            metrics.given_up(event, &compiled.name, work.attempts, last);
+            let then = compiled.on_failure;
+            metrics.given_up(event, &compiled.name, work.attempts, last, then);
+        }
+        if compiled.on_failure == OnFailure::Drop {
+            return;
         }
         // It is held on to until it is saved.
         self.held += weight(&work.event);

@@ -1,26 +1,42 @@
-//! Jobs that are given up become dead letters.
+//! Jobs that are given up become dead letters, where their observers want that.
 
 use std::sync::Arc;
 
 use ::queue::{Burial, Ended, Ending};
 use async_trait::async_trait;
-use crds::config::Operation;
+use crds::config::{OnFailure, Operation};
 use sqlx::PgConnection;
 
 use super::dead_letter::{self, Letter};
 use super::job;
+use crate::dispatch::observers::Observers;
 use crate::event::Event;
 
 /// Writes the dead letters of one listener.
 #[derive(Clone, Debug)]
 pub(super) struct Graves {
     pub(super) listener: Arc<str>,
+    pub(super) observers: Arc<Observers>,
+}
+
+impl Graves {
+    /// Whether its observer wants it kept. One that is gone cannot say otherwise.
+    fn keeps(&self, ended: &Ended) -> bool {
+        let lane = &ended.job.lane;
+        let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
+        let known = self.observers.compiled(&name);
+        known.is_none_or(|known| known.on_failure == OnFailure::DeadLetter)
+    }
 }
 
 #[async_trait]
 impl Burial for Graves {
     async fn bury(&self, tx: &mut PgConnection, dead: &[&Ended]) -> Result<(), sqlx::Error> {
-        let letters: Vec<Letter> = dead.iter().filter_map(|ended| letter(ended)).collect();
+        let letters: Vec<Letter> = dead
+            .iter()
+            .filter(|ended| self.keeps(ended))
+            .filter_map(|ended| letter(ended))
+            .collect();
         dead_letter::insert(tx, &self.listener, letters.iter()).await
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ::queue::{Claim, Claimed, Ended, Ending, Job, Run, failpoint};
 use chrono::Utc;
-use crds::config::Retry;
+use crds::config::{OnFailure, Retry};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -63,18 +63,21 @@ impl Crew {
         let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
         let mut history: Vec<Attempt> =
             serde_json::from_str(claimed.history.get()).unwrap_or_default();
+        let known = self.observers.borrow().compiled(&name);
         let give_up = |mut history: Vec<Attempt>, failure: &Failure, attempts| {
             let last = Attempt::new(Utc::now(), failure);
             let event = (&*claimed.job.event_id, &*claimed.job.entity);
-            self.metrics.given_up(event, &name, attempts, &last);
+            let then = known
+                .as_ref()
+                .map_or(OnFailure::DeadLetter, |known| known.on_failure);
+            self.metrics.given_up(event, &name, attempts, &last, then);
             dead_letter::note(&mut history, last);
             Ending::Dead {
                 attempts,
                 history: written(&history),
             }
         };
-        let known = self.observers.borrow().compiled(&name);
-        let Some(compiled) = known else {
+        let Some(compiled) = &known else {
             return give_up(history, &removed(&claimed.job), claimed.attempts);
         };
         let event = match job::event(&claimed.job) {
@@ -92,7 +95,7 @@ impl Crew {
         }
         let attempts = claimed.attempts + 1;
         let Some(outcome) = self
-            .outcome(&compiled, event, attempts, &claimed.claim)
+            .outcome(compiled, event, attempts, &claimed.claim)
             .await
         else {
             // Somebody wants it cancelled, if it may go on: then it goes with this claim's end.

@@ -17,6 +17,7 @@ pub(super) async fn tell(
 ) -> Result<usize, (Vec<Ended>, QueueError)> {
     let graves = Graves {
         listener: Arc::clone(&setup.listener),
+        observers: Arc::clone(&setup.observers.borrow()),
     };
     let telling = timeout(ANSWER, setup.place.queue.finish(id, &ended, &graves)).await;
     match telling.unwrap_or_else(|_| Err(QueueError::Postgres(sqlx::Error::PoolTimedOut))) {

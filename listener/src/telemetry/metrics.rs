@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crds::config::OnFailure;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -119,6 +120,8 @@ pub struct Metrics {
     pub durations: HistogramVec,
     /// Dead letters written, by kind of failure.
     pub dead_letters: IntCounterVec,
+    /// Actions given up on and not kept, by kind of failure.
+    pub dropped: IntCounterVec,
     /// Attempts under way.
     pub in_flight: IntGauge,
     /// Actions read and not over, those under way included.
@@ -195,6 +198,11 @@ impl Metrics {
                 "Actions given up on",
                 &["observer", "action", "kind"],
             )?,
+            dropped: counters(
+                "dropped_total",
+                "Actions given up on and dropped, as their observers want",
+                &["observer", "action", "kind"],
+            )?,
             in_flight: gauge("in_flight", "Attempts under way")?,
             pending: gauge("pending_actions", "Actions read and not over")?,
             backlog: gauge(
@@ -250,9 +258,17 @@ impl Metrics {
         (observer, action): &Action,
         attempts: u32,
         last: &Attempt,
+        then: OnFailure,
     ) {
         let labels = [&**observer, &**action, &*last.kind];
-        self.dead_letters.with_label_values(&labels).inc();
+        let (counter, said) = match then {
+            OnFailure::DeadLetter => (&self.dead_letters, "given up; kept as a dead letter"),
+            OnFailure::Drop => (
+                &self.dropped,
+                "given up and dropped, as the observer's onFailure says",
+            ),
+        };
+        counter.with_label_values(&labels).inc();
         tracing::warn!(
             target: "observer::dead_letter",
             event,
@@ -262,7 +278,7 @@ impl Metrics {
             attempts,
             kind = last.kind,
             error = last.error,
-            "given up; kept as a dead letter"
+            "{said}"
         );
     }
 

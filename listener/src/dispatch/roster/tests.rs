@@ -38,6 +38,7 @@ fn observer(name: &str, when: Option<&str>, actions: Vec<ActionConfig>) -> Obser
         operations: vec![Operation::Insert],
         tenant: None,
         when: when.map(str::to_owned),
+        on_failure: crds::config::OnFailure::DeadLetter,
         actions,
     }
 }
