@@ -290,7 +290,7 @@ impl Dispatcher {
                 .checked_sub(called.run.len())
                 .and_then(|n| called.failed.get(n))
             {
-                work.note(failure);
+                work.note(failure, None);
                 self.give_up(*target, work);
                 continue;
             }

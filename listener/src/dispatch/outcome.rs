@@ -32,7 +32,7 @@ impl Dispatcher {
         let leaving = owned.is_leaving();
         if let Some(outcome) = outcome {
             self.count(lane, &outcome, took);
-            self.settle(lane, outcome);
+            self.settle(lane, outcome, took);
         } else {
             self.dismiss(lane);
         }
@@ -42,17 +42,17 @@ impl Dispatcher {
     }
 
     /// What came of an attempt.
-    fn settle(&mut self, lane: LaneId, outcome: Outcome) {
+    fn settle(&mut self, lane: LaneId, outcome: Outcome, took: Duration) {
         match outcome {
             Outcome::Done => {
                 if let Some(work) = self.lanes.finish(lane) {
                     self.over(lane.0, &work);
                 }
             }
-            Outcome::Retry { failure, after } => self.try_again(lane, &failure, after),
+            Outcome::Retry { failure, after } => self.try_again(lane, (&failure, took), after),
             Outcome::Refused(failure) => {
                 if let Some(mut work) = self.lanes.finish(lane) {
-                    work.note(&failure);
+                    work.note(&failure, Some(took));
                     self.give_up(lane.0, work);
                 }
             }
@@ -66,7 +66,12 @@ impl Dispatcher {
         }
     }
 
-    fn try_again(&mut self, lane: LaneId, failure: &Failure, after: Option<Duration>) {
+    fn try_again(
+        &mut self,
+        lane: LaneId,
+        (failure, took): (&Failure, Duration),
+        after: Option<Duration>,
+    ) {
         let Some(compiled) = self.roster.target(lane.0) else {
             return;
         };
@@ -77,14 +82,14 @@ impl Dispatcher {
             .map_or(policy.attempts, |work| work.attempts);
         if let Some(wait) = retry::wait(&policy, attempts, after, rand::random()) {
             if let Some(mut work) = self.lanes.divert(lane) {
-                work.note(failure);
+                work.note(failure, Some(took));
                 self.spill(lane, work, Instant::now() + wait);
                 if self.is_queued(lane.0) {
                     self.spill_all(lane);
                 }
             }
         } else if let Some(mut work) = self.lanes.finish(lane) {
-            work.note(failure);
+            work.note(failure, Some(took));
             self.give_up(lane.0, work);
         }
     }

@@ -114,7 +114,7 @@ impl Dispatcher {
     }
 
     fn failed_again(&mut self, shard: u16, id: i64, failure: &Failure) {
-        let history = vec![Attempt::new(chrono::Utc::now(), failure)];
+        let history = vec![Attempt::new(chrono::Utc::now(), failure, None)];
         let failed = Verdict::Failed {
             id,
             attempts: 0,

@@ -6,10 +6,10 @@ use crds::config::Retry;
 
 /// The wait after attempt number `attempt` (1 for the first), or nothing when no attempt is left.
 ///
-/// Exponential with equal jitter (half of the bound is fixed, half is drawn: see Brooker,
-/// "Exponential Backoff And Jitter", 2015), so that what failed together does not come back
-/// together. `random` is drawn from 0 to 1. A wait that the receiver named is kept to, up to
-/// the longest one allowed.
+/// Exponential with full jitter (all of it is drawn, up to the bound: see Brooker, "Exponential
+/// Backoff And Jitter", 2015), so that what failed together does not come back together, and a
+/// receiver that is back has the least to bear. `random` is drawn from 0 to 1. A wait that the
+/// receiver named is kept to, up to the longest one allowed.
 #[must_use]
 pub fn wait(retry: &Retry, attempt: u32, named: Option<Duration>, random: f64) -> Option<Duration> {
     if attempt >= retry.attempts {
@@ -20,7 +20,7 @@ pub fn wait(retry: &Retry, attempt: u32, named: Option<Duration>, random: f64) -
         .initial_backoff
         .saturating_mul(doubled)
         .min(retry.max_backoff);
-    let jittered = bound.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0);
+    let jittered = bound.mul_f64(random.clamp(0.0, 1.0));
     Some(
         jittered
             .max(named.unwrap_or_default())
@@ -51,9 +51,9 @@ mod tests {
     }
 
     #[test]
-    fn half_of_a_wait_is_drawn() {
-        assert_eq!(wait(&RETRY, 1, None, 0.0), Some(Duration::from_millis(500)));
-        assert_eq!(wait(&RETRY, 1, None, 0.5), Some(Duration::from_millis(750)));
+    fn all_of_a_wait_is_drawn() {
+        assert_eq!(wait(&RETRY, 1, None, 0.0), Some(Duration::ZERO));
+        assert_eq!(wait(&RETRY, 1, None, 0.5), Some(Duration::from_millis(500)));
     }
 
     #[test]

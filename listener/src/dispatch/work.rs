@@ -46,9 +46,9 @@ impl Work {
         }
     }
 
-    /// Keeps the latest failures.
-    pub(super) fn note(&mut self, failure: &Failure) {
-        dead_letter::note(&mut self.history, Attempt::new(Utc::now(), failure));
+    /// Keeps the latest failures, with how long the attempts took.
+    pub(super) fn note(&mut self, failure: &Failure, took: Option<Duration>) {
+        dead_letter::note(&mut self.history, Attempt::new(Utc::now(), failure, took));
     }
 }
 

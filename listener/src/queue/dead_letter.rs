@@ -4,6 +4,7 @@
 pub mod keeper;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
@@ -30,17 +31,21 @@ pub struct Attempt {
     pub error: String,
     /// HTTP status, where there was one.
     pub status: Option<u16>,
+    /// How long it took, in milliseconds; nothing where nothing was tried.
+    #[serde(rename = "tookMs", default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
 }
 
 impl Attempt {
     /// Notes a failure. Postgres' text holds no NUL, so none is kept.
     #[must_use]
-    pub fn new(at: DateTime<Utc>, failure: &Failure) -> Self {
+    pub fn new(at: DateTime<Utc>, failure: &Failure, took: Option<Duration>) -> Self {
         Self {
             at,
             kind: failure.kind.as_str().to_owned(),
             error: failure.message.replace('\0', ""),
             status: failure.status,
+            took_ms: took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ::queue::{Claim, Claimed, Ended, Ending, Job, Run, failpoint};
 use chrono::Utc;
@@ -64,8 +65,8 @@ impl Crew {
         let mut history: Vec<Attempt> =
             serde_json::from_str(claimed.history.get()).unwrap_or_default();
         let known = self.observers.borrow().compiled(&name);
-        let give_up = |mut history: Vec<Attempt>, failure: &Failure, attempts| {
-            let last = Attempt::new(Utc::now(), failure);
+        let give_up = |mut history: Vec<Attempt>, failure: &Failure, attempts, took| {
+            let last = Attempt::new(Utc::now(), failure, took);
             let event = (&*claimed.job.event_id, &*claimed.job.entity);
             let then = known
                 .as_ref()
@@ -78,23 +79,23 @@ impl Crew {
             }
         };
         let Some(compiled) = &known else {
-            return give_up(history, &removed(&claimed.job), claimed.attempts);
+            return give_up(history, &removed(&claimed.job), claimed.attempts, None);
         };
         let event = match job::event(&claimed.job) {
             Ok((event, _)) => event,
             Err(error) => {
                 let message = format!("the job's event cannot be read: {error}");
                 let failure = Failure::of(FailureKind::Event, message);
-                return give_up(history, &failure, claimed.attempts);
+                return give_up(history, &failure, claimed.attempts, None);
             }
         };
         if claimed.attempts >= compiled.retry.attempts {
             let message = "its last attempt was never heard of again: the process that made it was killed or cut off";
             let failure = Failure::of(FailureKind::Lost, message);
-            return give_up(history, &failure, claimed.attempts);
+            return give_up(history, &failure, claimed.attempts, None);
         }
         let attempts = claimed.attempts + 1;
-        let Some(outcome) = self
+        let Some((outcome, took)) = self
             .outcome(compiled, event, attempts, &claimed.claim)
             .await
         else {
@@ -107,11 +108,12 @@ impl Crew {
         };
         match outcome {
             Outcome::Done => Ending::Done,
-            Outcome::Refused(failure) => give_up(history, &failure, attempts),
+            Outcome::Refused(failure) => give_up(history, &failure, attempts, Some(took)),
             Outcome::Retry { failure, after } => match wait(&compiled.retry, attempts, after) {
-                None => give_up(history, &failure, attempts),
+                None => give_up(history, &failure, attempts, Some(took)),
                 Some(wait) => {
-                    dead_letter::note(&mut history, Attempt::new(Utc::now(), &failure));
+                    let attempt = Attempt::new(Utc::now(), &failure, Some(took));
+                    dead_letter::note(&mut history, attempt);
                     Ending::Again {
                         wait,
                         attempts,
@@ -122,22 +124,21 @@ impl Crew {
         }
     }
 
-    /// What comes of an attempt; nothing if it is cut off.
+    /// What comes of an attempt, and how long it took; nothing if it is cut off.
     async fn outcome(
         &self,
         compiled: &Compiled,
         event: Event,
         attempts: u32,
         claim: &Claim,
-    ) -> Option<Outcome> {
+    ) -> Option<(Outcome, Duration)> {
         let cut = self.right.child_token();
         self.cancels().insert(claim.clone(), cut.clone());
         let (outcome, took) = try_once(compiled, Arc::new(event), attempts, cut).await;
         self.cancels().remove(claim);
-        if let Some(outcome) = &outcome {
-            self.metrics.attempted(&compiled.name, outcome, took);
-        }
-        outcome
+        let outcome = outcome?;
+        self.metrics.attempted(&compiled.name, &outcome, took);
+        Some((outcome, took))
     }
 
     /// Cuts off what is under way of some claims.
@@ -155,11 +156,7 @@ impl Crew {
     }
 }
 
-fn wait(
-    policy: &Retry,
-    attempts: u32,
-    after: Option<std::time::Duration>,
-) -> Option<std::time::Duration> {
+fn wait(policy: &Retry, attempts: u32, after: Option<Duration>) -> Option<Duration> {
     retry::wait(policy, attempts, after, rand::random())
 }
 

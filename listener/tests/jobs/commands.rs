@@ -18,7 +18,7 @@ async fn jobs(config: &Config, args: &[&str]) -> String {
 async fn jobs_are_listed_shown_retried_and_cancelled() {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let seldom = "retry: {attempts: 9, initialBackoff: 10m, maxBackoff: 10m}";
+    let seldom = "retry: {attempts: 9, initialBackoff: 24h, maxBackoff: 24h}";
     let config = Config::new(&db.url, "", &observer("shop", &sink.url("/hook"), seldom));
     assert_eq!(jobs(&config, &["list"]).await, "no jobs\n");
     let process = Process::run(&config);

@@ -50,7 +50,7 @@ async fn attempts_go_on(spec: &str) {
 async fn a_stop_leaves_what_waits_to_the_next_process() {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let seldom = "retry: {attempts: 3, initialBackoff: 30s, maxBackoff: 30s}";
+    let seldom = "retry: {attempts: 3, initialBackoff: 24h, maxBackoff: 24h}";
     let config = Config::new(&db.url, SHORT, &observer("six", &sink.url("/hook"), seldom));
     let process = Process::run(&config);
     db.run("insert into orders select generate_series(1, 20)")
