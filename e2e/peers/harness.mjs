@@ -18,6 +18,7 @@ const { values: given } = parseArgs({
     most: { type: "string", default: "6" },
     rounds: { type: "string", default: "1" },
     finished: { type: "string", default: "0" },
+    laps: { type: "string", default: "0" },
     only: { type: "string" },
     fsync: { type: "boolean", default: false },
     out: { type: "string", default: "target/peers" },
@@ -31,8 +32,8 @@ const number = (name) => {
   if (!Number.isFinite(value) || value < 0) throw new Error(`--${name} is not a number`);
   return value;
 };
-const [jobs, single, batch, rate, seconds, most, rounds, finished] = [
-  "jobs", "single", "batch", "rate", "seconds", "most", "rounds", "finished",
+const [jobs, single, batch, rate, seconds, most, rounds, finished, laps] = [
+  "jobs", "single", "batch", "rate", "seconds", "most", "rounds", "finished", "laps",
 ].map(number);
 
 /** Jobs worked off before anything is measured. */
@@ -99,6 +100,21 @@ async function seeded(place, id) {
   return name;
 }
 
+/** The same again and again in one database, to see whether it grows slower. */
+async function runLaps(talker, url, schema) {
+  const client = await connect(url);
+  const found = [];
+  for (let lap = 1; lap <= laps; lap += 1) {
+    const insert = await talker.ask({ do: "insert", jobs, batch });
+    const drain = await talker.ask({ do: "drain", jobs, most });
+    const { dead, bytes } = await sizes(client, schema);
+    found.push({ lap, added: insert.jobs / insert.seconds, workedOff: drain.jobs / drain.seconds, dead, bytes });
+    if (drain.jobs < jobs) break;
+  }
+  await client.end();
+  return found;
+}
+
 async function measure(place, id, setting, round) {
   const system = all[id];
   const name = `peers_${id}`;
@@ -124,6 +140,7 @@ async function measure(place, id, setting, round) {
       found.steady = await measured(place, talker, { do: "steady", rate, seconds });
       if (system.apart) found.apart = await measured(place, talker, { do: "steady", rate, seconds, apart: true });
     }
+    found.laps = await runLaps(talker, url, system.schema);
     await talker.ask({ do: "quit" });
   } finally {
     await talker.end();
@@ -153,7 +170,7 @@ async function run(place) {
     at: new Date().toISOString(), postgres: version, versions: versions(),
     settings: Object.fromEntries(settings.map(({ name, value }) => [name, value])),
     machine: `${cpus().length} × ${cpus()[0].model}`,
-    options: { jobs, single, batch, rate, seconds, most, rounds, finished },
+    options: { jobs, single, batch, rate, seconds, most, rounds, finished, laps },
   };
   console.error(JSON.stringify(about, null, 2));
   const only = given.only?.split(",");
@@ -169,6 +186,8 @@ async function run(place) {
         console.error(`${round}/${rounds} ${id} ${setting}: ${rates[0]} added, ${rates[1]} worked off a second`);
         await sleep(PAUSE_MS);
       }
+      // They may be large.
+      if (round === rounds && place.seeds.delete(`seed_${id}`)) await drop(place, `seed_${id}`);
     }
   }
   mkdirSync(given.out, { recursive: true });

@@ -21,6 +21,14 @@ const COLUMNS = [
   ["MB at the end", (one) => one.after.bytes / 1e6, 1],
 ];
 
+const LAPS = [
+  ["", (one) => one.lap, 0],
+  ["added/s", (one) => one.added, 0],
+  ["worked off/s", (one) => one.workedOff, 0],
+  ["dead rows", (one) => one.dead, 0],
+  ["MB", (one) => one.bytes / 1e6, 1],
+];
+
 const line = (cells) => `| ${cells.join(" | ")} |`;
 
 /** Markdown of all that was found. */
@@ -36,6 +44,14 @@ export function table(about, results, systems) {
       rows.push(line([`${name}, added by another pod`, ...cells]));
     }
   }
+  const lapped = results.filter((one) => one.laps?.length > 0).flatMap((one) => [
+    "",
+    `${one.name}, ${one.setting}, round ${one.round}: the same ${round(about.options.jobs)} jobs again and again:`,
+    "",
+    line(LAPS.map(([title]) => title)),
+    line(LAPS.map(() => "---:")),
+    ...one.laps.map((lap) => line(LAPS.map(([, of, digits]) => round(of(lap), digits)))),
+  ]);
   const { options, settings } = about;
   const behind = options.finished
     ? Object.values(systems).map(({ name, finished }) => `- ${name}: ${round(options.finished)} ${finished}.`)
@@ -53,6 +69,7 @@ export function table(about, results, systems) {
     line(["", ...COLUMNS.map(([title]) => title)]),
     line(["---", ...COLUMNS.map(() => "---:")]),
     ...rows,
+    ...lapped,
     "",
   ].join("\n");
 }

@@ -25,7 +25,7 @@ export function systems({ program, river, node }) {
   return {
     ours: {
       name: "observers",
-      settings: ["default", "batched", "ordered"],
+      settings: ["default", "batched", "ordered", "near"],
       // With `retention`, since else there are no finished rows to be behind.
       settingsBehind: ["kept", "kept-batched"],
       client: (url, setting) => [program, "ours", url, setting],

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Failure;
 use super::make::{Seen, job};
-use super::work::{Setting, Working};
+use super::work::{AS_IN_THE_LISTENER, NEAR, Setting, Working};
 
 const LISTENER: &str = "shop/main";
 
@@ -91,21 +91,30 @@ impl Client {
         let options: PgConnectOptions = url.parse()?;
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
+            // As in the listener.
+            .test_before_acquire(false)
             .connect_lazy_with(options);
         let as_it_comes = Setting {
             workers: 1,
             concurrency: 16,
             most_ahead: 512,
             told_at_once: 1024,
+            pauses: AS_IN_THE_LISTENER,
         };
         let larger = Setting {
             workers: 2,
             concurrency: 64,
             most_ahead: 1024,
             told_at_once: 2048,
+            pauses: AS_IN_THE_LISTENER,
+        };
+        let near = Setting {
+            pauses: NEAR,
+            ..as_it_comes
         };
         let (setting, retention, lanes) = match name {
             "default" => (as_it_comes, Duration::ZERO, None),
+            "near" => (near, Duration::ZERO, None),
             "batched" => (larger, Duration::ZERO, None),
             "ordered" => (as_it_comes, Duration::ZERO, Some(LANES)),
             "kept" => (as_it_comes, RETENTION, None),

@@ -13,8 +13,33 @@ use uuid::Uuid;
 use super::Failure;
 use super::make::{ACTION, NoBurial, OBSERVER, Seen};
 
+/// How long nobody looks after a look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pauses {
+    /// After a look that found jobs, and the ones that follow.
+    shortest: Duration,
+    /// From when jobs were found until pauses begin to double.
+    near: Duration,
+    /// Whether a look that is due is made without a timer, whose ticks are a millisecond, and
+    /// whether what is said of new jobs while a look is under way leads to another one right after.
+    at_once: bool,
+}
+
 /// As in the listener.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const AS_IN_THE_LISTENER: Pauses = Pauses {
+    shortest: Duration::from_millis(5),
+    near: Duration::ZERO,
+    at_once: false,
+};
+
+/// What it would be like to look more often while jobs come, and at once when there are some.
+pub(crate) const NEAR: Pauses = Pauses {
+    shortest: Duration::from_millis(2),
+    near: Duration::from_millis(50),
+    at_once: true,
+};
+
+/// As in the listener.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const AHEAD: Duration = Duration::from_millis(50);
 const WINDOW: Duration = Duration::from_millis(250);
@@ -31,6 +56,8 @@ pub(crate) struct Setting {
     pub(crate) most_ahead: usize,
     /// Most results told at once.
     pub(crate) told_at_once: usize,
+    /// Between looks.
+    pub(crate) pauses: Pauses,
 }
 
 /// Workers under way; they end when dropped.
@@ -115,6 +142,9 @@ struct Session {
     ahead: usize,
     pause: Duration,
     next_look: Instant,
+    last_job: Instant,
+    /// Whether there are said to be jobs that the look under way may have missed.
+    missed: bool,
     told: watch::Sender<usize>,
 }
 
@@ -142,8 +172,10 @@ impl Session {
             since: Instant::now(),
             count: 0,
             ahead: 0,
-            pause: SHORTEST_PAUSE,
+            pause: setting.pauses.shortest,
             next_look: Instant::now(),
+            last_job: Instant::now(),
+            missed: false,
             told: told.clone(),
         }
     }
@@ -163,9 +195,10 @@ impl Session {
                 }
                 () = added.notified() => {
                     self.next_look = Instant::now();
-                    self.pause = SHORTEST_PAUSE;
+                    self.pause = self.setting.pauses.shortest;
+                    self.missed = self.setting.pauses.at_once && !self.claims.is_empty();
                 }
-                () = sleep_until(self.next_look), if look => self.look(),
+                () = until(self.next_look, self.setting.pauses.at_once), if look => self.look(),
             }
         }
     }
@@ -238,14 +271,28 @@ impl Session {
     }
 
     fn claimed(&mut self, runs: Vec<Run>) {
-        self.pause = if runs.is_empty() {
-            (self.pause * 2).min(LONGEST_PAUSE)
-        } else {
-            SHORTEST_PAUSE
-        };
+        let pauses = self.setting.pauses;
+        if !runs.is_empty() {
+            self.last_job = Instant::now();
+            self.pause = pauses.shortest;
+        } else if self.last_job.elapsed() >= pauses.near {
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
         let more = runs.len() >= self.setting.concurrency;
         self.ready.extend(runs);
-        let pause = if more { Duration::ZERO } else { self.pause };
+        let missed = std::mem::take(&mut self.missed);
+        let pause = if more || missed {
+            Duration::ZERO
+        } else {
+            self.pause
+        };
         self.next_look = Instant::now() + pause;
+    }
+}
+
+/// Waits for a moment; for one that is past, not even for the timer if it is to be at once.
+async fn until(moment: Instant, at_once: bool) {
+    if !at_once || moment > Instant::now() {
+        sleep_until(moment).await;
     }
 }
