@@ -105,7 +105,7 @@ const OBSERVER: [Row; 24] = [
     ("actions: [{name: a}]", "spec.actions[0]"),
     (
         "actions: [{name: a, log: {}, webhook: {url: {value: 'http://x'}}}]",
-        "exactly one of webhook and log",
+        "exactly one thing to do, such as webhook or log",
     ),
     ("actions: [{name: '', log: {}}]", "spec.actions[0].name"),
     ("actions: [{log: {}}]", "omits all key fields [\"name\"]"),
