@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::crew::{Crew, Habits};
 use crate::support::make::{job, lane};
-use crate::support::{Fixture, HASTY, LISTENER, SOON, eventually, seed};
+use crate::support::{Fixture, HASTY, LISTENER, SOON, seed};
 
 /// Lanes of the tests.
 const LANES: u32 = 8;
@@ -39,10 +39,7 @@ async fn while_it_happens(fixture: &dyn Fixture, times: u32, happen: impl AsyncF
         add_through(fixture, &*queue, &jobs).await;
         happen(time).await;
     }
-    eventually("all jobs are done", async || {
-        matches!(queue.is_empty().await, Ok(true)).then_some(())
-    })
-    .await;
+    crew.empties(&*queue).await;
     let told = crew.end().await;
     println!("{told}");
     for hash in 0..LANES {

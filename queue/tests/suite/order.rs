@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::crew::{Crew, Habits};
 use crate::support::make::{job, lane};
-use crate::support::{Fixture, HASTY, LISTENER, eventually, seed};
+use crate::support::{Fixture, HASTY, LISTENER, seed};
 
 /// Lanes of the test.
 const LANES: u32 = 12;
@@ -39,10 +39,7 @@ pub(crate) async fn order_is_kept_by_many_workers_with_failures_and_takeovers(
         next = until;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    eventually("all jobs are done", async || {
-        queue.is_empty().await.unwrap().then_some(())
-    })
-    .await;
+    crew.empties(&*queue).await;
     let told = crew.end().await;
     println!("{told}");
     for hash in 0..LANES {

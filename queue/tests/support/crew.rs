@@ -96,6 +96,21 @@ impl Crew {
         self.workers.spawn(member.work());
     }
 
+    /// Waits until a queue is empty; fails when no end was accepted for [`SOON`]. How long all of it
+    /// takes is nobody's promise: a lane whose workers die one after the other waits for the lease
+    /// of each.
+    pub(crate) async fn empties(&self, queue: &dyn JobQueue) {
+        let mut seen = (0, Instant::now());
+        while !matches!(queue.is_empty().await, Ok(true)) {
+            let ended = self.told.lock().unwrap().ended.values().map(Vec::len).sum();
+            if ended != seen.0 {
+                seen = (ended, Instant::now());
+            }
+            assert!(seen.1.elapsed() < SOON, "no more than {ended} jobs end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Ends them and gives what they did; fails with them.
     pub(crate) async fn end(mut self) -> Told {
         self.ended.store(true, Ordering::Relaxed);
