@@ -165,6 +165,65 @@ async fn a_redrive_at_a_rate_goes_little_by_little_and_keeps_the_order() {
     process.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_at_a_rate_asks_once_for_what_fails_again_at_once() {
+    let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
+    let (db, config) = refused(&sink).await;
+    let process = Process::run(&config);
+    db.run("insert into bills select generate_series(1, 16)")
+        .await;
+    letters(&db, 16).await;
+    process.stop().await;
+    config.change("- name: post", "- name: other");
+    config.change("entity: public.bills", "entity: public.others");
+    config.change("name: bills", "name: others");
+    let process = Process::run(&config);
+    // Its observer is gone, so each is back within the two seconds between two looks.
+    let said = dlq(&db, &["redrive", "--all", "--rate", "4"]).await;
+    assert!(said.starts_with("16 to redrive"), "{said}");
+    eventually("all are back", async || {
+        let back: i64 = db
+            .value(
+                "select count(*) from observer.dead_letter
+                 where error_kind = 'removed' and redrive_requested_at is null",
+            )
+            .await;
+        (back == 16).then_some(())
+    })
+    .await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_letters_are_exported_and_redriven_in_bounded_parts() {
+    const EACH: usize = 5_000_000;
+    let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
+    let (db, config) = refused(&sink).await;
+    db.run("alter table bills add filling text").await;
+    let process = Process::run(&config);
+    db.run(&format!(
+        "insert into bills select n, null, repeat('x', {EACH}) from generate_series(1, 5) n"
+    ))
+    .await;
+    letters(&db, 5).await;
+    let exported = exported(&db, &[]).await;
+    let sizes = exported.iter().map(|one| one["new"]["filling"].as_str());
+    let sizes: Vec<usize> = sizes.map(|text| text.unwrap_or_default().len()).collect();
+    assert_eq!(sizes, [EACH; 5]);
+    let of_another = [
+        "show",
+        &exported[0]["id"].to_string(),
+        "--listener",
+        "other/one",
+    ];
+    let args = [&["dlq"], &of_another[..], &["--database-url", &db.url]].concat();
+    assert!(command(&args).await.err.contains("there is no dead letter"));
+    sink.behave(Behaviour::Ok);
+    dlq(&db, &["redrive", "--all"]).await;
+    amounts_to("deliveries", 5, async || sink.counts().succeeded).await;
+    process.stop().await;
+}
+
 /// What a metric of the process adds up to.
 async fn counted(address: &str, name: &str) -> Option<f64> {
     let (_, text) = get(address, "/metrics").await?;

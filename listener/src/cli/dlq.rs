@@ -145,8 +145,8 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             }
         }
         DlqCommand::Show { id, database } => {
-            let (pool, _) = open(database, Filter::default(), None).await?;
-            let Some(letter) = keeper::show(&pool, id).await? else {
+            let (pool, what) = open(database, Filter::default(), Some(vec![id])).await?;
+            let Some(letter) = keeper::show(&pool, &what).await? else {
                 return Err(anyhow::anyhow!(
                     "there is no dead letter {id}; `dlq list` shows which there are"
                 )
@@ -182,7 +182,7 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
     let shown = std::io::stderr().is_terminal();
     let mut parts = tokio::time::interval(PART);
     parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut count, mut due) = (0, 0.0);
+    let (mut count, mut due, mut after) = (0, 0.0, keeper::Place::default());
     loop {
         parts.tick().await;
         due += f64::from(rate) * PART.as_secs_f64();
@@ -194,13 +194,14 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
         }
         #[allow(clippy::cast_possible_truncation, reason = "at most the rate")]
         let most = whole as i64;
-        let asked = keeper::redrive_some(pool, what, up_to, most).await?;
+        let (asked, place) = keeper::redrive_some(pool, what, (after, up_to), most).await?;
         count += asked;
         if shown {
             eprint!("\r{count} of {all}");
         }
-        if asked < most.unsigned_abs() {
-            break;
+        match place {
+            Some(place) => after = place,
+            None => break,
         }
     }
     if shown {

@@ -325,9 +325,11 @@ impl Cast<'_> {
             .await
             .map_err(doing(look))?;
         for letter in letters {
-            let full = keeper::show(self.pool, letter.id)
-                .await
-                .map_err(doing(look))?;
+            let one = keeper::Selection {
+                ids: Some(vec![letter.id]),
+                ..ours()
+            };
+            let full = keeper::show(self.pool, &one).await.map_err(doing(look))?;
             let mut tally = lock(&self.tally);
             match full.as_ref().and_then(receiver::given_up) {
                 Some(delivery) => tally.given_up(delivery),

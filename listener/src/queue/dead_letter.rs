@@ -202,7 +202,8 @@ pub async fn settle(
     Ok(())
 }
 
-/// Dead letters of some shards whose redrive was asked for, in the order of the log.
+/// Dead letters of some shards whose redrive was asked for, in the order of the log: at most so
+/// many, and no more than [`keeper::MAX_PAGE_BYTES`] of images beyond the first.
 pub async fn requested(
     pool: &PgPool,
     listener: &str,
@@ -213,16 +214,22 @@ pub async fn requested(
     let rows = sqlx::query(
         "select id, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
                 old::text, new::text, error_kind, attempts, history::text
-         from observer.dead_letter
-         where listener = $1 and redrive_requested_at is not null and id <> all($2)
-             and hash % $4 = any($5)
-         order by log_id, id limit $3",
+         from (select *, sum(coalesce(octet_length(old::text), 0) + coalesce(octet_length(new::text), 0))
+                         over (order by log_id, id) as bytes,
+                      row_number() over (order by log_id, id) as place
+               from (select * from observer.dead_letter
+                     where listener = $1 and redrive_requested_at is not null and id <> all($2)
+                         and hash % $4 = any($5)
+                     order by log_id, id limit $3) part) part
+         where place = 1 or bytes <= $6
+         order by log_id, id",
     )
     .bind(listener)
     .bind(besides)
     .bind(most)
     .bind(i32::from(part.of))
     .bind(part.remainders())
+    .bind(keeper::MAX_PAGE_BYTES)
     .fetch_all(pool)
     .await?;
     rows.iter().map(redrive).collect()

@@ -86,6 +86,9 @@ pub struct Selection {
     pub until: Option<DateTime<Utc>>,
 }
 
+/// Most bytes of images that are read at once.
+pub const MAX_PAGE_BYTES: i64 = 16 << 20;
+
 const STORED: &str =
     "id, listener, event_id, observer, action, entity, operation, key, tenant, occurred_at,
     attempts, error_kind, error, status, created_at, redrive_requested_at";
@@ -112,20 +115,14 @@ pub async fn count(pool: &PgPool, what: &Selection) -> Result<i64, sqlx::Error> 
     bind(&sql, what).fetch_one(pool).await?.try_get(0)
 }
 
-/// One dead letter in full.
-pub async fn show(pool: &PgPool, id: i64) -> Result<Option<Full>, sqlx::Error> {
-    let sql = format!(
-        "select {STORED}, old::text, new::text, history::text from observer.dead_letter where id = $1"
-    );
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(id)
-        .fetch_optional(pool)
-        .await?;
-    row.as_ref().map(full).transpose()
+/// The first dead letter of a selection in full, by its id.
+pub async fn show(pool: &PgPool, what: &Selection) -> Result<Option<Full>, sqlx::Error> {
+    Ok(page(pool, what, 0, 1).await?.pop())
 }
 
 /// Of a selection, those whose ids come after `after`, in the order of their ids: for reading
-/// all of them, however many, bit by bit.
+/// all of them, however many, bit by bit. At most so many, and no more than [`MAX_PAGE_BYTES`] of
+/// images beyond the first.
 pub async fn page(
     pool: &PgPool,
     what: &Selection,
@@ -133,12 +130,18 @@ pub async fn page(
     most: i64,
 ) -> Result<Vec<Full>, sqlx::Error> {
     let sql = format!(
-        "select {STORED}, old::text, new::text, history::text from observer.dead_letter
-         where {SELECTED} and id > $11 order by id limit $12"
+        "select {STORED}, old::text, new::text, history::text
+         from (select *, sum(coalesce(octet_length(old::text), 0) + coalesce(octet_length(new::text), 0))
+                         over (order by id) as bytes,
+                      row_number() over (order by id) as place
+               from (select * from observer.dead_letter where {SELECTED} and id > $11 order by id limit $12) part) part
+         where place = 1 or bytes <= $13
+         order by id"
     );
     let rows = bind(&sql, what)
         .bind(after)
         .bind(most)
+        .bind(MAX_PAGE_BYTES)
         .fetch_all(pool)
         .await?;
     rows.iter().map(full).collect()
@@ -150,23 +153,49 @@ pub async fn newest(pool: &PgPool, what: &Selection) -> Result<i64, sqlx::Error>
     bind(&sql, what).fetch_one(pool).await?.try_get(0)
 }
 
-/// Asks the listener to try some of a selection again: the first in the order of the log that do
-/// not wait for it yet, none whose id comes after `up_to`, and at most so many. Returns how many.
+/// How far a redrive of many has come, in the order of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    log_id: i64,
+    id: i64,
+}
+
+/// Asks the listener to try some of a selection again: the first beyond `after` in the order of
+/// the log that do not wait for it yet, none whose id comes after `up_to`, and at most so many.
+/// Returns how many, and where to go on; nowhere where there are no more.
+///
+/// None is asked for twice by going on: what fails again at once is behind by then.
 pub async fn redrive_some(
     pool: &PgPool,
     what: &Selection,
-    up_to: i64,
+    (after, up_to): (Place, i64),
     most: i64,
-) -> Result<u64, sqlx::Error> {
+) -> Result<(u64, Option<Place>), sqlx::Error> {
     let sql = format!(
-        "update observer.dead_letter set redrive_requested_at = clock_timestamp()
-         where id = any(array(
-             select id from observer.dead_letter
-             where redrive_requested_at is null and {SELECTED} and id <= $11
-             order by log_id, id limit $12))"
+        "with part as (
+             select id, log_id from observer.dead_letter
+             where redrive_requested_at is null and {SELECTED} and id <= $11 and (log_id, id) > ($12, $13)
+             order by log_id, id limit $14),
+         asked as (
+             update observer.dead_letter d set redrive_requested_at = clock_timestamp()
+             from part where d.id = part.id and d.redrive_requested_at is null
+             returning d.id)
+         select log_id, id, (select count(*) from asked) as asked from part order by log_id desc, id desc limit 1"
     );
-    let asked = bind(&sql, what).bind(up_to).bind(most).execute(pool);
-    Ok(asked.await?.rows_affected())
+    let asking = bind(&sql, what)
+        .bind(up_to)
+        .bind(after.log_id)
+        .bind(after.id)
+        .bind(most);
+    let Some(last) = asking.fetch_optional(pool).await? else {
+        return Ok((0, None));
+    };
+    let place = Place {
+        log_id: last.try_get("log_id")?,
+        id: last.try_get("id")?,
+    };
+    let asked: i64 = last.try_get("asked")?;
+    Ok((asked.unsigned_abs(), Some(place)))
 }
 
 /// Asks the listener to try a selection again. Returns how many were not already waiting for it.
