@@ -92,6 +92,8 @@ struct Session<'a> {
     orphans: watch::Receiver<Arc<[Action]>>,
     pause: Duration,
     next_look: Instant,
+    /// Jobs were said to be there while a look was under way, which may have missed them.
+    look_again: bool,
     /// When there was a job, or was said to be one.
     last_job: Instant,
 }
@@ -123,6 +125,7 @@ impl<'a> Session<'a> {
             orphans,
             pause: SHORTEST_PAUSE,
             next_look: Instant::now(),
+            look_again: false,
             last_job: Instant::now(),
         }
     }
@@ -208,6 +211,7 @@ impl<'a> Session<'a> {
 
     /// There are jobs, or there will be some before long.
     fn look_soon(&mut self) {
+        self.look_again = !self.claims.is_empty();
         self.last_job = Instant::now();
         self.next_look = self.last_job;
         self.pause = SHORTEST_PAUSE;
@@ -224,6 +228,7 @@ impl<'a> Session<'a> {
     }
 
     fn claimed(&mut self, claimed: Result<Result<Vec<Run>, QueueError>, JoinError>) {
+        let again = std::mem::take(&mut self.look_again);
         let pause = match claimed {
             Ok(Ok(runs)) => {
                 if !runs.is_empty() {
@@ -237,7 +242,7 @@ impl<'a> Session<'a> {
                     self.look_soon();
                 }
                 // What was asked for was there, so there may be more.
-                let more = runs.len() >= self.setup.concurrency;
+                let more = runs.len() >= self.setup.concurrency || again;
                 for run in runs {
                     self.take(run);
                 }
@@ -391,8 +396,11 @@ fn untouched(run: Run) -> impl Iterator<Item = Ended> {
     })
 }
 
+/// Does not sleep for what is past, since a timer's shortest sleep is a millisecond.
 async fn until(moment: Option<Instant>) {
-    if let Some(moment) = moment {
+    if let Some(moment) = moment
+        && moment > Instant::now()
+    {
         sleep_until(moment).await;
     }
 }
