@@ -130,10 +130,11 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
         found = Ground::find(job) => found?,
         () = stop.cancelled() => return Ok(()),
     };
+    let metrics = &job.sources.metrics;
+    let _told = metrics.tell_of_receivers(job.observers.clone())?;
     if job.jobs == Jobs::Only {
         return job.work_on_jobs(&ground.pool, stop).await;
     }
-    let metrics = &job.sources.metrics;
     let mut fleet = Fleet::join(job.listener, job.member, job.coordination, metrics)?;
     job.sources.health.started();
     job.sources.reporter.takes_part();

@@ -16,6 +16,7 @@ mod life;
 mod migrate;
 mod order;
 mod poison;
+mod receivers;
 mod reload;
 mod replicas;
 mod retention;

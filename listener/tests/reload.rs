@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::load::{SourceFile, load};
-use observer_listener::actions::Shared;
+use observer_listener::actions::{Gates, Shared};
 use observer_listener::demo::sink::{Behaviour, Sink};
 use observer_listener::dispatch::observers::Observers;
 use observer_listener::run::{Jobs, Options, run};
@@ -27,7 +27,7 @@ fn loaded(config: &Config) -> (crds::config::ListenerConfig, Arc<Observers>) {
         text: std::fs::read_to_string(config.path()).unwrap(),
     };
     let bundle = load(&[file], &|_, _| None, None).unwrap().bundle;
-    let shared = Shared::new(&bundle.listener.egress).unwrap();
+    let shared = Shared::new(&bundle.listener.egress, &Gates::default()).unwrap();
     let observers = Observers::compile(&bundle.observers, &shared).unwrap();
     (bundle.listener, Arc::new(observers))
 }

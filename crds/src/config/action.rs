@@ -20,6 +20,31 @@ pub struct ActionConfig {
     pub timeout: Duration,
     /// How it goes by the queue.
     pub queue: ActionQueue,
+    /// What its deliveries wait for.
+    pub ordering: Ordering,
+    /// Most attempts within a time, in one process; no bound of its own where absent.
+    pub rate_limit: Option<RateLimit>,
+    /// Most first attempts under way at once in one process; that of the listener where absent.
+    pub max_in_flight: Option<u32>,
+}
+
+/// What deliveries of an action wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Ordering {
+    /// For the one before of the same key.
+    #[default]
+    Key,
+    /// For none.
+    None,
+}
+
+/// At most so many attempts within a time. They may come at once; after that they come evenly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// At least 1.
+    pub attempts: u32,
+    /// Not zero.
+    pub per: Duration,
 }
 
 /// How an action goes by the job queue.

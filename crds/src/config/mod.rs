@@ -17,7 +17,9 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use action::{ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Priority, Retry};
+pub use action::{
+    ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
+};
 pub use log::{LogConfig, LogLevel};
 pub use slack::SlackConfig;
 pub use teams::{TeamsConfig, TeamsContent};

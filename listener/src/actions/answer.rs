@@ -146,6 +146,7 @@ mod tests {
             Outcome::Done => Verdict::Done,
             Outcome::Retry { failure, .. } => Verdict::Retry(failure.kind),
             Outcome::Refused(failure) => Verdict::Refused(failure.kind),
+            Outcome::Held(_) => unreachable!("no answer holds an attempt back"),
         }
     }
 
@@ -258,6 +259,7 @@ mod tests {
                 Outcome::Retry { failure, .. } | Outcome::Refused(failure) => {
                     prop_assert_eq!(failure.status, Some(code));
                 }
+                Outcome::Held(_) => prop_assert!(false, "no answer holds an attempt back"),
             }
         }
     }

@@ -93,6 +93,11 @@ impl Endpoint {
         })
     }
 
+    /// As a key that may hold a secret, and as a host for people.
+    pub(super) fn names(&self) -> (&str, &str) {
+        (self.url.as_str(), &self.host)
+    }
+
     /// Sends a request and reads its answer, within `timeout`.
     pub(super) async fn send(
         &self,

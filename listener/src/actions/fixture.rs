@@ -1,6 +1,7 @@
 //! Deliveries and actions for the tests of this module.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use crate::actions::Gates;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,14 +61,20 @@ pub(super) fn action(kind: ActionKind) -> ActionConfig {
         retry: Retry::default(),
         timeout: Duration::from_secs(10),
         queue: crds::config::ActionQueue::default(),
+        ordering: crds::config::Ordering::default(),
+        rate_limit: None,
+        max_in_flight: None,
     }
 }
 
 /// Connections to this machine allowed, as every sink is there.
 pub(super) fn shared() -> Shared {
-    Shared::new(&Egress {
-        cidrs: vec!["127.0.0.0/8".parse().unwrap()],
-        hosts: Vec::new(),
-    })
+    Shared::new(
+        &Egress {
+            cidrs: vec!["127.0.0.0/8".parse().unwrap()],
+            hosts: Vec::new(),
+        },
+        &Gates::default(),
+    )
     .unwrap()
 }

@@ -4,13 +4,16 @@
 //! An attempt never retries by itself: it says what came of it, and dispatch decides.
 
 mod answer;
+pub mod breaker;
 mod egress;
 mod endpoint;
 mod escape;
 #[cfg(test)]
 mod fixture;
+mod gate;
 mod log;
 mod number;
+mod rate;
 mod scope;
 mod scrub;
 mod shared;
@@ -27,9 +30,13 @@ use chrono::{DateTime, Utc};
 use crds::config::{ActionConfig, ActionKind};
 use sha2::{Digest, Sha256};
 
+use tokio::time::Instant;
+
 use crate::event::Event;
 use crate::hex::hex;
 
+use gate::Gate;
+pub use gate::{Gates, Room, Standing};
 pub use shared::{Shared, SharedError};
 pub use template::Flaw;
 
@@ -80,6 +87,7 @@ impl CompileError {
 /// One action of one observer, ready to be attempted.
 pub struct Action {
     kind: Kind,
+    gate: Gate,
     shared: Shared,
     timeout: Duration,
 }
@@ -94,8 +102,11 @@ enum Kind {
 impl Action {
     /// Compiles an action; templates are parsed here, once. Needs no network.
     pub fn compile(config: &ActionConfig, shared: &Shared) -> Result<Self, CompileError> {
+        let kind = Kind::compile(&config.kind)?;
+        let rate = config.rate_limit;
         Ok(Self {
-            kind: Kind::compile(&config.kind)?,
+            gate: shared.gates.gate(kind.endpoint(), rate),
+            kind,
             shared: shared.clone(),
             timeout: config.timeout,
         })
@@ -112,16 +123,31 @@ impl Action {
         self.timeout
     }
 
-    /// Attempts a delivery, once, within [`Action::timeout`]. `now` is what the receiver is
-    /// told as the time of the attempt.
+    /// How many attempts would be admitted now; nothing where that is not bounded.
+    #[must_use]
+    pub fn room(&self, now: Instant) -> Option<Room> {
+        self.gate.room(now)
+    }
+
+    /// How the receiver is doing; nothing where there is none.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        self.gate.standing()
+    }
+
+    /// Attempts a delivery, once, within [`Action::timeout`], if that is admitted now. `now` is
+    /// what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
-        let (shared, timeout) = (&self.shared, self.timeout);
-        match &self.kind {
-            Kind::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
-            Kind::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
-            Kind::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
-            Kind::Log(log) => log.attempt(delivery),
-        }
+        let permit = match self.gate.admit(Instant::now()) {
+            Ok(permit) => permit,
+            Err(wait) => return Outcome::Held(wait),
+        };
+        let outcome = self
+            .kind
+            .attempt(&self.shared, delivery, now, self.timeout)
+            .await;
+        permit.tell(&outcome, Instant::now(), rand::random());
+        outcome
     }
 }
 
@@ -135,6 +161,32 @@ impl Kind {
             ActionKind::Teams(config) => Self::Teams(Box::new(teams::Teams::compile(config)?)),
             ActionKind::Log(config) => Self::Log(log::Log::compile(config)?),
         })
+    }
+
+    async fn attempt(
+        &self,
+        shared: &Shared,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+        timeout: Duration,
+    ) -> Outcome {
+        match self {
+            Self::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
+            Self::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
+            Self::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
+            Self::Log(log) => log.attempt(delivery),
+        }
+    }
+
+    /// Where it goes: as a key that tells it from others and may hold a secret, and as a host for
+    /// people.
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Webhook(webhook) => Some(webhook.endpoint()),
+            Self::Slack(slack) => Some(slack.endpoint()),
+            Self::Teams(teams) => Some(teams.endpoint()),
+            Self::Log(_) => None,
+        }
     }
 
     const fn name(&self) -> &'static str {
@@ -188,6 +240,9 @@ pub enum Outcome {
     },
     /// It will never work as it is.
     Refused(Failure),
+    /// It was not made: not before this time from now, since the receiver is down or a limit is
+    /// reached.
+    Held(Duration),
 }
 
 /// Why an attempt failed, in words that hold no secret.

@@ -5,6 +5,7 @@ use reqwest::Client;
 
 use super::egress::Guard;
 use super::endpoint;
+use super::gate::Gates;
 
 /// The connections, and the rule where they may lead.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub struct Shared {
     pub(super) guard: Guard,
     /// The client of webhooks.
     pub(super) http: Client,
+    /// What is known of receivers.
+    pub(super) gates: Gates,
 }
 
 /// The HTTP client cannot be set up.
@@ -21,12 +24,14 @@ pub struct Shared {
 pub struct SharedError(#[from] reqwest::Error);
 
 impl Shared {
-    /// Sets up what is shared; opens no connection.
-    pub fn new(egress: &Egress) -> Result<Self, SharedError> {
+    /// Sets up what is shared; opens no connection. What is known of receivers outlives it in
+    /// `gates`.
+    pub fn new(egress: &Egress, gates: &Gates) -> Result<Self, SharedError> {
         let guard = Guard::new(egress);
         Ok(Self {
             http: endpoint::client(&guard)?,
             guard,
+            gates: gates.clone(),
         })
     }
 }

@@ -81,6 +81,10 @@ impl Slack {
         })
     }
 
+    pub(super) fn endpoint(&self) -> (&str, &str) {
+        self.endpoint.names()
+    }
+
     /// Sends the message for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,

@@ -50,6 +50,10 @@ impl Teams {
         })
     }
 
+    pub(super) fn endpoint(&self) -> (&str, &str) {
+        self.endpoint.names()
+    }
+
     /// Sends the message for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,

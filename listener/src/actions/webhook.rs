@@ -95,6 +95,10 @@ impl Webhook {
         })
     }
 
+    pub(super) fn endpoint(&self) -> (&str, &str) {
+        self.endpoint.names()
+    }
+
     /// Sends the request for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,

@@ -308,6 +308,7 @@ mod tests {
             name: (letter.observer, letter.action),
             again: None,
             lane: None,
+            key: 0,
             priority: ::queue::Priority::Normal,
             attempts: 1,
             history: Vec::new(),

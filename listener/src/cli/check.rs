@@ -2,7 +2,7 @@
 
 use clap::{ArgGroup, Args};
 use crds::load::{Loaded, Problem};
-use observer_listener::actions::Shared;
+use observer_listener::actions::{Gates, Shared};
 use observer_listener::database;
 use observer_listener::dispatch::observers::Observers;
 
@@ -25,7 +25,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
         }
         Err(report) => (None, report.partial, report.locations, report.problems),
     };
-    let shared = Shared::new(&crds::config::Egress::default())?;
+    let shared = Shared::new(&crds::config::Egress::default(), &Gates::default())?;
     if let Err(wrong) = Observers::compile(&observers, &shared) {
         let located = wrong
             .into_iter()

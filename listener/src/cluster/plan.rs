@@ -10,7 +10,7 @@ use crds::report::{Refusal, Trouble};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
 
-use crate::actions::Shared;
+use crate::actions::{Gates, Shared};
 use crate::api::report::LoadedBundle;
 use crate::dispatch::observers::Observers;
 use crate::hex::hex;
@@ -62,6 +62,7 @@ impl Plan {
 #[derive(Debug, Default)]
 pub(super) struct Loader {
     shared: Option<(Egress, Shared)>,
+    gates: Gates,
     last: Option<Plan>,
 }
 
@@ -106,7 +107,8 @@ impl Loader {
         if let Some((_, shared)) = self.shared.as_ref().filter(|(known, _)| known == egress) {
             return Ok(shared.clone());
         }
-        let shared = Shared::new(egress).map_err(|error| invalid(&error.to_string()))?;
+        let shared =
+            Shared::new(egress, &self.gates).map_err(|error| invalid(&error.to_string()))?;
         self.shared = Some((egress.clone(), shared.clone()));
         Ok(shared)
     }

@@ -25,8 +25,8 @@ use super::shop::{self, SharedTally, lock};
 use super::sink::{self, Behaviour, Sink};
 use super::summary::Outcome;
 use super::tally::Observer;
-use crate::actions::Shared;
 use crate::actions::signature::Signer;
+use crate::actions::{Gates, Shared};
 use crate::database;
 use crate::dispatch::observers::Observers;
 use crate::queue::dead_letter::keeper::{self, Selection};
@@ -130,7 +130,8 @@ impl Stage<'_> {
         .map_err(DemoError::Sink)?;
         let bundle = load(self.url, &sink, &secret)?;
         let wrong = |error: &dyn std::fmt::Display| DemoError::Example(error.to_string());
-        let shared = Shared::new(&bundle.listener.egress).map_err(|error| wrong(&error))?;
+        let shared = Shared::new(&bundle.listener.egress, &Gates::default())
+            .map_err(|error| wrong(&error))?;
         let observers = Observers::compile(&bundle.observers, &shared).map_err(|problems| {
             let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
             DemoError::Example(texts.join("\n"))

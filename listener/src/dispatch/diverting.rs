@@ -62,6 +62,7 @@ impl Dispatcher {
                 name: compiled.name.clone(),
                 again: None,
                 lane: None,
+                key: lane.1,
                 priority: compiled.priority(),
                 attempts: work.attempts,
                 history: work.history,
@@ -73,8 +74,9 @@ impl Dispatcher {
 
     /// Has a job added with the next save. What it weighs is held until then.
     pub(super) fn enqueue(&mut self, lane: LaneId, shard: u16, mut job: Spilled) {
-        let mode = self.roster.target(lane.0).map(|known| known.queue.mode);
-        if mode == Some(Mode::Inline) {
+        job.key = lane.1;
+        let known = self.roster.target(lane.0);
+        if known.is_some_and(|known| known.tells_keys_apart()) {
             job.lane = Some(lane);
             let blocked = self.diverted.has(lane);
             let crowded = self.diverted.added(lane);
@@ -142,7 +144,9 @@ impl Dispatcher {
             let Some(target) = self.roster.find(&name) else {
                 continue;
             };
-            if self.is_queued(target) {
+            let known = self.roster.target(target);
+            let told_apart = known.is_some_and(|known| known.tells_keys_apart());
+            if !told_apart || self.diverted.is_crowded(target) {
                 continue;
             }
             let Some(hashes) = &action.hashes else {
@@ -274,13 +278,14 @@ impl Dispatcher {
 
     /// Sees to it that no lane runs ahead of jobs that were not looked for so far, as those of
     /// targets that there were not.
-    pub(super) fn other_targets(&mut self, were_inline: impl Fn(Target) -> bool) {
+    pub(super) fn other_targets(&mut self, were_told_apart: impl Fn(Target) -> bool) {
         for target in 0..self.roster.len() {
-            match self.roster.target(target).map(|known| known.queue.mode) {
+            let known = self.roster.target(target);
+            match known.map(|known| known.tells_keys_apart()) {
                 None => self.diverted.forget_target(target),
-                Some(Mode::Inline) if !were_inline(target) => self.diverted.crowd(target),
-                Some(Mode::Inline) => {}
-                Some(Mode::Queued) => {
+                Some(true) if !were_told_apart(target) => self.diverted.crowd(target),
+                Some(true) => {}
+                Some(false) => {
                     for lane in self.lanes.blocked(target) {
                         self.spill_all(lane);
                     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use crds::config::Mode;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -98,7 +97,7 @@ impl Dispatcher {
     pub fn new(mut setup: Setup) -> Self {
         let roster = Roster::new(Arc::clone(&setup.observers.borrow_and_update()));
         let most = MAX_IN_FLIGHT.max(setup.max_in_flight);
-        Self {
+        let mut dispatcher = Self {
             lanes: Lanes::new(roster.len(), most, setup.max_in_flight),
             diverted: Diverted::default(),
             ledger: Ledger::default(),
@@ -119,7 +118,9 @@ impl Dispatcher {
             patience: Patience::default(),
             roster,
             setup,
-        }
+        };
+        dispatcher.bound_lanes();
+        dispatcher
     }
 
     /// Works on the shards that it is given, until nobody is there to give or take any; or until it
@@ -170,16 +171,27 @@ impl Dispatcher {
     fn reload(&mut self) {
         let observers = Arc::clone(&self.setup.observers.borrow_and_update());
         tracing::info!(actions = observers.len(), "going on with other observers");
-        let inline = |known: &Arc<Compiled>| known.queue.mode == Mode::Inline;
+        let told_apart = |known: &Arc<Compiled>| known.tells_keys_apart();
         let before: Vec<bool> = (0..self.roster.len())
-            .map(|target| self.roster.target(target).is_some_and(inline))
+            .map(|target| self.roster.target(target).is_some_and(told_apart))
             .collect();
         let (lanes, diverted) = (&self.lanes, &self.diverted);
         self.roster.replace(observers, |target| {
             lanes.held(target) > 0 || diverted.concerns(target)
         });
         self.lanes.make_place(self.roster.len());
-        self.other_targets(|target| before.get(target).is_some_and(|inline| *inline));
+        self.bound_lanes();
+        self.other_targets(|target| before.get(target).is_some_and(|told| *told));
+    }
+
+    /// Actions may have bounds of their own.
+    fn bound_lanes(&mut self) {
+        for target in 0..self.roster.len() {
+            let known = self.roster.target(target);
+            let most = known.and_then(|known| known.max_in_flight);
+            self.lanes
+                .bound(target, most.unwrap_or(self.setup.max_in_flight));
+        }
     }
 
     fn accept(&mut self, batch: Batch) {
@@ -294,7 +306,10 @@ impl Dispatcher {
                 self.give_up(*target, work);
                 continue;
             }
-            let lane = (targets[n], event.hash);
+            let Some(compiled) = self.roster.target(targets[n]) else {
+                continue;
+            };
+            let lane = (targets[n], compiled.lane(&event, self.setup.shards));
             // What is here of its key goes first, here.
             if self.is_queued(lane.0) && self.lanes.len(lane) == 0 {
                 self.spill(lane, work, Instant::now());

@@ -25,6 +25,8 @@ struct Lane<T> {
 struct Turn {
     ready: VecDeque<u32>,
     running: usize,
+    /// Most that run at once.
+    most: usize,
     /// Deliveries in all its lanes.
     held: usize,
     queued_up: bool,
@@ -43,12 +45,13 @@ pub struct Lanes<T> {
 }
 
 impl<T> Lanes<T> {
-    /// No lanes yet; at most `most` deliveries run at once, and `most_per_target` of one target.
+    /// No lanes yet; at most `most` deliveries run at once, and `most_per_target` of one target that
+    /// has no bound of its own.
     #[must_use]
     pub fn new(targets: usize, most: usize, most_per_target: usize) -> Self {
         Self {
             by_id: HashMap::new(),
-            turns: std::iter::repeat_with(Turn::default)
+            turns: std::iter::repeat_with(|| Turn::new(most_per_target))
                 .take(targets)
                 .collect(),
             order: VecDeque::new(),
@@ -61,7 +64,16 @@ impl<T> Lanes<T> {
     /// Makes place for targets up to this number; those that there are stay as they are.
     pub fn make_place(&mut self, targets: usize) {
         if self.turns.len() < targets {
-            self.turns.resize_with(targets, Turn::default);
+            let most = self.most_per_target;
+            self.turns.resize_with(targets, || Turn::new(most));
+        }
+    }
+
+    /// Bounds what runs at once of a target. What runs already goes on.
+    pub fn bound(&mut self, target: Target, most: usize) {
+        if let Some(turn) = self.turns.get_mut(target) {
+            turn.most = most;
+            self.queue_up(target);
         }
     }
 
@@ -258,9 +270,18 @@ impl<T> Lanes<T> {
         let Some(turn) = self.turns.get_mut(target) else {
             return;
         };
-        if !turn.queued_up && !turn.ready.is_empty() && turn.running < self.most_per_target {
+        if !turn.queued_up && !turn.ready.is_empty() && turn.running < turn.most {
             turn.queued_up = true;
             self.order.push_back(target);
+        }
+    }
+}
+
+impl Turn {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            ..Self::default()
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crds::config::{ActionQueue, ObserverConfig, OnFailure, Priority, Retry};
+use crds::config::{ActionQueue, Mode, ObserverConfig, OnFailure, Ordering, Priority, Retry};
+use sha2::{Digest, Sha256};
 
 use crate::actions::{Action, Failure, FailureKind, Shared};
 use crate::checkpoint;
@@ -12,6 +13,9 @@ use crate::rules::{Condition, Rule, RuleSet, Verdict};
 use crate::source::log::{Logged, MAX_EVENT_BYTES};
 
 use super::lanes::Target;
+
+/// Hashes are below this.
+const MAX_HASH: u32 = 1 << 31;
 
 /// An expression or a template that does not compile.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +40,37 @@ pub struct Compiled {
     pub retry: Retry,
     /// How it goes by the queue.
     pub queue: ActionQueue,
+    /// What its deliveries wait for.
+    pub ordering: Ordering,
+    /// Most first attempts under way at once, where that is not the listener's bound.
+    pub max_in_flight: Option<usize>,
     /// What becomes of deliveries that are given up.
     pub on_failure: OnFailure,
 }
 
 impl Compiled {
+    /// Whether its deliveries are made at once, but not before those of the same key that wait in
+    /// the queue; so it must be known which keys have some there.
+    #[must_use]
+    pub fn tells_keys_apart(&self) -> bool {
+        self.queue.mode == Mode::Inline && self.ordering == Ordering::Key
+    }
+
+    /// Which lane an event's delivery goes to: that of its key, or one of its own, which is of the
+    /// same shard.
+    #[must_use]
+    pub fn lane(&self, event: &Event, shards: u16) -> u32 {
+        match self.ordering {
+            Ordering::Key => event.hash,
+            Ordering::None => {
+                let shards = u32::from(shards.max(1));
+                let own = Sha256::digest(event.log_id.to_be_bytes());
+                let own = u32::from_be_bytes([own[0], own[1], own[2], own[3]]);
+                event.hash % shards + shards * (own % (MAX_HASH / shards))
+            }
+        }
+    }
+
     /// How soon its jobs are claimed.
     #[must_use]
     pub const fn priority(&self) -> ::queue::Priority {
@@ -242,6 +272,10 @@ fn compile_one(
                 action: Arc::new(compiled),
                 retry: action.retry,
                 queue: action.queue,
+                ordering: action.ordering,
+                max_in_flight: action
+                    .max_in_flight
+                    .and_then(|most| usize::try_from(most).ok()),
                 on_failure: config.on_failure,
             }),
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crds::config::OnFailure;
+use crds::config::{OnFailure, Ordering};
 use tokio::time::Instant;
 
 use super::lanes::{LaneId, Target};
@@ -50,6 +50,13 @@ impl Dispatcher {
                 }
             }
             Outcome::Retry { failure, after } => self.try_again(lane, (&failure, took), after),
+            Outcome::Held(_) => {
+                // The queue takes no more of its jobs than there is room for.
+                if let Some(mut work) = self.take_out(lane) {
+                    work.attempts = work.attempts.saturating_sub(1);
+                    self.wait_in_queue(lane, work, Duration::ZERO);
+                }
+            }
             Outcome::Refused(failure) => {
                 if let Some(mut work) = self.lanes.finish(lane) {
                     work.note(&failure, Some(took));
@@ -81,16 +88,31 @@ impl Dispatcher {
             .first(lane)
             .map_or(policy.attempts, |work| work.attempts);
         if let Some(wait) = retry::wait(&policy, attempts, after, rand::random()) {
-            if let Some(mut work) = self.lanes.divert(lane) {
+            if let Some(mut work) = self.take_out(lane) {
                 work.note(failure, Some(took));
-                self.spill(lane, work, Instant::now() + wait);
-                if self.is_queued(lane.0) {
-                    self.spill_all(lane);
-                }
+                self.wait_in_queue(lane, work, wait);
             }
         } else if let Some(mut work) = self.lanes.finish(lane) {
             work.note(failure, Some(took));
             self.give_up(lane.0, work);
+        }
+    }
+
+    /// Takes out the delivery that runs, which becomes a job. What comes after it waits, where that
+    /// is to be in order.
+    fn take_out(&mut self, lane: LaneId) -> Option<Work> {
+        let known = self.roster.target(lane.0);
+        if known.is_some_and(|known| known.ordering == Ordering::None) {
+            self.lanes.finish(lane)
+        } else {
+            self.lanes.divert(lane)
+        }
+    }
+
+    fn wait_in_queue(&mut self, lane: LaneId, work: Work, wait: Duration) {
+        self.spill(lane, work, Instant::now() + wait);
+        if self.is_queued(lane.0) {
+            self.spill_all(lane);
         }
     }
 

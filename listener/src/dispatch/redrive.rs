@@ -94,6 +94,7 @@ impl Dispatcher {
             // One that fails again comes back under another number.
             again: Some(letter.id.to_string()),
             lane: None,
+            key: compiled.lane(&letter.event, self.setup.shards),
             priority: compiled.priority(),
             attempts: 0,
             history: letter.history,
@@ -101,7 +102,7 @@ impl Dispatcher {
             due: Instant::now(),
             event: letter.event,
         };
-        let lane = (target, job.event.hash);
+        let lane = (target, job.key);
         if self.lanes.len(lane) > 0 && !self.diverted.has(lane) {
             // Something of its lane is under way here; it is found again later.
             self.redriving.remove(&letter.id);

@@ -10,6 +10,7 @@ use crds::report::{
 use tokio::time::Instant;
 
 use super::Dispatcher;
+use crate::actions::breaker::Condition;
 use crate::source::reader::shard_of;
 
 /// Since when each shard has had work without any getting done.
@@ -128,9 +129,16 @@ impl Dispatcher {
         let firsts = firsts.filter(|(lane, _)| shard_of(lane.1, of) == shard);
         let firsts = firsts.filter_map(|(lane, first)| Some((lane, first?)));
         let (lane, first) = firsts.min_by_key(|(_, first)| first.log_id)?;
-        let (observer, action) = &self.roster.target(lane.0)?.name;
+        let compiled = self.roster.target(lane.0)?;
+        let (observer, action) = &compiled.name;
         let event = &first.event_id;
-        let why = match &first.error {
+        let standing = compiled.action.standing();
+        let left_alone = standing.filter(|it| it.condition != Condition::Closed);
+        let why = match left_alone
+            .and_then(|it| it.why)
+            .as_ref()
+            .or(first.error.as_ref())
+        {
             Some(error) => format!("{error}. Put the receiver right, or take the action out"),
             None => format!(
                 "it is waiting for its turn after {} attempts",

@@ -27,6 +27,8 @@ pub struct Spilled {
     pub again: Option<String>,
     /// Its lane, as the dispatcher numbers it, where it keeps account of that.
     pub lane: Option<LaneId>,
+    /// Hash by which the queue knows its lane.
+    pub key: u32,
     /// How soon it is claimed.
     pub priority: Priority,
     /// Attempts made.
@@ -88,7 +90,7 @@ impl Spilled {
                 lane: Lane {
                     observer: Arc::clone(observer),
                     action: Arc::clone(action),
-                    hash: event.hash,
+                    hash: self.key,
                 },
                 log_id: event.log_id,
                 event_id: event.id.clone(),
@@ -152,6 +154,7 @@ mod tests {
             name: ("default/big".into(), "notify".into()),
             again: None,
             lane: None,
+            key: 7,
             priority: Priority::High,
             attempts: 2,
             history: Vec::new(),

@@ -108,6 +108,11 @@ impl Crew {
         };
         match outcome {
             Outcome::Done => Ending::Done,
+            Outcome::Held(wait) => Ending::Again {
+                wait,
+                attempts: claimed.attempts,
+                history: claimed.history.clone(),
+            },
             Outcome::Refused(failure) => give_up(history, &failure, attempts, Some(took)),
             Outcome::Retry { failure, after } => match wait(&compiled.retry, attempts, after) {
                 None => give_up(history, &failure, attempts, Some(took)),

@@ -1,10 +1,12 @@
 //! What a worker works with.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::{QueueError, Want};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::place::Place;
 use crate::checkpoint::Action;
@@ -44,19 +46,46 @@ impl Setup {
         tracing::warn!(%error, "cannot use the job queue; trying again");
     }
 
-    /// What may be taken, at most so many lanes; `orphans` are actions that nobody has any more.
-    pub(super) fn want(&self, runs: usize, orphans: &[Action]) -> Want {
+    /// What may be taken, at most so many lanes; `orphans` are actions that nobody has any more,
+    /// and `held` says how many lanes of an action are here. Of an action that is held back no more
+    /// is taken than may be attempted; answers also with when there is room again for one of those
+    /// that there is none for.
+    pub(super) fn want(
+        &self,
+        runs: usize,
+        orphans: &[Action],
+        held: &HashMap<Action, usize>,
+        now: Instant,
+    ) -> (Want, Option<Instant>) {
         let observers = Arc::clone(&self.observers.borrow());
-        let known = observers.targets().iter().map(|known| {
+        let mut opening: Option<Instant> = None;
+        let known = observers.targets().iter().filter_map(|known| {
             let (observer, action) = known.name.clone();
-            (observer, action, known.queue.max_running)
+            let own = known.queue.max_running;
+            let Some(room) = known.action.room(now) else {
+                return Some((observer, action, own));
+            };
+            if room.most == 0 {
+                opening = Some(opening.map_or(room.next, |other| other.min(room.next)));
+                return None;
+            }
+            let here = held.get(&known.name).copied().unwrap_or(0);
+            let most = room
+                .most
+                .saturating_add(u32::try_from(here).unwrap_or(u32::MAX));
+            Some((
+                observer,
+                action,
+                Some(own.map_or(most, |own| own.min(most))),
+            ))
         });
         let orphans = orphans.iter().cloned();
         let orphans = orphans.map(|(observer, action)| (observer, action, None));
-        Want {
+        let want = Want {
             runs,
             actions: known.chain(orphans).collect(),
             fleet: self.fleet,
-        }
+        };
+        (want, opening)
     }
 }

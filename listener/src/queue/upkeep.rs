@@ -85,11 +85,11 @@ mod tests {
     use crds::config::Egress;
 
     use super::*;
-    use crate::actions::Shared;
+    use crate::actions::{Gates, Shared};
 
     #[test]
     fn jobs_wait_for_an_action_that_may_come_back() {
-        let shared = Shared::new(&Egress::default()).unwrap();
+        let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
         let name: Action = ("default/gone".into(), "notify".into());
         let mut missing = Missing::default();

@@ -36,6 +36,9 @@ const QUIET_PAUSE: Duration = Duration::from_secs(1);
 /// After so long without a job the looks become seldom.
 const QUIET: Duration = Duration::from_mins(1);
 
+/// Shortest pause before a look for what was held back.
+const OPENING_PAUSE: Duration = Duration::from_millis(20);
+
 /// Pause after a failure to ask.
 pub(super) const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -94,6 +97,8 @@ struct Session<'a> {
     next_look: Instant,
     /// Jobs were said to be there while a look was under way, which may have missed them.
     look_again: bool,
+    /// When there is room again for an action that nothing is taken of now.
+    opening: Option<Instant>,
     /// When there was a job, or was said to be one.
     last_job: Instant,
 }
@@ -126,6 +131,7 @@ impl<'a> Session<'a> {
             pause: SHORTEST_PAUSE,
             next_look: Instant::now(),
             look_again: false,
+            opening: None,
             last_job: Instant::now(),
         }
     }
@@ -220,7 +226,9 @@ impl<'a> Session<'a> {
     fn look(&mut self) {
         let (queue, id) = (Arc::clone(&self.setup.place.queue), self.id);
         let orphans = Arc::clone(&self.orphans.borrow());
-        let want = self.setup.want(self.room(), &orphans);
+        let (room, now) = (self.room(), Instant::now());
+        let (want, opening) = self.setup.want(room, &orphans, &self.held, now);
+        self.opening = opening;
         self.claims.spawn(async move {
             let claimed = timeout(ANSWER, queue.claim(id, &want)).await;
             claimed.unwrap_or_else(|_| Err(QueueError::Postgres(sqlx::Error::PoolTimedOut)))
@@ -260,7 +268,9 @@ impl<'a> Session<'a> {
                 FAILURE_PAUSE
             }
         };
-        self.next_look = Instant::now() + pause;
+        let now = Instant::now();
+        let opening = self.opening.map(|opening| opening.max(now + OPENING_PAUSE));
+        self.next_look = opening.map_or(now + pause, |opening| opening.min(now + pause));
     }
 
     /// Keeps a run, unless its action holds its share of the room already.

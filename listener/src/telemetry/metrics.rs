@@ -1,5 +1,6 @@
 //! What the listener counts and measures, for Prometheus.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crds::config::OnFailure;
@@ -8,8 +9,12 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use tokio::sync::watch;
+
+use super::receivers::Receivers;
 use crate::actions::Outcome;
 use crate::checkpoint::Action;
+use crate::dispatch::observers::Observers;
 use crate::queue::dead_letter::Attempt;
 
 /// Bounds of the duration buckets, in seconds.
@@ -103,6 +108,20 @@ impl Jobs {
                 &["observer"],
             )?,
         })
+    }
+}
+
+/// Receivers that are told of.
+#[derive(Debug)]
+pub struct Told {
+    registry: Registry,
+    receivers: Receivers,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        // One that is gone already is not told of either.
+        let _gone = self.registry.unregister(Box::new(self.receivers.clone()));
     }
 }
 
@@ -241,6 +260,7 @@ impl Metrics {
             Outcome::Done => "done",
             Outcome::Retry { .. } => "retry",
             Outcome::Refused(_) => "refused",
+            Outcome::Held(_) => return,
         };
         let labels = [&**observer, &**action];
         self.actions
@@ -280,6 +300,20 @@ impl Metrics {
             error = last.error,
             "{said}"
         );
+    }
+
+    /// Tells of the receivers of these observers, and of those of whatever comes in their place,
+    /// for as long as the answer is kept.
+    pub fn tell_of_receivers(
+        &self,
+        observers: watch::Receiver<Arc<Observers>>,
+    ) -> Result<Told, prometheus::Error> {
+        let receivers = Receivers::new(observers)?;
+        self.registry.register(Box::new(receivers.clone()))?;
+        Ok(Told {
+            registry: self.registry.clone(),
+            receivers,
+        })
     }
 
     /// Everything in the text format of Prometheus.

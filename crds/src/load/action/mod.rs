@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::checks::Checks;
 use super::report::field;
-use crate::config::{ActionConfig, ActionKind, ActionQueue, Mode, Retry};
+use crate::config::{ActionConfig, ActionKind, ActionQueue, Mode, RateLimit, Retry};
 use crate::duration::Span;
 use crate::resources::{Action, Log, RetryPolicy};
 
@@ -33,6 +33,17 @@ pub(super) fn check(at: &str, action: &Action, checks: &mut Checks<'_>) -> Actio
             priority: action.priority,
             max_running: action.max_running,
         },
+        ordering: action.ordering,
+        rate_limit: action.rate_limit.map(|limit| RateLimit {
+            attempts: limit.attempts,
+            per: checks.bounded(
+                &field(&field(at, "rateLimit"), "per"),
+                limit.per,
+                SHORTEST,
+                LONGEST_BACKOFF,
+            ),
+        }),
+        max_in_flight: action.max_in_flight,
     }
 }
 

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::never_null;
-use crate::config::{Mode, Priority, Retry};
+use crate::config::{Mode, Ordering, Priority, Retry};
 use crate::duration::Span;
 
 pub use log::Log;
@@ -60,6 +60,31 @@ pub struct Action {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub max_running: Option<u32>,
+    /// Most first attempts of this action under way at once in one pod, 1 to 4096. Left out, as
+    /// many as `spec.delivery.maxInFlight` of the listener says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_in_flight: Option<u32>,
+    /// Most attempts within a time. What is beyond it waits in the job queue and costs no attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// `Key` makes a delivery wait for those before it of the same key, also while these wait to be
+    /// attempted again. `None` lets none wait for another.
+    #[serde(default)]
+    pub ordering: Ordering,
+}
+
+/// At most so many attempts within a time, in each pod. They may come at once, and after that they
+/// come evenly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RateLimit {
+    /// How many, 1 to 1000000.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub attempts: u32,
+    /// Within which time, 1ms to 24h.
+    #[serde(default = "default_per")]
+    pub per: Span,
 }
 
 /// When and how often to try again. The wait before each further attempt is drawn at random up to
@@ -87,6 +112,10 @@ impl Default for RetryPolicy {
             max_backoff: default_max_backoff(),
         }
     }
+}
+
+fn default_per() -> Span {
+    Span::from_secs(1)
 }
 
 fn default_timeout() -> Span {

@@ -1,6 +1,7 @@
 //! Webhooks against a real receiver.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use crate::actions::Gates;
 use std::time::Instant;
 
 use crds::config::{ActionKind, Egress};
@@ -319,7 +320,7 @@ async fn what_a_receiver_repeats_holds_no_secret() {
 #[tokio::test]
 async fn addresses_that_are_not_public_are_refused_by_address_and_by_name() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let closed = Shared::new(&Egress::default()).unwrap();
+    let closed = Shared::new(&Egress::default(), &Gates::default()).unwrap();
     let port = sink.address().port();
     for url in [
         format!("http://127.0.0.1:{port}/secret"),
@@ -344,10 +345,13 @@ async fn addresses_that_are_not_public_are_refused_by_address_and_by_name() {
 #[tokio::test]
 async fn a_host_may_be_allowed_by_name() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let shared = Shared::new(&Egress {
-        cidrs: Vec::new(),
-        hosts: vec!["localhost".to_owned()],
-    })
+    let shared = Shared::new(
+        &Egress {
+            cidrs: Vec::new(),
+            hosts: vec!["localhost".to_owned()],
+        },
+        &Gates::default(),
+    )
     .unwrap();
     let url = format!("http://localhost:{}/", sink.address().port());
     let action = Action::compile(&action(ActionKind::Webhook(webhook(url))), &shared).unwrap();

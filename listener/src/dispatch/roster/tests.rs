@@ -12,7 +12,7 @@ use crds::config::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::actions::Shared;
+use crate::actions::{Gates, Shared};
 
 fn action(name: &str, attempts: u32) -> ActionConfig {
     ActionConfig {
@@ -27,6 +27,9 @@ fn action(name: &str, attempts: u32) -> ActionConfig {
         },
         timeout: Duration::from_secs(1),
         queue: crds::config::ActionQueue::default(),
+        ordering: crds::config::Ordering::default(),
+        rate_limit: None,
+        max_in_flight: None,
     }
 }
 
@@ -46,7 +49,7 @@ fn observer(name: &str, when: Option<&str>, actions: Vec<ActionConfig>) -> Obser
 /// Made once, as it reads the system's certificates.
 fn shared() -> Shared {
     static SHARED: OnceLock<Shared> = OnceLock::new();
-    let made = SHARED.get_or_init(|| Shared::new(&Egress::default()).unwrap());
+    let made = SHARED.get_or_init(|| Shared::new(&Egress::default(), &Gates::default()).unwrap());
     made.clone()
 }
 

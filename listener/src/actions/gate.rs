@@ -1,0 +1,260 @@
+//! Whether an attempt may be made now: what is down is left alone, and limits are kept.
+//!
+//! What is not admitted has cost no attempt; it waits in the job queue, which takes no more of an
+//! action's jobs than there is room for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use crds::config::RateLimit;
+use tokio::time::Instant;
+
+use super::breaker::{Breaker, Change, Condition, Sign};
+use super::rate::Bucket;
+use super::{Failure, FailureKind, Outcome};
+
+/// Shortest wait of what is not admitted.
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+
+/// Where something goes, and how that is doing.
+#[derive(Debug)]
+struct Endpoint {
+    /// For people; holds no secret.
+    host: String,
+    breaker: Mutex<Breaker>,
+    /// The failure that opened it.
+    last: Mutex<Option<String>>,
+}
+
+/// All endpoints of a process. Actions with the same one share what is known of it.
+#[derive(Clone, Debug, Default)]
+pub struct Gates(Arc<Mutex<HashMap<String, Weak<Endpoint>>>>);
+
+impl Gates {
+    /// The gate of one action: `endpoint` names where it goes, as a key that may hold a secret and
+    /// as a host for people; nothing where it goes nowhere.
+    pub(super) fn gate(&self, endpoint: Option<(&str, &str)>, rate: Option<RateLimit>) -> Gate {
+        Gate {
+            endpoint: endpoint.map(|(key, host)| self.endpoint(key, host)),
+            bucket: rate.map(|limit| Arc::new(Mutex::new(Bucket::new(limit)))),
+        }
+    }
+
+    fn endpoint(&self, key: &str, host: &str) -> Arc<Endpoint> {
+        let mut all = lock(&self.0);
+        if let Some(known) = all.get(key).and_then(Weak::upgrade) {
+            return known;
+        }
+        // Those that no action has any more.
+        all.retain(|_, known| known.strong_count() > 0);
+        let new = Arc::new(Endpoint {
+            host: host.to_owned(),
+            breaker: Mutex::new(Breaker::new()),
+            last: Mutex::new(None),
+        });
+        all.insert(key.to_owned(), Arc::downgrade(&new));
+        new
+    }
+}
+
+/// What holds the attempts of one action back.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    endpoint: Option<Arc<Endpoint>>,
+    bucket: Option<Arc<Mutex<Bucket>>>,
+}
+
+/// How many attempts of an action would be admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// So many.
+    pub most: u32,
+    /// Where that is none, when there are some again.
+    pub next: Instant,
+}
+
+/// How the endpoint of an action is doing.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Whether it is left alone.
+    pub condition: Condition,
+    /// How often that was begun, in this process.
+    pub opened: u64,
+    /// Why, in words; nothing if it never was.
+    pub why: Option<String>,
+}
+
+/// An attempt that was admitted. What came of it is to be told; dropped, it was cut off.
+#[derive(Debug)]
+pub(super) struct Permit {
+    endpoint: Option<(Arc<Endpoint>, u64)>,
+}
+
+impl Gate {
+    /// Admits an attempt, or says how long to wait.
+    pub(super) fn admit(&self, now: Instant) -> Result<Permit, Duration> {
+        let mut bucket = self.bucket.as_deref().map(lock);
+        if let Some(bucket) = &mut bucket {
+            bucket.take(now).map_err(|wait| wait.max(SHORTEST_WAIT))?;
+        }
+        let Some(endpoint) = &self.endpoint else {
+            return Ok(Permit { endpoint: None });
+        };
+        let admitted = lock(&endpoint.breaker).admit(now);
+        match admitted {
+            Ok(age) => Ok(Permit {
+                endpoint: Some((Arc::clone(endpoint), age)),
+            }),
+            Err(wait) => {
+                if let Some(bucket) = &mut bucket {
+                    bucket.give_back();
+                }
+                Err(wait.max(SHORTEST_WAIT))
+            }
+        }
+    }
+
+    /// How many would be admitted now; nothing where that is not bounded.
+    pub(super) fn room(&self, now: Instant) -> Option<Room> {
+        let of_rate = self.bucket.as_deref().map(|bucket| lock(bucket).room(now));
+        let endpoint = self.endpoint.as_ref();
+        let of_breaker = endpoint.and_then(|endpoint| lock(&endpoint.breaker).room(now));
+        let bounds = of_rate.into_iter().chain(of_breaker);
+        bounds
+            .map(|(most, next)| Room { most, next })
+            .reduce(|one, other| Room {
+                most: one.most.min(other.most),
+                next: one.next.max(other.next),
+            })
+    }
+
+    pub(super) fn standing(&self) -> Option<Standing> {
+        let endpoint = self.endpoint.as_ref()?;
+        let breaker = lock(&endpoint.breaker);
+        Some(Standing {
+            condition: breaker.condition(),
+            opened: breaker.opened(),
+            why: lock(&endpoint.last).clone(),
+        })
+    }
+}
+
+impl Permit {
+    /// Takes in what came of the attempt. `random` is drawn from 0 to 1.
+    pub(super) fn tell(mut self, outcome: &Outcome, now: Instant, random: f64) {
+        let Some((endpoint, age)) = self.endpoint.take() else {
+            return;
+        };
+        let change = lock(&endpoint.breaker).note(age, sign(outcome), now, random);
+        let host = &*endpoint.host;
+        match (change, outcome) {
+            (Some(Change::Opened(wait)), Outcome::Retry { failure, .. }) => {
+                *lock(&endpoint.last) = Some(failure.message.clone());
+                tracing::warn!(
+                    host,
+                    error = failure.message,
+                    "leaving a receiver alone that fails; deliveries to it wait and cost no attempt, the next \
+                     is made in {wait:.1?}"
+                );
+            }
+            (Some(Change::Returned), _) => tracing::info!(
+                host,
+                "the receiver answers again; what waits for it goes there little by little"
+            ),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some((endpoint, age)) = self.endpoint.take() {
+            lock(&endpoint.breaker).note(age, Sign::None, Instant::now(), 0.0);
+        }
+    }
+}
+
+/// What an outcome tells of the other side.
+fn sign(outcome: &Outcome) -> Sign {
+    match outcome {
+        Outcome::Done => Sign::Well,
+        Outcome::Retry {
+            failure: Failure {
+                status: Some(429), ..
+            },
+            after: Some(wish),
+        } => Sign::Busy(*wish),
+        Outcome::Retry { .. } => Sign::Down,
+        Outcome::Refused(failure) => match failure.kind {
+            FailureKind::Status | FailureKind::Redirect | FailureKind::Response => Sign::Well,
+            _ => Sign::None,
+        },
+        Outcome::Held(_) => Sign::None,
+    }
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn failed() -> Outcome {
+        Outcome::Retry {
+            failure: Failure::of(FailureKind::Connection, "no connection"),
+            after: None,
+        }
+    }
+
+    #[test]
+    fn actions_with_one_endpoint_share_what_is_known_of_it() {
+        let (gates, now) = (Gates::default(), Instant::now());
+        let one = gates.gate(Some(("http://a/x", "a")), None);
+        let other = gates.gate(Some(("http://a/x", "a")), None);
+        let elsewhere = gates.gate(Some(("http://a/y", "a")), None);
+        for _ in 0..20 {
+            one.admit(now).unwrap().tell(&failed(), now, 1.0);
+        }
+        assert!(other.admit(now).is_err());
+        assert_eq!(other.room(now).unwrap().most, 0);
+        assert!(elsewhere.admit(now).is_ok());
+        let standing = other.standing().unwrap();
+        assert_eq!(standing.condition, Condition::Open);
+        assert_eq!(standing.why.unwrap(), "no connection");
+    }
+
+    #[test]
+    fn what_the_breaker_holds_back_takes_no_token() {
+        let (gates, now) = (Gates::default(), Instant::now());
+        let limit = RateLimit {
+            attempts: 30,
+            per: Duration::from_mins(1),
+        };
+        let gate = gates.gate(Some(("http://a", "a")), Some(limit));
+        for _ in 0..20 {
+            gate.admit(now).unwrap().tell(&failed(), now, 1.0);
+        }
+        for _ in 0..100 {
+            assert!(gate.admit(now).is_err());
+        }
+        let later = now + Duration::from_secs(1);
+        gate.admit(later).unwrap().tell(&Outcome::Done, later, 0.0);
+        let later = later + Duration::from_secs(10);
+        let admitted = std::iter::from_fn(|| gate.admit(later).ok()).count();
+        assert_eq!(admitted, 9 + 5, "nine were left, and five came back");
+    }
+
+    #[test]
+    fn endpoints_that_no_action_has_are_forgotten() {
+        let gates = Gates::default();
+        for n in 0..100 {
+            drop(gates.gate(Some((&format!("http://{n}"), "host")), None));
+        }
+        assert!(lock(&gates.0).len() <= 1);
+    }
+}

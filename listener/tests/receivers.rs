@@ -1,0 +1,249 @@
+//! Receivers that are down, and limits on what is sent to them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use observer_listener::demo::sink::{Behaviour, Received, Sink};
+use serde_json::Value;
+
+use crate::support::listener::{Config, Process};
+use crate::support::probe::{free_address, get};
+use crate::support::{TestDb, amounts_to, database, eventually};
+
+/// Rows, each with changes that are to come in order.
+const KEYS: i32 = 50;
+
+/// An observer of `public.orders`; `more` are fields of its action.
+fn observer(name: &str, url: &str, more: &str) -> String {
+    format!(
+        "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
+         \"on\": {{entity: public.orders}}\n  actions:\n    - name: post\n      \
+         webhook: {{url: {{value: \"{url}\"}}}}\n{more}---\n"
+    )
+}
+
+async fn orders() -> TestDb {
+    let db = database().await;
+    db.run(&format!(
+        "create table orders (id int primary key, total int not null default 0);
+         insert into orders select generate_series(1, {KEYS});
+         select observer.track('orders')"
+    ))
+    .await;
+    db
+}
+
+/// Changes every row once every so often, so many times.
+async fn changes(db: &TestDb, times: u32, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    for _ in 0..times {
+        ticks.tick().await;
+        db.run("update orders set total = total + 1").await;
+    }
+}
+
+/// A metric of an observer.
+async fn metric(address: &str, name: &str, observer: &str) -> Option<f64> {
+    let (_, text) = get(address, "/metrics").await?;
+    let label = format!("observer=\"{observer}\"");
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.starts_with(name) && line.contains(&label))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+/// Each row's deliveries that took effect, in the order in which they came.
+fn totals(received: &[Received]) -> BTreeMap<String, Vec<i64>> {
+    let mut all: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for one in received.iter().filter(|one| one.status == Some(200)) {
+        let body: Value = serde_json::from_slice(&one.body).unwrap();
+        let total = body["new"]["total"].as_i64().unwrap();
+        all.entry(body["key"].to_string()).or_default().push(total);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_dead_receiver_among_ten_is_left_alone_and_comes_back_little_by_little() {
+    const ROUNDS: u32 = 20;
+    let db = orders().await;
+    let mut sinks = Vec::new();
+    let mut observers = String::new();
+    for n in 0..10 {
+        let sink = Sink::start(Behaviour::Ok).await.unwrap();
+        let more = "      timeout: 300ms\n      retry: {attempts: 4}\n";
+        observers += &observer(&format!("o{n}"), &sink.url("/"), more);
+        sinks.push(sink);
+    }
+    let (dead, others) = sinks.split_first().unwrap();
+    let config = Config::new(&db.url, "", &observers);
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    let at_others = || {
+        others
+            .iter()
+            .map(|sink| sink.counts().succeeded)
+            .sum::<u64>()
+    };
+    let each = u64::from(ROUNDS) * u64::try_from(KEYS).unwrap();
+    let every = Duration::from_millis(250);
+
+    // All are well.
+    changes(&db, ROUNDS, every).await;
+    let well = at_others();
+    amounts_to("deliveries", each * 9, async || at_others()).await;
+    amounts_to("deliveries", each, async || dead.counts().succeeded).await;
+
+    // One is dead.
+    dead.behave(Behaviour::Hang);
+    changes(&db, ROUNDS, every).await;
+    let beside = at_others() - each * 9;
+    println!(
+        "at the nine others by the last of {ROUNDS} rounds: {well} of {} while all were well, {beside} while one was dead",
+        each * 9
+    );
+    amounts_to("deliveries", 2 * each * 9, async || at_others()).await;
+    let mut state = 0.0;
+    eventually("it is left alone", async || {
+        let opened = metric(&address, "observer_breaker_opened_total", "default/o0").await?;
+        (opened >= 1.0).then_some(())
+    })
+    .await;
+    for name in ["default/o1", "default/o9"] {
+        state += metric(&address, "observer_breaker_state", name)
+            .await
+            .unwrap();
+    }
+    assert!(state < 0.5, "the others are not");
+    let attempted = dead.counts().requests - each;
+    println!("{attempted} requests to the dead one");
+    assert!(attempted < 200, "{attempted}");
+
+    // It is back, and its backlog comes in order and not at once.
+    let before = dead.received().len();
+    dead.behave(Behaviour::Ok);
+    let back = Instant::now();
+    amounts_to("deliveries", 2 * each, async || dead.counts().succeeded).await;
+    let received = dead.received();
+    let came: Vec<Duration> = received[before..]
+        .iter()
+        .filter(|one| one.status == Some(200))
+        .map(|one| one.at.saturating_duration_since(back))
+        .collect();
+    let first = *came.first().unwrap();
+    let mut series = Vec::new();
+    for second in 0..10_u32 {
+        let until = first + Duration::from_secs(u64::from(second) + 1);
+        let count = came.iter().filter(|at| **at < until).count();
+        series.push(count - series.iter().sum::<usize>());
+        // What is admitted at most, and what may be on its way for a moment.
+        let most = 10 * ((1 << (second + 1)) - 1) + 20 + (10 << second) / 2;
+        assert!(
+            count <= most,
+            "{count} within {} s, at most {most}",
+            second + 1
+        );
+    }
+    println!("came back after {first:.1?}, then in each second: {series:?}");
+    let letters: i64 = db.value("select count(*) from observer.dead_letter").await;
+    assert_eq!(letters, 0, "no delivery was given up");
+    for (key, totals) in totals(&received) {
+        let in_order: Vec<i64> = (1..=i64::from(2 * ROUNDS)).collect();
+        assert_eq!(totals, in_order, "key {key}");
+    }
+    let said = process.stop().await;
+    assert!(said.contains("leaving a receiver alone"), "{said}");
+    assert!(said.contains("the receiver answers again"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_is_kept_and_costs_no_attempt() {
+    let db = orders().await;
+    let (limited, free) = (
+        Sink::start(Behaviour::Ok).await.unwrap(),
+        Sink::start(Behaviour::Ok).await.unwrap(),
+    );
+    let limit = "      rateLimit: {attempts: 40, per: 1s}\n      retry: {attempts: 1}\n";
+    let observers =
+        observer("limited", &limited.url("/"), limit) + &observer("free", &free.url("/"), "");
+    let config = Config::new(&db.url, "", &observers);
+    let process = Process::run(&config);
+    let each = 4 * u64::try_from(KEYS).unwrap();
+    changes(&db, 4, Duration::from_millis(1)).await;
+    amounts_to("deliveries", each, async || free.counts().succeeded).await;
+    amounts_to("deliveries", each, async || limited.counts().succeeded).await;
+    let received = limited.received();
+    let begun = received[0].at;
+    for (n, one) in received.iter().enumerate() {
+        let at = one.at.duration_since(begun).as_secs_f64();
+        // A token more for what is sent a little before it comes.
+        let most = 40.0 + 40.0 * (at + 0.2);
+        assert!(
+            f64::from(u32::try_from(n).unwrap()) <= most,
+            "number {n} after {at} s"
+        );
+    }
+    println!("{each} in {:.1?}", received.last().unwrap().at - begun);
+    for (key, totals) in totals(&received) {
+        assert_eq!(totals, [1, 2, 3, 4], "key {key}");
+    }
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_asks_to_be_left_alone_is() {
+    let db = orders().await;
+    let sink = Sink::start(Behaviour::Throttle {
+        times: 1,
+        seconds: 2,
+    })
+    .await
+    .unwrap();
+    // One at a time, so that the first refusal comes before anything else is sent.
+    let more = "      maxInFlight: 1\n";
+    let config = Config::new(&db.url, "", &observer("o", &sink.url("/"), more));
+    let process = Process::run(&config);
+    changes(&db, 1, Duration::from_millis(1)).await;
+    eventually("the first is refused", async || {
+        (sink.counts().requests == 1).then_some(())
+    })
+    .await;
+    sink.behave(Behaviour::Ok);
+    let keys = u64::try_from(KEYS).unwrap();
+    amounts_to("deliveries", keys, async || sink.counts().succeeded).await;
+    let received = sink.received();
+    let pause = received[1].at - received[0].at;
+    assert!(pause >= Duration::from_secs(2), "{pause:?}");
+    assert_eq!(received.len() as u64, keys + 1);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_order_no_delivery_waits_for_another() {
+    let db = orders().await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let more = "      ordering: None\n      retry: {attempts: 9, initialBackoff: 20ms, maxBackoff: 50ms}\n";
+    let config = Config::new(&db.url, "", &observer("o", &sink.url("/"), more));
+    sink.behave(Behaviour::FailShare {
+        per_mille: 300,
+        seed: 7,
+        status: 503,
+    });
+    let process = Process::run(&config);
+    changes(&db, 10, Duration::from_millis(20)).await;
+    let all = 10 * u64::try_from(KEYS).unwrap();
+    amounts_to("deliveries", all, async || sink.counts().succeeded).await;
+    let totals = totals(&sink.received());
+    let swapped = totals.values().filter(|totals| !totals.is_sorted()).count();
+    println!("{swapped} of {} keys out of order", totals.len());
+    assert!(
+        swapped > 0,
+        "with three of ten attempts failing some overtake"
+    );
+    for (key, mut totals) in totals {
+        totals.sort_unstable();
+        assert_eq!(totals, (1..=10).collect::<Vec<_>>(), "key {key}");
+    }
+    let left: i64 = db.value("select count(*) from observer.job").await;
+    assert_eq!(left, 0);
+    process.stop().await;
+}
