@@ -70,12 +70,18 @@ spec.actions[] object
 spec.actions[].log object
 spec.actions[].log.level string enum=["Warn","Info","Debug"] default=Info
 spec.actions[].log.message string
+spec.actions[].maxInFlight integer minimum=1 maximum=4096
 spec.actions[].maxRunning integer minimum=1 maximum=65536
 spec.actions[].mode string enum=["Inline","Queued"] default=Inline
 spec.actions[].name! string
+spec.actions[].ordering string enum=["Key","None"] default=Key
 spec.actions[].priority string enum=["High","Normal","Low"] default=Normal
+spec.actions[].rateLimit object
+spec.actions[].rateLimit.attempts! integer minimum=1 maximum=1000000
+spec.actions[].rateLimit.per string default=1s
 spec.actions[].retry object default={"attempts":8,"initialBackoff":"1s","maxBackoff":"10m"}
 spec.actions[].retry.attempts integer minimum=1 maximum=100 default=8
+spec.actions[].retry.deadline string
 spec.actions[].retry.initialBackoff string default=1s
 spec.actions[].retry.maxBackoff string default=10m
 spec.actions[].slack object
@@ -123,8 +129,16 @@ spec.tenant string
 spec.when string"#;
 
 const LISTENER: &str = r#"spec! object
+spec.api object
+spec.api.token! object
+spec.api.token.secretKeyRef object
+spec.api.token.secretKeyRef.key! string
+spec.api.token.secretKeyRef.name! string
+spec.api.token.value string
 spec.checkpoint object default={"interval":"250ms"}
 spec.checkpoint.interval string default=250ms
+spec.deadLetters object default={}
+spec.deadLetters.retention string
 spec.deletionPolicy string enum=["Delete","Retain"] default=Delete
 spec.delivery object default={"drainTimeout":"25s","maxInFlight":64}
 spec.delivery.drainTimeout string default=25s
@@ -286,7 +300,17 @@ fn schemas_are_structural_explained_and_never_null() {
 fn exactly_one_is_a_rule_of_the_cluster_too() {
     let crd = json!(Observer::crd());
     let action = &schema(&crd)["properties"]["spec"]["properties"]["actions"]["items"];
-    let common = ["maxRunning", "mode", "name", "priority", "retry", "timeout"];
+    let common = [
+        "maxInFlight",
+        "maxRunning",
+        "mode",
+        "name",
+        "ordering",
+        "priority",
+        "rateLimit",
+        "retry",
+        "timeout",
+    ];
     let fields = action["properties"].as_object().unwrap().keys();
     let things: Vec<_> = fields
         .filter(|field| !common.contains(&field.as_str()))

@@ -103,13 +103,13 @@ fn the_unbroken_files_load() {
 fn unknown_fields_are_told_with_the_nearest_known() {
     breaks_listener(
         "shard: 8",
-        "spec.shard: unknown field; did you mean `shards`? Known here: checkpoint, deletionPolicy, delivery, egress, identity, \
+        "spec.shard: unknown field; did you mean `shards`? Known here: api, checkpoint, deadLetters, deletionPolicy, delivery, egress, identity, \
          lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, shards, source, \
          stalledAfter",
     );
     breaks_listener(
         "cache: {url: {value: x}}",
-        "spec.cache: unknown field; known here: checkpoint, deletionPolicy, delivery, egress, identity, \
+        "spec.cache: unknown field; known here: api, checkpoint, deadLetters, deletionPolicy, delivery, egress, identity, \
          lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, shards, source, \
          stalledAfter",
     );
@@ -225,6 +225,19 @@ fn numbers_and_durations_have_bounds() {
     breaks_action(
         "mode: Queued\n      timeout: 61m",
         "timeout: must be 1ms to 1h",
+    );
+    breaks_action(
+        "retry: {deadline: 1ms}",
+        "retry.deadline: must be 1s to 8760h",
+    );
+    breaks_action("maxInFlight: 0", "maxInFlight: must be 1 to 4096");
+    breaks_action(
+        "rateLimit: {attempts: 0}",
+        "rateLimit.attempts: must be 1 to 1000000",
+    );
+    breaks_action(
+        "rateLimit: {attempts: 1, per: 25h}",
+        "rateLimit.per: must be 1ms to 24h",
     );
     for most in [0, 65537] {
         breaks_action(
@@ -403,7 +416,7 @@ fn an_action_does_exactly_one_thing() {
         "webhook:",
         "webhok:",
         "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: log, \
-         maxRunning, mode, name, priority, retry, slack, teams, timeout, webhook",
+         maxInFlight, maxRunning, mode, name, ordering, priority, rateLimit, retry, slack, teams, timeout, webhook",
     );
 }
 

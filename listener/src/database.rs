@@ -18,6 +18,12 @@ const CONNECTIONS_APART: u32 = 2;
 /// Most connections for work on jobs: one claims, one tells, one gives signs of life.
 const CONNECTIONS_FOR_JOBS: u32 = 3;
 
+/// Most connections for whoever looks after dead letters and jobs over HTTP.
+const CONNECTIONS_FOR_KEEPERS: u32 = 2;
+
+/// How long one of these is kept open that nobody uses.
+const IDLE_KEEPERS: Duration = Duration::from_mins(1);
+
 /// How long a statement waits for a connection before it counts as failed.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -237,6 +243,21 @@ pub fn connections_apart(url: &Redacted, patience: Duration) -> Result<PgPool, D
 /// Connections for work on jobs, which goes on whatever becomes of the shards.
 pub fn connections_for_jobs(url: &Redacted) -> Result<PgPool, DatabaseError> {
     Ok(pool(options(url)?, CONNECTIONS_FOR_JOBS))
+}
+
+/// Connections for whoever looks after dead letters and jobs over HTTP; closed while nobody does.
+pub fn connections_for_keepers(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS_FOR_KEEPERS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(IDLE_KEEPERS)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                let bounded = sqlx::raw_sql("set statement_timeout = '60s'");
+                bounded.execute(connection).await.map(drop)
+            })
+        });
+    Ok(pool.connect_lazy_with(options(url)?))
 }
 
 fn pool(options: PgConnectOptions, most: u32) -> PgPool {

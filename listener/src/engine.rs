@@ -34,6 +34,7 @@ use crate::database;
 use crate::dispatch::observers::Observers;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::migrate;
+use crate::queue::dead_letter::upkeep;
 use crate::queue::figures;
 use crate::queue::place::Place;
 use crate::run::{GOODBYE, RunError, first_error};
@@ -131,6 +132,7 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
         () = stop.cancelled() => return Ok(()),
     };
     let metrics = &job.sources.metrics;
+    let _open = job.sources.keeper.open(job.listener, &ground.queue)?;
     let _told = metrics.tell_of_receivers(job.observers.clone())?;
     if job.jobs == Jobs::Only {
         return job.work_on_jobs(&ground.pool, stop).await;
@@ -197,6 +199,17 @@ impl<'a> Engine<'a> {
             let until = reading.clone();
             async move {
                 until.run_until_cancelled(telling).await;
+                Ok(())
+            }
+        });
+        tasks.spawn({
+            let (pool, reporter) = (ground.pool.clone(), Arc::clone(&sources.reporter));
+            let (name, metrics) = (Arc::clone(&name), sources.metrics.clone());
+            let retention = listener.dead_letter_retention;
+            let keeping = upkeep::keep(pool, name, retention, reporter, metrics);
+            let until = reading.clone();
+            async move {
+                until.run_until_cancelled(keeping).await;
                 Ok(())
             }
         });

@@ -276,3 +276,64 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
     let kept: i64 = db.value("select count(*) from observer.dead_letter").await;
     assert_eq!(kept, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_letters_go_where_that_is_asked_for_and_the_rest_is_counted() {
+    let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
+    let (db, config) = refused(&sink).await;
+    let process = Process::run(&config);
+    db.run("insert into bills select generate_series(1, 5)")
+        .await;
+    letters(&db, 5).await;
+    db.run(
+        "update observer.dead_letter set created_at = created_at - interval '50 hours' where key <> '5'",
+    )
+    .await;
+    process.stop().await;
+    config.change("  egress:", "  deadLetters: {retention: 48h}\n  egress:");
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    eventually("four are gone", async || {
+        let count: i64 = db.value("select count(*) from observer.dead_letter").await;
+        (count == 1).then_some(())
+    })
+    .await;
+    eventually("the one that is left is counted", async || {
+        let letters = counted(&address, "observer_dead_letters{").await?;
+        let expired = counted(&address, "observer_dead_letters_expired_total").await?;
+        ((letters, expired) == (1.0, 4.0)).then_some(())
+    })
+    .await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_longer_than_its_deadline_is_given_up_with_attempts_left() {
+    let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
+    let (db, config) = refused(&sink).await;
+    config.change(
+        "retry: {attempts: 1}",
+        "retry: {attempts: 100, initialBackoff: 50ms, maxBackoff: 300ms, deadline: 2s}",
+    );
+    let process = Process::run(&config);
+    db.run("insert into bills values (1)").await;
+    let found = letters(&db, 1).await;
+    assert_eq!(found[0].2, "deadline");
+    assert!(found[0].3.contains("within 2s"), "{}", found[0].3);
+    let exported = exported(&db, &[]).await;
+    let history = exported[0]["history"].as_array().unwrap();
+    let kinds: Vec<&str> = history
+        .iter()
+        .filter_map(|one| one["kind"].as_str())
+        .collect();
+    assert!(kinds.len() > 3, "{kinds:?}");
+    assert_eq!(kinds.last(), Some(&"deadline"));
+    assert!(
+        kinds[..kinds.len() - 1]
+            .iter()
+            .all(|kind| *kind == "status"),
+        "{kinds:?}"
+    );
+    assert!(exported[0]["attempts"].as_i64().unwrap() < 100);
+    process.stop().await;
+}

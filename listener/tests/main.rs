@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod adversity;
+mod api;
 mod bad_input;
 mod capture;
 mod chaos;

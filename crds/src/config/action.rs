@@ -112,6 +112,8 @@ pub struct Retry {
     pub initial_backoff: Duration,
     /// Upper bound of any wait.
     pub max_backoff: Duration,
+    /// After this long in the job queue no further attempt is made; no such bound where absent.
+    pub deadline: Option<Duration>,
 }
 
 impl Default for Retry {
@@ -120,6 +122,7 @@ impl Default for Retry {
             attempts: 8,
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_mins(10),
+            deadline: None,
         }
     }
 }

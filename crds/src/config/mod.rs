@@ -144,6 +144,10 @@ pub struct ListenerConfig {
     pub drain_timeout: Duration,
     /// Where actions may connect to beyond public addresses.
     pub egress: Egress,
+    /// How long dead letters are kept; until someone redrives or drops them where absent.
+    pub dead_letter_retention: Option<Duration>,
+    /// What a request to the HTTP interface must show; there is no such interface where absent.
+    pub api_token: Option<Redacted>,
     /// The job queue.
     pub queue: QueueConfig,
 }

@@ -24,6 +24,9 @@ const SHORTEST_RETRY: Span = Span::from_millis(100);
 const LONGEST_RETRY: Span = Span::from_secs(60);
 const LONGEST_CHECKPOINT: Span = Span::from_secs(60);
 const LONGEST_DRAIN: Span = Span::from_secs(600);
+const SHORTEST_KEPT: Span = Span::from_secs(3600);
+const LONGEST_KEPT: Span = Span::from_secs(87_600 * 3600);
+const SHORTEST_TOKEN: usize = 16;
 const SHORTEST_STALL: Span = Span::from_secs(5);
 const LONGEST_STALL: Span = Span::from_secs(3600);
 
@@ -91,6 +94,11 @@ pub(super) fn check(
             SHORTEST,
             LONGEST_DRAIN,
         ),
+        dead_letter_retention: spec.dead_letters.retention.map(|retention| {
+            let at = "/spec/deadLetters/retention";
+            checks.bounded(at, retention, SHORTEST_KEPT, LONGEST_KEPT)
+        }),
+        api_token: spec.api.as_ref().map(|api| api_token(&api.token, checks)),
         egress: egress(&spec.egress, checks),
         queue: queue::check(spec, checks),
     }
@@ -115,6 +123,25 @@ fn lease(timing: LeaseTiming, checks: &mut Checks<'_>) -> LeaseConfig {
         );
     }
     config
+}
+
+fn api_token(source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
+    let Some((at, token)) = checks.resolve("/spec/api/token", source) else {
+        return Redacted::default();
+    };
+    // Secrets read from files often end in a line break.
+    let token = token.reveal().trim();
+    let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if token.len() < SHORTEST_TOKEN || !printable {
+        checks.wrong(
+            &at,
+            format!(
+                "must be at least {SHORTEST_TOKEN} letters, digits or signs without spaces; make one with \
+                 `openssl rand -hex 32`"
+            ),
+        );
+    }
+    Redacted::new(token)
 }
 
 fn database_url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {

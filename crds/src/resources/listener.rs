@@ -129,6 +129,12 @@ pub struct ObserverListenerSpec {
     /// The job queue.
     #[serde(default)]
     pub queue: Queue,
+    /// Dead letters.
+    #[serde(default)]
+    pub dead_letters: DeadLetters,
+    /// The HTTP interface for dead letters and jobs. Left out, there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<HttpApi>,
     /// Where actions may connect to.
     #[serde(default)]
     pub egress: EgressRules,
@@ -232,6 +238,25 @@ pub struct Delivery {
     /// termination grace period.
     #[serde(default = "default_drain_timeout")]
     pub drain_timeout: Span,
+}
+
+/// What becomes of dead letters that nobody redrives or drops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
+pub struct DeadLetters {
+    /// How long they are kept, 1h to 87600h. Left out, they are kept until they are redriven or
+    /// dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Span>,
+}
+
+/// An HTTP interface on the port of health and metrics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpApi {
+    /// What a request must show as `Authorization: Bearer ...`, at least 16 characters.
+    pub token: ValueSource,
 }
 
 /// Where actions may connect to. Public addresses are always allowed; loopback, private,

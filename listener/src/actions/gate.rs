@@ -34,8 +34,16 @@ pub struct Gates(Arc<Mutex<HashMap<String, Weak<Endpoint>>>>);
 impl Gates {
     /// The gate of one action: `endpoint` names where it goes, as a key that may hold a secret and
     /// as a host for people; nothing where it goes nowhere.
-    pub(super) fn gate(&self, endpoint: Option<(&str, &str)>, rate: Option<RateLimit>) -> Gate {
+    ///
+    /// What the receiver asks for is granted for up to `longest_wish`.
+    pub(super) fn gate(
+        &self,
+        endpoint: Option<(&str, &str)>,
+        rate: Option<RateLimit>,
+        longest_wish: Duration,
+    ) -> Gate {
         Gate {
+            longest_wish,
             endpoint: endpoint.map(|(key, host)| self.endpoint(key, host)),
             bucket: rate.map(|limit| Arc::new(Mutex::new(Bucket::new(limit)))),
         }
@@ -63,6 +71,7 @@ impl Gates {
 pub(super) struct Gate {
     endpoint: Option<Arc<Endpoint>>,
     bucket: Option<Arc<Mutex<Bucket>>>,
+    longest_wish: Duration,
 }
 
 /// How many attempts of an action would be admitted.
@@ -89,6 +98,7 @@ pub struct Standing {
 #[derive(Debug)]
 pub(super) struct Permit {
     endpoint: Option<(Arc<Endpoint>, u64)>,
+    longest_wish: Duration,
 }
 
 impl Gate {
@@ -99,12 +109,16 @@ impl Gate {
             bucket.take(now).map_err(|wait| wait.max(SHORTEST_WAIT))?;
         }
         let Some(endpoint) = &self.endpoint else {
-            return Ok(Permit { endpoint: None });
+            return Ok(Permit {
+                endpoint: None,
+                longest_wish: self.longest_wish,
+            });
         };
         let admitted = lock(&endpoint.breaker).admit(now);
         match admitted {
             Ok(age) => Ok(Permit {
                 endpoint: Some((Arc::clone(endpoint), age)),
+                longest_wish: self.longest_wish,
             }),
             Err(wait) => {
                 if let Some(bucket) = &mut bucket {
@@ -146,7 +160,8 @@ impl Permit {
         let Some((endpoint, age)) = self.endpoint.take() else {
             return;
         };
-        let change = lock(&endpoint.breaker).note(age, sign(outcome), now, random);
+        let change =
+            lock(&endpoint.breaker).note(age, sign(outcome, self.longest_wish), now, random);
         let host = &*endpoint.host;
         match (change, outcome) {
             (Some(Change::Opened(wait)), Outcome::Retry { failure, .. }) => {
@@ -176,7 +191,7 @@ impl Drop for Permit {
 }
 
 /// What an outcome tells of the other side.
-fn sign(outcome: &Outcome) -> Sign {
+fn sign(outcome: &Outcome, longest_wish: Duration) -> Sign {
     match outcome {
         Outcome::Done => Sign::Well,
         Outcome::Retry {
@@ -184,7 +199,7 @@ fn sign(outcome: &Outcome) -> Sign {
                 status: Some(429), ..
             },
             after: Some(wish),
-        } => Sign::Busy(*wish),
+        } => Sign::Busy((*wish).min(longest_wish)),
         Outcome::Retry { .. } => Sign::Down,
         Outcome::Refused(failure) => match failure.kind {
             FailureKind::Status | FailureKind::Redirect | FailureKind::Response => Sign::Well,
@@ -204,6 +219,8 @@ mod tests {
 
     use super::*;
 
+    const LONG: Duration = Duration::from_hours(1);
+
     fn failed() -> Outcome {
         Outcome::Retry {
             failure: Failure::of(FailureKind::Connection, "no connection"),
@@ -214,9 +231,9 @@ mod tests {
     #[test]
     fn actions_with_one_endpoint_share_what_is_known_of_it() {
         let (gates, now) = (Gates::default(), Instant::now());
-        let one = gates.gate(Some(("http://a/x", "a")), None);
-        let other = gates.gate(Some(("http://a/x", "a")), None);
-        let elsewhere = gates.gate(Some(("http://a/y", "a")), None);
+        let one = gates.gate(Some(("http://a/x", "a")), None, LONG);
+        let other = gates.gate(Some(("http://a/x", "a")), None, LONG);
+        let elsewhere = gates.gate(Some(("http://a/y", "a")), None, LONG);
         for _ in 0..20 {
             one.admit(now).unwrap().tell(&failed(), now, 1.0);
         }
@@ -235,7 +252,7 @@ mod tests {
             attempts: 30,
             per: Duration::from_mins(1),
         };
-        let gate = gates.gate(Some(("http://a", "a")), Some(limit));
+        let gate = gates.gate(Some(("http://a", "a")), Some(limit), LONG);
         for _ in 0..20 {
             gate.admit(now).unwrap().tell(&failed(), now, 1.0);
         }
@@ -253,7 +270,7 @@ mod tests {
     fn endpoints_that_no_action_has_are_forgotten() {
         let gates = Gates::default();
         for n in 0..100 {
-            drop(gates.gate(Some((&format!("http://{n}"), "host")), None));
+            drop(gates.gate(Some((&format!("http://{n}"), "host")), None, LONG));
         }
         assert!(lock(&gates.0).len() <= 1);
     }

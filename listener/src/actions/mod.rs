@@ -105,7 +105,9 @@ impl Action {
         let kind = Kind::compile(&config.kind)?;
         let rate = config.rate_limit;
         Ok(Self {
-            gate: shared.gates.gate(kind.endpoint(), rate),
+            gate: shared
+                .gates
+                .gate(kind.endpoint(), rate, config.retry.max_backoff),
             kind,
             shared: shared.clone(),
             timeout: config.timeout,
@@ -293,6 +295,8 @@ pub enum FailureKind {
     Removed,
     /// The process that made the last attempt was never heard of again.
     Lost,
+    /// It took longer in all than its action allows.
+    Deadline,
 }
 
 impl FailureKind {
@@ -311,6 +315,7 @@ impl FailureKind {
             Self::Response => "response",
             Self::Removed => "removed",
             Self::Lost => "lost",
+            Self::Deadline => "deadline",
         }
     }
 }

@@ -1,6 +1,8 @@
-//! What the listener answers over HTTP: `/healthz`, `/readyz`, `/metrics`, `/status`.
+//! What the listener answers over HTTP: `/healthz`, `/readyz`, `/metrics`, `/status`, and
+//! `/api/observers` to whoever shows the token.
 
 pub mod health;
+mod keeper;
 pub mod report;
 
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::metrics::Metrics;
 use health::Health;
+pub use keeper::Keeper;
 use report::Reporter;
 
 /// What the answers are made from.
@@ -28,6 +31,8 @@ pub struct Sources {
     pub health: Arc<Health>,
     /// What the operator is told.
     pub reporter: Arc<Reporter>,
+    /// What dead letters and jobs are shown from.
+    pub keeper: Keeper,
 }
 
 impl Sources {
@@ -38,6 +43,7 @@ impl Sources {
             metrics,
             health: Arc::default(),
             reporter: Arc::new(Reporter::new(pod)),
+            keeper: Keeper::default(),
         }
     }
 
@@ -66,12 +72,14 @@ pub async fn serve(
     sources: Sources,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    let keeper = keeper::routes(sources.keeper.clone());
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route(STATUS_PATH, get(status))
-        .with_state(sources);
+        .with_state(sources)
+        .merge(keeper);
     axum::serve(socket, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await

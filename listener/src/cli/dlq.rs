@@ -138,7 +138,7 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             database,
         } => {
             let (pool, what) = open(database, filter, None).await?;
-            let letters = keeper::list(&pool, &what, limit).await?;
+            let letters = keeper::list(&pool, &what, i64::MAX, limit).await?;
             match output {
                 Output::Json => println!("{}", serde_json::to_string_pretty(&letters)?),
                 Output::Table => table(&letters, keeper::count(&pool, &what).await?),

@@ -274,7 +274,7 @@ impl Cast<'_> {
     }
 
     async fn show_letter(&mut self, screen: &mut Screen) -> Result<(), DemoError> {
-        let letters = keeper::list(self.pool, &ours(), 1)
+        let letters = keeper::list(self.pool, &ours(), i64::MAX, 1)
             .await
             .map_err(doing("look for dead letters"))?;
         // It is written with the next checkpoint.
@@ -322,7 +322,7 @@ impl Cast<'_> {
             self.show_letter(screen).await?;
         }
         let look = "look at the dead letters";
-        let letters = keeper::list(self.pool, &ours(), MAX_LETTERS)
+        let letters = keeper::list(self.pool, &ours(), i64::MAX, MAX_LETTERS)
             .await
             .map_err(doing(look))?;
         for letter in letters {

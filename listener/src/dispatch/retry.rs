@@ -28,6 +28,12 @@ pub fn wait(retry: &Retry, attempt: u32, named: Option<Duration>, random: f64) -
     )
 }
 
+/// How much of an action's time in all is left after `age`; nothing where that is not bounded.
+#[must_use]
+pub fn left(retry: &Retry, age: Duration) -> Option<Duration> {
+    retry.deadline.map(|deadline| deadline.saturating_sub(age))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +42,7 @@ mod tests {
         attempts: 5,
         initial_backoff: Duration::from_secs(1),
         max_backoff: Duration::from_secs(6),
+        deadline: None,
     };
 
     #[test]

@@ -2,6 +2,7 @@
 //! redrives or drops them. This module owns `observer.dead_letter`.
 
 pub mod keeper;
+pub(crate) mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;

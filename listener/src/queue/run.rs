@@ -7,6 +7,7 @@ use std::time::Duration;
 use ::queue::{Claim, Claimed, Ended, Ending, Job, Run, failpoint};
 use chrono::Utc;
 use crds::config::{OnFailure, Retry};
+use crds::duration::Span;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -94,6 +95,11 @@ impl Crew {
             let failure = Failure::of(FailureKind::Lost, message);
             return give_up(history, &failure, claimed.attempts, None);
         }
+        let age = (Utc::now() - claimed.enqueued_at).to_std();
+        let left = retry::left(&compiled.retry, age.unwrap_or_default());
+        if left == Some(Duration::ZERO) {
+            return give_up(history, &too_late(&compiled.retry), claimed.attempts, None);
+        }
         let attempts = claimed.attempts + 1;
         let Some((outcome, took)) = self
             .outcome(compiled, event, attempts, &claimed.claim)
@@ -116,6 +122,10 @@ impl Crew {
             Outcome::Refused(failure) => give_up(history, &failure, attempts, Some(took)),
             Outcome::Retry { failure, after } => match wait(&compiled.retry, attempts, after) {
                 None => give_up(history, &failure, attempts, Some(took)),
+                Some(wait) if left.is_some_and(|left| wait >= left) => {
+                    dead_letter::note(&mut history, Attempt::new(Utc::now(), &failure, Some(took)));
+                    give_up(history, &too_late(&compiled.retry), attempts, None)
+                }
                 Some(wait) => {
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
                     dead_letter::note(&mut history, attempt);
@@ -163,6 +173,14 @@ impl Crew {
 
 fn wait(policy: &Retry, attempts: u32, after: Option<Duration>) -> Option<Duration> {
     retry::wait(policy, attempts, after, rand::random())
+}
+
+fn too_late(policy: &Retry) -> Failure {
+    let deadline = Span::from(policy.deadline.unwrap_or_default());
+    let message = format!(
+        "it was not delivered within {deadline} (retry.deadline of the action); redrive it if it is still wanted"
+    );
+    Failure::of(FailureKind::Deadline, message)
 }
 
 fn removed(job: &Job) -> Failure {

@@ -139,6 +139,13 @@ pub struct Metrics {
     pub durations: HistogramVec,
     /// Dead letters written, by kind of failure.
     pub dead_letters: IntCounterVec,
+    /// Dead letters that are kept, by observer and kind of failure; told by one process of the
+    /// fleet.
+    pub letters: IntGaugeVec,
+    /// Age in seconds of the oldest of them, by observer.
+    pub oldest_letter: IntGaugeVec,
+    /// Dead letters that were kept for as long as they are to be.
+    pub expired_letters: IntCounter,
     /// Actions given up on and not kept, by kind of failure.
     pub dropped: IntCounterVec,
     /// Attempts under way.
@@ -183,6 +190,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
+        let gauges = |name: &str, help: &str, by: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(name, help), by)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
         let gauge = |name: &str, help: &str| {
             let metric = IntGauge::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
@@ -216,6 +228,20 @@ impl Metrics {
                 "dead_letters_total",
                 "Actions given up on",
                 &["observer", "action", "kind"],
+            )?,
+            letters: gauges(
+                "dead_letters",
+                "Dead letters that are kept",
+                &["observer", "kind"],
+            )?,
+            oldest_letter: gauges(
+                "dead_letters_oldest_seconds",
+                "Age of the oldest dead letter",
+                &["observer"],
+            )?,
+            expired_letters: counter(
+                "dead_letters_expired_total",
+                "Dead letters dropped after deadLetters.retention",
             )?,
             dropped: counters(
                 "dropped_total",

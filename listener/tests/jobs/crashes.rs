@@ -34,12 +34,12 @@ fn kept(spec: &str) -> String {
     spec.replace("lease: 5s", "lease: 5s, retention: 1h") + LEASE
 }
 
-/// One that fails now and then, and one that always does and is given up soon.
+/// One that fails now and then, and one that is refused as a job. (Failures of another kind would
+/// have its receiver left alone.)
 fn observers(sink: &Sink) -> String {
     let often = "retry: {attempts: 100, initialBackoff: 20ms, maxBackoff: 50ms}";
-    let twice = "retry: {attempts: 2, initialBackoff: 20ms, maxBackoff: 50ms}";
     observer("flaky", &sink.url("/flaky"), often)
-        + &observer("hopeless", &sink.url("/hopeless"), twice)
+        + &observer("hopeless", &sink.url("/hopeless"), "mode: Queued")
 }
 
 /// How many jobs there are of each delivery: those that are over, unless one is not.
@@ -96,7 +96,7 @@ async fn die_at(failpoint: &str, times: u32, spec: &str, seed: u64) -> TestDb {
         status: 503,
     };
     sink.behave_at("/flaky", failing);
-    sink.behave_at("/hopeless", Behaviour::Status(503));
+    sink.behave_at("/hopeless", Behaviour::Status(400));
     let config = Config::new(&db.url, &kept(spec), &observers(&sink));
     let mut process = Process::run_to(&config, failpoint, times);
     db.run(&format!(

@@ -19,6 +19,8 @@ const KINDS: [&str; 4] = ["webhook", "slack", "teams", "log"];
 const SHORTEST: Span = Span::from_millis(1);
 const LONGEST_TIMEOUT: Span = Span::from_secs(300);
 const LONGEST_QUEUED_TIMEOUT: Span = Span::from_secs(3600);
+const SHORTEST_DEADLINE: Span = Span::from_secs(1);
+const LONGEST_DEADLINE: Span = Span::from_secs(8760 * 3600);
 const LONGEST_BACKOFF: Span = Span::from_secs(24 * 3600);
 
 /// Turns an action into what is performed, with stand-ins for what it reports.
@@ -123,5 +125,13 @@ fn check_retry(at: &str, retry: RetryPolicy, checks: &mut Checks<'_>) -> Retry {
         attempts: retry.attempts,
         initial_backoff,
         max_backoff,
+        deadline: retry.deadline.map(|deadline| {
+            checks.bounded(
+                &field(at, "deadline"),
+                deadline,
+                SHORTEST_DEADLINE,
+                LONGEST_DEADLINE,
+            )
+        }),
     }
 }

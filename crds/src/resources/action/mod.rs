@@ -91,6 +91,7 @@ pub struct RateLimit {
 /// a bound that begins at `initialBackoff` and doubles up to `maxBackoff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
 pub struct RetryPolicy {
     /// Attempts in all, the first included, 1 to 100. Then it becomes a dead letter.
     #[serde(default = "default_attempts")]
@@ -102,6 +103,11 @@ pub struct RetryPolicy {
     /// Bound of any wait, 1ms to 24h and no shorter than `initialBackoff`.
     #[serde(default = "default_max_backoff")]
     pub max_backoff: Span,
+    /// How long it may take in all, from its first failure on (with `mode: Queued`, from the
+    /// beginning), 1s to 8760h. What takes longer becomes a dead letter, however many attempts are
+    /// left. Left out, it may take as long as they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Span>,
 }
 
 impl Default for RetryPolicy {
@@ -110,6 +116,7 @@ impl Default for RetryPolicy {
             attempts: default_attempts(),
             initial_backoff: default_initial_backoff(),
             max_backoff: default_max_backoff(),
+            deadline: None,
         }
     }
 }

@@ -100,12 +100,18 @@ const SELECTED: &str =
     and ($7::text is null or key = $7) and ($8::text is null or tenant = $8)
     and ($9::timestamptz is null or created_at >= $9) and ($10::timestamptz is null or created_at < $10)";
 
-/// The newest dead letters of a selection.
-pub async fn list(pool: &PgPool, what: &Selection, most: i64) -> Result<Vec<Stored>, sqlx::Error> {
+/// The newest dead letters of a selection, of those whose ids come before `before`.
+pub async fn list(
+    pool: &PgPool,
+    what: &Selection,
+    before: i64,
+    most: i64,
+) -> Result<Vec<Stored>, sqlx::Error> {
     let sql = format!(
-        "select {STORED} from observer.dead_letter where {SELECTED} order by id desc limit $11"
+        "select {STORED} from observer.dead_letter where {SELECTED} and id < $11 order by id desc limit $12"
     );
-    let rows = bind(&sql, what).bind(most).fetch_all(pool).await?;
+    let listing = bind(&sql, what).bind(before).bind(most);
+    let rows = listing.fetch_all(pool).await?;
     rows.iter().map(stored).collect()
 }
 

@@ -1,0 +1,297 @@
+//! Dead letters and jobs over HTTP.
+
+use std::time::Duration;
+
+use observer_listener::demo::sink::{Behaviour, Sink};
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::listener::{Config, Process, observer};
+use crate::support::probe::free_address;
+use crate::support::told::letters;
+use crate::support::{TestDb, amounts_to, database, eventually};
+
+const TOKEN: &str = "a-token-of-many-letters";
+
+/// A client of one listener's interface.
+struct Api {
+    address: String,
+    token: Option<&'static str>,
+}
+
+impl Api {
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let url = format!("http://{}/api/observers{path}", self.address);
+        let mut request = Client::new().request(method, url);
+        if let Some(token) = self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        let (status, kind) = (answer.status(), answer.headers()["content-type"].clone());
+        let body: Value = answer.json().await.unwrap();
+        if !status.is_success() {
+            assert_eq!(kind, "application/problem+json");
+            assert_eq!(body["status"], status.as_u16());
+        }
+        (status, body)
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.ask(Method::GET, path, None).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        let (status, body) = self.ask(Method::POST, path, Some(body)).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    async fn fails(&self, method: Method, path: &str, body: Option<Value>) -> (u16, String) {
+        let (status, body) = self.ask(method, path, body).await;
+        assert!(!status.is_success(), "{body}");
+        (status.as_u16(), body["detail"].as_str().unwrap().to_owned())
+    }
+}
+
+/// A listener whose receiver refuses, with an interface.
+async fn refused(sink: &Sink) -> (TestDb, Process, Api) {
+    let db = database().await;
+    db.run("create table orders (id int primary key); select observer.track('orders')")
+        .await;
+    let spec = format!("  api: {{token: {{value: {TOKEN}}}}}\n");
+    let config = Config::new(
+        &db.url,
+        &spec,
+        &observer("orders", "public.orders", &sink.url("/"), ""),
+    );
+    // Jobs are to wait for long.
+    config.change(
+        "initialBackoff: 20ms, maxBackoff: 200ms",
+        "initialBackoff: 24h, maxBackoff: 24h",
+    );
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    let api = Api {
+        address,
+        token: Some(TOKEN),
+    };
+    eventually("an answer", async || {
+        let url = format!("http://{}/readyz", api.address);
+        let answer = reqwest::get(url).await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    (db, process, api)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_shown_exported_redriven_and_dropped() {
+    let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
+    let (db, process, api) = refused(&sink).await;
+    db.run("insert into orders select generate_series(1, 5)")
+        .await;
+    letters(&db, 5).await;
+    // What is another listener's is nobody's here.
+    db.run("update observer.dead_letter set listener = 'other/one' where key = '5'")
+        .await;
+
+    let first = api.get("/dead-letters?limit=3").await;
+    let ids = |page: &Value| -> Vec<i64> {
+        let items = page["items"].as_array().unwrap();
+        items
+            .iter()
+            .map(|one| one["id"].as_i64().unwrap())
+            .collect()
+    };
+    assert_eq!(ids(&first).len(), 3);
+    let next = first["next"].as_i64().unwrap();
+    let second = api
+        .get(&format!("/dead-letters?limit=3&before={next}"))
+        .await;
+    assert_eq!((ids(&second).len(), &second["next"]), (1, &Value::Null));
+    assert!(ids(&first).iter().all(|id| *id > ids(&second)[0]));
+
+    let one = api.get("/dead-letters?key=2").await;
+    let id = ids(&one)[0];
+    let full = api.get(&format!("/dead-letters/{id}")).await;
+    assert_eq!(full["new"], json!({"id": 2}));
+    assert_eq!(full["history"].as_array().unwrap().len(), 1);
+    assert_eq!(full["errorKind"], "status");
+    let others: i64 = db
+        .value("select id from observer.dead_letter where key = '5'")
+        .await;
+    let (status, _) = api
+        .fails(Method::GET, &format!("/dead-letters/{others}"), None)
+        .await;
+    assert_eq!(status, 404);
+
+    let url = format!("http://{}/api/observers/dead-letters/export", api.address);
+    let export = Client::new()
+        .get(url)
+        .bearer_auth(TOKEN)
+        .send()
+        .await
+        .unwrap();
+    let export = export.text().await.unwrap();
+    let mut keys: Vec<String> = export
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].to_string())
+        .collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["\"1\"", "\"2\"", "\"3\"", "\"4\""]);
+
+    sink.behave(Behaviour::Ok);
+    let asked = api
+        .post("/dead-letters/redrive", json!({"ids": [id, others]}))
+        .await;
+    assert_eq!(asked, json!({"count": 1}));
+    amounts_to("deliveries", 1, async || sink.counts().succeeded).await;
+    let all = json!({"all": true, "filter": {"kind": "status", "observer": "default/orders"}});
+    eventually("one is gone", async || {
+        (ids(&api.get("/dead-letters").await).len() == 3).then_some(())
+    })
+    .await;
+    assert_eq!(
+        api.post("/dead-letters/drop", all).await,
+        json!({"count": 3})
+    );
+    assert!(ids(&api.get("/dead-letters").await).is_empty());
+    let left: i64 = db.value("select count(*) from observer.dead_letter").await;
+    assert_eq!(left, 1);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_listed_shown_retried_and_cancelled() {
+    let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
+    let (db, process, api) = refused(&sink).await;
+    db.run("insert into orders values (1), (2)").await;
+    let listed = eventually("two jobs", async || {
+        let listed = api.get("/jobs").await;
+        (listed["count"] == 2).then_some(listed)
+    })
+    .await;
+    let id = listed["items"][0]["id"].as_str().unwrap().to_owned();
+    let shown = api.get(&format!("/jobs/{id}")).await;
+    assert_eq!(shown["observer"], "default/orders");
+    assert!(shown["event"].is_object());
+    let retried = api
+        .post(
+            "/jobs/retry",
+            json!({"all": true, "observer": "default/orders"}),
+        )
+        .await;
+    assert!(retried["count"].is_u64());
+    api.post("/jobs/cancel", json!({"ids": [id]})).await;
+    eventually("one is gone", async || {
+        (api.get("/jobs").await["count"] == 1).then_some(())
+    })
+    .await;
+    let (status, _) = api.fails(Method::GET, &format!("/jobs/{id}"), None).await;
+    assert_eq!(status, 404);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_comes_in_without_the_token_and_mistakes_are_named() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let (_db, process, api) = refused(&sink).await;
+    for token in [None, Some("a-token-of-many-letter"), Some("")] {
+        let stranger = Api {
+            address: api.address.clone(),
+            token,
+        };
+        for (method, path) in [
+            (Method::GET, "/dead-letters"),
+            (Method::POST, "/dead-letters/drop"),
+            (Method::GET, "/jobs"),
+            (Method::GET, "/nowhere"),
+        ] {
+            let (status, detail) = stranger.fails(method, path, None).await;
+            assert_eq!(status, 401);
+            assert!(detail.contains("Bearer") && !detail.contains(TOKEN));
+        }
+    }
+    for (method, path, body, status, named) in [
+        (Method::GET, "/nowhere", None, 404, "docs/api.md"),
+        (Method::GET, "/dead-letters?limit=0", None, 400, "1 to 1000"),
+        (Method::GET, "/dead-letters?observr=x", None, 400, "observr"),
+        (Method::GET, "/dead-letters?since=today", None, 400, "since"),
+        (
+            Method::GET,
+            "/dead-letters/x",
+            None,
+            404,
+            "no dead letter x",
+        ),
+        (Method::GET, "/jobs?state=odd", None, 400, "odd"),
+        (
+            Method::POST,
+            "/dead-letters/drop",
+            Some(json!({})),
+            400,
+            "all: true",
+        ),
+        (
+            Method::POST,
+            "/dead-letters/drop",
+            Some(json!({"all": true, "ids": [1]})),
+            400,
+            "either",
+        ),
+        (
+            Method::POST,
+            "/dead-letters/redrive",
+            Some(json!({"all": true, "filter": {"limit": 3}})),
+            400,
+            "either",
+        ),
+        (
+            Method::POST,
+            "/jobs/cancel",
+            Some(json!({"al": true})),
+            422,
+            "al",
+        ),
+    ] {
+        let (told, detail) = api.fails(method, path, body).await;
+        assert_eq!(told, status, "{path}: {detail}");
+        assert!(detail.contains(named), "{path}: {detail}");
+    }
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_there_is_no_interface() {
+    let db = database().await;
+    let config = Config::new(
+        &db.url,
+        "",
+        &observer("orders", "public.orders", "http://127.0.0.1:9/", ""),
+    );
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    let api = Api {
+        address,
+        token: Some(TOKEN),
+    };
+    tokio::time::timeout(Duration::from_mins(1), async {
+        while reqwest::get(format!("http://{}/healthz", api.address))
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let (status, detail) = api.fails(Method::GET, "/dead-letters", None).await;
+    assert_eq!(status, 503);
+    assert!(detail.contains("spec.api.token"), "{detail}");
+    process.stop().await;
+}
