@@ -79,6 +79,29 @@ spec.actions[].priority string enum=["High","Normal","Low"] default=Normal
 spec.actions[].rateLimit object
 spec.actions[].rateLimit.attempts! integer minimum=1 maximum=1000000
 spec.actions[].rateLimit.per string default=1s
+spec.actions[].redis object
+spec.actions[].redis.add object
+spec.actions[].redis.add.maxLength integer minimum=1 maximum=100000000
+spec.actions[].redis.add.message string
+spec.actions[].redis.add.stream! string
+spec.actions[].redis.contentType string default=application/json
+spec.actions[].redis.delete object
+spec.actions[].redis.delete.keys array maxItems=16
+spec.actions[].redis.delete.keys[] string
+spec.actions[].redis.delete.tags array maxItems=16
+spec.actions[].redis.delete.tags[] string
+spec.actions[].redis.publish object
+spec.actions[].redis.publish.channel! string
+spec.actions[].redis.publish.message string
+spec.actions[].redis.set object
+spec.actions[].redis.set.key! string
+spec.actions[].redis.set.ttl string
+spec.actions[].redis.set.value string
+spec.actions[].redis.url! object
+spec.actions[].redis.url.secretKeyRef object
+spec.actions[].redis.url.secretKeyRef.key! string
+spec.actions[].redis.url.secretKeyRef.name! string
+spec.actions[].redis.url.value string
 spec.actions[].retry object default={"attempts":8,"initialBackoff":"1s","maxBackoff":"10m"}
 spec.actions[].retry.attempts integer minimum=1 maximum=100 default=8
 spec.actions[].retry.deadline string

@@ -3,21 +3,35 @@
 use std::path::Path;
 
 use observer_listener::demo::sink::{Behaviour, Received, Sink};
+use redis::{AsyncCommands, Client};
 use serde_json::Value;
+use servers::redis::{Options, PrivateRedis};
 
-use crate::support::database;
 use crate::support::listener::{Process, SOON};
+use crate::support::{TestDb, database, eventually};
 
 /// Runs an example, whose receiver is this machine's, does something to orders, and gives what
 /// was received first. `secrets` are those it needs besides the database's.
 async fn run(example: &str, secrets: &[(&str, &str)], change: &str) -> Received {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let hook = sink.url("/hook");
+    let secrets = secrets.iter().map(|(name, key)| (*name, *key, &*hook));
+    let secrets: Vec<_> = secrets.collect();
+    let (db, process) = start(example, &secrets).await;
+    db.run(change).await;
+    assert!(sink.wait_for(1, SOON).await, "{}", process.said());
+    process.stop().await;
+    sink.received().remove(0)
+}
+
+/// Runs an example. `secrets` are those it needs besides the database's: name, key and value.
+async fn start(example: &str, secrets: &[(&str, &str, &str)]) -> (TestDb, Process) {
     let db = database().await;
     db.run(
         "create table orders (id int primary key, total numeric, customer text, status text);
          select observer.track('orders')",
     )
     .await;
-    let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples");
     let text = std::fs::read_to_string(place.join(example)).unwrap();
     // Receivers here are allowed only where a listener says so.
@@ -27,9 +41,8 @@ async fn run(example: &str, secrets: &[(&str, &str)], change: &str) -> Received 
         1,
     );
     assert_ne!(text, allowed);
-    let hook = sink.url("/hook");
-    let hooks = secrets.iter().map(|(name, key)| (*name, *key, &*hook));
-    let secrets = std::iter::once(("shop-db", "url", &*db.url)).chain(hooks);
+    let url = db.url.clone();
+    let secrets = std::iter::once(("shop-db", "url", &*url)).chain(secrets.iter().copied());
     let secrets = secrets.map(|(name, key, value)| {
         format!(
             "\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{{key}: \"{value}\"}}\n"
@@ -39,11 +52,10 @@ async fn run(example: &str, secrets: &[(&str, &str)], change: &str) -> Received 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(example);
     std::fs::write(&path, file).unwrap();
-    let process = Process::start(&["run", "--listen", "off", "-f"], &path);
-    db.run(change).await;
-    assert!(sink.wait_for(1, SOON).await, "{}", process.said());
-    process.stop().await;
-    sink.received().remove(0)
+    let mut process = Process::start(&["run", "--listen", "off", "-f"], &path);
+    // The files are read before anything else is done.
+    process.says("running").await;
+    (db, process)
 }
 
 fn json(received: &Received) -> Value {
@@ -70,4 +82,27 @@ async fn teams() {
     let body = &json(&received)["attachments"][0]["content"]["body"];
     assert_eq!(body[0]["text"], "Order 7 was cancelled");
     assert_eq!(body[1]["facts"][0]["value"], "Ada \"X\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis() {
+    let server = PrivateRedis::start(&Options::default()).await.unwrap();
+    let client = Client::open(server.url()).unwrap();
+    let mut cache = client.get_multiplexed_async_connection().await.unwrap();
+    let _: () = cache.set("order:7", "cached").await.unwrap();
+    let _: () = cache.set("order:8", "cached").await.unwrap();
+    let _: () = cache.set("page:1", "cached").await.unwrap();
+    let _: () = cache.sadd("customer:ada:keys", "page:1").await.unwrap();
+    let url = server.url();
+    let (db, process) = start("redis.yaml", &[("shop-redis", "url", &url)]).await;
+    db.run("insert into orders values (7, 1, 'ada', 'new')")
+        .await;
+    eventually("what is stale is gone", async || {
+        let mut cache = cache.clone();
+        let mut left: Vec<String> = cache.keys("*").await.unwrap();
+        left.sort_unstable();
+        (left == ["order:8"]).then_some(())
+    })
+    .await;
+    process.stop().await;
 }

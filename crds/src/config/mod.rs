@@ -6,6 +6,7 @@
 
 mod action;
 mod log;
+mod redis;
 mod slack;
 mod teams;
 mod webhook;
@@ -21,6 +22,7 @@ pub use action::{
     ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
 };
 pub use log::{LogConfig, LogLevel};
+pub use redis::{RedisCommand, RedisConfig};
 pub use slack::SlackConfig;
 pub use teams::{TeamsConfig, TeamsContent};
 pub use webhook::{HeaderValue, Method, WebhookConfig};

@@ -16,7 +16,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use action::{Action, Log, RetryPolicy, Slack, Teams, Webhook};
+pub use action::{
+    Action, Log, RateLimit, Redis, RedisAdd, RedisDelete, RedisPublish, RedisSet, RetryPolicy,
+    Slack, Teams, Webhook,
+};
 pub use listener::{
     ChangeLog, Checkpoint, DeletionPolicy, Delivery, EgressRules, LeaseTiming, ObserverListener,
     ObserverListenerSpec, Source,

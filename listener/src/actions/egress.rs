@@ -13,6 +13,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
+use super::{Failure, FailureKind, Outcome};
+
 /// Address ranges of IPv4 that are not public; the first that matches names the reason.
 const REFUSED_V4: &[(Ipv4Net, &str)] = &[
     (v4(169, 254, 169, 254, 32), "cloud metadata"),
@@ -110,6 +112,20 @@ pub(super) enum Undialled {
     },
 }
 
+impl From<Undialled> for Outcome {
+    fn from(why: Undialled) -> Self {
+        match why {
+            Undialled::Refused(refused) => {
+                Self::Refused(Failure::of(FailureKind::Egress, refused.to_string()))
+            }
+            Undialled::Name { .. } => Self::Retry {
+                failure: Failure::of(FailureKind::Connection, why.to_string()),
+                after: None,
+            },
+        }
+    }
+}
+
 /// Judges addresses, and resolves names to those that pass.
 #[derive(Clone, Debug)]
 pub(super) struct Guard(Arc<Egress>);
@@ -132,7 +148,6 @@ impl Guard {
 
     /// The addresses of a host, by name or literal, that may be dialled: at least one. Whoever
     /// dials takes one of these, and does not resolve the name again.
-    #[allow(dead_code, reason = "for actions that dial by themselves")]
     pub(super) async fn addresses(
         &self,
         host: &str,

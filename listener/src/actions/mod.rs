@@ -14,6 +14,7 @@ mod gate;
 mod log;
 mod number;
 mod rate;
+mod redis;
 mod scope;
 mod scrub;
 mod shared;
@@ -96,6 +97,7 @@ enum Kind {
     Webhook(Box<webhook::Webhook>),
     Slack(Box<slack::Slack>),
     Teams(Box<teams::Teams>),
+    Redis(Box<redis::Redis>),
     Log(log::Log),
 }
 
@@ -161,6 +163,7 @@ impl Kind {
             }
             ActionKind::Slack(config) => Self::Slack(Box::new(slack::Slack::compile(config)?)),
             ActionKind::Teams(config) => Self::Teams(Box::new(teams::Teams::compile(config)?)),
+            ActionKind::Redis(config) => Self::Redis(Box::new(redis::Redis::compile(config)?)),
             ActionKind::Log(config) => Self::Log(log::Log::compile(config)?),
         })
     }
@@ -176,6 +179,7 @@ impl Kind {
             Self::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
             Self::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
             Self::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
+            Self::Redis(redis) => redis.attempt(shared, delivery, now, timeout).await,
             Self::Log(log) => log.attempt(delivery),
         }
     }
@@ -187,6 +191,7 @@ impl Kind {
             Self::Webhook(webhook) => Some(webhook.endpoint()),
             Self::Slack(slack) => Some(slack.endpoint()),
             Self::Teams(teams) => Some(teams.endpoint()),
+            Self::Redis(redis) => Some(redis.endpoint()),
             Self::Log(_) => None,
         }
     }
@@ -196,6 +201,7 @@ impl Kind {
             Self::Webhook(_) => "webhook",
             Self::Slack(_) => "slack",
             Self::Teams(_) => "teams",
+            Self::Redis(_) => "redis",
             Self::Log(_) => "log",
         }
     }

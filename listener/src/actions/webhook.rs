@@ -196,7 +196,7 @@ fn header((name, value): &(String, HeaderConfig)) -> Result<(HeaderName, Header)
     Ok((parsed, value))
 }
 
-fn envelope(delivery: &Delivery) -> Result<Vec<u8>, Failure> {
+pub(super) fn envelope(delivery: &Delivery) -> Result<Vec<u8>, Failure> {
     let envelope = delivery
         .event
         .envelope(&delivery.observer, &delivery.action);

@@ -1,6 +1,7 @@
 //! The rules for an action that its schema cannot say: one file for each kind.
 
 mod log;
+mod redis;
 mod slack;
 mod teams;
 mod webhook;
@@ -14,7 +15,7 @@ use crate::duration::Span;
 use crate::resources::{Action, Log, RetryPolicy};
 
 /// The fields of an action of which exactly one is given.
-const KINDS: [&str; 4] = ["webhook", "slack", "teams", "log"];
+const KINDS: [&str; 5] = ["webhook", "slack", "teams", "redis", "log"];
 
 const SHORTEST: Span = Span::from_millis(1);
 const LONGEST_TIMEOUT: Span = Span::from_secs(300);
@@ -63,6 +64,10 @@ fn check_kind(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionKind 
     if let Some(spec) = &action.teams {
         let config = teams::check(&field(at, "teams"), spec, checks);
         given.push(("teams", ActionKind::Teams(config)));
+    }
+    if let Some(spec) = &action.redis {
+        let config = redis::check(&field(at, "redis"), spec, checks);
+        given.push(("redis", ActionKind::Redis(config)));
     }
     if let Some(spec) = &action.log {
         given.push(("log", ActionKind::Log(log::check(spec))));

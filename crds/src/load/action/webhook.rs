@@ -34,7 +34,7 @@ pub(super) fn check(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Web
         method: webhook.method,
         headers: headers(&field(at, "headers"), webhook, checks),
         body: webhook.body.clone(),
-        content_type: content_type(&field(at, "contentType"), webhook, checks),
+        content_type: content_type(&field(at, "contentType"), &webhook.content_type, checks),
         signing_secrets: signing_secrets(at, webhook, checks),
     }
 }
@@ -123,8 +123,7 @@ fn header_value(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Opti
     Some(HeaderValue::Template(value.reveal().to_owned()))
 }
 
-fn content_type(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> String {
-    let text = &webhook.content_type;
+pub(super) fn content_type(at: &str, text: &str, checks: &mut Checks<'_>) -> String {
     let essence = text.split(';').next().unwrap_or_default().trim();
     let proper = essence
         .split_once('/')
@@ -135,7 +134,7 @@ fn content_type(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> String 
             "is not a content type; write one such as `application/json`",
         );
     }
-    text.clone()
+    text.to_owned()
 }
 
 /// A word as HTTP has it; names of headers are such words.

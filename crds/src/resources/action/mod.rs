@@ -1,6 +1,7 @@
 //! What an observer does: one file for each kind of action.
 
 mod log;
+mod redis;
 mod slack;
 mod teams;
 mod webhook;
@@ -13,6 +14,7 @@ use crate::config::{Mode, Ordering, Priority, Retry};
 use crate::duration::Span;
 
 pub use log::Log;
+pub use redis::{Redis, RedisAdd, RedisDelete, RedisPublish, RedisSet};
 pub use slack::Slack;
 pub use teams::Teams;
 pub use webhook::Webhook;
@@ -22,7 +24,7 @@ pub use webhook::Webhook;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.log)].filter(given, given).size() == 1",
+    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.redis), has(self.log)].filter(given, given).size() == 1",
     "message": "give exactly one thing to do, such as webhook or log",
 }]))]
 pub struct Action {
@@ -39,6 +41,9 @@ pub struct Action {
     /// Send a message to Microsoft Teams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teams: Option<Teams>,
+    /// Tell a Redis server something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
     /// Write a line to the listener's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,

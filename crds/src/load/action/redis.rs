@@ -1,0 +1,88 @@
+//! The rules for a command to Redis that its schema cannot say.
+
+use url::Url;
+
+use super::super::checks::Checks;
+use super::super::report::field;
+use super::SHORTEST;
+use super::webhook::content_type;
+use crate::config::{Redacted, RedisCommand, RedisConfig};
+use crate::duration::Span;
+use crate::resources::{Redis, ValueSource};
+
+const LONGEST_TTL: Span = Span::from_secs(8760 * 3600);
+
+/// Turns a command into what a server is told, with stand-ins for what it reports.
+pub(super) fn check(at: &str, redis: &Redis, checks: &mut Checks<'_>) -> RedisConfig {
+    RedisConfig {
+        url: url(&field(at, "url"), &redis.url, checks),
+        command: command(at, redis, checks),
+        content_type: content_type(&field(at, "contentType"), &redis.content_type, checks),
+    }
+}
+
+fn command(at: &str, redis: &Redis, checks: &mut Checks<'_>) -> RedisCommand {
+    let mut given = Vec::with_capacity(1);
+    if let Some(set) = &redis.set {
+        let at = field(&field(at, "set"), "ttl");
+        let ttl = set.ttl;
+        given.push(RedisCommand::Set {
+            key: set.key.clone(),
+            value: set.value.clone(),
+            ttl: ttl.map(|ttl| checks.bounded(&at, ttl, SHORTEST, LONGEST_TTL)),
+        });
+    }
+    if let Some(delete) = &redis.delete {
+        if delete.keys.is_empty() && delete.tags.is_empty() {
+            checks.wrong(
+                &field(at, "delete"),
+                "removes nothing; give `keys`, `tags` or both",
+            );
+        }
+        given.push(RedisCommand::Delete {
+            keys: delete.keys.clone(),
+            tags: delete.tags.clone(),
+        });
+    }
+    if let Some(publish) = &redis.publish {
+        given.push(RedisCommand::Publish {
+            channel: publish.channel.clone(),
+            message: publish.message.clone(),
+        });
+    }
+    if let Some(add) = &redis.add {
+        given.push(RedisCommand::Add {
+            stream: add.stream.clone(),
+            message: add.message.clone(),
+            max_length: add.max_length,
+        });
+    }
+    if given.len() != 1 {
+        checks.wrong(
+            at,
+            "must have exactly one of `set`, `delete`, `publish` and `add`; make an action of each",
+        );
+    }
+    let stand_in = RedisCommand::Delete {
+        keys: Vec::new(),
+        tags: Vec::new(),
+    };
+    given.into_iter().next().unwrap_or(stand_in)
+}
+
+fn url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
+    let Some((at, url)) = checks.resolve(at, source) else {
+        return Redacted::default();
+    };
+    let proper = Url::parse(url.reveal()).is_ok_and(|url| {
+        matches!(url.scheme(), "redis" | "rediss")
+            && url.host_str().is_some_and(|host| !host.is_empty())
+    });
+    if !proper {
+        checks.wrong(
+            &at,
+            "is not the URL of a Redis server; write redis://user:password@host:6379/0, or rediss:// for TLS",
+        );
+    }
+    url
+}

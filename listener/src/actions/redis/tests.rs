@@ -1,0 +1,195 @@
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
+
+use crds::config::{ActionKind, Redacted};
+use redis::AsyncCommands;
+use servers::redis::{Options, PrivateRedis};
+
+use super::super::fixture::{action, delivery, now, shared};
+use super::super::{Action, Gates};
+use super::*;
+
+const NEW: &str = r#"{"id": 7}"#;
+
+async fn server() -> (PrivateRedis, MultiplexedConnection) {
+    let server = PrivateRedis::start(&Options::default()).await.unwrap();
+    let client = Client::open(server.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    (server, connection)
+}
+
+fn compiled(url: &str, command: RedisCommand) -> Action {
+    let config = RedisConfig {
+        url: Redacted::new(url),
+        command,
+        content_type: "application/json".to_owned(),
+    };
+    Action::compile(&action(ActionKind::Redis(config)), &shared()).unwrap()
+}
+
+fn set(key: &str, value: Option<&str>) -> RedisCommand {
+    RedisCommand::Set {
+        key: key.to_owned(),
+        value: value.map(str::to_owned),
+        ttl: None,
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_set_and_goes_by_itself() {
+    let (server, mut connection) = server().await;
+    let plain = compiled(
+        &server.url(),
+        set("order:{{ new.id }}", Some("{\"n\": {{ new.note }}}")),
+    );
+    let event = delivery(None, Some(r#"{"id": 7, "note": "a \"b\""}"#));
+    assert_eq!(plain.attempt(&event, now()).await, Outcome::Done);
+    let value: String = connection.get("order:7").await.unwrap();
+    assert_eq!(value, r#"{"n": "a \"b\""}"#);
+    let short = compiled(
+        &server.url(),
+        RedisCommand::Set {
+            key: "short".to_owned(),
+            value: None,
+            ttl: Some(Duration::from_mins(1)),
+        },
+    );
+    assert_eq!(short.attempt(&event, now()).await, Outcome::Done);
+    let left: i64 = connection.pttl("short").await.unwrap();
+    assert!((1..=60_000).contains(&left), "{left}");
+    let whole: String = connection.get("short").await.unwrap();
+    let whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!(whole["new"]["id"], 7);
+}
+
+#[tokio::test]
+async fn keys_and_what_tags_name_are_removed() {
+    let (server, mut connection) = server().await;
+    for n in 0..2500 {
+        let key = format!("page:{n}");
+        let _: () = connection.set(&key, "x").await.unwrap();
+        let _: () = connection.sadd("customer:3:keys", &key).await.unwrap();
+    }
+    let _: () = connection.set("order:7", "x").await.unwrap();
+    let _: () = connection.set("order:8", "x").await.unwrap();
+    let command = RedisCommand::Delete {
+        keys: vec!["order:{{ new.id }}".to_owned(), "nothing".to_owned()],
+        tags: vec![
+            "customer:{{ new.customer }}:keys".to_owned(),
+            "none".to_owned(),
+        ],
+    };
+    let delete = compiled(&server.url(), command);
+    let event = delivery(None, Some(r#"{"id": 7, "customer": 3}"#));
+    for _ in 0..2 {
+        assert_eq!(delete.attempt(&event, now()).await, Outcome::Done);
+    }
+    let left: Vec<String> = connection.keys("*").await.unwrap();
+    assert_eq!(left, ["order:8"]);
+}
+
+#[tokio::test]
+async fn an_entry_of_a_stream_carries_the_delivery_s_id() {
+    let (server, mut connection) = server().await;
+    let command = RedisCommand::Add {
+        stream: "orders".to_owned(),
+        message: Some("{{ new.id }}".to_owned()),
+        max_length: Some(1000),
+    };
+    let add = compiled(&server.url(), command);
+    let event = delivery(None, Some(NEW));
+    assert_eq!(add.attempt(&event, now()).await, Outcome::Done);
+    let entries: Vec<(String, Vec<String>)> = redis::cmd("XRANGE")
+        .arg(&["orders", "-", "+"])
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let id = delivery_id(&event.event.id, &event.observer, &event.action);
+    assert_eq!(entries[0].1, ["id", &id, "event", "7"]);
+}
+
+#[tokio::test]
+async fn a_message_is_published() {
+    let (server, _) = server().await;
+    let client = Client::open(server.url()).unwrap();
+    let mut listening = client.get_async_pubsub().await.unwrap();
+    listening.subscribe("orders").await.unwrap();
+    let command = RedisCommand::Publish {
+        channel: "orders".to_owned(),
+        message: Some("[{{ operation }}]".to_owned()),
+    };
+    let publish = compiled(&server.url(), command);
+    let outcome = publish.attempt(&delivery(None, Some(NEW)), now()).await;
+    assert_eq!(outcome, Outcome::Done);
+    let message = futures::StreamExt::next(&mut listening.on_message())
+        .await
+        .unwrap();
+    assert_eq!(message.get_payload::<String>().unwrap(), r#"["Update"]"#);
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_is_told_with_a_remedy() {
+    let (server, mut connection) = server().await;
+    let _: () = connection.sadd("taken", 1).await.unwrap();
+    let command = RedisCommand::Add {
+        stream: "taken".to_owned(),
+        message: None,
+        max_length: None,
+    };
+    let add = compiled(&server.url(), command);
+    let event = delivery(None, Some(NEW));
+    let Outcome::Refused(failure) = add.attempt(&event, now()).await else {
+        panic!("a set is no stream");
+    };
+    assert_eq!(failure.kind, FailureKind::Status);
+    assert!(failure.message.contains("WRONGTYPE") && failure.message.contains("a key of its own"));
+    let mut wrong = Url::parse(&server.url()).unwrap();
+    wrong.set_password(Some("hunter2-hunter2")).unwrap();
+    let set = compiled(wrong.as_str(), set("a", None));
+    let Outcome::Refused(failure) = set.attempt(&event, now()).await else {
+        panic!("the password is wrong");
+    };
+    assert!(
+        failure.message.contains("password of redis.url"),
+        "{}",
+        failure.message
+    );
+    assert!(!failure.message.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_asked_again_when_it_is_back() {
+    let (server, _) = server().await;
+    let set = compiled(&server.url(), set("a", None));
+    let event = delivery(None, Some(NEW));
+    assert_eq!(set.attempt(&event, now()).await, Outcome::Done);
+    server.stop().await.unwrap();
+    let Outcome::Retry { failure, .. } = set.attempt(&event, now()).await else {
+        panic!("nobody is there");
+    };
+    assert_eq!(failure.kind, FailureKind::Connection);
+    server.resume().await.unwrap();
+    assert_eq!(set.attempt(&event, now()).await, Outcome::Done);
+}
+
+#[tokio::test]
+async fn an_address_that_may_not_be_dialled_is_not() {
+    let (server, mut connection) = server().await;
+    let closed = Shared::new(&crds::config::Egress::default(), &Gates::default()).unwrap();
+    let config = RedisConfig {
+        url: Redacted::new(server.url()),
+        command: set("a", None),
+        content_type: "application/json".to_owned(),
+    };
+    let set = Action::compile(&action(ActionKind::Redis(config)), &closed).unwrap();
+    let Outcome::Refused(failure) = set.attempt(&delivery(None, Some(NEW)), now()).await else {
+        panic!("loopback is refused");
+    };
+    assert_eq!(failure.kind, FailureKind::Egress);
+    assert!(
+        failure.message.contains("spec.egress.allow"),
+        "{}",
+        failure.message
+    );
+    let none: bool = connection.exists("a").await.unwrap();
+    assert!(!none);
+}
