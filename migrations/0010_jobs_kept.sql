@@ -193,37 +193,9 @@ begin
 end
 $$;
 
-create or replace function observer.forget(listener text) returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    of_queue integer := observer.job_queue_of(listener);
-    checkpoints bigint;
-    letters bigint;
-    jobs bigint;
-begin
-    delete from observer.lease l where l.listener = forget.listener;
-    delete from observer.checkpoint c where c.listener = forget.listener;
-    get diagnostics checkpoints = row_count;
-    delete from observer.dead_letter d where d.listener = forget.listener;
-    get diagnostics letters = row_count;
-    delete from observer.job_worker w where w.queue = of_queue;
-    delete from observer.job_done d where d.queue = of_queue;
-    delete from observer.job j where j.queue = of_queue;
-    get diagnostics jobs = row_count;
-    delete from observer.job_queue q where q.id = of_queue;
-    return checkpoints + letters + jobs;
-end
-$$;
-
 revoke all on function
     observer.job_queue_of, observer.job_promote, observer.job_enqueue, observer.job_claim, observer.job_held,
     observer.job_held_as_taken, observer.job_finish_done, observer.job_finish, observer.job_release,
     observer.job_register, observer.job_leave, observer.job_expire, observer.job_hurry, observer.job_cancel,
     observer.job_move, observer.job_rotate, observer.job_forget_done
 from public;
-
-comment on function observer.forget is
-'Removes the checkpoints, dead letters and jobs of a listener that is gone for good, so that it no
-longer holds back the removal of old events. Returns how many rows that were.';

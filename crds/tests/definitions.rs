@@ -75,6 +75,15 @@ spec.actions[].maxRunning integer minimum=1 maximum=65536
 spec.actions[].mode string enum=["Inline","Queued"] default=Inline
 spec.actions[].name! string
 spec.actions[].ordering string enum=["Key","None"] default=Key
+spec.actions[].postgres object
+spec.actions[].postgres.parameters array maxItems=32
+spec.actions[].postgres.parameters[] string
+spec.actions[].postgres.statement! string
+spec.actions[].postgres.url object
+spec.actions[].postgres.url.secretKeyRef object
+spec.actions[].postgres.url.secretKeyRef.key! string
+spec.actions[].postgres.url.secretKeyRef.name! string
+spec.actions[].postgres.url.value string
 spec.actions[].priority string enum=["High","Normal","Low"] default=Normal
 spec.actions[].rateLimit object
 spec.actions[].rateLimit.attempts! integer minimum=1 maximum=1000000
@@ -166,9 +175,10 @@ spec.deletionPolicy string enum=["Delete","Retain"] default=Delete
 spec.delivery object default={"drainTimeout":"25s","maxInFlight":64}
 spec.delivery.drainTimeout string default=25s
 spec.delivery.maxInFlight integer minimum=1 maximum=4096 default=64
-spec.egress object default={}
+spec.egress object default={"ownDatabase":"Refused"}
 spec.egress.allow array maxItems=64
 spec.egress.allow[] string
+spec.egress.ownDatabase string enum=["Refused","Allowed"] default=Refused
 spec.identity string
 spec.lease object default={"duration":"15s","renewDeadline":"10s","retryPeriod":"2s"}
 spec.lease.duration string default=15s

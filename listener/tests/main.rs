@@ -9,6 +9,7 @@ mod capture;
 mod chaos;
 mod dead_letters;
 mod demo;
+mod effects;
 mod examples;
 mod figures;
 mod jobs;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LogConfig, RedisConfig, SlackConfig, TeamsConfig, WebhookConfig};
+use super::{LogConfig, PostgresConfig, RedisConfig, SlackConfig, TeamsConfig, WebhookConfig};
 
 /// One action of an observer.
 #[derive(Clone, Debug)]
@@ -99,6 +99,8 @@ pub enum ActionKind {
     Slack(SlackConfig),
     /// Sends a message to Microsoft Teams.
     Teams(TeamsConfig),
+    /// Runs a statement in a Postgres database.
+    Postgres(PostgresConfig),
     /// Tells a Redis server something.
     Redis(RedisConfig),
     /// Writes a line to the listener's log.

@@ -6,6 +6,7 @@
 
 mod action;
 mod log;
+mod postgres;
 mod redis;
 mod slack;
 mod teams;
@@ -22,6 +23,7 @@ pub use action::{
     ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
 };
 pub use log::{LogConfig, LogLevel};
+pub use postgres::{OwnDatabase, PostgresConfig};
 pub use redis::{RedisCommand, RedisConfig};
 pub use slack::SlackConfig;
 pub use teams::{TeamsConfig, TeamsContent};
@@ -223,6 +225,8 @@ pub struct Egress {
     pub cidrs: Vec<IpNet>,
     /// Host names (lower case, exact, or `*.suffix`) that may resolve to any address.
     pub hosts: Vec<String>,
+    /// The listener's database, where actions may run statements in it.
+    pub own_database: Option<OwnDatabase>,
 }
 
 /// A validated `Observer`.

@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use super::checks::{Checks, Meta, is_domain};
 use super::queue;
 use super::report::field;
-use crate::config::{Egress, LeaseConfig, ListenerConfig, Redacted};
+use crate::config::{Egress, LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
 use crate::duration::Span;
 use crate::resources::{
     EgressRules, LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
-    ObserverListenerSpec, ValueSource,
+    ObserverListenerSpec, OwnDatabaseAccess, ValueSource,
 };
 
 const SHORTEST: Span = Span::from_millis(1);
@@ -55,7 +55,8 @@ pub(super) fn check(
             "must have `selector` with `from: Selector`, and only then",
         );
     }
-    ListenerConfig {
+    let database_url = database_url(&field(at, "databaseUrl"), &log.database_url, checks);
+    let mut config = ListenerConfig {
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
         identity: spec.identity.clone(),
@@ -67,7 +68,7 @@ pub(super) fn check(
             SHORTEST_STALL,
             LONGEST_STALL,
         ),
-        database_url: database_url(&field(at, "databaseUrl"), &log.database_url, checks),
+        database_url,
         start_at: log.start_at,
         max_poll_interval: checks.bounded(
             &field(at, "maxPollInterval"),
@@ -101,7 +102,14 @@ pub(super) fn check(
         api_token: spec.api.as_ref().map(|api| api_token(&api.token, checks)),
         egress: egress(&spec.egress, checks),
         queue: queue::check(spec, checks),
+    };
+    if spec.egress.own_database == OwnDatabaseAccess::Allowed {
+        config.egress.own_database = Some(OwnDatabase {
+            url: config.database_url.clone(),
+            listener: config.identity(),
+        });
     }
+    config
 }
 
 fn lease(timing: LeaseTiming, checks: &mut Checks<'_>) -> LeaseConfig {
@@ -144,7 +152,7 @@ fn api_token(source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
     Redacted::new(token)
 }
 
-fn database_url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
+pub(super) fn database_url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
     let Some((at, url)) = checks.resolve(at, source) else {
         return Redacted::default();
     };

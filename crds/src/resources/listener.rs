@@ -269,6 +269,21 @@ pub struct EgressRules {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub allow: Vec<String>,
+    /// Whether actions may run statements in the database of the change log, as the listener's own
+    /// user, who may also write progress and dead letters there. `Allowed` trusts whoever may write
+    /// observers for this listener with that.
+    #[serde(default)]
+    pub own_database: OwnDatabaseAccess,
+}
+
+/// Whether actions may run statements in the listener's own database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OwnDatabaseAccess {
+    /// They may not.
+    #[default]
+    Refused,
+    /// They may.
+    Allowed,
 }
 
 impl Default for Checkpoint {

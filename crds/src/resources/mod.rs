@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use action::{
-    Action, Log, RateLimit, Redis, RedisAdd, RedisDelete, RedisPublish, RedisSet, RetryPolicy,
-    Slack, Teams, Webhook,
+    Action, Log, Postgres, RateLimit, Redis, RedisAdd, RedisDelete, RedisPublish, RedisSet,
+    RetryPolicy, Slack, Teams, Webhook,
 };
 pub use listener::{
     ChangeLog, Checkpoint, DeletionPolicy, Delivery, EgressRules, LeaseTiming, ObserverListener,
-    ObserverListenerSpec, Source,
+    ObserverListenerSpec, OwnDatabaseAccess, Source,
 };
 pub use observer::{Observer, ObserverSpec, ObserverState, On};
 pub use pod_template::PodTemplate;

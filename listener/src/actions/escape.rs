@@ -28,9 +28,14 @@ pub(super) enum Format {
     Mrkdwn,
     /// JSON with mrkdwn in its strings.
     MrkdwnJson,
+    /// A parameter of a statement: as text, and a null as [`NULL`].
+    Parameter,
     /// Anything else.
     Text,
 }
+
+/// What a null is printed as in a parameter; no text that Postgres holds has it.
+pub(super) const NULL: &str = "\0";
 
 impl Format {
     /// Whether the whole is JSON.
@@ -145,9 +150,14 @@ pub(super) fn emit(
     value: &Value,
 ) -> Result<(), Error> {
     let place = match scope(state) {
-        Some(scope) if format != Format::Text => scope.cursor().place(format, out)?,
+        Some(scope) if !matches!(format, Format::Text | Format::Parameter) => {
+            scope.cursor().place(format, out)?
+        }
         _ => Place::Bare,
     };
+    if format == Format::Parameter && value.is_none() {
+        return Ok(out.write_str(NULL)?);
+    }
     let text = match value.as_str() {
         Some(text) if !format.is_json() || place != Place::Bare => Cow::Borrowed(text),
         _ => Cow::Owned(json(state, value)?),

@@ -73,6 +73,7 @@ pub(super) fn shared() -> Shared {
         &Egress {
             cidrs: vec!["127.0.0.0/8".parse().unwrap()],
             hosts: Vec::new(),
+            own_database: None,
         },
         &Gates::default(),
     )

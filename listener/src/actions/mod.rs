@@ -13,6 +13,7 @@ mod fixture;
 mod gate;
 mod log;
 mod number;
+pub(crate) mod postgres;
 mod rate;
 mod redis;
 mod scope;
@@ -97,6 +98,7 @@ enum Kind {
     Webhook(Box<webhook::Webhook>),
     Slack(Box<slack::Slack>),
     Teams(Box<teams::Teams>),
+    Postgres(Box<postgres::Postgres>),
     Redis(Box<redis::Redis>),
     Log(log::Log),
 }
@@ -163,6 +165,9 @@ impl Kind {
             }
             ActionKind::Slack(config) => Self::Slack(Box::new(slack::Slack::compile(config)?)),
             ActionKind::Teams(config) => Self::Teams(Box::new(teams::Teams::compile(config)?)),
+            ActionKind::Postgres(config) => {
+                Self::Postgres(Box::new(postgres::Postgres::compile(config)?))
+            }
             ActionKind::Redis(config) => Self::Redis(Box::new(redis::Redis::compile(config)?)),
             ActionKind::Log(config) => Self::Log(log::Log::compile(config)?),
         })
@@ -179,6 +184,7 @@ impl Kind {
             Self::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
             Self::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
             Self::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
+            Self::Postgres(postgres) => postgres.attempt(shared, delivery, timeout).await,
             Self::Redis(redis) => redis.attempt(shared, delivery, now, timeout).await,
             Self::Log(log) => log.attempt(delivery),
         }
@@ -191,6 +197,7 @@ impl Kind {
             Self::Webhook(webhook) => Some(webhook.endpoint()),
             Self::Slack(slack) => Some(slack.endpoint()),
             Self::Teams(teams) => Some(teams.endpoint()),
+            Self::Postgres(postgres) => Some(postgres.endpoint()),
             Self::Redis(redis) => Some(redis.endpoint()),
             Self::Log(_) => None,
         }
@@ -201,6 +208,7 @@ impl Kind {
             Self::Webhook(_) => "webhook",
             Self::Slack(_) => "slack",
             Self::Teams(_) => "teams",
+            Self::Postgres(_) => "postgres",
             Self::Redis(_) => "redis",
             Self::Log(_) => "log",
         }

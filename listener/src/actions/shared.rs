@@ -1,6 +1,6 @@
 //! What all actions of a process share.
 
-use crds::config::Egress;
+use crds::config::{Egress, OwnDatabase};
 use reqwest::Client;
 
 use super::egress::Guard;
@@ -16,6 +16,8 @@ pub struct Shared {
     pub(super) http: Client,
     /// What is known of receivers.
     pub(super) gates: Gates,
+    /// The listener's database, where actions may run statements in it.
+    pub(super) own_database: Option<OwnDatabase>,
 }
 
 /// The HTTP client cannot be set up.
@@ -32,6 +34,7 @@ impl Shared {
             http: endpoint::client(&guard)?,
             guard,
             gates: gates.clone(),
+            own_database: egress.own_database.clone(),
         })
     }
 }

@@ -144,7 +144,7 @@ impl Template {
         ))
     }
 
-    fn refusal(&self, what: &str) -> Failure {
+    pub(super) fn refusal(&self, what: &str) -> Failure {
         Failure::of(
             FailureKind::Template,
             format!("the template {} {what}", self.place),

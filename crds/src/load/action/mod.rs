@@ -1,6 +1,7 @@
 //! The rules for an action that its schema cannot say: one file for each kind.
 
 mod log;
+mod postgres;
 mod redis;
 mod slack;
 mod teams;
@@ -15,7 +16,7 @@ use crate::duration::Span;
 use crate::resources::{Action, Log, RetryPolicy};
 
 /// The fields of an action of which exactly one is given.
-const KINDS: [&str; 5] = ["webhook", "slack", "teams", "redis", "log"];
+const KINDS: [&str; 6] = ["webhook", "slack", "teams", "postgres", "redis", "log"];
 
 const SHORTEST: Span = Span::from_millis(1);
 const LONGEST_TIMEOUT: Span = Span::from_secs(300);
@@ -64,6 +65,10 @@ fn check_kind(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionKind 
     if let Some(spec) = &action.teams {
         let config = teams::check(&field(at, "teams"), spec, checks);
         given.push(("teams", ActionKind::Teams(config)));
+    }
+    if let Some(spec) = &action.postgres {
+        let config = postgres::check(&field(at, "postgres"), spec, checks);
+        given.push(("postgres", ActionKind::Postgres(config)));
     }
     if let Some(spec) = &action.redis {
         let config = redis::check(&field(at, "redis"), spec, checks);

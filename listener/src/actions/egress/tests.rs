@@ -8,6 +8,7 @@ fn guard(cidrs: &[&str], hosts: &[&str]) -> Guard {
     Guard::new(&Egress {
         cidrs: cidrs.iter().map(|net| net.parse().unwrap()).collect(),
         hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+        own_database: None,
     })
 }
 
@@ -229,7 +230,7 @@ proptest! {
     #[test]
     fn an_exception_covers_its_range_and_nothing_else(bits: u32, prefix in 1u8..=32) {
         let net = Ipv4Net::new(Ipv4Addr::new(10, 2, 3, 4), prefix).unwrap().trunc();
-        let guard = Guard::new(&Egress { cidrs: vec![net.into()], hosts: vec![] });
+        let guard = Guard::new(&Egress { cidrs: vec![net.into()], hosts: vec![], own_database: None });
         let address = Ipv4Addr::from_bits(bits);
         let passes = guard.vet("h", IpAddr::V4(address)).is_ok();
         let expected = net.contains(&address) || refusal(IpAddr::V4(address)).is_none();

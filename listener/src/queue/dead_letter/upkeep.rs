@@ -1,5 +1,5 @@
-//! Counts dead letters, and drops those that were kept for as long as they are to be. One process of
-//! the fleet does: the one that owns the first shard.
+//! Counts dead letters, and drops those that were kept for as long as they are to be; also forgets
+//! effects of long ago. One process of the fleet does: the one that owns the first shard.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use sqlx::postgres::types::PgInterval;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::actions::postgres;
 use crate::api::report::Reporter;
 use crate::telemetry::metrics::Metrics;
 
@@ -20,6 +21,9 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// A look that takes long is followed by a pause so many times as long.
 const REST: u32 = 20;
 
+/// How long after a start what took effect long ago may be forgotten.
+const SETTLED: Duration = Duration::from_hours(1);
+
 /// Most dead letters that are dropped by one statement.
 const DROPPED_AT_ONCE: i64 = 1000;
 
@@ -31,9 +35,16 @@ pub(crate) async fn keep(
     reporter: Arc<Reporter>,
     metrics: Metrics,
 ) {
+    let started = Instant::now();
     loop {
         let begun = Instant::now();
         if reporter.owns(0) {
+            // What was under way when the last process ended has been attempted again by then.
+            if started.elapsed() > SETTLED
+                && let Err(error) = postgres::forget(&pool, &listener).await
+            {
+                tracing::debug!(%error, "cannot forget effects of long ago; trying again");
+            }
             let look = look(&pool, &listener, retention, &metrics);
             match timeout(LONGEST, look).await {
                 Ok(Ok(())) => {}

@@ -1,0 +1,23 @@
+//! Statements in Postgres, after validation.
+
+use super::Redacted;
+
+/// A statement in a Postgres database.
+#[derive(Clone, Debug)]
+pub struct PostgresConfig {
+    /// The database; the listener's own where absent.
+    pub url: Option<Redacted>,
+    /// The statement.
+    pub statement: String,
+    /// Templates of its parameters.
+    pub parameters: Vec<String>,
+}
+
+/// The database of a listener, where actions may run statements in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnDatabase {
+    /// Its URL.
+    pub url: Redacted,
+    /// The listener, as it is known there.
+    pub listener: String,
+}

@@ -1,0 +1,273 @@
+//! Statements in Postgres. Values are bound as parameters, never put into the statement's text.
+//!
+//! In the listener's own database each delivery takes effect exactly once: with the effect, in the
+//! same transaction, a row of `observer.effect` is written that names the delivery, and an attempt
+//! that finds one there does nothing. (An idempotent receiver, as Hohpe and Woolf, "Enterprise
+//! Integration Patterns", have it, with its memory in the transaction.) Elsewhere a statement whose
+//! answer was lost is run again.
+//!
+//! This module owns `observer.effect`.
+
+mod answer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::config::{OwnDatabase, PostgresConfig};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use super::egress::{Guard, Undialled};
+use super::escape::{Format, NULL};
+use super::scope::Subject;
+use super::shared::Shared;
+use super::template::Template;
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome, delivery_id};
+use crate::database;
+
+/// Most connections of one action.
+const MAX_CONNECTIONS: u32 = 8;
+
+/// Longest wait for a connection; an action's timeout may be shorter.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// For how long new connections go to the addresses that a name stood for.
+const RESOLVED_FOR: Duration = Duration::from_secs(30);
+
+/// For how long a delivery that took effect is known, at least.
+const REMEMBERED_DAYS: i32 = 7;
+
+/// Most of those that one statement forgets.
+const FORGOTTEN_AT_ONCE: i64 = 10_000;
+
+/// Said of statements in a database that is not theirs to use.
+const NOT_ALLOWED: &str = "statements in the listener's own database are not allowed: if they are to be, set \
+     spec.egress.ownDatabase: Allowed of the ObserverListener; else give the action a postgres.url";
+
+/// A compiled statement.
+pub(super) struct Postgres {
+    /// Where it is run; in the listener's own database where absent.
+    elsewhere: Option<Server>,
+    statement: String,
+    parameters: Vec<Template>,
+    pool: Mutex<Option<(PgPool, Instant)>>,
+}
+
+struct Server {
+    /// The URL, which may hold a password.
+    key: String,
+    host: String,
+    options: PgConnectOptions,
+}
+
+/// Why a statement was not run to its end.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Undialled(#[from] Undialled),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    #[error("{NOT_ALLOWED}")]
+    NotAllowed,
+}
+
+impl Postgres {
+    pub(super) fn compile(config: &PostgresConfig) -> Result<Self, CompileError> {
+        let parameters = config.parameters.iter().enumerate();
+        let parameters = parameters.map(|(n, source)| {
+            let place = format!("postgres.parameters[{n}]");
+            Template::compile(place, source, Format::Parameter)
+        });
+        Ok(Self {
+            elsewhere: config.url.as_ref().map(Server::compile).transpose()?,
+            statement: config.statement.clone(),
+            parameters: parameters.collect::<Result<_, _>>()?,
+            pool: Mutex::new(None),
+        })
+    }
+
+    pub(super) fn endpoint(&self) -> (&str, &str) {
+        let own = "the listener's own database";
+        let server = self.elsewhere.as_ref();
+        server.map_or((own, own), |server| (&server.key, &server.host))
+    }
+
+    /// Runs the statement for `delivery` and tells what came of it within `timeout`.
+    pub(super) async fn attempt(
+        &self,
+        shared: &Shared,
+        delivery: &Delivery,
+        timeout: Duration,
+    ) -> Outcome {
+        let parameters = match self.parameters(delivery) {
+            Ok(parameters) => parameters,
+            Err(failure) => return Outcome::Refused(failure),
+        };
+        let host = self.endpoint().1;
+        let running = self.run(shared, delivery, &parameters, timeout);
+        match timeout_at(Instant::now() + timeout, running).await {
+            Ok(Ok(())) => Outcome::Done,
+            Ok(Err(RunError::Undialled(why))) => why.into(),
+            Ok(Err(RunError::Database(error))) => answer::classify(host, &error),
+            Ok(Err(error @ RunError::NotAllowed)) => {
+                Outcome::Refused(Failure::of(FailureKind::Egress, error.to_string()))
+            }
+            Err(_) => Outcome::Retry {
+                failure: Failure::of(
+                    FailureKind::Timeout,
+                    format!("{host} did not answer within {timeout:?}"),
+                ),
+                after: None,
+            },
+        }
+    }
+
+    async fn run(
+        &self,
+        shared: &Shared,
+        delivery: &Delivery,
+        parameters: &[Option<String>],
+        timeout: Duration,
+    ) -> Result<(), RunError> {
+        let (pool, own) = self.pool(shared).await?;
+        let millis = timeout.as_millis().max(1);
+        let begin = format!("begin; set local statement_timeout = {millis}");
+        let mut tx = pool.begin_with(AssertSqlSafe(begin)).await?;
+        if let Some(own) = own {
+            let id = delivery_id(&delivery.event.id, &delivery.observer, &delivery.action);
+            // Where another attempt is under way, this waits for what becomes of it.
+            let new = sqlx::query(
+                "insert into observer.effect (listener, delivery_id) values ($1, $2) on conflict do nothing",
+            )
+            .bind(&own.listener)
+            .bind(id)
+            .execute(&mut *tx)
+            .await?;
+            if new.rows_affected() == 0 {
+                tx.rollback().await?;
+                return Ok(());
+            }
+        }
+        let mut statement = sqlx::query(AssertSqlSafe(self.statement.clone()));
+        for parameter in parameters {
+            statement = statement.bind(parameter);
+        }
+        statement.execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    fn parameters(&self, delivery: &Delivery) -> Result<Vec<Option<String>>, Failure> {
+        let subject = Subject::new(delivery);
+        let parameters = self.parameters.iter();
+        parameters
+            .map(|template| parameter(template, &subject))
+            .collect()
+    }
+
+    /// The connections, which go to addresses that may be dialled; and the listener's own database
+    /// where it is that.
+    async fn pool<'a>(
+        &self,
+        shared: &'a Shared,
+    ) -> Result<(PgPool, Option<&'a OwnDatabase>), RunError> {
+        let mut kept = self.pool.lock().await;
+        let now = Instant::now();
+        let Some(server) = &self.elsewhere else {
+            let own = shared.own_database.as_ref().ok_or(RunError::NotAllowed)?;
+            if let Some((pool, _)) = &*kept {
+                return Ok((pool.clone(), Some(own)));
+            }
+            let options = database::options(&own.url)
+                .map_err(|error| sqlx::Error::Configuration(error.into()))?;
+            let (pool, _) = kept.insert((connections(options), now));
+            return Ok((pool.clone(), Some(own)));
+        };
+        if let Some((pool, since)) = &*kept
+            && now < *since + RESOLVED_FOR
+        {
+            return Ok((pool.clone(), None));
+        }
+        let options = server.dialled(&shared.guard).await?;
+        let pool = match kept.take() {
+            Some((pool, _)) => {
+                pool.set_connect_options(options);
+                pool
+            }
+            None => connections(options),
+        };
+        *kept = Some((pool.clone(), now));
+        Ok((pool, None))
+    }
+}
+
+fn connections(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(MAX_CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(IDLE_TIMEOUT)
+        .connect_lazy_with(options.application_name("observer-listener action"))
+}
+
+impl Server {
+    fn compile(url: &crds::config::Redacted) -> Result<Self, CompileError> {
+        let bad = |what: String| CompileError::field("postgres.url", what);
+        let options =
+            database::options(url).map_err(|error| bad(format!("cannot be used: {error}")))?;
+        if options.get_socket().is_some() || options.get_host().starts_with('/') {
+            return Err(bad("names a socket; write host and port".to_owned()));
+        }
+        Ok(Self {
+            key: url.reveal().to_owned(),
+            host: format!("{}:{}", options.get_host(), options.get_port()),
+            options,
+        })
+    }
+
+    /// Options that lead to an address that may be dialled. Where the certificate must bear the
+    /// host's name, it is that which makes sure of who answers.
+    async fn dialled(&self, guard: &Guard) -> Result<PgConnectOptions, Undialled> {
+        let (host, port) = (self.options.get_host(), self.options.get_port());
+        let addresses = guard.addresses(host, port).await?;
+        let verified = matches!(self.options.get_ssl_mode(), PgSslMode::VerifyFull);
+        Ok(match addresses.first() {
+            Some(address) if !verified => self.options.clone().host(&address.ip().to_string()),
+            _ => self.options.clone(),
+        })
+    }
+}
+
+fn parameter(template: &Template, subject: &Arc<Subject>) -> Result<Option<String>, Failure> {
+    let text = template.render(subject)?;
+    if text == NULL {
+        return Ok(None);
+    }
+    if text.contains('\0') {
+        return Err(template.refusal(
+            "came out with a null amid text, or with a character that Postgres cannot hold (NUL): give what may be \
+             null a default, as in {{ new.note or \"\" }}",
+        ));
+    }
+    Ok(Some(text))
+}
+
+/// Forgets deliveries that took effect long ago.
+pub(crate) async fn forget(pool: &PgPool, listener: &str) -> Result<u64, sqlx::Error> {
+    let forgotten = sqlx::query(
+        "delete from observer.effect where ctid = any(array(
+             select ctid from observer.effect
+             where listener = $1 and at < clock_timestamp() - make_interval(days => $2)
+             order by at limit $3))",
+    )
+    .bind(listener)
+    .bind(REMEMBERED_DAYS)
+    .bind(FORGOTTEN_AT_ONCE)
+    .execute(pool)
+    .await?;
+    Ok(forgotten.rows_affected())
+}

@@ -1,0 +1,244 @@
+//! Statements in Postgres as actions.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::support::counters::seed;
+use crate::support::listener::{Config, Process};
+use crate::support::told::letters;
+use crate::support::{TestDb, amounts_to, database, eventually};
+
+const OWN: &str = "  egress: {allow: [127.0.0.0/8], ownDatabase: Allowed}\n";
+
+/// An observer of `public.orders` that runs a statement; `url` is its line, where it has one.
+fn observer(name: &str, url: &str, statement: &str, parameters: &[&str]) -> String {
+    let parameters: Vec<String> = parameters.iter().map(|one| format!("{one:?}")).collect();
+    format!(
+        "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
+         \"on\": {{entity: public.orders}}\n  actions:\n    - name: run\n      postgres:\n        {url}\n        \
+         statement: {statement:?}\n        parameters: [{}]\n      \
+         retry: {{attempts: 5, initialBackoff: 20ms, maxBackoff: 100ms}}\n---\n",
+        parameters.join(", ")
+    )
+}
+
+fn config(db: &TestDb, observers: &str, own: bool) -> Config {
+    let config = Config::new(&db.url, "", observers);
+    if own {
+        config.change("  egress: {allow: [127.0.0.0/8]}\n", OWN);
+    }
+    config
+}
+
+async fn orders() -> TestDb {
+    let db = database().await;
+    db.run(
+        "create table orders (id int primary key, total int not null default 0);
+         select observer.track('orders')",
+    )
+    .await;
+    db
+}
+
+async fn count(db: &TestDb, table: &str) -> u64 {
+    let count: i64 = db.value(&format!("select count(*) from {table}")).await;
+    count.unsigned_abs()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_own_database_each_change_takes_effect_once_whatever_is_killed() {
+    const KEYS: u64 = 20;
+    const KILLS: u32 = 8;
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let db = orders().await;
+    db.run("create table billed (n bigserial, id int, total int)")
+        .await;
+    let bill = "insert into billed (id, total) select $1::int, $2::int from pg_sleep(0.002)";
+    let observers = observer("bill", "", bill, &["{{ new.id }}", "{{ new.total }}"]);
+    let config = config(&db, &observers, true);
+    db.run(&format!(
+        "insert into orders select generate_series(1, {KEYS})"
+    ))
+    .await;
+    let mut rounds = 1;
+    let mut twice = 0;
+    for _ in 0..KILLS {
+        let process = Process::run(&config);
+        let before = count(&db, "billed").await;
+        let until = before + random.random_range(1..2 * KEYS);
+        // Some work is under way when it is killed.
+        loop {
+            db.run("update orders set total = total + 1").await;
+            rounds += 1;
+            if count(&db, "billed").await >= until {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(random.random_range(1..30))).await;
+        }
+        process.kill().await;
+        // What had taken effect and was not saved.
+        let unsaved: i64 = db
+            .value("select count(*) from observer.effect where at > (select max(saved_at) from observer.checkpoint)")
+            .await;
+        twice += unsaved;
+    }
+    let process = Process::run(&config);
+    let all = KEYS * rounds;
+    amounts_to("effects", all, async || count(&db, "billed").await).await;
+    process.stop().await;
+    println!("{all} changes, {KILLS} kills, {twice} attempted again and done once");
+    assert_eq!(count(&db, "billed").await, all, "seed {seed}");
+    let wrong: i64 = db
+        .value(
+            "select count(*) from (
+                 select total, row_number() over (partition by id order by n) - 1 as place from billed) b
+             where total <> place",
+        )
+        .await;
+    assert_eq!(wrong, 0, "in order, seed {seed}");
+    assert_eq!(count(&db, "observer.dead_letter").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_bound_whatever_they_hold() {
+    let db = database().await;
+    db.run(
+        "create table orders (id int primary key, big bigint, exact numeric, note text, whole jsonb, at timestamptz,
+                              paid boolean, nothing text);
+         select observer.track('orders');
+         create table copies (like orders, key text)",
+    )
+    .await;
+    let copy = "insert into copies values ($1::int, $2::bigint, $3::numeric, $4, $5::jsonb, $6::timestamptz, \
+                $7::boolean, $8, $9)";
+    let parameters = [
+        "{{ new.id }}",
+        "{{ new.big }}",
+        "{{ new.exact }}",
+        "{{ new.note }}",
+        "{{ new.whole }}",
+        "{{ new.at }}",
+        "{{ new.paid }}",
+        "{{ new.nothing }}",
+        "key {{ key }}",
+    ];
+    let url = format!("url: {{value: \"{}\"}}", db.url);
+    let config = config(&db, &observer("copy", &url, copy, &parameters), false);
+    let process = Process::run(&config);
+    db.run(
+        r#"insert into orders values
+           (1, 9223372036854775807, 12345678901234567890.123456789, $$'); drop table orders; -- {{ id }} \ "$$,
+            '{"a": [1, null, "x"]}', '2026-03-01 12:00:00.123456+02', true, null),
+           (2, null, null, '', null, null, null, null)"#,
+    )
+    .await;
+    amounts_to("copies", 2, async || count(&db, "copies").await).await;
+    let same: i64 = db
+        .value(
+            "select count(*) from orders o join copies c using (id)
+             where row(o.*) is not distinct from row(c.id, c.big, c.exact, c.note, c.whole, c.at, c.paid, c.nothing)
+                 and c.key = 'key ' || o.id",
+        )
+        .await;
+    assert_eq!(same, 2);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_refuses_is_given_up_with_a_remedy_and_what_passes_is_done_again() {
+    let db = orders().await;
+    db.run(
+        "create table numbers (n int primary key);
+         create sequence tries;
+         create function hesitant(int) returns void language plpgsql as $$
+         begin
+             if nextval('tries') < 3 then
+                 raise exception 'not now' using errcode = '40001';
+             end if;
+             insert into numbers values ($1);
+         end $$;
+         create function never() returns void language plpgsql as $$
+         begin raise exception 'no such customer'; end $$",
+    )
+    .await;
+    let url = format!("url: {{value: \"{}\"}}", db.url);
+    let observers = [
+        (
+            "hesitant",
+            "select hesitant($1::int)",
+            &["{{ new.id }}"][..],
+        ),
+        (
+            "untyped",
+            "insert into numbers values ($1)",
+            &["{{ new.id }}"],
+        ),
+        ("few", "select $1::int, $2::int", &["{{ new.id }}"]),
+        ("never", "select never()", &[]),
+        ("nowhere", "insert into nowhere values (1)", &[]),
+        ("text", "select $1::int", &["{{ operation }}"]),
+        ("amid", "select $1", &["{{ new.id }} {{ null }}"]),
+    ];
+    let observers: Vec<String> = observers
+        .iter()
+        .map(|(name, statement, parameters)| observer(name, &url, statement, parameters))
+        .chain([observer("own", "", "select 1", &[])])
+        .collect();
+    let config = config(&db, &observers.concat(), false);
+    let process = Process::run(&config);
+    db.run("insert into orders values (7)").await;
+    amounts_to("rows", 1, async || count(&db, "numbers").await).await;
+    let mut found = letters(&db, 7).await;
+    found.sort();
+    let expected = [
+        ("amid", "template", "null amid text"),
+        ("few", "status", "08P01"),
+        (
+            "never",
+            "status",
+            "no such customer; the function raised this",
+        ),
+        ("nowhere", "status", "with its schema"),
+        ("own", "egress", "spec.egress.ownDatabase"),
+        ("text", "status", "22P02"),
+        ("untyped", "status", "as in $1::bigint"),
+    ];
+    for (letter, (name, kind, told)) in found.iter().zip(expected) {
+        assert_eq!((&*letter.0, &*letter.2), (name, kind), "{letter:?}");
+        assert!(letter.3.contains(told), "{letter:?}");
+        assert!(!letter.3.contains("postgres://"), "{letter:?}");
+    }
+    let tries: i64 = db.value("select last_value from tries").await;
+    assert_eq!(tries, 3);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_takes_too_long_is_ended_on_the_server_too() {
+    let db = orders().await;
+    let url = format!("url: {{value: \"{}\"}}", db.url);
+    let config = config(
+        &db,
+        &observer("slow", &url, "select pg_sleep(600)", &[]),
+        false,
+    );
+    config.change(
+        "retry: {attempts: 5,",
+        "timeout: 300ms\n      retry: {attempts: 2,",
+    );
+    let process = Process::run(&config);
+    db.run("insert into orders values (7)").await;
+    let found = letters(&db, 1).await;
+    assert_eq!(found[0].2, "timeout", "{found:?}");
+    eventually("no statement is left", async || {
+        let left: i64 = db
+            .value("select count(*) from pg_stat_activity where query like '%pg_sleep(600)' and state = 'active'")
+            .await;
+        (left == 0).then_some(())
+    })
+    .await;
+    process.stop().await;
+}
