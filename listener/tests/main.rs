@@ -12,6 +12,7 @@ mod demo;
 mod effects;
 mod examples;
 mod figures;
+mod hostile;
 mod jobs;
 mod letters;
 mod life;

@@ -219,7 +219,8 @@ async fn receiver_fails(shop: &mut Shop) -> Result<()> {
     until("webhooks are refused", SOON, async || {
         tally.count(sink).await?;
         let refused = tally.path(MAIN).refused;
-        ensure!(refused >= 100, "{refused} are");
+        // Then it is left alone.
+        ensure!(refused >= 20, "{refused} are");
         Ok(())
     })
     .await?;

@@ -70,8 +70,8 @@ pub enum Behaviour {
     ShortBody(u16),
     /// Sends a head and then a body without end, slowly.
     EndlessBody(u16),
-    /// Sends a body of so many bytes.
-    HugeBody(usize),
+    /// Answers 200 and sends a body of so many bytes, if they are taken.
+    HugeBody(u64),
     /// Answers with something that is not HTTP.
     Garbage,
 }

@@ -133,12 +133,7 @@ impl Inner {
             Behaviour::Redirect(target) => {
                 Reaction::with_header(302, format!("location: {target}\r\n"))
             }
-            Behaviour::HugeBody(bytes) => Reaction::Answer {
-                pause: Duration::ZERO,
-                status: 200,
-                header: String::new(),
-                body: vec![b'x'; bytes].into(),
-            },
+            Behaviour::HugeBody(bytes) => Reaction::HugeBody(bytes),
             Behaviour::Hang => Reaction::Hang,
             Behaviour::Reset => Reaction::Reset,
             Behaviour::ShortBody(status) => Reaction::ShortBody(status),
@@ -181,6 +176,7 @@ pub(super) enum Reaction {
     Reset,
     ShortBody(u16),
     EndlessBody(u16),
+    HugeBody(u64),
     Garbage,
 }
 
@@ -203,6 +199,7 @@ impl Reaction {
             Self::Answer { status, .. } | Self::ShortBody(status) | Self::EndlessBody(status) => {
                 Some(*status)
             }
+            Self::HugeBody(_) => Some(200),
             Self::Hang | Self::Reset | Self::Garbage => None,
         }
     }

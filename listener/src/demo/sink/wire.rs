@@ -84,6 +84,7 @@ pub(super) async fn serve(mut stream: TcpStream, state: &State) -> io::Result<()
                 let head = format!("HTTP/1.1 {status} -\r\ncontent-length: 1000\r\n\r\nshort");
                 return stream.write_all(head.as_bytes()).await;
             }
+            Reaction::HugeBody(bytes) => flood(&mut stream, bytes).await?,
             Reaction::EndlessBody(status) => return drip(&mut stream, status).await,
             Reaction::Garbage => {
                 return stream
@@ -91,6 +92,19 @@ pub(super) async fn serve(mut stream: TcpStream, state: &State) -> io::Result<()
                     .await;
             }
         }
+    }
+    Ok(())
+}
+
+async fn flood(stream: &mut TcpStream, bytes: u64) -> io::Result<()> {
+    static PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+    let head = format!("HTTP/1.1 200 -\r\ncontent-length: {bytes}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let mut left = bytes;
+    while left > 0 {
+        let piece = usize::try_from(left).map_or(PIECE.len(), |left| left.min(PIECE.len()));
+        stream.write_all(&PIECE[..piece]).await?;
+        left -= piece as u64;
     }
     Ok(())
 }
