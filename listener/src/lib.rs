@@ -10,6 +10,8 @@ pub mod demo;
 pub mod dispatch;
 mod engine;
 pub mod event;
+#[cfg(test)]
+mod fuzz;
 mod hex;
 pub mod migrate;
 pub mod queue;

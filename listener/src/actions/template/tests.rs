@@ -273,3 +273,70 @@ fn no_template_overflows_the_stack() {
     assert!(flaw(&"x".repeat(MAX_SOURCE + 1)).contains("16 KiB"));
     assert!(flaw("{% set n = namespace() %}").contains("namespace is not known"));
 }
+
+#[test]
+fn whatever_is_written_neither_panics_nor_breaks_out() {
+    const CORPUS: [&str; 12] = [
+        r#"{"order": {{ new.id }}, "note": {{ new.note }}}"#,
+        r#"{"note": "{{ new.note }} and {{ new.note|upper }}"}"#,
+        "{% for line in new.lines %}{{ line.price }},{% endfor %}",
+        "{% if new.paid %}{{ new.total * 2 }}{% else %}null{% endif %}",
+        "{{ new.note|replace(\"a\", \"b\")|tojson }}",
+        "{% set x = new.lines|map(attribute=\"price\")|list %}{{ x|sum }}",
+        "{{ range(10)|list }}",
+        "{% macro m(a) %}{{ a }}{% endmacro %}{{ m(new.id) }}",
+        "{{ {\"a\": [1, 2, new.big]}|tojson }}",
+        "{% raw %}{{ x }}{% endraw %}",
+        "{{ old.id if old else null }}{{ changed|join(\", \") }}",
+        "{{ new.note[0:3] ~ key ~ tenant }}",
+    ];
+    const WORDS: [&str; 24] = [
+        "{{ new.id }}",
+        "{% for a in b %}",
+        "{% endfor %}",
+        "{% if ",
+        "{% endif %}",
+        "|tojson",
+        "|upper",
+        "|safe",
+        "|e",
+        "|length",
+        "|sort",
+        "|reverse",
+        "|groupby(\"a\")",
+        "|batch(3)",
+        "range(99999)",
+        "loop.index",
+        "dict(a=1)",
+        " is defined",
+        " not in ",
+        " ** ",
+        " // 0",
+        " % 0",
+        "{% set a = [a, a] %}",
+        "{% filter upper %}",
+    ];
+    let subject = Subject::new(&delivery(None, Some(ORDER)));
+    crate::fuzz::Fuzz::new("templates").run(&CORPUS, &WORDS, |source| {
+        for format in [
+            Format::Json,
+            Format::Html,
+            Format::Text,
+            Format::MrkdwnJson,
+            Format::Parameter,
+        ] {
+            let compiled = Template::compile("webhook.body".to_owned(), source, format);
+            let Ok(template) = compiled else {
+                return;
+            };
+            match template.render(&subject) {
+                Ok(text) => {
+                    assert!(text.len() <= MAX_BODY);
+                    let parses = serde_json::from_str::<IgnoredAny>(&text).is_ok();
+                    assert!(!format.is_json() || parses, "{source:?}");
+                }
+                Err(failure) => assert!(failure.message.len() < 64 * 1024, "{source:?}"),
+            }
+        }
+    });
+}

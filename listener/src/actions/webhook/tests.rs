@@ -402,3 +402,34 @@ fn mistakes_are_found_without_a_network_and_named() {
     }
     assert!(Action::check(&action(ActionKind::Webhook(webhook("https://h.example/")))).is_ok());
 }
+
+#[test]
+fn no_template_makes_a_header_of_several_lines() {
+    const CORPUS: [&str; 5] = [
+        "{{ new.note }}",
+        "t {{ new.id }} {{ new.note|replace(\"\\n\", \" \") }}",
+        "{{ key }}{{ tenant }}",
+        "plain",
+        "{% if new.id %}x{% endif %}",
+    ];
+    let event = r#"{"id": 7, "note": "a\r\nx-injected: 1\u0000\u007fé\u0085"}"#;
+    let delivery = delivery(None, Some(event));
+    crate::fuzz::Fuzz::new("headers").run(
+        &CORPUS,
+        &["{{ new.note }}", "{{", "}}", "\r\n", ": "],
+        |source| {
+            let mut config = webhook("http://127.0.0.1:9/");
+            let value = HeaderConfig::Template(source.to_owned());
+            config.headers = vec![("x-shop".to_owned(), value)];
+            config.body = Some("{}".to_owned());
+            let Ok(webhook) = Webhook::compile(&config) else {
+                return;
+            };
+            let Ok((headers, _)) = webhook.request(&delivery, now()) else {
+                return;
+            };
+            let value = headers["x-shop"].as_bytes();
+            assert!(!value.iter().any(u8::is_ascii_control), "{source:?}");
+        },
+    );
+}

@@ -227,3 +227,61 @@ proptest! {
         survives(&words.concat(), &event);
     }
 }
+
+#[test]
+fn whatever_is_written_neither_panics_nor_hangs() {
+    const CORPUS: [&str; 12] = [
+        "new.total > 1000 && changed(\"status\")",
+        "new.lines.exists(l, l.price > 1.5)",
+        "new.note.matches(\"^a.*b$\") || old == null",
+        "has(new.gone) ? new.gone == 1 : false",
+        "new.id in [1, 2, 3]",
+        "size(new.note) > 3",
+        "new.lines.map(l, l.price * 2)[0] == 3.0",
+        "timestamp(new.at) > timestamp(\"2020-01-01T00:00:00Z\")",
+        "duration(\"1h\") < duration(\"2h\")",
+        "string(new.id) + \"x\" == \"1x\"",
+        "{\"a\": 1}.a == 1",
+        "new.total / 3 * 3 == new.total",
+    ];
+    const WORDS: [&str; 22] = [
+        " && ",
+        " || ",
+        "!",
+        " == ",
+        " in ",
+        "new.lines",
+        ".all(x, x > 1)",
+        ".filter(x, true)",
+        ".map(x, [x, x])",
+        ".size()",
+        ".startsWith(\"a\")",
+        ".matches(\"(a+)+$\")",
+        "int(",
+        "double(",
+        "changed(\"id\")",
+        " / 0",
+        " % 0",
+        "9223372036854775807",
+        "1e400",
+        "b\"x\"",
+        "0x7f",
+        "null",
+    ];
+    let new = r#"{"id": 1, "total": 12.50, "note": "aaaaaaaaaaaaaaaaaaaaaaaaaaaab", "status": "new", "big": 1e300,
+        "lines": [{"price": 1.5}, {"price": 2}, {"price": null}], "at": "2026-03-01T12:00:00Z"}"#;
+    let updated = updated(r#"{"id": 1, "status": "old"}"#, new);
+    let deleted = deleted(new);
+    crate::fuzz::Fuzz::new("conditions").run(&CORPUS, &WORDS, |text| {
+        on_worker_stack(|| {
+            let Ok(condition) = Condition::compile(text) else {
+                return;
+            };
+            for event in [&updated, &deleted] {
+                if let Err(failure) = condition.evaluate(&EventView::new(event)) {
+                    assert!(failure.message.len() < 64 * 1024, "{text:?}");
+                }
+            }
+        });
+    });
+}
