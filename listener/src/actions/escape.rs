@@ -188,6 +188,11 @@ fn scope(state: &State) -> Option<Arc<Scope>> {
     state.lookup(Scope::KEY)?.downcast_object()
 }
 
+/// A number as it was written, or whatever else as JSON.
+pub(super) fn number(state: &State, value: &Value) -> Result<String, Error> {
+    json(state, value)
+}
+
 /// The value as a JSON document.
 fn json(state: &State, value: &Value) -> Result<String, Error> {
     let scope = scope(state);

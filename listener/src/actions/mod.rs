@@ -8,6 +8,7 @@ pub mod breaker;
 mod egress;
 mod endpoint;
 mod escape;
+mod filters;
 #[cfg(test)]
 mod fixture;
 mod gate;

@@ -77,7 +77,7 @@ fn nearest(text: &str) -> f64 {
 
 /// Sign, digits without zeros at either end, and the power of ten of the last digit: equal
 /// for equal numbers.
-fn canonical(text: &str) -> (bool, String, i64) {
+pub(super) fn canonical(text: &str) -> (bool, String, i64) {
     let (negative, text) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text),

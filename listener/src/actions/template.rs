@@ -15,6 +15,7 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::de::IgnoredAny;
 
 use super::escape::{self, Cursor, Format};
+use super::filters;
 use super::scope::{NAMES, Scope, Subject};
 use super::{CompileError, Failure, FailureKind, MAX_BODY};
 
@@ -182,6 +183,7 @@ fn environment(source: &str, format: Format) -> Result<Environment<'static>, Fla
     environment.set_fuel(Some(FUEL));
     environment.set_formatter(move |out, state, value| escape::emit(format, out, state, value));
     environment.add_filter("tojson", escape::tojson);
+    filters::add(&mut environment);
     environment.remove_global("debug");
     // It lets a loop nest values without end, and freeing those overflows the stack.
     environment.remove_global("namespace");

@@ -340,3 +340,32 @@ fn whatever_is_written_neither_panics_nor_breaks_out() {
         }
     });
 }
+
+#[test]
+fn money_dates_and_parts_of_urls() {
+    assert_eq!(text("{{ new.total|money }}"), "10.00");
+    assert_eq!(
+        text("{{ new.big|money(thousands=\".\", point=\",\") }} EUR"),
+        "1.234.567.890.123.456.789.012.345.678.901.234.567.890,00 EUR"
+    );
+    assert_eq!(text("{{ new.tiny|money(decimals=1) }}"), "0.1");
+    assert_eq!(json("{{ new.total|money }}"), "\"10.00\"");
+    assert_eq!(
+        text("{{ occurredAt|date(\"%d.%m.%Y %H:%M\", \"+01:00\") }}"),
+        "01.03.2026 13:00"
+    );
+    assert_eq!(
+        text("?q={{ new.note|urlencode }}&n={{ new.id|urlencode }}"),
+        "?q=a%20%22b%22%0A%3Cc%3E&n=9007199254740993"
+    );
+    for (source, told) in [
+        ("{{ new.note|money }}", "is no amount"),
+        ("{{ new.huge|money }}", "is no amount"),
+        ("{{ new.total|money(decimals=99) }}", "at most 12 decimals"),
+        ("{{ new.note|date }}", "is no date"),
+        ("{{ occurredAt|date(\"%Q\") }}", "no format"),
+    ] {
+        let failure = refused(source);
+        assert!(failure.message.contains(told), "{}", failure.message);
+    }
+}
