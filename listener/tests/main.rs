@@ -24,6 +24,7 @@ mod reload;
 mod replicas;
 mod retention;
 mod rows;
+mod samples;
 mod server;
 mod stalls;
 mod support;

@@ -5,7 +5,7 @@ use crds::config::{LogConfig, LogLevel};
 use super::escape::Format;
 use super::scope::Subject;
 use super::template::Template;
-use super::{CompileError, Delivery, Outcome};
+use super::{CompileError, Delivery, Failure, Outcome, Preview};
 
 /// Longest message, in bytes; what is beyond is cut.
 const MAX_MESSAGE: usize = 8 * 1024;
@@ -32,15 +32,25 @@ impl Log {
     }
 
     pub(super) fn attempt(&self, delivery: &Delivery) -> Outcome {
-        let message = match &self.message {
-            None => summary(delivery),
-            Some(template) => match template.render(&Subject::new(delivery)) {
-                Ok(text) => one_line(&text),
-                Err(failure) => return Outcome::Refused(failure),
-            },
-        };
-        write(self.level, delivery, &message);
-        Outcome::Done
+        match self.line(delivery) {
+            Ok(line) => {
+                write(self.level, delivery, &line);
+                Outcome::Done
+            }
+            Err(failure) => Outcome::Refused(failure),
+        }
+    }
+
+    /// What would be written.
+    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
+        Ok(vec![(format!("{:?}", self.level), self.line(delivery)?)])
+    }
+
+    fn line(&self, delivery: &Delivery) -> Result<String, Failure> {
+        match &self.message {
+            None => Ok(summary(delivery)),
+            Some(template) => Ok(one_line(&template.render(&Subject::new(delivery))?)),
+        }
     }
 }
 

@@ -142,6 +142,18 @@ impl Action {
         self.gate.standing()
     }
 
+    /// What would be sent for a delivery, in parts with a label each; secrets are left out.
+    pub fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
+        match &self.kind {
+            Kind::Webhook(webhook) => webhook.preview(delivery, now),
+            Kind::Slack(slack) => slack.preview(delivery),
+            Kind::Teams(teams) => teams.preview(delivery),
+            Kind::Postgres(postgres) => postgres.preview(delivery),
+            Kind::Redis(redis) => redis.preview(delivery),
+            Kind::Log(log) => log.preview(delivery),
+        }
+    }
+
     /// Attempts a delivery, once, within [`Action::timeout`], if that is admitted now. `now` is
     /// what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
@@ -242,6 +254,9 @@ pub struct Delivery {
     /// 1 for the first attempt.
     pub attempt: u32,
 }
+
+/// What would be sent: labels, and texts without secrets.
+pub type Preview = Vec<(String, String)>;
 
 /// What came of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]

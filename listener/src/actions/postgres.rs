@@ -24,7 +24,7 @@ use super::escape::{Format, NULL};
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, delivery_id};
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview, delivery_id};
 use crate::database;
 
 /// Most connections of one action.
@@ -125,6 +125,19 @@ impl Postgres {
                 after: None,
             },
         }
+    }
+
+    /// What would be run.
+    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
+        let mut preview = vec![(self.endpoint().1.to_owned(), self.statement.clone())];
+        let parameters = self.parameters(delivery)?.into_iter().enumerate();
+        preview.extend(parameters.map(|(n, parameter)| {
+            (
+                format!("${}", n + 1),
+                parameter.unwrap_or_else(|| "(null)".to_owned()),
+            )
+        }));
+        Ok(preview)
     }
 
     async fn run(

@@ -27,7 +27,7 @@ use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
 use super::webhook::envelope;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, delivery_id};
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview, delivery_id};
 
 /// Port where a URL names none.
 const DEFAULT_PORT: u16 = 6379;
@@ -178,6 +178,25 @@ impl Redis {
                 }
             }
         }
+    }
+
+    /// What would be sent.
+    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
+        let words: Vec<String> = match self.command.call(delivery)? {
+            Call::Plain(command) => command
+                .args_iter()
+                .map(|arg| match arg {
+                    redis::Arg::Simple(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                    _ => String::new(),
+                })
+                .collect(),
+            Call::Delete { keys, tags } => {
+                let tags = tags.into_iter().map(|tag| format!("(what {tag} names)"));
+                let words = std::iter::once("UNLINK".to_owned());
+                words.chain(keys).chain(tags).collect()
+            }
+        };
+        Ok(vec![(self.host.clone(), words.join(" "))])
     }
 
     async fn send(

@@ -17,7 +17,7 @@ use super::log::summary;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome};
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
 
 /// Longest text, in characters; Slack cuts off what is beyond.
 const MAX_TEXT: usize = 40_000;
@@ -100,6 +100,12 @@ impl Slack {
         let request = (Method::POST, json_headers(), body);
         let answer = self.endpoint.send(shared, request, now, timeout).await;
         with_remedy(classify(&self.endpoint.host, answer))
+    }
+
+    /// What would be sent.
+    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
+        let message = self.message(delivery)?.to_string();
+        Ok(vec![(format!("POST {}", self.endpoint.host), message)])
     }
 
     /// What is sent.

@@ -14,7 +14,7 @@ use super::log::summary;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome};
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
 
 /// Most bytes of a message, as Teams has it.
 const MAX_MESSAGE: usize = 28 * 1024;
@@ -69,6 +69,12 @@ impl Teams {
         let request = (Method::POST, json_headers(), body);
         let answer = self.endpoint.send(shared, request, now, timeout).await;
         classify(&self.endpoint.host, answer)
+    }
+
+    /// What would be sent.
+    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
+        let message = String::from_utf8_lossy(&self.message(delivery)?).into_owned();
+        Ok(vec![(format!("POST {}", self.endpoint.host), message)])
     }
 
     /// What is sent.

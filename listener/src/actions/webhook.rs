@@ -17,7 +17,9 @@ use super::scope::Subject;
 use super::shared::Shared;
 use super::signature::Signer;
 use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, MAX_BODY, Outcome, delivery_id};
+use super::{
+    CompileError, Delivery, Failure, FailureKind, MAX_BODY, Outcome, Preview, delivery_id,
+};
 use crate::hex::hex;
 
 /// Headers that an observer cannot set, because each request has its own.
@@ -114,6 +116,30 @@ impl Webhook {
         let request = (self.method.clone(), headers, body);
         let answer = self.endpoint.send(shared, request, now, timeout).await;
         classify(&self.endpoint.host, answer)
+    }
+
+    /// What would be sent.
+    pub(super) fn preview(
+        &self,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+    ) -> Result<Preview, Failure> {
+        let (headers, body) = self.request(delivery, now)?;
+        let mut preview = vec![(self.method.to_string(), self.endpoint.host.clone())];
+        for (name, value) in &headers {
+            let hidden = value.is_sensitive() || name == "webhook-signature";
+            let shown = if hidden {
+                Redacted::default().to_string()
+            } else {
+                String::from_utf8_lossy(value.as_bytes()).into_owned()
+            };
+            preview.push((name.to_string(), shown));
+        }
+        preview.push((
+            "body".to_owned(),
+            String::from_utf8_lossy(&body).into_owned(),
+        ));
+        Ok(preview)
     }
 
     /// The headers and the body of one attempt.

@@ -1,19 +1,25 @@
 //! `check`: everything that is wrong with the files, at once.
 
+use std::path::PathBuf;
+
 use clap::{ArgGroup, Args};
 use crds::load::{Loaded, Problem};
 use observer_listener::actions::{Gates, Shared};
 use observer_listener::database;
 use observer_listener::dispatch::observers::Observers;
 
-use super::files;
 use super::{CliError, FileArgs};
+use super::{files, sample};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["files"]).required(true))]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     files: FileArgs,
+    /// An event as JSON, in the form of a webhook's body: shows what the observers would do about it,
+    /// and does nothing
+    #[arg(long, value_name = "FILE")]
+    event: Option<PathBuf>,
 }
 
 /// Prints all problems, or what would be run.
@@ -26,10 +32,11 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
         Err(report) => (None, report.partial, report.locations, report.problems),
     };
     let shared = Shared::new(&crds::config::Egress::default(), &Gates::default())?;
-    if let Err(wrong) = Observers::compile(&observers, &shared) {
+    let compiled = Observers::compile(&observers, &shared);
+    if let Err(wrong) = &compiled {
         let located = wrong
-            .into_iter()
-            .map(|one| locations.problem(&one.observer, &one.path, one.message));
+            .iter()
+            .map(|one| locations.problem(&one.observer, &one.path, one.message.clone()));
         // What stands in for a value that was found wrong is nobody's mistake.
         let new: Vec<Problem> = located
             .filter(|one| {
@@ -66,6 +73,9 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
             .sum();
         let (listener, observers) = (bundle.listener.identity(), bundle.observers.len());
         println!("ok: listener {listener} with {observers} observers and {actions} actions");
+        if let (Some(event), Ok(compiled)) = (&args.event, &compiled) {
+            sample::show(compiled, event)?;
+        }
     }
     Ok(())
 }

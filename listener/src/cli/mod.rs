@@ -6,6 +6,7 @@ mod dlq;
 mod files;
 mod jobs;
 mod run;
+mod sample;
 mod schema;
 mod status;
 

@@ -227,6 +227,17 @@ impl Observers {
         (called, matched)
     }
 
+    /// The observers that watch an event's entity and operation, with their targets.
+    pub fn watching(&self, event: &Event) -> impl Iterator<Item = (&str, Vec<&Arc<Compiled>>)> {
+        let watching = self.rules.watching(event);
+        watching.filter_map(|n| {
+            let known = self.known.get(n)?;
+            let targets = known.targets.iter();
+            let targets = targets.filter_map(|target| self.targets.get(*target));
+            Some((&*known.name, targets.collect()))
+        })
+    }
+
     /// Whether an observer's condition holds now for an event on which it failed before.
     /// Nothing when it does not.
     #[must_use]

@@ -1,0 +1,127 @@
+//! `check --event`: what the observers would do about one event, without doing it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use crds::config::Operation;
+use observer_listener::actions::Delivery;
+use observer_listener::dispatch::observers::Observers;
+use observer_listener::event::Event;
+use observer_listener::rules::Verdict;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::CliError;
+
+/// Longest sample, in bytes.
+const MAX_SAMPLE: u64 = 16 << 20;
+
+/// An event as a file gives it: with the names of a webhook's body.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Sample {
+    entity: String,
+    operation: Operation,
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(default)]
+    tenant: Option<String>,
+    #[serde(default)]
+    occurred_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    old: Option<Box<RawValue>>,
+    #[serde(default)]
+    new: Option<Box<RawValue>>,
+    /// Those of a body that was received, which say nothing here.
+    #[serde(default, rename = "id")]
+    _id: Option<String>,
+    #[serde(default, rename = "changed")]
+    _changed: Option<Vec<String>>,
+    #[serde(default, rename = "observer")]
+    _observer: Option<String>,
+    #[serde(default, rename = "action")]
+    _action: Option<String>,
+}
+
+/// Prints what each observer that watches the event's entity would do about it.
+pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
+    let event = Arc::new(read(path)?);
+    let mut watching = 0;
+    for (observer, targets) in observers.watching(&event) {
+        watching += 1;
+        match observers.decide(&event, observer) {
+            None => println!("\n{observer}: does not match"),
+            Some(Verdict::Failed(failure)) => {
+                println!(
+                    "\n{observer}: fails, and each of its actions becomes a dead letter: {}",
+                    failure.message
+                );
+            }
+            Some(Verdict::Match) => {
+                println!("\n{observer}: matches");
+                for target in targets {
+                    let delivery = Delivery {
+                        event: Arc::clone(&event),
+                        observer: Arc::clone(&target.name.0),
+                        action: Arc::clone(&target.name.1),
+                        attempt: 1,
+                    };
+                    println!("  {}", target.name.1);
+                    match target.action.preview(&delivery, Utc::now()) {
+                        Ok(lines) => lines.iter().for_each(|(label, text)| print(label, text)),
+                        Err(failure) => print("becomes a dead letter", &failure.message),
+                    }
+                }
+            }
+        }
+    }
+    if watching == 0 {
+        println!(
+            "\nno observer watches {} of {}",
+            event.operation.as_str(),
+            event.entity
+        );
+    }
+    Ok(())
+}
+
+/// A label and its text, below it where that has several lines.
+fn print(label: &str, text: &str) {
+    if text.contains('\n') {
+        println!("    {label}:");
+        text.lines().for_each(|line| println!("      {line}"));
+    } else {
+        println!("    {label}: {text}");
+    }
+}
+
+fn read(path: &Path) -> Result<Event, CliError> {
+    let place = path.display();
+    let size = std::fs::metadata(path).map(|found| found.len());
+    let size = size.with_context(|| format!("cannot read {place}"))?;
+    if size > MAX_SAMPLE {
+        return Err(CliError::Config(format!("{place}: is larger than 16 MiB")));
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {place}"))?;
+    let sample: Sample = serde_json::from_str(&text).map_err(|error| {
+        CliError::Config(format!(
+            "{place}: {error}; write an event such as {{\"entity\": \"public.orders\", \"operation\": \"Insert\", \
+             \"key\": \"7\", \"new\": {{\"id\": 7}}}}"
+        ))
+    })?;
+    let occurred_at = sample.occurred_at.unwrap_or_else(Utc::now);
+    Ok(Event {
+        log_id: 1,
+        id: "sample-1".to_owned(),
+        hash: 0,
+        entity: sample.entity.into(),
+        operation: sample.operation,
+        key: sample.key,
+        tenant: sample.tenant,
+        occurred_at,
+        old: sample.old,
+        new: sample.new,
+    })
+}
