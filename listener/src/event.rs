@@ -50,12 +50,20 @@ pub struct Envelope<'a> {
     changed: Vec<String>,
     observer: &'a str,
     action: &'a str,
+    /// Only where it is one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replay: bool,
 }
 
 impl Event {
     /// The event as the body of a delivery by `action` of `observer`.
     #[must_use]
-    pub fn envelope<'a>(&'a self, observer: &'a str, action: &'a str) -> Envelope<'a> {
+    pub fn envelope<'a>(
+        &'a self,
+        observer: &'a str,
+        action: &'a str,
+        replay: bool,
+    ) -> Envelope<'a> {
         Envelope {
             id: &self.id,
             entity: &self.entity,
@@ -68,6 +76,7 @@ impl Event {
             changed: self.changed(),
             observer,
             action,
+            replay,
         }
     }
 

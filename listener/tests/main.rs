@@ -21,6 +21,7 @@ mod order;
 mod poison;
 mod receivers;
 mod reload;
+mod replay;
 mod replicas;
 mod retention;
 mod rows;

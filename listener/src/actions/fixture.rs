@@ -40,6 +40,7 @@ pub(super) fn delivery(old: Option<&str>, new: Option<&str>) -> Delivery {
         observer: "default/big-orders".into(),
         action: "notify".into(),
         attempt: 1,
+        replay: None,
     }
 }
 

@@ -253,6 +253,8 @@ pub struct Delivery {
     pub action: Arc<str>,
     /// 1 for the first attempt.
     pub attempt: u32,
+    /// Names the replay that it is part of; nothing for a first delivery.
+    pub replay: Option<Arc<str>>,
 }
 
 /// What would be sent: labels, and texts without secrets.
@@ -327,6 +329,8 @@ pub enum FailureKind {
     Lost,
     /// It took longer in all than its action allows.
     Deadline,
+    /// None: somebody wants a past event delivered once more.
+    Replay,
 }
 
 impl FailureKind {
@@ -346,6 +350,7 @@ impl FailureKind {
             Self::Removed => "removed",
             Self::Lost => "lost",
             Self::Deadline => "deadline",
+            Self::Replay => "replay",
         }
     }
 }

@@ -153,6 +153,11 @@ impl Postgres {
         let mut tx = pool.begin_with(AssertSqlSafe(begin)).await?;
         if let Some(own) = own {
             let id = delivery_id(&delivery.event.id, &delivery.observer, &delivery.action);
+            // A replay takes effect once more, and once.
+            let id = match &delivery.replay {
+                Some(replay) => format!("{id}~{replay}"),
+                None => id,
+            };
             // Where another attempt is under way, this waits for what becomes of it.
             let new = sqlx::query(
                 "insert into observer.effect (listener, delivery_id) values ($1, $2) on conflict do nothing",

@@ -23,7 +23,7 @@ use super::{
 use crate::hex::hex;
 
 /// Headers that an observer cannot set, because each request has its own.
-const RESERVED: [&str; 10] = [
+const RESERVED: [&str; 11] = [
     "connection",
     "content-length",
     "content-type",
@@ -32,6 +32,7 @@ const RESERVED: [&str; 10] = [
     "transfer-encoding",
     "user-agent",
     "webhook-id",
+    "webhook-replay",
     "webhook-signature",
     "webhook-timestamp",
 ];
@@ -165,6 +166,10 @@ impl Webhook {
             ("webhook-signature", self.signer.sign(&id, timestamp, &body)),
             ("webhook-timestamp", Some(timestamp.to_string())),
             ("webhook-id", Some(id)),
+            (
+                "webhook-replay",
+                delivery.replay.as_ref().map(|_| "true".to_owned()),
+            ),
         ];
         for (name, value) in own {
             let Some(value) = value else { continue };
@@ -223,9 +228,11 @@ fn header((name, value): &(String, HeaderConfig)) -> Result<(HeaderName, Header)
 }
 
 pub(super) fn envelope(delivery: &Delivery) -> Result<Vec<u8>, Failure> {
-    let envelope = delivery
-        .event
-        .envelope(&delivery.observer, &delivery.action);
+    let envelope = delivery.event.envelope(
+        &delivery.observer,
+        &delivery.action,
+        delivery.replay.is_some(),
+    );
     let body = serde_json::to_vec(&envelope).map_err(|error| {
         let message = format!("the event cannot be written as JSON: {error}");
         Failure::of(FailureKind::Event, message)

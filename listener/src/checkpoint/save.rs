@@ -307,6 +307,7 @@ mod tests {
             event: letter.event,
             name: (letter.observer, letter.action),
             again: None,
+            replay: false,
             lane: None,
             key: 0,
             priority: ::queue::Priority::Normal,

@@ -108,7 +108,7 @@ pub(super) struct Filter {
 }
 
 /// A time, or how long ago it was.
-fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(ago) = text.parse::<Span>() {
         return Ok(Utc::now() - ago.duration());
     }

@@ -5,6 +5,7 @@ mod demo;
 mod dlq;
 mod files;
 mod jobs;
+mod replay;
 mod run;
 mod sample;
 mod schema;
@@ -69,6 +70,8 @@ enum Command {
     /// Look at, redrive or drop actions that were given up on
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Send past events once more, marked as replays
+    Replay(replay::ReplayArgs),
     /// Show it all at work on a small shop, with a Postgres and a receiver of its own
     Demo(demo::DemoArgs),
 }
@@ -187,6 +190,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Status(args) => status::status(args).await,
             Command::Jobs(command) => jobs::jobs(command).await,
             Command::Dlq(command) => dlq::dlq(command).await,
+            Command::Replay(args) => replay::replay(args).await,
             Command::Demo(args) => demo::demo(args).await,
         }
     });

@@ -67,6 +67,7 @@ pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
                         observer: Arc::clone(&target.name.0),
                         action: Arc::clone(&target.name.1),
                         attempt: 1,
+                        replay: None,
                     };
                     println!("  {}", target.name.1);
                     match target.action.preview(&delivery, Utc::now()) {

@@ -61,6 +61,7 @@ impl Dispatcher {
                 event: work.event,
                 name: compiled.name.clone(),
                 again: None,
+                replay: false,
                 lane: None,
                 key: lane.1,
                 priority: compiled.priority(),

@@ -74,7 +74,8 @@ impl Dispatcher {
             let failure = Failure::of(FailureKind::Event, UNKEPT);
             return self.failed_again(shard, letter.id, &failure);
         }
-        if letter.error_kind == FailureKind::Condition.as_str() {
+        let asks = [FailureKind::Condition, FailureKind::Replay];
+        if asks.iter().any(|kind| letter.error_kind == kind.as_str()) {
             match self.roster.decide(&letter.event, &letter.observer) {
                 Some(rules::Verdict::Match) => {}
                 Some(rules::Verdict::Failed(failure)) => {
@@ -93,6 +94,7 @@ impl Dispatcher {
             name,
             // One that fails again comes back under another number.
             again: Some(letter.id.to_string()),
+            replay: letter.error_kind == FailureKind::Replay.as_str(),
             lane: None,
             key: compiled.lane(&letter.event, self.setup.shards),
             priority: compiled.priority(),

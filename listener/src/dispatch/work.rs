@@ -69,7 +69,7 @@ pub(super) fn attempt(
     work: &Work,
     cut: CancellationToken,
 ) -> impl Future<Output = Ended> + Send + use<> {
-    let trying = try_once(compiled, Arc::clone(&work.event), work.attempts, cut);
+    let trying = try_once(compiled, Arc::clone(&work.event), work.attempts, None, cut);
     async move {
         let (outcome, took) = trying.await;
         Ended {
@@ -86,6 +86,7 @@ pub(crate) fn try_once(
     compiled: &Compiled,
     event: Arc<Event>,
     attempt: u32,
+    replay: Option<Arc<str>>,
     cut: CancellationToken,
 ) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
     let action = Arc::clone(&compiled.action);
@@ -94,6 +95,7 @@ pub(crate) fn try_once(
         observer: Arc::clone(&compiled.name.0),
         action: Arc::clone(&compiled.name.1),
         attempt,
+        replay,
     };
     async move {
         let begun = Instant::now();

@@ -25,6 +25,8 @@ pub struct Spilled {
     /// What tells it from earlier jobs of the same delivery, where there were any: a queue may
     /// refuse to add one that it had.
     pub again: Option<String>,
+    /// Whether it is a replay; then it has earlier jobs in this sense.
+    pub replay: bool,
     /// Its lane, as the dispatcher numbers it, where it keeps account of that.
     pub lane: Option<LaneId>,
     /// Hash by which the queue knows its lane.
@@ -50,6 +52,8 @@ struct Written<'a> {
     old: Option<&'a RawValue>,
     new: Option<&'a RawValue>,
     attempts_before: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replay: bool,
 }
 
 /// The same, read.
@@ -61,6 +65,8 @@ struct Read {
     old: Option<Box<RawValue>>,
     new: Option<Box<RawValue>>,
     attempts_before: u32,
+    #[serde(default)]
+    replay: bool,
 }
 
 impl Spilled {
@@ -83,6 +89,7 @@ impl Spilled {
             old: event.old.as_deref(),
             new: event.new.as_deref(),
             attempts_before: self.attempts_before,
+            replay: self.replay,
         };
         Ok(NewJob {
             job: Job {
@@ -126,6 +133,14 @@ pub fn event(job: &Job) -> Result<(Event, u32), serde_json::Error> {
     Ok((event, read.attempts_before))
 }
 
+/// The name of the replay that a job is part of, where it is.
+#[must_use]
+pub fn replay(job: &Job) -> Option<Arc<str>> {
+    let (_, again) = job.id.rsplit_once('~')?;
+    let read: Read = serde_json::from_str(job.event.get()).ok()?;
+    read.replay.then(|| Arc::from(again))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -153,6 +168,7 @@ mod tests {
             }),
             name: ("default/big".into(), "notify".into()),
             again: None,
+            replay: false,
             lane: None,
             key: 7,
             priority: Priority::High,

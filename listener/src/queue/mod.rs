@@ -7,6 +7,7 @@ pub(crate) mod figures;
 pub mod job;
 mod life;
 pub mod place;
+pub mod replay;
 mod run;
 pub(crate) mod setup;
 mod tell;

@@ -101,10 +101,7 @@ impl Crew {
             return give_up(history, &too_late(&compiled.retry), claimed.attempts, None);
         }
         let attempts = claimed.attempts + 1;
-        let Some((outcome, took)) = self
-            .outcome(compiled, event, attempts, &claimed.claim)
-            .await
-        else {
+        let Some((outcome, took)) = self.outcome(compiled, event, attempts, claimed).await else {
             // Somebody wants it cancelled, if it may go on: then it goes with this claim's end.
             if !self.right.is_cancelled() {
                 let labels = [&*name.0, &*name.1, "cancelled"];
@@ -145,11 +142,13 @@ impl Crew {
         compiled: &Compiled,
         event: Event,
         attempts: u32,
-        claim: &Claim,
+        claimed: &Claimed,
     ) -> Option<(Outcome, Duration)> {
+        let claim = &claimed.claim;
+        let replay = job::replay(&claimed.job);
         let cut = self.right.child_token();
         self.cancels().insert(claim.clone(), cut.clone());
-        let (outcome, took) = try_once(compiled, Arc::new(event), attempts, cut).await;
+        let (outcome, took) = try_once(compiled, Arc::new(event), attempts, replay, cut).await;
         self.cancels().remove(claim);
         let outcome = outcome?;
         self.metrics.attempted(&compiled.name, &outcome, took);
