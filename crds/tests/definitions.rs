@@ -67,6 +67,37 @@ fn outlined(crd: &Value) -> String {
 const OBSERVER: &str = r#"spec! object
 spec.actions! array minItems=1 maxItems=16
 spec.actions[] object
+spec.actions[].email object
+spec.actions[].email.bcc array maxItems=32
+spec.actions[].email.bcc[] string
+spec.actions[].email.cc array maxItems=32
+spec.actions[].email.cc[] string
+spec.actions[].email.from! string
+spec.actions[].email.html string
+spec.actions[].email.replyTo string
+spec.actions[].email.smtp! object
+spec.actions[].email.smtp.ca object
+spec.actions[].email.smtp.ca.secretKeyRef object
+spec.actions[].email.smtp.ca.secretKeyRef.key! string
+spec.actions[].email.smtp.ca.secretKeyRef.name! string
+spec.actions[].email.smtp.ca.value string
+spec.actions[].email.smtp.host! string
+spec.actions[].email.smtp.password object
+spec.actions[].email.smtp.password.secretKeyRef object
+spec.actions[].email.smtp.password.secretKeyRef.key! string
+spec.actions[].email.smtp.password.secretKeyRef.name! string
+spec.actions[].email.smtp.password.value string
+spec.actions[].email.smtp.port integer minimum=1 maximum=65535
+spec.actions[].email.smtp.tls string enum=["Implicit","StartTls","None"] default=StartTls
+spec.actions[].email.smtp.username object
+spec.actions[].email.smtp.username.secretKeyRef object
+spec.actions[].email.smtp.username.secretKeyRef.key! string
+spec.actions[].email.smtp.username.secretKeyRef.name! string
+spec.actions[].email.smtp.username.value string
+spec.actions[].email.subject! string
+spec.actions[].email.text string
+spec.actions[].email.to! array minItems=1 maxItems=32
+spec.actions[].email.to[] string
 spec.actions[].log object
 spec.actions[].log.level string enum=["Warn","Info","Debug"] default=Info
 spec.actions[].log.message string

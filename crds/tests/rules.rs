@@ -415,7 +415,7 @@ fn an_action_does_exactly_one_thing() {
     breaks_observer(
         "webhook:",
         "webhok:",
-        "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: log, \
+        "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: email, log, \
          maxInFlight, maxRunning, mode, name, ordering, postgres, priority, rateLimit, redis, retry, slack, teams, timeout, webhook",
     );
 }

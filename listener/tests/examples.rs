@@ -8,6 +8,7 @@ use serde_json::Value;
 use servers::redis::{Options, PrivateRedis};
 
 use crate::support::listener::{Process, SOON};
+use crate::support::smtp::{LOGIN, Smtp};
 use crate::support::{TestDb, database, eventually};
 
 /// Runs an example, whose receiver is this machine's, does something to orders, and gives what
@@ -17,7 +18,7 @@ async fn run(example: &str, secrets: &[(&str, &str)], change: &str) -> Received 
     let hook = sink.url("/hook");
     let secrets = secrets.iter().map(|(name, key)| (*name, *key, &*hook));
     let secrets: Vec<_> = secrets.collect();
-    let (db, process) = start(example, &secrets).await;
+    let (db, process) = start(example, &secrets, &[]).await;
     db.run(change).await;
     assert!(sink.wait_for(1, SOON).await, "{}", process.said());
     process.stop().await;
@@ -25,7 +26,12 @@ async fn run(example: &str, secrets: &[(&str, &str)], change: &str) -> Received 
 }
 
 /// Runs an example. `secrets` are those it needs besides the database's: name, key and value.
-async fn start(example: &str, secrets: &[(&str, &str, &str)]) -> (TestDb, Process) {
+/// `changes` are texts in its place that are to be others here.
+async fn start(
+    example: &str,
+    secrets: &[(&str, &str, &str)],
+    changes: &[(&str, &str)],
+) -> (TestDb, Process) {
     let db = database().await;
     db.run(
         "create table orders (id int primary key, total numeric, customer text, status text);
@@ -34,6 +40,9 @@ async fn start(example: &str, secrets: &[(&str, &str, &str)]) -> (TestDb, Proces
     .await;
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples");
     let text = std::fs::read_to_string(place.join(example)).unwrap();
+    let text = changes
+        .iter()
+        .fold(text, |text, (from, to)| text.replacen(from, to, 1));
     // Receivers here are allowed only where a listener says so.
     let allowed = if text.contains("  egress:") {
         text
@@ -98,7 +107,7 @@ async fn redis() {
     let _: () = cache.set("page:1", "cached").await.unwrap();
     let _: () = cache.sadd("customer:ada:keys", "page:1").await.unwrap();
     let url = server.url();
-    let (db, process) = start("redis.yaml", &[("shop-redis", "url", &url)]).await;
+    let (db, process) = start("redis.yaml", &[("shop-redis", "url", &url)], &[]).await;
     db.run("insert into orders values (7, 1, 'ada', 'new')")
         .await;
     eventually("what is stale is gone", async || {
@@ -113,7 +122,7 @@ async fn redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres() {
-    let (db, process) = start("postgres.yaml", &[]).await;
+    let (db, process) = start("postgres.yaml", &[], &[]).await;
     db.run("create table spent (customer text primary key, total numeric not null, orders bigint not null)")
         .await;
     db.run("insert into orders values (7, 1.50, 'ada', 'new'), (8, 2.25, 'ada', 'new'), (9, 1, 'bob', 'new')")
@@ -125,5 +134,37 @@ async fn postgres() {
         (spent == "ada 3.75 2, bob 1 1").then_some(())
     })
     .await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn email() {
+    let mut server = Smtp::start("starttls").await;
+    let secrets = [
+        ("shop-mail", "username", LOGIN.0),
+        ("shop-mail-password", "password", LOGIN.1),
+    ];
+    let port = server.port;
+    let ca = server.ca.trim().replace('\n', "\\n");
+    let here =
+        format!("host: localhost\n          port: {port}\n          ca: {{value: \"{ca}\\n\"}}");
+    let changes = [
+        ("host: smtp.example.com", &*here),
+        (
+            "name: shop-mail, key: password",
+            "name: shop-mail-password, key: password",
+        ),
+    ];
+    let (db, process) = start("email.yaml", &secrets, &changes).await;
+    db.run("insert into orders values (7, 1234.5, 'ada@example.com', 'paid')")
+        .await;
+    let message = server.next().await;
+    assert_eq!(message["to"][0], "ada@example.com");
+    let text = message["text"].as_str().unwrap();
+    assert!(text.contains("Subject: Thank you for order 7"), "{text}");
+    assert!(
+        text.contains("Your order 7 over 1,234.50 EUR is paid."),
+        "{text}"
+    );
     process.stop().await;
 }

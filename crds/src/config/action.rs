@@ -5,7 +5,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LogConfig, PostgresConfig, RedisConfig, SlackConfig, TeamsConfig, WebhookConfig};
+use super::{
+    EmailConfig, LogConfig, PostgresConfig, RedisConfig, SlackConfig, TeamsConfig, WebhookConfig,
+};
 
 /// One action of an observer.
 #[derive(Clone, Debug)]
@@ -99,6 +101,8 @@ pub enum ActionKind {
     Slack(SlackConfig),
     /// Sends a message to Microsoft Teams.
     Teams(TeamsConfig),
+    /// Sends an email.
+    Email(EmailConfig),
     /// Runs a statement in a Postgres database.
     Postgres(PostgresConfig),
     /// Tells a Redis server something.

@@ -5,6 +5,7 @@
 //! Expressions and templates are kept as text, because only the listener can compile them.
 
 mod action;
+mod email;
 mod log;
 mod postgres;
 mod redis;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use action::{
     ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
 };
+pub use email::{EmailConfig, SmtpConfig, SmtpTls};
 pub use log::{LogConfig, LogLevel};
 pub use postgres::{OwnDatabase, PostgresConfig};
 pub use redis::{RedisCommand, RedisConfig};

@@ -6,6 +6,7 @@
 mod answer;
 pub mod breaker;
 mod egress;
+mod email;
 mod endpoint;
 mod escape;
 mod filters;
@@ -99,6 +100,7 @@ enum Kind {
     Webhook(Box<webhook::Webhook>),
     Slack(Box<slack::Slack>),
     Teams(Box<teams::Teams>),
+    Email(Box<email::Email>),
     Postgres(Box<postgres::Postgres>),
     Redis(Box<redis::Redis>),
     Log(log::Log),
@@ -148,6 +150,7 @@ impl Action {
             Kind::Webhook(webhook) => webhook.preview(delivery, now),
             Kind::Slack(slack) => slack.preview(delivery),
             Kind::Teams(teams) => teams.preview(delivery),
+            Kind::Email(email) => email.preview(delivery, now),
             Kind::Postgres(postgres) => postgres.preview(delivery),
             Kind::Redis(redis) => redis.preview(delivery),
             Kind::Log(log) => log.preview(delivery),
@@ -178,6 +181,7 @@ impl Kind {
             }
             ActionKind::Slack(config) => Self::Slack(Box::new(slack::Slack::compile(config)?)),
             ActionKind::Teams(config) => Self::Teams(Box::new(teams::Teams::compile(config)?)),
+            ActionKind::Email(config) => Self::Email(Box::new(email::Email::compile(config)?)),
             ActionKind::Postgres(config) => {
                 Self::Postgres(Box::new(postgres::Postgres::compile(config)?))
             }
@@ -197,6 +201,7 @@ impl Kind {
             Self::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
             Self::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
             Self::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
+            Self::Email(email) => email.attempt(shared, delivery, now, timeout).await,
             Self::Postgres(postgres) => postgres.attempt(shared, delivery, timeout).await,
             Self::Redis(redis) => redis.attempt(shared, delivery, now, timeout).await,
             Self::Log(log) => log.attempt(delivery),
@@ -210,6 +215,7 @@ impl Kind {
             Self::Webhook(webhook) => Some(webhook.endpoint()),
             Self::Slack(slack) => Some(slack.endpoint()),
             Self::Teams(teams) => Some(teams.endpoint()),
+            Self::Email(email) => Some(email.endpoint()),
             Self::Postgres(postgres) => Some(postgres.endpoint()),
             Self::Redis(redis) => Some(redis.endpoint()),
             Self::Log(_) => None,
@@ -221,6 +227,7 @@ impl Kind {
             Self::Webhook(_) => "webhook",
             Self::Slack(_) => "slack",
             Self::Teams(_) => "teams",
+            Self::Email(_) => "email",
             Self::Postgres(_) => "postgres",
             Self::Redis(_) => "redis",
             Self::Log(_) => "log",

@@ -9,6 +9,7 @@ pub(crate) mod listener;
 pub(crate) mod probe;
 pub(crate) mod program;
 pub(crate) mod rows;
+pub(crate) mod smtp;
 pub(crate) mod told;
 pub(crate) mod writers;
 

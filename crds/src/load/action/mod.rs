@@ -1,5 +1,6 @@
 //! The rules for an action that its schema cannot say: one file for each kind.
 
+mod email;
 mod log;
 mod postgres;
 mod redis;
@@ -16,7 +17,9 @@ use crate::duration::Span;
 use crate::resources::{Action, Log, RetryPolicy};
 
 /// The fields of an action of which exactly one is given.
-const KINDS: [&str; 6] = ["webhook", "slack", "teams", "postgres", "redis", "log"];
+const KINDS: [&str; 7] = [
+    "webhook", "slack", "teams", "email", "postgres", "redis", "log",
+];
 
 const SHORTEST: Span = Span::from_millis(1);
 const LONGEST_TIMEOUT: Span = Span::from_secs(300);
@@ -65,6 +68,10 @@ fn check_kind(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionKind 
     if let Some(spec) = &action.teams {
         let config = teams::check(&field(at, "teams"), spec, checks);
         given.push(("teams", ActionKind::Teams(config)));
+    }
+    if let Some(spec) = &action.email {
+        let config = email::check(&field(at, "email"), spec, checks);
+        given.push(("email", ActionKind::Email(config)));
     }
     if let Some(spec) = &action.postgres {
         let config = postgres::check(&field(at, "postgres"), spec, checks);

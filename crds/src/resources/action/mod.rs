@@ -1,5 +1,6 @@
 //! What an observer does: one file for each kind of action.
 
+mod email;
 mod log;
 mod postgres;
 mod redis;
@@ -14,6 +15,7 @@ use super::never_null;
 use crate::config::{Mode, Ordering, Priority, Retry};
 use crate::duration::Span;
 
+pub use email::{Email, Smtp};
 pub use log::Log;
 pub use postgres::Postgres;
 pub use redis::{Redis, RedisAdd, RedisDelete, RedisPublish, RedisSet};
@@ -26,7 +28,7 @@ pub use webhook::Webhook;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.postgres), has(self.redis), has(self.log)].filter(given, given).size() == 1",
+    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.email), has(self.postgres), has(self.redis), has(self.log)].filter(given, given).size() == 1",
     "message": "give exactly one thing to do, such as webhook or log",
 }]))]
 pub struct Action {
@@ -43,6 +45,9 @@ pub struct Action {
     /// Send a message to Microsoft Teams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teams: Option<Teams>,
+    /// Send an email.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<Email>,
     /// Run a statement in a Postgres database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres: Option<Postgres>,

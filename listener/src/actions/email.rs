@@ -1,0 +1,387 @@
+//! Emails, by SMTP.
+//!
+//! The `Message-ID` is the delivery's id, the same on every attempt. If one of the recipients is
+//! refused, nobody gets the message, so that nobody gets it twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use crds::config::{EmailConfig, SmtpConfig, SmtpTls};
+use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
+use lettre::message::{Mailbox, Mailboxes, MessageBuilder, MultiPart, SinglePart};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters, TlsVersion};
+use lettre::transport::smtp::{self, PoolConfig};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use super::egress::{Guard, Undialled};
+use super::escape::Format;
+use super::scope::Subject;
+use super::shared::Shared;
+use super::template::Template;
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview, delivery_id};
+
+/// Most connections of one action.
+const MAX_CONNECTIONS: u32 = 4;
+
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For how long new connections go to the address that a name stood for.
+const RESOLVED_FOR: Duration = Duration::from_secs(30);
+
+/// Most recipients of one message.
+const MAX_RECIPIENTS: usize = 100;
+
+/// Longest subject, in characters.
+const MAX_SUBJECT: usize = 900;
+
+type Transport = AsyncSmtpTransport<Tokio1Executor>;
+
+/// Adds a recipient of one kind.
+type Adds = fn(MessageBuilder, Mailbox) -> MessageBuilder;
+
+/// A compiled email.
+pub(super) struct Email {
+    server: Server,
+    from: Template,
+    to: Vec<Template>,
+    cc: Vec<Template>,
+    bcc: Vec<Template>,
+    reply_to: Option<Template>,
+    subject: Template,
+    text: Option<Template>,
+    html: Option<Template>,
+    transport: Mutex<Option<(Transport, Instant)>>,
+}
+
+struct Server {
+    key: String,
+    /// `host:port`.
+    address: String,
+    host: String,
+    port: u16,
+    tls: Tls,
+    login: Option<Credentials>,
+}
+
+/// Says that nobody wrote it, so that nobody's holiday note answers it (RFC 3834).
+#[derive(Clone)]
+struct AutoSubmitted;
+
+impl Header for AutoSubmitted {
+    fn name() -> HeaderName {
+        HeaderName::new_from_ascii_str("Auto-Submitted")
+    }
+
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self)
+    }
+
+    fn display(&self) -> HeaderValue {
+        HeaderValue::new(Self::name(), "auto-generated".to_owned())
+    }
+}
+
+impl Email {
+    pub(super) fn compile(config: &EmailConfig) -> Result<Self, CompileError> {
+        let one = |place: &str, source: &str, format| {
+            Template::compile(format!("email.{place}"), source, format)
+        };
+        let all = |place: &str, sources: &[String]| -> Result<Vec<Template>, CompileError> {
+            let sources = sources.iter().enumerate();
+            sources
+                .map(|(n, source)| one(&format!("{place}[{n}]"), source, Format::Text))
+                .collect()
+        };
+        let some = |place: &str, source: &Option<String>, format| {
+            let source = source.as_ref();
+            source.map(|source| one(place, source, format)).transpose()
+        };
+        Ok(Self {
+            server: Server::compile(&config.smtp)?,
+            from: one("from", &config.from, Format::Text)?,
+            to: all("to", &config.to)?,
+            cc: all("cc", &config.cc)?,
+            bcc: all("bcc", &config.bcc)?,
+            reply_to: some("replyTo", &config.reply_to, Format::Text)?,
+            subject: one("subject", &config.subject, Format::Text)?,
+            text: some("text", &config.text, Format::Text)?,
+            html: some("html", &config.html, Format::Html)?,
+            transport: Mutex::new(None),
+        })
+    }
+
+    pub(super) fn endpoint(&self) -> (&str, &str) {
+        (&self.server.key, &self.server.address)
+    }
+
+    /// What would be sent.
+    pub(super) fn preview(
+        &self,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+    ) -> Result<Preview, Failure> {
+        let message = self.message(delivery, now)?.formatted();
+        let text = String::from_utf8_lossy(&message).replace('\r', "");
+        Ok(vec![(format!("by {}", self.server.address), text)])
+    }
+
+    /// Sends the message for `delivery` and tells what came of it within `timeout`.
+    pub(super) async fn attempt(
+        &self,
+        shared: &Shared,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+        timeout: Duration,
+    ) -> Outcome {
+        let message = match self.message(delivery, now) {
+            Ok(message) => message,
+            Err(failure) => return Outcome::Refused(failure),
+        };
+        let sending = async {
+            let transport = self.transport(&shared.guard, timeout).await?;
+            transport.send(message).await.map_err(SendError::Smtp)
+        };
+        let host = &*self.server.address;
+        match timeout_at(Instant::now() + timeout, sending).await {
+            Ok(Ok(_)) => Outcome::Done,
+            Ok(Err(SendError::Undialled(why))) => why.into(),
+            Ok(Err(SendError::Smtp(error))) => classify(host, &error),
+            Err(_) => Outcome::Retry {
+                failure: Failure::of(
+                    FailureKind::Timeout,
+                    format!("{host} did not answer within {timeout:?}"),
+                ),
+                after: None,
+            },
+        }
+    }
+
+    /// The connections, to an address that may be dialled.
+    async fn transport(&self, guard: &Guard, timeout: Duration) -> Result<Transport, Undialled> {
+        let mut kept = self.transport.lock().await;
+        let now = Instant::now();
+        if let Some((transport, since)) = &*kept
+            && now < *since + RESOLVED_FOR
+        {
+            return Ok(transport.clone());
+        }
+        let server = &self.server;
+        let addresses = guard.addresses(&server.host, server.port).await?;
+        let address = addresses.first().map(std::net::SocketAddr::ip);
+        let dialled = address.map_or_else(|| server.host.clone(), |address| address.to_string());
+        let pool = PoolConfig::new()
+            .max_size(MAX_CONNECTIONS)
+            .idle_timeout(IDLE_TIMEOUT);
+        let mut builder = Transport::builder_dangerous(dialled)
+            .port(server.port)
+            .tls(server.tls.clone())
+            .timeout(Some(timeout))
+            .pool_config(pool);
+        if let Some(login) = &server.login {
+            builder = builder.credentials(login.clone());
+        }
+        let transport = builder.build();
+        *kept = Some((transport.clone(), now));
+        Ok(transport)
+    }
+
+    fn message(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Message, Failure> {
+        let subject = Subject::new(delivery);
+        let from = mailbox(&self.from, &subject)?;
+        let mut builder = Message::builder()
+            .message_id(Some(message_id(delivery, &from)))
+            .date(now.into())
+            .header(AutoSubmitted)
+            .from(from)
+            .subject(line(&self.subject, &subject)?);
+        let mut count = 0;
+        let kinds: [(&[Template], Adds); 3] = [
+            (&self.to, MessageBuilder::to),
+            (&self.cc, MessageBuilder::cc),
+            (&self.bcc, MessageBuilder::bcc),
+        ];
+        for (templates, add) in kinds {
+            for template in templates {
+                for recipient in mailboxes(template, &subject)? {
+                    builder = add(builder, recipient);
+                    count += 1;
+                }
+            }
+        }
+        if !(1..=MAX_RECIPIENTS).contains(&count) {
+            let message = format!(
+                "the message has {count} recipients, and must have 1 to {MAX_RECIPIENTS}: see to email.to, cc and bcc"
+            );
+            return Err(Failure::of(FailureKind::Template, message));
+        }
+        if let Some(reply_to) = &self.reply_to {
+            builder = builder.reply_to(mailbox(reply_to, &subject)?);
+        }
+        let text = self
+            .text
+            .as_ref()
+            .map(|text| text.render(&subject))
+            .transpose()?;
+        let html = self
+            .html
+            .as_ref()
+            .map(|html| html.render(&subject))
+            .transpose()?;
+        let made = match (text, html) {
+            (Some(text), Some(html)) => {
+                builder.multipart(MultiPart::alternative_plain_html(text, html))
+            }
+            (None, Some(html)) => builder.singlepart(SinglePart::html(html)),
+            (text, None) => builder
+                .header(ContentType::TEXT_PLAIN)
+                .body(text.unwrap_or_default()),
+        };
+        made.map_err(|error| {
+            let message = format!("the email cannot be written: {error}");
+            Failure::of(FailureKind::Template, message)
+        })
+    }
+}
+
+/// Why a message was not taken.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error(transparent)]
+    Undialled(#[from] Undialled),
+    #[error(transparent)]
+    Smtp(smtp::Error),
+}
+
+impl Server {
+    fn compile(config: &SmtpConfig) -> Result<Self, CompileError> {
+        let address = format!("{}:{}", config.host, config.port);
+        let login = config.login.as_ref();
+        let user = login.map_or("", |(user, _)| user.reveal());
+        Ok(Self {
+            key: format!("smtp://{user}@{address}"),
+            address,
+            host: config.host.clone(),
+            port: config.port,
+            tls: match config.tls {
+                SmtpTls::None => Tls::None,
+                SmtpTls::Implicit => Tls::Wrapper(parameters(config)?),
+                SmtpTls::StartTls => Tls::Required(parameters(config)?),
+            },
+            login: login.map(|(user, password)| {
+                let (user, password) = (user.reveal().trim(), password.reveal().trim());
+                Credentials::new(user.to_owned(), password.to_owned())
+            }),
+        })
+    }
+}
+
+fn parameters(config: &SmtpConfig) -> Result<TlsParameters, CompileError> {
+    let mut builder =
+        TlsParameters::builder(config.host.clone()).set_min_tls_version(TlsVersion::Tlsv12);
+    if let Some(ca) = &config.ca {
+        let bad = |what: String| CompileError::field("email.smtp.ca", what);
+        let certificate = Certificate::from_pem(ca.reveal().as_bytes())
+            .map_err(|_| bad("holds no certificate; give it as PEM".to_owned()))?;
+        builder = builder.add_root_certificate(certificate);
+    }
+    builder.build().map_err(|error| {
+        CompileError::field("email.smtp", format!("cannot be reached by TLS: {error}"))
+    })
+}
+
+/// The same for all attempts.
+fn message_id(delivery: &Delivery, from: &Mailbox) -> String {
+    let id = delivery_id(&delivery.event.id, &delivery.observer, &delivery.action);
+    let again = delivery.replay.as_ref();
+    let again = again.map_or(String::new(), |replay| format!(".{replay}"));
+    format!("<{id}{again}@{}>", from.email.domain())
+}
+
+/// One line, so that no value adds a header.
+fn line(template: &Template, subject: &Arc<Subject>) -> Result<String, Failure> {
+    let text = template.render(subject)?;
+    if text.chars().any(char::is_control) || text.chars().count() > MAX_SUBJECT {
+        return Err(template.refusal(
+            "came out with a line break or another control character, or longer than 900 characters: remove it in \
+             the template, for instance with {{ new.note|replace(\"\\n\", \" \")|truncate(100) }}",
+        ));
+    }
+    Ok(text)
+}
+
+fn mailboxes(template: &Template, subject: &Arc<Subject>) -> Result<Mailboxes, Failure> {
+    let text = line(template, subject)?;
+    if text.trim().is_empty() {
+        return Ok(Mailboxes::new());
+    }
+    text.parse().map_err(|error| {
+        template.refusal(&format!(
+            "did not come out as addresses ({error}): write them as ada@example.com, Bob <bob@example.com>"
+        ))
+    })
+}
+
+fn mailbox(template: &Template, subject: &Arc<Subject>) -> Result<Mailbox, Failure> {
+    let text = line(template, subject)?;
+    text.parse().map_err(|error| {
+        template.refusal(&format!(
+            "did not come out as an address ({error}): write it as Shop <shop@example.com>"
+        ))
+    })
+}
+
+/// What an error means: 4xx passes, 5xx does not.
+fn classify(host: &str, error: &smtp::Error) -> Outcome {
+    let status = error.status().map(u16::from);
+    let failure = |kind, message| Failure {
+        kind,
+        message,
+        status,
+    };
+    let passes = |failure| Outcome::Retry {
+        failure,
+        after: None,
+    };
+    if error.is_permanent() {
+        let remedy = match status {
+            Some(530 | 534 | 535 | 538) => {
+                "; user or password of email.smtp are wrong, or it wants another way to log in"
+            }
+            Some(550 | 551 | 553) => "; correct the address, or take it out",
+            Some(552) => "; the message is too large for the server or the mailbox",
+            Some(554) => "; the server takes no such message from this sender",
+            _ => "",
+        };
+        let message = format!("{host} refuses: {}{remedy}", said(error));
+        return Outcome::Refused(failure(FailureKind::Status, message));
+    }
+    if error.is_transient() {
+        let message = format!("{host} takes nothing now: {}", said(error));
+        return passes(failure(FailureKind::Status, message));
+    }
+    if error.is_timeout() {
+        let message = format!("{host} did not answer in time");
+        return passes(failure(FailureKind::Timeout, message));
+    }
+    let message = format!("no connection to {host}, or it broke: {}", said(error));
+    passes(failure(FailureKind::Connection, message))
+}
+
+/// The error and its cause, in one line.
+fn said(error: &smtp::Error) -> String {
+    let cause = std::error::Error::source(error);
+    let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
+    let text = format!("{error}{cause}");
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
+
+use crds::config::{ActionKind, Redacted};
+
+use super::super::Action;
+use super::super::fixture::{action, delivery, now, shared};
+use super::*;
+use server::{LOGIN, Smtp};
+
+#[path = "../../../tests/support/smtp.rs"]
+mod server;
+
+const NEW: &str =
+    r#"{"id": 7, "name": "Ada Löwe", "mail": "ada@example.com", "note": "<b>\r\nBcc: x@y.z"}"#;
+
+fn config(server: &Smtp, tls: SmtpTls) -> EmailConfig {
+    let secret = |text: &str| Redacted::new(text);
+    let login = (tls != SmtpTls::None).then(|| (secret(LOGIN.0), secret(LOGIN.1)));
+    EmailConfig {
+        smtp: SmtpConfig {
+            host: "localhost".to_owned(),
+            port: server.port,
+            tls,
+            ca: Some(secret(&server.ca)),
+            login,
+        },
+        from: "Der Ladën <shop@example.com>".to_owned(),
+        to: vec!["{{ new.name }} <{{ new.mail }}>".to_owned()],
+        cc: Vec::new(),
+        bcc: vec!["archive@example.com, more@example.com".to_owned()],
+        reply_to: Some("help@example.com".to_owned()),
+        subject: "Bestellung {{ new.id }} für {{ new.name }}".to_owned(),
+        text: Some("Order {{ new.id }}: {{ new.note }}".to_owned()),
+        html: Some("<p>Order {{ new.id }}: {{ new.note }}</p>".to_owned()),
+    }
+}
+
+fn compiled(config: EmailConfig) -> Action {
+    Action::compile(&action(ActionKind::Email(config)), &shared()).unwrap()
+}
+
+async fn send(config: EmailConfig) -> Outcome {
+    compiled(config)
+        .attempt(&delivery(None, Some(NEW)), now())
+        .await
+}
+
+fn refused(outcome: Outcome) -> Failure {
+    match outcome {
+        Outcome::Refused(failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn passing(outcome: Outcome) -> Failure {
+    match outcome {
+        Outcome::Retry { failure, .. } => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_message_arrives_encrypted_whole_and_under_the_same_id() {
+    for (mode, tls) in [
+        ("implicit", SmtpTls::Implicit),
+        ("starttls", SmtpTls::StartTls),
+    ] {
+        let mut server = Smtp::start(mode).await;
+        let email = compiled(config(&server, tls));
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let outcome = email.attempt(&delivery(None, Some(NEW)), now()).await;
+            assert_eq!(outcome, Outcome::Done, "{mode}");
+            let message = server.next().await;
+            assert_eq!(message["encrypted"], true);
+            assert_eq!(message["user"], LOGIN.0);
+            assert_eq!(message["from"], "shop@example.com");
+            let to =
+                serde_json::json!(["ada@example.com", "archive@example.com", "more@example.com"]);
+            assert_eq!(message["to"], to);
+            let text = message["text"].as_str().unwrap().replace("\r\n", "\n");
+            let (head, body) = text.split_once("\n\n").unwrap();
+            assert!(!head.contains("archive@"), "{head}");
+            assert!(head.contains("Auto-Submitted: auto-generated"), "{head}");
+            assert!(head.contains("Reply-To: help@example.com"), "{head}");
+            assert!(
+                head.contains("Date: Sun, 01 Mar 2026 12:00:00 +0000"),
+                "{head}"
+            );
+            assert!(!head.contains("Bcc"), "{head}");
+            assert!(
+                body.contains("multipart") || head.contains("multipart/alternative"),
+                "{head}"
+            );
+            assert!(body.contains("&lt;b&gt;"), "{body}");
+            let id = head.lines().find(|line| line.starts_with("Message-ID: "));
+            ids.push(id.unwrap().to_owned());
+        }
+        let id = delivery_id("a1b2-42", "default/big-orders", "notify");
+        assert_eq!(ids, vec![format!("Message-ID: <{id}@example.com>"); 2]);
+    }
+}
+
+#[tokio::test]
+async fn without_encryption_nobody_logs_in() {
+    let mut server = Smtp::start("none").await;
+    let mut plain = config(&server, SmtpTls::None);
+    plain.html = None;
+    assert_eq!(send(plain).await, Outcome::Done);
+    let message = server.next().await;
+    assert_eq!(
+        (&message["encrypted"], &message["user"]),
+        (&false.into(), &serde_json::Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn what_passes_is_sent_again_and_what_does_not_is_told_with_a_remedy() {
+    let mut server = Smtp::start("starttls").await;
+    let mut busy = config(&server, SmtpTls::StartTls);
+    busy.to = vec!["busy@example.com".to_owned()];
+    let busy = compiled(busy);
+    let failure = passing(busy.attempt(&delivery(None, Some(NEW)), now()).await);
+    assert_eq!(
+        (failure.kind, failure.status),
+        (FailureKind::Status, Some(451))
+    );
+    assert!(
+        failure.message.contains("greylisted"),
+        "{}",
+        failure.message
+    );
+    assert_eq!(
+        busy.attempt(&delivery(None, Some(NEW)), now()).await,
+        Outcome::Done
+    );
+    server.next().await;
+
+    let mut nobody = config(&server, SmtpTls::StartTls);
+    nobody.cc = vec!["nobody@example.com".to_owned()];
+    let failure = refused(send(nobody).await);
+    assert_eq!(failure.status, Some(550));
+    assert!(
+        failure.message.contains("correct the address"),
+        "{}",
+        failure.message
+    );
+
+    let mut wrong = config(&server, SmtpTls::StartTls);
+    wrong.smtp.login = Some((Redacted::new("shop"), Redacted::new("hunter3-wrong")));
+    let failure = refused(send(wrong).await);
+    assert!(
+        failure.message.contains("user or password"),
+        "{}",
+        failure.message
+    );
+    assert!(!failure.message.contains("hunter3"));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_the_one_gets_nothing() {
+    let server = Smtp::start("starttls").await;
+    let mut strange = config(&server, SmtpTls::StartTls);
+    strange.smtp.ca = None;
+    let failure = passing(send(strange).await);
+    assert_eq!(failure.kind, FailureKind::Connection);
+    let plain = Smtp::start("none").await;
+    let mut stripped = config(&plain, SmtpTls::StartTls);
+    stripped.smtp.ca = None;
+    let outcome = send(stripped).await;
+    assert!(!matches!(outcome, Outcome::Done), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn no_value_adds_a_header_or_a_recipient() {
+    let server = Smtp::start("none").await;
+    for (field, told) in [
+        ("subject", "control character"),
+        ("to", "control character"),
+        ("none", "0 recipients"),
+    ] {
+        let mut config = config(&server, SmtpTls::None);
+        match field {
+            "subject" => config.subject = "{{ new.note }}".to_owned(),
+            "to" => config.to = vec!["a@example.com{{ new.note }}".to_owned()],
+            _ => {
+                config.to = vec![" ".to_owned()];
+                config.bcc = Vec::new();
+            }
+        }
+        let failure = refused(send(config).await);
+        assert_eq!(failure.kind, FailureKind::Template);
+        assert!(failure.message.contains(told), "{}", failure.message);
+    }
+    let mut config = config(&server, SmtpTls::None);
+    config.to = vec!["{{ new.name }}".to_owned()];
+    let failure = refused(send(config).await);
+    assert!(
+        failure.message.contains("ada@example.com, Bob"),
+        "{}",
+        failure.message
+    );
+}
