@@ -29,3 +29,4 @@ mod samples;
 mod server;
 mod stalls;
 mod support;
+mod tenants;

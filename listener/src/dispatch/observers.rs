@@ -46,9 +46,26 @@ pub struct Compiled {
     pub max_in_flight: Option<usize>,
     /// What becomes of deliveries that are given up.
     pub on_failure: OnFailure,
+    /// The tenant whose events alone its observer sees.
+    pub tenant: Option<Arc<str>>,
 }
 
 impl Compiled {
+    /// Why its observer may not see an event, if that is so: it is bound to another tenant, perhaps
+    /// since the event was matched.
+    #[must_use]
+    pub fn bars(&self, event: &Event) -> Option<Failure> {
+        let own = self.tenant.as_deref()?;
+        (event.tenant.as_deref() != Some(own)).then(|| {
+            let message = format!(
+                "observer {} sees events of tenant {own} only, and this is another's: it was matched before the \
+                 observer was bound to that tenant. Drop it, or redrive it once its own tenant's observer is back",
+                self.name.0
+            );
+            Failure::of(FailureKind::Removed, message)
+        })
+    }
+
     /// Whether its deliveries are made at once, but not before those of the same key that wait in
     /// the queue; so it must be known which keys have some there.
     #[must_use]
@@ -288,6 +305,7 @@ fn compile_one(
                     .max_in_flight
                     .and_then(|most| usize::try_from(most).ok()),
                 on_failure: config.on_failure,
+                tenant: config.tenant.as_deref().map(Arc::from),
             }),
             Err(error) => {
                 let (place, message) = (error.place(), error.to_string());

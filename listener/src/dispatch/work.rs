@@ -90,6 +90,7 @@ pub(crate) fn try_once(
     cut: CancellationToken,
 ) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
     let action = Arc::clone(&compiled.action);
+    let barred = compiled.bars(&event);
     let delivery = Delivery {
         event,
         observer: Arc::clone(&compiled.name.0),
@@ -99,6 +100,9 @@ pub(crate) fn try_once(
     };
     async move {
         let begun = Instant::now();
+        if let Some(failure) = barred {
+            return (Some(Outcome::Refused(failure)), begun.elapsed());
+        }
         let trying = AssertUnwindSafe(action.attempt(&delivery, Utc::now())).catch_unwind();
         let tried = cut.run_until_cancelled(trying).await;
         let broke_down = |_| {
