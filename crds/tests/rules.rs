@@ -116,7 +116,7 @@ fn unknown_fields_are_told_with_the_nearest_known() {
     breaks_webhook(
         "header: {}",
         "header: unknown field; did you mean `headers`? Known here: body, contentType, headers, \
-         method, signingSecret, signingSecrets, url",
+         method, signingSecret, signingSecrets, tls, url",
     );
     breaks_observer(
         "labels: {app: shop}",

@@ -3,6 +3,9 @@
 
 pub mod actions;
 pub mod api;
+#[cfg(test)]
+#[path = "../tests/support/certs.rs"]
+mod certs;
 pub mod checkpoint;
 pub mod cluster;
 pub mod database;
@@ -18,5 +21,8 @@ pub mod queue;
 pub mod rules;
 pub mod run;
 pub mod shard;
+#[cfg(test)]
+#[path = "../tests/support/smtp.rs"]
+mod smtp;
 pub mod source;
 pub mod telemetry;

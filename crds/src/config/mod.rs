@@ -11,6 +11,7 @@ mod postgres;
 mod redis;
 mod slack;
 mod teams;
+mod tls;
 mod webhook;
 
 use std::fmt;
@@ -29,6 +30,7 @@ pub use postgres::{OwnDatabase, PostgresConfig};
 pub use redis::{RedisCommand, RedisConfig};
 pub use slack::SlackConfig;
 pub use teams::{TeamsConfig, TeamsContent};
+pub use tls::TlsConfig;
 pub use webhook::{HeaderValue, Method, WebhookConfig};
 
 /// A value that never shows itself: `Debug` and `Display` print `[redacted]`.

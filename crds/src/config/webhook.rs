@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Redacted;
+use super::{Redacted, TlsConfig};
 
 /// A webhook.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct WebhookConfig {
     pub content_type: String,
     /// Standard Webhooks secrets, each of which signs; empty for none.
     pub signing_secrets: Vec<Redacted>,
+    /// What the connection needs beyond what the system knows.
+    pub tls: Option<TlsConfig>,
 }
 
 /// A header's value.

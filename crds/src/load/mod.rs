@@ -14,6 +14,7 @@ mod report;
 mod scalar;
 mod schema;
 mod secrets;
+mod tls;
 mod yaml;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ mod pod_template;
 mod queue;
 mod selector;
 mod status;
+mod tls;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -33,6 +34,7 @@ pub use selector::{
 pub use status::{
     ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus, WorkerCounts,
 };
+pub use tls::Tls;
 
 /// API group of both resources.
 pub const GROUP: &str = "observers.fraiseql.dev";

@@ -3,13 +3,15 @@
 //! Redirects are not followed, and the URL appears in no message: at most its host does.
 
 use std::error::Error as StdError;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crds::config::Redacted;
+use crds::config::{Egress, Redacted, TlsConfig};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Method, Response};
+use reqwest::tls::{Certificate, Identity, Version};
+use reqwest::{Client, ClientBuilder, Method, Response};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -40,6 +42,10 @@ pub(super) const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// The HTTP client of all actions of a process.
 pub(super) fn client(guard: &Guard) -> Result<Client, reqwest::Error> {
+    builder(guard).build()
+}
+
+fn builder(guard: &Guard) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("observer-listener/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
@@ -53,7 +59,61 @@ pub(super) fn client(guard: &Guard) -> Result<Client, reqwest::Error> {
         .pool_max_idle_per_host(POOL_PER_HOST)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .http2_keep_alive_timeout(KEEP_ALIVE)
-        .build()
+        .tls_version_min(Version::TLS_1_2)
+}
+
+/// What connections of one action need beyond what the system knows, and their client.
+struct OwnTls {
+    roots: Vec<Certificate>,
+    identity: Option<Identity>,
+    client: OnceLock<Option<Client>>,
+}
+
+impl OwnTls {
+    /// Of the settings at `place`.
+    fn compile(place: &str, config: &TlsConfig) -> Result<Self, CompileError> {
+        let wrong = |field: &str, what: &str| CompileError::field(format!("{place}.{field}"), what);
+        let roots = config.ca.as_ref().map_or(Ok(Vec::new()), |ca| {
+            Certificate::from_pem_bundle(ca.reveal().as_bytes())
+                .map_err(|_| wrong("ca", "holds no certificates; give them as PEM"))
+        })?;
+        let identity = config.identity.as_ref().map(|(certificate, key)| {
+            let both = format!("{}\n{}", certificate.reveal(), key.reveal());
+            let bad = |_| {
+                wrong(
+                    "certificate",
+                    "and its key cannot be used; give both as PEM",
+                )
+            };
+            Identity::from_pem(both.as_bytes()).map_err(bad)
+        });
+        let own = Self {
+            roots,
+            identity: identity.transpose()?,
+            client: OnceLock::new(),
+        };
+        // Whether they fit each other shows when a client is made.
+        let tried = own.build(&Guard::new(&Egress::default()));
+        tried.map_err(|_| {
+            wrong(
+                "certificate",
+                "does not fit its key, or one of them cannot be read",
+            )
+        })?;
+        Ok(own)
+    }
+
+    fn build(&self, guard: &Guard) -> Result<Client, reqwest::Error> {
+        let mut builder = builder(guard).tls_certs_merge(self.roots.iter().cloned());
+        if let Some(identity) = &self.identity {
+            builder = builder.identity(identity.clone());
+        }
+        builder.build()
+    }
+
+    fn client(&self, guard: &Guard) -> Option<&Client> {
+        self.client.get_or_init(|| self.build(guard).ok()).as_ref()
+    }
 }
 
 /// The headers of a request whose body is JSON and that needs no others.
@@ -66,6 +126,7 @@ pub(super) struct Endpoint {
     url: Url,
     pub(super) host: String,
     scrub: Scrub,
+    tls: Option<OwnTls>,
 }
 
 impl Endpoint {
@@ -90,7 +151,14 @@ impl Endpoint {
             scrub: Scrub::new(&url, secrets),
             host,
             url,
+            tls: None,
         })
+    }
+
+    /// The same by connections with settings of their own, which stand at `place`.
+    pub(super) fn by(mut self, place: &str, tls: Option<&TlsConfig>) -> Result<Self, CompileError> {
+        self.tls = tls.map(|tls| OwnTls::compile(place, tls)).transpose()?;
+        Ok(self)
     }
 
     /// As a key that may hold a secret, and as a host for people.
@@ -110,8 +178,17 @@ impl Endpoint {
             return Answer::Forbidden(refused.to_string());
         }
         let deadline = Instant::now() + timeout;
-        let request = shared
-            .http
+        let own = self.tls.as_ref();
+        let client = match own.map(|own| own.client(&shared.guard)) {
+            None => &shared.http,
+            Some(Some(client)) => client,
+            Some(None) => {
+                return Answer::Unreachable(
+                    "the client cannot be set up with its TLS settings".to_owned(),
+                );
+            }
+        };
+        let request = client
             .request(method, self.url.clone())
             .headers(headers)
             .body(body);
@@ -189,3 +266,6 @@ fn causes<'a>(
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
+
+#[cfg(test)]
+mod tests;

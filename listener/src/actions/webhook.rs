@@ -79,7 +79,8 @@ impl Webhook {
             .chain(&config.signing_secrets)
             .map(Redacted::reveal);
         Ok(Self {
-            endpoint: Endpoint::compile("webhook.url", &config.url, secrets)?,
+            endpoint: Endpoint::compile("webhook.url", &config.url, secrets)?
+                .by("webhook.tls", config.tls.as_ref())?,
             method: match config.method {
                 Method::Post => reqwest::Method::POST,
                 Method::Put => reqwest::Method::PUT,

@@ -3,6 +3,7 @@
 //! The version is chosen by `OBSERVER_TEST_POSTGRES`: 18 (downloaded, the default), 15 (as
 //! Debian installs it), or the folder with the programs of another.
 
+pub(crate) mod certs;
 pub(crate) mod counters;
 pub(crate) mod fleet;
 pub(crate) mod listener;

@@ -1,5 +1,6 @@
 //! A server that takes emails: aiosmtpd, by the system's Python. It ends with its owner, whose end of
 //! its standard input it reads.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,6 +9,8 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
+
+use super::certs::Certs;
 
 /// The interpreter that Debian's package is for, whichever others there are.
 const PYTHON: &str = "/usr/bin/python3";
@@ -37,7 +40,8 @@ impl Smtp {
     /// Starts it with `implicit` or `starttls` and [`LOGIN`], or with `none` of both.
     pub(crate) async fn start(tls: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (ca, certificate, key) = certificates();
+        let certs = Certs::make();
+        let (certificate, key) = certs.server;
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("cert.pem"), certificate).unwrap();
         std::fs::write(path("key.pem"), key).unwrap();
@@ -55,7 +59,7 @@ impl Smtp {
             .unwrap();
         let mut server = Self {
             port: 0,
-            ca,
+            ca: certs.ca,
             told: BufReader::new(child.stdout.take().unwrap()).lines(),
             _stdin: child.stdin.take().unwrap(),
             _child: child,
@@ -70,18 +74,4 @@ impl Smtp {
         let line = timeout(LIMIT, self.told.next_line()).await.unwrap();
         serde_json::from_str(&line.unwrap().unwrap()).unwrap()
     }
-}
-
-/// A certificate that signs, and one for this machine that it signed, with its key.
-fn certificates() -> (String, String, String) {
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let ca = params.self_signed(&key).unwrap();
-    let issuer = rcgen::Issuer::new(params, key);
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let key = rcgen::KeyPair::generate().unwrap();
-    let own = rcgen::CertificateParams::new(names).unwrap();
-    let own = own.signed_by(&key, &issuer).unwrap();
-    (ca.pem(), own.pem(), key.serialize_pem())
 }

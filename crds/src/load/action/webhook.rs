@@ -9,6 +9,7 @@ use url::Url;
 
 use super::super::checks::Checks;
 use super::super::report::field;
+use super::super::tls;
 use crate::config::{HeaderValue, Redacted, WebhookConfig};
 use crate::resources::{ValueSource, Webhook};
 
@@ -36,6 +37,10 @@ pub(super) fn check(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Web
         body: webhook.body.clone(),
         content_type: content_type(&field(at, "contentType"), &webhook.content_type, checks),
         signing_secrets: signing_secrets(at, webhook, checks),
+        tls: webhook
+            .tls
+            .as_ref()
+            .map(|tls| tls::check(&field(at, "tls"), tls, checks)),
     }
 }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Method;
-use crate::resources::{ValueSource, never_null};
+use crate::resources::{Tls, ValueSource, never_null};
 
 /// An HTTP request. It carries the headers of Standard Webhooks (`webhook-id`,
 /// `webhook-timestamp`, and `webhook-signature` where there is a secret) and `traceparent`.
@@ -44,6 +44,9 @@ pub struct Webhook {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub signing_secrets: Vec<ValueSource>,
+    /// A private authority, and a certificate of our own, where `https` needs them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 fn default_content_type() -> String {

@@ -5,10 +5,7 @@ use crds::config::{ActionKind, Redacted};
 use super::super::Action;
 use super::super::fixture::{action, delivery, now, shared};
 use super::*;
-use server::{LOGIN, Smtp};
-
-#[path = "../../../tests/support/smtp.rs"]
-mod server;
+use crate::smtp::{LOGIN, Smtp};
 
 const NEW: &str =
     r#"{"id": 7, "name": "Ada Löwe", "mail": "ada@example.com", "note": "<b>\r\nBcc: x@y.z"}"#;
