@@ -12,6 +12,7 @@ mod escape;
 mod filters;
 #[cfg(test)]
 mod fixture;
+mod fleet;
 mod gate;
 mod log;
 mod number;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crds::config::{ActionConfig, ActionKind};
+use crds::config::{ActionConfig, ActionKind, RateLimit};
 use sha2::{Digest, Sha256};
 
 use tokio::time::Instant;
@@ -39,6 +40,7 @@ use tokio::time::Instant;
 use crate::event::Event;
 use crate::hex::hex;
 
+pub use fleet::Fleet;
 use gate::Gate;
 pub use gate::{Gates, Room, Standing};
 pub use shared::{Shared, SharedError};
@@ -92,6 +94,7 @@ impl CompileError {
 pub struct Action {
     kind: Kind,
     gate: Gate,
+    rate_limit: Option<RateLimit>,
     shared: Shared,
     timeout: Duration,
 }
@@ -116,6 +119,7 @@ impl Action {
                 .gates
                 .gate(kind.endpoint(), rate, config.retry.max_backoff),
             kind,
+            rate_limit: rate,
             shared: shared.clone(),
             timeout: config.timeout,
         })
@@ -164,6 +168,12 @@ impl Action {
             Ok(permit) => permit,
             Err(wait) => return Outcome::Held(wait),
         };
+        if let (Some(fleet), Some(limit)) = (&self.shared.fleet, self.rate_limit) {
+            let name = format!("{}/{}", delivery.observer, delivery.action);
+            if let Err(wait) = fleet.take(&name, limit).await {
+                return Outcome::Held(wait);
+            }
+        }
         let outcome = self
             .kind
             .attempt(&self.shared, delivery, now, self.timeout)

@@ -5,6 +5,7 @@ use reqwest::Client;
 
 use super::egress::Guard;
 use super::endpoint;
+use super::fleet::Fleet;
 use super::gate::Gates;
 
 /// The connections, and the rule where they may lead.
@@ -18,6 +19,8 @@ pub struct Shared {
     pub(super) gates: Gates,
     /// The listener's database, where actions may run statements in it.
     pub(super) own_database: Option<OwnDatabase>,
+    /// Limits that all processes keep together, where the listener has a Redis.
+    pub(super) fleet: Option<Fleet>,
 }
 
 /// The HTTP client cannot be set up.
@@ -35,6 +38,13 @@ impl Shared {
             guard,
             gates: gates.clone(),
             own_database: egress.own_database.clone(),
+            fleet: None,
         })
+    }
+
+    /// The same with limits that all processes keep together.
+    #[must_use]
+    pub fn with_fleet(self, fleet: Option<Fleet>) -> Self {
+        Self { fleet, ..self }
     }
 }

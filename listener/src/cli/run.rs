@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::{ArgGroup, Args};
-use observer_listener::actions::{Gates, Shared};
+use observer_listener::actions::{Fleet, Gates, Shared};
 use observer_listener::cluster;
 use observer_listener::database::DatabaseError;
 use observer_listener::dispatch::observers::Observers;
@@ -99,7 +99,9 @@ async fn run_files(
 ) -> Result<(), CliError> {
     let loaded = files::load(files)?;
     let listener = loaded.bundle.listener;
-    let shared = Shared::new(&listener.egress, &Gates::default())?;
+    let redis = listener.queue.redis.as_ref();
+    let fleet = redis.and_then(|url| Fleet::new(url, &listener.identity()));
+    let shared = Shared::new(&listener.egress, &Gates::default())?.with_fleet(fleet);
     let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
         let located = wrong.into_iter().map(|one| {
             loaded

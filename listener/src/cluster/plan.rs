@@ -4,13 +4,13 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crds::bundle::BUNDLE_KEY;
-use crds::config::{Egress, ListenerConfig};
+use crds::config::{Egress, ListenerConfig, Redacted};
 use crds::load::{Report, SourceFile};
 use crds::report::{Refusal, Trouble};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
 
-use crate::actions::{Gates, Shared};
+use crate::actions::{Fleet, Gates, Shared};
 use crate::api::report::LoadedBundle;
 use crate::dispatch::observers::Observers;
 use crate::hex::hex;
@@ -61,7 +61,7 @@ impl Plan {
 /// Loads one bundle after the other, and keeps what they share.
 #[derive(Debug, Default)]
 pub(super) struct Loader {
-    shared: Option<(Egress, Shared)>,
+    shared: Option<((Egress, Option<Redacted>), Shared)>,
     gates: Gates,
     last: Option<Plan>,
 }
@@ -82,7 +82,7 @@ impl Loader {
         };
         let loaded = crds::load::load(&[file], &|_, _| None, None).map_err(|r| told(&r))?;
         let bundle = loaded.bundle;
-        let shared = self.shared(&bundle.listener.egress)?;
+        let shared = self.shared(&bundle.listener)?;
         let (observers, problems) = Observers::compile_what_can_run(&bundle.observers, &shared);
         let refused = problems.into_iter().map(|problem| Refusal {
             observer: problem.observer,
@@ -103,13 +103,17 @@ impl Loader {
     }
 
     /// Connections are kept open from plan to plan while they may go to the same places.
-    fn shared(&mut self, egress: &Egress) -> Result<Shared, Trouble> {
-        if let Some((_, shared)) = self.shared.as_ref().filter(|(known, _)| known == egress) {
+    fn shared(&mut self, listener: &ListenerConfig) -> Result<Shared, Trouble> {
+        let by = (listener.egress.clone(), listener.queue.redis.clone());
+        if let Some((_, shared)) = self.shared.as_ref().filter(|(known, _)| *known == by) {
             return Ok(shared.clone());
         }
+        let fleet = by.1.as_ref();
+        let fleet = fleet.and_then(|url| Fleet::new(url, &listener.identity()));
         let shared =
-            Shared::new(egress, &self.gates).map_err(|error| invalid(&error.to_string()))?;
-        self.shared = Some((egress.clone(), shared.clone()));
+            Shared::new(&by.0, &self.gates).map_err(|error| invalid(&error.to_string()))?;
+        let shared = shared.with_fleet(fleet);
+        self.shared = Some((by, shared.clone()));
         Ok(shared)
     }
 }

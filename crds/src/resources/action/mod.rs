@@ -89,8 +89,8 @@ pub struct Action {
     pub ordering: Ordering,
 }
 
-/// At most so many attempts within a time, in each pod. They may come at once, and after that they
-/// come evenly.
+/// At most so many attempts within a time: in all pods together where the listener has a Redis
+/// (`spec.redis`), and in each pod else. They may come at once, and after that they come evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimit {

@@ -1,0 +1,151 @@
+//! Limits that all processes of a listener keep together, by the listener's Redis.
+//!
+//! The same bucket as that of a process (see [`super::rate`]), in one script and by the server's
+//! clock. Where the server does not answer soon, an attempt is not held up for its sake: then the
+//! process's own bucket is all that counts.
+
+use std::fmt;
+use std::time::Duration;
+
+use crds::config::{RateLimit, Redacted};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, Script};
+use tokio::time::timeout;
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_millis(250);
+
+/// Until a connection is made.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// `ARGV`: microseconds between two tokens, and how far ahead the bucket may be. Answers with the
+/// microseconds to wait, 0 where a token was taken.
+const TAKE: &str = "
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local each, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
+local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
+local early = full - now - tolerance
+if early > 0 then
+    return math.ceil(early)
+end
+full = full + each
+redis.call('SET', KEYS[1], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000) + 1000)
+return 0";
+
+/// The buckets of one listener.
+#[derive(Clone)]
+pub struct Fleet {
+    manager: ConnectionManager,
+    prefix: String,
+    take: Script,
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its address may hold a password.
+        write!(f, "Fleet({})", self.prefix)
+    }
+}
+
+impl Fleet {
+    /// Those of a listener on its server; nothing where the address cannot be used. Opens no
+    /// connection yet, but must be called within a runtime.
+    #[must_use]
+    pub fn new(url: &Redacted, listener: &str) -> Option<Self> {
+        let client = Client::open(url.reveal()).ok()?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(ANSWER))
+            .set_number_of_retries(0);
+        Some(Self {
+            manager: ConnectionManager::new_lazy_with_config(client, config).ok()?,
+            prefix: format!("observers:{{{listener}}}:rate:"),
+            take: Script::new(TAKE),
+        })
+    }
+
+    /// Takes a token of the bucket of that name, or says how long to wait for one.
+    pub(super) async fn take(&self, name: &str, limit: RateLimit) -> Result<(), Duration> {
+        let each = limit.per / limit.attempts.max(1);
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let mut manager = self.manager.clone();
+        let mut call = self.take.key(format!("{}{name}", self.prefix));
+        call.arg(micros(each).max(1))
+            .arg(micros(limit.per.saturating_sub(each)));
+        match timeout(ANSWER, call.invoke_async::<u64>(&mut manager)).await {
+            Ok(Ok(0)) => Ok(()),
+            Ok(Ok(early)) => Err(Duration::from_micros(early)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "cannot ask Redis for the rate of the fleet; keeping that of this process");
+                Ok(())
+            }
+            Err(_) => {
+                tracing::debug!(
+                    "Redis does not tell the rate of the fleet in time; keeping that of this process"
+                );
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::time::Instant;
+
+    use servers::redis::{Options, PrivateRedis};
+
+    use super::*;
+
+    const LIMIT: RateLimit = RateLimit {
+        attempts: 20,
+        per: Duration::from_secs(1),
+    };
+
+    #[tokio::test]
+    async fn all_processes_together_keep_to_the_limit() {
+        let server = PrivateRedis::start(&Options::default()).await.unwrap();
+        let url = Redacted::new(server.url());
+        let begun = Instant::now();
+        let mut processes = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let fleet = Fleet::new(&url, "shop/main").unwrap();
+            processes.spawn(async move {
+                let mut taken = 0_u32;
+                while begun.elapsed() < Duration::from_secs(2) {
+                    match fleet.take("shop/big/notify", LIMIT).await {
+                        Ok(()) => taken += 1,
+                        Err(wait) => {
+                            assert!(wait <= LIMIT.per, "{wait:?}");
+                            tokio::time::sleep(wait.min(Duration::from_millis(20))).await;
+                        }
+                    }
+                }
+                taken
+            });
+        }
+        let taken: u32 = processes.join_all().await.iter().sum();
+        let most = 20.0 + 20.0 * begun.elapsed().as_secs_f64() + 1.0;
+        assert!(f64::from(taken) <= most, "{taken} of {most}");
+        assert!(taken >= 20, "{taken}");
+        let other = Fleet::new(&url, "shop/other").unwrap();
+        assert_eq!(
+            other.take("shop/big/notify", LIMIT).await,
+            Ok(()),
+            "it has its own"
+        );
+    }
+
+    #[tokio::test]
+    async fn without_an_answer_nothing_is_held_up() {
+        let server = PrivateRedis::start(&Options::default()).await.unwrap();
+        let fleet = Fleet::new(&Redacted::new(server.url()), "shop/main").unwrap();
+        server.stop().await.unwrap();
+        for _ in 0..50 {
+            assert_eq!(fleet.take("a", LIMIT).await, Ok(()));
+        }
+    }
+}
