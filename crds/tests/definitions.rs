@@ -105,6 +105,20 @@ spec.actions[].maxInFlight integer minimum=1 maximum=4096
 spec.actions[].maxRunning integer minimum=1 maximum=65536
 spec.actions[].mode string enum=["Inline","Queued"] default=Inline
 spec.actions[].name! string
+spec.actions[].nats object
+spec.actions[].nats.contentType string default=application/json
+spec.actions[].nats.credentials object
+spec.actions[].nats.credentials.secretKeyRef object
+spec.actions[].nats.credentials.secretKeyRef.key! string
+spec.actions[].nats.credentials.secretKeyRef.name! string
+spec.actions[].nats.credentials.value string
+spec.actions[].nats.message string
+spec.actions[].nats.subject! string
+spec.actions[].nats.url! object
+spec.actions[].nats.url.secretKeyRef object
+spec.actions[].nats.url.secretKeyRef.key! string
+spec.actions[].nats.url.secretKeyRef.name! string
+spec.actions[].nats.url.value string
 spec.actions[].ordering string enum=["Key","None"] default=Key
 spec.actions[].postgres object
 spec.actions[].postgres.parameters array maxItems=32

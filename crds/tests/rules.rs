@@ -416,7 +416,7 @@ fn an_action_does_exactly_one_thing() {
         "webhook:",
         "webhok:",
         "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: email, log, \
-         maxInFlight, maxRunning, mode, name, ordering, postgres, priority, rateLimit, redis, retry, slack, teams, timeout, webhook",
+         maxInFlight, maxRunning, mode, name, nats, ordering, postgres, priority, rateLimit, redis, retry, slack, teams, timeout, webhook",
     );
 }
 

@@ -17,6 +17,9 @@ pub mod event;
 mod fuzz;
 mod hex;
 pub mod migrate;
+#[cfg(test)]
+#[path = "../tests/support/nats.rs"]
+mod nats;
 pub mod queue;
 pub mod rules;
 pub mod run;

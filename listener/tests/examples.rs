@@ -8,6 +8,7 @@ use serde_json::Value;
 use servers::redis::{Options, PrivateRedis};
 
 use crate::support::listener::{Process, SOON};
+use crate::support::nats::Nats;
 use crate::support::smtp::{LOGIN, Smtp};
 use crate::support::{TestDb, database, eventually};
 
@@ -166,5 +167,25 @@ async fn email() {
         text.contains("Your order 7 over 1,234.50 EUR is paid."),
         "{text}"
     );
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats() {
+    let server = Nats::start().await;
+    let stream = server.stream().await;
+    let url = server.url();
+    let (db, process) = start("nats.yaml", &[("shop-nats", "url", &url)], &[]).await;
+    db.run("insert into orders values (7, 1, 'ada', 'new'); update orders set status = 'paid'")
+        .await;
+    eventually("two messages", async || {
+        let stream = stream.get_info().await.unwrap();
+        (stream.state.messages == 2).then_some(())
+    })
+    .await;
+    let last = stream.get_raw_message(2).await.unwrap();
+    assert_eq!(last.subject.as_str(), "orders.update");
+    let event: Value = serde_json::from_slice(&last.payload).unwrap();
+    assert_eq!(event["new"]["status"], "paid");
     process.stop().await;
 }

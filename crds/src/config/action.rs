@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EmailConfig, LogConfig, PostgresConfig, RedisConfig, SlackConfig, TeamsConfig, WebhookConfig,
+    EmailConfig, LogConfig, NatsConfig, PostgresConfig, RedisConfig, SlackConfig, TeamsConfig,
+    WebhookConfig,
 };
 
 /// One action of an observer.
@@ -107,6 +108,8 @@ pub enum ActionKind {
     Postgres(PostgresConfig),
     /// Tells a Redis server something.
     Redis(RedisConfig),
+    /// Publishes a message to a stream of NATS.
+    Nats(NatsConfig),
     /// Writes a line to the listener's log.
     Log(LogConfig),
 }

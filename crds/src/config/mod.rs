@@ -7,6 +7,7 @@
 mod action;
 mod email;
 mod log;
+mod nats;
 mod postgres;
 mod redis;
 mod slack;
@@ -26,6 +27,7 @@ pub use action::{
 };
 pub use email::{EmailConfig, SmtpConfig, SmtpTls};
 pub use log::{LogConfig, LogLevel};
+pub use nats::NatsConfig;
 pub use postgres::{OwnDatabase, PostgresConfig};
 pub use redis::{RedisCommand, RedisConfig};
 pub use slack::SlackConfig;

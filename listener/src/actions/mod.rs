@@ -15,6 +15,7 @@ mod fixture;
 mod fleet;
 mod gate;
 mod log;
+mod nats;
 mod number;
 pub(crate) mod postgres;
 mod rate;
@@ -106,6 +107,7 @@ enum Kind {
     Email(Box<email::Email>),
     Postgres(Box<postgres::Postgres>),
     Redis(Box<redis::Redis>),
+    Nats(Box<nats::Nats>),
     Log(log::Log),
 }
 
@@ -157,6 +159,7 @@ impl Action {
             Kind::Email(email) => email.preview(delivery, now),
             Kind::Postgres(postgres) => postgres.preview(delivery),
             Kind::Redis(redis) => redis.preview(delivery),
+            Kind::Nats(nats) => nats.preview(delivery),
             Kind::Log(log) => log.preview(delivery),
         }
     }
@@ -196,6 +199,7 @@ impl Kind {
                 Self::Postgres(Box::new(postgres::Postgres::compile(config)?))
             }
             ActionKind::Redis(config) => Self::Redis(Box::new(redis::Redis::compile(config)?)),
+            ActionKind::Nats(config) => Self::Nats(Box::new(nats::Nats::compile(config)?)),
             ActionKind::Log(config) => Self::Log(log::Log::compile(config)?),
         })
     }
@@ -207,13 +211,16 @@ impl Kind {
         now: DateTime<Utc>,
         timeout: Duration,
     ) -> Outcome {
+        // Those that seldom run are boxed, so that each attempt under way takes no more room than a
+        // webhook's.
         match self {
             Self::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
             Self::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
             Self::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
-            Self::Email(email) => email.attempt(shared, delivery, now, timeout).await,
-            Self::Postgres(postgres) => postgres.attempt(shared, delivery, timeout).await,
-            Self::Redis(redis) => redis.attempt(shared, delivery, now, timeout).await,
+            Self::Email(email) => Box::pin(email.attempt(shared, delivery, now, timeout)).await,
+            Self::Postgres(postgres) => Box::pin(postgres.attempt(shared, delivery, timeout)).await,
+            Self::Redis(redis) => Box::pin(redis.attempt(shared, delivery, timeout)).await,
+            Self::Nats(nats) => Box::pin(nats.attempt(shared, delivery, timeout)).await,
             Self::Log(log) => log.attempt(delivery),
         }
     }
@@ -228,6 +235,7 @@ impl Kind {
             Self::Email(email) => Some(email.endpoint()),
             Self::Postgres(postgres) => Some(postgres.endpoint()),
             Self::Redis(redis) => Some(redis.endpoint()),
+            Self::Nats(nats) => Some(nats.endpoint()),
             Self::Log(_) => None,
         }
     }
@@ -240,6 +248,7 @@ impl Kind {
             Self::Email(_) => "email",
             Self::Postgres(_) => "postgres",
             Self::Redis(_) => "redis",
+            Self::Nats(_) => "nats",
             Self::Log(_) => "log",
         }
     }

@@ -9,7 +9,6 @@ mod answer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use crds::config::{RedisCommand, RedisConfig};
 use redis::aio::MultiplexedConnection;
 use redis::io::AsyncDNSResolver;
@@ -144,7 +143,6 @@ impl Redis {
         &self,
         shared: &Shared,
         delivery: &Delivery,
-        _: DateTime<Utc>,
         timeout: Duration,
     ) -> Outcome {
         let call = match self.command.call(delivery) {

@@ -7,6 +7,7 @@ pub(crate) mod certs;
 pub(crate) mod counters;
 pub(crate) mod fleet;
 pub(crate) mod listener;
+pub(crate) mod nats;
 pub(crate) mod probe;
 pub(crate) mod program;
 pub(crate) mod rows;

@@ -2,6 +2,7 @@
 
 mod email;
 mod log;
+mod nats;
 mod postgres;
 mod redis;
 mod slack;
@@ -17,8 +18,8 @@ use crate::duration::Span;
 use crate::resources::{Action, Log, RetryPolicy};
 
 /// The fields of an action of which exactly one is given.
-const KINDS: [&str; 7] = [
-    "webhook", "slack", "teams", "email", "postgres", "redis", "log",
+const KINDS: [&str; 8] = [
+    "webhook", "slack", "teams", "email", "postgres", "redis", "nats", "log",
 ];
 
 const SHORTEST: Span = Span::from_millis(1);
@@ -80,6 +81,10 @@ fn check_kind(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionKind 
     if let Some(spec) = &action.redis {
         let config = redis::check(&field(at, "redis"), spec, checks);
         given.push(("redis", ActionKind::Redis(config)));
+    }
+    if let Some(spec) = &action.nats {
+        let config = nats::check(&field(at, "nats"), spec, checks);
+        given.push(("nats", ActionKind::Nats(config)));
     }
     if let Some(spec) = &action.log {
         given.push(("log", ActionKind::Log(log::check(spec))));

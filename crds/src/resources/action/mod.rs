@@ -2,6 +2,7 @@
 
 mod email;
 mod log;
+mod nats;
 mod postgres;
 mod redis;
 mod slack;
@@ -17,6 +18,7 @@ use crate::duration::Span;
 
 pub use email::{Email, Smtp};
 pub use log::Log;
+pub use nats::Nats;
 pub use postgres::Postgres;
 pub use redis::{Redis, RedisAdd, RedisDelete, RedisPublish, RedisSet};
 pub use slack::Slack;
@@ -28,7 +30,7 @@ pub use webhook::Webhook;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.email), has(self.postgres), has(self.redis), has(self.log)].filter(given, given).size() == 1",
+    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.email), has(self.postgres), has(self.redis), has(self.nats), has(self.log)].filter(given, given).size() == 1",
     "message": "give exactly one thing to do, such as webhook or log",
 }]))]
 pub struct Action {
@@ -54,6 +56,9 @@ pub struct Action {
     /// Tell a Redis server something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+    /// Publish a message to a stream of NATS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats: Option<Nats>,
     /// Write a line to the listener's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,

@@ -1,0 +1,98 @@
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
+
+use async_nats::jetstream::stream;
+use crds::config::ActionKind;
+
+use super::super::Action;
+use super::super::fixture::{action, delivery, now, shared};
+use super::*;
+use crate::nats::Nats as Server;
+
+const NEW: &str = r#"{"id": 7, "region": "eu", "odd": "a b"}"#;
+
+fn compiled(url: &str, subject: &str) -> Action {
+    let config = NatsConfig {
+        url: Redacted::new(url),
+        credentials: None,
+        subject: subject.to_owned(),
+        message: Some("{\"order\": {{ new.id }}}".to_owned()),
+        content_type: "application/json".to_owned(),
+    };
+    Action::compile(&action(ActionKind::Nats(config)), &shared()).unwrap()
+}
+
+async fn count(stream: &mut stream::Stream) -> u64 {
+    stream.info().await.unwrap().state.messages
+}
+
+#[tokio::test]
+async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart() {
+    let mut server = Server::start().await;
+    let mut stream = server.stream().await;
+    let publish = compiled(&server.url(), "orders.{{ new.region }}");
+    let event = delivery(None, Some(NEW));
+    for _ in 0..2 {
+        assert_eq!(publish.attempt(&event, now()).await, Outcome::Done);
+    }
+    assert_eq!(count(&mut stream).await, 1);
+    let kept = stream.get_raw_message(1).await.unwrap();
+    assert_eq!(kept.subject.as_str(), "orders.eu");
+    assert_eq!(&kept.payload[..], br#"{"order": 7}"#);
+    let id = delivery_id(&event.event.id, &event.observer, &event.action);
+    assert_eq!(kept.headers.get("Nats-Msg-Id").unwrap().as_str(), id);
+
+    server.restart().await;
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut outcome = publish.attempt(&event, now()).await;
+    // The connection is made anew by one attempt or another.
+    while outcome != Outcome::Done && Instant::now() < deadline {
+        assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        outcome = publish.attempt(&event, now()).await;
+    }
+    assert_eq!(outcome, Outcome::Done);
+    let mut stream = server.stream().await;
+    assert_eq!(
+        count(&mut stream).await,
+        1,
+        "it is known across the restart"
+    );
+    let mut replay = event.clone();
+    replay.replay = Some("17".into());
+    assert_eq!(publish.attempt(&replay, now()).await, Outcome::Done);
+    assert_eq!(count(&mut stream).await, 2, "a replay is one more");
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_told_with_a_remedy() {
+    let server = Server::start().await;
+    let event = delivery(None, Some(NEW));
+    let nobody = compiled(&server.url(), "orders.eu");
+    let Outcome::Retry { failure, .. } = nobody.attempt(&event, now()).await else {
+        panic!("no stream takes it");
+    };
+    assert!(
+        failure.message.contains("nats stream add"),
+        "{}",
+        failure.message
+    );
+    let odd = compiled(&server.url(), "orders.{{ new.odd }}");
+    let Outcome::Refused(failure) = odd.attempt(&event, now()).await else {
+        panic!("it has a space");
+    };
+    assert_eq!(failure.kind, FailureKind::Template);
+    let wrong = server.url().replace("hunter2", "hunter3");
+    let Outcome::Refused(failure) = compiled(&wrong, "orders.eu").attempt(&event, now()).await
+    else {
+        panic!("the password is wrong");
+    };
+    assert!(failure.message.contains("nats.url"), "{}", failure.message);
+    assert!(!failure.message.contains("hunter"));
+    let port = server.port;
+    drop(server);
+    let away = compiled(&format!("nats://127.0.0.1:{port}"), "orders.eu");
+    let Outcome::Retry { failure, .. } = away.attempt(&event, now()).await else {
+        panic!("nobody is there");
+    };
+    assert_eq!(failure.kind, FailureKind::Connection);
+}

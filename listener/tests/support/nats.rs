@@ -1,0 +1,85 @@
+//! A NATS server with streams.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{self, stream};
+use async_nats::{Client, ConnectOptions};
+use tokio::process::{Child, Command};
+
+/// A server with streams, in a folder of its own.
+pub(crate) struct Nats {
+    pub(crate) port: u16,
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Nats {
+    pub(crate) async fn start() -> Self {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        drop(socket);
+        let folder = tempfile::tempdir().unwrap();
+        let child = run(port, folder.path());
+        let server = Self {
+            port,
+            folder,
+            child,
+        };
+        server.answers().await;
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://shop:hunter2-nats@127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn answers(&self) -> Client {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            let options =
+                ConnectOptions::with_user_and_password("shop".into(), "hunter2-nats".into());
+            match options
+                .connect(format!("nats://127.0.0.1:{}", self.port))
+                .await
+            {
+                Ok(client) => return client,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[allow(dead_code, reason = "not every test that includes this file does")]
+    pub(crate) async fn restart(&mut self) {
+        self.child.kill().await.unwrap();
+        self.child = run(self.port, self.folder.path());
+        self.answers().await;
+    }
+
+    /// A stream `orders` of the subjects below `orders`.
+    pub(crate) async fn stream(&self) -> stream::Stream {
+        let context = jetstream::new(self.answers().await);
+        let config = stream::Config {
+            name: "orders".to_owned(),
+            subjects: vec!["orders.>".to_owned()],
+            ..stream::Config::default()
+        };
+        context.get_or_create_stream(config).await.unwrap()
+    }
+}
+
+fn run(port: u16, folder: &std::path::Path) -> Child {
+    let mut program = Command::new("/usr/sbin/nats-server");
+    let port = port.to_string();
+    program
+        .args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"])
+        .arg(folder);
+    program.args(["--user", "shop", "--pass", "hunter2-nats"]);
+    program
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
