@@ -2,6 +2,9 @@
 //!
 //! The `Message-ID` is the delivery's id, the same on every attempt. If one of the recipients is
 //! refused, nobody gets the message, so that nobody gets it twice.
+//!
+//! Each message has a connection of its own: one whose answer came too late would be taken for the
+//! answer to the next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +13,11 @@ use chrono::{DateTime, Utc};
 use crds::config::{EmailConfig, SmtpConfig, SmtpTls};
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Mailboxes, MessageBuilder, MultiPart, SinglePart};
+use lettre::transport::smtp;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters, TlsVersion};
-use lettre::transport::smtp::{self, PoolConfig};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::egress::{Guard, Undialled};
@@ -24,11 +27,8 @@ use super::shared::Shared;
 use super::template::Template;
 use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview, delivery_id};
 
-/// Most connections of one action.
-const MAX_CONNECTIONS: u32 = 4;
-
-/// How long an unused connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most connections of one action; others wait.
+const MAX_CONNECTIONS: usize = 4;
 
 /// For how long new connections go to the address that a name stood for.
 const RESOLVED_FOR: Duration = Duration::from_secs(30);
@@ -56,6 +56,7 @@ pub(super) struct Email {
     text: Option<Template>,
     html: Option<Template>,
     transport: Mutex<Option<(Transport, Instant)>>,
+    connections: Semaphore,
 }
 
 struct Server {
@@ -112,6 +113,7 @@ impl Email {
             text: some("text", &config.text, Format::Text)?,
             html: some("html", &config.html, Format::Html)?,
             transport: Mutex::new(None),
+            connections: Semaphore::new(MAX_CONNECTIONS),
         })
     }
 
@@ -143,6 +145,8 @@ impl Email {
             Err(failure) => return Outcome::Refused(failure),
         };
         let sending = async {
+            // It is never closed, so there is always a permit some time.
+            let _permit = self.connections.acquire().await;
             let transport = self.transport(&shared.guard, timeout).await?;
             transport.send(message).await.map_err(SendError::Smtp)
         };
@@ -174,14 +178,10 @@ impl Email {
         let addresses = guard.addresses(&server.host, server.port).await?;
         let address = addresses.first().map(std::net::SocketAddr::ip);
         let dialled = address.map_or_else(|| server.host.clone(), |address| address.to_string());
-        let pool = PoolConfig::new()
-            .max_size(MAX_CONNECTIONS)
-            .idle_timeout(IDLE_TIMEOUT);
         let mut builder = Transport::builder_dangerous(dialled)
             .port(server.port)
             .tls(server.tls.clone())
-            .timeout(Some(timeout))
-            .pool_config(pool);
+            .timeout(Some(timeout));
         if let Some(login) = &server.login {
             builder = builder.credentials(login.clone());
         }

@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use super::listener::SOON;
 
 /// Longest time between two checkpoint writes of a busy listener, with room for a busy machine.
-pub(crate) const SINCE_LAST_SAVE: Duration = Duration::from_secs(3);
+pub(crate) const SINCE_LAST_SAVE: Duration = Duration::from_secs(10);
 
 /// Decides what happens at random; printed, and taken from the environment to see it again.
 pub(crate) fn seed() -> u64 {
