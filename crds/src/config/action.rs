@@ -50,6 +50,20 @@ pub struct RateLimit {
     pub per: Duration,
 }
 
+impl RateLimit {
+    /// Time between two attempts that come evenly.
+    #[must_use]
+    pub fn each(&self) -> Duration {
+        self.per / self.attempts.max(1)
+    }
+
+    /// How far ahead of an even flow attempts may be.
+    #[must_use]
+    pub fn tolerance(&self) -> Duration {
+        self.per.saturating_sub(self.each())
+    }
+}
+
 /// How an action goes by the job queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ActionQueue {

@@ -1,19 +1,22 @@
-//! What an endpoint's answer, or the lack of one, means for a delivery.
+//! What an answer, or the lack of one, means for a delivery: each room of a protocol says which of
+//! these answers it got, and only here is decided what follows.
 
+use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Failure, FailureKind, Outcome};
 
 /// Longest wait that an endpoint may ask for.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
-/// What came back from an endpoint. Texts hold no secret.
+/// What came back from where something was sent. Texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// A head with a status.
+    /// A head of HTTP with a status.
     Status {
         status: StatusCode,
         /// The wish in `Retry-After`.
@@ -31,6 +34,10 @@ pub(super) enum Answer {
     Garbled(String),
     /// Nothing within the attempt's timeout.
     Silence(Duration),
+    /// It takes nothing now, in words of a protocol other than HTTP, and that protocol's status.
+    Busy(String, Option<u16>),
+    /// It will never take it as it is, in the same words, with a remedy.
+    Never(String, Option<u16>),
 }
 
 /// The outcome of an attempt at `host` that got `answer`.
@@ -52,6 +59,19 @@ pub(super) fn classify(host: &str, answer: Answer) -> Outcome {
             FailureKind::Timeout,
             format!("{host} did not answer within {timeout:?}, the action's timeout"),
         ),
+        Answer::Busy(said, status) => Outcome::Retry {
+            failure: Failure {
+                kind: FailureKind::Status,
+                message: format!("{host} takes nothing now: {said}"),
+                status,
+            },
+            after: None,
+        },
+        Answer::Never(said, status) => Outcome::Refused(Failure {
+            kind: FailureKind::Status,
+            message: format!("{host} refuses: {said}"),
+            status,
+        }),
     }
 }
 
@@ -100,6 +120,36 @@ fn by_status(
             ),
             after: None,
         },
+    }
+}
+
+/// The outcome of `doing` something at `host` within `timeout`.
+pub(super) async fn within<E: Into<Answer>>(
+    host: &str,
+    timeout: Duration,
+    doing: impl Future<Output = Result<(), E>>,
+) -> Outcome {
+    match timeout_at(Instant::now() + timeout, doing).await {
+        Ok(Ok(())) => Outcome::Done,
+        Ok(Err(error)) => classify(host, error.into()),
+        Err(_) => classify(host, Answer::Silence(timeout)),
+    }
+}
+
+/// No connection, or it broke, for a reason that may be told.
+pub(super) fn broken(why: impl fmt::Display) -> Answer {
+    Answer::Unreachable(format!("no connection, or it broke: {why}"))
+}
+
+/// What was said, with the remedy for the first of the known cases that it is.
+pub(super) fn advised(
+    said: String,
+    remedies: &[(&str, &str)],
+    is: impl Fn(&str) -> bool,
+) -> String {
+    match remedies.iter().find(|(known, _)| is(known)) {
+        Some((_, remedy)) => format!("{said}; {remedy}"),
+        None => said,
     }
 }
 
@@ -189,6 +239,8 @@ mod tests {
             (Answer::Unreachable("x".into()), Retry(K::Connection)),
             (Answer::Garbled("x".into()), Retry(K::Response)),
             (Answer::Silence(Duration::from_secs(1)), Retry(K::Timeout)),
+            (Answer::Busy("x".into(), Some(451)), Retry(K::Status)),
+            (Answer::Never("x".into(), None), Refused(K::Status)),
         ] {
             let outcome = classify("h", answer.clone());
             assert_eq!(verdict(&outcome), expected, "{answer:?}");

@@ -13,7 +13,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-use super::{Failure, FailureKind, Outcome};
+use super::answer::Answer;
 
 /// Address ranges of IPv4 that are not public; the first that matches names the reason.
 const REFUSED_V4: &[(Ipv4Net, &str)] = &[
@@ -102,26 +102,15 @@ pub(super) enum Undialled {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// Its name cannot be resolved, now at least.
-    #[error("the name {host} cannot be resolved")]
-    Name {
-        /// The name.
-        host: String,
-        /// What the system says.
-        #[source]
-        source: Option<std::io::Error>,
-    },
+    #[error("the name cannot be resolved")]
+    Name(#[source] Option<std::io::Error>),
 }
 
-impl From<Undialled> for Outcome {
+impl From<Undialled> for Answer {
     fn from(why: Undialled) -> Self {
         match why {
-            Undialled::Refused(refused) => {
-                Self::Refused(Failure::of(FailureKind::Egress, refused.to_string()))
-            }
-            Undialled::Name { .. } => Self::Retry {
-                failure: Failure::of(FailureKind::Connection, why.to_string()),
-                after: None,
-            },
+            Undialled::Refused(refused) => Self::Forbidden(refused.to_string()),
+            Undialled::Name(_) => Self::Unreachable(why.to_string()),
         }
     }
 }
@@ -153,17 +142,13 @@ impl Guard {
         host: &str,
         port: u16,
     ) -> Result<Vec<SocketAddr>, Undialled> {
-        let unresolved = |source| Undialled::Name {
-            host: host.to_owned(),
-            source,
-        };
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         let found = tokio::net::lookup_host((literal, port))
             .await
-            .map_err(|error| unresolved(Some(error)))?;
+            .map_err(|error| Undialled::Name(Some(error)))?;
         let allowed = self.select(literal, found.collect())?;
         if allowed.is_empty() {
-            return Err(unresolved(None));
+            return Err(Undialled::Name(None));
         }
         Ok(allowed)
     }

@@ -17,21 +17,18 @@ use lettre::transport::smtp;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters, TlsVersion};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::Semaphore;
 
+use super::answer::{Answer, broken, within};
 use super::egress::{Guard, Undialled};
 use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview, delivery_id};
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
 
 /// Most connections of one action; others wait.
 const MAX_CONNECTIONS: usize = 4;
-
-/// For how long new connections go to the address that a name stood for.
-const RESOLVED_FOR: Duration = Duration::from_secs(30);
 
 /// Most recipients of one message.
 const MAX_RECIPIENTS: usize = 100;
@@ -55,7 +52,6 @@ pub(super) struct Email {
     subject: Template,
     text: Option<Template>,
     html: Option<Template>,
-    transport: Mutex<Option<(Transport, Instant)>>,
     connections: Semaphore,
 }
 
@@ -89,30 +85,22 @@ impl Header for AutoSubmitted {
 
 impl Email {
     pub(super) fn compile(config: &EmailConfig) -> Result<Self, CompileError> {
-        let one = |place: &str, source: &str, format| {
-            Template::compile(format!("email.{place}"), source, format)
-        };
-        let all = |place: &str, sources: &[String]| -> Result<Vec<Template>, CompileError> {
-            let sources = sources.iter().enumerate();
-            sources
-                .map(|(n, source)| one(&format!("{place}[{n}]"), source, Format::Text))
-                .collect()
-        };
+        let one =
+            |place: &str, source: &str| Template::compile(place.to_owned(), source, Format::Text);
+        let all = |place: &str, sources: &[String]| Template::all(place, sources, Format::Text);
         let some = |place: &str, source: &Option<String>, format| {
-            let source = source.as_ref();
-            source.map(|source| one(place, source, format)).transpose()
+            Template::optional(place, source.as_deref(), format)
         };
         Ok(Self {
             server: Server::compile(&config.smtp)?,
-            from: one("from", &config.from, Format::Text)?,
-            to: all("to", &config.to)?,
-            cc: all("cc", &config.cc)?,
-            bcc: all("bcc", &config.bcc)?,
-            reply_to: some("replyTo", &config.reply_to, Format::Text)?,
-            subject: one("subject", &config.subject, Format::Text)?,
-            text: some("text", &config.text, Format::Text)?,
-            html: some("html", &config.html, Format::Html)?,
-            transport: Mutex::new(None),
+            from: one("email.from", &config.from)?,
+            to: all("email.to", &config.to)?,
+            cc: all("email.cc", &config.cc)?,
+            bcc: all("email.bcc", &config.bcc)?,
+            reply_to: some("email.replyTo", &config.reply_to, Format::Text)?,
+            subject: one("email.subject", &config.subject)?,
+            text: some("email.text", &config.text, Format::Text)?,
+            html: some("email.html", &config.html, Format::Html)?,
             connections: Semaphore::new(MAX_CONNECTIONS),
         })
     }
@@ -148,32 +136,14 @@ impl Email {
             // It is never closed, so there is always a permit some time.
             let _permit = self.connections.acquire().await;
             let transport = self.transport(&shared.guard, timeout).await?;
-            transport.send(message).await.map_err(SendError::Smtp)
+            transport.send(message).await.map_err(SendError::Smtp)?;
+            Ok::<_, SendError>(())
         };
-        let host = &*self.server.address;
-        match timeout_at(Instant::now() + timeout, sending).await {
-            Ok(Ok(_)) => Outcome::Done,
-            Ok(Err(SendError::Undialled(why))) => why.into(),
-            Ok(Err(SendError::Smtp(error))) => classify(host, &error),
-            Err(_) => Outcome::Retry {
-                failure: Failure::of(
-                    FailureKind::Timeout,
-                    format!("{host} did not answer within {timeout:?}"),
-                ),
-                after: None,
-            },
-        }
+        within(&self.server.address, timeout, sending).await
     }
 
-    /// The connections, to an address that may be dialled.
+    /// A connection to an address that may be dialled.
     async fn transport(&self, guard: &Guard, timeout: Duration) -> Result<Transport, Undialled> {
-        let mut kept = self.transport.lock().await;
-        let now = Instant::now();
-        if let Some((transport, since)) = &*kept
-            && now < *since + RESOLVED_FOR
-        {
-            return Ok(transport.clone());
-        }
         let server = &self.server;
         let addresses = guard.addresses(&server.host, server.port).await?;
         let address = addresses.first().map(std::net::SocketAddr::ip);
@@ -185,9 +155,7 @@ impl Email {
         if let Some(login) = &server.login {
             builder = builder.credentials(login.clone());
         }
-        let transport = builder.build();
-        *kept = Some((transport.clone(), now));
-        Ok(transport)
+        Ok(builder.build())
     }
 
     fn message(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Message, Failure> {
@@ -296,7 +264,7 @@ fn parameters(config: &SmtpConfig) -> Result<TlsParameters, CompileError> {
 
 /// The same for all attempts.
 fn message_id(delivery: &Delivery, from: &Mailbox) -> String {
-    let id = delivery_id(&delivery.event.id, &delivery.observer, &delivery.action);
+    let id = delivery.id();
     let again = delivery.replay.as_ref();
     let again = again.map_or(String::new(), |replay| format!(".{replay}"));
     format!("<{id}{again}@{}>", from.email.domain())
@@ -335,19 +303,19 @@ fn mailbox(template: &Template, subject: &Arc<Subject>) -> Result<Mailbox, Failu
     })
 }
 
-/// What an error means: 4xx passes, 5xx does not.
-fn classify(host: &str, error: &smtp::Error) -> Outcome {
-    let status = error.status().map(u16::from);
-    let failure = |kind, message| Failure {
-        kind,
-        message,
-        status,
-    };
-    let passes = |failure| Outcome::Retry {
-        failure,
-        after: None,
-    };
-    if error.is_permanent() {
+impl From<SendError> for Answer {
+    fn from(error: SendError) -> Self {
+        let error = match error {
+            SendError::Undialled(why) => return why.into(),
+            SendError::Smtp(error) => error,
+        };
+        let status = error.status().map(u16::from);
+        if error.is_transient() {
+            return Self::Busy(said(&error), status);
+        }
+        if !error.is_permanent() {
+            return broken(said(&error));
+        }
         let remedy = match status {
             Some(530 | 534 | 535 | 538) => {
                 "; user or password of email.smtp are wrong, or it wants another way to log in"
@@ -357,19 +325,8 @@ fn classify(host: &str, error: &smtp::Error) -> Outcome {
             Some(554) => "; the server takes no such message from this sender",
             _ => "",
         };
-        let message = format!("{host} refuses: {}{remedy}", said(error));
-        return Outcome::Refused(failure(FailureKind::Status, message));
+        Self::Never(format!("{}{remedy}", said(&error)), status)
     }
-    if error.is_transient() {
-        let message = format!("{host} takes nothing now: {}", said(error));
-        return passes(failure(FailureKind::Status, message));
-    }
-    if error.is_timeout() {
-        let message = format!("{host} did not answer in time");
-        return passes(failure(FailureKind::Timeout, message));
-    }
-    let message = format!("no connection to {host}, or it broke: {}", said(error));
-    passes(failure(FailureKind::Connection, message))
 }
 
 /// The error and its cause, in one line.

@@ -67,12 +67,11 @@ impl Fleet {
 
     /// Takes a token of the bucket of that name, or says how long to wait for one.
     pub(super) async fn take(&self, name: &str, limit: RateLimit) -> Result<(), Duration> {
-        let each = limit.per / limit.attempts.max(1);
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut manager = self.manager.clone();
         let mut call = self.take.key(format!("{}{name}", self.prefix));
-        call.arg(micros(each).max(1))
-            .arg(micros(limit.per.saturating_sub(each)));
+        call.arg(micros(limit.each()).max(1))
+            .arg(micros(limit.tolerance()));
         match timeout(ANSWER, call.invoke_async::<u64>(&mut manager)).await {
             Ok(Ok(0)) => Ok(()),
             Ok(Ok(early)) => Err(Duration::from_micros(early)),

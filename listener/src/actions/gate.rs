@@ -22,9 +22,14 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 struct Endpoint {
     /// For people; holds no secret.
     host: String,
-    breaker: Mutex<Breaker>,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug)]
+struct Health {
+    breaker: Breaker,
     /// The failure that opened it.
-    last: Mutex<Option<String>>,
+    why: Option<String>,
 }
 
 /// All endpoints of a process. Actions with the same one share what is known of it.
@@ -58,8 +63,10 @@ impl Gates {
         all.retain(|_, known| known.strong_count() > 0);
         let new = Arc::new(Endpoint {
             host: host.to_owned(),
-            breaker: Mutex::new(Breaker::new()),
-            last: Mutex::new(None),
+            health: Mutex::new(Health {
+                breaker: Breaker::new(),
+                why: None,
+            }),
         });
         all.insert(key.to_owned(), Arc::downgrade(&new));
         new
@@ -108,32 +115,27 @@ impl Gate {
         if let Some(bucket) = &mut bucket {
             bucket.take(now).map_err(|wait| wait.max(SHORTEST_WAIT))?;
         }
-        let Some(endpoint) = &self.endpoint else {
-            return Ok(Permit {
-                endpoint: None,
-                longest_wish: self.longest_wish,
-            });
-        };
-        let admitted = lock(&endpoint.breaker).admit(now);
-        match admitted {
-            Ok(age) => Ok(Permit {
-                endpoint: Some((Arc::clone(endpoint), age)),
-                longest_wish: self.longest_wish,
-            }),
-            Err(wait) => {
-                if let Some(bucket) = &mut bucket {
-                    bucket.give_back();
-                }
-                Err(wait.max(SHORTEST_WAIT))
+        let admitted = self.endpoint.as_ref().map(|endpoint| {
+            let age = lock(&endpoint.health).breaker.admit(now)?;
+            Ok((Arc::clone(endpoint), age))
+        });
+        let endpoint = admitted.transpose().map_err(|wait: Duration| {
+            if let Some(bucket) = &mut bucket {
+                bucket.give_back();
             }
-        }
+            wait.max(SHORTEST_WAIT)
+        })?;
+        Ok(Permit {
+            endpoint,
+            longest_wish: self.longest_wish,
+        })
     }
 
     /// How many would be admitted now; nothing where that is not bounded.
     pub(super) fn room(&self, now: Instant) -> Option<Room> {
         let of_rate = self.bucket.as_deref().map(|bucket| lock(bucket).room(now));
         let endpoint = self.endpoint.as_ref();
-        let of_breaker = endpoint.and_then(|endpoint| lock(&endpoint.breaker).room(now));
+        let of_breaker = endpoint.and_then(|endpoint| lock(&endpoint.health).breaker.room(now));
         let bounds = of_rate.into_iter().chain(of_breaker);
         bounds
             .map(|(most, next)| Room { most, next })
@@ -145,11 +147,11 @@ impl Gate {
 
     pub(super) fn standing(&self) -> Option<Standing> {
         let endpoint = self.endpoint.as_ref()?;
-        let breaker = lock(&endpoint.breaker);
+        let health = lock(&endpoint.health);
         Some(Standing {
-            condition: breaker.condition(),
-            opened: breaker.opened(),
-            why: lock(&endpoint.last).clone(),
+            condition: health.breaker.condition(),
+            opened: health.breaker.opened(),
+            why: health.why.clone(),
         })
     }
 }
@@ -160,12 +162,13 @@ impl Permit {
         let Some((endpoint, age)) = self.endpoint.take() else {
             return;
         };
-        let change =
-            lock(&endpoint.breaker).note(age, sign(outcome, self.longest_wish), now, random);
+        let sign = sign(outcome, self.longest_wish);
+        let mut health = lock(&endpoint.health);
+        let change = health.breaker.note(age, sign, now, random);
         let host = &*endpoint.host;
         match (change, outcome) {
             (Some(Change::Opened(wait)), Outcome::Retry { failure, .. }) => {
-                *lock(&endpoint.last) = Some(failure.message.clone());
+                health.why = Some(failure.message.clone());
                 tracing::warn!(
                     host,
                     error = failure.message,
@@ -185,7 +188,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some((endpoint, age)) = self.endpoint.take() {
-            lock(&endpoint.breaker).note(age, Sign::None, Instant::now(), 0.0);
+            let mut health = lock(&endpoint.health);
+            health.breaker.note(age, Sign::None, Instant::now(), 0.0);
         }
     }
 }

@@ -18,16 +18,10 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn compile(config: &LogConfig) -> Result<Self, CompileError> {
-        let message = match &config.message {
-            None => None,
-            Some(source) => {
-                let place = "log.message".to_owned();
-                Some(Template::compile(place, source, Format::Text)?)
-            }
-        };
+        let message = config.message.as_deref();
         Ok(Self {
             level: config.level,
-            message,
+            message: Template::optional("log.message", message, Format::Text)?,
         })
     }
 

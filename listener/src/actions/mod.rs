@@ -4,6 +4,7 @@
 //! An attempt never retries by itself: it says what came of it, and dispatch decides.
 
 mod answer;
+mod body;
 pub mod breaker;
 mod egress;
 mod email;
@@ -283,6 +284,23 @@ pub struct Delivery {
     pub replay: Option<Arc<str>>,
 }
 
+impl Delivery {
+    /// Its name for ever; see [`delivery_id`].
+    #[must_use]
+    pub fn id(&self) -> String {
+        delivery_id(&self.event.id, &self.observer, &self.action)
+    }
+
+    /// The name of what takes effect once: a replay does once more.
+    #[must_use]
+    pub fn effect_id(&self) -> String {
+        match &self.replay {
+            Some(replay) => format!("{}~{replay}", self.id()),
+            None => self.id(),
+        }
+    }
+}
+
 /// What would be sent: labels, and texts without secrets.
 pub type Preview = Vec<(String, String)>;
 
@@ -303,6 +321,14 @@ pub enum Outcome {
     /// It was not made: not before this time from now, since the receiver is down or a limit is
     /// reached.
     Held(Duration),
+}
+
+impl Outcome {
+    /// Whether the connection that it came about by is of no further use.
+    fn breaks_connection(&self) -> bool {
+        use FailureKind::{Connection, Timeout};
+        matches!(self, Self::Retry { failure, .. } if matches!(failure.kind, Connection | Timeout))
+    }
 }
 
 /// Why an attempt failed, in words that hold no secret.

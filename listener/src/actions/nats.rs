@@ -4,20 +4,21 @@
 
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, HeaderMap, jetstream};
 use crds::config::{NatsConfig, Redacted};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::answer::{Answer, broken, within};
+use super::body::Body;
 use super::egress::{Guard, Undialled};
 use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::webhook::envelope;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview, delivery_id};
+use super::{CompileError, Delivery, Failure, Outcome, Preview};
 
 /// Port where a URL names none.
 const DEFAULT_PORT: u16 = 4222;
@@ -31,14 +32,12 @@ const CAPACITY: usize = 64;
 /// A compiled message.
 pub(super) struct Nats {
     url: Url,
-    /// The URL without what leads to nobody else, as a key.
-    key: String,
     address: String,
     host: String,
     port: u16,
     credentials: Option<Redacted>,
     subject: Template,
-    message: Option<Template>,
+    message: Body,
     client: Mutex<Option<Client>>,
 }
 
@@ -49,22 +48,46 @@ enum SendError {
     Undialled(#[from] Undialled),
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Publish(#[from] PublishError),
+    #[error("nothing is published to {subject}")]
+    Publish {
+        subject: String,
+        #[source]
+        error: PublishError,
+    },
     #[error("the credentials cannot be read")]
     Credentials,
 }
 
-impl SendError {
-    /// Whether the connection is as good as before.
-    fn leaves_connection(&self) -> bool {
-        let Self::Publish(error) = self else {
-            return true;
-        };
-        matches!(
-            error.kind(),
-            PublishErrorKind::StreamNotFound | PublishErrorKind::MaxPayloadExceeded
-        )
+impl From<SendError> for Answer {
+    fn from(error: SendError) -> Self {
+        let never = |said: &str| Self::Never(said.to_owned(), None);
+        match error {
+            SendError::Undialled(why) => why.into(),
+            SendError::Credentials => {
+                never("nats.credentials cannot be read: give what nsc writes to a file .creds")
+            }
+            SendError::Connect(error) => match error.kind() {
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                    never("user and password of nats.url, or nats.credentials, are wrong")
+                }
+                kind => broken(kind),
+            },
+            SendError::Publish { subject, error } => match error.kind() {
+                // So it is too while a cluster chooses a leader.
+                PublishErrorKind::StreamNotFound => Self::Busy(
+                    format!(
+                        "no stream has the subject {subject}: make one, as with \
+                         `nats stream add --subjects '{subject}'`"
+                    ),
+                    None,
+                ),
+                PublishErrorKind::MaxPayloadExceeded => never(
+                    "the message is larger than max_payload: give the action a nats.message that picks what it needs",
+                ),
+                kind @ (PublishErrorKind::BrokenPipe | PublishErrorKind::TimedOut) => broken(kind),
+                kind => Self::Busy(kind.to_string(), None),
+            },
+        }
     }
 }
 
@@ -79,25 +102,24 @@ impl Nats {
         let url = Url::parse(config.url.reveal()).map_err(|_| bad())?;
         let host = url.host_str().ok_or_else(bad)?.to_owned();
         let port = url.port().unwrap_or(DEFAULT_PORT);
-        let format = Format::of_content_type(&config.content_type);
-        let message = config.message.as_ref();
-        let message =
-            message.map(|source| Template::compile("nats.message".to_owned(), source, format));
         Ok(Self {
-            key: url.to_string(),
             address: format!("{host}:{port}"),
             host,
             port,
             url,
             credentials: config.credentials.clone(),
             subject: Template::compile("nats.subject".to_owned(), &config.subject, Format::Text)?,
-            message: message.transpose()?,
+            message: Body::compile(
+                "nats.message",
+                config.message.as_deref(),
+                &config.content_type,
+            )?,
             client: Mutex::new(None),
         })
     }
 
     pub(super) fn endpoint(&self) -> (&str, &str) {
-        (&self.key, &self.address)
+        (self.url.as_str(), &self.address)
     }
 
     /// What would be published.
@@ -118,28 +140,12 @@ impl Nats {
             Ok(message) => message,
             Err(failure) => return Outcome::Refused(failure),
         };
-        let publishing = self.publish(shared, delivery, (subject.clone(), message), timeout);
-        match timeout_at(Instant::now() + timeout, publishing).await {
-            Ok(Ok(())) => Outcome::Done,
-            Ok(Err(error)) => {
-                if !error.leaves_connection() {
-                    self.client.lock().await.take();
-                }
-                self.classify(&subject, error)
-            }
-            Err(_) => {
-                self.client.lock().await.take();
-                self.late(timeout)
-            }
+        let publishing = self.publish(shared, delivery, (subject, message), timeout);
+        let outcome = within(&self.address, timeout, publishing).await;
+        if outcome.breaks_connection() {
+            self.client.lock().await.take();
         }
-    }
-
-    fn late(&self, timeout: Duration) -> Outcome {
-        let message = format!("{} did not acknowledge within {timeout:?}", self.address);
-        Outcome::Retry {
-            failure: Failure::of(FailureKind::Timeout, message),
-            after: None,
-        }
+        outcome
     }
 
     async fn publish(
@@ -152,25 +158,28 @@ impl Nats {
         let client = self.client(&shared.guard).await?;
         let mut stream = jetstream::new(client);
         stream.set_timeout(timeout);
-        let id = delivery_id(&delivery.event.id, &delivery.observer, &delivery.action);
         let mut headers = HeaderMap::new();
-        // A replay is kept once more, and once.
-        if let Some(replay) = &delivery.replay {
-            headers.insert("Nats-Msg-Id", format!("{id}~{replay}"));
+        headers.insert("Nats-Msg-Id", delivery.effect_id());
+        headers.insert("webhook-id", delivery.id());
+        if delivery.replay.is_some() {
             headers.insert("webhook-replay", "true");
-        } else {
-            headers.insert("Nats-Msg-Id", id.as_str());
         }
-        headers.insert("webhook-id", id);
-        let sent = stream.publish_with_headers(subject, headers, message.into());
-        sent.await?.await?;
-        Ok(())
+        let publishing = async {
+            let sent = stream.publish_with_headers(subject.clone(), headers, message.into());
+            sent.await?.await
+        };
+        match publishing.await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(SendError::Publish { subject, error }),
+        }
     }
 
     /// The connection that there is, or a new one to an address that may be dialled.
     async fn client(&self, guard: &Guard) -> Result<Client, SendError> {
         let mut kept = self.client.lock().await;
-        if let Some(client) = &*kept {
+        if let Some(client) = &*kept
+            && client.connection_state() == State::Connected
+        {
             return Ok(client.clone());
         }
         let addresses = guard.addresses(&self.host, self.port).await?;
@@ -214,63 +223,7 @@ impl Nats {
                 "came out as no subject to publish to: it has empty parts, spaces, or * or > for one",
             ));
         }
-        let message = match &self.message {
-            Some(template) => template.render(&scope)?.into_bytes(),
-            None => envelope(delivery)?,
-        };
-        Ok((subject, message))
-    }
-
-    fn classify(&self, subject: &str, error: SendError) -> Outcome {
-        let host = &self.address;
-        let passes = |kind, message| Outcome::Retry {
-            failure: Failure::of(kind, message),
-            after: None,
-        };
-        let refused = |message| Outcome::Refused(Failure::of(FailureKind::Status, message));
-        match error {
-            SendError::Undialled(why) => why.into(),
-            SendError::Credentials => refused(
-                "nats.credentials cannot be read: give what nsc writes to a file .creds".to_owned(),
-            ),
-            SendError::Connect(error) => match error.kind() {
-                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                    refused(format!(
-                        "{host} refuses: user and password of nats.url, or nats.credentials, are wrong"
-                    ))
-                }
-                ConnectErrorKind::TimedOut => passes(
-                    FailureKind::Timeout,
-                    format!("{host} did not answer in time"),
-                ),
-                kind => passes(
-                    FailureKind::Connection,
-                    format!("no connection to {host}: {kind}"),
-                ),
-            },
-            SendError::Publish(error) => match error.kind() {
-                // So it is too while a cluster chooses a leader.
-                PublishErrorKind::StreamNotFound => passes(
-                    FailureKind::Status,
-                    format!(
-                        "no stream takes the subject {subject} at {host}: make one, as with \
-                         `nats stream add --subjects '{subject}'`"
-                    ),
-                ),
-                PublishErrorKind::MaxPayloadExceeded => refused(format!(
-                    "the message is larger than {host} takes (max_payload): give the action a nats.message that picks \
-                     what it needs"
-                )),
-                PublishErrorKind::TimedOut => passes(
-                    FailureKind::Timeout,
-                    format!("{host} did not acknowledge in time"),
-                ),
-                kind => passes(
-                    FailureKind::Status,
-                    format!("{host} does not take the message: {kind}"),
-                ),
-            },
-        }
+        Ok((subject, self.message.render(&scope)?))
     }
 }
 

@@ -17,14 +17,15 @@ use crds::config::{OwnDatabase, PostgresConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::answer::{Answer, within};
 use super::egress::{Guard, Undialled};
 use super::escape::{Format, NULL};
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview, delivery_id};
+use super::{CompileError, Delivery, Failure, Outcome, Preview};
 use crate::database;
 
 /// Most connections of one action.
@@ -76,17 +77,26 @@ enum RunError {
     NotAllowed,
 }
 
+impl From<RunError> for Answer {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Undialled(why) => why.into(),
+            RunError::Database(error) => answer::read(&error),
+            RunError::NotAllowed => Self::Forbidden(error.to_string()),
+        }
+    }
+}
+
 impl Postgres {
     pub(super) fn compile(config: &PostgresConfig) -> Result<Self, CompileError> {
-        let parameters = config.parameters.iter().enumerate();
-        let parameters = parameters.map(|(n, source)| {
-            let place = format!("postgres.parameters[{n}]");
-            Template::compile(place, source, Format::Parameter)
-        });
         Ok(Self {
             elsewhere: config.url.as_ref().map(Server::compile).transpose()?,
             statement: config.statement.clone(),
-            parameters: parameters.collect::<Result<_, _>>()?,
+            parameters: Template::all(
+                "postgres.parameters",
+                &config.parameters,
+                Format::Parameter,
+            )?,
             pool: Mutex::new(None),
         })
     }
@@ -108,23 +118,8 @@ impl Postgres {
             Ok(parameters) => parameters,
             Err(failure) => return Outcome::Refused(failure),
         };
-        let host = self.endpoint().1;
         let running = self.run(shared, delivery, &parameters, timeout);
-        match timeout_at(Instant::now() + timeout, running).await {
-            Ok(Ok(())) => Outcome::Done,
-            Ok(Err(RunError::Undialled(why))) => why.into(),
-            Ok(Err(RunError::Database(error))) => answer::classify(host, &error),
-            Ok(Err(error @ RunError::NotAllowed)) => {
-                Outcome::Refused(Failure::of(FailureKind::Egress, error.to_string()))
-            }
-            Err(_) => Outcome::Retry {
-                failure: Failure::of(
-                    FailureKind::Timeout,
-                    format!("{host} did not answer within {timeout:?}"),
-                ),
-                after: None,
-            },
-        }
+        within(self.endpoint().1, timeout, running).await
     }
 
     /// What would be run.
@@ -152,18 +147,12 @@ impl Postgres {
         let begin = format!("begin; set local statement_timeout = {millis}");
         let mut tx = pool.begin_with(AssertSqlSafe(begin)).await?;
         if let Some(own) = own {
-            let id = delivery_id(&delivery.event.id, &delivery.observer, &delivery.action);
-            // A replay takes effect once more, and once.
-            let id = match &delivery.replay {
-                Some(replay) => format!("{id}~{replay}"),
-                None => id,
-            };
             // Where another attempt is under way, this waits for what becomes of it.
             let new = sqlx::query(
                 "insert into observer.effect (listener, delivery_id) values ($1, $2) on conflict do nothing",
             )
             .bind(&own.listener)
-            .bind(id)
+            .bind(delivery.effect_id())
             .execute(&mut *tx)
             .await?;
             if new.rows_affected() == 0 {

@@ -20,10 +20,9 @@ pub(super) struct Bucket {
 impl Bucket {
     /// A full one.
     pub(super) fn new(limit: RateLimit) -> Self {
-        let each = limit.per / limit.attempts.max(1);
         Self {
-            each,
-            tolerance: limit.per.saturating_sub(each),
+            each: limit.each(),
+            tolerance: limit.tolerance(),
             full: None,
         }
     }

@@ -17,16 +17,16 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, RedisError, RedisFuture, Script,
 };
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::answer::{Answer, within};
+use super::body::Body;
 use super::egress::{Guard, Undialled};
 use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::webhook::envelope;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview, delivery_id};
+use super::{CompileError, Delivery, Failure, Outcome, Preview};
 
 /// Port where a URL names none.
 const DEFAULT_PORT: u16 = 6379;
@@ -69,7 +69,7 @@ pub(super) struct Redis {
 enum Command {
     Set {
         key: Template,
-        value: Option<Template>,
+        value: Body,
         ttl: Option<Duration>,
     },
     Delete {
@@ -78,11 +78,11 @@ enum Command {
     },
     Publish {
         channel: Template,
-        message: Option<Template>,
+        message: Body,
     },
     Add {
         stream: Template,
-        message: Option<Template>,
+        message: Body,
         most: Option<u32>,
     },
 }
@@ -94,6 +94,15 @@ enum CallError {
     Undialled(#[from] Undialled),
     #[error(transparent)]
     Redis(#[from] RedisError),
+}
+
+impl From<CallError> for Answer {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Undialled(why) => why.into(),
+            CallError::Redis(error) => answer::read(&error),
+        }
+    }
 }
 
 /// What is sent for one delivery.
@@ -155,27 +164,12 @@ impl Redis {
                 .await
                 .map_err(CallError::Redis)
         };
-        match timeout_at(Instant::now() + timeout, sending).await {
-            Ok(Ok(())) => Outcome::Done,
-            Ok(Err(CallError::Undialled(why))) => why.into(),
-            Ok(Err(CallError::Redis(error))) => {
-                if error.is_unrecoverable_error() || error.is_io_error() {
-                    self.connection.lock().await.take();
-                }
-                answer::classify(&self.host, &error)
-            }
-            Err(_) => {
-                // What was sent may be answered late, and by then to nobody.
-                self.connection.lock().await.take();
-                Outcome::Retry {
-                    failure: Failure::of(
-                        FailureKind::Timeout,
-                        format!("{} did not answer within {timeout:?}", self.host),
-                    ),
-                    after: None,
-                }
-            }
+        let outcome = within(&self.host, timeout, sending).await;
+        // What was sent may be answered late, and by then to nobody.
+        if outcome.breaks_connection() {
+            self.connection.lock().await.take();
         }
+        outcome
     }
 
     /// What would be sent.
@@ -251,20 +245,12 @@ impl AsyncDNSResolver for Guard {
 
 impl Command {
     fn compile(config: &RedisConfig) -> Result<Self, CompileError> {
-        let format = Format::of_content_type(&config.content_type);
         let key = |place: &str, source: &String| {
             Template::compile(place.to_owned(), source, Format::Text)
         };
-        let keys = |place: &str, sources: &Vec<String>| -> Result<Vec<Template>, CompileError> {
-            let sources = sources.iter().enumerate();
-            sources
-                .map(|(n, source)| key(&format!("{place}[{n}]"), source))
-                .collect()
-        };
-        let value = |place: &str, source: &Option<String>| {
-            let source = source.as_ref();
-            let compiled = source.map(|source| Template::compile(place.to_owned(), source, format));
-            compiled.transpose()
+        let keys = |place: &str, sources: &[String]| Template::all(place, sources, Format::Text);
+        let value = |place: &'static str, source: &Option<String>| {
+            Body::compile(place, source.as_deref(), &config.content_type)
         };
         Ok(match &config.command {
             RedisCommand::Set {
@@ -302,10 +288,6 @@ impl Command {
     /// What is sent for a delivery.
     fn call(&self, delivery: &Delivery) -> Result<Call, Failure> {
         let subject = Subject::new(delivery);
-        let value = |template: &Option<Template>| match template {
-            Some(template) => template.render(&subject).map(String::into_bytes),
-            None => envelope(delivery),
-        };
         Ok(Call::Plain(match self {
             Self::Delete { keys, tags } => {
                 return Ok(Call::Delete {
@@ -319,7 +301,7 @@ impl Command {
                 ttl,
             } => {
                 let mut command = redis::cmd("SET");
-                command.arg(key.render(&subject)?).arg(value(of)?);
+                command.arg(key.render(&subject)?).arg(of.render(&subject)?);
                 if let Some(ttl) = ttl {
                     let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
                     command.arg("PX").arg(millis.max(1));
@@ -328,7 +310,9 @@ impl Command {
             }
             Self::Publish { channel, message } => {
                 let mut command = redis::cmd("PUBLISH");
-                command.arg(channel.render(&subject)?).arg(value(message)?);
+                command
+                    .arg(channel.render(&subject)?)
+                    .arg(message.render(&subject)?);
                 command
             }
             Self::Add {
@@ -341,13 +325,12 @@ impl Command {
                 if let Some(most) = most {
                     command.arg("MAXLEN").arg("~").arg(*most);
                 }
-                let id = delivery_id(&delivery.event.id, &delivery.observer, &delivery.action);
                 command
                     .arg("*")
                     .arg("id")
-                    .arg(id)
+                    .arg(delivery.id())
                     .arg("event")
-                    .arg(value(message)?);
+                    .arg(message.render(&subject)?);
                 command
             }
         }))

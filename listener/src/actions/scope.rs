@@ -52,6 +52,10 @@ impl Subject {
         })
     }
 
+    pub(super) const fn delivery(&self) -> &Delivery {
+        &self.delivery
+    }
+
     /// Why the event's images could not be read, where that was tried and failed.
     pub(super) fn fault(&self) -> Option<&str> {
         match self.images.get() {

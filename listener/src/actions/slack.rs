@@ -10,7 +10,7 @@ use crds::config::SlackConfig;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::answer::classify;
+use super::answer::{advised, classify};
 use super::endpoint::{Endpoint, json_headers};
 use super::escape::{Format, entities};
 use super::log::summary;
@@ -69,15 +69,14 @@ pub(super) struct Slack {
 
 impl Slack {
     pub(super) fn compile(config: &SlackConfig) -> Result<Self, CompileError> {
-        let template = |place: &str, source: &Option<String>, format| {
-            let source = source.as_ref();
-            let compiled = source.map(|source| Template::compile(place.to_owned(), source, format));
-            compiled.transpose()
-        };
         Ok(Self {
             endpoint: Endpoint::compile("slack.url", &config.url, std::iter::empty())?,
-            text: template("slack.text", &config.text, Format::Mrkdwn)?,
-            blocks: template("slack.blocks", &config.blocks, Format::MrkdwnJson)?,
+            text: Template::optional("slack.text", config.text.as_deref(), Format::Mrkdwn)?,
+            blocks: Template::optional(
+                "slack.blocks",
+                config.blocks.as_deref(),
+                Format::MrkdwnJson,
+            )?,
         })
     }
 
@@ -141,12 +140,8 @@ fn with_remedy(outcome: Outcome) -> Outcome {
     let Outcome::Refused(mut failure) = outcome else {
         return outcome;
     };
-    let known = REMEDIES
-        .iter()
-        .find(|(name, _)| failure.message.contains(name));
-    if let Some((_, remedy)) = known {
-        failure.message = format!("{}; {remedy}", failure.message);
-    }
+    let said = failure.message.clone();
+    failure.message = advised(said, &REMEDIES, |name| failure.message.contains(name));
     Outcome::Refused(failure)
 }
 

@@ -94,6 +94,29 @@ impl Template {
         })
     }
 
+    /// The same of a template that may be left out.
+    pub(super) fn optional(
+        place: &str,
+        source: Option<&str>,
+        format: Format,
+    ) -> Result<Option<Self>, CompileError> {
+        source
+            .map(|source| Self::compile(place.to_owned(), source, format))
+            .transpose()
+    }
+
+    /// Those of a list at `place`.
+    pub(super) fn all(
+        place: &str,
+        sources: &[String],
+        format: Format,
+    ) -> Result<Vec<Self>, CompileError> {
+        let sources = sources.iter().enumerate();
+        sources
+            .map(|(n, source)| Self::compile(format!("{place}[{n}]"), source, format))
+            .collect()
+    }
+
     /// Renders the template for one delivery; at most [`MAX_BODY`] bytes.
     pub(super) fn render(&self, subject: &Arc<Subject>) -> Result<String, Failure> {
         let cursor = Arc::new(Cursor::default());

@@ -11,15 +11,14 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
 use super::answer::classify;
+use super::body::Body;
 use super::endpoint::Endpoint;
 use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::signature::Signer;
 use super::template::Template;
-use super::{
-    CompileError, Delivery, Failure, FailureKind, MAX_BODY, Outcome, Preview, delivery_id,
-};
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
 use crate::hex::hex;
 
 /// Headers that an observer cannot set, because each request has its own.
@@ -43,7 +42,7 @@ pub(super) struct Webhook {
     method: reqwest::Method,
     headers: Vec<(HeaderName, Header)>,
     content_type: HeaderValue,
-    body: Option<Template>,
+    body: Body,
     signer: Signer,
 }
 
@@ -60,15 +59,6 @@ impl Webhook {
                 "is no content type; write it like application/json",
             )
         })?;
-        let format = Format::of_content_type(&config.content_type);
-        let body = match &config.body {
-            None => None,
-            Some(source) => Some(Template::compile(
-                "webhook.body".to_owned(),
-                source,
-                format,
-            )?),
-        };
         let secrets = config
             .headers
             .iter()
@@ -93,7 +83,7 @@ impl Webhook {
                 .map(header)
                 .collect::<Result<_, _>>()?,
             content_type,
-            body,
+            body: Body::compile("webhook.body", config.body.as_deref(), &config.content_type)?,
             signer: Signer::new(&config.signing_secrets)
                 .map_err(|error| CompileError::field("webhook.signingSecret", error.to_string()))?,
         })
@@ -151,16 +141,13 @@ impl Webhook {
         now: DateTime<Utc>,
     ) -> Result<(HeaderMap, Vec<u8>), Failure> {
         let subject = Subject::new(delivery);
-        let body = match &self.body {
-            Some(template) => template.render(&subject)?.into_bytes(),
-            None => envelope(delivery)?,
-        };
+        let body = self.body.render(&subject)?;
         let mut headers = HeaderMap::with_capacity(self.headers.len() + 5);
         for (name, value) in &self.headers {
             headers.append(name.clone(), value.render(name, &subject)?);
         }
         headers.insert(CONTENT_TYPE, self.content_type.clone());
-        let id = delivery_id(&delivery.event.id, &delivery.observer, &delivery.action);
+        let id = delivery.id();
         let timestamp = now.timestamp();
         let own = [
             ("traceparent", Some(traceparent(delivery, &id))),
@@ -226,27 +213,6 @@ fn header((name, value): &(String, HeaderConfig)) -> Result<(HeaderName, Header)
         }
     };
     Ok((parsed, value))
-}
-
-pub(super) fn envelope(delivery: &Delivery) -> Result<Vec<u8>, Failure> {
-    let envelope = delivery.event.envelope(
-        &delivery.observer,
-        &delivery.action,
-        delivery.replay.is_some(),
-    );
-    let body = serde_json::to_vec(&envelope).map_err(|error| {
-        let message = format!("the event cannot be written as JSON: {error}");
-        Failure::of(FailureKind::Event, message)
-    })?;
-    if body.len() > MAX_BODY {
-        let message = format!(
-            "the event is {} bytes as JSON, more than a body may have ({MAX_BODY}): give the \
-             action a webhook.body template that picks what it needs",
-            body.len()
-        );
-        return Err(Failure::of(FailureKind::Event, message));
-    }
-    Ok(body)
 }
 
 /// The W3C trace context: one trace for each event, one span for each attempt.

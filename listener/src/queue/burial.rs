@@ -8,7 +8,7 @@ use crds::config::{OnFailure, Operation};
 use sqlx::PgConnection;
 
 use super::dead_letter::{self, Letter};
-use super::job;
+use super::job::{self, Carried};
 use crate::dispatch::observers::Observers;
 use crate::event::Event;
 
@@ -47,8 +47,8 @@ fn letter(ended: &Ended) -> Option<Letter> {
     };
     let job = &ended.job;
     // What cannot be read is kept without its images.
-    let (event, before) = job::event(job).unwrap_or_else(|_| {
-        let event = Event {
+    let carried = job::read(job).unwrap_or_else(|_| Carried {
+        event: Event {
             log_id: job.log_id,
             id: job.event_id.clone(),
             hash: job.lane.hash,
@@ -59,14 +59,15 @@ fn letter(ended: &Ended) -> Option<Letter> {
             occurred_at: ended.enqueued_at,
             old: None,
             new: None,
-        };
-        (event, 0)
+        },
+        attempts_before: 0,
+        replay: None,
     });
     Some(Letter {
-        event: Arc::new(event),
+        event: Arc::new(carried.event),
         observer: Arc::clone(&job.lane.observer),
         action: Arc::clone(&job.lane.action),
-        attempts: attempts.saturating_add(before),
+        attempts: attempts.saturating_add(carried.attempts_before),
         history: serde_json::from_str(history.get()).unwrap_or_default(),
     })
 }

@@ -114,9 +114,19 @@ impl Spilled {
     }
 }
 
-/// The event of a job, and how many attempts were made before it became a dead letter, where it
-/// was one.
-pub fn event(job: &Job) -> Result<(Event, u32), serde_json::Error> {
+/// What a job carries.
+#[derive(Debug)]
+pub struct Carried {
+    /// The event.
+    pub event: Event,
+    /// How many attempts were made before it became a dead letter, where it was one.
+    pub attempts_before: u32,
+    /// The name of the replay that it is part of, where it is.
+    pub replay: Option<Arc<str>>,
+}
+
+/// Reads a job.
+pub fn read(job: &Job) -> Result<Carried, serde_json::Error> {
     let read: Read = serde_json::from_str(job.event.get())?;
     let event = Event {
         log_id: job.log_id,
@@ -130,15 +140,12 @@ pub fn event(job: &Job) -> Result<(Event, u32), serde_json::Error> {
         old: read.old,
         new: read.new,
     };
-    Ok((event, read.attempts_before))
-}
-
-/// The name of the replay that a job is part of, where it is.
-#[must_use]
-pub fn replay(job: &Job) -> Option<Arc<str>> {
-    let (_, again) = job.id.rsplit_once('~')?;
-    let read: Read = serde_json::from_str(job.event.get()).ok()?;
-    read.replay.then(|| Arc::from(again))
+    let again = job.id.rsplit_once('~').filter(|_| read.replay);
+    Ok(Carried {
+        event,
+        attempts_before: read.attempts_before,
+        replay: again.map(|(_, again)| Arc::from(again)),
+    })
 }
 
 #[cfg(test)]
@@ -186,8 +193,9 @@ mod tests {
             ..spilled.clone()
         };
         assert_eq!(again.job(now).unwrap().job.id, format!("{delivery}~17"));
-        let (event, before) = super::event(&job.job).unwrap();
-        assert_eq!(before, 8);
+        let carried = read(&job.job).unwrap();
+        assert_eq!((carried.attempts_before, &carried.replay), (8, &None));
+        let event = carried.event;
         assert_eq!(format!("{event:?}"), format!("{:?}", spilled.event));
     }
 }

@@ -13,11 +13,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::dead_letter::{self, Attempt};
-use super::job;
+use super::job::{self, Carried};
 use crate::actions::{Failure, FailureKind, Outcome};
 use crate::dispatch::observers::{Compiled, Observers};
 use crate::dispatch::{retry, try_once};
-use crate::event::Event;
 use crate::telemetry::metrics::Metrics;
 
 /// What those who work on lanes share.
@@ -82,8 +81,8 @@ impl Crew {
         let Some(compiled) = &known else {
             return give_up(history, &removed(&claimed.job), claimed.attempts, None);
         };
-        let event = match job::event(&claimed.job) {
-            Ok((event, _)) => event,
+        let carried = match job::read(&claimed.job) {
+            Ok(carried) => carried,
             Err(error) => {
                 let message = format!("the job's event cannot be read: {error}");
                 let failure = Failure::of(FailureKind::Event, message);
@@ -101,7 +100,10 @@ impl Crew {
             return give_up(history, &too_late(&compiled.retry), claimed.attempts, None);
         }
         let attempts = claimed.attempts + 1;
-        let Some((outcome, took)) = self.outcome(compiled, event, attempts, claimed).await else {
+        let Some((outcome, took)) = self
+            .outcome(compiled, carried, attempts, &claimed.claim)
+            .await
+        else {
             // Somebody wants it cancelled, if it may go on: then it goes with this claim's end.
             if !self.right.is_cancelled() {
                 let labels = [&*name.0, &*name.1, "cancelled"];
@@ -140,12 +142,11 @@ impl Crew {
     async fn outcome(
         &self,
         compiled: &Compiled,
-        event: Event,
+        carried: Carried,
         attempts: u32,
-        claimed: &Claimed,
+        claim: &Claim,
     ) -> Option<(Outcome, Duration)> {
-        let claim = &claimed.claim;
-        let replay = job::replay(&claimed.job);
+        let Carried { event, replay, .. } = carried;
         let cut = self.right.child_token();
         self.cancels().insert(claim.clone(), cut.clone());
         let (outcome, took) = try_once(compiled, Arc::new(event), attempts, replay, cut).await;

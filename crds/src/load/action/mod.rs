@@ -11,11 +11,13 @@ mod webhook;
 
 use std::time::Duration;
 
+use url::Url;
+
 use super::checks::Checks;
 use super::report::field;
-use crate::config::{ActionConfig, ActionKind, ActionQueue, Mode, RateLimit, Retry};
+use crate::config::{ActionConfig, ActionKind, ActionQueue, Mode, RateLimit, Redacted, Retry};
 use crate::duration::Span;
-use crate::resources::{Action, Log, RetryPolicy};
+use crate::resources::{Action, Log, RetryPolicy, ValueSource};
 
 /// The fields of an action of which exactly one is given.
 const KINDS: [&str; 8] = [
@@ -103,6 +105,30 @@ fn check_kind(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionKind 
     let stand_in = || ActionKind::Log(log::check(&Log::default()));
     let first = given.into_iter().next();
     first.map_or_else(stand_in, |(_, kind)| kind)
+}
+
+/// A URL of one of `schemes` with a host, used as it is; `wrong` says what else it has to be.
+fn url(
+    at: &str,
+    source: &ValueSource,
+    (schemes, wrong): (&[&str], &str),
+    checks: &mut Checks<'_>,
+) -> Redacted {
+    let Some((at, url)) = checks.resolve(at, source) else {
+        return Redacted::default();
+    };
+    let proper = Url::parse(url.reveal()).is_ok_and(|url| {
+        schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty())
+    });
+    if url.reveal().contains("{{") {
+        checks.wrong(
+            &at,
+            "holds a template, but a URL is used as it is; templates are for what is sent",
+        );
+    } else if !proper {
+        checks.wrong(&at, wrong);
+    }
+    url
 }
 
 /// An attempt that takes long belongs into the queue, where it holds up nothing but its own lane.

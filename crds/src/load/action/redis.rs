@@ -1,21 +1,25 @@
 //! The rules for a command to Redis that its schema cannot say.
 
-use url::Url;
-
 use super::super::checks::Checks;
 use super::super::report::field;
-use super::SHORTEST;
 use super::webhook::content_type;
-use crate::config::{Redacted, RedisCommand, RedisConfig};
+use super::{SHORTEST, url};
+use crate::config::{RedisCommand, RedisConfig};
 use crate::duration::Span;
-use crate::resources::{Redis, ValueSource};
+use crate::resources::Redis;
 
 const LONGEST_TTL: Span = Span::from_secs(8760 * 3600);
+
+/// What its URL is.
+const URL: (&[&str], &str) = (
+    &["redis", "rediss"],
+    "is not the URL of a Redis server; write redis://user:password@host:6379/0, or rediss:// for TLS",
+);
 
 /// Turns a command into what a server is told, with stand-ins for what it reports.
 pub(super) fn check(at: &str, redis: &Redis, checks: &mut Checks<'_>) -> RedisConfig {
     RedisConfig {
-        url: url(&field(at, "url"), &redis.url, checks),
+        url: url(&field(at, "url"), &redis.url, URL, checks),
         command: command(at, redis, checks),
         content_type: content_type(&field(at, "contentType"), &redis.content_type, checks),
     }
@@ -68,21 +72,4 @@ fn command(at: &str, redis: &Redis, checks: &mut Checks<'_>) -> RedisCommand {
         tags: Vec::new(),
     };
     given.into_iter().next().unwrap_or(stand_in)
-}
-
-fn url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
-    let Some((at, url)) = checks.resolve(at, source) else {
-        return Redacted::default();
-    };
-    let proper = Url::parse(url.reveal()).is_ok_and(|url| {
-        matches!(url.scheme(), "redis" | "rediss")
-            && url.host_str().is_some_and(|host| !host.is_empty())
-    });
-    if !proper {
-        checks.wrong(
-            &at,
-            "is not the URL of a Redis server; write redis://user:password@host:6379/0, or rediss:// for TLS",
-        );
-    }
-    url
 }

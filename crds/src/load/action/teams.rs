@@ -2,7 +2,8 @@
 
 use super::super::checks::Checks;
 use super::super::report::field;
-use super::webhook::url;
+use super::url;
+use super::webhook::URL;
 use crate::config::{TeamsConfig, TeamsContent};
 use crate::resources::Teams;
 
@@ -22,7 +23,7 @@ pub(super) fn check(at: &str, teams: &Teams, checks: &mut Checks<'_>) -> TeamsCo
         }
     };
     TeamsConfig {
-        url: url(&field(at, "url"), &teams.url, checks),
+        url: url(&field(at, "url"), &teams.url, URL, checks),
         content,
     }
 }

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue as HttpValue};
-use url::Url;
 
 use super::super::checks::Checks;
 use super::super::report::field;
 use super::super::tls;
+use super::url;
 use crate::config::{HeaderValue, Redacted, WebhookConfig};
 use crate::resources::{ValueSource, Webhook};
 
@@ -28,10 +28,16 @@ const OWN_HEADERS: [&str; 5] = [
     "transfer-encoding",
 ];
 
+/// What a URL is that HTTP requests are sent to.
+pub(super) const URL: (&[&str], &str) = (
+    &["http", "https"],
+    "is not a URL that a request can be sent to; write https://host/path or http://host/path",
+);
+
 /// Turns a webhook into what is sent, with stand-ins for what it reports.
 pub(super) fn check(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> WebhookConfig {
     WebhookConfig {
-        url: url(&field(at, "url"), &webhook.url, checks),
+        url: url(&field(at, "url"), &webhook.url, URL, checks),
         method: webhook.method,
         headers: headers(&field(at, "headers"), webhook, checks),
         body: webhook.body.clone(),
@@ -42,31 +48,6 @@ pub(super) fn check(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Web
             .as_ref()
             .map(|tls| tls::check(&field(at, "tls"), tls, checks)),
     }
-}
-
-/// A URL that HTTP requests are sent to.
-pub(super) fn url(at: &str, source: &ValueSource, checks: &mut Checks<'_>) -> Redacted {
-    let Some((at, url)) = checks.resolve(at, source) else {
-        return Redacted::default();
-    };
-    if url.reveal().contains("{{") {
-        checks.wrong(
-            &at,
-            "holds a template, but a URL is used as it is; templates are for what is sent",
-        );
-        return url;
-    }
-    let proper = Url::parse(url.reveal()).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.host_str().is_some_and(|host| !host.is_empty())
-    });
-    if !proper {
-        checks.wrong(
-            &at,
-            "is not a URL that a request can be sent to; write https://host/path or http://host/path",
-        );
-    }
-    url
 }
 
 fn headers(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Vec<(String, HeaderValue)> {

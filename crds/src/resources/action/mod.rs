@@ -141,6 +141,10 @@ impl Default for RetryPolicy {
     }
 }
 
+fn default_content_type() -> String {
+    "application/json".into()
+}
+
 fn default_per() -> Span {
     Span::from_secs(1)
 }

@@ -24,11 +24,7 @@ pub struct Nats {
     #[schemars(length(max = 16384))]
     pub message: Option<String>,
     /// Content type of the message, by which its template is written.
-    #[serde(default = "default_content_type")]
+    #[serde(default = "super::default_content_type")]
     #[schemars(length(min = 1, max = 256))]
     pub content_type: String,
-}
-
-fn default_content_type() -> String {
-    "application/json".into()
 }

@@ -33,7 +33,7 @@ pub struct Redis {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub add: Option<RedisAdd>,
     /// Content type of values, by which their templates are written.
-    #[serde(default = "default_content_type")]
+    #[serde(default = "super::default_content_type")]
     #[schemars(length(min = 1, max = 256))]
     pub content_type: String,
 }
@@ -100,8 +100,4 @@ pub struct RedisAdd {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_length: Option<u32>,
-}
-
-fn default_content_type() -> String {
-    "application/json".into()
 }

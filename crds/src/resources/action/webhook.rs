@@ -34,7 +34,7 @@ pub struct Webhook {
     #[schemars(length(max = 65536))]
     pub body: Option<String>,
     /// Content type of the body.
-    #[serde(default = "default_content_type")]
+    #[serde(default = "super::default_content_type")]
     #[schemars(length(min = 1, max = 256))]
     pub content_type: String,
     /// Secret that signs each request: `whsec_` and the base64 of 24 to 64 random bytes.
@@ -47,8 +47,4 @@ pub struct Webhook {
     /// A private authority, and a certificate of our own, where `https` needs them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-}
-
-fn default_content_type() -> String {
-    "application/json".into()
 }

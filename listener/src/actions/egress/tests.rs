@@ -42,10 +42,7 @@ async fn literal_addresses_are_vetted_in_every_notation() {
     let dialled = open.addresses("2130706433", 80).await.unwrap();
     assert_eq!(dialled, ["127.0.0.1:80".parse().unwrap()]);
     let unknown = open.addresses("nowhere.invalid", 80).await;
-    assert!(
-        matches!(unknown, Err(Undialled::Name { .. })),
-        "{unknown:?}"
-    );
+    assert!(matches!(unknown, Err(Undialled::Name(_))), "{unknown:?}");
 }
 
 fn range(address: &str) -> Option<&'static str> {

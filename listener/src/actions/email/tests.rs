@@ -3,6 +3,7 @@
 use crds::config::{ActionKind, Redacted};
 
 use super::super::Action;
+use super::super::delivery_id;
 use super::super::fixture::{action, delivery, now, shared};
 use super::*;
 use crate::smtp::{LOGIN, Smtp};

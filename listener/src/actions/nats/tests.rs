@@ -4,9 +4,11 @@ use async_nats::jetstream::stream;
 use crds::config::ActionKind;
 
 use super::super::Action;
+use super::super::FailureKind;
 use super::super::fixture::{action, delivery, now, shared};
 use super::*;
 use crate::nats::Nats as Server;
+use tokio::time::Instant;
 
 const NEW: &str = r#"{"id": 7, "region": "eu", "odd": "a b"}"#;
 
@@ -38,7 +40,7 @@ async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart()
     let kept = stream.get_raw_message(1).await.unwrap();
     assert_eq!(kept.subject.as_str(), "orders.eu");
     assert_eq!(&kept.payload[..], br#"{"order": 7}"#);
-    let id = delivery_id(&event.event.id, &event.observer, &event.action);
+    let id = event.id();
     assert_eq!(kept.headers.get("Nats-Msg-Id").unwrap().as_str(), id);
 
     server.restart().await;

@@ -1,6 +1,6 @@
-//! What an error of Postgres means for a delivery.
+//! What errors of Postgres say.
 
-use super::super::{Failure, FailureKind, Outcome};
+use super::super::answer::{Answer, advised, broken};
 
 /// Classes and codes of errors that pass by themselves: no connection, conflicts with others, too few
 /// resources, a server that stops or only reads.
@@ -36,36 +36,23 @@ const REMEDIES: [(&str, &str); 12] = [
 /// Cancelled by its own `statement_timeout`.
 const CANCELED: &str = "57014";
 
-/// What came of a statement at `host` that failed.
-pub(super) fn classify(host: &str, error: &sqlx::Error) -> Outcome {
-    let passes = |kind, message| Outcome::Retry {
-        failure: Failure::of(kind, message),
-        after: None,
-    };
+/// What an error of a statement says.
+pub(super) fn read(error: &sqlx::Error) -> Answer {
     let told = match error {
         sqlx::Error::Database(told) => told,
         sqlx::Error::Configuration(_) | sqlx::Error::Encode(_) | sqlx::Error::Decode(_) => {
-            let message = format!("cannot run the statement at {host}: {error}");
-            return Outcome::Refused(Failure::of(FailureKind::Status, message));
+            return Answer::Never(format!("the statement cannot be sent: {error}"), None);
         }
-        _ => {
-            let message = format!("no connection to {host}, or it broke: {error}");
-            return passes(FailureKind::Connection, message);
-        }
+        _ => return broken(error),
     };
     let code = told.code().unwrap_or_default();
-    let said = format!("{host} refuses ({code}): {}", told.message());
-    if code == CANCELED {
-        return passes(FailureKind::Timeout, said);
-    }
-    let remedy = REMEDIES.iter().find(|(known, _)| code.starts_with(known));
+    let said = format!("{} ({code})", told.message());
     let passing = PASSING.iter().any(|known| code.starts_with(known)) && code != "08P01";
-    if passing {
-        return passes(FailureKind::Status, said);
+    if passing || code == CANCELED {
+        return Answer::Busy(said, None);
     }
-    let message = match remedy {
-        Some((_, remedy)) => format!("{said}; {remedy}"),
-        None => said,
-    };
-    Outcome::Refused(Failure::of(FailureKind::Status, message))
+    Answer::Never(
+        advised(said, &REMEDIES, |known| code.starts_with(known)),
+        None,
+    )
 }

@@ -1,8 +1,8 @@
-//! What an error of Redis means for a delivery.
+//! What errors of Redis say.
 
 use redis::{ErrorKind, RedisError};
 
-use super::super::{Failure, FailureKind, Outcome};
+use super::super::answer::{Answer, advised, broken};
 
 /// Errors that pass by themselves, as the server names them.
 const PASSING: [&str; 11] = [
@@ -48,21 +48,14 @@ const REMEDIES: [(&str, &str); 7] = [
     ),
 ];
 
-/// What came of a call to `host` that failed.
-pub(super) fn classify(host: &str, error: &RedisError) -> Outcome {
-    let passes = |kind, message| Outcome::Retry {
-        failure: Failure::of(kind, message),
-        after: None,
-    };
-    if error.is_timeout() {
-        return passes(
-            FailureKind::Timeout,
-            format!("{host} did not answer in time"),
-        );
-    }
-    if error.is_io_error() || error.is_connection_dropped() || error.is_connection_refusal() {
-        let message = format!("no connection to {host}, or it broke: {error}");
-        return passes(FailureKind::Connection, message);
+/// What an error of a call says.
+pub(super) fn read(error: &RedisError) -> Answer {
+    if error.is_timeout()
+        || error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_connection_refusal()
+    {
+        return broken(error);
     }
     let code = match (error.code(), error.kind()) {
         (Some(code), _) => code,
@@ -70,16 +63,9 @@ pub(super) fn classify(host: &str, error: &RedisError) -> Outcome {
         (None, _) => "",
     };
     let detail = error.detail().unwrap_or_default();
-    let said = format!("{host} refuses: {code} {detail}")
-        .trim_end()
-        .to_owned();
+    let said = format!("{code} {detail}").trim().to_owned();
     if PASSING.contains(&code) {
-        return passes(FailureKind::Status, said);
+        return Answer::Busy(said, None);
     }
-    let remedy = REMEDIES.iter().find(|(known, _)| *known == code);
-    let message = match remedy {
-        Some((_, remedy)) => format!("{said}; {remedy}"),
-        None => said,
-    };
-    Outcome::Refused(Failure::of(FailureKind::Status, message))
+    Answer::Never(advised(said, &REMEDIES, |known| known == code), None)
 }

@@ -4,6 +4,7 @@ use crds::config::{ActionKind, Redacted};
 use redis::AsyncCommands;
 use servers::redis::{Options, PrivateRedis};
 
+use super::super::FailureKind;
 use super::super::fixture::{action, delivery, now, shared};
 use super::super::{Action, Gates};
 use super::*;
@@ -103,7 +104,7 @@ async fn an_entry_of_a_stream_carries_the_delivery_s_id() {
         .query_async(&mut connection)
         .await
         .unwrap();
-    let id = delivery_id(&event.event.id, &event.observer, &event.action);
+    let id = event.id();
     assert_eq!(entries[0].1, ["id", &id, "event", "7"]);
 }
 

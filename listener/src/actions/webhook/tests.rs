@@ -10,6 +10,7 @@ use reqwest::header::HeaderMap;
 use super::super::Action;
 use super::super::endpoint::DRAIN_TIME;
 use super::super::fixture::{action, delivery, now, shared, webhook};
+use super::super::{MAX_BODY, delivery_id};
 use super::*;
 use crate::demo::sink::{Behaviour, Options, Received, Sink};
 
