@@ -179,6 +179,10 @@ spec.actions[].teams.url.secretKeyRef.name! string
 spec.actions[].teams.url.value string
 spec.actions[].timeout string default=10s
 spec.actions[].webhook object
+spec.actions[].webhook.batch object
+spec.actions[].webhook.batch.linger string default=10ms
+spec.actions[].webhook.batch.maxBytes integer minimum=1024 maximum=16777216 default=1048576
+spec.actions[].webhook.batch.maxEvents integer minimum=1 maximum=1000 default=50
 spec.actions[].webhook.body string
 spec.actions[].webhook.contentType string default=application/json
 spec.actions[].webhook.headers object maxProperties=32

@@ -95,6 +95,29 @@ fn breaks_webhook(field: &str, expected: &str) {
 }
 
 #[test]
+fn several_events_make_a_json_array_and_have_no_headers_of_their_own() {
+    let url = "url: {value: 'https://hooks.example.com/x'}";
+    let with = |more: &str| format!("{url}\n        {more}");
+    breaks_observer(
+        url,
+        &with("batch: {linger: 2m}"),
+        "spec.actions[0].webhook.batch.linger: must be 1ms to 1m",
+    );
+    breaks_observer(
+        url,
+        &with("batch: {maxEvents: 10}\n        contentType: text/plain"),
+        "spec.actions[0].webhook.contentType: is not JSON, but several events make a JSON array; leave out \
+         `batch`, or this",
+    );
+    breaks_observer(
+        url,
+        &with("batch: {}\n        headers: {X-Order: {value: '{{ new.id }}'}}"),
+        "spec.actions[0].webhook.headers.X-Order: holds a template, but one request is for several events with \
+         `batch`; put it into `body`",
+    );
+}
+
+#[test]
 fn the_unbroken_files_load() {
     assert_eq!(problems(&format!("{LISTENER}---{OBSERVER}")), [""; 0]);
 }
@@ -115,7 +138,7 @@ fn unknown_fields_are_told_with_the_nearest_known() {
     );
     breaks_webhook(
         "header: {}",
-        "header: unknown field; did you mean `headers`? Known here: body, contentType, headers, \
+        "header: unknown field; did you mean `headers`? Known here: batch, body, contentType, headers, \
          method, signingSecret, signingSecrets, tls, url",
     );
     breaks_observer(

@@ -99,6 +99,15 @@ async fn teams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn batch() {
+    let orders = "insert into orders select n, 1, 'ada', 'new' from generate_series(1, 3) n";
+    let received = run("batch.yaml", &[("shop-hooks", "orders-url")], orders).await;
+    let events = json(&received);
+    assert!(!events.as_array().unwrap().is_empty());
+    assert_eq!(events[0]["operation"], "Insert");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis() {
     let server = PrivateRedis::start(&Options::default()).await.unwrap();
     let client = Client::open(server.url()).unwrap();

@@ -5,6 +5,7 @@
 mod adversity;
 mod api;
 mod bad_input;
+mod batches;
 mod capture;
 mod chaos;
 mod dead_letters;

@@ -33,7 +33,7 @@ pub use redis::{RedisCommand, RedisConfig};
 pub use slack::SlackConfig;
 pub use teams::{TeamsConfig, TeamsContent};
 pub use tls::TlsConfig;
-pub use webhook::{HeaderValue, Method, WebhookConfig};
+pub use webhook::{BatchConfig, HeaderValue, Method, WebhookConfig, is_json};
 
 /// A value that never shows itself: `Debug` and `Display` print `[redacted]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -1,5 +1,7 @@
 //! Webhooks, after validation.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +22,29 @@ pub struct WebhookConfig {
     pub content_type: String,
     /// Standard Webhooks secrets, each of which signs; empty for none.
     pub signing_secrets: Vec<Redacted>,
+    /// How many events go together; each by itself where absent.
+    pub batch: Option<BatchConfig>,
     /// What the connection needs beyond what the system knows.
     pub tls: Option<TlsConfig>,
+}
+
+/// How many events go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchConfig {
+    /// So many at most; at least 1.
+    pub max_events: usize,
+    /// So many bytes at most, unless one event alone has more.
+    pub max_bytes: usize,
+    /// How long the first waits for others.
+    pub linger: Duration,
+}
+
+/// Whether a content type is that of JSON.
+#[must_use]
+pub fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    let essence = essence.trim().to_ascii_lowercase();
+    essence.ends_with("/json") || essence.ends_with("+json")
 }
 
 /// A header's value.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crds::config::is_json;
 use minijinja::value::{Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind, HtmlEscape, Output, State};
 
@@ -51,7 +52,7 @@ impl Format {
     pub(super) fn of_content_type(content_type: &str) -> Self {
         let essence = content_type.split(';').next().unwrap_or_default();
         let essence = essence.trim().to_ascii_lowercase();
-        if essence.ends_with("/json") || essence.ends_with("+json") {
+        if is_json(content_type) {
             Self::Json
         } else if essence == "text/html" || essence.ends_with("/xml") || essence.ends_with("+xml") {
             Self::Html

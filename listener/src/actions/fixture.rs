@@ -52,6 +52,7 @@ pub(super) fn webhook(url: impl Into<String>) -> WebhookConfig {
         body: None,
         content_type: "application/json".to_owned(),
         signing_secrets: Vec::new(),
+        batch: None,
         tls: None,
     }
 }

@@ -4,6 +4,7 @@
 //! An attempt never retries by itself: it says what came of it, and dispatch decides.
 
 mod answer;
+mod batch;
 mod body;
 pub mod breaker;
 mod egress;
@@ -102,7 +103,7 @@ pub struct Action {
 }
 
 enum Kind {
-    Webhook(Box<webhook::Webhook>),
+    Webhook(Arc<webhook::Webhook>),
     Slack(Box<slack::Slack>),
     Teams(Box<teams::Teams>),
     Email(Box<email::Email>),
@@ -178,11 +179,13 @@ impl Action {
                 return Outcome::Held(wait);
             }
         }
-        let outcome = self
+        let Attempted { outcome, counts } = self
             .kind
             .attempt(&self.shared, delivery, now, self.timeout)
             .await;
-        permit.tell(&outcome, Instant::now(), rand::random());
+        if counts {
+            permit.tell(&outcome, Instant::now(), rand::random());
+        }
         outcome
     }
 }
@@ -191,7 +194,7 @@ impl Kind {
     fn compile(config: &ActionKind) -> Result<Self, CompileError> {
         Ok(match config {
             ActionKind::Webhook(config) => {
-                Self::Webhook(Box::new(webhook::Webhook::compile(config)?))
+                Self::Webhook(Arc::new(webhook::Webhook::compile(config)?))
             }
             ActionKind::Slack(config) => Self::Slack(Box::new(slack::Slack::compile(config)?)),
             ActionKind::Teams(config) => Self::Teams(Box::new(teams::Teams::compile(config)?)),
@@ -211,11 +214,13 @@ impl Kind {
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
-    ) -> Outcome {
+    ) -> Attempted {
         // Those that seldom run are boxed, so that each attempt under way takes no more room than a
         // webhook's.
-        match self {
-            Self::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
+        let outcome = match self {
+            Self::Webhook(webhook) => {
+                return webhook.attempt(shared, delivery, now, timeout).await;
+            }
             Self::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
             Self::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
             Self::Email(email) => Box::pin(email.attempt(shared, delivery, now, timeout)).await,
@@ -223,7 +228,8 @@ impl Kind {
             Self::Redis(redis) => Box::pin(redis.attempt(shared, delivery, timeout)).await,
             Self::Nats(nats) => Box::pin(nats.attempt(shared, delivery, timeout)).await,
             Self::Log(log) => log.attempt(delivery),
-        }
+        };
+        outcome.into()
     }
 
     /// Where it goes: as a key that tells it from others and may hold a secret, and as a host for
@@ -321,6 +327,23 @@ pub enum Outcome {
     /// It was not made: not before this time from now, since the receiver is down or a limit is
     /// reached.
     Held(Duration),
+}
+
+/// The same, of one delivery that may have been sent with others.
+#[derive(Debug)]
+struct Attempted {
+    outcome: Outcome,
+    /// Whether it tells how the receiver is doing: of a batch, one does.
+    counts: bool,
+}
+
+impl From<Outcome> for Attempted {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            counts: true,
+        }
+    }
 }
 
 impl Outcome {

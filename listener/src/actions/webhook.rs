@@ -2,15 +2,18 @@
 //!
 //! The id of a request stays the same on every attempt, replay and takeover.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig};
+use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
 use super::answer::classify;
+use super::batch::Batches;
 use super::body::Body;
 use super::endpoint::Endpoint;
 use super::escape::Format;
@@ -18,7 +21,7 @@ use super::scope::Subject;
 use super::shared::Shared;
 use super::signature::Signer;
 use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use super::{Attempted, CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
 use crate::hex::hex;
 
 /// Headers that an observer cannot set, because each request has its own.
@@ -44,6 +47,13 @@ pub(super) struct Webhook {
     content_type: HeaderValue,
     body: Body,
     signer: Signer,
+    batches: Option<Batches<Part>>,
+}
+
+/// What one delivery is in a batch.
+struct Part {
+    subject: Arc<Subject>,
+    body: Vec<u8>,
 }
 
 enum Header {
@@ -86,6 +96,7 @@ impl Webhook {
             body: Body::compile("webhook.body", config.body.as_deref(), &config.content_type)?,
             signer: Signer::new(&config.signing_secrets)
                 .map_err(|error| CompileError::field("webhook.signingSecret", error.to_string()))?,
+            batches: config.batch.map(Batches::new),
         })
     }
 
@@ -93,15 +104,70 @@ impl Webhook {
         self.endpoint.names()
     }
 
-    /// Sends the request for `delivery` and tells what came of it within `timeout`.
+    /// Sends the request for `delivery`, by itself or with others, and tells what came of it;
+    /// each request within `timeout`.
     pub(super) async fn attempt(
-        &self,
+        self: &Arc<Self>,
         shared: &Shared,
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
+    ) -> Attempted {
+        let part = match self.part(delivery) {
+            Ok(part) => part,
+            Err(failure) => return Outcome::Refused(failure).into(),
+        };
+        let Some(batches) = &self.batches else {
+            return self.send(shared, &[part], now, timeout).await.into();
+        };
+        // What failed holds no others up, and a replay is told from what is none by a header.
+        if delivery.attempt > 1 || delivery.replay.is_some() {
+            return self.send(shared, &[part], now, timeout).await.into();
+        }
+        let (webhook, shared, bytes) = (Arc::clone(self), shared.clone(), part.body.len());
+        batches
+            .join(part, bytes, move |parts| {
+                webhook.send_together(shared, parts, now, timeout)
+            })
+            .await
+    }
+
+    /// Sends a batch. If it is refused for what it holds, its halves are sent, and so on, until only
+    /// what cannot be taken is refused.
+    fn send_together(
+        self: Arc<Self>,
+        shared: Shared,
+        mut parts: Vec<Arc<Part>>,
+        now: DateTime<Utc>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Outcome>> {
+        Box::pin(async move {
+            let outcome = self.send(&shared, &parts, now, timeout).await;
+            let divides = matches!(
+                &outcome,
+                Outcome::Refused(failure) if failure.status.is_some_and(concerns_content)
+            );
+            if !divides || parts.len() < 2 {
+                return vec![outcome; parts.len()];
+            }
+            let others = parts.split_off(parts.len() / 2);
+            let (mut outcomes, of_others) = tokio::join!(
+                Arc::clone(&self).send_together(shared.clone(), parts, now, timeout),
+                self.send_together(shared, others, now, timeout)
+            );
+            outcomes.extend(of_others);
+            outcomes
+        })
+    }
+
+    async fn send(
+        &self,
+        shared: &Shared,
+        parts: &[impl Borrow<Part> + Sync],
+        now: DateTime<Utc>,
+        timeout: Duration,
     ) -> Outcome {
-        let (headers, body) = match self.request(delivery, now) {
+        let (headers, body) = match self.request(parts, now) {
             Ok(request) => request,
             Err(failure) => return Outcome::Refused(failure),
         };
@@ -116,7 +182,7 @@ impl Webhook {
         delivery: &Delivery,
         now: DateTime<Utc>,
     ) -> Result<Preview, Failure> {
-        let (headers, body) = self.request(delivery, now)?;
+        let (headers, body) = self.request(&[self.part(delivery)?], now)?;
         let mut preview = vec![(self.method.to_string(), self.endpoint.host.clone())];
         for (name, value) in &headers {
             let hidden = value.is_sensitive() || name == "webhook-signature";
@@ -134,20 +200,30 @@ impl Webhook {
         Ok(preview)
     }
 
-    /// The headers and the body of one attempt.
-    fn request(
-        &self,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Result<(HeaderMap, Vec<u8>), Failure> {
+    fn part(&self, delivery: &Delivery) -> Result<Part, Failure> {
         let subject = Subject::new(delivery);
         let body = self.body.render(&subject)?;
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + 5);
+        Ok(Part { subject, body })
+    }
+
+    /// The headers and the body of one request. Where it is for several, their headers hold no
+    /// template, and those that name one name the first.
+    fn request(
+        &self,
+        parts: &[impl Borrow<Part>],
+        now: DateTime<Utc>,
+    ) -> Result<(HeaderMap, Vec<u8>), Failure> {
+        let Some(first) = parts.first().map(Borrow::borrow) else {
+            return Ok((HeaderMap::new(), Vec::new()));
+        };
+        let (subject, delivery) = (&first.subject, first.subject.delivery());
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 6);
         for (name, value) in &self.headers {
-            headers.append(name.clone(), value.render(name, &subject)?);
+            headers.append(name.clone(), value.render(name, subject)?);
         }
         headers.insert(CONTENT_TYPE, self.content_type.clone());
-        let id = delivery.id();
+        let body = self.joined(parts);
+        let id = request_id(parts);
         let timestamp = now.timestamp();
         let own = [
             ("traceparent", Some(traceparent(delivery, &id))),
@@ -169,6 +245,33 @@ impl Webhook {
         }
         Ok((headers, body))
     }
+
+    /// The body of a request: an array where there may be several.
+    fn joined(&self, parts: &[impl Borrow<Part>]) -> Vec<u8> {
+        let bodies = parts.iter().map(|part| &*part.borrow().body);
+        if self.batches.is_none() {
+            return bodies.flatten().copied().collect();
+        }
+        let bodies: Vec<&[u8]> = bodies.collect();
+        [b"[", &*bodies.join(&b','), b"]"].concat()
+    }
+}
+
+/// The id of a delivery, or what stands for those of several.
+fn request_id(parts: &[impl Borrow<Part>]) -> String {
+    let ids: Vec<String> = parts
+        .iter()
+        .map(|part| part.borrow().subject.delivery().id())
+        .collect();
+    match &*ids {
+        [id] => id.clone(),
+        ids => format!("batch.{}", hex(&Sha256::digest(ids.join("\n"))[..16])),
+    }
+}
+
+/// Whether a refusal with this status may be for what was sent, and not for who sent it or where.
+fn concerns_content(status: u16) -> bool {
+    !matches!(status, 401 | 403 | 404 | 405 | 410)
 }
 
 impl Header {

@@ -53,6 +53,16 @@ pub enum Behaviour {
         /// The status.
         status: u16,
     },
+    /// Answers 422 to what holds this word, and 503 to a share of the rest, the same ones for the
+    /// same seed.
+    Picky {
+        /// The word.
+        word: String,
+        /// Out of a thousand.
+        per_mille: u16,
+        /// Decides which.
+        seed: u64,
+    },
     /// Answers 429 with `Retry-After` the first `times` times that it sees a `webhook-id`.
     Throttle {
         /// How many times.

@@ -9,8 +9,9 @@ use http::{HeaderName, HeaderValue as HttpValue};
 use super::super::checks::Checks;
 use super::super::report::field;
 use super::super::tls;
-use super::url;
-use crate::config::{HeaderValue, Redacted, WebhookConfig};
+use super::{SHORTEST, url};
+use crate::config::{BatchConfig, HeaderValue, Redacted, WebhookConfig, is_json};
+use crate::duration::Span;
 use crate::resources::{ValueSource, Webhook};
 
 /// What Standard Webhooks puts before the base64 of a secret.
@@ -18,6 +19,8 @@ const SECRET_PREFIX: &str = "whsec_";
 
 /// Bytes of a signing secret, as Standard Webhooks has it.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+
+const LONGEST_LINGER: Span = Span::from_secs(60);
 
 /// Headers that the delivery sets itself; so are all that begin with `webhook-`.
 const OWN_HEADERS: [&str; 5] = [
@@ -43,11 +46,41 @@ pub(super) fn check(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Web
         body: webhook.body.clone(),
         content_type: content_type(&field(at, "contentType"), &webhook.content_type, checks),
         signing_secrets: signing_secrets(at, webhook, checks),
+        batch: batch(at, webhook, checks),
         tls: webhook
             .tls
             .as_ref()
             .map(|tls| tls::check(&field(at, "tls"), tls, checks)),
     }
+}
+
+fn batch(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Option<BatchConfig> {
+    let batch = webhook.batch?;
+    if !is_json(&webhook.content_type) {
+        checks.wrong(
+            &field(at, "contentType"),
+            "is not JSON, but several events make a JSON array; leave out `batch`, or this",
+        );
+    }
+    for (name, source) in &webhook.headers {
+        let value = source.value.as_deref().unwrap_or_default();
+        if value.contains("{{") || value.contains("{%") {
+            checks.wrong(
+                &field(&field(at, "headers"), name),
+                "holds a template, but one request is for several events with `batch`; put it into `body`",
+            );
+        }
+    }
+    Some(BatchConfig {
+        max_events: usize::try_from(batch.max_events).unwrap_or(usize::MAX),
+        max_bytes: usize::try_from(batch.max_bytes).unwrap_or(usize::MAX),
+        linger: checks.bounded(
+            &field(&field(at, "batch"), "linger"),
+            batch.linger,
+            SHORTEST,
+            LONGEST_LINGER,
+        ),
+    })
 }
 
 fn headers(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Vec<(String, HeaderValue)> {

@@ -1,5 +1,6 @@
 //! What an observer does: one file for each kind of action.
 
+mod batch;
 mod email;
 mod log;
 mod nats;
@@ -16,6 +17,7 @@ use super::never_null;
 use crate::config::{Mode, Ordering, Priority, Retry};
 use crate::duration::Span;
 
+pub use batch::Batch;
 pub use email::{Email, Smtp};
 pub use log::Log;
 pub use nats::Nats;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Batch;
 use crate::config::Method;
 use crate::resources::{Tls, ValueSource, never_null};
 
@@ -44,6 +45,10 @@ pub struct Webhook {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub signing_secrets: Vec<ValueSource>,
+    /// Sends events together. The body is a JSON array then, whatever makes its elements, and headers
+    /// hold no template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batch>,
     /// A private authority, and a certificate of our own, where `https` needs them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,

@@ -4,7 +4,7 @@
 use crate::actions::Gates;
 use std::time::Instant;
 
-use crds::config::{ActionKind, Egress};
+use crds::config::{ActionKind, BatchConfig, Egress};
 use reqwest::header::HeaderMap;
 
 use super::super::Action;
@@ -61,6 +61,109 @@ fn refused(outcome: Outcome) -> Failure {
         Outcome::Refused(failure) => failure,
         other => unreachable!("{other:?}"),
     }
+}
+
+/// A webhook that sends up to four together, and so many deliveries, the one at `odd` of another kind.
+async fn batched(sink: &Sink, many: usize, odd: usize) -> Vec<Outcome> {
+    let mut config = webhook(sink.url("/"));
+    config.signing_secrets = vec![Redacted::new(SECRET)];
+    config.batch = Some(BatchConfig {
+        max_events: 4,
+        max_bytes: 100_000,
+        linger: Duration::from_millis(50),
+    });
+    let action = compiled(config);
+    let deliveries = (0..many).map(|n| {
+        let kind = if n == odd { "odd" } else { "even" };
+        let mut delivery = delivery(None, Some(&format!(r#"{{"kind": "{kind}"}}"#)));
+        let event = Arc::get_mut(&mut delivery.event).unwrap();
+        event.id = format!("a1b2-{n}");
+        delivery
+    });
+    let deliveries: Vec<Delivery> = deliveries.collect();
+    let attempts = deliveries
+        .iter()
+        .map(|delivery| action.attempt(delivery, now()));
+    futures::future::join_all(attempts).await
+}
+
+/// The ids of the events in the body of a request.
+fn ids(received: &Received) -> Vec<String> {
+    let events: Vec<serde_json::Value> = serde_json::from_slice(&received.body).unwrap();
+    let ids = events.iter().map(|event| event["id"].as_str().unwrap());
+    ids.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn events_go_together_signed_each_with_its_id() {
+    let signer = Signer::new(&[Redacted::new(SECRET)]).unwrap();
+    let sink = Sink::start_with(Options {
+        signer: Some(signer),
+        ..Options::default()
+    });
+    let sink = sink.await.unwrap();
+    let outcomes = batched(&sink, 6, usize::MAX).await;
+    assert_eq!(outcomes, vec![Outcome::Done; 6]);
+    let mut received = sink.received();
+    received.sort_by_key(ids);
+    let sent: Vec<_> = received.iter().map(ids).collect();
+    assert_eq!(
+        sent,
+        [
+            vec!["a1b2-0", "a1b2-1", "a1b2-2", "a1b2-3"],
+            vec!["a1b2-4", "a1b2-5"]
+        ]
+    );
+    assert!(received.iter().all(|one| one.signed == Some(true)));
+    assert!(received[0].webhook_id.starts_with("batch."));
+    assert_ne!(received[0].webhook_id, received[1].webhook_id);
+}
+
+#[tokio::test]
+async fn one_that_is_refused_holds_none_of_its_batch() {
+    let picky = Behaviour::Picky {
+        word: "odd".to_owned(),
+        per_mille: 0,
+        seed: 0,
+    };
+    let sink = Sink::start(picky).await.unwrap();
+    let outcomes = batched(&sink, 4, 2).await;
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        if n == 2 {
+            assert_eq!(refused(outcome).status, Some(422));
+        } else {
+            assert_eq!(outcome, Outcome::Done, "{n}");
+        }
+    }
+    let taken = sink.received().into_iter();
+    let mut taken: Vec<_> = taken
+        .filter(|one| one.status == Some(200))
+        .flat_map(|one| ids(&one))
+        .collect();
+    taken.sort_unstable();
+    assert_eq!(taken, ["a1b2-0", "a1b2-1", "a1b2-3"], "each once");
+    let sink = Sink::start(Behaviour::Status(403)).await.unwrap();
+    batched(&sink, 4, 2).await;
+    assert_eq!(sink.counts().requests, 1, "it is not for what was sent");
+}
+
+#[tokio::test]
+async fn what_failed_is_attempted_again_by_itself() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let mut config = webhook(sink.url("/"));
+    config.batch = Some(BatchConfig {
+        max_events: 4,
+        max_bytes: 100_000,
+        linger: Duration::from_mins(1),
+    });
+    let again = Delivery {
+        attempt: 2,
+        ..delivery(Some(OLD), Some(NEW))
+    };
+    assert_eq!(compiled(config).attempt(&again, now()).await, Outcome::Done);
+    let received = sink.received().remove(0);
+    assert_eq!(ids(&received), [again.event.id.as_str()]);
+    assert_eq!(received.webhook_id, again.id());
 }
 
 #[tokio::test]
@@ -426,7 +529,10 @@ fn no_template_makes_a_header_of_several_lines() {
             let Ok(webhook) = Webhook::compile(&config) else {
                 return;
             };
-            let Ok((headers, _)) = webhook.request(&delivery, now()) else {
+            let Ok((headers, _)) = webhook
+                .part(&delivery)
+                .and_then(|part| webhook.request(&[part], now()))
+            else {
                 return;
             };
             let value = headers["x-shop"].as_bytes();

@@ -123,6 +123,20 @@ impl Inner {
                 let failing = draw(seed, &request.webhook_id, attempt) < per_mille;
                 Reaction::answer(if failing { status } else { 200 })
             }
+            Behaviour::Picky {
+                word,
+                per_mille,
+                seed,
+            } => {
+                let holds = String::from_utf8_lossy(&request.body).contains(&word);
+                let attempt = self.attempt(&request.webhook_id);
+                let failing = draw(seed, &request.webhook_id, attempt) < per_mille;
+                Reaction::answer(match (holds, failing) {
+                    (true, _) => 422,
+                    (_, true) => 503,
+                    _ => 200,
+                })
+            }
             Behaviour::Throttle { times, seconds } => {
                 if self.attempt(&request.webhook_id) <= times {
                     Reaction::with_header(429, format!("retry-after: {seconds}\r\n"))
