@@ -46,7 +46,7 @@ pub(super) fn read(error: &sqlx::Error) -> Answer {
         _ => return broken(error),
     };
     let code = told.code().unwrap_or_default();
-    let said = format!("{} ({code})", told.message());
+    let said = format!("{code} {}", told.message());
     let passing = PASSING.iter().any(|known| code.starts_with(known)) && code != "08P01";
     if passing || code == CANCELED {
         return Answer::Busy(said, None);
