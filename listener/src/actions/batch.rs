@@ -5,7 +5,7 @@
 //! who leaves before it is sent is not part of it. Since deliveries of one key are attempted one after
 //! the other, a batch holds no two of them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use crds::config::BatchConfig;
 use futures::FutureExt;
@@ -13,6 +13,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::gate::lock;
 use super::{Attempted, Outcome};
 
 /// What came of each of a batch, in the order of joining; nothing for who had left.
@@ -143,10 +144,6 @@ impl<T> Seats<T> {
         taken.closed = true;
         taken.items.drain(..).map(|item| item.upgrade()).collect()
     }
-}
-
-fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -249,11 +249,12 @@ impl Webhook {
     /// The body of a request: an array where there may be several.
     fn joined(&self, parts: &[impl Borrow<Part>]) -> Vec<u8> {
         let bodies = parts.iter().map(|part| &*part.borrow().body);
-        if self.batches.is_none() {
-            return bodies.flatten().copied().collect();
-        }
         let bodies: Vec<&[u8]> = bodies.collect();
-        [b"[", &*bodies.join(&b','), b"]"].concat()
+        if self.batches.is_none() {
+            bodies.concat()
+        } else {
+            [b"[", &*bodies.join(&b','), b"]"].concat()
+        }
     }
 }
 
@@ -271,7 +272,7 @@ fn request_id(parts: &[impl Borrow<Part>]) -> String {
 
 /// Whether a refusal with this status may be for what was sent, and not for who sent it or where.
 fn concerns_content(status: u16) -> bool {
-    !matches!(status, 401 | 403 | 404 | 405 | 410)
+    (400..500).contains(&status) && !matches!(status, 401 | 403 | 404 | 405 | 410)
 }
 
 impl Header {

@@ -142,9 +142,11 @@ async fn one_that_is_refused_holds_none_of_its_batch() {
         .collect();
     taken.sort_unstable();
     assert_eq!(taken, ["a1b2-0", "a1b2-1", "a1b2-3"], "each once");
-    let sink = Sink::start(Behaviour::Status(403)).await.unwrap();
-    batched(&sink, 4, 2).await;
-    assert_eq!(sink.counts().requests, 1, "it is not for what was sent");
+    for status in [403, 308] {
+        let sink = Sink::start(Behaviour::Status(status)).await.unwrap();
+        batched(&sink, 4, 2).await;
+        assert_eq!(sink.counts().requests, 1, "it is not for what was sent");
+    }
 }
 
 #[tokio::test]
