@@ -98,6 +98,45 @@ spec.actions[].email.subject! string
 spec.actions[].email.text string
 spec.actions[].email.to! array minItems=1 maxItems=32
 spec.actions[].email.to[] string
+spec.actions[].kafka object
+spec.actions[].kafka.batch object
+spec.actions[].kafka.batch.linger string default=10ms
+spec.actions[].kafka.batch.maxBytes integer minimum=1024 maximum=16777216 default=1048576
+spec.actions[].kafka.batch.maxEvents integer minimum=1 maximum=1000 default=50
+spec.actions[].kafka.brokers! array minItems=1 maxItems=16
+spec.actions[].kafka.brokers[] string
+spec.actions[].kafka.contentType string default=application/json
+spec.actions[].kafka.key string
+spec.actions[].kafka.message string
+spec.actions[].kafka.sasl object
+spec.actions[].kafka.sasl.mechanism string enum=["Plain","ScramSha256","ScramSha512"] default=ScramSha512
+spec.actions[].kafka.sasl.password! object
+spec.actions[].kafka.sasl.password.secretKeyRef object
+spec.actions[].kafka.sasl.password.secretKeyRef.key! string
+spec.actions[].kafka.sasl.password.secretKeyRef.name! string
+spec.actions[].kafka.sasl.password.value string
+spec.actions[].kafka.sasl.username! object
+spec.actions[].kafka.sasl.username.secretKeyRef object
+spec.actions[].kafka.sasl.username.secretKeyRef.key! string
+spec.actions[].kafka.sasl.username.secretKeyRef.name! string
+spec.actions[].kafka.sasl.username.value string
+spec.actions[].kafka.tls object
+spec.actions[].kafka.tls.ca object
+spec.actions[].kafka.tls.ca.secretKeyRef object
+spec.actions[].kafka.tls.ca.secretKeyRef.key! string
+spec.actions[].kafka.tls.ca.secretKeyRef.name! string
+spec.actions[].kafka.tls.ca.value string
+spec.actions[].kafka.tls.certificate object
+spec.actions[].kafka.tls.certificate.secretKeyRef object
+spec.actions[].kafka.tls.certificate.secretKeyRef.key! string
+spec.actions[].kafka.tls.certificate.secretKeyRef.name! string
+spec.actions[].kafka.tls.certificate.value string
+spec.actions[].kafka.tls.key object
+spec.actions[].kafka.tls.key.secretKeyRef object
+spec.actions[].kafka.tls.key.secretKeyRef.key! string
+spec.actions[].kafka.tls.key.secretKeyRef.name! string
+spec.actions[].kafka.tls.key.value string
+spec.actions[].kafka.topic! string
 spec.actions[].log object
 spec.actions[].log.level string enum=["Warn","Info","Debug"] default=Info
 spec.actions[].log.message string

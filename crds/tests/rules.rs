@@ -438,7 +438,7 @@ fn an_action_does_exactly_one_thing() {
     breaks_observer(
         "webhook:",
         "webhok:",
-        "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: email, log, \
+        "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: email, kafka, log, \
          maxInFlight, maxRunning, mode, name, nats, ordering, postgres, priority, rateLimit, redis, retry, slack, teams, timeout, webhook",
     );
 }
@@ -470,6 +470,53 @@ fn a_webhook_goes_to_a_proper_url() {
         "mysql://localhost/shop",
         "ObserverListener default/shop: spec.source.changeLog.databaseUrl.value: is not the URL of \
          a Postgres database; write postgres://user:password@host:5432/database",
+    );
+}
+
+#[test]
+fn a_record_goes_to_brokers_and_shows_them_no_password_in_the_clear() {
+    let webhook = "webhook:\n        url: {value: 'https://hooks.example.com/x'}";
+    let kafka = |brokers: &str, more: &str| {
+        format!("kafka:\n        brokers: [{brokers}]\n        topic: orders\n        {more}")
+    };
+    for broker in [
+        "'https://kafka'",
+        "'kafka:0'",
+        "'kafka:99999'",
+        "'[::1]:9092'",
+        "'a b'",
+        "''",
+        "'user@kafka:9092'",
+    ] {
+        breaks_observer(
+            webhook,
+            &kafka(&format!("k:1, {broker}"), ""),
+            "spec.actions[0].kafka.brokers[1]: is no broker; write its name or IPv4 address and its port, as \
+             kafka.example.com:9092",
+        );
+    }
+    breaks_observer(
+        webhook,
+        &kafka("", ""),
+        "spec.actions[0].kafka.brokers: has too few entries; at least 1 is needed",
+    );
+    let login = "username: {value: shop}, password: {value: x}";
+    breaks_observer(
+        webhook,
+        &kafka("k:1", &format!("sasl: {{mechanism: Plain, {login}}}")),
+        "spec.actions[0].kafka.sasl.mechanism: would send the password in the clear; give `tls`, or make it \
+         ScramSha512 or ScramSha256",
+    );
+    let encrypted = format!("tls: {{}}\n        sasl: {{mechanism: Plain, {login}}}");
+    let good = format!("{LISTENER}---{OBSERVER}");
+    assert_eq!(
+        problems(&good.replace(webhook, &kafka("k, 10.0.0.7", &encrypted))),
+        [""; 0]
+    );
+    breaks_observer(
+        webhook,
+        &kafka("k:1", "batch: {linger: 2m}"),
+        "spec.actions[0].kafka.batch.linger: must be 1ms to 1m",
     );
 }
 

@@ -16,6 +16,9 @@ pub mod event;
 #[cfg(test)]
 mod fuzz;
 mod hex;
+#[cfg(test)]
+#[path = "../tests/support/kafka.rs"]
+mod kafka;
 pub mod migrate;
 #[cfg(test)]
 #[path = "../tests/support/nats.rs"]

@@ -7,6 +7,8 @@ use redis::{AsyncCommands, Client};
 use serde_json::Value;
 use servers::redis::{Options, PrivateRedis};
 
+use crate::support::certs::Certs;
+use crate::support::kafka::{self, Kafka};
 use crate::support::listener::{Process, SOON};
 use crate::support::nats::Nats;
 use crate::support::smtp::{LOGIN, Smtp};
@@ -196,5 +198,45 @@ async fn nats() {
     assert_eq!(last.subject.as_str(), "orders.update");
     let event: Value = serde_json::from_slice(&last.payload).unwrap();
     assert_eq!(event["new"]["status"], "paid");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka() {
+    let certs = Certs::make();
+    let server = Kafka::start(&certs.server, &certs.ca).await;
+    server.topic("orders", 3).await;
+    let secrets = [
+        ("shop-kafka", "username", kafka::LOGIN.0),
+        ("shop-kafka-password", "password", kafka::LOGIN.1),
+    ];
+    let ca = certs.ca.trim().replace('\n', "\\n");
+    let changes = [
+        (
+            "brokers: [kafka.example.com:9092]",
+            &*format!("brokers: [localhost:{}]", server.tls_port),
+        ),
+        ("tls: {}", &*format!("tls: {{ca: {{value: \"{ca}\\n\"}}}}")),
+        (
+            "name: shop-kafka, key: password",
+            "name: shop-kafka-password, key: password",
+        ),
+    ];
+    let (db, process) = start("kafka.yaml", &secrets, &changes).await;
+    db.run("insert into orders values (7, 1, 'ada', 'new'); update orders set status = 'paid'")
+        .await;
+    let records = eventually("two records", async || {
+        let mut records = Vec::new();
+        for partition in 0..3 {
+            records.extend(server.records("orders", partition).await);
+        }
+        (records.len() == 2).then_some(records)
+    })
+    .await;
+    for (record, status) in records.iter().zip(["new", "paid"]) {
+        assert_eq!(record.key.as_deref(), Some(&b"7"[..]));
+        let event: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
+        assert_eq!(event["new"]["status"], status);
+    }
     process.stop().await;
 }

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EmailConfig, LogConfig, NatsConfig, PostgresConfig, RedisConfig, SlackConfig, TeamsConfig,
-    WebhookConfig,
+    EmailConfig, KafkaConfig, LogConfig, NatsConfig, PostgresConfig, RedisConfig, SlackConfig,
+    TeamsConfig, WebhookConfig,
 };
 
 /// One action of an observer.
@@ -124,6 +124,8 @@ pub enum ActionKind {
     Redis(RedisConfig),
     /// Publishes a message to a stream of NATS.
     Nats(NatsConfig),
+    /// Writes a record to a topic of Kafka.
+    Kafka(KafkaConfig),
     /// Writes a line to the listener's log.
     Log(LogConfig),
 }

@@ -6,6 +6,7 @@
 
 mod action;
 mod email;
+mod kafka;
 mod log;
 mod nats;
 mod postgres;
@@ -26,6 +27,7 @@ pub use action::{
     ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
 };
 pub use email::{EmailConfig, SmtpConfig, SmtpTls};
+pub use kafka::{KafkaConfig, SaslConfig, SaslMechanism};
 pub use log::{LogConfig, LogLevel};
 pub use nats::NatsConfig;
 pub use postgres::{OwnDatabase, PostgresConfig};

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use action::{
-    Action, Batch, Email, Log, Nats, Postgres, RateLimit, Redis, RedisAdd, RedisDelete,
-    RedisPublish, RedisSet, RetryPolicy, Slack, Smtp, Teams, Webhook,
+    Action, Batch, Email, Kafka, Log, Nats, Postgres, RateLimit, Redis, RedisAdd, RedisDelete,
+    RedisPublish, RedisSet, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,
 };
 pub use listener::{
     ChangeLog, Checkpoint, DeletionPolicy, Delivery, EgressRules, LeaseTiming, ObserverListener,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use crds::config::BatchConfig;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
+use futures::future::{BoxFuture, Shared, WeakShared, join};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -144,6 +144,34 @@ impl<T> Seats<T> {
         taken.closed = true;
         taken.items.drain(..).map(|item| item.upgrade()).collect()
     }
+}
+
+/// Sends items together by `send`. If they are refused for what they hold, which `divides` tells, their
+/// halves are sent, and so on, until only what cannot be taken is refused.
+pub(super) fn divided<'a, T, S, R>(
+    mut items: Vec<Arc<T>>,
+    divides: &'a (impl Fn(&Outcome) -> bool + Sync),
+    send: &'a S,
+) -> BoxFuture<'a, Vec<Outcome>>
+where
+    T: Send + Sync + 'a,
+    S: Fn(Vec<Arc<T>>) -> R + Sync,
+    R: Future<Output = Outcome> + Send,
+{
+    Box::pin(async move {
+        let outcome = send(items.clone()).await;
+        if items.len() < 2 || !divides(&outcome) {
+            return vec![outcome; items.len()];
+        }
+        let others = items.split_off(items.len() / 2);
+        let both = join(
+            divided(items, divides, send),
+            divided(others, divides, send),
+        );
+        let (mut outcomes, of_others) = both.await;
+        outcomes.extend(of_others);
+        outcomes
+    })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod filters;
 mod fixture;
 mod fleet;
 mod gate;
+mod kafka;
 mod log;
 mod nats;
 mod number;
@@ -29,6 +30,7 @@ pub mod signature;
 mod slack;
 mod teams;
 mod template;
+mod tls;
 mod webhook;
 
 use std::sync::Arc;
@@ -110,6 +112,7 @@ enum Kind {
     Postgres(Box<postgres::Postgres>),
     Redis(Box<redis::Redis>),
     Nats(Box<nats::Nats>),
+    Kafka(Arc<kafka::Kafka>),
     Log(log::Log),
 }
 
@@ -162,6 +165,7 @@ impl Action {
             Kind::Postgres(postgres) => postgres.preview(delivery),
             Kind::Redis(redis) => redis.preview(delivery),
             Kind::Nats(nats) => nats.preview(delivery),
+            Kind::Kafka(kafka) => kafka.preview(delivery, now),
             Kind::Log(log) => log.preview(delivery),
         }
     }
@@ -204,6 +208,7 @@ impl Kind {
             }
             ActionKind::Redis(config) => Self::Redis(Box::new(redis::Redis::compile(config)?)),
             ActionKind::Nats(config) => Self::Nats(Box::new(nats::Nats::compile(config)?)),
+            ActionKind::Kafka(config) => Self::Kafka(Arc::new(kafka::Kafka::compile(config)?)),
             ActionKind::Log(config) => Self::Log(log::Log::compile(config)?),
         })
     }
@@ -227,6 +232,9 @@ impl Kind {
             Self::Postgres(postgres) => Box::pin(postgres.attempt(shared, delivery, timeout)).await,
             Self::Redis(redis) => Box::pin(redis.attempt(shared, delivery, timeout)).await,
             Self::Nats(nats) => Box::pin(nats.attempt(shared, delivery, timeout)).await,
+            Self::Kafka(kafka) => {
+                return Box::pin(kafka.attempt(shared, delivery, now, timeout)).await;
+            }
             Self::Log(log) => log.attempt(delivery),
         };
         outcome.into()
@@ -243,6 +251,7 @@ impl Kind {
             Self::Postgres(postgres) => Some(postgres.endpoint()),
             Self::Redis(redis) => Some(redis.endpoint()),
             Self::Nats(nats) => Some(nats.endpoint()),
+            Self::Kafka(kafka) => Some(kafka.endpoint()),
             Self::Log(_) => None,
         }
     }
@@ -256,6 +265,7 @@ impl Kind {
             Self::Postgres(_) => "postgres",
             Self::Redis(_) => "redis",
             Self::Nats(_) => "nats",
+            Self::Kafka(_) => "kafka",
             Self::Log(_) => "log",
         }
     }

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig};
-use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
 use super::answer::classify;
-use super::batch::Batches;
+use super::batch::{Batches, divided};
 use super::body::Body;
 use super::endpoint::Endpoint;
 use super::escape::Format;
@@ -126,38 +125,22 @@ impl Webhook {
         }
         let (webhook, shared, bytes) = (Arc::clone(self), shared.clone(), part.body.len());
         batches
-            .join(part, bytes, move |parts| {
-                webhook.send_together(shared, parts, now, timeout)
+            .join(part, bytes, async move |parts| {
+                webhook.send_together(&shared, parts, now, timeout).await
             })
             .await
     }
 
-    /// Sends a batch. If it is refused for what it holds, its halves are sent, and so on, until only
-    /// what cannot be taken is refused.
-    fn send_together(
-        self: Arc<Self>,
-        shared: Shared,
-        mut parts: Vec<Arc<Part>>,
+    /// Sends a batch, in parts where it is refused for what it holds.
+    async fn send_together(
+        &self,
+        shared: &Shared,
+        parts: Vec<Arc<Part>>,
         now: DateTime<Utc>,
         timeout: Duration,
-    ) -> BoxFuture<'static, Vec<Outcome>> {
-        Box::pin(async move {
-            let outcome = self.send(&shared, &parts, now, timeout).await;
-            let divides = matches!(
-                &outcome,
-                Outcome::Refused(failure) if failure.status.is_some_and(concerns_content)
-            );
-            if !divides || parts.len() < 2 {
-                return vec![outcome; parts.len()];
-            }
-            let others = parts.split_off(parts.len() / 2);
-            let (mut outcomes, of_others) = tokio::join!(
-                Arc::clone(&self).send_together(shared.clone(), parts, now, timeout),
-                self.send_together(shared, others, now, timeout)
-            );
-            outcomes.extend(of_others);
-            outcomes
-        })
+    ) -> Vec<Outcome> {
+        let send = async |parts: Vec<Arc<Part>>| self.send(shared, &parts, now, timeout).await;
+        divided(parts, &concerns_content, &send).await
     }
 
     async fn send(
@@ -270,9 +253,16 @@ fn request_id(parts: &[impl Borrow<Part>]) -> String {
     }
 }
 
-/// Whether a refusal with this status may be for what was sent, and not for who sent it or where.
-fn concerns_content(status: u16) -> bool {
-    (400..500).contains(&status) && !matches!(status, 401 | 403 | 404 | 405 | 410)
+/// Whether a refusal may be for what was sent, and not for who sent it or where.
+fn concerns_content(outcome: &Outcome) -> bool {
+    let Outcome::Refused(Failure {
+        status: Some(status),
+        ..
+    }) = outcome
+    else {
+        return false;
+    };
+    (400..500).contains(status) && !matches!(status, 401 | 403 | 404 | 405 | 410)
 }
 
 impl Header {

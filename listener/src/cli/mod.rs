@@ -169,6 +169,8 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet = matches!(cli.command, Command::Demo(_));
     logs::start(cli.log_format, if quiet { QUIET } else { "info" });
+    // Two are compiled in, as the client of Kafka brings its own; libraries are not to choose.
+    let _the_first = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

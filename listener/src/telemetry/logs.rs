@@ -17,9 +17,13 @@ pub enum LogFormat {
     Json,
 }
 
+/// The client of Kafka logs each step, and each failure that the outcome of an attempt tells too.
+const NOT_THAT: &str = "rskafka=off";
+
 /// Begins to log to standard error what `RUST_LOG` asks for, or else what `by_default` does.
 pub fn start(format: LogFormat, by_default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(by_default));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("{by_default},{NOT_THAT}")));
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,

@@ -6,6 +6,7 @@
 pub(crate) mod certs;
 pub(crate) mod counters;
 pub(crate) mod fleet;
+pub(crate) mod kafka;
 pub(crate) mod listener;
 pub(crate) mod nats;
 pub(crate) mod probe;

@@ -1,6 +1,8 @@
 //! The rules for an action that its schema cannot say: one file for each kind.
 
+mod batch;
 mod email;
+mod kafka;
 mod log;
 mod nats;
 mod postgres;
@@ -20,8 +22,8 @@ use crate::duration::Span;
 use crate::resources::{Action, Log, RetryPolicy, ValueSource};
 
 /// The fields of an action of which exactly one is given.
-const KINDS: [&str; 8] = [
-    "webhook", "slack", "teams", "email", "postgres", "redis", "nats", "log",
+const KINDS: [&str; 9] = [
+    "webhook", "slack", "teams", "email", "postgres", "redis", "nats", "kafka", "log",
 ];
 
 const SHORTEST: Span = Span::from_millis(1);
@@ -87,6 +89,10 @@ fn check_kind(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionKind 
     if let Some(spec) = &action.nats {
         let config = nats::check(&field(at, "nats"), spec, checks);
         given.push(("nats", ActionKind::Nats(config)));
+    }
+    if let Some(spec) = &action.kafka {
+        let config = kafka::check(&field(at, "kafka"), spec, checks);
+        given.push(("kafka", ActionKind::Kafka(config)));
     }
     if let Some(spec) = &action.log {
         given.push(("log", ActionKind::Log(log::check(spec))));

@@ -9,9 +9,9 @@ use http::{HeaderName, HeaderValue as HttpValue};
 use super::super::checks::Checks;
 use super::super::report::field;
 use super::super::tls;
-use super::{SHORTEST, url};
-use crate::config::{BatchConfig, HeaderValue, Redacted, WebhookConfig, is_json};
-use crate::duration::Span;
+use super::batch::batch;
+use super::url;
+use crate::config::{HeaderValue, Redacted, WebhookConfig, is_json};
 use crate::resources::{ValueSource, Webhook};
 
 /// What Standard Webhooks puts before the base64 of a secret.
@@ -19,8 +19,6 @@ const SECRET_PREFIX: &str = "whsec_";
 
 /// Bytes of a signing secret, as Standard Webhooks has it.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-
-const LONGEST_LINGER: Span = Span::from_secs(60);
 
 /// Headers that the delivery sets itself; so are all that begin with `webhook-`.
 const OWN_HEADERS: [&str; 5] = [
@@ -39,6 +37,9 @@ pub(super) const URL: (&[&str], &str) = (
 
 /// Turns a webhook into what is sent, with stand-ins for what it reports.
 pub(super) fn check(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> WebhookConfig {
+    if webhook.batch.is_some() {
+        check_together(at, webhook, checks);
+    }
     WebhookConfig {
         url: url(&field(at, "url"), &webhook.url, URL, checks),
         method: webhook.method,
@@ -46,7 +47,7 @@ pub(super) fn check(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Web
         body: webhook.body.clone(),
         content_type: content_type(&field(at, "contentType"), &webhook.content_type, checks),
         signing_secrets: signing_secrets(at, webhook, checks),
-        batch: batch(at, webhook, checks),
+        batch: batch(&field(at, "batch"), webhook.batch, checks),
         tls: webhook
             .tls
             .as_ref()
@@ -54,8 +55,8 @@ pub(super) fn check(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Web
     }
 }
 
-fn batch(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Option<BatchConfig> {
-    let batch = webhook.batch?;
+/// One request is for several events.
+fn check_together(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) {
     if !is_json(&webhook.content_type) {
         checks.wrong(
             &field(at, "contentType"),
@@ -71,16 +72,6 @@ fn batch(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Option<BatchCo
             );
         }
     }
-    Some(BatchConfig {
-        max_events: usize::try_from(batch.max_events).unwrap_or(usize::MAX),
-        max_bytes: usize::try_from(batch.max_bytes).unwrap_or(usize::MAX),
-        linger: checks.bounded(
-            &field(&field(at, "batch"), "linger"),
-            batch.linger,
-            SHORTEST,
-            LONGEST_LINGER,
-        ),
-    })
 }
 
 fn headers(at: &str, webhook: &Webhook, checks: &mut Checks<'_>) -> Vec<(String, HeaderValue)> {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod email;
+mod kafka;
 mod log;
 mod nats;
 mod postgres;
@@ -19,6 +20,7 @@ use crate::duration::Span;
 
 pub use batch::Batch;
 pub use email::{Email, Smtp};
+pub use kafka::{Kafka, Sasl};
 pub use log::Log;
 pub use nats::Nats;
 pub use postgres::Postgres;
@@ -32,7 +34,7 @@ pub use webhook::Webhook;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.email), has(self.postgres), has(self.redis), has(self.nats), has(self.log)].filter(given, given).size() == 1",
+    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.email), has(self.postgres), has(self.redis), has(self.nats), has(self.kafka), has(self.log)].filter(given, given).size() == 1",
     "message": "give exactly one thing to do, such as webhook or log",
 }]))]
 pub struct Action {
@@ -61,6 +63,9 @@ pub struct Action {
     /// Publish a message to a stream of NATS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats: Option<Nats>,
+    /// Write a record to a topic of Kafka.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<Kafka>,
     /// Write a line to the listener's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,

@@ -1,0 +1,283 @@
+//! Records to topics of Kafka.
+//!
+//! The client is `rskafka`. A record is done once the leader of its partition and all replicas that
+//! are in step have it. Its header `webhook-id` is the delivery's id.
+
+mod answer;
+mod cluster;
+mod doorway;
+mod partitioner;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use crds::config::KafkaConfig;
+use futures::future::join_all;
+use rskafka::client::partition::{Compression, PartitionClient};
+use rskafka::record::Record;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use self::answer::{SendError, concerns_content};
+use self::cluster::{Access, Cluster};
+use super::answer::within;
+use super::batch::{Batches, divided};
+use super::body::Body;
+use super::egress::Guard;
+use super::escape::Format;
+use super::scope::Subject;
+use super::shared::Shared;
+use super::template::Template;
+use super::tls::client_config;
+use super::{Attempted, CompileError, Delivery, Failure, Outcome, Preview};
+
+/// Most characters of a topic's name.
+const MAX_TOPIC: usize = 249;
+
+/// A compiled record.
+pub(super) struct Kafka {
+    /// The brokers, for people; what tells the cluster from others.
+    host: String,
+    endpoint: String,
+    access: Access,
+    topic: Template,
+    key: Option<Template>,
+    message: Body,
+    content_type: String,
+    cluster: Mutex<Option<Arc<Cluster>>>,
+    batches: Option<Batches<Part>>,
+}
+
+/// What one delivery writes.
+struct Part {
+    topic: String,
+    /// What its partition is chosen by.
+    place: Vec<u8>,
+    record: Record,
+}
+
+impl Kafka {
+    pub(super) fn compile(config: &KafkaConfig) -> Result<Self, CompileError> {
+        let brokers = config.brokers.iter();
+        let brokers: Vec<String> = brokers
+            .map(|(host, port)| format!("{host}:{port}"))
+            .collect();
+        let Some(first) = brokers.first() else {
+            return Err(CompileError::field("kafka.brokers", "names none"));
+        };
+        let tls = config.tls.as_ref();
+        let tls = tls.map(|tls| client_config("kafka.tls", tls)).transpose()?;
+        let user = config.sasl.as_ref();
+        let user = user.map_or("", |sasl| sasl.username.reveal());
+        let key = config.key.as_deref();
+        Ok(Self {
+            host: first.clone(),
+            endpoint: format!("kafka://{user}@{}", brokers.join(",")),
+            access: Access::new(config, tls.map(Arc::new)),
+            topic: Template::compile("kafka.topic".to_owned(), &config.topic, Format::Text)?,
+            key: Template::optional("kafka.key", key, Format::Text)?,
+            message: Body::compile(
+                "kafka.message",
+                config.message.as_deref(),
+                &config.content_type,
+            )?,
+            content_type: config.content_type.clone(),
+            cluster: Mutex::new(None),
+            batches: config.batch.map(Batches::new),
+        })
+    }
+
+    pub(super) fn endpoint(&self) -> (&str, &str) {
+        (&self.endpoint, &self.host)
+    }
+
+    /// What would be written.
+    pub(super) fn preview(
+        &self,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+    ) -> Result<Preview, Failure> {
+        let Part { topic, record, .. } = self.part(delivery, now)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut preview = vec![("topic".to_owned(), topic)];
+        preview.extend(record.key.iter().map(|key| ("key".to_owned(), text(key))));
+        let headers = record.headers.iter();
+        preview.extend(headers.map(|(name, value)| (name.clone(), text(value))));
+        let value = record.value.iter();
+        preview.extend(value.map(|value| ("message".to_owned(), text(value))));
+        Ok(preview)
+    }
+
+    /// Writes the record for `delivery`, by itself or with others, and tells what came of it within
+    /// `timeout`.
+    pub(super) async fn attempt(
+        self: &Arc<Self>,
+        shared: &Shared,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+        timeout: Duration,
+    ) -> Attempted {
+        let part = match self.part(delivery, now) {
+            Ok(part) => part,
+            Err(failure) => return Outcome::Refused(failure).into(),
+        };
+        let bytes = part.record.approximate_size();
+        let (kafka, guard) = (Arc::clone(self), shared.guard.clone());
+        let send = async move |parts: Vec<Arc<Part>>| kafka.send(&guard, parts, timeout).await;
+        match &self.batches {
+            // What failed holds no others up.
+            Some(batches) if delivery.attempt == 1 => batches.join(part, bytes, send).await,
+            _ => {
+                let outcomes = send(vec![Arc::new(part)]).await;
+                let outcome = outcomes.into_iter().next();
+                outcome.unwrap_or(Outcome::Held(Duration::ZERO)).into()
+            }
+        }
+    }
+
+    /// Writes the records, those of one partition together and in their order.
+    async fn send(&self, guard: &Guard, parts: Vec<Arc<Part>>, timeout: Duration) -> Vec<Outcome> {
+        let deadline = Instant::now() + timeout;
+        let placing = parts.iter().map(|part| self.place(guard, part, timeout));
+        let mut outcomes = Vec::with_capacity(parts.len());
+        let mut groups: BTreeMap<(String, i32), Group> = BTreeMap::new();
+        for (index, (placed, part)) in join_all(placing).await.into_iter().zip(&parts).enumerate() {
+            match placed {
+                Err(outcome) => outcomes.push((index, outcome)),
+                Ok(partition) => {
+                    let name = (partition.topic().to_owned(), partition.partition());
+                    let group = groups.entry(name);
+                    let group = group.or_insert_with(|| Group::new(partition));
+                    group.parts.push(Arc::clone(part));
+                    group.indices.push(index);
+                }
+            }
+        }
+        let writing = groups.into_values().map(async |group| {
+            let Group {
+                partition,
+                parts,
+                indices,
+            } = group;
+            let write = |parts: Vec<Arc<Part>>| self.write(&partition, parts, deadline);
+            let written = divided(parts, &concerns_content, &write).await;
+            indices.into_iter().zip(written).collect::<Vec<_>>()
+        });
+        outcomes.extend(join_all(writing).await.into_iter().flatten());
+        if outcomes
+            .iter()
+            .any(|(_, outcome)| outcome.breaks_connection())
+        {
+            self.cluster.lock().await.take();
+        }
+        outcomes.sort_unstable_by_key(|(index, _)| *index);
+        outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+    }
+
+    /// The partition that a record belongs to.
+    async fn place(
+        &self,
+        guard: &Guard,
+        part: &Part,
+        timeout: Duration,
+    ) -> Result<Arc<PartitionClient>, Outcome> {
+        let mut placed = None;
+        let placing = async {
+            let cluster = self.cluster(guard).await?;
+            placed = Some(cluster.partition(&part.topic, &part.place).await?);
+            Ok::<_, SendError>(())
+        };
+        let outcome = within(&self.host, timeout, placing).await;
+        placed.ok_or(outcome)
+    }
+
+    async fn write(
+        &self,
+        partition: &PartitionClient,
+        parts: Vec<Arc<Part>>,
+        deadline: Instant,
+    ) -> Outcome {
+        let records = parts.iter().map(|part| part.record.clone()).collect();
+        let writing = partition.produce(records, Compression::NoCompression);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let written = async { writing.await.map(drop).map_err(SendError::from) };
+        within(&self.host, left, written).await
+    }
+
+    /// The connections that there are, or new ones.
+    async fn cluster(&self, guard: &Guard) -> Result<Arc<Cluster>, SendError> {
+        let mut kept = self.cluster.lock().await;
+        if let Some(cluster) = &*kept {
+            return Ok(Arc::clone(cluster));
+        }
+        let cluster = Arc::new(self.access.connect(guard).await?);
+        Ok(Arc::clone(kept.insert(cluster)))
+    }
+
+    fn part(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Part, Failure> {
+        let scope = Subject::new(delivery);
+        let topic = self.topic.render(&scope)?;
+        if !is_topic(&topic) {
+            let why = format!(
+                "came out as no topic: it has 1 to {MAX_TOPIC} ASCII letters, digits, `.`, `_` and `-`"
+            );
+            return Err(self.topic.refusal(&why));
+        }
+        let key = match &self.key {
+            Some(template) => Some(template.render(&scope)?),
+            None => delivery.event.key.clone(),
+        };
+        let key = key.map(String::into_bytes);
+        let mut headers = BTreeMap::from([
+            (
+                "content-type".to_owned(),
+                self.content_type.clone().into_bytes(),
+            ),
+            ("webhook-id".to_owned(), delivery.id().into_bytes()),
+        ]);
+        if delivery.replay.is_some() {
+            headers.insert("webhook-replay".to_owned(), b"true".to_vec());
+        }
+        // Events without a key are of the whole entity.
+        let place = key.clone();
+        let place = place.unwrap_or_else(|| delivery.event.entity.as_bytes().to_vec());
+        Ok(Part {
+            topic,
+            place,
+            record: Record {
+                key,
+                value: Some(self.message.render(&scope)?),
+                headers,
+                timestamp: now,
+            },
+        })
+    }
+}
+
+/// Records of one partition, and where among all of a batch they stand.
+struct Group {
+    partition: Arc<PartitionClient>,
+    parts: Vec<Arc<Part>>,
+    indices: Vec<usize>,
+}
+
+impl Group {
+    const fn new(partition: Arc<PartitionClient>) -> Self {
+        Self {
+            partition,
+            parts: Vec::new(),
+            indices: Vec::new(),
+        }
+    }
+}
+
+/// Whether a topic may have this name.
+fn is_topic(name: &str) -> bool {
+    let proper = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAX_TOPIC).contains(&name.len()) && name.bytes().all(proper) && name != "." && name != ".."
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! Connections to the brokers of one cluster.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::config::{KafkaConfig, SaslConfig, SaslMechanism};
+use rskafka::BackoffConfig;
+use rskafka::client::partition::{PartitionClient, UnknownTopicHandling};
+use rskafka::client::{Client, ClientBuilder, Credentials, SaslConfig as Login};
+use rustls::ClientConfig;
+use tokio::sync::{Mutex, OnceCell};
+use tokio::time::Instant;
+
+use super::super::answer::Answer;
+use super::super::egress::Guard;
+use super::answer::SendError;
+use super::doorway::Doorway;
+use super::partitioner::partition;
+
+/// Most bytes of an answer; the longest tells of all topics.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// How long what is known of a topic holds: it may get more partitions.
+const TOPIC_AGE: Duration = Duration::from_mins(5);
+
+/// How long the client waits in all to try again by itself, which it does whatever the reason: long
+/// enough to find the new leader of a partition. What takes longer is a failed attempt.
+const PERSISTENCE: Duration = Duration::from_millis(300);
+
+/// How to connect to a cluster.
+pub(super) struct Access {
+    brokers: Vec<(String, u16)>,
+    tls: Option<Arc<ClientConfig>>,
+    login: Option<Login>,
+}
+
+impl Access {
+    pub(super) fn new(config: &KafkaConfig, tls: Option<Arc<ClientConfig>>) -> Self {
+        Self {
+            brokers: config.brokers.clone(),
+            tls,
+            login: config.sasl.as_ref().map(login),
+        }
+    }
+
+    /// Connects to one of the brokers, and asks it for the others and for all topics.
+    pub(super) async fn connect(&self, guard: &Guard) -> Result<Cluster, SendError> {
+        for (host, port) in &self.brokers {
+            // Any of them may be down, or gone; but none may be what must not be dialled.
+            if let Err(why) = guard.addresses(host, *port).await.map_err(Answer::from)
+                && matches!(why, Answer::Forbidden(_))
+            {
+                return Err(SendError::Doorway(why));
+            }
+        }
+        let doorway = Doorway::open(guard).await.map_err(SendError::NoDoorway)?;
+        let brokers = self.brokers.iter();
+        let brokers = brokers.map(|(host, port)| format!("{host}:{port}"));
+        let mut builder = ClientBuilder::new(brokers.collect())
+            .client_id("observer-listener")
+            .max_message_size(MAX_ANSWER)
+            .socks5_proxy(doorway.address())
+            .backoff_config(BackoffConfig {
+                init_backoff: Duration::from_millis(50),
+                max_backoff: Duration::from_millis(200),
+                base: 2.0,
+                deadline: Some(PERSISTENCE),
+            });
+        if let Some(tls) = &self.tls {
+            builder = builder.tls_config(Arc::clone(tls));
+        }
+        if let Some(login) = &self.login {
+            builder = builder.sasl_config(login.clone());
+        }
+        match builder.build().await {
+            Ok(client) => Ok(Cluster {
+                client,
+                topics: Mutex::default(),
+                doorway,
+            }),
+            Err(error) => Err(SendError::of(error, &doorway)),
+        }
+    }
+}
+
+fn login(config: &SaslConfig) -> Login {
+    let credentials = Credentials::new(
+        config.username.reveal().to_owned(),
+        config.password.reveal().to_owned(),
+    );
+    match config.mechanism {
+        SaslMechanism::Plain => Login::Plain(credentials),
+        SaslMechanism::ScramSha256 => Login::ScramSha256(credentials),
+        SaslMechanism::ScramSha512 => Login::ScramSha512(credentials),
+    }
+}
+
+/// A cluster that there are connections to; they end with it.
+pub(super) struct Cluster {
+    client: Client,
+    topics: Mutex<HashMap<String, Topic>>,
+    pub(super) doorway: Doorway,
+}
+
+struct Topic {
+    partitions: Arc<[OnceCell<Arc<PartitionClient>>]>,
+    read_at: Instant,
+}
+
+impl Cluster {
+    /// The partition of a topic that a key belongs to.
+    pub(super) async fn partition(
+        &self,
+        topic: &str,
+        key: &[u8],
+    ) -> Result<Arc<PartitionClient>, SendError> {
+        let partitions = self.partitions(topic).await?;
+        let number = partition(key, partitions.len());
+        let no_topic = || SendError::NoTopic(topic.to_owned());
+        let slot = partitions.get(number).ok_or_else(no_topic)?;
+        let id = i32::try_from(number).map_err(|_| no_topic())?;
+        let made = slot.get_or_try_init(async || {
+            let handling = UnknownTopicHandling::Error;
+            let client = self.client.partition_client(topic, id, handling).await?;
+            Ok(Arc::new(client))
+        });
+        let client = made
+            .await
+            .map_err(|error| SendError::of(error, &self.doorway))?;
+        Ok(Arc::clone(client))
+    }
+
+    async fn partitions(
+        &self,
+        topic: &str,
+    ) -> Result<Arc<[OnceCell<Arc<PartitionClient>>]>, SendError> {
+        let mut topics = self.topics.lock().await;
+        let now = Instant::now();
+        if let Some(known) = topics.get(topic)
+            && now - known.read_at < TOPIC_AGE
+        {
+            return Ok(Arc::clone(&known.partitions));
+        }
+        let all = self.client.list_topics().await;
+        let all = all.map_err(|error| SendError::of(error, &self.doorway))?;
+        let found = all.iter().find(|one| one.name == topic);
+        let Some(count) = found.map(|found| found.partitions.len()) else {
+            topics.remove(topic);
+            return Err(SendError::NoTopic(topic.to_owned()));
+        };
+        let same = topics
+            .remove(topic)
+            .filter(|known| known.partitions.len() == count);
+        let partitions = same.map_or_else(
+            || (0..count).map(|_| OnceCell::new()).collect(),
+            |known| known.partitions,
+        );
+        let topic = topic.to_owned();
+        let read = Topic {
+            partitions: Arc::clone(&partitions),
+            read_at: now,
+        };
+        topics.insert(topic, read);
+        Ok(partitions)
+    }
+}

@@ -1,0 +1,185 @@
+//! A broker of Kafka.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    dead_code,
+    reason = "not every test that includes this file uses all of it"
+)]
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rskafka::BackoffConfig;
+use rskafka::client::partition::{OffsetAt, UnknownTopicHandling};
+use rskafka::client::{Client, ClientBuilder};
+use rskafka::record::Record;
+use tokio::process::{Child, Command};
+
+/// User and password at the listener for those who log in.
+pub(crate) const LOGIN: (&str, &str) = ("shop", "hunter2-kafka");
+
+/// How long the broker may take to answer.
+const DEADLINE: Duration = Duration::from_mins(2);
+
+/// A broker that nobody need log in at, and on another port by TLS for those who do.
+pub(crate) struct Kafka {
+    pub(crate) port: u16,
+    pub(crate) tls_port: u16,
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Kafka {
+    /// With the certificate and the key of the broker, and the authority of its clients.
+    pub(crate) async fn start((chain, key): &(String, String), ca: &str) -> Self {
+        let ports = [0; 3].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [port, tls_port, controller] = ports
+            .each_ref()
+            .map(|socket| socket.local_addr().unwrap().port());
+        drop(ports);
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().display();
+        let mut settings = format!(
+            "process.roles=broker,controller\nnode.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\ncontroller.listener.names=CONTROLLER\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls_port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{tls_port}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
+             log.dirs={here}/log\nauto.create.topics.enable=false\noffsets.topic.replication.factor=1\n\
+             message.max.bytes=100000\nlog.retention.ms=-1\nsasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+             listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
+             required user_{}=\"{}\";\n",
+            LOGIN.0, LOGIN.1
+        );
+        for mechanism in ["scram-sha-256", "scram-sha-512"] {
+            let module = "org.apache.kafka.common.security.scram.ScramLoginModule";
+            let name = format!("listener.name.sasl_ssl.{mechanism}.sasl.jaas.config");
+            writeln!(settings, "{name}={module} required;").unwrap();
+        }
+        let line = |pem: &str| pem.trim().replace('\n', "\\n");
+        writeln!(
+            settings,
+            "ssl.keystore.type=PEM\nssl.keystore.certificate.chain={}\nssl.keystore.key={}\n\
+             ssl.truststore.type=PEM\nssl.truststore.certificates={}\nssl.client.auth=requested",
+            line(chain),
+            line(key),
+            line(ca)
+        )
+        .unwrap();
+        std::fs::write(folder.path().join("settings"), settings).unwrap();
+        let mut format = java(&folder, "kafka.tools.StorageTool");
+        format.args(["format", "-t", "bXktY2x1c3Rlci1pZC0xMg", "-c", "settings"]);
+        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let login = format!("{mechanism}=[name={},password={}]", LOGIN.0, LOGIN.1);
+            format.args(["--add-scram", &login]);
+        }
+        let formatted = format.output().await.unwrap();
+        assert!(formatted.status.success(), "{formatted:?}");
+        let child = run(&folder);
+        let server = Self {
+            port,
+            tls_port,
+            folder,
+            child,
+        };
+        server.client().await;
+        server
+    }
+
+    /// A client, once the broker answers.
+    pub(crate) async fn client(&self) -> Client {
+        ClientBuilder::new(vec![format!("127.0.0.1:{}", self.port)])
+            .backoff_config(BackoffConfig {
+                max_backoff: Duration::from_millis(200),
+                deadline: Some(DEADLINE),
+                ..BackoffConfig::default()
+            })
+            .build()
+            .await
+            .unwrap()
+    }
+
+    /// Makes a topic with so many partitions, and waits until it can be written to.
+    pub(crate) async fn topic(&self, name: &str, partitions: i32) {
+        let client = self.client().await;
+        let controller = client.controller_client().unwrap();
+        controller
+            .create_topic(name, partitions, 1, 60_000)
+            .await
+            .unwrap();
+        for partition in 0..partitions {
+            let handling = UnknownTopicHandling::Retry;
+            client
+                .partition_client(name, partition, handling)
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Everything that a partition holds.
+    pub(crate) async fn records(&self, topic: &str, partition: i32) -> Vec<Record> {
+        let client = self.client().await;
+        let handling = UnknownTopicHandling::Error;
+        let partition = client
+            .partition_client(topic, partition, handling)
+            .await
+            .unwrap();
+        let end = partition.get_offset(OffsetAt::Latest).await.unwrap();
+        let mut records = Vec::new();
+        let deadline = Instant::now() + DEADLINE;
+        while i64::try_from(records.len()).unwrap() < end {
+            assert!(Instant::now() < deadline, "{} of {end}", records.len());
+            let from = i64::try_from(records.len()).unwrap();
+            let fetched = partition
+                .fetch_records(from, 1..1_000_000, 1000)
+                .await
+                .unwrap();
+            records.extend(fetched.0.into_iter().map(|one| one.record));
+        }
+        records
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    pub(crate) async fn resume(&mut self) {
+        self.child = run(&self.folder);
+        self.client().await;
+    }
+}
+
+fn run(folder: &tempfile::TempDir) -> Child {
+    let mut program = java(folder, "kafka.Kafka");
+    program.arg("settings").kill_on_drop(true).spawn().unwrap()
+}
+
+fn java(folder: &tempfile::TempDir, class: &str) -> Command {
+    let mut program = Command::new("java");
+    program
+        .args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"])
+        .arg(jars().join("*"))
+        .arg(class)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    program
+}
+
+/// Where `scripts/prepare` has put the broker.
+fn jars() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
+    let folder = cache.unwrap_or_else(home).join("observers");
+    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let ours = |name: &String| name.starts_with("kafka-");
+    let mut all: Vec<String> = names.filter(ours).collect();
+    all.sort_unstable();
+    let newest = all
+        .pop()
+        .expect("no Kafka in the cache: run `make prepare`");
+    folder.join(newest)
+}
