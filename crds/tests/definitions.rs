@@ -282,6 +282,13 @@ spec.delivery.maxInFlight integer minimum=1 maximum=4096 default=64
 spec.egress object default={"ownDatabase":"Refused"}
 spec.egress.allow array maxItems=64
 spec.egress.allow[] string
+spec.egress.limits array maxItems=64
+spec.egress.limits[] object
+spec.egress.limits[].host! string
+spec.egress.limits[].maxInFlight integer minimum=1 maximum=65536
+spec.egress.limits[].rateLimit object
+spec.egress.limits[].rateLimit.attempts! integer minimum=1 maximum=1000000
+spec.egress.limits[].rateLimit.per string default=1s
 spec.egress.ownDatabase string enum=["Refused","Allowed"] default=Refused
 spec.identity string
 spec.lease object default={"duration":"15s","renewDeadline":"10s","retryPeriod":"2s"}

@@ -633,6 +633,35 @@ fn egress_takes_ranges_addresses_and_hosts() {
 }
 
 #[test]
+fn a_limit_is_for_a_host_and_limits_something() {
+    let good = "egress: {limits: [{host: api.example.com, maxInFlight: 4}, {host: '*.example.com', \
+                rateLimit: {attempts: 10}}, {host: '::1', maxInFlight: 1}, {host: '*', maxInFlight: 64}]}\n  source";
+    assert_eq!(
+        problems(&format!("{LISTENER}---{OBSERVER}").replace("source", good)),
+        [""; 0]
+    );
+    for host in ["10.0.0.0/8", "http://x", "x:80", "*.", "1.2.3"] {
+        breaks_listener(
+            &format!("egress: {{limits: [{{host: '{host}', maxInFlight: 1}}]}}"),
+            "spec.egress.limits[0].host: is neither a host (`hooks.example.com`), an address (`10.1.2.3`), all \
+             hosts below a name (`*.example.com`) nor `*` for each one; leave out scheme, port and path",
+        );
+    }
+    breaks_listener(
+        "egress: {limits: [{host: a.example.com}]}",
+        "spec.egress.limits[0]: limits nothing; give `maxInFlight`, `rateLimit` or both",
+    );
+    breaks_listener(
+        "egress: {limits: [{host: a.example.com, maxInFlight: 1}, {host: A.example.com, maxInFlight: 2}]}",
+        "spec.egress.limits[1].host: has limits already, and the first count; make one entry of both",
+    );
+    breaks_listener(
+        "egress: {limits: [{host: a.example.com, rateLimit: {attempts: 1, per: 48h}}]}",
+        "spec.egress.limits[0].rateLimit.per: must be 1ms to 24h",
+    );
+}
+
+#[test]
 fn a_missing_secret_or_key_is_told_with_how_to_supply_it() {
     breaks_observer(
         "url: {value: 'https://hooks.example.com/x'}",

@@ -5,6 +5,7 @@
 //! Expressions and templates are kept as text, because only the listener can compile them.
 
 mod action;
+mod egress;
 mod email;
 mod kafka;
 mod log;
@@ -19,13 +20,13 @@ mod webhook;
 use std::fmt;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use action::{
     ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
 };
+pub use egress::{Egress, HostLimit};
 pub use email::{EmailConfig, SmtpConfig, SmtpTls};
 pub use kafka::{KafkaConfig, SaslConfig, SaslMechanism};
 pub use log::{LogConfig, LogLevel};
@@ -224,17 +225,6 @@ pub struct LeaseConfig {
     pub renew_deadline: Duration,
     /// Time between two tries to renew when one has failed.
     pub retry_period: Duration,
-}
-
-/// Exceptions to the rule that actions connect to public addresses only.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Egress {
-    /// Address ranges that may be dialled although they are not public.
-    pub cidrs: Vec<IpNet>,
-    /// Host names (lower case, exact, or `*.suffix`) that may resolve to any address.
-    pub hosts: Vec<String>,
-    /// The listener's database, where actions may run statements in it.
-    pub own_database: Option<OwnDatabase>,
 }
 
 /// A validated `Observer`.

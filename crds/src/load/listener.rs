@@ -1,16 +1,12 @@
 //! The rules for an `ObserverListener` that its schema cannot say.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
-use super::checks::{Checks, Meta, is_domain};
-use super::queue;
+use super::checks::{Checks, Meta};
 use super::report::field;
-use crate::config::{Egress, LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
+use super::{egress, queue};
+use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
 use crate::duration::Span;
 use crate::resources::{
-    EgressRules, LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
+    LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
     ObserverListenerSpec, OwnDatabaseAccess, ValueSource,
 };
 
@@ -100,7 +96,7 @@ pub(super) fn check(
             checks.bounded(at, retention, SHORTEST_KEPT, LONGEST_KEPT)
         }),
         api_token: spec.api.as_ref().map(|api| api_token(&api.token, checks)),
-        egress: egress(&spec.egress, checks),
+        egress: egress::check(&spec.egress, checks),
         queue: queue::check(spec, checks),
     };
     if spec.egress.own_database == OwnDatabaseAccess::Allowed {
@@ -185,54 +181,4 @@ fn check_expression(at: &str, expression: &LabelExpression, checks: &mut Checks<
         }
         _ => {}
     }
-}
-
-fn egress(rules: &EgressRules, checks: &mut Checks<'_>) -> Egress {
-    let mut egress = Egress::default();
-    for (index, entry) in rules.allow.iter().enumerate() {
-        let at = format!("/spec/egress/allow/{index}");
-        match read_entry(entry) {
-            Ok(Entry::Range(range)) => egress.cidrs.push(range),
-            Ok(Entry::Host(host)) => egress.hosts.push(host),
-            Err(message) => checks.wrong(&at, message),
-        }
-    }
-    egress
-}
-
-enum Entry {
-    Range(IpNet),
-    Host(String),
-}
-
-fn read_entry(entry: &str) -> Result<Entry, String> {
-    if let Ok(address) = entry.parse::<IpAddr>() {
-        return Ok(Entry::Range(address.into()));
-    }
-    if let Ok(range) = entry.parse::<IpNet>() {
-        return if range.addr() == range.network() {
-            Ok(Entry::Range(range))
-        } else {
-            Err(format!(
-                "names an address within a range; write the range as {}",
-                range.trunc()
-            ))
-        };
-    }
-    let host = entry.to_ascii_lowercase();
-    let domain = host.strip_prefix("*.").unwrap_or(&host);
-    // A last label of digits is a mistyped address, which no name server will ever answer for.
-    let address = domain
-        .rsplit('.')
-        .next()
-        .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-    if is_domain(domain) && !address {
-        return Ok(Entry::Host(host));
-    }
-    Err(
-        "is neither an address range (`10.0.0.0/8`), an address (`10.1.2.3`), a host \
-         (`hooks.internal`) nor all hosts below a name (`*.svc.cluster.local`); leave out scheme, \
-         port and path"
-            .into(),
-    )
 }

@@ -6,6 +6,7 @@
 mod action;
 mod checks;
 mod document;
+mod egress;
 mod listener;
 mod mend;
 mod observer;

@@ -9,6 +9,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::egress::EgressRules;
 use super::pod_template::PodTemplate;
 use super::queue::{Queue, RedisServer};
 use super::selector::{LabelSelector, ObserverNamespaces};
@@ -257,33 +258,6 @@ pub struct DeadLetters {
 pub struct HttpApi {
     /// What a request must show as `Authorization: Bearer ...`, at least 16 characters.
     pub token: ValueSource,
-}
-
-/// Where actions may connect to. Public addresses are always allowed; loopback, private,
-/// link-local and metadata addresses only when they are named here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EgressRules {
-    /// Address ranges (`10.0.0.0/8`), addresses (`10.1.2.3`), hosts (`hooks.internal`) or all
-    /// hosts below a name (`*.svc.cluster.local`). A host named here may resolve to any address.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub allow: Vec<String>,
-    /// Whether actions may run statements in the database of the change log, as the listener's own
-    /// user, who may also write progress and dead letters there. `Allowed` trusts whoever may write
-    /// observers for this listener with that.
-    #[serde(default)]
-    pub own_database: OwnDatabaseAccess,
-}
-
-/// Whether actions may run statements in the listener's own database.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum OwnDatabaseAccess {
-    /// They may not.
-    #[default]
-    Refused,
-    /// They may.
-    Allowed,
 }
 
 impl Default for Checkpoint {

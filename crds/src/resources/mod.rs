@@ -4,6 +4,7 @@
 //! what `kubectl explain` prints.
 
 mod action;
+mod egress;
 mod listener;
 mod observer;
 mod pod_template;
@@ -21,9 +22,10 @@ pub use action::{
     Action, Batch, Email, Kafka, Log, Nats, Postgres, RateLimit, Redis, RedisAdd, RedisDelete,
     RedisPublish, RedisSet, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,
 };
+pub use egress::{EgressLimit, EgressRules, OwnDatabaseAccess};
 pub use listener::{
-    ChangeLog, Checkpoint, DeletionPolicy, Delivery, EgressRules, LeaseTiming, ObserverListener,
-    ObserverListenerSpec, OwnDatabaseAccess, Source,
+    ChangeLog, Checkpoint, DeletionPolicy, Delivery, LeaseTiming, ObserverListener,
+    ObserverListenerSpec, Source,
 };
 pub use observer::{Observer, ObserverSpec, ObserverState, On};
 pub use pod_template::PodTemplate;

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use crds::config::Egress;
+use crds::config::{Egress, HostLimit};
 use ipnet::{Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
@@ -171,13 +171,13 @@ impl Guard {
     /// Whether the host may resolve to any address.
     fn trusts(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        self.0.hosts.iter().any(|pattern| {
-            pattern
-                .strip_prefix('*')
-                .map_or(*pattern == host, |suffix| {
-                    host.len() > suffix.len() && host.ends_with(suffix)
-                })
-        })
+        self.0.hosts.iter().any(|pattern| means(pattern, &host))
+    }
+
+    /// The limits for a host, where there are any.
+    pub(super) fn limit(&self, host: &str) -> Option<&HostLimit> {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        self.0.limits.iter().find(|limit| means(&limit.host, &host))
     }
 
     /// Keeps what may be dialled; an error where that leaves nothing.
@@ -195,6 +195,14 @@ impl Guard {
             Some(why) if allowed.is_empty() => Err(why),
             _ => Ok(allowed),
         }
+    }
+}
+
+/// Whether a pattern, exact or with `*` at its beginning, means this host.
+fn means(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+        None => pattern == host,
     }
 }
 

@@ -75,8 +75,7 @@ pub(super) fn shared() -> Shared {
     Shared::new(
         &Egress {
             cidrs: vec!["127.0.0.0/8".parse().unwrap()],
-            hosts: Vec::new(),
-            own_database: None,
+            ..Egress::default()
         },
         &Gates::default(),
     )

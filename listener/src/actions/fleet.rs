@@ -18,19 +18,23 @@ const ANSWER: Duration = Duration::from_millis(250);
 /// Until a connection is made.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// `ARGV`: microseconds between two tokens, and how far ahead the bucket may be. Answers with the
-/// microseconds to wait, 0 where a token was taken.
+/// `ARGV`, for each bucket: microseconds between two tokens, and how far ahead it may be. Answers
+/// with the microseconds to wait, 0 where a token of each was taken.
 const TAKE: &str = "
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local each, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
-local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
-local early = full - now - tolerance
+local full, early = {}, 0
+for i, key in ipairs(KEYS) do
+    full[i] = math.max(tonumber(redis.call('GET', key) or '0'), now)
+    early = math.max(early, full[i] - now - tonumber(ARGV[2 * i]))
+end
 if early > 0 then
     return math.ceil(early)
 end
-full = full + each
-redis.call('SET', KEYS[1], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000) + 1000)
+for i, key in ipairs(KEYS) do
+    local next = full[i] + tonumber(ARGV[2 * i - 1])
+    redis.call('SET', key, string.format('%.0f', next), 'PX', math.ceil((next - now) / 1000) + 1000)
+end
 return 0";
 
 /// The buckets of one listener.
@@ -65,13 +69,16 @@ impl Fleet {
         })
     }
 
-    /// Takes a token of the bucket of that name, or says how long to wait for one.
-    pub(super) async fn take(&self, name: &str, limit: RateLimit) -> Result<(), Duration> {
+    /// Takes a token of each of the buckets of those names, or of none, and says how long to wait.
+    pub(super) async fn take(&self, limits: &[(String, RateLimit)]) -> Result<(), Duration> {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut manager = self.manager.clone();
-        let mut call = self.take.key(format!("{}{name}", self.prefix));
-        call.arg(micros(limit.each()).max(1))
-            .arg(micros(limit.tolerance()));
+        let mut call = self.take.prepare_invoke();
+        for (name, limit) in limits {
+            call.key(format!("{}{name}", self.prefix))
+                .arg(micros(limit.each()).max(1))
+                .arg(micros(limit.tolerance()));
+        }
         match timeout(ANSWER, call.invoke_async::<u64>(&mut manager)).await {
             Ok(Ok(0)) => Ok(()),
             Ok(Ok(early)) => Err(Duration::from_micros(early)),
@@ -104,6 +111,33 @@ mod tests {
         per: Duration::from_secs(1),
     };
 
+    fn limits(name: &str) -> [(String, RateLimit); 1] {
+        [(name.to_owned(), LIMIT)]
+    }
+
+    #[tokio::test]
+    async fn of_several_buckets_one_is_not_emptied_for_nothing() {
+        let server = PrivateRedis::start(&Options::default()).await.unwrap();
+        let fleet = Fleet::new(&Redacted::new(server.url()), "shop/main").unwrap();
+        let rare = RateLimit {
+            attempts: 1,
+            per: Duration::from_hours(1),
+        };
+        let often = RateLimit {
+            attempts: 20,
+            ..rare
+        };
+        let both = [("a".to_owned(), often), ("host/x".to_owned(), rare)];
+        assert_eq!(fleet.take(&both).await, Ok(()));
+        for _ in 0..50 {
+            assert!(fleet.take(&both).await.is_err());
+        }
+        for _ in 1..20 {
+            assert_eq!(fleet.take(&both[..1]).await, Ok(()), "it was not touched");
+        }
+        assert!(fleet.take(&both[..1]).await.is_err());
+    }
+
     #[tokio::test]
     async fn all_processes_together_keep_to_the_limit() {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
@@ -115,7 +149,7 @@ mod tests {
             processes.spawn(async move {
                 let mut taken = 0_u32;
                 while begun.elapsed() < Duration::from_secs(2) {
-                    match fleet.take("shop/big/notify", LIMIT).await {
+                    match fleet.take(&limits("shop/big/notify")).await {
                         Ok(()) => taken += 1,
                         Err(wait) => {
                             assert!(wait <= LIMIT.per, "{wait:?}");
@@ -132,7 +166,7 @@ mod tests {
         assert!(taken >= 20, "{taken}");
         let other = Fleet::new(&url, "shop/other").unwrap();
         assert_eq!(
-            other.take("shop/big/notify", LIMIT).await,
+            other.take(&limits("shop/big/notify")).await,
             Ok(()),
             "it has its own"
         );
@@ -144,7 +178,7 @@ mod tests {
         let fleet = Fleet::new(&Redacted::new(server.url()), "shop/main").unwrap();
         server.stop().await.unwrap();
         for _ in 0..50 {
-            assert_eq!(fleet.take("a", LIMIT).await, Ok(()));
+            assert_eq!(fleet.take(&limits("a")).await, Ok(()));
         }
     }
 }

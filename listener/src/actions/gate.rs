@@ -7,15 +7,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crds::config::RateLimit;
+use crds::config::{HostLimit, RateLimit};
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Change, Condition, Sign};
+use super::hosts::{Host, Hosts, without_port};
 use super::rate::Bucket;
 use super::{Failure, FailureKind, Outcome};
 
 /// Shortest wait of what is not admitted.
-const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+pub(super) const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// Where something goes, and how that is doing.
 #[derive(Debug)]
@@ -32,30 +33,38 @@ struct Health {
     why: Option<String>,
 }
 
-/// All endpoints of a process. Actions with the same one share what is known of it.
+/// All endpoints of a process, and hosts that have limits. Actions with the same one share what is
+/// known of it.
 #[derive(Clone, Debug, Default)]
-pub struct Gates(Arc<Mutex<HashMap<String, Weak<Endpoint>>>>);
+pub struct Gates {
+    endpoints: Arc<Mutex<HashMap<String, Weak<Endpoint>>>>,
+    hosts: Arc<Mutex<Hosts>>,
+}
 
 impl Gates {
     /// The gate of one action: `endpoint` names where it goes, as a key that may hold a secret and
-    /// as a host for people; nothing where it goes nowhere.
+    /// as a host for people; nothing where it goes nowhere. `limit` is for all that goes to that host.
     ///
     /// What the receiver asks for is granted for up to `longest_wish`.
     pub(super) fn gate(
         &self,
         endpoint: Option<(&str, &str)>,
         rate: Option<RateLimit>,
+        limit: Option<&HostLimit>,
         longest_wish: Duration,
     ) -> Gate {
+        let limited = endpoint.zip(limit);
         Gate {
             longest_wish,
             endpoint: endpoint.map(|(key, host)| self.endpoint(key, host)),
+            host: limited
+                .map(|((_, host), limit)| lock(&self.hosts).host(without_port(host), limit)),
             bucket: rate.map(|limit| Arc::new(Mutex::new(Bucket::new(limit)))),
         }
     }
 
     fn endpoint(&self, key: &str, host: &str) -> Arc<Endpoint> {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.endpoints);
         if let Some(known) = all.get(key).and_then(Weak::upgrade) {
             return known;
         }
@@ -77,6 +86,7 @@ impl Gates {
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     endpoint: Option<Arc<Endpoint>>,
+    host: Option<Arc<Host>>,
     bucket: Option<Arc<Mutex<Bucket>>>,
     longest_wish: Duration,
 }
@@ -109,22 +119,35 @@ pub(super) struct Permit {
 }
 
 impl Gate {
+    /// The host that it goes to, where that has limits.
+    pub(super) const fn host(&self) -> Option<&Arc<Host>> {
+        self.host.as_ref()
+    }
+
+    /// The buckets of tokens that an attempt needs one each of.
+    fn buckets(&self) -> impl Iterator<Item = &Mutex<Bucket>> {
+        let of_host = self.host.as_ref().and_then(|host| host.bucket.as_ref());
+        self.bucket.as_deref().into_iter().chain(of_host)
+    }
+
     /// Admits an attempt, or says how long to wait.
     pub(super) fn admit(&self, now: Instant) -> Result<Permit, Duration> {
-        let mut bucket = self.bucket.as_deref().map(lock);
-        if let Some(bucket) = &mut bucket {
-            bucket.take(now).map_err(|wait| wait.max(SHORTEST_WAIT))?;
+        // Always in this order, the action's own and the host's.
+        let mut buckets: Vec<MutexGuard<'_, Bucket>> = self.buckets().map(lock).collect();
+        let wait = buckets.iter().filter_map(|bucket| bucket.wait(now)).max();
+        if let Some(wait) = wait {
+            return Err(wait.max(SHORTEST_WAIT));
         }
         let admitted = self.endpoint.as_ref().map(|endpoint| {
             let age = lock(&endpoint.health).breaker.admit(now)?;
             Ok((Arc::clone(endpoint), age))
         });
-        let endpoint = admitted.transpose().map_err(|wait: Duration| {
-            if let Some(bucket) = &mut bucket {
-                bucket.give_back();
-            }
-            wait.max(SHORTEST_WAIT)
-        })?;
+        let endpoint = admitted
+            .transpose()
+            .map_err(|wait: Duration| wait.max(SHORTEST_WAIT))?;
+        for bucket in &mut buckets {
+            bucket.take(now);
+        }
         Ok(Permit {
             endpoint,
             longest_wish: self.longest_wish,
@@ -133,11 +156,17 @@ impl Gate {
 
     /// How many would be admitted now; nothing where that is not bounded.
     pub(super) fn room(&self, now: Instant) -> Option<Room> {
-        let of_rate = self.bucket.as_deref().map(|bucket| lock(bucket).room(now));
+        let of_rates = self.buckets().map(|bucket| lock(bucket).room(now));
         let endpoint = self.endpoint.as_ref();
         let of_breaker = endpoint.and_then(|endpoint| lock(&endpoint.health).breaker.room(now));
-        let bounds = of_rate.into_iter().chain(of_breaker);
-        bounds
+        let free = self.host.as_ref().and_then(|host| host.free());
+        let of_host = free.map(|free| match free {
+            0 => (0, now + SHORTEST_WAIT),
+            free => (free, now),
+        });
+        of_rates
+            .chain(of_breaker)
+            .chain(of_host)
             .map(|(most, next)| Room { most, next })
             .reduce(|one, other| Room {
                 most: one.most.min(other.most),
@@ -235,9 +264,9 @@ mod tests {
     #[test]
     fn actions_with_one_endpoint_share_what_is_known_of_it() {
         let (gates, now) = (Gates::default(), Instant::now());
-        let one = gates.gate(Some(("http://a/x", "a")), None, LONG);
-        let other = gates.gate(Some(("http://a/x", "a")), None, LONG);
-        let elsewhere = gates.gate(Some(("http://a/y", "a")), None, LONG);
+        let one = gates.gate(Some(("http://a/x", "a")), None, None, LONG);
+        let other = gates.gate(Some(("http://a/x", "a")), None, None, LONG);
+        let elsewhere = gates.gate(Some(("http://a/y", "a")), None, None, LONG);
         for _ in 0..20 {
             one.admit(now).unwrap().tell(&failed(), now, 1.0);
         }
@@ -256,7 +285,7 @@ mod tests {
             attempts: 30,
             per: Duration::from_mins(1),
         };
-        let gate = gates.gate(Some(("http://a", "a")), Some(limit), LONG);
+        let gate = gates.gate(Some(("http://a", "a")), Some(limit), None, LONG);
         for _ in 0..20 {
             gate.admit(now).unwrap().tell(&failed(), now, 1.0);
         }
@@ -274,8 +303,8 @@ mod tests {
     fn endpoints_that_no_action_has_are_forgotten() {
         let gates = Gates::default();
         for n in 0..100 {
-            drop(gates.gate(Some((&format!("http://{n}"), "host")), None, LONG));
+            drop(gates.gate(Some((&format!("http://{n}"), "host")), None, None, LONG));
         }
-        assert!(lock(&gates.0).len() <= 1);
+        assert!(lock(&gates.endpoints).len() <= 1);
     }
 }

@@ -16,6 +16,7 @@ mod filters;
 mod fixture;
 mod fleet;
 mod gate;
+mod hosts;
 mod kafka;
 mod log;
 mod nats;
@@ -46,8 +47,9 @@ use crate::event::Event;
 use crate::hex::hex;
 
 pub use fleet::Fleet;
-use gate::Gate;
+use gate::{Gate, SHORTEST_WAIT};
 pub use gate::{Gates, Room, Standing};
+use hosts::without_port;
 pub use shared::{Shared, SharedError};
 pub use template::Flaw;
 
@@ -120,11 +122,11 @@ impl Action {
     /// Compiles an action; templates are parsed here, once. Needs no network.
     pub fn compile(config: &ActionConfig, shared: &Shared) -> Result<Self, CompileError> {
         let kind = Kind::compile(&config.kind)?;
-        let rate = config.rate_limit;
+        let (rate, endpoint) = (config.rate_limit, kind.endpoint());
+        let limit = endpoint.and_then(|(_, host)| shared.guard.limit(without_port(host)));
+        let wish = config.retry.max_backoff;
         Ok(Self {
-            gate: shared
-                .gates
-                .gate(kind.endpoint(), rate, config.retry.max_backoff),
+            gate: shared.gates.gate(endpoint, rate, limit, wish),
             kind,
             rate_limit: rate,
             shared: shared.clone(),
@@ -173,15 +175,19 @@ impl Action {
     /// Attempts a delivery, once, within [`Action::timeout`], if that is admitted now. `now` is
     /// what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
+        let _slot = match self.gate.host() {
+            Some(host) => match host.slot(self.timeout).await {
+                Some(slot) => slot,
+                None => return Outcome::Held(SHORTEST_WAIT),
+            },
+            None => None,
+        };
         let permit = match self.gate.admit(Instant::now()) {
             Ok(permit) => permit,
             Err(wait) => return Outcome::Held(wait),
         };
-        if let (Some(fleet), Some(limit)) = (&self.shared.fleet, self.rate_limit) {
-            let name = format!("{}/{}", delivery.observer, delivery.action);
-            if let Err(wait) = fleet.take(&name, limit).await {
-                return Outcome::Held(wait);
-            }
+        if let Err(wait) = self.take_of_fleet(delivery).await {
+            return Outcome::Held(wait);
         }
         let Attempted { outcome, counts } = self
             .kind
@@ -191,6 +197,29 @@ impl Action {
             permit.tell(&outcome, Instant::now(), rand::random());
         }
         outcome
+    }
+}
+
+impl Action {
+    /// Takes what the attempt needs of the limits that all processes keep together.
+    async fn take_of_fleet(&self, delivery: &Delivery) -> Result<(), Duration> {
+        let Some(fleet) = &self.shared.fleet else {
+            return Ok(());
+        };
+        let own = self.rate_limit.map(|limit| {
+            let name = format!("{}/{}", delivery.observer, delivery.action);
+            (name, limit)
+        });
+        let host = self.gate.host().and_then(|host| {
+            // No action's name has but one slash.
+            let name = format!("host/{}", host.name);
+            host.limit.rate_limit.map(|limit| (name, limit))
+        });
+        let limits: Vec<_> = own.into_iter().chain(host).collect();
+        if limits.is_empty() {
+            return Ok(());
+        }
+        fleet.take(&limits).await
     }
 }
 

@@ -27,21 +27,17 @@ impl Bucket {
         }
     }
 
-    /// Takes a token, or says how long to wait for one.
-    pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
+    /// How long to wait for a token; nothing where there is one.
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         let full = self.full.map_or(now, |full| full.max(now));
-        let ahead = full - now;
-        let early = ahead.saturating_sub(self.tolerance);
-        if !early.is_zero() {
-            return Err(early);
-        }
-        self.full = Some(full + self.each);
-        Ok(())
+        let early = (full - now).saturating_sub(self.tolerance);
+        (!early.is_zero()).then_some(early)
     }
 
-    /// Gives a token back that was of no use.
-    pub(super) fn give_back(&mut self) {
-        self.full = self.full.and_then(|full| full.checked_sub(self.each));
+    /// Takes a token, of which there is one.
+    pub(super) fn take(&mut self, now: Instant) {
+        let full = self.full.map_or(now, |full| full.max(now));
+        self.full = Some(full + self.each);
     }
 
     /// How many tokens there are, and when there is one more.
@@ -60,8 +56,6 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
     use proptest::prelude::*;
 
     use super::*;
@@ -74,15 +68,16 @@ mod tests {
             per: Duration::from_secs(1),
         });
         for left in (0..10).rev() {
-            bucket.take(now).unwrap();
+            assert_eq!(bucket.wait(now), None);
+            bucket.take(now);
             assert_eq!(bucket.room(now).0, left);
         }
         let each = Duration::from_millis(100);
-        assert_eq!(bucket.take(now), Err(each));
+        assert_eq!(bucket.wait(now), Some(each));
         assert_eq!(bucket.room(now), (0, now + each));
         now += each;
-        bucket.take(now).unwrap();
-        assert!(bucket.take(now).is_err());
+        bucket.take(now);
+        assert!(bucket.wait(now).is_some());
         now += Duration::from_mins(1);
         assert_eq!(bucket.room(now).0, 10);
     }
@@ -104,12 +99,13 @@ mod tests {
             for step in steps {
                 now += Duration::from_millis(step);
                 let (room, _) = bucket.room(now);
-                let took = bucket.take(now);
-                prop_assert_eq!(room > 0, took.is_ok());
-                if let Err(wait) = took {
+                let wait = bucket.wait(now);
+                prop_assert_eq!(room > 0, wait.is_none());
+                if let Some(wait) = wait {
                     prop_assert!(wait <= limit.per);
                     prop_assert!(bucket.room(now + wait).0 > 0);
                 } else {
+                    bucket.take(now);
                     taken += 1;
                 }
                 let back = (now - begun).as_secs_f64() / limit.per.as_secs_f64() * f64::from(attempts);

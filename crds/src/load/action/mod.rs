@@ -19,7 +19,7 @@ use super::checks::Checks;
 use super::report::field;
 use crate::config::{ActionConfig, ActionKind, ActionQueue, Mode, RateLimit, Redacted, Retry};
 use crate::duration::Span;
-use crate::resources::{Action, Log, RetryPolicy, ValueSource};
+use crate::resources::{self, Action, Log, RetryPolicy, ValueSource};
 
 /// The fields of an action of which exactly one is given.
 const KINDS: [&str; 9] = [
@@ -46,17 +46,22 @@ pub(super) fn check(at: &str, action: &Action, checks: &mut Checks<'_>) -> Actio
             max_running: action.max_running,
         },
         ordering: action.ordering,
-        rate_limit: action.rate_limit.map(|limit| RateLimit {
-            attempts: limit.attempts,
-            per: checks.bounded(
-                &field(&field(at, "rateLimit"), "per"),
-                limit.per,
-                SHORTEST,
-                LONGEST_BACKOFF,
-            ),
-        }),
+        rate_limit: rate_limit(&field(at, "rateLimit"), action.rate_limit, checks),
         max_in_flight: action.max_in_flight,
     }
+}
+
+/// A limit, with a stand-in for what it reports.
+pub(super) fn rate_limit(
+    at: &str,
+    limit: Option<resources::RateLimit>,
+    checks: &mut Checks<'_>,
+) -> Option<RateLimit> {
+    let limit = limit?;
+    Some(RateLimit {
+        attempts: limit.attempts,
+        per: checks.bounded(&field(at, "per"), limit.per, SHORTEST, LONGEST_BACKOFF),
+    })
 }
 
 /// The one thing that it does.

@@ -8,8 +8,41 @@ fn guard(cidrs: &[&str], hosts: &[&str]) -> Guard {
     Guard::new(&Egress {
         cidrs: cidrs.iter().map(|net| net.parse().unwrap()).collect(),
         hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
-        own_database: None,
+        ..Egress::default()
     })
+}
+
+#[test]
+fn the_first_limit_that_means_a_host_is_its() {
+    let limit = |host: &str, most| HostLimit {
+        host: host.to_owned(),
+        max_in_flight: Some(most),
+        rate_limit: None,
+    };
+    let limits = vec![
+        limit("api.example.com", 1),
+        limit("*.example.com", 2),
+        limit("10.0.0.7", 3),
+        limit("*", 4),
+    ];
+    let most = |limits: &[HostLimit], host: &str| {
+        let guard = Guard::new(&Egress {
+            limits: limits.to_vec(),
+            ..Egress::default()
+        });
+        guard.limit(host).and_then(|limit| limit.max_in_flight)
+    };
+    for (host, expected) in [
+        ("api.example.com", 1),
+        ("API.example.com.", 1),
+        ("x.api.example.com", 2),
+        ("example.com", 4),
+        ("10.0.0.7", 3),
+        ("10.0.0.8", 4),
+    ] {
+        assert_eq!(most(&limits, host), Some(expected), "{host}");
+    }
+    assert_eq!(most(&limits[..3], "example.com"), None);
 }
 
 #[tokio::test]
@@ -227,7 +260,7 @@ proptest! {
     #[test]
     fn an_exception_covers_its_range_and_nothing_else(bits: u32, prefix in 1u8..=32) {
         let net = Ipv4Net::new(Ipv4Addr::new(10, 2, 3, 4), prefix).unwrap().trunc();
-        let guard = Guard::new(&Egress { cidrs: vec![net.into()], hosts: vec![], own_database: None });
+        let guard = Guard::new(&Egress { cidrs: vec![net.into()], ..Egress::default() });
         let address = Ipv4Addr::from_bits(bits);
         let passes = guard.vet("h", IpAddr::V4(address)).is_ok();
         let expected = net.contains(&address) || refusal(IpAddr::V4(address)).is_none();

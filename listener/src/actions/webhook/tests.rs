@@ -455,7 +455,7 @@ async fn a_host_may_be_allowed_by_name() {
         &Egress {
             cidrs: Vec::new(),
             hosts: vec!["localhost".to_owned()],
-            own_database: None,
+            ..Egress::default()
         },
         &Gates::default(),
     )

@@ -1,0 +1,29 @@
+//! Where actions may connect to, and how much they may send there, after validation.
+
+use ipnet::IpNet;
+
+use super::{OwnDatabase, RateLimit};
+
+/// Exceptions to the rule that actions connect to public addresses only, and limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// Address ranges that may be dialled although they are not public.
+    pub cidrs: Vec<IpNet>,
+    /// Host names (lower case, exact, or `*.suffix`) that may resolve to any address.
+    pub hosts: Vec<String>,
+    /// The listener's database, where actions may run statements in it.
+    pub own_database: Option<OwnDatabase>,
+    /// Limits for hosts, of which the first that names a host counts.
+    pub limits: Vec<HostLimit>,
+}
+
+/// How much may be sent to each host that it names; there is one limit at least.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLimit {
+    /// A name or address (lower case, exact), `*.suffix`, or `*`.
+    pub host: String,
+    /// Most attempts under way at once in one process.
+    pub max_in_flight: Option<u32>,
+    /// Most attempts within a time.
+    pub rate_limit: Option<RateLimit>,
+}

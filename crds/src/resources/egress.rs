@@ -1,0 +1,62 @@
+//! What actions may send where.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{RateLimit, never_null};
+
+/// Where actions may connect to. Public addresses are always allowed; loopback, private,
+/// link-local and metadata addresses only when they are named here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EgressRules {
+    /// Address ranges (`10.0.0.0/8`), addresses (`10.1.2.3`), hosts (`hooks.internal`) or all
+    /// hosts below a name (`*.svc.cluster.local`). A host named here may resolve to any address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub allow: Vec<String>,
+    /// Whether actions may run statements in the database of the change log, as the listener's own
+    /// user, who may also write progress and dead letters there. `Allowed` trusts whoever may write
+    /// observers for this listener with that.
+    #[serde(default)]
+    pub own_database: OwnDatabaseAccess,
+    /// How much may be sent to hosts by all actions together. Of several that name a host, the first
+    /// counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub limits: Vec<EgressLimit>,
+}
+
+/// How much may be sent to a host by all actions together, by whatever protocol and to whatever port.
+/// Give `maxInFlight`, `rateLimit` or both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.maxInFlight) || has(self.rateLimit)",
+    "message": "give maxInFlight, rateLimit or both",
+}]))]
+pub struct EgressLimit {
+    /// A host (`hooks.example.com`), an address (`10.1.2.3`), all hosts below a name
+    /// (`*.example.com`), or `*` for each one: each host that is meant has limits of its own.
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+    /// Most attempts under way at once in one pod, 1 to 65536. What is beyond waits for its turn, for
+    /// up to the action's `timeout`, and then in the job queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub max_in_flight: Option<u32>,
+    /// Most attempts within a time. What is beyond waits in the job queue and costs no attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// Whether actions may run statements in the listener's own database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OwnDatabaseAccess {
+    /// They may not.
+    #[default]
+    Refused,
+    /// They may.
+    Allowed,
+}
