@@ -290,6 +290,14 @@ spec.egress.limits[].rateLimit object
 spec.egress.limits[].rateLimit.attempts! integer minimum=1 maximum=1000000
 spec.egress.limits[].rateLimit.per string default=1s
 spec.egress.ownDatabase string enum=["Refused","Allowed"] default=Refused
+spec.egress.proxy object
+spec.egress.proxy.noProxy array maxItems=64
+spec.egress.proxy.noProxy[] string
+spec.egress.proxy.url! object
+spec.egress.proxy.url.secretKeyRef object
+spec.egress.proxy.url.secretKeyRef.key! string
+spec.egress.proxy.url.secretKeyRef.name! string
+spec.egress.proxy.url.value string
 spec.identity string
 spec.lease object default={"duration":"15s","renewDeadline":"10s","retryPeriod":"2s"}
 spec.lease.duration string default=15s

@@ -627,6 +627,17 @@ fn egress_takes_ranges_addresses_and_hosts() {
         );
     }
     breaks_listener(
+        "egress: {proxy: {url: {value: 'http://p:3128'}, noProxy: [x:80]}}",
+        "spec.egress.proxy.noProxy[0]: is neither an address range (`10.0.0.0/8`), an address (`10.1.2.3`), a \
+         host (`hooks.internal`) nor all hosts below a name (`*.svc.cluster.local`); leave out scheme, port and \
+         path",
+    );
+    breaks_listener(
+        "egress: {proxy: {url: {value: 'socks5://p:1080'}}}",
+        "spec.egress.proxy.url.value: is not the URL of a proxy; write http://user:password@proxy.internal:3128, \
+         or https://",
+    );
+    breaks_listener(
         "egress: {allow: [10.1.2.3/8]}",
         "spec.egress.allow[0]: names an address within a range; write the range as 10.0.0.0/8",
     );

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{OwnDatabase, RateLimit};
+use super::{OwnDatabase, RateLimit, Redacted};
 
 /// Exceptions to the rule that actions connect to public addresses only, and limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,19 @@ pub struct Egress {
     pub own_database: Option<OwnDatabase>,
     /// Limits for hosts, of which the first that names a host counts.
     pub limits: Vec<HostLimit>,
+    /// What HTTP requests go by.
+    pub proxy: Option<ProxyConfig>,
+}
+
+/// A proxy that HTTP requests go by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// The proxy, `http` or `https`, with a host, and with user and password where it asks for them.
+    pub url: Redacted,
+    /// Addresses that are not reached by it.
+    pub direct_cidrs: Vec<IpNet>,
+    /// Host names (lower case, exact, or `*.suffix`) that are not reached by it.
+    pub direct_hosts: Vec<String>,
 }
 
 /// How much may be sent to each host that it names; there is one limit at least.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use action::{
     ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
 };
-pub use egress::{Egress, HostLimit};
+pub use egress::{Egress, HostLimit, ProxyConfig};
 pub use email::{EmailConfig, SmtpConfig, SmtpTls};
 pub use kafka::{KafkaConfig, SaslConfig, SaslMechanism};
 pub use log::{LogConfig, LogLevel};

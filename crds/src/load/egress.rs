@@ -5,23 +5,27 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::action::rate_limit;
+use super::action::{rate_limit, url};
 use super::checks::{Checks, is_domain};
 use super::report::field;
-use crate::config::{Egress, HostLimit};
-use crate::resources::{EgressLimit, EgressRules};
+use crate::config::{Egress, HostLimit, ProxyConfig};
+use crate::resources::{EgressLimit, EgressProxy, EgressRules};
+
+/// What the URL of a proxy is.
+const PROXY: (&[&str], &str) = (
+    &["http", "https"],
+    "is not the URL of a proxy; write http://user:password@proxy.internal:3128, or https://",
+);
 
 /// Turns the rules into what is kept to, with stand-ins for what they report.
 pub(super) fn check(rules: &EgressRules, checks: &mut Checks<'_>) -> Egress {
-    let mut egress = Egress::default();
-    for (index, entry) in rules.allow.iter().enumerate() {
-        let at = format!("/spec/egress/allow/{index}");
-        match read_entry(entry) {
-            Ok(Entry::Range(range)) => egress.cidrs.push(range),
-            Ok(Entry::Host(host)) => egress.hosts.push(host),
-            Err(message) => checks.wrong(&at, message),
-        }
-    }
+    let (cidrs, hosts) = entries("/spec/egress/allow", &rules.allow, checks);
+    let mut egress = Egress {
+        cidrs,
+        hosts,
+        proxy: rules.proxy.as_ref().map(|proxy| check_proxy(proxy, checks)),
+        ..Egress::default()
+    };
     for (index, limit) in rules.limits.iter().enumerate() {
         let limit = check_limit(&format!("/spec/egress/limits/{index}"), limit, checks);
         if egress.limits.iter().any(|other| other.host == limit.host) {
@@ -33,6 +37,29 @@ pub(super) fn check(rules: &EgressRules, checks: &mut Checks<'_>) -> Egress {
         egress.limits.push(limit);
     }
     egress
+}
+
+fn check_proxy(proxy: &EgressProxy, checks: &mut Checks<'_>) -> ProxyConfig {
+    let none = "/spec/egress/proxy/noProxy";
+    let (direct_cidrs, direct_hosts) = entries(none, &proxy.no_proxy, checks);
+    ProxyConfig {
+        url: url("/spec/egress/proxy/url", &proxy.url, PROXY, checks),
+        direct_cidrs,
+        direct_hosts,
+    }
+}
+
+/// Ranges and hosts, with what is neither reported.
+fn entries(at: &str, entries: &[String], checks: &mut Checks<'_>) -> (Vec<IpNet>, Vec<String>) {
+    let (mut ranges, mut hosts) = (Vec::new(), Vec::new());
+    for (index, entry) in entries.iter().enumerate() {
+        match read_entry(entry) {
+            Ok(Entry::Range(range)) => ranges.push(range),
+            Ok(Entry::Host(host)) => hosts.push(host),
+            Err(message) => checks.wrong(&format!("{at}/{index}"), message),
+        }
+    }
+    (ranges, hosts)
 }
 
 fn check_limit(at: &str, limit: &EgressLimit, checks: &mut Checks<'_>) -> HostLimit {

@@ -3,12 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{RateLimit, never_null};
+use super::{RateLimit, ValueSource, never_null};
 
 /// Where actions may connect to. Public addresses are always allowed; loopback, private,
 /// link-local and metadata addresses only when they are named here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
 pub struct EgressRules {
     /// Address ranges (`10.0.0.0/8`), addresses (`10.1.2.3`), hosts (`hooks.internal`) or all
     /// hosts below a name (`*.svc.cluster.local`). A host named here may resolve to any address.
@@ -25,6 +26,25 @@ pub struct EgressRules {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub limits: Vec<EgressLimit>,
+    /// A proxy that HTTP requests go by (of webhooks, Slack and Teams). Other actions connect
+    /// themselves. Variables such as `HTTPS_PROXY` are not heeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<EgressProxy>,
+}
+
+/// A proxy that HTTP requests go by. Names of receivers are resolved by it, so that it alone decides
+/// where they lead; what is an address in a URL is vetted as it is without a proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EgressProxy {
+    /// The proxy, as `http://user:password@proxy.internal:3128`, or `https://`. It may be at any
+    /// address.
+    pub url: ValueSource,
+    /// What is not reached by it: address ranges, addresses, hosts, or all hosts below a name, as in
+    /// `allow`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub no_proxy: Vec<String>,
 }
 
 /// How much may be sent to a host by all actions together, by whatever protocol and to whatever port.

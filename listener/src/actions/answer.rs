@@ -13,6 +13,10 @@ use super::{Failure, FailureKind, Outcome};
 /// Longest wait that an endpoint may ask for.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
+/// The remedy where a proxy wants to know who asks.
+pub(super) const PROXY_LOGIN: &str =
+    "the proxy lets nobody in with the user and password of spec.egress.proxy.url";
+
 /// What came back from where something was sent. Texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -105,6 +109,10 @@ fn by_status(
                 ),
             ))
         }
+        407 => Outcome::Retry {
+            failure: failure(FailureKind::Status, format!("{host}: {PROXY_LOGIN}")),
+            after: retry_after,
+        },
         408 | 425 | 429 | 500..=599 => Outcome::Retry {
             failure: failure(FailureKind::Status, format!("{host} answered {code}{said}")),
             after: retry_after,
@@ -224,6 +232,7 @@ mod tests {
             (status(400), Refused(K::Status)),
             (status(401), Refused(K::Status)),
             (status(404), Refused(K::Status)),
+            (status(407), Retry(K::Status)),
             (status(408), Retry(K::Status)),
             (status(410), Refused(K::Status)),
             (status(422), Refused(K::Status)),

@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use crds::config::{Egress, HostLimit};
 use ipnet::{Ipv4Net, Ipv6Net};
+use reqwest::Proxy;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 use super::answer::Answer;
+use super::proxy;
 
 /// Address ranges of IPv4 that are not public; the first that matches names the reason.
 const REFUSED_V4: &[(Ipv4Net, &str)] = &[
@@ -117,11 +119,23 @@ impl From<Undialled> for Answer {
 
 /// Judges addresses, and resolves names to those that pass.
 #[derive(Clone, Debug)]
-pub(super) struct Guard(Arc<Egress>);
+pub(super) struct Guard {
+    rules: Arc<Egress>,
+    /// Name of the proxy, which may be anywhere.
+    proxy: Option<Arc<str>>,
+}
 
 impl Guard {
     pub(super) fn new(egress: &Egress) -> Self {
-        Self(Arc::new(egress.clone()))
+        Self {
+            proxy: proxy::name(egress).map(Arc::from),
+            rules: Arc::new(egress.clone()),
+        }
+    }
+
+    /// What requests go by; nothing where they go by themselves.
+    pub(super) fn proxy(&self) -> Option<Proxy> {
+        proxy::proxy(&self.rules)
     }
 
     /// Refuses a URL whose host is a literal address that may not be dialled. The client
@@ -159,7 +173,7 @@ impl Guard {
         let Some(range) = refusal(address) else {
             return Ok(());
         };
-        if self.0.cidrs.iter().any(|net| net.contains(&address)) || self.trusts(host) {
+        if self.rules.cidrs.iter().any(|net| net.contains(&address)) || self.trusts(host) {
             return Ok(());
         }
         Err(Refused {
@@ -171,13 +185,16 @@ impl Guard {
     /// Whether the host may resolve to any address.
     fn trusts(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        self.0.hosts.iter().any(|pattern| means(pattern, &host))
+        self.rules.hosts.iter().any(|pattern| means(pattern, &host))
     }
 
     /// The limits for a host, where there are any.
     pub(super) fn limit(&self, host: &str) -> Option<&HostLimit> {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        self.0.limits.iter().find(|limit| means(&limit.host, &host))
+        self.rules
+            .limits
+            .iter()
+            .find(|limit| means(&limit.host, &host))
     }
 
     /// Keeps what may be dialled; an error where that leaves nothing.
@@ -199,7 +216,7 @@ impl Guard {
 }
 
 /// Whether a pattern, exact or with `*` at its beginning, means this host.
-fn means(pattern: &str, host: &str) -> bool {
+pub(super) fn means(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix('*') {
         Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
         None => pattern == host,
@@ -211,6 +228,10 @@ impl Resolve for Guard {
         let guard = self.clone();
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            if guard.proxy.as_deref() == Some(name.as_str()) {
+                let found: Vec<_> = found.collect();
+                return Ok::<Addrs, _>(Box::new(found.into_iter()));
+            }
             let allowed = guard.select(name.as_str(), found.collect())?;
             Ok::<Addrs, _>(Box::new(allowed.into_iter()))
         })

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::CompileError;
-use super::answer::{Answer, retry_after};
+use super::answer::{Answer, PROXY_LOGIN, advised, retry_after};
 use super::egress::{Guard, Refused};
 use super::scrub::Scrub;
 use super::shared::Shared;
@@ -40,17 +40,24 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// only makes the connection usable again and explains a failure.
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(1);
 
+/// What is known of a connection that does not come about, by a word of its error.
+const REMEDIES: [(&str, &str); 1] = [("proxy authorization required", PROXY_LOGIN)];
+
 /// The HTTP client of all actions of a process.
 pub(super) fn client(guard: &Guard) -> Result<Client, reqwest::Error> {
     builder(guard).build()
 }
 
 fn builder(guard: &Guard) -> ClientBuilder {
-    Client::builder()
+    // Without one of the listener's, those that the environment names are none either: they would dial
+    // in our place, past the guard.
+    let builder = match guard.proxy() {
+        Some(proxy) => Client::builder().proxy(proxy),
+        None => Client::builder().no_proxy(),
+    };
+    builder
         .user_agent(concat!("observer-listener/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
-        // A proxy would dial in our place, past the guard.
-        .no_proxy()
         .referer(false)
         .dns_resolver(guard.clone())
         .connect_timeout(CONNECT_TIMEOUT)
@@ -243,7 +250,10 @@ impl Endpoint {
         } else if error.is_timeout() {
             Answer::Unreachable(format!("no connection within {CONNECT_TIMEOUT:?}"))
         } else if error.is_connect() {
-            Answer::Unreachable(format!("no connection: {root}"))
+            let said = advised(format!("no connection: {root}"), &REMEDIES, |known| {
+                root.contains(known)
+            });
+            Answer::Unreachable(said)
         } else if cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
             Answer::Garbled(root)
         } else {
@@ -268,4 +278,4 @@ fn causes<'a>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -146,7 +146,7 @@ mod tests {
         let event = delivery(None, Some("{}"));
         let first = action.attempt(&event, now());
         let second = async {
-            assert!(sink.wait_for(1, Duration::from_secs(60)).await);
+            assert!(sink.wait_for(1, Duration::from_mins(1)).await);
             let full = action.room(tokio::time::Instant::now()).unwrap();
             assert_eq!(full.most, 0);
             tokio::time::timeout(Duration::from_millis(50), action.attempt(&event, now())).await

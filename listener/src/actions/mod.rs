@@ -22,6 +22,7 @@ mod log;
 mod nats;
 mod number;
 pub(crate) mod postgres;
+mod proxy;
 mod rate;
 mod redis;
 mod scope;

@@ -119,7 +119,7 @@ fn check_kind(at: &str, action: &Action, checks: &mut Checks<'_>) -> ActionKind 
 }
 
 /// A URL of one of `schemes` with a host, used as it is; `wrong` says what else it has to be.
-fn url(
+pub(super) fn url(
     at: &str,
     source: &ValueSource,
     (schemes, wrong): (&[&str], &str),

@@ -22,7 +22,7 @@ use crate::certs::Certs;
 const NEW: &str = r#"{"id": 7}"#;
 
 /// Answers 200 to whoever shows a certificate that the authority signed, where `asks`; else to all.
-async fn server(certs: &Certs, asks: bool) -> (SocketAddr, JoinHandle<()>) {
+pub(in crate::actions) async fn server(certs: &Certs, asks: bool) -> (SocketAddr, JoinHandle<()>) {
     let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(der(&certs.ca)).unwrap();
