@@ -191,3 +191,54 @@ async fn latency() {
     }
     process.stop().await;
 }
+
+/// The rate at nine receivers of a backlog, while a tenth is well and while it hangs.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn dead_receiver() {
+    const ROWS: u64 = 10_000;
+    let mut rates = [Vec::new(), Vec::new()];
+    for round in 0..6 {
+        let hangs = round % 2 == 1;
+        let db = database().await;
+        fill(&db, ROWS).await;
+        let nine = counting_sink(Behaviour::Ok).await;
+        let tenth = counting_sink(if hangs {
+            Behaviour::Hang
+        } else {
+            Behaviour::Ok
+        })
+        .await;
+        let observers: String = (0..10)
+            .map(|n| {
+                let sink = if n == 0 { &tenth } else { &nine };
+                observer(
+                    &format!("o{n}"),
+                    "public.item",
+                    &sink.url(&format!("/{n}")),
+                    "",
+                )
+            })
+            .collect();
+        let config = Config::new(&db.url, "", &observers);
+        let mut process = Process::run(&config);
+        process.says("running").await;
+        let begun = Instant::now();
+        assert!(nine.wait_for(9 * ROWS, LONG).await);
+        let rate = (9 * ROWS) as f64 / begun.elapsed().as_secs_f64();
+        println!(
+            "the tenth hangs: {hangs:<5} {rate:>8.0} deliveries/s at nine others, {} requests at it, peak {:.1} MiB",
+            tenth.counts().requests,
+            peak(&process)
+        );
+        rates[usize::from(hangs)].push(rate);
+        // What waits for the one that hangs is of no more use.
+        process.kill().await;
+    }
+    let median = |rates: &mut Vec<f64>| {
+        rates.sort_unstable_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    };
+    let [well, beside] = rates.each_mut().map(median);
+    println!("ratio of the medians: {:.2}", beside / well);
+}
