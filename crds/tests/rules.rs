@@ -521,6 +521,27 @@ fn a_record_goes_to_brokers_and_shows_them_no_password_in_the_clear() {
 }
 
 #[test]
+fn tls_settings_are_for_what_is_encrypted() {
+    let webhook = "webhook:\n        url: {value: 'https://hooks.example.com/x'}";
+    for (action, expected) in [
+        (
+            "redis:\n        url: {value: 'redis://r'}\n        tls: {}\n        delete: {keys: [a]}",
+            "redis.tls: is of no use, as the URL is not encrypted; make it rediss://",
+        ),
+        (
+            "nats:\n        url: {value: 'nats://n'}\n        tls: {}\n        subject: a",
+            "nats.tls: is of no use, as the URL is not encrypted; make it tls://",
+        ),
+        (
+            "postgres:\n        tls: {}\n        statement: select 1",
+            "postgres.tls: is for a server at `url`; the listener's own database is reached as the listener reaches it",
+        ),
+    ] {
+        breaks_observer(webhook, action, &format!("spec.actions[0].{expected}"));
+    }
+}
+
+#[test]
 fn headers_are_proper_and_not_the_deliverys_own() {
     for name in [
         "Webhook-Id",

@@ -5,10 +5,13 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use sqlx::AssertSqlSafe;
+
+use crate::support::certs::Certs;
 use crate::support::counters::seed;
 use crate::support::listener::{Config, Process};
 use crate::support::told::letters;
-use crate::support::{TestDb, amounts_to, database, eventually};
+use crate::support::{TestDb, amounts_to, database, eventually, own_server};
 
 const OWN: &str = "  egress: {allow: [127.0.0.0/8], ownDatabase: Allowed}\n";
 
@@ -241,4 +244,80 @@ async fn a_statement_that_takes_too_long_is_ended_on_the_server_too() {
     })
     .await;
     process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_a_private_authority_is_verified_and_shown_a_certificate() {
+    let certs = Certs::make();
+    let db = orders().await;
+    let (server, pool) = own_server().await;
+    let folder: String = sqlx::query_scalar("show data_directory")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    let run = async |sql: String| {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&pool).await;
+        done.unwrap();
+    };
+    let (certificate, key) = &certs.server;
+    for (name, pem) in [
+        ("server.crt", certificate),
+        ("server.key", key),
+        ("root.crt", &certs.ca),
+    ] {
+        let lines = format!("select unnest(string_to_array('{pem}', e'\\n'))");
+        // Nobody else may read a key.
+        run(format!(
+            "copy ({lines}) to program 'umask 077; cat >{folder}/{name}'"
+        ))
+        .await;
+    }
+    run("alter system set ssl_ca_file = 'root.crt'".to_owned()).await;
+    run("alter system set ssl = on".to_owned()).await;
+    run("create table proof (encrypted bool, dn text); select pg_reload_conf()".to_owned()).await;
+    eventually("it offers TLS", async || {
+        let on = sqlx::query_scalar::<_, String>("show ssl")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        (on == "on").then_some(())
+    })
+    .await;
+    let url = server.url("postgres").replace("127.0.0.1", "localhost");
+    let line = |pem: &str| format!("{{value: \"{}\"}}", pem.replace('\n', "\\n"));
+    let tls = |certs: &Certs| {
+        let (certificate, key) = &certs.client;
+        format!(
+            "url: {{value: \"{url}\"}}\n        tls: {{ca: {}, certificate: {}, key: {}}}",
+            line(&certs.ca),
+            line(certificate),
+            line(key)
+        )
+    };
+    let prove =
+        "insert into proof select ssl, client_dn from pg_stat_ssl where pid = pg_backend_pid()";
+    let observers = observer("known", &tls(&certs), prove, &[])
+        + &observer("strange", &tls(&Certs::make()), prove, &[]);
+    let config = config(&db, &observers, false);
+    let process = Process::run(&config);
+    db.run("insert into orders values (7)").await;
+    let given_up = letters(&db, 1).await;
+    assert_eq!(
+        (&*given_up[0].0, &*given_up[0].2),
+        ("strange", "connection"),
+        "{given_up:?}"
+    );
+    let proof: Vec<(bool, String)> = eventually("it has come in", async || {
+        let rows = sqlx::query_as("select encrypted, dn from proof")
+            .fetch_all(&pool)
+            .await;
+        rows.ok().filter(|rows| !rows.is_empty())
+    })
+    .await;
+    let [(encrypted, dn)] = &*proof else {
+        panic!("{proof:?}")
+    };
+    assert!(*encrypted && dn.contains("CN=shop.example.com"), "{dn}");
+    process.stop().await;
+    pool.close().await;
 }

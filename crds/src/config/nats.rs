@@ -1,12 +1,14 @@
 //! Messages to NATS, after validation.
 
-use super::Redacted;
+use super::{Redacted, TlsConfig};
 
 /// A message to a stream of NATS.
 #[derive(Clone, Debug)]
 pub struct NatsConfig {
     /// The server, `nats` or `tls`, with a host.
     pub url: Redacted,
+    /// What the connection needs beyond what the system knows.
+    pub tls: Option<TlsConfig>,
     /// What a file of credentials holds.
     pub credentials: Option<Redacted>,
     /// Template of the subject.

@@ -1,12 +1,14 @@
 //! Statements in Postgres, after validation.
 
-use super::Redacted;
+use super::{Redacted, TlsConfig};
 
 /// A statement in a Postgres database.
 #[derive(Clone, Debug)]
 pub struct PostgresConfig {
     /// The database; the listener's own where absent.
     pub url: Option<Redacted>,
+    /// What the connection needs beyond what the system knows.
+    pub tls: Option<TlsConfig>,
     /// The statement.
     pub statement: String,
     /// Templates of its parameters.

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use super::Redacted;
+use super::{Redacted, TlsConfig};
 
 /// A command to a Redis server.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
     /// The server, `redis` or `rediss`, with a host.
     pub url: Redacted,
+    /// What the connection needs beyond what the system knows.
+    pub tls: Option<TlsConfig>,
     /// What it is told.
     pub command: RedisCommand,
     /// Content type of values.

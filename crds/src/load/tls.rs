@@ -24,6 +24,25 @@ pub(super) fn check(at: &str, tls: &Tls, checks: &mut Checks<'_>) -> TlsConfig {
     }
 }
 
+/// The same of an action at `at` whose URL says by its scheme whether the connection is encrypted.
+pub(super) fn of_url(
+    at: &str,
+    tls: Option<&Tls>,
+    (url, scheme): (&Redacted, &str),
+    checks: &mut Checks<'_>,
+) -> Option<TlsConfig> {
+    let at_tls = field(at, "tls");
+    let url = url.reveal();
+    // One that is missing is told elsewhere.
+    if tls.is_some() && !url.is_empty() && !url.starts_with(&format!("{scheme}:")) {
+        checks.wrong(
+            &at_tls,
+            format!("is of no use, as the URL is not encrypted; make it {scheme}://"),
+        );
+    }
+    tls.map(|tls| check(&at_tls, tls, checks))
+}
+
 /// A value that holds a block of PEM of some kind.
 fn pem(
     at: &str,

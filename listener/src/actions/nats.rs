@@ -8,6 +8,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, HeaderMap, jetstream};
 use crds::config::{NatsConfig, Redacted};
+use rustls::ClientConfig;
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -18,6 +19,7 @@ use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
+use super::tls::client_config;
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
 
 /// Port where a URL names none.
@@ -36,6 +38,8 @@ pub(super) struct Nats {
     host: String,
     port: u16,
     credentials: Option<Redacted>,
+    /// Where the URL says that it is encrypted.
+    tls: Option<ClientConfig>,
     subject: Template,
     message: Body,
     client: Mutex<Option<Client>>,
@@ -102,12 +106,18 @@ impl Nats {
         let url = Url::parse(config.url.reveal()).map_err(|_| bad())?;
         let host = url.host_str().ok_or_else(bad)?.to_owned();
         let port = url.port().unwrap_or(DEFAULT_PORT);
+        let own = config.tls.clone().unwrap_or_default();
+        let encrypted = url.scheme() == "tls";
+        let tls = encrypted
+            .then(|| client_config("nats.tls", &own))
+            .transpose()?;
         Ok(Self {
             address: format!("{host}:{port}"),
             host,
             port,
             url,
             credentials: config.credentials.clone(),
+            tls,
             subject: Template::compile("nats.subject".to_owned(), &config.subject, Format::Text)?,
             message: Body::compile(
                 "nats.message",
@@ -183,7 +193,7 @@ impl Nats {
             return Ok(client.clone());
         }
         let addresses = guard.addresses(&self.host, self.port).await?;
-        let encrypted = self.url.scheme() == "tls";
+        let encrypted = self.tls.is_some();
         // Where it is encrypted the name stays, since the certificate must bear it.
         let server = match addresses.first() {
             Some(address) if !encrypted => format!("nats://{address}"),
@@ -197,6 +207,9 @@ impl Nats {
             // They have not been vetted.
             .ignore_discovered_servers()
             .require_tls(encrypted);
+        if let Some(tls) = &self.tls {
+            options = options.tls_client_config(tls.clone());
+        }
         let user = self.url.username();
         match (user, self.url.password()) {
             ("", _) => {}

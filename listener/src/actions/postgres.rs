@@ -13,7 +13,7 @@ mod answer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::config::{OwnDatabase, PostgresConfig};
+use crds::config::{OwnDatabase, PostgresConfig, Redacted, TlsConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Mutex;
@@ -25,6 +25,7 @@ use super::escape::{Format, NULL};
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
+use super::tls::client_config;
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
 use crate::database;
 
@@ -90,7 +91,11 @@ impl From<RunError> for Answer {
 impl Postgres {
     pub(super) fn compile(config: &PostgresConfig) -> Result<Self, CompileError> {
         Ok(Self {
-            elsewhere: config.url.as_ref().map(Server::compile).transpose()?,
+            elsewhere: config
+                .url
+                .as_ref()
+                .map(|url| Server::compile(url, config.tls.as_ref()))
+                .transpose()?,
             statement: config.statement.clone(),
             parameters: Template::all(
                 "postgres.parameters",
@@ -222,7 +227,7 @@ fn connections(options: PgConnectOptions) -> PgPool {
 }
 
 impl Server {
-    fn compile(url: &crds::config::Redacted) -> Result<Self, CompileError> {
+    fn compile(url: &Redacted, tls: Option<&TlsConfig>) -> Result<Self, CompileError> {
         let bad = |what: String| CompileError::field("postgres.url", what);
         let options =
             database::options(url).map_err(|error| bad(format!("cannot be used: {error}")))?;
@@ -232,7 +237,7 @@ impl Server {
         Ok(Self {
             key: url.reveal().to_owned(),
             host: format!("{}:{}", options.get_host(), options.get_port()),
-            options,
+            options: tls.map_or(Ok(options.clone()), |tls| encrypted(options, tls))?,
         })
     }
 
@@ -247,6 +252,26 @@ impl Server {
             _ => self.options.clone(),
         })
     }
+}
+
+/// The same by connections that are encrypted and verified.
+fn encrypted(options: PgConnectOptions, tls: &TlsConfig) -> Result<PgConnectOptions, CompileError> {
+    // Says what is wrong with it, and where.
+    client_config("postgres.tls", tls)?;
+    let mode = match options.get_ssl_mode() {
+        PgSslMode::VerifyCa => PgSslMode::VerifyCa,
+        _ => PgSslMode::VerifyFull,
+    };
+    let mut options = options.ssl_mode(mode);
+    if let Some(ca) = &tls.ca {
+        options = options.ssl_root_cert_from_pem(ca.reveal().as_bytes().to_vec());
+    }
+    if let Some((certificate, key)) = &tls.identity {
+        options = options
+            .ssl_client_cert_from_pem(certificate.reveal())
+            .ssl_client_key_from_pem(key.reveal());
+    }
+    Ok(options)
 }
 
 fn parameter(template: &Template, subject: &Arc<Subject>) -> Result<Option<String>, Failure> {

@@ -9,12 +9,13 @@ mod answer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::config::{RedisCommand, RedisConfig};
+use crds::config::{Redacted, RedisCommand, RedisConfig, TlsConfig};
 use redis::aio::MultiplexedConnection;
 use redis::io::AsyncDNSResolver;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, RedisError, RedisFuture, Script,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, IntoConnectionInfo, RedisError,
+    RedisFuture, Script, TlsCertificates,
 };
 use tokio::sync::Mutex;
 use url::Url;
@@ -26,6 +27,7 @@ use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
+use super::tls::{client_config, trusted};
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
 
 /// Port where a URL names none.
@@ -131,7 +133,15 @@ impl Redis {
         let tcp = TcpSettings::default().set_nodelay(true);
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(SILENCE_LIMIT);
-        let client = Client::open(info.set_tcp_settings(tcp)).map_err(|_| bad())?;
+        let info = info.set_tcp_settings(tcp);
+        let client = match &config.tls {
+            None => Client::open(info).map_err(|_| bad())?,
+            Some(tls) => {
+                // Says what is wrong with it, and where.
+                client_config("redis.tls", tls)?;
+                Client::build_with_tls(info, certificates(tls)).map_err(|_| bad())?
+            }
+        };
         Ok(Self {
             client,
             key: url.into(),
@@ -226,6 +236,20 @@ impl Redis {
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
         Ok(kept.insert(connection).clone())
+    }
+}
+
+fn certificates(tls: &TlsConfig) -> TlsCertificates {
+    let bytes = |pem: &Redacted| pem.reveal().as_bytes().to_vec();
+    TlsCertificates {
+        client_tls: tls
+            .identity
+            .as_ref()
+            .map(|(certificate, key)| ClientTlsConfig {
+                client_cert: bytes(certificate),
+                client_key: bytes(key),
+            }),
+        root_cert: tls.ca.as_ref().map(trusted),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use crds::config::{Redacted, TlsConfig};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -38,6 +40,17 @@ pub(super) fn client_config(place: &str, config: &TlsConfig) -> Result<ClientCon
     builder
         .with_client_auth_cert(chain, key)
         .map_err(|_| bad("does not fit its key, or one of them cannot be read"))
+}
+
+/// All authorities that are trusted, as PEM, for a client that trusts no others.
+pub(super) fn trusted(ca: &Redacted) -> Vec<u8> {
+    let system = rustls_native_certs::load_native_certs().certs;
+    let system = system.iter().map(|certificate| {
+        let text = STANDARD.encode(certificate);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    });
+    let own = std::iter::once(format!("{}\n", ca.reveal()));
+    own.chain(system).collect::<String>().into_bytes()
 }
 
 /// At least one certificate; nothing where they cannot be read.

@@ -17,18 +17,23 @@ pub(crate) struct Nats {
 
 impl Nats {
     pub(crate) async fn start() -> Self {
+        let server = Self::begin(&[]);
+        server.answers().await;
+        server
+    }
+
+    /// Starts it with more arguments, and does not wait until it answers.
+    pub(crate) fn begin(more: &[String]) -> Self {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         drop(socket);
         let folder = tempfile::tempdir().unwrap();
-        let child = run(port, folder.path());
-        let server = Self {
+        let child = run(port, folder.path(), more);
+        Self {
             port,
             folder,
             child,
-        };
-        server.answers().await;
-        server
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -54,7 +59,7 @@ impl Nats {
     #[allow(dead_code, reason = "not every test that includes this file does")]
     pub(crate) async fn restart(&mut self) {
         self.child.kill().await.unwrap();
-        self.child = run(self.port, self.folder.path());
+        self.child = run(self.port, self.folder.path(), &[]);
         self.answers().await;
     }
 
@@ -70,13 +75,14 @@ impl Nats {
     }
 }
 
-fn run(port: u16, folder: &std::path::Path) -> Child {
+fn run(port: u16, folder: &std::path::Path, more: &[String]) -> Child {
     let mut program = Command::new("/usr/sbin/nats-server");
     let port = port.to_string();
     program
         .args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"])
         .arg(folder);
     program.args(["--user", "shop", "--pass", "hunter2-nats"]);
+    program.args(more);
     program
         .stderr(Stdio::null())
         .kill_on_drop(true)

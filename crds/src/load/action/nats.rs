@@ -2,6 +2,7 @@
 
 use super::super::checks::Checks;
 use super::super::report::field;
+use super::super::tls;
 use super::url;
 use super::webhook::content_type;
 use crate::config::NatsConfig;
@@ -16,8 +17,10 @@ const URL: (&[&str], &str) = (
 /// Turns a message into what is published, with stand-ins for what it reports.
 pub(super) fn check(at: &str, nats: &Nats, checks: &mut Checks<'_>) -> NatsConfig {
     let credentials = nats.credentials.as_ref();
+    let url = url(&field(at, "url"), &nats.url, URL, checks);
     NatsConfig {
-        url: url(&field(at, "url"), &nats.url, URL, checks),
+        tls: tls::of_url(at, nats.tls.as_ref(), (&url, "tls"), checks),
+        url,
         credentials: credentials.and_then(|source| {
             let (at, value) = checks.resolve(&field(at, "credentials"), source)?;
             if !value.reveal().contains("NATS USER JWT") {

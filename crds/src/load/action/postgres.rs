@@ -3,6 +3,7 @@
 use super::super::checks::Checks;
 use super::super::listener::database_url;
 use super::super::report::field;
+use super::super::tls;
 use crate::config::PostgresConfig;
 use crate::resources::Postgres;
 
@@ -15,8 +16,15 @@ pub(super) fn check(at: &str, postgres: &Postgres, checks: &mut Checks<'_>) -> P
              `$1`, cast as in `$1::bigint`",
         );
     }
-    let url = postgres.url.as_ref();
+    let (url, tls) = (postgres.url.as_ref(), postgres.tls.as_ref());
+    if url.is_none() && tls.is_some() {
+        checks.wrong(
+            &field(at, "tls"),
+            "is for a server at `url`; the listener's own database is reached as the listener reaches it",
+        );
+    }
     PostgresConfig {
+        tls: tls.map(|tls| tls::check(&field(at, "tls"), tls, checks)),
         url: url.map(|url| database_url(&field(at, "url"), url, checks)),
         statement: postgres.statement.clone(),
         parameters: postgres.parameters.clone(),

@@ -2,6 +2,7 @@
 
 use super::super::checks::Checks;
 use super::super::report::field;
+use super::super::tls;
 use super::webhook::content_type;
 use super::{SHORTEST, url};
 use crate::config::{RedisCommand, RedisConfig};
@@ -18,8 +19,10 @@ const URL: (&[&str], &str) = (
 
 /// Turns a command into what a server is told, with stand-ins for what it reports.
 pub(super) fn check(at: &str, redis: &Redis, checks: &mut Checks<'_>) -> RedisConfig {
+    let url = url(&field(at, "url"), &redis.url, URL, checks);
     RedisConfig {
-        url: url(&field(at, "url"), &redis.url, URL, checks),
+        tls: tls::of_url(at, redis.tls.as_ref(), (&url, "rediss"), checks),
+        url,
         command: command(at, redis, checks),
         content_type: content_type(&field(at, "contentType"), &redis.content_type, checks),
     }

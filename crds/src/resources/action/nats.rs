@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::resources::{ValueSource, never_null};
+use crate::resources::{Tls, ValueSource, never_null};
 
 /// A message to a stream of NATS `JetStream`. Its `Nats-Msg-Id` is the same for all attempts of a
 /// delivery, so that the stream keeps it once within its window for duplicates.
@@ -13,6 +13,9 @@ use crate::resources::{ValueSource, never_null};
 pub struct Nats {
     /// The server, as `nats://user:password@host:4222`, or `tls://` where it must be encrypted.
     pub url: ValueSource,
+    /// A private authority, and a certificate of our own, where a `tls` URL needs them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// What a file of credentials (`.creds`) holds, where the user has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials: Option<ValueSource>,

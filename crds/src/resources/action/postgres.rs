@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::resources::{ValueSource, never_null};
+use crate::resources::{Tls, ValueSource, never_null};
 
 /// A statement in a Postgres database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +15,11 @@ pub struct Postgres {
     /// (`spec.egress.ownDatabase`). Elsewhere one whose answer was lost is made again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<ValueSource>,
+    /// A private authority, and a certificate of our own, where the server at `url` needs them. The
+    /// connection is encrypted then, and the server's certificate must bear its name, unless the URL
+    /// has `sslmode=verify-ca`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// The statement, such as `select shop.bill($1::bigint, $2::numeric)`. It is no template: values
     /// are bound as parameters. Each is text or null, so cast it to what it is to be.
     #[schemars(length(min = 1, max = 16384))]

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::Span;
-use crate::resources::{ValueSource, never_null};
+use crate::resources::{Tls, ValueSource, never_null};
 
 /// A command to a Redis server, such as one that removes from a cache what an event made stale. Give
 /// exactly one of `set`, `delete`, `publish` and `add`.
@@ -19,6 +19,9 @@ pub struct Redis {
     /// The server, as `redis://user:password@host:6379/0`, or `rediss://` for TLS. One server;
     /// redirections of a cluster are not followed.
     pub url: ValueSource,
+    /// A private authority, and a certificate of our own, where a `rediss` URL needs them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// Set a key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set: Option<RedisSet>,

@@ -170,18 +170,14 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
         }),
         ..config(("localhost", server.tls_port))
     };
-    let tls = || TlsConfig {
-        ca: Some(Redacted::new(&*certs.ca)),
-        identity: None,
-    };
     for mechanism in [
         SaslMechanism::Plain,
         SaslMechanism::ScramSha256,
         SaslMechanism::ScramSha512,
     ] {
-        let let_in = compiled(secured(mechanism, LOGIN.1, tls()));
+        let let_in = compiled(secured(mechanism, LOGIN.1, certs.known(false)));
         assert_eq!(let_in.attempt(&event, now()).await, Outcome::Done);
-        let wrong = compiled(secured(mechanism, "hunter3-kafka", tls()));
+        let wrong = compiled(secured(mechanism, "hunter3-kafka", certs.known(false)));
         let outcome = wrong.attempt(&event, now()).await;
         let Outcome::Refused(failure) = outcome else {
             panic!("{outcome:?}")
@@ -189,12 +185,11 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
         assert!(failure.message.contains("kafka.sasl"), "{failure:?}");
         assert!(!failure.message.contains("hunter"), "{failure:?}");
     }
-    let (certificate, key) = &certs.client;
-    let shown = TlsConfig {
-        identity: Some((Redacted::new(&**certificate), Redacted::new(&**key))),
-        ..tls()
-    };
-    let shown = compiled(secured(SaslMechanism::ScramSha512, LOGIN.1, shown));
+    let shown = compiled(secured(
+        SaslMechanism::ScramSha512,
+        LOGIN.1,
+        certs.known(true),
+    ));
     assert_eq!(shown.attempt(&event, now()).await, Outcome::Done);
     assert_eq!(server.records("orders", 0).await.len(), 4);
 

@@ -1,12 +1,13 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
 use async_nats::jetstream::stream;
-use crds::config::ActionKind;
+use crds::config::{ActionKind, TlsConfig};
 
 use super::super::Action;
 use super::super::FailureKind;
 use super::super::fixture::{action, delivery, now, shared};
 use super::*;
+use crate::certs::Certs;
 use crate::nats::Nats as Server;
 use tokio::time::Instant;
 
@@ -15,6 +16,7 @@ const NEW: &str = r#"{"id": 7, "region": "eu", "odd": "a b"}"#;
 fn compiled(url: &str, subject: &str) -> Action {
     let config = NatsConfig {
         url: Redacted::new(url),
+        tls: None,
         credentials: None,
         subject: subject.to_owned(),
         message: Some("{\"order\": {{ new.id }}}".to_owned()),
@@ -97,4 +99,53 @@ async fn what_goes_wrong_is_told_with_a_remedy() {
         panic!("nobody is there");
     };
     assert_eq!(failure.kind, FailureKind::Connection);
+}
+
+#[tokio::test]
+async fn a_private_authority_and_a_certificate_of_our_own() {
+    let certs = Certs::make();
+    let folder = certs.folder();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let server = Server::begin(&[
+        "--tlsverify".to_owned(),
+        format!("--tlscert={}", at("server.crt")),
+        format!("--tlskey={}", at("server.key")),
+        format!("--tlscacert={}", at("ca.crt")),
+    ]);
+    let url = format!("tls://shop:hunter2-nats@localhost:{}", server.port);
+    let event = delivery(None, Some(NEW));
+    let publish = async |tls| {
+        let config = NatsConfig {
+            url: Redacted::new(&*url),
+            tls: Some(tls),
+            credentials: None,
+            subject: "orders.eu".to_owned(),
+            message: None,
+            content_type: "application/json".to_owned(),
+        };
+        let publish = Action::compile(&action(ActionKind::Nats(config)), &shared()).unwrap();
+        let outcome = publish.attempt(&event, now()).await;
+        let Outcome::Retry { failure, .. } = outcome else {
+            panic!("{outcome:?}")
+        };
+        failure
+    };
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let known = publish(certs.known(true)).await;
+        // It has come in, where no stream takes it.
+        if known.message.contains("nats stream add") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{known:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for tls in [
+        certs.known(false),
+        Certs::make().known(true),
+        TlsConfig::default(),
+    ] {
+        let stranger = publish(tls).await;
+        assert_eq!(stranger.kind, FailureKind::Connection, "{stranger:?}");
+    }
 }

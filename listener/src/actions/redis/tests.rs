@@ -8,6 +8,7 @@ use super::super::FailureKind;
 use super::super::fixture::{action, delivery, now, shared};
 use super::super::{Action, Gates};
 use super::*;
+use crate::certs::Certs;
 
 const NEW: &str = r#"{"id": 7}"#;
 
@@ -21,6 +22,7 @@ async fn server() -> (PrivateRedis, MultiplexedConnection) {
 fn compiled(url: &str, command: RedisCommand) -> Action {
     let config = RedisConfig {
         url: Redacted::new(url),
+        tls: None,
         command,
         content_type: "application/json".to_owned(),
     };
@@ -178,6 +180,7 @@ async fn an_address_that_may_not_be_dialled_is_not() {
     let closed = Shared::new(&crds::config::Egress::default(), &Gates::default()).unwrap();
     let config = RedisConfig {
         url: Redacted::new(server.url()),
+        tls: None,
         command: set("a", None),
         content_type: "application/json".to_owned(),
     };
@@ -193,4 +196,59 @@ async fn an_address_that_may_not_be_dialled_is_not() {
     );
     let none: bool = connection.exists("a").await.unwrap();
     assert!(!none);
+}
+
+#[tokio::test]
+async fn a_private_authority_and_a_certificate_of_our_own() {
+    // As the program does.
+    let _the_first = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let certs = Certs::make();
+    let folder = certs.folder();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    drop(socket);
+    let options = Options {
+        settings: vec![
+            format!("tls-port {port}"),
+            format!("tls-cert-file {}", at("server.crt")),
+            format!("tls-key-file {}", at("server.key")),
+            format!("tls-ca-cert-file {}", at("ca.crt")),
+        ],
+        ..Options::default()
+    };
+    let server = PrivateRedis::start(&options).await.unwrap();
+    let client = Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let url = server.url().replace("redis://", "rediss://");
+    let url = url.replace(
+        &format!("127.0.0.1:{}", server.port()),
+        &format!("localhost:{port}"),
+    );
+    let event = delivery(None, Some(NEW));
+    for (tls, works) in [
+        (certs.known(true), true),
+        (certs.known(false), false),
+        (Certs::make().known(true), false),
+        (TlsConfig::default(), false),
+    ] {
+        let config = RedisConfig {
+            url: Redacted::new(&*url),
+            tls: Some(tls.clone()),
+            command: set("{{ new.id }}", None),
+            content_type: "application/json".to_owned(),
+        };
+        let set = Action::compile(&action(ActionKind::Redis(config)), &shared()).unwrap();
+        let outcome = set.attempt(&event, now()).await;
+        if works {
+            assert_eq!(outcome, Outcome::Done);
+            let there: bool = connection.exists("7").await.unwrap();
+            assert!(there);
+        } else {
+            let Outcome::Retry { failure, .. } = outcome else {
+                panic!("{outcome:?}")
+            };
+            assert_eq!(failure.kind, FailureKind::Connection);
+        }
+    }
 }
