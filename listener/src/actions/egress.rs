@@ -7,15 +7,22 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crds::config::{Egress, HostLimit};
+use futures::future::BoxFuture;
 use ipnet::{Ipv4Net, Ipv6Net};
 use reqwest::Proxy;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::answer::Answer;
 use super::proxy;
+
+/// How long one of several addresses of a host may take to be reached.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// Address ranges of IPv4 that are not public; the first that matches names the reason.
 const REFUSED_V4: &[(Ipv4Net, &str)] = &[
@@ -117,19 +124,49 @@ impl From<Undialled> for Answer {
     }
 }
 
+/// Knows the addresses of hosts.
+pub(super) trait Names: std::fmt::Debug + Send + Sync {
+    /// All addresses of a host, by name or literal.
+    fn find<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, std::io::Result<Vec<SocketAddr>>>;
+}
+
+/// Those of the system.
+#[derive(Debug)]
+struct System;
+
+impl Names for System {
+    fn find<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, std::io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+    }
+}
+
 /// Judges addresses, and resolves names to those that pass.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     rules: Arc<Egress>,
+    names: Arc<dyn Names>,
     /// Name of the proxy, which may be anywhere.
     proxy: Option<Arc<str>>,
 }
 
 impl Guard {
     pub(super) fn new(egress: &Egress) -> Self {
+        Self::by(egress, Arc::new(System))
+    }
+
+    fn by(egress: &Egress, names: Arc<dyn Names>) -> Self {
         Self {
             proxy: proxy::name(egress).map(Arc::from),
             rules: Arc::new(egress.clone()),
+            names,
         }
     }
 
@@ -157,14 +194,28 @@ impl Guard {
         port: u16,
     ) -> Result<Vec<SocketAddr>, Undialled> {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
-        let found = tokio::net::lookup_host((literal, port))
-            .await
-            .map_err(|error| Undialled::Name(Some(error)))?;
-        let allowed = self.select(literal, found.collect())?;
+        let found = self.names.find(literal, port).await;
+        let found = found.map_err(|error| Undialled::Name(Some(error)))?;
+        let allowed = self.select(literal, found)?;
         if allowed.is_empty() {
             return Err(Undialled::Name(None));
         }
         Ok(allowed)
+    }
+
+    /// The one of these that a client which dials but one is to dial: of several the first that is
+    /// reached, or else the first.
+    pub(super) async fn address(&self, host: &str, port: u16) -> Result<SocketAddr, Undialled> {
+        let all = self.addresses(host, port).await?;
+        if let [_, _, ..] = *all {
+            for address in &all {
+                let reached = timeout(PROBE, TcpStream::connect(address)).await;
+                if matches!(reached, Ok(Ok(_))) {
+                    return Ok(*address);
+                }
+            }
+        }
+        all.first().copied().ok_or(Undialled::Name(None))
     }
 
     /// Whether `address`, which `host` stands for, may be dialled.
@@ -227,12 +278,11 @@ impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = self.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let found = guard.names.find(name.as_str(), 0).await?;
             if guard.proxy.as_deref() == Some(name.as_str()) {
-                let found: Vec<_> = found.collect();
                 return Ok::<Addrs, _>(Box::new(found.into_iter()));
             }
-            let allowed = guard.select(name.as_str(), found.collect())?;
+            let allowed = guard.select(name.as_str(), found)?;
             Ok::<Addrs, _>(Box::new(allowed.into_iter()))
         })
     }

@@ -145,10 +145,8 @@ impl Email {
     /// A connection to an address that may be dialled.
     async fn transport(&self, guard: &Guard, timeout: Duration) -> Result<Transport, Undialled> {
         let server = &self.server;
-        let addresses = guard.addresses(&server.host, server.port).await?;
-        let address = addresses.first().map(std::net::SocketAddr::ip);
-        let dialled = address.map_or_else(|| server.host.clone(), |address| address.to_string());
-        let mut builder = Transport::builder_dangerous(dialled)
+        let address = guard.address(&server.host, server.port).await?;
+        let mut builder = Transport::builder_dangerous(address.ip().to_string())
             .port(server.port)
             .tls(server.tls.clone())
             .timeout(Some(timeout));

@@ -192,12 +192,13 @@ impl Nats {
         {
             return Ok(client.clone());
         }
-        let addresses = guard.addresses(&self.host, self.port).await?;
+        let address = guard.address(&self.host, self.port).await?;
         let encrypted = self.tls.is_some();
         // Where it is encrypted the name stays, since the certificate must bear it.
-        let server = match addresses.first() {
-            Some(address) if !encrypted => format!("nats://{address}"),
-            _ => format!("{}://{}", self.url.scheme(), self.address),
+        let server = if encrypted {
+            format!("{}://{}", self.url.scheme(), self.address)
+        } else {
+            format!("nats://{address}")
         };
         let mut options = ConnectOptions::new()
             .name("observer-listener")

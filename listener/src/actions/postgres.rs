@@ -245,11 +245,10 @@ impl Server {
     /// host's name, it is that which makes sure of who answers.
     async fn dialled(&self, guard: &Guard) -> Result<PgConnectOptions, Undialled> {
         let (host, port) = (self.options.get_host(), self.options.get_port());
-        let addresses = guard.addresses(host, port).await?;
-        let verified = matches!(self.options.get_ssl_mode(), PgSslMode::VerifyFull);
-        Ok(match addresses.first() {
-            Some(address) if !verified => self.options.clone().host(&address.ip().to_string()),
-            _ => self.options.clone(),
+        let address = guard.address(host, port).await?;
+        Ok(match self.options.get_ssl_mode() {
+            PgSslMode::VerifyFull => self.options.clone(),
+            _ => self.options.clone().host(&address.ip().to_string()),
         })
     }
 }

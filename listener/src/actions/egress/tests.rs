@@ -1,7 +1,15 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use proptest::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crds::config::ActionKind;
+use crds::load::{SourceFile, load};
+use proptest::prelude::*;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::super::fixture::{action, delivery, now};
+use super::super::{Action, FailureKind, Gates, Outcome, Shared, endpoint};
 use super::*;
 
 fn guard(cidrs: &[&str], hosts: &[&str]) -> Guard {
@@ -266,4 +274,161 @@ proptest! {
         let expected = net.contains(&address) || refusal(IpAddr::V4(address)).is_none();
         prop_assert_eq!(passes, expected);
     }
+}
+
+/// Names that have one address at a time, and another at each look.
+#[derive(Debug)]
+struct Fickle {
+    addresses: [IpAddr; 2],
+    looks: AtomicUsize,
+}
+
+impl Names for Fickle {
+    fn find<'a>(
+        &'a self,
+        _host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, std::io::Result<Vec<SocketAddr>>> {
+        let look = self.looks.fetch_add(1, Ordering::Relaxed);
+        let address = self.addresses[look % 2];
+        Box::pin(async move { Ok(vec![SocketAddr::new(address, port)]) })
+    }
+}
+
+/// Counts the connections to an address, and ends each.
+async fn count(socket: TcpListener) -> (Arc<AtomicUsize>, AbortOnDropHandle<()>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let counting = tokio::spawn(async move {
+        while socket.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (count, AbortOnDropHandle::new(counting))
+}
+
+#[tokio::test]
+async fn a_name_that_changes_its_mind_leads_nowhere_else() {
+    // Wherever what may be dialled is, there is a trap at the same port of another address.
+    let (allowed, trap) = loop {
+        let allowed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = allowed.local_addr().unwrap().port();
+        if let Ok(trap) = TcpListener::bind(("127.0.0.2", port)).await {
+            break (allowed, trap);
+        }
+    };
+    let port = allowed.local_addr().unwrap().port();
+    let ((reached, _one), (trapped, _other)) = (count(allowed).await, count(trap).await);
+    let egress = Egress {
+        cidrs: vec!["127.0.0.1/32".parse().unwrap()],
+        ..Egress::default()
+    };
+    for kind in kinds("shop.example.com", port) {
+        for first in 0..2 {
+            let names = Fickle {
+                addresses: [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2)]
+                    .map(IpAddr::V4),
+                looks: AtomicUsize::new(first),
+            };
+            let guard = Guard::by(&egress, Arc::new(names));
+            let shared = Shared {
+                http: endpoint::client(&guard).unwrap(),
+                guard,
+                gates: Gates::default(),
+                own_database: None,
+                fleet: None,
+            };
+            let before = reached.load(Ordering::Relaxed);
+            let mut config = action(kind.clone());
+            config.timeout = Duration::from_millis(500);
+            let action = Action::compile(&config, &shared).unwrap();
+            let mut refused = 0;
+            for _ in 0..4 {
+                let event = delivery(None, Some(r#"{"id": 7}"#));
+                let outcome = action.attempt(&event, now()).await;
+                refused += usize::from(matches!(
+                    outcome,
+                    Outcome::Refused(failure) if failure.kind == FailureKind::Egress
+                ));
+            }
+            // Some keep what they were told first.
+            assert!(
+                refused > 0 || first == 0,
+                "{action:?} was refused what it may not dial"
+            );
+            let dialled = reached.load(Ordering::Relaxed) - before;
+            println!("{action:?}: {refused} of 4 refused, {dialled} dialled");
+            assert_eq!(trapped.load(Ordering::Relaxed), 0, "{action:?}");
+        }
+    }
+    assert!(reached.load(Ordering::Relaxed) > 0);
+}
+
+/// An action of each kind that goes somewhere.
+fn kinds(host: &str, port: u16) -> Vec<ActionKind> {
+    let file = format!(
+        "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\nmetadata: {{name: l}}\n\
+         spec: {{source: {{changeLog: {{databaseUrl: {{value: 'postgres://h/d'}}}}}}}}\n---\n\
+         apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: o}}\nspec:\n  \
+         \"on\": {{entity: public.e}}\n  actions:\n  \
+         - {{name: a, webhook: {{url: {{value: 'http://{host}:{port}/'}}}}}}\n  \
+         - {{name: b, slack: {{url: {{value: 'https://{host}:{port}/'}}, text: a}}}}\n  \
+         - {{name: c, email: {{smtp: {{host: {host}, port: {port}, tls: None}}, from: a@b.c, to: [a@b.c], subject: a, text: a}}}}\n  \
+         - {{name: d, postgres: {{url: {{value: 'postgres://u:p@{host}:{port}/d'}}, statement: select 1}}}}\n  \
+         - {{name: e, redis: {{url: {{value: 'redis://{host}:{port}'}}, delete: {{keys: [a]}}}}}}\n  \
+         - {{name: f, nats: {{url: {{value: 'nats://{host}:{port}'}}, subject: a}}}}\n  \
+         - {{name: g, kafka: {{brokers: ['{host}:{port}'], topic: a}}}}\n"
+    );
+    let file = SourceFile {
+        path: "f.yaml".into(),
+        text: file,
+    };
+    let loaded = load(&[file], &|_, _| None, None).unwrap();
+    let observer = loaded.bundle.observers.into_iter().next().unwrap();
+    observer
+        .actions
+        .into_iter()
+        .map(|action| action.kind)
+        .collect()
+}
+
+/// One name with these addresses.
+#[derive(Debug)]
+struct Several(Vec<IpAddr>);
+
+impl Names for Several {
+    fn find<'a>(
+        &'a self,
+        _host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, std::io::Result<Vec<SocketAddr>>> {
+        let all = self.0.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        Box::pin(async move { Ok(all) })
+    }
+}
+
+#[tokio::test]
+async fn of_several_addresses_one_that_is_reached_is_dialled() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let here = socket.local_addr().unwrap();
+    let gone = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
+    let egress = Egress {
+        cidrs: vec!["127.0.0.0/8".parse().unwrap()],
+        ..Egress::default()
+    };
+    for all in [vec![gone, here.ip()], vec![here.ip(), gone]] {
+        let guard = Guard::by(&egress, Arc::new(Several(all)));
+        let address = guard.address("shop.example.com", here.port()).await;
+        assert_eq!(address.unwrap(), here);
+    }
+    let guard = Guard::by(&egress, Arc::new(Several(vec![gone, gone])));
+    let address = guard
+        .address("shop.example.com", here.port())
+        .await
+        .unwrap();
+    assert_eq!(
+        address.ip(),
+        gone,
+        "whoever dials says why it is not reached"
+    );
 }
