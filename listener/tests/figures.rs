@@ -196,7 +196,7 @@ async fn latency() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn dead_receiver() {
-    const ROWS: u64 = 10_000;
+    const ROWS: u64 = 20_000;
     let mut rates = [Vec::new(), Vec::new()];
     for round in 0..6 {
         let hangs = round % 2 == 1;

@@ -77,7 +77,15 @@ impl Dispatcher {
     pub(super) fn enqueue(&mut self, lane: LaneId, shard: u16, mut job: Spilled) {
         job.key = lane.1;
         let known = self.roster.target(lane.0);
-        if known.is_some_and(|known| known.tells_keys_apart()) {
+        let (now, told_apart) = (
+            Instant::now(),
+            known.is_some_and(|known| known.tells_keys_apart()),
+        );
+        // While its receiver is left alone nobody could work on it however soon it is saved.
+        let soon = now + self.setup.save_every;
+        let room = known.and_then(|known| known.action.room(now));
+        let can_begin = room.is_none_or(|room| room.most > 0 || room.next < soon);
+        if told_apart {
             job.lane = Some(lane);
             let blocked = self.diverted.has(lane);
             let crowded = self.diverted.added(lane);
@@ -87,7 +95,7 @@ impl Dispatcher {
                 self.lanes.block(lane);
             }
         }
-        self.job_due |= job.due <= Instant::now();
+        self.job_due |= job.due <= now && can_begin;
         self.unsaved.jobs.push((shard, job));
     }
 
