@@ -165,7 +165,7 @@ async fn an_exhausted_pool_is_waited_for_and_no_more() {
     let fixture: Postgres = start().await;
     let pool = PgPoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(Duration::from_millis(200))
+        .acquire_timeout(Duration::from_secs(3))
         .connect(&fixture.url)
         .await
         .unwrap();
