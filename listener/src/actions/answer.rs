@@ -137,10 +137,22 @@ pub(super) async fn within<E: Into<Answer>>(
     timeout: Duration,
     doing: impl Future<Output = Result<(), E>>,
 ) -> Outcome {
-    match timeout_at(Instant::now() + timeout, doing).await {
-        Ok(Ok(())) => Outcome::Done,
-        Ok(Err(error)) => classify(host, error.into()),
-        Err(_) => classify(host, Answer::Silence(timeout)),
+    let until = (Instant::now() + timeout, timeout);
+    let done = in_time(host, until, doing).await;
+    done.err().unwrap_or(Outcome::Done)
+}
+
+/// What comes of a part of an attempt at `host`, or the outcome of the attempt where that is none. The
+/// attempt ends at a time, which is when its timeout is over.
+pub(super) async fn in_time<T, E: Into<Answer>>(
+    host: &str,
+    (end, timeout): (Instant, Duration),
+    doing: impl Future<Output = Result<T, E>>,
+) -> Result<T, Outcome> {
+    match timeout_at(end, doing).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(classify(host, error.into())),
+        Err(_) => Err(classify(host, Answer::Silence(timeout))),
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use self::answer::{SendError, concerns_content};
 use self::cluster::{Access, Cluster};
-use super::answer::within;
+use super::answer::in_time;
 use super::batch::{Batches, divided};
 use super::body::Body;
 use super::egress::Guard;
@@ -139,10 +139,17 @@ impl Kafka {
 
     /// Writes the records, those of one partition together and in their order.
     async fn send(&self, guard: &Guard, parts: Vec<Arc<Part>>, timeout: Duration) -> Vec<Outcome> {
-        let deadline = Instant::now() + timeout;
-        let placing = parts.iter().map(|part| self.place(guard, part, timeout));
+        let until = (Instant::now() + timeout, timeout);
+        let cluster = match in_time(&self.host, until, self.cluster(guard)).await {
+            Ok(cluster) => cluster,
+            Err(outcome) => return vec![outcome; parts.len()],
+        };
         let mut outcomes = Vec::with_capacity(parts.len());
         let mut groups: BTreeMap<(String, i32), Group> = BTreeMap::new();
+        let placing = parts.iter().map(|part| {
+            let placed = cluster.partition(&part.topic, &part.place);
+            in_time(&self.host, until, placed)
+        });
         for (index, (placed, part)) in join_all(placing).await.into_iter().zip(&parts).enumerate() {
             match placed {
                 Err(outcome) => outcomes.push((index, outcome)),
@@ -155,55 +162,41 @@ impl Kafka {
                 }
             }
         }
-        let writing = groups.into_values().map(async |group| {
-            let Group {
-                partition,
-                parts,
-                indices,
-            } = group;
-            let write = |parts: Vec<Arc<Part>>| self.write(&partition, parts, deadline);
-            let written = divided(parts, &concerns_content, &write).await;
-            indices.into_iter().zip(written).collect::<Vec<_>>()
-        });
+        let writing = groups.into_values().map(|group| self.write(group, until));
         outcomes.extend(join_all(writing).await.into_iter().flatten());
-        if outcomes
-            .iter()
-            .any(|(_, outcome)| outcome.breaks_connection())
-        {
-            self.cluster.lock().await.take();
-        }
         outcomes.sort_unstable_by_key(|(index, _)| *index);
-        outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+        let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
+        if outcomes.iter().any(Outcome::breaks_connection) {
+            let mut kept = self.cluster.lock().await;
+            // Others may have made new ones meanwhile.
+            kept.take_if(|kept| Arc::ptr_eq(kept, &cluster));
+        } else {
+            // As when a topic has been made anew with fewer partitions.
+            for (outcome, part) in outcomes.iter().zip(&parts) {
+                if matches!(outcome, Outcome::Retry { .. }) {
+                    cluster.forget(&part.topic).await;
+                }
+            }
+        }
+        outcomes
     }
 
-    /// The partition that a record belongs to.
-    async fn place(
-        &self,
-        guard: &Guard,
-        part: &Part,
-        timeout: Duration,
-    ) -> Result<Arc<PartitionClient>, Outcome> {
-        let mut placed = None;
-        let placing = async {
-            let cluster = self.cluster(guard).await?;
-            placed = Some(cluster.partition(&part.topic, &part.place).await?);
-            Ok::<_, SendError>(())
+    /// Writes records of one partition.
+    async fn write(&self, group: Group, until: (Instant, Duration)) -> Vec<(usize, Outcome)> {
+        let Group {
+            partition,
+            parts,
+            indices,
+        } = group;
+        let write = async |parts: Vec<Arc<Part>>| {
+            let records = parts.iter().map(|part| part.record.clone()).collect();
+            let writing = partition.produce(records, Compression::NoCompression);
+            let written = async { writing.await.map_err(SendError::from) };
+            let written = in_time(&self.host, until, written).await;
+            written.err().unwrap_or(Outcome::Done)
         };
-        let outcome = within(&self.host, timeout, placing).await;
-        placed.ok_or(outcome)
-    }
-
-    async fn write(
-        &self,
-        partition: &PartitionClient,
-        parts: Vec<Arc<Part>>,
-        deadline: Instant,
-    ) -> Outcome {
-        let records = parts.iter().map(|part| part.record.clone()).collect();
-        let writing = partition.produce(records, Compression::NoCompression);
-        let left = deadline.saturating_duration_since(Instant::now());
-        let written = async { writing.await.map(drop).map_err(SendError::from) };
-        within(&self.host, left, written).await
+        let written = divided(parts, &concerns_content, &write).await;
+        indices.into_iter().zip(written).collect()
     }
 
     /// The connections that there are, or new ones.

@@ -150,7 +150,7 @@ impl Nats {
             Ok(message) => message,
             Err(failure) => return Outcome::Refused(failure),
         };
-        let publishing = self.publish(shared, delivery, (subject, message), timeout);
+        let publishing = Box::pin(self.publish(shared, delivery, (subject, message), timeout));
         let outcome = within(&self.address, timeout, publishing).await;
         if outcome.breaks_connection() {
             self.client.lock().await.take();

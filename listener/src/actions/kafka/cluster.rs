@@ -131,6 +131,11 @@ impl Cluster {
         Ok(Arc::clone(client))
     }
 
+    /// Has a topic looked up anew.
+    pub(super) async fn forget(&self, topic: &str) {
+        self.topics.lock().await.remove(topic);
+    }
+
     async fn partitions(
         &self,
         topic: &str,
