@@ -199,9 +199,7 @@ impl Action {
         }
         outcome
     }
-}
 
-impl Action {
     /// Takes what the attempt needs of the limits that all processes keep together.
     async fn take_of_fleet(&self, delivery: &Delivery) -> Result<(), Duration> {
         let Some(fleet) = &self.shared.fleet else {
@@ -212,7 +210,7 @@ impl Action {
             (name, limit)
         });
         let host = self.gate.host().and_then(|host| {
-            // No action's name has but one slash.
+            // Unlike any action's name, which has two slashes.
             let name = format!("host/{}", host.name);
             host.limit.rate_limit.map(|limit| (name, limit))
         });

@@ -1,6 +1,6 @@
 //! TLS for protocols other than HTTP.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,12 +12,16 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::CompileError;
 
+/// The authorities that the system trusts, read once: each action would read all of them again.
+static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> =
+    LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
+
 /// The settings at `place`, beside the authorities that the system trusts. Versions before 1.2 are
 /// not known to the library.
 pub(super) fn client_config(place: &str, config: &TlsConfig) -> Result<ClientConfig, CompileError> {
     let wrong = |field: &str, what: &str| CompileError::field(format!("{place}.{field}"), what);
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots.add_parsable_certificates(SYSTEM.iter().cloned());
     if let Some(ca) = &config.ca {
         let what = "holds no certificates; give them as PEM";
         for certificate in certificates(ca).ok_or_else(|| wrong("ca", what))? {
@@ -44,8 +48,7 @@ pub(super) fn client_config(place: &str, config: &TlsConfig) -> Result<ClientCon
 
 /// All authorities that are trusted, as PEM, for a client that trusts no others.
 pub(super) fn trusted(ca: &Redacted) -> Vec<u8> {
-    let system = rustls_native_certs::load_native_certs().certs;
-    let system = system.iter().map(|certificate| {
+    let system = SYSTEM.iter().map(|certificate| {
         let text = STANDARD.encode(certificate);
         format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
     });
