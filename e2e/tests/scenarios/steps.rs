@@ -79,14 +79,9 @@ impl Shop {
             self.database.committed().await
         })
         .await?;
-        until("what was committed has arrived", LATE, async || {
-            self.tally.count(&self.sink).await?;
-            let lost = self.tally.path(MAIN).lost(&committed);
-            ensure!(lost == 0, "{lost} changes have not arrived");
-            Ok(())
-        })
-        .await
-        .map(drop)
+        self.tally
+            .arrived(&self.sink, &self.database, (MAIN, &committed), LATE)
+            .await
     }
 
     /// Waits until every shard has an owner and gives the time since `start`.

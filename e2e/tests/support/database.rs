@@ -122,6 +122,47 @@ impl Database {
             .collect())
     }
 
+    /// What the schema `observer` holds of a key's change, as JSON: in the log, among jobs and dead
+    /// letters, and how far the shards are.
+    pub(crate) async fn traces(&self, key: &str, change: i64) -> Result<String> {
+        let traces = "
+            with logged as (
+                select slot, id, xid, hash, occurred_at, entity from observer.change_log
+                where key = $1 and (new->>'v')::bigint = $2
+            )
+            select json_build_object(
+                'log', (select json_agg(l) from logged l),
+                'jobs', (
+                    select json_agg(j) from (
+                        select slot, id, state, worker, claim, due, attempts, enqueued_at, cancelled::text, history
+                        from observer.job j where j.hash in (select l.hash from logged l) order by id limit 5
+                    ) j
+                ),
+                'workers', (select json_agg(w) from observer.job_worker w),
+                'head of jobs', (select json_agg(h) from observer.job_head h),
+                'dead letters', (
+                    select json_agg(d) from (
+                        select id, event_id, error_kind, error, created_at from observer.dead_letter d
+                        where d.log_id in (select l.id from logged l)
+                    ) d
+                ),
+                'checkpoints', (
+                    select json_agg(c) from (
+                        select shard, shards, epoch, holder, claimed_at, saved_at, from_floor, from_snapshot::text,
+                               from_ceiling, to_floor, to_snapshot::text, to_ceiling, last_id, finished, partly
+                        from observer.checkpoint c
+                        where shard in (select l.hash % c.shards from logged l) or not exists (select from logged)
+                    ) c
+                ),
+                'now', clock_timestamp()
+            )::text";
+        Ok(sqlx::query_scalar(traces)
+            .bind(key)
+            .bind(change)
+            .fetch_one(&self.pool)
+            .await?)
+    }
+
     /// Rows that a listener has in the schema `observer`.
     pub(crate) async fn rows_of(&self, listener: &str) -> Result<i64> {
         let count = "select (select count(*) from observer.checkpoint where listener = $1)

@@ -17,10 +17,24 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::wait::until;
-use super::{Cluster, figures, keep, wait};
+use super::{Cluster, database, figures, keep, wait};
 
 /// Who the tests are to the API server.
 pub(crate) const MANAGER: &str = "e2e";
+
+/// Shows what the schema `observer` holds, where the scenario has a database.
+const SCHEMA: [&str; 8] = [
+    "exec",
+    database::NAME,
+    "--",
+    "/usr/lib/postgresql/15/bin/psql",
+    "--username=postgres",
+    "--host=/var/lib/postgresql",
+    "--command",
+    "table observer.checkpoint; table observer.job_head; table observer.job_worker; \
+     table observer.job; table observer.dead_letter; table observer.log_head; \
+     select * from observer.change_log order by id desc limit 2000",
+];
 
 /// The namespace of a scenario.
 pub(crate) struct Room {
@@ -174,6 +188,7 @@ impl Room {
                 let _ = writeln!(text, "# logs of {pod} {which}\n{logs}");
             }
         }
+        let _ = writeln!(text, "# the schema observer\n{}", run(&SCHEMA));
         let operator = [
             "logs",
             "--namespace",

@@ -100,13 +100,22 @@ impl Path {
 
     /// How many of the committed changes have not arrived.
     pub(crate) fn lost(&self, committed: &BTreeMap<String, i64>) -> i64 {
-        let none = BTreeSet::new();
         let missing = |(key, last): (&String, &i64)| {
-            let arrived = self.changes.get(key).unwrap_or(&none);
-            let arrived = arrived.range(..=*last).count();
+            let arrived = self.changes.get(key);
+            let arrived = arrived.map_or(0, |arrived| arrived.range(..=*last).count());
             last - i64::try_from(arrived).unwrap_or(i64::MAX)
         };
         committed.iter().map(missing).sum()
+    }
+
+    /// A key of which committed changes have not arrived, the first of these, and the last that did.
+    fn missing<'a>(&self, committed: &'a BTreeMap<String, i64>) -> Option<(&'a str, i64, i64)> {
+        let none = BTreeSet::new();
+        committed.iter().find_map(|(key, last)| {
+            let arrived = self.changes.get(key).unwrap_or(&none);
+            let first = (1..=*last).find(|change| !arrived.contains(change))?;
+            Some((key.as_str(), first, arrived.last().copied().unwrap_or(0)))
+        })
     }
 }
 
@@ -143,6 +152,36 @@ impl Tally {
         ));
     }
 
+    /// Waits until this has arrived, and fails with all that is known of a change that has not.
+    pub(crate) async fn arrived(
+        &mut self,
+        sink: &Sink,
+        database: &Database,
+        (path, committed): (&str, &BTreeMap<String, i64>),
+        within: Duration,
+    ) -> Result<()> {
+        let arrived = until("what was committed has arrived", within, async || {
+            self.count(sink).await?;
+            let lost = self.path(path).lost(committed);
+            ensure!(lost == 0, "{lost} changes have not arrived");
+            Ok(())
+        })
+        .await;
+        let Err(error) = arrived else {
+            return Ok(());
+        };
+        let Some((key, change, latest)) = self.path(path).missing(committed) else {
+            return Err(error);
+        };
+        let known = match database.traces(key, change).await {
+            Ok(known) => known,
+            Err(error) => format!("nothing, as the database says: {error:#}"),
+        };
+        Err(error.context(format!(
+            "of key {key} the last to arrive is {latest}; of its change {change} is known: {known}"
+        )))
+    }
+
     /// Waits until everything committed has arrived, and fails unless each change did once and
     /// every key is in order.
     pub(crate) async fn all_once(
@@ -167,13 +206,9 @@ impl Tally {
         within: Duration,
     ) -> Result<()> {
         let committed = database.committed().await?;
-        let arrived = until("everything committed has arrived", within, async || {
-            self.count(sink).await?;
-            let lost = self.path(path).lost(&committed);
-            ensure!(lost == 0, "{lost} changes have not arrived");
-            Ok(())
-        })
-        .await;
+        let arrived = self
+            .arrived(sink, database, (path, &committed), within)
+            .await;
         let found = self.path(path);
         let lost = found.lost(&committed);
         figure(&format!(
