@@ -9,7 +9,7 @@ use crate::key::Key;
 /// What became of an observer in a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every pod that works runs it.
+    /// Every pod that works runs it, and so would those that may take over.
     Programmed,
     /// It is right, and does not run at its own wish.
     Suspended,
@@ -62,21 +62,20 @@ pub fn judge(
     reports: &[&PodReport],
     held_up: Option<&HeldUp>,
 ) -> BTreeMap<Key, Verdict> {
-    let current: Vec<&&PodReport> = reports
-        .iter()
-        .filter(|report| bundle.is_some() && report.bundle.as_deref() == bundle)
-        .collect();
+    let runs = |report: &&PodReport| bundle.is_some() && report.bundle.as_deref() == bundle;
+    let current: Vec<&&PodReport> = reports.iter().filter(|report| runs(report)).collect();
     let mut refusals: BTreeMap<&str, String> = BTreeMap::new();
     for refusal in current.iter().flat_map(|report| &report.refused) {
         refusals
             .entry(&refusal.observer)
             .or_insert_with(|| format!("{}: {}", refusal.path, refusal.message));
     }
-    let working = |reports: &mut dyn Iterator<Item = &&PodReport>| {
-        reports.filter(|report| report.role == Role::Active).count()
-    };
-    let running = working(&mut current.iter().copied());
-    let at_work = running > 0 && running == working(&mut reports.iter());
+    // One that stands by may have a shard in the next moment.
+    let mut taking_part = reports
+        .iter()
+        .filter(|report| matches!(report.role, Role::Active | Role::Standby));
+    let works = current.iter().any(|report| report.role == Role::Active);
+    let at_work = works && taking_part.all(runs);
     before
         .iter()
         .map(|(observer, verdict)| {
@@ -171,13 +170,18 @@ mod tests {
             Verdict::Waiting { .. }
         ));
         assert_eq!(judged(&[&new, &new], None)[0], Verdict::Programmed);
-        // A pod that ends, or has no shard, holds nobody up.
+        // A pod that ends, or does not take part yet, holds nobody up; one that may take over does.
         let rest = [
             report(Role::Stopping, "0", &[]),
-            report(Role::Standby, "0", &[]),
+            report(Role::Starting, "0", &[]),
         ];
         let verdicts = judged(&[&new, &rest[0], &rest[1]], None);
         assert_eq!(verdicts[0], Verdict::Programmed);
+        let standby = report(Role::Standby, "0", &[]);
+        assert!(matches!(
+            &judged(&[&new, &standby], None)[0],
+            Verdict::Waiting { .. }
+        ));
     }
 
     #[test]

@@ -135,6 +135,10 @@ impl Dispatcher {
         let mut redrive_tick = ticks(REDRIVE_EVERY);
         let mut stall_tick = ticks(LOOK_FOR_STALLS_EVERY);
         loop {
+            // Whoever put others in their place may count on them for all that is taken in after.
+            if self.setup.observers.has_changed().unwrap_or(false) {
+                self.reload();
+            }
             self.take_in();
             self.start();
             let due =
