@@ -3,6 +3,7 @@
 
 mod commands;
 mod crashes;
+mod cuts;
 mod lanes;
 mod places;
 mod retries;

@@ -341,6 +341,23 @@ pub enum QueueError {
     /// Something in the queue that this program did not put there.
     #[error("a job cannot be read: {0}")]
     Unreadable(String),
+    /// No answer in time.
+    #[error("it does not answer")]
+    NoAnswer,
+}
+
+impl QueueError {
+    /// Whether a claim that ended so may have taken jobs all the same, which stay taken for as long
+    /// as its worker is heard of. (Redis gives back what was taken so before it takes more.)
+    #[must_use]
+    pub fn may_have_claimed(&self) -> bool {
+        use sqlx::Error::{Database, PoolClosed, PoolTimedOut};
+        match self {
+            // It was refused, or never sent.
+            Self::Postgres(Database(_) | PoolClosed | PoolTimedOut) | Self::Redis(_) => false,
+            Self::Postgres(_) | Self::Unreadable(_) | Self::NoAnswer => true,
+        }
+    }
 }
 
 /// Where jobs of one listener are kept.

@@ -3,7 +3,8 @@
 //!
 //! A worker is known to the queue under an id for as long as it gives signs of life. When they
 //! fail for nearly a lease it stops all that it does, so that nobody else begins what it has not
-//! ended, and begins anew under another id.
+//! ended, and begins anew under another id. It does so too, once what is under way has ended, where it
+//! may hold what it does not know of: whatever is an id's goes back when that leaves.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -101,6 +102,8 @@ struct Session<'a> {
     opening: Option<Instant>,
     /// When there was a job, or was said to be one.
     last_job: Instant,
+    /// Jobs may be held under this id that are not known here, as when a claim had no answer.
+    in_doubt: bool,
 }
 
 impl<'a> Session<'a> {
@@ -133,6 +136,7 @@ impl<'a> Session<'a> {
             look_again: false,
             opening: None,
             last_job: Instant::now(),
+            in_doubt: false,
         }
     }
 
@@ -162,25 +166,28 @@ impl<'a> Session<'a> {
     async fn work(&mut self, stop: &CancellationToken) {
         let mut end = None;
         loop {
+            if self.in_doubt && !self.crew.stopping.is_cancelled() {
+                self.begin_no_more();
+            }
             self.start();
             self.tell();
             let late = end.is_some_and(|end| Instant::now() >= end + ANSWER);
-            if end.is_some() && (self.is_done() || late) {
+            let ends = self.crew.stopping.is_cancelled();
+            if ends && (self.is_done() || late) {
                 break;
             }
-            let look = (end.is_none() && self.wants_more()).then_some(self.next_look);
+            let look = (!ends && self.wants_more()).then_some(self.next_look);
             let added = Arc::clone(&self.setup.added);
             tokio::select! {
                 Some(ended) = self.ended.recv() => self.note(ended),
                 Some(ran) = self.running.join_next() => self.ran(ran),
                 Some(claimed) = self.claims.join_next() => self.claimed(claimed),
                 Some(told) = self.telling.join_next() => self.told(told),
-                () = added.notified(), if end.is_none() => self.look_soon(),
+                () = added.notified(), if !ends => self.look_soon(),
                 () = until(look), if look.is_some() => self.look(),
                 () = stop.cancelled(), if end.is_none() => {
                     end = Some(Instant::now() + self.setup.drain);
-                    self.crew.stopping.cancel();
-                    self.hand_back();
+                    self.begin_no_more();
                 }
                 () = until(end.map(|end| end + ANSWER)), if self.right.is_cancelled() && end.is_some() => {}
                 () = until(end), if end.is_some() && !self.right.is_cancelled() => {
@@ -191,8 +198,25 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        if let Ok(Err(error)) = timeout(ANSWER, self.setup.place.queue.leave(self.id)).await {
-            self.setup.failed(&error);
+        self.leave(stop).await;
+    }
+
+    /// Gives back whatever is held under this id; tries until that is done, or for [`ANSWER`] once
+    /// a stop is asked for. Should it fail, the lease runs out with the signs of life.
+    async fn leave(&self, stop: &CancellationToken) {
+        let leaving = async {
+            while let Err(error) = self.setup.place.queue.leave(self.id).await {
+                self.setup.failed(&error);
+                sleep(FAILURE_PAUSE).await;
+            }
+        };
+        let patience = async {
+            stop.cancelled().await;
+            sleep(ANSWER).await;
+        };
+        tokio::select! {
+            () = leaving => {}
+            () = patience => {}
         }
     }
 
@@ -231,7 +255,7 @@ impl<'a> Session<'a> {
         self.opening = opening;
         self.claims.spawn(async move {
             let claimed = timeout(ANSWER, queue.claim(id, &want)).await;
-            claimed.unwrap_or_else(|_| Err(QueueError::Postgres(sqlx::Error::PoolTimedOut)))
+            claimed.unwrap_or(Err(QueueError::NoAnswer))
         });
     }
 
@@ -261,10 +285,12 @@ impl<'a> Session<'a> {
             }
             Ok(Err(error)) => {
                 self.setup.failed(&error);
+                self.in_doubt |= error.may_have_claimed();
                 FAILURE_PAUSE
             }
             Err(error) => {
                 tracing::error!(%error, "a look for jobs broke down");
+                self.in_doubt = true;
                 FAILURE_PAUSE
             }
         };
@@ -316,6 +342,12 @@ impl<'a> Session<'a> {
         self.setup.metrics.jobs.running.set(running);
     }
 
+    /// Lets what is under way end, and begins nothing more.
+    fn begin_no_more(&mut self) {
+        self.crew.stopping.cancel();
+        self.hand_back();
+    }
+
     /// What was not begun is others' again.
     fn hand_back(&mut self) {
         for run in self.ready.drain(..) {
@@ -333,8 +365,10 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            // The claim runs out, and the job is counted as lost.
-            Err(error) => tracing::error!(%error, "work on a job broke down"),
+            Err(error) => {
+                tracing::error!(%error, "work on a job broke down");
+                self.in_doubt = true;
+            }
         }
     }
 
@@ -364,7 +398,10 @@ impl<'a> Session<'a> {
                 ended.append(&mut self.untold);
                 self.untold = ended;
             }
-            Err(error) => tracing::error!(%error, "telling the job queue broke down"),
+            Err(error) => {
+                tracing::error!(%error, "telling the job queue broke down");
+                self.in_doubt = true;
+            }
         }
     }
 

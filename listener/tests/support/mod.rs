@@ -7,6 +7,7 @@ pub(crate) mod certs;
 pub(crate) mod counters;
 pub(crate) mod fleet;
 pub(crate) mod kafka;
+pub(crate) mod link;
 pub(crate) mod listener;
 pub(crate) mod nats;
 pub(crate) mod probe;
