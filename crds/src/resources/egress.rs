@@ -61,8 +61,9 @@ pub struct EgressLimit {
     /// (`*.example.com`), or `*` for each one: each host that is meant has limits of its own.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
-    /// Most attempts under way at once in one pod, 1 to 65536. What is beyond waits for its turn, for
-    /// up to the action's `timeout`, and then in the job queue.
+    /// Most attempts under way at once, 1 to 65536: in all pods together where the listener has a
+    /// Redis (`spec.redis`), else in each. What is beyond waits for its turn, for up to the action's
+    /// `timeout`, and then in the job queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub max_in_flight: Option<u32>,

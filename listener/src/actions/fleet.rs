@@ -4,6 +4,8 @@
 //! clock. Where the server does not answer soon, an attempt is not held up for its sake: then the
 //! process's own bucket is all that counts.
 
+mod seats;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -37,12 +39,13 @@ for i, key in ipairs(KEYS) do
 end
 return 0";
 
-/// The buckets of one listener.
+/// The limits of one listener.
 #[derive(Clone)]
 pub struct Fleet {
     manager: ConnectionManager,
     prefix: String,
     take: Script,
+    enter: Script,
 }
 
 impl fmt::Debug for Fleet {
@@ -64,8 +67,9 @@ impl Fleet {
             .set_number_of_retries(0);
         Some(Self {
             manager: ConnectionManager::new_lazy_with_config(client, config).ok()?,
-            prefix: format!("observers:{{{listener}}}:rate:"),
+            prefix: format!("observers:{{{listener}}}:"),
             take: Script::new(TAKE),
+            enter: Script::new(seats::ENTER),
         })
     }
 
@@ -75,7 +79,7 @@ impl Fleet {
         let mut manager = self.manager.clone();
         let mut call = self.take.prepare_invoke();
         for (name, limit) in limits {
-            call.key(format!("{}{name}", self.prefix))
+            call.key(format!("{}rate:{name}", self.prefix))
                 .arg(micros(limit.each()).max(1))
                 .arg(micros(limit.tolerance()));
         }

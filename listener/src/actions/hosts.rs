@@ -86,11 +86,12 @@ pub(super) fn without_port(host: &str) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use crds::config::{ActionKind, Egress, RateLimit};
+    use crds::config::{ActionKind, Egress, RateLimit, Redacted};
     use futures::future::join_all;
+    use servers::redis::{Options, PrivateRedis};
 
     use super::super::fixture::{action, delivery, now, webhook};
-    use super::super::{Action, Gates, Outcome, Shared};
+    use super::super::{Action, Fleet, Gates, Outcome, Shared};
     use super::*;
     use crate::demo::sink::{Behaviour, Sink};
 
@@ -131,6 +132,29 @@ mod tests {
         );
         let begun = std::time::Instant::now();
         let attempts = (0..12).map(|n| actions[n % 2].attempt(&event, now()));
+        let outcomes = join_all(attempts).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+        assert!(begun.elapsed() >= DELAY * 6, "two at once");
+    }
+
+    #[tokio::test]
+    async fn processes_with_one_redis_take_turns_at_a_host() {
+        const DELAY: Duration = Duration::from_millis(100);
+        let sink = Sink::start(Behaviour::Delay(DELAY)).await.unwrap();
+        let server = PrivateRedis::start(&Options::default()).await.unwrap();
+        let url = Redacted::new(server.url());
+        let process = || {
+            let fleet = Fleet::new(&url, "shop/main");
+            let shared = shared(&Gates::default(), limit(Some(1), None)).with_fleet(fleet);
+            post(sink.url("/"), &shared)
+        };
+        let processes = [process(), process()];
+        let event = delivery(None, Some("{}"));
+        let begun = std::time::Instant::now();
+        let attempts = processes.iter().flat_map(|action| {
+            let attempt = || action.attempt(&event, now());
+            [attempt(), attempt(), attempt()]
+        });
         let outcomes = join_all(attempts).await;
         assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done));
         assert!(begun.elapsed() >= DELAY * 6, "two at once");

@@ -57,6 +57,10 @@ pub use template::Flaw;
 /// Most bytes of a request's body, and of anything that a template produces.
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
 
+/// How long beyond its timeout an attempt counts as under way of which nothing is heard: it may wait
+/// for others of its batch, and for its answer's end.
+const SEAT_BEYOND: Duration = Duration::from_secs(5);
+
 /// Why an action's configuration cannot be compiled. Places are relative to the action, as in
 /// `webhook.body`; no text holds a secret.
 #[derive(Debug, thiserror::Error)]
@@ -176,13 +180,31 @@ impl Action {
     /// Attempts a delivery, once, within [`Action::timeout`], if that is admitted now. `now` is
     /// what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
-        let _slot = match self.gate.host() {
-            Some(host) => match host.slot(self.timeout).await {
-                Some(slot) => slot,
-                None => return Outcome::Held(SHORTEST_WAIT),
-            },
+        let Some(host) = self.gate.host() else {
+            return self.attempt_there(delivery, now).await;
+        };
+        let Some(_slot) = host.slot(self.timeout).await else {
+            return Outcome::Held(SHORTEST_WAIT);
+        };
+        let seat = match self.shared.fleet.as_ref().zip(host.limit.max_in_flight) {
+            Some((fleet, most)) => {
+                let (lasts, patience) = (self.timeout + SEAT_BEYOND, self.timeout);
+                match fleet.seat(&host.name, most, lasts, patience).await {
+                    Some(seat) => Some(seat),
+                    None => return Outcome::Held(SHORTEST_WAIT),
+                }
+            }
             None => None,
         };
+        let outcome = self.attempt_there(delivery, now).await;
+        if let Some(seat) = seat {
+            seat.leave().await;
+        }
+        outcome
+    }
+
+    /// The same, once the host has room for it.
+    async fn attempt_there(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
         let permit = match self.gate.admit(Instant::now()) {
             Ok(permit) => permit,
             Err(wait) => return Outcome::Held(wait),
