@@ -209,6 +209,8 @@ async fn killed_and_stopped_at_random_with_jobs_nothing_is_lost_or_out_of_order(
         let more = sink.counts().requests + random.random_range(1..400);
         sink.wait_for(more, SINCE_LAST_SAVE).await;
         let victim = random.random_range(0..processes.len());
+        // Before that it knows no stop.
+        processes[victim].says("running").await;
         if random.random() {
             let next = Process::run(&configs[victim]);
             std::mem::replace(&mut processes[victim], next).kill().await;
