@@ -211,12 +211,12 @@ async fn killed_and_stopped_at_random_with_jobs_nothing_is_lost_or_out_of_order(
         let victim = random.random_range(0..processes.len());
         // Before that it knows no stop.
         processes[victim].says("running").await;
+        let next = Process::run(&configs[victim]);
+        let ends = std::mem::replace(&mut processes[victim], next);
         if random.random() {
-            let next = Process::run(&configs[victim]);
-            std::mem::replace(&mut processes[victim], next).kill().await;
+            ends.kill().await;
         } else {
-            let next = Process::run(&configs[victim]);
-            std::mem::replace(&mut processes[victim], next).stop().await;
+            ends.stop().await;
         }
         taken_over(&db.pool, 8, &processes.each_ref()).await;
         let expected = expected(&db.pool).await;

@@ -102,8 +102,6 @@ struct Session<'a> {
     opening: Option<Instant>,
     /// When there was a job, or was said to be one.
     last_job: Instant,
-    /// Jobs may be held under this id that are not known here, as when a claim had no answer.
-    in_doubt: bool,
 }
 
 impl<'a> Session<'a> {
@@ -136,7 +134,6 @@ impl<'a> Session<'a> {
             look_again: false,
             opening: None,
             last_job: Instant::now(),
-            in_doubt: false,
         }
     }
 
@@ -166,9 +163,6 @@ impl<'a> Session<'a> {
     async fn work(&mut self, stop: &CancellationToken) {
         let mut end = None;
         loop {
-            if self.in_doubt && !self.crew.stopping.is_cancelled() {
-                self.begin_no_more();
-            }
             self.start();
             self.tell();
             let late = end.is_some_and(|end| Instant::now() >= end + ANSWER);
@@ -285,12 +279,14 @@ impl<'a> Session<'a> {
             }
             Ok(Err(error)) => {
                 self.setup.failed(&error);
-                self.in_doubt |= error.may_have_claimed();
+                if error.may_have_claimed() {
+                    self.begin_no_more();
+                }
                 FAILURE_PAUSE
             }
             Err(error) => {
                 tracing::error!(%error, "a look for jobs broke down");
-                self.in_doubt = true;
+                self.begin_no_more();
                 FAILURE_PAUSE
             }
         };
@@ -342,7 +338,8 @@ impl<'a> Session<'a> {
         self.setup.metrics.jobs.running.set(running);
     }
 
-    /// Lets what is under way end, and begins nothing more.
+    /// Lets what is under way end, and begins nothing more: for a stop, or where jobs may be held
+    /// under this id that are not known here, as when a claim had no answer.
     fn begin_no_more(&mut self) {
         self.crew.stopping.cancel();
         self.hand_back();
@@ -367,7 +364,7 @@ impl<'a> Session<'a> {
             }
             Err(error) => {
                 tracing::error!(%error, "work on a job broke down");
-                self.in_doubt = true;
+                self.begin_no_more();
             }
         }
     }
@@ -400,7 +397,7 @@ impl<'a> Session<'a> {
             }
             Err(error) => {
                 tracing::error!(%error, "telling the job queue broke down");
-                self.in_doubt = true;
+                self.begin_no_more();
             }
         }
     }
