@@ -107,6 +107,23 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_go_up_though_all_rows_are_deleted() {
+    let db = database().await;
+    let rows = Rows::new(db.pool.clone(), "default/test");
+    let mut last = 0;
+    for _ in 0..20 {
+        let made = version(&rows.create(&lease("a", "x")).await.unwrap());
+        assert!(made > last, "{made} after {last}");
+        last = made;
+        for _ in 0..20 {
+            let before = rows.get("a").await.unwrap().unwrap();
+            last = version(&rows.replace("a", &before).await.unwrap());
+        }
+        db.run("delete from observer.lease").await;
+    }
+}
+
 /// Changes Leases at random; what is refused is done anew in another way.
 async fn write(pool: PgPool, number: u64, seed: u64, stop: Arc<AtomicBool>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));

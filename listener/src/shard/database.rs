@@ -19,10 +19,13 @@ use tokio::sync::Notify;
 /// Between two looks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Draws the version of a write; the writes of a listener wait for each other here.
+/// Draws the version of a write; the writes of a listener wait for each other here. The count begins
+/// at the time in microseconds, so that versions go up even where somebody has deleted all rows: one
+/// who has seen the earlier ones would take lower versions for older ones.
 const WRITE: &str = "
     with write as (
-        insert into observer.lease as l (listener, name, version, lease) values ($1, '', 1, '{}')
+        insert into observer.lease as l (listener, name, version, lease)
+        values ($1, '', (extract(epoch from clock_timestamp()) * 1e6)::bigint, '{}')
         on conflict (listener, name) do update set version = l.version + 1
         returning version
     )";

@@ -1,13 +1,14 @@
 //! Several processes that share the shards of one listener.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use observer_listener::demo::sink::Sink;
 use sqlx::PgPool;
 
-use super::eventually;
 use super::listener::{Config, Process, observer};
+use super::{eventually, eventually_or};
 
 /// A Lease for tests in which processes die: others need not wait for long, and a busy machine
 /// still manages to renew it.
@@ -59,8 +60,7 @@ pub(crate) async fn shards(pool: &PgPool) -> Vec<Owned> {
 /// Waits until these processes share so many shards evenly, and nobody else has any.
 pub(crate) async fn shared(pool: &PgPool, count: usize, by: &[&Process]) {
     let pids: Vec<u32> = by.iter().map(|process| process.pid()).collect();
-    let what = format!("{count} shards shared by {pids:?}");
-    eventually(&what, async || {
+    let look = async || {
         let shards = shards(pool).await;
         let mut parts: BTreeMap<u32, usize> = BTreeMap::new();
         for shard in &shards {
@@ -70,6 +70,21 @@ pub(crate) async fn shared(pool: &PgPool, count: usize, by: &[&Process]) {
         let even = count.div_ceil(pids.len());
         let all = shards.len() == count && parts.len() == pids.len().min(count);
         (all && parts.values().all(|part| *part <= even)).then_some(())
+    };
+    eventually_or(look, async || {
+        let mut found = format!(
+            "{count} shards shared by {pids:?}: {:#?}",
+            shards(pool).await
+        );
+        for process in by {
+            let said = process.said();
+            let lines: Vec<_> = said.lines().rev().take(40).collect();
+            let _ = write!(found, "\n{} said last:", process.pid());
+            for line in lines.into_iter().rev() {
+                let _ = write!(found, "\n  {line}");
+            }
+        }
+        found
     })
     .await;
 }

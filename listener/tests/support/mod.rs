@@ -44,12 +44,22 @@ pub(crate) struct TestDb {
 
 /// Looks again and again until there is something to see; fails with `what` was expected.
 pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    eventually_or(look, async || what.to_owned()).await
+}
+
+/// The same; what there is instead is asked for where it waited in vain.
+pub(crate) async fn eventually_or<T>(
+    look: impl AsyncFn() -> Option<T>,
+    instead: impl AsyncFnOnce() -> String,
+) -> T {
     let deadline = Instant::now() + listener::SOON;
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        if Instant::now() >= deadline {
+            panic!("waited in vain: {}", instead().await);
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
