@@ -57,9 +57,11 @@ pub(crate) async fn eventually_or<T>(
         if let Some(found) = look().await {
             return found;
         }
-        if Instant::now() >= deadline {
-            panic!("waited in vain: {}", instead().await);
-        }
+        assert!(
+            Instant::now() < deadline,
+            "waited in vain: {}",
+            instead().await
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
