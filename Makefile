@@ -4,7 +4,7 @@ DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 HELM ?= $(shell command -v helm || echo "$$(e2e/cluster/build)/helm")
 OLD_POSTGRES := $(or $(OBSERVER_TEST_POSTGRES_OLD),/usr/lib/postgresql/15/bin)
 
-.PHONY: help demo test check lint prepare generate chart figures e2e peers
+.PHONY: help demo test check lint prepare generate chart figures e2e peers speed
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -47,3 +47,6 @@ e2e: ## Everything in a cluster: kind where there is Docker, else one of its own
 
 peers: ## The job queue beside others for Postgres, on one server; printed, not judged (Go, npm)
 	e2e/peers/run
+
+speed: ## Deliveries beside a bare loop and other systems, on one server; printed, not judged (Java, npm)
+	e2e/speed/run

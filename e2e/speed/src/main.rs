@@ -1,0 +1,285 @@
+//! How fast events are delivered, beside a bare loop and other systems: one Postgres, one receiver,
+//! one system at a time, in turn. `e2e/speed/run` builds what it needs and starts it.
+
+mod bare;
+mod ground;
+mod measure;
+mod process;
+mod report;
+mod sink;
+mod subject;
+mod writers;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::ground::Server;
+use crate::measure::Setting;
+use crate::report::{Of, Report};
+use crate::sink::Behaviour;
+use crate::subject::{Programs, Subject};
+
+#[derive(Debug, Parser)]
+#[command(about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure, and write the figures to a folder
+    Run(Box<RunArgs>),
+    /// Post all rows of the table with nothing around it (a part of `run`)
+    #[command(hide = true)]
+    Post {
+        database_url: String,
+        sink_url: String,
+    },
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// A backlog that is worked off
+    Drain,
+    /// Rows that come at a steady rate
+    Steady,
+    /// Nothing to do
+    Idle,
+    /// What capture costs those who write
+    Writers,
+    /// A bare `select`
+    Read,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    programs: Programs,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_values = ["drain", "steady", "idle", "writers", "read"])]
+    what: Vec<What>,
+    /// Systems to measure; all that are there
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Subject>,
+    /// Times that each is measured, in turn
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Backlogs to work off
+    #[arg(long, value_delimiter = ',', default_value = "50000")]
+    backlog: Vec<u64>,
+    /// Events of a backlog that are waited for; all of it
+    #[arg(long)]
+    first: Option<u64>,
+    /// Steady rates, in rows a second
+    #[arg(long, value_delimiter = ',', default_value = "100")]
+    rate: Vec<u64>,
+    /// Seconds of each steady rate, of each turn of the writers, and of doing nothing
+    #[arg(long, default_value_t = 15)]
+    seconds: u64,
+    /// Keys of the rows; events of one are delivered in order
+    #[arg(long, default_value_t = 1000)]
+    lanes: usize,
+    /// Bytes of a row's text
+    #[arg(long, default_value_t = 500)]
+    bytes: usize,
+    /// Milliseconds until the receiver answers
+    #[arg(long, default_value_t = 0)]
+    delay: u64,
+    /// The receiver answers one in so many with 503; 0 for none
+    #[arg(long, default_value_t = 0)]
+    fail_one_in: u64,
+    /// Shards of our listener
+    #[arg(long)]
+    shards: Option<u16>,
+    /// Observers of ours that match nothing, beside the one that does
+    #[arg(long, default_value_t = 0)]
+    idle_observers: usize,
+    /// Keep a transaction open from before the first row on
+    #[arg(long)]
+    open_transaction: bool,
+    /// What pgbench is called; without it writers are left out
+    #[arg(long)]
+    pgbench: Option<PathBuf>,
+    /// Folder for `speed.json` and `speed.md`
+    #[arg(long, default_value = "target/speed")]
+    out: PathBuf,
+}
+
+impl RunArgs {
+    fn setting(&self) -> Setting {
+        let shards = self.shards.map(|shards| format!("  shards: {shards}\n"));
+        Setting {
+            lanes: self.lanes.max(1),
+            bytes: self.bytes,
+            behaviour: Behaviour {
+                delay: Duration::from_millis(self.delay),
+                fail_one_in: self.fail_one_in,
+            },
+            listener_spec: shards.unwrap_or_default(),
+            idle_observers: self.idle_observers,
+            open_transaction: self.open_transaction,
+        }
+    }
+
+    fn subjects(&self) -> Vec<Subject> {
+        let all = Subject::ALL.into_iter();
+        all.filter(|one| self.only.is_empty() || self.only.contains(one))
+            .filter(|one| {
+                let there = one.is_there(&self.programs);
+                if !there {
+                    eprintln!("{} is left out: its program is not there", one.name());
+                }
+                there
+            })
+            .collect()
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Run(args) => run(&args).await,
+        Command::Post {
+            database_url,
+            sink_url,
+        } => bare::post(&database_url, &sink_url).await,
+    }
+}
+
+async fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let server = Server::start().await?;
+    let mut report = Report {
+        postgres: server.version().await?,
+        cores: std::thread::available_parallelism()?.get(),
+        ..Report::default()
+    };
+    for what in &args.what {
+        match what {
+            What::Drain => drains(args, &server, &mut report).await?,
+            What::Steady => steadies(args, &server, &mut report).await?,
+            What::Idle => idles(args, &server, &mut report).await?,
+            What::Writers => writers(args, &server, &mut report).await?,
+            What::Read => {
+                let rows = args.backlog.first().copied().unwrap_or_default();
+                report.read_per_second = Some(measure::read(&server, &args.setting(), rows).await?);
+            }
+        }
+    }
+    std::fs::create_dir_all(&args.out)?;
+    let json = serde_json::to_string_pretty(&report)?;
+    std::fs::write(args.out.join("speed.json"), json)?;
+    let markdown = report.markdown();
+    std::fs::write(args.out.join("speed.md"), &markdown)?;
+    println!("{markdown}");
+    Ok(())
+}
+
+/// A line for whoever waits.
+fn tell(round: usize, what: &str, subject: Subject, figure: &str) {
+    eprintln!("round {}: {what}, {}: {figure}", round + 1, subject.name());
+}
+
+async fn drains(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
+    let setting = args.setting();
+    for backlog in &args.backlog {
+        let first = args.first.unwrap_or(*backlog).clamp(2, (*backlog).max(2));
+        let name = if first < *backlog {
+            format!("the first {first} of {backlog}")
+        } else {
+            format!("{backlog}")
+        };
+        let mut all: Vec<Of<_>> = of_each(args, &name);
+        for round in 0..args.rounds {
+            for (subject, of) in args.subjects().into_iter().zip(&mut all) {
+                let found =
+                    measure::drain(server, &args.programs, subject, &setting, *backlog, first);
+                let found = found.await.with_context(|| subject.name())?;
+                tell(round, &name, subject, &format!("{:.0}/s", found.per_second));
+                of.rounds.push(found);
+            }
+        }
+        report.drains.extend(all);
+    }
+    Ok(())
+}
+
+async fn steadies(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
+    let setting = args.setting();
+    for rate in &args.rate {
+        let name = format!("{rate}/s");
+        let mut all: Vec<Of<_>> = of_each(args, &name);
+        for round in 0..args.rounds {
+            for (subject, of) in args.subjects().into_iter().zip(&mut all) {
+                if subject.is_bare() {
+                    continue;
+                }
+                let found = measure::steady(
+                    server,
+                    &args.programs,
+                    subject,
+                    &setting,
+                    *rate,
+                    args.seconds,
+                );
+                let found = found.await.with_context(|| subject.name())?;
+                let figure = format!("p50 {:.1} ms, p99 {:.1} ms", found.p50_ms, found.p99_ms);
+                tell(round, &name, subject, &figure);
+                of.rounds.push(found);
+            }
+        }
+        all.retain(|of| !of.rounds.is_empty());
+        report.steady.extend(all);
+    }
+    Ok(())
+}
+
+async fn idles(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
+    let setting = args.setting();
+    let mut all: Vec<Of<_>> = of_each(args, "idle");
+    for (subject, of) in args.subjects().into_iter().zip(&mut all) {
+        if subject.is_bare() {
+            continue;
+        }
+        let found = measure::idle(server, &args.programs, subject, &setting, args.seconds);
+        let found = found.await.with_context(|| subject.name())?;
+        tell(0, "idle", subject, &format!("{:.2} %", found.cpu_percent));
+        of.rounds.push(found);
+    }
+    all.retain(|of| !of.rounds.is_empty());
+    report.idle.extend(all);
+    Ok(())
+}
+
+async fn writers(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
+    let Some(pgbench) = &args.pgbench else {
+        eprintln!("writers are left out: there is no pgbench");
+        return Ok(());
+    };
+    let setting = args.setting();
+    let found = writers::measure(
+        server,
+        &args.programs,
+        pgbench,
+        &setting,
+        args.seconds,
+        args.rounds,
+    );
+    report.writers = found.await?;
+    Ok(())
+}
+
+fn of_each<T>(args: &RunArgs, setting: &str) -> Vec<Of<T>> {
+    let subjects = args.subjects().into_iter();
+    subjects
+        .map(|subject| Of {
+            system: subject.name(),
+            setting: setting.to_owned(),
+            rounds: Vec::new(),
+        })
+        .collect()
+}

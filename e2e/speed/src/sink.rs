@@ -1,0 +1,263 @@
+//! The receiver of all that is measured: it reads HTTP/1.1, finds the numbers of the events in a
+//! body, notes when each came first, and answers. It does no more, so as to take little of the
+//! machine from the sender.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// The column whose value tells events apart.
+const COLUMN: &[u8] = b"\"bench_id\"";
+
+/// Most headers of a request.
+const MOST_HEADERS: usize = 64;
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+
+/// How requests are answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Behaviour {
+    /// After so long.
+    pub(crate) delay: Duration,
+    /// One in so many is answered with 503; none where it is 0.
+    pub(crate) fail_one_in: u64,
+}
+
+/// What has arrived.
+#[derive(Debug)]
+pub(crate) struct Record {
+    began: Instant,
+    /// When each event came first, in microseconds since the beginning; 0 where it has not.
+    first: Vec<AtomicU64>,
+    /// The greatest number of each lane so far.
+    lanes: Vec<AtomicI64>,
+    distinct: AtomicU64,
+    repeated: AtomicU64,
+    out_of_order: AtomicU64,
+    requests: AtomicU64,
+    more: Notify,
+    behaviour: Behaviour,
+}
+
+impl Record {
+    fn take(&self, body: &[u8]) -> bool {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.behaviour.fail_one_in > 0 && number.is_multiple_of(self.behaviour.fail_one_in) {
+            return false;
+        }
+        let at = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        for id in ids(body) {
+            self.note(id, at.max(1));
+        }
+        true
+    }
+
+    fn note(&self, id: u64, at: u64) {
+        let Some(first) = usize::try_from(id).ok().and_then(|at| self.first.get(at)) else {
+            return;
+        };
+        let came = first.compare_exchange(0, at, Ordering::Relaxed, Ordering::Relaxed);
+        if came.is_err() {
+            self.repeated.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let id = i64::try_from(id).unwrap_or(i64::MAX);
+        let lane = &self.lanes[lane(id, self.lanes.len())];
+        if lane.fetch_max(id, Ordering::Relaxed) > id {
+            self.out_of_order.fetch_add(1, Ordering::Relaxed);
+        }
+        self.distinct.fetch_add(1, Ordering::Relaxed);
+        self.more.notify_waiters();
+    }
+
+    /// Waits for so many different events; fails where none has come for `patience`.
+    pub(crate) async fn wait_for(&self, count: u64, patience: Duration) -> anyhow::Result<()> {
+        let mut seen = self.distinct();
+        while self.distinct() < count {
+            let more = tokio::time::timeout(patience, self.more.notified()).await;
+            let now = self.distinct();
+            if more.is_err() && now == seen {
+                bail!("only {now} of {count} events have come, and no more for {patience:?}");
+            }
+            seen = now;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn distinct(&self) -> u64 {
+        self.distinct.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn repeated(&self) -> u64 {
+        self.repeated.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn out_of_order(&self) -> u64 {
+        self.out_of_order.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// When an event came first, if it has.
+    pub(crate) fn at(&self, id: u64) -> Option<Duration> {
+        let first = self.first.get(usize::try_from(id).ok()?)?;
+        match first.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(Duration::from_micros(at)),
+        }
+    }
+
+    /// What `at` is counted from.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+}
+
+/// The lane of an event.
+fn lane(id: i64, lanes: usize) -> usize {
+    usize::try_from(id).unwrap_or(0) % lanes.max(1)
+}
+
+/// The numbers of the events in a body.
+fn ids(body: &[u8]) -> impl Iterator<Item = u64> {
+    let mut rest = body;
+    std::iter::from_fn(move || {
+        let at = rest
+            .windows(COLUMN.len())
+            .position(|window| window == COLUMN)?;
+        rest = &rest[at + COLUMN.len()..];
+        let from = rest.iter().position(u8::is_ascii_digit)?;
+        let digits = &rest[from..];
+        let to = digits.iter().position(|byte| !byte.is_ascii_digit());
+        let digits = &digits[..to.unwrap_or(digits.len())];
+        std::str::from_utf8(digits).ok()?.parse().ok()
+    })
+}
+
+/// A running receiver; dropping it closes its connections.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    pub(crate) record: Arc<Record>,
+    pub(crate) url: String,
+    task: JoinHandle<()>,
+}
+
+impl Sink {
+    /// For events with numbers below `events`, in so many lanes.
+    pub(crate) async fn start(
+        events: u64,
+        lanes: usize,
+        behaviour: Behaviour,
+    ) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}/hook", listener.local_addr()?);
+        let events = usize::try_from(events)?;
+        let record = Arc::new(Record {
+            began: Instant::now(),
+            first: (0..events).map(|_| AtomicU64::new(0)).collect(),
+            lanes: (0..lanes).map(|_| AtomicI64::new(-1)).collect(),
+            distinct: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
+            out_of_order: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            more: Notify::new(),
+            behaviour,
+        });
+        let shared = Arc::clone(&record);
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let record = Arc::clone(&shared);
+                connections.spawn(async move {
+                    if let Err(error) = serve(stream, &record).await {
+                        eprintln!("receiver: {error:#}");
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { record, url, task })
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, record: &Record) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = BytesMut::with_capacity(16 * 1024);
+    loop {
+        let Some((head, body)) = head(&buffer)? else {
+            // A sender that is stopped or killed breaks off where it likes.
+            if !matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
+                return Ok(());
+            }
+            continue;
+        };
+        while buffer.len() < head + body {
+            if !matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
+                return Ok(());
+            }
+        }
+        if !record.behaviour.delay.is_zero() {
+            tokio::time::sleep(record.behaviour.delay).await;
+        }
+        let answer = if record.take(&buffer[head..head + body]) {
+            OK
+        } else {
+            UNAVAILABLE
+        };
+        buffer.advance(head + body);
+        if stream.write_all(answer).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// How long the head of the request is and how long its body, once the head is whole.
+fn head(buffer: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let httparse::Status::Complete(head) = request.parse(buffer)? else {
+        return Ok(None);
+    };
+    let mut body = 0;
+    for header in request.headers.iter() {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            body = std::str::from_utf8(header.value)?
+                .trim()
+                .parse()
+                .context("the length of a body is none")?;
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            bail!("a body in chunks is not understood");
+        }
+    }
+    Ok(Some((head, body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_of_all_events_in_a_body_are_found() {
+        let one = br#"{"old":null,"new":{"bench_id":17,"note":"x"}}"#;
+        assert_eq!(ids(one).collect::<Vec<_>>(), [17]);
+        let many = br#"[{"bench_id": 1},{"bench_id" : 20},{"other":3},{"bench_id":3"#;
+        assert_eq!(ids(many).collect::<Vec<_>>(), [1, 20, 3]);
+        assert_eq!(ids(b"{}").count(), 0);
+    }
+}
