@@ -14,6 +14,7 @@ mod effects;
 mod examples;
 mod figures;
 mod hostile;
+mod instructions;
 mod jobs;
 mod letters;
 mod life;
