@@ -165,7 +165,8 @@ impl Subject {
                 let mut command = Command::new(program);
                 command.args(["run", start.database_url, start.sink_url]);
                 // It would not post to the loopback address otherwise.
-                command.env("FRAISEQL_OBSERVERS_ALLOW_INSECURE", "1");
+                command.env("FRAISEQL_OBSERVERS_ALLOW_INSECURE", "true");
+                command.env("FRAISEQL_ENV", "development");
                 command
             }
             Self::Debezium => debezium(start, false)?,
