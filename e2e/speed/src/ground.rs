@@ -32,13 +32,20 @@ pub(crate) struct Ground<'a> {
 }
 
 impl Server {
-    pub(crate) async fn start() -> anyhow::Result<Self> {
+    /// Starts it; with `fsync`, a commit waits for the disk.
+    pub(crate) async fn start(fsync: bool) -> anyhow::Result<Self> {
         let server = PrivateServer::start(&binaries()).await?;
         let mut admin = PgConnection::connect(&server.url("postgres")).await?;
         // Debezium reads the server's log.
         admin
             .execute("alter system set wal_level = logical")
             .await?;
+        if fsync {
+            admin.execute("alter system set fsync = on").await?;
+            admin
+                .execute("alter system set full_page_writes = on")
+                .await?;
+        }
         admin.close().await?;
         server.stop().await?;
         server.resume().await?;

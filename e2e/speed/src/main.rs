@@ -81,6 +81,9 @@ struct RunArgs {
     /// Seconds of each steady rate, of each turn of the writers, and of doing nothing
     #[arg(long, default_value_t = 15)]
     seconds: u64,
+    /// Seconds of doing nothing before that is measured: ours asks less often after a while
+    #[arg(long, default_value_t = 90)]
+    settle: u64,
     /// Keys of the rows; events of one are delivered in order
     #[arg(long, default_value_t = 1000)]
     lanes: usize,
@@ -102,6 +105,9 @@ struct RunArgs {
     /// Keep a transaction open from before the first row on
     #[arg(long)]
     open_transaction: bool,
+    /// Let commits wait for the disk
+    #[arg(long)]
+    fsync: bool,
     /// What pgbench is called; without it writers are left out
     #[arg(long)]
     pgbench: Option<PathBuf>,
@@ -152,7 +158,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let server = Server::start().await?;
+    let server = Server::start(args.fsync).await?;
     let mut report = Report {
         postgres: server.version().await?,
         cores: std::thread::available_parallelism()?.get(),
@@ -245,7 +251,14 @@ async fn idles(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::
         if subject.is_bare() {
             continue;
         }
-        let found = measure::idle(server, &args.programs, subject, &setting, args.seconds);
+        let found = measure::idle(
+            server,
+            &args.programs,
+            subject,
+            &setting,
+            args.settle,
+            args.seconds,
+        );
         let found = found.await.with_context(|| subject.name())?;
         tell(0, "idle", subject, &format!("{:.2} %", found.cpu_percent));
         of.rounds.push(found);

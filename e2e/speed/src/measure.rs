@@ -306,17 +306,19 @@ async fn write(
     Ok(all)
 }
 
-/// Watches it do nothing.
+/// Watches it do nothing, once it has done so for a while.
 pub(crate) async fn idle(
     server: &Server,
     programs: &Programs,
     subject: Subject,
     setting: &Setting,
+    settle: u64,
     seconds: u64,
 ) -> anyhow::Result<Idle> {
     let mut place = Place::new(server, programs, subject, setting, 1).await?;
     let process = place.warm().await?;
     let pid = process.pid()?;
+    tokio::time::sleep(Duration::from_secs(settle)).await;
     let (sender_cpu, server_cpu) = (cpu(pid)?, place.ground.cpu()?);
     let began = Instant::now();
     tokio::time::sleep(Duration::from_secs(seconds)).await;

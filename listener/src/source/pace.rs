@@ -1,19 +1,19 @@
 //! How long to wait before looking again at a database in which nothing was new.
 //!
 //! Soon after an event the next one is likely to be near, so the pause starts tiny and grows
-//! with the time since the last event: a fixed share of it, up to a ceiling. That keeps the
-//! added latency a small part of the time between events, and costs an idle database a
-//! bounded number of cheap queries.
+//! with the time since the last event: a fixed share of it, up to a ceiling that is raised once
+//! nothing has come for long. That keeps the added latency a small part of the time between events,
+//! and costs an idle database a bounded number of cheap queries.
 
 use std::time::Duration;
 
 /// Shortest pause; below this, waking up costs more than it gains.
 pub const MIN_PAUSE: Duration = Duration::from_millis(1);
 
-/// After this long without an event the ceiling is raised by [`ASLEEP_FACTOR`].
-pub const ASLEEP_AFTER: Duration = Duration::from_mins(5);
+/// For each time that passes without an event, the longest pause is once more as long.
+pub const DROWSY_EVERY: Duration = Duration::from_secs(10);
 
-/// How much longer the longest pause is for a database that has been quiet for long.
+/// How much longer the longest pause is in the end, for a database that has been quiet for long.
 pub const ASLEEP_FACTOR: u32 = 8;
 
 /// The pause grows as this share of the time since the last event.
@@ -22,11 +22,8 @@ const SHARE: u32 = 16;
 /// The pause after a look that found nothing, `quiet` after the last event.
 #[must_use]
 pub fn pause(quiet: Duration, longest: Duration) -> Duration {
-    let ceiling = if quiet > ASLEEP_AFTER {
-        longest.saturating_mul(ASLEEP_FACTOR)
-    } else {
-        longest
-    };
+    let times = u32::try_from(quiet.as_secs() / DROWSY_EVERY.as_secs()).unwrap_or(u32::MAX);
+    let ceiling = longest.saturating_mul(times.clamp(1, ASLEEP_FACTOR));
     (quiet / SHARE).max(MIN_PAUSE).min(ceiling)
 }
 
@@ -48,11 +45,12 @@ mod tests {
 
     #[test]
     fn a_database_long_quiet_is_asked_less_often() {
-        assert_eq!(pause(Duration::from_secs(299), LONGEST), LONGEST);
-        assert_eq!(
-            pause(Duration::from_secs(301), LONGEST),
-            Duration::from_millis(128)
-        );
+        let after = |seconds| pause(Duration::from_secs(seconds), LONGEST);
+        assert_eq!(after(19), LONGEST);
+        assert_eq!(after(20), LONGEST * 2);
+        assert_eq!(after(79), LONGEST * 7);
+        assert_eq!(after(80), LONGEST * 8);
+        assert_eq!(after(u64::from(u32::MAX) * 100), LONGEST * 8);
     }
 
     #[test]
