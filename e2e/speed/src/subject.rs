@@ -296,6 +296,7 @@ fn debezium(start: &Start<'_>, batched: bool) -> anyhow::Result<Command> {
     command
         .current_dir(start.folder)
         .arg("--add-opens=java.base/java.lang=ALL-UNNAMED")
+        .arg(format!("-Djava.io.tmpdir={}", start.folder.display()))
         .arg("-cp")
         .arg(format!(
             "{}:{}:{}/lib/*",
