@@ -99,7 +99,7 @@ impl<'a> Place<'a> {
         setting: &'a Setting,
         events: u64,
     ) -> anyhow::Result<Self> {
-        let ground = Ground::new(server, setting.lanes).await?;
+        let mut ground = Ground::new(server, setting.lanes).await?;
         let mut open = None;
         if setting.open_transaction {
             let mut connection = PgConnection::connect(&server.url("postgres")).await?;
@@ -108,7 +108,8 @@ impl<'a> Place<'a> {
                 .await?;
             open = Some(connection);
         }
-        let mut place = Self {
+        subject.prepare(&mut ground, programs).await?;
+        Ok(Self {
             subject,
             programs,
             setting,
@@ -116,18 +117,7 @@ impl<'a> Place<'a> {
             folder: TempDir::with_prefix("speed-")?,
             sink: Sink::start(events, setting.lanes, setting.behaviour).await?,
             _open: open,
-        };
-        let url = place.ground.url.clone();
-        let start = Start {
-            programs,
-            folder: place.folder.path(),
-            database_url: &url,
-            sink_url: &place.sink.url,
-            listener_spec: &setting.listener_spec,
-            idle_observers: setting.idle_observers,
-        };
-        subject.prepare(&mut place.ground, &start).await?;
-        Ok(place)
+        })
     }
 
     fn start(&self) -> anyhow::Result<Process> {
@@ -273,13 +263,7 @@ async fn write(
             let note = "x".repeat(bytes);
             let mut written = Vec::new();
             // One lane is one writer's, so that numbers in it go up as they are committed.
-            let mut turn = 0;
-            loop {
-                let id = 1 + turn;
-                if id > events {
-                    break;
-                }
-                turn += 1;
+            for id in 1..=events {
                 let lane = usize::try_from(id)? % lanes;
                 if lane as u64 % WRITERS != writer {
                     continue;
@@ -351,6 +335,12 @@ fn per_thousand(events: u64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "figures are read by people")]
 pub(crate) fn real(count: u64) -> f64 {
     count as f64
+}
+
+/// The middle of some figures; not a number of none.
+pub(crate) fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    quantile(figures, 500)
 }
 
 /// The value below which so many of a thousand lie.

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::measure::{Drained, Idle, Steady};
-use crate::writers::{Writers, median};
+use crate::measure::{Drained, Idle, Steady, median};
+use crate::writers::Writers;
 
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]

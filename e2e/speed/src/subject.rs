@@ -104,12 +104,12 @@ impl Subject {
     pub(crate) async fn prepare(
         self,
         ground: &mut Ground<'_>,
-        start: &Start<'_>,
+        programs: &Programs,
     ) -> anyhow::Result<()> {
-        let url = start.database_url;
+        let url = ground.url.as_str();
         match self {
             Self::Observers | Self::ObserversBatched => {
-                let mut migrate = Command::new(&start.programs.listener);
+                let mut migrate = Command::new(&programs.listener);
                 migrate.args(["migrate", "--database-url", url]);
                 succeed(migrate).await?;
                 ground
@@ -117,7 +117,7 @@ impl Subject {
                     .await
             }
             Self::Fraiseql => {
-                let program = start.programs.fraiseql.as_ref().context("no program")?;
+                let program = programs.fraiseql.as_ref().context("no program")?;
                 let mut setup = Command::new(program);
                 setup.args(["setup", url]);
                 succeed(setup).await?;
@@ -130,7 +130,7 @@ impl Subject {
                     .await
             }
             Self::Graphile => {
-                let mut setup = graphile(start)?;
+                let mut setup = graphile(programs)?;
                 setup.args(["setup", url]);
                 succeed(setup).await?;
                 ground
@@ -172,7 +172,7 @@ impl Subject {
             Self::Debezium => debezium(start, false)?,
             Self::DebeziumBatched => debezium(start, true)?,
             Self::Graphile => {
-                let mut command = graphile(start)?;
+                let mut command = graphile(start.programs)?;
                 command.args(["run", start.database_url, start.sink_url]);
                 command
             }
@@ -223,9 +223,9 @@ fn listener(start: &Start<'_>, more: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn graphile(start: &Start<'_>) -> anyhow::Result<Command> {
-    let script = start.programs.graphile.as_ref().context("no script")?;
-    let mut command = Command::new(&start.programs.node);
+fn graphile(programs: &Programs) -> anyhow::Result<Command> {
+    let script = programs.graphile.as_ref().context("no script")?;
+    let mut command = Command::new(&programs.node);
     command.arg(script);
     Ok(command)
 }

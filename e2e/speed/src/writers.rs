@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::ground::{Ground, Server};
-use crate::measure::Setting;
-use crate::subject::{Programs, Start, Subject};
+use crate::measure::{Setting, median};
+use crate::subject::{Programs, Subject};
 
 /// Clients that write.
 const CLIENTS: u32 = 8;
@@ -40,15 +40,7 @@ pub(crate) async fn measure(
     let mut ground = Ground::new(server, setting.lanes).await?;
     let folder = TempDir::with_prefix("speed-")?;
     let url = ground.url.clone();
-    let start = Start {
-        programs,
-        folder: folder.path(),
-        database_url: &url,
-        sink_url: "",
-        listener_spec: "",
-        idle_observers: 0,
-    };
-    Subject::Observers.prepare(&mut ground, &start).await?;
+    Subject::Observers.prepare(&mut ground, programs).await?;
     ground
         .run("create table bare (like item including all)")
         .await?;
@@ -108,10 +100,4 @@ async fn pgbench_rate(
     rate.context("pgbench told no rate")?
         .parse()
         .context("pgbench's rate is no number")
-}
-
-/// The middle of some figures; not a number of none.
-pub(crate) fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_unstable_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
