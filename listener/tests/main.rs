@@ -1,5 +1,9 @@
 //! What the parts do together, against a real Postgres: one test binary, one server.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "no test cuts off a transaction that it begins"
+)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod adversity;

@@ -14,6 +14,7 @@ pub mod draining;
 pub mod failpoint;
 pub mod postgres;
 pub mod redis;
+pub mod transaction;
 
 use std::fmt;
 use std::time::Duration;

@@ -1,5 +1,9 @@
 //! What both backends keep true: one suite, run for each of them; and what only one of them has.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "no test cuts off a transaction that it begins"
+)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod postgres;

@@ -13,6 +13,7 @@ mod answer;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::queue::transaction;
 use crds::config::{OwnDatabase, PostgresConfig, Redacted, TlsConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -150,7 +151,7 @@ impl Postgres {
         let (pool, own) = self.pool(shared).await?;
         let millis = timeout.as_millis().max(1);
         let begin = format!("begin; set local statement_timeout = {millis}");
-        let mut tx = pool.begin_with(AssertSqlSafe(begin)).await?;
+        let mut tx = transaction::begin_by(&pool, begin).await?;
         if let Some(own) = own {
             // Where another attempt is under way, this waits for what becomes of it.
             let new = sqlx::query(

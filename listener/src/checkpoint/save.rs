@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ::queue::transaction::begin;
 use ::queue::{JobQueue, NewJob, failpoint};
 use sqlx::{PgPool, Postgres, Row, Transaction};
 use tokio::time::Instant;
@@ -93,7 +94,7 @@ pub async fn save(
         .iter()
         .map(|(_, spilled)| spilled.job(now))
         .collect::<Result<_, _>>()?;
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     failpoint!("save-begun");
     let fenced = fenced(&mut tx, listener, life, &what.epochs).await?;
     if !fenced.is_empty() {

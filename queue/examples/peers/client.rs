@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use observer_queue::postgres::PostgresQueue;
+use observer_queue::transaction::begin;
 use observer_queue::{JobQueue, Keeping, NewJob};
 use serde_json::{Value, json};
 use sqlx::migrate::Migrator;
@@ -238,7 +239,7 @@ impl Client {
 
 /// In a transaction, as the dispatcher adds them.
 async fn add(pool: &PgPool, queue: &dyn JobQueue, jobs: &[NewJob]) -> Result<(), Failure> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     queue.enqueue(&mut tx, jobs).await?;
     tx.commit().await?;
     Ok(())

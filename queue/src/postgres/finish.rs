@@ -4,6 +4,7 @@ use sqlx::{PgConnection, PgExecutor};
 
 use super::PostgresQueue;
 use super::claim::{integer, lane_number};
+use crate::transaction::begin;
 use crate::{Burial, Claim, Ended, Ending, QueueError, WorkerId, failpoint};
 
 /// Ended claims as arrays, each in its place in all of them, in the order in which everybody waits
@@ -60,7 +61,7 @@ impl PostgresQueue {
     ) -> Result<Vec<bool>, QueueError> {
         let any_dead = ended.iter().any(is_dead);
         let mut held = vec![false; ended.len()];
-        let mut tx = self.pool.begin().await?;
+        let mut tx = begin(&self.pool).await?;
         columns.note(&self.held(&mut tx, worker, columns).await?, &mut held);
         if any_dead {
             failpoint!("postgres-dead-held");

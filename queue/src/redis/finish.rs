@@ -4,6 +4,7 @@
 //! fails in between leaves the jobs held, and writing a dead letter again changes nothing.
 
 use super::{MOST_REMEMBERED, REMEMBERED, RedisQueue, read, scripts};
+use crate::transaction::begin;
 use crate::{Burial, Claim, Ended, Ending, QueueError, WorkerId, failpoint};
 
 impl RedisQueue {
@@ -78,7 +79,7 @@ impl RedisQueue {
         if dead.is_empty() {
             return Ok(());
         }
-        let mut tx = self.pool.begin().await?;
+        let mut tx = begin(&self.pool).await?;
         burial.bury(&mut tx, &dead).await?;
         failpoint!("redis-dead-buried");
         tx.commit().await?;

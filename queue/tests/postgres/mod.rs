@@ -1,5 +1,6 @@
 //! The suite for the backend in Postgres, and what only that one has.
 
+mod cut_off;
 mod growth;
 mod hammer;
 mod steps;

@@ -1,0 +1,34 @@
+//! Whoever begins a transaction may be cut off at any moment.
+
+use std::time::Duration;
+
+use observer_queue::transaction::begin;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::timeout;
+
+use crate::support::{database, seed};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_transaction_was_cut_off_as_it_began_is_in_none() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let url = database::database().await;
+    // The same connection for all.
+    let pool = database::pool(&url, 1);
+    let onlooker = database::pool(&url, 1);
+    let run = async |sql| sqlx::query(sql).execute(&pool).await.unwrap();
+    run("create table written (n serial)").await;
+    let mut cut_off = 0;
+    for n in 1..=300 {
+        let moment = Duration::from_micros(random.random_range(0..400));
+        cut_off += usize::from(timeout(moment, begin(&pool)).await.is_err());
+        run("insert into written default values").await;
+        let seen: i64 = sqlx::query_scalar("select count(*) from written")
+            .fetch_one(&onlooker)
+            .await
+            .unwrap();
+        assert_eq!(seen, n, "written outside of any transaction");
+    }
+    println!("{cut_off} of 300 were cut off");
+    assert!(cut_off > 0);
+}
