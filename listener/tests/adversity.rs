@@ -19,7 +19,7 @@ use crate::support::fleet::{
 use crate::support::listener::{Config, Process, SOON};
 use crate::support::probe::{free_address, ready};
 use crate::support::writers::{Writers, make_table};
-use crate::support::{database, eventually, own_server};
+use crate::support::{database, eventually, eventually_or, own_server};
 
 /// How long things go on at random.
 const AT_RANDOM: Duration = Duration::from_secs(20);
@@ -36,9 +36,14 @@ async fn delete_leases(pool: &PgPool, which: &str) -> u64 {
 /// Waits until something besides the Leases of the processes stands there again.
 async fn stands(pool: &PgPool, what: &str, count: i64) {
     let sql = format!("select count(*) from observer.lease where {what}");
-    eventually(what, async || {
+    let look = async || {
         let found = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql.clone()));
         (found.fetch_one(pool).await.unwrap() == count).then_some(())
+    };
+    eventually_or(look, async || {
+        let rows = "select name || ': ' || lease from observer.lease order by name";
+        let rows: Vec<String> = sqlx::query_scalar(rows).fetch_all(pool).await.unwrap();
+        format!("{count} Leases where {what}: {rows:#?}")
     })
     .await;
 }
@@ -91,6 +96,15 @@ async fn leases_that_are_deleted_by_hand_come_back() {
         "all Leases are back after {:.1} s",
         all.elapsed().as_secs_f64()
     );
+
+    // While they are claimed again and what was written has not been seen by all.
+    let mut random = StdRng::seed_from_u64(seed);
+    for _ in 0..20 {
+        delete_leases(&db.pool, "true").await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..600))).await;
+    }
+    stands(&db.pool, "true", 11).await;
+    shared(&db.pool, 8, &processes.each_ref()).await;
     writers.stop().await;
     all_in_order(&db.pool, &sink).await;
     for process in processes {

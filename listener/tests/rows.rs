@@ -124,6 +124,44 @@ async fn versions_go_up_though_all_rows_are_deleted() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_before_its_write_was_seen_is_listed_anew() {
+    let db = database().await;
+    let rows = Rows::new(db.pool.clone(), "default/test");
+    let old = rows.create(&lease("old", "x")).await.unwrap();
+    let (all, last) = rows.list().await.unwrap();
+    assert_eq!(all.len(), 1);
+    // Nothing is looked for until a change is asked for.
+    let mut changes = rows.follow(&last).await.unwrap();
+    rows.replace("old", &old).await.unwrap();
+    rows.create(&lease("new", "x")).await.unwrap();
+    db.run("delete from observer.lease").await;
+    let gone = changes.next().await.unwrap().unwrap();
+    assert_eq!(gone, Change::Gone("old".to_owned()));
+    // Where no row is left, there is none to tell a version by, until there is a write.
+    rows.create(&lease("other", "x")).await.unwrap();
+    let other = changes.next().await.unwrap().unwrap();
+    assert!(matches!(other, Change::Put(lease) if name(&lease) == "other"));
+    let end = changes.next().await.unwrap();
+    assert!(matches!(end, Err(StoreError::Expired)), "{end:?}");
+
+    let (all, last) = rows.list().await.unwrap();
+    assert_eq!(all.iter().map(name).collect::<Vec<_>>(), ["other"]);
+    let mut changes = rows.follow(&last).await.unwrap();
+    let kept = rows.create(&lease("kept", "x")).await.unwrap();
+    let given = rows.create(&lease("given back", "x")).await.unwrap();
+    let version = given.metadata.resource_version.unwrap();
+    rows.delete("given back", &version).await.unwrap();
+    let put = changes.next().await.unwrap().unwrap();
+    assert_eq!(put, Change::Put(kept.clone()));
+    rows.replace("kept", &kept).await.unwrap();
+    let put = changes.next().await.unwrap().unwrap();
+    assert!(
+        matches!(put, Change::Put(_)),
+        "its own deletions are no loss"
+    );
+}
+
 /// Changes Leases at random; what is refused is done anew in another way.
 async fn write(pool: PgPool, number: u64, seed: u64, stop: Arc<AtomicBool>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));

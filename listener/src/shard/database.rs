@@ -5,7 +5,7 @@
 //! are looked for a few times a second, and at once after a write of this process's own.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -33,15 +33,23 @@ const WRITE: &str = "
 /// Versions of a listener's Leases by their names.
 type Versions = BTreeMap<String, i64>;
 
+/// What this process knows of a listener's Leases.
+#[derive(Debug, Default)]
+struct Known {
+    /// As they were seen last by those who list and follow.
+    seen: Versions,
+    /// Writes of this process's own that those have not come to.
+    written: Versions,
+}
+
 /// The Leases of one listener.
 #[derive(Clone, Debug)]
 pub struct Rows {
     pool: PgPool,
     listener: Arc<str>,
-    /// As they were seen last by those who list and follow.
-    known: Arc<Mutex<Versions>>,
+    known: Arc<Mutex<Known>>,
     /// Told of each write of this process, which it will want to see among the changes.
-    wrote: Arc<Notify>,
+    news: Arc<Notify>,
 }
 
 impl Rows {
@@ -52,7 +60,7 @@ impl Rows {
             pool,
             listener: Arc::from(listener),
             known: Arc::default(),
-            wrote: Arc::default(),
+            news: Arc::default(),
         }
     }
 
@@ -83,22 +91,45 @@ impl Rows {
         Ok((leases, last))
     }
 
-    /// Takes note of all Leases, and gives what has changed since the last time: what was written
-    /// first, as who ends gives up what is its own before it deletes its Lease.
-    fn changes(&self, leases: Vec<Lease>) -> Vec<Change> {
+    /// Takes note of all Leases and of the version of the last write, and gives what has changed
+    /// since the last time: what was written first, as who ends gives up what is its own before it
+    /// deletes its Lease.
+    ///
+    /// What this process has written and somebody has deleted before it was seen here cannot be told
+    /// as changes, since whoever was answered would take the deletion for an earlier one: then all is
+    /// to be listed anew.
+    fn changes(&self, leases: Vec<Lease>, last: i64) -> Vec<Result<Change, StoreError>> {
         let now: Versions = leases
             .iter()
             .map(|lease| (name(lease), version(lease)))
             .collect();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = known.keys().filter(|name| !now.contains_key(*name));
+        let mut known = self.known();
+        let Known { seen, written } = &mut *known;
+        let is_lost =
+            |(name, version): (&String, &i64)| *version <= last && !now.contains_key(name);
+        let expired = written.iter().any(is_lost).then_some(StoreError::Expired);
+        written.retain(|_, version| *version > last);
+        let gone = seen.keys().filter(|name| !now.contains_key(*name));
         let gone: Vec<Change> = gone.cloned().map(Change::Gone).collect();
         let new = leases
             .into_iter()
-            .filter(|lease| known.get(&name(lease)) != Some(&version(lease)));
-        let changes = new.map(Change::Put).chain(gone).collect();
-        *known = now;
+            .filter(|lease| seen.get(&name(lease)) != Some(&version(lease)));
+        let changes = new.map(Change::Put).chain(gone).map(Ok);
+        let changes = changes.chain(expired.map(Err)).collect();
+        *seen = now;
         changes
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a write of this process's own.
+    fn wrote(&self, row: &PgRow) -> Result<Lease, StoreError> {
+        let lease = read(row)?;
+        let mut known = self.known();
+        known.written.insert(name(&lease), version(&lease));
+        Ok(lease)
     }
 }
 
@@ -121,8 +152,8 @@ impl Store for Rows {
                 .fetch_optional(&self.pool)
                 .await
                 .map_err(other)?;
-            self.wrote.notify_one();
-            read(&row.ok_or(StoreError::Conflict)?)
+            self.news.notify_one();
+            self.wrote(&row.ok_or(StoreError::Conflict)?)
         })
     }
 
@@ -145,9 +176,9 @@ impl Store for Rows {
                 .fetch_optional(&self.pool)
                 .await
                 .map_err(other)?;
-            self.wrote.notify_one();
+            self.news.notify_one();
             match row {
-                Some(row) => read(&row),
+                Some(row) => self.wrote(&row),
                 None if self.one(name).await?.is_some() => Err(StoreError::Conflict),
                 None => Err(StoreError::Missing),
             }
@@ -171,11 +202,14 @@ impl Store for Rows {
                 .execute(&self.pool)
                 .await
                 .map_err(other)?;
-            self.wrote.notify_one();
+            self.news.notify_one();
             match deleted.rows_affected() {
                 0 if self.one(name).await?.is_some() => Err(StoreError::Conflict),
                 0 => Err(StoreError::Missing),
-                _ => Ok(()),
+                _ => {
+                    self.known().written.remove(name);
+                    Ok(())
+                }
             }
         })
     }
@@ -205,7 +239,7 @@ impl Store for Rows {
     fn list(&self) -> BoxFuture<'_, Result<(Vec<Lease>, String), StoreError>> {
         Box::pin(async move {
             let (leases, last) = self.all().await?;
-            let _known_now = self.changes(leases.clone());
+            let _known_now = self.changes(leases.clone(), last);
             Ok((leases, last.to_string()))
         })
     }
@@ -215,9 +249,9 @@ impl Store for Rows {
         let rows = self.clone();
         Box::pin(async move {
             let looks = stream::unfold(rows, |rows| async move {
-                let _either = tokio::time::timeout(LOOK_EVERY, rows.wrote.notified()).await;
+                let _either = tokio::time::timeout(LOOK_EVERY, rows.news.notified()).await;
                 let changes = match rows.all().await {
-                    Ok((leases, _)) => rows.changes(leases).into_iter().map(Ok).collect(),
+                    Ok((leases, last)) => rows.changes(leases, last),
                     Err(error) => vec![Err(error)],
                 };
                 Some((stream::iter(changes), rows))
