@@ -152,6 +152,11 @@ impl Condition {
         &self.text
     }
 
+    /// The expression's tree.
+    pub(super) const fn root(&self) -> &Node {
+        &self.root
+    }
+
     /// Whether the condition holds on an event; a failure where that cannot be said.
     ///
     /// Failures hold the names of fields and parts of the expression, but no value of a row.

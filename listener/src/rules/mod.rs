@@ -1,7 +1,8 @@
 //! Which observers an event is for.
 //!
-//! An event costs one look into an index by entity and operation, and then only the rules found
-//! there are asked: first for the tenant, then for the condition. An event that a condition
+//! An event costs one look into an index by entity and operation, and one for each field that
+//! conditions there ask to be something; then only the rules found are asked: first for the tenant,
+//! then for the condition. An event that a condition
 //! cannot judge is a verdict of its own, so that it is set aside with its reason instead of
 //! passing for "no match".
 //!
@@ -26,6 +27,7 @@
 mod condition;
 mod evaluate;
 mod functions;
+mod guards;
 mod loops;
 mod lower;
 mod names;
@@ -42,6 +44,7 @@ use std::sync::Arc;
 use crds::config::Operation;
 
 pub use self::condition::{Condition, ConditionError, Place};
+use self::guards::Watchers;
 pub use self::view::EventView;
 use crate::actions::Failure;
 use crate::event::Event;
@@ -74,22 +77,20 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct RuleSet {
     rules: Vec<Rule>,
-    /// By entity, then by operation, the places of rules in `rules`, ascending.
-    index: HashMap<String, [Vec<usize>; Operation::ALL.len()]>,
+    /// By entity, then by operation, the places of rules in `rules`.
+    index: HashMap<String, [Watchers; Operation::ALL.len()]>,
 }
 
 impl RuleSet {
     /// Indexes rules; their order is kept.
     #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
-        let mut index: HashMap<String, [Vec<usize>; Operation::ALL.len()]> = HashMap::new();
+        let mut index: HashMap<String, [Watchers; Operation::ALL.len()]> = HashMap::new();
         for (place, rule) in rules.iter().enumerate() {
             let by_operation = index.entry(rule.entity.clone()).or_default();
             for operation in &rule.operations {
-                let places = &mut by_operation[*operation as usize];
-                if places.last() != Some(&place) {
-                    places.push(place);
-                }
+                let condition = rule.condition.as_ref().map(Condition::root);
+                by_operation[*operation as usize].push(place, condition);
             }
         }
         Self { rules, index }
@@ -107,7 +108,7 @@ impl RuleSet {
         let places = self
             .index
             .get(&*event.entity)
-            .map(|by| by[event.operation as usize].as_slice());
+            .map(|by| by[event.operation as usize].all.as_slice());
         let places = places.unwrap_or_default().iter().copied();
         places.filter(|&place| self.rules[place].sees(event))
     }
@@ -121,8 +122,9 @@ impl RuleSet {
         };
         let view = EventView::new(event);
         by_operation[event.operation as usize]
-            .iter()
-            .filter_map(|&place| Some((place, self.rules[place].judge(&view)?)))
+            .candidates(&view)
+            .into_iter()
+            .filter_map(|place| Some((place, self.rules[place].judge(&view)?)))
             .collect()
     }
 }

@@ -14,7 +14,7 @@ use bigdecimal::{BigDecimal, Zero};
 pub(super) const MAX_DIGITS: i64 = 1000;
 
 /// `0.digits × 10^magnitude`, with neither leading nor trailing zeros; zero has no digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Number<'v> {
     negative: bool,
     magnitude: i64,

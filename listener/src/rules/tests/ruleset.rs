@@ -99,6 +99,103 @@ fn rules_are_shared_between_threads() {
     shared::<RuleSet>();
 }
 
+#[test]
+fn rules_that_are_found_by_a_field_say_what_they_say_alone() {
+    let conditions = [
+        "new.a == \"x\"",
+        "\"x\" == new.a",
+        "new.a == \"12\"",
+        "new.a == 12",
+        "new.a == 12.0 && new.b > 3",
+        "new.b > 3 && new.a == -1.5",
+        "new.b > 3 && old.a == true",
+        "new.a == false",
+        "new.a == null",
+        "new.a != \"x\"",
+        "!(new.a == \"x\")",
+        "new.a == \"x\" || new.b > 3",
+        "new.nope == 1 && new.a == \"x\"",
+        "new.a == \"x\" && new.nope == 1",
+        "new.a == new.b",
+        "changed_to(\"a\", \"x\")",
+        "changed_to(\"a\", 12) && new.b > 3",
+        "changed_from(\"a\", \"x\")",
+        "new != null && new.a == \"x\"",
+        "operation == \"Insert\" && new.a == \"x\"",
+        "old.a == \"x\"",
+        "new.a == [1]",
+    ];
+    let values = [
+        "\"x\"",
+        "\"y\"",
+        "\"12\"",
+        "\"1.2e1\"",
+        "12",
+        "12.00",
+        "-1.5",
+        "true",
+        "false",
+        "null",
+        "[1]",
+        "{\"a\":1}",
+        "\"\\ud800\"",
+        "1e99999999999999999999",
+    ];
+    let mut images: Vec<String> = values
+        .iter()
+        .flat_map(|a| [1, 5].map(|b| format!("{{\"a\":{a},\"b\":{b}}}")))
+        .collect();
+    images.extend(["{}", "{\"a\":\"x\"}", "[1]", "{\"\\ud800\":1}"].map(str::to_owned));
+    let mut events: Vec<Event> = images.iter().map(|image| inserted(image)).collect();
+    events.extend(images.iter().map(|image| deleted(image)));
+    for old in &images {
+        events.extend(images.iter().map(|new| updated(old, new)));
+    }
+    let rules = conditions.map(|when| rule(when, "public.orders", &Operation::ALL, Some(when)));
+    let rules = RuleSet::new(rules.into());
+    let alone = conditions.map(|when| Condition::compile(when).unwrap());
+    for event in &events {
+        let said = conditions
+            .iter()
+            .zip(&alone)
+            .filter_map(
+                |(when, condition)| match condition.evaluate(&EventView::new(event)) {
+                    Ok(holds) => holds.then(|| (*when).to_owned()),
+                    Err(_) => Some(format!("{when} failed")),
+                },
+            );
+        assert_eq!(
+            matched(&rules, event),
+            said.collect::<Vec<_>>(),
+            "{event:?}"
+        );
+    }
+    println!("{} events", events.len());
+}
+
+#[test]
+fn a_rule_that_asks_for_another_value_is_not_asked() {
+    let when = |n: usize| format!("new.status == {n} && new.total > 10");
+    let rules = (0..1000).map(|n| rule("a/x", "public.orders", &Operation::ALL, Some(&when(n))));
+    let rules = RuleSet::new(rules.collect());
+    let watchers = &rules.index["public.orders"][Operation::Insert as usize];
+    for (image, found) in [
+        ("{\"status\":7,\"total\":1}", vec![7]),
+        ("{\"status\":\"7\",\"total\":1}", vec![7]),
+        ("{\"status\":null,\"total\":1}", vec![]),
+        ("{\"status\":\"paid\",\"total\":1}", (0..1000).collect()),
+        ("{\"total\":1}", (0..1000).collect()),
+    ] {
+        let event = inserted(image);
+        assert_eq!(
+            watchers.candidates(&EventView::new(&event)),
+            found,
+            "{image}"
+        );
+        assert_eq!(rules.watching(&event).count(), 1000);
+    }
+}
+
 /// Mean time of one call.
 fn time(mut call: impl FnMut()) -> Duration {
     const CALLS: u32 = 20_000;
