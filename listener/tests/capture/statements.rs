@@ -37,8 +37,9 @@ async fn a_bulk_statement_is_one_insert_into_the_log_and_an_empty_one_none() {
     db.run(
         "create table statements (operation text);
          create function note() returns trigger language plpgsql as
-         'begin insert into public.statements values (tg_op); return null; end';
-         create trigger note after insert on observer.change_log for each statement execute function note()",
+         'begin insert into public.statements select tg_op where exists (select from logged); return null; end';
+         create trigger note after insert on observer.change_log referencing new table as logged
+         for each statement execute function note()",
     )
     .await;
     db.run("insert into t select g, 'x' from generate_series(1, 1000) g")
