@@ -18,6 +18,12 @@ const CLIENTS: u32 = 8;
 /// Rows of the statement with many.
 const MANY: u32 = 1000;
 
+/// A scale at which clients do not wait for each other's branch.
+const SCALE: &str = "--scale=50";
+
+/// Tables of pgbench's own transaction that have a key.
+const KEYED: [&str; 3] = ["pgbench_accounts", "pgbench_tellers", "pgbench_branches"];
+
 /// Transactions a second, without capture and with it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Writers {
@@ -28,7 +34,16 @@ pub(crate) struct Writers {
     pub(crate) ratio: f64,
 }
 
-/// Measures both kinds of transactions for so many seconds, in so many turns.
+/// Where and how long pgbench runs.
+struct Bench<'a> {
+    program: &'a Path,
+    url: String,
+    folder: TempDir,
+    seconds: u64,
+    rounds: usize,
+}
+
+/// Measures each kind of transaction for so many seconds, in so many turns.
 pub(crate) async fn measure(
     server: &Server,
     programs: &Programs,
@@ -38,66 +53,118 @@ pub(crate) async fn measure(
     rounds: usize,
 ) -> anyhow::Result<Vec<Writers>> {
     let mut ground = Ground::new(server, setting.lanes).await?;
-    let folder = TempDir::with_prefix("speed-")?;
-    let url = ground.url.clone();
     Subject::Observers.prepare(&mut ground, programs).await?;
     ground
         .run("create table bare (like item including all)")
         .await?;
-    let single =
-        "insert into TABLE (bench_id, lane, note) values (1, :client_id, repeat('x', BYTES))";
-    let many = "insert into TABLE (bench_id, lane, note)
-        select n, n % 1000, repeat('x', BYTES) from generate_series(1, MANY) n";
-    let mut found = Vec::new();
-    for (name, sql) in [("one row", single), ("1,000 rows", many)] {
-        let sql = sql
-            .replace("BYTES", &setting.bytes.to_string())
-            .replace("MANY", &MANY.to_string())
-            .replace('\n', " ");
-        let (mut bare, mut captured) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            for (table, rates) in [("bare", &mut bare), ("item", &mut captured)] {
-                let script = folder.path().join("script.sql");
-                std::fs::write(&script, format!("{};\n", sql.replace("TABLE", table)))?;
-                rates.push(pgbench_rate(pgbench, &url, &script, seconds).await?);
-                // Nobody pays for what came before.
-                ground.run(&format!("truncate {table}; checkpoint")).await?;
-            }
-        }
-        let (bare, captured) = (median(&mut bare), median(&mut captured));
-        found.push(Writers {
-            transaction: name,
-            bare,
-            captured,
-            ratio: captured / bare,
-        });
-    }
+    let bench = Bench {
+        program: pgbench,
+        url: ground.url.clone(),
+        folder: TempDir::with_prefix("speed-")?,
+        seconds,
+        rounds,
+    };
+    let bytes = setting.bytes;
+    let single = format!(
+        "insert into TABLE (bench_id, lane, note) values (1, :client_id, repeat('x', {bytes}));"
+    );
+    let many = format!(
+        "insert into TABLE (bench_id, lane, note)
+         select n, n % 1000, repeat('x', {bytes}) from generate_series(1, {MANY}) n;"
+    )
+    .replace('\n', " ");
+    let found = vec![
+        bench.inserts(&mut ground, "one row", &single).await?,
+        bench
+            .inserts(
+                &mut ground,
+                "one row, between begin and commit",
+                &format!("begin;\n{single}\ncommit;"),
+            )
+            .await?,
+        bench.own(&mut ground).await?,
+        bench.inserts(&mut ground, "1,000 rows", &many).await?,
+    ];
     ground.leave().await?;
     Ok(found)
 }
 
-async fn pgbench_rate(
-    pgbench: &Path,
-    url: &str,
-    script: &Path,
-    seconds: u64,
-) -> anyhow::Result<f64> {
-    let output = Command::new(pgbench)
-        .args(["--no-vacuum", "--protocol=prepared", "--jobs=1"])
-        .arg(format!("--client={CLIENTS}"))
-        .arg(format!("--time={seconds}"))
-        .arg("--file")
-        .arg(script)
-        .arg(url)
-        .output()
-        .await
-        .with_context(|| format!("{} cannot be started", pgbench.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "pgbench: {errors}");
-    let line = text.lines().find_map(|line| line.strip_prefix("tps = "));
-    let rate = line.and_then(|line| line.split_whitespace().next());
-    rate.context("pgbench told no rate")?
-        .parse()
-        .context("pgbench's rate is no number")
+impl Bench<'_> {
+    /// A script that writes to a table which is captured, and to one like it which is not.
+    async fn inserts(
+        &self,
+        ground: &mut Ground<'_>,
+        transaction: &'static str,
+        script: &str,
+    ) -> anyhow::Result<Writers> {
+        let (mut bare, mut captured) = (Vec::new(), Vec::new());
+        let file = self.folder.path().join("script.sql");
+        for _ in 0..self.rounds {
+            for (table, rates) in [("bare", &mut bare), ("item", &mut captured)] {
+                std::fs::write(&file, script.replace("TABLE", table))?;
+                let file = format!("--file={}", file.display());
+                rates.push(self.rate(&file).await?);
+                // Nobody pays for what came before.
+                ground.run(&format!("truncate {table}; checkpoint")).await?;
+            }
+        }
+        Ok(Writers::of(transaction, &mut bare, &mut captured))
+    }
+
+    /// pgbench's own transaction, without capture and with it.
+    async fn own(&self, ground: &mut Ground<'_>) -> anyhow::Result<Writers> {
+        let (mut bare, mut captured) = (Vec::new(), Vec::new());
+        self.run(&["--initialize", "--quiet", SCALE]).await?;
+        for _ in 0..self.rounds {
+            for (function, rates) in [("untrack", &mut bare), ("track", &mut captured)] {
+                for table in KEYED {
+                    ground
+                        .run(&format!("select observer.{function}('{table}')"))
+                        .await?;
+                }
+                rates.push(self.rate("--builtin=tpcb-like").await?);
+                ground.run("checkpoint").await?;
+            }
+        }
+        let transaction = "pgbench's own: 3 updates that are captured, 1 select, 1 insert";
+        Ok(Writers::of(transaction, &mut bare, &mut captured))
+    }
+
+    async fn rate(&self, what: &str) -> anyhow::Result<f64> {
+        let clients = format!("--client={CLIENTS}");
+        let time = format!("--time={}", self.seconds);
+        let protocol = "--protocol=prepared";
+        let text = self
+            .run(&["--no-vacuum", protocol, "--jobs=1", &clients, &time, what])
+            .await?;
+        let line = text.lines().find_map(|line| line.strip_prefix("tps = "));
+        let rate = line.and_then(|line| line.split_whitespace().next());
+        rate.context("pgbench told no rate")?
+            .parse()
+            .context("pgbench's rate is no number")
+    }
+
+    async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = Command::new(self.program)
+            .args(arguments)
+            .arg(&self.url)
+            .output()
+            .await
+            .with_context(|| format!("{} cannot be started", self.program.display()))?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "pgbench: {errors}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Writers {
+    fn of(transaction: &'static str, bare: &mut [f64], captured: &mut [f64]) -> Self {
+        let (bare, captured) = (median(bare), median(captured));
+        Self {
+            transaction,
+            bare,
+            captured,
+            ratio: captured / bare,
+        }
+    }
 }
