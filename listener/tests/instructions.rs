@@ -18,7 +18,7 @@ const OBSERVERS: usize = 8;
 
 /// Thousands of instructions of each work, in a build for tests.
 const KNOWN: [(&str, f64); work::ALL.len()] = [
-    ("matching", 176.0),
+    ("matching", 131.4),
     ("event_as_json", 358.6),
     ("template", 493.8),
     ("lanes", 4622.7),
