@@ -144,6 +144,12 @@ impl RunArgs {
             })
             .collect()
     }
+
+    /// Those that go on for as long as they are let.
+    fn whole(&self) -> Vec<Subject> {
+        let all = self.subjects().into_iter();
+        all.filter(|one| !one.is_bare()).collect()
+    }
 }
 
 #[tokio::main]
@@ -185,9 +191,27 @@ async fn run(args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line for whoever waits.
-fn tell(round: usize, what: &str, subject: Subject, figure: &str) {
-    eprintln!("round {}: {what}, {}: {figure}", round + 1, subject.name());
+/// Measures each system in turn, in so many rounds; `measure` gives the figures, and one of them for
+/// whoever waits.
+async fn in_turn<T>(
+    (setting, rounds): (&str, usize),
+    subjects: Vec<Subject>,
+    measure: impl AsyncFn(Subject) -> anyhow::Result<(T, String)>,
+) -> anyhow::Result<Vec<Of<T>>> {
+    let of_one = |subject: &Subject| Of {
+        system: subject.name(),
+        setting: setting.to_owned(),
+        rounds: Vec::new(),
+    };
+    let mut all: Vec<Of<T>> = subjects.iter().map(of_one).collect();
+    for round in 1..=rounds {
+        for (subject, of) in subjects.iter().zip(&mut all) {
+            let (found, figure) = measure(*subject).await.with_context(|| subject.name())?;
+            eprintln!("round {round}: {setting}, {}: {figure}", of.system);
+            of.rounds.push(found);
+        }
+    }
+    Ok(all)
 }
 
 async fn drains(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
@@ -199,17 +223,15 @@ async fn drains(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow:
         } else {
             format!("{backlog}")
         };
-        let mut all: Vec<Of<_>> = of_each(args, &name);
-        for round in 0..args.rounds {
-            for (subject, of) in args.subjects().into_iter().zip(&mut all) {
-                let found =
-                    measure::drain(server, &args.programs, subject, &setting, *backlog, first);
-                let found = found.await.with_context(|| subject.name())?;
-                tell(round, &name, subject, &format!("{:.0}/s", found.per_second));
-                of.rounds.push(found);
-            }
-        }
-        report.drains.extend(all);
+        let measure = async |subject| {
+            let programs = &args.programs;
+            let found = measure::drain(server, programs, subject, &setting, *backlog, first);
+            let found = found.await?;
+            let figure = format!("{:.0}/s", found.per_second);
+            Ok((found, figure))
+        };
+        let found = in_turn((&name, args.rounds), args.subjects(), measure).await?;
+        report.drains.extend(found);
     }
     Ok(())
 }
@@ -217,54 +239,32 @@ async fn drains(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow:
 async fn steadies(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
     let setting = args.setting();
     for rate in &args.rate {
+        let measure = async |subject| {
+            let programs = &args.programs;
+            let seconds = args.seconds;
+            let found = measure::steady(server, programs, subject, &setting, *rate, seconds);
+            let found = found.await?;
+            let figure = format!("p50 {:.1} ms, p99 {:.1} ms", found.p50_ms, found.p99_ms);
+            Ok((found, figure))
+        };
         let name = format!("{rate}/s");
-        let mut all: Vec<Of<_>> = of_each(args, &name);
-        for round in 0..args.rounds {
-            for (subject, of) in args.subjects().into_iter().zip(&mut all) {
-                if subject.is_bare() {
-                    continue;
-                }
-                let found = measure::steady(
-                    server,
-                    &args.programs,
-                    subject,
-                    &setting,
-                    *rate,
-                    args.seconds,
-                );
-                let found = found.await.with_context(|| subject.name())?;
-                let figure = format!("p50 {:.1} ms, p99 {:.1} ms", found.p50_ms, found.p99_ms);
-                tell(round, &name, subject, &figure);
-                of.rounds.push(found);
-            }
-        }
-        all.retain(|of| !of.rounds.is_empty());
-        report.steady.extend(all);
+        let found = in_turn((&name, args.rounds), args.whole(), measure).await?;
+        report.steady.extend(found);
     }
     Ok(())
 }
 
 async fn idles(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
     let setting = args.setting();
-    let mut all: Vec<Of<_>> = of_each(args, "idle");
-    for (subject, of) in args.subjects().into_iter().zip(&mut all) {
-        if subject.is_bare() {
-            continue;
-        }
-        let found = measure::idle(
-            server,
-            &args.programs,
-            subject,
-            &setting,
-            args.settle,
-            args.seconds,
-        );
-        let found = found.await.with_context(|| subject.name())?;
-        tell(0, "idle", subject, &format!("{:.2} %", found.cpu_percent));
-        of.rounds.push(found);
-    }
-    all.retain(|of| !of.rounds.is_empty());
-    report.idle.extend(all);
+    let measure = async |subject| {
+        let programs = &args.programs;
+        let (settle, seconds) = (args.settle, args.seconds);
+        let found = measure::idle(server, programs, subject, &setting, settle, seconds);
+        let found = found.await?;
+        let figure = format!("{:.2} %", found.cpu_percent);
+        Ok((found, figure))
+    };
+    report.idle = in_turn(("idle", 1), args.whole(), measure).await?;
     Ok(())
 }
 
@@ -284,15 +284,4 @@ async fn writers(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow
     );
     report.writers = found.await?;
     Ok(())
-}
-
-fn of_each<T>(args: &RunArgs, setting: &str) -> Vec<Of<T>> {
-    let subjects = args.subjects().into_iter();
-    subjects
-        .map(|subject| Of {
-            system: subject.name(),
-            setting: setting.to_owned(),
-            rounds: Vec::new(),
-        })
-        .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::bare;
 use crate::ground::{Ground, Server};
 use crate::process::{Process, cpu, memory};
-use crate::sink::{Behaviour, Sink};
+use crate::sink::{Behaviour, Faults, Sink};
 use crate::subject::{Programs, START, Start, Subject};
 
 /// How long nothing may come before a measurement has failed.
@@ -48,9 +48,8 @@ pub(crate) struct Drained {
     /// Written while they were worked off, per event.
     pub(crate) drain_wal_bytes: f64,
     pub(crate) requests: u64,
-    pub(crate) lost: u64,
-    pub(crate) repeated: u64,
-    pub(crate) out_of_order: u64,
+    #[serde(flatten)]
+    pub(crate) faults: Faults,
 }
 
 /// What a steady rate took.
@@ -65,9 +64,8 @@ pub(crate) struct Steady {
     pub(crate) cpu_seconds: f64,
     /// Of the database with its writers, per 1,000 events.
     pub(crate) server_cpu_seconds: f64,
-    pub(crate) lost: u64,
-    pub(crate) repeated: u64,
-    pub(crate) out_of_order: u64,
+    #[serde(flatten)]
+    pub(crate) faults: Faults,
 }
 
 /// What doing nothing takes.
@@ -141,13 +139,15 @@ impl<'a> Place<'a> {
             there.with_context(|| process.said())?;
         }
         self.ground.fill(0, 1, self.setting.bytes).await?;
-        self.arrived(1, &process).await?;
+        self.begins(1, &process).await?;
         Ok(process)
     }
 
-    async fn arrived(&self, count: u64, process: &Process) -> anyhow::Result<()> {
+    /// Fails unless so many arrive: then it does not work at all.
+    async fn begins(&self, count: u64, process: &Process) -> anyhow::Result<()> {
         let arrived = self.sink.record.wait_for(count, PATIENCE).await;
-        arrived.with_context(|| process.said())
+        ensure!(arrived, "nothing arrives: {}", process.said());
+        Ok(())
     }
 }
 
@@ -175,27 +175,29 @@ pub(crate) async fn drain(
     let (requests, server_cpu) = (place.sink.record.requests(), place.ground.cpu()?);
     let process = place.start()?;
     let pid = process.pid()?;
-    place.arrived(began_with + 1, &process).await?;
+    place.begins(began_with + 1, &process).await?;
     let (began, sender_cpu) = (Instant::now(), cpu(pid)?);
     let wanted = began_with + first;
-    place.arrived(wanted, &process).await?;
-    let took = began.elapsed().as_secs_f64();
+    let record = &place.sink.record;
+    let ended = if record.wait_for(wanted, PATIENCE).await {
+        Instant::now()
+    } else {
+        record.latest()
+    };
+    let took = ended.saturating_duration_since(began).as_secs_f64();
     // A bare one ends when all is done.
     let peak_mib = memory(pid, "VmHWM").unwrap_or(f64::NAN);
     let spent = cpu(pid).unwrap_or(f64::NAN) - sender_cpu;
-    let record = &place.sink.record;
     let came = per_thousand(record.distinct() - began_with);
     let drained = Drained {
-        per_second: real(first - 1) / took,
+        per_second: real((record.distinct() - began_with).min(first) - 1) / took,
         peak_mib,
         cpu_seconds: spent / came,
         server_cpu_seconds: (place.ground.cpu()? - server_cpu) / came,
         wal_bytes: (filled - wal) / real(backlog),
         drain_wal_bytes: (place.ground.wal().await? - filled) / real(first),
         requests: record.requests() - requests,
-        lost: wanted.saturating_sub(record.distinct()),
-        repeated: record.repeated(),
-        out_of_order: record.out_of_order(),
+        faults: record.faults(wanted),
     };
     process.kill().await?;
     place.ground.leave().await?;
@@ -219,12 +221,13 @@ pub(crate) async fn steady(
     let began = Instant::now();
     let written = write(&place.ground, rate, events, setting.bytes).await?;
     let took = began.elapsed().as_secs_f64();
-    place.arrived(events + 1, &process).await?;
     let record = &place.sink.record;
+    // What has not come by then is lost.
+    let _all = record.wait_for(events + 1, PATIENCE).await;
     let mut delays: Vec<f64> = written
         .iter()
         .filter_map(|(id, at)| {
-            let arrived = record.began() + record.at(*id)?;
+            let arrived = record.at(*id)?;
             Some(arrived.saturating_duration_since(*at).as_secs_f64() * 1e3)
         })
         .collect();
@@ -237,9 +240,7 @@ pub(crate) async fn steady(
         peak_mib: memory(pid, "VmHWM")?,
         cpu_seconds: (cpu(pid)? - sender_cpu) / per_thousand(events),
         server_cpu_seconds: (place.ground.cpu()? - server_cpu) / per_thousand(events),
-        lost: (events + 1).saturating_sub(record.distinct()),
-        repeated: record.repeated(),
-        out_of_order: record.out_of_order(),
+        faults: record.faults(events + 1),
     };
     process.kill().await?;
     place.ground.leave().await?;

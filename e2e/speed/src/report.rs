@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::measure::{Drained, Idle, Steady, median};
+use crate::sink::Faults;
 use crate::writers::Writers;
 
 /// Everything that was measured.
@@ -35,8 +36,13 @@ impl<T> Of<T> {
         median(&mut figures)
     }
 
-    fn sum(&self, count: impl Fn(&T) -> u64) -> u64 {
-        self.rounds.iter().map(count).sum()
+    /// The sums of what should not be, as the last cells of a line.
+    fn faults(&self, faults: impl Fn(&T) -> Faults) -> String {
+        let sum = |count: fn(&Faults) -> u64| -> u64 {
+            self.rounds.iter().map(|one| count(&faults(one))).sum()
+        };
+        let (lost, repeated) = (sum(|f| f.lost), sum(|f| f.repeated));
+        format!("{lost} | {repeated} | {} |", sum(|f| f.out_of_order))
     }
 }
 
@@ -90,7 +96,7 @@ impl Report {
         for of in &self.drains {
             let _ = writeln!(
                 out,
-                "| {} | {} | {:.0} | {:.0} | {:.3} | {:.3} | {:.0} | {:.0} | {} | {} | {} |",
+                "| {} | {} | {:.0} | {:.0} | {:.3} | {:.3} | {:.0} | {:.0} | {}",
                 of.system,
                 of.setting,
                 of.middle(|one| one.per_second),
@@ -99,9 +105,7 @@ impl Report {
                 of.middle(|one| one.server_cpu_seconds),
                 of.middle(|one| one.wal_bytes),
                 of.middle(|one| one.drain_wal_bytes),
-                of.sum(|one| one.lost),
-                of.sum(|one| one.repeated),
-                of.sum(|one| one.out_of_order),
+                of.faults(|one| one.faults),
             );
         }
     }
@@ -146,7 +150,7 @@ impl Report {
         for of in &self.steady {
             let _ = writeln!(
                 out,
-                "| {} | {} | {:.0} | {:.1} | {:.1} | {:.1} | {:.0} | {:.3} | {:.3} | {} | {} | {} |",
+                "| {} | {} | {:.0} | {:.1} | {:.1} | {:.1} | {:.0} | {:.3} | {:.3} | {}",
                 of.system,
                 of.setting,
                 of.middle(|one| one.written_per_second),
@@ -156,9 +160,7 @@ impl Report {
                 of.middle(|one| one.peak_mib),
                 of.middle(|one| one.cpu_seconds),
                 of.middle(|one| one.server_cpu_seconds),
-                of.sum(|one| one.lost),
-                of.sum(|one| one.repeated),
-                of.sum(|one| one.out_of_order),
+                of.faults(|one| one.faults),
             );
         }
     }

@@ -30,6 +30,8 @@ pub(crate) enum Subject {
     DebeziumBatched,
     /// graphile-worker, with a trigger that adds a job for each row
     Graphile,
+    /// River, with a trigger that adds a job for each row
+    River,
 }
 
 /// Programs that are measured, and where they are kept.
@@ -53,6 +55,9 @@ pub(crate) struct Programs {
     /// The Node.js that it runs on
     #[arg(long, default_value = "node")]
     pub(crate) node: PathBuf,
+    /// The program that runs River; without it that is left out
+    #[arg(long)]
+    pub(crate) river: Option<PathBuf>,
 }
 
 /// What a system is started with.
@@ -69,7 +74,7 @@ pub(crate) struct Start<'a> {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Observers,
         Self::Ceiling,
         Self::ObserversBatched,
@@ -77,6 +82,7 @@ impl Subject {
         Self::Debezium,
         Self::DebeziumBatched,
         Self::Graphile,
+        Self::River,
     ];
 
     /// As it is called on the command line.
@@ -92,6 +98,7 @@ impl Subject {
             Self::Fraiseql => programs.fraiseql.is_some(),
             Self::Debezium | Self::DebeziumBatched => programs.debezium.is_some(),
             Self::Graphile => programs.graphile.is_some(),
+            Self::River => programs.river.is_some(),
         }
     }
 
@@ -145,6 +152,25 @@ impl Subject {
                     )
                     .await
             }
+            Self::River => {
+                let mut setup = river(programs)?;
+                setup.args(["setup", url]);
+                succeed(setup).await?;
+                // As its client inserts a job, and tells of it.
+                ground
+                    .run(
+                        "create function add_post() returns trigger language plpgsql as $$
+                         begin
+                             insert into river_job (args, kind, max_attempts)
+                             values (to_jsonb(new), 'post', 25);
+                             perform pg_notify('public.river_insert', '{\"queue\": \"default\"}');
+                             return null;
+                         end $$;
+                         create trigger add_post after insert on item
+                         for each row execute function add_post()",
+                    )
+                    .await
+            }
             // Reads the server's own log, and the other the table.
             Self::Debezium | Self::DebeziumBatched | Self::Ceiling => Ok(()),
         }
@@ -173,6 +199,11 @@ impl Subject {
             Self::DebeziumBatched => debezium(start, true)?,
             Self::Graphile => {
                 let mut command = graphile(start.programs)?;
+                command.args(["run", start.database_url, start.sink_url]);
+                command
+            }
+            Self::River => {
+                let mut command = river(start.programs)?;
                 command.args(["run", start.database_url, start.sink_url]);
                 command
             }
@@ -228,6 +259,10 @@ fn graphile(programs: &Programs) -> anyhow::Result<Command> {
     let mut command = Command::new(&programs.node);
     command.arg(script);
     Ok(command)
+}
+
+fn river(programs: &Programs) -> anyhow::Result<Command> {
+    Ok(Command::new(programs.river.as_ref().context("no program")?))
 }
 
 /// Debezium Server in a folder of its own, where it keeps its offsets.
