@@ -11,10 +11,10 @@ use std::time::Duration;
 pub const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// For each time that passes without an event, the longest pause is once more as long.
-pub const DROWSY_EVERY: Duration = Duration::from_secs(10);
+pub const DROWSY_EVERY: Duration = Duration::from_secs(5);
 
 /// How much longer the longest pause is in the end, for a database that has been quiet for long.
-pub const ASLEEP_FACTOR: u32 = 8;
+pub const ASLEEP_FACTOR: u32 = 16;
 
 /// The pause grows as this share of the time since the last event.
 const SHARE: u32 = 16;
@@ -46,11 +46,11 @@ mod tests {
     #[test]
     fn a_database_long_quiet_is_asked_less_often() {
         let after = |seconds| pause(Duration::from_secs(seconds), LONGEST);
-        assert_eq!(after(19), LONGEST);
-        assert_eq!(after(20), LONGEST * 2);
-        assert_eq!(after(79), LONGEST * 7);
-        assert_eq!(after(80), LONGEST * 8);
-        assert_eq!(after(u64::from(u32::MAX) * 100), LONGEST * 8);
+        assert_eq!(after(9), LONGEST);
+        assert_eq!(after(10), LONGEST * 2);
+        assert_eq!(after(79), LONGEST * 15);
+        assert_eq!(after(80), LONGEST * 16);
+        assert_eq!(after(u64::from(u32::MAX) * 100), LONGEST * 16);
     }
 
     #[test]
