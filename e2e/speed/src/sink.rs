@@ -146,9 +146,7 @@ fn lane(id: i64, lanes: usize) -> usize {
 fn ids(body: &[u8]) -> impl Iterator<Item = u64> {
     let mut rest = body;
     std::iter::from_fn(move || {
-        let at = rest
-            .windows(COLUMN.len())
-            .position(|window| window == COLUMN)?;
+        let at = memchr::memmem::find(rest, COLUMN)?;
         rest = &rest[at + COLUMN.len()..];
         let from = rest.iter().position(u8::is_ascii_digit)?;
         let digits = &rest[from..];
