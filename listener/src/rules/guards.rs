@@ -3,7 +3,7 @@
 //!
 //! A condition that is a conjunction holds only if each of its parts does, and a part that is false
 //! makes the whole false whatever becomes of the others. So where one part is `new.status == "paid"`
-//! or `changed_to(status, "paid")`, an event with another status need not be shown to the condition.
+//! or `changed_to("status", "paid")`, an event with another status need not be shown to the condition.
 //! Where that part would fail, as on a field that is missing or of another kind, the condition is
 //! asked, and says why.
 
