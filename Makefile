@@ -37,7 +37,7 @@ chart: ## Whether the Helm chart is up to date and renders in all its ways (HELM
 	scripts/generate --check
 	HELM=$(HELM) charts/test
 
-figures: ## Measurements of a release build; printed, not judged
+figures: ## What a dead receiver costs others, by a release build; printed, not judged
 	cargo build --release --package observer-listener
 	OBSERVER_TEST_PROGRAM=$(CURDIR)/target/release/observer-listener \
 		cargo test --package observer-listener --test main figures -- --ignored --nocapture --test-threads 1
@@ -48,5 +48,5 @@ e2e: ## Everything in a cluster: kind where there is Docker, else one of its own
 peers: ## The job queue beside others for Postgres, on one server; printed, not judged (Go, npm)
 	e2e/peers/run
 
-speed: ## Deliveries beside a bare loop and other systems, on one server; printed, not judged (Java, npm)
+speed: ## Deliveries beside a bare loop and other systems, on one server; printed, not judged (Java, Go, npm)
 	e2e/speed/run
