@@ -124,10 +124,7 @@ impl Subject {
                     .await
             }
             Self::Fraiseql => {
-                let program = programs.fraiseql.as_ref().context("no program")?;
-                let mut setup = Command::new(program);
-                setup.args(["setup", url]);
-                succeed(setup).await?;
+                set_up(fraiseql(programs)?, url).await?;
                 ground
                     .run(
                         "create trigger capture after insert on item
@@ -137,9 +134,7 @@ impl Subject {
                     .await
             }
             Self::Graphile => {
-                let mut setup = graphile(programs)?;
-                setup.args(["setup", url]);
-                succeed(setup).await?;
+                set_up(graphile(programs)?, url).await?;
                 ground
                     .run(
                         "create function add_post() returns trigger language plpgsql as $$
@@ -153,9 +148,7 @@ impl Subject {
                     .await
             }
             Self::River => {
-                let mut setup = river(programs)?;
-                setup.args(["setup", url]);
-                succeed(setup).await?;
+                set_up(river(programs)?, url).await?;
                 // As its client inserts a job, and tells of it.
                 ground
                     .run(
@@ -187,9 +180,7 @@ impl Subject {
                 command
             }
             Self::Fraiseql => {
-                let program = start.programs.fraiseql.as_ref().context("no program")?;
-                let mut command = Command::new(program);
-                command.args(["run", start.database_url, start.sink_url]);
+                let mut command = run(fraiseql(start.programs)?, start);
                 // It would not post to the loopback address otherwise.
                 command.env("FRAISEQL_OBSERVERS_ALLOW_INSECURE", "true");
                 command.env("FRAISEQL_ENV", "development");
@@ -197,19 +188,23 @@ impl Subject {
             }
             Self::Debezium => debezium(start, false)?,
             Self::DebeziumBatched => debezium(start, true)?,
-            Self::Graphile => {
-                let mut command = graphile(start.programs)?;
-                command.args(["run", start.database_url, start.sink_url]);
-                command
-            }
-            Self::River => {
-                let mut command = river(start.programs)?;
-                command.args(["run", start.database_url, start.sink_url]);
-                command
-            }
+            Self::Graphile => run(graphile(start.programs)?, start),
+            Self::River => run(river(start.programs)?, start),
         };
         Process::start(&self.name(), command, start.folder)
     }
+}
+
+/// Has a runner make what its system needs in the database.
+async fn set_up(mut runner: Command, url: &str) -> anyhow::Result<()> {
+    runner.args(["setup", url]);
+    succeed(runner).await
+}
+
+/// Has a runner work.
+fn run(mut runner: Command, start: &Start<'_>) -> Command {
+    runner.args(["run", start.database_url, start.sink_url]);
+    runner
 }
 
 async fn succeed(mut command: Command) -> anyhow::Result<()> {
@@ -259,6 +254,12 @@ fn graphile(programs: &Programs) -> anyhow::Result<Command> {
     let mut command = Command::new(&programs.node);
     command.arg(script);
     Ok(command)
+}
+
+fn fraiseql(programs: &Programs) -> anyhow::Result<Command> {
+    Ok(Command::new(
+        programs.fraiseql.as_ref().context("no program")?,
+    ))
 }
 
 fn river(programs: &Programs) -> anyhow::Result<Command> {
