@@ -95,33 +95,28 @@ impl ByField {
         }
     }
 
+    /// Of each kind of constant those that equal the field; all of a kind that it cannot be compared
+    /// with, so that the conditions say what is wrong.
     fn candidates(&self, view: &EventView<'_>, found: &mut Vec<usize>) {
-        match self.value(view) {
-            Some(Value::Null) => {}
-            Some(Value::Text(text)) => {
-                found.extend(self.texts.get(&*text).into_iter().flatten());
-                match Number::parse(&text) {
-                    Some(number) => found.extend(self.numbers.get(&number).into_iter().flatten()),
-                    None => found.extend(self.numbers.values().flatten()),
-                }
-                found.extend(self.truths.values().flatten());
-            }
-            Some(Value::Number(number)) => {
-                found.extend(self.texts.values().flatten());
-                found.extend(self.numbers.get(&number).into_iter().flatten());
-                found.extend(self.truths.values().flatten());
-            }
-            Some(Value::Bool(truth)) => {
-                found.extend(self.texts.values().flatten());
-                found.extend(self.numbers.values().flatten());
-                found.extend(self.truths.get(&truth).into_iter().flatten());
-            }
-            // Whatever is wrong, the conditions say it.
-            _ => {
-                found.extend(self.texts.values().flatten());
-                found.extend(self.numbers.values().flatten());
-                found.extend(self.truths.values().flatten());
-            }
+        let value = self.value(view);
+        let number = match &value {
+            // Nothing but null equals null.
+            Some(Value::Null) => return,
+            Some(Value::Number(number)) => Some(number.borrowed()),
+            Some(Value::Text(text)) => Number::parse(text),
+            _ => None,
+        };
+        match &value {
+            Some(Value::Text(text)) => found.extend(self.texts.get(&**text).into_iter().flatten()),
+            _ => found.extend(self.texts.values().flatten()),
+        }
+        match &number {
+            Some(number) => found.extend(self.numbers.get(number).into_iter().flatten()),
+            None => found.extend(self.numbers.values().flatten()),
+        }
+        match &value {
+            Some(Value::Bool(truth)) => found.extend(self.truths.get(truth).into_iter().flatten()),
+            _ => found.extend(self.truths.values().flatten()),
         }
     }
 
