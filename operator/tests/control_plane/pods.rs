@@ -60,11 +60,13 @@ impl Told {
         change(&mut self.0.lock().unwrap());
     }
 
-    /// It works on all shards, with this bundle.
+    /// It works on all shards, with this bundle; all of it is told at once, so that nothing between
+    /// is heard.
     pub(super) fn works(&self, bundle: &str) {
         self.change(|report| {
             report.role = Role::Active;
             report.bundle = Some(bundle.to_owned());
+            report.problem = None;
             report.stalled.clear();
             report.shards = (0..SHARDS).map(owned).collect();
         });

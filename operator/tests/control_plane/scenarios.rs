@@ -312,7 +312,6 @@ async fn pods_are_heard(room: Room) {
         let listener: ObserverListener = room.get("shop").await.unwrap();
         listener.status.unwrap().bundle.unwrap()
     };
-    told.change(|report| report.problem = None);
     let first = bundle().await;
     // A shard that nobody has taken up yet, and then one that does not get on.
     told.works(&first);
