@@ -49,4 +49,4 @@ peers: ## The job queue beside others for Postgres, on one server; printed, not 
 	e2e/peers/run
 
 speed: ## Deliveries beside a bare loop and other systems, on one server; printed, not judged (Java, Go, npm)
-	e2e/speed/run
+	e2e/speed/run --all

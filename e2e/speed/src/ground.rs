@@ -8,6 +8,7 @@ use servers::binaries::Binaries;
 use servers::postgres::PrivateServer;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
+use crate::place::PATIENCE;
 use crate::process::{self, until};
 
 /// Name of the database.
@@ -32,20 +33,14 @@ pub(crate) struct Ground<'a> {
 }
 
 impl Server {
-    /// Starts it; with `fsync`, a commit waits for the disk.
-    pub(crate) async fn start(fsync: bool) -> anyhow::Result<Self> {
+    /// Starts it.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
         let server = PrivateServer::start(&binaries()).await?;
         let mut admin = PgConnection::connect(&server.url("postgres")).await?;
         // Debezium reads the server's log.
         admin
             .execute("alter system set wal_level = logical")
             .await?;
-        if fsync {
-            admin.execute("alter system set fsync = on").await?;
-            admin
-                .execute("alter system set full_page_writes = on")
-                .await?;
-        }
         admin.close().await?;
         server.stop().await?;
         server.resume().await?;
@@ -58,6 +53,23 @@ impl Server {
             server,
             pid: u32::try_from(pid)?,
         })
+    }
+
+    /// Whether commits wait for the disk, as they do by default.
+    pub(crate) async fn sync(&self, fsync: bool) -> anyhow::Result<()> {
+        let mut admin = PgConnection::connect(&self.url("postgres")).await?;
+        for setting in ["fsync", "full_page_writes"] {
+            let sql = format!("alter system set {setting} = {fsync}");
+            admin.execute(AssertSqlSafe(sql)).await?;
+        }
+        admin.execute("select pg_reload_conf()").await?;
+        until("the server syncs as it is told", PATIENCE, async || {
+            let sql = "select current_setting('fsync')::boolean";
+            let now: bool = sqlx::query_scalar(sql).fetch_one(&mut admin).await?;
+            Ok(now == fsync)
+        })
+        .await?;
+        Ok(admin.close().await?)
     }
 
     pub(crate) fn url(&self, database: &str) -> String {

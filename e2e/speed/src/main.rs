@@ -2,24 +2,32 @@
 //! one system at a time, in turn. `e2e/speed/run` builds what it needs and starts it.
 
 mod bare;
+mod drain;
+mod figures;
 mod ground;
-mod measure;
+mod idle;
+mod place;
+mod plan;
 mod process;
 mod report;
 mod sink;
+mod steady;
 mod subject;
 mod writers;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::figures::median;
 use crate::ground::Server;
-use crate::measure::Setting;
+use crate::place::Bench;
+use crate::plan::Plan;
 use crate::report::{Of, Report};
-use crate::sink::Behaviour;
+use crate::steady::{Load, Offer};
 use crate::subject::{Programs, Subject};
 
 #[derive(Debug, Parser)]
@@ -56,6 +64,31 @@ enum What {
     Read,
 }
 
+/// A rate at which rows come.
+#[derive(Clone, Copy, Debug)]
+enum Rate {
+    At(u64),
+    /// As fast as they are delivered.
+    Most,
+    /// Half of what that was, for each system.
+    Half,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "most" => Ok(Self::Most),
+            "half" => Ok(Self::Half),
+            _ => match text.parse() {
+                Ok(rate @ 1..) => Ok(Self::At(rate)),
+                _ => Err("a rate is rows a second, or `most`, or after that `half`".to_owned()),
+            },
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct RunArgs {
     #[command(flatten)]
@@ -69,45 +102,24 @@ struct RunArgs {
     /// Times that each is measured, in turn
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Backlogs to work off
-    #[arg(long, value_delimiter = ',', default_value = "50000")]
-    backlog: Vec<u64>,
-    /// Events of a backlog that are waited for; all of it
-    #[arg(long)]
-    first: Option<u64>,
-    /// Steady rates, in rows a second
-    #[arg(long, value_delimiter = ',', default_value = "100")]
-    rate: Vec<u64>,
+    #[command(flatten)]
+    plan: Plan,
+    /// Seconds that a backlog is worked on at most; what has come by then counts
+    #[arg(long, default_value_t = 30)]
+    limit: u64,
+    /// Steady rates: rows a second, `most` for as fast as they are delivered, and after that `half`
+    /// for half as fast
+    #[arg(long, value_delimiter = ',', default_value = "100,most,half")]
+    rate: Vec<Rate>,
     /// Seconds of each steady rate, of each turn of the writers, and of doing nothing
     #[arg(long, default_value_t = 15)]
     seconds: u64,
     /// Seconds of doing nothing before that is measured: ours asks less often after a while
     #[arg(long, default_value_t = 90)]
     settle: u64,
-    /// Keys of the rows; events of one are delivered in order
-    #[arg(long, default_value_t = 1000)]
-    lanes: usize,
-    /// Bytes of a row's text
-    #[arg(long, default_value_t = 500)]
-    bytes: usize,
-    /// Milliseconds until the receiver answers
-    #[arg(long, default_value_t = 0)]
-    delay: u64,
-    /// The receiver answers one in so many with 503; 0 for none
-    #[arg(long, default_value_t = 0)]
-    fail_one_in: u64,
-    /// Shards of our listener
+    /// Let no commit wait for the disk
     #[arg(long)]
-    shards: Option<u16>,
-    /// Observers of ours that match nothing, beside the one that does
-    #[arg(long, default_value_t = 0)]
-    idle_observers: usize,
-    /// Keep a transaction open from before the first row on
-    #[arg(long)]
-    open_transaction: bool,
-    /// Let commits wait for the disk
-    #[arg(long)]
-    fsync: bool,
+    no_fsync: bool,
     /// What pgbench is called; without it writers are left out
     #[arg(long)]
     pgbench: Option<PathBuf>,
@@ -117,31 +129,10 @@ struct RunArgs {
 }
 
 impl RunArgs {
-    fn setting(&self) -> Setting {
-        let shards = self.shards.map(|shards| format!("  shards: {shards}\n"));
-        Setting {
-            lanes: self.lanes.max(1),
-            bytes: self.bytes,
-            behaviour: Behaviour {
-                delay: Duration::from_millis(self.delay),
-                fail_one_in: self.fail_one_in,
-            },
-            listener_spec: shards.unwrap_or_default(),
-            idle_observers: self.idle_observers,
-            open_transaction: self.open_transaction,
-        }
-    }
-
     fn subjects(&self) -> Vec<Subject> {
         let all = Subject::ALL.into_iter();
         all.filter(|one| self.only.is_empty() || self.only.contains(one))
-            .filter(|one| {
-                let there = one.is_there(&self.programs);
-                if !there {
-                    eprintln!("{} is left out: its program is not there", one.name());
-                }
-                there
-            })
+            .filter(|one| one.is_there(&self.programs))
             .collect()
     }
 
@@ -164,30 +155,46 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let server = Server::start(args.fsync).await?;
+    for left_out in Subject::ALL {
+        if !left_out.is_there(&args.programs) {
+            eprintln!("{} is left out: its program is not there", left_out.name());
+        }
+    }
+    let server = Server::start().await?;
+    server.sync(!args.no_fsync).await?;
+    let bench = Bench {
+        server: &server,
+        programs: &args.programs,
+    };
     let mut report = Report {
         postgres: server.version().await?,
         cores: std::thread::available_parallelism()?.get(),
+        fsync: !args.no_fsync,
         ..Report::default()
     };
     for what in &args.what {
         match what {
-            What::Drain => drains(args, &server, &mut report).await?,
-            What::Steady => steadies(args, &server, &mut report).await?,
-            What::Idle => idles(args, &server, &mut report).await?,
-            What::Writers => writers(args, &server, &mut report).await?,
+            What::Drain => drains(args, bench, &mut report).await?,
+            What::Steady => steadies(args, bench, &mut report).await?,
+            What::Idle => idles(args, bench, &mut report).await?,
+            What::Writers => writers(args, bench, &mut report).await?,
             What::Read => {
-                let rows = args.backlog.first().copied().unwrap_or_default();
-                report.read_per_second = Some(measure::read(&server, &args.setting(), rows).await?);
+                let rows = args.plan.backlog();
+                report.read_per_second = Some(idle::read(bench, &args.plan.base(), rows).await?);
             }
         }
+        // What was measured so far is not lost by what fails after it.
+        write(args, &report)?;
     }
+    println!("{}", report.markdown());
+    Ok(())
+}
+
+fn write(args: &RunArgs, report: &Report) -> anyhow::Result<()> {
     std::fs::create_dir_all(&args.out)?;
-    let json = serde_json::to_string_pretty(&report)?;
+    let json = serde_json::to_string_pretty(report)?;
     std::fs::write(args.out.join("speed.json"), json)?;
-    let markdown = report.markdown();
-    std::fs::write(args.out.join("speed.md"), &markdown)?;
-    println!("{markdown}");
+    std::fs::write(args.out.join("speed.md"), report.markdown())?;
     Ok(())
 }
 
@@ -214,53 +221,79 @@ async fn in_turn<T>(
     Ok(all)
 }
 
-async fn drains(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
-    let setting = args.setting();
-    for backlog in &args.backlog {
-        let first = args.first.unwrap_or(*backlog).clamp(2, (*backlog).max(2));
-        let name = if first < *backlog {
-            format!("the first {first} of {backlog}")
-        } else {
-            format!("{backlog}")
-        };
+async fn drains(args: &RunArgs, bench: Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let limit = Duration::from_secs(args.limit);
+    for variant in args.plan.variants() {
+        let mut subjects = args.subjects();
+        if variant.ours {
+            subjects.retain(|subject| *subject == Subject::Observers);
+        }
         let measure = async |subject| {
-            let programs = &args.programs;
-            let found = measure::drain(server, programs, subject, &setting, *backlog, first);
+            let found = drain::drain(bench, subject, &variant.setting, variant.backlog, limit);
             let found = found.await?;
             let figure = format!("{:.0}/s", found.per_second);
             Ok((found, figure))
         };
-        let found = in_turn((&name, args.rounds), args.subjects(), measure).await?;
+        let found = in_turn((&variant.name, args.rounds), subjects, measure).await?;
         report.drains.extend(found);
     }
     Ok(())
 }
 
-async fn steadies(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
-    let setting = args.setting();
+async fn steadies(args: &RunArgs, bench: Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let setting = args.plan.base();
     for rate in &args.rate {
+        let name = match rate {
+            Rate::At(rate) => format!("{rate}/s"),
+            Rate::Most => MOST.to_owned(),
+            Rate::Half => "half of that".to_owned(),
+        };
+        let most = |subject: Subject| {
+            let name = subject.name();
+            let of = report.steady.iter();
+            of.filter(|of| of.setting == MOST && of.system == name)
+                .flat_map(|of| of.rounds.iter().map(|one| one.written_per_second))
+                .collect::<Vec<f64>>()
+        };
         let measure = async |subject| {
-            let programs = &args.programs;
-            let seconds = args.seconds;
-            let found = measure::steady(server, programs, subject, &setting, *rate, seconds);
-            let found = found.await?;
-            let figure = format!("p50 {:.1} ms, p99 {:.1} ms", found.p50_ms, found.p99_ms);
+            let offer = match rate {
+                Rate::At(rate) => Offer::At(*rate),
+                Rate::Most => Offer::Most,
+                Rate::Half => Offer::At(half(&mut most(subject))?),
+            };
+            let load = Load {
+                offer,
+                seconds: args.seconds,
+                bytes: setting.bytes,
+            };
+            let found = steady::steady(bench, subject, &setting, load).await?;
+            let (rate, p50, p99) = (found.written_per_second, found.p50_ms, found.p99_ms);
+            let figure = format!("{rate:.0}/s, p50 {p50:.1} ms, p99 {p99:.1} ms");
             Ok((found, figure))
         };
-        let name = format!("{rate}/s");
         let found = in_turn((&name, args.rounds), args.whole(), measure).await?;
         report.steady.extend(found);
     }
     Ok(())
 }
 
-async fn idles(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
-    let setting = args.setting();
+/// The setting in which rows come as fast as they are delivered.
+const MOST: &str = "as fast as delivered";
+
+/// Half of a rate, which must have been measured.
+fn half(rates: &mut [f64]) -> anyhow::Result<u64> {
+    ensure!(
+        !rates.is_empty(),
+        "`half` is half of `most`, which comes before it"
+    );
+    let most = median(rates);
+    Ok(format!("{:.0}", most / 2.0).parse()?)
+}
+
+async fn idles(args: &RunArgs, bench: Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let setting = args.plan.base();
     let measure = async |subject| {
-        let programs = &args.programs;
-        let (settle, seconds) = (args.settle, args.seconds);
-        let found = measure::idle(server, programs, subject, &setting, settle, seconds);
-        let found = found.await?;
+        let found = idle::idle(bench, subject, &setting, args.settle, args.seconds).await?;
         let figure = format!("{:.2} %", found.cpu_percent);
         Ok((found, figure))
     };
@@ -268,20 +301,17 @@ async fn idles(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::
     Ok(())
 }
 
-async fn writers(args: &RunArgs, server: &Server, report: &mut Report) -> anyhow::Result<()> {
+async fn writers(args: &RunArgs, bench: Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
     let Some(pgbench) = &args.pgbench else {
         eprintln!("writers are left out: there is no pgbench");
         return Ok(());
     };
-    let setting = args.setting();
-    let found = writers::measure(
-        server,
-        &args.programs,
-        pgbench,
-        &setting,
-        args.seconds,
-        args.rounds,
-    );
-    report.writers = found.await?;
-    Ok(())
+    let setting = args.plan.base();
+    // As a server is by default, and without waiting for the disk, where both cores are full.
+    for fsync in [true, false] {
+        bench.server.sync(fsync).await?;
+        let found = writers::measure(bench, pgbench, &setting, fsync, args.seconds, args.rounds);
+        report.writers.extend(found.await?);
+    }
+    bench.server.sync(!args.no_fsync).await
 }

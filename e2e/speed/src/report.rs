@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::measure::{Drained, Idle, Steady, median};
+use crate::drain::Drained;
+use crate::figures::median;
+use crate::idle::Idle;
 use crate::sink::Faults;
+use crate::steady::Steady;
 use crate::writers::Writers;
 
 /// Everything that was measured.
@@ -13,6 +16,8 @@ use crate::writers::Writers;
 pub(crate) struct Report {
     pub(crate) postgres: String,
     pub(crate) cores: usize,
+    /// Whether commits waited for the disk, but for writers, who did both.
+    pub(crate) fsync: bool,
     pub(crate) drains: Vec<Of<Drained>>,
     pub(crate) steady: Vec<Of<Steady>>,
     pub(crate) idle: Vec<Of<Idle>>,
@@ -36,6 +41,16 @@ impl<T> Of<T> {
         median(&mut figures)
     }
 
+    /// How far the furthest round is from the middle one, as a part of that.
+    fn spread(&self, figure: impl Fn(&T) -> f64) -> f64 {
+        let middle = self.middle(&figure);
+        let off = self
+            .rounds
+            .iter()
+            .map(|one| (figure(one) / middle - 1.0).abs());
+        off.fold(0.0, f64::max)
+    }
+
     /// The sums of what should not be, as the last cells of a line.
     fn faults(&self, faults: impl Fn(&T) -> Faults) -> String {
         let sum = |count: fn(&Faults) -> u64| -> u64 {
@@ -49,34 +64,43 @@ impl<T> Of<T> {
 impl Report {
     /// As tables in Markdown; figures are medians of the rounds, faults are sums.
     pub(crate) fn markdown(&self) -> String {
-        let mut out = format!("Postgres {}, {} cores.\n", self.postgres, self.cores);
+        let fsync = if self.fsync { "on" } else { "off" };
+        let mut out = format!(
+            "Postgres {}, fsync {fsync}, {} cores.\n",
+            self.postgres, self.cores
+        );
         self.drain_table(&mut out);
         self.ratios(&mut out);
         self.steady_table(&mut out);
         if !self.idle.is_empty() {
-            out.push_str("\n| idle | MB | % of a core | the database's |\n|---|---:|---:|---:|\n");
+            out.push_str("\n| idle | MB | of them its own | % of a core | the database's |\n|---|---:|---:|---:|---:|\n");
         }
         for of in &self.idle {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 out,
-                "| {} | {:.1} | {:.2} | {:.2} |",
+                "| {} | {:.1} | {:.1} | {:.2} | {:.2} |",
                 of.system,
                 of.middle(|one| one.resident_mib),
+                of.middle(|one| one.own_mib),
                 of.middle(|one| one.cpu_percent),
                 of.middle(|one| one.server_cpu_percent),
             );
         }
         if !self.writers.is_empty() {
             out.push_str(
-                "\n| 8 clients write | transactions/s | with capture | ratio |\n|---|---:|---:|---:|\n",
+                "\n| 8 clients write | fsync | transactions/s | with capture | ratio |\n|---|---|---:|---:|---:|\n",
             );
         }
         for one in &self.writers {
             let _ = writeln!(
                 out,
-                "| {} | {:.0} | {:.0} | {:.2} |",
-                one.transaction, one.bare, one.captured, one.ratio
+                "| {} | {} | {:.0} | {:.0} | {:.2} |",
+                one.transaction,
+                if one.fsync { "on" } else { "off" },
+                one.bare,
+                one.captured,
+                one.ratio
             );
         }
         if let Some(rate) = self.read_per_second {
@@ -90,16 +114,17 @@ impl Report {
             return;
         }
         out.push_str(
-            "\n| backlog | setting | events/s | peak MB | CPU s per 1,000: sender | database | WAL bytes per event: written | worked off | lost | repeated | out of order |\n\
-             |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+            "\n| backlog | setting | events/s | spread | peak MB | CPU s per 1,000: sender | database | WAL bytes per event: written | worked off | lost | repeated | out of order |\n\
+             |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
         );
         for of in &self.drains {
             let _ = writeln!(
                 out,
-                "| {} | {} | {:.0} | {:.0} | {:.3} | {:.3} | {:.0} | {:.0} | {}",
+                "| {} | {} | {:.0} | {:.2} | {:.0} | {:.3} | {:.3} | {:.0} | {:.0} | {}",
                 of.system,
                 of.setting,
                 of.middle(|one| one.per_second),
+                of.spread(|one| one.per_second),
                 of.middle(|one| one.peak_mib),
                 of.middle(|one| one.cpu_seconds),
                 of.middle(|one| one.server_cpu_seconds),
@@ -110,31 +135,36 @@ impl Report {
         }
     }
 
-    /// Ours beside the limit of sending and beside the fastest of the others, for each setting.
+    /// Ours beside the limit of sending, beside the fastest of the others, and beside itself in the
+    /// base, which comes first.
     fn ratios(&self, out: &mut String) {
-        let mut settings: Vec<&str> = Vec::new();
-        for of in &self.drains {
-            if !settings.contains(&of.setting.as_str()) {
-                settings.push(&of.setting);
+        let rate = |of: &Of<Drained>| of.middle(|one| one.per_second);
+        let cpu = |of: &Of<Drained>| of.middle(|one| one.cpu_seconds + one.server_cpu_seconds);
+        for ours in self.drains.iter().filter(|of| is_ours(&of.system)) {
+            let here = || self.drains.iter().filter(|of| of.setting == ours.setting);
+            let mut parts = Vec::new();
+            if let Some(ceiling) = here().find(|of| of.system == CEILING) {
+                parts.push(format!("{:.2} of the ceiling", rate(ours) / rate(ceiling)));
             }
-        }
-        for setting in settings {
-            let here = || self.drains.iter().filter(|of| of.setting == setting);
-            let rate = |of: &Of<Drained>| of.middle(|one| one.per_second);
-            let ceiling = here().find(|of| of.system == "ceiling").map(rate);
-            let others = here().filter(|of| !is_ours(&of.system) && of.system != "ceiling");
-            let best = others
-                .map(|of| (of.system.as_str(), rate(of)))
-                .max_by(|a, b| a.1.total_cmp(&b.1));
-            for ours in here().filter(|of| is_ours(&of.system)) {
-                let _ = write!(out, "\n- {} of {setting}:", ours.system);
-                if let Some(ceiling) = ceiling {
-                    let _ = write!(out, " {:.2} of the ceiling;", rate(ours) / ceiling);
-                }
-                if let Some((name, best)) = best {
-                    let _ = write!(out, " {:.1} times {name};", rate(ours) / best);
-                }
+            let others = here().filter(|of| !is_ours(&of.system) && of.system != CEILING);
+            if let Some(best) = others.max_by(|a, b| rate(a).total_cmp(&rate(b))) {
+                let times = rate(ours) / rate(best);
+                parts.push(format!("{times:.1} times {}", best.system));
             }
+            let base = self.drains.iter().find(|of| of.system == ours.system);
+            if let Some(base) = base.filter(|base| base.setting != ours.setting) {
+                let (rate, cpu) = (rate(ours) / rate(base), cpu(ours) / cpu(base));
+                let base = &base.setting;
+                parts.push(format!(
+                    "{rate:.2} of the rate and {cpu:.2} of the CPU time of {base}"
+                ));
+            }
+            if parts.is_empty() {
+                continue;
+            }
+            // Writing to a string cannot fail.
+            let (system, setting) = (&ours.system, &ours.setting);
+            let _ = write!(out, "\n- {system}, {setting}: {}", parts.join(", "));
         }
         out.push('\n');
     }
@@ -165,6 +195,9 @@ impl Report {
         }
     }
 }
+
+/// The limit of sending, as it is called.
+const CEILING: &str = "ceiling";
 
 fn is_ours(system: &str) -> bool {
     system.starts_with("observers")

@@ -90,17 +90,23 @@ impl Record {
         self.more.notify_waiters();
     }
 
-    /// Waits for so many different events, until none has come for `patience`. Whether all came.
-    pub(crate) async fn wait_for(&self, count: u64, patience: Duration) -> bool {
-        let mut seen = self.distinct();
+    /// Waits for so many different events, until `end`, or until none has come for `patience`.
+    /// Whether all came.
+    pub(crate) async fn wait_for(&self, count: u64, end: Instant, patience: Duration) -> bool {
+        let (mut seen, mut since) = (self.distinct(), Instant::now());
         while self.distinct() < count {
-            let more = tokio::time::timeout(patience, self.more.notified()).await;
+            let limit = end.min(since + patience);
+            if Instant::now() >= end {
+                return false;
+            }
+            let more = tokio::time::timeout_at(limit.into(), self.more.notified()).await;
             let now = self.distinct();
-            if more.is_err() && now == seen {
+            if now > seen {
+                (seen, since) = (now, Instant::now());
+            } else if more.is_err() && since.elapsed() >= patience {
                 eprintln!("only {now} of {count} events have come, and no more for {patience:?}");
                 return false;
             }
-            seen = now;
         }
         true
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::process::Command;
 
 use crate::ground::Ground;
+use crate::place::Setting;
 use crate::process::Process;
 
 /// A system that delivers the rows of a table to the receiver.
@@ -67,10 +68,7 @@ pub(crate) struct Start<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) database_url: &'a str,
     pub(crate) sink_url: &'a str,
-    /// More of the listener's `spec`, indented by two.
-    pub(crate) listener_spec: &'a str,
-    /// Observers besides the one that matches: their condition never holds.
-    pub(crate) idle_observers: usize,
+    pub(crate) setting: &'a Setting,
 }
 
 impl Subject {
@@ -220,13 +218,18 @@ async fn succeed(mut command: Command) -> anyhow::Result<()> {
 
 /// A listener with its files; `more` stands with the webhook.
 fn listener(start: &Start<'_>, more: &str) -> anyhow::Result<Command> {
+    let shards = start
+        .setting
+        .shards
+        .map(|shards| format!("  shards: {shards}\n"));
     let mut files = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
          metadata: {{name: speed}}\nspec:\n  source:\n    changeLog:\n      \
          databaseUrl: {{value: \"{}\"}}\n  egress: {{allow: [127.0.0.0/8]}}\n{}",
-        start.database_url, start.listener_spec
+        start.database_url,
+        shards.unwrap_or_default()
     );
-    for number in 0..=start.idle_observers {
+    for number in 0..=start.setting.idle_observers {
         let when = match number {
             0 => String::new(),
             _ => format!("  when: new.bench_id == -{number}\n"),

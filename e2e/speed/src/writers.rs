@@ -8,9 +8,10 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::ground::{Ground, Server};
-use crate::measure::{Setting, median};
-use crate::subject::{Programs, Subject};
+use crate::figures::median;
+use crate::ground::Ground;
+use crate::place::{self, Setting};
+use crate::subject::Subject;
 
 /// Clients that write.
 const CLIENTS: u32 = 8;
@@ -29,6 +30,8 @@ const KEYED: [&str; 3] = ["pgbench_accounts", "pgbench_tellers", "pgbench_branch
 pub(crate) struct Writers {
     /// What each transaction does.
     pub(crate) transaction: &'static str,
+    /// Whether each commit waited for the disk.
+    pub(crate) fsync: bool,
     pub(crate) bare: f64,
     pub(crate) captured: f64,
     pub(crate) ratio: f64,
@@ -39,16 +42,17 @@ struct Bench<'a> {
     program: &'a Path,
     url: String,
     folder: TempDir,
+    fsync: bool,
     seconds: u64,
     rounds: usize,
 }
 
 /// Measures each kind of transaction for so many seconds, in so many turns.
 pub(crate) async fn measure(
-    server: &Server,
-    programs: &Programs,
+    place::Bench { server, programs }: place::Bench<'_>,
     pgbench: &Path,
     setting: &Setting,
+    fsync: bool,
     seconds: u64,
     rounds: usize,
 ) -> anyhow::Result<Vec<Writers>> {
@@ -61,6 +65,7 @@ pub(crate) async fn measure(
         program: pgbench,
         url: ground.url.clone(),
         folder: TempDir::with_prefix("speed-")?,
+        fsync,
         seconds,
         rounds,
     };
@@ -108,7 +113,7 @@ impl Bench<'_> {
                 ground.run(&format!("truncate {table}; checkpoint")).await?;
             }
         }
-        Ok(Writers::of(transaction, &mut bare, &mut captured))
+        Ok(self.of(transaction, &mut bare, &mut captured))
     }
 
     /// pgbench's own transaction, without capture and with it.
@@ -127,7 +132,7 @@ impl Bench<'_> {
             }
         }
         let transaction = "pgbench's own: 3 updates that are captured, 1 select, 1 insert";
-        Ok(Writers::of(transaction, &mut bare, &mut captured))
+        Ok(self.of(transaction, &mut bare, &mut captured))
     }
 
     async fn rate(&self, what: &str) -> anyhow::Result<f64> {
@@ -155,13 +160,12 @@ impl Bench<'_> {
         ensure!(output.status.success(), "pgbench: {errors}");
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
-}
 
-impl Writers {
-    fn of(transaction: &'static str, bare: &mut [f64], captured: &mut [f64]) -> Self {
+    fn of(&self, transaction: &'static str, bare: &mut [f64], captured: &mut [f64]) -> Writers {
         let (bare, captured) = (median(bare), median(captured));
-        Self {
+        Writers {
             transaction,
+            fsync: self.fsync,
             bare,
             captured,
             ratio: captured / bare,
