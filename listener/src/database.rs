@@ -34,11 +34,13 @@ pub const START_PATIENCE: Duration = Duration::from_secs(10);
 const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// The reader's queries have one good plan each, whatever the statistics say at the moment: walk an
-/// index from where it stands. With these the planner finds it on an empty table too, and plans once.
+/// index from where it stands, and fetch rows by their place. With these the planner finds it on an
+/// empty table too, and plans once.
 /// A process that is paused amid a save holds its checkpoint's lock; that must not keep the next one
 /// from taking over for longer than some seconds.
 const SETTINGS: &str = "
     set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off;
+    set enable_tidscan = on;
     set jit = off; set plan_cache_mode = force_generic_plan;
     set statement_timeout = '60s'; set idle_in_transaction_session_timeout = '5s'";
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use observer_listener::demo::sink::{Behaviour, Received, Sink};
+use observer_listener::source::log::PAGE_EVENTS;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use standardwebhooks::Webhook;
@@ -93,6 +94,45 @@ async fn many_keys_at_once_and_one_at_a_time_within_a_key() {
     });
     let most = most.max().unwrap();
     assert!((32..=64).contains(&most), "{most} at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_fills_its_last_page_ends() {
+    let db = database().await;
+    db.run("create table kv (k int primary key, v int not null); select observer.track('kv')")
+        .await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(
+        &db.url,
+        "",
+        &observer("kv", "public.kv", &sink.url("/hook"), ""),
+    );
+    let process = Process::run(&config);
+    let mut rows = 0;
+    for more in [
+        PAGE_EVENTS,
+        2 * PAGE_EVENTS,
+        1,
+        PAGE_EVENTS - 1,
+        PAGE_EVENTS + 1,
+        1,
+    ] {
+        let (from, to) = (rows + 1, rows + more);
+        db.run(&format!(
+            "insert into kv select k, 0 from generate_series({from}, {to}) k"
+        ))
+        .await;
+        rows = to;
+        let all = u64::try_from(rows).unwrap();
+        amounts_to("deliveries", all, async || sink.counts().succeeded).await;
+    }
+    process.stop().await;
+    let mut came: Vec<i64> = attempts(&sink.received())
+        .iter()
+        .map(|one| one.row)
+        .collect();
+    came.sort_unstable();
+    assert_eq!(came, (1..=rows).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -235,6 +235,9 @@ impl Log {
                 page.events.push(self.event(row, &mut names)?);
             }
         }
+        // They come in order, but nothing says so; the server would copy all of them to see to it.
+        page.events
+            .sort_unstable_by_key(|logged| logged.event.log_id);
         Ok(page)
     }
 
@@ -266,50 +269,54 @@ impl Log {
 }
 
 /// The near half, the far half, both in id order, cut where the page is full. The images are
-/// fetched only for rows that made it into the page and are of the shards asked for; how many rows
-/// are looked at to find them is bounded too. The last columns are up to where the page goes and
-/// whether it ends the window.
+/// fetched only for rows that made it into the page and are of the shards asked for, from where the
+/// first pass found them; how many rows are looked at to find them is bounded too. The last columns
+/// are up to where the page goes and whether it ends the window, which a page that is full leaves to
+/// the next one. Rows come in any order.
+///
+/// Bounds are computed once, as a parameter's cast would be anew for each row.
 const PAGE: &str = "
     with near as (
-        select id, slot, size, hash from observer.change_log
+        select id, slot, ctid, size, hash from observer.change_log
         where id > $1 and id <= $2
-          and xid >= $3::xid8 and xid < $4::xid8 and pg_visible_in_snapshot(xid, $5::pg_snapshot)
-        order by id limit $8 + 1
+          and xid >= (select $3::xid8) and xid < (select $4::xid8)
+          and pg_visible_in_snapshot(xid, (select $5::pg_snapshot))
+        order by id limit $8
     ), far as (
-        select row.id, row.slot, row.size, row.hash
+        select row.id, row.slot, row.ctid, row.size, row.hash
         from unnest($6::xid8[]) as ended(xid)
         cross join lateral (
-            select c.id, c.slot, c.size, c.hash from observer.change_log c
+            select c.id, c.slot, c.ctid, c.size, c.hash from observer.change_log c
             where c.xid >= ended.xid and c.xid <= ended.xid and (c.xid, c.id) > (ended.xid, $7)
-            order by c.xid, c.id limit $8 + 1
+            order by c.xid, c.id limit $8
         ) row
-    ), both_halves as (
-        select id, slot, asked_for, row_number() over (order by id) as place,
-               sum(case when asked_for then size::bigint else 0 end) over (order by id)
+    ), looked_at as (
+        select id, slot, ctid, asked_for,
+               sum(case when asked_for then size else 0 end) over (order by id rows unbounded preceding)
                    - case when asked_for then size else 0 end as before
         from (
-            select id, slot, size, hash % $11 = any($12) as asked_for
-            from (select * from near union all select * from far order by id limit $8 + 1) halves
+            select id, slot, ctid, size, hash % $11 = any($12) as asked_for
+            from (select * from near union all select * from far order by id limit $8) halves
         ) halves
     ), page as (
-        select id, slot, asked_for from both_halves where before < $9 and place <= $8
+        select id, slot, ctid, asked_for from looked_at where before < $9
     ), whole as (
-        select (select max(id) from page) as reached,
-               (select count(*) from both_halves) = (select count(*) from page) as last
+        select max(id) as reached,
+               count(*) < $8 and count(*) = (select count(*) from looked_at) as last
+        from page
     ), found as (
         select c.*
         from page
         cross join lateral (
-            select * from observer.change_log c where c.slot = page.slot and c.id = page.id limit 1
+            select * from observer.change_log c where c.slot = page.slot and c.ctid = page.ctid
         ) c
         where page.asked_for
     )
     select c.id, c.hash, c.size, c.operation, c.entity, c.key, c.tenant, c.occurred_at,
-           case when c.size <= $10 then c.old::text end,
-           case when c.size <= $10 then c.new::text end,
+           case when c.size <= $10 then c.old end,
+           case when c.size <= $10 then c.new end,
            c.xid::text, whole.reached, whole.last
-    from whole left join found c on true
-    order by c.id";
+    from whole left join found c on true";
 
 /// A shard's number, or how many there are, as the tables hold it.
 pub(crate) fn smallint(shard: u16) -> i16 {
@@ -347,9 +354,9 @@ fn operation(id: i64, code: i8) -> Result<Operation, LogError> {
     }
 }
 
-/// An image as it stands. Postgres has checked that it is JSON.
+/// An image as it stands: `json` is sent as its text, and Postgres has checked it.
 fn image(row: &PgRow, column: usize) -> Result<Option<Box<RawValue>>, LogError> {
-    let text: Option<String> = row.try_get(column)?;
+    let text: Option<String> = row.try_get_unchecked(column)?;
     text.map(RawValue::from_string)
         .transpose()
         .map_err(|error| LogError::Database(sqlx::Error::Decode(error.into())))
