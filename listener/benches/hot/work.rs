@@ -107,8 +107,8 @@ impl Work {
     /// What to read next, of shards that stand at different places.
     fn window_paging(&self) -> usize {
         let all: Vec<&Position> = self.positions.iter().collect();
-        let last = next_read(&all, Turn::Last).unwrap().1.len();
-        last + next_read(&all, Turn::First).unwrap().1.len()
+        let last = next_read(&all, Turn::Last, 1).unwrap().1.len();
+        last + next_read(&all, Turn::First, 1).unwrap().1.len()
     }
 
     /// Makes what an action would send.

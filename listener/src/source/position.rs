@@ -105,7 +105,7 @@ impl Position {
         let behind = positions
             .iter()
             .copied()
-            .reduce(|a, b| if precedes(b, a) { b } else { a })?;
+            .reduce(|a, b| if precedes(b, a, 0) { b } else { a })?;
         let together = |other: &Self| {
             other.from.snapshot == behind.from.snapshot
                 && other.to.as_ref().map(|to| &to.snapshot)
@@ -120,6 +120,11 @@ impl Position {
         }
         // Of windows that differ, an id says nothing about the keys of the other shards.
         Some(Self::at(Arc::clone(&behind.from)))
+    }
+
+    /// How far it is in a window that begins at its mark.
+    fn progress(&self) -> i64 {
+        self.last_id.max(self.from.floor)
     }
 
     /// The window being read.
@@ -152,54 +157,73 @@ pub enum Turn {
 
 /// Chooses what to read next.
 ///
+/// Shards that begin where a window begins which others have open read that one, so that they do
+/// not go through the same events apart. Those in one window are read for together where no more
+/// than `apart` ids lie between them, as what lies between is read once more for those ahead.
+///
 /// Returns the stretch and the indexes of the shards that take part in it.
 #[must_use]
-pub fn next_read(positions: &[&Position], turn: Turn) -> Option<(Read, Vec<usize>)> {
+pub fn next_read(positions: &[&Position], turn: Turn, apart: i64) -> Option<(Read, Vec<usize>)> {
     let all = positions.iter().copied();
     let chosen = match turn {
-        Turn::Last => all.reduce(|a, b| if precedes(b, a) { b } else { a })?,
-        Turn::First => all.reduce(|a, b| if precedes(a, b) { b } else { a })?,
+        Turn::Last => all.reduce(|a, b| if precedes(b, a, apart) { b } else { a })?,
+        Turn::First => all.reduce(|a, b| if precedes(a, b, apart) { b } else { a })?,
     };
-    let read = if let Some(window) = chosen.window() {
-        Read::Known(window)
-    } else {
-        positions
-            .iter()
-            .map(|position| &position.from)
-            .filter(|mark| {
-                mark.snapshot != chosen.from.snapshot && mark.snapshot.covers(&chosen.from.snapshot)
-            })
-            .reduce(|a, b| if a.snapshot.covers(&b.snapshot) { b } else { a })
-            .map_or_else(
-                || Read::Fresh(Arc::clone(&chosen.from)),
-                |to| {
-                    Read::Known(Window {
-                        from: Arc::clone(&chosen.from),
-                        to: Arc::clone(to),
-                    })
-                },
-            )
+    let same_start = |other: &Position| other.from.snapshot == chosen.from.snapshot;
+    let open = || {
+        let windows = positions.iter().filter(|other| same_start(other));
+        windows.filter_map(|other| other.window()).reduce(|a, b| {
+            let earlier = a.to.snapshot.covers(&b.to.snapshot);
+            if earlier { b } else { a }
+        })
     };
-    let takes_part = |position: &Position| {
-        position.from.snapshot == chosen.from.snapshot
-            && position.to.as_ref().map(|to| &to.snapshot)
-                == chosen.to.as_ref().map(|to| &to.snapshot)
+    let Some(window) = chosen.window().or_else(open) else {
+        let alone = |n: &usize| same_start(positions[*n]);
+        let shards = (0..positions.len()).filter(alone).collect();
+        return Some((from_between(positions, chosen), shards));
+    };
+    let takes_part = |other: &Position| {
+        same_start(other)
+            && other
+                .to
+                .as_ref()
+                .is_none_or(|to| to.snapshot == window.to.snapshot)
+            && other.progress().abs_diff(chosen.progress()) <= apart.unsigned_abs()
     };
     let shards = (0..positions.len())
         .filter(|n| takes_part(positions[*n]))
         .collect();
-    Some((read, shards))
+    Some((Read::Known(window), shards))
 }
 
-/// Whether `a` stands strictly before `b`; within one start, an open window comes first.
-fn precedes(a: &Position, b: &Position) -> bool {
+/// What to read from between two windows: up to where the next ones stand, or what is new.
+fn from_between(positions: &[&Position], chosen: &Position) -> Read {
+    positions
+        .iter()
+        .map(|position| &position.from)
+        .filter(|mark| {
+            mark.snapshot != chosen.from.snapshot && mark.snapshot.covers(&chosen.from.snapshot)
+        })
+        .reduce(|a, b| if a.snapshot.covers(&b.snapshot) { b } else { a })
+        .map_or_else(
+            || Read::Fresh(Arc::clone(&chosen.from)),
+            |to| {
+                Read::Known(Window {
+                    from: Arc::clone(&chosen.from),
+                    to: Arc::clone(to),
+                })
+            },
+        )
+}
+
+/// Whether `a` stands strictly before `b`, and within one window by more than `apart` ids.
+fn precedes(a: &Position, b: &Position, apart: i64) -> bool {
     if a.from.snapshot != b.from.snapshot {
         return b.from.snapshot.covers(&a.from.snapshot);
     }
     match (&a.to, &b.to) {
-        (Some(a), Some(b)) => a.snapshot != b.snapshot && b.snapshot.covers(&a.snapshot),
-        (Some(_), None) => true,
-        (None, _) => false,
+        (Some(a), Some(b)) if a.snapshot != b.snapshot => b.snapshot.covers(&a.snapshot),
+        _ => a.progress().saturating_add(apart) < b.progress(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::log::{Log, LogError, Logged, Part};
+use super::log::{Log, LogError, Logged, MOST_LOOKED_AT, Part};
 use super::position::{Mark, Position, Read, Turn, Window, next_read};
 
 /// While nothing is read, a position is passed on for saving only after this many
@@ -19,6 +19,9 @@ const IDLE_XIDS: u64 = 1000;
 
 /// And only this often.
 const IDLE_EVERY: Duration = Duration::from_secs(10);
+
+/// Ids between two shards in one window up to which they are read for together: some pages.
+const APART: i64 = 4 * MOST_LOOKED_AT;
 
 /// Why reading cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +179,7 @@ impl Reader {
     fn choose(&self, turn: Turn) -> Option<Stretch> {
         let shards: Vec<u16> = self.positions.keys().copied().collect();
         let positions: Vec<&Position> = self.positions.values().map(|(_, at)| at).collect();
-        let (read, members) = next_read(&positions, turn)?;
+        let (read, members) = next_read(&positions, turn, APART)?;
         let members = members.into_iter().map(|n| shards[n]).collect();
         Some(Stretch { read, members })
     }

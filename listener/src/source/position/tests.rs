@@ -136,10 +136,11 @@ struct Reader {
     known: Vec<Known>,
     seen: Vec<Row>,
     looks: usize,
+    apart: i64,
 }
 
 impl Reader {
-    fn new() -> Self {
+    fn new(apart: i64) -> Self {
         let start = vec![Position::at(Arc::new(Mark::genesis())); usize::from(SHARDS)];
         Self {
             now: start.clone(),
@@ -147,6 +148,7 @@ impl Reader {
             known: Vec::new(),
             seen: Vec::new(),
             looks: 0,
+            apart,
         }
     }
 
@@ -159,7 +161,7 @@ impl Reader {
         self.looks += 1;
         let turn = [Turn::Last, Turn::First][self.looks % 2];
         let positions: Vec<&Position> = self.now.iter().collect();
-        let (read, members) = next_read(&positions, turn).unwrap();
+        let (read, members) = next_read(&positions, turn, self.apart).unwrap();
         let window = match read {
             Read::Known(window) => window,
             Read::Fresh(from) => {
@@ -252,9 +254,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn run(steps: &[Step], crashes: bool) -> (Database, Reader) {
+fn apart() -> impl Strategy<Value = i64> {
+    prop_oneof![Just(0), 1i64..10, Just(1000)]
+}
+
+fn run(steps: &[Step], apart: i64, crashes: bool) -> (Database, Reader) {
     let mut database = Database::default();
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(apart);
     for step in steps {
         match *step {
             Step::Begin => database.begin(),
@@ -288,14 +294,14 @@ fn by_key(rows: &[Row]) -> BTreeMap<u8, Vec<i64>> {
 
 proptest! {
     #[test]
-    fn every_committed_event_is_read_once_and_in_order(steps in prop::collection::vec(step(), 1..120)) {
-        let (database, reader) = run(&steps, false);
+    fn every_committed_event_is_read_once_and_in_order(steps in prop::collection::vec(step(), 1..120), apart in apart()) {
+        let (database, reader) = run(&steps, apart, false);
         prop_assert_eq!(by_key(&reader.seen), by_key(&database.rows));
     }
 
     #[test]
-    fn crashes_repeat_but_lose_and_reorder_nothing(steps in prop::collection::vec(step(), 1..120)) {
-        let (database, reader) = run(&steps, true);
+    fn crashes_repeat_but_lose_and_reorder_nothing(steps in prop::collection::vec(step(), 1..120), apart in apart()) {
+        let (database, reader) = run(&steps, apart, true);
         let written = by_key(&database.rows);
         let read = by_key(&reader.seen);
         prop_assert_eq!(read.keys().collect::<Vec<_>>(), written.keys().collect::<Vec<_>>());
@@ -327,7 +333,7 @@ fn shards_at_different_places_come_together() {
         Position::at(Arc::clone(&early)),
     );
     let positions = [&first, &last];
-    let (read, members) = next_read(&positions, Turn::Last).unwrap();
+    let (read, members) = next_read(&positions, Turn::Last, 0).unwrap();
     assert_eq!(
         read,
         Read::Known(Window {
@@ -337,19 +343,48 @@ fn shards_at_different_places_come_together() {
     );
     assert_eq!(members, vec![1]);
     assert_eq!(
-        next_read(&positions, Turn::First).unwrap(),
+        next_read(&positions, Turn::First, 0).unwrap(),
         (Read::Fresh(Arc::clone(&late)), vec![0]),
         "those ahead do not wait"
     );
     for turn in [Turn::First, Turn::Last] {
         assert_eq!(
-            next_read(&[&first, &first], turn).unwrap(),
+            next_read(&[&first, &first], turn, 0).unwrap(),
             (Read::Fresh(Arc::clone(&late)), vec![0, 1])
         );
     }
 }
 
 #[test]
+fn who_begins_where_a_window_begins_reads_that_one() {
+    let mark = |text: &str, ids| {
+        Arc::new(Mark {
+            floor: ids,
+            snapshot: text.parse().unwrap(),
+            ceiling: ids,
+        })
+    };
+    let window = Window {
+        from: mark("5:5:", 100),
+        to: mark("9:9:", 700),
+    };
+    let open = Position::within(&window, 150);
+    let (begins, elsewhere) = (
+        Position::at(Arc::clone(&window.from)),
+        Position::at(mark("4:4:", 90)),
+    );
+    let known = |members: &[usize]| Some((Read::Known(window.clone()), members.to_vec()));
+    let both = [&open, &begins];
+    for turn in [Turn::First, Turn::Last] {
+        assert_eq!(next_read(&both, turn, 50), known(&[0, 1]), "together");
+    }
+    assert_eq!(next_read(&both, Turn::Last, 49), known(&[1]), "to come up");
+    assert_eq!(next_read(&both, Turn::First, 49), known(&[0]), "to go on");
+    let others = [&open, &elsewhere];
+    assert_eq!(next_read(&others, Turn::First, 50), known(&[0]));
+}
+
+#[test]
 fn no_shards_read_nothing() {
-    assert_eq!(next_read(&[], Turn::Last), None);
+    assert_eq!(next_read(&[], Turn::Last, 0), None);
 }
