@@ -169,30 +169,29 @@ pub fn next_read(positions: &[&Position], turn: Turn, apart: i64) -> Option<(Rea
         Turn::Last => all.reduce(|a, b| if precedes(b, a, apart) { b } else { a })?,
         Turn::First => all.reduce(|a, b| if precedes(a, b, apart) { b } else { a })?,
     };
-    let same_start = |other: &Position| other.from.snapshot == chosen.from.snapshot;
+    let same_start = |other: &Position| same(&other.from, &chosen.from);
     let open = || {
-        let windows = positions.iter().filter(|other| same_start(other));
-        windows.filter_map(|other| other.window()).reduce(|a, b| {
-            let earlier = a.to.snapshot.covers(&b.to.snapshot);
-            if earlier { b } else { a }
-        })
+        let begun = positions.iter().filter(|other| same_start(other));
+        let ends = begun.filter_map(|other| other.to.as_ref());
+        ends.reduce(|a, b| if a.snapshot.covers(&b.snapshot) { b } else { a })
     };
-    let Some(window) = chosen.window().or_else(open) else {
+    let Some(to) = chosen.to.as_ref().or_else(open) else {
         let alone = |n: &usize| same_start(positions[*n]);
         let shards = (0..positions.len()).filter(alone).collect();
         return Some((from_between(positions, chosen), shards));
     };
     let takes_part = |other: &Position| {
         same_start(other)
-            && other
-                .to
-                .as_ref()
-                .is_none_or(|to| to.snapshot == window.to.snapshot)
+            && other.to.as_ref().is_none_or(|other| same(other, to))
             && other.progress().abs_diff(chosen.progress()) <= apart.unsigned_abs()
     };
     let shards = (0..positions.len())
         .filter(|n| takes_part(positions[*n]))
         .collect();
+    let window = Window {
+        from: Arc::clone(&chosen.from),
+        to: Arc::clone(to),
+    };
     Some((Read::Known(window), shards))
 }
 
@@ -201,9 +200,7 @@ fn from_between(positions: &[&Position], chosen: &Position) -> Read {
     positions
         .iter()
         .map(|position| &position.from)
-        .filter(|mark| {
-            mark.snapshot != chosen.from.snapshot && mark.snapshot.covers(&chosen.from.snapshot)
-        })
+        .filter(|mark| !same(mark, &chosen.from) && mark.snapshot.covers(&chosen.from.snapshot))
         .reduce(|a, b| if a.snapshot.covers(&b.snapshot) { b } else { a })
         .map_or_else(
             || Read::Fresh(Arc::clone(&chosen.from)),
@@ -218,13 +215,18 @@ fn from_between(positions: &[&Position], chosen: &Position) -> Read {
 
 /// Whether `a` stands strictly before `b`, and within one window by more than `apart` ids.
 fn precedes(a: &Position, b: &Position, apart: i64) -> bool {
-    if a.from.snapshot != b.from.snapshot {
+    if !same(&a.from, &b.from) {
         return b.from.snapshot.covers(&a.from.snapshot);
     }
     match (&a.to, &b.to) {
-        (Some(a), Some(b)) if a.snapshot != b.snapshot => b.snapshot.covers(&a.snapshot),
+        (Some(a), Some(b)) if !same(a, b) => b.snapshot.covers(&a.snapshot),
         _ => a.progress().saturating_add(apart) < b.progress(),
     }
+}
+
+/// Whether two marks see the same.
+fn same(a: &Arc<Mark>, b: &Arc<Mark>) -> bool {
+    Arc::ptr_eq(a, b) || a.snapshot == b.snapshot
 }
 
 #[cfg(test)]
