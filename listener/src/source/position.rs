@@ -173,44 +173,41 @@ pub fn next_read(positions: &[&Position], turn: Turn, apart: i64) -> Option<(Rea
     let open = || {
         let begun = positions.iter().filter(|other| same_start(other));
         let ends = begun.filter_map(|other| other.to.as_ref());
-        ends.reduce(|a, b| if a.snapshot.covers(&b.snapshot) { b } else { a })
+        ends.reduce(earlier)
     };
-    let Some(to) = chosen.to.as_ref().or_else(open) else {
-        let alone = |n: &usize| same_start(positions[*n]);
-        let shards = (0..positions.len()).filter(alone).collect();
-        return Some((from_between(positions, chosen), shards));
-    };
+    let open = chosen.to.as_ref().or_else(open);
     let takes_part = |other: &Position| {
-        same_start(other)
-            && other.to.as_ref().is_none_or(|other| same(other, to))
-            && other.progress().abs_diff(chosen.progress()) <= apart.unsigned_abs()
+        let together = |to| {
+            other.to.as_ref().is_none_or(|other| same(other, to))
+                && other.progress().abs_diff(chosen.progress()) <= apart.unsigned_abs()
+        };
+        same_start(other) && open.is_none_or(together)
     };
     let shards = (0..positions.len())
         .filter(|n| takes_part(positions[*n]))
         .collect();
-    let window = Window {
-        from: Arc::clone(&chosen.from),
-        to: Arc::clone(to),
+    // Between two windows it goes up to where the next ones stand.
+    let next = || {
+        let starts = positions.iter().map(|position| &position.from);
+        let later = starts.filter(|mark| {
+            !same(mark, &chosen.from) && mark.snapshot.covers(&chosen.from.snapshot)
+        });
+        later.reduce(earlier)
     };
-    Some((Read::Known(window), shards))
+    let from = Arc::clone(&chosen.from);
+    let read = match open.or_else(next) {
+        Some(to) => Read::Known(Window {
+            from,
+            to: Arc::clone(to),
+        }),
+        None => Read::Fresh(from),
+    };
+    Some((read, shards))
 }
 
-/// What to read from between two windows: up to where the next ones stand, or what is new.
-fn from_between(positions: &[&Position], chosen: &Position) -> Read {
-    positions
-        .iter()
-        .map(|position| &position.from)
-        .filter(|mark| !same(mark, &chosen.from) && mark.snapshot.covers(&chosen.from.snapshot))
-        .reduce(|a, b| if a.snapshot.covers(&b.snapshot) { b } else { a })
-        .map_or_else(
-            || Read::Fresh(Arc::clone(&chosen.from)),
-            |to| {
-                Read::Known(Window {
-                    from: Arc::clone(&chosen.from),
-                    to: Arc::clone(to),
-                })
-            },
-        )
+/// That of two marks which the other one covers.
+fn earlier<'a>(a: &'a Arc<Mark>, b: &'a Arc<Mark>) -> &'a Arc<Mark> {
+    if a.snapshot.covers(&b.snapshot) { b } else { a }
 }
 
 /// Whether `a` stands strictly before `b`, and within one window by more than `apart` ids.

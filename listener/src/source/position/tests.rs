@@ -318,15 +318,17 @@ proptest! {
     }
 }
 
+/// A mark that knows of ids up to this one, and of none below it that is still to come.
+fn mark(snapshot: &str, ids: i64) -> Arc<Mark> {
+    Arc::new(Mark {
+        floor: ids,
+        snapshot: snapshot.parse().unwrap(),
+        ceiling: ids,
+    })
+}
+
 #[test]
 fn shards_at_different_places_come_together() {
-    let mark = |text: &str, ids| {
-        Arc::new(Mark {
-            floor: ids,
-            snapshot: text.parse().unwrap(),
-            ceiling: ids,
-        })
-    };
     let (early, late) = (mark("5:5:", 1), mark("9:9:", 7));
     let (first, last) = (
         Position::at(Arc::clone(&late)),
@@ -357,13 +359,6 @@ fn shards_at_different_places_come_together() {
 
 #[test]
 fn who_begins_where_a_window_begins_reads_that_one() {
-    let mark = |text: &str, ids| {
-        Arc::new(Mark {
-            floor: ids,
-            snapshot: text.parse().unwrap(),
-            ceiling: ids,
-        })
-    };
     let window = Window {
         from: mark("5:5:", 100),
         to: mark("9:9:", 700),
