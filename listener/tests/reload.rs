@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::listener::{Config, observer};
 use crate::support::told::{keys, keys_of};
-use crate::support::{TestDb, database, eventually};
+use crate::support::{TestDb, database, eventually, eventually_or};
 
 const ROWS: usize = 40;
 
@@ -117,12 +117,18 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     let all = sorted([old, new].concat());
     assert_eq!(all, [first.clone(), second].concat(), "each once");
     // The rows that nobody takes any more are jobs, which wait for their observer to come back.
-    eventually("jobs of what is gone", async || {
-        let count: i64 = db
-            .value("select count(*) from observer.job where observer = 'default/fails'")
-            .await;
-        (usize::try_from(count).unwrap() == ROWS).then_some(())
-    })
+    let jobs = async || -> i64 {
+        db.value("select count(*) from observer.job where observer = 'default/fails'")
+            .await
+    };
+    let letters = async || -> String {
+        db.value("select coalesce(json_agg(d), '[]')::text from observer.dead_letter d")
+            .await
+    };
+    eventually_or(
+        async || (usize::try_from(jobs().await).unwrap() == ROWS).then_some(()),
+        async || format!("{} jobs of what is gone; {}", jobs().await, letters().await),
+    )
     .await;
     failing.behave(Behaviour::Ok);
     let back = loaded(&files(&format!("{}{comes}{fails}", stays("/second")))).1;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::dead_letter::{self, Attempt};
 use super::job::{self, Carried};
 use crate::actions::{Failure, FailureKind, Outcome};
+use crate::checkpoint::Action;
 use crate::dispatch::observers::{Compiled, Observers};
 use crate::dispatch::{retry, try_once};
 use crate::telemetry::metrics::Metrics;
@@ -23,6 +24,8 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Debug)]
 pub(super) struct Crew {
     pub(super) observers: watch::Receiver<Arc<Observers>>,
+    /// Actions that nobody has had for long, whose jobs are to be given up.
+    pub(super) orphans: watch::Receiver<Arc<[Action]>>,
     pub(super) metrics: Metrics,
     /// Cancelled when everything is to be cut off.
     pub(super) right: CancellationToken,
@@ -79,6 +82,10 @@ impl Crew {
             }
         };
         let Some(compiled) = &known else {
+            // One that went after the job was claimed may come back as well as any other.
+            if !self.orphans.borrow().contains(&name) {
+                return Ending::Untouched;
+            }
             return give_up(history, &removed(&claimed.job), claimed.attempts, None);
         };
         let carried = match job::read(&claimed.job) {
@@ -193,4 +200,66 @@ fn removed(job: &Job) -> Failure {
 
 fn written(history: &[Attempt]) -> Box<RawValue> {
     serde_json::value::to_raw_value(history).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use ::queue::{Lane, Priority};
+    use crds::config::Egress;
+
+    use super::*;
+    use crate::actions::{Gates, Shared};
+
+    fn claimed(name: &Action) -> Claimed {
+        Claimed {
+            job: Job {
+                id: "job".to_owned(),
+                lane: Lane {
+                    observer: Arc::clone(&name.0),
+                    action: Arc::clone(&name.1),
+                    hash: 1,
+                },
+                log_id: 1,
+                event_id: "event".to_owned(),
+                entity: "public.item".to_owned(),
+                key: None,
+                tenant: None,
+                priority: Priority::default(),
+                event: RawValue::from_string("{}".to_owned()).unwrap(),
+            },
+            claim: Claim {
+                place: "1".to_owned(),
+                number: 1,
+            },
+            attempts: 0,
+            history: RawValue::from_string("[]".to_owned()).unwrap(),
+            enqueued_at: Utc::now(),
+            late: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_claimed_before_its_action_went_waits_for_it_to_come_back() {
+        let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
+        let (none, _) = Observers::compile_what_can_run(&[], &shared);
+        let (_observers, observers) = watch::channel(Arc::new(none));
+        let (orphaned, orphans) = watch::channel::<Arc<[Action]>>(Arc::from([]));
+        let (tell, _ended) = mpsc::channel(1);
+        let crew = Crew {
+            observers,
+            orphans,
+            metrics: Metrics::new("default/test").unwrap(),
+            right: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            cancels: Mutex::new(HashMap::new()),
+            tell,
+        };
+        let name: Action = ("default/gone".into(), "notify".into());
+        let claimed = claimed(&name);
+        assert!(matches!(crew.attempt(&claimed).await, Ending::Untouched));
+        orphaned.send_replace(Arc::from([name]));
+        assert!(matches!(crew.attempt(&claimed).await, Ending::Dead { .. }));
+    }
 }

@@ -111,6 +111,7 @@ impl<'a> Session<'a> {
         Self {
             crew: Arc::new(Crew {
                 observers: setup.observers.clone(),
+                orphans: orphans.clone(),
                 metrics: setup.metrics.clone(),
                 right: right.clone(),
                 stopping: CancellationToken::new(),
