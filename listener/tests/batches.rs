@@ -2,6 +2,7 @@
 //! order of its key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use observer_listener::demo::sink::{Behaviour, Received, Sink};
 use serde_json::Value;
@@ -86,6 +87,38 @@ async fn each_is_delivered_in_order_or_given_up_for_its_own_sake() {
         received.len()
     );
     assert!((received.len() as u64) < all, "seed {seed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_takes_its_time_gets_full_ones_and_no_more_at_once_than_allowed() {
+    const ROWS: u64 = 400;
+    const TAKES: Duration = Duration::from_millis(200);
+    let db = database().await;
+    db.run("create table item (k int primary key); select observer.track('item')")
+        .await;
+    db.run(&format!(
+        "insert into item select k from generate_series(1, {ROWS}) k"
+    ))
+    .await;
+    let sink = Sink::start(Behaviour::Delay(TAKES)).await.unwrap();
+    let observer = format!(
+        "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: feed}}\nspec:\n  \
+         \"on\": {{entity: public.item}}\n  actions:\n    - name: post\n      \
+         webhook: {{url: {{value: \"{}\"}}, batch: {{}}}}\n",
+        sink.url("/")
+    );
+    let config = Config::new(&db.url, "  delivery: {maxInFlight: 2}", &observer);
+    let process = Process::run(&config);
+    let all = async || taken(&sink.received()).count() as u64;
+    amounts_to("deliveries", ROWS, all).await;
+    process.stop().await;
+    let received = sink.received();
+    println!("{ROWS} events by {} requests", received.len());
+    for three in received.windows(3) {
+        assert!(three[2].at - three[0].at >= TAKES, "two at once");
+    }
+    // The first ones may go out before others were read.
+    assert!((received.len() as u64) < ROWS / 50 + 12);
 }
 
 /// The events of the requests that were taken.

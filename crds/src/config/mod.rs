@@ -151,7 +151,7 @@ pub struct ListenerConfig {
     pub retention: Duration,
     /// Time between two checkpoint writes while there is progress.
     pub checkpoint_interval: Duration,
-    /// Most attempts under way at once.
+    /// Most attempts of one action under way at once; a batch is one.
     pub max_in_flight: u32,
     /// How long a stop waits for what is under way.
     pub drain_timeout: Duration,

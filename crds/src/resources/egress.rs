@@ -61,7 +61,7 @@ pub struct EgressLimit {
     /// (`*.example.com`), or `*` for each one: each host that is meant has limits of its own.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
-    /// Most attempts under way at once, 1 to 65536: in all pods together where the listener has a
+    /// Most attempts under way at once, 1 to 65536, a batch being one: in all pods together where the listener has a
     /// Redis (`spec.redis`), else in each. What is beyond waits for its turn, for up to the action's
     /// `timeout`, and then in the job queue.
     #[serde(skip_serializing_if = "Option::is_none")]

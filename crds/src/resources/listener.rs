@@ -231,7 +231,7 @@ pub struct Checkpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Delivery {
-    /// Most attempts under way at once in one pod, 1 to 4096.
+    /// Most attempts of one action under way at once in one pod, 1 to 4096; a batch is one.
     #[serde(default = "default_max_in_flight")]
     #[schemars(range(min = 1, max = 4096))]
     pub max_in_flight: u32,
@@ -323,8 +323,11 @@ fn default_checkpoint_interval() -> Span {
     Span::from_millis(250)
 }
 
+/// Most requests of one action under way at once where nobody says otherwise.
+pub const DEFAULT_MAX_IN_FLIGHT: u32 = 64;
+
 fn default_max_in_flight() -> u32 {
-    64
+    DEFAULT_MAX_IN_FLIGHT
 }
 
 fn default_drain_timeout() -> Span {

@@ -24,8 +24,8 @@ pub use action::{
 };
 pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseAccess};
 pub use listener::{
-    ChangeLog, Checkpoint, DeletionPolicy, Delivery, LeaseTiming, ObserverListener,
-    ObserverListenerSpec, Source,
+    ChangeLog, Checkpoint, DEFAULT_MAX_IN_FLIGHT, DeletionPolicy, Delivery, LeaseTiming,
+    ObserverListener, ObserverListenerSpec, Source,
 };
 pub use observer::{Observer, ObserverSpec, ObserverState, On};
 pub use pod_template::PodTemplate;

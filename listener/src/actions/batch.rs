@@ -1,6 +1,7 @@
 //! Deliveries that go out together.
 //!
-//! Those that are attempted within a short time of each other share one request. A batch has no task
+//! Those that are attempted within a short time of each other share one request, and so do those that
+//! come while as many requests are under way as may be. A batch has no task
 //! of its own: whoever waits for it drives it (a shared future), so it ends with the last of them, and
 //! who leaves before it is sent is not part of it. Since deliveries of one key are attempted one after
 //! the other, a batch holds no two of them.
@@ -10,11 +11,11 @@ use std::sync::{Arc, Mutex, Weak};
 use crds::config::BatchConfig;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared, join};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
+use super::Outcome;
 use super::gate::lock;
-use super::{Attempted, Outcome};
 
 /// What came of each of a batch, in the order of joining; nothing for who had left.
 type Outcomes = Arc<[Option<Outcome>]>;
@@ -22,6 +23,8 @@ type Outcomes = Arc<[Option<Outcome>]>;
 /// The batches of one action, one of which may still be joined.
 pub(super) struct Batches<T> {
     limits: BatchConfig,
+    /// One for each that may be under way at once.
+    turns: Arc<Semaphore>,
     open: Mutex<Option<Batch<T>>>,
 }
 
@@ -43,16 +46,24 @@ struct Taken<T> {
 }
 
 impl<T: Send + Sync + 'static> Batches<T> {
-    pub(super) const fn new(limits: BatchConfig) -> Self {
+    /// At most `most` of them are under way at once.
+    pub(super) fn new(limits: BatchConfig, most: u32) -> Self {
+        let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             limits,
+            turns: Arc::new(Semaphore::new(most)),
             open: Mutex::new(None),
         }
     }
 
+    /// Most items in one.
+    pub(super) const fn most(&self) -> usize {
+        self.limits.max_events
+    }
+
     /// Sends an item of so many bytes with others; `send` does so for all of a batch, and gives as
     /// many outcomes as it was given items.
-    pub(super) async fn join<F, R>(&self, item: T, bytes: usize, send: F) -> Attempted
+    pub(super) async fn join<F, R>(&self, item: T, bytes: usize, send: F) -> Outcome
     where
         F: FnOnce(Vec<Arc<T>>) -> R + Send + 'static,
         R: Future<Output = Vec<Outcome>> + Send,
@@ -61,12 +72,8 @@ impl<T: Send + Sync + 'static> Batches<T> {
         let item = Arc::new(item);
         let (seat, sending) = self.seat(&item, bytes, send);
         let outcomes = sending.await;
-        let first = outcomes.iter().position(Option::is_some);
         let outcome = outcomes.get(seat).cloned().flatten();
-        Attempted {
-            outcome: outcome.unwrap_or(Outcome::Held(self.limits.linger)),
-            counts: first == Some(seat),
-        }
+        outcome.unwrap_or(Outcome::Held(self.limits.linger))
     }
 
     fn seat<F, R>(
@@ -88,9 +95,12 @@ impl<T: Send + Sync + 'static> Batches<T> {
         }
         let seats = Arc::new(Seats::first(item, bytes, &self.limits));
         let (linger, all) = (self.limits.linger, Arc::clone(&seats));
+        let turns = Arc::clone(&self.turns);
         let sending = async move {
             // Whether it is full or the time is over is the same.
             let _ = timeout(linger, all.full.notified()).await;
+            // Others may still join while it waits for its turn. The turns are never closed.
+            let _turn = turns.acquire_owned().await;
             let items = all.close();
             let present = items.iter().flatten().cloned().collect();
             let mut outcomes = send(present).await.into_iter();
@@ -188,11 +198,14 @@ mod tests {
     use super::*;
 
     fn batches(max_events: usize, max_bytes: usize) -> Batches<usize> {
-        Batches::new(BatchConfig {
-            max_events,
-            max_bytes,
-            linger: Duration::from_millis(10),
-        })
+        Batches::new(
+            BatchConfig {
+                max_events,
+                max_bytes,
+                linger: Duration::from_millis(10),
+            },
+            1,
+        )
     }
 
     /// Tells of what it is given, and holds each back for as many milliseconds as it says.
@@ -214,9 +227,8 @@ mod tests {
         let leaves = timeout(Duration::from_millis(5), join(7));
         let (left, one, other) = tokio::join!(leaves, join(8), join(9));
         assert!(left.is_err());
-        assert_eq!(one.outcome, Outcome::Held(Duration::from_millis(8)));
-        assert_eq!(other.outcome, Outcome::Held(Duration::from_millis(9)));
-        assert_eq!((one.counts, other.counts), (true, false));
+        assert_eq!(one, Outcome::Held(Duration::from_millis(8)));
+        assert_eq!(other, Outcome::Held(Duration::from_millis(9)));
         assert_eq!(sent.recv().await.unwrap(), [8, 9]);
         // One whose waiters have all gone is nobody's any more.
         assert!(
@@ -241,6 +253,33 @@ mod tests {
         assert_eq!(sent.recv().await.unwrap(), [1, 2]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_may_be_joined_until_its_turn_comes() {
+        const TOOK: Duration = Duration::from_millis(100);
+        let (told, mut sent) = mpsc::unbounded_channel();
+        let batches = batches(5, 1000);
+        let join = async |n| {
+            // Each comes after the one before has lingered.
+            tokio::time::sleep(Duration::from_millis(15) * u32::try_from(n).unwrap()).await;
+            let told = told.clone();
+            let slow = async move |items: Vec<Arc<usize>>| {
+                tokio::time::sleep(TOOK).await;
+                send(&told, &items).await
+            };
+            batches.join(n, 1, slow).await
+        };
+        let begun = tokio::time::Instant::now();
+        join_all((0..7).map(join)).await;
+        assert_eq!(sent.recv().await.unwrap(), [0]);
+        assert_eq!(
+            sent.recv().await.unwrap(),
+            [1, 2, 3, 4, 5],
+            "as many as one holds"
+        );
+        assert_eq!(sent.recv().await.unwrap(), [6]);
+        assert!(begun.elapsed() >= TOOK * 3, "one after the other");
+    }
+
     proptest! {
         /// Each is sent once, in the order of joining, in batches within their bounds, and gets its
         /// own outcome.
@@ -262,8 +301,8 @@ mod tests {
                     let told = told.clone();
                     batches.join(n, *size, move |items| send(&told, &items))
                 });
-                for (n, attempted) in join_all(all).await.into_iter().enumerate() {
-                    assert_eq!(attempted.outcome, Outcome::Held(Duration::from_millis(n as u64)));
+                for (n, outcome) in join_all(all).await.into_iter().enumerate() {
+                    assert_eq!(outcome, Outcome::Held(Duration::from_millis(n as u64)));
                 }
             });
             drop(told);

@@ -6,6 +6,8 @@
 
 mod seats;
 
+pub(super) use seats::Seat;
+
 use std::fmt;
 use std::time::Duration;
 

@@ -86,7 +86,7 @@ pub(super) fn without_port(host: &str) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use crds::config::{ActionKind, Egress, RateLimit, Redacted};
+    use crds::config::{ActionKind, BatchConfig, Egress, RateLimit, Redacted};
     use futures::future::join_all;
     use servers::redis::{Options, PrivateRedis};
 
@@ -135,6 +135,29 @@ mod tests {
         let outcomes = join_all(attempts).await;
         assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done));
         assert!(begun.elapsed() >= DELAY * 6, "two at once");
+    }
+
+    #[tokio::test]
+    async fn a_batch_takes_one_turn_and_counts_once_to_a_rate() {
+        let sink = Sink::start(Behaviour::Ok).await.unwrap();
+        let shared = shared(&Gates::default(), limit(Some(1), Some(2)));
+        let mut config = webhook(sink.url("/"));
+        config.batch = Some(BatchConfig {
+            max_events: 10,
+            max_bytes: 1 << 20,
+            linger: Duration::from_mins(1),
+        });
+        let action = Action::compile(&action(ActionKind::Webhook(config)), &shared).unwrap();
+        let event = delivery(None, Some("{}"));
+        let all = (0..30).map(|_| action.attempt(&event, now()));
+        let outcomes = join_all(all).await;
+        let (done, held): (Vec<_>, Vec<_>) = outcomes
+            .into_iter()
+            .partition(|outcome| *outcome == Outcome::Done);
+        assert_eq!((done.len(), held.len()), (20, 10));
+        let is_held = |outcome: &Outcome| matches!(outcome, Outcome::Held(_));
+        assert!(held.iter().all(is_held), "{held:?}");
+        assert_eq!(sink.counts().requests, 2);
     }
 
     #[tokio::test]

@@ -27,11 +27,12 @@ use super::batch::{Batches, divided};
 use super::body::Body;
 use super::egress::Guard;
 use super::escape::Format;
+use super::passage::Passage;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
 use super::tls::client_config;
-use super::{Attempted, CompileError, Delivery, Failure, Outcome, Preview};
+use super::{CompileError, Delivery, Failure, Outcome, Preview};
 
 /// Most characters of a topic's name.
 const MAX_TOPIC: usize = 249;
@@ -51,7 +52,7 @@ pub(super) struct Kafka {
 }
 
 /// What one delivery writes.
-struct Part {
+pub(super) struct Part {
     topic: String,
     /// What its partition is chosen by.
     place: Vec<u8>,
@@ -59,7 +60,7 @@ struct Part {
 }
 
 impl Kafka {
-    pub(super) fn compile(config: &KafkaConfig) -> Result<Self, CompileError> {
+    pub(super) fn compile(config: &KafkaConfig, most: u32) -> Result<Self, CompileError> {
         let brokers = config.brokers.iter();
         let brokers: Vec<String> = brokers
             .map(|(host, port)| format!("{host}:{port}"))
@@ -85,7 +86,7 @@ impl Kafka {
             )?,
             content_type: config.content_type.clone(),
             cluster: Mutex::new(None),
-            batches: config.batch.map(Batches::new),
+            batches: config.batch.map(|limits| Batches::new(limits, most)),
         })
     }
 
@@ -110,31 +111,64 @@ impl Kafka {
         Ok(preview)
     }
 
-    /// Writes the record for `delivery`, by itself or with others, and tells what came of it within
-    /// `timeout`.
+    /// Most deliveries that go together; nothing where each goes by itself.
+    pub(super) fn together(&self) -> Option<usize> {
+        self.batches.as_ref().map(Batches::most)
+    }
+
+    /// The batches that a delivery goes with, if it does: what failed holds none of them up.
+    pub(super) fn batches_for(&self, delivery: &Delivery) -> Option<&Batches<Part>> {
+        self.batches.as_ref().filter(|_| delivery.attempt == 1)
+    }
+
+    /// Writes the record for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
-        self: &Arc<Self>,
+        &self,
         shared: &Shared,
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
-    ) -> Attempted {
+    ) -> Outcome {
         let part = match self.part(delivery, now) {
             Ok(part) => part,
-            Err(failure) => return Outcome::Refused(failure).into(),
+            Err(failure) => return Outcome::Refused(failure),
+        };
+        let outcomes = self
+            .send(&shared.guard, vec![Arc::new(part)], timeout)
+            .await;
+        let outcome = outcomes.into_iter().next();
+        outcome.unwrap_or(Outcome::Held(Duration::ZERO))
+    }
+
+    /// Writes the record for `delivery` with others.
+    pub(super) async fn join(
+        self: &Arc<Self>,
+        batches: &Batches<Part>,
+        passage: &Arc<Passage>,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+    ) -> Outcome {
+        let part = match self.part(delivery, now) {
+            Ok(part) => part,
+            Err(failure) => return Outcome::Refused(failure),
         };
         let bytes = part.record.approximate_size();
-        let (kafka, guard) = (Arc::clone(self), shared.guard.clone());
-        let send = async move |parts: Vec<Arc<Part>>| kafka.send(&guard, parts, timeout).await;
-        match &self.batches {
-            // What failed holds no others up.
-            Some(batches) if delivery.attempt == 1 => batches.join(part, bytes, send).await,
-            _ => {
-                let outcomes = send(vec![Arc::new(part)]).await;
-                let outcome = outcomes.into_iter().next();
-                outcome.unwrap_or(Outcome::Held(Duration::ZERO)).into()
-            }
-        }
+        let (kafka, passage) = (Arc::clone(self), Arc::clone(passage));
+        let limits = passage.limits(delivery);
+        batches
+            .join(part, bytes, async move |parts: Vec<Arc<Part>>| {
+                let admitted = match passage.enter(&limits).await {
+                    Ok(admitted) => admitted,
+                    Err(wait) => return vec![Outcome::Held(wait); parts.len()],
+                };
+                let sending = kafka.send(&passage.shared.guard, parts, passage.timeout);
+                let outcomes = sending.await;
+                if let Some(first) = outcomes.first() {
+                    admitted.leave(first).await;
+                }
+                outcomes
+            })
+            .await
     }
 
     /// Writes the records, those of one partition together and in their order.

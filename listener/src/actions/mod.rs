@@ -21,6 +21,7 @@ mod kafka;
 mod log;
 mod nats;
 mod number;
+mod passage;
 pub(crate) mod postgres;
 mod proxy;
 mod rate;
@@ -39,7 +40,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crds::config::{ActionConfig, ActionKind, RateLimit};
+use crds::config::{ActionConfig, ActionKind};
+use crds::resources::DEFAULT_MAX_IN_FLIGHT;
 use sha2::{Digest, Sha256};
 
 use tokio::time::Instant;
@@ -48,18 +50,14 @@ use crate::event::Event;
 use crate::hex::hex;
 
 pub use fleet::Fleet;
-use gate::{Gate, SHORTEST_WAIT};
 pub use gate::{Gates, Room, Standing};
 use hosts::without_port;
+use passage::Passage;
 pub use shared::{Shared, SharedError};
 pub use template::Flaw;
 
 /// Most bytes of a request's body, and of anything that a template produces.
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
-
-/// How long beyond its timeout an attempt counts as under way of which nothing is heard: it may wait
-/// for others of its batch, and for its answer's end.
-const SEAT_BEYOND: Duration = Duration::from_secs(5);
 
 /// Why an action's configuration cannot be compiled. Places are relative to the action, as in
 /// `webhook.body`; no text holds a secret.
@@ -105,10 +103,7 @@ impl CompileError {
 /// One action of one observer, ready to be attempted.
 pub struct Action {
     kind: Kind,
-    gate: Gate,
-    rate_limit: Option<RateLimit>,
-    shared: Shared,
-    timeout: Duration,
+    passage: Arc<Passage>,
 }
 
 enum Kind {
@@ -126,40 +121,54 @@ enum Kind {
 impl Action {
     /// Compiles an action; templates are parsed here, once. Needs no network.
     pub fn compile(config: &ActionConfig, shared: &Shared) -> Result<Self, CompileError> {
-        let kind = Kind::compile(&config.kind)?;
+        let most = config.max_in_flight.unwrap_or(shared.max_in_flight);
+        let kind = Kind::compile(&config.kind, most)?;
         let (rate, endpoint) = (config.rate_limit, kind.endpoint());
         let limit = endpoint.and_then(|(_, host)| shared.guard.limit(without_port(host)));
         let wish = config.retry.max_backoff;
-        Ok(Self {
+        let passage = Passage {
             gate: shared.gates.gate(endpoint, rate, limit, wish),
-            kind,
             rate_limit: rate,
             shared: shared.clone(),
             timeout: config.timeout,
+        };
+        Ok(Self {
+            kind,
+            passage: Arc::new(passage),
         })
     }
 
     /// Finds what [`Action::compile`] would find, with nothing to deliver by.
     pub fn check(config: &ActionConfig) -> Result<(), CompileError> {
-        Kind::compile(&config.kind).map(drop)
+        Kind::compile(&config.kind, DEFAULT_MAX_IN_FLIGHT).map(drop)
     }
 
     /// Deadline of one attempt.
     #[must_use]
-    pub const fn timeout(&self) -> Duration {
-        self.timeout
+    pub fn timeout(&self) -> Duration {
+        self.passage.timeout
     }
 
-    /// How many attempts would be admitted now; nothing where that is not bounded.
+    /// Most deliveries that share one request; nothing where each has its own.
+    #[must_use]
+    pub fn together(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Webhook(webhook) => webhook.together(),
+            Kind::Kafka(kafka) => kafka.together(),
+            _ => None,
+        }
+    }
+
+    /// How many requests would be admitted now; nothing where that is not bounded.
     #[must_use]
     pub fn room(&self, now: Instant) -> Option<Room> {
-        self.gate.room(now)
+        self.passage.room(now)
     }
 
     /// How the receiver is doing; nothing where there is none.
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
-        self.gate.standing()
+        self.passage.standing()
     }
 
     /// What would be sent for a delivery, in parts with a label each; secrets are left out.
@@ -177,78 +186,41 @@ impl Action {
         }
     }
 
-    /// Attempts a delivery, once, within [`Action::timeout`], if that is admitted now. `now` is
-    /// what the receiver is told as the time of the attempt.
+    /// Attempts a delivery, once, within [`Action::timeout`] from when it goes out, if that is
+    /// admitted. `now` is what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
-        let Some(host) = self.gate.host() else {
-            return self.attempt_there(delivery, now).await;
-        };
-        let Some(_slot) = host.slot(self.timeout).await else {
-            return Outcome::Held(SHORTEST_WAIT);
-        };
-        let seat = match self.shared.fleet.as_ref().zip(host.limit.max_in_flight) {
-            Some((fleet, most)) => {
-                let (lasts, patience) = (self.timeout + SEAT_BEYOND, self.timeout);
-                match fleet.seat(&host.name, most, lasts, patience).await {
-                    Some(seat) => Some(seat),
-                    None => return Outcome::Held(SHORTEST_WAIT),
+        let passage = &self.passage;
+        match &self.kind {
+            Kind::Webhook(webhook) => {
+                if let Some(batches) = webhook.batches_for(delivery) {
+                    return webhook.join(batches, passage, delivery, now).await;
                 }
             }
-            None => None,
-        };
-        let outcome = self.attempt_there(delivery, now).await;
-        if let Some(seat) = seat {
-            seat.leave().await;
+            Kind::Kafka(kafka) => {
+                if let Some(batches) = kafka.batches_for(delivery) {
+                    return Box::pin(kafka.join(batches, passage, delivery, now)).await;
+                }
+            }
+            _ => {}
         }
-        outcome
-    }
-
-    /// The same, once the host has room for it.
-    async fn attempt_there(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
-        let permit = match self.gate.admit(Instant::now()) {
-            Ok(permit) => permit,
+        let admitted = match passage.enter(&passage.limits(delivery)).await {
+            Ok(admitted) => admitted,
             Err(wait) => return Outcome::Held(wait),
         };
-        if let Err(wait) = self.take_of_fleet(delivery).await {
-            return Outcome::Held(wait);
-        }
-        let Attempted { outcome, counts } = self
+        let outcome = self
             .kind
-            .attempt(&self.shared, delivery, now, self.timeout)
+            .attempt(&passage.shared, delivery, now, passage.timeout)
             .await;
-        if counts {
-            permit.tell(&outcome, Instant::now(), rand::random());
-        }
+        admitted.leave(&outcome).await;
         outcome
-    }
-
-    /// Takes what the attempt needs of the limits that all processes keep together.
-    async fn take_of_fleet(&self, delivery: &Delivery) -> Result<(), Duration> {
-        let Some(fleet) = &self.shared.fleet else {
-            return Ok(());
-        };
-        let own = self.rate_limit.map(|limit| {
-            let name = format!("{}/{}", delivery.observer, delivery.action);
-            (name, limit)
-        });
-        let host = self.gate.host().and_then(|host| {
-            // Unlike any action's name, which has two slashes.
-            let name = format!("host/{}", host.name);
-            host.limit.rate_limit.map(|limit| (name, limit))
-        });
-        let limits: Vec<_> = own.into_iter().chain(host).collect();
-        if limits.is_empty() {
-            return Ok(());
-        }
-        fleet.take(&limits).await
     }
 }
 
 impl Kind {
-    fn compile(config: &ActionKind) -> Result<Self, CompileError> {
+    fn compile(config: &ActionKind, most: u32) -> Result<Self, CompileError> {
         Ok(match config {
             ActionKind::Webhook(config) => {
-                Self::Webhook(Arc::new(webhook::Webhook::compile(config)?))
+                Self::Webhook(Arc::new(webhook::Webhook::compile(config, most)?))
             }
             ActionKind::Slack(config) => Self::Slack(Box::new(slack::Slack::compile(config)?)),
             ActionKind::Teams(config) => Self::Teams(Box::new(teams::Teams::compile(config)?)),
@@ -258,7 +230,9 @@ impl Kind {
             }
             ActionKind::Redis(config) => Self::Redis(Box::new(redis::Redis::compile(config)?)),
             ActionKind::Nats(config) => Self::Nats(Box::new(nats::Nats::compile(config)?)),
-            ActionKind::Kafka(config) => Self::Kafka(Arc::new(kafka::Kafka::compile(config)?)),
+            ActionKind::Kafka(config) => {
+                Self::Kafka(Arc::new(kafka::Kafka::compile(config, most)?))
+            }
             ActionKind::Log(config) => Self::Log(log::Log::compile(config)?),
         })
     }
@@ -269,25 +243,20 @@ impl Kind {
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
-    ) -> Attempted {
+    ) -> Outcome {
         // Those that seldom run are boxed, so that each attempt under way takes no more room than a
         // webhook's.
-        let outcome = match self {
-            Self::Webhook(webhook) => {
-                return webhook.attempt(shared, delivery, now, timeout).await;
-            }
+        match self {
+            Self::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
             Self::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
             Self::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
             Self::Email(email) => Box::pin(email.attempt(shared, delivery, now, timeout)).await,
             Self::Postgres(postgres) => Box::pin(postgres.attempt(shared, delivery, timeout)).await,
             Self::Redis(redis) => Box::pin(redis.attempt(shared, delivery, timeout)).await,
             Self::Nats(nats) => Box::pin(nats.attempt(shared, delivery, timeout)).await,
-            Self::Kafka(kafka) => {
-                return Box::pin(kafka.attempt(shared, delivery, now, timeout)).await;
-            }
+            Self::Kafka(kafka) => Box::pin(kafka.attempt(shared, delivery, now, timeout)).await,
             Self::Log(log) => log.attempt(delivery),
-        };
-        outcome.into()
+        }
     }
 
     /// Where it goes: as a key that tells it from others and may hold a secret, and as a host for
@@ -387,23 +356,6 @@ pub enum Outcome {
     /// It was not made: not before this time from now, since the receiver is down or a limit is
     /// reached.
     Held(Duration),
-}
-
-/// The same, of one delivery that may have been sent with others.
-#[derive(Debug)]
-struct Attempted {
-    outcome: Outcome,
-    /// Whether it tells how the receiver is doing: of a batch, one does.
-    counts: bool,
-}
-
-impl From<Outcome> for Attempted {
-    fn from(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            counts: true,
-        }
-    }
 }
 
 impl Outcome {

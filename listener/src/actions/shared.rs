@@ -1,6 +1,7 @@
 //! What all actions of a process share.
 
 use crds::config::{Egress, OwnDatabase};
+use crds::resources::DEFAULT_MAX_IN_FLIGHT;
 use reqwest::Client;
 
 use super::egress::Guard;
@@ -21,6 +22,8 @@ pub struct Shared {
     pub(super) own_database: Option<OwnDatabase>,
     /// Limits that all processes keep together, where the listener has a Redis.
     pub(super) fleet: Option<Fleet>,
+    /// Most requests of one action under way at once that does not say so itself.
+    pub(super) max_in_flight: u32,
 }
 
 /// The HTTP client cannot be set up.
@@ -39,6 +42,7 @@ impl Shared {
             gates: gates.clone(),
             own_database: egress.own_database.clone(),
             fleet: None,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
         })
     }
 
@@ -46,5 +50,14 @@ impl Shared {
     #[must_use]
     pub fn with_fleet(self, fleet: Option<Fleet>) -> Self {
         Self { fleet, ..self }
+    }
+
+    /// The same with another bound on how many requests of one action are under way at once.
+    #[must_use]
+    pub fn with_max_in_flight(self, max_in_flight: u32) -> Self {
+        Self {
+            max_in_flight,
+            ..self
+        }
     }
 }

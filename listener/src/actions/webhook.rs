@@ -16,11 +16,12 @@ use super::batch::{Batches, divided};
 use super::body::Body;
 use super::endpoint::Endpoint;
 use super::escape::Format;
+use super::passage::Passage;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::signature::Signer;
 use super::template::Template;
-use super::{Attempted, CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
 use crate::hex::hex;
 
 /// Headers that an observer cannot set, because each request has its own.
@@ -50,7 +51,7 @@ pub(super) struct Webhook {
 }
 
 /// What one delivery is in a batch.
-struct Part {
+pub(super) struct Part {
     subject: Arc<Subject>,
     body: Vec<u8>,
 }
@@ -61,7 +62,7 @@ enum Header {
 }
 
 impl Webhook {
-    pub(super) fn compile(config: &WebhookConfig) -> Result<Self, CompileError> {
+    pub(super) fn compile(config: &WebhookConfig, most: u32) -> Result<Self, CompileError> {
         let content_type = HeaderValue::from_str(&config.content_type).map_err(|_| {
             CompileError::field(
                 "webhook.contentType",
@@ -95,7 +96,7 @@ impl Webhook {
             body: Body::compile("webhook.body", config.body.as_deref(), &config.content_type)?,
             signer: Signer::new(&config.signing_secrets)
                 .map_err(|error| CompileError::field("webhook.signingSecret", error.to_string()))?,
-            batches: config.batch.map(Batches::new),
+            batches: config.batch.map(|limits| Batches::new(limits, most)),
         })
     }
 
@@ -103,44 +104,61 @@ impl Webhook {
         self.endpoint.names()
     }
 
-    /// Sends the request for `delivery`, by itself or with others, and tells what came of it;
-    /// each request within `timeout`.
+    /// Most deliveries that share a request; nothing where each has its own.
+    pub(super) fn together(&self) -> Option<usize> {
+        self.batches.as_ref().map(Batches::most)
+    }
+
+    /// The batches that a delivery goes out with, if it does: what failed holds none of them up, and
+    /// a replay is told from what is none by a header.
+    pub(super) fn batches_for(&self, delivery: &Delivery) -> Option<&Batches<Part>> {
+        let joins = delivery.attempt == 1 && delivery.replay.is_none();
+        self.batches.as_ref().filter(|_| joins)
+    }
+
+    /// Sends the request for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
-        self: &Arc<Self>,
+        &self,
         shared: &Shared,
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
-    ) -> Attempted {
-        let part = match self.part(delivery) {
-            Ok(part) => part,
-            Err(failure) => return Outcome::Refused(failure).into(),
-        };
-        let Some(batches) = &self.batches else {
-            return self.send(shared, &[part], now, timeout).await.into();
-        };
-        // What failed holds no others up, and a replay is told from what is none by a header.
-        if delivery.attempt > 1 || delivery.replay.is_some() {
-            return self.send(shared, &[part], now, timeout).await.into();
+    ) -> Outcome {
+        match self.part(delivery) {
+            Ok(part) => self.send(shared, &[part], now, timeout).await,
+            Err(failure) => Outcome::Refused(failure),
         }
-        let (webhook, shared, bytes) = (Arc::clone(self), shared.clone(), part.body.len());
-        batches
-            .join(part, bytes, async move |parts| {
-                webhook.send_together(&shared, parts, now, timeout).await
-            })
-            .await
     }
 
-    /// Sends a batch, in parts where it is refused for what it holds.
-    async fn send_together(
-        &self,
-        shared: &Shared,
-        parts: Vec<Arc<Part>>,
+    /// Sends `delivery` with others, in parts where these are refused for what they hold.
+    pub(super) async fn join(
+        self: &Arc<Self>,
+        batches: &Batches<Part>,
+        passage: &Arc<Passage>,
+        delivery: &Delivery,
         now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Vec<Outcome> {
-        let send = async |parts: Vec<Arc<Part>>| self.send(shared, &parts, now, timeout).await;
-        divided(parts, &concerns_content, &send).await
+    ) -> Outcome {
+        let part = match self.part(delivery) {
+            Ok(part) => part,
+            Err(failure) => return Outcome::Refused(failure),
+        };
+        let (webhook, passage, bytes) = (Arc::clone(self), Arc::clone(passage), part.body.len());
+        let limits = passage.limits(delivery);
+        batches
+            .join(part, bytes, async move |parts| {
+                let send = async |parts: Vec<Arc<Part>>| {
+                    let admitted = match passage.enter(&limits).await {
+                        Ok(admitted) => admitted,
+                        Err(wait) => return Outcome::Held(wait),
+                    };
+                    let sending = webhook.send(&passage.shared, &parts, now, passage.timeout);
+                    let outcome = sending.await;
+                    admitted.leave(&outcome).await;
+                    outcome
+                };
+                divided(parts, &concerns_content, &send).await
+            })
+            .await
     }
 
     async fn send(

@@ -101,7 +101,9 @@ async fn run_files(
     let listener = loaded.bundle.listener;
     let redis = listener.queue.redis.as_ref();
     let fleet = redis.and_then(|url| Fleet::new(url, &listener.identity()));
-    let shared = Shared::new(&listener.egress, &Gates::default())?.with_fleet(fleet);
+    let shared = Shared::new(&listener.egress, &Gates::default())?
+        .with_fleet(fleet)
+        .with_max_in_flight(listener.max_in_flight);
     let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
         let located = wrong.into_iter().map(|one| {
             loaded

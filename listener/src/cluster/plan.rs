@@ -105,14 +105,15 @@ impl Loader {
     /// Connections are kept open from plan to plan while they may go to the same places.
     fn shared(&mut self, listener: &ListenerConfig) -> Result<Shared, Trouble> {
         let by = (listener.egress.clone(), listener.queue.redis.clone());
+        let most = listener.max_in_flight;
         if let Some((_, shared)) = self.shared.as_ref().filter(|(known, _)| *known == by) {
-            return Ok(shared.clone());
+            return Ok(shared.clone().with_max_in_flight(most));
         }
         let fleet = by.1.as_ref();
         let fleet = fleet.and_then(|url| Fleet::new(url, &listener.identity()));
         let shared =
             Shared::new(&by.0, &self.gates).map_err(|error| invalid(&error.to_string()))?;
-        let shared = shared.with_fleet(fleet);
+        let shared = shared.with_fleet(fleet).with_max_in_flight(most);
         self.shared = Some((by, shared.clone()));
         Ok(shared)
     }

@@ -21,7 +21,7 @@ use super::stalled::Patience;
 use super::work::{Ended, Work, attempt, weight};
 use super::{
     ASK_EVERY, DispatchError, LOOK_FOR_STALLS_EVERY, MAX_AHEAD, MAX_HELD_BYTES, MAX_IN_FLIGHT,
-    MAX_JOBS, MAX_LETTERS, MAX_PENDING, REDRIVE_EVERY, SAVE_JOBS_AFTER, Saver,
+    MAX_JOBS, MAX_LETTERS, MAX_PENDING, MAX_TOGETHER, REDRIVE_EVERY, SAVE_JOBS_AFTER, Saver,
 };
 use crate::api::report::Reporter;
 use crate::checkpoint::{CheckpointError, Save};
@@ -45,7 +45,7 @@ pub struct Setup {
     pub jobs_added: Arc<Notify>,
     /// Is told how far behind each shard is.
     pub reporter: Arc<Reporter>,
-    /// Most attempts of one action under way at once.
+    /// Most requests of one action under way at once.
     pub max_in_flight: usize,
     /// Time between two saves.
     pub save_every: Duration,
@@ -193,8 +193,11 @@ impl Dispatcher {
         for target in 0..self.roster.len() {
             let known = self.roster.target(target);
             let most = known.and_then(|known| known.max_in_flight);
+            let most = most.unwrap_or(self.setup.max_in_flight);
+            let together = known.and_then(|known| known.action.together());
+            let all = together.map(|many| most.saturating_mul(many).min(MAX_TOGETHER.max(most)));
             self.lanes
-                .bound(target, most.unwrap_or(self.setup.max_in_flight));
+                .bound(target, all.unwrap_or(most), together.is_some());
         }
     }
 

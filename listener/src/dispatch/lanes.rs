@@ -16,6 +16,8 @@ pub type LaneId = (Target, u32);
 #[derive(Debug)]
 struct Lane<T> {
     running: bool,
+    /// What runs shares its request with others.
+    shares: bool,
     blocked: bool,
     /// The first is the one that runs or comes next.
     queue: VecDeque<T>,
@@ -27,6 +29,8 @@ struct Turn {
     running: usize,
     /// Most that run at once.
     most: usize,
+    /// Its deliveries share requests.
+    shares: bool,
     /// Deliveries in all its lanes.
     held: usize,
     queued_up: bool,
@@ -40,13 +44,15 @@ pub struct Lanes<T> {
     /// Targets with a ready lane and room to run it.
     order: VecDeque<Target>,
     running: usize,
+    /// Those among them that share requests.
+    sharing: usize,
     most: usize,
     most_per_target: usize,
 }
 
 impl<T> Lanes<T> {
-    /// No lanes yet; at most `most` deliveries run at once, and `most_per_target` of one target that
-    /// has no bound of its own.
+    /// No lanes yet; at most `most` deliveries run at once that share no requests, and
+    /// `most_per_target` of one target that has no bound of its own.
     #[must_use]
     pub fn new(targets: usize, most: usize, most_per_target: usize) -> Self {
         Self {
@@ -56,6 +62,7 @@ impl<T> Lanes<T> {
                 .collect(),
             order: VecDeque::new(),
             running: 0,
+            sharing: 0,
             most,
             most_per_target,
         }
@@ -69,10 +76,12 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Bounds what runs at once of a target. What runs already goes on.
-    pub fn bound(&mut self, target: Target, most: usize) {
+    /// Bounds what runs at once of a target, and says whether that shares requests. What runs already
+    /// goes on.
+    pub fn bound(&mut self, target: Target, most: usize, shares: bool) {
         if let Some(turn) = self.turns.get_mut(target) {
             turn.most = most;
+            turn.shares = shares;
             self.queue_up(target);
         }
     }
@@ -105,7 +114,7 @@ impl<T> Lanes<T> {
 
     /// Takes the next lane to run, with its first delivery, if there is room.
     pub fn start(&mut self) -> Option<(LaneId, &mut T)> {
-        if self.running >= self.most {
+        if self.running - self.sharing >= self.most {
             return None;
         }
         let target = self.order.pop_front()?;
@@ -114,10 +123,13 @@ impl<T> Lanes<T> {
         let key = turn.ready.pop_front()?;
         turn.running += 1;
         self.running += 1;
+        let shares = turn.shares;
+        self.sharing += usize::from(shares);
         self.queue_up(target);
         let id = (target, key);
         let lane = self.by_id.get_mut(&id)?;
         lane.running = true;
+        lane.shares = shares;
         lane.queue.front_mut().map(|item| (id, item))
     }
 
@@ -260,6 +272,7 @@ impl<T> Lanes<T> {
             turn.held -= usize::from(item.is_some());
             turn.running -= 1;
             self.running -= 1;
+            self.sharing -= usize::from(lane.shares);
             self.queue_up(id.0);
         }
         item
@@ -290,6 +303,7 @@ impl<T> Lane<T> {
     const fn new() -> Self {
         Self {
             running: false,
+            shares: false,
             blocked: false,
             queue: VecDeque::new(),
         }

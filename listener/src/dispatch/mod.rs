@@ -35,6 +35,10 @@ use crate::checkpoint::CheckpointError;
 /// Most attempts under way at once, over all actions, unless one action alone may have more.
 pub const MAX_IN_FLIGHT: usize = 512;
 
+/// Most deliveries of an action under way at once that share requests, unless it may have more
+/// requests; those of batches do not count towards [`MAX_IN_FLIGHT`].
+pub const MAX_TOGETHER: usize = 2048;
+
 /// Most actions that are read and not over.
 pub const MAX_PENDING: usize = 8192;
 

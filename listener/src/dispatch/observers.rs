@@ -42,7 +42,7 @@ pub struct Compiled {
     pub queue: ActionQueue,
     /// What its deliveries wait for.
     pub ordering: Ordering,
-    /// Most first attempts under way at once, where that is not the listener's bound.
+    /// Most requests of first attempts under way at once, where that is not the listener's bound.
     pub max_in_flight: Option<usize>,
     /// What becomes of deliveries that are given up.
     pub on_failure: OnFailure,

@@ -1,6 +1,7 @@
 //! One delivery on its way: what it belongs to, and what became of it so far.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,14 +71,12 @@ pub(super) fn attempt(
     cut: CancellationToken,
 ) -> impl Future<Output = Ended> + Send + use<> {
     let trying = try_once(compiled, Arc::clone(&work.event), work.attempts, None, cut);
-    async move {
-        let (outcome, took) = trying.await;
-        Ended {
-            lane,
-            outcome,
-            took,
-        }
-    }
+    // What an `async` block awaits is in it twice, and there are thousands of these.
+    trying.map(move |(outcome, took)| Ended {
+        lane,
+        outcome,
+        took,
+    })
 }
 
 /// Makes one attempt, unless it is cut off. Answers with what came of it, nothing if it was cut
@@ -104,6 +103,7 @@ pub(crate) fn try_once(
             return (Some(Outcome::Refused(failure)), begun.elapsed());
         }
         let trying = AssertUnwindSafe(action.attempt(&delivery, Utc::now())).catch_unwind();
+        let trying = pin!(trying);
         let tried = cut.run_until_cancelled(trying).await;
         let broke_down = |_| {
             let message =

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::duration::Span;
 
 /// One request for several events that are due at about the same time, each for the first time; its
-/// body is an array, each event in it with its own `id`. One holds at most one event of a key, and no
-/// more than are under way at once (`maxInFlight`). What fails is attempted again by itself.
+/// body is an array, each event in it with its own `id`. One holds at most one event of a key. It counts
+/// once to `maxInFlight` and to rates, and may be joined until it is full or its turn has come. What
+/// fails is attempted again by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Batch {

@@ -87,8 +87,8 @@ pub struct Action {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub max_running: Option<u32>,
-    /// Most first attempts of this action under way at once in one pod, 1 to 4096. Left out, as
-    /// many as `spec.delivery.maxInFlight` of the listener says.
+    /// Most first attempts of this action under way at once in one pod, 1 to 4096; a batch is one.
+    /// Left out, as many as `spec.delivery.maxInFlight` of the listener says.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
     pub max_in_flight: Option<u32>,

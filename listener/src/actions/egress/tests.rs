@@ -336,6 +336,7 @@ async fn a_name_that_changes_its_mind_leads_nowhere_else() {
                 gates: Gates::default(),
                 own_database: None,
                 fleet: None,
+                max_in_flight: 1,
             };
             let before = reached.load(Ordering::Relaxed);
             let mut config = action(kind.clone());

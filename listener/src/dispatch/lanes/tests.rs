@@ -42,6 +42,31 @@ fn targets_take_turns_and_keep_their_bound() {
 }
 
 #[test]
+fn what_shares_requests_takes_no_room_from_others() {
+    let mut lanes = Lanes::new(2, 2, 2);
+    lanes.bound(0, 4, true);
+    let push = |lanes: &mut Lanes<u32>, target| {
+        for key in 0..5 {
+            lanes.push((target, key), key);
+        }
+    };
+    let started = |lanes: &mut Lanes<u32>| -> Vec<LaneId> {
+        std::iter::from_fn(|| start(lanes).map(|(id, _)| id)).collect()
+    };
+    push(&mut lanes, 0);
+    assert_eq!(started(&mut lanes), [0, 1, 2, 3].map(|key| (0, key)));
+    push(&mut lanes, 1);
+    assert_eq!(started(&mut lanes), [(1, 0), (1, 1)]);
+    lanes.bound(0, 4, false);
+    for key in 0..4 {
+        lanes.finish((0, key));
+    }
+    assert_eq!(started(&mut lanes), [], "two are under way");
+    lanes.finish((1, 0));
+    assert_eq!(started(&mut lanes).len(), 1);
+}
+
+#[test]
 fn a_blocked_lane_holds_up_itself_only() {
     let mut lanes = Lanes::new(1, 1, 1);
     for (key, item) in [(1, 1), (1, 2), (1, 3), (2, 4)] {
@@ -91,7 +116,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 proptest! {
     #[test]
     fn everything_runs_once_in_order_within_bounds(moves in moves()) {
-        let mut lanes: Lanes<u32> = Lanes::new(3, 4, 2);
+        let mut lanes: Lanes<u32> = Lanes::new(3, 3, 2);
+        lanes.bound(2, 3, true);
         let mut running: Vec<LaneId> = Vec::new();
         let mut pushed: HashMap<LaneId, Vec<u32>> = HashMap::new();
         let mut done: HashMap<LaneId, Vec<u32>> = HashMap::new();
@@ -125,10 +151,9 @@ proptest! {
                 }
             }
             pushed.retain(|_, items| !items.is_empty());
-            prop_assert!(running.len() == lanes.running() && running.len() <= 4);
-            for target in 0..3 {
-                prop_assert!(running.iter().filter(|id| id.0 == target).count() <= 2);
-            }
+            prop_assert_eq!(running.len(), lanes.running());
+            let of = |target| running.iter().filter(|id| id.0 == target).count();
+            prop_assert!(of(0) <= 2 && of(1) <= 2 && of(0) + of(1) <= 3 && of(2) <= 3);
             let mut lanes_running = running.clone();
             lanes_running.sort_unstable();
             lanes_running.dedup();
