@@ -184,6 +184,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_rate_holds_back_leaves_its_seat_in_the_fleet() {
+        let sink = Sink::start(Behaviour::Ok).await.unwrap();
+        let server = PrivateRedis::start(&Options::default()).await.unwrap();
+        let fleet = Fleet::new(&Redacted::new(server.url()), "shop/main").unwrap();
+        let shared = shared(&Gates::default(), limit(Some(1), Some(1)));
+        let action = post(sink.url("/"), &shared.with_fleet(Some(fleet.clone())));
+        let event = delivery(None, Some("{}"));
+        assert_eq!(action.attempt(&event, now()).await, Outcome::Done);
+        let held = action.attempt(&event, now()).await;
+        assert!(matches!(held, Outcome::Held(_)), "{held:?}");
+        let lasts = Duration::from_mins(1);
+        let seat = fleet.seat("127.0.0.1", 1, lasts, Duration::ZERO).await;
+        assert!(seat.is_some(), "nobody has it");
+    }
+
+    #[tokio::test]
     async fn whose_turn_does_not_come_in_time_has_made_no_attempt() {
         let sink = Sink::start(Behaviour::Hang).await.unwrap();
         let shared = shared(&Gates::default(), limit(Some(1), None));

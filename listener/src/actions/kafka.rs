@@ -154,10 +154,10 @@ impl Kafka {
         };
         let bytes = part.record.approximate_size();
         let (kafka, passage) = (Arc::clone(self), Arc::clone(passage));
-        let limits = passage.limits(delivery);
+        let delivery = delivery.clone();
         batches
             .join(part, bytes, async move |parts: Vec<Arc<Part>>| {
-                let admitted = match passage.enter(&limits).await {
+                let admitted = match passage.enter(&delivery).await {
                     Ok(admitted) => admitted,
                     Err(wait) => return vec![Outcome::Held(wait); parts.len()],
                 };

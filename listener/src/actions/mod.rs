@@ -162,13 +162,13 @@ impl Action {
     /// How many requests would be admitted now; nothing where that is not bounded.
     #[must_use]
     pub fn room(&self, now: Instant) -> Option<Room> {
-        self.passage.room(now)
+        self.passage.gate.room(now)
     }
 
     /// How the receiver is doing; nothing where there is none.
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
-        self.passage.standing()
+        self.passage.gate.standing()
     }
 
     /// What would be sent for a delivery, in parts with a label each; secrets are left out.
@@ -203,7 +203,7 @@ impl Action {
             }
             _ => {}
         }
-        let admitted = match passage.enter(&passage.limits(delivery)).await {
+        let admitted = match passage.enter(delivery).await {
             Ok(admitted) => admitted,
             Err(wait) => return Outcome::Held(wait),
         };

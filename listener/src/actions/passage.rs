@@ -7,7 +7,7 @@ use crds::config::RateLimit;
 use tokio::time::Instant;
 
 use super::fleet::Seat;
-use super::gate::{Gate, Permit, Room, SHORTEST_WAIT, Standing};
+use super::gate::{Gate, Permit, SHORTEST_WAIT};
 use super::hosts::{Host, Slot};
 use super::{Delivery, Outcome, Shared};
 
@@ -32,22 +32,35 @@ pub(super) struct Admitted {
 }
 
 impl Passage {
-    /// Admits a request, or says how long to wait. `limits` are those that it counts to in the fleet,
-    /// see [`Passage::limits`].
-    pub(super) async fn enter(&self, limits: &[(String, RateLimit)]) -> Result<Admitted, Duration> {
+    /// Admits a request for `delivery`, or for it with others of its action; or says how long to wait.
+    pub(super) async fn enter(&self, delivery: &Delivery) -> Result<Admitted, Duration> {
         let (slot, seat) = match self.gate.host() {
             Some(host) => Box::pin(self.enter_host(host)).await?,
             None => (None, None),
         };
-        let permit = self.gate.admit(Instant::now())?;
-        if let Some(fleet) = self.shared.fleet.as_ref().filter(|_| !limits.is_empty()) {
-            Box::pin(fleet.take(limits)).await?;
+        match self.admit(delivery).await {
+            Ok(permit) => Ok(Admitted {
+                permit,
+                seat,
+                _slot: slot,
+            }),
+            Err(wait) => {
+                leave(seat).await;
+                Err(wait)
+            }
         }
-        Ok(Admitted {
-            permit,
-            seat,
-            _slot: slot,
-        })
+    }
+
+    /// The same, once its host has room for it.
+    async fn admit(&self, delivery: &Delivery) -> Result<Permit, Duration> {
+        let permit = self.gate.admit(Instant::now())?;
+        if let Some(fleet) = &self.shared.fleet {
+            let limits = self.limits(delivery);
+            if !limits.is_empty() {
+                Box::pin(fleet.take(&limits)).await?;
+            }
+        }
+        Ok(permit)
     }
 
     /// Waits for its turn at a host with limits.
@@ -61,12 +74,8 @@ impl Passage {
         Ok((slot, Some(seat.ok_or(SHORTEST_WAIT)?)))
     }
 
-    /// The limits that all processes keep together of what a request for `delivery`, or for it with
-    /// others of its action, counts to.
-    pub(super) fn limits(&self, delivery: &Delivery) -> Vec<(String, RateLimit)> {
-        if self.shared.fleet.is_none() {
-            return Vec::new();
-        }
+    /// The limits that all processes keep together which a request counts to.
+    fn limits(&self, delivery: &Delivery) -> Vec<(String, RateLimit)> {
         let own = self.rate_limit.map(|limit| {
             let name = format!("{}/{}", delivery.observer, delivery.action);
             (name, limit)
@@ -78,24 +87,19 @@ impl Passage {
         });
         own.into_iter().chain(host).collect()
     }
-
-    /// How many requests would be admitted now; nothing where that is not bounded.
-    pub(super) fn room(&self, now: Instant) -> Option<Room> {
-        self.gate.room(now)
-    }
-
-    /// How the receiver is doing; nothing where there is none.
-    pub(super) fn standing(&self) -> Option<Standing> {
-        self.gate.standing()
-    }
 }
 
 impl Admitted {
     /// Takes in what came of the request.
     pub(super) async fn leave(self, outcome: &Outcome) {
         self.permit.tell(outcome, Instant::now(), rand::random());
-        if let Some(seat) = self.seat {
-            Box::pin(seat.leave()).await;
-        }
+        leave(self.seat).await;
+    }
+}
+
+/// Leaves a seat to others.
+async fn leave(seat: Option<Seat>) {
+    if let Some(seat) = seat {
+        Box::pin(seat.leave()).await;
     }
 }

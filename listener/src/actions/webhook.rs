@@ -143,11 +143,11 @@ impl Webhook {
             Err(failure) => return Outcome::Refused(failure),
         };
         let (webhook, passage, bytes) = (Arc::clone(self), Arc::clone(passage), part.body.len());
-        let limits = passage.limits(delivery);
+        let delivery = delivery.clone();
         batches
             .join(part, bytes, async move |parts| {
                 let send = async |parts: Vec<Arc<Part>>| {
-                    let admitted = match passage.enter(&limits).await {
+                    let admitted = match passage.enter(&delivery).await {
                         Ok(admitted) => admitted,
                         Err(wait) => return Outcome::Held(wait),
                     };
