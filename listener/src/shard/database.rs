@@ -2,7 +2,8 @@
 //! owns `observer.lease`.
 //!
 //! A row holds a Lease as Kubernetes writes it, so that all else is the same in both places. Changes
-//! are looked for a few times a second, and at once after a write of this process's own.
+//! are looked for a few times a second, or once where nobody else takes part, and at once after a
+//! write of this process's own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,9 @@ use tokio::sync::Notify;
 
 /// Between two looks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// The same while a process holds all Leases that there are: so long one who joins it may wait.
+const LOOK_EVERY_ALONE: Duration = Duration::from_secs(1);
 
 /// Draws the version of a write; the writes of a listener wait for each other here. The count begins
 /// at the time in microseconds, so that versions go up even where somebody has deleted all rows: one
@@ -248,16 +252,30 @@ impl Store for Rows {
     fn follow<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<FleetChanges, StoreError>> {
         let rows = self.clone();
         Box::pin(async move {
-            let looks = stream::unfold(rows, |rows| async move {
-                let _either = tokio::time::timeout(LOOK_EVERY, rows.news.notified()).await;
-                let changes = match rows.all().await {
-                    Ok((leases, last)) => rows.changes(leases, last),
-                    Err(error) => vec![Err(error)],
+            let looks = stream::unfold((rows, LOOK_EVERY), |(rows, pause)| async move {
+                let _either = tokio::time::timeout(pause, rows.news.notified()).await;
+                let (changes, pause) = match rows.all().await {
+                    Ok((leases, last)) => {
+                        let pause = pause_after(&leases);
+                        (rows.changes(leases, last), pause)
+                    }
+                    Err(error) => (vec![Err(error)], LOOK_EVERY),
                 };
-                Some((stream::iter(changes), rows))
+                Some((stream::iter(changes), (rows, pause)))
             });
             Ok(looks.flatten().boxed())
         })
+    }
+}
+
+fn pause_after(leases: &[Lease]) -> Duration {
+    let specs = leases.iter().filter_map(|lease| lease.spec.as_ref());
+    let mut holders = specs.filter_map(|spec| spec.holder_identity.as_deref());
+    let first = holders.next();
+    if holders.all(|holder| Some(holder) == first) {
+        LOOK_EVERY_ALONE
+    } else {
+        LOOK_EVERY
     }
 }
 
