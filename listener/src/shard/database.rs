@@ -308,3 +308,31 @@ fn read(row: &PgRow) -> Result<Lease, StoreError> {
 fn other(error: sqlx::Error) -> StoreError {
     StoreError::Other(error.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::coordination::v1::LeaseSpec;
+
+    use super::*;
+
+    fn held_by(holder: Option<&str>) -> Lease {
+        let holder_identity = holder.map(str::to_owned);
+        Lease {
+            spec: Some(LeaseSpec {
+                holder_identity,
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        }
+    }
+
+    #[test]
+    fn a_process_looks_seldom_only_while_it_holds_all_leases() {
+        let after = |holders: &[Option<&str>]| {
+            pause_after(&holders.iter().copied().map(held_by).collect::<Vec<_>>())
+        };
+        assert_eq!(after(&[Some("a"), Some("a"), None]), LOOK_EVERY_ALONE);
+        assert_eq!(after(&[Some("a"), Some("b")]), LOOK_EVERY);
+        assert_eq!(after(&[Some(""), Some("a")]), LOOK_EVERY, "one is given up");
+    }
+}
