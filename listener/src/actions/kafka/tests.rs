@@ -42,15 +42,15 @@ fn failure(outcome: Outcome) -> Failure {
     }
 }
 
-/// As often as it takes until it is there again.
-async fn done(action: &Action, event: &Delivery) {
+/// As often as it takes: a server that is busy, or comes back, may not answer in time.
+async fn settled(action: &Action, event: &Delivery) -> Outcome {
     let deadline = Instant::now() + Duration::from_mins(1);
     loop {
-        match action.attempt(event, now()).await {
-            Outcome::Done => return,
-            Outcome::Refused(failure) => panic!("{failure:?}"),
-            other => assert!(Instant::now() < deadline, "{other:?}"),
+        let outcome = action.attempt(event, now()).await;
+        if matches!(outcome, Outcome::Done | Outcome::Refused(_)) {
+            return outcome;
         }
+        assert!(Instant::now() < deadline, "{outcome:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -85,7 +85,7 @@ async fn a_record_is_where_kafka_s_own_clients_put_its_key_also_after_a_restart(
     );
     server.resume().await;
     event.replay = Some("17".into());
-    done(&write, &event).await;
+    assert_eq!(settled(&write, &event).await, Outcome::Done);
     let last = server.records("orders", 4).await.pop().unwrap();
     assert_eq!(last.headers["webhook-replay"], b"true");
 }
@@ -176,9 +176,9 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
         SaslMechanism::ScramSha512,
     ] {
         let let_in = compiled(secured(mechanism, LOGIN.1, certs.known(false)));
-        assert_eq!(let_in.attempt(&event, now()).await, Outcome::Done);
+        assert_eq!(settled(&let_in, &event).await, Outcome::Done);
         let wrong = compiled(secured(mechanism, "hunter3-kafka", certs.known(false)));
-        let outcome = wrong.attempt(&event, now()).await;
+        let outcome = settled(&wrong, &event).await;
         let Outcome::Refused(failure) = outcome else {
             panic!("{outcome:?}")
         };
@@ -190,8 +190,9 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
         LOGIN.1,
         certs.known(true),
     ));
-    assert_eq!(shown.attempt(&event, now()).await, Outcome::Done);
-    assert_eq!(server.records("orders", 0).await.len(), 4);
+    assert_eq!(settled(&shown, &event).await, Outcome::Done);
+    let records = server.records("orders", 0).await.len();
+    assert!(records >= 4, "{records}");
 
     let unknown = TlsConfig::default();
     let unknown = compiled(secured(SaslMechanism::Plain, LOGIN.1, unknown));
