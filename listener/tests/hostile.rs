@@ -10,7 +10,7 @@ use observer_listener::demo::sink::{Behaviour, Received, Sink};
 use crate::support::counters::seed;
 use crate::support::listener::{Config, Process};
 use crate::support::program::command;
-use crate::support::{TestDb, amounts_to, database, eventually};
+use crate::support::{TestDb, amounts_to, database};
 
 /// Rows, changed in turn.
 const KEYS: u64 = 25;
@@ -115,13 +115,8 @@ async fn every_event_is_delivered_waiting_or_a_dead_letter() {
     let all = KEYS * ROUNDS;
     let well = &sinks["well"];
     amounts_to("deliveries", all, async || well.counts().succeeded).await;
-    eventually("all that waits is a job", async || {
-        let behind: i64 = db
-            .value("select count(*) from observer.checkpoint where partly::text <> '[]' or finished <> '{}'")
-            .await;
-        (behind == 0).then_some(())
-    })
-    .await;
+    // What waits is a job then.
+    db.all_is_behind().await;
     process.stop().await;
 
     let events: Vec<String> = delivered(&well.received(), false)

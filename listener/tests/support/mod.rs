@@ -164,6 +164,23 @@ impl TestDb {
         }
     }
 
+    /// Waits until the checkpoints of the one listener are past every event, with nothing beyond
+    /// them that is done in part: before the first save there is nothing beyond them either.
+    pub(crate) async fn all_is_behind(&self) {
+        eventually("all events are behind the checkpoints", async || {
+            let behind: bool = self
+                .value(
+                    "select bool_and(partly::text = '[]' and finished = '{}' and not exists (
+                         select from observer.change_log l
+                         where l.hash % c.shards = c.shard and l.id > greatest(c.from_ceiling, c.last_id)))
+                     from observer.checkpoint c",
+                )
+                .await;
+            behind.then_some(())
+        })
+        .await;
+    }
+
     /// The message of the error that a statement ends in.
     pub(crate) async fn refusal(&self, sql: &str) -> String {
         match self.pool.execute(AssertSqlSafe(sql.to_owned())).await {
