@@ -117,13 +117,16 @@ pub struct Log {
 
 /// As `observer.mark()` does, which takes twice as long. A statement's snapshot is taken before it
 /// runs, and a sequence is read as it is then, so no event that the snapshot sees has a larger id.
+/// Read by a select, a sequence may for a moment be 32 ahead; the function takes its lock.
 const MARK: &str = "
-    select pg_current_snapshot()::text, case when is_called then last_value else 0 end
+    select pg_current_snapshot()::text,
+           case when is_called then pg_sequence_last_value('observer.change_log_id') else 0 end
     from observer.change_log_id";
 
 /// The same, with the shards that are held by the epoch at their place among those given.
 const LOOK: &str = "
-    select pg_current_snapshot()::text, case when is_called then last_value else 0 end,
+    select pg_current_snapshot()::text,
+           case when is_called then pg_sequence_last_value('observer.change_log_id') else 0 end,
            array(select c.shard from observer.checkpoint c
                  where c.listener = $1 and c.epoch = ($2::bigint[])[c.shard + 1]),
            exists (select from observer.life where id = $3)

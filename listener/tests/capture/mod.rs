@@ -1,5 +1,6 @@
 //! What lands in the log when tracked tables change.
 
+mod ends;
 mod keys;
 mod options;
 mod partitions;
