@@ -115,7 +115,7 @@ pub struct Log {
     incarnation: Arc<str>,
 }
 
-/// As `observer.mark()` does, which takes twice as long. A statement's snapshot is taken before it
+/// As `observer.mark()` does, without a function's own settings. A statement's snapshot is taken before it
 /// runs, and a sequence is read as it is then, so no event that the snapshot sees has a larger id.
 /// Read by a select, a sequence may for a moment be 32 ahead; the function takes its lock.
 const MARK: &str = "
