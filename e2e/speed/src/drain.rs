@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::figures::{per_thousand, real};
 use crate::place::{Bench, PATIENCE, Place, Setting};
-use crate::process::{cpu, memory};
 use crate::sink::Faults;
 use crate::steady::{Load, Offer, write};
 use crate::subject::Subject;
@@ -74,9 +73,8 @@ pub(crate) async fn drain(
     let began_with = record.distinct();
     let (requests, server_cpu) = (record.requests(), place.ground.cpu()?);
     let process = place.start()?;
-    let pid = process.pid()?;
     place.begins(began_with + 1, &process).await?;
-    let (began, sender_cpu) = (Instant::now(), cpu(pid)?);
+    let (began, sender_cpu) = (Instant::now(), process.cpu()?);
     let wanted = began_with + backlog;
     let all = record.wait_for(wanted, began + limit, PATIENCE).await;
     let in_time = began.elapsed() < limit;
@@ -84,8 +82,8 @@ pub(crate) async fn drain(
     let ended = if all { Instant::now() } else { record.latest() };
     let took = ended.saturating_duration_since(began).as_secs_f64();
     // A bare one ends when all is done.
-    let peak_mib = memory(pid, "VmHWM").unwrap_or(f64::NAN);
-    let spent = cpu(pid).unwrap_or(f64::NAN) - sender_cpu;
+    let peak_mib = process.memory("VmHWM").unwrap_or(f64::NAN);
+    let spent = process.cpu().unwrap_or(f64::NAN) - sender_cpu;
     let drained = Drained {
         per_second: real(came - 1) / took,
         events: came,

@@ -8,7 +8,6 @@ use crate::bare;
 use crate::figures::real;
 use crate::ground::Ground;
 use crate::place::{Bench, Place, Setting};
-use crate::process::{cpu, memory};
 use crate::subject::Subject;
 
 /// What doing nothing takes.
@@ -33,16 +32,15 @@ pub(crate) async fn idle(
 ) -> anyhow::Result<Idle> {
     let mut place = Place::new(bench, subject, setting, 1).await?;
     let process = place.warm().await?;
-    let pid = process.pid()?;
     tokio::time::sleep(Duration::from_secs(settle)).await;
-    let (sender_cpu, server_cpu) = (cpu(pid)?, place.ground.cpu()?);
+    let (sender_cpu, server_cpu) = (process.cpu()?, place.ground.cpu()?);
     let began = Instant::now();
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let took = began.elapsed().as_secs_f64();
     let idle = Idle {
-        resident_mib: memory(pid, "VmRSS")?,
-        own_mib: memory(pid, "RssAnon")?,
-        cpu_percent: (cpu(pid)? - sender_cpu) / took * 100.0,
+        resident_mib: process.memory("VmRSS")?,
+        own_mib: process.memory("RssAnon")?,
+        cpu_percent: (process.cpu()? - sender_cpu) / took * 100.0,
         server_cpu_percent: (place.ground.cpu()? - server_cpu) / took * 100.0,
     };
     process.kill().await?;

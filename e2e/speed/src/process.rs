@@ -42,8 +42,18 @@ impl Process {
         })
     }
 
-    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
+    fn pid(&self) -> anyhow::Result<u32> {
         self.child.id().with_context(|| self.told("has ended"))
+    }
+
+    /// As [`cpu`] of it.
+    pub(crate) fn cpu(&self) -> anyhow::Result<f64> {
+        cpu(self.pid()?).with_context(|| self.told("may have ended"))
+    }
+
+    /// As [`memory`] of it.
+    pub(crate) fn memory(&self, field: &str) -> anyhow::Result<f64> {
+        memory(self.pid()?, field).with_context(|| self.told("may have ended"))
     }
 
     /// What went wrong with it, with the end of its output.
@@ -109,7 +119,7 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 /// MiB that a process and all that it has begun hold (`VmRSS`), or held at most (`VmHWM`).
-pub(crate) fn memory(pid: u32, field: &str) -> anyhow::Result<f64> {
+fn memory(pid: u32, field: &str) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));
     let line = line.and_then(|line| line.strip_prefix(':'));

@@ -10,7 +10,6 @@ use tokio::task::JoinSet;
 use crate::figures::{per_thousand, quantile, real};
 use crate::ground::Ground;
 use crate::place::{Bench, PATIENCE, Place, Setting, forever};
-use crate::process::{cpu, memory};
 use crate::sink::{Faults, Record};
 use crate::subject::Subject;
 
@@ -80,8 +79,7 @@ pub(crate) async fn steady(
 ) -> anyhow::Result<Steady> {
     let mut place = Place::new(bench, subject, setting, load.events() + 1).await?;
     let process = place.warm().await?;
-    let pid = process.pid()?;
-    let (sender_cpu, server_cpu) = (cpu(pid)?, place.ground.cpu()?);
+    let (sender_cpu, server_cpu) = (process.cpu()?, place.ground.cpu()?);
     let record = &place.sink.record;
     let began = Instant::now();
     let written = write(&place.ground, record, load).await?;
@@ -102,8 +100,8 @@ pub(crate) async fn steady(
         p50_ms: quantile(&delays, 500),
         p99_ms: quantile(&delays, 990),
         p999_ms: quantile(&delays, 999),
-        peak_mib: memory(pid, "VmHWM")?,
-        cpu_seconds: (cpu(pid)? - sender_cpu) / per_thousand(events),
+        peak_mib: process.memory("VmHWM")?,
+        cpu_seconds: (process.cpu()? - sender_cpu) / per_thousand(events),
         server_cpu_seconds: (place.ground.cpu()? - server_cpu) / per_thousand(events),
         faults: record.faults(events + 1),
     };
