@@ -1,6 +1,5 @@
-DENY_VERSION := 0.20.2
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/observers
-DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+DENY := $(CACHE)/cargo-deny-0.20.2/bin/cargo-deny
 HELM ?= $(shell command -v helm || echo "$$(e2e/cluster/build)/helm")
 OLD_POSTGRES := $(or $(OBSERVER_TEST_POSTGRES_OLD),/usr/lib/postgresql/15/bin)
 
@@ -28,7 +27,7 @@ lint:
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 
 prepare:
-	scripts/prepare $(DENY_VERSION)
+	scripts/prepare
 
 generate: ## The chart's resource definitions, from the types in crds
 	scripts/generate

@@ -6,20 +6,21 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use observer_listener::demo::sink::{Behaviour, Sink};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use servers::postgres::PrivateServer;
 use sqlx::{AssertSqlSafe, PgPool};
+use testkit::http_sink::{Behaviour, Sink};
+use testkit::servers::postgres::PrivateServer;
 
-use crate::support::counters::{all_in_order, seed};
+use crate::support::counters::all_in_order;
 use crate::support::fleet::{
     LONG_LEASE, SHORT_LEASE, failover, files, median_and_most, shards, shared, taken_over,
 };
-use crate::support::listener::{Config, Process, SOON};
+use crate::support::listener::{Config, Process, STALLED};
 use crate::support::probe::{free_address, ready};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{database, eventually, eventually_or, own_server};
+use testkit::seed::seed;
 
 /// How long things go on at random.
 const AT_RANDOM: Duration = Duration::from_secs(20);
@@ -124,7 +125,7 @@ async fn a_database_that_crashes_under_three_processes_loses_nothing() {
     shared(&pool, 8, &processes.each_ref()).await;
     let writers = Writers::start(&url, 4, seed);
     for crash in [true, false, true] {
-        sink.wait_for(sink.counts().requests + 100, SOON).await;
+        sink.wait_for(sink.counts().requests + 100, STALLED).await;
         if crash {
             server.crash().await.unwrap();
         } else {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use observer_listener::demo::sink::{Behaviour, Sink};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
+use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process, observer};
 use crate::support::probe::free_address;

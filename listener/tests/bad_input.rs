@@ -166,11 +166,9 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up_on() {
 
 #[tokio::test]
 async fn a_server_that_is_no_postgres_is_named() {
-    let sink = observer_listener::demo::sink::Sink::start(
-        observer_listener::demo::sink::Behaviour::Garbage,
-    )
-    .await
-    .unwrap();
+    let sink = testkit::http_sink::Sink::start(testkit::http_sink::Behaviour::Garbage)
+        .await
+        .unwrap();
     let url = format!("postgres://shop:{SECRET}@{}/shop", sink.address());
     refused(&with_url(&url).await, 1, &["cannot reach Postgres"]);
 }

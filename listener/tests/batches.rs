@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use observer_listener::demo::sink::{Behaviour, Received, Sink};
 use serde_json::Value;
+use testkit::http_sink::{Behaviour, Received, Sink};
 
-use crate::support::counters::seed;
 use crate::support::listener::{Config, Process};
 use crate::support::{amounts_to, database};
+use testkit::seed::seed;
 
 /// Rows, changed in turn.
 const KEYS: u64 = 200;

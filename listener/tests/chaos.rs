@@ -3,14 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::sink::{Behaviour, Sink};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use testkit::http_sink::{Behaviour, Sink};
 
-use crate::support::counters::{accepted, all_told, check, check_in_flight, expected, seed};
-use crate::support::listener::{Config, Process, SOON, observer};
+use crate::support::counters::{accepted, all_told, check, check_in_flight, expected};
+use crate::support::listener::{Config, Process, STALLED, observer};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{TestDb, database};
+use testkit::seed::seed;
 
 fn config(db: &TestDb, sink: &Sink) -> Config {
     Config::new(
@@ -41,7 +42,7 @@ async fn killed_at_random_while_many_write_nothing_is_lost_or_out_of_order() {
         let before = sink.counts().requests;
         let mut process = Process::run(&config);
         process.says("running").await;
-        sink.wait_for(before + random.random_range(1..400), SOON)
+        sink.wait_for(before + random.random_range(1..400), STALLED)
             .await;
         tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
         process.kill().await;
@@ -76,7 +77,7 @@ async fn stopped_at_random_while_many_write_nothing_is_repeated() {
     for _ in 0..5 {
         let before = sink.counts().requests;
         let process = Process::run(&config);
-        sink.wait_for(before + random.random_range(1..400), SOON)
+        sink.wait_for(before + random.random_range(1..400), STALLED)
             .await;
         process.stop().await;
     }

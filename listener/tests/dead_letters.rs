@@ -1,9 +1,9 @@
 //! Dead letters as their keeper sees them: listed, shown, redriven and dropped by the program.
 
-use observer_listener::demo::sink::{Behaviour, Sink};
 use serde_json::Value;
+use testkit::http_sink::{Behaviour, Sink};
 
-use crate::support::listener::{Config, Process, SOON};
+use crate::support::listener::{Config, Process, STALLED};
 use crate::support::program::command;
 use crate::support::told::{keys_of, letters, told};
 use crate::support::{TestDb, database, eventually};
@@ -280,7 +280,7 @@ async fn a_receiver_s_wish_to_wait_is_granted_within_bounds() {
     );
     let process = Process::run(&config);
     db.run("insert into orders values (1, '')").await;
-    assert!(sink.wait_for(4, SOON).await);
+    assert!(sink.wait_for(4, STALLED).await);
     process.stop().await;
     let received = sink.received();
     let waited = |path: &str| {
@@ -372,7 +372,7 @@ async fn no_secret_shows_in_dead_letters_logs_or_metrics() {
         held("authorization"),
         "the receiver is sent what is its own"
     );
-    tokio::time::timeout(SOON, db.run("drop role observer_secretive"))
+    tokio::time::timeout(STALLED, db.run("drop role observer_secretive"))
         .await
         .unwrap();
 }

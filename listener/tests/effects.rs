@@ -7,11 +7,11 @@ use rand::{RngExt, SeedableRng};
 
 use sqlx::AssertSqlSafe;
 
-use crate::support::certs::Certs;
-use crate::support::counters::seed;
 use crate::support::listener::{Config, Process};
 use crate::support::told::letters;
 use crate::support::{TestDb, amounts_to, database, eventually, own_server};
+use testkit::certs::Certs;
+use testkit::seed::seed;
 
 const OWN: &str = "  egress: {allow: [127.0.0.0/8], ownDatabase: Allowed}\n";
 

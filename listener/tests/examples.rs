@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use observer_listener::demo::sink::{Behaviour, Received, Sink};
 use redis::{AsyncCommands, Client};
 use serde_json::Value;
-use servers::redis::{Options, PrivateRedis};
+use testkit::http_sink::{Behaviour, Received, Sink};
+use testkit::servers::redis::{Options, PrivateRedis};
 
-use crate::support::certs::Certs;
-use crate::support::kafka::{self, Kafka};
-use crate::support::listener::{Process, SOON};
-use crate::support::nats::Nats;
-use crate::support::smtp::{LOGIN, Smtp};
+use crate::support::listener::{Process, STALLED};
 use crate::support::{TestDb, database, eventually};
+use testkit::certs::Certs;
+use testkit::servers::kafka::{self, Kafka};
+use testkit::servers::nats::Nats;
+use testkit::servers::smtp::{LOGIN, Smtp};
 
 /// Runs an example, whose receiver is this machine's, does something to orders, and gives what
 /// was received first. `secrets` are those it needs besides the database's.
@@ -23,7 +23,7 @@ async fn run(example: &str, secrets: &[(&str, &str)], change: &str) -> Received 
     let secrets: Vec<_> = secrets.collect();
     let (db, process) = start(example, &secrets, &[]).await;
     db.run(change).await;
-    assert!(sink.wait_for(1, SOON).await, "{}", process.said());
+    assert!(sink.wait_for(1, STALLED).await, "{}", process.said());
     process.stop().await;
     sink.received().remove(0)
 }

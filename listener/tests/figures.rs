@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::sink::{Behaviour, Options, Sink};
+use testkit::http_sink::{Behaviour, Options, Sink};
 
 use crate::support::listener::{Config, Process, observer};
 use crate::support::{TestDb, database};

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use observer_listener::actions::delivery_id;
-use observer_listener::demo::sink::{Behaviour, Received, Sink};
+use testkit::http_sink::{Behaviour, Received, Sink};
 
-use crate::support::counters::seed;
 use crate::support::listener::{Config, Process};
 use crate::support::program::command;
 use crate::support::{TestDb, amounts_to, database};
+use testkit::seed::seed;
 
 /// Rows, changed in turn.
 const KEYS: u64 = 25;
@@ -116,7 +116,7 @@ async fn every_event_is_delivered_waiting_or_a_dead_letter() {
     let well = &sinks["well"];
     amounts_to("deliveries", all, async || well.counts().succeeded).await;
     // What waits is a job then.
-    db.all_is_behind().await;
+    crate::support::all_is_behind(&db).await;
     process.stop().await;
 
     let events: Vec<String> = delivered(&well.received(), false)

@@ -11,7 +11,7 @@ mod slow;
 
 use std::time::Duration;
 
-use servers::redis::{Options, PrivateRedis};
+use testkit::servers::redis::{Options, PrivateRedis};
 
 use crate::support::{TestDb, database, eventually};
 

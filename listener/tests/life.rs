@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::sink::{Behaviour, Sink};
 use sqlx::PgPool;
+use testkit::http_sink::{Behaviour, Sink};
 
-use crate::support::listener::{Config, Process, SOON, observer};
+use crate::support::listener::{Config, Process, STALLED, observer};
 use crate::support::probe::{free_address, get, ready};
 use crate::support::program::command;
 use crate::support::rows::{all_told, at, change_rows, make_rows, rows_to};
@@ -22,7 +22,7 @@ async fn a_stop_finishes_what_is_under_way() {
     let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
     let process = Process::run(&config);
     change_rows(&db.pool, 2).await;
-    assert!(sink.wait_for(10, SOON).await);
+    assert!(sink.wait_for(10, STALLED).await);
     process.stop().await;
     assert_eq!(sink.counts().succeeded, 10, "finished, and no more begun");
     let process = Process::run(&config);
@@ -41,7 +41,7 @@ async fn a_receiver_that_hangs_delays_a_stop_no_longer_than_it_may() {
     let config = Config::new(&db.url, "  delivery: {drainTimeout: 1s}", &observers);
     let mut process = Process::run(&config);
     change_rows(&db.pool, 1).await;
-    assert!(sink.wait_for(20, SOON).await);
+    assert!(sink.wait_for(20, STALLED).await);
     let begun = Instant::now();
     process.signal("TERM").await;
     let status = process.ends().await;

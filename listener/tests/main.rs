@@ -32,7 +32,6 @@ mod replicas;
 mod retention;
 mod rows;
 mod samples;
-mod server;
 mod stalls;
 mod support;
 mod tenants;

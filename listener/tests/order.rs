@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::sink::{Behaviour, Received, Sink};
 use observer_listener::source::log::PAGE_EVENTS;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use standardwebhooks::Webhook;
+use testkit::http_sink::{Behaviour, Received, Sink};
 
-use crate::support::listener::{Config, Process, SOON, observer};
+use crate::support::listener::{Config, Process, STALLED, observer};
 use crate::support::{TestDb, amounts_to, database};
 
 const ROWS: usize = 100;
@@ -197,7 +197,7 @@ async fn each_of_two_secrets_proves_the_sender() {
     let process = Process::run(&config);
     db.run("insert into t values (1, 'grüße \"\\ 😀'), (2, null)")
         .await;
-    assert!(sink.wait_for(4, SOON).await);
+    assert!(sink.wait_for(4, STALLED).await);
     process.stop().await;
     for one in sink.received() {
         let headers: HeaderMap = one

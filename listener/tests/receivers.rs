@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::sink::{Behaviour, Received, Sink};
 use serde_json::Value;
+use testkit::http_sink::{Behaviour, Received, Sink};
 
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get};

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use observer_listener::demo::sink::{Behaviour, Received, Sink};
 use serde_json::Value;
+use testkit::http_sink::{Behaviour, Received, Sink};
 
 use crate::support::listener::{Config, Process};
 use crate::support::program::command;

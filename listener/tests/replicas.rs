@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use observer_listener::demo::sink::{Behaviour, Sink};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::counters::{
-    SINCE_LAST_SAVE, accepted, all_in_order, all_told, check, check_in_flight, expected, seed,
+    SINCE_LAST_SAVE, accepted, all_in_order, all_told, check, check_in_flight, expected,
 };
 use crate::support::fleet::{
     LONG_LEASE, SHORT_LEASE, failover, files, median_and_most, shards, shared, taken_over,
@@ -19,6 +19,7 @@ use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, metric, ready};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{TestDb, database, eventually};
+use testkit::seed::seed;
 
 async fn counters() -> (TestDb, Sink) {
     let db = database().await;

@@ -15,9 +15,9 @@ use rand::{RngExt, SeedableRng};
 use sqlx::{Executor as _, PgPool};
 use tokio::task::JoinSet;
 
-use crate::support::counters::seed;
 use crate::support::database;
-use crate::support::listener::SOON;
+use crate::support::listener::STALLED;
+use testkit::seed::seed;
 
 fn lease(name: &str, holder: &str) -> Lease {
     let mut lease = Lease::default();
@@ -239,7 +239,7 @@ async fn whoever_sees_a_version_has_seen_all_before_it() {
         .map(|lease| (name(lease), version(lease)))
         .collect();
     while known != end {
-        let change = tokio::time::timeout(SOON, changes.next()).await;
+        let change = tokio::time::timeout(STALLED, changes.next()).await;
         note(change.unwrap().unwrap().unwrap(), &mut known, &mut newest);
     }
     println!("{written} writes seen");
@@ -273,7 +273,7 @@ async fn changes_come_one_by_one_whoever_makes_them() {
     let second = theirs.create(&lease("b", "x")).await.unwrap();
     let mut changes = ours.follow(&last).await.unwrap();
     let mut next = async || {
-        let change = tokio::time::timeout(SOON, changes.next()).await;
+        let change = tokio::time::timeout(STALLED, changes.next()).await;
         change.unwrap().unwrap().unwrap()
     };
     assert_eq!(next().await, Change::Put(second.clone()));
@@ -319,7 +319,7 @@ async fn one_lease_can_be_watched_alone() {
     let seen = version(&first).to_string();
     let mut changes = rows.watch("a", &seen).await.unwrap();
     let mut next = async || {
-        let change = tokio::time::timeout(SOON, changes.next()).await;
+        let change = tokio::time::timeout(STALLED, changes.next()).await;
         change.unwrap().unwrap().unwrap()
     };
     rows.create(&lease("b", "x")).await.unwrap();

@@ -1,8 +1,8 @@
 //! Work that waits and does not get on: who asks is told of the shard and of the reason.
 
-use observer_listener::demo::sink::{Behaviour, Sink};
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get, metric, ready};

@@ -1,8 +1,8 @@
 //! An observer that is bound to a tenant never sees another's event: not when it is matched, nor in
 //! dead letters, redrives and replays, nor when it is bound to another tenant meanwhile.
 
-use observer_listener::demo::sink::{Behaviour, Sink};
 use serde_json::Value;
+use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process};
 use crate::support::program::command;

@@ -11,8 +11,9 @@ use ::redis::aio::MultiplexedConnection;
 use async_trait::async_trait;
 use observer_queue::redis::RedisQueue;
 use observer_queue::{JobQueue, Keeping};
-use servers::redis::{Options, PrivateRedis};
 use sqlx::PgPool;
+use testkit::database::TestDb;
+use testkit::servers::redis::{Options, PrivateRedis};
 use tokio::sync::OnceCell;
 
 use crate::support::{Fixture, database};
@@ -25,7 +26,7 @@ static SERVER: OnceCell<PrivateRedis> = OnceCell::const_new();
 pub(crate) struct Redis {
     url: String,
     database: u32,
-    pool: PgPool,
+    db: TestDb,
     server: Option<PrivateRedis>,
 }
 
@@ -44,7 +45,7 @@ async fn start() -> Redis {
     Redis {
         url: format!("{}{database}", server.url()),
         database,
-        pool: database::own_pool().await,
+        db: database::database().await,
         server: None,
     }
 }
@@ -54,14 +55,14 @@ async fn own() -> Redis {
     Redis {
         url: server.url(),
         database: 0,
-        pool: database::own_pool().await,
+        db: database::database().await,
         server: Some(server),
     }
 }
 
 impl Redis {
     async fn redis(&self, listener: &str, keeping: Keeping) -> Arc<RedisQueue> {
-        let queue = RedisQueue::open(&self.url, listener, self.pool.clone(), keeping).await;
+        let queue = RedisQueue::open(&self.url, listener, self.db.pool.clone(), keeping).await;
         Arc::new(queue.unwrap())
     }
 
@@ -78,7 +79,7 @@ impl Fixture for Redis {
     }
 
     fn pool(&self) -> &PgPool {
-        &self.pool
+        &self.db.pool
     }
 
     fn transactional(&self) -> bool {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use servers::binaries::Binaries;
-use servers::postgres::PrivateServer;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use testkit::servers::binaries::Binaries;
+use testkit::servers::postgres::PrivateServer;
 
 use crate::place::PATIENCE;
 use crate::process::{self, until};

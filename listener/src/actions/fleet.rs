@@ -108,7 +108,7 @@ mod tests {
 
     use std::time::Instant;
 
-    use servers::redis::{Options, PrivateRedis};
+    use testkit::servers::redis::{Options, PrivateRedis};
 
     use super::*;
 

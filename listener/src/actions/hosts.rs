@@ -88,12 +88,12 @@ mod tests {
 
     use crds::config::{ActionKind, BatchConfig, Egress, RateLimit, Redacted};
     use futures::future::join_all;
-    use servers::redis::{Options, PrivateRedis};
+    use testkit::servers::redis::{Options, PrivateRedis};
 
     use super::super::fixture::{action, delivery, now, webhook};
     use super::super::{Action, Fleet, Gates, Outcome, Shared};
     use super::*;
-    use crate::demo::sink::{Behaviour, Sink};
+    use testkit::http_sink::{Behaviour, Sink};
 
     fn shared(gates: &Gates, limit: HostLimit) -> Shared {
         let egress = Egress {

@@ -33,6 +33,8 @@ pub mod signature;
 mod slack;
 mod teams;
 mod template;
+#[cfg(test)]
+mod test_tls;
 mod tls;
 mod webhook;
 

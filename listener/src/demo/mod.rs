@@ -6,7 +6,6 @@ pub mod play;
 mod receiver;
 pub mod screen;
 mod shop;
-pub mod sink;
 mod stage;
 mod summary;
 mod tally;

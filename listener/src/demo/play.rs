@@ -15,8 +15,8 @@ use super::summary;
 use crate::database::{self, DatabaseError};
 use crate::migrate::{self, MigrateError};
 use crate::run::RunError;
-use servers::binaries::{Binaries, VERSION};
-use servers::postgres::{PrivateServer, ServerError};
+use testkit::servers::binaries::{Binaries, VERSION};
+use testkit::servers::postgres::{PrivateServer, ServerError};
 
 /// Longest demonstration. What is remembered of the deliveries grows with its length.
 pub const MAX_DURATION: Duration = Duration::from_hours(4);

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::sink::Received;
 use super::tally::{Delivery, Observer};
 use crate::queue::dead_letter::keeper::Full;
+use testkit::http_sink::Received;
 
 /// Headers worth showing.
 const SHOWN: [&str; 5] = [

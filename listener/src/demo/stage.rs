@@ -22,10 +22,8 @@ use super::play::{DemoError, doing};
 use super::receiver;
 use super::screen::Screen;
 use super::shop::{self, SharedTally, lock};
-use super::sink::{self, Behaviour, Sink};
 use super::summary::Outcome;
 use super::tally::Observer;
-use crate::actions::signature::Signer;
 use crate::actions::{Gates, Shared};
 use crate::database;
 use crate::dispatch::observers::Observers;
@@ -33,6 +31,7 @@ use crate::queue::dead_letter::keeper::{self, Selection};
 use crate::run::{self, RunError};
 use crate::shard::process;
 use crate::telemetry::metrics::Metrics;
+use testkit::http_sink::{self as sink, Behaviour, Sink};
 
 const EXAMPLE: &str = include_str!("../../../docs/examples/shop.yaml");
 
@@ -115,15 +114,13 @@ impl Stage<'_> {
     async fn enter(&self, end: CancellationToken) -> Result<Cast<'_>, DemoError> {
         let secret = format!("whsec_{}", BASE64.encode(rand::random::<[u8; 32]>()));
         let secret = Redacted::new(secret);
-        let signer = Signer::new(std::slice::from_ref(&secret))
-            .map_err(|error| DemoError::Example(error.to_string()))?;
         let sink = Sink::start_with(sink::Options {
             behaviour: Behaviour::FailShare {
                 per_mille: FAILING,
                 seed: self.seed,
                 status: 503,
             },
-            signer: Some(signer),
+            signing_secrets: vec![secret.reveal().to_owned()],
             ..sink::Options::default()
         })
         .await

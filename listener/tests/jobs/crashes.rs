@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use observer_listener::demo::sink::{Behaviour, Received, Sink};
 use queue::failpoint::ALL;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
+use testkit::http_sink::{Behaviour, Received, Sink};
 
 use super::{in_redis, observer, orders, redis};
-use crate::support::counters::seed;
-use crate::support::listener::{Config, Process, SOON};
+use crate::support::listener::{Config, Process, STALLED};
 use crate::support::program::command;
 use crate::support::{TestDb, eventually};
+use testkit::seed::seed;
 
 const ROWS: usize = 12;
 
@@ -103,7 +103,7 @@ async fn die_at(failpoint: &str, times: u32, spec: &str, seed: u64) -> TestDb {
         "insert into orders select generate_series(1, {ROWS})"
     ))
     .await;
-    let (mut last, deadline) = (0, Instant::now() + SOON);
+    let (mut last, deadline) = (0, Instant::now() + STALLED);
     while !process.has_ended() {
         assert!(
             Instant::now() < deadline,
@@ -132,7 +132,7 @@ async fn die_at(failpoint: &str, times: u32, spec: &str, seed: u64) -> TestDb {
         (accepted(&sink) >= changes).then_some(())
     })
     .await;
-    db.all_is_behind().await;
+    crate::support::all_is_behind(&db).await;
     let jobs = eventually(&format!("no job is left after {failpoint}"), async || {
         finished(&config).await
     })
@@ -164,7 +164,7 @@ fn accepted(sink: &Sink) -> usize {
 
 async fn die_everywhere(
     except: &str,
-    spec: impl AsyncFn() -> (String, Option<servers::redis::PrivateRedis>),
+    spec: impl AsyncFn() -> (String, Option<testkit::servers::redis::PrivateRedis>),
 ) {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);

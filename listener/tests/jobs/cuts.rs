@@ -2,20 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::sink::{Behaviour, Sink};
+use testkit::http_sink::{Behaviour, Sink};
 
 use super::lanes::{accepted, in_order};
 use super::{left, observer, orders};
 use crate::support::TestDb;
-use crate::support::link::Link;
-use crate::support::listener::{Config, Process, SOON};
+use crate::support::listener::{Config, Process, STALLED};
+use testkit::cut_proxy::Link;
 
 /// So long that no job comes back by a worker's end.
 const LEASE: &str = "  queue: {lease: 10m}\n";
 
 /// Waits until jobs are taken. Whoever took them does not know it yet, on so long a way.
 async fn taken(db: &TestDb) {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + STALLED;
     loop {
         let taken = "select exists (select from observer.job where state = 'c')";
         if db.value::<bool>(taken).await {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::sink::{Behaviour, Received, Sink};
+use testkit::http_sink::{Behaviour, Received, Sink};
 
 use super::{SHORT, in_redis, left, observer, orders, pending, redis};
 use crate::support::listener::{Config, Process};

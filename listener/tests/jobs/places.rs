@@ -1,11 +1,11 @@
 //! Jobs that are in one place while new ones are added to another.
 
-use observer_listener::demo::sink::{Behaviour, Sink};
+use testkit::http_sink::{Behaviour, Sink};
 
 use super::lanes::{accepted, in_order};
 use super::{in_redis, observer, orders, redis};
 use crate::support::eventually;
-use crate::support::listener::{Config, Process, SOON};
+use crate::support::listener::{Config, Process, STALLED};
 use crate::support::program::command;
 
 /// Jobs that `jobs list` counts, in both places.
@@ -67,6 +67,6 @@ async fn jobs_of_the_place_before_are_worked_off_first() {
     let process = Process::run(&config);
     accepted(&sink, (rounds * ROWS) as u64).await;
     in_order(&sink.received(), ROWS, 2);
-    assert!(sink.wait_for(1, SOON).await);
+    assert!(sink.wait_for(1, STALLED).await);
     process.stop().await;
 }

@@ -1,9 +1,9 @@
 //! Attempts are counted across processes.
 
-use observer_listener::demo::sink::{Behaviour, Sink};
+use testkit::http_sink::{Behaviour, Sink};
 
 use super::{SHORT, in_redis, left, observer, orders, redis};
-use crate::support::listener::{Config, Process, SOON};
+use crate::support::listener::{Config, Process, STALLED};
 use crate::support::told::{keys_of, letters};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,7 +24,7 @@ async fn attempts_go_on(spec: &str) {
     let config = Config::new(&db.url, spec, &observer("six", &sink.url("/hook"), six));
     let process = Process::run(&config);
     db.run("insert into orders values (1)").await;
-    assert!(sink.wait_for(3, SOON).await);
+    assert!(sink.wait_for(3, STALLED).await);
     process.kill().await;
     let before = sink.counts().requests;
     let process = Process::run(&config);
@@ -55,7 +55,7 @@ async fn a_stop_leaves_what_waits_to_the_next_process() {
     let process = Process::run(&config);
     db.run("insert into orders select generate_series(1, 20)")
         .await;
-    assert!(sink.wait_for(20, SOON).await);
+    assert!(sink.wait_for(20, STALLED).await);
     // What comes later of the same keys waits behind.
     db.run("update orders set total = 1").await;
     left(&db, 40).await;

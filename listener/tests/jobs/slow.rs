@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::sink::{Behaviour, Sink};
+use testkit::http_sink::{Behaviour, Sink};
 
 use super::{left, observer, orders, seconds};
 use crate::support::eventually;
@@ -93,7 +93,7 @@ async fn a_worker_that_was_paused_for_too_long_is_refused() {
     let config = Config::new(&db.url, super::SHORT, &hook);
     let mut paused = Process::run(&config);
     db.run("insert into orders values (1)").await;
-    assert!(sink.wait_for(1, crate::support::listener::SOON).await);
+    assert!(sink.wait_for(1, crate::support::listener::STALLED).await);
     paused.signal("STOP").await;
     sink.behave(Behaviour::Ok);
     let address = free_address();

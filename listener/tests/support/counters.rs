@@ -3,23 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use observer_listener::demo::sink::{Received, Sink};
 use sqlx::PgPool;
+use testkit::http_sink::{Received, Sink};
 
-use super::listener::SOON;
+use testkit::wait::STALLED;
 
 /// Longest time between two checkpoint writes of a busy listener, with room for a busy machine.
 pub(crate) const SINCE_LAST_SAVE: Duration = Duration::from_secs(10);
-
-/// Decides what happens at random; printed, and taken from the environment to see it again.
-pub(crate) fn seed() -> u64 {
-    let seed = std::env::var("OBSERVER_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(rand::random);
-    println!("seed: OBSERVER_TEST_SEED={seed}");
-    seed
-}
 
 /// What the table says each key must have been told: its last value.
 pub(crate) async fn expected(pool: &PgPool) -> BTreeMap<i64, i64> {
@@ -59,7 +49,7 @@ pub(crate) fn accepted(received: &[Received]) -> Vec<Accepted> {
 
 /// Waits until each key has been told this value, or a later one.
 pub(crate) async fn all_told(sink: &Sink, expected: &BTreeMap<i64, i64>) {
-    let deadline = Instant::now() + SOON * 3;
+    let deadline = Instant::now() + STALLED * 3;
     loop {
         let mut last: BTreeMap<i64, i64> = BTreeMap::new();
         for one in accepted(&sink.received()) {

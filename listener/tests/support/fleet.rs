@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
-use observer_listener::demo::sink::Sink;
 use sqlx::PgPool;
+use testkit::http_sink::Sink;
 
 use super::listener::{Config, Process, observer};
 use super::{eventually, eventually_or};

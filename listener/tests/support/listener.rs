@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -16,8 +15,10 @@ pub(crate) fn program() -> String {
     std::env::var("OBSERVER_TEST_PROGRAM").unwrap_or_else(|_| built.to_owned())
 }
 
-/// How long anything may take that should take a moment.
-pub(crate) const SOON: Duration = Duration::from_secs(90);
+pub(crate) use testkit::wait::STALLED;
+
+/// Lines of a program's log in the output of a test that fails.
+const LAST_LINES: usize = 40;
 
 /// Files that a listener runs from.
 pub(crate) struct Config {
@@ -121,7 +122,7 @@ impl Process {
     /// Waits for a text in what it says; panics with all it said if it does not come.
     pub(crate) async fn says(&mut self, text: &str) {
         let wait = self.lines.wait_for(|lines| lines.contains(text));
-        let said = matches!(tokio::time::timeout(SOON, wait).await, Ok(Ok(_)));
+        let said = matches!(tokio::time::timeout(STALLED, wait).await, Ok(Ok(_)));
         assert!(said, "it should say {text:?}, it said:\n{}", self.said());
     }
 
@@ -145,7 +146,7 @@ impl Process {
 
     /// Waits for its end, and for the last it says.
     pub(crate) async fn ends(&mut self) -> ExitStatus {
-        let ended = tokio::time::timeout(SOON, self.child.wait()).await;
+        let ended = tokio::time::timeout(STALLED, self.child.wait()).await;
         let status = ended.unwrap_or_else(|_| panic!("it should end, it said:\n{}", self.said()));
         // A second wait has nothing more to read.
         if !self.reader.is_finished() {
@@ -169,5 +170,19 @@ impl Process {
     /// SIGKILL.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+}
+
+impl Drop for Process {
+    /// A test that fails tells what its programs said last.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said = self.said();
+            let lines: Vec<_> = said.lines().rev().take(LAST_LINES).collect();
+            println!("process {:?} said last:", self.child.id());
+            for line in lines.into_iter().rev() {
+                println!("  {line}");
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::listener::{SOON, program};
+use super::listener::{STALLED, program};
 
 /// What a command came to.
 pub(crate) struct Ended {
@@ -26,7 +26,7 @@ pub(crate) async fn command(args: &[&str]) -> Ended {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let Ok(output) = tokio::time::timeout(SOON, child).await else {
+    let Ok(output) = tokio::time::timeout(STALLED, child).await else {
         panic!("{args:?} should come to an end");
     };
     let output = output.unwrap();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use observer_listener::demo::sink::Sink;
 use sqlx::PgPool;
+use testkit::http_sink::Sink;
 
 use super::eventually;
 use super::listener::observer;

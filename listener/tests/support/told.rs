@@ -1,7 +1,7 @@
 //! What receivers were told, and what was set aside.
 
-use observer_listener::demo::sink::{Received, Sink};
 use serde_json::Value;
+use testkit::http_sink::{Received, Sink};
 
 use super::TestDb;
 use super::eventually;

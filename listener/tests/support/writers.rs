@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::task::JoinSet;
 
-use super::listener::SOON;
+use super::listener::STALLED;
 
 /// Rows that the writers share.
 pub(crate) const KEYS: i32 = 40;
@@ -69,7 +69,7 @@ async fn hold_open(url: String, stop: Arc<AtomicBool>) {
 
 /// Connects, to a server that may be about to start.
 async fn connect(url: &str) -> PgConnection {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + STALLED;
     loop {
         match PgConnection::connect(url).await {
             Ok(connection) => return connection,

@@ -13,8 +13,8 @@ mod work;
 use std::error::Error;
 use std::io::Write as _;
 
-use servers::binaries::Binaries;
-use servers::postgres::PrivateServer;
+use testkit::servers::binaries::Binaries;
+use testkit::servers::postgres::PrivateServer;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin, stdin};
 
 use client::{Client, Command};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use observer_queue::transaction::begin;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use testkit::database::lazy_pool;
 use tokio::time::timeout;
 
 use crate::support::{database, seed};
@@ -12,10 +13,10 @@ use crate::support::{database, seed};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_whose_transaction_was_cut_off_as_it_began_is_in_none() {
     let mut random = StdRng::seed_from_u64(seed());
-    let url = database::database().await;
+    let db = database::database().await;
     // The same connection for all.
-    let pool = database::pool(&url, 1);
-    let onlooker = database::pool(&url, 1);
+    let pool = lazy_pool(&db.url, 1);
+    let onlooker = lazy_pool(&db.url, 1);
     let run = async |sql| sqlx::query(sql).execute(&pool).await.unwrap();
     run("create table written (n serial)").await;
     let mut cut_off = 0;

@@ -104,7 +104,7 @@ async fn stir(
     seed: u64,
 ) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
-    let pool = crate::support::database::pool(&fixture_url, 2);
+    let pool = testkit::database::lazy_pool(&fixture_url, 2);
     let mut cancelled = 0;
     while !over.load(Ordering::Relaxed) {
         let slot = random.random_range(0..4);

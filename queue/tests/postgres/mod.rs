@@ -10,8 +10,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use observer_queue::postgres::PostgresQueue;
 use observer_queue::{JobQueue, Keeping};
-use servers::postgres::PrivateServer;
 use sqlx::{Connection, PgConnection, PgPool};
+use testkit::database::{TestDb, lazy_pool};
+use testkit::servers::postgres::PrivateServer;
 
 use crate::support::{Fixture, database, eventually};
 
@@ -21,25 +22,28 @@ const CONNECTIONS: u32 = 4;
 pub(crate) struct Postgres {
     url: String,
     pool: PgPool,
+    /// Dropped with this.
+    _database: Option<TestDb>,
     server: Option<PrivateServer>,
 }
 
 async fn start() -> Postgres {
-    let url = database::database().await;
-    let pool = database::pool(&url, CONNECTIONS);
+    let database = database::database().await;
     Postgres {
-        url,
-        pool,
+        url: database.url.clone(),
+        pool: database.pool.clone(),
+        _database: Some(database),
         server: None,
     }
 }
 
 async fn own() -> Postgres {
     let (server, url) = database::own_server().await;
-    let pool = database::pool(&url, CONNECTIONS);
+    let pool = lazy_pool(&url, CONNECTIONS);
     Postgres {
         url,
         pool,
+        _database: None,
         server: Some(server),
     }
 }
@@ -52,7 +56,7 @@ impl Postgres {
 
     /// A queue with slots of so many bytes.
     fn slots_of(&self, listener: &str, keeping: Keeping, bytes: i64) -> Arc<dyn JobQueue> {
-        let pool = database::pool(&self.url, CONNECTIONS);
+        let pool = lazy_pool(&self.url, CONNECTIONS);
         Arc::new(PostgresQueue::new(pool, listener, keeping).with_slot_bytes(bytes))
     }
 
@@ -74,7 +78,7 @@ impl Postgres {
 #[async_trait]
 impl Fixture for Postgres {
     async fn open(&self, listener: &str, keeping: Keeping) -> Arc<dyn JobQueue> {
-        let pool = database::pool(&self.url, CONNECTIONS);
+        let pool = lazy_pool(&self.url, CONNECTIONS);
         Arc::new(PostgresQueue::new(pool, listener, keeping))
     }
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use ::redis::AsyncCommands;
 use observer_queue::redis::{Durability, OpenError, RedisQueue};
 use observer_queue::{Keeping, QueueError};
-use servers::redis::{Fsync, Options, PrivateRedis};
+use testkit::servers::redis::{Fsync, Options, PrivateRedis};
 
 use super::{inspect, own, start};
 use crate::support::crew::{Crew, Habits};
 use crate::support::make::{add, job, lane, want, work_off, worker};
-use crate::support::{CALM, Fixture, LISTENER, SOON, database, eventually, seed};
+use crate::support::{CALM, Fixture, LISTENER, STALLED, eventually, seed};
 
 /// Jobs of lanes 0 to 9, in turn.
 fn jobs(from: i64, to: i64) -> Vec<observer_queue::NewJob> {
@@ -160,7 +160,7 @@ async fn under_load(fixture: &super::Redis, lease: Duration, dies: f64, trouble:
             let mut added = 0;
             while !ended.load(std::sync::atomic::Ordering::Relaxed) {
                 let new = jobs(added, added + 50);
-                let deadline = Instant::now() + SOON;
+                let deadline = Instant::now() + STALLED;
                 loop {
                     let mut tx = pool.begin().await.unwrap();
                     let before = Instant::now();
@@ -210,7 +210,7 @@ async fn nothing_is_lost_when_the_server_is_killed_under_load() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_may_be_away_for_ten_seconds() {
     let fixture = own().await;
-    under_load(&fixture, SOON * 2, 0.0, async || {
+    under_load(&fixture, STALLED * 2, 0.0, async || {
         tokio::time::sleep(Duration::from_millis(500)).await;
         fixture.stop().await;
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -257,7 +257,7 @@ async fn what_the_server_loses_is_told_when_it_is_opened() {
             ..Options::default()
         };
         let server = PrivateRedis::start(&options).await.unwrap();
-        let pool = database::pool("postgres://nowhere/", 1);
+        let pool = testkit::database::lazy_pool("postgres://nowhere/", 1);
         let queue = RedisQueue::open(&server.url(), LISTENER, pool, CALM).await;
         assert_eq!(queue.unwrap().durability(), told);
     }
@@ -270,7 +270,7 @@ async fn a_server_that_drops_keys_is_refused() {
         ..Options::default()
     };
     let server = PrivateRedis::start(&options).await.unwrap();
-    let pool = database::pool("postgres://nowhere/", 1);
+    let pool = testkit::database::lazy_pool("postgres://nowhere/", 1);
     let refused = RedisQueue::open(&server.url(), LISTENER, pool.clone(), CALM).await;
     assert!(matches!(refused, Err(OpenError::Evicts(policy)) if policy == "allkeys-lru"));
     let nowhere = RedisQueue::open("http://secret@nowhere", LISTENER, pool, CALM).await;

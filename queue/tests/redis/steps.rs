@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{inspect, own, start};
 use crate::support::make::{Graves, add, again, ended, job, json, lane, want, work_off, worker};
-use crate::support::{CALM, Fixture, HASTY, LISTENER, SOON, eventually, seed};
+use crate::support::{CALM, Fixture, HASTY, LISTENER, STALLED, eventually, seed};
 
 #[tokio::test]
 async fn a_job_is_added_once() {
@@ -265,7 +265,7 @@ async fn calls_may_be_broken_off_anywhere() {
             }
         }
     }
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + STALLED;
     while !queue.is_empty().await.unwrap() {
         assert!(Instant::now() < deadline, "jobs are stuck");
         for hasty in &mut all {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::crew::{Crew, Habits};
 use crate::support::make::{job, lane};
-use crate::support::{Fixture, HASTY, LISTENER, SOON, seed};
+use crate::support::{Fixture, HASTY, LISTENER, STALLED, seed};
 
 /// Lanes of the tests.
 const LANES: u32 = 8;
@@ -54,7 +54,7 @@ async fn add_through(
     queue: &dyn observer_queue::JobQueue,
     jobs: &[observer_queue::NewJob],
 ) {
-    let deadline = std::time::Instant::now() + SOON;
+    let deadline = std::time::Instant::now() + STALLED;
     let last = jobs.last().unwrap();
     loop {
         let added = async {

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::make::{Graves, again, ended, want};
-use super::{HASTY, SOON};
+use super::{HASTY, STALLED};
 
 /// How often something happens to a worker, per job.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,7 +96,7 @@ impl Crew {
         self.workers.spawn(member.work());
     }
 
-    /// Waits until a queue is empty; fails when no end was accepted for [`SOON`]. How long all of it
+    /// Waits until a queue is empty; fails when no end was accepted for [`STALLED`]. How long all of it
     /// takes is nobody's promise: a lane whose workers die one after the other waits for the lease
     /// of each.
     pub(crate) async fn empties(&self, queue: &dyn JobQueue) {
@@ -106,7 +106,7 @@ impl Crew {
             if ended != seen.0 {
                 seen = (ended, Instant::now());
             }
-            assert!(seen.1.elapsed() < SOON, "no more than {ended} jobs end");
+            assert!(seen.1.elapsed() < STALLED, "no more than {ended} jobs end");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -124,7 +124,7 @@ impl Crew {
 /// Makes a call again until it does not fail.
 macro_rules! persist {
     ($member:expr, $call:expr) => {{
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + STALLED;
         loop {
             match $call {
                 Ok(answer) => break answer,

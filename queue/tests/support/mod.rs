@@ -5,14 +5,14 @@ pub(crate) mod database;
 pub(crate) mod make;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use observer_queue::{JobQueue, Keeping};
 use sqlx::PgPool;
 
-/// Longest wait for what must come.
-pub(crate) const SOON: Duration = Duration::from_mins(1);
+pub(crate) use testkit::seed::seed;
+pub(crate) use testkit::wait::{STALLED, eventually};
 
 /// Name of the listener whose jobs a test has.
 pub(crate) const LISTENER: &str = "shop/main";
@@ -53,26 +53,4 @@ pub(crate) trait Fixture: Send + Sync {
 
     /// Starts it again.
     async fn resume(&self);
-}
-
-/// Looks again and again until there is something to see; fails with `what` was expected.
-pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
-    let deadline = Instant::now() + SOON;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Decides what happens at random; printed, and taken from the environment to see it again.
-pub(crate) fn seed() -> u64 {
-    let seed = std::env::var("OBSERVER_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(rand::random);
-    println!("seed: OBSERVER_TEST_SEED={seed}");
-    seed
 }

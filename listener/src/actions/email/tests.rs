@@ -6,7 +6,7 @@ use super::super::Action;
 use super::super::delivery_id;
 use super::super::fixture::{action, delivery, now, shared};
 use super::*;
-use crate::smtp::{LOGIN, Smtp};
+use testkit::servers::smtp::{LOGIN, Smtp};
 
 const NEW: &str =
     r#"{"id": 7, "name": "Ada Löwe", "mail": "ada@example.com", "note": "<b>\r\nBcc: x@y.z"}"#;

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use super::super::fixture::{action, delivery, now, shared, webhook};
 use super::super::{Action, FailureKind, Outcome};
 use super::*;
-use crate::certs::Certs;
+use testkit::certs::Certs;
 
 const NEW: &str = r#"{"id": 7}"#;
 

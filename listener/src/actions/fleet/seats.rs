@@ -101,7 +101,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use crds::config::Redacted;
-    use servers::redis::{Options, PrivateRedis};
+    use testkit::servers::redis::{Options, PrivateRedis};
 
     use super::*;
 

@@ -7,8 +7,9 @@ use crds::config::{
 use super::super::fixture::{action, delivery, now, shared};
 use super::super::{Action, FailureKind, Gates};
 use super::*;
-use crate::certs::Certs;
-use crate::kafka::{Kafka as Server, LOGIN};
+use crate::actions::test_tls::known;
+use testkit::certs::Certs;
+use testkit::servers::kafka::{Kafka as Server, LOGIN};
 
 const NEW: &str = r#"{"id": 7, "region": "eu", "odd": "a b"}"#;
 
@@ -175,9 +176,9 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
         SaslMechanism::ScramSha256,
         SaslMechanism::ScramSha512,
     ] {
-        let let_in = compiled(secured(mechanism, LOGIN.1, certs.known(false)));
+        let let_in = compiled(secured(mechanism, LOGIN.1, known(&certs, false)));
         assert_eq!(settled(&let_in, &event).await, Outcome::Done);
-        let wrong = compiled(secured(mechanism, "hunter3-kafka", certs.known(false)));
+        let wrong = compiled(secured(mechanism, "hunter3-kafka", known(&certs, false)));
         let outcome = settled(&wrong, &event).await;
         let Outcome::Refused(failure) = outcome else {
             panic!("{outcome:?}")
@@ -188,7 +189,7 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
     let shown = compiled(secured(
         SaslMechanism::ScramSha512,
         LOGIN.1,
-        certs.known(true),
+        known(&certs, true),
     ));
     assert_eq!(settled(&shown, &event).await, Outcome::Done);
     assert_eq!(server.records("orders", 0).await.len(), 4);

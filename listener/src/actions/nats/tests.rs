@@ -7,8 +7,9 @@ use super::super::Action;
 use super::super::FailureKind;
 use super::super::fixture::{action, delivery, now, shared};
 use super::*;
-use crate::certs::Certs;
-use crate::nats::Nats as Server;
+use crate::actions::test_tls::known;
+use testkit::certs::Certs;
+use testkit::servers::nats::Nats as Server;
 use tokio::time::Instant;
 
 const NEW: &str = r#"{"id": 7, "region": "eu", "odd": "a b"}"#;
@@ -132,7 +133,7 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
     };
     let deadline = Instant::now() + Duration::from_mins(1);
     loop {
-        let known = publish(certs.known(true)).await;
+        let known = publish(known(&certs, true)).await;
         // It has come in, where no stream takes it.
         if known.message.contains("nats stream add") {
             break;
@@ -141,8 +142,8 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     for tls in [
-        certs.known(false),
-        Certs::make().known(true),
+        known(&certs, false),
+        known(&Certs::make(), true),
         TlsConfig::default(),
     ] {
         let stranger = publish(tls).await;

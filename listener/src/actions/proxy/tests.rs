@@ -14,7 +14,7 @@ use super::super::fixture::{action, delivery, now, webhook};
 use super::super::gate::lock;
 use super::super::{Action, FailureKind, Gates, Outcome, Shared};
 use super::*;
-use crate::demo::sink::{Behaviour, Sink};
+use testkit::http_sink::{Behaviour, Sink};
 
 /// A proxy that lets in who knows the password, and notes where each wants to.
 struct Forward {
@@ -138,7 +138,7 @@ async fn what_is_an_address_is_vetted_before_it() {
 
 #[tokio::test]
 async fn tls_is_between_us_and_the_receiver() {
-    let certs = crate::certs::Certs::make();
+    let certs = testkit::certs::Certs::make();
     let (address, _serving) = super::super::endpoint::tests::server(&certs, false).await;
     let proxy = Forward::start().await;
     let config = WebhookConfig {

@@ -2,13 +2,14 @@
 
 use crds::config::{ActionKind, Redacted};
 use redis::AsyncCommands;
-use servers::redis::{Options, PrivateRedis};
+use testkit::servers::redis::{Options, PrivateRedis};
 
 use super::super::FailureKind;
 use super::super::fixture::{action, delivery, now, shared};
 use super::super::{Action, Gates};
 use super::*;
-use crate::certs::Certs;
+use crate::actions::test_tls::known;
+use testkit::certs::Certs;
 
 const NEW: &str = r#"{"id": 7}"#;
 
@@ -227,9 +228,9 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
     );
     let event = delivery(None, Some(NEW));
     for (tls, works) in [
-        (certs.known(true), true),
-        (certs.known(false), false),
-        (Certs::make().known(true), false),
+        (known(&certs, true), true),
+        (known(&certs, false), false),
+        (known(&Certs::make(), true), false),
         (TlsConfig::default(), false),
     ] {
         let config = RedisConfig {

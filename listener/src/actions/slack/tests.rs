@@ -6,7 +6,7 @@ use crds::config::{ActionKind, Redacted};
 use super::super::Action;
 use super::super::fixture::{action, delivery, now, shared};
 use super::*;
-use crate::demo::sink::{Behaviour, Sink};
+use testkit::http_sink::{Behaviour, Sink};
 
 fn config(url: &str, text: Option<&str>, blocks: Option<&str>) -> SlackConfig {
     SlackConfig {

@@ -12,7 +12,7 @@ use super::super::endpoint::DRAIN_TIME;
 use super::super::fixture::{action, delivery, now, shared, webhook};
 use super::super::{MAX_BODY, delivery_id};
 use super::*;
-use crate::demo::sink::{Behaviour, Options, Received, Sink};
+use testkit::http_sink::{Behaviour, Options, Received, Sink};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OLD: &str = r#"{"total": 10.00, "status": "new"}"#;
@@ -96,9 +96,8 @@ fn ids(received: &Received) -> Vec<String> {
 
 #[tokio::test]
 async fn events_go_together_signed_each_with_its_id() {
-    let signer = Signer::new(&[Redacted::new(SECRET)]).unwrap();
     let sink = Sink::start_with(Options {
-        signer: Some(signer),
+        signing_secrets: vec![SECRET.to_owned()],
         ..Options::default()
     });
     let sink = sink.await.unwrap();
@@ -200,7 +199,7 @@ async fn the_event_arrives_as_json_with_its_digits_and_headers() {
 async fn a_receiver_verifies_with_the_reference_library_and_either_secret() {
     let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
     let sink = Sink::start_with(Options {
-        signer: Some(Signer::new(&[Redacted::new(SECRET)]).unwrap()),
+        signing_secrets: vec![SECRET.to_owned()],
         ..Options::default()
     })
     .await

@@ -1,10 +1,16 @@
-//! Servers of a program's own, for demonstrations and tests. They listen on the loopback address,
+//! Private servers for tests and the demo. They listen on the loopback address,
 //! keep their data in a temporary folder, and go when their owner does, however it ends.
 
 pub mod binaries;
 mod guardian;
+#[cfg(feature = "tests")]
+pub mod kafka;
+#[cfg(feature = "tests")]
+pub mod nats;
 pub mod postgres;
 pub mod redis;
+#[cfg(feature = "tests")]
+pub mod smtp;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,7 +43,7 @@ pub enum ServerError {
     },
 }
 
-pub(crate) fn io_error(what: &'static str, path: &Path, source: io::Error) -> ServerError {
+fn io_error(what: &'static str, path: &Path, source: io::Error) -> ServerError {
     ServerError::Io {
         what,
         path: path.to_owned(),

@@ -16,8 +16,8 @@ use tokio::process::{Child, Command as AsyncCommand};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::guardian::{Guardian, PORT_ATTEMPTS, free_port, run_as, unprivileged};
-use crate::{ServerError, io_error};
+use super::guardian::{Guardian, PORT_ATTEMPTS, free_port, run_as, unprivileged};
+use super::{ServerError, io_error};
 
 /// The program, as distributions name it; found along the path.
 const PROGRAM: &str = "redis-server";

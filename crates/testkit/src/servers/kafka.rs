@@ -1,9 +1,4 @@
 //! A broker of Kafka.
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
-#![allow(
-    dead_code,
-    reason = "not every test that includes this file uses all of it"
-)]
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -17,22 +12,24 @@ use rskafka::record::Record;
 use tokio::process::{Child, Command};
 
 /// User and password at the listener for those who log in.
-pub(crate) const LOGIN: (&str, &str) = ("shop", "hunter2-kafka");
+pub const LOGIN: (&str, &str) = ("shop", "hunter2-kafka");
 
 /// How long the broker may take to answer.
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// A broker that nobody need log in at, and on another port by TLS for those who do.
-pub(crate) struct Kafka {
-    pub(crate) port: u16,
-    pub(crate) tls_port: u16,
+pub struct Kafka {
+    /// Port without TLS or login.
+    pub port: u16,
+    /// Port with TLS and login.
+    pub tls_port: u16,
     folder: tempfile::TempDir,
     child: Child,
 }
 
 impl Kafka {
     /// With the certificate and the key of the broker, and the authority of its clients.
-    pub(crate) async fn start((chain, key): &(String, String), ca: &str) -> Self {
+    pub async fn start((chain, key): &(String, String), ca: &str) -> Self {
         let ports = [0; 3].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let [port, tls_port, controller] = ports
             .each_ref()
@@ -88,7 +85,7 @@ impl Kafka {
     }
 
     /// A client, once the broker answers.
-    pub(crate) async fn client(&self) -> Client {
+    pub async fn client(&self) -> Client {
         ClientBuilder::new(vec![format!("127.0.0.1:{}", self.port)])
             .backoff_config(BackoffConfig {
                 max_backoff: Duration::from_millis(200),
@@ -101,7 +98,7 @@ impl Kafka {
     }
 
     /// Makes a topic with so many partitions, and waits until it can be written to.
-    pub(crate) async fn topic(&self, name: &str, partitions: i32) {
+    pub async fn topic(&self, name: &str, partitions: i32) {
         let client = self.client().await;
         let controller = client.controller_client().unwrap();
         controller
@@ -118,7 +115,7 @@ impl Kafka {
     }
 
     /// Everything that a partition holds.
-    pub(crate) async fn records(&self, topic: &str, partition: i32) -> Vec<Record> {
+    pub async fn records(&self, topic: &str, partition: i32) -> Vec<Record> {
         let client = self.client().await;
         let handling = UnknownTopicHandling::Error;
         let partition = client
@@ -140,11 +137,13 @@ impl Kafka {
         records
     }
 
-    pub(crate) async fn stop(&mut self) {
+    /// Kills it.
+    pub async fn stop(&mut self) {
         self.child.kill().await.unwrap();
     }
 
-    pub(crate) async fn resume(&mut self) {
+    /// Starts it again, with the data that it had.
+    pub async fn resume(&mut self) {
         self.child = run(&self.folder);
         self.client().await;
     }

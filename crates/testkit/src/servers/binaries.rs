@@ -54,7 +54,7 @@ pub enum BinariesError {
 
 impl Binaries {
     /// The folder with the programs; downloads them where need be.
-    pub(crate) async fn locate(&self, as_root: bool) -> Result<PathBuf, BinariesError> {
+    pub(super) async fn locate(&self, as_root: bool) -> Result<PathBuf, BinariesError> {
         let folder = match self {
             Self::Installed(folder) => folder.clone(),
             Self::Download => {

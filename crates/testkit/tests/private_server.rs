@@ -1,28 +1,26 @@
 //! The private server: whom it lets in, how it stops and comes back, and that nothing is left.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use servers::binaries::Binaries;
-use servers::postgres::PrivateServer;
+use observer_testkit::servers::binaries::Binaries;
+use observer_testkit::servers::postgres::PrivateServer;
 use sqlx::{Connection, PgConnection};
 
-use crate::support;
+use observer_testkit::database::{binaries, shared_url};
+use observer_testkit::wait::eventually;
 
 #[tokio::test]
 async fn a_wrong_password_is_refused() {
-    let server = support::server().await;
-    let url = format!(
-        "postgres://postgres:wrong@127.0.0.1:{}/postgres",
-        server.port()
-    );
-    let error = PgConnection::connect(&url).await.unwrap_err();
+    let mut url: url::Url = shared_url("postgres").await.parse().unwrap();
+    url.set_password(Some("wrong")).unwrap();
+    let url = url.as_str();
+    let error = PgConnection::connect(url).await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().unwrap(), "28P01");
 }
 
 #[tokio::test]
 async fn a_stopped_server_comes_back_with_its_data_and_leaves_nothing_in_the_end() {
-    let server = PrivateServer::start(&support::binaries()).await.unwrap();
+    let server = PrivateServer::start(&binaries()).await.unwrap();
     let url = server.url("postgres");
     let mut connection = PgConnection::connect(&url).await.unwrap();
     sqlx::query("create table kept as select 1")
@@ -58,7 +56,7 @@ async fn a_stopped_server_comes_back_with_its_data_and_leaves_nothing_in_the_end
 #[tokio::test]
 #[ignore = "run by the test of an owner that is killed"]
 async fn owner_that_waits_to_be_killed() {
-    let server = PrivateServer::start(&support::binaries()).await.unwrap();
+    let server = PrivateServer::start(&binaries()).await.unwrap();
     std::fs::write(
         std::env::var("OBSERVER_TEST_URL_FILE").unwrap(),
         server.url("postgres"),
@@ -74,14 +72,14 @@ async fn the_server_of_a_killed_owner_stops() {
     let mut owner = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "server::owner_that_waits_to_be_killed",
+            "private_server::owner_that_waits_to_be_killed",
             "--ignored",
         ])
         .env("OBSERVER_TEST_URL_FILE", &file)
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let url = eventually(async || {
+    let url = eventually("the owner writes its URL", async || {
         std::fs::read_to_string(&file)
             .ok()
             .filter(|url| !url.is_empty())
@@ -90,7 +88,10 @@ async fn the_server_of_a_killed_owner_stops() {
     PgConnection::connect(&url).await.unwrap();
     owner.kill().unwrap();
     owner.wait().unwrap();
-    eventually(async || PgConnection::connect(&url).await.is_err().then_some(())).await;
+    eventually("the server stops", async || {
+        PgConnection::connect(&url).await.is_err().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -101,15 +102,4 @@ async fn a_folder_without_postgres_is_named() {
         error.to_string().contains("no `initdb` in /nowhere"),
         "{error}"
     );
-}
-
-async fn eventually<T>(look: impl AsyncFn() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_mins(1);
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }

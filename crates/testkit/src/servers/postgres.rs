@@ -14,11 +14,11 @@ use tempfile::TempDir;
 use tokio::process::Command as AsyncCommand;
 use uuid::Uuid;
 
-use crate::binaries::Binaries;
-use crate::guardian::{Guardian, PORT_ATTEMPTS, free_port, run_as, unprivileged};
-use crate::io_error;
+use super::binaries::Binaries;
+use super::guardian::{Guardian, PORT_ATTEMPTS, free_port, run_as, unprivileged};
+use super::io_error;
 
-pub use crate::ServerError;
+pub use super::ServerError;
 
 /// Name of the super-user in the server.
 const USER: &str = "postgres";
@@ -34,7 +34,7 @@ rm -rf "$2"
 
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
-max_connections = 200
+max_connections = 400
 max_prepared_transactions = 20
 shared_buffers = 128MB
 max_wal_size = 4GB

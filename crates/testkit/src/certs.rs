@@ -1,29 +1,20 @@
 //! Certificates for one test.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-use crds::config::{Redacted, TlsConfig};
 
 /// An authority, and what it signed; all as PEM.
-pub(crate) struct Certs {
+#[derive(Debug)]
+pub struct Certs {
     /// The authority's certificate.
-    pub(crate) ca: String,
+    pub ca: String,
     /// A certificate for this machine, and its key.
-    pub(crate) server: (String, String),
+    pub server: (String, String),
     /// A certificate for a client, and its key.
-    #[allow(
-        dead_code,
-        reason = "not every test that includes this file has clients"
-    )]
-    pub(crate) client: (String, String),
+    pub client: (String, String),
 }
 
-#[allow(
-    dead_code,
-    reason = "not every test that includes this file needs all of them"
-)]
 impl Certs {
     /// A folder that servers can read, with all of these but the client's.
-    pub(crate) fn folder(&self) -> tempfile::TempDir {
+    #[must_use]
+    pub fn folder(&self) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).unwrap();
@@ -38,17 +29,9 @@ impl Certs {
         folder
     }
 
-    /// What a client needs that knows the authority, and shows its certificate if it `shows` one.
-    pub(crate) fn known(&self, shows: bool) -> TlsConfig {
-        let (certificate, key) = &self.client;
-        let own = (Redacted::new(&**certificate), Redacted::new(&**key));
-        TlsConfig {
-            ca: Some(Redacted::new(&*self.ca)),
-            identity: shows.then_some(own),
-        }
-    }
-
-    pub(crate) fn make() -> Self {
+    /// Makes an authority, and what it signs.
+    #[must_use]
+    pub fn make() -> Self {
         let mut params = named("authority", Vec::new());
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();

@@ -1,6 +1,5 @@
 //! A server that takes emails: aiosmtpd, by the system's Python. It ends with its owner, whose end of
 //! its standard input it reads.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::certs::Certs;
+use crate::certs::Certs;
 
 /// The interpreter that Debian's package is for, whichever others there are.
 const PYTHON: &str = "/usr/bin/python3";
@@ -22,14 +21,14 @@ const SCRIPT: &str = include_str!("smtp.py");
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// User and password of a server that asks for them.
-pub(crate) const LOGIN: (&str, &str) = ("shop", "hunter2-mail");
+pub const LOGIN: (&str, &str) = ("shop", "hunter2-mail");
 
 /// A running server.
-pub(crate) struct Smtp {
+pub struct Smtp {
     /// Where it listens, on the loopback address.
-    pub(crate) port: u16,
+    pub port: u16,
     /// The certificate that signs its own, as PEM.
-    pub(crate) ca: String,
+    pub ca: String,
     told: Lines<BufReader<ChildStdout>>,
     _child: Child,
     _stdin: ChildStdin,
@@ -38,7 +37,7 @@ pub(crate) struct Smtp {
 
 impl Smtp {
     /// Starts it with `implicit` or `starttls` and [`LOGIN`], or with `none` of both.
-    pub(crate) async fn start(tls: &str) -> Self {
+    pub async fn start(tls: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certs = Certs::make();
         let (certificate, key) = certs.server;
@@ -70,7 +69,7 @@ impl Smtp {
     }
 
     /// The next message: `from`, `to`, `text`, whether it came `encrypted`, and by which `user`.
-    pub(crate) async fn next(&mut self) -> Value {
+    pub async fn next(&mut self) -> Value {
         let line = timeout(LIMIT, self.told.next_line()).await.unwrap();
         serde_json::from_str(&line.unwrap().unwrap()).unwrap()
     }

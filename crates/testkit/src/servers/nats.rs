@@ -1,5 +1,4 @@
 //! A NATS server with streams.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -9,21 +8,24 @@ use async_nats::{Client, ConnectOptions};
 use tokio::process::{Child, Command};
 
 /// A server with streams, in a folder of its own.
-pub(crate) struct Nats {
-    pub(crate) port: u16,
+pub struct Nats {
+    /// Port on the loopback address.
+    pub port: u16,
     folder: tempfile::TempDir,
     child: Child,
 }
 
 impl Nats {
-    pub(crate) async fn start() -> Self {
+    /// Starts it and waits until it answers.
+    pub async fn start() -> Self {
         let server = Self::begin(&[]);
         server.answers().await;
         server
     }
 
     /// Starts it with more arguments, and does not wait until it answers.
-    pub(crate) fn begin(more: &[String]) -> Self {
+    #[must_use]
+    pub fn begin(more: &[String]) -> Self {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         drop(socket);
@@ -36,11 +38,14 @@ impl Nats {
         }
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Its URL with user and password.
+    #[must_use]
+    pub fn url(&self) -> String {
         format!("nats://shop:hunter2-nats@127.0.0.1:{}", self.port)
     }
 
-    pub(crate) async fn answers(&self) -> Client {
+    /// A client, once the server answers.
+    pub async fn answers(&self) -> Client {
         let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let options =
@@ -56,15 +61,15 @@ impl Nats {
         }
     }
 
-    #[allow(dead_code, reason = "not every test that includes this file does")]
-    pub(crate) async fn restart(&mut self) {
+    /// Kills it and starts it again, with the data that it had.
+    pub async fn restart(&mut self) {
         self.child.kill().await.unwrap();
         self.child = run(self.port, self.folder.path(), &[]);
         self.answers().await;
     }
 
     /// A stream `orders` of the subjects below `orders`.
-    pub(crate) async fn stream(&self) -> stream::Stream {
+    pub async fn stream(&self) -> stream::Stream {
         let context = jetstream::new(self.answers().await);
         let config = stream::Config {
             name: "orders".to_owned(),

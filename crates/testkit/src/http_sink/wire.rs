@@ -4,11 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use standardwebhooks::Webhook;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::state::{Reaction, State};
-use crate::actions::signature::Signer;
 
 /// Largest head of a request, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -49,15 +49,19 @@ impl Request {
             })
     }
 
-    pub(super) fn is_signed(&self, signer: &Signer) -> bool {
+    /// Whether one of the signatures is by one of the secrets. The age of the timestamp does not
+    /// matter.
+    pub(super) fn is_signed(&self, secrets: &[Webhook]) -> bool {
         let timestamp = self.header("webhook-timestamp");
-        let signature = self.header("webhook-signature");
-        match (timestamp.and_then(|text| text.parse().ok()), signature) {
-            (Some(timestamp), Some(signature)) => {
-                signer.verify(&self.webhook_id, timestamp, &self.body, signature)
-            }
-            _ => false,
-        }
+        let signatures = self.header("webhook-signature");
+        let (Some(Ok(timestamp)), Some(signatures)) = (timestamp.map(str::parse), signatures)
+        else {
+            return false;
+        };
+        secrets.iter().any(|secret| {
+            let signed = secret.sign(&self.webhook_id, timestamp, &self.body);
+            signed.is_ok_and(|signed| signatures.split(' ').any(|one| one == signed))
+        })
     }
 }
 

@@ -9,16 +9,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use crate::{ServerError, io_error};
+use super::{ServerError, io_error};
 
 /// Servers do not run as the super-user; this is `nobody` nearly everywhere.
 const UNPRIVILEGED: u32 = 65534;
 
 /// Between choosing a free port and the server's taking it, somebody else may take it.
-pub(crate) const PORT_ATTEMPTS: u32 = 5;
+pub(super) const PORT_ATTEMPTS: u32 = 5;
 
 #[derive(Debug)]
-pub(crate) struct Guardian {
+pub(super) struct Guardian {
     process: Child,
     /// Only ever closed: the guardian reads the end of the owner from it.
     pipe: Option<ChildStdin>,
@@ -26,7 +26,7 @@ pub(crate) struct Guardian {
 
 impl Guardian {
     /// Starts a shell with a script that reads to the end of its input, and then cleans up.
-    pub(crate) fn watch(
+    pub(super) fn watch(
         script: &str,
         arguments: &[&Path],
         run_as: Option<u32>,
@@ -60,7 +60,7 @@ impl Drop for Guardian {
 }
 
 /// Whom a server with this new folder runs as, unless it is the owner; the folder is given away.
-pub(crate) fn run_as(folder: &Path) -> Result<Option<u32>, ServerError> {
+pub(super) fn run_as(folder: &Path) -> Result<Option<u32>, ServerError> {
     let owner = std::fs::metadata(folder)
         .map_err(|source| io_error("read", folder, source))?
         .uid();
@@ -71,13 +71,13 @@ pub(crate) fn run_as(folder: &Path) -> Result<Option<u32>, ServerError> {
     Ok(run_as)
 }
 
-pub(crate) fn unprivileged(command: &mut Command, run_as: Option<u32>) {
+pub(super) fn unprivileged(command: &mut Command, run_as: Option<u32>) {
     if let Some(id) = run_as {
         command.uid(id).gid(id);
     }
 }
 
-pub(crate) fn free_port() -> io::Result<u16> {
+pub(super) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use standardwebhooks::Webhook;
 use tokio::sync::watch;
 
 use super::wire;
 use super::{Behaviour, Counts, Options, Received};
-use crate::actions::signature::Signer;
 
 /// Most requests that are kept; later ones are only counted.
 const MAX_KEPT: usize = 100_000;
@@ -21,10 +21,9 @@ const MAX_KEPT_BYTES: usize = 64 * 1024 * 1024;
 /// Most ids whose attempts are told apart; an id beyond always looks new.
 const MAX_IDS: usize = 1_000_000;
 
-#[derive(Debug)]
 pub(super) struct State {
     keep: bool,
-    signer: Option<Signer>,
+    secrets: Vec<Webhook>,
     inner: Mutex<Inner>,
     pub(super) counts: watch::Sender<Counts>,
 }
@@ -39,10 +38,10 @@ pub(super) struct Inner {
 }
 
 impl State {
-    pub(super) fn new(options: Options) -> Self {
+    pub(super) fn new(options: Options, secrets: Vec<Webhook>) -> Self {
         Self {
             keep: options.keep,
-            signer: options.signer,
+            secrets,
             inner: Mutex::new(Inner {
                 default: options.behaviour,
                 ..Inner::default()
@@ -57,7 +56,7 @@ impl State {
 
     /// Counts and keeps a request; returns what to do with it.
     pub(super) fn take(&self, request: wire::Request) -> Reaction {
-        let signed = self.signer.as_ref().map(|signer| request.is_signed(signer));
+        let signed = (!self.secrets.is_empty()).then(|| request.is_signed(&self.secrets));
         let mut inner = self.lock();
         let reaction = inner.reaction(&request);
         let status = reaction.status();

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use standardwebhooks::Webhook;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::state::State;
-use crate::actions::signature::Signer;
 
 /// Most connections at once.
 const MAX_CONNECTIONS: usize = 4096;
@@ -95,8 +95,8 @@ pub struct Options {
     pub behaviour: Behaviour,
     /// Keep what was received, or only count it.
     pub keep: bool,
-    /// Secrets to check signatures by.
-    pub signer: Option<Signer>,
+    /// Secrets to check signatures by, as Standard Webhooks writes them.
+    pub signing_secrets: Vec<String>,
 }
 
 impl Default for Options {
@@ -105,7 +105,7 @@ impl Default for Options {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             behaviour: Behaviour::Ok,
             keep: true,
-            signer: None,
+            signing_secrets: Vec::new(),
         }
     }
 }
@@ -152,7 +152,6 @@ pub struct Counts {
 }
 
 /// A running sink; dropping it closes all its connections.
-#[derive(Debug)]
 pub struct Sink {
     address: SocketAddr,
     state: Arc<State>,
@@ -172,7 +171,14 @@ impl Sink {
     /// Starts a sink.
     pub async fn start_with(options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(options.address).await?;
-        let state = Arc::new(State::new(options));
+        let secrets: Result<Vec<Webhook>, _> = options
+            .signing_secrets
+            .iter()
+            .map(|one| Webhook::new(one))
+            .collect();
+        let secrets =
+            secrets.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let state = Arc::new(State::new(options, secrets));
         Ok(Self {
             address: listener.local_addr()?,
             task: tokio::spawn(accept(listener, Arc::clone(&state))),

@@ -14,7 +14,7 @@ use url::Url;
 const LATENCY: Duration = Duration::from_millis(30);
 
 /// A way; dropped, it is there no more.
-pub(crate) struct Link {
+pub struct Link {
     port: u16,
     cut: broadcast::Sender<()>,
     task: JoinHandle<()>,
@@ -22,7 +22,7 @@ pub(crate) struct Link {
 
 impl Link {
     /// To the server that a URL names.
-    pub(crate) async fn to(url: &str) -> Self {
+    pub async fn to(url: &str) -> Self {
         let url = Url::parse(url).unwrap();
         let server = (url.host_str().unwrap().to_owned(), url.port().unwrap());
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -54,7 +54,8 @@ impl Link {
     }
 
     /// The URL of the same server by this way.
-    pub(crate) fn url(&self, url: &str) -> String {
+    #[must_use]
+    pub fn url(&self, url: &str) -> String {
         let mut url = Url::parse(url).unwrap();
         url.set_ip_host("127.0.0.1".parse().unwrap()).unwrap();
         url.set_port(Some(self.port)).unwrap();
@@ -62,7 +63,7 @@ impl Link {
     }
 
     /// Cuts all connections that there are; new ones may be made at once.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         // There may be none.
         let _ = self.cut.send(());
     }

@@ -1,0 +1,4 @@
+//! That private servers keep what they promise to tests and the demo.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+mod private_server;
