@@ -1,9 +1,6 @@
-CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/observers
-DENY := $(CACHE)/cargo-deny-0.20.2/bin/cargo-deny
 HELM ?= $(shell command -v helm || echo "$$(e2e/cluster/build)/helm")
-OLD_POSTGRES := $(or $(OBSERVER_TEST_POSTGRES_OLD),/usr/lib/postgresql/15/bin)
 
-.PHONY: help demo test check lint prepare generate chart figures e2e peers speed
+.PHONY: help demo check test soak lint prepare generate chart figures e2e peers speed
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -11,16 +8,14 @@ help: ## What can be made
 demo: ## A Postgres, a shop and a receiver: everything at work, until Ctrl-C
 	cargo run --quiet --package observer-listener -- demo
 
-test: prepare lint ## Everything that must pass: both Postgres versions, the chart, and a real cluster
-	cargo test --workspace
-	OBSERVER_TEST_POSTGRES=$(OLD_POSTGRES) cargo test --package observer-listener --package observer-queue --test main
-	$(DENY) --log-level error check bans licenses sources
-	$(MAKE) --no-print-directory chart
-	cargo test --package observer-operator --test main -- --ignored
-	$(MAKE) --no-print-directory e2e
-
 check: lint ## The quick loop: format, lints, unit tests
-	cargo test --workspace --lib --bins
+	PATH="$$(scripts/prepare tools | paste -sd:):$$PATH" cargo nextest run --workspace --lib --bins
+
+test: ## Everything that must pass to land: tests, the oldest Postgres, the chart, a real cluster
+	scripts/test
+
+soak: ## What takes long, for releases: scripts/soak [faults] [oldest-postgres] [cluster]
+	scripts/soak
 
 lint:
 	cargo fmt --all --check

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 
+use testkit::soak::rounds;
+
 use super::faults::postgres_signal;
 use super::steps::{RATE, Wanted, divide, names, roll, scale, without_back_off};
 use super::{MAIN, Shop};
@@ -19,7 +21,9 @@ use crate::support::room::{Room, scenario};
 use crate::support::wait::LATE;
 
 /// How long it goes on.
-const STORM: Duration = Duration::from_secs(90);
+fn storm() -> Duration {
+    Duration::from_secs(rounds(40, 180).into())
+}
 
 /// Time between two of them, in milliseconds.
 const BETWEEN: (u64, u64) = (1_500, 5_000);
@@ -100,7 +104,7 @@ async fn chaos_loses_nothing_and_keeps_the_order() {
         let dice = Dice::new()?;
         figure(&format!(
             "everything at random for {} s, under {RATE} rows a second; OBSERVER_E2E_SEED={}:",
-            STORM.as_secs(),
+            storm().as_secs(),
             dice.seed
         ));
         let writer = shop.under_writers(room, &Wanted::of(8, 3)).await?;
@@ -139,7 +143,7 @@ async fn chaos_loses_nothing_and_keeps_the_order() {
 
 impl Storm<'_> {
     async fn rage(&mut self) -> Result<()> {
-        while self.start.elapsed() < STORM {
+        while self.start.elapsed() < storm() {
             let pause = self.dice.between(BETWEEN.0, BETWEEN.1);
             let next = Instant::now() + Duration::from_millis(pause);
             self.put_right(Some(next)).await?;

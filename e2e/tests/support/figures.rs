@@ -8,7 +8,8 @@ use super::repository;
 
 /// Where a run leaves what it has to show.
 pub(crate) fn folder() -> PathBuf {
-    let folder = repository("target/e2e");
+    let folder = std::env::var_os("OBSERVER_E2E_OUT");
+    let folder = folder.map_or_else(|| repository("target/e2e"), PathBuf::from);
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }

@@ -1,4 +1,4 @@
-//! The operator, installed by its chart once for all scenarios.
+//! The operator, installed by its chart.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, CustomResourceExt};
-use tokio::sync::OnceCell;
 
 use super::room::{MANAGER, is_ready, make_namespace};
 use super::wait::{self, until};
@@ -21,14 +20,9 @@ pub(crate) const NAMESPACE: &str = "observer-system";
 /// Name of the release, and so of the Deployment.
 pub(crate) const RELEASE: &str = "observer-operator";
 
-static INSTALLED: OnceCell<()> = OnceCell::const_new();
-
-/// Sees to it that the operator is there and ready.
+/// Installs the operator as the chart has it, whatever a scenario before left, and waits until it is ready.
 pub(crate) async fn installed(cluster: &Cluster) -> Result<()> {
-    INSTALLED
-        .get_or_try_init(async || install(cluster).await.map(drop))
-        .await?;
-    ready(cluster).await.map(drop)
+    install(cluster).await.map(drop)
 }
 
 /// Installs or upgrades the chart and gives the time until it was ready.

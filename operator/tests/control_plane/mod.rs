@@ -21,7 +21,7 @@ use tokio::task::LocalSet;
 const KUBECONFIG: &str = "OBSERVER_TEST_KUBECONFIG";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a control plane: run with --ignored"]
+#[ignore = "needs a control plane: e2e/run control_plane"]
 async fn in_a_control_plane() {
     let plane = match std::env::var_os(KUBECONFIG) {
         Some(path) => Plane::existing(PathBuf::from(path)),
