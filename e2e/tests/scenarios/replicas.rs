@@ -2,7 +2,7 @@
 //! pods and of shards, a rollout, evictions. Nothing is lost, nothing comes twice, every key stays
 //! in order.
 //!
-//! The rest is watched for a minute with `OBSERVER_E2E_LONG=1 e2e/run replicas`, else for half of it.
+//! The rest is watched for twice as long in `make soak`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,11 +15,13 @@ use serde_json::json;
 
 use super::steps::{LISTENER, RATE, Wanted, divide, names, roll, scale};
 use super::{MAIN, Shop, ready};
+use testkit::soak::rounds;
+
 use crate::support::figures::{figure, seconds};
 use crate::support::room::{Room, scenario};
 use crate::support::samples::Samples;
 use crate::support::wait::{LATE, SOON, until};
-use crate::support::{installation, long, resources};
+use crate::support::{installation, resources};
 
 /// Shards of the listener that is scaled.
 const SHARDS: u16 = 8;
@@ -150,7 +152,7 @@ async fn rests(room: &Room, shop: &mut Shop) -> Result<()> {
         before.push((pod, samples, Instant::now()));
     }
     shop.tally.path(MAIN).take_wait();
-    let rest = if long() { 2 * REST } else { REST };
+    let rest = u64::from(rounds(1, 2)) * REST;
     tokio::time::sleep(Duration::from_secs(rest)).await;
     let (mut rates, mut most): (BTreeMap<String, Vec<f64>>, f64) = (BTreeMap::new(), 0.0);
     for (pod, samples, then) in &before {

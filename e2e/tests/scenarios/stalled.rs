@@ -23,9 +23,6 @@ const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// How soon after that it should be told; shown beside the figure.
 const GOAL: Duration = Duration::from_secs(5);
 
-/// Longest it may take on a busy machine.
-const MOST: Duration = Duration::from_secs(10);
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make e2e"]
 async fn stalled_shards_are_told_and_heal() {
@@ -91,7 +88,6 @@ async fn stalls(room: &Room, shop: &mut Shop, what: &str, behaviour: Behaviour) 
     ));
     ensure!(reason == RECEIVER_FAILING, "its reason: {reason}");
     ensure!(message.contains("shard "), "no shard in: {message}");
-    ensure!(took <= STALLED_AFTER + MOST, "told after {took:?}");
 
     until("the listener is not stalled any more", LATE, async || {
         let listener = room.api::<ObserverListener>().get(LISTENER).await?;

@@ -75,12 +75,6 @@ pub(crate) fn repository(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// Whether what takes long is to be done as often as the figures of a release need, not only often
-/// enough to see that it works.
-pub(crate) fn long() -> bool {
-    std::env::var_os("OBSERVER_E2E_LONG").is_some_and(|value| !value.is_empty())
-}
-
 /// Whether what a run made is to be left as it is.
 pub(crate) fn keep() -> bool {
     std::env::var_os("OBSERVER_E2E_KEEP").is_some_and(|value| !value.is_empty())

@@ -4,17 +4,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-/// For what happens within seconds on an idle machine.
-pub(crate) const SOON: Duration = Duration::from_mins(1);
+/// For what happens within seconds on an idle machine; a busy one takes twenty times as long.
+pub(crate) const SOON: Duration = Duration::from_mins(5);
 
 /// For what begins with an image that is started for the first time.
-pub(crate) const LATE: Duration = Duration::from_mins(3);
+pub(crate) const LATE: Duration = Duration::from_mins(10);
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Most time one look may take.
-const LOOK: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_mins(1);
 
 /// Looks until there is something to see, and gives it with the time that it took.
 pub(crate) async fn until<T>(
