@@ -1,5 +1,6 @@
 //! The operator, installed by its chart.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +11,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, CustomResourceExt};
 
+use super::figures::folder;
 use super::room::{MANAGER, is_ready, make_namespace};
 use super::wait::{self, until};
 use super::{Cluster, REPOSITORY, TAG, repository};
@@ -20,9 +22,18 @@ pub(crate) const NAMESPACE: &str = "observer-system";
 /// Name of the release, and so of the Deployment.
 pub(crate) const RELEASE: &str = "observer-operator";
 
-/// Installs the operator as the chart has it, whatever a scenario before left, and waits until it is ready.
+/// Installs the operator unless it is there, and waits until it is ready. Scenarios that run at once
+/// do so one after the other: Helm refuses to install a release twice at the same time.
 pub(crate) async fn installed(cluster: &Cluster) -> Result<()> {
-    install(cluster).await.map(drop)
+    let file = File::create(folder().join("install.lock"))?;
+    let lock = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await??;
+    if deployments(cluster).get_opt(RELEASE).await?.is_some() {
+        ready(cluster).await?;
+    } else {
+        install(cluster).await?;
+    }
+    drop(lock);
+    Ok(())
 }
 
 /// Installs or upgrades the chart and gives the time until it was ready.
