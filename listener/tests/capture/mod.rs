@@ -4,6 +4,7 @@ mod ends;
 mod keys;
 mod options;
 mod partitions;
+mod rights;
 mod statements;
 mod values;
 

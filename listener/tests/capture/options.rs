@@ -134,7 +134,9 @@ async fn the_owner_of_a_table_may_track_it() {
     let db = support::database().await;
     db.run(
         "drop role if exists keeper; create role keeper login password 'k';
-         grant usage on schema observer to keeper; grant execute on function observer.track to keeper;
+         grant usage on schema observer to keeper;
+         grant execute on function observer.track, observer.log_rows, observer.log_update, observer.log_truncate
+         to keeper;
          create schema mine authorization keeper",
     )
     .await;

@@ -1,0 +1,155 @@
+//! What those may do who were let into the schema for one thing.
+
+use sqlx::{Executor, PgPool};
+
+use crate::support::{self, TestDb};
+
+/// A role of the test's own that may enter the schema and do what `grants` says, with a function
+/// that notes as whom it ran.
+async fn intruder(db: &TestDb, name: &str, grants: &str) -> PgPool {
+    db.run(&format!(
+        "drop role if exists {name}; create role {name} login password 'k';
+         grant usage on schema observer to {name}; {grants};
+         create schema {name} authorization {name};
+         create table public.ran_as (role text); grant insert on public.ran_as to public;
+         grant create, temporary on database {database} to {name}",
+        database = db.value::<String>("select current_database()::text").await,
+    ))
+    .await;
+    let pool = PgPool::connect(&db.url_as(name, "k")).await.unwrap();
+    let function = format!(
+        "create function {name}.note() returns int language plpgsql as
+         'begin insert into public.ran_as values (current_user); return 1; end'"
+    );
+    pool.execute(sqlx::AssertSqlSafe(function)).await.unwrap();
+    pool
+}
+
+async fn ran_as_others(db: &TestDb, name: &str) -> i64 {
+    db.value(&format!(
+        "select count(*) from public.ran_as where role <> '{name}'"
+    ))
+    .await
+}
+
+#[tokio::test]
+async fn no_function_is_executable_by_all_but_those_that_only_compute() {
+    let db = support::database().await;
+    let open: Vec<String> = sqlx::query_scalar(
+        "select p.proname::text from pg_proc p
+         where p.pronamespace = 'observer'::regnamespace and has_function_privilege('public', p.oid, 'execute')
+         order by 1",
+    )
+    .fetch_all(&db.pool)
+    .await
+    .unwrap();
+    assert_eq!(
+        open,
+        [
+            "check_columns",
+            "check_trackable",
+            "composite_key",
+            "entity_of",
+            "hash_of",
+            "hidden",
+            "key_of",
+            "primary_key",
+            "readable",
+            "shown",
+            "without",
+        ]
+    );
+    let definers: i64 = db
+        .value(
+            "select count(*) from pg_proc p where p.pronamespace = 'observer'::regnamespace and p.prosecdef
+             and has_function_privilege('public', p.oid, 'execute')",
+        )
+        .await;
+    assert_eq!(definers, 0);
+}
+
+#[tokio::test]
+async fn definers_resolve_names_in_no_schema_of_others() {
+    let db = support::database().await;
+    let loose: Vec<String> = sqlx::query_scalar(
+        "select p.oid::regprocedure::text from pg_proc p
+         where p.pronamespace = 'observer'::regnamespace and p.prosecdef
+           and not coalesce(p.proconfig && array[
+               'search_path=pg_catalog, pg_temp', 'search_path=pg_catalog, observer, pg_temp'], false)",
+    )
+    .fetch_all(&db.pool)
+    .await
+    .unwrap();
+    assert_eq!(loose, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn who_may_emit_makes_no_trigger_of_the_logs_functions() {
+    let db = support::database().await;
+    let grant = "grant execute on function observer.emit to emitter";
+    let pool = intruder(&db, "emitter", grant).await;
+    let mut connection = pool.acquire().await.unwrap();
+    connection
+        .execute("create temporary table t (id int)")
+        .await
+        .unwrap();
+    for function in ["log_rows", "log_update", "log_truncate"] {
+        let trigger = format!(
+            "create trigger x after insert on t for each statement execute function observer.{function}('{{}}')"
+        );
+        let refused = connection.execute(sqlx::AssertSqlSafe(trigger)).await;
+        let error = refused.unwrap_err().to_string();
+        assert!(
+            error.contains("permission denied for function"),
+            "{function}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn triggers_without_transition_tables_log_nothing_and_run_nothing() {
+    let db = support::database().await;
+    let grant = "grant execute on function observer.log_rows, observer.log_update, observer.log_truncate to tracker";
+    let pool = intruder(&db, "tracker", grant).await;
+    let mut connection = pool.acquire().await.unwrap();
+    for (event, names, function) in [
+        ("insert", &["changed_rows"][..], "log_rows"),
+        ("delete", &["changed_rows"], "log_rows"),
+        ("update", &["old_rows", "new_rows"], "log_update"),
+    ] {
+        for arguments in [
+            r#"'{"key": "{note}"}'"#,
+            r#"'{"key": "{note}"}', 'note'"#,
+            r#"'{"key": "{note,id}", "exclude": "{id}", "partitioned": true}'"#,
+        ] {
+            connection
+                .execute("create temporary table t (id int); insert into t values (1)")
+                .await
+                .unwrap();
+            for name in names {
+                let view = format!(
+                    "create temporary view {name} as select tracker.note() as note, 1 as id"
+                );
+                connection.execute(sqlx::AssertSqlSafe(view)).await.unwrap();
+            }
+            let trigger = format!(
+                "create trigger x after {event} on t for each statement execute function observer.{function}({arguments})"
+            );
+            connection
+                .execute(sqlx::AssertSqlSafe(trigger))
+                .await
+                .unwrap();
+            for statement in [
+                "insert into t values (2)",
+                "update t set id = 3",
+                "delete from t",
+            ] {
+                connection.execute(statement).await.unwrap();
+            }
+            connection.execute("discard temp").await.unwrap();
+        }
+    }
+    assert_eq!(ran_as_others(&db, "tracker").await, 0);
+    let logged = "select count(*) from observer.change_log";
+    assert_eq!(db.value::<i64>(logged).await, 0);
+}
