@@ -27,7 +27,8 @@ const IDLE_KEEPERS: Duration = Duration::from_mins(1);
 /// How long a statement waits for a connection before it counts as failed.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a start waits for a server that refuses connections, as one that restarts does.
+/// How long a start waits for a server that refuses connections, as one that restarts does, or does
+/// not answer, as one on a busy machine.
 pub const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two tries to connect at the start.
@@ -154,7 +155,7 @@ fn keep_known_parameters(url: &mut Url) -> Result<(), DatabaseError> {
 }
 
 /// Connects, and says why when that fails. A server that refuses connections, as one does that is
-/// about to start, is given so much time.
+/// about to start, is given so much time; one that takes long to answer too.
 pub async fn connect(url: &Redacted, patience: Duration) -> Result<PgPool, DatabaseError> {
     let options = options(url)?;
     let at = format!("{}:{}", options.get_host(), options.get_port());
@@ -193,7 +194,8 @@ pub async fn connect(url: &Redacted, patience: Duration) -> Result<PgPool, Datab
     }
 }
 
-/// Whether an error is one that a starting or restarting server gives; one that stops breaks off.
+/// Whether an error is one that a starting or restarting server gives, or a busy one; one that stops
+/// breaks off.
 fn starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => {
@@ -203,6 +205,7 @@ fn starting(error: &sqlx::Error) -> bool {
                     | std::io::ErrorKind::ConnectionReset
                     | std::io::ErrorKind::BrokenPipe
                     | std::io::ErrorKind::UnexpectedEof
+                    | std::io::ErrorKind::TimedOut
             )
         }
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),

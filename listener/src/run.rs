@@ -1,6 +1,7 @@
 //! A listener without a cluster: it runs what files say until it is asked to stop, and shares the
 //! work with other processes that run the same listener against the same database.
 
+use std::error::Error as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +109,13 @@ impl RunError {
         )
     }
 
+    /// Whether no connection was to be had in time, as on a busy machine: that says of nothing that
+    /// it is wrong.
+    fn is_late(&self) -> bool {
+        let mut causes = std::iter::successors(self.source(), |&cause| cause.source());
+        causes.any(|cause| matches!(cause.downcast_ref(), Some(sqlx::Error::PoolTimedOut)))
+    }
+
     /// Whether the server has begun a new life, in which what was saved is all that counts.
     pub(crate) const fn is_new_life(&self) -> bool {
         matches!(
@@ -145,11 +153,16 @@ pub async fn run(
         jobs: options.jobs,
     };
     let tending = async {
+        let deadline = Instant::now() + START_PATIENCE;
         loop {
             match tend(&job, &stop).await {
-                // One that was there comes back; a first try that fails says what is wrong.
+                // One that was there comes back; a first try that fails says what is wrong, unless
+                // the server was only slow.
                 Err(error)
-                    if sources.health.has_begun() && error.is_outage() && !stop.is_cancelled() =>
+                    if (sources.health.has_begun()
+                        || error.is_late() && Instant::now() < deadline)
+                        && error.is_outage()
+                        && !stop.is_cancelled() =>
                 {
                     sources.health.read(false, Instant::now());
                     tracing::warn!(listener = &*name, %error, "cannot go on yet; trying again");

@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::listener::{Config, Process, observer};
 use crate::support::program::{Ended, command};
 use crate::support::{TestDb, database, empty_database};
 
@@ -162,6 +163,50 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up_on() {
         1,
         &["cannot reach Postgres", "no answer within 5 s"],
     );
+}
+
+/// The database of a server that is too busy for one connection of a program: the one after so many.
+async fn busy_once(db: &TestDb, after: usize) -> String {
+    let busy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut url = url::Url::parse(&db.url).unwrap();
+    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    url.set_host(Some("127.0.0.1")).unwrap();
+    url.set_port(Some(busy.local_addr().unwrap().port()))
+        .unwrap();
+    tokio::spawn(async move {
+        let mut unanswered = Vec::new();
+        for n in 0.. {
+            let (mut from, _) = busy.accept().await.unwrap();
+            if n == after {
+                unanswered.push(from);
+                continue;
+            }
+            let mut to = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(
+                async move { tokio::io::copy_bidirectional(&mut from, &mut to).await.ok() },
+            );
+        }
+    });
+    url.into()
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_at_first_is_given_time() {
+    let db = database().await;
+    let url = busy_once(&db, 0).await;
+    let list = command(&["dlq", "list", "--database-url", &url]).await;
+    decent(&list);
+    list.ok();
+    let url = busy_once(&db, 1).await;
+    let config = Config::new(
+        &url,
+        "",
+        &observer("a", "public.a", "http://127.0.0.1:9", ""),
+    );
+    let mut process = Process::run(&config);
+    process.says("cannot go on yet; trying again").await;
+    process.says("running").await;
+    process.stop().await;
 }
 
 #[tokio::test]

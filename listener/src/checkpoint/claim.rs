@@ -154,7 +154,7 @@ fn read(
     }
     let progress = row::progress(row, listener, shard)?;
     let position = &progress.position;
-    let furthest = position.to.as_ref().unwrap_or(&position.from);
+    let furthest = position.furthest();
     if !now.snapshot.covers(&furthest.snapshot) || furthest.ceiling > now.ceiling {
         return Err(Ahead {
             listener: listener.to_owned(),

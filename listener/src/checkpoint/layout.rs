@@ -10,8 +10,9 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Inherited, Progress};
-use crate::source::log::smallint;
+use crate::source::log::{mark_by, smallint};
 use crate::source::position::{Mark, Position};
+use crate::source::snapshot::Snapshot;
 
 /// One shard as it was.
 struct Old {
@@ -34,7 +35,9 @@ pub(super) async fn lay_out(
         return Ok(());
     }
     let epoch = old.iter().map(|old| old.epoch).max().unwrap_or(0);
-    let progress = inherit(&old).unwrap_or_else(|| at(start));
+    // The rows are locked, so all that they tell of was committed before this moment.
+    let now = mark_by(&mut *tx, 0).await?.snapshot;
+    let progress = inherit(&old, &now).unwrap_or_else(|| at(start));
     if !old.is_empty() {
         let was = old.len();
         tracing::info!(listener, was, shards, "laying the shards out anew");
@@ -97,7 +100,8 @@ async fn old_shards(tx: &mut PgConnection, listener: &str) -> Result<Vec<Old>, C
 }
 
 /// Where each new shard begins, and what it knows of the old ones. Nothing if there were none.
-fn inherit(old: &[Old]) -> Option<Progress> {
+/// `now` sees all that these had done.
+fn inherit(old: &[Old], now: &Snapshot) -> Option<Progress> {
     let positions = old.iter().map(|old| &old.progress.position);
     let position = Position::earliest(positions)?;
     let mut known: Vec<Inherited> = Vec::new();
@@ -107,6 +111,7 @@ fn inherit(old: &[Old]) -> Option<Progress> {
             shard: old.shard,
             position: old.progress.position.clone(),
             beyond: old.progress.beyond.clone(),
+            until: now.clone(),
         };
         // Old shards may have inherited the same from those before them.
         for one in std::iter::once(&own).chain(&*old.progress.inherited) {
@@ -125,7 +130,7 @@ fn inherit(old: &[Old]) -> Option<Progress> {
 /// Whether it says anything about what a shard finds that begins at `position`.
 fn says_more(one: &Inherited, position: &Position) -> bool {
     let the_same = position == &one.position && one.beyond == super::Beyond::default();
-    !(the_same || position.is_past(&one.position))
+    !(the_same || one.is_behind(position))
 }
 
 async fn insert(
@@ -175,3 +180,6 @@ async fn insert(
     .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::source::log::LogError;
 use crate::source::position::Position;
 use crate::source::reader::Ahead;
+use crate::source::snapshot::Snapshot;
 
 pub use claim::{Candidate, ClaimedShard, begin, claim, life};
 pub use save::{Save, Saved, save};
@@ -58,6 +59,17 @@ pub struct Inherited {
     pub position: Position,
     /// What was done beyond it.
     pub beyond: Beyond,
+    /// Sees all that was done, also beyond the position: there its owner had read on, maybe
+    /// through many windows.
+    pub until: Snapshot,
+}
+
+impl Inherited {
+    /// Whether it says nothing about what comes after a position.
+    #[must_use]
+    pub fn is_behind(&self, position: &Position) -> bool {
+        position.from.snapshot.covers(&self.until)
+    }
 }
 
 /// `partly` as the table holds it.

@@ -27,6 +27,8 @@ struct InheritedRow {
     last_id: i64,
     finished: Vec<i64>,
     partly: Vec<PartlyDone>,
+    /// Earlier versions did not write it.
+    until: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,15 +111,21 @@ fn read_inherited(text: &str) -> Result<Arc<[Inherited]>, Unreadable> {
     let rows: Vec<InheritedRow> = serde_json::from_str(text)?;
     let read = |row: InheritedRow| {
         let mark = |stored: StoredMark| mark(stored.floor, &stored.snapshot, stored.ceiling);
+        let position = Position {
+            from: mark(row.from)?,
+            to: row.to.map(mark).transpose()?,
+            last_id: row.last_id,
+        };
+        let until = match row.until {
+            Some(until) => until.parse()?,
+            None => position.furthest().snapshot.clone(),
+        };
         Ok(Inherited {
             of: row.of,
             shard: row.shard,
-            position: Position {
-                from: mark(row.from)?,
-                to: row.to.map(mark).transpose()?,
-                last_id: row.last_id,
-            },
+            position,
             beyond: beyond(row.finished, row.partly),
+            until,
         })
     };
     rows.into_iter().map(read).collect()
@@ -159,6 +167,26 @@ pub(super) fn inherited(all: &[Inherited]) -> Result<String, serde_json::Error> 
         last_id: one.position.last_id,
         finished: one.beyond.finished.iter().copied().collect(),
         partly: partly_rows(&one.beyond),
+        until: Some(one.until.to_string()),
     });
     serde_json::to_string(&rows.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    const EARLIER: &str = r#"[{"of":4,"shard":1,"from":{"floor":1,"snapshot":"5:5:","ceiling":2},
+        "to":{"floor":3,"snapshot":"9:9:","ceiling":4},"lastId":3,"finished":[7],"partly":[[8,"o","a"]]}]"#;
+
+    #[test]
+    fn what_was_inherited_goes_there_and_back() {
+        let mut all = read_inherited(EARLIER).unwrap().to_vec();
+        assert_eq!(all[0].until.to_string(), "9:9:", "as far as the position");
+        all[0].until = "12:12:".parse().unwrap();
+        let again = read_inherited(&inherited(&all).unwrap()).unwrap();
+        assert_eq!(*again, *all);
+    }
 }

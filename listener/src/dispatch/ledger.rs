@@ -262,13 +262,9 @@ impl Shard {
                 beyond.partly.insert(*id, entry.done.clone());
             }
         }
-        if self
-            .inherited
-            .iter()
-            .any(|one| position.is_past(&one.position))
-        {
+        if self.inherited.iter().any(|one| one.is_behind(&position)) {
             let left = self.inherited.iter();
-            let left = left.filter(|one| !position.is_past(&one.position));
+            let left = left.filter(|one| !one.is_behind(&position));
             self.inherited = left.cloned().collect();
         }
         Progress {

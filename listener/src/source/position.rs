@@ -90,11 +90,10 @@ impl Position {
         self.from.snapshot.sees(xid) || self.to.as_ref().is_some_and(in_window)
     }
 
-    /// Whether all that `other` passes is behind.
+    /// The later of its marks: it sees all that the position passes.
     #[must_use]
-    pub fn is_past(&self, other: &Self) -> bool {
-        let furthest = other.to.as_ref().unwrap_or(&other.from);
-        self.from.snapshot.covers(&furthest.snapshot)
+    pub fn furthest(&self) -> &Mark {
+        self.to.as_ref().unwrap_or(&self.from)
     }
 
     /// The latest of which it is certain that none of these positions passes an event which it

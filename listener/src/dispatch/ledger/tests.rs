@@ -166,6 +166,7 @@ fn what_other_shards_had_done_is_passed_over() {
             finished: finished.iter().copied().collect(),
             partly: partly.iter().map(|id| (*id, actions(1))).collect(),
         },
+        until: window().to.snapshot.clone(),
     };
     let mut ledger = ledger(Progress {
         inherited: Arc::new([inherited(0, 2, &[], &[]), inherited(1, 6, &[8], &[9])]),
@@ -193,6 +194,50 @@ fn what_other_shards_had_done_is_passed_over() {
     let progress = saved(&mut ledger);
     assert_eq!(progress.position, Position::at(window().to));
     assert!(progress.inherited.is_empty(), "all of it is behind");
+}
+
+/// The owner of another shard had read on into later windows than that in which it stood.
+#[test]
+fn what_other_shards_had_done_in_later_windows_is_passed_over() {
+    let later = Window {
+        from: window().to,
+        to: mark("999:999:", 999),
+    };
+    let other = Inherited {
+        of: 3,
+        shard: 1,
+        position: Position::within(&window(), 6),
+        beyond: Beyond {
+            finished: BTreeSet::from([901]),
+            partly: BTreeMap::from([(902, actions(1))]),
+        },
+        until: later.to.snapshot.clone(),
+    };
+    let mut ledger = ledger(Progress {
+        inherited: Arc::new([other]),
+        ..start()
+    });
+    let nothing: [usize; 0] = [];
+    let event = |xid| Mark { xid, ..event(1, 0) };
+    assert_eq!(
+        ledger.enter((0, WINDOW, 7), event(10), &actions(1)),
+        [0],
+        "it was not so far"
+    );
+    done(&mut ledger, 7, 0);
+    ledger.reach(0, Position::at(window().to), true);
+    let between = saved(&mut ledger);
+    assert_eq!(between.position, Position::at(window().to));
+    ledger.open(0, WINDOW + 1, &later);
+    let mut enter = |id| ledger.enter((0, WINDOW + 1, id), event(950), &actions(2));
+    assert_eq!(enter(901), nothing);
+    assert_eq!(enter(902), [1]);
+    ledger.done((0, WINDOW + 1, 902), actions(2)[1].clone());
+    ledger.reach(0, Position::at(later.to), true);
+    assert!(
+        saved(&mut ledger).inherited.is_empty(),
+        "all of it is behind"
+    );
 }
 
 proptest! {

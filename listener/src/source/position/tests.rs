@@ -225,7 +225,7 @@ impl Reader {
         }
         let start = Position::earliest(&self.now).unwrap();
         self.known
-            .retain(|(_, _, position)| !start.is_past(position));
+            .retain(|(_, _, position)| !start.from.snapshot.covers(&position.furthest().snapshot));
         self.now = vec![start; usize::from(shards)];
         self.saved = self.now.clone();
     }
