@@ -27,4 +27,6 @@ pub mod http_sink;
 pub mod seed;
 pub mod servers;
 #[cfg(feature = "tests")]
+pub mod soak;
+#[cfg(feature = "tests")]
 pub mod wait;
