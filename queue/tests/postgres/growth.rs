@@ -102,7 +102,8 @@ async fn an_old_snapshot_does_not_let_it_grow() {
         claims[ROUNDS / 2],
         claims[ROUNDS - 1]
     );
-    assert!(*late <= early * 2, "{sizes:?}");
+    // What only grows would be twice as large in the end as in the middle.
+    assert!(late * 2 < early * 3, "{sizes:?}");
     old.rollback().await.unwrap();
 }
 

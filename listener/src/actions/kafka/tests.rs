@@ -56,7 +56,9 @@ async fn a_record_is_where_kafka_s_own_clients_put_its_key_also_after_a_restart(
     // As `Utils.toPositive(Utils.murmur2("7")) % 5` says in Java.
     let records = server.records("orders", 4).await;
     // More than one of it where one was not answered in time.
-    let record = records.first().expect("where the key belongs");
+    let [record, ..] = &*records else {
+        panic!("nothing is where the key belongs")
+    };
     assert!(records.iter().all(|one| one.headers == record.headers));
     assert_eq!(record.key.as_deref(), Some(&b"7"[..]));
     assert_eq!(record.value.as_deref(), Some(&br#"{"order": 7}"#[..]));

@@ -379,10 +379,9 @@ async fn a_hanging_receiver_costs_the_timeout_and_no_more() {
     let (outcome, asked) = tokio::join!(action.attempt(&event, now()), time_passes_at(&sink));
     let (failure, _) = retry(outcome);
     assert_eq!(failure.kind, FailureKind::Timeout);
-    let left = timeout - (asked - begun);
-    let waited = asked.elapsed();
-    assert!(begun.elapsed() >= timeout, "{:?}", begun.elapsed());
-    assert!(waited < left + Duration::from_secs(1), "{waited:?}");
+    // Its time began between these two, and nothing is waited for after it.
+    let (least, most) = (asked.elapsed(), begun.elapsed());
+    assert!(least <= timeout && timeout <= most, "{least:?} to {most:?}");
 }
 
 #[tokio::test]
