@@ -22,7 +22,7 @@ use crate::support::{CALM, Fixture, LISTENER, eventually, seed};
 const LANES: u32 = 4;
 
 /// Jobs that are done before it ends, in a plain run and in a long one.
-const DONE: (u32, u32) = (1500, 30_000);
+const DONE: (u32, u32) = (1000, 30_000);
 
 /// Lanes whose first job nobody can claim, now that nobody works.
 const ASLEEP: &str = "select count(*) from (
