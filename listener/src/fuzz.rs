@@ -65,8 +65,7 @@ pub(crate) struct Fuzz {
 impl Fuzz {
     pub(crate) fn new(name: &'static str) -> Self {
         let given = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-        let seed = given("OBSERVER_TEST_SEED").unwrap_or_else(rand::random);
-        println!("{name}: OBSERVER_TEST_SEED={seed}");
+        let seed = testkit::seed::seed();
         let time = given("OBSERVER_TEST_FUZZ").map_or(FOR, Duration::from_secs);
         Self {
             random: StdRng::seed_from_u64(seed),

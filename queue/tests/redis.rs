@@ -7,6 +7,7 @@ mod steps;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ::redis::AsyncConnectionConfig;
 use ::redis::aio::MultiplexedConnection;
 use async_trait::async_trait;
 use observer_queue::redis::RedisQueue;
@@ -68,7 +69,12 @@ impl Redis {
 
     async fn connection(&self) -> MultiplexedConnection {
         let client = ::redis::Client::open(&*self.url).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        // A busy server answers later than the library would wait.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        connecting.await.unwrap()
     }
 }
 

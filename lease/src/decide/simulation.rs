@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use testkit::soak::rounds;
 
 use super::*;
 
@@ -17,7 +18,12 @@ const PROCESSES: usize = 4;
 /// How long things go wrong, and how long they may take to come right afterwards.
 const TROUBLE: Micros = 600 * SECOND;
 const CALM: Micros = 60 * SECOND;
-const SEEDS: u64 = 300;
+/// Seeds that are played in a plain run, and in a long one.
+const SEEDS: (u32, u32) = (80, 1000);
+
+fn seeds() -> u64 {
+    rounds(SEEDS.0, SEEDS.1).into()
+}
 
 #[derive(Clone)]
 enum Call {
@@ -359,7 +365,7 @@ impl World {
 #[test]
 fn two_never_hold_at_once() {
     let mut takeovers = 0;
-    for seed in 0..SEEDS {
+    for seed in 0..seeds() {
         // The fastest clock gains less on the slowest than `duration / renew_deadline`.
         let mut world = World::new(seed, 0.82..1.2);
         if let Err(reason) = world.run() {
@@ -368,7 +374,7 @@ fn two_never_hold_at_once() {
         takeovers += world.takeovers;
     }
     assert!(
-        u64::from(takeovers) > SEEDS * 5,
+        u64::from(takeovers) > seeds() * 5,
         "only {takeovers} takeovers"
     );
 }
@@ -376,6 +382,6 @@ fn two_never_hold_at_once() {
 /// The simulation can tell: with clocks that break the rule, two do hold at once.
 #[test]
 fn clocks_beyond_the_rule_are_found_out() {
-    let caught = (0..SEEDS).any(|seed| World::new(seed, 0.3..3.0).run().is_err());
+    let caught = (0..seeds()).any(|seed| World::new(seed, 0.3..3.0).run().is_err());
     assert!(caught);
 }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use testkit::soak::rounds;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -323,7 +324,7 @@ async fn live(fake: Fake, seed: u64, holders: Arc<Mutex<Vec<CancellationToken>>>
 
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_to_calls_one_holds_at_a_time() {
-    for seed in 0..20 {
+    for seed in 0..u64::from(rounds(8, 50)) {
         let fake = Fake::new();
         let holders = Arc::new(Mutex::new(Vec::new()));
         let mut random = StdRng::seed_from_u64(seed);

@@ -16,6 +16,7 @@ use rand::RngExt as _;
 
 use super::core::Breach;
 use super::name::{Name, Place};
+use testkit::soak::rounds;
 use world::{CALM, Happening, PROCESSES, SECOND, TROUBLE, World};
 
 mod database;
@@ -24,7 +25,8 @@ mod travel;
 mod work;
 mod world;
 
-const RUNS: u64 = 300;
+/// Seeds that are played in a plain run, and in a long one.
+const RUNS: (u32, u32) = (80, 1000);
 /// The fastest clock gains less on the slowest than `duration / renew_deadline`.
 const RATES: std::ops::Range<f64> = 0.82..1.2;
 
@@ -219,6 +221,10 @@ impl Tally {
     }
 }
 
+fn runs() -> u64 {
+    rounds(RUNS.0, RUNS.1).into()
+}
+
 /// Plays the seeds from `first` on, each `step` apart.
 fn play_all(first: u64, end: u64, step: usize) -> Result<Tally, String> {
     let mut tally = Tally::default();
@@ -232,7 +238,7 @@ fn play_all(first: u64, end: u64, step: usize) -> Result<Tally, String> {
 fn a_fleet_holds_what_it_promises() {
     let (first, end) = match given("SIMULATION_SEED") {
         Some(seed) => (seed, seed + 1),
-        None => (0, given("SIMULATION_RUNS").unwrap_or(RUNS)),
+        None => (0, given("SIMULATION_RUNS").unwrap_or_else(runs)),
     };
     let threads = thread::available_parallelism()
         .map_or(1, usize::from)
@@ -259,7 +265,7 @@ fn a_fleet_holds_what_it_promises() {
 /// The simulation can tell: with clocks that break the rule, two do hold one key at once.
 #[test]
 fn clocks_beyond_the_rule_are_found_out() {
-    let caught = (0..RUNS).any(|seed| {
+    let caught = (0..runs()).any(|seed| {
         let broken = play(seed, 0.3..3.0, &mut Tally::default());
         broken.is_err_and(|why| why.contains("begins"))
     });

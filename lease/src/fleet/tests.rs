@@ -92,7 +92,8 @@ impl Member {
     }
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` holds, and says after how much of the paused time that was: what is
+/// promised of it is the same on a machine of any speed.
 async fn until(limit: Duration, mut condition: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !condition() {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::actions::Gates;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,8 +10,9 @@ use crds::config::{
     ActionConfig, ActionKind, Egress, Method, Operation, Redacted, Retry, WebhookConfig,
 };
 use serde_json::value::RawValue;
+use testkit::wait::eventually_or;
 
-use super::{Delivery, Shared};
+use super::{Action, Delivery, Failure, Outcome, Shared};
 use crate::event::Event;
 
 pub(super) fn now() -> DateTime<Utc> {
@@ -62,7 +63,8 @@ pub(super) fn action(kind: ActionKind) -> ActionConfig {
         name: "notify".to_owned(),
         kind,
         retry: Retry::default(),
-        timeout: Duration::from_secs(10),
+        // As long as a busy machine may take; what is to be timed out has a time of its own.
+        timeout: Duration::from_mins(5),
         queue: crds::config::ActionQueue::default(),
         ordering: crds::config::Ordering::default(),
         rate_limit: None,
@@ -80,4 +82,52 @@ pub(super) fn shared() -> Shared {
         &Gates::default(),
     )
     .unwrap()
+}
+
+/// Attempts a delivery as often as it takes: a server that is busy, or comes back, may not answer in
+/// time.
+pub(super) async fn settled(action: &Action, event: &Delivery) -> Outcome {
+    until(
+        action,
+        event,
+        "a delivery that is done or refused",
+        |outcome| matches!(outcome, Outcome::Done | Outcome::Refused(_)),
+    )
+    .await
+}
+
+/// Attempts a delivery until it fails with these words: a server that is busy, or comes up, fails it
+/// in other ways.
+pub(super) async fn told(action: &Action, event: &Delivery, words: &str) -> Failure {
+    let outcome = until(action, event, words, |outcome| match outcome {
+        Outcome::Retry { failure, .. } | Outcome::Refused(failure) => {
+            failure.message.contains(words)
+        }
+        _ => false,
+    });
+    match outcome.await {
+        Outcome::Retry { failure, .. } | Outcome::Refused(failure) => failure,
+        other => unreachable!("{other:?}"),
+    }
+}
+
+async fn until(
+    action: &Action,
+    event: &Delivery,
+    what: &str,
+    accept: impl Fn(&Outcome) -> bool,
+) -> Outcome {
+    let last = Mutex::new(None);
+    let look = async || {
+        let outcome = action.attempt(event, now()).await;
+        if accept(&outcome) {
+            return Some(outcome);
+        }
+        *last.lock().unwrap() = Some(outcome);
+        None
+    };
+    eventually_or(look, async || {
+        format!("{what}; the last outcome was {:?}", last.lock().unwrap())
+    })
+    .await
 }

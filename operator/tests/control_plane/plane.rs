@@ -3,7 +3,6 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crds::resources::{Observer, ObserverListener};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -13,8 +12,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, CustomResourceExt};
 use tempfile::TempDir;
+use testkit::wait::STALLED;
 
-use super::room::within;
+use super::room::until;
 
 /// A control plane, which ends with this value if it began with it.
 pub(super) struct Plane {
@@ -69,7 +69,7 @@ impl Plane {
             api.patch(&name, &parameters, &patch).await.unwrap();
             let established = conditions::is_crd_established();
             let waiting = await_condition(api.clone(), &name, established);
-            let done = tokio::time::timeout(Duration::from_mins(1), waiting).await;
+            let done = tokio::time::timeout(STALLED, waiting).await;
             done.unwrap().unwrap();
         }
     }
@@ -116,7 +116,7 @@ impl Operator {
             child,
             metrics: format!("http://{address}/metrics"),
         };
-        within(30, "the operator works", async || {
+        until("the operator works", async || {
             operator.metric("observer_operator_leader").await == Some(1.0)
         })
         .await;

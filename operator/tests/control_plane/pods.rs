@@ -10,7 +10,7 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
-use super::room::{Room, within};
+use super::room::{Room, until};
 
 /// As many as a listener has that names no number.
 pub(super) const SHARDS: u16 = 8;
@@ -82,7 +82,7 @@ pub(super) async fn run_pod(room: &Room, listener: &str, ip: &str) -> String {
         let parameters = ListParams::default().labels(&selector);
         api.list(&parameters).await.unwrap().items
     };
-    within(20, "there is a pod", async || !list().await.is_empty()).await;
+    until("there is a pod", async || !list().await.is_empty()).await;
     let name = list().await.remove(0).metadata.name.unwrap();
     run(&api, &name, ip).await;
     name

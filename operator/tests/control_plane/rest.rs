@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crds::resources::{Observer, ObserverListener};
 use serde_json::json;
+use testkit::wait::Patience;
 
 use super::plane::Operator;
 use super::pods::{Told, run_pod};
-use super::room::Room;
+use super::room::{PAUSE, Room, until};
 use super::scenarios::plain;
 
 /// How long is watched; longer than between two looks at pods.
@@ -34,8 +35,6 @@ pub(super) async fn nothing_is_written_at_rest(
         .await;
     room.observer_says("orders", ["Programmed", "True", "Programmed"])
         .await;
-    // Events come after the status, and the Deployment's own status may still move.
-    tokio::time::sleep(Duration::from_secs(2)).await;
     let written = async || {
         let mut counts = Vec::new();
         for method in ["PATCH", "POST", "DELETE"] {
@@ -51,16 +50,29 @@ pub(super) async fn nothing_is_written_at_rest(
         (counts, versions)
     };
     let reconciles = async || operator.metric("observer_operator_reconciles_total").await;
-    let (before, looks) = (written().await, reconciles().await);
+    // Events come after the status, and the Deployment's own status may still move: all is at rest
+    // once what was looked at anew twice has led to nothing.
+    let (mut before, mut looks) = (written().await, reconciles().await);
+    let mut patience = Patience::default();
+    while reconciles().await < looks.map(|looks| looks + 2.0) {
+        let now = written().await;
+        if now != before {
+            (before, looks) = (now, reconciles().await);
+        }
+        if !patience.lasts() {
+            return Err(format!("it does not come to rest: {before:?}"));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let looks = reconciles().await;
     tokio::time::sleep(QUIET).await;
+    // What was not looked at shows nothing.
+    until("it is looked at", async || reconciles().await > looks).await;
     let after = written().await;
     if before != after {
         return Err(format!(
             "something was written at rest: {before:?}, then {after:?}"
         ));
-    }
-    if looks == reconciles().await {
-        return Err("nothing was looked at meanwhile, so this shows nothing".to_owned());
     }
     let memory = std::fs::read_to_string(format!("/proc/{}/status", operator.process()));
     let memory = memory.unwrap_or_default();

@@ -11,20 +11,25 @@ use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use testkit::wait::{eventually, eventually_or};
 use tokio::time::Instant;
 
 /// Between two looks.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// What was changed shows within so long, and a little.
 const PROMISED: Duration = Duration::from_secs(6);
 
-/// Waits for a condition, with a deadline.
-pub(super) async fn within(seconds: u64, what: &str, condition: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    while !condition().await {
-        assert!(Instant::now() < deadline, "not within {seconds} s: {what}");
+/// Waits for a condition.
+pub(super) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    eventually(what, async || {
+        if condition().await {
+            return Some(());
+        }
+        // Each look is a request or more.
         tokio::time::sleep(PAUSE).await;
-    }
+        None
+    })
+    .await;
 }
 
 /// A namespace.
@@ -134,7 +139,7 @@ impl Room {
             .unwrap();
     }
 
-    pub(super) async fn gone<K>(&self, seconds: u64, name: &str)
+    pub(super) async fn gone<K>(&self, name: &str)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -142,7 +147,7 @@ impl Room {
             + DeserializeOwned,
     {
         let what = format!("{} {name} is gone", K::kind(&()));
-        within(seconds, &what, async || self.get::<K>(name).await.is_none()).await;
+        until(&what, async || self.get::<K>(name).await.is_none()).await;
     }
 
     /// Waits until a listener says something, and answers with the message.
@@ -173,23 +178,25 @@ impl Room {
         look: impl AsyncFn() -> Option<Vec<Condition>>,
     ) -> String {
         let begun = Instant::now();
-        loop {
+        let message = async || {
             let conditions = look().await.unwrap_or_default();
-            let found = conditions.iter().find(|found| found.type_ == type_);
-            if let Some(found) = found
-                && (&*found.status, &*found.reason) == (status, reason)
-            {
-                if begun.elapsed() > PROMISED {
-                    println!("{name}: {type_} shows after {:?}", begun.elapsed());
-                }
-                return found.message.clone();
+            let found = conditions.into_iter().find(|found| {
+                (&*found.type_, &*found.status, &*found.reason) == (type_, status, reason)
+            });
+            if found.is_none() {
+                tokio::time::sleep(PAUSE).await;
             }
-            assert!(
-                begun.elapsed() < Duration::from_mins(1),
-                "{}/{name} does not say {type_}={status} {reason} but {conditions:#?}",
-                self.namespace
-            );
-            tokio::time::sleep(PAUSE).await;
+            Some(found?.message)
+        };
+        let message = eventually_or(message, async || {
+            let conditions = look().await;
+            let place = &self.namespace;
+            format!("{place}/{name} says {type_}={status} {reason}, not {conditions:#?}")
+        })
+        .await;
+        if begun.elapsed() > PROMISED {
+            println!("{name}: {type_} shows after {:?}", begun.elapsed());
         }
+        message
     }
 }

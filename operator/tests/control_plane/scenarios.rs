@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::plane::Operator;
 use super::pods::{SHARDS, Told, run_pod};
 use super::rest::nothing_is_written_at_rest;
-use super::room::{Room, within};
+use super::room::{Room, until};
 use super::workers::{jobs_in_redis_need_one, pods_for_jobs_are_apart};
 
 /// Plays all scenarios, those at the same time that do not disturb each other. Answers with the
@@ -96,7 +96,7 @@ async fn objects_are_made_and_restored(room: Room) {
         .await;
     room.edit::<NetworkPolicy>(name, json!({ "metadata": { "ownerReferences": [] } }))
         .await;
-    within(8, "everything is restored", async || {
+    until("everything is restored", async || {
         let role: Role = room.get(name).await.unwrap();
         let deployment: Deployment = room.get(name).await.unwrap();
         let policy: NetworkPolicy = room.get(name).await.unwrap();
@@ -113,7 +113,7 @@ async fn objects_are_made_and_restored(room: Room) {
 
     assert!(room.get::<PodDisruptionBudget>(name).await.is_some());
     room.listener("shop", json!({ "replicas": 0 })).await;
-    room.gone::<PodDisruptionBudget>(8, name).await;
+    room.gone::<PodDisruptionBudget>(name).await;
     room.listener_says("shop", ["Ready", "False", "ScaledToZero"])
         .await;
     room.observer_says("orders", ["Programmed", "False", "ScaledToZero"])
@@ -128,7 +128,7 @@ async fn a_missing_secret_shows_and_heals(room: Room) {
     assert!(said.contains("`db`") && said.contains("`url`"), "{said}");
     assert!(room.get::<Deployment>("shop-listener").await.is_none());
     room.secret("db", "other", "x").await;
-    within(8, "the key is missed", async || {
+    until("the key is missed", async || {
         let listener: ObserverListener = room.get("shop").await.unwrap();
         let ready = listener.status.unwrap().conditions.remove(0);
         ready.message.contains("has no key `url`")
@@ -137,7 +137,7 @@ async fn a_missing_secret_shows_and_heals(room: Room) {
     room.database().await;
     room.listener_says("shop", ["Ready", "False", "Starting"])
         .await;
-    within(8, "there is a Deployment", async || {
+    until("there is a Deployment", async || {
         room.get::<Deployment>("shop-listener").await.is_some()
     })
     .await;
@@ -220,7 +220,7 @@ async fn of_one_identity_the_younger_is_refused(room: Room) {
 async fn a_listener_goes_with_all_it_had(room: Room) {
     room.database().await;
     room.listener("shop", json!({})).await;
-    within(8, "there is a Deployment", async || {
+    until("there is a Deployment", async || {
         room.get::<Deployment>("shop-listener").await.is_some()
     })
     .await;
@@ -243,13 +243,13 @@ async fn a_listener_goes_with_all_it_had(room: Room) {
     room.listener_says("shop", ["Ready", "False", "SecretMissing"])
         .await;
     room.delete::<ObserverListener>("shop").await;
-    room.gone::<Deployment>(20, "shop-listener").await;
+    room.gone::<Deployment>("shop-listener").await;
     // Nothing answers there, so it takes its whole time and then lets go.
-    room.gone::<ObserverListener>(75, "shop").await;
-    room.gone::<Secret>(30, "shop-listener-bundle").await;
-    room.gone::<Role>(30, "shop-listener").await;
-    room.gone::<Lease>(30, "shop-shard-0-of-8").await;
-    room.gone::<Lease>(30, "gone-shard-0-of-8").await;
+    room.gone::<ObserverListener>("shop").await;
+    room.gone::<Secret>("shop-listener-bundle").await;
+    room.gone::<Role>("shop-listener").await;
+    room.gone::<Lease>("shop-shard-0-of-8").await;
+    room.gone::<Lease>("gone-shard-0-of-8").await;
     assert!(room.get::<Lease>("own").await.is_some());
     assert!(events(&room, "RowsKept").await > 0);
 }
@@ -276,7 +276,7 @@ async fn a_namespace_goes_at_once(room: Room) {
     room.database().await;
     room.listener("shop", json!({})).await;
     room.observer("orders", plain()).await;
-    within(8, "there is a Deployment", async || {
+    until("there is a Deployment", async || {
         room.get::<Deployment>("shop-listener").await.is_some()
     })
     .await;
@@ -284,7 +284,7 @@ async fn a_namespace_goes_at_once(room: Room) {
     api.delete(&room.namespace, &DeleteParams::default())
         .await
         .unwrap();
-    within(50, "the namespace is gone", async || {
+    until("the namespace is gone", async || {
         api.get_opt(&room.namespace).await.unwrap().is_none()
     })
     .await;
@@ -416,6 +416,6 @@ async fn events(room: &Room, reason: &str) -> usize {
         events.items.iter().filter(named).count()
     };
     let what = format!("there is an Event {reason}");
-    within(5, &what, async || look().await > 0).await;
+    until(&what, async || look().await > 0).await;
     look().await
 }

@@ -9,7 +9,7 @@ use kube::api::{ListParams, PostParams};
 use serde_json::json;
 
 use super::pods::{Told, run, run_pod};
-use super::room::{Room, within};
+use super::room::{Room, until};
 
 const NAME: &str = "shop-workers";
 
@@ -35,13 +35,13 @@ pub(super) async fn pods_for_jobs_are_apart(room: Room) {
     room.database().await;
     let told = Told::at("127.0.0.4").await;
     ask_for(&room, WORKERS).await;
-    within(8, "there are a Deployment and a budget", async || {
+    until("there are a Deployment and a budget", async || {
         let deployment: Option<Deployment> = room.get(NAME).await;
         let replicas = deployment.and_then(|deployment| deployment.spec?.replicas);
         replicas == Some(WORKERS) && room.get::<PodDisruptionBudget>(NAME).await.is_some()
     })
     .await;
-    within(20, "they are counted", async || {
+    until("they are counted", async || {
         counts(&room).await == Some((WORKERS, 0))
     })
     .await;
@@ -73,7 +73,7 @@ pub(super) async fn pods_for_jobs_are_apart(room: Room) {
         let degraded = conditions.iter().find(|found| found.type_ == "Degraded");
         degraded.is_some_and(|degraded| degraded.reason == reason)
     };
-    within(30, "they are missed", async || {
+    until("they are missed", async || {
         degraded("WorkersUnavailable").await
     })
     .await;
@@ -83,15 +83,15 @@ pub(super) async fn pods_for_jobs_are_apart(room: Room) {
     for pod in workers {
         run(&pods, &pod.metadata.name.unwrap(), SILENT).await;
     }
-    within(20, "they are ready", async || {
+    until("they are ready", async || {
         counts(&room).await == Some((WORKERS, WORKERS)) && degraded("NothingRefused").await
     })
     .await;
 
     ask_for(&room, 0).await;
-    room.gone::<Deployment>(8, NAME).await;
-    room.gone::<PodDisruptionBudget>(8, NAME).await;
-    within(20, "they are not counted any more", async || {
+    room.gone::<Deployment>(NAME).await;
+    room.gone::<PodDisruptionBudget>(NAME).await;
+    until("they are not counted any more", async || {
         counts(&room).await.is_none()
     })
     .await;

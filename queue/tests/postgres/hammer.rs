@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use observer_queue::{Ending, JobQueue, Selection};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::PgPool;
+use testkit::soak::rounds;
+use testkit::wait::amounts_to;
 use tokio::task::JoinSet;
 
 use super::{Postgres, own};
@@ -19,8 +21,8 @@ use crate::support::{CALM, Fixture, LISTENER, eventually, seed};
 /// Few, so that all get in each other's way.
 const LANES: u32 = 4;
 
-/// How long it goes on.
-const FOR: Duration = Duration::from_secs(5);
+/// Jobs that are done before it ends, in a plain run and in a long one.
+const DONE: (u32, u32) = (1000, 30_000);
 
 /// Lanes whose first job nobody can claim, now that nobody works.
 const ASLEEP: &str = "select count(*) from (
@@ -56,7 +58,12 @@ async fn add_on(queue: Arc<dyn JobQueue>, pool: PgPool, over: Arc<AtomicBool>, s
 }
 
 /// Claims and ends, sometimes in two calls at once, sometimes to be made again.
-async fn work_on(queue: Arc<dyn JobQueue>, over: Arc<AtomicBool>, seed: u64) -> Vec<(u32, i64)> {
+async fn work_on(
+    queue: Arc<dyn JobQueue>,
+    over: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    seed: u64,
+) -> Vec<(u32, i64)> {
     let mut random = StdRng::seed_from_u64(seed);
     let worker = worker(&*queue).await;
     let mut done = Vec::new();
@@ -89,6 +96,7 @@ async fn work_on(queue: Arc<dyn JobQueue>, over: Arc<AtomicBool>, seed: u64) -> 
         for one in all {
             if matches!(one.ending, Ending::Done) && !refused.contains(&one.claim) {
                 done.push((one.job.lane.hash, one.job.log_id));
+                count.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -138,10 +146,12 @@ async fn no_lane_falls_asleep() {
     let seed = seed();
     let fixture: Postgres = own().await;
     let over = Arc::new(AtomicBool::new(false));
+    let count = Arc::new(AtomicU64::new(0));
     let mut workers = JoinSet::new();
     for number in 0..4 {
         let queue = fixture.open(LISTENER, CALM).await;
-        workers.spawn(work_on(queue, over.clone(), seed.wrapping_add(number)));
+        let seed = seed.wrapping_add(number);
+        workers.spawn(work_on(queue, over.clone(), count.clone(), seed));
     }
     let queue = fixture.small_slots(LISTENER, CALM);
     let stirring = tokio::spawn(stir(fixture.url.clone(), queue.clone(), over.clone(), seed));
@@ -151,10 +161,11 @@ async fn no_lane_falls_asleep() {
         over.clone(),
         !seed,
     ));
-    let until = Instant::now() + FOR;
-    while Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let enough = rounds(DONE.0, DONE.1);
+    amounts_to("jobs done by the crew", enough.into(), async || {
+        count.load(Ordering::Relaxed)
+    })
+    .await;
     over.store(true, Ordering::Relaxed);
     let added = adding.await.unwrap();
     let cancelled = stirring.await.unwrap();

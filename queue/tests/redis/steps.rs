@@ -12,11 +12,13 @@ use observer_queue::{Alive, Burial, Ended, Ending, JobQueue, Run, Selection, Wor
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::PgConnection;
+use testkit::soak::rounds;
+use testkit::wait::Patience;
 use uuid::Uuid;
 
 use super::{inspect, own, start};
 use crate::support::make::{Graves, add, again, ended, job, json, lane, want, work_off, worker};
-use crate::support::{CALM, Fixture, HASTY, LISTENER, STALLED, eventually, seed};
+use crate::support::{CALM, Fixture, HASTY, LISTENER, eventually, seed};
 
 #[tokio::test]
 async fn a_job_is_added_once() {
@@ -147,19 +149,36 @@ async fn what_a_claim_took_whose_answer_was_lost_comes_again() {
     inspect::is_bare(&mut fixture.connection().await).await;
 }
 
+/// When calls are broken off: at any moment of the time that they take. Each one in a row leaves the
+/// next more time, so that on a machine of any speed some get through.
+#[derive(Default)]
+struct Limit(u32);
+
+impl Limit {
+    fn draw(&self, random: &mut StdRng) -> Duration {
+        Duration::from_micros(random.random_range(0..4000 * u64::from(self.0 + 1)))
+    }
+
+    fn note(&mut self, broken_off: bool) {
+        self.0 = if broken_off { self.0 + 1 } else { 0 };
+    }
+}
+
 /// One process whose calls are broken off at random, and the model of its lanes.
 struct Hasty {
     queue: Arc<dyn JobQueue>,
     worker: WorkerId,
     held: Vec<Run>,
+    limit: Limit,
     broken_off: usize,
     done: BTreeMap<u32, Vec<i64>>,
 }
 
 macro_rules! hastily {
     ($hasty:expr, $random:expr, $call:expr) => {{
-        let limit = Duration::from_micros($random.random_range(0..4000));
+        let limit = $hasty.limit.draw($random);
         let answer = tokio::time::timeout(limit, $call).await;
+        $hasty.limit.note(answer.is_err());
         if answer.is_err() {
             $hasty.broken_off += 1;
         }
@@ -241,6 +260,7 @@ async fn calls_may_be_broken_off_anywhere() {
             queue,
             worker,
             held: Vec::new(),
+            limit: Limit::default(),
             broken_off: 0,
             done: BTreeMap::new(),
         });
@@ -249,15 +269,17 @@ async fn calls_may_be_broken_off_anywhere() {
     for n in 0..JOBS {
         let new: Vec<_> = (0..LANES).map(|hash| job(&lane(hash), n)).collect();
         // Until it is acknowledged, as a checkpoint does.
+        let mut limit = Limit::default();
+        let mut patience = Patience::default();
         loop {
-            let limit = Duration::from_micros(random.random_range(0..3000));
             let mut tx = fixture.pool().begin().await.unwrap();
-            if tokio::time::timeout(limit, queue.enqueue(&mut tx, &new))
-                .await
-                .is_ok_and(|added| added.is_ok())
-            {
+            let adding = queue.enqueue(&mut tx, &new);
+            let added = tokio::time::timeout(limit.draw(&mut random), adding).await;
+            if matches!(added, Ok(Ok(()))) {
                 break;
             }
+            limit.note(true);
+            assert!(patience.lasts(), "cannot be added, seed {seed}: {added:?}");
         }
         for hasty in &mut all {
             for _ in 0..4 {
@@ -265,9 +287,13 @@ async fn calls_may_be_broken_off_anywhere() {
             }
         }
     }
-    let deadline = Instant::now() + STALLED;
+    let (mut patience, mut before) = (Patience::default(), 0);
     while !queue.is_empty().await.unwrap() {
-        assert!(Instant::now() < deadline, "jobs are stuck");
+        let (_, left) = queue.list(&Selection::default(), 1).await.unwrap();
+        if left != before {
+            (patience, before) = (Patience::default(), left);
+        }
+        assert!(patience.lasts(), "{left} jobs are stuck, seed {seed}");
         for hasty in &mut all {
             hasty.step(&mut random).await;
         }
@@ -280,12 +306,15 @@ async fn calls_may_be_broken_off_anywhere() {
             .flat_map(|hasty| hasty.done.get(&hash).cloned().unwrap_or_default())
             .collect();
         for n in 0..JOBS {
-            assert!(done.contains(&n), "{n} of lane {hash} was never done");
+            assert!(
+                done.contains(&n),
+                "{n} of lane {hash} was never done, seed {seed}"
+            );
         }
     }
     for hasty in &all {
         for done in hasty.done.values() {
-            assert!(done.is_sorted(), "{done:?}");
+            assert!(done.is_sorted(), "seed {seed}: {done:?}");
         }
         queue.leave(hasty.worker).await.unwrap();
     }
@@ -312,7 +341,7 @@ async fn figures_agree_while_many_work() {
     let worker = worker(&*queue).await;
     let random = &mut StdRng::seed_from_u64(seed());
     let mut connection = fixture.connection().await;
-    for round in 0..30 {
+    for round in 0..rounds(20, 100) {
         let new: Vec<_> = (0..20)
             .map(|_| {
                 let mut new = job(
@@ -362,10 +391,10 @@ async fn figures_agree_while_many_work() {
 /// Prints how fast it is; judges nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_fast_jobs_go_through() {
-    const JOBS: u32 = 20_000;
+    let jobs = rounds(4000, 20_000);
     let fixture = own().await;
     let queue = fixture.open(LISTENER, CALM).await;
-    let new: Vec<_> = (0..JOBS).map(|n| job(&lane(n), 0)).collect();
+    let new: Vec<_> = (0..jobs).map(|n| job(&lane(n), 0)).collect();
     let before = Instant::now();
     for part in new.chunks(500) {
         add(&*queue, fixture.pool(), part).await;
@@ -391,10 +420,10 @@ async fn how_fast_jobs_go_through() {
     while let Some(ended) = workers.join_next().await {
         ended.unwrap();
     }
-    assert_eq!(done.load(Ordering::Relaxed), usize::try_from(JOBS).unwrap());
-    let rate = |took: Duration| f64::from(JOBS) / took.as_secs_f64();
+    assert_eq!(done.load(Ordering::Relaxed), usize::try_from(jobs).unwrap());
+    let rate = |took: Duration| f64::from(jobs) / took.as_secs_f64();
     println!(
-        "{JOBS} jobs, batches of 500: {:.0}/s added, {:.0}/s claimed and ended by 4 workers",
+        "{jobs} jobs, batches of 500: {:.0}/s added, {:.0}/s claimed and ended by 4 workers",
         rate(added),
         rate(before.elapsed())
     );

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::support::crew::{Crew, Habits};
 use crate::support::make::{job, lane};
-use crate::support::{Fixture, HASTY, LISTENER, STALLED, seed};
+use crate::support::{Fixture, HASTY, LISTENER, seed};
+use testkit::wait::Patience;
 
 /// Lanes of the tests.
 const LANES: u32 = 8;
@@ -22,7 +23,7 @@ async fn while_it_happens(fixture: &dyn Fixture, times: u32, happen: impl AsyncF
             fails: 0.1,
             ..Habits::default()
         };
-        crew.start(queue, habits, seed.wrapping_add(number));
+        crew.start(queue, HASTY.lease, habits, seed.wrapping_add(number));
     }
     let queue = fixture.open(LISTENER, HASTY).await;
     let each = PER_LANE / i64::from(times);
@@ -54,7 +55,7 @@ async fn add_through(
     queue: &dyn observer_queue::JobQueue,
     jobs: &[observer_queue::NewJob],
 ) {
-    let deadline = std::time::Instant::now() + STALLED;
+    let mut patience = Patience::default();
     let last = jobs.last().unwrap();
     loop {
         let added = async {
@@ -77,7 +78,7 @@ async fn add_through(
         };
         match added.await {
             Ok(()) => return,
-            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+            Err(error) => assert!(patience.lasts(), "cannot be added: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

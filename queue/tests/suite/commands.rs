@@ -5,7 +5,8 @@ use std::time::Duration;
 use observer_queue::{Alive, Ending, Keeping, Selection, State};
 
 use crate::support::make::{
-    Graves, OBSERVER, add, again, ended, job, lane, lane_of, want, want_of, work_off, worker,
+    Graves, OBSERVER, add, again, ended, job, lane, lane_of, want, want_of, work_off, work_off_all,
+    worker,
 };
 use crate::support::{CALM, Fixture, LISTENER, eventually};
 
@@ -31,10 +32,7 @@ pub(crate) async fn pending_jobs_are_cancelled(fixture: &dyn Fixture) {
     };
     assert_eq!(queue.cancel(&these).await.unwrap(), 2);
     assert_eq!(queue.cancel(&these).await.unwrap(), 0);
-    let mut left = Vec::new();
-    while !queue.is_empty().await.unwrap() {
-        left.extend(work_off(&*queue, worker, &want(8)).await);
-    }
+    let left = work_off_all(&*queue, worker, &want(8)).await;
     assert_eq!(left, [1, 3]);
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use observer_queue::{Ending, Priority, Want};
+use testkit::wait::Patience;
 use tokio::task::JoinSet;
 
 use crate::support::make::{
@@ -82,6 +83,7 @@ pub(crate) async fn the_important_comes_first(fixture: &dyn Fixture) {
     let mut order = Vec::new();
     while order.len() < 30 {
         let runs = queue.claim(worker, &want(4)).await.unwrap();
+        assert!(!runs.is_empty(), "nothing more after {order:?}");
         order.extend(runs.iter().map(|run| run.jobs[0].job.priority));
     }
     assert!(order.is_sorted(), "{order:?}");
@@ -138,8 +140,13 @@ pub(crate) async fn limits_hold_under_many_that_claim_at_once(fixture: &dyn Fixt
         let (limited, counters, most) = (limited.clone(), counters.clone(), most.clone());
         workers.spawn(async move {
             let worker = worker(&*queue).await;
+            let mut patience = Patience::default();
             while !queue.is_empty().await.unwrap() {
                 let runs = queue.claim(worker, &limited).await.unwrap();
+                if !runs.is_empty() {
+                    patience = Patience::default();
+                }
+                assert!(patience.lasts(), "there are jobs that it does not get");
                 for run in &runs {
                     let of = usize::from(&*run.jobs[0].job.lane.observer != OBSERVER);
                     counters[of].fetch_add(1, Ordering::SeqCst);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use observer_queue::{Ending, MAX_RUN, Selection};
 
-use crate::support::make::{Graves, add, again, ended, job, lane, want, work_off, worker};
+use crate::support::make::{Graves, add, again, ended, job, lane, want, work_off_all, worker};
 use crate::support::{CALM, Fixture, LISTENER};
 
 pub(crate) async fn a_job_goes_in_and_out(fixture: &dyn Fixture) {
@@ -69,10 +69,7 @@ pub(crate) async fn a_lane_has_one_run_at_a_time(fixture: &dyn Fixture) {
     let done: Vec<_> = run.iter().map(|one| ended(one, Ending::Done)).collect();
     let graves = Graves::default();
     assert_eq!(queue.finish(one, &done, &graves).await.unwrap(), []);
-    let mut left = Vec::new();
-    while !queue.is_empty().await.unwrap() {
-        left.extend(work_off(&*queue, two, &want(8)).await);
-    }
+    let left = work_off_all(&*queue, two, &want(8)).await;
     let from = i64::try_from(run.len()).unwrap();
     assert_eq!(left, (from..most + 5).collect::<Vec<_>>());
 }
@@ -99,10 +96,7 @@ pub(crate) async fn a_run_ends_where_one_is_to_be_attempted_again(fixture: &dyn 
     assert_eq!(first.error.as_deref(), Some("no answer"));
     // It is made due, and all come in order.
     assert_eq!(queue.retry(&Selection::default()).await.unwrap(), 1);
-    let mut left = Vec::new();
-    while !queue.is_empty().await.unwrap() {
-        left.extend(work_off(&*queue, worker, &want(8)).await);
-    }
+    let left = work_off_all(&*queue, worker, &want(8)).await;
     assert_eq!(left, [1, 2, 3, 4]);
 }
 
@@ -116,9 +110,6 @@ pub(crate) async fn a_save_that_is_made_again_adds_once(fixture: &dyn Fixture) {
     // Part of the transaction, or done at once: again, it is there once.
     assert_eq!(queue.is_empty().await.unwrap(), fixture.transactional());
     add(&*queue, fixture.pool(), &jobs).await;
-    let mut all = Vec::new();
-    while !queue.is_empty().await.unwrap() {
-        all.extend(work_off(&*queue, worker, &want(8)).await);
-    }
+    let all = work_off_all(&*queue, worker, &want(8)).await;
     assert_eq!(all, [1, 2]);
 }

@@ -24,7 +24,7 @@ pub(crate) async fn order_is_kept_by_many_workers_with_failures_and_takeovers(
     };
     for number in 0..6 {
         let queue = fixture.open(LISTENER, HASTY).await;
-        crew.start(queue, habits, seed.wrapping_add(number));
+        crew.start(queue, HASTY.lease, habits, seed.wrapping_add(number));
     }
     let queue = fixture.open(LISTENER, HASTY).await;
     let mut next = 0;

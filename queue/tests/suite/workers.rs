@@ -1,12 +1,13 @@
 //! Workers that die, stand still, take leave and come again. None of them says what time it is:
 //! no call of a queue takes a moment, so a worker's clock cannot matter.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use observer_queue::{Alive, Ending, JobQueue, WorkerId};
 
 use crate::support::make::{Graves, add, again, ended, job, lane, want, work_off, worker};
 use crate::support::{CALM, Fixture, HASTY, LISTENER, eventually};
+use testkit::wait::Patience;
 
 /// Keeps the queue until so many claims are taken back.
 async fn until_expired(queue: &dyn JobQueue, claims: u64) {
@@ -19,13 +20,22 @@ async fn until_expired(queue: &dyn JobQueue, claims: u64) {
     .await;
 }
 
-pub(crate) async fn a_dead_workers_jobs_come_again_and_tell_of_it(fixture: &dyn Fixture) {
+/// Has a worker give a sign of life that does not last for long. Before it, the worker had all the
+/// time that it needed.
+async fn last_sign(fixture: &dyn Fixture, worker: WorkerId) {
     let queue = fixture.open(LISTENER, HASTY).await;
+    let told = queue.alive(worker).await.unwrap();
+    assert!(matches!(told, Alive::Yes { .. }), "{told:?}");
+}
+
+pub(crate) async fn a_dead_workers_jobs_come_again_and_tell_of_it(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
     let dead = worker(&*queue).await;
     let jobs: Vec<_> = (0..3).map(|log_id| job(&lane(1), log_id)).collect();
     add(&*queue, fixture.pool(), &jobs).await;
     let held = queue.claim(dead, &want(8)).await.unwrap();
     let claims = held[0].jobs.len();
+    last_sign(fixture, dead).await;
     until_expired(&*queue, u64::try_from(claims).unwrap()).await;
 
     let first = queue.firsts(&[lane(1)]).await.unwrap()[0].clone().unwrap();
@@ -47,7 +57,7 @@ pub(crate) async fn a_dead_workers_jobs_come_again_and_tell_of_it(fixture: &dyn 
 }
 
 pub(crate) async fn a_worker_that_stood_still_is_refused(fixture: &dyn Fixture) {
-    let queue = fixture.open(LISTENER, HASTY).await;
+    let queue = fixture.open(LISTENER, CALM).await;
     let paused = worker(&*queue).await;
     add(
         &*queue,
@@ -58,6 +68,7 @@ pub(crate) async fn a_worker_that_stood_still_is_refused(fixture: &dyn Fixture) 
     let held = queue.claim(paused, &want(8)).await.unwrap();
     let held: Vec<_> = held.into_iter().flat_map(|run| run.jobs).collect();
     assert_eq!(held.len(), 2);
+    last_sign(fixture, paused).await;
     until_expired(&*queue, 2).await;
     // Others have one of them, and nobody the other: all the same.
     let other = worker(&*queue).await;
@@ -88,25 +99,60 @@ pub(crate) async fn a_worker_that_stood_still_is_refused(fixture: &dyn Fixture) 
 }
 
 pub(crate) async fn signs_of_life_keep_what_is_held(fixture: &dyn Fixture) {
-    let queue = fixture.open(LISTENER, HASTY).await;
-    let live = worker(&*queue).await;
-    add(&*queue, fixture.pool(), &[job(&lane(1), 0)]).await;
-    let held = queue.claim(live, &want(8)).await.unwrap();
-    // Until another one that gives no sign is gone, which came later.
-    let gone = worker(&*queue).await;
-    add(&*queue, fixture.pool(), &[job(&lane(2), 1)]).await;
-    queue.claim(gone, &want(8)).await.unwrap();
-    eventually("the silent one is gone", async || {
-        assert!(matches!(
-            queue.alive(live).await.unwrap(),
-            Alive::Yes { .. }
-        ));
-        (queue.keep().await.unwrap().expired > 0).then_some(())
+    // One that did not run for a lease gave no sign for so long, which shows nothing.
+    eventually("signs of life come in time", async || {
+        signs_that_come_in_time_keep_what_is_held(fixture).await
     })
     .await;
+}
+
+/// Nothing where they did not come in time.
+async fn signs_that_come_in_time_keep_what_is_held(fixture: &dyn Fixture) -> Option<()> {
+    let listener = format!("shop/{}", uuid::Uuid::new_v4());
+    let (calm, hasty) = (
+        fixture.open(&listener, CALM).await,
+        fixture.open(&listener, HASTY).await,
+    );
+    let live = worker(&*calm).await;
+    add(&*calm, fixture.pool(), &[job(&lane(1), 0)]).await;
+    let held = calm.claim(live, &want(8)).await.unwrap();
+    let gone = worker(&*calm).await;
+    add(&*calm, fixture.pool(), &[job(&lane(2), 1)]).await;
+    let silent = calm.claim(gone, &want(8)).await.unwrap();
+    let mut sign = Instant::now();
+    assert!(matches!(
+        hasty.alive(live).await.unwrap(),
+        Alive::Yes { .. }
+    ));
+    // From here on this one gives none, and the other one goes on until it is gone.
+    assert!(matches!(
+        hasty.alive(gone).await.unwrap(),
+        Alive::Yes { .. }
+    ));
+    let mut patience = Patience::default();
+    let mut expired = 0;
+    while expired < silent[0].jobs.len() as u64 {
+        assert!(patience.lasts(), "{expired} claims are taken back");
+        let next = Instant::now();
+        let told = hasty.alive(live).await.unwrap();
+        if told == Alive::No {
+            assert!(
+                sign.elapsed() >= HASTY.lease,
+                "gone before its lease is over"
+            );
+            return None;
+        }
+        sign = next;
+        expired += hasty.keep().await.unwrap().expired;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let done = [ended(&held[0].jobs[0], Ending::Done)];
-    let refused = queue.finish(live, &done, &Graves::default()).await.unwrap();
-    assert_eq!(refused, []);
+    let refused = hasty.finish(live, &done, &Graves::default()).await.unwrap();
+    if sign.elapsed() >= HASTY.lease {
+        return None;
+    }
+    assert_eq!(refused, [], "its signs of life were in time");
+    Some(())
 }
 
 pub(crate) async fn leave_gives_back_without_counting(fixture: &dyn Fixture) {
@@ -179,7 +225,9 @@ pub(crate) async fn what_is_delayed_comes_when_it_is_due(fixture: &dyn Fixture) 
         []
     );
     let mut seen = Vec::new();
+    let mut patience = Patience::default();
     while seen.len() < 2 {
+        assert!(patience.lasts(), "only {seen:?} came");
         for run in queue.claim(worker, &want(8)).await.unwrap() {
             let one = &run.jobs[0];
             assert_eq!(one.attempts, 1);

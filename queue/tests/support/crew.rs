@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use observer_queue::{Alive, Ended, Ending, JobQueue, Lane, QueueError, Run, WorkerId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use testkit::wait::{Patience, amounts_to, while_progressing};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::make::{Graves, again, ended, want};
-use super::{HASTY, STALLED};
 
 /// How often something happens to a worker, per job.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,8 +44,10 @@ pub(crate) struct Told {
     pub(crate) expired: u64,
     /// Calls that failed and were made again.
     pub(crate) errors: usize,
-    /// Who holds which lane, as far as its holder may still believe it.
-    holders: HashMap<Lane, WorkerId>,
+    /// Workers that did not run for their lease after they had claimed.
+    pub(crate) late: usize,
+    /// Who holds which lane, as far as its holder may still believe it, and until when it may.
+    holders: HashMap<Lane, (WorkerId, Instant)>,
     /// The latest job of each lane whose good end was told, accepted or not.
     offered: HashMap<u32, i64>,
     /// The latest job of each lane whose good end was accepted for sure.
@@ -71,23 +74,31 @@ impl fmt::Display for Told {
         write!(
             f,
             "{} ended, {} attempts failed, {} workers died, {} faltered, {} results refused, {} claims taken back, \
-             {} calls failed",
+             {} calls failed, {} claims came too late",
             self.ended.values().map(Vec::len).sum::<usize>(),
             self.failed,
             self.died,
             self.faltered,
             self.refused,
             self.expired,
-            self.errors
+            self.errors,
+            self.late
         )
     }
 }
 
 impl Crew {
-    /// Adds a worker.
-    pub(crate) fn start(&mut self, queue: Arc<dyn JobQueue>, habits: Habits, seed: u64) {
+    /// Adds a worker, under the lease that its queue has.
+    pub(crate) fn start(
+        &mut self,
+        queue: Arc<dyn JobQueue>,
+        lease: Duration,
+        habits: Habits,
+        seed: u64,
+    ) {
         let member = Member {
             queue,
+            lease,
             habits,
             told: self.told.clone(),
             ended: self.ended.clone(),
@@ -96,19 +107,26 @@ impl Crew {
         self.workers.spawn(member.work());
     }
 
-    /// Waits until a queue is empty; fails when no end was accepted for [`STALLED`]. How long all of it
-    /// takes is nobody's promise: a lane whose workers die one after the other waits for the lease
-    /// of each.
+    /// Waits until a queue is empty, as long as jobs end. How long all of it takes is nobody's
+    /// promise: a lane whose workers die one after the other waits for the lease of each.
     pub(crate) async fn empties(&self, queue: &dyn JobQueue) {
-        let mut seen = (0, Instant::now());
-        while !matches!(queue.is_empty().await, Ok(true)) {
-            let ended = self.told.lock().unwrap().ended.values().map(Vec::len).sum();
-            if ended != seen.0 {
-                seen = (ended, Instant::now());
-            }
-            assert!(seen.1.elapsed() < STALLED, "no more than {ended} jobs end");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        while_progressing("the queue becomes empty as jobs end", async || {
+            let empty = matches!(queue.is_empty().await, Ok(true));
+            if empty { Ok(()) } else { Err(self.count()) }
+        })
+        .await;
+    }
+
+    /// Waits until so many more jobs have ended.
+    pub(crate) async fn gets_on(&self, jobs: u64) {
+        let from = self.count();
+        amounts_to("more jobs ended", jobs, async || self.count() - from).await;
+    }
+
+    /// Jobs that have ended.
+    fn count(&self) -> u64 {
+        let told = self.told.lock().unwrap();
+        told.ended.values().map(|of| of.len() as u64).sum()
     }
 
     /// Ends them and gives what they did; fails with them.
@@ -124,11 +142,11 @@ impl Crew {
 /// Makes a call again until it does not fail.
 macro_rules! persist {
     ($member:expr, $call:expr) => {{
-        let deadline = Instant::now() + STALLED;
+        let mut patience = Patience::default();
         loop {
             match $call {
                 Ok(answer) => break answer,
-                Err(error) => $member.failed(error, deadline).await,
+                Err(error) => $member.failed(error, &mut patience).await,
             }
         }
     }};
@@ -136,6 +154,7 @@ macro_rules! persist {
 
 struct Member {
     queue: Arc<dyn JobQueue>,
+    lease: Duration,
     habits: Habits,
     told: Arc<Mutex<Told>>,
     ended: Arc<AtomicBool>,
@@ -153,8 +172,8 @@ impl Member {
     }
 
     /// Notes a call that failed, before it is made again.
-    async fn failed(&self, error: QueueError, deadline: Instant) {
-        assert!(Instant::now() < deadline, "{error}");
+    async fn failed(&self, error: QueueError, patience: &mut Patience) {
+        assert!(patience.lasts(), "a call fails again and again: {error}");
         self.told.lock().unwrap().errors += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -164,6 +183,8 @@ impl Member {
         let queue = self.queue.clone();
         let kept = persist!(self, queue.keep().await);
         self.told.lock().unwrap().expired += kept.expired;
+        // What it claims is its own for no longer than a lease after this sign of life.
+        let until = Instant::now() + self.lease;
         if persist!(self, queue.alive(worker).await) == Alive::No {
             self.let_go(worker);
             return false;
@@ -175,7 +196,10 @@ impl Member {
         }
         let mut all = Vec::new();
         for run in &runs {
-            self.begin(worker, run);
+            if !self.begin(worker, run, until) {
+                self.let_go(worker);
+                return false;
+            }
             for claimed in &run.jobs {
                 if self.random.random_bool(self.habits.dies) {
                     self.told.lock().unwrap().died += 1;
@@ -194,7 +218,7 @@ impl Member {
         if self.random.random_bool(self.habits.falters) && !all.is_empty() {
             self.told.lock().unwrap().faltered += 1;
             self.let_go(worker);
-            tokio::time::sleep(HASTY.lease * 2).await;
+            tokio::time::sleep(self.lease * 2).await;
         }
         self.tell(worker, &all).await;
         true
@@ -202,14 +226,23 @@ impl Member {
 
     /// Notes that a worker begins with a run, which no other may hold. It goes on where the lane
     /// was left, without a gap: between what was accepted for sure and what was told.
-    fn begin(&self, worker: WorkerId, run: &Run) {
+    ///
+    /// False where the worker did not run for so long that what it claimed may be another's by now.
+    fn begin(&self, worker: WorkerId, run: &Run, until: Instant) -> bool {
         let lane = &run.jobs[0].job.lane;
         let mut told = self.told.lock().unwrap();
-        let before = told.holders.insert(lane.clone(), worker);
-        assert!(
-            before.is_none() || before == Some(worker),
-            "two workers have a run of {lane:?}"
-        );
+        let now = Instant::now();
+        if now >= until {
+            told.late += 1;
+            return false;
+        }
+        if let Some((holder, its)) = told.holders.insert(lane.clone(), (worker, until)) {
+            assert!(
+                holder == worker || now >= its,
+                "two workers have a run of {lane:?}: {holder:?} for {:?} more, and {worker:?}",
+                its - now
+            );
+        }
         let ids: Vec<i64> = run.jobs.iter().map(|one| one.job.log_id).collect();
         let noted = told.accepted.get(&lane.hash).copied();
         let offered = told.offered.get(&lane.hash).copied();
@@ -218,12 +251,13 @@ impl Member {
             "{lane:?} goes on with {ids:?} after {noted:?}, told up to {offered:?}"
         );
         assert!(ids.is_sorted_by(|one, other| one + 1 == *other), "{ids:?}");
+        true
     }
 
     /// What a worker that is gone held may be anybody's from now on.
     fn let_go(&self, worker: WorkerId) {
         let mut told = self.told.lock().unwrap();
-        told.holders.retain(|_, holder| *holder != worker);
+        told.holders.retain(|_, (holder, _)| *holder != worker);
     }
 
     async fn tell(&self, worker: WorkerId, all: &[Ended]) {

@@ -9,6 +9,7 @@ use observer_queue::{
 };
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
+use testkit::wait::Patience;
 use uuid::Uuid;
 
 /// The observer that most tests have.
@@ -132,4 +133,22 @@ pub(crate) async fn work_off(queue: &dyn JobQueue, worker: WorkerId, want: &Want
         .unwrap();
     assert_eq!(refused, []);
     claimed.iter().map(|one| one.job.log_id).collect()
+}
+
+/// Claims and ends well until there is no job; gives the log ids in the order of the claims.
+pub(crate) async fn work_off_all(queue: &dyn JobQueue, worker: WorkerId, want: &Want) -> Vec<i64> {
+    let mut all = Vec::new();
+    let mut patience = Patience::default();
+    while !queue.is_empty().await.unwrap() {
+        let some = work_off(queue, worker, want).await;
+        if !some.is_empty() {
+            patience = Patience::default();
+        }
+        assert!(
+            patience.lasts(),
+            "there are jobs that nobody gets after {all:?}"
+        );
+        all.extend(some);
+    }
+    all
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rskafka::BackoffConfig;
 use rskafka::client::partition::{OffsetAt, UnknownTopicHandling};
@@ -11,11 +11,13 @@ use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 use tokio::process::{Child, Command};
 
+use crate::wait::Patience;
+
 /// User and password at the listener for those who log in.
 pub const LOGIN: (&str, &str) = ("shop", "hunter2-kafka");
 
-/// How long the broker may take to answer.
-const DEADLINE: Duration = Duration::from_mins(2);
+/// How long the broker may take to answer, on a machine however busy; one that ends is not waited for.
+const DEADLINE: Duration = Duration::from_mins(10);
 
 /// A broker that nobody need log in at, and on another port by TLS for those who do.
 pub struct Kafka {
@@ -74,27 +76,28 @@ impl Kafka {
         let formatted = format.output().await.unwrap();
         assert!(formatted.status.success(), "{formatted:?}");
         let child = run(&folder);
-        let server = Self {
+        let mut server = Self {
             port,
             tls_port,
             folder,
             child,
         };
-        server.client().await;
+        server.answers().await;
         server
+    }
+
+    /// Waits until the broker answers; fails when it ends.
+    async fn answers(&mut self) {
+        let port = self.port;
+        tokio::select! {
+            _ = connect(port) => {}
+            ended = self.child.wait() => panic!("the broker has ended: {ended:?}"),
+        }
     }
 
     /// A client, once the broker answers.
     pub async fn client(&self) -> Client {
-        ClientBuilder::new(vec![format!("127.0.0.1:{}", self.port)])
-            .backoff_config(BackoffConfig {
-                max_backoff: Duration::from_millis(200),
-                deadline: Some(DEADLINE),
-                ..BackoffConfig::default()
-            })
-            .build()
-            .await
-            .unwrap()
+        connect(self.port).await
     }
 
     /// Makes a topic with so many partitions, and waits until it can be written to.
@@ -124,9 +127,9 @@ impl Kafka {
             .unwrap();
         let end = partition.get_offset(OffsetAt::Latest).await.unwrap();
         let mut records = Vec::new();
-        let deadline = Instant::now() + DEADLINE;
+        let mut patience = Patience::default();
         while i64::try_from(records.len()).unwrap() < end {
-            assert!(Instant::now() < deadline, "{} of {end}", records.len());
+            assert!(patience.lasts(), "{} records of {end}", records.len());
             let from = i64::try_from(records.len()).unwrap();
             let fetched = partition
                 .fetch_records(from, 1..1_000_000, 1000)
@@ -145,8 +148,20 @@ impl Kafka {
     /// Starts it again, with the data that it had.
     pub async fn resume(&mut self) {
         self.child = run(&self.folder);
-        self.client().await;
+        self.answers().await;
     }
+}
+
+async fn connect(port: u16) -> Client {
+    ClientBuilder::new(vec![format!("127.0.0.1:{port}")])
+        .backoff_config(BackoffConfig {
+            max_backoff: Duration::from_millis(200),
+            deadline: Some(DEADLINE),
+            ..BackoffConfig::default()
+        })
+        .build()
+        .await
+        .unwrap()
 }
 
 fn run(folder: &tempfile::TempDir) -> Child {

@@ -1,11 +1,12 @@
 //! A NATS server with streams.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
 use async_nats::{Client, ConnectOptions};
 use tokio::process::{Child, Command};
+
+use crate::wait::eventually_or;
 
 /// A server with streams, in a folder of its own.
 pub struct Nats {
@@ -46,19 +47,18 @@ impl Nats {
 
     /// A client, once the server answers.
     pub async fn answers(&self) -> Client {
-        let deadline = Instant::now() + Duration::from_mins(1);
-        loop {
+        let connect = async || {
             let options =
                 ConnectOptions::with_user_and_password("shop".into(), "hunter2-nats".into());
-            match options
+            options
                 .connect(format!("nats://127.0.0.1:{}", self.port))
                 .await
-            {
-                Ok(client) => return client,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        };
+        eventually_or(
+            async || connect().await.ok(),
+            async || format!("an answer of NATS, not {:?}", connect().await.err()),
+        )
+        .await
     }
 
     /// Kills it and starts it again, with the data that it had.

@@ -23,6 +23,10 @@ pub use super::ServerError;
 /// Name of the super-user in the server.
 const USER: &str = "postgres";
 
+/// Seconds until a server must have started or stopped, of a machine however busy: one that ends
+/// instead of starting is not waited for.
+const LIMIT: &str = "600";
+
 /// `$1` the folder with the programs, `$2` the server's folder. A read ends when the owner does.
 const GUARDIAN: &str = r#"
 cat >/dev/null
@@ -94,19 +98,19 @@ impl PrivateServer {
 
     /// Stops the server and keeps its data; open connections are broken.
     pub async fn stop(&self) -> Result<(), ServerError> {
-        self.pg_ctl(&["stop", "-m", "fast"]).await
+        self.pg_ctl(&["stop", "-t", LIMIT, "-m", "fast"]).await
     }
 
     /// Stops the server as a crash would: it recovers from its log at the next start.
     pub async fn crash(&self) -> Result<(), ServerError> {
-        self.pg_ctl(&["stop", "-m", "immediate"]).await
+        self.pg_ctl(&["stop", "-t", LIMIT, "-m", "immediate"]).await
     }
 
     /// Starts a stopped server, on the same port.
     pub async fn resume(&self) -> Result<(), ServerError> {
         let log = self.folder.join("log");
         let started = self
-            .pg_ctl(&["start", "-t", "60", "-l", &log.to_string_lossy()])
+            .pg_ctl(&["start", "-t", LIMIT, "-l", &log.to_string_lossy()])
             .await;
         started.map_err(|error| match error {
             ServerError::Failed {

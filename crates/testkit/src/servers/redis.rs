@@ -22,8 +22,9 @@ use super::{ServerError, io_error};
 /// The program, as distributions name it; found along the path.
 const PROGRAM: &str = "redis-server";
 
-/// Until a started server answers. It may have much to read from its disk first.
-const START_LIMIT: Duration = Duration::from_mins(1);
+/// Until a started server answers, on a machine however busy; one that ends is not waited for. It may
+/// have much to read from its disk first.
+const START_LIMIT: Duration = Duration::from_mins(10);
 
 /// From one look at a server until the next.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -2,7 +2,6 @@
 //! its standard input it reads.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -10,15 +9,13 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::certs::Certs;
+use crate::wait::STALLED;
 
 /// The interpreter that Debian's package is for, whichever others there are.
 const PYTHON: &str = "/usr/bin/python3";
 
 /// What it runs.
 const SCRIPT: &str = include_str!("smtp.py");
-
-/// Until it says what is waited for.
-const LIMIT: Duration = Duration::from_mins(1);
 
 /// User and password of a server that asks for them.
 pub const LOGIN: (&str, &str) = ("shop", "hunter2-mail");
@@ -70,7 +67,7 @@ impl Smtp {
 
     /// The next message: `from`, `to`, `text`, whether it came `encrypted`, and by which `user`.
     pub async fn next(&mut self) -> Value {
-        let line = timeout(LIMIT, self.told.next_line()).await.unwrap();
+        let line = timeout(STALLED, self.told.next_line()).await.unwrap();
         serde_json::from_str(&line.unwrap().unwrap()).unwrap()
     }
 }

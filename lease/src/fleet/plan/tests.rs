@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use proptest::prelude::*;
+use testkit::soak::rounds;
 
 use super::*;
 
@@ -30,6 +31,8 @@ fn is_balanced(members: &BTreeSet<String>, planned: &BTreeMap<u16, String>) -> b
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(rounds(64, 2048)))]
+
     #[test]
     fn all_shards_are_planned_and_balanced(
         members in 1_usize..40,

@@ -1,5 +1,7 @@
 //! What fifty members cost.
 
+use testkit::soak::rounds;
+
 use super::*;
 
 const MEMBERS: usize = 50;
@@ -26,7 +28,7 @@ async fn fifty(fake: &Fake, shards: &watch::Sender<u16>) -> Vec<Member> {
 async fn rest(fake: &Fake) {
     sleep(10 * SECOND).await;
     fake.forget_calls();
-    let time = 60 * SECOND;
+    let time = rounds(30, 60) * SECOND;
     sleep(time).await;
     for kind in [Kind::Get, Kind::List, Kind::Follow, Kind::Delete] {
         assert_eq!(fake.calls(kind), 0, "{kind:?}");
@@ -55,7 +57,7 @@ async fn fifty_members_only_renew_at_rest_and_do_not_storm_a_server_that_is_back
         }
         sleep(down * SECOND).await;
         fake.always(Fate::default());
-        sleep(30 * SECOND).await;
+        sleep(rounds(15, 30) * SECOND).await;
         let (lists, follows) = (fake.moments(Kind::List), fake.moments(Kind::Follow));
         let most = |moments: &[Instant]| {
             let in_window = |at: &Instant| {

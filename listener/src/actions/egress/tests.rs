@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crds::config::ActionKind;
 use crds::load::{SourceFile, load};
 use proptest::prelude::*;
+use testkit::wait::Patience;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -343,13 +344,18 @@ async fn a_name_that_changes_its_mind_leads_nowhere_else() {
             config.timeout = Duration::from_millis(500);
             let action = Action::compile(&config, &shared).unwrap();
             let mut refused = 0;
-            for _ in 0..4 {
+            let mut patience = Patience::default();
+            // Four attempts, or as many more as do not come to a second look in their time.
+            for n in 1.. {
                 let event = delivery(None, Some(r#"{"id": 7}"#));
                 let outcome = action.attempt(&event, now()).await;
                 refused += usize::from(matches!(
                     outcome,
                     Outcome::Refused(failure) if failure.kind == FailureKind::Egress
                 ));
+                if n >= 4 && (refused > 0 || first == 0 || !patience.lasts()) {
+                    break;
+                }
             }
             // Some keep what they were told first.
             assert!(
@@ -357,7 +363,7 @@ async fn a_name_that_changes_its_mind_leads_nowhere_else() {
                 "{action:?} was refused what it may not dial"
             );
             let dialled = reached.load(Ordering::Relaxed) - before;
-            println!("{action:?}: {refused} of 4 refused, {dialled} dialled");
+            println!("{action:?}: {refused} refused, {dialled} dialled");
             assert_eq!(trapped.load(Ordering::Relaxed), 0, "{action:?}");
         }
     }

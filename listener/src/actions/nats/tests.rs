@@ -5,12 +5,11 @@ use crds::config::{ActionKind, TlsConfig};
 
 use super::super::Action;
 use super::super::FailureKind;
-use super::super::fixture::{action, delivery, now, shared};
+use super::super::fixture::{action, delivery, now, settled, shared, told};
 use super::*;
 use crate::actions::test_tls::known;
 use testkit::certs::Certs;
 use testkit::servers::nats::Nats as Server;
-use tokio::time::Instant;
 
 const NEW: &str = r#"{"id": 7, "region": "eu", "odd": "a b"}"#;
 
@@ -37,7 +36,7 @@ async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart()
     let publish = compiled(&server.url(), "orders.{{ new.region }}");
     let event = delivery(None, Some(NEW));
     for _ in 0..2 {
-        assert_eq!(publish.attempt(&event, now()).await, Outcome::Done);
+        assert_eq!(settled(&publish, &event).await, Outcome::Done);
     }
     assert_eq!(count(&mut stream).await, 1);
     let kept = stream.get_raw_message(1).await.unwrap();
@@ -47,15 +46,8 @@ async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart()
     assert_eq!(kept.headers.get("Nats-Msg-Id").unwrap().as_str(), id);
 
     server.restart().await;
-    let deadline = Instant::now() + Duration::from_mins(1);
-    let mut outcome = publish.attempt(&event, now()).await;
     // The connection is made anew by one attempt or another.
-    while outcome != Outcome::Done && Instant::now() < deadline {
-        assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        outcome = publish.attempt(&event, now()).await;
-    }
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(settled(&publish, &event).await, Outcome::Done);
     let mut stream = server.stream().await;
     assert_eq!(
         count(&mut stream).await,
@@ -64,7 +56,7 @@ async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart()
     );
     let mut replay = event.clone();
     replay.replay = Some("17".into());
-    assert_eq!(publish.attempt(&replay, now()).await, Outcome::Done);
+    assert_eq!(settled(&publish, &replay).await, Outcome::Done);
     assert_eq!(count(&mut stream).await, 2, "a replay is one more");
 }
 
@@ -73,22 +65,15 @@ async fn what_goes_wrong_is_told_with_a_remedy() {
     let server = Server::start().await;
     let event = delivery(None, Some(NEW));
     let nobody = compiled(&server.url(), "orders.eu");
-    let Outcome::Retry { failure, .. } = nobody.attempt(&event, now()).await else {
-        panic!("no stream takes it");
-    };
-    assert!(
-        failure.message.contains("nats stream add"),
-        "{}",
-        failure.message
-    );
+    // No stream takes it.
+    told(&nobody, &event, "nats stream add").await;
     let odd = compiled(&server.url(), "orders.{{ new.odd }}");
     let Outcome::Refused(failure) = odd.attempt(&event, now()).await else {
         panic!("it has a space");
     };
     assert_eq!(failure.kind, FailureKind::Template);
     let wrong = server.url().replace("hunter2", "hunter3");
-    let Outcome::Refused(failure) = compiled(&wrong, "orders.eu").attempt(&event, now()).await
-    else {
+    let Outcome::Refused(failure) = settled(&compiled(&wrong, "orders.eu"), &event).await else {
         panic!("the password is wrong");
     };
     assert!(failure.message.contains("nats.url"), "{}", failure.message);
@@ -115,7 +100,7 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
     ]);
     let url = format!("tls://shop:hunter2-nats@localhost:{}", server.port);
     let event = delivery(None, Some(NEW));
-    let publish = async |tls| {
+    let publish = |tls| {
         let config = NatsConfig {
             url: Redacted::new(&*url),
             tls: Some(tls),
@@ -124,29 +109,19 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
             message: None,
             content_type: "application/json".to_owned(),
         };
-        let publish = Action::compile(&action(ActionKind::Nats(config)), &shared()).unwrap();
-        let outcome = publish.attempt(&event, now()).await;
-        let Outcome::Retry { failure, .. } = outcome else {
-            panic!("{outcome:?}")
-        };
-        failure
+        Action::compile(&action(ActionKind::Nats(config)), &shared()).unwrap()
     };
-    let deadline = Instant::now() + Duration::from_mins(1);
-    loop {
-        let known = publish(known(&certs, true)).await;
-        // It has come in, where no stream takes it.
-        if known.message.contains("nats stream add") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{known:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    // It has come in, where no stream takes it.
+    told(&publish(known(&certs, true)), &event, "nats stream add").await;
     for tls in [
         known(&certs, false),
         known(&Certs::make(), true),
         TlsConfig::default(),
     ] {
-        let stranger = publish(tls).await;
-        assert_eq!(stranger.kind, FailureKind::Connection, "{stranger:?}");
+        let outcome = publish(tls).attempt(&event, now()).await;
+        let Outcome::Retry { failure, .. } = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(failure.kind, FailureKind::Connection, "{failure:?}");
     }
 }

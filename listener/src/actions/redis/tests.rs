@@ -1,11 +1,11 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
 use crds::config::{ActionKind, Redacted};
-use redis::AsyncCommands;
+use redis::{AsyncCommands, AsyncConnectionConfig};
 use testkit::servers::redis::{Options, PrivateRedis};
 
 use super::super::FailureKind;
-use super::super::fixture::{action, delivery, now, shared};
+use super::super::fixture::{action, delivery, now, settled, shared};
 use super::super::{Action, Gates};
 use super::*;
 use crate::actions::test_tls::known;
@@ -16,8 +16,17 @@ const NEW: &str = r#"{"id": 7}"#;
 async fn server() -> (PrivateRedis, MultiplexedConnection) {
     let server = PrivateRedis::start(&Options::default()).await.unwrap();
     let client = Client::open(server.url()).unwrap();
-    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let connection = patient(&client).await;
     (server, connection)
+}
+
+/// A connection that waits for an answer for as long as a busy server takes.
+async fn patient(client: &Client) -> MultiplexedConnection {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None);
+    let connecting = client.get_multiplexed_async_connection_with_config(&config);
+    connecting.await.unwrap()
 }
 
 fn compiled(url: &str, command: RedisCommand) -> Action {
@@ -172,7 +181,7 @@ async fn a_server_that_is_away_is_asked_again_when_it_is_back() {
     };
     assert_eq!(failure.kind, FailureKind::Connection);
     server.resume().await.unwrap();
-    assert_eq!(set.attempt(&event, now()).await, Outcome::Done);
+    assert_eq!(settled(&set, &event).await, Outcome::Done);
 }
 
 #[tokio::test]
@@ -220,7 +229,7 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
     };
     let server = PrivateRedis::start(&options).await.unwrap();
     let client = Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = patient(&client).await;
     let url = server.url().replace("redis://", "rediss://");
     let url = url.replace(
         &format!("127.0.0.1:{}", server.port()),
