@@ -7,8 +7,8 @@ use serde_json::Value;
 use testkit::http_sink::{Behaviour, Received, Sink};
 use testkit::servers::redis::{Options, PrivateRedis};
 
-use crate::support::listener::{Process, STALLED};
-use crate::support::{TestDb, database, eventually};
+use crate::support::listener::Process;
+use crate::support::{TestDb, comes, database, eventually};
 use testkit::certs::Certs;
 use testkit::servers::kafka::{self, Kafka};
 use testkit::servers::nats::Nats;
@@ -23,7 +23,7 @@ async fn run(example: &str, secrets: &[(&str, &str)], change: &str) -> Received 
     let secrets: Vec<_> = secrets.collect();
     let (db, process) = start(example, &secrets, &[]).await;
     db.run(change).await;
-    assert!(sink.wait_for(1, STALLED).await, "{}", process.said());
+    sink.arrived(1).await;
     process.stop().await;
     sink.received().remove(0)
 }
@@ -170,7 +170,7 @@ async fn email() {
     let (db, process) = start("email.yaml", &secrets, &changes).await;
     db.run("insert into orders values (7, 1234.5, 'ada@example.com', 'paid')")
         .await;
-    let message = server.next().await;
+    let message = comes("the message", server.next()).await;
     assert_eq!(message["to"][0], "ada@example.com");
     let text = message["text"].as_str().unwrap();
     assert!(text.contains("Subject: Thank you for order 7"), "{text}");

@@ -15,8 +15,7 @@ use rand::{RngExt, SeedableRng};
 use sqlx::{Executor as _, PgPool};
 use tokio::task::JoinSet;
 
-use crate::support::database;
-use crate::support::listener::STALLED;
+use crate::support::{comes, database};
 use testkit::seed::seed;
 
 fn lease(name: &str, holder: &str) -> Lease {
@@ -239,11 +238,15 @@ async fn whoever_sees_a_version_has_seen_all_before_it() {
         .map(|lease| (name(lease), version(lease)))
         .collect();
     while known != end {
-        let change = tokio::time::timeout(STALLED, changes.next()).await;
-        note(change.unwrap().unwrap().unwrap(), &mut known, &mut newest);
+        let what = format!("a change from {known:?} to {end:?}");
+        let change = comes(&what, changes.next()).await;
+        note(change.unwrap().unwrap(), &mut known, &mut newest);
     }
     println!("{written} writes seen");
-    assert!(written > 20);
+    assert!(
+        written > 20,
+        "much was written beside the reader: {written}"
+    );
 }
 
 fn note(change: Change, known: &mut BTreeMap<String, i64>, newest: &mut i64) {
@@ -273,8 +276,8 @@ async fn changes_come_one_by_one_whoever_makes_them() {
     let second = theirs.create(&lease("b", "x")).await.unwrap();
     let mut changes = ours.follow(&last).await.unwrap();
     let mut next = async || {
-        let change = tokio::time::timeout(STALLED, changes.next()).await;
-        change.unwrap().unwrap().unwrap()
+        let change = comes("a change", changes.next()).await;
+        change.unwrap().unwrap()
     };
     assert_eq!(next().await, Change::Put(second.clone()));
     let first = ours.replace("a", &first).await.unwrap();
@@ -319,8 +322,8 @@ async fn one_lease_can_be_watched_alone() {
     let seen = version(&first).to_string();
     let mut changes = rows.watch("a", &seen).await.unwrap();
     let mut next = async || {
-        let change = tokio::time::timeout(STALLED, changes.next()).await;
-        change.unwrap().unwrap().unwrap()
+        let change = comes("a change", changes.next()).await;
+        change.unwrap().unwrap()
     };
     rows.create(&lease("b", "x")).await.unwrap();
     let second = rows.replace("a", &first).await.unwrap();

@@ -2,7 +2,7 @@
 //! within a key holds.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use queue::failpoint::ALL;
@@ -12,10 +12,12 @@ use serde_json::Value;
 use testkit::http_sink::{Behaviour, Received, Sink};
 
 use super::{in_redis, observer, orders, redis};
-use crate::support::listener::{Config, Process, STALLED};
+use crate::support::fleet::LONG_LEASE;
+use crate::support::listener::{Config, Process};
 use crate::support::program::command;
-use crate::support::{TestDb, eventually};
+use crate::support::{TestDb, amounts_to, eventually, while_progressing};
 use testkit::seed::seed;
+use testkit::wait::Patience;
 
 const ROWS: usize = 12;
 
@@ -77,8 +79,11 @@ fn in_order_but_for_repeats(received: &[Received], last: usize) {
         );
         *due = (*due).max(number("total") + 1);
     }
-    assert_eq!(next.len(), ROWS);
-    assert!(next.values().all(|due| *due == last + 1), "all arrived");
+    assert_eq!(next.len(), ROWS, "orders that were told of");
+    assert!(
+        next.values().all(|due| *due == last + 1),
+        "all arrived, but these are due: {next:?}"
+    );
 }
 
 async fn dead_letters(db: &TestDb) -> usize {
@@ -103,11 +108,17 @@ async fn die_at(failpoint: &str, times: u32, spec: &str, seed: u64) -> TestDb {
         "insert into orders select generate_series(1, {ROWS})"
     ))
     .await;
-    let (mut last, deadline) = (0, Instant::now() + STALLED);
+    let (mut last, mut patience) = (0, Patience::default());
+    let mut progress = (0, 0);
     while !process.has_ended() {
+        let now = (sink.counts().requests, process.said().len());
+        if now != std::mem::replace(&mut progress, now) {
+            patience.renew();
+        }
         assert!(
-            Instant::now() < deadline,
-            "comes to {failpoint}: {}",
+            patience.lasts(),
+            "it should come to {failpoint}: {:?}, {}",
+            sink.counts(),
             process.said()
         );
         if last < MOST_ROUNDS {
@@ -124,13 +135,17 @@ async fn die_at(failpoint: &str, times: u32, spec: &str, seed: u64) -> TestDb {
     );
     let process = Process::run(&config);
     let changes = ROWS * (1 + last);
-    eventually(&format!("all dead letters after {failpoint}"), async || {
-        (dead_letters(&db).await >= changes).then_some(())
-    })
+    amounts_to(
+        &format!("dead letters after {failpoint}"),
+        changes as u64,
+        async || dead_letters(&db).await as u64,
+    )
     .await;
-    eventually(&format!("all is accepted after {failpoint}"), async || {
-        (accepted(&sink) >= changes).then_some(())
-    })
+    amounts_to(
+        &format!("accepted changes after {failpoint}"),
+        changes as u64,
+        async || accepted(&sink) as u64,
+    )
     .await;
     crate::support::all_is_behind(&db).await;
     let jobs = eventually(&format!("no job is left after {failpoint}"), async || {
@@ -222,8 +237,9 @@ async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
     println!("{failpoint}: {spec}");
     let all = async |count: usize| {
         let what = format!("{count} dead letters, {failpoint}");
-        eventually(&what, async || {
-            (dead_letters(&db).await == count).then_some(())
+        while_progressing(&what, async || match dead_letters(&db).await {
+            letters if letters == count => Ok(()),
+            letters => Err(letters as u64),
         })
         .await;
     };
@@ -243,13 +259,15 @@ async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
     })
     .await;
     all(ROWS).await;
+    process.stop().await;
+    // From here on nobody dies, and nobody is to be taken for dead.
+    config.change("lease: 5s", "lease: 10m");
+    config.change(LEASE, LONG_LEASE);
+    let process = Process::run(&config);
     sink.behave(Behaviour::Ok);
     command(&args).await.ok();
     all(0).await;
-    eventually("all are delivered", async || {
-        (sink.counts().succeeded >= ROWS as u64).then_some(())
-    })
-    .await;
+    amounts_to("deliveries", ROWS as u64, async || sink.counts().succeeded).await;
     process.stop().await;
     assert_eq!(sink.counts().succeeded, ROWS as u64, "each once");
     db.pool.close().await;
