@@ -112,7 +112,7 @@ async fn a_receiver_that_takes_its_time_gets_full_ones_and_no_more_at_once_than_
     let observer = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: feed}}\nspec:\n  \
          \"on\": {{entity: public.item}}\n  actions:\n    - name: post\n      \
-         webhook: {{url: {{value: \"{}\"}}, batch: {{}}}}\n",
+         webhook: {{url: {{value: \"{}\"}}, batch: {{}}}}\n      timeout: 5m\n",
         sink.url("/")
     );
     let config = Config::new(&db.url, "  delivery: {maxInFlight: 2}", &observer);

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::fleet::LONG_LEASE;
-use crate::support::listener::{Config, Process, observer};
+use crate::support::listener::{Config, Process, observer, patient};
 use crate::support::probe::{free_address, get, measures, ready};
 use crate::support::program::command;
 use crate::support::rows::{all_told, at, change_rows, make_rows, rows_to};
@@ -18,7 +17,7 @@ async fn a_stop_finishes_what_is_under_way() {
     let db = database().await;
     make_rows(&db.pool).await;
     let sink = Sink::start(Behaviour::Hold).await.unwrap();
-    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    let config = Config::new(&db.url, "", &patient(&rows_to(&sink, "/hook")));
     let mut process = Process::run(&config);
     change_rows(&db.pool, 2).await;
     sink.arrived(10).await;
@@ -41,9 +40,9 @@ async fn a_receiver_that_hangs_delays_a_stop_no_longer_than_it_may() {
     sink.behave_at("/hangs", Behaviour::Hang);
     let observers =
         rows_to(&sink, "/fine") + &observer("hangs", "public.kv", &sink.url("/hangs"), "");
+    // It is the stop that cuts an attempt off, and nothing else.
+    let observers = patient(&observers);
     let config = Config::new(&db.url, "  delivery: {drainTimeout: 1s}", &observers);
-    // Longer than anybody waits here, so that it is the stop that cuts an attempt off.
-    config.change("      retry:", "      timeout: 5m\n      retry:");
     let mut process = Process::run(&config);
     change_rows(&db.pool, 1).await;
     sink.arrived(20).await;
@@ -129,7 +128,7 @@ async fn a_database_that_is_away_for_long_shows_and_heals_without_a_restart() {
     assert_eq!(get(&address, "/healthz").await.unwrap().0, 200);
     server.resume().await.unwrap();
     ready(&address, 200).await;
-    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+    let pool = testkit::database::pool(&server.url("postgres")).await;
     change_rows(&pool, 2).await;
     assert_eq!(all_told(&sink, 22).await, 0, "nothing is repeated");
     process.stop().await;
@@ -148,7 +147,7 @@ async fn a_database_that_crashes_loses_nothing() {
     pool.close().await;
     let mut v = 0;
     for _ in 0..2 {
-        let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+        let pool = testkit::database::pool(&server.url("postgres")).await;
         change_rows(&pool, 20).await;
         v += 20;
         pool.close().await;
@@ -158,7 +157,7 @@ async fn a_database_that_crashes_loses_nothing() {
     all_told(&sink, v).await;
     // All may have been told before the crash. A stop ends well once the shards are claimed in the
     // life of the server that followed, which leaves this row.
-    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+    let pool = testkit::database::pool(&server.url("postgres")).await;
     eventually("the shards are claimed again", async || {
         let lives = sqlx::query_scalar::<_, i64>("select count(*) from observer.life");
         (lives.fetch_one(&pool).await.unwrap() == 1).then_some(())
@@ -194,9 +193,8 @@ async fn a_dead_receiver_holds_up_its_own_observer_only() {
     let observers =
         observer("dead", "public.kv", &sink.url("/dead"), "") + &rows_to(&sink, "/live");
     let spec = "  delivery: {maxInFlight: 4, drainTimeout: 100ms}";
-    let config = Config::new(&db.url, spec, &observers);
-    // Longer than the live one is waited for: all of it comes before any attempt times out.
-    config.change("      retry:", "      timeout: 5m\n      retry:");
+    // All that the live one is told comes before any attempt times out.
+    let config = Config::new(&db.url, spec, &patient(&observers));
     let process = Process::run(&config);
     change_rows(&db.pool, 50).await;
     assert_eq!(all_told(&sink, 50).await, 0, "nothing is repeated");

@@ -9,7 +9,7 @@ use serde_json::Value;
 use standardwebhooks::Webhook;
 use testkit::http_sink::{Behaviour, Received, Sink};
 
-use crate::support::listener::{Config, Process, observer};
+use crate::support::listener::{Config, Process, observer, patient};
 use crate::support::program::command;
 use crate::support::{TestDb, amounts_to, database, while_progressing_or};
 
@@ -77,7 +77,7 @@ async fn many_keys_at_once_and_one_at_a_time_within_a_key() {
     let config = Config::new(
         &db.url,
         "  delivery: {maxInFlight: 64}",
-        &observer("kv", "public.kv", &sink.url("/hook"), ""),
+        &patient(&observer("kv", "public.kv", &sink.url("/hook"), "")),
     );
     let process = Process::run(&config);
     // None of them has an answer.

@@ -14,7 +14,7 @@ use testkit::http_sink::{Behaviour, Sink};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::listener::{Config, observer};
+use crate::support::listener::{Config, observer, patient};
 use crate::support::told::{keys, keys_of};
 use crate::support::{TestDb, database, eventually, eventually_or};
 
@@ -56,8 +56,8 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     let slow = Sink::start(Behaviour::Hold).await.unwrap();
     let failing = Sink::start(Behaviour::Status(503)).await.unwrap();
     let files = |observers: &str| Config::new(&db.url, "  delivery: {maxInFlight: 4}", observers);
-    let stays = |path: &str| observer("stays", "public.item", &slow.url(path), "");
-    let goes = observer("goes", "public.item", &slow.url("/goes"), "");
+    let stays = |path: &str| patient(&observer("stays", "public.item", &slow.url(path), ""));
+    let goes = patient(&observer("goes", "public.item", &slow.url("/goes"), ""));
     // Nothing of it is given up meanwhile.
     let fails = observer("fails", "public.item", &failing.url("/fails"), "").replace(
         "initialBackoff: 20ms, maxBackoff: 200ms",

@@ -69,7 +69,10 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
     second.spec.as_mut().unwrap().holder_identity = Some("y".to_owned());
     let second = rows.replace("a", &second).await.unwrap();
     assert_eq!(holder(&second), "y");
-    assert!(version(&second) > version(&first));
+    assert!(
+        version(&second) > version(&first),
+        "{second:?} after {first:?}"
+    );
     assert!(is_conflict(&rows.replace("a", &first).await));
     assert!(
         is_conflict(&rows.replace("a", &lease("a", "z")).await),
@@ -81,7 +84,10 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
     assert!(is_conflict(&rows.delete("a", "not a number").await));
     let (all, last) = rows.list().await.unwrap();
     assert_eq!(all, std::slice::from_ref(&second));
-    assert!(last.parse::<i64>().unwrap() >= version(&second));
+    assert!(
+        last.parse::<i64>().unwrap() >= version(&second),
+        "{last}, with {second:?}"
+    );
 
     let others = Rows::new(db.pool.clone(), "other/test");
     assert_eq!(others.list().await.unwrap().0, []);
@@ -215,7 +221,7 @@ async fn whoever_sees_a_version_has_seen_all_before_it() {
             .map(|lease| (name(lease), version(lease)))
             .collect();
         if let Some((seen, seen_to)) = &before {
-            assert!(last >= *seen_to);
+            assert!(last >= *seen_to, "{last} after {seen_to}");
             for (name, version) in &now {
                 let early = version <= seen_to && seen.get(name) != Some(version);
                 assert!(

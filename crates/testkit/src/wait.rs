@@ -63,13 +63,11 @@ pub async fn while_progressing_or<T, P: PartialEq>(
         // A look that hangs is no progress either.
         match patience.await_it(measure()).await {
             Some(Ok(done)) => return done,
-            Some(Err(now)) => {
-                if last.as_ref() != Some(&now) {
-                    patience.renew();
-                    last = Some(now);
-                }
+            Some(Err(now)) if last.as_ref() != Some(&now) => {
+                patience.renew();
+                last = Some(now);
             }
-            None => {}
+            Some(Err(_)) | None => {}
         }
         if !patience.lasts() {
             // What is there is asked of those who may be why there was no end to it.

@@ -99,7 +99,8 @@ async fn a_worker_that_was_paused_for_too_long_is_refused() {
     paused.says("gave no sign of life").await;
     other.stop().await;
     paused.stop().await;
-    assert_eq!(sink.counts().succeeded, 1);
-    let ids = sink.received();
-    assert!(ids.iter().all(|one| one.webhook_id == ids[0].webhook_id));
+    assert_eq!(sink.counts().succeeded, 1, "and nobody else");
+    let received = sink.received();
+    let ids: Vec<&str> = received.iter().map(|one| &*one.webhook_id).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "one id: {ids:?}");
 }

@@ -61,6 +61,11 @@ pub(crate) fn observer(name: &str, entity: &str, url: &str, more: &str) -> Strin
     )
 }
 
+/// The observer with attempts that last for longer than any test waits.
+pub(crate) fn patient(observer: &str) -> String {
+    observer.replace("      retry:", "      timeout: 5m\n      retry:")
+}
+
 /// A running listener.
 pub(crate) struct Process {
     child: Child,
@@ -147,7 +152,12 @@ impl Process {
             .arg(self.pid().to_string())
             .status()
             .await;
-        assert!(status.unwrap().success());
+        let status = status.unwrap();
+        assert!(
+            status.success(),
+            "kill -{name}: {status}, it said:\n{}",
+            self.said()
+        );
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

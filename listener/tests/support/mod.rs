@@ -21,7 +21,7 @@ pub(crate) use testkit::wait::{
 /// A server of the test's own, with a migrated database.
 pub(crate) async fn own_server() -> (PrivateServer, PgPool) {
     let server = PrivateServer::start(&binaries()).await.unwrap();
-    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+    let pool = testkit::database::pool(&server.url("postgres")).await;
     migrate(&pool).await.unwrap();
     (server, pool)
 }
