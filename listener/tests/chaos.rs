@@ -9,7 +9,7 @@ use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::counters::{Kill, accepted, all_told, check, check_in_flight, expected};
 use crate::support::fleet::{LONG_LEASE, SAVE_OFTEN};
-use crate::support::listener::{Config, Process, observer};
+use crate::support::listener::{Config, Process, observer, patient};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{TestDb, database};
 use testkit::seed::seed;
@@ -18,7 +18,7 @@ fn config(db: &TestDb, sink: &Sink) -> Config {
     Config::new(
         &db.url,
         &format!("{LONG_LEASE}{SAVE_OFTEN}"),
-        &observer("kv", "public.kv", &sink.url("/hook"), ""),
+        &patient(&observer("kv", "public.kv", &sink.url("/hook"), "")),
     )
 }
 

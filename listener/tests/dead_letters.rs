@@ -16,7 +16,7 @@ fn observer(name: &str, when: &str, url: &str, retry: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
          \"on\": {{entity: public.orders}}\n  when: '{when}'\n  actions:\n    - name: post\n      \
-         webhook: {{url: {{value: \"{url}\"}}}}\n      retry: {{{retry}}}\n---\n"
+         webhook: {{url: {{value: \"{url}\"}}}}\n      timeout: 5m\n      retry: {{{retry}}}\n---\n"
     )
 }
 

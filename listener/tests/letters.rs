@@ -26,7 +26,7 @@ async fn refused(sink: &Sink) -> (TestDb, Config) {
             .iter()
             .map(|(action, path)| {
                 format!(
-                    "    - name: {action}\n      webhook: {{url: {{value: \"{}\"}}}}\n      retry: {{attempts: 1}}\n",
+                    "    - name: {action}\n      webhook: {{url: {{value: \"{}\"}}}}\n      timeout: 5m\n      retry: {{attempts: 1}}\n",
                     sink.url(path)
                 )
             })
@@ -244,9 +244,12 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
         "  \"on\": {entity: public.orders}\n  onFailure: Drop\n",
     );
     config.change(
-        &format!("{}\"}}}}\n      retry: {{attempts: 1}}", sink.url("/copy")),
         &format!(
-            "{}\"}}}}\n      retry: {{attempts: 2, initialBackoff: 10ms, maxBackoff: 10ms}}",
+            "{}\"}}}}\n      timeout: 5m\n      retry: {{attempts: 1}}",
+            sink.url("/copy")
+        ),
+        &format!(
+            "{}\"}}}}\n      timeout: 5m\n      retry: {{attempts: 2, initialBackoff: 10ms, maxBackoff: 10ms}}",
             sink.url("/copy")
         ),
     );

@@ -17,12 +17,14 @@ async fn a_stop_finishes_what_is_under_way() {
     let db = database().await;
     make_rows(&db.pool).await;
     let sink = Sink::start(Behaviour::Hold).await.unwrap();
-    let config = Config::new(&db.url, "", &patient(&rows_to(&sink, "/hook")));
+    // More shards than rows, so that some have nothing under way.
+    let spec = format!("{LONG_LEASE}  shards: 16\n  delivery: {{drainTimeout: 5m}}\n");
+    let config = Config::new(&db.url, &spec, &patient(&rows_to(&sink, "/hook")));
     let mut process = Process::run(&config);
     change_rows(&db.pool, 2).await;
     sink.arrived(10).await;
     process.signal("TERM").await;
-    // Where nothing is under way, a shard is let go of at once.
+    // One of those with nothing under way; the others take in nothing more by then.
     process.says("let go of the shard").await;
     sink.behave(Behaviour::Ok);
     process.ends_well().await;
@@ -104,7 +106,7 @@ async fn a_database_that_is_away_for_long_shows_and_heals_without_a_restart() {
         .unwrap();
     // However long the server takes to come back, nobody else gets the shards.
     let url = server.url("postgres");
-    let config = Config::new(&url, LONG_LEASE, &rows_to(&sink, "/hook"));
+    let config = Config::new(&url, LONG_LEASE, &patient(&rows_to(&sink, "/hook")));
     let address = free_address();
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
     ready(&address, 200).await;
@@ -325,7 +327,7 @@ async fn listeners_of_different_names_each_get_everything() {
     ];
     let configs = sinks
         .each_ref()
-        .map(|sink| Config::new(&db.url, "", &rows_to(sink, "/hook")));
+        .map(|sink| Config::new(&db.url, LONG_LEASE, &patient(&rows_to(sink, "/hook"))));
     configs[1].change("name: test", "name: other");
     let processes = configs.each_ref().map(Process::run);
     change_rows(&db.pool, 10).await;

@@ -22,7 +22,9 @@ fn template(url: &str, body: &str) -> String {
 }
 
 fn post(url: &str) -> String {
-    format!("webhook: {{url: {{value: \"{url}\"}}}}, retry: {{attempts: 3, initialBackoff: 10ms}}")
+    format!(
+        "webhook: {{url: {{value: \"{url}\"}}}}, timeout: 5m, retry: {{attempts: 3, initialBackoff: 10ms}}"
+    )
 }
 
 /// Starts once more on the same files: what is behind stays behind.

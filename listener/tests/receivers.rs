@@ -219,7 +219,7 @@ async fn a_receiver_that_asks_to_be_left_alone_is() {
         seconds: 2,
     });
     // One at a time, so that the first refusal comes before anything else is sent.
-    let more = "      maxInFlight: 1\n";
+    let more = "      maxInFlight: 1\n      timeout: 5m\n";
     let config = Config::new(&db.url, "", &observer("o", &sink.url("/"), more));
     let process = Process::run(&config);
     changes(&db, 1, Duration::from_millis(1)).await;

@@ -223,7 +223,7 @@ async fn dying_between_any_two_steps_adds_each_job_once_in_redis() {
 async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let once = "retry: {attempts: 1, initialBackoff: 20ms, maxBackoff: 50ms}";
+    let once = "timeout: 5m\n      retry: {attempts: 1, initialBackoff: 20ms, maxBackoff: 50ms}";
     let config = Config::new(
         &db.url,
         &kept(spec),

@@ -39,7 +39,11 @@ async fn jobs_whose_claims_had_no_answer_are_claimed_again() {
     let db = orders().await;
     let link = Link::to(&db.url).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let hook = observer("queued", &sink.url("/hook"), "mode: Queued");
+    let hook = observer(
+        "queued",
+        &sink.url("/hook"),
+        "mode: Queued\n      timeout: 5m",
+    );
     // So long a lease that no job comes back by a worker's end.
     let config = Config::new(&link.url(&db.url), LONG, &hook);
     let process = Process::run(&config);

@@ -69,7 +69,7 @@ async fn flows_again(spec: &str) {
         status: 503,
     };
     let sink = Sink::start(failing).await.unwrap();
-    let soon = "retry: {attempts: 20, initialBackoff: 100ms, maxBackoff: 200ms}";
+    let soon = "timeout: 5m\n      retry: {attempts: 20, initialBackoff: 100ms, maxBackoff: 200ms}";
     let config = Config::new(&db.url, spec, &observer("one", &sink.url("/hook"), soon));
     let address = free_address();
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
@@ -123,12 +123,13 @@ async fn one_dead_receiver_among_ten_holds_up_nobody_and_drains_in_order() {
     let well = Sink::start(Behaviour::Ok).await.unwrap();
     let dead = Sink::start(Behaviour::Status(503)).await.unwrap();
     // Attempts for longer than all else takes, on any machine.
-    let often = "retry: {attempts: 100, initialBackoff: 1s, maxBackoff: 30s}";
+    let often = "timeout: 5m\n      retry: {attempts: 100, initialBackoff: 1s, maxBackoff: 30s}";
     let mut observers: Vec<String> = (0..9)
         .map(|n| observer(&format!("well{n}"), &well.url(&format!("/{n}")), often))
         .collect();
     observers.push(observer("dead", &dead.url("/dead"), often));
-    let config = Config::new(&db.url, LONG, &observers.concat());
+    let spec = format!("{LONG}{LONG_LEASE}");
+    let config = Config::new(&db.url, &spec, &observers.concat());
     let process = Process::run(&config);
     let rounds = async |from: u64| {
         let begun = Instant::now();
@@ -158,7 +159,7 @@ async fn more_keys_with_jobs_than_are_told_apart_keep_their_order_across_kills()
     const ROWS: usize = 5000;
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let often = "retry: {attempts: 100, initialBackoff: 3s, maxBackoff: 10s}";
+    let often = "timeout: 5m\n      retry: {attempts: 100, initialBackoff: 3s, maxBackoff: 10s}";
     let hook = observer("many", &sink.url("/hook"), often);
     let spec = format!("{LONGER}{LONG_LEASE}");
     let config = Config::new(&db.url, &spec, &hook);

@@ -33,7 +33,7 @@ async fn jobs_of_the_place_before_are_worked_off_first() {
     const PLACES: [&str; 3] = ["Postgres", "Postgres,Redis", "Postgres,Redis"];
     let (db, redis) = (orders().await, redis().await);
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let often = "retry: {attempts: 100, initialBackoff: 1s, maxBackoff: 10s}";
+    let often = "timeout: 5m\n      retry: {attempts: 100, initialBackoff: 1s, maxBackoff: 10s}";
     let hook = observer("both", &sink.url("/hook"), often);
     // No worker dies here, and none is to be taken for dead.
     let spec = in_redis(&redis).replace("lease: 5s", "lease: 1m");

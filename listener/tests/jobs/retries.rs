@@ -20,7 +20,7 @@ async fn attempts_go_on_where_a_killed_process_left_them_in_redis() {
 async fn attempts_go_on(spec: &str) {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let six = "retry: {attempts: 6, initialBackoff: 300ms, maxBackoff: 300ms}";
+    let six = "timeout: 5m\n      retry: {attempts: 6, initialBackoff: 300ms, maxBackoff: 300ms}";
     let config = Config::new(&db.url, spec, &observer("six", &sink.url("/hook"), six));
     let process = Process::run(&config);
     db.run("insert into orders values (1)").await;
@@ -50,7 +50,7 @@ async fn attempts_go_on(spec: &str) {
 async fn a_stop_leaves_what_waits_to_the_next_process() {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let seldom = "retry: {attempts: 3, initialBackoff: 24h, maxBackoff: 24h}";
+    let seldom = "timeout: 5m\n      retry: {attempts: 3, initialBackoff: 24h, maxBackoff: 24h}";
     let config = Config::new(&db.url, LONG, &observer("six", &sink.url("/hook"), seldom));
     let process = Process::run(&config);
     db.run("insert into orders select generate_series(1, 20)")

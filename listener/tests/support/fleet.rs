@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use testkit::http_sink::Sink;
 
-use super::listener::{Config, Process, observer};
+use super::listener::{Config, Process, observer, patient};
 use super::while_progressing_or;
 
 /// A Lease for tests in which processes die: others need not wait for long, and a busy machine
@@ -29,7 +29,7 @@ pub(crate) fn files(url: &str, spec: &str, sink: &Sink, path: &str) -> Config {
     Config::new(
         url,
         &spec,
-        &observer("kv", "public.kv", &sink.url(path), ""),
+        &patient(&observer("kv", "public.kv", &sink.url(path), "")),
     )
 }
 

@@ -61,7 +61,8 @@ pub(crate) fn observer(name: &str, entity: &str, url: &str, more: &str) -> Strin
     )
 }
 
-/// The observer with attempts that last for longer than any test waits.
+/// Observers with attempts that last for longer than any test waits: no answer comes too late, after
+/// which what was accepted would be sent once more.
 pub(crate) fn patient(observer: &str) -> String {
     observer.replace("      retry:", "      timeout: 5m\n      retry:")
 }
