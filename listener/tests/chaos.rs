@@ -1,14 +1,15 @@
 //! Faults while many write: what was committed arrives, in order within a key, whatever happens
 //! to the listener.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use testkit::http_sink::{Behaviour, Sink};
 
-use crate::support::counters::{accepted, all_told, check, check_in_flight, expected};
-use crate::support::listener::{Config, Process, STALLED, observer};
+use crate::support::counters::{Kill, accepted, all_told, check, check_in_flight, expected};
+use crate::support::fleet::{LONG_LEASE, SAVE_OFTEN};
+use crate::support::listener::{Config, Process, observer, patient};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{TestDb, database};
 use testkit::seed::seed;
@@ -16,8 +17,8 @@ use testkit::seed::seed;
 fn config(db: &TestDb, sink: &Sink) -> Config {
     Config::new(
         &db.url,
-        "  checkpoint: {interval: 100ms}",
-        &observer("kv", "public.kv", &sink.url("/hook"), ""),
+        &format!("{LONG_LEASE}{SAVE_OFTEN}"),
+        &patient(&observer("kv", "public.kv", &sink.url("/hook"), "")),
     )
 }
 
@@ -42,11 +43,9 @@ async fn killed_at_random_while_many_write_nothing_is_lost_or_out_of_order() {
         let before = sink.counts().requests;
         let mut process = Process::run(&config);
         process.says("running").await;
-        sink.wait_for(before + random.random_range(1..400), STALLED)
-            .await;
+        sink.arrived(before + random.random_range(1..400)).await;
         tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
-        process.kill().await;
-        kills.push(Instant::now());
+        kills.push(Kill::of(&db.pool, process.kill()).await);
     }
     writers.stop().await;
     let process = Process::run(&config);
@@ -77,8 +76,7 @@ async fn stopped_at_random_while_many_write_nothing_is_repeated() {
     for _ in 0..5 {
         let before = sink.counts().requests;
         let process = Process::run(&config);
-        sink.wait_for(before + random.random_range(1..400), STALLED)
-            .await;
+        sink.arrived(before + random.random_range(1..400)).await;
         process.stop().await;
     }
     writers.stop().await;

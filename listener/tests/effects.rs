@@ -12,6 +12,7 @@ use crate::support::told::letters;
 use crate::support::{TestDb, amounts_to, database, eventually, own_server};
 use testkit::certs::Certs;
 use testkit::seed::seed;
+use testkit::wait::Patience;
 
 const OWN: &str = "  egress: {allow: [127.0.0.0/8], ownDatabase: Allowed}\n";
 
@@ -73,13 +74,22 @@ async fn in_the_own_database_each_change_takes_effect_once_whatever_is_killed() 
         let before = count(&db, "billed").await;
         let until = before + random.random_range(1..2 * KEYS);
         // Some work is under way when it is killed.
-        loop {
+        let mut patience = Patience::default();
+        let mut last = before;
+        while last < until {
             db.run("update orders set total = total + 1").await;
             rounds += 1;
-            if count(&db, "billed").await >= until {
-                break;
-            }
             tokio::time::sleep(Duration::from_millis(random.random_range(1..30))).await;
+            let now = count(&db, "billed").await;
+            if now != last {
+                patience.renew();
+            }
+            last = now;
+            assert!(
+                patience.lasts(),
+                "{until} effects, and there are {last}, seed {seed}: {}",
+                process.said()
+            );
         }
         process.kill().await;
         // What had taken effect and was not saved.

@@ -7,8 +7,8 @@ use serde_json::Value;
 use testkit::http_sink::{Behaviour, Received, Sink};
 use testkit::servers::redis::{Options, PrivateRedis};
 
-use crate::support::listener::{Process, STALLED};
-use crate::support::{TestDb, database, eventually};
+use crate::support::listener::Process;
+use crate::support::{TestDb, comes, database, eventually, while_progressing_or};
 use testkit::certs::Certs;
 use testkit::servers::kafka::{self, Kafka};
 use testkit::servers::nats::Nats;
@@ -23,7 +23,7 @@ async fn run(example: &str, secrets: &[(&str, &str)], change: &str) -> Received 
     let secrets: Vec<_> = secrets.collect();
     let (db, process) = start(example, &secrets, &[]).await;
     db.run(change).await;
-    assert!(sink.wait_for(1, STALLED).await, "{}", process.said());
+    sink.arrived(1).await;
     process.stop().await;
     sink.received().remove(0)
 }
@@ -105,7 +105,7 @@ async fn batch() {
     let orders = "insert into orders select n, 1, 'ada', 'new' from generate_series(1, 3) n";
     let received = run("batch.yaml", &[("shop-hooks", "orders-url")], orders).await;
     let events = json(&received);
-    assert!(!events.as_array().unwrap().is_empty());
+    assert!(events[0].is_object(), "an array of events: {events}");
     assert_eq!(events[0]["operation"], "Insert");
 }
 
@@ -170,7 +170,7 @@ async fn email() {
     let (db, process) = start("email.yaml", &secrets, &changes).await;
     db.run("insert into orders values (7, 1234.5, 'ada@example.com', 'paid')")
         .await;
-    let message = server.next().await;
+    let message = comes("the message", server.next()).await;
     assert_eq!(message["to"][0], "ada@example.com");
     let text = message["text"].as_str().unwrap();
     assert!(text.contains("Subject: Thank you for order 7"), "{text}");
@@ -225,17 +225,38 @@ async fn kafka() {
     let (db, process) = start("kafka.yaml", &secrets, &changes).await;
     db.run("insert into orders values (7, 1, 'ada', 'new'); update orders set status = 'paid'")
         .await;
-    let records = eventually("two records", async || {
-        let mut records = Vec::new();
+    // A record whose answer comes too late for a busy machine is sent once more.
+    let records = async || {
+        let mut records: Vec<(Option<Vec<u8>>, Value)> = Vec::new();
         for partition in 0..3 {
-            records.extend(server.records("orders", partition).await);
+            for record in server.records("orders", partition).await {
+                let event: Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
+                if records.iter().all(|(_, known)| known["id"] != event["id"]) {
+                    records.push((record.key, event));
+                }
+            }
         }
-        (records.len() == 2).then_some(records)
+        records
+    };
+    let look = async || {
+        let records = records().await;
+        if records.len() >= 2 {
+            Ok(records)
+        } else {
+            Err(records.len())
+        }
+    };
+    let records = while_progressing_or(look, async || {
+        format!(
+            "two records, and there are {:?}; {}",
+            records().await,
+            process.said()
+        )
     })
     .await;
-    for (record, status) in records.iter().zip(["new", "paid"]) {
-        assert_eq!(record.key.as_deref(), Some(&b"7"[..]));
-        let event: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
+    assert_eq!(records.len(), 2, "{records:?}");
+    for ((key, event), status) in records.iter().zip(["new", "paid"]) {
+        assert_eq!(key.as_deref(), Some(&b"7"[..]));
         assert_eq!(event["new"]["status"], status);
     }
     process.stop().await;

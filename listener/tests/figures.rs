@@ -3,14 +3,12 @@
 
 #![allow(clippy::cast_precision_loss, reason = "figures are read by people")]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use testkit::http_sink::{Behaviour, Options, Sink};
 
 use crate::support::listener::{Config, Process, observer};
 use crate::support::{TestDb, database};
-
-const LONG: Duration = Duration::from_mins(10);
 
 async fn counting_sink(behaviour: Behaviour) -> Sink {
     let options = Options {
@@ -77,7 +75,7 @@ async fn dead_receiver() {
         let mut process = Process::run(&config);
         process.says("running").await;
         let begun = Instant::now();
-        assert!(nine.wait_for(9 * ROWS, LONG).await);
+        nine.arrived(9 * ROWS).await;
         let rate = (9 * ROWS) as f64 / begun.elapsed().as_secs_f64();
         println!(
             "the tenth hangs: {hangs:<5} {rate:>8.0} deliveries/s at nine others, {} requests at it, peak {:.1} MiB",

@@ -1,29 +1,33 @@
 //! A listener's life: it starts and is stopped, and its database goes away and comes back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sqlx::PgPool;
 use testkit::http_sink::{Behaviour, Sink};
 
-use crate::support::listener::{Config, Process, STALLED, observer};
-use crate::support::probe::{free_address, get, ready};
+use crate::support::fleet::LONG_LEASE;
+use crate::support::listener::{Config, Process, observer, patient};
+use crate::support::probe::{free_address, get, measures, ready};
 use crate::support::program::command;
 use crate::support::rows::{all_told, at, change_rows, make_rows, rows_to};
 use crate::support::told::{keys_of, told};
-use crate::support::{database, eventually, own_server};
+use crate::support::{database, eventually, eventually_or, own_server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_finishes_what_is_under_way() {
     let db = database().await;
     make_rows(&db.pool).await;
-    let sink = Sink::start(Behaviour::Delay(Duration::from_millis(400)))
-        .await
-        .unwrap();
-    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
-    let process = Process::run(&config);
+    let sink = Sink::start(Behaviour::Hold).await.unwrap();
+    // More shards than rows, so that some have nothing under way.
+    let spec = format!("{LONG_LEASE}  shards: 16\n  delivery: {{drainTimeout: 5m}}\n");
+    let config = Config::new(&db.url, &spec, &patient(&rows_to(&sink, "/hook")));
+    let mut process = Process::run(&config);
     change_rows(&db.pool, 2).await;
-    assert!(sink.wait_for(10, STALLED).await);
-    process.stop().await;
+    sink.arrived(10).await;
+    process.signal("TERM").await;
+    // One of those with nothing under way; the others take in nothing more by then.
+    process.says("let go of the shard").await;
+    sink.behave(Behaviour::Ok);
+    process.ends_well().await;
     assert_eq!(sink.counts().succeeded, 10, "finished, and no more begun");
     let process = Process::run(&config);
     assert_eq!(all_told(&sink, 2).await, 0, "nothing is repeated");
@@ -38,19 +42,14 @@ async fn a_receiver_that_hangs_delays_a_stop_no_longer_than_it_may() {
     sink.behave_at("/hangs", Behaviour::Hang);
     let observers =
         rows_to(&sink, "/fine") + &observer("hangs", "public.kv", &sink.url("/hangs"), "");
+    // It is the stop that cuts an attempt off, and nothing else.
+    let observers = patient(&observers);
     let config = Config::new(&db.url, "  delivery: {drainTimeout: 1s}", &observers);
     let mut process = Process::run(&config);
     change_rows(&db.pool, 1).await;
-    assert!(sink.wait_for(20, STALLED).await);
-    let begun = Instant::now();
+    sink.arrived(20).await;
     process.signal("TERM").await;
-    let status = process.ends().await;
-    assert!(status.success(), "{}", process.said());
-    assert!(
-        begun.elapsed() < Duration::from_secs(9),
-        "{:?}",
-        begun.elapsed()
-    );
+    process.ends_well().await;
     assert!(process.said().contains("cutting off"), "{}", process.said());
     let hung: Vec<String> = sink
         .received()
@@ -84,22 +83,17 @@ async fn it_tells_how_it_is() {
         get(&address, "/healthz").await,
         Some((200, "ok\n".to_owned()))
     );
-    let metrics = eventually("all is counted", async || {
-        let (_, text) = get(&address, "/metrics").await?;
-        text.contains("observer_events_total{listener=\"default/test\"} 30")
-            .then_some(text)
-    })
-    .await;
+    let counted = [
+        "observer_events_total{listener=\"default/test\"} 30\n",
+        "outcome=\"done\",listener=\"default/test\"} 30\n",
+    ];
+    let metrics = measures(&address, &counted).await;
     for line in metrics.lines() {
         let name = line
             .trim_start_matches("# HELP ")
             .trim_start_matches("# TYPE ");
         assert!(name.starts_with("observer_"), "{line}");
     }
-    assert!(
-        metrics.contains("outcome=\"done\",listener=\"default/test\"} 30"),
-        "{metrics}"
-    );
     process.stop().await;
 }
 
@@ -110,22 +104,33 @@ async fn a_database_that_is_away_for_long_shows_and_heals_without_a_restart() {
     let sink = Sink::start(Behaviour::Delay(Duration::from_millis(5)))
         .await
         .unwrap();
-    let config = Config::new(&server.url("postgres"), "", &rows_to(&sink, "/hook"));
+    // However long the server takes to come back, nobody else gets the shards.
+    let url = server.url("postgres");
+    let config = Config::new(&url, LONG_LEASE, &patient(&rows_to(&sink, "/hook")));
     let address = free_address();
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
     ready(&address, 200).await;
     change_rows(&pool, 20).await;
     pool.close().await;
     server.stop().await.unwrap();
-    let reason = ready(&address, 503).await;
-    assert!(
-        reason.contains("the log could not be read") || reason.contains("no checkpoint"),
-        "{reason}"
-    );
+    eventually_or(
+        async || {
+            let (status, reason) = get(&address, "/readyz").await?;
+            let known = ["the log could not be read", "no checkpoint"];
+            (status == 503 && known.iter().any(|known| reason.contains(known))).then_some(())
+        },
+        async || {
+            format!(
+                "/readyz says what is wrong: {:?}",
+                get(&address, "/readyz").await
+            )
+        },
+    )
+    .await;
     assert_eq!(get(&address, "/healthz").await.unwrap().0, 200);
     server.resume().await.unwrap();
     ready(&address, 200).await;
-    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+    let pool = testkit::database::pool(&server.url("postgres")).await;
     change_rows(&pool, 2).await;
     assert_eq!(all_told(&sink, 22).await, 0, "nothing is repeated");
     process.stop().await;
@@ -144,7 +149,7 @@ async fn a_database_that_crashes_loses_nothing() {
     pool.close().await;
     let mut v = 0;
     for _ in 0..2 {
-        let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+        let pool = testkit::database::pool(&server.url("postgres")).await;
         change_rows(&pool, 20).await;
         v += 20;
         pool.close().await;
@@ -154,7 +159,7 @@ async fn a_database_that_crashes_loses_nothing() {
     all_told(&sink, v).await;
     // All may have been told before the crash. A stop ends well once the shards are claimed in the
     // life of the server that followed, which leaves this row.
-    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+    let pool = testkit::database::pool(&server.url("postgres")).await;
     eventually("the shards are claimed again", async || {
         let lives = sqlx::query_scalar::<_, i64>("select count(*) from observer.life");
         (lives.fetch_one(&pool).await.unwrap() == 1).then_some(())
@@ -190,15 +195,11 @@ async fn a_dead_receiver_holds_up_its_own_observer_only() {
     let observers =
         observer("dead", "public.kv", &sink.url("/dead"), "") + &rows_to(&sink, "/live");
     let spec = "  delivery: {maxInFlight: 4, drainTimeout: 100ms}";
-    let config = Config::new(&db.url, spec, &observers);
+    // All that the live one is told comes before any attempt times out.
+    let config = Config::new(&db.url, spec, &patient(&observers));
     let process = Process::run(&config);
     change_rows(&db.pool, 50).await;
-    let begun = Instant::now();
-    assert_eq!(all_told(&sink, 50).await, 0);
-    assert!(
-        begun.elapsed() < Duration::from_secs(9),
-        "before any attempt timed out"
-    );
+    assert_eq!(all_told(&sink, 50).await, 0, "nothing is repeated");
     process.stop().await;
 }
 
@@ -326,7 +327,7 @@ async fn listeners_of_different_names_each_get_everything() {
     ];
     let configs = sinks
         .each_ref()
-        .map(|sink| Config::new(&db.url, "", &rows_to(sink, "/hook")));
+        .map(|sink| Config::new(&db.url, LONG_LEASE, &patient(&rows_to(sink, "/hook"))));
     configs[1].change("name: test", "name: other");
     let processes = configs.each_ref().map(Process::run);
     change_rows(&db.pool, 10).await;

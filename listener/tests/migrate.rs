@@ -1,7 +1,6 @@
 //! Migration: by several at once, by an owner who is no super-user, and what is refused.
 
 use observer_listener::migrate::{MigrateError, migrate, verify};
-use sqlx::PgPool;
 
 use crate::support;
 
@@ -97,7 +96,7 @@ async fn a_user_without_rights_learns_what_to_ask_for() {
     let db = support::empty_database().await;
     db.run("drop role if exists migrator; create role migrator login password 'm'")
         .await;
-    let pool = PgPool::connect(&db.url_as("migrator", "m")).await.unwrap();
+    let pool = testkit::database::pool(&db.url_as("migrator", "m")).await;
     let error = migrate(&pool).await.unwrap_err().to_string();
     assert!(
         error.contains("create schema observer authorization migrator"),
@@ -121,7 +120,7 @@ async fn others_than_the_owner_cannot_migrate() {
     let db = support::database().await;
     db.run("drop role if exists stranger; create role stranger login password 's'")
         .await;
-    let pool = PgPool::connect(&db.url_as("stranger", "s")).await.unwrap();
+    let pool = testkit::database::pool(&db.url_as("stranger", "s")).await;
     for error in [
         migrate(&pool).await.unwrap_err(),
         verify(&pool).await.unwrap_err(),

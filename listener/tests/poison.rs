@@ -3,7 +3,7 @@
 use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 
-use crate::support::listener::{Config, Process, STALLED, observer};
+use crate::support::listener::{Config, Process, observer};
 use crate::support::program::command;
 use crate::support::told::{Told, keys_of, letters, told};
 use crate::support::{TestDb, database, eventually};
@@ -22,7 +22,9 @@ fn template(url: &str, body: &str) -> String {
 }
 
 fn post(url: &str) -> String {
-    format!("webhook: {{url: {{value: \"{url}\"}}}}, retry: {{attempts: 3, initialBackoff: 10ms}}")
+    format!(
+        "webhook: {{url: {{value: \"{url}\"}}}}, timeout: 5m, retry: {{attempts: 3, initialBackoff: 10ms}}"
+    )
 }
 
 /// Starts once more on the same files: what is behind stays behind.
@@ -32,7 +34,7 @@ async fn nothing_is_repeated(config: &Config, db: &TestDb, sink: &Sink) {
     let set_aside: i64 = db.value(letters).await;
     let process = Process::run(config);
     db.run("select observer.emit('after', '{}')").await;
-    assert!(sink.wait_for(before + 1, STALLED).await);
+    sink.arrived(before + 1).await;
     process.stop().await;
     assert_eq!(sink.counts().requests, before + 1, "only the new event");
     assert_eq!(db.value::<i64>(letters).await, set_aside);
@@ -146,7 +148,7 @@ async fn json_without_bottom_harms_no_one() {
         ))
         .await;
     }
-    assert!(sink.wait_for(8, STALLED).await);
+    sink.arrived(8).await;
     let letters = letters(&db, 1).await;
     assert_eq!(of(&letters, "judge"), [], "what is outermost can be judged");
     assert_eq!(of(&letters, "template"), [("2", "event")], "{letters:?}");
@@ -269,7 +271,7 @@ async fn large_rows_arrive_whole_and_larger_ones_are_set_aside() {
     }
     db.run("update big set t = 'small' where id = 2").await;
     process.says("exclude large columns").await;
-    assert!(sink.wait_for(4, STALLED).await);
+    sink.arrived(4).await;
     let letters = letters(&db, 1).await;
     assert_eq!(of(&letters, "big"), [("3", "event")]);
     assert!(

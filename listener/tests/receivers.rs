@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use serde_json::Value;
 use testkit::http_sink::{Behaviour, Received, Sink};
 
@@ -67,6 +68,11 @@ fn totals(received: &[Received]) -> BTreeMap<String, Vec<i64>> {
     all
 }
 
+/// The second in which it was asked for a request to be admitted, which it was at once.
+fn sent(one: &Received) -> i64 {
+    one.header("webhook-timestamp").unwrap().parse().unwrap()
+}
+
 /// Deliveries that took effect, each counted once.
 fn accepted(sink: &Sink) -> u64 {
     let received = sink.received();
@@ -83,8 +89,10 @@ async fn one_dead_receiver_among_ten_is_left_alone_and_comes_back_little_by_litt
     let mut observers = String::new();
     for n in 0..10 {
         let sink = Sink::start(Behaviour::Ok).await.unwrap();
-        let more = "      timeout: 1s\n      retry: {attempts: 20}\n";
-        observers += &observer(&format!("o{n}"), &sink.url("/"), more);
+        // The others are given time, so that none looks dead on a busy machine.
+        let timeout = if n == 0 { "5s" } else { "30s" };
+        let more = format!("      timeout: {timeout}\n      retry: {{attempts: 20}}\n");
+        observers += &observer(&format!("o{n}"), &sink.url("/"), &more);
         sinks.push(sink);
     }
     let (dead, others) = sinks.split_first().unwrap();
@@ -102,6 +110,7 @@ async fn one_dead_receiver_among_ten_is_left_alone_and_comes_back_little_by_litt
     amounts_to("deliveries", each, async || accepted(dead)).await;
 
     // One is dead.
+    let before = dead.counts().requests;
     dead.behave(Behaviour::Hang);
     changes(&db, ROUNDS, every).await;
     let beside = at_others() - each * 9;
@@ -121,8 +130,8 @@ async fn one_dead_receiver_among_ten_is_left_alone_and_comes_back_little_by_litt
             .await
             .unwrap();
     }
-    assert!(state < 0.5, "the others are not");
-    let attempted = dead.counts().requests - each;
+    assert!(state < 0.5, "the others are not: {state}");
+    let attempted = dead.counts().requests - before;
     println!("{attempted} requests to the dead one");
     assert!(attempted < 200, "{attempted}");
 
@@ -132,16 +141,17 @@ async fn one_dead_receiver_among_ten_is_left_alone_and_comes_back_little_by_litt
     let back = Instant::now();
     amounts_to("deliveries", 2 * each, async || accepted(dead)).await;
     let received = dead.received();
-    let came: Vec<Duration> = received[before..]
+    // When each was sent, as its sender says: on a busy machine they may arrive all at once.
+    let came: Vec<&Received> = received[before..]
         .iter()
         .filter(|one| one.status == Some(200))
-        .map(|one| one.at.saturating_duration_since(back))
         .collect();
-    let first = *came.first().unwrap();
+    let first = came[0].at.saturating_duration_since(back);
+    let sent: Vec<i64> = came.iter().map(|one| sent(one)).collect();
     let mut series = Vec::new();
     for second in 0..10_u32 {
-        let until = first + Duration::from_secs(u64::from(second) + 1);
-        let count = came.iter().filter(|at| **at < until).count();
+        let until = sent[0] + i64::from(second) + 1;
+        let count = sent.iter().filter(|at| **at < until).count();
         series.push(count - series.iter().sum::<usize>());
         // What is admitted at most, and what may be on its way for a moment.
         let most = 10 * ((1 << (second + 1)) - 1) + 20 + (10 << second) / 2;
@@ -174,23 +184,26 @@ async fn a_rate_is_kept_and_costs_no_attempt() {
     let observers =
         observer("limited", &limited.url("/"), limit) + &observer("free", &free.url("/"), "");
     let config = Config::new(&db.url, "", &observers);
-    let process = Process::run(&config);
+    let mut process = Process::run(&config);
+    process.says("running").await;
     let each = 4 * u64::try_from(KEYS).unwrap();
+    let begun = Utc::now().timestamp();
     changes(&db, 4, Duration::from_millis(1)).await;
     amounts_to("deliveries", each, async || accepted(&free)).await;
     amounts_to("deliveries", each, async || accepted(&limited)).await;
     let received = limited.received();
-    let begun = received[0].at;
-    for (n, one) in received.iter().enumerate() {
-        let at = one.at.duration_since(begun).as_secs_f64();
-        // The first may have come late on a busy machine.
-        let most = 40.0 + 40.0 * (at + 2.0);
-        assert!(
-            f64::from(u32::try_from(n).unwrap()) <= most,
-            "number {n} after {at} s"
-        );
+    // As their sender says: on a busy machine they may arrive all at once.
+    let mut sent: Vec<i64> = received.iter().map(sent).collect();
+    sent.sort_unstable();
+    for (n, at) in (1_i64..).zip(&sent) {
+        // All that may be sent at once, and then 40 in each second that has at least begun.
+        let seconds = at - begun + 1;
+        assert!(n <= 40 + 40 * seconds, "number {n} within {seconds} s");
     }
-    println!("{each} in {:.1?}", received.last().unwrap().at - begun);
+    println!(
+        "{each} in {:.1?}",
+        received.last().unwrap().at - received[0].at
+    );
     for (key, totals) in totals(&received) {
         assert_eq!(totals, [1, 2, 3, 4], "key {key}");
     }
@@ -200,26 +213,21 @@ async fn a_rate_is_kept_and_costs_no_attempt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_asks_to_be_left_alone_is() {
     let db = orders().await;
-    let sink = Sink::start(Behaviour::Throttle {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    sink.behave_once(Behaviour::Throttle {
         times: 1,
         seconds: 2,
-    })
-    .await
-    .unwrap();
+    });
     // One at a time, so that the first refusal comes before anything else is sent.
-    let more = "      maxInFlight: 1\n";
+    let more = "      maxInFlight: 1\n      timeout: 5m\n";
     let config = Config::new(&db.url, "", &observer("o", &sink.url("/"), more));
     let process = Process::run(&config);
     changes(&db, 1, Duration::from_millis(1)).await;
-    eventually("the first is refused", async || {
-        (sink.counts().requests == 1).then_some(())
-    })
-    .await;
-    sink.behave(Behaviour::Ok);
     let keys = u64::try_from(KEYS).unwrap();
     amounts_to("deliveries", keys, async || accepted(&sink)).await;
     let received = sink.received();
     let pause = received[1].at - received[0].at;
+    assert_eq!(received[0].status, Some(429), "the first is refused");
     assert!(pause >= Duration::from_secs(2), "{pause:?}");
     assert_eq!(received.len() as u64, keys + 1);
     process.stop().await;
@@ -229,15 +237,16 @@ async fn a_receiver_that_asks_to_be_left_alone_is() {
 async fn without_an_order_no_delivery_waits_for_another() {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let more = "      ordering: None\n      retry: {attempts: 9, initialBackoff: 20ms, maxBackoff: 50ms}\n";
+    let more = "      ordering: None\n      retry: {attempts: 50, initialBackoff: 500ms, maxBackoff: 500ms}\n";
     let config = Config::new(&db.url, "", &observer("o", &sink.url("/"), more));
     sink.behave(Behaviour::FailShare {
         per_mille: 300,
         seed: 7,
         status: 503,
     });
+    // All are there before the first is attempted, however slowly they are written.
+    changes(&db, 10, Duration::from_millis(1)).await;
     let process = Process::run(&config);
-    changes(&db, 10, Duration::from_millis(20)).await;
     let all = 10 * u64::try_from(KEYS).unwrap();
     amounts_to("deliveries", all, async || accepted(&sink)).await;
     let totals = totals(&sink.received());
@@ -251,7 +260,10 @@ async fn without_an_order_no_delivery_waits_for_another() {
         totals.sort_unstable();
         assert_eq!(totals, (1..=10).collect::<Vec<_>>(), "key {key}");
     }
-    let left: i64 = db.value("select count(*) from observer.job").await;
-    assert_eq!(left, 0);
+    eventually("no job is left", async || {
+        let left: i64 = db.value("select count(*) from observer.job").await;
+        (left == 0).then_some(())
+    })
+    .await;
     process.stop().await;
 }

@@ -14,7 +14,7 @@ use testkit::http_sink::{Behaviour, Sink};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::listener::{Config, observer};
+use crate::support::listener::{Config, observer, patient};
 use crate::support::told::{keys, keys_of};
 use crate::support::{TestDb, database, eventually, eventually_or};
 
@@ -52,14 +52,17 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     let db = database().await;
     db.run("create table item (k int primary key); select observer.track('item')")
         .await;
-    let slow = Sink::start(Behaviour::Delay(Duration::from_millis(200)))
-        .await
-        .unwrap();
+    // It answers nothing until there are other observers.
+    let slow = Sink::start(Behaviour::Hold).await.unwrap();
     let failing = Sink::start(Behaviour::Status(503)).await.unwrap();
     let files = |observers: &str| Config::new(&db.url, "  delivery: {maxInFlight: 4}", observers);
-    let stays = |path: &str| observer("stays", "public.item", &slow.url(path), "");
-    let goes = observer("goes", "public.item", &slow.url("/goes"), "");
-    let fails = observer("fails", "public.item", &failing.url("/fails"), "");
+    let stays = |path: &str| patient(&observer("stays", "public.item", &slow.url(path), ""));
+    let goes = patient(&observer("goes", "public.item", &slow.url("/goes"), ""));
+    // Nothing of it is given up meanwhile.
+    let fails = observer("fails", "public.item", &failing.url("/fails"), "").replace(
+        "initialBackoff: 20ms, maxBackoff: 200ms",
+        "initialBackoff: 24h, maxBackoff: 24h",
+    );
 
     let (listener, observers) = loaded(&files(&format!("{}{goes}{fails}", stays("/first"))));
     let (send, observers) = watch::channel(observers);
@@ -97,6 +100,7 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
         send.send_replace(Arc::clone(&last));
         tokio::task::yield_now().await;
     }
+    slow.behave(Behaviour::Delay(Duration::from_millis(200)));
     let known = keys(&slow, "/second").len();
     keys_of(&slow, "/second", known + 4).await;
     insert(&db, ROWS + 1).await;
@@ -113,7 +117,10 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     })
     .await;
     let (old, new) = (keys(&slow, "/first"), keys(&slow, "/second"));
-    assert!(old.len() < ROWS, "later attempts follow what is new");
+    assert!(
+        old.len() < ROWS,
+        "later attempts follow what is new: {old:?}, then {new:?}"
+    );
     let all = sorted([old, new].concat());
     assert_eq!(all, [first.clone(), second].concat(), "each once");
     // The rows that nobody takes any more are jobs, which wait for their observer to come back.
@@ -133,6 +140,8 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     failing.behave(Behaviour::Ok);
     let back = loaded(&files(&format!("{}{comes}{fails}", stays("/second")))).1;
     send.send_replace(back);
+    db.run("update observer.job set due = now(), state = 'r' where state = 'd'")
+        .await;
     assert_eq!(sorted(keys_of(&failing, "/fails", ROWS).await), first);
     stop.cancel();
     running.await.unwrap().unwrap();

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::counters::{
-    SINCE_LAST_SAVE, accepted, all_in_order, all_told, check, check_in_flight, expected,
+    Kill, accepted, all_in_order, all_told, check, check_in_flight, expected,
 };
 use crate::support::fleet::{
     LONG_LEASE, SHORT_LEASE, failover, files, median_and_most, shards, shared, taken_over,
@@ -18,8 +18,9 @@ use crate::support::fleet::{
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, metric, ready};
 use crate::support::writers::{Writers, make_table};
-use crate::support::{TestDb, database, eventually};
+use crate::support::{TestDb, all_is_behind, database, eventually};
 use testkit::seed::seed;
+use tokio_util::sync::CancellationToken;
 
 async fn counters() -> (TestDb, Sink) {
     let db = database().await;
@@ -50,13 +51,13 @@ async fn processes_share_the_work_and_leave_in_turn() {
     let configs: [Config; 2] = files_of(&db, &sink, LONG_LEASE);
     let first = Process::run(&configs[0]);
     shared(&db.pool, 8, &[&first]).await;
+    let end = CancellationToken::new();
     let ticking = {
-        let (pool, mut ticks) = (
-            db.pool.clone(),
-            tokio::time::interval(Duration::from_millis(50)),
-        );
+        let (pool, end) = (db.pool.clone(), end.clone());
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
         tokio::spawn(async move {
-            loop {
+            // What is cut off may take effect later, so nothing is.
+            while !end.is_cancelled() {
                 ticks.tick().await;
                 let update = sqlx::query("update kv set v = v + 1 where k <= 16");
                 update.execute(&pool).await.unwrap();
@@ -69,8 +70,8 @@ async fn processes_share_the_work_and_leave_in_turn() {
     shared(&db.pool, 8, &[&second]).await;
     let first = Process::run(&configs[0]);
     shared(&db.pool, 8, &[&first, &second]).await;
-    ticking.abort();
-    let _aborted = ticking.await;
+    end.cancel();
+    ticking.await.unwrap();
     assert_eq!(
         all_in_order(&db.pool, &sink).await,
         0,
@@ -126,7 +127,11 @@ async fn processes_share_the_work_and_leave_in_turn() {
     let count = handed_over.len();
     let (median, most) = median_and_most(handed_over);
     println!("{count} keys handed over: median pause {median:.3} s, longest {most:.3} s");
-    assert!(median < 5.0, "a hand-over takes a moment");
+    // A busy machine may take its time, but a Lease that has to run out takes a minute.
+    assert!(
+        median < 50.0,
+        "a hand-over waits for no Lease to run out: {median:.3} s at the median"
+    );
 }
 
 /// For each key that went from one process to another, the seconds between the last delivery of the
@@ -151,23 +156,19 @@ async fn killed_again_and_again_nothing_is_lost_or_out_of_order() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let (db, sink) = counters().await;
-    let configs: [Config; 3] = files_of(&db, &sink, SHORT_LEASE);
+    let configs: [Config; 3] = files_of(&db, &sink, LONG_LEASE);
     let mut processes = configs.each_ref().map(Process::run);
     shared(&db.pool, 8, &processes.each_ref()).await;
     let writers = Writers::start(&db.url, 4, seed);
     let (mut kills, mut failovers) = (Vec::new(), Vec::new());
     for _ in 0..KILLS {
-        sink.wait_for(
-            sink.counts().requests + random.random_range(1..200),
-            SINCE_LAST_SAVE,
-        )
-        .await;
+        sink.arrived(sink.counts().requests + random.random_range(1..200))
+            .await;
         let victim = random.random_range(0..processes.len());
         let before = shards(&db.pool).await;
         let (pid, at) = (processes[victim].pid(), Utc::now());
         let killed = std::mem::replace(&mut processes[victim], Process::run(&configs[victim]));
-        killed.kill().await;
-        kills.push(Instant::now());
+        kills.push(Kill::of(&db.pool, killed.kill()).await);
         let after = taken_over(&db.pool, 8, &processes.each_ref()).await;
         failovers.extend(failover(&before, pid, &after, at));
     }
@@ -208,7 +209,7 @@ async fn killed_and_stopped_at_random_with_jobs_nothing_is_lost_or_out_of_order(
     let writers = Writers::start(&db.url, 4, seed);
     for _ in 0..rounds {
         let more = sink.counts().requests + random.random_range(1..400);
-        sink.wait_for(more, SINCE_LAST_SAVE).await;
+        sink.arrived(more).await;
         let victim = random.random_range(0..processes.len());
         // Before that it knows no stop.
         processes[victim].says("running").await;
@@ -241,12 +242,12 @@ async fn what_a_paused_process_still_saves_is_refused() {
     shared(&db.pool, 8, &[&first]).await;
     ready(&address, 200).await;
     let writers = Writers::start(&db.url, 4, seed);
-    sink.wait_for(100, SINCE_LAST_SAVE).await;
+    sink.arrived(100).await;
     first.signal("STOP").await;
     let second = Process::run(&configs[1]);
     taken_over(&db.pool, 8, &[&second]).await;
     let told = sink.counts().requests;
-    sink.wait_for(told + 100, SINCE_LAST_SAVE).await;
+    sink.arrived(told + 100).await;
     let epochs = "select string_agg(shard || ' ' || epoch || ' ' || holder, ', ' order by shard)
         from observer.checkpoint";
     let by_second: String = db.value(epochs).await;
@@ -268,8 +269,11 @@ async fn what_a_paused_process_still_saves_is_refused() {
     assert_ne!(db.value::<String>(epochs).await, by_second);
     writers.stop().await;
     println!("{} repeats", all_in_order(&db.pool, &sink).await);
+    // A Lease that is lost meanwhile is none of the third's business, and its own is not lost.
+    all_is_behind(&db).await;
     first.stop().await;
     second.stop().await;
+    configs[0].change(SHORT_LEASE, LONG_LEASE);
     let before = sink.counts().requests;
     let third = Process::run(&configs[0]);
     change_all(&db).await;
@@ -291,8 +295,7 @@ async fn another_number_of_shards_repeats_and_loses_nothing() {
     let writers = Writers::start(&db.url, 4, seed);
     for (from, to) in [(4, 7), (7, 2)] {
         divide(&configs, from, to);
-        sink.wait_for(sink.counts().requests + 100, SINCE_LAST_SAVE)
-            .await;
+        sink.arrived(sink.counts().requests + 100).await;
         first.stop().await;
         first = Process::run(&configs[0]);
         first.says("running").await;
@@ -327,7 +330,7 @@ async fn another_number_of_shards_while_processes_are_killed_loses_nothing() {
     for (from, to) in [(4, 7), (7, 2)] {
         divide(&configs, from, to);
         let more = sink.counts().requests + random.random_range(50..200);
-        sink.wait_for(more, SINCE_LAST_SAVE).await;
+        sink.arrived(more).await;
         first.kill().await;
         first = Process::run(&configs[0]);
         first.says("running").await;

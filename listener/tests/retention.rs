@@ -1,11 +1,9 @@
 //! How the log stays bounded, and what an operator can do about listeners and restores.
 
-use std::time::{Duration, Instant};
-
 use sqlx::{AssertSqlSafe, Executor};
 
 use crate::capture::changes;
-use crate::support::{self, TestDb};
+use crate::support::{self, TestDb, comes, while_progressing_or};
 
 const TABLE: &str = "create table t (id int primary key, v text); select observer.track('t')";
 
@@ -14,18 +12,27 @@ async fn others_end(db: &TestDb) {
     let now: String = db
         .value("select pg_snapshot_xmax(pg_current_snapshot())::text")
         .await;
+    // One that is prepared runs in nobody's session.
     let running = format!(
-        "select exists (select 1 from pg_stat_activity where backend_xid is not null
-            and datname <> current_database() and age(backend_xid) > age('{now}'::xid8::xid))"
+        "with theirs as (
+            select datname, backend_xid as xid, query from pg_stat_activity where backend_xid is not null
+            union all select database, transaction, 'prepared as ' || gid from pg_prepared_xacts)
+         select coalesce(string_agg(format('%s in %s: %s', xid, datname, query), '; '), '') from theirs
+         where datname <> current_database() and age(xid) > age('{now}'::xid8::xid)"
     );
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while db.value::<bool>(&running).await {
-        assert!(
-            Instant::now() < deadline,
-            "another test's transaction does not end"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    // As long as others get on, theirs may be about to end.
+    let look = async || {
+        if db.value::<String>(&running).await.is_empty() {
+            return Ok(());
+        }
+        let next = "select pg_snapshot_xmax(pg_current_snapshot())::text";
+        Err(db.value::<String>(next).await)
+    };
+    while_progressing_or(look, async || {
+        let running: String = db.value(&running).await;
+        format!("the end of other tests' transactions from before {now}: {running}")
+    })
+    .await;
 }
 
 /// A checkpoint of listener `name` at the present moment, made or moved.
@@ -74,7 +81,7 @@ async fn events_go_once_they_are_old_and_behind_every_checkpoint() {
     assert_eq!(maintain(&db, "0").await, (0, false));
     db.run("select observer.forget('slow')").await;
     assert_eq!(maintain(&db, "0").await, (1, false));
-    assert!(changes(&db).await.is_empty());
+    assert_eq!(changes(&db).await, [""; 0], "nothing is left");
 }
 
 #[tokio::test]
@@ -137,9 +144,9 @@ async fn a_slot_that_is_still_being_written_to_is_left_for_later() {
         .execute("begin; select * from observer.change_log_0")
         .await
         .unwrap();
-    let before = Instant::now();
-    assert_eq!(maintain(&db, "0").await, (0, true));
-    assert!(before.elapsed() < Duration::from_secs(30));
+    // Were it to wait for the slot, it would wait for good.
+    let maintained = comes("an end without the slot", maintain(&db, "0")).await;
+    assert_eq!(maintained, (0, true));
     reader.execute("rollback").await.unwrap();
     assert_eq!(maintain(&db, "0").await, (1, false));
 }
@@ -174,8 +181,9 @@ async fn rotation_and_retention_lose_nothing_unread_while_writers_run() {
         }
     });
     // A reader in the plainest form: all that the new mark sees and the last did not.
-    let reader = async {
-        loop {
+    let seen = async || db.value::<i64>("select count(*) from seen").await;
+    let reader = while_progressing_or(
+        async || {
             let read = sqlx::raw_sql(
                 "begin;
                  create temporary table step on commit drop as select * from observer.mark();
@@ -188,18 +196,18 @@ async fn rotation_and_retention_lose_nothing_unread_while_writers_run() {
             .execute(&db.pool)
             .await;
             read.unwrap();
-            if db.value::<i64>("select count(*) from seen").await == i64::from(WRITERS * EACH) {
-                break;
+            let seen = seen().await;
+            if seen == i64::from(WRITERS * EACH) {
+                Ok(())
+            } else {
+                Err(seen)
             }
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), async {
-        tokio::join!(futures::future::join_all(writers), reader)
-    })
-    .await
-    .unwrap();
+        },
+        async || format!("{} rows seen, and {} are", WRITERS * EACH, seen().await),
+    );
+    tokio::join!(futures::future::join_all(writers), reader);
     let head_moved: bool = db.value("select slot <> 0 or since > c.claimed_at from observer.log_head, observer.checkpoint c").await;
-    assert!(head_moved);
+    assert!(head_moved, "the log was rotated meanwhile");
 }
 
 #[tokio::test]

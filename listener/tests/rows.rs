@@ -15,8 +15,7 @@ use rand::{RngExt, SeedableRng};
 use sqlx::{Executor as _, PgPool};
 use tokio::task::JoinSet;
 
-use crate::support::database;
-use crate::support::listener::STALLED;
+use crate::support::{comes, database};
 use testkit::seed::seed;
 
 fn lease(name: &str, holder: &str) -> Lease {
@@ -70,7 +69,10 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
     second.spec.as_mut().unwrap().holder_identity = Some("y".to_owned());
     let second = rows.replace("a", &second).await.unwrap();
     assert_eq!(holder(&second), "y");
-    assert!(version(&second) > version(&first));
+    assert!(
+        version(&second) > version(&first),
+        "{second:?} after {first:?}"
+    );
     assert!(is_conflict(&rows.replace("a", &first).await));
     assert!(
         is_conflict(&rows.replace("a", &lease("a", "z")).await),
@@ -82,7 +84,10 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
     assert!(is_conflict(&rows.delete("a", "not a number").await));
     let (all, last) = rows.list().await.unwrap();
     assert_eq!(all, std::slice::from_ref(&second));
-    assert!(last.parse::<i64>().unwrap() >= version(&second));
+    assert!(
+        last.parse::<i64>().unwrap() >= version(&second),
+        "{last}, with {second:?}"
+    );
 
     let others = Rows::new(db.pool.clone(), "other/test");
     assert_eq!(others.list().await.unwrap().0, []);
@@ -216,7 +221,7 @@ async fn whoever_sees_a_version_has_seen_all_before_it() {
             .map(|lease| (name(lease), version(lease)))
             .collect();
         if let Some((seen, seen_to)) = &before {
-            assert!(last >= *seen_to);
+            assert!(last >= *seen_to, "{last} after {seen_to}");
             for (name, version) in &now {
                 let early = version <= seen_to && seen.get(name) != Some(version);
                 assert!(
@@ -239,11 +244,15 @@ async fn whoever_sees_a_version_has_seen_all_before_it() {
         .map(|lease| (name(lease), version(lease)))
         .collect();
     while known != end {
-        let change = tokio::time::timeout(STALLED, changes.next()).await;
-        note(change.unwrap().unwrap().unwrap(), &mut known, &mut newest);
+        let what = format!("a change from {known:?} to {end:?}");
+        let change = comes(&what, changes.next()).await;
+        note(change.unwrap().unwrap(), &mut known, &mut newest);
     }
     println!("{written} writes seen");
-    assert!(written > 20);
+    assert!(
+        written > 20,
+        "much was written beside the reader: {written}"
+    );
 }
 
 fn note(change: Change, known: &mut BTreeMap<String, i64>, newest: &mut i64) {
@@ -273,8 +282,8 @@ async fn changes_come_one_by_one_whoever_makes_them() {
     let second = theirs.create(&lease("b", "x")).await.unwrap();
     let mut changes = ours.follow(&last).await.unwrap();
     let mut next = async || {
-        let change = tokio::time::timeout(STALLED, changes.next()).await;
-        change.unwrap().unwrap().unwrap()
+        let change = comes("a change", changes.next()).await;
+        change.unwrap().unwrap()
     };
     assert_eq!(next().await, Change::Put(second.clone()));
     let first = ours.replace("a", &first).await.unwrap();
@@ -319,8 +328,8 @@ async fn one_lease_can_be_watched_alone() {
     let seen = version(&first).to_string();
     let mut changes = rows.watch("a", &seen).await.unwrap();
     let mut next = async || {
-        let change = tokio::time::timeout(STALLED, changes.next()).await;
-        change.unwrap().unwrap().unwrap()
+        let change = comes("a change", changes.next()).await;
+        change.unwrap().unwrap()
     };
     rows.create(&lease("b", "x")).await.unwrap();
     let second = rows.replace("a", &first).await.unwrap();

@@ -5,7 +5,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process};
-use crate::support::probe::{free_address, get, metric, ready};
+use crate::support::probe::{free_address, get, metric, ready, ready_with};
 use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
 use crate::support::{TestDb, database, eventually};
 
@@ -69,13 +69,13 @@ async fn a_receiver_that_hangs_is_named() {
     let (process, address, _files) = start(&db, &sink);
     ready(&address, 200).await;
     change_rows(&db.pool, 2).await;
-    let said = ready(&address, 503).await;
-    assert!(
-        said.contains("shard ") && said.contains("ReceiverFailing"),
-        "{said}"
-    );
+    let said = ready_with(&address, 503, "ReceiverFailing").await;
+    assert!(said.contains("shard "), "{said}");
     assert!(said.contains("default/kv"), "names the observer: {said}");
-    assert!(metric(&address, "observer_stalled_shards").await.unwrap() > 0.0);
+    eventually("stalled shards are counted", async || {
+        (metric(&address, "observer_stalled_shards").await? > 0.0).then_some(())
+    })
+    .await;
     stalled(&address, "ReceiverFailing").await;
     sink.behave(Behaviour::Ok);
     heals(&address).await;
@@ -103,11 +103,7 @@ async fn a_transaction_that_keeps_progress_from_being_saved_is_named() {
     let (connection, holder) = lock(&db).await;
     change_rows(&db.pool, 1).await;
     all_told(&sink, 2).await;
-    let said = eventually("the transaction is named", async || {
-        let (status, text) = get(&address, "/readyz").await?;
-        (status == 503 && text.contains(&holder)).then_some(text)
-    })
-    .await;
+    let said = ready_with(&address, 503, &holder).await;
     assert!(said.contains("no checkpoint could be saved"), "{said}");
     // What waits behind it is told with the same reason, whatever it waits for itself.
     sink.behave(Behaviour::Hang);

@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::servers::binaries::Binaries;
 use crate::servers::postgres::PrivateServer;
+use crate::wait::STALLED;
 
 /// Environment variable with the URL of a server that is shared by processes, as its super-user.
 pub const SERVER_URL: &str = "OBSERVER_TEST_POSTGRES_URL";
@@ -24,6 +25,14 @@ pub const VERSION: &str = "OBSERVER_TEST_POSTGRES";
 
 /// Connections of a test database's pool.
 const CONNECTIONS: u32 = 10;
+
+/// Connections of a test to a database; a connection is waited for as long as everything else.
+pub async fn pool(url: &str) -> PgPool {
+    let options = PgPoolOptions::new().max_connections(CONNECTIONS);
+    let patient = options.acquire_timeout(STALLED);
+    let pool = patient.connect(url).await;
+    pool.unwrap_or_else(|error| panic!("no connection to {url}: {error}"))
+}
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 
@@ -107,8 +116,7 @@ impl TestDb {
         connection.execute(AssertSqlSafe(create)).await.unwrap();
         connection.close().await.unwrap();
         let url = shared_url(&name).await;
-        let options = PgPoolOptions::new().max_connections(CONNECTIONS);
-        let pool = options.connect(&url).await.unwrap();
+        let pool = pool(&url).await;
         Self {
             url,
             pool,
@@ -180,7 +188,7 @@ async fn make_template<F: Future<Output = ()>>(name: &str, prepare: impl FnOnce(
         ] {
             admin.execute(AssertSqlSafe(statement)).await.unwrap();
         }
-        let pool = PgPool::connect(&shared_url(&partial).await).await.unwrap();
+        let pool = pool(&shared_url(&partial).await).await;
         prepare(pool.clone()).await;
         pool.close().await;
         let rename = format!("alter database {partial} rename to {name}");

@@ -101,7 +101,7 @@ async fn the_lane_follows_from_tenant_entity_and_key() {
               from observer.change_log",
         )
         .await;
-    assert!(right);
+    assert!(right, "each hash is that of tenant, entity and key");
 }
 
 #[tokio::test]

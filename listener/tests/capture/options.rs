@@ -140,9 +140,7 @@ async fn the_owner_of_a_table_may_track_it() {
          create schema mine authorization keeper",
     )
     .await;
-    let pool = sqlx::PgPool::connect(&db.url_as("keeper", "k"))
-        .await
-        .unwrap();
+    let pool = testkit::database::pool(&db.url_as("keeper", "k")).await;
     sqlx::raw_sql(
         "create table mine.t (id int primary key); select observer.track('mine.t'); insert into mine.t values (1)",
     )

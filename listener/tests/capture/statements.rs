@@ -157,9 +157,7 @@ async fn a_writer_needs_no_rights_on_the_log() {
          grant insert, update, delete, truncate, select on t to writer",
     )
     .await;
-    let pool = sqlx::PgPool::connect(&db.url_as("writer", "w"))
-        .await
-        .unwrap();
+    let pool = testkit::database::pool(&db.url_as("writer", "w")).await;
     for sql in [
         "insert into t values (1, 'a')",
         "update t set v = 'b'",
@@ -191,9 +189,7 @@ async fn a_custom_event_by_one_who_may_do_no_more() {
          grant usage on schema observer to emitter; grant execute on function observer.emit to emitter",
     )
     .await;
-    let pool = sqlx::PgPool::connect(&db.url_as("emitter", "e"))
-        .await
-        .unwrap();
+    let pool = testkit::database::pool(&db.url_as("emitter", "e")).await;
     let id: i64 = sqlx::query_scalar(
         r#"select observer.emit('invoice.due', '{"n": 1.50}', key => '7', tenant => 'acme')"#,
     )

@@ -36,7 +36,7 @@ async fn whatever_the_table_accepts_the_log_accepts() {
     let sizes: bool = db
         .value("select bool_and(size = octet_length(new::text)) from observer.change_log")
         .await;
-    assert!(sizes);
+    assert!(sizes, "each size is that of the new image");
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn large_values_are_whole_in_both_images_though_untouched() {
              from observer.change_log l, t where l.operation = 'u'",
         )
         .await;
-    assert!(whole);
+    assert!(whole, "the text is in both images as it is in the table");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 
 use super::{left, observer, orders};
-use crate::support::listener::{Config, Process, STALLED};
+use crate::support::listener::{Config, Process};
 use crate::support::program::command;
 use crate::support::told::keys_of;
 
@@ -24,7 +24,7 @@ async fn jobs_are_listed_shown_retried_and_cancelled() {
     let process = Process::run(&config);
     db.run("insert into orders select generate_series(1, 3)")
         .await;
-    assert!(sink.wait_for(3, STALLED).await);
+    sink.arrived(3).await;
     left(&db, 3).await;
     db.run("update orders set total = 1 where id = 1").await;
     left(&db, 4).await;

@@ -2,7 +2,7 @@
 //! within a key holds.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use queue::failpoint::ALL;
@@ -13,10 +13,11 @@ use testkit::http_sink::{Behaviour, Received, Sink};
 
 use super::{in_redis, observer, orders, redis};
 use crate::support::fleet::LONG_LEASE;
-use crate::support::listener::{Config, Process, STALLED};
+use crate::support::listener::{Config, Process};
 use crate::support::program::command;
-use crate::support::{TestDb, amounts_to, eventually};
+use crate::support::{TestDb, amounts_to, eventually, while_progressing};
 use testkit::seed::seed;
+use testkit::wait::Patience;
 
 const ROWS: usize = 12;
 
@@ -77,8 +78,11 @@ fn in_order_but_for_repeats(received: &[Received], last: usize) {
         );
         *due = (*due).max(number("total") + 1);
     }
-    assert_eq!(next.len(), ROWS);
-    assert!(next.values().all(|due| *due == last + 1), "all arrived");
+    assert_eq!(next.len(), ROWS, "orders that were told of");
+    assert!(
+        next.values().all(|due| *due == last + 1),
+        "all arrived, but these are due: {next:?}"
+    );
 }
 
 async fn dead_letters(db: &TestDb) -> usize {
@@ -103,11 +107,17 @@ async fn die_at(failpoint: &str, times: u32, spec: &str, seed: u64) -> TestDb {
         "insert into orders select generate_series(1, {ROWS})"
     ))
     .await;
-    let (mut last, deadline) = (0, Instant::now() + STALLED);
+    let (mut last, mut patience) = (0, Patience::default());
+    let mut progress = (0, 0);
     while !process.has_ended() {
+        let now = (sink.counts().requests, process.said().len());
+        if now != std::mem::replace(&mut progress, now) {
+            patience.renew();
+        }
         assert!(
-            Instant::now() < deadline,
-            "comes to {failpoint}: {}",
+            patience.lasts(),
+            "it should come to {failpoint}: {:?}, {}",
+            sink.counts(),
             process.said()
         );
         if last < MOST_ROUNDS {
@@ -124,16 +134,17 @@ async fn die_at(failpoint: &str, times: u32, spec: &str, seed: u64) -> TestDb {
     );
     let process = Process::run(&config);
     let changes = ROWS * (1 + last);
-    let all = changes as u64;
     amounts_to(
         &format!("dead letters after {failpoint}"),
-        all,
+        changes as u64,
         async || dead_letters(&db).await as u64,
     )
     .await;
-    amounts_to(&format!("accepted after {failpoint}"), all, async || {
-        accepted(&sink) as u64
-    })
+    amounts_to(
+        &format!("accepted changes after {failpoint}"),
+        changes as u64,
+        async || accepted(&sink) as u64,
+    )
     .await;
     crate::support::all_is_behind(&db).await;
     let jobs = eventually(&format!("no job is left after {failpoint}"), async || {
@@ -211,7 +222,7 @@ async fn dying_between_any_two_steps_adds_each_job_once_in_redis() {
 async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let once = "retry: {attempts: 1, initialBackoff: 20ms, maxBackoff: 50ms}";
+    let once = "timeout: 5m\n      retry: {attempts: 1, initialBackoff: 20ms, maxBackoff: 50ms}";
     let config = Config::new(
         &db.url,
         &kept(spec),
@@ -225,8 +236,9 @@ async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
     println!("{failpoint}: {spec}");
     let all = async |count: usize| {
         let what = format!("{count} dead letters, {failpoint}");
-        eventually(&what, async || {
-            (dead_letters(&db).await == count).then_some(())
+        while_progressing(&what, async || match dead_letters(&db).await {
+            letters if letters == count => Ok(()),
+            letters => Err(letters as u64),
         })
         .await;
     };
@@ -246,13 +258,14 @@ async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
     })
     .await;
     all(ROWS).await;
+    process.stop().await;
+    // From here on nobody dies, and no worker is to be taken for dead.
+    config.change("lease: 5s", "lease: 10m");
+    let process = Process::run(&config);
     sink.behave(Behaviour::Ok);
     command(&args).await.ok();
     all(0).await;
-    eventually("all are delivered", async || {
-        (sink.counts().succeeded >= ROWS as u64).then_some(())
-    })
-    .await;
+    amounts_to("deliveries", ROWS as u64, async || sink.counts().succeeded).await;
     process.stop().await;
     assert_eq!(sink.counts().succeeded, ROWS as u64, "each once");
     db.pool.close().await;

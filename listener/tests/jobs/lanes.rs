@@ -1,11 +1,12 @@
 //! A key whose delivery failed waits behind it, all others flow, and it flows again afterwards.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use testkit::http_sink::{Behaviour, Received, Sink};
 
-use super::{SHORT, in_redis, left, observer, orders, pending, redis};
+use super::{LONG, LONGER, in_redis, left, observer, orders, pending, redis};
+use crate::support::fleet::LONG_LEASE;
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get};
 use crate::support::{TestDb, amounts_to, eventually};
@@ -33,8 +34,11 @@ pub(super) fn in_order(received: &[Received], orders: usize, last: i64) {
         assert_eq!(total, *due, "order {id}");
         *due += 1;
     }
-    assert_eq!(next.len(), orders);
-    assert!(next.values().all(|due| *due == last + 1), "all arrived");
+    assert_eq!(next.len(), orders, "orders that were told of");
+    assert!(
+        next.values().all(|due| *due == last + 1),
+        "all arrived, but these are due: {next:?}"
+    );
 }
 
 pub(super) async fn accepted(sink: &Sink, count: u64) {
@@ -48,13 +52,13 @@ async fn waiting(db: &TestDb, count: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_with_a_failed_delivery_flows_again() {
-    flows_again(SHORT).await;
+    flows_again(LONG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_with_a_failed_delivery_in_redis_flows_again() {
     let redis = redis().await;
-    flows_again(&in_redis(&redis)).await;
+    flows_again(&in_redis(&redis).replace("lease: 5s", "lease: 10m")).await;
 }
 
 async fn flows_again(spec: &str) {
@@ -65,7 +69,7 @@ async fn flows_again(spec: &str) {
         status: 503,
     };
     let sink = Sink::start(failing).await.unwrap();
-    let soon = "retry: {attempts: 20, initialBackoff: 100ms, maxBackoff: 200ms}";
+    let soon = "timeout: 5m\n      retry: {attempts: 20, initialBackoff: 100ms, maxBackoff: 200ms}";
     let config = Config::new(&db.url, spec, &observer("one", &sink.url("/hook"), soon));
     let address = free_address();
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
@@ -118,12 +122,14 @@ async fn one_dead_receiver_among_ten_holds_up_nobody_and_drains_in_order() {
     let db = orders().await;
     let well = Sink::start(Behaviour::Ok).await.unwrap();
     let dead = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let often = "retry: {attempts: 100, initialBackoff: 1s, maxBackoff: 2s}";
+    // Attempts for longer than all else takes, on any machine.
+    let often = "timeout: 5m\n      retry: {attempts: 100, initialBackoff: 1s, maxBackoff: 30s}";
     let mut observers: Vec<String> = (0..9)
         .map(|n| observer(&format!("well{n}"), &well.url(&format!("/{n}")), often))
         .collect();
     observers.push(observer("dead", &dead.url("/dead"), often));
-    let config = Config::new(&db.url, SHORT, &observers.concat());
+    let spec = format!("{LONG}{LONG_LEASE}");
+    let config = Config::new(&db.url, &spec, &observers.concat());
     let process = Process::run(&config);
     let rounds = async |from: u64| {
         let begun = Instant::now();
@@ -153,9 +159,9 @@ async fn more_keys_with_jobs_than_are_told_apart_keep_their_order_across_kills()
     const ROWS: usize = 5000;
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let often = "retry: {attempts: 100, initialBackoff: 3s, maxBackoff: 5s}";
+    let often = "timeout: 5m\n      retry: {attempts: 100, initialBackoff: 3s, maxBackoff: 10s}";
     let hook = observer("many", &sink.url("/hook"), often);
-    let spec = format!("{SHORT}  lease: {{duration: 3s, renewDeadline: 2s, retryPeriod: 400ms}}\n");
+    let spec = format!("{LONGER}{LONG_LEASE}");
     let config = Config::new(&db.url, &spec, &hook);
     let mut process = Process::run(&config);
     fill(&db, ROWS).await;
@@ -175,8 +181,9 @@ async fn more_keys_with_jobs_than_are_told_apart_keep_their_order_across_kills()
     in_order(&sink.received(), ROWS, 2);
     eventually("the action is on the fast path again", async || {
         let before = enqueued(&address).await;
+        let more = sink.counts().succeeded + 1;
         db.run("update orders set total = total where id = 1").await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        accepted(&sink, more).await;
         (before.to_bits() == enqueued(&address).await.to_bits()).then_some(())
     })
     .await;

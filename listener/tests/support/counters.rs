@@ -1,15 +1,12 @@
 //! What receivers must be told of the counters that writers change (see `writers`).
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 use sqlx::PgPool;
 use testkit::http_sink::{Received, Sink};
 
-use testkit::wait::STALLED;
-
-/// Longest time between two checkpoint writes of a busy listener, with room for a busy machine.
-pub(crate) const SINCE_LAST_SAVE: Duration = Duration::from_secs(10);
+use super::while_progressing_or;
 
 /// What the table says each key must have been told: its last value.
 pub(crate) async fn expected(pool: &PgPool) -> BTreeMap<i64, i64> {
@@ -49,27 +46,30 @@ pub(crate) fn accepted(received: &[Received]) -> Vec<Accepted> {
 
 /// Waits until each key has been told this value, or a later one.
 pub(crate) async fn all_told(sink: &Sink, expected: &BTreeMap<i64, i64>) {
-    let deadline = Instant::now() + STALLED * 3;
-    loop {
+    let missing = || {
         let mut last: BTreeMap<i64, i64> = BTreeMap::new();
         for one in accepted(&sink.received()) {
             let value = last.entry(one.key).or_default();
             *value = one.value.max(*value);
         }
-        let missing: Vec<_> = expected
-            .iter()
-            .filter(|(key, value)| **value > 0 && last.get(key).is_none_or(|told| told < *value))
-            .collect();
-        if missing.is_empty() {
-            return;
+        let behind = expected.iter().filter_map(|(key, value)| {
+            let told = last.get(key).copied().unwrap_or_default();
+            (told < *value).then_some((*key, *value, told))
+        });
+        behind.collect::<Vec<_>>()
+    };
+    let look = async || {
+        if missing().is_empty() {
+            Ok(())
+        } else {
+            Err(sink.counts().requests)
         }
-        assert!(
-            Instant::now() < deadline,
-            "keys that were not told their values: {missing:?}"
-        );
-        let more = sink.counts().requests + 1;
-        sink.wait_for(more, Duration::from_secs(1)).await;
-    }
+    };
+    while_progressing_or(look, async || {
+        let (missing, counts) = (missing(), sink.counts());
+        format!("keys that were not told their values (key, value, told): {missing:?}; {counts:?}")
+    })
+    .await;
 }
 
 /// What a key was told, with the ids, for a failure's message.
@@ -80,8 +80,15 @@ fn told(all: &[Accepted], key: i64) -> Vec<(i64, &str)> {
         .collect()
 }
 
-/// Checks order within keys and completeness; returns the repeats with the times of both deliveries.
-pub(crate) fn check(all: &[Accepted], expected: &BTreeMap<i64, i64>) -> Vec<(Instant, Instant)> {
+/// A delivery that was accepted before.
+pub(crate) struct Repeat {
+    key: i64,
+    value: i64,
+    first: Instant,
+}
+
+/// Checks order within keys and completeness; returns the repeats.
+pub(crate) fn check(all: &[Accepted], expected: &BTreeMap<i64, i64>) -> Vec<Repeat> {
     let mut furthest: HashMap<i64, i64> = HashMap::new();
     let mut first: HashMap<(i64, i64), (&str, Instant)> = HashMap::new();
     let mut repeats = Vec::new();
@@ -99,7 +106,11 @@ pub(crate) fn check(all: &[Accepted], expected: &BTreeMap<i64, i64>) -> Vec<(Ins
         );
         if let Some((id, at)) = first.get(&(one.key, one.value)) {
             assert_eq!(*id, one.id, "a repeat has the same id");
-            repeats.push((*at, one.at));
+            repeats.push(Repeat {
+                key: one.key,
+                value: one.value,
+                first: *at,
+            });
         } else {
             first.insert((one.key, one.value), (&one.id, one.at));
         }
@@ -126,15 +137,52 @@ pub(crate) async fn all_in_order(pool: &PgPool, sink: &Sink) -> usize {
     repeats
 }
 
-/// Checks that nothing was repeated but what was delivered shortly before a kill.
-pub(crate) fn check_in_flight(repeats: &[(Instant, Instant)], kills: &[Instant]) {
-    for (first, _) in repeats {
-        let in_flight = kills
-            .iter()
-            .any(|kill| *first <= *kill && *kill - *first < SINCE_LAST_SAVE);
+/// What a kill may have cut off: what was not saved as done when this was looked for shortly before,
+/// and what was delivered since then.
+pub(crate) struct Kill {
+    looked: Instant,
+    unsaved: BTreeSet<(i64, i64)>,
+    done: Instant,
+}
+
+impl Kill {
+    /// Looks for what is not saved, and has somebody killed.
+    pub(crate) async fn of(pool: &PgPool, killing: impl Future<Output = ()>) -> Self {
+        let looked = Instant::now();
+        let unsaved: Vec<(i64, i64)> = sqlx::query_as(
+            "select (l.new ->> 'k')::bigint, (l.new ->> 'v')::bigint
+             from observer.change_log l join observer.checkpoint c on l.hash % c.shards = c.shard
+             where l.new is not null and not pg_visible_in_snapshot(l.xid, c.from_snapshot)
+                 and l.id <> all (c.finished)
+                 and (c.to_snapshot is null or l.id > c.last_id or not pg_visible_in_snapshot(l.xid, c.to_snapshot))
+             union
+             select (event -> 'new' ->> 'k')::bigint, (event -> 'new' ->> 'v')::bigint from observer.job",
+        )
+        .fetch_all(pool)
+        .await
+        .unwrap();
+        killing.await;
+        Self {
+            looked,
+            unsaved: unsaved.into_iter().collect(),
+            done: Instant::now(),
+        }
+    }
+
+    fn cut_off(&self, one: &Repeat) -> bool {
+        let since = one.first >= self.looked || self.unsaved.contains(&(one.key, one.value));
+        since && one.first <= self.done
+    }
+}
+
+/// Checks that nothing was repeated but what a kill may have cut off.
+pub(crate) fn check_in_flight(repeats: &[Repeat], kills: &[Kill]) {
+    for one in repeats {
         assert!(
-            in_flight,
-            "only what was under way before a kill is repeated"
+            kills.iter().any(|kill| kill.cut_off(one)),
+            "key {} was told {} again, though that was saved before every kill that followed",
+            one.key,
+            one.value
         );
     }
 }

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use testkit::http_sink::Sink;
 
-use super::listener::{Config, Process, observer};
-use super::{eventually, eventually_or};
+use super::listener::{Config, Process, observer, patient};
+use super::while_progressing_or;
 
 /// A Lease for tests in which processes die: others need not wait for long, and a busy machine
 /// still manages to renew it.
@@ -29,12 +29,12 @@ pub(crate) fn files(url: &str, spec: &str, sink: &Sink, path: &str) -> Config {
     Config::new(
         url,
         &spec,
-        &observer("kv", "public.kv", &sink.url(path), ""),
+        &patient(&observer("kv", "public.kv", &sink.url(path), "")),
     )
 }
 
 /// A shard as the database has it.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub(crate) struct Owned {
     pub(crate) shard: i16,
     pub(crate) holder: String,
@@ -60,10 +60,9 @@ pub(crate) async fn shards(pool: &PgPool) -> Vec<Owned> {
 /// Waits until these processes share so many shards evenly, and nobody else has any.
 pub(crate) async fn shared(pool: &PgPool, count: usize, by: &[&Process]) {
     let pids: Vec<u32> = by.iter().map(|process| process.pid()).collect();
-    let look = async || {
-        let shards = shards(pool).await;
+    let even = |shards: &[Owned]| {
         let mut parts: BTreeMap<u32, usize> = BTreeMap::new();
-        for shard in &shards {
+        for shard in shards {
             let owner = pids.iter().find(|pid| shard.by(**pid))?;
             *parts.entry(*owner).or_default() += 1;
         }
@@ -71,7 +70,11 @@ pub(crate) async fn shared(pool: &PgPool, count: usize, by: &[&Process]) {
         let all = shards.len() == count && parts.len() == pids.len().min(count);
         (all && parts.values().all(|part| *part <= even)).then_some(())
     };
-    eventually_or(look, async || {
+    let look = async || {
+        let shards = shards(pool).await;
+        even(&shards).ok_or(shards)
+    };
+    while_progressing_or(look, async || {
         let mut found = format!(
             "{count} shards shared by {pids:?}: {:#?}",
             shards(pool).await
@@ -92,11 +95,14 @@ pub(crate) async fn shared(pool: &PgPool, count: usize, by: &[&Process]) {
 /// Waits until none of the shards is left with any but these processes, and returns them.
 pub(crate) async fn taken_over(pool: &PgPool, count: usize, by: &[&Process]) -> Vec<Owned> {
     let pids: Vec<u32> = by.iter().map(|process| process.pid()).collect();
-    eventually(&format!("{count} shards with {pids:?}"), async || {
+    let look = async || {
         let shards = shards(pool).await;
         let theirs = |shard: &Owned| pids.iter().any(|pid| shard.by(*pid));
         let all = shards.len() == count && shards.iter().all(theirs);
-        all.then_some(shards)
+        if all { Ok(shards) } else { Err(shards) }
+    };
+    while_progressing_or(look, async || {
+        format!("{count} shards with {pids:?}: {:#?}", shards(pool).await)
     })
     .await
 }

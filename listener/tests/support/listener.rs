@@ -1,5 +1,6 @@
 //! The real program as a process of its own, which can be stopped, killed and paused.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
@@ -15,7 +16,7 @@ pub(crate) fn program() -> String {
     std::env::var("OBSERVER_TEST_PROGRAM").unwrap_or_else(|_| built.to_owned())
 }
 
-pub(crate) use testkit::wait::STALLED;
+use testkit::wait::{watched, while_progressing_or};
 
 /// Lines of a program's log in the output of a test that fails.
 const LAST_LINES: usize = 40;
@@ -58,6 +59,12 @@ pub(crate) fn observer(name: &str, entity: &str, url: &str, more: &str) -> Strin
          actions:\n    - name: post\n      webhook: {{url: {{value: \"{url}\"}}}}\n      \
          retry: {{attempts: 20, initialBackoff: 20ms, maxBackoff: 200ms}}\n---\n"
     )
+}
+
+/// Observers with attempts that last for longer than any test waits: no answer comes too late, after
+/// which what was accepted would be sent once more.
+pub(crate) fn patient(observer: &str) -> String {
+    observer.replace("      retry:", "      timeout: 5m\n      retry:")
 }
 
 /// A running listener.
@@ -121,9 +128,18 @@ impl Process {
 
     /// Waits for a text in what it says; panics with all it said if it does not come.
     pub(crate) async fn says(&mut self, text: &str) {
-        let wait = self.lines.wait_for(|lines| lines.contains(text));
-        let said = matches!(tokio::time::timeout(STALLED, wait).await, Ok(Ok(_)));
-        assert!(said, "it should say {text:?}, it said:\n{}", self.said());
+        let said = watched(
+            &mut self.lines,
+            |lines| lines.contains(text).then_some(()),
+            String::len,
+            |lines| format!("it should say {text:?}, it said:\n{lines}"),
+        );
+        let said = said.await.is_some();
+        assert!(
+            said,
+            "it should say {text:?} before it ends, it said:\n{}",
+            self.said()
+        );
     }
 
     /// Everything it said so far.
@@ -137,7 +153,12 @@ impl Process {
             .arg(self.pid().to_string())
             .status()
             .await;
-        assert!(status.unwrap().success());
+        let status = status.unwrap();
+        assert!(
+            status.success(),
+            "kill -{name}: {status}, it said:\n{}",
+            self.said()
+        );
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
@@ -146,8 +167,16 @@ impl Process {
 
     /// Waits for its end, and for the last it says.
     pub(crate) async fn ends(&mut self) -> ExitStatus {
-        let ended = tokio::time::timeout(STALLED, self.child.wait()).await;
-        let status = ended.unwrap_or_else(|_| panic!("it should end, it said:\n{}", self.said()));
+        // What it says is where it writes down how it gets on.
+        let (child, lines) = (RefCell::new(&mut self.child), &self.lines);
+        let look = async || match child.borrow_mut().try_wait() {
+            Ok(None) => Err(lines.borrow().len()),
+            ended => Ok(ended),
+        };
+        let ended = while_progressing_or(look, async || {
+            format!("it should end, it said:\n{}", *lines.borrow())
+        });
+        let status = ended.await.map(Option::unwrap);
         // A second wait has nothing more to read.
         if !self.reader.is_finished() {
             (&mut self.reader).await.unwrap();
@@ -158,6 +187,11 @@ impl Process {
     /// SIGTERM, and waits for a clean end.
     pub(crate) async fn stop(mut self) -> String {
         self.signal("TERM").await;
+        self.ends_well().await
+    }
+
+    /// Waits for a clean end, and returns what it said.
+    pub(crate) async fn ends_well(&mut self) -> String {
         let status = self.ends().await;
         assert!(
             status.success(),

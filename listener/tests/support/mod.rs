@@ -14,12 +14,14 @@ use sqlx::PgPool;
 use testkit::servers::postgres::PrivateServer;
 
 pub(crate) use testkit::database::{TestDb, binaries};
-pub(crate) use testkit::wait::{amounts_to, eventually, eventually_or};
+pub(crate) use testkit::wait::{
+    amounts_to, comes, eventually, eventually_or, while_progressing, while_progressing_or,
+};
 
 /// A server of the test's own, with a migrated database.
 pub(crate) async fn own_server() -> (PrivateServer, PgPool) {
     let server = PrivateServer::start(&binaries()).await.unwrap();
-    let pool = PgPool::connect(&server.url("postgres")).await.unwrap();
+    let pool = testkit::database::pool(&server.url("postgres")).await;
     migrate(&pool).await.unwrap();
     (server, pool)
 }
@@ -40,16 +42,20 @@ pub(crate) async fn empty_database() -> TestDb {
 /// Waits until the checkpoints of the one listener are past every event, with nothing beyond
 /// them that is done in part: before the first save there is nothing beyond them either.
 pub(crate) async fn all_is_behind(db: &TestDb) {
-    eventually("all events are behind the checkpoints", async || {
-        let behind: bool = db
+    while_progressing("all events are behind the checkpoints", async || {
+        // One for each shard with something that is done in part, and one for each event beyond.
+        let beyond: Option<i64> = db
             .value(
-                "select bool_and(partly::text = '[]' and finished = '{}' and not exists (
-                     select from observer.change_log l
-                     where l.hash % c.shards = c.shard and l.id > greatest(c.from_ceiling, c.last_id)))
+                "select sum((partly::text <> '[]' or finished <> '{}')::int + (
+                     select count(*) from observer.change_log l
+                     where l.hash % c.shards = c.shard and l.id > greatest(c.from_ceiling, c.last_id)))::bigint
                  from observer.checkpoint c",
             )
             .await;
-        behind.then_some(())
+        match beyond {
+            Some(0) => Ok(()),
+            beyond => Err(beyond.unwrap_or_default().unsigned_abs()),
+        }
     })
     .await;
 }

@@ -1,6 +1,6 @@
 //! What a running process answers over HTTP.
 
-use super::eventually;
+use super::eventually_or;
 
 /// An address that nobody listens on.
 pub(crate) fn free_address() -> String {
@@ -14,10 +14,33 @@ pub(crate) async fn get(address: &str, path: &str) -> Option<(u16, String)> {
     Some((response.status().as_u16(), response.text().await.ok()?))
 }
 
+/// Waits for a status of `/readyz`, and returns its text.
 pub(crate) async fn ready(address: &str, status: u16) -> String {
-    eventually(&format!("/readyz answers {status}"), async || {
+    ready_with(address, status, "").await
+}
+
+/// Waits for a status of `/readyz` with a text that holds `reason`, and returns the text. On a busy
+/// machine others than that one may come before it.
+pub(crate) async fn ready_with(address: &str, status: u16, reason: &str) -> String {
+    let look = async || {
         let (now, text) = get(address, "/readyz").await?;
-        (now == status).then_some(text)
+        (now == status && text.contains(reason)).then_some(text)
+    };
+    eventually_or(look, async || {
+        let found = get(address, "/readyz").await;
+        format!("/readyz answers {status} with {reason:?}, and it answers {found:?}")
+    })
+    .await
+}
+
+/// Waits until these lines, or beginnings of some, stand among the metrics, and returns all.
+pub(crate) async fn measures(address: &str, lines: &[&str]) -> String {
+    let look = async || {
+        let (_, text) = get(address, "/metrics").await?;
+        lines.iter().all(|line| text.contains(line)).then_some(text)
+    };
+    eventually_or(look, async || {
+        format!("{lines:?} among: {:?}", get(address, "/metrics").await)
     })
     .await
 }

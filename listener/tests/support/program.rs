@@ -4,7 +4,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::listener::{STALLED, program};
+use super::comes;
+use super::listener::program;
 
 /// What a command came to.
 pub(crate) struct Ended {
@@ -26,10 +27,7 @@ pub(crate) async fn command(args: &[&str]) -> Ended {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let Ok(output) = tokio::time::timeout(STALLED, child).await else {
-        panic!("{args:?} should come to an end");
-    };
-    let output = output.unwrap();
+    let output = comes(&format!("the end of {args:?}"), child).await.unwrap();
     Ended {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),

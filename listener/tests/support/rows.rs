@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use sqlx::PgPool;
 use testkit::http_sink::Sink;
 
-use super::eventually;
 use super::listener::observer;
 use super::told::{Told, told};
+use super::while_progressing_or;
 
 /// Rows whose `v` counts their changes.
 const ROWS: i64 = 10;
@@ -35,13 +35,27 @@ pub(crate) async fn change_rows(pool: &PgPool, times: usize) {
 /// Waits until every row was told of `v`, and checks that none was told of a later value before
 /// an earlier one. Returns how many deliveries were repeats.
 pub(crate) async fn all_told(sink: &Sink, v: i64) -> usize {
-    let told = eventually("the last value of each row", async || {
+    let look = async || {
         let told = told(sink);
         let last = told.iter().filter(|one| one.body["new"]["v"] == v);
         let mut keys: Vec<&str> = last.map(|one| one.body["key"].as_str().unwrap()).collect();
         keys.sort_unstable();
         keys.dedup();
-        (keys.len() == usize::try_from(ROWS).unwrap()).then_some(told)
+        if keys.len() == usize::try_from(ROWS).unwrap() {
+            Ok(told)
+        } else {
+            Err(sink.counts().requests)
+        }
+    };
+    let told = while_progressing_or(look, async || {
+        let furthest: BTreeMap<String, i64> =
+            told(sink).iter().fold(BTreeMap::new(), |mut all, one| {
+                let value = all.entry(one.body["key"].to_string()).or_default();
+                *value = (*value).max(one.body["new"]["v"].as_i64().unwrap_or_default());
+                all
+            });
+        let counts = sink.counts();
+        format!("each of {ROWS} rows told of {v}, and they were told of {furthest:?}; {counts:?}")
     })
     .await;
     repeats(&told)

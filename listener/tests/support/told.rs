@@ -3,8 +3,7 @@
 use serde_json::Value;
 use testkit::http_sink::{Received, Sink};
 
-use super::TestDb;
-use super::eventually;
+use super::{TestDb, while_progressing_or};
 
 /// A delivery that its receiver accepted.
 #[derive(Clone, Debug)]
@@ -40,27 +39,44 @@ pub(crate) fn keys(sink: &Sink, path: &str) -> Vec<String> {
 
 /// Waits until a path was told of so many events, and returns their keys.
 pub(crate) async fn keys_of(sink: &Sink, path: &str, count: usize) -> Vec<String> {
-    let what = format!("{count} deliveries at {path}");
-    eventually(&what, async || {
+    let look = async || {
         let keys = keys(sink, path);
-        (keys.len() >= count).then_some(keys)
+        if keys.len() >= count {
+            Ok(keys)
+        } else {
+            Err(sink.counts().requests)
+        }
+    };
+    while_progressing_or(look, async || {
+        let (keys, counts) = (keys(sink, path), sink.counts());
+        format!("{count} deliveries at {path}, of {keys:?} it was told; {counts:?}")
     })
     .await
 }
 
-/// Observer, key, kind and error of each dead letter, once there are so many.
-pub(crate) async fn letters(
-    db: &TestDb,
-    count: usize,
-) -> Vec<(String, Option<String>, String, String)> {
-    eventually(&format!("{count} dead letters"), async || {
+/// Observer, key, kind and error of a dead letter.
+type Letter = (String, Option<String>, String, String);
+
+/// All dead letters, once there are so many.
+pub(crate) async fn letters(db: &TestDb, count: usize) -> Vec<Letter> {
+    let all = async || -> Vec<Letter> {
         let letters = sqlx::query_as(
             "select split_part(observer, '/', 2), key, error_kind, error
              from observer.dead_letter order by observer, log_id",
         );
-        let letters: Vec<(String, Option<String>, String, String)> =
-            letters.fetch_all(&db.pool).await.unwrap();
-        (letters.len() >= count).then_some(letters)
+        letters.fetch_all(&db.pool).await.unwrap()
+    };
+    let look = async || {
+        let letters = all().await;
+        if letters.len() >= count {
+            Ok(letters)
+        } else {
+            Err(letters.len())
+        }
+    };
+    while_progressing_or(look, async || {
+        let all = all().await;
+        format!("{count} dead letters, and there are {}: {all:?}", all.len())
     })
     .await
 }

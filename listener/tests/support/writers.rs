@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::task::JoinSet;
 
-use super::listener::STALLED;
+use testkit::wait::Patience;
 
 /// Rows that the writers share.
 pub(crate) const KEYS: i32 = 40;
@@ -69,11 +69,11 @@ async fn hold_open(url: String, stop: Arc<AtomicBool>) {
 
 /// Connects, to a server that may be about to start.
 async fn connect(url: &str) -> PgConnection {
-    let deadline = Instant::now() + STALLED;
+    let mut patience = Patience::default();
     loop {
         match PgConnection::connect(url).await {
             Ok(connection) => return connection,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            Err(error) => assert!(patience.lasts(), "no connection to {url}: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

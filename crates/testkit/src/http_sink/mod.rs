@@ -72,6 +72,8 @@ pub enum Behaviour {
     },
     /// Answers 302 with this `Location`.
     Redirect(String),
+    /// Answers 200 once the sink is told how to behave, whatever that is.
+    Hold,
     /// Never answers.
     Hang,
     /// Breaks the connection off.
@@ -201,11 +203,18 @@ impl Sink {
     /// Changes what it does with requests to paths that have no behaviour of their own.
     pub fn behave(&self, behaviour: Behaviour) {
         self.state.lock().default = behaviour;
+        self.state.told.send_modify(|times| *times += 1);
+    }
+
+    /// Has the next request that no path of its own awaits be dealt with in this way.
+    pub fn behave_once(&self, behaviour: Behaviour) {
+        self.state.lock().next.push_back(behaviour);
     }
 
     /// Gives a path its own behaviour.
     pub fn behave_at(&self, path: impl Into<String>, behaviour: Behaviour) {
         self.state.lock().by_path.insert(path.into(), behaviour);
+        self.state.told.send_modify(|times| *times += 1);
     }
 
     /// What it kept, in order of arrival.
@@ -231,6 +240,39 @@ impl Sink {
         let mut counts = self.state.counts.subscribe();
         let enough = counts.wait_for(|counts| counts.requests >= requests);
         matches!(tokio::time::timeout(limit, enough).await, Ok(Ok(_)))
+    }
+
+    /// Waits until `requests` have arrived in all, as long as they become more; fails with what
+    /// was there.
+    #[cfg(feature = "tests")]
+    pub async fn arrived(&self, requests: u64) {
+        let mut counts = self.state.counts.subscribe();
+        let enough = crate::wait::watched(
+            &mut counts,
+            |counts| (counts.requests >= requests).then_some(()),
+            |counts| counts.requests,
+            |counts| {
+                format!(
+                    "{requests} requests, and there are {counts:?}: {}",
+                    self.kept()
+                )
+            },
+        );
+        assert!(
+            enough.await.is_some(),
+            "the sink lives as long as it is asked"
+        );
+    }
+
+    /// How many of which kind it kept.
+    #[cfg(feature = "tests")]
+    fn kept(&self) -> String {
+        let mut kinds = std::collections::BTreeMap::new();
+        for one in &self.state.lock().received {
+            let kind = (one.line.clone(), one.status);
+            *kinds.entry(kind).or_insert(0_u64) += 1;
+        }
+        format!("{kinds:?}")
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a sink knows, and what it makes of a request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,12 +26,16 @@ pub(super) struct State {
     secrets: Vec<Webhook>,
     inner: Mutex<Inner>,
     pub(super) counts: watch::Sender<Counts>,
+    /// How often it was told how to behave.
+    pub(super) told: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     pub(super) default: Behaviour,
     pub(super) by_path: HashMap<String, Behaviour>,
+    /// Comes before the default, each once.
+    pub(super) next: VecDeque<Behaviour>,
     seen: HashMap<String, u32>,
     pub(super) received: Vec<Received>,
     kept_bytes: usize,
@@ -47,6 +51,7 @@ impl State {
                 ..Inner::default()
             }),
             counts: watch::Sender::default(),
+            told: watch::Sender::default(),
         }
     }
 
@@ -58,7 +63,7 @@ impl State {
     pub(super) fn take(&self, request: wire::Request) -> Reaction {
         let signed = (!self.secrets.is_empty()).then(|| request.is_signed(&self.secrets));
         let mut inner = self.lock();
-        let reaction = inner.reaction(&request);
+        let reaction = inner.reaction(&request, &self.told);
         let status = reaction.status();
         if self.keep && inner.received.len() < MAX_KEPT {
             let body = if inner.kept_bytes + request.body.len() <= MAX_KEPT_BYTES {
@@ -92,9 +97,15 @@ impl Inner {
         std::mem::take(&mut self.received)
     }
 
-    fn reaction(&mut self, request: &wire::Request) -> Reaction {
-        let behaviour = self.by_path.get(request.path()).unwrap_or(&self.default);
-        match behaviour.clone() {
+    fn reaction(&mut self, request: &wire::Request, told: &watch::Sender<u64>) -> Reaction {
+        let behaviour = match self.by_path.get(request.path()) {
+            Some(behaviour) => behaviour.clone(),
+            None => self
+                .next
+                .pop_front()
+                .unwrap_or_else(|| self.default.clone()),
+        };
+        match behaviour {
             Behaviour::Ok => Reaction::answer(200),
             Behaviour::Delay(pause) => Reaction::Answer {
                 pause,
@@ -147,6 +158,8 @@ impl Inner {
                 Reaction::with_header(302, format!("location: {target}\r\n"))
             }
             Behaviour::HugeBody(bytes) => Reaction::HugeBody(bytes),
+            // What it is told from now on counts, as this is asked of under its lock.
+            Behaviour::Hold => Reaction::Hold(told.subscribe()),
             Behaviour::Hang => Reaction::Hang,
             Behaviour::Reset => Reaction::Reset,
             Behaviour::ShortBody(status) => Reaction::ShortBody(status),
@@ -185,6 +198,7 @@ pub(super) enum Reaction {
         header: String,
         body: Bytes,
     },
+    Hold(watch::Receiver<u64>),
     Hang,
     Reset,
     ShortBody(u16),
@@ -212,7 +226,7 @@ impl Reaction {
             Self::Answer { status, .. } | Self::ShortBody(status) | Self::EndlessBody(status) => {
                 Some(*status)
             }
-            Self::HugeBody(_) => Some(200),
+            Self::Hold(_) | Self::HugeBody(_) => Some(200),
             Self::Hang | Self::Reset | Self::Garbage => None,
         }
     }

@@ -63,6 +63,28 @@ async fn a_path_behaves_in_its_own_way_until_told_otherwise() {
 }
 
 #[tokio::test]
+async fn what_is_held_is_answered_once_the_sink_is_told_how_to_behave() {
+    let sink = Sink::start(Behaviour::Hold).await.unwrap();
+    let request = post("/", "a");
+    let mut held = std::pin::pin!(exchange(&sink, &request));
+    tokio::select! {
+        answer = &mut held => panic!("answered: {answer}"),
+        arrived = sink.wait_for(1, Duration::from_mins(1)) => assert!(arrived, "it is there"),
+    }
+    sink.behave(Behaviour::Status(500));
+    assert!(held.await.contains("200"), "it was taken before");
+    assert!(exchange(&sink, &request).await.contains("500"));
+}
+
+#[tokio::test]
+async fn the_next_request_may_be_dealt_with_in_another_way() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    sink.behave_once(Behaviour::Status(503));
+    assert!(exchange(&sink, &post("/", "a")).await.contains("503"));
+    assert!(exchange(&sink, &post("/", "a")).await.contains("200"));
+}
+
+#[tokio::test]
 async fn a_sink_that_only_counts_keeps_nothing() {
     let sink = Sink::start_with(Options {
         keep: false,

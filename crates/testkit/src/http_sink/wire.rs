@@ -82,6 +82,11 @@ pub(super) async fn serve(mut stream: TcpStream, state: &State) -> io::Result<()
                 }
                 stream.write_all(&answer(status, &header, &body)).await?;
             }
+            Reaction::Hold(mut told) => {
+                // Where nobody can tell it any more, the sink is gone.
+                let _ = told.changed().await;
+                stream.write_all(&answer(200, "", &[])).await?;
+            }
             Reaction::Hang => std::future::pending().await,
             Reaction::Reset => return stream.set_zero_linger(),
             Reaction::ShortBody(status) => {
