@@ -29,7 +29,7 @@ pub enum StoreError {
     #[error("the API server forbids it; grant get, create, update and watch on leases")]
     Forbidden(#[source] kube::Error),
     /// No answer came in time; the call may have had its effect all the same.
-    #[error("the API server did not answer in time")]
+    #[error("no answer in time")]
     Timeout,
     /// The changes since that version are not known any more: list anew.
     #[error("the changes since that version are not known any more")]

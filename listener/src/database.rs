@@ -238,10 +238,10 @@ pub(crate) async fn blocker(pool: &PgPool) -> Result<Option<String>, sqlx::Error
 }
 
 /// A few connections for what must not wait for anything else, such as Leases.
-pub fn connections_apart(url: &Redacted, patience: Duration) -> Result<PgPool, DatabaseError> {
+pub fn connections_apart(url: &Redacted) -> Result<PgPool, DatabaseError> {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS_APART)
-        .acquire_timeout(patience);
+        .acquire_timeout(ACQUIRE_TIMEOUT);
     Ok(pool.connect_lazy_with(options(url)?))
 }
 

@@ -2,10 +2,12 @@
 //! never a secret.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::fleet::LONG_LEASE;
 use crate::support::listener::{Config, Process, observer};
 use crate::support::program::{Ended, command};
 use crate::support::{TestDb, database, empty_database};
@@ -165,8 +167,8 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up_on() {
     );
 }
 
-/// The database of a server that is too busy for one connection of a program: the one after so many.
-async fn busy_once(db: &TestDb, after: usize) -> String {
+/// The database of a busy server, which takes so long before it answers on its `n`th connection.
+async fn busy(db: &TestDb, delay: impl Fn(u32) -> Duration + Send + 'static) -> String {
     let busy = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut url = url::Url::parse(&db.url).unwrap();
     let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
@@ -174,38 +176,54 @@ async fn busy_once(db: &TestDb, after: usize) -> String {
     url.set_port(Some(busy.local_addr().unwrap().port()))
         .unwrap();
     tokio::spawn(async move {
-        let mut unanswered = Vec::new();
         for n in 0.. {
             let (mut from, _) = busy.accept().await.unwrap();
-            if n == after {
-                unanswered.push(from);
-                continue;
-            }
-            let mut to = TcpStream::connect(&server).await.unwrap();
-            tokio::spawn(
-                async move { tokio::io::copy_bidirectional(&mut from, &mut to).await.ok() },
-            );
+            let (server, delay) = (server.clone(), delay(n));
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let mut to = TcpStream::connect(&server).await.unwrap();
+                tokio::io::copy_bidirectional(&mut from, &mut to).await.ok()
+            });
         }
     });
     url.into()
 }
 
+/// Longer than anybody waits on one connection, for that one alone.
+fn silent(on: u32) -> impl Fn(u32) -> Duration {
+    move |n| Duration::from_hours(u64::from(n == on))
+}
+
+fn listener(url: &str, spec: &str) -> Config {
+    Config::new(
+        url,
+        spec,
+        &observer("a", "public.a", "http://127.0.0.1:9", ""),
+    )
+}
+
 #[tokio::test]
 async fn a_server_that_is_slow_at_first_is_given_time() {
     let db = database().await;
-    let url = busy_once(&db, 0).await;
+    let url = busy(&db, silent(0)).await;
     let list = command(&["dlq", "list", "--database-url", &url]).await;
     decent(&list);
     list.ok();
-    let url = busy_once(&db, 1).await;
-    let config = Config::new(
-        &url,
-        "",
-        &observer("a", "public.a", "http://127.0.0.1:9", ""),
-    );
+    let url = busy(&db, silent(1)).await;
+    let config = listener(&url, "");
     let mut process = Process::run(&config);
     process.says("cannot go on yet; trying again").await;
     process.says("running").await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_longer_to_connect_than_a_call_about_a_lease_is_joined() {
+    let db = database().await;
+    let url = busy(&db, |_| Duration::from_secs(1)).await;
+    let config = listener(&url, LONG_LEASE);
+    let mut process = Process::run(&config);
+    process.says("taking part").await;
     process.stop().await;
 }
 

@@ -13,8 +13,9 @@ use futures::future::BoxFuture;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
 use lease::{Change, Changes, FleetChanges, Store, StoreError};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgPool, Row};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Row};
 use tokio::sync::Notify;
 
 /// Between two looks for changes.
@@ -68,13 +69,22 @@ impl Rows {
         }
     }
 
+    /// A connection. To open one may take longer than a call about a Lease lasts: that goes on when
+    /// the call is given up, and the next one finds it open, instead of beginning anew each time.
+    async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        let pool = self.pool.clone();
+        let opened = tokio::spawn(async move { pool.acquire().await });
+        let opened = opened.await.unwrap_or(Err(sqlx::Error::WorkerCrashed));
+        opened.map_err(other)
+    }
+
     async fn one(&self, name: &str) -> Result<Option<Lease>, StoreError> {
         let row = sqlx::query(
             "select name, version, lease::text from observer.lease where listener = $1 and name = $2",
         )
         .bind(&*self.listener)
         .bind(name)
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *self.connection().await?)
         .await
         .map_err(other)?;
         row.as_ref().map(read).transpose()
@@ -86,7 +96,7 @@ impl Rows {
             "select name, version, lease::text from observer.lease where listener = $1 order by version",
         )
         .bind(&*self.listener)
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(other)?;
         let mut leases = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
@@ -153,7 +163,7 @@ impl Store for Rows {
                 .bind(&*self.listener)
                 .bind(name(lease))
                 .bind(text(lease)?)
-                .fetch_optional(&self.pool)
+                .fetch_optional(&mut *self.connection().await?)
                 .await
                 .map_err(other)?;
             self.news.notify_one();
@@ -177,7 +187,7 @@ impl Store for Rows {
                 .bind(name)
                 .bind(version(lease))
                 .bind(text(lease)?)
-                .fetch_optional(&self.pool)
+                .fetch_optional(&mut *self.connection().await?)
                 .await
                 .map_err(other)?;
             self.news.notify_one();
@@ -203,7 +213,7 @@ impl Store for Rows {
                 .bind(&*self.listener)
                 .bind(name)
                 .bind(version)
-                .execute(&self.pool)
+                .execute(&mut *self.connection().await?)
                 .await
                 .map_err(other)?;
             self.news.notify_one();

@@ -100,7 +100,7 @@ impl Fleet {
             }
             Coordination::Database => {
                 dead = Arc::new(process::ended());
-                let pool = connections_apart(&listener.database_url, timing.retry_period())?;
+                let pool = connections_apart(&listener.database_url)?;
                 let rows = Rows::new(pool.clone(), &listener.identity());
                 (
                     Arc::new(Counted::new(rows, requests)),
