@@ -800,9 +800,18 @@ fn a_listener_that_selects_nothing_is_told() {
     breaks(
         "metadata: {name: shop}",
         "metadata: {name: shop, namespace: prod}",
-        "ObserverListener prod/shop: spec.observerSelector: there is no Observer in namespace \
-         `prod` to run; add one",
+        "ObserverListener prod/shop: spec.observerSelector: reaches none of the observers in the \
+         files, as none is in namespace `prod`",
     );
+}
+
+#[test]
+fn a_listener_without_observers_or_with_suspended_ones_alone_runs() {
+    run(LISTENER, None).unwrap();
+    let suspended = OBSERVER.replace("spec:\n", "spec:\n  state: Suspended\n");
+    assert_ne!(suspended, OBSERVER);
+    let text = format!("{LISTENER}---{suspended}");
+    run(&text, None).unwrap();
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub fn load(
 ) -> Result<Loaded, Report> {
     let mut loader = Loader::default();
     loader.take(files, secrets);
-    let bundle = loader.choose(listener, Idle::Refused);
+    let bundle = loader.choose(listener);
     loader.finish(files, bundle)
 }
 
@@ -78,7 +78,7 @@ pub fn load_bundle(text: &str) -> Result<Bundle, Report> {
     }];
     let mut loader = Loader::default();
     loader.take(&files, &|_, _| None);
-    let bundle = loader.choose(None, Idle::Allowed);
+    let bundle = loader.choose(None);
     loader.finish(&files, bundle).map(|loaded| loaded.bundle)
 }
 
@@ -89,13 +89,6 @@ pub(crate) fn check_alone(text: String) -> Vec<Problem> {
     let path = String::new();
     loader.take(&[SourceFile { path, text }], &|_, _| None);
     loader.problems
-}
-
-/// What a listener that selects no observer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Idle {
-    Refused,
-    Allowed,
 }
 
 /// What has been made out so far.
@@ -123,7 +116,8 @@ struct Candidate {
     config: ListenerConfig,
     selector: LabelSelector,
     from: ObserverNamespaces,
-    /// A problem with its selector, should it choose no observer; nothing if there is one already.
+    /// Where a problem with its selector would stand, should it pass over all observers; nothing if
+    /// there is one already.
     idle: Option<Problem>,
 }
 
@@ -255,7 +249,7 @@ impl Loader {
     }
 
     /// The listener that was asked for with what it selects, or a problem.
-    fn choose(&mut self, wanted: Option<&str>, idle: Idle) -> Option<Bundle> {
+    fn choose(&mut self, wanted: Option<&str>) -> Option<Bundle> {
         let fits = |candidate: &&Candidate| {
             wanted.is_none_or(|wanted| {
                 wanted == candidate.config.name || wanted == candidate.config.identity()
@@ -282,23 +276,26 @@ impl Loader {
             .collect();
         observers.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         if let Some(place) = &chosen.idle
-            && idle == Idle::Refused
             && observers.is_empty()
             && !self.gaps
         {
+            // None, or all of them suspended, is as good as any number. That the selector passes all
+            // of them over is hardly meant.
             let around = self.observers.iter().filter(in_reach).count();
-            let suspended = self.observers.iter().filter(selected).count();
-            let message = match (around, suspended) {
-                (0, _) => format!("there is no Observer in namespace `{own}` to run; add one"),
-                (_, 0) => format!(
-                    "selects none of the {around} observers in namespace `{own}`; compare their labels"
-                ),
-                _ => format!("selects {suspended} observers, and all of them are suspended"),
-            };
-            self.problems.push(Problem {
-                message,
-                ..place.clone()
-            });
+            if !self.observers.is_empty() && !self.observers.iter().any(|seen| selected(&seen)) {
+                let message = match around {
+                    0 => format!(
+                        "reaches none of the observers in the files, as none is in namespace `{own}`"
+                    ),
+                    _ => format!(
+                        "selects none of the {around} observers in namespace `{own}`; compare their labels"
+                    ),
+                };
+                self.problems.push(Problem {
+                    message,
+                    ..place.clone()
+                });
+            }
         }
         Some(Bundle {
             listener: chosen.config.clone(),

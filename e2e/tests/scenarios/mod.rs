@@ -6,6 +6,7 @@ mod chaos;
 mod conditions;
 mod failover;
 mod faults;
+mod idle;
 mod outage;
 mod outputs;
 mod refusals;

@@ -176,6 +176,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bundle_without_observers_runs_and_takes_the_place_of_one_with_some() {
+        let mut loader = Loader::default();
+        let text = bundle("a", "", "true");
+        let before = load(&mut loader, &text);
+        let (listener, _) = text.split_once("---\n").unwrap();
+        let plan = load(&mut loader, listener);
+        assert_eq!(plan.observers.len(), 0);
+        assert_eq!(before.change(&plan), Change::Observers);
+        let suspended = text.replace("spec:\n  \"on\"", "spec:\n  state: Suspended\n  \"on\"");
+        assert_ne!(suspended, text);
+        assert_eq!(load(&mut loader, &suspended).observers.len(), 0);
+    }
+
+    #[test]
     fn an_observer_that_does_not_compile_is_refused_alone() {
         let plan = load(&mut Loader::default(), &bundle("a", "", "new.total >"));
         assert_eq!(plan.observers.len(), 0);
