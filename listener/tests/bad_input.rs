@@ -285,13 +285,9 @@ async fn a_database_without_the_schema_is_to_be_migrated() {
 #[tokio::test]
 async fn a_role_without_rights_reads_which_one_is_missing() {
     let db = database().await;
-    db.run(&format!(
-        "drop role if exists observer_bare; create role observer_bare login password '{SECRET}'"
-    ))
-    .await;
-    let ended = with_url(&db.url_as("observer_bare", SECRET)).await;
+    let role = db.role("bare", &format!("login password '{SECRET}'")).await;
+    let ended = with_url(&db.url_as(&role, SECRET)).await;
     refused(&ended, 1, &["permission denied", "observer"]);
-    db.run("drop role observer_bare").await;
 }
 
 const SIX_MISTAKES: &str = r#"apiVersion: observers.fraiseql.dev/v1alpha1

@@ -315,10 +315,9 @@ async fn a_receiver_s_wish_to_wait_is_granted_within_bounds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_shows_in_dead_letters_logs_or_metrics() {
     let db = orders().await;
-    db.run(&format!(
-        "drop role if exists observer_secretive; create role observer_secretive superuser login password '{SECRET}'"
-    ))
-    .await;
+    let role = db
+        .role("secretive", &format!("superuser login password '{SECRET}'"))
+        .await;
     let sink = Sink::start(Behaviour::Echo(400)).await.unwrap();
     sink.behave_at(
         format!("/{SECRET}/redirects"),
@@ -347,7 +346,7 @@ async fn no_secret_shows_in_dead_letters_logs_or_metrics() {
         action("redirects"),
         action("breaks"),
     );
-    let config = Config::new(&db.url_as("observer_secretive", SECRET), "", &observers);
+    let config = Config::new(&db.url_as(&role, SECRET), "", &observers);
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
     drop(socket);
@@ -386,7 +385,7 @@ async fn no_secret_shows_in_dead_letters_logs_or_metrics() {
     );
     comes(
         "the end of a role that nothing is left of",
-        db.run("drop role observer_secretive"),
+        db.run(&format!("drop role {role}")),
     )
     .await;
 }

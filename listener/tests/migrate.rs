@@ -94,17 +94,16 @@ async fn a_schema_of_another_origin_is_left_alone() {
 #[tokio::test]
 async fn a_user_without_rights_learns_what_to_ask_for() {
     let db = support::empty_database().await;
-    db.run("drop role if exists migrator; create role migrator login password 'm'")
-        .await;
-    let pool = testkit::database::pool(&db.url_as("migrator", "m")).await;
+    let role = db.role("migrator", "login password 'm'").await;
+    let pool = testkit::database::pool(&db.url_as(&role, "m")).await;
     let error = migrate(&pool).await.unwrap_err().to_string();
     assert!(
-        error.contains("create schema observer authorization migrator"),
+        error.contains(&format!("create schema observer authorization {role}")),
         "{error}"
     );
 
     // Either remedy is enough.
-    db.run("create schema observer authorization migrator")
+    db.run(&format!("create schema observer authorization {role}"))
         .await;
     migrate(&pool).await.unwrap();
     verify(&pool).await.unwrap();
@@ -118,9 +117,8 @@ async fn a_user_without_rights_learns_what_to_ask_for() {
 #[tokio::test]
 async fn others_than_the_owner_cannot_migrate() {
     let db = support::database().await;
-    db.run("drop role if exists stranger; create role stranger login password 's'")
-        .await;
-    let pool = testkit::database::pool(&db.url_as("stranger", "s")).await;
+    let role = db.role("stranger", "login password 's'").await;
+    let pool = testkit::database::pool(&db.url_as(&role, "s")).await;
     for error in [
         migrate(&pool).await.unwrap_err(),
         verify(&pool).await.unwrap_err(),

@@ -5,6 +5,7 @@
 //! that the first who needs it prepares.
 
 use std::future::Future;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -89,6 +90,7 @@ pub struct TestDb {
     pub pool: PgPool,
     name: String,
     admin: String,
+    roles: Mutex<Vec<String>>,
 }
 
 impl TestDb {
@@ -122,7 +124,17 @@ impl TestDb {
             pool,
             name,
             admin,
+            roles: Mutex::default(),
         }
+    }
+
+    /// Makes a role of the test's own with these options, such as `login password 'x'`, and gives its name,
+    /// which begins with `name` and needs no quotes. Roles are the whole server's.
+    pub async fn role(&self, name: &str, options: &str) -> String {
+        let role = format!("{name}_{}", self.name);
+        self.run(&format!("create role {role} {options}")).await;
+        self.roles.lock().unwrap().push(role.clone());
+        role
     }
 
     /// Runs statements that return nothing.
@@ -200,6 +212,7 @@ async fn make_template<F: Future<Output = ()>>(name: &str, prepare: impl FnOnce(
 impl Drop for TestDb {
     fn drop(&mut self) {
         let (admin, name) = (self.admin.clone(), self.name.clone());
+        let roles = std::mem::take(&mut *self.roles.lock().unwrap());
         // A thread of its own, since the test's runtime may be ending.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -209,6 +222,10 @@ impl Drop for TestDb {
                 let mut connection = PgConnection::connect(&admin).await.unwrap();
                 let drop = format!("drop database if exists {name} with (force)");
                 connection.execute(AssertSqlSafe(drop)).await.unwrap();
+                for role in roles {
+                    let drop = format!("drop role if exists {role}");
+                    connection.execute(AssertSqlSafe(drop)).await.unwrap();
+                }
             });
         });
         // What is left goes with the server.

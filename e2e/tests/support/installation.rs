@@ -22,22 +22,30 @@ pub(crate) const NAMESPACE: &str = "observer-system";
 /// Name of the release, and so of the Deployment.
 pub(crate) const RELEASE: &str = "observer-operator";
 
-/// Installs the operator unless it is there, and waits until it is ready. Scenarios that run at once
-/// do so one after the other: Helm refuses to install a release twice at the same time.
+/// Installs the operator unless it is there, and waits until it is ready.
 pub(crate) async fn installed(cluster: &Cluster) -> Result<()> {
-    let file = File::create(folder().join("install.lock"))?;
-    let lock = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await??;
+    let _turn = turn().await?;
     if deployments(cluster).get_opt(RELEASE).await?.is_some() {
-        ready(cluster).await?;
+        ready(cluster).await.map(drop)
     } else {
-        install(cluster).await?;
+        upgrade(cluster).await.map(drop)
     }
-    drop(lock);
-    Ok(())
 }
 
 /// Installs or upgrades the chart and gives the time until it was ready.
 pub(crate) async fn install(cluster: &Cluster) -> Result<Duration> {
+    let _turn = turn().await?;
+    upgrade(cluster).await
+}
+
+/// Scenarios that run at once install one after the other, as Helm refuses to work on a release twice
+/// at the same time. The turn ends with the file.
+async fn turn() -> Result<File> {
+    let file = File::create(folder().join("install.lock"))?;
+    Ok(tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await??)
+}
+
+async fn upgrade(cluster: &Cluster) -> Result<Duration> {
     make_namespace(cluster, NAMESPACE).await?;
     let start = Instant::now();
     let chart = repository("charts/observer-operator");

@@ -132,15 +132,15 @@ async fn what_cannot_be_tracked_is_refused() {
 #[tokio::test]
 async fn the_owner_of_a_table_may_track_it() {
     let db = support::database().await;
-    db.run(
-        "drop role if exists keeper; create role keeper login password 'k';
-         grant usage on schema observer to keeper;
+    let role = db.role("keeper", "login password 'k'").await;
+    db.run(&format!(
+        "grant usage on schema observer to {role};
          grant execute on function observer.track, observer.log_rows, observer.log_update, observer.log_truncate
-         to keeper;
-         create schema mine authorization keeper",
-    )
+         to {role};
+         create schema mine authorization {role}"
+    ))
     .await;
-    let pool = testkit::database::pool(&db.url_as("keeper", "k")).await;
+    let pool = testkit::database::pool(&db.url_as(&role, "k")).await;
     sqlx::raw_sql(
         "create table mine.t (id int primary key); select observer.track('mine.t'); insert into mine.t values (1)",
     )

@@ -1,35 +1,29 @@
 //! What those may do who were let into the schema for one thing.
 
-use sqlx::{Executor, PgPool};
+use sqlx::{AssertSqlSafe, Executor, PgPool};
 
 use crate::support::{self, TestDb};
 
-/// A role of the test's own that may enter the schema and do what `grants` says, with a function
-/// that notes as whom it ran.
-async fn intruder(db: &TestDb, name: &str, grants: &str) -> PgPool {
+/// Connections of a role that may enter the schema and call these functions of it. Its own function
+/// `intruder.note()` notes as whom it runs.
+async fn intruder(db: &TestDb, functions: &str) -> PgPool {
+    let role = db.role("intruder", "login password 'k'").await;
     db.run(&format!(
-        "drop role if exists {name}; create role {name} login password 'k';
-         grant usage on schema observer to {name}; {grants};
-         create schema {name} authorization {name};
+        "grant usage on schema observer to {role}; grant execute on function {functions} to {role};
+         create schema intruder authorization {role};
          create table public.ran_as (role text); grant insert on public.ran_as to public;
-         grant create, temporary on database {database} to {name}",
+         grant temporary on database {database} to {role}",
         database = db.value::<String>("select current_database()::text").await,
     ))
     .await;
-    let pool = PgPool::connect(&db.url_as(name, "k")).await.unwrap();
-    let function = format!(
-        "create function {name}.note() returns int language plpgsql as
-         'begin insert into public.ran_as values (current_user); return 1; end'"
-    );
-    pool.execute(sqlx::AssertSqlSafe(function)).await.unwrap();
-    pool
-}
-
-async fn ran_as_others(db: &TestDb, name: &str) -> i64 {
-    db.value(&format!(
-        "select count(*) from public.ran_as where role <> '{name}'"
-    ))
+    let pool = testkit::database::pool(&db.url_as(&role, "k")).await;
+    pool.execute(
+        "create function intruder.note() returns int language plpgsql as
+         'begin insert into public.ran_as values (current_user); return 1; end'",
+    )
     .await
+    .unwrap();
+    pool
 }
 
 #[tokio::test]
@@ -86,8 +80,7 @@ async fn definers_resolve_names_in_no_schema_of_others() {
 #[tokio::test]
 async fn who_may_emit_makes_no_trigger_of_the_logs_functions() {
     let db = support::database().await;
-    let grant = "grant execute on function observer.emit to emitter";
-    let pool = intruder(&db, "emitter", grant).await;
+    let pool = intruder(&db, "observer.emit").await;
     let mut connection = pool.acquire().await.unwrap();
     connection
         .execute("create temporary table t (id int)")
@@ -97,7 +90,7 @@ async fn who_may_emit_makes_no_trigger_of_the_logs_functions() {
         let trigger = format!(
             "create trigger x after insert on t for each statement execute function observer.{function}('{{}}')"
         );
-        let refused = connection.execute(sqlx::AssertSqlSafe(trigger)).await;
+        let refused = connection.execute(AssertSqlSafe(trigger)).await;
         let error = refused.unwrap_err().to_string();
         assert!(
             error.contains("permission denied for function"),
@@ -109,8 +102,8 @@ async fn who_may_emit_makes_no_trigger_of_the_logs_functions() {
 #[tokio::test]
 async fn triggers_without_transition_tables_log_nothing_and_run_nothing() {
     let db = support::database().await;
-    let grant = "grant execute on function observer.log_rows, observer.log_update, observer.log_truncate to tracker";
-    let pool = intruder(&db, "tracker", grant).await;
+    let functions = "observer.log_rows, observer.log_update, observer.log_truncate";
+    let pool = intruder(&db, functions).await;
     let mut connection = pool.acquire().await.unwrap();
     for (event, names, function) in [
         ("insert", &["changed_rows"][..], "log_rows"),
@@ -128,17 +121,14 @@ async fn triggers_without_transition_tables_log_nothing_and_run_nothing() {
                 .unwrap();
             for name in names {
                 let view = format!(
-                    "create temporary view {name} as select tracker.note() as note, 1 as id"
+                    "create temporary view {name} as select intruder.note() as note, 1 as id"
                 );
-                connection.execute(sqlx::AssertSqlSafe(view)).await.unwrap();
+                connection.execute(AssertSqlSafe(view)).await.unwrap();
             }
             let trigger = format!(
                 "create trigger x after {event} on t for each statement execute function observer.{function}({arguments})"
             );
-            connection
-                .execute(sqlx::AssertSqlSafe(trigger))
-                .await
-                .unwrap();
+            connection.execute(AssertSqlSafe(trigger)).await.unwrap();
             for statement in [
                 "insert into t values (2)",
                 "update t set id = 3",
@@ -149,7 +139,8 @@ async fn triggers_without_transition_tables_log_nothing_and_run_nothing() {
             connection.execute("discard temp").await.unwrap();
         }
     }
-    assert_eq!(ran_as_others(&db, "tracker").await, 0);
+    let ran = "select count(*) from public.ran_as";
+    assert_eq!(db.value::<i64>(ran).await, 0);
     let logged = "select count(*) from observer.change_log";
     assert_eq!(db.value::<i64>(logged).await, 0);
 }

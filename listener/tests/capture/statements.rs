@@ -152,12 +152,12 @@ async fn upsert_merge_copy_and_cascade() {
 async fn a_writer_needs_no_rights_on_the_log() {
     let db = support::database().await;
     db.run(TABLE).await;
-    db.run(
-        "drop role if exists writer; create role writer login password 'w';
-         grant insert, update, delete, truncate, select on t to writer",
-    )
+    let role = db.role("writer", "login password 'w'").await;
+    db.run(&format!(
+        "grant insert, update, delete, truncate, select on t to {role}"
+    ))
     .await;
-    let pool = testkit::database::pool(&db.url_as("writer", "w")).await;
+    let pool = testkit::database::pool(&db.url_as(&role, "w")).await;
     for sql in [
         "insert into t values (1, 'a')",
         "update t set v = 'b'",
@@ -184,12 +184,12 @@ async fn a_writer_needs_no_rights_on_the_log() {
 #[tokio::test]
 async fn a_custom_event_by_one_who_may_do_no_more() {
     let db = support::database().await;
-    db.run(
-        "drop role if exists emitter; create role emitter login password 'e';
-         grant usage on schema observer to emitter; grant execute on function observer.emit to emitter",
-    )
+    let role = db.role("emitter", "login password 'e'").await;
+    db.run(&format!(
+        "grant usage on schema observer to {role}; grant execute on function observer.emit to {role}"
+    ))
     .await;
-    let pool = testkit::database::pool(&db.url_as("emitter", "e")).await;
+    let pool = testkit::database::pool(&db.url_as(&role, "e")).await;
     let id: i64 = sqlx::query_scalar(
         r#"select observer.emit('invoice.due', '{"n": 1.50}', key => '7', tenant => 'acme')"#,
     )
