@@ -201,9 +201,10 @@ impl Process {
         self.said()
     }
 
-    /// SIGKILL.
-    pub(crate) async fn kill(mut self) {
+    /// SIGKILL; gives what it said until then.
+    pub(crate) async fn kill(mut self) -> String {
         self.child.kill().await.unwrap();
+        self.said()
     }
 }
 
