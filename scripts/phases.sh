@@ -5,6 +5,7 @@ PATH=$(scripts/prepare tools | paste -sd:):$PATH
 rm -rf "$logs"
 mkdir -p "$logs"
 started=$(date +%s)
+running=
 failed=()
 lanes=()
 
@@ -17,7 +18,11 @@ phase() { # NAME COMMAND...: runs it and notes how long it took and how busy the
     shift
     echo "== $name"
     from=$(date +%s%N) used=$(busy)
-    "$@" || code=$?
+    # In the background, so that a signal ends it at once.
+    "$@" &
+    running=$!
+    wait "$running" || code=$?
+    running=
     awk -v name="$name" -v took="$((($(date +%s%N) - from) / 1000000))" -v used="$(($(busy) - used))" \
         -v cores="$(nproc)" -v code="$code" 'BEGIN {
             share = took > 0 ? used * 1000 / (took * cores) : 0
@@ -57,8 +62,13 @@ end_tree() { # PID: ends a process and those that it started
     kill "$1" 2>/dev/null || true
 }
 
-end_lanes() { # and waits until they have cleaned up
+end_lanes() { # and what is running, and waits until they have cleaned up
     local lane
+    if [ "$running" ]; then
+        end_tree "$running"
+        wait "$running" || true
+        running=
+    fi
     for lane in "${lanes[@]}"; do
         end_tree "${lane%%:*}"
         wait "${lane%%:*}" || true

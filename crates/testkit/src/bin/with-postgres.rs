@@ -11,8 +11,18 @@ use std::process::ExitCode;
 use anyhow::Context;
 use observer_testkit::database::{SERVER_URL, binaries};
 use observer_testkit::servers::postgres::PrivateServer;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Has the command end by itself, with all that it started.
+fn pass_on(command: &Child) {
+    if let Some(pid) = command.id() {
+        // It may be gone already.
+        let _ = std::process::Command::new("kill")
+            .arg(pid.to_string())
+            .status();
+    }
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -34,7 +44,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         tokio::select! {
             status = command.wait() => break status?,
             _ = interrupt.recv() => {}
-            _ = terminate.recv() => command.start_kill()?,
+            _ = terminate.recv() => pass_on(&command),
         }
     };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
