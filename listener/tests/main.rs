@@ -35,3 +35,4 @@ mod samples;
 mod stalls;
 mod support;
 mod tenants;
+mod unread;

@@ -1,6 +1,6 @@
 //! `dlq`: dead letters.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -8,9 +8,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::Span;
 use observer_listener::migrate;
 use observer_listener::queue::dead_letter::keeper::{self, Selection, Stored};
+use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
+use super::output::say;
 use super::schema::connect;
 use super::{CliError, DatabaseArgs, identity};
 
@@ -140,8 +142,8 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             let (pool, what) = open(database, filter, None).await?;
             let letters = keeper::list(&pool, &what, i64::MAX, limit).await?;
             match output {
-                Output::Json => println!("{}", serde_json::to_string_pretty(&letters)?),
-                Output::Table => table(&letters, keeper::count(&pool, &what).await?),
+                Output::Json => say!("{}", serde_json::to_string_pretty(&letters)?)?,
+                Output::Table => table(&letters, keeper::count(&pool, &what).await?)?,
             }
         }
         DlqCommand::Show { id, database } => {
@@ -152,7 +154,7 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
                 )
                 .into());
             };
-            println!("{}", serde_json::to_string_pretty(&letter)?);
+            say!("{}", serde_json::to_string_pretty(&letter)?)?;
         }
         DlqCommand::Redrive { rate, chosen } => {
             let (pool, what) = chosen.open().await?;
@@ -160,11 +162,11 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
                 None => keeper::redrive_selected(&pool, &what).await?,
                 Some(rate) => redrive_at(&pool, &what, rate).await?,
             };
-            println!("{count} to redrive; a running listener takes them up within seconds");
+            say!("{count} to redrive; a running listener takes them up within seconds")?;
         }
         DlqCommand::Drop(chosen) => {
             let (pool, what) = chosen.open().await?;
-            println!("{} dropped", keeper::drop_selected(&pool, &what).await?);
+            say!("{} dropped", keeper::drop_selected(&pool, &what).await?)?;
         }
         DlqCommand::Export { filter, database } => {
             let (pool, what) = open(database, filter, None).await?;
@@ -197,7 +199,7 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
         let (asked, place) = keeper::redrive_some(pool, what, (after, up_to), most).await?;
         count += asked;
         if shown {
-            eprint!("\r{count} of {all}");
+            logs::say(&format!("\r{count} of {all}"));
         }
         match place {
             Some(place) => after = place,
@@ -205,7 +207,7 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
         }
     }
     if shown {
-        eprintln!();
+        logs::say("\n");
     }
     Ok(count)
 }
@@ -222,12 +224,7 @@ async fn export(pool: &PgPool, what: &Selection) -> Result<(), CliError> {
             .iter()
             .map(serde_json::to_string)
             .collect::<Result<_, _>>()?;
-        let written = writeln!(std::io::stdout().lock(), "{}", lines.join("\n"));
-        match written {
-            // Whoever reads has enough.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            written => written?,
-        }
+        say!("{}", lines.join("\n"))?;
     }
 }
 
@@ -273,20 +270,20 @@ const HEAD: [&str; 8] = [
     "ERROR",
 ];
 
-fn table(letters: &[Stored], count: i64) {
+fn table(letters: &[Stored], count: i64) -> Result<(), CliError> {
     if letters.is_empty() {
-        println!("no dead letters");
-        return;
+        return say!("no dead letters");
     }
     let rows: Vec<[String; 8]> = letters.iter().map(row).collect();
-    print(HEAD, &rows);
+    print(HEAD, &rows)?;
     if count > i64::try_from(letters.len()).unwrap_or(i64::MAX) {
-        println!("{} of {count}; --limit shows more", letters.len());
+        say!("{} of {count}; --limit shows more", letters.len())?;
     }
+    Ok(())
 }
 
 /// Prints rows in columns that are wide enough.
-pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) {
+pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<(), CliError> {
     let head = head.map(str::to_owned);
     let rows = || std::iter::once(&head).chain(rows);
     let width = |column: usize| {
@@ -299,8 +296,9 @@ pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) {
         let cells: Vec<String> = cells
             .map(|(cell, width)| format!("{cell:width$}"))
             .collect();
-        println!("{}", cells.join("  ").trim_end());
+        say!("{}", cells.join("  ").trim_end())?;
     }
+    Ok(())
 }
 
 /// The beginning of a text, in one line.

@@ -12,6 +12,7 @@ use observer_listener::migrate;
 use observer_listener::queue::place::Place;
 
 use super::dlq::{Output, line, print};
+use super::output::say;
 use super::schema::connect;
 use super::{CliError, DatabaseArgs, FileArgs, files, identity};
 
@@ -121,8 +122,8 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             let what = filter.select(None, state);
             let (jobs, count) = queue.list(&what, limit.into()).await?;
             match output {
-                Output::Json => println!("{}", serde_json::to_string_pretty(&jobs)?),
-                Output::Table => table(&jobs, count),
+                Output::Json => say!("{}", serde_json::to_string_pretty(&jobs)?)?,
+                Output::Table => table(&jobs, count)?,
             }
         }
         JobsCommand::Show { id, database } => {
@@ -132,16 +133,16 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
                 );
                 return Err(anyhow::anyhow!(message).into());
             };
-            println!("{}", serde_json::to_string_pretty(&job)?);
+            say!("{}", serde_json::to_string_pretty(&job)?)?;
         }
         JobsCommand::Retry(chosen) => {
             let (queue, what) = chosen.open().await?;
             let count = queue.retry(&what).await?;
-            println!("{count} due now; a running listener takes them up within seconds");
+            say!("{count} due now; a running listener takes them up within seconds")?;
         }
         JobsCommand::Cancel(chosen) => {
             let (queue, what) = chosen.open().await?;
-            println!("{} cancelled", queue.cancel(&what).await?);
+            say!("{} cancelled", queue.cancel(&what).await?)?;
         }
     }
     Ok(())
@@ -192,16 +193,16 @@ const HEAD: [&str; 8] = [
     "LAST ERROR",
 ];
 
-fn table(jobs: &[Shown], count: u64) {
+fn table(jobs: &[Shown], count: u64) -> Result<(), CliError> {
     if jobs.is_empty() {
-        println!("no jobs");
-        return;
+        return say!("no jobs");
     }
     let rows: Vec<[String; 8]> = jobs.iter().map(row).collect();
-    print(HEAD, &rows);
+    print(HEAD, &rows)?;
     if count > jobs.len() as u64 {
-        println!("{} of {count}; --limit shows more", jobs.len());
+        say!("{} of {count}; --limit shows more", jobs.len())?;
     }
+    Ok(())
 }
 
 fn row(job: &Shown) -> [String; 8] {

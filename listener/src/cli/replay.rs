@@ -7,9 +7,11 @@ use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args};
 use observer_listener::migrate;
 use observer_listener::queue::replay::{self, Selection};
+use observer_listener::telemetry::logs;
 use tokio::time::MissedTickBehavior;
 
 use super::dlq::moment;
+use super::output::say;
 use super::schema::connect;
 use super::{CliError, FileArgs, files, identity};
 
@@ -93,18 +95,18 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
     match replay::oldest(&pool).await? {
-        Some(oldest) if what.from < oldest => eprintln!(
-            "the log holds no events from before {}; spec.source.changeLog.retention says for how long it does",
+        Some(oldest) if what.from < oldest => logs::say(&format!(
+            "the log holds no events from before {}; spec.source.changeLog.retention says for how long it does\n",
             oldest.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
-        ),
+        )),
         _ => {}
     }
     let all = replay::count(&pool, &what).await?;
     if args.dry_run {
-        println!(
+        say!(
             "{all} events of {} would be looked at once more",
             what.entity
-        );
+        )?;
         return Ok(());
     }
     let shown = std::io::stderr().is_terminal();
@@ -131,22 +133,22 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
         let step = replay::ask(&pool, &what, from, most).await?;
         (after, events, asked) = (step.after, events + step.events, asked + step.asked);
         if shown {
-            eprint!("\r{events} of {all}");
+            logs::say(&format!("\r{events} of {all}"));
         }
     }
     if shown {
-        eprintln!();
+        logs::say("\n");
     }
     let per_event = u64::try_from(what.actions.len()).unwrap_or(u64::MAX);
-    println!(
+    say!(
         "{events} events, {asked} deliveries to make once more where the condition holds; a running listener takes \
          them up within seconds"
-    );
+    )?;
     let known = (events * per_event).saturating_sub(asked);
     if known > 0 {
-        println!(
+        say!(
             "{known} deliveries are dead letters already, or asked for; `dlq redrive` has those made"
-        );
+        )?;
     }
     Ok(())
 }

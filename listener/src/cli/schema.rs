@@ -6,6 +6,7 @@ use observer_listener::database::{self, DatabaseError};
 use observer_listener::migrate;
 use sqlx::PgPool;
 
+use super::output::say;
 use super::{CliError, DatabaseArgs};
 
 #[derive(Debug, Args)]
@@ -48,15 +49,16 @@ pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
     let (url, _) = args.database.resolve()?;
     let migrated = migrate::migrate(&connect(&url).await?).await?;
     if migrated.from == migrated.to {
-        println!(
+        say!(
             "the schema `observer` is up to date (version {})",
             migrated.to
-        );
+        )?;
     } else {
-        println!(
+        say!(
             "the schema `observer` went from version {} to {}",
-            migrated.from, migrated.to
-        );
+            migrated.from,
+            migrated.to
+        )?;
     }
     Ok(())
 }
@@ -81,7 +83,7 @@ pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
         .bind(resume)
         .execute(&pool)
         .await?;
-    println!("listener {listener} goes on with {said}");
+    say!("listener {listener} goes on with {said}")?;
     Ok(())
 }
 
@@ -104,7 +106,7 @@ pub(super) async fn forget(args: ForgetArgs) -> Result<(), CliError> {
         .bind(&listener)
         .fetch_one(&pool)
         .await?;
-    println!("listener {listener} is forgotten: {rows} rows removed");
+    say!("listener {listener} is forgotten: {rows} rows removed")?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use observer_listener::migrate;
 use observer_listener::queue::dead_letter::keeper::{self, Selection};
 
 use super::dlq::Output;
+use super::output::say;
 use super::schema::connect;
 use super::{CliError, DatabaseArgs};
 
@@ -27,15 +28,13 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
     migrate::verify(&pool).await?;
     let shards = status::list(&pool, listener.as_deref()).await?;
     if let Output::Json = args.output {
-        println!("{}", serde_json::to_string_pretty(&shards)?);
-        return Ok(());
+        return say!("{}", serde_json::to_string_pretty(&shards)?);
     }
     if shards.is_empty() {
-        match listener {
-            Some(listener) => println!("listener {listener} has not run in this database yet"),
-            None => println!("no listener has run in this database yet"),
-        }
-        return Ok(());
+        return match listener {
+            Some(listener) => say!("listener {listener} has not run in this database yet"),
+            None => say!("no listener has run in this database yet"),
+        };
     }
     let now = Utc::now();
     let mut shown = "";
@@ -47,11 +46,11 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
             };
             let letters = keeper::count(&pool, &what).await?;
             let (name, of) = (&shard.listener, shard.shards);
-            println!("{name}: {of} shards, {letters} dead letters");
-            println!("  SHARD  EPOCH  LAG    SINCE                 OWNER");
+            say!("{name}: {of} shards, {letters} dead letters")?;
+            say!("  SHARD  EPOCH  LAG    SINCE                 OWNER")?;
             shown = &shard.listener;
         }
-        println!("{}", line(shard, now));
+        say!("{}", line(shard, now))?;
     }
     Ok(())
 }

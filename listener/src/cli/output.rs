@@ -1,0 +1,22 @@
+//! What commands print: all of it goes this way, so that a reader who has enough, as `head` has,
+//! ends a command quietly.
+
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write};
+
+use super::CliError;
+
+/// Writes a line to standard output; an error where the command is to end.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::output::line(format_args!($($text)*)) };
+}
+pub(super) use say;
+
+/// Writes a line to standard output.
+pub(super) fn line(text: Arguments<'_>) -> Result<(), CliError> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(CliError::Closed),
+        Err(error) => Err(anyhow::anyhow!("cannot write to standard output: {error}").into()),
+    }
+}
