@@ -27,6 +27,7 @@ use crate::queue::place::PlaceError;
 use crate::shard::fleet::{Coordination, Member};
 use crate::source::log::LogError;
 use crate::source::reader::ReadError;
+use crate::telemetry::beginning;
 use crate::telemetry::metrics::Metrics;
 
 /// Between two tries to go on after the database was away.
@@ -152,6 +153,7 @@ pub async fn run(
         patience: START_PATIENCE,
         jobs: options.jobs,
     };
+    beginning::tell(listener, &job.observers.borrow());
     let tending = async {
         let deadline = Instant::now() + START_PATIENCE;
         loop {
@@ -165,6 +167,9 @@ pub async fn run(
                         && !stop.is_cancelled() =>
                 {
                     sources.health.read(false, Instant::now());
+                    if sources.health.has_begun() {
+                        sources.health.left_unsaved();
+                    }
                     tracing::warn!(listener = &*name, %error, "cannot go on yet; trying again");
                     stop.run_until_cancelled(tokio::time::sleep(OUTAGE_PAUSE))
                         .await;
@@ -181,7 +186,12 @@ pub async fn run(
     // What is still open then is closed by the end of the process.
     let goodbye = async { while tasks.join_next().await.is_some() {} };
     let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
-    if result.is_ok() {
+    if result.is_ok() && sources.health.has_left_unsaved() {
+        tracing::warn!(
+            listener = &*name,
+            "stopped; not all that was finished could be saved, and what was not is done again by the next start"
+        );
+    } else if result.is_ok() {
         tracing::info!(listener = &*name, "stopped; all that was finished is saved");
     }
     result
@@ -196,6 +206,12 @@ pub(crate) async fn answer(
 ) -> Result<(), RunError> {
     let failed = move |source| RunError::Listen { at, source };
     let socket = TcpListener::bind(at).await.map_err(failed)?;
+    // A port 0 was chosen by the system.
+    let at = socket.local_addr().unwrap_or(at);
+    tracing::info!(
+        metrics = format!("http://{at}/metrics"),
+        "answering /healthz, /readyz, /status and /metrics"
+    );
     let (sources, done) = (sources.clone(), done.clone());
     tasks.spawn(async move { api::serve(socket, sources, done).await.map_err(failed) });
     Ok(())

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -141,7 +142,8 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // The exit code tells it too, where nobody reads.
+            let _nobody_reads = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -165,14 +167,24 @@ fn ask(args: &ProbeArgs) -> anyhow::Result<()> {
         .build()?
         .block_on(probe(&args.url, patience))
         .with_context(|| args.url.clone())?;
-    println!("{} is well", args.url);
-    Ok(())
+    print(&format!("{} is well", args.url))
 }
 
 fn print_definitions() -> anyhow::Result<()> {
     // JSON, which is YAML too: to kubectl and Helm, which read YAML 1.1, a plain `on` is a truth value.
     for definition in [ObserverListener::crd(), Observer::crd()] {
-        println!("---\n{}", serde_json::to_string_pretty(&definition)?);
+        print(&format!(
+            "---\n{}",
+            serde_json::to_string_pretty(&definition)?
+        ))?;
     }
     Ok(())
+}
+
+/// Writes a line to standard output. A reader who has enough, as `head` has, is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
 }

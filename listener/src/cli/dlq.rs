@@ -1,17 +1,18 @@
 //! `dlq`: dead letters.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::Span;
-use observer_listener::migrate;
 use observer_listener::queue::dead_letter::keeper::{self, Selection, Stored};
+use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::schema::connect;
+use super::output::{agreed, counted, say};
+use super::schema::{of_known, unnamed};
 use super::{CliError, DatabaseArgs, identity};
 
 /// Most characters of an error in a table.
@@ -19,6 +20,11 @@ const ERROR_WIDTH: usize = 80;
 
 /// Most dead letters that an export has in memory.
 const PAGE: i64 = 100;
+
+/// What becomes of what is handed to a listener: whether a circuit breaker is open is known to the
+/// listener's processes alone.
+pub(super) const TAKEN_UP: &str = "a running listener takes them up within seconds, or once the circuit breaker of \
+    their receiver lets them through";
 
 /// Time between two parts of a redrive at a rate.
 const PART: Duration = Duration::from_millis(500);
@@ -55,7 +61,13 @@ pub(super) enum DlqCommand {
         chosen: Chosen,
     },
     /// Drop for good
-    Drop(Chosen),
+    Drop {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Really drop all
+        #[arg(long)]
+        yes: bool,
+    },
     /// Write all that the filters leave to standard output, the oldest first: a line of JSON each,
     /// with event and history
     Export {
@@ -140,8 +152,8 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             let (pool, what) = open(database, filter, None).await?;
             let letters = keeper::list(&pool, &what, i64::MAX, limit).await?;
             match output {
-                Output::Json => println!("{}", serde_json::to_string_pretty(&letters)?),
-                Output::Table => table(&letters, keeper::count(&pool, &what).await?),
+                Output::Json => say!("{}", serde_json::to_string_pretty(&letters)?)?,
+                Output::Table => table(&letters, keeper::count(&pool, &what).await?)?,
             }
         }
         DlqCommand::Show { id, database } => {
@@ -152,19 +164,28 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
                 )
                 .into());
             };
-            println!("{}", serde_json::to_string_pretty(&letter)?);
+            say!("{}", serde_json::to_string_pretty(&letter)?)?;
         }
         DlqCommand::Redrive { rate, chosen } => {
             let (pool, what) = chosen.open().await?;
+            let missing = keeper::missing(&pool, &what).await?;
             let count = match rate {
                 None => keeper::redrive_selected(&pool, &what).await?,
                 Some(rate) => redrive_at(&pool, &what, rate).await?,
             };
-            println!("{count} to redrive; a running listener takes them up within seconds");
+            say!("{count} to redrive; {TAKEN_UP}")?;
+            all_there(&missing)?;
         }
-        DlqCommand::Drop(chosen) => {
+        DlqCommand::Drop { chosen, yes } => {
             let (pool, what) = chosen.open().await?;
-            println!("{} dropped", keeper::drop_selected(&pool, &what).await?);
+            let missing = keeper::missing(&pool, &what).await?;
+            if what.ids.is_none() {
+                let count = keeper::count(&pool, &what).await?.unsigned_abs();
+                let count = counted(count, "dead letter", "dead letters");
+                agreed(yes, &format!("{count} would be dropped for good"))?;
+            }
+            say!("{} dropped", keeper::drop_selected(&pool, &what).await?)?;
+            all_there(&missing)?;
         }
         DlqCommand::Export { filter, database } => {
             let (pool, what) = open(database, filter, None).await?;
@@ -197,7 +218,7 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
         let (asked, place) = keeper::redrive_some(pool, what, (after, up_to), most).await?;
         count += asked;
         if shown {
-            eprint!("\r{count} of {all}");
+            logs::say(&format!("\r{count} of {all}"));
         }
         match place {
             Some(place) => after = place,
@@ -205,7 +226,7 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
         }
     }
     if shown {
-        eprintln!();
+        logs::say("\n");
     }
     Ok(count)
 }
@@ -222,18 +243,19 @@ async fn export(pool: &PgPool, what: &Selection) -> Result<(), CliError> {
             .iter()
             .map(serde_json::to_string)
             .collect::<Result<_, _>>()?;
-        let written = writeln!(std::io::stdout().lock(), "{}", lines.join("\n"));
-        match written {
-            // Whoever reads has enough.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            written => written?,
-        }
+        say!("{}", lines.join("\n"))?;
     }
 }
 
 impl Chosen {
     async fn open(self) -> Result<(PgPool, Selection), CliError> {
-        open(self.database, self.filter, (!self.all).then_some(self.ids)).await
+        let ids = (!self.all).then_some(self.ids);
+        let (pool, what) = open(self.database, self.filter, ids).await?;
+        if what.listener.is_none() && what.ids.is_none() {
+            let what_to_do = "--all is for one listener: name it with --listener NAME, or its files with -f FILE";
+            return Err(unnamed(&pool, what_to_do).await?);
+        }
+        Ok((pool, what))
     }
 }
 
@@ -242,9 +264,7 @@ async fn open(
     filter: Filter,
     ids: Option<Vec<i64>>,
 ) -> Result<(PgPool, Selection), CliError> {
-    let (url, listener) = database.resolve()?;
-    let pool = connect(&url).await?;
-    migrate::verify(&pool).await?;
+    let (pool, listener) = of_known(database).await?;
     Ok((
         pool,
         Selection {
@@ -273,20 +293,33 @@ const HEAD: [&str; 8] = [
     "ERROR",
 ];
 
-fn table(letters: &[Stored], count: i64) {
+fn table(letters: &[Stored], count: i64) -> Result<(), CliError> {
     if letters.is_empty() {
-        println!("no dead letters");
-        return;
+        return say!("no dead letters");
     }
     let rows: Vec<[String; 8]> = letters.iter().map(row).collect();
-    print(HEAD, &rows);
+    print(HEAD, &rows)?;
     if count > i64::try_from(letters.len()).unwrap_or(i64::MAX) {
-        println!("{} of {count}; --limit shows more", letters.len());
+        say!("{} of {count}; --limit shows more", letters.len())?;
     }
+    Ok(())
+}
+
+/// Fails where some of the ids that were given name nothing.
+fn all_there(missing: &[i64]) -> Result<(), CliError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Err(anyhow::anyhow!(
+        "there is no dead letter {}; `dlq list` shows which there are",
+        ids.join(", ")
+    )
+    .into())
 }
 
 /// Prints rows in columns that are wide enough.
-pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) {
+pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<(), CliError> {
     let head = head.map(str::to_owned);
     let rows = || std::iter::once(&head).chain(rows);
     let width = |column: usize| {
@@ -299,8 +332,9 @@ pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) {
         let cells: Vec<String> = cells
             .map(|(cell, width)| format!("{cell:width$}"))
             .collect();
-        println!("{}", cells.join("  ").trim_end());
+        say!("{}", cells.join("  ").trim_end())?;
     }
+    Ok(())
 }
 
 /// The beginning of a text, in one line.

@@ -11,8 +11,9 @@ use crds::duration::Span;
 use observer_listener::migrate;
 use observer_listener::queue::place::Place;
 
-use super::dlq::{Output, line, print};
-use super::schema::connect;
+use super::dlq::{Output, TAKEN_UP, line, print};
+use super::output::{agreed, counted, say};
+use super::schema::{connect, of_one};
 use super::{CliError, DatabaseArgs, FileArgs, files, identity};
 
 /// Most characters of an error in a table.
@@ -46,7 +47,13 @@ pub(super) enum JobsCommand {
     /// Make those due now that wait for their next attempt
     Retry(Chosen),
     /// Drop for good; those under way are cut off within seconds
-    Cancel(Chosen),
+    Cancel {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Really cancel all
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -121,30 +128,59 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             let what = filter.select(None, state);
             let (jobs, count) = queue.list(&what, limit.into()).await?;
             match output {
-                Output::Json => println!("{}", serde_json::to_string_pretty(&jobs)?),
-                Output::Table => table(&jobs, count),
+                Output::Json => say!("{}", serde_json::to_string_pretty(&jobs)?)?,
+                Output::Table => table(&jobs, count)?,
             }
         }
         JobsCommand::Show { id, database } => {
             let Some(job) = open(database).await?.show(&id).await? else {
-                let message = format!(
-                    "there is no job {id}: it may be done, or have become a dead letter; `jobs list` shows which there are"
-                );
-                return Err(anyhow::anyhow!(message).into());
+                return all_there(&[id]);
             };
-            println!("{}", serde_json::to_string_pretty(&job)?);
+            say!("{}", serde_json::to_string_pretty(&job)?)?;
         }
         JobsCommand::Retry(chosen) => {
             let (queue, what) = chosen.open().await?;
+            let missing = missing(queue.as_ref(), &what).await?;
             let count = queue.retry(&what).await?;
-            println!("{count} due now; a running listener takes them up within seconds");
+            say!("{count} due now; {TAKEN_UP}")?;
+            all_there(&missing)?;
         }
-        JobsCommand::Cancel(chosen) => {
+        JobsCommand::Cancel { chosen, yes } => {
             let (queue, what) = chosen.open().await?;
-            println!("{} cancelled", queue.cancel(&what).await?);
+            let missing = missing(queue.as_ref(), &what).await?;
+            if what.ids.is_none() {
+                let (_, count) = queue.list(&what, 1).await?;
+                let count = counted(count, "job", "jobs");
+                agreed(yes, &format!("{count} would be dropped for good"))?;
+            }
+            say!("{} cancelled", queue.cancel(&what).await?)?;
+            all_there(&missing)?;
         }
     }
     Ok(())
+}
+
+/// Of the ids that were given, those that name no job.
+async fn missing(queue: &dyn JobQueue, what: &Selection) -> Result<Vec<String>, CliError> {
+    let mut missing = Vec::new();
+    for id in what.ids.iter().flatten() {
+        if queue.show(id).await?.is_none() {
+            missing.push(id.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// Fails where some of the ids that were given name nothing.
+fn all_there(missing: &[String]) -> Result<(), CliError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "there is no job {}: it may be done, or have become a dead letter; `jobs list` shows which there are",
+        missing.join(", ")
+    )
+    .into())
 }
 
 impl Chosen {
@@ -157,13 +193,7 @@ impl Chosen {
 /// The queue of a listener: as its file says, or in the database of the URL.
 async fn open(args: DatabaseArgs) -> Result<Arc<dyn JobQueue>, CliError> {
     if args.files.is_empty() {
-        let (url, listener) = args.resolve()?;
-        let listener = listener.ok_or_else(|| {
-            let message = "name the listener with --listener NAME, or its files with -f FILE";
-            CliError::Config(message.to_owned())
-        })?;
-        let pool = connect(&url).await?;
-        migrate::verify(&pool).await?;
+        let (pool, listener) = of_one(args).await?;
         let keeping = Keeping {
             lease: Duration::from_secs(30),
             retention: Duration::ZERO,
@@ -192,16 +222,16 @@ const HEAD: [&str; 8] = [
     "LAST ERROR",
 ];
 
-fn table(jobs: &[Shown], count: u64) {
+fn table(jobs: &[Shown], count: u64) -> Result<(), CliError> {
     if jobs.is_empty() {
-        println!("no jobs");
-        return;
+        return say!("no jobs");
     }
     let rows: Vec<[String; 8]> = jobs.iter().map(row).collect();
-    print(HEAD, &rows);
+    print(HEAD, &rows)?;
     if count > jobs.len() as u64 {
-        println!("{} of {count}; --limit shows more", jobs.len());
+        say!("{} of {count}; --limit shows more", jobs.len())?;
     }
+    Ok(())
 }
 
 fn row(job: &Shown) -> [String; 8] {

@@ -5,6 +5,7 @@ mod demo;
 mod dlq;
 mod files;
 mod jobs;
+mod output;
 mod replay;
 mod run;
 mod sample;
@@ -28,7 +29,8 @@ const EXIT_CONFIG: u8 = 2;
 const EXIT_RUN: u8 = 1;
 
 /// What is logged while a display is on: nothing that it shows anyway.
-const QUIET: &str = "warn,observer::action=error,observer::dead_letter=error";
+const QUIET: &str =
+    "warn,observer::action=error,observer::attempt=error,observer::dead_letter=error";
 
 /// Runs observers against a Postgres database: when this changes and that condition holds, do
 /// these actions.
@@ -145,6 +147,8 @@ enum CliError {
     Config(String),
     /// It could, but did not work.
     Run(anyhow::Error),
+    /// Nobody reads what it prints any more, which is no failure.
+    Closed,
 }
 
 impl<E: Into<anyhow::Error>> From<E> for CliError {
@@ -168,7 +172,9 @@ fn duration(text: &str) -> Result<Duration, NotADuration> {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet = matches!(cli.command, Command::Demo(_));
-    logs::start(cli.log_format, if quiet { QUIET } else { "info" });
+    if let Err(error) = logs::start(cli.log_format, if quiet { QUIET } else { "info" }) {
+        return cannot_start(&error);
+    }
     // Two are compiled in, as the client of Kafka brings its own; libraries are not to choose.
     let _the_first = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -176,10 +182,7 @@ pub(crate) fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: cannot start: {error}");
-            return ExitCode::from(EXIT_RUN);
-        }
+        Err(error) => return cannot_start(&error),
     };
     let result = runtime.block_on(async {
         match cli.command {
@@ -198,15 +201,23 @@ pub(crate) fn main() -> ExitCode {
     });
     // A task that hangs must not keep the program from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match result {
+        Ok(()) | Err(CliError::Closed) => ExitCode::SUCCESS,
         Err(CliError::Config(message)) => {
-            eprintln!("{message}");
+            logs::say(&format!("{message}\n"));
             ExitCode::from(EXIT_CONFIG)
         }
         Err(CliError::Run(error)) => {
-            eprintln!("error: {error}");
+            logs::say(&format!("error: {error}\n"));
             ExitCode::from(EXIT_RUN)
         }
-    }
+    };
+    logs::flush();
+    code
+}
+
+fn cannot_start(error: &std::io::Error) -> ExitCode {
+    logs::say(&format!("error: cannot start: {error}\n"));
+    logs::flush();
+    ExitCode::from(EXIT_RUN)
 }

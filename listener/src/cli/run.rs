@@ -11,6 +11,7 @@ use observer_listener::dispatch::observers::Observers;
 use observer_listener::run::{Jobs, Options, RunError, run as run_listener};
 use observer_listener::shard::fleet::Member;
 use observer_listener::shard::process;
+use observer_listener::telemetry::logs;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,7 @@ struct PodArgs {
 
 /// Runs until SIGTERM or SIGINT, then drains.
 pub(super) async fn run(args: RunArgs, jobs: Jobs) -> Result<(), CliError> {
+    ignore_hangup()?;
     let listen = match args.listen.as_str() {
         "off" => None,
         address => Some(address.parse::<SocketAddr>().map_err(|_| {
@@ -132,6 +134,19 @@ async fn run_files(
     })
 }
 
+/// Has SIGHUP end nothing: the terminal of a listener that goes on without it was closed, or somebody
+/// expects files to be read anew.
+fn ignore_hangup() -> Result<(), CliError> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    // It lives as long as the process does, and has nothing to fail at.
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP is ignored; changed files are taken up by a new start");
+        }
+    });
+    Ok(())
+}
+
 /// A token that the first SIGTERM or SIGINT cancels; the second ends the process at once.
 pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
     let stop = CancellationToken::new();
@@ -146,6 +161,7 @@ pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
         tracing::info!("stopping: finishing what is under way; a second signal stops at once");
         token.cancel();
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        logs::flush();
         std::process::exit(130);
     });
     Ok(stop)

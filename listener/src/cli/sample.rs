@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::CliError;
+use super::output::say;
 
 /// Longest sample, in bytes.
 const MAX_SAMPLE: u64 = 16 << 20;
@@ -52,15 +53,15 @@ pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
     for (observer, targets) in observers.watching(&event) {
         watching += 1;
         match observers.decide(&event, observer) {
-            None => println!("\n{observer}: does not match"),
+            None => say!("\n{observer}: does not match")?,
             Some(Verdict::Failed(failure)) => {
-                println!(
+                say!(
                     "\n{observer}: fails, and each of its actions becomes a dead letter: {}",
                     failure.message
-                );
+                )?;
             }
             Some(Verdict::Match) => {
-                println!("\n{observer}: matches");
+                say!("\n{observer}: matches")?;
                 for target in targets {
                     let delivery = Delivery {
                         event: Arc::clone(&event),
@@ -69,33 +70,34 @@ pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
                         attempt: 1,
                         replay: None,
                     };
-                    println!("  {}", target.name.1);
+                    say!("  {}", target.name.1)?;
                     match target.action.preview(&delivery, Utc::now()) {
-                        Ok(lines) => lines.iter().for_each(|(label, text)| print(label, text)),
-                        Err(failure) => print("becomes a dead letter", &failure.message),
+                        Ok(lines) => lines
+                            .iter()
+                            .try_for_each(|(label, text)| print(label, text))?,
+                        Err(failure) => print("becomes a dead letter", &failure.message)?,
                     }
                 }
             }
         }
     }
     if watching == 0 {
-        println!(
+        say!(
             "\nno observer watches {} of {}",
             event.operation.as_str(),
             event.entity
-        );
+        )?;
     }
     Ok(())
 }
 
 /// A label and its text, below it where that has several lines.
-fn print(label: &str, text: &str) {
-    if text.contains('\n') {
-        println!("    {label}:");
-        text.lines().for_each(|line| println!("      {line}"));
-    } else {
-        println!("    {label}: {text}");
+fn print(label: &str, text: &str) -> Result<(), CliError> {
+    if !text.contains('\n') {
+        return say!("    {label}: {text}");
     }
+    say!("    {label}:")?;
+    text.lines().try_for_each(|line| say!("      {line}"))
 }
 
 fn read(path: &Path) -> Result<Event, CliError> {

@@ -1,9 +1,12 @@
 //! Where log lines go and how they look: text on a terminal, JSON elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+
+use super::writer::Writer;
 
 /// Form of the log lines.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -20,22 +23,53 @@ pub enum LogFormat {
 /// The client of Kafka logs each step, and each failure that the outcome of an attempt tells too.
 const NOT_THAT: &str = "rskafka=off";
 
+static WRITER: OnceLock<Writer> = OnceLock::new();
+
 /// Begins to log to standard error what `RUST_LOG` asks for, or else what `by_default` does.
-pub fn start(format: LogFormat, by_default: &str) {
+pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
+    let writer = if let Some(writer) = WRITER.get() {
+        writer.clone()
+    } else {
+        let new = Writer::stderr()?;
+        WRITER.get_or_init(|| new).clone()
+    };
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new(format!("{by_default},{NOT_THAT}")));
+    let terminal = std::io::stderr().is_terminal();
     let json = match format {
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Auto => !terminal,
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_ansi(terminal && !plain)
+        // It would be told on standard error, by a print that panics where nobody reads.
+        .log_internal_errors(false)
+        .with_writer(writer);
     // A second start in one process, as in tests, keeps the first.
     let _kept = if json {
         builder.json().flatten_event(true).try_init()
     } else {
         builder.try_init()
     };
+    Ok(())
+}
+
+/// Writes a text to standard error, between the lines of the log. That nobody reads is no error.
+pub fn say(text: &str) {
+    match WRITER.get() {
+        Some(writer) => writer.push(text.as_bytes()),
+        None => {
+            let _nobody_reads = std::io::stderr().write_all(text.as_bytes());
+        }
+    }
+}
+
+/// Waits until all that was logged is written, unless the reader hangs: for the end of the process.
+pub fn flush() {
+    if let Some(writer) = WRITER.get() {
+        writer.flush();
+    }
 }
