@@ -25,6 +25,7 @@ mod life;
 mod migrate;
 mod order;
 mod poison;
+mod read_only;
 mod receivers;
 mod reload;
 mod replay;
