@@ -1,5 +1,7 @@
 //! Connections to the database, and what to say when there are none.
 
+mod session;
+
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -8,6 +10,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool};
 use tokio::time::Instant;
 use url::Url;
+
+pub use session::Unwritable;
+use session::{begin_to_write, unwritable, writing};
 
 /// Most connections that a listener opens: one reads, one saves, the others are for what comes seldom.
 const MAX_CONNECTIONS: u32 = 4;
@@ -73,6 +78,24 @@ pub enum DatabaseError {
         /// The error.
         source: sqlx::Error,
     },
+    /// The server takes no writes.
+    #[error("cannot work with Postgres at {at}: {why}")]
+    Unwritable {
+        /// Host and port.
+        at: String,
+        /// Why it takes none.
+        #[source]
+        why: Unwritable,
+    },
+}
+
+/// What connections are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Work, which cannot go on without a server that takes writes.
+    Write,
+    /// A look, and what may end in an error.
+    Look,
 }
 
 /// Parameters of a URL that mean something here.
@@ -155,36 +178,23 @@ fn keep_known_parameters(url: &mut Url) -> Result<(), DatabaseError> {
 }
 
 /// Connects, and says why when that fails. A server that refuses connections, as one does that is
-/// about to start, is given so much time; one that takes long to answer too.
-pub async fn connect(url: &Redacted, patience: Duration) -> Result<PgPool, DatabaseError> {
+/// about to start, is given so much time; one that takes long to answer too, and one that takes no
+/// writes where there are to be some.
+pub async fn connect(
+    url: &Redacted,
+    patience: Duration,
+    access: Access,
+) -> Result<PgPool, DatabaseError> {
     let options = options(url)?;
     let at = format!("{}:{}", options.get_host(), options.get_port());
     let deadline = Instant::now() + patience;
     let mut told = false;
     loop {
-        let tried =
-            tokio::time::timeout(ACQUIRE_TIMEOUT, sqlx::PgConnection::connect_with(&options)).await;
-        let error = match tried {
-            Ok(Ok(connection)) => {
-                // Whether the goodbye arrives does not matter.
-                let _ = connection.close().await;
-                return Ok(pool(options, MAX_CONNECTIONS));
-            }
-            Ok(Err(error)) => error,
-            Err(_) => sqlx::Error::Io(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                format!("no answer within {} s", ACQUIRE_TIMEOUT.as_secs()),
-            )),
+        let Err(error) = try_to_connect(&options, access).await else {
+            return Ok(pool(options, MAX_CONNECTIONS, access));
         };
-        if !starting(&error) {
-            return Err(if matches!(error, sqlx::Error::Database(_)) {
-                DatabaseError::Refused { at, source: error }
-            } else {
-                DatabaseError::Unreachable { at, source: error }
-            });
-        }
-        if Instant::now() >= deadline {
-            return Err(DatabaseError::Unreachable { at, source: error });
+        if !starting(&error) || Instant::now() >= deadline {
+            return Err(explained(at, error));
         }
         if !told {
             tracing::warn!(%at, %error, "cannot reach Postgres; trying again for {} s", patience.as_secs());
@@ -192,6 +202,50 @@ pub async fn connect(url: &Redacted, patience: Duration) -> Result<PgPool, Datab
         }
         tokio::time::sleep(START_PAUSE).await;
     }
+}
+
+/// Connects and says goodbye.
+async fn try_to_connect(options: &PgConnectOptions, access: Access) -> Result<(), sqlx::Error> {
+    let trying = async {
+        let mut connection = sqlx::PgConnection::connect_with(options).await?;
+        if access == Access::Write {
+            begin_to_write(&mut connection).await?;
+        }
+        // Whether the goodbye arrives does not matter.
+        let _ = connection.close().await;
+        Ok(())
+    };
+    let tried = tokio::time::timeout(ACQUIRE_TIMEOUT, trying).await;
+    tried.unwrap_or_else(|_| {
+        Err(sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            format!("no answer within {} s", ACQUIRE_TIMEOUT.as_secs()),
+        )))
+    })
+}
+
+fn explained(at: String, error: sqlx::Error) -> DatabaseError {
+    if let Some(why) = unwritable(&error) {
+        return DatabaseError::Unwritable {
+            at,
+            why: why.clone(),
+        };
+    }
+    match error {
+        sqlx::Error::Database(_) if !starting(&error) => {
+            DatabaseError::Refused { at, source: error }
+        }
+        _ => DatabaseError::Unreachable { at, source: error },
+    }
+}
+
+/// Why a pool's database cannot be worked with now, in words, if so. The pool itself only knows that
+/// no connection came in time.
+pub(crate) async fn trouble(pool: &PgPool) -> Option<String> {
+    let options = pool.connect_options();
+    let at = format!("{}:{}", options.get_host(), options.get_port());
+    let tried = try_to_connect(&options, Access::Write).await;
+    tried.err().map(|error| explained(at, error).to_string())
 }
 
 /// Whether an error is one that a starting or restarting server gives, or a busy one; one that stops
@@ -206,6 +260,7 @@ fn starting(error: &sqlx::Error) -> bool {
                     | std::io::ErrorKind::BrokenPipe
                     | std::io::ErrorKind::UnexpectedEof
                     | std::io::ErrorKind::TimedOut
+                    | std::io::ErrorKind::ReadOnlyFilesystem
             )
         }
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),
@@ -239,40 +294,52 @@ pub(crate) async fn blocker(pool: &PgPool) -> Result<Option<String>, sqlx::Error
 
 /// A few connections for what must not wait for anything else, such as Leases.
 pub fn connections_apart(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    let pool = PgPoolOptions::new()
+    let pool = writing(PgPoolOptions::new())
         .max_connections(CONNECTIONS_APART)
-        .acquire_timeout(ACQUIRE_TIMEOUT);
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(begin_to_write(connection)));
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
 /// Connections for work on jobs, which goes on whatever becomes of the shards.
 pub fn connections_for_jobs(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    Ok(pool(options(url)?, CONNECTIONS_FOR_JOBS))
+    Ok(pool(options(url)?, CONNECTIONS_FOR_JOBS, Access::Write))
 }
 
 /// Connections for whoever looks after dead letters and jobs over HTTP; closed while nobody does.
 pub fn connections_for_keepers(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    let pool = PgPoolOptions::new()
+    let pool = writing(PgPoolOptions::new())
         .max_connections(CONNECTIONS_FOR_KEEPERS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(IDLE_KEEPERS)
         .after_connect(|connection, _| {
             Box::pin(async move {
                 let bounded = sqlx::raw_sql("set statement_timeout = '60s'");
-                bounded.execute(connection).await.map(drop)
+                bounded.execute(&mut *connection).await?;
+                begin_to_write(connection).await
             })
         });
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
-fn pool(options: PgConnectOptions, most: u32) -> PgPool {
-    PgPoolOptions::new()
+fn pool(options: PgConnectOptions, most: u32, access: Access) -> PgPool {
+    let pool = PgPoolOptions::new()
         .max_connections(most)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A poll every few milliseconds would otherwise be two.
         .test_before_acquire(false)
-        .after_connect(|connection, _| {
-            Box::pin(async move { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) })
-        })
-        .connect_lazy_with(options)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql(SETTINGS).execute(&mut *connection).await?;
+                match access {
+                    Access::Write => begin_to_write(connection).await,
+                    Access::Look => Ok(()),
+                }
+            })
+        });
+    let pool = match access {
+        Access::Write => writing(pool),
+        Access::Look => pool,
+    };
+    pool.connect_lazy_with(options)
 }

@@ -30,7 +30,7 @@ use jobs::Working;
 
 use crate::api::Sources;
 use crate::checkpoint;
-use crate::database;
+use crate::database::{self, Access};
 use crate::dispatch::observers::Observers;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::migrate;
@@ -54,6 +54,9 @@ const AWAY: Duration = Duration::from_secs(15);
 
 /// How long a server may take to answer that it is there.
 const PROBE: Duration = Duration::from_secs(2);
+
+/// After this long without an answer it is looked for why there is none.
+const UNSURE: Duration = Duration::from_secs(2);
 
 /// How often things are looked after that nobody tells of.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -91,7 +94,7 @@ struct Ground {
 impl Ground {
     async fn find(job: &Job<'_>) -> Result<Self, RunError> {
         let listener = job.listener;
-        let pool = database::connect(&listener.database_url, job.patience).await?;
+        let pool = database::connect(&listener.database_url, job.patience, Access::Write).await?;
         migrate::verify(&pool).await?;
         let log = Log::open(pool.clone()).await?;
         let life = checkpoint::life(&pool).await?;
@@ -366,6 +369,8 @@ impl Job<'_> {
         let longest = away.max(waiting.longest_unclaimed(now));
         if longest >= AWAY.min(bound) && !fleet.is_leaving() {
             self.probe(pool, away).await?;
+        } else if away >= UNSURE {
+            health.is_blocked(database::trouble(pool).await);
         } else {
             health.is_blocked(None);
         }
@@ -380,15 +385,20 @@ impl Job<'_> {
     /// long it has not answered.
     async fn probe(&self, pool: &PgPool, away: Duration) -> Result<(), RunError> {
         // A server that answers is there, whatever it is that waits.
-        match tokio::time::timeout(PROBE, database::blocker(pool)).await {
-            Ok(Ok(blocker)) => self.sources.health.is_blocked(blocker),
-            _ if away < AWAY => {}
-            Ok(Err(error)) => return Err(RunError::Away(error.to_string())),
-            Err(_) => {
-                let seconds = away.as_secs();
-                return Err(RunError::Away(format!("no answer for {seconds} s")));
-            }
+        let asked = tokio::time::timeout(PROBE, database::blocker(pool)).await;
+        if let Ok(Ok(blocker)) = asked {
+            self.sources.health.is_blocked(blocker);
+            return Ok(());
         }
-        Ok(())
+        let trouble = database::trouble(pool).await;
+        self.sources.health.is_blocked(trouble.clone());
+        if away < AWAY {
+            return Ok(());
+        }
+        Err(RunError::Away(match (trouble, asked) {
+            (Some(trouble), _) => trouble,
+            (None, Ok(Err(error))) => error.to_string(),
+            (None, _) => format!("no answer for {} s", away.as_secs()),
+        }))
     }
 }

@@ -100,7 +100,9 @@ impl RunError {
         matches!(
             self,
             Self::Away(_)
-                | Self::Database(DatabaseError::Unreachable { .. })
+                | Self::Database(
+                    DatabaseError::Unreachable { .. } | DatabaseError::Unwritable { .. }
+                )
                 | Self::Claim(
                     CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
                 )
@@ -169,6 +171,9 @@ pub async fn run(
                     sources.health.read(false, Instant::now());
                     if sources.health.has_begun() {
                         sources.health.left_unsaved();
+                    }
+                    if let RunError::Database(why) = &error {
+                        sources.health.is_blocked(Some(why.to_string()));
                     }
                     tracing::warn!(listener = &*name, %error, "cannot go on yet; trying again");
                     stop.run_until_cancelled(tokio::time::sleep(OUTAGE_PAUSE))

@@ -26,6 +26,7 @@ mod life;
 mod migrate;
 mod order;
 mod poison;
+mod read_only;
 mod receivers;
 mod reload;
 mod replay;

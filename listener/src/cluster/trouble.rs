@@ -40,9 +40,10 @@ pub(super) fn trouble(error: &RunError) -> Trouble {
 fn reason(error: &RunError) -> &'static str {
     match error {
         RunError::Database(DatabaseError::Url(_)) => "DatabaseUrlInvalid",
-        RunError::Database(DatabaseError::Unreachable { .. }) | RunError::Away(_) => {
-            DATABASE_UNREACHABLE
-        }
+        RunError::Database(
+            DatabaseError::Unreachable { .. } | DatabaseError::Unwritable { .. },
+        )
+        | RunError::Away(_) => DATABASE_UNREACHABLE,
         RunError::Database(DatabaseError::Refused { .. }) => "DatabaseRefused",
         RunError::Schema(error) => of_schema(error),
         RunError::Log(error) | RunError::Read(ReadError::Log(error)) => of_log(error),

@@ -107,6 +107,12 @@ impl Job<'_> {
             let answer = sqlx::query("select").execute(pool);
             let there = matches!(tokio::time::timeout(PROBE, answer).await, Ok(Ok(_)));
             health.read(there, Instant::now());
+            let why = if there {
+                None
+            } else {
+                database::trouble(pool).await
+            };
+            health.is_blocked(why);
         }
         working.end(false).await;
         Ok(())

@@ -127,6 +127,12 @@ impl PrivateServer {
         })
     }
 
+    /// Starts a stopped server as a standby that nobody sends anything, until it is promoted.
+    pub async fn resume_as_standby(&self) -> Result<(), ServerError> {
+        self.write(&self.data().join("standby.signal"), "")?;
+        self.resume().await
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
