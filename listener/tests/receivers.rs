@@ -174,6 +174,32 @@ async fn one_dead_receiver_among_ten_is_left_alone_and_comes_back_little_by_litt
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn payloads_that_fail_hold_up_nobody_else() {
+    let db = orders().await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    sink.behave(Behaviour::FailHolding {
+        text: "\"total\":13".to_owned(),
+        status: 500,
+    });
+    let more = "      retry: {attempts: 50, initialBackoff: 100ms, maxBackoff: 1s}\n";
+    let config = Config::new(&db.url, "", &observer("o", &sink.url("/"), more));
+    let process = Process::run(&config);
+    db.run("update orders set total = 13 where id <= 25").await;
+    eventually("each of them has failed", async || {
+        let failed: HashSet<String> = sink
+            .received()
+            .into_iter()
+            .map(|one| one.webhook_id)
+            .collect();
+        (failed.len() >= 20).then_some(())
+    })
+    .await;
+    db.run("update orders set total = 1 where id > 25").await;
+    amounts_to("deliveries", 25, async || accepted(&sink)).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rate_is_kept_and_costs_no_attempt() {
     let db = orders().await;
     let (limited, free) = (

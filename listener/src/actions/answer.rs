@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Failure, FailureKind, Outcome};
+use super::{Failure, FailureKind, Outcome, Tells};
 
 /// Longest wait that an endpoint may ask for.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
@@ -32,14 +32,21 @@ pub(super) enum Answer {
     },
     /// The address may not be dialled; holds the reason and the remedy.
     Forbidden(String),
-    /// The name has no address, no connection came about, or it broke.
+    /// No connection came about, or it broke.
     Unreachable(String),
+    /// Nothing was reached, which the delivery cannot be to blame for: the name has no address, or
+    /// nobody answers there.
+    Away(String),
+    /// No connection came about for how this side is set up, as by its certificates.
+    SetUp(String),
     /// Something that is not HTTP.
     Garbled(String),
     /// Nothing within the attempt's timeout.
     Silence(Duration),
     /// It takes nothing now, in words of a protocol other than HTTP, and that protocol's status.
     Busy(String, Option<u16>),
+    /// It does not take this one now, for what it is or names, in the same words.
+    Later(String, Option<u16>),
     /// It will never take it as it is, in the same words, with a remedy.
     Never(String, Option<u16>),
 }
@@ -55,6 +62,14 @@ pub(super) fn classify(host: &str, answer: Answer) -> Outcome {
         } => by_status(host, status, retry_after, location.as_deref(), &excerpt),
         Answer::Forbidden(why) => Outcome::Refused(Failure::of(FailureKind::Egress, why)),
         Answer::Unreachable(why) => retry(FailureKind::Connection, format!("{host}: {why}")),
+        Answer::Away(why) => telling(
+            Tells::Away,
+            retry(FailureKind::Connection, format!("{host}: {why}")),
+        ),
+        Answer::SetUp(why) => telling(
+            Tells::Nothing,
+            retry(FailureKind::Connection, format!("{host}: {why}")),
+        ),
         Answer::Garbled(why) => retry(
             FailureKind::Response,
             format!("{host} did not answer with proper HTTP: {why}"),
@@ -63,18 +78,19 @@ pub(super) fn classify(host: &str, answer: Answer) -> Outcome {
             FailureKind::Timeout,
             format!("{host} did not answer within {timeout:?}, the action's timeout"),
         ),
-        Answer::Busy(said, status) => Outcome::Retry {
-            failure: Failure {
-                kind: FailureKind::Status,
-                message: format!("{host} takes nothing now: {said}"),
-                status,
-            },
-            after: None,
-        },
+        Answer::Busy(said, status) => {
+            let message = format!("{host} takes nothing now: {said}");
+            later(message, status, Tells::Failed)
+        }
+        Answer::Later(said, status) => {
+            let message = format!("{host} does not take it now: {said}");
+            later(message, status, Tells::There)
+        }
         Answer::Never(said, status) => Outcome::Refused(Failure {
             kind: FailureKind::Status,
             message: format!("{host} refuses: {said}"),
             status,
+            tells: Tells::There,
         }),
     }
 }
@@ -91,6 +107,12 @@ fn by_status(
         kind,
         message,
         status: Some(code),
+        tells: match code {
+            // The proxy's, which tells nothing of who is behind it.
+            407 => Tells::Nothing,
+            408 | 429 | 500.. => Tells::Failed,
+            _ => Tells::There,
+        },
     };
     let said = if excerpt.is_empty() {
         String::new()
@@ -171,6 +193,26 @@ pub(super) fn advised(
         Some((_, remedy)) => format!("{said}; {remedy}"),
         None => said,
     }
+}
+
+fn later(message: String, status: Option<u16>, tells: Tells) -> Outcome {
+    Outcome::Retry {
+        failure: Failure {
+            kind: FailureKind::Status,
+            message,
+            status,
+            tells,
+        },
+        after: None,
+    }
+}
+
+/// The same, with what it tells of the receiver.
+fn telling(tells: Tells, mut outcome: Outcome) -> Outcome {
+    if let Outcome::Retry { failure, .. } = &mut outcome {
+        failure.tells = tells;
+    }
+    outcome
 }
 
 fn retry(kind: FailureKind, message: String) -> Outcome {
@@ -258,6 +300,9 @@ mod tests {
             (status(600), Retry(K::Response)),
             (Answer::Forbidden("x".into()), Refused(K::Egress)),
             (Answer::Unreachable("x".into()), Retry(K::Connection)),
+            (Answer::Away("x".into()), Retry(K::Connection)),
+            (Answer::SetUp("x".into()), Retry(K::Connection)),
+            (Answer::Later("x".into(), Some(450)), Retry(K::Status)),
             (Answer::Garbled("x".into()), Retry(K::Response)),
             (Answer::Silence(Duration::from_secs(1)), Retry(K::Timeout)),
             (Answer::Busy("x".into(), Some(451)), Retry(K::Status)),

@@ -1,12 +1,17 @@
 //! Leaves alone what is down, looks whether it is back with one attempt at a time, and comes back
 //! to it little by little.
 //!
-//! It goes by the latest [`LATEST`] attempts, as count-based breakers do (Nygard, "Release It!",
-//! 2007): when nearly all of them failed for a time, no more are made for a pause. Then one is, the
-//! probe. If that fails, the next pause is twice as long; if it works, attempts are admitted at a
-//! rate that doubles each second, until there is none any more. What is not admitted has cost no
-//! attempt. A receiver that says itself for how long it wants to be left alone (429 with
-//! `Retry-After`) is.
+//! Some deliveries fail for their own sake, at a receiver that is well: those must not hold up others.
+//! So what is counted is deliveries and not attempts (a retry that fails once more says nothing new),
+//! and it is left alone only when [`LATEST`] of them failed and none succeeded in between. A run of
+//! failures that a success ended was no outage, so after one a longer run is waited for. What shows
+//! that the receiver was not reached at all counts for each attempt, since no delivery can be to blame.
+//!
+//! No more attempts are made for a pause then. After it one is, the probe: of a delivery that has not
+//! failed before if there is one, since others may only show again what is wrong with themselves. If it
+//! fails though it was answered, so may a few others, each for the first time. If all do, the next pause is twice as long; if it works, attempts are admitted at a rate that doubles
+//! each second, until there is none any more. What is not admitted has cost no attempt. A receiver that
+//! says itself for how long it wants to be left alone (429 with `Retry-After`) is.
 //!
 //! Nothing here sleeps or draws: time and randomness come with the call.
 
@@ -14,11 +19,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Attempts that are looked back at.
+/// So many failures of different deliveries with no success in between are an outage.
 const LATEST: u32 = 20;
 
-/// So many failures among them are too many.
-const TOO_MANY: u32 = 18;
+/// A run of failures that a success ended is no outage; so many times as long a one may be.
+const LONGER: u32 = 3;
+
+/// So many failures with no success in between are an outage whatever came before.
+const MOST: u32 = 60;
 
 /// First pause; each further one is twice as long. A pause is drawn from its second half, so that
 /// processes do not come back together.
@@ -26,6 +34,15 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// How long a probe waits for a delivery that has not failed before.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How many deliveries one may be chosen of as the probe.
+const CANDIDATES: u32 = 4;
+
+/// So many deliveries that had not failed before are probes, one after the other, before the next pause.
+const PROBES: u32 = 5;
 
 /// Longest pause that the receiver may ask for.
 const LONGEST_WISH: Duration = Duration::from_mins(10);
@@ -35,9 +52,6 @@ const RAMP: f64 = 10.0;
 
 /// How long the return takes: about 1,800 attempts a second are admitted at its end.
 const RETURN: Duration = Duration::from_secs(8);
-
-/// A return with so many failures, and more of them than successes, has failed.
-const RELAPSE: u32 = 3;
 
 /// How the other side is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +69,12 @@ pub enum Condition {
 pub(super) enum Sign {
     /// It is there.
     Well,
-    /// It is not, or not in time, or it cannot answer.
-    Down,
+    /// It answered, with something that concerns this delivery alone.
+    There,
+    /// It failed on this delivery, which may be why.
+    Failed,
+    /// It cannot be reached, whatever the delivery.
+    Away,
     /// It wants to be left alone for so long.
     Busy(Duration),
     /// Nothing: nothing was sent, or the attempt was cut off.
@@ -72,30 +90,53 @@ pub(super) enum Change {
     Returned,
 }
 
+/// What was admitted. Its sign is to be told with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket {
+    /// Of the breaker, by then.
+    age: u64,
+    /// Of a delivery that had not failed before.
+    fresh: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum State {
     Closed,
-    Open { until: Instant, pause: Duration },
-    Probing { pause: Duration },
+    Open(Pause),
+    Probing(Pause),
     Returning(Return),
+}
+
+/// How long it is left alone, which what failed before cannot draw out for what did not.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    /// From when it began until something is admitted.
+    wait: Duration,
+    /// When a delivery that has not failed before may be the probe, and when any may.
+    fresh_at: Instant,
+    any_at: Instant,
+    /// How many that had not failed before were probes since it began.
+    probes: u32,
+    /// How long the pauses are, drawn at random from there.
+    fresh: Duration,
+    any: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Return {
     since: Instant,
     admitted: u32,
-    well: u32,
-    down: u32,
-    pause: Duration,
+    pause: Pause,
 }
 
 /// See the module's words.
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: State,
-    /// The latest signs while it is closed, a bit each, set where it was down.
-    latest: u32,
-    seen: u32,
+    /// Failures since the latest success, each delivery counted once.
+    run: u32,
+    /// How many of them are an outage.
+    patience: u32,
     /// Grows with each change of state, so that a late sign is known as one.
     age: u64,
     opened: u64,
@@ -106,8 +147,8 @@ impl Breaker {
     pub(super) const fn new() -> Self {
         Self {
             state: State::Closed,
-            latest: 0,
-            seen: 0,
+            run: 0,
+            patience: LATEST,
             age: 0,
             opened: 0,
         }
@@ -116,8 +157,8 @@ impl Breaker {
     pub(super) const fn condition(&self) -> Condition {
         match self.state {
             State::Closed => Condition::Closed,
-            State::Open { .. } => Condition::Open,
-            State::Probing { .. } | State::Returning(_) => Condition::HalfOpen,
+            State::Open(_) => Condition::Open,
+            State::Probing(_) | State::Returning(_) => Condition::HalfOpen,
         }
     }
 
@@ -126,113 +167,160 @@ impl Breaker {
         self.opened
     }
 
-    /// How many attempts would be admitted now, where that is bounded; and when more would, where
+    /// How many attempts would be looked at now, where that is bounded; and when more would, where
     /// there is none.
     pub(super) fn room(&self, now: Instant) -> Option<(u32, Instant)> {
         match self.state {
             State::Closed => None,
-            State::Open { until, .. } if now < until => Some((0, until)),
-            State::Open { .. } => Some((1, now)),
-            State::Probing { .. } => Some((0, now + FIRST_PAUSE)),
+            State::Open(pause) if now < pause.fresh_at => Some((0, pause.fresh_at)),
+            State::Open(_) => Some((CANDIDATES, now)),
+            State::Probing(_) => Some((0, now + FIRST_PAUSE)),
             State::Returning(back) => back.room(now),
         }
     }
 
-    /// Admits an attempt, and answers with what its sign is to be told with; or says how long to
-    /// wait.
-    pub(super) fn admit(&mut self, now: Instant) -> Result<u64, Duration> {
+    /// Admits an attempt, `fresh` if its delivery has not failed before, and answers with what its sign
+    /// is to be told with; or says how long to wait.
+    pub(super) fn admit(&mut self, fresh: bool, now: Instant) -> Result<Ticket, Duration> {
         match &mut self.state {
             State::Closed => {}
-            State::Open { until, pause } => {
-                if now < *until {
-                    return Err(*until - now);
+            State::Open(pause) => {
+                let at = if fresh { pause.fresh_at } else { pause.any_at };
+                if now < at {
+                    return Err(at - now);
                 }
                 let pause = *pause;
-                self.turn(State::Probing { pause });
+                self.turn(State::Probing(pause));
             }
-            State::Probing { .. } => return Err(FIRST_PAUSE),
+            State::Probing(_) => return Err(FIRST_PAUSE),
             State::Returning(back) => match back.room(now) {
-                None => {
-                    self.turn(State::Closed);
-                }
+                None => self.turn(State::Closed),
                 Some((0, next)) => return Err(next.saturating_duration_since(now)),
                 Some(_) => back.admitted += 1,
             },
         }
-        Ok(self.age)
+        Ok(Ticket {
+            age: self.age,
+            fresh,
+        })
     }
 
-    /// Takes in what an attempt tells that was admitted at that `age`. `random` is drawn from 0
+    /// Takes in what an attempt tells that was admitted with that ticket. `random` is drawn from 0
     /// to 1.
     pub(super) fn note(
         &mut self,
-        age: u64,
+        ticket: Ticket,
         sign: Sign,
         now: Instant,
         random: f64,
     ) -> Option<Change> {
-        if age != self.age {
+        if ticket.age != self.age {
             return None;
         }
-        match (&mut self.state, sign) {
+        match (self.state, sign) {
             // A probe that was cut off tells nothing, so there is another.
-            (State::Probing { pause }, Sign::None) => {
-                let pause = *pause;
-                self.turn(State::Open { until: now, pause });
+            (State::Probing(pause), Sign::None) => {
+                self.turn(State::Open(Pause {
+                    fresh_at: now,
+                    any_at: now,
+                    ..pause
+                }));
                 None
             }
-            (_, Sign::None) | (State::Open { .. }, _) => None,
-            (_, Sign::Busy(wish)) => Some(self.open(wish.min(LONGEST_WISH), FIRST_PAUSE, now)),
-            (State::Closed, sign) => {
-                self.latest =
-                    (self.latest << 1 | u32::from(sign == Sign::Down)) & ((1 << LATEST) - 1);
-                self.seen = (self.seen + 1).min(LATEST);
-                let down = self.latest.count_ones();
-                (self.seen == LATEST && down >= TOO_MANY)
-                    .then(|| self.open(drawn(FIRST_PAUSE, random), FIRST_PAUSE, now))
+            (_, Sign::None) | (State::Open(_), _) => None,
+            (_, Sign::Busy(wish)) => {
+                let wish = wish.min(LONGEST_WISH);
+                Some(self.open(Pause::first(now, wish)))
             }
-            (State::Probing { pause }, Sign::Down) => {
-                let pause = (*pause * 2).min(LONGEST_PAUSE);
-                Some(self.open(drawn(pause, random), pause, now))
-            }
-            (State::Probing { pause }, Sign::Well) => {
-                let pause = *pause;
+            (State::Probing(pause), Sign::Well | Sign::There) => {
                 self.turn(State::Returning(Return {
                     since: now,
                     admitted: 0,
-                    well: 0,
-                    down: 0,
                     pause,
                 }));
                 Some(Change::Returned)
             }
-            (State::Returning(back), sign) => {
-                if sign == Sign::Well {
-                    back.well += 1;
-                } else {
-                    back.down += 1;
+            (State::Probing(pause), Sign::Failed) if ticket.fresh && pause.probes + 1 < PROBES => {
+                self.turn(State::Open(Pause {
+                    fresh_at: now,
+                    probes: pause.probes + 1,
+                    ..pause
+                }));
+                None
+            }
+            (State::Probing(pause), Sign::Failed | Sign::Away) => {
+                let all = ticket.fresh || sign == Sign::Away;
+                Some(self.open(pause.longer(all, now, random)))
+            }
+            (State::Closed | State::Returning(_), Sign::Well) => {
+                self.ended_well();
+                None
+            }
+            (_, Sign::There) => None,
+            (state, Sign::Failed | Sign::Away) => {
+                if !ticket.fresh && sign == Sign::Failed {
+                    return None;
                 }
-                let relapse = back.down >= RELAPSE && back.down > back.well;
-                let pause = (back.pause * 2).min(LONGEST_PAUSE);
-                relapse.then(|| self.open(drawn(pause, random), pause, now))
+                self.run += 1;
+                (self.run >= self.patience).then(|| {
+                    let pause = match state {
+                        State::Returning(back) => back.pause.longer(true, now, random),
+                        _ => Pause::first(now, drawn(FIRST_PAUSE, random)),
+                    };
+                    self.open(pause)
+                })
             }
         }
     }
 
-    fn open(&mut self, wait: Duration, pause: Duration, now: Instant) -> Change {
+    /// A success ends a run of failures, which was no outage then.
+    fn ended_well(&mut self) {
+        let forgotten = self.patience.saturating_sub(1).max(LATEST);
+        self.patience = forgotten.max((self.run * LONGER).min(MOST));
+        self.run = 0;
+    }
+
+    fn open(&mut self, pause: Pause) -> Change {
         self.opened += 1;
-        self.turn(State::Open {
-            until: now + wait,
-            pause,
-        });
+        let wait = pause.wait;
+        self.turn(State::Open(pause));
         Change::Opened(wait)
     }
 
     fn turn(&mut self, state: State) {
         self.age += 1;
-        self.latest = 0;
-        self.seen = 0;
+        self.run = 0;
         self.state = state;
+    }
+}
+
+impl Pause {
+    /// The first, so long from now.
+    fn first(now: Instant, wait: Duration) -> Self {
+        Self {
+            wait,
+            probes: 0,
+            fresh_at: now + wait,
+            any_at: now + wait + GRACE,
+            fresh: FIRST_PAUSE,
+            any: FIRST_PAUSE,
+        }
+    }
+
+    /// The one after a probe that failed; `all`: no matter what the delivery.
+    fn longer(self, all: bool, now: Instant, random: f64) -> Self {
+        let double = |pause: Duration| (pause * 2).min(LONGEST_PAUSE);
+        let fresh = if all { double(self.fresh) } else { self.fresh };
+        let any = double(self.any);
+        let wait = drawn(fresh, random);
+        Self {
+            wait,
+            probes: 0,
+            fresh_at: now + wait,
+            any_at: now + drawn(any, random).max(wait) + GRACE,
+            fresh,
+            any,
+        }
     }
 }
 

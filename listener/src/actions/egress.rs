@@ -119,7 +119,7 @@ impl From<Undialled> for Answer {
     fn from(why: Undialled) -> Self {
         match why {
             Undialled::Refused(refused) => Self::Forbidden(refused.to_string()),
-            Undialled::Name(_) => Self::Unreachable(why.to_string()),
+            Undialled::Name(_) => Self::Away(why.to_string()),
         }
     }
 }

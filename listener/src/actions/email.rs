@@ -309,7 +309,14 @@ impl From<SendError> for Answer {
         };
         let status = error.status().map(u16::from);
         if error.is_transient() {
-            return Self::Busy(said(&error), status);
+            return match status {
+                // Of a mailbox, or of this message; those of the server itself are others.
+                Some(450..=453 | 455..=459) => Self::Later(said(&error), status),
+                _ => Self::Busy(said(&error), status),
+            };
+        }
+        if error.is_tls() {
+            return Self::SetUp(said(&error));
         }
         if !error.is_permanent() {
             return broken(said(&error));

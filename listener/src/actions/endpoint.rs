@@ -3,6 +3,7 @@
 //! Redirects are not followed, and the URL appears in no message: at most its host does.
 
 use std::error::Error as StdError;
+use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -41,7 +42,10 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// What is known of a connection that does not come about, by a word of its error.
-const REMEDIES: [(&str, &str); 1] = [("proxy authorization required", PROXY_LOGIN)];
+const REMEDIES: [(&str, &str); 1] = [(PROXY_WORDS, PROXY_LOGIN)];
+
+/// What the client says where a proxy lets nobody in.
+const PROXY_WORDS: &str = "proxy authorization required";
 
 /// The HTTP client of all actions of a process.
 pub(super) fn client(guard: &Guard) -> Result<Client, reqwest::Error> {
@@ -190,7 +194,7 @@ impl Endpoint {
             None => &shared.http,
             Some(Some(client)) => client,
             Some(None) => {
-                return Answer::Unreachable(
+                return Answer::SetUp(
                     "the client cannot be set up with its TLS settings".to_owned(),
                 );
             }
@@ -246,14 +250,18 @@ impl Endpoint {
         }
         let root = self.scrub.excerpt(innermost(error).to_string().as_bytes());
         if error.is_dns() {
-            Answer::Unreachable(format!("the name cannot be resolved: {root}"))
+            Answer::Away(format!("the name cannot be resolved: {root}"))
         } else if error.is_timeout() {
-            Answer::Unreachable(format!("no connection within {CONNECT_TIMEOUT:?}"))
+            Answer::Away(format!("no connection within {CONNECT_TIMEOUT:?}"))
         } else if error.is_connect() {
             let said = advised(format!("no connection: {root}"), &REMEDIES, |known| {
                 root.contains(known)
             });
-            Answer::Unreachable(said)
+            if concerns_set_up(error) || root.contains(PROXY_WORDS) {
+                Answer::SetUp(said)
+            } else {
+                Answer::Away(said)
+            }
         } else if cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
             Answer::Garbled(root)
         } else {
@@ -265,6 +273,22 @@ impl Endpoint {
 /// The first cause of type `T`.
 fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     causes(error).find_map(|error| error.downcast_ref())
+}
+
+/// Whether one side does not accept what the other shows of itself by TLS.
+fn concerns_set_up(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).any(|cause| {
+        // What an error of I/O wraps is not its source.
+        let wrapped = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let wrapped = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let tls = wrapped.or_else(|| cause.downcast_ref());
+        matches!(
+            tls,
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+        )
+    })
 }
 
 fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {

@@ -10,10 +10,10 @@ use std::time::Duration;
 use crds::config::{HostLimit, RateLimit};
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Change, Condition, Sign};
+use super::breaker::{Breaker, Change, Condition, Sign, Ticket};
 use super::hosts::{Host, Hosts, without_port};
 use super::rate::Bucket;
-use super::{Failure, FailureKind, Outcome};
+use super::{Failure, FailureKind, Outcome, Tells};
 
 /// Shortest wait of what is not admitted.
 pub(super) const SHORTEST_WAIT: Duration = Duration::from_millis(10);
@@ -114,7 +114,7 @@ pub struct Standing {
 /// An attempt that was admitted. What came of it is to be told; dropped, it was cut off.
 #[derive(Debug)]
 pub(super) struct Permit {
-    endpoint: Option<(Arc<Endpoint>, u64)>,
+    endpoint: Option<(Arc<Endpoint>, Ticket)>,
     longest_wish: Duration,
 }
 
@@ -130,8 +130,8 @@ impl Gate {
         self.bucket.as_deref().into_iter().chain(of_host)
     }
 
-    /// Admits an attempt, or says how long to wait.
-    pub(super) fn admit(&self, now: Instant) -> Result<Permit, Duration> {
+    /// Admits an attempt, `fresh` if its delivery has not failed before, or says how long to wait.
+    pub(super) fn admit(&self, fresh: bool, now: Instant) -> Result<Permit, Duration> {
         // Always in this order, the action's own and the host's.
         let mut buckets: Vec<MutexGuard<'_, Bucket>> = self.buckets().map(lock).collect();
         let wait = buckets.iter().filter_map(|bucket| bucket.wait(now)).max();
@@ -139,8 +139,8 @@ impl Gate {
             return Err(wait.max(SHORTEST_WAIT));
         }
         let admitted = self.endpoint.as_ref().map(|endpoint| {
-            let age = lock(&endpoint.health).breaker.admit(now)?;
-            Ok((Arc::clone(endpoint), age))
+            let ticket = lock(&endpoint.health).breaker.admit(fresh, now)?;
+            Ok((Arc::clone(endpoint), ticket))
         });
         let endpoint = admitted
             .transpose()
@@ -188,12 +188,12 @@ impl Gate {
 impl Permit {
     /// Takes in what came of the attempt. `random` is drawn from 0 to 1.
     pub(super) fn tell(mut self, outcome: &Outcome, now: Instant, random: f64) {
-        let Some((endpoint, age)) = self.endpoint.take() else {
+        let Some((endpoint, ticket)) = self.endpoint.take() else {
             return;
         };
         let sign = sign(outcome, self.longest_wish);
         let mut health = lock(&endpoint.health);
-        let change = health.breaker.note(age, sign, now, random);
+        let change = health.breaker.note(ticket, sign, now, random);
         let host = &*endpoint.host;
         match (change, outcome) {
             (Some(Change::Opened(wait)), Outcome::Retry { failure, .. }) => {
@@ -216,9 +216,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((endpoint, age)) = self.endpoint.take() {
+        if let Some((endpoint, ticket)) = self.endpoint.take() {
             let mut health = lock(&endpoint.health);
-            health.breaker.note(age, Sign::None, Instant::now(), 0.0);
+            health.breaker.note(ticket, Sign::None, Instant::now(), 0.0);
         }
     }
 }
@@ -233,9 +233,15 @@ fn sign(outcome: &Outcome, longest_wish: Duration) -> Sign {
             },
             after: Some(wish),
         } => Sign::Busy((*wish).min(longest_wish)),
-        Outcome::Retry { .. } => Sign::Down,
+        Outcome::Retry { failure, .. } => match failure.tells {
+            Tells::Nothing => Sign::None,
+            Tells::There => Sign::There,
+            Tells::Failed => Sign::Failed,
+            Tells::Away => Sign::Away,
+        },
+        // Whoever refuses is there, and says nothing of others.
         Outcome::Refused(failure) => match failure.kind {
-            FailureKind::Status | FailureKind::Redirect | FailureKind::Response => Sign::Well,
+            FailureKind::Status | FailureKind::Redirect | FailureKind::Response => Sign::There,
             _ => Sign::None,
         },
         Outcome::Held(_) => Sign::None,
@@ -268,11 +274,11 @@ mod tests {
         let other = gates.gate(Some(("http://a/x", "a")), None, None, LONG);
         let elsewhere = gates.gate(Some(("http://a/y", "a")), None, None, LONG);
         for _ in 0..20 {
-            one.admit(now).unwrap().tell(&failed(), now, 1.0);
+            one.admit(true, now).unwrap().tell(&failed(), now, 1.0);
         }
-        assert!(other.admit(now).is_err());
+        assert!(other.admit(true, now).is_err());
         assert_eq!(other.room(now).unwrap().most, 0);
-        assert!(elsewhere.admit(now).is_ok());
+        assert!(elsewhere.admit(true, now).is_ok());
         let standing = other.standing().unwrap();
         assert_eq!(standing.condition, Condition::Open);
         assert_eq!(standing.why.unwrap(), "no connection");
@@ -287,15 +293,17 @@ mod tests {
         };
         let gate = gates.gate(Some(("http://a", "a")), Some(limit), None, LONG);
         for _ in 0..20 {
-            gate.admit(now).unwrap().tell(&failed(), now, 1.0);
+            gate.admit(true, now).unwrap().tell(&failed(), now, 1.0);
         }
         for _ in 0..100 {
-            assert!(gate.admit(now).is_err());
+            assert!(gate.admit(true, now).is_err());
         }
         let later = now + Duration::from_secs(1);
-        gate.admit(later).unwrap().tell(&Outcome::Done, later, 0.0);
+        gate.admit(true, later)
+            .unwrap()
+            .tell(&Outcome::Done, later, 0.0);
         let later = later + Duration::from_secs(10);
-        let admitted = std::iter::from_fn(|| gate.admit(later).ok()).count();
+        let admitted = std::iter::from_fn(|| gate.admit(true, later).ok()).count();
         assert_eq!(admitted, 9 + 5, "nine were left, and five came back");
     }
 

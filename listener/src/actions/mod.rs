@@ -378,6 +378,22 @@ pub struct Failure {
     pub message: String,
     /// HTTP status, where there was one.
     pub status: Option<u16>,
+    /// What it tells of the receiver, if it may pass.
+    pub tells: Tells,
+}
+
+/// What a failure tells of the receiver, apart from the delivery at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Tells {
+    /// Nothing: this side is set up wrongly, or nothing was sent.
+    Nothing,
+    /// It is there, and others may fare better.
+    There,
+    /// It failed; the delivery may be why.
+    #[default]
+    Failed,
+    /// It cannot be reached, whatever the delivery.
+    Away,
 }
 
 impl Failure {
@@ -388,6 +404,7 @@ impl Failure {
             kind,
             message: message.into(),
             status: None,
+            tells: Tells::default(),
         }
     }
 }

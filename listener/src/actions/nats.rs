@@ -74,11 +74,15 @@ impl From<SendError> for Answer {
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                     never("user and password of nats.url, or nats.credentials, are wrong")
                 }
+                ConnectErrorKind::Tls => Self::SetUp(error.kind().to_string()),
+                kind @ (ConnectErrorKind::Io | ConnectErrorKind::Dns) => {
+                    Self::Away(format!("no connection: {kind}"))
+                }
                 kind => broken(kind),
             },
             SendError::Publish { subject, error } => match error.kind() {
                 // So it is too while a cluster chooses a leader.
-                PublishErrorKind::StreamNotFound => Self::Busy(
+                PublishErrorKind::StreamNotFound => Self::Later(
                     format!(
                         "no stream has the subject {subject}: make one, as with \
                          `nats stream add --subjects '{subject}'`"

@@ -53,7 +53,7 @@ impl Passage {
 
     /// The same, once its host has room for it.
     async fn admit(&self, delivery: &Delivery) -> Result<Permit, Duration> {
-        let permit = self.gate.admit(Instant::now())?;
+        let permit = self.gate.admit(delivery.attempt <= 1, Instant::now())?;
         if let Some(fleet) = &self.shared.fleet {
             let limits = self.limits(delivery);
             if !limits.is_empty() {

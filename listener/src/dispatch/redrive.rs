@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crds::config::Operation;
 use tokio::time::Instant;
 
-use crate::actions::{Failure, FailureKind};
+use crate::actions::{Failure, FailureKind, Tells};
 use crate::queue::dead_letter::{Attempt, Redrive, Verdict};
 use crate::queue::job::Spilled;
 use crate::rules;
@@ -67,6 +67,7 @@ impl Dispatcher {
                     letter.observer, letter.action
                 ),
                 status: None,
+                tells: Tells::default(),
             };
             return self.failed_again(shard, letter.id, &failure);
         };

@@ -13,7 +13,7 @@ use super::number::Number;
 use super::tree::{Kind, Loop, Node, Variable};
 use super::value::{Fields, JsonError, Value, read_list};
 use super::view::{EventView, Image, Side};
-use crate::actions::{Failure, FailureKind};
+use crate::actions::{Failure, FailureKind, Tells};
 
 /// What one condition may cost on one event, in bytes looked at or written.
 /// An image of 16 MiB can be read through several times.
@@ -55,6 +55,7 @@ impl Stop {
             kind,
             message,
             status: None,
+            tells: Tells::default(),
         }
     }
 }

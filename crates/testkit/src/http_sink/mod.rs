@@ -53,6 +53,13 @@ pub enum Behaviour {
         /// The status.
         status: u16,
     },
+    /// Answers with `status` to what holds `text`.
+    FailHolding {
+        /// The text.
+        text: String,
+        /// The status.
+        status: u16,
+    },
     /// Answers 422 to what holds this word, and 503 to a share of the rest, the same ones for the
     /// same seed.
     Picky {

@@ -133,6 +133,10 @@ impl Inner {
                 let failing = draw(seed, &request.webhook_id, attempt) < per_mille;
                 Reaction::answer(if failing { status } else { 200 })
             }
+            Behaviour::FailHolding { text, status } => {
+                let failing = String::from_utf8_lossy(&request.body).contains(&text);
+                Reaction::answer(if failing { status } else { 200 })
+            }
             Behaviour::Picky {
                 word,
                 per_mille,

@@ -107,7 +107,7 @@ impl From<SendError> for Answer {
         match error {
             SendError::Doorway(answer) => answer,
             SendError::NoDoorway(error) => broken(error),
-            SendError::NoTopic(topic) => Self::Busy(
+            SendError::NoTopic(topic) => Self::Later(
                 format!(
                     "there is no topic {topic}, or it may not be seen: make it, as with \
                      `kafka-topics.sh --create --topic {topic}`"

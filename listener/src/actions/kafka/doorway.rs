@@ -112,10 +112,10 @@ impl Keeper {
 
     async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, Answer> {
         let unreachable = |why: &dyn std::fmt::Display| {
-            Answer::Unreachable(format!("no connection to the broker {host}:{port}: {why}"))
+            Answer::Away(format!("no connection to the broker {host}:{port}: {why}"))
         };
         let addresses = match self.guard.addresses(host, port).await.map_err(Answer::from) {
-            Err(Answer::Unreachable(why)) => return Err(unreachable(&why)),
+            Err(Answer::Away(why)) => return Err(unreachable(&why)),
             other => other?,
         };
         let stream = match timeout(PATIENCE, TcpStream::connect(&*addresses)).await {
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(code, 1);
         let refusal = doorway.refusal();
         assert!(
-            matches!(&refusal, Some(Answer::Unreachable(why)) if why.contains("the broker 127.0.0.1")),
+            matches!(&refusal, Some(Answer::Away(why)) if why.contains("the broker 127.0.0.1")),
             "{refusal:?}"
         );
     }

@@ -1,5 +1,7 @@
 //! What errors of Postgres say.
 
+use std::io::ErrorKind;
+
 use super::super::answer::{Answer, advised, broken};
 
 /// Classes and codes of errors that pass by themselves: no connection, conflicts with others, too few
@@ -7,6 +9,9 @@ use super::super::answer::{Answer, advised, broken};
 const PASSING: [&str; 9] = [
     "08", "40", "53", "57P", "58", "55P03", "55006", "25006", "XX000",
 ];
+
+/// Those among them that concern what the statement touches, and not the server.
+const OWN: [&str; 3] = ["40", "55P03", "55006"];
 
 /// What is to be done about others, by the beginning of their codes.
 const REMEDIES: [(&str, &str); 12] = [
@@ -43,11 +48,18 @@ pub(super) fn read(error: &sqlx::Error) -> Answer {
         sqlx::Error::Configuration(_) | sqlx::Error::Encode(_) | sqlx::Error::Decode(_) => {
             return Answer::Never(format!("the statement cannot be sent: {error}"), None);
         }
+        sqlx::Error::Tls(_) => return Answer::SetUp(error.to_string()),
+        sqlx::Error::Io(cause) if cause.kind() == ErrorKind::ConnectionRefused => {
+            return Answer::Away(format!("no connection: {cause}"));
+        }
         _ => return broken(error),
     };
     let code = told.code().unwrap_or_default();
     let said = format!("{code} {}", told.message());
     let passing = PASSING.iter().any(|known| code.starts_with(known)) && code != "08P01";
+    if OWN.iter().any(|known| code.starts_with(known)) {
+        return Answer::Later(said, None);
+    }
     if passing || code == CANCELED {
         return Answer::Busy(said, None);
     }

@@ -50,11 +50,10 @@ const REMEDIES: [(&str, &str); 7] = [
 
 /// What an error of a call says.
 pub(super) fn read(error: &RedisError) -> Answer {
-    if error.is_timeout()
-        || error.is_io_error()
-        || error.is_connection_dropped()
-        || error.is_connection_refusal()
-    {
+    if error.is_connection_refusal() {
+        return Answer::Away(format!("no connection: {error}"));
+    }
+    if error.is_timeout() || error.is_io_error() || error.is_connection_dropped() {
         return broken(error);
     }
     let code = match (error.code(), error.kind()) {
