@@ -32,7 +32,12 @@ async fn orders() -> TestDb {
 
 /// Runs `dlq` with these arguments on the test's database.
 async fn dlq(db: &TestDb, args: &[&str]) -> String {
-    let args = [&["dlq"], args, &["--database-url", &db.url]].concat();
+    let args = [
+        &["dlq"],
+        args,
+        &["--listener", "test", "--database-url", &db.url],
+    ]
+    .concat();
     command(&args).await.ok()
 }
 
@@ -233,7 +238,7 @@ async fn what_an_observer_left_behind_can_be_dropped() {
     assert_eq!(list(&db, &["--limit", "2"]).await.len(), 2);
     process.stop().await;
     assert_eq!(
-        dlq(&db, &["drop", "--all", "--observer", "gone"]).await,
+        dlq(&db, &["drop", "--all", "--observer", "gone", "--yes"]).await,
         "3 dropped\n"
     );
     let left = list(&db, &[]).await;

@@ -165,7 +165,15 @@ async fn every_event_is_delivered_waiting_or_a_dead_letter() {
     }
     config.change("timeout: 500ms", "timeout: 30s");
     let process = Process::run(&config);
-    let redriven = ["dlq", "redrive", "--all", "--database-url", &db.url];
+    let redriven = [
+        "dlq",
+        "redrive",
+        "--all",
+        "--listener",
+        "test",
+        "--database-url",
+        &db.url,
+    ];
     command(&redriven).await.ok();
     let waiting = async || {
         let left: i64 = db

@@ -47,7 +47,12 @@ async fn refused(sink: &Sink) -> (TestDb, Config) {
 }
 
 async fn dlq(db: &TestDb, args: &[&str]) -> String {
-    let args = [&["dlq"], args, &["--database-url", &db.url]].concat();
+    let args = [
+        &["dlq"],
+        args,
+        &["--listener", "test", "--database-url", &db.url],
+    ]
+    .concat();
     command(&args).await.ok()
 }
 
@@ -117,7 +122,7 @@ async fn each_filter_leaves_what_it_says_and_an_export_holds_all_of_it() {
         "{}",
         ended.err
     );
-    let said = dlq(&db, &["drop", "--all", "--tenant", "a"]).await;
+    let said = dlq(&db, &["drop", "--all", "--tenant", "a", "--yes"]).await;
     assert_eq!(said.trim(), "3 dropped");
     assert_eq!(exported(&db, &[]).await.len(), 4);
     process.stop().await;

@@ -240,7 +240,14 @@ async fn a_position_that_cannot_be_right_is_refused_with_the_remedy() {
             "nothing was changed"
         );
         let file = config.path();
-        let args = ["rebase", "--resume", "now", "-f", file.to_str().unwrap()];
+        let args = [
+            "rebase",
+            "--resume",
+            "now",
+            "-f",
+            file.to_str().unwrap(),
+            "--yes",
+        ];
         command(&args).await.ok();
         let process = Process::run(&config);
         change_rows(&db.pool, 1).await;

@@ -11,6 +11,7 @@ mod api;
 mod bad_input;
 mod batches;
 mod capture;
+mod careful;
 mod chaos;
 mod dead_letters;
 mod demo;

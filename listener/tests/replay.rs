@@ -14,7 +14,9 @@ const ROWS: u64 = 20;
 async fn replay(config: &Config, args: &[&str]) -> String {
     let path = config.path();
     let files = ["replay", "-f", path.to_str().unwrap()];
-    command(&[&files[..], args].concat()).await.ok()
+    let sure = (!args.contains(&"--dry-run")).then_some("--yes");
+    let args = [&files[..], args, sure.as_slice()].concat();
+    command(&args).await.ok()
 }
 
 fn observer(name: &str, more: &str, actions: &str) -> String {

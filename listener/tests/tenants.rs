@@ -53,7 +53,15 @@ async fn each_sees_its_own_in_all_that_is_delivered_kept_and_sent_again() {
     assert_eq!(db.value::<i64>(mixed).await, 0);
     sink.behave(Behaviour::Ok);
     let url = ["--database-url", &db.url];
-    let redrive = ["dlq", "redrive", "--all", "--tenant", "a"];
+    let redrive = [
+        "dlq",
+        "redrive",
+        "--all",
+        "--tenant",
+        "a",
+        "--listener",
+        "test",
+    ];
     let said = command(&[&redrive[..], &url].concat()).await.ok();
     assert!(said.starts_with("1 to redrive"), "{said}");
     amounts_to("deliveries", 1, async || sink.counts().succeeded).await;
@@ -66,10 +74,11 @@ async fn each_sees_its_own_in_all_that_is_delivered_kept_and_sent_again() {
         "1h",
         "--observer",
         "of-b",
+        "--yes",
     ];
     let said = command(&replay).await.ok();
     assert!(
-        said.starts_with("1 events, 0 deliveries"),
+        said.starts_with("1 event, 0 deliveries"),
         "it is a dead letter already: {said}"
     );
     let other = command(&[&replay[..], &["--tenant", "a"]].concat()).await;
@@ -102,9 +111,17 @@ async fn what_waits_is_not_shown_to_the_tenant_that_comes_after() {
     sink.behave_at("/a", Behaviour::Ok);
     sink.behave_at("/b", Behaviour::Ok);
     let process = Process::run(&config);
-    command(&["dlq", "redrive", "--all", "--database-url", &db.url])
-        .await
-        .ok();
+    command(&[
+        "dlq",
+        "redrive",
+        "--all",
+        "--listener",
+        "test",
+        "--database-url",
+        &db.url,
+    ])
+    .await
+    .ok();
     eventually("both are set aside", async || {
         let barred: i64 = db
             .value("select count(*) from observer.dead_letter where error_kind = 'removed' and error like '%another''s%'")

@@ -9,6 +9,7 @@ mod layout;
 mod row;
 mod save;
 pub mod status;
+pub mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

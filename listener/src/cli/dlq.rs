@@ -12,8 +12,8 @@ use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::output::say;
-use super::schema::connect;
+use super::output::{agreed, say};
+use super::schema::{connect, unnamed};
 use super::{CliError, DatabaseArgs, identity};
 
 /// Most characters of an error in a table.
@@ -57,7 +57,13 @@ pub(super) enum DlqCommand {
         chosen: Chosen,
     },
     /// Drop for good
-    Drop(Chosen),
+    Drop {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Really drop all
+        #[arg(long)]
+        yes: bool,
+    },
     /// Write all that the filters leave to standard output, the oldest first: a line of JSON each,
     /// with event and history
     Export {
@@ -164,8 +170,12 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             };
             say!("{count} to redrive; a running listener takes them up within seconds")?;
         }
-        DlqCommand::Drop(chosen) => {
+        DlqCommand::Drop { chosen, yes } => {
             let (pool, what) = chosen.open().await?;
+            if what.ids.is_none() {
+                let count = letters_of(keeper::count(&pool, &what).await?);
+                agreed(yes, &format!("{count} would be dropped for good"))?;
+            }
             say!("{} dropped", keeper::drop_selected(&pool, &what).await?)?;
         }
         DlqCommand::Export { filter, database } => {
@@ -230,7 +240,13 @@ async fn export(pool: &PgPool, what: &Selection) -> Result<(), CliError> {
 
 impl Chosen {
     async fn open(self) -> Result<(PgPool, Selection), CliError> {
-        open(self.database, self.filter, (!self.all).then_some(self.ids)).await
+        let ids = (!self.all).then_some(self.ids);
+        let (pool, what) = open(self.database, self.filter, ids).await?;
+        if what.listener.is_none() && what.ids.is_none() {
+            let what_to_do = "--all is for one listener: name it with --listener NAME, or its files with -f FILE";
+            return Err(unnamed(&pool, what_to_do).await?);
+        }
+        Ok((pool, what))
     }
 }
 
@@ -280,6 +296,14 @@ fn table(letters: &[Stored], count: i64) -> Result<(), CliError> {
         say!("{} of {count}; --limit shows more", letters.len())?;
     }
     Ok(())
+}
+
+fn letters_of(count: i64) -> String {
+    if count == 1 {
+        "1 dead letter".to_owned()
+    } else {
+        format!("{count} dead letters")
+    }
 }
 
 /// Prints rows in columns that are wide enough.

@@ -12,8 +12,8 @@ use observer_listener::migrate;
 use observer_listener::queue::place::Place;
 
 use super::dlq::{Output, line, print};
-use super::output::say;
-use super::schema::connect;
+use super::output::{agreed, say};
+use super::schema::{connect, of_one};
 use super::{CliError, DatabaseArgs, FileArgs, files, identity};
 
 /// Most characters of an error in a table.
@@ -47,7 +47,13 @@ pub(super) enum JobsCommand {
     /// Make those due now that wait for their next attempt
     Retry(Chosen),
     /// Drop for good; those under way are cut off within seconds
-    Cancel(Chosen),
+    Cancel {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Really cancel all
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -140,8 +146,13 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             let count = queue.retry(&what).await?;
             say!("{count} due now; a running listener takes them up within seconds")?;
         }
-        JobsCommand::Cancel(chosen) => {
+        JobsCommand::Cancel { chosen, yes } => {
             let (queue, what) = chosen.open().await?;
+            if what.ids.is_none() {
+                let (_, count) = queue.list(&what, 1).await?;
+                let noun = if count == 1 { "job" } else { "jobs" };
+                agreed(yes, &format!("{count} {noun} would be dropped for good"))?;
+            }
             say!("{} cancelled", queue.cancel(&what).await?)?;
         }
     }
@@ -158,13 +169,7 @@ impl Chosen {
 /// The queue of a listener: as its file says, or in the database of the URL.
 async fn open(args: DatabaseArgs) -> Result<Arc<dyn JobQueue>, CliError> {
     if args.files.is_empty() {
-        let (url, listener) = args.resolve()?;
-        let listener = listener.ok_or_else(|| {
-            let message = "name the listener with --listener NAME, or its files with -f FILE";
-            CliError::Config(message.to_owned())
-        })?;
-        let pool = connect(&url).await?;
-        migrate::verify(&pool).await?;
+        let (pool, listener) = of_one(args).await?;
         let keeping = Keeping {
             lease: Duration::from_secs(30),
             retention: Duration::ZERO,

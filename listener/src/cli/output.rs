@@ -4,6 +4,8 @@
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 
+use observer_listener::telemetry::logs;
+
 use super::CliError;
 
 /// Writes a line to standard output; an error where the command is to end.
@@ -19,4 +21,16 @@ pub(super) fn line(text: Arguments<'_>) -> Result<(), CliError> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(CliError::Closed),
         Err(error) => Err(anyhow::anyhow!("cannot write to standard output: {error}").into()),
     }
+}
+
+/// Lets a command go on that repeats or drops something only where the user has said so, and says
+/// what it would do otherwise.
+pub(super) fn agreed(yes: bool, what: &str) -> Result<(), CliError> {
+    if yes {
+        logs::say(&format!("{what}\n"));
+        return Ok(());
+    }
+    Err(CliError::Config(format!(
+        "{what}. Nothing was done; add --yes to do it"
+    )))
 }

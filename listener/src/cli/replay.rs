@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args};
+use crds::config::Bundle;
 use observer_listener::migrate;
 use observer_listener::queue::replay::{self, Selection};
 use observer_listener::telemetry::logs;
+use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
 use super::dlq::moment;
-use super::output::say;
+use super::output::{agreed, say};
 use super::schema::connect;
 use super::{CliError, FileArgs, files, identity};
 
@@ -50,11 +52,56 @@ pub(super) struct ReplayArgs {
     /// Only say how many events there are
     #[arg(long)]
     dry_run: bool,
+    /// Really send them once more
+    #[arg(long, conflicts_with = "dry_run")]
+    yes: bool,
 }
 
 /// Runs `replay`.
 pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
+    let (rate, dry_run, yes) = (args.rate, args.dry_run, args.yes);
     let bundle = files::load(&args.files)?.bundle;
+    let what = selection(args, &bundle)?;
+    let pool = connect(&bundle.listener.database_url).await?;
+    migrate::verify(&pool).await?;
+    match replay::oldest(&pool).await? {
+        Some(oldest) if what.from < oldest => logs::say(&format!(
+            "the log holds no events from before {}; spec.source.changeLog.retention says for how long it does\n",
+            oldest.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+        )),
+        _ => {}
+    }
+    let all = replay::count(&pool, &what).await?;
+    let noun = if all == 1 { "event" } else { "events" };
+    let would = format!(
+        "{all} {noun} of {} would be looked at once more",
+        what.entity
+    );
+    if dry_run {
+        return say!("{would}");
+    }
+    agreed(
+        yes,
+        &format!("{would}, and delivered once more where the condition holds"),
+    )?;
+    let (events, asked) = ask_for_all(&pool, &what, rate, all).await?;
+    let noun = if events == 1 { "event" } else { "events" };
+    say!(
+        "{events} {noun}, {asked} deliveries to make once more where the condition holds; a running listener takes \
+         them up within seconds"
+    )?;
+    let per_event = u64::try_from(what.actions.len()).unwrap_or(u64::MAX);
+    let known = (events * per_event).saturating_sub(asked);
+    if known > 0 {
+        say!(
+            "{known} deliveries are dead letters already, or asked for; `dlq redrive` has those made"
+        )?;
+    }
+    Ok(())
+}
+
+/// The events and actions that the arguments name, all of which the listener must have.
+fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<Selection, CliError> {
     let name = identity(args.observer);
     let known = bundle.observers.iter();
     let Some(observer) = known.clone().find(|one| one.identity() == name) else {
@@ -81,7 +128,7 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
             "observer {name} sees tenant {own} only, and not {other}"
         )));
     }
-    let what = Selection {
+    Ok(Selection {
         listener: bundle.listener.identity(),
         observer: name,
         actions,
@@ -91,30 +138,23 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
         key: args.key,
         from: args.from,
         to: args.to.unwrap_or_else(Utc::now),
-    };
-    let pool = connect(&bundle.listener.database_url).await?;
-    migrate::verify(&pool).await?;
-    match replay::oldest(&pool).await? {
-        Some(oldest) if what.from < oldest => logs::say(&format!(
-            "the log holds no events from before {}; spec.source.changeLog.retention says for how long it does\n",
-            oldest.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
-        )),
-        _ => {}
-    }
-    let all = replay::count(&pool, &what).await?;
-    if args.dry_run {
-        say!(
-            "{all} events of {} would be looked at once more",
-            what.entity
-        )?;
-        return Ok(());
-    }
+    })
+}
+
+/// Hands all to the listener, bit by bit where there is a rate. Returns how many events that were,
+/// and how many deliveries.
+async fn ask_for_all(
+    pool: &PgPool,
+    what: &Selection,
+    rate: Option<u32>,
+    all: u64,
+) -> Result<(u64, u64), CliError> {
     let shown = std::io::stderr().is_terminal();
     let mut parts = tokio::time::interval(PART);
     parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut after, mut events, mut asked, mut due) = (Some(0), 0, 0, 0.0);
     while let Some(from) = after {
-        let most = match args.rate {
+        let most = match rate {
             None => AT_ONCE,
             Some(rate) => {
                 parts.tick().await;
@@ -130,7 +170,7 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
         if most == 0 {
             continue;
         }
-        let step = replay::ask(&pool, &what, from, most).await?;
+        let step = replay::ask(pool, what, from, most).await?;
         (after, events, asked) = (step.after, events + step.events, asked + step.asked);
         if shown {
             logs::say(&format!("\r{events} of {all}"));
@@ -139,16 +179,5 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     if shown {
         logs::say("\n");
     }
-    let per_event = u64::try_from(what.actions.len()).unwrap_or(u64::MAX);
-    say!(
-        "{events} events, {asked} deliveries to make once more where the condition holds; a running listener takes \
-         them up within seconds"
-    )?;
-    let known = (events * per_event).saturating_sub(asked);
-    if known > 0 {
-        say!(
-            "{known} deliveries are dead letters already, or asked for; `dlq redrive` has those made"
-        )?;
-    }
-    Ok(())
+    Ok((events, asked))
 }

@@ -2,11 +2,13 @@
 
 use clap::{Args, ValueEnum};
 use crds::config::Redacted;
+use observer_listener::checkpoint::stored;
 use observer_listener::database::{self, DatabaseError};
 use observer_listener::migrate;
+use observer_listener::shard::present;
 use sqlx::PgPool;
 
-use super::output::say;
+use super::output::{agreed, say};
 use super::{CliError, DatabaseArgs};
 
 #[derive(Debug, Args)]
@@ -22,6 +24,9 @@ pub(super) struct RebaseArgs {
     /// Where to go on
     #[arg(long, value_enum, default_value_t)]
     resume: Resume,
+    /// Really do it, where that repeats or skips events
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -65,49 +70,119 @@ pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
 
 /// Sets a listener's positions anew.
 pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
-    let (url, listener) = args.database.resolve()?;
-    let listener = listener.ok_or_else(|| {
-        CliError::Config(
-            "name the listener with --listener NAME, or its files with -f FILE".to_owned(),
-        )
-    })?;
-    let pool = connect(&url).await?;
-    migrate::verify(&pool).await?;
-    let (resume, said) = match args.resume {
-        Resume::Beginning => ("beginning", "all that the log still holds"),
-        Resume::Position => ("position", "where it was"),
-        Resume::Now => ("now", "what is committed from now on"),
+    let (pool, listener) = of_one(args.database).await?;
+    refuse_while_alive(&pool, &listener, "rebase").await?;
+    let kept = stored::kept(&pool, &listener).await?;
+    let events = kept.events.of("event");
+    let (resume, said, risk) = match args.resume {
+        Resume::Beginning => (
+            "beginning",
+            "all that the log still holds",
+            Some(format!(
+                "up to {events} that the log still holds would be delivered again, those that were delivered before \
+                 and effects that take place exactly once included"
+            )),
+        ),
+        Resume::Position => ("position", "where it was", None),
+        Resume::Now => (
+            "now",
+            "what is committed from now on",
+            Some(format!(
+                "of {events} that the log still holds, those that were not delivered yet would never be"
+            )),
+        ),
     };
+    if let Some(risk) = risk {
+        agreed(args.yes, &format!("listener {listener}: {risk}"))?;
+    }
     sqlx::query("select observer.rebase($1, $2)")
         .bind(&listener)
         .bind(resume)
         .execute(&pool)
         .await?;
-    say!("listener {listener} goes on with {said}")?;
-    Ok(())
+    say!("listener {listener} goes on with {said}")
 }
 
 /// Removes all that is kept of a listener.
 pub(super) async fn forget(args: ForgetArgs) -> Result<(), CliError> {
-    let (url, listener) = args.database.resolve()?;
-    let listener = listener.ok_or_else(|| {
-        CliError::Config(
-            "name the listener with --listener NAME, or its files with -f FILE".to_owned(),
-        )
-    })?;
-    if !args.yes {
-        return Err(CliError::Config(format!(
-            "this removes the progress and the dead letters of listener {listener} for good; repeat it with --yes"
-        )));
+    let (pool, listener) = of_one(args.database).await?;
+    refuse_while_alive(&pool, &listener, "forget").await?;
+    let kept = stored::kept(&pool, &listener).await?;
+    if kept.nothing() {
+        return Err(unknown(&pool, &listener).await?);
     }
-    let pool = connect(&url).await?;
-    migrate::verify(&pool).await?;
+    let risk = format!(
+        "listener {listener}: its progress in {}, {}, {} in the database and the memory of {} would be removed for good; \
+         run again under this name, it begins anew, and delivers again what the log still holds, {} now",
+        kept.shards.of("shard"),
+        kept.letters.of("dead letter"),
+        kept.jobs.of("job"),
+        kept.effects.of("exactly-once effect"),
+        kept.events.of("event"),
+    );
+    agreed(args.yes, &risk)?;
     let rows: i64 = sqlx::query_scalar("select observer.forget($1)")
         .bind(&listener)
         .fetch_one(&pool)
         .await?;
-    say!("listener {listener} is forgotten: {rows} rows removed")?;
-    Ok(())
+    let noun = if rows == 1 { "row" } else { "rows" };
+    say!("listener {listener} is forgotten: {rows} {noun} removed")
+}
+
+/// The database, and the one listener that a command is about.
+pub(super) async fn of_one(database: DatabaseArgs) -> Result<(PgPool, String), CliError> {
+    let (url, listener) = database.resolve()?;
+    let pool = connect(&url).await?;
+    migrate::verify(&pool).await?;
+    match listener {
+        Some(listener) => Ok((pool, listener)),
+        None => Err(unnamed(
+            &pool,
+            "name the listener with --listener NAME, or its files with -f FILE",
+        )
+        .await?),
+    }
+}
+
+/// The error of a command that needs the name of a listener, with those that there are.
+pub(super) async fn unnamed(pool: &PgPool, what_to_do: &str) -> Result<CliError, CliError> {
+    Ok(CliError::Config(format!(
+        "{what_to_do}; {}",
+        known(pool).await?
+    )))
+}
+
+/// The error of a command about a listener of which nothing is kept.
+async fn unknown(pool: &PgPool, listener: &str) -> Result<CliError, CliError> {
+    let known = known(pool).await?;
+    Ok(
+        anyhow::anyhow!("there is nothing of a listener {listener} in this database; {known}")
+            .into(),
+    )
+}
+
+async fn known(pool: &PgPool) -> Result<String, sqlx::Error> {
+    let names = stored::listeners(pool).await?;
+    Ok(if names.is_empty() {
+        "no listener has run in this database yet".to_owned()
+    } else {
+        format!("in this database there are {}", names.join(", "))
+    })
+}
+
+/// What a running listener holds in memory would undo or repeat what is done behind its back.
+async fn refuse_while_alive(pool: &PgPool, listener: &str, command: &str) -> Result<(), CliError> {
+    let names = present::present(pool, listener).await?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "listener {listener} is running: {}. Stop these processes (in a cluster, delete the ObserverListener or scale \
+         it to 0) and repeat `{command}`; one that was killed counts as running until its lease has run out. \
+         Where you know better, `select observer.{command}('{listener}')` in the database does not ask",
+        names.join(", ")
+    )
+    .into())
 }
 
 /// Connects; a URL that cannot be read is the configuration's fault.

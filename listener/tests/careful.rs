@@ -1,0 +1,174 @@
+//! Commands that remove or repeat what a listener has done: not behind the back of a running one,
+//! not without being told so, and not of another listener.
+
+use testkit::http_sink::{Behaviour, Sink};
+
+use crate::support::listener::{Config, Process};
+use crate::support::program::command;
+use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
+use crate::support::{all_is_behind, database};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_listener_is_neither_forgotten_nor_rebased() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    let process = Process::run(&config);
+    change_rows(&db.pool, 1).await;
+    all_told(&sink, 1).await;
+    all_is_behind(&db).await;
+    let path = config.path();
+    let file = ["-f", path.to_str().unwrap()];
+    let pid = format!("-{}-", process.pid());
+    for args in [
+        &["forget", "--yes"][..],
+        &["rebase", "--yes"],
+        &["rebase", "--resume", "now"],
+    ] {
+        let ended = command(&[args, &file].concat()).await;
+        assert_eq!(ended.code, Some(1), "{args:?}: {}", ended.said());
+        assert!(
+            ended.err.contains("is running") && ended.err.contains(&pid),
+            "{args:?}: {}",
+            ended.said()
+        );
+    }
+    process.stop().await;
+    let letters = "insert into observer.dead_letter (listener, observer, action, log_id, event_id, entity, operation,
+        attempts, error_kind, error, occurred_at, hash)
+        values ('default/test', 'default/kv', 'post', 1, 'e-1', 'public.kv', 'Insert', 1, 'status', 'no', now(), 0)";
+    db.run(letters).await;
+    let kept = "select (select count(*) from observer.checkpoint) + (select count(*) from observer.dead_letter)
+        + (select sum(epoch)::bigint from observer.checkpoint)";
+    let before: i64 = db.value(kept).await;
+    for (args, told) in [
+        (&["forget"][..], "1 dead letter"),
+        (&["rebase"], "would be delivered again"),
+        (&["rebase", "--resume", "now"], "would never be"),
+    ] {
+        let ended = command(&[args, &file].concat()).await;
+        assert_eq!(ended.code, Some(2), "{args:?}: {}", ended.said());
+        assert!(
+            ended.err.contains(told) && ended.err.contains("add --yes"),
+            "{args:?}: {}",
+            ended.said()
+        );
+    }
+    assert_eq!(db.value::<i64>(kept).await, before, "nothing was done");
+    command(&[&["rebase", "--resume", "now", "--yes"][..], &file].concat())
+        .await
+        .ok();
+    let said = command(&[&["forget", "--yes"][..], &file].concat())
+        .await
+        .ok();
+    assert!(said.contains("is forgotten"), "{said}");
+    assert_eq!(
+        db.value::<i64>("select count(*) from observer.checkpoint")
+            .await,
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_killed_on_this_machine_is_not_alive() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    let process = Process::run(&config);
+    change_rows(&db.pool, 1).await;
+    all_told(&sink, 1).await;
+    process.kill().await;
+    let path = config.path();
+    command(&["forget", "--yes", "-f", path.to_str().unwrap()])
+        .await
+        .ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_of_a_cluster_is_known_by_its_checkpoints_and_its_jobs() {
+    let db = database().await;
+    let forget = [
+        "forget",
+        "--yes",
+        "--listener",
+        "shop",
+        "--database-url",
+        &db.url,
+    ];
+    let ended = command(&forget).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.said());
+    assert!(
+        ended.err.contains("nothing of a listener default/shop"),
+        "{}",
+        ended.said()
+    );
+    for (sign, holder) in [
+        (
+            "insert into observer.checkpoint (listener, shard, shards, epoch, holder, from_floor, from_snapshot, from_ceiling,
+                 system_identifier, database_oid)
+             values ('default/shop', 0, 1, 1, 'shop-0_uid_1', 0, '3:3:', 0, 1, 1)",
+            "shop-0_uid_1",
+        ),
+        (
+            "update observer.checkpoint set holder = '';
+             insert into observer.job_queue (listener) values ('default/shop');
+             insert into observer.job_worker (id, queue, name, expires_at)
+             select gen_random_uuid(), id, 'shop-1', now() + interval '1 h' from observer.job_queue",
+            "shop-1",
+        ),
+    ] {
+        db.run(sign).await;
+        let ended = command(&forget).await;
+        assert_eq!(ended.code, Some(1), "{}", ended.said());
+        assert!(ended.err.contains(holder), "{}", ended.said());
+    }
+    db.run("update observer.job_worker set expires_at = now() - interval '1 s'")
+        .await;
+    command(&forget).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_dead_letters_are_those_of_one_listener_and_dropped_when_that_is_wanted() {
+    let db = database().await;
+    for listener in ["default/shop", "default/other"] {
+        db.run(&format!(
+            "insert into observer.dead_letter (listener, observer, action, log_id, event_id, entity, operation,
+                 attempts, error_kind, error, occurred_at, hash)
+             values ('{listener}', 'default/kv', 'post', 1, 'e-1', 'public.kv', 'Insert', 1, 'status', 'no', now(), 0)"
+        ))
+        .await;
+    }
+    let url = ["--database-url", &db.url];
+    for args in [
+        &["dlq", "redrive", "--all"][..],
+        &["dlq", "drop", "--all", "--yes"],
+        &["forget", "--yes"],
+        &["rebase", "--yes"],
+        &["jobs", "cancel", "--all", "--yes"],
+    ] {
+        let ended = command(&[args, &url].concat()).await;
+        assert_eq!(ended.code, Some(2), "{args:?}: {}", ended.said());
+        assert!(
+            ended.err.contains("--listener") && ended.err.contains("default/other, default/shop"),
+            "{args:?}: {}",
+            ended.said()
+        );
+    }
+    let drop = ["dlq", "drop", "--all", "--listener", "shop"];
+    let ended = command(&[&drop[..], &url].concat()).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.said());
+    assert!(
+        ended.err.contains("1 dead letter would be dropped") && ended.err.contains("add --yes"),
+        "{}",
+        ended.said()
+    );
+    let left = "select count(*) from observer.dead_letter where redrive_requested_at is null";
+    assert_eq!(db.value::<i64>(left).await, 2);
+    command(&[&drop[..], &["--yes"], &url].concat()).await.ok();
+    let left: String = db
+        .value("select string_agg(listener, ',') from observer.dead_letter")
+        .await;
+    assert_eq!(left, "default/other");
+}
