@@ -27,6 +27,7 @@ use crate::queue::place::PlaceError;
 use crate::shard::fleet::{Coordination, Member};
 use crate::source::log::LogError;
 use crate::source::reader::ReadError;
+use crate::telemetry::beginning;
 use crate::telemetry::metrics::Metrics;
 
 /// Between two tries to go on after the database was away.
@@ -152,6 +153,7 @@ pub async fn run(
         patience: START_PATIENCE,
         jobs: options.jobs,
     };
+    beginning::tell(listener, &job.observers.borrow());
     let tending = async {
         let deadline = Instant::now() + START_PATIENCE;
         loop {
@@ -196,6 +198,12 @@ pub(crate) async fn answer(
 ) -> Result<(), RunError> {
     let failed = move |source| RunError::Listen { at, source };
     let socket = TcpListener::bind(at).await.map_err(failed)?;
+    // A port 0 was chosen by the system.
+    let at = socket.local_addr().unwrap_or(at);
+    tracing::info!(
+        metrics = format!("http://{at}/metrics"),
+        "answering /healthz, /readyz, /status and /metrics"
+    );
     let (sources, done) = (sources.clone(), done.clone());
     tasks.spawn(async move { api::serve(socket, sources, done).await.map_err(failed) });
     Ok(())

@@ -25,6 +25,7 @@ mod passage;
 pub(crate) mod postgres;
 mod proxy;
 mod rate;
+mod receiver;
 mod redis;
 mod scope;
 mod scrub;

@@ -29,7 +29,8 @@ const EXIT_CONFIG: u8 = 2;
 const EXIT_RUN: u8 = 1;
 
 /// What is logged while a display is on: nothing that it shows anyway.
-const QUIET: &str = "warn,observer::action=error,observer::dead_letter=error";
+const QUIET: &str =
+    "warn,observer::action=error,observer::attempt=error,observer::dead_letter=error";
 
 /// Runs observers against a Postgres database: when this changes and that condition holds, do
 /// these actions.

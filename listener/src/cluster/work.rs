@@ -17,6 +17,7 @@ use crate::dispatch::DispatchError;
 use crate::engine::{Job, Jobs, tend};
 use crate::run::RunError;
 use crate::shard::fleet::{Coordination, Member};
+use crate::telemetry::beginning;
 
 /// A pod, from its start to its end.
 pub(super) struct Work<'a> {
@@ -92,6 +93,7 @@ impl Work<'_> {
         };
         let end = self.stop.child_token();
         self.sources.reporter.runs(plan.bundle.clone());
+        beginning::tell(&listener, &plan.observers);
         let mut tending = std::pin::pin!(tend(&job, &end));
         loop {
             tokio::select! {

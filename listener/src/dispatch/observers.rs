@@ -11,6 +11,7 @@ use crate::checkpoint;
 use crate::event::Event;
 use crate::rules::{Condition, Rule, RuleSet, Verdict};
 use crate::source::log::{Logged, MAX_EVENT_BYTES};
+use crate::telemetry::attempts::Failures;
 
 use super::lanes::Target;
 
@@ -48,6 +49,8 @@ pub struct Compiled {
     pub on_failure: OnFailure,
     /// The tenant whose events alone its observer sees.
     pub tenant: Option<Arc<str>>,
+    /// Failed attempts of it that the log tells of.
+    pub failures: Arc<Failures>,
 }
 
 impl Compiled {
@@ -306,6 +309,7 @@ fn compile_one(
                     .and_then(|most| usize::try_from(most).ok()),
                 on_failure: config.on_failure,
                 tenant: config.tenant.as_deref().map(Arc::from),
+                failures: Arc::default(),
             }),
             Err(error) => {
                 let (place, message) = (error.place(), error.to_string());

@@ -10,6 +10,7 @@ use super::work::{Ended, Work, weight};
 use super::{Dispatcher, retry};
 use crate::actions::{Failure, Outcome};
 use crate::queue::dead_letter::Letter;
+use crate::telemetry::attempts;
 
 impl Dispatcher {
     pub(super) fn ended(&mut self, ended: Ended) {
@@ -83,12 +84,14 @@ impl Dispatcher {
             return;
         };
         let policy = compiled.retry;
-        let attempts = self
+        let tries = self
             .lanes
             .first(lane)
             .map_or(policy.attempts, |work| work.attempts);
-        if let Some(wait) = retry::wait(&policy, attempts, after, rand::random()) {
+        if let Some(wait) = retry::wait(&policy, tries, after, rand::random()) {
+            let compiled = compiled.clone();
             if let Some(mut work) = self.take_out(lane) {
+                attempts::failed(&compiled, &work.event.id, failure, tries, wait);
                 work.note(failure, Some(took));
                 self.wait_in_queue(lane, work, wait);
             }
@@ -152,10 +155,13 @@ impl Dispatcher {
         }
     }
 
-    fn count(&self, (target, _): LaneId, outcome: &Outcome, took: Duration) {
-        if let Some(compiled) = self.roster.target(target) {
+    fn count(&self, lane: LaneId, outcome: &Outcome, took: Duration) {
+        if let Some(compiled) = self.roster.target(lane.0) {
             let metrics = &self.setup.saver.metrics;
             metrics.attempted(&compiled.name, outcome, took);
+            if let (Outcome::Done, Some(work)) = (outcome, self.lanes.first(lane)) {
+                attempts::delivered(compiled, &work.event.id, work.attempts, took);
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::actions::{Failure, FailureKind, Outcome};
 use crate::checkpoint::Action;
 use crate::dispatch::observers::{Compiled, Observers};
 use crate::dispatch::{retry, try_once};
+use crate::telemetry::attempts;
 use crate::telemetry::metrics::Metrics;
 
 /// What those who work on lanes share.
@@ -106,10 +107,8 @@ impl Crew {
         if left == Some(Duration::ZERO) {
             return give_up(history, &too_late(&compiled.retry), claimed.attempts, None);
         }
-        let attempts = claimed.attempts + 1;
-        let Some((outcome, took)) = self
-            .outcome(compiled, carried, attempts, &claimed.claim)
-            .await
+        let tries = claimed.attempts + 1;
+        let Some((outcome, took)) = self.outcome(compiled, carried, tries, &claimed.claim).await
         else {
             // Somebody wants it cancelled, if it may go on: then it goes with this claim's end.
             if !self.right.is_cancelled() {
@@ -119,25 +118,29 @@ impl Crew {
             return Ending::Untouched;
         };
         match outcome {
-            Outcome::Done => Ending::Done,
+            Outcome::Done => {
+                attempts::delivered(compiled, &claimed.job.event_id, tries, took);
+                Ending::Done
+            }
             Outcome::Held(wait) => Ending::Again {
                 wait,
                 attempts: claimed.attempts,
                 history: claimed.history.clone(),
             },
-            Outcome::Refused(failure) => give_up(history, &failure, attempts, Some(took)),
-            Outcome::Retry { failure, after } => match wait(&compiled.retry, attempts, after) {
-                None => give_up(history, &failure, attempts, Some(took)),
+            Outcome::Refused(failure) => give_up(history, &failure, tries, Some(took)),
+            Outcome::Retry { failure, after } => match wait(&compiled.retry, tries, after) {
+                None => give_up(history, &failure, tries, Some(took)),
                 Some(wait) if left.is_some_and(|left| wait >= left) => {
                     dead_letter::note(&mut history, Attempt::new(Utc::now(), &failure, Some(took)));
-                    give_up(history, &too_late(&compiled.retry), attempts, None)
+                    give_up(history, &too_late(&compiled.retry), tries, None)
                 }
                 Some(wait) => {
+                    attempts::failed(compiled, &claimed.job.event_id, &failure, tries, wait);
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
                     dead_letter::note(&mut history, attempt);
                     Ending::Again {
                         wait,
-                        attempts,
+                        attempts: tries,
                         history: written(&history),
                     }
                 }
