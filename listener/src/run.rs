@@ -167,6 +167,9 @@ pub async fn run(
                         && !stop.is_cancelled() =>
                 {
                     sources.health.read(false, Instant::now());
+                    if sources.health.has_begun() {
+                        sources.health.left_unsaved();
+                    }
                     tracing::warn!(listener = &*name, %error, "cannot go on yet; trying again");
                     stop.run_until_cancelled(tokio::time::sleep(OUTAGE_PAUSE))
                         .await;
@@ -183,7 +186,12 @@ pub async fn run(
     // What is still open then is closed by the end of the process.
     let goodbye = async { while tasks.join_next().await.is_some() {} };
     let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
-    if result.is_ok() {
+    if result.is_ok() && sources.health.has_left_unsaved() {
+        tracing::warn!(
+            listener = &*name,
+            "stopped; not all that was finished could be saved, and what was not is done again by the next start"
+        );
+    } else if result.is_ok() {
         tracing::info!(listener = &*name, "stopped; all that was finished is saved");
     }
     result

@@ -329,7 +329,7 @@ async fn a_sound_file_passes_the_check() {
     let said = ended.ok();
     assert_eq!(
         said,
-        "ok: listener default/shop with 1 observers and 1 actions\n"
+        "ok: listener default/shop with 1 observer and 1 action\n"
     );
 }
 

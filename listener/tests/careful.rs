@@ -172,3 +172,26 @@ async fn all_dead_letters_are_those_of_one_listener_and_dropped_when_that_is_wan
         .await;
     assert_eq!(left, "default/other");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_is_not_known_is_no_success() {
+    let db = database().await;
+    for args in [
+        &["status"][..],
+        &["status", "-o", "json"],
+        &["jobs", "list"],
+        &["dlq", "list"],
+        &["dlq", "export"],
+        &["dlq", "redrive", "--all"],
+        &["rebase", "--yes"],
+    ] {
+        let named = ["--listener", "shpo", "--database-url", &db.url];
+        let ended = command(&[args, &named].concat()).await;
+        assert_eq!(ended.code, Some(1), "{args:?}: {}", ended.said());
+        assert!(
+            ended.err.contains("nothing of a listener default/shpo"),
+            "{args:?}: {}",
+            ended.said()
+        );
+    }
+}

@@ -35,6 +35,69 @@ async fn a_stop_finishes_what_is_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_cannot_save_says_so() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(&db.url, LONG_LEASE, &rows_to(&sink, "/hook"));
+    let mut process = Process::run(&config);
+    change_rows(&db.pool, 1).await;
+    all_told(&sink, 1).await;
+    let mut other = db.connect().await;
+    for statement in ["begin", "lock table observer.checkpoint in exclusive mode"] {
+        sqlx::query(statement).execute(&mut other).await.unwrap();
+    }
+    change_rows(&db.pool, 1).await;
+    all_told(&sink, 2).await;
+    process.signal("TERM").await;
+    process.ends().await;
+    let said = process.said();
+    assert!(said.contains("could not save"), "{said}");
+    assert!(!said.contains("all that was finished is saved"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_listener_reads_and_what_fails_is_told() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
+    let observers = rows_to(&sink, "/hook-secret").replace(
+        "initialBackoff: 20ms, maxBackoff: 200ms",
+        "initialBackoff: 24h, maxBackoff: 24h",
+    );
+    let config = Config::new(&db.url, LONG_LEASE, &observers);
+    let args = ["run", "--listen", "127.0.0.1:0", "-f"];
+    let mut process = Process::start(&args, &config.path());
+    process.says("metrics=\"http://127.0.0.1:").await;
+    process.says("entity=\"public.kv\"").await;
+    process.says("database=").await;
+    change_rows(&db.pool, 1).await;
+    process.says("an attempt failed").await;
+    sink.arrived(10).await;
+    process.signal("TERM").await;
+    let said = process.ends_well().await;
+    for part in [
+        "observer=\"default/kv\"",
+        "action=\"post\"",
+        &format!("receiver=\"{}\"", sink.url("")),
+        "status=503",
+        "attempt=1",
+        "of=20",
+        "next_attempt=",
+    ] {
+        let failed = |line: &str| line.contains("an attempt failed") && line.contains(part);
+        assert!(said.lines().any(failed), "{part} is not told:\n{said}");
+    }
+    assert!(!said.contains("hook-secret"), "{said}");
+    let told = said.matches("an attempt failed").count();
+    assert_eq!(told, 5, "the first ones are told, and not all:\n{said}");
+    assert!(
+        !said.contains('\x1b'),
+        "a file is to have no colours: {said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_hangs_delays_a_stop_no_longer_than_it_may() {
     let db = database().await;
     make_rows(&db.pool).await;

@@ -25,6 +25,8 @@ struct State {
     stalled: Option<Trouble>,
     /// Why this process takes no part.
     outside: Option<Trouble>,
+    /// Whether something that was finished could not be saved, and was let go of.
+    unsaved: bool,
 }
 
 /// What is waited for before anything can be done.
@@ -100,6 +102,18 @@ impl Health {
     /// Why this process takes no part, if that has lasted.
     pub fn outside(&self, why: Option<String>) {
         self.note(|state| state.outside = why.map(|why| trouble(NO_LEASE, why)));
+    }
+
+    /// Something that was finished could not be saved, and is done again.
+    pub fn left_unsaved(&self) {
+        self.note(|state| state.unsaved = true);
+    }
+
+    /// Whether that happened since work was begun last.
+    #[must_use]
+    pub fn has_left_unsaved(&self) -> bool {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.unsaved
     }
 
     /// Whether work could be done at some time since the start.

@@ -37,6 +37,12 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Whether the listener has no position in the log.
+    #[must_use]
+    pub const fn has_not_run(&self) -> bool {
+        self.shards.0 == 0
+    }
+
     /// Whether there is nothing of the listener.
     #[must_use]
     pub const fn nothing(&self) -> bool {

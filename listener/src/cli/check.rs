@@ -8,7 +8,7 @@ use observer_listener::actions::{Gates, Shared};
 use observer_listener::database;
 use observer_listener::dispatch::observers::Observers;
 
-use super::output::say;
+use super::output::{counted, say};
 use super::{CliError, FileArgs};
 use super::{files, sample};
 
@@ -73,7 +73,9 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
             .map(|observer| observer.actions.len())
             .sum();
         let (listener, observers) = (bundle.listener.identity(), bundle.observers.len());
-        say!("ok: listener {listener} with {observers} observers and {actions} actions")?;
+        let observers = counted(observers as u64, "observer", "observers");
+        let actions = counted(actions as u64, "action", "actions");
+        say!("ok: listener {listener} with {observers} and {actions}")?;
         if let (Some(event), Ok(compiled)) = (&args.event, &compiled) {
             sample::show(compiled, event)?;
         }

@@ -6,14 +6,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::Span;
-use observer_listener::migrate;
 use observer_listener::queue::dead_letter::keeper::{self, Selection, Stored};
 use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::output::{agreed, say};
-use super::schema::{connect, unnamed};
+use super::output::{agreed, counted, say};
+use super::schema::{of_known, unnamed};
 use super::{CliError, DatabaseArgs, identity};
 
 /// Most characters of an error in a table.
@@ -21,6 +20,11 @@ const ERROR_WIDTH: usize = 80;
 
 /// Most dead letters that an export has in memory.
 const PAGE: i64 = 100;
+
+/// What becomes of what is handed to a listener: whether a circuit breaker is open is known to the
+/// listener's processes alone.
+pub(super) const TAKEN_UP: &str = "a running listener takes them up within seconds, or once the circuit breaker of \
+    their receiver lets them through";
 
 /// Time between two parts of a redrive at a rate.
 const PART: Duration = Duration::from_millis(500);
@@ -164,19 +168,24 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
         }
         DlqCommand::Redrive { rate, chosen } => {
             let (pool, what) = chosen.open().await?;
+            let missing = keeper::missing(&pool, &what).await?;
             let count = match rate {
                 None => keeper::redrive_selected(&pool, &what).await?,
                 Some(rate) => redrive_at(&pool, &what, rate).await?,
             };
-            say!("{count} to redrive; a running listener takes them up within seconds")?;
+            say!("{count} to redrive; {TAKEN_UP}")?;
+            all_there(&missing)?;
         }
         DlqCommand::Drop { chosen, yes } => {
             let (pool, what) = chosen.open().await?;
+            let missing = keeper::missing(&pool, &what).await?;
             if what.ids.is_none() {
-                let count = letters_of(keeper::count(&pool, &what).await?);
+                let count = keeper::count(&pool, &what).await?.unsigned_abs();
+                let count = counted(count, "dead letter", "dead letters");
                 agreed(yes, &format!("{count} would be dropped for good"))?;
             }
             say!("{} dropped", keeper::drop_selected(&pool, &what).await?)?;
+            all_there(&missing)?;
         }
         DlqCommand::Export { filter, database } => {
             let (pool, what) = open(database, filter, None).await?;
@@ -255,9 +264,7 @@ async fn open(
     filter: Filter,
     ids: Option<Vec<i64>>,
 ) -> Result<(PgPool, Selection), CliError> {
-    let (url, listener) = database.resolve()?;
-    let pool = connect(&url).await?;
-    migrate::verify(&pool).await?;
+    let (pool, listener) = of_known(database).await?;
     Ok((
         pool,
         Selection {
@@ -298,12 +305,17 @@ fn table(letters: &[Stored], count: i64) -> Result<(), CliError> {
     Ok(())
 }
 
-fn letters_of(count: i64) -> String {
-    if count == 1 {
-        "1 dead letter".to_owned()
-    } else {
-        format!("{count} dead letters")
+/// Fails where some of the ids that were given name nothing.
+fn all_there(missing: &[i64]) -> Result<(), CliError> {
+    if missing.is_empty() {
+        return Ok(());
     }
+    let ids: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Err(anyhow::anyhow!(
+        "there is no dead letter {}; `dlq list` shows which there are",
+        ids.join(", ")
+    )
+    .into())
 }
 
 /// Prints rows in columns that are wide enough.

@@ -11,8 +11,8 @@ use crds::duration::Span;
 use observer_listener::migrate;
 use observer_listener::queue::place::Place;
 
-use super::dlq::{Output, line, print};
-use super::output::{agreed, say};
+use super::dlq::{Output, TAKEN_UP, line, print};
+use super::output::{agreed, counted, say};
 use super::schema::{connect, of_one};
 use super::{CliError, DatabaseArgs, FileArgs, files, identity};
 
@@ -134,29 +134,53 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
         }
         JobsCommand::Show { id, database } => {
             let Some(job) = open(database).await?.show(&id).await? else {
-                let message = format!(
-                    "there is no job {id}: it may be done, or have become a dead letter; `jobs list` shows which there are"
-                );
-                return Err(anyhow::anyhow!(message).into());
+                return all_there(&[id]);
             };
             say!("{}", serde_json::to_string_pretty(&job)?)?;
         }
         JobsCommand::Retry(chosen) => {
             let (queue, what) = chosen.open().await?;
+            let missing = missing(queue.as_ref(), &what).await?;
             let count = queue.retry(&what).await?;
-            say!("{count} due now; a running listener takes them up within seconds")?;
+            say!("{count} due now; {TAKEN_UP}")?;
+            all_there(&missing)?;
         }
         JobsCommand::Cancel { chosen, yes } => {
             let (queue, what) = chosen.open().await?;
+            let missing = missing(queue.as_ref(), &what).await?;
             if what.ids.is_none() {
                 let (_, count) = queue.list(&what, 1).await?;
-                let noun = if count == 1 { "job" } else { "jobs" };
-                agreed(yes, &format!("{count} {noun} would be dropped for good"))?;
+                let count = counted(count, "job", "jobs");
+                agreed(yes, &format!("{count} would be dropped for good"))?;
             }
             say!("{} cancelled", queue.cancel(&what).await?)?;
+            all_there(&missing)?;
         }
     }
     Ok(())
+}
+
+/// Of the ids that were given, those that name no job.
+async fn missing(queue: &dyn JobQueue, what: &Selection) -> Result<Vec<String>, CliError> {
+    let mut missing = Vec::new();
+    for id in what.ids.iter().flatten() {
+        if queue.show(id).await?.is_none() {
+            missing.push(id.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// Fails where some of the ids that were given name nothing.
+fn all_there(missing: &[String]) -> Result<(), CliError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "there is no job {}: it may be done, or have become a dead letter; `jobs list` shows which there are",
+        missing.join(", ")
+    )
+    .into())
 }
 
 impl Chosen {

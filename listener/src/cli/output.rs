@@ -34,3 +34,9 @@ pub(super) fn agreed(yes: bool, what: &str) -> Result<(), CliError> {
         "{what}. Nothing was done; add --yes to do it"
     )))
 }
+
+/// A count with what is counted: `1 event`, `2 events`.
+pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
+    let noun = if count == 1 { one } else { many };
+    format!("{count} {noun}")
+}

@@ -12,8 +12,8 @@ use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::dlq::moment;
-use super::output::{agreed, say};
+use super::dlq::{TAKEN_UP, moment};
+use super::output::{agreed, counted, say};
 use super::schema::connect;
 use super::{CliError, FileArgs, files, identity};
 
@@ -72,9 +72,9 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
         _ => {}
     }
     let all = replay::count(&pool, &what).await?;
-    let noun = if all == 1 { "event" } else { "events" };
     let would = format!(
-        "{all} {noun} of {} would be looked at once more",
+        "{} of {} would be looked at once more",
+        counted(all, "event", "events"),
         what.entity
     );
     if dry_run {
@@ -85,16 +85,17 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
         &format!("{would}, and delivered once more where the condition holds"),
     )?;
     let (events, asked) = ask_for_all(&pool, &what, rate, all).await?;
-    let noun = if events == 1 { "event" } else { "events" };
     say!(
-        "{events} {noun}, {asked} deliveries to make once more where the condition holds; a running listener takes \
-         them up within seconds"
+        "{}, {} to make once more where the condition holds; {TAKEN_UP}",
+        counted(events, "event", "events"),
+        counted(asked, "delivery", "deliveries")
     )?;
     let per_event = u64::try_from(what.actions.len()).unwrap_or(u64::MAX);
     let known = (events * per_event).saturating_sub(asked);
     if known > 0 {
         say!(
-            "{known} deliveries are dead letters already, or asked for; `dlq redrive` has those made"
+            "left out as dead letters, or asked for already: {}; `dlq redrive` has those made",
+            counted(known, "delivery", "deliveries")
         )?;
     }
     Ok(())

@@ -8,7 +8,7 @@ use observer_listener::migrate;
 use observer_listener::shard::present;
 use sqlx::PgPool;
 
-use super::output::{agreed, say};
+use super::output::{agreed, counted, say};
 use super::{CliError, DatabaseArgs};
 
 #[derive(Debug, Args)]
@@ -73,6 +73,9 @@ pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
     let (pool, listener) = of_one(args.database).await?;
     refuse_while_alive(&pool, &listener, "rebase").await?;
     let kept = stored::kept(&pool, &listener).await?;
+    if kept.has_not_run() {
+        return Err(unknown(&pool, &listener).await?);
+    }
     let events = kept.events.of("event");
     let (resume, said, risk) = match args.resume {
         Resume::Beginning => (
@@ -125,15 +128,31 @@ pub(super) async fn forget(args: ForgetArgs) -> Result<(), CliError> {
         .bind(&listener)
         .fetch_one(&pool)
         .await?;
-    let noun = if rows == 1 { "row" } else { "rows" };
-    say!("listener {listener} is forgotten: {rows} {noun} removed")
+    let rows = counted(rows.unsigned_abs(), "row", "rows");
+    say!("listener {listener} is forgotten: {rows} removed")
+}
+
+/// The database, and the listener where one is named: one that only its name tells of must be there,
+/// as a name that is mistyped has nothing to show.
+pub(super) async fn of_known(database: DatabaseArgs) -> Result<(PgPool, Option<String>), CliError> {
+    let from_files = !database.files.is_empty();
+    let (url, listener) = database.resolve()?;
+    let pool = connect(&url).await?;
+    migrate::verify(&pool).await?;
+    if let Some(listener) = listener.as_deref().filter(|_| !from_files)
+        && !stored::listeners(&pool)
+            .await?
+            .iter()
+            .any(|one| one == listener)
+    {
+        return Err(unknown(&pool, listener).await?);
+    }
+    Ok((pool, listener))
 }
 
 /// The database, and the one listener that a command is about.
 pub(super) async fn of_one(database: DatabaseArgs) -> Result<(PgPool, String), CliError> {
-    let (url, listener) = database.resolve()?;
-    let pool = connect(&url).await?;
-    migrate::verify(&pool).await?;
+    let (pool, listener) = of_known(database).await?;
     match listener {
         Some(listener) => Ok((pool, listener)),
         None => Err(unnamed(

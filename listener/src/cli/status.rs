@@ -4,12 +4,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use crds::duration::Span;
 use observer_listener::checkpoint::status::{self, ShardState};
-use observer_listener::migrate;
 use observer_listener::queue::dead_letter::keeper::{self, Selection};
 
 use super::dlq::Output;
-use super::output::say;
-use super::schema::connect;
+use super::output::{counted, say};
+use super::schema::of_known;
 use super::{CliError, DatabaseArgs};
 
 #[derive(Debug, Args)]
@@ -23,9 +22,7 @@ pub(super) struct StatusArgs {
 
 /// Prints the shards of a listener, or of all in the database.
 pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
-    let (url, listener) = args.database.resolve()?;
-    let pool = connect(&url).await?;
-    migrate::verify(&pool).await?;
+    let (pool, listener) = of_known(args.database).await?;
     let shards = status::list(&pool, listener.as_deref()).await?;
     if let Output::Json = args.output {
         return say!("{}", serde_json::to_string_pretty(&shards)?);
@@ -45,8 +42,9 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
                 ..Selection::default()
             };
             let letters = keeper::count(&pool, &what).await?;
-            let (name, of) = (&shard.listener, shard.shards);
-            say!("{name}: {of} shards, {letters} dead letters")?;
+            let shards = counted(u64::from(shard.shards.unsigned_abs()), "shard", "shards");
+            let letters = counted(letters.unsigned_abs(), "dead letter", "dead letters");
+            say!("{}: {shards}, {letters}", shard.listener)?;
             say!("  SHARD  EPOCH  LAG    SINCE                 OWNER")?;
             shown = &shard.listener;
         }

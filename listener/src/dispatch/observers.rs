@@ -127,6 +127,12 @@ pub struct Called {
 }
 
 impl Observers {
+    /// What the observers watch, in their order.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        self.rules.rules()
+    }
+
     /// Compiles all observers, or names everything that does not compile.
     pub fn compile(
         configs: &[ObserverConfig],

@@ -161,6 +161,7 @@ impl Dispatcher {
                 shard,
                 "could not save a shard that is let go of; what was not saved is done again"
             );
+            self.setup.saver.health.left_unsaved();
             self.forget(shard);
         }
         if ready {

@@ -69,8 +69,10 @@ async fn jobs_are_listed_shown_retried_and_cancelled() {
     assert!(said.starts_with("2 due now"), "{said}");
     keys_of(&sink, "/hook", 3).await;
     left(&db, 0).await;
-    let gone = command(&["jobs", "show", id, "-f", config.path().to_str().unwrap()]).await;
-    assert_eq!(gone.code, Some(1), "{}", gone.said());
-    assert!(gone.err.contains("there is no job"), "{}", gone.said());
+    for does in ["show", "retry", "cancel"] {
+        let gone = command(&["jobs", does, id, "-f", config.path().to_str().unwrap()]).await;
+        assert_eq!(gone.code, Some(1), "{}", gone.said());
+        assert!(gone.err.contains("there is no job"), "{}", gone.said());
+    }
     process.stop().await;
 }

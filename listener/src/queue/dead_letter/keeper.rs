@@ -121,6 +121,19 @@ pub async fn count(pool: &PgPool, what: &Selection) -> Result<i64, sqlx::Error> 
     bind(&sql, what).fetch_one(pool).await?.try_get(0)
 }
 
+/// Of the ids that a selection names, those that it does not have.
+pub async fn missing(pool: &PgPool, what: &Selection) -> Result<Vec<i64>, sqlx::Error> {
+    let Some(wanted) = &what.ids else {
+        return Ok(Vec::new());
+    };
+    let sql = format!("select id from observer.dead_letter where {SELECTED}");
+    let rows = bind(&sql, what).fetch_all(pool).await?;
+    let found: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+    let found = found?;
+    let missing = wanted.iter().filter(|id| !found.contains(id));
+    Ok(missing.copied().collect())
+}
+
 /// The first dead letter of a selection in full, by its id.
 pub async fn show(pool: &PgPool, what: &Selection) -> Result<Option<Full>, sqlx::Error> {
     Ok(page(pool, what, 0, 1).await?.pop())
