@@ -43,7 +43,7 @@ pub(super) fn read(error: &sqlx::Error) -> Answer {
         sqlx::Error::Configuration(_) | sqlx::Error::Encode(_) | sqlx::Error::Decode(_) => {
             return Answer::Never(format!("the statement cannot be sent: {error}"), None);
         }
-        _ => return broken(error),
+        _ => return broken(::queue::told(error)),
     };
     let code = told.code().unwrap_or_default();
     let said = format!("{code} {}", told.message());
