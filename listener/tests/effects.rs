@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use sqlx::AssertSqlSafe;
 
 use crate::support::listener::{Config, Process};
+use crate::support::probe::free_address;
 use crate::support::told::letters;
 use crate::support::{TestDb, amounts_to, database, eventually, own_server};
 use testkit::certs::Certs;
@@ -330,4 +331,19 @@ async fn a_server_with_a_private_authority_is_verified_and_shown_a_certificate()
     assert!(*encrypted && dn.contains("CN=shop.example.com"), "{dn}");
     process.stop().await;
     pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_connections_is_told_as_such() {
+    let db = orders().await;
+    let address = free_address();
+    let url = format!("url: {{value: \"postgres://u:p@{address}/shop\"}}");
+    let observers = observer("away", &url, "select 1", &[]).replace("attempts: 5", "attempts: 1");
+    let config = config(&db, &observers, false);
+    let process = Process::run(&config);
+    db.run("insert into orders values (1)").await;
+    let [(_, _, kind, error)] = letters(&db, 1).await.try_into().unwrap();
+    process.stop().await;
+    assert_eq!(kind, "connection", "{error}");
+    assert!(error.contains("refused"), "{error}");
 }

@@ -215,6 +215,8 @@ async fn large_letters_are_exported_and_redriven_in_bounded_parts() {
     let sizes = exported.iter().map(|one| one["new"]["filling"].as_str());
     let sizes: Vec<usize> = sizes.map(|text| text.unwrap_or_default().len()).collect();
     assert_eq!(sizes, [EACH; 5]);
+    db.run("insert into observer.job_queue (listener) values ('other/one')")
+        .await;
     let of_another = [
         "show",
         &exported[0]["id"].to_string(),

@@ -14,7 +14,10 @@ pub mod draining;
 pub mod failpoint;
 pub mod postgres;
 pub mod redis;
+mod told;
 pub mod transaction;
+
+pub use told::told;
 
 use std::fmt;
 use std::time::Duration;
@@ -334,10 +337,10 @@ pub struct Kept {
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// Postgres.
-    #[error("the database refuses: {0}")]
+    #[error("the database does not do it: {}", told(.0))]
     Postgres(#[from] sqlx::Error),
     /// Redis.
-    #[error("Redis refuses: {0}")]
+    #[error("Redis does not do it: {0}")]
     Redis(#[from] ::redis::RedisError),
     /// Something in the queue that this program did not put there.
     #[error("a job cannot be read: {0}")]

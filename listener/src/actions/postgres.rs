@@ -17,6 +17,7 @@ use ::queue::transaction;
 use crds::config::{OwnDatabase, PostgresConfig, Redacted, TlsConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -149,6 +150,11 @@ impl Postgres {
         timeout: Duration,
     ) -> Result<(), RunError> {
         let (pool, own) = self.pool(shared).await?;
+        if let Some(server) = &self.elsewhere
+            && pool.size() == 0
+        {
+            server.knock(&shared.guard).await?;
+        }
         let millis = timeout.as_millis().max(1);
         let begin = format!("begin; set local statement_timeout = {millis}");
         let mut tx = transaction::begin_by(&pool, begin).await?;
@@ -240,6 +246,15 @@ impl Server {
             host: format!("{}:{}", options.get_host(), options.get_port()),
             options: tls.map_or(Ok(options.clone()), |tls| encrypted(options, tls))?,
         })
+    }
+
+    /// Fails where the server refuses connections: the pool would try until the attempt's time is over,
+    /// and it would look as if there were no answer.
+    async fn knock(&self, guard: &Guard) -> Result<(), RunError> {
+        let (host, port) = (self.options.get_host(), self.options.get_port());
+        let address = guard.address(host, port).await?;
+        let reached = TcpStream::connect(address).await;
+        Ok(reached.map(drop).map_err(sqlx::Error::Io)?)
     }
 
     /// Options that lead to an address that may be dialled. Where the certificate must bear the

@@ -1,5 +1,7 @@
 //! Where an action goes, in words for logs.
 
+use url::Url;
+
 use super::Action;
 
 impl Action {
@@ -14,10 +16,14 @@ impl Action {
 }
 
 fn named(key: &str, host: &str) -> String {
-    let scheme = key.split_once("://").map(|(scheme, _)| scheme);
-    match scheme.filter(|scheme| scheme.chars().all(|c| c.is_ascii_alphanumeric())) {
-        Some(scheme) => format!("{scheme}://{host}"),
-        None => host.to_owned(),
+    let Ok(url) = Url::parse(key) else {
+        return host.to_owned();
+    };
+    let scheme = url.scheme();
+    match (url.host_str(), url.port_or_known_default()) {
+        (Some(host), Some(port)) => format!("{scheme}://{host}:{port}"),
+        (Some(_), None) => format!("{scheme}://{host}"),
+        (None, _) => host.to_owned(),
     }
 }
 
@@ -28,7 +34,9 @@ mod tests {
     #[test]
     fn a_receiver_is_named_without_secrets() {
         let url = "https://user:secret@shop.example/hook/secret?token=secret";
-        assert_eq!(named(url, "shop.example:443"), "https://shop.example:443");
+        assert_eq!(named(url, "shop.example"), "https://shop.example:443");
+        let url = "postgres://user:secret@db/secret";
+        assert_eq!(named(url, "db:5432"), "postgres://db:5432");
         let own = "the listener's own database";
         assert_eq!(named(own, own), own);
         assert_eq!(named("secret value://x", "host:1"), "host:1");

@@ -55,11 +55,11 @@ pub async fn kept(pool: &PgPool, listener: &str) -> Result<Kept, sqlx::Error> {
     let row = sqlx::query(
         "select
              (select count(*) from observer.checkpoint where listener = $1),
-             (select count(*) from (select from observer.dead_letter where listener = $1 limit $2) some),
+             (select count(*) from (select from observer.dead_letter where listener = $1 limit $2) found),
              (select count(*) from (
-                 select from observer.job where queue = observer.job_queue_of($1) limit $2) some),
-             (select count(*) from (select from observer.effect where listener = $1 limit $2) some),
-             (select count(*) from (select from observer.change_log limit $2) some)",
+                 select from observer.job where queue = observer.job_queue_of($1) limit $2) found),
+             (select count(*) from (select from observer.effect where listener = $1 limit $2) found),
+             (select count(*) from (select from observer.change_log limit $2) found)",
     )
     .bind(listener)
     .bind(MOST)

@@ -15,7 +15,7 @@ use sqlx::PgPool;
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// The database could not be asked where jobs are.
-    #[error("cannot ask where jobs are kept: {0}")]
+    #[error("cannot ask where jobs are kept: {}", ::queue::told(.0))]
     Database(#[from] sqlx::Error),
     /// Jobs are where nobody is told how to reach them.
     #[error(

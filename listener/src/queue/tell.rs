@@ -20,7 +20,7 @@ pub(super) async fn tell(
         observers: Arc::clone(&setup.observers.borrow()),
     };
     let telling = timeout(ANSWER, setup.place.queue.finish(id, &ended, &graves)).await;
-    match telling.unwrap_or_else(|_| Err(QueueError::Postgres(sqlx::Error::PoolTimedOut))) {
+    match telling.unwrap_or(Err(QueueError::NoAnswer)) {
         Ok(refused) => {
             setup.count(&ended, &refused);
             Ok(refused.len())

@@ -52,7 +52,7 @@ pub(super) fn read(error: &sqlx::Error) -> Answer {
         sqlx::Error::Io(cause) if cause.kind() == ErrorKind::ConnectionRefused => {
             return Answer::Away(format!("no connection: {cause}"));
         }
-        _ => return broken(error),
+        _ => return broken(::queue::told(error)),
     };
     let code = told.code().unwrap_or_default();
     let said = format!("{code} {}", told.message());
