@@ -1,6 +1,7 @@
 //! Connections to the database, and what to say when there are none.
 
-mod session;
+pub(crate) mod pins;
+pub(crate) mod session;
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use session::Unwritable;
-use session::{begin_to_write, unwritable, writing};
+use session::{unwritable, writing};
 
 /// Most connections that a listener opens: one reads, one saves, the others are for what comes seldom.
 const MAX_CONNECTIONS: u32 = 4;
@@ -42,13 +43,10 @@ const START_PAUSE: Duration = Duration::from_millis(500);
 /// The reader's queries have one good plan each, whatever the statistics say at the moment: walk an
 /// index from where it stands, and fetch rows by their place. With these the planner finds it on an
 /// empty table too, and plans once.
-/// A process that is paused amid a save holds its checkpoint's lock; that must not keep the next one
-/// from taking over for longer than some seconds.
-const SETTINGS: &str = "
+const PLANS: &str = "
     set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off;
     set enable_tidscan = on;
-    set jit = off; set plan_cache_mode = force_generic_plan;
-    set statement_timeout = '60s'; set idle_in_transaction_session_timeout = '5s'";
+    set jit = off; set plan_cache_mode = force_generic_plan";
 
 /// Why there is no connection. No message holds the URL.
 #[derive(Debug, thiserror::Error)]
@@ -208,9 +206,7 @@ pub async fn connect(
 async fn try_to_connect(options: &PgConnectOptions, access: Access) -> Result<(), sqlx::Error> {
     let trying = async {
         let mut connection = sqlx::PgConnection::connect_with(options).await?;
-        if access == Access::Write {
-            begin_to_write(&mut connection).await?;
-        }
+        session::begin(&mut connection, access).await?;
         // Whether the goodbye arrives does not matter.
         let _ = connection.close().await;
         Ok(())
@@ -297,7 +293,7 @@ pub fn connections_apart(url: &Redacted, patience: Duration) -> Result<PgPool, D
     let pool = writing(PgPoolOptions::new())
         .max_connections(CONNECTIONS_APART)
         .acquire_timeout(patience)
-        .after_connect(|connection, _| Box::pin(begin_to_write(connection)));
+        .after_connect(|connection, _| Box::pin(session::begin(connection, Access::Write)));
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
@@ -312,13 +308,7 @@ pub fn connections_for_keepers(url: &Redacted) -> Result<PgPool, DatabaseError> 
         .max_connections(CONNECTIONS_FOR_KEEPERS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(IDLE_KEEPERS)
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                let bounded = sqlx::raw_sql("set statement_timeout = '60s'");
-                bounded.execute(&mut *connection).await?;
-                begin_to_write(connection).await
-            })
-        });
+        .after_connect(|connection, _| Box::pin(session::begin(connection, Access::Write)));
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
@@ -330,11 +320,8 @@ fn pool(options: PgConnectOptions, most: u32, access: Access) -> PgPool {
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                sqlx::raw_sql(SETTINGS).execute(&mut *connection).await?;
-                match access {
-                    Access::Write => begin_to_write(connection).await,
-                    Access::Look => Ok(()),
-                }
+                session::begin(&mut *connection, access).await?;
+                sqlx::raw_sql(PLANS).execute(connection).await.map(drop)
             })
         });
     let pool = match access {

@@ -23,6 +23,7 @@ mod jobs;
 mod letters;
 mod life;
 mod migrate;
+mod odd_roles;
 mod order;
 mod poison;
 mod read_only;
