@@ -27,6 +27,12 @@ const CONNECTIONS_FOR_JOBS: u32 = 3;
 /// Most connections for whoever looks after dead letters and jobs over HTTP.
 const CONNECTIONS_FOR_KEEPERS: u32 = 2;
 
+/// Most connections of a process that runs, besides those of Postgres actions and of keepers.
+const MOST_OF_A_PROCESS: u32 = MAX_CONNECTIONS + CONNECTIONS_APART + CONNECTIONS_FOR_JOBS;
+
+/// No connection is left, as Postgres codes it.
+const TOO_MANY: &str = "53300";
+
 /// How long one of these is kept open that nobody uses.
 const IDLE_KEEPERS: Duration = Duration::from_mins(1);
 
@@ -73,6 +79,19 @@ pub enum DatabaseError {
     Refused {
         /// Host and port.
         at: String,
+        /// The error.
+        source: sqlx::Error,
+    },
+    /// The server, the database or the role has no connection left.
+    #[error(
+        "Postgres at {at} has no connection left: {source}. Raise max_connections of the server, or the connection \
+         limit of the role or the database, or run fewer processes: each needs {needed}"
+    )]
+    Full {
+        /// Host and port.
+        at: String,
+        /// How many a process needs.
+        needed: u32,
         /// The error.
         source: sqlx::Error,
     },
@@ -228,6 +247,11 @@ fn explained(at: String, error: sqlx::Error) -> DatabaseError {
         };
     }
     match error {
+        sqlx::Error::Database(_) if has_code(&error, TOO_MANY) => DatabaseError::Full {
+            at,
+            needed: MOST_OF_A_PROCESS,
+            source: error,
+        },
         sqlx::Error::Database(_) if !starting(&error) => {
             DatabaseError::Refused { at, source: error }
         }
@@ -238,10 +262,29 @@ fn explained(at: String, error: sqlx::Error) -> DatabaseError {
 /// Why a pool's database cannot be worked with now, in words, if so. The pool itself only knows that
 /// no connection came in time.
 pub(crate) async fn trouble(pool: &PgPool) -> Option<String> {
-    let options = pool.connect_options();
+    let why = cause(&pool.connect_options()).await;
+    why.map(|why| why.to_string())
+}
+
+/// Why a database cannot be worked with now, if so.
+pub(crate) async fn trouble_at(url: &Redacted) -> Option<DatabaseError> {
+    match options(url) {
+        Ok(options) => cause(&options).await,
+        Err(error) => Some(error),
+    }
+}
+
+async fn cause(options: &PgConnectOptions) -> Option<DatabaseError> {
     let at = format!("{}:{}", options.get_host(), options.get_port());
-    let tried = try_to_connect(&options, Access::Write).await;
-    tried.err().map(|error| explained(at, error).to_string())
+    let tried = try_to_connect(options, Access::Write).await;
+    tried.err().map(|error| explained(at, error))
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    let told = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    told.is_some_and(|told| told == code)
 }
 
 /// Whether an error is one that a starting or restarting server gives, or a busy one; one that stops
@@ -259,7 +302,7 @@ fn starting(error: &sqlx::Error) -> bool {
                     | std::io::ErrorKind::ReadOnlyFilesystem
             )
         }
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),
+        sqlx::Error::Database(_) => has_code(error, "57P03") || has_code(error, TOO_MANY),
         _ => false,
     }
 }

@@ -12,6 +12,7 @@ mod bad_input;
 mod batches;
 mod capture;
 mod chaos;
+mod connections;
 mod dead_letters;
 mod demo;
 mod effects;
