@@ -1,6 +1,7 @@
 //! Connections to the database, and what to say when there are none.
 
-mod session;
+pub(crate) mod pins;
+pub(crate) mod session;
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use session::Unwritable;
-use session::{begin_to_write, unwritable, writing};
+use session::{unwritable, writing};
 
 /// Most connections that a listener opens: one reads, one saves, the others are for what comes seldom.
 const MAX_CONNECTIONS: u32 = 4;
@@ -25,6 +26,12 @@ const CONNECTIONS_FOR_JOBS: u32 = 3;
 
 /// Most connections for whoever looks after dead letters and jobs over HTTP.
 const CONNECTIONS_FOR_KEEPERS: u32 = 2;
+
+/// Most connections of a process that runs, besides those of Postgres actions and of keepers.
+const MOST_OF_A_PROCESS: u32 = MAX_CONNECTIONS + CONNECTIONS_APART + CONNECTIONS_FOR_JOBS;
+
+/// No connection is left, as Postgres codes it.
+const TOO_MANY: &str = "53300";
 
 /// How long one of these is kept open that nobody uses.
 const IDLE_KEEPERS: Duration = Duration::from_mins(1);
@@ -42,13 +49,10 @@ const START_PAUSE: Duration = Duration::from_millis(500);
 /// The reader's queries have one good plan each, whatever the statistics say at the moment: walk an
 /// index from where it stands, and fetch rows by their place. With these the planner finds it on an
 /// empty table too, and plans once.
-/// A process that is paused amid a save holds its checkpoint's lock; that must not keep the next one
-/// from taking over for longer than some seconds.
-const SETTINGS: &str = "
+const PLANS: &str = "
     set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off;
     set enable_tidscan = on;
-    set jit = off; set plan_cache_mode = force_generic_plan;
-    set statement_timeout = '60s'; set idle_in_transaction_session_timeout = '5s'";
+    set jit = off; set plan_cache_mode = force_generic_plan";
 
 /// Why there is no connection. No message holds the URL.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +79,19 @@ pub enum DatabaseError {
     Refused {
         /// Host and port.
         at: String,
+        /// The error.
+        source: sqlx::Error,
+    },
+    /// The server, the database or the role has no connection left.
+    #[error(
+        "Postgres at {at} has no connection left: {source}. Raise max_connections of the server, or the connection \
+         limit of the role or the database, or run fewer processes: each needs {needed}"
+    )]
+    Full {
+        /// Host and port.
+        at: String,
+        /// How many a process needs.
+        needed: u32,
         /// The error.
         source: sqlx::Error,
     },
@@ -208,9 +225,7 @@ pub async fn connect(
 async fn try_to_connect(options: &PgConnectOptions, access: Access) -> Result<(), sqlx::Error> {
     let trying = async {
         let mut connection = sqlx::PgConnection::connect_with(options).await?;
-        if access == Access::Write {
-            begin_to_write(&mut connection).await?;
-        }
+        session::begin(&mut connection, access).await?;
         // Whether the goodbye arrives does not matter.
         let _ = connection.close().await;
         Ok(())
@@ -232,6 +247,11 @@ fn explained(at: String, error: sqlx::Error) -> DatabaseError {
         };
     }
     match error {
+        sqlx::Error::Database(_) if has_code(&error, TOO_MANY) => DatabaseError::Full {
+            at,
+            needed: MOST_OF_A_PROCESS,
+            source: error,
+        },
         sqlx::Error::Database(_) if !starting(&error) => {
             DatabaseError::Refused { at, source: error }
         }
@@ -242,10 +262,29 @@ fn explained(at: String, error: sqlx::Error) -> DatabaseError {
 /// Why a pool's database cannot be worked with now, in words, if so. The pool itself only knows that
 /// no connection came in time.
 pub(crate) async fn trouble(pool: &PgPool) -> Option<String> {
-    let options = pool.connect_options();
+    let why = cause(&pool.connect_options()).await;
+    why.map(|why| why.to_string())
+}
+
+/// Why a database cannot be worked with now, if so.
+pub(crate) async fn trouble_at(url: &Redacted) -> Option<DatabaseError> {
+    match options(url) {
+        Ok(options) => cause(&options).await,
+        Err(error) => Some(error),
+    }
+}
+
+async fn cause(options: &PgConnectOptions) -> Option<DatabaseError> {
     let at = format!("{}:{}", options.get_host(), options.get_port());
-    let tried = try_to_connect(&options, Access::Write).await;
-    tried.err().map(|error| explained(at, error).to_string())
+    let tried = try_to_connect(options, Access::Write).await;
+    tried.err().map(|error| explained(at, error))
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    let told = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    told.is_some_and(|told| told == code)
 }
 
 /// Whether an error is one that a starting or restarting server gives, or a busy one; one that stops
@@ -263,7 +302,7 @@ fn starting(error: &sqlx::Error) -> bool {
                     | std::io::ErrorKind::ReadOnlyFilesystem
             )
         }
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),
+        sqlx::Error::Database(_) => has_code(error, "57P03") || has_code(error, TOO_MANY),
         _ => false,
     }
 }
@@ -297,7 +336,7 @@ pub fn connections_apart(url: &Redacted) -> Result<PgPool, DatabaseError> {
     let pool = writing(PgPoolOptions::new())
         .max_connections(CONNECTIONS_APART)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|connection, _| Box::pin(begin_to_write(connection)));
+        .after_connect(|connection, _| Box::pin(session::begin(connection, Access::Write)));
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
@@ -312,13 +351,7 @@ pub fn connections_for_keepers(url: &Redacted) -> Result<PgPool, DatabaseError> 
         .max_connections(CONNECTIONS_FOR_KEEPERS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(IDLE_KEEPERS)
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                let bounded = sqlx::raw_sql("set statement_timeout = '60s'");
-                bounded.execute(&mut *connection).await?;
-                begin_to_write(connection).await
-            })
-        });
+        .after_connect(|connection, _| Box::pin(session::begin(connection, Access::Write)));
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
@@ -330,11 +363,8 @@ fn pool(options: PgConnectOptions, most: u32, access: Access) -> PgPool {
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                sqlx::raw_sql(SETTINGS).execute(&mut *connection).await?;
-                match access {
-                    Access::Write => begin_to_write(connection).await,
-                    Access::Look => Ok(()),
-                }
+                session::begin(&mut *connection, access).await?;
+                sqlx::raw_sql(PLANS).execute(connection).await.map(drop)
             })
         });
     let pool = match access {

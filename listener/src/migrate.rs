@@ -6,7 +6,9 @@
 use std::sync::LazyLock;
 
 use sqlx::migrate::Migrator;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
+
+use crate::database::{pins, session};
 
 /// Oldest server that works, as `server_version_num` counts.
 const OLDEST_SERVER: i32 = 140_000;
@@ -98,7 +100,6 @@ pub enum MigrateError {
 /// Makes or renews the schema `observer`; does nothing where it is up to date.
 pub async fn migrate(pool: &PgPool) -> Result<Migrated, MigrateError> {
     let mut connection = pool.acquire().await.map_err(MigrateError::Database)?;
-    check_server(&mut connection).await?;
     match migrate_locked(&mut connection).await {
         Err(error) => Err(explain(error, &mut connection).await),
         migrated => migrated,
@@ -108,8 +109,7 @@ pub async fn migrate(pool: &PgPool) -> Result<Migrated, MigrateError> {
 /// Says what to do unless the schema `observer` is just the one that this program needs.
 pub async fn verify(pool: &PgPool) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await.map_err(MigrateError::Database)?;
-    check_server(&mut connection).await?;
-    let applied = match applied(&mut connection).await {
+    let applied = match look(&mut connection).await {
         Err(error) => return Err(explain(error, &mut connection).await),
         Ok(applied) => applied,
     };
@@ -122,8 +122,33 @@ pub async fn verify(pool: &PgPool) -> Result<(), MigrateError> {
     }
 }
 
+/// Begins a transaction in which neither the role's settings nor what others have put into its
+/// schemas decides what a statement means.
+async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, MigrateError> {
+    let pinned = async {
+        let begun = connection.begin_with("begin isolation level read committed");
+        let mut transaction = begun.await?;
+        sqlx::raw_sql(AssertSqlSafe(pins::of_migration()))
+            .execute(&mut *transaction)
+            .await?;
+        Ok(transaction)
+    };
+    pinned.await.map_err(MigrateError::Database)
+}
+
+/// The steps that the database has had.
+async fn look(connection: &mut PgConnection) -> Result<Vec<(i64, Vec<u8>)>, MigrateError> {
+    let mut transaction = begin(connection).await?;
+    check_server(&mut transaction).await?;
+    applied(&mut transaction).await
+}
+
 async fn migrate_locked(connection: &mut PgConnection) -> Result<Migrated, MigrateError> {
-    let mut transaction = connection.begin().await.map_err(MigrateError::Database)?;
+    session::write_despite_role(connection)
+        .await
+        .map_err(MigrateError::Database)?;
+    let mut transaction = begin(connection).await?;
+    check_server(&mut transaction).await?;
     sqlx::query("select pg_advisory_xact_lock($1)")
         .bind(LOCK)
         .execute(&mut *transaction)
@@ -244,8 +269,8 @@ async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateE
     };
     let message = refused.message().to_owned();
     let names: Result<(String, String, bool), _> = sqlx::query_as(
-        "select quote_ident(current_database()), quote_ident(current_user),
-                exists (select 1 from pg_namespace where nspname = 'observer')",
+        "select pg_catalog.quote_ident(pg_catalog.current_database()), pg_catalog.quote_ident(current_user),
+                exists (select 1 from pg_catalog.pg_namespace where nspname = 'observer')",
     )
     .fetch_one(connection)
     .await;

@@ -17,7 +17,7 @@ use ::queue::redis::OpenError;
 
 use crate::api::{self, Sources};
 use crate::checkpoint::CheckpointError;
-use crate::database::{DatabaseError, START_PATIENCE};
+use crate::database::{DatabaseError, START_PATIENCE, trouble_at};
 use crate::dispatch::DispatchError;
 use crate::dispatch::observers::Observers;
 pub use crate::engine::Jobs;
@@ -101,7 +101,9 @@ impl RunError {
             self,
             Self::Away(_)
                 | Self::Database(
-                    DatabaseError::Unreachable { .. } | DatabaseError::Unwritable { .. }
+                    DatabaseError::Unreachable { .. }
+                        | DatabaseError::Unwritable { .. }
+                        | DatabaseError::Full { .. }
                 )
                 | Self::Claim(
                     CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
@@ -115,6 +117,9 @@ impl RunError {
     /// Whether no connection was to be had in time, as on a busy machine: that says of nothing that
     /// it is wrong.
     fn is_late(&self) -> bool {
+        if matches!(self, Self::Database(DatabaseError::Full { .. })) {
+            return true;
+        }
         let mut causes = std::iter::successors(self.source(), |&cause| cause.source());
         causes.any(|cause| matches!(cause.downcast_ref(), Some(sqlx::Error::PoolTimedOut)))
     }
@@ -159,7 +164,15 @@ pub async fn run(
     let tending = async {
         let deadline = Instant::now() + START_PATIENCE;
         loop {
-            match tend(&job, &stop).await {
+            let tended = match tend(&job, &stop).await {
+                // The pool does not know why no connection came.
+                Err(error) if error.is_late() && !stop.is_cancelled() => {
+                    let why = trouble_at(&listener.database_url).await;
+                    Err(why.map_or(error, RunError::Database))
+                }
+                tended => tended,
+            };
+            match tended {
                 // One that was there comes back; a first try that fails says what is wrong, unless
                 // the server was only slow.
                 Err(error)

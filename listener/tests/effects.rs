@@ -347,3 +347,55 @@ async fn a_server_that_refuses_connections_is_told_as_such() {
     assert_eq!(kind, "connection", "{error}");
     assert!(error.contains("refused"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_table_gives_no_delivery_up() {
+    let db = orders().await;
+    db.run("create table acc (id int primary key, n int)").await;
+    let statement = "insert into public.acc values ($1::int, 1) on conflict (id) do update set n = acc.n + 1 \
+                     returning *";
+    let url = format!("url: {{value: \"{}\"}}", db.url);
+    let observers = observer("own", "", statement, &["{{ new.id }}"])
+        + &observer("elsewhere", &url, statement, &["{{ new.id + 100 }}"]);
+    // A second attempt is not needed.
+    let observers = observers.replace("attempts: 5", "attempts: 1");
+    let config = config(&db, &observers, true);
+    let process = Process::run(&config);
+    for n in 1..=6_u64 {
+        db.run(&format!("insert into orders values ({n})")).await;
+        amounts_to("rows", 2 * n, async || {
+            count(&db, "acc").await + count(&db, "observer.dead_letter").await
+        })
+        .await;
+        db.run(&format!("alter table acc add note{n} text")).await;
+    }
+    assert_eq!(count(&db, "observer.dead_letter").await, 0);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_read_only_for_a_moment_takes_effects_again() {
+    let db = orders().await;
+    db.run("create table billed (id int)").await;
+    db.run("drop role if exists biller; create role biller login password 'b'; grant insert on billed to biller")
+        .await;
+    let url = format!("url: {{value: \"{}\"}}", db.url_as("biller", "b"));
+    let statement = "insert into public.billed values ($1::int)";
+    let observers = observer("bill", &url, statement, &["{{ new.id }}"]);
+    let observers = observers.replace("attempts: 5", "attempts: 100");
+    let config = config(&db, &observers, false);
+    db.run("alter role biller set default_transaction_read_only = on")
+        .await;
+    let process = Process::run(&config);
+    db.run("insert into orders values (1)").await;
+    let failed = "select count(*) from observer.job where json_array_length(history) > 1";
+    eventually("attempts that fail", async || {
+        (db.value::<i64>(failed).await > 0).then_some(())
+    })
+    .await;
+    db.run("alter role biller reset default_transaction_read_only")
+        .await;
+    amounts_to("effects", 1, async || count(&db, "billed").await).await;
+    process.stop().await;
+    db.run("drop owned by biller; drop role biller").await;
+}

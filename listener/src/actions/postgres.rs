@@ -142,7 +142,30 @@ impl Postgres {
         Ok(preview)
     }
 
+    /// Runs it in a transaction. Where the refusal is the session's, the next one gets another; one
+    /// whose plan has grown old has had no effect, and is run again at once.
     async fn run(
+        &self,
+        shared: &Shared,
+        delivery: &Delivery,
+        parameters: &[Option<String>],
+        timeout: Duration,
+    ) -> Result<(), RunError> {
+        let ran = self.run_once(shared, delivery, parameters, timeout).await;
+        let Err(RunError::Database(error)) = &ran else {
+            return ran;
+        };
+        if answer::session_is_useless(error) {
+            // Those that others use are closed once they are done.
+            drop(self.pool.lock().await.take());
+        }
+        if answer::plan_is_old(error) {
+            return self.run_once(shared, delivery, parameters, timeout).await;
+        }
+        ran
+    }
+
+    async fn run_once(
         &self,
         shared: &Shared,
         delivery: &Delivery,

@@ -1,5 +1,5 @@
-//! Sessions of the listener's own: only with a server that takes writes, and given up once it takes
-//! none any more.
+//! Sessions of the listener's own: with settings that do not depend on the role's, only with a server
+//! that takes writes, and given up once it takes none any more.
 //!
 //! A name may lead to a standby for a moment, and a database may be read-only for one. Whoever
 //! connects then reads well and can save nothing, for as long as the connection lives, although a new
@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::time::Instant;
+
+use super::{Access, pins};
 
 /// How often one of a pool's connections is asked whether its server takes writes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -61,15 +63,28 @@ pub(crate) fn unwritable(error: &sqlx::Error) -> Option<&Unwritable> {
     }
 }
 
-/// Makes sure that a new session can write.
-pub(crate) async fn begin_to_write(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(WRITE_DESPITE_ROLE)
+/// Sets a new session up, and makes sure that it can write where it is to.
+pub(crate) async fn begin(
+    connection: &mut PgConnection,
+    access: Access,
+) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(pins::of_session()))
         .execute(&mut *connection)
         .await?;
+    write_despite_role(connection).await?;
+    if access == Access::Look {
+        return Ok(());
+    }
     match look(connection).await? {
         Some(why) => Err(why.into()),
         None => Ok(()),
     }
+}
+
+/// Lets a session write whose role does not by default.
+pub(crate) async fn write_despite_role(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let set = sqlx::raw_sql(WRITE_DESPITE_ROLE);
+    set.execute(connection).await.map(drop)
 }
 
 /// Why its server takes no writes now, if so.

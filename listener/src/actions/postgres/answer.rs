@@ -2,12 +2,19 @@
 
 use std::io::ErrorKind;
 
+use sqlx::error::DatabaseError;
+use sqlx::postgres::PgDatabaseError;
+
 use super::super::answer::{Answer, advised, broken};
 
 /// Classes and codes of errors that pass by themselves: no connection, conflicts with others, too few
 /// resources, a server that stops or only reads.
-const PASSING: [&str; 9] = [
+const PASSING: [&str; 14] = [
     "08", "40", "53", "57P", "58", "55P03", "55006", "25006", "XX000",
+    // A time limit of the role's ended the session, or the snapshot is too old.
+    "25P03", "25P04", "72000",
+    // A pooler has put another session in the place of the one that knew the statement.
+    "26000", "42P05",
 ];
 
 /// Those among them that concern what the statement touches, and not the server.
@@ -38,6 +45,33 @@ const REMEDIES: [(&str, &str); 12] = [
     ),
 ];
 
+/// A feature that Postgres does not have; also how it refuses a plan that has grown old.
+const NOT_SUPPORTED: &str = "0A000";
+
+/// Where in Postgres a plan is refused whose statement returns other columns than it did: the text
+/// comes in the server's language.
+const PLAN_REFUSED_IN: &str = "RevalidateCachedQuery";
+
+/// What ails the session and not the statement: another one may do.
+const OF_SESSION: [&str; 3] = ["25006", "26000", "42P05"];
+
+/// Whether a statement was refused because what it returns has changed since it was prepared, as
+/// after `alter table`. It stays refused for as long as the session lasts.
+pub(super) fn plan_is_old(error: &sqlx::Error) -> bool {
+    let told = error.as_database_error();
+    told.is_some_and(|told| {
+        let of_postgres = told.try_downcast_ref::<PgDatabaseError>();
+        told.code().is_some_and(|code| code == NOT_SUPPORTED)
+            && of_postgres.is_some_and(|told| told.routine() == Some(PLAN_REFUSED_IN))
+    })
+}
+
+/// Whether the session is of no use for further attempts.
+pub(super) fn session_is_useless(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.is_some_and(|code| OF_SESSION.contains(&&*code)) || plan_is_old(error)
+}
+
 /// Cancelled by its own `statement_timeout`.
 const CANCELED: &str = "57014";
 
@@ -60,7 +94,7 @@ pub(super) fn read(error: &sqlx::Error) -> Answer {
     if OWN.iter().any(|known| code.starts_with(known)) {
         return Answer::Later(said, None);
     }
-    if passing || code == CANCELED {
+    if passing || code == CANCELED || plan_is_old(error) {
         return Answer::Busy(said, None);
     }
     Answer::Never(
