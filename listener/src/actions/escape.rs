@@ -29,6 +29,8 @@ pub(super) enum Format {
     Mrkdwn,
     /// JSON with mrkdwn in its strings.
     MrkdwnJson,
+    /// Markdown, as Teams shows it.
+    Markdown,
     /// A parameter of a statement: as text, and a null as [`NULL`].
     Parameter,
     /// Anything else.
@@ -166,6 +168,8 @@ pub(super) fn emit(
     // Within JSON these letters stand in strings alone, and need no escape there.
     let text = if format.is_mrkdwn() && place != Place::Aside {
         Cow::Owned(entities(&text))
+    } else if format == Format::Markdown && place != Place::Aside {
+        Cow::Owned(plain_markdown(&text))
     } else {
         text
     };
@@ -183,6 +187,18 @@ pub(super) fn entities(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+}
+
+/// The text as Markdown that shows it as it is, so that no value makes a link.
+pub(super) fn plain_markdown(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if "\\`*_[]<>".contains(letter) {
+            plain.push('\\');
+        }
+        plain.push(letter);
+    }
+    plain
 }
 
 fn scope(state: &State) -> Option<Arc<Scope>> {
