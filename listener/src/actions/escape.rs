@@ -12,8 +12,8 @@ use minijinja::{Error, ErrorKind, HtmlEscape, Output, State};
 use super::number::Numbers;
 use super::scope::Scope;
 
-/// Deepest nesting that is printed; images are read no deeper than that either.
-const MAX_DEPTH: usize = 128;
+/// Deepest nesting that is printed; images are looked into no deeper than that either.
+pub(super) const MAX_DEPTH: usize = 128;
 
 /// Bytes printed for one unit of fuel, as the template engine itself counts them.
 const BYTES_PER_FUEL: u64 = 64;
@@ -126,9 +126,10 @@ enum Place {
     Aside,
 }
 
-/// A value that is JSON already: what the filter `tojson` returns.
+/// A value that is JSON already: what the filter `tojson` returns, and what is nested too deeply to
+/// be looked into.
 #[derive(Debug)]
-struct Json(String);
+pub(super) struct Json(pub(super) String);
 
 impl Object for Json {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
@@ -243,6 +244,8 @@ impl Writer<'_> {
                 None => self.push(&quoted(&value.to_string())?),
             },
             ValueKind::Undefined => Err(Error::from(ErrorKind::UndefinedError)),
+            // It says itself why.
+            ValueKind::Invalid => Err(Error::new(ErrorKind::BadSerialization, value.to_string())),
             kind => Err(Error::new(
                 ErrorKind::BadSerialization,
                 format!("a {kind} has no JSON form"),

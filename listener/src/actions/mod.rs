@@ -17,6 +17,7 @@ mod fixture;
 mod fleet;
 mod gate;
 mod hosts;
+mod image;
 mod kafka;
 mod log;
 mod nats;
