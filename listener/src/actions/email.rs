@@ -3,16 +3,22 @@
 //! The `Message-ID` is the delivery's id, the same on every attempt. If one of the recipients is
 //! refused, nobody gets the message, so that nobody gets it twice.
 //!
+//! A rendered value is one mailbox or none, whatever it holds: its name is quoted, and what is no address
+//! is refused.
+//!
 //! Each message has a connection of its own: one whose answer came too late would be taken for the
 //! answer to the next.
+
+mod address;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{EmailConfig, SmtpConfig, SmtpTls};
+use lettre::address::Envelope;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
-use lettre::message::{Mailbox, Mailboxes, MessageBuilder, MultiPart, SinglePart};
+use lettre::message::{Mailbox, MessageBuilder, MultiPart, SinglePart};
 use lettre::transport::smtp;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters, TlsVersion};
@@ -36,6 +42,10 @@ const MAX_RECIPIENTS: usize = 100;
 /// Longest subject, in characters.
 const MAX_SUBJECT: usize = 900;
 
+/// What is to be done about an address that the server cannot take.
+const NOT_ASCII: &str = "an address has a letter before its @ that is not ASCII: give another one, or a server with \
+     SMTPUTF8 and 8BITMIME";
+
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
 /// Adds a recipient of one kind.
@@ -45,9 +55,9 @@ type Adds = fn(MessageBuilder, Mailbox) -> MessageBuilder;
 pub(super) struct Email {
     server: Server,
     from: Template,
-    to: Vec<Template>,
-    cc: Vec<Template>,
-    bcc: Vec<Template>,
+    to: Vec<Recipient>,
+    cc: Vec<Recipient>,
+    bcc: Vec<Recipient>,
     reply_to: Option<Template>,
     subject: Template,
     text: Option<Template>,
@@ -87,16 +97,15 @@ impl Email {
     pub(super) fn compile(config: &EmailConfig) -> Result<Self, CompileError> {
         let one =
             |place: &str, source: &str| Template::compile(place.to_owned(), source, Format::Text);
-        let all = |place: &str, sources: &[String]| Template::all(place, sources, Format::Text);
         let some = |place: &str, source: &Option<String>, format| {
             Template::optional(place, source.as_deref(), format)
         };
         Ok(Self {
             server: Server::compile(&config.smtp)?,
             from: one("email.from", &config.from)?,
-            to: all("email.to", &config.to)?,
-            cc: all("email.cc", &config.cc)?,
-            bcc: all("email.bcc", &config.bcc)?,
+            to: Recipient::all("email.to", &config.to)?,
+            cc: Recipient::all("email.cc", &config.cc)?,
+            bcc: Recipient::all("email.bcc", &config.bcc)?,
             reply_to: some("email.replyTo", &config.reply_to, Format::Text)?,
             subject: one("email.subject", &config.subject)?,
             text: some("email.text", &config.text, Format::Text)?,
@@ -136,7 +145,9 @@ impl Email {
             // It is never closed, so there is always a permit some time.
             let _permit = self.connections.acquire().await;
             let transport = self.transport(&shared.guard, timeout).await?;
-            transport.send(message).await.map_err(SendError::Smtp)?;
+            let (envelope, message) = (message.envelope(), message.formatted());
+            let sent = transport.send_raw(envelope, &message).await;
+            sent.map_err(SendError::Smtp)?;
             Ok::<_, SendError>(())
         };
         within(&self.server.address, timeout, sending).await
@@ -163,41 +174,48 @@ impl Email {
             .message_id(Some(message_id(delivery, &from)))
             .date(now.into())
             .header(AutoSubmitted)
-            .from(from)
+            .from(from.clone())
             .subject(line(&self.subject, &subject)?);
-        let mut count = 0;
-        let kinds: [(&[Template], Adds); 3] = [
-            (&self.to, MessageBuilder::to),
-            (&self.cc, MessageBuilder::cc),
-            (&self.bcc, MessageBuilder::bcc),
+        let mut addresses = Vec::new();
+        let kinds: [(&[Recipient], Option<Adds>); 3] = [
+            (&self.to, Some(MessageBuilder::to)),
+            (&self.cc, Some(MessageBuilder::cc)),
+            // Nobody is told of these.
+            (&self.bcc, None),
         ];
-        for (templates, add) in kinds {
-            for template in templates {
-                for recipient in mailboxes(template, &subject)? {
-                    builder = add(builder, recipient);
-                    count += 1;
+        for (recipients, add) in kinds {
+            for recipient in recipients {
+                let Some(mailbox) = recipient.render(&subject)? else {
+                    continue;
+                };
+                addresses.push(mailbox.email.clone());
+                if let Some(add) = add {
+                    builder = add(builder, mailbox);
                 }
             }
         }
+        let count = addresses.len();
         if !(1..=MAX_RECIPIENTS).contains(&count) {
             let message = format!(
                 "the message has {count} recipients, and must have 1 to {MAX_RECIPIENTS}: see to email.to, cc and bcc"
             );
             return Err(Failure::of(FailureKind::Template, message));
         }
+        let unwritten = |error: &dyn std::fmt::Display| {
+            let message = format!("the email cannot be written: {error}");
+            Failure::of(FailureKind::Template, message)
+        };
+        let envelope = Envelope::new(Some(from.email), addresses);
+        builder = builder.envelope(envelope.map_err(|error| unwritten(&error))?);
         if let Some(reply_to) = &self.reply_to {
             builder = builder.reply_to(mailbox(reply_to, &subject)?);
         }
-        let text = self
-            .text
-            .as_ref()
-            .map(|text| text.render(&subject))
-            .transpose()?;
-        let html = self
-            .html
-            .as_ref()
-            .map(|html| html.render(&subject))
-            .transpose()?;
+        let body = |template: &Option<Template>| {
+            let template = template.as_ref();
+            let text = template.map(|template| template.render(&subject));
+            text.transpose().map(|text| text.map(|text| lines(&text)))
+        };
+        let (text, html) = (body(&self.text)?, body(&self.html)?);
         let made = match (text, html) {
             (Some(text), Some(html)) => {
                 builder.multipart(MultiPart::alternative_plain_html(text, html))
@@ -207,10 +225,7 @@ impl Email {
                 .header(ContentType::TEXT_PLAIN)
                 .body(text.unwrap_or_default()),
         };
-        made.map_err(|error| {
-            let message = format!("the email cannot be written: {error}");
-            Failure::of(FailureKind::Template, message)
-        })
+        made.map_err(|error| unwritten(&error))
     }
 }
 
@@ -280,21 +295,58 @@ fn line(template: &Template, subject: &Arc<Subject>) -> Result<String, Failure> 
     Ok(text)
 }
 
-fn mailboxes(template: &Template, subject: &Arc<Subject>) -> Result<Mailboxes, Failure> {
-    let text = line(template, subject)?;
-    if text.trim().is_empty() {
-        return Ok(Mailboxes::new());
+/// The text with line ends of one kind, since a lone carriage return may not go over the wire.
+fn lines(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
+}
+
+/// One recipient, or none where it comes out empty.
+enum Recipient {
+    Fixed(Mailbox),
+    Template(Template),
+}
+
+impl Recipient {
+    /// Those of a list at `place`. Only the list's author may write several into one element.
+    fn all(place: &str, sources: &[String]) -> Result<Vec<Self>, CompileError> {
+        let mut all = Vec::new();
+        for (n, source) in sources.iter().enumerate() {
+            let place = format!("{place}[{n}]");
+            if source.contains('{') {
+                let template = Template::compile(place, source, Format::Text)?;
+                all.push(Self::Template(template));
+                continue;
+            }
+            for one in address::split(source) {
+                let mailbox = address::mailbox(one)
+                    .map_err(|why| CompileError::field(&place, format!("is no address: {why}")))?;
+                all.push(Self::Fixed(mailbox));
+            }
+        }
+        Ok(all)
     }
-    text.parse().map_err(|error| {
-        template.refusal(&format!(
-            "did not come out as addresses ({error}): write them as ada@example.com, Bob <bob@example.com>"
-        ))
-    })
+
+    fn render(&self, subject: &Arc<Subject>) -> Result<Option<Mailbox>, Failure> {
+        let template = match self {
+            Self::Fixed(mailbox) => return Ok(Some(mailbox.clone())),
+            Self::Template(template) => template,
+        };
+        let text = line(template, subject)?;
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        address::mailbox(&text).map(Some).map_err(|why| {
+            template.refusal(&format!(
+                "did not come out as one address ({why}): write it as ada@example.com or Bob <bob@example.com>, \
+                 and each further one as an element of its own"
+            ))
+        })
+    }
 }
 
 fn mailbox(template: &Template, subject: &Arc<Subject>) -> Result<Mailbox, Failure> {
     let text = line(template, subject)?;
-    text.parse().map_err(|error| {
+    address::mailbox(&text).map_err(|error| {
         template.refusal(&format!(
             "did not come out as an address ({error}): write it as Shop <shop@example.com>"
         ))
@@ -315,8 +367,13 @@ impl From<SendError> for Answer {
                 _ => Self::Busy(said(&error), status),
             };
         }
-        if error.is_tls() {
-            return Self::SetUp(said(&error));
+        if error.is_tls() || error.is_client() {
+            let said = said(&error);
+            // The client's words for what the server does not offer.
+            if said.contains("non-ascii") {
+                return Self::Never(format!("{said}; {NOT_ASCII}"), None);
+            }
+            return Self::SetUp(said);
         }
         if !error.is_permanent() {
             return broken(said(&error));
@@ -334,15 +391,12 @@ impl From<SendError> for Answer {
     }
 }
 
-/// The error and its cause, in one line.
+/// The error and its cause.
 fn said(error: &smtp::Error) -> String {
     let cause = std::error::Error::source(error);
     let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
-    let text = format!("{error}{cause}");
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(300)
-        .collect()
+    // It is cut once it holds no secret.
+    format!("{error}{cause}")
 }
 
 #[cfg(test)]

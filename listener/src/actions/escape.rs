@@ -12,8 +12,8 @@ use minijinja::{Error, ErrorKind, HtmlEscape, Output, State};
 use super::number::Numbers;
 use super::scope::Scope;
 
-/// Deepest nesting that is printed; images are read no deeper than that either.
-const MAX_DEPTH: usize = 128;
+/// Deepest nesting that is printed; images are looked into no deeper than that either.
+pub(super) const MAX_DEPTH: usize = 128;
 
 /// Bytes printed for one unit of fuel, as the template engine itself counts them.
 const BYTES_PER_FUEL: u64 = 64;
@@ -29,6 +29,8 @@ pub(super) enum Format {
     Mrkdwn,
     /// JSON with mrkdwn in its strings.
     MrkdwnJson,
+    /// Markdown, as Teams shows it.
+    Markdown,
     /// A parameter of a statement: as text, and a null as [`NULL`].
     Parameter,
     /// Anything else.
@@ -124,9 +126,10 @@ enum Place {
     Aside,
 }
 
-/// A value that is JSON already: what the filter `tojson` returns.
+/// A value that is JSON already: what the filter `tojson` returns, and what is nested too deeply to
+/// be looked into.
 #[derive(Debug)]
-struct Json(String);
+pub(super) struct Json(pub(super) String);
 
 impl Object for Json {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
@@ -166,6 +169,8 @@ pub(super) fn emit(
     // Within JSON these letters stand in strings alone, and need no escape there.
     let text = if format.is_mrkdwn() && place != Place::Aside {
         Cow::Owned(entities(&text))
+    } else if format == Format::Markdown && place != Place::Aside {
+        Cow::Owned(plain_markdown(&text))
     } else {
         text
     };
@@ -183,6 +188,18 @@ pub(super) fn entities(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+}
+
+/// The text as Markdown that shows it as it is, so that no value makes a link.
+pub(super) fn plain_markdown(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if "\\`*_[]<>".contains(letter) {
+            plain.push('\\');
+        }
+        plain.push(letter);
+    }
+    plain
 }
 
 fn scope(state: &State) -> Option<Arc<Scope>> {
@@ -227,6 +244,8 @@ impl Writer<'_> {
                 None => self.push(&quoted(&value.to_string())?),
             },
             ValueKind::Undefined => Err(Error::from(ErrorKind::UndefinedError)),
+            // It says itself why.
+            ValueKind::Invalid => Err(Error::new(ErrorKind::BadSerialization, value.to_string())),
             kind => Err(Error::new(
                 ErrorKind::BadSerialization,
                 format!("a {kind} has no JSON form"),

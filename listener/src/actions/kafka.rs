@@ -162,7 +162,9 @@ impl Kafka {
                     Err(wait) => return vec![Outcome::Held(wait); parts.len()],
                 };
                 let sending = kafka.send(&passage.shared.guard, parts, passage.timeout);
-                let outcomes = sending.await;
+                let outcomes = sending.await.into_iter();
+                let outcomes: Vec<Outcome> =
+                    outcomes.map(|one| passage.scrub.outcome(one)).collect();
                 if let Some(first) = outcomes.first() {
                     admitted.leave(first).await;
                 }

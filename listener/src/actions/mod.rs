@@ -7,6 +7,8 @@ mod answer;
 mod batch;
 mod body;
 pub mod breaker;
+#[cfg(test)]
+mod echo_tests;
 mod egress;
 mod email;
 mod endpoint;
@@ -17,6 +19,7 @@ mod fixture;
 mod fleet;
 mod gate;
 mod hosts;
+mod image;
 mod kafka;
 mod log;
 mod nats;
@@ -56,6 +59,7 @@ pub use fleet::Fleet;
 pub use gate::{Gates, Room, Standing};
 use hosts::without_port;
 use passage::Passage;
+use scrub::Scrub;
 pub use shared::{Shared, SharedError};
 pub use template::Flaw;
 
@@ -134,6 +138,7 @@ impl Action {
             rate_limit: rate,
             shared: shared.clone(),
             timeout: config.timeout,
+            scrub: Scrub::of_action(&config.kind),
         };
         Ok(Self {
             kind,
@@ -214,6 +219,7 @@ impl Action {
             .kind
             .attempt(&passage.shared, delivery, now, passage.timeout)
             .await;
+        let outcome = passage.scrub.outcome(outcome);
         admitted.leave(&outcome).await;
         outcome
     }

@@ -41,6 +41,8 @@ pub(super) struct Nats {
     /// Where the URL says that it is encrypted.
     tls: Option<ClientConfig>,
     subject: Template,
+    /// Whether the template itself names one of the server's own subjects.
+    system: bool,
     message: Body,
     client: Mutex<Option<Client>>,
 }
@@ -123,6 +125,7 @@ impl Nats {
             credentials: config.credentials.clone(),
             tls,
             subject: Template::compile("nats.subject".to_owned(), &config.subject, Format::Text)?,
+            system: config.subject.starts_with(['$', '_']),
             message: Body::compile(
                 "nats.message",
                 config.message.as_deref(),
@@ -236,6 +239,13 @@ impl Nats {
         let subject = self.subject.render(&scope)?;
         let odd = |part: &str| part.is_empty() || part == "*" || part == ">";
         let wild = subject.split('.').any(odd);
+        // The server's own subjects, as those that administer it, are for no value to name.
+        let system = |text: &str| text.starts_with('$') || text.starts_with("_INBOX.");
+        if system(&subject) && !self.system {
+            return Err(self.subject.refusal(
+                "came out as one of the server's own subjects, which a value may not name",
+            ));
+        }
         if wild || subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(self.subject.refusal(
                 "came out as no subject to publish to: it has empty parts, spaces, or * or > for one",

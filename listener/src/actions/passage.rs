@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::fleet::Seat;
 use super::gate::{Gate, Permit, SHORTEST_WAIT};
 use super::hosts::{Host, Slot};
+use super::scrub::Scrub;
 use super::{Delivery, Outcome, Shared};
 
 /// How long beyond its timeout a request counts as under way of which nothing is heard: it may wait
@@ -22,6 +23,8 @@ pub(super) struct Passage {
     /// Of one request.
     pub(super) timeout: Duration,
     pub(super) shared: Shared,
+    /// Takes the action's secrets out of what is said of an attempt.
+    pub(super) scrub: Scrub,
 }
 
 /// A request that was admitted. Dropped, it was cut off.

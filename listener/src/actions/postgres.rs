@@ -259,8 +259,9 @@ fn connections(options: PgConnectOptions) -> PgPool {
 impl Server {
     fn compile(url: &Redacted, tls: Option<&TlsConfig>) -> Result<Self, CompileError> {
         let bad = |what: String| CompileError::field("postgres.url", what);
-        let options =
-            database::options(url).map_err(|error| bad(format!("cannot be used: {error}")))?;
+        let identity = tls.is_some_and(|tls| tls.identity.is_some());
+        let options = database::foreign_options(url, identity)
+            .map_err(|error| bad(format!("cannot be used: {error}")))?;
         if options.get_socket().is_some() || options.get_host().starts_with('/') {
             return Err(bad("names a socket; write host and port".to_owned()));
         }

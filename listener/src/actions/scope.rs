@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::Delivery;
 use super::escape::Cursor;
+use super::image;
 use super::number::Numbers;
 
 /// Every name a template may use.
@@ -117,35 +118,8 @@ fn read(name: &str, image: Option<&RawValue>, numbers: &mut Numbers) -> Result<V
     let Some(image) = image else {
         return Ok(Value::from(()));
     };
-    // The parser refuses what is nested too deeply for the stack.
-    let parsed = serde_json::from_str(image.get())
-        .map_err(|error| format!("the event's image `{name}` cannot be read: {error}"))?;
-    convert(parsed, numbers).ok_or_else(|| {
-        format!(
-            "the event's image `{name}` cannot be used by a template: it holds too many numbers \
-             that differ only beyond 16 digits"
-        )
-    })
-}
-
-fn convert(json: serde_json::Value, numbers: &mut Numbers) -> Option<Value> {
-    Some(match json {
-        serde_json::Value::Null => Value::from(()),
-        serde_json::Value::Bool(truth) => Value::from(truth),
-        serde_json::Value::Number(number) => numbers.admit(number.as_str())?,
-        serde_json::Value::String(text) => Value::from(text),
-        serde_json::Value::Array(items) => items
-            .into_iter()
-            .map(|item| convert(item, numbers))
-            .collect::<Option<Vec<Value>>>()?
-            .into(),
-        serde_json::Value::Object(fields) => Value::from_pairs(
-            fields
-                .into_iter()
-                .map(|(name, field)| Some((name, convert(field, numbers)?)))
-                .collect::<Option<Vec<_>>>()?,
-        ),
-    })
+    image::read(name, image.get(), numbers)
+        .map_err(|why| format!("the event's image `{name}` cannot be used by a template: {why}"))
 }
 
 /// The root of one rendering: the delivery's names, and for the printing of values the

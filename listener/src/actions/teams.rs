@@ -1,4 +1,6 @@
 //! Messages to Microsoft Teams, by workflows that post the Adaptive Card that they receive.
+//!
+//! A text is Markdown, in which values are shown as they are.
 
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::answer::classify;
 use super::endpoint::{Endpoint, json_headers};
-use super::escape::Format;
+use super::escape::{Format, plain_markdown};
 use super::log::summary;
 use super::scope::Subject;
 use super::shared::Shared;
@@ -37,7 +39,7 @@ impl Teams {
             TeamsContent::Summary => Content::Summary,
             TeamsContent::Text(source) => {
                 let place = "teams.text".to_owned();
-                Content::Text(Template::compile(place, source, Format::Text)?)
+                Content::Text(Template::compile(place, source, Format::Markdown)?)
             }
             TeamsContent::Card(source) => {
                 let place = "teams.card".to_owned();
@@ -81,7 +83,7 @@ impl Teams {
     fn message(&self, delivery: &Delivery) -> Result<Vec<u8>, Failure> {
         let subject = Subject::new(delivery);
         let card = match &self.content {
-            Content::Summary => text_card(&summary(delivery)),
+            Content::Summary => text_card(&plain_markdown(&summary(delivery))),
             Content::Text(template) => text_card(&template.render(&subject)?),
             Content::Card(template) => {
                 let card: Value =

@@ -152,7 +152,7 @@ impl Webhook {
                         Err(wait) => return Outcome::Held(wait),
                     };
                     let sending = webhook.send(&passage.shared, &parts, now, passage.timeout);
-                    let outcome = sending.await;
+                    let outcome = passage.scrub.outcome(sending.await);
                     admitted.leave(&outcome).await;
                     outcome
                 };

@@ -194,8 +194,191 @@ async fn no_value_adds_a_header_or_a_recipient() {
     config.to = vec!["{{ new.name }}".to_owned()];
     let failure = refused(send(config).await);
     assert!(
-        failure.message.contains("ada@example.com, Bob"),
+        failure.message.contains("an element of its own"),
         "{}",
         failure.message
+    );
+}
+
+/// A server that says what it offers and notes each line, for one message after the other.
+async fn noting(
+    offers: &'static [&'static str],
+) -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (told, notes) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (reader, mut writer) = stream.into_split();
+            let mut reader = BufReader::new(reader);
+            writer.write_all(b"220 here\r\n").await.unwrap();
+            let mut in_data = false;
+            let mut line = Vec::new();
+            while reader
+                .read_until(b'\n', &mut line)
+                .await
+                .is_ok_and(|read| read > 0)
+            {
+                let text = String::from_utf8(std::mem::take(&mut line)).unwrap();
+                let mut answer = "250 ok\r\n".to_owned();
+                if in_data {
+                    in_data = text != ".\r\n";
+                    if in_data {
+                        answer.clear();
+                    }
+                } else if text.starts_with("EHLO") {
+                    answer = offers
+                        .iter()
+                        .fold(String::new(), |all, offer| all + "250-" + offer + "\r\n");
+                    answer += "250 HELP\r\n";
+                } else if text.starts_with("DATA") {
+                    in_data = true;
+                    answer = "354 go\r\n".to_owned();
+                }
+                let _ = told.send(text);
+                if writer.write_all(answer.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    (port, notes)
+}
+
+fn plain(port: u16, to: &str) -> EmailConfig {
+    EmailConfig {
+        smtp: SmtpConfig {
+            host: "localhost".to_owned(),
+            port,
+            tls: SmtpTls::None,
+            ca: None,
+            login: None,
+        },
+        from: "shop@example.com".to_owned(),
+        to: vec![to.to_owned()],
+        cc: Vec::new(),
+        bcc: Vec::new(),
+        reply_to: None,
+        subject: "s".to_owned(),
+        text: Some("{{ new.note }}".to_owned()),
+        html: None,
+    }
+}
+
+fn noted(notes: &mut tokio::sync::mpsc::UnboundedReceiver<String>) -> Vec<String> {
+    std::iter::from_fn(|| notes.try_recv().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_rendered_name_or_address_is_one_recipient() {
+    let (port, mut notes) = noting(&[]).await;
+    let template = "{{ new.name }} <{{ new.mail }}>";
+    for (to, new, expected) in [
+        (
+            template,
+            r#"{"name": "Doe, John", "mail": "john@example.com", "note": ""}"#,
+            true,
+        ),
+        (
+            template,
+            r#"{"name": "x@evil.example, Bob", "mail": "john@example.com", "note": ""}"#,
+            true,
+        ),
+        (
+            template,
+            r#"{"name": "x@evil.example>, Bob <", "mail": "john@example.com", "note": ""}"#,
+            true,
+        ),
+        (
+            template,
+            r#"{"name": "Bob", "mail": "john@example.com, x@evil.example", "note": ""}"#,
+            false,
+        ),
+        (
+            "{{ new.mail }}",
+            r#"{"mail": "john@example.com, x@evil.example", "note": ""}"#,
+            false,
+        ),
+    ] {
+        let email = compiled(plain(port, to));
+        let outcome = email.attempt(&delivery(None, Some(new)), now()).await;
+        let lines = noted(&mut notes);
+        let recipients: Vec<&String> = lines
+            .iter()
+            .filter(|line| line.starts_with("RCPT"))
+            .collect();
+        if expected {
+            assert_eq!(outcome, Outcome::Done, "{new}");
+            assert_eq!(recipients, ["RCPT TO:<john@example.com>\r\n"], "{new}");
+        } else {
+            assert_eq!(refused(outcome).kind, FailureKind::Template, "{new}");
+            assert!(recipients.is_empty(), "{new}");
+        }
+    }
+    let mut wrong = plain(port, "bob@example.com, nobody");
+    assert!(Action::compile(&action(ActionKind::Email(wrong.clone())), &shared()).is_err());
+    wrong.to = vec!["a@example.com, \"Doe, J\" <b@example.com>".to_owned()];
+    assert_eq!(send(wrong).await, Outcome::Done);
+    let count = noted(&mut notes)
+        .iter()
+        .filter(|line| line.starts_with("RCPT"))
+        .count();
+    assert_eq!(count, 2);
+}
+
+#[tokio::test]
+async fn line_ends_of_bodies_are_the_protocol_s() {
+    let (port, mut notes) = noting(&[]).await;
+    let email = compiled(plain(port, "a@example.com"));
+    let new = r#"{"note": "one\rtwo\r\nthree\nfour\r.\rfive"}"#;
+    let outcome = email.attempt(&delivery(None, Some(new)), now()).await;
+    assert_eq!(outcome, Outcome::Done);
+    let lines = noted(&mut notes);
+    for line in &lines {
+        let inner = line.strip_suffix("\r\n").unwrap();
+        assert!(!inner.contains(['\r', '\n']), "{line:?}");
+    }
+    for line in ["one\r\n", "two\r\n", "..\r\n", "five\r\n"] {
+        assert!(lines.contains(&line.to_owned()), "{line:?} in {lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn addresses_that_are_not_ascii_go_where_they_can() {
+    let new = r#"{"mail": "jörg@example.com", "note": ""}"#;
+    let (port, mut notes) = noting(&["8BITMIME", "SMTPUTF8"]).await;
+    let email = compiled(plain(port, "{{ new.mail }}"));
+    let outcome = email.attempt(&delivery(None, Some(new)), now()).await;
+    assert_eq!(outcome, Outcome::Done);
+    let lines = noted(&mut notes);
+    assert!(
+        lines.contains(&"RCPT TO:<jörg@example.com>\r\n".to_owned()),
+        "{lines:?}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("MAIL") && line.contains("SMTPUTF8")),
+        "{lines:?}"
+    );
+
+    let (port, mut notes) = noting(&["8BITMIME"]).await;
+    let email = compiled(plain(port, "{{ new.mail }}"));
+    for _ in 0..25 {
+        let outcome = email.attempt(&delivery(None, Some(new)), now()).await;
+        let failure = refused(outcome);
+        assert!(failure.message.contains("SMTPUTF8"), "{}", failure.message);
+    }
+    // None of this holds up others, whose domains need no such server.
+    for mail in ["ann@example.com", "ann@bücher.example"] {
+        let new = format!(r#"{{"mail": "{mail}", "note": ""}}"#);
+        let outcome = email.attempt(&delivery(None, Some(&new)), now()).await;
+        assert_eq!(outcome, Outcome::Done);
+    }
+    let lines = noted(&mut notes);
+    assert!(
+        lines.contains(&"RCPT TO:<ann@xn--bcher-kva.example>\r\n".to_owned()),
+        "{lines:?}"
     );
 }

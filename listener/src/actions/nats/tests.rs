@@ -61,6 +61,24 @@ async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart()
 }
 
 #[tokio::test]
+async fn no_value_names_a_subject_of_the_server_s_own() {
+    for (template, value) in [
+        ("{{ new.to }}", "$JS.API.STREAM.DELETE.orders"),
+        ("{{ new.to }}", "_INBOX.x"),
+        ("orders.{{ new.to }}", "a.>"),
+        ("orders.{{ new.to }}", "a\\r\\nPUB x"),
+    ] {
+        let new = format!(r#"{{"to": "{value}"}}"#);
+        let action = compiled("nats://127.0.0.1:1", template);
+        let outcome = action.attempt(&delivery(None, Some(&new)), now()).await;
+        let Outcome::Refused(failure) = outcome else {
+            panic!("{value}: {outcome:?}")
+        };
+        assert!(failure.message.contains("subject"), "{}", failure.message);
+    }
+}
+
+#[tokio::test]
 async fn what_goes_wrong_is_told_with_a_remedy() {
     let server = Server::start().await;
     let event = delivery(None, Some(NEW));

@@ -29,8 +29,16 @@ fn a_text_stands_in_a_card() {
             TeamsContent::Text("note: {{ new.note }}".to_owned()),
             "note: a \"b\"\nc",
         ),
+        (
+            TeamsContent::Text("**{{ new.link }}**".to_owned()),
+            "**\\[here\\](https://evil.example) \\*\\<a\\>**",
+        ),
     ] {
-        let sent = message(content, r#"{"note": "a \"b\"\nc"}"#).unwrap();
+        let sent = message(
+            content,
+            r#"{"note": "a \"b\"\nc", "link": "[here](https://evil.example) *<a>"}"#,
+        )
+        .unwrap();
         let attachment = &sent["attachments"][0];
         assert_eq!(sent["type"], "message");
         assert_eq!(
