@@ -116,7 +116,15 @@ async fn lives_as(db: &TestDb, url: &str) {
     .await;
     sink.behave_at("/later", Behaviour::Ok);
     sink.behave_at("/never", Behaviour::Ok);
-    let redrive = ["dlq", "redrive", "--all", "--database-url", url];
+    let redrive = [
+        "dlq",
+        "redrive",
+        "--all",
+        "--listener",
+        "default/test",
+        "--database-url",
+        url,
+    ];
     command(&redrive).await.ok();
     eventually("no job and no dead letter", async || {
         let left = count(db, "observer.job").await + count(db, "observer.dead_letter").await;
