@@ -7,6 +7,7 @@ pub(crate) mod figures;
 pub mod job;
 mod life;
 pub mod place;
+mod ready;
 pub mod replay;
 mod run;
 pub(crate) mod setup;

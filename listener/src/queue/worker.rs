@@ -6,7 +6,7 @@
 //! ended, and begins anew under another id. It does so too, once what is under way has ended, where it
 //! may hold what it does not know of: whatever is an id's goes back when that leaves.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::effort::Effort;
 use super::life::keep_alive;
+use super::ready::Ready;
 use super::run::{Crew, work_on};
 use super::setup::Setup;
 use super::tell::tell;
@@ -84,10 +85,9 @@ struct Session<'a> {
     right: CancellationToken,
     crew: Arc<Crew>,
     ended: mpsc::Receiver<Ended>,
-    ready: VecDeque<Run>,
+    /// Those that wait to begin, and how many lanes of each action are here.
+    ready: Ready<Run>,
     running: JoinSet<Action>,
-    /// Lanes here of each action.
-    held: HashMap<Action, usize>,
     claims: JoinSet<Result<Vec<Run>, QueueError>>,
     untold: Vec<Ended>,
     telling: JoinSet<Result<usize, (Vec<Ended>, QueueError)>>,
@@ -122,9 +122,8 @@ impl<'a> Session<'a> {
             id,
             right,
             ended,
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             running: JoinSet::new(),
-            held: HashMap::new(),
             claims: JoinSet::new(),
             untold: Vec::new(),
             telling: JoinSet::new(),
@@ -220,7 +219,7 @@ impl<'a> Session<'a> {
             && self.claims.is_empty()
             && self.untold.is_empty()
             && self.telling.is_empty()
-            && self.ready.is_empty()
+            && self.ready.len() == 0
             && self.ended.is_empty()
     }
 
@@ -246,7 +245,7 @@ impl<'a> Session<'a> {
         let (queue, id) = (Arc::clone(&self.setup.place.queue), self.id);
         let orphans = Arc::clone(&self.orphans.borrow());
         let (room, now) = (self.room(), Instant::now());
-        let (want, opening) = self.setup.want(room, &orphans, &self.held, now);
+        let (want, opening) = self.setup.want(room, &orphans, self.ready.held(), now);
         self.opening = opening;
         self.claims.spawn(async move {
             let claimed = timeout(ANSWER, queue.claim(id, &want)).await;
@@ -303,15 +302,15 @@ impl<'a> Session<'a> {
         };
         let name = name(first);
         let most = self.share() + self.effort.ahead();
-        if self.held.get(&name).copied().unwrap_or(0) >= most {
-            self.untold.extend(untouched(run));
-            return;
+        let late: Vec<Duration> = run.jobs.iter().map(|job| job.late).collect();
+        match self.ready.add(name, run, most) {
+            Ok(()) => {
+                for late in late {
+                    self.setup.metrics.jobs.late.observe(late.as_secs_f64());
+                }
+            }
+            Err(run) => self.untold.extend(untouched(run)),
         }
-        *self.held.entry(name).or_default() += 1;
-        for job in &run.jobs {
-            self.setup.metrics.jobs.late.observe(job.late.as_secs_f64());
-        }
-        self.ready.push_back(run);
     }
 
     /// Most lanes under way here of one action, so that one whose attempts take long leaves room
@@ -323,12 +322,10 @@ impl<'a> Session<'a> {
     }
 
     fn start(&mut self) {
+        let share = self.share();
         while self.running.len() < self.setup.concurrency
-            && let Some(run) = self.ready.pop_front()
+            && let Some((name, run)) = self.ready.next(share)
         {
-            let Some(name) = run.jobs.first().map(name) else {
-                continue;
-            };
             let working = work_on(run, Arc::clone(&self.crew));
             self.running.spawn(async move {
                 working.await;
@@ -348,21 +345,14 @@ impl<'a> Session<'a> {
 
     /// What was not begun is others' again.
     fn hand_back(&mut self) {
-        for run in self.ready.drain(..) {
+        for run in self.ready.drain() {
             self.untold.extend(untouched(run));
         }
     }
 
     fn ran(&mut self, ran: Result<Action, JoinError>) {
         match ran {
-            Ok(name) => {
-                if let Some(held) = self.held.get_mut(&name) {
-                    *held -= 1;
-                    if *held == 0 {
-                        self.held.remove(&name);
-                    }
-                }
-            }
+            Ok(name) => self.ready.ended(&name),
             Err(error) => {
                 tracing::error!(%error, "work on a job broke down");
                 self.begin_no_more();
@@ -405,7 +395,7 @@ impl<'a> Session<'a> {
 
     /// What was finished is still offered; it is refused where others have it by now.
     async fn finish_after_loss(&mut self) {
-        self.ready.clear();
+        self.ready.drain();
         let lease = self.setup.lease;
         let finish = async {
             loop {
