@@ -127,11 +127,50 @@ create index on observer.dead_letter (listener, redrive_requested_at) where redr
 
 revoke all on schema observer from public;
 
+-- Whoever has one of these rows locked is the only one to do what it stands for. Not advisory locks:
+-- whoever may connect to the database can take those, for as long as they like.
+create table observer.mutex (name text primary key);
+
+-- Waits for it, and holds it until the transaction ends.
+create function observer.lock(mutex text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    loop
+        perform from observer.mutex m where m.name = lock.mutex for update;
+        exit when found;
+        insert into observer.mutex (name) values (lock.mutex) on conflict do nothing;
+    end loop;
+end
+$$;
+
+-- Whether nobody else had it; it is held until the transaction ends then.
+create function observer.try_lock(mutex text) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into observer.mutex (name)
+    select try_lock.mutex where not exists (select from observer.mutex m where m.name = try_lock.mutex)
+    on conflict do nothing;
+    perform from observer.mutex m where m.name = try_lock.mutex for update skip locked;
+    return found;
+end
+$$;
+revoke all on function observer.lock, observer.try_lock from public;
+comment on table observer.mutex is 'Its rows are locked by whoever does what only one may do at a time.';
+
 -- A bound below the ids of all that a snapshot taken after this call has not seen begin. A
 -- snapshot's xmax is the newest xid that has ended, plus one, so a transaction from xmax on may
 -- have drawn ids long before. Once this call's own transaction has ended, though, xmax lies above
 -- its xid: whatever is at xmax or above then drew its xid, and so its ids, after this call.
 -- Call it as a transaction of its own. Writes nothing but a commit record, which nobody waits for.
+--
+-- A sequence changes its one row in place: each time it logs its next 32 values, the row holds the
+-- last of these for a moment, and a plain select reads it without the lock that keeps others from
+-- seeing that. A floor read then lies above ids that are yet to be written, which no window would
+-- hold; a ceiling read then lies ahead of the next one. pg_sequence_last_value takes the lock.
 create function observer.floor() returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -139,7 +178,8 @@ as $$
 declare
     floor bigint;
 begin
-    select case when is_called then last_value else 0 end into floor from observer.change_log_id;
+    select case when is_called then pg_sequence_last_value('observer.change_log_id') else 0 end
+    into floor from observer.change_log_id;
     perform pg_current_xact_id();
     return floor;
 end
@@ -153,7 +193,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     snapshot := pg_current_snapshot();
-    select case when is_called then last_value else 0 end into ceiling from observer.change_log_id;
+    select case when is_called then pg_sequence_last_value('observer.change_log_id') else 0 end
+    into ceiling from observer.change_log_id;
 end
 $$;
 revoke all on function observer.floor, observer.mark from public;

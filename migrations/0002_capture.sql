@@ -5,19 +5,29 @@
 -- images are json (jsonb refuses some values), and options that no longer fit an altered table
 -- are passed over.
 --
--- They run with the rights of the schema's owner, so that writers need none. A type may bring a
--- cast to json of its own, which then runs with these rights too: where the owners of tracked
--- tables are not trusted with them, let a role without other rights own the schema.
+-- They run with the rights of their owner, so that writers need none. What they run is Postgres' own
+-- and this schema's: where a column's type has a cast to json of its own, which row_to_json would
+-- call, its text is logged.
 
--- Schema and name, as they are and unquoted; of the root for a partition.
+-- These stand in for the transition tables of a trigger that has none: as such a trigger, the functions
+-- below would read whatever has these names, such as a temporary view of the caller's.
+create view observer.changed_rows as select where false;
+create view observer.old_rows as select where false;
+create view observer.new_rows as select where false;
+
+-- Schema and name, as they are and unquoted; of the root for a partition. A name that holds a dot or a
+-- quotation mark is quoted, so that no two tables are one entity.
 create function observer.entity_of(tbl oid) returns text
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select n.nspname || '.' || c.relname
-        from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-        where c.oid = coalesce(pg_catalog.pg_partition_root(tbl::pg_catalog.regclass), tbl)
+        select concat_ws('.',
+            case when n.nspname ~ '[."]' then quote_ident(n.nspname) else n.nspname end,
+            case when c.relname ~ '[."]' then quote_ident(c.relname) else c.relname end)
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.oid = coalesce(pg_partition_root(tbl::regclass), tbl)
     );
 end
 $$;
@@ -25,18 +35,45 @@ $$;
 create function observer.hash_of(tenant text, entity text, key text) returns integer
 language sql immutable parallel safe
 return (
-    hashtextextended(coalesce(tenant, '') || E'\x1f' || entity || E'\x1f' || coalesce(key, ''), 0)
-    & 2147483647
+    pg_catalog.hashtextextended(
+        coalesce(tenant, ''::text) || E'\x1f'::text || entity || E'\x1f'::text || coalesce(key, ''::text), 0::bigint
+    ) & 2147483647::bigint
 )::integer;
 
--- Values of type json may hold escapes that Postgres stores but refuses to read (\u0000, half of
--- a surrogate pair), and reading any field reads them all. Here each \u becomes \u0075, the
--- letter itself, which reads always; taking 0075 away again gives back the very same text.
-create function observer.readable(image json) returns json
-language sql immutable parallel safe
+-- A field of an image as it stands there. Values of type json may hold escapes that Postgres stores
+-- but refuses to read (\u0000, half of a surrogate pair), and reading any field reads them all. So for
+-- the reading each \u becomes \\u and each \\ becomes \\b, which read always and can be told apart;
+-- the field's own text is then turned back.
+create function observer.raw_field(image json, name text) returns json
+language plpgsql immutable parallel safe
+as $$
+declare
+    readable text := pg_catalog.replace(pg_catalog.replace(image::text, E'\\\\', E'\\\\b'), E'\\u', E'\\\\u');
+    field text := readable::json operator(pg_catalog.->) name;
+begin
+    return pg_catalog.replace(pg_catalog.replace(field, E'\\\\u', E'\\u'), E'\\\\b', E'\\\\')::json;
+end
+$$;
+
+-- A field that stands beside escapes, as text; as it stands there where it holds one that cannot be read.
+create function observer.escaped_field(image json, name text) returns text
+language plpgsql immutable
+as $$
+declare
+    field json := observer.raw_field(image, name);
+begin
+    return field operator(pg_catalog.#>>) '{}'::text[];
+exception when others then
+    return field::text;
+end
+$$;
+
+create function observer.field(image json, name text) returns text
+language sql immutable
 return case
-    when strpos(image::text, E'\\u') = 0 then image
-    else replace(image::text, E'\\u', E'\\u0075')::json
+    when name is null then null
+    when pg_catalog.strpos(image::text, E'\\u'::text) = 0 then image ->> name
+    else observer.escaped_field(image, name)
 end;
 
 -- In plpgsql, since that keeps the plan from one statement to the next.
@@ -44,48 +81,112 @@ create function observer.composite_key(image json, columns text[]) returns text
 language plpgsql immutable parallel safe
 as $$
 begin
+    if pg_catalog.strpos(image::text, E'\\u') operator(pg_catalog.=) 0 then
+        return (
+            select pg_catalog.json_agg(image operator(pg_catalog.->) name order by n)
+            from pg_catalog.unnest(columns) with ordinality as c (name, n)
+        );
+    end if;
     return (
-        select json_agg(image -> name order by n)
-        from unnest(columns) with ordinality as c (name, n)
+        select pg_catalog.json_agg(observer.raw_field(image, name) order by n)
+        from pg_catalog.unnest(columns) with ordinality as c (name, n)
     );
 end
 $$;
 
 -- The key as text: the same text as in the image, or a JSON array for several columns.
 create function observer.key_of(image json, columns text[]) returns text
-language sql immutable parallel safe
+language sql immutable
 return case
-    when cardinality(columns) = 1 then image ->> columns[1]
+    when pg_catalog.cardinality(columns) = 1 then observer.field(image, columns[1])
     else observer.composite_key(image, columns)
 end;
 
-create function observer.without(image json, hidden text[]) returns json
-language plpgsql immutable parallel safe
+-- Whether values of a type, or what they are made of, have a cast to json of their own.
+create function observer.has_own_json(type oid) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
-declare
-    kept text;
 begin
-    select coalesce(json_object_agg(key, value), '{}') into kept
-    from json_each(observer.readable(image)) where key <> all (hidden);
-    return case when strpos(image::text, E'\\u') = 0 then kept else replace(kept, E'\\u0075', E'\\u') end;
+    -- Types with lower numbers are Postgres' own; few databases have any such cast.
+    if not exists (select from pg_cast where castsource >= 16384 and casttarget = 'json'::regtype) then
+        return false;
+    end if;
+    return exists (
+        with recursive part as (
+            select has_own_json.type as type
+            union
+            select made_of.type
+            from part p join pg_type t on t.oid = p.type
+            cross join lateral (
+                select t.typbasetype union all select t.typelem union all
+                select a.atttypid from pg_attribute a
+                where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+            ) made_of (type)
+            where made_of.type >= 16384
+        )
+        select from part p join pg_cast c on c.castsource = p.type and c.casttarget = 'json'::regtype
+    );
 end
 $$;
 
--- The image without what is to stay hidden; nothing is hidden where `hidden` is null.
-create function observer.shown(image json, hidden text[]) returns json
-language sql immutable parallel safe
-return case when hidden is null then image else observer.without(image, hidden) end;
+-- Which table it is, unlike any other: a restored or copied one is another.
+create function observer.identity_of(tbl oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+return (
+    select concat_ws('/', s.system_identifier, d.oid, tbl)
+    from pg_control_system() s, pg_database d where d.datname = current_database()
+);
 
--- Names of the columns to hide: those named to `track`, and those that had these numbers then,
--- so that a renamed column stays hidden.
+-- Names of the columns to hide: those named to `track`, and those that had these numbers then, so that
+-- a renamed column stays hidden. In a restored or copied table the numbers may be others: there all
+-- are hidden that were not among the table's columns when it was tracked, until it is tracked again.
 create function observer.hidden(tbl oid, options json) returns text[]
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
+declare
+    same_table boolean := options ->> 'identity' = observer.identity_of(tbl);
 begin
     return (options ->> 'exclude')::text[] || array(
         select attname::text from pg_attribute
-        where attrelid = tbl and attnum = any ((options ->> 'numbers')::smallint[])
+        where attrelid = tbl and attnum > 0 and not attisdropped and case
+            when same_table then attnum = any ((options ->> 'numbers')::smallint[])
+            else attname <> all ((options ->> 'known')::text[])
+        end
     );
+end
+$$;
+
+-- The columns to log as a select list, or null where the row as it is will do. Transition tables have
+-- no values for virtual generated columns; their expressions are Postgres' own functions only.
+create function observer.columns(tbl oid, options json) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    hidden text[] := '{}';
+begin
+    if options -> 'exclude' is not null then
+        hidden := observer.hidden(tbl, options);
+    elsif not exists (
+        select from pg_attribute
+        where attrelid = tbl and attnum > 0
+            and (attgenerated = 'v' or atttypid >= 16384 and observer.has_own_json(atttypid))
+    ) then
+        return null;
+    end if;
+    return coalesce((
+        select string_agg(case
+            when a.attgenerated = 'v' then format('%s as %I', pg_get_expr(d.adbin, d.adrelid), a.attname)
+            when a.atttypid >= 16384 and observer.has_own_json(a.atttypid)
+                then format('case when %1$I is distinct from null then concat(%1$I) end as %1$I', a.attname)
+            else quote_ident(a.attname)
+        end, ', ' order by a.attnum)
+        from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+        where a.attrelid = tbl and a.attnum > 0 and not a.attisdropped and a.attname <> all (hidden)
+    ), '');
 end
 $$;
 
@@ -94,124 +195,208 @@ $$;
 -- The plan is made once a session, for the first statement's number of rows: hence no plan that
 -- suits few rows only (nested loops), and no compiling on account of what was expensive once.
 -- Each `offset 0` keeps the expression in it from being evaluated once per use.
-
--- For inserts and deletes, whose one transition table is called `changed_rows` either way.
-create function observer.log_rows() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
-set bytea_output = 'hex' set extra_float_digits = 1
-set plan_cache_mode = force_generic_plan set jit = off
-as $$
+--
+-- What a statement with one row pays is mostly what Postgres needs to begin the log's insert: its
+-- plan's nodes and expressions are set up anew each time. So tables with one column as key have an
+-- insert of their own with as few of them as it takes, which finds out by itself whether the row as it
+-- is will do. The other insert is there twice: for the row as it is, and as text for a list of columns,
+-- planned for each statement. Of the trigger's arguments the first are options (see `track`); then come,
+-- where there is one column as key and nothing is hidden, that, `partitioned` or nothing, and the tenant's.
+do $make$
 declare
-    options json := tg_argv[0];
-    key_columns text[] := options ->> 'key';
-    tenant_column text := options ->> 'tenant';
-    entity text := tg_table_schema || '.' || tg_table_name;
-    hidden text[];
-begin
-    if options -> 'partitioned' is not null then entity := observer.entity_of(tg_relid); end if;
-    if options -> 'exclude' is not null then hidden := observer.hidden(tg_relid, options); end if;
-    insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
-    select
-        (select slot from observer.log_head), observer.hash_of(row.tenant, entity, row.key),
-        octet_length(image::text), case tg_op when 'INSERT' then 'i' else 'd' end::"char", entity, row.key, row.tenant,
-        case tg_op when 'DELETE' then image end, case tg_op when 'INSERT' then image end
-    from (
-        select image, observer.key_of(fields, key_columns) as key, fields ->> tenant_column as tenant
+    settings constant text := $settings$
+language plpgsql security definer
+set search_path = pg_catalog, observer, pg_temp
+set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
+set bytea_output = 'hex' set extra_float_digits = 1 set lc_monetary = 'C' set quote_all_identifiers = off
+set plan_cache_mode = force_generic_plan set jit = off$settings$;
+
+    -- What every image must be seen for, before the row as it is may be logged.
+    plain constant text := $plain$not exists (
+                        select from pg_attribute
+                        where attrelid = tg_relid and attnum > 0
+                            and (attgenerated = 'v' or atttypid >= 16384 and observer.has_own_json(atttypid))
+                    )$plain$;
+
+    rows constant text := $rows$
+        insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
+        select
+            (select slot from observer.log_head), observer.hash_of(tenant, <entity>, key), pg_column_size(image) - 4,
+            <operation>, <entity>, key, tenant,
+            case <operation> when 'd' then image end, case <operation> when 'i' then image end
         from (
-            select image, observer.readable(image) as fields
+            select image, observer.key_of(image, <key>) as key, observer.field(image, <tenant>) as tenant
+            from (select row_to_json(shown.*) as image from <changed_rows> shown offset 0) whole offset 0
+        ) row$rows$;
+
+    pairs constant text := $pairs$
+        insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
+        with olds as (
+            select *, case when <by_key> then concat(tenant, E'\x1f', key) else n::text end as pair
             from (
-                select observer.shown(image, hidden) as image
-                from (select row_to_json(changed_rows.*) as image from changed_rows offset 0) whole offset 0
-            ) visible offset 0
-        ) readable offset 0
-    ) row;
+                select n, image, observer.key_of(image, <key>) as key, observer.field(image, <tenant>) as tenant
+                from (
+                    select row_number() over () as n, row_to_json(shown.*) as image from <old_rows> shown offset 0
+                ) whole offset 0
+            ) row
+        ), news as (
+            select *, case when <by_key> then concat(tenant, E'\x1f', key) else n::text end as pair
+            from (
+                select n, image, observer.key_of(image, <key>) as key, observer.field(image, <tenant>) as tenant
+                from (
+                    select row_number() over () as n, row_to_json(shown.*) as image from <new_rows> shown offset 0
+                ) whole offset 0
+            ) row
+        ), pairs as materialized (
+            select
+                o.image as before, o.key as old_key, o.tenant as old_tenant,
+                n.image as after, n.key as new_key, n.tenant as new_tenant,
+                o.image is not null and n.image is not null
+                    and o.key is not distinct from n.key
+                    and o.tenant is not distinct from n.tenant as same
+            from olds o full join news n on o.pair = n.pair
+        ), events as (
+            select 'd'::"char" as operation, old_key as key, old_tenant as tenant, before, null::json as after
+            from pairs where not same and before is not null
+            union all
+            select
+                case when same then 'u'::"char" else 'i' end, new_key, new_tenant, case when same then before end, after
+            from pairs where after is not null
+        )
+        select
+            (select slot from observer.log_head), observer.hash_of(tenant, <entity>, key),
+            coalesce(octet_length(before::text), 0) + coalesce(octet_length(after::text), 0),
+            operation, <entity>, key, tenant, before, after
+        from events$pairs$;
+
+    -- For inserts and deletes, whose one transition table is called `changed_rows` either way.
+    log_rows constant text := $log_rows$
+declare
+    entity text := tg_table_schema || '.' || tg_table_name;
+    operation "char" := case tg_op when 'INSERT' then 'i' else 'd' end;
+    options json;
+    shown text;
+begin
+    if tg_argv[2] = 'partitioned' or strpos(tg_table_name, '.') > 0 or strpos(tg_table_schema, '.') > 0
+        or strpos(entity, '"') > 0
+    then
+        entity := observer.entity_of(tg_relid);
+    end if;
+    if tg_nargs > 1 then
+        insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
+        select
+            (select slot from observer.log_head), observer.hash_of(tenant, entity, key), pg_column_size(image) - 4,
+            operation, entity, key, tenant,
+            case operation when 'd' then image end, case operation when 'i' then image end
+        from (
+            select
+                image,
+                case when escaped then observer.escaped_field(image, tg_argv[1]) else image ->> tg_argv[1] end as key,
+                case when escaped then observer.escaped_field(image, tg_argv[3]) else image ->> tg_argv[3] end as tenant
+            from (
+                select image, strpos(image::text, E'\\u') > 0 as escaped
+                from (
+                    select row_to_json(changed_rows.*) as image from changed_rows
+                    where <plain> offset 0
+                ) whole offset 0
+            ) look offset 0
+        ) row;
+        if found then return null; end if;
+    end if;
+    if not exists (select from changed_rows) then return null; end if;
+    options := tg_argv[0];
+    if options -> 'partitioned' is not null then entity := observer.entity_of(tg_relid); end if;
+    shown := observer.columns(tg_relid, options);
+    if shown is null then<static>;
+    else
+        execute format(<dynamic>, shown) using entity, (options ->> 'key')::text[], options ->> 'tenant', operation;
+    end if;
     return null;
 end
-$$;
+$log_rows$;
 
--- Both transition tables are filled row by row together, so a row's place pairs its images.
--- The one exception is a row that an update moves to another partition and whose insertion
--- there a trigger suppresses: then the numbers of rows differ, and the key pairs them.
---
--- An update of key or tenant is a delete of the old and an insert of the new. All deletes come
--- first: one row may take the key that another gives up.
-create function observer.log_update() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
-set bytea_output = 'hex' set extra_float_digits = 1
-set plan_cache_mode = force_generic_plan set jit = off set enable_nestloop = off
-as $$
+    -- Both transition tables are filled row by row together, so a row's place pairs its images.
+    -- The one exception is a row that an update moves to another partition and whose insertion
+    -- there a trigger suppresses: then the numbers of rows differ, and the key pairs them.
+    --
+    -- An update of key or tenant is a delete of the old and an insert of the new. All deletes come
+    -- first: one row may take the key that another gives up.
+    log_update constant text := $log_update$
 declare
-    options json := tg_argv[0];
-    key_columns text[] := options ->> 'key';
-    tenant_column text := options ->> 'tenant';
     entity text := tg_table_schema || '.' || tg_table_name;
     by_key boolean := false;
-    hidden text[];
+    options json;
+    shown text;
 begin
-    if options -> 'exclude' is not null then hidden := observer.hidden(tg_relid, options); end if;
+    if tg_argv[2] = 'partitioned' or strpos(tg_table_name, '.') > 0 or strpos(tg_table_schema, '.') > 0
+        or strpos(entity, '"') > 0
+    then
+        entity := observer.entity_of(tg_relid);
+    end if;
+    -- One row that stays who it is.
+    if tg_nargs > 1 then
+        insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
+        select
+            (select slot from observer.log_head), observer.hash_of(tenant, entity, key),
+            pg_column_size(before) + pg_column_size(after) - 8, 'u', entity, key, tenant, before, after
+        from (
+            select
+                before, after,
+                case when escaped then observer.escaped_field(after, tg_argv[1]) else after ->> tg_argv[1] end as key,
+                case when escaped then observer.escaped_field(after, tg_argv[3]) else after ->> tg_argv[3] end as tenant,
+                case when escaped then observer.escaped_field(before, tg_argv[1]) else before ->> tg_argv[1] end as old_key,
+                case when escaped then observer.escaped_field(before, tg_argv[3]) else before ->> tg_argv[3] end as old_tenant
+            from (
+                select
+                    before, after, strpos(before::text, E'\\u') > 0 or strpos(after::text, E'\\u') > 0 as escaped
+                from (
+                    select row_to_json(old_rows.*) as before, row_to_json(new_rows.*) as after
+                    from old_rows cross join new_rows
+                    where (select count(*) from (select from old_rows limit 2) two) = 1
+                        and <plain> offset 0
+                ) whole offset 0
+            ) look offset 0
+        ) row
+        where key is not distinct from old_key and tenant is not distinct from old_tenant;
+        if found then return null; end if;
+    end if;
+    if not exists (select from old_rows) then return null; end if;
+    options := tg_argv[0];
     if options -> 'partitioned' is not null then
         entity := observer.entity_of(tg_relid);
         by_key := (select count(*) from old_rows) <> (select count(*) from new_rows);
     end if;
-    insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
-    with olds as (
-        select *, case when by_key then concat(tenant, E'\x1f', key) else n::text end as pair
-        from (
-            select n, image, observer.key_of(fields, key_columns) as key, fields ->> tenant_column as tenant
-            from (
-                select n, image, observer.readable(image) as fields
-                from (
-                    select n, observer.shown(image, hidden) as image
-                    from (
-                        select row_number() over () as n, row_to_json(old_rows.*) as image
-                        from old_rows offset 0
-                    ) whole offset 0
-                ) visible offset 0
-            ) readable offset 0
-        ) row
-    ), news as (
-        select *, case when by_key then concat(tenant, E'\x1f', key) else n::text end as pair
-        from (
-            select n, image, observer.key_of(fields, key_columns) as key, fields ->> tenant_column as tenant
-            from (
-                select n, image, observer.readable(image) as fields
-                from (
-                    select n, observer.shown(image, hidden) as image
-                    from (
-                        select row_number() over () as n, row_to_json(new_rows.*) as image
-                        from new_rows offset 0
-                    ) whole offset 0
-                ) visible offset 0
-            ) readable offset 0
-        ) row
-    ), pairs as materialized (
-        select
-            o.image as before, o.key as old_key, o.tenant as old_tenant,
-            n.image as after, n.key as new_key, n.tenant as new_tenant,
-            o.image is not null and n.image is not null
-                and o.key is not distinct from n.key
-                and o.tenant is not distinct from n.tenant as same
-        from olds o full join news n on o.pair = n.pair
-    ), events as (
-        select 'd'::"char" as operation, old_key as key, old_tenant as tenant, before, null::json as after
-        from pairs where not same and before is not null
-        union all
-        select
-            case when same then 'u'::"char" else 'i' end, new_key, new_tenant, case when same then before end, after
-        from pairs where after is not null
-    )
-    select
-        (select slot from observer.log_head), observer.hash_of(tenant, entity, key),
-        coalesce(octet_length(before::text), 0) + coalesce(octet_length(after::text), 0),
-        operation, entity, key, tenant, before, after
-    from events;
+    shown := observer.columns(tg_relid, options);
+    if shown is null then<static>;
+    else
+        execute format(<dynamic>, shown) using entity, (options ->> 'key')::text[], options ->> 'tenant', by_key;
+    end if;
     return null;
 end
-$$;
+$log_update$;
+
+    made record;
+begin
+    for made in
+        select * from (values
+            ('log_rows', log_rows, rows, ''), ('log_update', log_update, pairs, ' set enable_nestloop = off')
+        ) as f (name, body, insertion, setting)
+    loop
+        execute format(
+            'create function observer.%s() returns trigger %s as %L', made.name, settings || made.setting,
+            replace(replace(replace(made.body,
+                '<plain>', plain),
+                '<static>', regexp_replace(replace(replace(replace(replace(replace(made.insertion,
+                    '<entity>', 'entity'), '<key>', '(options ->> ''key'')::text[]'),
+                    '<tenant>', 'options ->> ''tenant'''), '<operation>', 'operation'), '<by_key>', 'by_key'),
+                    '<(\w+)>', '\1', 'g')),
+                '<dynamic>', quote_literal(regexp_replace(replace(replace(replace(replace(replace(made.insertion,
+                    '<entity>', '$1'), '<key>', '$2'), '<tenant>', '$3'), '<operation>', '$4'), '<by_key>', '$4'),
+                    '<(\w+)>', '(select %1$s from \1 offset 0)', 'g')))
+        );
+    end loop;
+end
+$make$;
 
 -- A TRUNCATE that reaches several tables of a partition tree is one event: nothing has
 -- happened to the entity since the transaction's last one.
@@ -221,17 +406,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     options json := tg_argv[0];
-    truncated text := tg_table_schema || '.' || tg_table_name;
+    truncated text := observer.entity_of(tg_relid);
 begin
-    if options -> 'partitioned' is not null then
-        truncated := observer.entity_of(tg_relid);
-        if 't' = (
-            select operation from observer.change_log
-            where xid = pg_current_xact_id() and entity = truncated
-            order by id desc limit 1
-        ) then
-            return null;
-        end if;
+    if options -> 'partitioned' is not null and 't' = (
+        select operation from observer.change_log
+        where xid = pg_current_xact_id() and entity = truncated
+        order by id desc limit 1
+    ) then
+        return null;
     end if;
     insert into observer.change_log (slot, hash, size, operation, entity)
     select slot, observer.hash_of(null, truncated, null), 0, 't', truncated from observer.log_head;
@@ -239,163 +421,7 @@ begin
 end
 $$;
 
-create function observer.primary_key(tbl regclass) returns text[]
-language sql stable
-return (
-    select array_agg(a.attname::text order by k.n)
-    from pg_catalog.pg_index i
-    cross join unnest(i.indkey::smallint[]) with ordinality as k (number, n)
-    join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
-    where i.indrelid = tbl and i.indisprimary and k.n <= i.indnkeyatts
-);
-
--- Refuses what cannot be tracked, with what to do instead.
-create function observer.check_trackable(tbl regclass) returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    c pg_class;
-    schema name;
-begin
-    select * into c from pg_class where oid = tbl;
-    select nspname into schema from pg_namespace where oid = c.relnamespace;
-    if c.relkind in ('v', 'm') then
-        raise exception '% is a view and cannot be tracked', tbl
-            using errcode = 'wrong_object_type', hint = 'Track the tables that it reads.';
-    elsif c.relkind = 'f' then
-        raise exception '% is a foreign table and cannot be tracked', tbl
-            using errcode = 'wrong_object_type', hint = 'Track the table in the database that holds it.';
-    elsif c.relkind not in ('r', 'p') then
-        raise exception '% is not a table', tbl using errcode = 'wrong_object_type';
-    elsif c.relpersistence = 't' then
-        raise exception '% is a temporary table and cannot be tracked', tbl using errcode = 'wrong_object_type';
-    elsif schema = 'observer' then
-        raise exception '% belongs to the log itself and cannot be tracked', tbl using errcode = 'wrong_object_type';
-    elsif schema in ('pg_catalog', 'information_schema', 'pg_toast') then
-        raise exception '% is a system table and cannot be tracked', tbl using errcode = 'wrong_object_type';
-    elsif c.relispartition then
-        raise exception '% is a partition and is tracked with its root', tbl
-            using errcode = 'wrong_object_type', hint = format('Track %s.', pg_partition_root(tbl));
-    elsif exists (
-        select 1 from pg_partition_tree(tbl) t join pg_class p on p.oid = t.relid where p.relkind = 'f'
-    ) then
-        raise exception '% has a foreign table as partition and cannot be tracked', tbl
-            using errcode = 'wrong_object_type', hint = 'Detach the foreign table first.';
-    end if;
-end
-$$;
-
-create function observer.check_columns(tbl regclass, key text[], tenant text, exclude text[]) returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    missing text;
-begin
-    if coalesce(cardinality(key), 0) = 0 then
-        raise exception '% has no primary key', tbl
-            using errcode = 'invalid_parameter_value',
-                hint = format('Name the columns that identify a row: select observer.track(%L, key => ''{...}'').', tbl);
-    end if;
-    select name into missing from unnest(key || exclude || array_remove(array[tenant], null)) as name
-    where not exists (
-        select 1 from pg_attribute
-        where attrelid = tbl and attname = name and attnum > 0 and not attisdropped
-    ) limit 1;
-    if found then
-        raise exception '% has no column %', tbl, coalesce(quote_ident(missing), 'NULL')
-            using errcode = 'undefined_column',
-                hint = 'Columns are named as they are, without quotes, upper and lower case as in the table.';
-    end if;
-    if key && exclude or tenant = any (exclude) then
-        raise exception 'a column of the key or the tenant cannot be excluded'
-            using errcode = 'invalid_parameter_value', hint = 'Every event carries both.';
-    end if;
-end
-$$;
-
-create function observer.track(
-    tbl regclass, key text[] default null, tenant text default null, exclude text[] default '{}'
-) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    member regclass;
-    options text;
-begin
-    if tbl is null then
-        raise exception 'no table was named' using errcode = 'null_value_not_allowed';
-    end if;
-    exclude := coalesce(exclude, '{}');
-    perform observer.check_trackable(tbl);
-    key := coalesce(key, observer.primary_key(tbl));
-    perform observer.check_columns(tbl, key, tenant, exclude);
-    -- A statement fires the triggers of the table that it names only, so no event is doubled.
-    for member in select tbl union select relid from pg_partition_tree(tbl) loop
-        options := json_strip_nulls(json_build_object(
-            'key', key::text,
-            'tenant', tenant,
-            'exclude', case when exclude <> '{}' then exclude::text end,
-            'numbers', case when exclude <> '{}' then array(
-                select attnum from pg_attribute where attrelid = member and attname = any (exclude)
-            )::text end,
-            'partitioned', case when exists (select 1 from pg_partition_tree(tbl)) then true end
-        ))::text;
-        execute format(
-            'create or replace trigger observer_insert after insert on %s
-                referencing new table as changed_rows
-                for each statement execute function observer.log_rows(%L)', member, options);
-        execute format(
-            'create or replace trigger observer_update after update on %s
-                referencing old table as old_rows new table as new_rows
-                for each statement execute function observer.log_update(%L)', member, options);
-        execute format(
-            'create or replace trigger observer_delete after delete on %s
-                referencing old table as changed_rows
-                for each statement execute function observer.log_rows(%L)', member, options);
-        execute format(
-            'create or replace trigger observer_truncate after truncate on %s
-                for each statement execute function observer.log_truncate(%L)', member, options);
-    end loop;
-end
-$$;
-
-create function observer.untrack(tbl regclass) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    found_trigger record;
-begin
-    for found_trigger in
-        select t.tgname, t.tgrelid::regclass as member
-        from pg_trigger t join pg_proc p on p.oid = t.tgfoid
-        where t.tgrelid in (select tbl union select relid from pg_partition_tree(tbl))
-            and p.pronamespace = 'observer'::regnamespace and not t.tgisinternal
-    loop
-        execute format('drop trigger %I on %s', found_trigger.tgname, found_trigger.member);
-    end loop;
-end
-$$;
-
-create view observer.tracked as
-select
-    observer.entity_of(tbl) as entity,
-    tbl::regclass as tbl,
-    (options ->> 'key')::text[] as key,
-    options ->> 'tenant' as tenant,
-    coalesce((options ->> 'exclude')::text[], '{}') as exclude
-from (
-    select
-        t.tgrelid as tbl,
-        -- the one argument, without the zero byte that ends it
-        convert_from(substring(t.tgargs for octet_length(t.tgargs) - 1), getdatabaseencoding())::json as options
-    from pg_catalog.pg_trigger t
-    join pg_catalog.pg_class c on c.oid = t.tgrelid
-    where t.tgfoid = 'observer.log_update()'::regprocedure and not c.relispartition
-) triggers;
+revoke all on function observer.log_rows, observer.log_update, observer.log_truncate from public;
 
 -- The transaction draws its xid before the id: the readers' bounds on ids rest on that order,
 -- and an event may be the first thing that a transaction writes.
@@ -411,6 +437,14 @@ begin
     if coalesce(emit.entity, '') = '' then
         raise exception 'an event needs the name of an entity' using errcode = 'invalid_parameter_value';
     end if;
+    if octet_length(emit.entity) > 255 or octet_length(emit.key) > 8192 or octet_length(emit.tenant) > 8192 then
+        raise exception 'the event''s %', case
+                when octet_length(emit.entity) > 255 then 'entity is longer than 255 bytes'
+                when octet_length(emit.key) > 8192 then 'key is longer than 8192 bytes'
+                else 'tenant is longer than 8192 bytes'
+            end
+            using errcode = 'string_data_right_truncation', hint = 'What is long belongs into the payload.';
+    end if;
     perform pg_current_xact_id();
     insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, new)
     select
@@ -422,31 +456,15 @@ begin
 end
 $$;
 
--- The rest only computes or reads the catalog, on behalf of whoever may call these.
-revoke all on function observer.track, observer.untrack, observer.emit from public;
+revoke all on function observer.emit from public;
 
-comment on function observer.track is
-'Logs each change of the table from now on; calling it again changes the options.
-key: columns that identify a row, by default the primary key. tenant: column that names the
-tenant. exclude: columns that never reach the log, also when renamed later.
-Needs the TRIGGER privilege on the table, and waits for the writers that are under way.
-A partitioned table is tracked with all its partitions under its own name; track it again after
-attaching a partition that is written to by its own name. Truncating one partition is an event of
-the whole. Rows of inheritance children are logged under the name of the table that the
-statement names.
-The table may be altered freely. A key column that was dropped or renamed counts as null (all
-rows of the table are then kept in order among each other) and a tenant column as no tenant,
-until the table is tracked again.
-An update is logged even if it changed nothing; one that changes key or tenant is logged as a
-delete and an insert. If a row trigger of the table changes its row by a further statement,
-then that statement''s event comes before that of the statement that fired the trigger; and a
-MERGE that deletes a row and inserts another with the same key logs the insert first.
-Nothing is logged under session_replication_role = replica.';
-comment on function observer.untrack is 'Stops logging changes of the table; what was logged is still delivered.';
+comment on view observer.changed_rows is
+'Stands in for the transition table of a trigger that has none. Empty.';
+comment on view observer.old_rows is 'Like observer.changed_rows.';
+comment on view observer.new_rows is 'Like observer.changed_rows.';
 comment on function observer.emit is
 'Logs a custom event, delivered if the transaction commits; returns its id in the log. A role
 that may only do this needs: grant usage on schema observer, grant execute on function observer.emit.';
-comment on view observer.tracked is 'The tracked tables and their options.';
 comment on table observer.change_log is 'Committed changes and custom events, written by observer.track''s triggers and observer.emit.';
 comment on table observer.log_head is 'The slot of the log that is being written to.';
 comment on table observer.incarnation is 'The log''s name for ever; event ids begin with it.';

@@ -27,8 +27,8 @@ begin
     if keep is null or keep < interval '0' then
         raise exception 'the time to keep events must not be negative' using errcode = 'invalid_parameter_value';
     end if;
-    -- "retain" in hexadecimal: one caller at a time, and the others need not wait.
-    if not pg_try_advisory_xact_lock(x'72657461696e'::bigint) then
+    -- One caller at a time, and the others need not wait.
+    if not observer.try_lock('maintain') then
         return;
     end if;
 
@@ -129,7 +129,7 @@ begin
         raise exception 'a listener resumes at ''beginning'', ''position'' or ''now'''
             using errcode = 'invalid_parameter_value';
     end if;
-    perform pg_advisory_xact_lock(x'726562617365'::bigint);
+    perform observer.lock('rebase');
     perform 1 from observer.checkpoint c where c.listener = rebase.listener for update;
     if not found then
         raise exception 'no listener % has a position in this database', quote_literal(listener)

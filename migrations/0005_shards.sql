@@ -49,7 +49,7 @@ begin
         raise exception 'a listener resumes at ''beginning'', ''position'' or ''now'''
             using errcode = 'invalid_parameter_value';
     end if;
-    perform pg_advisory_xact_lock(x'726562617365'::bigint);
+    perform observer.lock('rebase');
     perform 1 from observer.checkpoint c where c.listener = rebase.listener for update;
     if not found then
         raise exception 'no listener % has a position in this database', quote_literal(listener)

@@ -107,7 +107,7 @@ begin
 
     room := array_fill(null::integer, array[cardinality(known)]);
     if fleet is not null or exists (select from unnest(limits) l where l is not null) then
-        perform pg_advisory_xact_lock(x'6a6f6273'::integer, of_queue);
+        perform observer.lock('job-claim/' || of_queue);
         -- Of a run one job is under way at a time.
         room := array(
             select case when k.most is not null then greatest(k.most - (

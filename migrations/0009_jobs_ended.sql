@@ -18,7 +18,7 @@ declare
 begin
     -- One at a time for each worker: two that each take a part of one lane away would each see
     -- the other's part in the lane still, and neither make the next job ready.
-    perform pg_advisory_xact_lock(x'6a6f6266'::integer, hashtext(of_worker::text));
+    perform observer.lock('job-worker/' || (hashtext(of_worker::text) & 255));
     while start <= last loop
         -- Mostly all are in one slot.
         stop := last;
@@ -210,7 +210,7 @@ as $$
 declare
     held record;
 begin
-    perform pg_advisory_xact_lock(x'6a6f6266'::integer, hashtext(of_worker::text));
+    perform observer.lock('job-worker/' || (hashtext(of_worker::text) & 255));
     select array_agg(h.slot) as slots, array_agg(h.lane) as lanes, array_agg(h.id) as ids into held
     from (
         select j.slot, j.lane, j.id from observer.job j
@@ -303,7 +303,7 @@ declare
     gone record;
     released bigint := 0;
 begin
-    if not pg_try_advisory_xact_lock(x'6a6f6265'::integer, of_queue) then
+    if not observer.try_lock('job-expire/' || of_queue) then
         return 0;
     end if;
     for gone in

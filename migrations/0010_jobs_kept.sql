@@ -40,7 +40,7 @@ declare
     lanes bigint[];
     marked bigint;
 begin
-    perform pg_advisory_xact_lock(x'6a6f6263'::integer, of_queue);
+    perform observer.lock('job-cancel/' || of_queue);
     with gone as (
         delete from observer.job j using (
             select p.slot, p.lane, p.id from observer.job p
@@ -126,7 +126,7 @@ begin
         raise exception 'observer.job_rotate needs the isolation level read committed'
             using errcode = 'invalid_transaction_state';
     end if;
-    if not pg_try_advisory_xact_lock(x'6a6f6272'::integer, 0) then
+    if not observer.try_lock('job-rotate') then
         return;
     end if;
     select h.slot, h.since, h.patience_until > clock_timestamp() as patient into head from observer.job_head h;

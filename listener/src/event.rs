@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 pub struct Event {
     /// Place in the log. Within a window, events are read in the order of this number.
     pub log_id: i64,
-    /// Name for ever, unlike any other event's, also after a restore: `<log incarnation>-<log_id>`.
+    /// Name for ever, unlike any other event's: see [`id`].
     pub id: String,
     /// Non-negative hash of tenant, entity and key, from which the shard follows.
     pub hash: u32,
@@ -34,6 +34,24 @@ pub struct Event {
     /// The row after, for `Insert` and `Update`; the payload of a `Custom` event.
     pub new: Option<Box<RawValue>>,
 }
+
+/// The event's name for ever: `<log incarnation>-<log_id>-<microseconds since 1970 in hexadecimal>`.
+///
+/// The log's number alone would not do: its sequence goes back where a server loses commits that
+/// it did not wait for, in a crash with `synchronous_commit = off` or by promoting a standby that was
+/// behind, and receivers have seen events by then that are no more. The transaction that is given such
+/// a number again began later, however. After a restore, `rebase` renews the incarnation.
+#[must_use]
+pub fn id(incarnation: &str, log_id: i64, occurred_at: DateTime<Utc>) -> String {
+    format!(
+        "{incarnation}-{log_id}-{:x}",
+        occurred_at.timestamp_micros()
+    )
+}
+
+/// The same in SQL, of a row of the log.
+pub const ID_SQL: &str = "(select left(id::text, 8) from observer.incarnation) || '-' || past.id || '-' \
+     || to_hex((extract(epoch from past.occurred_at) * 1000000)::bigint)";
 
 /// An event as receivers see it, in the order of the fields here.
 #[derive(Serialize)]

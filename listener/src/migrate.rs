@@ -1,7 +1,9 @@
 //! Brings the schema `observer` of a database to the version that this program was built with.
 //!
-//! All steps are one transaction under a lock: several programs may start at once, and a
-//! failure leaves the database as it was.
+//! All steps are one transaction that holds the table of steps: several programs may start at once, and
+//! a failure leaves the database as it was.
+
+mod capture_role;
 
 use std::sync::LazyLock;
 
@@ -13,8 +15,14 @@ use crate::database::{pins, session};
 /// Oldest server that works, as `server_version_num` counts.
 const OLDEST_SERVER: i32 = 140_000;
 
-/// Name of the lock, unlike any other's: "observers" in hexadecimal.
-const LOCK: i64 = 0x6f62_7365_7276_6572;
+/// How long to wait for somebody else's migration.
+const PATIENCE: &str = "set local lock_timeout = '5min'";
+
+/// What making something raises that somebody else has made in the meantime: a row, a schema, a table.
+const MADE_BY_OTHERS: [&str; 3] = ["23505", "42P06", "42P07"];
+
+/// How often to begin anew for that.
+const MOST_TRIES: u32 = 10;
 
 /// Privilege missing, as Postgres codes it.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
@@ -22,18 +30,20 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!("../migrations");
     migrator.dangerous_set_table_name("observer.migration");
-    // The transaction's own lock serves, and ends with it whatever happens.
+    // That is an advisory lock, which whoever may connect can hold. The schema's own tables serve.
     migrator.set_locking(false);
     migrator
 });
 
 /// From which version to which a migration went; 0 is a database without the schema.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migrated {
     /// Version before.
     pub from: i64,
     /// Version now.
     pub to: i64,
+    /// What should be changed about the rights that capture runs with.
+    pub advice: Option<String>,
 }
 
 /// Why a database cannot be used as it is.
@@ -42,6 +52,12 @@ pub enum MigrateError {
     /// The server lacks what the log needs.
     #[error("the server is Postgres {0}; version 14 or newer is needed")]
     OldServer(String),
+    /// Texts of the database may have no form that could be sent.
+    #[error(
+        "the database's encoding is {0}, in which texts may hold bytes that stand for nothing: one such row \
+         could never be read; restore it into a database with the encoding UTF8"
+    )]
+    Encoding(String),
     /// The schema is not there.
     #[error("the database has no schema `observer`: run `observer-listener migrate`")]
     Missing,
@@ -100,9 +116,32 @@ pub enum MigrateError {
 /// Makes or renews the schema `observer`; does nothing where it is up to date.
 pub async fn migrate(pool: &PgPool) -> Result<Migrated, MigrateError> {
     let mut connection = pool.acquire().await.map_err(MigrateError::Database)?;
-    match migrate_locked(&mut connection).await {
-        Err(error) => Err(explain(error, &mut connection).await),
-        migrated => migrated,
+    let mut tries = 1;
+    loop {
+        match migrate_locked(&mut connection).await {
+            Err(error) if tries < MOST_TRIES && made_by_others(&error) => tries += 1,
+            Err(error) => return Err(explain(error, &mut connection).await),
+            migrated => return migrated,
+        }
+    }
+}
+
+/// Whether somebody else was first to make the schema, whose steps are to be waited for now.
+fn made_by_others(error: &MigrateError) -> bool {
+    let refused = refused(error).and_then(sqlx::Error::as_database_error);
+    let code = refused.and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| MADE_BY_OTHERS.contains(&&*code))
+}
+
+/// What Postgres or the connection raised.
+const fn refused(error: &MigrateError) -> Option<&sqlx::Error> {
+    use sqlx::migrate::MigrateError as Step;
+    match error {
+        MigrateError::Database(source)
+        | MigrateError::Step(Step::Execute(source) | Step::ExecuteMigration(source, _)) => {
+            Some(source)
+        }
+        _ => None,
     }
 }
 
@@ -149,9 +188,7 @@ async fn migrate_locked(connection: &mut PgConnection) -> Result<Migrated, Migra
         .map_err(MigrateError::Database)?;
     let mut transaction = begin(connection).await?;
     check_server(&mut transaction).await?;
-    sqlx::query("select pg_advisory_xact_lock($1)")
-        .bind(LOCK)
-        .execute(&mut *transaction)
+    lock(&mut transaction)
         .await
         .map_err(MigrateError::Database)?;
     let applied = applied(&mut transaction).await?;
@@ -164,8 +201,25 @@ async fn migrate_locked(connection: &mut PgConnection) -> Result<Migrated, Migra
             .await
             .map_err(MigrateError::Step)?;
     }
+    let advice = capture_role::give(&mut transaction)
+        .await
+        .map_err(MigrateError::Database)?;
     transaction.commit().await.map_err(MigrateError::Database)?;
-    Ok(Migrated { from, to })
+    Ok(Migrated { from, to, advice })
+}
+
+/// Waits until no other migration is under way. Before there is a table of steps, making it does.
+async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(PATIENCE).execute(&mut *connection).await?;
+    let there: bool = sqlx::query_scalar("select to_regclass('observer.migration') is not null")
+        .fetch_one(&mut *connection)
+        .await?;
+    if there {
+        sqlx::query("lock table observer.migration in share row exclusive mode")
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Makes the schema unless somebody with more rights has made it for this user.
@@ -192,14 +246,17 @@ async fn make_schema(connection: &mut PgConnection) -> Result<(), MigrateError> 
 }
 
 async fn check_server(connection: &mut PgConnection) -> Result<(), MigrateError> {
-    let (number, name): (i32, String) = sqlx::query_as(
-        "select current_setting('server_version_num')::int, current_setting('server_version')",
+    let (number, name, encoding): (i32, String, String) = sqlx::query_as(
+        "select current_setting('server_version_num')::int, current_setting('server_version'),
+                current_setting('server_encoding')",
     )
     .fetch_one(connection)
     .await
     .map_err(MigrateError::Database)?;
     if number < OLDEST_SERVER {
         Err(MigrateError::OldServer(name))
+    } else if encoding != "UTF8" {
+        Err(MigrateError::Encoding(encoding))
     } else {
         Ok(())
     }

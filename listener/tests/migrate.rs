@@ -105,8 +105,23 @@ async fn a_user_without_rights_learns_what_to_ask_for() {
     // Either remedy is enough.
     db.run(&format!("create schema observer authorization {role}"))
         .await;
-    migrate(&pool).await.unwrap();
+    let migrated = migrate(&pool).await.unwrap();
     verify(&pool).await.unwrap();
+    let advice = migrated.advice.unwrap();
+    let whose = format!(
+        "capture runs with the rights of {role}, instead of a role that may only add to the log"
+    );
+    assert!(advice.starts_with(&whose), "{advice}");
+    let remedy = format!("create role observer_capture nologin; grant observer_capture to {role}");
+    assert!(advice.contains(&remedy), "{advice}");
+    db.run(&format!(
+        "do $$ begin create role observer_capture nologin; exception when duplicate_object then null; end $$;
+         grant observer_capture to {role}"
+    ))
+    .await;
+    assert_eq!(migrate(&pool).await.unwrap().advice, None);
+    db.run("create table public.t (id int primary key); select observer.track('public.t'); insert into public.t values (1)")
+        .await;
     let identity: i64 = sqlx::query_scalar("select system_identifier from pg_control_system()")
         .fetch_one(&pool)
         .await
@@ -126,4 +141,30 @@ async fn others_than_the_owner_cannot_migrate() {
         assert!(matches!(error, MigrateError::Privilege { .. }), "{error}");
         assert!(error.to_string().contains("owner of the schema"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn databases_whose_texts_may_have_no_form_are_refused() {
+    let db = support::empty_database().await;
+    let name = format!(
+        "{}_ascii",
+        db.value::<String>("select current_database()::text").await
+    );
+    db.run(&format!(
+        "create database {name} encoding 'SQL_ASCII' locale 'C' template template0"
+    ))
+    .await;
+    let url = testkit::database::shared_url(&name).await;
+    let pool = testkit::database::pool(&url).await;
+    let error = migrate(&pool).await.unwrap_err();
+    pool.close().await;
+    db.run(&format!("drop database {name}")).await;
+    assert!(
+        matches!(&error, MigrateError::Encoding(encoding) if encoding == "SQL_ASCII"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("with the encoding UTF8"),
+        "{error}"
+    );
 }

@@ -74,7 +74,7 @@ fn at(start: &Mark) -> Progress {
 
 async fn old_shards(tx: &mut PgConnection, listener: &str) -> Result<Vec<Old>, CheckpointError> {
     // There may be no row yet that could be locked.
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended('observer.checkpoint/' || $1, 0))")
+    sqlx::query("select observer.lock('checkpoint/' || $1)")
         .bind(listener)
         .execute(&mut *tx)
         .await?;

@@ -65,6 +65,9 @@ pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
             migrated.to
         )?;
     }
+    if let Some(advice) = migrated.advice {
+        say!("warning: {advice}")?;
+    }
     Ok(())
 }
 

@@ -74,6 +74,7 @@ fn of_schema(error: &MigrateError) -> &'static str {
         MigrateError::Newer { .. } => "SchemaNewer",
         MigrateError::Changed(_) | MigrateError::Foreign => "SchemaForeign",
         MigrateError::OldServer(_) => "PostgresTooOld",
+        MigrateError::Encoding(_) => "DatabaseEncoding",
         MigrateError::Privilege { .. } => "DatabaseRefused",
         MigrateError::Database(error) => of_database(error),
     }

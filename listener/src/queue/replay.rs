@@ -6,6 +6,7 @@ use crds::config::Operation;
 use sqlx::{PgPool, Row};
 
 use crate::actions::FailureKind;
+use crate::event::ID_SQL;
 use crate::source::log::MAX_EVENT_BYTES;
 
 /// Which past events, and what of them.
@@ -70,7 +71,7 @@ pub async fn ask(
              insert into observer.dead_letter
                  (listener, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
                   old, new, attempts, error_kind, error, redrive_requested_at)
-             select $9, (select left(id::text, 8) from observer.incarnation) || '-' || past.id, past.id, $10, action,
+             select $9, {ID_SQL}, past.id, $10, action,
                     entity, case operation when 'i' then 'Insert' when 'u' then 'Update' when 'd' then 'Delete'
                                            when 't' then 'Truncate' else 'Custom' end,
                     key, tenant, hash, occurred_at, old, new, 0, $11, 'asked for by replay', clock_timestamp()

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::position::{Mark, Window};
 use super::snapshot::SnapshotError;
-use crate::event::Event;
+use crate::event::{self, Event};
 
 /// Most events that a page looks at for a process that owns all shards. One that owns a part looks
 /// at more to find as many of its own, up to [`MOST_LOOKED_AT`].
@@ -260,15 +260,16 @@ impl Log {
         let hash: i32 = row.try_get(1)?;
         let size: i32 = row.try_get(2)?;
         let xid: &str = row.try_get(10)?;
+        let occurred_at = row.try_get(7)?;
         let event = Event {
             log_id,
-            id: format!("{}-{log_id}", self.incarnation),
+            id: event::id(&self.incarnation, log_id, occurred_at),
             hash: hash.unsigned_abs(),
             entity: intern(names, row.try_get(4)?),
             operation: operation(log_id, row.try_get(3)?)?,
             key: row.try_get(5)?,
             tenant: row.try_get(6)?,
-            occurred_at: row.try_get(7)?,
+            occurred_at,
             old: image(row, 8)?,
             new: image(row, 9)?,
         };

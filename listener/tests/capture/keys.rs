@@ -152,3 +152,61 @@ async fn altering_a_tracked_table_never_stops_its_writers() {
         0
     );
 }
+
+#[tokio::test]
+async fn keys_and_tenants_are_the_very_texts_whatever_they_hold() {
+    let db = support::database().await;
+    db.run(
+        r#"create table t (id text primary key, org text, j json); select observer.track('t', tenant => 'org');
+           create table two (a text, b text, j json, primary key (a, b)); select observer.track('two');
+           create table texts (t text);
+           insert into texts values ('C:\users\anna'), (E'a\x01b'), ('au0001b'), ('a\u0001b'), ('\\u0041'), (E'\\\x1f"\n'),
+               ('\\b'), ('é\ud800'), (''), ('null');
+           insert into t select t, t, j from texts, (select '"\u0000 \ud800 \\u0001"'::json) as hostile (j);
+           insert into t select 'beside ' || t, t, null from texts;
+           insert into two select t, t, '{"x": "\u0000"}' from texts"#,
+    )
+    .await;
+    let wrong: i64 = db
+        .value(
+            "select count(*) from observer.change_log l
+             where entity = 'public.t' and not exists (select from t where (t.id, t.org) = (l.key, l.tenant))",
+        )
+        .await;
+    assert_eq!(wrong, 0);
+    let wrong: i64 = db
+        .value(
+            "select count(*) from observer.change_log l where entity = 'public.two'
+                 and not exists (select from two where a = l.key::json ->> 0 and b = l.key::json ->> 1)",
+        )
+        .await;
+    assert_eq!(wrong, 0);
+    assert_eq!(changes(&db).await.len(), 30);
+    // An update finds its row's own, too.
+    db.run("update t set j = null; update two set j = null")
+        .await;
+    let kinds: String = db
+        .value("select string_agg(distinct operation::text, '' order by operation::text) from observer.change_log")
+        .await;
+    assert_eq!(kinds, "iu");
+}
+
+#[tokio::test]
+async fn names_with_dots_and_quotation_marks_are_entities_of_their_own() {
+    let db = support::database().await;
+    db.run(
+        r#"create schema "a.b"; create schema a; create table "a.b".c (id int primary key);
+           create table a."b.c" (id int primary key); create table a."b""c" (id int primary key);
+           select observer.track('"a.b".c'), observer.track('a."b.c"'), observer.track('a."b""c"');
+           insert into "a.b".c values (1); insert into a."b.c" values (1); insert into a."b""c" values (1);
+           update a."b.c" set id = 2; truncate "a.b".c"#,
+    )
+    .await;
+    let entities: String = db
+        .value("select string_agg(operation::text || entity, ' ' order by id) from observer.change_log")
+        .await;
+    assert_eq!(
+        entities,
+        r#"i"a.b".c ia."b.c" ia."b""c" da."b.c" ia."b.c" t"a.b".c"#
+    );
+}

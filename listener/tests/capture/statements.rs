@@ -39,7 +39,8 @@ async fn a_bulk_statement_is_one_insert_into_the_log_and_an_empty_one_none() {
          create function note() returns trigger language plpgsql as
          'begin insert into public.statements select tg_op where exists (select from logged); return null; end';
          create trigger note after insert on observer.change_log referencing new table as logged
-         for each statement execute function note()",
+         for each statement execute function note();
+         grant insert on statements to observer_capture; grant usage on schema public to observer_capture",
     )
     .await;
     db.run("insert into t select g, 'x' from generate_series(1, 1000) g")
@@ -220,4 +221,32 @@ async fn a_custom_event_by_one_who_may_do_no_more() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("permission denied"), "{error}");
+}
+
+#[tokio::test]
+async fn a_custom_event_s_names_have_bounds() {
+    let db = support::database().await;
+    for (arguments, message) in [
+        (
+            "repeat('x', 256)",
+            "the event's entity is longer than 255 bytes",
+        ),
+        (
+            "'e', null, repeat('x', 8193)",
+            "the event's key is longer than 8192 bytes",
+        ),
+        (
+            "'e', null, 'k', repeat('é', 4097)",
+            "the event's tenant is longer than 8192 bytes",
+        ),
+        ("''", "an event needs the name of an entity"),
+    ] {
+        assert_eq!(
+            db.refusal(&format!("select observer.emit({arguments})"))
+                .await,
+            message
+        );
+    }
+    db.run("select observer.emit(repeat('x', 255), null, repeat('x', 8192), repeat('x', 8192))")
+        .await;
 }
