@@ -153,9 +153,9 @@ impl Tally {
         sink: &Sink,
         database: &Database,
         (path, committed): (&str, &BTreeMap<String, i64>),
-        within: Duration,
+        stalled: Duration,
     ) -> Result<()> {
-        let arrived = until("what was committed has arrived", within, async || {
+        let arrived = until("what was committed has arrived", stalled, async || {
             self.count(sink).await?;
             let lost = self.path(path).lost(committed);
             ensure!(lost == 0, "{lost} changes have not arrived");
@@ -186,9 +186,9 @@ impl Tally {
         sink: &Sink,
         database: &Database,
         path: &str,
-        within: Duration,
+        stalled: Duration,
     ) -> Result<()> {
-        self.all_in_order(sink, database, path, within).await?;
+        self.all_in_order(sink, database, path, stalled).await?;
         let repeated = self.path(path).repeated();
         ensure!(repeated == 0, "{repeated} deliveries were repeated");
         Ok(())
@@ -200,11 +200,11 @@ impl Tally {
         sink: &Sink,
         database: &Database,
         path: &str,
-        within: Duration,
+        stalled: Duration,
     ) -> Result<()> {
         let committed = database.committed().await?;
         let arrived = self
-            .arrived(sink, database, (path, &committed), within)
+            .arrived(sink, database, (path, &committed), stalled)
             .await;
         let found = self.path(path);
         let lost = found.lost(&committed);
