@@ -1,5 +1,5 @@
-//! What tests and the demo share: private servers, sinks for deliveries, databases of a test's
-//! own, and waiting for a condition.
+//! What tests and the demo share: private servers, sinks for deliveries and how these are judged,
+//! databases of a test's own, and waiting for a condition.
 //!
 //! Everything listens on the loopback address, keeps its data in a temporary folder, and goes when
 //! its owner does, however that ends.
@@ -28,5 +28,6 @@ pub mod seed;
 pub mod servers;
 #[cfg(feature = "tests")]
 pub mod soak;
+pub mod tally;
 #[cfg(feature = "tests")]
 pub mod wait;

@@ -4,6 +4,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -16,6 +17,12 @@ pub const ENDLESS: Duration = Duration::from_mins(15);
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// The same where a look asks more of the machine than of a process or a database.
+const LONG_PAUSE: Duration = Duration::from_millis(50);
+
+/// Most time that one look of [`until`] may take.
+const LOOK: Duration = Duration::from_mins(1);
 
 /// Most of the time between two looks that counts as waiting. What is beyond it, this process
 /// itself did not get to run, so neither may have those it waits for.
@@ -57,12 +64,49 @@ pub async fn while_progressing_or<T, P: PartialEq>(
     measure: impl AsyncFn() -> Result<T, P>,
     describe: impl AsyncFnOnce() -> String,
 ) -> T {
-    let mut patience = Patience::default();
+    if let Ok(done) = looked(Patience::default(), PAUSE, measure).await {
+        return done;
+    }
+    // What is there is asked of those who may be why there was no end to it.
+    let described = tokio::time::timeout(STALLED, describe()).await;
+    let described = described.unwrap_or_else(|_| "what is there cannot be told".to_owned());
+    panic!("{}: {described}", in_vain(STALLED));
+}
+
+/// Waits until `look` succeeds, as long as the reasons change why it does not, and gives what it
+/// found with the time that it took; fails with `what` was expected and the last reason after
+/// `stalled` without another one. For those who have something to do yet when they have waited in
+/// vain.
+pub async fn until<T>(
+    what: &str,
+    stalled: Duration,
+    mut look: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<(T, Duration)> {
+    let begun = Instant::now();
+    let measure = async || match tokio::time::timeout(LOOK, look()).await {
+        Ok(looked) => looked.map_err(|reason| format!("{reason:#}")),
+        Err(_) => Err(format!("a look took more than {LOOK:?}")),
+    };
+    let found = looked(Patience::of(stalled), LONG_PAUSE, measure).await;
+    let found = found.map_err(|last| {
+        let last = last.unwrap_or_else(|| "no look came to an end".to_owned());
+        anyhow!("{}: {what}. {last}", in_vain(stalled))
+    })?;
+    Ok((found, begun.elapsed()))
+}
+
+/// Looks until `measure` succeeds, as long as what it finds instead changes and there is patience;
+/// fails with what it found last, if any look came to an end.
+async fn looked<T, P: PartialEq>(
+    mut patience: Patience,
+    pause: Duration,
+    mut measure: impl AsyncFnMut() -> Result<T, P>,
+) -> Result<T, Option<P>> {
     let mut last = None;
     loop {
-        // A look that hangs is no progress either.
-        match patience.await_it(measure()).await {
-            Some(Ok(done)) => return done,
+        // A look that hangs is no progress either. In a box, or whoever waits would hold it many times.
+        match patience.await_it(Box::pin(measure())).await {
+            Some(Ok(done)) => return Ok(done),
             Some(Err(now)) if last.as_ref() != Some(&now) => {
                 patience.renew();
                 last = Some(now);
@@ -70,13 +114,14 @@ pub async fn while_progressing_or<T, P: PartialEq>(
             Some(Err(_)) | None => {}
         }
         if !patience.lasts() {
-            // What is there is asked of those who may be why there was no end to it.
-            let described = tokio::time::timeout(STALLED, describe()).await;
-            let described = described.unwrap_or_else(|_| "what is there cannot be told".to_owned());
-            panic!("no progress for {STALLED:?}, or no end to it: {described}");
+            return Err(last);
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
+}
+
+fn in_vain(stalled: Duration) -> String {
+    format!("no progress for {stalled:?}, or no end to it")
 }
 
 /// Waits for `count` of `what`, as long as they become more.
@@ -123,7 +168,8 @@ pub async fn watched<T, F, P: PartialEq>(
             Ok(Err(_)) => return found(&watched.borrow()),
             Err(_) => assert!(
                 patience.lasts(),
-                "no progress for {STALLED:?}, or no end to it: {}",
+                "{}: {}",
+                in_vain(STALLED),
                 describe(&watched.borrow())
             ),
         }
@@ -133,6 +179,8 @@ pub async fn watched<T, F, P: PartialEq>(
 /// How much longer a wait goes on.
 #[derive(Debug)]
 pub struct Patience {
+    /// Longest wait without progress.
+    stalled: Duration,
     left: Duration,
     left_in_all: Duration,
     looked: Instant,
@@ -140,15 +188,21 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self {
-            left: STALLED,
-            left_in_all: ENDLESS,
-            looked: Instant::now(),
-        }
+        Self::of(STALLED)
     }
 }
 
 impl Patience {
+    /// One for waits without progress of up to `stalled`.
+    fn of(stalled: Duration) -> Self {
+        Self {
+            stalled,
+            left: stalled,
+            left_in_all: ENDLESS,
+            looked: Instant::now(),
+        }
+    }
+
     /// Whether to wait on; to be asked at each look.
     pub fn lasts(&mut self) -> bool {
         let now = Instant::now();
@@ -161,7 +215,7 @@ impl Patience {
 
     /// Begins anew, since there was progress; [`ENDLESS`] goes on.
     pub const fn renew(&mut self) {
-        self.left = STALLED;
+        self.left = self.stalled;
     }
 
     /// What the future comes to; `None` where that takes more patience than there is.
@@ -179,114 +233,4 @@ impl Patience {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn slow_progress_is_waited_for() {
-        let begun = Instant::now();
-        let seen = Cell::new(0);
-        amounts_to("steps", 5, async || {
-            tokio::time::sleep(STALLED / 2).await;
-            seen.set(seen.get() + 1);
-            seen.get()
-        })
-        .await;
-        assert!(begun.elapsed() > STALLED * 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "no progress for 120s, or no end to it: 5 steps, stuck at 3")]
-    async fn missing_progress_fails() {
-        amounts_to("steps", 5, async || 3).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "no progress for 120s, or no end to it: rain")]
-    async fn missing_condition_fails() {
-        eventually("rain", async || None::<()>).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "or no end to it: peace")]
-    async fn progress_without_end_fails() {
-        let seen = Cell::new(0);
-        let goes_on = async || {
-            seen.set(seen.get() + 1);
-            Err::<(), u64>(seen.get())
-        };
-        while_progressing_or(goes_on, async || "peace".to_owned()).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "or no end to it: an answer")]
-    async fn a_look_that_hangs_fails() {
-        eventually("an answer", async || {
-            std::future::pending::<Option<()>>().await
-        })
-        .await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_comes_in_the_end_is_waited_for() {
-        let begun = Instant::now();
-        comes("the end", tokio::time::sleep(STALLED / 2)).await;
-        assert_eq!(begun.elapsed(), STALLED / 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "waited 120s in vain: the end")]
-    async fn what_never_comes_fails() {
-        comes("the end", std::future::pending::<()>()).await;
-    }
-
-    /// Looks for the third of three numbers that come with pauses.
-    async fn third(pause: Duration) -> Option<()> {
-        let (send, mut numbers) = watch::channel(0);
-        tokio::spawn(async move {
-            for n in 1..=3 {
-                tokio::time::sleep(pause).await;
-                send.send_replace(n);
-            }
-        });
-        watched(
-            &mut numbers,
-            |n| (*n == 3).then_some(()),
-            |n| *n,
-            |n| format!("3 in place of {n}"),
-        )
-        .await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_watched_is_waited_for_while_it_changes() {
-        assert_eq!(third(STALLED / 2).await, Some(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "or no end to it: 3 in place of 0")]
-    async fn what_is_watched_and_does_not_change_fails() {
-        third(STALLED * 2).await;
-    }
-
-    #[tokio::test]
-    async fn what_nobody_changes_any_more_is_not_waited_for() {
-        let (_, mut nothing) = watch::channel(0);
-        let found = watched(
-            &mut nothing,
-            |n| (*n == 1).then_some(()),
-            |n| *n,
-            |_| String::new(),
-        );
-        assert_eq!(found.await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn time_in_which_nothing_runs_does_not_count() {
-        let mut patience = Patience::default();
-        tokio::time::advance(STALLED * 10).await;
-        assert!(patience.lasts());
-    }
-}
+mod tests;

@@ -1,19 +1,22 @@
 //! Every fault and every change, one after the other at random and some at once. Nothing is lost
 //! and every key stays in order; what comes twice is counted.
 //!
-//! The seed is printed; `OBSERVER_E2E_SEED=N e2e/run chaos` throws the same dice again.
+//! The seed is printed; `OBSERVER_TEST_SEED=N e2e/run chaos` draws the same once more.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
-
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use testkit::seed::{SEED, seed};
 use testkit::soak::rounds;
 
 use super::faults::postgres_signal;
 use super::steps::{RATE, Wanted, divide, names, roll, scale, without_back_off};
 use super::{MAIN, Shop};
-use crate::support::dice::Dice;
 use crate::support::figures::{figure, seconds};
 use crate::support::installation;
 use crate::support::node::{Node, Signal};
@@ -29,14 +32,14 @@ fn events() -> u32 {
 const TRIES: u32 = 5;
 
 /// Time between two of them, in milliseconds.
-const BETWEEN: (u64, u64) = (1_500, 5_000);
+const BETWEEN: RangeInclusive<u64> = 1_500..=5_000;
 
 /// How long a process is paused, in milliseconds: longer than a Lease lasts, or not, and mostly
 /// shorter than the kubelet bears.
-const PAUSED: (u64, u64) = (1_000, 22_000);
+const PAUSED: RangeInclusive<u64> = 1_000..=22_000;
 
 /// How long the API server is away, in milliseconds.
-const AWAY: (u64, u64) = (2_000, 20_000);
+const AWAY: RangeInclusive<u64> = 2_000..=20_000;
 
 /// Longest that one of them may take; without an API server most fail.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -88,7 +91,7 @@ enum Remedy {
 struct Storm<'a> {
     room: &'a Room,
     node: &'a Node,
-    dice: Dice,
+    random: StdRng,
     start: Instant,
     remedies: Vec<(Instant, Remedy)>,
     restarts: usize,
@@ -104,17 +107,16 @@ async fn chaos_loses_nothing_and_keeps_the_order() {
         installation::installed(&room.cluster).await?;
         let node = Node::of(&room.cluster)?;
         let mut shop = Shop::open(room, 3).await?;
-        let dice = Dice::new()?;
+        let seed = seed();
         figure(&format!(
-            "{} of everything at random, under {RATE} rows a second; OBSERVER_E2E_SEED={}:",
+            "{} of everything at random, under {RATE} rows a second; {SEED}={seed}:",
             events(),
-            dice.seed
         ));
         let writer = shop.under_writers(room, &Wanted::of(8, 3)).await?;
         let mut storm = Storm {
             room,
             node: &node,
-            dice,
+            random: StdRng::seed_from_u64(seed),
             start: Instant::now(),
             remedies: Vec::new(),
             restarts: 0,
@@ -150,12 +152,12 @@ impl Storm<'_> {
             if self.happened >= events() {
                 return Ok(());
             }
-            let pause = self.dice.between(BETWEEN.0, BETWEEN.1);
+            let pause = self.random.random_range(BETWEEN);
             let next = Instant::now() + Duration::from_millis(pause);
             self.put_right(Some(next)).await?;
             tokio::time::sleep_until(next.into()).await;
             let events: Vec<Event> = EVENTS.into_iter().filter(|e| self.may(*e)).collect();
-            let event = self.dice.one(&events).context("no events")?;
+            let event = *events.choose(&mut self.random).context("no events")?;
             let done = tokio::time::timeout(PATIENCE, self.happen(event)).await;
             let said = match done {
                 Ok(Ok(said)) => {
@@ -208,11 +210,11 @@ impl Storm<'_> {
         self.remedies.push((Instant::now() + time, remedy));
     }
 
-    /// Draws whatever it needs before anything can fail, so that the same dice fall alike.
+    /// Draws whatever it needs before anything can fail, so that the same seed draws the same.
     async fn happen(&mut self, event: Event) -> Result<String> {
-        let choice = self.dice.between(0, 1_000_000);
-        let paused = Duration::from_millis(self.dice.between(PAUSED.0, PAUSED.1));
-        let away = Duration::from_millis(self.dice.between(AWAY.0, AWAY.1));
+        let choice = self.random.random_range(0..=1_000_000);
+        let paused = Duration::from_millis(self.random.random_range(PAUSED));
+        let away = Duration::from_millis(self.random.random_range(AWAY));
         match event {
             Event::Kill => {
                 let pod = self.pod(choice).await?;

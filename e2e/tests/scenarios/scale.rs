@@ -224,40 +224,41 @@ where
 /// Waits until every listener and observer has a status and a Deployment.
 async fn settled(room: &Room) -> Result<()> {
     let all = ListParams::default();
-    until(
-        "every listener has all that it should have",
-        STEADY,
-        async || {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let listeners = room.api::<ObserverListener>().list(&all).await?.items;
-            let told = listeners.iter().filter(|listener| {
-                let status = listener.status.as_ref();
-                status
-                    .is_some_and(|status| status.bundle.is_some() && status.observers.selected == 1)
-            });
-            let deployments = room.api::<Deployment>().list_metadata(&all).await?.items;
-            let observers = room.api::<Observer>().list(&all).await?.items;
-            let chosen = observers.iter().filter(|observer| {
-                let status = observer.status.as_ref();
-                status.is_some_and(|status| status.listeners.len() == 1)
-            });
-            let (told, chosen, made) = (told.count(), chosen.count(), deployments.len());
-            ensure!(
-                told == LISTENERS && chosen == LISTENERS && made == LISTENERS,
-                "{told} listeners and {chosen} observers have a status, {made} have a Deployment"
-            );
-            Ok(())
-        },
-    )
+    steady("every listener has all that it should have", async || {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let listeners = room.api::<ObserverListener>().list(&all).await?.items;
+        let told = listeners.iter().filter(|listener| {
+            let status = listener.status.as_ref();
+            status.is_some_and(|status| status.bundle.is_some() && status.observers.selected == 1)
+        });
+        let deployments = room.api::<Deployment>().list_metadata(&all).await?.items;
+        let observers = room.api::<Observer>().list(&all).await?.items;
+        let chosen = observers.iter().filter(|observer| {
+            let status = observer.status.as_ref();
+            status.is_some_and(|status| status.listeners.len() == 1)
+        });
+        let (told, chosen, made) = (told.count(), chosen.count(), deployments.len());
+        ensure!(
+            told == LISTENERS && chosen == LISTENERS && made == LISTENERS,
+            "{told} listeners and {chosen} observers have a status, {made} have a Deployment"
+        );
+        Ok(())
+    })
     .await
-    .map(drop)
+}
+
+/// Waits until all of them are as they will stay; fails where that took longer than it may.
+async fn steady(what: &str, look: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    let ((), took) = until(what, STEADY, look).await?;
+    ensure!(took <= STEADY, "{what} only after {}", seconds(took));
+    Ok(())
 }
 
 /// Watches the rest: nobody writes anything but Leases.
 async fn rests(room: &Room) -> Result<()> {
     // Deployments say once, after two minutes, that they do not get on, and so do listeners.
     let deployments = room.api::<Deployment>();
-    until("the cluster has nothing more to say", STEADY, async || {
+    steady("the cluster has nothing more to say", async || {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let all = deployments.list(&ListParams::default()).await?.items;
         let stuck = all.iter().filter(|deployment| {
@@ -302,7 +303,7 @@ async fn all_go(room: &Room) -> Result<()> {
     listeners
         .delete_collection(&DeleteParams::default(), &ListParams::default())
         .await?;
-    until("every listener is gone", STEADY, async || {
+    steady("every listener is gone", async || {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let left = listeners
             .list_metadata(&ListParams::default())

@@ -3,7 +3,6 @@
 
 pub(crate) mod commands;
 pub(crate) mod database;
-pub(crate) mod dice;
 pub(crate) mod figures;
 pub(crate) mod fleet;
 pub(crate) mod forward;

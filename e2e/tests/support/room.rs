@@ -1,10 +1,8 @@
 //! A namespace for one scenario. When the scenario fails, what is in it is written down; then it
 //! is deleted.
 
-use std::collections::hash_map::RandomState;
 use std::fmt::Debug;
 use std::fmt::Write as _;
-use std::hash::{BuildHasher, Hasher};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -60,7 +58,7 @@ pub(crate) async fn scenario(name: &str, play: impl AsyncFnOnce(&Room) -> Result
 impl Room {
     /// Makes a namespace that takes restricted pods only.
     pub(crate) async fn make(cluster: Cluster, name: &str) -> Result<Self> {
-        let suffix = RandomState::new().build_hasher().finish();
+        let suffix: u32 = rand::random();
         let namespace = format!("{name}-{:06x}", suffix & 0xff_ffff);
         make_namespace(&cluster, &namespace).await?;
         Ok(Self {

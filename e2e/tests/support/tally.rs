@@ -1,10 +1,11 @@
 //! What arrived against what was committed: nothing lost, nothing repeated, every key in order.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use observer_e2e::Receipt;
+use testkit::tally::{self, Arrival};
 
 use super::database::Database;
 use super::figures::figure;
@@ -18,7 +19,7 @@ pub(crate) struct Path {
     pub(crate) delivered: u64,
     /// Requests that were answered otherwise.
     pub(crate) refused: u64,
-    /// Deliveries of a change after a later one of the same key.
+    /// Deliveries of a change after a later one of the same key, or once more under another id.
     pub(crate) disordered: u64,
     /// Requests without a right signature.
     pub(crate) unsigned: u64,
@@ -34,7 +35,7 @@ pub(crate) struct Path {
     /// The deliveries of what had been delivered before.
     pub(crate) repeats: Vec<Repeat>,
     ids: HashSet<String>,
-    changes: HashMap<String, BTreeSet<i64>>,
+    changes: tally::Tally<String>,
 }
 
 /// A delivery of what had been delivered before.
@@ -78,12 +79,10 @@ impl Path {
         if let Some(occurred_at) = receipt.occurred_at {
             self.waited = self.waited.max(receipt.arrived_at - occurred_at);
         }
-        if let (Some(key), Some(sequence)) = (receipt.key, receipt.sequence) {
-            let changes = self.changes.entry(key).or_default();
-            if changes.last().is_some_and(|last| *last > sequence) {
-                self.disordered += 1;
-            }
-            changes.insert(sequence);
+        if let (Some(key), Some(sequence)) = (receipt.key, receipt.sequence)
+            && self.changes.arrives(key, sequence) != Arrival::InOrder
+        {
+            self.disordered += 1;
         }
     }
 
@@ -99,23 +98,19 @@ impl Path {
     }
 
     /// How many of the committed changes have not arrived.
-    pub(crate) fn lost(&self, committed: &BTreeMap<String, i64>) -> i64 {
-        let missing = |(key, last): (&String, &i64)| {
-            let arrived = self.changes.get(key);
-            let arrived = arrived.map_or(0, |arrived| arrived.range(..=*last).count());
-            last - i64::try_from(arrived).unwrap_or(i64::MAX)
-        };
-        committed.iter().map(missing).sum()
+    pub(crate) fn lost(&self, committed: &BTreeMap<String, i64>) -> usize {
+        self.missing(committed).count()
     }
 
-    /// A key of which committed changes have not arrived, the first of these, and the last that did.
-    fn missing<'a>(&self, committed: &'a BTreeMap<String, i64>) -> Option<(&'a str, i64, i64)> {
-        let none = BTreeSet::new();
-        committed.iter().find_map(|(key, last)| {
-            let arrived = self.changes.get(key).unwrap_or(&none);
-            let first = (1..=*last).find(|change| !arrived.contains(change))?;
-            Some((key.as_str(), first, arrived.last().copied().unwrap_or(0)))
-        })
+    /// The committed changes that have not arrived, each with its key.
+    fn missing<'a>(
+        &self,
+        committed: &'a BTreeMap<String, i64>,
+    ) -> impl Iterator<Item = (&'a str, i64)> {
+        let all = committed
+            .iter()
+            .map(|(key, last)| (key.as_str(), 1..=*last));
+        self.changes.missing(all)
     }
 }
 
@@ -158,9 +153,9 @@ impl Tally {
         sink: &Sink,
         database: &Database,
         (path, committed): (&str, &BTreeMap<String, i64>),
-        within: Duration,
+        stalled: Duration,
     ) -> Result<()> {
-        let arrived = until("what was committed has arrived", within, async || {
+        let arrived = until("what was committed has arrived", stalled, async || {
             self.count(sink).await?;
             let lost = self.path(path).lost(committed);
             ensure!(lost == 0, "{lost} changes have not arrived");
@@ -170,9 +165,11 @@ impl Tally {
         let Err(error) = arrived else {
             return Ok(());
         };
-        let Some((key, change, latest)) = self.path(path).missing(committed) else {
+        let found = self.path(path);
+        let Some((key, change)) = found.missing(committed).next() else {
             return Err(error);
         };
+        let latest = found.changes.furthest(key).unwrap_or(0);
         let known = match database.traces(key, change).await {
             Ok(known) => known,
             Err(error) => format!("nothing, as the database says: {error:#}"),
@@ -189,9 +186,9 @@ impl Tally {
         sink: &Sink,
         database: &Database,
         path: &str,
-        within: Duration,
+        stalled: Duration,
     ) -> Result<()> {
-        self.all_in_order(sink, database, path, within).await?;
+        self.all_in_order(sink, database, path, stalled).await?;
         let repeated = self.path(path).repeated();
         ensure!(repeated == 0, "{repeated} deliveries were repeated");
         Ok(())
@@ -203,11 +200,11 @@ impl Tally {
         sink: &Sink,
         database: &Database,
         path: &str,
-        within: Duration,
+        stalled: Duration,
     ) -> Result<()> {
         let committed = database.committed().await?;
         let arrived = self
-            .arrived(sink, database, (path, &committed), within)
+            .arrived(sink, database, (path, &committed), stalled)
             .await;
         let found = self.path(path);
         let lost = found.lost(&committed);
@@ -222,7 +219,7 @@ impl Tally {
         arrived?;
         ensure!(
             found.disordered == 0,
-            "{} deliveries came after a later change of their key",
+            "{} deliveries came after a later change of their key, or once more under another id",
             found.disordered
         );
         ensure!(found.unsigned == 0, "{} were not signed", found.unsigned);

@@ -7,6 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use testkit::tally::{self, Arrival};
+
 /// Total above which an order is big, in cents.
 const BIG: i64 = 100_000;
 
@@ -84,8 +86,8 @@ enum Fate {
 pub(super) struct Tally {
     awaited: HashMap<Delivery, Instant>,
     awaited_letters: HashSet<Delivery>,
-    /// Largest revision that an observer was told of an order.
-    told: HashMap<(Observer, i64), i64>,
+    /// The revisions of each order that an observer was told of.
+    told: tally::Tally<(Observer, i64)>,
     latencies: Vec<Duration>,
     so_far: Verdict,
 }
@@ -165,16 +167,13 @@ impl Tally {
     /// A delivery was accepted.
     pub(super) fn arrived(&mut self, delivery: Delivery, at: Instant) {
         let key = (delivery.observer, delivery.order);
-        let told = self.told.get(&key).copied();
         if let Some(committed) = self.awaited.remove(&delivery) {
             self.so_far.arrived += 1;
             self.latencies.push(at.saturating_duration_since(committed));
-            if told.is_some_and(|told| delivery.revision < told) {
+            if self.told.arrives(key, delivery.revision) == Arrival::Late {
                 self.so_far.out_of_order += 1;
-            } else {
-                self.told.insert(key, delivery.revision);
             }
-        } else if told.is_some_and(|told| delivery.revision <= told) {
+        } else if self.told.has(&key, delivery.revision) {
             self.so_far.repeated += 1;
         } else {
             self.so_far.unexpected += 1;
@@ -347,6 +346,11 @@ mod tests {
         let (tally, mut arrivals) = story();
         arrivals.push(delivery(Observer::PaidOrders, 3));
         assert_eq!(told((tally, arrivals)).unexpected, 1);
+        // Though a later change of its order has arrived.
+        let (tally, mut arrivals) = story();
+        arrivals.push(delivery(Observer::PaidOrders, 1));
+        let verdict = told((tally, arrivals));
+        assert_eq!((verdict.unexpected, verdict.repeated), (1, 0));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What receivers must be told of the counters that writers change (see `writers`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use sqlx::PgPool;
 use testkit::http_sink::{Received, Sink};
+use testkit::tally::{Arrival, Tally};
 
-use super::while_progressing_or;
+use super::{while_progressing_or, writers};
 
 /// What the table says each key must have been told: its last value.
 pub(crate) async fn expected(pool: &PgPool) -> BTreeMap<i64, i64> {
@@ -44,19 +46,25 @@ pub(crate) fn accepted(received: &[Received]) -> Vec<Accepted> {
     .collect()
 }
 
-/// Waits until each key has been told this value, or a later one.
+/// The values that each key must have been told of, where this is the last.
+fn changes(expected: &BTreeMap<i64, i64>) -> impl Iterator<Item = (&i64, RangeInclusive<i64>)> {
+    expected.iter().map(|(key, last)| {
+        // All rows but the writers' own were there before the table was tracked.
+        let first = i64::from(*key != writers::OWN);
+        (key, first..=*last)
+    })
+}
+
+/// Waits until each key has been told all of its values up to this one.
 pub(crate) async fn all_told(sink: &Sink, expected: &BTreeMap<i64, i64>) {
     let missing = || {
-        let mut last: BTreeMap<i64, i64> = BTreeMap::new();
+        let mut tally = Tally::default();
         for one in accepted(&sink.received()) {
-            let value = last.entry(one.key).or_default();
-            *value = one.value.max(*value);
+            tally.arrives(one.key, one.value);
         }
-        let behind = expected.iter().filter_map(|(key, value)| {
-            let told = last.get(key).copied().unwrap_or_default();
-            (told < *value).then_some((*key, *value, told))
-        });
-        behind.collect::<Vec<_>>()
+        let missing = tally.missing(changes(expected));
+        let missing = missing.map(|(key, value)| (*key, value, tally.furthest(key)));
+        missing.collect::<Vec<_>>()
     };
     let look = async || {
         if missing().is_empty() {
@@ -66,8 +74,13 @@ pub(crate) async fn all_told(sink: &Sink, expected: &BTreeMap<i64, i64>) {
         }
     };
     while_progressing_or(look, async || {
-        let (missing, counts) = (missing(), sink.counts());
-        format!("keys that were not told their values (key, value, told): {missing:?}; {counts:?}")
+        let (mut missing, counts) = (missing(), sink.counts());
+        let count = missing.len();
+        missing.dedup_by_key(|(key, ..)| *key);
+        format!(
+            "{count} values are missing, the first of each key (key, value, furthest told): {missing:?}; \
+             {counts:?}"
+        )
     })
     .await;
 }
@@ -89,41 +102,44 @@ pub(crate) struct Repeat {
 
 /// Checks order within keys and completeness; returns the repeats.
 pub(crate) fn check(all: &[Accepted], expected: &BTreeMap<i64, i64>) -> Vec<Repeat> {
-    let mut furthest: HashMap<i64, i64> = HashMap::new();
-    let mut first: HashMap<(i64, i64), (&str, Instant)> = HashMap::new();
+    let mut tally = Tally::default();
+    let mut first: HashMap<(i64, i64), &Accepted> = HashMap::new();
     let mut repeats = Vec::new();
     for one in all {
-        // All rows but the writers' own were there before the table was tracked.
-        let most = furthest
-            .entry(one.key)
-            .or_insert(if one.key == 1000 { -1 } else { 0 });
+        let Accepted { key, value, .. } = *one;
         assert!(
-            one.value <= *most + 1,
-            "key {} was told {} after {most}: lost or out of order: {:?}",
-            one.key,
-            one.value,
-            told(all, one.key)
+            expected.get(&key).is_some_and(|last| value <= *last),
+            "key {key} was told {value}, and has no such value: {:?}",
+            told(all, key)
         );
-        if let Some((id, at)) = first.get(&(one.key, one.value)) {
-            assert_eq!(*id, one.id, "a repeat has the same id");
-            repeats.push(Repeat {
-                key: one.key,
-                value: one.value,
-                first: *at,
-            });
-        } else {
-            first.insert((one.key, one.value), (&one.id, one.at));
+        match tally.arrives(key, value) {
+            Arrival::InOrder => {
+                first.insert((key, value), one);
+            }
+            Arrival::Late => panic!(
+                "key {key} was told {value} out of order: {:?}",
+                told(all, key)
+            ),
+            Arrival::Repeated => {
+                let first = first[&(key, value)];
+                assert_eq!(first.id, one.id, "a repeat has the same id");
+                repeats.push(Repeat {
+                    key,
+                    value,
+                    first: first.at,
+                });
+            }
         }
-        *most = one.value.max(*most);
     }
-    for (key, value) in expected {
-        assert_eq!(furthest.get(key).copied().unwrap_or(0), *value, "key {key}");
+    if let Some((key, value)) = tally.missing(changes(expected)).next() {
+        panic!("key {key} was never told {value}: {:?}", told(all, *key));
     }
-    let mut ids: Vec<&str> = first.values().map(|(id, _)| *id).collect();
-    let count = ids.len();
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids.len(), count, "different events have different ids");
+    let ids: BTreeSet<&str> = first.values().map(|one| &*one.id).collect();
+    assert_eq!(
+        ids.len(),
+        first.len(),
+        "different events have different ids"
+    );
     repeats
 }
 

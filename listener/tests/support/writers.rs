@@ -15,6 +15,9 @@ use testkit::wait::Patience;
 /// Rows that the writers share.
 pub(crate) const KEYS: i32 = 40;
 
+/// The row that they add to those.
+pub(crate) const OWN: i64 = 1000;
+
 /// Makes the table of counters, tracked: each change of row `k` adds one to its `v`.
 pub(crate) async fn make_table(pool: &PgPool) {
     pool.execute("create table kv (k int primary key, v int not null)")
@@ -57,9 +60,9 @@ impl Writers {
 async fn hold_open(url: String, stop: Arc<AtomicBool>) {
     let mut connection = connect(&url).await;
     // A crash of the server may be faster.
-    let _begun = connection
-        .execute("insert into kv values (1000, 0); begin; update kv set v = v + 1 where k = 1000")
-        .await;
+    let begin =
+        format!("insert into kv values ({OWN}, 0); begin; update kv set v = v + 1 where k = {OWN}");
+    let _begun = connection.execute(AssertSqlSafe(begin)).await;
     while !stop.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
