@@ -151,9 +151,15 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into observer.mutex (name)
-    select try_lock.mutex where not exists (select from observer.mutex m where m.name = try_lock.mutex)
-    on conflict do nothing;
+    perform from observer.mutex m where m.name = try_lock.mutex for update skip locked;
+    if found then return true; end if;
+    if exists (select from observer.mutex m where m.name = try_lock.mutex) then return false; end if;
+    begin
+        insert into observer.mutex (name) values (try_lock.mutex) on conflict do nothing;
+    exception when lock_not_available then
+        -- Somebody else is the first to have it.
+        return false;
+    end;
     perform from observer.mutex m where m.name = try_lock.mutex for update skip locked;
     return found;
 end

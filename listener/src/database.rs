@@ -95,6 +95,16 @@ pub enum DatabaseError {
         /// The error.
         source: sqlx::Error,
     },
+    /// A pooler gives the transactions of one connection to different sessions.
+    #[error(
+        "Postgres at {at} is behind a pooler that gives each transaction another session (as PgBouncer's \
+         `pool_mode = transaction`): this program's sessions have settings of their own, which others would get. Lead \
+         the database URL to the server itself, or to a pool with `pool_mode = session`"
+    )]
+    Pooled {
+        /// Host and port.
+        at: String,
+    },
     /// The server takes no writes.
     #[error("cannot work with Postgres at {at}: {why}")]
     Unwritable {
@@ -276,7 +286,12 @@ pub async fn connect(
     let deadline = Instant::now() + patience;
     let mut told = false;
     loop {
-        let Err(error) = try_to_connect(&options, access).await else {
+        let tried = match is_pooled(&options).await {
+            Ok(true) => return Err(DatabaseError::Pooled { at }),
+            Ok(false) => try_to_connect(&options, access).await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = tried else {
             return Ok(pool(options, MAX_CONNECTIONS, access));
         };
         if !starting(&error) || Instant::now() >= deadline {
@@ -292,13 +307,38 @@ pub async fn connect(
 
 /// Connects and says goodbye.
 async fn try_to_connect(options: &PgConnectOptions, access: Access) -> Result<(), sqlx::Error> {
-    let trying = async {
+    in_time(async {
         let mut connection = sqlx::PgConnection::connect_with(options).await?;
         session::begin(&mut connection, access).await?;
         // Whether the goodbye arrives does not matter.
         let _ = connection.close().await;
         Ok(())
-    };
+    })
+    .await
+}
+
+/// Whether two connections that are open at once are served by one session, or one by two, as only a
+/// pooler has it that gives sessions to transactions. Nothing is set in them.
+async fn is_pooled(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+    in_time(async {
+        let mut one = sqlx::PgConnection::connect_with(options).await?;
+        // Where there is room for one connection only, others find out.
+        let Ok(mut other) = sqlx::PgConnection::connect_with(options).await else {
+            return Ok(false);
+        };
+        let first = session::number(&mut one).await?;
+        let second = session::number(&mut other).await?;
+        let pooled = first == second || first != session::number(&mut one).await?;
+        let _ = one.close().await;
+        let _ = other.close().await;
+        Ok(pooled)
+    })
+    .await
+}
+
+async fn in_time<T>(
+    trying: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
     let tried = tokio::time::timeout(ACQUIRE_TIMEOUT, trying).await;
     tried.unwrap_or_else(|_| {
         Err(sqlx::Error::Io(std::io::Error::new(

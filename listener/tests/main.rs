@@ -28,6 +28,7 @@ mod migrate;
 mod odd_roles;
 mod order;
 mod poison;
+mod poolers;
 mod read_only;
 mod receivers;
 mod reload;

@@ -188,6 +188,7 @@ impl Postgres {
             )
             .bind(&own.listener)
             .bind(delivery.effect_id())
+            .persistent(false)
             .execute(&mut *tx)
             .await?;
             if new.rows_affected() == 0 {
@@ -195,7 +196,9 @@ impl Postgres {
                 return Ok(());
             }
         }
-        let mut statement = sqlx::query(AssertSqlSafe(self.statement.clone()));
+        // Without a name, which is read anew each time: behind a pooler that gives each transaction a
+        // session, names that one connection gave are another's, or mean another's statement.
+        let mut statement = sqlx::query(AssertSqlSafe(self.statement.clone())).persistent(false);
         for parameter in parameters {
             statement = statement.bind(parameter);
         }

@@ -45,6 +45,7 @@ fn reason(error: &RunError) -> &'static str {
         )
         | RunError::Away(_) => DATABASE_UNREACHABLE,
         RunError::Database(DatabaseError::Full { .. }) => "DatabaseFull",
+        RunError::Database(DatabaseError::Pooled { .. }) => "DatabasePooled",
         RunError::Database(DatabaseError::Refused { .. }) => "DatabaseRefused",
         RunError::Schema(error) => of_schema(error),
         RunError::Log(error) | RunError::Read(ReadError::Log(error)) => of_log(error),

@@ -81,6 +81,13 @@ pub(crate) async fn begin(
     }
 }
 
+/// The number of the server's process, asked for without a statement's name, which behind a pooler may
+/// be anybody's.
+pub(super) async fn number(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    let asked = sqlx::raw_sql("select pg_catalog.pg_backend_pid()");
+    asked.fetch_one(connection).await?.try_get(0)
+}
+
 /// Lets a session write whose role does not by default.
 pub(crate) async fn write_despite_role(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let set = sqlx::raw_sql(WRITE_DESPITE_ROLE);

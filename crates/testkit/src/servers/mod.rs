@@ -7,6 +7,8 @@ mod guardian;
 pub mod kafka;
 #[cfg(feature = "tests")]
 pub mod nats;
+#[cfg(feature = "tests")]
+pub mod pooler;
 pub mod postgres;
 pub mod redis;
 #[cfg(feature = "tests")]
