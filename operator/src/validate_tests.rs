@@ -49,6 +49,8 @@ fn snapshot(observers: Vec<Arc<Observer>>, rivals: Vec<ObserverListener>) -> Sna
     Snapshot {
         observers,
         unreadable: Vec::new(),
+        not_allowed: Vec::new(),
+        labelled: true,
         namespaces: BTreeMap::new(),
         rivals: rivals.into_iter().map(Arc::new).collect(),
         owned: BTreeMap::new(),

@@ -108,7 +108,9 @@ pub struct ObserverListenerSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer_selector: Option<LabelSelector>,
     /// Which namespaces those observers may be in. Left out, they are in the namespace of the
-    /// listener.
+    /// listener. Every other namespace must allow it, by a label that only those who administer
+    /// the cluster may give it: `kubectl label namespace crm
+    /// listeners.observers.fraiseql.dev/shop=allowed` allows listeners of `shop` those of `crm`.
     #[serde(default)]
     pub observer_namespaces: ObserverNamespaces,
     /// How the pods agree on which of them works on which shard.

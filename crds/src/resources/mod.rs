@@ -31,7 +31,8 @@ pub use observer::{Observer, ObserverSpec, ObserverState, On};
 pub use pod_template::PodTemplate;
 pub use queue::{Backend, Queue, RedisServer, Workers};
 pub use selector::{
-    LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces,
+    LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces, consent,
+    consents,
 };
 pub use status::{
     ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus, WorkerCounts,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crds::resources::{NamespacesFrom, Observer, ObserverListener};
+use crds::resources::{NamespacesFrom, Observer, ObserverListener, consents};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Index, identity, owned_key};
@@ -14,6 +14,15 @@ use crate::seen::{Held, PodSeen};
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
+/// What comes of an observer that a listener chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The listener runs it.
+    Selected,
+    /// Its namespace does not let the listener run it.
+    NotAllowed,
+}
+
 /// All that the reconcile of one listener starts from.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -21,7 +30,11 @@ pub struct Snapshot {
     pub observers: Vec<Arc<Observer>>,
     /// Selected ones that cannot be read, with the reason.
     pub unreadable: Vec<(Key, String)>,
-    /// Labels of the namespaces of those observers.
+    /// Those that it would select if their namespaces allowed it. Nothing that they refer to is read.
+    pub not_allowed: Vec<Key>,
+    /// Whether labels of namespaces are known, by which they allow anything.
+    pub labelled: bool,
+    /// Labels of the namespaces of the selected observers.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Other listeners of the same identity.
     pub rivals: Vec<Arc<ObserverListener>>,
@@ -42,6 +55,8 @@ impl Index {
         let mut snapshot = Snapshot {
             observers: Vec::new(),
             unreadable: Vec::new(),
+            not_allowed: Vec::new(),
+            labelled: self.knows_namespaces(),
             namespaces: BTreeMap::new(),
             rivals: self.rivals(key, &identity(key, listener)),
             owned: BTreeMap::new(),
@@ -50,8 +65,13 @@ impl Index {
             terminating: self.terminating(&key.namespace),
         };
         for (observer, held) in self.candidates(key, listener) {
-            if !self.selects(key, listener, observer, held.meta()) {
-                continue;
+            match self.choice(key, listener, observer, held.meta()) {
+                Some(Choice::Selected) => {}
+                Some(Choice::NotAllowed) => {
+                    snapshot.not_allowed.push(observer.clone());
+                    continue;
+                }
+                None => continue,
             }
             match held {
                 Held::Right(right) => snapshot.observers.push(right.clone()),
@@ -102,37 +122,54 @@ impl Index {
             .take_while(move |(observer, _)| !same || observer.namespace == own)
     }
 
-    /// Listeners that select an observer with this metadata.
-    pub(super) fn selecting(&self, observer: &Key, meta: &ObjectMeta) -> Vec<Key> {
+    /// Listeners that choose an observer with this metadata, and what comes of it.
+    pub(super) fn choosing(&self, observer: &Key, meta: &ObjectMeta) -> Vec<(Key, Choice)> {
         self.listeners
             .iter()
-            .filter(|(key, held)| match held {
-                Held::Right(listener) => self.selects(key, listener, observer, meta),
-                Held::Wrong(_) => false,
+            .filter_map(|(key, held)| match held {
+                Held::Right(listener) => {
+                    let choice = self.choice(key, listener, observer, meta)?;
+                    Some((key.clone(), choice))
+                }
+                Held::Wrong(_) => None,
             })
-            .map(|(key, _)| key.clone())
             .collect()
     }
 
-    fn selects(
+    fn choice(
         &self,
         key: &Key,
         listener: &ObserverListener,
         observer: &Key,
         meta: &ObjectMeta,
-    ) -> bool {
+    ) -> Option<Choice> {
         let none = BTreeMap::new();
         let labels = meta.labels.as_ref().unwrap_or(&none);
-        let spec = &listener.spec;
+        let (spec, own) = (&listener.spec, &key.namespace);
         let chosen = spec.observer_selector.as_ref();
-        listener.metadata.deletion_timestamp.is_none()
-            && meta.deletion_timestamp.is_none()
-            && chosen.is_none_or(|selector| selector.matches(labels))
-            && spec.observer_namespaces.contain(
-                &observer.namespace,
-                &self.namespace_labels(&observer.namespace),
-                &key.namespace,
-            )
+        if listener.metadata.deletion_timestamp.is_some()
+            || meta.deletion_timestamp.is_some()
+            || chosen.is_some_and(|selector| !selector.matches(labels))
+        {
+            return None;
+        }
+        let around = self.namespace_labels(&observer.namespace);
+        if !spec
+            .observer_namespaces
+            .contain(&observer.namespace, &around, own)
+        {
+            return None;
+        }
+        Some(if consents(&observer.namespace, &around, own) {
+            Choice::Selected
+        } else {
+            Choice::NotAllowed
+        })
+    }
+
+    /// Whether namespaces are watched, as they are where the operator serves all of them.
+    pub(super) fn knows_namespaces(&self) -> bool {
+        !self.namespaces.is_empty()
     }
 
     /// Where namespaces are not watched, the one label is known that all of them have.

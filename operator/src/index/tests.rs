@@ -128,11 +128,82 @@ fn a_namespace_concerns_those_that_choose_by_its_labels_or_stand_in_it() {
     put(&mut index, observer("b/x", &json!({})));
     let own = index.verdicts(&Key::new("b", "x"));
     assert_eq!(own.len(), 1);
-    let concerned = put(&mut index, namespace("b", &[("team", "web")], false));
+    let labels = [
+        ("listeners.observers.fraiseql.dev/a", "allowed"),
+        ("team", "web"),
+    ];
+    let concerned = put(&mut index, namespace("b", &labels, false));
     assert_eq!(concerned, ["listener a/web"]);
     assert_eq!(index.verdicts(&Key::new("b", "x")).len(), 2);
-    let concerned = put(&mut index, namespace("b", &[("team", "web")], true));
+    let concerned = put(&mut index, namespace("b", &labels, true));
     assert_eq!(concerned, ["listener b/own"]);
+}
+
+#[test]
+fn another_namespace_is_not_reached_without_its_consent() {
+    for spec in [
+        json!({ "from": "All" }),
+        json!({ "from": "Selector", "selector": { "matchLabels": { "team": "web" } } }),
+    ] {
+        let mut index = Index::default();
+        let spec = json!({ "observerNamespaces": spec });
+        let (key, item) = listener("a/web", &spec);
+        let Item::Listener(Held::Right(own)) = &item else {
+            panic!("it is right");
+        };
+        let own = own.clone();
+        index.put(key.clone(), item);
+        put(&mut index, observer("a/own", &json!({})));
+        put(&mut index, observer("b/x", &json!({})));
+        let selected = |index: &Index| -> Vec<Key> {
+            let observers = index.snapshot(&key, &own).observers;
+            observers.iter().map(|one| Key::of(&one.metadata)).collect()
+        };
+        let label = |whose: &str| format!("listeners.observers.fraiseql.dev/{whose}");
+        for labels in [
+            vec![],
+            vec![(label("c"), "allowed")],
+            vec![(label("a"), "no")],
+        ] {
+            let mut labels: Vec<_> = labels.iter().map(|(k, v)| (&**k, *v)).collect();
+            labels.push(("team", "web"));
+            put(&mut index, namespace("b", &labels, false));
+            assert!(
+                !selected(&index).contains(&Key::new("b", "x")),
+                "{labels:?}"
+            );
+            let verdicts = index.verdicts(&Key::new("b", "x"));
+            let [(_, Some(Verdict::NotAllowed { message }))] = &*verdicts else {
+                panic!("{verdicts:?}");
+            };
+            assert!(
+                message.contains(&format!("kubectl label namespace b {}=allowed", label("a"))),
+                "{message}"
+            );
+        }
+        let consent = (&*label("a"), "allowed");
+        let concerned = put(
+            &mut index,
+            namespace("b", &[consent, ("team", "web")], false),
+        );
+        assert_eq!(concerned, ["listener a/web"]);
+        assert!(selected(&index).contains(&Key::new("b", "x")));
+        put(&mut index, namespace("b", &[("team", "web")], false));
+        assert!(!selected(&index).contains(&Key::new("b", "x")));
+    }
+}
+
+#[test]
+fn an_operator_that_knows_no_namespaces_says_so() {
+    let mut index = Index::default();
+    put(&mut index, observer("b/x", &json!({})));
+    let all = json!({ "observerNamespaces": { "from": "All" } });
+    put(&mut index, listener("a/web", &all));
+    let verdicts = index.verdicts(&Key::new("b", "x"));
+    let [(_, Some(Verdict::NotAllowed { message }))] = &*verdicts else {
+        panic!("{verdicts:?}");
+    };
+    assert!(message.contains("cannot see what they allow"), "{message}");
 }
 
 #[test]

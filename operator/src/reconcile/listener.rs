@@ -259,6 +259,7 @@ impl Context {
         };
         memory.short = workers.is_short().then(|| memory.short.unwrap_or_else(now));
         let seen = Seen {
+            namespace: &key.namespace,
             name: &key.name,
             generation: listener.metadata.generation.unwrap_or_default(),
             wanted: spec.replicas,
@@ -329,6 +330,7 @@ impl Context {
             message: wrong.why.clone(),
         };
         let seen = Seen {
+            namespace: &key.namespace,
             name: &key.name,
             generation: wrong.metadata.generation.unwrap_or_default(),
             wanted: 1,
@@ -380,6 +382,7 @@ fn inputs(
         add(&rival.metadata);
     }
     snapshot.unreadable.hash(&mut hasher);
+    (&snapshot.not_allowed, snapshot.labelled).hash(&mut hasher);
     snapshot.namespaces.hash(&mut hasher);
     for secret in secrets {
         (secret, index.secret(secret)).hash(&mut hasher);

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Secret, Service, ServiceAccou
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Resource};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -45,6 +45,7 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         pods_for_jobs_are_apart
         jobs_in_redis_need_one
         what_the_api_server_refuses_is_told
+        another_namespace_must_allow_it
     }
     let mut failures = Vec::new();
     while let Some(ended) = playing.join_next_with_id().await {
@@ -406,6 +407,58 @@ async fn what_the_api_server_refuses_is_told(room: Room) {
         .await;
     room.listener_says("shop", ["Ready", "False", "Starting"])
         .await;
+}
+
+async fn another_namespace_must_allow_it(room: Room) {
+    let other = Room::new(room.client.clone(), "crossed").await;
+    room.database().await;
+    let hidden = "https://hooks.example.com/hidden";
+    other.secret("hook", "url", hidden).await;
+    let labels = json!({ "metadata": { "labels": { "app": "crossing" } } });
+    let hook = json!({ "secretKeyRef": { "name": "hook", "key": "url" } });
+    other.observer("theirs", hook).await;
+    other.edit::<Observer>("theirs", labels).await;
+    let crossing = json!({
+        "observerNamespaces": { "from": "All" },
+        "observerSelector": { "matchLabels": { "app": "crossing" } },
+        "deletionPolicy": "Retain",
+    });
+    room.listener("shop", crossing).await;
+    let said = other
+        .observer_says("theirs", ["Programmed", "False", "NamespaceNotAllowed"])
+        .await;
+    let (own, there) = (&room.namespace, &other.namespace);
+    let label = format!("listeners.observers.fraiseql.dev/{own}");
+    let remedy = format!("kubectl label namespace {there} {label}=allowed");
+    assert!(said.contains(&remedy), "{said}");
+    room.listener_says("shop", ["Degraded", "False", "NamespaceNotAllowed"])
+        .await;
+    let bundle = async || {
+        let bundle: Secret = room.get("shop-listener-bundle").await.unwrap();
+        String::from_utf8(bundle.data.unwrap().remove("bundle.yaml").unwrap().0).unwrap()
+    };
+    assert!(!bundle().await.contains("theirs"), "it is in the bundle");
+    let allow = async |allowed: Option<&str>| {
+        let api: Api<Namespace> = Api::all(room.client.clone());
+        let patch = json!({ "metadata": { "labels": { &label: allowed } } });
+        let patch = Patch::Merge(&patch);
+        api.patch(there, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    };
+    allow(Some("allowed")).await;
+    other
+        .observer_says("theirs", ["Programmed", "False", "Pending"])
+        .await;
+    assert!(bundle().await.contains("theirs"), "it is not in the bundle");
+    allow(None).await;
+    other
+        .observer_says("theirs", ["Programmed", "False", "NamespaceNotAllowed"])
+        .await;
+    until("it is out of the bundle", async || {
+        !bundle().await.contains("theirs")
+    })
+    .await;
 }
 
 async fn events(room: &Room, reason: &str) -> usize {
