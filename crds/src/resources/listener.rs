@@ -99,8 +99,8 @@ pub struct ObserverListenerSpec {
     /// Where changes come from.
     pub source: Source,
     /// The name under which progress and dead letters are kept in the database. Left out, it is
-    /// `namespace/name` of this resource. Give it to move a listener to another namespace or
-    /// cluster and go on where it was. It cannot change.
+    /// `namespace/name` of this resource. Give it to go on where another listener was, which had
+    /// another name. It must begin with the namespace of this resource and `/`, and cannot change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = IDENTITY))]
     pub identity: Option<String>,

@@ -214,15 +214,19 @@ impl Index {
     /// The Deployment of a listener.
     #[must_use]
     pub fn deployment(&self, listener: &Key) -> Option<DeploymentSeen> {
-        let name = owned_key(Kind::Deployment, listener);
-        self.deployments.get(&name).cloned()
+        self.deployment_of(Kind::Deployment, listener)
     }
 
     /// The Deployment of a listener's pods for jobs.
     #[must_use]
     pub fn workers(&self, listener: &Key) -> Option<DeploymentSeen> {
-        let name = owned_key(Kind::Workers, listener);
-        self.deployments.get(&name).cloned()
+        self.deployment_of(Kind::Workers, listener)
+    }
+
+    fn deployment_of(&self, kind: Kind, listener: &Key) -> Option<DeploymentSeen> {
+        let held = self.listeners.get(listener)?;
+        self.own(kind, listener, held.meta())?;
+        self.deployments.get(&owned_key(kind, listener)).cloned()
     }
 
     /// Whether any listener reads a Secret.

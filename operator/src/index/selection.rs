@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::{Index, identity, owned_key};
 use crate::build::Kind;
 use crate::key::Key;
-use crate::seen::{Held, PodSeen};
+use crate::seen::{Held, OwnedSeen, PodSeen};
 
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -38,8 +38,8 @@ pub struct Snapshot {
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Other listeners of the same identity.
     pub rivals: Vec<Arc<ObserverListener>>,
-    /// Versions of its objects.
-    pub owned: BTreeMap<Kind, u64>,
+    /// Its objects. What has their names and is not its own is not among them.
+    pub owned: BTreeMap<Kind, OwnedSeen>,
     /// Its pods.
     pub pods: Vec<(String, PodSeen)>,
     /// Whether there are pods for jobs, which are not among those.
@@ -85,9 +85,8 @@ impl Index {
                 .or_insert_with(|| self.namespace_labels(&observer.namespace));
         }
         for kind in Kind::ALL {
-            let name = owned_key(kind, key);
-            if let Some(seen) = self.owned.get(&(kind.watched(), name)) {
-                snapshot.owned.insert(kind, seen.version);
+            if let Some(seen) = self.own(kind, key, &listener.metadata) {
+                snapshot.owned.insert(kind, seen.clone());
             }
         }
         let pods = self.pods.range(Key::new(&*key.namespace, "")..);
@@ -102,6 +101,12 @@ impl Index {
             }
         }
         snapshot
+    }
+
+    /// An object of a listener, where it is that listener's own.
+    pub(super) fn own(&self, kind: Kind, key: &Key, meta: &ObjectMeta) -> Option<&OwnedSeen> {
+        let seen = self.owned.get(&(kind.watched(), owned_key(kind, key)))?;
+        (meta.uid.as_deref() == Some(&*seen.owner_uid)).then_some(seen)
     }
 
     /// Observers among which a listener chooses.
@@ -185,9 +190,12 @@ impl Index {
         seen.is_some_and(|seen| seen.terminating)
     }
 
+    /// Others of the same identity. It begins with the namespace, so those of other namespaces are
+    /// none, whatever they say.
     pub(super) fn rivals(&self, key: &Key, wanted: &str) -> Vec<Arc<ObserverListener>> {
         self.listeners
-            .iter()
+            .range(Key::new(&*key.namespace, "")..)
+            .take_while(|(other, _)| other.namespace == key.namespace)
             .filter(|(other, _)| *other != key)
             .filter_map(|(other, held)| match held {
                 Held::Right(listener) if identity(other, listener) == wanted => {

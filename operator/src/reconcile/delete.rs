@@ -86,8 +86,8 @@ impl Context {
         };
         let Step::Forget { last } = step(going, now()) else {
             for kind in workloads {
-                if snapshot.owned.contains_key(&kind) {
-                    apply::delete(&self.client, kind, &owned_key(kind, key)).await?;
+                if let Some(seen) = snapshot.owned.get(&kind) {
+                    apply::delete(&self.client, kind, &owned_key(kind, key), &seen.uid).await?;
                 }
             }
             return Ok(None);

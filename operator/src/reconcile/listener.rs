@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::publish::{write_finalizers, write_status};
 use super::{Context, Done, ReconcileError, now};
 use crate::apply;
-use crate::build::{self, Fleet, Kind};
+use crate::build::{self, Built, Fleet, Kind};
 use crate::finalize::FINALIZER;
 use crate::index::{Index, Snapshot, owned_key};
 use crate::key::{Key, Work};
@@ -107,10 +107,10 @@ impl Context {
             concerns.extend(self.ensure_finalizer(key, listener).await?);
             let applied = self.apply_objects(key, listener, &snapshot, memory, bundle);
             match applied.await {
-                Err(ReconcileError::Apply(error)) if error.is_refusal() => {
+                Err(ReconcileError::Apply(error)) if error.refusal().is_some() => {
                     refused = true;
                     planned.bundle = Err(Refused {
-                        reason: "ApplyFailed".to_owned(),
+                        reason: error.refusal().unwrap_or_default().to_owned(),
                         message: error.to_string(),
                     });
                 }
@@ -208,23 +208,25 @@ impl Context {
             wanted.push(fleet.bundle(bundle.text.reveal(), &bundle.hash)?);
         }
         wanted.sort_by_key(|built| built.kind);
-        for built in &wanted {
-            let seen = snapshot.owned.get(&built.kind).copied();
-            if !apply::due(built, &memory.applied, seen) {
-                continue;
-            }
+        let seen = &snapshot.owned;
+        let is_due = |built: &&Built| apply::due(built, &memory.applied, seen.get(&built.kind));
+        let due: Vec<&Built> = wanted.iter().filter(is_due).collect();
+        let (client, namespace) = (&self.client, &key.namespace);
+        let uids = apply::find(client, namespace, &fleet.uid, &due, seen).await?;
+        for built in due {
             let kind = built.kind;
-            let seen =
-                apply::apply(&self.client, &key.namespace, built, &mut memory.applied).await?;
+            let uid = uids.get(&kind).map(String::as_str);
+            let seen = apply::apply(client, namespace, built, uid, &mut memory.applied).await?;
             self.count_write(kind);
             if let Some(seen) = seen {
                 self.index().applied(kind, &owned_key(kind, key), seen);
             }
         }
-        for kind in snapshot.owned.keys().copied() {
+        for (kind, seen) in &snapshot.owned {
+            let kind = *kind;
             let kept = kind == Kind::Secret || wanted.iter().any(|built| built.kind == kind);
             if !kept {
-                apply::delete(&self.client, kind, &owned_key(kind, key)).await?;
+                apply::delete(client, kind, &owned_key(kind, key), &seen.uid).await?;
                 memory.applied.remove(&kind);
                 self.count_write(kind);
             }

@@ -46,6 +46,9 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         jobs_in_redis_need_one
         what_the_api_server_refuses_is_told
         another_namespace_must_allow_it
+        what_others_made_is_left_as_it_is
+        what_is_given_away_is_left_as_it_is
+        an_identity_is_of_its_own_namespace
     }
     let mut failures = Vec::new();
     while let Some(ended) = playing.join_next_with_id().await {
@@ -95,20 +98,13 @@ async fn objects_are_made_and_restored(room: Room) {
     room.edit::<Role>(name, json!({ "rules": [] })).await;
     room.edit::<Deployment>(name, json!({ "spec": { "replicas": 7 } }))
         .await;
-    room.edit::<NetworkPolicy>(name, json!({ "metadata": { "ownerReferences": [] } }))
-        .await;
     until("everything is restored", async || {
         let role: Role = room.get(name).await.unwrap();
         let deployment: Deployment = room.get(name).await.unwrap();
-        let policy: NetworkPolicy = room.get(name).await.unwrap();
         room.get::<Service>(name).await.is_some()
             && room.get::<Secret>("shop-listener-bundle").await.is_some()
             && role.rules.is_some_and(|rules| rules.len() == 2)
             && deployment.spec.unwrap().replicas == Some(2)
-            && policy
-                .metadata
-                .owner_references
-                .is_some_and(|owners| owners.len() == 1)
     })
     .await;
 
@@ -199,7 +195,8 @@ async fn an_observer_is_refused_alone(room: Room) {
 
 async fn of_one_identity_the_younger_is_refused(room: Room) {
     room.database().await;
-    let identity = json!({ "identity": room.namespace.clone(), "deletionPolicy": "Retain" });
+    let identity = format!("{}/orders", room.namespace);
+    let identity = json!({ "identity": identity, "deletionPolicy": "Retain" });
     room.listener("elder", identity.clone()).await;
     room.listener_says("elder", ["Ready", "False", "Starting"])
         .await;
@@ -407,6 +404,69 @@ async fn what_the_api_server_refuses_is_told(room: Room) {
         .await;
     room.listener_says("shop", ["Ready", "False", "Starting"])
         .await;
+}
+
+/// What was there before a listener, as somebody made it, with the operator's label or without.
+async fn what_others_made_is_left_as_it_is(room: Room) {
+    room.database().await;
+    let labels = json!({ "app.kubernetes.io/managed-by": "observer-operator" });
+    let own = json!({ "metadata": { "labels": labels }, "stringData": { "own": "x" } });
+    room.apply::<Secret>("shop-listener-bundle", own).await;
+    let role = json!({ "rules": [{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get"] }] });
+    room.apply::<Role>("shop-listener", role).await;
+    let before = async || {
+        let secret: Secret = room.get("shop-listener-bundle").await.unwrap();
+        let role: Role = room.get("shop-listener").await.unwrap();
+        (secret.metadata, role.metadata)
+    };
+    let was = before().await;
+    room.listener("shop", json!({})).await;
+    let said = room
+        .listener_says("shop", ["Ready", "False", "NameTaken"])
+        .await;
+    assert!(
+        said.contains("Secret shop-listener-bundle") && said.contains("Role shop-listener"),
+        "{said}"
+    );
+    assert!(said.contains("delete or rename it"), "{said}");
+    assert!(events(&room, "NameTaken").await > 0);
+    // Nothing is made before all of it can be.
+    assert!(room.get::<ServiceAccount>("shop-listener").await.is_none());
+    assert!(room.get::<Deployment>("shop-listener").await.is_none());
+    assert_eq!(before().await, was);
+    room.delete::<Role>("shop-listener").await;
+    room.delete::<Secret>("shop-listener-bundle").await;
+    room.listener_says("shop", ["Ready", "False", "Starting"])
+        .await;
+    room.edit::<ObserverListener>("shop", json!({ "spec": { "deletionPolicy": "Retain" } }))
+        .await;
+    room.delete::<ObserverListener>("shop").await;
+    room.gone::<ObserverListener>("shop").await;
+}
+
+async fn what_is_given_away_is_left_as_it_is(room: Room) {
+    room.database().await;
+    room.listener("shop", json!({ "deletionPolicy": "Retain" }))
+        .await;
+    room.listener_says("shop", ["Ready", "False", "Starting"])
+        .await;
+    let nobody = json!({ "metadata": { "ownerReferences": [] } });
+    room.edit::<Service>("shop-listener", nobody).await;
+    room.listener_says("shop", ["Ready", "False", "NameTaken"])
+        .await;
+    room.delete::<ObserverListener>("shop").await;
+    room.gone::<Role>("shop-listener").await;
+    assert!(room.get::<Service>("shop-listener").await.is_some());
+}
+
+async fn an_identity_is_of_its_own_namespace(room: Room) {
+    room.database().await;
+    let identity = json!({ "identity": "elsewhere/shop", "deletionPolicy": "Retain" });
+    room.listener("first", identity).await;
+    let said = room
+        .listener_says("first", ["Ready", "False", "Invalid"])
+        .await;
+    assert!(said.contains("spec.identity"), "{said}");
 }
 
 async fn another_namespace_must_allow_it(room: Room) {
