@@ -9,10 +9,14 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{
+    DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::{Api, Client};
 
-use crate::build::{Built, FIELD_MANAGER, Kind};
+use crate::build::{Built, FIELD_MANAGER, Fleet, Kind, removal, removal_name};
 use crate::key::Key;
 use crate::seen::OwnedSeen;
 
@@ -68,6 +72,17 @@ impl ApplyError {
             Self::Taken(_) => Some("NameTaken"),
             Self::Failed { source, .. } => is_refusal(source).then_some("ApplyFailed"),
         }
+    }
+
+    /// Whether it is refused because its namespace is deleted.
+    #[must_use]
+    pub fn is_namespace_going(&self) -> bool {
+        let Self::Failed { source, .. } = self else {
+            return false;
+        };
+        matches!(&**source, kube::Error::Api(status) if status.details.as_ref().is_some_and(
+            |details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+        ))
     }
 }
 
@@ -187,6 +202,48 @@ pub async fn delete(client: &Client, kind: Kind, key: &Key, uid: &str) -> Result
         Err(source) => {
             let kind = kind.resource().kind;
             Err(ApplyError::failed("delete", &kind, &key.name, source))
+        }
+    }
+}
+
+/// The Job that removes a listener's rows, where it is there and the listener's own.
+pub async fn find_removal(client: &Client, fleet: &Fleet) -> Result<Option<Job>, ApplyError> {
+    let api: Api<Job> = Api::namespaced(client.clone(), &fleet.namespace);
+    let name = removal_name(&fleet.name);
+    let job = api.get_opt(&name).await;
+    let job = job.map_err(|source| ApplyError::failed("read", "Job", &name, source))?;
+    let is_own =
+        |job: &Job| OwnedSeen::of(&job.metadata).is_some_and(|seen| seen.owner_uid == fleet.uid);
+    match job {
+        Some(job) if !is_own(&job) => Err(ApplyError::Taken(vec![format!("Job {name}")])),
+        job => Ok(job),
+    }
+}
+
+/// The pods of that Job.
+pub async fn removal_pods(client: &Client, fleet: &Fleet) -> Result<Vec<Pod>, ApplyError> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &fleet.namespace);
+    let name = removal_name(&fleet.name);
+    let labels = format!("batch.kubernetes.io/job-name={name}");
+    let pods = api.list(&ListParams::default().labels(&labels)).await;
+    let pods =
+        pods.map_err(|source| ApplyError::failed("list the pods of", "Job", &name, source))?;
+    Ok(pods.items)
+}
+
+/// Makes that Job. One that is there by now is looked at next time.
+pub async fn begin_removal(client: &Client, fleet: &Fleet) -> Result<(), ApplyError> {
+    let api: Api<Job> = Api::namespaced(client.clone(), &fleet.namespace);
+    let parameters = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match api.create(&parameters, &removal::build(fleet)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(source) => {
+            let name = removal_name(&fleet.name);
+            Err(ApplyError::failed("make", "Job", &name, source))
         }
     }
 }

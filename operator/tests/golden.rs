@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crds::resources::ObserverListener;
-use observer_operator::build::{Built, Fleet, Kind};
+use observer_operator::build::{Built, Fleet, Kind, removal};
 use serde_json::{Value, json};
 
 /// Set to renew the files.
@@ -91,6 +91,23 @@ fn what_users_add_to_the_pods() {
     }));
     let deployment = built.iter().find(|built| built.kind == Kind::Deployment);
     compare("deployment-with-template.yaml", &deployment.unwrap().object);
+}
+
+#[test]
+fn the_job_that_removes_the_rows_is_a_pod_of_the_listener() {
+    let template = json!({
+        "image": "example.com/mine:2",
+        "imagePullSecrets": [{ "name": "pull" }],
+        "labels": { "team": "shop", "app.kubernetes.io/managed-by": "observer-operator" },
+        "resources": { "limits": { "memory": "1Gi" } },
+        "env": [{ "name": "HTTPS_PROXY", "value": "http://proxy:3128" }],
+        "nodeSelector": { "disk": "fast" },
+        "tolerations": [{ "key": "spot", "operator": "Exists" }],
+        "priorityClassName": "high",
+    });
+    let listener = listener(&json!({ "podTemplate": template }));
+    let job = removal::build(&Fleet::new(&listener, "example.com/observers:1"));
+    compare("job.yaml", &serde_json::to_value(job).unwrap());
 }
 
 #[test]

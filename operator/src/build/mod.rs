@@ -7,7 +7,9 @@
 pub mod bundle_secret;
 pub mod deployment;
 pub mod network_policy;
+mod pod;
 pub mod pod_disruption_budget;
+pub mod removal;
 pub mod role;
 pub mod role_binding;
 pub mod service;
@@ -284,7 +286,8 @@ impl Fleet {
             name: self.name.clone(),
             uid: self.uid.clone(),
             controller: Some(true),
-            block_owner_deletion: Some(true),
+            // What a listener's end still needs must not go before it.
+            block_owner_deletion: None,
         }
     }
 
@@ -341,6 +344,12 @@ pub fn object_name(listener: &str) -> String {
 #[must_use]
 pub fn workers_name(listener: &str) -> String {
     format!("{listener}-workers")
+}
+
+/// Name of the Job that removes a listener's rows when it is deleted.
+#[must_use]
+pub fn removal_name(listener: &str) -> String {
+    format!("{listener}-listener-forget")
 }
 
 /// Name of the Secret with a listener's bundle.

@@ -9,6 +9,7 @@ use crds::resources::{DeletionPolicy, ObserverListener, ObserverListenerStatus};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::delete::Ending;
 use super::publish::{write_finalizers, write_status};
 use super::{Context, Done, ReconcileError, now};
 use crate::apply;
@@ -36,7 +37,8 @@ const FIGURES: Duration = Duration::from_secs(10);
 /// What is kept of a listener between two reconciles.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    applied: apply::Memory,
+    pub(super) applied: apply::Memory,
+    pub(super) ending: Ending,
     reports: Reports,
     free: Free,
     /// Since when fewer pods for jobs are ready than are asked for.
@@ -78,6 +80,7 @@ impl Context {
             Some(Held::Right(listener)) => listener,
         };
         let mut memory = self.memories().remove(key).unwrap_or_default();
+        memory.ending = Ending::default();
         let done = self.run_listener(key, &listener, &mut memory).await;
         self.memories().insert(key.clone(), memory);
         done

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crds::report::{RECEIVER_FAILING, Refusal, StalledShard, Trouble};
 use crds::resources::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Namespace, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -46,6 +47,8 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         jobs_in_redis_need_one
         what_the_api_server_refuses_is_told
         another_namespace_must_allow_it
+        rows_that_stay_are_told_of
+        rows_stay_where_the_name_of_the_job_is_taken
         what_others_made_is_left_as_it_is
         what_is_given_away_is_left_as_it_is
         an_identity_is_of_its_own_namespace
@@ -242,14 +245,63 @@ async fn a_listener_goes_with_all_it_had(room: Room) {
         .await;
     room.delete::<ObserverListener>("shop").await;
     room.gone::<Deployment>("shop-listener").await;
-    // Nothing answers there, so it takes its whole time and then lets go.
-    room.gone::<ObserverListener>("shop").await;
+    // The operator goes nowhere itself.
+    room.gone_by_its_job("shop", "Succeeded", "").await;
     room.gone::<Secret>("shop-listener-bundle").await;
     room.gone::<Role>("shop-listener").await;
     room.gone::<Lease>("shop-shard-0-of-8").await;
     room.gone::<Lease>("gone-shard-0-of-8").await;
+    room.gone::<Job>("shop-listener-forget").await;
     assert!(room.get::<Lease>("own").await.is_some());
+    assert!(events(&room, "RowsRemoved").await > 0);
+}
+
+/// What the Job's pods say is told, and the Job is given up after a few of them. What it needs is made
+/// anew where somebody has deleted it, as a deletion in the foreground does.
+async fn rows_that_stay_are_told_of(room: Room) {
+    room.database().await;
+    room.listener("shop", json!({})).await;
+    until("there is a Deployment", async || {
+        room.get::<Deployment>("shop-listener").await.is_some()
+    })
+    .await;
+    let api: Api<ObserverListener> = room.api();
+    api.delete("shop", &DeleteParams::foreground())
+        .await
+        .unwrap();
+    let said = "error: cannot reach Postgres";
+    room.gone_by_its_job("shop", "Failed", said).await;
+    let api: Api<Event> = room.api();
     assert!(events(&room, "RowsKept").await > 0);
+    let events = api.list(&ListParams::default()).await.unwrap();
+    let kept = events
+        .into_iter()
+        .find(|event| event.reason.as_deref() == Some("RowsKept"));
+    let note = kept.unwrap().message.unwrap();
+    let remedy = format!("observer.forget('{}/shop')", room.namespace);
+    assert!(
+        note.contains("not removed: cannot reach Postgres") && note.contains(&remedy),
+        "{note}"
+    );
+}
+
+/// A Job that is somebody else's is left as it is.
+async fn rows_stay_where_the_name_of_the_job_is_taken(room: Room) {
+    room.database().await;
+    let name = "shop-listener-forget";
+    let container = json!({ "name": "own", "image": "example.com/own" });
+    let pod = json!({ "restartPolicy": "Never", "containers": [container] });
+    let own = json!({ "spec": { "suspend": true, "template": { "spec": pod } } });
+    room.apply::<Job>(name, own).await;
+    room.listener("shop", json!({})).await;
+    until("there is a Deployment", async || {
+        room.get::<Deployment>("shop-listener").await.is_some()
+    })
+    .await;
+    room.delete::<ObserverListener>("shop").await;
+    room.gone::<ObserverListener>("shop").await;
+    assert!(events(&room, "RowsKept").await > 0);
+    assert!(room.get::<Job>(name).await.is_some());
 }
 
 /// The Lease of a shard, as a pod makes it.
