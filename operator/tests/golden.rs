@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crds::resources::ObserverListener;
-use observer_operator::build::{Built, Fleet, Kind, removal};
+use observer_operator::build::{Built, Fleet, Installation, Kind, removal};
 use serde_json::{Value, json};
 
 /// Set to renew the files.
@@ -25,8 +25,16 @@ fn listener(spec: &Value) -> ObserverListener {
     serde_json::from_value(listener).unwrap()
 }
 
+fn installation() -> Installation {
+    Installation {
+        image: "example.com/observers:1".to_owned(),
+        namespace: "observers".to_owned(),
+        metrics_from: [("team".to_owned(), "metrics".to_owned())].into(),
+    }
+}
+
 fn objects(spec: &Value) -> Vec<Built> {
-    Fleet::new(&listener(spec), "example.com/observers:1")
+    Fleet::new(&listener(spec), &installation())
         .objects()
         .unwrap()
 }
@@ -58,7 +66,7 @@ fn every_object_of_a_plain_listener() {
         let kind = built.kind.resource().kind;
         compare(&format!("{}.yaml", kind.to_lowercase()), &built.object);
     }
-    let fleet = Fleet::new(&listener(&json!({})), "example.com/observers:1");
+    let fleet = Fleet::new(&listener(&json!({})), &installation());
     let bundle = fleet.bundle("kind: Observer\n", "c0ffee").unwrap();
     compare("secret.yaml", &bundle.object);
 }
@@ -106,8 +114,28 @@ fn the_job_that_removes_the_rows_is_a_pod_of_the_listener() {
         "priorityClassName": "high",
     });
     let listener = listener(&json!({ "podTemplate": template }));
-    let job = removal::build(&Fleet::new(&listener, "example.com/observers:1"));
+    let job = removal::build(&Fleet::new(&listener, &installation()));
     compare("job.yaml", &serde_json::to_value(job).unwrap());
+}
+
+#[test]
+fn nobody_but_the_operator_reaches_the_pods_where_metrics_are_not_read() {
+    let none = Installation {
+        metrics_from: std::collections::BTreeMap::new(),
+        ..installation()
+    };
+    let built = Fleet::new(&listener(&json!({})), &none).objects().unwrap();
+    let policy = built.iter().find(|built| built.kind == Kind::NetworkPolicy);
+    let rules = policy.unwrap().object["spec"]["ingress"]
+        .as_array()
+        .unwrap();
+    assert_eq!(rules.len(), 1);
+    let peers = rules[0]["from"].as_array().unwrap();
+    assert_eq!(peers.len(), 1);
+    for selector in ["namespaceSelector", "podSelector"] {
+        let labels = peers[0][selector]["matchLabels"].as_object().unwrap();
+        assert_eq!(labels.len(), 1, "{selector}");
+    }
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(super) fn container(
             template
                 .image
                 .clone()
-                .unwrap_or_else(|| fleet.image.clone()),
+                .unwrap_or_else(|| fleet.installation.image.clone()),
         ),
         command: Some(command.map(|part| (*part).to_owned()).collect()),
         env: Some(environment(template, ours)),

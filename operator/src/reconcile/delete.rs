@@ -135,7 +135,7 @@ impl Context {
         snapshot: &Snapshot,
         memory: &mut Memory,
     ) -> Result<Option<Notice>, ReconcileError> {
-        let fleet = Fleet::new(listener, &self.image);
+        let fleet = Fleet::new(listener, &self.installation);
         let Some(job) = apply::find_removal(&self.client, &fleet).await? else {
             return self
                 .begin_removal(key, listener, snapshot, &fleet, memory)

@@ -205,7 +205,7 @@ impl Context {
         memory: &mut Memory,
         bundle: Option<Bundle>,
     ) -> Result<(), ReconcileError> {
-        let fleet = Fleet::new(listener, &self.image);
+        let fleet = Fleet::new(listener, &self.installation);
         let mut wanted = fleet.objects()?;
         if let Some(bundle) = bundle {
             wanted.push(fleet.bundle(bundle.text.reveal(), &bundle.hash)?);
