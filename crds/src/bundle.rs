@@ -142,7 +142,9 @@ pub fn compile(
     if !missing.is_empty() {
         return Err(BundleError::Unresolved(missing));
     }
-    let problems = check(&head, &used, secrets);
+    // What only concerns the pods is to be right too.
+    let whole = document("ObserverListener", listener, &listener.spec);
+    let problems = check(&whole, &used, secrets);
     if !problems.is_empty() {
         return Err(BundleError::Invalid(problems));
     }

@@ -82,9 +82,8 @@ fn what_users_add_to_the_pods() {
             "annotations": { "example.com/scrape": "yes" },
             "resources": { "limits": { "memory": "1Gi" } },
             "env": [
-                { "name": "RUST_LOG", "value": "debug" },
-                { "name": "POD_IP", "value": "127.0.0.1" },
                 { "name": "RUST_LOG", "value": "info" },
+                { "name": "REGION", "valueFrom": { "configMapKeyRef": { "name": "here", "key": "region" } } },
             ],
             "nodeSelector": { "disk": "fast" },
             "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {

@@ -2,7 +2,7 @@
 
 use super::checks::{Checks, Meta};
 use super::report::field;
-use super::{egress, queue};
+use super::{egress, pod_template, queue};
 use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
 use crate::duration::Span;
 use crate::resources::{
@@ -52,6 +52,9 @@ pub(super) fn check(
         );
     }
     check_identity(spec, meta, checks);
+    if let Some(template) = &spec.pod_template {
+        pod_template::check(template, checks);
+    }
     let database_url = database_url(&field(at, "databaseUrl"), &log.database_url, checks);
     let mut config = ListenerConfig {
         namespace: meta.namespace.clone(),

@@ -29,6 +29,7 @@ pub use listener::{
 };
 pub use observer::{Observer, ObserverSpec, ObserverState, On};
 pub use pod_template::PodTemplate;
+pub(crate) use pod_template::{OWN_NAMES, OWN_PREFIX};
 pub use queue::{Backend, Queue, RedisServer, Workers};
 pub use selector::{
     LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces, consent,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crds::resources::PodTemplate;
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EnvVar, PodSecurityContext, PodSpec, ResourceRequirements,
     SeccompProfile, SecurityContext,
@@ -63,7 +62,8 @@ pub(super) fn container(
                 .unwrap_or_else(|| fleet.installation.image.clone()),
         ),
         command: Some(command.map(|part| (*part).to_owned()).collect()),
-        env: Some(environment(template, ours)),
+        // None of the names that users give is one of ours.
+        env: Some(template.env.iter().cloned().chain(ours).collect()),
         resources: Some(template.resources.clone().unwrap_or_else(resources)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -76,21 +76,6 @@ pub(super) fn container(
         }),
         ..Container::default()
     }
-}
-
-/// What the listener needs comes last, and its names are taken from users' variables: the last of
-/// a name wins, and a name stands only once.
-fn environment(template: &PodTemplate, ours: Vec<EnvVar>) -> Vec<EnvVar> {
-    let PodTemplate { env, .. } = template;
-    let mut variables: Vec<EnvVar> = Vec::new();
-    for (index, variable) in env.iter().enumerate() {
-        let named = |other: &EnvVar| other.name == variable.name;
-        if !ours.iter().any(named) && !env[index + 1..].iter().any(named) {
-            variables.push(variable.clone());
-        }
-    }
-    variables.extend(ours);
-    variables
 }
 
 /// A variable with a value of its own.

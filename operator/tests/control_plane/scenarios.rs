@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Secret, Service, ServiceAccou
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -46,6 +46,7 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         pods_for_jobs_are_apart
         jobs_in_redis_need_one
         what_the_api_server_refuses_is_told
+        variables_of_the_operator_are_refused
         another_namespace_must_allow_it
         rows_that_stay_are_told_of
         rows_stay_where_the_name_of_the_job_is_taken
@@ -437,6 +438,56 @@ async fn pods_are_heard(room: Room) {
     room.listener_says("shop", ["Ready", "True", "Delivering"])
         .await;
     assert!(events(&room, "Reloaded").await > 0);
+}
+
+/// Rules of the definitions that only an API server goes by.
+async fn variables_of_the_operator_are_refused(room: Room) {
+    room.database().await;
+    let api: Api<ObserverListener> = room.api();
+    let with = |env: serde_json::Value| -> ObserverListener {
+        let source = json!({ "changeLog": { "databaseUrl": { "value": "postgres://db/shop" } } });
+        serde_json::from_value(json!({
+            "apiVersion": "observers.fraiseql.dev/v1alpha1", "kind": "ObserverListener",
+            "metadata": { "name": "shop" },
+            "spec": { "source": source, "replicas": 0, "podTemplate": {
+                "env": env, "priorityClassName": "high",
+            } },
+        }))
+        .unwrap()
+    };
+    let parameters = PostParams::default();
+    let secret = json!({ "secretKeyRef": { "name": "s", "key": "k" } });
+    for (env, words) in [
+        (
+            json!([{ "name": "OBSERVER_LISTEN", "value": "x" }]),
+            "are set by the operator",
+        ),
+        (
+            json!([{ "name": "POD_NAME", "value": "x" }]),
+            "are set by the operator",
+        ),
+        (
+            json!([{ "name": "A", "value": "x", "valueFrom": secret }]),
+            "not both",
+        ),
+        (
+            json!([{ "name": "A", "value": "x" }, { "name": "A" }]),
+            "Duplicate value",
+        ),
+    ] {
+        let refused = api.create(&parameters, &with(env)).await.unwrap_err();
+        assert!(refused.to_string().contains(words), "{refused}");
+    }
+    let right = json!([{ "name": "A", "value": "x" }, { "name": "B", "valueFrom": secret }]);
+    api.create(&parameters, &with(right)).await.unwrap();
+    until("the pods have it", async || {
+        let deployment: Option<Deployment> = room.get("shop-listener").await;
+        let pod = deployment.and_then(|deployment| deployment.spec?.template.spec);
+        let env = pod.as_ref().and_then(|pod| pod.containers[0].env.as_ref());
+        let has = |name: &str| env.into_iter().flatten().any(|one| one.name == name);
+        has("A") && has("B") && has("POD_NAME")
+    })
+    .await;
 }
 
 async fn what_the_api_server_refuses_is_told(room: Room) {
