@@ -6,17 +6,23 @@ use std::time::Duration;
 use crds::report::{RECEIVER_FAILING, Refusal, StalledShard, Trouble};
 use crds::resources::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event, Namespace, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Event, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Resource};
+use kube::Api;
+use kube::api::{ListParams, PostParams};
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::borders::{
+    an_identity_is_of_its_own_namespace, another_namespace_must_allow_it,
+    what_is_given_away_is_left_as_it_is, what_others_made_is_left_as_it_is,
+};
+use super::ends::{
+    a_listener_goes_with_all_it_had, a_namespace_goes_at_once,
+    rows_stay_where_the_name_of_the_job_is_taken, rows_that_stay_are_told_of,
+};
 use super::plane::Operator;
 use super::pods::{SHARDS, Told, run_pod};
 use super::rest::nothing_is_written_at_rest;
@@ -219,128 +225,6 @@ async fn of_one_identity_the_younger_is_refused(room: Room) {
         .await;
 }
 
-async fn a_listener_goes_with_all_it_had(room: Room) {
-    room.database().await;
-    room.listener("shop", json!({})).await;
-    until("there is a Deployment", async || {
-        room.get::<Deployment>("shop-listener").await.is_some()
-    })
-    .await;
-    let listener: ObserverListener = room.get("shop").await.unwrap();
-    let finalizers = listener.metadata.finalizers.unwrap_or_default();
-    assert_eq!(finalizers, ["observers.fraiseql.dev/rows"]);
-    let uid = listener.metadata.uid.unwrap();
-    lease(&room, "shop-shard-0-of-8", &uid).await;
-    // One of another listener, which is gone, and one of the user's own.
-    lease(
-        &room,
-        "gone-shard-0-of-8",
-        "6c7d5f6e-0000-4000-8000-000000000000",
-    )
-    .await;
-    room.apply::<Lease>("own", json!({ "metadata": { "labels": { "app": "own" } } }))
-        .await;
-    // Nothing says any more where the database is, but what was read before is known.
-    room.delete::<Secret>("db").await;
-    room.listener_says("shop", ["Ready", "False", "SecretMissing"])
-        .await;
-    room.delete::<ObserverListener>("shop").await;
-    room.gone::<Deployment>("shop-listener").await;
-    // The operator goes nowhere itself.
-    room.gone_by_its_job("shop", "Succeeded", "").await;
-    room.gone::<Secret>("shop-listener-bundle").await;
-    room.gone::<Role>("shop-listener").await;
-    room.gone::<Lease>("shop-shard-0-of-8").await;
-    room.gone::<Lease>("gone-shard-0-of-8").await;
-    room.gone::<Job>("shop-listener-forget").await;
-    assert!(room.get::<Lease>("own").await.is_some());
-    assert!(events(&room, "RowsRemoved").await > 0);
-}
-
-/// What the Job's pods say is told, and the Job is given up after a few of them. What it needs is made
-/// anew where somebody has deleted it, as a deletion in the foreground does.
-async fn rows_that_stay_are_told_of(room: Room) {
-    room.database().await;
-    room.listener("shop", json!({})).await;
-    until("there is a Deployment", async || {
-        room.get::<Deployment>("shop-listener").await.is_some()
-    })
-    .await;
-    let api: Api<ObserverListener> = room.api();
-    api.delete("shop", &DeleteParams::foreground())
-        .await
-        .unwrap();
-    let said = "error: cannot reach Postgres";
-    room.gone_by_its_job("shop", "Failed", said).await;
-    let api: Api<Event> = room.api();
-    assert!(events(&room, "RowsKept").await > 0);
-    let events = api.list(&ListParams::default()).await.unwrap();
-    let kept = events
-        .into_iter()
-        .find(|event| event.reason.as_deref() == Some("RowsKept"));
-    let note = kept.unwrap().message.unwrap();
-    let remedy = format!("observer.forget('{}/shop')", room.namespace);
-    assert!(
-        note.contains("not removed: cannot reach Postgres") && note.contains(&remedy),
-        "{note}"
-    );
-}
-
-/// A Job that is somebody else's is left as it is.
-async fn rows_stay_where_the_name_of_the_job_is_taken(room: Room) {
-    room.database().await;
-    let name = "shop-listener-forget";
-    let container = json!({ "name": "own", "image": "example.com/own" });
-    let pod = json!({ "restartPolicy": "Never", "containers": [container] });
-    let own = json!({ "spec": { "suspend": true, "template": { "spec": pod } } });
-    room.apply::<Job>(name, own).await;
-    room.listener("shop", json!({})).await;
-    until("there is a Deployment", async || {
-        room.get::<Deployment>("shop-listener").await.is_some()
-    })
-    .await;
-    room.delete::<ObserverListener>("shop").await;
-    room.gone::<ObserverListener>("shop").await;
-    assert!(events(&room, "RowsKept").await > 0);
-    assert!(room.get::<Job>(name).await.is_some());
-}
-
-/// The Lease of a shard, as a pod makes it.
-async fn lease(room: &Room, name: &str, listener: &str) {
-    let labels = json!({
-        "app.kubernetes.io/name": "observer-listener",
-        "app.kubernetes.io/instance": "shop",
-        "app.kubernetes.io/managed-by": "observer-operator",
-        "observers.fraiseql.dev/lease": "shard",
-    });
-    let owner = json!({
-        "apiVersion": ObserverListener::api_version(&()),
-        "kind": ObserverListener::kind(&()),
-        "name": "shop",
-        "uid": listener,
-    });
-    let meta = json!({ "labels": labels, "ownerReferences": [owner] });
-    room.apply::<Lease>(name, json!({ "metadata": meta })).await;
-}
-
-async fn a_namespace_goes_at_once(room: Room) {
-    room.database().await;
-    room.listener("shop", json!({})).await;
-    room.observer("orders", plain()).await;
-    until("there is a Deployment", async || {
-        room.get::<Deployment>("shop-listener").await.is_some()
-    })
-    .await;
-    let api: Api<Namespace> = Api::all(room.client.clone());
-    api.delete(&room.namespace, &DeleteParams::default())
-        .await
-        .unwrap();
-    until("the namespace is gone", async || {
-        api.get_opt(&room.namespace).await.unwrap().is_none()
-    })
-    .await;
-}
-
 async fn pods_are_heard(room: Room) {
     room.database().await;
     let told = Told::at("127.0.0.2").await;
@@ -509,122 +393,7 @@ async fn what_the_api_server_refuses_is_told(room: Room) {
         .await;
 }
 
-/// What was there before a listener, as somebody made it, with the operator's label or without.
-async fn what_others_made_is_left_as_it_is(room: Room) {
-    room.database().await;
-    let labels = json!({ "app.kubernetes.io/managed-by": "observer-operator" });
-    let own = json!({ "metadata": { "labels": labels }, "stringData": { "own": "x" } });
-    room.apply::<Secret>("shop-listener-bundle", own).await;
-    let role = json!({ "rules": [{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get"] }] });
-    room.apply::<Role>("shop-listener", role).await;
-    let before = async || {
-        let secret: Secret = room.get("shop-listener-bundle").await.unwrap();
-        let role: Role = room.get("shop-listener").await.unwrap();
-        (secret.metadata, role.metadata)
-    };
-    let was = before().await;
-    room.listener("shop", json!({})).await;
-    let said = room
-        .listener_says("shop", ["Ready", "False", "NameTaken"])
-        .await;
-    assert!(
-        said.contains("Secret shop-listener-bundle") && said.contains("Role shop-listener"),
-        "{said}"
-    );
-    assert!(said.contains("delete or rename it"), "{said}");
-    assert!(events(&room, "NameTaken").await > 0);
-    // Nothing is made before all of it can be.
-    assert!(room.get::<ServiceAccount>("shop-listener").await.is_none());
-    assert!(room.get::<Deployment>("shop-listener").await.is_none());
-    assert_eq!(before().await, was);
-    room.delete::<Role>("shop-listener").await;
-    room.delete::<Secret>("shop-listener-bundle").await;
-    room.listener_says("shop", ["Ready", "False", "Starting"])
-        .await;
-    room.edit::<ObserverListener>("shop", json!({ "spec": { "deletionPolicy": "Retain" } }))
-        .await;
-    room.delete::<ObserverListener>("shop").await;
-    room.gone::<ObserverListener>("shop").await;
-}
-
-async fn what_is_given_away_is_left_as_it_is(room: Room) {
-    room.database().await;
-    room.listener("shop", json!({ "deletionPolicy": "Retain" }))
-        .await;
-    room.listener_says("shop", ["Ready", "False", "Starting"])
-        .await;
-    let nobody = json!({ "metadata": { "ownerReferences": [] } });
-    room.edit::<Service>("shop-listener", nobody).await;
-    room.listener_says("shop", ["Ready", "False", "NameTaken"])
-        .await;
-    room.delete::<ObserverListener>("shop").await;
-    room.gone::<Role>("shop-listener").await;
-    assert!(room.get::<Service>("shop-listener").await.is_some());
-}
-
-async fn an_identity_is_of_its_own_namespace(room: Room) {
-    room.database().await;
-    let identity = json!({ "identity": "elsewhere/shop", "deletionPolicy": "Retain" });
-    room.listener("first", identity).await;
-    let said = room
-        .listener_says("first", ["Ready", "False", "Invalid"])
-        .await;
-    assert!(said.contains("spec.identity"), "{said}");
-}
-
-async fn another_namespace_must_allow_it(room: Room) {
-    let other = Room::new(room.client.clone(), "crossed").await;
-    room.database().await;
-    let hidden = "https://hooks.example.com/hidden";
-    other.secret("hook", "url", hidden).await;
-    let labels = json!({ "metadata": { "labels": { "app": "crossing" } } });
-    let hook = json!({ "secretKeyRef": { "name": "hook", "key": "url" } });
-    other.observer("theirs", hook).await;
-    other.edit::<Observer>("theirs", labels).await;
-    let crossing = json!({
-        "observerNamespaces": { "from": "All" },
-        "observerSelector": { "matchLabels": { "app": "crossing" } },
-        "deletionPolicy": "Retain",
-    });
-    room.listener("shop", crossing).await;
-    let said = other
-        .observer_says("theirs", ["Programmed", "False", "NamespaceNotAllowed"])
-        .await;
-    let (own, there) = (&room.namespace, &other.namespace);
-    let label = format!("listeners.observers.fraiseql.dev/{own}");
-    let remedy = format!("kubectl label namespace {there} {label}=allowed");
-    assert!(said.contains(&remedy), "{said}");
-    room.listener_says("shop", ["Degraded", "False", "NamespaceNotAllowed"])
-        .await;
-    let bundle = async || {
-        let bundle: Secret = room.get("shop-listener-bundle").await.unwrap();
-        String::from_utf8(bundle.data.unwrap().remove("bundle.yaml").unwrap().0).unwrap()
-    };
-    assert!(!bundle().await.contains("theirs"), "it is in the bundle");
-    let allow = async |allowed: Option<&str>| {
-        let api: Api<Namespace> = Api::all(room.client.clone());
-        let patch = json!({ "metadata": { "labels": { &label: allowed } } });
-        let patch = Patch::Merge(&patch);
-        api.patch(there, &PatchParams::default(), &patch)
-            .await
-            .unwrap();
-    };
-    allow(Some("allowed")).await;
-    other
-        .observer_says("theirs", ["Programmed", "False", "Pending"])
-        .await;
-    assert!(bundle().await.contains("theirs"), "it is not in the bundle");
-    allow(None).await;
-    other
-        .observer_says("theirs", ["Programmed", "False", "NamespaceNotAllowed"])
-        .await;
-    until("it is out of the bundle", async || {
-        !bundle().await.contains("theirs")
-    })
-    .await;
-}
-
-async fn events(room: &Room, reason: &str) -> usize {
+pub(super) async fn events(room: &Room, reason: &str) -> usize {
     let api: Api<Event> = room.api();
     let look = async || {
         let events = api.list(&ListParams::default()).await.unwrap();
