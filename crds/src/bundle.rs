@@ -93,22 +93,6 @@ pub enum BundleError {
     },
 }
 
-/// Whether a listener selects an observer; `labels` are those of the observer's namespace.
-#[must_use]
-pub fn selects(
-    listener: &ObserverListener,
-    observer: &Observer,
-    labels: Option<&BTreeMap<String, String>>,
-) -> bool {
-    let namespace = observer.namespace().unwrap_or_default();
-    let own = listener.namespace().unwrap_or_default();
-    let spec = &listener.spec;
-    let labels = namespace_labels(&namespace, labels);
-    let chosen = |selector: &crate::resources::LabelSelector| selector.matches(observer.labels());
-    spec.observer_namespaces.contain(&namespace, &labels, &own)
-        && spec.observer_selector.as_ref().is_none_or(chosen)
-}
-
 /// Every secret that the spec of a resource refers to.
 #[must_use]
 pub fn references(namespace: &str, spec: &impl serde::Serialize) -> BTreeSet<Reference> {
@@ -158,7 +142,9 @@ pub fn compile(
     if !missing.is_empty() {
         return Err(BundleError::Unresolved(missing));
     }
-    let problems = check(&head, &used, secrets);
+    // What only concerns the pods is to be right too.
+    let whole = document("ObserverListener", listener, &listener.spec);
+    let problems = check(&whole, &used, secrets);
     if !problems.is_empty() {
         return Err(BundleError::Invalid(problems));
     }

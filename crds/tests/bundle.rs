@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use observer_crds::bundle::{self, BundleError, Namespaces, Outcome, selects};
+use observer_crds::bundle::{self, BundleError, Namespaces, Outcome};
 use observer_crds::config::{
     ActionQueue, Mode, ObserverConfig, Priority, QueueBackend, QueueConfig, Redacted,
 };
@@ -212,40 +212,4 @@ fn a_bundle_that_no_secret_holds_is_refused() {
     let all: Vec<&Observer> = all.iter().collect();
     let made = bundle::compile(&listener(&json!({})), &all, &Namespaces::new(), &secrets);
     assert!(matches!(made, Err(BundleError::TooLarge { .. })));
-}
-
-#[test]
-fn namespaces_are_chosen_as_the_listener_says() {
-    let labels: BTreeMap<String, String> = [("team".to_owned(), "sales".to_owned())].into();
-    let (own, other) = (
-        observer("shop", "a", &json!({})),
-        observer("crm", "a", &json!({})),
-    );
-    let by = |expression: Value| {
-        listener(
-            &json!({"observerNamespaces": {"from": "Selector", "selector": {"matchExpressions": [expression]}}}),
-        )
-    };
-    let name = "kubernetes.io/metadata.name";
-    for (listener, expected) in [
-        (listener(&json!({})), [true, false]),
-        (
-            listener(&json!({"observerNamespaces": {"from": "All"}})),
-            [true, true],
-        ),
-        (
-            by(json!({"key": "team", "operator": "Exists"})),
-            [false, true],
-        ),
-        (
-            by(json!({"key": name, "operator": "In", "values": ["shop"]})),
-            [true, false],
-        ),
-    ] {
-        let found = [
-            selects(&listener, &own, None),
-            selects(&listener, &other, Some(&labels)),
-        ];
-        assert_eq!(found, expected, "{:?}", listener.spec.observer_namespaces);
-    }
 }

@@ -862,3 +862,84 @@ fn yaml_is_read_strictly() {
         "headers.X-A: is an alias of something around it; write it out",
     );
 }
+
+/// Problems of a listener with this in its pod template.
+fn template(template: &str) -> Vec<String> {
+    let text = format!("{LISTENER}  podTemplate: {template}\n---{OBSERVER}");
+    let field = |problem: &String| {
+        let field = problem.strip_prefix("ObserverListener default/shop: spec.podTemplate.");
+        field.unwrap_or(problem).to_owned()
+    };
+    problems(&text).iter().map(field).collect()
+}
+
+#[test]
+fn what_users_add_to_the_pods_is_right_in_itself() {
+    let env = |env: &str| template(&format!("{{env: [{env}]}}"));
+    assert_eq!(template("{priorityClassName: high-1.shop}"), [""; 0]);
+    assert_eq!(
+        env(
+            "{name: A, value: x}, {name: b.c-d, valueFrom: {secretKeyRef: {name: s, key: k}}}, {name: EMPTY}"
+        ),
+        [""; 0]
+    );
+    for class in ["High", "a_b", "-a", "a..b"] {
+        let said = template(&format!("{{priorityClassName: {class}}}"));
+        assert_eq!(said.len(), 1, "{class}: {said:?}");
+        assert!(said[0].starts_with("priorityClassName: "), "{said:?}");
+    }
+    for (variables, expected) in [
+        (
+            "{name: OBSERVER_LISTENER, value: x}",
+            "[0].name: is the operator's to set",
+        ),
+        (
+            "{name: OBSERVER_ANY, value: x}",
+            "[0].name: is the operator's to set",
+        ),
+        (
+            "{name: POD_IP, value: x}",
+            "[0].name: is the operator's to set",
+        ),
+        ("{name: 1A, value: x}", "[0].name: is no name of a variable"),
+        (
+            "{name: 'A B', value: x}",
+            "[0].name: is no name of a variable",
+        ),
+        (
+            "{name: A, value: x}, {name: A, value: z}",
+            "[1].name: is there already",
+        ),
+        (
+            "{name: A, value: x, valueFrom: {secretKeyRef: {name: s, key: k}}}",
+            "[0]: has both",
+        ),
+        (
+            "{name: A, valueFrom: {}}",
+            "[0].valueFrom: must name one source",
+        ),
+    ] {
+        let said = env(variables);
+        assert_eq!(said.len(), 1, "{variables}: {said:?}");
+        let expected = format!("env{expected}");
+        assert!(said[0].starts_with(&expected), "{said:?}");
+    }
+}
+
+#[test]
+fn an_identity_begins_with_the_namespace() {
+    let identity = |namespace: &str, identity: &str| {
+        let text = format!("{LISTENER}  identity: {identity}\n---{OBSERVER}");
+        problems(&text.replace("{name: ", &format!("{{namespace: {namespace}, name: ")))
+    };
+    assert_eq!(identity("shop", "shop/orders"), [""; 0]);
+    for foreign in ["other/shop", "shop", "shops/shop", "default/shop"] {
+        assert_eq!(
+            identity("shop", foreign),
+            [
+                "ObserverListener shop/shop: spec.identity: must begin with the listener's namespace, as `shop/shop` does"
+            ],
+            "{foreign}"
+        );
+    }
+}

@@ -87,6 +87,36 @@ async fn a_process_that_was_killed_on_this_machine_is_not_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_known_to_be_gone_is_forgotten_whatever_looks_alive() {
+    let db = database().await;
+    let forget = [
+        "forget",
+        "--yes",
+        "--gone",
+        "--listener",
+        "shop",
+        "--database-url",
+        &db.url,
+    ];
+    let said = command(&forget).await.ok();
+    assert!(said.contains("0 rows removed"), "{said}");
+    db.run(
+        "insert into observer.checkpoint (listener, shard, shards, epoch, holder, from_floor, from_snapshot, from_ceiling,
+             system_identifier, database_oid)
+         values ('default/shop', 0, 1, 1, 'shop-0_uid_1', 0, '3:3:', 0, 1, 1)",
+    )
+    .await;
+    let said = command(&forget).await.ok();
+    assert!(said.contains("1 row removed"), "{said}");
+    // Nothing was ever kept where there is no schema.
+    db.run("drop schema observer cascade").await;
+    let said = command(&forget).await.ok();
+    assert!(said.contains("0 rows removed"), "{said}");
+    let ended = command(&["forget", "--gone", "--database-url", &db.url]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.said());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_listener_of_a_cluster_is_known_by_its_checkpoints_and_its_jobs() {
     let db = database().await;
     let forget = [

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use crds::resources::{Observer, ObserverListener};
 use kube::CustomResourceExt;
+use observer_operator::build::Installation;
 use observer_operator::controller::CONCURRENCY;
 use observer_operator::probe::probe;
 use observer_operator::run::{self, Settings};
@@ -64,6 +65,16 @@ struct RunArgs {
     /// Image of listeners that name none
     #[arg(long, value_name = "IMAGE", env = "OBSERVER_LISTENER_IMAGE")]
     image: String,
+    /// Labels of the namespaces from which the metrics of listeners are read, as NAME=VALUE with
+    /// commas between them; nothing else but the operator reaches their pods
+    #[arg(
+        long,
+        value_name = "LABELS",
+        value_delimiter = ',',
+        value_parser = label,
+        env = "OBSERVER_METRICS_FROM"
+    )]
+    metrics_from: Vec<(String, String)>,
     /// Where to answer /healthz, /readyz and /metrics
     #[arg(
         long,
@@ -75,7 +86,7 @@ struct RunArgs {
     /// Whether to wait for the Lease `observer-operator`, so that one of several operators works
     #[arg(long, value_enum, default_value_t, env = "OBSERVER_LEADER_ELECTION")]
     leader_election: LeaderElection,
-    /// Namespace of that Lease
+    /// Namespace of this pod, and of that Lease
     #[arg(
         long,
         value_name = "NAME",
@@ -99,6 +110,20 @@ struct RunArgs {
     concurrency: usize,
 }
 
+/// A label, as `name=value`. Nothing at all is none, as an empty environment variable is.
+fn label(text: &str) -> Result<(String, String), String> {
+    let fits = |(name, value): (&str, &str)| {
+        (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
+    };
+    match text {
+        "" => Ok(Default::default()),
+        text => text
+            .split_once('=')
+            .and_then(fits)
+            .ok_or_else(|| "write NAME=VALUE".to_owned()),
+    }
+}
+
 /// Whether several operators agree on one that works.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum LeaderElection {
@@ -117,7 +142,15 @@ impl RunArgs {
                 .into_iter()
                 .filter(|namespace| !namespace.is_empty())
                 .collect(),
-            image: self.image,
+            installation: Installation {
+                image: self.image,
+                namespace: self.lease_namespace.clone(),
+                metrics_from: self
+                    .metrics_from
+                    .into_iter()
+                    .filter(|(name, _)| !name.is_empty())
+                    .collect(),
+            },
             listen: self.listen,
             lease_namespace: (self.leader_election == LeaderElection::Lease)
                 .then_some(self.lease_namespace),
@@ -186,5 +219,37 @@ fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+    use super::*;
+
+    fn metrics_from(given: &str) -> Result<Vec<(String, String)>, clap::Error> {
+        let line = ["o", "run", "--image", "i", "--metrics-from", given];
+        let Command::Run(args) = Cli::try_parse_from(line)?.command else {
+            panic!("it is `run`");
+        };
+        let labels = args.settings().installation.metrics_from;
+        Ok(labels.into_iter().collect())
+    }
+
+    #[test]
+    fn labels_are_read_from_one_text() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(metrics_from("").unwrap(), []);
+        assert_eq!(
+            metrics_from("kubernetes.io/metadata.name=monitoring,team=").unwrap(),
+            [
+                pair("kubernetes.io/metadata.name", "monitoring"),
+                pair("team", ""),
+            ]
+        );
+        for wrong in ["monitoring", "=x"] {
+            assert!(metrics_from(wrong).is_err(), "{wrong}");
+        }
     }
 }

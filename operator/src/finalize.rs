@@ -1,240 +1,195 @@
 //! What happens before a deleted listener may go: its progress and dead letters are removed from
 //! the database, because a listener that is gone would hold back the removal of old events for ever.
 //!
-//! A deletion never hangs on a database: it is bounded in time, and tried once only where the
-//! namespace goes too or nothing says where the database is. Then the rows stay, and an Event says so.
+//! A Job in the listener's namespace does that, once the pods have stopped. The operator connects to
+//! no database: its URL is a user's, and may name anything.
+//!
+//! A deletion never hangs: the pods have a while to stop, and the Job has few tries and a bounded
+//! time. All of that counts from what this operator has done itself, so one that was away for long
+//! does not give up before it has tried. Rows that stay are told of by an Event.
 
 use std::time::Duration;
 
-use crds::config::Redacted;
-use k8s_openapi::jiff::Timestamp;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::build::removal::DEADLINE;
 
 /// Keeps a listener until its rows are gone.
 pub const FINALIZER: &str = "observers.fraiseql.dev/rows";
 
-/// How long a deletion may wait for the rows to go.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-/// How much of that the pods may take to stop.
+/// How long the pods may take to stop.
 const PODS_PATIENCE: Duration = Duration::from_secs(45);
 
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the Job may be without an end: its own deadline, and a while for who keeps it.
+const JOB_PATIENCE: Duration = DEADLINE.saturating_add(Duration::from_mins(1));
 
-/// How long the removal may take.
-const FORGET_TIMEOUT: Duration = Duration::from_secs(15);
+/// Tries to make the Job where the API server refuses it.
+const TRIES: u32 = 5;
 
-/// Between two looks at pods that stop, and the first wait after a failure.
-pub const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks.
+pub const PAUSE: Duration = Duration::from_secs(2);
 
-/// The schema or the function is not there: `invalid_schema_name`, `undefined_function`.
-const NOTHING_KEPT: [&str; 2] = ["3F000", "42883"];
+/// Most bytes of what a pod said that are passed on.
+const MAX_WHY: usize = 400;
 
-/// Parameters of a URL that may be repeated to the driver: it logs others that it does not know,
-/// and any may hold a secret.
-const PARAMETERS: [&str; 8] = [
-    "sslmode", "ssl-mode", "host", "hostaddr", "port", "dbname", "user", "password",
-];
-
-/// What there is to do for a listener that is being deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Look again after [`PAUSE`]: its pods are still at work.
-    Wait,
-    /// Remove the rows. The last try lets go whatever comes of it.
-    Forget {
-        /// Whether there is no other.
-        last: bool,
-    },
-}
-
-/// What the deletion of a listener waits for.
-#[derive(Clone, Copy, Debug)]
-pub struct Going {
-    /// Since when it is being deleted.
-    pub since: Timestamp,
-    /// Whether pods of it are left, or its Deployment.
-    pub pods: bool,
-    /// Whether its namespace goes too.
-    pub terminating: bool,
-    /// Whether it is known where the database is.
-    pub url: bool,
-}
-
-/// Decides what to do next. Pods that work would write rows anew.
+/// Whether to wait for the pods of a listener, which may still be at work and would write rows anew.
+/// `lasts` says for how long it has been known to be deleted.
 #[must_use]
-pub fn step(going: Going, now: Timestamp) -> Step {
-    let lasts = now.duration_since(going.since);
-    let longer = |bound: Duration| lasts.is_positive() && lasts.unsigned_abs() >= bound;
-    if going.pods && !longer(PODS_PATIENCE) {
-        return Step::Wait;
-    }
-    Step::Forget {
-        last: going.terminating || !going.url || longer(PATIENCE),
-    }
+pub fn waits_for_pods(lasts: Duration, pods: bool) -> bool {
+    pods && lasts < PODS_PATIENCE
 }
 
-/// Why rows could not be removed. No message holds the URL.
-#[derive(Debug, thiserror::Error)]
-pub enum ForgetError {
-    /// Nothing says where the database is.
-    #[error("the Secret with the URL of the database is gone")]
-    NoUrl,
-    /// The URL is none.
-    #[error("the URL of the database cannot be read")]
-    Url,
-    /// The database cannot be reached or refuses.
-    #[error("the database refuses: {0}")]
-    Database(#[from] sqlx::Error),
-    /// The database does not answer.
-    #[error("the database does not answer within {} s", .0.as_secs())]
-    Late(Duration),
+/// Whether a Job that has neither ended nor failed for so long is given up.
+#[must_use]
+pub fn is_late(lasts: Duration) -> bool {
+    lasts >= JOB_PATIENCE
 }
 
-/// Removes what is kept under an identity by a listener in a namespace. Answers how many rows that
-/// were.
-pub async fn forget(
-    url: Option<&Redacted>,
-    namespace: &str,
-    identity: &str,
-) -> Result<i64, ForgetError> {
-    let options = options(url.ok_or(ForgetError::NoUrl)?, namespace)?;
-    let connecting = sqlx::PgConnection::connect_with(&options);
-    let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-        .await
-        .map_err(|_| ForgetError::Late(CONNECT_TIMEOUT))??;
-    let query = sqlx::query_scalar::<_, i64>("select observer.forget($1)")
-        .bind(identity)
-        .persistent(false)
-        .fetch_one(&mut connection);
-    let rows = tokio::time::timeout(FORGET_TIMEOUT, query)
-        .await
-        .map_err(|_| ForgetError::Late(FORGET_TIMEOUT))?;
-    // Whether the goodbye arrives does not matter.
-    let _ = tokio::time::timeout(PAUSE, connection.close()).await;
-    match rows {
-        Err(sqlx::Error::Database(error))
-            if error
-                .code()
-                .is_some_and(|code| NOTHING_KEPT.contains(&&*code)) =>
-        {
-            Ok(0)
-        }
-        other => Ok(other?),
-    }
+/// Whether there is another try to make the Job after so many that were refused.
+#[must_use]
+pub fn is_last_try(tries: u32) -> bool {
+    tries >= TRIES
 }
 
-fn options(url: &Redacted, namespace: &str) -> Result<PgConnectOptions, ForgetError> {
-    let mut url = url::Url::parse(url.reveal()).map_err(|_| ForgetError::Url)?;
-    if !matches!(url.scheme(), "postgres" | "postgresql") {
-        return Err(ForgetError::Url);
-    }
-    let kept: Vec<(String, String)> = url
-        .query_pairs()
-        .filter(|(name, _)| PARAMETERS.contains(&&**name))
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect();
-    if let Some(name) = url
-        .host_str()
-        .and_then(|host| seen_from_here(host, namespace))
-    {
-        url.set_host(Some(&name)).map_err(|_| ForgetError::Url)?;
-    }
-    url.set_query(None);
-    if !kept.is_empty() {
-        url.query_pairs_mut().extend_pairs(kept);
-    }
-    let options = PgConnectOptions::from_url(&url).map_err(|_| ForgetError::Url)?;
-    Ok(options
-        .application_name("observer-operator")
-        .disable_statement_logging())
+/// What came of the Job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Nothing yet.
+    UnderWay,
+    /// The rows are gone.
+    Done,
+    /// They are not, and why.
+    Failed(String),
 }
 
-/// What the operator must call a Service that the pods of a namespace know by its name alone.
-fn seen_from_here(host: &str, namespace: &str) -> Option<String> {
-    let is_service = !host.contains(['.', ':', '%']) && host != "localhost";
-    is_service.then(|| format!("{host}.{namespace}.svc"))
+/// What came of the Job, given why its pods do not get on.
+#[must_use]
+pub fn removal(job: &Job, why: Option<&str>) -> Removal {
+    let conditions = job.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let holds = |type_: &str| {
+        let mut conditions = conditions.into_iter().flatten();
+        conditions.find(|found| found.type_ == type_ && found.status == "True")
+    };
+    if holds("Complete").is_some() {
+        return Removal::Done;
+    }
+    let Some(failed) = holds("Failed") else {
+        return Removal::UnderWay;
+    };
+    let said = failed.message.as_deref().unwrap_or("the Job failed");
+    Removal::Failed(why.unwrap_or(said).to_owned())
+}
+
+/// Why the pods of the Job do not get on, in the words of the last of them or of its node.
+#[must_use]
+pub fn why(pods: &[Pod]) -> Option<String> {
+    let mut pods: Vec<&Pod> = pods.iter().collect();
+    pods.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
+    pods.into_iter()
+        .rev()
+        .find_map(|pod| {
+            let status = pod.status.as_ref()?;
+            let state = status
+                .container_statuses
+                .as_ref()?
+                .first()?
+                .state
+                .as_ref()?;
+            if let Some(waiting) = &state.waiting {
+                let reason = waiting.reason.as_deref()?;
+                let begins = matches!(reason, "ContainerCreating" | "PodInitializing");
+                return (!begins).then(|| format!("its pod does not run: {reason}"));
+            }
+            let ended = state
+                .terminated
+                .as_ref()
+                .filter(|ended| ended.exit_code != 0)?;
+            let lines = ended.message.as_deref().unwrap_or_default().lines();
+            let last = lines.rev().find(|line| !line.trim().is_empty());
+            let last = last.or(ended.reason.as_deref())?.trim();
+            Some(last.strip_prefix("error: ").unwrap_or(last).to_owned())
+        })
+        .map(|mut why| {
+            why.truncate(why.floor_char_boundary(MAX_WHY));
+            why
+        })
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
-    fn a_service_of_the_namespace_is_called_by_its_longer_name() {
-        assert_eq!(seen_from_here("pg", "shop").as_deref(), Some("pg.shop.svc"));
-        for same in [
-            "pg.shop",
-            "db.example.com",
-            "10.0.0.1",
-            "[::1]",
-            "localhost",
-            "%2Frun",
-        ] {
-            assert_eq!(seen_from_here(same, "shop"), None, "{same}");
-        }
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH)
-    }
-
-    fn going(pods: bool, terminating: bool, url: bool) -> Going {
-        Going {
-            since: at(100),
-            pods,
-            terminating,
-            url,
-        }
-    }
-
-    #[test]
     fn pods_stop_first_for_a_while() {
-        assert_eq!(step(going(true, false, true), at(100)), Step::Wait);
-        assert_eq!(step(going(true, true, false), at(144)), Step::Wait);
-        assert_eq!(
-            step(going(true, false, true), at(145)),
-            Step::Forget { last: false }
-        );
-        assert_eq!(
-            step(going(false, false, true), at(101)),
-            Step::Forget { last: false }
-        );
+        let waits = |seconds, pods| waits_for_pods(Duration::from_secs(seconds), pods);
+        assert!(waits(0, true) && waits(44, true));
+        assert!(!waits(45, true) && !waits(0, false));
     }
 
     #[test]
-    fn it_is_tried_for_a_minute_or_once() {
-        assert_eq!(
-            step(going(false, false, true), at(160)),
-            Step::Forget { last: true }
-        );
-        for (terminating, url) in [(true, true), (false, false)] {
-            assert_eq!(
-                step(going(false, terminating, url), at(101)),
-                Step::Forget { last: true }
-            );
+    fn nothing_is_given_up_before_it_has_been_tried() {
+        assert!(!is_late(Duration::ZERO) && !is_late(DEADLINE));
+        assert!(is_late(JOB_PATIENCE));
+        assert!(!is_last_try(1) && is_last_try(TRIES));
+    }
+
+    fn job(conditions: &Value) -> Job {
+        serde_json::from_value(json!({ "status": { "conditions": conditions } })).unwrap()
+    }
+
+    #[test]
+    fn a_job_ends_well_or_with_a_reason() {
+        let condition =
+            |type_| json!([{ "type": type_, "status": "True", "message": "too many tries" }]);
+        assert_eq!(removal(&Job::default(), None), Removal::UnderWay);
+        // What is on its way to its end has not ended.
+        let target = job(&condition("FailureTarget"));
+        assert_eq!(removal(&target, None), Removal::UnderWay);
+        assert_eq!(removal(&job(&condition("Complete")), None), Removal::Done);
+        let failed = job(&condition("Failed"));
+        for (why, expected) in [(None, "too many tries"), (Some("refused"), "refused")] {
+            assert_eq!(removal(&failed, why), Removal::Failed(expected.to_owned()));
         }
     }
 
-    #[test]
-    fn a_clock_that_is_behind_does_not_cut_it_short() {
-        assert_eq!(
-            step(going(false, false, true), at(0)),
-            Step::Forget { last: false }
-        );
+    fn pod(second: u32, state: &Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": { "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z") },
+            "status": { "containerStatuses": [{
+                "name": "forget", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": state,
+            }] },
+        }))
+        .unwrap()
     }
 
-    #[tokio::test]
-    async fn a_url_that_is_none_is_not_shown() {
-        let url = Redacted::new("postgres//user:hidden@db");
-        let error = forget(Some(&url), "shop", "shop/shop")
-            .await
-            .map_err(|error| error.to_string());
+    #[test]
+    fn the_last_pod_says_why_in_its_last_words() {
+        let ended = |message: &str| json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": message } });
+        let old = pod(1, &ended("error: cannot reach Postgres\n"));
+        assert_eq!(why(&[]), None);
         assert_eq!(
-            error,
-            Err("the URL of the database cannot be read".to_owned())
+            why(std::slice::from_ref(&old)).as_deref(),
+            Some("cannot reach Postgres")
         );
+        let new = pod(2, &ended("{\"level\":\"INFO\"}\nerror: it refuses\n\n"));
+        assert_eq!(why(&[new, old.clone()]).as_deref(), Some("it refuses"));
+        let killed = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+        assert_eq!(why(&[pod(3, &killed)]).as_deref(), Some("OOMKilled"));
+        let waiting = |reason: &str| pod(4, &json!({ "waiting": { "reason": reason } }));
+        let pulls = why(&[waiting("ImagePullBackOff"), old.clone()]);
+        assert_eq!(
+            pulls.as_deref(),
+            Some("its pod does not run: ImagePullBackOff")
+        );
+        let begins = why(&[waiting("ContainerCreating"), old]);
+        assert_eq!(begins.as_deref(), Some("cannot reach Postgres"));
+        let long = why(&[pod(5, &ended(&"ä".repeat(999)))]).unwrap();
+        assert!(long.len() <= MAX_WHY);
     }
 }

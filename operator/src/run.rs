@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
 
 use crate::api::{self, Sources};
-use crate::build::FIELD_MANAGER;
+use crate::build::{FIELD_MANAGER, Installation};
 use crate::controller;
 use crate::index::Index;
 use crate::key::Work;
@@ -32,8 +32,8 @@ const LEASE: &str = "observer-operator";
 pub struct Settings {
     /// Namespaces to work in; all where none is given.
     pub namespaces: Vec<String>,
-    /// Image of listeners that name none.
-    pub image: String,
+    /// What goes into the objects of every listener.
+    pub installation: Installation,
     /// Where to answer HTTP.
     pub listen: SocketAddr,
     /// Namespace of the Lease; no Lease is needed without.
@@ -153,8 +153,8 @@ async fn work(
         changes,
     };
     let instance = Some(settings.pod_name.clone());
-    let image = settings.image.clone();
-    let context = Context::new(client.clone(), index, image, instance, metrics.clone())?;
+    let given = settings.installation.clone();
+    let context = Context::new(client.clone(), index, given, instance, metrics.clone())?;
     let mut watches = Watches::start(client, &settings.namespaces, &sink);
     let listed = tokio::select! {
         () = stop.cancelled() => None,

@@ -180,6 +180,10 @@ impl SecretSeen {
 pub struct OwnedSeen {
     /// The listener.
     pub owner: Key,
+    /// The listener's uid: another one may have had its name.
+    pub owner_uid: String,
+    /// The object's own uid.
+    pub uid: String,
     /// A digest of everything about it that the operator may have set.
     pub version: u64,
 }
@@ -207,6 +211,8 @@ impl OwnedSeen {
         }
         Some(Self {
             owner: Key::new(meta.namespace.as_deref()?, &*owner.name),
+            owner_uid: owner.uid.clone(),
+            uid: meta.uid.clone().unwrap_or_default(),
             version: hasher.finish(),
         })
     }

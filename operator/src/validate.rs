@@ -71,6 +71,10 @@ pub fn plan(
         .iter()
         .map(|observer| (Key::of(&observer.metadata), None))
         .collect();
+    for observer in &snapshot.not_allowed {
+        let verdict = Verdict::not_allowed(key, observer, snapshot.labelled);
+        observers.insert(observer.clone(), Some(verdict));
+    }
     for (observer, why) in &snapshot.unreadable {
         let message = why.clone();
         observers.insert(observer.clone(), Some(Verdict::Invalid { message }));

@@ -49,6 +49,8 @@ fn snapshot(observers: Vec<Arc<Observer>>, rivals: Vec<ObserverListener>) -> Sna
     Snapshot {
         observers,
         unreadable: Vec::new(),
+        not_allowed: Vec::new(),
+        labelled: true,
         namespaces: BTreeMap::new(),
         rivals: rivals.into_iter().map(Arc::new).collect(),
         owned: BTreeMap::new(),
@@ -121,36 +123,58 @@ fn without_its_own_secret_a_listener_is_refused() {
 
 #[test]
 fn of_two_with_one_identity_on_one_database_the_younger_is_refused() {
-    let (elder, younger) = (
-        listener("a", "x", Some("orders"), OLD),
-        listener("b", "x", Some("orders"), NEW),
-    );
-    let secrets: SecretValues = [
-        secret("a", URL),
-        secret("b", "postgres://other@DB.example.com:5432/shop"),
-    ]
-    .into();
-    let reason = |listener: &ObserverListener, rival: &ObserverListener, secrets| {
+    let of = |name: &str, url: &str, created: &str| {
+        let mut listener = listener("a", name, Some("a/orders"), created);
+        let source = &mut listener.spec.source.change_log.database_url;
+        source.secret_key_ref = None;
+        source.value = Some(url.to_owned());
+        listener
+    };
+    let same = "postgres://other@DB.example.com:5432/shop";
+    let (elder, younger) = (of("x", URL, OLD), of("w", same, NEW));
+    let reason = |listener: &ObserverListener, rival: &ObserverListener| {
         let key = Key::of(&listener.metadata);
         let snapshot = snapshot(vec![], vec![rival.clone()]);
-        plan(&key, listener, &snapshot, secrets)
+        plan(&key, listener, &snapshot, &SecretValues::new())
             .bundle
             .err()
             .map(|refused| refused.reason)
     };
-    assert_eq!(reason(&elder, &younger, &secrets), None);
-    let refused = reason(&younger, &elder, &secrets);
+    assert_eq!(reason(&elder, &younger), None);
+    let refused = reason(&younger, &elder);
     assert_eq!(refused.as_deref(), Some("IdentityConflict"));
-    let elsewhere = [
-        secret("a", URL),
-        secret("b", "postgres://u@db.example.com/other"),
-    ]
-    .into();
-    assert_eq!(reason(&younger, &elder, &elsewhere), None);
+    let elsewhere = of("w", "postgres://u@db.example.com/other", NEW);
+    assert_eq!(reason(&elsewhere, &elder), None);
     // Made at the same second, the name decides.
-    let same = listener("b", "x", Some("orders"), OLD);
-    assert_eq!(reason(&elder, &same, &secrets), None);
-    assert!(reason(&same, &elder, &secrets).is_some());
+    let same = of("w", URL, OLD);
+    assert_eq!(reason(&same, &elder), None);
+    assert!(reason(&elder, &same).is_some());
+}
+
+#[test]
+fn an_identity_in_the_name_of_another_namespace_is_refused() {
+    let secrets = [secret("evil", URL)].into();
+    for (identity, refused) in [
+        ("shop/shop", true),
+        ("shop", true),
+        ("evil", true),
+        ("evils/x", true),
+        ("evil/shop/shop", false),
+    ] {
+        let own = listener("evil", "x", Some(identity), OLD);
+        let key = Key::new("evil", "x");
+        let plan = plan(&key, &own, &snapshot(vec![], vec![]), &secrets);
+        let error = plan.bundle.err();
+        assert_eq!(error.is_some(), refused, "{identity}");
+        if let Some(error) = error {
+            assert_eq!(error.reason, "Invalid");
+            let message = error.message;
+            assert!(
+                message.contains("spec.identity") && message.contains("`evil/x`"),
+                "{message}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crds::report::{PodReport, Role};
+use crds::resources::consent;
 
 use crate::key::Key;
 
@@ -25,6 +26,11 @@ pub enum Verdict {
         /// What is missing.
         message: String,
     },
+    /// Its namespace does not let the listener run it, so nothing else is known of it.
+    NotAllowed {
+        /// Who must allow what.
+        message: String,
+    },
     /// It is right, and does not run yet.
     Waiting {
         /// Why, in a word.
@@ -35,6 +41,32 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The listener may not run an observer. `labelled` says whether a label would change that.
+    #[must_use]
+    pub fn not_allowed(listener: &Key, observer: &Key, labelled: bool) -> Self {
+        let (own, namespace) = (&listener.namespace, &observer.namespace);
+        let remedy = if labelled {
+            let (label, value) = consent(own);
+            format!(
+                "namespace {namespace} does not allow listeners of namespace {own}; who administers the \
+                 cluster allows them with `kubectl label namespace {namespace} {label}={value}`"
+            )
+        } else {
+            "the operator serves a list of namespaces and cannot see what they allow, so a listener \
+             runs the observers of its own namespace alone"
+                .to_owned()
+        };
+        Self::NotAllowed {
+            message: format!("listener {listener} would run it, but {remedy}"),
+        }
+    }
+
+    /// Whether the listener selects the observer.
+    #[must_use]
+    pub const fn selected(&self) -> bool {
+        !matches!(self, Self::NotAllowed { .. })
+    }
+
     /// Whether the observer is refused.
     #[must_use]
     pub const fn refused(&self) -> bool {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crds::resources::ObserverListener;
-use observer_operator::build::{Built, Fleet, Kind};
+use observer_operator::build::{Built, Fleet, Installation, Kind, removal};
 use serde_json::{Value, json};
 
 /// Set to renew the files.
@@ -25,8 +25,16 @@ fn listener(spec: &Value) -> ObserverListener {
     serde_json::from_value(listener).unwrap()
 }
 
+fn installation() -> Installation {
+    Installation {
+        image: "example.com/observers:1".to_owned(),
+        namespace: "observers".to_owned(),
+        metrics_from: [("team".to_owned(), "metrics".to_owned())].into(),
+    }
+}
+
 fn objects(spec: &Value) -> Vec<Built> {
-    Fleet::new(&listener(spec), "example.com/observers:1")
+    Fleet::new(&listener(spec), &installation())
         .objects()
         .unwrap()
 }
@@ -58,7 +66,7 @@ fn every_object_of_a_plain_listener() {
         let kind = built.kind.resource().kind;
         compare(&format!("{}.yaml", kind.to_lowercase()), &built.object);
     }
-    let fleet = Fleet::new(&listener(&json!({})), "example.com/observers:1");
+    let fleet = Fleet::new(&listener(&json!({})), &installation());
     let bundle = fleet.bundle("kind: Observer\n", "c0ffee").unwrap();
     compare("secret.yaml", &bundle.object);
 }
@@ -74,9 +82,8 @@ fn what_users_add_to_the_pods() {
             "annotations": { "example.com/scrape": "yes" },
             "resources": { "limits": { "memory": "1Gi" } },
             "env": [
-                { "name": "RUST_LOG", "value": "debug" },
-                { "name": "POD_IP", "value": "127.0.0.1" },
                 { "name": "RUST_LOG", "value": "info" },
+                { "name": "REGION", "valueFrom": { "configMapKeyRef": { "name": "here", "key": "region" } } },
             ],
             "nodeSelector": { "disk": "fast" },
             "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -91,6 +98,43 @@ fn what_users_add_to_the_pods() {
     }));
     let deployment = built.iter().find(|built| built.kind == Kind::Deployment);
     compare("deployment-with-template.yaml", &deployment.unwrap().object);
+}
+
+#[test]
+fn the_job_that_removes_the_rows_is_a_pod_of_the_listener() {
+    let template = json!({
+        "image": "example.com/mine:2",
+        "imagePullSecrets": [{ "name": "pull" }],
+        "labels": { "team": "shop", "app.kubernetes.io/managed-by": "observer-operator" },
+        "resources": { "limits": { "memory": "1Gi" } },
+        "env": [{ "name": "HTTPS_PROXY", "value": "http://proxy:3128" }],
+        "nodeSelector": { "disk": "fast" },
+        "tolerations": [{ "key": "spot", "operator": "Exists" }],
+        "priorityClassName": "high",
+    });
+    let listener = listener(&json!({ "podTemplate": template }));
+    let job = removal::build(&Fleet::new(&listener, &installation()));
+    compare("job.yaml", &serde_json::to_value(job).unwrap());
+}
+
+#[test]
+fn nobody_but_the_operator_reaches_the_pods_where_metrics_are_not_read() {
+    let none = Installation {
+        metrics_from: std::collections::BTreeMap::new(),
+        ..installation()
+    };
+    let built = Fleet::new(&listener(&json!({})), &none).objects().unwrap();
+    let policy = built.iter().find(|built| built.kind == Kind::NetworkPolicy);
+    let rules = policy.unwrap().object["spec"]["ingress"]
+        .as_array()
+        .unwrap();
+    assert_eq!(rules.len(), 1);
+    let peers = rules[0]["from"].as_array().unwrap();
+    assert_eq!(peers.len(), 1);
+    for selector in ["namespaceSelector", "podSelector"] {
+        let labels = peers[0][selector]["matchLabels"].as_object().unwrap();
+        assert_eq!(labels.len(), 1, "{selector}");
+    }
 }
 
 #[test]

@@ -66,15 +66,15 @@ it holds itself, so it holds Leases and Secrets as they do.
 - apiGroups: [observers.fraiseql.dev]
   resources: [observerlisteners/status, observers/status]
   verbs: [patch, update]
-- apiGroups: [observers.fraiseql.dev]
-  resources: [observerlisteners/finalizers] # to be the owner of what it makes
-  verbs: [update]
 - apiGroups: [""]
   resources: [secrets, serviceaccounts, services]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [batch]
+  resources: [jobs] # one removes the rows of a listener that is deleted
+  verbs: [get, create]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]

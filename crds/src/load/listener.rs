@@ -2,7 +2,7 @@
 
 use super::checks::{Checks, Meta};
 use super::report::field;
-use super::{egress, queue};
+use super::{egress, pod_template, queue};
 use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
 use crate::duration::Span;
 use crate::resources::{
@@ -50,6 +50,10 @@ pub(super) fn check(
             "/spec/observerNamespaces",
             "must have `selector` with `from: Selector`, and only then",
         );
+    }
+    check_identity(spec, meta, checks);
+    if let Some(template) = &spec.pod_template {
+        pod_template::check(template, checks);
     }
     let database_url = database_url(&field(at, "databaseUrl"), &log.database_url, checks);
     let mut config = ListenerConfig {
@@ -106,6 +110,22 @@ pub(super) fn check(
         });
     }
     config
+}
+
+/// Whoever may write listeners in one namespace has no say about those of another.
+fn check_identity(spec: &ObserverListenerSpec, meta: &Meta, checks: &mut Checks<'_>) {
+    let namespace = &meta.namespace;
+    let is_own = |identity: &String| {
+        let rest = identity.strip_prefix(&**namespace);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    if !spec.identity.as_ref().is_none_or(is_own) {
+        let message = format!(
+            "must begin with the listener's namespace, as `{namespace}/{}` does",
+            meta.name
+        );
+        checks.wrong("/spec/identity", message);
+    }
 }
 
 fn lease(timing: LeaseTiming, checks: &mut Checks<'_>) -> LeaseConfig {

@@ -10,6 +10,7 @@ mod egress;
 mod listener;
 mod mend;
 mod observer;
+mod pod_template;
 mod queue;
 mod report;
 mod scalar;

@@ -99,8 +99,8 @@ pub struct ObserverListenerSpec {
     /// Where changes come from.
     pub source: Source,
     /// The name under which progress and dead letters are kept in the database. Left out, it is
-    /// `namespace/name` of this resource. Give it to move a listener to another namespace or
-    /// cluster and go on where it was. It cannot change.
+    /// `namespace/name` of this resource. Give it to go on where another listener was, which had
+    /// another name. It must begin with the namespace of this resource and `/`, and cannot change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = IDENTITY))]
     pub identity: Option<String>,
@@ -108,7 +108,9 @@ pub struct ObserverListenerSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer_selector: Option<LabelSelector>,
     /// Which namespaces those observers may be in. Left out, they are in the namespace of the
-    /// listener.
+    /// listener. Every other namespace must allow it, by a label that only those who administer
+    /// the cluster may give it: `kubectl label namespace crm
+    /// listeners.observers.fraiseql.dev/shop=allowed` allows listeners of `shop` those of `crm`.
     #[serde(default)]
     pub observer_namespaces: ObserverNamespaces,
     /// How the pods agree on which of them works on which shard.

@@ -29,9 +29,11 @@ pub use listener::{
 };
 pub use observer::{Observer, ObserverSpec, ObserverState, On};
 pub use pod_template::PodTemplate;
+pub(crate) use pod_template::{OWN_NAMES, OWN_PREFIX};
 pub use queue::{Backend, Queue, RedisServer, Workers};
 pub use selector::{
-    LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces,
+    LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces, consent,
+    consents,
 };
 pub use status::{
     ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus, WorkerCounts,

@@ -11,6 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::never_null;
 
+/// What the name of a priority class looks like.
+const PRIORITY_CLASS: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+
+/// What the names of variables begin with that are the listener's own.
+pub(crate) const OWN_PREFIX: &str = "OBSERVER_";
+
+/// Variables by which a pod knows itself.
+pub(crate) const OWN_NAMES: [&str; 4] = ["POD_NAME", "POD_NAMESPACE", "POD_UID", "POD_IP"];
+
 /// What the pods of a listener have beyond what they need. A change of it rolls the pods; what a
 /// pod needs to do its work cannot be taken away by it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,9 +46,24 @@ pub struct PodTemplate {
     /// and is limited to 256Mi of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Environment variables to add to the container. Those that the operator sets win.
+    /// Environment variables to add to the container, each name once. Names that begin with
+    /// `OBSERVER_`, and `POD_NAME`, `POD_NAMESPACE`, `POD_UID` and `POD_IP`, are the operator's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
+    #[schemars(extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"],
+        "x-kubernetes-validations" = [
+            {
+                "rule": "self.all(one, !one.name.startsWith('OBSERVER_') && !(one.name in ['POD_NAME', 'POD_NAMESPACE', 'POD_UID', 'POD_IP']))",
+                "message": "names that begin with OBSERVER_, and POD_NAME, POD_NAMESPACE, POD_UID and POD_IP, are set by the operator",
+            },
+            {
+                "rule": "self.all(one, !(has(one.value) && has(one.valueFrom)))",
+                "message": "give value or valueFrom, not both",
+            },
+        ],
+    ))]
     pub env: Vec<EnvVar>,
     /// Labels of the nodes that the pods may run on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -56,8 +80,8 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
-    /// Priority class of the pods.
+    /// Priority class of the pods, which must be there: their priority when nodes are full.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = PRIORITY_CLASS))]
     pub priority_class_name: Option<String>,
 }

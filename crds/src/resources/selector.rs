@@ -7,7 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::never_null;
 
-/// The namespaces whose observers a listener runs.
+/// What the name of the label begins with by which a namespace lets the listeners of another one
+/// run its observers; that namespace's name follows.
+const CONSENT_PREFIX: &str = "listeners.observers.fraiseql.dev/";
+
+/// Value of that label.
+const CONSENT: &str = "allowed";
+
+/// The namespaces whose observers a listener runs. Any but its own must allow it, by the label
+/// `listeners.observers.fraiseql.dev/<namespace of the listener>` with the value `allowed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
@@ -80,7 +88,8 @@ pub enum LabelOperator {
 }
 
 impl ObserverNamespaces {
-    /// Whether observers in a namespace may be chosen by a listener in the namespace `own`.
+    /// Whether observers in a namespace are chosen by a listener in the namespace `own`, where the
+    /// namespace allows it.
     #[must_use]
     pub fn contain(&self, namespace: &str, labels: &BTreeMap<String, String>, own: &str) -> bool {
         match (self.from, &self.selector) {
@@ -90,6 +99,20 @@ impl ObserverNamespaces {
             (NamespacesFrom::Selector, Some(selector)) => selector.matches(labels),
         }
     }
+}
+
+/// The label with its value by which a namespace lets listeners in the namespace `own` run its
+/// observers.
+#[must_use]
+pub fn consent(own: &str) -> (String, &'static str) {
+    (format!("{CONSENT_PREFIX}{own}"), CONSENT)
+}
+
+/// Whether a namespace with these labels lets listeners in the namespace `own` run its observers.
+#[must_use]
+pub fn consents(namespace: &str, labels: &BTreeMap<String, String>, own: &str) -> bool {
+    let (label, value) = consent(own);
+    namespace == own || labels.get(&label).is_some_and(|found| found == value)
 }
 
 impl LabelSelector {
@@ -141,6 +164,39 @@ mod tests {
     #[test]
     fn an_empty_selector_chooses_every_observer() {
         assert!(LabelSelector::default().matches(&labels(&[])));
+    }
+
+    #[test]
+    fn another_namespace_consents_by_its_label() {
+        let allowed = labels(&[("listeners.observers.fraiseql.dev/shop", "allowed")]);
+        assert!(consents("crm", &allowed, "shop"));
+        assert!(!consents("crm", &allowed, "shops"));
+        assert!(consents("crm", &labels(&[]), "crm"));
+        for other in ["", "true", "denied"] {
+            let other = labels(&[("listeners.observers.fraiseql.dev/shop", other)]);
+            assert!(!consents("crm", &other, "shop"), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn namespaces_are_chosen_as_the_listener_says() {
+        let chosen = |from, selector| ObserverNamespaces { from, selector };
+        let sales = LabelSelector {
+            match_labels: labels(&[("team", "sales")]),
+            ..LabelSelector::default()
+        };
+        for (chosen, expected) in [
+            (ObserverNamespaces::default(), [true, false]),
+            (chosen(NamespacesFrom::All, None), [true, true]),
+            (chosen(NamespacesFrom::Selector, Some(sales)), [false, true]),
+            (chosen(NamespacesFrom::Selector, None), [false, false]),
+        ] {
+            let found = [
+                chosen.contain("shop", &labels(&[]), "shop"),
+                chosen.contain("crm", &labels(&[("team", "sales")]), "shop"),
+            ];
+            assert_eq!(found, expected, "{chosen:?}");
+        }
     }
 
     #[test]

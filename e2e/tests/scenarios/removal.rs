@@ -20,7 +20,7 @@ const NAMESPACE_GONE: Duration = Duration::from_secs(90);
 
 /// Kinds of all that is made for a listener, by the operator, by its pods or by the cluster.
 const KINDS: &str = "deployments,replicasets,pods,serviceaccounts,roles,rolebindings,services,\
-                     networkpolicies,poddisruptionbudgets,secrets,leases";
+                     networkpolicies,poddisruptionbudgets,secrets,leases,jobs";
 
 /// Names of all that is there for the listener `shop`.
 async fn made(room: &Room) -> Result<Vec<String>> {

@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use crds::config::Redacted;
 use observer_listener::checkpoint::stored;
+use observer_listener::cluster;
 use observer_listener::database::{self, DatabaseError};
 use observer_listener::migrate;
 use observer_listener::shard::present;
@@ -47,6 +48,9 @@ pub(super) struct ForgetArgs {
     /// Really remove them
     #[arg(long)]
     yes: bool,
+    /// It is known to have ended: look for no sign of life, and let nothing be there to remove
+    #[arg(long, requires = "yes")]
+    gone: bool,
 }
 
 /// Makes or renews the schema.
@@ -111,6 +115,9 @@ pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
 
 /// Removes all that is kept of a listener.
 pub(super) async fn forget(args: ForgetArgs) -> Result<(), CliError> {
+    if args.gone {
+        return forget_gone(args.database).await;
+    }
     let (pool, listener) = of_one(args.database).await?;
     refuse_while_alive(&pool, &listener, "forget").await?;
     let kept = stored::kept(&pool, &listener).await?;
@@ -131,6 +138,17 @@ pub(super) async fn forget(args: ForgetArgs) -> Result<(), CliError> {
         .bind(&listener)
         .fetch_one(&pool)
         .await?;
+    let rows = counted(rows.unsigned_abs(), "row", "rows");
+    say!("listener {listener} is forgotten: {rows} removed")
+}
+
+/// The same of one that whoever asks knows to have ended, as the operator does.
+async fn forget_gone(database: DatabaseArgs) -> Result<(), CliError> {
+    let (url, listener) = database.resolve()?;
+    let listener = listener.ok_or_else(|| {
+        CliError::Config("name the listener with --listener NAME, or its files with -f FILE".into())
+    })?;
+    let rows = cluster::forget(&connect(&url).await?, &listener).await?;
     let rows = counted(rows.unsigned_abs(), "row", "rows");
     say!("listener {listener} is forgotten: {rows} removed")
 }

@@ -10,6 +10,7 @@
 //! checkpoints are for.
 
 mod bundle;
+mod forget;
 mod plan;
 mod trouble;
 mod work;
@@ -26,6 +27,7 @@ use crate::api::Sources;
 use crate::run::{GOODBYE, RunError, answer, note_stop};
 use crate::shard::fleet::Member;
 use crate::telemetry::metrics::Metrics;
+pub use forget::forget;
 use plan::Plan;
 use work::Work;
 

@@ -1,21 +1,17 @@
 //! A listener's pods, and its pods for jobs, which differ in their command alone.
 
-use std::collections::BTreeMap;
-
 use crds::report::STATUS_PORT;
-use crds::resources::PodTemplate;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-    SeccompProfile, SecurityContext,
+    Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodSpec,
+    PodTemplateSpec, Probe,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::pod::{self, filled, plain};
 use super::{Fleet, Part};
 
 /// Name of the pods' one port.
@@ -23,9 +19,6 @@ pub(super) const PORT_NAME: &str = "http";
 
 /// The pods' one port.
 pub(super) const PORT: i32 = STATUS_PORT as i32;
-
-/// User and group of the image.
-const USER: i64 = 65532;
 
 /// What a pod has for its end beyond the drain, which is one for all of its shards: time to save,
 /// to give up its Leases, and to exit.
@@ -73,51 +66,18 @@ fn pod(fleet: &Fleet, part: Part) -> PodTemplateSpec {
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
-            service_account_name: Some(fleet.object_name()),
-            automount_service_account_token: Some(true),
-            enable_service_links: Some(false),
             termination_grace_period_seconds: Some(grace(fleet)),
-            security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: Some(USER),
-                run_as_group: Some(USER),
-                seccomp_profile: Some(SeccompProfile {
-                    type_: "RuntimeDefault".to_owned(),
-                    ..SeccompProfile::default()
-                }),
-                ..PodSecurityContext::default()
-            }),
-            containers: vec![container(fleet, part)],
-            image_pull_secrets: listed(template.image_pull_secrets.clone()),
-            node_selector: filled(template.node_selector.clone()),
-            affinity: template.affinity.clone(),
-            tolerations: listed(template.tolerations.clone()),
-            topology_spread_constraints: listed(template.topology_spread_constraints.clone()),
-            priority_class_name: template.priority_class_name.clone(),
-            ..PodSpec::default()
+            ..pod::spec(fleet, container(fleet, part))
         }),
     }
 }
 
 fn container(fleet: &Fleet, part: Part) -> Container {
-    let template = &fleet.template;
     let (name, command) = match part {
         Part::Listener => ("listener", "run"),
         Part::Worker => ("worker", "work"),
     };
     Container {
-        name: name.to_owned(),
-        image: Some(
-            template
-                .image
-                .clone()
-                .unwrap_or_else(|| fleet.image.clone()),
-        ),
-        command: Some(vec![
-            "/usr/local/bin/observer-listener".to_owned(),
-            command.to_owned(),
-        ]),
-        env: Some(environment(fleet)),
         ports: Some(vec![ContainerPort {
             name: Some(PORT_NAME.to_owned()),
             container_port: PORT,
@@ -136,24 +96,12 @@ fn container(fleet: &Fleet, part: Part) -> Container {
             failure_threshold: Some(2),
             ..probe("/readyz")
         }),
-        resources: Some(template.resources.clone().unwrap_or_else(resources)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                add: None,
-            }),
-            ..SecurityContext::default()
-        }),
-        ..Container::default()
+        ..pod::container(fleet, name, &[command], environment(fleet))
     }
 }
 
-/// What the listener needs comes last, and its names are taken from users' variables: the last of
-/// a name wins, and a name stands only once.
 fn environment(fleet: &Fleet) -> Vec<EnvVar> {
-    let ours = [
+    vec![
         plain("OBSERVER_BUNDLE", &fleet.bundle_name()),
         plain("OBSERVER_LISTEN", &format!("0.0.0.0:{PORT}")),
         plain("OBSERVER_LISTENER", &fleet.name),
@@ -162,25 +110,7 @@ fn environment(fleet: &Fleet) -> Vec<EnvVar> {
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_UID", "metadata.uid"),
         field("POD_IP", "status.podIP"),
-    ];
-    let PodTemplate { env, .. } = &fleet.template;
-    let mut variables: Vec<EnvVar> = Vec::new();
-    for (index, variable) in env.iter().enumerate() {
-        let named = |other: &EnvVar| other.name == variable.name;
-        if !ours.iter().any(named) && !env[index + 1..].iter().any(named) {
-            variables.push(variable.clone());
-        }
-    }
-    variables.extend(ours);
-    variables
-}
-
-fn plain(name: &str, value: &str) -> EnvVar {
-    EnvVar {
-        name: name.to_owned(),
-        value: Some(value.to_owned()),
-        value_from: None,
-    }
+    ]
 }
 
 fn field(name: &str, path: &str) -> EnvVar {
@@ -208,25 +138,8 @@ fn probe(path: &str) -> Probe {
     }
 }
 
-fn resources() -> ResourceRequirements {
-    let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
-    ResourceRequirements {
-        requests: Some([quantity("cpu", "50m"), quantity("memory", "64Mi")].into()),
-        limits: Some([quantity("memory", "256Mi")].into()),
-        claims: None,
-    }
-}
-
 /// The drain in whole seconds, rounded up, and what comes after it.
 fn grace(fleet: &Fleet) -> i64 {
     let drain = fleet.drain_timeout.duration().as_millis().div_ceil(1000);
     i64::try_from(drain).unwrap_or(i64::MAX - GRACE_BEYOND_DRAIN) + GRACE_BEYOND_DRAIN
-}
-
-fn filled(map: BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
-    (!map.is_empty()).then_some(map)
-}
-
-fn listed<T>(list: Vec<T>) -> Option<Vec<T>> {
-    (!list.is_empty()).then_some(list)
 }

@@ -7,7 +7,9 @@
 pub mod bundle_secret;
 pub mod deployment;
 pub mod network_policy;
+mod pod;
 pub mod pod_disruption_budget;
+pub mod removal;
 pub mod role;
 pub mod role_binding;
 pub mod service;
@@ -52,6 +54,17 @@ pub const WORKER_PROGRAM: &str = "observer-worker";
 /// Annotation with the hash of the bundle, on its Secret.
 pub const BUNDLE_HASH: &str = "observers.fraiseql.dev/bundle-hash";
 
+/// What the operator is told that goes into the objects of every listener.
+#[derive(Clone, Debug, Default)]
+pub struct Installation {
+    /// Image of listeners that name none.
+    pub image: String,
+    /// Namespace of the operator.
+    pub namespace: String,
+    /// Labels of the namespaces from which metrics are read; from none where there are no labels.
+    pub metrics_from: BTreeMap<String, String>,
+}
+
 /// A listener with everything that its objects are made from.
 #[derive(Clone, Debug)]
 pub struct Fleet {
@@ -69,8 +82,8 @@ pub struct Fleet {
     pub drain_timeout: Span,
     /// What users add to the pods.
     pub template: PodTemplate,
-    /// Image, unless the template names one.
-    pub image: String,
+    /// What is the same for all listeners.
+    pub installation: Installation,
 }
 
 /// What a pod of a listener is there for.
@@ -165,7 +178,7 @@ pub struct Built {
 impl Fleet {
     /// A listener as the API server has it. It has a namespace, a name and a uid there.
     #[must_use]
-    pub fn new(listener: &ObserverListener, image: &str) -> Self {
+    pub fn new(listener: &ObserverListener, installation: &Installation) -> Self {
         let meta = &listener.metadata;
         Self {
             namespace: meta.namespace.clone().unwrap_or_default(),
@@ -175,7 +188,7 @@ impl Fleet {
             workers: workers(listener),
             drain_timeout: listener.spec.delivery.drain_timeout,
             template: listener.spec.pod_template.clone().unwrap_or_default(),
-            image: image.to_owned(),
+            installation: installation.clone(),
         }
     }
 
@@ -284,7 +297,8 @@ impl Fleet {
             name: self.name.clone(),
             uid: self.uid.clone(),
             controller: Some(true),
-            block_owner_deletion: Some(true),
+            // What a listener's end still needs must not go before it.
+            block_owner_deletion: None,
         }
     }
 
@@ -341,6 +355,12 @@ pub fn object_name(listener: &str) -> String {
 #[must_use]
 pub fn workers_name(listener: &str) -> String {
     format!("{listener}-workers")
+}
+
+/// Name of the Job that removes a listener's rows when it is deleted.
+#[must_use]
+pub fn removal_name(listener: &str) -> String {
+    format!("{listener}-listener-forget")
 }
 
 /// Name of the Secret with a listener's bundle.

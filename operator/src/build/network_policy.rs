@@ -1,29 +1,33 @@
-//! Who may reach a listener's pods: anyone, at their one port.
+//! Who may reach a listener's pods, at their one port: the operator, which asks how they are, and
+//! whoever reads metrics. Others are let in by policies of their own.
 //!
 //! Outgoing connections are left open here: the listener itself vets every address it dials.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPort, NetworkPolicySpec,
+    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::Fleet;
 use super::deployment::PORT_NAME;
+use super::{FIELD_MANAGER, Fleet, NAME};
 
-/// Lets in what goes to the port with health, metrics and status.
+/// The label that the API server gives every namespace: its name.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Lets in what comes from the operator and from the namespaces where metrics are read.
 #[must_use]
 pub fn build(fleet: &Fleet) -> NetworkPolicy {
     NetworkPolicy {
         metadata: fleet.metadata(fleet.object_name()),
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(LabelSelector {
-                match_labels: Some(fleet.all_pods()),
-                match_expressions: None,
-            }),
+            pod_selector: Some(labelled(fleet.all_pods())),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![NetworkPolicyIngressRule {
-                from: None,
+                from: Some(peers(fleet)),
                 ports: Some(vec![NetworkPolicyPort {
                     port: Some(IntOrString::String(PORT_NAME.to_owned())),
                     protocol: Some("TCP".to_owned()),
@@ -32,5 +36,31 @@ pub fn build(fleet: &Fleet) -> NetworkPolicy {
             }]),
             egress: None,
         }),
+    }
+}
+
+/// Never empty, as that would let in everybody.
+fn peers(fleet: &Fleet) -> Vec<NetworkPolicyPeer> {
+    let installation = &fleet.installation;
+    let one = |name: &str, value: &str| labelled([(name.to_owned(), value.to_owned())].into());
+    let mut peers = vec![NetworkPolicyPeer {
+        namespace_selector: Some(one(NAMESPACE_NAME, &installation.namespace)),
+        pod_selector: Some(one(NAME, FIELD_MANAGER)),
+        ip_block: None,
+    }];
+    // An empty selector would choose all namespaces.
+    if !installation.metrics_from.is_empty() {
+        peers.push(NetworkPolicyPeer {
+            namespace_selector: Some(labelled(installation.metrics_from.clone())),
+            ..NetworkPolicyPeer::default()
+        });
+    }
+    peers
+}
+
+fn labelled(labels: BTreeMap<String, String>) -> LabelSelector {
+    LabelSelector {
+        match_labels: Some(labels),
+        match_expressions: None,
     }
 }

@@ -17,6 +17,7 @@ use crate::seen::{
 };
 use crate::verdict::Verdict;
 
+use selection::Choice;
 pub use selection::Snapshot;
 
 /// Everything that was seen.
@@ -83,7 +84,7 @@ impl Index {
             }
             What::Observer => {
                 let before = self.observers.remove(key);
-                let mut work = self.selecting_work(key, before.as_ref());
+                let mut work = self.choosing_work(key, before.as_ref());
                 work.insert(Work::Observer(key.clone()));
                 work
             }
@@ -148,18 +149,26 @@ impl Index {
         (self.listeners.len(), self.observers.len())
     }
 
-    /// What the listeners that select an observer say about it; `None` for those that have not
-    /// been looked at yet.
+    /// What the listeners that choose an observer say about it; `None` for those that have not
+    /// been looked at yet. Those that may not run it have nothing to say.
     #[must_use]
     pub fn verdicts(&self, observer: &Key) -> Vec<(Key, Option<Verdict>)> {
         self.observers
             .get(observer)
             .into_iter()
-            .flat_map(|held| self.selecting(observer, held.meta()))
-            .map(|listener| {
-                let verdicts = self.verdicts.get(&listener);
-                let verdict = verdicts.and_then(|verdicts| verdicts.get(observer));
-                (listener, verdict.cloned())
+            .flat_map(|held| self.choosing(observer, held.meta()))
+            .map(|(listener, choice)| {
+                let verdict = match choice {
+                    Choice::Selected => {
+                        let verdicts = self.verdicts.get(&listener);
+                        verdicts.and_then(|verdicts| verdicts.get(observer).cloned())
+                    }
+                    Choice::NotAllowed => {
+                        let labelled = self.knows_namespaces();
+                        Some(Verdict::not_allowed(&listener, observer, labelled))
+                    }
+                };
+                (listener, verdict)
             })
             .collect()
     }
@@ -205,15 +214,19 @@ impl Index {
     /// The Deployment of a listener.
     #[must_use]
     pub fn deployment(&self, listener: &Key) -> Option<DeploymentSeen> {
-        let name = owned_key(Kind::Deployment, listener);
-        self.deployments.get(&name).cloned()
+        self.deployment_of(Kind::Deployment, listener)
     }
 
     /// The Deployment of a listener's pods for jobs.
     #[must_use]
     pub fn workers(&self, listener: &Key) -> Option<DeploymentSeen> {
-        let name = owned_key(Kind::Workers, listener);
-        self.deployments.get(&name).cloned()
+        self.deployment_of(Kind::Workers, listener)
+    }
+
+    fn deployment_of(&self, kind: Kind, listener: &Key) -> Option<DeploymentSeen> {
+        let held = self.listeners.get(listener)?;
+        self.own(kind, listener, held.meta())?;
+        self.deployments.get(&owned_key(kind, listener)).cloned()
     }
 
     /// Whether any listener reads a Secret.
@@ -272,16 +285,16 @@ impl Index {
         if before.as_ref().is_some_and(|before| before.same(held)) {
             return BTreeSet::new();
         }
-        let mut work = self.selecting_work(&key, before.as_ref());
-        work.extend(self.selecting_work(&key, Some(held)));
+        let mut work = self.choosing_work(&key, before.as_ref());
+        work.extend(self.choosing_work(&key, Some(held)));
         work.insert(Work::Observer(key));
         work
     }
 
-    fn selecting_work(&self, key: &Key, held: Option<&Held<Observer>>) -> BTreeSet<Work> {
+    fn choosing_work(&self, key: &Key, held: Option<&Held<Observer>>) -> BTreeSet<Work> {
         held.into_iter()
-            .flat_map(|held| self.selecting(key, held.meta()))
-            .map(Work::Listener)
+            .flat_map(|held| self.choosing(key, held.meta()))
+            .map(|(listener, _)| Work::Listener(listener))
             .collect()
     }
 

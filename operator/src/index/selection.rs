@@ -3,16 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crds::resources::{NamespacesFrom, Observer, ObserverListener};
+use crds::resources::{NamespacesFrom, Observer, ObserverListener, consents};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Index, identity, owned_key};
 use crate::build::Kind;
 use crate::key::Key;
-use crate::seen::{Held, PodSeen};
+use crate::seen::{Held, OwnedSeen, PodSeen};
 
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// What comes of an observer that a listener chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The listener runs it.
+    Selected,
+    /// Its namespace does not let the listener run it.
+    NotAllowed,
+}
 
 /// All that the reconcile of one listener starts from.
 #[derive(Clone, Debug)]
@@ -21,12 +30,16 @@ pub struct Snapshot {
     pub observers: Vec<Arc<Observer>>,
     /// Selected ones that cannot be read, with the reason.
     pub unreadable: Vec<(Key, String)>,
-    /// Labels of the namespaces of those observers.
+    /// Those that it would select if their namespaces allowed it. Nothing that they refer to is read.
+    pub not_allowed: Vec<Key>,
+    /// Whether labels of namespaces are known, by which they allow anything.
+    pub labelled: bool,
+    /// Labels of the namespaces of the selected observers.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Other listeners of the same identity.
     pub rivals: Vec<Arc<ObserverListener>>,
-    /// Versions of its objects.
-    pub owned: BTreeMap<Kind, u64>,
+    /// Its objects. What has their names and is not its own is not among them.
+    pub owned: BTreeMap<Kind, OwnedSeen>,
     /// Its pods.
     pub pods: Vec<(String, PodSeen)>,
     /// Whether there are pods for jobs, which are not among those.
@@ -42,6 +55,8 @@ impl Index {
         let mut snapshot = Snapshot {
             observers: Vec::new(),
             unreadable: Vec::new(),
+            not_allowed: Vec::new(),
+            labelled: self.knows_namespaces(),
             namespaces: BTreeMap::new(),
             rivals: self.rivals(key, &identity(key, listener)),
             owned: BTreeMap::new(),
@@ -50,8 +65,13 @@ impl Index {
             terminating: self.terminating(&key.namespace),
         };
         for (observer, held) in self.candidates(key, listener) {
-            if !self.selects(key, listener, observer, held.meta()) {
-                continue;
+            match self.choice(key, listener, observer, held.meta()) {
+                Some(Choice::Selected) => {}
+                Some(Choice::NotAllowed) => {
+                    snapshot.not_allowed.push(observer.clone());
+                    continue;
+                }
+                None => continue,
             }
             match held {
                 Held::Right(right) => snapshot.observers.push(right.clone()),
@@ -65,9 +85,8 @@ impl Index {
                 .or_insert_with(|| self.namespace_labels(&observer.namespace));
         }
         for kind in Kind::ALL {
-            let name = owned_key(kind, key);
-            if let Some(seen) = self.owned.get(&(kind.watched(), name)) {
-                snapshot.owned.insert(kind, seen.version);
+            if let Some(seen) = self.own(kind, key, &listener.metadata) {
+                snapshot.owned.insert(kind, seen.clone());
             }
         }
         let pods = self.pods.range(Key::new(&*key.namespace, "")..);
@@ -82,6 +101,12 @@ impl Index {
             }
         }
         snapshot
+    }
+
+    /// An object of a listener, where it is that listener's own.
+    pub(super) fn own(&self, kind: Kind, key: &Key, meta: &ObjectMeta) -> Option<&OwnedSeen> {
+        let seen = self.owned.get(&(kind.watched(), owned_key(kind, key)))?;
+        (meta.uid.as_deref() == Some(&*seen.owner_uid)).then_some(seen)
     }
 
     /// Observers among which a listener chooses.
@@ -102,37 +127,54 @@ impl Index {
             .take_while(move |(observer, _)| !same || observer.namespace == own)
     }
 
-    /// Listeners that select an observer with this metadata.
-    pub(super) fn selecting(&self, observer: &Key, meta: &ObjectMeta) -> Vec<Key> {
+    /// Listeners that choose an observer with this metadata, and what comes of it.
+    pub(super) fn choosing(&self, observer: &Key, meta: &ObjectMeta) -> Vec<(Key, Choice)> {
         self.listeners
             .iter()
-            .filter(|(key, held)| match held {
-                Held::Right(listener) => self.selects(key, listener, observer, meta),
-                Held::Wrong(_) => false,
+            .filter_map(|(key, held)| match held {
+                Held::Right(listener) => {
+                    let choice = self.choice(key, listener, observer, meta)?;
+                    Some((key.clone(), choice))
+                }
+                Held::Wrong(_) => None,
             })
-            .map(|(key, _)| key.clone())
             .collect()
     }
 
-    fn selects(
+    fn choice(
         &self,
         key: &Key,
         listener: &ObserverListener,
         observer: &Key,
         meta: &ObjectMeta,
-    ) -> bool {
+    ) -> Option<Choice> {
         let none = BTreeMap::new();
         let labels = meta.labels.as_ref().unwrap_or(&none);
-        let spec = &listener.spec;
+        let (spec, own) = (&listener.spec, &key.namespace);
         let chosen = spec.observer_selector.as_ref();
-        listener.metadata.deletion_timestamp.is_none()
-            && meta.deletion_timestamp.is_none()
-            && chosen.is_none_or(|selector| selector.matches(labels))
-            && spec.observer_namespaces.contain(
-                &observer.namespace,
-                &self.namespace_labels(&observer.namespace),
-                &key.namespace,
-            )
+        if listener.metadata.deletion_timestamp.is_some()
+            || meta.deletion_timestamp.is_some()
+            || chosen.is_some_and(|selector| !selector.matches(labels))
+        {
+            return None;
+        }
+        let around = self.namespace_labels(&observer.namespace);
+        if !spec
+            .observer_namespaces
+            .contain(&observer.namespace, &around, own)
+        {
+            return None;
+        }
+        Some(if consents(&observer.namespace, &around, own) {
+            Choice::Selected
+        } else {
+            Choice::NotAllowed
+        })
+    }
+
+    /// Whether namespaces are watched, as they are where the operator serves all of them.
+    pub(super) fn knows_namespaces(&self) -> bool {
+        !self.namespaces.is_empty()
     }
 
     /// Where namespaces are not watched, the one label is known that all of them have.
@@ -148,9 +190,12 @@ impl Index {
         seen.is_some_and(|seen| seen.terminating)
     }
 
+    /// Others of the same identity. It begins with the namespace, so those of other namespaces are
+    /// none, whatever they say.
     pub(super) fn rivals(&self, key: &Key, wanted: &str) -> Vec<Arc<ObserverListener>> {
         self.listeners
-            .iter()
+            .range(Key::new(&*key.namespace, "")..)
+            .take_while(|(other, _)| other.namespace == key.namespace)
             .filter(|(other, _)| *other != key)
             .filter_map(|(other, held)| match held {
                 Held::Right(listener) if identity(other, listener) == wanted => {

@@ -128,11 +128,82 @@ fn a_namespace_concerns_those_that_choose_by_its_labels_or_stand_in_it() {
     put(&mut index, observer("b/x", &json!({})));
     let own = index.verdicts(&Key::new("b", "x"));
     assert_eq!(own.len(), 1);
-    let concerned = put(&mut index, namespace("b", &[("team", "web")], false));
+    let labels = [
+        ("listeners.observers.fraiseql.dev/a", "allowed"),
+        ("team", "web"),
+    ];
+    let concerned = put(&mut index, namespace("b", &labels, false));
     assert_eq!(concerned, ["listener a/web"]);
     assert_eq!(index.verdicts(&Key::new("b", "x")).len(), 2);
-    let concerned = put(&mut index, namespace("b", &[("team", "web")], true));
+    let concerned = put(&mut index, namespace("b", &labels, true));
     assert_eq!(concerned, ["listener b/own"]);
+}
+
+#[test]
+fn another_namespace_is_not_reached_without_its_consent() {
+    for spec in [
+        json!({ "from": "All" }),
+        json!({ "from": "Selector", "selector": { "matchLabels": { "team": "web" } } }),
+    ] {
+        let mut index = Index::default();
+        let spec = json!({ "observerNamespaces": spec });
+        let (key, item) = listener("a/web", &spec);
+        let Item::Listener(Held::Right(own)) = &item else {
+            panic!("it is right");
+        };
+        let own = own.clone();
+        index.put(key.clone(), item);
+        put(&mut index, observer("a/own", &json!({})));
+        put(&mut index, observer("b/x", &json!({})));
+        let selected = |index: &Index| -> Vec<Key> {
+            let observers = index.snapshot(&key, &own).observers;
+            observers.iter().map(|one| Key::of(&one.metadata)).collect()
+        };
+        let label = |whose: &str| format!("listeners.observers.fraiseql.dev/{whose}");
+        for labels in [
+            vec![],
+            vec![(label("c"), "allowed")],
+            vec![(label("a"), "no")],
+        ] {
+            let mut labels: Vec<_> = labels.iter().map(|(k, v)| (&**k, *v)).collect();
+            labels.push(("team", "web"));
+            put(&mut index, namespace("b", &labels, false));
+            assert!(
+                !selected(&index).contains(&Key::new("b", "x")),
+                "{labels:?}"
+            );
+            let verdicts = index.verdicts(&Key::new("b", "x"));
+            let [(_, Some(Verdict::NotAllowed { message }))] = &*verdicts else {
+                panic!("{verdicts:?}");
+            };
+            assert!(
+                message.contains(&format!("kubectl label namespace b {}=allowed", label("a"))),
+                "{message}"
+            );
+        }
+        let consent = (&*label("a"), "allowed");
+        let concerned = put(
+            &mut index,
+            namespace("b", &[consent, ("team", "web")], false),
+        );
+        assert_eq!(concerned, ["listener a/web"]);
+        assert!(selected(&index).contains(&Key::new("b", "x")));
+        put(&mut index, namespace("b", &[("team", "web")], false));
+        assert!(!selected(&index).contains(&Key::new("b", "x")));
+    }
+}
+
+#[test]
+fn an_operator_that_knows_no_namespaces_says_so() {
+    let mut index = Index::default();
+    put(&mut index, observer("b/x", &json!({})));
+    let all = json!({ "observerNamespaces": { "from": "All" } });
+    put(&mut index, listener("a/web", &all));
+    let verdicts = index.verdicts(&Key::new("b", "x"));
+    let [(_, Some(Verdict::NotAllowed { message }))] = &*verdicts else {
+        panic!("{verdicts:?}");
+    };
+    assert!(message.contains("cannot see what they allow"), "{message}");
 }
 
 #[test]
@@ -162,7 +233,13 @@ fn an_owned_object_concerns_its_owner_when_it_changes_or_goes() {
     let key = Key::new("a", "shop-listener");
     let service = |version| {
         let owner = Key::new("a", "shop");
-        let item = Item::Owned(Kind::Service, Some(OwnedSeen { owner, version }));
+        let seen = OwnedSeen {
+            owner_uid: owner.to_string(),
+            owner,
+            uid: "service".to_owned(),
+            version,
+        };
+        let item = Item::Owned(Kind::Service, Some(seen));
         (Key::new("a", "shop-listener"), item)
     };
     assert_eq!(put(&mut index, service(1)), ["listener a/shop"]);
@@ -179,16 +256,30 @@ fn an_owned_object_concerns_its_owner_when_it_changes_or_goes() {
 #[test]
 fn listeners_of_one_identity_concern_each_other() {
     let mut index = Index::default();
-    let orders = json!({ "identity": "orders" });
+    let orders = json!({ "identity": "a/orders" });
     put(&mut index, listener("a/x", &orders));
-    put(&mut index, listener("c/z", &json!({})));
-    let concerned = put(&mut index, listener("b/y", &orders));
-    assert_eq!(concerned, ["listener a/x", "listener b/y"]);
+    put(&mut index, listener("a/z", &json!({})));
+    let concerned = put(&mut index, listener("a/y", &orders));
+    assert_eq!(concerned, ["listener a/x", "listener a/y"]);
     // An identity that is not given is the name.
-    let concerned = put(&mut index, listener("d/w", &json!({ "identity": "c/z" })));
-    assert_eq!(concerned, ["listener c/z", "listener d/w"]);
-    let gone = index.remove(What::Listener, &Key::new("b", "y"));
-    assert_eq!(shown(gone), ["listener a/x", "listener b/y"]);
+    let concerned = put(&mut index, listener("a/w", &json!({ "identity": "a/z" })));
+    assert_eq!(concerned, ["listener a/w", "listener a/z"]);
+    let gone = index.remove(What::Listener, &Key::new("a", "y"));
+    assert_eq!(shown(gone), ["listener a/x", "listener a/y"]);
+}
+
+#[test]
+fn an_identity_concerns_no_other_namespace() {
+    let mut index = Index::default();
+    let foreign = json!({ "identity": "shop/shop" });
+    put(&mut index, listener("evil/first", &foreign));
+    let (key, item) = listener("shop/shop", &json!({}));
+    let Item::Listener(Held::Right(own)) = &item else {
+        panic!("it is right");
+    };
+    let own = own.clone();
+    assert_eq!(put(&mut index, (key.clone(), item)), ["listener shop/shop"]);
+    assert!(index.snapshot(&key, &own).rivals.is_empty());
 }
 
 #[test]
@@ -242,6 +333,8 @@ fn objects_and_pods_for_jobs_are_told_from_the_others() {
     index.put(key.clone(), item);
     let owned = |version: u64| OwnedSeen {
         owner: key.clone(),
+        owner_uid: "web/shop".to_owned(),
+        uid: version.to_string(),
         version,
     };
     let deployment = |ready: i32| DeploymentSeen {
@@ -257,8 +350,8 @@ fn objects_and_pods_for_jobs_are_told_from_the_others() {
     let (name, seen) = pod("web/shop-workers-a", "shop", true);
     assert_eq!(shown(index.put(name, seen)), ["listener web/shop"]);
     let snapshot = index.snapshot(&key, &shop);
-    let versions: Vec<_> = snapshot.owned.into_iter().collect();
-    assert_eq!(versions, [(Kind::Deployment, 7), (Kind::Workers, 8)]);
+    let versions: Vec<_> = snapshot.owned.values().map(|seen| seen.version).collect();
+    assert_eq!(versions, [7, 8]);
     let pods: Vec<_> = snapshot.pods.into_iter().map(|(name, _)| name).collect();
     assert_eq!(pods, ["shop-listener-a"]);
     assert!(snapshot.workers);
@@ -267,5 +360,19 @@ fn objects_and_pods_for_jobs_are_told_from_the_others() {
     assert_eq!(ready(index.workers(&key)), 2);
     // What was applied is known before the watch tells it.
     index.applied(Kind::Workers, &owned_key(Kind::Workers, &key), owned(9));
-    assert_eq!(index.snapshot(&key, &shop).owned[&Kind::Workers], 9);
+    assert_eq!(index.snapshot(&key, &shop).owned[&Kind::Workers].version, 9);
+    // One that another listener of the name had, or somebody has who says so, is no object of it.
+    let other = OwnedSeen {
+        owner_uid: "other".to_owned(),
+        ..owned(10)
+    };
+    let item = Item::Deployment(deployment(5), Some(other));
+    index.put(owned_key(Kind::Workers, &key), item);
+    assert!(
+        !index
+            .snapshot(&key, &shop)
+            .owned
+            .contains_key(&Kind::Workers)
+    );
+    assert!(index.workers(&key).is_none());
 }

@@ -2,18 +2,33 @@
 //! it has it as owner, or one of its pods, and goes with that, the Leases of its pods too.
 
 use crds::resources::{DeletionPolicy, ObserverListener};
+use tokio::time::Instant;
 
+use super::listener::Memory;
 use super::publish::write_finalizers;
-use super::{Context, Done, ReconcileError, now};
+use super::{Context, Done, ReconcileError};
 use crate::apply;
-use crate::build::Kind;
-use crate::finalize::{self, FINALIZER, Going, Step, forget, step};
+use crate::build::{Fleet, Kind};
+use crate::finalize::{self, FINALIZER, Removal};
 use crate::index::{Snapshot, identity, owned_key};
 use crate::key::Key;
 use crate::notices::Notice;
 use crate::queue::Outcome;
 use crate::seen::Held;
 use crate::validate::{self, SecretValues};
+
+/// What this operator has done and seen of a listener that is deleted.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// Since when it is known to be deleted.
+    since: Option<Instant>,
+    /// Since when the Job is there.
+    begun: Option<Instant>,
+    /// How often the API server refused it.
+    refused: u32,
+    /// Why the Job's pods did not get on last.
+    why: Option<String>,
+}
 
 impl Context {
     pub(super) async fn delete_listener(
@@ -31,7 +46,12 @@ impl Context {
             });
         }
         let rows = match held {
-            Held::Right(listener) => self.remove_rows(key, listener).await?,
+            Held::Right(listener) => {
+                let mut memory = self.memories().remove(key).unwrap_or_default();
+                let rows = self.remove_rows(key, listener, &mut memory).await;
+                self.memories().insert(key.clone(), memory);
+                rows?
+            }
             Held::Wrong(_) => Some(Notice::warning(
                 "RowsKept",
                 "the listener cannot be read, so its rows in the database were left",
@@ -43,6 +63,7 @@ impl Context {
                 concerns,
             });
         };
+        tracing::info!(listener = %key, reason = notice.reason, "{}", notice.note);
         self.publisher
             .events::<ObserverListener>(meta, vec![notice])
             .await;
@@ -66,59 +87,131 @@ impl Context {
         &self,
         key: &Key,
         listener: &ObserverListener,
+        memory: &mut Memory,
     ) -> Result<Option<Notice>, ReconcileError> {
-        let kept = |note: String| Some(Notice::warning("RowsKept", note));
-        let snapshot = self.index().snapshot(key, listener);
-        let wanted = validate::references(key, listener, &without_observers(&snapshot));
-        let values = self.secrets.read_last(&self.client, &wanted).await;
-        let url = validate::database_url(key, listener, &values);
-        let since = listener.metadata.deletion_timestamp.as_ref();
-        let workloads = [Kind::Deployment, Kind::Workers];
-        let going = Going {
-            since: since.map_or_else(now, |time| time.0),
-            pods: !snapshot.pods.is_empty()
-                || snapshot.workers
-                || workloads
-                    .iter()
-                    .any(|kind| snapshot.owned.contains_key(kind)),
-            terminating: snapshot.terminating,
-            url: url.is_some(),
-        };
-        let Step::Forget { last } = step(going, now()) else {
-            for kind in workloads {
-                if snapshot.owned.contains_key(&kind) {
-                    apply::delete(&self.client, kind, &owned_key(kind, key)).await?;
-                }
-            }
-            return Ok(None);
-        };
         if listener.spec.deletion_policy == DeletionPolicy::Retain {
             return Ok(Some(Notice::normal(
                 "RowsRetained",
                 "its rows in the database stay, as spec.deletionPolicy says",
             )));
         }
-        if let Some(heir) = heir(key, listener, &snapshot, &values) {
-            return Ok(kept(format!(
-                "listener {heir} has the same identity, so the rows in the database were left to it"
-            )));
+        let snapshot = self.index().snapshot(key, listener);
+        if snapshot.terminating {
+            return Ok(Some(kept(key, listener, NAMESPACE_GOES)));
         }
-        let identity = identity(key, listener);
-        match forget(url.as_ref(), &key.namespace, &identity).await {
-            Ok(rows) => Ok(Some(Notice::normal(
-                "RowsRemoved",
-                format!("removed {rows} rows of progress and dead letters from the database"),
-            ))),
-            Err(error) if last => Ok(kept(format!(
-                "its progress and dead letters are still in the database and hold back the removal \
-                 of old events: {error}; run select observer.forget('{identity}') there"
-            ))),
-            Err(error) => {
-                tracing::info!(listener = %key, %error, "cannot remove its rows yet");
-                Ok(None)
+        let since = *memory.ending.since.get_or_insert_with(Instant::now);
+        let workloads = [Kind::Deployment, Kind::Workers];
+        let pods = !snapshot.pods.is_empty()
+            || snapshot.workers
+            || workloads
+                .iter()
+                .any(|kind| snapshot.owned.contains_key(kind));
+        if finalize::waits_for_pods(since.elapsed(), pods) {
+            for kind in workloads {
+                if let Some(seen) = snapshot.owned.get(&kind) {
+                    apply::delete(&self.client, kind, &owned_key(kind, key), &seen.uid).await?;
+                }
             }
+            return Ok(None);
+        }
+        match self.run_removal(key, listener, &snapshot, memory).await {
+            Err(ReconcileError::Apply(error)) if error.refusal().is_some() => {
+                memory.ending.refused += 1;
+                if error.is_namespace_going() {
+                    return Ok(Some(kept(key, listener, NAMESPACE_GOES)));
+                }
+                let is_last = finalize::is_last_try(memory.ending.refused);
+                Ok(is_last.then(|| kept(key, listener, &error.to_string())))
+            }
+            other => other,
         }
     }
+
+    /// Has a Job remove the rows, and looks what came of it.
+    async fn run_removal(
+        &self,
+        key: &Key,
+        listener: &ObserverListener,
+        snapshot: &Snapshot,
+        memory: &mut Memory,
+    ) -> Result<Option<Notice>, ReconcileError> {
+        let fleet = Fleet::new(listener, &self.installation);
+        let Some(job) = apply::find_removal(&self.client, &fleet).await? else {
+            return self
+                .begin_removal(key, listener, snapshot, &fleet, memory)
+                .await;
+        };
+        let begun = *memory.ending.begun.get_or_insert_with(Instant::now);
+        let pods = apply::removal_pods(&self.client, &fleet).await?;
+        let why = finalize::why(&pods).or_else(|| memory.ending.why.take());
+        memory.ending.why.clone_from(&why);
+        Ok(match finalize::removal(&job, why.as_deref()) {
+            Removal::Done => Some(Notice::normal(
+                "RowsRemoved",
+                "its progress and dead letters were removed from the database",
+            )),
+            Removal::Failed(why) => Some(kept(key, listener, &why)),
+            Removal::UnderWay if finalize::is_late(begun.elapsed()) => {
+                let why = why.as_deref();
+                let why = why.unwrap_or("the Job that removes them does not come to an end");
+                Some(kept(key, listener, why))
+            }
+            Removal::UnderWay => None,
+        })
+    }
+
+    /// Makes the Job, and before it what the Job needs and is not there any more.
+    async fn begin_removal(
+        &self,
+        key: &Key,
+        listener: &ObserverListener,
+        snapshot: &Snapshot,
+        fleet: &Fleet,
+        memory: &mut Memory,
+    ) -> Result<Option<Notice>, ReconcileError> {
+        let wanted = validate::references(key, listener, snapshot);
+        let values = self.secrets.read_last(&self.client, &wanted).await;
+        if let Some(heir) = heir(key, listener, snapshot, &values) {
+            let note = format!(
+                "listener {heir} has the same identity, so the rows in the database were left to it"
+            );
+            return Ok(Some(Notice::warning("RowsKept", note)));
+        }
+        let mut needed = fleet.objects()?;
+        needed.retain(|built| built.kind == Kind::ServiceAccount);
+        if !snapshot.owned.contains_key(&Kind::Secret) {
+            // It was deleted by hand, or by a deletion that begins with what is owned.
+            match validate::plan(key, listener, snapshot, &values).bundle {
+                Ok(bundle) => needed.push(fleet.bundle(bundle.text.reveal(), &bundle.hash)?),
+                Err(refused) => return Ok(Some(kept(key, listener, &refused.message))),
+            }
+        }
+        needed.retain(|built| !snapshot.owned.contains_key(&built.kind));
+        let (client, namespace) = (&self.client, &key.namespace);
+        let due: Vec<_> = needed.iter().collect();
+        let uids = apply::find(client, namespace, &fleet.uid, &due, &snapshot.owned).await?;
+        for built in due.into_iter().filter(|one| !uids.contains_key(&one.kind)) {
+            apply::apply(client, namespace, built, None, &mut memory.applied).await?;
+            self.count_write(built.kind);
+        }
+        apply::begin_removal(client, fleet).await?;
+        self.metrics.writes.with_label_values(&["Job"]).inc();
+        Ok(None)
+    }
+}
+
+const NAMESPACE_GOES: &str =
+    "its namespace is deleted too, so that no pod can be made there to remove them";
+
+fn kept(key: &Key, listener: &ObserverListener, why: &str) -> Notice {
+    let identity = identity(key, listener);
+    Notice::warning(
+        "RowsKept",
+        format!(
+            "its progress and dead letters may still be in the database and hold back the removal of old events; \
+             run select observer.forget('{identity}') there. They were not removed: {why}"
+        ),
+    )
 }
 
 /// Another listener of the same identity on the same database. Where it cannot be told, nothing is
@@ -139,11 +232,4 @@ fn heir(
             database.is_none() || database == own
         })
         .map(|(other, _)| other)
-}
-
-fn without_observers(snapshot: &Snapshot) -> Snapshot {
-    Snapshot {
-        observers: Vec::new(),
-        ..snapshot.clone()
-    }
 }

@@ -9,10 +9,11 @@ use crds::resources::{DeletionPolicy, ObserverListener, ObserverListenerStatus};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::delete::Ending;
 use super::publish::{write_finalizers, write_status};
 use super::{Context, Done, ReconcileError, now};
 use crate::apply;
-use crate::build::{self, Fleet, Kind};
+use crate::build::{self, Built, Fleet, Kind};
 use crate::finalize::FINALIZER;
 use crate::index::{Index, Snapshot, owned_key};
 use crate::key::{Key, Work};
@@ -36,7 +37,8 @@ const FIGURES: Duration = Duration::from_secs(10);
 /// What is kept of a listener between two reconciles.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    applied: apply::Memory,
+    pub(super) applied: apply::Memory,
+    pub(super) ending: Ending,
     reports: Reports,
     free: Free,
     /// Since when fewer pods for jobs are ready than are asked for.
@@ -78,6 +80,7 @@ impl Context {
             Some(Held::Right(listener)) => listener,
         };
         let mut memory = self.memories().remove(key).unwrap_or_default();
+        memory.ending = Ending::default();
         let done = self.run_listener(key, &listener, &mut memory).await;
         self.memories().insert(key.clone(), memory);
         done
@@ -107,10 +110,10 @@ impl Context {
             concerns.extend(self.ensure_finalizer(key, listener).await?);
             let applied = self.apply_objects(key, listener, &snapshot, memory, bundle);
             match applied.await {
-                Err(ReconcileError::Apply(error)) if error.is_refusal() => {
+                Err(ReconcileError::Apply(error)) if error.refusal().is_some() => {
                     refused = true;
                     planned.bundle = Err(Refused {
-                        reason: "ApplyFailed".to_owned(),
+                        reason: error.refusal().unwrap_or_default().to_owned(),
                         message: error.to_string(),
                     });
                 }
@@ -202,29 +205,31 @@ impl Context {
         memory: &mut Memory,
         bundle: Option<Bundle>,
     ) -> Result<(), ReconcileError> {
-        let fleet = Fleet::new(listener, &self.image);
+        let fleet = Fleet::new(listener, &self.installation);
         let mut wanted = fleet.objects()?;
         if let Some(bundle) = bundle {
             wanted.push(fleet.bundle(bundle.text.reveal(), &bundle.hash)?);
         }
         wanted.sort_by_key(|built| built.kind);
-        for built in &wanted {
-            let seen = snapshot.owned.get(&built.kind).copied();
-            if !apply::due(built, &memory.applied, seen) {
-                continue;
-            }
+        let seen = &snapshot.owned;
+        let is_due = |built: &&Built| apply::due(built, &memory.applied, seen.get(&built.kind));
+        let due: Vec<&Built> = wanted.iter().filter(is_due).collect();
+        let (client, namespace) = (&self.client, &key.namespace);
+        let uids = apply::find(client, namespace, &fleet.uid, &due, seen).await?;
+        for built in due {
             let kind = built.kind;
-            let seen =
-                apply::apply(&self.client, &key.namespace, built, &mut memory.applied).await?;
+            let uid = uids.get(&kind).map(String::as_str);
+            let seen = apply::apply(client, namespace, built, uid, &mut memory.applied).await?;
             self.count_write(kind);
             if let Some(seen) = seen {
                 self.index().applied(kind, &owned_key(kind, key), seen);
             }
         }
-        for kind in snapshot.owned.keys().copied() {
+        for (kind, seen) in &snapshot.owned {
+            let kind = *kind;
             let kept = kind == Kind::Secret || wanted.iter().any(|built| built.kind == kind);
             if !kept {
-                apply::delete(&self.client, kind, &owned_key(kind, key)).await?;
+                apply::delete(client, kind, &owned_key(kind, key), &seen.uid).await?;
                 memory.applied.remove(&kind);
                 self.count_write(kind);
             }
@@ -259,6 +264,7 @@ impl Context {
         };
         memory.short = workers.is_short().then(|| memory.short.unwrap_or_else(now));
         let seen = Seen {
+            namespace: &key.namespace,
             name: &key.name,
             generation: listener.metadata.generation.unwrap_or_default(),
             wanted: spec.replicas,
@@ -329,6 +335,7 @@ impl Context {
             message: wrong.why.clone(),
         };
         let seen = Seen {
+            namespace: &key.namespace,
             name: &key.name,
             generation: wrong.metadata.generation.unwrap_or_default(),
             wanted: 1,
@@ -380,6 +387,7 @@ fn inputs(
         add(&rival.metadata);
     }
     snapshot.unreadable.hash(&mut hasher);
+    (&snapshot.not_allowed, snapshot.labelled).hash(&mut hasher);
     snapshot.namespaces.hash(&mut hasher);
     for secret in secrets {
         (secret, index.secret(secret)).hash(&mut hasher);

@@ -13,6 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::apply::ApplyError;
+use crate::build::Installation;
 use crate::index::Index;
 use crate::key::{Key, Work};
 use crate::queue::Outcome;
@@ -29,7 +30,7 @@ pub struct Context {
     secrets: Secrets,
     pods: Reporter,
     publisher: Publisher,
-    image: String,
+    installation: Installation,
     memories: Mutex<HashMap<Key, Memory>>,
     pub(crate) metrics: Metrics,
 }
@@ -87,12 +88,11 @@ impl Done {
 }
 
 impl Context {
-    /// Reconciles with this client. `image` is that of listeners that name none, and `instance` is
-    /// the name under which Events are published.
+    /// Reconciles with this client. `instance` is the name under which Events are published.
     pub fn new(
         client: Client,
         index: Arc<Mutex<Index>>,
-        image: String,
+        installation: Installation,
         instance: Option<String>,
         metrics: Metrics,
     ) -> Result<Self, reqwest::Error> {
@@ -102,7 +102,7 @@ impl Context {
             index,
             secrets: Secrets::default(),
             pods: Reporter::new()?,
-            image,
+            installation,
             memories: Mutex::default(),
             metrics,
         })

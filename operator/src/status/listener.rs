@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crds::duration::Span;
 use crds::report::{PodReport, Role};
-use crds::resources::{ObserverCounts, ObserverListenerStatus};
+use crds::resources::{ObserverCounts, ObserverListenerStatus, consent};
 use k8s_openapi::jiff::Timestamp;
 
 use super::ready::Turns;
@@ -46,6 +46,8 @@ pub struct Pod {
 /// Everything that a listener's status is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
     /// Its name.
     pub name: &'a str,
     /// Its generation.
@@ -237,7 +239,7 @@ impl<'a> Seen<'a> {
                 format!(
                     "{} of {} observers do not run ({}); their own status says why",
                     refused.len(),
-                    self.verdicts.len(),
+                    self.selected(),
                     names.join(", ")
                 ),
             );
@@ -257,7 +259,29 @@ impl<'a> Seen<'a> {
             );
         }
         self.workers_degraded(now)
-            .unwrap_or_else(|| Saying::new(Truth::False, "NothingRefused", "every part runs"))
+            .unwrap_or_else(|| self.not_degraded())
+    }
+
+    /// Every part runs. What other namespaces do not allow is no part of the listener; whose they
+    /// are is not for everybody to see who sees the listener.
+    fn not_degraded(&self) -> Saying {
+        if self.verdicts.values().all(Verdict::selected) {
+            return Saying::new(Truth::False, "NothingRefused", "every part runs");
+        }
+        let (label, value) = consent(self.namespace);
+        let message = format!(
+            "every part runs; observers of other namespaces are left out, because these do not allow listeners \
+             of namespace {}. Who administers the cluster allows them with `kubectl label namespace NAME \
+             {label}={value}`",
+            self.namespace
+        );
+        Saying::new(Truth::False, "NamespaceNotAllowed", message)
+    }
+
+    /// Number of observers that it selects.
+    fn selected(&self) -> usize {
+        let selected = |verdict: &&Verdict| verdict.selected();
+        self.verdicts.values().filter(selected).count()
     }
 
     fn stalled(&self, turns: Turns<'_>) -> Saying {
@@ -311,7 +335,7 @@ impl<'a> Seen<'a> {
         let programmed = count(&|verdict| matches!(verdict, Verdict::Programmed));
         let on_its_way = waiting > 0 && self.wanted > 0 && self.working().next().is_some();
         ObserverCounts {
-            selected: count(&|_| true),
+            selected: count(&Verdict::selected),
             programmed: if on_its_way {
                 before.programmed.min(waiting)
             } else {

@@ -45,6 +45,7 @@ impl Case {
 
     fn status(&self) -> ObserverListenerStatus {
         let seen = Seen {
+            namespace: "shop",
             name: "shop",
             generation: 3,
             wanted: self.wanted,
@@ -300,6 +301,24 @@ fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
         (counts.selected, counts.programmed, counts.refused),
         (3, 1, 1)
     );
+}
+
+#[test]
+fn what_other_namespaces_do_not_allow_is_told_and_degrades_nothing() {
+    let (listener, observer) = (Key::new("shop", "shop"), Key::new("crm", "a"));
+    let case = Case::but(|case| {
+        let verdict = Verdict::not_allowed(&listener, &observer, true);
+        case.verdicts = BTreeMap::from([(observer, verdict)]);
+    });
+    assert_eq!(case.status().observers, ObserverCounts::default());
+    let message = case.message("Degraded");
+    assert!(case.says().contains("False:NamespaceNotAllowed"));
+    assert!(
+        message.contains("listeners.observers.fraiseql.dev/shop=allowed"),
+        "{message}"
+    );
+    // Whose they are is theirs to tell.
+    assert!(!message.contains("crm"), "{message}");
 }
 
 #[test]

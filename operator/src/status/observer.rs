@@ -22,7 +22,19 @@ pub fn observer(
     before: &ObserverStatus,
     now: Timestamp,
 ) -> ObserverStatus {
-    let listeners: Vec<String> = verdicts
+    // Listeners that may not run it matter only where no other does.
+    let said = Said {
+        kept_out: verdicts.iter().find_map(|(_, verdict)| match verdict {
+            Verdict::NotAllowed { message } => Some(&**message),
+            _ => None,
+        }),
+        verdicts: verdicts
+            .iter()
+            .filter(|(_, verdict)| verdict.selected())
+            .collect(),
+    };
+    let listeners: Vec<String> = said
+        .verdicts
         .iter()
         .map(|(listener, _)| listener.to_string())
         .take(MAX_LISTENERS)
@@ -37,109 +49,123 @@ pub fn observer(
     ObserverStatus {
         observed_generation: generation,
         conditions: vec![
-            say("Accepted", accepted(unreadable, verdicts)),
-            say("Resolved", resolved(verdicts)),
-            say("Programmed", programmed(verdicts, ran)),
+            say("Accepted", said.accepted(unreadable)),
+            say("Resolved", said.resolved()),
+            say("Programmed", said.programmed(ran)),
         ],
         listeners,
     }
 }
 
-fn accepted(unreadable: Option<&str>, verdicts: &[(Key, Verdict)]) -> Saying {
-    let invalid = verdicts.iter().find_map(|(_, verdict)| match verdict {
-        Verdict::Invalid { message } => Some(message.as_str()),
-        _ => None,
-    });
-    if let Some(why) = unreadable.or(invalid) {
-        return Saying::new(Truth::False, "Invalid", why);
-    }
-    if verdicts.is_empty() {
-        return not_selected(Truth::Unknown);
-    }
-    Saying::new(Truth::True, "Accepted", "it is right in itself")
+/// What the listeners say that choose an observer.
+struct Said<'a> {
+    /// Those that select it.
+    verdicts: Vec<&'a (Key, Verdict)>,
+    /// Why one that would may not.
+    kept_out: Option<&'a str>,
 }
 
-fn resolved(verdicts: &[(Key, Verdict)]) -> Saying {
-    let missing = verdicts.iter().find_map(|(_, verdict)| match verdict {
-        Verdict::Unresolved { reason, message } => Some((reason, message)),
-        _ => None,
-    });
-    if let Some((reason, message)) = missing {
-        return Saying::new(Truth::False, &**reason, &**message);
-    }
-    if verdicts.is_empty() {
-        return not_selected(Truth::Unknown);
-    }
-    let looked_at =
-        |verdict: &Verdict| matches!(verdict, Verdict::Programmed | Verdict::Waiting { .. });
-    if verdicts.iter().any(|(_, verdict)| looked_at(verdict)) {
-        return Saying::new(Truth::True, "Resolved", "all that it refers to is there");
-    }
-    if verdicts
-        .iter()
-        .any(|(_, verdict)| *verdict == Verdict::Suspended)
-    {
-        return Saying::new(
-            Truth::Unknown,
-            "Suspended",
-            "its Secrets are looked up once it is Active",
-        );
-    }
-    Saying::new(
-        Truth::Unknown,
-        "Invalid",
-        "its Secrets are looked up once it is right in itself",
-    )
-}
-
-fn programmed(verdicts: &[(Key, Verdict)], ran: bool) -> Saying {
-    if verdicts.is_empty() {
-        return not_selected(Truth::False);
-    }
-    let no = |listener: &Key, reason: &str, message: &str| {
-        Saying::new(
-            Truth::False,
-            reason,
-            format!("listener {listener} does not run it: {message}"),
-        )
-    };
-    let mut waiting = None;
-    for (listener, verdict) in verdicts {
-        match verdict {
-            Verdict::Invalid { message } => return no(listener, "Invalid", message),
-            Verdict::Unresolved { reason, message } => return no(listener, reason, message),
-            Verdict::Suspended => {
-                return Saying::new(
-                    Truth::False,
-                    "Suspended",
-                    "events pass without a look at them until spec.state is Active",
-                );
-            }
-            Verdict::Waiting { reason, message } => {
-                let stops = reason == "ScaledToZero";
-                if waiting.is_none() && (stops || !ran) {
-                    waiting = Some(no(listener, reason, message));
-                }
-            }
-            Verdict::Programmed => {}
+impl Said<'_> {
+    fn accepted(&self, unreadable: Option<&str>) -> Saying {
+        let invalid = self.verdicts.iter().find_map(|(_, verdict)| match verdict {
+            Verdict::Invalid { message } => Some(message.as_str()),
+            _ => None,
+        });
+        if let Some(why) = unreadable.or(invalid) {
+            return Saying::new(Truth::False, "Invalid", why);
         }
+        if self.verdicts.is_empty() {
+            return self.not_selected(Truth::Unknown);
+        }
+        Saying::new(Truth::True, "Accepted", "it is right in itself")
     }
-    waiting.unwrap_or_else(|| {
-        Saying::new(
-            Truth::True,
-            "Programmed",
-            "every listener that selects it runs it",
-        )
-    })
-}
 
-fn not_selected(truth: Truth) -> Saying {
-    Saying::new(
-        truth,
-        "NotSelected",
-        "no ObserverListener selects it; compare its labels and namespace with spec.observerSelector \
+    fn resolved(&self) -> Saying {
+        let missing = self.verdicts.iter().find_map(|(_, verdict)| match verdict {
+            Verdict::Unresolved { reason, message } => Some((reason, message)),
+            _ => None,
+        });
+        if let Some((reason, message)) = missing {
+            return Saying::new(Truth::False, &**reason, &**message);
+        }
+        if self.verdicts.is_empty() {
+            return self.not_selected(Truth::Unknown);
+        }
+        let looked_at =
+            |verdict: &Verdict| matches!(verdict, Verdict::Programmed | Verdict::Waiting { .. });
+        if self.verdicts.iter().any(|(_, verdict)| looked_at(verdict)) {
+            return Saying::new(Truth::True, "Resolved", "all that it refers to is there");
+        }
+        if self
+            .verdicts
+            .iter()
+            .any(|(_, verdict)| *verdict == Verdict::Suspended)
+        {
+            return Saying::new(
+                Truth::Unknown,
+                "Suspended",
+                "its Secrets are looked up once it is Active",
+            );
+        }
+        Saying::new(
+            Truth::Unknown,
+            "Invalid",
+            "its Secrets are looked up once it is right in itself",
+        )
+    }
+
+    fn programmed(&self, ran: bool) -> Saying {
+        if self.verdicts.is_empty() {
+            return self.not_selected(Truth::False);
+        }
+        let no = |listener: &Key, reason: &str, message: &str| {
+            Saying::new(
+                Truth::False,
+                reason,
+                format!("listener {listener} does not run it: {message}"),
+            )
+        };
+        let mut waiting = None;
+        for (listener, verdict) in &self.verdicts {
+            match verdict {
+                Verdict::Invalid { message } => return no(listener, "Invalid", message),
+                Verdict::Unresolved { reason, message } => return no(listener, reason, message),
+                Verdict::Suspended => {
+                    return Saying::new(
+                        Truth::False,
+                        "Suspended",
+                        "events pass without a look at them until spec.state is Active",
+                    );
+                }
+                Verdict::Waiting { reason, message } => {
+                    let stops = reason == "ScaledToZero";
+                    if waiting.is_none() && (stops || !ran) {
+                        waiting = Some(no(listener, reason, message));
+                    }
+                }
+                Verdict::Programmed | Verdict::NotAllowed { .. } => {}
+            }
+        }
+        waiting.unwrap_or_else(|| {
+            Saying::new(
+                Truth::True,
+                "Programmed",
+                "every listener that selects it runs it",
+            )
+        })
+    }
+
+    fn not_selected(&self, truth: Truth) -> Saying {
+        if let Some(why) = self.kept_out {
+            return Saying::new(truth, "NamespaceNotAllowed", why);
+        }
+        Saying::new(
+            truth,
+            "NotSelected",
+            "no ObserverListener selects it; compare its labels and namespace with spec.observerSelector \
          and spec.observerNamespaces of the listener that should",
-    )
+        )
+    }
 }
 
 #[cfg(test)]
@@ -187,6 +213,7 @@ mod tests {
         let invalid = Verdict::Invalid {
             message: String::new(),
         };
+        let kept_out = Verdict::not_allowed(&Key::new("ops", "l"), &Key::new("shop", "o"), true);
         for (verdicts, expected) in [
             (
                 vec![],
@@ -218,6 +245,22 @@ mod tests {
                     ("True", "Accepted"),
                     ("False", "SecretMissing"),
                     ("False", "SecretMissing"),
+                ],
+            ),
+            (
+                vec![kept_out.clone()],
+                [
+                    ("Unknown", "NamespaceNotAllowed"),
+                    ("Unknown", "NamespaceNotAllowed"),
+                    ("False", "NamespaceNotAllowed"),
+                ],
+            ),
+            (
+                vec![kept_out, Verdict::Programmed],
+                [
+                    ("True", "Accepted"),
+                    ("True", "Resolved"),
+                    ("True", "Programmed"),
                 ],
             ),
             (

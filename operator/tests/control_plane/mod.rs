@@ -4,6 +4,8 @@
 //! its own. No pod really runs: pods are given addresses of this machine, and what they would
 //! report is told there.
 
+mod borders;
+mod ends;
 mod plane;
 mod pods;
 mod rest;

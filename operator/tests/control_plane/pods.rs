@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::routing::get;
 use crds::report::{OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT};
+use crds::resources::ObserverListener;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -102,4 +103,38 @@ pub(super) async fn run(api: &Api<Pod>, name: &str, ip: &str) {
     api.patch_status(name, &PatchParams::default(), &patch)
         .await
         .unwrap();
+}
+
+impl Room {
+    /// Waits until a deleted listener is gone, whose Job's pods end so as soon as they are there.
+    pub(super) async fn gone_by_its_job(&self, listener: &str, phase: &str, said: &str) {
+        let api: Api<Pod> = self.api();
+        let selector = format!("batch.kubernetes.io/job-name={listener}-listener-forget");
+        let parameters = ListParams::default().labels(&selector);
+        until("the listener is gone", async || {
+            for pod in api.list(&parameters).await.unwrap().items {
+                let status = pod.status.unwrap_or_default();
+                if status.phase.as_deref() == Some("Pending") {
+                    let name = pod.metadata.name.unwrap();
+                    end(&api, &name, phase, said).await;
+                }
+            }
+            self.get::<ObserverListener>(listener).await.is_none()
+        })
+        .await;
+    }
+}
+
+/// Says that a pod has ended, and what it said last.
+async fn end(api: &Api<Pod>, name: &str, phase: &str, said: &str) {
+    let code = i32::from(phase != "Succeeded");
+    let ended = json!({ "terminated": { "exitCode": code, "message": said } });
+    let container = json!({
+        "name": "forget", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": ended,
+    });
+    let status = json!({ "status": { "phase": phase, "containerStatuses": [container] } });
+    let (patch, parameters) = (Patch::Merge(&status), PatchParams::default());
+    // It may be gone by now.
+    drop(api.patch_status(name, &parameters, &patch).await);
 }

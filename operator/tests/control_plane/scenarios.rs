@@ -6,16 +6,23 @@ use std::time::Duration;
 use crds::report::{RECEIVER_FAILING, Refusal, StalledShard, Trouble};
 use crds::resources::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event, Namespace, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Event, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{DeleteParams, ListParams};
-use kube::{Api, Resource};
+use kube::Api;
+use kube::api::{ListParams, PostParams};
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::borders::{
+    an_identity_is_of_its_own_namespace, another_namespace_must_allow_it,
+    what_is_given_away_is_left_as_it_is, what_others_made_is_left_as_it_is,
+};
+use super::ends::{
+    a_listener_goes_with_all_it_had, a_namespace_goes_at_once,
+    rows_stay_where_the_name_of_the_job_is_taken, rows_that_stay_are_told_of,
+};
 use super::plane::Operator;
 use super::pods::{SHARDS, Told, run_pod};
 use super::rest::nothing_is_written_at_rest;
@@ -45,6 +52,13 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         pods_for_jobs_are_apart
         jobs_in_redis_need_one
         what_the_api_server_refuses_is_told
+        variables_of_the_operator_are_refused
+        another_namespace_must_allow_it
+        rows_that_stay_are_told_of
+        rows_stay_where_the_name_of_the_job_is_taken
+        what_others_made_is_left_as_it_is
+        what_is_given_away_is_left_as_it_is
+        an_identity_is_of_its_own_namespace
     }
     let mut failures = Vec::new();
     while let Some(ended) = playing.join_next_with_id().await {
@@ -94,20 +108,13 @@ async fn objects_are_made_and_restored(room: Room) {
     room.edit::<Role>(name, json!({ "rules": [] })).await;
     room.edit::<Deployment>(name, json!({ "spec": { "replicas": 7 } }))
         .await;
-    room.edit::<NetworkPolicy>(name, json!({ "metadata": { "ownerReferences": [] } }))
-        .await;
     until("everything is restored", async || {
         let role: Role = room.get(name).await.unwrap();
         let deployment: Deployment = room.get(name).await.unwrap();
-        let policy: NetworkPolicy = room.get(name).await.unwrap();
         room.get::<Service>(name).await.is_some()
             && room.get::<Secret>("shop-listener-bundle").await.is_some()
             && role.rules.is_some_and(|rules| rules.len() == 2)
             && deployment.spec.unwrap().replicas == Some(2)
-            && policy
-                .metadata
-                .owner_references
-                .is_some_and(|owners| owners.len() == 1)
     })
     .await;
 
@@ -198,7 +205,8 @@ async fn an_observer_is_refused_alone(room: Room) {
 
 async fn of_one_identity_the_younger_is_refused(room: Room) {
     room.database().await;
-    let identity = json!({ "identity": room.namespace.clone(), "deletionPolicy": "Retain" });
+    let identity = format!("{}/orders", room.namespace);
+    let identity = json!({ "identity": identity, "deletionPolicy": "Retain" });
     room.listener("elder", identity.clone()).await;
     room.listener_says("elder", ["Ready", "False", "Starting"])
         .await;
@@ -215,79 +223,6 @@ async fn of_one_identity_the_younger_is_refused(room: Room) {
     room.delete::<ObserverListener>("elder").await;
     room.listener_says("a-younger", ["Ready", "False", "Starting"])
         .await;
-}
-
-async fn a_listener_goes_with_all_it_had(room: Room) {
-    room.database().await;
-    room.listener("shop", json!({})).await;
-    until("there is a Deployment", async || {
-        room.get::<Deployment>("shop-listener").await.is_some()
-    })
-    .await;
-    let listener: ObserverListener = room.get("shop").await.unwrap();
-    let finalizers = listener.metadata.finalizers.unwrap_or_default();
-    assert_eq!(finalizers, ["observers.fraiseql.dev/rows"]);
-    let uid = listener.metadata.uid.unwrap();
-    lease(&room, "shop-shard-0-of-8", &uid).await;
-    // One of another listener, which is gone, and one of the user's own.
-    lease(
-        &room,
-        "gone-shard-0-of-8",
-        "6c7d5f6e-0000-4000-8000-000000000000",
-    )
-    .await;
-    room.apply::<Lease>("own", json!({ "metadata": { "labels": { "app": "own" } } }))
-        .await;
-    // Nothing says any more where the database is, but what was read before is known.
-    room.delete::<Secret>("db").await;
-    room.listener_says("shop", ["Ready", "False", "SecretMissing"])
-        .await;
-    room.delete::<ObserverListener>("shop").await;
-    room.gone::<Deployment>("shop-listener").await;
-    // Nothing answers there, so it takes its whole time and then lets go.
-    room.gone::<ObserverListener>("shop").await;
-    room.gone::<Secret>("shop-listener-bundle").await;
-    room.gone::<Role>("shop-listener").await;
-    room.gone::<Lease>("shop-shard-0-of-8").await;
-    room.gone::<Lease>("gone-shard-0-of-8").await;
-    assert!(room.get::<Lease>("own").await.is_some());
-    assert!(events(&room, "RowsKept").await > 0);
-}
-
-/// The Lease of a shard, as a pod makes it.
-async fn lease(room: &Room, name: &str, listener: &str) {
-    let labels = json!({
-        "app.kubernetes.io/name": "observer-listener",
-        "app.kubernetes.io/instance": "shop",
-        "app.kubernetes.io/managed-by": "observer-operator",
-        "observers.fraiseql.dev/lease": "shard",
-    });
-    let owner = json!({
-        "apiVersion": ObserverListener::api_version(&()),
-        "kind": ObserverListener::kind(&()),
-        "name": "shop",
-        "uid": listener,
-    });
-    let meta = json!({ "labels": labels, "ownerReferences": [owner] });
-    room.apply::<Lease>(name, json!({ "metadata": meta })).await;
-}
-
-async fn a_namespace_goes_at_once(room: Room) {
-    room.database().await;
-    room.listener("shop", json!({})).await;
-    room.observer("orders", plain()).await;
-    until("there is a Deployment", async || {
-        room.get::<Deployment>("shop-listener").await.is_some()
-    })
-    .await;
-    let api: Api<Namespace> = Api::all(room.client.clone());
-    api.delete(&room.namespace, &DeleteParams::default())
-        .await
-        .unwrap();
-    until("the namespace is gone", async || {
-        api.get_opt(&room.namespace).await.unwrap().is_none()
-    })
-    .await;
 }
 
 async fn pods_are_heard(room: Room) {
@@ -389,6 +324,56 @@ async fn pods_are_heard(room: Room) {
     assert!(events(&room, "Reloaded").await > 0);
 }
 
+/// Rules of the definitions that only an API server goes by.
+async fn variables_of_the_operator_are_refused(room: Room) {
+    room.database().await;
+    let api: Api<ObserverListener> = room.api();
+    let with = |env: serde_json::Value| -> ObserverListener {
+        let source = json!({ "changeLog": { "databaseUrl": { "value": "postgres://db/shop" } } });
+        serde_json::from_value(json!({
+            "apiVersion": "observers.fraiseql.dev/v1alpha1", "kind": "ObserverListener",
+            "metadata": { "name": "shop" },
+            "spec": { "source": source, "replicas": 0, "podTemplate": {
+                "env": env, "priorityClassName": "high",
+            } },
+        }))
+        .unwrap()
+    };
+    let parameters = PostParams::default();
+    let secret = json!({ "secretKeyRef": { "name": "s", "key": "k" } });
+    for (env, words) in [
+        (
+            json!([{ "name": "OBSERVER_LISTEN", "value": "x" }]),
+            "are set by the operator",
+        ),
+        (
+            json!([{ "name": "POD_NAME", "value": "x" }]),
+            "are set by the operator",
+        ),
+        (
+            json!([{ "name": "A", "value": "x", "valueFrom": secret }]),
+            "not both",
+        ),
+        (
+            json!([{ "name": "A", "value": "x" }, { "name": "A" }]),
+            "Duplicate value",
+        ),
+    ] {
+        let refused = api.create(&parameters, &with(env)).await.unwrap_err();
+        assert!(refused.to_string().contains(words), "{refused}");
+    }
+    let right = json!([{ "name": "A", "value": "x" }, { "name": "B", "valueFrom": secret }]);
+    api.create(&parameters, &with(right)).await.unwrap();
+    until("the pods have it", async || {
+        let deployment: Option<Deployment> = room.get("shop-listener").await;
+        let pod = deployment.and_then(|deployment| deployment.spec?.template.spec);
+        let env = pod.as_ref().and_then(|pod| pod.containers[0].env.as_ref());
+        let has = |name: &str| env.into_iter().flatten().any(|one| one.name == name);
+        has("A") && has("B") && has("POD_NAME")
+    })
+    .await;
+}
+
 async fn what_the_api_server_refuses_is_told(room: Room) {
     room.database().await;
     let labelled =
@@ -408,7 +393,7 @@ async fn what_the_api_server_refuses_is_told(room: Room) {
         .await;
 }
 
-async fn events(room: &Room, reason: &str) -> usize {
+pub(super) async fn events(room: &Room, reason: &str) -> usize {
     let api: Api<Event> = room.api();
     let look = async || {
         let events = api.list(&ListParams::default()).await.unwrap();

@@ -1,0 +1,105 @@
+//! What all pods of a listener have in common, whatever they run.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EnvVar, PodSecurityContext, PodSpec, ResourceRequirements,
+    SeccompProfile, SecurityContext,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::Fleet;
+
+/// The listener's program.
+const PROGRAM: &str = "/usr/local/bin/observer-listener";
+
+/// User and group of the image.
+const USER: i64 = 65532;
+
+/// A pod by the listener's account, where users want it to be.
+pub(super) fn spec(fleet: &Fleet, container: Container) -> PodSpec {
+    let template = &fleet.template;
+    PodSpec {
+        service_account_name: Some(fleet.object_name()),
+        automount_service_account_token: Some(true),
+        enable_service_links: Some(false),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![container],
+        image_pull_secrets: listed(template.image_pull_secrets.clone()),
+        node_selector: filled(template.node_selector.clone()),
+        affinity: template.affinity.clone(),
+        tolerations: listed(template.tolerations.clone()),
+        topology_spread_constraints: listed(template.topology_spread_constraints.clone()),
+        priority_class_name: template.priority_class_name.clone(),
+        ..PodSpec::default()
+    }
+}
+
+/// A container that runs the listener's program, with users' variables and these.
+pub(super) fn container(
+    fleet: &Fleet,
+    name: &str,
+    command: &[&str],
+    ours: Vec<EnvVar>,
+) -> Container {
+    let template = &fleet.template;
+    let command = [PROGRAM].iter().chain(command);
+    Container {
+        name: name.to_owned(),
+        image: Some(
+            template
+                .image
+                .clone()
+                .unwrap_or_else(|| fleet.installation.image.clone()),
+        ),
+        command: Some(command.map(|part| (*part).to_owned()).collect()),
+        // None of the names that users give is one of ours.
+        env: Some(template.env.iter().cloned().chain(ours).collect()),
+        resources: Some(template.resources.clone().unwrap_or_else(resources)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+/// A variable with a value of its own.
+pub(super) fn plain(name: &str, value: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        value_from: None,
+    }
+}
+
+fn resources() -> ResourceRequirements {
+    let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
+    ResourceRequirements {
+        requests: Some([quantity("cpu", "50m"), quantity("memory", "64Mi")].into()),
+        limits: Some([quantity("memory", "256Mi")].into()),
+        claims: None,
+    }
+}
+
+pub(super) fn filled(map: BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    (!map.is_empty()).then_some(map)
+}
+
+fn listed<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
+}

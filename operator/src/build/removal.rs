@@ -1,0 +1,92 @@
+//! The Job that removes the rows of a listener that is deleted: the operator itself connects to no
+//! database, so this runs where the listener ran, by its account, with its limits and placement.
+
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
+use k8s_openapi::api::core::v1::{
+    Container, PodSpec, PodTemplateSpec, SecretVolumeSource, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::pod::{self, filled, plain};
+use super::{COMPONENT, Fleet, MANAGED_BY, Part, bundle_secret, removal_name};
+
+/// How long the Job may take, with the pulling of the image and all its tries.
+pub const DEADLINE: Duration = Duration::from_mins(2);
+
+/// Tries after the first: Kubernetes waits ten seconds before the second and doubles that.
+const TRIES_MORE: i32 = 2;
+
+/// Value of [`COMPONENT`].
+const REMOVAL: &str = "removal";
+
+/// Where the bundle is.
+const FOLDER: &str = "/observers";
+
+/// A Job that forgets the listener of the bundle, in a few tries and a bounded time.
+#[must_use]
+pub fn build(fleet: &Fleet) -> Job {
+    Job {
+        metadata: fleet.metadata(removal_name(&fleet.name)),
+        spec: Some(JobSpec {
+            active_deadline_seconds: i64::try_from(DEADLINE.as_secs()).ok(),
+            backoff_limit: Some(TRIES_MORE),
+            template: pod(fleet),
+            ..JobSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// Its labels are those by which users let the listener's pods reach the database. The operator does
+/// not take it for one of them, as it lacks the operator's own.
+fn pod(fleet: &Fleet) -> PodTemplateSpec {
+    let template = &fleet.template;
+    let mut labels = template.labels.clone();
+    labels.remove(MANAGED_BY);
+    labels.extend(fleet.selector_labels(Part::Listener));
+    labels.insert(COMPONENT.to_owned(), REMOVAL.to_owned());
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: filled(template.annotations.clone()),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            // It asks the API server nothing.
+            automount_service_account_token: Some(false),
+            restart_policy: Some("Never".to_owned()),
+            volumes: Some(vec![Volume {
+                name: "bundle".to_owned(),
+                secret: Some(SecretVolumeSource {
+                    secret_name: Some(fleet.bundle_name()),
+                    ..SecretVolumeSource::default()
+                }),
+                ..Volume::default()
+            }]),
+            ..pod::spec(fleet, container(fleet))
+        }),
+    }
+}
+
+fn container(fleet: &Fleet) -> Container {
+    let file = format!("{FOLDER}/{}", bundle_secret::KEY);
+    let command = ["forget", "--yes", "--gone", "--file", &file];
+    Container {
+        volume_mounts: Some(vec![VolumeMount {
+            name: "bundle".to_owned(),
+            mount_path: FOLDER.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }]),
+        // What it said last is why it failed.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..pod::container(
+            fleet,
+            "forget",
+            &command,
+            vec![plain("OBSERVER_LOG_FORMAT", "json")],
+        )
+    }
+}
