@@ -19,6 +19,7 @@ mod demo;
 mod effects;
 mod examples;
 mod figures;
+mod floods;
 mod hostile;
 mod instructions;
 mod jobs;

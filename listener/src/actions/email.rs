@@ -11,26 +11,38 @@
 
 mod address;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crds::config::{EmailConfig, SmtpConfig, SmtpTls};
+use crds::config::{EmailConfig, SmtpConfig, SmtpTls, TlsConfig};
+use lettre::Message;
 use lettre::address::Envelope;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MessageBuilder, MultiPart, SinglePart};
 use lettre::transport::smtp;
-use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters, TlsVersion};
-use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{
+    AsyncSmtpConnection, AsyncTokioStream, Certificate, TlsParameters, TlsVersion,
+};
+use lettre::transport::smtp::extension::ClientId;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::answer::{Answer, broken, within};
+use super::bounded::{ALONE, Bounded, Trouble};
 use super::egress::{Guard, Undialled};
 use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
+use super::tls::client_config;
 use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
 
 /// Most connections of one action; others wait.
@@ -45,8 +57,6 @@ const MAX_SUBJECT: usize = 900;
 /// What is to be done about an address that the server cannot take.
 const NOT_ASCII: &str = "an address has a letter before its @ that is not ASCII: give another one, or a server with \
      SMTPUTF8 and 8BITMIME";
-
-type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
 /// Adds a recipient of one kind.
 type Adds = fn(MessageBuilder, Mailbox) -> MessageBuilder;
@@ -71,8 +81,19 @@ struct Server {
     address: String,
     host: String,
     port: u16,
-    tls: Tls,
+    encryption: Encryption,
+    /// Why the last connection broke.
+    trouble: Trouble,
     login: Option<Credentials>,
+}
+
+/// How connections are encrypted.
+enum Encryption {
+    None,
+    /// From the beginning.
+    Implicit(Arc<ClientConfig>, ServerName<'static>),
+    /// Once both have greeted each other.
+    StartTls(TlsParameters),
 }
 
 /// Says that nobody wrote it, so that nobody's holiday note answers it (RFC 3834).
@@ -144,27 +165,15 @@ impl Email {
         let sending = async {
             // It is never closed, so there is always a permit some time.
             let _permit = self.connections.acquire().await;
-            let transport = self.transport(&shared.guard, timeout).await?;
+            let mut connection = self.server.connect(&shared.guard).await?;
             let (envelope, message) = (message.envelope(), message.formatted());
-            let sent = transport.send_raw(envelope, &message).await;
-            sent.map_err(SendError::Smtp)?;
+            connection.send(envelope, &message).await?;
+            connection.abort().await;
             Ok::<_, SendError>(())
         };
-        within(&self.server.address, timeout, sending).await
-    }
-
-    /// A connection to an address that may be dialled.
-    async fn transport(&self, guard: &Guard, timeout: Duration) -> Result<Transport, Undialled> {
-        let server = &self.server;
-        let address = guard.address(&server.host, server.port).await?;
-        let mut builder = Transport::builder_dangerous(address.ip().to_string())
-            .port(server.port)
-            .tls(server.tls.clone())
-            .timeout(Some(timeout));
-        if let Some(login) = &server.login {
-            builder = builder.credentials(login.clone());
-        }
-        Ok(builder.build())
+        let (address, begun) = (&self.server.address, Instant::now());
+        let outcome = within(address, timeout, sending).await;
+        self.server.trouble.explain(address, begun, outcome)
     }
 
     fn message(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Message, Failure> {
@@ -235,7 +244,21 @@ enum SendError {
     #[error(transparent)]
     Undialled(#[from] Undialled),
     #[error(transparent)]
-    Smtp(smtp::Error),
+    Smtp(#[from] smtp::Error),
+    #[error("the connection cannot be encrypted")]
+    Encrypt(#[source] std::io::Error),
+}
+
+impl AsyncTokioStream for Bounded<TcpStream> {
+    fn peer_addr(&self) -> std::io::Result<SocketAddr> {
+        self.get_ref().peer_addr()
+    }
+}
+
+impl AsyncTokioStream for Bounded<TlsStream<TcpStream>> {
+    fn peer_addr(&self) -> std::io::Result<SocketAddr> {
+        self.get_ref().get_ref().0.peer_addr()
+    }
 }
 
 impl Server {
@@ -248,17 +271,57 @@ impl Server {
             address,
             host: config.host.clone(),
             port: config.port,
-            tls: match config.tls {
-                SmtpTls::None => Tls::None,
-                SmtpTls::Implicit => Tls::Wrapper(parameters(config)?),
-                SmtpTls::StartTls => Tls::Required(parameters(config)?),
+            encryption: match config.tls {
+                SmtpTls::None => Encryption::None,
+                SmtpTls::Implicit => implicit(config)?,
+                SmtpTls::StartTls => Encryption::StartTls(parameters(config)?),
             },
+            trouble: Trouble::default(),
             login: login.map(|(user, password)| {
                 let (user, password) = (user.reveal().trim(), password.reveal().trim());
                 Credentials::new(user.to_owned(), password.to_owned())
             }),
         })
     }
+
+    /// A connection to an address that may be dialled, logged in.
+    async fn connect(&self, guard: &Guard) -> Result<AsyncSmtpConnection, SendError> {
+        let stream = guard.dial(&self.host, self.port).await?;
+        let stream: Box<dyn AsyncTokioStream> = match &self.encryption {
+            Encryption::Implicit(config, name) => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                let stream = connector.connect(name.clone(), stream).await;
+                let stream = stream.map_err(SendError::Encrypt)?;
+                Box::new(Bounded::new(stream, ALONE, &self.trouble))
+            }
+            Encryption::None | Encryption::StartTls(_) => {
+                Box::new(Bounded::new(stream, ALONE, &self.trouble))
+            }
+        };
+        let hello = ClientId::default();
+        let mut connection = AsyncSmtpConnection::connect_with_transport(stream, &hello).await?;
+        if let Encryption::StartTls(parameters) = &self.encryption {
+            connection.starttls(parameters.clone(), &hello).await?;
+        }
+        if let Some(login) = &self.login {
+            connection.auth(DEFAULT_MECHANISMS, login).await?;
+        }
+        Ok(connection)
+    }
+}
+
+fn implicit(config: &SmtpConfig) -> Result<Encryption, CompileError> {
+    let name = config.host.trim_matches(['[', ']']).to_owned();
+    let name = ServerName::try_from(name)
+        .map_err(|_| CompileError::field("email.smtp.host", "is no host"))?;
+    let own = TlsConfig {
+        ca: config.ca.clone(),
+        ..TlsConfig::default()
+    };
+    Ok(Encryption::Implicit(
+        Arc::new(client_config("email.smtp", &own)?),
+        name,
+    ))
 }
 
 fn parameters(config: &SmtpConfig) -> Result<TlsParameters, CompileError> {
@@ -357,6 +420,7 @@ impl From<SendError> for Answer {
     fn from(error: SendError) -> Self {
         let error = match error {
             SendError::Undialled(why) => return why.into(),
+            SendError::Encrypt(error) => return broken(error),
             SendError::Smtp(error) => error,
         };
         let status = error.status().map(u16::from);

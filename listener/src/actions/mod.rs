@@ -6,6 +6,7 @@
 mod answer;
 mod batch;
 mod body;
+mod bounded;
 pub mod breaker;
 #[cfg(test)]
 mod echo_tests;
@@ -370,8 +371,11 @@ pub enum Outcome {
 impl Outcome {
     /// Whether the connection that it came about by is of no further use.
     fn breaks_connection(&self) -> bool {
-        use FailureKind::{Connection, Timeout};
-        matches!(self, Self::Retry { failure, .. } if matches!(failure.kind, Connection | Timeout))
+        use FailureKind::{Connection, Response, Timeout};
+        matches!(
+            self,
+            Self::Retry { failure, .. } if matches!(failure.kind, Connection | Response | Timeout)
+        )
     }
 }
 
@@ -434,7 +438,7 @@ pub enum FailureKind {
     Status,
     /// A redirect, which is never followed.
     Redirect,
-    /// The answer was not proper HTTP, or too large.
+    /// The answer was not what the protocol allows, or too large.
     Response,
     /// The observer or the action is no longer there.
     Removed,
