@@ -23,6 +23,7 @@ mod floods;
 mod hostile;
 mod instructions;
 mod jobs;
+mod large;
 mod letters;
 mod life;
 mod migrate;

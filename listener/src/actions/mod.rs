@@ -8,6 +8,7 @@ mod batch;
 mod body;
 mod bounded;
 pub mod breaker;
+mod budget;
 #[cfg(test)]
 mod echo_tests;
 mod egress;
@@ -199,6 +200,7 @@ impl Action {
     /// admitted. `now` is what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
         let passage = &self.passage;
+        let _room = budget::room(&delivery.event).await;
         match &self.kind {
             Kind::Webhook(webhook) => {
                 if let Some(batches) = webhook.batches_for(delivery) {
