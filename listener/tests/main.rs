@@ -14,6 +14,7 @@ mod capture;
 mod careful;
 mod chaos;
 mod connections;
+mod crowds;
 mod dead_letters;
 mod demo;
 mod effects;
