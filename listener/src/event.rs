@@ -98,6 +98,15 @@ impl Event {
         }
     }
 
+    /// Bytes of all that differs in length from one event to another.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let text = |text: Option<&str>| text.map_or(0, str::len);
+        let image = |image: &Option<Box<RawValue>>| text(image.as_deref().map(RawValue::get));
+        let texts = text(self.key.as_deref()) + text(self.tenant.as_deref());
+        (self.entity.len() + texts + image(&self.old) + image(&self.new)) as u64
+    }
+
     /// Names of the fields that differ between the two images, in order; empty unless both are there.
     ///
     /// Both images were written by the same expression over the same columns, so equal text

@@ -248,6 +248,16 @@ async fn nobody_comes_in_without_the_token_and_mistakes_are_named() {
         (Method::GET, "/dead-letters?limit=0", None, 400, "1 to 1000"),
         (Method::GET, "/dead-letters?observr=x", None, 400, "observr"),
         (Method::GET, "/dead-letters?since=today", None, 400, "since"),
+        (Method::GET, "/dead-letters?key=a%00", None, 400, "key"),
+        (
+            Method::GET,
+            "/dead-letters/export?tenant=%00",
+            None,
+            400,
+            "tenant",
+        ),
+        (Method::GET, "/jobs?action=a%00", None, 400, "action"),
+        (Method::GET, "/jobs/%00", None, 404, "no job"),
         (
             Method::GET,
             "/dead-letters/x",

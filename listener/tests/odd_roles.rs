@@ -6,7 +6,7 @@ use testkit::http_sink::{Behaviour, Sink};
 use crate::support::listener::{Config, Process, observer};
 use crate::support::program::command;
 use crate::support::rows::at;
-use crate::support::{TestDb, amounts_to, empty_database, eventually};
+use crate::support::{TestDb, amounts_to, database, empty_database, eventually};
 
 /// Settings that a role may have, each of which once stopped or changed something, or might.
 const SETTINGS: [&str; 38] = [
@@ -235,4 +235,43 @@ async fn functions_that_somebody_planted_are_not_called() {
     assert_eq!(bound, [""; 0], "bound for good");
     db.run("drop owned by odd_names cascade; drop role odd_names")
         .await;
+}
+
+/// Whoever may connect can take advisory locks, and see in `pg_locks` which others take.
+#[tokio::test]
+async fn advisory_locks_of_others_stop_nothing() {
+    let db = database().await;
+    let role = db.role("locker", "login password 'l'").await;
+    let locker = testkit::database::pool(&db.url_as(&role, "l")).await;
+    let mut holder = locker.acquire().await.unwrap();
+    // All that the schema's functions, `migrate` and positions were ever guarded by.
+    for key in [
+        "x'72657461696e'::bigint",
+        "x'726562617365'::bigint",
+        "x'6f62736572766572'::bigint",
+        "x'6a6f6272'::integer, 0",
+        "x'6a6f6265'::integer, 1",
+        "x'6a6f6263'::integer, 1",
+        "x'6a6f6273'::integer, 1",
+        "hashtextextended('observer.checkpoint/default/test', 0)",
+    ] {
+        sqlx::query(AssertSqlSafe(format!("select pg_advisory_lock({key})")))
+            .execute(&mut *holder)
+            .await
+            .unwrap();
+    }
+    observer_listener::migrate::migrate(&db.pool).await.unwrap();
+    db.run("select observer.emit('e')").await;
+    let moved_on: bool = db.value("select rotated from observer.maintain('0')").await;
+    assert!(moved_on, "the log is looked after");
+    let users: i64 = db
+        .value(
+            "select count(*) from pg_proc where pronamespace = 'observer'::regnamespace and prosrc ~ 'advisory'",
+        )
+        .await;
+    assert_eq!(users, 0);
+    let refused = sqlx::query("select from observer.mutex for update")
+        .execute(&mut *holder)
+        .await;
+    assert!(refused.is_err(), "the schema's own rows cannot be locked");
 }

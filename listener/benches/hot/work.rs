@@ -56,7 +56,7 @@ impl Work {
         };
         let (default_body, templated) = (delivery("default/o0"), delivery("default/o1"));
         let logged = Logged {
-            size: 600,
+            excess: None,
             xid: 1000,
             event,
         };

@@ -41,6 +41,8 @@ pub(super) enum Answer {
     SetUp(String),
     /// Something that is not HTTP.
     Garbled(String),
+    /// More than is read of an answer.
+    TooLarge(String),
     /// Nothing within the attempt's timeout.
     Silence(Duration),
     /// It takes nothing now, in words of a protocol other than HTTP, and that protocol's status.
@@ -74,6 +76,7 @@ pub(super) fn classify(host: &str, answer: Answer) -> Outcome {
             FailureKind::Response,
             format!("{host} did not answer with proper HTTP: {why}"),
         ),
+        Answer::TooLarge(why) => retry(FailureKind::Response, format!("{host}: {why}")),
         Answer::Silence(timeout) => retry(
             FailureKind::Timeout,
             format!("{host} did not answer within {timeout:?}, the action's timeout"),
@@ -304,6 +307,7 @@ mod tests {
             (Answer::SetUp("x".into()), Retry(K::Connection)),
             (Answer::Later("x".into(), Some(450)), Retry(K::Status)),
             (Answer::Garbled("x".into()), Retry(K::Response)),
+            (Answer::TooLarge("x".into()), Retry(K::Response)),
             (Answer::Silence(Duration::from_secs(1)), Retry(K::Timeout)),
             (Answer::Busy("x".into(), Some(451)), Retry(K::Status)),
             (Answer::Never("x".into(), None), Refused(K::Status)),

@@ -5,6 +5,7 @@
 //! pass; a listener's `spec.egress.allow` makes exceptions. An IPv6 address that carries an
 //! IPv4 address is judged as the latter, because that is where its packets end up.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,9 @@ use url::{Host, Url};
 
 use super::answer::Answer;
 use super::proxy;
+
+/// Longest wait for a connection; an action's timeout may be shorter.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one of several addresses of a host may take to be reached.
 const PROBE: Duration = Duration::from_secs(1);
@@ -113,13 +117,16 @@ pub(super) enum Undialled {
     /// Its name cannot be resolved, now at least.
     #[error("the name cannot be resolved")]
     Name(#[source] Option<std::io::Error>),
+    /// None of its addresses is reached.
+    #[error("no connection: {0}")]
+    Unreached(#[source] std::io::Error),
 }
 
 impl From<Undialled> for Answer {
     fn from(why: Undialled) -> Self {
         match why {
             Undialled::Refused(refused) => Self::Forbidden(refused.to_string()),
-            Undialled::Name(_) => Self::Away(why.to_string()),
+            Undialled::Name(_) | Undialled::Unreached(_) => Self::Away(why.to_string()),
         }
     }
 }
@@ -203,19 +210,28 @@ impl Guard {
         Ok(allowed)
     }
 
-    /// The one of these that a client which dials but one is to dial: of several the first that is
-    /// reached, or else the first.
-    pub(super) async fn address(&self, host: &str, port: u16) -> Result<SocketAddr, Undialled> {
+    /// Connects to the first of these addresses that is reached. Of several, none holds up the others
+    /// for long.
+    pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, Undialled> {
         let all = self.addresses(host, port).await?;
-        if let [_, _, ..] = *all {
-            for address in &all {
-                let reached = timeout(PROBE, TcpStream::connect(address)).await;
-                if matches!(reached, Ok(Ok(_))) {
-                    return Ok(*address);
+        let probed: &[SocketAddr] = if all.len() > 1 { &all } else { &[] };
+        let probing = probed.iter().map(|address| (address, PROBE));
+        let first = all.first().map(|address| (address, CONNECT_TIMEOUT));
+        let mut why = None;
+        for (address, patience) in probing.chain(first) {
+            match timeout(patience, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    stream.set_nodelay(true).map_err(Undialled::Unreached)?;
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => why = Some(error),
+                Err(_) => {
+                    let said = format!("no answer within {patience:?}");
+                    why = Some(io::Error::new(io::ErrorKind::TimedOut, said));
                 }
             }
         }
-        all.first().copied().ok_or(Undialled::Name(None))
+        Err(why.map_or(Undialled::Name(None), Undialled::Unreached))
     }
 
     /// Whether `address`, which `host` stands for, may be dialled.

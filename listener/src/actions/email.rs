@@ -10,23 +10,22 @@
 //! answer to the next.
 
 mod address;
+mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crds::config::{EmailConfig, SmtpConfig, SmtpTls};
+use crds::config::EmailConfig;
+use lettre::Message;
 use lettre::address::Envelope;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MessageBuilder, MultiPart, SinglePart};
-use lettre::transport::smtp;
-use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters, TlsVersion};
-use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
-use super::answer::{Answer, broken, within};
-use super::egress::{Guard, Undialled};
+use self::server::{SendError, Server};
+use super::answer::within;
 use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
@@ -41,12 +40,6 @@ const MAX_RECIPIENTS: usize = 100;
 
 /// Longest subject, in characters.
 const MAX_SUBJECT: usize = 900;
-
-/// What is to be done about an address that the server cannot take.
-const NOT_ASCII: &str = "an address has a letter before its @ that is not ASCII: give another one, or a server with \
-     SMTPUTF8 and 8BITMIME";
-
-type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
 /// Adds a recipient of one kind.
 type Adds = fn(MessageBuilder, Mailbox) -> MessageBuilder;
@@ -63,16 +56,6 @@ pub(super) struct Email {
     text: Option<Template>,
     html: Option<Template>,
     connections: Semaphore,
-}
-
-struct Server {
-    key: String,
-    /// `host:port`.
-    address: String,
-    host: String,
-    port: u16,
-    tls: Tls,
-    login: Option<Credentials>,
 }
 
 /// Says that nobody wrote it, so that nobody's holiday note answers it (RFC 3834).
@@ -144,27 +127,15 @@ impl Email {
         let sending = async {
             // It is never closed, so there is always a permit some time.
             let _permit = self.connections.acquire().await;
-            let transport = self.transport(&shared.guard, timeout).await?;
+            let mut connection = self.server.connect(&shared.guard).await?;
             let (envelope, message) = (message.envelope(), message.formatted());
-            let sent = transport.send_raw(envelope, &message).await;
-            sent.map_err(SendError::Smtp)?;
+            connection.send(envelope, &message).await?;
+            connection.abort().await;
             Ok::<_, SendError>(())
         };
-        within(&self.server.address, timeout, sending).await
-    }
-
-    /// A connection to an address that may be dialled.
-    async fn transport(&self, guard: &Guard, timeout: Duration) -> Result<Transport, Undialled> {
-        let server = &self.server;
-        let address = guard.address(&server.host, server.port).await?;
-        let mut builder = Transport::builder_dangerous(address.ip().to_string())
-            .port(server.port)
-            .tls(server.tls.clone())
-            .timeout(Some(timeout));
-        if let Some(login) = &server.login {
-            builder = builder.credentials(login.clone());
-        }
-        Ok(builder.build())
+        let (address, begun) = (&self.server.address, Instant::now());
+        let outcome = within(address, timeout, sending).await;
+        self.server.trouble.explain(address, begun, outcome)
     }
 
     fn message(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Message, Failure> {
@@ -227,52 +198,6 @@ impl Email {
         };
         made.map_err(|error| unwritten(&error))
     }
-}
-
-/// Why a message was not taken.
-#[derive(Debug, thiserror::Error)]
-enum SendError {
-    #[error(transparent)]
-    Undialled(#[from] Undialled),
-    #[error(transparent)]
-    Smtp(smtp::Error),
-}
-
-impl Server {
-    fn compile(config: &SmtpConfig) -> Result<Self, CompileError> {
-        let address = format!("{}:{}", config.host, config.port);
-        let login = config.login.as_ref();
-        let user = login.map_or("", |(user, _)| user.reveal());
-        Ok(Self {
-            key: format!("smtp://{user}@{address}"),
-            address,
-            host: config.host.clone(),
-            port: config.port,
-            tls: match config.tls {
-                SmtpTls::None => Tls::None,
-                SmtpTls::Implicit => Tls::Wrapper(parameters(config)?),
-                SmtpTls::StartTls => Tls::Required(parameters(config)?),
-            },
-            login: login.map(|(user, password)| {
-                let (user, password) = (user.reveal().trim(), password.reveal().trim());
-                Credentials::new(user.to_owned(), password.to_owned())
-            }),
-        })
-    }
-}
-
-fn parameters(config: &SmtpConfig) -> Result<TlsParameters, CompileError> {
-    let mut builder =
-        TlsParameters::builder(config.host.clone()).set_min_tls_version(TlsVersion::Tlsv12);
-    if let Some(ca) = &config.ca {
-        let bad = |what: String| CompileError::field("email.smtp.ca", what);
-        let certificate = Certificate::from_pem(ca.reveal().as_bytes())
-            .map_err(|_| bad("holds no certificate; give it as PEM".to_owned()))?;
-        builder = builder.add_root_certificate(certificate);
-    }
-    builder.build().map_err(|error| {
-        CompileError::field("email.smtp", format!("cannot be reached by TLS: {error}"))
-    })
 }
 
 /// The same for all attempts.
@@ -351,52 +276,6 @@ fn mailbox(template: &Template, subject: &Arc<Subject>) -> Result<Mailbox, Failu
             "did not come out as an address ({error}): write it as Shop <shop@example.com>"
         ))
     })
-}
-
-impl From<SendError> for Answer {
-    fn from(error: SendError) -> Self {
-        let error = match error {
-            SendError::Undialled(why) => return why.into(),
-            SendError::Smtp(error) => error,
-        };
-        let status = error.status().map(u16::from);
-        if error.is_transient() {
-            return match status {
-                // Of a mailbox, or of this message; those of the server itself are others.
-                Some(450..=453 | 455..=459) => Self::Later(said(&error), status),
-                _ => Self::Busy(said(&error), status),
-            };
-        }
-        if error.is_tls() || error.is_client() {
-            let said = said(&error);
-            // The client's words for what the server does not offer.
-            if said.contains("non-ascii") {
-                return Self::Never(format!("{said}; {NOT_ASCII}"), None);
-            }
-            return Self::SetUp(said);
-        }
-        if !error.is_permanent() {
-            return broken(said(&error));
-        }
-        let remedy = match status {
-            Some(530 | 534 | 535 | 538) => {
-                "; user or password of email.smtp are wrong, or it wants another way to log in"
-            }
-            Some(550 | 551 | 553) => "; correct the address, or take it out",
-            Some(552) => "; the message is too large for the server or the mailbox",
-            Some(554) => "; the server takes no such message from this sender",
-            _ => "",
-        };
-        Self::Never(format!("{}{remedy}", said(&error)), status)
-    }
-}
-
-/// The error and its cause.
-fn said(error: &smtp::Error) -> String {
-    let cause = std::error::Error::source(error);
-    let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
-    // It is cut once it holds no secret.
-    format!("{error}{cause}")
 }
 
 #[cfg(test)]

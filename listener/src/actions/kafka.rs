@@ -34,6 +34,9 @@ use super::template::Template;
 use super::tls::client_config;
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
 
+/// Most bytes of an answer; the longest tells of all topics, some 40 bytes for each partition.
+const MAX_ANSWER: usize = 4 << 20;
+
 /// Most characters of a topic's name.
 const MAX_TOPIC: usize = 249;
 
@@ -198,7 +201,9 @@ impl Kafka {
                 }
             }
         }
-        let writing = groups.into_values().map(|group| self.write(group, until));
+        let writing = groups
+            .into_values()
+            .map(|group| self.write(&cluster, group, until));
         outcomes.extend(join_all(writing).await.into_iter().flatten());
         outcomes.sort_unstable_by_key(|(index, _)| *index);
         let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
@@ -218,7 +223,12 @@ impl Kafka {
     }
 
     /// Writes records of one partition.
-    async fn write(&self, group: Group, until: (Instant, Duration)) -> Vec<(usize, Outcome)> {
+    async fn write(
+        &self,
+        cluster: &Cluster,
+        group: Group,
+        until: (Instant, Duration),
+    ) -> Vec<(usize, Outcome)> {
         let Group {
             partition,
             parts,
@@ -227,7 +237,10 @@ impl Kafka {
         let write = async |parts: Vec<Arc<Part>>| {
             let records = parts.iter().map(|part| part.record.clone()).collect();
             let writing = partition.produce(records, Compression::NoCompression);
-            let written = async { writing.await.map_err(SendError::from) };
+            let written = async {
+                let of = |error| SendError::of(error, &cluster.doorway);
+                writing.await.map_err(of)
+            };
             let written = in_time(&self.host, until, written).await;
             written.err().unwrap_or(Outcome::Done)
         };

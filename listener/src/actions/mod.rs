@@ -6,7 +6,9 @@
 mod answer;
 mod batch;
 mod body;
+mod bounded;
 pub mod breaker;
+mod budget;
 #[cfg(test)]
 mod echo_tests;
 mod egress;
@@ -198,6 +200,7 @@ impl Action {
     /// admitted. `now` is what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
         let passage = &self.passage;
+        let _room = budget::room(&delivery.event).await;
         match &self.kind {
             Kind::Webhook(webhook) => {
                 if let Some(batches) = webhook.batches_for(delivery) {
@@ -370,8 +373,11 @@ pub enum Outcome {
 impl Outcome {
     /// Whether the connection that it came about by is of no further use.
     fn breaks_connection(&self) -> bool {
-        use FailureKind::{Connection, Timeout};
-        matches!(self, Self::Retry { failure, .. } if matches!(failure.kind, Connection | Timeout))
+        use FailureKind::{Connection, Response, Timeout};
+        matches!(
+            self,
+            Self::Retry { failure, .. } if matches!(failure.kind, Connection | Response | Timeout)
+        )
     }
 }
 
@@ -434,7 +440,7 @@ pub enum FailureKind {
     Status,
     /// A redirect, which is never followed.
     Redirect,
-    /// The answer was not proper HTTP, or too large.
+    /// The answer was not what the protocol allows, or too large.
     Response,
     /// The observer or the action is no longer there.
     Removed,

@@ -2,6 +2,8 @@
 //!
 //! `Nats-Msg-Id` is the delivery's id, by which a stream leaves out what it has already.
 
+mod relay;
+
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -9,17 +11,23 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, HeaderMap, jetstream};
 use crds::config::{NatsConfig, Redacted};
 use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use self::relay::Relay;
 
 use super::answer::{Answer, broken, within};
 use super::body::Body;
+use super::bounded::Trouble;
 use super::egress::{Guard, Undialled};
 use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::tls::client_config;
+use super::tls::{Verify, client_config_by};
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
 
 /// Port where a URL names none.
@@ -44,7 +52,15 @@ pub(super) struct Nats {
     /// Whether the template itself names one of the server's own subjects.
     system: bool,
     message: Body,
-    client: Mutex<Option<Client>>,
+    client: Mutex<Option<Connection>>,
+    /// Why the last connection broke.
+    trouble: Trouble,
+}
+
+/// A connection, and the way that it goes.
+struct Connection {
+    client: Client,
+    relay: Relay,
 }
 
 /// Why a message was not taken.
@@ -62,6 +78,10 @@ enum SendError {
     },
     #[error("the credentials cannot be read")]
     Credentials,
+    #[error("the way to the server cannot be opened")]
+    NoRelay(#[source] std::io::Error),
+    #[error("the connection broke")]
+    Over,
 }
 
 impl From<SendError> for Answer {
@@ -69,6 +89,8 @@ impl From<SendError> for Answer {
         let never = |said: &str| Self::Never(said.to_owned(), None);
         match error {
             SendError::Undialled(why) => why.into(),
+            SendError::NoRelay(error) => broken(error),
+            SendError::Over => broken("the server ended it"),
             SendError::Credentials => {
                 never("nats.credentials cannot be read: give what nsc writes to a file .creds")
             }
@@ -114,8 +136,11 @@ impl Nats {
         let port = url.port().unwrap_or(DEFAULT_PORT);
         let own = config.tls.clone().unwrap_or_default();
         let encrypted = url.scheme() == "tls";
+        // The client dials the way to the server, not the server.
+        let verify = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
+        let verify = Verify::As(verify.map_err(|_| bad())?);
         let tls = encrypted
-            .then(|| client_config("nats.tls", &own))
+            .then(|| client_config_by("nats.tls", &own, verify))
             .transpose()?;
         Ok(Self {
             address: format!("{host}:{port}"),
@@ -132,6 +157,7 @@ impl Nats {
                 &config.content_type,
             )?,
             client: Mutex::new(None),
+            trouble: Trouble::default(),
         })
     }
 
@@ -157,8 +183,10 @@ impl Nats {
             Ok(message) => message,
             Err(failure) => return Outcome::Refused(failure),
         };
+        let begun = Instant::now();
         let publishing = Box::pin(self.publish(shared, delivery, (subject, message), timeout));
         let outcome = within(&self.address, timeout, publishing).await;
+        let outcome = self.trouble.explain(&self.address, begun, outcome);
         if outcome.breaks_connection() {
             self.client.lock().await.take();
         }
@@ -172,7 +200,7 @@ impl Nats {
         (subject, message): (String, Vec<u8>),
         timeout: Duration,
     ) -> Result<(), SendError> {
-        let client = self.client(&shared.guard).await?;
+        let (client, over) = self.client(&shared.guard).await?;
         let mut stream = jetstream::new(client);
         stream.set_timeout(timeout);
         let mut headers = HeaderMap::new();
@@ -185,28 +213,28 @@ impl Nats {
             let sent = stream.publish_with_headers(subject.clone(), headers, message.into());
             sent.await?.await
         };
-        match publishing.await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(SendError::Publish { subject, error }),
+        match over.run_until_cancelled(publishing).await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(SendError::Publish { subject, error }),
+            None => Err(SendError::Over),
         }
     }
 
-    /// The connection that there is, or a new one to an address that may be dialled.
-    async fn client(&self, guard: &Guard) -> Result<Client, SendError> {
+    /// The connection that there is, or a new one to an address that may be dialled, with what is
+    /// cancelled once it is over.
+    async fn client(&self, guard: &Guard) -> Result<(Client, CancellationToken), SendError> {
         let mut kept = self.client.lock().await;
-        if let Some(client) = &*kept
+        if let Some(Connection { client, relay }) = &*kept
             && client.connection_state() == State::Connected
+            && !relay.over.is_cancelled()
         {
-            return Ok(client.clone());
+            return Ok((client.clone(), relay.over.clone()));
         }
-        let address = guard.address(&self.host, self.port).await?;
+        let dialled = guard.dial(&self.host, self.port).await?;
+        let relay = Relay::open(dialled, &self.trouble).await;
+        let relay = relay.map_err(SendError::NoRelay)?;
         let encrypted = self.tls.is_some();
-        // Where it is encrypted the name stays, since the certificate must bear it.
-        let server = if encrypted {
-            format!("{}://{}", self.url.scheme(), self.address)
-        } else {
-            format!("nats://{address}")
-        };
+        let server = format!("{}://{}", self.url.scheme(), relay.address);
         let mut options = ConnectOptions::new()
             .name("observer-listener")
             .connection_timeout(CONNECT_TIMEOUT)
@@ -231,7 +259,9 @@ impl Nats {
             options = read.map_err(|_| SendError::Credentials)?;
         }
         let client = options.connect(server).await?;
-        Ok(kept.insert(client).clone())
+        let over = relay.over.clone();
+        let connection = kept.insert(Connection { client, relay });
+        Ok((connection.client.clone(), over))
     }
 
     fn message(&self, delivery: &Delivery) -> Result<(String, Vec<u8>), Failure> {

@@ -9,6 +9,7 @@
 //! This module owns `observer.effect`.
 
 mod answer;
+mod relay;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +18,16 @@ use ::queue::transaction;
 use crds::config::{OwnDatabase, PostgresConfig, Redacted, TlsConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::answer::{Answer, within};
-use super::egress::{Guard, Undialled};
+use self::relay::{Relay, Target, Tls};
+use super::answer::{Answer, broken, within};
 use super::escape::{Format, NULL};
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::tls::client_config;
+use super::tls::{Verify, client_config_by};
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
 use crate::database;
 
@@ -39,9 +39,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// For how long new connections go to the addresses that a name stood for.
-const RESOLVED_FOR: Duration = Duration::from_secs(30);
 
 /// For how long a delivery that took effect is known, at least.
 const REMEMBERED_DAYS: i32 = 7;
@@ -59,7 +56,14 @@ pub(super) struct Postgres {
     elsewhere: Option<Server>,
     statement: String,
     parameters: Vec<Template>,
-    pool: Mutex<Option<(PgPool, Instant)>>,
+    pool: Mutex<Option<Connections>>,
+}
+
+/// Connections, and the way that they go to a server elsewhere.
+#[derive(Clone)]
+struct Connections {
+    pool: PgPool,
+    relay: Option<Arc<Relay>>,
 }
 
 struct Server {
@@ -67,15 +71,18 @@ struct Server {
     key: String,
     host: String,
     options: PgConnectOptions,
+    target: Target,
 }
 
 /// Why a statement was not run to its end.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error(transparent)]
-    Undialled(#[from] Undialled),
-    #[error(transparent)]
     Database(#[from] sqlx::Error),
+    #[error("the way to the server cannot be opened")]
+    NoRelay(#[source] std::io::Error),
+    #[error("the server cannot be reached, or sends too much")]
+    Relay(Answer),
     #[error("{NOT_ALLOWED}")]
     NotAllowed,
 }
@@ -83,7 +90,8 @@ enum RunError {
 impl From<RunError> for Answer {
     fn from(error: RunError) -> Self {
         match error {
-            RunError::Undialled(why) => why.into(),
+            RunError::NoRelay(error) => broken(error),
+            RunError::Relay(answer) => answer,
             RunError::Database(error) => answer::read(&error),
             RunError::NotAllowed => Self::Forbidden(error.to_string()),
         }
@@ -172,15 +180,30 @@ impl Postgres {
         parameters: &[Option<String>],
         timeout: Duration,
     ) -> Result<(), RunError> {
-        let (pool, own) = self.pool(shared).await?;
-        if let Some(server) = &self.elsewhere
-            && pool.size() == 0
-        {
-            server.knock(&shared.guard).await?;
+        let (Connections { pool, relay }, own) = self.pool(shared).await?;
+        let begun = Instant::now();
+        let ran = self.run_by(&pool, own, delivery, parameters, timeout).await;
+        match (&ran, relay) {
+            // What the server says itself is clear.
+            (Err(sqlx::Error::Database(_)) | Ok(()), _) | (_, None) => Ok(ran?),
+            (_, Some(relay)) => match relay.trouble.since(begun) {
+                Some(known) => Err(RunError::Relay(known)),
+                None => Ok(ran?),
+            },
         }
+    }
+
+    async fn run_by(
+        &self,
+        pool: &PgPool,
+        own: Option<&OwnDatabase>,
+        delivery: &Delivery,
+        parameters: &[Option<String>],
+        timeout: Duration,
+    ) -> Result<(), sqlx::Error> {
         let millis = timeout.as_millis().max(1);
         let begin = format!("begin; set local statement_timeout = {millis}");
-        let mut tx = transaction::begin_by(&pool, begin).await?;
+        let mut tx = transaction::begin_by(pool, begin).await?;
         if let Some(own) = own {
             // Where another attempt is under way, this waits for what becomes of it.
             let new = sqlx::query(
@@ -220,34 +243,36 @@ impl Postgres {
     async fn pool<'a>(
         &self,
         shared: &'a Shared,
-    ) -> Result<(PgPool, Option<&'a OwnDatabase>), RunError> {
+    ) -> Result<(Connections, Option<&'a OwnDatabase>), RunError> {
+        let own = match &self.elsewhere {
+            Some(_) => None,
+            None => Some(shared.own_database.as_ref().ok_or(RunError::NotAllowed)?),
+        };
         let mut kept = self.pool.lock().await;
-        let now = Instant::now();
-        let Some(server) = &self.elsewhere else {
-            let own = shared.own_database.as_ref().ok_or(RunError::NotAllowed)?;
-            if let Some((pool, _)) = &*kept {
-                return Ok((pool.clone(), Some(own)));
-            }
-            let options = database::options(&own.url)
-                .map_err(|error| sqlx::Error::Configuration(error.into()))?;
-            let (pool, _) = kept.insert((connections(options), now));
-            return Ok((pool.clone(), Some(own)));
-        };
-        if let Some((pool, since)) = &*kept
-            && now < *since + RESOLVED_FOR
-        {
-            return Ok((pool.clone(), None));
+        if let Some(connections) = &*kept {
+            return Ok((connections.clone(), own));
         }
-        let options = server.dialled(&shared.guard).await?;
-        let pool = match kept.take() {
-            Some((pool, _)) => {
-                pool.set_connect_options(options);
-                pool
+        let made = match (&self.elsewhere, own) {
+            (Some(server), _) => {
+                let relay = Relay::open(server.target.clone(), &shared.guard);
+                let relay = relay.map_err(RunError::NoRelay)?;
+                let options = server.options.clone().ssl_mode(PgSslMode::Disable);
+                Connections {
+                    pool: connections(options.socket(relay.folder())),
+                    relay: Some(Arc::new(relay)),
+                }
             }
-            None => connections(options),
+            (None, Some(own)) => {
+                let options = database::options(&own.url)
+                    .map_err(|error| sqlx::Error::Configuration(error.into()))?;
+                Connections {
+                    pool: connections(options),
+                    relay: None,
+                }
+            }
+            (None, None) => return Err(RunError::NotAllowed),
         };
-        *kept = Some((pool.clone(), now));
-        Ok((pool, None))
+        Ok((kept.insert(made).clone(), own))
     }
 }
 
@@ -268,52 +293,33 @@ impl Server {
         if options.get_socket().is_some() || options.get_host().starts_with('/') {
             return Err(bad("names a socket; write host and port".to_owned()));
         }
+        let (host, port) = (options.get_host().to_owned(), options.get_port());
         Ok(Self {
             key: url.reveal().to_owned(),
-            host: format!("{}:{}", options.get_host(), options.get_port()),
-            options: tls.map_or(Ok(options.clone()), |tls| encrypted(options, tls))?,
-        })
-    }
-
-    /// Fails where the server refuses connections: the pool would try until the attempt's time is over,
-    /// and it would look as if there were no answer.
-    async fn knock(&self, guard: &Guard) -> Result<(), RunError> {
-        let (host, port) = (self.options.get_host(), self.options.get_port());
-        let address = guard.address(host, port).await?;
-        let reached = TcpStream::connect(address).await;
-        Ok(reached.map(drop).map_err(sqlx::Error::Io)?)
-    }
-
-    /// Options that lead to an address that may be dialled. Where the certificate must bear the
-    /// host's name, it is that which makes sure of who answers.
-    async fn dialled(&self, guard: &Guard) -> Result<PgConnectOptions, Undialled> {
-        let (host, port) = (self.options.get_host(), self.options.get_port());
-        let address = guard.address(host, port).await?;
-        Ok(match self.options.get_ssl_mode() {
-            PgSslMode::VerifyFull => self.options.clone(),
-            _ => self.options.clone().host(&address.ip().to_string()),
+            host: format!("{host}:{port}"),
+            target: Target {
+                host,
+                port,
+                tls: encryption(options.get_ssl_mode(), tls)?,
+            },
+            options,
         })
     }
 }
 
-/// The same by connections that are encrypted and verified.
-fn encrypted(options: PgConnectOptions, tls: &TlsConfig) -> Result<PgConnectOptions, CompileError> {
-    // Says what is wrong with it, and where.
-    client_config("postgres.tls", tls)?;
-    let mode = match options.get_ssl_mode() {
-        PgSslMode::VerifyCa => PgSslMode::VerifyCa,
-        _ => PgSslMode::VerifyFull,
+/// How connections are encrypted: verified wherever the action has settings for it.
+fn encryption(mode: PgSslMode, tls: Option<&TlsConfig>) -> Result<Option<Tls>, CompileError> {
+    let verify = match (mode, tls) {
+        (PgSslMode::VerifyCa, _) => Verify::Authority,
+        (PgSslMode::VerifyFull, _) | (_, Some(_)) => Verify::Host,
+        (PgSslMode::Disable | PgSslMode::Allow, None) => return Ok(None),
+        (PgSslMode::Prefer | PgSslMode::Require, None) => Verify::Nothing,
     };
-    let mut options = options.ssl_mode(mode);
-    if let Some(ca) = &tls.ca {
-        options = options.ssl_root_cert_from_pem(ca.reveal().as_bytes().to_vec());
-    }
-    if let Some((certificate, key)) = &tls.identity {
-        options = options
-            .ssl_client_cert_from_pem(certificate.reveal())
-            .ssl_client_key_from_pem(key.reveal());
-    }
-    Ok(options)
+    let own = tls.cloned().unwrap_or_default();
+    Ok(Some(Tls {
+        config: Arc::new(client_config_by("postgres.tls", &own, verify)?),
+        required: tls.is_some() || !matches!(mode, PgSslMode::Prefer),
+    }))
 }
 
 fn parameter(template: &Template, subject: &Arc<Subject>) -> Result<Option<String>, Failure> {

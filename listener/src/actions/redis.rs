@@ -9,25 +9,30 @@ mod answer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::config::{Redacted, RedisCommand, RedisConfig, TlsConfig};
+use crds::config::{RedisCommand, RedisConfig};
 use redis::aio::MultiplexedConnection;
-use redis::io::AsyncDNSResolver;
-use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, IntoConnectionInfo, RedisError,
-    RedisFuture, Script, TlsCertificates,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, Script,
 };
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::answer::{Answer, within};
+use super::answer::{Answer, broken, within};
 use super::body::Body;
+use super::bounded::{Bounded, SHARED, Stream, Trouble};
 use super::egress::{Guard, Undialled};
 use super::escape::Format;
 use super::scope::Subject;
 use super::shared::Shared;
 use super::template::Template;
-use super::tls::{client_config, trusted};
+use super::tls::client_config;
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
 
 /// Port where a URL names none.
@@ -58,14 +63,31 @@ return #KEYS";
 
 /// A compiled command.
 pub(super) struct Redis {
-    client: Client,
+    /// User, password and database.
+    login: RedisConnectionInfo,
+    tls: Option<Tls>,
     /// The URL, which may hold a password.
     key: String,
     host: String,
     address: (String, u16),
     command: Command,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    connection: Mutex<Option<Connection>>,
+    /// Why the last connection broke.
+    trouble: Trouble,
     delete: Script,
+}
+
+/// How connections are encrypted.
+struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+/// A connection, and the task that reads and writes for whoever uses it.
+#[derive(Clone)]
+struct Connection {
+    commands: MultiplexedConnection,
+    _driver: Arc<AbortOnDropHandle<()>>,
 }
 
 enum Command {
@@ -96,6 +118,10 @@ enum CallError {
     Undialled(#[from] Undialled),
     #[error(transparent)]
     Redis(#[from] RedisError),
+    #[error("the connection cannot be set up")]
+    SetUp(#[from] std::io::Error),
+    #[error("no answer within {CONNECT_TIMEOUT:?}")]
+    Silence,
 }
 
 impl From<CallError> for Answer {
@@ -103,6 +129,8 @@ impl From<CallError> for Answer {
         match error {
             CallError::Undialled(why) => why.into(),
             CallError::Redis(error) => answer::read(&error),
+            CallError::SetUp(error) => broken(error),
+            CallError::Silence => broken(error),
         }
     }
 }
@@ -130,25 +158,32 @@ impl Redis {
         let address = (host.to_owned(), url.port().unwrap_or(DEFAULT_PORT));
         let host = format!("{}:{}", address.0, address.1);
         let info = url.as_str().into_connection_info().map_err(|_| bad())?;
-        let tcp = TcpSettings::default().set_nodelay(true);
-        #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(SILENCE_LIMIT);
-        let info = info.set_tcp_settings(tcp);
-        let client = match &config.tls {
-            None => Client::open(info).map_err(|_| bad())?,
-            Some(tls) => {
-                // Says what is wrong with it, and where.
-                client_config("redis.tls", tls)?;
-                Client::build_with_tls(info, certificates(tls)).map_err(|_| bad())?
+        let tls = match info.addr() {
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                return Err(CompileError::field(
+                    "redis.url",
+                    "must not end in #insecure: give the server's authority as redis.tls.ca",
+                ));
             }
+            ConnectionAddr::TcpTls { .. } => {
+                let own = config.tls.clone().unwrap_or_default();
+                let bare = address.0.trim_matches(['[', ']']).to_owned();
+                Some(Tls {
+                    config: Arc::new(client_config("redis.tls", &own)?),
+                    name: ServerName::try_from(bare).map_err(|_| bad())?,
+                })
+            }
+            _ => None,
         };
         Ok(Self {
-            client,
+            login: info.redis_settings().clone(),
+            tls,
             key: url.into(),
             host,
             address,
             command: Command::compile(config)?,
             connection: Mutex::new(None),
+            trouble: Trouble::default(),
             delete: Script::new(DELETE),
         })
     }
@@ -170,11 +205,13 @@ impl Redis {
         };
         let sending = async {
             let mut connection = self.connection(&shared.guard).await?;
-            self.send(&mut connection, &call)
+            self.send(&mut connection.commands, &call)
                 .await
                 .map_err(CallError::Redis)
         };
+        let begun = Instant::now();
         let outcome = within(&self.host, timeout, sending).await;
+        let outcome = self.trouble.explain(&self.host, begun, outcome);
         // What was sent may be answered late, and by then to nobody.
         if outcome.breaks_connection() {
             self.connection.lock().await.take();
@@ -220,51 +257,44 @@ impl Redis {
     }
 
     /// The connection that there is, or a new one to an address that may be dialled.
-    async fn connection(&self, guard: &Guard) -> Result<MultiplexedConnection, CallError> {
+    async fn connection(&self, guard: &Guard) -> Result<Connection, CallError> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = &*kept {
             return Ok(connection.clone());
         }
-        // The resolver says the same again, but not why.
-        guard.addresses(&self.address.0, self.address.1).await?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(None)
-            .set_dns_resolver(guard.clone());
-        let connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        let connecting = timeout(CONNECT_TIMEOUT, self.connect(guard));
+        let connection = connecting.await.map_err(|_| CallError::Silence)??;
         Ok(kept.insert(connection).clone())
     }
-}
 
-fn certificates(tls: &TlsConfig) -> TlsCertificates {
-    let bytes = |pem: &Redacted| pem.reveal().as_bytes().to_vec();
-    TlsCertificates {
-        client_tls: tls
-            .identity
-            .as_ref()
-            .map(|(certificate, key)| ClientTlsConfig {
-                client_cert: bytes(certificate),
-                client_key: bytes(key),
-            }),
-        root_cert: tls.ca.as_ref().map(trusted),
-    }
-}
-
-impl AsyncDNSResolver for Guard {
-    fn resolve<'a, 'b: 'a>(
-        &'a self,
-        host: &'b str,
-        port: u16,
-    ) -> RedisFuture<'a, Box<dyn Iterator<Item = std::net::SocketAddr> + Send + 'a>> {
-        Box::pin(async move {
-            let addresses = self.addresses(host, port).await;
-            let addresses = addresses.map_err(std::io::Error::other)?;
-            Ok(Box::new(addresses.into_iter()) as Box<dyn Iterator<Item = _> + Send>)
+    async fn connect(&self, guard: &Guard) -> Result<Connection, CallError> {
+        let stream = guard.dial(&self.address.0, self.address.1).await?;
+        notice_silence(&stream)?;
+        let stream = Bounded::new(stream, SHARED, &self.trouble);
+        let stream: Box<dyn Stream> = match &self.tls {
+            None => Box::new(stream),
+            Some(tls) => {
+                let connector = TlsConnector::from(Arc::clone(&tls.config));
+                Box::new(connector.connect(tls.name.clone(), stream).await?)
+            }
+        };
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let made = MultiplexedConnection::new_with_config(&self.login, stream, config);
+        let (commands, driver) = made.await?;
+        Ok(Connection {
+            commands,
+            _driver: Arc::new(AbortOnDropHandle::new(tokio::spawn(driver))),
         })
     }
+}
+
+/// Has a connection break when something sent is not acknowledged for long.
+fn notice_silence(stream: &TcpStream) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SILENCE_LIMIT))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
+    Ok(())
 }
 
 impl Command {

@@ -1,16 +1,32 @@
 //! TLS for protocols other than HTTP.
 
+use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use crds::config::{Redacted, TlsConfig};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 
 use super::CompileError;
+
+/// What is made sure of about who answers, by its certificate.
+#[derive(Clone, Debug)]
+pub(super) enum Verify {
+    /// A trusted authority gave it to the host that was dialled.
+    Host,
+    /// A trusted authority gave it to this host, whatever was dialled.
+    As(ServerName<'static>),
+    /// A trusted authority gave it to somebody.
+    Authority,
+    /// Nothing.
+    Nothing,
+}
 
 /// The authorities that the system trusts, read once: each action would read all of them again.
 static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> =
@@ -19,6 +35,15 @@ static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> =
 /// The settings at `place`, beside the authorities that the system trusts. Versions before 1.2 are
 /// not known to the library.
 pub(super) fn client_config(place: &str, config: &TlsConfig) -> Result<ClientConfig, CompileError> {
+    client_config_by(place, config, Verify::Host)
+}
+
+/// The same with another judgement of certificates.
+pub(super) fn client_config_by(
+    place: &str,
+    config: &TlsConfig,
+    verify: Verify,
+) -> Result<ClientConfig, CompileError> {
     let wrong = |field: &str, what: &str| CompileError::field(format!("{place}.{field}"), what);
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(SYSTEM.iter().cloned());
@@ -28,10 +53,22 @@ pub(super) fn client_config(place: &str, config: &TlsConfig) -> Result<ClientCon
             roots.add(certificate).map_err(|_| wrong("ca", what))?;
         }
     }
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let unusable =
+        |error: &dyn Display| CompileError::field(place, format!("cannot be used: {error}"));
+    let provider = Arc::new(default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| CompileError::field(place, format!("cannot be used: {error}")))?
-        .with_root_certificates(roots);
+        .map_err(|error| unusable(&error))?;
+    let builder = if matches!(verify, Verify::Host) {
+        builder.with_root_certificates(roots)
+    } else {
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| unusable(&error))?;
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier { verify, inner }))
+    };
     let Some((certificate, key)) = &config.identity else {
         return Ok(builder.with_no_client_auth());
     };
@@ -46,14 +83,58 @@ pub(super) fn client_config(place: &str, config: &TlsConfig) -> Result<ClientCon
         .map_err(|_| bad("does not fit its key, or one of them cannot be read"))
 }
 
-/// All authorities that are trusted, as PEM, for a client that trusts no others.
-pub(super) fn trusted(ca: &Redacted) -> Vec<u8> {
-    let system = SYSTEM.iter().map(|certificate| {
-        let text = STANDARD.encode(certificate);
-        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
-    });
-    let own = std::iter::once(format!("{}\n", ca.reveal()));
-    own.chain(system).collect::<String>().into_bytes()
+/// Judges certificates as [`Verify`] says.
+#[derive(Debug)]
+struct Verifier {
+    verify: Verify,
+    inner: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        dialled: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        use CertificateError::{NotValidForName, NotValidForNameContext};
+        let verify = |name| self.inner.verify_server_cert(own, chain, name, ocsp, now);
+        match &self.verify {
+            Verify::Host => verify(dialled),
+            Verify::As(name) => verify(name),
+            Verify::Authority => match verify(dialled) {
+                Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
+                    Ok(ServerCertVerified::assertion())
+                }
+                verified => verified,
+            },
+            Verify::Nothing => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        own: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, own, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        own: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, own, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 /// At least one certificate; nothing where they cannot be read.

@@ -4,6 +4,7 @@
 pub mod health;
 mod keeper;
 pub mod report;
+mod server;
 
 use std::sync::Arc;
 
@@ -80,9 +81,8 @@ pub async fn serve(
         .route(STATUS_PATH, get(status))
         .with_state(sources)
         .merge(keeper);
-    axum::serve(socket, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    server::serve(socket, router, stop).await;
+    Ok(())
 }
 
 async fn ready(State(sources): State<Sources>) -> impl IntoResponse {

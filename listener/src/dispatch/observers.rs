@@ -10,7 +10,7 @@ use crate::actions::{Action, Failure, FailureKind, Shared};
 use crate::checkpoint;
 use crate::event::Event;
 use crate::rules::{Condition, Rule, RuleSet, Verdict};
-use crate::source::log::{Logged, MAX_EVENT_BYTES};
+use crate::source::log::Logged;
 use crate::telemetry::attempts::Failures;
 
 use super::lanes::Target;
@@ -220,8 +220,8 @@ impl Observers {
     pub fn call(&self, logged: &Logged) -> (Called, Vec<&Arc<str>>) {
         let mut called = Called::default();
         let mut matched = Vec::new();
-        if logged.oversized() {
-            let failure = oversized(logged.size);
+        if let Some(excess) = logged.excess {
+            let failure = Failure::of(FailureKind::Event, excess.to_string());
             let watching = self
                 .rules
                 .watching(&logged.event)
@@ -338,14 +338,4 @@ fn compile_one(
         condition,
     };
     Ok((rule, actions))
-}
-
-fn oversized(size: u64) -> Failure {
-    Failure::of(
-        FailureKind::Event,
-        format!(
-            "the row's images take {size} bytes and at most {MAX_EVENT_BYTES} are delivered: exclude large columns \
-             with observer.track(..., exclude => array['column'])"
-        ),
-    )
 }

@@ -16,8 +16,9 @@ use super::Dispatcher;
 use super::work::weight;
 
 /// Said of events that were too large to be read, and so to be kept.
-const UNKEPT: &str = "the row's images were too large to be kept, so there is nothing to deliver: read the row itself, \
-     exclude large columns with observer.track(..., exclude => array['column']), and drop this dead letter";
+const UNKEPT: &str = "the event was too large to be kept, so there is nothing to deliver: read the row itself, and drop \
+     this dead letter. Exclude large columns with observer.track(..., exclude => array['column']), and track tables \
+     by keys and tenants of at most 8 KiB";
 
 /// Whether a dead letter is of an event whose images were left out for their size.
 fn without_images(letter: &Redrive) -> bool {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use chrono::Utc;
 use futures::FutureExt;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -115,9 +114,9 @@ pub(crate) fn try_once(
     }
 }
 
-/// What an event counts for against the bound on what is held: its images and a flat share.
+/// What a delivery of an event counts for against the bound on what is held: the event and a flat
+/// share.
 pub(super) fn weight(event: &Event) -> u64 {
-    const SHARE: usize = 512;
-    let image = |image: &Option<Box<RawValue>>| image.as_ref().map_or(0, |image| image.get().len());
-    (SHARE + image(&event.old) + image(&event.new)) as u64
+    const SHARE: u64 = 512;
+    SHARE + event.bytes()
 }

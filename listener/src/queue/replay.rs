@@ -7,7 +7,7 @@ use sqlx::{PgPool, Row};
 
 use crate::actions::FailureKind;
 use crate::event::ID_SQL;
-use crate::source::log::MAX_EVENT_BYTES;
+use crate::source::excess::{MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES};
 
 /// Which past events, and what of them.
 #[derive(Clone, Debug)]
@@ -101,9 +101,13 @@ pub async fn ask(
 
 /// Events too large to be read have nothing to deliver.
 const SELECTED: &str = "c.entity = $1 and c.operation::text = any($2) and ($3::text is null or c.tenant = $3)
-    and ($4::text is null or c.key = $4) and c.occurred_at >= $5 and c.occurred_at < $6 and c.size <= 16777216";
+    and ($4::text is null or c.key = $4) and c.occurred_at >= $5 and c.occurred_at < $6 and c.size <= 16777216
+    and coalesce(octet_length(c.key), 0) <= 8192 and coalesce(octet_length(c.tenant), 0) <= 8192";
 
-const _: () = assert!(MAX_EVENT_BYTES == 16_777_216, "as the statement says");
+const _: () = assert!(
+    MAX_EVENT_BYTES == 16_777_216 && MAX_KEY_BYTES == 8192 && MAX_TENANT_BYTES == 8192,
+    "as the statement says"
+);
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 

@@ -13,6 +13,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
+use super::excess::{
+    Excess, MAX_ENTITY_BYTES, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES, excess,
+};
 use super::position::{Mark, Window};
 use super::snapshot::SnapshotError;
 use crate::event::{self, Event};
@@ -24,11 +27,8 @@ pub const PAGE_EVENTS: i64 = 512;
 /// Most events that any page looks at.
 pub const MOST_LOOKED_AT: i64 = 8 * PAGE_EVENTS;
 
-/// A page ends with the event that takes its images past this many bytes.
+/// A page ends with the event that takes it past this many bytes.
 pub const PAGE_BYTES: i64 = 1 << 20;
-
-/// Images larger than this many bytes are not read; their event is set aside.
-pub const MAX_EVENT_BYTES: i64 = 16 << 20;
 
 /// Why the log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -92,20 +92,12 @@ pub struct Part<'a> {
 /// An event as the log holds it.
 #[derive(Debug)]
 pub struct Logged {
-    /// The event; without images where they are too large.
+    /// The event; without images, and without what is too long, where some of it is.
     pub event: Event,
-    /// Bytes of both images in the log, also where they were not read.
-    pub size: u64,
+    /// What of it is too long for it to be read.
+    pub excess: Option<Excess>,
     /// The transaction that wrote it.
     pub xid: u64,
-}
-
-impl Logged {
-    /// Whether the images were left out because of [`MAX_EVENT_BYTES`].
-    #[must_use]
-    pub fn oversized(&self) -> bool {
-        self.size > MAX_EVENT_BYTES.unsigned_abs()
-    }
 }
 
 /// The log of one database.
@@ -233,6 +225,9 @@ impl Log {
             .bind(MAX_EVENT_BYTES)
             .bind(i32::from(part.of))
             .bind(part.remainders())
+            .bind(MAX_ENTITY_BYTES)
+            .bind(MAX_KEY_BYTES)
+            .bind(MAX_TENANT_BYTES)
             .fetch_all(&self.pool)
             .await?;
         let mut names = Vec::new();
@@ -258,7 +253,6 @@ impl Log {
     fn event(&self, row: &PgRow, names: &mut Vec<Arc<str>>) -> Result<Logged, LogError> {
         let log_id: i64 = row.try_get(0)?;
         let hash: i32 = row.try_get(1)?;
-        let size: i32 = row.try_get(2)?;
         let xid: &str = row.try_get(10)?;
         let occurred_at = row.try_get(7)?;
         let event = Event {
@@ -275,7 +269,7 @@ impl Log {
         };
         Ok(Logged {
             event,
-            size: u64::from(size.unsigned_abs()),
+            excess: excess(row)?,
             xid: xid
                 .parse()
                 .map_err(|error| LogError::Database(sqlx::Error::Decode(Box::new(error))))?,
@@ -284,33 +278,39 @@ impl Log {
 }
 
 /// The near half, the far half, both in id order, cut where the page is full. The images are
-/// fetched only for rows that made it into the page and are of the shards asked for, from where the
-/// first pass found them; how many rows are looked at to find them is bounded too. The last columns
+/// fetched only for rows that made it into the page, are of the shards asked for and are not too long in
+/// any part, from where the first pass found them; how many rows are looked at to find them is bounded too. The last columns
 /// are up to where the page goes and whether it ends the window, which a page that is full leaves to
 /// the next one. Rows come in any order.
 ///
 /// Bounds are computed once, as a parameter's cast would be anew for each row.
 const PAGE: &str = "
     with near as (
-        select id, slot, ctid, size, hash from observer.change_log
+        select id, slot, ctid, hash,
+               size::bigint + octet_length(entity) + coalesce(octet_length(key), 0)
+                   + coalesce(octet_length(tenant), 0) as bytes
+        from observer.change_log
         where id > $1 and id <= $2
           and xid >= (select $3::xid8) and xid < (select $4::xid8)
           and pg_visible_in_snapshot(xid, (select $5::pg_snapshot))
         order by id limit $8
     ), far as (
-        select row.id, row.slot, row.ctid, row.size, row.hash
+        select row.id, row.slot, row.ctid, row.hash, row.bytes
         from unnest($6::xid8[]) as ended(xid)
         cross join lateral (
-            select c.id, c.slot, c.ctid, c.size, c.hash from observer.change_log c
+            select c.id, c.slot, c.ctid, c.hash,
+                   c.size::bigint + octet_length(c.entity) + coalesce(octet_length(c.key), 0)
+                       + coalesce(octet_length(c.tenant), 0) as bytes
+            from observer.change_log c
             where c.xid >= ended.xid and c.xid <= ended.xid and (c.xid, c.id) > (ended.xid, $7)
             order by c.xid, c.id limit $8
         ) row
     ), looked_at as (
         select id, slot, ctid, asked_for,
-               sum(case when asked_for then size else 0 end) over (order by id rows unbounded preceding)
-                   - case when asked_for then size else 0 end as before
+               sum(case when asked_for then bytes else 0 end) over (order by id rows unbounded preceding)
+                   - case when asked_for then bytes else 0 end as before
         from (
-            select id, slot, ctid, size, hash % $11 = any($12) as asked_for
+            select id, slot, ctid, bytes, hash % $11 = any($12) as asked_for
             from (select * from near union all select * from far order by id limit $8) halves
         ) halves
     ), page as (
@@ -320,18 +320,28 @@ const PAGE: &str = "
                count(*) < $8 and count(*) = (select count(*) from looked_at) as last
         from page
     ), found as (
-        select c.*
+        select c.*, octet_length(c.entity) as entity_bytes, coalesce(octet_length(c.key), 0) as key_bytes,
+               coalesce(octet_length(c.tenant), 0) as tenant_bytes
         from page
         cross join lateral (
             select * from observer.change_log c where c.slot = page.slot and c.ctid = page.ctid
         ) c
         where page.asked_for
+    ), judged as (
+        select *, size <= $10 and entity_bytes <= $13 and key_bytes <= $14 and tenant_bytes <= $15 as fits
+        from found
     )
-    select c.id, c.hash, c.size, c.operation, c.entity, c.key, c.tenant, c.occurred_at,
-           case when c.size <= $10 then c.old end,
-           case when c.size <= $10 then c.new end,
-           c.xid::text, whole.reached, whole.last
-    from whole left join found c on true";
+    select c.id, c.hash, c.size, c.operation,
+           -- one that is cut is no other's
+           case when c.entity_bytes <= $13 then c.entity else left(c.entity, 60) || '…' end,
+           case when c.key_bytes <= $14 then c.key end,
+           case when c.tenant_bytes <= $15 then c.tenant end,
+           c.occurred_at,
+           case when c.fits then c.old end,
+           case when c.fits then c.new end,
+           c.xid::text, whole.reached, whole.last,
+           c.entity_bytes, c.key_bytes, c.tenant_bytes
+    from whole left join judged c on true";
 
 /// A shard's number, or how many there are, as the tables hold it.
 pub(crate) fn smallint(shard: u16) -> i16 {

@@ -3,6 +3,7 @@
 //! Transactions commit in another order than they draw ids, so the log is read in windows:
 //! everything that a later snapshot sees and an earlier one does not, in id order.
 
+pub mod excess;
 pub mod follow;
 pub mod log;
 pub mod pace;

@@ -3,6 +3,7 @@
 pub(crate) mod counters;
 pub(crate) mod fleet;
 pub(crate) mod listener;
+pub(crate) mod memory;
 pub(crate) mod probe;
 pub(crate) mod program;
 pub(crate) mod rows;

@@ -1,6 +1,6 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
-use crds::config::{ActionKind, Redacted};
+use crds::config::{ActionKind, Redacted, SmtpConfig, SmtpTls};
 
 use super::super::Action;
 use super::super::delivery_id;

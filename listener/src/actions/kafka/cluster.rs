@@ -14,12 +14,10 @@ use tokio::time::Instant;
 
 use super::super::answer::Answer;
 use super::super::egress::Guard;
+use super::MAX_ANSWER;
 use super::answer::SendError;
 use super::doorway::Doorway;
 use super::partitioner::partition;
-
-/// Most bytes of an answer; the longest tells of all topics.
-const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// How long what is known of a topic holds: it may get more partitions.
 const TOPIC_AGE: Duration = Duration::from_mins(5);

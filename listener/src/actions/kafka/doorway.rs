@@ -2,13 +2,13 @@
 //!
 //! The client of Kafka resolves and dials by itself, but asks a SOCKS5 proxy to do so where it is told
 //! of one. This is that proxy, on the loopback address and for as long as its owner lives. What goes
-//! through is not looked at, so that TLS is between client and broker.
+//! through is counted and not looked at, so that TLS is between client and broker.
 //!
 //! Source: RFC 1928, of which only what that client does is known.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -18,13 +18,17 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::super::answer::Answer;
-use super::super::egress::Guard;
-use super::super::gate::lock;
+use super::super::bounded::{Bounded, Limit, Trouble};
+use super::super::egress::{Guard, Undialled};
+use super::MAX_ANSWER;
 
 /// Most connections at once; others wait to be let in.
 const MOST: usize = 512;
 
-/// Longest wait for what the client says at first, and for a connection.
+/// The longest answer, with its frame and what TLS makes of it; some come together.
+const LIMIT: Limit = Limit::alone(2 * MAX_ANSWER as u64);
+
+/// Longest wait for what the client says at first.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const VERSION: u8 = 5;
@@ -34,7 +38,7 @@ const NAME: u8 = 3;
 /// A proxy that dials what may be dialled; it and all that goes through end with this.
 pub(super) struct Doorway {
     address: SocketAddr,
-    refusal: Arc<Mutex<Option<Answer>>>,
+    trouble: Trouble,
     _serving: JoinSet<()>,
 }
 
@@ -42,7 +46,7 @@ pub(super) struct Doorway {
 #[derive(Clone)]
 struct Keeper {
     guard: Guard,
-    refusal: Arc<Mutex<Option<Answer>>>,
+    trouble: Trouble,
 }
 
 impl Doorway {
@@ -51,14 +55,14 @@ impl Doorway {
         let address = listener.local_addr()?;
         let keeper = Keeper {
             guard: guard.clone(),
-            refusal: Arc::default(),
+            trouble: Trouble::default(),
         };
-        let refusal = Arc::clone(&keeper.refusal);
+        let trouble = keeper.trouble.clone();
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, keeper));
         Ok(Self {
             address,
-            refusal,
+            trouble,
             _serving: serving,
         })
     }
@@ -68,9 +72,9 @@ impl Doorway {
         self.address.to_string()
     }
 
-    /// Why the last connection was refused, unless one came about since.
+    /// Why the last connection was refused or cut, unless one came about since.
     pub(super) fn refusal(&self) -> Option<Answer> {
-        lock(&self.refusal).clone()
+        self.trouble.last()
     }
 }
 
@@ -100,32 +104,27 @@ impl Keeper {
         let Ok(Ok((host, port))) = asked else { return };
         let dialled = self.dial(&host, port).await;
         let code = u8::from(dialled.is_err());
-        let refusal = dialled.as_ref().err().cloned();
-        *lock(&self.refusal) = refusal;
+        match &dialled {
+            Ok(_) => self.trouble.clear(),
+            Err(why) => self.trouble.note(why.clone()),
+        }
         let reply = [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0];
         if client.write_all(&reply).await.is_ok()
-            && let Ok(mut broker) = dialled
+            && let Ok(broker) = dialled
         {
+            let mut broker = Bounded::new(broker, LIMIT, &self.trouble);
             let _ended = copy_bidirectional(&mut client, &mut broker).await;
         }
     }
 
     async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, Answer> {
-        let unreachable = |why: &dyn std::fmt::Display| {
-            Answer::Away(format!("no connection to the broker {host}:{port}: {why}"))
-        };
-        let addresses = match self.guard.addresses(host, port).await.map_err(Answer::from) {
-            Err(Answer::Away(why)) => return Err(unreachable(&why)),
-            other => other?,
-        };
-        let stream = match timeout(PATIENCE, TcpStream::connect(&*addresses)).await {
-            Ok(connected) => connected.map_err(|error| unreachable(&error))?,
-            Err(_) => return Err(unreachable(&format!("no answer within {PATIENCE:?}"))),
-        };
-        stream
-            .set_nodelay(true)
-            .map_err(|error| unreachable(&error))?;
-        Ok(stream)
+        let dialled = self.guard.dial(host, port).await;
+        dialled.map_err(|why| match why {
+            Undialled::Refused(_) => why.into(),
+            Undialled::Name(_) | Undialled::Unreached(_) => {
+                Answer::Away(format!("the broker {host}:{port}: {why}"))
+            }
+        })
     }
 }
 

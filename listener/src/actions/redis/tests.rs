@@ -1,7 +1,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
-use crds::config::{ActionKind, Redacted};
-use redis::{AsyncCommands, AsyncConnectionConfig};
+use crds::config::{ActionKind, Redacted, TlsConfig};
+use redis::{AsyncCommands, AsyncConnectionConfig, Client};
 use testkit::servers::redis::{Options, PrivateRedis};
 
 use super::super::FailureKind;

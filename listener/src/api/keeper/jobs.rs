@@ -59,6 +59,11 @@ impl Chosen {
                 "give either `ids`, or `all: true` with observer and action where not all are meant",
             ));
         }
+        let ids = self.ids.iter().flatten();
+        if ids.clone().any(|id| id.contains('\0')) {
+            return Err(Problem::bad_request("an id holds a NUL character"));
+        }
+        Problem::unless_texts([("observer", &self.observer), ("action", &self.action)])?;
         Ok(Selection {
             ids: self.ids,
             observer: self.observer,
@@ -79,6 +84,7 @@ async fn list(
             "limit must be 1 to {MOST_LISTED}"
         )));
     }
+    Problem::unless_texts([("observer", &listed.observer), ("action", &listed.action)])?;
     let what = Selection {
         ids: None,
         observer: listed.observer,
@@ -94,12 +100,15 @@ async fn show(
     Extension(ground): Extension<Ground>,
     Path(id): Path<String>,
 ) -> Result<Json<Shown>, Problem> {
-    let found = ground.queue.show(&id).await?;
-    found.map(Json).ok_or_else(|| {
+    let none = || {
         Problem::not_found(format!(
             "there is no job {id}: it may be done, or have become a dead letter"
         ))
-    })
+    };
+    if id.contains('\0') {
+        return Err(none());
+    }
+    ground.queue.show(&id).await?.map(Json).ok_or_else(none)
 }
 
 async fn retry(

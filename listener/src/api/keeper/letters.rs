@@ -73,8 +73,16 @@ struct Count {
 }
 
 impl Filter {
-    fn select(self, ground: &Ground, ids: Option<Vec<i64>>) -> Selection {
-        Selection {
+    fn select(self, ground: &Ground, ids: Option<Vec<i64>>) -> Result<Selection, Problem> {
+        Problem::unless_texts([
+            ("observer", &self.observer),
+            ("action", &self.action),
+            ("kind", &self.kind),
+            ("entity", &self.entity),
+            ("key", &self.key),
+            ("tenant", &self.tenant),
+        ])?;
+        Ok(Selection {
             ids,
             listener: Some(ground.listener.to_string()),
             observer: self.observer,
@@ -85,7 +93,7 @@ impl Filter {
             tenant: self.tenant,
             since: self.since,
             until: self.until,
-        }
+        })
     }
 }
 
@@ -99,7 +107,7 @@ impl Chosen {
                  since and until",
             ));
         }
-        Ok(self.filter.select(ground, self.ids))
+        self.filter.select(ground, self.ids)
     }
 }
 
@@ -115,7 +123,7 @@ async fn list(
         )));
     }
     let before = filter.before.unwrap_or(i64::MAX);
-    let what = filter.select(&ground, None);
+    let what = filter.select(&ground, None)?;
     let items = keeper::list(&ground.pool, &what, before, limit.into()).await?;
     let full = items.len() == usize::try_from(limit).unwrap_or(usize::MAX);
     let next = items.last().filter(|_| full).map(|last| last.id);
@@ -128,7 +136,7 @@ async fn show(
 ) -> Result<Json<Full>, Problem> {
     let none = || Problem::not_found(format!("there is no dead letter {id}"));
     let id: i64 = id.parse().map_err(|_| none())?;
-    let what = Filter::default().select(&ground, Some(vec![id]));
+    let what = Filter::default().select(&ground, Some(vec![id]))?;
     let found = keeper::show(&ground.pool, &what).await?;
     found.map(Json).ok_or_else(none)
 }
@@ -162,7 +170,7 @@ async fn export(
             "an export has all that the filter leaves; leave out limit and before",
         ));
     }
-    let what = filter.select(&ground, None);
+    let what = filter.select(&ground, None)?;
     let lines = stream::try_unfold(0, move |after| {
         let (pool, what) = (ground.pool.clone(), what.clone());
         async move {

@@ -33,6 +33,20 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
+    /// Refuses texts that no column can hold.
+    pub(super) fn unless_texts<'a>(
+        fields: impl IntoIterator<Item = (&'a str, &'a Option<String>)>,
+    ) -> Result<(), Self> {
+        for (name, value) in fields {
+            if value.as_ref().is_some_and(|value| value.contains('\0')) {
+                let what =
+                    format!("{name} holds a NUL character (%00), which nothing here can hold");
+                return Err(Self::bad_request(what));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }

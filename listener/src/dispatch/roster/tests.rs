@@ -84,7 +84,7 @@ fn inserted() -> Logged {
             old: None,
             new: None,
         },
-        size: 0,
+        excess: None,
     }
 }
 

@@ -1,0 +1,196 @@
+//! Connections to mail servers, and what their answers mean.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crds::config::{SmtpConfig, SmtpTls, TlsConfig};
+use lettre::transport::smtp;
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{
+    AsyncSmtpConnection, AsyncTokioStream, Certificate, TlsParameters, TlsVersion,
+};
+use lettre::transport::smtp::extension::ClientId;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::super::CompileError;
+use super::super::answer::{Answer, broken};
+use super::super::bounded::{ALONE, Bounded, Trouble};
+use super::super::egress::{Guard, Undialled};
+use super::super::tls::client_config;
+
+/// What is to be done about an address that the server cannot take.
+const NOT_ASCII: &str = "an address has a letter before its @ that is not ASCII: give another one, or a server with \
+     SMTPUTF8 and 8BITMIME";
+
+/// Where mail is given to.
+pub(super) struct Server {
+    pub(super) key: String,
+    /// `host:port`.
+    pub(super) address: String,
+    host: String,
+    port: u16,
+    encryption: Encryption,
+    /// Why the last connection broke.
+    pub(super) trouble: Trouble,
+    login: Option<Credentials>,
+}
+
+/// How connections are encrypted.
+enum Encryption {
+    None,
+    /// From the beginning.
+    Implicit(Arc<ClientConfig>, ServerName<'static>),
+    /// Once both have greeted each other.
+    StartTls(TlsParameters),
+}
+
+/// Why a message was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error(transparent)]
+    Undialled(#[from] Undialled),
+    #[error(transparent)]
+    Smtp(#[from] smtp::Error),
+    #[error("the connection cannot be encrypted")]
+    Encrypt(#[source] std::io::Error),
+}
+
+impl AsyncTokioStream for Bounded<TcpStream> {
+    fn peer_addr(&self) -> std::io::Result<SocketAddr> {
+        self.get_ref().peer_addr()
+    }
+}
+
+impl AsyncTokioStream for Bounded<TlsStream<TcpStream>> {
+    fn peer_addr(&self) -> std::io::Result<SocketAddr> {
+        self.get_ref().get_ref().0.peer_addr()
+    }
+}
+
+impl Server {
+    pub(super) fn compile(config: &SmtpConfig) -> Result<Self, CompileError> {
+        let address = format!("{}:{}", config.host, config.port);
+        let login = config.login.as_ref();
+        let user = login.map_or("", |(user, _)| user.reveal());
+        Ok(Self {
+            key: format!("smtp://{user}@{address}"),
+            address,
+            host: config.host.clone(),
+            port: config.port,
+            encryption: match config.tls {
+                SmtpTls::None => Encryption::None,
+                SmtpTls::Implicit => implicit(config)?,
+                SmtpTls::StartTls => Encryption::StartTls(parameters(config)?),
+            },
+            trouble: Trouble::default(),
+            login: login.map(|(user, password)| {
+                let (user, password) = (user.reveal().trim(), password.reveal().trim());
+                Credentials::new(user.to_owned(), password.to_owned())
+            }),
+        })
+    }
+
+    /// A connection to an address that may be dialled, logged in.
+    pub(super) async fn connect(&self, guard: &Guard) -> Result<AsyncSmtpConnection, SendError> {
+        let stream = guard.dial(&self.host, self.port).await?;
+        let stream: Box<dyn AsyncTokioStream> = match &self.encryption {
+            Encryption::Implicit(config, name) => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                let stream = connector.connect(name.clone(), stream).await;
+                let stream = stream.map_err(SendError::Encrypt)?;
+                Box::new(Bounded::new(stream, ALONE, &self.trouble))
+            }
+            Encryption::None | Encryption::StartTls(_) => {
+                Box::new(Bounded::new(stream, ALONE, &self.trouble))
+            }
+        };
+        let hello = ClientId::default();
+        let mut connection = AsyncSmtpConnection::connect_with_transport(stream, &hello).await?;
+        if let Encryption::StartTls(parameters) = &self.encryption {
+            connection.starttls(parameters.clone(), &hello).await?;
+        }
+        if let Some(login) = &self.login {
+            connection.auth(DEFAULT_MECHANISMS, login).await?;
+        }
+        Ok(connection)
+    }
+}
+
+fn implicit(config: &SmtpConfig) -> Result<Encryption, CompileError> {
+    let name = config.host.trim_matches(['[', ']']).to_owned();
+    let name = ServerName::try_from(name)
+        .map_err(|_| CompileError::field("email.smtp.host", "is no host"))?;
+    let own = TlsConfig {
+        ca: config.ca.clone(),
+        ..TlsConfig::default()
+    };
+    Ok(Encryption::Implicit(
+        Arc::new(client_config("email.smtp", &own)?),
+        name,
+    ))
+}
+
+fn parameters(config: &SmtpConfig) -> Result<TlsParameters, CompileError> {
+    let mut builder =
+        TlsParameters::builder(config.host.clone()).set_min_tls_version(TlsVersion::Tlsv12);
+    if let Some(ca) = &config.ca {
+        let bad = |what: String| CompileError::field("email.smtp.ca", what);
+        let certificate = Certificate::from_pem(ca.reveal().as_bytes())
+            .map_err(|_| bad("holds no certificate; give it as PEM".to_owned()))?;
+        builder = builder.add_root_certificate(certificate);
+    }
+    builder.build().map_err(|error| {
+        CompileError::field("email.smtp", format!("cannot be reached by TLS: {error}"))
+    })
+}
+
+impl From<SendError> for Answer {
+    fn from(error: SendError) -> Self {
+        let error = match error {
+            SendError::Undialled(why) => return why.into(),
+            SendError::Encrypt(error) => return broken(error),
+            SendError::Smtp(error) => error,
+        };
+        let status = error.status().map(u16::from);
+        if error.is_transient() {
+            return match status {
+                // Of a mailbox, or of this message; those of the server itself are others.
+                Some(450..=453 | 455..=459) => Self::Later(said(&error), status),
+                _ => Self::Busy(said(&error), status),
+            };
+        }
+        if error.is_tls() || error.is_client() {
+            let said = said(&error);
+            // The client's words for what the server does not offer.
+            if said.contains("non-ascii") {
+                return Self::Never(format!("{said}; {NOT_ASCII}"), None);
+            }
+            return Self::SetUp(said);
+        }
+        if !error.is_permanent() {
+            return broken(said(&error));
+        }
+        let remedy = match status {
+            Some(530 | 534 | 535 | 538) => {
+                "; user or password of email.smtp are wrong, or it wants another way to log in"
+            }
+            Some(550 | 551 | 553) => "; correct the address, or take it out",
+            Some(552) => "; the message is too large for the server or the mailbox",
+            Some(554) => "; the server takes no such message from this sender",
+            _ => "",
+        };
+        Self::Never(format!("{}{remedy}", said(&error)), status)
+    }
+}
+
+/// The error and its cause.
+fn said(error: &smtp::Error) -> String {
+    let cause = std::error::Error::source(error);
+    let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
+    // It is cut once it holds no secret.
+    format!("{error}{cause}")
+}
