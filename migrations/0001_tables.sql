@@ -204,3 +204,11 @@ begin
 end
 $$;
 revoke all on function observer.floor, observer.mark from public;
+
+comment on table observer.change_log is 'Committed changes and custom events, written by observer.track''s triggers and observer.emit.';
+comment on table observer.log_head is 'The slot of the log that is being written to.';
+comment on table observer.incarnation is 'The log''s name for ever; event ids begin with it.';
+comment on table observer.checkpoint is 'How far each shard of each listener is. Holds back the removal of what is not yet behind.';
+comment on table observer.dead_letter is 'Actions given up on, until redriven or dropped.';
+comment on function observer.mark is 'The present moment as a place in the log.';
+comment on function observer.floor is 'A bound below the ids of whatever a later mark has not seen begin.';

@@ -1,4 +1,4 @@
--- Capture: triggers that write a tracked table's changes to the log, and custom events.
+-- Capture: triggers that write a tracked table's changes to the log.
 --
 -- The triggers are statement-level: one insert into the log for each statement, however many
 -- rows it changed, and none where it changed no row. They never refuse what the table accepts:
@@ -423,52 +423,7 @@ $$;
 
 revoke all on function observer.log_rows, observer.log_update, observer.log_truncate from public;
 
--- The transaction draws its xid before the id: the readers' bounds on ids rest on that order,
--- and an event may be the first thing that a transaction writes.
-create function observer.emit(
-    entity text, payload json default null, key text default null, tenant text default null
-) returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    log_id bigint;
-begin
-    if coalesce(emit.entity, '') = '' then
-        raise exception 'an event needs the name of an entity' using errcode = 'invalid_parameter_value';
-    end if;
-    if octet_length(emit.entity) > 255 or octet_length(emit.key) > 8192 or octet_length(emit.tenant) > 8192 then
-        raise exception 'the event''s %', case
-                when octet_length(emit.entity) > 255 then 'entity is longer than 255 bytes'
-                when octet_length(emit.key) > 8192 then 'key is longer than 8192 bytes'
-                else 'tenant is longer than 8192 bytes'
-            end
-            using errcode = 'string_data_right_truncation', hint = 'What is long belongs into the payload.';
-    end if;
-    perform pg_current_xact_id();
-    insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, new)
-    select
-        slot, observer.hash_of(emit.tenant, emit.entity, emit.key),
-        coalesce(octet_length(payload::text), 0), 'c', emit.entity, emit.key, emit.tenant, payload
-    from observer.log_head
-    returning id into log_id;
-    return log_id;
-end
-$$;
-
-revoke all on function observer.emit from public;
-
 comment on view observer.changed_rows is
 'Stands in for the transition table of a trigger that has none. Empty.';
 comment on view observer.old_rows is 'Like observer.changed_rows.';
 comment on view observer.new_rows is 'Like observer.changed_rows.';
-comment on function observer.emit is
-'Logs a custom event, delivered if the transaction commits; returns its id in the log. A role
-that may only do this needs: grant usage on schema observer, grant execute on function observer.emit.';
-comment on table observer.change_log is 'Committed changes and custom events, written by observer.track''s triggers and observer.emit.';
-comment on table observer.log_head is 'The slot of the log that is being written to.';
-comment on table observer.incarnation is 'The log''s name for ever; event ids begin with it.';
-comment on table observer.checkpoint is 'How far each shard of each listener is. Holds back the removal of what is not yet behind.';
-comment on table observer.dead_letter is 'Actions given up on, until redriven or dropped.';
-comment on function observer.mark is 'The present moment as a place in the log.';
-comment on function observer.floor is 'A bound below the ids of whatever a later mark has not seen begin.';

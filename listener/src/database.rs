@@ -1,5 +1,6 @@
 //! Connections to the database, and what to say when there are none.
 
+mod address;
 pub(crate) mod pins;
 pub(crate) mod session;
 
@@ -7,11 +8,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use crds::config::Redacted;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgPool};
 use tokio::time::Instant;
-use url::Url;
 
+pub use address::{foreign_options, options};
 pub use session::Unwritable;
 use session::{unwritable, writing};
 
@@ -123,154 +124,6 @@ pub enum Access {
     Write,
     /// A look, and what may end in an error.
     Look,
-}
-
-/// Parameters of a URL that mean something here.
-const PARAMETERS: [&str; 18] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "statement-cache-capacity",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-];
-
-const SSL_MODES: [&str; 6] = [
-    "disable",
-    "allow",
-    "prefer",
-    "require",
-    "verify-ca",
-    "verify-full",
-];
-
-/// Reads a database URL without connecting.
-pub fn options(url: &Redacted) -> Result<PgConnectOptions, DatabaseError> {
-    let scheme = url.reveal().split("://").next().unwrap_or_default();
-    if !matches!(scheme, "postgres" | "postgresql") {
-        return Err(DatabaseError::Url(
-            "it does not begin with postgres://".to_owned(),
-        ));
-    }
-    let wrong = |error: &dyn std::fmt::Display| DatabaseError::Url(error.to_string());
-    let mut url = Url::parse(url.reveal()).map_err(|error| wrong(&error))?;
-    keep_known_parameters(&mut url)?;
-    PgConnectOptions::from_url(&url)
-        .map(|options| {
-            options
-                .application_name("observer-listener")
-                .disable_statement_logging()
-        })
-        .map_err(|error| wrong(&error))
-}
-
-/// Parameters that name files, or name what names them, of the machine that reads the URL.
-const FILES: [&str; 13] = [
-    "passfile",
-    "service",
-    "servicefile",
-    "ssl-ca",
-    "ssl-cert",
-    "ssl-key",
-    "ssl-root-cert",
-    "sslcert",
-    "sslcrl",
-    "sslcrldir",
-    "sslkey",
-    "sslpassword",
-    "sslrootcert",
-];
-
-/// Variables by which the driver would show a certificate of the listener's own.
-const CLIENT_KEYS: [&str; 2] = ["PGSSLCERT", "PGSSLKEY"];
-
-/// Reads the URL of somebody else's choice, as an observer's, without connecting. Nothing that is
-/// the listener's own, by its environment or its files, is shown to whoever answers there; `identity`
-/// says that a certificate comes with the URL.
-pub fn foreign_options(url: &Redacted, identity: bool) -> Result<PgConnectOptions, DatabaseError> {
-    let has_keys = CLIENT_KEYS
-        .iter()
-        .any(|name| std::env::var_os(name).is_some());
-    alone(url, identity, has_keys)
-}
-
-fn alone(
-    url: &Redacted,
-    identity: bool,
-    has_keys: bool,
-) -> Result<PgConnectOptions, DatabaseError> {
-    let wrong = |error: &dyn std::fmt::Display| DatabaseError::Url(error.to_string());
-    let mut parsed = Url::parse(url.reveal()).map_err(|error| wrong(&error))?;
-    let names: Vec<String> = parsed
-        .query_pairs()
-        .map(|(name, _)| name.into_owned())
-        .collect();
-    let has = |name: &str| names.iter().any(|known| known == name);
-    if let Some(name) = names.iter().find(|name| FILES.contains(&name.as_str())) {
-        return Err(wrong(&format!(
-            "{name} names a file of the listener's, which an action may not: use tls of the action instead"
-        )));
-    }
-    let is_named = parsed.host_str().is_some_and(|host| !host.is_empty());
-    if !is_named && !has("host") && !has("hostaddr") {
-        return Err(wrong(&"it names no host"));
-    }
-    // What is not said would be taken from the environment.
-    if !has("sslmode") && !has("ssl-mode") {
-        parsed.query_pairs_mut().append_pair("sslmode", "prefer");
-    }
-    if parsed.password().is_none() && !has("password") {
-        parsed.query_pairs_mut().append_pair("password", "");
-    }
-    let options = options(&Redacted::new(parsed.as_str()))?;
-    // The driver has no way to leave them out.
-    if has_keys && !identity && !matches!(options.get_ssl_mode(), PgSslMode::Disable) {
-        return Err(wrong(
-            &"the listener has a client certificate by PGSSLCERT and PGSSLKEY, which would be shown to this server: \
-              give the action one of its own (tls.certificate and tls.key), or the listener none by these variables",
-        ));
-    }
-    Ok(options)
-}
-
-/// The driver would repeat values that it does not understand, and one may be a password.
-fn keep_known_parameters(url: &mut Url) -> Result<(), DatabaseError> {
-    let mut kept = Vec::new();
-    for (name, value) in url.query_pairs() {
-        if matches!(&*name, "sslmode" | "ssl-mode")
-            && !SSL_MODES.contains(&&*value.to_ascii_lowercase())
-        {
-            return Err(DatabaseError::Url(format!(
-                "sslmode is none of {}",
-                SSL_MODES.join(", ")
-            )));
-        }
-        if PARAMETERS.contains(&&*name) || name.starts_with("options[") {
-            kept.push((name.into_owned(), value.into_owned()));
-        } else {
-            tracing::warn!(
-                parameter = &*name,
-                "the database URL has a parameter that is not known and is ignored"
-            );
-        }
-    }
-    url.set_query(None);
-    if !kept.is_empty() {
-        url.query_pairs_mut().extend_pairs(kept);
-    }
-    Ok(())
 }
 
 /// Connects, and says why when that fails. A server that refuses connections, as one does that is
@@ -442,11 +295,7 @@ pub(crate) async fn blocker(pool: &PgPool) -> Result<Option<String>, sqlx::Error
 
 /// A few connections for what must not wait for anything else, such as Leases.
 pub fn connections_apart(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    let pool = writing(PgPoolOptions::new())
-        .max_connections(CONNECTIONS_APART)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|connection, _| Box::pin(session::begin(connection, Access::Write)));
-    Ok(pool.connect_lazy_with(options(url)?))
+    Ok(simple(CONNECTIONS_APART).connect_lazy_with(options(url)?))
 }
 
 /// Connections for work on jobs, which goes on whatever becomes of the shards.
@@ -456,12 +305,16 @@ pub fn connections_for_jobs(url: &Redacted) -> Result<PgPool, DatabaseError> {
 
 /// Connections for whoever looks after dead letters and jobs over HTTP; closed while nobody does.
 pub fn connections_for_keepers(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    let pool = writing(PgPoolOptions::new())
-        .max_connections(CONNECTIONS_FOR_KEEPERS)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .idle_timeout(IDLE_KEEPERS)
-        .after_connect(|connection, _| Box::pin(session::begin(connection, Access::Write)));
+    let pool = simple(CONNECTIONS_FOR_KEEPERS).idle_timeout(IDLE_KEEPERS);
     Ok(pool.connect_lazy_with(options(url)?))
+}
+
+/// Connections that write, by plans of the server's choice.
+fn simple(most: u32) -> PgPoolOptions {
+    writing(PgPoolOptions::new())
+        .max_connections(most)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(session::begin(connection, Access::Write)))
 }
 
 fn pool(options: PgConnectOptions, most: u32, access: Access) -> PgPool {
@@ -482,6 +335,3 @@ fn pool(options: PgConnectOptions, most: u32, access: Access) -> PgPool {
     };
     pool.connect_lazy_with(options)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,4 @@
-//! Behind PgBouncer.
+//! Behind `PgBouncer`.
 
 use testkit::http_sink::{Behaviour, Sink};
 use testkit::servers::pooler::Pooler;

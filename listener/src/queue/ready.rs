@@ -99,9 +99,10 @@ mod tests {
     fn what_takes_long_leaves_room_whatever_was_claimed_ahead() {
         let mut ready = Ready::default();
         for n in 0..20 {
-            ready.add(action(0), n, 20).unwrap();
+            assert_eq!(ready.add(action(0), n, 20), Ok(()));
         }
-        ready.add(action(1), 100, 20).unwrap();
+        assert_eq!(ready.add(action(0), 20, 20), Err(20));
+        assert_eq!(ready.add(action(1), 100, 20), Ok(()));
         let begun: Vec<i32> = std::iter::from_fn(|| ready.next(12))
             .map(|(_, run)| run)
             .collect();

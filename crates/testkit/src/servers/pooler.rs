@@ -1,4 +1,4 @@
-//! A PgBouncer of the test's own before a server, in a temporary folder.
+//! A `PgBouncer` of the test's own before a server, in a temporary folder.
 
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
