@@ -45,6 +45,7 @@ use crate::source::follow::follow;
 use crate::source::log::Log;
 use crate::source::reader::{Assignment, Owner, Reader};
 use crate::source::retention;
+use crate::tracking;
 
 /// Pages read ahead of dispatch.
 const PAGES_AHEAD: usize = 1;
@@ -81,6 +82,8 @@ pub(crate) struct Job<'a> {
     pub(crate) patience: Duration,
     /// Whether it works on jobs.
     pub(crate) jobs: Jobs,
+    /// What was told of tables that are not tracked.
+    pub(crate) told: tracking::Told,
 }
 
 /// What there is of a database that can be worked with.
@@ -213,6 +216,15 @@ impl<'a> Engine<'a> {
             let until = reading.clone();
             async move {
                 until.run_until_cancelled(keeping).await;
+                Ok(())
+            }
+        });
+        tasks.spawn({
+            let (pool, observers) = (ground.pool.clone(), job.observers.clone());
+            let watching = tracking::watch(pool, Arc::clone(&name), observers, job.told.clone());
+            let until = reading.clone();
+            async move {
+                until.run_until_cancelled(watching).await;
                 Ok(())
             }
         });

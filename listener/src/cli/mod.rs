@@ -188,7 +188,7 @@ pub(crate) fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run::run(args, Jobs::Too).await,
             Command::Work(args) => run::run(args, Jobs::Only).await,
-            Command::Check(args) => check::check(&args),
+            Command::Check(args) => check::check(&args).await,
             Command::Migrate(args) => schema::migrate(args).await,
             Command::Rebase(args) => schema::rebase(args).await,
             Command::Forget(args) => schema::forget(args).await,

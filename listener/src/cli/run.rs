@@ -8,6 +8,7 @@ use observer_listener::actions::{Fleet, Gates, Shared};
 use observer_listener::cluster;
 use observer_listener::database::DatabaseError;
 use observer_listener::dispatch::observers::Observers;
+use observer_listener::lint::lint;
 use observer_listener::run::{Jobs, Options, RunError, run as run_listener};
 use observer_listener::shard::fleet::Member;
 use observer_listener::shard::process;
@@ -114,6 +115,16 @@ async fn run_files(
         });
         CliError::Config(check::listed(&located.collect::<Vec<_>>()))
     })?;
+    for observer in &loaded.bundle.observers {
+        for never in lint(observer, &shared) {
+            tracing::warn!(
+                observer = never.observer,
+                path = never.path,
+                "{}",
+                never.message
+            );
+        }
+    }
     let stop = stop_on_signal()?;
     let options = Options {
         listen,

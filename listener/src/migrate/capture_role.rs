@@ -10,7 +10,7 @@ const CAPTURE_ROLE: &str = "observer_capture";
 /// Gives the functions to that role. What the migrating role may not do raises `insufficient_privilege`,
 /// and the block's savepoint leaves everything as it was. `inherit` is a role's own property up to
 /// version 15 and a membership's from 16 on; a role's maker is given what it needs either way.
-const GIVE: &str = r#"
+const GIVE: &str = r"
 do $give$
 declare
     given text;
@@ -45,7 +45,7 @@ begin
     revoke create on schema observer from observer_capture;
 end
 $give$
-"#;
+";
 
 /// Whether capture runs as its own role, or else what it should be told that it does not: who captures,
 /// and why it is so.
