@@ -45,6 +45,7 @@ use crate::source::follow::follow;
 use crate::source::log::Log;
 use crate::source::reader::{Assignment, Owner, Reader};
 use crate::source::retention;
+use crate::telemetry::beginning;
 use crate::tracking;
 
 /// Pages read ahead of dispatch.
@@ -103,7 +104,9 @@ impl Ground {
         let life = checkpoint::life(&pool).await?;
         // One that has never run misses nothing from now on, whoever works on it and when.
         let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
-        checkpoint::begin(&pool, &log, &name, shards, start).await?;
+        if checkpoint::begin(&pool, &log, &name, shards, start).await? {
+            beginning::tell_first(&pool, &name, start).await;
+        }
         let place = Place::open(listener, pool.clone()).await?;
         place.tell_durability();
         Ok(Self {
