@@ -11,6 +11,7 @@ mod run;
 mod sample;
 mod schema;
 mod status;
+mod watched;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
