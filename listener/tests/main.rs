@@ -42,3 +42,4 @@ mod support;
 mod tenants;
 mod unread;
 mod untracked;
+mod watched_files;
