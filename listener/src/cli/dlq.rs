@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::output::{agreed, counted, say, time};
 use super::schema::{of_known, unnamed};
-use super::{CliError, DatabaseArgs, identity};
+use super::{CliError, DatabaseArgs, files, identity};
 
 /// Most characters of an error in a table.
 const ERROR_WIDTH: usize = 80;
@@ -285,7 +285,11 @@ async fn open(
     filter: Filter,
     ids: Option<Vec<i64>>,
 ) -> Result<(PgPool, Selection), CliError> {
+    let named = files::observers(&database)?;
     let (pool, listener) = of_known(database).await?;
+    if let Some(observer) = filter.observer.clone().map(identity) {
+        check_name(&pool, listener.as_deref(), &observer, &named).await?;
+    }
     Ok((
         pool,
         Selection {
@@ -301,6 +305,28 @@ async fn open(
             until: filter.until,
         },
     ))
+}
+
+/// Fails where a filter names an observer that is neither in the files nor has dead letters, as one
+/// does that is mistyped.
+async fn check_name(
+    pool: &PgPool,
+    listener: Option<&str>,
+    observer: &str,
+    named: &[String],
+) -> Result<(), CliError> {
+    let what = Selection {
+        listener: listener.map(str::to_owned),
+        observer: Some(observer.to_owned()),
+        ..Selection::default()
+    };
+    if named.iter().any(|one| one == observer) || keeper::count(pool, &what).await? > 0 {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "nothing is known of an observer {observer}: it has no dead letters, and no file that was named has it"
+    )
+    .into())
 }
 
 const HEAD: [&str; 8] = [
