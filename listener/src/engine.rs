@@ -45,6 +45,8 @@ use crate::source::follow::follow;
 use crate::source::log::Log;
 use crate::source::reader::{Assignment, Owner, Reader};
 use crate::source::retention;
+use crate::telemetry::beginning;
+use crate::tracking;
 
 /// Pages read ahead of dispatch.
 const PAGES_AHEAD: usize = 1;
@@ -81,6 +83,8 @@ pub(crate) struct Job<'a> {
     pub(crate) patience: Duration,
     /// Whether it works on jobs.
     pub(crate) jobs: Jobs,
+    /// What was told of tables that are not tracked.
+    pub(crate) told: tracking::Told,
 }
 
 /// What there is of a database that can be worked with.
@@ -100,7 +104,9 @@ impl Ground {
         let life = checkpoint::life(&pool).await?;
         // One that has never run misses nothing from now on, whoever works on it and when.
         let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
-        checkpoint::begin(&pool, &log, &name, shards, start).await?;
+        if checkpoint::begin(&pool, &log, &name, shards, start).await? {
+            beginning::tell_first(&pool, &name, start).await;
+        }
         let place = Place::open(listener, pool.clone()).await?;
         place.tell_durability();
         Ok(Self {
@@ -213,6 +219,15 @@ impl<'a> Engine<'a> {
             let until = reading.clone();
             async move {
                 until.run_until_cancelled(keeping).await;
+                Ok(())
+            }
+        });
+        tasks.spawn({
+            let (pool, observers) = (ground.pool.clone(), job.observers.clone());
+            let watching = tracking::watch(pool, Arc::clone(&name), observers, job.told.clone());
+            let until = reading.clone();
+            async move {
+                until.run_until_cancelled(watching).await;
                 Ok(())
             }
         });

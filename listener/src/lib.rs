@@ -13,6 +13,7 @@ pub mod event;
 #[cfg(test)]
 mod fuzz;
 mod hex;
+pub mod lint;
 pub mod migrate;
 pub mod queue;
 pub mod rules;
@@ -20,3 +21,4 @@ pub mod run;
 pub mod shard;
 pub mod source;
 pub mod telemetry;
+pub mod tracking;

@@ -29,6 +29,7 @@ use crate::source::log::LogError;
 use crate::source::reader::ReadError;
 use crate::telemetry::beginning;
 use crate::telemetry::metrics::Metrics;
+use crate::tracking::Told;
 
 /// Between two tries to go on after the database was away.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
@@ -159,6 +160,7 @@ pub async fn run(
         sources: &sources,
         patience: START_PATIENCE,
         jobs: options.jobs,
+        told: Told::default(),
     };
     beginning::tell(listener, &job.observers.borrow());
     let tending = async {

@@ -231,11 +231,17 @@ fn describe(kind: &ValidationErrorKind, schema: &Value, error: &ValidationError<
             if is_duration(schema) {
                 return format!("expected a duration such as `15s`, found {}", sort(found));
             }
-            let quotes = match (wanted, found.as_ref()) {
+            let remedy = match (wanted, found.as_ref()) {
                 ("text", Value::Bool(_) | Value::Number(_)) => "; put it in quotes",
+                ("a mapping", Value::String(_)) if names(Some(schema)).contains(&"value") => {
+                    "; write {value: ...} around it, or {secretKeyRef: {name: ..., key: ...}}"
+                }
+                ("a mapping", Value::String(_)) if names(Some(schema)).contains(&"entity") => {
+                    "; write {entity: ...} around it"
+                }
                 _ => "",
             };
-            format!("expected {wanted}, found {}{quotes}", sort(found))
+            format!("expected {wanted}, found {}{remedy}", sort(found))
         }
         ValidationErrorKind::Enum { options } => {
             let known: Vec<&str> = options.as_array().map_or_else(Vec::new, |options| {

@@ -34,6 +34,21 @@ pub(super) struct Reading {
     pub(super) gaps: bool,
 }
 
+/// What is likeliest to be done about what the parser says.
+fn remedy(said: &str) -> &'static str {
+    if said.contains("scanning a tag") {
+        "; put a value that begins with `!` in quotes, as in when: '!changed(\"status\")'"
+    } else if said.contains("mapping values are not allowed") {
+        "; put a value that holds `: ` in quotes, and indent fields of one mapping alike"
+    } else if said.contains("cannot start any token") || said.contains("tab") {
+        "; put a value that begins with `@`, `%` or a backtick in quotes, and indent by spaces"
+    } else if said.contains("anchor") || said.contains("alias") {
+        "; put a value that begins with `&` or `*` in quotes"
+    } else {
+        ""
+    }
+}
+
 /// Reads every document of a file.
 pub(super) fn read(file: &SourceFile) -> Reading {
     let mut reader = Reader::new(&file.path);
@@ -52,7 +67,11 @@ pub(super) fn read(file: &SourceFile) -> Reading {
             Err(error) => {
                 reader.gap(
                     Some(error.marker().line()),
-                    format!("is not valid YAML: {}", error.info()),
+                    format!(
+                        "is not valid YAML: {}{}",
+                        error.info(),
+                        remedy(&error.info())
+                    ),
                 );
                 reader.abandon();
                 if !parser.proceed_next_document().unwrap_or(false) {

@@ -193,6 +193,13 @@ impl Guard {
         self.vet(&address.to_string(), address)
     }
 
+    /// Why a host that is an address by itself may not be dialled, if so.
+    pub(super) fn refused(&self, host: &str) -> Option<Refused> {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        let address: IpAddr = literal.parse().ok()?;
+        self.vet(literal, address).err()
+    }
+
     /// The addresses of a host, by name or literal, that may be dialled: at least one. Whoever
     /// dials takes one of these, and does not resolve the name again.
     pub(super) async fn addresses(

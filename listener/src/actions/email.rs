@@ -83,6 +83,11 @@ impl Email {
         let some = |place: &str, source: &Option<String>, format| {
             Template::optional(place, source.as_deref(), format)
         };
+        fixed("email.from", &config.from)?;
+        fixed(
+            "email.replyTo",
+            config.reply_to.as_deref().unwrap_or_default(),
+        )?;
         Ok(Self {
             server: Server::compile(&config.smtp)?,
             from: one("email.from", &config.from)?,
@@ -229,6 +234,15 @@ fn lines(text: &str) -> String {
 enum Recipient {
     Fixed(Mailbox),
     Template(Template),
+}
+
+/// Refuses what is no template and no address, at `place`.
+fn fixed(place: &str, source: &str) -> Result<(), CompileError> {
+    if source.contains('{') || source.trim().is_empty() {
+        return Ok(());
+    }
+    let read = address::mailbox(source).map(drop);
+    read.map_err(|why| CompileError::field(place, format!("is no address: {why}")))
 }
 
 impl Recipient {

@@ -153,6 +153,19 @@ impl Action {
         Kind::compile(&config.kind, DEFAULT_MAX_IN_FLIGHT).map(drop)
     }
 
+    /// The field with an address that may not be dialled, and why, if there is such a one.
+    #[must_use]
+    pub fn refused(config: &ActionConfig, shared: &Shared) -> Option<(String, String)> {
+        let kind = Kind::compile(&config.kind, DEFAULT_MAX_IN_FLIGHT).ok()?;
+        let refused = shared.guard.refused(without_port(kind.endpoint()?.1))?;
+        let field = match kind {
+            Kind::Kafka(_) => "brokers",
+            Kind::Email(_) => "smtp.host",
+            _ => "url",
+        };
+        Some((format!("{}.{field}", kind.name()), refused.to_string()))
+    }
+
     /// Deadline of one attempt.
     #[must_use]
     pub fn timeout(&self) -> Duration {

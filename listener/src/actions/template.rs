@@ -7,6 +7,8 @@
 //! marking it as safe changes nothing. What comes out as JSON has been checked to be JSON.
 //! A template cannot loop or grow without bound.
 
+mod calls;
+
 use std::io;
 use std::sync::Arc;
 
@@ -63,6 +65,18 @@ pub enum Flaw {
         line: usize,
         /// The name.
         name: String,
+    },
+    /// It asks for a filter or a test that does not exist.
+    #[error("line {line}: there is no {what} {name}{remedy}")]
+    Call {
+        /// Line within the template, from 1.
+        line: usize,
+        /// A filter or a test.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What was probably meant, if anything.
+        remedy: String,
     },
 }
 
@@ -189,6 +203,7 @@ fn parse(source: &str, format: Format) -> Result<Environment<'static>, Flaw> {
             .spawn_scoped(scope, || {
                 let environment = environment(source, format)?;
                 check_names(&environment, source)?;
+                calls::check(&environment, source)?;
                 Ok(environment)
             })?;
         parser

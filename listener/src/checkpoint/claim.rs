@@ -48,24 +48,25 @@ pub async fn life(pool: &PgPool) -> Result<Uuid, CheckpointError> {
     Ok(life.fetch_one(pool).await?)
 }
 
-/// Gives a listener that has never run its place in the log. One that has keeps its own.
+/// Gives a listener that has never run its place in the log, and says whether it did. One that has
+/// keeps its own.
 pub async fn begin(
     pool: &PgPool,
     log: &Log,
     listener: &str,
     shards: u16,
     start: StartAt,
-) -> Result<(), CheckpointError> {
+) -> Result<bool, CheckpointError> {
     let there = "select exists (select from observer.checkpoint where listener = $1)";
     let there = sqlx::query_scalar(there).bind(listener);
     if there.fetch_one(pool).await? {
-        return Ok(());
+        return Ok(false);
     }
     let start = first_mark(log, start).await?;
     let mut tx = transaction::begin(pool).await?;
     lay_out_first(&mut tx, listener, shards, &start).await?;
     tx.commit().await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Where a listener begins that has never run.

@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
+use crds::config::Redacted;
 use crds::load::{Loaded, Problem};
 use observer_listener::actions::{Gates, Shared};
 use observer_listener::database;
 use observer_listener::dispatch::observers::Observers;
+use observer_listener::lint::lint;
+use observer_listener::{migrate, tracking};
 
 use super::output::{counted, say};
 use super::{CliError, FileArgs};
-use super::{files, sample};
+use super::{files, sample, schema};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["files"]).required(true))]
@@ -21,10 +24,13 @@ pub(super) struct CheckArgs {
     /// and does nothing
     #[arg(long, value_name = "FILE")]
     event: Option<PathBuf>,
+    /// Ask the listener's database too whether it logs what the observers watch
+    #[arg(long)]
+    online: bool,
 }
 
 /// Prints all problems, or what would be run.
-pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
+pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
     let (loaded, observers, locations, mut problems) = match files::try_load(&args.files)? {
         Ok(Loaded { bundle, locations }) => {
             let observers = bundle.observers.clone();
@@ -32,11 +38,21 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
         }
         Err(report) => (None, report.partial, report.locations, report.problems),
     };
-    let shared = Shared::new(&crds::config::Egress::default(), &Gates::default())?;
+    let egress = loaded.as_ref().map(|bundle| bundle.listener.egress.clone());
+    let shared = Shared::new(&egress.clone().unwrap_or_default(), &Gates::default())?;
     let compiled = Observers::compile(&observers, &shared);
-    if let Err(wrong) = &compiled {
-        let located = wrong
+    // Where the listener is not known, nor is where it may send to.
+    let never = match &egress {
+        Some(_) => observers
             .iter()
+            .flat_map(|one| lint(one, &shared))
+            .collect(),
+        None => Vec::new(),
+    };
+    {
+        let wrong = compiled.as_ref().err().into_iter().flatten();
+        let located = wrong
+            .chain(&never)
             .map(|one| locations.problem(&one.observer, &one.path, one.message.clone()));
         // What stands in for a value that was found wrong is nobody's mistake.
         let new: Vec<Problem> = located
@@ -62,6 +78,15 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
             message: error.to_string(),
         });
     }
+    if let (true, Some(bundle), Ok(compiled)) =
+        (args.online && problems.is_empty(), &loaded, &compiled)
+    {
+        let findings = ask(&bundle.listener.database_url, compiled).await?;
+        let located = findings
+            .into_iter()
+            .map(|one| locations.problem(&one.observer, &one.path, one.message));
+        problems.extend(located);
+    }
     problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     if !problems.is_empty() {
         return Err(CliError::Config(listed(&problems)));
@@ -81,6 +106,13 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+/// What the database has to say about the observers.
+async fn ask(url: &Redacted, observers: &Observers) -> Result<Vec<tracking::Finding>, CliError> {
+    let pool = schema::connect(url).await?;
+    migrate::verify(&pool).await?;
+    Ok(tracking::findings(&pool, observers.needs()).await?)
 }
 
 /// One line for each, and their number.

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::Span;
 use observer_listener::queue::dead_letter::keeper::{self, Selection, Stored};
@@ -11,9 +11,9 @@ use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::output::{agreed, counted, say};
+use super::output::{agreed, counted, say, time};
 use super::schema::{of_known, unnamed};
-use super::{CliError, DatabaseArgs, identity};
+use super::{CliError, DatabaseArgs, files, identity};
 
 /// Most characters of an error in a table.
 const ERROR_WIDTH: usize = 80;
@@ -119,16 +119,37 @@ pub(super) struct Filter {
     until: Option<DateTime<Utc>>,
 }
 
-/// A time, or how long ago it was.
+/// A time, a day, which begins at midnight UTC, or how long ago it was.
 pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
-    if let Ok(ago) = text.parse::<Span>() {
-        return Ok(Utc::now() - ago.duration());
+    if let Some(ago) = ago(text) {
+        return Ok(Utc::now() - ago);
     }
-    let given = DateTime::parse_from_rfc3339(text);
-    given.map(|given| given.with_timezone(&Utc)).map_err(|_| {
-        "write a time such as 2026-03-01T12:00:00Z, or how long ago, such as 24h or 1h30m"
+    let day = || {
+        let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+        Some(day.and_hms_opt(0, 0, 0)?.and_utc())
+    };
+    let time = || {
+        let given = DateTime::parse_from_rfc3339(text).ok()?;
+        Some(given.with_timezone(&Utc))
+    };
+    time().or_else(day).ok_or_else(|| {
+        "write a time such as 2026-03-01T12:00:00Z, a day (from midnight UTC) such as 2026-03-01, or how long ago, such \
+         as 7d, 24h or 1h30m"
             .to_owned()
     })
+}
+
+/// So long ago: days, and what follows them as any duration.
+fn ago(text: &str) -> Option<Duration> {
+    let (days, rest) = match text.split_once('d') {
+        Some((days, rest)) => (days.parse::<u32>().ok()?, rest),
+        None => (0, text),
+    };
+    let rest = match rest {
+        "" if days > 0 => Duration::ZERO,
+        rest => rest.parse::<Span>().ok()?.duration(),
+    };
+    Some(Duration::from_hours(24) * days + rest)
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -264,7 +285,11 @@ async fn open(
     filter: Filter,
     ids: Option<Vec<i64>>,
 ) -> Result<(PgPool, Selection), CliError> {
+    let named = files::observers(&database)?;
     let (pool, listener) = of_known(database).await?;
+    if let Some(observer) = filter.observer.clone().map(identity) {
+        check_name(&pool, listener.as_deref(), &observer, &named).await?;
+    }
     Ok((
         pool,
         Selection {
@@ -280,6 +305,28 @@ async fn open(
             until: filter.until,
         },
     ))
+}
+
+/// Fails where a filter names an observer that is neither in the files nor has dead letters, as one
+/// does that is mistyped.
+async fn check_name(
+    pool: &PgPool,
+    listener: Option<&str>,
+    observer: &str,
+    named: &[String],
+) -> Result<(), CliError> {
+    let what = Selection {
+        listener: listener.map(str::to_owned),
+        observer: Some(observer.to_owned()),
+        ..Selection::default()
+    };
+    if named.iter().any(|one| one == observer) || keeper::count(pool, &what).await? > 0 {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "nothing is known of an observer {observer}: it has no dead letters, and no file that was named has it"
+    )
+    .into())
 }
 
 const HEAD: [&str; 8] = [
@@ -351,7 +398,7 @@ fn row(letter: &Stored) -> [String; 8] {
     };
     [
         letter.id.to_string(),
-        letter.created_at.format("%Y-%m-%d %H:%M:%SZ").to_string(),
+        time(letter.created_at),
         format!("{}/{}", letter.observer, letter.action),
         format!("{} {}", letter.operation, letter.entity),
         line(letter.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
@@ -359,4 +406,32 @@ fn row(letter: &Stored) -> [String; 8] {
         format!("{}{waits}", letter.error_kind),
         line(&letter.error, ERROR_WIDTH),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_days_and_spans_are_read() {
+        let hours = |hours| Some(Duration::from_hours(hours));
+        for (text, span) in [
+            ("7d", hours(168)),
+            ("1d12h", hours(36)),
+            ("24h", hours(24)),
+            ("d", None),
+            ("x", None),
+        ] {
+            assert_eq!(ago(text), span, "{text}");
+        }
+        let read = |text| moment(text).map(time);
+        assert_eq!(read("2026-03-01"), Ok("2026-03-01T00:00:00Z".to_owned()));
+        assert_eq!(
+            read("2026-03-01T12:00:00+02:00"),
+            Ok("2026-03-01T10:00:00Z".to_owned())
+        );
+        for wrong in ["yesterday", "2026-03", "9999999999d", ""] {
+            assert!(moment(wrong).is_err(), "{wrong}");
+        }
+    }
 }

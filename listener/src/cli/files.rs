@@ -3,10 +3,10 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crds::config::Redacted;
+use crds::config::{ObserverConfig, Redacted};
 use crds::load::{Loaded, Report, SourceFile};
 
-use super::{CliError, FileArgs};
+use super::{CliError, DatabaseArgs, FileArgs};
 
 /// Loads and checks the files.
 pub(super) fn load(args: &FileArgs) -> Result<Loaded, CliError> {
@@ -31,6 +31,20 @@ pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Report>, CliErr
         &secret,
         args.listener.as_deref(),
     ))
+}
+
+/// The observers of the files that name a database; none where it is named by a URL.
+pub(super) fn observers(args: &DatabaseArgs) -> Result<Vec<String>, CliError> {
+    if args.files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let args = FileArgs {
+        files: args.files.clone(),
+        listener: args.listener.clone(),
+        secrets_dir: args.secrets_dir.clone(),
+    };
+    let observers = load(&args)?.bundle.observers;
+    Ok(observers.iter().map(ObserverConfig::identity).collect())
 }
 
 /// The YAML files of a folder, by name.

@@ -1,23 +1,28 @@
 //! `jobs`: what waits in the queue.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::postgres::PostgresQueue;
-use ::queue::{JobQueue, Keeping, Selection, Shown, State};
-use chrono::{SecondsFormat, Utc};
+use ::queue::{Figures, JobQueue, Keeping, Selection, Shown, State};
+use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::Span;
 use observer_listener::migrate;
-use observer_listener::queue::place::Place;
+use observer_listener::queue::place::{self, Place};
+use sqlx::PgPool;
 
 use super::dlq::{Output, TAKEN_UP, line, print};
-use super::output::{agreed, counted, say};
-use super::schema::{connect, of_one};
+use super::output::{agreed, counted, say, time};
+use super::schema::{connect, of_known, of_one};
 use super::{CliError, DatabaseArgs, FileArgs, files, identity};
 
 /// Most characters of an error in a table.
 const ERROR_WIDTH: usize = 60;
+
+/// Most jobs that are looked at for the names of their observers and actions.
+const MOST_NAMES: usize = 1000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobsCommand {
@@ -124,8 +129,9 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             output,
             database,
         } => {
-            let queue = open(database).await?;
+            let (queue, names) = open(database).await?;
             let what = filter.select(None, state);
+            check_names(queue.as_ref(), &what, &names).await?;
             let (jobs, count) = queue.list(&what, limit.into()).await?;
             match output {
                 Output::Json => say!("{}", serde_json::to_string_pretty(&jobs)?)?,
@@ -133,7 +139,7 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             }
         }
         JobsCommand::Show { id, database } => {
-            let Some(job) = open(database).await?.show(&id).await? else {
+            let Some(job) = open(database).await?.0.show(&id).await? else {
                 return all_there(&[id]);
             };
             say!("{}", serde_json::to_string_pretty(&job)?)?;
@@ -186,29 +192,124 @@ fn all_there(missing: &[String]) -> Result<(), CliError> {
 impl Chosen {
     async fn open(self) -> Result<(Arc<dyn JobQueue>, Selection), CliError> {
         let what = self.filter.select((!self.all).then_some(self.ids), None);
-        Ok((open(self.database).await?, what))
+        let (queue, names) = open(self.database).await?;
+        check_names(queue.as_ref(), &what, &names).await?;
+        Ok((queue, what))
     }
 }
 
-/// The queue of a listener: as its file says, or in the database of the URL.
-async fn open(args: DatabaseArgs) -> Result<Arc<dyn JobQueue>, CliError> {
+/// Observers and actions, by name.
+type Names = BTreeSet<(String, String)>;
+
+/// The queue of a listener, as its file says, or in the database of the URL; and the names that the
+/// file knows.
+async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError> {
     if args.files.is_empty() {
         let (pool, listener) = of_one(args).await?;
-        let keeping = Keeping {
-            lease: Duration::from_secs(30),
-            retention: Duration::ZERO,
-        };
-        return Ok(Arc::new(PostgresQueue::new(pool, &listener, keeping)));
+        if place::is_in_redis(&pool, &listener).await? {
+            return Err(CliError::Config(format!(
+                "jobs of listener {listener} are in Redis: name its files with -f FILE, which say how to reach it"
+            )));
+        }
+        return Ok((postgres(pool, &listener), Names::new()));
     }
     let files = FileArgs {
         files: args.files,
         listener: args.listener,
         secrets_dir: args.secrets_dir,
     };
-    let listener = files::load(&files)?.bundle.listener;
-    let pool = connect(&listener.database_url).await?;
+    let bundle = files::load(&files)?.bundle;
+    let names = bundle.observers.iter().flat_map(|observer| {
+        let actions = observer.actions.iter();
+        actions.map(|action| (observer.identity(), action.name.clone()))
+    });
+    let names = names.collect();
+    let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
-    Ok(Place::open(&listener, pool).await?.queue)
+    Ok((Place::open(&bundle.listener, pool).await?.queue, names))
+}
+
+fn postgres(pool: PgPool, listener: &str) -> Arc<dyn JobQueue> {
+    let keeping = Keeping {
+        lease: Duration::from_secs(30),
+        retention: Duration::ZERO,
+    };
+    Arc::new(PostgresQueue::new(pool, listener, keeping))
+}
+
+/// How the jobs of a listener are doing that are kept in its database; nothing where they are in Redis.
+pub(super) async fn in_postgres(
+    pool: &PgPool,
+    listener: &str,
+) -> Result<Option<Vec<(String, Figures)>>, CliError> {
+    if place::is_in_redis(pool, listener).await? {
+        return Ok(None);
+    }
+    Ok(Some(postgres(pool.clone(), listener).figures().await?))
+}
+
+/// The database and the listener of a look at the state, and its queue where files name it.
+pub(super) async fn of_status(
+    args: DatabaseArgs,
+) -> Result<(PgPool, Option<String>, Option<Arc<dyn JobQueue>>), CliError> {
+    let mut queue = None;
+    if !args.files.is_empty() {
+        let files = FileArgs {
+            files: args.files.clone(),
+            listener: args.listener.clone(),
+            secrets_dir: args.secrets_dir.clone(),
+        };
+        let listener = files::load(&files)?.bundle.listener;
+        let pool = connect(&listener.database_url).await?;
+        migrate::verify(&pool).await?;
+        let identity = listener.identity();
+        // Without a Redis of the listener, jobs that are there cannot be counted.
+        queue = match listener.queue.redis {
+            Some(_) if place::is_in_redis(&pool, &identity).await? => {
+                Some(Place::open(&listener, pool.clone()).await?.queue)
+            }
+            _ => None,
+        };
+        return Ok((pool, Some(identity), queue));
+    }
+    let (pool, listener) = of_known(args).await?;
+    Ok((pool, listener, queue))
+}
+
+/// Fails where a filter names an observer or an action that is neither in the files nor has jobs, as
+/// one does that is mistyped.
+async fn check_names(
+    queue: &dyn JobQueue,
+    what: &Selection,
+    names: &Names,
+) -> Result<(), CliError> {
+    let any = Selection {
+        ids: None,
+        state: None,
+        ..what.clone()
+    };
+    let fits =
+        |wanted: &Option<String>, name: &String| wanted.as_ref().is_none_or(|one| one == name);
+    let known = names
+        .iter()
+        .any(|(observer, action)| fits(&what.observer, observer) && fits(&what.action, action));
+    let filtered = what.observer.is_some() || what.action.is_some();
+    if !filtered || known || queue.list(&any, 1).await?.1 > 0 {
+        return Ok(());
+    }
+    let (jobs, _) = queue.list(&Selection::default(), MOST_NAMES).await?;
+    let jobs = jobs.into_iter().map(|job| (job.observer, job.action));
+    let all: Names = jobs.chain(names.iter().cloned()).collect();
+    let there = if all.is_empty() {
+        "there are no jobs at all".to_owned()
+    } else {
+        let all: Vec<String> = all
+            .iter()
+            .map(|(observer, action)| format!("{observer}/{action}"))
+            .collect();
+        format!("there are {}", all.join(", "))
+    };
+    Err(anyhow::anyhow!("nothing is known of that observer or action; {there}").into())
 }
 
 const HEAD: [&str; 8] = [
@@ -243,7 +344,7 @@ fn row(job: &Shown) -> [String; 8] {
     };
     let age = (Utc::now() - job.enqueued_at).num_seconds();
     let due = match job.state {
-        State::Ready | State::Finished => job.due.to_rfc3339_opts(SecondsFormat::Secs, true),
+        State::Ready | State::Finished => time(job.due),
         State::Running | State::Behind => String::new(),
     };
     [

@@ -11,6 +11,7 @@ mod run;
 mod sample;
 mod schema;
 mod status;
+mod watched;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -188,7 +189,7 @@ pub(crate) fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run::run(args, Jobs::Too).await,
             Command::Work(args) => run::run(args, Jobs::Only).await,
-            Command::Check(args) => check::check(&args),
+            Command::Check(args) => check::check(&args).await,
             Command::Migrate(args) => schema::migrate(args).await,
             Command::Rebase(args) => schema::rebase(args).await,
             Command::Forget(args) => schema::forget(args).await,

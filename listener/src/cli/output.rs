@@ -4,6 +4,7 @@
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use observer_listener::telemetry::logs;
 
 use super::CliError;
@@ -39,4 +40,9 @@ pub(super) fn agreed(yes: bool, what: &str) -> Result<(), CliError> {
 pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
     let noun = if count == 1 { one } else { many };
     format!("{count} {noun}")
+}
+
+/// A time as all commands write it, and read it too: `2026-03-01T12:00:00Z`.
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -1,22 +1,24 @@
 //! `run`: a listener until a signal, from files or from a bundle in a cluster.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use clap::{ArgGroup, Args};
-use observer_listener::actions::{Fleet, Gates, Shared};
 use observer_listener::cluster;
 use observer_listener::database::DatabaseError;
-use observer_listener::dispatch::observers::Observers;
 use observer_listener::run::{Jobs, Options, RunError, run as run_listener};
 use observer_listener::shard::fleet::Member;
 use observer_listener::shard::process;
 use observer_listener::telemetry::logs;
+use observer_listener::telemetry::metrics::Metrics;
+use prometheus::IntCounter;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, FileArgs, check, files};
+use super::watched::{Loader, Program, Watched};
+use super::{CliError, FileArgs};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["files", "bundle"]).required(true))]
@@ -68,7 +70,6 @@ struct PodArgs {
 
 /// Runs until SIGTERM or SIGINT, then drains.
 pub(super) async fn run(args: RunArgs, jobs: Jobs) -> Result<(), CliError> {
-    ignore_hangup()?;
     let listen = match args.listen.as_str() {
         "off" => None,
         address => Some(address.parse::<SocketAddr>().map_err(|_| {
@@ -78,6 +79,7 @@ pub(super) async fn run(args: RunArgs, jobs: Jobs) -> Result<(), CliError> {
         })?),
     };
     if let Some(bundle) = args.pod.bundle {
+        ignore_hangup()?;
         let options = cluster::Options {
             namespace: args.pod.namespace,
             bundle,
@@ -99,49 +101,87 @@ async fn run_files(
     listen: Option<SocketAddr>,
     jobs: Jobs,
 ) -> Result<(), CliError> {
-    let loaded = files::load(files)?;
-    let listener = loaded.bundle.listener;
-    let redis = listener.queue.redis.as_ref();
-    let fleet = redis.and_then(|url| Fleet::new(url, &listener.identity()));
-    let shared = Shared::new(&listener.egress, &Gates::default())?
-        .with_fleet(fleet)
-        .with_max_in_flight(listener.max_in_flight);
-    let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
-        let located = wrong.into_iter().map(|one| {
-            loaded
-                .locations
-                .problem(&one.observer, &one.path, one.message)
-        });
-        CliError::Config(check::listed(&located.collect::<Vec<_>>()))
-    })?;
+    let hangup = signal(SignalKind::hangup())?;
+    // What changes from now on is taken up.
+    let mut watched = Watched::new(files, hangup);
+    let mut loader = Loader::default();
+    let mut program = loader.load(files)?;
     let stop = stop_on_signal()?;
-    let options = Options {
-        listen,
-        jobs,
-        member: process::member(),
-        metrics: None,
-    };
-    run_listener(
-        &listener,
-        watch::channel(Arc::new(observers)).1,
-        options,
-        stop,
-    )
-    .await
-    .map_err(|error| match error {
-        RunError::Database(DatabaseError::Url(_)) => CliError::Config(error.to_string()),
-        error => CliError::Run(error.into()),
-    })
+    let (member, mut metrics) = (process::member(), None);
+    loop {
+        let name = program.listener.identity();
+        let shown: Metrics = match metrics.take() {
+            Some((of, shown)) if of == name => shown,
+            _ => Metrics::new(&name).map_err(RunError::from)?,
+        };
+        metrics = Some((name, shown.clone()));
+        let options = Options {
+            listen,
+            jobs,
+            member: member.clone(),
+            metrics: Some(shown),
+        };
+        match until_another(&mut program, (&mut watched, &mut loader), options, &stop).await? {
+            Some(next) => program = next,
+            None => return Ok(()),
+        }
+    }
 }
 
-/// Has SIGHUP end nothing: the terminal of a listener that goes on without it was closed, or somebody
-/// expects files to be read anew.
+/// Runs a program, and those that differ from it in their observers only, until a stop or until there
+/// is another listener to run.
+async fn until_another(
+    program: &mut Program,
+    (watched, loader): (&mut Watched<'_>, &mut Loader),
+    options: Options,
+    stop: &CancellationToken,
+) -> Result<Option<Program>, CliError> {
+    let (send, observers) = watch::channel(Arc::clone(&program.observers));
+    let (end, listener) = (stop.child_token(), Arc::clone(&program.listener));
+    let reloads = options
+        .metrics
+        .as_ref()
+        .map(|metrics| metrics.reloads.clone());
+    let mut running = pin!(run_listener(&listener, observers, options, end.clone()));
+    let mut next = None;
+    loop {
+        tokio::select! {
+            result = &mut running => {
+                result.map_err(|error| match error {
+                    RunError::Database(DatabaseError::Url(_)) => CliError::Config(error.to_string()),
+                    error => CliError::Run(error.into()),
+                })?;
+                return Ok(next.filter(|_| !stop.is_cancelled()));
+            }
+            () = watched.changed(), if next.is_none() => match loader.load(watched.args()) {
+                Err(CliError::Config(wrong)) => {
+                    tracing::warn!("the files have changed and cannot be run, so what was read before goes on: {wrong}");
+                }
+                Err(error) => return Err(error),
+                Ok(new) => {
+                    reloads.iter().for_each(IntCounter::inc);
+                    if program.is_same_listener(&new) {
+                        tracing::info!("the files have changed: taking up their observers");
+                        send.send_replace(Arc::clone(&new.observers));
+                        *program = new;
+                    } else {
+                        tracing::info!("the listener has changed: finishing what is under way to begin anew");
+                        end.cancel();
+                        next = Some(new);
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// Has SIGHUP end nothing: the terminal of a listener that goes on without it was closed.
 fn ignore_hangup() -> Result<(), CliError> {
     let mut hangup = signal(SignalKind::hangup())?;
     // It lives as long as the process does, and has nothing to fail at.
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP is ignored; changed files are taken up by a new start");
+            tracing::info!("SIGHUP is ignored; a bundle that has changed is taken up without it");
         }
     });
     Ok(())

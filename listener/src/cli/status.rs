@@ -1,15 +1,20 @@
-//! `status`: who works on which shard, and how far it is.
+//! `status`: who works on which shard, how far it is, and what waits.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use std::collections::BTreeMap;
+
+use ::queue::Figures;
+use chrono::{DateTime, Utc};
 use clap::Args;
 use crds::duration::Span;
 use observer_listener::checkpoint::status::{self, ShardState};
 use observer_listener::queue::dead_letter::keeper::{self, Selection};
+use observer_listener::shard::present;
+use serde::Serialize;
+use sqlx::PgPool;
 
 use super::dlq::Output;
-use super::output::{counted, say};
-use super::schema::of_known;
-use super::{CliError, DatabaseArgs};
+use super::output::{counted, say, time};
+use super::{CliError, DatabaseArgs, jobs};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -20,47 +25,159 @@ pub(super) struct StatusArgs {
     database: DatabaseArgs,
 }
 
-/// Prints the shards of a listener, or of all in the database.
+/// A listener, for people.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct State {
+    listener: String,
+    dead_letters: u64,
+    /// Jobs by observer; nothing where they are in Redis and no files say how to reach it.
+    jobs: Option<BTreeMap<String, Waiting>>,
+    /// Processes that are alive or may be.
+    processes: Vec<String>,
+    shards: Vec<Shard>,
+}
+
+/// Jobs of an observer.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Waiting {
+    pending: u64,
+    due: u64,
+    running: u64,
+    behind: u64,
+    oldest_seconds: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shard {
+    #[serde(flatten)]
+    state: ShardState,
+    /// Whether the owner is known to be no more.
+    owner_is_gone: bool,
+}
+
+/// Prints the state of a listener, or of all in the database.
 pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
-    let (pool, listener) = of_known(args.database).await?;
-    let shards = status::list(&pool, listener.as_deref()).await?;
-    if let Output::Json = args.output {
-        return say!("{}", serde_json::to_string_pretty(&shards)?);
+    let (pool, listener, queue) = jobs::of_status(args.database).await?;
+    let mut states: Vec<State> = Vec::new();
+    for shard in status::list(&pool, listener.as_deref()).await? {
+        if states
+            .last()
+            .is_none_or(|last| last.listener != shard.listener)
+        {
+            let jobs = match &queue {
+                Some(queue) => Some(queue.figures().await?),
+                None => jobs::in_postgres(&pool, &shard.listener).await?,
+            };
+            states.push(state(&pool, shard.listener.clone(), jobs).await?);
+        }
+        if let Some(last) = states.last_mut() {
+            let gone = |owner: &String| !last.processes.contains(owner);
+            let owner_is_gone = shard.owner.as_ref().is_some_and(gone);
+            let state = shard;
+            last.shards.push(Shard {
+                state,
+                owner_is_gone,
+            });
+        }
     }
-    if shards.is_empty() {
+    if let Output::Json = args.output {
+        return say!("{}", serde_json::to_string_pretty(&states)?);
+    }
+    if states.is_empty() {
         return match listener {
             Some(listener) => say!("listener {listener} has not run in this database yet"),
             None => say!("no listener has run in this database yet"),
         };
     }
     let now = Utc::now();
-    let mut shown = "";
-    for shard in &shards {
-        if shard.listener != shown {
-            let what = Selection {
-                listener: Some(shard.listener.clone()),
-                ..Selection::default()
-            };
-            let letters = keeper::count(&pool, &what).await?;
-            let shards = counted(u64::from(shard.shards.unsigned_abs()), "shard", "shards");
-            let letters = counted(letters.unsigned_abs(), "dead letter", "dead letters");
-            say!("{}: {shards}, {letters}", shard.listener)?;
-            say!("  SHARD  EPOCH  LAG    SINCE                 OWNER")?;
-            shown = &shard.listener;
-        }
+    states.iter().try_for_each(|state| show(state, now))
+}
+
+/// All of a listener but its shards.
+async fn state(
+    pool: &PgPool,
+    listener: String,
+    jobs: Option<Vec<(String, Figures)>>,
+) -> Result<State, CliError> {
+    let what = Selection {
+        listener: Some(listener.clone()),
+        ..Selection::default()
+    };
+    let of = |figures: Figures| Waiting {
+        pending: figures.pending,
+        due: figures.due,
+        running: figures.running,
+        behind: figures.behind,
+        oldest_seconds: figures.oldest_seconds,
+    };
+    let jobs = jobs.map(|jobs| {
+        let jobs = jobs.into_iter();
+        jobs.map(|(observer, figures)| (observer, of(figures)))
+            .collect()
+    });
+    Ok(State {
+        dead_letters: keeper::count(pool, &what).await?.unsigned_abs(),
+        processes: present::present(pool, &listener).await?,
+        listener,
+        jobs,
+        shards: Vec::new(),
+    })
+}
+
+fn show(state: &State, now: DateTime<Utc>) -> Result<(), CliError> {
+    let shards = state.shards.first().map_or(0, |one| one.state.shards);
+    let shards = counted(u64::from(shards.unsigned_abs()), "shard", "shards");
+    let letters = counted(state.dead_letters, "dead letter", "dead letters");
+    let processes = counted(state.processes.len() as u64, "process", "processes");
+    let jobs = match &state.jobs {
+        Some(jobs) => counted(jobs.values().map(|one| one.pending).sum(), "job", "jobs"),
+        None => "jobs in Redis (name the files with -f FILE to have them counted)".to_owned(),
+    };
+    say!(
+        "{}: {shards}, {processes}, {jobs}, {letters}",
+        state.listener
+    )?;
+    say!("  SHARD  EPOCH  LAG    SINCE                 OWNER")?;
+    for shard in &state.shards {
         say!("{}", line(shard, now))?;
+    }
+    let waiting = state.jobs.iter().flatten();
+    let mut waiting = waiting.filter(|(_, one)| one.pending > 0).peekable();
+    if waiting.peek().is_some() {
+        say!("  JOBS   DUE    RUNNING  BEHIND  OLDEST  OBSERVER")?;
+    }
+    for (observer, one) in waiting {
+        let oldest = Span::from_secs(one.oldest_seconds).to_string();
+        let Waiting {
+            pending,
+            due,
+            running,
+            behind,
+            ..
+        } = one;
+        say!("  {pending:<5}  {due:<5}  {running:<7}  {behind:<6}  {oldest:<6}  {observer}")?;
     }
     Ok(())
 }
 
-fn line(shard: &ShardState, now: DateTime<Utc>) -> String {
-    let lag = shard
+fn line(shard: &Shard, now: DateTime<Utc>) -> String {
+    let Shard {
+        state,
+        owner_is_gone,
+    } = shard;
+    let lag = state
         .oldest
         .map_or(0, |oldest| (now - oldest).num_seconds());
     let lag = Span::from_secs(u64::try_from(lag).unwrap_or(0)).to_string();
-    let since = shard.since.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let owner = shard.owner.as_deref().unwrap_or("nobody");
-    let (number, epoch) = (shard.shard, shard.epoch);
+    let owner = match &state.owner {
+        Some(owner) if *owner_is_gone => format!("nobody: {owner} is gone"),
+        Some(owner) => owner.clone(),
+        None => "nobody".to_owned(),
+    };
+    let (number, epoch, since) = (state.shard, state.epoch, time(state.since));
     format!("  {number:<5}  {epoch:<5}  {lag:<5}  {since:<20}  {owner}")
 }
 
@@ -71,22 +188,27 @@ mod tests {
     #[test]
     fn a_line_tells_lag_and_owner() {
         let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-        let mut shard = ShardState {
-            listener: "default/shop".to_owned(),
-            shard: 3,
-            shards: 8,
-            owner: Some("shop-1_a_b".to_owned()),
-            epoch: 12,
-            since: at(0),
-            saved_at: at(50),
-            oldest: Some(at(40)),
+        let mut shard = Shard {
+            state: ShardState {
+                listener: "default/shop".to_owned(),
+                shard: 3,
+                shards: 8,
+                owner: Some("shop-1_a_b".to_owned()),
+                epoch: 12,
+                since: at(0),
+                saved_at: at(50),
+                oldest: Some(at(40)),
+            },
+            owner_is_gone: false,
         };
         assert_eq!(
             line(&shard, at(100)),
             "  3      12     1m     1970-01-01T00:00:00Z  shop-1_a_b"
         );
-        shard.owner = None;
-        shard.oldest = None;
+        shard.owner_is_gone = true;
+        assert!(line(&shard, at(100)).ends_with("nobody: shop-1_a_b is gone"));
+        shard.state.owner = None;
+        shard.state.oldest = None;
         assert!(line(&shard, at(100)).ends_with("0s     1970-01-01T00:00:00Z  nobody"));
     }
 }

@@ -18,6 +18,7 @@ use crate::engine::{Job, Jobs, tend};
 use crate::run::RunError;
 use crate::shard::fleet::{Coordination, Member};
 use crate::telemetry::beginning;
+use crate::tracking::Told;
 
 /// A pod, from its start to its end.
 pub(super) struct Work<'a> {
@@ -90,6 +91,7 @@ impl Work<'_> {
                 (false, 0) => Jobs::Too,
                 (false, _) => Jobs::Elsewhere,
             },
+            told: Told::default(),
         };
         let end = self.stop.child_token();
         self.sources.reporter.runs(plan.bundle.clone());

@@ -12,6 +12,7 @@ use crate::event::Event;
 use crate::rules::{Condition, Rule, RuleSet, Verdict};
 use crate::source::log::Logged;
 use crate::telemetry::attempts::Failures;
+use crate::tracking::Needs;
 
 use super::lanes::Target;
 
@@ -105,6 +106,7 @@ impl Compiled {
 #[derive(Debug)]
 struct Observer {
     name: Arc<str>,
+    needs: Needs,
     targets: Vec<Target>,
 }
 
@@ -131,6 +133,11 @@ impl Observers {
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
         self.rules.rules()
+    }
+
+    /// What each needs of the database.
+    pub fn needs(&self) -> impl Iterator<Item = &Needs> {
+        self.known.iter().map(|one| &one.needs)
     }
 
     /// Compiles all observers, or names everything that does not compile.
@@ -160,10 +167,12 @@ impl Observers {
         for config in configs {
             match compile_one(config, shared) {
                 Ok((rule, compiled)) => {
+                    let needs = Needs::of(config, rule.condition.as_ref());
                     let first = targets.len();
                     targets.extend(compiled.into_iter().map(Arc::new));
                     known.push(Observer {
                         name: Arc::clone(&rule.observer),
+                        needs,
                         targets: (first..targets.len()).collect(),
                     });
                     rules.push(rule);
@@ -297,7 +306,9 @@ fn compile_one(
     let condition = match config.when.as_deref().map(Condition::compile).transpose() {
         Ok(condition) => condition,
         Err(error) => {
-            problem("spec.when".to_owned(), error.to_string());
+            for one in error.each() {
+                problem("spec.when".to_owned(), one.to_string());
+            }
             None
         }
     };

@@ -27,6 +27,17 @@ pub enum PlaceError {
     Redis(#[from] OpenError),
 }
 
+/// Whether jobs of a listener may be in Redis.
+pub async fn is_in_redis(pool: &PgPool, listener: &str) -> Result<bool, sqlx::Error> {
+    let place = "select place from observer.job_queue where listener = $1";
+    let place: Option<String> = sqlx::query_scalar(place)
+        .bind(listener)
+        .fetch_optional(pool)
+        .await?;
+    let is_redis = |place: &str| matches!(Kind::of(place), Kind::Redis);
+    Ok(place.is_some_and(|place| place.split(',').any(is_redis)))
+}
+
 /// The queue of a listener.
 #[derive(Clone, Debug)]
 pub struct Place {

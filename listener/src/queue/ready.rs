@@ -85,6 +85,8 @@ fn less(counts: &mut HashMap<Action, usize>, action: &Action) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use std::sync::Arc;
 
     use proptest::prelude::*;

@@ -10,6 +10,7 @@ use cel::common::ast::{IdedExpr, SourceInfo};
 
 use super::evaluate::Evaluation;
 use super::lower::Lowering;
+use super::names::shorten;
 use super::source::{MAX_BYTES, Source};
 use super::tree::Node;
 use super::view::EventView;
@@ -19,8 +20,6 @@ use crate::actions::Failure;
 /// the longest chain that the bounds on an expression admit takes an eighth of this without
 /// optimisation.
 const PARSER_STACK: usize = 64 * 1024 * 1024;
-/// Most characters of the parser's own words in an error.
-const MAX_PARSER_MESSAGE: usize = 200;
 
 /// A place in an expression, for people: both count from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +94,7 @@ pub enum ConditionError {
         message: String,
     },
     /// The pattern of `matches` is no regular expression, or too large.
-    #[error("{place}: the pattern of `matches` cannot be used")]
+    #[error("{place}: the pattern of `matches` cannot be used: {}", reason(source))]
     Pattern {
         /// Where it stands.
         place: Place,
@@ -109,9 +108,52 @@ pub enum ConditionError {
         /// What it gives.
         what: &'static str,
     },
+    /// There are several mistakes, all of which are [`ConditionError::each`].
+    #[error("{} (and {} more)", .0.first().map(ToString::to_string).unwrap_or_default(), .0.len() - 1)]
+    Several(Vec<ConditionError>),
     /// The parser failed where it should have given an error.
     #[error("the condition cannot be parsed; write it in a simpler way")]
     Parser,
+}
+
+impl ConditionError {
+    /// The mistakes one by one.
+    #[must_use]
+    pub fn each(&self) -> &[Self] {
+        match self {
+            Self::Several(all) => all,
+            one => std::slice::from_ref(one),
+        }
+    }
+}
+
+/// Why a pattern cannot be used, in one line.
+fn reason(error: &regex::Error) -> String {
+    if let regex::Error::CompiledTooBig(_) = error {
+        return "it is too large; shorten it, or bound its repetitions".to_owned();
+    }
+    // The lines before show the pattern with a mark beneath it.
+    let text = error.to_string();
+    let reason = text.rsplit("error: ").next().unwrap_or_default();
+    reason.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What the parser stumbled over, in words for people.
+fn in_words(message: &str) -> String {
+    let quoted = || {
+        let (_, rest) = message.split_once('\'')?;
+        let (text, _) = rest.split_once('\'')?;
+        // Of several words only the last is not understood.
+        text.split_whitespace().next_back().map(str::to_owned)
+    };
+    match quoted() {
+        Some(word) if word.ends_with("<EOF>") => "something is missing at the end".to_owned(),
+        Some(word) => format!(
+            "`{}` cannot stand here: is an operator missing before it, or a value?",
+            shorten(&word)
+        ),
+        None => "this cannot be read".to_owned(),
+    }
 }
 
 /// A compiled condition.
@@ -184,15 +226,12 @@ fn parse_masked(source: &Source<'_>) -> Result<(IdedExpr, SourceInfo), Condition
                 return ConditionError::Parser;
             };
             let count = |n: isize| usize::try_from(n).unwrap_or(1).max(1);
-            let end = error.msg.char_indices().nth(MAX_PARSER_MESSAGE);
-            let message = end.map_or(error.msg.as_str(), |(end, _)| &error.msg[..end]);
-            let message = message.strip_prefix("Syntax error: ").unwrap_or(message);
             ConditionError::Syntax {
                 place: Place {
                     line: count(error.pos.0),
                     column: count(error.pos.1),
                 },
-                message: message.to_owned(),
+                message: in_words(&error.msg),
             }
         })
 }

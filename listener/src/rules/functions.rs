@@ -233,7 +233,7 @@ fn text_of(value: &Value<'_>) -> Option<String> {
 }
 
 /// A time as Postgres writes it in JSON; one without an offset counts as UTC.
-fn timestamp(text: &str) -> Option<DateTime<Utc>> {
+pub(super) fn timestamp(text: &str) -> Option<DateTime<Utc>> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Some(time.to_utc());
     }
@@ -249,7 +249,7 @@ fn timestamp(text: &str) -> Option<DateTime<Utc>> {
 }
 
 /// A duration as CEL writes it: `1h30m`, `-1.5s`, `250ms`.
-fn duration(text: &str) -> Option<TimeDelta> {
+pub(super) fn duration(text: &str) -> Option<TimeDelta> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, text),

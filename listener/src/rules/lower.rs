@@ -6,14 +6,17 @@ use crds::config::Operation;
 use regex::{Regex, RegexBuilder};
 
 use super::condition::ConditionError;
+use super::functions::{duration, timestamp};
 use super::names::{did_you_mean, list, shorten};
 use super::number::{Arithmetic, Number};
 use super::source::Source;
-use super::tree::{Comparison, Kind, Loop, Node, OWN_CALLS, SIGNATURES, Variable};
+use super::tree::{Comparison, Function, Kind, Loop, Node, OWN_CALLS, SIGNATURES, Variable};
 
 /// Deepest nesting of parts in each other. The evaluator calls itself once for each, and must
 /// fit the two MiB of a runtime's worker.
 const MAX_DEPTH: usize = 64;
+/// Most mistakes that are told of one condition.
+const MAX_ERRORS: usize = 8;
 /// Most bytes of a compiled pattern, and of its cache while it runs.
 const MAX_PATTERN: usize = 512 * 1024;
 
@@ -27,6 +30,8 @@ pub(super) struct Lowering<'s> {
     locals: Vec<String>,
     depth: usize,
     numbers: usize,
+    /// Mistakes so far. What is wrong is passed over, so that the rest is looked at too.
+    errors: Vec<ConditionError>,
 }
 
 impl<'s> Lowering<'s> {
@@ -37,12 +42,21 @@ impl<'s> Lowering<'s> {
             locals: Vec::new(),
             depth: 0,
             numbers: 0,
+            errors: Vec::new(),
         }
     }
 
     /// Lowers the whole tree.
     pub(super) fn whole(mut self, tree: &IdedExpr) -> Lowered {
         let root = self.node(tree)?;
+        match self.errors.len() {
+            0 => {}
+            1 => return Err(self.errors.remove(0)),
+            _ => {
+                self.errors.truncate(MAX_ERRORS);
+                return Err(ConditionError::Several(self.errors));
+            }
+        }
         // Were a number seen where the parser saw none, a text would have been altered.
         if self.numbers == self.source.number_count() {
             Ok(root)
@@ -52,6 +66,24 @@ impl<'s> Lowering<'s> {
     }
 
     fn node(&mut self, expr: &IdedExpr) -> Lowered {
+        let (known, depth, locals) = (self.errors.len(), self.depth, self.locals.len());
+        match self.part(expr) {
+            Err(error @ (ConditionError::Meaning { .. } | ConditionError::Pattern { .. })) => {
+                (self.depth, _) = (depth, self.locals.drain(locals..));
+                // What is wrong around something wrong may be its doing.
+                if self.errors.len() == known {
+                    self.errors.push(error);
+                }
+                Ok(Node {
+                    at: self.at(expr),
+                    kind: Kind::Null,
+                })
+            }
+            done => done,
+        }
+    }
+
+    fn part(&mut self, expr: &IdedExpr) -> Lowered {
         let at = self.at(expr);
         if self.depth == MAX_DEPTH {
             let place = self.source.place(at);
@@ -315,7 +347,9 @@ impl<'s> Lowering<'s> {
                 None => format!("known are: {}", known().collect::<Vec<_>>().join(", ")),
             };
             let message = format!("unknown function `{}`; {remedy}", shorten(name));
-            return Err(self.error(at, message));
+            self.errors.push(self.error(at, message));
+            let _told = self.nodes(&call.args)?;
+            return Ok(Kind::Null);
         };
         let form = if call.target.is_some() {
             signature.as_method
@@ -331,6 +365,30 @@ impl<'s> Lowering<'s> {
             arguments.push(self.node(target)?);
         }
         arguments.extend(self.nodes(&call.args)?);
+        self.check_constant(signature.function, &arguments)?;
         Ok(Kind::Call(signature.function, arguments))
+    }
+
+    /// A constant that cannot be converted would make a condition that always fails.
+    fn check_constant(&self, function: Function, arguments: &[Node]) -> Lowered<()> {
+        let [
+            Node {
+                at,
+                kind: Kind::Text(text),
+            },
+        ] = arguments
+        else {
+            return Ok(());
+        };
+        let remedy = match function {
+            Function::Duration if duration(text).is_none() => {
+                "is no duration; write hours, minutes and seconds, as in \"120h\" (5 days) or \"1h30m\""
+            }
+            Function::Timestamp if timestamp(text).is_none() => {
+                "is no time; write it as in \"2025-01-31T12:00:00Z\""
+            }
+            _ => return Ok(()),
+        };
+        Err(self.error(*at, format!("\"{}\" {remedy}", shorten(text))))
     }
 }

@@ -24,13 +24,14 @@
 //! So on `Insert` a field has changed if the row has it, and on `Delete` likewise; on `Truncate`
 //! and `Custom` nothing has.
 
+mod columns;
 mod condition;
 mod evaluate;
 mod functions;
 mod guards;
 mod loops;
 mod lower;
-mod names;
+pub(crate) mod names;
 mod number;
 mod operators;
 mod source;
@@ -45,7 +46,7 @@ use crds::config::Operation;
 
 pub use self::condition::{Condition, ConditionError, Place};
 use self::guards::Watchers;
-pub use self::view::EventView;
+pub use self::view::{EventView, Side};
 use crate::actions::Failure;
 use crate::event::Event;
 

@@ -5,7 +5,7 @@ const MAX_LISTED: usize = 12;
 const MAX_NAME: usize = 40;
 
 /// The known name that is nearest, or nothing where none is near.
-pub(super) fn did_you_mean<'n>(
+pub(crate) fn did_you_mean<'n>(
     name: &str,
     known: impl IntoIterator<Item = &'n str>,
 ) -> Option<&'n str> {
@@ -24,7 +24,7 @@ pub(super) fn did_you_mean<'n>(
 }
 
 /// The names, as many as a message can bear.
-pub(super) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
+pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
     let mut names = names.into_iter();
     let mut listed: Vec<String> = names.by_ref().take(MAX_LISTED).map(shorten).collect();
     if names.next().is_some() {

@@ -254,6 +254,38 @@ pub(super) const OWN_CALLS: [&str; 8] = [
 ];
 
 impl Node {
+    /// The parts that it is made of.
+    pub(super) fn parts(&self) -> Vec<&Self> {
+        match &self.kind {
+            Kind::Null
+            | Kind::Bool(_)
+            | Kind::Number(_)
+            | Kind::Text(_)
+            | Kind::Variable(_)
+            | Kind::Local { .. } => Vec::new(),
+            Kind::List(parts) | Kind::Call(_, parts) => parts.iter().collect(),
+            Kind::Field { of: part, .. }
+            | Kind::Has { of: part, .. }
+            | Kind::Not(part)
+            | Kind::Negate(part)
+            | Kind::Matches { text: part, .. } => vec![part],
+            Kind::Index { of, index } => vec![of, index],
+            Kind::Both(parts)
+            | Kind::Either(parts)
+            | Kind::Compare(_, parts)
+            | Kind::Arithmetic(_, parts)
+            | Kind::In(parts) => parts.iter().collect(),
+            Kind::Choice(parts) => parts.iter().collect(),
+            Kind::Loop {
+                over, body, result, ..
+            } => [Some(over), Some(body), result.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|part| &**part)
+                .collect(),
+        }
+    }
+
     /// What the part always gives, where that is certain and no boolean.
     pub(super) fn never_bool(&self) -> Option<&'static str> {
         Some(match &self.kind {

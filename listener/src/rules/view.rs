@@ -27,8 +27,10 @@ pub(super) enum Image<'e> {
 
 /// Before or after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub enum Side {
+    /// Before.
     Old,
+    /// After.
     New,
 }
 

@@ -1,7 +1,9 @@
 //! What a listener says when it begins: which database it reads, and what its observers watch.
 
-use crds::config::ListenerConfig;
+use crds::config::{ListenerConfig, StartAt};
+use sqlx::PgPool;
 
+use crate::checkpoint::stored;
 use crate::database;
 use crate::dispatch::observers::Observers;
 
@@ -38,5 +40,28 @@ pub(crate) fn tell(listener: &ListenerConfig, observers: &Observers) {
     if rules.len() > MOST {
         let more = rules.len() - MOST;
         tracing::info!(listener = name, more, "observing, with more observers");
+    }
+}
+
+/// Tells where a listener begins that has never run, or not under this name.
+pub(crate) async fn tell_first(pool: &PgPool, listener: &str, start: StartAt) {
+    match start {
+        StartAt::Beginning => {
+            // How many there are is for people to read, and nothing to fail for.
+            let events = stored::kept(pool, listener).await;
+            let events =
+                events.map_or_else(|_| "all events".to_owned(), |kept| kept.events.of("event"));
+            tracing::info!(
+                listener,
+                "this listener runs for the first time under this name, and begins with what the log holds: {events}. To \
+                 begin with what comes next, set spec.source.changeLog.startAt to Now before the first run, or run \
+                 `observer-listener rebase --resume now`"
+            );
+        }
+        StartAt::Now => tracing::info!(
+            listener,
+            "this listener runs for the first time under this name, and begins with what is committed from now on \
+             (spec.source.changeLog.startAt: Now)"
+        ),
     }
 }

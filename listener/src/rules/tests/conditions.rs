@@ -391,7 +391,21 @@ fn what_cannot_work_is_refused_with_its_place_and_remedy() {
         ("new.a.changed()", "write changed(\"status\")"),
         ("has(new)", "write has(new.total)"),
         ("new.a.matches(new.b)", "must be a text in quotes"),
-        ("new.a.matches(\"(\")", "pattern of `matches`"),
+        (
+            "new.a.matches(\"(\")",
+            "the pattern of `matches` cannot be used: unclosed group",
+        ),
+        (
+            "new.a.matches(\"(a{1000}){1000}\")",
+            "cannot be used: it is too large",
+        ),
+        (
+            "new.a - new.b < duration(\"5 days\")",
+            "\"5 days\" is no duration; write hours",
+        ),
+        ("new.a > timestamp(\"today\")", "\"today\" is no time"),
+        ("new.a ==", "something is missing at the end"),
+        ("new.a new.b", "`new` cannot stand here"),
         ("new.a.exists(i)", "write new.items.exists(item"),
         ("new.a.exists(new.b, true)", "first argument is a name"),
         ("new.a = 1", "column 7: `=` does not compare; write `==`"),
@@ -421,6 +435,25 @@ fn what_cannot_work_is_refused_with_its_place_and_remedy() {
         let message = refusal(condition);
         assert!(message.contains(expected), "{condition}: {message}");
     }
+}
+
+#[test]
+fn all_mistakes_of_a_condition_are_told() {
+    let text = "nwe.a == 1 && chnged(\"b\", old2) || new.c.matches(\"[\") && !has(neww.d)";
+    let error = Condition::compile(text).expect_err(text);
+    let said: Vec<String> = error.each().iter().map(ToString::to_string).collect();
+    let expected = [
+        "column 1: unknown name `nwe`",
+        "unknown function `chnged`",
+        "unknown name `old2`",
+        "unclosed character class",
+        "unknown name `neww`",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    assert!(error.to_string().ends_with("(and 4 more)"), "{error}");
 }
 
 #[test]

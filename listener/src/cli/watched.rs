@@ -1,0 +1,170 @@
+//! What `run` is told by files, which may change while it runs: what can be run takes the place of what
+//! was run before, and what cannot is told and changes nothing.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::config::{Egress, ListenerConfig, Redacted};
+use observer_listener::actions::{Fleet, Gates, Shared};
+use observer_listener::dispatch::observers::Observers;
+use observer_listener::lint::lint;
+use tokio::signal::unix::Signal;
+use tokio::time::sleep;
+
+use super::{CliError, FileArgs, check, files};
+
+/// Time between two looks at the files.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Files that change are read once they have been the same for so long, as some are written bit by bit.
+const CALM: Duration = Duration::from_millis(200);
+
+/// What to run.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) listener: Arc<ListenerConfig>,
+    pub(super) observers: Arc<Observers>,
+}
+
+impl Program {
+    /// Whether another one only needs its observers to take the place of this one's, which hold the
+    /// connections by which actions go out.
+    pub(super) fn is_same_listener(&self, other: &Self) -> bool {
+        let egress = other.listener.egress.clone();
+        ListenerConfig {
+            egress,
+            ..(*self.listener).clone()
+        } == *other.listener
+    }
+}
+
+/// What connections rest on: where they may go, the Redis of the listener, and how many there may be.
+type Basis = (Egress, Option<Redacted>, u32);
+
+/// Loads one program after the other, and keeps what they share.
+#[derive(Debug, Default)]
+pub(super) struct Loader {
+    gates: Gates,
+    shared: Option<(Basis, Shared)>,
+}
+
+impl Loader {
+    /// The program of the files as they are now, or all that is wrong with them.
+    pub(super) fn load(&mut self, args: &FileArgs) -> Result<Program, CliError> {
+        let loaded = files::load(args)?;
+        let listener = loaded.bundle.listener;
+        let shared = self.shared(&listener)?;
+        let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
+            let located = wrong.into_iter().map(|one| {
+                let locations = &loaded.locations;
+                locations.problem(&one.observer, &one.path, one.message)
+            });
+            CliError::Config(check::listed(&located.collect::<Vec<_>>()))
+        })?;
+        for observer in &loaded.bundle.observers {
+            for never in lint(observer, &shared) {
+                let (observer, path) = (never.observer, never.path);
+                tracing::warn!(observer, path, "{}", never.message);
+            }
+        }
+        Ok(Program {
+            listener: Arc::new(listener),
+            observers: Arc::new(observers),
+        })
+    }
+
+    /// Connections are kept open from program to program while they may go to the same places.
+    fn shared(&mut self, listener: &ListenerConfig) -> Result<Shared, CliError> {
+        let redis = &listener.queue.redis;
+        let by = (
+            listener.egress.clone(),
+            redis.clone(),
+            listener.max_in_flight,
+        );
+        if let Some((known, shared)) = &self.shared
+            && *known == by
+        {
+            return Ok(shared.clone());
+        }
+        let fleet = redis.as_ref();
+        let fleet = fleet.and_then(|url| Fleet::new(url, &listener.identity()));
+        let shared = Shared::new(&listener.egress, &self.gates)?
+            .with_fleet(fleet)
+            .with_max_in_flight(listener.max_in_flight);
+        self.shared = Some((by, shared.clone()));
+        Ok(shared)
+    }
+}
+
+/// Looks whether files change.
+#[derive(Debug)]
+pub(super) struct Watched<'a> {
+    args: &'a FileArgs,
+    seen: u64,
+    /// SIGHUP has them looked at once.
+    hangup: Signal,
+}
+
+impl<'a> Watched<'a> {
+    pub(super) fn new(args: &'a FileArgs, hangup: Signal) -> Self {
+        let seen = print_of(args);
+        Self { args, seen, hangup }
+    }
+
+    pub(super) const fn args(&self) -> &'a FileArgs {
+        self.args
+    }
+
+    /// Waits until they are other files than before.
+    pub(super) async fn changed(&mut self) {
+        // Standard input can be read once.
+        let watched = !self.args.files.iter().any(|file| file == Path::new("-"));
+        loop {
+            tokio::select! {
+                () = sleep(PAUSE), if watched => {}
+                _ = self.hangup.recv() => {
+                    tracing::info!(watched, "SIGHUP: files that have changed are taken up without it");
+                }
+            }
+            let now = print_of(self.args);
+            if !watched || now == self.seen {
+                continue;
+            }
+            sleep(CALM).await;
+            if now == print_of(self.args) {
+                self.seen = now;
+                return;
+            }
+        }
+    }
+}
+
+/// Stands for all that the files hold, and for which there are.
+fn print_of(args: &FileArgs) -> u64 {
+    let mut print = DefaultHasher::new();
+    for path in &args.files {
+        add(path, 1, &mut print);
+    }
+    if let Some(folder) = &args.secrets_dir {
+        add(folder, 2, &mut print);
+    }
+    print.finish()
+}
+
+/// Adds a file, or what is in a folder and so many folders below it. What cannot be read is as if it
+/// were not there, as whoever loads it says.
+fn add(path: &Path, depth: u8, print: &mut DefaultHasher) {
+    path.hash(print);
+    if let Ok(entries) = fs::read_dir(path) {
+        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths.iter().filter(|_| depth > 0) {
+            add(path, depth - 1, print);
+        }
+    } else {
+        fs::read(path).ok().hash(print);
+    }
+}

@@ -1,0 +1,192 @@
+//! What keeps an observer from doing what it says, with the remedy.
+
+use super::Needs;
+use super::tables::{Table, Tables};
+use crate::rules::names::{did_you_mean, list};
+
+/// Something that keeps an observer from doing what it says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// The observer, `namespace/name`.
+    pub observer: String,
+    /// Where in the resource, as `spec.on.entity`.
+    pub path: String,
+    /// What is wrong, and what to do about it.
+    pub message: String,
+}
+
+/// What is to be said of one observer.
+pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
+    let finding = |path: &str, message: String| Finding {
+        observer: needs.observer.clone(),
+        path: path.to_owned(),
+        message,
+    };
+    let entity = |message| vec![finding("spec.on.entity", message)];
+    let Some(table) = tables.known.get(&needs.entity) else {
+        return missing(needs, tables).map_or_else(Vec::new, entity);
+    };
+    if let Some(message) = not_logged(table) {
+        return entity(message);
+    }
+    let mut found = Vec::new();
+    if let Some(trouble) = &table.trouble {
+        let message = format!(
+            "changes of {} are not logged as they should be: {trouble}",
+            table.entity
+        );
+        found.push(finding("spec.on.entity", message));
+    }
+    if needs.has_tenant && table.tenant.is_none() && !needs.is_custom() {
+        let message = format!(
+            "{0} is tracked without a tenant column, so no event of it has a tenant, and this observer sees none: name \
+             the column with select observer.track({1}, tenant => 'column'), or leave spec.tenant out",
+            table.entity,
+            quoted(&table.entity)
+        );
+        found.push(finding("spec.tenant", message));
+    }
+    // An event of `observer.emit` may hold anything.
+    if !needs.is_custom() {
+        let columns = needs.columns.iter();
+        found.extend(columns.filter_map(|(path, column)| {
+            without_column(table, column).map(|message| finding(path, message))
+        }));
+    }
+    found
+}
+
+/// Why nothing of a table is logged under its name, if that is so.
+fn not_logged(table: &Table) -> Option<String> {
+    let entity = &table.entity;
+    if let Some(root) = &table.root {
+        return Some(format!(
+            "{entity} is a partition, and its changes are logged under the name of its root: write {root}"
+        ));
+    }
+    let what = match table.kind.as_str() {
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table",
+        _ if table.is_tracked => return None,
+        _ => {
+            return Some(format!(
+                "{entity} is not tracked, so none of its changes is logged: run select observer.track({}) in the database",
+                quoted(entity)
+            ));
+        }
+    };
+    Some(format!(
+        "{entity} is {what}, of which no changes can be logged: name the tables behind it"
+    ))
+}
+
+/// What to say of a table that does not exist; nothing where it may be the name of a custom event.
+fn missing(needs: &Needs, tables: &Tables) -> Option<String> {
+    let entity = &needs.entity;
+    let names = || tables.names.iter().map(String::as_str);
+    let elsewhere = || {
+        let name = |entity: &str| entity.rsplit('.').next().map(str::to_lowercase);
+        names().find(|other| name(other) == name(entity))
+    };
+    let near = did_you_mean(entity, names()).or_else(elsewhere);
+    let remedy = match near {
+        Some(near) => format!("did you mean {near}?"),
+        None if needs.is_custom() => return None,
+        None if tables.names.is_empty() => "this database has no tables".to_owned(),
+        None => format!("there are {}", list(names())),
+    };
+    Some(format!("there is no table {entity}; {remedy}"))
+}
+
+fn without_column(table: &Table, column: &str) -> Option<String> {
+    let entity = &table.entity;
+    if table.exclude.iter().any(|one| one == column) {
+        return Some(format!(
+            "the column {column} of {entity} is excluded from the log, so no event has it: leave it out here, or track \
+             the table with another list after exclude =>"
+        ));
+    }
+    let there = || {
+        let columns = table
+            .columns
+            .iter()
+            .filter(|one| !table.exclude.contains(*one));
+        columns.map(String::as_str)
+    };
+    if there().any(|one| one == column) {
+        return None;
+    }
+    let remedy = match did_you_mean(column, there()) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("there are {}", list(there())),
+    };
+    Some(format!("{entity} has no column {column}; {remedy}"))
+}
+
+/// The text as a constant of SQL.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crds::config::Operation;
+
+    fn needs(entity: &str, operations: &[Operation]) -> Needs {
+        Needs {
+            observer: "default/a".to_owned(),
+            entity: entity.to_owned(),
+            operations: operations.to_vec(),
+            has_tenant: true,
+            columns: vec![("spec.when".to_owned(), "totl".to_owned())],
+        }
+    }
+
+    fn tables() -> Tables {
+        let orders = Table {
+            entity: "shop.orders".to_owned(),
+            kind: "r".to_owned(),
+            is_tracked: true,
+            columns: vec!["id".to_owned(), "total".to_owned()],
+            ..Table::default()
+        };
+        Tables {
+            known: [(orders.entity.clone(), orders)].into(),
+            names: vec!["shop.orders".to_owned()],
+        }
+    }
+
+    fn messages(needs: &Needs) -> Vec<String> {
+        of(needs, &tables())
+            .into_iter()
+            .map(|one| one.message)
+            .collect()
+    }
+
+    #[test]
+    fn a_custom_event_may_have_a_name_like_a_table_and_any_field() {
+        use Operation::{Custom, Insert};
+        assert!(messages(&needs("billing.closed", &[Insert, Custom])).is_empty());
+        assert!(messages(&needs("shop.orders", &[Insert, Custom])).is_empty());
+        assert_eq!(messages(&needs("shop.ordres", &[Insert, Custom])).len(), 1);
+        assert_eq!(messages(&needs("billing.closed", &[Insert])).len(), 1);
+    }
+
+    #[test]
+    fn a_table_of_another_schema_is_proposed() {
+        let said = messages(&needs("public.Orders", &[Operation::Insert])).join("\n");
+        assert!(said.contains("did you mean shop.orders?"), "{said}");
+    }
+
+    #[test]
+    fn tenant_and_columns_are_looked_for() {
+        let said = messages(&needs("shop.orders", &[Operation::Insert])).join("\n");
+        assert!(said.contains("without a tenant column"), "{said}");
+        assert!(
+            said.contains("no column totl; did you mean total?"),
+            "{said}"
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! Whether the database logs what observers watch: an observer of a table that is not tracked, or
+//! that does not exist, would never do anything, and a column that is not there fails each event.
+
+mod finding;
+mod tables;
+pub(crate) mod templates;
+mod watch;
+
+use crds::config::{ObserverConfig, Operation};
+use sqlx::PgPool;
+
+pub use finding::Finding;
+use tables::Tables;
+pub(crate) use watch::{Told, watch};
+
+use crate::rules::Condition;
+
+/// What an observer needs of the database.
+#[derive(Clone, Debug)]
+pub struct Needs {
+    observer: String,
+    entity: String,
+    operations: Vec<Operation>,
+    has_tenant: bool,
+    /// Columns, each with the place in the resource where it is used.
+    columns: Vec<(String, String)>,
+}
+
+impl Needs {
+    /// What an observer with this condition needs.
+    #[must_use]
+    pub fn of(config: &ObserverConfig, condition: Option<&Condition>) -> Self {
+        let by_condition = condition.map(Condition::columns).unwrap_or_default();
+        let mut columns: Vec<(String, String)> = by_condition
+            .into_iter()
+            .map(|column| ("spec.when".to_owned(), column.to_owned()))
+            .collect();
+        for (n, action) in config.actions.iter().enumerate() {
+            for (place, found) in templates::columns(action) {
+                let place = format!("spec.actions[{n}].{place}");
+                columns.extend(found.into_iter().map(|column| (place.clone(), column)));
+            }
+        }
+        Self {
+            observer: config.identity(),
+            entity: config.entity.clone(),
+            operations: config.operations.clone(),
+            has_tenant: config.tenant.is_some(),
+            columns,
+        }
+    }
+
+    /// Whether it watches events of `observer.emit`, of which no table tells.
+    fn is_custom(&self) -> bool {
+        self.operations.contains(&Operation::Custom)
+    }
+
+    /// Whether it watches a table.
+    fn has_table(&self) -> bool {
+        self.operations.iter().any(|one| *one != Operation::Custom)
+    }
+}
+
+/// Asks the database for what keeps observers from doing what they say.
+pub async fn findings<'n>(
+    pool: &PgPool,
+    needs: impl IntoIterator<Item = &'n Needs>,
+) -> Result<Vec<Finding>, sqlx::Error> {
+    let needs: Vec<&Needs> = needs.into_iter().filter(|one| one.has_table()).collect();
+    if needs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tables = Tables::find(pool, needs.iter().map(|one| one.entity.as_str())).await?;
+    let found = needs.into_iter();
+    Ok(found.flat_map(|one| finding::of(one, &tables)).collect())
+}

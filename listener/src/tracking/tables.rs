@@ -1,0 +1,88 @@
+//! The tables of a database, as observers name them.
+
+use std::collections::BTreeMap;
+
+use sqlx::PgPool;
+
+/// A table, or what bears a name like one.
+#[derive(Clone, Debug, Default, sqlx::FromRow)]
+pub(super) struct Table {
+    /// `schema.table`, as events bear it.
+    pub(super) entity: String,
+    /// What it is, as the catalog has it: `r` and `p` are tables.
+    pub(super) kind: String,
+    /// The partitioned table under whose name its changes are logged, for a partition.
+    pub(super) root: Option<String>,
+    pub(super) is_tracked: bool,
+    pub(super) tenant: Option<String>,
+    pub(super) exclude: Vec<String>,
+    pub(super) trouble: Option<String>,
+    pub(super) columns: Vec<String>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    /// Those that are asked for, by name.
+    pub(super) known: BTreeMap<String, Table>,
+    /// The names of all tables, where one that is asked for does not exist; those that are tracked
+    /// come first.
+    pub(super) names: Vec<String>,
+}
+
+/// Of a partition `entity_of` gives the root, so the own name is put together here.
+const NAMED: &str = "
+    select c.oid, c.relkind, c.relispartition,
+        concat_ws('.',
+            case when n.nspname ~ '[.\"]' then quote_ident(n.nspname) else n.nspname end,
+            case when c.relname ~ '[.\"]' then quote_ident(c.relname) else c.relname end) as entity
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p', 'v', 'm', 'f')
+        and n.nspname not in ('pg_catalog', 'information_schema', 'observer')
+        and n.nspname !~ '^pg_(toast|temp)'";
+
+impl Tables {
+    /// Looks for the tables of these names.
+    pub(super) async fn find<'n>(
+        pool: &PgPool,
+        entities: impl Iterator<Item = &'n str>,
+    ) -> Result<Self, sqlx::Error> {
+        let entities: Vec<&str> = entities.collect();
+        let sql = format!(
+            "with named as ({NAMED})
+             select n.entity, n.relkind::text as kind,
+                 case when n.relispartition then observer.entity_of(n.oid) end as root,
+                 t.tbl is not null as is_tracked, t.tenant, coalesce(t.exclude, '{{}}') as exclude, t.trouble,
+                 array(
+                     select a.attname::text from pg_attribute a
+                     where a.attrelid = n.oid and a.attnum > 0 and not a.attisdropped order by a.attnum
+                 ) as columns
+             from named n left join observer.tracked t on t.tbl = n.oid
+             where n.entity = any ($1)"
+        );
+        let found: Vec<Table> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(&entities)
+            .fetch_all(pool)
+            .await?;
+        let known: BTreeMap<String, Table> = found
+            .into_iter()
+            .map(|table| (table.entity.clone(), table))
+            .collect();
+        let names = if entities.iter().all(|entity| known.contains_key(*entity)) {
+            Vec::new()
+        } else {
+            let sql = format!(
+                "with named as ({NAMED})
+                 select n.entity from named n
+                 left join (select tgrelid from pg_trigger where tgfoid = 'observer.log_update()'::regprocedure) t
+                     on t.tgrelid = n.oid
+                 where n.relkind in ('r', 'p') and not n.relispartition
+                 group by n.entity order by bool_and(t.tgrelid is null), n.entity"
+            );
+            sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+                .fetch_all(pool)
+                .await?
+        };
+        Ok(Self { known, names })
+    }
+}

@@ -1,0 +1,134 @@
+//! `check` refuses what can never work, with the likeliest remedy.
+
+use crate::support::listener::Config;
+use crate::support::program::{Ended, command};
+
+const DATABASE: &str = "postgres://127.0.0.1:1/shop";
+
+/// An observer with these lines in its spec.
+fn observer(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n{spec}\n---\n"
+    )
+}
+
+/// An observer with one action.
+fn acts(name: &str, action: &str) -> String {
+    let on = "  \"on\": {entity: public.orders, operations: [Insert, Update]}";
+    observer(
+        name,
+        &format!("{on}\n  actions:\n    - name: act\n{action}"),
+    )
+}
+
+/// An observer with a condition.
+fn when(name: &str, operations: &str, when: &str) -> String {
+    let on = format!("  \"on\": {{entity: public.orders, operations: [{operations}]}}");
+    observer(
+        name,
+        &format!("{on}\n  when: '{when}'\n  actions:\n    - name: act\n      log: {{}}"),
+    )
+}
+
+async fn check(observers: &[String]) -> Ended {
+    let config = Config::new(DATABASE, "", &observers.concat());
+    command(&["check", "-f", config.path().to_str().unwrap()]).await
+}
+
+/// Asserts that each text stands in what is refused, which has as many problems.
+async fn refused(observers: &[String], texts: &[&str]) {
+    let ended = check(observers).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.said());
+    for text in texts {
+        assert!(ended.err.contains(text), "{text:?} in {}", ended.said());
+    }
+    let problems = format!("\n{} problems", texts.len());
+    assert!(ended.err.contains(&problems), "{}", ended.said());
+}
+
+#[tokio::test]
+async fn actions_that_can_never_work_are_refused() {
+    let hook = "      webhook: {url: {value: \"https://hooks.example.com/\"}";
+    let slack = "      slack: {url: {value: \"https://hooks.slack.com/x\"}";
+    let email = "smtp: {host: mail.example.com}, to: [a@example.com], subject: x, text: x}";
+    let postgres = "      postgres: {url: {value: \"postgres://db.example.com/x\"}";
+    refused(
+        &[
+            acts("a-filter", &format!("{hook}, body: '{{\"a\": {{{{ new.a|monye }}}}}}'}}")),
+            acts("b-body", &format!("{hook}, body: 'Order {{{{ new.id }}}}'}}")),
+            acts("c-blocks", &format!("{slack}, blocks: '[{{\"text\": \"x\"}}]'}}")),
+            acts("d-from", &format!("      email: {{from: Shop, {email}")),
+            acts("e-parameter", &format!("{postgres}, statement: 'select $2', parameters: [\"{{{{ key }}}}\"]}}")),
+            acts("f-address", "      webhook: {url: {value: \"http://10.0.0.1/\"}}"),
+            acts("g-old", "      log: {message: '{{ old.a }}'}").replace(", Update", ""),
+        ],
+        &[
+            "default/a-filter: spec.actions[0].webhook.body: line 1: there is no filter monye; did you mean money?",
+            "default/b-body: spec.actions[0].webhook.body: never comes out as JSON",
+            "default/c-blocks: spec.actions[0].slack.blocks: block 1 has no type",
+            "default/d-from: spec.actions[0].email.from: is no address: there is no @ in it",
+            "default/e-parameter: spec.actions[0].postgres.statement: uses $2, and there is one parameter, $1",
+            "default/f-address: spec.actions[0].webhook.url: 10.0.0.1 has no address that may be dialled (it is private)",
+            "default/g-old: spec.actions[0].log.message: there is no `old` in events of Insert: write `new`",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn conditions_that_can_never_work_are_refused_with_all_their_mistakes() {
+    refused(
+        &[
+            when("a", "Delete", "new.total > 1"),
+            when("b", "Insert", "old.total > 1"),
+            when(
+                "c",
+                "Insert",
+                "timestamp(new.due) - timestamp(new.at) > duration(\"5 days\")",
+            ),
+            when("d", "Insert", "new.code.matches(\"(\")"),
+            when("e", "Insert", "nwe.total > 1 || chnged(\"total\")"),
+            when("f", "Insert", "new.total >"),
+        ],
+        &[
+            "default/a: spec.when: there is no `new` in events of Delete: write `old`",
+            "default/b: spec.when: there is no `old` in events of Insert: write `new`",
+            "\"5 days\" is no duration; write hours",
+            "the pattern of `matches` cannot be used: unclosed group",
+            "unknown name `nwe`; did you mean `new`?",
+            "unknown function `chnged`; did you mean `changed`?",
+            "something is missing at the end",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn likely_mistakes_have_likely_remedies() {
+    let plain = acts("a", "      webhook: {url: \"https://hooks.example.com/\"}");
+    refused(
+        &[
+            plain,
+            when("b", "Insert", "x").replace("'x'", "!changed(\"status\")"),
+        ],
+        &[
+            "webhook.url: expected a mapping, found text; write {value: ...} around it",
+            "put a value that begins with `!` in quotes",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_may_work_passes() {
+    let hook = "      webhook: {url: {value: \"http://127.0.0.1:9/\"}";
+    let ended = check(&[
+        acts("a", &format!("{hook}, body: '{{\"a\": {{{{ new.a|default(0)|money }}}}, \"b\": \"x{{{{ key }}}}\"}}'}}")),
+        acts("b", &format!("{hook}, body: '{{% if new.a is defined %}}{{{{ new.a }}}}{{% else %}}null{{% endif %}}'}}")),
+        acts("c", &format!("{hook}, body: 'Order {{{{ new.id }}}}', contentType: text/plain}}")),
+        when("d", "Delete", "old != null && old.total > 1"),
+        when("e", "Insert", "has(old.total) ? old.total > 1 : new.total > 1"),
+    ])
+    .await;
+    assert!(ended.ok().starts_with("ok: "));
+}
