@@ -2,6 +2,8 @@
 
 use observer_listener::migrate::{MigrateError, migrate, verify};
 
+use testkit::servers::postgres::PrivateServer;
+
 use crate::support;
 
 #[tokio::test]
@@ -167,4 +169,44 @@ async fn databases_whose_texts_may_have_no_form_are_refused() {
         error.to_string().contains("with the encoding UTF8"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn who_may_make_roles_makes_the_one_that_captures() {
+    let server = PrivateServer::start(&support::binaries()).await.unwrap();
+    let admin = testkit::database::pool(&server.url("postgres")).await;
+    for statement in [
+        "create role maker login password 'm' createrole",
+        "grant create on database postgres to maker",
+    ] {
+        sqlx::query(statement).execute(&admin).await.unwrap();
+    }
+    let mut url = url::Url::parse(&server.url("postgres")).unwrap();
+    url.set_username("maker").unwrap();
+    url.set_password(Some("m")).unwrap();
+    let pool = testkit::database::pool(url.as_str()).await;
+    for _ in 0..2 {
+        assert_eq!(migrate(&pool).await.unwrap().advice, None);
+    }
+    let owner: String = sqlx::query_scalar(
+        "select pg_get_userbyid(proowner)::text from pg_proc where oid = 'observer.log_rows()'::regprocedure",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(owner, "observer_capture");
+    for statement in [
+        "create schema mine",
+        "create table mine.t (id int primary key)",
+        "select observer.track('mine.t')",
+        "insert into mine.t values (1)",
+        "truncate mine.t",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+    let logged: i64 = sqlx::query_scalar("select count(*) from observer.change_log")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(logged, 2);
 }

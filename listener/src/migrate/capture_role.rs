@@ -23,7 +23,11 @@ begin
             null;
         end;
     end if;
-    if not super and not pg_has_role(current_user, 'observer_capture', 'member') then
+    if not super and not pg_has_role(
+        current_user, 'observer_capture',
+        -- From 16 on a role's maker is a member that may give it to others and no more.
+        case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end
+    ) then
         grant observer_capture to current_user;
     end if;
     if exists (
