@@ -214,6 +214,17 @@ impl ListenerConfig {
         let own = || format!("{}/{}", self.namespace, self.name);
         self.identity.clone().unwrap_or_else(own)
     }
+
+    /// Whether another one differs at most in where actions may go, so that all else that runs by this
+    /// one can go on.
+    #[must_use]
+    pub fn differs_in_egress_at_most(&self, other: &Self) -> bool {
+        let egress = other.egress.clone();
+        Self {
+            egress,
+            ..self.clone()
+        } == *other
+    }
 }
 
 /// Times of a Lease: `duration > renew_deadline > 1.2 x retry_period`.

@@ -62,7 +62,7 @@ pub use gate::{Gates, Room, Standing};
 use hosts::without_port;
 use passage::Passage;
 use scrub::Scrub;
-pub use shared::{Shared, SharedError};
+pub use shared::{Kept, Shared, SharedError};
 pub use template::Flaw;
 
 /// Most bytes of a request's body, and of anything that a template produces.

@@ -1,6 +1,6 @@
 //! What all actions of a process share.
 
-use crds::config::{Egress, OwnDatabase};
+use crds::config::{Egress, ListenerConfig, OwnDatabase, Redacted};
 use crds::resources::DEFAULT_MAX_IN_FLIGHT;
 use reqwest::Client;
 
@@ -59,5 +59,34 @@ impl Shared {
             max_in_flight,
             ..self
         }
+    }
+}
+
+/// What connections rest on: where they may go, and the Redis of a listener with its identity there.
+type Basis = (Egress, Option<(Redacted, String)>);
+
+/// Sets up what is shared for one state of a listener after the other, and keeps connections open while
+/// they may go to the same places.
+#[derive(Debug, Default)]
+pub struct Kept {
+    gates: Gates,
+    last: Option<(Basis, Shared)>,
+}
+
+impl Kept {
+    /// What the actions of this listener share.
+    pub fn of(&mut self, listener: &ListenerConfig) -> Result<Shared, SharedError> {
+        let identity = listener.identity();
+        let redis = listener.queue.redis.clone();
+        let by = (listener.egress.clone(), redis.map(|url| (url, identity)));
+        let most = listener.max_in_flight;
+        if let Some((_, shared)) = self.last.as_ref().filter(|(known, _)| *known == by) {
+            return Ok(shared.clone().with_max_in_flight(most));
+        }
+        let redis = by.1.as_ref();
+        let fleet = redis.and_then(|(url, identity)| Fleet::new(url, identity));
+        let shared = Shared::new(&by.0, &self.gates)?.with_fleet(fleet);
+        self.last = Some((by, shared.clone()));
+        Ok(shared.with_max_in_flight(most))
     }
 }

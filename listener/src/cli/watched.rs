@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::config::{Egress, ListenerConfig, Redacted};
-use observer_listener::actions::{Fleet, Gates, Shared};
+use crds::config::ListenerConfig;
+use observer_listener::actions::Kept;
 use observer_listener::dispatch::observers::Observers;
 use observer_listener::lint::lint;
 use tokio::signal::unix::Signal;
@@ -33,22 +33,14 @@ impl Program {
     /// Whether another one only needs its observers to take the place of this one's, which hold the
     /// connections by which actions go out.
     pub(super) fn is_same_listener(&self, other: &Self) -> bool {
-        let egress = other.listener.egress.clone();
-        ListenerConfig {
-            egress,
-            ..(*self.listener).clone()
-        } == *other.listener
+        self.listener.differs_in_egress_at_most(&other.listener)
     }
 }
-
-/// What connections rest on: where they may go, the Redis of the listener, and how many there may be.
-type Basis = (Egress, Option<Redacted>, u32);
 
 /// Loads one program after the other, and keeps what they share.
 #[derive(Debug, Default)]
 pub(super) struct Loader {
-    gates: Gates,
-    shared: Option<(Basis, Shared)>,
+    shared: Kept,
 }
 
 impl Loader {
@@ -56,7 +48,7 @@ impl Loader {
     pub(super) fn load(&mut self, args: &FileArgs) -> Result<Program, CliError> {
         let loaded = files::load(args)?;
         let listener = loaded.bundle.listener;
-        let shared = self.shared(&listener)?;
+        let shared = self.shared.of(&listener)?;
         let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
             let located = wrong.into_iter().map(|one| {
                 let locations = &loaded.locations;
@@ -74,28 +66,6 @@ impl Loader {
             listener: Arc::new(listener),
             observers: Arc::new(observers),
         })
-    }
-
-    /// Connections are kept open from program to program while they may go to the same places.
-    fn shared(&mut self, listener: &ListenerConfig) -> Result<Shared, CliError> {
-        let redis = &listener.queue.redis;
-        let by = (
-            listener.egress.clone(),
-            redis.clone(),
-            listener.max_in_flight,
-        );
-        if let Some((known, shared)) = &self.shared
-            && *known == by
-        {
-            return Ok(shared.clone());
-        }
-        let fleet = redis.as_ref();
-        let fleet = fleet.and_then(|url| Fleet::new(url, &listener.identity()));
-        let shared = Shared::new(&listener.egress, &self.gates)?
-            .with_fleet(fleet)
-            .with_max_in_flight(listener.max_in_flight);
-        self.shared = Some((by, shared.clone()));
-        Ok(shared)
     }
 }
 

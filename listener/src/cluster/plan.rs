@@ -4,13 +4,13 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crds::bundle::BUNDLE_KEY;
-use crds::config::{Egress, ListenerConfig, Redacted};
+use crds::config::ListenerConfig;
 use crds::load::{Report, SourceFile};
 use crds::report::{Refusal, Trouble};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
 
-use crate::actions::{Fleet, Gates, Shared};
+use crate::actions::Kept;
 use crate::api::report::LoadedBundle;
 use crate::dispatch::observers::Observers;
 use crate::hex::hex;
@@ -44,13 +44,8 @@ pub(super) enum Change {
 impl Plan {
     /// What it takes to go on with `next`.
     pub(super) fn change(&self, next: &Self) -> Change {
-        let (now, next) = (&*self.listener, &*next.listener);
         // The observers hold the connections by which actions go out.
-        let same = ListenerConfig {
-            egress: next.egress.clone(),
-            ..now.clone()
-        };
-        if same == *next {
+        if self.listener.differs_in_egress_at_most(&next.listener) {
             Change::Observers
         } else {
             Change::Listener
@@ -61,8 +56,7 @@ impl Plan {
 /// Loads one bundle after the other, and keeps what they share.
 #[derive(Debug, Default)]
 pub(super) struct Loader {
-    shared: Option<((Egress, Option<Redacted>), Shared)>,
-    gates: Gates,
+    shared: Kept,
     last: Option<Plan>,
 }
 
@@ -82,7 +76,8 @@ impl Loader {
         };
         let loaded = crds::load::load(&[file], &|_, _| None, None).map_err(|r| told(&r))?;
         let bundle = loaded.bundle;
-        let shared = self.shared(&bundle.listener)?;
+        let shared = self.shared.of(&bundle.listener);
+        let shared = shared.map_err(|error| invalid(&error.to_string()))?;
         let (observers, problems) = Observers::compile_what_can_run(&bundle.observers, &shared);
         let refused = problems.into_iter().map(|problem| Refusal {
             observer: problem.observer,
@@ -100,22 +95,6 @@ impl Loader {
         };
         self.last = Some(plan.clone());
         Ok(plan)
-    }
-
-    /// Connections are kept open from plan to plan while they may go to the same places.
-    fn shared(&mut self, listener: &ListenerConfig) -> Result<Shared, Trouble> {
-        let by = (listener.egress.clone(), listener.queue.redis.clone());
-        let most = listener.max_in_flight;
-        if let Some((_, shared)) = self.shared.as_ref().filter(|(known, _)| *known == by) {
-            return Ok(shared.clone().with_max_in_flight(most));
-        }
-        let fleet = by.1.as_ref();
-        let fleet = fleet.and_then(|url| Fleet::new(url, &listener.identity()));
-        let shared =
-            Shared::new(&by.0, &self.gates).map_err(|error| invalid(&error.to_string()))?;
-        let shared = shared.with_fleet(fleet).with_max_in_flight(most);
-        self.shared = Some((by, shared.clone()));
-        Ok(shared)
     }
 }
 
