@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use crds::config::Redacted;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
 pub use address::{foreign_options, options};
@@ -139,9 +139,9 @@ pub async fn connect(
     let deadline = Instant::now() + patience;
     let mut told = false;
     loop {
-        let tried = match is_pooled(&options).await {
-            Ok(true) => return Err(DatabaseError::Pooled { at }),
-            Ok(false) => try_to_connect(&options, access).await,
+        let tried = match of_its_own(&options).await {
+            Ok(None) => return Err(DatabaseError::Pooled { at }),
+            Ok(Some(first)) => in_time(greet(first, access)).await,
             Err(error) => Err(error),
         };
         let Err(error) = tried else {
@@ -158,33 +158,33 @@ pub async fn connect(
     }
 }
 
-/// Connects and says goodbye.
-async fn try_to_connect(options: &PgConnectOptions, access: Access) -> Result<(), sqlx::Error> {
-    in_time(async {
-        let mut connection = sqlx::PgConnection::connect_with(options).await?;
-        session::begin(&mut connection, access).await?;
-        // Whether the goodbye arrives does not matter.
-        let _ = connection.close().await;
-        Ok(())
-    })
-    .await
+/// Sets a session up and says goodbye.
+async fn greet(mut connection: PgConnection, access: Access) -> Result<(), sqlx::Error> {
+    session::begin(&mut connection, access).await?;
+    // Whether the goodbye arrives does not matter.
+    let _ = connection.close().await;
+    Ok(())
 }
 
-/// Whether two connections that are open at once are served by one session, or one by two, as only a
-/// pooler has it that gives sessions to transactions. Nothing is set in them.
-async fn is_pooled(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+/// A connection with a session of its own; none where two that are open at once are served by one
+/// session, or one by two, as only a pooler has it that gives sessions to transactions. Nothing is set
+/// in them.
+async fn of_its_own(options: &PgConnectOptions) -> Result<Option<PgConnection>, sqlx::Error> {
     in_time(async {
-        let mut one = sqlx::PgConnection::connect_with(options).await?;
+        let mut one = PgConnection::connect_with(options).await?;
         // Where there is room for one connection only, others find out.
-        let Ok(mut other) = sqlx::PgConnection::connect_with(options).await else {
-            return Ok(false);
+        let Ok(mut other) = PgConnection::connect_with(options).await else {
+            return Ok(Some(one));
         };
         let first = session::number(&mut one).await?;
         let second = session::number(&mut other).await?;
         let pooled = first == second || first != session::number(&mut one).await?;
-        let _ = one.close().await;
         let _ = other.close().await;
-        Ok(pooled)
+        if pooled {
+            let _ = one.close().await;
+            return Ok(None);
+        }
+        Ok(Some(one))
     })
     .await
 }
@@ -238,7 +238,11 @@ pub(crate) async fn trouble_at(url: &Redacted) -> Option<DatabaseError> {
 
 async fn cause(options: &PgConnectOptions) -> Option<DatabaseError> {
     let at = format!("{}:{}", options.get_host(), options.get_port());
-    let tried = try_to_connect(options, Access::Write).await;
+    let tried = in_time(async {
+        let connection = PgConnection::connect_with(options).await?;
+        greet(connection, Access::Write).await
+    });
+    let tried = tried.await;
     tried.err().map(|error| explained(at, error))
 }
 

@@ -209,8 +209,8 @@ async fn a_server_that_is_slow_at_first_is_given_time() {
     let list = command(&["dlq", "list", "--database-url", &url]).await;
     decent(&list);
     list.ok();
-    // The first three only look.
-    let url = busy(&db, silent(3)).await;
+    // The first two only look.
+    let url = busy(&db, silent(2)).await;
     let config = listener(&url, "");
     let mut process = Process::run(&config);
     process.says("cannot go on yet; trying again").await;
