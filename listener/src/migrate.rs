@@ -128,20 +128,20 @@ pub async fn migrate(pool: &PgPool) -> Result<Migrated, MigrateError> {
 
 /// Whether somebody else was first to make the schema, whose steps are to be waited for now.
 fn made_by_others(error: &MigrateError) -> bool {
-    let refused = refused(error).and_then(sqlx::Error::as_database_error);
+    let MigrateError::Database(source) = error else {
+        return false;
+    };
+    let refused = source.as_database_error();
     let code = refused.and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| MADE_BY_OTHERS.contains(&&*code))
 }
 
-/// What Postgres or the connection raised.
-const fn refused(error: &MigrateError) -> Option<&sqlx::Error> {
+/// What Postgres or the connection raised is the database's, in a step too.
+fn in_step(error: sqlx::migrate::MigrateError) -> MigrateError {
     use sqlx::migrate::MigrateError as Step;
     match error {
-        MigrateError::Database(source)
-        | MigrateError::Step(Step::Execute(source) | Step::ExecuteMigration(source, _)) => {
-            Some(source)
-        }
-        _ => None,
+        Step::Execute(source) | Step::ExecuteMigration(source, _) => MigrateError::Database(source),
+        other => MigrateError::Step(other),
     }
 }
 
@@ -199,7 +199,7 @@ async fn migrate_locked(connection: &mut PgConnection) -> Result<Migrated, Migra
         MIGRATOR
             .run_direct(None, &mut *transaction, false)
             .await
-            .map_err(MigrateError::Step)?;
+            .map_err(in_step)?;
     }
     let advice = capture_role::give(&mut transaction)
         .await
@@ -310,11 +310,8 @@ fn check_applied(applied: &[(i64, Vec<u8>)]) -> Result<(), MigrateError> {
 
 /// Turns a refusal for lack of rights into what to grant.
 async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateError {
-    use sqlx::migrate::MigrateError as Step;
-    let source = match error {
-        MigrateError::Database(source)
-        | MigrateError::Step(Step::Execute(source) | Step::ExecuteMigration(source, _)) => source,
-        other => return other,
+    let MigrateError::Database(source) = error else {
+        return error;
     };
     let refused = source.as_database_error().filter(|refused| {
         refused

@@ -57,7 +57,7 @@ pub(super) async fn give(connection: &mut PgConnection) -> Result<Option<String>
     let owner = "select p.proowner::regrole::text, r.rolsuper
                  from pg_proc p join pg_roles r on r.oid = p.proowner
                  where p.oid = 'observer.log_rows()'::regprocedure";
-    let (who, _): (String, bool) = sqlx::query_as(owner).fetch_one(&mut *connection).await?;
+    let (who, is_super): (String, bool) = sqlx::query_as(owner).fetch_one(&mut *connection).await?;
     if who == CAPTURE_ROLE {
         return Ok(None);
     }
@@ -77,7 +77,6 @@ pub(super) async fn give(connection: &mut PgConnection) -> Result<Option<String>
     sqlx::query("rollback to savepoint give")
         .execute(&mut *connection)
         .await?;
-    let (who, is_super): (String, bool) = sqlx::query_as(owner).fetch_one(connection).await?;
     let rights = if is_super { ", a superuser" } else { "" };
     Ok(Some(format!(
         "capture runs with the rights of {who}{rights}, instead of a role that may only add to the log ({refused}); \
