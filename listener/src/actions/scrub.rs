@@ -115,17 +115,7 @@ impl Scrub {
     }
 
     fn failure(&self, failure: &mut Failure) {
-        // As with an excerpt: what splits a secret goes first, and the cut comes last.
-        let line: String = failure
-            .message
-            .chars()
-            .filter_map(|letter| match letter {
-                '\n' | '\r' | '\t' => Some(' '),
-                letter if letter.is_control() => None,
-                letter => Some(letter),
-            })
-            .collect();
-        failure.message = cut(self.clean(&line), MAX_MESSAGE);
+        failure.message = cut(self.clean(&on_one_line(&failure.message)), MAX_MESSAGE);
     }
 
     /// The text without secrets.
@@ -141,18 +131,20 @@ impl Scrub {
 
     /// The beginning of a body, on one line and without secrets.
     pub(super) fn excerpt(&self, body: &[u8]) -> String {
-        // Control characters go first, so that none splits a secret; the cut comes last, so
-        // that none is cut in half and missed.
-        let line: String = String::from_utf8_lossy(body)
-            .chars()
-            .filter_map(|letter| match letter {
-                '\n' | '\r' | '\t' => Some(' '),
-                letter if letter.is_control() => None,
-                letter => Some(letter),
-            })
-            .collect();
+        let line = on_one_line(&String::from_utf8_lossy(body));
         cut(self.clean(line.trim()), MAX_EXCERPT)
     }
+}
+
+/// The text without control characters. They go before secrets are looked for, so that none splits
+/// one; the cut comes last, so that none is cut in half and missed.
+fn on_one_line(text: &str) -> String {
+    let letters = text.chars().filter_map(|letter| match letter {
+        '\n' | '\r' | '\t' => Some(' '),
+        letter if letter.is_control() => None,
+        letter => Some(letter),
+    });
+    letters.collect()
 }
 
 /// The beginning of a text.
