@@ -8,10 +8,9 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodSpec,
     PodTemplateSpec, Probe,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::pod::{self, filled, plain};
+use super::pod::{self, plain};
 use super::{Fleet, Part};
 
 /// Name of the pods' one port.
@@ -56,20 +55,13 @@ pub fn build(fleet: &Fleet, part: Part) -> Deployment {
 }
 
 fn pod(fleet: &Fleet, part: Part) -> PodTemplateSpec {
-    let template = &fleet.template;
-    let mut labels = template.labels.clone();
+    let mut labels = fleet.template.labels.clone();
     labels.extend(fleet.pod_labels(part));
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels),
-            annotations: filled(template.annotations.clone()),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(PodSpec {
-            termination_grace_period_seconds: Some(grace(fleet)),
-            ..pod::spec(fleet, container(fleet, part))
-        }),
-    }
+    let spec = PodSpec {
+        termination_grace_period_seconds: Some(grace(fleet)),
+        ..pod::spec(fleet, container(fleet, part))
+    };
+    pod::template(fleet, labels, spec)
 }
 
 fn container(fleet: &Fleet, part: Part) -> Container {

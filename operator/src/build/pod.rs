@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EnvVar, PodSecurityContext, PodSpec, ResourceRequirements,
-    SeccompProfile, SecurityContext,
+    Capabilities, Container, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec,
+    ResourceRequirements, SeccompProfile, SecurityContext,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Fleet;
 
@@ -15,6 +16,22 @@ const PROGRAM: &str = "/usr/local/bin/observer-listener";
 
 /// User and group of the image.
 const USER: i64 = 65532;
+
+/// A pod with these labels, and with the annotations that users want.
+pub(super) fn template(
+    fleet: &Fleet,
+    labels: BTreeMap<String, String>,
+    spec: PodSpec,
+) -> PodTemplateSpec {
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: filled(fleet.template.annotations.clone()),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(spec),
+    }
+}
 
 /// A pod by the listener's account, where users want it to be.
 pub(super) fn spec(fleet: &Fleet, container: Container) -> PodSpec {

@@ -7,9 +7,8 @@ use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
     Container, PodSpec, PodTemplateSpec, SecretVolumeSource, Volume, VolumeMount,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::pod::{self, filled, plain};
+use super::pod::{self, plain};
 use super::{COMPONENT, Fleet, MANAGED_BY, Part, bundle_secret, removal_name};
 
 /// How long the Job may take, with the pulling of the image and all its tries.
@@ -42,32 +41,25 @@ pub fn build(fleet: &Fleet) -> Job {
 /// Its labels are those by which users let the listener's pods reach the database. The operator does
 /// not take it for one of them, as it lacks the operator's own.
 fn pod(fleet: &Fleet) -> PodTemplateSpec {
-    let template = &fleet.template;
-    let mut labels = template.labels.clone();
+    let mut labels = fleet.template.labels.clone();
     labels.remove(MANAGED_BY);
     labels.extend(fleet.selector_labels(Part::Listener));
     labels.insert(COMPONENT.to_owned(), REMOVAL.to_owned());
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels),
-            annotations: filled(template.annotations.clone()),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(PodSpec {
-            // It asks the API server nothing.
-            automount_service_account_token: Some(false),
-            restart_policy: Some("Never".to_owned()),
-            volumes: Some(vec![Volume {
-                name: "bundle".to_owned(),
-                secret: Some(SecretVolumeSource {
-                    secret_name: Some(fleet.bundle_name()),
-                    ..SecretVolumeSource::default()
-                }),
-                ..Volume::default()
-            }]),
-            ..pod::spec(fleet, container(fleet))
-        }),
-    }
+    let spec = PodSpec {
+        // It asks the API server nothing.
+        automount_service_account_token: Some(false),
+        restart_policy: Some("Never".to_owned()),
+        volumes: Some(vec![Volume {
+            name: "bundle".to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(fleet.bundle_name()),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        }]),
+        ..pod::spec(fleet, container(fleet))
+    };
+    pod::template(fleet, labels, spec)
 }
 
 fn container(fleet: &Fleet) -> Container {
