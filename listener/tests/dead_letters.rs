@@ -4,7 +4,7 @@ use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process};
-use crate::support::program::command;
+use crate::support::program::{command, dlq};
 use crate::support::told::{keys_of, letters, told};
 use crate::support::{TestDb, comes, database, while_progressing_or};
 
@@ -31,16 +31,6 @@ async fn orders() -> TestDb {
 }
 
 /// Runs `dlq` with these arguments on the test's database.
-async fn dlq(db: &TestDb, args: &[&str]) -> String {
-    let args = [
-        &["dlq"],
-        args,
-        &["--listener", "test", "--database-url", &db.url],
-    ]
-    .concat();
-    command(&args).await.ok()
-}
-
 async fn list(db: &TestDb, args: &[&str]) -> Vec<Value> {
     let text = dlq(db, &[&["list", "-o", "json"], args].concat()).await;
     serde_json::from_str(&text).unwrap()

@@ -8,7 +8,7 @@ use observer_listener::actions::delivery_id;
 use testkit::http_sink::{Behaviour, Received, Sink};
 
 use crate::support::listener::{Config, Process};
-use crate::support::program::command;
+use crate::support::program::dlq;
 use crate::support::{TestDb, amounts_to, database};
 use testkit::seed::seed;
 
@@ -165,16 +165,7 @@ async fn every_event_is_delivered_waiting_or_a_dead_letter() {
     }
     config.change("timeout: 500ms", "timeout: 30s");
     let process = Process::run(&config);
-    let redriven = [
-        "dlq",
-        "redrive",
-        "--all",
-        "--listener",
-        "test",
-        "--database-url",
-        &db.url,
-    ];
-    command(&redriven).await.ok();
+    dlq(&db, &["redrive", "--all"]).await;
     let waiting = async || {
         let left: i64 = db
             .value("select (select count(*) from observer.job) + (select count(*) from observer.dead_letter)")

@@ -7,7 +7,7 @@ use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get};
-use crate::support::program::command;
+use crate::support::program::{command, dlq};
 use crate::support::told::letters;
 use crate::support::{TestDb, amounts_to, database, eventually, while_progressing};
 
@@ -44,16 +44,6 @@ async fn refused(sink: &Sink) -> (TestDb, Config) {
     ) + &observer("bills", "public.bills", &[("post", "/bills")]);
     let config = Config::new(&db.url, "", &observers);
     (db, config)
-}
-
-async fn dlq(db: &TestDb, args: &[&str]) -> String {
-    let args = [
-        &["dlq"],
-        args,
-        &["--listener", "test", "--database-url", &db.url],
-    ]
-    .concat();
-    command(&args).await.ok()
 }
 
 async fn exported(db: &TestDb, args: &[&str]) -> Vec<Value> {

@@ -4,7 +4,7 @@ use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process, observer};
-use crate::support::program::command;
+use crate::support::program::dlq;
 use crate::support::told::{Told, keys_of, letters, told};
 use crate::support::{TestDb, database, eventually};
 
@@ -286,17 +286,7 @@ async fn large_rows_arrive_whole_and_larger_ones_are_set_aside() {
     let large = at(&told, "2")["t"].as_str().unwrap();
     assert_eq!(large.len(), 10 * MIB);
     let process = Process::run(&config);
-    command(&[
-        "dlq",
-        "redrive",
-        "--all",
-        "--listener",
-        "test",
-        "--database-url",
-        &db.url,
-    ])
-    .await
-    .ok();
+    dlq(&db, &["redrive", "--all"]).await;
     eventually("the redrive is over", async || {
         let settled = "select coalesce(bool_and(redrive_requested_at is null), false) from observer.dead_letter";
         db.value::<bool>(settled).await.then_some(())

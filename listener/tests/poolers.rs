@@ -7,15 +7,15 @@ use url::Url;
 use crate::support::listener::{Config, Process, observer};
 use crate::support::{TestDb, amounts_to, database};
 
-/// A database, and a pooler before its server.
-async fn pooled(mode: &str) -> (TestDb, Pooler, String) {
+/// A database, and a pooler before its server with so many connections to it.
+async fn pooled(mode: &str, most: u32) -> (TestDb, Pooler, String) {
     let db = database().await;
     db.run(
         "create table orders (id int primary key); select observer.track('orders');
          create table first (id int); create table second (id int)",
     )
     .await;
-    let pooler = Pooler::start(&Url::parse(&db.url).unwrap(), mode)
+    let pooler = Pooler::start(&Url::parse(&db.url).unwrap(), mode, most)
         .await
         .unwrap();
     let name: String = db.value("select current_database()::text").await;
@@ -25,7 +25,7 @@ async fn pooled(mode: &str) -> (TestDb, Pooler, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_are_others_next_are_refused_and_left_as_they_were() {
-    let (_db, _pooler, url) = pooled("transaction").await;
+    let (_db, _pooler, url) = pooled("transaction", 2).await;
     let hook = observer("hook", "public.orders", "http://127.0.0.1:9/", "");
     let config = Config::new(&url, "", &hook);
     let mut process = Process::run(&config);
@@ -47,14 +47,11 @@ async fn sessions_that_are_others_next_are_refused_and_left_as_they_were() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_of_sessions_will_do() {
-    let (db, _pooler, _) = pooled("session").await;
+    // As many as a process needs at once.
+    let (db, _pooler, url) = pooled("session", 20).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let hook = observer("hook", "public.orders", &sink.url("/"), "");
-    // As many as a process needs at once.
-    let url = Url::parse(&db.url).unwrap();
-    let pooler = Pooler::start_with(&url, "session", 20).await.unwrap();
-    let name: String = db.value("select current_database()::text").await;
-    let config = Config::new(&pooler.url(&name), "", &hook);
+    let config = Config::new(&url, "", &hook);
     let process = Process::run(&config);
     db.run("insert into orders select generate_series(1, 20)")
         .await;
@@ -66,7 +63,7 @@ async fn a_pool_of_sessions_will_do() {
 /// be the other's.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_action_runs_its_own_statement_behind_a_pooler() {
-    let (db, _pooler, url) = pooled("transaction").await;
+    let (db, _pooler, url) = pooled("transaction", 2).await;
     let action = |table: &str| {
         format!(
             "    - name: {table}\n      postgres:\n        url: {{value: {url:?}}}\n        \

@@ -5,7 +5,7 @@ use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process};
-use crate::support::program::command;
+use crate::support::program::{command, dlq};
 use crate::support::told::letters;
 use crate::support::{TestDb, amounts_to, database, eventually};
 
@@ -52,17 +52,7 @@ async fn each_sees_its_own_in_all_that_is_delivered_kept_and_sent_again() {
         "select count(*) from observer.dead_letter where observer <> 'default/of-' || tenant";
     assert_eq!(db.value::<i64>(mixed).await, 0);
     sink.behave(Behaviour::Ok);
-    let url = ["--database-url", &db.url];
-    let redrive = [
-        "dlq",
-        "redrive",
-        "--all",
-        "--tenant",
-        "a",
-        "--listener",
-        "test",
-    ];
-    let said = command(&[&redrive[..], &url].concat()).await.ok();
+    let said = dlq(&db, &["redrive", "--all", "--tenant", "a"]).await;
     assert!(said.starts_with("1 to redrive"), "{said}");
     amounts_to("deliveries", 1, async || sink.counts().succeeded).await;
     let path = config.path();
@@ -111,17 +101,7 @@ async fn what_waits_is_not_shown_to_the_tenant_that_comes_after() {
     sink.behave_at("/a", Behaviour::Ok);
     sink.behave_at("/b", Behaviour::Ok);
     let process = Process::run(&config);
-    command(&[
-        "dlq",
-        "redrive",
-        "--all",
-        "--listener",
-        "test",
-        "--database-url",
-        &db.url,
-    ])
-    .await
-    .ok();
+    dlq(&db, &["redrive", "--all"]).await;
     eventually("both are set aside", async || {
         let barred: i64 = db
             .value("select count(*) from observer.dead_letter where error_kind = 'removed' and error like '%another''s%'")

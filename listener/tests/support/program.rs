@@ -4,8 +4,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::comes;
 use super::listener::program;
+use super::{TestDb, comes};
 
 /// What a command came to.
 pub(crate) struct Ended {
@@ -33,6 +33,12 @@ pub(crate) async fn command(args: &[&str]) -> Ended {
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// What `dlq` prints of the listener `test`, which has to go well.
+pub(crate) async fn dlq(db: &TestDb, args: &[&str]) -> String {
+    let of = ["--listener", "test", "--database-url", &db.url];
+    command(&[&["dlq"], args, &of].concat()).await.ok()
 }
 
 impl Ended {

@@ -26,15 +26,6 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// Starts one that gives out at most two connections, as [`Self::start_with`] does.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub async fn start(server: &Url, mode: &str) -> Result<Self, ServerError> {
-        Self::start_with(server, mode, 2).await
-    }
-
     /// Starts one that gives out at most so many connections to the server of this URL, in this mode
     /// (`session` or `transaction`), and passes over the settings that clients begin with.
     ///
@@ -45,7 +36,7 @@ impl Pooler {
     /// # Panics
     ///
     /// Where it does not answer.
-    pub async fn start_with(server: &Url, mode: &str, most: u32) -> Result<Self, ServerError> {
+    pub async fn start(server: &Url, mode: &str, most: u32) -> Result<Self, ServerError> {
         let folder = TempDir::with_prefix("observers-pgbouncer-")
             .map_err(|source| io_error("make a folder in", &std::env::temp_dir(), source))?;
         let user = run_as(folder.path())?;
