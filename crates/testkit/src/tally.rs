@@ -1,5 +1,5 @@
-//! How changes arrived that are numbered within their keys: in order, late, or once more; and which
-//! of those that were expected have not. What to expect is for whoever asks to say.
+//! How changes that are numbered within their keys arrived: in order, late or repeated; and which
+//! expected ones are missing. The caller says which ones are expected.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

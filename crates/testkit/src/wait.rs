@@ -104,7 +104,7 @@ async fn looked<T, P: PartialEq>(
 ) -> Result<T, Option<P>> {
     let mut last = None;
     loop {
-        // A look that hangs is no progress either. In a box, or whoever waits would hold it many times.
+        // A look that hangs is no progress either. Boxed, since callers' futures would embed it several times.
         match patience.await_it(Box::pin(measure())).await {
             Some(Ok(done)) => return Ok(done),
             Some(Err(now)) if last.as_ref() != Some(&now) => {

@@ -112,7 +112,7 @@ pub(super) fn check(
     config
 }
 
-/// Whoever may write listeners in one namespace has no say about those of another.
+/// The right to write listeners in one namespace gives none over listeners in another.
 fn check_identity(spec: &ObserverListenerSpec, meta: &Meta, checks: &mut Checks<'_>) {
     let namespace = &meta.namespace;
     let is_own = |identity: &String| {
