@@ -17,6 +17,32 @@ create table observer.lease (
     primary key (listener, name)
 );
 
+-- Observers that processes of a listener run or have run, by a digest, and since when. Kept for a week
+-- beyond the last of them, so that those that were replaced are known as the older ones when somebody
+-- runs them again.
+create table observer.config (
+    listener text not null,
+    digest text not null,
+    since timestamptz not null default clock_timestamp(),
+    seen_at timestamptz not null default clock_timestamp(),
+    primary key (listener, digest)
+);
+
+-- The processes of a listener, by their heartbeats.
+create table observer.member (
+    listener text not null,
+    -- as the process names itself, and what tells it from others of that name
+    name text not null,
+    uid text not null,
+    config_digest text not null,
+    started_at timestamptz not null default clock_timestamp(),
+    -- without another heartbeat it counts as ended from then on
+    expires_at timestamptz not null,
+    -- endpoints that it leaves alone: [{"observer", "action", "state", "error"}, ...]
+    open_circuits json not null default '[]',
+    primary key (listener, name)
+);
+
 create or replace function observer.forget(listener text) returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -26,6 +52,8 @@ declare
     letters bigint;
 begin
     delete from observer.lease l where l.listener = forget.listener;
+    delete from observer.member m where m.listener = forget.listener;
+    delete from observer.config c where c.listener = forget.listener;
     delete from observer.checkpoint c where c.listener = forget.listener;
     get diagnostics checkpoints = row_count;
     delete from observer.dead_letter d where d.listener = forget.listener;
@@ -94,4 +122,6 @@ begin
 end
 $$;
 
+comment on table observer.config is 'Which observers the processes of each listener run, by a digest.';
+comment on table observer.member is 'The processes of each listener, by their heartbeats.';
 comment on table observer.lease is 'Who takes part in a listener, and whose a shard is, where no cluster keeps the Leases.';

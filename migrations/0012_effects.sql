@@ -23,6 +23,8 @@ declare
     jobs bigint;
 begin
     delete from observer.lease l where l.listener = forget.listener;
+    delete from observer.member m where m.listener = forget.listener;
+    delete from observer.config c where c.listener = forget.listener;
     delete from observer.checkpoint c where c.listener = forget.listener;
     get diagnostics checkpoints = row_count;
     delete from observer.dead_letter d where d.listener = forget.listener;

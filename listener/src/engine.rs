@@ -39,10 +39,11 @@ use crate::queue::figures;
 use crate::queue::place::Place;
 use crate::run::{GOODBYE, RunError, first_error};
 use crate::shard::fleet::{Coordination, Fleet, Member};
+use crate::shard::heartbeat::{Heartbeat, NewerConfig};
 use crate::shard::waiting::Waiting;
 use crate::shard::work::Desk;
 use crate::source::follow::follow;
-use crate::source::log::Log;
+use crate::source::log::{Log, LogError};
 use crate::source::reader::{Assignment, Owner, Reader};
 use crate::source::retention;
 use crate::telemetry::beginning;
@@ -140,6 +141,14 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
         found = Ground::find(job) => found?,
         () = stop.cancelled() => return Ok(()),
     };
+    if let Some(newer) = job
+        .heartbeat(&ground.pool)
+        .beat()
+        .await
+        .map_err(LogError::Database)?
+    {
+        return Err(newer.into());
+    }
     let metrics = &job.sources.metrics;
     let _open = job.sources.keeper.open(job.listener, &ground.queue)?;
     let _told = metrics.tell_of_receivers(job.observers.clone())?;
@@ -175,7 +184,8 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     for shard in holds.keys() {
         job.sources.reporter.let_go(*shard);
     }
-    working.end(result.is_err()).await;
+    let is_urgent = !matches!(result, Ok(()) | Err(RunError::ConfigOutdated { .. }));
+    working.end(is_urgent).await;
     holds.clear();
     metrics.shards.set(0);
     fleet.left().await?;
@@ -189,6 +199,7 @@ struct Engine<'a> {
     dispatching: AbortOnDropHandle<Result<(), DispatchError>>,
     tasks: JoinSet<Result<(), RunError>>,
     reading: CancellationToken,
+    newer: watch::Receiver<Option<NewerConfig>>,
 }
 
 impl<'a> Engine<'a> {
@@ -228,6 +239,14 @@ impl<'a> Engine<'a> {
             let until = reading.clone();
             async move {
                 until.run_until_cancelled(watching).await;
+                Ok(())
+            }
+        });
+        let (found, newer) = watch::channel(None);
+        tasks.spawn({
+            let beating = job.heartbeat(&ground.pool).run(found, reading.clone());
+            async move {
+                beating.await;
                 Ok(())
             }
         });
@@ -280,6 +299,7 @@ impl<'a> Engine<'a> {
             job,
             tasks,
             reading,
+            newer,
         }
     }
 
@@ -355,6 +375,11 @@ impl<'a> Engine<'a> {
                 },
                 error = first_error(&mut self.tasks) => return Err(error),
                 () = stop.cancelled(), if !fleet.is_leaving() => fleet.leave(),
+                newer = newer_config(&mut self.newer), if !fleet.is_leaving() => {
+                    // What is in flight is finished and saved before this is told.
+                    failed = failed.and(Err(RunError::from(newer)));
+                    fleet.leave();
+                }
                 _ = looks.tick() => {
                     let held = holds.keys().copied();
                     self.job.look(fleet, desk.pool, held, &mut waiting).await?;
@@ -365,7 +390,30 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// Waits until there is a process with a newer configuration.
+async fn newer_config(newer: &mut watch::Receiver<Option<NewerConfig>>) -> NewerConfig {
+    if let Ok(found) = newer.wait_for(Option::is_some).await
+        && let Some(found) = found.clone()
+    {
+        return found;
+    }
+    // Heartbeats have ended, so nobody will say so any more.
+    std::future::pending().await
+}
+
 impl Job<'_> {
+    /// The heartbeats of this process.
+    fn heartbeat(&self, pool: &PgPool) -> Heartbeat {
+        let (listener, observers) = (self.listener.identity(), self.observers.clone());
+        Heartbeat::new(
+            pool.clone(),
+            &listener,
+            self.member,
+            observers,
+            self.coordination,
+        )
+    }
+
     /// Sees to what nobody tells of.
     async fn look(
         &self,

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::SecondsFormat;
 use crds::config::ListenerConfig;
+use crds::report::Trouble;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,6 +27,7 @@ use crate::engine::{Job, tend};
 use crate::migrate::MigrateError;
 use crate::queue::place::PlaceError;
 use crate::shard::fleet::{Coordination, Member};
+use crate::shard::heartbeat::NewerConfig;
 use crate::source::log::LogError;
 use crate::source::reader::ReadError;
 use crate::telemetry::beginning;
@@ -33,6 +36,9 @@ use crate::tracking::Told;
 
 /// Between two tries to go on after the database was away.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two looks whether a process that stands by may take part again.
+const STANDBY_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a run needs besides the listener's configuration.
 #[derive(Debug)]
@@ -87,12 +93,33 @@ pub enum RunError {
         /// The error.
         source: std::io::Error,
     },
+    /// Another process of the listener has a newer configuration.
+    #[error(
+        "this process stands by, since its observers are older than those that {member} runs (known since {since}): an \
+         event would meet one or the other. Give all processes of the listener the same files; they are taken up without \
+         a restart"
+    )]
+    ConfigOutdated {
+        /// The other process.
+        member: String,
+        /// Since when its observers have been known.
+        since: String,
+    },
     /// This process takes no part any more, and nobody asked it to.
     #[error("the task that shares the shards with other processes has ended")]
     Fleet,
     /// A task died.
     #[error("a task died: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl From<NewerConfig> for RunError {
+    fn from(newer: NewerConfig) -> Self {
+        Self::ConfigOutdated {
+            member: newer.member,
+            since: newer.since.to_rfc3339_opts(SecondsFormat::Secs, true),
+        }
+    }
 }
 
 impl RunError {
@@ -165,6 +192,7 @@ pub async fn run(
     beginning::tell(listener, &job.observers.borrow());
     let tending = async {
         let deadline = Instant::now() + START_PATIENCE;
+        let mut standing_by = None;
         loop {
             let tended = match tend(&job, &stop).await {
                 // The pool does not know why no connection came.
@@ -194,6 +222,11 @@ pub async fn run(
                     stop.run_until_cancelled(tokio::time::sleep(OUTAGE_PAUSE))
                         .await;
                 }
+                Err(error @ RunError::ConfigOutdated { .. }) if !stop.is_cancelled() => {
+                    stand_by(&error, &name, &sources, &mut standing_by);
+                    stop.run_until_cancelled(tokio::time::sleep(STANDBY_PAUSE))
+                        .await;
+                }
                 other => return other,
             }
         }
@@ -215,6 +248,19 @@ pub async fn run(
         tracing::info!(listener = &*name, "stopped; all that was finished is saved");
     }
     result
+}
+
+/// Logs that this process stands by, and why, once for each reason.
+fn stand_by(why: &RunError, listener: &str, sources: &Sources, logged: &mut Option<String>) {
+    let message = why.to_string();
+    sources.health.waits_for(Trouble {
+        reason: "ConfigOutdated".to_owned(),
+        message: message.clone(),
+    });
+    if logged.as_ref() != Some(&message) {
+        tracing::warn!(listener, "{message}");
+        *logged = Some(message);
+    }
 }
 
 /// Answers on an address, from now on.

@@ -257,6 +257,8 @@ pub struct ObserverConfig {
     pub on_failure: OnFailure,
     /// Actions; never empty, names unique.
     pub actions: Vec<ActionConfig>,
+    /// SHA-256 of its spec as it was written, with the names of secrets and without what they hold.
+    pub digest: [u8; 32],
 }
 
 impl ObserverConfig {

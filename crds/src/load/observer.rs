@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sha2::{Digest, Sha256};
+
 use super::action;
 use super::checks::{Checks, LABEL_RULE, Meta, is_label};
 use super::report::field;
@@ -38,7 +40,15 @@ pub(super) fn check(spec: &ObserverSpec, meta: &Meta, checks: &mut Checks<'_>) -
         when: spec.when.clone(),
         on_failure: spec.on_failure,
         actions,
+        digest: digest(spec),
     }
+}
+
+/// Digest of a spec; the order of fields, defaults that are written out and comments change nothing.
+fn digest(spec: &ObserverSpec) -> [u8; 32] {
+    // What was read from JSON can be written as JSON.
+    let text = serde_json::to_vec(spec).unwrap_or_default();
+    Sha256::digest(text).into()
 }
 
 fn check_on(on: &On, checks: &mut Checks<'_>) {

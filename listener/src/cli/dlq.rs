@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::output::{agreed, counted, say, time};
 use super::schema::{of_known, unnamed};
+use super::table::{beginning, print};
 use super::{CliError, DatabaseArgs, files, identity};
 
 /// Most characters of an error in a table.
@@ -21,10 +22,9 @@ const ERROR_WIDTH: usize = 80;
 /// Most dead letters that an export has in memory.
 const PAGE: i64 = 100;
 
-/// What becomes of what is handed to a listener: whether a circuit breaker is open is known to the
-/// listener's processes alone.
+/// What becomes of what is handed to a listener.
 pub(super) const TAKEN_UP: &str = "a running listener takes them up within seconds, or once the circuit breaker of \
-    their receiver lets them through";
+    their endpoint lets them through (`status` shows those that are open)";
 
 /// Time between two parts of a redrive at a rate.
 const PART: Duration = Duration::from_millis(500);
@@ -365,31 +365,6 @@ fn all_there(missing: &[i64]) -> Result<(), CliError> {
     .into())
 }
 
-/// Prints rows in columns that are wide enough.
-pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<(), CliError> {
-    let head = head.map(str::to_owned);
-    let rows = || std::iter::once(&head).chain(rows);
-    let width = |column: usize| {
-        let cells = rows().map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows() {
-        let cells = row.iter().zip(&widths);
-        let cells: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        say!("{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
-}
-
-/// The beginning of a text, in one line.
-pub(super) fn line(text: &str, most: usize) -> String {
-    let shown = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(shown).take(most).collect()
-}
-
 fn row(letter: &Stored) -> [String; 8] {
     let waits = if letter.redrive_requested_at.is_some() {
         " (redriving)"
@@ -401,10 +376,10 @@ fn row(letter: &Stored) -> [String; 8] {
         time(letter.created_at),
         format!("{}/{}", letter.observer, letter.action),
         format!("{} {}", letter.operation, letter.entity),
-        line(letter.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
+        beginning(letter.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
         letter.attempts.to_string(),
         format!("{}{waits}", letter.error_kind),
-        line(&letter.error, ERROR_WIDTH),
+        beginning(&letter.error, ERROR_WIDTH),
     ]
 }
 

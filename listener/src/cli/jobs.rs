@@ -13,9 +13,10 @@ use observer_listener::migrate;
 use observer_listener::queue::place::{self, Place};
 use sqlx::PgPool;
 
-use super::dlq::{Output, TAKEN_UP, line, print};
+use super::dlq::{Output, TAKEN_UP};
 use super::output::{agreed, counted, say, time};
 use super::schema::{connect, of_known, of_one};
+use super::table::{beginning, print};
 use super::{CliError, DatabaseArgs, FileArgs, files, identity};
 
 /// Most characters of an error in a table.
@@ -351,10 +352,10 @@ fn row(job: &Shown) -> [String; 8] {
         job.id.clone(),
         state.to_owned(),
         format!("{}/{}", job.observer, job.action),
-        line(job.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
+        beginning(job.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
         Span::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),
         due,
         job.attempts.to_string(),
-        line(job.error.as_deref().unwrap_or_default(), ERROR_WIDTH),
+        beginning(job.error.as_deref().unwrap_or_default(), ERROR_WIDTH),
     ]
 }

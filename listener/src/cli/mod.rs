@@ -11,6 +11,7 @@ mod run;
 mod sample;
 mod schema;
 mod status;
+mod table;
 mod watched;
 
 use std::path::PathBuf;

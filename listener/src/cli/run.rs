@@ -102,11 +102,12 @@ async fn run_files(
     jobs: Jobs,
 ) -> Result<(), CliError> {
     let hangup = signal(SignalKind::hangup())?;
+    // A stop while the files are read ends well too.
+    let stop = stop_on_signal()?;
     // What changes from now on is taken up.
     let mut watched = Watched::new(files, hangup);
     let mut loader = Loader::default();
     let mut program = loader.load(files)?;
-    let stop = stop_on_signal()?;
     let (member, mut metrics) = (process::member(), None);
     loop {
         let name = program.listener.identity();

@@ -8,13 +8,17 @@ use clap::Args;
 use crds::duration::Span;
 use observer_listener::checkpoint::status::{self, ShardState};
 use observer_listener::queue::dead_letter::keeper::{self, Selection};
+use observer_listener::shard::heartbeat::{self, MemberState};
 use observer_listener::shard::present;
 use serde::Serialize;
 use sqlx::PgPool;
 
 use super::dlq::Output;
 use super::output::{counted, say, time};
-use super::{CliError, DatabaseArgs, jobs};
+use super::{CliError, DatabaseArgs, jobs, table};
+
+/// Most characters of an error in a table.
+const ERROR_WIDTH: usize = 80;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -35,6 +39,8 @@ struct State {
     jobs: Option<BTreeMap<String, Waiting>>,
     /// Processes that are alive or may be.
     processes: Vec<String>,
+    /// Of those, the ones that send heartbeats, the newest observers first.
+    members: Vec<MemberState>,
     shards: Vec<Shard>,
 }
 
@@ -121,6 +127,7 @@ async fn state(
     Ok(State {
         dead_letters: keeper::count(pool, &what).await?.unsigned_abs(),
         processes: present::present(pool, &listener).await?,
+        members: heartbeat::members(pool, &listener).await?,
         listener,
         jobs,
         shards: Vec::new(),
@@ -140,30 +147,75 @@ fn show(state: &State, now: DateTime<Utc>) -> Result<(), CliError> {
         "{}: {shards}, {processes}, {jobs}, {letters}",
         state.listener
     )?;
-    say!("  SHARD  EPOCH  LAG    SINCE                 OWNER")?;
-    for shard in &state.shards {
-        say!("{}", line(shard, now))?;
-    }
+    let shards: Vec<_> = state.shards.iter().map(|shard| row(shard, now)).collect();
+    table::print(["  SHARD", "EPOCH", "LAG", "SINCE", "OWNER"], &shards)?;
     let waiting = state.jobs.iter().flatten();
-    let mut waiting = waiting.filter(|(_, one)| one.pending > 0).peekable();
-    if waiting.peek().is_some() {
-        say!("  JOBS   DUE    RUNNING  BEHIND  OLDEST  OBSERVER")?;
+    let waiting: Vec<_> = waiting
+        .filter(|(_, one)| one.pending > 0)
+        .map(job_row)
+        .collect();
+    if !waiting.is_empty() {
+        let head = ["  JOBS", "DUE", "RUNNING", "BEHIND", "OLDEST", "OBSERVER"];
+        table::print(head, &waiting)?;
     }
-    for (observer, one) in waiting {
-        let oldest = Span::from_secs(one.oldest_seconds).to_string();
-        let Waiting {
-            pending,
-            due,
-            running,
-            behind,
-            ..
-        } = one;
-        say!("  {pending:<5}  {due:<5}  {running:<7}  {behind:<6}  {oldest:<6}  {observer}")?;
+    let outdated = outdated(&state.members);
+    if !outdated.is_empty() {
+        table::print(
+            ["  OLDER OBSERVERS SINCE", "PROCESS (STANDS BY)"],
+            &outdated,
+        )?;
+    }
+    let circuits = circuits(&state.members);
+    if !circuits.is_empty() {
+        let head = ["  CIRCUIT", "OBSERVER/ACTION", "PROCESS", "LAST ERROR"];
+        table::print(head, &circuits)?;
     }
     Ok(())
 }
 
-fn line(shard: &Shard, now: DateTime<Utc>) -> String {
+/// The processes whose observers are not the newest.
+fn outdated(members: &[MemberState]) -> Vec<[String; 2]> {
+    let newest = members.first().map(|one| &one.config_digest);
+    let outdated = members
+        .iter()
+        .filter(|one| Some(&one.config_digest) != newest);
+    let row = |one: &MemberState| [format!("  {}", time(one.config_since)), one.name.clone()];
+    outdated.map(row).collect()
+}
+
+/// The circuit breakers that are not closed, of all processes.
+fn circuits(members: &[MemberState]) -> Vec<[String; 4]> {
+    let of_member = |one: &MemberState| {
+        let circuits = one.open_circuits.as_array().into_iter().flatten();
+        let rows = circuits.map(|circuit| {
+            let text = |field: &str| circuit[field].as_str().unwrap_or_default();
+            let state = if text("state") == "halfOpen" {
+                "  half open"
+            } else {
+                "  open"
+            };
+            let action = format!("{}/{}", text("observer"), text("action"));
+            let error = table::beginning(text("error"), ERROR_WIDTH);
+            [state.to_owned(), action, one.name.clone(), error]
+        });
+        rows.collect::<Vec<_>>()
+    };
+    members.iter().flat_map(of_member).collect()
+}
+
+fn job_row((observer, one): (&String, &Waiting)) -> [String; 6] {
+    let oldest = Span::from_secs(one.oldest_seconds).to_string();
+    [
+        format!("  {}", one.pending),
+        one.due.to_string(),
+        one.running.to_string(),
+        one.behind.to_string(),
+        oldest,
+        observer.clone(),
+    ]
+}
+
+fn row(shard: &Shard, now: DateTime<Utc>) -> [String; 5] {
     let Shard {
         state,
         owner_is_gone,
@@ -177,8 +229,8 @@ fn line(shard: &Shard, now: DateTime<Utc>) -> String {
         Some(owner) => owner.clone(),
         None => "nobody".to_owned(),
     };
-    let (number, epoch, since) = (state.shard, state.epoch, time(state.since));
-    format!("  {number:<5}  {epoch:<5}  {lag:<5}  {since:<20}  {owner}")
+    let (number, epoch) = (format!("  {}", state.shard), state.epoch.to_string());
+    [number, epoch, lag, time(state.since), owner]
 }
 
 #[cfg(test)]
@@ -186,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_tells_lag_and_owner() {
+    fn shard_row_has_lag_and_owner() {
         let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
         let mut shard = Shard {
             state: ShardState {
@@ -201,14 +253,15 @@ mod tests {
             },
             owner_is_gone: false,
         };
+        let since = "1970-01-01T00:00:00Z";
         assert_eq!(
-            line(&shard, at(100)),
-            "  3      12     1m     1970-01-01T00:00:00Z  shop-1_a_b"
+            row(&shard, at(100)),
+            ["  3", "12", "1m", since, "shop-1_a_b"]
         );
         shard.owner_is_gone = true;
-        assert!(line(&shard, at(100)).ends_with("nobody: shop-1_a_b is gone"));
+        assert_eq!(row(&shard, at(100))[4], "nobody: shop-1_a_b is gone");
         shard.state.owner = None;
         shard.state.oldest = None;
-        assert!(line(&shard, at(100)).ends_with("0s     1970-01-01T00:00:00Z  nobody"));
+        assert_eq!(row(&shard, at(100))[2..], ["0s", since, "nobody"]);
     }
 }

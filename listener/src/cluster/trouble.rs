@@ -58,6 +58,7 @@ fn reason(error: &RunError) -> &'static str {
             PlaceError::LeftInRedis
             | PlaceError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
         ) => "QueueRefused",
+        RunError::ConfigOutdated { .. } => "ConfigOutdated",
         RunError::Read(ReadError::NewLife) => "DatabaseRestarted",
         RunError::Read(ReadError::Ahead(_)) => "PositionRefused",
         RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::actions::{Action, Failure, FailureKind, Shared};
 use crate::checkpoint;
 use crate::event::Event;
+use crate::hex::hex;
 use crate::rules::{Condition, Rule, RuleSet, Verdict};
 use crate::source::log::Logged;
 use crate::telemetry::attempts::Failures;
@@ -117,6 +118,7 @@ pub struct Observers {
     known: Vec<Observer>,
     targets: Vec<Arc<Compiled>>,
     by_name: HashMap<checkpoint::Action, Target>,
+    digest: String,
 }
 
 /// What one event calls for.
@@ -190,8 +192,16 @@ impl Observers {
             known,
             targets,
             by_name,
+            digest: digest(configs),
         };
         (observers, problems)
+    }
+
+    /// Digest of all that the observers say, whatever their order and the secrets that they name: the
+    /// same in processes that do the same.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Number of targets.
@@ -287,6 +297,21 @@ impl Observers {
             })
             .map(|(_, verdict)| verdict)
     }
+}
+
+fn digest(configs: &[ObserverConfig]) -> String {
+    let mut parts: Vec<_> = configs
+        .iter()
+        .map(|one| (one.identity(), one.digest))
+        .collect();
+    parts.sort_unstable();
+    let mut digest = Sha256::new();
+    for (identity, spec) in parts {
+        digest.update(identity);
+        digest.update([0]);
+        digest.update(spec);
+    }
+    hex(&digest.finalize()[..16])
 }
 
 /// One observer, or everything in it that does not compile.

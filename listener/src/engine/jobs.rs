@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -97,6 +97,11 @@ impl Job<'_> {
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let working = Working::begin(self, stop).await?;
+        let (found, newer) = watch::channel(None);
+        let beating = CancellationToken::new();
+        let heartbeat = self.heartbeat(pool).run(found, beating.clone());
+        let heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat));
+        let mut outdated = None;
         let health = &self.sources.health;
         health.started();
         self.sources.reporter.takes_part();
@@ -104,6 +109,10 @@ impl Job<'_> {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(looks.tick()).await.is_some() {
+            outdated.clone_from(&newer.borrow());
+            if outdated.is_some() {
+                break;
+            }
             let answer = sqlx::query("select").execute(pool);
             let there = matches!(tokio::time::timeout(PROBE, answer).await, Ok(Ok(_)));
             health.read(there, Instant::now());
@@ -115,6 +124,8 @@ impl Job<'_> {
             health.is_blocked(why);
         }
         working.end(false).await;
-        Ok(())
+        beating.cancel();
+        let _expired = heartbeat.await;
+        outdated.map_or(Ok(()), |newer| Err(newer.into()))
     }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod counted;
 pub mod database;
 pub mod fleet;
+pub mod heartbeat;
 pub mod present;
 pub mod process;
 pub(crate) mod waiting;

@@ -23,14 +23,19 @@ pub(crate) const LONG_LEASE: &str =
 /// Saves often, so that little is repeated after a fault.
 pub(crate) const SAVE_OFTEN: &str = "  checkpoint: {interval: 100ms}\n";
 
-/// Files of one process: all events of the counters go to `path`.
+/// Files of one process: all events of the counters go to `path`. The URL is a secret, so that all
+/// processes have the same observers.
 pub(crate) fn files(url: &str, spec: &str, sink: &Sink, path: &str) -> Config {
     let spec = format!("{spec}{SAVE_OFTEN}");
-    Config::new(
-        url,
-        &spec,
-        &patient(&observer("kv", "public.kv", &sink.url(path), "")),
-    )
+    let sink = sink.url(path);
+    let observers = patient(&observer("kv", "public.kv", &sink, "")).replace(
+        &format!("{{value: \"{sink}\"}}"),
+        "{secretKeyRef: {name: sink, key: url}}",
+    );
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: sink}}\nstringData: {{url: \"{sink}\"}}\n---\n"
+    );
+    Config::new(url, &spec, &format!("{observers}{secret}"))
 }
 
 /// A shard as the database has it.

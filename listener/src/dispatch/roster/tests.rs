@@ -43,6 +43,7 @@ fn observer(name: &str, when: Option<&str>, actions: Vec<ActionConfig>) -> Obser
         when: when.map(str::to_owned),
         on_failure: crds::config::OnFailure::DeadLetter,
         actions,
+        digest: [0; 32],
     }
 }
 
