@@ -6,7 +6,9 @@
 -- all its rows lie behind every checkpoint, looked at again once the lock is held: hence only
 -- under read committed, where each statement sees the present. A straggler that still writes to
 -- a slot that the head has left makes it non-empty again, and no more.
-create function observer.maintain(keep interval, out truncated integer, out rotated boolean)
+-- `blocked` says that something was kept from being done: the mutex or the lock of a partition was
+-- somebody else's.
+create function observer.maintain(keep interval, out truncated integer, out rotated boolean, out blocked boolean)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 -- Readers queue behind a waiting lock; better to try again at the next call.
@@ -20,6 +22,7 @@ declare
 begin
     truncated := 0;
     rotated := false;
+    blocked := false;
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'observer.maintain needs the isolation level read committed'
             using errcode = 'invalid_transaction_state';
@@ -29,6 +32,7 @@ begin
     end if;
     -- One caller at a time, and the others need not wait.
     if not observer.try_lock('maintain') then
+        blocked := true;
         return;
     end if;
 
@@ -54,6 +58,7 @@ begin
         begin
             execute format('lock table observer.change_log_%s in access exclusive mode', candidate);
         exception when lock_not_available then
+            blocked := true;
             continue;
         end;
         if observer.slot_is_behind(candidate, keep) then

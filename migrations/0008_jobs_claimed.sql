@@ -1,13 +1,14 @@
 -- Giving jobs to workers.
 
 -- Takes the first jobs of some lanes, with some of those behind them: by priority, and among one
--- priority from each act and turn in rotation, beginning after the one given.
+-- priority from each act and turn in rotation, beginning after the one given. Stops with the job whose
+-- event reaches the most bytes, which is claimed too.
 --
 -- First jobs have the number of the batch with which they were taken, and belong in the order of
 -- batch, due and id. Those behind them have none, and belong behind their lane's first by id.
 create function observer.job_claim(
     of_listener text, of_worker uuid, runs integer, most_run integer, known bigint[], limits integer[],
-    fleet integer, after_act bigint, after_turn integer
+    fleet integer, after_act bigint, after_turn integer, most_bytes bigint
 ) returns table (
     batch integer, slot smallint, at text, id bigint, lane bigint, act bigint, turn integer, priority smallint,
     hash integer, attempts integer, claim bigint, due timestamptz, enqueued_at timestamptz, late double precision,
@@ -35,6 +36,8 @@ declare
     slot_3 smallint;
     slot_4 smallint;
     open_runs integer := runs;
+    open_bytes bigint := most_bytes;
+    kept integer;
     room integer[];
     place integer;
     batches integer := 0;
@@ -59,7 +62,7 @@ declare
 begin
     select q.id, h.slots into of_queue, filled
     from observer.job_queue q cross join observer.job_head h where q.listener = of_listener;
-    if not found or runs < 1 then
+    if not found or runs < 1 or most_bytes < 1 then
         return;
     end if;
     slot_1 := filled[1];
@@ -123,7 +126,7 @@ begin
         end if;
     end if;
 
-    while seen.priority is not null and open_runs > 0 loop
+    while seen.priority is not null and open_runs > 0 and open_bytes > 0 loop
         of_priority := seen.priority;
         -- Which acts and turns have any: mostly there is but one.
         turn_acts := '{}';
@@ -169,24 +172,40 @@ begin
         end loop;
 
         for round in 1..rounds loop
-            exit when open_runs < 1 or cardinality(turn_acts) = 0;
+            exit when open_runs < 1 or open_bytes < 1 or cardinality(turn_acts) = 0;
             share := ceil(open_runs::double precision / cardinality(turn_acts));
             still_acts := '{}';
             still_turns := '{}';
             for turn_n in 1..cardinality(turn_acts) loop
                 place := array_position(known, turn_acts[turn_n]);
                 take := least(share, open_runs, room[place]);
-                continue when take < 1;
+                continue when take < 1 or open_bytes < 1;
                 select array_agg(c.slot) as slots, array_agg(c.at) as ats, array_agg(c.lane) as lanes,
-                       array_agg(c.id) as ids, count(*)::integer as n
+                       array_agg(c.id) as ids, array_agg(c.bytes) as sizes, sum(c.bytes) as bytes,
+                       count(*)::integer as n
                 into taken
                 from (
-                    select j.slot, j.ctid as at, j.lane, j.id from observer.job j
+                    select j.slot, j.ctid as at, j.lane, j.id, octet_length(j.event::text) as bytes
+                    from observer.job j
                     where j.slot in (slot_1, slot_2, slot_3, slot_4) and j.queue = of_queue and j.state = 'r'
                         and j.priority = of_priority and j.act = turn_acts[turn_n] and j.turn = turn_turns[turn_n]
                     order by j.due limit take for update skip locked
                 ) c;
                 continue when taken.n = 0;
+                if taken.bytes > open_bytes then
+                    taken.bytes := 0;
+                    kept := 0;
+                    while kept < taken.n and taken.bytes < open_bytes loop
+                        kept := kept + 1;
+                        taken.bytes := taken.bytes + taken.sizes[kept];
+                    end loop;
+                    taken.slots := taken.slots[:kept];
+                    taken.ats := taken.ats[:kept];
+                    taken.lanes := taken.lanes[:kept];
+                    taken.ids := taken.ids[:kept];
+                    taken.n := kept;
+                end if;
+                open_bytes := open_bytes - taken.bytes;
                 batches := batches + 1;
                 written := 0;
                 for of_slot in select distinct s from unnest(taken.slots) s loop
@@ -221,7 +240,7 @@ begin
             turn_acts := still_acts;
             turn_turns := still_turns;
         end loop;
-        exit when open_runs < 1;
+        exit when open_runs < 1 or open_bytes < 1;
         select j.priority, j.act, j.turn into seen from observer.job j
         where j.slot in (slot_1, slot_2, slot_3, slot_4) and j.queue = of_queue and j.state = 'r'
             and j.priority > of_priority
@@ -229,7 +248,9 @@ begin
     end loop;
 
     -- Most have none behind them, which one look tells of all.
-    if not exists (select from observer.job j where j.lane = any (held_lanes) and j.state = 'b') then
+    if open_bytes < 1
+        or not exists (select from observer.job j where j.lane = any (held_lanes) and j.state = 'b')
+    then
         return;
     end if;
     -- As far as nobody holds one of them: none may be passed over.
@@ -246,15 +267,17 @@ begin
             ) j
         ) f
     ), locked as materialized (
-        select j.slot, j.lane, j.id, f.place
+        select j.slot, j.lane, j.id, f.place, octet_length(j.event::text) as bytes
         from follower f
         join observer.job j on j.slot = f.slot and j.lane = f.lane and j.id = f.id
         where j.state = 'b' and j.due <= clock_timestamp()
         order by j.id for update of j skip locked
     ), chosen as (
         select * from (
-            select l.*, row_number() over (partition by l.lane order by l.place) as rank from locked l
-        ) l where l.place = l.rank
+            select l.*, row_number() over (partition by l.lane order by l.place) as rank,
+                sum(l.bytes) over (order by l.place, l.lane) - l.bytes as bytes_before
+            from locked l
+        ) l where l.place = l.rank and l.bytes_before < open_bytes
     )
     update observer.job j set state = 'c', worker = of_worker, claim = j.claim + 1
     from chosen c

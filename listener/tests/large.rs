@@ -111,3 +111,35 @@ async fn a_large_event_for_many_observers_goes_to_a_few_at_a_time() {
     stays_small(&process);
     process.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_jobs_are_claimed_a_few_at_a_time() {
+    const EVENTS: u64 = 30;
+    let db = database().await;
+    db.run(
+        "create table orders (id int primary key, note text); select observer.track('orders');
+         alter table orders alter column note set storage external",
+    )
+    .await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let one = observer("orders", "public.orders", &sink.url("/large"), "");
+    let queued = patient(&one).replace("      retry:", "      mode: Queued\n      retry:");
+    let config = Config::new(&db.url, "", &queued);
+    // All wait before anybody works on them.
+    let reader = Process::run(&config);
+    reader.signal("STOP").await;
+    for id in 1..=EVENTS {
+        db.run(&format!(
+            "insert into orders values ({id}, repeat('n', 15 * 1024 * 1024))"
+        ))
+        .await;
+    }
+    reader.signal("CONT").await;
+    amounts_to("deliveries", EVENTS, async || sink.counts().succeeded).await;
+    all_is_behind(&db).await;
+    let peak = peak_mib(reader.pid());
+    println!("at most {peak} MiB");
+    // Each is there several times on its way into the queue and out again.
+    assert!(peak < 2 * MOST_MIB, "{peak} MiB");
+    reader.stop().await;
+}

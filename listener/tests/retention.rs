@@ -301,3 +301,31 @@ async fn a_listener_may_go_on_where_it_was_or_skip() {
     let refused = db.refusal("select observer.rebase('nobody')").await;
     assert!(refused.contains("no listener 'nobody'"), "{refused}");
 }
+
+#[tokio::test]
+async fn retention_says_that_it_is_blocked() {
+    let db = support::database().await;
+    let blocked = async || {
+        db.value::<bool>("select blocked from observer.maintain('0')")
+            .await
+    };
+    db.run(TABLE).await;
+    db.run("insert into t values (1)").await;
+    assert!(!blocked().await);
+    checkpoint(&db, "reader").await;
+    let mut other = db.pool.begin().await.unwrap();
+    sqlx::query("lock table observer.change_log_0 in row exclusive mode")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    assert!(blocked().await, "a partition is somebody's");
+    other.rollback().await.unwrap();
+    assert!(!blocked().await);
+    let mut other = db.pool.begin().await.unwrap();
+    sqlx::query("select observer.lock('maintain')")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    assert!(blocked().await, "the mutex is somebody's");
+    other.rollback().await.unwrap();
+}

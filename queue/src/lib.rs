@@ -183,6 +183,8 @@ pub struct WorkerId(pub Uuid);
 pub struct Want {
     /// Most runs.
     pub runs: usize,
+    /// No more is claimed once the events of what is claimed have so many bytes; nothing if 0.
+    pub bytes: usize,
     /// The actions it knows, with the most jobs of each that may be under way in the whole fleet
     /// (`None`: as many as there are workers). Jobs of others are left for those who know them.
     pub actions: Vec<(std::sync::Arc<str>, std::sync::Arc<str>, Option<u32>)>,

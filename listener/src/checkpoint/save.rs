@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ::queue::transaction::begin;
-use ::queue::{JobQueue, NewJob, failpoint};
+use ::queue::{JobQueue, failpoint};
 use sqlx::{PgPool, Postgres, Row, Transaction};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -16,6 +16,9 @@ use crate::event::Event;
 use crate::queue::dead_letter::{self, Letter, Verdict};
 use crate::queue::job::Spilled;
 use crate::source::log::smallint;
+
+/// No more jobs are sent at once after this many bytes of their events.
+const PORTION_BYTES: u64 = 4 << 20;
 
 /// What one transaction writes.
 #[derive(Clone, Debug, Default)]
@@ -89,11 +92,6 @@ pub async fn save(
     what: &Save,
 ) -> Result<Saved, CheckpointError> {
     let now = Instant::now();
-    let jobs: Vec<NewJob> = what
-        .jobs
-        .iter()
-        .map(|(_, spilled)| spilled.job(now))
-        .collect::<Result<_, _>>()?;
     let mut tx = begin(pool).await?;
     failpoint!("save-begun");
     let fenced = fenced(&mut tx, listener, life, &what.epochs).await?;
@@ -101,7 +99,7 @@ pub async fn save(
         return Ok(Saved::Fenced(fenced));
     }
     failpoint!("save-owned");
-    if !jobs.is_empty() && !name(&mut tx, listener, what).await? {
+    if !what.jobs.is_empty() && !name(&mut tx, listener, what).await? {
         // It was written before, and the answer was lost.
         return Ok(Saved::Done);
     }
@@ -128,8 +126,12 @@ pub async fn save(
     )
     .await?;
     failpoint!("save-settled");
-    if !jobs.is_empty() {
-        queue.enqueue(&mut tx, &jobs).await?;
+    if !what.jobs.is_empty() {
+        for jobs in portions(&what.jobs) {
+            let jobs = jobs.iter().map(|(_, spilled)| spilled.job(now));
+            let jobs = jobs.collect::<Result<Vec<_>, _>>()?;
+            queue.enqueue(&mut tx, &jobs).await?;
+        }
         failpoint!("save-jobs-added");
     }
     if !what.released.is_empty() {
@@ -145,6 +147,22 @@ pub async fn save(
     tx.commit().await?;
     failpoint!("save-committed");
     Ok(Saved::Done)
+}
+
+/// Jobs in their order, a few at a time where their events are large: what is sent takes as much
+/// memory once more, and again.
+fn portions(mut jobs: &[(u16, Spilled)]) -> impl Iterator<Item = &[(u16, Spilled)]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |(_, one): &&(u16, Spilled)| {
+            let goes_on = bytes < PORTION_BYTES;
+            bytes += one.event.bytes();
+            goes_on
+        };
+        let (portion, left) = jobs.split_at(jobs.iter().take_while(fits).count());
+        jobs = left;
+        (!portion.is_empty()).then_some(portion)
+    })
 }
 
 /// Leaves the name of a save with the shards that it has jobs of. Answers whether it was not there

@@ -83,6 +83,7 @@ impl Setup {
         let orphans = orphans.map(|(observer, action)| (observer, action, None));
         let want = Want {
             runs,
+            bytes: usize::MAX,
             actions: known.chain(orphans).collect(),
             fleet: self.fleet,
         };

@@ -53,6 +53,10 @@ const MAX_UNTOLD: usize = 4096;
 /// Most results that are told at once.
 const TOLD_AT_ONCE: usize = 1024;
 
+/// Most bytes of events that a worker holds, but for the one that it claimed last: as much again may
+/// have ended and wait to be told.
+const MAX_HELD_BYTES: usize = 8 << 20;
+
 /// Works until `stop`, and then until what is under way has ended or its time is over.
 pub(crate) async fn work(setup: Setup, stop: CancellationToken) {
     let (orphaned, orphans) = watch::channel(Arc::from([]));
@@ -87,9 +91,12 @@ struct Session<'a> {
     ended: mpsc::Receiver<Ended>,
     /// Those that wait to begin, and how many lanes of each action are here.
     ready: Ready<Run>,
-    running: JoinSet<Action>,
+    running: JoinSet<(Action, usize)>,
+    /// Bytes of the events of what waits to begin and of what is running.
+    held_bytes: usize,
     claims: JoinSet<Result<Vec<Run>, QueueError>>,
     untold: Vec<Ended>,
+    untold_bytes: usize,
     telling: JoinSet<Result<usize, (Vec<Ended>, QueueError)>>,
     effort: Effort,
     /// Actions that nobody has any more, whose jobs are to be given up.
@@ -124,8 +131,10 @@ impl<'a> Session<'a> {
             ended,
             ready: Ready::default(),
             running: JoinSet::new(),
+            held_bytes: 0,
             claims: JoinSet::new(),
             untold: Vec::new(),
+            untold_bytes: 0,
             telling: JoinSet::new(),
             effort: Effort::default(),
             orphans,
@@ -230,7 +239,11 @@ impl<'a> Session<'a> {
     }
 
     fn wants_more(&self) -> bool {
-        self.claims.is_empty() && self.untold.len() < MAX_UNTOLD && self.room() > 0
+        self.claims.is_empty()
+            && self.untold.len() < MAX_UNTOLD
+            && self.untold_bytes < MAX_HELD_BYTES
+            && self.held_bytes < MAX_HELD_BYTES
+            && self.room() > 0
     }
 
     /// There are jobs, or there will be some before long.
@@ -245,7 +258,8 @@ impl<'a> Session<'a> {
         let (queue, id) = (Arc::clone(&self.setup.place.queue), self.id);
         let orphans = Arc::clone(&self.orphans.borrow());
         let (room, now) = (self.room(), Instant::now());
-        let (want, opening) = self.setup.want(room, &orphans, self.ready.held(), now);
+        let (mut want, opening) = self.setup.want(room, &orphans, self.ready.held(), now);
+        want.bytes = MAX_HELD_BYTES.saturating_sub(self.held_bytes);
         self.opening = opening;
         self.claims.spawn(async move {
             let claimed = timeout(ANSWER, queue.claim(id, &want)).await;
@@ -303,13 +317,15 @@ impl<'a> Session<'a> {
         let name = name(first);
         let most = self.share() + self.effort.ahead();
         let late: Vec<Duration> = run.jobs.iter().map(|job| job.late).collect();
+        let bytes = bytes(&run);
         match self.ready.add(name, run, most) {
             Ok(()) => {
+                self.held_bytes += bytes;
                 for late in late {
                     self.setup.metrics.jobs.late.observe(late.as_secs_f64());
                 }
             }
-            Err(run) => self.untold.extend(untouched(run)),
+            Err(run) => self.give_back(run),
         }
     }
 
@@ -326,10 +342,11 @@ impl<'a> Session<'a> {
         while self.running.len() < self.setup.concurrency
             && let Some((name, run)) = self.ready.next(share)
         {
+            let bytes = bytes(&run);
             let working = work_on(run, Arc::clone(&self.crew));
             self.running.spawn(async move {
                 working.await;
-                name
+                (name, bytes)
             });
         }
         let running = i64::try_from(self.running.len()).unwrap_or(i64::MAX);
@@ -346,13 +363,22 @@ impl<'a> Session<'a> {
     /// What was not begun is others' again.
     fn hand_back(&mut self) {
         for run in self.ready.drain() {
-            self.untold.extend(untouched(run));
+            self.held_bytes = self.held_bytes.saturating_sub(bytes(&run));
+            self.give_back(run);
         }
     }
 
-    fn ran(&mut self, ran: Result<Action, JoinError>) {
+    fn give_back(&mut self, run: Run) {
+        self.untold_bytes += bytes(&run);
+        self.untold.extend(untouched(run));
+    }
+
+    fn ran(&mut self, ran: Result<(Action, usize), JoinError>) {
         match ran {
-            Ok(name) => self.ready.ended(&name),
+            Ok((name, bytes)) => {
+                self.ready.ended(&name);
+                self.held_bytes = self.held_bytes.saturating_sub(bytes);
+            }
             Err(error) => {
                 tracing::error!(%error, "work on a job broke down");
                 self.begin_no_more();
@@ -362,6 +388,7 @@ impl<'a> Session<'a> {
 
     fn note(&mut self, ended: Ended) {
         self.effort.ended(Instant::now());
+        self.untold_bytes += ended.job.event.get().len();
         self.untold.push(ended);
     }
 
@@ -375,6 +402,7 @@ impl<'a> Session<'a> {
         }
         let many = self.untold.len().min(TOLD_AT_ONCE);
         let ended: Vec<Ended> = self.untold.drain(..many).collect();
+        self.untold_bytes = bytes_of(&self.untold);
         self.telling.spawn(tell(self.setup.clone(), self.id, ended));
     }
 
@@ -384,6 +412,7 @@ impl<'a> Session<'a> {
             Ok(Err((mut ended, error))) => {
                 self.setup.failed(&error);
                 ended.append(&mut self.untold);
+                self.untold_bytes = bytes_of(&ended);
                 self.untold = ended;
             }
             Err(error) => {
@@ -414,6 +443,15 @@ impl<'a> Session<'a> {
             tracing::warn!("could not tell what became of some jobs; they are done again");
         }
     }
+}
+
+/// Bytes of a run's events.
+fn bytes(run: &Run) -> usize {
+    run.jobs.iter().map(|one| one.job.event.get().len()).sum()
+}
+
+fn bytes_of(ended: &[Ended]) -> usize {
+    ended.iter().map(|one| one.job.event.get().len()).sum()
 }
 
 fn name(claimed: &Claimed) -> Action {

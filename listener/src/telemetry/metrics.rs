@@ -171,6 +171,8 @@ pub struct Metrics {
     /// Failures to reach or use the database, by what was tried: `read`, `save`, `redrive`, `jobs`,
     /// `maintain`.
     pub database_errors: IntCounterVec,
+    /// For how long retention has been kept from its work; 0 if it was not the last time.
+    pub retention_blocked: IntGauge,
     /// What there is to tell of jobs.
     pub jobs: Jobs,
 }
@@ -274,6 +276,10 @@ impl Metrics {
                 "database_errors_total",
                 "Failures to use the database",
                 &["doing"],
+            )?,
+            retention_blocked: gauge(
+                "retention_blocked_seconds",
+                "For how long old events could not be removed, as somebody holds a lock on them or the database fails; 0 if they can",
             )?,
             jobs: Jobs::new(&registry)?,
             registry,

@@ -262,6 +262,7 @@ impl Session {
     fn look(&mut self) {
         let (queue, id) = (Arc::clone(&self.queue), self.id);
         let want = Want {
+            bytes: 1 << 30,
             runs: self.room(),
             actions: vec![(OBSERVER.into(), ACTION.into(), None)],
             fleet: None,

@@ -36,6 +36,7 @@ impl PostgresQueue {
         let hashes = jobs.iter().map(|new| integer(new.job.lane.hash));
         let waits = jobs.iter().map(|new| new.wait.as_secs_f64());
         let attempts = jobs.iter().map(|new| integer(new.attempts));
+        let events = jobs.iter().map(|new| new.job.event.get());
         let histories = jobs.iter().map(|new| new.history.get());
         let lanes = each(&|job| lane_number(&self.listener, &job.lane));
         let mut known = HashSet::with_capacity(lanes.len());
@@ -58,7 +59,7 @@ impl PostgresQueue {
         .bind(text(&|job| &job.entity))
         .bind(maybe(&|job| job.key.clone()))
         .bind(maybe(&|job| job.tenant.clone()))
-        .bind(text(&|job| job.event.get()))
+        .bind(events.collect::<Vec<_>>())
         .bind(waits.collect::<Vec<_>>())
         .bind(attempts.collect::<Vec<_>>())
         .bind(histories.collect::<Vec<_>>())
@@ -78,19 +79,21 @@ impl PostgresQueue {
             .iter()
             .map(|(observer, action, _)| keys::act(observer, action));
         let limits = want.actions.iter().map(|(_, _, most)| most.map(integer));
-        let rows =
-            sqlx::query("select * from observer.job_claim($1, $2, $3, $4, $5, $6, $7, $8, $9)")
-                .bind(&self.listener)
-                .bind(worker.0)
-                .bind(i32::try_from(want.runs).unwrap_or(i32::MAX))
-                .bind(i32::try_from(MAX_RUN).unwrap_or(i32::MAX))
-                .bind(acts.collect::<Vec<_>>())
-                .bind(limits.collect::<Vec<_>>())
-                .bind(want.fleet.map(integer))
-                .bind(after.act)
-                .bind(after.turn)
-                .fetch_all(&self.pool)
-                .await?;
+        let rows = sqlx::query(
+            "select * from observer.job_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        )
+        .bind(&self.listener)
+        .bind(worker.0)
+        .bind(i32::try_from(want.runs).unwrap_or(i32::MAX))
+        .bind(i32::try_from(MAX_RUN).unwrap_or(i32::MAX))
+        .bind(acts.collect::<Vec<_>>())
+        .bind(limits.collect::<Vec<_>>())
+        .bind(want.fleet.map(integer))
+        .bind(after.act)
+        .bind(after.turn)
+        .bind(i64::try_from(want.bytes).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await?;
         let (runs, last) = in_order(&rows)?;
         if let Some(last) = last {
             self.set_after(last);

@@ -15,7 +15,7 @@ const TOKEN_SECONDS: u64 = 3600;
 impl RedisQueue {
     pub(super) async fn take(&self, worker: WorkerId, want: &Want) -> Result<Vec<Run>, QueueError> {
         self.give_back_doubtful().await?;
-        if want.runs == 0 {
+        if want.runs == 0 || want.bytes == 0 {
             return Ok(Vec::new());
         }
         let token = Uuid::new_v4();
@@ -24,7 +24,8 @@ impl RedisQueue {
             .arg(token.to_string())
             .arg(want.runs.min(MOST_RUNS))
             .arg(MAX_RUN)
-            .arg(limit(want.fleet));
+            .arg(limit(want.fleet))
+            .arg(want.bytes);
         for (observer, action, most) in &want.actions {
             call.arg(&**observer).arg(&**action).arg(limit(*most));
         }

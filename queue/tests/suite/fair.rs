@@ -8,7 +8,8 @@ use testkit::wait::Patience;
 use tokio::task::JoinSet;
 
 use crate::support::make::{
-    ACTION, Graves, OBSERVER, add, ended, job, lane, lane_of, want, want_of, work_off, worker,
+    ACTION, Graves, MANY_BYTES, OBSERVER, add, ended, job, lane, lane_of, want, want_of, work_off,
+    worker,
 };
 use crate::support::{CALM, Fixture, LISTENER};
 
@@ -101,6 +102,7 @@ pub(crate) async fn unknown_actions_are_left_alone(fixture: &dyn Fixture) {
     assert_eq!(work_off(&*queue, worker, &want(8)).await, [2]);
     assert!(queue.claim(worker, &want(8)).await.unwrap().is_empty());
     let nothing = Want {
+        bytes: MANY_BYTES,
         runs: 8,
         actions: Vec::new(),
         fleet: None,
@@ -121,6 +123,7 @@ pub(crate) async fn limits_hold_under_many_that_claim_at_once(fixture: &dyn Fixt
         .collect();
     add(&*queue, fixture.pool(), &jobs).await;
     let limited = Want {
+        bytes: MANY_BYTES,
         runs: 4,
         actions: vec![
             (

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use observer_queue::{Ending, MAX_RUN, Selection};
+use observer_queue::{Ending, MAX_RUN, Selection, Want};
 
 use crate::support::make::{Graves, add, again, ended, job, lane, want, work_off_all, worker};
 use crate::support::{CALM, Fixture, LISTENER};
@@ -112,4 +112,59 @@ pub(crate) async fn a_save_that_is_made_again_adds_once(fixture: &dyn Fixture) {
     add(&*queue, fixture.pool(), &jobs).await;
     let all = work_off_all(&*queue, worker, &want(8)).await;
     assert_eq!(all, [1, 2]);
+}
+
+/// Jobs with large events, of one lane and of several, claimed a few at a time in the order of each lane.
+pub(crate) async fn claims_stop_at_their_bytes(fixture: &dyn Fixture) {
+    const LARGE: usize = 100_000;
+    const MOST: usize = 250_000;
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let jobs: Vec<_> = (1..=24)
+        .map(|log_id| {
+            let mut new = job(&lane(u32::try_from(log_id % 6).unwrap()), log_id);
+            new.job.event = crate::support::make::json(&format!("\"{}\"", "x".repeat(LARGE)));
+            new
+        })
+        .collect();
+    add(&*queue, fixture.pool(), &jobs).await;
+    let limited = Want {
+        bytes: MOST,
+        ..want(64)
+    };
+    let nothing = Want {
+        bytes: 0,
+        ..want(64)
+    };
+    assert!(queue.claim(worker, &nothing).await.unwrap().is_empty());
+    let (mut seen, mut claims) = (Vec::new(), 0);
+    loop {
+        let runs = queue.claim(worker, &limited).await.unwrap();
+        let claimed: Vec<_> = runs.iter().flat_map(|run| &run.jobs).collect();
+        if claimed.is_empty() {
+            break;
+        }
+        claims += 1;
+        assert!(claimed.len() <= 3, "{} jobs in one claim", claimed.len());
+        seen.extend(
+            claimed
+                .iter()
+                .map(|one| (one.job.lane.hash, one.job.log_id)),
+        );
+        let done: Vec<_> = claimed.iter().map(|one| ended(one, Ending::Done)).collect();
+        let refused = queue
+            .finish(worker, &done, &Graves::default())
+            .await
+            .unwrap();
+        assert_eq!(refused, []);
+    }
+    assert!(claims >= 8, "{claims} claims");
+    let mut of_lanes = seen.clone();
+    of_lanes.sort_by_key(|(lane, _)| *lane);
+    assert!(
+        of_lanes.is_sorted(),
+        "the order of each lane is kept: {seen:?}"
+    );
+    assert_eq!(seen.len(), jobs.len());
+    assert!(queue.is_empty().await.unwrap());
 }

@@ -17,6 +17,7 @@ macro_rules! suite {
             lanes::a_lane_has_one_run_at_a_time,
             lanes::a_run_ends_where_one_is_to_be_attempted_again,
             lanes::a_save_that_is_made_again_adds_once,
+            lanes::claims_stop_at_their_bytes,
             order::order_is_kept_by_many_workers_with_failures_and_takeovers,
             workers::a_dead_workers_jobs_come_again_and_tell_of_it,
             workers::a_worker_that_stood_still_is_refused,

@@ -71,6 +71,9 @@ pub(crate) async fn worker(queue: &dyn JobQueue) -> WorkerId {
     worker
 }
 
+/// More bytes than all jobs of a test have.
+pub(crate) const MANY_BYTES: usize = 1 << 30;
+
 /// So many runs of the action that most tests have, without limits.
 pub(crate) fn want(runs: usize) -> Want {
     want_of(&[OBSERVER], runs)
@@ -79,6 +82,7 @@ pub(crate) fn want(runs: usize) -> Want {
 /// So many runs of these observers, without limits.
 pub(crate) fn want_of(observers: &[&str], runs: usize) -> Want {
     Want {
+        bytes: MANY_BYTES,
         runs,
         actions: observers
             .iter()

@@ -1,12 +1,14 @@
 -- Takes the first jobs of some lanes, with some of those behind them.
--- ARGV: worker, token of this call, most runs, most jobs of a run, most in the fleet or '', then
--- for each action known observer, action and most of it or ''.
+-- ARGV: worker, token of this call, most runs, most jobs of a run, most in the fleet or '', the bytes
+-- of events after which no more is claimed, then for each action known observer, action and most of
+-- it or ''.
 -- Answers with one row for each job: number of its run, place, claim, how late, and its fields.
 local MOST_PROMOTED = 1000
 local MOST_ACTS = 512
 local ROUNDS = 4
 local worker, token = ARGV[1], ARGV[2]
 local open, most_run = tonumber(ARGV[3]), tonumber(ARGV[4])
+local open_bytes = tonumber(ARGV[6])
 local expires = redis.call('ZSCORE', P .. 'workers', worker)
 if not expires or tonumber(expires) <= now or redis.call('EXISTS', P .. 'void:' .. token) == 1 then
     return {}
@@ -18,7 +20,7 @@ if ARGV[5] ~= '' then
     open = math.min(open, tonumber(ARGV[5]) - all)
 end
 local known = {}
-for at = 6, #ARGV, 3 do
+for at = 7, #ARGV, 3 do
     local act = ARGV[at] .. ':' .. ARGV[at + 1]
     if ARGV[at + 2] == '' then
         known[act] = math.huge
@@ -31,6 +33,7 @@ local rows, runs = {}, 0
 
 local function row(job)
     local more = redis.call('HMGET', P .. 'job:' .. job.place, 'log', 'ev', 'ent', 'key', 'event', 'hist')
+    open_bytes = open_bytes - #(more[5] or '')
     rows[#rows + 1] = {
         tostring(runs), job.place, job.claim, str(math.max(now - job.due, 0)), job.id, job.obs, job.act, job.hash,
         more[1], more[2], more[3], more[4], job.ten or false, job.pri, more[5], job.att, more[6], job.at,
@@ -44,7 +47,7 @@ local function claim_run(job)
     hold(job, worker, token)
     row(job)
     for _, place in ipairs(redis.call('ZRANGE', P .. 'lane:' .. job.lane, 1, most_run - 1)) do
-        local follower = load(place)
+        local follower = open_bytes > 0 and load(place)
         if not follower or follower.st ~= 'b' or follower.due > now then
             return
         end
@@ -79,12 +82,16 @@ local function take(priority, act, n)
     local share, before = math.ceil(n / math.max(#tenants, 1)), runs
     for _, tenant in ipairs(tenants) do
         local want = math.min(share, n - (runs - before))
-        if want < 1 then
+        if want < 1 or open_bytes < 1 then
             break
         end
         local stream = P .. 'ready:' .. priority .. ':' .. #act .. ':' .. act .. ':' .. tenant
-        local ids = {}
+        local ids, is_cut = {}, false
         for _, entry in ipairs(read(stream, want)) do
+            if open_bytes < 1 then
+                is_cut = true
+                break
+            end
             ids[#ids + 1] = entry[1]
             local job = entry[2] and load(entry[2][2])
             if job and job.st == 'r' and job.en == entry[1] then
@@ -93,6 +100,10 @@ local function take(priority, act, n)
         end
         if #ids > 0 then
             redis.call('XDEL', stream, unpack(ids))
+        end
+        if is_cut then
+            -- What was read and not claimed is read again.
+            redis.call('XGROUP', 'SETID', stream, GROUP, '0')
         end
         if not forget_turn_if_empty(stream, turns, acts, tenant, act) then
             redis.call('ZADD', turns, last_in_rotation(), tenant)
@@ -107,7 +118,7 @@ local function take(priority, act, n)
 end
 
 for priority = 0, 2 do
-    if open < 1 then
+    if open < 1 or open_bytes < 1 then
         break
     end
     local candidates = {}
@@ -124,7 +135,7 @@ for priority = 0, 2 do
         end
     end
     for _ = 1, ROUNDS do
-        if open < 1 or #candidates == 0 then
+        if open < 1 or open_bytes < 1 or #candidates == 0 then
             break
         end
         local share, still = math.ceil(open / #candidates), {}
