@@ -31,6 +31,7 @@ mod life;
 mod migrate;
 mod odd_roles;
 mod order;
+mod own_database;
 mod poison;
 mod poolers;
 mod read_only;
