@@ -3,6 +3,7 @@
 
 create table observer.effect (
     listener text not null,
+    -- by a digest with the secret below
     delivery_id text not null,
     at timestamptz not null default clock_timestamp(),
     primary key (listener, delivery_id)
@@ -11,6 +12,40 @@ create index on observer.effect (listener, at);
 
 comment on table observer.effect is
 'Deliveries that took effect in this database, for as long as they might be attempted again.';
+
+-- Statements of observers run as a login that may claim deliveries and no more in this schema. What they
+-- claim is named by a digest with this secret, which that login cannot read: a statement that calls the
+-- function itself cannot name a delivery that is not its own.
+create table observer.claim_secret (
+    only_row boolean primary key default true check (only_row),
+    secret uuid not null default gen_random_uuid()
+);
+insert into observer.claim_secret default values;
+comment on table observer.claim_secret is 'What the names of deliveries in observer.effect are made with.';
+
+-- Claims a delivery for the transaction; false where it took effect before. Where another transaction
+-- has claimed it, this waits for what becomes of that.
+create function observer.claim_delivery(listener text, delivery_id text) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Rows of listeners that nobody runs would be kept for ever.
+    if octet_length(claim_delivery.delivery_id) is distinct from 64
+        or not exists (select from observer.checkpoint c where c.listener = claim_delivery.listener)
+    then
+        raise exception 'no such listener or delivery' using errcode = 'invalid_parameter_value';
+    end if;
+    insert into observer.effect (listener, delivery_id)
+    values (claim_delivery.listener, claim_delivery.delivery_id) on conflict do nothing;
+    return found;
+end
+$$;
+revoke all on function observer.claim_delivery from public;
+comment on function observer.claim_delivery is
+'Claims a delivery whose statement runs in the same transaction; false where it took effect before. The
+login of spec.egress.ownDatabase needs: grant usage on schema observer, grant execute on function
+observer.claim_delivery.';
 
 create or replace function observer.forget(listener text) returns bigint
 language plpgsql security definer

@@ -327,7 +327,7 @@ spec.deletionPolicy string enum=["Delete","Retain"] default=Delete
 spec.delivery object default={"drainTimeout":"25s","maxInFlight":64}
 spec.delivery.drainTimeout string default=25s
 spec.delivery.maxInFlight integer minimum=1 maximum=4096 default=64
-spec.egress object default={"ownDatabase":"Refused"}
+spec.egress object default={}
 spec.egress.allow array maxItems=64
 spec.egress.allow[] string
 spec.egress.limits array maxItems=64
@@ -337,7 +337,12 @@ spec.egress.limits[].maxInFlight integer minimum=1 maximum=65536
 spec.egress.limits[].rateLimit object
 spec.egress.limits[].rateLimit.attempts! integer minimum=1 maximum=1000000
 spec.egress.limits[].rateLimit.per string default=1s
-spec.egress.ownDatabase string enum=["Refused","Allowed"] default=Refused
+spec.egress.ownDatabase object
+spec.egress.ownDatabase.url! object
+spec.egress.ownDatabase.url.secretKeyRef object
+spec.egress.ownDatabase.url.secretKeyRef.key! string
+spec.egress.ownDatabase.url.secretKeyRef.name! string
+spec.egress.ownDatabase.url.value string
 spec.egress.proxy object
 spec.egress.proxy.noProxy array maxItems=64
 spec.egress.proxy.noProxy[] string

@@ -534,7 +534,7 @@ fn tls_settings_are_for_what_is_encrypted() {
         ),
         (
             "postgres:\n        tls: {}\n        statement: select 1",
-            "postgres.tls: is for a server at `url`; the listener's own database is reached as the listener reaches it",
+            "postgres.tls: is for a server at `url`; the listener's own database is reached by `spec.egress.ownDatabase.url`",
         ),
     ] {
         breaks_observer(webhook, action, &format!("spec.actions[0].{expected}"));
@@ -657,6 +657,11 @@ fn egress_takes_ranges_addresses_and_hosts() {
         "egress: {proxy: {url: {value: 'socks5://p:1080'}}}",
         "spec.egress.proxy.url.value: is not the URL of a proxy; write http://user:password@proxy.internal:3128, \
          or https://",
+    );
+    breaks_listener(
+        "egress: {ownDatabase: {url: {value: 'mysql://u@h/d'}}}",
+        "spec.egress.ownDatabase.url.value: is not the URL of a Postgres database; write \
+         postgres://user:password@host:5432/database",
     );
     breaks_listener(
         "egress: {allow: [10.1.2.3/8]}",

@@ -4,7 +4,7 @@
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process};
-use crate::support::program::command;
+use crate::support::program::{Ended, command, command_by};
 use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
 use crate::support::{all_is_behind, database};
 
@@ -114,6 +114,24 @@ async fn one_that_is_known_to_be_gone_is_forgotten_whatever_looks_alive() {
     assert!(said.contains("0 rows removed"), "{said}");
     let ended = command(&["forget", "--gone", "--database-url", &db.url]).await;
     assert_eq!(ended.code, Some(2), "{}", ended.said());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_among_the_arguments_is_warned_of() {
+    let db = database().await;
+    let warned = |ended: &Ended| ended.err.matches("the password in --database-url").count();
+    let joined = format!("--database-url={}", db.url);
+    for arguments in [
+        &["migrate", "--database-url", &db.url][..],
+        &["migrate", &joined],
+    ] {
+        let ended = command(arguments).await;
+        assert_eq!(warned(&ended), 1, "{}", ended.said());
+        ended.ok();
+    }
+    let ended = command_by(&["migrate"], &[("OBSERVER_DATABASE_URL", &db.url)]).await;
+    assert_eq!(warned(&ended), 0, "{}", ended.said());
+    ended.ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,6 +60,7 @@ async fn actions_that_can_never_work_are_refused() {
             acts("d-from", &format!("      email: {{from: Shop, {email}")),
             acts("e-parameter", &format!("{postgres}, statement: 'select $2', parameters: [\"{{{{ key }}}}\"]}}")),
             acts("f-address", "      webhook: {url: {value: \"http://10.0.0.1/\"}}"),
+            acts("f-own", "      postgres: {statement: select 1}"),
             acts("g-old", "      log: {message: '{{ old.a }}'}").replace(", Update", ""),
         ],
         &[
@@ -69,6 +70,7 @@ async fn actions_that_can_never_work_are_refused() {
             "default/d-from: spec.actions[0].email.from: is no address: there is no @ in it",
             "default/e-parameter: spec.actions[0].postgres.statement: uses $2, and there is one parameter, $1",
             "default/f-address: spec.actions[0].webhook.url: 10.0.0.1 has no address that may be dialled (it is private)",
+            "default/f-own: spec.actions[0].postgres: statements in the listener's own database are not allowed",
             "default/g-old: spec.actions[0].log.message: there is no `old` in events of Insert: write `new`",
         ],
     )

@@ -17,6 +17,13 @@ fn demo(args: &[&str]) -> Command {
     command
 }
 
+/// In a database of the user's.
+fn demo_in(db: &TestDb, args: &[&str]) -> Command {
+    let mut command = demo(args);
+    command.env("OBSERVER_DATABASE_URL", &db.url);
+    command
+}
+
 /// Runs it to its end.
 async fn output(command: Command) -> Output {
     output_until(command, |_| false).await
@@ -150,9 +157,9 @@ async fn one_command_shows_it_all() {
 async fn in_a_database_of_the_user_s_it_leaves_no_trace_and_can_be_repeated() {
     let db = empty_database().await;
     // How much happens in some seconds is the machine's affair.
-    check(&output(demo(&["--for", "5s", "--database-url", &db.url])).await);
+    check(&output(demo_in(&db, &["--for", "5s"])).await);
     assert_eq!(traces(&db).await, 0);
-    check_all(&output_until(demo(&["--database-url", &db.url]), everything).await);
+    check_all(&output_until(demo_in(&db, &[]), everything).await);
     assert_eq!(traces(&db).await, 0);
 }
 
@@ -160,7 +167,7 @@ async fn in_a_database_of_the_user_s_it_leaves_no_trace_and_can_be_repeated() {
 async fn an_interrupt_ends_it_with_the_summary() {
     let db = empty_database().await;
     let changes = |text: &str| text.contains("  committed ") && !text.ends_with("committed     0");
-    let ended = output_until(demo(&["--database-url", &db.url]), changes).await;
+    let ended = output_until(demo_in(&db, &[]), changes).await;
     let said = String::from_utf8_lossy(&ended.stdout);
     assert!(figure(&said, "committed") > 0, "{said}");
     assert!(ended.status.success(), "{said}");
@@ -170,7 +177,7 @@ async fn an_interrupt_ends_it_with_the_summary() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_one_left_is_cleared_away() {
     let db = empty_database().await;
-    let mut command = demo(&["--database-url", &db.url]);
+    let mut command = demo_in(&db, &[]);
     command.stdout(std::process::Stdio::piped());
     let mut process = command.spawn().unwrap();
     let mut said = BufReader::new(process.stdout.take().unwrap());
@@ -192,7 +199,7 @@ async fn what_a_killed_one_left_is_cleared_away() {
         }
     })
     .await;
-    check(&output(demo(&["--for", "5s", "--database-url", &db.url])).await);
+    check(&output(demo_in(&db, &["--for", "5s"])).await);
     assert_eq!(traces(&db).await, 0);
 }
 
@@ -201,7 +208,7 @@ async fn a_shop_of_somebody_else_s_is_refused_and_not_touched() {
     let db = empty_database().await;
     db.run("create schema shop; create table shop.orders (id int primary key)")
         .await;
-    let refused = output(demo(&["--for", "5s", "--database-url", &db.url])).await;
+    let refused = output(demo_in(&db, &["--for", "5s"])).await;
     assert_eq!(refused.status.code(), Some(2));
     let message = String::from_utf8_lossy(&refused.stderr);
     assert!(
@@ -224,7 +231,7 @@ async fn two_in_one_database_do_not_meet() {
         .execute("select pg_advisory_lock(x'73686f7064656d6f'::bit(64)::bigint)")
         .await
         .unwrap();
-    let refused = output(demo(&["--for", "5s", "--database-url", &db.url])).await;
+    let refused = output(demo_in(&db, &["--for", "5s"])).await;
     assert_eq!(refused.status.code(), Some(2));
     let message = String::from_utf8_lossy(&refused.stderr);
     assert!(message.contains("another demo is under way"), "{message}");

@@ -10,15 +10,13 @@ use sqlx::AssertSqlSafe;
 use crate::support::listener::{Config, Process};
 use crate::support::probe::free_address;
 use crate::support::told::letters;
-use crate::support::{TestDb, amounts_to, database, eventually, own_server};
+use crate::support::{TestDb, amounts_to, database, eventually, own_database, own_server};
 use testkit::certs::Certs;
 use testkit::seed::seed;
 use testkit::wait::Patience;
 
-const OWN: &str = "  egress: {allow: [127.0.0.0/8], ownDatabase: Allowed}\n";
-
 /// An observer of `public.orders` that runs a statement; `url` is its line, where it has one.
-fn observer(name: &str, url: &str, statement: &str, parameters: &[&str]) -> String {
+pub(crate) fn observer(name: &str, url: &str, statement: &str, parameters: &[&str]) -> String {
     let parameters: Vec<String> = parameters.iter().map(|one| format!("{one:?}")).collect();
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
@@ -29,15 +27,19 @@ fn observer(name: &str, url: &str, statement: &str, parameters: &[&str]) -> Stri
     )
 }
 
-fn config(db: &TestDb, observers: &str, own: bool) -> Config {
-    let config = Config::new(&db.url, "", observers);
-    if own {
-        config.change("  egress: {allow: [127.0.0.0/8]}\n", OWN);
-    }
+pub(crate) fn config(db: &TestDb, observers: &str) -> Config {
+    Config::new(&db.url, "", observers)
+}
+
+/// The same, where statements may run in the own database and have these tables there.
+pub(crate) async fn own_config(db: &TestDb, observers: &str, tables: &str) -> Config {
+    let config = config(db, observers);
+    let egress = own_database(db, tables).await;
+    config.change("egress: {allow: [127.0.0.0/8]}", &egress);
     config
 }
 
-async fn orders() -> TestDb {
+pub(crate) async fn orders() -> TestDb {
     let db = database().await;
     db.run(
         "create table orders (id int primary key, total int not null default 0);
@@ -47,7 +49,7 @@ async fn orders() -> TestDb {
     db
 }
 
-async fn count(db: &TestDb, table: &str) -> u64 {
+pub(crate) async fn count(db: &TestDb, table: &str) -> u64 {
     let count: i64 = db.value(&format!("select count(*) from {table}")).await;
     count.unsigned_abs()
 }
@@ -63,7 +65,7 @@ async fn in_the_own_database_each_change_takes_effect_once_whatever_is_killed() 
         .await;
     let bill = "insert into billed (id, total) select $1::int, $2::int from pg_sleep(0.002)";
     let observers = observer("bill", "", bill, &["{{ new.id }}", "{{ new.total }}"]);
-    let config = config(&db, &observers, true);
+    let config = own_config(&db, &observers, "billed").await;
     db.run(&format!(
         "insert into orders select generate_series(1, {KEYS})"
     ))
@@ -140,7 +142,7 @@ async fn parameters_are_bound_whatever_they_hold() {
         "key {{ key }}",
     ];
     let url = format!("url: {{value: \"{}\"}}", db.url);
-    let config = config(&db, &observer("copy", &url, copy, &parameters), false);
+    let config = config(&db, &observer("copy", &url, copy, &parameters));
     let process = Process::run(&config);
     db.run(
         r#"insert into orders values
@@ -201,7 +203,7 @@ async fn what_the_database_refuses_is_given_up_with_a_remedy_and_what_passes_is_
         .map(|(name, statement, parameters)| observer(name, &url, statement, parameters))
         .chain([observer("own", "", "select 1", &[])])
         .collect();
-    let config = config(&db, &observers.concat(), false);
+    let config = config(&db, &observers.concat());
     let process = Process::run(&config);
     db.run("insert into orders values (7)").await;
     amounts_to("rows", 1, async || count(&db, "numbers").await).await;
@@ -234,11 +236,7 @@ async fn what_the_database_refuses_is_given_up_with_a_remedy_and_what_passes_is_
 async fn a_statement_that_takes_too_long_is_ended_on_the_server_too() {
     let db = orders().await;
     let url = format!("url: {{value: \"{}\"}}", db.url);
-    let config = config(
-        &db,
-        &observer("slow", &url, "select pg_sleep(600)", &[]),
-        false,
-    );
+    let config = config(&db, &observer("slow", &url, "select pg_sleep(600)", &[]));
     config.change(
         "retry: {attempts: 5,",
         "timeout: 300ms\n      retry: {attempts: 2,",
@@ -309,7 +307,7 @@ async fn a_server_with_a_private_authority_is_verified_and_shown_a_certificate()
         "insert into proof select ssl, client_dn from pg_stat_ssl where pid = pg_backend_pid()";
     let observers = observer("known", &tls(&certs), prove, &[])
         + &observer("strange", &tls(&Certs::make()), prove, &[]);
-    let config = config(&db, &observers, false);
+    let config = config(&db, &observers);
     let process = Process::run(&config);
     db.run("insert into orders values (7)").await;
     let given_up = letters(&db, 1).await;
@@ -339,7 +337,7 @@ async fn a_server_that_refuses_connections_is_told_as_such() {
     let address = free_address();
     let url = format!("url: {{value: \"postgres://u:p@{address}/shop\"}}");
     let observers = observer("away", &url, "select 1", &[]).replace("attempts: 5", "attempts: 1");
-    let config = config(&db, &observers, false);
+    let config = config(&db, &observers);
     let process = Process::run(&config);
     db.run("insert into orders values (1)").await;
     let [(_, _, kind, error)] = letters(&db, 1).await.try_into().unwrap();
@@ -359,7 +357,7 @@ async fn an_altered_table_gives_no_delivery_up() {
         + &observer("elsewhere", &url, statement, &["{{ new.id + 100 }}"]);
     // A second attempt is not needed.
     let observers = observers.replace("attempts: 5", "attempts: 1");
-    let config = config(&db, &observers, true);
+    let config = own_config(&db, &observers, "acc").await;
     let process = Process::run(&config);
     for n in 1..=6_u64 {
         db.run(&format!("insert into orders values ({n})")).await;
@@ -383,7 +381,7 @@ async fn a_database_that_is_read_only_for_a_moment_takes_effects_again() {
     let statement = "insert into public.billed values ($1::int)";
     let observers = observer("bill", &url, statement, &["{{ new.id }}"]);
     let observers = observers.replace("attempts: 5", "attempts: 100");
-    let config = config(&db, &observers, false);
+    let config = config(&db, &observers);
     db.run("alter role biller set default_transaction_read_only = on")
         .await;
     let process = Process::run(&config);

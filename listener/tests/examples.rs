@@ -8,7 +8,7 @@ use testkit::http_sink::{Behaviour, Received, Sink};
 use testkit::servers::redis::{Options, PrivateRedis};
 
 use crate::support::listener::Process;
-use crate::support::{TestDb, comes, database, eventually, while_progressing_or};
+use crate::support::{TestDb, comes, database, eventually, statement_login, while_progressing_or};
 use testkit::certs::Certs;
 use testkit::servers::kafka::{self, Kafka};
 use testkit::servers::nats::Nats;
@@ -58,7 +58,15 @@ async fn start(
     };
     assert!(allowed.contains("  egress:"));
     let url = db.url.clone();
-    let secrets = std::iter::once(("shop-db", "url", &*url)).chain(secrets.iter().copied());
+    let own = if allowed.contains("ownDatabase") {
+        Some(statement_login(&db, "orders").await)
+    } else {
+        None
+    };
+    let own = own.iter().map(|url| ("shop-statements", "url", &**url));
+    let secrets = std::iter::once(("shop-db", "url", &*url))
+        .chain(own)
+        .chain(secrets.iter().copied());
     let secrets = secrets.map(|(name, key, value)| {
         format!(
             "\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{{key}: \"{value}\"}}\n"
@@ -135,8 +143,11 @@ async fn redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres() {
     let (db, process) = start("postgres.yaml", &[], &[]).await;
-    db.run("create table spent (customer text primary key, total numeric not null, orders bigint not null)")
-        .await;
+    db.run(
+        "create table spent (customer text primary key, total numeric not null, orders bigint not null);
+         grant select, insert, update on spent to public",
+    )
+    .await;
     db.run("insert into orders values (7, 1.50, 'ada', 'new'), (8, 2.25, 'ada', 'new'), (9, 1, 'bob', 'new')")
         .await;
     eventually("all is counted", async || {

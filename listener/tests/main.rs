@@ -32,6 +32,7 @@ mod migrate;
 mod odd_roles;
 mod order;
 mod outdated;
+mod own_database;
 mod poison;
 mod poolers;
 mod read_only;

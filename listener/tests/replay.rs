@@ -7,7 +7,7 @@ use testkit::http_sink::{Behaviour, Received, Sink};
 
 use crate::support::listener::{Config, Process};
 use crate::support::program::command;
-use crate::support::{TestDb, amounts_to, database, eventually};
+use crate::support::{TestDb, amounts_to, database, eventually, own_database};
 
 const ROWS: u64 = 20;
 
@@ -61,10 +61,8 @@ async fn past_events_are_sent_once_more_in_order_with_their_ids_and_marked() {
     let observers = observer("big", "  when: new.total > 0\n", &(post("/big") + count))
         + &observer("other", "", &post("/other"));
     let config = Config::new(&db.url, "", &observers);
-    config.change(
-        "egress: {allow: [127.0.0.0/8]}",
-        "egress: {allow: [127.0.0.0/8], ownDatabase: Allowed}",
-    );
+    let egress = own_database(&db, "counted").await;
+    config.change("egress: {allow: [127.0.0.0/8]}", &egress);
     let process = Process::run(&config);
     db.run(&format!(
         "insert into orders select generate_series(1, {ROWS})"

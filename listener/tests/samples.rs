@@ -10,6 +10,7 @@ kind: ObserverListener
 metadata: {name: shop}
 spec:
   source: {changeLog: {databaseUrl: {value: "postgres://a:hunter2-db@nowhere/shop"}}}
+  egress: {ownDatabase: {url: {value: "postgres://b:hunter2-own@nowhere/shop"}}}
 ---
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer

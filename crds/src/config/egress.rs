@@ -11,7 +11,7 @@ pub struct Egress {
     pub cidrs: Vec<IpNet>,
     /// Host names (lower case, exact, or `*.suffix`) that may resolve to any address.
     pub hosts: Vec<String>,
-    /// The listener's database, where actions may run statements in it.
+    /// The login for statements in the listener's own database, where actions may run some.
     pub own_database: Option<OwnDatabase>,
     /// Limits for hosts, of which the first that names a host counts.
     pub limits: Vec<HostLimit>,

@@ -15,11 +15,13 @@ pub struct PostgresConfig {
     pub parameters: Vec<String>,
 }
 
-/// The database of a listener, where actions may run statements in it.
+/// The database of a listener, and the login by which actions may run statements in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnDatabase {
-    /// Its URL.
+    /// Its URL with the login of statements.
     pub url: Redacted,
+    /// Its URL with the listener's own login.
+    pub listener_url: Redacted,
     /// The listener, as it is known there.
     pub listener: String,
 }

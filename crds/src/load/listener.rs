@@ -7,7 +7,7 @@ use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
 use crate::duration::Span;
 use crate::resources::{
     LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
-    ObserverListenerSpec, OwnDatabaseAccess, ValueSource,
+    ObserverListenerSpec, ValueSource,
 };
 
 const SHORTEST: Span = Span::from_millis(1);
@@ -103,12 +103,11 @@ pub(super) fn check(
         egress: egress::check(&spec.egress, checks),
         queue: queue::check(spec, checks),
     };
-    if spec.egress.own_database == OwnDatabaseAccess::Allowed {
-        config.egress.own_database = Some(OwnDatabase {
-            url: config.database_url.clone(),
-            listener: config.identity(),
-        });
-    }
+    config.egress.own_database = spec.egress.own_database.as_ref().map(|login| OwnDatabase {
+        url: self::database_url("/spec/egress/ownDatabase/url", &login.url, checks),
+        listener_url: config.database_url.clone(),
+        listener: config.identity(),
+    });
     config
 }
 

@@ -16,11 +16,10 @@ pub struct EgressRules {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub allow: Vec<String>,
-    /// Whether actions may run statements in the database of the change log, as the listener's own
-    /// user, who may also write progress and dead letters there. `Allowed` trusts whoever may write
-    /// observers for this listener with that.
-    #[serde(default)]
-    pub own_database: OwnDatabaseAccess,
+    /// The login by which actions without a URL run statements in the listener's own database,
+    /// exactly once for each delivery. Left out, they may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_database: Option<OwnDatabaseLogin>,
     /// How much may be sent to hosts by all actions together. Of several that name a host, the first
     /// counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -72,12 +71,15 @@ pub struct EgressLimit {
     pub rate_limit: Option<RateLimit>,
 }
 
-/// Whether actions may run statements in the listener's own database.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum OwnDatabaseAccess {
-    /// They may not.
-    #[default]
-    Refused,
-    /// They may.
-    Allowed,
+/// A login of the listener's own database for statements of actions. Whoever may write observers for
+/// this listener may do all that this login may, so it is one of its own: with rights on the tables
+/// that statements write to, and in the schema `observer` with these two and no more:
+/// `grant usage on schema observer`, `grant execute on function observer.claim_delivery`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OwnDatabaseLogin {
+    /// The database, as `postgres://user:password@host:5432/database`. It is that of
+    /// `spec.source.changeLog.databaseUrl`, at whatever address, with another user, who owns nothing in
+    /// the schema `observer` and may write to none of its tables.
+    pub url: ValueSource,
 }

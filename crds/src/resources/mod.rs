@@ -22,7 +22,7 @@ pub use action::{
     Action, Batch, Email, Kafka, Log, Nats, Postgres, RateLimit, Redis, RedisAdd, RedisDelete,
     RedisPublish, RedisSet, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,
 };
-pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseAccess};
+pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseLogin};
 pub use listener::{
     ChangeLog, Checkpoint, DEFAULT_MAX_IN_FLIGHT, DeletionPolicy, Delivery, LeaseTiming,
     ObserverListener, ObserverListenerSpec, Source,

@@ -6,6 +6,7 @@
 mod answer;
 mod cluster;
 mod doorway;
+mod owner;
 mod partitioner;
 
 use std::collections::BTreeMap;

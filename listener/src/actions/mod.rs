@@ -61,6 +61,7 @@ pub use fleet::Fleet;
 pub use gate::{Gates, Room, Standing};
 use hosts::without_port;
 use passage::Passage;
+pub use postgres::{OwnDatabaseError, verify_own_database};
 use scrub::Scrub;
 pub use shared::{Kept, Shared, SharedError};
 pub use template::Flaw;
@@ -157,6 +158,12 @@ impl Action {
     #[must_use]
     pub fn refused(config: &ActionConfig, shared: &Shared) -> Option<(String, String)> {
         let kind = Kind::compile(&config.kind, DEFAULT_MAX_IN_FLIGHT).ok()?;
+        if let Kind::Postgres(statement) = &kind
+            && statement.is_own()
+        {
+            let denied = shared.own_database.is_none();
+            return denied.then(|| ("postgres".to_owned(), postgres::NOT_ALLOWED.to_owned()));
+        }
         let refused = shared.guard.refused(without_port(kind.endpoint()?.1))?;
         let field = match kind {
             Kind::Kafka(_) => "brokers",

@@ -1,26 +1,27 @@
 //! Statements in Postgres. Values are bound as parameters, never put into the statement's text.
 //!
 //! In the listener's own database each delivery takes effect exactly once: with the effect, in the
-//! same transaction, a row of `observer.effect` is written that names the delivery, and an attempt
-//! that finds one there does nothing. (An idempotent receiver, as Hohpe and Woolf, "Enterprise
-//! Integration Patterns", have it, with its memory in the transaction.) Elsewhere a statement whose
-//! answer was lost is run again.
-//!
-//! This module owns `observer.effect`.
+//! same transaction, the delivery is claimed, and an attempt that finds it claimed does nothing. (An
+//! idempotent receiver, as Hohpe and Woolf, "Enterprise Integration Patterns", have it, with its memory
+//! in the transaction.) Elsewhere a statement whose answer was lost is run again.
 
 mod answer;
+mod own;
 mod relay;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::transaction;
-use crds::config::{OwnDatabase, PostgresConfig, Redacted, TlsConfig};
+use crds::config::{PostgresConfig, Redacted, TlsConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use self::own::Claims;
+pub(crate) use self::own::forget;
+pub use self::own::{OwnDatabaseError, verify as verify_own_database};
 use self::relay::{Relay, Target, Tls};
 use super::answer::{Answer, broken, within};
 use super::escape::{Format, NULL};
@@ -40,15 +41,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// For how long a delivery that took effect is known, at least.
-const REMEMBERED_DAYS: i32 = 7;
-
-/// Most of those that one statement forgets.
-const FORGOTTEN_AT_ONCE: i64 = 10_000;
-
 /// Said of statements in a database that is not theirs to use.
-const NOT_ALLOWED: &str = "statements in the listener's own database are not allowed: if they are to be, set \
-     spec.egress.ownDatabase: Allowed of the ObserverListener; else give the action a postgres.url";
+pub(super) const NOT_ALLOWED: &str = "statements in the listener's own database are not allowed: if they are to be, \
+     give them a login of their own by spec.egress.ownDatabase.url of the ObserverListener; else give the action a \
+     postgres.url";
 
 /// A compiled statement.
 pub(super) struct Postgres {
@@ -59,11 +55,13 @@ pub(super) struct Postgres {
     pool: Mutex<Option<Connections>>,
 }
 
-/// Connections, and the way that they go to a server elsewhere.
+/// Connections, the way that they go to a server elsewhere, and what deliveries are claimed with in the
+/// listener's own database.
 #[derive(Clone)]
 struct Connections {
     pool: PgPool,
     relay: Option<Arc<Relay>>,
+    claims: Option<Arc<Claims>>,
 }
 
 struct Server {
@@ -85,6 +83,8 @@ enum RunError {
     Relay(Answer),
     #[error("{NOT_ALLOWED}")]
     NotAllowed,
+    #[error(transparent)]
+    Own(#[from] OwnDatabaseError),
 }
 
 impl From<RunError> for Answer {
@@ -94,6 +94,7 @@ impl From<RunError> for Answer {
             RunError::Relay(answer) => answer,
             RunError::Database(error) => answer::read(&error),
             RunError::NotAllowed => Self::Forbidden(error.to_string()),
+            RunError::Own(error) => error.into(),
         }
     }
 }
@@ -114,6 +115,11 @@ impl Postgres {
             )?,
             pool: Mutex::new(None),
         })
+    }
+
+    /// Whether it runs in the listener's own database.
+    pub(super) fn is_own(&self) -> bool {
+        self.elsewhere.is_none()
     }
 
     pub(super) fn endpoint(&self) -> (&str, &str) {
@@ -180,10 +186,12 @@ impl Postgres {
         parameters: &[Option<String>],
         timeout: Duration,
     ) -> Result<(), RunError> {
-        let (Connections { pool, relay }, own) = self.pool(shared).await?;
+        let connections = self.connections(shared).await?;
         let begun = Instant::now();
-        let ran = self.run_by(&pool, own, delivery, parameters, timeout).await;
-        match (&ran, relay) {
+        let ran = self
+            .run_by(&connections, delivery, parameters, timeout)
+            .await;
+        match (&ran, connections.relay) {
             // What the server says itself is clear.
             (Err(sqlx::Error::Database(_)) | Ok(()), _) | (_, None) => Ok(ran?),
             (_, Some(relay)) => match relay.trouble.since(begun) {
@@ -195,29 +203,19 @@ impl Postgres {
 
     async fn run_by(
         &self,
-        pool: &PgPool,
-        own: Option<&OwnDatabase>,
+        connections: &Connections,
         delivery: &Delivery,
         parameters: &[Option<String>],
         timeout: Duration,
     ) -> Result<(), sqlx::Error> {
         let millis = timeout.as_millis().max(1);
         let begin = format!("begin; set local statement_timeout = {millis}");
-        let mut tx = transaction::begin_by(pool, begin).await?;
-        if let Some(own) = own {
-            // Where another attempt is under way, this waits for what becomes of it.
-            let new = sqlx::query(
-                "insert into observer.effect (listener, delivery_id) values ($1, $2) on conflict do nothing",
-            )
-            .bind(&own.listener)
-            .bind(delivery.effect_id())
-            .persistent(false)
-            .execute(&mut *tx)
-            .await?;
-            if new.rows_affected() == 0 {
-                tx.rollback().await?;
-                return Ok(());
-            }
+        let mut tx = transaction::begin_by(&connections.pool, begin).await?;
+        if let Some(claims) = &connections.claims
+            && !claims.claim(&mut tx, delivery).await?
+        {
+            tx.rollback().await?;
+            return Ok(());
         }
         // Without a name, which is read anew each time: behind a pooler that gives each transaction a
         // session, names that one connection gave are another's, or mean another's statement.
@@ -238,45 +236,37 @@ impl Postgres {
             .collect()
     }
 
-    /// The connections, which go to addresses that may be dialled; and the listener's own database
-    /// where it is that.
-    async fn pool<'a>(
-        &self,
-        shared: &'a Shared,
-    ) -> Result<(Connections, Option<&'a OwnDatabase>), RunError> {
-        let own = match &self.elsewhere {
-            Some(_) => None,
-            None => Some(shared.own_database.as_ref().ok_or(RunError::NotAllowed)?),
-        };
+    /// The connections, which go to addresses that may be dialled, or to the listener's own database by
+    /// a login that may do no harm there.
+    async fn connections(&self, shared: &Shared) -> Result<Connections, RunError> {
         let mut kept = self.pool.lock().await;
         if let Some(connections) = &*kept {
-            return Ok((connections.clone(), own));
+            return Ok(connections.clone());
         }
-        let made = match (&self.elsewhere, own) {
-            (Some(server), _) => {
-                let relay = Relay::open(server.target.clone(), &shared.guard);
-                let relay = relay.map_err(RunError::NoRelay)?;
-                let options = server.options.clone().ssl_mode(PgSslMode::Disable);
-                Connections {
-                    pool: connections(options.socket(relay.folder())),
-                    relay: Some(Arc::new(relay)),
-                }
+        let made = if let Some(server) = &self.elsewhere {
+            let relay = Relay::open(server.target.clone(), &shared.guard);
+            let relay = relay.map_err(RunError::NoRelay)?;
+            let options = server.options.clone().ssl_mode(PgSslMode::Disable);
+            Connections {
+                pool: pool(options.socket(relay.folder())),
+                relay: Some(Arc::new(relay)),
+                claims: None,
             }
-            (None, Some(own)) => {
-                let options = database::options(&own.url)
-                    .map_err(|error| sqlx::Error::Configuration(error.into()))?;
-                Connections {
-                    pool: connections(options),
-                    relay: None,
-                }
+        } else {
+            let own = shared.own_database.as_ref().ok_or(RunError::NotAllowed)?;
+            let claims = own::claims(own).await?;
+            let options = database::options(&own.url).map_err(OwnDatabaseError::Url)?;
+            Connections {
+                pool: pool(options),
+                relay: None,
+                claims: Some(Arc::new(claims)),
             }
-            (None, None) => return Err(RunError::NotAllowed),
         };
-        Ok((kept.insert(made).clone(), own))
+        Ok(kept.insert(made).clone())
     }
 }
 
-fn connections(options: PgConnectOptions) -> PgPool {
+fn pool(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -334,20 +324,4 @@ fn parameter(template: &Template, subject: &Arc<Subject>) -> Result<Option<Strin
         ));
     }
     Ok(Some(text))
-}
-
-/// Forgets deliveries that took effect long ago.
-pub(crate) async fn forget(pool: &PgPool, listener: &str) -> Result<u64, sqlx::Error> {
-    let forgotten = sqlx::query(
-        "delete from observer.effect where ctid = any(array(
-             select ctid from observer.effect
-             where listener = $1 and at < clock_timestamp() - make_interval(days => $2)
-             order by at limit $3))",
-    )
-    .bind(listener)
-    .bind(REMEMBERED_DAYS)
-    .bind(FORGOTTEN_AT_ONCE)
-    .execute(pool)
-    .await?;
-    Ok(forgotten.rows_affected())
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use crds::config::Redacted;
+use crds::config::{Bundle, ListenerConfig};
 use crds::load::{Loaded, Problem};
-use observer_listener::actions::{Gates, Shared};
+use observer_listener::actions::{Gates, Shared, verify_own_database};
 use observer_listener::database;
 use observer_listener::dispatch::observers::Observers;
 use observer_listener::lint::lint;
@@ -14,6 +14,12 @@ use observer_listener::{migrate, tracking};
 use super::output::{counted, say};
 use super::{CliError, FileArgs};
 use super::{files, sample, schema};
+
+/// The field with the database's URL.
+const DATABASE_URL: &str = "spec.source.changeLog.databaseUrl";
+
+/// The field with the URL of statements in it.
+const OWN_URL: &str = "spec.egress.ownDatabase.url";
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["files"]).required(true))]
@@ -24,7 +30,8 @@ pub(super) struct CheckArgs {
     /// and does nothing
     #[arg(long, value_name = "FILE")]
     event: Option<PathBuf>,
-    /// Ask the listener's database too whether it logs what the observers watch
+    /// Ask the listener's database too whether it logs what the observers watch, and whether the login
+    /// for their statements in it may do what it should and no more
     #[arg(long)]
     online: bool,
 }
@@ -64,28 +71,16 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
             .collect();
         problems.extend(new);
     }
-    if let Some(bundle) = &loaded
-        && let Err(error) = database::options(&bundle.listener.database_url)
-    {
-        let path = format!(
-            "ObserverListener {}: spec.source.changeLog.databaseUrl",
-            bundle.listener.identity()
-        );
-        problems.push(Problem {
-            file: String::new(),
-            line: None,
-            path,
-            message: error.to_string(),
-        });
-    }
+    problems.extend(loaded.iter().flat_map(|one| wrong_urls(&one.listener)));
     if let (true, Some(bundle), Ok(compiled)) =
         (args.online && problems.is_empty(), &loaded, &compiled)
     {
-        let findings = ask(&bundle.listener.database_url, compiled).await?;
+        let findings = ask(bundle, compiled).await?;
         let located = findings
             .into_iter()
             .map(|one| locations.problem(&one.observer, &one.path, one.message));
         problems.extend(located);
+        problems.extend(wrong_login(&bundle.listener).await?);
     }
     problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     if !problems.is_empty() {
@@ -108,9 +103,46 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Problem of a listener's field.
+fn of_listener(listener: &ListenerConfig, field: &str, message: String) -> Problem {
+    Problem {
+        file: String::new(),
+        line: None,
+        path: format!("ObserverListener {}: {field}", listener.identity()),
+        message,
+    }
+}
+
+/// URLs of the listener's database that cannot be read.
+fn wrong_urls(listener: &ListenerConfig) -> Vec<Problem> {
+    let own = listener.egress.own_database.as_ref();
+    let urls = [
+        (DATABASE_URL, Some(&listener.database_url)),
+        (OWN_URL, own.map(|own| &own.url)),
+    ];
+    let urls = urls
+        .into_iter()
+        .filter_map(|(at, url)| Some((at, database::options(url?).err()?)));
+    urls.map(|(at, error)| of_listener(listener, at, error.to_string()))
+        .collect()
+}
+
+/// What is wrong with the login for statements in the listener's database.
+async fn wrong_login(listener: &ListenerConfig) -> Result<Option<Problem>, CliError> {
+    let Some(own) = &listener.egress.own_database else {
+        return Ok(None);
+    };
+    let verified = tokio::time::timeout(database::START_PATIENCE, verify_own_database(own)).await;
+    let Ok(verified) = verified else {
+        return Err(anyhow::anyhow!("no answer for the login in {OWN_URL}").into());
+    };
+    let wrong = verified.err();
+    Ok(wrong.map(|error| of_listener(listener, OWN_URL, error.to_string())))
+}
+
 /// What the database has to say about the observers.
-async fn ask(url: &Redacted, observers: &Observers) -> Result<Vec<tracking::Finding>, CliError> {
-    let pool = schema::connect(url).await?;
+async fn ask(bundle: &Bundle, observers: &Observers) -> Result<Vec<tracking::Finding>, CliError> {
+    let pool = schema::connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
     Ok(tracking::findings(&pool, observers.needs()).await?)
 }

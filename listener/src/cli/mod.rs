@@ -23,6 +23,7 @@ use crds::config::Redacted;
 use crds::duration::{NotADuration, Span};
 use observer_listener::run::Jobs;
 use observer_listener::telemetry::logs::{self, LogFormat};
+use url::Url;
 
 /// Exit code for a configuration or a command line that cannot be run.
 const EXIT_CONFIG: u8 = 2;
@@ -97,7 +98,8 @@ struct FileArgs {
 /// The database, named directly or by files.
 #[derive(Debug, Args)]
 struct DatabaseArgs {
-    /// URL of the database, as `postgres://user:password@host:5432/database`
+    /// URL of the database, as `postgres://user:password@host:5432/database`; with a password, give it by
+    /// the environment, as others may see arguments
     #[arg(
         long, value_name = "URL", env = "OBSERVER_DATABASE_URL", hide_env_values = true,
         value_parser = redacted, required_unless_present = "files"
@@ -165,6 +167,16 @@ fn redacted(text: &str) -> Result<Redacted, std::convert::Infallible> {
     Ok(Redacted::new(text))
 }
 
+/// Whether an argument is a database URL with a password.
+fn shows_password(argument: &str) -> bool {
+    let text = argument.strip_prefix("--database-url=").unwrap_or(argument);
+    let is_database = text.starts_with("postgres://") || text.starts_with("postgresql://");
+    is_database
+        && Url::parse(text).is_ok_and(|url| {
+            url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password")
+        })
+}
+
 /// Reads `20s`, `5m`, `250ms`.
 fn duration(text: &str) -> Result<Duration, NotADuration> {
     text.parse::<Span>().map(Span::duration)
@@ -176,6 +188,12 @@ pub(crate) fn main() -> ExitCode {
     let quiet = matches!(cli.command, Command::Demo(_));
     if let Err(error) = logs::start(cli.log_format, if quiet { QUIET } else { "info" }) {
         return cannot_start(&error);
+    }
+    if std::env::args_os().any(|argument| shows_password(&argument.to_string_lossy())) {
+        tracing::warn!(
+            "the password in --database-url is for all to see who may list processes: give the URL by \
+             OBSERVER_DATABASE_URL instead, or by a file (-f)"
+        );
     }
     // Two are compiled in, as the client of Kafka brings its own; libraries are not to choose.
     let _the_first = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -42,8 +42,10 @@ begin
     grant usage on sequence observer.change_log_id to observer_capture;
     grant insert on observer.change_log to observer_capture;
     grant select (id, xid, entity, operation) on observer.change_log to observer_capture;
-    grant select on observer.log_head, observer.changed_rows, observer.old_rows, observer.new_rows to observer_capture;
-    foreach given in array array['log_rows()', 'log_update()', 'log_truncate()', 'emit(text, json, text, text)'] loop
+    grant select on observer.log_head, observer.changed_rows, observer.old_rows, observer.new_rows,
+        observer.emit_restriction to observer_capture;
+    grant execute on function observer.may_emit to observer_capture;
+    foreach given in array array['log_rows()', 'log_update()', 'log_truncate()', 'log_event(text, json, text, text)'] loop
         execute format('alter function observer.%s owner to observer_capture', given);
     end loop;
     revoke create on schema observer from observer_capture;

@@ -44,6 +44,9 @@ async fn no_function_is_executable_by_all_but_those_that_only_compute() {
             "check_trackable",
             "columns",
             "composite_key",
+            "emit",
+            "emit",
+            "emit",
             "entity_of",
             "escaped_field",
             "excluded",
@@ -87,7 +90,7 @@ async fn definers_resolve_names_in_no_schema_of_others() {
 #[tokio::test]
 async fn who_may_emit_makes_no_trigger_of_the_logs_functions() {
     let db = support::database().await;
-    let pool = intruder(&db, "observer.emit").await;
+    let pool = intruder(&db, "observer.log_event").await;
     let mut connection = pool.acquire().await.unwrap();
     connection
         .execute("create temporary table t (id int)")
@@ -161,7 +164,7 @@ async fn capture_runs_as_a_role_that_may_only_add_to_the_log() {
     let owners: Vec<String> = sqlx::query_scalar(
         "select p.proname || ' ' || pg_get_userbyid(p.proowner) from pg_proc p
          where p.pronamespace = 'observer'::regnamespace and p.prosecdef
-             and (p.prorettype = 'trigger'::regtype or p.proname = 'emit') order by 1",
+             and (p.prorettype = 'trigger'::regtype or p.proname = 'log_event') order by 1",
     )
     .fetch_all(&db.pool)
     .await
@@ -169,7 +172,7 @@ async fn capture_runs_as_a_role_that_may_only_add_to_the_log() {
     assert_eq!(
         owners,
         [
-            "emit observer_capture",
+            "log_event observer_capture",
             "log_rows observer_capture",
             "log_truncate observer_capture",
             "log_update observer_capture"
@@ -195,9 +198,137 @@ async fn capture_runs_as_a_role_that_may_only_add_to_the_log() {
         [
             "change_log INSERT",
             "changed_rows SELECT",
+            "emit_restriction SELECT",
             "log_head SELECT",
             "new_rows SELECT",
             "old_rows SELECT"
         ]
     );
+}
+
+/// What `role` may log of `entity` and `tenant`, as the message of the refusal, if it is refused.
+async fn emitted(pool: &PgPool, entity: &str, tenant: Option<&str>) -> Option<String> {
+    let emit = sqlx::query("select observer.emit($1, tenant => $2)")
+        .bind(entity)
+        .bind(tenant);
+    let refused = emit.execute(pool).await.err()?;
+    let refused = refused.into_database_error().unwrap();
+    assert_eq!(refused.code().unwrap(), "42501", "{refused}");
+    Some(refused.message().to_owned())
+}
+
+#[tokio::test]
+async fn a_restricted_role_emits_no_other_events() {
+    let db = support::database().await;
+    let pool = intruder(&db, "observer.log_event").await;
+    let role: String = sqlx::query_scalar("select session_user::text")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(emitted(&pool, "public.orders", None).await, None);
+    db.run(&format!(
+        "select observer.restrict_emit('{role}', 'shop.'), observer.restrict_emit('{role}', 'shop.'),
+                observer.restrict_emit('{role}', 'billing.', 'acme')"
+    ))
+    .await;
+    for (entity, tenant) in [
+        ("shop.closed", None),
+        ("shop.closed", Some("other")),
+        ("billing.closed", Some("acme")),
+    ] {
+        assert_eq!(emitted(&pool, entity, tenant).await, None, "{entity}");
+    }
+    for (entity, tenant) in [
+        ("public.orders", None),
+        ("shop", None),
+        ("Shop.closed", None),
+        ("billing.closed", None),
+        ("billing.closed", Some("other")),
+    ] {
+        let refused = emitted(&pool, entity, tenant).await.unwrap();
+        assert!(
+            refused.contains("may not log events of entity"),
+            "{refused}"
+        );
+    }
+    // Nobody else is bound, and it cannot free itself.
+    db.run("select observer.emit('public.orders')").await;
+    for freeing in [
+        format!("select observer.unrestrict_emit('{role}')"),
+        format!("select observer.restrict_emit('{role}', '')"),
+        "delete from observer.emit_restriction".to_owned(),
+    ] {
+        let refused = pool.execute(AssertSqlSafe(freeing)).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("permission denied"),
+            "{refused}"
+        );
+    }
+    db.run(&format!("select observer.unrestrict_emit('{role}')"))
+        .await;
+    assert_eq!(emitted(&pool, "public.orders", None).await, None);
+}
+
+#[tokio::test]
+async fn a_restriction_binds_members_and_outlives_a_new_name() {
+    let db = support::database().await;
+    let group = db.role("emitters", "nologin").await;
+    let pool = intruder(&db, "observer.log_event").await;
+    let role: String = sqlx::query_scalar("select session_user::text")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    db.run(&format!(
+        "grant {group} to {role}; select observer.restrict_emit('{group}', 'shop.');
+         alter role {group} rename to {group}_x"
+    ))
+    .await;
+    let refused = emitted(&pool, "public.orders", None).await;
+    let kept: String = db
+        .value("select role::text from observer.emit_restriction")
+        .await;
+    db.run(&format!("alter role {group}_x rename to {group}"))
+        .await;
+    assert!(refused.is_some());
+    assert_eq!(kept, format!("{group}_x"));
+    // What `set role` makes of a login sets it free of nothing.
+    let mut connection = pool.acquire().await.unwrap();
+    let other = db.role("other", "nologin").await;
+    db.run(&format!(
+        "grant {other} to {role}; grant usage on schema observer to {other};
+         grant execute on function observer.log_event to {other}"
+    ))
+    .await;
+    let set = format!("set role {other}");
+    connection.execute(AssertSqlSafe(set)).await.unwrap();
+    let refused = connection
+        .execute("select observer.emit('public.orders')")
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("may not log"));
+    // A role that is gone binds nobody.
+    drop(connection);
+    db.run(&format!("drop owned by {group}; drop role {group}"))
+        .await;
+    assert_eq!(emitted(&pool, "public.orders", None).await, None);
+}
+
+#[tokio::test]
+async fn a_cast_of_a_key_runs_with_the_caller_s_rights() {
+    let db = support::database().await;
+    let pool = intruder(&db, "observer.log_event").await;
+    pool.execute(
+        "create type intruder.k as (n int);
+         create function intruder.text_of(intruder.k) returns text language plpgsql as
+         'begin perform intruder.note(); return $1.n::text; end';
+         create cast (intruder.k as text) with function intruder.text_of(intruder.k)",
+    )
+    .await
+    .unwrap();
+    pool.execute("select observer.emit('e', key => row(7)::intruder.k)")
+        .await
+        .unwrap();
+    let ran: String = db.value("select role from public.ran_as").await;
+    assert!(ran.starts_with("intruder"), "{ran}");
+    let key: String = db.value("select key from observer.change_log").await;
+    assert_eq!(key, "7");
 }

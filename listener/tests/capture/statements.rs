@@ -187,7 +187,7 @@ async fn a_custom_event_by_one_who_may_do_no_more() {
     let db = support::database().await;
     let role = db.role("emitter", "login password 'e'").await;
     db.run(&format!(
-        "grant usage on schema observer to {role}; grant execute on function observer.emit to {role}"
+        "grant usage on schema observer to {role}; grant execute on function observer.log_event to {role}"
     ))
     .await;
     let pool = testkit::database::pool(&db.url_as(&role, "e")).await;
@@ -221,6 +221,54 @@ async fn a_custom_event_by_one_who_may_do_no_more() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("permission denied"), "{error}");
+}
+
+#[tokio::test]
+async fn a_custom_event_takes_payloads_and_keys_of_any_type() {
+    let db = support::database().await;
+    for (arguments, logged) in [
+        ("'e'", "- - -"),
+        ("'e', null", "- - -"),
+        ("'e', null, null, null", "- - -"),
+        ("'e', '{}'", "- - {}"),
+        ("'e', '{}', 'k'", "k - {}"),
+        ("'e', '{}', 5, 't'", "5 t {}"),
+        ("'e', '{}'::json, 'k', 't'", "k t {}"),
+        ("'e', '{}'::jsonb", "- - {}"),
+        ("'e', '{}'::jsonb, 5::bigint", "5 - {}"),
+        ("'e', null::jsonb, 1.50", "1.50 - -"),
+        (
+            "'e', null, '6d0f2d6c-1c9f-4fbb-8b1c-0a2b3c4d5e6f'::uuid",
+            "6d0f2d6c-1c9f-4fbb-8b1c-0a2b3c4d5e6f - -",
+        ),
+        ("'e', to_jsonb(7), 'k'::varchar, 't'::name", "k t 7"),
+        ("'e', row_to_json(row(1)), 2::smallint", r#"2 - {"f1":1}"#),
+        ("'e', key => 7", "7 - -"),
+        ("'e', key => 'k'", "k - -"),
+        ("'e', tenant => 't'", "- t -"),
+        ("entity => 'e', payload => '[]', key => 7", "7 - []"),
+        (
+            "tenant => 't', entity => 'e', payload => jsonb_build_array(1)",
+            "- t [1]",
+        ),
+    ] {
+        let id: i64 = db
+            .value(&format!("select observer.emit({arguments})"))
+            .await;
+        let query = format!(
+            "select format('%s %s %s', coalesce(key, '-'), coalesce(tenant, '-'), coalesce(new::text, '-'))
+             from observer.change_log where id = {id}"
+        );
+        assert_eq!(db.value::<String>(&query).await, logged, "{arguments}");
+    }
+    // As drivers call it, who leave types to the server or name some.
+    for call in [
+        "prepare p as select observer.emit($1, $2, $3, $4); execute p('e', '{}', 'k', null)",
+        "prepare q(text, json, text, text) as select observer.emit($1, $2, $3, $4); execute q('e', '{}', null, 't')",
+        "prepare r(varchar, jsonb, int) as select observer.emit($1, $2, $3); execute r('e', '{}', 5)",
+    ] {
+        db.run(call).await;
+    }
 }
 
 #[tokio::test]

@@ -35,6 +35,24 @@ pub(crate) async fn database() -> TestDb {
     .await
 }
 
+/// The URL of a login for statements in the listener's own database, with all rights on these tables,
+/// in a listener's rules for egress.
+pub(crate) async fn own_database(db: &TestDb, tables: &str) -> String {
+    let url = statement_login(db, tables).await;
+    format!("egress: {{allow: [127.0.0.0/8], ownDatabase: {{url: {{value: \"{url}\"}}}}}}")
+}
+
+/// The URL of such a login.
+pub(crate) async fn statement_login(db: &TestDb, tables: &str) -> String {
+    let role = db.role("statements", "login password 's'").await;
+    db.run(&format!(
+        "grant usage on schema observer to {role}; grant execute on function observer.claim_delivery to {role};
+         grant all on {tables} to {role}; grant usage on all sequences in schema public to {role}"
+    ))
+    .await;
+    db.url_as(&role, "s")
+}
+
 /// A database with nothing in it.
 pub(crate) async fn empty_database() -> TestDb {
     TestDb::empty().await

@@ -19,11 +19,17 @@ pub(crate) struct Ended {
 
 /// Runs the program to its end.
 pub(crate) async fn command(args: &[&str]) -> Ended {
+    command_by(args, &[]).await
+}
+
+/// Runs the program to its end, with these variables.
+pub(crate) async fn command_by(args: &[&str], variables: &[(&str, &str)]) -> Ended {
     let child = Command::new(program())
         .args(args)
         .args(["--log-format", "text"])
         .env_remove("OBSERVER_DATABASE_URL")
         .env("RUST_LOG", "debug")
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();

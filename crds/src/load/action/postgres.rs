@@ -20,7 +20,7 @@ pub(super) fn check(at: &str, postgres: &Postgres, checks: &mut Checks<'_>) -> P
     if url.is_none() && tls.is_some() {
         checks.wrong(
             &field(at, "tls"),
-            "is for a server at `url`; the listener's own database is reached as the listener reaches it",
+            "is for a server at `url`; the listener's own database is reached by `spec.egress.ownDatabase.url`",
         );
     }
     PostgresConfig {

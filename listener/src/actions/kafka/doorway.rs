@@ -4,6 +4,10 @@
 //! of one. This is that proxy, on the loopback address and for as long as its owner lives. What goes
 //! through is counted and not looked at, so that TLS is between client and broker.
 //!
+//! That client names no user to a proxy, so who connects is known by the connection itself: the system
+//! lists whose sockets there are, and one that is not this process's own is shown out. Otherwise all that
+//! share the loopback address, as the containers of a pod do, could reach what the egress rules allow.
+//!
 //! Source: RFC 1928, of which only what that client does is known.
 
 use std::io;
@@ -20,7 +24,7 @@ use tokio::time::timeout;
 use super::super::answer::Answer;
 use super::super::bounded::{Bounded, Limit, Trouble};
 use super::super::egress::{Guard, Undialled};
-use super::MAX_ANSWER;
+use super::{MAX_ANSWER, owner};
 
 /// Most connections at once; others wait to be let in.
 const MOST: usize = 512;
@@ -84,10 +88,12 @@ async fn serve(listener: TcpListener, keeper: Keeper) {
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         while through.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((client, _)) => {
+            Ok((client, from)) => {
                 let keeper = keeper.clone();
                 through.spawn(async move {
-                    keeper.pass(client).await;
+                    if keeper.knows(&client, from).await {
+                        keeper.pass(client).await;
+                    }
                     drop(place);
                 });
             }
@@ -98,6 +104,22 @@ async fn serve(listener: TcpListener, keeper: Keeper) {
 }
 
 impl Keeper {
+    /// Whether this process made the connection at its other end.
+    async fn knows(&self, client: &TcpStream, from: SocketAddr) -> bool {
+        let owned = match client.local_addr() {
+            Ok(to) => owner::is_this_process(from, to).await,
+            Err(error) => Err(error),
+        };
+        match owned {
+            Ok(owned) => owned,
+            Err(error) => {
+                let why = format!("cannot tell whose connections are this process's own: {error}");
+                self.trouble.note(Answer::SetUp(why));
+                false
+            }
+        }
+    }
+
     /// Lets one connection through to where it wants. How it ends is for the client to see.
     async fn pass(&self, mut client: TcpStream) {
         let asked = timeout(PATIENCE, asked(&mut client)).await;
@@ -227,6 +249,26 @@ mod tests {
             matches!(&refusal, Some(Answer::Away(why)) if why.contains("the broker 127.0.0.1")),
             "{refusal:?}"
         );
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn another_process_is_shown_out() {
+        let doorway = Doorway::open(&guard(&["127.0.0.0/8"])).await.unwrap();
+        let (host, port) = doorway
+            .address()
+            .split_once(':')
+            .map(|(h, p)| (h.to_owned(), p.to_owned()))
+            .unwrap();
+        // What it is told, if anything, is written out.
+        let script =
+            format!("exec 3<>/dev/tcp/{host}/{port}; printf '\\005\\001\\000' >&3; cat <&3");
+        let told = tokio::process::Command::new("bash")
+            .args(["-c", &script])
+            .output()
+            .await;
+        assert_eq!(told.unwrap().stdout, b"");
+        assert_eq!(doorway.refusal(), None);
     }
 
     #[tokio::test]
