@@ -4,23 +4,10 @@
 //! Whether a holder is gone is judged by how long this process has looked at one and the same
 //! record. The times within a record are for people to read and are never used.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-use crate::identity::Identity;
-use crate::timing::{LONGEST_DURATION, Timing};
-
-/// What matters of a Lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// Who holds it; nobody when it was given up.
-    pub holder: Option<String>,
-    /// The resource version, which changes with every write.
-    pub version: String,
-    /// How long its holder wants others to wait, as it wrote it.
-    pub duration: Duration,
-}
+use crate::lease::timing::{MAX_LEASE_DURATION, Timing};
+use crate::lease::{Identity, LeaseRecord};
 
 /// What this process has seen of a Lease so far.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +18,7 @@ pub struct Observed {
 
 #[derive(Clone, Debug)]
 struct Seen {
-    record: Record,
+    record: LeaseRecord,
     /// When this process first saw the record, in this very version.
     since: Instant,
 }
@@ -39,7 +26,7 @@ struct Seen {
 impl Observed {
     /// Takes note of what there was (or that there was nothing) at `now`, a moment after the
     /// answer came: a record must never seem older than it is.
-    pub fn note(&mut self, record: Option<Record>, now: Instant) {
+    pub fn note(&mut self, record: Option<LeaseRecord>, now: Instant) {
         self.missing = record.is_none();
         let Some(record) = record else { return };
         match &self.last {
@@ -58,7 +45,7 @@ impl Observed {
         let wait = seen
             .record
             .duration
-            .min(LONGEST_DURATION)
+            .min(MAX_LEASE_DURATION)
             .max(timing.duration());
         (holder != me.as_str()).then(|| seen.since + wait)
     }

@@ -14,18 +14,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::calls::{CONFLICT_PAUSE, Calls, Held};
 use crate::decide::{Observed, StandingBy, standing_by};
-use crate::identity::Identity;
 use crate::leadership::Leadership;
-use crate::record::{Claim, read};
-use crate::store::{Changes, Cluster, Store, StoreError};
-use crate::timing::Timing;
+use crate::lease::Identity;
+use crate::lease::client::{CONFLICT_RETRY_DELAY, HeldLease, LeaseClient};
+use crate::lease::record::{LeaseWriter, read_record};
+use crate::lease::store::{KubeLeaseStore, LeaseStore, LeaseWatch, StoreError};
+use crate::lease::timing::Timing;
 
 /// One process's candidacy for one Lease.
 #[derive(Debug)]
 pub struct Elector {
-    calls: Calls,
+    calls: LeaseClient,
     observed: Observed,
     /// Ends the leadership that this elector gave last: a process has one at a time.
     latest: CancellationToken,
@@ -41,7 +41,7 @@ pub struct Elector {
 
 /// How a round of standing by ended.
 enum Round {
-    Held(Box<Held>),
+    Held(Box<HeldLease>),
     Stopped,
     /// To be begun anew, after a pause.
     Again(Duration),
@@ -62,35 +62,35 @@ impl Elector {
         timing: Timing,
         labels: BTreeMap<String, String>,
     ) -> Self {
-        let store = Arc::new(Cluster::new(api, ""));
+        let store = Arc::new(KubeLeaseStore::new(api, ""));
         Self::over(store, name.into(), identity, timing, labels)
     }
 
     /// Has the Lease go when its owners are deleted.
     #[must_use]
     pub fn owned_by(mut self, owners: Vec<OwnerReference>) -> Self {
-        Arc::make_mut(&mut self.calls.claim).owners = owners;
+        Arc::make_mut(&mut self.calls.writer).owners = owners;
         self
     }
 
     pub(crate) fn over(
-        store: Arc<dyn Store>,
+        store: Arc<dyn LeaseStore>,
         name: String,
         me: Identity,
         timing: Timing,
         labels: BTreeMap<String, String>,
     ) -> Self {
-        let claim = Claim {
+        let writer = LeaseWriter {
             name,
-            me,
+            identity: me,
             duration: timing.duration(),
             labels,
             owners: Vec::new(),
         };
         Self {
-            calls: Calls {
+            calls: LeaseClient {
                 store,
-                claim: Arc::new(claim),
+                writer: Arc::new(writer),
                 timing,
             },
             observed: Observed::default(),
@@ -113,7 +113,7 @@ impl Elector {
         loop {
             let pause = match self.stand_by(stop).await {
                 Round::Held(held) if stop.is_cancelled() => {
-                    self.calls.give_up(Some(held.lease)).await;
+                    self.calls.release(Some(held.lease)).await;
                     return None;
                 }
                 Round::Held(held) => {
@@ -129,7 +129,7 @@ impl Elector {
             }
         }
         if self.doubtful {
-            self.calls.give_up(None).await;
+            self.calls.release(None).await;
         }
         None
     }
@@ -142,11 +142,11 @@ impl Elector {
             Some(Ok(lease)) => lease,
         };
         self.failing = false;
-        let mut changes: Option<Changes> = None;
+        let mut changes: Option<LeaseWatch> = None;
         loop {
             let now = Instant::now();
-            self.observed.note(lease.as_ref().map(read), now);
-            let (me, timing) = (&self.calls.claim.me, &self.calls.timing);
+            self.observed.note(lease.as_ref().map(read_record), now);
+            let (me, timing) = (&self.calls.writer.identity, &self.calls.timing);
             let until = match standing_by(me, &self.observed, now, timing) {
                 StandingBy::Claim if stop.is_cancelled() => return Round::Stopped,
                 StandingBy::Claim => return self.claim(lease.as_ref()).await,
@@ -177,13 +177,14 @@ impl Elector {
 
     async fn claim(&mut self, seen: Option<&Lease>) -> Round {
         // Not given up when `stop` comes: a claim that was sent may succeed.
-        match self.calls.hold(seen).await {
+        match self.calls.acquire_or_renew(seen).await {
             Ok(held) => {
-                self.observed.note(Some(read(&held.lease)), Instant::now());
+                self.observed
+                    .note(Some(read_record(&held.lease)), Instant::now());
                 self.told = None;
                 Round::Held(Box::new(held))
             }
-            Err(StoreError::Conflict | StoreError::Missing) => Round::Again(CONFLICT_PAUSE),
+            Err(StoreError::Conflict | StoreError::Missing) => Round::Again(CONFLICT_RETRY_DELAY),
             Err(error) => {
                 self.doubtful = true;
                 self.failed(&error)
@@ -192,12 +193,12 @@ impl Elector {
     }
 
     /// The changes of the Lease from what was seen on, where they can be had.
-    async fn follow(&mut self, seen: Option<&Lease>) -> Option<Changes> {
+    async fn follow(&mut self, seen: Option<&Lease>) -> Option<LeaseWatch> {
         let seen = seen.filter(|_| self.follows)?;
         match self.calls.watch(seen).await {
             Ok(changes) => Some(changes),
             Err(error) => {
-                let name = &self.calls.claim.name;
+                let name = &self.calls.writer.name;
                 let forbidden = matches!(error, StoreError::Forbidden(_));
                 let error = &error as &dyn std::error::Error;
                 if forbidden {
@@ -216,9 +217,9 @@ impl Elector {
 
     /// Says who holds the Lease, when that is news.
     fn tell(&mut self, lease: Option<&Lease>) {
-        let holder = lease.and_then(|lease| read(lease).holder);
+        let holder = lease.and_then(|lease| read_record(lease).holder);
         if holder != self.told {
-            let (name, me) = (&self.calls.claim.name, &self.calls.claim.me);
+            let (name, me) = (&self.calls.writer.name, &self.calls.writer.identity);
             let by = holder.as_deref().unwrap_or("nobody, since it was deleted");
             info!(lease = name, candidate = %me, holder = by, "standing by");
             self.told = holder;
@@ -227,7 +228,7 @@ impl Elector {
 
     /// Says once that the API server fails, and has it asked again later.
     fn failed(&mut self, error: &StoreError) -> Round {
-        let name = &self.calls.claim.name;
+        let name = &self.calls.writer.name;
         let error = error as &dyn std::error::Error;
         if self.failing {
             debug!(lease = name, error, "still cannot reach the lease");
@@ -239,12 +240,12 @@ impl Elector {
     }
 
     fn spread(&self) -> Duration {
-        self.calls.timing.spread(rand::random())
+        self.calls.timing.with_jitter(rand::random())
     }
 }
 
 /// The next change; never comes where there is nothing to follow.
-async fn next(changes: &mut Option<Changes>) -> Option<Result<Option<Lease>, StoreError>> {
+async fn next(changes: &mut Option<LeaseWatch>) -> Option<Result<Option<Lease>, StoreError>> {
     match changes {
         Some(changes) => changes.next().await,
         None => future::pending().await,

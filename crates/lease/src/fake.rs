@@ -14,7 +14,7 @@ use kube::core::Status;
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, sleep};
 
-use crate::store::{Change, Changes, FleetChanges, Store, StoreError};
+use crate::lease::store::{LeaseEvent, LeaseEvents, LeaseStore, LeaseWatch, StoreError};
 
 /// How a call fares.
 #[derive(Clone, Copy, Debug, Default)]
@@ -302,7 +302,7 @@ impl State {
     }
 }
 
-impl Store for Fake {
+impl LeaseStore for Fake {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
         let name = name.to_owned();
         Box::pin(self.call(Kind::Get, move |state| Ok(state.leases.get(&name).cloned())))
@@ -334,7 +334,7 @@ impl Store for Fake {
         &'a self,
         name: &'a str,
         version: &'a str,
-    ) -> BoxFuture<'a, Result<Changes, StoreError>> {
+    ) -> BoxFuture<'a, Result<LeaseWatch, StoreError>> {
         let (name, version) = (name.to_owned(), version.parse().unwrap());
         Box::pin(self.call(Kind::Watch, move |state| {
             let of_one =
@@ -363,10 +363,12 @@ impl Store for Fake {
         }))
     }
 
-    fn follow<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<FleetChanges, StoreError>> {
+    fn watch_all<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<LeaseEvents, StoreError>> {
         let version = version.parse().unwrap();
         Box::pin(self.call(Kind::Follow, move |state| {
-            let change = |(name, lease): News| Ok(lease.map_or(Change::Gone(name), Change::Put));
+            let change = |(name, lease): News| {
+                Ok(lease.map_or(LeaseEvent::Deleted(name), LeaseEvent::Applied))
+            };
             Ok(state.news(version)?.map(change).boxed())
         }))
     }

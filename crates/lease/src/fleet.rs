@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use crate::store::Store;
-use crate::timing::Timing;
+use crate::lease::store::LeaseStore;
+use crate::lease::timing::Timing;
 
 mod book;
 mod core;
@@ -37,7 +37,7 @@ pub use plan::plan;
 #[derive(Clone)]
 pub struct Options {
     /// Where the Leases are kept. Its list and changes must cover those with `labels`.
-    pub store: Arc<dyn Store>,
+    pub store: Arc<dyn LeaseStore>,
     /// The listener: shard `n` of `N` has the Lease `<listener>-shard-<n>-of-<N>`.
     pub listener: String,
     /// The name of this process's pod, and of its own Lease. No two processes that live may

@@ -8,10 +8,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::calls::{CONFLICT_PAUSE, Calls, Held};
 use crate::decide::{Holding, Loss, Observed, holding};
-use crate::record::read;
-use crate::store::StoreError;
+use crate::lease::client::{CONFLICT_RETRY_DELAY, HeldLease, LeaseClient};
+use crate::lease::record::read_record;
+use crate::lease::store::StoreError;
 
 /// The right to work, for as long as [`Leadership::lost`] is not cancelled.
 ///
@@ -20,17 +20,17 @@ use crate::store::StoreError;
 #[derive(Debug)]
 #[must_use = "dropping it ends the leadership"]
 pub struct Leadership {
-    calls: Calls,
+    calls: LeaseClient,
     lost: CancellationToken,
-    held: watch::Receiver<Held>,
+    held: watch::Receiver<HeldLease>,
     _ends: DropGuard,
     _renewing: AbortOnDropHandle<()>,
     _guarding: AbortOnDropHandle<()>,
 }
 
 impl Leadership {
-    pub(crate) fn begin(calls: Calls, held: Held) -> Self {
-        let (name, me) = (&calls.claim.name, &calls.claim.me);
+    pub(crate) fn begin(calls: LeaseClient, held: HeldLease) -> Self {
+        let (name, me) = (&calls.writer.name, &calls.writer.identity);
         info!(lease = name, holder = %me, "holding the lease");
         let lost = CancellationToken::new();
         let (renewed, held) = watch::channel(held);
@@ -63,21 +63,21 @@ impl Leadership {
         // A renewal that is still under way carries the same version as what is written here,
         // so one of the two is refused, and giving up then looks again.
         let lease = self.held.borrow().lease.clone();
-        self.calls.give_up(Some(lease)).await;
+        self.calls.release(Some(lease)).await;
     }
 }
 
 /// Ends the leadership at the deadline, or when the renewing task is gone.
-async fn guard(calls: Calls, mut held: watch::Receiver<Held>, lost: CancellationToken) {
+async fn guard(calls: LeaseClient, mut held: watch::Receiver<HeldLease>, lost: CancellationToken) {
     let _ends = lost.clone().drop_guard();
     loop {
-        let until = held.borrow_and_update().until;
+        let until = held.borrow_and_update().deadline;
         tokio::select! {
             biased;
             () = lost.cancelled() => return,
             renewed = held.changed() => if renewed.is_err() { return },
             () = sleep_until(until) => {
-                let (name, me) = (&calls.claim.name, &calls.claim.me);
+                let (name, me) = (&calls.writer.name, &calls.writer.identity);
                 warn!(lease = name, holder = %me, "the lease was not renewed in time; stopping work");
                 return;
             }
@@ -86,38 +86,38 @@ async fn guard(calls: Calls, mut held: watch::Receiver<Held>, lost: Cancellation
 }
 
 /// Renews until the leadership has ended.
-async fn renew(calls: Calls, held: watch::Sender<Held>, lost: CancellationToken) {
+async fn renew(calls: LeaseClient, held: watch::Sender<HeldLease>, lost: CancellationToken) {
     let _ends = lost.clone().drop_guard();
     if let Some(loss) = lost
         .run_until_cancelled(renew_until_lost(&calls, &held))
         .await
     {
-        let (name, me) = (&calls.claim.name, &calls.claim.me);
+        let (name, me) = (&calls.writer.name, &calls.writer.identity);
         warn!(lease = name, holder = %me, ?loss, "lost the lease; stopping work");
     }
 }
 
-async fn renew_until_lost(calls: &Calls, held: &watch::Sender<Held>) -> Loss {
+async fn renew_until_lost(calls: &LeaseClient, held: &watch::Sender<HeldLease>) -> Loss {
     let mut lease = held.borrow().lease.clone();
-    let mut next = Instant::now() + calls.timing.spread_renewal(rand::random());
+    let mut next = Instant::now() + calls.timing.renewal_with_jitter(rand::random());
     loop {
         sleep_until(next).await;
         // Counted from before the call: one that took its whole time is tried again at once.
         let sent = Instant::now();
-        next = sent + calls.timing.spread(rand::random());
-        let error = match calls.hold(Some(&lease)).await {
+        next = sent + calls.timing.with_jitter(rand::random());
+        let error = match calls.acquire_or_renew(Some(&lease)).await {
             Ok(renewed) => {
-                next = sent + calls.timing.spread_renewal(rand::random());
+                next = sent + calls.timing.renewal_with_jitter(rand::random());
                 lease = renewed.lease.clone();
                 held.send_replace(renewed);
                 continue;
             }
             Err(StoreError::Conflict | StoreError::Missing) => {
-                let until = held.borrow().until;
+                let until = held.borrow().deadline;
                 match look(calls, until).await {
                     Ok(Ok(now)) => {
                         lease = now;
-                        next = Instant::now() + CONFLICT_PAUSE;
+                        next = Instant::now() + CONFLICT_RETRY_DELAY;
                         continue;
                     }
                     Ok(Err(loss)) => return loss,
@@ -126,7 +126,7 @@ async fn renew_until_lost(calls: &Calls, held: &watch::Sender<Held>) -> Loss {
             }
             Err(error) => error,
         };
-        let name = &calls.claim.name;
+        let name = &calls.writer.name;
         warn!(
             lease = name,
             error = &error as &dyn std::error::Error,
@@ -137,13 +137,15 @@ async fn renew_until_lost(calls: &Calls, held: &watch::Sender<Held>) -> Loss {
 
 /// Looks at a Lease that could not be renewed as it was known. It is ours still when somebody
 /// else wrote to it, or when a renewal without an answer succeeded.
-async fn look(calls: &Calls, until: Instant) -> Result<Result<Lease, Loss>, StoreError> {
+async fn look(calls: &LeaseClient, until: Instant) -> Result<Result<Lease, Loss>, StoreError> {
     let lease = calls.get().await?;
     let now = Instant::now();
     let mut observed = Observed::default();
-    observed.note(lease.as_ref().map(read), now);
-    Ok(match holding(&calls.claim.me, &observed, now, until) {
-        Holding::Renew => lease.ok_or(Loss::Deleted),
-        Holding::Lost(loss) => Err(loss),
-    })
+    observed.note(lease.as_ref().map(read_record), now);
+    Ok(
+        match holding(&calls.writer.identity, &observed, now, until) {
+            Holding::Renew => lease.ok_or(Loss::Deleted),
+            Holding::Lost(loss) => Err(loss),
+        },
+    )
 }

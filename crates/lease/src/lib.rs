@@ -18,21 +18,18 @@
 //! take over at once instead of at the next look, `watch`. All but `create` can be bound to the
 //! Lease's name. A fleet needs `list`, `watch` and `delete` besides, on all of them.
 
-mod calls;
 pub mod decide;
 mod elector;
 pub mod fleet;
-mod identity;
 mod leadership;
-mod record;
-mod store;
-mod timing;
+mod lease;
 
 #[cfg(test)]
 mod fake;
 
 pub use elector::Elector;
-pub use identity::Identity;
 pub use leadership::Leadership;
-pub use store::{Change, Changes, Cluster, FleetChanges, Store, StoreError};
-pub use timing::{Timing, TimingError};
+pub use lease::{
+    Identity, KubeLeaseStore, LeaseEvent, LeaseEvents, LeaseRecord, LeaseStore, LeaseWatch,
+    StoreError, Timing, TimingError,
+};

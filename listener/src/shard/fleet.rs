@@ -8,7 +8,7 @@ use crds::config::ListenerConfig;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client};
 use lease::fleet::{self, Hold, Options, Standing};
-use lease::{Cluster, Store, Timing};
+use lease::{KubeLeaseStore, LeaseStore, Timing};
 use sqlx::PgPool;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
@@ -86,11 +86,11 @@ impl Fleet {
         let requests = metrics.lease_requests.clone();
         let mut member_owners = Vec::new();
         let mut dead: Arc<dyn Fn(&str) -> bool + Send + Sync> = Arc::new(|_| false);
-        let (store, owners, pool): (Arc<dyn Store>, _, _) = match coordination {
+        let (store, owners, pool): (Arc<dyn LeaseStore>, _, _) = match coordination {
             Coordination::Cluster { client, owners } => {
                 let selector = format!("{INSTANCE}={}", listener.name);
                 let api = Api::namespaced(client.clone(), &listener.namespace);
-                let store = Cluster::new(api, selector);
+                let store = KubeLeaseStore::new(api, selector);
                 member_owners.push(pod(member));
                 (
                     Arc::new(Counted::new(store, requests)),

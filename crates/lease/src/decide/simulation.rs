@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -33,7 +34,7 @@ enum Call {
 }
 
 /// The Lease as it is, where there is one; or that the write was refused.
-type Answer = Result<Option<Record>, Refused>;
+type Answer = Result<Option<LeaseRecord>, Refused>;
 
 struct Refused;
 
@@ -44,7 +45,7 @@ enum Event {
     /// An answer comes back.
     Answered(u64, Call, Instant, Answer),
     TimedOut(u64),
-    Told(Option<Record>),
+    Told(Option<LeaseRecord>),
     Killed,
     Paused(Micros),
 }
@@ -68,7 +69,7 @@ struct World {
     order: u64,
     events: BTreeMap<(Micros, u64), (usize, u64, Event)>,
     processes: Vec<Process>,
-    lease: Option<Record>,
+    lease: Option<LeaseRecord>,
     version: u64,
     takeovers: u32,
 }
@@ -78,7 +79,7 @@ impl World {
         let mut random = StdRng::seed_from_u64(seed);
         let processes = (0..PROCESSES)
             .map(|n| Process {
-                me: Identity::of_boot(&format!("p{n}"), "uid", 0),
+                me: Identity::with_boot_id(&format!("p{n}"), "uid", 0),
                 boot: 0,
                 rate: random.random_range(rates.clone()),
                 paused_until: 0,
@@ -221,7 +222,7 @@ impl World {
             Event::Killed => {
                 let process = &mut self.processes[p];
                 process.boot += 1;
-                process.me = Identity::of_boot(&format!("p{p}"), "uid", process.boot);
+                process.me = Identity::with_boot_id(&format!("p{p}"), "uid", process.boot);
                 process.observed = Observed::default();
                 process.holds = None;
                 process.asking = None;
@@ -277,7 +278,7 @@ impl World {
             accepted = self.lease.as_ref().map(|lease| &lease.version) == over.as_ref();
             if accepted {
                 self.version += 1;
-                self.lease = Some(Record {
+                self.lease = Some(LeaseRecord {
                     holder: holder.clone(),
                     version: self.version.to_string(),
                     duration: self.timing.duration(),
@@ -356,7 +357,7 @@ impl World {
     }
 
     fn pause(&mut self, p: usize) {
-        let period = self.timing.spread(self.random.random());
+        let period = self.timing.with_jitter(self.random.random());
         let wait = self.span(p, period);
         self.after(wait, p, Event::Wake);
     }

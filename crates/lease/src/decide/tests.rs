@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -5,11 +7,11 @@ use super::*;
 const TIMING_S: (u64, u64) = (15, 10);
 
 fn me() -> Identity {
-    Identity::of_boot("shop-0", "uid", 1)
+    Identity::with_boot_id("shop-0", "uid", 1)
 }
 
-fn record(holder: Option<&str>, version: &str) -> Record {
-    Record {
+fn record(holder: Option<&str>, version: &str) -> LeaseRecord {
+    LeaseRecord {
         holder: holder.map(str::to_owned),
         version: version.to_owned(),
         duration: Duration::from_secs(TIMING_S.0),
@@ -20,7 +22,7 @@ fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn observed(notes: impl IntoIterator<Item = (Option<Record>, Instant)>) -> Observed {
+fn observed(notes: impl IntoIterator<Item = (Option<LeaseRecord>, Instant)>) -> Observed {
     let mut observed = Observed::default();
     for (record, at) in notes {
         observed.note(record, at);
@@ -47,7 +49,7 @@ fn what_is_missing_or_given_up_or_ours_is_claimed_at_once() {
 #[test]
 fn an_earlier_process_of_the_same_pod_is_another_holder() {
     let t = Instant::now();
-    let before = Identity::of_boot("shop-0", "uid", 2);
+    let before = Identity::with_boot_id("shop-0", "uid", 2);
     let observed = observed([(Some(record(Some(before.as_str()), "1")), t)]);
     assert_eq!(stand(&observed, t), StandingBy::Wait(t + s(15)));
 }
@@ -73,7 +75,7 @@ fn any_write_starts_the_wait_anew() {
 fn the_longer_duration_counts_but_not_beyond_the_longest_there_can_be() {
     let t = Instant::now();
     for (written, waited) in [(0, 15), (60, 60), (1_000_000, 600)] {
-        let record = Record {
+        let record = LeaseRecord {
             duration: s(written),
             ..record(Some("other"), "1")
         };
@@ -109,7 +111,7 @@ fn times() -> impl Strategy<Value = Timing> {
         let retry = Duration::from_millis(retry);
         let deadline = retry.mul_f64(deadline);
         Timing::new(
-            deadline.mul_f64(duration).min(LONGEST_DURATION),
+            deadline.mul_f64(duration).min(MAX_LEASE_DURATION),
             deadline,
             retry,
         )
@@ -134,8 +136,8 @@ proptest! {
             let other = record(Some("other"), &version.to_string());
             let record = match holder {
                 0 => None,
-                1 => Some(Record { holder: None, version: format!("free {version}"), ..other }),
-                _ => Some(Record { duration: theirs.duration(), ..other }),
+                1 => Some(LeaseRecord { holder: None, version: format!("free {version}"), ..other }),
+                _ => Some(LeaseRecord { duration: theirs.duration(), ..other }),
             };
             match holder {
                 0 => {}

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use super::Options;
 use super::core::{Action, Event, Refusal};
 use super::name::{Fact, Id, LABEL, MEMBER, Name, SHARD, SHARDS};
-use crate::identity::Identity;
-use crate::record::{Claim, given_up};
-use crate::store::StoreError;
+use crate::lease::Identity;
+use crate::lease::record::{LeaseWriter, without_holder};
+use crate::lease::store::StoreError;
 
 /// What a fleet needs is more than what one Lease needs.
 const FORBIDDEN: &str = "the API server forbids it; grant get, list, watch, create, update and \
@@ -146,8 +146,10 @@ impl Book {
             },
         };
         let mut lease = match (holder, seen) {
-            (Some(holder), seen) => self.claim(name, &holder).held(seen, SystemTime::now()),
-            (None, Some(seen)) => given_up(seen),
+            (Some(holder), seen) => self
+                .writer(name, &holder)
+                .with_holder(seen, SystemTime::now()),
+            (None, Some(seen)) => without_holder(seen),
             (None, None) => return futures::future::ready(Err(StoreError::Missing)).boxed(),
         };
         if let (Name::Member(_), 1..) = (name, takes) {
@@ -168,7 +170,7 @@ impl Book {
         call.boxed()
     }
 
-    fn claim(&self, name: &Name, holder: &str) -> Claim {
+    fn writer(&self, name: &Name, holder: &str) -> LeaseWriter {
         let options = &self.options;
         let (kind, owners) = match name {
             Name::Member(_) => (MEMBER, &options.member_owners),
@@ -176,9 +178,9 @@ impl Book {
         };
         let mut labels = options.labels.clone();
         labels.insert(LABEL.to_owned(), kind.to_owned());
-        Claim {
+        LeaseWriter {
             name: self.text(name),
-            me: Identity::drawn(holder),
+            identity: Identity::from_existing(holder),
             duration: options.timing.duration(),
             labels,
             owners: owners.clone(),

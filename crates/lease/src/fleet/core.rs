@@ -20,9 +20,9 @@ use tokio::time::Instant;
 
 use super::name::{Fact, Id, Name, Place};
 use super::view::{Life, View};
-use crate::calls::CONFLICT_PAUSE;
-use crate::identity::Identity;
-use crate::timing::Timing;
+use crate::lease::Identity;
+use crate::lease::client::CONFLICT_RETRY_DELAY;
+use crate::lease::timing::Timing;
 
 mod graves;
 mod link;
@@ -254,7 +254,7 @@ impl Core {
             {
                 // The first time it may be tried again soon.
                 let pause = match self.conflicts {
-                    0 => CONFLICT_PAUSE,
+                    0 => CONFLICT_RETRY_DELAY,
                     _ => self.spread(),
                 };
                 self.conflicts = self.conflicts.saturating_add(1);
@@ -363,7 +363,7 @@ impl Core {
 
     fn spread(&mut self) -> Duration {
         let random = self.random();
-        self.settings.timing.spread(random)
+        self.settings.timing.with_jitter(random)
     }
 
     fn retry_period(&self) -> Duration {
@@ -373,7 +373,7 @@ impl Core {
 
 fn new_identity(settings: &mut Settings) -> Id {
     let boot = (settings.random)();
-    let identity = Identity::of_boot(&settings.pod, &settings.uid, boot);
+    let identity = Identity::with_boot_id(&settings.pod, &settings.uid, boot);
     identity.as_str().into()
 }
 

@@ -20,8 +20,8 @@ use super::hold::{Handle, Hold};
 use super::membership::Membership;
 use super::name::{Id, Place};
 use super::{Options, Standing};
-use crate::store::{Change, FleetChanges, Store, StoreError};
-use crate::timing::Timing;
+use crate::lease::store::{LeaseEvent, LeaseEvents, LeaseStore, StoreError};
+use crate::lease::timing::Timing;
 
 /// Takes part in the fleet until `stop` is cancelled, and hands out a [`Hold`] for each shard
 /// that becomes this process's. `shards` says how many there are to be, at least one; `standing`
@@ -69,7 +69,7 @@ pub async fn join(
 /// What came of asking for all Leases, or for their changes.
 enum Opened {
     List(Result<(Vec<Lease>, String), StoreError>),
-    Follow(Result<FleetChanges, StoreError>),
+    Follow(Result<LeaseEvents, StoreError>),
 }
 
 /// What was said last about what goes wrong.
@@ -84,11 +84,11 @@ struct Driver {
     core: Core,
     timing: Timing,
     listener: String,
-    store: Arc<dyn Store>,
+    store: Arc<dyn LeaseStore>,
     book: Book,
     calls: FuturesUnordered<BoxFuture<'static, Answer>>,
     opening: Option<BoxFuture<'static, Opened>>,
-    changes: Option<FleetChanges>,
+    changes: Option<LeaseEvents>,
     membership: Option<Membership>,
     handles: BTreeMap<Place, Handle>,
     drops: FuturesUnordered<BoxFuture<'static, Place>>,
@@ -244,13 +244,13 @@ impl Driver {
         }
     }
 
-    fn changed(&mut self, change: Option<Result<Change, StoreError>>) -> Event {
+    fn changed(&mut self, change: Option<Result<LeaseEvent, StoreError>>) -> Event {
         match change {
-            Some(Ok(Change::Put(lease))) => match self.book.keep(lease) {
+            Some(Ok(LeaseEvent::Applied(lease))) => match self.book.keep(lease) {
                 Some((name, fact)) => Event::Changed(name, fact),
                 None => Event::Woken,
             },
-            Some(Ok(Change::Gone(name))) => Event::Gone(self.book.forget(&name)),
+            Some(Ok(LeaseEvent::Deleted(name))) => Event::Gone(self.book.forget(&name)),
             Some(Err(error)) => {
                 self.changes = None;
                 Event::Ended(Some(breach(&error)))
@@ -326,7 +326,7 @@ impl Driver {
     }
 }
 
-fn list(store: Arc<dyn Store>, timing: Timing) -> BoxFuture<'static, Opened> {
+fn list(store: Arc<dyn LeaseStore>, timing: Timing) -> BoxFuture<'static, Opened> {
     let call = async move {
         let list = timeout(timing.retry_period(), store.list()).await;
         Opened::List(list.unwrap_or(Err(StoreError::Timeout)))
@@ -334,10 +334,10 @@ fn list(store: Arc<dyn Store>, timing: Timing) -> BoxFuture<'static, Opened> {
     call.boxed()
 }
 
-fn follow(store: Arc<dyn Store>, version: u64, timing: Timing) -> BoxFuture<'static, Opened> {
+fn follow(store: Arc<dyn LeaseStore>, version: u64, timing: Timing) -> BoxFuture<'static, Opened> {
     let call = async move {
         let version = version.to_string();
-        let follow = timeout(timing.retry_period(), store.follow(&version)).await;
+        let follow = timeout(timing.retry_period(), store.watch_all(&version)).await;
         Opened::Follow(follow.unwrap_or(Err(StoreError::Timeout)))
     };
     call.boxed()
@@ -365,7 +365,7 @@ async fn next_opened(opening: &mut Option<BoxFuture<'static, Opened>>) -> Opened
     }
 }
 
-async fn next_change(changes: &mut Option<FleetChanges>) -> Option<Result<Change, StoreError>> {
+async fn next_change(changes: &mut Option<LeaseEvents>) -> Option<Result<LeaseEvent, StoreError>> {
     match changes {
         Some(changes) => changes.next().await,
         None => future::pending().await,

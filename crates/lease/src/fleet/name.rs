@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 
-use crate::record::read;
+use crate::lease::record::read_record;
 
 /// The label that tells what a Lease of a fleet is for.
 pub(crate) const LABEL: &str = "observers.fraiseql.dev/lease";
@@ -87,7 +87,7 @@ impl Name {
 impl Fact {
     /// What matters of `lease`; nothing where its version is not the number it should be.
     pub(crate) fn of(lease: &Lease) -> Option<Self> {
-        let record = read(lease);
+        let record = read_record(lease);
         Some(Self {
             version: record.version.parse().ok()?,
             holder: record.holder.map(Id::from),

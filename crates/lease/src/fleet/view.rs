@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::name::{Fact, Id, Name, Place, pod_of};
-use crate::timing::LONGEST_DURATION;
+use crate::lease::timing::MAX_LEASE_DURATION;
 
 /// A record, and since when this process has seen it in this very version.
 #[derive(Clone, Debug)]
@@ -204,7 +204,7 @@ impl View {
 
     /// When a member's time is over unless it is seen to renew.
     pub(crate) fn expiry(&self, seen: &Seen) -> Instant {
-        seen.since + seen.fact.wait.min(LONGEST_DURATION).max(self.duration)
+        seen.since + seen.fact.wait.min(MAX_LEASE_DURATION).max(self.duration)
     }
 
     /// What is known of the process `id`, as a record of the version `claimed` names it.

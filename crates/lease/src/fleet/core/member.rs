@@ -11,7 +11,7 @@ use crate::fleet::name::{Id, Name};
 use crate::fleet::view::Life;
 
 /// Giving up may take this many retry periods; after that the Leases are left to expire.
-const GIVE_UP_PERIODS: u32 = 2;
+const RELEASE_PERIODS: u32 = 2;
 
 /// A membership.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ impl Core {
         let random = self.random();
         self.term = Some(Term {
             until,
-            renew_at: sent + self.settings.timing.spread_renewal(random),
+            renew_at: sent + self.settings.timing.renewal_with_jitter(random),
         });
         self.actions.push(Action::Until(self.me.clone(), until));
     }
@@ -175,7 +175,7 @@ impl Core {
         }
         let since = *stop.quiet_since.get_or_insert(now);
         self.stopping = Some(stop);
-        let until = since + self.retry_period() * GIVE_UP_PERIODS;
+        let until = since + self.retry_period() * RELEASE_PERIODS;
         let name = self.my_name();
         let is_mine = |holder: Option<&Id>| holder == Some(&self.me);
         let shards_left = self.term.is_some()

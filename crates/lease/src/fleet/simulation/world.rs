@@ -13,7 +13,7 @@ use super::super::name::{Fact, Id, Name, Place, pod_of};
 use super::database::{Database, KEYS, Log, Positions};
 use super::server::{News, Request, Server};
 use super::work::Worker;
-use crate::timing::Timing;
+use crate::lease::timing::Timing;
 
 /// Microseconds of true time.
 pub(super) type Micros = u64;

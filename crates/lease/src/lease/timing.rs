@@ -9,10 +9,10 @@ use thiserror::Error;
 const JITTER: f64 = 0.2;
 
 /// Shortest time between two looks; anything faster is a burden on the API server.
-pub(crate) const SHORTEST_RETRY: Duration = Duration::from_millis(100);
+pub(crate) const MIN_RETRY_PERIOD: Duration = Duration::from_millis(100);
 
 /// Longest time that a dead holder may keep others waiting.
-pub(crate) const LONGEST_DURATION: Duration = Duration::from_mins(10);
+pub(crate) const MAX_LEASE_DURATION: Duration = Duration::from_mins(10);
 
 /// Why times do not make a Lease.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -21,7 +21,7 @@ pub enum TimingError {
     #[error(
         "the lease's duration ({duration:?}) must be longer than its renew deadline ({renew_deadline:?})"
     )]
-    Duration {
+    DurationTooShort {
         /// The duration.
         duration: Duration,
         /// The renew deadline.
@@ -31,7 +31,7 @@ pub enum TimingError {
     #[error(
         "the lease's renew deadline ({renew_deadline:?}) must be longer than 1.2 times its retry period ({retry_period:?})"
     )]
-    RenewDeadline {
+    RenewDeadlineTooShort {
         /// The renew deadline.
         renew_deadline: Duration,
         /// The retry period.
@@ -39,16 +39,16 @@ pub enum TimingError {
     },
     /// The API server would be asked too often.
     #[error(
-        "the lease's retry period ({0:?}) must be at least {shortest:?}",
-        shortest = SHORTEST_RETRY
+        "the lease's retry period ({0:?}) must be at least {min:?}",
+        min = MIN_RETRY_PERIOD
     )]
-    RetryPeriod(Duration),
+    RetryPeriodTooShort(Duration),
     /// A dead holder would keep others waiting for too long.
     #[error(
-        "the lease's duration ({0:?}) must be at most {longest:?}",
-        longest = LONGEST_DURATION
+        "the lease's duration ({0:?}) must be at most {max:?}",
+        max = MAX_LEASE_DURATION
     )]
-    TooLong(Duration),
+    DurationTooLong(Duration),
 }
 
 /// The times of a Lease: `duration > renew_deadline > 1.2 * retry_period`.
@@ -77,20 +77,20 @@ impl Timing {
         renew_deadline: Duration,
         retry_period: Duration,
     ) -> Result<Self, TimingError> {
-        if retry_period < SHORTEST_RETRY {
-            return Err(TimingError::RetryPeriod(retry_period));
+        if retry_period < MIN_RETRY_PERIOD {
+            return Err(TimingError::RetryPeriodTooShort(retry_period));
         }
-        if duration > LONGEST_DURATION {
-            return Err(TimingError::TooLong(duration));
+        if duration > MAX_LEASE_DURATION {
+            return Err(TimingError::DurationTooLong(duration));
         }
         if duration <= renew_deadline {
-            return Err(TimingError::Duration {
+            return Err(TimingError::DurationTooShort {
                 duration,
                 renew_deadline,
             });
         }
         if renew_deadline.as_secs_f64() <= retry_period.as_secs_f64() * (1.0 + JITTER) {
-            return Err(TimingError::RenewDeadline {
+            return Err(TimingError::RenewDeadlineTooShort {
                 renew_deadline,
                 retry_period,
             });
@@ -124,23 +124,23 @@ impl Timing {
     /// period. With the default times the API server may be away for five seconds, at whatever
     /// moment, and no Lease is lost.
     #[must_use]
-    pub fn renew_every(&self) -> Duration {
+    pub fn renew_interval(&self) -> Duration {
         (self.renew_deadline * 3 / 10).max(self.retry_period)
     }
 
     /// A retry period that is spread, so that many processes do not call at the same moment.
     /// `random` is drawn from 0 to 1.
-    pub(crate) fn spread(&self, random: f64) -> Duration {
-        spread(self.retry_period, random)
+    pub(crate) fn with_jitter(&self, random: f64) -> Duration {
+        jittered(self.retry_period, random)
     }
 
     /// The time between two renewals, spread in the same way.
-    pub(crate) fn spread_renewal(&self, random: f64) -> Duration {
-        spread(self.renew_every(), random)
+    pub(crate) fn renewal_with_jitter(&self, random: f64) -> Duration {
+        jittered(self.renew_interval(), random)
     }
 }
 
-fn spread(period: Duration, random: f64) -> Duration {
+fn jittered(period: Duration, random: f64) -> Duration {
     period.mul_f64(1.0 - JITTER * random.clamp(0.0, 1.0))
 }
 
@@ -153,47 +153,47 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_would_be_accepted() {
+    fn default_timing_is_valid() {
         assert_eq!(Timing::new(s(15), s(10), s(2)), Ok(Timing::default()));
     }
 
     #[test]
-    fn times_that_break_the_promise_are_refused() {
+    fn inconsistent_times_are_rejected() {
         assert!(matches!(
             Timing::new(s(10), s(10), s(2)),
-            Err(TimingError::Duration { .. })
+            Err(TimingError::DurationTooShort { .. })
         ));
         assert!(matches!(
             Timing::new(s(15), s(12), s(10)),
-            Err(TimingError::RenewDeadline { .. })
+            Err(TimingError::RenewDeadlineTooShort { .. })
         ));
         assert!(matches!(
             Timing::new(s(15), s(10), s(0)),
-            Err(TimingError::RetryPeriod(_))
+            Err(TimingError::RetryPeriodTooShort(_))
         ));
         assert!(matches!(
             Timing::new(s(601), s(10), s(2)),
-            Err(TimingError::TooLong(_))
+            Err(TimingError::DurationTooLong(_))
         ));
     }
 
     #[test]
-    fn a_spread_period_is_always_shorter_than_the_deadline_allows() {
+    fn jitter_only_shortens_the_retry_period() {
         let timing = Timing::default();
-        assert_eq!(timing.spread(0.0), s(2));
-        assert_eq!(timing.spread(0.5), Duration::from_millis(1800));
-        assert_eq!(timing.spread(1.0), Duration::from_millis(1600));
+        assert_eq!(timing.with_jitter(0.0), s(2));
+        assert_eq!(timing.with_jitter(0.5), Duration::from_millis(1800));
+        assert_eq!(timing.with_jitter(1.0), Duration::from_millis(1600));
     }
 
     #[test]
-    fn a_renewal_that_fails_can_be_tried_again_before_the_deadline() {
+    fn failed_renewal_is_retried_before_the_deadline() {
         let timing = Timing::default();
-        assert_eq!(timing.renew_every(), s(3));
-        assert_eq!(timing.spread_renewal(0.0), s(3));
+        assert_eq!(timing.renew_interval(), s(3));
+        assert_eq!(timing.renewal_with_jitter(0.0), s(3));
         let tight = Timing::new(s(15), Duration::from_millis(2500), s(2));
-        assert_eq!(tight.map(|timing| timing.renew_every()), Ok(s(2)));
+        assert_eq!(tight.map(|timing| timing.renew_interval()), Ok(s(2)));
         // The first try may come at any moment of five seconds of trouble.
-        let tries = timing.spread_renewal(0.0) + 3 * timing.spread(0.0);
+        let tries = timing.renewal_with_jitter(0.0) + 3 * timing.with_jitter(0.0);
         assert!(tries < timing.renew_deadline());
     }
 }

@@ -14,7 +14,7 @@ use kube::{Api, ResourceExt as _};
 use thiserror::Error;
 
 /// What the server answers where a version is too old to be followed from.
-const GONE: u16 = 410;
+const HTTP_GONE: u16 = 410;
 
 /// Why a call came to nothing.
 #[derive(Debug, Error)]
@@ -50,14 +50,14 @@ impl From<kube::Error> for StoreError {
             }
             kube::Error::Api(status) if status.is_not_found() => Self::Missing,
             kube::Error::Api(status) if status.is_forbidden() => Self::Forbidden(error),
-            kube::Error::Api(status) if status.code == GONE => Self::Expired,
+            kube::Error::Api(status) if status.code == HTTP_GONE => Self::Expired,
             _ => Self::Api(error),
         }
     }
 }
 
 /// The changes of one Lease: what it became, or nothing when it was deleted.
-pub type Changes = BoxStream<'static, Result<Option<Lease>, StoreError>>;
+pub type LeaseWatch = BoxStream<'static, Result<Option<Lease>, StoreError>>;
 
 /// A change of one Lease among many.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,22 +65,22 @@ pub type Changes = BoxStream<'static, Result<Option<Lease>, StoreError>>;
     clippy::large_enum_variant,
     reason = "nearly all are of the large kind"
 )]
-pub enum Change {
+pub enum LeaseEvent {
     /// What a Lease became.
-    Put(Lease),
+    Applied(Lease),
     /// The name of a Lease that was deleted.
-    Gone(String),
+    Deleted(String),
 }
 
 /// The changes of all Leases of a fleet, in the order of their versions.
-pub type FleetChanges = BoxStream<'static, Result<Change, StoreError>>;
+pub type LeaseEvents = BoxStream<'static, Result<LeaseEvent, StoreError>>;
 
 /// What is asked of the place where Leases are kept.
 ///
 /// Every write gives a Lease a new version, `metadata.resourceVersion`: a decimal number,
 /// greater than all that were given before, to whichever Lease. Who sees a version has seen
 /// all that are lower. The caller bounds each call in time, and may give one up.
-pub trait Store: Send + Sync {
+pub trait LeaseStore: Send + Sync {
     /// The Lease as it is now.
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>>;
     /// Makes a Lease that does not exist; a [`StoreError::Conflict`] where it does.
@@ -97,8 +97,8 @@ pub trait Store: Send + Sync {
         &'a self,
         name: &'a str,
         version: &'a str,
-    ) -> BoxFuture<'a, Result<Changes, StoreError>>;
-    /// Deletes that very version; refusals as of [`Store::replace`].
+    ) -> BoxFuture<'a, Result<LeaseWatch, StoreError>>;
+    /// Deletes that very version; refusals as of [`LeaseStore::replace`].
     fn delete<'a>(
         &'a self,
         name: &'a str,
@@ -109,17 +109,17 @@ pub trait Store: Send + Sync {
     fn list(&self) -> BoxFuture<'_, Result<(Vec<Lease>, String), StoreError>>;
     /// Follows the changes of all Leases of the fleet after `version`, until the connection
     /// ends; [`StoreError::Expired`], here or from the stream, where they are not all known.
-    fn follow<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<FleetChanges, StoreError>>;
+    fn watch_all<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<LeaseEvents, StoreError>>;
 }
 
 /// The Leases of a fleet in the API server: those of one namespace that a selector names.
 #[derive(Clone)]
-pub struct Cluster {
+pub struct KubeLeaseStore {
     api: Api<Lease>,
     selector: String,
 }
 
-impl Cluster {
+impl KubeLeaseStore {
     /// The Leases that have the labels of `selector`; all of the namespace where it is empty.
     ///
     /// `api` should have a client that does not retry by itself (`default_retry` of
@@ -133,15 +133,15 @@ impl Cluster {
     }
 }
 
-impl fmt::Debug for Cluster {
+impl fmt::Debug for KubeLeaseStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster")
+        f.debug_struct("KubeLeaseStore")
             .field("selector", &self.selector)
             .finish_non_exhaustive()
     }
 }
 
-impl Store for Cluster {
+impl LeaseStore for KubeLeaseStore {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
         Box::pin(async move { Ok(self.api.get_opt(name).await?) })
     }
@@ -163,14 +163,14 @@ impl Store for Cluster {
         &'a self,
         name: &'a str,
         version: &'a str,
-    ) -> BoxFuture<'a, Result<Changes, StoreError>> {
+    ) -> BoxFuture<'a, Result<LeaseWatch, StoreError>> {
         Box::pin(async move {
             // A right that is bound to names covers a watch of just that name.
             let params = WatchParams::default().fields(&format!("metadata.name={name}"));
             let events = self.api.watch(&params, version).await?;
             Ok(events
                 .map_err(StoreError::from)
-                .try_filter_map(|event| future::ready(change(event).transpose()))
+                .try_filter_map(|event| future::ready(watched_lease(event).transpose()))
                 .boxed())
         })
     }
@@ -199,30 +199,32 @@ impl Store for Cluster {
         })
     }
 
-    fn follow<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<FleetChanges, StoreError>> {
+    fn watch_all<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<LeaseEvents, StoreError>> {
         let params = WatchParams::default().labels(&self.selector);
         Box::pin(async move {
             let events = self.api.watch(&params, version).await?;
             Ok(events
                 .map_err(StoreError::from)
-                .try_filter_map(|event| future::ready(change_of_one(event).transpose()))
+                .try_filter_map(|event| future::ready(lease_event(event).transpose()))
                 .boxed())
         })
     }
 }
 
 /// What an event says about one Lease among many, if anything.
-fn change_of_one(event: WatchEvent<Lease>) -> Option<Result<Change, StoreError>> {
+fn lease_event(event: WatchEvent<Lease>) -> Option<Result<LeaseEvent, StoreError>> {
     match event {
-        WatchEvent::Added(lease) | WatchEvent::Modified(lease) => Some(Ok(Change::Put(lease))),
-        WatchEvent::Deleted(lease) => Some(Ok(Change::Gone(lease.name_any()))),
+        WatchEvent::Added(lease) | WatchEvent::Modified(lease) => {
+            Some(Ok(LeaseEvent::Applied(lease)))
+        }
+        WatchEvent::Deleted(lease) => Some(Ok(LeaseEvent::Deleted(lease.name_any()))),
         WatchEvent::Bookmark(_) => None,
         WatchEvent::Error(status) => Some(Err(kube::Error::Api(status).into())),
     }
 }
 
 /// What an event says about the Lease, if anything.
-fn change(event: WatchEvent<Lease>) -> Option<Result<Option<Lease>, StoreError>> {
+fn watched_lease(event: WatchEvent<Lease>) -> Option<Result<Option<Lease>, StoreError>> {
     match event {
         WatchEvent::Added(lease) | WatchEvent::Modified(lease) => Some(Ok(Some(lease))),
         WatchEvent::Deleted(_) => Some(Ok(None)),

@@ -11,17 +11,17 @@ impl Identity {
     /// A new name for this process: the pod's name and uid, and a part drawn at random.
     #[must_use]
     pub fn new(pod: &str, uid: &str) -> Self {
-        Self::of_boot(pod, uid, rand::random())
+        Self::with_boot_id(pod, uid, rand::random())
     }
 
     /// The name of the process that drew `boot`.
     #[must_use]
-    pub fn of_boot(pod: &str, uid: &str, boot: u64) -> Self {
+    pub fn with_boot_id(pod: &str, uid: &str, boot: u64) -> Self {
         Self(format!("{pod}_{uid}_{boot:016x}"))
     }
 
     /// A name that was drawn before.
-    pub(crate) fn drawn(name: &str) -> Self {
+    pub(crate) fn from_existing(name: &str) -> Self {
         Self(name.to_owned())
     }
 
@@ -43,13 +43,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_processes_of_one_pod_differ() {
+    fn processes_of_one_pod_have_different_identities() {
         assert_ne!(
             Identity::new("shop-0", "uid"),
             Identity::new("shop-0", "uid")
         );
         assert_eq!(
-            Identity::of_boot("shop-0", "uid", 10).as_str(),
+            Identity::with_boot_id("shop-0", "uid", 10).as_str(),
             "shop-0_uid_000000000000000a"
         );
     }

@@ -9,63 +9,66 @@ use k8s_openapi::api::coordination::v1::Lease;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::record::{Claim, given_up, read};
-use crate::store::{Changes, Store, StoreError};
-use crate::timing::Timing;
+use crate::lease::record::{LeaseWriter, read_record, without_holder};
+use crate::lease::store::{LeaseStore, LeaseWatch, StoreError};
+use crate::lease::timing::Timing;
 
 /// Pause before a Lease that changed under our hands is looked at again.
-pub(crate) const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const CONFLICT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Giving up may take this many retry periods; after that the Lease is left to expire.
-const GIVE_UP_PERIODS: u32 = 2;
+const RELEASE_PERIODS: u32 = 2;
 
 /// One process's calls about one Lease.
 #[derive(Clone)]
-pub(crate) struct Calls {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) claim: Arc<Claim>,
+pub(crate) struct LeaseClient {
+    pub(crate) store: Arc<dyn LeaseStore>,
+    pub(crate) writer: Arc<LeaseWriter>,
     pub(crate) timing: Timing,
 }
 
 /// A Lease that was written with this process as its holder.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldLease {
     /// The Lease as it was written.
     pub(crate) lease: Lease,
     /// When this process must stop, unless it has renewed by then.
-    pub(crate) until: Instant,
+    pub(crate) deadline: Instant,
 }
 
-impl Calls {
+impl LeaseClient {
     /// The Lease as it is now.
     pub(crate) async fn get(&self) -> Result<Option<Lease>, StoreError> {
-        self.bounded(self.store.get(&self.claim.name)).await
+        self.with_timeout(self.store.get(&self.writer.name)).await
     }
 
     /// The changes of the Lease from the version of `lease` on.
-    pub(crate) async fn watch(&self, lease: &Lease) -> Result<Changes, StoreError> {
-        let version = read(lease).version;
-        self.bounded(self.store.watch(&self.claim.name, &version))
+    pub(crate) async fn watch(&self, lease: &Lease) -> Result<LeaseWatch, StoreError> {
+        let version = read_record(lease).version;
+        self.with_timeout(self.store.watch(&self.writer.name, &version))
             .await
     }
 
     /// Writes this process down as the holder, over what was seen.
-    pub(crate) async fn hold(&self, seen: Option<&Lease>) -> Result<Held, StoreError> {
+    pub(crate) async fn acquire_or_renew(
+        &self,
+        seen: Option<&Lease>,
+    ) -> Result<HeldLease, StoreError> {
         // Others may see the record as soon as it is sent, so that is when our time begins.
-        let until = Instant::now() + self.timing.renew_deadline();
-        let lease = self.claim.held(seen, SystemTime::now());
+        let deadline = Instant::now() + self.timing.renew_deadline();
+        let lease = self.writer.with_holder(seen, SystemTime::now());
         let lease = match seen {
             Some(_) => self.replace(&lease).await?,
-            None => self.bounded(self.store.create(&lease)).await?,
+            None => self.with_timeout(self.store.create(&lease)).await?,
         };
-        Ok(Held { lease, until })
+        Ok(HeldLease { lease, deadline })
     }
 
     /// Gives the Lease up, if it is ours, so that another can take it at once.
-    pub(crate) async fn give_up(&self, seen: Option<Lease>) {
-        let (name, me) = (&self.claim.name, &self.claim.me);
-        let limit = self.timing.retry_period() * GIVE_UP_PERIODS;
-        match timeout(limit, self.try_give_up(seen)).await {
+    pub(crate) async fn release(&self, seen: Option<Lease>) {
+        let (name, me) = (&self.writer.name, &self.writer.identity);
+        let limit = self.timing.retry_period() * RELEASE_PERIODS;
+        match timeout(limit, self.try_release(seen)).await {
             Ok(true) => info!(lease = name, holder = %me, "gave the lease up"),
             Ok(false) => debug!(lease = name, holder = %me, "the lease was not ours to give up"),
             Err(_) => warn!(
@@ -77,19 +80,19 @@ impl Calls {
     }
 
     /// Whether it was ours to give up. Tries until it knows.
-    async fn try_give_up(&self, mut seen: Option<Lease>) -> bool {
+    async fn try_release(&self, mut seen: Option<Lease>) -> bool {
         loop {
             if let Some(lease) = &seen {
-                if read(lease).holder.as_deref() != Some(self.claim.me.as_str()) {
+                if read_record(lease).holder.as_deref() != Some(self.writer.identity.as_str()) {
                     return false;
                 }
-                match self.replace(&given_up(lease)).await {
+                match self.replace(&without_holder(lease)).await {
                     Ok(_) => return true,
                     Err(StoreError::Missing) => return false,
                     Err(error) => debug!(%error, "the lease is not given up yet"),
                 }
             }
-            sleep(CONFLICT_PAUSE).await;
+            sleep(CONFLICT_RETRY_DELAY).await;
             seen = match self.get().await {
                 Ok(None) => return false,
                 Ok(lease) => lease,
@@ -99,11 +102,11 @@ impl Calls {
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, StoreError> {
-        self.bounded(self.store.replace(&self.claim.name, lease))
+        self.with_timeout(self.store.replace(&self.writer.name, lease))
             .await
     }
 
-    async fn bounded<T>(
+    async fn with_timeout<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
@@ -113,10 +116,10 @@ impl Calls {
     }
 }
 
-impl fmt::Debug for Calls {
+impl fmt::Debug for LeaseClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Calls")
-            .field("claim", &self.claim)
+        f.debug_struct("LeaseClient")
+            .field("writer", &self.writer)
             .field("timing", &self.timing)
             .finish_non_exhaustive()
     }

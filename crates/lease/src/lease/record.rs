@@ -7,16 +7,26 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::decide::Record;
-use crate::identity::Identity;
+use crate::lease::Identity;
+
+/// What matters of a Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRecord {
+    /// Who holds it; nobody when it was given up.
+    pub holder: Option<String>,
+    /// The resource version, which changes with every write.
+    pub version: String,
+    /// How long its holder wants others to wait, as it wrote it.
+    pub duration: Duration,
+}
 
 /// What is written into a Lease by the process that claims or renews it.
 #[derive(Clone, Debug)]
-pub(crate) struct Claim {
+pub(crate) struct LeaseWriter {
     /// The Lease's name.
     pub(crate) name: String,
     /// Who claims it.
-    pub(crate) me: Identity,
+    pub(crate) identity: Identity,
     /// How long others are to wait.
     pub(crate) duration: Duration,
     /// Labels that the Lease is to have.
@@ -26,12 +36,12 @@ pub(crate) struct Claim {
 }
 
 /// What matters of a Lease.
-pub(crate) fn read(lease: &Lease) -> Record {
+pub(crate) fn read_record(lease: &Lease) -> LeaseRecord {
     let spec = lease.spec.as_ref();
     let seconds = spec
         .and_then(|spec| spec.lease_duration_seconds)
         .and_then(|seconds| u64::try_from(seconds).ok());
-    Record {
+    LeaseRecord {
         holder: spec
             .and_then(|spec| spec.holder_identity.clone())
             .filter(|holder| !holder.is_empty()),
@@ -40,11 +50,11 @@ pub(crate) fn read(lease: &Lease) -> Record {
     }
 }
 
-impl Claim {
+impl LeaseWriter {
     /// The Lease to write over `seen` (or to create) in order to hold it. It carries the
     /// version of `seen`, so the API server refuses it when there has been another write.
-    pub(crate) fn held(&self, seen: Option<&Lease>, now: SystemTime) -> Lease {
-        let now = Some(micros(now));
+    pub(crate) fn with_holder(&self, seen: Option<&Lease>, now: SystemTime) -> Lease {
+        let now = Some(micro_time(now));
         let mut lease = seen.cloned().unwrap_or_else(|| Lease {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
@@ -61,8 +71,8 @@ impl Claim {
         }
         let taken = lease.spec.is_some();
         let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_deref() != Some(self.me.as_str()) {
-            spec.holder_identity = Some(self.me.as_str().to_owned());
+        if spec.holder_identity.as_deref() != Some(self.identity.as_str()) {
+            spec.holder_identity = Some(self.identity.as_str().to_owned());
             spec.acquire_time.clone_from(&now);
             let before = spec.lease_transitions.unwrap_or_default();
             spec.lease_transitions = Some(before.saturating_add(i32::from(taken)));
@@ -76,17 +86,17 @@ impl Claim {
 }
 
 /// The Lease to write over `seen` in order to give it up.
-pub(crate) fn given_up(seen: &Lease) -> Lease {
+pub(crate) fn without_holder(seen: &Lease) -> Lease {
     let mut lease = seen.clone();
     let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
     spec.holder_identity = None;
     lease
 }
 
-fn micros(time: SystemTime) -> MicroTime {
+fn micro_time(time: SystemTime) -> MicroTime {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
-    MicroTime(Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH))
+    let microseconds = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+    MicroTime(Timestamp::from_microsecond(microseconds).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
 #[cfg(test)]
@@ -95,10 +105,10 @@ mod tests {
 
     use super::*;
 
-    fn claim(pod: &str) -> Claim {
-        Claim {
+    fn writer(pod: &str) -> LeaseWriter {
+        LeaseWriter {
             name: "shop".to_owned(),
-            me: Identity::of_boot(pod, "uid", 1),
+            identity: Identity::with_boot_id(pod, "uid", 1),
             duration: Duration::from_millis(14_500),
             labels: BTreeMap::from([("app".to_owned(), "shop".to_owned())]),
             owners: vec![OwnerReference {
@@ -117,55 +127,58 @@ mod tests {
     }
 
     #[test]
-    fn a_new_lease_is_complete() {
-        let lease = claim("a").held(None, at(5));
+    fn new_lease_has_every_field() {
+        let lease = writer("a").with_holder(None, at(5));
         assert_eq!(lease.metadata.name.as_deref(), Some("shop"));
-        assert_eq!(lease.metadata.labels, Some(claim("a").labels));
-        assert_eq!(lease.metadata.owner_references, Some(claim("a").owners));
+        assert_eq!(lease.metadata.labels, Some(writer("a").labels));
+        assert_eq!(lease.metadata.owner_references, Some(writer("a").owners));
         assert_eq!(spec(&lease).lease_transitions, Some(0));
-        assert_eq!(spec(&lease).acquire_time, Some(micros(at(5))));
-        assert_eq!(spec(&lease).renew_time, Some(micros(at(5))));
+        assert_eq!(spec(&lease).acquire_time, Some(micro_time(at(5))));
+        assert_eq!(spec(&lease).renew_time, Some(micro_time(at(5))));
         assert_eq!(spec(&lease).lease_duration_seconds, Some(15));
-        assert_eq!(read(&lease).holder.as_deref(), Some(claim("a").me.as_str()));
+        assert_eq!(
+            read_record(&lease).holder.as_deref(),
+            Some(writer("a").identity.as_str())
+        );
     }
 
     #[test]
-    fn a_renewal_moves_the_time_of_renewal_alone() {
-        let first = claim("a").held(None, at(5));
-        let renewed = claim("a").held(Some(&first), at(7));
+    fn renewal_changes_only_renew_time() {
+        let first = writer("a").with_holder(None, at(5));
+        let renewed = writer("a").with_holder(Some(&first), at(7));
         let expected = LeaseSpec {
-            renew_time: Some(micros(at(7))),
+            renew_time: Some(micro_time(at(7))),
             ..spec(&first)
         };
         assert_eq!(spec(&renewed), expected);
     }
 
     #[test]
-    fn a_takeover_is_counted_and_keeps_what_others_wrote() {
-        let mut seen = claim("a").held(None, at(5));
+    fn takeover_counts_a_transition_and_keeps_other_fields() {
+        let mut seen = writer("a").with_holder(None, at(5));
         seen.metadata.resource_version = Some("7".to_owned());
         seen.metadata.annotations = Some(BTreeMap::from([("k".to_owned(), "v".to_owned())]));
-        for seen in [seen.clone(), given_up(&seen)] {
-            let taken = claim("b").held(Some(&seen), at(9));
+        for seen in [seen.clone(), without_holder(&seen)] {
+            let taken = writer("b").with_holder(Some(&seen), at(9));
             assert_eq!(taken.metadata, seen.metadata);
             assert_eq!(spec(&taken).lease_transitions, Some(1));
-            assert_eq!(spec(&taken).acquire_time, Some(micros(at(9))));
+            assert_eq!(spec(&taken).acquire_time, Some(micro_time(at(9))));
         }
     }
 
     #[test]
-    fn nobody_holds_what_was_given_up_by_us_or_in_the_manner_of_others() {
-        let held = claim("a").held(None, at(5));
-        assert_eq!(read(&given_up(&held)).holder, None);
-        let mut emptied = held;
+    fn released_or_emptied_lease_has_no_holder() {
+        let held_lease = writer("a").with_holder(None, at(5));
+        assert_eq!(read_record(&without_holder(&held_lease)).holder, None);
+        let mut emptied = held_lease;
         emptied.spec.get_or_insert_default().holder_identity = Some(String::new());
-        assert_eq!(read(&emptied).holder, None);
+        assert_eq!(read_record(&emptied).holder, None);
     }
 
     #[test]
-    fn a_senseless_duration_counts_as_none() {
-        let mut lease = claim("a").held(None, at(5));
+    fn negative_duration_reads_as_zero() {
+        let mut lease = writer("a").with_holder(None, at(5));
         lease.spec.get_or_insert_default().lease_duration_seconds = Some(-1);
-        assert_eq!(read(&lease).duration, Duration::ZERO);
+        assert_eq!(read_record(&lease).duration, Duration::ZERO);
     }
 }
