@@ -18,17 +18,14 @@
 //! take over at once instead of at the next look, `watch`. All but `create` can be bound to the
 //! Lease's name. A fleet needs `list`, `watch` and `delete` besides, on all of them.
 
-pub mod decide;
-mod elector;
+pub mod election;
 pub mod fleet;
-mod leadership;
 mod lease;
 
 #[cfg(test)]
 mod fake;
 
-pub use elector::Elector;
-pub use leadership::Leadership;
+pub use election::{Elector, Leadership};
 pub use lease::{
     Identity, KubeLeaseStore, LeaseEvent, LeaseEvents, LeaseRecord, LeaseStore, LeaseWatch,
     StoreError, Timing, TimingError,

@@ -8,7 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::decide::{Holding, Loss, Observed, holding};
+use crate::election::decision::{HolderAction, LossReason, ObservedLease, decide_as_holder};
 use crate::lease::client::{CONFLICT_RETRY_DELAY, HeldLease, LeaseClient};
 use crate::lease::record::read_record;
 use crate::lease::store::StoreError;
@@ -20,29 +20,30 @@ use crate::lease::store::StoreError;
 #[derive(Debug)]
 #[must_use = "dropping it ends the leadership"]
 pub struct Leadership {
-    calls: LeaseClient,
+    client: LeaseClient,
     lost: CancellationToken,
     held: watch::Receiver<HeldLease>,
-    _ends: DropGuard,
-    _renewing: AbortOnDropHandle<()>,
-    _guarding: AbortOnDropHandle<()>,
+    _cancel_on_drop: DropGuard,
+    _renewal_task: AbortOnDropHandle<()>,
+    _deadline_task: AbortOnDropHandle<()>,
 }
 
 impl Leadership {
-    pub(crate) fn begin(calls: LeaseClient, held: HeldLease) -> Self {
-        let (name, me) = (&calls.writer.name, &calls.writer.identity);
+    pub(crate) fn start(client: LeaseClient, held: HeldLease) -> Self {
+        let (name, me) = (&client.writer.name, &client.writer.identity);
         info!(lease = name, holder = %me, "holding the lease");
         let lost = CancellationToken::new();
         let (renewed, held) = watch::channel(held);
-        let renewing = tokio::spawn(renew(calls.clone(), renewed, lost.clone()));
-        let guarding = tokio::spawn(guard(calls.clone(), held.clone(), lost.clone()));
+        let renewal_task = tokio::spawn(run_renewals(client.clone(), renewed, lost.clone()));
+        let deadline_task =
+            tokio::spawn(enforce_deadline(client.clone(), held.clone(), lost.clone()));
         Self {
-            calls,
-            _ends: lost.clone().drop_guard(),
+            client,
+            _cancel_on_drop: lost.clone().drop_guard(),
             lost,
             held,
-            _renewing: AbortOnDropHandle::new(renewing),
-            _guarding: AbortOnDropHandle::new(guarding),
+            _renewal_task: AbortOnDropHandle::new(renewal_task),
+            _deadline_task: AbortOnDropHandle::new(deadline_task),
         }
     }
 
@@ -63,21 +64,25 @@ impl Leadership {
         // A renewal that is still under way carries the same version as what is written here,
         // so one of the two is refused, and giving up then looks again.
         let lease = self.held.borrow().lease.clone();
-        self.calls.release(Some(lease)).await;
+        self.client.release(Some(lease)).await;
     }
 }
 
 /// Ends the leadership at the deadline, or when the renewing task is gone.
-async fn guard(calls: LeaseClient, mut held: watch::Receiver<HeldLease>, lost: CancellationToken) {
-    let _ends = lost.clone().drop_guard();
+async fn enforce_deadline(
+    client: LeaseClient,
+    mut held: watch::Receiver<HeldLease>,
+    lost: CancellationToken,
+) {
+    let _cancel_on_drop = lost.clone().drop_guard();
     loop {
-        let until = held.borrow_and_update().deadline;
+        let deadline = held.borrow_and_update().deadline;
         tokio::select! {
             biased;
             () = lost.cancelled() => return,
             renewed = held.changed() => if renewed.is_err() { return },
-            () = sleep_until(until) => {
-                let (name, me) = (&calls.writer.name, &calls.writer.identity);
+            () = sleep_until(deadline) => {
+                let (name, me) = (&client.writer.name, &client.writer.identity);
                 warn!(lease = name, holder = %me, "the lease was not renewed in time; stopping work");
                 return;
             }
@@ -86,47 +91,51 @@ async fn guard(calls: LeaseClient, mut held: watch::Receiver<HeldLease>, lost: C
 }
 
 /// Renews until the leadership has ended.
-async fn renew(calls: LeaseClient, held: watch::Sender<HeldLease>, lost: CancellationToken) {
-    let _ends = lost.clone().drop_guard();
-    if let Some(loss) = lost
-        .run_until_cancelled(renew_until_lost(&calls, &held))
+async fn run_renewals(
+    client: LeaseClient,
+    held: watch::Sender<HeldLease>,
+    lost: CancellationToken,
+) {
+    let _cancel_on_drop = lost.clone().drop_guard();
+    if let Some(reason) = lost
+        .run_until_cancelled(renew_until_lost(&client, &held))
         .await
     {
-        let (name, me) = (&calls.writer.name, &calls.writer.identity);
-        warn!(lease = name, holder = %me, ?loss, "lost the lease; stopping work");
+        let (name, me) = (&client.writer.name, &client.writer.identity);
+        warn!(lease = name, holder = %me, ?reason, "lost the lease; stopping work");
     }
 }
 
-async fn renew_until_lost(calls: &LeaseClient, held: &watch::Sender<HeldLease>) -> Loss {
+async fn renew_until_lost(client: &LeaseClient, held: &watch::Sender<HeldLease>) -> LossReason {
     let mut lease = held.borrow().lease.clone();
-    let mut next = Instant::now() + calls.timing.renewal_with_jitter(rand::random());
+    let mut next_renewal = Instant::now() + client.timing.renewal_with_jitter(rand::random());
     loop {
-        sleep_until(next).await;
+        sleep_until(next_renewal).await;
         // Counted from before the call: one that took its whole time is tried again at once.
         let sent = Instant::now();
-        next = sent + calls.timing.with_jitter(rand::random());
-        let error = match calls.acquire_or_renew(Some(&lease)).await {
+        next_renewal = sent + client.timing.with_jitter(rand::random());
+        let error = match client.acquire_or_renew(Some(&lease)).await {
             Ok(renewed) => {
-                next = sent + calls.timing.renewal_with_jitter(rand::random());
+                next_renewal = sent + client.timing.renewal_with_jitter(rand::random());
                 lease = renewed.lease.clone();
                 held.send_replace(renewed);
                 continue;
             }
             Err(StoreError::Conflict | StoreError::Missing) => {
-                let until = held.borrow().deadline;
-                match look(calls, until).await {
-                    Ok(Ok(now)) => {
-                        lease = now;
-                        next = Instant::now() + CONFLICT_RETRY_DELAY;
+                let deadline = held.borrow().deadline;
+                match recheck_lease(client, deadline).await {
+                    Ok(Ok(current)) => {
+                        lease = current;
+                        next_renewal = Instant::now() + CONFLICT_RETRY_DELAY;
                         continue;
                     }
-                    Ok(Err(loss)) => return loss,
+                    Ok(Err(reason)) => return reason,
                     Err(error) => error,
                 }
             }
             Err(error) => error,
         };
-        let name = &calls.writer.name;
+        let name = &client.writer.name;
         warn!(
             lease = name,
             error = &error as &dyn std::error::Error,
@@ -137,15 +146,18 @@ async fn renew_until_lost(calls: &LeaseClient, held: &watch::Sender<HeldLease>) 
 
 /// Looks at a Lease that could not be renewed as it was known. It is ours still when somebody
 /// else wrote to it, or when a renewal without an answer succeeded.
-async fn look(calls: &LeaseClient, until: Instant) -> Result<Result<Lease, Loss>, StoreError> {
-    let lease = calls.get().await?;
+async fn recheck_lease(
+    client: &LeaseClient,
+    deadline: Instant,
+) -> Result<Result<Lease, LossReason>, StoreError> {
+    let lease = client.get().await?;
     let now = Instant::now();
-    let mut observed = Observed::default();
-    observed.note(lease.as_ref().map(read_record), now);
+    let mut observed = ObservedLease::default();
+    observed.observe(lease.as_ref().map(read_record), now);
     Ok(
-        match holding(&calls.writer.identity, &observed, now, until) {
-            Holding::Renew => lease.ok_or(Loss::Deleted),
-            Holding::Lost(loss) => Err(loss),
+        match decide_as_holder(&client.writer.identity, &observed, now, deadline) {
+            HolderAction::Renew => lease.ok_or(LossReason::Deleted),
+            HolderAction::Stop(reason) => Err(reason),
         },
     )
 }

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::decide::{Observed, StandingBy, standing_by};
-use crate::leadership::Leadership;
+use crate::election::decision::{CandidateAction, ObservedLease, decide_as_candidate};
+use crate::election::leadership::Leadership;
 use crate::lease::Identity;
 use crate::lease::client::{CONFLICT_RETRY_DELAY, HeldLease, LeaseClient};
 use crate::lease::record::{LeaseWriter, read_record};
@@ -25,26 +25,26 @@ use crate::lease::timing::Timing;
 /// One process's candidacy for one Lease.
 #[derive(Debug)]
 pub struct Elector {
-    calls: LeaseClient,
-    observed: Observed,
+    client: LeaseClient,
+    observed: ObservedLease,
     /// Ends the leadership that this elector gave last: a process has one at a time.
-    latest: CancellationToken,
+    current: CancellationToken,
     /// Whether the holder is to be followed rather than looked at now and then.
-    follows: bool,
+    can_watch: bool,
     /// Whether a claim was sent that was not answered and may have succeeded.
-    doubtful: bool,
+    unconfirmed_claim: bool,
     /// Whether the API server did not answer last time, which was said then.
-    failing: bool,
+    store_failing: bool,
     /// The holder that was last told of.
-    told: Option<String>,
+    logged_holder: Option<String>,
 }
 
 /// How a round of standing by ended.
-enum Round {
-    Held(Box<HeldLease>),
+enum StandbyRound {
+    Acquired(Box<HeldLease>),
     Stopped,
     /// To be begun anew, after a pause.
-    Again(Duration),
+    Retry(Duration),
 }
 
 impl Elector {
@@ -63,17 +63,17 @@ impl Elector {
         labels: BTreeMap<String, String>,
     ) -> Self {
         let store = Arc::new(KubeLeaseStore::new(api, ""));
-        Self::over(store, name.into(), identity, timing, labels)
+        Self::with_store(store, name.into(), identity, timing, labels)
     }
 
     /// Has the Lease go when its owners are deleted.
     #[must_use]
     pub fn owned_by(mut self, owners: Vec<OwnerReference>) -> Self {
-        Arc::make_mut(&mut self.calls.writer).owners = owners;
+        Arc::make_mut(&mut self.client.writer).owners = owners;
         self
     }
 
-    pub(crate) fn over(
+    pub(crate) fn with_store(
         store: Arc<dyn LeaseStore>,
         name: String,
         me: Identity,
@@ -88,17 +88,17 @@ impl Elector {
             owners: Vec::new(),
         };
         Self {
-            calls: LeaseClient {
+            client: LeaseClient {
                 store,
                 writer: Arc::new(writer),
                 timing,
             },
-            observed: Observed::default(),
-            latest: CancellationToken::new(),
-            follows: true,
-            doubtful: false,
-            failing: false,
-            told: None,
+            observed: ObservedLease::default(),
+            current: CancellationToken::new(),
+            can_watch: true,
+            unconfirmed_claim: false,
+            store_failing: false,
+            logged_holder: None,
         }
     }
 
@@ -108,101 +108,103 @@ impl Elector {
     /// Must be awaited to its end: use `stop` rather than dropping it, lest a Lease that was
     /// just taken stays in the hands of nobody until it expires.
     pub async fn acquire(&mut self, stop: &CancellationToken) -> Option<Leadership> {
-        self.latest.cancel();
-        (self.follows, self.doubtful) = (true, false);
+        self.current.cancel();
+        (self.can_watch, self.unconfirmed_claim) = (true, false);
         loop {
-            let pause = match self.stand_by(stop).await {
-                Round::Held(held) if stop.is_cancelled() => {
-                    self.calls.release(Some(held.lease)).await;
+            let delay = match self.wait_for_lease(stop).await {
+                StandbyRound::Acquired(held) if stop.is_cancelled() => {
+                    self.client.release(Some(held.lease)).await;
                     return None;
                 }
-                Round::Held(held) => {
-                    let leadership = Leadership::begin(self.calls.clone(), *held);
-                    self.latest = leadership.lost().clone();
+                StandbyRound::Acquired(held) => {
+                    let leadership = Leadership::start(self.client.clone(), *held);
+                    self.current = leadership.lost().clone();
                     return Some(leadership);
                 }
-                Round::Stopped => break,
-                Round::Again(pause) => pause,
+                StandbyRound::Stopped => break,
+                StandbyRound::Retry(delay) => delay,
             };
-            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+            if stop.run_until_cancelled(sleep(delay)).await.is_none() {
                 break;
             }
         }
-        if self.doubtful {
-            self.calls.release(None).await;
+        if self.unconfirmed_claim {
+            self.client.release(None).await;
         }
         None
     }
 
     /// Looks at the Lease, and follows it until it can be claimed or must be looked at anew.
-    async fn stand_by(&mut self, stop: &CancellationToken) -> Round {
-        let mut lease = match stop.run_until_cancelled(self.calls.get()).await {
-            None => return Round::Stopped,
-            Some(Err(error)) => return self.failed(&error),
+    async fn wait_for_lease(&mut self, stop: &CancellationToken) -> StandbyRound {
+        let mut lease = match stop.run_until_cancelled(self.client.get()).await {
+            None => return StandbyRound::Stopped,
+            Some(Err(error)) => return self.report_failure(&error),
             Some(Ok(lease)) => lease,
         };
-        self.failing = false;
-        let mut changes: Option<LeaseWatch> = None;
+        self.store_failing = false;
+        let mut watch: Option<LeaseWatch> = None;
         loop {
             let now = Instant::now();
-            self.observed.note(lease.as_ref().map(read_record), now);
-            let (me, timing) = (&self.calls.writer.identity, &self.calls.timing);
-            let until = match standing_by(me, &self.observed, now, timing) {
-                StandingBy::Claim if stop.is_cancelled() => return Round::Stopped,
-                StandingBy::Claim => return self.claim(lease.as_ref()).await,
-                StandingBy::Wait(until) => until,
+            self.observed.observe(lease.as_ref().map(read_record), now);
+            let (me, timing) = (&self.client.writer.identity, &self.client.timing);
+            let wait_until = match decide_as_candidate(me, &self.observed, now, timing) {
+                CandidateAction::Claim if stop.is_cancelled() => return StandbyRound::Stopped,
+                CandidateAction::Claim => return self.try_claim(lease.as_ref()).await,
+                CandidateAction::Wait(until) => until,
             };
-            self.tell(lease.as_ref());
-            if changes.is_none() {
-                changes = self.follow(lease.as_ref()).await;
+            self.log_new_leader(lease.as_ref());
+            if watch.is_none() {
+                watch = self.start_watch(lease.as_ref()).await;
             }
             // A watch that has silently died is found out at the latest when the record that
             // was seen last would have expired.
-            let wake = match changes {
-                Some(_) => until,
-                None => until.min(Instant::now() + self.spread()),
+            let wake = match watch {
+                Some(_) => wait_until,
+                None => wait_until.min(Instant::now() + self.jittered_retry()),
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Round::Stopped,
-                change = next(&mut changes) => match change {
-                    Some(Ok(now)) => lease = now,
-                    Some(Err(error)) => return self.failed(&error),
-                    None => return Round::Again(self.spread()),
+                () = stop.cancelled() => return StandbyRound::Stopped,
+                event = next_event(&mut watch) => match event {
+                    Some(Ok(current)) => lease = current,
+                    Some(Err(error)) => return self.report_failure(&error),
+                    None => return StandbyRound::Retry(self.jittered_retry()),
                 },
-                () = sleep_until(wake) => return Round::Again(Duration::ZERO),
+                () = sleep_until(wake) => return StandbyRound::Retry(Duration::ZERO),
             }
         }
     }
 
-    async fn claim(&mut self, seen: Option<&Lease>) -> Round {
+    async fn try_claim(&mut self, seen: Option<&Lease>) -> StandbyRound {
         // Not given up when `stop` comes: a claim that was sent may succeed.
-        match self.calls.acquire_or_renew(seen).await {
+        match self.client.acquire_or_renew(seen).await {
             Ok(held) => {
                 self.observed
-                    .note(Some(read_record(&held.lease)), Instant::now());
-                self.told = None;
-                Round::Held(Box::new(held))
+                    .observe(Some(read_record(&held.lease)), Instant::now());
+                self.logged_holder = None;
+                StandbyRound::Acquired(Box::new(held))
             }
-            Err(StoreError::Conflict | StoreError::Missing) => Round::Again(CONFLICT_RETRY_DELAY),
+            Err(StoreError::Conflict | StoreError::Missing) => {
+                StandbyRound::Retry(CONFLICT_RETRY_DELAY)
+            }
             Err(error) => {
-                self.doubtful = true;
-                self.failed(&error)
+                self.unconfirmed_claim = true;
+                self.report_failure(&error)
             }
         }
     }
 
     /// The changes of the Lease from what was seen on, where they can be had.
-    async fn follow(&mut self, seen: Option<&Lease>) -> Option<LeaseWatch> {
-        let seen = seen.filter(|_| self.follows)?;
-        match self.calls.watch(seen).await {
-            Ok(changes) => Some(changes),
+    async fn start_watch(&mut self, seen: Option<&Lease>) -> Option<LeaseWatch> {
+        let seen = seen.filter(|_| self.can_watch)?;
+        match self.client.watch(seen).await {
+            Ok(watch) => Some(watch),
             Err(error) => {
-                let name = &self.calls.writer.name;
+                let name = &self.client.writer.name;
                 let forbidden = matches!(error, StoreError::Forbidden(_));
                 let error = &error as &dyn std::error::Error;
                 if forbidden {
-                    self.follows = false;
+                    self.can_watch = false;
                     info!(
                         lease = name,
                         error, "may not watch the lease; looking now and then"
@@ -216,38 +218,38 @@ impl Elector {
     }
 
     /// Says who holds the Lease, when that is news.
-    fn tell(&mut self, lease: Option<&Lease>) {
+    fn log_new_leader(&mut self, lease: Option<&Lease>) {
         let holder = lease.and_then(|lease| read_record(lease).holder);
-        if holder != self.told {
-            let (name, me) = (&self.calls.writer.name, &self.calls.writer.identity);
+        if holder != self.logged_holder {
+            let (name, me) = (&self.client.writer.name, &self.client.writer.identity);
             let by = holder.as_deref().unwrap_or("nobody, since it was deleted");
             info!(lease = name, candidate = %me, holder = by, "standing by");
-            self.told = holder;
+            self.logged_holder = holder;
         }
     }
 
     /// Says once that the API server fails, and has it asked again later.
-    fn failed(&mut self, error: &StoreError) -> Round {
-        let name = &self.calls.writer.name;
+    fn report_failure(&mut self, error: &StoreError) -> StandbyRound {
+        let name = &self.client.writer.name;
         let error = error as &dyn std::error::Error;
-        if self.failing {
+        if self.store_failing {
             debug!(lease = name, error, "still cannot reach the lease");
         } else {
             warn!(lease = name, error, "cannot reach the lease; trying again");
         }
-        self.failing = true;
-        Round::Again(self.spread())
+        self.store_failing = true;
+        StandbyRound::Retry(self.jittered_retry())
     }
 
-    fn spread(&self) -> Duration {
-        self.calls.timing.with_jitter(rand::random())
+    fn jittered_retry(&self) -> Duration {
+        self.client.timing.with_jitter(rand::random())
     }
 }
 
 /// The next change; never comes where there is nothing to follow.
-async fn next(changes: &mut Option<LeaseWatch>) -> Option<Result<Option<Lease>, StoreError>> {
-    match changes {
-        Some(changes) => changes.next().await,
+async fn next_event(watch: &mut Option<LeaseWatch>) -> Option<Result<Option<Lease>, StoreError>> {
+    match watch {
+        Some(watch) => watch.next().await,
         None => future::pending().await,
     }
 }

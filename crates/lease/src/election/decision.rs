@@ -11,27 +11,27 @@ use crate::lease::{Identity, LeaseRecord};
 
 /// What this process has seen of a Lease so far.
 #[derive(Clone, Debug, Default)]
-pub struct Observed {
-    last: Option<Seen>,
+pub struct ObservedLease {
+    last: Option<ObservedRecord>,
     missing: bool,
 }
 
 #[derive(Clone, Debug)]
-struct Seen {
+struct ObservedRecord {
     record: LeaseRecord,
     /// When this process first saw the record, in this very version.
     since: Instant,
 }
 
-impl Observed {
+impl ObservedLease {
     /// Takes note of what there was (or that there was nothing) at `now`, a moment after the
     /// answer came: a record must never seem older than it is.
-    pub fn note(&mut self, record: Option<LeaseRecord>, now: Instant) {
+    pub fn observe(&mut self, record: Option<LeaseRecord>, now: Instant) {
         self.missing = record.is_none();
         let Some(record) = record else { return };
         match &self.last {
             Some(seen) if seen.record.version == record.version => {}
-            _ => self.last = Some(Seen { record, since: now }),
+            _ => self.last = Some(ObservedRecord { record, since: now }),
         }
     }
 
@@ -39,7 +39,7 @@ impl Observed {
     ///
     /// Of the record's duration and our own the longer one counts, as the holder may have been
     /// started with other times. A holder whose Lease was deleted may not know it yet.
-    fn others_until(&self, me: &Identity, timing: &Timing) -> Option<Instant> {
+    fn foreign_claim_expires_at(&self, me: &Identity, timing: &Timing) -> Option<Instant> {
         let seen = self.last.as_ref()?;
         let holder = seen.record.holder.as_deref()?;
         let wait = seen
@@ -53,7 +53,7 @@ impl Observed {
 
 /// What a process that stands by does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StandingBy {
+pub enum CandidateAction {
     /// Write itself down as the holder, over what it saw: the Lease is missing, was given up,
     /// has expired, or is its own already.
     Claim,
@@ -63,53 +63,58 @@ pub enum StandingBy {
 
 /// What a process that holds the Lease does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holding {
+pub enum HolderAction {
     /// Write its renewal over what it saw.
     Renew,
     /// Stop working: it holds the Lease no longer.
-    Lost(Loss),
+    Stop(LossReason),
 }
 
 /// Why a holder must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
+pub enum LossReason {
     /// No renewal succeeded in time.
-    Late,
+    RenewDeadlineExceeded,
     /// The Lease is in other hands, or was taken out of its own.
-    Taken,
+    TakenOver,
     /// The Lease was deleted, so that anybody may have it.
     Deleted,
 }
 
 /// Decides for the process `me`, which does not hold the Lease.
 #[must_use]
-pub fn standing_by(
+pub fn decide_as_candidate(
     me: &Identity,
-    observed: &Observed,
+    observed: &ObservedLease,
     now: Instant,
     timing: &Timing,
-) -> StandingBy {
-    match observed.others_until(me, timing) {
-        Some(until) if now < until => StandingBy::Wait(until),
-        _ => StandingBy::Claim,
+) -> CandidateAction {
+    match observed.foreign_claim_expires_at(me, timing) {
+        Some(expiry) if now < expiry => CandidateAction::Wait(expiry),
+        _ => CandidateAction::Claim,
     }
 }
 
-/// Decides for the process `me`, which holds the Lease until its deadline, `until`.
+/// Decides for the process `me`, which holds the Lease until its deadline, `deadline`.
 #[must_use]
-pub fn holding(me: &Identity, observed: &Observed, now: Instant, until: Instant) -> Holding {
+pub fn decide_as_holder(
+    me: &Identity,
+    observed: &ObservedLease,
+    now: Instant,
+    deadline: Instant,
+) -> HolderAction {
     let holder = observed
         .last
         .as_ref()
         .and_then(|seen| seen.record.holder.as_deref());
-    if now >= until {
-        Holding::Lost(Loss::Late)
+    if now >= deadline {
+        HolderAction::Stop(LossReason::RenewDeadlineExceeded)
     } else if observed.missing {
-        Holding::Lost(Loss::Deleted)
+        HolderAction::Stop(LossReason::Deleted)
     } else if holder == Some(me.as_str()) {
-        Holding::Renew
+        HolderAction::Renew
     } else {
-        Holding::Lost(Loss::Taken)
+        HolderAction::Stop(LossReason::TakenOver)
     }
 }
 

@@ -15,10 +15,10 @@ use super::*;
 type Micros = u64;
 
 const SECOND: Micros = 1_000_000;
-const PROCESSES: usize = 4;
+const CANDIDATES: usize = 4;
 /// How long things go wrong, and how long they may take to come right afterwards.
-const TROUBLE: Micros = 600 * SECOND;
-const CALM: Micros = 60 * SECOND;
+const FAULT_PERIOD: Micros = 600 * SECOND;
+const RECOVERY_PERIOD: Micros = 60 * SECOND;
 /// Seeds that are played in a plain run, and in a long one.
 const SEEDS: (u32, u32) = (80, 1000);
 
@@ -27,65 +27,65 @@ fn seeds() -> u64 {
 }
 
 #[derive(Clone)]
-enum Call {
+enum ElectionCall {
     Get,
     /// A record to be written, over the version that was seen or as a new one.
     Write(Option<String>, Option<String>),
 }
 
 /// The Lease as it is, where there is one; or that the write was refused.
-type Answer = Result<Option<LeaseRecord>, Refused>;
+type CallAnswer = Result<Option<LeaseRecord>, CallRejected>;
 
-struct Refused;
+struct CallRejected;
 
-enum Event {
+enum ElectionEvent {
     Wake,
     /// A call comes to the API server, which knows no processes.
-    Lands(u64, Call, Instant),
+    RequestArrives(u64, ElectionCall, Instant),
     /// An answer comes back.
-    Answered(u64, Call, Instant, Answer),
+    ResponseArrives(u64, ElectionCall, Instant, CallAnswer),
     TimedOut(u64),
-    Told(Option<LeaseRecord>),
+    WatchEvent(Option<LeaseRecord>),
     Killed,
     Paused(Micros),
 }
 
-struct Process {
+struct Candidate {
     me: Identity,
     boot: u64,
     rate: f64,
     paused_until: Micros,
-    observed: Observed,
+    observed: ObservedLease,
     /// The version that the next write is to replace, and the deadline.
     holds: Option<(String, Instant)>,
-    asking: Option<u64>,
+    in_flight: Option<u64>,
 }
 
-struct World {
+struct ElectionWorld {
     random: StdRng,
     timing: Timing,
     epoch: Instant,
     now: Micros,
     order: u64,
-    events: BTreeMap<(Micros, u64), (usize, u64, Event)>,
-    processes: Vec<Process>,
+    events: BTreeMap<(Micros, u64), (usize, u64, ElectionEvent)>,
+    candidates: Vec<Candidate>,
     lease: Option<LeaseRecord>,
     version: u64,
     takeovers: u32,
 }
 
-impl World {
+impl ElectionWorld {
     fn new(seed: u64, rates: std::ops::Range<f64>) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let processes = (0..PROCESSES)
-            .map(|n| Process {
+        let candidates = (0..CANDIDATES)
+            .map(|n| Candidate {
                 me: Identity::with_boot_id(&format!("p{n}"), "uid", 0),
                 boot: 0,
                 rate: random.random_range(rates.clone()),
                 paused_until: 0,
-                observed: Observed::default(),
+                observed: ObservedLease::default(),
                 holds: None,
-                asking: None,
+                in_flight: None,
             })
             .collect();
         let mut world = Self {
@@ -95,42 +95,42 @@ impl World {
             now: 0,
             order: 0,
             events: BTreeMap::new(),
-            processes,
+            candidates,
             lease: None,
             version: 0,
             takeovers: 0,
         };
-        for p in 0..PROCESSES {
-            world.after(0, p, Event::Wake);
+        for p in 0..CANDIDATES {
+            world.schedule(0, p, ElectionEvent::Wake);
         }
         world
     }
 
-    fn after(&mut self, wait: Micros, p: usize, event: Event) {
+    fn schedule(&mut self, wait: Micros, p: usize, event: ElectionEvent) {
         self.order += 1;
-        let boot = self.processes[p].boot;
+        let boot = self.candidates[p].boot;
         self.events
             .insert((self.now + wait, self.order), (p, boot, event));
     }
 
-    fn local(&self, p: usize) -> Instant {
+    fn local_time(&self, p: usize) -> Instant {
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        let elapsed = self.now as f64 / 1e6 * self.processes[p].rate;
+        let elapsed = self.now as f64 / 1e6 * self.candidates[p].rate;
         self.epoch + Duration::from_secs_f64(elapsed)
     }
 
     /// A local time span in true time.
-    fn span(&self, p: usize, local: Duration) -> Micros {
-        let micros = local.div_f64(self.processes[p].rate).as_micros();
+    fn true_duration(&self, p: usize, local_duration: Duration) -> Micros {
+        let micros = local_duration.div_f64(self.candidates[p].rate).as_micros();
         Micros::try_from(micros).unwrap() + 1
     }
 
-    fn calm(&self) -> bool {
-        self.now > TROUBLE
+    fn is_recovering(&self) -> bool {
+        self.now > FAULT_PERIOD
     }
 
     fn latency(&mut self) -> Micros {
-        if self.calm() || self.random.random_bool(0.7) {
+        if self.is_recovering() || self.random.random_bool(0.7) {
             self.random.random_range(1_000..50_000)
         } else {
             // Long after the caller has given up on it, too.
@@ -139,33 +139,35 @@ impl World {
     }
 
     fn holders(&self) -> Vec<usize> {
-        (0..PROCESSES)
+        (0..CANDIDATES)
             .filter(|p| {
-                let holds = self.processes[*p].holds.as_ref();
-                holds.is_some_and(|(_, until)| self.local(*p) < *until)
+                let holds = self.candidates[*p].holds.as_ref();
+                holds.is_some_and(|(_, until)| self.local_time(*p) < *until)
             })
             .collect()
     }
 
     fn run(&mut self) -> Result<(), String> {
-        let mut last_trouble = 0;
+        let mut last_fault = 0;
         while let Some(((at, _), (p, boot, event))) = self.events.pop_first() {
-            if at > TROUBLE + CALM {
+            if at > FAULT_PERIOD + RECOVERY_PERIOD {
                 break;
             }
             self.now = at;
-            if at < TROUBLE && at > last_trouble + SECOND {
-                last_trouble = at;
-                self.make_trouble();
+            if at < FAULT_PERIOD && at > last_fault + SECOND {
+                last_fault = at;
+                self.inject_faults();
             }
             match event {
-                Event::Lands(id, call, sent) => self.land(p, boot, id, call, sent),
-                _ if boot != self.processes[p].boot => {}
-                event if at < self.processes[p].paused_until => {
-                    let rest = self.processes[p].paused_until - at;
-                    self.after(rest, p, event);
+                ElectionEvent::RequestArrives(id, call, sent) => {
+                    self.on_request(p, boot, id, call, sent)
                 }
-                event => self.happen(p, event),
+                _ if boot != self.candidates[p].boot => {}
+                event if at < self.candidates[p].paused_until => {
+                    let rest = self.candidates[p].paused_until - at;
+                    self.schedule(rest, p, event);
+                }
+                event => self.deliver(p, event),
             }
             let holders = self.holders();
             if holders.len() > 1 {
@@ -177,13 +179,13 @@ impl World {
             .ok_or_else(|| "nobody holds the lease when all is well".to_owned())
     }
 
-    fn make_trouble(&mut self) {
-        let p = self.random.random_range(0..PROCESSES);
+    fn inject_faults(&mut self) {
+        let p = self.random.random_range(0..CANDIDATES);
         match self.random.random_range(0..100) {
-            0..5 => self.after(0, p, Event::Killed),
+            0..5 => self.schedule(0, p, ElectionEvent::Killed),
             5..10 => {
                 let length = self.random.random_range(0..40 * SECOND);
-                self.after(0, p, Event::Paused(length));
+                self.schedule(0, p, ElectionEvent::Paused(length));
             }
             10..12 => {
                 // Somebody edits its labels.
@@ -196,85 +198,85 @@ impl World {
         }
     }
 
-    fn happen(&mut self, p: usize, event: Event) {
+    fn deliver(&mut self, p: usize, event: ElectionEvent) {
         match event {
-            Event::Wake => self.wake(p),
-            Event::Answered(id, call, sent, answer) => {
-                if self.processes[p].asking == Some(id) {
-                    self.processes[p].asking = None;
-                    self.answered(p, &call, sent, answer);
+            ElectionEvent::Wake => self.wake(p),
+            ElectionEvent::ResponseArrives(id, call, sent, answer) => {
+                if self.candidates[p].in_flight == Some(id) {
+                    self.candidates[p].in_flight = None;
+                    self.on_response(p, &call, sent, answer);
                 }
             }
-            Event::TimedOut(id) => {
-                if self.processes[p].asking == Some(id) {
-                    self.processes[p].asking = None;
+            ElectionEvent::TimedOut(id) => {
+                if self.candidates[p].in_flight == Some(id) {
+                    self.candidates[p].in_flight = None;
                     self.wake(p);
                 }
             }
-            Event::Told(record) => {
-                let now = self.local(p);
-                let process = &mut self.processes[p];
-                if process.holds.is_none() && process.asking.is_none() {
-                    process.observed.note(record, now);
-                    self.consider(p);
+            ElectionEvent::WatchEvent(record) => {
+                let now = self.local_time(p);
+                let process = &mut self.candidates[p];
+                if process.holds.is_none() && process.in_flight.is_none() {
+                    process.observed.observe(record, now);
+                    self.decide(p);
                 }
             }
-            Event::Killed => {
-                let process = &mut self.processes[p];
+            ElectionEvent::Killed => {
+                let process = &mut self.candidates[p];
                 process.boot += 1;
                 process.me = Identity::with_boot_id(&format!("p{p}"), "uid", process.boot);
-                process.observed = Observed::default();
+                process.observed = ObservedLease::default();
                 process.holds = None;
-                process.asking = None;
+                process.in_flight = None;
                 let down = self.random.random_range(0..20 * SECOND);
-                self.after(down, p, Event::Wake);
+                self.schedule(down, p, ElectionEvent::Wake);
             }
-            Event::Paused(length) => self.processes[p].paused_until = self.now + length,
-            Event::Lands(..) => unreachable!(),
+            ElectionEvent::Paused(length) => self.candidates[p].paused_until = self.now + length,
+            ElectionEvent::RequestArrives(..) => unreachable!(),
         }
     }
 
     fn wake(&mut self, p: usize) {
-        let now = self.local(p);
-        let process = &mut self.processes[p];
-        if process.asking.is_some() {
+        let now = self.local_time(p);
+        let process = &mut self.candidates[p];
+        if process.in_flight.is_some() {
             return;
         }
         match &process.holds {
             Some((_, until)) if now >= *until => {
                 process.holds = None;
-                self.ask(p, Call::Get);
+                self.send(p, ElectionCall::Get);
             }
             // Graceful ends come as any other write.
             Some((version, _)) => {
                 let (version, me) = (version.clone(), process.me.as_str().to_owned());
-                let ends = !self.calm() && self.random.random_bool(0.03);
+                let ends = !self.is_recovering() && self.random.random_bool(0.03);
                 if ends {
-                    self.processes[p].holds = None;
+                    self.candidates[p].holds = None;
                 }
                 let holder = (!ends).then_some(me);
-                self.ask(p, Call::Write(holder, Some(version)));
+                self.send(p, ElectionCall::Write(holder, Some(version)));
             }
-            None => self.ask(p, Call::Get),
+            None => self.send(p, ElectionCall::Get),
         }
     }
 
-    fn ask(&mut self, p: usize, call: Call) {
+    fn send(&mut self, p: usize, call: ElectionCall) {
         self.order += 1;
         let id = self.order;
-        self.processes[p].asking = Some(id);
-        let (sent, latency) = (self.local(p), self.latency());
-        self.after(latency, p, Event::Lands(id, call, sent));
-        let limit = self.span(p, self.timing.retry_period());
-        self.after(limit, p, Event::TimedOut(id));
+        self.candidates[p].in_flight = Some(id);
+        let (sent, latency) = (self.local_time(p), self.latency());
+        self.schedule(latency, p, ElectionEvent::RequestArrives(id, call, sent));
+        let limit = self.true_duration(p, self.timing.retry_period());
+        self.schedule(limit, p, ElectionEvent::TimedOut(id));
     }
 
-    fn land(&mut self, p: usize, boot: u64, id: u64, call: Call, sent: Instant) {
-        if !self.calm() && self.random.random_bool(0.05) {
+    fn on_request(&mut self, p: usize, boot: u64, id: u64, call: ElectionCall, sent: Instant) {
+        if !self.is_recovering() && self.random.random_bool(0.05) {
             return;
         }
         let mut accepted = true;
-        if let Call::Write(holder, over) = &call {
+        if let ElectionCall::Write(holder, over) = &call {
             accepted = self.lease.as_ref().map(|lease| &lease.version) == over.as_ref();
             if accepted {
                 self.version += 1;
@@ -283,92 +285,101 @@ impl World {
                     version: self.version.to_string(),
                     duration: self.timing.duration(),
                 });
-                self.tell_all();
+                self.broadcast();
             }
         }
-        if boot != self.processes[p].boot || (!self.calm() && self.random.random_bool(0.05)) {
+        if boot != self.candidates[p].boot
+            || (!self.is_recovering() && self.random.random_bool(0.05))
+        {
             return;
         }
         let answer = if accepted {
             Ok(self.lease.clone())
         } else {
-            Err(Refused)
+            Err(CallRejected)
         };
         let latency = self.latency();
-        self.after(latency, p, Event::Answered(id, call, sent, answer));
+        self.schedule(
+            latency,
+            p,
+            ElectionEvent::ResponseArrives(id, call, sent, answer),
+        );
     }
 
     /// News travel at any speed, and may overtake each other.
-    fn tell_all(&mut self) {
-        for p in 0..PROCESSES {
+    fn broadcast(&mut self) {
+        for p in 0..CANDIDATES {
             let latency = self.latency();
-            self.after(latency, p, Event::Told(self.lease.clone()));
+            self.schedule(latency, p, ElectionEvent::WatchEvent(self.lease.clone()));
         }
     }
 
-    fn answered(&mut self, p: usize, call: &Call, sent: Instant, answer: Answer) {
-        let now = self.local(p);
+    fn on_response(&mut self, p: usize, call: &ElectionCall, sent: Instant, answer: CallAnswer) {
+        let now = self.local_time(p);
         let until = sent + self.timing.renew_deadline();
         let Ok(record) = answer else {
-            return self.ask(p, Call::Get);
+            return self.send(p, ElectionCall::Get);
         };
-        let process = &mut self.processes[p];
-        process.observed.note(record.clone(), now);
+        let process = &mut self.candidates[p];
+        process.observed.observe(record.clone(), now);
         let version = record.map(|record| record.version).unwrap_or_default();
         match (call, &mut process.holds) {
-            (Call::Write(Some(_), _), held) => {
+            (ElectionCall::Write(Some(_), _), held) => {
                 self.takeovers += u32::from(held.is_none());
                 *held = Some((version, until));
                 self.pause(p);
             }
-            (Call::Get, Some((known, until))) => {
-                match holding(&process.me, &process.observed, now, *until) {
-                    Holding::Renew => {
+            (ElectionCall::Get, Some((known, until))) => {
+                match decide_as_holder(&process.me, &process.observed, now, *until) {
+                    HolderAction::Renew => {
                         *known = version;
                         self.wake(p);
                     }
-                    Holding::Lost(_) => {
+                    HolderAction::Stop(_) => {
                         process.holds = None;
-                        self.consider(p);
+                        self.decide(p);
                     }
                 }
             }
-            (Call::Write(None, _), _) => self.pause(p),
-            (Call::Get, None) => self.consider(p),
+            (ElectionCall::Write(None, _), _) => self.pause(p),
+            (ElectionCall::Get, None) => self.decide(p),
         }
     }
 
-    fn consider(&mut self, p: usize) {
-        let now = self.local(p);
-        let process = &self.processes[p];
-        match standing_by(&process.me, &process.observed, now, &self.timing) {
-            StandingBy::Claim => {
+    fn decide(&mut self, p: usize) {
+        let now = self.local_time(p);
+        let process = &self.candidates[p];
+        match decide_as_candidate(&process.me, &process.observed, now, &self.timing) {
+            CandidateAction::Claim => {
                 let seen = process.observed.last.as_ref();
                 let over = seen
                     .filter(|_| !process.observed.missing)
                     .map(|seen| seen.record.version.clone());
-                self.ask(p, Call::Write(Some(process.me.as_str().to_owned()), over));
+                self.send(
+                    p,
+                    ElectionCall::Write(Some(process.me.as_str().to_owned()), over),
+                );
             }
-            StandingBy::Wait(until) => {
-                let wait = self.span(p, until - now);
-                self.after(wait, p, Event::Wake);
+            CandidateAction::Wait(until) => {
+                let wait = self.true_duration(p, until - now);
+                self.schedule(wait, p, ElectionEvent::Wake);
             }
         }
     }
 
     fn pause(&mut self, p: usize) {
         let period = self.timing.with_jitter(self.random.random());
-        let wait = self.span(p, period);
-        self.after(wait, p, Event::Wake);
+        let wait = self.true_duration(p, period);
+        self.schedule(wait, p, ElectionEvent::Wake);
     }
 }
 
 #[test]
-fn two_never_hold_at_once() {
+fn two_processes_never_hold_the_lease_at_once() {
     let mut takeovers = 0;
     for seed in 0..seeds() {
         // The fastest clock gains less on the slowest than `duration / renew_deadline`.
-        let mut world = World::new(seed, 0.82..1.2);
+        let mut world = ElectionWorld::new(seed, 0.82..1.2);
         if let Err(reason) = world.run() {
             panic!("seed {seed}: {reason}");
         }
@@ -382,7 +393,7 @@ fn two_never_hold_at_once() {
 
 /// The simulation can tell: with clocks that break the rule, two do hold at once.
 #[test]
-fn clocks_beyond_the_rule_are_found_out() {
-    let caught = (0..seeds()).any(|seed| World::new(seed, 0.3..3.0).run().is_err());
+fn excessive_clock_drift_is_detected() {
+    let caught = (0..seeds()).any(|seed| ElectionWorld::new(seed, 0.3..3.0).run().is_err());
     assert!(caught);
 }

@@ -14,7 +14,7 @@ use crate::fake::{BROKEN, DEAF, Fake, Fate, Kind, MUTE};
 
 const SECOND: Duration = Duration::from_secs(1);
 fn elector(fake: &Fake, pod: &str) -> Elector {
-    Elector::over(
+    Elector::with_store(
         Arc::new(fake.clone()),
         "shop".to_owned(),
         Identity::new(pod, "uid"),
@@ -32,7 +32,7 @@ async fn acquire(elector: &mut Elector) -> Leadership {
 }
 
 /// An elector that stands by behind a holder, until the task is awaited.
-fn standing_by(fake: &Fake) -> tokio::task::JoinHandle<(Leadership, Instant)> {
+fn spawn_standby(fake: &Fake) -> tokio::task::JoinHandle<(Leadership, Instant)> {
     let mut second = elector(fake, "b");
     tokio::spawn(async move {
         let leadership = acquire(&mut second).await;
@@ -41,7 +41,7 @@ fn standing_by(fake: &Fake) -> tokio::task::JoinHandle<(Leadership, Instant)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_lease_is_made_and_renewed() {
+async fn missing_lease_is_created_and_renewed() {
     let fake = Fake::new();
     let first = acquire(&mut elector(&fake, "a")).await;
     sleep(60 * SECOND).await;
@@ -56,10 +56,10 @@ async fn a_missing_lease_is_made_and_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_released_lease_is_taken_at_once() {
+async fn released_lease_is_acquired_at_once() {
     let fake = Fake::new();
     let first = acquire(&mut elector(&fake, "a")).await;
-    let second = standing_by(&fake);
+    let second = spawn_standby(&fake);
     sleep(30 * SECOND).await;
     let (lost, released) = (first.lost().clone(), Instant::now());
     first.release().await;
@@ -75,11 +75,11 @@ async fn a_released_lease_is_taken_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_who_may_not_watch_looks_each_period() {
+async fn elector_polls_when_watch_is_forbidden() {
     let fake = Fake::new();
     fake.forbid_watching();
     let first = acquire(&mut elector(&fake, "a")).await;
-    let second = standing_by(&fake);
+    let second = spawn_standby(&fake);
     sleep(30 * SECOND).await;
     let released = Instant::now();
     first.release().await;
@@ -90,10 +90,10 @@ async fn one_who_may_not_watch_looks_each_period() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_ends_is_begun_again() {
+async fn ended_watch_is_restarted() {
     let fake = Fake::new();
     let first = acquire(&mut elector(&fake, "a")).await;
-    let second = standing_by(&fake);
+    let second = spawn_standby(&fake);
     sleep(30 * SECOND).await;
     fake.hang_up();
     sleep(5 * SECOND).await;
@@ -104,10 +104,10 @@ async fn a_watch_that_ends_is_begun_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_holder_is_waited_for() {
+async fn standby_waits_for_a_dead_holders_lease_to_expire() {
     let fake = Fake::new();
     let first = acquire(&mut elector(&fake, "a")).await;
-    let second = standing_by(&fake);
+    let second = spawn_standby(&fake);
     sleep(30 * SECOND).await;
     let lost = first.lost().clone();
     drop(first);
@@ -118,7 +118,7 @@ async fn a_dead_holder_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_deadline_counts_from_before_the_call() {
+async fn renew_deadline_counts_from_before_the_request() {
     let fake = Fake::new();
     let slow = Fate {
         back: Duration::from_millis(1900),
@@ -136,7 +136,7 @@ async fn the_deadline_counts_from_before_the_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_holder_survives_failures_that_are_shorter_than_its_deadline() {
+async fn holder_survives_outages_shorter_than_its_deadline() {
     let fake = Fake::new();
     let first = acquire(&mut elector(&fake, "a")).await;
     // The renewals are spread at random, so the trouble comes at many moments of theirs.
@@ -152,7 +152,7 @@ async fn a_holder_survives_failures_that_are_shorter_than_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_of_the_renewing_task_ends_the_leadership() {
+async fn panic_in_the_renewal_task_ends_leadership() {
     let fake = Fake::new();
     let first = acquire(&mut elector(&fake, "a")).await;
     fake.panic();
@@ -162,7 +162,7 @@ async fn a_panic_of_the_renewing_task_ends_the_leadership() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_in_other_hands_or_deleted_is_lost() {
+async fn lease_taken_over_or_deleted_is_lost() {
     for deleted in [false, true] {
         let fake = Fake::new();
         let first = acquire(&mut elector(&fake, "a")).await;
@@ -181,7 +181,7 @@ async fn a_lease_in_other_hands_or_deleted_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_label_put_on_by_another_costs_a_look_and_stays() {
+async fn foreign_label_survives_and_costs_one_get() {
     let fake = Fake::new();
     let first = acquire(&mut elector(&fake, "a")).await;
     fake.meddle(|lease| {
@@ -196,10 +196,10 @@ async fn a_label_put_on_by_another_costs_a_look_and_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_standby_does_not_jump_in_when_the_lease_is_deleted() {
+async fn standby_waits_when_the_lease_is_deleted() {
     let fake = Fake::new();
     let first = acquire(&mut elector(&fake, "a")).await;
-    let second = standing_by(&fake);
+    let second = spawn_standby(&fake);
     sleep(30 * SECOND).await;
     fake.meddle(|_| false);
     first.lost().cancelled().await;
@@ -209,7 +209,7 @@ async fn a_standby_does_not_jump_in_when_the_lease_is_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_whose_answer_was_lost_is_taken_up() {
+async fn claim_without_response_is_recovered() {
     let fake = Fake::new();
     fake.next([Fate::default(), MUTE]);
     let began = Instant::now();
@@ -218,7 +218,7 @@ async fn a_claim_whose_answer_was_lost_is_taken_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_who_is_stopped_leaves_nothing_behind() {
+async fn stopped_elector_leaves_no_holder() {
     // Stopped while standing by, in a claim that is answered, and in one that is not.
     for (fates, after) in [
         (vec![], 0),
@@ -253,7 +253,7 @@ async fn one_who_is_stopped_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn giving_up_is_certain_when_it_can_be_and_bounded_when_not() {
+async fn release_wins_over_a_renewal_in_flight_and_is_bounded() {
     let fake = Fake::new();
     // A renewal is under way, and lands, while the Lease is given up.
     let first = acquire(&mut elector(&fake, "a")).await;
@@ -277,7 +277,7 @@ async fn giving_up_is_certain_when_it_can_be_and_bounded_when_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_elector_gives_one_leadership_at_a_time() {
+async fn new_leadership_ends_the_previous_one() {
     let fake = Fake::new();
     let mut elector = elector(&fake, "a");
     let first = acquire(&mut elector).await;
@@ -287,7 +287,7 @@ async fn one_elector_gives_one_leadership_at_a_time() {
 }
 
 /// Draws how calls fare: mostly well.
-fn draw(random: &mut StdRng) -> Fate {
+fn random_behaviour(random: &mut StdRng) -> Fate {
     let mut wait = |longest: u64| Duration::from_millis(random.random_range(0..longest));
     let (there, back) = match wait(10).as_millis() {
         0 => (wait(20_000), wait(20_000)),
@@ -302,7 +302,7 @@ fn draw(random: &mut StdRng) -> Fate {
 }
 
 /// Lives as one pod: holds, gives up, dies without a word, comes again.
-async fn live(fake: Fake, seed: u64, holders: Arc<Mutex<Vec<CancellationToken>>>) {
+async fn run_pod(fake: Fake, seed: u64, holders: Arc<Mutex<Vec<CancellationToken>>>) {
     let mut random = StdRng::seed_from_u64(seed);
     loop {
         let leadership = acquire(&mut elector(&fake, "pod")).await;
@@ -313,8 +313,8 @@ async fn live(fake: Fake, seed: u64, holders: Arc<Mutex<Vec<CancellationToken>>>
             }
             holders.push(leadership.lost().clone());
         }
-        let life = Duration::from_millis(random.random_range(0..60_000));
-        let held = timeout(life, leadership.lost().cancelled()).await;
+        let term = Duration::from_millis(random.random_range(0..60_000));
+        let held = timeout(term, leadership.lost().cancelled()).await;
         if held.is_err() && random.random_bool(0.5) {
             leadership.release().await;
         }
@@ -323,17 +323,17 @@ async fn live(fake: Fake, seed: u64, holders: Arc<Mutex<Vec<CancellationToken>>>
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_happens_to_calls_one_holds_at_a_time() {
+async fn random_faults_never_yield_two_leaders() {
     for seed in 0..u64::from(rounds(8, 50)) {
         let fake = Fake::new();
         let holders = Arc::new(Mutex::new(Vec::new()));
         let mut random = StdRng::seed_from_u64(seed);
         let mut pods = JoinSet::new();
         for pod in 0..4 {
-            pods.spawn(live(fake.clone(), seed * 10 + pod, Arc::clone(&holders)));
+            pods.spawn(run_pod(fake.clone(), seed * 10 + pod, Arc::clone(&holders)));
         }
         for _ in 0..600 {
-            fake.next([draw(&mut random)]);
+            fake.next([random_behaviour(&mut random)]);
             if random.random_bool(0.01) {
                 fake.hang_up();
             }
