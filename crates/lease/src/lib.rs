@@ -1,5 +1,5 @@
 //! Leadership by a Kubernetes Lease: at most one process works at a time. [`Elector`] is for one
-//! piece of work as a whole; [`fleet`] is for many processes that share the shards of one.
+//! piece of work as a whole; [`membership`] is for many processes that share the shards of one.
 //!
 //! What it promises, and upon what:
 //!
@@ -19,8 +19,8 @@
 //! Lease's name. A fleet needs `list`, `watch` and `delete` besides, on all of them.
 
 pub mod election;
-pub mod fleet;
 mod lease;
+pub mod membership;
 
 #[cfg(test)]
 mod fake;

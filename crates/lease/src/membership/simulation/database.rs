@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::name::Place;
+use super::super::names::ShardId;
 
 pub(super) const KEYS: usize = 24;
 
@@ -11,8 +11,9 @@ pub(super) const KEYS: usize = 24;
 pub(super) type Positions = BTreeMap<usize, u64>;
 
 /// The shard of a key.
-pub(super) fn is_of(key: usize, place: Place) -> bool {
-    key.wrapping_mul(2_654_435_761) % usize::from(place.of) == usize::from(place.shard)
+pub(super) fn is_of(key: usize, shard_id: ShardId) -> bool {
+    key.wrapping_mul(2_654_435_761) % usize::from(shard_id.shard_count)
+        == usize::from(shard_id.shard)
 }
 
 #[derive(Default)]
@@ -28,17 +29,17 @@ pub(super) struct Database {
 }
 
 impl Database {
-    pub(super) fn claim(&mut self, place: Place) -> (u64, Positions) {
-        if self.layout != place.of {
-            self.layout = place.of;
+    pub(super) fn claim(&mut self, shard_id: ShardId) -> (u64, Positions) {
+        if self.layout != shard_id.shard_count {
+            self.layout = shard_id.shard_count;
             self.layouts += 1;
-            self.epochs = (0..place.of)
+            self.epochs = (0..shard_id.shard_count)
                 .map(|shard| (shard, self.last_epoch + 1))
                 .collect();
         }
         self.last_epoch += 2;
-        self.epochs.insert(place.shard, self.last_epoch);
-        let keys = (0..KEYS).filter(|key| is_of(*key, place));
+        self.epochs.insert(shard_id.shard, self.last_epoch);
+        let keys = (0..KEYS).filter(|key| is_of(*key, shard_id));
         (
             self.last_epoch,
             keys.map(|key| (key, self.saved[key])).collect(),
@@ -48,12 +49,12 @@ impl Database {
     /// Whether it was accepted.
     pub(super) fn save(
         &mut self,
-        place: Place,
+        shard_id: ShardId,
         epoch: u64,
         who: (usize, u64),
         positions: &Positions,
     ) -> Result<bool, String> {
-        if self.layout != place.of || self.epochs.get(&place.shard) != Some(&epoch) {
+        if self.layout != shard_id.shard_count || self.epochs.get(&shard_id.shard) != Some(&epoch) {
             self.refusals += 1;
             return Ok(false);
         }

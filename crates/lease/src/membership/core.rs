@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::name::{Fact, Id, Name, Place};
-use super::view::{Life, View};
+use super::names::{LeaseKey, LeaseState, MemberId, ShardId};
+use super::view::{LeaseView, Liveness};
 use crate::lease::Identity;
 use crate::lease::client::CONFLICT_RETRY_DELAY;
 use crate::lease::timing::Timing;
@@ -31,7 +31,7 @@ mod shards;
 mod signals;
 
 use link::Link;
-pub(crate) use link::{Breach, Trouble};
+pub(crate) use link::{Breach, Outage};
 use member::{Stopping, Term};
 use shards::{Cooldown, Holding};
 pub(crate) use signals::{Action, Event, Refusal};
@@ -45,11 +45,11 @@ const IDLE: Duration = Duration::from_mins(1);
 
 /// What a process is told once.
 pub(crate) struct Settings {
-    pub(crate) pod: Id,
+    pub(crate) pod: MemberId,
     pub(crate) uid: String,
     pub(crate) timing: Timing,
     /// Whether the process with that identity is known to have ended.
-    pub(crate) dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    pub(crate) known_dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     pub(crate) random: Box<dyn FnMut() -> u64 + Send>,
 }
 
@@ -74,41 +74,41 @@ enum Kind {
 
 /// What a plan follows from: the members that take their share, the owners that are among them,
 /// and the number of shards.
-type PlannedFor = (Arc<BTreeSet<Id>>, BTreeMap<u16, Id>, u16);
+type PlannedFor = (Arc<BTreeSet<MemberId>>, BTreeMap<u16, MemberId>, u16);
 
 /// See the module.
 pub(crate) struct Core {
     settings: Settings,
-    pub(crate) view: View,
+    pub(crate) view: LeaseView,
     wanted: u16,
     /// The identity of this process, or the one it will have once it is a member.
-    me: Id,
+    me: MemberId,
     term: Option<Term>,
     /// Identities that this process had before.
-    former: BTreeSet<Id>,
+    former: BTreeSet<MemberId>,
     stopping: Option<Stopping>,
     ended: bool,
-    calls: BTreeMap<Name, Call>,
+    calls: BTreeMap<LeaseKey, Call>,
     /// When a Lease may be written to again after a failure.
-    pauses: BTreeMap<Name, Instant>,
+    pauses: BTreeMap<LeaseKey, Instant>,
     claims_after: Option<Instant>,
     /// Conflicts since the last write that succeeded.
     conflicts: u32,
-    holds: BTreeMap<Place, Holding>,
+    holds: BTreeMap<ShardId, Holding>,
     /// Shards that were given up, or are to be, as far as the changes have not shown it.
-    relinquished: BTreeSet<Place>,
-    cooldowns: BTreeMap<Place, Cooldown>,
+    relinquished: BTreeSet<ShardId>,
+    cooldowns: BTreeMap<ShardId, Cooldown>,
     /// What was handed over last, to whom, and when it was given up.
-    moved: Option<(Place, Instant)>,
+    moved: Option<(ShardId, Instant)>,
     link: Link,
     /// Of how many shards this process has told last that it takes its share.
     told: u16,
-    planners: Arc<BTreeSet<Id>>,
+    planners: Arc<BTreeSet<MemberId>>,
     members: usize,
     calm_since: Instant,
-    plan: BTreeMap<u16, Id>,
+    plan: BTreeMap<u16, MemberId>,
     planned_for: Option<PlannedFor>,
-    refused: Option<Trouble>,
+    refused: Option<Outage>,
     actions: Vec<Action>,
     wake: Instant,
     news: bool,
@@ -118,7 +118,7 @@ impl Core {
     pub(crate) fn new(mut settings: Settings, wanted: u16, now: Instant) -> Self {
         let me = new_identity(&mut settings);
         Self {
-            view: View::new(settings.timing.duration()),
+            view: LeaseView::new(settings.timing.duration()),
             wanted,
             me,
             term: None,
@@ -174,8 +174,8 @@ impl Core {
     /// Takes note of what happened. Whether nothing can follow from it.
     fn note(&mut self, event: Event, now: Instant) -> bool {
         match event {
-            Event::Listed(facts, version) => {
-                self.view.list(facts, version, now);
+            Event::Listed(states, version) => {
+                self.view.apply_list(states, version, now);
                 self.note_member();
                 self.link.listed(now);
             }
@@ -185,21 +185,21 @@ impl Core {
                 return true;
             }
             Event::Ended(breach) => self.unfollowed(breach, now),
-            Event::Changed(name, fact) => {
-                let routine = self.view.change(name.clone(), fact, now);
+            Event::Changed(key, state) => {
+                let routine = self.view.apply_event(key.clone(), state, now);
                 if !routine {
-                    self.pauses.remove(&name);
+                    self.pauses.remove(&key);
                     self.note_member();
                 }
                 return routine;
             }
-            Event::Gone(name) => {
-                self.view.gone(&name, now);
-                self.pauses.remove(&name);
+            Event::Gone(key) => {
+                self.view.apply_deletion(&key, now);
+                self.pauses.remove(&key);
                 self.note_member();
             }
-            Event::Answered(name, result) => self.answered(name, result, now),
-            Event::Dropped(place) => self.dropped(place, now),
+            Event::Answered(key, result) => self.answered(key, result, now),
+            Event::Dropped(shard_id) => self.dropped(shard_id, now),
             Event::Wanted(shards) => self.wanted = shards,
             Event::Stop => self.stopping = self.stopping.take().or(Some(Stopping::default())),
             Event::Expired => self.lose("it was not renewed in time"),
@@ -215,7 +215,7 @@ impl Core {
         self.take_census(now);
         self.keep_shards(now);
         self.keep_graves(now);
-        self.view.tidy(now);
+        self.view.prune(now);
         self.finish(now);
         self.pauses.retain(|_, until| now < *until);
         for until in self.pauses.values() {
@@ -227,30 +227,35 @@ impl Core {
         self.wake = self.wake.min(at);
     }
 
-    fn answered(&mut self, name: Name, result: Result<Option<Fact>, Refusal>, now: Instant) {
-        let Some(call) = self.calls.remove(&name) else {
+    fn answered(
+        &mut self,
+        key: LeaseKey,
+        result: Result<Option<LeaseState>, Refusal>,
+        now: Instant,
+    ) {
+        let Some(call) = self.calls.remove(&key) else {
             return;
         };
-        let mine = self.is_mine(&name);
+        let held = self.is_mine(&key);
         match result {
-            Ok(Some(fact)) => {
+            Ok(Some(state)) => {
                 self.refused = None;
                 if call.kind != Kind::Look {
                     self.conflicts = 0;
-                    self.pauses.remove(&name);
+                    self.pauses.remove(&key);
                 }
-                let holder = fact.holder.clone();
-                self.view.answer(name, fact, now);
-                if mine && call.kind == Kind::Renew && holder.as_ref() == Some(&self.me) {
+                let holder = state.holder.clone();
+                self.view.apply_response(key, state, now);
+                if held && call.kind == Kind::Renew && holder.as_ref() == Some(&self.me) {
                     self.renewed(call.sent, now);
                 }
             }
-            Ok(None) if call.kind == Kind::Look => self.view.missing(&name, call.sent, now),
-            Ok(None) => self.view.deleted(&name),
+            Ok(None) if call.kind == Kind::Look => self.view.apply_missing(&key, call.sent, now),
+            Ok(None) => self.view.apply_own_deletion(&key),
             // Whether it is still ours, or who has made it, is not waited for.
             Err(Refusal::Conflict | Refusal::Missing)
                 if call.kind == Kind::Renew
-                    || call.kind == Kind::Claim && self.view.get(&name).is_none() =>
+                    || call.kind == Kind::Claim && self.view.get(&key).is_none() =>
             {
                 // The first time it may be tried again soon.
                 let pause = match self.conflicts {
@@ -258,50 +263,50 @@ impl Core {
                     _ => self.spread(),
                 };
                 self.conflicts = self.conflicts.saturating_add(1);
-                self.pauses.insert(name.clone(), now + pause);
-                self.call(name, Kind::Look, now);
+                self.pauses.insert(key.clone(), now + pause);
+                self.call(key, Kind::Look, now);
                 return;
             }
             // What it was refused for may have been seen meanwhile.
-            Err(Refusal::Conflict | Refusal::Missing) if self.version(&name) != call.over => {}
+            Err(Refusal::Conflict | Refusal::Missing) if self.version(&key) != call.over => {}
             Err(Refusal::Conflict | Refusal::Missing) => {
                 let pause = now + self.spread();
-                self.pauses.insert(name, pause);
+                self.pauses.insert(key, pause);
             }
             Err(Refusal::Failed(why)) => {
-                self.refused.get_or_insert(Trouble { since: now, why });
+                self.refused.get_or_insert(Outage { since: now, why });
                 // Counted from before the call: one that took its time is tried again at once.
                 let pause = call.sent + self.spread();
                 if call.kind == Kind::Claim {
                     self.claims_after = Some(pause);
                 }
-                self.pauses.insert(name, pause);
+                self.pauses.insert(key, pause);
             }
         }
-        if mine {
+        if held {
             self.note_member();
         }
     }
 
     /// Whether nothing is under way about a Lease and nothing went wrong just now.
-    fn may_call(&mut self, name: &Name, now: Instant) -> bool {
-        let paused = self.pauses.get(name).is_some_and(|until| now < *until);
-        !paused && !self.calls.contains_key(name)
+    fn may_call(&mut self, key: &LeaseKey, now: Instant) -> bool {
+        let paused = self.pauses.get(key).is_some_and(|until| now < *until);
+        !paused && !self.calls.contains_key(key)
     }
 
-    fn write(&mut self, name: Name, kind: Kind, holder: Option<Id>, now: Instant) {
-        let takes = match kind {
-            Kind::Renew => self.takes(),
+    fn write(&mut self, key: LeaseKey, kind: Kind, holder: Option<MemberId>, now: Instant) {
+        let desired_shards = match kind {
+            Kind::Renew => self.desired_shards(),
             _ => 0,
         };
         if kind == Kind::Renew {
-            self.told = takes;
+            self.told = desired_shards;
         }
-        let over = self.version(&name);
+        let over = self.version(&key);
         let action = Action::Write {
             over,
-            takes,
-            name: name.clone(),
+            desired_shards,
+            key: key.clone(),
             holder,
         };
         let call = Call {
@@ -309,28 +314,28 @@ impl Core {
             kind,
             over,
         };
-        self.calls.insert(name, call);
+        self.calls.insert(key, call);
         self.actions.push(action);
     }
 
     /// The version of a Lease that was seen last.
-    fn version(&self, name: &Name) -> Option<u64> {
-        self.view.get(name).map(|seen| seen.fact.version)
+    fn version(&self, key: &LeaseKey) -> Option<u64> {
+        self.view.get(key).map(|seen| seen.state.version)
     }
 
     /// Looks at a Lease, or deletes it as it was seen.
-    fn call(&mut self, name: Name, kind: Kind, now: Instant) {
-        let action = match (kind, self.view.get(&name)) {
-            (Kind::Look, _) => Action::Look(name.clone()),
-            (_, Some(seen)) => Action::Delete(name.clone(), seen.fact.version),
+    fn call(&mut self, key: LeaseKey, kind: Kind, now: Instant) {
+        let action = match (kind, self.view.get(&key)) {
+            (Kind::Look, _) => Action::Look(key.clone()),
+            (_, Some(seen)) => Action::Delete(key.clone(), seen.state.version),
             (_, None) => return,
         };
         let call = Call {
             sent: now,
             kind,
-            over: self.version(&name),
+            over: self.version(&key),
         };
-        self.calls.insert(name, call);
+        self.calls.insert(key, call);
         self.actions.push(action);
     }
 
@@ -340,18 +345,18 @@ impl Core {
     }
 
     /// What is known of a holder, whom a record of the version `claimed` names.
-    fn life(&mut self, id: &Id, claimed: u64, now: Instant) -> Life {
+    fn liveness(&mut self, id: &MemberId, claimed: u64, now: Instant) -> Liveness {
         if *id == self.me && self.term.is_some() {
-            return Life::Lives(now + IDLE);
+            return Liveness::Alive(now + IDLE);
         }
-        if self.former.contains(id) || (self.settings.dead)(id) {
-            return Life::Over;
+        if self.former.contains(id) || (self.settings.known_dead)(id) {
+            return Liveness::Dead;
         }
-        let life = self.view.life(id, claimed, now);
-        if let Life::Lives(until) = life {
+        let liveness = self.view.liveness(id, claimed, now);
+        if let Liveness::Alive(until) = liveness {
             self.wake_at(until);
         }
-        life
+        liveness
     }
 
     /// A number from 0 to 1.
@@ -371,7 +376,7 @@ impl Core {
     }
 }
 
-fn new_identity(settings: &mut Settings) -> Id {
+fn new_identity(settings: &mut Settings) -> MemberId {
     let boot = (settings.random)();
     let identity = Identity::with_boot_id(&settings.pod, &settings.uid, boot);
     identity.as_str().into()

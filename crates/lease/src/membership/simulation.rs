@@ -15,7 +15,7 @@ use std::{env, thread};
 use rand::RngExt as _;
 
 use super::core::Breach;
-use super::name::{Name, Place};
+use super::names::{LeaseKey, ShardId};
 use testkit::soak::rounds;
 use world::{CALM, Happening, PROCESSES, SECOND, TROUBLE, World};
 
@@ -110,7 +110,7 @@ impl World {
     }
 
     fn delete_some(&mut self) {
-        let names: Vec<Name> = self.server.leases.keys().cloned().collect();
+        let names: Vec<LeaseKey> = self.server.leases.keys().cloned().collect();
         let before = self.server.version;
         for name in names {
             if self.random.random_bool(0.15) {
@@ -133,18 +133,18 @@ impl World {
         }
         let mut owners = [0; PROCESSES];
         for shard in 0..self.wanted {
-            let place = Place {
-                of: self.wanted,
+            let shard_id = ShardId {
+                shard_count: self.wanted,
                 shard,
             };
-            let Some(fact) = self.server.leases.get(&Name::Shard(place)) else {
+            let Some(state) = self.server.leases.get(&LeaseKey::Shard(shard_id)) else {
                 return false;
             };
-            let owner = fact.holder.as_ref().and_then(|id| self.pod_of_process(id));
+            let owner = state.holder.as_ref().and_then(|id| self.pod_of_process(id));
             let Some(owner) = owner else {
                 return false;
             };
-            let worker = self.processes[owner].workers.get(&place);
+            let worker = self.processes[owner].workers.get(&shard_id);
             if worker.is_none_or(|worker| worker.lost) {
                 return false;
             }
@@ -168,12 +168,12 @@ impl World {
         );
         for process in &self.processes {
             let core = process.core.as_ref();
-            let workers: Vec<&Place> = process.workers.keys().collect();
+            let workers: Vec<&ShardId> = process.workers.keys().collect();
             let me = core.map(super::core::Core::identity);
             writeln!(text, "{me:?}: {workers:?}").unwrap();
         }
-        for (name, fact) in &self.server.leases {
-            writeln!(text, "{name:?} {fact:?}").unwrap();
+        for (name, state) in &self.server.leases {
+            writeln!(text, "{name:?} {state:?}").unwrap();
         }
         text
     }

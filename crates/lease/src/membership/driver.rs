@@ -14,17 +14,17 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::book::{Answer, Book, text};
 use super::core::{Action, Breach, Core, Event, Settings};
-use super::hold::{Handle, Hold};
-use super::membership::Membership;
-use super::name::{Id, Place};
-use super::{Options, Standing};
+use super::deadline::RenewDeadline;
+use super::lease_cache::{CallResult, LeaseCache, error_chain};
+use super::names::{MemberId, ShardId};
+use super::shard_lease::{ShardLease, ShardLeaseHandle};
+use super::{MembershipConfig, MembershipStatus};
 use crate::lease::store::{LeaseEvent, LeaseEvents, LeaseStore, StoreError};
 use crate::lease::timing::Timing;
 
-/// Takes part in the fleet until `stop` is cancelled, and hands out a [`Hold`] for each shard
-/// that becomes this process's. `shards` says how many there are to be, at least one; `standing`
+/// Takes part in the fleet until `stop` is cancelled, and hands out a [`ShardLease`] for each shard
+/// that becomes this process's. `shards` says how many there are to be, at least one; `status`
 /// says what is known.
 ///
 /// When `stop` comes, or nobody receives the holds any more, all holds are asked to leave. Ends
@@ -32,10 +32,10 @@ use crate::lease::timing::Timing;
 /// been given up, which takes two retry periods at most. Must be awaited to its end: dropping it
 /// loses all holds at once and leaves the Leases to expire.
 pub async fn join(
-    options: Options,
+    options: MembershipConfig,
     shards: watch::Receiver<u16>,
-    holds: mpsc::Sender<Hold>,
-    standing: watch::Sender<Standing>,
+    holds: mpsc::Sender<ShardLease>,
+    status: watch::Sender<MembershipStatus>,
     stop: CancellationToken,
 ) {
     let now = Instant::now();
@@ -43,7 +43,7 @@ pub async fn join(
         pod: options.pod.as_str().into(),
         uid: options.uid.clone(),
         timing: options.timing,
-        dead: options.dead.clone(),
+        known_dead: options.known_dead.clone(),
         random: Box::new(rand::random),
     };
     let wanted = *shards.borrow();
@@ -52,7 +52,7 @@ pub async fn join(
         timing: options.timing,
         listener: options.listener.clone(),
         store: options.store.clone(),
-        book: Book::new(options),
+        book: LeaseCache::new(options),
         calls: FuturesUnordered::new(),
         opening: None,
         changes: None,
@@ -60,7 +60,7 @@ pub async fn join(
         handles: BTreeMap::new(),
         drops: FuturesUnordered::new(),
         to_hand_out: VecDeque::new(),
-        standing,
+        status,
         warned: Warned::Nothing,
     };
     driver.run(shards, holds, stop).await;
@@ -85,16 +85,16 @@ struct Driver {
     timing: Timing,
     listener: String,
     store: Arc<dyn LeaseStore>,
-    book: Book,
-    calls: FuturesUnordered<BoxFuture<'static, Answer>>,
+    book: LeaseCache,
+    calls: FuturesUnordered<BoxFuture<'static, CallResult>>,
     opening: Option<BoxFuture<'static, Opened>>,
     changes: Option<LeaseEvents>,
-    membership: Option<Membership>,
-    handles: BTreeMap<Place, Handle>,
-    drops: FuturesUnordered<BoxFuture<'static, Place>>,
+    membership: Option<RenewDeadline>,
+    handles: BTreeMap<ShardId, ShardLeaseHandle>,
+    drops: FuturesUnordered<BoxFuture<'static, ShardId>>,
     /// Holds that the caller has not taken yet.
-    to_hand_out: VecDeque<Hold>,
-    standing: watch::Sender<Standing>,
+    to_hand_out: VecDeque<ShardLease>,
+    status: watch::Sender<MembershipStatus>,
     warned: Warned,
 }
 
@@ -102,7 +102,7 @@ impl Driver {
     async fn run(
         mut self,
         mut shards: watch::Receiver<u16>,
-        holds: mpsc::Sender<Hold>,
+        holds: mpsc::Sender<ShardLease>,
         stop: CancellationToken,
     ) {
         let (mut stopping, mut may_change) = (false, true);
@@ -125,9 +125,9 @@ impl Driver {
                     self.to_hand_out.clear();
                     Event::Stop
                 }
-                Some(place) = self.drops.next() => {
-                    self.handles.remove(&place);
-                    Event::Dropped(place)
+                Some(shard_id) = self.drops.next() => {
+                    self.handles.remove(&shard_id);
+                    Event::Dropped(shard_id)
                 }
                 permit = holds.reserve(), if !self.to_hand_out.is_empty() => {
                     if let (Ok(permit), Some(hold)) = (permit, self.to_hand_out.pop_front()) {
@@ -139,7 +139,7 @@ impl Driver {
                     may_change = changed.is_ok();
                     Event::Wanted(*shards.borrow_and_update())
                 }
-                Some(answer) = self.calls.next() => self.book.told(answer),
+                Some(answer) = self.calls.next() => self.book.on_response(answer),
                 opened = next_opened(&mut self.opening) => {
                     self.opening = None;
                     self.opened(opened)
@@ -164,15 +164,15 @@ impl Driver {
                 }
                 Action::Until(me, until) => self.prolong(me, until),
                 Action::LoseAll(why) => self.lose_all(why),
-                Action::Begin(place) => self.begin(place),
-                Action::Leave(place) => {
-                    if let Some(handle) = self.handles.get(&place) {
-                        handle.leaving.cancel();
+                Action::Begin(shard_id) => self.begin(shard_id),
+                Action::Leave(shard_id) => {
+                    if let Some(handle) = self.handles.get(&shard_id) {
+                        handle.release_requested.cancel();
                     }
                 }
-                Action::Lose(place) => {
-                    if let Some(handle) = self.handles.get(&place) {
-                        let (listener, shard) = (&self.listener, place.shard);
+                Action::Lose(shard_id) => {
+                    if let Some(handle) = self.handles.get(&shard_id) {
+                        let (listener, shard) = (&self.listener, shard_id.shard);
                         warn!(listener, shard, "the shard's lease is not ours any more");
                         handle.lost.cancel();
                     }
@@ -181,24 +181,24 @@ impl Driver {
                     ended = true;
                     self.say_end(all);
                 }
-                call => self.calls.extend(self.book.call(call)),
+                call => self.calls.extend(self.book.execute(call)),
             }
         }
         // The caller need not hear of what has ended before it was handed out.
         self.to_hand_out
-            .retain(|hold| !hold.lost().is_cancelled() && !hold.leaving().is_cancelled());
+            .retain(|hold| !hold.lost().is_cancelled() && !hold.release_requested().is_cancelled());
         if self.core.take_news() {
             self.tell();
         }
         ended
     }
 
-    fn prolong(&mut self, me: Id, until: Instant) {
+    fn prolong(&mut self, me: MemberId, until: Instant) {
         match &self.membership {
-            Some(member) if member.me == me => member.prolong(until),
+            Some(member) if member.identity == me => member.extend(until),
             _ => {
                 info!(listener = self.listener, member = %me, "taking part");
-                self.membership = Some(Membership::begin(me, until));
+                self.membership = Some(RenewDeadline::start(me, until));
             }
         }
     }
@@ -206,7 +206,7 @@ impl Driver {
     fn lose_all(&mut self, why: &str) {
         if let Some(member) = self.membership.take() {
             member.lost.cancel();
-            let (listener, me) = (&self.listener, &member.me);
+            let (listener, me) = (&self.listener, &member.identity);
             if self.handles.is_empty() {
                 debug!(listener, member = %me, why, "no member under this identity any more");
             } else {
@@ -215,22 +215,23 @@ impl Driver {
         }
     }
 
-    fn begin(&mut self, place: Place) {
+    fn begin(&mut self, shard_id: ShardId) {
         let Some(member) = &self.membership else {
             return;
         };
-        let (listener, Place { of, shard }) = (&self.listener, place);
-        debug!(listener, shard, of, member = %member.me, "holding the shard");
-        let (hold, handle, dropped) = Hold::new(place, member.me.clone(), &member.lost);
-        self.handles.insert(place, handle);
-        self.drops.push(dropped.map(move |_| place).boxed());
+        let (listener, ShardId { shard_count, shard }) = (&self.listener, shard_id);
+        debug!(listener, shard, shard_count, member = %member.identity, "holding the shard");
+        let (hold, handle, dropped) =
+            ShardLease::new(shard_id, member.identity.clone(), &member.lost);
+        self.handles.insert(shard_id, handle);
+        self.drops.push(dropped.map(move |_| shard_id).boxed());
         self.to_hand_out.push_back(hold);
     }
 
     fn opened(&mut self, opened: Opened) -> Event {
         match opened {
             Opened::List(Ok((leases, version))) => match version.parse() {
-                Ok(version) => Event::Listed(self.book.keep_all(leases), version),
+                Ok(version) => Event::Listed(self.book.replace_all(leases), version),
                 Err(_) => Event::NotListed(Breach::Failed(
                     "the version of the list of leases is not a number".to_owned(),
                 )),
@@ -246,11 +247,11 @@ impl Driver {
 
     fn changed(&mut self, change: Option<Result<LeaseEvent, StoreError>>) -> Event {
         match change {
-            Some(Ok(LeaseEvent::Applied(lease))) => match self.book.keep(lease) {
-                Some((name, fact)) => Event::Changed(name, fact),
+            Some(Ok(LeaseEvent::Applied(lease))) => match self.book.upsert(lease) {
+                Some((key, state)) => Event::Changed(key, state),
                 None => Event::Woken,
             },
-            Some(Ok(LeaseEvent::Deleted(name))) => Event::Gone(self.book.forget(&name)),
+            Some(Ok(LeaseEvent::Deleted(key))) => Event::Gone(self.book.remove(&key)),
             Some(Err(error)) => {
                 self.changes = None;
                 Event::Ended(Some(breach(&error)))
@@ -266,23 +267,23 @@ impl Driver {
     fn tell(&mut self) {
         self.warn();
         let (members, shards) = self.core.seats();
-        let trouble = self.core.trouble().map(|trouble| {
-            let since = Instant::now().saturating_duration_since(trouble.since);
+        let outage = self.core.outage().map(|outage| {
+            let since = Instant::now().saturating_duration_since(outage.since);
             let since = Timestamp::try_from(SystemTime::now() - since).unwrap_or_default();
-            format!("since {since:.0}: {}", trouble.why)
+            format!("since {since:.0}: {}", outage.why)
         });
-        let now = Standing {
+        let now = MembershipStatus {
             identity: self.core.identity().map(ToString::to_string),
             members,
-            of: self.core.wanted(),
+            shard_count: self.core.wanted(),
             shards,
-            trouble,
+            outage,
         };
-        self.standing.send_if_modified(|before| {
+        self.status.send_if_modified(|before| {
             // The moment is worked out anew each time, and may differ in its last digit.
-            let same = before.trouble.is_some() == now.trouble.is_some();
-            let news = Standing {
-                trouble: before.trouble.clone(),
+            let same = before.outage.is_some() == now.outage.is_some();
+            let news = MembershipStatus {
+                outage: before.outage.clone(),
                 ..now.clone()
             } != *before;
             if news || !same {
@@ -295,7 +296,7 @@ impl Driver {
     /// Says once what goes wrong, and once more when it has come right.
     fn warn(&mut self) {
         let listener = &self.listener;
-        let now = match (self.core.trouble(), self.core.is_forbidden()) {
+        let now = match (self.core.outage(), self.core.is_forbidden()) {
             (None, _) => Warned::Nothing,
             (Some(_), true) => Warned::Forbidden,
             (Some(_), false) => Warned::Failing,
@@ -303,10 +304,10 @@ impl Driver {
         if now == self.warned {
             return;
         }
-        match self.core.trouble() {
+        match self.core.outage() {
             None => info!(listener, "the leases can be reached again"),
-            Some(trouble) => {
-                let error = &trouble.why;
+            Some(outage) => {
+                let error = &outage.why;
                 warn!(listener, error, "cannot reach the leases; trying again");
             }
         }
@@ -346,8 +347,8 @@ fn follow(store: Arc<dyn LeaseStore>, version: u64, timing: Timing) -> BoxFuture
 fn breach(error: &StoreError) -> Breach {
     match error {
         StoreError::Expired => Breach::Expired,
-        StoreError::Forbidden(_) => Breach::Forbidden(text(error)),
-        error => Breach::Failed(text(error)),
+        StoreError::Forbidden(_) => Breach::Forbidden(error_chain(error)),
+        error => Breach::Failed(error_chain(error)),
     }
 }
 

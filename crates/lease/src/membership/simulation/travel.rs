@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::super::core::{Action, Breach, Refusal};
-use super::super::name::Place;
+use super::super::names::ShardId;
 use super::server::{News, Request};
 use super::world::{Happening, PROCESSES, Watch, World};
 
@@ -27,34 +27,34 @@ impl World {
                 self.after(limit, p, Happening::Followed(id, late));
             }
             Action::Write {
-                name,
+                key,
                 over,
                 holder,
-                takes,
+                desired_shards,
             } => {
                 self.ask(
                     p,
                     Request::Write {
-                        name,
+                        key,
                         over,
                         holder,
-                        takes,
+                        desired_shards,
                     },
                 );
             }
-            Action::Delete(name, version) => self.ask(p, Request::Delete(name, version)),
-            Action::Look(name) => self.ask(p, Request::Look(name)),
+            Action::Delete(key, version) => self.ask(p, Request::Delete(key, version)),
+            Action::Look(key) => self.ask(p, Request::Look(key)),
             Action::Until(_, until) => self.processes[p].until = Some(until),
             Action::LoseAll(_) => {
                 self.processes[p].until = None;
-                let places: Vec<Place> = self.processes[p].workers.keys().copied().collect();
-                for place in places {
-                    self.lost(p, place);
+                let shard_ids: Vec<ShardId> = self.processes[p].workers.keys().copied().collect();
+                for shard_id in shard_ids {
+                    self.lost(p, shard_id);
                 }
             }
-            Action::Begin(place) => self.begin(p, place),
-            Action::Leave(place) => self.leave(p, place),
-            Action::Lose(place) => self.lost(p, place),
+            Action::Begin(shard_id) => self.begin(p, shard_id),
+            Action::Leave(shard_id) => self.leave(p, shard_id),
+            Action::Lose(shard_id) => self.lost(p, shard_id),
             Action::End(_) => self.kill(p),
         }
     }
@@ -68,13 +68,13 @@ impl World {
 
     fn ask(&mut self, p: usize, request: Request) {
         let id = self.number();
-        let name = request.name().clone();
-        self.processes[p].asking.insert(id, name.clone());
+        let key = request.key().clone();
+        self.processes[p].asking.insert(id, key.clone());
         let latency = self.latency();
         self.after(latency, p, Happening::Lands(id, request));
         let limit = self.span(p, self.timing.retry_period());
         let late = Err(Refusal::Failed("late".to_owned()));
-        self.after(limit, p, Happening::Answered(id, name, late));
+        self.after(limit, p, Happening::Answered(id, key, late));
     }
 
     fn is_unreachable(&mut self, p: usize) -> bool {
@@ -85,7 +85,7 @@ impl World {
         if self.is_unreachable(p) {
             return;
         }
-        let name = request.name().clone();
+        let key = request.key().clone();
         let before = self.server.version;
         let (fails, conflicts) = (self.chance(0.02), self.chance(0.02));
         let result = match (fails, conflicts) {
@@ -98,7 +98,7 @@ impl World {
         }
         if life == self.processes[p].life && !self.chance(0.03) {
             let latency = self.latency();
-            self.after(latency, p, Happening::Answered(id, name, result));
+            self.after(latency, p, Happening::Answered(id, key, result));
         }
     }
 
@@ -119,8 +119,8 @@ impl World {
             return;
         };
         // What is lost on the way is followed by nothing.
-        watch.dead |= cut;
-        if watch.dead {
+        watch.known_dead |= cut;
+        if watch.known_dead {
             return;
         }
         watch.last = watch.last.max(now + latency);
@@ -158,13 +158,13 @@ impl World {
         };
         let answer = missed.as_ref().map(|_| ()).map_err(Clone::clone);
         self.after(latency, p, Happening::Followed(id, answer));
-        let dead = self.chance(0.03);
+        let known_dead = self.chance(0.03);
         if let Ok(missed) = missed {
             self.processes[p].watch = Some(Watch {
                 id,
                 last: self.now + latency,
                 under_way: VecDeque::new(),
-                dead,
+                known_dead,
             });
             for news in missed {
                 self.send_news(p, news);
@@ -175,7 +175,7 @@ impl World {
     /// Ends a watch, or has it silently die.
     pub(super) fn lose_watch(&mut self, p: usize, silently: bool, breach: Option<Breach>) {
         if let Some(watch) = &mut self.processes[p].watch {
-            watch.dead = true;
+            watch.known_dead = true;
             let id = watch.id;
             if !silently {
                 self.after(0, p, Happening::Unfollowed(id, breach));

@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::{Core, Kind, MOST_CALLS};
-use crate::fleet::name::{Id, Name, Place};
-use crate::fleet::view::Life;
+use crate::membership::names::{LeaseKey, MemberId, ShardId};
+use crate::membership::view::Liveness;
 
 /// Members see that another is dead at the same moment; each waits for this share of a retry
 /// period longer than the one before it.
@@ -30,7 +30,7 @@ impl Core {
     /// Writes down that the time of members has passed, so that their shards can be taken, and
     /// deletes the Leases of those that no shard's Lease names any more.
     fn bury(&mut self, rank: u32, now: Instant) {
-        let pods: Vec<Id> = self.view.members.keys().cloned().collect();
+        let pods: Vec<MemberId> = self.view.members.keys().cloned().collect();
         for pod in pods {
             if pod == self.settings.pod {
                 continue;
@@ -39,24 +39,24 @@ impl Core {
                 continue;
             };
             let expiry = self.view.expiry(&seen);
-            let life = match &seen.fact.holder {
-                Some(holder) => self.life(holder, seen.fact.version, now),
+            let liveness = match &seen.state.holder {
+                Some(holder) => self.liveness(holder, seen.state.version, now),
                 // Whoever gave it up may come back to it, or delete it himself.
-                None if now < expiry => Life::Lives(expiry),
-                None => Life::Over,
+                None if now < expiry => Liveness::Alive(expiry),
+                None => Liveness::Dead,
             };
-            let name = Name::Member(pod.clone());
-            if let Life::Lives(until) = life {
+            let key = LeaseKey::Member(pod.clone());
+            if let Liveness::Alive(until) = liveness {
                 self.wake_at(until);
-            } else if self.view.names(&pod) {
+            } else if self.view.references_pod(&pod) {
                 let turn = expiry + self.retry_period() / STAGGER * rank;
                 if now < turn {
                     self.wake_at(turn);
-                } else if life == Life::Expired && self.may_call(&name, now) {
-                    self.write(name, Kind::Bury, None, now);
+                } else if liveness == Liveness::Expired && self.may_call(&key, now) {
+                    self.write(key, Kind::Bury, None, now);
                 }
-            } else if rank == 0 && self.may_call(&name, now) && self.is_idle() {
-                self.call(name, Kind::Delete, now);
+            } else if rank == 0 && self.may_call(&key, now) && self.is_idle() {
+                self.call(key, Kind::Delete, now);
             }
         }
     }
@@ -64,21 +64,21 @@ impl Core {
     /// Whether this process holds the first shard of the wanted layout that is held at all.
     fn has_first_seat(&mut self, now: Instant) -> bool {
         for shard in 0..self.wanted {
-            let place = Place {
-                of: self.wanted,
+            let shard_id = ShardId {
+                shard_count: self.wanted,
                 shard,
             };
-            let Some(seen) = self.view.shards.get(&place) else {
+            let Some(seen) = self.view.shards.get(&shard_id) else {
                 continue;
             };
-            let version = seen.fact.version;
-            let Some(holder) = seen.fact.holder.clone() else {
+            let version = seen.state.version;
+            let Some(holder) = seen.state.holder.clone() else {
                 continue;
             };
             if holder == self.me {
-                return self.holds.contains_key(&place);
+                return self.holds.contains_key(&shard_id);
             }
-            if matches!(self.life(&holder, version, now), Life::Lives(_)) {
+            if matches!(self.liveness(&holder, version, now), Liveness::Alive(_)) {
                 return false;
             }
         }
@@ -88,21 +88,23 @@ impl Core {
     /// Deletes the Leases of layouts that nobody works on any more.
     fn clear_layouts(&mut self, now: Instant) {
         let wanted = self.wanted;
-        let others: Vec<(Place, u64, Option<Id>)> = self
+        let others: Vec<(ShardId, u64, Option<MemberId>)> = self
             .view
             .shards
             .iter()
-            .filter(|(place, _)| place.of != wanted && !self.holds.contains_key(place))
-            .map(|(place, seen)| (*place, seen.fact.version, seen.fact.holder.clone()))
+            .filter(|(shard_id, _)| {
+                shard_id.shard_count != wanted && !self.holds.contains_key(shard_id)
+            })
+            .map(|(shard_id, seen)| (*shard_id, seen.state.version, seen.state.holder.clone()))
             .collect();
-        for (place, version, holder) in others {
+        for (shard_id, version, holder) in others {
             let free = match holder {
-                Some(holder) => self.life(&holder, version, now) == Life::Over,
+                Some(holder) => self.liveness(&holder, version, now) == Liveness::Dead,
                 None => true,
             };
-            let name = Name::Shard(place);
-            if free && self.may_call(&name, now) && self.is_idle() {
-                self.call(name, Kind::Delete, now);
+            let key = LeaseKey::Shard(shard_id);
+            if free && self.may_call(&key, now) && self.is_idle() {
+                self.call(key, Kind::Delete, now);
             }
         }
     }

@@ -3,34 +3,34 @@
 use std::collections::BTreeMap;
 
 use super::super::core::Refusal;
-use super::super::name::{Fact, Id, Name};
+use super::super::names::{LeaseKey, LeaseState, MemberId};
 
 /// A Lease's name, and what it became.
-pub(super) type News = (Name, Option<Fact>);
+pub(super) type News = (LeaseKey, Option<LeaseState>);
 
 #[derive(Clone, Debug)]
 pub(super) enum Request {
     Write {
-        name: Name,
+        key: LeaseKey,
         over: Option<u64>,
-        holder: Option<Id>,
-        takes: u16,
+        holder: Option<MemberId>,
+        desired_shards: u16,
     },
-    Delete(Name, u64),
-    Look(Name),
+    Delete(LeaseKey, u64),
+    Look(LeaseKey),
 }
 
 impl Request {
-    pub(super) fn name(&self) -> &Name {
+    pub(super) fn key(&self) -> &LeaseKey {
         match self {
-            Self::Write { name, .. } | Self::Delete(name, _) | Self::Look(name) => name,
+            Self::Write { key, .. } | Self::Delete(key, _) | Self::Look(key) => key,
         }
     }
 }
 
 #[derive(Default)]
 pub(super) struct Server {
-    pub(super) leases: BTreeMap<Name, Fact>,
+    pub(super) leases: BTreeMap<LeaseKey, LeaseState>,
     pub(super) version: u64,
     history: Vec<(u64, News)>,
     compacted: u64,
@@ -38,43 +38,43 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn set(&mut self, name: &Name, fact: Option<Fact>) -> Option<Fact> {
+    pub(super) fn set(&mut self, key: &LeaseKey, state: Option<LeaseState>) -> Option<LeaseState> {
         self.version += 1;
         let version = self.version;
-        let fact = fact.map(|fact| Fact { version, ..fact });
-        match fact.clone() {
-            Some(fact) => drop(self.leases.insert(name.clone(), fact)),
-            None => drop(self.leases.remove(name)),
+        let state = state.map(|state| LeaseState { version, ..state });
+        match state.clone() {
+            Some(state) => drop(self.leases.insert(key.clone(), state)),
+            None => drop(self.leases.remove(key)),
         }
-        self.history.push((version, (name.clone(), fact.clone())));
-        fact
+        self.history.push((version, (key.clone(), state.clone())));
+        state
     }
 
     /// Carries a request out; a write tells what it has changed.
-    pub(super) fn ask(&mut self, request: Request) -> Result<Option<Fact>, Refusal> {
-        let kept = self.leases.get(request.name()).map(|fact| fact.version);
+    pub(super) fn ask(&mut self, request: Request) -> Result<Option<LeaseState>, Refusal> {
+        let kept = self.leases.get(request.key()).map(|state| state.version);
         match request {
-            Request::Look(name) => Ok(self.leases.get(&name).cloned()),
-            Request::Delete(name, over) => {
+            Request::Look(key) => Ok(self.leases.get(&key).cloned()),
+            Request::Delete(key, over) => {
                 check(kept, Some(over))?;
-                Ok(self.set(&name, None))
+                Ok(self.set(&key, None))
             }
             Request::Write {
-                name,
+                key,
                 over,
                 holder,
-                takes,
+                desired_shards,
             } => {
                 check(kept, over)?;
                 self.writes += 1;
                 let wait = std::time::Duration::from_secs(15);
-                let fact = Fact {
+                let state = LeaseState {
                     version: 0,
                     holder,
-                    wait,
-                    takes,
+                    duration: wait,
+                    desired_shards,
                 };
-                Ok(self.set(&name, Some(fact)))
+                Ok(self.set(&key, Some(state)))
             }
         }
     }

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::name::{Id, Place};
+use super::names::{MemberId, ShardId};
 
 /// The right to work on a shard.
 ///
@@ -11,39 +11,39 @@ use super::name::{Id, Place};
 /// given up, unless it was lost, and only then is the shard handed out again.
 #[derive(Debug)]
 #[must_use = "dropping it gives the shard up"]
-pub struct Hold {
-    place: Place,
-    holder: Id,
+pub struct ShardLease {
+    shard_id: ShardId,
+    holder: MemberId,
     lost: CancellationToken,
-    leaving: CancellationToken,
+    release_requested: CancellationToken,
     _dropped: oneshot::Sender<()>,
 }
 
 /// What is kept of a hold that was handed out.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(super) struct ShardLeaseHandle {
     pub(super) lost: CancellationToken,
-    pub(super) leaving: CancellationToken,
+    pub(super) release_requested: CancellationToken,
 }
 
-impl Hold {
+impl ShardLease {
     /// A hold that ends with `membership` at the latest; the receiver hears of its drop.
     pub(super) fn new(
-        place: Place,
-        holder: Id,
+        shard_id: ShardId,
+        holder: MemberId,
         membership: &CancellationToken,
-    ) -> (Self, Handle, oneshot::Receiver<()>) {
+    ) -> (Self, ShardLeaseHandle, oneshot::Receiver<()>) {
         let (sender, dropped) = oneshot::channel();
-        let (lost, leaving) = (membership.child_token(), CancellationToken::new());
-        let handle = Handle {
+        let (lost, release_requested) = (membership.child_token(), CancellationToken::new());
+        let handle = ShardLeaseHandle {
             lost: lost.clone(),
-            leaving: leaving.clone(),
+            release_requested: release_requested.clone(),
         };
         let hold = Self {
-            place,
+            shard_id,
             holder,
             lost,
-            leaving,
+            release_requested,
             _dropped: sender,
         };
         (hold, handle, dropped)
@@ -52,13 +52,13 @@ impl Hold {
     /// The shard.
     #[must_use]
     pub fn shard(&self) -> u16 {
-        self.place.shard
+        self.shard_id.shard
     }
 
     /// How many shards there are.
     #[must_use]
-    pub fn of(&self) -> u16 {
-        self.place.of
+    pub fn shard_count(&self) -> u16 {
+        self.shard_id.shard_count
     }
 
     /// The identity that the Lease names.
@@ -77,7 +77,7 @@ impl Hold {
     /// Cancelled when the shard is to be handed over: what is in flight may be finished and
     /// saved before the hold is dropped.
     #[must_use]
-    pub fn leaving(&self) -> &CancellationToken {
-        &self.leaving
+    pub fn release_requested(&self) -> &CancellationToken {
+        &self.release_requested
     }
 }

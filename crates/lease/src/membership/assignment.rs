@@ -13,58 +13,70 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The owner that each of `shards` shards should have, given its present `owners`. Owners that
 /// are no members, and shards out of range, count for nothing; without members there is no plan.
 #[must_use]
-pub fn plan<M>(members: &BTreeSet<M>, shards: u16, owners: &BTreeMap<u16, M>) -> BTreeMap<u16, M>
+pub fn assign_shards<M>(
+    members: &BTreeSet<M>,
+    shards: u16,
+    owners: &BTreeMap<u16, M>,
+) -> BTreeMap<u16, M>
 where
     M: Ord + Clone + AsRef<str>,
 {
     if members.is_empty() {
         return BTreeMap::new();
     }
-    let mut rooms = rooms(members, shards, owners);
-    let mut planned = BTreeMap::new();
+    let mut capacities = capacities(members, shards, owners);
+    let mut assigned = BTreeMap::new();
     let mut free = Vec::new();
     for shard in 0..shards {
-        let kept = owners.get(&shard).and_then(|owner| rooms.get_mut(owner));
-        match kept.filter(|room| room.keeps.contains(&shard)) {
-            Some(room) => {
-                planned.insert(shard, room.member.clone());
+        let keeper = owners
+            .get(&shard)
+            .and_then(|owner| capacities.get_mut(owner));
+        match keeper.filter(|capacity| capacity.kept.contains(&shard)) {
+            Some(capacity) => {
+                assigned.insert(shard, capacity.member.clone());
             }
             None => free.push(shard),
         }
     }
     let mut pairs: Vec<(u64, u16, &M)> = Vec::new();
-    for room in rooms.values().filter(|room| room.left > 0) {
+    for capacity in capacities
+        .values()
+        .filter(|capacity| capacity.available > 0)
+    {
         pairs.extend(
             free.iter()
-                .map(|s| (weight(room.hash, *s), *s, room.member)),
+                .map(|s| (weight(capacity.hash, *s), *s, capacity.member)),
         );
     }
     pairs.sort_unstable_by_key(|pair| Reverse(*pair));
     for (_, shard, member) in pairs {
-        let Some(room) = rooms.get_mut(member).filter(|room| room.left > 0) else {
+        let Some(capacity) = capacities
+            .get_mut(member)
+            .filter(|capacity| capacity.available > 0)
+        else {
             continue;
         };
-        planned.entry(shard).or_insert_with(|| {
-            room.left -= 1;
+        assigned.entry(shard).or_insert_with(|| {
+            capacity.available -= 1;
             member.clone()
         });
     }
-    planned
+    assigned
 }
 
 /// What a member keeps, and how much more it is to have.
-struct Room<'a, M> {
+struct Capacity<'a, M> {
     member: &'a M,
     hash: u64,
-    keeps: BTreeSet<u16>,
-    left: usize,
+    kept: BTreeSet<u16>,
+    available: usize,
 }
 
-fn rooms<'a, M>(
+fn capacities<'a, M>(
     members: &'a BTreeSet<M>,
     shards: u16,
     owners: &BTreeMap<u16, M>,
-) -> BTreeMap<&'a M, Room<'a, M>>
+) -> BTreeMap<&'a M, Capacity<'a, M>>
 where
     M: Ord + Clone + AsRef<str>,
 {
@@ -84,24 +96,24 @@ where
     ranked.sort_by_cached_key(|(member, owned)| {
         (Reverse(owned.len() > least), Reverse(hash(member.as_ref())))
     });
-    let room = |(rank, (member, mut owned)): (usize, (&'a M, Vec<u16>))| {
+    let capacity = |(rank, (member, mut owned)): (usize, (&'a M, Vec<u16>))| {
         let share = least + usize::from(rank < more);
         let hash = hash(member.as_ref());
         if owned.len() > share {
             owned.sort_by_cached_key(|shard| Reverse(weight(hash, *shard)));
             owned.truncate(share);
         }
-        let left = share - owned.len();
-        let keeps = owned.into_iter().collect();
-        let room = Room {
+        let available = share - owned.len();
+        let kept = owned.into_iter().collect();
+        let capacity = Capacity {
             member,
             hash,
-            keeps,
-            left,
+            kept,
+            available,
         };
-        (member, room)
+        (member, capacity)
     };
-    ranked.into_iter().enumerate().map(room).collect()
+    ranked.into_iter().enumerate().map(capacity).collect()
 }
 
 /// How much a member, by its hash, is drawn to a shard. The same in all versions of the program.

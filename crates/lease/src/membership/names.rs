@@ -8,98 +8,103 @@ use k8s_openapi::api::coordination::v1::Lease;
 use crate::lease::record::read_record;
 
 /// The label that tells what a Lease of a fleet is for.
-pub(crate) const LABEL: &str = "observers.fraiseql.dev/lease";
+pub(crate) const ROLE_LABEL: &str = "observers.fraiseql.dev/lease";
 /// Its value on the Lease that says that a process takes part.
-pub(crate) const MEMBER: &str = "member";
+pub(crate) const MEMBER_ROLE: &str = "member";
 /// Its value on the Lease that says whose a shard is.
-pub(crate) const SHARD: &str = "shard";
+pub(crate) const SHARD_ROLE: &str = "shard";
 /// The annotation of a member that tells of how many shards it takes its share. Without it, the
 /// member takes on nothing: it is about to end.
-pub(crate) const SHARDS: &str = "observers.fraiseql.dev/shards";
+pub(crate) const SHARDS_ANNOTATION: &str = "observers.fraiseql.dev/shards";
 
-/// An identity or the name of a pod.
-pub(crate) type Id = Arc<str>;
+/// The identity of a member, which is new each time that its process joins.
+pub(crate) type MemberId = Arc<str>;
+
+/// The name of a pod.
+pub(crate) type PodName = Arc<str>;
 
 /// One shard of one layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Place {
+pub(crate) struct ShardId {
     /// How many shards the layout has.
-    pub(crate) of: u16,
+    pub(crate) shard_count: u16,
     /// Which of them.
     pub(crate) shard: u16,
 }
 
 /// Which Lease of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Name {
+pub(crate) enum LeaseKey {
     /// That of the member with this pod.
-    Member(Id),
+    Member(PodName),
     /// That of a shard.
-    Shard(Place),
+    Shard(ShardId),
 }
 
 /// What matters of a Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fact {
+pub(crate) struct LeaseState {
     /// Grows with each write to any Lease.
     pub(crate) version: u64,
     /// Nobody when it was given up.
-    pub(crate) holder: Option<Id>,
+    pub(crate) holder: Option<MemberId>,
     /// How long its holder wants others to wait, as it wrote it.
-    pub(crate) wait: Duration,
+    pub(crate) duration: Duration,
     /// Of how many shards the member takes its share; none where it takes on nothing.
-    pub(crate) takes: u16,
+    pub(crate) desired_shards: u16,
 }
 
-impl Name {
+impl LeaseKey {
     /// What the Lease is called among those of `listener`.
-    pub(crate) fn text(&self, listener: &str) -> String {
+    pub(crate) fn lease_name(&self, listener: &str) -> String {
         match self {
             Self::Member(pod) => pod.to_string(),
-            Self::Shard(Place { of, shard }) => format!("{listener}-shard-{shard}-of-{of}"),
+            Self::Shard(ShardId { shard_count, shard }) => {
+                format!("{listener}-shard-{shard}-of-{shard_count}")
+            }
         }
     }
 
     /// Which Lease of `listener` this is, if any.
-    pub(crate) fn of(lease: &Lease, listener: &str) -> Option<Self> {
-        let label = lease.metadata.labels.as_ref()?.get(LABEL)?;
+    pub(crate) fn from_lease(lease: &Lease, listener: &str) -> Option<Self> {
+        let label = lease.metadata.labels.as_ref()?.get(ROLE_LABEL)?;
         let name = lease.metadata.name.as_deref()?;
         match label.as_str() {
-            MEMBER => Some(Self::Member(name.into())),
-            SHARD => Self::shard(name, listener),
+            MEMBER_ROLE => Some(Self::Member(name.into())),
+            SHARD_ROLE => Self::parse_shard(name, listener),
             _ => None,
         }
     }
 
     /// Which shard's Lease bears this name.
-    pub(crate) fn shard(name: &str, listener: &str) -> Option<Self> {
+    pub(crate) fn parse_shard(name: &str, listener: &str) -> Option<Self> {
         let rest = name.strip_prefix(listener)?.strip_prefix("-shard-")?;
-        let (shard, of) = rest.split_once("-of-")?;
-        let place = Place {
-            of: of.parse().ok()?,
+        let (shard, shard_count) = rest.split_once("-of-")?;
+        let shard_id = ShardId {
+            shard_count: shard_count.parse().ok()?,
             shard: shard.parse().ok()?,
         };
-        let name_again = Self::Shard(place);
-        (place.shard < place.of && name_again.text(listener) == name).then_some(name_again)
+        let key = Self::Shard(shard_id);
+        (shard_id.shard < shard_id.shard_count && key.lease_name(listener) == name).then_some(key)
     }
 }
 
-impl Fact {
+impl LeaseState {
     /// What matters of `lease`; nothing where its version is not the number it should be.
-    pub(crate) fn of(lease: &Lease) -> Option<Self> {
+    pub(crate) fn from_lease(lease: &Lease) -> Option<Self> {
         let record = read_record(lease);
         Some(Self {
             version: record.version.parse().ok()?,
-            holder: record.holder.map(Id::from),
-            wait: record.duration,
-            takes: takes(lease).unwrap_or_default(),
+            holder: record.holder.map(MemberId::from),
+            duration: record.duration,
+            desired_shards: desired_shards(lease).unwrap_or_default(),
         })
     }
 }
 
-fn takes(lease: &Lease) -> Option<u16> {
+fn desired_shards(lease: &Lease) -> Option<u16> {
     let annotations = lease.metadata.annotations.as_ref()?;
-    annotations.get(SHARDS)?.parse().ok()
+    annotations.get(SHARDS_ANNOTATION)?.parse().ok()
 }
 
 /// The pod that a process with this identity runs in.
@@ -112,11 +117,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_a_shard_is_read_as_it_is_written() {
-        let place = Place { of: 16, shard: 3 };
-        let text = Name::Shard(place).text("shop");
+    fn shard_lease_name_round_trips() {
+        let shard_id = ShardId {
+            shard_count: 16,
+            shard: 3,
+        };
+        let text = LeaseKey::Shard(shard_id).lease_name("shop");
         assert_eq!(text, "shop-shard-3-of-16");
-        assert_eq!(Name::shard(&text, "shop"), Some(Name::Shard(place)));
+        assert_eq!(
+            LeaseKey::parse_shard(&text, "shop"),
+            Some(LeaseKey::Shard(shard_id))
+        );
         for other in [
             "shop-shard-16-of-16",
             "shop-shard-03-of-16",
@@ -126,12 +137,12 @@ mod tests {
             "shop",
             "bar-shard-3-of-16",
         ] {
-            assert_eq!(Name::shard(other, "shop"), None, "{other}");
+            assert_eq!(LeaseKey::parse_shard(other, "shop"), None, "{other}");
         }
     }
 
     #[test]
-    fn an_identity_tells_its_pod() {
+    fn identity_contains_its_pod_name() {
         assert_eq!(pod_of("shop-0_uid_0001"), "shop-0");
         assert_eq!(pod_of("my_host_uid_0001"), "my_host");
         assert_eq!(pod_of("strange"), "strange");

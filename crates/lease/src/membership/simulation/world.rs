@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use super::super::core::{Breach, Core, Event, Refusal, Settings};
-use super::super::name::{Fact, Id, Name, Place, pod_of};
+use super::super::names::{LeaseKey, LeaseState, MemberId, ShardId, pod_of};
 use super::database::{Database, KEYS, Log, Positions};
 use super::server::{News, Request, Server};
 use super::work::Worker;
@@ -31,9 +31,9 @@ pub(super) enum Happening {
     Wake(u64),
     /// A call comes to the API server, which knows no processes.
     Lands(u64, Request),
-    Answered(u64, Name, Result<Option<Fact>, Refusal>),
+    Answered(u64, LeaseKey, Result<Option<LeaseState>, Refusal>),
     ListLands(u64),
-    Listed(u64, Result<(Vec<(Name, Fact)>, u64), Breach>),
+    Listed(u64, Result<(Vec<(LeaseKey, LeaseState)>, u64), Breach>),
     FollowLands(u64, u64),
     Followed(u64, Result<(), Breach>),
     /// The next change comes over a watch.
@@ -41,11 +41,11 @@ pub(super) enum Happening {
     Unfollowed(u64, Option<Breach>),
     /// Processes learn of the number of shards at different times.
     Wanted(u64, u16),
-    Step(Place, u64),
-    Claimed(Place, u64, u64, Positions),
-    Saved(Place, u64, bool),
-    DatabaseClaim(Place, u64),
-    DatabaseSave(Place, u64, u64, Positions),
+    Step(ShardId, u64),
+    Claimed(ShardId, u64, u64, Positions),
+    Saved(ShardId, u64, bool),
+    DatabaseClaim(ShardId, u64),
+    DatabaseSave(ShardId, u64, u64, Positions),
     Start,
     Fault,
     Write,
@@ -64,13 +64,13 @@ pub(super) struct Process {
     pub(super) cut_from_database: bool,
     wake: u64,
     wake_at: Option<Instant>,
-    pub(super) asking: BTreeMap<u64, Name>,
+    pub(super) asking: BTreeMap<u64, LeaseKey>,
     pub(super) opening: u64,
     pub(super) watch: Option<Watch>,
     told: u64,
     /// Until when its membership lasts, by its own clock.
     pub(super) until: Option<Instant>,
-    pub(super) workers: BTreeMap<Place, Worker>,
+    pub(super) workers: BTreeMap<ShardId, Worker>,
 }
 
 pub(super) struct Watch {
@@ -78,7 +78,7 @@ pub(super) struct Watch {
     /// What follows comes later.
     pub(super) last: Micros,
     pub(super) under_way: VecDeque<News>,
-    pub(super) dead: bool,
+    pub(super) known_dead: bool,
 }
 
 pub(super) struct World {
@@ -253,11 +253,11 @@ impl World {
             Happening::FollowLands(id, version) => {
                 self.land_follow(due.process, due.life, id, version);
             }
-            Happening::DatabaseClaim(place, id) => {
-                self.land_claim(due.process, due.life, place, id);
+            Happening::DatabaseClaim(shard_id, id) => {
+                self.land_claim(due.process, due.life, shard_id, id);
             }
-            Happening::DatabaseSave(place, id, epoch, positions) => {
-                self.land_save(due.process, due.life, place, (id, epoch), &positions)?;
+            Happening::DatabaseSave(shard_id, id, epoch, positions) => {
+                self.land_save(due.process, due.life, shard_id, (id, epoch), &positions)?;
             }
             Happening::Fault => self.fault(),
             Happening::Write => {
@@ -305,7 +305,7 @@ impl World {
                 self.tell(
                     p,
                     match result {
-                        Ok((facts, version)) => Event::Listed(facts, version),
+                        Ok((states, version)) => Event::Listed(states, version),
                         Err(breach) => Event::NotListed(breach),
                     },
                 );
@@ -324,7 +324,7 @@ impl World {
             Happening::News(id) if self.is_watching(p, id) => {
                 let watch = self.processes[p].watch.as_mut().unwrap();
                 let event = match watch.under_way.pop_front().unwrap() {
-                    (name, Some(fact)) => Event::Changed(name, fact),
+                    (name, Some(state)) => Event::Changed(name, state),
                     (name, None) => Event::Gone(name),
                 };
                 self.tell(p, event);
@@ -337,11 +337,11 @@ impl World {
                 self.processes[p].told = change;
                 self.tell(p, Event::Wanted(shards));
             }
-            Happening::Step(place, id) => self.step(p, place, id)?,
-            Happening::Claimed(place, id, epoch, positions) => {
-                self.claimed(p, place, id, epoch, positions);
+            Happening::Step(shard_id, id) => self.step(p, shard_id, id)?,
+            Happening::Claimed(shard_id, id, epoch, positions) => {
+                self.claimed(p, shard_id, id, epoch, positions);
             }
-            Happening::Saved(place, id, accepted) => self.saved(p, place, id, accepted),
+            Happening::Saved(shard_id, id, accepted) => self.saved(p, shard_id, id, accepted),
             _ => {}
         }
         Ok(())
@@ -366,7 +366,7 @@ impl World {
             pod: process.pod.as_str().into(),
             uid: "uid".to_owned(),
             timing: self.timing,
-            dead: std::sync::Arc::new(|_| false),
+            known_dead: std::sync::Arc::new(|_| false),
             random: Box::new(move || random.random()),
         };
         process.core = Some(Core::new(settings, self.wanted, now));
@@ -427,7 +427,7 @@ impl World {
         }
     }
 
-    pub(super) fn pod_of_process(&self, id: &Id) -> Option<usize> {
+    pub(super) fn pod_of_process(&self, id: &MemberId) -> Option<usize> {
         self.processes
             .iter()
             .position(|process| process.pod == pod_of(id))

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::Breach;
-use crate::fleet::name::{Fact, Id, Name, Place};
+use crate::membership::names::{LeaseKey, LeaseState, MemberId, ShardId};
 
 /// Why a call came to nothing, as far as it matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// All Leases, and the version to follow them from.
-    Listed(Vec<(Name, Fact)>, u64),
+    Listed(Vec<(LeaseKey, LeaseState)>, u64),
     /// The list was not to be had.
     NotListed(Breach),
     /// The changes are being followed.
@@ -26,13 +26,13 @@ pub(crate) enum Event {
     /// The changes are followed no longer.
     Ended(Option<Breach>),
     /// A change that followed.
-    Changed(Name, Fact),
+    Changed(LeaseKey, LeaseState),
     /// A deletion that followed.
-    Gone(Name),
+    Gone(LeaseKey),
     /// A call about a Lease was answered, or given up after a retry period.
-    Answered(Name, Result<Option<Fact>, Refusal>),
+    Answered(LeaseKey, Result<Option<LeaseState>, Refusal>),
     /// The hold on a shard was dropped.
-    Dropped(Place),
+    Dropped(ShardId),
     /// The listener is to have that many shards.
     Wanted(u16),
     /// This process is to end.
@@ -51,24 +51,24 @@ pub(crate) enum Action {
     Follow(u64),
     /// Write a Lease, over the version that was seen or as a new one.
     Write {
-        name: Name,
+        key: LeaseKey,
         over: Option<u64>,
-        holder: Option<Id>,
+        holder: Option<MemberId>,
         /// Of how many shards the member takes its share.
-        takes: u16,
+        desired_shards: u16,
     },
-    Delete(Name, u64),
-    Look(Name),
+    Delete(LeaseKey, u64),
+    Look(LeaseKey),
     /// The membership of this identity lasts until then.
-    Until(Id, Instant),
+    Until(MemberId, Instant),
     /// The membership and all holds have ended, this moment.
     LoseAll(&'static str),
     /// Hand a shard out.
-    Begin(Place),
+    Begin(ShardId),
     /// Ask for a shard back.
-    Leave(Place),
+    Leave(ShardId),
     /// The hold on a shard has ended, this moment.
-    Lose(Place),
+    Lose(ShardId),
     /// All is done. Whether everything was given up.
     End(bool),
 }

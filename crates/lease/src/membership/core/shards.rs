@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Action, Core, Kind, MOST_CALLS};
-use crate::fleet::name::{Id, Name, Place};
-use crate::fleet::plan::plan;
-use crate::fleet::view::Life;
-use crate::fleet::{Seat, name};
+use crate::membership::assignment::assign_shards;
+use crate::membership::names::{LeaseKey, MemberId, ShardId};
+use crate::membership::view::Liveness;
+use crate::membership::{ShardAssignment, names};
 
 /// The membership must have been calm for this many retry periods before a shard is moved only
 /// for the sake of balance.
@@ -43,27 +43,27 @@ pub(super) struct Cooldown {
 
 impl Core {
     /// Takes note that no work is under way on a shard any more.
-    pub(super) fn dropped(&mut self, place: Place, now: Instant) {
-        let Some(hold) = self.holds.remove(&place) else {
+    pub(super) fn dropped(&mut self, shard_id: ShardId, now: Instant) {
+        let Some(hold) = self.holds.remove(&shard_id) else {
             return;
         };
         if hold.state == State::Lost {
             return;
         }
-        self.relinquished.insert(place);
+        self.relinquished.insert(shard_id);
         if hold.state == State::Leaving {
             return;
         }
         let period = self.retry_period();
         let good = self.settings.timing.duration() * GOOD_DURATIONS;
-        let before = self.cooldowns.get(&place);
+        let before = self.cooldowns.get(&shard_id);
         let length = before
             .filter(|_| now < hold.since + good)
             .map_or(period, |cooldown| {
                 (cooldown.length * 2).min(period * LONGEST_COOLDOWN)
             });
         let until = now + length;
-        self.cooldowns.insert(place, Cooldown { until, length });
+        self.cooldowns.insert(shard_id, Cooldown { until, length });
     }
 
     pub(super) fn keep_shards(&mut self, now: Instant) {
@@ -79,42 +79,42 @@ impl Core {
         }
     }
 
-    fn is_ours(&self, place: Place) -> bool {
-        let seen = self.view.shards.get(&place);
-        self.term.is_some() && seen.is_some_and(|s| s.fact.holder.as_ref() == Some(&self.me))
+    fn is_ours(&self, shard_id: ShardId) -> bool {
+        let seen = self.view.shards.get(&shard_id);
+        self.term.is_some() && seen.is_some_and(|s| s.state.holder.as_ref() == Some(&self.me))
     }
 
     fn lose_what_is_not_ours(&mut self) {
-        let places: Vec<Place> = self.holds.keys().copied().collect();
-        for place in places {
-            if self.is_ours(place) {
+        let shard_ids: Vec<ShardId> = self.holds.keys().copied().collect();
+        for shard_id in shard_ids {
+            if self.is_ours(shard_id) {
                 continue;
             }
-            if let Some(hold) = self.holds.get_mut(&place)
+            if let Some(hold) = self.holds.get_mut(&shard_id)
                 && hold.state != State::Lost
             {
                 hold.state = State::Lost;
-                self.actions.push(Action::Lose(place));
+                self.actions.push(Action::Lose(shard_id));
             }
         }
     }
 
     /// Who should own what, computed anew when what it follows from has changed.
     fn keep_plan(&mut self, _: Instant) {
-        let mut owners: BTreeMap<u16, Id> = BTreeMap::new();
-        for (place, seen) in self.view.shards.range(layout(self.wanted)) {
-            if let Some(holder) = &seen.fact.holder {
-                owners.insert(place.shard, holder.clone());
+        let mut owners: BTreeMap<u16, MemberId> = BTreeMap::new();
+        for (shard_id, seen) in self.view.shards.range(layout(self.wanted)) {
+            if let Some(holder) = &seen.state.holder {
+                owners.insert(shard_id.shard, holder.clone());
             }
         }
-        for (place, orphan) in self.view.orphans.range(layout(self.wanted)) {
-            owners.insert(place.shard, orphan.holder.clone());
+        for (shard_id, deleted_lease) in self.view.deleted_shards.range(layout(self.wanted)) {
+            owners.insert(shard_id.shard, deleted_lease.holder.clone());
         }
         owners.retain(|_, owner| self.planners.contains(owner));
         let planned_for = Some((self.planners.clone(), owners, self.wanted));
         if planned_for != self.planned_for {
             if let Some((planners, owners, wanted)) = &planned_for {
-                self.plan = plan(planners, *wanted, owners);
+                self.plan = assign_shards(planners, *wanted, owners);
             }
             self.planned_for = planned_for;
         }
@@ -126,18 +126,21 @@ impl Core {
             .view
             .shards
             .iter()
-            .filter(|(place, _)| place.of != self.wanted);
-        let mut claims: Vec<(u64, Id)> = others
-            .filter_map(|(_, seen)| Some((seen.fact.version, seen.fact.holder.clone()?)))
+            .filter(|(shard_id, _)| shard_id.shard_count != self.wanted);
+        let mut claims: Vec<(u64, MemberId)> = others
+            .filter_map(|(_, seen)| Some((seen.state.version, seen.state.holder.clone()?)))
             .collect();
-        let orphans = self
+        let deleted_shards = self
             .view
-            .orphans
+            .deleted_shards
             .iter()
-            .filter(|(place, _)| place.of != self.wanted);
-        claims.extend(orphans.map(|(_, orphan)| (0, orphan.holder.clone())));
-        let undropped = self.holds.keys().any(|place| place.of != self.wanted);
-        claims.retain(|(version, holder)| self.life(holder, *version, now) != Life::Over);
+            .filter(|(shard_id, _)| shard_id.shard_count != self.wanted);
+        claims.extend(deleted_shards.map(|(_, deleted_lease)| (0, deleted_lease.holder.clone())));
+        let undropped = self
+            .holds
+            .keys()
+            .any(|shard_id| shard_id.shard_count != self.wanted);
+        claims.retain(|(version, holder)| self.liveness(holder, *version, now) != Liveness::Dead);
         let earliest = claims.into_iter().map(|(version, _)| version).min();
         if undropped { Some(0) } else { earliest }
     }
@@ -146,43 +149,43 @@ impl Core {
     fn settle_ours(&mut self, foreign: Option<u64>, now: Instant) {
         self.cooldowns
             .retain(|_, cooldown| now < cooldown.until + cooldown.length * 2);
-        let ours: Vec<(Place, u64)> = self
+        let ours: Vec<(ShardId, u64)> = self
             .view
             .shards
             .iter()
-            .filter(|(_, seen)| seen.fact.holder.as_ref() == Some(&self.me))
-            .map(|(place, seen)| (*place, seen.fact.version))
+            .filter(|(_, seen)| seen.state.holder.as_ref() == Some(&self.me))
+            .map(|(shard_id, seen)| (*shard_id, seen.state.version))
             .collect();
         self.relinquished
-            .retain(|place| ours.iter().any(|(ours, _)| ours == place));
-        for (place, version) in ours {
-            if self.holds.contains_key(&place) {
+            .retain(|shard_id| ours.iter().any(|(ours, _)| ours == shard_id));
+        for (shard_id, version) in ours {
+            if self.holds.contains_key(&shard_id) {
                 continue;
             }
             let later = foreign.is_some_and(|foreign| foreign < version);
-            let cold = self.cooldowns.get(&place).is_some_and(|c| now < c.until);
-            let unwanted = place.of != self.wanted || self.stopping.is_some();
-            if unwanted || cold || self.relinquished.contains(&place) {
-                self.give_up(place, now);
-            } else if self.view.at < version {
+            let cold = self.cooldowns.get(&shard_id).is_some_and(|c| now < c.until);
+            let unwanted = shard_id.shard_count != self.wanted || self.stopping.is_some();
+            if unwanted || cold || self.relinquished.contains(&shard_id) {
+                self.give_up(shard_id, now);
+            } else if self.view.watched_version < version {
                 // The changes have not come so far.
             } else if later {
-                self.give_up(place, now);
+                self.give_up(shard_id, now);
             } else {
                 let (state, since) = (State::Held, now);
-                self.holds.insert(place, Holding { state, since });
-                self.actions.push(Action::Begin(place));
+                self.holds.insert(shard_id, Holding { state, since });
+                self.actions.push(Action::Begin(shard_id));
             }
         }
     }
 
-    fn give_up(&mut self, place: Place, now: Instant) {
-        let name = Name::Shard(place);
-        if self.may_call(&name, now) {
+    fn give_up(&mut self, shard_id: ShardId, now: Instant) {
+        let key = LeaseKey::Shard(shard_id);
+        if self.may_call(&key, now) {
             // Even if it is not answered, others may see it as free from now on.
-            self.relinquished.insert(place);
-            self.moved = Some((place, now));
-            self.write(name, Kind::GiveUp, None, now);
+            self.relinquished.insert(shard_id);
+            self.moved = Some((shard_id, now));
+            self.write(key, Kind::GiveUp, None, now);
         }
     }
 
@@ -190,10 +193,12 @@ impl Core {
     /// at a time that is planned for another member.
     fn ask_back(&mut self, now: Instant) {
         let mut asked = Vec::new();
-        for (place, hold) in &mut self.holds {
-            if hold.state == State::Held && (place.of != self.wanted || self.stopping.is_some()) {
+        for (shard_id, hold) in &mut self.holds {
+            if hold.state == State::Held
+                && (shard_id.shard_count != self.wanted || self.stopping.is_some())
+            {
                 hold.state = State::Leaving;
-                asked.push(*place);
+                asked.push(*shard_id);
             }
         }
         if asked.is_empty() {
@@ -202,17 +207,17 @@ impl Core {
         self.actions.extend(asked.into_iter().map(Action::Leave));
     }
 
-    fn next_move(&mut self, now: Instant) -> Option<Place> {
+    fn next_move(&mut self, now: Instant) -> Option<ShardId> {
         let period = self.retry_period();
-        let planned = |place: &Place, hold: &Holding| {
+        let planned = |shard_id: &ShardId, hold: &Holding| {
             hold.state == State::Held
                 && self
                     .plan
-                    .get(&place.shard)
+                    .get(&shard_id.shard)
                     .is_some_and(|owner| *owner != self.me)
         };
         let mut held = self.holds.iter();
-        let place = *held.find(|(place, hold)| planned(place, hold))?.0;
+        let shard_id = *held.find(|(shard_id, hold)| planned(shard_id, hold))?.0;
         let calm = self.calm_since + period * CALM_PERIODS;
         if now < calm {
             self.wake_at(calm);
@@ -225,97 +230,102 @@ impl Core {
         // What was handed over last is to have come to its owner first.
         if let Some((last, since)) = self.moved {
             let seen = self.view.shards.get(&last);
-            let free = last.of == self.wanted && seen.is_some_and(|s| s.fact.holder.is_none());
+            let free =
+                last.shard_count == self.wanted && seen.is_some_and(|s| s.state.holder.is_none());
             if free && now < since + period {
                 self.wake_at(since + period);
                 return None;
             }
         }
-        if let Some(hold) = self.holds.get_mut(&place) {
+        if let Some(hold) = self.holds.get_mut(&shard_id) {
             hold.state = State::Leaving;
         }
-        Some(place)
+        Some(shard_id)
     }
 
     /// Claims what is planned for this process and free, and what was deleted under its hands.
     fn claim(&mut self, foreign: bool, now: Instant) {
-        let ours: Vec<Place> = self
+        let ours: Vec<ShardId> = self
             .view
-            .orphans
+            .deleted_shards
             .iter()
-            .filter(|(place, orphan)| orphan.holder == self.me && !self.holds.contains_key(place))
-            .map(|(place, _)| *place)
+            .filter(|(shard_id, deleted_lease)| {
+                deleted_lease.holder == self.me && !self.holds.contains_key(shard_id)
+            })
+            .map(|(shard_id, _)| *shard_id)
             .collect();
-        for place in ours {
-            self.try_claim(place, now);
+        for shard_id in ours {
+            self.try_claim(shard_id, now);
         }
         if foreign {
             return;
         }
         for shard in 0..self.wanted {
             if self.plan.get(&shard) == Some(&self.me) {
-                let of = self.wanted;
-                self.try_claim(Place { of, shard }, now);
+                let shard_count = self.wanted;
+                self.try_claim(ShardId { shard_count, shard }, now);
             }
         }
     }
 
-    fn try_claim(&mut self, place: Place, now: Instant) {
-        if self.holds.contains_key(&place) || !self.is_free(place, now) {
+    fn try_claim(&mut self, shard_id: ShardId, now: Instant) {
+        if self.holds.contains_key(&shard_id) || !self.is_free(shard_id, now) {
             return;
         }
-        let cold = self.cooldowns.get(&place).map(|cooldown| cooldown.until);
+        let cold = self.cooldowns.get(&shard_id).map(|cooldown| cooldown.until);
         let after = cold.max(self.claims_after).filter(|after| now < *after);
         if let Some(after) = after {
             return self.wake_at(after);
         }
-        let name = Name::Shard(place);
+        let key = LeaseKey::Shard(shard_id);
         let busy = self.calls_of(&[Kind::Claim, Kind::Delete]) >= MOST_CALLS;
-        if !busy && self.may_call(&name, now) {
-            self.write(name, Kind::Claim, Some(self.me.clone()), now);
+        if !busy && self.may_call(&key, now) {
+            self.write(key, Kind::Claim, Some(self.me.clone()), now);
         }
     }
 
     /// Whether nobody who may live has this shard.
-    fn is_free(&mut self, place: Place, now: Instant) -> bool {
-        if let Some(seen) = self.view.shards.get(&place) {
-            let version = seen.fact.version;
-            let Some(holder) = seen.fact.holder.clone() else {
+    fn is_free(&mut self, shard_id: ShardId, now: Instant) -> bool {
+        if let Some(seen) = self.view.shards.get(&shard_id) {
+            let version = seen.state.version;
+            let Some(holder) = seen.state.holder.clone() else {
                 return true;
             };
-            return holder != self.me && self.life(&holder, version, now) == Life::Over;
+            return holder != self.me && self.liveness(&holder, version, now) == Liveness::Dead;
         }
-        let Some(orphan) = self.view.orphans.get(&place).cloned() else {
+        let Some(deleted_lease) = self.view.deleted_shards.get(&shard_id).cloned() else {
             return true;
         };
-        let until = self.view.orphaned_until(&orphan);
+        let until = self.view.reserved_until(&deleted_lease);
         self.wake_at(until);
-        orphan.holder == self.me || now >= until || self.life(&orphan.holder, 0, now) == Life::Over
+        deleted_lease.holder == self.me
+            || now >= until
+            || self.liveness(&deleted_lease.holder, 0, now) == Liveness::Dead
     }
 
     /// What is known of each shard of the wanted layout, and the number of members.
-    pub(crate) fn seats(&self) -> (usize, Vec<Seat>) {
+    pub(crate) fn seats(&self) -> (usize, Vec<ShardAssignment>) {
         let seat = |shard| {
-            let place = Place {
-                of: self.wanted,
+            let shard_id = ShardId {
+                shard_count: self.wanted,
                 shard,
             };
             let holder = self
                 .view
                 .shards
-                .get(&place)
-                .and_then(|seen| seen.fact.holder.clone());
-            let lives = |holder: &Id| {
-                let member = self.view.members.get(name::pod_of(holder));
-                member.is_some_and(|seen| seen.fact.holder.as_ref() == Some(holder))
+                .get(&shard_id)
+                .and_then(|seen| seen.state.holder.clone());
+            let lives = |holder: &MemberId| {
+                let member = self.view.members.get(names::pod_of(holder));
+                member.is_some_and(|seen| seen.state.holder.as_ref() == Some(holder))
             };
-            let hold = self.holds.get(&place);
-            let mine = hold.is_some_and(|hold| hold.state != State::Lost);
-            Seat {
+            let hold = self.holds.get(&shard_id);
+            let held = hold.is_some_and(|hold| hold.state != State::Lost);
+            ShardAssignment {
                 shard,
                 holder: holder.filter(lives).map(|holder| holder.to_string()),
-                mine,
-                wanted: !mine && self.term.is_some() && self.plan.get(&shard) == Some(&self.me),
+                held,
+                pending: !held && self.term.is_some() && self.plan.get(&shard) == Some(&self.me),
             }
         };
         (self.members, (0..self.wanted).map(seat).collect())
@@ -327,7 +337,10 @@ impl Core {
 }
 
 /// All places of one layout.
-fn layout(of: u16) -> std::ops::Range<Place> {
-    let first = |of| Place { of, shard: 0 };
-    first(of)..first(of.saturating_add(1))
+fn layout(shard_count: u16) -> std::ops::Range<ShardId> {
+    let first = |shard_count| ShardId {
+        shard_count,
+        shard: 0,
+    };
+    first(shard_count)..first(shard_count.saturating_add(1))
 }

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::shards::State;
 use super::{Action, Core, IDLE, Kind, MOST_FORMER, new_identity};
-use crate::fleet::name::{Id, Name};
-use crate::fleet::view::Life;
+use crate::membership::names::{LeaseKey, MemberId};
+use crate::membership::view::Liveness;
 
 /// Giving up may take this many retry periods; after that the Leases are left to expire.
 const RELEASE_PERIODS: u32 = 2;
@@ -29,16 +29,16 @@ pub(super) struct Stopping {
 }
 
 impl Core {
-    fn my_name(&self) -> Name {
-        Name::Member(Arc::clone(&self.settings.pod))
+    fn my_name(&self) -> LeaseKey {
+        LeaseKey::Member(Arc::clone(&self.settings.pod))
     }
 
-    pub(super) fn is_mine(&self, name: &Name) -> bool {
-        matches!(name, Name::Member(pod) if *pod == self.settings.pod)
+    pub(super) fn is_mine(&self, key: &LeaseKey) -> bool {
+        matches!(key, LeaseKey::Member(pod) if *pod == self.settings.pod)
     }
 
     /// Of how many shards this process takes its share.
-    pub(super) fn takes(&self) -> u16 {
+    pub(super) fn desired_shards(&self) -> u16 {
         match self.stopping {
             Some(_) => 0,
             None => self.wanted,
@@ -46,7 +46,7 @@ impl Core {
     }
 
     /// The identity of this process while it is a member.
-    pub(crate) fn identity(&self) -> Option<&Id> {
+    pub(crate) fn identity(&self) -> Option<&MemberId> {
         self.term.as_ref().map(|_| &self.me)
     }
 
@@ -57,7 +57,7 @@ impl Core {
         }
         match self.view.members.get(&self.settings.pod) {
             None => self.lose("it was deleted"),
-            Some(seen) if seen.fact.holder.as_ref() != Some(&self.me) => {
+            Some(seen) if seen.state.holder.as_ref() != Some(&self.me) => {
                 self.lose("it is in other hands");
             }
             Some(_) => {}
@@ -100,11 +100,11 @@ impl Core {
 
     /// Becomes a member, or goes on being one.
     pub(super) fn keep_membership(&mut self, now: Instant) {
-        let name = self.my_name();
-        let may = self.may_call(&name, now);
+        let key = self.my_name();
+        let may = self.may_call(&key, now);
         let Some(term) = self.term else {
             if self.stopping.is_none() && self.view.listed && may && self.may_join(now) {
-                self.write(name, Kind::Renew, Some(self.me.clone()), now);
+                self.write(key, Kind::Renew, Some(self.me.clone()), now);
             }
             return;
         };
@@ -112,10 +112,10 @@ impl Core {
         // The others plan nothing for a member that would not take it. At the end, it is worth
         // telling them only while there is work for them to take over.
         let quiet = self.stopping.is_some() && self.holds.is_empty();
-        let tell = self.told != self.takes() && !quiet;
+        let tell = self.told != self.desired_shards() && !quiet;
         let late = now >= term.renew_at;
         if may && (late || tell) {
-            self.write(name, Kind::Renew, Some(self.me.clone()), now);
+            self.write(key, Kind::Renew, Some(self.me.clone()), now);
         } else if !late {
             self.wake_at(term.renew_at);
         }
@@ -126,36 +126,40 @@ impl Core {
         let Some(seen) = self.view.members.get(&self.settings.pod) else {
             return true;
         };
-        let version = seen.fact.version;
-        let Some(holder) = seen.fact.holder.clone() else {
+        let version = seen.state.version;
+        let Some(holder) = seen.state.holder.clone() else {
             return true;
         };
-        holder == self.me || !matches!(self.life(&holder, version, now), Life::Lives(_))
+        holder == self.me || !matches!(self.liveness(&holder, version, now), Liveness::Alive(_))
     }
 
     /// Who takes part, and since when they have been the same.
     pub(super) fn take_census(&mut self, now: Instant) {
-        let holders: Vec<(Id, u64, u16)> = self
+        let holders: Vec<(MemberId, u64, u16)> = self
             .view
             .members
             .values()
             .filter_map(|seen| {
-                let holder = seen.fact.holder.clone()?;
-                Some((holder, seen.fact.version, seen.fact.takes))
+                let holder = seen.state.holder.clone()?;
+                Some((holder, seen.state.version, seen.state.desired_shards))
             })
             .collect();
         let mut planners = BTreeSet::new();
         self.members = 0;
-        for (holder, version, takes) in holders {
+        for (holder, version, desired_shards) in holders {
             let me = holder == self.me;
             if me && self.term.is_none()
-                || !matches!(self.life(&holder, version, now), Life::Lives(_))
+                || !matches!(self.liveness(&holder, version, now), Liveness::Alive(_))
             {
                 continue;
             }
             self.members += 1;
-            let takes = if me { self.takes() } else { takes };
-            if takes == self.wanted {
+            let desired_shards = if me {
+                self.desired_shards()
+            } else {
+                desired_shards
+            };
+            if desired_shards == self.wanted {
                 planners.insert(holder);
             }
         }
@@ -176,16 +180,16 @@ impl Core {
         let since = *stop.quiet_since.get_or_insert(now);
         self.stopping = Some(stop);
         let until = since + self.retry_period() * RELEASE_PERIODS;
-        let name = self.my_name();
-        let is_mine = |holder: Option<&Id>| holder == Some(&self.me);
+        let key = self.my_name();
+        let is_mine = |holder: Option<&MemberId>| holder == Some(&self.me);
         let shards_left = self.term.is_some()
             && self
                 .view
                 .shards
                 .values()
-                .any(|s| is_mine(s.fact.holder.as_ref()));
+                .any(|s| is_mine(s.state.holder.as_ref()));
         let member = self.view.members.get(&self.settings.pod);
-        let member_left = member.is_some_and(|s| is_mine(s.fact.holder.as_ref()));
+        let member_left = member.is_some_and(|s| is_mine(s.state.holder.as_ref()));
         if now >= until {
             return self.end(false);
         }
@@ -196,8 +200,8 @@ impl Core {
         if !member_left {
             return self.end(true);
         }
-        if self.may_call(&name, now) {
-            self.call(name, Kind::Delete, now);
+        if self.may_call(&key, now) {
+            self.call(key, Kind::Delete, now);
         }
     }
 

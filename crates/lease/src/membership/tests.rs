@@ -2,7 +2,8 @@
 //! everybody waits.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -12,37 +13,38 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::fake::{BROKEN, DEAF, Fake, Fate, Kind};
+use crate::lease::Timing;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A member with a caller that takes every hold and drops it when it is to.
 struct Member {
-    standing: watch::Receiver<Standing>,
+    status: watch::Receiver<MembershipStatus>,
     stop: CancellationToken,
     joined: JoinHandle<()>,
     working: JoinHandle<()>,
 }
 
-fn options(fake: &Fake, pod: &str) -> Options {
-    Options {
+fn options(fake: &Fake, pod: &str) -> MembershipConfig {
+    MembershipConfig {
         store: Arc::new(fake.clone()),
         listener: "shop".to_owned(),
         pod: pod.to_owned(),
         uid: "uid".to_owned(),
         timing: Timing::default(),
         labels: BTreeMap::from([("app".to_owned(), "shop".to_owned())]),
-        owners: Vec::new(),
-        member_owners: Vec::new(),
-        dead: Arc::new(|_| false),
+        shard_lease_owners: Vec::new(),
+        member_lease_owners: Vec::new(),
+        known_dead: Arc::new(|_| false),
     }
 }
 
 /// Works until the hold is lost or to leave; takes `drain` for leaving.
-async fn work(hold: Hold, drain: Duration) {
+async fn work(hold: ShardLease, drain: Duration) {
     tokio::select! {
         biased;
         () = hold.lost().cancelled() => {}
-        () = hold.leaving().cancelled() => sleep(drain).await,
+        () = hold.release_requested().cancelled() => sleep(drain).await,
     }
 }
 
@@ -51,18 +53,18 @@ impl Member {
         Self::with(options(fake, pod), shards)
     }
 
-    fn with(options: Options, shards: &watch::Sender<u16>) -> Self {
+    fn with(options: MembershipConfig, shards: &watch::Sender<u16>) -> Self {
         let (sender, mut holds) = mpsc::channel(4);
-        let (standings, standing) = watch::channel(Standing::default());
+        let (statuses, status) = watch::channel(MembershipStatus::default());
         let stop = CancellationToken::new();
-        let joined = join(options, shards.subscribe(), sender, standings, stop.clone());
+        let joined = join(options, shards.subscribe(), sender, statuses, stop.clone());
         let working = tokio::spawn(async move {
             while let Some(hold) = holds.recv().await {
                 tokio::spawn(work(hold, Duration::from_millis(50)));
             }
         });
         Self {
-            standing,
+            status,
             stop,
             joined: tokio::spawn(joined),
             working,
@@ -70,13 +72,13 @@ impl Member {
     }
 
     fn shards(&self) -> BTreeSet<u16> {
-        let standing = self.standing.borrow();
-        let mine = standing.shards.iter().filter(|seat| seat.mine);
-        mine.map(|seat| seat.shard).collect()
+        let status = self.status.borrow();
+        let held = status.shards.iter().filter(|seat| seat.held);
+        held.map(|seat| seat.shard).collect()
     }
 
     fn identity(&self) -> Option<String> {
-        self.standing.borrow().identity.clone()
+        self.status.borrow().identity.clone()
     }
 
     /// Dies without a word.
@@ -131,7 +133,7 @@ async fn one_member_takes_all_shards_at_once() {
         "member"
     );
     assert_eq!(fake.holder_of("shop-0"), members[0].identity());
-    assert_eq!(members[0].standing.borrow().members, 1);
+    assert_eq!(members[0].status.borrow().members, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,10 +161,10 @@ async fn a_process_known_to_be_dead_is_not_waited_for() {
     until(5 * SECOND, || first.shards().len() == 8).await;
     let gone = first.identity().unwrap();
     first.kill();
-    let dead: Arc<dyn Fn(&str) -> bool + Send + Sync> = Arc::new(move |id| id == gone);
+    let known_dead: Arc<dyn Fn(&str) -> bool + Send + Sync> = Arc::new(move |id| id == gone);
     let second = [Member::with(
-        Options {
-            dead,
+        MembershipConfig {
+            known_dead,
             ..options(&fake, "shop-0")
         },
         &shards,
@@ -203,7 +205,7 @@ async fn a_member_whose_lease_is_lost_joins_anew_at_once() {
 
 /// A member that takes holds and keeps them, whatever they say.
 struct Stubborn {
-    holds: mpsc::Receiver<Hold>,
+    holds: mpsc::Receiver<ShardLease>,
     joined: JoinHandle<()>,
     stop: CancellationToken,
 }
@@ -211,13 +213,13 @@ struct Stubborn {
 fn stubborn(fake: &Fake, shards: &watch::Sender<u16>) -> Stubborn {
     let (sender, holds) = mpsc::channel(4);
     let stop = CancellationToken::new();
-    let standing = watch::Sender::new(Standing::default());
+    let status = watch::Sender::new(MembershipStatus::default());
     let options = options(fake, "shop-0");
     let joined = tokio::spawn(join(
         options,
         shards.subscribe(),
         sender,
-        standing,
+        status,
         stop.clone(),
     ));
     Stubborn {
@@ -232,7 +234,7 @@ async fn a_hold_ends_at_the_deadline_and_its_shard_comes_back_after_it_was_dropp
     let (fake, shards) = (Fake::new(), watch::Sender::new(1));
     let mut member = stubborn(&fake, &shards);
     let hold = member.holds.recv().await.unwrap();
-    assert_eq!((hold.shard(), hold.of()), (0, 1));
+    assert_eq!((hold.shard(), hold.shard_count()), (0, 1));
     fake.always(DEAF);
     let began = Instant::now();
     hold.lost().cancelled().await;
@@ -276,7 +278,7 @@ async fn the_end_waits_for_the_holds_and_gives_them_up() {
     ];
     member.stop.cancel();
     for hold in &holds {
-        hold.leaving().cancelled().await;
+        hold.release_requested().cancelled().await;
         assert!(!hold.lost().is_cancelled());
     }
     sleep(30 * SECOND).await;
@@ -367,8 +369,8 @@ async fn one_who_may_not_watch_says_so_and_lists_now_and_then() {
     fake.forbid_watching();
     let members = fleet(&fake, 2, &shards);
     until(60 * SECOND, || all_owned(&members, 4)).await;
-    let trouble = members[0].standing.borrow().trouble.clone().unwrap();
-    assert!(trouble.contains("grant get, list, watch"), "{trouble}");
+    let outage = members[0].status.borrow().outage.clone().unwrap();
+    assert!(outage.contains("grant get, list, watch"), "{outage}");
     fake.forget_calls();
     sleep(60 * SECOND).await;
     let lists = fake.calls(Kind::List);

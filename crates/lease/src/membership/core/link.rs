@@ -19,7 +19,7 @@ pub(crate) enum Breach {
 
 /// What goes wrong, and since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trouble {
+pub(crate) struct Outage {
     pub(crate) since: Instant,
     pub(crate) why: String,
 }
@@ -42,7 +42,7 @@ pub(super) struct Link {
     /// How often in a row the changes were not to be had.
     failures: u32,
     forbidden: bool,
-    pub(super) trouble: Option<Trouble>,
+    pub(super) outage: Option<Outage>,
 }
 
 impl Link {
@@ -53,21 +53,21 @@ impl Link {
             opened_at: None,
             failures: 0,
             forbidden: false,
-            trouble: None,
+            outage: None,
         }
     }
 
     pub(super) fn listed(&mut self, now: Instant) {
         self.state = State::Follow(now);
         if self.failures == 0 {
-            self.trouble = None;
+            self.outage = None;
             self.forbidden = false;
         }
     }
 
     pub(super) fn following(&mut self, now: Instant) {
         self.failures = 0;
-        self.trouble = None;
+        self.outage = None;
         self.forbidden = false;
         self.opened_at = Some(now);
     }
@@ -77,8 +77,8 @@ impl Link {
         let (Breach::Forbidden(why) | Breach::Failed(why)) = breach else {
             return;
         };
-        let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
-        self.trouble = Some(Trouble { since, why });
+        let since = self.outage.as_ref().map_or(now, |outage| outage.since);
+        self.outage = Some(Outage { since, why });
     }
 }
 
@@ -125,7 +125,7 @@ impl Core {
     pub(super) fn keep_link(&mut self, now: Instant) {
         // A connection that has silently died does not show our own writes either.
         if self.link.state == State::Following
-            && let Some(since) = self.view.owes_since()
+            && let Some(since) = self.view.awaiting_own_write_since()
         {
             let until = since + self.settings.timing.renew_deadline();
             if now >= until {
@@ -142,7 +142,7 @@ impl Core {
             }
             State::Follow(at) if now >= at => {
                 self.link.state = State::Following;
-                self.actions.push(Action::Follow(self.view.at));
+                self.actions.push(Action::Follow(self.view.watched_version));
             }
             State::List(at) | State::Follow(at) => self.wake_at(at),
             State::Listing | State::Following => {}
@@ -155,7 +155,7 @@ impl Core {
     }
 
     /// What keeps this process from knowing or writing the Leases.
-    pub(crate) fn trouble(&self) -> Option<&Trouble> {
-        self.link.trouble.as_ref().or(self.refused.as_ref())
+    pub(crate) fn outage(&self) -> Option<&Outage> {
+        self.link.outage.as_ref().or(self.refused.as_ref())
     }
 }

@@ -1,0 +1,215 @@
+//! The Leases as they were last seen, so that a write keeps what others put into them, and the
+//! calls that write them, each bounded in time.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::SystemTime;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use k8s_openapi::api::coordination::v1::Lease;
+use tokio::time::timeout;
+
+use super::MembershipConfig;
+use super::core::{Action, Event, Refusal};
+use super::names::{
+    LeaseKey, LeaseState, MEMBER_ROLE, MemberId, ROLE_LABEL, SHARD_ROLE, SHARDS_ANNOTATION,
+};
+use crate::lease::Identity;
+use crate::lease::record::{LeaseWriter, without_holder};
+use crate::lease::store::StoreError;
+
+/// What a fleet needs is more than what one Lease needs.
+const FORBIDDEN: &str = "the API server forbids it; grant get, list, watch, create, update and \
+                         delete on leases";
+
+/// What came of a call about a Lease.
+pub(super) struct CallResult {
+    key: LeaseKey,
+    result: Result<Option<Lease>, StoreError>,
+}
+
+pub(super) struct LeaseCache {
+    config: MembershipConfig,
+    leases: BTreeMap<LeaseKey, (u64, Lease)>,
+}
+
+impl LeaseCache {
+    pub(super) fn new(config: MembershipConfig) -> Self {
+        Self {
+            config,
+            leases: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps a Lease, if it is newer than what is kept. What matters of it, if it is of this
+    /// fleet and has a version that can be compared.
+    pub(super) fn upsert(&mut self, lease: Lease) -> Option<(LeaseKey, LeaseState)> {
+        let key = LeaseKey::from_lease(&lease, &self.config.listener)?;
+        Some((key.clone(), self.upsert_as(key, lease)?))
+    }
+
+    fn upsert_as(&mut self, key: LeaseKey, lease: Lease) -> Option<LeaseState> {
+        let state = LeaseState::from_lease(&lease)?;
+        let kept = self.leases.get(&key);
+        if kept.is_none_or(|(version, _)| *version <= state.version) {
+            self.leases.insert(key, (state.version, lease));
+        }
+        Some(state)
+    }
+
+    /// Keeps all that there is, and nothing else.
+    pub(super) fn replace_all(&mut self, leases: Vec<Lease>) -> Vec<(LeaseKey, LeaseState)> {
+        self.leases.clear();
+        leases
+            .into_iter()
+            .filter_map(|lease| self.upsert(lease))
+            .collect()
+    }
+
+    /// Forgets a Lease that was deleted. Which that was, if one of this fleet.
+    pub(super) fn remove(&mut self, name: &str) -> LeaseKey {
+        let listener = &self.config.listener;
+        let key =
+            LeaseKey::parse_shard(name, listener).unwrap_or_else(|| LeaseKey::Member(name.into()));
+        self.leases.remove(&key);
+        key
+    }
+
+    /// What the core is told of an answer.
+    pub(super) fn on_response(&mut self, response: CallResult) -> Event {
+        let CallResult { key, result } = response;
+        let result = match result {
+            // It is the one that was asked for, whatever its labels have become.
+            Ok(Some(lease)) => match self.upsert_as(key.clone(), lease) {
+                Some(state) => Ok(Some(state)),
+                None => Err(Refusal::Failed(
+                    "the version of a lease is not a number".to_owned(),
+                )),
+            },
+            Ok(None) => {
+                self.leases.remove(&key);
+                Ok(None)
+            }
+            Err(StoreError::Conflict) => Err(Refusal::Conflict),
+            Err(StoreError::Missing) => Err(Refusal::Missing),
+            Err(error) => Err(Refusal::Failed(error_chain(&error))),
+        };
+        Event::Answered(key, result)
+    }
+
+    /// The call that an action asks for.
+    pub(super) fn execute(&self, action: Action) -> Option<BoxFuture<'static, CallResult>> {
+        let (key, request) = match action {
+            Action::Write {
+                key,
+                over,
+                holder,
+                desired_shards,
+            } => {
+                let request = self.write(&key, over, holder, desired_shards);
+                (key, request)
+            }
+            Action::Delete(key, version) => {
+                let (store, lease_name) = (self.config.store.clone(), self.lease_name(&key));
+                let request = async move {
+                    store.delete(&lease_name, &version.to_string()).await?;
+                    Ok(None)
+                };
+                (key, request.boxed())
+            }
+            Action::Look(key) => {
+                let (store, lease_name) = (self.config.store.clone(), self.lease_name(&key));
+                let request = async move { store.get(&lease_name).await };
+                (key, request.boxed())
+            }
+            _ => return None,
+        };
+        let limit = self.config.timing.retry_period();
+        let bounded = async move {
+            let result = timeout(limit, request).await;
+            let result = result.unwrap_or(Err(StoreError::Timeout));
+            CallResult { key, result }
+        };
+        Some(bounded.boxed())
+    }
+
+    fn write(
+        &self,
+        key: &LeaseKey,
+        over: Option<u64>,
+        holder: Option<MemberId>,
+        desired_shards: u16,
+    ) -> BoxFuture<'static, Result<Option<Lease>, StoreError>> {
+        let seen = match over {
+            None => None,
+            Some(version) => match self.leases.get(key) {
+                Some((kept, lease)) if *kept == version => Some(lease),
+                _ => return futures::future::ready(Err(StoreError::Conflict)).boxed(),
+            },
+        };
+        let mut lease = match (holder, seen) {
+            (Some(holder), seen) => self
+                .writer(key, &holder)
+                .with_holder(seen, SystemTime::now()),
+            (None, Some(seen)) => without_holder(seen),
+            (None, None) => return futures::future::ready(Err(StoreError::Missing)).boxed(),
+        };
+        if let (LeaseKey::Member(_), 1..) = (key, desired_shards) {
+            let annotations = lease.metadata.annotations.get_or_insert_default();
+            annotations.insert(SHARDS_ANNOTATION.to_owned(), desired_shards.to_string());
+        } else if let Some(annotations) = &mut lease.metadata.annotations {
+            annotations.remove(SHARDS_ANNOTATION);
+        }
+        let (store, lease_name, replaces) = (
+            self.config.store.clone(),
+            self.lease_name(key),
+            seen.is_some(),
+        );
+        let request = async move {
+            let written = if replaces {
+                store.replace(&lease_name, &lease).await?
+            } else {
+                store.create(&lease).await?
+            };
+            Ok(Some(written))
+        };
+        request.boxed()
+    }
+
+    fn writer(&self, key: &LeaseKey, holder: &str) -> LeaseWriter {
+        let config = &self.config;
+        let (kind, owners) = match key {
+            LeaseKey::Member(_) => (MEMBER_ROLE, &config.member_lease_owners),
+            LeaseKey::Shard(_) => (SHARD_ROLE, &config.shard_lease_owners),
+        };
+        let mut labels = config.labels.clone();
+        labels.insert(ROLE_LABEL.to_owned(), kind.to_owned());
+        LeaseWriter {
+            name: self.lease_name(key),
+            identity: Identity::from_existing(holder),
+            duration: config.timing.duration(),
+            labels,
+            owners: owners.clone(),
+        }
+    }
+
+    fn lease_name(&self, key: &LeaseKey) -> String {
+        key.lease_name(&self.config.listener)
+    }
+}
+
+/// An error with its causes.
+pub(super) fn error_chain(error: &StoreError) -> String {
+    let mut text = match error {
+        StoreError::Forbidden(_) => FORBIDDEN.to_owned(),
+        error => error.to_string(),
+    };
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
