@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::core::{Action, Breach, Core, Event, Settings};
 use super::deadline::RenewDeadline;
 use super::lease_cache::{CallResult, LeaseCache, error_chain};
 use super::names::{MemberId, ShardId};
 use super::shard_lease::{ShardLease, ShardLeaseHandle};
+use super::state_machine::{Command, Config, Input, MembershipState, WatchError};
 use super::{MembershipConfig, MembershipStatus};
 use crate::lease::store::{LeaseEvent, LeaseEvents, LeaseStore, StoreError};
 use crate::lease::timing::Timing;
@@ -32,289 +32,290 @@ use crate::lease::timing::Timing;
 /// been given up, which takes two retry periods at most. Must be awaited to its end: dropping it
 /// loses all holds at once and leaves the Leases to expire.
 pub async fn join(
-    options: MembershipConfig,
+    config: MembershipConfig,
     shards: watch::Receiver<u16>,
-    holds: mpsc::Sender<ShardLease>,
+    shard_leases: mpsc::Sender<ShardLease>,
     status: watch::Sender<MembershipStatus>,
     stop: CancellationToken,
 ) {
     let now = Instant::now();
-    let settings = Settings {
-        pod: options.pod.as_str().into(),
-        uid: options.uid.clone(),
-        timing: options.timing,
-        known_dead: options.known_dead.clone(),
+    let state_config = Config {
+        pod: config.pod.as_str().into(),
+        uid: config.uid.clone(),
+        timing: config.timing,
+        known_dead: config.known_dead.clone(),
         random: Box::new(rand::random),
     };
-    let wanted = *shards.borrow();
+    let shard_count = *shards.borrow();
     let driver = Driver {
-        core: Core::new(settings, wanted, now),
-        timing: options.timing,
-        listener: options.listener.clone(),
-        store: options.store.clone(),
-        book: LeaseCache::new(options),
-        calls: FuturesUnordered::new(),
-        opening: None,
-        changes: None,
-        membership: None,
+        state: MembershipState::new(state_config, shard_count, now),
+        timing: config.timing,
+        listener: config.listener.clone(),
+        store: config.store.clone(),
+        cache: LeaseCache::new(config),
+        requests: FuturesUnordered::new(),
+        sync: None,
+        events: None,
+        deadline: None,
         handles: BTreeMap::new(),
         drops: FuturesUnordered::new(),
-        to_hand_out: VecDeque::new(),
+        undelivered: VecDeque::new(),
         status,
-        warned: Warned::Nothing,
+        reported: ReportedOutage::Clear,
     };
-    driver.run(shards, holds, stop).await;
+    driver.run(shards, shard_leases, stop).await;
 }
 
 /// What came of asking for all Leases, or for their changes.
-enum Opened {
+enum SyncOutcome {
     List(Result<(Vec<Lease>, String), StoreError>),
-    Follow(Result<LeaseEvents, StoreError>),
+    Watch(Result<LeaseEvents, StoreError>),
 }
 
 /// What was said last about what goes wrong.
 #[derive(PartialEq)]
-enum Warned {
-    Nothing,
+enum ReportedOutage {
+    Clear,
     Failing,
     Forbidden,
 }
 
 struct Driver {
-    core: Core,
+    state: MembershipState,
     timing: Timing,
     listener: String,
     store: Arc<dyn LeaseStore>,
-    book: LeaseCache,
-    calls: FuturesUnordered<BoxFuture<'static, CallResult>>,
-    opening: Option<BoxFuture<'static, Opened>>,
-    changes: Option<LeaseEvents>,
-    membership: Option<RenewDeadline>,
+    cache: LeaseCache,
+    requests: FuturesUnordered<BoxFuture<'static, CallResult>>,
+    sync: Option<BoxFuture<'static, SyncOutcome>>,
+    events: Option<LeaseEvents>,
+    deadline: Option<RenewDeadline>,
     handles: BTreeMap<ShardId, ShardLeaseHandle>,
     drops: FuturesUnordered<BoxFuture<'static, ShardId>>,
     /// Holds that the caller has not taken yet.
-    to_hand_out: VecDeque<ShardLease>,
+    undelivered: VecDeque<ShardLease>,
     status: watch::Sender<MembershipStatus>,
-    warned: Warned,
+    reported: ReportedOutage,
 }
 
 impl Driver {
     async fn run(
         mut self,
         mut shards: watch::Receiver<u16>,
-        holds: mpsc::Sender<ShardLease>,
+        shard_leases: mpsc::Sender<ShardLease>,
         stop: CancellationToken,
     ) {
-        let (mut stopping, mut may_change) = (false, true);
-        let mut event = Event::Woken;
+        let (mut stopping, mut shards_open) = (false, true);
+        let mut input = Input::Tick;
         loop {
-            if self.handle(event) {
+            if self.handle(input) {
                 return;
             }
-            let wake = self.core.wake();
-            let lost = self.membership.as_ref().map(|member| member.lost.clone());
-            event = tokio::select! {
+            let wake = self.state.next_wake();
+            let lost = self.deadline.as_ref().map(|deadline| deadline.lost.clone());
+            input = tokio::select! {
                 biased;
-                () = cancelled(lost) => Event::Expired,
+                () = cancelled(lost) => Input::Expired,
                 () = stop.cancelled(), if !stopping => {
                     stopping = true;
-                    Event::Stop
+                    Input::Stop
                 }
-                () = holds.closed(), if !stopping => {
+                () = shard_leases.closed(), if !stopping => {
                     stopping = true;
-                    self.to_hand_out.clear();
-                    Event::Stop
+                    self.undelivered.clear();
+                    Input::Stop
                 }
                 Some(shard_id) = self.drops.next() => {
                     self.handles.remove(&shard_id);
-                    Event::Dropped(shard_id)
+                    Input::ShardDropped(shard_id)
                 }
-                permit = holds.reserve(), if !self.to_hand_out.is_empty() => {
-                    if let (Ok(permit), Some(hold)) = (permit, self.to_hand_out.pop_front()) {
-                        permit.send(hold);
+                permit = shard_leases.reserve(), if !self.undelivered.is_empty() => {
+                    if let (Ok(permit), Some(shard_lease)) = (permit, self.undelivered.pop_front()) {
+                        permit.send(shard_lease);
                     }
-                    Event::Woken
+                    Input::Tick
                 }
-                changed = shards.changed(), if may_change => {
-                    may_change = changed.is_ok();
-                    Event::Wanted(*shards.borrow_and_update())
+                changed = shards.changed(), if shards_open => {
+                    shards_open = changed.is_ok();
+                    Input::ShardCount(*shards.borrow_and_update())
                 }
-                Some(answer) = self.calls.next() => self.book.on_response(answer),
-                opened = next_opened(&mut self.opening) => {
-                    self.opening = None;
-                    self.opened(opened)
+                Some(response) = self.requests.next() => self.cache.on_response(response),
+                outcome = next_outcome(&mut self.sync) => {
+                    self.sync = None;
+                    self.on_synced(outcome)
                 }
-                change = next_change(&mut self.changes) => self.changed(change),
-                () = sleep_until(wake) => Event::Woken,
+                event = next_event(&mut self.events) => self.on_event(event),
+                () = sleep_until(wake) => Input::Tick,
             };
         }
     }
     /// Whether all is done.
-    fn handle(&mut self, event: Event) -> bool {
-        let mut ended = false;
-        for action in self.core.handle(event, Instant::now()) {
-            match action {
-                Action::List => {
-                    self.changes = None;
-                    self.opening = Some(list(self.store.clone(), self.timing));
+    fn handle(&mut self, input: Input) -> bool {
+        let mut finished = false;
+        for command in self.state.handle(input, Instant::now()) {
+            match command {
+                Command::List => {
+                    self.events = None;
+                    self.sync = Some(start_list(self.store.clone(), self.timing));
                 }
-                Action::Follow(version) => {
-                    self.changes = None;
-                    self.opening = Some(follow(self.store.clone(), version, self.timing));
+                Command::Watch(version) => {
+                    self.events = None;
+                    self.sync = Some(start_watch(self.store.clone(), version, self.timing));
                 }
-                Action::Until(me, until) => self.prolong(me, until),
-                Action::LoseAll(why) => self.lose_all(why),
-                Action::Begin(shard_id) => self.begin(shard_id),
-                Action::Leave(shard_id) => {
+                Command::SetDeadline(identity, until) => self.extend_deadline(identity, until),
+                Command::RevokeAll(reason) => self.revoke_all(reason),
+                Command::Grant(shard_id) => self.grant(shard_id),
+                Command::RequestRelease(shard_id) => {
                     if let Some(handle) = self.handles.get(&shard_id) {
                         handle.release_requested.cancel();
                     }
                 }
-                Action::Lose(shard_id) => {
+                Command::Revoke(shard_id) => {
                     if let Some(handle) = self.handles.get(&shard_id) {
                         let (listener, shard) = (&self.listener, shard_id.shard);
                         warn!(listener, shard, "the shard's lease is not ours any more");
                         handle.lost.cancel();
                     }
                 }
-                Action::End(all) => {
-                    ended = true;
-                    self.say_end(all);
+                Command::Finished(all) => {
+                    finished = true;
+                    self.log_finished(all);
                 }
-                call => self.calls.extend(self.book.execute(call)),
+                call => self.requests.extend(self.cache.execute(call)),
             }
         }
         // The caller need not hear of what has ended before it was handed out.
-        self.to_hand_out
-            .retain(|hold| !hold.lost().is_cancelled() && !hold.release_requested().is_cancelled());
-        if self.core.take_news() {
-            self.tell();
+        self.undelivered.retain(|shard_lease| {
+            !shard_lease.lost().is_cancelled() && !shard_lease.release_requested().is_cancelled()
+        });
+        if self.state.take_status_changed() {
+            self.publish_status();
         }
-        ended
+        finished
     }
 
-    fn prolong(&mut self, me: MemberId, until: Instant) {
-        match &self.membership {
-            Some(member) if member.identity == me => member.extend(until),
+    fn extend_deadline(&mut self, identity: MemberId, until: Instant) {
+        match &self.deadline {
+            Some(deadline) if deadline.identity == identity => deadline.extend(until),
             _ => {
-                info!(listener = self.listener, member = %me, "taking part");
-                self.membership = Some(RenewDeadline::start(me, until));
+                info!(listener = self.listener, member = %identity, "taking part");
+                self.deadline = Some(RenewDeadline::start(identity, until));
             }
         }
     }
 
-    fn lose_all(&mut self, why: &str) {
-        if let Some(member) = self.membership.take() {
-            member.lost.cancel();
-            let (listener, me) = (&self.listener, &member.identity);
+    fn revoke_all(&mut self, reason: &str) {
+        if let Some(deadline) = self.deadline.take() {
+            deadline.lost.cancel();
+            let (listener, identity) = (&self.listener, &deadline.identity);
             if self.handles.is_empty() {
-                debug!(listener, member = %me, why, "no member under this identity any more");
+                debug!(listener, member = %identity, reason, "no member under this identity any more");
             } else {
-                warn!(listener, member = %me, why, "lost the lease of this member; stopping its work");
+                warn!(listener, member = %identity, reason, "lost the lease of this member; stopping its work");
             }
         }
     }
 
-    fn begin(&mut self, shard_id: ShardId) {
-        let Some(member) = &self.membership else {
+    fn grant(&mut self, shard_id: ShardId) {
+        let Some(deadline) = &self.deadline else {
             return;
         };
         let (listener, ShardId { shard_count, shard }) = (&self.listener, shard_id);
-        debug!(listener, shard, shard_count, member = %member.identity, "holding the shard");
-        let (hold, handle, dropped) =
-            ShardLease::new(shard_id, member.identity.clone(), &member.lost);
+        debug!(listener, shard, shard_count, member = %deadline.identity, "holding the shard");
+        let (shard_lease, handle, dropped) =
+            ShardLease::new(shard_id, deadline.identity.clone(), &deadline.lost);
         self.handles.insert(shard_id, handle);
         self.drops.push(dropped.map(move |_| shard_id).boxed());
-        self.to_hand_out.push_back(hold);
+        self.undelivered.push_back(shard_lease);
     }
 
-    fn opened(&mut self, opened: Opened) -> Event {
-        match opened {
-            Opened::List(Ok((leases, version))) => match version.parse() {
-                Ok(version) => Event::Listed(self.book.replace_all(leases), version),
-                Err(_) => Event::NotListed(Breach::Failed(
+    fn on_synced(&mut self, outcome: SyncOutcome) -> Input {
+        match outcome {
+            SyncOutcome::List(Ok((leases, version))) => match version.parse() {
+                Ok(version) => Input::Listed(self.cache.replace_all(leases), version),
+                Err(_) => Input::ListFailed(WatchError::Failed(
                     "the version of the list of leases is not a number".to_owned(),
                 )),
             },
-            Opened::List(Err(error)) => Event::NotListed(breach(&error)),
-            Opened::Follow(Ok(changes)) => {
-                self.changes = Some(changes);
-                Event::Following
+            SyncOutcome::List(Err(error)) => Input::ListFailed(watch_error(&error)),
+            SyncOutcome::Watch(Ok(events)) => {
+                self.events = Some(events);
+                Input::WatchOpened
             }
-            Opened::Follow(Err(error)) => Event::Ended(Some(breach(&error))),
+            SyncOutcome::Watch(Err(error)) => Input::WatchEnded(Some(watch_error(&error))),
         }
     }
 
-    fn changed(&mut self, change: Option<Result<LeaseEvent, StoreError>>) -> Event {
-        match change {
-            Some(Ok(LeaseEvent::Applied(lease))) => match self.book.upsert(lease) {
-                Some((key, state)) => Event::Changed(key, state),
-                None => Event::Woken,
+    fn on_event(&mut self, event: Option<Result<LeaseEvent, StoreError>>) -> Input {
+        match event {
+            Some(Ok(LeaseEvent::Applied(lease))) => match self.cache.upsert(lease) {
+                Some((key, state)) => Input::LeaseChanged(key, state),
+                None => Input::Tick,
             },
-            Some(Ok(LeaseEvent::Deleted(key))) => Event::Gone(self.book.remove(&key)),
+            Some(Ok(LeaseEvent::Deleted(name))) => Input::LeaseDeleted(self.cache.remove(&name)),
             Some(Err(error)) => {
-                self.changes = None;
-                Event::Ended(Some(breach(&error)))
+                self.events = None;
+                Input::WatchEnded(Some(watch_error(&error)))
             }
             None => {
-                self.changes = None;
-                Event::Ended(None)
+                self.events = None;
+                Input::WatchEnded(None)
             }
         }
     }
 
     /// Tells what is known, where that is news.
-    fn tell(&mut self) {
-        self.warn();
-        let (members, shards) = self.core.seats();
-        let outage = self.core.outage().map(|outage| {
+    fn publish_status(&mut self) {
+        self.log_outage();
+        let (members, shards) = self.state.assignments();
+        let outage = self.state.outage().map(|outage| {
             let since = Instant::now().saturating_duration_since(outage.since);
             let since = Timestamp::try_from(SystemTime::now() - since).unwrap_or_default();
-            format!("since {since:.0}: {}", outage.why)
+            format!("since {since:.0}: {}", outage.reason)
         });
         let now = MembershipStatus {
-            identity: self.core.identity().map(ToString::to_string),
+            identity: self.state.identity().map(ToString::to_string),
             members,
-            shard_count: self.core.wanted(),
+            shard_count: self.state.shard_count(),
             shards,
             outage,
         };
         self.status.send_if_modified(|before| {
             // The moment is worked out anew each time, and may differ in its last digit.
             let same = before.outage.is_some() == now.outage.is_some();
-            let news = MembershipStatus {
+            let changed = MembershipStatus {
                 outage: before.outage.clone(),
                 ..now.clone()
             } != *before;
-            if news || !same {
+            if changed || !same {
                 *before = now;
             }
-            news || !same
+            changed || !same
         });
     }
 
     /// Says once what goes wrong, and once more when it has come right.
-    fn warn(&mut self) {
+    fn log_outage(&mut self) {
         let listener = &self.listener;
-        let now = match (self.core.outage(), self.core.is_forbidden()) {
-            (None, _) => Warned::Nothing,
-            (Some(_), true) => Warned::Forbidden,
-            (Some(_), false) => Warned::Failing,
+        let now = match (self.state.outage(), self.state.is_forbidden()) {
+            (None, _) => ReportedOutage::Clear,
+            (Some(_), true) => ReportedOutage::Forbidden,
+            (Some(_), false) => ReportedOutage::Failing,
         };
-        if now == self.warned {
+        if now == self.reported {
             return;
         }
-        match self.core.outage() {
+        match self.state.outage() {
             None => info!(listener, "the leases can be reached again"),
             Some(outage) => {
-                let error = &outage.why;
+                let error = &outage.reason;
                 warn!(listener, error, "cannot reach the leases; trying again");
             }
         }
-        self.warned = now;
+        self.reported = now;
     }
 
-    fn say_end(&self, all: bool) {
+    fn log_finished(&self, all: bool) {
         let listener = &self.listener;
         if all {
             info!(listener, "takes part no more; all was given up");
@@ -327,28 +328,32 @@ impl Driver {
     }
 }
 
-fn list(store: Arc<dyn LeaseStore>, timing: Timing) -> BoxFuture<'static, Opened> {
+fn start_list(store: Arc<dyn LeaseStore>, timing: Timing) -> BoxFuture<'static, SyncOutcome> {
     let call = async move {
-        let list = timeout(timing.retry_period(), store.list()).await;
-        Opened::List(list.unwrap_or(Err(StoreError::Timeout)))
+        let result = timeout(timing.retry_period(), store.list()).await;
+        SyncOutcome::List(result.unwrap_or(Err(StoreError::Timeout)))
     };
     call.boxed()
 }
 
-fn follow(store: Arc<dyn LeaseStore>, version: u64, timing: Timing) -> BoxFuture<'static, Opened> {
+fn start_watch(
+    store: Arc<dyn LeaseStore>,
+    version: u64,
+    timing: Timing,
+) -> BoxFuture<'static, SyncOutcome> {
     let call = async move {
         let version = version.to_string();
-        let follow = timeout(timing.retry_period(), store.watch_all(&version)).await;
-        Opened::Follow(follow.unwrap_or(Err(StoreError::Timeout)))
+        let result = timeout(timing.retry_period(), store.watch_all(&version)).await;
+        SyncOutcome::Watch(result.unwrap_or(Err(StoreError::Timeout)))
     };
     call.boxed()
 }
 
-fn breach(error: &StoreError) -> Breach {
+fn watch_error(error: &StoreError) -> WatchError {
     match error {
-        StoreError::Expired => Breach::Expired,
-        StoreError::Forbidden(_) => Breach::Forbidden(error_chain(error)),
-        error => Breach::Failed(error_chain(error)),
+        StoreError::Expired => WatchError::Expired,
+        StoreError::Forbidden(_) => WatchError::Forbidden(error_chain(error)),
+        error => WatchError::Failed(error_chain(error)),
     }
 }
 
@@ -359,16 +364,16 @@ async fn cancelled(token: Option<CancellationToken>) {
     }
 }
 
-async fn next_opened(opening: &mut Option<BoxFuture<'static, Opened>>) -> Opened {
-    match opening {
-        Some(opening) => opening.await,
+async fn next_outcome(sync: &mut Option<BoxFuture<'static, SyncOutcome>>) -> SyncOutcome {
+    match sync {
+        Some(sync) => sync.await,
         None => future::pending().await,
     }
 }
 
-async fn next_change(changes: &mut Option<LeaseEvents>) -> Option<Result<LeaseEvent, StoreError>> {
-    match changes {
-        Some(changes) => changes.next().await,
+async fn next_event(events: &mut Option<LeaseEvents>) -> Option<Result<LeaseEvent, StoreError>> {
+    match events {
+        Some(events) => events.next().await,
         None => future::pending().await,
     }
 }

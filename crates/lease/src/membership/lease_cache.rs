@@ -11,10 +11,10 @@ use k8s_openapi::api::coordination::v1::Lease;
 use tokio::time::timeout;
 
 use super::MembershipConfig;
-use super::core::{Action, Event, Refusal};
 use super::names::{
     LeaseKey, LeaseState, MEMBER_ROLE, MemberId, ROLE_LABEL, SHARD_ROLE, SHARDS_ANNOTATION,
 };
+use super::state_machine::{Command, Input, WriteError};
 use crate::lease::Identity;
 use crate::lease::record::{LeaseWriter, without_holder};
 use crate::lease::store::StoreError;
@@ -77,13 +77,13 @@ impl LeaseCache {
     }
 
     /// What the core is told of an answer.
-    pub(super) fn on_response(&mut self, response: CallResult) -> Event {
+    pub(super) fn on_response(&mut self, response: CallResult) -> Input {
         let CallResult { key, result } = response;
         let result = match result {
             // It is the one that was asked for, whatever its labels have become.
             Ok(Some(lease)) => match self.upsert_as(key.clone(), lease) {
                 Some(state) => Ok(Some(state)),
-                None => Err(Refusal::Failed(
+                None => Err(WriteError::Failed(
                     "the version of a lease is not a number".to_owned(),
                 )),
             },
@@ -91,26 +91,26 @@ impl LeaseCache {
                 self.leases.remove(&key);
                 Ok(None)
             }
-            Err(StoreError::Conflict) => Err(Refusal::Conflict),
-            Err(StoreError::Missing) => Err(Refusal::Missing),
-            Err(error) => Err(Refusal::Failed(error_chain(&error))),
+            Err(StoreError::Conflict) => Err(WriteError::Conflict),
+            Err(StoreError::Missing) => Err(WriteError::Missing),
+            Err(error) => Err(WriteError::Failed(error_chain(&error))),
         };
-        Event::Answered(key, result)
+        Input::Response(key, result)
     }
 
     /// The call that an action asks for.
-    pub(super) fn execute(&self, action: Action) -> Option<BoxFuture<'static, CallResult>> {
-        let (key, request) = match action {
-            Action::Write {
+    pub(super) fn execute(&self, command: Command) -> Option<BoxFuture<'static, CallResult>> {
+        let (key, request) = match command {
+            Command::Write {
                 key,
-                over,
+                replaces,
                 holder,
                 desired_shards,
             } => {
-                let request = self.write(&key, over, holder, desired_shards);
+                let request = self.write(&key, replaces, holder, desired_shards);
                 (key, request)
             }
-            Action::Delete(key, version) => {
+            Command::Delete(key, version) => {
                 let (store, lease_name) = (self.config.store.clone(), self.lease_name(&key));
                 let request = async move {
                     store.delete(&lease_name, &version.to_string()).await?;
@@ -118,7 +118,7 @@ impl LeaseCache {
                 };
                 (key, request.boxed())
             }
-            Action::Look(key) => {
+            Command::Get(key) => {
                 let (store, lease_name) = (self.config.store.clone(), self.lease_name(&key));
                 let request = async move { store.get(&lease_name).await };
                 (key, request.boxed())
@@ -137,11 +137,11 @@ impl LeaseCache {
     fn write(
         &self,
         key: &LeaseKey,
-        over: Option<u64>,
+        replaces: Option<u64>,
         holder: Option<MemberId>,
         desired_shards: u16,
     ) -> BoxFuture<'static, Result<Option<Lease>, StoreError>> {
-        let seen = match over {
+        let seen = match replaces {
             None => None,
             Some(version) => match self.leases.get(key) {
                 Some((kept, lease)) if *kept == version => Some(lease),
@@ -161,13 +161,13 @@ impl LeaseCache {
         } else if let Some(annotations) = &mut lease.metadata.annotations {
             annotations.remove(SHARDS_ANNOTATION);
         }
-        let (store, lease_name, replaces) = (
+        let (store, lease_name, is_update) = (
             self.config.store.clone(),
             self.lease_name(key),
             seen.is_some(),
         );
         let request = async move {
-            let written = if replaces {
+            let written = if is_update {
                 store.replace(&lease_name, &lease).await?
             } else {
                 store.create(&lease).await?

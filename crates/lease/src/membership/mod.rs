@@ -13,12 +13,12 @@
 
 mod assignment;
 mod config;
-mod core;
 mod deadline;
 mod driver;
 mod lease_cache;
 mod names;
 mod shard_lease;
+mod state_machine;
 mod status;
 mod view;
 

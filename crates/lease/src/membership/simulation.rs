@@ -14,8 +14,8 @@ use std::{env, thread};
 
 use rand::RngExt as _;
 
-use super::core::Breach;
 use super::names::{LeaseKey, ShardId};
+use super::state_machine::WatchError;
 use testkit::soak::rounds;
 use world::{CALM, Happening, PROCESSES, SECOND, TROUBLE, World};
 
@@ -69,8 +69,8 @@ impl World {
             _ => {
                 let breach = [
                     None,
-                    Some(Breach::Expired),
-                    Some(Breach::Failed(String::new())),
+                    Some(WatchError::Expired),
+                    Some(WatchError::Failed(String::new())),
                 ];
                 let which = self.random.random_range(0..3);
                 self.lose_watch(p, false, breach[which].clone());
@@ -82,7 +82,7 @@ impl World {
 
     fn tell_to_stop(&mut self, p: usize) {
         if self.is_up(p) {
-            self.tell(p, super::core::Event::Stop);
+            self.tell(p, super::state_machine::Input::Stop);
         }
     }
 
@@ -169,7 +169,7 @@ impl World {
         for process in &self.processes {
             let core = process.core.as_ref();
             let workers: Vec<&ShardId> = process.workers.keys().collect();
-            let me = core.map(super::core::Core::identity);
+            let me = core.map(super::state_machine::MembershipState::identity);
             writeln!(text, "{me:?}: {workers:?}").unwrap();
         }
         for (name, state) in &self.server.leases {

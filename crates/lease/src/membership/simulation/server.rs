@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::core::Refusal;
 use super::super::names::{LeaseKey, LeaseState, MemberId};
+use super::super::state_machine::WriteError;
 
 /// A Lease's name, and what it became.
 pub(super) type News = (LeaseKey, Option<LeaseState>);
@@ -12,7 +12,7 @@ pub(super) type News = (LeaseKey, Option<LeaseState>);
 pub(super) enum Request {
     Write {
         key: LeaseKey,
-        over: Option<u64>,
+        replaces: Option<u64>,
         holder: Option<MemberId>,
         desired_shards: u16,
     },
@@ -51,21 +51,21 @@ impl Server {
     }
 
     /// Carries a request out; a write tells what it has changed.
-    pub(super) fn ask(&mut self, request: Request) -> Result<Option<LeaseState>, Refusal> {
+    pub(super) fn ask(&mut self, request: Request) -> Result<Option<LeaseState>, WriteError> {
         let kept = self.leases.get(request.key()).map(|state| state.version);
         match request {
             Request::Look(key) => Ok(self.leases.get(&key).cloned()),
-            Request::Delete(key, over) => {
-                check(kept, Some(over))?;
+            Request::Delete(key, replaces) => {
+                check(kept, Some(replaces))?;
                 Ok(self.set(&key, None))
             }
             Request::Write {
                 key,
-                over,
+                replaces,
                 holder,
                 desired_shards,
             } => {
-                check(kept, over)?;
+                check(kept, replaces)?;
                 self.writes += 1;
                 let wait = std::time::Duration::from_secs(15);
                 let state = LeaseState {
@@ -92,10 +92,10 @@ impl Server {
     }
 }
 
-fn check(kept: Option<u64>, over: Option<u64>) -> Result<(), Refusal> {
-    match (kept, over) {
-        (kept, over) if kept == over => Ok(()),
-        (None, Some(_)) => Err(Refusal::Missing),
-        _ => Err(Refusal::Conflict),
+fn check(kept: Option<u64>, replaces: Option<u64>) -> Result<(), WriteError> {
+    match (kept, replaces) {
+        (kept, replaces) if kept == replaces => Ok(()),
+        (None, Some(_)) => Err(WriteError::Missing),
+        _ => Err(WriteError::Conflict),
     }
 }

@@ -2,33 +2,33 @@
 
 use std::collections::VecDeque;
 
-use super::super::core::{Action, Breach, Refusal};
 use super::super::names::ShardId;
+use super::super::state_machine::{Command, WatchError, WriteError};
 use super::server::{News, Request};
 use super::world::{Happening, PROCESSES, Watch, World};
 
 impl World {
-    pub(super) fn act(&mut self, p: usize, action: Action) {
+    pub(super) fn act(&mut self, p: usize, action: Command) {
         match action {
-            Action::List => {
+            Command::List => {
                 let id = self.open(p);
                 let latency = self.latency();
                 self.after(latency, p, Happening::ListLands(id));
                 let limit = self.span(p, self.timing.retry_period());
-                let late = Err(Breach::Failed("late".to_owned()));
+                let late = Err(WatchError::Failed("late".to_owned()));
                 self.after(limit, p, Happening::Listed(id, late));
             }
-            Action::Follow(version) => {
+            Command::Watch(version) => {
                 let id = self.open(p);
                 let latency = self.latency();
                 self.after(latency, p, Happening::FollowLands(id, version));
                 let limit = self.span(p, self.timing.retry_period());
-                let late = Err(Breach::Failed("late".to_owned()));
+                let late = Err(WatchError::Failed("late".to_owned()));
                 self.after(limit, p, Happening::Followed(id, late));
             }
-            Action::Write {
+            Command::Write {
                 key,
-                over,
+                replaces,
                 holder,
                 desired_shards,
             } => {
@@ -36,26 +36,26 @@ impl World {
                     p,
                     Request::Write {
                         key,
-                        over,
+                        replaces,
                         holder,
                         desired_shards,
                     },
                 );
             }
-            Action::Delete(key, version) => self.ask(p, Request::Delete(key, version)),
-            Action::Look(key) => self.ask(p, Request::Look(key)),
-            Action::Until(_, until) => self.processes[p].until = Some(until),
-            Action::LoseAll(_) => {
+            Command::Delete(key, version) => self.ask(p, Request::Delete(key, version)),
+            Command::Get(key) => self.ask(p, Request::Look(key)),
+            Command::SetDeadline(_, until) => self.processes[p].until = Some(until),
+            Command::RevokeAll(_) => {
                 self.processes[p].until = None;
                 let shard_ids: Vec<ShardId> = self.processes[p].workers.keys().copied().collect();
                 for shard_id in shard_ids {
                     self.lost(p, shard_id);
                 }
             }
-            Action::Begin(shard_id) => self.begin(p, shard_id),
-            Action::Leave(shard_id) => self.leave(p, shard_id),
-            Action::Lose(shard_id) => self.lost(p, shard_id),
-            Action::End(_) => self.kill(p),
+            Command::Grant(shard_id) => self.begin(p, shard_id),
+            Command::RequestRelease(shard_id) => self.leave(p, shard_id),
+            Command::Revoke(shard_id) => self.lost(p, shard_id),
+            Command::Finished(_) => self.kill(p),
         }
     }
 
@@ -73,7 +73,7 @@ impl World {
         let latency = self.latency();
         self.after(latency, p, Happening::Lands(id, request));
         let limit = self.span(p, self.timing.retry_period());
-        let late = Err(Refusal::Failed("late".to_owned()));
+        let late = Err(WriteError::Failed("late".to_owned()));
         self.after(limit, p, Happening::Answered(id, key, late));
     }
 
@@ -89,8 +89,8 @@ impl World {
         let before = self.server.version;
         let (fails, conflicts) = (self.chance(0.02), self.chance(0.02));
         let result = match (fails, conflicts) {
-            (true, _) => Err(Refusal::Failed("500".to_owned())),
-            (_, true) => Err(Refusal::Conflict),
+            (true, _) => Err(WriteError::Failed("500".to_owned())),
+            (_, true) => Err(WriteError::Conflict),
             _ => self.server.ask(request),
         };
         if self.server.version > before {
@@ -134,7 +134,7 @@ impl World {
             return;
         }
         let result = if self.chance(0.05) {
-            Err(Breach::Failed("500".to_owned()))
+            Err(WatchError::Failed("500".to_owned()))
         } else {
             let leases = self.server.leases.clone().into_iter().collect();
             Ok((leases, self.server.version))
@@ -152,9 +152,9 @@ impl World {
         }
         let latency = self.latency();
         let missed = match self.server.since(version) {
-            Some(_) if self.chance(0.05) => Err(Breach::Failed("500".to_owned())),
+            Some(_) if self.chance(0.05) => Err(WatchError::Failed("500".to_owned())),
             Some(missed) => Ok(missed),
-            None => Err(Breach::Expired),
+            None => Err(WatchError::Expired),
         };
         let answer = missed.as_ref().map(|_| ()).map_err(Clone::clone);
         self.after(latency, p, Happening::Followed(id, answer));
@@ -173,7 +173,7 @@ impl World {
     }
 
     /// Ends a watch, or has it silently die.
-    pub(super) fn lose_watch(&mut self, p: usize, silently: bool, breach: Option<Breach>) {
+    pub(super) fn lose_watch(&mut self, p: usize, silently: bool, breach: Option<WatchError>) {
         if let Some(watch) = &mut self.processes[p].watch {
             watch.known_dead = true;
             let id = watch.id;

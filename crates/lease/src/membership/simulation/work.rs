@@ -1,8 +1,8 @@
 //! What a process does with the shards it is handed: it claims their epochs, handles the events
 //! of their keys in order, saves now and then, and lets go.
 
-use super::super::core::Event;
 use super::super::names::ShardId;
+use super::super::state_machine::Input;
 use super::database::{Positions, is_of};
 use super::world::{Happening, Micros, PROCESSES, SECOND, World};
 
@@ -75,7 +75,7 @@ impl World {
 
     fn let_go(&mut self, p: usize, shard_id: ShardId) {
         self.processes[p].workers.remove(&shard_id);
-        self.tell(p, Event::Dropped(shard_id));
+        self.tell(p, Input::ShardDropped(shard_id));
     }
 
     pub(super) fn step(&mut self, p: usize, shard_id: ShardId, id: u64) -> Result<(), String> {

@@ -8,8 +8,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-use super::super::core::{Breach, Core, Event, Refusal, Settings};
 use super::super::names::{LeaseKey, LeaseState, MemberId, ShardId, pod_of};
+use super::super::state_machine::{Config, Input, MembershipState, WatchError, WriteError};
 use super::database::{Database, KEYS, Log, Positions};
 use super::server::{News, Request, Server};
 use super::work::Worker;
@@ -31,14 +31,14 @@ pub(super) enum Happening {
     Wake(u64),
     /// A call comes to the API server, which knows no processes.
     Lands(u64, Request),
-    Answered(u64, LeaseKey, Result<Option<LeaseState>, Refusal>),
+    Answered(u64, LeaseKey, Result<Option<LeaseState>, WriteError>),
     ListLands(u64),
-    Listed(u64, Result<(Vec<(LeaseKey, LeaseState)>, u64), Breach>),
+    Listed(u64, Result<(Vec<(LeaseKey, LeaseState)>, u64), WatchError>),
     FollowLands(u64, u64),
-    Followed(u64, Result<(), Breach>),
+    Followed(u64, Result<(), WatchError>),
     /// The next change comes over a watch.
     News(u64),
-    Unfollowed(u64, Option<Breach>),
+    Unfollowed(u64, Option<WatchError>),
     /// Processes learn of the number of shards at different times.
     Wanted(u64, u16),
     Step(ShardId, u64),
@@ -53,7 +53,7 @@ pub(super) enum Happening {
 }
 
 pub(super) struct Process {
-    pub(super) core: Option<Core>,
+    pub(super) core: Option<MembershipState>,
     /// Counts the lives of this place in the fleet.
     pub(super) life: u64,
     pod: String,
@@ -293,30 +293,30 @@ impl World {
             Happening::Start => self.start(p),
             Happening::Wake(wake) if self.processes[p].wake == wake => {
                 self.processes[p].wake_at = None;
-                self.tell(p, Event::Woken);
+                self.tell(p, Input::Tick);
             }
             Happening::Answered(id, name, result)
                 if self.processes[p].asking.remove(&id).is_some() =>
             {
-                self.tell(p, Event::Answered(name, result));
+                self.tell(p, Input::Response(name, result));
             }
             Happening::Listed(id, result) if self.processes[p].opening == id => {
                 self.processes[p].opening = 0;
                 self.tell(
                     p,
                     match result {
-                        Ok((states, version)) => Event::Listed(states, version),
-                        Err(breach) => Event::NotListed(breach),
+                        Ok((states, version)) => Input::Listed(states, version),
+                        Err(breach) => Input::ListFailed(breach),
                     },
                 );
             }
             Happening::Followed(id, result) if self.processes[p].opening == id => {
                 self.processes[p].opening = 0;
                 let event = match result {
-                    Ok(()) => Event::Following,
+                    Ok(()) => Input::WatchOpened,
                     Err(breach) => {
                         self.processes[p].watch = None;
-                        Event::Ended(Some(breach))
+                        Input::WatchEnded(Some(breach))
                     }
                 };
                 self.tell(p, event);
@@ -324,18 +324,18 @@ impl World {
             Happening::News(id) if self.is_watching(p, id) => {
                 let watch = self.processes[p].watch.as_mut().unwrap();
                 let event = match watch.under_way.pop_front().unwrap() {
-                    (name, Some(state)) => Event::Changed(name, state),
-                    (name, None) => Event::Gone(name),
+                    (name, Some(state)) => Input::LeaseChanged(name, state),
+                    (name, None) => Input::LeaseDeleted(name),
                 };
                 self.tell(p, event);
             }
             Happening::Unfollowed(id, breach) if self.is_watching(p, id) => {
                 self.processes[p].watch = None;
-                self.tell(p, Event::Ended(breach));
+                self.tell(p, Input::WatchEnded(breach));
             }
             Happening::Wanted(change, shards) if change >= self.processes[p].told => {
                 self.processes[p].told = change;
-                self.tell(p, Event::Wanted(shards));
+                self.tell(p, Input::ShardCount(shards));
             }
             Happening::Step(shard_id, id) => self.step(p, shard_id, id)?,
             Happening::Claimed(shard_id, id, epoch, positions) => {
@@ -362,15 +362,15 @@ impl World {
         if process.core.is_some() {
             return;
         }
-        let settings = Settings {
+        let settings = Config {
             pod: process.pod.as_str().into(),
             uid: "uid".to_owned(),
             timing: self.timing,
             known_dead: std::sync::Arc::new(|_| false),
             random: Box::new(move || random.random()),
         };
-        process.core = Some(Core::new(settings, self.wanted, now));
-        self.tell(p, Event::Woken);
+        process.core = Some(MembershipState::new(settings, self.wanted, now));
+        self.tell(p, Input::Tick);
     }
 
     /// Ends a process, without a word.
@@ -404,7 +404,7 @@ impl World {
         *until = (*until).max(self.now + length);
     }
 
-    pub(super) fn tell(&mut self, p: usize, event: Event) {
+    pub(super) fn tell(&mut self, p: usize, event: Input) {
         let now = self.local(p);
         let heard = self.traces.then(|| format!("{event:?}"));
         let Some(core) = &mut self.processes[p].core else {
@@ -414,7 +414,7 @@ impl World {
         if let Some(heard) = heard {
             println!("{} ms, {p}: {heard} -> {actions:?}", self.now / 1000);
         }
-        let wake = core.wake();
+        let wake = core.next_wake();
         for action in actions {
             self.act(p, action);
         }

@@ -2,12 +2,12 @@
 
 use tokio::time::Instant;
 
-use super::Breach;
+use super::WatchError;
 use crate::membership::names::{LeaseKey, LeaseState, MemberId, ShardId};
 
 /// Why a call came to nothing, as far as it matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum WriteError {
     Conflict,
     Missing,
     /// Whether it had its effect is not known.
@@ -16,59 +16,59 @@ pub(crate) enum Refusal {
 
 /// Something that happened.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum Input {
     /// All Leases, and the version to follow them from.
     Listed(Vec<(LeaseKey, LeaseState)>, u64),
     /// The list was not to be had.
-    NotListed(Breach),
+    ListFailed(WatchError),
     /// The changes are being followed.
-    Following,
+    WatchOpened,
     /// The changes are followed no longer.
-    Ended(Option<Breach>),
+    WatchEnded(Option<WatchError>),
     /// A change that followed.
-    Changed(LeaseKey, LeaseState),
+    LeaseChanged(LeaseKey, LeaseState),
     /// A deletion that followed.
-    Gone(LeaseKey),
+    LeaseDeleted(LeaseKey),
     /// A call about a Lease was answered, or given up after a retry period.
-    Answered(LeaseKey, Result<Option<LeaseState>, Refusal>),
+    Response(LeaseKey, Result<Option<LeaseState>, WriteError>),
     /// The hold on a shard was dropped.
-    Dropped(ShardId),
+    ShardDropped(ShardId),
     /// The listener is to have that many shards.
-    Wanted(u16),
+    ShardCount(u16),
     /// This process is to end.
     Stop,
     /// The timer of the membership has ended it.
     Expired,
     /// Time has passed.
-    Woken,
+    Tick,
 }
 
 /// Something to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum Command {
     List,
     /// Follow the changes after this version; what was followed before is not to be any more.
-    Follow(u64),
+    Watch(u64),
     /// Write a Lease, over the version that was seen or as a new one.
     Write {
         key: LeaseKey,
-        over: Option<u64>,
+        replaces: Option<u64>,
         holder: Option<MemberId>,
         /// Of how many shards the member takes its share.
         desired_shards: u16,
     },
     Delete(LeaseKey, u64),
-    Look(LeaseKey),
+    Get(LeaseKey),
     /// The membership of this identity lasts until then.
-    Until(MemberId, Instant),
+    SetDeadline(MemberId, Instant),
     /// The membership and all holds have ended, this moment.
-    LoseAll(&'static str),
+    RevokeAll(&'static str),
     /// Hand a shard out.
-    Begin(ShardId),
+    Grant(ShardId),
     /// Ask for a shard back.
-    Leave(ShardId),
+    RequestRelease(ShardId),
     /// The hold on a shard has ended, this moment.
-    Lose(ShardId),
+    Revoke(ShardId),
     /// All is done. Whether everything was given up.
-    End(bool),
+    Finished(bool),
 }

@@ -1,0 +1,411 @@
+//! What a process does about its fleet. Pure: it is told what happened and when, and says what
+//! is to be done; it draws random numbers from where it was told to.
+//!
+//! What it keeps true:
+//!
+//! - It has one identity at a time, for as long as its own Lease, the member's, is renewed in
+//!   time. Each shard's Lease names an identity, so all of them end with the member's.
+//! - Nobody's shard is taken before that process's time is over: its member Lease was given up,
+//!   or taken from it by a write over the version that was seen for all of its duration.
+//! - A hold begins when the changes have shown the claim. By then whoever claimed a shard of
+//!   another layout before is known, and of two such claims the later one is given up.
+//! - A shard is not handed out again before the hold on it that was given last has been dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::names::{LeaseKey, LeaseState, MemberId, PodName, ShardId};
+use super::view::{LeaseView, Liveness};
+use crate::lease::Identity;
+use crate::lease::client::CONFLICT_RETRY_DELAY;
+use crate::lease::timing::Timing;
+
+mod events;
+mod gc;
+mod heartbeat;
+mod shards;
+mod watch;
+
+pub(crate) use events::{Command, Input, WriteError};
+use heartbeat::{MembershipTerm, Shutdown};
+use shards::{HeldShard, ShardBackoff};
+use watch::WatchConnection;
+pub(crate) use watch::{Outage, WatchError};
+
+/// Claims and deletions that may be under way at once.
+const MAX_PENDING_REQUESTS: usize = 8;
+/// Earlier identities of this process that are remembered.
+const MAX_FORMER_IDENTITIES: usize = 64;
+/// When there is nothing to be done, it is looked again after this.
+const IDLE_WAKE_INTERVAL: Duration = Duration::from_mins(1);
+
+/// What a process is told once.
+pub(crate) struct Config {
+    pub(crate) pod: PodName,
+    pub(crate) uid: String,
+    pub(crate) timing: Timing,
+    /// Whether the process with that identity is known to have ended.
+    pub(crate) known_dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    pub(crate) random: Box<dyn FnMut() -> u64 + Send>,
+}
+
+/// A call about a Lease that is under way.
+#[derive(Clone, Copy, Debug)]
+struct PendingRequest {
+    sent: Instant,
+    kind: RequestKind,
+    /// The version that is written over or deleted, if any.
+    replaces: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RequestKind {
+    Renew,
+    Claim,
+    Release,
+    ExpireMember,
+    Delete,
+    Get,
+}
+
+/// What a plan follows from: the members that take their share, the owners that are among them,
+/// and the number of shards.
+type AssignmentInput = (Arc<BTreeSet<MemberId>>, BTreeMap<u16, MemberId>, u16);
+
+/// See the module.
+pub(crate) struct MembershipState {
+    config: Config,
+    pub(crate) view: LeaseView,
+    shard_count: u16,
+    /// The identity of this process, or the one it will have once it is a member.
+    identity: MemberId,
+    term: Option<MembershipTerm>,
+    /// Identities that this process had before.
+    former_identities: BTreeSet<MemberId>,
+    shutdown: Option<Shutdown>,
+    finished: bool,
+    pending: BTreeMap<LeaseKey, PendingRequest>,
+    /// When a Lease may be written to again after a failure.
+    backoffs: BTreeMap<LeaseKey, Instant>,
+    claims_backoff: Option<Instant>,
+    /// Conflicts since the last write that succeeded.
+    conflicts: u32,
+    held: BTreeMap<ShardId, HeldShard>,
+    /// Shards that were given up, or are to be, as far as the changes have not shown it.
+    releasing: BTreeSet<ShardId>,
+    shard_backoffs: BTreeMap<ShardId, ShardBackoff>,
+    /// What was handed over last, to whom, and when it was given up.
+    last_handover: Option<(ShardId, Instant)>,
+    watch: WatchConnection,
+    /// Of how many shards this process has told last that it takes its share.
+    announced_shards: u16,
+    eligible_members: Arc<BTreeSet<MemberId>>,
+    live_members: usize,
+    stable_since: Instant,
+    assigned: BTreeMap<u16, MemberId>,
+    assigned_for: Option<AssignmentInput>,
+    write_outage: Option<Outage>,
+    commands: Vec<Command>,
+    next_wake: Instant,
+    status_changed: bool,
+}
+
+impl MembershipState {
+    pub(crate) fn new(mut config: Config, shard_count: u16, now: Instant) -> Self {
+        let identity = new_identity(&mut config);
+        Self {
+            view: LeaseView::new(config.timing.duration()),
+            shard_count,
+            identity,
+            term: None,
+            former_identities: BTreeSet::new(),
+            shutdown: None,
+            finished: false,
+            pending: BTreeMap::new(),
+            backoffs: BTreeMap::new(),
+            claims_backoff: None,
+            conflicts: 0,
+            held: BTreeMap::new(),
+            releasing: BTreeSet::new(),
+            shard_backoffs: BTreeMap::new(),
+            last_handover: None,
+            watch: WatchConnection::new(now),
+            announced_shards: 0,
+            eligible_members: Arc::default(),
+            live_members: 0,
+            stable_since: now,
+            assigned: BTreeMap::new(),
+            assigned_for: None,
+            write_outage: None,
+            commands: Vec::new(),
+            next_wake: now,
+            status_changed: true,
+            config,
+        }
+    }
+
+    /// When it must be told that time has passed, unless something happens before.
+    pub(crate) fn next_wake(&self) -> Instant {
+        self.next_wake
+    }
+
+    /// Whether what is known may have changed since this was asked last.
+    pub(crate) fn take_status_changed(&mut self) -> bool {
+        std::mem::take(&mut self.status_changed)
+    }
+
+    /// What is to be done, given what happened a moment before `now`.
+    pub(crate) fn handle(&mut self, input: Input, now: Instant) -> Vec<Command> {
+        if self.term.as_ref().is_some_and(|term| now >= term.deadline) {
+            self.end_membership("it was not renewed in time");
+        }
+        let routine = self.apply(input, now);
+        if !self.finished && (!routine || now >= self.next_wake) {
+            self.reconcile(now);
+            self.status_changed = true;
+        }
+        std::mem::take(&mut self.commands)
+    }
+
+    /// Takes note of what happened. Whether nothing can follow from it.
+    fn apply(&mut self, input: Input, now: Instant) -> bool {
+        match input {
+            Input::Listed(states, version) => {
+                self.view.apply_list(states, version, now);
+                self.check_membership();
+                self.watch.on_list(now);
+            }
+            Input::ListFailed(error) => self.on_list_failed(error, now),
+            Input::WatchOpened => {
+                self.watch.on_watch_open(now);
+                return true;
+            }
+            Input::WatchEnded(error) => self.on_watch_ended(error, now),
+            Input::LeaseChanged(key, state) => {
+                let routine = self.view.apply_event(key.clone(), state, now);
+                if !routine {
+                    self.backoffs.remove(&key);
+                    self.check_membership();
+                }
+                return routine;
+            }
+            Input::LeaseDeleted(key) => {
+                self.view.apply_deletion(&key, now);
+                self.backoffs.remove(&key);
+                self.check_membership();
+            }
+            Input::Response(key, result) => self.on_response(key, result, now),
+            Input::ShardDropped(shard_id) => self.on_dropped(shard_id, now),
+            Input::ShardCount(shards) => self.shard_count = shards,
+            Input::Stop => self.shutdown = self.shutdown.take().or(Some(Shutdown::default())),
+            Input::Expired => self.end_membership("it was not renewed in time"),
+            Input::Tick => {}
+        }
+        false
+    }
+
+    fn reconcile(&mut self, now: Instant) {
+        self.next_wake = now + IDLE_WAKE_INTERVAL;
+        self.drive_watch(now);
+        self.drive_heartbeat(now);
+        self.recompute_live_members(now);
+        self.drive_shards(now);
+        self.collect_garbage(now);
+        self.view.prune(now);
+        self.drive_shutdown(now);
+        self.backoffs.retain(|_, until| now < *until);
+        for until in self.backoffs.values() {
+            self.next_wake = self.next_wake.min(*until);
+        }
+    }
+
+    fn wake_by(&mut self, at: Instant) {
+        self.next_wake = self.next_wake.min(at);
+    }
+
+    fn on_response(
+        &mut self,
+        key: LeaseKey,
+        result: Result<Option<LeaseState>, WriteError>,
+        now: Instant,
+    ) {
+        let Some(request) = self.pending.remove(&key) else {
+            return;
+        };
+        let is_own = self.is_own(&key);
+        match result {
+            Ok(Some(state)) => {
+                self.write_outage = None;
+                if request.kind != RequestKind::Get {
+                    self.conflicts = 0;
+                    self.backoffs.remove(&key);
+                }
+                let holder = state.holder.clone();
+                self.view.apply_response(key, state, now);
+                if is_own
+                    && request.kind == RequestKind::Renew
+                    && holder.as_ref() == Some(&self.identity)
+                {
+                    self.on_renewed(request.sent, now);
+                }
+            }
+            Ok(None) if request.kind == RequestKind::Get => {
+                self.view.apply_missing(&key, request.sent, now)
+            }
+            Ok(None) => self.view.apply_own_deletion(&key),
+            // Whether it is still ours, or who has made it, is not waited for.
+            Err(WriteError::Conflict | WriteError::Missing)
+                if request.kind == RequestKind::Renew
+                    || request.kind == RequestKind::Claim && self.view.get(&key).is_none() =>
+            {
+                // The first time it may be tried again soon.
+                let backoff = match self.conflicts {
+                    0 => CONFLICT_RETRY_DELAY,
+                    _ => self.jittered_retry(),
+                };
+                self.conflicts = self.conflicts.saturating_add(1);
+                self.backoffs.insert(key.clone(), now + backoff);
+                self.send_request(key, RequestKind::Get, now);
+                return;
+            }
+            // What it was refused for may have been seen meanwhile.
+            Err(WriteError::Conflict | WriteError::Missing)
+                if self.cached_version(&key) != request.replaces => {}
+            Err(WriteError::Conflict | WriteError::Missing) => {
+                let backoff = now + self.jittered_retry();
+                self.backoffs.insert(key, backoff);
+            }
+            Err(WriteError::Failed(reason)) => {
+                self.write_outage
+                    .get_or_insert(Outage { since: now, reason });
+                // Counted from before the call: one that took its time is tried again at once.
+                let backoff = request.sent + self.jittered_retry();
+                if request.kind == RequestKind::Claim {
+                    self.claims_backoff = Some(backoff);
+                }
+                self.backoffs.insert(key, backoff);
+            }
+        }
+        if is_own {
+            self.check_membership();
+        }
+    }
+
+    /// Whether nothing is under way about a Lease and nothing went wrong just now.
+    fn can_request(&mut self, key: &LeaseKey, now: Instant) -> bool {
+        let backing_off = self.backoffs.get(key).is_some_and(|until| now < *until);
+        !backing_off && !self.pending.contains_key(key)
+    }
+
+    fn send_write(
+        &mut self,
+        key: LeaseKey,
+        kind: RequestKind,
+        holder: Option<MemberId>,
+        now: Instant,
+    ) {
+        let desired_shards = match kind {
+            RequestKind::Renew => self.desired_shards(),
+            _ => 0,
+        };
+        if kind == RequestKind::Renew {
+            self.announced_shards = desired_shards;
+        }
+        let replaces = self.cached_version(&key);
+        let command = Command::Write {
+            replaces,
+            desired_shards,
+            key: key.clone(),
+            holder,
+        };
+        let request = PendingRequest {
+            sent: now,
+            kind,
+            replaces,
+        };
+        self.pending.insert(key, request);
+        self.commands.push(command);
+    }
+
+    /// The version of a Lease that was seen last.
+    fn cached_version(&self, key: &LeaseKey) -> Option<u64> {
+        self.view.get(key).map(|cached| cached.state.version)
+    }
+
+    /// Looks at a Lease, or deletes it as it was seen.
+    fn send_request(&mut self, key: LeaseKey, kind: RequestKind, now: Instant) {
+        let command = match (kind, self.view.get(&key)) {
+            (RequestKind::Get, _) => Command::Get(key.clone()),
+            (_, Some(cached)) => Command::Delete(key.clone(), cached.state.version),
+            (_, None) => return,
+        };
+        let request = PendingRequest {
+            sent: now,
+            kind,
+            replaces: self.cached_version(&key),
+        };
+        self.pending.insert(key, request);
+        self.commands.push(command);
+    }
+
+    fn count_pending(&self, kinds: &[RequestKind]) -> usize {
+        let pending = self.pending.values();
+        pending
+            .filter(|request| kinds.contains(&request.kind))
+            .count()
+    }
+
+    /// What is known of a holder, whom a record of the version `claimed` names.
+    fn liveness(&mut self, id: &MemberId, claimed: u64, now: Instant) -> Liveness {
+        if *id == self.identity && self.term.is_some() {
+            return Liveness::Alive(now + IDLE_WAKE_INTERVAL);
+        }
+        if self.former_identities.contains(id) || (self.config.known_dead)(id) {
+            return Liveness::Dead;
+        }
+        let liveness = self.view.liveness(id, claimed, now);
+        if let Liveness::Alive(until) = liveness {
+            self.wake_by(until);
+        }
+        liveness
+    }
+
+    /// A number from 0 to 1.
+    fn random(&mut self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "as exact as it can be")]
+        let bits = ((self.config.random)() >> 11) as f64;
+        bits / 9_007_199_254_740_992.0
+    }
+
+    fn jittered_retry(&mut self) -> Duration {
+        let random = self.random();
+        self.config.timing.with_jitter(random)
+    }
+
+    fn retry_period(&self) -> Duration {
+        self.config.timing.retry_period()
+    }
+}
+
+fn new_identity(config: &mut Config) -> MemberId {
+    let boot = (config.random)();
+    let identity = Identity::with_boot_id(&config.pod, &config.uid, boot);
+    identity.as_str().into()
+}
+
+impl fmt::Debug for MembershipState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MembershipState")
+            .field("identity", &self.identity)
+            .field("term", &self.term)
+            .field("shard_count", &self.shard_count)
+            .field("held", &self.held)
+            .field("pending", &self.pending)
+            .field("view", &self.view)
+            .finish_non_exhaustive()
+    }
+}
