@@ -23,7 +23,7 @@ mod lease;
 pub mod membership;
 
 #[cfg(test)]
-mod fake;
+mod testing;
 
 pub use election::{Elector, Leadership};
 pub use lease::{

@@ -49,6 +49,13 @@ impl ObservedLease {
             .max(timing.duration());
         (holder != me.as_str()).then(|| seen.since + wait)
     }
+
+    /// The version that a claim would replace; none where the Lease was missing last.
+    #[cfg(test)]
+    pub(crate) fn replaced_version(&self) -> Option<&str> {
+        let seen = self.last.as_ref().filter(|_| !self.missing)?;
+        Some(&seen.record.version)
+    }
 }
 
 /// What a process that stands by does.
@@ -118,7 +125,5 @@ pub fn decide_as_holder(
     }
 }
 
-#[cfg(test)]
-mod simulation;
 #[cfg(test)]
 mod tests;

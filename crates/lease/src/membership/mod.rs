@@ -16,9 +16,9 @@ mod config;
 mod deadline;
 mod driver;
 mod lease_cache;
-mod names;
+pub(crate) mod names;
 mod shard_lease;
-mod state_machine;
+pub(crate) mod state_machine;
 mod status;
 mod view;
 
@@ -28,7 +28,5 @@ pub use driver::join;
 pub use shard_lease::ShardLease;
 pub use status::{MembershipStatus, ShardAssignment};
 
-#[cfg(test)]
-mod simulation;
 #[cfg(test)]
 mod tests;

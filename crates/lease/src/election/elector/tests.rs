@@ -10,12 +10,14 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::*;
-use crate::fake::{BROKEN, DEAF, Fake, Fate, Kind, MUTE};
+use crate::testing::fake_api_server::{
+    CallBehaviour, CallKind, DROP_REQUEST, DROP_RESPONSE, FAIL, FakeApiServer,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
-fn elector(fake: &Fake, pod: &str) -> Elector {
+fn elector(server: &FakeApiServer, pod: &str) -> Elector {
     Elector::with_store(
-        Arc::new(fake.clone()),
+        Arc::new(server.clone()),
         "shop".to_owned(),
         Identity::new(pod, "uid"),
         Timing::default(),
@@ -32,8 +34,8 @@ async fn acquire(elector: &mut Elector) -> Leadership {
 }
 
 /// An elector that stands by behind a holder, until the task is awaited.
-fn spawn_standby(fake: &Fake) -> tokio::task::JoinHandle<(Leadership, Instant)> {
-    let mut second = elector(fake, "b");
+fn spawn_standby(server: &FakeApiServer) -> tokio::task::JoinHandle<(Leadership, Instant)> {
+    let mut second = elector(server, "b");
     tokio::spawn(async move {
         let leadership = acquire(&mut second).await;
         (leadership, Instant::now())
@@ -42,24 +44,24 @@ fn spawn_standby(fake: &Fake) -> tokio::task::JoinHandle<(Leadership, Instant)> 
 
 #[tokio::test(start_paused = true)]
 async fn missing_lease_is_created_and_renewed() {
-    let fake = Fake::new();
-    let first = acquire(&mut elector(&fake, "a")).await;
+    let server = FakeApiServer::new();
+    let first = acquire(&mut elector(&server, "a")).await;
     sleep(60 * SECOND).await;
     assert!(!first.lost().is_cancelled());
     assert_eq!(
-        fake.lease().unwrap().spec.unwrap().lease_transitions,
+        server.lease().unwrap().spec.unwrap().lease_transitions,
         Some(0)
     );
     // One write each 3 s, and nothing else.
-    assert!((20..=26).contains(&fake.calls(Kind::Write)));
-    assert_eq!(fake.calls(Kind::Get), 1);
+    assert!((20..=26).contains(&server.calls(CallKind::Write)));
+    assert_eq!(server.calls(CallKind::Get), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn released_lease_is_acquired_at_once() {
-    let fake = Fake::new();
-    let first = acquire(&mut elector(&fake, "a")).await;
-    let second = spawn_standby(&fake);
+    let server = FakeApiServer::new();
+    let first = acquire(&mut elector(&server, "a")).await;
+    let second = spawn_standby(&server);
     sleep(30 * SECOND).await;
     let (lost, released) = (first.lost().clone(), Instant::now());
     first.release().await;
@@ -67,37 +69,37 @@ async fn released_lease_is_acquired_at_once() {
     let (_second, at) = second.await.unwrap();
     assert!(at - released < Duration::from_millis(10));
     assert_eq!(
-        fake.lease().unwrap().spec.unwrap().lease_transitions,
+        server.lease().unwrap().spec.unwrap().lease_transitions,
         Some(1)
     );
-    assert_eq!(fake.calls(Kind::Watch), 1);
-    assert_eq!(fake.calls(Kind::Get), 2);
+    assert_eq!(server.calls(CallKind::Watch), 1);
+    assert_eq!(server.calls(CallKind::Get), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn elector_polls_when_watch_is_forbidden() {
-    let fake = Fake::new();
-    fake.forbid_watching();
-    let first = acquire(&mut elector(&fake, "a")).await;
-    let second = spawn_standby(&fake);
+    let server = FakeApiServer::new();
+    server.forbid_watching();
+    let first = acquire(&mut elector(&server, "a")).await;
+    let second = spawn_standby(&server);
     sleep(30 * SECOND).await;
     let released = Instant::now();
     first.release().await;
     let (_second, at) = second.await.unwrap();
     assert!(at - released < Duration::from_millis(2500));
-    assert_eq!(fake.calls(Kind::Watch), 1);
-    assert!((12..=22).contains(&fake.calls(Kind::Get)));
+    assert_eq!(server.calls(CallKind::Watch), 1);
+    assert!((12..=22).contains(&server.calls(CallKind::Get)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn ended_watch_is_restarted() {
-    let fake = Fake::new();
-    let first = acquire(&mut elector(&fake, "a")).await;
-    let second = spawn_standby(&fake);
+    let server = FakeApiServer::new();
+    let first = acquire(&mut elector(&server, "a")).await;
+    let second = spawn_standby(&server);
     sleep(30 * SECOND).await;
-    fake.hang_up();
+    server.close_watches();
     sleep(5 * SECOND).await;
-    assert_eq!(fake.calls(Kind::Watch), 2);
+    assert_eq!(server.calls(CallKind::Watch), 2);
     let released = Instant::now();
     first.release().await;
     assert!(second.await.unwrap().1 - released < Duration::from_millis(10));
@@ -105,9 +107,9 @@ async fn ended_watch_is_restarted() {
 
 #[tokio::test(start_paused = true)]
 async fn standby_waits_for_a_dead_holders_lease_to_expire() {
-    let fake = Fake::new();
-    let first = acquire(&mut elector(&fake, "a")).await;
-    let second = spawn_standby(&fake);
+    let server = FakeApiServer::new();
+    let first = acquire(&mut elector(&server, "a")).await;
+    let second = spawn_standby(&server);
     sleep(30 * SECOND).await;
     let lost = first.lost().clone();
     drop(first);
@@ -119,16 +121,16 @@ async fn standby_waits_for_a_dead_holders_lease_to_expire() {
 
 #[tokio::test(start_paused = true)]
 async fn renew_deadline_counts_from_before_the_request() {
-    let fake = Fake::new();
-    let slow = Fate {
-        back: Duration::from_millis(1900),
-        ..Fate::default()
+    let server = FakeApiServer::new();
+    let slow = CallBehaviour {
+        response_delay: Duration::from_millis(1900),
+        ..CallBehaviour::default()
     };
-    fake.next([Fate::default(), slow]);
+    server.queue_behaviours([CallBehaviour::default(), slow]);
     let began = Instant::now();
-    let first = acquire(&mut elector(&fake, "a")).await;
+    let first = acquire(&mut elector(&server, "a")).await;
     assert_eq!(Instant::now() - began, Duration::from_millis(1900));
-    fake.always(DEAF);
+    server.set_behaviour(DROP_REQUEST);
     first.lost().cancelled().await;
     let held = Instant::now() - began;
     assert!(held <= 10 * SECOND + Duration::from_millis(2), "{held:?}");
@@ -137,14 +139,14 @@ async fn renew_deadline_counts_from_before_the_request() {
 
 #[tokio::test(start_paused = true)]
 async fn holder_survives_outages_shorter_than_its_deadline() {
-    let fake = Fake::new();
-    let first = acquire(&mut elector(&fake, "a")).await;
+    let server = FakeApiServer::new();
+    let first = acquire(&mut elector(&server, "a")).await;
     // The renewals are spread at random, so the trouble comes at many moments of theirs.
     for _ in 0..200 {
-        for trouble in [DEAF, MUTE, BROKEN] {
-            fake.always(trouble);
+        for trouble in [DROP_REQUEST, DROP_RESPONSE, FAIL] {
+            server.set_behaviour(trouble);
             sleep(5 * SECOND).await;
-            fake.always(Fate::default());
+            server.set_behaviour(CallBehaviour::default());
             sleep(10 * SECOND).await;
             assert!(!first.lost().is_cancelled(), "{trouble:?}");
         }
@@ -153,9 +155,9 @@ async fn holder_survives_outages_shorter_than_its_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_in_the_renewal_task_ends_leadership() {
-    let fake = Fake::new();
-    let first = acquire(&mut elector(&fake, "a")).await;
-    fake.panic();
+    let server = FakeApiServer::new();
+    let first = acquire(&mut elector(&server, "a")).await;
+    server.panic_on_calls();
     let began = Instant::now();
     first.lost().cancelled().await;
     assert!(Instant::now() - began < 5 * SECOND);
@@ -164,9 +166,9 @@ async fn panic_in_the_renewal_task_ends_leadership() {
 #[tokio::test(start_paused = true)]
 async fn lease_taken_over_or_deleted_is_lost() {
     for deleted in [false, true] {
-        let fake = Fake::new();
-        let first = acquire(&mut elector(&fake, "a")).await;
-        fake.meddle(|lease| {
+        let server = FakeApiServer::new();
+        let first = acquire(&mut elector(&server, "a")).await;
+        server.modify_externally(|lease| {
             lease.spec.get_or_insert_default().holder_identity = Some("other".to_owned());
             !deleted
         });
@@ -174,34 +176,34 @@ async fn lease_taken_over_or_deleted_is_lost() {
         first.lost().cancelled().await;
         assert!(Instant::now() - began < 5 * SECOND);
         // Nothing that is not ours is given up.
-        let held = fake.lease();
+        let held = server.lease();
         first.release().await;
-        assert_eq!(fake.lease(), held);
+        assert_eq!(server.lease(), held);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn foreign_label_survives_and_costs_one_get() {
-    let fake = Fake::new();
-    let first = acquire(&mut elector(&fake, "a")).await;
-    fake.meddle(|lease| {
+    let server = FakeApiServer::new();
+    let first = acquire(&mut elector(&server, "a")).await;
+    server.modify_externally(|lease| {
         let labels = lease.metadata.labels.get_or_insert_default();
         labels.insert("k".to_owned(), "v".to_owned());
         true
     });
     sleep(30 * SECOND).await;
     assert!(!first.lost().is_cancelled());
-    assert_eq!(fake.lease().unwrap().metadata.labels.unwrap()["k"], "v");
-    assert_eq!(fake.calls(Kind::Get), 2);
+    assert_eq!(server.lease().unwrap().metadata.labels.unwrap()["k"], "v");
+    assert_eq!(server.calls(CallKind::Get), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn standby_waits_when_the_lease_is_deleted() {
-    let fake = Fake::new();
-    let first = acquire(&mut elector(&fake, "a")).await;
-    let second = spawn_standby(&fake);
+    let server = FakeApiServer::new();
+    let first = acquire(&mut elector(&server, "a")).await;
+    let second = spawn_standby(&server);
     sleep(30 * SECOND).await;
-    fake.meddle(|_| false);
+    server.modify_externally(|_| false);
     first.lost().cancelled().await;
     let lost = Instant::now();
     let (_second, at) = second.await.unwrap();
@@ -210,10 +212,10 @@ async fn standby_waits_when_the_lease_is_deleted() {
 
 #[tokio::test(start_paused = true)]
 async fn claim_without_response_is_recovered() {
-    let fake = Fake::new();
-    fake.next([Fate::default(), MUTE]);
+    let server = FakeApiServer::new();
+    server.queue_behaviours([CallBehaviour::default(), DROP_RESPONSE]);
     let began = Instant::now();
-    let _first = acquire(&mut elector(&fake, "a")).await;
+    let _first = acquire(&mut elector(&server, "a")).await;
     assert!(Instant::now() - began < 5 * SECOND);
 }
 
@@ -224,18 +226,18 @@ async fn stopped_elector_leaves_no_holder() {
         (vec![], 0),
         (
             vec![
-                Fate::default(),
-                Fate {
-                    back: SECOND,
-                    ..Fate::default()
+                CallBehaviour::default(),
+                CallBehaviour {
+                    response_delay: SECOND,
+                    ..CallBehaviour::default()
                 },
             ],
             500,
         ),
-        (vec![Fate::default(), MUTE], 2500),
+        (vec![CallBehaviour::default(), DROP_RESPONSE], 2500),
     ] {
-        let fake = Fake::new();
-        fake.next(fates);
+        let server = FakeApiServer::new();
+        server.queue_behaviours(fates);
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         tokio::spawn(async move {
@@ -246,31 +248,31 @@ async fn stopped_elector_leaves_no_holder() {
         if after == 0 {
             stop.cancel();
         }
-        let mut elector = elector(&fake, "a");
+        let mut elector = elector(&server, "a");
         assert!(elector.acquire(&stop).await.is_none());
-        assert_eq!(fake.holder(), None);
+        assert_eq!(server.holder(), None);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn release_wins_over_a_renewal_in_flight_and_is_bounded() {
-    let fake = Fake::new();
+    let server = FakeApiServer::new();
     // A renewal is under way, and lands, while the Lease is given up.
-    let first = acquire(&mut elector(&fake, "a")).await;
-    fake.next([Fate {
-        there: 50 * Duration::from_millis(1),
-        ..Fate::default()
+    let first = acquire(&mut elector(&server, "a")).await;
+    server.queue_behaviours([CallBehaviour {
+        request_delay: 50 * Duration::from_millis(1),
+        ..CallBehaviour::default()
     }]);
-    let writes = fake.calls(Kind::Write);
-    while fake.calls(Kind::Write) == writes {
+    let writes = server.calls(CallKind::Write);
+    while server.calls(CallKind::Write) == writes {
         sleep(Duration::from_millis(1)).await;
     }
     first.release().await;
     sleep(SECOND).await;
-    assert_eq!(fake.holder(), None);
+    assert_eq!(server.holder(), None);
 
-    let first = acquire(&mut elector(&fake, "a")).await;
-    fake.always(DEAF);
+    let first = acquire(&mut elector(&server, "a")).await;
+    server.set_behaviour(DROP_REQUEST);
     let began = Instant::now();
     first.release().await;
     assert!(Instant::now() - began <= 4 * SECOND + Duration::from_millis(2));
@@ -278,8 +280,8 @@ async fn release_wins_over_a_renewal_in_flight_and_is_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn new_leadership_ends_the_previous_one() {
-    let fake = Fake::new();
-    let mut elector = elector(&fake, "a");
+    let server = FakeApiServer::new();
+    let mut elector = elector(&server, "a");
     let first = acquire(&mut elector).await;
     let second = acquire(&mut elector).await;
     assert!(first.lost().is_cancelled());
@@ -287,25 +289,25 @@ async fn new_leadership_ends_the_previous_one() {
 }
 
 /// Draws how calls fare: mostly well.
-fn random_behaviour(random: &mut StdRng) -> Fate {
+fn random_behaviour(random: &mut StdRng) -> CallBehaviour {
     let mut wait = |longest: u64| Duration::from_millis(random.random_range(0..longest));
-    let (there, back) = match wait(10).as_millis() {
+    let (request_delay, response_delay) = match wait(10).as_millis() {
         0 => (wait(20_000), wait(20_000)),
         1 => (wait(3000), wait(3000)),
         _ => (wait(50), wait(50)),
     };
-    Fate {
-        there,
-        back,
+    CallBehaviour {
+        request_delay,
+        response_delay,
         fails: random.random_bool(0.05),
     }
 }
 
 /// Lives as one pod: holds, gives up, dies without a word, comes again.
-async fn run_pod(fake: Fake, seed: u64, holders: Arc<Mutex<Vec<CancellationToken>>>) {
+async fn run_pod(server: FakeApiServer, seed: u64, holders: Arc<Mutex<Vec<CancellationToken>>>) {
     let mut random = StdRng::seed_from_u64(seed);
     loop {
-        let leadership = acquire(&mut elector(&fake, "pod")).await;
+        let leadership = acquire(&mut elector(&server, "pod")).await;
         {
             let mut holders = holders.lock().unwrap();
             if !leadership.lost().is_cancelled() {
@@ -325,17 +327,21 @@ async fn run_pod(fake: Fake, seed: u64, holders: Arc<Mutex<Vec<CancellationToken
 #[tokio::test(start_paused = true)]
 async fn random_faults_never_yield_two_leaders() {
     for seed in 0..u64::from(rounds(8, 50)) {
-        let fake = Fake::new();
+        let server = FakeApiServer::new();
         let holders = Arc::new(Mutex::new(Vec::new()));
         let mut random = StdRng::seed_from_u64(seed);
         let mut pods = JoinSet::new();
         for pod in 0..4 {
-            pods.spawn(run_pod(fake.clone(), seed * 10 + pod, Arc::clone(&holders)));
+            pods.spawn(run_pod(
+                server.clone(),
+                seed * 10 + pod,
+                Arc::clone(&holders),
+            ));
         }
         for _ in 0..600 {
-            fake.next([random_behaviour(&mut random)]);
+            server.queue_behaviours([random_behaviour(&mut random)]);
             if random.random_bool(0.01) {
-                fake.hang_up();
+                server.close_watches();
             }
             tokio::select! {
                 () = sleep(SECOND) => {}

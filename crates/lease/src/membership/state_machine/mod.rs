@@ -254,7 +254,7 @@ impl MembershipState {
                 }
             }
             Ok(None) if request.kind == RequestKind::Get => {
-                self.view.apply_missing(&key, request.sent, now)
+                self.view.apply_missing(&key, request.sent, now);
             }
             Ok(None) => self.view.apply_own_deletion(&key),
             // Whether it is still ours, or who has made it, is not waited for.

@@ -14,39 +14,39 @@ use std::{env, thread};
 
 use rand::RngExt as _;
 
-use super::names::{LeaseKey, ShardId};
-use super::state_machine::WatchError;
+use crate::membership::names::{LeaseKey, ShardId};
+use crate::membership::state_machine::WatchError;
 use testkit::soak::rounds;
-use world::{CALM, Happening, PROCESSES, SECOND, TROUBLE, World};
+use world::{FAULT_PERIOD, PROCESSES, RECOVERY_PERIOD, SECOND, SimEvent, World};
 
+mod api_server;
 mod database;
-mod server;
-mod travel;
-mod work;
+mod network;
+mod shard_worker;
 mod world;
 
 /// Seeds that are played in a plain run, and in a long one.
-const RUNS: (u32, u32) = (80, 1000);
+const SEEDS: (u32, u32) = (80, 1000);
 /// The fastest clock gains less on the slowest than `duration / renew_deadline`.
-const RATES: std::ops::Range<f64> = 0.82..1.2;
+const CLOCK_RATES: std::ops::Range<f64> = 0.82..1.2;
 
 impl World {
     /// Something goes wrong, or all that has gone wrong is mended.
-    fn fault(&mut self) {
-        if self.calm() {
+    fn inject_fault(&mut self) {
+        if self.is_recovering() {
             for p in 0..PROCESSES {
                 self.processes[p].cut_from_server = false;
                 self.processes[p].cut_from_database = false;
-                self.lose_watch(p, true, None);
-                let (change, wanted) = (self.number(), self.wanted);
-                self.after(0, p, Happening::Wanted(change, wanted));
+                self.end_watch(p, true, None);
+                let (change, shard_count) = (self.next_id(), self.shard_count);
+                self.schedule(0, p, SimEvent::ShardCountChanges(change, shard_count));
             }
             return;
         }
         let p = self.random.random_range(0..PROCESSES);
         match self.random.random_range(0..20) {
             0..2 => self.kill(p),
-            2..4 => self.tell_to_stop(p),
+            2..4 => self.request_stop(p),
             4..6 => {
                 let length = self.random.random_range(0..40 * SECOND);
                 self.pause(p, length);
@@ -62,10 +62,10 @@ impl World {
                     self.processes[q].cut_from_database = false;
                 }
             }
-            13..15 => self.change_shards(),
-            15 => self.lose_watch(p, true, None),
-            16 => self.restart_server(),
-            17..19 if self.meddles => self.delete_some(),
+            13..15 => self.change_shard_count(),
+            15 => self.end_watch(p, true, None),
+            16 => self.restart_api_server(),
+            17..19 if self.deletes_leases => self.delete_random_leases(),
             _ => {
                 let breach = [
                     None,
@@ -73,43 +73,47 @@ impl World {
                     Some(WatchError::Failed(String::new())),
                 ];
                 let which = self.random.random_range(0..3);
-                self.lose_watch(p, false, breach[which].clone());
+                self.end_watch(p, false, breach[which].clone());
             }
         }
         let wait = self.random.random_range(SECOND..6 * SECOND);
-        self.after(wait, PROCESSES, Happening::Fault);
+        self.schedule(wait, PROCESSES, SimEvent::InjectFault);
     }
 
-    fn tell_to_stop(&mut self, p: usize) {
+    fn request_stop(&mut self, p: usize) {
         if self.is_up(p) {
-            self.tell(p, super::state_machine::Input::Stop);
+            self.send_input(p, crate::membership::state_machine::Input::Stop);
         }
     }
 
-    fn change_shards(&mut self) {
-        let before = self.wanted;
-        while self.wanted == before {
-            self.wanted = [4, 8, 16][self.random.random_range(0..3)];
+    fn change_shard_count(&mut self) {
+        let before = self.shard_count;
+        while self.shard_count == before {
+            self.shard_count = [4, 8, 16][self.random.random_range(0..3)];
         }
-        let change = self.number();
+        let change = self.next_id();
         for p in 0..PROCESSES {
             let wait = self.random.random_range(0..20 * SECOND);
-            self.after(wait, p, Happening::Wanted(change, self.wanted));
+            self.schedule(
+                wait,
+                p,
+                SimEvent::ShardCountChanges(change, self.shard_count),
+            );
         }
     }
 
     /// Everybody loses the watch, and some the changes that they have missed.
-    fn restart_server(&mut self) {
+    fn restart_api_server(&mut self) {
         self.down_until = self.now + self.random.random_range(0..20 * SECOND);
         if self.random.random_bool(0.5) {
             self.server.compact();
         }
         for p in 0..PROCESSES {
-            self.lose_watch(p, false, None);
+            self.end_watch(p, false, None);
         }
     }
 
-    fn delete_some(&mut self) {
+    fn delete_random_leases(&mut self) {
         let names: Vec<LeaseKey> = self.server.leases.keys().cloned().collect();
         let before = self.server.version;
         for name in names {
@@ -118,23 +122,23 @@ impl World {
             }
         }
         if self.server.version > before {
-            self.spread_news(before);
+            self.broadcast_changes(before);
         }
     }
 
     /// Whether all is as it should be, and nothing more will come.
     fn is_settled(&self) -> bool {
-        let member = |process: &world::Process| {
-            let core = process.core.as_ref();
-            core.is_some_and(|core| core.identity().is_some())
+        let member = |process: &world::SimProcess| {
+            let state = process.state.as_ref();
+            state.is_some_and(|state| state.identity().is_some())
         };
         if !self.processes.iter().all(member) {
             return false;
         }
         let mut owners = [0; PROCESSES];
-        for shard in 0..self.wanted {
+        for shard in 0..self.shard_count {
             let shard_id = ShardId {
-                shard_count: self.wanted,
+                shard_count: self.shard_count,
                 shard,
             };
             let Some(state) = self.server.leases.get(&LeaseKey::Shard(shard_id)) else {
@@ -151,9 +155,9 @@ impl World {
             owners[owner] += 1;
         }
         let workers: usize = self.processes.iter().map(|p| p.workers.len()).sum();
-        workers == usize::from(self.wanted)
+        workers == usize::from(self.shard_count)
             && owners.iter().max().unwrap() - owners.iter().min().unwrap() <= 1
-            && self.server.leases.len() == PROCESSES + usize::from(self.wanted)
+            && self.server.leases.len() == PROCESSES + usize::from(self.shard_count)
             && self.log.is_handled()
             && self.database.is_saved(&self.log)
     }
@@ -161,15 +165,15 @@ impl World {
     fn describe(&self) -> String {
         let mut text = format!(
             "{} shards are wanted, handled {}, saved {}, {} leases\n",
-            self.wanted,
+            self.shard_count,
             self.log.is_handled(),
             self.database.is_saved(&self.log),
             self.server.leases.len(),
         );
         for process in &self.processes {
-            let core = process.core.as_ref();
+            let state = process.state.as_ref();
             let workers: Vec<&ShardId> = process.workers.keys().collect();
-            let me = core.map(super::state_machine::MembershipState::identity);
+            let me = state.map(crate::membership::state_machine::MembershipState::identity);
             writeln!(text, "{me:?}: {workers:?}").unwrap();
         }
         for (name, state) in &self.server.leases {
@@ -181,70 +185,71 @@ impl World {
 
 #[derive(Debug, Default)]
 struct Tally {
-    runs: u64,
-    began: u64,
-    refusals: u64,
-    repeats: u64,
-    layouts: u64,
-    slowest: u64,
+    seeds: u64,
+    grants: u64,
+    fenced_saves: u64,
+    redeliveries: u64,
+    reshards: u64,
+    slowest_recovery: u64,
     writes: u64,
 }
 
-fn play(seed: u64, rates: std::ops::Range<f64>, tally: &mut Tally) -> Result<(), String> {
+fn run_seed(seed: u64, rates: std::ops::Range<f64>, tally: &mut Tally) -> Result<(), String> {
     let mut world = World::new(seed, rates);
-    world.traces = given("SIMULATION_SEED").is_some();
+    world.trace = env_number("SIMULATION_SEED").is_some();
     world.run()?;
-    tally.runs += 1;
-    tally.began += world.began;
-    tally.refusals += u64::from(world.database.refusals);
-    tally.repeats += world.log.repeats;
-    tally.layouts += u64::from(world.database.layouts);
+    tally.seeds += 1;
+    tally.grants += world.grants;
+    tally.fenced_saves += u64::from(world.database.fenced_saves);
+    tally.redeliveries += world.log.redeliveries;
+    tally.reshards += u64::from(world.database.reshards);
     tally.writes += world.server.writes;
-    let settled = world.settled_at.unwrap_or(TROUBLE + CALM) - TROUBLE;
-    tally.slowest = tally.slowest.max(settled / SECOND);
+    let settled = world.settled_at.unwrap_or(FAULT_PERIOD + RECOVERY_PERIOD) - FAULT_PERIOD;
+    tally.slowest_recovery = tally.slowest_recovery.max(settled / SECOND);
     Ok(())
 }
 
-fn given(name: &str) -> Option<u64> {
+fn env_number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
 impl Tally {
     fn add(&mut self, other: &Self) {
-        self.runs += other.runs;
-        self.began += other.began;
-        self.refusals += other.refusals;
-        self.repeats += other.repeats;
-        self.layouts += other.layouts;
+        self.seeds += other.seeds;
+        self.grants += other.grants;
+        self.fenced_saves += other.fenced_saves;
+        self.redeliveries += other.redeliveries;
+        self.reshards += other.reshards;
         self.writes += other.writes;
-        self.slowest = self.slowest.max(other.slowest);
+        self.slowest_recovery = self.slowest_recovery.max(other.slowest_recovery);
     }
 }
 
-fn runs() -> u64 {
-    rounds(RUNS.0, RUNS.1).into()
+fn seed_count() -> u64 {
+    rounds(SEEDS.0, SEEDS.1).into()
 }
 
 /// Plays the seeds from `first` on, each `step` apart.
-fn play_all(first: u64, end: u64, step: usize) -> Result<Tally, String> {
+fn run_seeds(first: u64, end: u64, step: usize) -> Result<Tally, String> {
     let mut tally = Tally::default();
     for seed in (first..end).step_by(step) {
-        play(seed, RATES, &mut tally).map_err(|why| format!("SIMULATION_SEED={seed}: {why}"))?;
+        run_seed(seed, CLOCK_RATES, &mut tally)
+            .map_err(|why| format!("SIMULATION_SEED={seed}: {why}"))?;
     }
     Ok(tally)
 }
 
 #[test]
-fn a_fleet_holds_what_it_promises() {
-    let (first, end) = match given("SIMULATION_SEED") {
+fn fleet_keeps_its_guarantees() {
+    let (first, end) = match env_number("SIMULATION_SEED") {
         Some(seed) => (seed, seed + 1),
-        None => (0, given("SIMULATION_RUNS").unwrap_or_else(runs)),
+        None => (0, env_number("SIMULATION_RUNS").unwrap_or_else(seed_count)),
     };
     let threads = thread::available_parallelism()
         .map_or(1, usize::from)
         .min(8);
     let tallies: Vec<Result<Tally, String>> = thread::scope(|scope| {
-        let play = |n| scope.spawn(move || play_all(first + n as u64, end, threads));
+        let play = |n| scope.spawn(move || run_seeds(first + n as u64, end, threads));
         let playing: Vec<_> = (0..threads).map(play).collect();
         playing
             .into_iter()
@@ -259,15 +264,15 @@ fn a_fleet_holds_what_it_promises() {
         }
     }
     println!("{all:?}");
-    assert!(all.began > all.runs * 16, "{all:?}");
+    assert!(all.grants > all.seeds * 16, "{all:?}");
 }
 
 /// The simulation can tell: with clocks that break the rule, two do hold one key at once.
 #[test]
-fn clocks_beyond_the_rule_are_found_out() {
-    let caught = (0..runs()).any(|seed| {
-        let broken = play(seed, 0.3..3.0, &mut Tally::default());
-        broken.is_err_and(|why| why.contains("begins"))
+fn excessive_clock_drift_is_detected() {
+    let caught = (0..seed_count()).any(|seed| {
+        let violation = run_seed(seed, 0.3..3.0, &mut Tally::default());
+        violation.is_err_and(|why| why.contains("begins"))
     });
     assert!(caught);
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::names::ShardId;
+use crate::membership::names::ShardId;
 
 pub(super) const KEYS: usize = 24;
 
@@ -11,7 +11,7 @@ pub(super) const KEYS: usize = 24;
 pub(super) type Positions = BTreeMap<usize, u64>;
 
 /// The shard of a key.
-pub(super) fn is_of(key: usize, shard_id: ShardId) -> bool {
+pub(super) fn belongs_to(key: usize, shard_id: ShardId) -> bool {
     key.wrapping_mul(2_654_435_761) % usize::from(shard_id.shard_count)
         == usize::from(shard_id.shard)
 }
@@ -24,22 +24,22 @@ pub(super) struct Database {
     saved: [u64; KEYS],
     savers: BTreeMap<u64, (usize, u64)>,
     progress: BTreeMap<u64, u64>,
-    pub(super) layouts: u32,
-    pub(super) refusals: u32,
+    pub(super) reshards: u32,
+    pub(super) fenced_saves: u32,
 }
 
 impl Database {
     pub(super) fn claim(&mut self, shard_id: ShardId) -> (u64, Positions) {
         if self.layout != shard_id.shard_count {
             self.layout = shard_id.shard_count;
-            self.layouts += 1;
+            self.reshards += 1;
             self.epochs = (0..shard_id.shard_count)
                 .map(|shard| (shard, self.last_epoch + 1))
                 .collect();
         }
         self.last_epoch += 2;
         self.epochs.insert(shard_id.shard, self.last_epoch);
-        let keys = (0..KEYS).filter(|key| is_of(*key, shard_id));
+        let keys = (0..KEYS).filter(|key| belongs_to(*key, shard_id));
         (
             self.last_epoch,
             keys.map(|key| (key, self.saved[key])).collect(),
@@ -55,7 +55,7 @@ impl Database {
         positions: &Positions,
     ) -> Result<bool, String> {
         if self.layout != shard_id.shard_count || self.epochs.get(&shard_id.shard) != Some(&epoch) {
-            self.refusals += 1;
+            self.fenced_saves += 1;
             return Ok(false);
         }
         let saver = *self.savers.entry(epoch).or_insert(who);
@@ -78,26 +78,26 @@ impl Database {
         Ok(true)
     }
 
-    pub(super) fn is_saved(&self, log: &Log) -> bool {
+    pub(super) fn is_saved(&self, log: &EventLog) -> bool {
         self.saved == log.written
     }
 }
 
 #[derive(Default)]
-pub(super) struct Log {
+pub(super) struct EventLog {
     pub(super) written: [u64; KEYS],
     /// How many events of each key have been handled at least once.
     handled: [u64; KEYS],
-    pub(super) repeats: u64,
+    pub(super) redeliveries: u64,
 }
 
-impl Log {
-    pub(super) fn handle(&mut self, key: usize, event: u64) -> Result<(), String> {
-        if event > self.handled[key] {
-            return Err(format!("event {event} of key {key} is handled too early"));
+impl EventLog {
+    pub(super) fn handle(&mut self, key: usize, input: u64) -> Result<(), String> {
+        if input > self.handled[key] {
+            return Err(format!("event {input} of key {key} is handled too early"));
         }
-        self.repeats += u64::from(event < self.handled[key]);
-        self.handled[key] = self.handled[key].max(event + 1);
+        self.redeliveries += u64::from(input < self.handled[key]);
+        self.handled[key] = self.handled[key].max(input + 1);
         Ok(())
     }
 

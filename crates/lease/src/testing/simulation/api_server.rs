@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::super::names::{LeaseKey, LeaseState, MemberId};
-use super::super::state_machine::WriteError;
+use crate::membership::names::{LeaseKey, LeaseState, MemberId};
+use crate::membership::state_machine::WriteError;
 
 /// A Lease's name, and what it became.
-pub(super) type News = (LeaseKey, Option<LeaseState>);
+pub(super) type LeaseChange = (LeaseKey, Option<LeaseState>);
 
 #[derive(Clone, Debug)]
-pub(super) enum Request {
+pub(super) enum LeaseRequest {
     Write {
         key: LeaseKey,
         replaces: Option<u64>,
@@ -20,7 +20,7 @@ pub(super) enum Request {
     Look(LeaseKey),
 }
 
-impl Request {
+impl LeaseRequest {
     pub(super) fn key(&self) -> &LeaseKey {
         match self {
             Self::Write { key, .. } | Self::Delete(key, _) | Self::Look(key) => key,
@@ -29,15 +29,15 @@ impl Request {
 }
 
 #[derive(Default)]
-pub(super) struct Server {
+pub(super) struct ApiServer {
     pub(super) leases: BTreeMap<LeaseKey, LeaseState>,
     pub(super) version: u64,
-    history: Vec<(u64, News)>,
+    history: Vec<(u64, LeaseChange)>,
     compacted: u64,
     pub(super) writes: u64,
 }
 
-impl Server {
+impl ApiServer {
     pub(super) fn set(&mut self, key: &LeaseKey, state: Option<LeaseState>) -> Option<LeaseState> {
         self.version += 1;
         let version = self.version;
@@ -51,15 +51,18 @@ impl Server {
     }
 
     /// Carries a request out; a write tells what it has changed.
-    pub(super) fn ask(&mut self, request: Request) -> Result<Option<LeaseState>, WriteError> {
+    pub(super) fn handle(
+        &mut self,
+        request: LeaseRequest,
+    ) -> Result<Option<LeaseState>, WriteError> {
         let kept = self.leases.get(request.key()).map(|state| state.version);
         match request {
-            Request::Look(key) => Ok(self.leases.get(&key).cloned()),
-            Request::Delete(key, replaces) => {
+            LeaseRequest::Look(key) => Ok(self.leases.get(&key).cloned()),
+            LeaseRequest::Delete(key, replaces) => {
                 check(kept, Some(replaces))?;
                 Ok(self.set(&key, None))
             }
-            Request::Write {
+            LeaseRequest::Write {
                 key,
                 replaces,
                 holder,
@@ -80,10 +83,10 @@ impl Server {
     }
 
     /// What has happened since, unless that was forgotten.
-    pub(super) fn since(&self, version: u64) -> Option<Vec<News>> {
+    pub(super) fn changes_since(&self, version: u64) -> Option<Vec<LeaseChange>> {
         let later = self.history.partition_point(|(at, _)| *at <= version);
-        let news = self.history.iter().skip(later);
-        (version >= self.compacted).then(|| news.map(|(_, news)| news.clone()).collect())
+        let change = self.history.iter().skip(later);
+        (version >= self.compacted).then(|| change.map(|(_, change)| change.clone()).collect())
     }
 
     pub(super) fn compact(&mut self) {

@@ -18,11 +18,11 @@ use crate::lease::store::{LeaseEvent, LeaseEvents, LeaseStore, LeaseWatch, Store
 
 /// How a call fares.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Fate {
+pub(crate) struct CallBehaviour {
     /// How long it travels before it has its effect.
-    pub(crate) there: Duration,
+    pub(crate) request_delay: Duration,
     /// How long the answer travels.
-    pub(crate) back: Duration,
+    pub(crate) response_delay: Duration,
     /// Whether it has no effect and fails at once.
     pub(crate) fails: bool,
 }
@@ -30,83 +30,83 @@ pub(crate) struct Fate {
 const NEVER: Duration = Duration::from_hours(10);
 
 /// Has no effect, and is not answered.
-pub(crate) const DEAF: Fate = Fate {
-    there: NEVER,
-    back: NEVER,
+pub(crate) const DROP_REQUEST: CallBehaviour = CallBehaviour {
+    request_delay: NEVER,
+    response_delay: NEVER,
     fails: false,
 };
 
 /// Has its effect, but the answer is lost.
-pub(crate) const MUTE: Fate = Fate {
-    there: Duration::ZERO,
-    back: NEVER,
+pub(crate) const DROP_RESPONSE: CallBehaviour = CallBehaviour {
+    request_delay: Duration::ZERO,
+    response_delay: NEVER,
     fails: false,
 };
 
 /// Has no effect, and fails at once.
-pub(crate) const BROKEN: Fate = Fate {
-    there: Duration::ZERO,
-    back: Duration::ZERO,
+pub(crate) const FAIL: CallBehaviour = CallBehaviour {
+    request_delay: Duration::ZERO,
+    response_delay: Duration::ZERO,
     fails: true,
 };
 
 /// The kinds of call, as they are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum CallKind {
     Get,
     Write,
     Watch,
     Delete,
     List,
-    Follow,
+    WatchAll,
 }
 
 /// A Lease's name, and what it became.
-type News = (String, Option<Lease>);
+type StoredChange = (String, Option<Lease>);
 
 /// Changes that a watcher may be behind.
-const BACKLOG: usize = 10_000;
+const WATCH_BACKLOG: usize = 10_000;
 
-struct State {
+struct ServerState {
     leases: BTreeMap<String, Lease>,
     version: u64,
     /// All changes after the version `compacted`.
-    history: Vec<(u64, News)>,
+    history: Vec<(u64, StoredChange)>,
     compacted: u64,
     /// The fates of the next calls, then that of all others.
-    fates: VecDeque<Fate>,
-    otherwise: Fate,
+    queued_behaviours: VecDeque<CallBehaviour>,
+    default_behaviour: CallBehaviour,
     /// What calls that fail are answered with.
-    code: u16,
+    failure_code: u16,
     may_watch: bool,
-    deaf_watches: bool,
-    panics: bool,
-    calls: Vec<(Kind, Instant)>,
-    changes: broadcast::Sender<News>,
+    stalled_watches: bool,
+    panics_on_calls: bool,
+    calls: Vec<(CallKind, Instant)>,
+    changes: broadcast::Sender<StoredChange>,
 }
 
 #[derive(Clone)]
-pub(crate) struct Fake(Arc<Mutex<State>>);
+pub(crate) struct FakeApiServer(Arc<Mutex<ServerState>>);
 
-impl Fake {
+impl FakeApiServer {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(ServerState {
             leases: BTreeMap::new(),
             version: 0,
             history: Vec::new(),
             compacted: 0,
-            fates: VecDeque::new(),
-            otherwise: Fate::default(),
-            code: 500,
+            queued_behaviours: VecDeque::new(),
+            default_behaviour: CallBehaviour::default(),
+            failure_code: 500,
             may_watch: true,
-            deaf_watches: false,
-            panics: false,
+            stalled_watches: false,
+            panics_on_calls: false,
             calls: Vec::new(),
-            changes: broadcast::channel(BACKLOG).0,
+            changes: broadcast::channel(WATCH_BACKLOG).0,
         })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ServerState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -119,7 +119,7 @@ impl Fake {
         self.state().leases.clone()
     }
 
-    pub(crate) fn named(&self, name: &str) -> Option<Lease> {
+    pub(crate) fn lease_named(&self, name: &str) -> Option<Lease> {
         self.state().leases.get(name).cloned()
     }
 
@@ -128,10 +128,10 @@ impl Fake {
     }
 
     pub(crate) fn holder_of(&self, name: &str) -> Option<String> {
-        self.named(name)?.spec?.holder_identity
+        self.lease_named(name)?.spec?.holder_identity
     }
 
-    pub(crate) fn calls(&self, kind: Kind) -> usize {
+    pub(crate) fn calls(&self, kind: CallKind) -> usize {
         self.state()
             .calls
             .iter()
@@ -140,28 +140,31 @@ impl Fake {
     }
 
     /// When calls of that kind came.
-    pub(crate) fn moments(&self, kind: Kind) -> Vec<Instant> {
+    pub(crate) fn call_times(&self, kind: CallKind) -> Vec<Instant> {
         let state = self.state();
         let calls = state.calls.iter().filter(|(k, _)| *k == kind);
         calls.map(|(_, at)| *at).collect()
     }
 
-    pub(crate) fn forget_calls(&self) {
+    pub(crate) fn clear_calls(&self) {
         self.state().calls.clear();
     }
 
-    pub(crate) fn next(&self, fates: impl IntoIterator<Item = Fate>) {
-        self.state().fates.extend(fates);
+    pub(crate) fn queue_behaviours(
+        &self,
+        queued_behaviours: impl IntoIterator<Item = CallBehaviour>,
+    ) {
+        self.state().queued_behaviours.extend(queued_behaviours);
     }
 
     /// All calls from now on.
-    pub(crate) fn always(&self, fate: Fate) {
-        self.state().otherwise = fate;
+    pub(crate) fn set_behaviour(&self, behaviour: CallBehaviour) {
+        self.state().default_behaviour = behaviour;
     }
 
     /// What calls that fail from now on are answered with.
-    pub(crate) fn fail_with(&self, code: u16) {
-        self.state().code = code;
+    pub(crate) fn fail_with(&self, failure_code: u16) {
+        self.state().failure_code = failure_code;
     }
 
     pub(crate) fn forbid_watching(&self) {
@@ -169,22 +172,22 @@ impl Fake {
     }
 
     /// All calls from now on panic in the caller's task.
-    pub(crate) fn panic(&self) {
-        self.state().panics = true;
+    pub(crate) fn panic_on_calls(&self) {
+        self.state().panics_on_calls = true;
     }
 
     /// Ends all watches.
-    pub(crate) fn hang_up(&self) {
-        self.state().changes = broadcast::channel(BACKLOG).0;
+    pub(crate) fn close_watches(&self) {
+        self.state().changes = broadcast::channel(WATCH_BACKLOG).0;
     }
 
     /// Has all watches silently die, these and those that are opened until told otherwise.
-    pub(crate) fn deafen(&self, deaf: bool) {
+    pub(crate) fn stall_watches(&self, stalled: bool) {
         let mut state = self.state();
-        state.deaf_watches = deaf;
-        if deaf {
+        state.stalled_watches = stalled;
+        if stalled {
             // Nobody is ever told of this sender's end.
-            let old = std::mem::replace(&mut state.changes, broadcast::channel(BACKLOG).0);
+            let old = std::mem::replace(&mut state.changes, broadcast::channel(WATCH_BACKLOG).0);
             std::mem::forget(old);
         }
     }
@@ -197,55 +200,67 @@ impl Fake {
     }
 
     /// Somebody else changes or deletes the Lease.
-    pub(crate) fn meddle(&self, change: impl FnOnce(&mut Lease) -> bool) {
+    pub(crate) fn modify_externally(&self, change: impl FnOnce(&mut Lease) -> bool) {
         let name = self.state().leases.keys().next().cloned().unwrap();
-        self.meddle_with(&name, change);
+        self.modify_lease_externally(&name, change);
     }
 
-    pub(crate) fn meddle_with(&self, name: &str, change: impl FnOnce(&mut Lease) -> bool) {
+    pub(crate) fn modify_lease_externally(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Lease) -> bool,
+    ) {
         let mut state = self.state();
         let mut lease = state.leases.get(name).cloned().unwrap();
         let keep = change(&mut lease);
-        state.set(name, keep.then_some(lease));
+        state.store(name, keep.then_some(lease));
     }
 
     /// Carries a call out as its fate wants it, whether or not the caller still waits.
     async fn call<T: Send + 'static>(
         &self,
-        kind: Kind,
-        effect: impl FnOnce(&mut State) -> Result<T, StoreError> + Send + 'static,
+        kind: CallKind,
+        effect: impl FnOnce(&mut ServerState) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let fate = {
+        let behaviour = {
             let mut state = self.state();
-            assert!(!state.panics, "told to");
+            assert!(!state.panics_on_calls, "told to");
             state.calls.push((kind, Instant::now()));
-            let otherwise = state.otherwise;
-            state.fates.pop_front().unwrap_or(otherwise)
+            let default_behaviour = state.default_behaviour;
+            state
+                .queued_behaviours
+                .pop_front()
+                .unwrap_or(default_behaviour)
         };
-        let (answer, answered) = oneshot::channel();
+        let (response, responded) = oneshot::channel();
         let server = self.clone();
         tokio::spawn(async move {
-            sleep(fate.there).await;
-            let result = if fate.fails {
-                let code = server.state().code;
-                Err(failure(code, reason(code)))
+            sleep(behaviour.request_delay).await;
+            let result = if behaviour.fails {
+                let failure_code = server.state().failure_code;
+                Err(failure(failure_code, reason(failure_code)))
             } else {
                 effect(&mut server.state())
             };
-            sleep(fate.back).await;
+            sleep(behaviour.response_delay).await;
             // The caller may have given up.
-            let _gone = answer.send(result);
+            let _gone = response.send(result);
         });
-        answered.await.unwrap()
+        responded.await.unwrap()
     }
 }
 
-fn failure(code: u16, reason: &str) -> StoreError {
-    kube::Error::Api(Status::failure("told to", reason).with_code(code).boxed()).into()
+fn failure(failure_code: u16, reason: &str) -> StoreError {
+    kube::Error::Api(
+        Status::failure("told to", reason)
+            .with_code(failure_code)
+            .boxed(),
+    )
+    .into()
 }
 
-fn reason(code: u16) -> &'static str {
-    match code {
+fn reason(failure_code: u16) -> &'static str {
+    match failure_code {
         403 => "Forbidden",
         409 => "Conflict",
         410 => "Expired",
@@ -254,8 +269,8 @@ fn reason(code: u16) -> &'static str {
     }
 }
 
-impl State {
-    fn set(&mut self, name: &str, lease: Option<Lease>) -> Option<Lease> {
+impl ServerState {
+    fn store(&mut self, name: &str, lease: Option<Lease>) -> Option<Lease> {
         self.version += 1;
         let lease = lease.map(|mut lease| {
             lease.metadata.resource_version = Some(self.version.to_string());
@@ -265,15 +280,15 @@ impl State {
             Some(lease) => drop(self.leases.insert(name.to_owned(), lease)),
             None => drop(self.leases.remove(name)),
         }
-        let news = (name.to_owned(), lease.clone());
-        self.history.push((self.version, news.clone()));
+        let change = (name.to_owned(), lease.clone());
+        self.history.push((self.version, change.clone()));
         // There may be nobody watching.
-        let _nobody = self.changes.send(news);
+        let _nobody = self.changes.send(change);
         lease
     }
 
     /// Whether the very version that is named may be written to.
-    fn check(&self, name: &str, version: Option<&str>) -> Result<(), StoreError> {
+    fn check_version(&self, name: &str, version: Option<&str>) -> Result<(), StoreError> {
         match self.leases.get(name) {
             None => Err(failure(404, "NotFound")),
             Some(lease) if lease.metadata.resource_version.as_deref() != version => {
@@ -283,18 +298,18 @@ impl State {
         }
     }
 
-    fn news(&self, version: u64) -> Result<BoxStream<'static, News>, StoreError> {
+    fn changes_since(&self, version: u64) -> Result<BoxStream<'static, StoredChange>, StoreError> {
         if !self.may_watch {
             return Err(failure(403, "Forbidden"));
         }
         if version < self.compacted {
             return Err(failure(410, "Expired"));
         }
-        if self.deaf_watches {
+        if self.stalled_watches {
             return Ok(stream::pending().boxed());
         }
         let missed = self.history.iter().filter(|(at, _)| *at > version);
-        let missed: Vec<News> = missed.map(|(_, news)| news.clone()).collect();
+        let missed: Vec<StoredChange> = missed.map(|(_, change)| change.clone()).collect();
         let changes = stream::unfold(self.changes.subscribe(), |mut changes| async {
             Some((changes.recv().await.ok()?, changes))
         });
@@ -302,20 +317,23 @@ impl State {
     }
 }
 
-impl LeaseStore for Fake {
+impl LeaseStore for FakeApiServer {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
         let name = name.to_owned();
-        Box::pin(self.call(Kind::Get, move |state| Ok(state.leases.get(&name).cloned())))
+        Box::pin(self.call(CallKind::Get, move |state| {
+            Ok(state.leases.get(&name).cloned())
+        }))
     }
 
     fn create<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Lease, StoreError>> {
         let (name, lease) = (lease.metadata.name.clone().unwrap(), lease.clone());
-        Box::pin(
-            self.call(Kind::Write, move |state| match state.leases.get(&name) {
+        Box::pin(self.call(
+            CallKind::Write,
+            move |state| match state.leases.get(&name) {
                 Some(_) => Err(failure(409, "AlreadyExists")),
-                None => Ok(state.set(&name, Some(lease)).unwrap()),
-            }),
-        )
+                None => Ok(state.store(&name, Some(lease)).unwrap()),
+            },
+        ))
     }
 
     fn replace<'a>(
@@ -324,9 +342,9 @@ impl LeaseStore for Fake {
         lease: &'a Lease,
     ) -> BoxFuture<'a, Result<Lease, StoreError>> {
         let (name, lease) = (name.to_owned(), lease.clone());
-        Box::pin(self.call(Kind::Write, move |state| {
-            state.check(&name, lease.metadata.resource_version.as_deref())?;
-            Ok(state.set(&name, Some(lease)).unwrap())
+        Box::pin(self.call(CallKind::Write, move |state| {
+            state.check_version(&name, lease.metadata.resource_version.as_deref())?;
+            Ok(state.store(&name, Some(lease)).unwrap())
         }))
     }
 
@@ -336,10 +354,11 @@ impl LeaseStore for Fake {
         version: &'a str,
     ) -> BoxFuture<'a, Result<LeaseWatch, StoreError>> {
         let (name, version) = (name.to_owned(), version.parse().unwrap());
-        Box::pin(self.call(Kind::Watch, move |state| {
-            let of_one =
-                move |(changed, lease): News| future::ready((changed == name).then_some(Ok(lease)));
-            Ok(state.news(version)?.filter_map(of_one).boxed())
+        Box::pin(self.call(CallKind::Watch, move |state| {
+            let of_one = move |(changed, lease): StoredChange| {
+                future::ready((changed == name).then_some(Ok(lease)))
+            };
+            Ok(state.changes_since(version)?.filter_map(of_one).boxed())
         }))
     }
 
@@ -349,15 +368,15 @@ impl LeaseStore for Fake {
         version: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let (name, version) = (name.to_owned(), version.to_owned());
-        Box::pin(self.call(Kind::Delete, move |state| {
-            state.check(&name, Some(&version))?;
-            state.set(&name, None);
+        Box::pin(self.call(CallKind::Delete, move |state| {
+            state.check_version(&name, Some(&version))?;
+            state.store(&name, None);
             Ok(())
         }))
     }
 
     fn list(&self) -> BoxFuture<'_, Result<(Vec<Lease>, String), StoreError>> {
-        Box::pin(self.call(Kind::List, |state| {
+        Box::pin(self.call(CallKind::List, |state| {
             let leases = state.leases.values().cloned().collect();
             Ok((leases, state.version.to_string()))
         }))
@@ -365,11 +384,11 @@ impl LeaseStore for Fake {
 
     fn watch_all<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<LeaseEvents, StoreError>> {
         let version = version.parse().unwrap();
-        Box::pin(self.call(Kind::Follow, move |state| {
-            let change = |(name, lease): News| {
+        Box::pin(self.call(CallKind::WatchAll, move |state| {
+            let change = |(name, lease): StoredChange| {
                 Ok(lease.map_or(LeaseEvent::Deleted(name), LeaseEvent::Applied))
             };
-            Ok(state.news(version)?.map(change).boxed())
+            Ok(state.changes_since(version)?.map(change).boxed())
         }))
     }
 }

@@ -9,7 +9,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use testkit::soak::rounds;
 
-use super::*;
+use crate::election::decision::{
+    CandidateAction, HolderAction, ObservedLease, decide_as_candidate, decide_as_holder,
+};
+use crate::lease::{Identity, LeaseRecord, Timing};
+use tokio::time::Instant;
 
 /// Microseconds of true time.
 type Micros = u64;
@@ -160,7 +164,7 @@ impl ElectionWorld {
             }
             match event {
                 ElectionEvent::RequestArrives(id, call, sent) => {
-                    self.on_request(p, boot, id, call, sent)
+                    self.on_request(p, boot, id, call, sent);
                 }
                 _ if boot != self.candidates[p].boot => {}
                 event if at < self.candidates[p].paused_until => {
@@ -351,10 +355,7 @@ impl ElectionWorld {
         let process = &self.candidates[p];
         match decide_as_candidate(&process.me, &process.observed, now, &self.timing) {
             CandidateAction::Claim => {
-                let seen = process.observed.last.as_ref();
-                let over = seen
-                    .filter(|_| !process.observed.missing)
-                    .map(|seen| seen.record.version.clone());
+                let over = process.observed.replaced_version().map(str::to_owned);
                 self.send(
                     p,
                     ElectionCall::Write(Some(process.me.as_str().to_owned()), over),

@@ -1,0 +1,5 @@
+//! Test support: a fake API server, and simulations with random faults.
+
+mod election_simulation;
+pub(crate) mod fake_api_server;
+mod simulation;
