@@ -13,10 +13,8 @@ use crate::election::decision::{
     CandidateAction, HolderAction, ObservedLease, decide_as_candidate, decide_as_holder,
 };
 use crate::lease::{Identity, LeaseRecord, Timing};
+use crate::testing::Micros;
 use tokio::time::Instant;
-
-/// Microseconds of true time.
-type Micros = u64;
 
 const SECOND: Micros = 1_000_000;
 const CANDIDATES: usize = 4;

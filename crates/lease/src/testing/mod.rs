@@ -3,3 +3,6 @@
 mod election_simulation;
 pub(crate) mod fake_api_server;
 mod simulation;
+
+/// Microseconds of true time in a simulation.
+type Micros = u64;

@@ -16,11 +16,13 @@ use rand::RngExt as _;
 
 use crate::membership::names::{LeaseKey, ShardId};
 use crate::membership::state_machine::WatchError;
+use events::SimEvent;
 use testkit::soak::rounds;
-use world::{FAULT_PERIOD, PROCESSES, RECOVERY_PERIOD, SECOND, SimEvent, World};
+use world::{FAULT_PERIOD, PROCESSES, RECOVERY_PERIOD, SECOND, World};
 
 mod api_server;
 mod database;
+mod events;
 mod network;
 mod shard_worker;
 mod world;

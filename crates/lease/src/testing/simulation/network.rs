@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use super::api_server::{LeaseChange, LeaseRequest};
-use super::world::{PROCESSES, SimEvent, WatchStream, World};
+use super::events::SimEvent;
+use super::world::{PROCESSES, WatchStream, World};
 use crate::membership::names::ShardId;
 use crate::membership::state_machine::{Command, WatchError, WriteError};
 

@@ -2,9 +2,11 @@
 //! of their keys in order, saves now and then, and lets go.
 
 use super::database::{Positions, belongs_to};
-use super::world::{Micros, PROCESSES, SECOND, SimEvent, World};
+use super::events::SimEvent;
+use super::world::{PROCESSES, SECOND, World};
 use crate::membership::names::ShardId;
 use crate::membership::state_machine::Input;
+use crate::testing::Micros;
 
 /// Between two steps of work, at least.
 const STEP: Micros = SECOND / 2;

@@ -8,15 +8,14 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-use super::api_server::{ApiServer, LeaseChange, LeaseRequest};
-use super::database::{Database, EventLog, KEYS, Positions};
+use super::api_server::{ApiServer, LeaseChange};
+use super::database::{Database, EventLog, KEYS};
+use super::events::{ScheduledEvent, SimEvent};
 use super::shard_worker::ShardWorker;
 use crate::lease::timing::Timing;
-use crate::membership::names::{LeaseKey, LeaseState, MemberId, ShardId, pod_of};
-use crate::membership::state_machine::{Config, Input, MembershipState, WatchError, WriteError};
-
-/// Microseconds of true time.
-pub(super) type Micros = u64;
+use crate::membership::names::{LeaseKey, MemberId, ShardId, pod_of};
+use crate::membership::state_machine::{Config, Input, MembershipState};
+use crate::testing::Micros;
 
 pub(super) const SECOND: Micros = 1_000_000;
 pub(super) const PROCESSES: usize = 5;
@@ -25,32 +24,6 @@ pub(super) const FAULT_PERIOD: Micros = 120 * SECOND;
 pub(super) const RECOVERY_PERIOD: Micros = 120 * SECOND;
 /// How long all must have been as it should be.
 const STABLE_PERIOD: Micros = 10 * SECOND;
-
-#[derive(Debug)]
-pub(super) enum SimEvent {
-    Wake(u64),
-    /// A call comes to the API server, which knows no processes.
-    RequestArrives(u64, LeaseRequest),
-    ResponseArrives(u64, LeaseKey, Result<Option<LeaseState>, WriteError>),
-    ListRequestArrives(u64),
-    ListResponseArrives(u64, Result<(Vec<(LeaseKey, LeaseState)>, u64), WatchError>),
-    WatchRequestArrives(u64, u64),
-    WatchResponseArrives(u64, Result<(), WatchError>),
-    /// The next change comes over a watch.
-    WatchEventArrives(u64),
-    WatchEnds(u64, Option<WatchError>),
-    /// Processes learn of the number of shards at different times.
-    ShardCountChanges(u64, u16),
-    WorkerStep(ShardId, u64),
-    ClaimResponseArrives(ShardId, u64, u64, Positions),
-    SaveResponseArrives(ShardId, u64, bool),
-    ClaimRequestArrives(ShardId, u64),
-    SaveRequestArrives(ShardId, u64, u64, Positions),
-    Start,
-    InjectFault,
-    AppendEvent,
-    CheckSettled,
-}
 
 pub(super) struct SimProcess {
     pub(super) state: Option<MembershipState>,
@@ -101,31 +74,6 @@ pub(super) struct World {
     pub(super) violation: Option<String>,
     /// Whether all that happens is printed.
     pub(super) trace: bool,
-}
-
-struct ScheduledEvent {
-    at: Micros,
-    order: u64,
-    process: usize,
-    incarnation: u64,
-    what: SimEvent,
-}
-
-impl PartialEq for ScheduledEvent {
-    fn eq(&self, other: &Self) -> bool {
-        self.order == other.order
-    }
-}
-impl Eq for ScheduledEvent {}
-impl PartialOrd for ScheduledEvent {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for ScheduledEvent {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
 }
 
 impl World {
