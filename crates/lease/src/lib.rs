@@ -1,22 +1,23 @@
-//! Leadership by a Kubernetes Lease: at most one process works at a time. [`Elector`] is for one
-//! piece of work as a whole; [`membership`] is for many processes that share the shards of one.
+//! Leader election and fleet membership on Kubernetes Leases. [`Elector`] elects one leader for one
+//! task; [`membership`] lets many processes share the shards of a listener.
 //!
-//! What it promises, and upon what:
+//! Guarantees and their assumptions:
 //!
-//! - A holder stops at its own deadline, counted from before it sent the renewal that succeeded.
-//!   Another process takes a held Lease only when it has itself looked at one and the same
-//!   record for longer than that. No process compares its clock with another's; only the rates
-//!   of two clocks must agree, within `duration / renew_deadline`.
-//! - Each write names the version that it replaces, so a late or repeated one changes nothing.
-//! - Every call and every wait is bounded, and the deadline has a timer of its own.
+//! - A holder stops at its own renew deadline, which counts from before it sent the last successful
+//!   renewal. Another process takes over a held Lease only after it has observed the same record
+//!   for longer than that. No process compares its clock with another's; only the rates of two
+//!   clocks must agree, within `duration / renew_deadline`.
+//! - Each write names the resource version that it replaces, so a late or repeated write has no
+//!   effect.
+//! - Every request and every wait is bounded, and the deadline has a timer of its own.
 //!
-//! A whole machine that was suspended can wake up believing in a deadline that others have
-//! seen pass. No Lease protects against that: what must not be done twice needs a fence where
-//! it is done, such as the epochs of the checkpoints.
+//! A machine that was suspended as a whole can wake up and trust a deadline that others have seen
+//! expire. No Lease protects against that. Work that must not happen twice needs fencing where it
+//! takes effect, such as the epochs of the checkpoints.
 //!
-//! The verbs needed on `coordination.k8s.io/leases` are `get`, `create` and `update`, and, to
-//! take over at once instead of at the next look, `watch`. All but `create` can be bound to the
-//! Lease's name. A fleet needs `list`, `watch` and `delete` besides, on all of them.
+//! The required RBAC verbs on `coordination.k8s.io/leases` are `get`, `create` and `update`, and
+//! `watch` for a takeover without polling. All but `create` can be bound to the Lease's name.
+//! Membership also needs `list`, `watch` and `delete`, on all Leases of the namespace.
 
 pub mod election;
 mod lease;

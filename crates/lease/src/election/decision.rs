@@ -1,15 +1,15 @@
-//! What to do about the Lease that was seen. Pure: times are handed in, and every one of them
-//! is read from this process's own steady clock.
+//! Decisions about an observed Lease. Pure: times are passed in, and all of them come from this
+//! process's own monotonic clock.
 //!
-//! Whether a holder is gone is judged by how long this process has looked at one and the same
-//! record. The times within a record are for people to read and are never used.
+//! A holder counts as gone once this process has observed the same record for long enough. The
+//! times inside a record are for people to read and are never used.
 
 use tokio::time::Instant;
 
 use crate::lease::timing::{MAX_LEASE_DURATION, Timing};
 use crate::lease::{Identity, LeaseRecord};
 
-/// What this process has seen of a Lease so far.
+/// What this process has observed of a Lease so far.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedLease {
     last: Option<ObservedRecord>,
@@ -19,13 +19,13 @@ pub struct ObservedLease {
 #[derive(Clone, Debug)]
 struct ObservedRecord {
     record: LeaseRecord,
-    /// When this process first saw the record, in this very version.
+    /// When this process first saw this version of the record.
     since: Instant,
 }
 
 impl ObservedLease {
-    /// Takes note of what there was (or that there was nothing) at `now`, a moment after the
-    /// answer came: a record must never seem older than it is.
+    /// Records what was read (`None` if there was no Lease) at `now`, a moment after the response
+    /// arrived: a record must never seem older than it is.
     pub fn observe(&mut self, record: Option<LeaseRecord>, now: Instant) {
         self.missing = record.is_none();
         let Some(record) = record else { return };
@@ -35,10 +35,10 @@ impl ObservedLease {
         }
     }
 
-    /// When a holder other than `me` must have stopped, if there is one.
+    /// Returns when a holder other than `me` must have stopped, if there is one.
     ///
-    /// Of the record's duration and our own the longer one counts, as the holder may have been
-    /// started with other times. A holder whose Lease was deleted may not know it yet.
+    /// The longer of the record's duration and this process's own counts, as the holder may run
+    /// with other times. A holder whose Lease was deleted may not have noticed yet.
     fn foreign_claim_expires_at(&self, me: &Identity, timing: &Timing) -> Option<Instant> {
         let seen = self.last.as_ref()?;
         let holder = seen.record.holder.as_deref()?;
@@ -50,7 +50,7 @@ impl ObservedLease {
         (holder != me.as_str()).then(|| seen.since + wait)
     }
 
-    /// The version that a claim would replace; none where the Lease was missing last.
+    /// Returns the version that a claim would replace; none if the Lease was missing last.
     #[cfg(test)]
     pub(crate) fn replaced_version(&self) -> Option<&str> {
         let seen = self.last.as_ref().filter(|_| !self.missing)?;
@@ -58,33 +58,33 @@ impl ObservedLease {
     }
 }
 
-/// What a process that stands by does.
+/// Next action of a process that does not hold the Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CandidateAction {
-    /// Write itself down as the holder, over what it saw: the Lease is missing, was given up,
-    /// has expired, or is its own already.
+    /// Write itself as the holder, over what it observed: the Lease is missing, released, expired
+    /// or already its own.
     Claim,
     /// Leave the Lease alone until then, unless it changes.
     Wait(Instant),
 }
 
-/// What a process that holds the Lease does.
+/// Next action of a process that holds the Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HolderAction {
-    /// Write its renewal over what it saw.
+    /// Write a renewal over what it observed.
     Renew,
-    /// Stop working: it holds the Lease no longer.
+    /// Stop working, as it no longer holds the Lease.
     Stop(LossReason),
 }
 
-/// Why a holder must stop.
+/// Why a holder lost its Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossReason {
-    /// No renewal succeeded in time.
+    /// No renewal succeeded before the deadline.
     RenewDeadlineExceeded,
-    /// The Lease is in other hands, or was taken out of its own.
+    /// The Lease has another holder, or none.
     TakenOver,
-    /// The Lease was deleted, so that anybody may have it.
+    /// The Lease was deleted, so that any process may create it.
     Deleted,
 }
 
@@ -102,7 +102,7 @@ pub fn decide_as_candidate(
     }
 }
 
-/// Decides for the process `me`, which holds the Lease until its deadline, `deadline`.
+/// Decides for the process `me`, which holds the Lease until `deadline`.
 #[must_use]
 pub fn decide_as_holder(
     me: &Identity,

@@ -1,6 +1,5 @@
-//! Waiting for a Lease and taking it. While it stands by, a process follows the changes of the
-//! Lease, so that one that is given up is taken at once; where it may not watch, it looks again
-//! each retry period.
+//! Acquiring a Lease. On standby, a process watches the Lease, so that it acquires a released one
+//! at once; if watching is forbidden, it polls once per retry period.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,38 +21,38 @@ use crate::lease::record::{LeaseWriter, read_record};
 use crate::lease::store::{KubeLeaseStore, LeaseStore, LeaseWatch, StoreError};
 use crate::lease::timing::Timing;
 
-/// One process's candidacy for one Lease.
+/// Candidate for one Lease.
 #[derive(Debug)]
 pub struct Elector {
     client: LeaseClient,
     observed: ObservedLease,
-    /// Ends the leadership that this elector gave last: a process has one at a time.
+    /// Cancels the previous leadership of this elector: a process has one at a time.
     current: CancellationToken,
-    /// Whether the holder is to be followed rather than looked at now and then.
+    /// Whether to watch the Lease rather than poll it.
     can_watch: bool,
-    /// Whether a claim was sent that was not answered and may have succeeded.
+    /// Whether a claim got no response and may have succeeded.
     unconfirmed_claim: bool,
-    /// Whether the API server did not answer last time, which was said then.
+    /// Whether the last request failed, which was logged then.
     store_failing: bool,
-    /// The holder that was last told of.
+    /// Holder that was logged last.
     logged_holder: Option<String>,
 }
 
-/// How a round of standing by ended.
+/// Outcome of one standby round.
 enum StandbyRound {
     Acquired(Box<HeldLease>),
     Stopped,
-    /// To be begun anew, after a pause.
+    /// The next round starts after this delay.
     Retry(Duration),
 }
 
 impl Elector {
-    /// A candidacy for the Lease `name`, which is made with `labels` when it is missing.
+    /// Creates a candidate for the Lease `name`, which is created with `labels` if it is missing.
     ///
-    /// `api` should have a client that does not retry by itself (`default_retry` of
-    /// [`kube::Config`] set to false, which is not its default). Retries within a client are
-    /// harmless, as each call is bounded and guarded, but they use up the time in which this
-    /// crate would try again with what it has learned.
+    /// `api` should have a client without retries of its own (`default_retry` of [`kube::Config`]
+    /// set to false, which is not its default). Retries within a client are harmless, as each
+    /// request is bounded and guarded, but they use up the time in which this crate would retry
+    /// with what it has learned.
     #[must_use]
     pub fn new(
         api: Api<Lease>,
@@ -66,13 +65,14 @@ impl Elector {
         Self::with_store(store, name.into(), identity, timing, labels)
     }
 
-    /// Has the Lease go when its owners are deleted.
+    /// Sets the owner references of the Lease, so that it is garbage collected with its owners.
     #[must_use]
     pub fn owned_by(mut self, owners: Vec<OwnerReference>) -> Self {
         Arc::make_mut(&mut self.client.writer).owners = owners;
         self
     }
 
+    /// Creates a candidate for a Lease in any store.
     pub(crate) fn with_store(
         store: Arc<dyn LeaseStore>,
         name: String,
@@ -102,11 +102,11 @@ impl Elector {
         }
     }
 
-    /// Waits until this process holds the Lease, or until `stop` is cancelled. Ends the
-    /// leadership that this elector gave before, if that has not ended.
+    /// Waits until this process holds the Lease, or until `stop` is cancelled. Ends the previous
+    /// leadership of this elector, if it has not ended.
     ///
-    /// Must be awaited to its end: use `stop` rather than dropping it, lest a Lease that was
-    /// just taken stays in the hands of nobody until it expires.
+    /// Must be awaited to its end: use `stop` rather than dropping the future, or a Lease that was
+    /// just acquired stays held until it expires.
     pub async fn acquire(&mut self, stop: &CancellationToken) -> Option<Leadership> {
         self.current.cancel();
         (self.can_watch, self.unconfirmed_claim) = (true, false);
@@ -134,7 +134,7 @@ impl Elector {
         None
     }
 
-    /// Looks at the Lease, and follows it until it can be claimed or must be looked at anew.
+    /// Reads the Lease, then watches it until it can be claimed or the next round is due.
     async fn wait_for_lease(&mut self, stop: &CancellationToken) -> StandbyRound {
         let mut lease = match stop.run_until_cancelled(self.client.get()).await {
             None => return StandbyRound::Stopped,
@@ -156,8 +156,8 @@ impl Elector {
             if watch.is_none() {
                 watch = self.start_watch(lease.as_ref()).await;
             }
-            // A watch that has silently died is found out at the latest when the record that
-            // was seen last would have expired.
+            // A silently dead watch is detected at the latest when the record seen last would have
+            // expired.
             let wake = match watch {
                 Some(_) => wait_until,
                 None => wait_until.min(Instant::now() + self.jittered_retry()),
@@ -175,8 +175,9 @@ impl Elector {
         }
     }
 
+    /// Writes this process as the holder, over what was observed.
     async fn try_claim(&mut self, seen: Option<&Lease>) -> StandbyRound {
-        // Not given up when `stop` comes: a claim that was sent may succeed.
+        // Not cancelled by `stop`: a claim that was sent may succeed.
         match self.client.acquire_or_renew(seen).await {
             Ok(held) => {
                 self.observed
@@ -194,7 +195,7 @@ impl Elector {
         }
     }
 
-    /// The changes of the Lease from what was seen on, where they can be had.
+    /// Starts a watch from the observed version on, if watching is permitted and works.
     async fn start_watch(&mut self, seen: Option<&Lease>) -> Option<LeaseWatch> {
         let seen = seen.filter(|_| self.can_watch)?;
         match self.client.watch(seen).await {
@@ -207,46 +208,47 @@ impl Elector {
                     self.can_watch = false;
                     info!(
                         lease = name,
-                        error, "may not watch the lease; looking now and then"
+                        error, "watching the lease is forbidden; polling instead"
                     );
                 } else {
-                    debug!(lease = name, error, "could not watch the lease");
+                    debug!(lease = name, error, "lease watch failed; polling instead");
                 }
                 None
             }
         }
     }
 
-    /// Says who holds the Lease, when that is news.
+    /// Logs the holder of the Lease whenever it has changed.
     fn log_new_leader(&mut self, lease: Option<&Lease>) {
         let holder = lease.and_then(|lease| read_record(lease).holder);
         if holder != self.logged_holder {
             let (name, me) = (&self.client.writer.name, &self.client.writer.identity);
-            let by = holder.as_deref().unwrap_or("nobody, since it was deleted");
-            info!(lease = name, candidate = %me, holder = by, "standing by");
+            let by = holder.as_deref().unwrap_or("none (lease deleted)");
+            info!(lease = name, candidate = %me, holder = by, "new leader observed; standing by");
             self.logged_holder = holder;
         }
     }
 
-    /// Says once that the API server fails, and has it asked again later.
+    /// Logs the first of several failures as a warning, and schedules a retry.
     fn report_failure(&mut self, error: &StoreError) -> StandbyRound {
         let name = &self.client.writer.name;
         let error = error as &dyn std::error::Error;
         if self.store_failing {
-            debug!(lease = name, error, "still cannot reach the lease");
+            debug!(lease = name, error, "lease request still failing");
         } else {
-            warn!(lease = name, error, "cannot reach the lease; trying again");
+            warn!(lease = name, error, "lease request failed; retrying");
         }
         self.store_failing = true;
         StandbyRound::Retry(self.jittered_retry())
     }
 
+    /// Returns a retry period with jitter.
     fn jittered_retry(&self) -> Duration {
         self.client.timing.with_jitter(rand::random())
     }
 }
 
-/// The next change; never comes where there is nothing to follow.
+/// Waits for the next watch event; forever if there is no watch.
 async fn next_event(watch: &mut Option<LeaseWatch>) -> Option<Result<Option<Lease>, StoreError>> {
     match watch {
         Some(watch) => watch.next().await,

@@ -1,5 +1,5 @@
-//! Holding a Lease: one task renews it, another watches the deadline, and the end of either,
-//! however it comes about, ends the leadership.
+//! Holding a Lease: one task renews it, another enforces the deadline, and the end of either task,
+//! for whatever reason, ends the leadership.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::sync::watch;
@@ -13,10 +13,10 @@ use crate::lease::client::{CONFLICT_RETRY_DELAY, HeldLease, LeaseClient};
 use crate::lease::record::read_record;
 use crate::lease::store::StoreError;
 
-/// The right to work, for as long as [`Leadership::lost`] is not cancelled.
+/// Leadership that lasts until [`Leadership::lost`] is cancelled.
 ///
-/// Dropping it stops the renewals at once and leaves the Lease to expire;
-/// [`Leadership::release`] hands it over.
+/// Dropping it stops the renewals at once and leaves the Lease to expire; [`Leadership::release`]
+/// hands it over.
 #[derive(Debug)]
 #[must_use = "dropping it ends the leadership"]
 pub struct Leadership {
@@ -29,9 +29,10 @@ pub struct Leadership {
 }
 
 impl Leadership {
+    /// Starts the renewal task and the deadline task.
     pub(crate) fn start(client: LeaseClient, held: HeldLease) -> Self {
         let (name, me) = (&client.writer.name, &client.writer.identity);
-        info!(lease = name, holder = %me, "holding the lease");
+        info!(lease = name, holder = %me, "lease acquired");
         let lost = CancellationToken::new();
         let (renewed, held) = watch::channel(held);
         let renewal_task = tokio::spawn(run_renewals(client.clone(), renewed, lost.clone()));
@@ -47,28 +48,28 @@ impl Leadership {
         }
     }
 
-    /// Cancelled when the right to work ends: at the deadline, by a timer that does not depend
-    /// on the renewals, and as soon as the Lease is seen in other hands or deleted. Cancelling
-    /// it gives the right up.
+    /// Token that is cancelled when the leadership ends: at the deadline, by a timer that does not
+    /// depend on the renewals, and as soon as the Lease is seen with another holder or deleted.
+    /// Cancelling it ends the leadership.
     #[must_use]
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 
-    /// Gives the Lease up, so that another process can take it at once. Cancels
-    /// [`Leadership::lost`] first; what must not overlap with another's work must have ended
-    /// before. Takes two retry periods at most: if the API server cannot be reached, the Lease
-    /// is left to expire.
+    /// Releases the Lease, so that another process can acquire it at once. Cancels
+    /// [`Leadership::lost`] first; work that must not overlap with another leader's must have ended
+    /// before. Takes two retry periods at most: if the API server cannot be reached, the Lease is
+    /// left to expire.
     pub async fn release(self) {
         self.lost.cancel();
-        // A renewal that is still under way carries the same version as what is written here,
-        // so one of the two is refused, and giving up then looks again.
+        // A renewal in flight carries the same version as the release, so one of the two is
+        // rejected, and the release then reads the Lease again.
         let lease = self.held.borrow().lease.clone();
         self.client.release(Some(lease)).await;
     }
 }
 
-/// Ends the leadership at the deadline, or when the renewing task is gone.
+/// Ends the leadership at the deadline, or when the renewal task is gone.
 async fn enforce_deadline(
     client: LeaseClient,
     mut held: watch::Receiver<HeldLease>,
@@ -83,14 +84,14 @@ async fn enforce_deadline(
             renewed = held.changed() => if renewed.is_err() { return },
             () = sleep_until(deadline) => {
                 let (name, me) = (&client.writer.name, &client.writer.identity);
-                warn!(lease = name, holder = %me, "the lease was not renewed in time; stopping work");
+                warn!(lease = name, holder = %me, "lease lost: renew deadline exceeded");
                 return;
             }
         }
     }
 }
 
-/// Renews until the leadership has ended.
+/// Renews the Lease until the leadership has ended.
 async fn run_renewals(
     client: LeaseClient,
     held: watch::Sender<HeldLease>,
@@ -102,16 +103,17 @@ async fn run_renewals(
         .await
     {
         let (name, me) = (&client.writer.name, &client.writer.identity);
-        warn!(lease = name, holder = %me, ?reason, "lost the lease; stopping work");
+        warn!(lease = name, holder = %me, ?reason, "lease lost");
     }
 }
 
+/// Renews at each interval and returns why the Lease was lost.
 async fn renew_until_lost(client: &LeaseClient, held: &watch::Sender<HeldLease>) -> LossReason {
     let mut lease = held.borrow().lease.clone();
     let mut next_renewal = Instant::now() + client.timing.renewal_with_jitter(rand::random());
     loop {
         sleep_until(next_renewal).await;
-        // Counted from before the call: one that took its whole time is tried again at once.
+        // Counted from before the request: after one that timed out, the next follows at once.
         let sent = Instant::now();
         next_renewal = sent + client.timing.with_jitter(rand::random());
         let error = match client.acquire_or_renew(Some(&lease)).await {
@@ -139,13 +141,13 @@ async fn renew_until_lost(client: &LeaseClient, held: &watch::Sender<HeldLease>)
         warn!(
             lease = name,
             error = &error as &dyn std::error::Error,
-            "could not renew the lease"
+            "lease renewal failed; retrying"
         );
     }
 }
 
-/// Looks at a Lease that could not be renewed as it was known. It is ours still when somebody
-/// else wrote to it, or when a renewal without an answer succeeded.
+/// Reads a Lease whose renewal was rejected. This process is still the holder if another program
+/// has only edited it, or if a renewal without a response succeeded.
 async fn recheck_lease(
     client: &LeaseClient,
     deadline: Instant,

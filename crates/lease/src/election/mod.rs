@@ -1,4 +1,4 @@
-//! Leader election: at most one process holds one Lease at a time.
+//! Leader election: at most one process holds a Lease at a time.
 
 pub mod decision;
 mod elector;

@@ -1,5 +1,6 @@
-//! Calls about one Lease, each bounded in time, and each write guarded by the version that was
-//! seen. A call that was not answered may still have its effect; the guard makes that harmless.
+//! Requests about one Lease, each with a timeout. Each write is guarded by the resource version
+//! that was read. A request without a response may still take effect; the guard makes that
+//! harmless.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,13 +14,13 @@ use crate::lease::record::{LeaseWriter, read_record, without_holder};
 use crate::lease::store::{LeaseStore, LeaseWatch, StoreError};
 use crate::lease::timing::Timing;
 
-/// Pause before a Lease that changed under our hands is looked at again.
+/// Delay before a Lease that was modified concurrently is read again.
 pub(crate) const CONFLICT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Giving up may take this many retry periods; after that the Lease is left to expire.
+/// Number of retry periods that a release may take; after that the Lease is left to expire.
 const RELEASE_PERIODS: u32 = 2;
 
-/// One process's calls about one Lease.
+/// Client of one process for one Lease.
 #[derive(Clone)]
 pub(crate) struct LeaseClient {
     pub(crate) store: Arc<dyn LeaseStore>,
@@ -27,7 +28,7 @@ pub(crate) struct LeaseClient {
     pub(crate) timing: Timing,
 }
 
-/// A Lease that was written with this process as its holder.
+/// Lease that was written with this process as its holder.
 #[derive(Clone, Debug)]
 pub(crate) struct HeldLease {
     /// The Lease as it was written.
@@ -37,24 +38,25 @@ pub(crate) struct HeldLease {
 }
 
 impl LeaseClient {
-    /// The Lease as it is now.
+    /// Reads the Lease.
     pub(crate) async fn get(&self) -> Result<Option<Lease>, StoreError> {
         self.with_timeout(self.store.get(&self.writer.name)).await
     }
 
-    /// The changes of the Lease from the version of `lease` on.
+    /// Watches the Lease from the version of `lease` on.
     pub(crate) async fn watch(&self, lease: &Lease) -> Result<LeaseWatch, StoreError> {
         let version = read_record(lease).version;
         self.with_timeout(self.store.watch(&self.writer.name, &version))
             .await
     }
 
-    /// Writes this process down as the holder, over what was seen.
+    /// Writes this process as the holder, over the version that was read, and returns the new
+    /// deadline.
     pub(crate) async fn acquire_or_renew(
         &self,
         seen: Option<&Lease>,
     ) -> Result<HeldLease, StoreError> {
-        // Others may see the record as soon as it is sent, so that is when our time begins.
+        // Others may see the record as soon as it is sent, so the deadline counts from here.
         let deadline = Instant::now() + self.timing.renew_deadline();
         let lease = self.writer.with_holder(seen, SystemTime::now());
         let lease = match seen {
@@ -64,22 +66,24 @@ impl LeaseClient {
         Ok(HeldLease { lease, deadline })
     }
 
-    /// Gives the Lease up, if it is ours, so that another can take it at once.
+    /// Releases the Lease, if this process holds it, so that another can acquire it at once.
     pub(crate) async fn release(&self, seen: Option<Lease>) {
         let (name, me) = (&self.writer.name, &self.writer.identity);
         let limit = self.timing.retry_period() * RELEASE_PERIODS;
         match timeout(limit, self.try_release(seen)).await {
-            Ok(true) => info!(lease = name, holder = %me, "gave the lease up"),
-            Ok(false) => debug!(lease = name, holder = %me, "the lease was not ours to give up"),
+            Ok(true) => info!(lease = name, holder = %me, "lease released"),
+            Ok(false) => {
+                debug!(lease = name, holder = %me, "lease not released: another process holds it");
+            }
             Err(_) => warn!(
                 lease = name,
                 holder = %me,
-                "could not give the lease up; others must wait until it expires"
+                "lease release timed out; standbys must wait until it expires"
             ),
         }
     }
 
-    /// Whether it was ours to give up. Tries until it knows.
+    /// Retries until the release is confirmed. Returns whether this process was the holder.
     async fn try_release(&self, mut seen: Option<Lease>) -> bool {
         loop {
             if let Some(lease) = &seen {
@@ -89,7 +93,7 @@ impl LeaseClient {
                 match self.replace(&without_holder(lease)).await {
                     Ok(_) => return true,
                     Err(StoreError::Missing) => return false,
-                    Err(error) => debug!(%error, "the lease is not given up yet"),
+                    Err(error) => debug!(%error, "lease release failed; retrying"),
                 }
             }
             sleep(CONFLICT_RETRY_DELAY).await;
@@ -101,11 +105,13 @@ impl LeaseClient {
         }
     }
 
+    /// Replaces the version that `lease` carries.
     async fn replace(&self, lease: &Lease) -> Result<Lease, StoreError> {
         self.with_timeout(self.store.replace(&self.writer.name, lease))
             .await
     }
 
+    /// Limits a request to one retry period.
     async fn with_timeout<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,

@@ -1,31 +1,31 @@
-//! Who holds a Lease. Two runs of a program never have the same name, not even in one pod: a
-//! restarted container must not take what its forerunner held for its own.
+//! Identity of a lease holder. Two runs of a program never share an identity, not even in one pod:
+//! a restarted container must not mistake its predecessor's Lease for its own.
 
 use std::fmt;
 
-/// The name that one process writes into the Leases it holds.
+/// Holder identity that one process writes into its Leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity(String);
 
 impl Identity {
-    /// A new name for this process: the pod's name and uid, and a part drawn at random.
+    /// Creates a new identity for this process: the pod's name and uid, and a random boot ID.
     #[must_use]
     pub fn new(pod: &str, uid: &str) -> Self {
         Self::with_boot_id(pod, uid, rand::random())
     }
 
-    /// The name of the process that drew `boot`.
+    /// Creates the identity of the process that drew the boot ID `boot`.
     #[must_use]
     pub fn with_boot_id(pod: &str, uid: &str, boot: u64) -> Self {
         Self(format!("{pod}_{uid}_{boot:016x}"))
     }
 
-    /// A name that was drawn before.
+    /// Wraps an identity that was created before.
     pub(crate) fn from_existing(name: &str) -> Self {
         Self(name.to_owned())
     }
 
-    /// The name as it is written.
+    /// Returns the identity as it is written into Leases.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,5 @@
-//! One Lease: its record, its store, its times, and the client that reads and writes it.
+//! One Lease: its record, store, timing and holder identity, and the client that reads and writes
+//! it.
 
 pub(crate) mod client;
 mod identity;

@@ -1,4 +1,4 @@
-//! A Lease as this program reads and writes it. What others put into it is kept.
+//! Reading and writing of Lease objects. Fields that other programs set are preserved.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,33 +9,33 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::lease::Identity;
 
-/// What matters of a Lease.
+/// Fields of a Lease that decisions depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseRecord {
-    /// Who holds it; nobody when it was given up.
+    /// Identity of the holder; none after a release.
     pub holder: Option<String>,
-    /// The resource version, which changes with every write.
+    /// Resource version, which changes with every write.
     pub version: String,
-    /// How long its holder wants others to wait, as it wrote it.
+    /// How long the holder wants others to wait, as it wrote it.
     pub duration: Duration,
 }
 
-/// What is written into a Lease by the process that claims or renews it.
+/// Writer of the records by which one process claims or renews a Lease.
 #[derive(Clone, Debug)]
 pub(crate) struct LeaseWriter {
-    /// The Lease's name.
+    /// Name of the Lease.
     pub(crate) name: String,
-    /// Who claims it.
+    /// Identity of the claiming process.
     pub(crate) identity: Identity,
-    /// How long others are to wait.
+    /// How long others must wait for the holder.
     pub(crate) duration: Duration,
-    /// Labels that the Lease is to have.
+    /// Labels that the Lease gets.
     pub(crate) labels: BTreeMap<String, String>,
-    /// With whom the Lease is to go; nobody where empty.
+    /// Owner references that the Lease gets; none are set if empty.
     pub(crate) owners: Vec<OwnerReference>,
 }
 
-/// What matters of a Lease.
+/// Extracts the record of a Lease.
 pub(crate) fn read_record(lease: &Lease) -> LeaseRecord {
     let spec = lease.spec.as_ref();
     let seconds = spec
@@ -51,8 +51,8 @@ pub(crate) fn read_record(lease: &Lease) -> LeaseRecord {
 }
 
 impl LeaseWriter {
-    /// The Lease to write over `seen` (or to create) in order to hold it. It carries the
-    /// version of `seen`, so the API server refuses it when there has been another write.
+    /// Builds the Lease that replaces `seen` (or is created) with this process as its holder. It
+    /// carries the version of `seen`, so the API server rejects it after a concurrent write.
     pub(crate) fn with_holder(&self, seen: Option<&Lease>, now: SystemTime) -> Lease {
         let now = Some(micro_time(now));
         let mut lease = seen.cloned().unwrap_or_else(|| Lease {
@@ -78,14 +78,14 @@ impl LeaseWriter {
             spec.lease_transitions = Some(before.saturating_add(i32::from(taken)));
         }
         spec.renew_time = now;
-        // Others are to wait at least for the whole of it.
+        // Rounds up: others must wait for the whole duration.
         let seconds = self.duration.as_secs() + u64::from(self.duration.subsec_nanos() > 0);
         spec.lease_duration_seconds = Some(i32::try_from(seconds).unwrap_or(i32::MAX));
         lease
     }
 }
 
-/// The Lease to write over `seen` in order to give it up.
+/// Builds the Lease that replaces `seen` and has no holder.
 pub(crate) fn without_holder(seen: &Lease) -> Lease {
     let mut lease = seen.clone();
     let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();

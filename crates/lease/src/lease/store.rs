@@ -1,6 +1,5 @@
-//! Where Leases are kept: the API server, another place that keeps versions as it does, and in
-//! tests a small imitation of it that can be made slow, deaf or wrong. Nothing here waits,
-//! retries or decides.
+//! Stores of Leases: the API server, other stores with the same versioning, and a fake one in tests
+//! that can be slow, unresponsive or wrong. A store does not wait, retry or decide.
 
 use std::error::Error;
 use std::fmt;
@@ -13,32 +12,32 @@ use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, WatchEvent,
 use kube::{Api, ResourceExt as _};
 use thiserror::Error;
 
-/// What the server answers where a version is too old to be followed from.
+/// Status that the API server returns if a version is too old to be watched from.
 const HTTP_GONE: u16 = 410;
 
-/// Why a call came to nothing.
+/// Why a request to a store failed.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// There has been another write since, or the Lease to be created exists.
-    #[error("the lease has changed meanwhile")]
+    /// The Lease was modified concurrently, or the Lease to create exists already.
+    #[error("the lease was modified concurrently")]
     Conflict,
-    /// The Lease to be replaced or deleted does not exist.
+    /// The Lease to replace or delete does not exist.
     #[error("the lease does not exist")]
     Missing,
-    /// The caller's Role does not grant this.
+    /// The caller's Role does not grant the verb.
     #[error("the API server forbids it; grant get, create, update and watch on leases")]
     Forbidden(#[source] kube::Error),
-    /// No answer came in time; the call may have had its effect all the same.
-    #[error("no answer in time")]
+    /// No response arrived in time; the request may still have taken effect.
+    #[error("the request timed out")]
     Timeout,
-    /// The changes since that version are not known any more: list anew.
-    #[error("the changes since that version are not known any more")]
+    /// The resource version is too old to watch from; the caller must list again.
+    #[error("the resource version is too old to watch from")]
     Expired,
-    /// Anything else that the API server says, or that keeps it from being asked.
-    #[error("the API server could not be asked")]
+    /// The API server returned another error, or could not be reached.
+    #[error("the request to the API server failed")]
     Api(#[source] kube::Error),
-    /// Anything that goes wrong with a place other than the API server.
-    #[error("the place of the leases could not be asked")]
+    /// A store other than the API server failed.
+    #[error("the request to the lease store failed")]
     Other(#[source] Box<dyn Error + Send + Sync>),
 }
 
@@ -56,63 +55,64 @@ impl From<kube::Error> for StoreError {
     }
 }
 
-/// The changes of one Lease: what it became, or nothing when it was deleted.
+/// Stream of the states of one Lease; `None` after a deletion.
 pub type LeaseWatch = BoxStream<'static, Result<Option<Lease>, StoreError>>;
 
-/// A change of one Lease among many.
+/// Event about one of many Leases.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly all are of the large kind"
 )]
 pub enum LeaseEvent {
-    /// What a Lease became.
+    /// A Lease was created or modified, and this is its new state.
     Applied(Lease),
-    /// The name of a Lease that was deleted.
+    /// The Lease of this name was deleted.
     Deleted(String),
 }
 
-/// The changes of all Leases of a fleet, in the order of their versions.
+/// Stream of the events of all Leases of a fleet, in the order of their versions.
 pub type LeaseEvents = BoxStream<'static, Result<LeaseEvent, StoreError>>;
 
-/// What is asked of the place where Leases are kept.
+/// Storage of Leases with optimistic concurrency.
 ///
-/// Every write gives a Lease a new version, `metadata.resourceVersion`: a decimal number,
-/// greater than all that were given before, to whichever Lease. Who sees a version has seen
-/// all that are lower. The caller bounds each call in time, and may give one up.
+/// Every write gives a Lease a new version, `metadata.resourceVersion`: a decimal number, greater
+/// than the versions of all earlier writes to any Lease of the store. Whoever has seen a version
+/// has seen all lower ones. The caller limits the time of each request, and may drop one.
 pub trait LeaseStore: Send + Sync {
-    /// The Lease as it is now.
+    /// Reads a Lease.
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>>;
-    /// Makes a Lease that does not exist; a [`StoreError::Conflict`] where it does.
+    /// Creates a Lease. Fails with [`StoreError::Conflict`] if it exists.
     fn create<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Lease, StoreError>>;
-    /// Replaces the very version that `lease` names; a [`StoreError::Conflict`] where it has
-    /// another, and [`StoreError::Missing`] where there is none.
+    /// Replaces exactly the version that `lease` carries. Fails with [`StoreError::Conflict`] if
+    /// the version differs, and with [`StoreError::Missing`] if there is no such Lease.
     fn replace<'a>(
         &'a self,
         name: &'a str,
         lease: &'a Lease,
     ) -> BoxFuture<'a, Result<Lease, StoreError>>;
-    /// Follows the changes of one Lease after `version`, until the connection ends.
+    /// Watches one Lease for changes after `version`, until the connection ends.
     fn watch<'a>(
         &'a self,
         name: &'a str,
         version: &'a str,
     ) -> BoxFuture<'a, Result<LeaseWatch, StoreError>>;
-    /// Deletes that very version; refusals as of [`LeaseStore::replace`].
+    /// Deletes exactly that version. Fails as [`LeaseStore::replace`] does.
     fn delete<'a>(
         &'a self,
         name: &'a str,
         version: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
-    /// All Leases of the fleet as they are now, and the version to follow them from, which is
-    /// at least that of each.
+    /// Lists all Leases of the fleet, with the version to watch from, which is at least that of
+    /// each Lease.
     fn list(&self) -> BoxFuture<'_, Result<(Vec<Lease>, String), StoreError>>;
-    /// Follows the changes of all Leases of the fleet after `version`, until the connection
-    /// ends; [`StoreError::Expired`], here or from the stream, where they are not all known.
+    /// Watches all Leases of the fleet for changes after `version`, until the connection ends.
+    /// Fails with [`StoreError::Expired`], here or in the stream, if some of the changes are not
+    /// known any more.
     fn watch_all<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<LeaseEvents, StoreError>>;
 }
 
-/// The Leases of a fleet in the API server: those of one namespace that a selector names.
+/// Leases in the API server: those of one namespace that match a label selector.
 #[derive(Clone)]
 pub struct KubeLeaseStore {
     api: Api<Lease>,
@@ -120,10 +120,11 @@ pub struct KubeLeaseStore {
 }
 
 impl KubeLeaseStore {
-    /// The Leases that have the labels of `selector`; all of the namespace where it is empty.
+    /// Creates a store of the Leases that match `selector`, or of all Leases in the namespace if it
+    /// is empty.
     ///
-    /// `api` should have a client that does not retry by itself (`default_retry` of
-    /// [`kube::Config`] set to false, which is not its default).
+    /// `api` should have a client without retries of its own (`default_retry` of [`kube::Config`]
+    /// set to false, which is not its default).
     #[must_use]
     pub fn new(api: Api<Lease>, selector: impl Into<String>) -> Self {
         Self {
@@ -165,7 +166,7 @@ impl LeaseStore for KubeLeaseStore {
         version: &'a str,
     ) -> BoxFuture<'a, Result<LeaseWatch, StoreError>> {
         Box::pin(async move {
-            // A right that is bound to names covers a watch of just that name.
+            // A Role that is bound to resource names permits a watch of that single name.
             let params = WatchParams::default().fields(&format!("metadata.name={name}"));
             let events = self.api.watch(&params, version).await?;
             Ok(events
@@ -211,7 +212,7 @@ impl LeaseStore for KubeLeaseStore {
     }
 }
 
-/// What an event says about one Lease among many, if anything.
+/// Converts a watch event about one of many Leases; bookmarks yield nothing.
 fn lease_event(event: WatchEvent<Lease>) -> Option<Result<LeaseEvent, StoreError>> {
     match event {
         WatchEvent::Added(lease) | WatchEvent::Modified(lease) => {
@@ -223,7 +224,7 @@ fn lease_event(event: WatchEvent<Lease>) -> Option<Result<LeaseEvent, StoreError
     }
 }
 
-/// What an event says about the Lease, if anything.
+/// Converts a watch event about the single watched Lease; bookmarks yield nothing.
 fn watched_lease(event: WatchEvent<Lease>) -> Option<Result<Option<Lease>, StoreError>> {
     match event {
         WatchEvent::Added(lease) | WatchEvent::Modified(lease) => Some(Ok(Some(lease))),

@@ -1,20 +1,20 @@
-//! The times of a Lease, checked once: a holder gives up before others may take over, and it
-//! has time for more than one try before it must.
+//! Timing of a Lease, validated once: a holder stops before others may take over, and has time for
+//! more than one renewal attempt before it must.
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// A period is shortened by up to this share of itself.
+/// Largest share by which jitter shortens a period.
 const JITTER: f64 = 0.2;
 
-/// Shortest time between two looks; anything faster is a burden on the API server.
+/// Shortest retry period; anything faster is a burden on the API server.
 pub(crate) const MIN_RETRY_PERIOD: Duration = Duration::from_millis(100);
 
-/// Longest time that a dead holder may keep others waiting.
+/// Longest time that a dead holder may block a Lease.
 pub(crate) const MAX_LEASE_DURATION: Duration = Duration::from_mins(10);
 
-/// Why times do not make a Lease.
+/// Why times are not a valid timing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TimingError {
     /// Others could take over while the holder still works.
@@ -22,12 +22,12 @@ pub enum TimingError {
         "the lease's duration ({duration:?}) must be longer than its renew deadline ({renew_deadline:?})"
     )]
     DurationTooShort {
-        /// The duration.
+        /// The lease duration.
         duration: Duration,
         /// The renew deadline.
         renew_deadline: Duration,
     },
-    /// The holder could come to its deadline before its first renewal.
+    /// The holder could reach its deadline before its first renewal.
     #[error(
         "the lease's renew deadline ({renew_deadline:?}) must be longer than 1.2 times its retry period ({retry_period:?})"
     )]
@@ -37,13 +37,13 @@ pub enum TimingError {
         /// The retry period.
         retry_period: Duration,
     },
-    /// The API server would be asked too often.
+    /// The API server would be called too often.
     #[error(
         "the lease's retry period ({0:?}) must be at least {min:?}",
         min = MIN_RETRY_PERIOD
     )]
     RetryPeriodTooShort(Duration),
-    /// A dead holder would keep others waiting for too long.
+    /// A dead holder would block the Lease for too long.
     #[error(
         "the lease's duration ({0:?}) must be at most {max:?}",
         max = MAX_LEASE_DURATION
@@ -51,7 +51,7 @@ pub enum TimingError {
     DurationTooLong(Duration),
 }
 
-/// The times of a Lease: `duration > renew_deadline > 1.2 * retry_period`.
+/// Times of a Lease: `duration > renew_deadline > 1.2 * retry_period`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     duration: Duration,
@@ -60,7 +60,7 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// 15 s, 10 s and 2 s, as the components of Kubernetes have it.
+    /// Returns 15 s, 10 s and 2 s, the defaults of client-go.
     fn default() -> Self {
         Self {
             duration: Duration::from_secs(15),
@@ -71,7 +71,7 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// Times that hold what the type promises.
+    /// Checks the times against each other.
     pub fn new(
         duration: Duration,
         renew_deadline: Duration,
@@ -102,39 +102,39 @@ impl Timing {
         })
     }
 
-    /// How long after they first saw a record others may take the Lease.
+    /// How long a record must go unchanged before others may take over the Lease.
     #[must_use]
     pub fn duration(&self) -> Duration {
         self.duration
     }
 
-    /// How long after it sent the last renewal that succeeded a holder goes on.
+    /// How long a holder goes on after it sent its last successful renewal.
     #[must_use]
     pub fn renew_deadline(&self) -> Duration {
         self.renew_deadline
     }
 
-    /// Time between two tries or looks, and the longest that one call may take.
+    /// Time between two attempts or polls, and the timeout of a single request.
     #[must_use]
     pub fn retry_period(&self) -> Duration {
         self.retry_period
     }
 
-    /// Time between two renewals that succeed: three tenths of the deadline, and at least a retry
-    /// period. With the default times the API server may be away for five seconds, at whatever
-    /// moment, and no Lease is lost.
+    /// Interval between two successful renewals: three tenths of the deadline, and at least a retry
+    /// period. With the default times, no Lease is lost in an API server outage of five seconds,
+    /// whenever it begins.
     #[must_use]
     pub fn renew_interval(&self) -> Duration {
         (self.renew_deadline * 3 / 10).max(self.retry_period)
     }
 
-    /// A retry period that is spread, so that many processes do not call at the same moment.
-    /// `random` is drawn from 0 to 1.
+    /// Returns the retry period with jitter, so that many processes do not call at the same moment.
+    /// `random` is between 0 and 1.
     pub(crate) fn with_jitter(&self, random: f64) -> Duration {
         jittered(self.retry_period, random)
     }
 
-    /// The time between two renewals, spread in the same way.
+    /// Returns the renewal interval with jitter. `random` is between 0 and 1.
     pub(crate) fn renewal_with_jitter(&self, random: f64) -> Duration {
         jittered(self.renew_interval(), random)
     }
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(timing.renewal_with_jitter(0.0), s(3));
         let tight = Timing::new(s(15), Duration::from_millis(2500), s(2));
         assert_eq!(tight.map(|timing| timing.renew_interval()), Ok(s(2)));
-        // The first try may come at any moment of five seconds of trouble.
+        // The first attempt may come at any moment of an outage of five seconds.
         let tries = timing.renewal_with_jitter(0.0) + 3 * timing.with_jitter(0.0);
         assert!(tries < timing.renew_deadline());
     }

@@ -1,17 +1,17 @@
-//! Who should own what. Every process computes the same from the same members and owners, so
-//! nobody has to be told.
+//! Assignment of shards to members. Every process computes the same assignment from the same
+//! members and owners, so nobody has to announce it.
 //!
-//! Loads differ by one at most. An owner keeps what it has as far as that allows, so a member
-//! that joins is given no more than its share, and one that leaves leaves only its own. What is
-//! to be given away goes where the weight of a member for a shard is greatest among those with
-//! room; that part is unchanged when one of its moves has come about, so that processes which
-//! see the moves at different times agree all the same.
+//! Loads differ by one at most. An owner keeps what it has as far as balance allows: a member that
+//! joins gets no more than its share, and one that leaves gives away only its own. Each shard that
+//! must move goes to the member with the highest weight for it among those with capacity
+//! (rendezvous hashing). That part does not change when one of its moves has completed, so
+//! processes that see the moves at different times still agree.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The owner that each of `shards` shards should have, given its present `owners`. Owners that
-/// are no members, and shards out of range, count for nothing; without members there is no plan.
+/// Assigns each of `shards` shards to a member, given the present `owners`. Owners that are not
+/// members, and shards out of range, are ignored; without members the result is empty.
 #[must_use]
 pub fn assign_shards<M>(
     members: &BTreeSet<M>,
@@ -64,7 +64,7 @@ where
     assigned
 }
 
-/// What a member keeps, and how much more it is to have.
+/// What a member keeps, and how many more shards it has capacity for.
 struct Capacity<'a, M> {
     member: &'a M,
     hash: u64,
@@ -72,6 +72,7 @@ struct Capacity<'a, M> {
     available: usize,
 }
 
+/// Computes each member's capacity from what it owns.
 fn capacities<'a, M>(
     members: &'a BTreeSet<M>,
     shards: u16,
@@ -90,8 +91,8 @@ where
         usize::from(shards) / members.len(),
         usize::from(shards) % members.len(),
     );
-    // Those who have one more than the least go on having it, before others come to it. How
-    // much more they have does not matter: it changes while they give away.
+    // Members that own one more than the minimum keep it before others get one. How many more they
+    // own does not matter: it changes while they give shards away.
     let mut ranked: Vec<(&M, Vec<u16>)> = owned.into_iter().collect();
     ranked.sort_by_cached_key(|(member, owned)| {
         (Reverse(owned.len() > least), Reverse(hash(member.as_ref())))
@@ -116,12 +117,13 @@ where
     ranked.into_iter().enumerate().map(capacity).collect()
 }
 
-/// How much a member, by its hash, is drawn to a shard. The same in all versions of the program.
+/// Computes the weight of a member, by its hash, for a shard. The same in all versions of the
+/// program.
 fn weight(member: u64, shard: u16) -> u64 {
     mix(member ^ mix(u64::from(shard).wrapping_add(0x9e37_79b9_7f4a_7c15)))
 }
 
-/// FNV-1a, and then mixed well.
+/// Hashes a name with FNV-1a and a final mix.
 fn hash(name: &str) -> u64 {
     let fnv = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -129,7 +131,7 @@ fn hash(name: &str) -> u64 {
     mix(fnv)
 }
 
-/// The last step of `SplitMix64`.
+/// Applies the last step of `SplitMix64`.
 fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

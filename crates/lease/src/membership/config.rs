@@ -1,4 +1,4 @@
-//! How a process takes part.
+//! Configuration of a membership.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,26 +11,25 @@ use crate::lease::{LeaseStore, Timing};
 /// How a process takes part in its fleet.
 #[derive(Clone)]
 pub struct MembershipConfig {
-    /// Where the Leases are kept. Its list and changes must cover those with `labels`.
+    /// Store of the Leases. Its list and watch must cover the Leases with `labels`.
     pub store: Arc<dyn LeaseStore>,
-    /// The listener: shard `n` of `N` has the Lease `<listener>-shard-<n>-of-<N>`.
+    /// Name of the listener: shard `n` of `N` has the Lease `<listener>-shard-<n>-of-<N>`.
     pub listener: String,
-    /// The name of this process's pod, and of its own Lease. No two processes that live may
-    /// share it.
+    /// Name of this process's pod and of its own Lease. No two live processes may share it.
     pub pod: String,
-    /// The uid of the pod, a part of this process's identities. Without an underscore.
+    /// UID of the pod, part of this process's identities. Must not contain an underscore.
     pub uid: String,
-    /// The times of the member's Lease. All members should have the same.
+    /// Times of the member's Lease. All members should have the same.
     pub timing: Timing,
-    /// Labels of all Leases. `observers.fraiseql.dev/lease` is set besides, to `member` or
+    /// Labels of all Leases. `observers.fraiseql.dev/lease` is added, with the value `member` or
     /// `shard`.
     pub labels: BTreeMap<String, String>,
-    /// With whom the Leases of the shards are to go.
+    /// Owner references of the shards' Leases.
     pub shard_lease_owners: Vec<OwnerReference>,
-    /// With whom the Lease of this process is to go: the pod.
+    /// Owner references of this process's Lease: the pod.
     pub member_lease_owners: Vec<OwnerReference>,
-    /// Whether the process with an identity is known to have ended, so that nobody needs to
-    /// wait for it. Asked often: it must answer at once. In a cluster it never is.
+    /// Tells whether the process with an identity is known to have ended, so that nobody needs to
+    /// wait for it. Called often: it must return at once. In a cluster it is always false.
     pub known_dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
 

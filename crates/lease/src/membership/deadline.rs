@@ -1,4 +1,4 @@
-//! A membership, and the task that ends it in time and does nothing else.
+//! Renew deadline of a membership, enforced by a task that does nothing else.
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::names::MemberId;
 
-/// The right to work at all: all holds end with it.
+/// Deadline by which a membership ends unless it is extended; all shard leases end with it.
 pub(super) struct RenewDeadline {
     pub(super) identity: MemberId,
     deadline: watch::Sender<Instant>,
@@ -17,6 +17,7 @@ pub(super) struct RenewDeadline {
 }
 
 impl RenewDeadline {
+    /// Starts the task that enforces the deadline.
     pub(super) fn start(identity: MemberId, deadline: Instant) -> Self {
         let lost = CancellationToken::new();
         let (sender, deadline) = watch::channel(deadline);
@@ -29,7 +30,7 @@ impl RenewDeadline {
         }
     }
 
-    /// Has it last until then, unless it has ended.
+    /// Extends the deadline, unless the membership has ended.
     pub(super) fn extend(&self, deadline: Instant) {
         self.deadline.send_replace(deadline);
     }

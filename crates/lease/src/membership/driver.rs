@@ -1,4 +1,5 @@
-//! Carries out what the core asks for, in one task that waits for everything at once.
+//! Driver of the state machine: one task that executes its commands and waits for all inputs at
+//! once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -23,14 +24,15 @@ use super::{MembershipConfig, MembershipStatus};
 use crate::lease::store::{LeaseEvent, LeaseEvents, LeaseStore, StoreError};
 use crate::lease::timing::Timing;
 
-/// Takes part in the fleet until `stop` is cancelled, and hands out a [`ShardLease`] for each shard
-/// that becomes this process's. `shards` says how many there are to be, at least one; `status`
-/// says what is known.
+/// Takes part in the fleet until `stop` is cancelled, and grants a [`ShardLease`] for each shard
+/// that this process acquires. `shards` holds the number of shards, at least one; `status` receives
+/// each change of the membership's status.
 ///
-/// When `stop` comes, or nobody receives the holds any more, all holds are asked to leave. Ends
-/// once they have been dropped, for which the caller sets a limit, and what they stood for has
-/// been given up, which takes two retry periods at most. Must be awaited to its end: dropping it
-/// loses all holds at once and leaves the Leases to expire.
+/// When `stop` is cancelled, or the receiver of the shard leases is dropped, the release of all
+/// shard leases is requested. Returns once they have been dropped, for which the caller sets a
+/// limit, and their Leases have been released, which takes two retry periods at most. Must be
+/// awaited to its end: dropping the future revokes all shard leases at once and leaves the Leases
+/// to expire.
 pub async fn join(
     config: MembershipConfig,
     shards: watch::Receiver<u16>,
@@ -66,13 +68,13 @@ pub async fn join(
     driver.run(shards, shard_leases, stop).await;
 }
 
-/// What came of asking for all Leases, or for their changes.
+/// Outcome of a list request or of opening a watch.
 enum SyncOutcome {
     List(Result<(Vec<Lease>, String), StoreError>),
     Watch(Result<LeaseEvents, StoreError>),
 }
 
-/// What was said last about what goes wrong.
+/// Outage that was logged last.
 #[derive(PartialEq)]
 enum ReportedOutage {
     Clear,
@@ -80,6 +82,7 @@ enum ReportedOutage {
     Forbidden,
 }
 
+/// State of the driver task.
 struct Driver {
     state: MembershipState,
     timing: Timing,
@@ -92,13 +95,14 @@ struct Driver {
     deadline: Option<RenewDeadline>,
     handles: BTreeMap<ShardId, ShardLeaseHandle>,
     drops: FuturesUnordered<BoxFuture<'static, ShardId>>,
-    /// Holds that the caller has not taken yet.
+    /// Granted shard leases that the caller has not received yet.
     undelivered: VecDeque<ShardLease>,
     status: watch::Sender<MembershipStatus>,
     reported: ReportedOutage,
 }
 
 impl Driver {
+    /// Runs until the state machine has finished.
     async fn run(
         mut self,
         mut shards: watch::Receiver<u16>,
@@ -149,7 +153,8 @@ impl Driver {
             };
         }
     }
-    /// Whether all is done.
+    /// Executes the commands that follow from an input. Returns whether the membership has
+    /// finished.
     fn handle(&mut self, input: Input) -> bool {
         let mut finished = false;
         for command in self.state.handle(input, Instant::now()) {
@@ -173,7 +178,7 @@ impl Driver {
                 Command::Revoke(shard_id) => {
                     if let Some(handle) = self.handles.get(&shard_id) {
                         let (listener, shard) = (&self.listener, shard_id.shard);
-                        warn!(listener, shard, "the shard's lease is not ours any more");
+                        warn!(listener, shard, "shard lease lost");
                         handle.lost.cancel();
                     }
                 }
@@ -184,7 +189,7 @@ impl Driver {
                 call => self.requests.extend(self.cache.execute(call)),
             }
         }
-        // The caller need not hear of what has ended before it was handed out.
+        // Leases that ended before the caller received them need not be delivered.
         self.undelivered.retain(|shard_lease| {
             !shard_lease.lost().is_cancelled() && !shard_lease.release_requested().is_cancelled()
         });
@@ -194,34 +199,37 @@ impl Driver {
         finished
     }
 
+    /// Extends the deadline of the membership, or starts one for a new identity.
     fn extend_deadline(&mut self, identity: MemberId, until: Instant) {
         match &self.deadline {
             Some(deadline) if deadline.identity == identity => deadline.extend(until),
             _ => {
-                info!(listener = self.listener, member = %identity, "taking part");
+                info!(listener = self.listener, member = %identity, "joined the fleet");
                 self.deadline = Some(RenewDeadline::start(identity, until));
             }
         }
     }
 
+    /// Ends the membership and all shard leases.
     fn revoke_all(&mut self, reason: &str) {
         if let Some(deadline) = self.deadline.take() {
             deadline.lost.cancel();
             let (listener, identity) = (&self.listener, &deadline.identity);
             if self.handles.is_empty() {
-                debug!(listener, member = %identity, reason, "no member under this identity any more");
+                debug!(listener, member = %identity, reason, "membership ended");
             } else {
-                warn!(listener, member = %identity, reason, "lost the lease of this member; stopping its work");
+                warn!(listener, member = %identity, reason, "membership lost; revoking its shard leases");
             }
         }
     }
 
+    /// Hands a shard lease to the caller, as soon as it has room for it.
     fn grant(&mut self, shard_id: ShardId) {
         let Some(deadline) = &self.deadline else {
             return;
         };
         let (listener, ShardId { shard_count, shard }) = (&self.listener, shard_id);
-        debug!(listener, shard, shard_count, member = %deadline.identity, "holding the shard");
+        debug!(listener, shard, shard_count, member = %deadline.identity, "shard lease acquired");
         let (shard_lease, handle, dropped) =
             ShardLease::new(shard_id, deadline.identity.clone(), &deadline.lost);
         self.handles.insert(shard_id, handle);
@@ -229,12 +237,13 @@ impl Driver {
         self.undelivered.push_back(shard_lease);
     }
 
+    /// Converts the outcome of a list or watch request into an input.
     fn on_synced(&mut self, outcome: SyncOutcome) -> Input {
         match outcome {
             SyncOutcome::List(Ok((leases, version))) => match version.parse() {
                 Ok(version) => Input::Listed(self.cache.replace_all(leases), version),
                 Err(_) => Input::ListFailed(WatchError::Failed(
-                    "the version of the list of leases is not a number".to_owned(),
+                    "the resource version of the lease list is not a number".to_owned(),
                 )),
             },
             SyncOutcome::List(Err(error)) => Input::ListFailed(watch_error(&error)),
@@ -246,6 +255,7 @@ impl Driver {
         }
     }
 
+    /// Converts a watch event, or the end of the watch, into an input.
     fn on_event(&mut self, event: Option<Result<LeaseEvent, StoreError>>) -> Input {
         match event {
             Some(Ok(LeaseEvent::Applied(lease))) => match self.cache.upsert(lease) {
@@ -264,7 +274,7 @@ impl Driver {
         }
     }
 
-    /// Tells what is known, where that is news.
+    /// Publishes the status if it has changed.
     fn publish_status(&mut self) {
         self.log_outage();
         let (members, shards) = self.state.assignments();
@@ -281,7 +291,7 @@ impl Driver {
             outage,
         };
         self.status.send_if_modified(|before| {
-            // The moment is worked out anew each time, and may differ in its last digit.
+            // The start of the outage is computed anew each time, and may differ in its last digit.
             let same = before.outage.is_some() == now.outage.is_some();
             let changed = MembershipStatus {
                 outage: before.outage.clone(),
@@ -294,7 +304,7 @@ impl Driver {
         });
     }
 
-    /// Says once what goes wrong, and once more when it has come right.
+    /// Logs each outage once, and its end once.
     fn log_outage(&mut self) {
         let listener = &self.listener;
         let now = match (self.state.outage(), self.state.is_forbidden()) {
@@ -306,28 +316,30 @@ impl Driver {
             return;
         }
         match self.state.outage() {
-            None => info!(listener, "the leases can be reached again"),
+            None => info!(listener, "lease store reachable again"),
             Some(outage) => {
                 let error = &outage.reason;
-                warn!(listener, error, "cannot reach the leases; trying again");
+                warn!(listener, error, "lease store unreachable; retrying");
             }
         }
         self.reported = now;
     }
 
+    /// Logs the end of the membership.
     fn log_finished(&self, all: bool) {
         let listener = &self.listener;
         if all {
-            info!(listener, "takes part no more; all was given up");
+            info!(listener, "left the fleet; all leases released");
         } else {
             warn!(
                 listener,
-                "could not give all up; others must wait until it expires"
+                "left the fleet without releasing all leases; others must wait until they expire"
             );
         }
     }
 }
 
+/// Starts a list request with a timeout.
 fn start_list(store: Arc<dyn LeaseStore>, timing: Timing) -> BoxFuture<'static, SyncOutcome> {
     let call = async move {
         let result = timeout(timing.retry_period(), store.list()).await;
@@ -336,6 +348,7 @@ fn start_list(store: Arc<dyn LeaseStore>, timing: Timing) -> BoxFuture<'static, 
     call.boxed()
 }
 
+/// Opens a watch with a timeout.
 fn start_watch(
     store: Arc<dyn LeaseStore>,
     version: u64,
@@ -349,6 +362,7 @@ fn start_watch(
     call.boxed()
 }
 
+/// Maps a store error to what the state machine needs to know.
 fn watch_error(error: &StoreError) -> WatchError {
     match error {
         StoreError::Expired => WatchError::Expired,
@@ -357,6 +371,7 @@ fn watch_error(error: &StoreError) -> WatchError {
     }
 }
 
+/// Waits for the cancellation of a token; forever if there is none.
 async fn cancelled(token: Option<CancellationToken>) {
     match token {
         Some(token) => token.cancelled().await,
@@ -364,6 +379,7 @@ async fn cancelled(token: Option<CancellationToken>) {
     }
 }
 
+/// Waits for the request in progress; forever if there is none.
 async fn next_outcome(sync: &mut Option<BoxFuture<'static, SyncOutcome>>) -> SyncOutcome {
     match sync {
         Some(sync) => sync.await,
@@ -371,6 +387,7 @@ async fn next_outcome(sync: &mut Option<BoxFuture<'static, SyncOutcome>>) -> Syn
     }
 }
 
+/// Waits for the next watch event; forever if there is no watch.
 async fn next_event(events: &mut Option<LeaseEvents>) -> Option<Result<LeaseEvent, StoreError>> {
     match events {
         Some(events) => events.next().await,

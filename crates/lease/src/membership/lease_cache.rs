@@ -1,5 +1,5 @@
-//! The Leases as they were last seen, so that a write keeps what others put into them, and the
-//! calls that write them, each bounded in time.
+//! Cache of the Leases as they were seen last, so that a write preserves fields of other programs,
+//! and the requests that write them, each with a timeout.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -19,16 +19,17 @@ use crate::lease::Identity;
 use crate::lease::record::{LeaseWriter, without_holder};
 use crate::lease::store::StoreError;
 
-/// What a fleet needs is more than what one Lease needs.
+/// Hint for a forbidden request: membership needs more verbs than leader election.
 const FORBIDDEN: &str = "the API server forbids it; grant get, list, watch, create, update and \
                          delete on leases";
 
-/// What came of a call about a Lease.
+/// Result of a request about one Lease.
 pub(super) struct CallResult {
     key: LeaseKey,
     result: Result<Option<Lease>, StoreError>,
 }
 
+/// Cached Leases of a fleet, by key.
 pub(super) struct LeaseCache {
     config: MembershipConfig,
     leases: BTreeMap<LeaseKey, (u64, Lease)>,
@@ -42,13 +43,14 @@ impl LeaseCache {
         }
     }
 
-    /// Keeps a Lease, if it is newer than what is kept. What matters of it, if it is of this
-    /// fleet and has a version that can be compared.
+    /// Inserts a Lease, unless a newer version is cached. Returns its key and state, if it belongs
+    /// to this fleet and has a comparable version.
     pub(super) fn upsert(&mut self, lease: Lease) -> Option<(LeaseKey, LeaseState)> {
         let key = LeaseKey::from_lease(&lease, &self.config.listener)?;
         Some((key.clone(), self.upsert_as(key, lease)?))
     }
 
+    /// Inserts a Lease under a key that is known already.
     fn upsert_as(&mut self, key: LeaseKey, lease: Lease) -> Option<LeaseState> {
         let state = LeaseState::from_lease(&lease)?;
         let kept = self.leases.get(&key);
@@ -58,7 +60,7 @@ impl LeaseCache {
         Some(state)
     }
 
-    /// Keeps all that there is, and nothing else.
+    /// Replaces the whole cache by a list.
     pub(super) fn replace_all(&mut self, leases: Vec<Lease>) -> Vec<(LeaseKey, LeaseState)> {
         self.leases.clear();
         leases
@@ -67,7 +69,7 @@ impl LeaseCache {
             .collect()
     }
 
-    /// Forgets a Lease that was deleted. Which that was, if one of this fleet.
+    /// Removes a deleted Lease by its name. Returns its key.
     pub(super) fn remove(&mut self, name: &str) -> LeaseKey {
         let listener = &self.config.listener;
         let key =
@@ -76,15 +78,15 @@ impl LeaseCache {
         key
     }
 
-    /// What the core is told of an answer.
+    /// Updates the cache from a response and converts it into an input of the state machine.
     pub(super) fn on_response(&mut self, response: CallResult) -> Input {
         let CallResult { key, result } = response;
         let result = match result {
-            // It is the one that was asked for, whatever its labels have become.
+            // It is the requested Lease, even if its labels have changed.
             Ok(Some(lease)) => match self.upsert_as(key.clone(), lease) {
                 Some(state) => Ok(Some(state)),
                 None => Err(WriteError::Failed(
-                    "the version of a lease is not a number".to_owned(),
+                    "the resource version of a lease is not a number".to_owned(),
                 )),
             },
             Ok(None) => {
@@ -98,7 +100,7 @@ impl LeaseCache {
         Input::Response(key, result)
     }
 
-    /// The call that an action asks for.
+    /// Builds the request for a command; none if the command is not a request.
     pub(super) fn execute(&self, command: Command) -> Option<BoxFuture<'static, CallResult>> {
         let (key, request) = match command {
             Command::Write {
@@ -134,6 +136,7 @@ impl LeaseCache {
         Some(bounded.boxed())
     }
 
+    /// Builds a write that replaces the cached version, or creates the Lease.
     fn write(
         &self,
         key: &LeaseKey,
@@ -177,6 +180,7 @@ impl LeaseCache {
         request.boxed()
     }
 
+    /// Creates the writer of a Lease with its role's labels and owners.
     fn writer(&self, key: &LeaseKey, holder: &str) -> LeaseWriter {
         let config = &self.config;
         let (kind, owners) = match key {
@@ -194,12 +198,13 @@ impl LeaseCache {
         }
     }
 
+    /// Returns the name of the Lease with this key.
     fn lease_name(&self, key: &LeaseKey) -> String {
         key.lease_name(&self.config.listener)
     }
 }
 
-/// An error with its causes.
+/// Formats an error with its sources.
 pub(super) fn error_chain(error: &StoreError) -> String {
     let mut text = match error {
         StoreError::Forbidden(_) => FORBIDDEN.to_owned(),

@@ -1,15 +1,15 @@
-//! Many processes that share the shards of a listener.
+//! Fleet membership: many processes share the shards of a listener.
 //!
-//! Each keeps a Lease of its own, the member's, named by its pod, and renews it. Each shard has
-//! a Lease that names its owner and is written only when it changes hands: it is alive as long
-//! as its owner's own Lease is. All follow the changes of all, and each works out the same plan
-//! of who should own what; then it claims what is planned for it and free, and hands over what
-//! is planned for another. So a fleet at rest costs one write for each member and renewal, and
-//! one watch for each member.
+//! Each process is a member with a Lease of its own, named after its pod, and renews it as a
+//! heartbeat. Each shard has a Lease that names its owner; it is written only when the shard
+//! changes hands, and is valid as long as its owner's own Lease is. All members watch all Leases,
+//! and each computes the same assignment of shards to members. Then it claims shards that are
+//! assigned to it and unowned, and releases shards that are assigned to others. A fleet at rest
+//! costs one write per member and renewal, and one watch per member.
 //!
-//! [`join`] takes part for as long as the process lives, and hands out a [`ShardLease`] for each
-//! shard that becomes this process's. When the member's Lease is lost, all holds are, at once;
-//! the process then joins anew under a new identity.
+//! [`join`] takes part for as long as the process lives, and grants a [`ShardLease`] for each shard
+//! that this process acquires. When the member's Lease is lost, all shard leases are lost with it,
+//! at once; the process then joins again under a new identity.
 
 mod assignment;
 mod config;

@@ -1,4 +1,4 @@
-//! What the Leases of a fleet are called, and what matters of one.
+//! Keys and states of a fleet's Leases: their names, labels and annotations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,55 +7,55 @@ use k8s_openapi::api::coordination::v1::Lease;
 
 use crate::lease::record::read_record;
 
-/// The label that tells what a Lease of a fleet is for.
+/// Label with the role of a Lease in the fleet.
 pub(crate) const ROLE_LABEL: &str = "observers.fraiseql.dev/lease";
-/// Its value on the Lease that says that a process takes part.
+/// Role of the Lease by which a process is a member.
 pub(crate) const MEMBER_ROLE: &str = "member";
-/// Its value on the Lease that says whose a shard is.
+/// Role of the Lease that names the owner of a shard.
 pub(crate) const SHARD_ROLE: &str = "shard";
-/// The annotation of a member that tells of how many shards it takes its share. Without it, the
-/// member takes on nothing: it is about to end.
+/// Annotation of a member with the shard count of the layout that it works in. A member without it
+/// is shutting down and takes no shards.
 pub(crate) const SHARDS_ANNOTATION: &str = "observers.fraiseql.dev/shards";
 
-/// The identity of a member, which is new each time that its process joins.
+/// Identity of a member, new each time that its process joins.
 pub(crate) type MemberId = Arc<str>;
 
-/// The name of a pod.
+/// Name of a pod.
 pub(crate) type PodName = Arc<str>;
 
 /// One shard of one layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ShardId {
-    /// How many shards the layout has.
+    /// Number of shards in the layout.
     pub(crate) shard_count: u16,
-    /// Which of them.
+    /// Index of the shard.
     pub(crate) shard: u16,
 }
 
-/// Which Lease of a fleet.
+/// Key of a Lease in the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum LeaseKey {
-    /// That of the member with this pod.
+    /// The Lease of the member in this pod.
     Member(PodName),
-    /// That of a shard.
+    /// The Lease of a shard.
     Shard(ShardId),
 }
 
-/// What matters of a Lease.
+/// Fields of a Lease that decisions depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseState {
-    /// Grows with each write to any Lease.
+    /// Resource version, which grows with each write to any Lease.
     pub(crate) version: u64,
-    /// Nobody when it was given up.
+    /// Identity of the holder; none after a release.
     pub(crate) holder: Option<MemberId>,
-    /// How long its holder wants others to wait, as it wrote it.
+    /// How long the holder wants others to wait, as it wrote it.
     pub(crate) duration: Duration,
-    /// Of how many shards the member takes its share; none where it takes on nothing.
+    /// Shard count of the layout that the member works in; zero if it takes no shards.
     pub(crate) desired_shards: u16,
 }
 
 impl LeaseKey {
-    /// What the Lease is called among those of `listener`.
+    /// Returns the name of the Lease among those of `listener`.
     pub(crate) fn lease_name(&self, listener: &str) -> String {
         match self {
             Self::Member(pod) => pod.to_string(),
@@ -65,7 +65,7 @@ impl LeaseKey {
         }
     }
 
-    /// Which Lease of `listener` this is, if any.
+    /// Returns the key of a Lease, if it belongs to `listener`.
     pub(crate) fn from_lease(lease: &Lease, listener: &str) -> Option<Self> {
         let label = lease.metadata.labels.as_ref()?.get(ROLE_LABEL)?;
         let name = lease.metadata.name.as_deref()?;
@@ -76,7 +76,7 @@ impl LeaseKey {
         }
     }
 
-    /// Which shard's Lease bears this name.
+    /// Parses the name of a shard's Lease.
     pub(crate) fn parse_shard(name: &str, listener: &str) -> Option<Self> {
         let rest = name.strip_prefix(listener)?.strip_prefix("-shard-")?;
         let (shard, shard_count) = rest.split_once("-of-")?;
@@ -90,7 +90,7 @@ impl LeaseKey {
 }
 
 impl LeaseState {
-    /// What matters of `lease`; nothing where its version is not the number it should be.
+    /// Extracts the state of a Lease; none if its version is not a number.
     pub(crate) fn from_lease(lease: &Lease) -> Option<Self> {
         let record = read_record(lease);
         Some(Self {
@@ -102,12 +102,13 @@ impl LeaseState {
     }
 }
 
+/// Parses the annotation with the member's shard count.
 fn desired_shards(lease: &Lease) -> Option<u16> {
     let annotations = lease.metadata.annotations.as_ref()?;
     annotations.get(SHARDS_ANNOTATION)?.parse().ok()
 }
 
-/// The pod that a process with this identity runs in.
+/// Returns the name of the pod in which the process with this identity runs.
 pub(crate) fn pod_of(identity: &str) -> &str {
     identity.rsplitn(3, '_').last().unwrap_or(identity)
 }

@@ -1,16 +1,16 @@
-//! The right to work on a shard, as it is handed out.
+//! Shard leases, as they are granted to the caller.
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::names::{MemberId, ShardId};
 
-/// The right to work on a shard.
+/// Exclusive right to work on a shard.
 ///
-/// Dropping it says that nothing of the work is under way any more: then the shard's Lease is
-/// given up, unless it was lost, and only then is the shard handed out again.
+/// Dropping it confirms that no work on the shard is in flight any more. Only then is the shard's
+/// Lease released, unless it was lost, and only then is the shard granted again.
 #[derive(Debug)]
-#[must_use = "dropping it gives the shard up"]
+#[must_use = "dropping it releases the shard"]
 pub struct ShardLease {
     shard_id: ShardId,
     holder: MemberId,
@@ -19,7 +19,7 @@ pub struct ShardLease {
     _dropped: oneshot::Sender<()>,
 }
 
-/// What is kept of a hold that was handed out.
+/// Driver's side of a granted shard lease.
 #[derive(Debug)]
 pub(super) struct ShardLeaseHandle {
     pub(super) lost: CancellationToken,
@@ -27,7 +27,8 @@ pub(super) struct ShardLeaseHandle {
 }
 
 impl ShardLease {
-    /// A hold that ends with `membership` at the latest; the receiver hears of its drop.
+    /// Creates a shard lease that ends with `membership` at the latest, and a receiver that
+    /// completes when it is dropped.
     pub(super) fn new(
         shard_id: ShardId,
         holder: MemberId,
@@ -49,33 +50,33 @@ impl ShardLease {
         (hold, handle, dropped)
     }
 
-    /// The shard.
+    /// Returns the index of the shard.
     #[must_use]
     pub fn shard(&self) -> u16 {
         self.shard_id.shard
     }
 
-    /// How many shards there are.
+    /// Returns the number of shards in the layout.
     #[must_use]
     pub fn shard_count(&self) -> u16 {
         self.shard_id.shard_count
     }
 
-    /// The identity that the Lease names.
+    /// Returns the identity that the shard's Lease names.
     #[must_use]
     pub fn holder(&self) -> &str {
         &self.holder
     }
 
-    /// Cancelled when the right to work has ended: at the deadline, by a timer that depends on
-    /// no call and no other task, or when the Lease was seen in other hands or deleted.
+    /// Token that is cancelled when the right has ended: at the deadline, by a timer that depends
+    /// on no request and no other task, or when the Lease was seen with another holder or deleted.
     #[must_use]
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 
-    /// Cancelled when the shard is to be handed over: what is in flight may be finished and
-    /// saved before the hold is dropped.
+    /// Token that is cancelled when the shard is to be handed over: deliveries in flight may finish
+    /// and be saved before the shard lease is dropped.
     #[must_use]
     pub fn release_requested(&self) -> &CancellationToken {
         &self.release_requested

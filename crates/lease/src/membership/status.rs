@@ -1,29 +1,29 @@
-//! What a process knows of its fleet.
+//! Status of a membership, as one process sees it.
 
 /// What a process knows of its fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MembershipStatus {
-    /// The identity of this process; none while it is no member.
+    /// Identity of this process; none while it is not a member.
     pub identity: Option<String>,
-    /// How many processes take part, this one included.
+    /// Number of live members, this one included.
     pub members: usize,
-    /// How many shards there are to be.
+    /// Number of shards in the layout.
     pub shard_count: u16,
-    /// Each of them, in order.
+    /// Assignment of each shard, in order.
     pub shards: Vec<ShardAssignment>,
-    /// What keeps this process from knowing or writing the Leases, and since when.
+    /// Error that keeps this process from reading or writing the Leases, and since when.
     pub outage: Option<String>,
 }
 
 /// What a process knows of one shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardAssignment {
-    /// The shard.
+    /// Index of the shard.
     pub shard: u16,
-    /// The identity of the member that owns it.
+    /// Identity of the live member that owns it.
     pub holder: Option<String>,
     /// Whether this process holds it.
     pub held: bool,
-    /// Whether it is planned for this process, which does not hold it yet.
+    /// Whether it is assigned to this process, which does not hold it yet.
     pub pending: bool,
 }

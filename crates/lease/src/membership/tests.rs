@@ -1,5 +1,4 @@
-//! The driver against an imitation of the API server. Time is paused: it moves on only when
-//! everybody waits.
+//! The driver against a fake API server. Time is paused: it advances only when all tasks wait.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +16,7 @@ use crate::testing::fake_api_server::{CallBehaviour, CallKind, DROP_REQUEST, FAI
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A member with a caller that takes every hold and drops it when it is to.
+/// Member with a caller that receives every shard lease and drops it when requested.
 struct TestMember {
     status: watch::Receiver<MembershipStatus>,
     stop: CancellationToken,
@@ -39,7 +38,7 @@ fn config(server: &FakeApiServer, pod: &str) -> MembershipConfig {
     }
 }
 
-/// Works until the hold is lost or to leave; takes `drain` for leaving.
+/// Works until the shard lease is lost or its release is requested; draining takes `drain`.
 async fn hold_until_released(shard_lease: ShardLease, drain: Duration) {
     tokio::select! {
         biased;
@@ -81,7 +80,7 @@ impl TestMember {
         self.status.borrow().identity.clone()
     }
 
-    /// Dies without a word.
+    /// Ends the process without a release.
     fn kill(self) {
         self.driver.abort();
         self.worker.abort();
@@ -94,8 +93,8 @@ impl TestMember {
     }
 }
 
-/// Waits until `condition` holds, and says after how much of the paused time that was: what is
-/// promised of it is the same on a machine of any speed.
+/// Waits until `condition` holds, and returns after how much paused time that was, which is the
+/// same on a machine of any speed.
 async fn wait_for(limit: Duration, mut condition: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !condition() {
@@ -150,16 +149,16 @@ async fn members_balance_shards_and_take_over() {
     let (server, shards) = (FakeApiServer::new(), watch::Sender::new(16));
     let mut members = join_members(&server, 3, &shards);
     wait_for(60 * SECOND, || all_owned(&members, 16)).await;
-    // What one leaves in good order is taken at once.
+    // What a member releases on shutdown is acquired at once.
     members.swap_remove(0).stop().await;
     let took = wait_for(5 * SECOND, || all_owned(&members, 16)).await;
     assert!(took < SECOND, "{took:?}");
     assert!(server.lease_named("shop-0").is_none());
-    // One that dies is waited for.
+    // The shards of a member that crashes are acquired after its Lease has expired.
     members.swap_remove(0).kill();
     let took = wait_for(30 * SECOND, || all_owned(&members, 16)).await;
     assert!(took > 10 * SECOND && took < 17 * SECOND, "{took:?}");
-    // And its Lease goes, as nothing names it any more.
+    // Its Lease is deleted once no shard's Lease names it.
     wait_for(30 * SECOND, || server.leases().len() == 17).await;
 }
 
@@ -205,7 +204,7 @@ async fn member_that_loses_its_lease_rejoins_at_once() {
             taken
         });
         wait_for(SECOND, || members[0].identity() != before).await;
-        // What a deleted Lease stood for is known to be over by the one whose it was.
+        // The member itself knows that its former identity, named by a deleted Lease, has ended.
         let took = wait_for(20 * SECOND, || all_owned(&members, 4)).await;
         assert!(took < SECOND, "{took:?}");
         assert_ne!(members[0].identity(), before);

@@ -1,9 +1,8 @@
-//! What a process has seen of the Leases of its fleet, and what follows about who lives.
+//! View of a fleet's Leases, and of which members are alive.
 //!
-//! It is fed from three sides: lists, the changes that follow them, and the answers to this
-//! process's own calls, which run ahead of the changes. Of two records of a Lease the one with
-//! the higher version counts. How far the changes have come is known, so that nothing is
-//! concluded from what they have not shown yet.
+//! It is fed by lists, by watch events, and by responses to this process's own requests, which run
+//! ahead of the watch. Of two states of a Lease, the higher version wins. The view knows how far
+//! the watch has come, and concludes nothing from what the watch has not shown yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,46 +12,47 @@ use tokio::time::Instant;
 use super::names::{LeaseKey, LeaseState, MemberId, PodName, ShardId, pod_of};
 use crate::lease::timing::MAX_LEASE_DURATION;
 
-/// A record, and since when this process has seen it in this very version.
+/// State of a Lease, and since when this process has seen this version.
 #[derive(Clone, Debug)]
 pub(crate) struct CachedLease {
     pub(crate) state: LeaseState,
     pub(crate) since: Instant,
 }
 
-/// Who held a shard's Lease when it was deleted, which that process may not know yet.
+/// Last holder of a deleted shard Lease, who may not know of the deletion yet.
 #[derive(Clone, Debug)]
 pub(crate) struct DeletedShardLease {
     pub(crate) holder: MemberId,
     since: Instant,
 }
 
-/// What is known of the process with some identity.
+/// Whether the process with an identity may still work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Liveness {
     /// It may work, at least until then.
     Alive(Instant),
-    /// Its time has passed, as far as this process sees. That must be written down, over the
-    /// version that was seen, before anybody builds on it: a view may be old.
+    /// Its Lease has expired as far as this process sees. That must be written, over the version
+    /// that was seen, before anyone relies on it: a view may be stale.
     Expired,
     /// It does not work any more.
     Dead,
 }
 
+/// All Leases of a fleet, as this process has seen them.
 #[derive(Debug)]
 pub(crate) struct LeaseView {
-    /// How long a record must have been seen before its holder's time is over, at least.
+    /// Minimum time that a record must go unchanged before it expires.
     duration: Duration,
     pub(crate) members: BTreeMap<PodName, CachedLease>,
     pub(crate) shards: BTreeMap<ShardId, CachedLease>,
     pub(crate) deleted_shards: BTreeMap<ShardId, DeletedShardLease>,
-    /// Holders without a Lease of their own, and since when this process knows.
+    /// Holders without a member Lease, and since when this process knows.
     missing_members: BTreeMap<MemberId, Instant>,
-    /// How far the changes have come.
+    /// Version up to which the watch has come.
     pub(crate) watched_version: u64,
-    /// An answer that the changes have not come to yet, and when it came.
+    /// Version of an own write that the watch has not shown yet, and since when it is due.
     awaited_write: Option<(u64, Instant)>,
-    /// The latest version that a call was answered with.
+    /// Highest version in a response.
     latest_written: u64,
     pub(crate) listed: bool,
 }
@@ -72,6 +72,7 @@ impl LeaseView {
         }
     }
 
+    /// Returns the cached state of a Lease.
     pub(crate) fn get(&self, key: &LeaseKey) -> Option<&CachedLease> {
         match key {
             LeaseKey::Member(pod) => self.members.get(pod),
@@ -79,7 +80,7 @@ impl LeaseView {
         }
     }
 
-    /// Takes note of all that there is.
+    /// Applies a list of all Leases.
     pub(crate) fn apply_list(
         &mut self,
         states: Vec<(LeaseKey, LeaseState)>,
@@ -87,7 +88,7 @@ impl LeaseView {
         now: Instant,
     ) {
         let listed: BTreeSet<&LeaseKey> = states.iter().map(|(key, _)| key).collect();
-        // A list that is behind what was seen is of a server that has lost its memory.
+        // A list older than what was seen comes from a server that has lost state.
         let server_lost_state = version < self.watched_version;
         let keys = self.members.keys().cloned().map(LeaseKey::Member);
         let keys = keys.chain(self.shards.keys().copied().map(LeaseKey::Shard));
@@ -117,16 +118,16 @@ impl LeaseView {
         self.settle_awaited_write(now);
     }
 
-    /// Takes note of a change that followed. Whether it is a renewal and nothing else.
+    /// Applies a watch event. Returns whether it is a renewal and nothing else.
     pub(crate) fn apply_event(&mut self, key: LeaseKey, state: LeaseState, now: Instant) -> bool {
         self.watched_version = self.watched_version.max(state.version);
         let settled = self.settle_awaited_write(now);
         self.upsert(key, state, now) && !settled
     }
 
-    /// Takes note of a deletion that followed.
+    /// Applies a deletion that the watch has shown.
     pub(crate) fn apply_deletion(&mut self, key: &LeaseKey, now: Instant) {
-        // What an answer told and the changes have not shown came later than the deletion.
+        // A newer state from a response is later than the deletion.
         if self
             .get(key)
             .is_some_and(|s| s.state.version <= self.watched_version)
@@ -135,21 +136,21 @@ impl LeaseView {
         }
     }
 
-    /// Takes note of what a call was answered with, as soon as the answer came.
+    /// Applies the state that a response contains, as soon as it has arrived.
     pub(crate) fn apply_response(&mut self, key: LeaseKey, state: LeaseState, now: Instant) {
         self.latest_written = self.latest_written.max(state.version);
         self.settle_awaited_write(now);
         self.upsert(key, state, now);
     }
 
-    /// Takes note that there was no such Lease, as a look told that began at `sent`.
+    /// Applies the response that there is no such Lease, to a request sent at `sent`.
     pub(crate) fn apply_missing(&mut self, key: &LeaseKey, sent: Instant, now: Instant) {
         if self.get(key).is_some_and(|cached| cached.since <= sent) {
             self.remove(key, now);
         }
     }
 
-    /// Takes note that this process has deleted a Lease.
+    /// Applies a deletion by this process.
     pub(crate) fn apply_own_deletion(&mut self, key: &LeaseKey) {
         match key {
             LeaseKey::Member(pod) => drop(self.members.remove(pod)),
@@ -157,12 +158,12 @@ impl LeaseView {
         }
     }
 
-    /// Since when the changes owe this process a write of its own.
+    /// Returns since when the watch has owed this process one of its own writes.
     pub(crate) fn awaiting_own_write_since(&self) -> Option<Instant> {
         self.awaited_write.map(|(_, since)| since)
     }
 
-    /// Looks what the changes owe. Whether they have paid something.
+    /// Updates the own write that the watch still owes. Returns whether one has been shown.
     fn settle_awaited_write(&mut self, now: Instant) -> bool {
         let awaited = self.awaited_write;
         if awaited.is_none_or(|(version, _)| version <= self.watched_version) {
@@ -172,9 +173,11 @@ impl LeaseView {
         awaited.is_some() && self.awaited_write != awaited
     }
 
+    /// Inserts a state unless a newer one is cached. Returns whether it changes nothing but the
+    /// renewal.
     fn upsert(&mut self, key: LeaseKey, state: LeaseState, now: Instant) -> bool {
         let routine = match self.get(&key) {
-            // One of our own writes to a shard's Lease has come back.
+            // The watch shows this process's own write to a shard's Lease.
             Some(cached) if cached.state.version >= state.version => {
                 return cached.state.version > state.version || matches!(key, LeaseKey::Member(_));
             }
@@ -189,6 +192,7 @@ impl LeaseView {
         routine
     }
 
+    /// Inserts a state, seen since now.
     fn insert(&mut self, key: LeaseKey, state: LeaseState, now: Instant) {
         let cached = CachedLease { state, since: now };
         match key {
@@ -200,6 +204,7 @@ impl LeaseView {
         }
     }
 
+    /// Removes a Lease and remembers the last holder of a shard.
     fn remove(&mut self, key: &LeaseKey, now: Instant) {
         match key {
             LeaseKey::Member(pod) => drop(self.members.remove(pod)),
@@ -216,7 +221,7 @@ impl LeaseView {
         }
     }
 
-    /// When a member's time is over unless it is seen to renew.
+    /// Returns when a member's Lease expires unless it is renewed.
     pub(crate) fn expiry(&self, cached: &CachedLease) -> Instant {
         cached.since
             + cached
@@ -226,10 +231,11 @@ impl LeaseView {
                 .max(self.duration)
     }
 
-    /// What is known of the process `id`, as a record of the version `claimed` names it.
+    /// Returns the liveness of the process `id`, which a record of version `claimed` names.
     pub(crate) fn liveness(&mut self, id: &MemberId, claimed: u64, now: Instant) -> Liveness {
         if claimed > self.watched_version {
-            // Its own Lease may not have been seen yet, as it came before what it has claimed.
+            // The watch may not have shown the member's own Lease yet, which was written before the
+            // claim.
             return Liveness::Alive(now + self.duration);
         }
         let Some(cached) = self.members.get(pod_of(id)) else {
@@ -244,7 +250,7 @@ impl LeaseView {
         self.missing_members.remove(id);
         let until = self.expiry(cached);
         if cached.state.holder.as_ref() != Some(id) {
-            // Nobody takes a member's Lease before its holder's time is over.
+            // Nobody takes over a member's Lease before it has expired.
             Liveness::Dead
         } else if now >= until {
             Liveness::Expired
@@ -253,12 +259,13 @@ impl LeaseView {
         }
     }
 
-    /// When a deleted Lease is anybody's, even if its last owner lives: it has found out.
+    /// Returns when a deleted shard Lease may be claimed even if its last owner is alive: it must
+    /// have noticed by then.
     pub(crate) fn reserved_until(&self, deleted: &DeletedShardLease) -> Instant {
         deleted.since + self.duration * 2
     }
 
-    /// Forgets whom no record names any more.
+    /// Removes entries that no record names any more.
     pub(crate) fn prune(&mut self, now: Instant) {
         let duration = self.duration;
         self.deleted_shards
@@ -274,7 +281,7 @@ impl LeaseView {
         }
     }
 
-    /// Whether a shard's Lease names a process of `pod`.
+    /// Returns whether a shard's Lease names a process of `pod`.
     pub(crate) fn references_pod(&self, pod: &str) -> bool {
         let held = self
             .shards

@@ -1,5 +1,6 @@
-//! Processes with clocks of their own around one Lease, with calls that are slow, lost or land
-//! late, with kills and pauses, all drawn from a seed: never do two hold at once.
+//! Simulation of processes with different clocks around one Lease. Requests are slow, lost or late,
+//! and processes are killed or paused, all drawn from a seed. Two processes must never hold the
+//! Lease at once.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
@@ -18,33 +19,36 @@ use tokio::time::Instant;
 
 const SECOND: Micros = 1_000_000;
 const CANDIDATES: usize = 4;
-/// How long things go wrong, and how long they may take to come right afterwards.
+/// How long faults are injected, and how long recovery may take afterwards.
 const FAULT_PERIOD: Micros = 600 * SECOND;
 const RECOVERY_PERIOD: Micros = 60 * SECOND;
-/// Seeds that are played in a plain run, and in a long one.
+/// Number of seeds in a plain run, and in a soak run.
 const SEEDS: (u32, u32) = (80, 1000);
 
 fn seeds() -> u64 {
     rounds(SEEDS.0, SEEDS.1).into()
 }
 
+/// Request about the Lease.
 #[derive(Clone)]
 enum ElectionCall {
     Get,
-    /// A record to be written, over the version that was seen or as a new one.
+    /// Write of a holder, over the version that was seen or as a new record.
     Write(Option<String>, Option<String>),
 }
 
-/// The Lease as it is, where there is one; or that the write was refused.
+/// Current record, if there is one, or the rejection of a write.
 type CallAnswer = Result<Option<LeaseRecord>, CallRejected>;
 
+/// Rejection of a write over another version.
 struct CallRejected;
 
+/// Event of the simulation.
 enum ElectionEvent {
     Wake,
-    /// A call comes to the API server, which knows no processes.
+    /// A request reaches the API server, even if its process has died.
     RequestArrives(u64, ElectionCall, Instant),
-    /// An answer comes back.
+    /// A response reaches its process.
     ResponseArrives(u64, ElectionCall, Instant, CallAnswer),
     TimedOut(u64),
     WatchEvent(Option<LeaseRecord>),
@@ -52,17 +56,19 @@ enum ElectionEvent {
     Paused(Micros),
 }
 
+/// Process that runs for the Lease, with its own clock.
 struct Candidate {
     me: Identity,
     boot: u64,
     rate: f64,
     paused_until: Micros,
     observed: ObservedLease,
-    /// The version that the next write is to replace, and the deadline.
+    /// Version that the next write replaces, and the deadline.
     holds: Option<(String, Instant)>,
     in_flight: Option<u64>,
 }
 
+/// True time, the processes, the Lease and the events to come.
 struct ElectionWorld {
     random: StdRng,
     timing: Timing,
@@ -121,7 +127,7 @@ impl ElectionWorld {
         self.epoch + Duration::from_secs_f64(elapsed)
     }
 
-    /// A local time span in true time.
+    /// Converts a local duration into true time.
     fn true_duration(&self, p: usize, local_duration: Duration) -> Micros {
         let micros = local_duration.div_f64(self.candidates[p].rate).as_micros();
         Micros::try_from(micros).unwrap() + 1
@@ -135,7 +141,7 @@ impl ElectionWorld {
         if self.is_recovering() || self.random.random_bool(0.7) {
             self.random.random_range(1_000..50_000)
         } else {
-            // Long after the caller has given up on it, too.
+            // Sometimes long after the caller has given up on it.
             self.random.random_range(0..30 * SECOND)
         }
     }
@@ -190,7 +196,7 @@ impl ElectionWorld {
                 self.schedule(0, p, ElectionEvent::Paused(length));
             }
             10..12 => {
-                // Somebody edits its labels.
+                // Another program edits the labels.
                 if let Some(lease) = &mut self.lease {
                     self.version += 1;
                     lease.version = self.version.to_string();
@@ -249,7 +255,7 @@ impl ElectionWorld {
                 process.holds = None;
                 self.send(p, ElectionCall::Get);
             }
-            // Graceful ends come as any other write.
+            // A graceful release is a write like any other.
             Some((version, _)) => {
                 let (version, me) = (version.clone(), process.me.as_str().to_owned());
                 let ends = !self.is_recovering() && self.random.random_bool(0.03);
@@ -308,7 +314,7 @@ impl ElectionWorld {
         );
     }
 
-    /// News travel at any speed, and may overtake each other.
+    /// Sends watch events to all processes; they may overtake each other.
     fn broadcast(&mut self) {
         for p in 0..CANDIDATES {
             let latency = self.latency();
@@ -390,7 +396,8 @@ fn two_processes_never_hold_the_lease_at_once() {
     );
 }
 
-/// The simulation can tell: with clocks that break the rule, two do hold at once.
+/// Sanity check of the simulation: with excessive clock drift, two processes do hold the Lease at
+/// once.
 #[test]
 fn excessive_clock_drift_is_detected() {
     let caught = (0..seeds()).any(|seed| ElectionWorld::new(seed, 0.3..3.0).run().is_err());

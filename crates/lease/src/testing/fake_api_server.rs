@@ -1,5 +1,5 @@
-//! A small imitation of the API server, for its Leases. Calls take as long as they are told to,
-//! have their effect even when the caller has given up on them, and are counted.
+//! Fake API server for Leases. Calls take as long as configured, take effect even if the caller has
+//! given up on them, and are counted.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,41 +16,41 @@ use tokio::time::{Instant, sleep};
 
 use crate::lease::store::{LeaseEvent, LeaseEvents, LeaseStore, LeaseWatch, StoreError};
 
-/// How a call fares.
+/// How a call is delayed or fails.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CallBehaviour {
-    /// How long it travels before it has its effect.
+    /// Delay before it takes effect.
     pub(crate) request_delay: Duration,
-    /// How long the answer travels.
+    /// Delay of the response.
     pub(crate) response_delay: Duration,
-    /// Whether it has no effect and fails at once.
+    /// Whether it fails at once without effect.
     pub(crate) fails: bool,
 }
 
 const NEVER: Duration = Duration::from_hours(10);
 
-/// Has no effect, and is not answered.
+/// Has no effect, and gets no response.
 pub(crate) const DROP_REQUEST: CallBehaviour = CallBehaviour {
     request_delay: NEVER,
     response_delay: NEVER,
     fails: false,
 };
 
-/// Has its effect, but the answer is lost.
+/// Takes effect, but the response is lost.
 pub(crate) const DROP_RESPONSE: CallBehaviour = CallBehaviour {
     request_delay: Duration::ZERO,
     response_delay: NEVER,
     fails: false,
 };
 
-/// Has no effect, and fails at once.
+/// Fails at once without effect.
 pub(crate) const FAIL: CallBehaviour = CallBehaviour {
     request_delay: Duration::ZERO,
     response_delay: Duration::ZERO,
     fails: true,
 };
 
-/// The kinds of call, as they are counted.
+/// Kinds of calls, as they are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallKind {
     Get,
@@ -61,22 +61,23 @@ pub(crate) enum CallKind {
     WatchAll,
 }
 
-/// A Lease's name, and what it became.
+/// Name of a Lease, and its new state.
 type StoredChange = (String, Option<Lease>);
 
-/// Changes that a watcher may be behind.
+/// Number of changes that a watcher may be behind.
 const WATCH_BACKLOG: usize = 10_000;
 
+/// State of the fake API server.
 struct ServerState {
     leases: BTreeMap<String, Lease>,
     version: u64,
     /// All changes after the version `compacted`.
     history: Vec<(u64, StoredChange)>,
     compacted: u64,
-    /// The fates of the next calls, then that of all others.
+    /// Behaviour of the next calls; all others have the default.
     queued_behaviours: VecDeque<CallBehaviour>,
     default_behaviour: CallBehaviour,
-    /// What calls that fail are answered with.
+    /// Status code of failing calls.
     failure_code: u16,
     may_watch: bool,
     stalled_watches: bool,
@@ -85,6 +86,7 @@ struct ServerState {
     changes: broadcast::Sender<StoredChange>,
 }
 
+/// Fake API server, shared by its clients.
 #[derive(Clone)]
 pub(crate) struct FakeApiServer(Arc<Mutex<ServerState>>);
 
@@ -110,7 +112,7 @@ impl FakeApiServer {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The Lease, where there is only one.
+    /// Returns the only Lease.
     pub(crate) fn lease(&self) -> Option<Lease> {
         self.state().leases.values().next().cloned()
     }
@@ -139,7 +141,7 @@ impl FakeApiServer {
             .count()
     }
 
-    /// When calls of that kind came.
+    /// Returns when calls of a kind arrived.
     pub(crate) fn call_times(&self, kind: CallKind) -> Vec<Instant> {
         let state = self.state();
         let calls = state.calls.iter().filter(|(k, _)| *k == kind);
@@ -157,12 +159,12 @@ impl FakeApiServer {
         self.state().queued_behaviours.extend(queued_behaviours);
     }
 
-    /// All calls from now on.
+    /// Sets the behaviour of all further calls.
     pub(crate) fn set_behaviour(&self, behaviour: CallBehaviour) {
         self.state().default_behaviour = behaviour;
     }
 
-    /// What calls that fail from now on are answered with.
+    /// Sets the status code of failing calls.
     pub(crate) fn fail_with(&self, failure_code: u16) {
         self.state().failure_code = failure_code;
     }
@@ -171,7 +173,7 @@ impl FakeApiServer {
         self.state().may_watch = false;
     }
 
-    /// All calls from now on panic in the caller's task.
+    /// Makes all further calls panic in the caller's task.
     pub(crate) fn panic_on_calls(&self) {
         self.state().panics_on_calls = true;
     }
@@ -181,25 +183,25 @@ impl FakeApiServer {
         self.state().changes = broadcast::channel(WATCH_BACKLOG).0;
     }
 
-    /// Has all watches silently die, these and those that are opened until told otherwise.
+    /// Makes all watches, open and future ones, silently die until reset.
     pub(crate) fn stall_watches(&self, stalled: bool) {
         let mut state = self.state();
         state.stalled_watches = stalled;
         if stalled {
-            // Nobody is ever told of this sender's end.
+            // The sender is never dropped, so its receivers never see an end.
             let old = std::mem::replace(&mut state.changes, broadcast::channel(WATCH_BACKLOG).0);
             std::mem::forget(old);
         }
     }
 
-    /// Forgets the changes so far.
+    /// Discards the history of changes.
     pub(crate) fn compact(&self) {
         let mut state = self.state();
         state.compacted = state.version;
         state.history.clear();
     }
 
-    /// Somebody else changes or deletes the Lease.
+    /// Modifies or deletes the Lease as another program would.
     pub(crate) fn modify_externally(&self, change: impl FnOnce(&mut Lease) -> bool) {
         let name = self.state().leases.keys().next().cloned().unwrap();
         self.modify_lease_externally(&name, change);
@@ -216,7 +218,7 @@ impl FakeApiServer {
         state.store(name, keep.then_some(lease));
     }
 
-    /// Carries a call out as its fate wants it, whether or not the caller still waits.
+    /// Executes a call with its behaviour, whether or not the caller still waits.
     async fn call<T: Send + 'static>(
         &self,
         kind: CallKind,
@@ -224,7 +226,7 @@ impl FakeApiServer {
     ) -> Result<T, StoreError> {
         let behaviour = {
             let mut state = self.state();
-            assert!(!state.panics_on_calls, "told to");
+            assert!(!state.panics_on_calls, "requested by the test");
             state.calls.push((kind, Instant::now()));
             let default_behaviour = state.default_behaviour;
             state
@@ -252,7 +254,7 @@ impl FakeApiServer {
 
 fn failure(failure_code: u16, reason: &str) -> StoreError {
     kube::Error::Api(
-        Status::failure("told to", reason)
+        Status::failure("requested by the test", reason)
             .with_code(failure_code)
             .boxed(),
     )
@@ -270,6 +272,7 @@ fn reason(failure_code: u16) -> &'static str {
 }
 
 impl ServerState {
+    /// Stores or removes a Lease under a new version, and sends the change to all watchers.
     fn store(&mut self, name: &str, lease: Option<Lease>) -> Option<Lease> {
         self.version += 1;
         let lease = lease.map(|mut lease| {
@@ -282,12 +285,12 @@ impl ServerState {
         }
         let change = (name.to_owned(), lease.clone());
         self.history.push((self.version, change.clone()));
-        // There may be nobody watching.
+        // There may be no watcher.
         let _nobody = self.changes.send(change);
         lease
     }
 
-    /// Whether the very version that is named may be written to.
+    /// Checks that the version is the current one.
     fn check_version(&self, name: &str, version: Option<&str>) -> Result<(), StoreError> {
         match self.leases.get(name) {
             None => Err(failure(404, "NotFound")),
@@ -298,6 +301,7 @@ impl ServerState {
         }
     }
 
+    /// Streams all changes after `version`.
     fn changes_since(&self, version: u64) -> Result<BoxStream<'static, StoredChange>, StoreError> {
         if !self.may_watch {
             return Err(failure(403, "Forbidden"));

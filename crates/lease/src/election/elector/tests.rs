@@ -1,4 +1,4 @@
-//! Time is paused in these tests: it moves on only when everybody waits.
+//! Time is paused in these tests: it advances only when all tasks wait.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::sync::Mutex;
@@ -33,7 +33,7 @@ async fn acquire(elector: &mut Elector) -> Leadership {
         .unwrap()
 }
 
-/// An elector that stands by behind a holder, until the task is awaited.
+/// Spawns an elector that stands by until the current holder is gone.
 fn spawn_standby(server: &FakeApiServer) -> tokio::task::JoinHandle<(Leadership, Instant)> {
     let mut second = elector(server, "b");
     tokio::spawn(async move {
@@ -141,7 +141,7 @@ async fn renew_deadline_counts_from_before_the_request() {
 async fn holder_survives_outages_shorter_than_its_deadline() {
     let server = FakeApiServer::new();
     let first = acquire(&mut elector(&server, "a")).await;
-    // The renewals are spread at random, so the trouble comes at many moments of theirs.
+    // Renewals have jitter, so outages begin at many different moments between them.
     for _ in 0..200 {
         for trouble in [DROP_REQUEST, DROP_RESPONSE, FAIL] {
             server.set_behaviour(trouble);
@@ -175,7 +175,7 @@ async fn lease_taken_over_or_deleted_is_lost() {
         let began = Instant::now();
         first.lost().cancelled().await;
         assert!(Instant::now() - began < 5 * SECOND);
-        // Nothing that is not ours is given up.
+        // A release does not touch another holder's Lease.
         let held = server.lease();
         first.release().await;
         assert_eq!(server.lease(), held);
@@ -221,7 +221,7 @@ async fn claim_without_response_is_recovered() {
 
 #[tokio::test(start_paused = true)]
 async fn stopped_elector_leaves_no_holder() {
-    // Stopped while standing by, in a claim that is answered, and in one that is not.
+    // Stopped on standby, during a claim that gets a response, and during one that does not.
     for (fates, after) in [
         (vec![], 0),
         (
@@ -257,7 +257,7 @@ async fn stopped_elector_leaves_no_holder() {
 #[tokio::test(start_paused = true)]
 async fn release_wins_over_a_renewal_in_flight_and_is_bounded() {
     let server = FakeApiServer::new();
-    // A renewal is under way, and lands, while the Lease is given up.
+    // A renewal is in flight, and arrives, during the release.
     let first = acquire(&mut elector(&server, "a")).await;
     server.queue_behaviours([CallBehaviour {
         request_delay: 50 * Duration::from_millis(1),
@@ -288,7 +288,7 @@ async fn new_leadership_ends_the_previous_one() {
     assert!(!second.lost().is_cancelled());
 }
 
-/// Draws how calls fare: mostly well.
+/// Draws the behaviour of a call: mostly healthy.
 fn random_behaviour(random: &mut StdRng) -> CallBehaviour {
     let mut wait = |longest: u64| Duration::from_millis(random.random_range(0..longest));
     let (request_delay, response_delay) = match wait(10).as_millis() {
@@ -303,7 +303,7 @@ fn random_behaviour(random: &mut StdRng) -> CallBehaviour {
     }
 }
 
-/// Lives as one pod: holds, gives up, dies without a word, comes again.
+/// Plays one pod: it holds the Lease, releases it or crashes, and comes back.
 async fn run_pod(server: FakeApiServer, seed: u64, holders: Arc<Mutex<Vec<CancellationToken>>>) {
     let mut random = StdRng::seed_from_u64(seed);
     loop {

@@ -75,7 +75,7 @@ proptest! {
         }
     }
 
-    /// Moves that come about one by one, in any order, lead to the very plan.
+    /// Moves that complete one by one, in any order, lead to the same assignment.
     #[test]
     fn completed_move_does_not_change_other_assignments(
         members in 1_usize..12,
@@ -86,7 +86,7 @@ proptest! {
         let members = names(0..members);
         let assigned = assign_shards(&members, shards, &owners);
         let mut now = owners;
-        // All that are to be given away are given up first, then claimed.
+        // All moving shards are released first, then claimed.
         let mut steps: Vec<u16> = (0..shards).filter(|s| now.get(s) != assigned.get(s)).collect();
         steps.sort_by_key(|shard| mix(order ^ u64::from(*shard)));
         for shard in &steps {
@@ -99,8 +99,8 @@ proptest! {
         }
     }
 
-    /// One new member joins at a time, and an old one leaves before the fleet has been calm
-    /// for long enough that anything moves for balance.
+    /// One new member joins at a time, and an old one leaves before the fleet has been stable for
+    /// long enough to rebalance.
     #[test]
     fn rollout_moves_each_shard_about_once(members in 1_usize..20, shards in 1_u16..130) {
         let mut fleet = names(0..members);
@@ -128,7 +128,7 @@ fn no_members_means_no_assignments() {
     assert!(assign_shards(&BTreeSet::<String>::new(), 8, &BTreeMap::new()).is_empty());
 }
 
-/// Versions of the program that differ here would move shards to and fro during a rollout.
+/// Versions of the program that disagree here would move shards to and fro during a rollout.
 #[test]
 fn assignment_is_stable_across_versions() {
     let assigned = assign_shards(&names(0..3), 6, &BTreeMap::new());

@@ -1,74 +1,74 @@
-//! What the core is told, and what it asks for.
+//! Inputs and commands of the state machine.
 
 use tokio::time::Instant;
 
 use super::WatchError;
 use crate::membership::names::{LeaseKey, LeaseState, MemberId, ShardId};
 
-/// Why a call came to nothing, as far as it matters.
+/// Why a request failed, as far as the state machine needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WriteError {
     Conflict,
     Missing,
-    /// Whether it had its effect is not known.
+    /// It may have taken effect all the same.
     Failed(String),
 }
 
-/// Something that happened.
+/// Event that the state machine reacts to.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// All Leases, and the version to follow them from.
+    /// A list has succeeded, with the version to watch from.
     Listed(Vec<(LeaseKey, LeaseState)>, u64),
-    /// The list was not to be had.
+    /// A list has failed.
     ListFailed(WatchError),
-    /// The changes are being followed.
+    /// A watch was opened.
     WatchOpened,
-    /// The changes are followed no longer.
+    /// The watch has ended, or could not be opened.
     WatchEnded(Option<WatchError>),
-    /// A change that followed.
+    /// The watch shows a new or modified Lease.
     LeaseChanged(LeaseKey, LeaseState),
-    /// A deletion that followed.
+    /// The watch shows a deleted Lease.
     LeaseDeleted(LeaseKey),
-    /// A call about a Lease was answered, or given up after a retry period.
+    /// A request about a Lease was answered, or timed out.
     Response(LeaseKey, Result<Option<LeaseState>, WriteError>),
-    /// The hold on a shard was dropped.
+    /// The caller dropped a shard lease.
     ShardDropped(ShardId),
-    /// The listener is to have that many shards.
+    /// The number of shards was configured.
     ShardCount(u16),
-    /// This process is to end.
+    /// Shutdown was requested.
     Stop,
-    /// The timer of the membership has ended it.
+    /// The renew deadline of the membership has passed.
     Expired,
-    /// Time has passed.
+    /// The next wake-up is due.
     Tick,
 }
 
-/// Something to be done.
+/// Action that the driver executes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     List,
-    /// Follow the changes after this version; what was followed before is not to be any more.
+    /// Watch from this version on, in place of any watch before.
     Watch(u64),
     /// Write a Lease, over the version that was seen or as a new one.
     Write {
         key: LeaseKey,
         replaces: Option<u64>,
         holder: Option<MemberId>,
-        /// Of how many shards the member takes its share.
+        /// Shard count that a member announces; zero if it takes no shards.
         desired_shards: u16,
     },
     Delete(LeaseKey, u64),
     Get(LeaseKey),
-    /// The membership of this identity lasts until then.
+    /// Set the renew deadline of the membership with this identity.
     SetDeadline(MemberId, Instant),
-    /// The membership and all holds have ended, this moment.
+    /// End the membership and all shard leases at once.
     RevokeAll(&'static str),
-    /// Hand a shard out.
+    /// Grant a shard lease to the caller.
     Grant(ShardId),
-    /// Ask for a shard back.
+    /// Request the release of a shard lease.
     RequestRelease(ShardId),
-    /// The hold on a shard has ended, this moment.
+    /// End a shard lease at once.
     Revoke(ShardId),
-    /// All is done. Whether everything was given up.
+    /// End the driver. Tells whether everything was released.
     Finished(bool),
 }

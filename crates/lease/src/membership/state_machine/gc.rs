@@ -1,4 +1,4 @@
-//! What the dead and former layouts leave behind.
+//! Garbage collection of Leases: those of dead members and of former shard layouts.
 
 use tokio::time::Instant;
 
@@ -6,11 +6,12 @@ use super::{MAX_PENDING_REQUESTS, MembershipState, RequestKind};
 use crate::membership::names::{LeaseKey, MemberId, PodName, ShardId};
 use crate::membership::view::Liveness;
 
-/// Members see that another is dead at the same moment; each waits for this share of a retry
-/// period longer than the one before it.
+/// Members see an expiry at the same moment; each waits for this share of a retry period longer
+/// than the member before it.
 const EXPIRY_STAGGER: u32 = 8;
 
 impl MembershipState {
+    /// Collects garbage, as far as it is this member's turn.
     pub(super) fn collect_garbage(&mut self, now: Instant) {
         if self.term.is_none() || self.shutdown.is_some() {
             return;
@@ -29,8 +30,8 @@ impl MembershipState {
         }
     }
 
-    /// Writes down that the time of members has passed, so that their shards can be taken, and
-    /// deletes the Leases of those that no shard's Lease names any more.
+    /// Expires dead members by a write, so that their shards can be taken over, and deletes the
+    /// Leases of members that no shard's Lease names any more.
     fn expire_dead_members(&mut self, rank: u32, now: Instant) {
         let pods: Vec<PodName> = self.view.members.keys().cloned().collect();
         for pod in pods {
@@ -43,7 +44,7 @@ impl MembershipState {
             let expiry = self.view.expiry(&cached);
             let liveness = match &cached.state.holder {
                 Some(holder) => self.liveness(holder, cached.state.version, now),
-                // Whoever gave it up may come back to it, or delete it himself.
+                // The pod may come back to a released Lease, or delete it itself.
                 None if now < expiry => Liveness::Alive(expiry),
                 None => Liveness::Dead,
             };
@@ -63,7 +64,7 @@ impl MembershipState {
         }
     }
 
-    /// Whether this process holds the first shard of the wanted layout that is held at all.
+    /// Returns whether this process holds the lowest shard that is held at all.
     fn is_gc_leader(&mut self, now: Instant) -> bool {
         for shard in 0..self.shard_count {
             let shard_id = ShardId {
@@ -87,7 +88,7 @@ impl MembershipState {
         false
     }
 
-    /// Deletes the Leases of layouts that nobody works on any more.
+    /// Deletes shard Leases of former layouts that nobody works in any more.
     fn delete_stale_shard_leases(&mut self, now: Instant) {
         let shard_count = self.shard_count;
         let others: Vec<(ShardId, u64, Option<MemberId>)> = self
@@ -113,6 +114,7 @@ impl MembershipState {
         }
     }
 
+    /// Returns whether another claim or deletion may be sent.
     fn has_capacity(&self) -> bool {
         self.count_pending(&[RequestKind::Claim, RequestKind::Delete]) < MAX_PENDING_REQUESTS
     }

@@ -1,4 +1,4 @@
-//! This process's own Lease: taking it, renewing it, losing it, and giving it up at the end.
+//! Heartbeat of a member: acquiring, renewing, losing and finally releasing its own Lease.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use super::{
 use crate::membership::names::{LeaseKey, MemberId};
 use crate::membership::view::Liveness;
 
-/// Giving up may take this many retry periods; after that the Leases are left to expire.
+/// Number of retry periods that the release on shutdown may take; then the Leases are left to
+/// expire.
 const RELEASE_PERIODS: u32 = 2;
 
-/// A membership.
+/// Term of a membership, from one renewal to the next.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MembershipTerm {
     /// When this process must stop, unless it has renewed by then.
@@ -23,23 +24,25 @@ pub(super) struct MembershipTerm {
     renew_at: Instant,
 }
 
-/// The end of a process.
+/// Shutdown in progress.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Shutdown {
-    /// Since when no work is under way.
+    /// Since when no work is in flight.
     idle_since: Option<Instant>,
 }
 
 impl MembershipState {
+    /// Returns the key of this process's own Lease.
     fn own_key(&self) -> LeaseKey {
         LeaseKey::Member(Arc::clone(&self.config.pod))
     }
 
+    /// Returns whether a key is that of this process's own Lease.
     pub(super) fn is_own(&self, key: &LeaseKey) -> bool {
         matches!(key, LeaseKey::Member(pod) if *pod == self.config.pod)
     }
 
-    /// Of how many shards this process takes its share.
+    /// Returns the shard count that this member announces; zero during shutdown.
     pub(super) fn desired_shards(&self) -> u16 {
         match self.shutdown {
             Some(_) => 0,
@@ -47,26 +50,26 @@ impl MembershipState {
         }
     }
 
-    /// The identity of this process while it is a member.
+    /// Returns the identity of this process while it is a member.
     pub(crate) fn identity(&self) -> Option<&MemberId> {
         self.term.as_ref().map(|_| &self.identity)
     }
 
-    /// Ends the membership if its Lease is in other hands or gone.
+    /// Ends the membership if its Lease has another holder or is deleted.
     pub(super) fn check_membership(&mut self) {
         if self.term.is_none() {
             return;
         }
         match self.view.members.get(&self.config.pod) {
-            None => self.end_membership("it was deleted"),
+            None => self.end_membership("member lease deleted"),
             Some(cached) if cached.state.holder.as_ref() != Some(&self.identity) => {
-                self.end_membership("it is in other hands");
+                self.end_membership("member lease taken over");
             }
             Some(_) => {}
         }
     }
 
-    /// Ends the membership, and all that hangs on it.
+    /// Ends the membership and all shard leases, and draws a new identity.
     pub(super) fn end_membership(&mut self, reason: &'static str) {
         if self.term.take().is_none() {
             return;
@@ -86,9 +89,9 @@ impl MembershipState {
             .insert(std::mem::replace(&mut self.identity, next));
     }
 
-    /// Takes note that this process's Lease was written as was asked for at `sent`.
+    /// Starts a new term after the renewal that was sent at `sent` succeeded.
     pub(super) fn on_renewed(&mut self, sent: Instant, now: Instant) {
-        // Others may see the record as soon as it is sent, so that is when our time begins.
+        // Others may see the record as soon as it is sent, so the deadline counts from then.
         let deadline = sent + self.config.timing.renew_deadline();
         if now >= deadline {
             return;
@@ -102,7 +105,7 @@ impl MembershipState {
             .push(Command::SetDeadline(self.identity.clone(), deadline));
     }
 
-    /// Becomes a member, or goes on being one.
+    /// Joins the fleet, or renews the membership.
     pub(super) fn drive_heartbeat(&mut self, now: Instant) {
         let key = self.own_key();
         let can_write = self.can_request(&key, now);
@@ -113,8 +116,8 @@ impl MembershipState {
             return;
         };
         self.wake_by(term.deadline);
-        // The others plan nothing for a member that would not take it. At the end, it is worth
-        // telling them only while there is work for them to take over.
+        // Others assign no shards to a member that does not announce their count. On shutdown, the
+        // announcement is worth a write only while there is work to take over.
         let idle = self.shutdown.is_some() && self.held.is_empty();
         let announce = self.announced_shards != self.desired_shards() && !idle;
         let renewal_due = now >= term.renew_at;
@@ -125,7 +128,7 @@ impl MembershipState {
         }
     }
 
-    /// Whether this pod's Lease is free, or in the hands of a process that is no more.
+    /// Returns whether this pod's Lease is free, or held by a process that has ended.
     fn can_join(&mut self, now: Instant) -> bool {
         let Some(cached) = self.view.members.get(&self.config.pod) else {
             return true;
@@ -138,7 +141,7 @@ impl MembershipState {
             || !matches!(self.liveness(&holder, version, now), Liveness::Alive(_))
     }
 
-    /// Who takes part, and since when they have been the same.
+    /// Determines the live members, and since when the eligible ones have not changed.
     pub(super) fn recompute_live_members(&mut self, now: Instant) {
         let holders: Vec<(MemberId, u64, u16)> = self
             .view
@@ -174,7 +177,7 @@ impl MembershipState {
         }
     }
 
-    /// The end, once all work has stopped and all was given up.
+    /// Finishes the shutdown once all work has ended and all Leases were released.
     pub(super) fn drive_shutdown(&mut self, now: Instant) {
         let Some(mut shutdown) = self.shutdown else {
             return;
@@ -210,6 +213,7 @@ impl MembershipState {
         }
     }
 
+    /// Stops the state machine.
     fn finish(&mut self, all: bool) {
         self.finished = true;
         self.next_wake += IDLE_WAKE_INTERVAL;

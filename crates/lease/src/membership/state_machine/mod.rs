@@ -1,15 +1,15 @@
-//! What a process does about its fleet. Pure: it is told what happened and when, and says what
-//! is to be done; it draws random numbers from where it was told to.
+//! State machine of a member. Pure: it gets inputs with their times and returns commands; random
+//! numbers come from a source that is passed in.
 //!
-//! What it keeps true:
+//! Invariants:
 //!
-//! - It has one identity at a time, for as long as its own Lease, the member's, is renewed in
-//!   time. Each shard's Lease names an identity, so all of them end with the member's.
-//! - Nobody's shard is taken before that process's time is over: its member Lease was given up,
-//!   or taken from it by a write over the version that was seen for all of its duration.
-//! - A hold begins when the changes have shown the claim. By then whoever claimed a shard of
-//!   another layout before is known, and of two such claims the later one is given up.
-//! - A shard is not handed out again before the hold on it that was given last has been dropped.
+//! - A process has one identity at a time, for as long as its own Lease, the member's, is renewed
+//!   in time. Each shard's Lease names an identity, so all of them end with the member's.
+//! - No shard is taken over before its owner's time is over: the owner's member Lease was released,
+//!   or expired by a write over the version that was seen for all of its duration.
+//! - A shard is granted only after the watch has shown its claim. By then, any earlier claim to a
+//!   shard of another layout is known, and of two such claims the later one is released.
+//! - A shard is not granted again before the previous shard lease has been dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -37,53 +37,53 @@ use shards::{HeldShard, ShardBackoff};
 use watch::WatchConnection;
 pub(crate) use watch::{Outage, WatchError};
 
-/// Claims and deletions that may be under way at once.
+/// Maximum number of claims and deletions in flight.
 const MAX_PENDING_REQUESTS: usize = 8;
-/// Earlier identities of this process that are remembered.
+/// Maximum number of earlier identities of this process that are remembered.
 const MAX_FORMER_IDENTITIES: usize = 64;
-/// When there is nothing to be done, it is looked again after this.
+/// Wake-up interval while there is nothing to do.
 const IDLE_WAKE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// What a process is told once.
+/// Constants of a state machine.
 pub(crate) struct Config {
     pub(crate) pod: PodName,
     pub(crate) uid: String,
     pub(crate) timing: Timing,
-    /// Whether the process with that identity is known to have ended.
+    /// Tells whether the process with an identity is known to have ended.
     pub(crate) known_dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     pub(crate) random: Box<dyn FnMut() -> u64 + Send>,
 }
 
-/// What a plan follows from: the members that take their share, the owners that are among them,
-/// and the number of shards.
+/// Inputs of an assignment: the eligible members, those of them that own shards, and the shard
+/// count.
 type AssignmentInput = (Arc<BTreeSet<MemberId>>, BTreeMap<u16, MemberId>, u16);
 
-/// See the module.
+/// State of a member and its view of the fleet.
 pub(crate) struct MembershipState {
     config: Config,
     pub(crate) view: LeaseView,
     shard_count: u16,
-    /// The identity of this process, or the one it will have once it is a member.
+    /// Identity of this process, or the next one while it is not a member.
     identity: MemberId,
     term: Option<MembershipTerm>,
-    /// Identities that this process had before.
+    /// Earlier identities of this process.
     former_identities: BTreeSet<MemberId>,
     shutdown: Option<Shutdown>,
     finished: bool,
     pending: BTreeMap<LeaseKey, PendingRequest>,
-    /// When a Lease may be written to again after a failure.
+    /// When a Lease may be written again after a failure.
     backoffs: BTreeMap<LeaseKey, Instant>,
     claims_backoff: Option<Instant>,
-    /// Conflicts since the last write that succeeded.
+    /// Conflicts since the last successful write.
     conflicts: u32,
     held: BTreeMap<ShardId, HeldShard>,
-    /// Shards that were given up, or are to be, as far as the changes have not shown it.
+    /// Shards whose release is due or sent, until the watch shows it.
     releasing: BTreeSet<ShardId>,
     shard_backoffs: BTreeMap<ShardId, ShardBackoff>,
-    /// What was handed over last, to whom, and when it was given up.
+    /// Shard that was released last, and when.
     last_handover: Option<(ShardId, Instant)>,
     watch: WatchConnection,
-    /// Of how many shards this process has told last that it takes its share.
+    /// Shard count that this process announced last.
     announced_shards: u16,
     eligible_members: Arc<BTreeSet<MemberId>>,
     live_members: usize,
@@ -130,20 +130,20 @@ impl MembershipState {
         }
     }
 
-    /// When it must be told that time has passed, unless something happens before.
+    /// Returns when the next [`Input::Tick`] is due, unless another input comes first.
     pub(crate) fn next_wake(&self) -> Instant {
         self.next_wake
     }
 
-    /// Whether what is known may have changed since this was asked last.
+    /// Returns whether the status may have changed since the last call.
     pub(crate) fn take_status_changed(&mut self) -> bool {
         std::mem::take(&mut self.status_changed)
     }
 
-    /// What is to be done, given what happened a moment before `now`.
+    /// Handles an input that arrived a moment before `now`, and returns the commands that follow.
     pub(crate) fn handle(&mut self, input: Input, now: Instant) -> Vec<Command> {
         if self.term.as_ref().is_some_and(|term| now >= term.deadline) {
-            self.end_membership("it was not renewed in time");
+            self.end_membership("renew deadline exceeded");
         }
         let routine = self.apply(input, now);
         if !self.finished && (!routine || now >= self.next_wake) {
@@ -153,7 +153,7 @@ impl MembershipState {
         std::mem::take(&mut self.commands)
     }
 
-    /// Takes note of what happened. Whether nothing can follow from it.
+    /// Applies an input. Returns whether nothing can follow from it.
     fn apply(&mut self, input: Input, now: Instant) -> bool {
         match input {
             Input::Listed(states, version) => {
@@ -184,12 +184,13 @@ impl MembershipState {
             Input::ShardDropped(shard_id) => self.on_dropped(shard_id, now),
             Input::ShardCount(shards) => self.shard_count = shards,
             Input::Stop => self.shutdown = self.shutdown.take().or(Some(Shutdown::default())),
-            Input::Expired => self.end_membership("it was not renewed in time"),
+            Input::Expired => self.end_membership("renew deadline exceeded"),
             Input::Tick => {}
         }
         false
     }
 
+    /// Drives every part towards its desired state.
     fn reconcile(&mut self, now: Instant) {
         self.next_wake = now + IDLE_WAKE_INTERVAL;
         self.drive_watch(now);
@@ -205,11 +206,12 @@ impl MembershipState {
         }
     }
 
+    /// Schedules a wake-up at this time, or earlier.
     fn wake_by(&mut self, at: Instant) {
         self.next_wake = self.next_wake.min(at);
     }
 
-    /// What is known of a holder, whom a record of the version `claimed` names.
+    /// Returns the liveness of a holder that a record of version `claimed` names.
     fn liveness(&mut self, id: &MemberId, claimed: u64, now: Instant) -> Liveness {
         if *id == self.identity && self.term.is_some() {
             return Liveness::Alive(now + IDLE_WAKE_INTERVAL);
@@ -224,13 +226,14 @@ impl MembershipState {
         liveness
     }
 
-    /// A number from 0 to 1.
+    /// Draws a number between 0 and 1.
     fn random(&mut self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "as exact as it can be")]
         let bits = ((self.config.random)() >> 11) as f64;
         bits / 9_007_199_254_740_992.0
     }
 
+    /// Returns a retry period with jitter.
     fn jittered_retry(&mut self) -> Duration {
         let random = self.random();
         self.config.timing.with_jitter(random)
@@ -241,6 +244,7 @@ impl MembershipState {
     }
 }
 
+/// Creates the next identity of this process.
 fn new_identity(config: &mut Config) -> MemberId {
     let boot = (config.random)();
     let identity = Identity::with_boot_id(&config.pod, &config.uid, boot);

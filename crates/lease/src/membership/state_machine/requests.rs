@@ -1,4 +1,4 @@
-//! Requests in flight: at most one for each Lease, with backoff after a failure.
+//! Requests in flight, at most one per Lease, and backoff after failures.
 
 use tokio::time::Instant;
 
@@ -6,15 +6,16 @@ use super::{Command, MembershipState, Outage, WriteError};
 use crate::lease::client::CONFLICT_RETRY_DELAY;
 use crate::membership::names::{LeaseKey, LeaseState, MemberId};
 
-/// A call about a Lease that is under way.
+/// Request about a Lease that is in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PendingRequest {
     sent: Instant,
     kind: RequestKind,
-    /// The version that is written over or deleted, if any.
+    /// Version that is replaced or deleted, if any.
     replaces: Option<u64>,
 }
 
+/// Purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestKind {
     Renew,
@@ -26,6 +27,7 @@ pub(super) enum RequestKind {
 }
 
 impl MembershipState {
+    /// Applies a response and schedules the retry of a failed request.
     pub(super) fn on_response(
         &mut self,
         key: LeaseKey,
@@ -56,12 +58,13 @@ impl MembershipState {
                 self.view.apply_missing(&key, request.sent, now);
             }
             Ok(None) => self.view.apply_own_deletion(&key),
-            // Whether it is still ours, or who has made it, is not waited for.
+            // Reads the Lease to learn whether it is still this process's own, or who has created
+            // it.
             Err(WriteError::Conflict | WriteError::Missing)
                 if request.kind == RequestKind::Renew
                     || request.kind == RequestKind::Claim && self.view.get(&key).is_none() =>
             {
-                // The first time it may be tried again soon.
+                // After the first conflict, the retry comes soon.
                 let backoff = match self.conflicts {
                     0 => CONFLICT_RETRY_DELAY,
                     _ => self.jittered_retry(),
@@ -71,7 +74,7 @@ impl MembershipState {
                 self.send_request(key, RequestKind::Get, now);
                 return;
             }
-            // What it was refused for may have been seen meanwhile.
+            // The change behind the rejection was seen meanwhile.
             Err(WriteError::Conflict | WriteError::Missing)
                 if self.cached_version(&key) != request.replaces => {}
             Err(WriteError::Conflict | WriteError::Missing) => {
@@ -81,7 +84,8 @@ impl MembershipState {
             Err(WriteError::Failed(reason)) => {
                 self.write_outage
                     .get_or_insert(Outage { since: now, reason });
-                // Counted from before the call: one that took its time is tried again at once.
+                // Counted from before the request: after one that timed out, the next follows at
+                // once.
                 let backoff = request.sent + self.jittered_retry();
                 if request.kind == RequestKind::Claim {
                     self.claims_backoff = Some(backoff);
@@ -94,12 +98,13 @@ impl MembershipState {
         }
     }
 
-    /// Whether nothing is under way about a Lease and nothing went wrong just now.
+    /// Returns whether no request about the Lease is in flight and none has just failed.
     pub(super) fn can_request(&mut self, key: &LeaseKey, now: Instant) -> bool {
         let backing_off = self.backoffs.get(key).is_some_and(|until| now < *until);
         !backing_off && !self.pending.contains_key(key)
     }
 
+    /// Writes a Lease over the version that was seen, or creates it.
     pub(super) fn send_write(
         &mut self,
         key: LeaseKey,
@@ -130,12 +135,12 @@ impl MembershipState {
         self.commands.push(command);
     }
 
-    /// The version of a Lease that was seen last.
+    /// Returns the version of a Lease that was seen last.
     pub(super) fn cached_version(&self, key: &LeaseKey) -> Option<u64> {
         self.view.get(key).map(|cached| cached.state.version)
     }
 
-    /// Looks at a Lease, or deletes it as it was seen.
+    /// Reads a Lease, or deletes the version that was seen.
     pub(super) fn send_request(&mut self, key: LeaseKey, kind: RequestKind, now: Instant) {
         let command = match (kind, self.view.get(&key)) {
             (RequestKind::Get, _) => Command::Get(key.clone()),
@@ -151,6 +156,7 @@ impl MembershipState {
         self.commands.push(command);
     }
 
+    /// Counts the requests in flight of these kinds.
     pub(super) fn count_pending(&self, kinds: &[RequestKind]) -> usize {
         let pending = self.pending.values();
         pending

@@ -1,4 +1,4 @@
-//! The shards: which of them are claimed, handed out, asked for again and given up.
+//! Shards of a member: claiming, granting, releasing and rebalancing them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,30 +11,30 @@ use crate::membership::names::{LeaseKey, MemberId, ShardId};
 use crate::membership::view::Liveness;
 use crate::membership::{ShardAssignment, names};
 
-/// The membership must have been calm for this many retry periods before a shard is moved only
-/// for the sake of balance.
+/// Retry periods that the membership must be stable before a shard is moved for balance alone.
 const STABLE_PERIODS: u32 = 2;
-/// A hold that lasted for this many durations was a good one.
+/// Lease durations after which a shard lease counts as healthy.
 const HEALTHY_DURATIONS: u32 = 2;
-/// A shard whose holds keep being dropped is left alone for this many retry periods at most.
+/// Maximum backoff, in retry periods, for a shard whose leases keep being dropped.
 const MAX_BACKOFF_PERIODS: u32 = 8;
 
-/// A hold that was handed out and has not been dropped.
+/// Shard lease that was granted and has not been dropped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeldShard {
     pub(super) state: HoldState,
     since: Instant,
 }
 
+/// State of a granted shard lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HoldState {
     Held,
-    /// It was asked for again.
+    /// The caller was asked to release it.
     ReleaseRequested,
     Lost,
 }
 
-/// A shard whose hold was dropped although nobody had asked for it.
+/// Backoff of a shard whose lease was dropped without a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShardBackoff {
     until: Instant,
@@ -42,7 +42,7 @@ pub(super) struct ShardBackoff {
 }
 
 impl MembershipState {
-    /// Takes note that no work is under way on a shard any more.
+    /// Releases a shard whose work has ended, with backoff if nobody had asked for that.
     pub(super) fn on_dropped(&mut self, shard_id: ShardId, now: Instant) {
         let Some(held_shard) = self.held.remove(&shard_id) else {
             return;
@@ -67,6 +67,7 @@ impl MembershipState {
             .insert(shard_id, ShardBackoff { until, length });
     }
 
+    /// Drives the shards of this member towards the assignment.
     pub(super) fn drive_shards(&mut self, now: Instant) {
         self.revoke_lost_shards();
         self.recompute_assignment();
@@ -80,12 +81,14 @@ impl MembershipState {
         }
     }
 
+    /// Returns whether this process, as a member, is the holder of a shard's Lease.
     fn is_own_shard(&self, shard_id: ShardId) -> bool {
         let cached = self.view.shards.get(&shard_id);
         self.term.is_some()
             && cached.is_some_and(|s| s.state.holder.as_ref() == Some(&self.identity))
     }
 
+    /// Revokes the shard leases that this process does not own any more.
     fn revoke_lost_shards(&mut self) {
         let shard_ids: Vec<ShardId> = self.held.keys().copied().collect();
         for shard_id in shard_ids {
@@ -101,7 +104,7 @@ impl MembershipState {
         }
     }
 
-    /// Who should own what, computed anew when what it follows from has changed.
+    /// Computes the assignment anew when its inputs have changed.
     fn recompute_assignment(&mut self) {
         let mut owners: BTreeMap<u16, MemberId> = BTreeMap::new();
         for (shard_id, cached) in self.view.shards.range(layout(self.shard_count)) {
@@ -122,7 +125,7 @@ impl MembershipState {
         }
     }
 
-    /// The earliest claim to a shard of another layout whose owner may live, if there is any.
+    /// Returns the earliest claim to a shard of another layout whose owner may be alive.
     fn earliest_foreign_claim(&mut self, now: Instant) -> Option<u64> {
         let others = self
             .view
@@ -147,7 +150,7 @@ impl MembershipState {
         if has_foreign_hold { Some(0) } else { earliest }
     }
 
-    /// Hands out what has become ours, and gives up what is not to be ours any more.
+    /// Grants shards that this process has acquired, and releases those that it must not keep.
     fn grant_or_release_own(&mut self, foreign: Option<u64>, now: Instant) {
         self.shard_backoffs
             .retain(|_, backoff| now < backoff.until + backoff.length * 2);
@@ -173,7 +176,7 @@ impl MembershipState {
             if unwanted || backing_off || self.releasing.contains(&shard_id) {
                 self.release_shard(shard_id, now);
             } else if self.view.watched_version < version {
-                // The changes have not come so far.
+                // The watch has not shown the claim yet.
             } else if later {
                 self.release_shard(shard_id, now);
             } else {
@@ -184,18 +187,19 @@ impl MembershipState {
         }
     }
 
+    /// Writes the release of a shard.
     fn release_shard(&mut self, shard_id: ShardId, now: Instant) {
         let key = LeaseKey::Shard(shard_id);
         if self.can_request(&key, now) {
-            // Even if it is not answered, others may see it as free from now on.
+            // Even without a response, others may see the shard as free from now on.
             self.releasing.insert(shard_id);
             self.last_handover = Some((shard_id, now));
             self.send_write(key, RequestKind::Release, None, now);
         }
     }
 
-    /// Asks for the shards of another layout, for all when this process is to end, and for one
-    /// at a time that is planned for another member.
+    /// Requests the release of shards of another layout, of all shards on shutdown, and of one
+    /// shard at a time that is assigned to another member.
     fn request_releases(&mut self, now: Instant) {
         let mut requested = Vec::new();
         for (shard_id, held_shard) in &mut self.held {
@@ -213,6 +217,7 @@ impl MembershipState {
             .extend(requested.into_iter().map(Command::RequestRelease));
     }
 
+    /// Picks the next shard to hand over for balance.
     fn next_rebalance(&mut self, now: Instant) -> Option<ShardId> {
         let period = self.retry_period();
         let is_misassigned = |shard_id: &ShardId, held_shard: &HeldShard| {
@@ -238,7 +243,7 @@ impl MembershipState {
         if release_in_progress || !self.releasing.is_empty() {
             return None;
         }
-        // What was handed over last is to have come to its owner first.
+        // The shard that was handed over last must have reached its new owner first.
         if let Some((last, since)) = self.last_handover {
             let cached = self.view.shards.get(&last);
             let free = last.shard_count == self.shard_count
@@ -254,7 +259,8 @@ impl MembershipState {
         Some(shard_id)
     }
 
-    /// Claims what is planned for this process and free, and what was deleted under its hands.
+    /// Claims unowned shards that are assigned to this process, and own shards whose Lease was
+    /// deleted.
     fn claim_shards(&mut self, foreign: bool, now: Instant) {
         let own: Vec<ShardId> = self
             .view
@@ -279,6 +285,7 @@ impl MembershipState {
         }
     }
 
+    /// Claims a shard unless it is owned or in backoff.
     fn try_claim(&mut self, shard_id: ShardId, now: Instant) {
         if self.held.contains_key(&shard_id) || !self.is_unowned(shard_id, now) {
             return;
@@ -301,7 +308,7 @@ impl MembershipState {
         }
     }
 
-    /// Whether nobody who may live has this shard.
+    /// Returns whether no process that may be alive owns the shard.
     fn is_unowned(&mut self, shard_id: ShardId, now: Instant) -> bool {
         if let Some(cached) = self.view.shards.get(&shard_id) {
             let version = cached.state.version;
@@ -321,7 +328,7 @@ impl MembershipState {
             || self.liveness(&deleted.holder, 0, now) == Liveness::Dead
     }
 
-    /// What is known of each shard of the wanted layout, and the number of members.
+    /// Returns the number of live members and what is known of each shard of the layout.
     pub(crate) fn assignments(&self) -> (usize, Vec<ShardAssignment>) {
         let assignment = |shard| {
             let shard_id = ShardId {
@@ -354,12 +361,13 @@ impl MembershipState {
         )
     }
 
+    /// Returns the configured number of shards.
     pub(crate) fn shard_count(&self) -> u16 {
         self.shard_count
     }
 }
 
-/// All places of one layout.
+/// Returns the range of all shards of a layout.
 fn layout(shard_count: u16) -> std::ops::Range<ShardId> {
     let first = |shard_count| ShardId {
         shard_count,

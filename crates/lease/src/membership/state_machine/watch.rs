@@ -1,45 +1,46 @@
-//! Keeping up with the fleet: a list, and the changes that follow it. Never are two lists asked
-//! for within a retry period, and what ends for many processes at once is begun again by each
-//! at a moment of its own.
+//! List and watch of a fleet's Leases. Two lists are at least a retry period apart, and reconnects
+//! have jitter, so that many members do not reconnect at the same moment.
 
 use tokio::time::Instant;
 
 use super::{Command, MembershipState};
 
-/// Why the Leases could not be listed or followed.
+/// Why a list or a watch failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WatchError {
-    /// The changes since the version are not known any more.
+    /// The version is too old to watch from.
     Expired,
-    /// The caller's Role does not grant it.
+    /// The caller's Role does not grant the verb.
     Forbidden(String),
-    /// Anything else.
+    /// Any other failure.
     Failed(String),
 }
 
-/// What goes wrong, and since when.
+/// Ongoing failure and its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outage {
     pub(crate) since: Instant,
     pub(crate) reason: String,
 }
 
+/// Phase of the list and watch cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WatchState {
-    /// Nothing is under way until then.
+    /// Waits for the next list.
     ListAt(Instant),
     WatchAt(Instant),
     Listing,
-    /// Followed, or about to be.
+    /// A watch is open, or being opened.
     Watching,
 }
 
+/// Connection that lists and watches the Leases.
 #[derive(Debug)]
 pub(super) struct WatchConnection {
     state: WatchState,
     listed_at: Option<Instant>,
     opened_at: Option<Instant>,
-    /// How often in a row the changes were not to be had.
+    /// Failures of the watch in a row.
     failures: u32,
     forbidden: bool,
     pub(super) outage: Option<Outage>,
@@ -57,6 +58,7 @@ impl WatchConnection {
         }
     }
 
+    /// Continues with a watch after a successful list.
     pub(super) fn on_list(&mut self, now: Instant) {
         self.state = WatchState::WatchAt(now);
         if self.failures == 0 {
@@ -65,6 +67,7 @@ impl WatchConnection {
         }
     }
 
+    /// Ends the outage once a watch is open.
     pub(super) fn on_watch_open(&mut self, now: Instant) {
         self.failures = 0;
         self.outage = None;
@@ -72,6 +75,7 @@ impl WatchConnection {
         self.opened_at = Some(now);
     }
 
+    /// Records the start and the reason of an outage.
     fn record_outage(&mut self, error: WatchError, now: Instant) {
         self.forbidden = matches!(error, WatchError::Forbidden(_));
         let (WatchError::Forbidden(reason) | WatchError::Failed(reason)) = error else {
@@ -83,20 +87,22 @@ impl WatchConnection {
 }
 
 impl MembershipState {
+    /// Schedules another list after a failed one.
     pub(super) fn on_list_failed(&mut self, error: WatchError, now: Instant) {
         self.watch.record_outage(error, now);
         let at = self.next_list_time(now);
         self.watch.state = WatchState::ListAt(at);
     }
 
+    /// Schedules the next watch, or a list where a watch cannot continue.
     pub(super) fn on_watch_ended(&mut self, error: Option<WatchError>, now: Instant) {
         if self.watch.state != WatchState::Watching {
             return;
         }
         let period = self.retry_period();
         self.watch.state = match error {
-            // A connection ends in the course of things. One that ends at once, over and over,
-            // is not opened more often than each period.
+            // Connections end as a matter of course. One that ends at once, again and again, is
+            // opened at most once per retry period.
             None => {
                 let opened = self.watch.opened_at.map_or(now, |at| at + period);
                 WatchState::WatchAt(now.max(opened) + period.mul_f64(self.random() / 2.0))
@@ -115,15 +121,16 @@ impl MembershipState {
         };
     }
 
-    /// A moment for the next list.
+    /// Returns the time of the next list, with jitter.
     fn next_list_time(&mut self, now: Instant) -> Instant {
         let period = self.retry_period();
         let allowed = self.watch.listed_at.map_or(now, |at| at + period);
         now.max(allowed) + period.mul_f64(self.random() / 2.0)
     }
 
+    /// Starts a list or a watch when it is due, and detects a silently dead watch.
     pub(super) fn drive_watch(&mut self, now: Instant) {
-        // A connection that has silently died does not show our own writes either.
+        // A silently dead connection does not show this process's own writes either.
         if self.watch.state == WatchState::Watching
             && let Some(since) = self.view.awaiting_own_write_since()
         {
@@ -150,12 +157,12 @@ impl MembershipState {
         }
     }
 
-    /// Whether the caller's Role does not grant what is needed.
+    /// Returns whether the caller's Role lacks a verb.
     pub(crate) fn is_forbidden(&self) -> bool {
         self.watch.forbidden
     }
 
-    /// What keeps this process from knowing or writing the Leases.
+    /// Returns what keeps this process from reading or writing the Leases.
     pub(crate) fn outage(&self) -> Option<&Outage> {
         self.watch.outage.as_ref().or(self.write_outage.as_ref())
     }

@@ -1,4 +1,4 @@
-//! What fifty members cost.
+//! Load that fifty members cause.
 
 use testkit::soak::rounds;
 
@@ -24,7 +24,7 @@ async fn join_fifty(server: &FakeApiServer, shards: &watch::Sender<u16>) -> Vec<
     members
 }
 
-/// Renews, and does nothing else.
+/// Checks that members at rest renew and do nothing else.
 async fn assert_only_renewals(server: &FakeApiServer) {
     sleep(10 * SECOND).await;
     server.clear_calls();
@@ -56,7 +56,7 @@ async fn fifty_members_only_renew_at_rest_and_relist_with_jitter() {
         }
         server.close_watches();
         if forgets {
-            // Something that nobody can follow any more.
+            // A change that is compacted, so that nobody can watch it any more.
             server.modify_lease_externally("shop-shard-0-of-60", |_| true);
             server.compact();
         }

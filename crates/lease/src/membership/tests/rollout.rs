@@ -1,4 +1,4 @@
-//! Pods are replaced one after the other.
+//! Pods are replaced one by one.
 
 use super::*;
 
@@ -21,7 +21,7 @@ async fn rollout_moves_each_shard_about_once() {
         let new = TestMember::join(&server, &format!("shop-{n}"), &shards);
         wait_for(5 * SECOND, || new.identity().is_some()).await;
         members.push(new);
-        // A new one is ready before an old one is told to end.
+        // A new pod is ready before an old one is stopped.
         sleep(2 * SECOND).await;
         members.remove(0).stop().await;
         wait_for(5 * SECOND, || all_owned(&members, 16)).await;

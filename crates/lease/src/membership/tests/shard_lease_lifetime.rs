@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A member that takes holds and keeps them, whatever they say.
+/// Member that receives shard leases and keeps them, even when they are lost.
 struct StubbornMember {
     shard_leases: mpsc::Receiver<ShardLease>,
     driver: JoinHandle<()>,
@@ -37,7 +37,7 @@ async fn shard_is_granted_again_only_after_the_lost_one_is_dropped() {
     server.set_behaviour(DROP_REQUEST);
     let began = Instant::now();
     shard_lease.lost().cancelled().await;
-    // Counted from before the renewal that succeeded last, up to 4.8 s ago.
+    // Counted from before the last successful renewal, up to 4.8 s ago.
     let lasted = began.elapsed();
     assert!(lasted <= 10 * SECOND && lasted >= 5 * SECOND, "{lasted:?}");
     server.set_behaviour(CallBehaviour::default());
@@ -68,7 +68,7 @@ async fn deleted_shard_lease_is_recreated_by_its_owner() {
         .await
         .unwrap();
     let before = shard_lease.holder().to_owned();
-    // The others leave it alone as long as they may.
+    // Other members leave it alone until the owner must have noticed.
     sleep(25 * SECOND).await;
     assert!(server.lease_named("shop-shard-0-of-1").is_none());
     drop(shard_lease);
@@ -94,7 +94,7 @@ async fn shutdown_waits_for_shard_leases_and_releases_them() {
     }
     sleep(30 * SECOND).await;
     assert!(!member.driver.is_finished() && !shard_leases[0].lost().is_cancelled());
-    // The others know that it takes on nothing.
+    // Other members know that it takes no shards.
     let annotations = server.lease_named("shop-0").unwrap().metadata.annotations;
     assert!(annotations.is_none_or(|a| !a.contains_key("observers.fraiseql.dev/shards")));
     drop(shard_leases);

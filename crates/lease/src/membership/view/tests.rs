@@ -59,7 +59,7 @@ fn list_replaces_all_but_newer_responses() {
     view.apply_response(SHARD, lease_state(9, Some("me")), now);
     view.apply_list(Vec::new(), 5, now);
     assert!(view.get(&SHARD).is_some() && view.get(&member()).is_none());
-    // A server that was restored from a copy has forgotten all of it.
+    // A server that was restored from a backup has lost all of it.
     view.apply_list(vec![(SHARD, lease_state(3, None))], 3, now);
     assert_eq!(view.get(&SHARD).map(|seen| seen.state.version), Some(3));
     assert!(view.awaiting_own_write_since().is_none());
@@ -86,7 +86,7 @@ fn holder_is_dead_once_its_member_lease_is_taken_over() {
     let now = Instant::now();
     let mut view = listed(&[(member(), lease_state(3, Some(A_AGAIN)))], 3, now);
     assert_eq!(view.liveness(&A.into(), 2, now), Liveness::Dead);
-    // Claimed by a process that may have come after what was seen of the member's Lease.
+    // Claimed by a process that may be newer than what was seen of the member's Lease.
     assert!(matches!(
         view.liveness(&"a_uid_03".into(), 4, now),
         Liveness::Alive(_)

@@ -1,13 +1,14 @@
-//! The API server of the simulation: Leases with versions, and what has become of them.
+//! API server of the simulation: versioned Leases and their history.
 
 use std::collections::BTreeMap;
 
 use crate::membership::names::{LeaseKey, LeaseState, MemberId};
 use crate::membership::state_machine::WriteError;
 
-/// A Lease's name, and what it became.
+/// Key of a Lease, and its new state.
 pub(super) type LeaseChange = (LeaseKey, Option<LeaseState>);
 
+/// Request about one Lease.
 #[derive(Clone, Debug)]
 pub(super) enum LeaseRequest {
     Write {
@@ -28,6 +29,7 @@ impl LeaseRequest {
     }
 }
 
+/// Versioned Leases and their history.
 #[derive(Default)]
 pub(super) struct ApiServer {
     pub(super) leases: BTreeMap<LeaseKey, LeaseState>,
@@ -50,7 +52,7 @@ impl ApiServer {
         state
     }
 
-    /// Carries a request out; a write tells what it has changed.
+    /// Handles a request; a write returns the new state.
     pub(super) fn handle(
         &mut self,
         request: LeaseRequest,
@@ -82,7 +84,7 @@ impl ApiServer {
         }
     }
 
-    /// What has happened since, unless that was forgotten.
+    /// Returns the changes after `version`, unless they are compacted.
     pub(super) fn changes_since(&self, version: u64) -> Option<Vec<LeaseChange>> {
         let later = self.history.partition_point(|(at, _)| *at <= version);
         let change = self.history.iter().skip(later);

@@ -1,5 +1,5 @@
-//! Postgres in the simulation: an epoch for each shard and a position for each key, as the
-//! checkpoints have it; and the log, which knows what was handled and in which order.
+//! Postgres of the simulation: an epoch per shard and a position per key, as in the checkpoints,
+//! and the change log with the order in which events were processed.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,16 @@ use crate::membership::names::ShardId;
 
 pub(super) const KEYS: usize = 24;
 
-/// Where the keys of a shard stand.
+/// Position of each key of a shard.
 pub(super) type Positions = BTreeMap<usize, u64>;
 
-/// The shard of a key.
+/// Returns whether a key belongs to a shard.
 pub(super) fn belongs_to(key: usize, shard_id: ShardId) -> bool {
     key.wrapping_mul(2_654_435_761) % usize::from(shard_id.shard_count)
         == usize::from(shard_id.shard)
 }
 
+/// Checkpoints: an epoch per shard, a position per key.
 #[derive(Default)]
 pub(super) struct Database {
     layout: u16,
@@ -46,7 +47,7 @@ impl Database {
         )
     }
 
-    /// Whether it was accepted.
+    /// Saves positions. Returns whether the epoch was accepted.
     pub(super) fn save(
         &mut self,
         shard_id: ShardId,
@@ -62,7 +63,8 @@ impl Database {
         if saver != who {
             return Err(format!("{saver:?} and {who:?} both save in epoch {epoch}"));
         }
-        // A save moves forward only: one that was overtaken by a later one of its epoch does nothing.
+        // Positions only advance: a save that a later one of the same epoch has overtaken does
+        // nothing.
         let progress: u64 = positions.values().sum();
         let before = self.progress.entry(epoch).or_insert(progress);
         if progress < *before {
@@ -83,21 +85,22 @@ impl Database {
     }
 }
 
+/// Change log, with what was processed.
 #[derive(Default)]
 pub(super) struct EventLog {
     pub(super) written: [u64; KEYS],
-    /// How many events of each key have been handled at least once.
+    /// Number of events of each key that were processed at least once.
     handled: [u64; KEYS],
     pub(super) redeliveries: u64,
 }
 
 impl EventLog {
-    pub(super) fn handle(&mut self, key: usize, input: u64) -> Result<(), String> {
-        if input > self.handled[key] {
-            return Err(format!("event {input} of key {key} is handled too early"));
+    pub(super) fn handle(&mut self, key: usize, event: u64) -> Result<(), String> {
+        if event > self.handled[key] {
+            return Err(format!("event {event} of key {key} is handled too early"));
         }
-        self.redeliveries += u64::from(input < self.handled[key]);
-        self.handled[key] = self.handled[key].max(input + 1);
+        self.redeliveries += u64::from(event < self.handled[key]);
+        self.handled[key] = self.handled[key].max(event + 1);
         Ok(())
     }
 

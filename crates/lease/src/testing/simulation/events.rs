@@ -1,4 +1,4 @@
-//! What happens in the simulation, in the order of true time.
+//! Events of the simulation, in the order of true time.
 
 use super::api_server::LeaseRequest;
 use super::database::Positions;
@@ -6,20 +6,21 @@ use crate::membership::names::{LeaseKey, LeaseState, ShardId};
 use crate::membership::state_machine::{WatchError, WriteError};
 use crate::testing::Micros;
 
+/// Event of the simulation.
 #[derive(Debug)]
 pub(super) enum SimEvent {
     Wake(u64),
-    /// A call comes to the API server, which knows no processes.
+    /// A request reaches the API server, even if its process has died.
     RequestArrives(u64, LeaseRequest),
     ResponseArrives(u64, LeaseKey, Result<Option<LeaseState>, WriteError>),
     ListRequestArrives(u64),
     ListResponseArrives(u64, Result<(Vec<(LeaseKey, LeaseState)>, u64), WatchError>),
     WatchRequestArrives(u64, u64),
     WatchResponseArrives(u64, Result<(), WatchError>),
-    /// The next change comes over a watch.
+    /// The next change arrives over a watch.
     WatchEventArrives(u64),
     WatchEnds(u64, Option<WatchError>),
-    /// Processes learn of the number of shards at different times.
+    /// A process learns of a new number of shards, each at its own time.
     ShardCountChanges(u64, u16),
     WorkerStep(ShardId, u64),
     ClaimResponseArrives(ShardId, u64, u64, Positions),
@@ -32,7 +33,7 @@ pub(super) enum SimEvent {
     CheckSettled,
 }
 
-/// An event and when it is due.
+/// Event with its due time.
 pub(super) struct ScheduledEvent {
     pub(super) at: Micros,
     pub(super) order: u64,

@@ -1,12 +1,13 @@
-//! A fleet of processes with clocks of their own around an API server and a Postgres: kills,
-//! restarts, pauses, partitions, calls that are slow, lost or land late, watches that die, Leases
-//! that are deleted, and numbers of shards that change, all drawn from a seed.
+//! Simulation of a fleet of processes with different clocks around an API server and a Postgres:
+//! kills, restarts, pauses, partitions, slow, lost and late requests, dying watches, deleted
+//! Leases, and changing numbers of shards, all drawn from a seed.
 //!
-//! What is checked: two never hold one key at once (but where somebody deletes Leases); two never
-//! save in one epoch; no position goes back; the events of a key are handled in order; in the
-//! end all were handled and saved, and every shard of the wanted layout is held, balanced.
+//! Checked invariants: two processes never own a key at once (except where Leases are deleted); two
+//! never save in one epoch; no position goes back; the events of a key are processed in order; in
+//! the end all events are processed and saved, and every shard of the layout is held, in balance.
 //!
-//! `SIMULATION_SEED` plays one seed and prints all that happens, `SIMULATION_RUNS` that many.
+//! `SIMULATION_SEED` runs one seed and prints all events; `SIMULATION_RUNS` sets the number of
+//! seeds.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::fmt::Write as _;
@@ -27,13 +28,13 @@ mod network;
 mod shard_worker;
 mod world;
 
-/// Seeds that are played in a plain run, and in a long one.
+/// Number of seeds in a plain run, and in a soak run.
 const SEEDS: (u32, u32) = (80, 1000);
 /// The fastest clock gains less on the slowest than `duration / renew_deadline`.
 const CLOCK_RATES: std::ops::Range<f64> = 0.82..1.2;
 
 impl World {
-    /// Something goes wrong, or all that has gone wrong is mended.
+    /// Injects a fault, or heals all faults once recovery has begun.
     fn inject_fault(&mut self) {
         if self.is_recovering() {
             for p in 0..PROCESSES {
@@ -104,7 +105,7 @@ impl World {
         }
     }
 
-    /// Everybody loses the watch, and some the changes that they have missed.
+    /// Ends all watches, some of them with their history compacted.
     fn restart_api_server(&mut self) {
         self.down_until = self.now + self.random.random_range(0..20 * SECOND);
         if self.random.random_bool(0.5) {
@@ -128,7 +129,7 @@ impl World {
         }
     }
 
-    /// Whether all is as it should be, and nothing more will come.
+    /// Returns whether the fleet is in its desired state, with nothing left to do.
     fn is_settled(&self) -> bool {
         let member = |process: &world::SimProcess| {
             let state = process.state.as_ref();
@@ -185,6 +186,7 @@ impl World {
     }
 }
 
+/// Counts over all seeds.
 #[derive(Debug, Default)]
 struct Tally {
     seeds: u64,
@@ -231,7 +233,7 @@ fn seed_count() -> u64 {
     rounds(SEEDS.0, SEEDS.1).into()
 }
 
-/// Plays the seeds from `first` on, each `step` apart.
+/// Runs the seeds from `first` on, in steps of `step`.
 fn run_seeds(first: u64, end: u64, step: usize) -> Result<Tally, String> {
     let mut tally = Tally::default();
     for seed in (first..end).step_by(step) {
@@ -269,7 +271,7 @@ fn fleet_keeps_its_guarantees() {
     assert!(all.grants > all.seeds * 16, "{all:?}");
 }
 
-/// The simulation can tell: with clocks that break the rule, two do hold one key at once.
+/// Sanity check of the simulation: with excessive clock drift, two processes do own a key at once.
 #[test]
 fn excessive_clock_drift_is_detected() {
     let caught = (0..seed_count()).any(|seed| {

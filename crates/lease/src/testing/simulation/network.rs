@@ -1,4 +1,4 @@
-//! What travels between the processes and the API server, and what is lost on the way.
+//! Requests and watch events between the processes and the API server, and what is lost on the way.
 
 use std::collections::VecDeque;
 
@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// Tells all who watch what has happened since the version `before`.
+    /// Sends all changes after the version `before` to the watchers.
     pub(super) fn broadcast_changes(&mut self, before: u64) {
         for change in self.server.changes_since(before).unwrap() {
             for p in 0..PROCESSES {
@@ -127,7 +127,7 @@ impl World {
         let Some(watch) = &mut self.processes[p].watch else {
             return;
         };
-        // What is lost on the way is followed by nothing.
+        // After a lost event, the watch shows nothing more.
         watch.stalled |= cut;
         if watch.stalled {
             return;
@@ -181,7 +181,7 @@ impl World {
         }
     }
 
-    /// Ends a watch, or has it silently die.
+    /// Ends a watch, or makes it silently die.
     pub(super) fn end_watch(&mut self, p: usize, silently: bool, breach: Option<WatchError>) {
         if let Some(watch) = &mut self.processes[p].watch {
             watch.stalled = true;

@@ -1,5 +1,5 @@
-//! What a process does with the shards it is handed: it claims their epochs, handles the events
-//! of their keys in order, saves now and then, and lets go.
+//! Worker of a shard: it claims an epoch, processes the events of its keys in order, saves now and
+//! then, and releases the shard.
 
 use super::database::{Positions, belongs_to};
 use super::events::SimEvent;
@@ -8,11 +8,12 @@ use crate::membership::names::ShardId;
 use crate::membership::state_machine::Input;
 use crate::testing::Micros;
 
-/// Between two steps of work, at least.
+/// Minimum time between two steps.
 const STEP: Micros = SECOND / 2;
-/// How long a worker that is to leave tries to save.
+/// How long a draining worker tries to save.
 const DRAIN: Micros = 5 * SECOND;
 
+/// Worker of one granted shard.
 #[derive(Debug)]
 pub(super) struct ShardWorker {
     id: u64,
@@ -20,7 +21,7 @@ pub(super) struct ShardWorker {
     positions: Positions,
     draining_since: Option<Micros>,
     pub(super) lost: bool,
-    /// Whether the last save has everything in it.
+    /// Whether the last save contains everything.
     is_saving: bool,
 }
 
@@ -45,7 +46,7 @@ impl World {
         self.schedule(0, p, SimEvent::WorkerStep(shard_id, id));
     }
 
-    /// Nobody else may hold any of the keys at this moment.
+    /// Checks that no other process owns any of the keys at this moment.
     fn check_exclusive(&mut self, p: usize, shard_id: ShardId) {
         for q in 0..PROCESSES {
             let now = self.local_time(q);
@@ -87,7 +88,7 @@ impl World {
         id: u64,
     ) -> Result<(), String> {
         let wait = STEP + self.random.random_range(0..STEP);
-        // The timer of the membership comes first.
+        // The renew deadline comes first.
         let now = self.local_time(p);
         let ended = self.processes[p].deadline.is_none_or(|until| now >= until);
         let Some(worker) = self.processes[p].workers.get_mut(&shard_id) else {
@@ -97,7 +98,7 @@ impl World {
             return Ok(());
         }
         if worker.lost || ended {
-            // It takes a while for what was in flight to be dropped.
+            // Work in flight takes a while to be dropped.
             if !self.is_recovering() && self.random.random_bool(0.5) {
                 self.schedule(wait, p, SimEvent::WorkerStep(shard_id, id));
             } else if self.processes[p]
@@ -140,7 +141,7 @@ impl World {
                 SimEvent::SaveRequestArrives(shard_id, id, epoch, positions),
             );
         }
-        // Sometimes a worker gives up by itself.
+        // Sometimes a worker drops its shard by itself.
         if self.chance(0.002) {
             self.drop_shard(p, shard_id);
             return Ok(());

@@ -1,4 +1,4 @@
-//! True time, the processes and their clocks, and what happens one after the other.
+//! World of the simulation: true time, the processes and their clocks, and the event loop.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -19,15 +19,16 @@ use crate::testing::Micros;
 
 pub(super) const SECOND: Micros = 1_000_000;
 pub(super) const PROCESSES: usize = 5;
-/// How long things go wrong, and how long they may take to come right afterwards.
+/// How long faults are injected, and how long recovery may take afterwards.
 pub(super) const FAULT_PERIOD: Micros = 120 * SECOND;
 pub(super) const RECOVERY_PERIOD: Micros = 120 * SECOND;
-/// How long all must have been as it should be.
+/// How long the fleet must have been in its desired state.
 const STABLE_PERIOD: Micros = 10 * SECOND;
 
+/// Process with its own clock, network and workers.
 pub(super) struct SimProcess {
     pub(super) state: Option<MembershipState>,
-    /// Counts the lives of this place in the fleet.
+    /// Number of restarts of this process.
     pub(super) incarnation: u64,
     pod: String,
     clock_rate: f64,
@@ -41,19 +42,21 @@ pub(super) struct SimProcess {
     pub(super) syncing: u64,
     pub(super) watch: Option<WatchStream>,
     latest_change: u64,
-    /// Until when its membership lasts, by its own clock.
+    /// Renew deadline of its membership, by its own clock.
     pub(super) deadline: Option<Instant>,
     pub(super) workers: BTreeMap<ShardId, ShardWorker>,
 }
 
+/// Watch of one process.
 pub(super) struct WatchStream {
     pub(super) id: u64,
-    /// What follows comes later.
+    /// Later events arrive later.
     pub(super) last_delivery: Micros,
     pub(super) in_transit: VecDeque<LeaseChange>,
     pub(super) stalled: bool,
 }
 
+/// True time, the processes, the servers and the events to come.
 pub(super) struct World {
     pub(super) random: SmallRng,
     pub(super) timing: Timing,
@@ -67,12 +70,12 @@ pub(super) struct World {
     pub(super) database: Database,
     pub(super) log: EventLog,
     pub(super) shard_count: u16,
-    /// Whether Leases are deleted by others, which only the epochs protect against.
+    /// Whether other programs delete Leases, which only the epochs protect against.
     pub(super) deletes_leases: bool,
     pub(super) grants: u64,
     pub(super) settled_at: Option<Micros>,
     pub(super) violation: Option<String>,
-    /// Whether all that happens is printed.
+    /// Whether all events are printed.
     pub(super) trace: bool,
 }
 
@@ -158,7 +161,7 @@ impl World {
         self.epoch + Duration::from_secs_f64(elapsed + self.processes[p].clock_offset)
     }
 
-    /// A local time span in true time.
+    /// Converts a local duration into true time.
     pub(super) fn true_duration(&self, p: usize, local_duration: Duration) -> Micros {
         let micros = local_duration
             .div_f64(self.processes[p].clock_rate)
@@ -174,7 +177,7 @@ impl World {
         if self.is_recovering() || self.random.random_bool(0.85) {
             self.random.random_range(1_000..50_000)
         } else {
-            // Long after the caller has given up on it, too.
+            // Sometimes long after the caller has given up on it.
             self.random.random_range(0..10 * SECOND)
         }
     }
@@ -343,7 +346,7 @@ impl World {
         self.send_input(p, Input::Tick);
     }
 
-    /// Ends a process, without a word.
+    /// Kills a process without a release.
     pub(super) fn kill(&mut self, p: usize) {
         let down = self.random.random_range(0..15 * SECOND);
         let renamed = self.random.random_bool(0.5);
