@@ -143,12 +143,12 @@ async fn holder_survives_outages_shorter_than_its_deadline() {
     let first = acquire(&mut elector(&server, "a")).await;
     // Renewals have jitter, so outages begin at many different moments between them.
     for _ in 0..200 {
-        for trouble in [DROP_REQUEST, DROP_RESPONSE, FAIL] {
-            server.set_behaviour(trouble);
+        for fault in [DROP_REQUEST, DROP_RESPONSE, FAIL] {
+            server.set_behaviour(fault);
             sleep(5 * SECOND).await;
             server.set_behaviour(CallBehaviour::default());
             sleep(10 * SECOND).await;
-            assert!(!first.lost().is_cancelled(), "{trouble:?}");
+            assert!(!first.lost().is_cancelled(), "{fault:?}");
         }
     }
 }
@@ -222,7 +222,7 @@ async fn claim_without_response_is_recovered() {
 #[tokio::test(start_paused = true)]
 async fn stopped_elector_leaves_no_holder() {
     // Stopped on standby, during a claim that gets a response, and during one that does not.
-    for (fates, after) in [
+    for (behaviours, after) in [
         (vec![], 0),
         (
             vec![
@@ -237,7 +237,7 @@ async fn stopped_elector_leaves_no_holder() {
         (vec![CallBehaviour::default(), DROP_RESPONSE], 2500),
     ] {
         let server = FakeApiServer::new();
-        server.queue_behaviours(fates);
+        server.queue_behaviours(behaviours);
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         tokio::spawn(async move {

@@ -41,7 +41,7 @@ impl World {
             is_saving: false,
         };
         if self.processes[p].workers.insert(shard_id, worker).is_some() {
-            self.violation = Some(format!("{shard_id:?} is handed out to {p} twice"));
+            self.violation = Some(format!("{shard_id:?} is granted to {p} twice"));
         }
         self.schedule(0, p, SimEvent::WorkerStep(shard_id, id));
     }
@@ -58,7 +58,9 @@ impl World {
                 |held: &ShardId| *held == shard_id || held.shard_count != shard_id.shard_count;
             let mut held = other.workers.iter().filter(|(_, worker)| !worker.lost);
             if let Some((held, _)) = held.find(|(held, _)| overlaps(held)) {
-                self.violation = Some(format!("{p} begins {shard_id:?} while {q} has {held:?}"));
+                self.violation = Some(format!(
+                    "{p} is granted {shard_id:?} while {q} has {held:?}"
+                ));
             }
         }
     }
