@@ -16,7 +16,7 @@ use chrono::Utc;
 use crds::config::ListenerConfig;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use lease::fleet::Hold;
+use lease::membership::ShardLease;
 use sqlx::PgPool;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -307,7 +307,7 @@ impl<'a> Engine<'a> {
     async fn run(
         mut self,
         fleet: &mut Fleet,
-        holds: &mut BTreeMap<u16, Arc<Hold>>,
+        holds: &mut BTreeMap<u16, Arc<ShardLease>>,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let result = self.work(fleet, holds, stop).await;
@@ -336,11 +336,11 @@ impl<'a> Engine<'a> {
     async fn work(
         &mut self,
         fleet: &mut Fleet,
-        holds: &mut BTreeMap<u16, Arc<Hold>>,
+        holds: &mut BTreeMap<u16, Arc<ShardLease>>,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let desk = &self.desk;
-        let work = |hold: Arc<Hold>| async move {
+        let work = |hold: Arc<ShardLease>| async move {
             let shard = hold.shard();
             (shard, desk.work(hold).await)
         };

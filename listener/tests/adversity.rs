@@ -81,7 +81,7 @@ async fn leases_that_are_deleted_by_hand_come_back() {
 
     let member = format!("name like '%-{}-%'", processes[0].pid());
     assert_eq!(delete_leases(&db.pool, &member).await, 1);
-    processes[0].says("lost the lease of this member").await;
+    processes[0].says("membership lost").await;
     stands(&db.pool, &member, 1).await;
     shared(&db.pool, 8, &processes.each_ref()).await;
 

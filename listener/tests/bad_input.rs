@@ -224,7 +224,7 @@ async fn a_server_that_takes_longer_to_connect_than_a_call_about_a_lease_is_join
     let url = busy(&db, |_| Duration::from_secs(1)).await;
     let config = listener(&url, LONG_LEASE);
     let mut process = Process::run(&config);
-    process.says("taking part").await;
+    process.says("joined the fleet").await;
     process.stop().await;
 }
 

@@ -260,7 +260,7 @@ async fn what_a_paused_process_still_saves_is_refused() {
         (fenced > 0.0).then_some(())
     })
     .await;
-    let again = "taking part";
+    let again = "joined the fleet";
     eventually("the first joins anew", async || {
         (first.said().matches(again).count() > 1).then_some(())
     })

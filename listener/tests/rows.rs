@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
-use lease::{Change, Store, StoreError};
+use lease::{LeaseEvent, LeaseStore, StoreError};
 use observer_listener::shard::database::Rows;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -137,32 +137,32 @@ async fn what_was_deleted_before_its_write_was_seen_is_listed_anew() {
     let (all, last) = rows.list().await.unwrap();
     assert_eq!(all.len(), 1);
     // Nothing is looked for until a change is asked for.
-    let mut changes = rows.follow(&last).await.unwrap();
+    let mut changes = rows.watch_all(&last).await.unwrap();
     rows.replace("old", &old).await.unwrap();
     rows.create(&lease("new", "x")).await.unwrap();
     db.run("delete from observer.lease").await;
     let gone = changes.next().await.unwrap().unwrap();
-    assert_eq!(gone, Change::Gone("old".to_owned()));
+    assert_eq!(gone, LeaseEvent::Deleted("old".to_owned()));
     // Where no row is left, there is none to tell a version by, until there is a write.
     rows.create(&lease("other", "x")).await.unwrap();
     let other = changes.next().await.unwrap().unwrap();
-    assert!(matches!(other, Change::Put(lease) if name(&lease) == "other"));
+    assert!(matches!(other, LeaseEvent::Applied(lease) if name(&lease) == "other"));
     let end = changes.next().await.unwrap();
     assert!(matches!(end, Err(StoreError::Expired)), "{end:?}");
 
     let (all, last) = rows.list().await.unwrap();
     assert_eq!(all.iter().map(name).collect::<Vec<_>>(), ["other"]);
-    let mut changes = rows.follow(&last).await.unwrap();
+    let mut changes = rows.watch_all(&last).await.unwrap();
     let kept = rows.create(&lease("kept", "x")).await.unwrap();
     let given = rows.create(&lease("given back", "x")).await.unwrap();
     let version = given.metadata.resource_version.unwrap();
     rows.delete("given back", &version).await.unwrap();
     let put = changes.next().await.unwrap().unwrap();
-    assert_eq!(put, Change::Put(kept.clone()));
+    assert_eq!(put, LeaseEvent::Applied(kept.clone()));
     rows.replace("kept", &kept).await.unwrap();
     let put = changes.next().await.unwrap().unwrap();
     assert!(
-        matches!(put, Change::Put(_)),
+        matches!(put, LeaseEvent::Applied(_)),
         "its own deletions are no loss"
     );
 }
@@ -209,7 +209,7 @@ async fn whoever_sees_a_version_has_seen_all_before_it() {
         .iter()
         .map(|lease| (name(lease), version(lease)))
         .collect();
-    let mut changes = follower.follow(&last).await.unwrap();
+    let mut changes = follower.watch_all(&last).await.unwrap();
     let mut newest = last.parse().unwrap();
 
     let mut before: Option<(BTreeMap<String, i64>, i64)> = None;
@@ -255,9 +255,9 @@ async fn whoever_sees_a_version_has_seen_all_before_it() {
     );
 }
 
-fn note(change: Change, known: &mut BTreeMap<String, i64>, newest: &mut i64) {
+fn note(change: LeaseEvent, known: &mut BTreeMap<String, i64>, newest: &mut i64) {
     match change {
-        Change::Put(lease) => {
+        LeaseEvent::Applied(lease) => {
             assert!(
                 version(&lease) > *newest,
                 "changes come in the order of their versions"
@@ -265,7 +265,7 @@ fn note(change: Change, known: &mut BTreeMap<String, i64>, newest: &mut i64) {
             *newest = version(&lease);
             known.insert(name(&lease), version(&lease));
         }
-        Change::Gone(name) => {
+        LeaseEvent::Deleted(name) => {
             assert!(known.remove(&name).is_some(), "{name} was there");
         }
     }
@@ -280,25 +280,25 @@ async fn changes_come_one_by_one_whoever_makes_them() {
     assert_eq!(all, std::slice::from_ref(&first));
     // Between the list and the changes that follow it.
     let second = theirs.create(&lease("b", "x")).await.unwrap();
-    let mut changes = ours.follow(&last).await.unwrap();
+    let mut changes = ours.watch_all(&last).await.unwrap();
     let mut next = async || {
         let change = comes("a change", changes.next()).await;
         change.unwrap().unwrap()
     };
-    assert_eq!(next().await, Change::Put(second.clone()));
+    assert_eq!(next().await, LeaseEvent::Applied(second.clone()));
     let first = ours.replace("a", &first).await.unwrap();
-    assert_eq!(next().await, Change::Put(first.clone()));
+    assert_eq!(next().await, LeaseEvent::Applied(first.clone()));
     theirs
         .delete("a", &version(&first).to_string())
         .await
         .unwrap();
-    assert_eq!(next().await, Change::Gone("a".to_owned()));
+    assert_eq!(next().await, LeaseEvent::Deleted("a".to_owned()));
     ours.delete("b", &version(&second).to_string())
         .await
         .unwrap();
-    assert_eq!(next().await, Change::Gone("b".to_owned()));
+    assert_eq!(next().await, LeaseEvent::Deleted("b".to_owned()));
     let again = theirs.create(&lease("a", "y")).await.unwrap();
-    assert_eq!(next().await, Change::Put(again));
+    assert_eq!(next().await, LeaseEvent::Applied(again));
 
     // Between two looks, one gives up what is its own and goes.
     let mut transaction = db.pool.begin().await.unwrap();
@@ -310,12 +310,12 @@ async fn changes_come_one_by_one_whoever_makes_them() {
         transaction.execute(statement).await.unwrap();
     }
     transaction.commit().await.unwrap();
-    assert!(matches!(next().await, Change::Put(lease) if name(&lease) == "b"));
-    assert_eq!(next().await, Change::Gone("a".to_owned()));
+    assert!(matches!(next().await, LeaseEvent::Applied(lease) if name(&lease) == "b"));
+    assert_eq!(next().await, LeaseEvent::Deleted("a".to_owned()));
 
     // All at once, the count of versions included.
     db.run("select observer.forget('default/test')").await;
-    assert_eq!(next().await, Change::Gone("b".to_owned()));
+    assert_eq!(next().await, LeaseEvent::Deleted("b".to_owned()));
     let left: i64 = db.value("select count(*) from observer.lease").await;
     assert_eq!(left, 0);
 }

@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
-use lease::{Changes, FleetChanges, Store, StoreError};
+use lease::{LeaseEvents, LeaseStore, LeaseWatch, StoreError};
 use prometheus::IntCounterVec;
 
 /// A place where Leases are kept, and a counter of what is asked of it, by verb.
@@ -22,7 +22,7 @@ impl<S> Counted<S> {
     }
 }
 
-impl<S: Store> Store for Counted<S> {
+impl<S: LeaseStore> LeaseStore for Counted<S> {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
         self.count("get");
         self.store.get(name)
@@ -55,7 +55,7 @@ impl<S: Store> Store for Counted<S> {
         &'a self,
         name: &'a str,
         version: &'a str,
-    ) -> BoxFuture<'a, Result<Changes, StoreError>> {
+    ) -> BoxFuture<'a, Result<LeaseWatch, StoreError>> {
         self.count("watch");
         self.store.watch(name, version)
     }
@@ -65,8 +65,8 @@ impl<S: Store> Store for Counted<S> {
         self.store.list()
     }
 
-    fn follow<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<FleetChanges, StoreError>> {
+    fn watch_all<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<LeaseEvents, StoreError>> {
         self.count("watch");
-        self.store.follow(version)
+        self.store.watch_all(version)
     }
 }

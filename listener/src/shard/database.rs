@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
-use lease::{Change, Changes, FleetChanges, Store, StoreError};
+use lease::{LeaseEvent, LeaseEvents, LeaseStore, LeaseWatch, StoreError};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Row};
@@ -112,7 +112,7 @@ impl Rows {
     /// What this process has written and somebody has deleted before it was seen here cannot be told
     /// as changes, since whoever was answered would take the deletion for an earlier one: then all is
     /// to be listed anew.
-    fn changes(&self, leases: Vec<Lease>, last: i64) -> Vec<Result<Change, StoreError>> {
+    fn changes(&self, leases: Vec<Lease>, last: i64) -> Vec<Result<LeaseEvent, StoreError>> {
         let now: Versions = leases
             .iter()
             .map(|lease| (name(lease), version(lease)))
@@ -124,11 +124,11 @@ impl Rows {
         let expired = written.iter().any(is_lost).then_some(StoreError::Expired);
         written.retain(|_, version| *version > last);
         let gone = seen.keys().filter(|name| !now.contains_key(*name));
-        let gone: Vec<Change> = gone.cloned().map(Change::Gone).collect();
+        let gone: Vec<LeaseEvent> = gone.cloned().map(LeaseEvent::Deleted).collect();
         let new = leases
             .into_iter()
             .filter(|lease| seen.get(&name(lease)) != Some(&version(lease)));
-        let changes = new.map(Change::Put).chain(gone).map(Ok);
+        let changes = new.map(LeaseEvent::Applied).chain(gone).map(Ok);
         let changes = changes.chain(expired.map(Err)).collect();
         *seen = now;
         changes
@@ -147,7 +147,7 @@ impl Rows {
     }
 }
 
-impl Store for Rows {
+impl LeaseStore for Rows {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
         Box::pin(self.one(name))
     }
@@ -232,7 +232,7 @@ impl Store for Rows {
         &'a self,
         name: &'a str,
         version: &'a str,
-    ) -> BoxFuture<'a, Result<Changes, StoreError>> {
+    ) -> BoxFuture<'a, Result<LeaseWatch, StoreError>> {
         let (rows, name) = (self.clone(), name.to_owned());
         let seen = version.parse::<i64>().ok();
         Box::pin(async move {
@@ -259,7 +259,7 @@ impl Store for Rows {
     }
 
     /// From the last list on, or from where the last one that followed has come.
-    fn follow<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<FleetChanges, StoreError>> {
+    fn watch_all<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<LeaseEvents, StoreError>> {
         let rows = self.clone();
         Box::pin(async move {
             let looks = stream::unfold((rows, LOOK_EVERY), |(rows, pause)| async move {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crds::config::ListenerConfig;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client};
-use lease::fleet::{self, Hold, Options, Standing};
-use lease::{Cluster, Store, Timing};
+use lease::membership::{self, MembershipConfig, MembershipStatus, ShardLease};
+use lease::{KubeLeaseStore, LeaseStore, Timing};
 use sqlx::PgPool;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
@@ -63,9 +63,9 @@ pub struct Member {
 /// A process's part in a fleet. Dropping it leaves the Leases to expire.
 pub(crate) struct Fleet {
     /// The shards that become this process's; ends after [`Fleet::leave`] once all are given up.
-    pub(crate) holds: mpsc::Receiver<Hold>,
+    pub(crate) holds: mpsc::Receiver<ShardLease>,
     /// How things stand.
-    pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) standing: watch::Receiver<MembershipStatus>,
     stop: CancellationToken,
     longest_end: Duration,
     task: AbortOnDropHandle<()>,
@@ -86,11 +86,11 @@ impl Fleet {
         let requests = metrics.lease_requests.clone();
         let mut member_owners = Vec::new();
         let mut dead: Arc<dyn Fn(&str) -> bool + Send + Sync> = Arc::new(|_| false);
-        let (store, owners, pool): (Arc<dyn Store>, _, _) = match coordination {
+        let (store, owners, pool): (Arc<dyn LeaseStore>, _, _) = match coordination {
             Coordination::Cluster { client, owners } => {
                 let selector = format!("{INSTANCE}={}", listener.name);
                 let api = Api::namespaced(client.clone(), &listener.namespace);
-                let store = Cluster::new(api, selector);
+                let store = KubeLeaseStore::new(api, selector);
                 member_owners.push(pod(member));
                 (
                     Arc::new(Counted::new(store, requests)),
@@ -109,22 +109,22 @@ impl Fleet {
                 )
             }
         };
-        let options = Options {
+        let options = MembershipConfig {
             store,
             listener: listener.name.clone(),
             pod: member.name.clone(),
             uid: member.uid.clone(),
             timing,
             labels: labels(&listener.name),
-            owners,
-            member_owners,
-            dead,
+            shard_lease_owners: owners,
+            member_lease_owners: member_owners,
+            known_dead: dead,
         };
         let stop = CancellationToken::new();
         let (send, holds) = mpsc::channel(usize::from(listener.shards));
-        let (tell, standing) = watch::channel(Standing::default());
+        let (tell, standing) = watch::channel(MembershipStatus::default());
         let shards = watch::channel(listener.shards).1;
-        let taking_part = fleet::join(options, shards, send, tell, stop.clone());
+        let taking_part = membership::join(options, shards, send, tell, stop.clone());
         Ok(Self {
             holds,
             standing,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use crds::report::{DATABASE_UNREACHABLE, HOLDING_TRANSACTION, NO_LEASE, StalledShard};
-use lease::fleet::{Seat, Standing};
+use lease::membership::{MembershipStatus, ShardAssignment};
 use tokio::time::Instant;
 
 /// Since when each of some shards has been waiting.
@@ -68,12 +68,12 @@ impl Waiting {
     /// Takes note of how things stand, and of the shards that are held and not claimed.
     pub(crate) fn note(
         &mut self,
-        standing: &Standing,
+        standing: &MembershipStatus,
         unclaimed: impl Iterator<Item = u16>,
         now: Instant,
     ) {
         let seats = standing.shards.iter();
-        let wanted = seats.filter(|seat| seat.wanted && !seat.mine);
+        let wanted = seats.filter(|seat| seat.pending && !seat.held);
         self.wanted.note(wanted.map(|seat| seat.shard), now);
         self.unclaimed.note(unclaimed, now);
         self.outside = match standing.identity {
@@ -91,7 +91,7 @@ impl Waiting {
     /// `blocked` is what keeps the database from answering although it is there, if anything does.
     pub(crate) fn stalled(
         &self,
-        standing: &Standing,
+        standing: &MembershipStatus,
         blocked: Option<&str>,
         now: Instant,
         bound: Duration,
@@ -114,20 +114,20 @@ impl Waiting {
     /// Why this process takes no part, if it has not for as long as `bound`.
     pub(crate) fn outside(
         &self,
-        standing: &Standing,
+        standing: &MembershipStatus,
         now: Instant,
         bound: Duration,
     ) -> Option<String> {
         let lasts = now.saturating_duration_since(self.outside?);
-        let why = standing.trouble.as_deref().unwrap_or("its Lease is held");
+        let why = standing.outage.as_deref().unwrap_or("its Lease is held");
         (lasts >= bound).then(|| format!("this process cannot take part: {why}"))
     }
 }
 
 /// While the cause is the same, so are the words.
-fn message(seat: Option<&Seat>, standing: &Standing) -> String {
+fn message(seat: Option<&ShardAssignment>, standing: &MembershipStatus) -> String {
     let holder = seat.and_then(|seat| seat.holder.as_ref());
-    match (&standing.trouble, holder) {
+    match (&standing.outage, holder) {
         (Some(trouble), _) => format!("its Lease cannot be had: {trouble}"),
         (None, Some(holder)) => format!("its Lease cannot be had, as {holder} still holds it"),
         (None, None) => "its Lease cannot be had".to_owned(),
@@ -143,10 +143,10 @@ mod tests {
         let start = Instant::now();
         let mut waiting = Waiting::default();
         let mut outside = |second: u64, identity: Option<&str>| {
-            let standing = Standing {
+            let standing = MembershipStatus {
                 identity: identity.map(ToOwned::to_owned),
-                trouble: Some("no answer".to_owned()),
-                ..Standing::default()
+                outage: Some("no answer".to_owned()),
+                ..MembershipStatus::default()
             };
             let now = start + Duration::from_secs(second);
             waiting.note(&standing, std::iter::empty(), now);
@@ -164,14 +164,14 @@ mod tests {
         let start = Instant::now();
         let mut waiting = Waiting::default();
         let mut note = |second: u64, mine: bool| {
-            let standing = Standing {
-                shards: vec![Seat {
+            let standing = MembershipStatus {
+                shards: vec![ShardAssignment {
                     shard: 4,
                     holder: Some("other".to_owned()),
-                    mine,
-                    wanted: true,
+                    held: mine,
+                    pending: true,
                 }],
-                ..Standing::default()
+                ..MembershipStatus::default()
             };
             let (now, bound) = (start + Duration::from_secs(second), Duration::from_secs(5));
             waiting.note(&standing, std::iter::empty(), now);
@@ -198,7 +198,7 @@ mod tests {
         let (mut waiting, bound) = (Waiting::default(), Duration::from_secs(5));
         let mut note = |second: u64, shards: &[u16]| {
             let now = start + Duration::from_secs(second);
-            let standing = Standing::default();
+            let standing = MembershipStatus::default();
             waiting.note(&standing, shards.iter().copied(), now);
             let longest = waiting.longest_unclaimed(now);
             let blocked = (second % 2 == 1).then_some("process 7 holds a lock");

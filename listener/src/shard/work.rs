@@ -7,7 +7,7 @@ use std::time::Duration;
 use ::queue::{ActionLanes, JobQueue};
 use chrono::Utc;
 use crds::config::ListenerConfig;
-use lease::fleet::Hold;
+use lease::membership::ShardLease;
 use sqlx::PgPool;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ pub(crate) struct Desk<'a> {
 
 impl Desk<'_> {
     /// Works on a shard for as long as it is held. Fails if it cannot be worked on as it is.
-    pub(crate) async fn work(&self, hold: Arc<Hold>) -> Result<(), CheckpointError> {
+    pub(crate) async fn work(&self, hold: Arc<ShardLease>) -> Result<(), CheckpointError> {
         let shard = hold.shard();
         let Some((claimed, jobs)) = self.claim(&hold).await? else {
             return Ok(());
@@ -61,10 +61,10 @@ impl Desk<'_> {
             biased;
             () = right.fenced.cancelled() => None,
             () = hold.lost().cancelled() => Some(Duration::ZERO),
-            () = hold.leaving().cancelled() => Some(self.listener.drain_timeout),
+            () = hold.release_requested().cancelled() => Some(self.listener.drain_timeout),
         };
         if let Some(drain) = drain {
-            let lost = drain.is_zero() && !hold.leaving().is_cancelled();
+            let lost = drain.is_zero() && !hold.release_requested().is_cancelled();
             if lost {
                 tracing::warn!(shard, "lost the shard; what is under way is cut off");
             }
@@ -85,14 +85,14 @@ impl Desk<'_> {
     /// Nothing if it is not held any more.
     async fn claim(
         &self,
-        hold: &Hold,
+        hold: &ShardLease,
     ) -> Result<Option<(ClaimedShard, Vec<ActionLanes>)>, CheckpointError> {
         let shard = hold.shard();
         let mut wait = FIRST_WAIT;
         let over = async {
             tokio::select! {
                 () = hold.lost().cancelled() => {}
-                () = hold.leaving().cancelled() => {}
+                () = hold.release_requested().cancelled() => {}
             }
         };
         let name = self.listener.identity();
