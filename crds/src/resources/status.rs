@@ -76,6 +76,10 @@ pub struct ObserverCounts {
     /// Refused; their own status says why.
     #[serde(default)]
     pub refused: i32,
+    /// At work, but the database does not log what they watch, or a column that they look at; their
+    /// own status says what.
+    #[serde(default)]
+    pub untracked: i32,
 }
 
 /// Who works on a shard.
@@ -107,7 +111,8 @@ pub struct ObserverStatus {
     #[schemars(length(max = 64))]
     pub listeners: Vec<String>,
     /// `Accepted`: it is right in itself. `Resolved`: the Secrets that it names are there.
-    /// `Programmed`: every listener that selects it runs it.
+    /// `Programmed`: every listener that selects it runs it. `Tracked`: the database logs what it
+    /// watches, with the columns that it looks at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

@@ -62,6 +62,7 @@ pub use gate::{Gates, Room, Standing};
 use hosts::without_port;
 use passage::Passage;
 use scrub::Scrub;
+pub(crate) use scrub::on_one_line;
 pub use shared::{Kept, Shared, SharedError};
 pub use template::Flaw;
 

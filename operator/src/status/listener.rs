@@ -15,7 +15,7 @@ use crate::build::selector_text;
 use crate::conditions::{Saying, Truth, condition, find, holds};
 use crate::key::Key;
 use crate::seen::{DeploymentSeen, PodSeen};
-use crate::verdict::Verdict;
+use crate::verdict::{Tracked, Verdict};
 
 /// How long pods may take to load a new bundle before the listener is no longer ready.
 const LOADING: Duration = Duration::from_secs(30);
@@ -332,7 +332,10 @@ impl<'a> Seen<'a> {
             i32::try_from(count).unwrap_or(i32::MAX)
         };
         let waiting = count(&|verdict| matches!(verdict, Verdict::Waiting { .. }));
-        let programmed = count(&|verdict| matches!(verdict, Verdict::Programmed));
+        let programmed = count(&|verdict| matches!(verdict, Verdict::Programmed(_)));
+        let open = count(&|verdict| matches!(verdict, Verdict::Programmed(Tracked::Unknown)));
+        let untracked =
+            count(&|verdict| matches!(verdict, Verdict::Programmed(Tracked::No { .. })));
         let on_its_way = waiting > 0 && self.wanted > 0 && self.working().next().is_some();
         ObserverCounts {
             selected: count(&Verdict::selected),
@@ -342,6 +345,13 @@ impl<'a> Seen<'a> {
                 programmed
             },
             refused: count(&Verdict::refused),
+            untracked: if on_its_way || open > 0 {
+                before
+                    .untracked
+                    .clamp(untracked, untracked + waiting + open)
+            } else {
+                untracked
+            },
         }
     }
 }

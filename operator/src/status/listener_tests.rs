@@ -129,6 +129,7 @@ fn report(role: Role, bundle: &str) -> PodReport {
         problem: None,
         shards: works.then(|| owned(0, 1)).into_iter().collect(),
         stalled: Vec::new(),
+        tracking: None,
         members: 1,
         lag_seconds: 0,
         backlog: 0,
@@ -280,7 +281,7 @@ fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
             message: message.to_owned(),
         };
         case.verdicts = [
-            (Key::new("web", "a"), Verdict::Programmed),
+            (Key::new("web", "a"), Verdict::Programmed(Tracked::Yes)),
             (Key::new("web", "b"), refused("x")),
             (Key::new("web", "c"), Verdict::Suspended),
         ]
@@ -399,4 +400,40 @@ fn pods_for_jobs_are_counted_apart() {
     let workers = status.workers.unwrap();
     assert_eq!((workers.replicas, workers.ready_replicas), (3, 3));
     assert!(Case::well().status().workers.is_none());
+}
+
+#[test]
+fn observers_of_what_is_not_logged_are_counted() {
+    let no = || {
+        Verdict::Programmed(Tracked::No {
+            reason: "TableNotTracked".to_owned(),
+            message: String::new(),
+        })
+    };
+    let says = |a: Verdict, b: Verdict| {
+        BTreeMap::from([(Key::new("web", "a"), a), (Key::new("web", "b"), b)])
+    };
+    let mut case = Case::but(|case| {
+        case.verdicts = says(Verdict::Programmed(Tracked::Yes), no());
+    });
+    assert_eq!(case.look().observers.untracked, 1);
+    assert_eq!(case.look().observers.programmed, 2);
+    // A new bundle, and pods that have not looked at it yet.
+    let unknown = || Verdict::Programmed(Tracked::Unknown);
+    let waiting = || Verdict::Waiting {
+        reason: "Pending".to_owned(),
+        message: String::new(),
+    };
+    for (a, b) in [
+        (waiting(), waiting()),
+        (unknown(), unknown()),
+        (no(), unknown()),
+    ] {
+        case.verdicts = says(a, b);
+        assert_eq!(case.look().observers.untracked, 1);
+    }
+    case.verdicts = says(no(), no());
+    assert_eq!(case.look().observers.untracked, 2);
+    case.verdicts = says(Verdict::Programmed(Tracked::Yes), Verdict::Suspended);
+    assert_eq!(case.look().observers.untracked, 0);
 }
