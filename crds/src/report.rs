@@ -37,6 +37,9 @@ pub struct PodReport {
     /// looked.
     #[serde(default)]
     pub tracking: Option<TrackingReport>,
+    /// Receivers that this pod leaves alone for the moment, as they fail.
+    #[serde(default)]
+    pub left_alone: LeftAlone,
     /// Members of the fleet, as this pod sees them; 0 before it has looked.
     #[serde(default)]
     pub members: u32,
@@ -113,6 +116,42 @@ pub struct TrackingFinding {
     pub reason: String,
     /// What is wrong, with the remedy.
     pub message: String,
+}
+
+/// Receivers whose circuit breaker is not closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftAlone {
+    /// So many at most that a report stays small; those that have been left alone for longest come
+    /// first.
+    #[serde(default)]
+    pub receivers: Vec<ReceiverLeftAlone>,
+    /// Number of receivers that are left out.
+    #[serde(default)]
+    pub left_out: u32,
+}
+
+/// A receiver whose circuit breaker is not closed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceiverLeftAlone {
+    /// Since when, in RFC 3339.
+    pub since: String,
+    /// Scheme, host and port, such as `https://shop.example:443`.
+    pub receiver: String,
+    /// What is tried.
+    pub state: BreakerState,
+    /// Number of actions whose deliveries it holds back.
+    pub actions: u32,
+}
+
+/// What a circuit breaker that is not closed lets pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum BreakerState {
+    /// One attempt or few, to see whether the receiver is back, or little by little.
+    HalfOpen,
+    /// Nothing.
+    Open,
 }
 
 /// Why a pod does not do its work.

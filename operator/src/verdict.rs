@@ -202,7 +202,7 @@ impl<'a> Tracking<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crds::report::{Refusal, TABLE_NOT_TRACKED, TrackingReport};
+    use crds::report::{LeftAlone, Refusal, TABLE_NOT_TRACKED, TrackingReport};
 
     use super::*;
 
@@ -221,6 +221,7 @@ mod tests {
             shards: Vec::new(),
             stalled: Vec::new(),
             tracking: None,
+            left_alone: LeftAlone::default(),
             members: 1,
             lag_seconds: 0,
             backlog: 0,

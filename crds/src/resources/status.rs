@@ -40,6 +40,11 @@ pub struct ObserverListenerStatus {
     /// Events committed and not read, an upper bound, as of a few seconds ago.
     #[serde(default)]
     pub backlog: i64,
+    /// Receivers that a pod leaves alone for the moment, as they fail: their circuit breakers are
+    /// open or half open. What is to be delivered to them waits. Scheme, host and port of 32 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub open_circuit_breakers: Vec<String>,
     /// SHA-256 of the bundle that the pods should run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<String>,

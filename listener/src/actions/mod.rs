@@ -192,7 +192,7 @@ impl Action {
     /// How the receiver is doing; nothing where there is none.
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
-        self.passage.gate.standing()
+        self.passage.gate.standing(Instant::now())
     }
 
     /// What would be sent for a delivery, in parts with a label each; secrets are left out.

@@ -111,6 +111,7 @@ pub fn listener(
         shards: listed(&owners, &before.shards),
         lag: oldest.map(|seconds| lag(seconds, before.lag.as_deref())),
         backlog: i64::try_from(backlog.unwrap_or(0)).unwrap_or(i64::MAX),
+        open_circuit_breakers: seen.left_alone(),
         bundle: seen
             .bundle
             .map(ToOwned::to_owned)
@@ -126,6 +127,8 @@ pub fn listener(
 
 /// Takes over the figures that change all the time, where a figure was shown before.
 pub fn keep_figures(status: &mut ObserverListenerStatus, before: &ObserverListenerStatus) {
+    let receivers = &mut status.open_circuit_breakers;
+    receivers.clone_from(&before.open_circuit_breakers);
     if status.lag.is_some() && before.lag.is_some() {
         status.lag.clone_from(&before.lag);
         status.backlog = before.backlog;
