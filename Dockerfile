@@ -2,9 +2,11 @@
 # One image with both programs, the operator and the listener; which one runs is given as the
 # command. It has no shell and runs as nobody.
 
-ARG RUST_VERSION=1
+# To pin them, give each with its digest: --build-arg BASE_IMAGE=gcr.io/…@sha256:…
+ARG BUILD_IMAGE=docker.io/library/rust:1-bookworm
+ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
-FROM docker.io/library/rust:${RUST_VERSION}-bookworm AS build
+FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
 COPY . .
 # Caches do not outlive the step, so the programs are copied out of them in it.
@@ -15,7 +17,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/observer-operator target/release/observer-listener /out/ \
     && strip /out/*
 
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="observers" \
       org.opencontainers.image.description="Observers for Postgres: the operator and the listener" \

@@ -15,7 +15,7 @@ check: lint ## The quick loop: format, lints, unit tests
 test: ## Everything that must pass to land: tests, the oldest Postgres, the chart, a real cluster
 	scripts/test
 
-soak: ## What takes long, for releases: scripts/soak [faults] [oldest-postgres] [cluster]
+soak: ## What takes long, for releases: scripts/soak [faults] [oldest-postgres] [image] [cluster]
 	scripts/soak
 
 lint:

@@ -33,6 +33,13 @@ pub struct PodReport {
     /// on.
     #[serde(default)]
     pub stalled: Vec<StalledShard>,
+    /// Whether the database logs what the observers of that bundle watch; absent before this pod has
+    /// looked.
+    #[serde(default)]
+    pub tracking: Option<TrackingReport>,
+    /// Receivers that this pod leaves alone for the moment, as they fail.
+    #[serde(default)]
+    pub left_alone: LeftAlone,
     /// Members of the fleet, as this pod sees them; 0 before it has looked.
     #[serde(default)]
     pub members: u32,
@@ -70,6 +77,81 @@ pub struct Refusal {
     pub path: String,
     /// What is wrong and what would be right.
     pub message: String,
+}
+
+/// What keeps observers from doing what they say because the database does not log it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrackingReport {
+    /// So many at most that a report stays small; one of each observer before the second of any.
+    #[serde(default)]
+    pub findings: Vec<TrackingFinding>,
+    /// Number of findings that are left out.
+    #[serde(default)]
+    pub left_out: u32,
+}
+
+/// Reason of a finding: there is no table of that name.
+pub const TABLE_MISSING: &str = "TableMissing";
+
+/// Reason of a finding: changes of the table are not logged under its name.
+pub const TABLE_NOT_TRACKED: &str = "TableNotTracked";
+
+/// Reason of a finding: the table is tracked, and its changes are not logged as they should be.
+pub const CAPTURE_BROKEN: &str = "CaptureBroken";
+
+/// Reason of a finding: events of the table do not have a column that is looked at.
+pub const COLUMN_MISSING: &str = "ColumnMissing";
+
+/// Something that keeps an observer from doing what it says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrackingFinding {
+    /// The observer, `namespace/name`.
+    pub observer: String,
+    /// Place in the resource, such as `spec.on.entity`.
+    pub path: String,
+    /// Why, in the form that conditions have: [`TABLE_MISSING`], [`TABLE_NOT_TRACKED`],
+    /// [`CAPTURE_BROKEN`] or [`COLUMN_MISSING`].
+    pub reason: String,
+    /// What is wrong, with the remedy.
+    pub message: String,
+}
+
+/// Receivers whose circuit breaker is not closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftAlone {
+    /// So many at most that a report stays small; those that have been left alone for longest come
+    /// first.
+    #[serde(default)]
+    pub receivers: Vec<ReceiverLeftAlone>,
+    /// Number of receivers that are left out.
+    #[serde(default)]
+    pub left_out: u32,
+}
+
+/// A receiver whose circuit breaker is not closed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceiverLeftAlone {
+    /// Since when, in RFC 3339.
+    pub since: String,
+    /// Scheme, host and port, such as `https://shop.example:443`.
+    pub receiver: String,
+    /// What is tried.
+    pub state: BreakerState,
+    /// Number of actions whose deliveries it holds back.
+    pub actions: u32,
+}
+
+/// What a circuit breaker that is not closed lets pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum BreakerState {
+    /// One attempt or few, to see whether the receiver is back, or little by little.
+    HalfOpen,
+    /// Nothing.
+    Open,
 }
 
 /// Why a pod does not do its work.

@@ -235,7 +235,8 @@ impl<'a> Engine<'a> {
         });
         tasks.spawn({
             let (pool, observers) = (ground.pool.clone(), job.observers.clone());
-            let watching = tracking::watch(pool, Arc::clone(&name), observers, job.told.clone());
+            let (told, reporter) = (job.told.clone(), Arc::clone(&sources.reporter));
+            let watching = tracking::watch(pool, Arc::clone(&name), observers, told, reporter);
             let until = reading.clone();
             async move {
                 until.run_until_cancelled(watching).await;

@@ -52,6 +52,13 @@ async fn metric(address: &str, name: &str, observer: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
+/// The receivers that the process says it leaves alone.
+async fn left_alone(address: &str) -> Option<Vec<Value>> {
+    let (_, text) = get(address, "/status").await?;
+    let mut status: Value = serde_json::from_str(&text).ok()?;
+    serde_json::from_value(status["leftAlone"]["receivers"].take()).ok()
+}
+
 /// Each row's deliveries that took effect, in the order in which they came; one whose answer came too
 /// late for the sender is there once.
 fn totals(received: &[Received]) -> BTreeMap<String, Vec<i64>> {
@@ -131,6 +138,11 @@ async fn one_dead_receiver_among_ten_is_left_alone_and_comes_back_little_by_litt
             .unwrap();
     }
     assert!(state < 0.5, "the others are not: {state}");
+    let told = left_alone(&address).await.unwrap();
+    let one = told.first().unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(one["receiver"], dead.url("/").trim_end_matches('/'));
+    assert_eq!(one["actions"], 1);
     let attempted = dead.counts().requests - before;
     println!("{attempted} requests to the dead one");
     assert!(attempted < 200, "{attempted}");
@@ -162,6 +174,11 @@ async fn one_dead_receiver_among_ten_is_left_alone_and_comes_back_little_by_litt
         );
     }
     println!("came back after {first:.1?}, then in each second: {series:?}");
+    // Nothing more is sent to it.
+    eventually("it is left alone no more", async || {
+        left_alone(&address).await?.is_empty().then_some(())
+    })
+    .await;
     let letters: i64 = db.value("select count(*) from observer.dead_letter").await;
     assert_eq!(letters, 0, "no delivery was given up");
     for (key, totals) in totals(&received) {

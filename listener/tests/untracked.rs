@@ -1,9 +1,12 @@
 //! Observers of what the database does not log are told of, with the remedy: before a run by
 //! `check --online`, and in a run's log until it is mended.
 
-use crate::support::database;
+use serde_json::Value;
+
 use crate::support::listener::{Config, Process};
+use crate::support::probe::{free_address, get};
 use crate::support::program::{Ended, command};
+use crate::support::{database, eventually};
 
 const NOBODY: &str = "http://127.0.0.1:9/";
 
@@ -108,4 +111,38 @@ async fn a_run_says_once_what_is_not_logged_and_once_that_it_is_mended() {
         .lines()
         .filter(|line| line.contains("WARN") && line.contains("public.orders is not tracked"));
     assert_eq!(warned.count(), 1, "{said}");
+}
+
+#[tokio::test]
+async fn what_is_not_logged_shows_in_the_status_until_it_is_mended() {
+    let db = database().await;
+    db.run("create table orders (id int primary key)").await;
+    let config = Config::new(&db.url, "", &observer("a", "public.orders", "", BODY));
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    let found = async || {
+        let (_, text) = get(&address, "/status").await?;
+        let mut status: Value = serde_json::from_str(&text).ok()?;
+        serde_json::from_value::<Vec<Value>>(status["tracking"]["findings"].take()).ok()
+    };
+    let told = eventually("it is told", async || {
+        let found = found().await?;
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["observer"], "default/a");
+    assert_eq!(told[0]["path"], "spec.on.entity");
+    assert_eq!(told[0]["reason"], "TableNotTracked");
+    let message = told[0]["message"].as_str().unwrap();
+    assert!(
+        message.contains("public.orders is not tracked"),
+        "{message}"
+    );
+    db.run("select observer.track('orders')").await;
+    eventually("it is told no more", async || {
+        found().await?.is_empty().then_some(())
+    })
+    .await;
+    process.stop().await;
 }

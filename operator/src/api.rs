@@ -26,19 +26,13 @@ pub struct Sources {
 }
 
 /// Answers until the stop.
-pub async fn serve(
-    listener: TcpListener,
-    sources: Sources,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationToken) {
     let app = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(sources);
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    server::serve(listener, app, stop).await;
 }
 
 async fn readyz(State(sources): State<Sources>) -> impl IntoResponse {
@@ -62,5 +56,57 @@ async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
             [(header::CONTENT_TYPE, "text/plain")],
             error.to_string().into_bytes(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use testkit::wait::eventually;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// Requests that never come to an end of their head.
+    const CROWD: usize = 300;
+
+    #[tokio::test]
+    async fn half_requests_take_a_bounded_number_of_connections_and_keep_no_probe_out() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = socket.local_addr().unwrap();
+        let sources = Sources {
+            metrics: Metrics::new().unwrap(),
+            ready: Arc::new(AtomicBool::new(true)),
+        };
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(socket, sources, stop.clone()));
+        let mut crowd = Vec::new();
+        for _ in 0..CROWD {
+            let mut one = TcpStream::connect(at).await.unwrap();
+            // Some are closed before they have said so much.
+            let _closed = one.write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\n").await;
+            crowd.push(one);
+        }
+        let url = format!("http://{at}/readyz");
+        let answer = reqwest::get(&url).await.unwrap().text().await.unwrap();
+        assert_eq!(answer, "ready\n");
+        let open = || {
+            let open = |one: &&TcpStream| {
+                let read = one.try_read(&mut [0]);
+                read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+            };
+            crowd.iter().filter(open).count()
+        };
+        eventually("most of the crowd is turned out", async || {
+            tokio::task::yield_now().await;
+            (open() < server::MOST_CONNECTIONS).then_some(())
+        })
+        .await;
+        // Those that are left do not hold up the end.
+        drop(crowd);
+        stop.cancel();
+        serving.await.unwrap();
     }
 }

@@ -50,6 +50,16 @@ pub struct Saying {
 }
 
 impl Saying {
+    /// What a condition says.
+    #[must_use]
+    pub fn of(condition: &Condition) -> Option<Self> {
+        let known = [Truth::True, Truth::False, Truth::Unknown];
+        let truth = known
+            .into_iter()
+            .find(|truth| truth.as_str() == condition.status)?;
+        Some(Self::new(truth, &*condition.reason, &*condition.message))
+    }
+
     /// Says something.
     pub fn new(truth: Truth, reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self {

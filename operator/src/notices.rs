@@ -88,6 +88,7 @@ pub fn of_observer(before: &[Condition], now: &[Condition]) -> Vec<Notice> {
     let mut notices = Vec::new();
     notices.extend(worse(before, now, "Accepted", "False"));
     notices.extend(worse(before, now, "Resolved", "False"));
+    notices.extend(worse(before, now, "Tracked", "False"));
     let programmed = |conditions| find(conditions, "Programmed").map(|found| &*found.status);
     if programmed(now) == Some("True") && programmed(before) != Some("True") {
         let note = find(now, "Programmed").map(|found| found.message.clone());

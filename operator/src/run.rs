@@ -88,10 +88,8 @@ pub async fn run(
         stop.cancel();
         ended
     };
-    let (served, worked) = tokio::join!(serving, working);
-    worked?;
-    served?;
-    Ok(())
+    let ((), worked) = tokio::join!(serving, working);
+    worked
 }
 
 fn client(config: Config, metrics: &Metrics) -> anyhow::Result<Client> {

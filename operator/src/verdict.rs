@@ -1,8 +1,8 @@
 //! What one listener says about one observer that it selects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crds::report::{PodReport, Role};
+use crds::report::{PodReport, Role, TrackingFinding};
 use crds::resources::consent;
 
 use crate::key::Key;
@@ -11,7 +11,7 @@ use crate::key::Key;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Every pod that works runs it, and so would those that may take over.
-    Programmed,
+    Programmed(Tracked),
     /// It is right, and does not run at its own wish.
     Suspended,
     /// It is wrong in itself.
@@ -36,6 +36,23 @@ pub enum Verdict {
         /// Why, in a word.
         reason: String,
         /// Why, in a sentence.
+        message: String,
+    },
+}
+
+/// Whether the database logs what an observer watches, as the pods found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tracked {
+    /// No pod has said.
+    #[default]
+    Unknown,
+    /// It does.
+    Yes,
+    /// It does not, or not all that the observer looks at.
+    No {
+        /// Why, in a word.
+        reason: String,
+        /// Where and why, with the remedy.
         message: String,
     },
 }
@@ -106,6 +123,7 @@ pub fn judge(
     let mut taking_part = reports
         .iter()
         .filter(|report| matches!(report.role, Role::Active | Role::Standby));
+    let tracking = Tracking::of(&current);
     let works = current.iter().any(|report| report.role == Role::Active);
     let at_work = works && taking_part.all(runs);
     before
@@ -121,7 +139,9 @@ pub fn judge(
                         reason: why.reason.clone(),
                         message: why.message.clone(),
                     },
-                    (None, None) if at_work => Verdict::Programmed,
+                    (None, None) if at_work => {
+                        Verdict::Programmed(tracking.of_observer(&observer.to_string()))
+                    }
                     (None, None) => Verdict::Waiting {
                         reason: "Pending".to_owned(),
                         message: "it is on its way to the pods that work".to_owned(),
@@ -133,9 +153,56 @@ pub fn judge(
         .collect()
 }
 
+/// What pods found that the database does not log.
+struct Tracking<'a> {
+    found: BTreeMap<&'a str, BTreeSet<&'a TrackingFinding>>,
+    /// Whether a pod has said so of all observers.
+    complete: bool,
+}
+
+impl<'a> Tracking<'a> {
+    fn of(reports: &[&&'a PodReport]) -> Self {
+        let mut this = Self {
+            found: BTreeMap::new(),
+            complete: false,
+        };
+        for report in reports {
+            // Others do not look any more.
+            let looks = matches!(report.role, Role::Active | Role::Standby);
+            let Some(said) = report.tracking.as_ref().filter(|_| looks) else {
+                continue;
+            };
+            this.complete |= said.left_out == 0;
+            for one in &said.findings {
+                this.found.entry(&one.observer).or_default().insert(one);
+            }
+        }
+        this
+    }
+
+    /// The pods come in no order, and what is said should stay as it is.
+    fn of_observer(&self, observer: &str) -> Tracked {
+        let found = self.found.get(observer);
+        match found.and_then(|found| Some((found.first()?, found.len() - 1))) {
+            Some((first, more)) => {
+                let more = match more {
+                    0 => String::new(),
+                    more => format!(" (and {more} more)"),
+                };
+                Tracked::No {
+                    reason: first.reason.clone(),
+                    message: format!("{}: {}{more}", first.path, first.message),
+                }
+            }
+            None if self.complete => Tracked::Yes,
+            None => Tracked::Unknown,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use crds::report::Refusal;
+    use crds::report::{LeftAlone, Refusal, TABLE_NOT_TRACKED, TrackingReport};
 
     use super::*;
 
@@ -153,6 +220,8 @@ mod tests {
             problem: None,
             shards: Vec::new(),
             stalled: Vec::new(),
+            tracking: None,
+            left_alone: LeftAlone::default(),
             members: 1,
             lag_seconds: 0,
             backlog: 0,
@@ -181,7 +250,7 @@ mod tests {
             report(Role::Standby, "1", &["shop/b"]),
         );
         let verdicts = judged(&[&active, &standby], None);
-        assert_eq!(verdicts[0], Verdict::Programmed);
+        assert_eq!(verdicts[0], Verdict::Programmed(Tracked::Unknown));
         assert_eq!(
             verdicts[1],
             Verdict::Invalid {
@@ -201,14 +270,17 @@ mod tests {
             &judged(&[&new, &old], None)[0],
             Verdict::Waiting { .. }
         ));
-        assert_eq!(judged(&[&new, &new], None)[0], Verdict::Programmed);
+        assert_eq!(
+            judged(&[&new, &new], None)[0],
+            Verdict::Programmed(Tracked::Unknown)
+        );
         // A pod that ends, or does not take part yet, holds nobody up; one that may take over does.
         let rest = [
             report(Role::Stopping, "0", &[]),
             report(Role::Starting, "0", &[]),
         ];
         let verdicts = judged(&[&new, &rest[0], &rest[1]], None);
-        assert_eq!(verdicts[0], Verdict::Programmed);
+        assert_eq!(verdicts[0], Verdict::Programmed(Tracked::Unknown));
         let standby = report(Role::Standby, "0", &[]);
         assert!(matches!(
             &judged(&[&new, &standby], None)[0],
@@ -223,6 +295,63 @@ mod tests {
         assert!(verdicts[..2].iter().all(
             |verdict| matches!(verdict, Verdict::Waiting { reason, .. } if reason == "Pending")
         ));
+    }
+
+    fn found(observer: &str, path: &str) -> TrackingFinding {
+        TrackingFinding {
+            observer: observer.to_owned(),
+            path: path.to_owned(),
+            reason: TABLE_NOT_TRACKED.to_owned(),
+            message: "track it".to_owned(),
+        }
+    }
+
+    #[test]
+    fn pods_tell_what_the_database_does_not_log() {
+        let mut pods = [
+            report(Role::Active, "1", &[]),
+            report(Role::Standby, "1", &[]),
+            report(Role::Stopping, "1", &[]),
+        ];
+        let tracked = |pods: &[PodReport]| {
+            let reports: Vec<&PodReport> = pods.iter().collect();
+            judged(&reports, None)
+        };
+        pods[2].tracking = Some(TrackingReport::default());
+        assert_eq!(tracked(&pods)[0], Verdict::Programmed(Tracked::Unknown));
+        pods[0].tracking = Some(TrackingReport::default());
+        assert_eq!(tracked(&pods)[0], Verdict::Programmed(Tracked::Yes));
+        // One that says so is enough, whichever it is.
+        pods[1].tracking = Some(TrackingReport {
+            findings: vec![
+                found("shop/a", "spec.on.entity"),
+                found("shop/a", "spec.when"),
+            ],
+            left_out: 0,
+        });
+        let no = Verdict::Programmed(Tracked::No {
+            reason: TABLE_NOT_TRACKED.to_owned(),
+            message: "spec.on.entity: track it (and 1 more)".to_owned(),
+        });
+        let said = tracked(&pods);
+        assert_eq!(
+            (&said[0], &said[1]),
+            (&no, &Verdict::Programmed(Tracked::Yes))
+        );
+        pods.reverse();
+        assert_eq!(tracked(&pods), said);
+    }
+
+    #[test]
+    fn nothing_is_known_of_what_a_report_has_no_room_for() {
+        let mut pod = report(Role::Active, "1", &[]);
+        pod.tracking = Some(TrackingReport {
+            findings: vec![found("shop/a", "spec.when")],
+            left_out: 3,
+        });
+        let said = judged(&[&pod], None);
+        assert!(matches!(said[0], Verdict::Programmed(Tracked::No { .. })));
+        assert_eq!(said[1], Verdict::Programmed(Tracked::Unknown));
     }
 
     #[test]

@@ -37,6 +37,11 @@ use crate::config::{OnFailure, Operation};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Programmed\")].status"
     ),
+    printcolumn(
+        name = "Tracked",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Tracked\")].status"
+    ),
     printcolumn(name = "Entity", type_ = "string", json_path = ".spec.on.entity"),
     printcolumn(
         name = "When",

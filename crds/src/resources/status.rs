@@ -40,6 +40,11 @@ pub struct ObserverListenerStatus {
     /// Events committed and not read, an upper bound, as of a few seconds ago.
     #[serde(default)]
     pub backlog: i64,
+    /// Receivers that a pod leaves alone for the moment, as they fail: their circuit breakers are
+    /// open or half open. What is to be delivered to them waits. Scheme, host and port of 32 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub open_circuit_breakers: Vec<String>,
     /// SHA-256 of the bundle that the pods should run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<String>,
@@ -76,6 +81,10 @@ pub struct ObserverCounts {
     /// Refused; their own status says why.
     #[serde(default)]
     pub refused: i32,
+    /// At work, but the database does not log what they watch, or a column that they look at; their
+    /// own status says what.
+    #[serde(default)]
+    pub untracked: i32,
 }
 
 /// Who works on a shard.
@@ -107,7 +116,8 @@ pub struct ObserverStatus {
     #[schemars(length(max = 64))]
     pub listeners: Vec<String>,
     /// `Accepted`: it is right in itself. `Resolved`: the Secrets that it names are there.
-    /// `Programmed`: every listener that selects it runs it.
+    /// `Programmed`: every listener that selects it runs it. `Tracked`: the database logs what it
+    /// watches, with the columns that it looks at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

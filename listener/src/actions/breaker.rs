@@ -154,9 +154,11 @@ impl Breaker {
         }
     }
 
-    pub(super) const fn condition(&self) -> Condition {
+    pub(super) fn condition(&self, now: Instant) -> Condition {
         match self.state {
             State::Closed => Condition::Closed,
+            // That is noted with the next attempt, which may be long in coming.
+            State::Returning(back) if back.is_over(now) => Condition::Closed,
             State::Open(_) => Condition::Open,
             State::Probing(_) | State::Returning(_) => Condition::HalfOpen,
         }
@@ -325,12 +327,16 @@ impl Pause {
 }
 
 impl Return {
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= RETURN
+    }
+
     /// How many more may be begun by now, and when one more may.
     fn room(&self, now: Instant) -> Option<(u32, Instant)> {
-        let lasted = now.saturating_duration_since(self.since);
-        if lasted >= RETURN {
+        if self.is_over(now) {
             return None;
         }
+        let lasted = now.saturating_duration_since(self.since);
         let allowed = RAMP * (lasted.as_secs_f64().exp2() - 1.0);
         #[allow(
             clippy::cast_possible_truncation,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use crds::config::{HostLimit, RateLimit};
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ struct Health {
     breaker: Breaker,
     /// The failure that opened it.
     why: Option<String>,
+    /// When that was, the first time since it was closed.
+    since: Option<DateTime<Utc>>,
 }
 
 /// All endpoints of a process, and hosts that have limits. Actions with the same one share what is
@@ -75,6 +78,7 @@ impl Gates {
             health: Mutex::new(Health {
                 breaker: Breaker::new(),
                 why: None,
+                since: None,
             }),
         });
         all.insert(key.to_owned(), Arc::downgrade(&new));
@@ -105,6 +109,8 @@ pub struct Room {
 pub struct Standing {
     /// Whether it is left alone.
     pub condition: Condition,
+    /// Since when, if it is.
+    pub since: Option<DateTime<Utc>>,
     /// How often that was begun, in this process.
     pub opened: u64,
     /// Why, in words; nothing if it never was.
@@ -174,11 +180,13 @@ impl Gate {
             })
     }
 
-    pub(super) fn standing(&self) -> Option<Standing> {
+    pub(super) fn standing(&self, now: Instant) -> Option<Standing> {
         let endpoint = self.endpoint.as_ref()?;
         let health = lock(&endpoint.health);
+        let condition = health.breaker.condition(now);
         Some(Standing {
-            condition: health.breaker.condition(),
+            condition,
+            since: health.since.filter(|_| condition != Condition::Closed),
             opened: health.breaker.opened(),
             why: health.why.clone(),
         })
@@ -193,7 +201,11 @@ impl Permit {
         };
         let sign = sign(outcome, self.longest_wish);
         let mut health = lock(&endpoint.health);
+        let was_closed = health.breaker.condition(now) == Condition::Closed;
         let change = health.breaker.note(ticket, sign, now, random);
+        if matches!(change, Some(Change::Opened(_))) && was_closed {
+            health.since = Some(Utc::now());
+        }
         let host = &*endpoint.host;
         match (change, outcome) {
             (Some(Change::Opened(wait)), Outcome::Retry { failure, .. }) => {
@@ -279,9 +291,42 @@ mod tests {
         assert!(other.admit(true, now).is_err());
         assert_eq!(other.room(now).unwrap().most, 0);
         assert!(elsewhere.admit(true, now).is_ok());
-        let standing = other.standing().unwrap();
+        let standing = other.standing(now).unwrap();
         assert_eq!(standing.condition, Condition::Open);
         assert_eq!(standing.why.unwrap(), "no connection");
+    }
+
+    #[test]
+    fn since_when_it_is_left_alone_stays_until_it_is_back() {
+        let (gates, now) = (Gates::default(), Instant::now());
+        let gate = gates.gate(Some(("http://a", "a")), None, None, LONG);
+        assert_eq!(gate.standing(now).unwrap().since, None);
+        for _ in 0..20 {
+            gate.admit(true, now).unwrap().tell(&failed(), now, 1.0);
+        }
+        let since = gate.standing(now).unwrap().since;
+        assert!(since.is_some());
+        let later = now + Duration::from_secs(1);
+        // As many probes as are made before the next pause.
+        for _ in 0..5 {
+            gate.admit(true, later).unwrap().tell(&failed(), later, 1.0);
+        }
+        let standing = gate.standing(later).unwrap();
+        assert_eq!((standing.opened, standing.since), (2, since));
+        let later = later + Duration::from_secs(2);
+        let probe = gate.admit(true, later).unwrap();
+        probe.tell(&Outcome::Done, later, 0.0);
+        assert_eq!(
+            gate.standing(later).unwrap().since,
+            since,
+            "little by little"
+        );
+        let later = later + Duration::from_secs(8);
+        let standing = gate.standing(later).unwrap();
+        assert_eq!(
+            (standing.condition, standing.since),
+            (Condition::Closed, None)
+        );
     }
 
     #[test]

@@ -63,6 +63,7 @@ use hosts::without_port;
 use passage::Passage;
 pub use postgres::{OwnDatabaseError, verify_own_database};
 use scrub::Scrub;
+pub(crate) use scrub::on_one_line;
 pub use shared::{Kept, Shared, SharedError};
 pub use template::Flaw;
 
@@ -198,7 +199,7 @@ impl Action {
     /// How the receiver is doing; nothing where there is none.
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
-        self.passage.gate.standing()
+        self.passage.gate.standing(Instant::now())
     }
 
     /// What would be sent for a delivery, in parts with a label each; secrets are left out.

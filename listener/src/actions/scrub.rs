@@ -138,7 +138,7 @@ impl Scrub {
 
 /// The text without control characters. They go before secrets are looked for, so that none splits
 /// one; the cut comes last, so that none is cut in half and missed.
-fn on_one_line(text: &str) -> String {
+pub(crate) fn on_one_line(text: &str) -> String {
     let letters = text.chars().filter_map(|letter| match letter {
         '\n' | '\r' | '\t' => Some(' '),
         letter if letter.is_control() => None,

@@ -4,7 +4,6 @@
 pub mod health;
 mod keeper;
 pub mod report;
-mod server;
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use crds::report::{OwnedShard, PodReport, Refusal, Role, StalledShard, Trouble};
+use crds::report::{OwnedShard, PodReport, Refusal, Role, StalledShard, TrackingReport, Trouble};
 
 use crate::telemetry::metrics::Metrics;
 
@@ -33,6 +33,8 @@ struct State {
     stalled_at_work: Vec<StalledShard>,
     stalled_before_work: Vec<StalledShard>,
     members: usize,
+    /// Of the observers of the bundle that is being run.
+    tracking: Option<TrackingReport>,
 }
 
 impl State {
@@ -70,6 +72,7 @@ impl Reporter {
                 stalled_at_work: Vec::new(),
                 stalled_before_work: Vec::new(),
                 members: 0,
+                tracking: None,
             }),
         }
     }
@@ -93,7 +96,18 @@ impl Reporter {
 
     /// Work is done by this bundle from now on.
     pub fn runs(&self, bundle: LoadedBundle) {
-        self.note(|state| state.running = Some(bundle));
+        self.note(|state| {
+            let hash = |bundle: &LoadedBundle| bundle.hash.clone();
+            if state.running.as_ref().map(hash) != Some(hash(&bundle)) {
+                state.tracking = None;
+            }
+            state.running = Some(bundle);
+        });
+    }
+
+    /// What the database does not log that the observers at work watch.
+    pub fn tracking(&self, found: TrackingReport) {
+        self.note(|state| state.tracking = Some(found));
     }
 
     /// This process takes part, and has no shard yet. Nothing keeps it from its work.
@@ -212,6 +226,8 @@ impl Reporter {
             problem: problem.or_else(|| health.filter(|_| at_work)),
             shards: state.shards.values().cloned().collect(),
             stalled: state.stalled(),
+            tracking: state.tracking.clone(),
+            left_alone: metrics.left_alone(),
             members: u32::try_from(state.members).unwrap_or(u32::MAX),
             lag_seconds: whole_seconds(metrics.lag.get()),
             backlog: count(&metrics.backlog),
@@ -267,6 +283,22 @@ mod tests {
         assert_eq!(seen(&reporter, None).1.as_deref(), Some("a"));
         reporter.runs(bundle("b"));
         assert_eq!(seen(&reporter, None).1.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn what_was_found_of_tables_is_of_the_bundle_at_work() {
+        let reporter = Reporter::new("shop-1");
+        let told = || {
+            let report = reporter.report(&Metrics::new("default/test").unwrap(), None);
+            report.tracking.is_some()
+        };
+        reporter.runs(bundle("a"));
+        assert!(!told());
+        reporter.tracking(TrackingReport::default());
+        reporter.runs(bundle("a"));
+        assert!(told(), "the same one is begun anew");
+        reporter.runs(bundle("b"));
+        assert!(!told());
     }
 
     #[test]

@@ -102,8 +102,9 @@ impl Work<'_> {
                 result = &mut tending => return result,
                 next = next(plans), if !end.is_cancelled() => match plan.change(&next) {
                     Change::Observers => {
-                        observers.send_replace(Arc::clone(&next.observers));
+                        // What was found out about those before is forgotten first.
                         self.sources.reporter.runs(next.bundle.clone());
+                        observers.send_replace(Arc::clone(&next.observers));
                         plan = next;
                     }
                     Change::Listener => {

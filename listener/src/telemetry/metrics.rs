@@ -1,9 +1,11 @@
 //! What the listener counts and measures, for Prometheus.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crds::config::OnFailure;
+use crds::report::LeftAlone;
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -114,14 +116,16 @@ impl Jobs {
 /// Receivers that are told of.
 #[derive(Debug)]
 pub struct Told {
-    registry: Registry,
+    metrics: Metrics,
     receivers: Receivers,
 }
 
 impl Drop for Told {
     fn drop(&mut self) {
         // One that is gone already is not told of either.
-        let _gone = self.registry.unregister(Box::new(self.receivers.clone()));
+        let registry = &self.metrics.registry;
+        let _gone = registry.unregister(Box::new(self.receivers.clone()));
+        self.metrics.set_receivers(None);
     }
 }
 
@@ -129,6 +133,8 @@ impl Drop for Told {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Those of the observers of the moment.
+    receivers: Arc<Mutex<Option<Receivers>>>,
     /// Events read from the log.
     pub events: IntCounter,
     /// Matches of an observer and an event.
@@ -182,38 +188,27 @@ impl Metrics {
     pub fn new(listener: &str) -> Result<Self, prometheus::Error> {
         let labels = [("listener".to_owned(), listener.to_owned())].into();
         let registry = Registry::new_custom(Some("observer".to_owned()), Some(labels))?;
-        let counter = |name: &str, help: &str| {
-            let metric = IntCounter::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
+        let counter = |name: &str, help: &str| registered(&registry, IntCounter::new(name, help)?);
         let counters = |name: &str, help: &str, by: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), by)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            registered(&registry, IntCounterVec::new(Opts::new(name, help), by)?)
         };
         let gauges = |name: &str, help: &str, by: &[&str]| {
-            let metric = IntGaugeVec::new(Opts::new(name, help), by)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            registered(&registry, IntGaugeVec::new(Opts::new(name, help), by)?)
         };
-        let gauge = |name: &str, help: &str| {
-            let metric = IntGauge::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
+        let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
         let durations = HistogramVec::new(
             HistogramOpts::new("action_duration_seconds", "Time an attempt took")
                 .buckets(DURATIONS.to_vec()),
             &["observer", "action"],
         )?;
-        registry.register(Box::new(durations.clone()))?;
+        let durations = registered(&registry, durations)?;
         let lag = Gauge::new(
             "lag_seconds",
             "Age of the oldest event that is not over; 0 when nothing waits",
         )?;
-        registry.register(Box::new(lag.clone()))?;
+        let lag = registered(&registry, lag)?;
         Ok(Self {
+            receivers: Arc::default(),
             events: counter("events_total", "Events read from the log")?,
             matches: counters(
                 "matches_total",
@@ -342,10 +337,28 @@ impl Metrics {
     ) -> Result<Told, prometheus::Error> {
         let receivers = Receivers::new(observers)?;
         self.registry.register(Box::new(receivers.clone()))?;
+        self.set_receivers(Some(receivers.clone()));
         Ok(Told {
-            registry: self.registry.clone(),
+            metrics: self.clone(),
             receivers,
         })
+    }
+
+    fn set_receivers(&self, receivers: Option<Receivers>) {
+        *self
+            .receivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = receivers;
+    }
+
+    /// The receivers that are left alone now.
+    #[must_use]
+    pub fn left_alone(&self) -> LeftAlone {
+        let receivers = self.receivers.lock();
+        let receivers = receivers.unwrap_or_else(PoisonError::into_inner);
+        receivers
+            .as_ref()
+            .map_or_else(LeftAlone::default, Receivers::left_alone)
     }
 
     /// Everything in the text format of Prometheus.
@@ -354,4 +367,12 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
+}
+
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
 }

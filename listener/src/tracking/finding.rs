@@ -1,5 +1,7 @@
 //! What keeps an observer from doing what it says, with the remedy.
 
+use crds::report::{CAPTURE_BROKEN, COLUMN_MISSING, TABLE_MISSING, TABLE_NOT_TRACKED};
+
 use super::Needs;
 use super::tables::{Table, Tables};
 use crate::rules::names::{did_you_mean, list};
@@ -11,23 +13,27 @@ pub struct Finding {
     pub observer: String,
     /// Where in the resource, as `spec.on.entity`.
     pub path: String,
+    /// Why, in a word, as `TableNotTracked`.
+    pub reason: &'static str,
     /// What is wrong, and what to do about it.
     pub message: String,
 }
 
 /// What is to be said of one observer.
 pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
-    let finding = |path: &str, message: String| Finding {
+    let finding = |path: &str, reason: &'static str, message: String| Finding {
         observer: needs.observer.clone(),
         path: path.to_owned(),
+        reason,
         message,
     };
-    let entity = |message| vec![finding("spec.on.entity", message)];
+    let entity = |reason, message| finding("spec.on.entity", reason, message);
     let Some(table) = tables.known.get(&needs.entity) else {
-        return missing(needs, tables).map_or_else(Vec::new, entity);
+        let missing = missing(needs, tables).map(|message| entity(TABLE_MISSING, message));
+        return missing.into_iter().collect();
     };
     if let Some(message) = not_logged(table) {
-        return entity(message);
+        return vec![entity(TABLE_NOT_TRACKED, message)];
     }
     let mut found = Vec::new();
     if let Some(trouble) = &table.trouble {
@@ -35,7 +41,7 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
             "changes of {} are not logged as they should be: {trouble}",
             table.entity
         );
-        found.push(finding("spec.on.entity", message));
+        found.push(entity(CAPTURE_BROKEN, message));
     }
     if needs.has_tenant && table.tenant.is_none() && !needs.is_custom() {
         let message = format!(
@@ -44,13 +50,14 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
             table.entity,
             quoted(&table.entity)
         );
-        found.push(finding("spec.tenant", message));
+        found.push(finding("spec.tenant", COLUMN_MISSING, message));
     }
     // An event of `observer.emit` may hold anything.
     if !needs.is_custom() {
         let columns = needs.columns.iter();
         found.extend(columns.filter_map(|(path, column)| {
-            without_column(table, column).map(|message| finding(path, message))
+            let message = without_column(table, column)?;
+            Some(finding(path, COLUMN_MISSING, message))
         }));
     }
     found

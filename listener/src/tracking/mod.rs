@@ -2,6 +2,7 @@
 //! that does not exist, would never do anything, and a column that is not there fails each event.
 
 mod finding;
+mod summary;
 mod tables;
 pub(crate) mod templates;
 mod watch;

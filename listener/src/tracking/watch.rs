@@ -1,4 +1,5 @@
-//! Tells in the log of what keeps observers from doing what they say, and once that is mended.
+//! Tells in the log and to the operator of what keeps observers from doing what they say, and once
+//! that is mended.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use sqlx::PgPool;
 use tokio::sync::{Mutex, watch::Receiver};
 use tokio::time::timeout;
 
+use super::summary::summary;
 use super::{Finding, findings};
+use crate::api::report::Reporter;
 use crate::dispatch::observers::Observers;
 
 /// Pause between two looks while something is wrong.
@@ -46,12 +49,17 @@ pub(crate) async fn watch(
     listener: Arc<str>,
     mut observers: Receiver<Arc<Observers>>,
     told: Told,
+    reporter: Arc<Reporter>,
 ) {
     loop {
         let now = Arc::clone(&observers.borrow_and_update());
         let pause = match timeout(LONGEST, findings(&pool, now.needs())).await {
             Ok(Ok(found)) => {
                 let pause = if found.is_empty() { LONG_PAUSE } else { PAUSE };
+                // Of others that have come meanwhile this says nothing; they are looked at next.
+                if !observers.has_changed().unwrap_or(false) {
+                    reporter.tracking(summary(&found));
+                }
                 told.tell(&listener, found.into_iter().collect()).await;
                 pause
             }

@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::verdict::Tracked;
 
 fn listener(key: &str, spec: &Value) -> (Key, Item) {
     let (namespace, name) = key.split_once('/').unwrap();
@@ -294,7 +295,7 @@ fn a_verdict_concerns_its_observer_when_it_changes() {
     assert_eq!(shown(work), ["observer a/x"]);
     assert!(index.judge(&shop, says(Verdict::Suspended)).is_empty());
     assert_eq!(
-        shown(index.judge(&shop, says(Verdict::Programmed))),
+        shown(index.judge(&shop, says(Verdict::Programmed(Tracked::Yes)))),
         ["observer a/x"]
     );
     assert_eq!(shown(index.judge(&shop, None)), ["observer a/x"]);

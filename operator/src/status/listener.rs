@@ -15,7 +15,7 @@ use crate::build::selector_text;
 use crate::conditions::{Saying, Truth, condition, find, holds};
 use crate::key::Key;
 use crate::seen::{DeploymentSeen, PodSeen};
-use crate::verdict::Verdict;
+use crate::verdict::{Tracked, Verdict};
 
 /// How long pods may take to load a new bundle before the listener is no longer ready.
 const LOADING: Duration = Duration::from_secs(30);
@@ -111,6 +111,7 @@ pub fn listener(
         shards: listed(&owners, &before.shards),
         lag: oldest.map(|seconds| lag(seconds, before.lag.as_deref())),
         backlog: i64::try_from(backlog.unwrap_or(0)).unwrap_or(i64::MAX),
+        open_circuit_breakers: seen.left_alone(),
         bundle: seen
             .bundle
             .map(ToOwned::to_owned)
@@ -126,6 +127,8 @@ pub fn listener(
 
 /// Takes over the figures that change all the time, where a figure was shown before.
 pub fn keep_figures(status: &mut ObserverListenerStatus, before: &ObserverListenerStatus) {
+    let receivers = &mut status.open_circuit_breakers;
+    receivers.clone_from(&before.open_circuit_breakers);
     if status.lag.is_some() && before.lag.is_some() {
         status.lag.clone_from(&before.lag);
         status.backlog = before.backlog;
@@ -332,7 +335,10 @@ impl<'a> Seen<'a> {
             i32::try_from(count).unwrap_or(i32::MAX)
         };
         let waiting = count(&|verdict| matches!(verdict, Verdict::Waiting { .. }));
-        let programmed = count(&|verdict| matches!(verdict, Verdict::Programmed));
+        let programmed = count(&|verdict| matches!(verdict, Verdict::Programmed(_)));
+        let open = count(&|verdict| matches!(verdict, Verdict::Programmed(Tracked::Unknown)));
+        let untracked =
+            count(&|verdict| matches!(verdict, Verdict::Programmed(Tracked::No { .. })));
         let on_its_way = waiting > 0 && self.wanted > 0 && self.working().next().is_some();
         ObserverCounts {
             selected: count(&Verdict::selected),
@@ -342,6 +348,13 @@ impl<'a> Seen<'a> {
                 programmed
             },
             refused: count(&Verdict::refused),
+            untracked: if on_its_way || open > 0 {
+                before
+                    .untracked
+                    .clamp(untracked, untracked + waiting + open)
+            } else {
+                untracked
+            },
         }
     }
 }

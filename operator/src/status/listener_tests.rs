@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crds::report::{NO_LEASE, OwnedShard, StalledShard, Trouble};
+use crds::report::{
+    BreakerState, LeftAlone, NO_LEASE, OwnedShard, ReceiverLeftAlone, StalledShard, Trouble,
+};
 
 use super::*;
 
@@ -129,6 +131,8 @@ fn report(role: Role, bundle: &str) -> PodReport {
         problem: None,
         shards: works.then(|| owned(0, 1)).into_iter().collect(),
         stalled: Vec::new(),
+        tracking: None,
+        left_alone: LeftAlone::default(),
         members: 1,
         lag_seconds: 0,
         backlog: 0,
@@ -280,7 +284,7 @@ fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
             message: message.to_owned(),
         };
         case.verdicts = [
-            (Key::new("web", "a"), Verdict::Programmed),
+            (Key::new("web", "a"), Verdict::Programmed(Tracked::Yes)),
             (Key::new("web", "b"), refused("x")),
             (Key::new("web", "c"), Verdict::Suspended),
         ]
@@ -399,4 +403,79 @@ fn pods_for_jobs_are_counted_apart() {
     let workers = status.workers.unwrap();
     assert_eq!((workers.replicas, workers.ready_replicas), (3, 3));
     assert!(Case::well().status().workers.is_none());
+}
+
+#[test]
+fn receivers_that_pods_leave_alone_are_named_and_change_with_the_set_alone() {
+    let alone = |receiver: &str, since: &str, state| ReceiverLeftAlone {
+        since: since.to_owned(),
+        receiver: receiver.to_owned(),
+        state,
+        actions: 1,
+    };
+    let pods = |since: &str, state| {
+        [("p1", Role::Active), ("p2", Role::Standby)].map(|(name, role)| {
+            let mut report = report(role, "new");
+            report.left_alone.receivers = vec![
+                alone("https://b:443", since, state),
+                alone(&format!("https://{name}:443"), since, state),
+            ];
+            pod(name, Some(report))
+        })
+    };
+    let mut case = Case::but(|case| case.pods = pods("1", BreakerState::Open).to_vec());
+    let shown = case.look();
+    assert_eq!(
+        shown.open_circuit_breakers,
+        ["https://b:443", "https://p1:443", "https://p2:443"]
+    );
+    case.pods = pods("2", BreakerState::HalfOpen).to_vec();
+    case.pods.reverse();
+    assert_eq!(case.look(), shown);
+    let many = (0..100).map(|n| alone(&format!("https://{n:0300}"), "1", BreakerState::Open));
+    case.pods.truncate(1);
+    if let Some(report) = &mut case.pods[0].report {
+        report.left_alone.receivers = many.collect();
+    }
+    let shown = case.look().open_circuit_breakers;
+    // Their names are cut and then alike.
+    assert_eq!((shown.len(), shown[0].len()), (1, 256));
+    case.pods.clear();
+    assert!(case.look().open_circuit_breakers.is_empty());
+}
+
+#[test]
+fn observers_of_what_is_not_logged_are_counted() {
+    let no = || {
+        Verdict::Programmed(Tracked::No {
+            reason: "TableNotTracked".to_owned(),
+            message: String::new(),
+        })
+    };
+    let says = |a: Verdict, b: Verdict| {
+        BTreeMap::from([(Key::new("web", "a"), a), (Key::new("web", "b"), b)])
+    };
+    let mut case = Case::but(|case| {
+        case.verdicts = says(Verdict::Programmed(Tracked::Yes), no());
+    });
+    assert_eq!(case.look().observers.untracked, 1);
+    assert_eq!(case.look().observers.programmed, 2);
+    // A new bundle, and pods that have not looked at it yet.
+    let unknown = || Verdict::Programmed(Tracked::Unknown);
+    let waiting = || Verdict::Waiting {
+        reason: "Pending".to_owned(),
+        message: String::new(),
+    };
+    for (a, b) in [
+        (waiting(), waiting()),
+        (unknown(), unknown()),
+        (no(), unknown()),
+    ] {
+        case.verdicts = says(a, b);
+        assert_eq!(case.look().observers.untracked, 1);
+    }
+    case.verdicts = says(no(), no());
+    assert_eq!(case.look().observers.untracked, 2);
+    case.verdicts = says(Verdict::Programmed(Tracked::Yes), Verdict::Suspended);
+    assert_eq!(case.look().observers.untracked, 0);
 }

@@ -3,6 +3,7 @@
 mod listener;
 mod observer;
 mod ready;
+mod receivers;
 mod shards;
 mod workers;
 

@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::conditions::{Saying, Truth, condition, find};
 use crate::key::Key;
-use crate::verdict::Verdict;
+use crate::verdict::{Tracked, Verdict};
 
 /// Most listeners that a status lists.
 const MAX_LISTENERS: usize = 64;
@@ -39,12 +39,14 @@ pub fn observer(
         .map(|(listener, _)| listener.to_string())
         .take(MAX_LISTENERS)
         .collect();
+    let lately = |type_: &str| {
+        find(&before.conditions, type_).filter(|condition| {
+            condition.observed_generation == Some(generation) && before.listeners == listeners
+        })
+    };
     // Restarts and new bundles do not take an observer from the pods.
-    let ran = find(&before.conditions, "Programmed").is_some_and(|condition| {
-        condition.status == "True"
-            && condition.observed_generation == Some(generation)
-            && before.listeners == listeners
-    });
+    let ran = lately("Programmed").is_some_and(|condition| condition.status == "True");
+    let tracked = lately("Tracked").and_then(Saying::of);
     let say = |type_: &str, saying| condition(&before.conditions, type_, saying, generation, now);
     ObserverStatus {
         observed_generation: generation,
@@ -52,6 +54,7 @@ pub fn observer(
             say("Accepted", said.accepted(unreadable)),
             say("Resolved", said.resolved()),
             say("Programmed", said.programmed(ran)),
+            say("Tracked", said.tracked(tracked)),
         ],
         listeners,
     }
@@ -92,7 +95,7 @@ impl Said<'_> {
             return self.not_selected(Truth::Unknown);
         }
         let looked_at =
-            |verdict: &Verdict| matches!(verdict, Verdict::Programmed | Verdict::Waiting { .. });
+            |verdict: &Verdict| matches!(verdict, Verdict::Programmed(_) | Verdict::Waiting { .. });
         if self.verdicts.iter().any(|(_, verdict)| looked_at(verdict)) {
             return Saying::new(Truth::True, "Resolved", "all that it refers to is there");
         }
@@ -143,7 +146,7 @@ impl Said<'_> {
                         waiting = Some(no(listener, reason, message));
                     }
                 }
-                Verdict::Programmed | Verdict::NotAllowed { .. } => {}
+                Verdict::Programmed(_) | Verdict::NotAllowed { .. } => {}
             }
         }
         waiting.unwrap_or_else(|| {
@@ -153,6 +156,61 @@ impl Said<'_> {
                 "every listener that selects it runs it",
             )
         })
+    }
+
+    /// Whether the databases of all listeners log what it watches. Until pods have said, it stays as
+    /// it was said `before`, as bundles and pods come and go.
+    fn tracked(&self, before: Option<Saying>) -> Saying {
+        if self.verdicts.is_empty() {
+            return self.not_selected(Truth::Unknown);
+        }
+        let unknown = |reason: &str, message: &str| Saying::new(Truth::Unknown, reason, message);
+        let mut open = None;
+        let mut waits = false;
+        for (listener, verdict) in &self.verdicts {
+            let why = match verdict {
+                Verdict::Programmed(Tracked::No { reason, message }) => {
+                    let message = format!("listener {listener}: {message}");
+                    return Saying::new(Truth::False, &**reason, message);
+                }
+                Verdict::Suspended => unknown(
+                    "Suspended",
+                    "its table is looked up once spec.state is Active",
+                ),
+                Verdict::Invalid { .. } => unknown(
+                    "Invalid",
+                    "its table is looked up once it is right in itself",
+                ),
+                Verdict::Unresolved { reason, .. } => unknown(
+                    reason,
+                    "its table is looked up once all is there that it refers to",
+                ),
+                Verdict::Waiting { reason, .. } if reason == "ScaledToZero" => {
+                    unknown(reason, "no pod runs that could look its table up")
+                }
+                Verdict::Programmed(Tracked::Unknown) | Verdict::Waiting { .. } => {
+                    waits = true;
+                    continue;
+                }
+                Verdict::Programmed(Tracked::Yes) | Verdict::NotAllowed { .. } => continue,
+            };
+            open.get_or_insert(why);
+        }
+        match open {
+            Some(why) => why,
+            None if waits => before.unwrap_or_else(|| {
+                unknown(
+                    "Pending",
+                    "no pod has told yet whether the database logs what it watches; where they find more than \
+                     a report has room for, the rest is in their logs",
+                )
+            }),
+            None => Saying::new(
+                Truth::True,
+                "AsExpected",
+                "the database logs what it watches, with all columns that it looks at",
+            ),
+        }
     }
 
     fn not_selected(&self, truth: Truth) -> Saying {
@@ -179,10 +237,14 @@ mod tests {
             let condition = find(&status.conditions, type_).unwrap();
             (condition.status.clone(), condition.reason.clone())
         };
-        ["Accepted", "Resolved", "Programmed"].map(pair).to_vec()
+        ["Accepted", "Resolved", "Programmed", "Tracked"]
+            .map(pair)
+            .to_vec()
     }
 
-    fn pairs(expected: [(&str, &str); 3]) -> Vec<(String, String)> {
+    const RUNS: Verdict = Verdict::Programmed(Tracked::Yes);
+
+    fn pairs(expected: [(&str, &str); 4]) -> Vec<(String, String)> {
         expected
             .map(|(status, reason)| (status.to_owned(), reason.to_owned()))
             .to_vec()
@@ -221,30 +283,34 @@ mod tests {
                     ("Unknown", "NotSelected"),
                     ("Unknown", "NotSelected"),
                     ("False", "NotSelected"),
+                    ("Unknown", "NotSelected"),
                 ],
             ),
             (
-                vec![Verdict::Programmed],
+                vec![RUNS],
                 [
                     ("True", "Accepted"),
                     ("True", "Resolved"),
                     ("True", "Programmed"),
+                    ("True", "AsExpected"),
                 ],
             ),
             (
-                vec![Verdict::Programmed, waiting("Pending")],
+                vec![RUNS, waiting("Pending")],
                 [
                     ("True", "Accepted"),
                     ("True", "Resolved"),
                     ("False", "Pending"),
+                    ("Unknown", "Pending"),
                 ],
             ),
             (
-                vec![Verdict::Programmed, missing],
+                vec![RUNS, missing],
                 [
                     ("True", "Accepted"),
                     ("False", "SecretMissing"),
                     ("False", "SecretMissing"),
+                    ("Unknown", "SecretMissing"),
                 ],
             ),
             (
@@ -253,14 +319,16 @@ mod tests {
                     ("Unknown", "NamespaceNotAllowed"),
                     ("Unknown", "NamespaceNotAllowed"),
                     ("False", "NamespaceNotAllowed"),
+                    ("Unknown", "NamespaceNotAllowed"),
                 ],
             ),
             (
-                vec![kept_out, Verdict::Programmed],
+                vec![kept_out, RUNS],
                 [
                     ("True", "Accepted"),
                     ("True", "Resolved"),
                     ("True", "Programmed"),
+                    ("True", "AsExpected"),
                 ],
             ),
             (
@@ -269,6 +337,7 @@ mod tests {
                     ("False", "Invalid"),
                     ("Unknown", "Invalid"),
                     ("False", "Invalid"),
+                    ("Unknown", "Invalid"),
                 ],
             ),
             (
@@ -277,6 +346,7 @@ mod tests {
                     ("True", "Accepted"),
                     ("Unknown", "Suspended"),
                     ("False", "Suspended"),
+                    ("Unknown", "Suspended"),
                 ],
             ),
         ] {
@@ -287,11 +357,58 @@ mod tests {
 
     #[test]
     fn what_ran_goes_on_running_while_a_bundle_is_on_its_way() {
-        let ran = of(&[Verdict::Programmed], &ObserverStatus::default());
+        let ran = of(&[RUNS], &ObserverStatus::default());
         assert_eq!(of(&[waiting("Pending")], &ran), ran);
         let stopped = of(&[waiting("ScaledToZero")], &ran);
         assert_eq!(said(&stopped)[2], ("False".into(), "ScaledToZero".into()));
-        let more = of(&[Verdict::Programmed, waiting("Pending")], &ran);
+        let more = of(&[RUNS, waiting("Pending")], &ran);
         assert_eq!(said(&more)[2], ("False".into(), "Pending".into()));
+    }
+    fn untracked(message: &str) -> Verdict {
+        Verdict::Programmed(Tracked::No {
+            reason: "TableNotTracked".to_owned(),
+            message: message.to_owned(),
+        })
+    }
+
+    fn tracked(status: &ObserverStatus) -> (&str, &str, &str) {
+        let found = find(&status.conditions, "Tracked").unwrap();
+        (&found.status, &found.reason, &found.message)
+    }
+
+    #[test]
+    fn one_listener_whose_database_does_not_log_it_is_named() {
+        let status = of(&[RUNS, untracked("track it")], &ObserverStatus::default());
+        assert_eq!(
+            tracked(&status),
+            ("False", "TableNotTracked", "listener shop/l1: track it")
+        );
+        assert_eq!(said(&status)[2], ("True".into(), "Programmed".into()));
+        let status = of(&[waiting("Pending"), untracked("x")], &status);
+        assert_eq!(tracked(&status).0, "False");
+    }
+
+    #[test]
+    fn what_was_found_of_its_table_stays_until_pods_have_looked_and_heals() {
+        let unknown = Verdict::Programmed(Tracked::Unknown);
+        let no = of(&[untracked("track it")], &ObserverStatus::default());
+        for meanwhile in [waiting("Pending"), unknown.clone()] {
+            assert_eq!(tracked(&of(&[meanwhile], &no)), tracked(&no));
+        }
+        let healed = of(&[RUNS], &no);
+        assert_eq!(tracked(&healed).1, "AsExpected");
+        assert_eq!(of(std::slice::from_ref(&unknown), &healed), healed);
+        let stopped = of(&[waiting("ScaledToZero")], &no);
+        assert_eq!(tracked(&stopped).1, "ScaledToZero");
+        // Another generation may watch another table, and another listener another database.
+        let mut older = no.clone();
+        for condition in &mut older.conditions {
+            condition.observed_generation = Some(1);
+        }
+        assert_eq!(
+            tracked(&of(std::slice::from_ref(&unknown), &older)).1,
+            "Pending"
+        );
+        assert_eq!(tracked(&of(&[unknown, RUNS], &no)).1, "Pending");
     }
 }

@@ -11,6 +11,7 @@ mod pods;
 mod rest;
 mod room;
 mod scenarios;
+mod tables;
 mod workers;
 
 use std::path::PathBuf;

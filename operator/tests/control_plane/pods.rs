@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::routing::get;
-use crds::report::{OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT};
+use crds::report::{
+    LeftAlone, OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT, TrackingReport,
+};
 use crds::resources::ObserverListener;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -40,6 +42,8 @@ impl Told {
             problem: None,
             shards: Vec::new(),
             stalled: Vec::new(),
+            tracking: None,
+            left_alone: LeftAlone::default(),
             members: 1,
             lag_seconds: 0,
             backlog: 0,
@@ -69,6 +73,7 @@ impl Told {
             report.bundle = Some(bundle.to_owned());
             report.problem = None;
             report.stalled.clear();
+            report.tracking = Some(TrackingReport::default());
             report.shards = (0..SHARDS).map(owned).collect();
         });
     }

@@ -27,6 +27,7 @@ use super::plane::Operator;
 use super::pods::{SHARDS, Told, run_pod};
 use super::rest::nothing_is_written_at_rest;
 use super::room::{Room, until};
+use super::tables::table_is_told_of_and_heals;
 use super::workers::{jobs_in_redis_need_one, pods_for_jobs_are_apart};
 
 /// Plays all scenarios, those at the same time that do not disturb each other. Answers with the
@@ -292,6 +293,7 @@ async fn pods_are_heard(room: Room) {
         (status.observers.selected, status.observers.programmed),
         (1, 1)
     );
+    table_is_told_of_and_heals(&room, &told, "orders").await;
 
     // A new observer does not disturb the others on its way.
     room.observer("more", plain()).await;

@@ -30,7 +30,7 @@ fn it_opens_when_all_of_the_latest_deliveries_failed() {
         fail(&mut breaker, 1, now),
         Some(Change::Opened(FIRST_PAUSE))
     );
-    assert_eq!(breaker.condition(), Condition::Open);
+    assert_eq!(breaker.condition(now), Condition::Open);
     assert_eq!(breaker.admit(true, now), Err(FIRST_PAUSE));
     assert_eq!(breaker.room(now), Some((0, now + FIRST_PAUSE)));
 }
@@ -57,7 +57,7 @@ fn one_probe_at_a_time_after_pauses_that_double() {
         now += pause;
         assert_eq!(breaker.room(now), Some((CANDIDATES, now)));
         let probe = breaker.admit(true, now).unwrap();
-        assert_eq!(breaker.condition(), Condition::HalfOpen);
+        assert_eq!(breaker.condition(now), Condition::HalfOpen);
         assert_eq!(
             breaker.admit(true, now),
             Err(FIRST_PAUSE),
@@ -131,7 +131,7 @@ fn the_return_doubles_each_second_until_all_is_admitted() {
         assert!((about - 1..=about + 2).contains(count), "{admitted:?}");
     }
     assert!(breaker.admit(true, now).is_ok());
-    assert_eq!(breaker.condition(), Condition::Closed);
+    assert_eq!(breaker.condition(now), Condition::Closed);
     assert_eq!(breaker.room(now), None);
 }
 
@@ -178,7 +178,7 @@ fn a_delivery_that_failed_before_says_nothing_new() {
     for _ in 0..1000 {
         assert_eq!(one(&mut breaker, false, Sign::Failed, now), None);
     }
-    assert_eq!(breaker.condition(), Condition::Closed);
+    assert_eq!(breaker.condition(now), Condition::Closed);
     assert!(fail(&mut breaker, 1, now).is_some());
 }
 
@@ -339,7 +339,7 @@ proptest! {
             match breaker.room(now) {
                 Some((0, _)) => prop_assert!(breaker.admit(true, now).is_err()),
                 Some((room, _)) => for _ in 0..room {
-                    let was = breaker.condition();
+                    let was = breaker.condition(now);
                     under_way.push(breaker.admit(true, now).unwrap());
                     if was == Condition::Open { break; }
                 },

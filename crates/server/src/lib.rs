@@ -1,5 +1,6 @@
 //! Serves HTTP to whoever comes, and bounds what they take: so many connections and no more, none of
-//! which stands still for long. The descriptors that deliveries need are not theirs to use up.
+//! which stands still for long. The descriptors that the program's own work needs are not theirs to
+//! use up.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -26,7 +27,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Most connections at once. For one more, the oldest is closed of which no request is being answered.
-const MOST: usize = 64;
+pub const MOST_CONNECTIONS: usize = 64;
 
 /// Longest wait for all of a request's head, also of the next one on a connection.
 const HEAD: Duration = Duration::from_secs(20);
@@ -53,12 +54,12 @@ struct Activity {
 }
 
 /// Serves until cancelled.
-pub(super) async fn serve(socket: TcpListener, router: Router, stop: CancellationToken) {
+pub async fn serve(socket: TcpListener, router: Router, stop: CancellationToken) {
     let mut serving = JoinSet::new();
     let mut open: BTreeMap<u64, (Arc<Activity>, AbortHandle)> = BTreeMap::new();
     for number in 0.. {
         let room = async {
-            while serving.len() >= MOST {
+            while serving.len() >= MOST_CONNECTIONS {
                 let _ended = serving.join_next().await;
             }
             socket.accept().await
@@ -78,7 +79,7 @@ pub(super) async fn serve(socket: TcpListener, router: Router, stop: Cancellatio
         open.insert(number, (activity, serving.spawn(task)));
         while serving.try_join_next().is_some() {}
         open.retain(|_, (_, task)| !task.is_finished());
-        if open.len() >= MOST {
+        if open.len() >= MOST_CONNECTIONS {
             let mut quiet = open
                 .iter()
                 .filter(|(_, (activity, _))| !activity.is_answering());

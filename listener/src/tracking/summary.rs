@@ -1,0 +1,99 @@
+//! What a report says of findings: bounded, as there may be one for each column of each template.
+
+use std::collections::BTreeMap;
+
+use crds::report::{TrackingFinding, TrackingReport};
+
+use super::Finding;
+use crate::actions::on_one_line;
+
+/// Most findings that a report has.
+const MOST: usize = 64;
+
+/// Longest message in bytes.
+const MAX_MESSAGE: usize = 512;
+
+/// Longest place in bytes.
+const MAX_PATH: usize = 128;
+
+/// The findings in short: one of each observer before the second of any, and the number of those
+/// that are left out.
+pub(super) fn summary(found: &[Finding]) -> TrackingReport {
+    let mut of_observer: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut ranked: Vec<(usize, &Finding)> = found
+        .iter()
+        .map(|one| {
+            let rank = of_observer.entry(&one.observer).or_default();
+            *rank += 1;
+            (*rank, one)
+        })
+        .collect();
+    ranked.sort_unstable();
+    let left_out = ranked.len().saturating_sub(MOST);
+    let findings = ranked.into_iter().take(MOST).map(|(_, one)| reported(one));
+    TrackingReport {
+        findings: findings.collect(),
+        left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
+    }
+}
+
+fn reported(one: &Finding) -> TrackingFinding {
+    TrackingFinding {
+        observer: one.observer.clone(),
+        path: bounded(&one.path, MAX_PATH),
+        reason: one.reason.to_owned(),
+        message: bounded(&one.message, MAX_MESSAGE),
+    }
+}
+
+/// Names in it are a user's, and a quoted one may hold anything.
+fn bounded(text: &str, most: usize) -> String {
+    let mut line = on_one_line(text);
+    if line.len() > most {
+        line.truncate(line.floor_char_boundary(most - 3));
+        line.push_str("...");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use crds::report::COLUMN_MISSING;
+
+    use super::*;
+
+    fn found(observer: usize, n: usize, message: &str) -> Finding {
+        Finding {
+            observer: format!("shop/o{observer:03}"),
+            path: format!("spec.actions[{n}].webhook.body"),
+            reason: COLUMN_MISSING,
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_observer_is_told_of_before_the_second_finding_of_any() {
+        let found: Vec<Finding> = (0..40)
+            .flat_map(|observer| (0..3).map(move |n| found(observer, n, "m")))
+            .collect();
+        let told = summary(&found);
+        assert_eq!((told.findings.len(), told.left_out), (MOST, 120 - 64));
+        for observer in 0..40 {
+            let name = format!("shop/o{observer:03}");
+            assert!(told.findings.iter().any(|one| one.observer == name));
+        }
+        assert_eq!(summary(&[]), TrackingReport::default());
+    }
+
+    #[test]
+    fn whatever_tables_are_called_the_report_stays_small() {
+        let odd = "\u{1}\n\"\\".repeat(10_000);
+        let found: Vec<Finding> = (0..500).map(|observer| found(observer, 0, &odd)).collect();
+        let told = summary(&found);
+        let bytes = serde_json::to_vec(&told).unwrap().len();
+        assert!(bytes < 100 << 10, "{bytes} bytes");
+        assert!(told.findings[0].message.ends_with("..."));
+    }
+}
