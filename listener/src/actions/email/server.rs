@@ -187,10 +187,13 @@ impl From<SendError> for Answer {
     }
 }
 
-/// The error and its cause.
+/// The error and its cause, where it does not name that itself.
 fn said(error: &smtp::Error) -> String {
-    let cause = std::error::Error::source(error);
-    let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
+    let said = error.to_string();
+    let cause = std::error::Error::source(error).map(ToString::to_string);
     // It is cut once it holds no secret.
-    format!("{error}{cause}")
+    match cause {
+        Some(cause) if !said.contains(&cause) => format!("{said}: {cause}"),
+        _ => said,
+    }
 }
