@@ -1,24 +1,27 @@
 //! The data plane: reads committed changes of a Postgres database, matches them against
 //! observers, and delivers their actions.
 
+pub mod admission;
+pub mod capture;
+pub mod coordination;
+pub mod dead_letters;
+pub mod delivery;
+pub mod egress;
+pub mod jobs;
+pub mod matching;
+pub mod runtime;
+pub mod server;
+pub mod templating;
+
 pub mod actions;
-pub mod api;
 pub mod checkpoint;
-pub mod cluster;
 pub mod database;
 pub mod demo;
 pub mod dispatch;
-mod engine;
-pub mod event;
 #[cfg(test)]
 mod fuzz;
 mod hex;
 pub mod lint;
 pub mod migrate;
-pub mod queue;
-pub mod rules;
-pub mod run;
-pub mod shard;
-pub mod source;
 pub mod telemetry;
 pub mod tracking;

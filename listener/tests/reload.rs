@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crds::load::{SourceFile, load};
 use observer_listener::actions::{Gates, Shared};
+use observer_listener::coordination::process;
 use observer_listener::dispatch::observers::Observers;
-use observer_listener::run::{Jobs, Options, run};
-use observer_listener::shard::process;
+use observer_listener::runtime::standalone::{Jobs, Options, run};
 use observer_listener::telemetry::metrics::Metrics;
 use testkit::http_sink::{Behaviour, Sink};
 use tokio::sync::watch;

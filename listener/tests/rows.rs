@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use lease::{LeaseEvent, LeaseStore, StoreError};
-use observer_listener::shard::database::Rows;
+use observer_listener::coordination::postgres_lease_store::Rows;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::{Executor as _, PgPool};

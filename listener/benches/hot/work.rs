@@ -10,11 +10,11 @@ use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use crds::load::{SourceFile, load};
 use observer_listener::actions::{Delivery, Gates, Shared};
+use observer_listener::capture::change_log::Logged;
+use observer_listener::capture::position::{Mark, Position, Turn, next_read};
+use observer_listener::delivery::event::Event;
 use observer_listener::dispatch::lanes::Lanes;
 use observer_listener::dispatch::observers::Observers;
-use observer_listener::event::Event;
-use observer_listener::source::log::Logged;
-use observer_listener::source::position::{Mark, Position, Turn, next_read};
 
 /// Lanes of the deliveries, and deliveries in each.
 const LANES: u32 = 100;

@@ -25,12 +25,12 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::server::{SendError, Server};
-use super::answer::within;
-use super::escape::Format;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
+use super::action_runtime::Shared;
 use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use crate::egress::response::within;
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
 
 /// Most connections of one action; others wait.
 const MAX_CONNECTIONS: usize = 4;

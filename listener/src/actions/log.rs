@@ -2,10 +2,10 @@
 
 use crds::config::{LogConfig, LogLevel};
 
-use super::escape::Format;
-use super::scope::Subject;
-use super::template::Template;
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
 
 /// Longest message, in bytes; what is beyond is cut.
 const MAX_MESSAGE: usize = 8 * 1024;

@@ -3,45 +3,23 @@
 //! An action is compiled once from its configuration and then attempted for each delivery.
 //! An attempt never retries by itself: it says what came of it, and dispatch decides.
 
-mod answer;
-mod batch;
-mod body;
-mod bounded;
-pub mod breaker;
-mod budget;
+pub(crate) mod action_runtime;
+pub(crate) mod batcher;
+
 #[cfg(test)]
 mod echo_tests;
-mod egress;
 mod email;
-mod endpoint;
-mod escape;
-mod filters;
 #[cfg(test)]
-mod fixture;
-mod fleet;
-mod gate;
-mod hosts;
-mod image;
-mod kafka;
+pub(crate) mod fixture;
+pub(crate) mod kafka;
 mod log;
 mod nats;
-mod number;
-mod passage;
 pub(crate) mod postgres;
-mod proxy;
-mod rate;
 mod receiver;
 mod redis;
-mod scope;
-mod scrub;
-mod shared;
 pub mod signature;
 mod slack;
 mod teams;
-mod template;
-#[cfg(test)]
-mod test_tls;
-mod tls;
 mod webhook;
 
 use std::sync::Arc;
@@ -54,18 +32,18 @@ use sha2::{Digest, Sha256};
 
 use tokio::time::Instant;
 
-use crate::event::Event;
+use crate::delivery::event::Event;
 use crate::hex::hex;
 
-pub use fleet::Fleet;
-pub use gate::{Gates, Room, Standing};
-use hosts::without_port;
-use passage::Passage;
+use crate::admission::control::Passage;
+pub use crate::admission::endpoint_gate::{Gates, Room, Standing};
+use crate::admission::host_limits::without_port;
+pub use crate::admission::redis_limiter::Fleet;
+use crate::egress::redaction::Scrub;
+pub(crate) use crate::egress::redaction::on_one_line;
+pub use crate::templating::template::Flaw;
+pub use action_runtime::{Kept, Shared, SharedError};
 pub use postgres::{OwnDatabaseError, verify_own_database};
-use scrub::Scrub;
-pub(crate) use scrub::on_one_line;
-pub use shared::{Kept, Shared, SharedError};
-pub use template::Flaw;
 
 /// Most bytes of a request's body, and of anything that a template produces.
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
@@ -95,7 +73,7 @@ pub enum CompileError {
 
 impl CompileError {
     /// The value of the field at `place` cannot be used; `what` goes on after its name.
-    pub(in crate::actions) fn field(place: impl Into<String>, what: impl Into<String>) -> Self {
+    pub(crate) fn field(place: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Field {
             place: place.into(),
             what: what.into(),
@@ -221,7 +199,7 @@ impl Action {
     /// admitted. `now` is what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
         let passage = &self.passage;
-        let _room = budget::room(&delivery.event).await;
+        let _room = crate::admission::memory_budget::room(&delivery.event).await;
         match &self.kind {
             Kind::Webhook(webhook) => {
                 if let Some(batches) = webhook.batches_for(delivery) {

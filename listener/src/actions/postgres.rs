@@ -23,14 +23,14 @@ use self::own::Claims;
 pub(crate) use self::own::forget;
 pub use self::own::{OwnDatabaseError, verify as verify_own_database};
 use self::relay::{Relay, Target, Tls};
-use super::answer::{Answer, broken, within};
-use super::escape::{Format, NULL};
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
-use super::tls::{Verify, client_config_by};
+use super::action_runtime::Shared;
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
 use crate::database;
+use crate::egress::response::{Answer, broken, within};
+use crate::egress::tls::{Verify, client_config_by};
+use crate::templating::context::Subject;
+use crate::templating::output::{Format, NULL};
+use crate::templating::template::Template;
 
 /// Most connections of one action.
 const MAX_CONNECTIONS: u32 = 8;

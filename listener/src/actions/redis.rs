@@ -24,16 +24,16 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::answer::{Answer, broken, within};
-use super::body::Body;
-use super::bounded::{Bounded, SHARED, Stream, Trouble};
-use super::egress::{Guard, Undialled};
-use super::escape::Format;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
-use super::tls::client_config;
+use super::action_runtime::Shared;
 use super::{CompileError, Delivery, Failure, Outcome, Preview};
+use crate::egress::bounded::{Bounded, SHARED, Stream, Trouble};
+use crate::egress::policy::{Guard, Undialled};
+use crate::egress::response::{Answer, broken, within};
+use crate::egress::tls::client_config;
+use crate::templating::body::Body;
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
 
 /// Port where a URL names none.
 const DEFAULT_PORT: u16 = 6379;

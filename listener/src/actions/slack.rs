@@ -10,14 +10,14 @@ use crds::config::SlackConfig;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::answer::{advised, classify};
-use super::endpoint::{Endpoint, json_headers};
-use super::escape::{Format, entities};
+use super::action_runtime::Shared;
 use super::log::summary;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
 use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use crate::egress::http_client::{Endpoint, json_headers};
+use crate::egress::response::{advised, classify};
+use crate::templating::context::Subject;
+use crate::templating::output::{Format, entities};
+use crate::templating::template::Template;
 
 /// Longest text, in characters; Slack cuts off what is beyond.
 const MAX_TEXT: usize = 40_000;

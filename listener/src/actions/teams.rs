@@ -9,14 +9,14 @@ use crds::config::{TeamsConfig, TeamsContent};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::answer::classify;
-use super::endpoint::{Endpoint, json_headers};
-use super::escape::{Format, plain_markdown};
+use super::action_runtime::Shared;
 use super::log::summary;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
 use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use crate::egress::http_client::{Endpoint, json_headers};
+use crate::egress::response::classify;
+use crate::templating::context::Subject;
+use crate::templating::output::{Format, plain_markdown};
+use crate::templating::template::Template;
 
 /// Most bytes of a message, as Teams has it.
 const MAX_MESSAGE: usize = 28 * 1024;

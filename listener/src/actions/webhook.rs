@@ -11,18 +11,18 @@ use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig}
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use super::answer::classify;
-use super::batch::{Batches, divided};
-use super::body::Body;
-use super::endpoint::Endpoint;
-use super::escape::Format;
-use super::passage::Passage;
-use super::scope::Subject;
-use super::shared::Shared;
+use super::action_runtime::Shared;
+use super::batcher::{Batches, divided};
 use super::signature::Signer;
-use super::template::Template;
 use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use crate::admission::control::Passage;
+use crate::egress::http_client::Endpoint;
+use crate::egress::response::classify;
 use crate::hex::hex;
+use crate::templating::body::Body;
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
 
 /// Headers that an observer cannot set, because each request has its own.
 const RESERVED: [&str; 11] = [

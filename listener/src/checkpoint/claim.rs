@@ -6,12 +6,12 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use super::layout::{lay_out, lay_out_first};
+use super::reshard::{lay_out, lay_out_first};
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Progress};
-use crate::source::log::{Log, LogError, mark_by, smallint};
-use crate::source::position::Mark;
-use crate::source::reader::Ahead;
+use crate::capture::change_log::{Log, LogError, mark_by, smallint};
+use crate::capture::position::Mark;
+use crate::capture::reader::Ahead;
 
 /// Who claims shards of what.
 #[derive(Clone, Copy, Debug)]

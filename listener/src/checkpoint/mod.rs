@@ -5,9 +5,9 @@
 //! process owns the shard, and the one that finds out must stop work on it at once.
 
 mod claim;
-mod layout;
+pub(crate) mod commit;
+pub(crate) mod reshard;
 mod row;
-mod save;
 pub mod status;
 pub mod stored;
 
@@ -16,13 +16,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::log::LogError;
-use crate::source::position::Position;
-use crate::source::reader::Ahead;
-use crate::source::snapshot::Snapshot;
+use crate::capture::change_log::LogError;
+use crate::capture::position::Position;
+use crate::capture::reader::Ahead;
+use crate::capture::snapshot::Snapshot;
 
 pub use claim::{Candidate, ClaimedShard, begin, claim, life};
-pub use save::{Save, Saved, save};
+pub use commit::{Save, Saved, save};
 
 /// An action of an observer, by their names.
 pub type Action = (Arc<str>, Arc<str>);

@@ -7,8 +7,8 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::{Beyond, CheckpointError, Inherited, PartlyDone, Progress};
-use crate::source::position::{Mark, Position};
-use crate::source::snapshot::SnapshotError;
+use crate::capture::position::{Mark, Position};
+use crate::capture::snapshot::SnapshotError;
 
 /// Columns that [`progress`] reads.
 pub(super) const COLUMNS: &str =

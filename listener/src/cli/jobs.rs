@@ -9,8 +9,9 @@ use ::queue::{Figures, JobQueue, Keeping, Selection, Shown, State};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::Span;
+use observer_listener::jobs::backend;
+use observer_listener::jobs::backend::Place;
 use observer_listener::migrate;
-use observer_listener::queue::place::{self, Place};
 use sqlx::PgPool;
 
 use super::dlq::{Output, TAKEN_UP};
@@ -207,7 +208,7 @@ type Names = BTreeSet<(String, String)>;
 async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError> {
     if args.files.is_empty() {
         let (pool, listener) = of_one(args).await?;
-        if place::is_in_redis(&pool, &listener).await? {
+        if backend::is_in_redis(&pool, &listener).await? {
             return Err(CliError::Config(format!(
                 "jobs of listener {listener} are in Redis: name its files with -f FILE, which say how to reach it"
             )));
@@ -243,7 +244,7 @@ pub(super) async fn in_postgres(
     pool: &PgPool,
     listener: &str,
 ) -> Result<Option<Vec<(String, Figures)>>, CliError> {
-    if place::is_in_redis(pool, listener).await? {
+    if backend::is_in_redis(pool, listener).await? {
         return Ok(None);
     }
     Ok(Some(postgres(pool.clone(), listener).figures().await?))
@@ -266,7 +267,7 @@ pub(super) async fn of_status(
         let identity = listener.identity();
         // Without a Redis of the listener, jobs that are there cannot be counted.
         queue = match listener.queue.redis {
-            Some(_) if place::is_in_redis(&pool, &identity).await? => {
+            Some(_) if backend::is_in_redis(&pool, &identity).await? => {
                 Some(Place::open(&listener, pool.clone()).await?.queue)
             }
             _ => None,

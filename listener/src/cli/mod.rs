@@ -21,7 +21,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use crds::config::Redacted;
 use crds::duration::{NotADuration, Span};
-use observer_listener::run::Jobs;
+use observer_listener::runtime::standalone::Jobs;
 use observer_listener::telemetry::logs::{self, LogFormat};
 use url::Url;
 

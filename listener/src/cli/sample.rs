@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use observer_listener::actions::Delivery;
+use observer_listener::delivery::event::Event;
 use observer_listener::dispatch::observers::Observers;
-use observer_listener::event::Event;
-use observer_listener::rules::Verdict;
+use observer_listener::matching::Verdict;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

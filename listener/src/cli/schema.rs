@@ -3,10 +3,10 @@
 use clap::{Args, ValueEnum};
 use crds::config::Redacted;
 use observer_listener::checkpoint::stored;
-use observer_listener::cluster;
+use observer_listener::coordination::live_processes;
 use observer_listener::database::{self, DatabaseError};
 use observer_listener::migrate;
-use observer_listener::shard::present;
+use observer_listener::runtime::cluster;
 use sqlx::PgPool;
 
 use super::output::{agreed, counted, say};
@@ -212,7 +212,7 @@ async fn known(pool: &PgPool) -> Result<String, sqlx::Error> {
 
 /// What a running listener holds in memory would undo or repeat what is done behind its back.
 async fn refuse_while_alive(pool: &PgPool, listener: &str, command: &str) -> Result<(), CliError> {
-    let names = present::present(pool, listener).await?;
+    let names = live_processes::present(pool, listener).await?;
     if names.is_empty() {
         return Ok(());
     }

@@ -7,9 +7,11 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use crds::duration::Span;
 use observer_listener::checkpoint::status::{self, ShardState};
-use observer_listener::queue::dead_letter::keeper::{self, Selection};
-use observer_listener::shard::heartbeat::{self, MemberState};
-use observer_listener::shard::present;
+use observer_listener::coordination::heartbeat;
+use observer_listener::coordination::heartbeat::MemberState;
+use observer_listener::coordination::live_processes;
+use observer_listener::dead_letters::admin;
+use observer_listener::dead_letters::admin::Selection;
 use serde::Serialize;
 use sqlx::PgPool;
 
@@ -125,8 +127,8 @@ async fn state(
             .collect()
     });
     Ok(State {
-        dead_letters: keeper::count(pool, &what).await?.unsigned_abs(),
-        processes: present::present(pool, &listener).await?,
+        dead_letters: admin::count(pool, &what).await?.unsigned_abs(),
+        processes: live_processes::present(pool, &listener).await?,
         members: heartbeat::members(pool, &listener).await?,
         listener,
         jobs,

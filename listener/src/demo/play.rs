@@ -14,7 +14,7 @@ use super::stage::{self, LISTENER};
 use super::summary;
 use crate::database::{self, DatabaseError};
 use crate::migrate::{self, MigrateError};
-use crate::run::RunError;
+use crate::runtime::standalone::RunError;
 use testkit::servers::binaries::{Binaries, VERSION};
 use testkit::servers::postgres::{PrivateServer, ServerError};
 

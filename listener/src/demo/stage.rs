@@ -25,11 +25,13 @@ use super::shop::{self, SharedTally, lock};
 use super::summary::Outcome;
 use super::tally::Observer;
 use crate::actions::{Gates, Shared};
+use crate::coordination::process;
 use crate::database;
+use crate::dead_letters::admin;
+use crate::dead_letters::admin::Selection;
 use crate::dispatch::observers::Observers;
-use crate::queue::dead_letter::keeper::{self, Selection};
-use crate::run::{self, RunError};
-use crate::shard::process;
+use crate::runtime::standalone;
+use crate::runtime::standalone::RunError;
 use crate::telemetry::metrics::Metrics;
 use testkit::http_sink::{self as sink, Behaviour, Sink};
 
@@ -134,16 +136,16 @@ impl Stage<'_> {
             DemoError::Example(texts.join("\n"))
         })?;
         let metrics = Metrics::new(LISTENER)?;
-        let options = run::Options {
+        let options = standalone::Options {
             listen: None,
-            jobs: run::Jobs::Too,
+            jobs: standalone::Jobs::Too,
             member: process::member(),
             metrics: Some(metrics.clone()),
         };
         let config = bundle.listener;
         let observers = watch::channel(Arc::new(observers)).1;
         let listener =
-            tokio::spawn(async move { run::run(&config, observers, options, end).await });
+            tokio::spawn(async move { standalone::run(&config, observers, options, end).await });
         Ok(Cast {
             pool: self.pool,
             sink,
@@ -271,7 +273,7 @@ impl Cast<'_> {
     }
 
     async fn show_letter(&mut self, screen: &mut Screen) -> Result<(), DemoError> {
-        let letters = keeper::list(self.pool, &ours(), i64::MAX, 1)
+        let letters = admin::list(self.pool, &ours(), i64::MAX, 1)
             .await
             .map_err(doing("look for dead letters"))?;
         // It is written with the next checkpoint.
@@ -319,15 +321,15 @@ impl Cast<'_> {
             self.show_letter(screen).await?;
         }
         let look = "look at the dead letters";
-        let letters = keeper::list(self.pool, &ours(), i64::MAX, MAX_LETTERS)
+        let letters = admin::list(self.pool, &ours(), i64::MAX, MAX_LETTERS)
             .await
             .map_err(doing(look))?;
         for letter in letters {
-            let one = keeper::Selection {
+            let one = admin::Selection {
                 ids: Some(vec![letter.id]),
                 ..ours()
             };
-            let full = keeper::show(self.pool, &one).await.map_err(doing(look))?;
+            let full = admin::show(self.pool, &one).await.map_err(doing(look))?;
             let mut tally = lock(&self.tally);
             match full.as_ref().and_then(receiver::given_up) {
                 Some(delivery) => tally.given_up(delivery),

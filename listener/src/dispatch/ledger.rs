@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use crate::capture::position::{Position, Window};
+use crate::capture::reader::shard_of;
 use crate::checkpoint::{Action, Beyond, Inherited, Progress};
-use crate::source::position::{Position, Window};
-use crate::source::reader::shard_of;
 
 /// An event's place: shard, number of the window, id in the log.
 pub type Place = (u16, u64, i64);

@@ -7,11 +7,11 @@ use crds::config::{ActionQueue, Mode, ObserverConfig, OnFailure, Ordering, Prior
 use sha2::{Digest, Sha256};
 
 use crate::actions::{Action, Failure, FailureKind, Shared};
+use crate::capture::change_log::Logged;
 use crate::checkpoint;
-use crate::event::Event;
+use crate::delivery::event::Event;
 use crate::hex::hex;
-use crate::rules::{Condition, Rule, RuleSet, Verdict};
-use crate::source::log::Logged;
+use crate::matching::{Condition, Rule, RuleSet, Verdict};
 use crate::telemetry::attempts::Failures;
 use crate::tracking::Needs;
 

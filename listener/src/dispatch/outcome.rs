@@ -5,11 +5,12 @@ use std::time::Duration;
 use crds::config::{OnFailure, Ordering};
 use tokio::time::Instant;
 
+use super::Dispatcher;
+use super::in_flight::{Ended, Work, weight};
 use super::lanes::{LaneId, Target};
-use super::work::{Ended, Work, weight};
-use super::{Dispatcher, retry};
 use crate::actions::{Failure, Outcome};
-use crate::queue::dead_letter::Letter;
+use crate::dead_letters::store::Letter;
+use crate::delivery::retry_policy;
 use crate::telemetry::attempts;
 
 impl Dispatcher {
@@ -88,7 +89,7 @@ impl Dispatcher {
             .lanes
             .first(lane)
             .map_or(policy.attempts, |work| work.attempts);
-        if let Some(wait) = retry::wait(&policy, tries, after, rand::random()) {
+        if let Some(wait) = retry_policy::wait(&policy, tries, after, rand::random()) {
             let compiled = compiled.clone();
             if let Some(mut work) = self.take_out(lane) {
                 attempts::failed(&compiled, &work.event.id, failure, tries, wait);

@@ -9,7 +9,7 @@ use crds::config::{
 
 use crate::actions::{Action, Shared};
 use crate::dispatch::observers::CompileProblem;
-use crate::rules::{Condition, Side};
+use crate::matching::{Condition, Side};
 use crate::tracking::templates;
 
 /// Names all that can never work in an observer that compiles.

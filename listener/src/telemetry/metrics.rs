@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use super::receivers::Receivers;
 use crate::actions::Outcome;
 use crate::checkpoint::Action;
+use crate::dead_letters::store::Attempt;
 use crate::dispatch::observers::Observers;
-use crate::queue::dead_letter::Attempt;
 
 /// Bounds of the duration buckets, in seconds.
 const DURATIONS: [f64; 12] = [

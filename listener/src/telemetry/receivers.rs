@@ -10,8 +10,8 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use tokio::sync::watch;
 
-use crate::actions::breaker::Condition;
 use crate::actions::on_one_line;
+use crate::admission::circuit_breaker::Condition;
 use crate::dispatch::observers::Observers;
 
 /// Most receivers that a report has.

@@ -14,7 +14,7 @@ pub use finding::Finding;
 use tables::Tables;
 pub(crate) use watch::{Told, watch};
 
-use crate::rules::Condition;
+use crate::matching::Condition;
 
 /// What an observer needs of the database.
 #[derive(Clone, Debug)]

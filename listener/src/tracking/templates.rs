@@ -7,7 +7,7 @@ use crds::config::{ActionConfig, ActionKind, HeaderValue, RedisCommand, TeamsCon
 use minijinja::Environment;
 use regex::Regex;
 
-use crate::rules::Side;
+use crate::matching::Side;
 
 /// Stack for the parser, which calls itself for each of a chain of operators: enough for the longest
 /// template that is compiled. Memory is only taken as far as it is used.

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use super::summary::summary;
 use super::{Finding, findings};
-use crate::api::report::Reporter;
 use crate::dispatch::observers::Observers;
+use crate::server::status::Reporter;
 
 /// Pause between two looks while something is wrong.
 const PAUSE: Duration = Duration::from_secs(5);

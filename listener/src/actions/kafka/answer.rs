@@ -2,9 +2,9 @@
 
 use rskafka::client::error::{Error, ProtocolError};
 
-use super::super::answer::{Answer, advised, broken};
 use super::super::{FailureKind, Outcome};
-use super::doorway::Doorway;
+use crate::egress::response::{Answer, advised, broken};
+use crate::egress::socks5::Doorway;
 
 /// Why a record was not taken.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use crds::config::{
 use super::super::fixture::{action, delivery, now, settled, shared, told};
 use super::super::{Action, FailureKind, Gates};
 use super::*;
-use crate::actions::test_tls::known;
+use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 use testkit::servers::kafka::{Kafka as Server, LOGIN};
 

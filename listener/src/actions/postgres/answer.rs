@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
-use super::super::answer::{Answer, advised, broken};
+use crate::egress::response::{Answer, advised, broken};
 
 /// Classes and codes of errors that pass by themselves: no connection, conflicts with others, too few
 /// resources, a server that stops or only reads.

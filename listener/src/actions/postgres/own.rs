@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, PgPool};
 
 use super::super::Delivery;
-use super::super::answer::Answer;
 use super::answer;
 use crate::database;
+use crate::egress::response::Answer;
 use crate::hex::hex;
 
 /// For how long a delivery that took effect is known, at least.

@@ -8,7 +8,7 @@ use super::super::FailureKind;
 use super::super::fixture::{action, delivery, now, settled, shared};
 use super::super::{Action, Gates};
 use super::*;
-use crate::actions::test_tls::known;
+use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 
 const NEW: &str = r#"{"id": 7}"#;

@@ -7,10 +7,10 @@ use crds::config::{ActionKind, BatchConfig, Egress};
 use reqwest::header::HeaderMap;
 
 use super::super::Action;
-use super::super::endpoint::DRAIN_TIME;
 use super::super::fixture::{action, delivery, now, shared, webhook};
 use super::super::{MAX_BODY, delivery_id};
 use super::*;
+use crate::egress::http_client::DRAIN_TIME;
 use testkit::http_sink::{Behaviour, Options, Received, Sink};
 use testkit::wait::amounts_to;
 use tokio::time::Instant;

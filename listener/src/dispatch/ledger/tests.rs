@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::source::position::Mark as LogMark;
+use crate::capture::position::Mark as LogMark;
 
 const WINDOW: u64 = 1;
 
