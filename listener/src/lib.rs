@@ -1,27 +1,28 @@
 //! The data plane: reads committed changes of a Postgres database, matches them against
 //! observers, and delivers their actions.
 
+pub mod actions;
 pub mod admission;
 pub mod capture;
+pub mod checkpoint;
 pub mod coordination;
+pub mod database;
 pub mod dead_letters;
 pub mod delivery;
-pub mod egress;
-pub mod jobs;
-pub mod matching;
-pub mod runtime;
-pub mod server;
-pub mod templating;
-
-pub mod actions;
-pub mod checkpoint;
-pub mod database;
 pub mod demo;
 pub mod dispatch;
+pub mod egress;
 #[cfg(test)]
 mod fuzz;
-mod hex;
+pub mod jobs;
 pub mod lint;
+pub mod matching;
 pub mod migrate;
+pub mod observers;
+pub mod runtime;
+pub mod server;
+mod sync;
 pub mod telemetry;
+pub mod templating;
+pub mod text;
 pub mod tracking;

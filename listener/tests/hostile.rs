@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use observer_listener::actions::delivery_id;
+use observer_listener::delivery::delivery_id;
 use testkit::http_sink::{Behaviour, Received, Sink};
 
 use crate::support::listener::{Config, Process};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::load::{SourceFile, load};
-use observer_listener::actions::{Gates, Shared};
+use observer_listener::admission::action_runtime::Shared;
+use observer_listener::admission::endpoint_gate::Gates;
 use observer_listener::coordination::process;
-use observer_listener::dispatch::observers::Observers;
+use observer_listener::observers::Observers;
 use observer_listener::runtime::standalone::{Jobs, Options, run};
 use observer_listener::telemetry::metrics::Metrics;
 use testkit::http_sink::{Behaviour, Sink};

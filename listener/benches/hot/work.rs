@@ -9,12 +9,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use crds::load::{SourceFile, load};
-use observer_listener::actions::{Delivery, Gates, Shared};
+use observer_listener::admission::action_runtime::Shared;
+use observer_listener::admission::endpoint_gate::Gates;
 use observer_listener::capture::change_log::Logged;
 use observer_listener::capture::position::{Mark, Position, Turn, next_read};
+use observer_listener::delivery::Delivery;
 use observer_listener::delivery::event::Event;
 use observer_listener::dispatch::lanes::Lanes;
-use observer_listener::dispatch::observers::Observers;
+use observer_listener::observers::Observers;
 
 /// Lanes of the deliveries, and deliveries in each.
 const LANES: u32 = 100;

@@ -14,8 +14,8 @@ use futures::future::{BoxFuture, Shared, WeakShared, join};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
-use super::Outcome;
-use crate::admission::endpoint_gate::lock;
+use crate::delivery::outcome::Outcome;
+use crate::sync::lock;
 
 /// What came of each of a batch, in the order of joining; nothing for who had left.
 type Outcomes = Arc<[Option<Outcome>]>;

@@ -1,7 +1,7 @@
 //! Deliveries and actions for the tests of this module.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crate::actions::Gates;
+use crate::admission::endpoint_gate::Gates;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,8 +12,12 @@ use crds::config::{
 use serde_json::value::RawValue;
 use testkit::wait::eventually_or;
 
-use super::{Action, Delivery, Failure, Outcome, Shared};
+use super::Action;
+use crate::admission::action_runtime::Shared;
+use crate::delivery::Delivery;
 use crate::delivery::event::Event;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
 
 pub(crate) fn now() -> DateTime<Utc> {
     "2026-03-01T12:00:00Z".parse().unwrap()

@@ -10,11 +10,15 @@ use crds::config::SlackConfig;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::action_runtime::Shared;
+use super::Preview;
 use super::log::summary;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use crate::admission::action_runtime::Shared;
+use crate::delivery::Delivery;
+use crate::delivery::failure::{Failure, FailureKind};
+use crate::delivery::outcome::Outcome;
 use crate::egress::http_client::{Endpoint, json_headers};
 use crate::egress::response::{advised, classify};
+use crate::templating::compile_error::CompileError;
 use crate::templating::context::Subject;
 use crate::templating::output::{Format, entities};
 use crate::templating::template::Template;
@@ -97,7 +101,10 @@ impl Slack {
             Err(failure) => return Outcome::Refused(failure),
         };
         let request = (Method::POST, json_headers(), body);
-        let answer = self.endpoint.send(shared, request, now, timeout).await;
+        let answer = self
+            .endpoint
+            .send((&shared.guard, &shared.http), request, now, timeout)
+            .await;
         with_remedy(classify(&self.endpoint.host, answer))
     }
 

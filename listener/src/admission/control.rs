@@ -6,10 +6,12 @@ use std::time::Duration;
 use crds::config::RateLimit;
 use tokio::time::Instant;
 
+use super::action_runtime::Shared;
 use super::endpoint_gate::{Gate, Permit, SHORTEST_WAIT};
 use super::host_limits::{Host, Slot};
 use super::redis_limiter::Seat;
-use crate::actions::{Delivery, Outcome, Shared};
+use crate::delivery::Delivery;
+use crate::delivery::outcome::Outcome;
 use crate::egress::redaction::Scrub;
 
 /// How long beyond its timeout a request counts as under way of which nothing is heard: it may wait

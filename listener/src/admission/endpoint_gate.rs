@@ -4,17 +4,20 @@
 //! action's jobs than there is room for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{HostLimit, RateLimit};
 use tokio::time::Instant;
 
+use crate::sync::lock;
+
 use super::circuit_breaker::{Breaker, Change, Condition, Sign, Ticket};
 use super::host_limits::{Host, Hosts, without_port};
 use super::rate_limiter::Bucket;
-use crate::actions::{Failure, FailureKind, Outcome, Tells};
+use crate::delivery::failure::{Failure, FailureKind, Tells};
+use crate::delivery::outcome::Outcome;
 
 /// Shortest wait of what is not admitted.
 pub(crate) const SHORTEST_WAIT: Duration = Duration::from_millis(10);
@@ -258,10 +261,6 @@ fn sign(outcome: &Outcome, longest_wish: Duration) -> Sign {
         },
         Outcome::Held(_) => Sign::None,
     }
-}
-
-pub(crate) fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

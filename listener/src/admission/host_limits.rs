@@ -91,8 +91,12 @@ mod tests {
     use testkit::servers::redis::{Options, PrivateRedis};
 
     use super::*;
+    use crate::actions::Action;
     use crate::actions::fixture::{action, delivery, now, webhook};
-    use crate::actions::{Action, Fleet, Gates, Outcome, Shared};
+    use crate::admission::action_runtime::Shared;
+    use crate::admission::endpoint_gate::Gates;
+    use crate::admission::redis_limiter::Fleet;
+    use crate::delivery::outcome::Outcome;
     use testkit::http_sink::{Behaviour, Sink};
     use testkit::wait::amounts_to;
 

@@ -1,8 +1,10 @@
 //! Admission control: what may be sent to an endpoint now.
 
+pub mod action_runtime;
+
 pub mod circuit_breaker;
 pub(crate) mod control;
-pub(crate) mod endpoint_gate;
+pub mod endpoint_gate;
 pub(crate) mod host_limits;
 pub(crate) mod memory_budget;
 pub(crate) mod rate_limiter;

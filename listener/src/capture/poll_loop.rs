@@ -1,6 +1,7 @@
 //! Keeps a reader reading: as fast as dispatch takes, with pauses while nothing is new, and on
 //! through outages of the database.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -10,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::change_log::LogError;
 use super::poll_backoff;
 use super::reader::{Assignment, Batch, ReadError, Reader, Step};
-use crate::server::Sources;
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
 
 /// Wait after the first failure; doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -26,7 +28,7 @@ pub async fn follow(
     mut reader: Reader,
     mut assigned: watch::Receiver<Assignment>,
     batches: mpsc::Sender<Batch>,
-    sources: Sources,
+    (health, metrics): (Arc<Health>, Metrics),
     longest: Duration,
     stop: CancellationToken,
 ) -> Result<(), ReadError> {
@@ -45,21 +47,17 @@ pub async fn follow(
                     }
                     Ok(Err(_)) => return Ok(()),
                     // Whoever has no shard is to notice too that the database is away.
-                    Err(_) => look_for_database(&reader, &sources).await,
+                    Err(_) => look_for_database(&reader, &health).await,
                 }
                 continue;
             }
             // An answer that never comes is a failure too.
-            sources.health.read(false, Instant::now());
+            health.read(false, Instant::now());
             let batch = match reader.step().await {
                 Ok(Step::Batch(batch)) => Some(batch),
                 Ok(Step::Quiet(batch)) => batch,
                 Err(ReadError::Log(LogError::Database(error))) => {
-                    sources
-                        .metrics
-                        .database_errors
-                        .with_label_values(&["read"])
-                        .inc();
+                    metrics.database_errors.with_label_values(&["read"]).inc();
                     tracing::warn!(%error, "cannot read the log; trying again");
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
@@ -67,7 +65,7 @@ pub async fn follow(
                 }
                 Err(error) => return Err(error),
             };
-            sources.health.read(true, Instant::now());
+            health.read(true, Instant::now());
             wait = FIRST_WAIT;
             let busy = batch
                 .as_ref()
@@ -98,11 +96,11 @@ pub async fn follow(
 }
 
 /// Notes whether the database answers.
-async fn look_for_database(reader: &Reader, sources: &Sources) {
+async fn look_for_database(reader: &Reader, health: &Health) {
     // An answer that never comes is a failure too.
-    sources.health.read(false, Instant::now());
+    health.read(false, Instant::now());
     match reader.look_for_database().await {
-        Ok(()) => sources.health.read(true, Instant::now()),
+        Ok(()) => health.read(true, Instant::now()),
         Err(error) => tracing::debug!(%error, "the database does not answer"),
     }
 }

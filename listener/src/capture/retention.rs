@@ -9,7 +9,6 @@ use sqlx::postgres::types::PgInterval;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::standalone::RunError;
 use crate::telemetry::metrics::Metrics;
 
 /// How often. Several listeners may ask at once; all but one find it being done.
@@ -19,12 +18,7 @@ const EVERY: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_mins(10);
 
 /// Maintains the log until `stop`. A failure is counted and the next round tries again.
-pub async fn keep(
-    pool: PgPool,
-    retention: Duration,
-    metrics: Metrics,
-    stop: CancellationToken,
-) -> Result<(), RunError> {
+pub async fn keep(pool: PgPool, retention: Duration, metrics: Metrics, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let microseconds = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
@@ -36,7 +30,7 @@ pub async fn keep(
     let mut blocked = Blocked::default();
     loop {
         tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
         let tried = sqlx::query_scalar("select blocked from observer.maintain($1)")

@@ -14,6 +14,7 @@ pub mod stored;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::delivery::ActionName;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::change_log::LogError;
@@ -24,16 +25,13 @@ use crate::capture::snapshot::Snapshot;
 pub use claim::{Candidate, ClaimedShard, begin, claim, life};
 pub use commit::{Save, Saved, save};
 
-/// An action of an observer, by their names.
-pub type Action = (Arc<str>, Arc<str>);
-
 /// What is done beyond a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beyond {
     /// Events of which everything is done, by their id in the log.
     pub finished: BTreeSet<i64>,
     /// Of other events, the actions that are done.
-    pub partly: BTreeMap<i64, Vec<Action>>,
+    pub partly: BTreeMap<i64, Vec<ActionName>>,
 }
 
 /// What a checkpoint says of a shard.

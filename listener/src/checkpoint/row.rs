@@ -143,7 +143,7 @@ pub(super) fn partly(beyond: &Beyond) -> Result<String, serde_json::Error> {
 }
 
 fn partly_rows(beyond: &Beyond) -> Vec<PartlyDone> {
-    let actions = |(id, actions): (&i64, &Vec<super::Action>)| {
+    let actions = |(id, actions): (&i64, &Vec<crate::delivery::ActionName>)| {
         let id = *id;
         let rows = actions.iter().cloned();
         let rows = rows.map(move |(observer, action)| PartlyDone(id, observer, action));

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 use crds::config::{Bundle, ListenerConfig};
 use crds::load::{Loaded, Problem};
-use observer_listener::actions::{Gates, Shared, verify_own_database};
+use observer_listener::actions::verify_own_database;
+use observer_listener::admission::action_runtime::Shared;
+use observer_listener::admission::endpoint_gate::Gates;
 use observer_listener::database;
-use observer_listener::dispatch::observers::Observers;
 use observer_listener::lint::lint;
+use observer_listener::observers::Observers;
 use observer_listener::{migrate, tracking};
 
 use super::output::{counted, say};

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::config::ListenerConfig;
-use observer_listener::actions::Kept;
-use observer_listener::dispatch::observers::Observers;
+use observer_listener::admission::action_runtime::Kept;
 use observer_listener::lint::lint;
+use observer_listener::observers::Observers;
 use tokio::signal::unix::Signal;
 use tokio::time::sleep;
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::membership::{Coordination, Member};
 use super::process;
 use crate::admission::circuit_breaker::Condition;
-use crate::dispatch::observers::Observers;
+use crate::observers::Observers;
 
 /// Time between two heartbeats where they decide who takes part, and how long one counts.
 const OF_FILES: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));

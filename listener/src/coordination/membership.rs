@@ -19,7 +19,6 @@ use super::metered_store::Counted;
 use super::postgres_lease_store::Rows;
 use super::process;
 use crate::database::{DatabaseError, connections_apart};
-use crate::runtime::standalone::RunError;
 use crate::telemetry::metrics::Metrics;
 
 /// Label of a Lease with the name of its listener.
@@ -49,6 +48,17 @@ impl std::fmt::Debug for Coordination {
             Self::Database => "Database",
         })
     }
+}
+
+/// Why a process takes no part any more, and nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// The task died.
+    #[error("the task that shares the shards with other processes has died: {0}")]
+    Task(#[from] JoinError),
+    /// The task ended.
+    #[error("the task that shares the shards with other processes has ended")]
+    Ended,
 }
 
 /// Which process this is.
@@ -147,10 +157,10 @@ impl Fleet {
     }
 
     /// How it ended without being asked to.
-    pub(crate) async fn broken(&mut self) -> RunError {
+    pub(crate) async fn broken(&mut self) -> MembershipError {
         match (&mut self.task).await {
             Err(error) => error.into(),
-            Ok(()) => RunError::Fleet,
+            Ok(()) => MembershipError::Ended,
         }
     }
 

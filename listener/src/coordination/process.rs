@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::membership::Member;
-use crate::hex::hex;
+use crate::text::hex::hex;
 
 /// A process of this machine, unlike any other that ever was: the machine's present boot and the
 /// process's namespace, its number, and when it began. The number may be given again, and then

@@ -4,4 +4,3 @@ pub mod admin;
 pub mod replay;
 pub(crate) mod retention;
 pub mod store;
-pub(crate) mod writer;

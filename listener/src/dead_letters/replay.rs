@@ -5,9 +5,9 @@ use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use sqlx::{PgPool, Row};
 
-use crate::actions::FailureKind;
 use crate::capture::excess::{MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES};
 use crate::delivery::event::ID_SQL;
+use crate::delivery::failure::FailureKind;
 
 /// Which past events, and what of them.
 #[derive(Clone, Debug)]

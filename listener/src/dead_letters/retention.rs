@@ -9,8 +9,8 @@ use sqlx::postgres::types::PgInterval;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::actions::postgres;
-use crate::server::status::Reporter;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status::Reporter;
 
 /// Shortest pause between two looks.
 const PAUSE: Duration = Duration::from_secs(10);

@@ -2,58 +2,15 @@
 //! redrives or drops them. This module owns `observer.dead_letter`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use crds::config::Operation;
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 
-use crate::actions::Failure;
 use crate::capture::change_log::Part;
+use crate::delivery::attempt::Attempt;
 use crate::delivery::event::Event;
-
-/// Most attempts that a history keeps, the latest ones.
-pub const MAX_HISTORY: usize = 20;
-
-/// One attempt that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// When it ended.
-    pub at: DateTime<Utc>,
-    /// Kind of the failure.
-    pub kind: String,
-    /// What happened.
-    pub error: String,
-    /// HTTP status, where there was one.
-    pub status: Option<u16>,
-    /// How long it took, in milliseconds; nothing where nothing was tried.
-    #[serde(rename = "tookMs", default, skip_serializing_if = "Option::is_none")]
-    pub took_ms: Option<u64>,
-}
-
-impl Attempt {
-    /// Notes a failure. Postgres' text holds no NUL, so none is kept.
-    #[must_use]
-    pub fn new(at: DateTime<Utc>, failure: &Failure, took: Option<Duration>) -> Self {
-        Self {
-            at,
-            kind: failure.kind.as_str().to_owned(),
-            error: failure.message.replace('\0', ""),
-            status: failure.status,
-            took_ms: took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
-        }
-    }
-}
-
-/// Keeps an attempt among the latest ones.
-pub fn note(history: &mut Vec<Attempt>, attempt: Attempt) {
-    let surplus = (history.len() + 1).saturating_sub(MAX_HISTORY);
-    history.drain(..surplus);
-    history.push(attempt);
-}
 
 /// A dead letter about to be written.
 #[derive(Clone, Debug)]
@@ -191,7 +148,7 @@ pub async fn settle(
                 .bind(last.map(|last| last.error.as_str()))
                 .bind(last.and_then(|last| last.status).and_then(|status| i16::try_from(status).ok()))
                 .bind(json(history))
-                .bind(i32::try_from(MAX_HISTORY).unwrap_or(i32::MAX))
+                .bind(i32::try_from(crate::delivery::attempt::MAX_HISTORY).unwrap_or(i32::MAX))
                 .execute(&mut *tx)
                 .await?;
             }

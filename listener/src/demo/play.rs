@@ -14,7 +14,7 @@ use super::stage::{self, LISTENER};
 use super::summary;
 use crate::database::{self, DatabaseError};
 use crate::migrate::{self, MigrateError};
-use crate::runtime::standalone::RunError;
+use crate::runtime::error::RunError;
 use testkit::servers::binaries::{Binaries, VERSION};
 use testkit::servers::postgres::{PrivateServer, ServerError};
 

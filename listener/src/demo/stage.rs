@@ -24,14 +24,15 @@ use super::screen::Screen;
 use super::shop::{self, SharedTally, lock};
 use super::summary::Outcome;
 use super::tally::Observer;
-use crate::actions::{Gates, Shared};
+use crate::admission::action_runtime::Shared;
+use crate::admission::endpoint_gate::Gates;
 use crate::coordination::process;
 use crate::database;
 use crate::dead_letters::admin;
 use crate::dead_letters::admin::Selection;
-use crate::dispatch::observers::Observers;
+use crate::observers::Observers;
+use crate::runtime::error::RunError;
 use crate::runtime::standalone;
-use crate::runtime::standalone::RunError;
 use crate::telemetry::metrics::Metrics;
 use testkit::http_sink::{self as sink, Behaviour, Sink};
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::checkpoint::{CheckpointError, Save, Saved, save};
 use crate::delivery::event::Event;
-use crate::server::health::Health;
+use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
 /// Wait before the first further try.

@@ -11,9 +11,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::checkpoint_writer::Written;
 use super::in_flight::{Ended, Work, attempt, weight};
-use super::lanes::{Lanes, Target};
+use super::lanes::Lanes;
 use super::ledger::{Ledger, Mark, Place};
-use super::observers::{Compiled, Observers};
 use super::owned_shard::{Command, Owned};
 use super::queue_spill::Answer;
 use super::queued_lanes::Diverted;
@@ -28,7 +27,9 @@ use crate::capture::position::Position;
 use crate::capture::reader::{Assignment, Batch, Epoch, shard_of};
 use crate::checkpoint::{CheckpointError, Save};
 use crate::dead_letters::store::Redrive;
-use crate::server::status::Reporter;
+use crate::observers::Target;
+use crate::observers::{Compiled, Observers};
+use crate::telemetry::status::Reporter;
 
 /// What a dispatcher works with.
 #[derive(Debug)]

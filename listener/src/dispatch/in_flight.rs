@@ -1,7 +1,5 @@
 //! One delivery on its way: what it belongs to, and what became of it so far.
 
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +8,14 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::lanes::LaneId;
 use super::ledger::Place;
-use super::observers::Compiled;
-use crate::actions::{Delivery, Failure, FailureKind, Outcome};
-use crate::dead_letters::store;
-use crate::dead_letters::store::Attempt;
+use crate::delivery::attempt::Attempt;
 use crate::delivery::event::Event;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
+use crate::observers::Compiled;
+use crate::observers::LaneId;
+use crate::observers::attempt::try_once;
 
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -49,7 +48,7 @@ impl Work {
 
     /// Keeps the latest failures, with how long the attempts took.
     pub(crate) fn note(&mut self, failure: &Failure, took: Option<Duration>) {
-        store::note(&mut self.history, Attempt::new(Utc::now(), failure, took));
+        crate::delivery::attempt::note(&mut self.history, Attempt::new(Utc::now(), failure, took));
     }
 }
 
@@ -77,42 +76,6 @@ pub(crate) fn attempt(
         outcome,
         took,
     })
-}
-
-/// Makes one attempt, unless it is cut off. Answers with what came of it, nothing if it was cut
-/// off, and how long it took.
-pub(crate) fn try_once(
-    compiled: &Compiled,
-    event: Arc<Event>,
-    attempt: u32,
-    replay: Option<Arc<str>>,
-    cut: CancellationToken,
-) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
-    let action = Arc::clone(&compiled.action);
-    let barred = compiled.bars(&event);
-    let delivery = Delivery {
-        event,
-        observer: Arc::clone(&compiled.name.0),
-        action: Arc::clone(&compiled.name.1),
-        attempt,
-        replay,
-    };
-    async move {
-        let begun = Instant::now();
-        if let Some(failure) = barred {
-            return (Some(Outcome::Refused(failure)), begun.elapsed());
-        }
-        let trying = AssertUnwindSafe(action.attempt(&delivery, Utc::now())).catch_unwind();
-        let trying = pin!(trying);
-        let tried = cut.run_until_cancelled(trying).await;
-        let broke_down = |_| {
-            let message =
-                "the action broke down on this event; the log tells where. Please report it";
-            Outcome::Refused(Failure::of(FailureKind::Event, message))
-        };
-        let outcome = tried.map(|tried| tried.unwrap_or_else(broke_down));
-        (outcome, begun.elapsed())
-    }
 }
 
 /// What a delivery of an event counts for against the bound on what is held: the event and a flat

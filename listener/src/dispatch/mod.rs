@@ -17,11 +17,9 @@ pub mod target_table;
 
 pub mod lanes;
 pub mod ledger;
-pub mod observers;
 
 mod outcome;
 
-pub(crate) use in_flight::try_once;
 pub(crate) use queued_lanes::MAX_LANES;
 
 pub use checkpoint_writer::Saver;

@@ -7,11 +7,12 @@ use tokio::time::Instant;
 
 use super::Dispatcher;
 use super::in_flight::{Ended, Work, weight};
-use super::lanes::{LaneId, Target};
-use crate::actions::{Failure, Outcome};
 use crate::dead_letters::store::Letter;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
 use crate::delivery::retry_policy;
-use crate::telemetry::attempts;
+use crate::observers::attempt_log;
+use crate::observers::{LaneId, Target};
 
 impl Dispatcher {
     pub(super) fn ended(&mut self, ended: Ended) {
@@ -92,7 +93,7 @@ impl Dispatcher {
         if let Some(wait) = retry_policy::wait(&policy, tries, after, rand::random()) {
             let compiled = compiled.clone();
             if let Some(mut work) = self.take_out(lane) {
-                attempts::failed(&compiled, &work.event.id, failure, tries, wait);
+                attempt_log::failed(&compiled, &work.event.id, failure, tries, wait);
                 work.note(failure, Some(took));
                 self.wait_in_queue(lane, work, wait);
             }
@@ -161,7 +162,7 @@ impl Dispatcher {
             let metrics = &self.setup.saver.metrics;
             metrics.attempted(&compiled.name, outcome, took);
             if let (Outcome::Done, Some(work)) = (outcome, self.lanes.first(lane)) {
-                attempts::delivered(compiled, &work.event.id, work.attempts, took);
+                attempt_log::delivered(compiled, &work.event.id, work.attempts, took);
             }
         }
     }

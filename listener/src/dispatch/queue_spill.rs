@@ -12,11 +12,11 @@ use crds::config::Mode;
 use tokio::time::{Instant, timeout};
 
 use super::in_flight::Work;
-use super::lanes::{LaneId, Target};
 use super::queued_lanes::{Asked, MAX_LANES};
 use super::{Dispatcher, MAX_AHEAD, MAX_HELD_BYTES, MAX_JOBS, MAX_PENDING};
 use crate::capture::reader::shard_of;
 use crate::jobs::payload::Spilled;
+use crate::observers::{LaneId, Target};
 
 /// How long a delivery waits here for the jobs before it, and becomes one of them then.
 const PATIENCE: Duration = Duration::from_secs(1);

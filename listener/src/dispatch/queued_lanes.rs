@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use queue::First;
 
-use super::lanes::{LaneId, Target};
+use crate::observers::{LaneId, Target};
 
 /// Most lanes with jobs that are told apart of one action.
 pub(crate) const MAX_LANES: usize = 4096;

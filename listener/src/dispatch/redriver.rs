@@ -6,9 +6,10 @@ use std::sync::Arc;
 use crds::config::Operation;
 use tokio::time::Instant;
 
-use crate::actions::{Failure, FailureKind, Tells};
 use crate::capture::reader::shard_of;
-use crate::dead_letters::store::{Attempt, Redrive, Verdict};
+use crate::dead_letters::store::{Redrive, Verdict};
+use crate::delivery::attempt::Attempt;
+use crate::delivery::failure::{Failure, FailureKind, Tells};
 use crate::jobs::payload::Spilled;
 use crate::matching;
 

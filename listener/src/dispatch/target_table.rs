@@ -8,12 +8,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::lanes::Target;
-use super::observers::{Called, Compiled, Observers};
 use crate::capture::change_log::Logged;
-use crate::checkpoint::Action;
+use crate::delivery::ActionName;
 use crate::delivery::event::Event;
 use crate::matching::Verdict;
+use crate::observers::Target;
+use crate::observers::{Called, Compiled, Observers};
 
 /// Observers, with a lasting number for each of their targets.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Roster {
     /// it has deliveries that are not over.
     pub fn replace(&mut self, observers: Arc<Observers>, is_pending: impl Fn(Target) -> bool) {
         let known = self.targets.iter().enumerate();
-        let known: HashMap<Action, Target> = known
+        let known: HashMap<ActionName, Target> = known
             .filter_map(|(n, target)| Some((target.as_ref()?.name.clone(), n)))
             .collect();
         for (n, target) in self.targets.iter_mut().enumerate() {
@@ -88,7 +88,7 @@ impl Roster {
 
     /// The target of that name, if the observer still has it.
     #[must_use]
-    pub fn find(&self, name: &Action) -> Option<Target> {
+    pub fn find(&self, name: &ActionName) -> Option<Target> {
         self.numbers.get(self.observers.find(name)?).copied()
     }
 

@@ -13,8 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::response::{Answer, classify};
-use crate::actions::{FailureKind, Outcome};
-use crate::admission::endpoint_gate::lock;
+use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
+use crate::sync::lock;
 
 /// How much a server may send.
 #[derive(Clone, Copy, Debug)]

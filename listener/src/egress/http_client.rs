@@ -19,8 +19,7 @@ use url::Url;
 use super::policy::{Guard, Refused};
 use super::redaction::Scrub;
 use super::response::{Answer, PROXY_LOGIN, advised, retry_after};
-use crate::actions::CompileError;
-use crate::actions::action_runtime::Shared;
+use crate::templating::compile_error::CompileError;
 
 /// Longest wait for a connection; an action's timeout may be shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -180,18 +179,18 @@ impl Endpoint {
     /// Sends a request and reads its answer, within `timeout`.
     pub(crate) async fn send(
         &self,
-        shared: &Shared,
+        (guard, http): (&Guard, &Client),
         (method, headers, body): (Method, HeaderMap, Vec<u8>),
         now: DateTime<Utc>,
         timeout: Duration,
     ) -> Answer {
-        if let Err(refused) = shared.guard.vet_literal(&self.url) {
+        if let Err(refused) = guard.vet_literal(&self.url) {
             return Answer::Forbidden(refused.to_string());
         }
         let deadline = Instant::now() + timeout;
         let own = self.tls.as_ref();
-        let client = match own.map(|own| own.client(&shared.guard)) {
-            None => &shared.http,
+        let client = match own.map(|own| own.client(guard)) {
+            None => http,
             Some(Some(client)) => client,
             Some(None) => {
                 return Answer::SetUp(

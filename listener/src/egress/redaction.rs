@@ -3,12 +3,14 @@
 //! Endpoints repeat what they were sent ("no such token: ..."), and errors name addresses.
 //! Both end up in dead letters and logs, so both pass through here.
 
+use crate::text::on_one_line;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use crds::config::{ActionKind, HeaderValue, Redacted};
 use url::Url;
 
-use crate::actions::{Failure, Outcome};
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
 
 /// What stands for a secret.
 const MARK: &str = "[redacted]";
@@ -136,17 +138,6 @@ impl Scrub {
     }
 }
 
-/// The text without control characters. They go before secrets are looked for, so that none splits
-/// one; the cut comes last, so that none is cut in half and missed.
-pub(crate) fn on_one_line(text: &str) -> String {
-    let letters = text.chars().filter_map(|letter| match letter {
-        '\n' | '\r' | '\t' => Some(' '),
-        letter if letter.is_control() => None,
-        letter => Some(letter),
-    });
-    letters.collect()
-}
-
 /// The beginning of a text.
 fn cut(text: String, most: usize) -> String {
     match text.char_indices().nth(most) {
@@ -231,7 +222,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
-    use crate::actions::FailureKind;
+    use crate::delivery::failure::FailureKind;
 
     fn scrub() -> Scrub {
         let url = Url::parse(

@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
 use tokio::time::{Instant, timeout_at};
 
-use crate::actions::{Failure, FailureKind, Outcome, Tells};
+use crate::delivery::failure::{Failure, FailureKind, Tells};
+use crate::delivery::outcome::Outcome;
 
 /// Longest wait that an endpoint may ask for.
 pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);

@@ -25,13 +25,12 @@ use super::bounded::{Bounded, Limit, Trouble};
 use super::policy::{Guard, Undialled};
 use super::response::Answer;
 use super::socket_owner;
-use crate::actions::kafka::MAX_ANSWER;
 
 /// Most connections at once; others wait to be let in.
 const MOST: usize = 512;
 
 /// The longest answer, with its frame and what TLS makes of it; some come together.
-const LIMIT: Limit = Limit::alone(2 * MAX_ANSWER as u64);
+const LIMIT: Limit = Limit::alone(8 << 20);
 
 /// Longest wait for what the client says at first.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-use crate::actions::CompileError;
+use crate::templating::compile_error::CompileError;
 
 /// What is made sure of about who answers, by its certificate.
 #[derive(Clone, Debug)]

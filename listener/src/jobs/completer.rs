@@ -5,9 +5,9 @@ use std::sync::Arc;
 use ::queue::{Claim, Ended, Ending, QueueError, WorkerId};
 use tokio::time::{sleep, timeout};
 
+use super::dead_letter_writer::Graves;
 use super::worker::{ANSWER, FAILURE_PAUSE};
 use super::worker_config::Setup;
-use crate::dead_letters::writer::Graves;
 
 /// Tells the queue what ended; gives it back after a pause where that failed.
 pub(crate) async fn tell(

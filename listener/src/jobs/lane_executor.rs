@@ -14,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::payload;
 use super::payload::Carried;
-use crate::actions::{Failure, FailureKind, Outcome};
-use crate::checkpoint::Action;
-use crate::dead_letters::store;
-use crate::dead_letters::store::Attempt;
+use crate::delivery::ActionName;
+use crate::delivery::attempt::Attempt;
+use crate::delivery::failure::{Failure, FailureKind};
+use crate::delivery::outcome::Outcome;
 use crate::delivery::retry_policy;
-use crate::dispatch::observers::{Compiled, Observers};
-use crate::dispatch::try_once;
-use crate::telemetry::attempts;
+use crate::observers::attempt::try_once;
+use crate::observers::attempt_log;
+use crate::observers::{Compiled, Observers};
 use crate::telemetry::metrics::Metrics;
 
 /// What those who work on lanes share.
@@ -29,7 +29,7 @@ use crate::telemetry::metrics::Metrics;
 pub(crate) struct Crew {
     pub(crate) observers: watch::Receiver<Arc<Observers>>,
     /// Actions that nobody has had for long, whose jobs are to be given up.
-    pub(crate) orphans: watch::Receiver<Arc<[Action]>>,
+    pub(crate) orphans: watch::Receiver<Arc<[ActionName]>>,
     pub(crate) metrics: Metrics,
     /// Cancelled when everything is to be cut off.
     pub(crate) right: CancellationToken,
@@ -79,7 +79,7 @@ impl Crew {
                 .as_ref()
                 .map_or(OnFailure::DeadLetter, |known| known.on_failure);
             self.metrics.given_up(event, &name, attempts, &last, then);
-            store::note(&mut history, last);
+            crate::delivery::attempt::note(&mut history, last);
             Ending::Dead {
                 attempts,
                 history: written(&history),
@@ -122,7 +122,7 @@ impl Crew {
         };
         match outcome {
             Outcome::Done => {
-                attempts::delivered(compiled, &claimed.job.event_id, tries, took);
+                attempt_log::delivered(compiled, &claimed.job.event_id, tries, took);
                 Ending::Done
             }
             Outcome::Held(wait) => Ending::Again {
@@ -134,13 +134,16 @@ impl Crew {
             Outcome::Retry { failure, after } => match wait(&compiled.retry, tries, after) {
                 None => give_up(history, &failure, tries, Some(took)),
                 Some(wait) if left.is_some_and(|left| wait >= left) => {
-                    store::note(&mut history, Attempt::new(Utc::now(), &failure, Some(took)));
+                    crate::delivery::attempt::note(
+                        &mut history,
+                        Attempt::new(Utc::now(), &failure, Some(took)),
+                    );
                     give_up(history, &too_late(&compiled.retry), tries, None)
                 }
                 Some(wait) => {
-                    attempts::failed(compiled, &claimed.job.event_id, &failure, tries, wait);
+                    attempt_log::failed(compiled, &claimed.job.event_id, &failure, tries, wait);
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
-                    store::note(&mut history, attempt);
+                    crate::delivery::attempt::note(&mut history, attempt);
                     Ending::Again {
                         wait,
                         attempts: tries,
@@ -216,9 +219,10 @@ mod tests {
     use crds::config::Egress;
 
     use super::*;
-    use crate::actions::{Gates, Shared};
+    use crate::admission::action_runtime::Shared;
+    use crate::admission::endpoint_gate::Gates;
 
-    fn claimed(name: &Action) -> Claimed {
+    fn claimed(name: &ActionName) -> Claimed {
         Claimed {
             job: Job {
                 id: "job".to_owned(),
@@ -251,7 +255,7 @@ mod tests {
         let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
         let (_observers, observers) = watch::channel(Arc::new(none));
-        let (orphaned, orphans) = watch::channel::<Arc<[Action]>>(Arc::from([]));
+        let (orphaned, orphans) = watch::channel::<Arc<[ActionName]>>(Arc::from([]));
         let (tell, _ended) = mpsc::channel(1);
         let crew = Crew {
             observers,
@@ -262,7 +266,7 @@ mod tests {
             cancels: Mutex::new(HashMap::new()),
             tell,
         };
-        let name: Action = ("default/gone".into(), "notify".into());
+        let name: ActionName = ("default/gone".into(), "notify".into());
         let claimed = claimed(&name);
         assert!(matches!(crew.attempt(&claimed).await, Ending::Untouched));
         orphaned.send_replace(Arc::from([name]));

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::worker::ANSWER;
 use super::worker_config::Setup;
-use crate::checkpoint::Action;
-use crate::dispatch::observers::Observers;
+use crate::delivery::ActionName;
+use crate::observers::Observers;
 
 /// Between two looks after the queue.
 const EVERY: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const ORPHANS_EVERY: u32 = 15;
 const ORPHANED_AFTER: Duration = Duration::from_mins(10);
 
 /// Sees to it all. Never ends.
-pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[Action]>>) {
+pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[ActionName]>>) {
     let mut missing = Missing::default();
     for look in 0_u32.. {
         sleep(EVERY).await;
@@ -54,25 +54,25 @@ pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[Action]>>
 
 /// Actions with jobs that no observer has, and since when.
 #[derive(Debug, Default)]
-struct Missing(HashMap<Action, Instant>);
+struct Missing(HashMap<ActionName, Instant>);
 
 impl Missing {
     /// Takes note of the actions that have jobs; gives those that have been missing for long.
     fn note(
         &mut self,
-        with_jobs: impl Iterator<Item = Action>,
+        with_jobs: impl Iterator<Item = ActionName>,
         observers: &Observers,
         now: Instant,
-    ) -> Vec<Action> {
+    ) -> Vec<ActionName> {
         let missing = with_jobs.filter(|name| observers.find(name).is_none());
-        let since = |name: Action| {
+        let since = |name: ActionName| {
             let since = self.0.get(&name).copied().unwrap_or(now);
             (name, since)
         };
         self.0 = missing.map(since).collect();
         let long = |since: Instant| now.saturating_duration_since(since) >= ORPHANED_AFTER;
         let long = self.0.iter().filter(|(_, since)| long(**since));
-        let mut long: Vec<Action> = long.map(|(name, _)| name.clone()).collect();
+        let mut long: Vec<ActionName> = long.map(|(name, _)| name.clone()).collect();
         long.sort_unstable();
         long
     }
@@ -85,13 +85,14 @@ mod tests {
     use crds::config::Egress;
 
     use super::*;
-    use crate::actions::{Gates, Shared};
+    use crate::admission::action_runtime::Shared;
+    use crate::admission::endpoint_gate::Gates;
 
     #[test]
     fn jobs_wait_for_an_action_that_may_come_back() {
         let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
-        let name: Action = ("default/gone".into(), "notify".into());
+        let name: ActionName = ("default/gone".into(), "notify".into());
         let mut missing = Missing::default();
         let start = Instant::now();
         let mut long_gone = |minutes: u64, there: bool| {

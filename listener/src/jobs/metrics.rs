@@ -7,8 +7,8 @@ use std::time::Duration;
 use ::queue::{Figures, JobQueue};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::server::status::Reporter;
 use crate::telemetry::metrics::Jobs;
+use crate::telemetry::status::Reporter;
 
 /// Shortest pause between two looks.
 const PAUSE: Duration = Duration::from_secs(10);

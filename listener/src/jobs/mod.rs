@@ -1,5 +1,7 @@
 //! Actions off the fast path: jobs, and those given up on.
 
+pub(crate) mod dead_letter_writer;
+
 pub mod backend;
 pub(crate) mod completer;
 pub(crate) mod heartbeat;

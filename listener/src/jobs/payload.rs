@@ -9,11 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::actions::delivery_id;
-use crate::checkpoint;
-use crate::dead_letters::store::Attempt;
+use crate::delivery::attempt::Attempt;
+use crate::delivery::delivery_id;
 use crate::delivery::event::Event;
-use crate::dispatch::lanes::LaneId;
+use crate::observers::LaneId;
 
 /// A delivery on its way into the queue.
 #[derive(Clone, Debug)]
@@ -21,7 +20,7 @@ pub struct Spilled {
     /// The event.
     pub event: Arc<Event>,
     /// Names of observer and action.
-    pub name: checkpoint::Action,
+    pub name: crate::delivery::ActionName,
     /// What tells it from earlier jobs of the same delivery, where there were any: a queue may
     /// refuse to add one that it had.
     pub again: Option<String>,

@@ -6,13 +6,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::checkpoint::Action;
+use crate::delivery::ActionName;
 
 /// Runs of actions: those that wait, and how many are held and under way of each action.
 pub(crate) struct Ready<T> {
-    waiting: VecDeque<(Action, T)>,
-    held: HashMap<Action, usize>,
-    under_way: HashMap<Action, usize>,
+    waiting: VecDeque<(ActionName, T)>,
+    held: HashMap<ActionName, usize>,
+    under_way: HashMap<ActionName, usize>,
 }
 
 impl<T> Default for Ready<T> {
@@ -27,7 +27,7 @@ impl<T> Default for Ready<T> {
 
 impl<T> Ready<T> {
     /// Keeps a run, unless `most` of its action are held already: then it is given back.
-    pub(crate) fn add(&mut self, action: Action, run: T, most: usize) -> Result<(), T> {
+    pub(crate) fn add(&mut self, action: ActionName, run: T, most: usize) -> Result<(), T> {
         let held = self.held.entry(action.clone()).or_default();
         if *held >= most {
             return Err(run);
@@ -38,9 +38,9 @@ impl<T> Ready<T> {
     }
 
     /// The first run of an action that has fewer than `share` under way.
-    pub(crate) fn next(&mut self, share: usize) -> Option<(Action, T)> {
+    pub(crate) fn next(&mut self, share: usize) -> Option<(ActionName, T)> {
         let under_way = &self.under_way;
-        let fits = |(action, _): &(Action, T)| under_way.get(action).is_none_or(|n| *n < share);
+        let fits = |(action, _): &(ActionName, T)| under_way.get(action).is_none_or(|n| *n < share);
         let place = self.waiting.iter().position(fits)?;
         let (action, run) = self.waiting.remove(place)?;
         *self.under_way.entry(action.clone()).or_default() += 1;
@@ -48,14 +48,14 @@ impl<T> Ready<T> {
     }
 
     /// A run of this action that was under way is no longer held.
-    pub(crate) fn ended(&mut self, action: &Action) {
+    pub(crate) fn ended(&mut self, action: &ActionName) {
         less(&mut self.under_way, action);
         less(&mut self.held, action);
     }
 
     /// Gives back all that wait.
     pub(crate) fn drain(&mut self) -> Vec<T> {
-        let waiting: Vec<(Action, T)> = self.waiting.drain(..).collect();
+        let waiting: Vec<(ActionName, T)> = self.waiting.drain(..).collect();
         let back = waiting.into_iter().map(|(action, run)| {
             less(&mut self.held, &action);
             run
@@ -64,7 +64,7 @@ impl<T> Ready<T> {
     }
 
     /// How many are held of each action of which there are any.
-    pub(crate) const fn held(&self) -> &HashMap<Action, usize> {
+    pub(crate) const fn held(&self) -> &HashMap<ActionName, usize> {
         &self.held
     }
 
@@ -74,7 +74,7 @@ impl<T> Ready<T> {
     }
 }
 
-fn less(counts: &mut HashMap<Action, usize>, action: &Action) {
+fn less(counts: &mut HashMap<ActionName, usize>, action: &ActionName) {
     if let Some(count) = counts.get_mut(action) {
         *count -= 1;
         if *count == 0 {
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    fn action(n: usize) -> Action {
+    fn action(n: usize) -> ActionName {
         (Arc::from(format!("default/{n}")), Arc::from("0"))
     }
 

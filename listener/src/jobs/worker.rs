@@ -24,7 +24,7 @@ use super::maintenance::upkeep;
 use super::prefetch::Effort;
 use super::ready_runs::Ready;
 use super::worker_config::Setup;
-use crate::checkpoint::Action;
+use crate::delivery::ActionName;
 
 /// Pause after a look that found jobs, while there is room for more.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
@@ -91,7 +91,7 @@ struct Session<'a> {
     ended: mpsc::Receiver<Ended>,
     /// Those that wait to begin, and how many lanes of each action are here.
     ready: Ready<Run>,
-    running: JoinSet<(Action, usize)>,
+    running: JoinSet<(ActionName, usize)>,
     /// Bytes of the events of what waits to begin and of what is running.
     held_bytes: usize,
     claims: JoinSet<Result<Vec<Run>, QueueError>>,
@@ -100,7 +100,7 @@ struct Session<'a> {
     telling: JoinSet<Result<usize, (Vec<Ended>, QueueError)>>,
     effort: Effort,
     /// Actions that nobody has any more, whose jobs are to be given up.
-    orphans: watch::Receiver<Arc<[Action]>>,
+    orphans: watch::Receiver<Arc<[ActionName]>>,
     pause: Duration,
     next_look: Instant,
     /// Jobs were said to be there while a look was under way, which may have missed them.
@@ -112,7 +112,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn begin(setup: &'a Setup, id: WorkerId, orphans: watch::Receiver<Arc<[Action]>>) -> Self {
+    fn begin(setup: &'a Setup, id: WorkerId, orphans: watch::Receiver<Arc<[ActionName]>>) -> Self {
         let (tell, ended) = mpsc::channel(setup.concurrency.max(1));
         let right = CancellationToken::new();
         Self {
@@ -146,7 +146,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn run(mut self, stop: &CancellationToken, orphaned: &watch::Sender<Arc<[Action]>>) {
+    async fn run(mut self, stop: &CancellationToken, orphaned: &watch::Sender<Arc<[ActionName]>>) {
         let setup = self.setup;
         let (crew, right) = (Arc::clone(&self.crew), self.right.clone());
         let signs = keep_alive(setup, self.id, &right, |claims| crew.cancel(claims));
@@ -373,7 +373,7 @@ impl<'a> Session<'a> {
         self.untold.extend(untouched(run));
     }
 
-    fn ran(&mut self, ran: Result<(Action, usize), JoinError>) {
+    fn ran(&mut self, ran: Result<(ActionName, usize), JoinError>) {
         match ran {
             Ok((name, bytes)) => {
                 self.ready.ended(&name);
@@ -454,7 +454,7 @@ fn bytes_of(ended: &[Ended]) -> usize {
     ended.iter().map(|one| one.job.event.get().len()).sum()
 }
 
-fn name(claimed: &Claimed) -> Action {
+fn name(claimed: &Claimed) -> ActionName {
     let lane = &claimed.job.lane;
     (Arc::clone(&lane.observer), Arc::clone(&lane.action))
 }

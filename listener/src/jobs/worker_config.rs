@@ -9,8 +9,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::backend::Place;
-use crate::checkpoint::Action;
-use crate::dispatch::observers::Observers;
+use crate::delivery::ActionName;
+use crate::observers::Observers;
 use crate::telemetry::metrics::Metrics;
 
 /// What a worker works with.
@@ -53,8 +53,8 @@ impl Setup {
     pub(crate) fn want(
         &self,
         runs: usize,
-        orphans: &[Action],
-        held: &HashMap<Action, usize>,
+        orphans: &[ActionName],
+        held: &HashMap<ActionName, usize>,
         now: Instant,
     ) -> (Want, Option<Instant>) {
         let observers = Arc::clone(&self.observers.borrow());

@@ -7,9 +7,10 @@ use crds::config::{
     ActionConfig, ActionKind, ObserverConfig, Operation, RedisCommand, TeamsContent,
 };
 
-use crate::actions::{Action, Shared};
-use crate::dispatch::observers::CompileProblem;
+use crate::actions::Action;
+use crate::admission::action_runtime::Shared;
 use crate::matching::{Condition, Side};
+use crate::observers::CompileProblem;
 use crate::tracking::templates;
 
 /// Names all that can never work in an observer that compiles.

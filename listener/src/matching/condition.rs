@@ -10,11 +10,11 @@ use cel::common::ast::{IdedExpr, SourceInfo};
 
 use super::cel::evaluate::Evaluation;
 use super::cel::lower::Lowering;
-use super::cel::names::shorten;
 use super::cel::source::{MAX_BYTES, Source};
 use super::cel::tree::Node;
 use super::event_view::EventView;
-use crate::actions::Failure;
+use crate::delivery::failure::Failure;
+use crate::text::names::shorten;
 
 /// Stack of the thread that parses. The parser calls itself for each of a chain of operators;
 /// the longest chain that the bounds on an expression admit takes an eighth of this without

@@ -35,8 +35,8 @@ use std::sync::Arc;
 use crds::config::Operation;
 
 pub use self::condition::{Condition, ConditionError, Place};
-use crate::actions::Failure;
 use crate::delivery::event::Event;
+use crate::delivery::failure::Failure;
 use condition_index::Watchers;
 pub use event_view::{EventView, Side};
 

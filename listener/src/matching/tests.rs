@@ -16,8 +16,8 @@ use crds::config::Operation;
 use serde_json::value::RawValue;
 
 use super::{Condition, EventView};
-use crate::actions::{Failure, FailureKind};
 use crate::delivery::event::Event;
+use crate::delivery::failure::{Failure, FailureKind};
 
 /// An event of `public.orders` with these images.
 fn event(operation: Operation, old: Option<&str>, new: Option<&str>) -> Event {

@@ -18,9 +18,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use super::drop_listener::forget;
+use super::error::RunError;
 use super::plan::Plan;
 use super::pod_supervisor::Work;
-use super::standalone::{GOODBYE, RunError, answer, note_stop};
+use super::standalone::{GOODBYE, answer, note_stop};
 use crate::coordination::membership::Member;
 use crate::server::Sources;
 use crate::telemetry::metrics::Metrics;

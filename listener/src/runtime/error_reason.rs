@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crds::report::Trouble;
 
-use crate::server::health::DATABASE_UNREACHABLE;
+use crate::telemetry::health::DATABASE_UNREACHABLE;
 use ::queue::QueueError;
 use ::queue::redis::OpenError;
 
-use super::standalone::RunError;
+use super::error::RunError;
 use crate::capture::change_log::LogError;
 use crate::capture::reader::ReadError;
 use crate::checkpoint::CheckpointError;
@@ -64,7 +64,7 @@ fn reason(error: &RunError) -> &'static str {
         RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)
         | RunError::Metrics(_)
         | RunError::Listen { .. }
-        | RunError::Fleet
+        | RunError::Membership(_)
         | RunError::Task(_) => "InternalError",
     }
 }

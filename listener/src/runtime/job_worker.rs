@@ -9,8 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::error::RunError;
 use super::session::{Job, LOOK_EVERY, PROBE};
-use super::standalone::RunError;
 use crate::database;
 use crate::jobs::backend::Place;
 use crate::jobs::worker;

@@ -10,10 +10,10 @@ use crds::report::{Refusal, Trouble};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
 
-use crate::actions::Kept;
-use crate::dispatch::observers::Observers;
-use crate::hex::hex;
-use crate::server::status::LoadedBundle;
+use crate::admission::action_runtime::Kept;
+use crate::observers::Observers;
+use crate::telemetry::status::LoadedBundle;
+use crate::text::hex::hex;
 
 /// Most problems of a bundle that are told.
 const MAX_TOLD: usize = 5;

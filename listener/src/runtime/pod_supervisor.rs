@@ -10,15 +10,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::Plans;
+use super::error::RunError;
 use super::error_reason::{LONGEST_PAUSE, pause, trouble};
 use super::plan::{Change, Plan};
 use super::session::{Job, Jobs, tend};
-use super::standalone::RunError;
+use super::startup_log;
 use crate::coordination::membership::{Coordination, Member};
 use crate::dispatch::DispatchError;
+use crate::runtime::tracking_watch::Told;
 use crate::server::Sources;
-use crate::telemetry::beginning;
-use crate::tracking::Told;
 
 /// A pod, from its start to its end.
 pub(crate) struct Work<'a> {
@@ -60,7 +60,7 @@ impl Work<'_> {
                 }
                 Err(
                     error @ (RunError::Task(_)
-                    | RunError::Fleet
+                    | RunError::Membership(_)
                     | RunError::Dispatch(DispatchError::Task(_))),
                 ) => return Err(error),
                 Err(error) => {
@@ -95,7 +95,7 @@ impl Work<'_> {
         };
         let end = self.stop.child_token();
         self.sources.reporter.runs(plan.bundle.clone());
-        beginning::tell(&listener, &plan.observers);
+        startup_log::tell(&listener, &plan.observers);
         let mut tending = std::pin::pin!(tend(&job, &end));
         loop {
             tokio::select! {

@@ -26,8 +26,10 @@ use uuid::Uuid;
 pub use super::job_worker::Jobs;
 use super::job_worker::Working;
 
+use super::error::RunError;
 use super::shard_worker::Desk;
-use super::standalone::{GOODBYE, RunError, first_error};
+use super::standalone::{GOODBYE, first_error};
+use super::startup_log;
 use crate::capture::change_log::{Log, LogError};
 use crate::capture::poll_loop::follow;
 use crate::capture::reader::{Assignment, Owner, Reader};
@@ -38,14 +40,13 @@ use crate::coordination::membership::{Coordination, Fleet, Member};
 use crate::coordination::unclaimed_shards::Waiting;
 use crate::database::{self, Access};
 use crate::dead_letters::retention as dead_letter_retention;
-use crate::dispatch::observers::Observers;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::jobs::backend::Place;
 use crate::jobs::metrics;
 use crate::migrate;
+use crate::observers::Observers;
+use crate::observers::circuit_metrics::Receivers;
 use crate::server::Sources;
-use crate::telemetry::beginning;
-use crate::tracking;
 
 /// Pages read ahead of dispatch.
 const PAGES_AHEAD: usize = 1;
@@ -83,7 +84,7 @@ pub(crate) struct Job<'a> {
     /// Whether it works on jobs.
     pub(crate) jobs: Jobs,
     /// What was told of tables that are not tracked.
-    pub(crate) told: tracking::Told,
+    pub(crate) told: super::tracking_watch::Told,
 }
 
 /// What there is of a database that can be worked with.
@@ -104,7 +105,7 @@ impl Ground {
         // One that has never run misses nothing from now on, whoever works on it and when.
         let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
         if checkpoint::begin(&pool, &log, &name, shards, start).await? {
-            beginning::tell_first(&pool, &name, start).await;
+            startup_log::tell_first(&pool, &name, start).await;
         }
         let place = Place::open(listener, pool.clone()).await?;
         place.tell_durability();
@@ -149,7 +150,7 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     }
     let metrics = &job.sources.metrics;
     let _open = job.sources.keeper.open(job.listener, &ground.queue)?;
-    let _told = metrics.tell_of_receivers(job.observers.clone())?;
+    let _told = metrics.register_circuits(Receivers::new(job.observers.clone())?)?;
     if job.jobs == Jobs::Only {
         return job.work_on_jobs(&ground.pool, stop).await;
     }
@@ -234,7 +235,8 @@ impl<'a> Engine<'a> {
         tasks.spawn({
             let (pool, observers) = (ground.pool.clone(), job.observers.clone());
             let (told, reporter) = (job.told.clone(), Arc::clone(&sources.reporter));
-            let watching = tracking::watch(pool, Arc::clone(&name), observers, told, reporter);
+            let watching =
+                super::tracking_watch::watch(pool, Arc::clone(&name), observers, told, reporter);
             let until = reading.clone();
             async move {
                 until.run_until_cancelled(watching).await;
@@ -253,18 +255,19 @@ impl<'a> Engine<'a> {
         let (assigned, assignment) = watch::channel(Assignment::new());
         let (send, batches) = mpsc::channel(PAGES_AHEAD);
         {
-            let (sources, until) = (sources.clone(), reading.clone());
+            let until = reading.clone();
+            let told = (Arc::clone(&sources.health), sources.metrics.clone());
             let longest_pause = listener.max_poll_interval;
             tasks.spawn(async move {
-                Ok(follow(reader, assignment, send, sources, longest_pause, until).await?)
+                Ok(follow(reader, assignment, send, told, longest_pause, until).await?)
             });
         }
-        tasks.spawn(retention::keep(
-            ground.pool.clone(),
-            listener.retention,
-            sources.metrics.clone(),
-            reading.clone(),
-        ));
+        let (metrics, until) = (sources.metrics.clone(), reading.clone());
+        let retained = retention::keep(ground.pool.clone(), listener.retention, metrics, until);
+        tasks.spawn(async move {
+            retained.await;
+            Ok(())
+        });
         let dispatcher = Dispatcher::new(Setup {
             observers: job.observers.clone(),
             shards: listener.shards,
@@ -357,7 +360,7 @@ impl<'a> Engine<'a> {
                         at_work.push(work(hold));
                     }
                     None if fleet.is_leaving() => open = false,
-                    None => return Err(fleet.broken().await),
+                    None => return Err(fleet.broken().await.into()),
                 },
                 Some((shard, ended)) = at_work.next() => {
                     holds.remove(&shard);

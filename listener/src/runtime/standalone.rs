@@ -1,12 +1,10 @@
 //! A listener without a cluster: it runs what files say until it is asked to stop, and shares the
 //! work with other processes that run the same listener against the same database.
 
-use std::error::Error as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::SecondsFormat;
 use crds::config::ListenerConfig;
 use crds::report::Trouble;
 use tokio::net::TcpListener;
@@ -15,25 +13,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ::queue::redis::OpenError;
-
+pub use super::error::RunError;
 pub use super::session::Jobs;
 use super::session::{Job, tend};
-use crate::capture::change_log::LogError;
-use crate::capture::reader::ReadError;
-use crate::checkpoint::CheckpointError;
-use crate::coordination::heartbeat::NewerConfig;
+use super::startup_log;
 use crate::coordination::membership::{Coordination, Member};
-use crate::database::{DatabaseError, START_PATIENCE, trouble_at};
-use crate::dispatch::DispatchError;
-use crate::dispatch::observers::Observers;
-use crate::jobs::backend::PlaceError;
-use crate::migrate::MigrateError;
+use crate::database::{START_PATIENCE, trouble_at};
+use crate::observers::Observers;
+use crate::runtime::tracking_watch::Told;
 use crate::server;
 use crate::server::Sources;
-use crate::telemetry::beginning;
 use crate::telemetry::metrics::Metrics;
-use crate::tracking::Told;
 
 /// Between two tries to go on after the database was away.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
@@ -52,115 +42,6 @@ pub struct Options {
     pub jobs: Jobs,
     /// Metrics that the caller watches as well; the run has its own if absent.
     pub metrics: Option<Metrics>,
-}
-
-/// Why a listener does not run, or ran no longer.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// No connection.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    /// The schema is not as it must be.
-    #[error(transparent)]
-    Schema(#[from] MigrateError),
-    /// The log cannot be opened.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// A shard cannot be claimed.
-    #[error(transparent)]
-    Claim(#[from] CheckpointError),
-    /// The database was there and is away for longer than the shards can be kept.
-    #[error("the database has been away for too long, so the shards are left to others: {0}")]
-    Away(String),
-    /// The job queue cannot be used.
-    #[error(transparent)]
-    Queue(#[from] PlaceError),
-    /// Reading cannot go on.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// Dispatch cannot go on.
-    #[error(transparent)]
-    Dispatch(#[from] DispatchError),
-    /// Metrics cannot be registered.
-    #[error("cannot register the metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
-    /// The address for health and metrics cannot be used.
-    #[error(
-        "cannot answer on {at}: {source}. Choose another address with --listen, or `--listen off`"
-    )]
-    Listen {
-        /// The address.
-        at: SocketAddr,
-        /// The error.
-        source: std::io::Error,
-    },
-    /// Another process of the listener has a newer configuration.
-    #[error(
-        "this process stands by, since its observers are older than those that {member} runs (known since {since}): an \
-         event would meet one or the other. Give all processes of the listener the same files; they are taken up without \
-         a restart"
-    )]
-    ConfigOutdated {
-        /// The other process.
-        member: String,
-        /// Since when its observers have been known.
-        since: String,
-    },
-    /// This process takes no part any more, and nobody asked it to.
-    #[error("the task that shares the shards with other processes has ended")]
-    Fleet,
-    /// A task died.
-    #[error("a task died: {0}")]
-    Task(#[from] tokio::task::JoinError),
-}
-
-impl From<NewerConfig> for RunError {
-    fn from(newer: NewerConfig) -> Self {
-        Self::ConfigOutdated {
-            member: newer.member,
-            since: newer.since.to_rfc3339_opts(SecondsFormat::Secs, true),
-        }
-    }
-}
-
-impl RunError {
-    /// Whether the database could not be asked, so that a later try may succeed.
-    pub(crate) const fn is_outage(&self) -> bool {
-        matches!(
-            self,
-            Self::Away(_)
-                | Self::Database(
-                    DatabaseError::Unreachable { .. }
-                        | DatabaseError::Unwritable { .. }
-                        | DatabaseError::Full { .. }
-                )
-                | Self::Claim(
-                    CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
-                )
-                | Self::Queue(PlaceError::Database(_) | PlaceError::Redis(OpenError::Redis(_)))
-                | Self::Log(LogError::Database(_))
-                | Self::Schema(MigrateError::Database(_))
-        )
-    }
-
-    /// Whether no connection was to be had in time, as on a busy machine: that says of nothing that
-    /// it is wrong.
-    fn is_late(&self) -> bool {
-        if matches!(self, Self::Database(DatabaseError::Full { .. })) {
-            return true;
-        }
-        let mut causes = std::iter::successors(self.source(), |&cause| cause.source());
-        causes.any(|cause| matches!(cause.downcast_ref(), Some(sqlx::Error::PoolTimedOut)))
-    }
-
-    /// Whether the server has begun a new life, in which what was saved is all that counts.
-    pub(crate) const fn is_new_life(&self) -> bool {
-        matches!(
-            self,
-            Self::Read(ReadError::NewLife)
-                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::NewLife))
-        )
-    }
 }
 
 /// Runs until `stop`, or until it must not go on. Observers that are sent while it runs take the
@@ -190,7 +71,7 @@ pub async fn run(
         jobs: options.jobs,
         told: Told::default(),
     };
-    beginning::tell(listener, &job.observers.borrow());
+    startup_log::tell(listener, &job.observers.borrow());
     let tending = async {
         let deadline = Instant::now() + START_PATIENCE;
         let mut standing_by = None;

@@ -2,9 +2,6 @@
 //! `/api/observers` to whoever shows the token.
 
 pub(crate) mod admin;
-pub mod status;
-
-pub mod health;
 
 use std::sync::Arc;
 
@@ -18,10 +15,10 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status::Reporter;
 pub use admin::Keeper;
-use health::Health;
-use status::Reporter;
 
 /// What the answers are made from.
 #[derive(Clone, Debug)]

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use super::MAX_BODY;
+use super::compile_error::CompileError;
 use super::context::Subject;
 use super::output::Format;
 use super::template::Template;
-use crate::actions::{CompileError, Delivery, Failure, FailureKind, MAX_BODY};
+use crate::delivery::Delivery;
+use crate::delivery::failure::{Failure, FailureKind};
 
 /// A compiled body, message or value.
 pub(crate) struct Body {

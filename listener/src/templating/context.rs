@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::exact_number::Numbers;
 use super::image;
 use super::output::Cursor;
-use crate::actions::Delivery;
+use crate::delivery::Delivery;
 
 /// Every name a template may use.
 pub(crate) const NAMES: [&str; 11] = [

@@ -16,11 +16,13 @@ use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::de::IgnoredAny;
 
+use super::MAX_BODY;
+use super::compile_error::CompileError;
 use super::context::{NAMES, Scope, Subject};
 use super::filters;
 use super::output;
 use super::output::{Cursor, Format};
-use crate::actions::{CompileError, Failure, FailureKind, MAX_BODY};
+use crate::delivery::failure::{Failure, FailureKind};
 
 /// Work that one rendering may do: some steps, or 64 bytes produced, for each unit.
 const FUEL: u64 = 500_000;

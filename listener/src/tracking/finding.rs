@@ -4,7 +4,7 @@ use crds::report::{CAPTURE_BROKEN, COLUMN_MISSING, TABLE_MISSING, TABLE_NOT_TRAC
 
 use super::Needs;
 use super::tables::{Table, Tables};
-use crate::matching::cel::names::{did_you_mean, list};
+use crate::text::names::{did_you_mean, list};
 
 /// Something that keeps an observer from doing what it says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,7 +2,8 @@
 
 use rskafka::client::error::{Error, ProtocolError};
 
-use super::super::{FailureKind, Outcome};
+use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
 use crate::egress::response::{Answer, advised, broken};
 use crate::egress::socks5::Doorway;
 

@@ -12,11 +12,11 @@ use crds::config::{OwnDatabase, Redacted};
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::super::Delivery;
 use super::answer;
 use crate::database;
+use crate::delivery::Delivery;
 use crate::egress::response::Answer;
-use crate::hex::hex;
+use crate::text::hex::hex;
 
 /// For how long a delivery that took effect is known, at least.
 const REMEMBERED_DAYS: i32 = 7;

@@ -4,10 +4,11 @@ use crds::config::{ActionKind, Redacted, TlsConfig};
 use redis::{AsyncCommands, AsyncConnectionConfig, Client};
 use testkit::servers::redis::{Options, PrivateRedis};
 
-use super::super::FailureKind;
+use super::super::Action;
 use super::super::fixture::{action, delivery, now, settled, shared};
-use super::super::{Action, Gates};
 use super::*;
+use crate::admission::endpoint_gate::Gates;
+use crate::delivery::failure::FailureKind;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::capture::position::Window;
 use crate::capture::reader::shard_of;
-use crate::checkpoint::Action;
+use crate::delivery::ActionName;
 use crate::dispatch::ledger::{self, Ledger, Place};
 
 /// Events that are read at a time.
@@ -29,7 +29,7 @@ fn mark(windows: usize) -> Mark {
     }
 }
 
-fn action(n: usize) -> Action {
+fn action(n: usize) -> ActionName {
     (Arc::from("ns/observer"), Arc::from(format!("action-{n}")))
 }
 
@@ -113,7 +113,7 @@ impl Fleet {
                 xid: 10 + u64::try_from(windows).unwrap(),
                 since: DateTime::UNIX_EPOCH,
             };
-            let actions: Vec<Action> = (0..*count).map(action).collect();
+            let actions: Vec<ActionName> = (0..*count).map(action).collect();
             let left = self.ledger.enter(place, event, &actions);
             self.open.extend(left.into_iter().map(|n| (place, n)));
         }

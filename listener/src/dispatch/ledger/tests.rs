@@ -44,7 +44,7 @@ fn event(hash: u32, since: i64) -> Mark {
     }
 }
 
-fn actions(count: usize) -> Vec<Action> {
+fn actions(count: usize) -> Vec<ActionName> {
     (0..count)
         .map(|n| (Arc::from("ns/observer"), Arc::from(format!("action-{n}"))))
         .collect()

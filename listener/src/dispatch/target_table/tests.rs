@@ -12,7 +12,8 @@ use crds::config::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::actions::{Gates, Shared};
+use crate::admission::action_runtime::Shared;
+use crate::admission::endpoint_gate::Gates;
 
 fn action(name: &str, attempts: u32) -> ActionConfig {
     ActionConfig {
@@ -66,7 +67,7 @@ fn named(names: &[&str]) -> Arc<Observers> {
     compiled(&configs.collect::<Vec<_>>())
 }
 
-fn name_of(observer: &str) -> Action {
+fn name_of(observer: &str) -> ActionName {
     (format!("default/{observer}").into(), "log".into())
 }
 
@@ -153,11 +154,11 @@ proptest! {
     ) {
         const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
         let mut roster = Roster::new(named(&[]));
-        let mut before: HashMap<Target, Action> = HashMap::new();
+        let mut before: HashMap<Target, ActionName> = HashMap::new();
         for (chosen, pending) in steps {
             let names: Vec<&str> = chosen.iter().map(|n| NAMES[*n]).collect();
             roster.replace(named(&names), |target| pending.contains(&target));
-            let now: HashMap<Target, Action> = (0..roster.len())
+            let now: HashMap<Target, ActionName> = (0..roster.len())
                 .filter_map(|n| Some((n, roster.target(n)?.name.clone())))
                 .collect();
             for (target, name) in &before {

@@ -15,8 +15,10 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::actions::Action;
 use crate::actions::fixture::{action, delivery, now, shared, webhook};
-use crate::actions::{Action, FailureKind, Outcome};
+use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
 use testkit::certs::Certs;
 
 const NEW: &str = r#"{"id": 7}"#;

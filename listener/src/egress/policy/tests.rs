@@ -10,8 +10,12 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
+use crate::actions::Action;
 use crate::actions::fixture::{action, delivery, now};
-use crate::actions::{Action, FailureKind, Gates, Outcome, Shared};
+use crate::admission::action_runtime::Shared;
+use crate::admission::endpoint_gate::Gates;
+use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
 use crate::egress::http_client;
 
 fn guard(cidrs: &[&str], hosts: &[&str]) -> Guard {

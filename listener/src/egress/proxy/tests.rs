@@ -11,9 +11,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::actions::Action;
 use crate::actions::fixture::{action, delivery, now, webhook};
-use crate::actions::{Action, FailureKind, Gates, Outcome, Shared};
-use crate::admission::endpoint_gate::lock;
+use crate::admission::action_runtime::Shared;
+use crate::admission::endpoint_gate::Gates;
+use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
+use crate::sync::lock;
 use testkit::http_sink::{Behaviour, Sink};
 
 /// A proxy that lets in who knows the password, and notes where each wants to.

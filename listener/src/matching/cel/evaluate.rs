@@ -7,13 +7,13 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use super::names::{did_you_mean, list, shorten};
 use super::number::Number;
 use super::tree::{Kind, Loop, Node, Variable};
 use super::value::{Fields, JsonError, Value, read_list};
-use crate::actions::{Failure, FailureKind, Tells};
+use crate::delivery::failure::{Failure, FailureKind, Tells};
 use crate::matching::condition::Place;
 use crate::matching::event_view::{EventView, Image, Side};
+use crate::text::names::{did_you_mean, list, shorten};
 
 /// What one condition may cost on one event, in bytes looked at or written.
 /// An image of 16 MiB can be read through several times.

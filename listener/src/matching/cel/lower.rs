@@ -6,11 +6,11 @@ use crds::config::Operation;
 use regex::{Regex, RegexBuilder};
 
 use super::functions::{duration, timestamp};
-use super::names::{did_you_mean, list, shorten};
 use super::number::{Arithmetic, Number};
 use super::source::Source;
 use super::tree::{Comparison, Function, Kind, Loop, Node, OWN_CALLS, SIGNATURES, Variable};
 use crate::matching::condition::ConditionError;
+use crate::text::names::{did_you_mean, list, shorten};
 
 /// Deepest nesting of parts in each other. The evaluator calls itself once for each, and must
 /// fit the two MiB of a runtime's worker.

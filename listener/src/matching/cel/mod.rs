@@ -5,7 +5,6 @@ pub(crate) mod evaluate;
 pub(crate) mod functions;
 pub(crate) mod loops;
 pub(crate) mod lower;
-pub(crate) mod names;
 pub(crate) mod number;
 pub(crate) mod operators;
 pub(crate) mod source;

@@ -41,7 +41,7 @@ impl Subject<'_> {
     fn describe(self) -> String {
         match self {
             Self::Part(node) => node.describe(),
-            Self::Field(side, name) => format!("`{side}.{}`", super::names::shorten(name)),
+            Self::Field(side, name) => format!("`{side}.{}`", crate::text::names::shorten(name)),
             Self::Element => "an element of the list".to_owned(),
         }
     }

@@ -317,9 +317,9 @@ impl Node {
     pub(crate) fn describe(&self) -> String {
         match &self.kind {
             Kind::Variable(variable) => format!("`{}`", variable.name()),
-            Kind::Local { name, .. } => format!("`{}`", super::names::shorten(name)),
+            Kind::Local { name, .. } => format!("`{}`", crate::text::names::shorten(name)),
             Kind::Field { of, name } => {
-                let name = super::names::shorten(name);
+                let name = crate::text::names::shorten(name);
                 match of.describe().strip_suffix('`') {
                     Some(path) if path.len() < 120 => format!("{path}.{name}`"),
                     _ => format!("field `{name}`"),

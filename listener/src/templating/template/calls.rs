@@ -3,7 +3,7 @@
 use minijinja::{Environment, ErrorKind};
 
 use super::Flaw;
-use crate::matching::cel::names::did_you_mean;
+use crate::text::names::did_you_mean;
 
 /// Filters that are known by name for proposals; whether one exists the engine says.
 const FILTERS: [&str; 40] = [

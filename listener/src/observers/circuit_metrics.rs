@@ -10,9 +10,10 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use tokio::sync::watch;
 
-use crate::actions::on_one_line;
+use super::Observers;
 use crate::admission::circuit_breaker::Condition;
-use crate::dispatch::observers::Observers;
+use crate::telemetry::metrics::OpenCircuits;
+use crate::text::on_one_line;
 
 /// Most receivers that a report has.
 const MOST: usize = 64;
@@ -22,22 +23,24 @@ const MAX_NAME: usize = 256;
 
 /// Says of each action of the observers of the moment whether its receiver is left alone.
 #[derive(Clone, Debug)]
-pub(super) struct Receivers {
+pub(crate) struct Receivers {
     observers: watch::Receiver<Arc<Observers>>,
     /// Names and help texts; the values are found anew each time.
     shown: (IntGaugeVec, IntCounterVec),
 }
 
 impl Receivers {
-    pub(super) fn new(
+    pub(crate) fn new(
         observers: watch::Receiver<Arc<Observers>>,
     ) -> Result<Self, prometheus::Error> {
         let shown = metrics()?;
         Ok(Self { observers, shown })
     }
+}
 
+impl OpenCircuits for Receivers {
     /// The receivers that are left alone now. Those of one host and port are told of as one.
-    pub(super) fn left_alone(&self) -> LeftAlone {
+    fn open_circuits(&self) -> LeftAlone {
         let observers = Arc::clone(&self.observers.borrow());
         let found = observers.targets().iter().filter_map(|target| {
             let standing = target.action.standing()?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use chrono::{SecondsFormat, Utc};
 use tokio::time::Instant;
 
-use crate::actions::Failure;
-use crate::dispatch::observers::Compiled;
+use super::Compiled;
+use crate::delivery::failure::Failure;
 
 /// Failures that are told one by one.
 const FIRST: u32 = 5;

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use crate::checkpoint::stored;
 use crate::database;
-use crate::dispatch::observers::Observers;
+use crate::observers::Observers;
 
 /// Most observers that are told of one by one.
 const MOST: usize = 50;

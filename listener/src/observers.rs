@@ -1,21 +1,30 @@
 //! Observers, compiled: what they match and what they do.
 
+pub(crate) mod attempt;
+pub mod attempt_log;
+pub(crate) mod circuit_metrics;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crds::config::{ActionQueue, Mode, ObserverConfig, OnFailure, Ordering, Priority, Retry};
 use sha2::{Digest, Sha256};
 
-use crate::actions::{Action, Failure, FailureKind, Shared};
+use crate::actions::Action;
+use crate::admission::action_runtime::Shared;
 use crate::capture::change_log::Logged;
-use crate::checkpoint;
 use crate::delivery::event::Event;
-use crate::hex::hex;
+use crate::delivery::failure::{Failure, FailureKind};
 use crate::matching::{Condition, Rule, RuleSet, Verdict};
-use crate::telemetry::attempts::Failures;
+use crate::text::hex::hex;
 use crate::tracking::Needs;
+use attempt_log::Failures;
 
-use super::lanes::Target;
+/// Number of a target.
+pub type Target = usize;
+
+/// A lane: target, and hash of tenant, entity and key.
+pub type LaneId = (Target, u32);
 
 /// Hashes are below this.
 const MAX_HASH: u32 = 1 << 31;
@@ -36,7 +45,7 @@ pub struct CompileProblem {
 #[derive(Debug)]
 pub struct Compiled {
     /// Names of observer and action.
-    pub name: checkpoint::Action,
+    pub name: crate::delivery::ActionName,
     /// What it does.
     pub action: Arc<Action>,
     /// When to try again.
@@ -117,7 +126,7 @@ pub struct Observers {
     rules: RuleSet,
     known: Vec<Observer>,
     targets: Vec<Arc<Compiled>>,
-    by_name: HashMap<checkpoint::Action, Target>,
+    by_name: HashMap<crate::delivery::ActionName, Target>,
     digest: String,
 }
 
@@ -224,13 +233,13 @@ impl Observers {
 
     /// The target of that name, if the observer still has it.
     #[must_use]
-    pub fn find(&self, name: &checkpoint::Action) -> Option<Target> {
+    pub fn find(&self, name: &crate::delivery::ActionName) -> Option<Target> {
         self.by_name.get(name).copied()
     }
 
     /// What the action of that name does, if the observer still has it.
     #[must_use]
-    pub fn compiled(&self, name: &checkpoint::Action) -> Option<Arc<Compiled>> {
+    pub fn compiled(&self, name: &crate::delivery::ActionName) -> Option<Arc<Compiled>> {
         self.targets.get(self.find(name)?).cloned()
     }
 

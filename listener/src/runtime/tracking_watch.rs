@@ -9,10 +9,10 @@ use sqlx::PgPool;
 use tokio::sync::{Mutex, watch::Receiver};
 use tokio::time::timeout;
 
-use super::summary::summary;
-use super::{Finding, findings};
-use crate::dispatch::observers::Observers;
-use crate::server::status::Reporter;
+use crate::observers::Observers;
+use crate::telemetry::status::Reporter;
+use crate::tracking::summary::summary;
+use crate::tracking::{Finding, findings};
 
 /// Pause between two looks while something is wrong.
 const PAUSE: Duration = Duration::from_secs(5);

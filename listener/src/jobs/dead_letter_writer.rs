@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use crds::config::{OnFailure, Operation};
 use sqlx::PgConnection;
 
-use super::store;
-use super::store::Letter;
+use crate::dead_letters::store;
+use crate::dead_letters::store::Letter;
 use crate::delivery::event::Event;
-use crate::dispatch::observers::Observers;
 use crate::jobs::payload;
 use crate::jobs::payload::Carried;
+use crate::observers::Observers;
 
 /// Writes the dead letters of one listener.
 #[derive(Clone, Debug)]
