@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::load::{Problem, check_alone, namespace_labels};
-use crate::resources::{GROUP, NamespacesFrom, Observer, ObserverListener, ObserverState, VERSION};
+use crate::resources::{GROUP, NamespacesFrom, Observer, ObserverListener, VERSION};
 
 /// Key of the bundle's Secret that holds the text.
 pub const BUNDLE_KEY: &str = "bundle.yaml";
@@ -203,9 +203,10 @@ fn judge(
     if !problems.is_empty() {
         return Outcome::Invalid(problems);
     }
-    match observer.spec.state {
-        ObserverState::Active => Outcome::Included,
-        ObserverState::Suspended => Outcome::Suspended,
+    if observer.spec.suspend {
+        Outcome::Suspended
+    } else {
+        Outcome::Included
     }
 }
 

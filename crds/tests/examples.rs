@@ -71,7 +71,7 @@ fn the_exports_go_by_the_queue() {
         panic!("two actions");
     };
     assert_eq!(report.queue.mode, Mode::Queued);
-    assert_eq!(report.queue.max_running, Some(4));
+    assert_eq!(report.queue.max_concurrency_total, Some(4));
     assert_eq!(report.timeout, Duration::from_mins(30));
     assert_eq!(notify.queue.mode, Mode::Inline);
     assert_eq!(notify.queue.priority, Priority::High);

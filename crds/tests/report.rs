@@ -26,10 +26,10 @@ metadata:
   name: shop
 spec:
   shards: 0
-  source:
-    changeLog:
-      databaseUrl: {value: "postgres://shop:hunter2@localhost/shop"}
-      maxPollIntervall: 16ms
+  source: {triggers: {}}
+  database:
+    url: {value: "postgres://shop:hunter2@localhost/shop"}
+    maxPollIntervall: 16ms
   egress:
     allow:
       - 127.0.0.0/8
@@ -40,7 +40,7 @@ kind: Observer
 metadata:
   name: big-orders
 spec:
-  on:
+  events:
     entity: shop.orders
     operations: [Insert, Updated]
   when: new.total >
@@ -71,9 +71,9 @@ data:
 
 const REPORT: &str = "\
 shop.yaml:6: ObserverListener default/shop: spec.shards: must be 1 to 256
-shop.yaml:10: ObserverListener default/shop: spec.source.changeLog.maxPollIntervall: unknown field; did you mean `maxPollInterval`? Known here: databaseUrl, maxPollInterval, retention, startAt
+shop.yaml:10: ObserverListener default/shop: spec.database.maxPollIntervall: unknown field; did you mean `maxPollInterval`? Known here: maxPollInterval, retention, url
 shop.yaml:14: ObserverListener default/shop: spec.egress.allow[1]: is neither an address range (`10.0.0.0/8`), an address (`10.1.2.3`), a host (`hooks.internal`) nor all hosts below a name (`*.svc.cluster.local`); leave out scheme, port and path
-shop.yaml:23: Observer default/big-orders: spec.on.operations[1]: must be one of Insert, Update, Delete, Truncate, Custom; did you mean `Update`?
+shop.yaml:23: Observer default/big-orders: spec.events.operations[1]: must be one of Insert, Update, Delete, Truncate, Custom; did you mean `Update`?
 shop.yaml:29: Observer default/big-orders: spec.actions[0].webhook.url.value: is not a URL that a request can be sent to; write https://host/path or http://host/path
 shop.yaml:31: Observer default/big-orders: spec.actions[0].webhook.headers.webhook-id: is set by the delivery itself; leave it out
 shop.yaml:32: Observer default/big-orders: spec.actions[0].webhook.signingSecret.secretKeyRef: there is no Secret `shop-hooks` in namespace `default`; add a Secret document with key `signing-secret` to the file, or run with --secrets-dir DIR and put the value in DIR/shop-hooks/signing-secret
@@ -114,13 +114,13 @@ const GOOD: &str = "
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: ObserverListener
 metadata: {name: shop}
-spec: {source: {changeLog: {databaseUrl: {value: 'postgres://localhost/shop'}}}}
+spec: {database: {url: {value: 'postgres://localhost/shop'}}}
 ---
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {name: orders}
 spec:
-  on: {entity: shop.orders}
+  events: {entity: shop.orders}
   actions:
     - name: notify
       webhook:

@@ -50,7 +50,7 @@ pub fn references(key: &Key, listener: &ObserverListener, snapshot: &Snapshot) -
     }
     for rival in &snapshot.rivals {
         let namespace = Key::of(&rival.metadata).namespace;
-        found.extend(bundle::references(&namespace, &rival.spec.source));
+        found.extend(bundle::references(&namespace, &rival.spec.database));
     }
     found
         .into_iter()
@@ -143,7 +143,7 @@ pub fn database_url(
     listener: &ObserverListener,
     secrets: &SecretValues,
 ) -> Option<Redacted> {
-    let source = &listener.spec.source.change_log.database_url;
+    let source = &listener.spec.database.url;
     if let Some(value) = &source.value {
         return Some(Redacted::new(value));
     }

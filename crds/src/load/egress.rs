@@ -72,15 +72,15 @@ fn check_limit(at: &str, limit: &EgressLimit, checks: &mut Checks<'_>) -> HostLi
              (`*.example.com`) nor `*` for each one; leave out scheme, port and path",
         );
     }
-    if limit.max_in_flight.is_none() && limit.rate_limit.is_none() {
+    if limit.max_concurrency.is_none() && limit.rate_limit.is_none() {
         checks.wrong(
             at,
-            "limits nothing; give `maxInFlight`, `rateLimit` or both",
+            "limits nothing; give `maxConcurrency`, `rateLimit` or both",
         );
     }
     HostLimit {
         host: address.map_or(host, |address| address.to_string()),
-        max_in_flight: limit.max_in_flight,
+        max_concurrency: limit.max_concurrency,
         rate_limit: rate_limit(&field(at, "rateLimit"), limit.rate_limit, checks),
     }
 }

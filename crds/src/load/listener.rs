@@ -7,7 +7,7 @@ use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
 use crate::duration::Span;
 use crate::resources::{
     LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
-    ObserverListenerSpec, ValueSource,
+    ObserverListenerSpec, Source, ValueSource,
 };
 
 const SHORTEST: Span = Span::from_millis(1);
@@ -32,8 +32,8 @@ pub(super) fn check(
     meta: &Meta,
     checks: &mut Checks<'_>,
 ) -> ListenerConfig {
-    let log = &spec.source.change_log;
-    let at = "/spec/source/changeLog";
+    let database = &spec.database;
+    let at = "/spec/database";
     let namespaces = &spec.observer_namespaces;
     check_selector(
         "/spec/observerSelector",
@@ -52,10 +52,11 @@ pub(super) fn check(
         );
     }
     check_identity(spec, meta, checks);
+    check_source(&spec.source, checks);
     if let Some(template) = &spec.pod_template {
         pod_template::check(template, checks);
     }
-    let database_url = database_url(&field(at, "databaseUrl"), &log.database_url, checks);
+    let database_url = database_url(&field(at, "url"), &database.url, checks);
     let mut config = ListenerConfig {
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
@@ -69,16 +70,16 @@ pub(super) fn check(
             LONGEST_STALL,
         ),
         database_url,
-        start_at: log.start_at,
+        start_at: spec.start_at,
         max_poll_interval: checks.bounded(
             &field(at, "maxPollInterval"),
-            log.max_poll_interval,
+            database.max_poll_interval,
             SHORTEST,
             LONGEST_POLL,
         ),
         retention: checks.bounded(
             &field(at, "retention"),
-            log.retention,
+            database.retention,
             SHORTEST_RETENTION,
             LONGEST_RETENTION,
         ),
@@ -88,7 +89,7 @@ pub(super) fn check(
             SHORTEST,
             LONGEST_CHECKPOINT,
         ),
-        max_in_flight: spec.delivery.max_in_flight,
+        max_concurrency: spec.delivery.max_concurrency,
         drain_timeout: checks.bounded(
             "/spec/delivery/drainTimeout",
             spec.delivery.drain_timeout,
@@ -109,6 +110,17 @@ pub(super) fn check(
         listener: config.identity(),
     });
     config
+}
+
+/// Exactly one source: there is but one kind, so only none is wrong.
+fn check_source(source: &Source, checks: &mut Checks<'_>) {
+    if source.triggers.is_none() {
+        checks.lacks(
+            "/spec/source",
+            &["triggers"],
+            "names no source; write `triggers: {}`, or leave `source` out",
+        );
+    }
 }
 
 /// The right to write listeners in one namespace gives none over listeners in another.

@@ -25,9 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::config::{Bundle, ListenerConfig, ObserverConfig, Redacted};
-use crate::resources::{
-    LabelSelector, ObserverListenerSpec, ObserverNamespaces, ObserverSpec, ObserverState,
-};
+use crate::resources::{LabelSelector, ObserverListenerSpec, ObserverNamespaces, ObserverSpec};
 use checks::{Checks, LABEL_RULE, Meta, SECRET_NAME_RULE, is_domain, is_label};
 use document::Document;
 use schema::Kind;
@@ -110,7 +108,7 @@ struct Loader {
 struct Seen {
     meta: Meta,
     config: ObserverConfig,
-    state: ObserverState,
+    suspended: bool,
 }
 
 struct Candidate {
@@ -239,11 +237,11 @@ impl Loader {
                 self.gaps |= document.is_mended_within("/metadata");
                 self.locations
                     .insert(config.identity(), &document.file, &document.lines);
-                let state = spec.state;
+                let suspended = spec.suspend;
                 self.observers.push(Seen {
                     meta,
                     config,
-                    state,
+                    suspended,
                 });
             }
         }
@@ -272,7 +270,7 @@ impl Loader {
             .observers
             .iter()
             .filter(selected)
-            .filter(|seen| seen.state == ObserverState::Active)
+            .filter(|seen| !seen.suspended)
             .map(|seen| seen.config.clone())
             .collect();
         observers.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));

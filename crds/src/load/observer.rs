@@ -8,12 +8,12 @@ use super::action;
 use super::checks::{Checks, LABEL_RULE, Meta, is_label};
 use super::report::field;
 use crate::config::{ObserverConfig, Operation};
-use crate::resources::{ObserverSpec, On};
+use crate::resources::{EventSelector, ObserverSpec};
 
 /// Turns a resource into what a listener runs, with stand-ins for what it reports. Actions keep
 /// their places.
 pub(super) fn check(spec: &ObserverSpec, meta: &Meta, checks: &mut Checks<'_>) -> ObserverConfig {
-    check_on(&spec.on, checks);
+    check_events(&spec.events, checks);
     let mut names = BTreeSet::new();
     let mut actions = Vec::with_capacity(spec.actions.len());
     for (index, one) in spec.actions.iter().enumerate() {
@@ -34,8 +34,8 @@ pub(super) fn check(spec: &ObserverSpec, meta: &Meta, checks: &mut Checks<'_>) -
     ObserverConfig {
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
-        entity: spec.on.entity.clone(),
-        operations: spec.on.operations.clone(),
+        entity: spec.events.entity.clone(),
+        operations: spec.events.operations.clone(),
         tenant: spec.tenant.clone(),
         when: spec.when.clone(),
         on_failure: spec.on_failure,
@@ -51,25 +51,25 @@ fn digest(spec: &ObserverSpec) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-fn check_on(on: &On, checks: &mut Checks<'_>) {
-    let entity = &on.entity;
+fn check_events(events: &EventSelector, checks: &mut Checks<'_>) {
+    let entity = &events.entity;
     if entity.trim() != entity || entity.chars().any(char::is_control) {
         checks.wrong(
-            "/spec/on/entity",
+            "/spec/events/entity",
             "has white space around it or control characters in it; write schema.table",
         );
-    } else if !entity.contains('.') && !on.operations.contains(&Operation::Custom) {
+    } else if !entity.contains('.') && !events.operations.contains(&Operation::Custom) {
         checks.wrong(
-            "/spec/on/entity",
+            "/spec/events/entity",
             "names no schema, so no table matches; write schema.table such as `public.orders`, or \
              add `Custom` to `operations` for events of `observer.emit`",
         );
     }
     let mut seen = BTreeSet::new();
-    for (index, operation) in on.operations.iter().enumerate() {
+    for (index, operation) in events.operations.iter().enumerate() {
         if !seen.insert(operation) {
             checks.wrong(
-                &format!("/spec/on/operations/{index}"),
+                &format!("/spec/events/operations/{index}"),
                 format!("`{}` is listed already", operation.as_str()),
             );
         }

@@ -31,11 +31,16 @@ pub(super) fn check(spec: &ObserverListenerSpec, checks: &mut Checks<'_>) -> Que
         redis,
         concurrency: queue.workers.concurrency,
         replicas: queue.workers.replicas,
-        max_running: queue.max_running,
-        lease: checks.bounded(&at("lease"), queue.lease, SHORTEST_LEASE, LONGEST_LEASE),
-        retention: checks.bounded(
-            &at("retention"),
-            queue.retention,
+        max_concurrency_total: queue.max_concurrency_total,
+        worker_lease_duration: checks.bounded(
+            &at("workerLeaseDuration"),
+            queue.worker_lease_duration,
+            SHORTEST_LEASE,
+            LONGEST_LEASE,
+        ),
+        completed_job_retention: checks.bounded(
+            &at("completedJobRetention"),
+            queue.completed_job_retention,
             Span::from_secs(0),
             LONGEST_RETENTION,
         ),

@@ -86,6 +86,7 @@ impl Shape {
         let mut schema = crd.pointer(SCHEMA_IN_CRD).cloned().unwrap_or_default();
         // Written by the operator; a file that kubectl printed may carry it.
         schema["properties"]["status"] = json!({});
+        empty_objects_have_no_fields(&mut schema["properties"]["spec"]);
         Self::close(schema, &["spec"])
     }
 
@@ -118,6 +119,22 @@ impl Shape {
         refuse_unknown(&mut schema);
         let validator = jsonschema::validator_for(&schema).ok();
         Self { schema, validator }
+    }
+}
+
+/// To the cluster, an object of which nothing is said has no field that it knows.
+fn empty_objects_have_no_fields(schema: &mut Value) {
+    match schema {
+        Value::Object(keywords) => {
+            let told =
+                ["properties", "additionalProperties"].map(|name| keywords.contains_key(name));
+            if keywords.get("type") == Some(&json!("object")) && told == [false, false] {
+                keywords.insert("properties".into(), json!({}));
+            }
+            keywords.values_mut().for_each(empty_objects_have_no_fields);
+        }
+        Value::Array(items) => items.iter_mut().for_each(empty_objects_have_no_fields),
+        _ => {}
     }
 }
 
@@ -204,6 +221,7 @@ fn explain(schema: &Value, error: &ValidationError<'_>) -> Vec<(String, String, 
                     Some(close) => {
                         format!("unknown field; did you mean `{close}`? Known here: {list}")
                     }
+                    None if list.is_empty() => "unknown field; there are none here".to_owned(),
                     None => format!("unknown field; known here: {list}"),
                 };
                 (at.clone(), message, Fix::Remove(at))

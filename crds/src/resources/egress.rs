@@ -47,25 +47,26 @@ pub struct EgressProxy {
 }
 
 /// How much may be sent to a host by all actions together, by whatever protocol and to whatever port.
-/// Give `maxInFlight`, `rateLimit` or both.
+/// Give `maxConcurrency`, `rateLimit` or both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "has(self.maxInFlight) || has(self.rateLimit)",
-    "message": "give maxInFlight, rateLimit or both",
+    "rule": "has(self.maxConcurrency) || has(self.rateLimit)",
+    "message": "give maxConcurrency, rateLimit or both",
 }]))]
 pub struct EgressLimit {
     /// A host (`hooks.example.com`), an address (`10.1.2.3`), all hosts below a name
     /// (`*.example.com`), or `*` for each one: each host that is meant has limits of its own.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
-    /// Most attempts under way at once, 1 to 65536, a batch being one: in all pods together where the listener has a
-    /// Redis (`spec.redis`), else in each. What is beyond waits for its turn, for up to the action's
+    /// Most attempts in flight at once to one host, 1 to 65536; a batch is one. It holds for each pod, and
+    /// where the listener has a Redis (`spec.redis`), by which the pods count together, for all of them.
+    /// What is beyond waits for its turn, for up to the action's
     /// `timeout`, and then in the job queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
-    pub max_in_flight: Option<u32>,
+    pub max_concurrency: Option<u32>,
     /// Most attempts within a time. What is beyond waits in the job queue and costs no attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
@@ -79,7 +80,7 @@ pub struct EgressLimit {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OwnDatabaseLogin {
     /// The database, as `postgres://user:password@host:5432/database`. It is that of
-    /// `spec.source.changeLog.databaseUrl`, at whatever address, with another user, who owns nothing in
+    /// `spec.database.url`, at whatever address, with another user, who owns nothing in
     /// the schema `observer` and may write to none of its tables.
     pub url: ValueSource,
 }

@@ -13,6 +13,7 @@ use super::egress::EgressRules;
 use super::pod_template::PodTemplate;
 use super::queue::{Queue, RedisServer};
 use super::selector::{LabelSelector, ObserverNamespaces};
+use super::source::Source;
 use super::status::ObserverListenerStatus;
 use super::{ValueSource, never_null};
 use crate::config::StartAt;
@@ -96,8 +97,15 @@ pub struct ObserverListenerSpec {
     #[serde(default = "default_shards")]
     #[schemars(range(min = 1, max = 256))]
     pub shards: u16,
-    /// Where changes come from.
+    /// The database that the listener reads changes from and keeps its state in.
+    pub database: Database,
+    /// How changes get into the change log. Left out, it is `triggers: {}`.
+    #[serde(default)]
     pub source: Source,
+    /// Where a listener that has never run begins: at the `Beginning` of what the change log still
+    /// holds, or `Now`.
+    #[serde(default)]
+    pub start_at: StartAt,
     /// The name under which progress and dead letters are kept in the database. Left out, it is
     /// `namespace/name` of this resource. Give it to go on where another listener was, which had
     /// another name. It must begin with the namespace of this resource and `/`, and cannot change.
@@ -191,32 +199,19 @@ pub enum DeletionPolicy {
     Retain,
 }
 
-/// Where changes come from.
+/// The Postgres database whose schema `observer` holds the change log, the listener's progress, its
+/// jobs and its dead letters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Source {
-    /// The log `observer.change_log` that triggers write in the same transaction as the change.
-    /// `select observer.track('public.orders')` in the database begins to log a table.
-    pub change_log: ChangeLog,
-}
-
-/// A database whose change log is read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ChangeLog {
-    /// The database, as `postgres://user:password@host:5432/database`. Progress and dead letters
-    /// are kept there too.
-    pub database_url: ValueSource,
-    /// Where a listener that has never run begins: at the `Beginning` of what the log still
-    /// holds, or `Now`.
-    #[serde(default)]
-    pub start_at: StartAt,
-    /// Longest pause between two looks at a database in which nothing happens, 1ms to 10s.
-    #[serde(default = "default_max_poll_interval")]
-    pub max_poll_interval: Span,
+pub struct Database {
+    /// The database, as `postgres://user:password@host:5432/database`.
+    pub url: ValueSource,
     /// How long changes are kept in the log once every listener has them behind it, 1s to 720h.
     #[serde(default = "default_retention")]
     pub retention: Span,
+    /// Longest pause between two looks at a database in which nothing happens, 1ms to 10s.
+    #[serde(default = "default_max_poll_interval")]
+    pub max_poll_interval: Span,
 }
 
 /// How progress is saved.
@@ -234,9 +229,9 @@ pub struct Checkpoint {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Delivery {
     /// Most attempts of one action under way at once in one pod, 1 to 4096; a batch is one.
-    #[serde(default = "default_max_in_flight")]
+    #[serde(default = "default_max_concurrency")]
     #[schemars(range(min = 1, max = 4096))]
-    pub max_in_flight: u32,
+    pub max_concurrency: u32,
     /// How long a stop waits for attempts under way, 1ms to 10m. Keep it below the pod's
     /// termination grace period.
     #[serde(default = "default_drain_timeout")]
@@ -273,7 +268,7 @@ impl Default for Checkpoint {
 impl Default for Delivery {
     fn default() -> Self {
         Self {
-            max_in_flight: default_max_in_flight(),
+            max_concurrency: default_max_concurrency(),
             drain_timeout: default_drain_timeout(),
         }
     }
@@ -326,10 +321,10 @@ fn default_checkpoint_interval() -> Span {
 }
 
 /// Most requests of one action under way at once where nobody says otherwise.
-pub const DEFAULT_MAX_IN_FLIGHT: u32 = 64;
+pub const DEFAULT_MAX_CONCURRENCY: u32 = 64;
 
-fn default_max_in_flight() -> u32 {
-    DEFAULT_MAX_IN_FLIGHT
+fn default_max_concurrency() -> u32 {
+    DEFAULT_MAX_CONCURRENCY
 }
 
 fn default_drain_timeout() -> Span {

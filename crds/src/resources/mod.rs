@@ -10,6 +10,7 @@ mod observer;
 mod pod_template;
 mod queue;
 mod selector;
+mod source;
 mod status;
 mod tls;
 
@@ -19,15 +20,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use action::{
-    Action, Batch, Email, Kafka, Log, Nats, Postgres, RateLimit, Redis, RedisAdd, RedisDelete,
-    RedisPublish, RedisSet, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,
+    Action, Batch, Email, Kafka, Log, Nats, Postgres, RateLimit, Redis, RedisDelete, RedisPublish,
+    RedisSet, RedisStreamAppend, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,
 };
 pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseLogin};
 pub use listener::{
-    ChangeLog, Checkpoint, DEFAULT_MAX_IN_FLIGHT, DeletionPolicy, Delivery, LeaseTiming,
-    ObserverListener, ObserverListenerSpec, Source,
+    Checkpoint, DEFAULT_MAX_CONCURRENCY, Database, DeletionPolicy, Delivery, LeaseTiming,
+    ObserverListener, ObserverListenerSpec,
 };
-pub use observer::{Observer, ObserverSpec, ObserverState, On};
+pub use observer::{EventSelector, Observer, ObserverSpec};
 pub use pod_template::PodTemplate;
 pub(crate) use pod_template::{OWN_NAMES, OWN_PREFIX};
 pub use queue::{Backend, Queue, RedisServer, Workers};
@@ -35,6 +36,7 @@ pub use selector::{
     LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces, consent,
     consents,
 };
+pub use source::{Source, TriggerSource};
 pub use status::{
     ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus, WorkerCounts,
 };

@@ -37,7 +37,7 @@ use crate::config::{OnFailure, Operation};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Programmed\")].status"
     ),
-    printcolumn(name = "Entity", type_ = "string", json_path = ".spec.on.entity"),
+    printcolumn(name = "Entity", type_ = "string", json_path = ".spec.events.entity"),
     printcolumn(
         name = "When",
         type_ = "string",
@@ -59,9 +59,8 @@ use crate::config::{OnFailure, Operation};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 pub struct ObserverSpec {
-    /// Which changes it watches. Write the name of this field in quotes (`"on":`), because
-    /// kubectl takes a bare `on` for the boolean `true`.
-    pub on: On,
+    /// Which changes it watches.
+    pub events: EventSelector,
     /// See only the events of this tenant. Left out, it sees every event of its entity.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
@@ -81,25 +80,15 @@ pub struct ObserverSpec {
     /// `Drop` lets it go, with a line in the log and a count in `observer_dropped_total`.
     #[serde(default)]
     pub on_failure: OnFailure,
-    /// `Suspended` lets events pass without a look at them, until it is `Active` again.
+    /// Lets events pass without a look at them while it is `true`. They are not made up for later.
     #[serde(default)]
-    pub state: ObserverState,
-}
-
-/// Whether an observer runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ObserverState {
-    /// It runs.
-    #[default]
-    Active,
-    /// It sees no event.
-    Suspended,
+    pub suspend: bool,
 }
 
 /// Which changes an observer watches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct On {
+pub struct EventSelector {
     /// The table as `schema.table`, or the name that was given to `observer.emit`.
     #[schemars(length(min = 1, max = 256))]
     pub entity: String,

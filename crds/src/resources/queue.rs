@@ -32,13 +32,13 @@ pub struct Queue {
     /// as the pods have room for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
-    pub max_running: Option<u32>,
+    pub max_concurrency_total: Option<u32>,
     /// How long after its last sign of life a pod's jobs are given to others, 5s to 10m.
-    #[serde(default = "default_lease")]
-    pub lease: Span,
+    #[serde(default = "default_worker_lease_duration")]
+    pub worker_lease_duration: Span,
     /// How long finished jobs are kept to be looked at, 0s to 720h.
-    #[serde(default = "default_retention")]
-    pub retention: Span,
+    #[serde(default = "default_completed_job_retention")]
+    pub completed_job_retention: Span,
 }
 
 /// Which queue.
@@ -71,9 +71,9 @@ impl Default for Queue {
         Self {
             backend: Backend::default(),
             workers: Workers::default(),
-            max_running: None,
-            lease: default_lease(),
-            retention: default_retention(),
+            max_concurrency_total: None,
+            worker_lease_duration: default_worker_lease_duration(),
+            completed_job_retention: default_completed_job_retention(),
         }
     }
 }
@@ -87,12 +87,12 @@ impl Default for Workers {
     }
 }
 
-fn default_lease() -> Span {
-    QueueConfig::default().lease.into()
+fn default_worker_lease_duration() -> Span {
+    QueueConfig::default().worker_lease_duration.into()
 }
 
-fn default_retention() -> Span {
-    QueueConfig::default().retention.into()
+fn default_completed_job_retention() -> Span {
+    QueueConfig::default().completed_job_retention.into()
 }
 
 fn default_concurrency() -> u32 {

@@ -42,7 +42,7 @@ pub struct ObserverListenerStatus {
     pub backlog: i64,
     /// SHA-256 of the bundle that the pods should run.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub bundle: Option<String>,
+    pub config_hash: Option<String>,
     /// `Ready`: events are delivered. `Progressing`: a change is on its way to the pods.
     /// `Degraded`: a part does not run. `Stalled`: there is work in a shard, and it does not get
     /// on; the message names the shards, their pods and why.
@@ -73,9 +73,9 @@ pub struct ObserverCounts {
     /// At work in every pod that works.
     #[serde(default)]
     pub programmed: i32,
-    /// Refused; their own status says why.
+    /// Rejected; their own status says why.
     #[serde(default)]
-    pub refused: i32,
+    pub rejected: i32,
 }
 
 /// Who works on a shard.

@@ -182,7 +182,7 @@ async fn an_unreachable_database_is_told_and_heals() {
 
         // A server that is there and has no such database, and a listener without its Secret.
         let mut lost = resources::listener("lost", 1);
-        lost["spec"]["source"]["changeLog"]["databaseUrl"]["secretKeyRef"]["name"] = "lost".into();
+        lost["spec"]["database"]["url"]["secretKeyRef"]["name"] = "lost".into();
         room.apply::<ObserverListener>(&lost).await?;
         listener_says(room, "lost", "SecretMissing", "lost").await?;
         let host = format!(

@@ -30,7 +30,7 @@ async fn kubectl_shows_what_there_is() {
         let broken = json!({
             "metadata": {"name": "broken", "labels": {"app": "shop"}},
             "spec": {
-                "on": {"entity": "public.orders"},
+                "events": {"entity": "public.orders"},
                 "when": "new.total > ",
                 "actions": [{"name": "note", "log": {}}],
             },

@@ -122,7 +122,7 @@ impl Work {
 /// The first sends the event, the second a template; the others never match.
 fn compiled(observers: usize) -> Observers {
     let mut text = "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
-         metadata: {name: hot}\nspec: {source: {changeLog: {databaseUrl: {value: postgres://localhost/hot}}}}\n"
+         metadata: {name: hot}\nspec: {database: {url: {value: postgres://localhost/hot}}}\n"
         .to_owned();
     for n in 0..observers {
         let body = match n {
@@ -139,7 +139,7 @@ fn compiled(observers: usize) -> Observers {
         let _ = write!(
             text,
             "---\napiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: o{n}}}\nspec:\n  \
-             \"on\": {{entity: public.order, operations: [Update]}}\n  when: \"{when}\"\n  actions:\n    \
+             events: {{entity: public.order, operations: [Update]}}\n  when: \"{when}\"\n  actions:\n    \
              - name: post\n      webhook:\n        url: {{value: https://hooks.example.com/orders}}\n{body}"
         );
     }

@@ -68,7 +68,7 @@ pub(super) fn action(kind: ActionKind) -> ActionConfig {
         queue: crds::config::ActionQueue::default(),
         ordering: crds::config::Ordering::default(),
         rate_limit: None,
-        max_in_flight: None,
+        max_concurrency: None,
     }
 }
 

@@ -16,7 +16,7 @@ use super::{CliError, FileArgs};
 use super::{files, sample, schema};
 
 /// The field with the database's URL.
-const DATABASE_URL: &str = "spec.source.changeLog.databaseUrl";
+const DATABASE_URL: &str = "spec.database.url";
 
 /// The field with the URL of statements in it.
 const OWN_URL: &str = "spec.egress.ownDatabase.url";

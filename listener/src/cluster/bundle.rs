@@ -163,10 +163,10 @@ mod tests {
         note_trouble(&missing("b", "is not there"), &plans, &sources);
         assert!(sources.health.not_ready(now).is_some());
         let text = "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
-             metadata: {name: shop}\nspec:\n  source:\n    changeLog:\n      \
-             databaseUrl: {value: \"postgres://a:5432/shop\"}\n---\n\
+             metadata: {name: shop}\nspec:\n  database:\n    \
+             url: {value: \"postgres://a:5432/shop\"}\n---\n\
              apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {name: big}\n\
-             spec:\n  \"on\": {entity: public.orders, operations: [Insert]}\n  \
+             spec:\n  events: {entity: public.orders, operations: [Insert]}\n  \
              actions: [{name: say, log: {}}]\n";
         let plan = Loader::default().load(text.as_bytes()).unwrap();
         take(plan.clone(), &plans, &sources);

@@ -128,11 +128,11 @@ mod tests {
     fn bundle(database: &str, more: &str, when: &str) -> String {
         format!(
             "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
-             metadata: {{name: shop, namespace: shop}}\nspec:\n  source:\n    changeLog:\n      \
-             databaseUrl: {{value: \"postgres://{database}:5432/shop\"}}\n{more}\n---\n\
+             metadata: {{name: shop, namespace: shop}}\nspec:\n  database:\n    \
+             url: {{value: \"postgres://{database}:5432/shop\"}}\n{more}\n---\n\
              apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\n\
              metadata: {{name: big, namespace: shop}}\nspec:\n  \
-             \"on\": {{entity: public.orders, operations: [Insert]}}\n  when: \"{when}\"\n  \
+             events: {{entity: public.orders, operations: [Insert]}}\n  when: \"{when}\"\n  \
              actions:\n    - name: say\n      log: {{}}\n"
         )
     }
@@ -163,7 +163,7 @@ mod tests {
         let plan = load(&mut loader, listener);
         assert_eq!(plan.observers.len(), 0);
         assert_eq!(before.change(&plan), Change::Observers);
-        let suspended = text.replace("spec:\n  \"on\"", "spec:\n  state: Suspended\n  \"on\"");
+        let suspended = text.replace("spec:\n  events", "spec:\n  suspend: true\n  \"on\"");
         assert_ne!(suspended, text);
         assert_eq!(load(&mut loader, &suspended).observers.len(), 0);
     }

@@ -9,7 +9,7 @@ use crate::rules::names::{did_you_mean, list};
 pub struct Finding {
     /// The observer, `namespace/name`.
     pub observer: String,
-    /// Where in the resource, as `spec.on.entity`.
+    /// Where in the resource, as `spec.events.entity`.
     pub path: String,
     /// What is wrong, and what to do about it.
     pub message: String,
@@ -22,7 +22,7 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
         path: path.to_owned(),
         message,
     };
-    let entity = |message| vec![finding("spec.on.entity", message)];
+    let entity = |message| vec![finding("spec.events.entity", message)];
     let Some(table) = tables.known.get(&needs.entity) else {
         return missing(needs, tables).map_or_else(Vec::new, entity);
     };
@@ -35,7 +35,7 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
             "changes of {} are not logged as they should be: {trouble}",
             table.entity
         );
-        found.push(finding("spec.on.entity", message));
+        found.push(finding("spec.events.entity", message));
     }
     if needs.has_tenant && table.tenant.is_none() && !needs.is_custom() {
         let message = format!(

@@ -111,10 +111,10 @@ pub fn listener(
         shards: listed(&owners, &before.shards),
         lag: oldest.map(|seconds| lag(seconds, before.lag.as_deref())),
         backlog: i64::try_from(backlog.unwrap_or(0)).unwrap_or(i64::MAX),
-        bundle: seen
+        config_hash: seen
             .bundle
             .map(ToOwned::to_owned)
-            .or_else(|| before.bundle.clone()),
+            .or_else(|| before.config_hash.clone()),
         conditions: vec![
             say("Ready", seen.ready(turns)),
             progressing,
@@ -341,7 +341,7 @@ impl<'a> Seen<'a> {
             } else {
                 programmed
             },
-            refused: count(&Verdict::refused),
+            rejected: count(&Verdict::refused),
         }
     }
 }

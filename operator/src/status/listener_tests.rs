@@ -298,7 +298,7 @@ fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
     );
     let counts = status.observers;
     assert_eq!(
-        (counts.selected, counts.programmed, counts.refused),
+        (counts.selected, counts.programmed, counts.rejected),
         (3, 1, 1)
     );
 }

@@ -134,7 +134,7 @@ impl Said<'_> {
                     return Saying::new(
                         Truth::False,
                         "Suspended",
-                        "events pass without a look at them until spec.state is Active",
+                        "events pass without a look at them while spec.suspend is true",
                     );
                 }
                 Verdict::Waiting { reason, message } => {

@@ -30,7 +30,7 @@ pub(super) async fn nothing_is_written_at_rest(
     room.listener_says("shop", ["Ready", "False", "Starting"])
         .await;
     let listener: ObserverListener = room.get("shop").await.unwrap();
-    told.works(&listener.status.unwrap().bundle.unwrap());
+    told.works(&listener.status.unwrap().config_hash.unwrap());
     room.listener_says("shop", ["Progressing", "False", "UpToDate"])
         .await;
     room.observer_says("orders", ["Programmed", "True", "Programmed"])

@@ -96,7 +96,7 @@ async fn objects_are_made_and_restored(room: Room) {
     let text = bundle.data.unwrap().remove("bundle.yaml").unwrap().0;
     assert!(String::from_utf8(text).unwrap().contains("\"orders\""));
     let listener: ObserverListener = room.get("shop").await.unwrap();
-    let hash = listener.status.unwrap().bundle;
+    let hash = listener.status.unwrap().config_hash;
     let annotations = bundle.metadata.annotations.unwrap();
     assert_eq!(
         annotations.get("observers.fraiseql.dev/bundle-hash"),
@@ -192,7 +192,7 @@ async fn an_observer_is_refused_alone(room: Room) {
         .await;
     room.listener_says("shop", ["Degraded", "False", "NothingRefused"])
         .await;
-    room.edit::<Observer>("good", json!({ "spec": { "state": "Suspended" } }))
+    room.edit::<Observer>("good", json!({ "spec": { "suspend": true } }))
         .await;
     room.observer_says("good", ["Programmed", "False", "Suspended"])
         .await;
@@ -245,7 +245,7 @@ async fn pods_are_heard(room: Room) {
         .await;
     let bundle = async || {
         let listener: ObserverListener = room.get("shop").await.unwrap();
-        listener.status.unwrap().bundle.unwrap()
+        listener.status.unwrap().config_hash.unwrap()
     };
     let first = bundle().await;
     // A shard that nobody has taken up yet, and then one that does not get on.
@@ -329,11 +329,11 @@ async fn variables_of_the_operator_are_refused(room: Room) {
     room.database().await;
     let api: Api<ObserverListener> = room.api();
     let with = |env: serde_json::Value| -> ObserverListener {
-        let source = json!({ "changeLog": { "databaseUrl": { "value": "postgres://db/shop" } } });
+        let database = json!({ "url": { "value": "postgres://db/shop" } });
         serde_json::from_value(json!({
             "apiVersion": "observers.fraiseql.dev/v1alpha1", "kind": "ObserverListener",
             "metadata": { "name": "shop" },
-            "spec": { "source": source, "replicas": 0, "podTemplate": {
+            "spec": { "database": database, "replicas": 0, "podTemplate": {
                 "env": env, "priorityClassName": "high",
             } },
         }))

@@ -43,11 +43,11 @@ pub(super) fn check(at: &str, action: &Action, checks: &mut Checks<'_>) -> Actio
         queue: ActionQueue {
             mode: action.mode,
             priority: action.priority,
-            max_running: action.max_running,
+            max_concurrency_total: action.max_concurrency_total,
         },
         ordering: action.ordering,
         rate_limit: rate_limit(&field(at, "rateLimit"), action.rate_limit, checks),
-        max_in_flight: action.max_in_flight,
+        max_concurrency: action.max_concurrency,
     }
 }
 

@@ -57,17 +57,17 @@ fn command(at: &str, redis: &Redis, checks: &mut Checks<'_>) -> RedisCommand {
             message: publish.message.clone(),
         });
     }
-    if let Some(add) = &redis.add {
-        given.push(RedisCommand::Add {
-            stream: add.stream.clone(),
-            message: add.message.clone(),
-            max_length: add.max_length,
+    if let Some(append) = &redis.append_to_stream {
+        given.push(RedisCommand::AppendToStream {
+            stream: append.stream.clone(),
+            message: append.message.clone(),
+            max_length: append.max_length,
         });
     }
     if given.len() != 1 {
         checks.wrong(
             at,
-            "must have exactly one of `set`, `delete`, `publish` and `add`; make an action of each",
+            "must have exactly one of `set`, `delete`, `publish` and `appendToStream`; make an action of each",
         );
     }
     let stand_in = RedisCommand::Delete {

@@ -7,7 +7,7 @@ use crate::duration::Span;
 
 /// One request for several events that are due at about the same time, each for the first time; its
 /// body is an array, each event in it with its own `id`. One holds at most one event of a key. It counts
-/// once to `maxInFlight` and to rates, and may be joined until it is full or its turn has come. What
+/// once to `maxConcurrency` and to rates, and may be joined until it is full or its turn has come. What
 /// fails is attempted again by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -24,7 +24,7 @@ pub use kafka::{Kafka, Sasl};
 pub use log::Log;
 pub use nats::Nats;
 pub use postgres::Postgres;
-pub use redis::{Redis, RedisAdd, RedisDelete, RedisPublish, RedisSet};
+pub use redis::{Redis, RedisDelete, RedisPublish, RedisSet, RedisStreamAppend};
 pub use slack::Slack;
 pub use teams::Teams;
 pub use webhook::Webhook;
@@ -86,12 +86,12 @@ pub struct Action {
     /// as the workers take.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
-    pub max_running: Option<u32>,
+    pub max_concurrency_total: Option<u32>,
     /// Most first attempts of this action under way at once in one pod, 1 to 4096; a batch is one.
-    /// Left out, as many as `spec.delivery.maxInFlight` of the listener says.
+    /// Left out, as many as `spec.delivery.maxConcurrency` of the listener says.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
-    pub max_in_flight: Option<u32>,
+    pub max_concurrency: Option<u32>,
     /// Most attempts within a time. What is beyond it waits in the job queue and costs no attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,

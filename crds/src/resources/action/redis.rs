@@ -7,13 +7,13 @@ use crate::duration::Span;
 use crate::resources::{Tls, ValueSource, never_null};
 
 /// A command to a Redis server, such as one that removes from a cache what an event made stale. Give
-/// exactly one of `set`, `delete`, `publish` and `add`.
+/// exactly one of `set`, `delete`, `publish` and `appendToStream`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "[has(self.set), has(self.delete), has(self.publish), has(self.add)].filter(given, given).size() == 1",
-    "message": "give exactly one of set, delete, publish and add",
+    "rule": "[has(self.set), has(self.delete), has(self.publish), has(self.appendToStream)].filter(given, given).size() == 1",
+    "message": "give exactly one of set, delete, publish and appendToStream",
 }]))]
 pub struct Redis {
     /// The server, as `redis://user:password@host:6379/0`, or `rediss://` for TLS. One server;
@@ -34,7 +34,7 @@ pub struct Redis {
     /// Add an entry to a stream. It has the fields `id`, the same for all attempts of a delivery, and
     /// `event`. An attempt whose answer was lost is made again, so that an entry may come twice.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub add: Option<RedisAdd>,
+    pub append_to_stream: Option<RedisStreamAppend>,
     /// Content type of values, by which their templates are written.
     #[serde(default = "super::default_content_type")]
     #[schemars(length(min = 1, max = 256))]
@@ -91,7 +91,7 @@ pub struct RedisPublish {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
-pub struct RedisAdd {
+pub struct RedisStreamAppend {
     /// Template of the stream's key.
     #[schemars(length(min = 1, max = 1024))]
     pub stream: String,

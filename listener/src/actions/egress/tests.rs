@@ -25,7 +25,7 @@ fn guard(cidrs: &[&str], hosts: &[&str]) -> Guard {
 fn the_first_limit_that_means_a_host_is_its() {
     let limit = |host: &str, most| HostLimit {
         host: host.to_owned(),
-        max_in_flight: Some(most),
+        max_concurrency: Some(most),
         rate_limit: None,
     };
     let limits = vec![
@@ -39,7 +39,7 @@ fn the_first_limit_that_means_a_host_is_its() {
             limits: limits.to_vec(),
             ..Egress::default()
         });
-        guard.limit(host).and_then(|limit| limit.max_in_flight)
+        guard.limit(host).and_then(|limit| limit.max_concurrency)
     };
     for (host, expected) in [
         ("api.example.com", 1),
@@ -374,9 +374,9 @@ async fn a_name_that_changes_its_mind_leads_nowhere_else() {
 fn kinds(host: &str, port: u16) -> Vec<ActionKind> {
     let file = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\nmetadata: {{name: l}}\n\
-         spec: {{source: {{changeLog: {{databaseUrl: {{value: 'postgres://h/d'}}}}}}}}\n---\n\
+         spec: {{database: {{url: {{value: 'postgres://h/d'}}}}}}\n---\n\
          apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: o}}\nspec:\n  \
-         \"on\": {{entity: public.e}}\n  actions:\n  \
+         events: {{entity: public.e}}\n  actions:\n  \
          - {{name: a, webhook: {{url: {{value: 'http://{host}:{port}/'}}}}}}\n  \
          - {{name: b, slack: {{url: {{value: 'https://{host}:{port}/'}}, text: a}}}}\n  \
          - {{name: c, email: {{smtp: {{host: {host}, port: {port}, tls: None}}, from: a@b.c, to: [a@b.c], subject: a, text: a}}}}\n  \
