@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use observer_crds::bundle::{self, BundleError, Namespaces, Outcome};
+use observer_crds::bundle::{self, BundleError, Inclusion, Namespaces};
 use observer_crds::config::{
     ActionQueue, Mode, ObserverConfig, Priority, QueueBackend, QueueConfig, Redacted,
 };
-use observer_crds::load::load_bundle;
-use observer_crds::resources::{Observer, ObserverListener};
+use observer_crds::loader::load_bundle;
+use observer_crds::v1alpha1::{Observer, ObserverListener};
 use serde_json::{Value, json};
 
 type Keys = BTreeMap<String, Vec<u8>>;
@@ -161,19 +161,23 @@ fn a_bad_observer_is_left_out_alone() {
     ];
     let all: Vec<&Observer> = all.iter().collect();
     let made = bundle::compile(&listener(&json!({})), &all, &Namespaces::new(), &secrets).unwrap();
-    let outcomes: Vec<_> = made.verdicts.into_iter().map(|one| one.outcome).collect();
+    let outcomes: Vec<_> = made
+        .observers
+        .into_iter()
+        .map(|one| one.inclusion)
+        .collect();
     assert_eq!(
         outcomes,
         [
-            Outcome::Included,
-            Outcome::Invalid(vec!["spec.actions[0].timeout: must be 1ms to 5m".into()]),
-            Outcome::Unresolved(vec![
+            Inclusion::Included,
+            Inclusion::Invalid(vec!["spec.actions[0].timeout: must be 1ms to 5m".into()]),
+            Inclusion::Unresolved(vec![
                 "there is no Secret `none` in namespace `shop`; create it with key `url`".into()
             ]),
-            Outcome::Unresolved(vec![
+            Inclusion::Unresolved(vec![
                 "Secret `db` in namespace `shop` has no key `token`; add it".into()
             ]),
-            Outcome::Suspended,
+            Inclusion::Suspended,
         ]
     );
     let loaded = load_bundle(made.text.reveal()).unwrap();

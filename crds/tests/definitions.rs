@@ -1,7 +1,7 @@
 //! The custom resource definitions as the cluster gets them.
 
 use kube::CustomResourceExt;
-use observer_crds::resources::{GROUP, Observer, ObserverListener, VERSION};
+use observer_crds::v1alpha1::{GROUP, Observer, ObserverListener, VERSION};
 use serde_json::{Value, json};
 
 fn schema(crd: &Value) -> &Value {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use observer_crds::config::{ActionKind, Mode, Priority, Redacted};
-use observer_crds::load::{Loaded, SourceFile, load};
+use observer_crds::loader::{Loaded, load};
+use observer_crds::manifest::SourceFile;
 
 const SHOP: &str = include_str!("../../docs/examples/shop.yaml");
 const QUEUED: &str = include_str!("../../docs/examples/queued.yaml");

@@ -1,7 +1,8 @@
 //! Each rule for resource files, by what a user reads when it is broken.
 
 use observer_crds::config::Redacted;
-use observer_crds::load::{Report, SourceFile, load};
+use observer_crds::loader::load;
+use observer_crds::manifest::{Diagnostics, SourceFile};
 
 const LISTENER: &str = "
 apiVersion: observers.fraiseql.dev/v1alpha1
@@ -27,7 +28,7 @@ spec:
 const SIGNED: &str = "url: {value: 'https://hooks.example.com/x'}
         signingSecret: {secretKeyRef: {name: hooks, key: key}}";
 
-fn run(text: &str, listener: Option<&str>) -> Result<(), Report> {
+fn run(text: &str, listener: Option<&str>) -> Result<(), Diagnostics> {
     let file = SourceFile {
         path: "f.yaml".into(),
         text: text.into(),
@@ -41,7 +42,7 @@ fn problems(text: &str) -> Vec<String> {
         return Vec::new();
     };
     report
-        .problems
+        .items
         .iter()
         .map(|problem| {
             assert!(problem.line.is_some_and(|line| line > 0) || problem.file.is_empty());
@@ -769,7 +770,7 @@ fn a_reference_cannot_climb_out_of_the_directory_of_secrets() {
         let asked =
             |name: &str, key: &str| -> Option<Redacted> { panic!("asked for {name}/{key}") };
         let report = load(&[file], &asked, None).unwrap_err();
-        assert_eq!(report.problems.len(), 1, "{report}");
+        assert_eq!(report.items.len(), 1, "{report}");
     }
 }
 

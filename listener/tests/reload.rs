@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::load::{SourceFile, load};
+use crds::loader::load;
+use crds::manifest::SourceFile;
 use observer_listener::actions::{Gates, Shared};
 use observer_listener::dispatch::observers::Observers;
 use observer_listener::run::{Jobs, Options, run};

@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::bundle::{self, BundleError, Outcome};
+use crds::bundle::{self, BundleError, Inclusion};
 use crds::config::Redacted;
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use sha2::{Digest, Sha256};
 use url::Url;
 
@@ -97,9 +97,9 @@ pub fn plan(
     let selected: Vec<&Observer> = snapshot.observers.iter().map(AsRef::as_ref).collect();
     match bundle::compile(listener, &selected, &snapshot.namespaces, &values) {
         Ok(made) => {
-            for verdict in made.verdicts {
-                let observer = Key::new(verdict.namespace, verdict.name);
-                observers.insert(observer, judged(verdict.outcome));
+            for result in made.observers {
+                let observer = Key::new(result.namespace, result.name);
+                observers.insert(observer, judged(result.inclusion));
             }
             let hash = hash(made.text.reveal());
             let text = made.text;
@@ -202,14 +202,14 @@ pub fn database(
     read_database(&database_url(key, listener, secrets)?, &key.namespace)
 }
 
-fn judged(outcome: Outcome) -> Option<Verdict> {
+fn judged(outcome: Inclusion) -> Option<Verdict> {
     match outcome {
-        Outcome::Included => None,
-        Outcome::Suspended => Some(Verdict::Suspended),
-        Outcome::Invalid(sentences) => Some(Verdict::Invalid {
+        Inclusion::Included => None,
+        Inclusion::Suspended => Some(Verdict::Suspended),
+        Inclusion::Invalid(sentences) => Some(Verdict::Invalid {
             message: sentences.join("; "),
         }),
-        Outcome::Unresolved(sentences) => Some(Verdict::Unresolved {
+        Inclusion::Unresolved(sentences) => Some(Verdict::Unresolved {
             reason: "SecretMissing".to_owned(),
             message: sentences.join("; "),
         }),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crds::report::{PodReport, Role};
-use crds::resources::consent;
+use crds::pod_status::{PodReport, Role};
+use crds::v1alpha1::consent;
 
 use crate::key::Key;
 
@@ -135,12 +135,12 @@ pub fn judge(
 
 #[cfg(test)]
 mod tests {
-    use crds::report::Refusal;
+    use crds::pod_status::ObserverError;
 
     use super::*;
 
     fn report(role: Role, bundle: &str, refused: &[&str]) -> PodReport {
-        let refusal = |observer: &&str| Refusal {
+        let refusal = |observer: &&str| ObserverError {
             observer: (*observer).to_owned(),
             path: "spec.when".to_owned(),
             message: "has no `totl`; write `total`".to_owned(),

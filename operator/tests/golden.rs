@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crds::resources::ObserverListener;
+use crds::v1alpha1::ObserverListener;
 use observer_operator::build::{Built, Fleet, Installation, Kind, removal};
 use serde_json::{Value, json};
 

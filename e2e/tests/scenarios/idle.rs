@@ -1,7 +1,7 @@
 //! A listener without observers: before there are any, and after the last one is suspended or gone.
 
 use anyhow::{Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use serde_json::{Value, json};
 
 use super::{MAIN, Shop, programmed, ready};

@@ -1,7 +1,7 @@
 //! What kubectl shows of listeners and observers, kept for the documentation.
 
 use anyhow::{Result, ensure};
-use crds::resources::Observer;
+use crds::v1alpha1::Observer;
 use serde_json::json;
 
 use super::beginning::example;

@@ -2,7 +2,7 @@
 //! field that the message must name.
 
 use anyhow::{Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use kube::api::{Patch, PatchParams, ValidationDirective};
 use kube::{Api, ResourceExt};
 use serde_json::{Map, Value, json};

@@ -1,7 +1,7 @@
 //! Resources as the scenarios write them, and what their status says.
 
 use anyhow::{Context, Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 

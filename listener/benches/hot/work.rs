@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
-use crds::load::{SourceFile, load};
+use crds::loader::load;
+use crds::manifest::SourceFile;
 use observer_listener::actions::{Delivery, Gates, Shared};
 use observer_listener::dispatch::lanes::Lanes;
 use observer_listener::dispatch::observers::Observers;

@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{ActionConfig, ActionKind};
-use crds::resources::DEFAULT_MAX_CONCURRENCY;
+use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
 use sha2::{Digest, Sha256};
 
 use tokio::time::Instant;

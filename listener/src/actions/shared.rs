@@ -1,7 +1,7 @@
 //! What all actions of a process share.
 
 use crds::config::{Egress, ListenerConfig, OwnDatabase, Redacted};
-use crds::resources::DEFAULT_MAX_CONCURRENCY;
+use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
 use reqwest::Client;
 
 use super::egress::Guard;

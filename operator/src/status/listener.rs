@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::duration::Span;
-use crds::report::{PodReport, Role};
-use crds::resources::{ObserverCounts, ObserverListenerStatus, consent};
+use crds::duration::HumanDuration;
+use crds::pod_status::{PodReport, Role};
+use crds::v1alpha1::{ObserverCounts, ObserverListenerStatus, consent};
 use k8s_openapi::jiff::Timestamp;
 
 use super::ready::Turns;
@@ -311,7 +311,7 @@ impl<'a> Seen<'a> {
         let behind =
             |(report, _): &(&PodReport, _)| report.lag_seconds > long && report.backlog > 0;
         if turns.owners.values().any(behind) {
-            let long = Span::from(self.stalled_after);
+            let long = HumanDuration::from(self.stalled_after);
             return Saying::new(
                 Truth::False,
                 "Behind",

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crds::report::{NO_LEASE, OwnedShard, StalledShard, Trouble};
+use crds::pod_status::{NO_LEASE, OwnedShard, PodProblem, StalledShard};
 
 use super::*;
 
@@ -154,8 +154,8 @@ fn pod(name: &str, report: Option<PodReport>) -> Pod {
     }
 }
 
-fn trouble(reason: &str) -> Trouble {
-    Trouble {
+fn trouble(reason: &str) -> PodProblem {
+    PodProblem {
         reason: reason.to_owned(),
         message: "it is away".to_owned(),
     }

@@ -2,7 +2,7 @@
 //!
 //! Several listeners may select it; it runs once all of them run it.
 
-use crds::resources::ObserverStatus;
+use crds::v1alpha1::ObserverStatus;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::conditions::{Saying, Truth, condition, find};

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::routing::get;
-use crds::report::{OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT};
-use crds::resources::ObserverListener;
+use crds::pod_status::{OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT};
+use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use serde_json::json;
 use testkit::wait::Patience;
 

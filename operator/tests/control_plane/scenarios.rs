@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::report::{RECEIVER_FAILING, Refusal, StalledShard, Trouble};
-use crds::resources::{Observer, ObserverListener};
+use crds::pod_status::{ObserverError, PodProblem, RECEIVER_FAILING, StalledShard};
+use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -236,7 +236,7 @@ async fn pods_are_heard(room: Room) {
         .await;
     let pod = run_pod(&room, "shop", "127.0.0.2").await;
     told.change(|report| {
-        report.problem = Some(Trouble {
+        report.problem = Some(PodProblem {
             reason: "DatabaseUnreachable".to_owned(),
             message: "cannot reach it".to_owned(),
         });
@@ -307,7 +307,7 @@ async fn pods_are_heard(room: Room) {
     assert_ne!(first, second);
     told.works(&second);
     told.change(|report| {
-        report.refused = vec![Refusal {
+        report.refused = vec![ObserverError {
             observer: format!("{}/more", room.namespace),
             path: "spec.when".to_owned(),
             message: "has no such field".to_owned(),

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crds::config::ActionKind;
-use crds::load::{SourceFile, load};
+use crds::loader::load;
+use crds::manifest::SourceFile;
 use proptest::prelude::*;
 use testkit::wait::Patience;
 use tokio::net::TcpListener;
