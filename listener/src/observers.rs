@@ -356,7 +356,7 @@ fn compile_one(
                 queue: action.queue,
                 ordering: action.ordering,
                 max_in_flight: action
-                    .max_in_flight
+                    .max_concurrency
                     .and_then(|most| usize::try_from(most).ok()),
                 on_failure: config.on_failure,
                 tenant: config.tenant.as_deref().map(Arc::from),

@@ -75,15 +75,14 @@ fn sound(database_url: &str) -> String {
 kind: ObserverListener
 metadata: {{name: shop}}
 spec:
-  source:
-    changeLog:
-      databaseUrl: {{value: "{database_url}"}}
+  database:
+    url: {{value: "{database_url}"}}
 ---
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {{name: big-orders}}
 spec:
-  "on": {{entity: public.orders}}
+  events: {{entity: public.orders}}
   when: new.total > 1000
   actions:
     - name: notify
@@ -296,16 +295,16 @@ kind: ObserverListener
 metadata: {name: shop}
 spec:
   shards: 0
-  source:
-    changeLog:
-      databaseUrl: {value: "postgres://shop:hunter2swordfish@localhost/shop"}
-      maxPollIntervall: 16ms
+  source: {triggers: {}}
+  database:
+    url: {value: "postgres://shop:hunter2swordfish@localhost/shop"}
+    maxPollIntervall: 16ms
 ---
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {name: big-orders}
 spec:
-  "on":
+  events:
     entity: shop.orders
     operations: [Insert, Updated]
   actions:

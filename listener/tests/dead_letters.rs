@@ -15,7 +15,7 @@ const SECRET: &str = "hunter2swordfish";
 fn observer(name: &str, when: &str, url: &str, retry: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  when: '{when}'\n  actions:\n    - name: post\n      \
+         events: {{entity: public.orders}}\n  when: '{when}'\n  actions:\n    - name: post\n      \
          webhook: {{url: {{value: \"{url}\"}}}}\n      timeout: 5m\n      retry: {{{retry}}}\n---\n"
     )
 }
@@ -337,7 +337,7 @@ async fn no_secret_shows_in_dead_letters_logs_or_metrics() {
     let signing = format!("whsec_{SECRET}{SECRET}");
     let observers = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: shop}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n{}{}{}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: hooks}}\n\
+         events: {{entity: public.orders}}\n  actions:\n{}{}{}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: hooks}}\n\
          stringData: {{token: \"Bearer {SECRET}\", signing: \"{signing}\"}}\n",
         action("refuses"),
         action("redirects"),

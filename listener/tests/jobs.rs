@@ -16,14 +16,14 @@ use testkit::servers::redis::{Options, PrivateRedis};
 use crate::support::{TestDb, database, while_progressing_or};
 
 /// What a listener says of its queue in tests in which workers die.
-const SHORT: &str = "  queue: {lease: 5s}\n";
+const SHORT: &str = "  queue: {workerLeaseDuration: 5s}\n";
 
 /// The same where some die, and a delivery counts that is made anew since a busy machine let a live
 /// worker give no sign of life for so long.
-const LONGER: &str = "  queue: {lease: 20s}\n";
+const LONGER: &str = "  queue: {workerLeaseDuration: 20s}\n";
 
 /// The same where none dies.
-const LONG: &str = "  queue: {lease: 10m}\n";
+const LONG: &str = "  queue: {workerLeaseDuration: 10m}\n";
 
 async fn redis() -> PrivateRedis {
     PrivateRedis::start(&Options::default()).await.unwrap()
@@ -32,7 +32,9 @@ async fn redis() -> PrivateRedis {
 /// The same in Redis.
 fn in_redis(redis: &PrivateRedis) -> String {
     let url = redis.url();
-    format!("  redis: {{url: {{value: \"{url}\"}}}}\n  queue: {{backend: Redis, lease: 5s}}\n")
+    format!(
+        "  redis: {{url: {{value: \"{url}\"}}}}\n  queue: {{backend: Redis, workerLeaseDuration: 5s}}\n"
+    )
 }
 
 /// A tracked table of orders.
@@ -47,7 +49,7 @@ async fn orders() -> TestDb {
 fn observer(name: &str, url: &str, more: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n    - name: post\n      \
+         events: {{entity: public.orders}}\n  actions:\n    - name: post\n      \
          webhook: {{url: {{value: \"{url}\"}}}}\n      {more}\n---\n"
     )
 }

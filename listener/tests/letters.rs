@@ -33,7 +33,7 @@ async fn refused(sink: &Sink) -> (TestDb, Config) {
             .collect();
         format!(
             "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-             \"on\": {{entity: {entity}}}\n  actions:\n{}---\n",
+             events: {{entity: {entity}}}\n  actions:\n{}---\n",
             actions.concat()
         )
     };
@@ -237,8 +237,8 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
     let (db, config) = refused(&sink).await;
     // Refused at once, out of attempts as a job, and undecided.
     config.change(
-        "  \"on\": {entity: public.orders}\n",
-        "  \"on\": {entity: public.orders}\n  onFailure: Drop\n",
+        "  events: {entity: public.orders}\n",
+        "  events: {entity: public.orders}\n  onFailure: Drop\n",
     );
     config.change(
         &format!(
@@ -251,8 +251,8 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
         ),
     );
     config.change(
-        "  \"on\": {entity: public.bills}\n",
-        "  \"on\": {entity: public.bills}\n  onFailure: Drop\n  when: new.id / 0 == 1\n",
+        "  events: {entity: public.bills}\n",
+        "  events: {entity: public.bills}\n  onFailure: Drop\n  when: new.id / 0 == 1\n",
     );
     let address = free_address();
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());

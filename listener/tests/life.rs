@@ -336,7 +336,7 @@ async fn a_dead_receiver_holds_up_its_own_observer_only() {
     sink.behave_at("/dead", Behaviour::Hang);
     let observers =
         observer("dead", "public.kv", &sink.url("/dead"), "") + &rows_to(&sink, "/live");
-    let spec = "  delivery: {maxInFlight: 4, drainTimeout: 100ms}";
+    let spec = "  delivery: {maxConcurrency: 4, drainTimeout: 100ms}";
     // All that the live one is told comes before any attempt times out.
     let config = Config::new(&db.url, spec, &patient(&observers));
     let process = Process::run(&config);
@@ -405,7 +405,7 @@ async fn a_listener_may_begin_with_what_comes_next() {
     make_rows(&db.pool).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
-    config.change("databaseUrl:", "startAt: Now\n      databaseUrl:");
+    config.change("  database:\n", "  startAt: Now\n  database:\n");
     change_rows(&db.pool, 3).await;
     let mut process = Process::run(&config);
     process.says("running").await;

@@ -95,7 +95,7 @@ async fn lives_as(db: &TestDb, url: &str) {
             "100, initialBackoff: 20ms, maxBackoff: 2s",
         ),
     );
-    config.change("    changeLog:\n", "    changeLog:\n      retention: 1s\n");
+    config.change("  database:\n", "  database:\n    retention: 1s\n");
     let process = Process::run(&config);
     eventually("a checkpoint", async || {
         (count(db, "observer.checkpoint").await > 0).then_some(())

@@ -76,7 +76,7 @@ async fn many_keys_at_once_and_one_at_a_time_within_a_key() {
     let sink = Sink::start(Behaviour::Hold).await.unwrap();
     let config = Config::new(
         &db.url,
-        "  delivery: {maxInFlight: 64}",
+        "  delivery: {maxConcurrency: 64}",
         &patient(&observer("kv", "public.kv", &sink.url("/hook"), "")),
     );
     let process = Process::run(&config);

@@ -125,7 +125,7 @@ async fn a_login_that_may_too_much_or_too_little_runs_no_statement() {
         ),
         (
             elsewhere.url.clone(),
-            "leads to another database than spec.source.changeLog.databaseUrl",
+            "leads to another database than spec.database.url",
         ),
     ];
     let config = config(&db, &observer("own", "", "select 1", &[]));

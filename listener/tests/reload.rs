@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::load::{SourceFile, load};
+use crds::loader::load;
+use crds::manifest::SourceFile;
 use observer_listener::admission::action_runtime::Shared;
 use observer_listener::admission::endpoint_gate::Gates;
 use observer_listener::coordination::process;
@@ -56,7 +57,8 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     // It answers nothing until there are other observers.
     let slow = Sink::start(Behaviour::Hold).await.unwrap();
     let failing = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let files = |observers: &str| Config::new(&db.url, "  delivery: {maxInFlight: 4}", observers);
+    let files =
+        |observers: &str| Config::new(&db.url, "  delivery: {maxConcurrency: 4}", observers);
     let stays = |path: &str| patient(&observer("stays", "public.item", &slow.url(path), ""));
     let goes = patient(&observer("goes", "public.item", &slow.url("/goes"), ""));
     // Nothing of it is given up meanwhile.

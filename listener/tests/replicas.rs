@@ -202,7 +202,7 @@ async fn killed_and_stopped_at_random_with_jobs_nothing_is_lost_or_out_of_order(
         seed,
         status: 503,
     });
-    let spec = format!("{SHORT_LEASE}  queue: {{lease: 5s}}\n");
+    let spec = format!("{SHORT_LEASE}  queue: {{workerLeaseDuration: 5s}}\n");
     let configs: [Config; 3] = files_of(&db, &sink, &spec);
     let mut processes = configs.each_ref().map(Process::run);
     shared(&db.pool, 8, &processes.each_ref()).await;

@@ -39,7 +39,7 @@ fn observers(sink: &Sink, length: usize) -> String {
     rows_to(sink, "/hook")
         + &format!(
             "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: log}}\nspec:\n  \
-             \"on\": {{entity: public.kv, operations: [Update]}}\n  actions:\n    - name: log\n      \
+             events: {{entity: public.kv, operations: [Update]}}\n  actions:\n    - name: log\n      \
              log: {{level: Info, message: {message}}}\n---\n"
         )
 }

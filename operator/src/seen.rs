@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crds::resources::ObserverListener;
+use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -125,7 +125,7 @@ pub enum Item {
     /// A listener.
     Listener(Held<ObserverListener>),
     /// An observer.
-    Observer(Held<crds::resources::Observer>),
+    Observer(Held<crds::v1alpha1::Observer>),
     /// A namespace.
     Namespace(NamespaceSeen),
     /// A Secret.

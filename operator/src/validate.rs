@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::bundle::{self, BundleError, Outcome};
+use crds::bundle::{self, BundleError, Inclusion};
 use crds::config::Redacted;
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use sha2::{Digest, Sha256};
 use url::Url;
 
@@ -50,7 +50,7 @@ pub fn references(key: &Key, listener: &ObserverListener, snapshot: &Snapshot) -
     }
     for rival in &snapshot.rivals {
         let namespace = Key::of(&rival.metadata).namespace;
-        found.extend(bundle::references(&namespace, &rival.spec.source));
+        found.extend(bundle::references(&namespace, &rival.spec.database));
     }
     found
         .into_iter()
@@ -97,9 +97,9 @@ pub fn plan(
     let selected: Vec<&Observer> = snapshot.observers.iter().map(AsRef::as_ref).collect();
     match bundle::compile(listener, &selected, &snapshot.namespaces, &values) {
         Ok(made) => {
-            for verdict in made.verdicts {
-                let observer = Key::new(verdict.namespace, verdict.name);
-                observers.insert(observer, judged(verdict.outcome));
+            for result in made.observers {
+                let observer = Key::new(result.namespace, result.name);
+                observers.insert(observer, judged(result.inclusion));
             }
             let hash = hash(made.text.reveal());
             let text = made.text;
@@ -143,7 +143,7 @@ pub fn database_url(
     listener: &ObserverListener,
     secrets: &SecretValues,
 ) -> Option<Redacted> {
-    let source = &listener.spec.source.change_log.database_url;
+    let source = &listener.spec.database.url;
     if let Some(value) = &source.value {
         return Some(Redacted::new(value));
     }
@@ -202,14 +202,14 @@ pub fn database(
     read_database(&database_url(key, listener, secrets)?, &key.namespace)
 }
 
-fn judged(outcome: Outcome) -> Option<Verdict> {
+fn judged(outcome: Inclusion) -> Option<Verdict> {
     match outcome {
-        Outcome::Included => None,
-        Outcome::Suspended => Some(Verdict::Suspended),
-        Outcome::Invalid(sentences) => Some(Verdict::Invalid {
+        Inclusion::Included => None,
+        Inclusion::Suspended => Some(Verdict::Suspended),
+        Inclusion::Invalid(sentences) => Some(Verdict::Invalid {
             message: sentences.join("; "),
         }),
-        Outcome::Unresolved(sentences) => Some(Verdict::Unresolved {
+        Inclusion::Unresolved(sentences) => Some(Verdict::Unresolved {
             reason: "SecretMissing".to_owned(),
             message: sentences.join("; "),
         }),

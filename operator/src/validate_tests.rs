@@ -20,9 +20,9 @@ fn listener(
         "metadata": {
             "namespace": namespace, "name": name, "uid": name, "creationTimestamp": created,
         },
-        "spec": { "source": { "changeLog": { "databaseUrl": {
+        "spec": { "database": { "url": {
             "secretKeyRef": { "name": "db", "key": "url" },
-        } } } },
+        } } },
     });
     if let Some(identity) = identity {
         value["spec"]["identity"] = json!(identity);
@@ -37,7 +37,7 @@ fn observer(name: &str, url: &serde_json::Value) -> Arc<Observer> {
             "kind": "Observer",
             "metadata": { "namespace": "shop", "name": name, "generation": 1 },
             "spec": {
-                "on": { "entity": "public.orders" },
+                "events": { "entity": "public.orders" },
                 "actions": [{ "name": "a", "webhook": { "url": url } }],
             },
         }))
@@ -125,7 +125,7 @@ fn without_its_own_secret_a_listener_is_refused() {
 fn of_two_with_one_identity_on_one_database_the_younger_is_refused() {
     let of = |name: &str, url: &str, created: &str| {
         let mut listener = listener("a", name, Some("a/orders"), created);
-        let source = &mut listener.spec.source.change_log.database_url;
+        let source = &mut listener.spec.database.url;
         source.secret_key_ref = None;
         source.value = Some(url.to_owned());
         listener

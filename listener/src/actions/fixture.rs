@@ -72,7 +72,7 @@ pub(crate) fn action(kind: ActionKind) -> ActionConfig {
         queue: crds::config::ActionQueue::default(),
         ordering: crds::config::Ordering::default(),
         rate_limit: None,
-        max_in_flight: None,
+        max_concurrency: None,
     }
 }
 

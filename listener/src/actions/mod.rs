@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{ActionConfig, ActionKind};
-use crds::resources::DEFAULT_MAX_IN_FLIGHT;
+use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
 
 use tokio::time::Instant;
 
@@ -64,7 +64,7 @@ enum Kind {
 impl Action {
     /// Compiles an action; templates are parsed here, once. Needs no network.
     pub fn compile(config: &ActionConfig, shared: &Shared) -> Result<Self, CompileError> {
-        let most = config.max_in_flight.unwrap_or(shared.max_in_flight);
+        let most = config.max_concurrency.unwrap_or(shared.max_in_flight);
         let kind = Kind::compile(&config.kind, most)?;
         let (rate, endpoint) = (config.rate_limit, kind.endpoint());
         let limit = endpoint.and_then(|(_, host)| shared.guard.limit(without_port(host)));
@@ -84,13 +84,13 @@ impl Action {
 
     /// Finds what [`Action::compile`] would find, with nothing to deliver by.
     pub fn check(config: &ActionConfig) -> Result<(), CompileError> {
-        Kind::compile(&config.kind, DEFAULT_MAX_IN_FLIGHT).map(drop)
+        Kind::compile(&config.kind, DEFAULT_MAX_CONCURRENCY).map(drop)
     }
 
     /// The field with an address that may not be dialled, and why, if there is such a one.
     #[must_use]
     pub fn refused(config: &ActionConfig, shared: &Shared) -> Option<(String, String)> {
-        let kind = Kind::compile(&config.kind, DEFAULT_MAX_IN_FLIGHT).ok()?;
+        let kind = Kind::compile(&config.kind, DEFAULT_MAX_CONCURRENCY).ok()?;
         if let Kind::Postgres(statement) = &kind
             && statement.is_own()
         {

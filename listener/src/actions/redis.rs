@@ -331,13 +331,13 @@ impl Command {
                 channel: key("redis.publish.channel", channel)?,
                 message: value("redis.publish.message", message)?,
             },
-            RedisCommand::Add {
+            RedisCommand::AppendToStream {
                 stream,
                 message,
                 max_length,
             } => Self::Add {
-                stream: key("redis.add.stream", stream)?,
-                message: value("redis.add.message", message)?,
+                stream: key("redis.appendToStream.stream", stream)?,
+                message: value("redis.appendToStream.message", message)?,
                 most: *max_length,
             },
         })

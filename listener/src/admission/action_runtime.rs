@@ -1,7 +1,7 @@
 //! What all actions of a process share.
 
 use crds::config::{Egress, ListenerConfig, OwnDatabase, Redacted};
-use crds::resources::DEFAULT_MAX_IN_FLIGHT;
+use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
 use reqwest::Client;
 
 use crate::admission::endpoint_gate::Gates;
@@ -42,7 +42,7 @@ impl Shared {
             gates: gates.clone(),
             own_database: egress.own_database.clone(),
             fleet: None,
-            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            max_in_flight: DEFAULT_MAX_CONCURRENCY,
         })
     }
 
@@ -79,7 +79,7 @@ impl Kept {
         let identity = listener.identity();
         let redis = listener.queue.redis.clone();
         let by = (listener.egress.clone(), redis.map(|url| (url, identity)));
-        let most = listener.max_in_flight;
+        let most = listener.max_concurrency;
         if let Some((_, shared)) = self.last.as_ref().filter(|(known, _)| *known == by) {
             return Ok(shared.clone().with_max_in_flight(most));
         }

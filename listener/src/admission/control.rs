@@ -71,7 +71,7 @@ impl Passage {
     /// Waits for its turn at a host with limits.
     async fn enter_host(&self, host: &Host) -> Result<(Slot, Option<Seat>), Duration> {
         let slot = host.slot(self.timeout).await.ok_or(SHORTEST_WAIT)?;
-        let Some((fleet, most)) = self.shared.fleet.as_ref().zip(host.limit.max_in_flight) else {
+        let Some((fleet, most)) = self.shared.fleet.as_ref().zip(host.limit.max_concurrency) else {
             return Ok((slot, None));
         };
         let (lasts, patience) = (self.timeout + SEAT_BEYOND, self.timeout);

@@ -25,7 +25,7 @@ pub(crate) type Slot = Option<OwnedSemaphorePermit>;
 
 impl Host {
     fn new(name: &str, limit: &HostLimit) -> Self {
-        let most = limit.max_in_flight;
+        let most = limit.max_concurrency;
         let most = most.map(|most| usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS));
         Self {
             name: name.to_owned(),
@@ -112,7 +112,7 @@ mod tests {
     fn limit(max_in_flight: Option<u32>, attempts: Option<u32>) -> HostLimit {
         HostLimit {
             host: "127.0.0.1".to_owned(),
-            max_in_flight,
+            max_concurrency: max_in_flight,
             rate_limit: attempts.map(|attempts| RateLimit {
                 attempts,
                 per: Duration::from_hours(1),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crds::duration::Span;
+use crds::duration::HumanDuration;
 use sqlx::PgPool;
 use sqlx::postgres::types::PgInterval;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -51,7 +51,7 @@ pub async fn keep(pool: PgPool, retention: Duration, metrics: Metrics, stop: Can
             .set(i64::try_from(took.as_secs()).unwrap_or(i64::MAX));
         if blocked.is_to_be_told(took) {
             tracing::warn!(
-                blocked_for = %Span::from_secs(took.as_secs()),
+                blocked_for = %HumanDuration::from_secs(took.as_secs()),
                 "old events cannot be removed and the log grows: somebody holds a lock on its partitions, or the \
                  database fails; pg_locks and pg_stat_activity show who"
             );

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand, ValueEnum};
-use crds::duration::Span;
+use crds::duration::HumanDuration;
 use observer_listener::dead_letters::admin;
 use observer_listener::dead_letters::admin::{Selection, Stored};
 use observer_listener::telemetry::logs;
@@ -148,7 +148,7 @@ fn ago(text: &str) -> Option<Duration> {
     };
     let rest = match rest {
         "" if days > 0 => Duration::ZERO,
-        rest => rest.parse::<Span>().ok()?.duration(),
+        rest => rest.parse::<HumanDuration>().ok()?.duration(),
     };
     Some(Duration::from_hours(24) * days + rest)
 }

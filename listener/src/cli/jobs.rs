@@ -8,7 +8,7 @@ use ::queue::postgres::PostgresQueue;
 use ::queue::{Figures, JobQueue, Keeping, Selection, Shown, State};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
-use crds::duration::Span;
+use crds::duration::HumanDuration;
 use observer_listener::jobs::backend;
 use observer_listener::jobs::backend::Place;
 use observer_listener::migrate;
@@ -354,7 +354,7 @@ fn row(job: &Shown) -> [String; 8] {
         state.to_owned(),
         format!("{}/{}", job.observer, job.action),
         beginning(job.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
-        Span::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),
+        HumanDuration::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),
         due,
         job.attempts.to_string(),
         beginning(job.error.as_deref().unwrap_or_default(), ERROR_WIDTH),

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use crds::config::Redacted;
-use crds::duration::{NotADuration, Span};
+use crds::duration::{HumanDuration, ParseDurationError};
 use observer_listener::runtime::standalone::Jobs;
 use observer_listener::telemetry::logs::{self, LogFormat};
 use url::Url;
@@ -178,8 +178,8 @@ fn shows_password(argument: &str) -> bool {
 }
 
 /// Reads `20s`, `5m`, `250ms`.
-fn duration(text: &str) -> Result<Duration, NotADuration> {
-    text.parse::<Span>().map(Span::duration)
+fn duration(text: &str) -> Result<Duration, ParseDurationError> {
+    text.parse::<HumanDuration>().map(HumanDuration::duration)
 }
 
 /// Runs the program and says by its exit code how it went.

@@ -67,7 +67,7 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     migrate::verify(&pool).await?;
     match replay::oldest(&pool).await? {
         Some(oldest) if what.from < oldest => logs::say(&format!(
-            "the log holds no events from before {}; spec.source.changeLog.retention says for how long it does\n",
+            "the log holds no events from before {}; spec.database.retention says for how long it does\n",
             oldest.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
         )),
         _ => {}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ::queue::Figures;
 use chrono::{DateTime, Utc};
 use clap::Args;
-use crds::duration::Span;
+use crds::duration::HumanDuration;
 use observer_listener::checkpoint::status::{self, ShardState};
 use observer_listener::coordination::heartbeat;
 use observer_listener::coordination::heartbeat::MemberState;
@@ -206,7 +206,7 @@ fn circuits(members: &[MemberState]) -> Vec<[String; 4]> {
 }
 
 fn job_row((observer, one): (&String, &Waiting)) -> [String; 6] {
-    let oldest = Span::from_secs(one.oldest_seconds).to_string();
+    let oldest = HumanDuration::from_secs(one.oldest_seconds).to_string();
     [
         format!("  {}", one.pending),
         one.due.to_string(),
@@ -225,7 +225,7 @@ fn row(shard: &Shard, now: DateTime<Utc>) -> [String; 5] {
     let lag = state
         .oldest
         .map_or(0, |oldest| (now - oldest).num_seconds());
-    let lag = Span::from_secs(u64::try_from(lag).unwrap_or(0)).to_string();
+    let lag = HumanDuration::from_secs(u64::try_from(lag).unwrap_or(0)).to_string();
     let owner = match &state.owner {
         Some(owner) if *owner_is_gone => format!("nobody: {owner} is gone"),
         Some(owner) => owner.clone(),

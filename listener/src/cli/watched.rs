@@ -51,8 +51,8 @@ impl Loader {
         let shared = self.shared.of(&listener)?;
         let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
             let located = wrong.into_iter().map(|one| {
-                let locations = &loaded.locations;
-                locations.problem(&one.observer, &one.path, one.message)
+                let source_map = &loaded.source_map;
+                source_map.diagnostic(&one.observer, &one.path, one.message)
             });
             CliError::Config(check::listed(&located.collect::<Vec<_>>()))
         })?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use crds::report::{DATABASE_UNREACHABLE, HOLDING_TRANSACTION, NO_LEASE, StalledShard};
+use crds::pod_status::{DATABASE_UNREACHABLE, HOLDING_TRANSACTION, NO_LEASE, StalledShard};
 use lease::membership::{MembershipStatus, ShardAssignment};
 use tokio::time::Instant;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use crds::config::{Bundle, Redacted, StartAt};
-use crds::load::SourceFile;
+use crds::manifest::SourceFile;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -173,7 +173,7 @@ fn load(url: &Redacted, sink: &Sink, signing_secret: &Redacted) -> Result<Bundle
         path: "shop.yaml".to_owned(),
         text: EXAMPLE.to_owned(),
     };
-    let loaded = crds::load::load(&[file], &secret, None)
+    let loaded = crds::loader::load(&[file], &secret, None)
         .map_err(|report| DemoError::Example(report.to_string()))?;
     let mut bundle = loaded.bundle;
     if let Some((namespace, name)) = LISTENER.split_once('/') {

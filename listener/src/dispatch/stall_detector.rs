@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use crds::report::{
+use crds::pod_status::{
     DATABASE_UNREACHABLE, DISPATCH_FULL, HOLDING_TRANSACTION, RECEIVER_FAILING, StalledShard,
 };
 use tokio::time::Instant;

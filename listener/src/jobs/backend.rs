@@ -141,8 +141,8 @@ impl Opening<'_> {
     async fn open(&self, kind: Kind) -> Result<(Arc<dyn JobQueue>, Durability), PlaceError> {
         let queue = &self.listener.queue;
         let keeping = Keeping {
-            lease: queue.lease,
-            retention: queue.retention,
+            lease: queue.worker_lease_duration,
+            retention: queue.completed_job_retention,
         };
         let pool = self.pool.clone();
         match (kind, &queue.redis) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ::queue::{Claim, Claimed, Ended, Ending, Job, Run, failpoint};
 use chrono::Utc;
 use crds::config::{OnFailure, Retry};
-use crds::duration::Span;
+use crds::duration::HumanDuration;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -192,7 +192,7 @@ fn wait(policy: &Retry, attempts: u32, after: Option<Duration>) -> Option<Durati
 }
 
 fn too_late(policy: &Retry) -> Failure {
-    let deadline = Span::from(policy.deadline.unwrap_or_default());
+    let deadline = HumanDuration::from(policy.deadline.unwrap_or_default());
     let message = format!(
         "it was not delivered within {deadline} (retry.deadline of the action); redrive it if it is still wanted"
     );

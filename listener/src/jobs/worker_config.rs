@@ -61,7 +61,7 @@ impl Setup {
         let mut opening: Option<Instant> = None;
         let known = observers.targets().iter().filter_map(|known| {
             let (observer, action) = known.name.clone();
-            let own = known.queue.max_running;
+            let own = known.queue.max_concurrency_total;
             let Some(room) = known.action.room(now) else {
                 return Some((observer, action, own));
             };

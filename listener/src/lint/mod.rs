@@ -106,7 +106,9 @@ fn of_content(kind: &ActionKind) -> Option<(String, String)> {
                 RedisCommand::Publish { message, .. } => {
                     ("redis.publish.message", message.as_ref())
                 }
-                RedisCommand::Add { message, .. } => ("redis.add.message", message.as_ref()),
+                RedisCommand::AppendToStream { message, .. } => {
+                    ("redis.appendToStream.message", message.as_ref())
+                }
                 RedisCommand::Delete { .. } => return None,
             };
             json(place, source, &redis.content_type)

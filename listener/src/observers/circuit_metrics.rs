@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::SecondsFormat;
-use crds::report::{BreakerState, LeftAlone, ReceiverLeftAlone};
+use crds::pod_status::{BreakerState, LeftAlone, ReceiverLeftAlone};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};

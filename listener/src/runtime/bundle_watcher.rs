@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use crds::bundle::BUNDLE_KEY;
-use crds::report::Trouble;
+use crds::pod_status::PodProblem;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -92,7 +92,7 @@ fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
 }
 
 /// Says what is wrong with the newest bundle; without one before it, nothing can be done at all.
-fn note_trouble(trouble: &Trouble, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
+fn note_trouble(trouble: &PodProblem, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
     if plans.borrow().is_none() {
         sources.health.waits_for(trouble.clone());
     }
@@ -100,7 +100,7 @@ fn note_trouble(trouble: &Trouble, plans: &watch::Sender<Option<Plan>>, sources:
 }
 
 /// The bundle's bytes in its Secret.
-fn read<'a>(secret: Option<&'a Secret>, name: &str) -> Result<&'a [u8], Trouble> {
+fn read<'a>(secret: Option<&'a Secret>, name: &str) -> Result<&'a [u8], PodProblem> {
     let secret = secret.ok_or_else(|| missing(name, "is not there"))?;
     let data = secret.data.as_ref();
     data.and_then(|data| data.get(BUNDLE_KEY))
@@ -108,15 +108,15 @@ fn read<'a>(secret: Option<&'a Secret>, name: &str) -> Result<&'a [u8], Trouble>
         .ok_or_else(|| missing(name, &format!("has no key {BUNDLE_KEY}")))
 }
 
-fn missing(name: &str, what: &str) -> Trouble {
-    Trouble {
+fn missing(name: &str, what: &str) -> PodProblem {
+    PodProblem {
         reason: "BundleMissing".to_owned(),
         message: format!("the Secret {name} {what}; the operator makes it"),
     }
 }
 
 /// Why the Secret cannot be read. An error of decoding would repeat what it could not decode.
-fn unreadable(name: &str, error: &Error) -> Trouble {
+fn unreadable(name: &str, error: &Error) -> PodProblem {
     let why = match error {
         Error::WatchError(status) => status.message.clone(),
         Error::InitialListFailed(error)
@@ -128,7 +128,7 @@ fn unreadable(name: &str, error: &Error) -> Trouble {
         },
         Error::NoResourceVersion => error.to_string(),
     };
-    Trouble {
+    PodProblem {
         reason: "BundleUnreadable".to_owned(),
         message: format!("cannot read the Secret {name}: {why}"),
     }
@@ -163,10 +163,10 @@ mod tests {
         note_trouble(&missing("b", "is not there"), &plans, &sources);
         assert!(sources.health.not_ready(now).is_some());
         let text = "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
-             metadata: {name: shop}\nspec:\n  source:\n    changeLog:\n      \
-             databaseUrl: {value: \"postgres://a:5432/shop\"}\n---\n\
+             metadata: {name: shop}\nspec:\n  database:\n    \
+             url: {value: \"postgres://a:5432/shop\"}\n---\n\
              apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {name: big}\n\
-             spec:\n  \"on\": {entity: public.orders, operations: [Insert]}\n  \
+             spec:\n  events: {entity: public.orders, operations: [Insert]}\n  \
              actions: [{name: say, log: {}}]\n";
         let plan = Loader::default().load(text.as_bytes()).unwrap();
         take(plan.clone(), &plans, &sources);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crds::report::Trouble;
+use crds::pod_status::PodProblem;
 
 use crate::telemetry::health::DATABASE_UNREACHABLE;
 use ::queue::QueueError;
@@ -30,8 +30,8 @@ pub(crate) fn pause(failures: u32) -> Duration {
 }
 
 /// The error as a condition names it, with its remedy.
-pub(crate) fn trouble(error: &RunError) -> Trouble {
-    Trouble {
+pub(crate) fn trouble(error: &RunError) -> PodProblem {
+    PodProblem {
         reason: reason(error).to_owned(),
         message: error.to_string(),
     }

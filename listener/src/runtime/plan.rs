@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crds::bundle::BUNDLE_KEY;
 use crds::config::ListenerConfig;
-use crds::load::{Report, SourceFile};
-use crds::report::{Refusal, Trouble};
+use crds::manifest::{Diagnostics, SourceFile};
+use crds::pod_status::{ObserverError, PodProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
 
@@ -62,7 +62,7 @@ pub(crate) struct Loader {
 
 impl Loader {
     /// The plan of a bundle, or why there is none. The same bytes give the same plan.
-    pub(crate) fn load(&mut self, bytes: &[u8]) -> Result<Plan, Trouble> {
+    pub(crate) fn load(&mut self, bytes: &[u8]) -> Result<Plan, PodProblem> {
         let hash = hex(&Sha256::digest(bytes));
         if let Some(last) = self.last.as_ref().filter(|last| last.bundle.hash == hash) {
             return Ok(last.clone());
@@ -74,12 +74,12 @@ impl Loader {
             path: BUNDLE_KEY.to_owned(),
             text,
         };
-        let loaded = crds::load::load(&[file], &|_, _| None, None).map_err(|r| told(&r))?;
+        let loaded = crds::loader::load(&[file], &|_, _| None, None).map_err(|r| told(&r))?;
         let bundle = loaded.bundle;
         let shared = self.shared.of(&bundle.listener);
         let shared = shared.map_err(|error| invalid(&error.to_string()))?;
         let (observers, problems) = Observers::compile_what_can_run(&bundle.observers, &shared);
-        let refused = problems.into_iter().map(|problem| Refusal {
+        let refused = problems.into_iter().map(|problem| ObserverError {
             observer: problem.observer,
             path: problem.path,
             message: problem.message,
@@ -98,11 +98,11 @@ impl Loader {
     }
 }
 
-fn told(report: &Report) -> Trouble {
-    let told = report.problems.iter().take(MAX_TOLD);
+fn told(report: &Diagnostics) -> PodProblem {
+    let told = report.items.iter().take(MAX_TOLD);
     let told: Vec<String> = told.map(ToString::to_string).collect();
     let mut text = told.join("; ");
-    let more = report.problems.len().saturating_sub(MAX_TOLD);
+    let more = report.items.len().saturating_sub(MAX_TOLD);
     if more > 0 {
         // Writing to a string cannot fail.
         let _ = write!(text, "; and {more} more");
@@ -110,8 +110,8 @@ fn told(report: &Report) -> Trouble {
     invalid(&text)
 }
 
-fn invalid(what: &str) -> Trouble {
-    Trouble {
+fn invalid(what: &str) -> PodProblem {
+    PodProblem {
         reason: "BundleInvalid".to_owned(),
         message: format!(
             "the bundle cannot be run, so the one before goes on if there was one: {what}"
@@ -128,11 +128,11 @@ mod tests {
     fn bundle(database: &str, more: &str, when: &str) -> String {
         format!(
             "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
-             metadata: {{name: shop, namespace: shop}}\nspec:\n  source:\n    changeLog:\n      \
-             databaseUrl: {{value: \"postgres://{database}:5432/shop\"}}\n{more}\n---\n\
+             metadata: {{name: shop, namespace: shop}}\nspec:\n  database:\n    \
+             url: {{value: \"postgres://{database}:5432/shop\"}}\n{more}\n---\n\
              apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\n\
              metadata: {{name: big, namespace: shop}}\nspec:\n  \
-             \"on\": {{entity: public.orders, operations: [Insert]}}\n  when: \"{when}\"\n  \
+             events: {{entity: public.orders, operations: [Insert]}}\n  when: \"{when}\"\n  \
              actions:\n    - name: say\n      log: {{}}\n"
         )
     }
@@ -163,7 +163,7 @@ mod tests {
         let plan = load(&mut loader, listener);
         assert_eq!(plan.observers.len(), 0);
         assert_eq!(before.change(&plan), Change::Observers);
-        let suspended = text.replace("spec:\n  \"on\"", "spec:\n  state: Suspended\n  \"on\"");
+        let suspended = text.replace("spec:\n  events", "spec:\n  suspend: true\n  \"on\"");
         assert_ne!(suspended, text);
         assert_eq!(load(&mut loader, &suspended).observers.len(), 0);
     }

@@ -282,7 +282,7 @@ impl<'a> Engine<'a> {
                 metrics: sources.metrics.clone(),
             },
             reporter: Arc::clone(&sources.reporter),
-            max_in_flight: usize::try_from(listener.max_in_flight).unwrap_or(usize::MAX),
+            max_in_flight: usize::try_from(listener.max_concurrency).unwrap_or(usize::MAX),
             save_every: listener.checkpoint_interval,
             stalled_after: listener.stalled_after,
         });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::config::ListenerConfig;
-use crds::report::Trouble;
+use crds::pod_status::PodProblem;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -135,7 +135,7 @@ pub async fn run(
 /// Logs that this process stands by, and why, once for each reason.
 fn stand_by(why: &RunError, listener: &str, sources: &Sources, logged: &mut Option<String>) {
     let message = why.to_string();
-    sources.health.waits_for(Trouble {
+    sources.health.waits_for(PodProblem {
         reason: "ConfigOutdated".to_owned(),
         message: message.clone(),
     });

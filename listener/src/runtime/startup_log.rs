@@ -54,14 +54,14 @@ pub(crate) async fn tell_first(pool: &PgPool, listener: &str, start: StartAt) {
             tracing::info!(
                 listener,
                 "this listener runs for the first time under this name, and begins with what the log holds: {events}. To \
-                 begin with what comes next, set spec.source.changeLog.startAt to Now before the first run, or run \
+                 begin with what comes next, set spec.startAt to Now before the first run, or run \
                  `observer-listener rebase --resume now`"
             );
         }
         StartAt::Now => tracing::info!(
             listener,
             "this listener runs for the first time under this name, and begins with what is committed from now on \
-             (spec.source.changeLog.startAt: Now)"
+             (spec.startAt: Now)"
         ),
     }
 }

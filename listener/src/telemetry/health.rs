@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crds::report::{NO_LEASE, Trouble};
+use crds::pod_status::{NO_LEASE, PodProblem};
 use tokio::time::Instant;
 
 /// Without an answer from the database for this long, the listener is not ready.
@@ -22,9 +22,9 @@ struct State {
     /// What keeps the database from answering although it is there.
     blocked: Option<String>,
     /// Shards that do not get on.
-    stalled: Option<Trouble>,
+    stalled: Option<PodProblem>,
     /// Why this process takes no part.
-    outside: Option<Trouble>,
+    outside: Option<PodProblem>,
     /// Whether something that was finished could not be saved, and was let go of.
     unsaved: bool,
 }
@@ -36,7 +36,7 @@ enum Waits {
     #[default]
     Database,
     /// For what is wrong to be put right.
-    Trouble(Trouble),
+    Trouble(PodProblem),
     /// Nothing.
     Nothing,
 }
@@ -63,7 +63,7 @@ impl Health {
     }
 
     /// Nothing can be done before this is put right.
-    pub fn waits_for(&self, trouble: Trouble) {
+    pub fn waits_for(&self, trouble: PodProblem) {
         self.note(|state| state.waits = Waits::Trouble(trouble));
     }
 
@@ -134,7 +134,7 @@ impl Health {
 
     /// Why no work can be expected of it now, if so.
     #[must_use]
-    pub fn not_ready(&self, now: Instant) -> Option<Trouble> {
+    pub fn not_ready(&self, now: Instant) -> Option<PodProblem> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let longer = |since: Option<Instant>, bound: Duration| {
             since
@@ -170,8 +170,8 @@ impl Health {
     }
 }
 
-fn trouble(reason: &str, message: String) -> Trouble {
-    Trouble {
+fn trouble(reason: &str, message: String) -> PodProblem {
+    PodProblem {
         reason: reason.to_owned(),
         message,
     }

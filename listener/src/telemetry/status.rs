@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use crds::report::{OwnedShard, PodReport, Refusal, Role, StalledShard, TrackingReport, Trouble};
+use crds::pod_status::{
+    ObserverError, OwnedShard, PodProblem, PodReport, Role, StalledShard, TrackingReport,
+};
 
 use crate::telemetry::metrics::Metrics;
 
@@ -15,7 +17,7 @@ pub struct LoadedBundle {
     /// SHA-256 of its bytes, in hexadecimal.
     pub hash: String,
     /// What in it does not compile.
-    pub refused: Vec<Refusal>,
+    pub refused: Vec<ObserverError>,
 }
 
 #[derive(Debug)]
@@ -26,9 +28,9 @@ struct State {
     /// The one that is being run, which may be an older one while that is finished.
     running: Option<LoadedBundle>,
     /// What is wrong with a newer bundle.
-    bundle: Option<Trouble>,
+    bundle: Option<PodProblem>,
     /// What keeps the work from being done.
-    work: Option<Trouble>,
+    work: Option<PodProblem>,
     shards: BTreeMap<u16, OwnedShard>,
     stalled_at_work: Vec<StalledShard>,
     stalled_before_work: Vec<StalledShard>,
@@ -90,7 +92,7 @@ impl Reporter {
     }
 
     /// The newest bundle cannot be used, or is not there; the one before stays.
-    pub fn bundle_trouble(&self, trouble: Trouble) {
+    pub fn bundle_trouble(&self, trouble: PodProblem) {
         self.note(|state| state.bundle = Some(trouble));
     }
 
@@ -197,7 +199,7 @@ impl Reporter {
     }
 
     /// The work cannot be done, and this process takes no part; it will try again.
-    pub fn work_trouble(&self, trouble: Trouble) {
+    pub fn work_trouble(&self, trouble: PodProblem) {
         self.note(|state| {
             state.role = Role::Starting;
             state.work = Some(trouble);
@@ -212,7 +214,7 @@ impl Reporter {
 
     /// All of it at this moment. `health` is what the tasks at work find wrong.
     #[must_use]
-    pub fn report(&self, metrics: &Metrics, health: Option<Trouble>) -> PodReport {
+    pub fn report(&self, metrics: &Metrics, health: Option<PodProblem>) -> PodReport {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |gauge: &prometheus::IntGauge| u64::try_from(gauge.get()).unwrap_or(0);
         let bundle = state.running.as_ref().or(state.loaded.as_ref());
@@ -258,14 +260,14 @@ mod tests {
         }
     }
 
-    fn trouble(reason: &str) -> Trouble {
-        Trouble {
+    fn trouble(reason: &str) -> PodProblem {
+        PodProblem {
             reason: reason.to_owned(),
             message: String::new(),
         }
     }
 
-    fn seen(reporter: &Reporter, health: Option<Trouble>) -> (Role, Option<String>, String) {
+    fn seen(reporter: &Reporter, health: Option<PodProblem>) -> (Role, Option<String>, String) {
         let report = reporter.report(&Metrics::new("default/test").unwrap(), health);
         let problem = report.problem.map(|problem| problem.reason);
         (report.role, report.bundle, problem.unwrap_or_default())

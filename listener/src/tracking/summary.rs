@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::report::{TrackingFinding, TrackingReport};
+use crds::pod_status::{TrackingFinding, TrackingReport};
 
 use super::Finding;
 use crate::text::on_one_line;
@@ -60,7 +60,7 @@ fn bounded(text: &str, most: usize) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use crds::report::COLUMN_MISSING;
+    use crds::pod_status::COLUMN_MISSING;
 
     use super::*;
 

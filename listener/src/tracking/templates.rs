@@ -152,11 +152,11 @@ pub(crate) fn sources<'a>(kind: &'a ActionKind) -> Vec<Source<'a>> {
                 add("redis.publish.channel", Some(channel));
                 add("redis.publish.message", message.as_ref());
             }
-            RedisCommand::Add {
+            RedisCommand::AppendToStream {
                 stream, message, ..
             } => {
-                add("redis.add.stream", Some(stream));
-                add("redis.add.message", message.as_ref());
+                add("redis.appendToStream.stream", Some(stream));
+                add("redis.appendToStream.message", message.as_ref());
             }
         },
         ActionKind::Nats(nats) => {

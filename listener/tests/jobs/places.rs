@@ -36,7 +36,7 @@ async fn jobs_of_the_place_before_are_worked_off_first() {
     let often = "timeout: 5m\n      retry: {attempts: 100, initialBackoff: 1s, maxBackoff: 10s}";
     let hook = observer("both", &sink.url("/hook"), often);
     // No worker dies here, and none is to be taken for dead.
-    let spec = in_redis(&redis).replace("lease: 5s", "lease: 1m");
+    let spec = in_redis(&redis).replace("workerLeaseDuration: 5s", "workerLeaseDuration: 1m");
     let config = Config::new(&db.url, &spec, &hook);
     let (redis, postgres) = ("backend: Redis", "backend: Postgres");
     let mut rounds = 0;

@@ -14,7 +14,10 @@ async fn attempts_go_on_where_a_killed_process_left_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_go_on_where_a_killed_process_left_them_in_redis() {
     let redis = redis().await;
-    attempts_go_on(&in_redis(&redis).replace("lease: 5s", "lease: 20s")).await;
+    attempts_go_on(
+        &in_redis(&redis).replace("workerLeaseDuration: 5s", "workerLeaseDuration: 20s"),
+    )
+    .await;
 }
 
 async fn attempts_go_on(spec: &str) {

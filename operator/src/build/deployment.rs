@@ -1,6 +1,6 @@
 //! A listener's pods, and its pods for jobs, which differ in their command alone.
 
-use crds::report::STATUS_PORT;
+use crds::pod_status::STATUS_PORT;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };

@@ -17,8 +17,8 @@ pub mod service_account;
 
 use std::collections::BTreeMap;
 
-use crds::duration::Span;
-use crds::resources::{ObserverListener, PodTemplate};
+use crds::duration::HumanDuration;
+use crds::v1alpha1::{ObserverListener, PodTemplate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::Resource;
 use kube::core::ApiResource;
@@ -79,7 +79,7 @@ pub struct Fleet {
     /// Number of pods for jobs alone.
     pub workers: i32,
     /// How long a stop waits for attempts under way.
-    pub drain_timeout: Span,
+    pub drain_timeout: HumanDuration,
     /// What users add to the pods.
     pub template: PodTemplate,
     /// What is the same for all listeners.

@@ -8,7 +8,7 @@ mod selection;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crds::resources::{NamespacesFrom, Observer, ObserverListener};
+use crds::v1alpha1::{NamespacesFrom, Observer, ObserverListener};
 
 use crate::build::Kind;
 use crate::key::{Key, Work};

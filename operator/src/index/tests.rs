@@ -13,9 +13,9 @@ fn listener(key: &str, spec: &Value) -> (Key, Item) {
         "apiVersion": "observers.fraiseql.dev/v1alpha1",
         "kind": "ObserverListener",
         "metadata": { "namespace": namespace, "name": name, "uid": key, "generation": 1 },
-        "spec": { "source": { "changeLog": { "databaseUrl": {
+        "spec": { "database": { "url": {
             "secretKeyRef": { "name": "db", "key": "url" },
-        } } } },
+        } } },
     });
     for (field, value) in spec.as_object().unwrap() {
         object["spec"][field] = value.clone();
@@ -34,7 +34,7 @@ fn observer_of(key: &str, generation: i64, version: u64, labels: &Value) -> (Key
             "namespace": namespace, "name": name, "uid": key, "labels": labels,
             "generation": generation, "resourceVersion": version.to_string(),
         },
-        "spec": { "on": { "entity": "a.b" }, "actions": [{ "name": "a", "log": {} }] },
+        "spec": { "events": { "entity": "a.b" }, "actions": [{ "name": "a", "log": {} }] },
     });
     let held = Held::read(serde_json::from_value(object).unwrap());
     (Key::new(namespace, name), Item::Observer(held))
@@ -311,7 +311,7 @@ fn one_that_cannot_be_read_is_alone_with_it() {
         "apiVersion": "observers.fraiseql.dev/v1alpha1",
         "kind": "Observer",
         "metadata": { "namespace": "a", "name": "odd", "generation": 1 },
-        "spec": { "on": { "entity": "a.b" }, "actions": 7 },
+        "spec": { "events": { "entity": "a.b" }, "actions": 7 },
     });
     let held = Held::read(serde_json::from_value(odd).unwrap());
     put(&mut index, (Key::new("a", "odd"), Item::Observer(held)));

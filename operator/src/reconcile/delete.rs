@@ -1,7 +1,7 @@
 //! The end of a listener: its pods stop, its rows go, and then it goes itself. All that was made for
 //! it has it as owner, or one of its pods, and goes with that, the Leases of its pods too.
 
-use crds::resources::{DeletionPolicy, ObserverListener};
+use crds::v1alpha1::{DeletionPolicy, ObserverListener};
 use tokio::time::Instant;
 
 use super::listener::Memory;

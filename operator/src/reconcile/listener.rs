@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::resources::{DeletionPolicy, ObserverListener, ObserverListenerStatus};
+use crds::v1alpha1::{DeletionPolicy, ObserverListener, ObserverListenerStatus};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 

@@ -1,6 +1,6 @@
 //! The status of an observer, from what the listeners that select it say.
 
-use crds::resources::{Observer, ObserverStatus};
+use crds::v1alpha1::{Observer, ObserverStatus};
 
 use super::publish::write_status;
 use super::{Context, Done, ReconcileError, now};

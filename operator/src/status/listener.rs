@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::duration::Span;
-use crds::report::{PodReport, Role};
-use crds::resources::{ObserverCounts, ObserverListenerStatus, consent};
+use crds::duration::HumanDuration;
+use crds::pod_status::{PodReport, Role};
+use crds::v1alpha1::{ObserverCounts, ObserverListenerStatus, consent};
 use k8s_openapi::jiff::Timestamp;
 
 use super::ready::Turns;
@@ -112,10 +112,10 @@ pub fn listener(
         lag: oldest.map(|seconds| lag(seconds, before.lag.as_deref())),
         backlog: i64::try_from(backlog.unwrap_or(0)).unwrap_or(i64::MAX),
         open_circuit_breakers: seen.left_alone(),
-        bundle: seen
+        config_hash: seen
             .bundle
             .map(ToOwned::to_owned)
-            .or_else(|| before.bundle.clone()),
+            .or_else(|| before.config_hash.clone()),
         conditions: vec![
             say("Ready", seen.ready(turns)),
             progressing,
@@ -314,7 +314,7 @@ impl<'a> Seen<'a> {
         let behind =
             |(report, _): &(&PodReport, _)| report.lag_seconds > long && report.backlog > 0;
         if turns.owners.values().any(behind) {
-            let long = Span::from(self.stalled_after);
+            let long = HumanDuration::from(self.stalled_after);
             return Saying::new(
                 Truth::False,
                 "Behind",
@@ -347,7 +347,7 @@ impl<'a> Seen<'a> {
             } else {
                 programmed
             },
-            refused: count(&Verdict::refused),
+            rejected: count(&Verdict::refused),
             untracked: if on_its_way || open > 0 {
                 before
                     .untracked

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crds::report::{
-    BreakerState, LeftAlone, NO_LEASE, OwnedShard, ReceiverLeftAlone, StalledShard, Trouble,
+use crds::pod_status::{
+    BreakerState, LeftAlone, NO_LEASE, OwnedShard, PodProblem, ReceiverLeftAlone, StalledShard,
 };
 
 use super::*;
@@ -158,8 +158,8 @@ fn pod(name: &str, report: Option<PodReport>) -> Pod {
     }
 }
 
-fn trouble(reason: &str) -> Trouble {
-    Trouble {
+fn trouble(reason: &str) -> PodProblem {
+    PodProblem {
         reason: reason.to_owned(),
         message: "it is away".to_owned(),
     }
@@ -302,7 +302,7 @@ fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
     );
     let counts = status.observers;
     assert_eq!(
-        (counts.selected, counts.programmed, counts.refused),
+        (counts.selected, counts.programmed, counts.rejected),
         (3, 1, 1)
     );
 }

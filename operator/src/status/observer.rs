@@ -2,7 +2,7 @@
 //!
 //! Several listeners may select it; it runs once all of them run it.
 
-use crds::resources::ObserverStatus;
+use crds::v1alpha1::ObserverStatus;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::conditions::{Saying, Truth, condition, find};
@@ -137,7 +137,7 @@ impl Said<'_> {
                     return Saying::new(
                         Truth::False,
                         "Suspended",
-                        "events pass without a look at them until spec.state is Active",
+                        "events pass without a look at them while spec.suspend is true",
                     );
                 }
                 Verdict::Waiting { reason, message } => {

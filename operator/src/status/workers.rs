@@ -1,7 +1,7 @@
 //! What is said about a listener's pods for jobs.
 
-use crds::duration::Span;
-use crds::resources::WorkerCounts;
+use crds::duration::HumanDuration;
+use crds::v1alpha1::WorkerCounts;
 use k8s_openapi::jiff::Timestamp;
 
 use super::listener::Seen;
@@ -60,7 +60,7 @@ impl Seen<'_> {
             "{few} of {} pods for jobs {verb} ready, for more than {}; see kubectl describe of the \
              pods, and their logs",
             workers.wanted,
-            Span::from(self.stalled_after)
+            HumanDuration::from(self.stalled_after)
         );
         Some(Saying::new(Truth::True, "WorkersUnavailable", message))
     }

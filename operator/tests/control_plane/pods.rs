@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::routing::get;
-use crds::report::{
+use crds::pod_status::{
     LeftAlone, OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT, TrackingReport,
 };
-use crds::resources::ObserverListener;
+use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};

@@ -84,7 +84,7 @@ pub enum OwnDatabaseError {
     /// It is another database.
     #[error(
         "spec.egress.ownDatabase.url of the ObserverListener leads to another database than \
-         spec.source.changeLog.databaseUrl: correct it, or give the action a postgres.url"
+         spec.database.url: correct it, or give the action a postgres.url"
     )]
     Elsewhere,
     /// The login may do more than statements of observers should.

@@ -104,7 +104,7 @@ async fn keys_and_what_tags_name_are_removed() {
 #[tokio::test]
 async fn an_entry_of_a_stream_carries_the_delivery_s_id() {
     let (server, mut connection) = server().await;
-    let command = RedisCommand::Add {
+    let command = RedisCommand::AppendToStream {
         stream: "orders".to_owned(),
         message: Some("{{ new.id }}".to_owned()),
         max_length: Some(1000),
@@ -144,7 +144,7 @@ async fn a_message_is_published() {
 async fn what_the_server_refuses_is_told_with_a_remedy() {
     let (server, mut connection) = server().await;
     let _: () = connection.sadd("taken", 1).await.unwrap();
-    let command = RedisCommand::Add {
+    let command = RedisCommand::AppendToStream {
         stream: "taken".to_owned(),
         message: None,
         max_length: None,

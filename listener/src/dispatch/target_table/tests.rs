@@ -30,7 +30,7 @@ fn action(name: &str, attempts: u32) -> ActionConfig {
         queue: crds::config::ActionQueue::default(),
         ordering: crds::config::Ordering::default(),
         rate_limit: None,
-        max_in_flight: None,
+        max_concurrency: None,
     }
 }
 

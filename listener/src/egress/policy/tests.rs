@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crds::config::ActionKind;
-use crds::load::{SourceFile, load};
+use crds::loader::load;
+use crds::manifest::SourceFile;
 use proptest::prelude::*;
 use testkit::wait::Patience;
 use tokio::net::TcpListener;
@@ -30,7 +31,7 @@ fn guard(cidrs: &[&str], hosts: &[&str]) -> Guard {
 fn the_first_limit_that_means_a_host_is_its() {
     let limit = |host: &str, most| HostLimit {
         host: host.to_owned(),
-        max_in_flight: Some(most),
+        max_concurrency: Some(most),
         rate_limit: None,
     };
     let limits = vec![
@@ -44,7 +45,7 @@ fn the_first_limit_that_means_a_host_is_its() {
             limits: limits.to_vec(),
             ..Egress::default()
         });
-        guard.limit(host).and_then(|limit| limit.max_in_flight)
+        guard.limit(host).and_then(|limit| limit.max_concurrency)
     };
     for (host, expected) in [
         ("api.example.com", 1),
@@ -379,9 +380,9 @@ async fn a_name_that_changes_its_mind_leads_nowhere_else() {
 fn kinds(host: &str, port: u16) -> Vec<ActionKind> {
     let file = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\nmetadata: {{name: l}}\n\
-         spec: {{source: {{changeLog: {{databaseUrl: {{value: 'postgres://h/d'}}}}}}}}\n---\n\
+         spec: {{database: {{url: {{value: 'postgres://h/d'}}}}}}\n---\n\
          apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: o}}\nspec:\n  \
-         \"on\": {{entity: public.e}}\n  actions:\n  \
+         events: {{entity: public.e}}\n  actions:\n  \
          - {{name: a, webhook: {{url: {{value: 'http://{host}:{port}/'}}}}}}\n  \
          - {{name: b, slack: {{url: {{value: 'https://{host}:{port}/'}}, text: a}}}}\n  \
          - {{name: c, email: {{smtp: {{host: {host}, port: {port}, tls: None}}, from: a@b.c, to: [a@b.c], subject: a, text: a}}}}\n  \
