@@ -39,7 +39,7 @@ pub async fn keep(
             () = stop.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        let tried = sqlx::query_scalar("select blocked from observer.maintain($1)")
+        let tried = sqlx::query_scalar("select blocked from observer.apply_retention($1)")
             .bind(keep)
             .fetch_one(&pool)
             .await;
