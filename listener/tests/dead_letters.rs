@@ -239,7 +239,7 @@ async fn what_an_observer_left_behind_can_be_dropped() {
     let first = left[0]["id"].to_string();
     assert_eq!(dlq(&db, &["drop", &first]).await, "1 dropped\n");
     for does in ["drop", "redrive", "show"] {
-        let missing = command(&["dlq", does, &first, "--database-url", &db.url]).await;
+        let missing = command(&["dead-letters", does, &first, "--database-url", &db.url]).await;
         assert_eq!(missing.code, Some(1), "{does}: {}", missing.said());
         assert!(
             missing
@@ -250,7 +250,7 @@ async fn what_an_observer_left_behind_can_be_dropped() {
         );
     }
     let file = config.path();
-    let by_file = command(&["dlq", "list", "-f", file.to_str().unwrap()])
+    let by_file = command(&["dead-letters", "list", "-f", file.to_str().unwrap()])
         .await
         .ok();
     assert_eq!(by_file.lines().count(), 3, "a head and two: {by_file}");

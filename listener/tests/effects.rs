@@ -97,7 +97,7 @@ async fn in_the_own_database_each_change_takes_effect_once_whatever_is_killed() 
         process.kill().await;
         // What had taken effect and was not saved.
         let unsaved: i64 = db
-            .value("select count(*) from observer.effect where at > (select max(saved_at) from observer.checkpoint)")
+            .value("select count(*) from observer.processed_delivery where at > (select max(saved_at) from observer.checkpoint)")
             .await;
         twice += unsaved;
     }

@@ -68,7 +68,7 @@ async fn left(db: &TestDb, count: usize) {
     };
     while_progressing_or(look, async || {
         let jobs = "select coalesce(json_agg(j), '[]')::text from (
-            select state, observer, key, attempts, due, worker from observer.job limit 20) j";
+            select state, observer, key, attempts, scheduled_at, worker from observer.job limit 20) j";
         let (pending, jobs): (_, String) = (pending(db).await, db.value(jobs).await);
         format!("{count} jobs, and there are {pending}: {jobs}")
     })

@@ -104,7 +104,14 @@ async fn each_filter_leaves_what_it_says_and_an_export_holds_all_of_it() {
         }
         assert_eq!(exported.len(), expected, "{args:?}");
     }
-    let wrong = ["dlq", "list", "--since", "yesterday", "--database-url", "x"];
+    let wrong = [
+        "dead-letters",
+        "list",
+        "--since",
+        "yesterday",
+        "--database-url",
+        "x",
+    ];
     let ended = command(&wrong).await;
     assert_eq!(ended.code, Some(2));
     assert!(
@@ -213,7 +220,12 @@ async fn large_letters_are_exported_and_redriven_in_bounded_parts() {
         "--listener",
         "other/one",
     ];
-    let args = [&["dlq"], &of_another[..], &["--database-url", &db.url]].concat();
+    let args = [
+        &["dead-letters"],
+        &of_another[..],
+        &["--database-url", &db.url],
+    ]
+    .concat();
     assert!(command(&args).await.err.contains("there is no dead letter"));
     sink.behave(Behaviour::Ok);
     dlq(&db, &["redrive", "--all"]).await;
@@ -270,7 +282,7 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
     .await;
     eventually("all is saved", async || {
         let left: i64 = db
-            .value("select count(*) + (select count(*) from observer.checkpoint where finished <> '{}') from observer.job")
+            .value("select count(*) + (select count(*) from observer.checkpoint where completed_ids <> '{}') from observer.job")
             .await;
         (left == 0).then_some(())
     })

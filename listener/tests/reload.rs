@@ -143,13 +143,13 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     failing.behave(Behaviour::Ok);
     let back = loaded(&files(&format!("{}{comes}{fails}", stays("/second")))).1;
     send.send_replace(back);
-    db.run("update observer.job set due = now(), state = 'r' where state = 'd'")
+    db.run("update observer.job set scheduled_at = now(), state = 'a' where state = 's'")
         .await;
     assert_eq!(sorted(keys_of(&failing, "/fails", ROWS).await), first);
     stop.cancel();
     running.await.unwrap().unwrap();
     let partly: String = db
-        .value("select partly::text from observer.checkpoint where listener = 'default/test'")
+        .value("select partially_completed::text from observer.checkpoint where listener = 'default/test'")
         .await;
     assert_eq!(partly, "[]", "all is over");
 }

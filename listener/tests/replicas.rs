@@ -312,7 +312,7 @@ async fn another_number_of_shards_repeats_and_loses_nothing() {
     first.stop().await;
     second.stop().await;
     let inherited: i64 = db
-        .value("select count(*) from observer.checkpoint where inherited::text <> '[]'")
+        .value("select count(*) from observer.checkpoint where pre_reshard_progress::text <> '[]'")
         .await;
     println!("{inherited} shards still know of others");
 }

@@ -314,7 +314,8 @@ async fn changes_come_one_by_one_whoever_makes_them() {
     assert_eq!(next().await, LeaseEvent::Deleted("a".to_owned()));
 
     // All at once, the count of versions included.
-    db.run("select observer.forget('default/test')").await;
+    db.run("select observer.drop_listener('default/test')")
+        .await;
     assert_eq!(next().await, LeaseEvent::Deleted("b".to_owned()));
     let left: i64 = db.value("select count(*) from observer.lease").await;
     assert_eq!(left, 0);

@@ -233,14 +233,17 @@ pub struct First {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum State {
-    /// First of its lane, and nobody works on it: due now or later.
-    Ready,
+    /// First of its lane, and can be claimed.
+    Available,
+    /// First of its lane, and waits for its time, such as for its next attempt. It counts as available in
+    /// figures as soon as that has come.
+    Scheduled,
     /// A worker holds it.
     Running,
     /// It waits behind another of its lane.
-    Behind,
+    Blocked,
     /// It is done, and kept for a while.
-    Finished,
+    Completed,
 }
 
 /// A job as it is shown.
@@ -269,8 +272,8 @@ pub struct Shown {
     pub attempts: u32,
     /// When it was enqueued.
     pub enqueued_at: DateTime<Utc>,
-    /// When it may be attempted; for a finished one, when it ended.
-    pub due: DateTime<Utc>,
+    /// When it may be attempted; for a completed one, when it ended.
+    pub scheduled_at: DateTime<Utc>,
     /// Who works on it.
     pub worker: Option<String>,
     /// The last failure, in words.
@@ -302,12 +305,12 @@ pub struct Selection {
 pub struct Figures {
     /// All that are not over.
     pub pending: u64,
-    /// Ready, and their time has come.
-    pub due: u64,
+    /// First of their lane, and their time has come.
+    pub available: u64,
     /// Held by workers.
     pub running: u64,
     /// Behind another of their lane.
-    pub behind: u64,
+    pub blocked: u64,
     /// Of those pending, how many have had 0, 1, 2 to 3, 4 to 7, and 8 or more attempts.
     pub by_attempts: [u64; 5],
     /// Seconds since the oldest that is pending was enqueued.
@@ -315,12 +318,19 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// First of their lane, and their time is still to come.
+    #[must_use]
+    pub const fn scheduled(&self) -> u64 {
+        self.pending
+            .saturating_sub(self.available + self.running + self.blocked)
+    }
+
     /// Adds those of the same observer elsewhere.
     pub fn add(&mut self, more: &Self) {
         self.pending += more.pending;
-        self.due += more.due;
+        self.available += more.available;
         self.running += more.running;
-        self.behind += more.behind;
+        self.blocked += more.blocked;
         for (sum, more) in self.by_attempts.iter_mut().zip(more.by_attempts) {
             *sum += more;
         }
@@ -423,7 +433,7 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// One job in full.
     async fn show(&self, id: &str) -> Result<Option<Shown>, QueueError>;
 
-    /// Makes the ready ones of a selection due at once. Answers with how many were not.
+    /// Makes the scheduled ones of a selection available at once. Answers with how many there were.
     async fn retry(&self, what: &Selection) -> Result<u64, QueueError>;
 
     /// Drops jobs for good; those that are under way are cut off at their worker's next sign of

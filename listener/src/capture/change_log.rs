@@ -108,8 +108,8 @@ pub struct Log {
     incarnation: Arc<str>,
 }
 
-/// As `observer.mark()` does, without a function's own settings. A statement's snapshot is taken before it
-/// runs, and a sequence is read as it is then, so no event that the snapshot sees has a larger id.
+/// As `observer.current_bound()` does, without a function's own settings. A statement's snapshot is taken
+/// before it runs, and a sequence is read as it is then, so no event that the snapshot sees has a larger id.
 /// Read by a select, a sequence may for a moment be 32 ahead; the function takes its lock.
 const MARK: &str = "
     select pg_current_snapshot()::text,
@@ -122,7 +122,7 @@ const LOOK: &str = "
            case when is_called then pg_sequence_last_value('observer.change_log_id') else 0 end,
            array(select c.shard from observer.checkpoint c
                  where c.listener = $1 and c.epoch = ($2::bigint[])[c.shard + 1]),
-           exists (select from observer.life where id = $3)
+           exists (select from observer.server_incarnation where id = $3)
     from observer.change_log_id";
 
 /// Names the entity once for all its events in a page.
@@ -144,7 +144,7 @@ impl Log {
 
     /// Opens the log, whose name becomes the beginning of each event's id.
     pub async fn open(pool: PgPool) -> Result<Self, LogError> {
-        let id: String = sqlx::query_scalar("select left(id::text, 8) from observer.incarnation")
+        let id: String = sqlx::query_scalar("select left(id::text, 8) from observer.log_identity")
             .fetch_one(&pool)
             .await?;
         Ok(Self {
@@ -186,7 +186,7 @@ impl Log {
 
     /// A floor for marks that are taken after this call.
     pub async fn floor(&self) -> Result<i64, LogError> {
-        Ok(sqlx::query_scalar("select observer.floor()")
+        Ok(sqlx::query_scalar("select observer.low_watermark()")
             .fetch_one(&self.pool)
             .await?)
     }
@@ -287,7 +287,7 @@ impl Log {
 /// Bounds are computed once, as a parameter's cast would be anew for each row.
 const PAGE: &str = "
     with near as (
-        select id, slot, ctid, hash,
+        select id, partition_no, ctid, hash,
                size::bigint + octet_length(entity) + coalesce(octet_length(key), 0)
                    + coalesce(octet_length(tenant), 0) as bytes
         from observer.change_log
@@ -296,10 +296,10 @@ const PAGE: &str = "
           and pg_visible_in_snapshot(xid, (select $5::pg_snapshot))
         order by id limit $8
     ), far as (
-        select row.id, row.slot, row.ctid, row.hash, row.bytes
+        select row.id, row.partition_no, row.ctid, row.hash, row.bytes
         from unnest($6::xid8[]) as ended(xid)
         cross join lateral (
-            select c.id, c.slot, c.ctid, c.hash,
+            select c.id, c.partition_no, c.ctid, c.hash,
                    c.size::bigint + octet_length(c.entity) + coalesce(octet_length(c.key), 0)
                        + coalesce(octet_length(c.tenant), 0) as bytes
             from observer.change_log c
@@ -307,15 +307,15 @@ const PAGE: &str = "
             order by c.xid, c.id limit $8
         ) row
     ), looked_at as (
-        select id, slot, ctid, asked_for,
+        select id, partition_no, ctid, asked_for,
                sum(case when asked_for then bytes else 0 end) over (order by id rows unbounded preceding)
                    - case when asked_for then bytes else 0 end as before
         from (
-            select id, slot, ctid, bytes, hash % $11 = any($12) as asked_for
+            select id, partition_no, ctid, bytes, hash % $11 = any($12) as asked_for
             from (select * from near union all select * from far order by id limit $8) halves
         ) halves
     ), page as (
-        select id, slot, ctid, asked_for from looked_at where before < $9
+        select id, partition_no, ctid, asked_for from looked_at where before < $9
     ), whole as (
         select max(id) as reached,
                count(*) < $8 and count(*) = (select count(*) from looked_at) as last
@@ -325,7 +325,7 @@ const PAGE: &str = "
                coalesce(octet_length(c.tenant), 0) as tenant_bytes
         from page
         cross join lateral (
-            select * from observer.change_log c where c.slot = page.slot and c.ctid = page.ctid
+            select * from observer.change_log c where c.partition_no = page.partition_no and c.ctid = page.ctid
         ) c
         where page.asked_for
     ), judged as (

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::snapshot::Snapshot;
 
-/// A snapshot with bounds on the ids around it, as `observer.floor()` and `observer.mark()` give them.
+/// A snapshot with bounds on the ids around it, as `observer.low_watermark()` and
+/// `observer.current_bound()` give them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Every event of a transaction from the snapshot's xmax on has a larger id. As xmax only

@@ -41,8 +41,8 @@ pub enum ReadError {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "listener {listener} has read further than this database has come, so the database was restored from a backup \
-     or replaced: nothing was changed. Run `observer-listener rebase` to go on with all that the log holds, or \
-     `observer-listener rebase --resume now` to go on with what comes next"
+     or replaced: nothing was changed. Run `observer-listener reset-position` to go on with all that the log holds, or \
+     `observer-listener reset-position --to latest` to go on with what comes next"
 )]
 pub struct Ahead {
     /// The listener.

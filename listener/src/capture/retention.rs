@@ -33,7 +33,7 @@ pub async fn keep(pool: PgPool, retention: Duration, metrics: Metrics, stop: Can
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let tried = sqlx::query_scalar("select blocked from observer.maintain($1)")
+        let tried = sqlx::query_scalar("select blocked from observer.apply_retention($1)")
             .bind(keep)
             .fetch_one(&pool)
             .await;

@@ -41,10 +41,10 @@ pub struct ClaimedShard {
 
 /// The life that the server lives; begun if it has just recovered.
 pub async fn life(pool: &PgPool) -> Result<Uuid, CheckpointError> {
-    sqlx::query("insert into observer.life default values on conflict do nothing")
+    sqlx::query("insert into observer.server_incarnation default values on conflict do nothing")
         .execute(pool)
         .await?;
-    let life = sqlx::query_scalar("select id from observer.life");
+    let life = sqlx::query_scalar("select id from observer.server_incarnation");
     Ok(life.fetch_one(pool).await?)
 }
 

@@ -175,8 +175,8 @@ async fn name(
 ) -> Result<bool, CheckpointError> {
     let shards: BTreeSet<u16> = what.jobs.iter().map(|(shard, _)| *shard).collect();
     let named = sqlx::query(
-        "update observer.checkpoint set last_save = $3
-         where listener = $1 and shard = any($2) and last_save is distinct from $3",
+        "update observer.checkpoint set last_commit_id = $3
+         where listener = $1 and shard = any($2) and last_commit_id is distinct from $3",
     )
     .bind(listener)
     .bind(shards.into_iter().map(smallint).collect::<Vec<_>>())
@@ -195,7 +195,7 @@ async fn fenced(
     epochs: &BTreeMap<u16, i64>,
 ) -> Result<BTreeSet<u16>, CheckpointError> {
     let row = sqlx::query(
-        "select exists (select from observer.life where id = $4),
+        "select exists (select from observer.server_incarnation where id = $4),
                 array(select claim.shard from unnest($2::smallint[], $3::bigint[]) as claim(shard, epoch)
                       where not exists (
                           select from observer.checkpoint c
@@ -275,21 +275,23 @@ async fn positions(
 /// does not compare snapshots, but of two taken one after the other both ends only grow.
 const SAVE: &str = "
     update observer.checkpoint c
-    set from_floor = new.from_floor, from_snapshot = new.from_snapshot, from_ceiling = new.from_ceiling,
-        to_floor = new.to_floor, to_snapshot = new.to_snapshot, to_ceiling = new.to_ceiling,
-        last_id = new.last_id, finished = new.finished::bigint[], partly = new.partly,
-        inherited = new.inherited, saved_at = clock_timestamp()
+    set base_low_id = new.base_low_id, base_snapshot = new.base_snapshot, base_high_id = new.base_high_id,
+        window_low_id = new.window_low_id, window_snapshot = new.window_snapshot, window_high_id = new.window_high_id,
+        last_id = new.last_id, completed_ids = new.completed_ids::bigint[],
+        partially_completed = new.partially_completed, pre_reshard_progress = new.pre_reshard_progress,
+        saved_at = clock_timestamp()
     from unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::text[]::pg_snapshot[], $6::bigint[],
                 $7::bigint[], $8::text[]::pg_snapshot[], $9::bigint[], $10::bigint[], $11::text[],
                 $12::text[]::json[], $13::text[]::json[])
-         as new(shard, epoch, from_floor, from_snapshot, from_ceiling,
-                to_floor, to_snapshot, to_ceiling, last_id, finished, partly, inherited)
+         as new(shard, epoch, base_low_id, base_snapshot, base_high_id,
+                window_low_id, window_snapshot, window_high_id, last_id, completed_ids, partially_completed,
+                pre_reshard_progress)
     where c.listener = $1 and c.shard = new.shard and c.epoch = new.epoch
-      and case when new.from_snapshot::text = c.from_snapshot::text
-               then c.to_snapshot is null
-                    or (new.to_snapshot::text = c.to_snapshot::text and new.last_id >= c.last_id)
-               else pg_snapshot_xmax(new.from_snapshot) >= pg_snapshot_xmax(c.from_snapshot)
-                    and pg_snapshot_xmin(new.from_snapshot) >= pg_snapshot_xmin(c.from_snapshot)
+      and case when new.base_snapshot::text = c.base_snapshot::text
+               then c.window_snapshot is null
+                    or (new.window_snapshot::text = c.window_snapshot::text and new.last_id >= c.last_id)
+               else pg_snapshot_xmax(new.base_snapshot) >= pg_snapshot_xmax(c.base_snapshot)
+                    and pg_snapshot_xmin(new.base_snapshot) >= pg_snapshot_xmin(c.base_snapshot)
           end
     returning c.shard";
 

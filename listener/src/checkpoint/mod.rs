@@ -71,7 +71,7 @@ impl Inherited {
     }
 }
 
-/// `partly` as the table holds it.
+/// `partially_completed` as the table holds it.
 #[derive(Serialize, Deserialize)]
 struct PartlyDone(i64, Arc<str>, Arc<str>);
 
@@ -93,8 +93,8 @@ pub enum CheckpointError {
     /// The position belongs to another database.
     #[error(
         "the position of listener {listener} was saved in another database (system identifier {saved}, this one has {here}): \
-         nothing was changed. Run `observer-listener rebase` to go on with all that the log holds, or \
-         `observer-listener rebase --resume now` to go on with what comes next"
+         nothing was changed. Run `observer-listener reset-position` to go on with all that the log holds, or \
+         `observer-listener reset-position --to latest` to go on with what comes next"
     )]
     Foreign {
         /// The listener.

@@ -152,17 +152,19 @@ async fn insert(
              left join (select * from observer.checkpoint where listener = $1 limit 1) c on true
          )
          insert into observer.checkpoint as c
-             (listener, shard, shards, epoch, holder, from_floor, from_snapshot, from_ceiling,
-              to_floor, to_snapshot, to_ceiling, last_id, inherited, system_identifier, database_oid)
+             (listener, shard, shards, epoch, holder, base_low_id, base_snapshot, base_high_id,
+              window_low_id, window_snapshot, window_high_id, last_id, pre_reshard_progress,
+              system_identifier, database_oid)
          select $1, shard, $2, $3, '', $4, $5::pg_snapshot, $6, $7, $8::pg_snapshot, $9, $10, $11::json,
                 here.system_identifier, here.database_oid
          from here, generate_series(0, $2 - 1) as shard
          on conflict (listener, shard) do update
          set shards = excluded.shards, epoch = excluded.epoch + 1, holder = '',
-             from_floor = excluded.from_floor, from_snapshot = excluded.from_snapshot,
-             from_ceiling = excluded.from_ceiling, to_floor = excluded.to_floor,
-             to_snapshot = excluded.to_snapshot, to_ceiling = excluded.to_ceiling,
-             last_id = excluded.last_id, finished = '{}', partly = '[]', inherited = excluded.inherited,
+             base_low_id = excluded.base_low_id, base_snapshot = excluded.base_snapshot,
+             base_high_id = excluded.base_high_id, window_low_id = excluded.window_low_id,
+             window_snapshot = excluded.window_snapshot, window_high_id = excluded.window_high_id,
+             last_id = excluded.last_id, completed_ids = '{}', partially_completed = '[]',
+             pre_reshard_progress = excluded.pre_reshard_progress,
              saved_at = clock_timestamp()",
     )
     .bind(listener)

@@ -1,4 +1,4 @@
-//! `dlq`: dead letters.
+//! `dead-letters`.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -162,7 +162,7 @@ pub(super) enum Output {
     Json,
 }
 
-/// Runs a `dlq` command.
+/// Runs a `dead-letters` command.
 pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
     match command {
         DlqCommand::List {
@@ -182,7 +182,7 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             let (pool, what) = open(database, Filter::default(), Some(vec![id])).await?;
             let Some(letter) = admin::show(&pool, &what).await? else {
                 return Err(anyhow::anyhow!(
-                    "there is no dead letter {id}; `dlq list` shows which there are"
+                    "there is no dead letter {id}; `dead-letters list` shows which there are"
                 )
                 .into());
             };
@@ -360,7 +360,7 @@ fn all_there(missing: &[i64]) -> Result<(), CliError> {
     }
     let ids: Vec<String> = missing.iter().map(ToString::to_string).collect();
     Err(anyhow::anyhow!(
-        "there is no dead letter {}; `dlq list` shows which there are",
+        "there is no dead letter {}; `dead-letters list` shows which there are",
         ids.join(", ")
     )
     .into())

@@ -1,4 +1,4 @@
-//! `jobs`: what waits in the queue.
+//! `jobs`: what is in the queue.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) enum JobsCommand {
     List {
         #[command(flatten)]
         filter: Filter,
-        /// Only those that stand like this
+        /// Only those in this state
         #[arg(long, value_enum)]
         state: Option<Stand>,
         /// Most to list
@@ -51,7 +51,7 @@ pub(super) enum JobsCommand {
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Make those due now that wait for their next attempt
+    /// Make scheduled ones available now, instead of after their wait
     Retry(Chosen),
     /// Drop for good; those under way are cut off within seconds
     Cancel {
@@ -100,23 +100,26 @@ impl Filter {
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Stand {
-    /// First of its key: due now, or waiting for its next attempt
-    Ready,
-    /// Under way
+    /// First of its key, and can be claimed
+    Available,
+    /// First of its key, and waits for its next attempt
+    Scheduled,
+    /// Held by a worker
     Running,
     /// Behind another of its key
-    Behind,
+    Blocked,
     /// Done, where the listener keeps those for a while
-    Finished,
+    Completed,
 }
 
 impl Stand {
     const fn state(self) -> State {
         match self {
-            Self::Ready => State::Ready,
+            Self::Available => State::Available,
+            Self::Scheduled => State::Scheduled,
             Self::Running => State::Running,
-            Self::Behind => State::Behind,
-            Self::Finished => State::Finished,
+            Self::Blocked => State::Blocked,
+            Self::Completed => State::Completed,
         }
     }
 }
@@ -150,7 +153,7 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             let (queue, what) = chosen.open().await?;
             let missing = missing(queue.as_ref(), &what).await?;
             let count = queue.retry(&what).await?;
-            say!("{count} due now; {TAKEN_UP}")?;
+            say!("{count} available now; {TAKEN_UP}")?;
             all_there(&missing)?;
         }
         JobsCommand::Cancel { chosen, yes } => {
@@ -320,7 +323,7 @@ const HEAD: [&str; 8] = [
     "OBSERVER/ACTION",
     "KEY",
     "AGE",
-    "DUE",
+    "SCHEDULED",
     "ATTEMPTS",
     "LAST ERROR",
 ];
@@ -339,15 +342,16 @@ fn table(jobs: &[Shown], count: u64) -> Result<(), CliError> {
 
 fn row(job: &Shown) -> [String; 8] {
     let state = match job.state {
-        State::Ready => "ready",
+        State::Available => "available",
+        State::Scheduled => "scheduled",
         State::Running => "running",
-        State::Behind => "behind",
-        State::Finished => "finished",
+        State::Blocked => "blocked",
+        State::Completed => "completed",
     };
     let age = (Utc::now() - job.enqueued_at).num_seconds();
-    let due = match job.state {
-        State::Ready | State::Finished => time(job.due),
-        State::Running | State::Behind => String::new(),
+    let scheduled = match job.state {
+        State::Available | State::Scheduled | State::Completed => time(job.scheduled_at),
+        State::Running | State::Blocked => String::new(),
     };
     [
         job.id.clone(),
@@ -355,7 +359,7 @@ fn row(job: &Shown) -> [String; 8] {
         format!("{}/{}", job.observer, job.action),
         beginning(job.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
         HumanDuration::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),
-        due,
+        scheduled,
         job.attempts.to_string(),
         beginning(job.error.as_deref().unwrap_or_default(), ERROR_WIDTH),
     ]

@@ -95,7 +95,7 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let known = (events * per_event).saturating_sub(asked);
     if known > 0 {
         say!(
-            "left out as dead letters, or asked for already: {}; `dlq redrive` has those made",
+            "left out as dead letters, or asked for already: {}; `dead-letters redrive` has those made",
             counted(known, "delivery", "deliveries")
         )?;
     }

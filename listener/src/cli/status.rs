@@ -51,9 +51,10 @@ struct State {
 #[serde(rename_all = "camelCase")]
 struct Waiting {
     pending: u64,
-    due: u64,
+    available: u64,
+    scheduled: u64,
     running: u64,
-    behind: u64,
+    blocked: u64,
     oldest_seconds: u64,
 }
 
@@ -116,9 +117,10 @@ async fn state(
     };
     let of = |figures: Figures| Waiting {
         pending: figures.pending,
-        due: figures.due,
+        available: figures.available,
+        scheduled: figures.scheduled(),
         running: figures.running,
-        behind: figures.behind,
+        blocked: figures.blocked,
         oldest_seconds: figures.oldest_seconds,
     };
     let jobs = jobs.map(|jobs| {
@@ -157,7 +159,15 @@ fn show(state: &State, now: DateTime<Utc>) -> Result<(), CliError> {
         .map(job_row)
         .collect();
     if !waiting.is_empty() {
-        let head = ["  JOBS", "DUE", "RUNNING", "BEHIND", "OLDEST", "OBSERVER"];
+        let head = [
+            "  JOBS",
+            "AVAILABLE",
+            "SCHEDULED",
+            "RUNNING",
+            "BLOCKED",
+            "OLDEST",
+            "OBSERVER",
+        ];
         table::print(head, &waiting)?;
     }
     let outdated = outdated(&state.members);
@@ -205,13 +215,14 @@ fn circuits(members: &[MemberState]) -> Vec<[String; 4]> {
     members.iter().flat_map(of_member).collect()
 }
 
-fn job_row((observer, one): (&String, &Waiting)) -> [String; 6] {
+fn job_row((observer, one): (&String, &Waiting)) -> [String; 7] {
     let oldest = HumanDuration::from_secs(one.oldest_seconds).to_string();
     [
         format!("  {}", one.pending),
-        one.due.to_string(),
+        one.available.to_string(),
+        one.scheduled.to_string(),
         one.running.to_string(),
-        one.behind.to_string(),
+        one.blocked.to_string(),
         oldest,
         observer.clone(),
     ]

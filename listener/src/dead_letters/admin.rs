@@ -9,7 +9,7 @@ use sqlx::{PgPool, Row};
 
 use super::store::raw;
 
-/// A dead letter as `dlq list` and `dlq show` give it.
+/// A dead letter as `dead-letters list` and `show` give it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stored {

@@ -40,7 +40,7 @@ pub struct Event {
 /// The log's number alone would not do: its sequence goes back where a server loses commits that
 /// it did not wait for, in a crash with `synchronous_commit = off` or by promoting a standby that was
 /// behind, and receivers have seen events by then that are no more. The transaction that is given such
-/// a number again began later, however. After a restore, `rebase` renews the incarnation.
+/// a number again began later, however. After a restore, `reset-position` renews it.
 #[must_use]
 pub fn id(incarnation: &str, log_id: i64, occurred_at: DateTime<Utc>) -> String {
     format!(
@@ -50,7 +50,7 @@ pub fn id(incarnation: &str, log_id: i64, occurred_at: DateTime<Utc>) -> String 
 }
 
 /// The same in SQL, of a row of the log.
-pub const ID_SQL: &str = "(select left(id::text, 8) from observer.incarnation) || '-' || past.id || '-' \
+pub const ID_SQL: &str = "(select left(id::text, 8) from observer.log_identity) || '-' || past.id || '-' \
      || to_hex((extract(epoch from past.occurred_at) * 1000000)::bigint)";
 
 /// An event as receivers see it, in the order of the fields here.

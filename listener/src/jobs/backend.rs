@@ -1,5 +1,5 @@
 //! Where the jobs of a listener are kept. When that changes, those in the place before are worked
-//! off first. This module owns `observer.job_queue.place`.
+//! off first. This module owns `observer.job_queue.backend`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub enum PlaceError {
 
 /// Whether jobs of a listener may be in Redis.
 pub async fn is_in_redis(pool: &PgPool, listener: &str) -> Result<bool, sqlx::Error> {
-    let place = "select place from observer.job_queue where listener = $1";
+    let place = "select backend from observer.job_queue where listener = $1";
     let place: Option<String> = sqlx::query_scalar(place)
         .bind(listener)
         .fetch_optional(pool)
@@ -114,7 +114,7 @@ impl Place {
             return;
         }
         let settled = sqlx::query(
-            "update observer.job_queue set place = $2 where listener = $1 and place like '%,' || $2",
+            "update observer.job_queue set backend = $2 where listener = $1 and backend like '%,' || $2",
         )
         .bind(&*self.listener)
         .bind(self.kind.as_str())
@@ -199,10 +199,10 @@ async fn places(
 ) -> Result<(Option<Kind>, Kind), sqlx::Error> {
     // The column holds one place, or the old one and the new one.
     let place: String = sqlx::query_scalar(
-        "insert into observer.job_queue as q (listener, place) values ($1, $2)
+        "insert into observer.job_queue as q (listener, backend) values ($1, $2)
          on conflict (listener) do update
-         set place = q.place || case when q.place like '%,%' or q.place = $2 then '' else ',' || $2 end
-         returning place",
+         set backend = q.backend || case when q.backend like '%,%' or q.backend = $2 then '' else ',' || $2 end
+         returning backend",
     )
     .bind(listener)
     .bind(wanted.as_str())

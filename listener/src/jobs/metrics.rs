@@ -46,15 +46,11 @@ fn show(jobs: &Jobs, figures: &[(String, Figures)]) {
     jobs.by_attempts.reset();
     jobs.oldest.reset();
     for (observer, figures) in figures {
-        let waiting = figures.pending - figures.due.min(figures.pending);
         let states = [
-            ("due", figures.due),
+            ("available", figures.available),
+            ("scheduled", figures.scheduled()),
             ("running", figures.running),
-            ("behind", figures.behind),
-            (
-                "waiting",
-                waiting.saturating_sub(figures.running + figures.behind),
-            ),
+            ("blocked", figures.blocked),
         ];
         for (state, count) in states {
             let pending = jobs.pending.with_label_values(&[&**observer, state]);

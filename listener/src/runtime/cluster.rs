@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use super::drop_listener::forget;
+pub use super::drop_listener::drop_listener;
 use super::error::RunError;
 use super::plan::Plan;
 use super::pod_supervisor::Work;

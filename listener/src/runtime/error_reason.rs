@@ -72,9 +72,14 @@ fn reason(error: &RunError) -> &'static str {
 fn of_schema(error: &MigrateError) -> &'static str {
     match error {
         MigrateError::Missing => "SchemaMissing",
-        MigrateError::Older { .. } | MigrateError::Step(_) => "SchemaOutdated",
-        MigrateError::Newer { .. } => "SchemaNewer",
-        MigrateError::Changed(_) | MigrateError::Foreign => "SchemaForeign",
+        MigrateError::Older { .. }
+        | MigrateError::OlderFunctions { .. }
+        | MigrateError::InUse { .. }
+        | MigrateError::Step(_) => "SchemaOutdated",
+        MigrateError::Newer { .. } | MigrateError::NewerFunctions { .. } => "SchemaNewer",
+        MigrateError::Changed(_) | MigrateError::Superseded { .. } | MigrateError::Foreign => {
+            "SchemaForeign"
+        }
         MigrateError::OldServer(_) => "PostgresTooOld",
         MigrateError::Encoding(_) => "DatabaseEncoding",
         MigrateError::Privilege { .. } => "DatabaseRefused",

@@ -55,7 +55,7 @@ pub(crate) async fn tell_first(pool: &PgPool, listener: &str, start: StartAt) {
                 listener,
                 "this listener runs for the first time under this name, and begins with what the log holds: {events}. To \
                  begin with what comes next, set spec.startAt to Now before the first run, or run \
-                 `observer-listener rebase --resume now`"
+                 `observer-listener reset-position --to latest`"
             );
         }
         StartAt::Now => tracing::info!(

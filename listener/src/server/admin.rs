@@ -1,5 +1,5 @@
 //! `/api/observers`: dead letters and jobs over HTTP, for whoever shows the token of
-//! `spec.api.token`. What the commands `dlq` and `jobs` do, with the same names and the same JSON.
+//! `spec.api.token`. What the commands `dead-letters` and `jobs` do, with the same names and the same JSON.
 //! Errors are told as RFC 9457 has it.
 
 pub(crate) mod dead_letters;

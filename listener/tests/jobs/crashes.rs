@@ -55,7 +55,7 @@ async fn finished(config: &Config) -> Option<BTreeMap<(String, String), usize>> 
     let mut counts = BTreeMap::new();
     for job in listed {
         let text = |field: &str| job[field].as_str().unwrap().to_owned();
-        if text("state") != "finished" {
+        if text("state") != "completed" {
             return None;
         }
         *counts
@@ -248,7 +248,13 @@ async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
     all(ROWS).await;
     process.stop().await;
     let path = config.path();
-    let args = ["dlq", "redrive", "--all", "-f", path.to_str().unwrap()];
+    let args = [
+        "dead-letters",
+        "redrive",
+        "--all",
+        "-f",
+        path.to_str().unwrap(),
+    ];
     command(&args).await.ok();
     let mut process = Process::run_to(&config, failpoint, 1);
     assert!(process.ends().await.code().is_none(), "{}", process.said());

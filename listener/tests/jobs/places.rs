@@ -61,7 +61,7 @@ async fn jobs_of_the_place_before_are_worked_off_first() {
             format!("{jobs} jobs in both places: {}", listed(&config).await)
         })
         .await;
-        let place: String = db.value("select place from observer.job_queue").await;
+        let place: String = db.value("select backend from observer.job_queue").await;
         assert_eq!(
             place,
             PLACES[rounds - 1],

@@ -67,7 +67,7 @@ async fn a_stop_leaves_what_waits_to_the_next_process() {
     sink.behave(Behaviour::Ok);
     let process = Process::run(&config);
     db.run("update orders set total = 2").await;
-    let due = "update observer.job set due = now(), state = 'r' where state = 'd'";
+    let due = "update observer.job set scheduled_at = now(), state = 'a' where state = 's'";
     db.run(due).await;
     keys_of(&sink, "/hook", 60).await;
     left(&db, 0).await;

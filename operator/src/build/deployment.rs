@@ -67,7 +67,7 @@ fn pod(fleet: &Fleet, part: Part) -> PodTemplateSpec {
 fn container(fleet: &Fleet, part: Part) -> Container {
     let (name, command) = match part {
         Part::Listener => ("listener", "run"),
-        Part::Worker => ("worker", "work"),
+        Part::Worker => ("worker", "worker"),
     };
     Container {
         ports: Some(vec![ContainerPort {

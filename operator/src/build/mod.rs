@@ -360,7 +360,7 @@ pub fn workers_name(listener: &str) -> String {
 /// Name of the Job that removes a listener's rows when it is deleted.
 #[must_use]
 pub fn removal_name(listener: &str) -> String {
-    format!("{listener}-listener-forget")
+    format!("{listener}-listener-drop")
 }
 
 /// Name of the Secret with a listener's bundle.

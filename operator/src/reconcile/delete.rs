@@ -209,7 +209,7 @@ fn kept(key: &Key, listener: &ObserverListener, why: &str) -> Notice {
         "RowsKept",
         format!(
             "its progress and dead letters may still be in the database and hold back the removal of old events; \
-             run select observer.forget('{identity}') there. They were not removed: {why}"
+             run select observer.drop_listener('{identity}') there. They were not removed: {why}"
         ),
     )
 }

@@ -1,15 +1,15 @@
 //! What the harness asks for.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use observer_queue::postgres::PostgresQueue;
 use observer_queue::transaction::begin;
 use observer_queue::{JobQueue, Keeping, NewJob};
 use serde_json::{Value, json};
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor as _, PgPool};
+use sqlx::{AssertSqlSafe, Executor as _, PgPool};
+use testkit::database::schema_sql;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -33,13 +33,6 @@ const LANES: u32 = 1000;
 
 /// How long after the last job was added it may take until all are done.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrator = sqlx::migrate!("../migrations");
-    migrator.dangerous_set_table_name("observer.migration");
-    migrator.set_locking(false);
-    migrator
-});
 
 /// A line of the harness.
 #[derive(serde::Deserialize)]
@@ -156,11 +149,11 @@ impl Client {
     }
 
     async fn setup(&self) -> Result<Value, Failure> {
-        self.pool
-            .execute("create schema if not exists observer")
-            .await?;
-        let mut connection = self.pool.acquire().await?;
-        MIGRATOR.run_direct(None, &mut *connection, false).await?;
+        let there = "select to_regclass('observer.job') is not null";
+        let there: bool = sqlx::query_scalar(there).fetch_one(&self.pool).await?;
+        if !there {
+            self.pool.execute(AssertSqlSafe(schema_sql())).await?;
+        }
         Ok(json!({}))
     }
 

@@ -116,8 +116,8 @@ impl PostgresQueue {
             return Ok(Alive::No);
         }
         let rows = sqlx::query(
-            "select slot, id, cancelled::text as at, claim from observer.job
-             where queue = observer.job_queue_of($1) and state = 'c' and worker = $2 and cancelled is not null",
+            "select partition_no, id, cancelled::text as at, claim_generation from observer.job
+             where queue = observer.job_queue_of($1) and state = 'r' and worker = $2 and cancelled is not null",
         )
         .bind(&self.listener)
         .bind(worker.0)
@@ -149,9 +149,9 @@ fn in_order(rows: &[PgRow]) -> Result<(Vec<Run>, Option<Turn>), QueueError> {
     for row in rows {
         let id: i64 = row.try_get("id")?;
         if let Some(batch) = row.try_get("batch")? {
-            heads.push(((batch, row.try_get("due")?, id), row));
+            heads.push(((batch, row.try_get("scheduled_at")?, id), row));
         } else {
-            let lane = behind.entry(row.try_get("lane")?).or_default();
+            let lane = behind.entry(row.try_get("lane_id")?).or_default();
             lane.push((id, row));
         }
     }
@@ -160,7 +160,7 @@ fn in_order(rows: &[PgRow]) -> Result<(Vec<Run>, Option<Turn>), QueueError> {
     for (_, head) in &heads {
         let mut jobs = vec![claimed(head)?];
         if !behind.is_empty()
-            && let Some(mut rest) = behind.remove(&head.try_get("lane")?)
+            && let Some(mut rest) = behind.remove(&head.try_get("lane_id")?)
         {
             rest.sort_unstable_by_key(|(id, _)| *id);
             for (_, row) in rest {
@@ -171,22 +171,22 @@ fn in_order(rows: &[PgRow]) -> Result<(Vec<Run>, Option<Turn>), QueueError> {
     }
     let last = match heads.last() {
         Some((_, head)) => Some(Turn {
-            act: head.try_get("act")?,
-            turn: head.try_get("turn")?,
+            act: head.try_get("action_hash")?,
+            turn: head.try_get("tenant_hash")?,
         }),
         None => None,
     };
     Ok((runs, last))
 }
 
-/// Where a claimed row is: its slot, its id, and where in the table it lies until the claim ends.
+/// Where a claimed row is: its partition, its id, and where in the table it lies until the claim ends.
 fn claim(row: &PgRow) -> Result<Claim, QueueError> {
-    let slot: i16 = row.try_get("slot")?;
+    let slot: i16 = row.try_get("partition_no")?;
     let id: i64 = row.try_get("id")?;
     let at: &str = row.try_get("at")?;
     Ok(Claim {
         place: format!("{slot}.{id}.{at}"),
-        number: row.try_get("claim")?,
+        number: row.try_get("claim_generation")?,
     })
 }
 
@@ -195,7 +195,7 @@ fn claimed(row: &PgRow) -> Result<Claimed, QueueError> {
     let attempts: i32 = row.try_get("attempts")?;
     Ok(Claimed {
         job: Job {
-            id: row.try_get("name")?,
+            id: row.try_get("dedup_key")?,
             lane: Lane {
                 observer: row.try_get::<&str, _>("observer")?.into(),
                 action: row.try_get::<&str, _>("action")?.into(),

@@ -102,16 +102,17 @@ impl PostgresQueue {
         worker: WorkerId,
         columns: &Columns<'_>,
     ) -> Result<Vec<bool>, QueueError> {
-        let held =
-            sqlx::query_scalar("select observer.job_held($1, $2, $3::text[]::tid[], $4, $5, $6)")
-                .bind(worker.0)
-                .bind(&columns.slots)
-                .bind(&columns.ats)
-                .bind(&columns.lanes)
-                .bind(&columns.ids)
-                .bind(&columns.claims)
-                .fetch_one(tx)
-                .await?;
+        let held = sqlx::query_scalar(
+            "select observer.verify_claims($1, $2, $3::text[]::tid[], $4, $5, $6)",
+        )
+        .bind(worker.0)
+        .bind(&columns.slots)
+        .bind(&columns.ats)
+        .bind(&columns.lanes)
+        .bind(&columns.ids)
+        .bind(&columns.claims)
+        .fetch_one(tx)
+        .await?;
         Ok(held)
     }
 

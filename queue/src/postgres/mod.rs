@@ -1,6 +1,6 @@
 //! Jobs in Postgres: rows of `observer.job`, and functions beside them (see the migration) that
 //! each do one step in one statement. What they promise rests on two rules: whoever adds to a lane
-//! holds its first job, and whoever takes the first away makes the next one ready.
+//! holds its first job, and whoever takes the first away makes the next one available.
 //!
 //! Time is the server's alone.
 
@@ -24,8 +24,8 @@ use keys::Turn;
 /// Most attempts that a job's history tells of.
 pub const MAX_HISTORY: usize = 20;
 
-/// Bytes in a slot of the ring from which on new jobs go to the next one. While an old snapshot is
-/// open a claim passes by what is dead in the slot: a few milliseconds for as much as this.
+/// Bytes in a partition of the ring from which on new jobs go to the next one. While an old snapshot is
+/// open a claim passes by what is dead in it: a few milliseconds for as much as this.
 const SLOT_BYTES: i64 = 8 * 1024 * 1024;
 
 /// Most finished jobs that one call of `keep` removes.
@@ -92,7 +92,7 @@ impl JobQueue for PostgresQueue {
     }
 
     async fn register(&self, worker: WorkerId, name: &str) -> Result<(), QueueError> {
-        sqlx::query("select observer.job_register($1, $2, $3, $4)")
+        sqlx::query("select observer.worker_register($1, $2, $3, $4)")
             .bind(&self.listener)
             .bind(worker.0)
             .bind(name.replace('\0', ""))
@@ -107,7 +107,7 @@ impl JobQueue for PostgresQueue {
     }
 
     async fn leave(&self, worker: WorkerId) -> Result<(), QueueError> {
-        sqlx::query("select observer.job_leave($1, $2)")
+        sqlx::query("select observer.worker_deregister($1, $2)")
             .bind(&self.listener)
             .bind(worker.0)
             .execute(&self.pool)
@@ -116,17 +116,17 @@ impl JobQueue for PostgresQueue {
     }
 
     async fn keep(&self) -> Result<Kept, QueueError> {
-        let expired: i64 = sqlx::query_scalar("select observer.job_expire($1, $2)")
+        let expired: i64 = sqlx::query_scalar("select observer.reap_expired_workers($1, $2)")
             .bind(&self.listener)
             .bind(i32::try_from(MAX_HISTORY).unwrap_or(i32::MAX))
             .fetch_one(&self.pool)
             .await?;
-        sqlx::query("select observer.job_rotate($1)")
+        sqlx::query("select observer.rotate_job_partitions($1)")
             .bind(self.slot_bytes)
             .execute(&self.pool)
             .await?;
         if !self.keeping.retention.is_zero() {
-            sqlx::query("select observer.job_forget_done($1, $2, $3)")
+            sqlx::query("select observer.purge_finished_jobs($1, $2, $3)")
                 .bind(&self.listener)
                 .bind(self.keeping.retention.as_secs_f64())
                 .bind(MOST_REMOVED)
@@ -172,11 +172,11 @@ impl JobQueue for PostgresQueue {
     }
 
     async fn is_empty(&self) -> Result<bool, QueueError> {
-        // Where a lane holds jobs, one of them is not behind.
+        // Where a lane holds jobs, one of them is not blocked.
         let empty = sqlx::query_scalar(
-            "select not exists (select from observer.job j where j.queue = q.id and j.state = 'r')
-                and not exists (select from observer.job j where j.queue = q.id and j.state = 'd')
-                and not exists (select from observer.job j where j.queue = q.id and j.state = 'c')
+            "select not exists (select from observer.job j where j.queue = q.id and j.state = 'a')
+                and not exists (select from observer.job j where j.queue = q.id and j.state = 's')
+                and not exists (select from observer.job j where j.queue = q.id and j.state = 'r')
              from (select observer.job_queue_of($1) as id) q",
         )
         .bind(&self.listener)

@@ -19,9 +19,9 @@ const MOST_LOOKS: usize = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 impl PostgresQueue {
-    /// Makes delayed jobs ready, batch by batch.
+    /// Makes scheduled jobs available, batch by batch.
     pub(super) async fn hurry(&self, what: &Selection) -> Result<u64, QueueError> {
-        self.in_batches(what, "select observer.job_hurry($1, $2, $3, $4, $5, $6)")
+        self.in_batches(what, "select observer.job_run_now($1, $2, $3, $4, $5, $6)")
             .await
     }
 
@@ -37,7 +37,7 @@ impl PostgresQueue {
                 "select exists (
                      select from observer.job p
                      where p.queue = observer.job_queue_of($1) and p.cancelled is null
-                         and ($2::text[] is null or p.name = any ($2)) and ($3::text is null or p.observer = $3)
+                         and ($2::text[] is null or p.dedup_key = any ($2)) and ($3::text is null or p.observer = $3)
                          and ($4::text is null or p.action = $4) and ($5::text[] is null or p.state::text = any ($5)))",
             )
             .bind(&self.listener)
@@ -97,10 +97,11 @@ pub(super) fn priority(number: i16) -> Priority {
 /// How the table writes a state; nothing for all of them.
 pub(super) fn states(state: Option<State>) -> Option<Vec<&'static str>> {
     state.map(|state| match state {
-        State::Ready => vec!["r", "d"],
-        State::Running => vec!["c"],
-        State::Behind => vec!["b"],
-        State::Finished => Vec::new(),
+        State::Available => vec!["a"],
+        State::Scheduled => vec!["s"],
+        State::Running => vec!["r"],
+        State::Blocked => vec!["b"],
+        State::Completed => Vec::new(),
     })
 }
 

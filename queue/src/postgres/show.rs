@@ -16,19 +16,19 @@ struct Attempt {
     error: Option<String>,
 }
 
-const SHOWN: &str = "j.id, j.state::text as state, j.name, j.observer, j.action, j.event_id, j.entity, j.key, j.tenant,
-    j.priority, j.attempts, j.enqueued_at, j.due, w.name as worker, j.history::text as history";
+const SHOWN: &str = "j.id, j.state::text as state, j.dedup_key, j.observer, j.action, j.event_id, j.entity, j.key, j.tenant,
+    j.priority, j.attempts, j.enqueued_at, j.scheduled_at, w.name as worker, j.history::text as history";
 
-const OVER: &str = "d.id, 'f' as state, d.name, d.observer, d.action, d.event_id, d.entity, d.key, d.tenant,
-    d.priority, d.attempts, d.enqueued_at, d.ended_at as due, null::text as worker, d.history::text as history";
+const OVER: &str = "d.id, 'c' as state, d.dedup_key, d.observer, d.action, d.event_id, d.entity, d.key, d.tenant,
+    d.priority, d.attempts, d.enqueued_at, d.finished_at as scheduled_at, null::text as worker, d.history::text as history";
 
 const PENDING_SELECTED: &str =
-    "j.queue = observer.job_queue_of($1) and ($2::text[] is null or j.name = any($2))
+    "j.queue = observer.job_queue_of($1) and ($2::text[] is null or j.dedup_key = any($2))
     and ($3::text is null or j.observer = $3) and ($4::text is null or j.action = $4)
     and ($5::text[] is null or j.state::text = any($5))";
 
 const OVER_SELECTED: &str =
-    "d.queue = observer.job_queue_of($1) and ($2::text[] is null or d.name = any($2))
+    "d.queue = observer.job_queue_of($1) and ($2::text[] is null or d.dedup_key = any($2))
     and ($3::text is null or d.observer = $3) and ($4::text is null or d.action = $4)
     and ($5::text[] is null or $5 = '{}')";
 
@@ -42,10 +42,10 @@ impl PostgresQueue {
                 .collect();
             let rows = sqlx::query(
                 "select f.log_id, f.event_id, f.attempts, f.history
-                 from unnest($1::bigint[]) with ordinality l(lane, n)
+                 from unnest($1::bigint[]) with ordinality l(lane_id, n)
                  left join lateral (
                      select j.log_id, j.event_id, j.attempts, j.history::text as history from observer.job j
-                     where j.lane = l.lane order by j.id limit 1
+                     where j.lane_id = l.lane_id order by j.id limit 1
                  ) f on true
                  order by l.n",
             )
@@ -69,10 +69,10 @@ impl PostgresQueue {
         let most = i64::try_from(most).unwrap_or(i64::MAX - 1);
         let rows = sqlx::query(
             "with recursive act as (
-                 (select j.lane >> 32 as upper from observer.job j order by j.lane limit 1)
+                 (select j.lane_id >> 32 as upper from observer.job j order by j.lane_id limit 1)
                  union all
-                 select (select j.lane >> 32 from observer.job j where j.lane >= (a.upper + 1) << 32
-                         order by j.lane limit 1)
+                 select (select j.lane_id >> 32 from observer.job j where j.lane_id >= (a.upper + 1) << 32
+                         order by j.lane_id limit 1)
                  from act a where a.upper is not null
              )
              select f.observer, f.action,
@@ -80,14 +80,14 @@ impl PostgresQueue {
                     max(f.n) > $4 as many
              from act a cross join lateral (
                  with recursive lane as (
-                     (select j.lane, j.queue, j.observer, j.action, j.hash, 1::bigint as n from observer.job j
-                      where j.lane >= a.upper << 32 and j.lane < (a.upper + 1) << 32
-                      order by j.lane, j.id limit 1)
+                     (select j.lane_id, j.queue, j.observer, j.action, j.hash, 1::bigint as n from observer.job j
+                      where j.lane_id >= a.upper << 32 and j.lane_id < (a.upper + 1) << 32
+                      order by j.lane_id, j.id limit 1)
                      union all
                      select next.*, l.n + 1 from lane l cross join lateral (
-                         select j.lane, j.queue, j.observer, j.action, j.hash from observer.job j
-                         where j.lane > l.lane and j.lane < (a.upper + 1) << 32
-                         order by j.lane, j.id limit 1
+                         select j.lane_id, j.queue, j.observer, j.action, j.hash from observer.job j
+                         where j.lane_id > l.lane_id and j.lane_id < (a.upper + 1) << 32
+                         order by j.lane_id, j.id limit 1
                      ) next
                      where l.n <= $4
                  )
@@ -121,8 +121,9 @@ impl PostgresQueue {
     pub(super) async fn count(&self) -> Result<Vec<(String, Figures)>, QueueError> {
         let rows = sqlx::query(
             "select observer, count(*) as pending,
-                    count(*) filter (where state = 'r' or state = 'd' and due <= clock_timestamp()) as due,
-                    count(*) filter (where state = 'c') as running, count(*) filter (where state = 'b') as behind,
+                    count(*) filter (where state = 'a' or state = 's' and scheduled_at <= clock_timestamp())
+                        as available,
+                    count(*) filter (where state = 'r') as running, count(*) filter (where state = 'b') as blocked,
                     array[
                         count(*) filter (where attempts = 0), count(*) filter (where attempts = 1),
                         count(*) filter (where attempts between 2 and 3),
@@ -146,7 +147,7 @@ impl PostgresQueue {
             "(select {SHOWN} from observer.job j left join observer.job_worker w on w.id = j.worker
               where {PENDING_SELECTED} order by j.enqueued_at limit $6)
              union all
-             (select {OVER} from observer.job_done d where {OVER_SELECTED} order by d.enqueued_at limit $6)
+             (select {OVER} from observer.finished_job d where {OVER_SELECTED} order by d.enqueued_at limit $6)
              order by enqueued_at, id limit $6"
         );
         let rows = bind(sqlx::query(sqlx::AssertSqlSafe(sql)), &self.listener, what)
@@ -155,7 +156,7 @@ impl PostgresQueue {
             .await?;
         let counted = format!(
             "select (select count(*) from observer.job j where {PENDING_SELECTED})
-                  + (select count(*) from observer.job_done d where {OVER_SELECTED})"
+                  + (select count(*) from observer.finished_job d where {OVER_SELECTED})"
         );
         let all: i64 = bind(
             sqlx::query(sqlx::AssertSqlSafe(counted)),
@@ -173,10 +174,10 @@ impl PostgresQueue {
         let sql = format!(
             "select {SHOWN}, j.event::text as event
              from observer.job j left join observer.job_worker w on w.id = j.worker
-             where j.queue = observer.job_queue_of($1) and j.name = $2
+             where j.queue = observer.job_queue_of($1) and j.dedup_key = $2
              union all
-             select {OVER}, d.event::text as event from observer.job_done d
-             where d.queue = observer.job_queue_of($1) and d.name = $2
+             select {OVER}, d.event::text as event from observer.finished_job d
+             where d.queue = observer.job_queue_of($1) and d.dedup_key = $2
              limit 1"
         );
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -226,9 +227,9 @@ fn figures(row: &PgRow) -> Result<(String, Figures), QueueError> {
     let by_attempts: Vec<i64> = row.try_get("by_attempts")?;
     let mut figures = Figures {
         pending: number("pending")?,
-        due: number("due")?,
+        available: number("available")?,
         running: number("running")?,
-        behind: number("behind")?,
+        blocked: number("blocked")?,
         by_attempts: [0; 5],
         oldest_seconds: number("oldest")?,
     };
@@ -240,13 +241,14 @@ fn figures(row: &PgRow) -> Result<(String, Figures), QueueError> {
 
 fn shown(row: &PgRow) -> Result<Shown, QueueError> {
     let state = match row.try_get::<&str, _>("state")? {
-        "c" => State::Running,
-        "b" => State::Behind,
-        "f" => State::Finished,
-        _ => State::Ready,
+        "r" => State::Running,
+        "b" => State::Blocked,
+        "c" => State::Completed,
+        "s" => State::Scheduled,
+        _ => State::Available,
     };
     Ok(Shown {
-        id: row.try_get("name")?,
+        id: row.try_get("dedup_key")?,
         state,
         observer: row.try_get("observer")?,
         action: row.try_get("action")?,
@@ -257,7 +259,7 @@ fn shown(row: &PgRow) -> Result<Shown, QueueError> {
         priority: format!("{:?}", priority(row.try_get("priority")?)),
         attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
         enqueued_at: row.try_get("enqueued_at")?,
-        due: row.try_get("due")?,
+        scheduled_at: row.try_get("scheduled_at")?,
         worker: row.try_get("worker")?,
         error: last_error(row.try_get("history")?),
         history: None,

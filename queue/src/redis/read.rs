@@ -148,9 +148,9 @@ pub(super) fn figures(row: &Row) -> Result<(String, Figures), QueueError> {
         text(row, 0, "observer")?.to_owned(),
         Figures {
             pending: counter(1)?,
-            due: counter(2)?,
+            available: counter(2)?,
             running: counter(3)?,
-            behind: counter(4)?,
+            blocked: counter(4)?,
             by_attempts,
             oldest_seconds: counter(10)? / 1_000_000,
         },
@@ -161,10 +161,11 @@ pub(super) fn figures(row: &Row) -> Result<(String, Figures), QueueError> {
 pub(super) fn state_letter(state: Option<State>) -> &'static str {
     match state {
         None => "",
-        Some(State::Ready) => "r",
+        Some(State::Available) => "r",
+        Some(State::Scheduled) => "d",
         Some(State::Running) => "c",
-        Some(State::Behind) => "b",
-        Some(State::Finished) => "f",
+        Some(State::Blocked) => "b",
+        Some(State::Completed) => "f",
     }
 }
 
@@ -175,9 +176,10 @@ pub(super) fn shown(row: &Row) -> Result<Shown, QueueError> {
         id: text(row, 1, "id")?.to_owned(),
         state: match text(row, 2, "state")? {
             "c" => State::Running,
-            "b" => State::Behind,
-            "f" => State::Finished,
-            _ => State::Ready,
+            "b" => State::Blocked,
+            "d" => State::Scheduled,
+            "f" => State::Completed,
+            _ => State::Available,
         },
         observer: text(row, 3, "observer")?.to_owned(),
         action: text(row, 4, "action")?.to_owned(),
@@ -188,7 +190,7 @@ pub(super) fn shown(row: &Row) -> Result<Shown, QueueError> {
         priority: format!("{:?}", priority(text(row, 9, "priority")?)?),
         attempts: number(row, 10, "attempts")?,
         enqueued_at: time(row, 11, "time")?,
-        due: time(row, 12, "due time")?,
+        scheduled_at: time(row, 12, "due time")?,
         worker: optional(row, 13).map(str::to_owned),
         error: last_error(optional(row, 14)),
         history: full.then(|| json(row, 14, "history")).transpose()?,

@@ -101,7 +101,7 @@ impl RedisQueue {
         let (mut rows, mut all) = (Vec::new(), 0);
         // Finished ones are kept apart, but for those asked for by their ids.
         let states = match (what.state, &what.ids) {
-            (None, None) => vec![None, Some(State::Finished)],
+            (None, None) => vec![None, Some(State::Completed)],
             (state, _) => vec![state],
         };
         for state in states {
@@ -133,7 +133,7 @@ impl RedisQueue {
 
     /// Has a command done to all jobs of a selection, part by part.
     pub(super) async fn each(&self, command: &str, what: &Selection) -> Result<u64, QueueError> {
-        if what.state == Some(State::Finished) {
+        if what.state == Some(State::Completed) {
             return Ok(0);
         }
         let (_, meant) = self.go_over(command, what, 0).await?;

@@ -26,8 +26,8 @@ const DONE: (u32, u32) = (1000, 30_000);
 
 /// Lanes whose first job nobody can claim, now that nobody works.
 const ASLEEP: &str = "select count(*) from (
-        select distinct on (queue, lane) state from observer.job order by queue, lane, id
-    ) f where f.state not in ('r', 'd')";
+        select distinct on (queue, lane_id) state from observer.job order by queue, lane_id, id
+    ) f where f.state not in ('a', 's')";
 
 /// Adds to all lanes, one or two jobs at a time, in transactions that take their time.
 async fn add_on(queue: Arc<dyn JobQueue>, pool: PgPool, over: Arc<AtomicBool>, seed: u64) -> i64 {
@@ -116,7 +116,7 @@ async fn stir(
     let mut cancelled = 0;
     while !over.load(Ordering::Relaxed) {
         let slot = random.random_range(0..4);
-        sqlx::query("select observer.job_move(s.n, 100) from (select $1::integer as n) s, observer.job_head h where h.slot <> s.n")
+        sqlx::query("select observer.relocate_jobs(s.n, 100) from (select $1::integer as n) s, observer.job_partition_state h where h.partition_no <> s.n")
             .bind(slot)
             .execute(&pool)
             .await

@@ -189,7 +189,7 @@ async fn an_exhausted_pool_is_waited_for_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_listener_that_is_forgotten_leaves_no_job() {
+async fn a_dropped_listener_leaves_no_job() {
     let fixture: Postgres = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let other = fixture.open("shop/other", CALM).await;
@@ -202,7 +202,7 @@ async fn a_listener_that_is_forgotten_leaves_no_job() {
     .await;
     add(&*other, &fixture.pool, &[job(&lane(1), 1)]).await;
     queue.claim(worker, &want(1)).await.unwrap();
-    let removed: i64 = sqlx::query_scalar("select observer.forget($1)")
+    let removed: i64 = sqlx::query_scalar("select observer.drop_listener($1)")
         .bind(LISTENER)
         .fetch_one(&fixture.pool)
         .await

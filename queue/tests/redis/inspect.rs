@@ -82,9 +82,9 @@ pub(super) async fn agree(connection: &mut MultiplexedConnection, queue: &dyn Jo
         let figures = &figures[observer];
         assert_eq!(figures.pending, of("pending"));
         assert_eq!(figures.pending, figures.by_attempts.iter().sum::<u64>());
-        assert_eq!(figures.due, of("r"));
+        assert_eq!(figures.available, of("r"));
         assert_eq!(figures.running, of("c"));
-        assert_eq!(figures.behind, of("b"));
+        assert_eq!(figures.blocked, of("b"));
     }
     for (lane, jobs) in &lanes {
         let states: Vec<&str> = jobs.values().map(String::as_str).collect();

@@ -114,10 +114,11 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
     let (some, count) = queue.list(&Selection::default(), 2).await.unwrap();
     assert_eq!((some.len(), count), (2, 5));
     for (state, expected) in [
-        (State::Ready, 2),
+        (State::Available, 1),
+        (State::Scheduled, 1),
         (State::Running, 1),
-        (State::Behind, 2),
-        (State::Finished, 0),
+        (State::Blocked, 2),
+        (State::Completed, 0),
     ] {
         let (of_state, count) = queue.list(&in_state(state), 100).await.unwrap();
         assert_eq!(count, expected, "{state:?}");
@@ -138,11 +139,12 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
     assert_eq!(
         (
             figures.pending,
-            figures.due,
+            figures.available,
+            figures.scheduled(),
             figures.running,
-            figures.behind
+            figures.blocked
         ),
-        (5, 1, 1, 2)
+        (5, 1, 1, 1, 2)
     );
     assert_eq!(figures.by_attempts, [4, 0, 0, 1, 0]);
 }
@@ -193,11 +195,11 @@ pub(crate) async fn finished_jobs_are_kept_for_a_while(fixture: &dyn Fixture) {
         queue.is_empty().await.unwrap(),
         "a finished one is not pending"
     );
-    let (finished, count) = queue.list(&in_state(State::Finished), 10).await.unwrap();
+    let (finished, count) = queue.list(&in_state(State::Completed), 10).await.unwrap();
     assert_eq!((finished.len(), count), (1, 1));
     assert_eq!(
         queue.show(&held.job.id).await.unwrap().unwrap().state,
-        State::Finished
+        State::Completed
     );
     assert!(
         queue
@@ -215,7 +217,7 @@ pub(crate) async fn finished_jobs_are_kept_for_a_while(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, soon).await;
     eventually("it is gone", async || {
         queue.keep().await.unwrap();
-        let (_, count) = queue.list(&in_state(State::Finished), 10).await.unwrap();
+        let (_, count) = queue.list(&in_state(State::Completed), 10).await.unwrap();
         (count == 0).then_some(())
     })
     .await;

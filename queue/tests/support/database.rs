@@ -1,26 +1,11 @@
 //! A migrated database of its own for each test.
 
-use std::sync::LazyLock;
-
-use sqlx::migrate::Migrator;
-use sqlx::{Executor, PgPool};
-use testkit::database::{TestDb, binaries, lazy_pool};
+use sqlx::{AssertSqlSafe, Executor, PgPool};
+use testkit::database::{TestDb, binaries, lazy_pool, schema_sql};
 use testkit::servers::postgres::PrivateServer;
 
-static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrator = sqlx::migrate!("../migrations");
-    migrator.dangerous_set_table_name("observer.migration");
-    migrator.set_locking(false);
-    migrator
-});
-
 async fn migrate(pool: &PgPool) {
-    pool.execute("create schema observer").await.unwrap();
-    let mut connection = pool.acquire().await.unwrap();
-    MIGRATOR
-        .run_direct(None, &mut *connection, false)
-        .await
-        .unwrap();
+    pool.execute(AssertSqlSafe(schema_sql())).await.unwrap();
 }
 
 /// A migrated database on the server that all tests share.

@@ -6,7 +6,7 @@
 //! named by a digest with a secret that it cannot read, so that a statement which calls
 //! `observer.claim_delivery` itself cannot name another delivery than its own.
 //!
-//! This module owns `observer.effect` and `observer.claim_secret`.
+//! This module owns `observer.processed_delivery` and `observer.claim_secret`.
 
 use crds::config::{OwnDatabase, Redacted};
 use sha2::{Digest, Sha256};
@@ -197,8 +197,8 @@ where
 /// Forgets deliveries that took effect long ago.
 pub(crate) async fn forget(pool: &PgPool, listener: &str) -> Result<u64, sqlx::Error> {
     let forgotten = sqlx::query(
-        "delete from observer.effect where ctid = any(array(
-             select ctid from observer.effect
+        "delete from observer.processed_delivery where ctid = any(array(
+             select ctid from observer.processed_delivery
              where listener = $1 and at < clock_timestamp() - make_interval(days => $2)
              order by at limit $3))",
     )

@@ -62,9 +62,8 @@ end
 
 for _, place in ipairs(places) do
     local job = load(place)
-    local state_of = job and (job.st == 'd' and 'r' or job.st)
     if job and (observer == '' or job.obs == observer) and (action == '' or job.act == action)
-        and (state == '' or state_of == state) then
+        and (state == '' or job.st == state) then
         if what == 'cancel' then
             meant = meant + (cancel(job) and 1 or 0)
         elseif what == 'retry' then

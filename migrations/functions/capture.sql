@@ -9,15 +9,9 @@
 -- and this schema's: where a column's type has a cast to json of its own, which row_to_json would
 -- call, its text is logged.
 
--- These stand in for the transition tables of a trigger that has none: as such a trigger, the functions
--- below would read whatever has these names, such as a temporary view of the caller's.
-create view observer.changed_rows as select where false;
-create view observer.old_rows as select where false;
-create view observer.new_rows as select where false;
-
 -- Schema and name, as they are and unquoted; of the root for a partition. A name that holds a dot or a
 -- quotation mark is quoted, so that no two tables are one entity.
-create function observer.entity_of(tbl oid) returns text
+create or replace function observer.entity_of(tbl oid) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -32,7 +26,7 @@ begin
 end
 $$;
 
-create function observer.hash_of(tenant text, entity text, key text) returns integer
+create or replace function observer.hash_of(tenant text, entity text, key text) returns integer
 language sql immutable parallel safe
 return (
     pg_catalog.hashtextextended(
@@ -44,19 +38,19 @@ return (
 -- but refuses to read (\u0000, half of a surrogate pair), and reading any field reads them all. So for
 -- the reading each \u becomes \\u and each \\ becomes \\b, which read always and can be told apart;
 -- the field's own text is then turned back.
-create function observer.raw_field(image json, name text) returns json
+create or replace function observer.raw_field(image json, name text) returns json
 language plpgsql immutable parallel safe
 as $$
 declare
-    readable text := pg_catalog.replace(pg_catalog.replace(image::text, E'\\\\', E'\\\\b'), E'\\u', E'\\\\u');
-    field text := readable::json operator(pg_catalog.->) name;
+    escaped text := pg_catalog.replace(pg_catalog.replace(image::text, E'\\\\', E'\\\\b'), E'\\u', E'\\\\u');
+    field text := escaped::json operator(pg_catalog.->) name;
 begin
     return pg_catalog.replace(pg_catalog.replace(field, E'\\\\u', E'\\u'), E'\\\\b', E'\\\\')::json;
 end
 $$;
 
 -- A field that stands beside escapes, as text; as it stands there where it holds one that cannot be read.
-create function observer.escaped_field(image json, name text) returns text
+create or replace function observer.escaped_field(image json, name text) returns text
 language plpgsql immutable
 as $$
 declare
@@ -68,7 +62,7 @@ exception when others then
 end
 $$;
 
-create function observer.field(image json, name text) returns text
+create or replace function observer.field(image json, name text) returns text
 language sql immutable
 return case
     when name is null then null
@@ -77,7 +71,7 @@ return case
 end;
 
 -- In plpgsql, since that keeps the plan from one statement to the next.
-create function observer.composite_key(image json, columns text[]) returns text
+create or replace function observer.composite_key(image json, columns text[]) returns text
 language plpgsql immutable parallel safe
 as $$
 begin
@@ -95,7 +89,7 @@ end
 $$;
 
 -- The key as text: the same text as in the image, or a JSON array for several columns.
-create function observer.key_of(image json, columns text[]) returns text
+create or replace function observer.key_of(image json, columns text[]) returns text
 language sql immutable
 return case
     when pg_catalog.cardinality(columns) = 1 then observer.field(image, columns[1])
@@ -103,7 +97,7 @@ return case
 end;
 
 -- Whether values of a type, or what they are made of, have a cast to json of their own.
-create function observer.has_own_json(type oid) returns boolean
+create or replace function observer.has_own_json(type oid) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -131,7 +125,7 @@ end
 $$;
 
 -- Which table it is, unlike any other: a restored or copied one is another.
-create function observer.identity_of(tbl oid) returns text
+create or replace function observer.identity_of(tbl oid) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 return (
@@ -139,10 +133,10 @@ return (
     from pg_control_system() s, pg_database d where d.datname = current_database()
 );
 
--- Names of the columns to hide: those named to `track`, and those that had these numbers then, so that
+-- Names of the excluded columns: those named to `track`, and those that had these numbers then, so that
 -- a renamed column stays hidden. In a restored or copied table the numbers may be others: there all
 -- are hidden that were not among the table's columns when it was tracked, until it is tracked again.
-create function observer.hidden(tbl oid, options json) returns text[]
+create or replace function observer.excluded_columns(tbl oid, options json) returns text[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -161,15 +155,15 @@ $$;
 
 -- The columns to log as a select list, or null where the row as it is will do. Transition tables have
 -- no values for virtual generated columns; their expressions are Postgres' own functions only.
-create function observer.columns(tbl oid, options json) returns text
+create or replace function observer.visible_columns(tbl oid, options json) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    hidden text[] := '{}';
+    excluded text[] := '{}';
 begin
     if options -> 'exclude' is not null then
-        hidden := observer.hidden(tbl, options);
+        excluded := observer.excluded_columns(tbl, options);
     elsif not exists (
         select from pg_attribute
         where attrelid = tbl and attnum > 0
@@ -185,7 +179,7 @@ begin
             else quote_ident(a.attname)
         end, ', ' order by a.attnum)
         from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-        where a.attrelid = tbl and a.attnum > 0 and not a.attisdropped and a.attname <> all (hidden)
+        where a.attrelid = tbl and a.attnum > 0 and not a.attisdropped and a.attname <> all (excluded)
     ), '');
 end
 $$;
@@ -201,7 +195,7 @@ $$;
 -- insert of their own with as few of them as it takes, which finds out by itself whether the row as it
 -- is will do. The other insert is there twice: for the row as it is, and as text for a list of columns,
 -- planned for each statement. Of the trigger's arguments the first are options (see `track`); then come,
--- where there is one column as key and nothing is hidden, that, `partitioned` or nothing, and the tenant's.
+-- where there is one column as key and nothing is excluded, that, `partitioned` or nothing, and the tenant's.
 do $make$
 declare
     settings constant text := $settings$
@@ -219,24 +213,25 @@ set plan_cache_mode = force_generic_plan set jit = off$settings$;
                     )$plain$;
 
     rows constant text := $rows$
-        insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
         select
-            (select slot from observer.log_head), observer.hash_of(tenant, <entity>, key), pg_column_size(image) - 4,
+            (select partition_no from observer.log_partition_state), observer.hash_of(tenant, <entity>, key),
+                pg_column_size(image) - 4,
             <operation>, <entity>, key, tenant,
             case <operation> when 'd' then image end, case <operation> when 'i' then image end
         from (
             select image, observer.key_of(image, <key>) as key, observer.field(image, <tenant>) as tenant
-            from (select row_to_json(shown.*) as image from <changed_rows> shown offset 0) whole offset 0
+            from (select row_to_json(visible.*) as image from <changed_rows> visible offset 0) whole offset 0
         ) row$rows$;
 
     pairs constant text := $pairs$
-        insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
         with olds as (
             select *, case when <by_key> then concat(tenant, E'\x1f', key) else n::text end as pair
             from (
                 select n, image, observer.key_of(image, <key>) as key, observer.field(image, <tenant>) as tenant
                 from (
-                    select row_number() over () as n, row_to_json(shown.*) as image from <old_rows> shown offset 0
+                    select row_number() over () as n, row_to_json(visible.*) as image from <old_rows> visible offset 0
                 ) whole offset 0
             ) row
         ), news as (
@@ -244,7 +239,7 @@ set plan_cache_mode = force_generic_plan set jit = off$settings$;
             from (
                 select n, image, observer.key_of(image, <key>) as key, observer.field(image, <tenant>) as tenant
                 from (
-                    select row_number() over () as n, row_to_json(shown.*) as image from <new_rows> shown offset 0
+                    select row_number() over () as n, row_to_json(visible.*) as image from <new_rows> visible offset 0
                 ) whole offset 0
             ) row
         ), pairs as materialized (
@@ -264,7 +259,7 @@ set plan_cache_mode = force_generic_plan set jit = off$settings$;
             from pairs where after is not null
         )
         select
-            (select slot from observer.log_head), observer.hash_of(tenant, <entity>, key),
+            (select partition_no from observer.log_partition_state), observer.hash_of(tenant, <entity>, key),
             coalesce(octet_length(before::text), 0) + coalesce(octet_length(after::text), 0),
             operation, <entity>, key, tenant, before, after
         from events$pairs$;
@@ -275,7 +270,7 @@ declare
     entity text := tg_table_schema || '.' || tg_table_name;
     operation "char" := case tg_op when 'INSERT' then 'i' else 'd' end;
     options json;
-    shown text;
+    visible text;
 begin
     if tg_argv[2] = 'partitioned' or strpos(tg_table_name, '.') > 0 or strpos(tg_table_schema, '.') > 0
         or strpos(entity, '"') > 0
@@ -283,9 +278,10 @@ begin
         entity := observer.entity_of(tg_relid);
     end if;
     if tg_nargs > 1 then
-        insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
         select
-            (select slot from observer.log_head), observer.hash_of(tenant, entity, key), pg_column_size(image) - 4,
+            (select partition_no from observer.log_partition_state), observer.hash_of(tenant, entity, key),
+                pg_column_size(image) - 4,
             operation, entity, key, tenant,
             case operation when 'd' then image end, case operation when 'i' then image end
         from (
@@ -306,10 +302,10 @@ begin
     if not exists (select from changed_rows) then return null; end if;
     options := tg_argv[0];
     if options -> 'partitioned' is not null then entity := observer.entity_of(tg_relid); end if;
-    shown := observer.columns(tg_relid, options);
-    if shown is null then<static>;
+    visible := observer.visible_columns(tg_relid, options);
+    if visible is null then<static>;
     else
-        execute format(<dynamic>, shown) using entity, (options ->> 'key')::text[], options ->> 'tenant', operation;
+        execute format(<dynamic>, visible) using entity, (options ->> 'key')::text[], options ->> 'tenant', operation;
     end if;
     return null;
 end
@@ -326,7 +322,7 @@ declare
     entity text := tg_table_schema || '.' || tg_table_name;
     by_key boolean := false;
     options json;
-    shown text;
+    visible text;
 begin
     if tg_argv[2] = 'partitioned' or strpos(tg_table_name, '.') > 0 or strpos(tg_table_schema, '.') > 0
         or strpos(entity, '"') > 0
@@ -335,17 +331,20 @@ begin
     end if;
     -- One row that stays who it is.
     if tg_nargs > 1 then
-        insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, old, new)
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
         select
-            (select slot from observer.log_head), observer.hash_of(tenant, entity, key),
+            (select partition_no from observer.log_partition_state), observer.hash_of(tenant, entity, key),
             pg_column_size(before) + pg_column_size(after) - 8, 'u', entity, key, tenant, before, after
         from (
             select
                 before, after,
                 case when escaped then observer.escaped_field(after, tg_argv[1]) else after ->> tg_argv[1] end as key,
-                case when escaped then observer.escaped_field(after, tg_argv[3]) else after ->> tg_argv[3] end as tenant,
-                case when escaped then observer.escaped_field(before, tg_argv[1]) else before ->> tg_argv[1] end as old_key,
-                case when escaped then observer.escaped_field(before, tg_argv[3]) else before ->> tg_argv[3] end as old_tenant
+                case when escaped then observer.escaped_field(after,
+                    tg_argv[3]) else after ->> tg_argv[3] end as tenant,
+                case when escaped then observer.escaped_field(before,
+                    tg_argv[1]) else before ->> tg_argv[1] end as old_key,
+                case when escaped then observer.escaped_field(before,
+                    tg_argv[3]) else before ->> tg_argv[3] end as old_tenant
             from (
                 select
                     before, after, strpos(before::text, E'\\u') > 0 or strpos(after::text, E'\\u') > 0 as escaped
@@ -366,10 +365,10 @@ begin
         entity := observer.entity_of(tg_relid);
         by_key := (select count(*) from old_rows) <> (select count(*) from new_rows);
     end if;
-    shown := observer.columns(tg_relid, options);
-    if shown is null then<static>;
+    visible := observer.visible_columns(tg_relid, options);
+    if visible is null then<static>;
     else
-        execute format(<dynamic>, shown) using entity, (options ->> 'key')::text[], options ->> 'tenant', by_key;
+        execute format(<dynamic>, visible) using entity, (options ->> 'key')::text[], options ->> 'tenant', by_key;
     end if;
     return null;
 end
@@ -383,7 +382,7 @@ begin
         ) as f (name, body, insertion, setting)
     loop
         execute format(
-            'create function observer.%s() returns trigger %s as %L', made.name, settings || made.setting,
+            'create or replace function observer.%s() returns trigger %s as %L', made.name, settings || made.setting,
             replace(replace(replace(made.body,
                 '<plain>', plain),
                 '<static>', regexp_replace(replace(replace(replace(replace(replace(made.insertion,
@@ -400,7 +399,7 @@ $make$;
 
 -- A TRUNCATE that reaches several tables of a partition tree is one event: nothing has
 -- happened to the entity since the transaction's last one.
-create function observer.log_truncate() returns trigger
+create or replace function observer.log_truncate() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -415,15 +414,10 @@ begin
     ) then
         return null;
     end if;
-    insert into observer.change_log (slot, hash, size, operation, entity)
-    select slot, observer.hash_of(null, truncated, null), 0, 't', truncated from observer.log_head;
+    insert into observer.change_log (partition_no, hash, size, operation, entity)
+    select partition_no, observer.hash_of(null, truncated, null), 0, 't', truncated from observer.log_partition_state;
     return null;
 end
 $$;
 
 revoke all on function observer.log_rows, observer.log_update, observer.log_truncate from public;
-
-comment on view observer.changed_rows is
-'Stands in for the transition table of a trigger that has none. Empty.';
-comment on view observer.old_rows is 'Like observer.changed_rows.';
-comment on view observer.new_rows is 'Like observer.changed_rows.';

@@ -10,7 +10,7 @@
 --   known        the other columns that there were, and
 --   identity     the table in which the numbers mean that
 
-create function observer.primary_key(tbl regclass) returns text[]
+create or replace function observer.primary_key(tbl regclass) returns text[]
 language sql stable
 return (
     select pg_catalog.array_agg(a.attname::text order by k.n)
@@ -21,7 +21,7 @@ return (
 );
 
 -- What a table's triggers were told, or null where it is not tracked.
-create function observer.options_of(tbl oid) returns json
+create or replace function observer.options_of(tbl oid) returns json
 language sql stable
 return (
     -- the first argument, without the zero byte that ends it
@@ -34,7 +34,7 @@ return (
 );
 
 -- Refuses what cannot be tracked, with what to do instead.
-create function observer.check_trackable(tbl regclass) returns void
+create or replace function observer.check_trackable(tbl regclass) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -82,7 +82,7 @@ begin
 end
 $$;
 
-create function observer.check_columns(tbl regclass, key text[], tenant text, exclude text[]) returns void
+create or replace function observer.check_columns(tbl regclass, key text[], tenant text, exclude text[]) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -92,7 +92,8 @@ begin
     if coalesce(cardinality(key), 0) = 0 then
         raise exception '% has no primary key', tbl
             using errcode = 'invalid_parameter_value',
-                hint = format('Name the columns that identify a row: select observer.track(%L, key => ''{...}'').', tbl);
+                hint = format('Name the columns that identify a row: select observer.track(%L, key => ''{...}'').',
+                    tbl);
     end if;
     select name into missing from unnest(key || exclude || array_remove(array[tenant], null)) as name
     where not exists (
@@ -112,7 +113,7 @@ end
 $$;
 
 -- The columns that are excluded so far, by the names that they have now. Refuses to guess.
-create function observer.excluded(tbl regclass, options json) returns text[]
+create or replace function observer.kept_exclusions(tbl regclass, options json) returns text[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -120,7 +121,8 @@ declare
     names text[] := coalesce((options ->> 'exclude')::text[], '{}');
     present text[] := array(
         select attname::text from pg_attribute
-        where attrelid = tbl and attnum > 0 and not attisdropped and attname = any (observer.hidden(tbl, options))
+        where attrelid = tbl and attnum > 0 and not attisdropped and attname = any (observer.excluded_columns(tbl,
+            options))
         order by attnum
     );
 begin
@@ -135,7 +137,7 @@ end
 $$;
 
 -- Makes the triggers of one table, and leaves what was said of when they fire.
-create function observer.make_triggers(tbl regclass, options json, arguments text) returns void
+create or replace function observer.make_triggers(tbl regclass, options json, arguments text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -166,12 +168,13 @@ begin
             and fires ->> t.tgname::text is not null
     loop
         execute format(
-            'alter table %s enable %s trigger %I', tbl, case kept.at when 'A' then 'always' else 'replica' end, kept.tgname);
+            'alter table %s enable %s trigger %I', tbl, case kept.at when 'A' then 'always' else 'replica' end,
+                kept.tgname);
     end loop;
 end
 $$;
 
-create function observer.track(
+create or replace function observer.track(
     tbl regclass, key text[] default null, tenant text default null, exclude text[] default null
 ) returns void
 language plpgsql
@@ -191,7 +194,7 @@ begin
     key := coalesce(key, (before ->> 'key')::text[]);
     if coalesce(cardinality(key), 0) = 0 then key := observer.primary_key(tbl); end if;
     tenant := nullif(coalesce(tenant, before ->> 'tenant'), '');
-    exclude := coalesce(exclude, observer.excluded(tbl, before));
+    exclude := coalesce(exclude, observer.kept_exclusions(tbl, before));
     perform observer.check_columns(tbl, key, tenant, exclude);
     partitioned := exists (select 1 from pg_partition_tree(tbl));
     -- A statement fires the triggers of the table that it names only, so no event is doubled.
@@ -225,7 +228,7 @@ begin
 end
 $$;
 
-create function observer.untrack(tbl regclass) returns void
+create or replace function observer.untrack(tbl regclass) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -244,7 +247,7 @@ end
 $$;
 
 -- What keeps a tracked table's changes from being logged as they should, or null.
-create function observer.trouble_of(tbl oid) returns text
+create or replace function observer.trouble_of(tbl oid) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -272,12 +275,13 @@ begin
     from pg_attribute
     where attrelid = tbl and attnum > 0 and not attisdropped
         and options ->> 'identity' <> observer.identity_of(tbl)
-        and attname = any (observer.hidden(tbl, options)) and attname <> all ((options ->> 'exclude')::text[]);
+        and attname = any (observer.excluded_columns(tbl, options))
+            and attname <> all ((options ->> 'exclude')::text[]);
     return 'hidden until it is tracked again, as it was restored or copied: ' || found;
 end
 $$;
 
-create view observer.tracked as
+create or replace view observer.tracked as
 select
     observer.entity_of(tbl) as entity,
     tbl::regclass as tbl,
@@ -314,5 +318,7 @@ delete and an insert. If a row trigger of the table changes its row by a further
 then that statement''s event comes before that of the statement that fired the trigger; and a
 MERGE that deletes a row and inserts another with the same key logs the insert first.
 Nothing is logged under session_replication_role = replica.';
+
 comment on function observer.untrack is 'Stops logging changes of the table; what was logged is still delivered.';
+
 comment on view observer.tracked is 'The tracked tables, their options, and what is wrong with any of them.';

@@ -1,24 +1,11 @@
 -- Events of the application's own.
 
--- What a role may log that is not to log events of every entity. A regrole keeps to its role when that
--- is renamed, and is dumped by name.
-create table observer.emit_restriction (
-    role regrole not null,
-    entity_prefix text not null,
-    -- any where null
-    tenant text
-);
-create unique index on observer.emit_restriction (role, entity_prefix, coalesce(tenant, ''), (tenant is null));
-
-comment on table observer.emit_restriction is
-'The entities and tenants of which these roles, and their members, may log events; others may of all.';
-
 -- Logs an event. The transaction draws its xid before the id: the readers' bounds on ids rest on that
 -- order, and an event may be the first thing that a transaction writes.
 --
 -- Restrictions are the login's, and of all roles that it may become: what `set role` has made of it does
 -- not show here. Whoever may change them is not bound by them.
-create function observer.log_event(entity text, payload json, key text, tenant text) returns bigint
+create or replace function observer.log_event(entity text, payload json, key text, tenant text) returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -45,18 +32,18 @@ begin
                 hint = 'The owner of the schema may allow it by observer.restrict_emit(role, entity_prefix, tenant).';
     end if;
     perform pg_current_xact_id();
-    insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, new)
+    insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, new)
     select
-        slot, observer.hash_of(log_event.tenant, log_event.entity, log_event.key),
+        partition_no, observer.hash_of(log_event.tenant, log_event.entity, log_event.key),
         coalesce(octet_length(payload::text), 0), 'c', log_event.entity, log_event.key, log_event.tenant, payload
-    from observer.log_head
+    from observer.log_partition_state
     returning id into log_id;
     return log_id;
 end
 $$;
 
 -- Whether the login may log events of this entity and tenant.
-create function observer.may_emit(entity text, tenant text) returns boolean
+create or replace function observer.may_emit(entity text, tenant text) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -79,19 +66,19 @@ observer, grant execute on function observer.log_event.';
 -- One for each type of payload, so that literals, nulls and values of any of them do. A key is its text:
 -- it is made with the rights of whoever calls, since a type's cast may be anybody's function. They may be
 -- called by all, and do nothing for those who may not call log_event.
-create function observer.emit(
+create or replace function observer.emit(
     entity text, payload json default null, key anycompatible default null::text, tenant text default null
 ) returns bigint
 language sql volatile
 as $$ select observer.log_event(entity, payload, key::pg_catalog.text, tenant) $$;
 
-create function observer.emit(
+create or replace function observer.emit(
     entity text, payload jsonb, key anycompatible default null::text, tenant text default null
 ) returns bigint
 language sql volatile
 as $$ select observer.log_event(entity, payload::pg_catalog.json, key::pg_catalog.text, tenant) $$;
 
-create function observer.emit(
+create or replace function observer.emit(
     entity text, payload text, key anycompatible default null::text, tenant text default null
 ) returns bigint
 language sql volatile
@@ -112,7 +99,8 @@ $$;
 
 -- Lets a role log events of entities that begin with a prefix, and of one tenant where one is given, and of
 -- none but those: several restrictions of a role add to each other.
-create function observer.restrict_emit(role regrole, entity_prefix text, tenant text default null) returns void
+create or replace function observer.restrict_emit(role regrole, entity_prefix text,
+    tenant text default null) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -122,7 +110,7 @@ as $$
 $$;
 
 -- Ends all restrictions of a role; returns how many there were.
-create function observer.unrestrict_emit(role regrole) returns bigint
+create or replace function observer.unrestrict_emit(role regrole) returns bigint
 language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -135,4 +123,5 @@ revoke all on function observer.restrict_emit, observer.unrestrict_emit from pub
 comment on function observer.restrict_emit is
 'Lets a role and its members log no custom events but those whose entity begins with a prefix, and of one
 tenant where one is given. Called again, it allows others beside these.';
+
 comment on function observer.unrestrict_emit is 'Ends all that observer.restrict_emit said of a role.';
