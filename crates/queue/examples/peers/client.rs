@@ -35,7 +35,7 @@ const LANES: u32 = 1000;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrator = sqlx::migrate!("../migrations");
+    let mut migrator = sqlx::migrate!("../../migrations");
     migrator.dangerous_set_table_name("observer.migration");
     migrator.set_locking(false);
     migrator

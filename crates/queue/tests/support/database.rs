@@ -8,7 +8,7 @@ use testkit::database::{TestDb, binaries, lazy_pool};
 use testkit::servers::postgres::PrivateServer;
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrator = sqlx::migrate!("../migrations");
+    let mut migrator = sqlx::migrate!("../../migrations");
     migrator.dangerous_set_table_name("observer.migration");
     migrator.set_locking(false);
     migrator
