@@ -136,7 +136,11 @@ impl RunError {
                 | Self::Claim(
                     CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
                 )
-                | Self::Queue(PlaceError::Database(_) | PlaceError::Redis(OpenError::Redis(_)))
+                | Self::Queue(
+                    PlaceError::Database(_)
+                        | PlaceError::Queue(_)
+                        | PlaceError::Redis(OpenError::Redis(_))
+                )
                 | Self::Log(LogError::Database(_))
                 | Self::Schema(MigrateError::Database(_))
         )
@@ -150,6 +154,16 @@ impl RunError {
         }
         let mut causes = std::iter::successors(self.source(), |&cause| cause.source());
         causes.any(|cause| matches!(cause.downcast_ref(), Some(sqlx::Error::PoolTimedOut)))
+    }
+
+    /// Whether the queue has to be opened again, in another backend.
+    pub(crate) const fn is_queue_switch(&self) -> bool {
+        matches!(
+            self,
+            Self::Queue(PlaceError::Switched(_))
+                | Self::Claim(CheckpointError::QueueSwitched)
+                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::QueueSwitched))
+        )
     }
 
     /// Whether the server has begun a new life, in which what was saved is all that counts.
@@ -226,6 +240,9 @@ pub async fn run(
                     stand_by(&error, &name, &sources, &mut standing_by);
                     stop.run_until_cancelled(tokio::time::sleep(STANDBY_PAUSE))
                         .await;
+                }
+                Err(error) if error.is_queue_switch() && !stop.is_cancelled() => {
+                    tracing::info!(listener = &*name, "{error}; opening it again");
                 }
                 other => return other,
             }

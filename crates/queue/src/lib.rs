@@ -10,7 +10,6 @@
 //!
 //! There are two places to keep jobs, behind one trait: [`postgres`] and [`redis`].
 
-pub mod draining;
 pub mod failpoint;
 pub mod postgres;
 pub mod redis;
@@ -366,9 +365,38 @@ impl QueueError {
     }
 }
 
+/// Kind of backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// Tables of the schema `observer`.
+    Postgres,
+    /// Streams of a Redis server.
+    Redis,
+}
+
+impl BackendKind {
+    /// Name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "Postgres",
+            Self::Redis => "Redis",
+        }
+    }
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Where jobs of one listener are kept.
 #[async_trait]
 pub trait JobQueue: Send + Sync + fmt::Debug {
+    /// Kind of backend.
+    fn backend(&self) -> BackendKind;
+
     /// Adds jobs, each to the end of its lane. Where jobs are kept in Postgres this is part of the
     /// transaction; elsewhere it is done at once, and one that is there, or took effect or was
     /// cancelled not long ago, is not added again.

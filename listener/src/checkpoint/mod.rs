@@ -86,6 +86,9 @@ pub enum CheckpointError {
     /// Jobs could not be added.
     #[error("cannot add jobs: {0}")]
     Queue(#[from] ::queue::QueueError),
+    /// The backend of the queue is not in use any more.
+    #[error("the job queue uses another backend now")]
+    QueueSwitched,
     /// The mark of this moment could not be taken.
     #[error(transparent)]
     Log(#[from] LogError),

@@ -15,6 +15,7 @@ use super::{CheckpointError, Progress};
 use crate::event::Event;
 use crate::queue::dead_letter::{self, Letter, Verdict};
 use crate::queue::job::Spilled;
+use crate::queue::place;
 use crate::source::log::smallint;
 
 /// No more jobs are sent at once after this many bytes of their events.
@@ -83,7 +84,8 @@ pub enum Saved {
 /// Writes all of it or nothing.
 ///
 /// Fails with [`CheckpointError::NewLife`] when the server has recovered from a crash since
-/// `life`. Writing the same again, after an answer was lost, changes nothing.
+/// `life`, and with [`CheckpointError::QueueSwitched`] when it has jobs for a backend of the queue that
+/// is not in use any more. Writing the same again, after an answer was lost, changes nothing.
 pub async fn save(
     pool: &PgPool,
     queue: &dyn JobQueue,
@@ -127,6 +129,9 @@ pub async fn save(
     .await?;
     failpoint!("save-settled");
     if !what.jobs.is_empty() {
+        if !place::is_current(&mut tx, listener, queue.backend()).await? {
+            return Err(CheckpointError::QueueSwitched);
+        }
         for jobs in portions(&what.jobs) {
             let jobs = jobs.iter().map(|(_, spilled)| spilled.job(now));
             let jobs = jobs.collect::<Result<Vec<_>, _>>()?;

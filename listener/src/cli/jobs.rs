@@ -227,7 +227,8 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError
     let names = names.collect();
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
-    Ok((Place::open(&bundle.listener, pool).await?.queue, names))
+    let place = Place::open_recorded(&bundle.listener, pool).await?;
+    Ok((place.queue, names))
 }
 
 fn postgres(pool: PgPool, listener: &str) -> Arc<dyn JobQueue> {
@@ -267,7 +268,8 @@ pub(super) async fn of_status(
         // Without a Redis of the listener, jobs that are there cannot be counted.
         queue = match listener.queue.redis {
             Some(_) if place::is_in_redis(&pool, &identity).await? => {
-                Some(Place::open(&listener, pool.clone()).await?.queue)
+                let place = Place::open_recorded(&listener, pool.clone()).await?;
+                Some(place.queue)
             }
             _ => None,
         };

@@ -33,7 +33,6 @@ pub(super) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[Action]>>
             Err(_) => tracing::debug!("the job queue takes long to be seen to; trying again"),
         }
         if look % ORPHANS_EVERY == 0 {
-            setup.place.settle().await;
             // Of no action any lane is wanted, so each that has jobs is named alone.
             let asked = timeout(ANSWER, setup.place.queue.lanes(&[0], 1, 0)).await;
             if let Ok(Ok(actions)) = asked {

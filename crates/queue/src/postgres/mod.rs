@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    ActionLanes, Alive, Burial, Claim, Ended, Figures, First, JobQueue, Keeping, Kept, Lane,
-    NewJob, QueueError, Run, Selection, Shown, Want, WorkerId,
+    ActionLanes, Alive, BackendKind, Burial, Claim, Ended, Figures, First, JobQueue, Keeping, Kept,
+    Lane, NewJob, QueueError, Run, Selection, Shown, Want, WorkerId,
 };
 use keys::Turn;
 
@@ -74,6 +74,10 @@ impl PostgresQueue {
 
 #[async_trait]
 impl JobQueue for PostgresQueue {
+    fn backend(&self) -> BackendKind {
+        BackendKind::Postgres
+    }
+
     async fn enqueue(&self, tx: &mut PgConnection, jobs: &[NewJob]) -> Result<(), QueueError> {
         self.add(tx, jobs).await
     }

@@ -57,8 +57,8 @@ use std::time::Duration;
 pub use durability::Durability;
 
 use crate::{
-    ActionLanes, Alive, Burial, Claim, Ended, Figures, First, JobQueue, Keeping, Kept, Lane,
-    NewJob, QueueError, Run, Selection, Shown, Want, WorkerId,
+    ActionLanes, Alive, BackendKind, Burial, Claim, Ended, Figures, First, JobQueue, Keeping, Kept,
+    Lane, NewJob, QueueError, Run, Selection, Shown, Want, WorkerId,
 };
 use doubt::Doubts;
 use server::Server;
@@ -131,6 +131,10 @@ impl RedisQueue {
 
 #[async_trait]
 impl JobQueue for RedisQueue {
+    fn backend(&self) -> BackendKind {
+        BackendKind::Redis
+    }
+
     async fn enqueue(&self, _: &mut PgConnection, jobs: &[NewJob]) -> Result<(), QueueError> {
         self.add(jobs).await
     }
