@@ -1,12 +1,12 @@
-//! Places at which a test may have the process die as by `kill -9`, between any two steps of which
-//! only one may have been taken. They are there in debug builds only.
+//! Failpoints: places where a test can make the process die as by `kill -9`, between any two steps. Debug
+//! builds only.
 //!
-//! `OBSERVER_FAILPOINT=save-jobs-added:3` has the process die when it comes there the third time.
+//! `OBSERVER_FAILPOINT=save-jobs-added:3` kills the process when it reaches that point for the third time.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where the process may be made to die, in the order in which a job comes there.
+/// All failpoints, in the order in which a job reaches them.
 pub const ALL: &[&str] = &[
     "save-begun",
     "save-owned",
@@ -18,29 +18,29 @@ pub const ALL: &[&str] = &[
     "save-committed",
     "jobs-claimed",
     "job-attempted",
-    "postgres-dead-held",
-    "postgres-dead-buried",
-    "postgres-dead-finished",
+    "postgres-discard-verified",
+    "postgres-dead-letters-written",
+    "postgres-discard-finished",
     "postgres-finished",
-    "redis-dead-held",
-    "redis-dead-buried",
-    "redis-dead-committed",
+    "redis-discard-verified",
+    "redis-dead-letters-written",
+    "redis-dead-letters-committed",
     "redis-finished",
 ];
 
-/// Dies here, if that is what the environment asks for.
+/// Aborts the process here if the environment says so.
 #[macro_export]
 macro_rules! failpoint {
     ($name:literal) => {
         #[cfg(debug_assertions)]
-        $crate::failpoint::pass($name);
+        $crate::failpoint::reach($name);
     };
 }
 
-/// Comes by a place; see [`crate::failpoint!`].
-pub fn pass(name: &str) {
+/// Reaches a failpoint; see [`crate::failpoint!`].
+pub fn reach(name: &str) {
     static CHOSEN: OnceLock<Option<(String, u32)>> = OnceLock::new();
-    static PASSED: AtomicU32 = AtomicU32::new(0);
+    static REACHED: AtomicU32 = AtomicU32::new(0);
     debug_assert!(ALL.contains(&name), "{name} is listed");
     let chosen = CHOSEN.get_or_init(|| {
         let chosen = std::env::var("OBSERVER_FAILPOINT").ok()?;
@@ -49,7 +49,7 @@ pub fn pass(name: &str) {
     });
     if let Some((at, times)) = chosen
         && at == name
-        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *times
+        && REACHED.fetch_add(1, Ordering::Relaxed) + 1 == *times
     {
         std::process::abort();
     }

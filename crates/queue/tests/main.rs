@@ -1,4 +1,4 @@
-//! What both backends keep true: one suite, run for each of them; and what only one of them has.
+//! One suite that runs on both backends, and tests of what only one of them has.
 
 #![allow(
     clippy::disallowed_methods,

@@ -11,7 +11,7 @@ use ::redis::AsyncConnectionConfig;
 use ::redis::aio::MultiplexedConnection;
 use async_trait::async_trait;
 use observer_queue::redis::RedisQueue;
-use observer_queue::{JobQueue, Keeping};
+use observer_queue::{JobQueue, QueueConfig};
 use sqlx::PgPool;
 use testkit::database::TestDb;
 use testkit::servers::redis::{Options, PrivateRedis};
@@ -62,8 +62,8 @@ async fn own() -> Redis {
 }
 
 impl Redis {
-    async fn redis(&self, listener: &str, keeping: Keeping) -> Arc<RedisQueue> {
-        let queue = RedisQueue::open(&self.url, listener, self.db.pool.clone(), keeping).await;
+    async fn redis(&self, listener: &str, config: QueueConfig) -> Arc<RedisQueue> {
+        let queue = RedisQueue::open(&self.url, listener, self.db.pool.clone(), config).await;
         Arc::new(queue.unwrap())
     }
 
@@ -80,8 +80,8 @@ impl Redis {
 
 #[async_trait]
 impl Fixture for Redis {
-    async fn open(&self, listener: &str, keeping: Keeping) -> Arc<dyn JobQueue> {
-        self.redis(listener, keeping).await
+    async fn open(&self, listener: &str, config: QueueConfig) -> Arc<dyn JobQueue> {
+        self.redis(listener, config).await
     }
 
     fn pool(&self) -> &PgPool {
@@ -92,7 +92,7 @@ impl Fixture for Redis {
         false
     }
 
-    async fn cut(&self) {
+    async fn cut_connections(&self) {
         let mut connection = self.connection().await;
         let clients: String = ::redis::cmd("CLIENT")
             .arg("LIST")

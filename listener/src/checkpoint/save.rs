@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ::queue::transaction::begin;
+use ::queue::sql_transaction::begin;
 use ::queue::{JobQueue, failpoint};
 use sqlx::{PgPool, Postgres, Row, Transaction};
 use tokio::time::Instant;

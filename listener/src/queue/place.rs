@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use ::queue::postgres::PostgresQueue;
 use ::queue::redis::{Durability, OpenError, RedisQueue};
-use ::queue::transaction::begin;
-use ::queue::{BackendKind, JobQueue, Keeping, QueueError};
+use ::queue::sql_transaction::begin;
+use ::queue::{BackendKind, JobQueue, QueueConfig, QueueError};
 use crds::config::{ListenerConfig, QueueBackend};
 use sqlx::{PgConnection, PgPool};
 
@@ -25,7 +25,7 @@ const SWITCH_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// The database could not say which backend holds the jobs.
-    #[error("cannot read which backend holds the jobs: {}", ::queue::told(.0))]
+    #[error("cannot read which backend holds the jobs: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
     /// The old backend could not say whether it holds jobs.
     #[error("cannot read whether jobs are left in the queue's previous backend: {0}")]
@@ -112,17 +112,17 @@ impl Place {
         backend: BackendKind,
     ) -> Result<Self, PlaceError> {
         let (identity, config) = (listener.identity(), &listener.queue);
-        let keeping = Keeping {
+        let queue_config = QueueConfig {
             lease: config.lease,
             retention: config.retention,
         };
         let (queue, durability): (Arc<dyn JobQueue>, _) = match (backend, &config.redis) {
             (BackendKind::Postgres, _) => {
-                let queue = PostgresQueue::new(pool.clone(), &identity, keeping);
+                let queue = PostgresQueue::new(pool.clone(), &identity, queue_config);
                 (Arc::new(queue), Durability::Always)
             }
             (BackendKind::Redis, Some(url)) => {
-                let opening = RedisQueue::open(url.reveal(), &identity, pool.clone(), keeping);
+                let opening = RedisQueue::open(url.reveal(), &identity, pool.clone(), queue_config);
                 let queue = opening.await?;
                 let durability = queue.durability();
                 (Arc::new(queue), durability)
@@ -206,8 +206,8 @@ impl Place {
 
     /// Logs that the configured backend is not used yet, and what can be done about it.
     async fn warn_refused(&self) -> Result<(), PlaceError> {
-        let counted = self.queue.figures().await?;
-        let jobs: u64 = counted.iter().map(|(_, figures)| figures.pending).sum();
+        let stats = self.queue.stats().await?;
+        let jobs: u64 = stats.iter().map(|(_, stats)| stats.pending).sum();
         let (current, configured) = (self.queue.backend(), self.configured);
         tracing::warn!(
             jobs,

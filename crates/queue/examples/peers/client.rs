@@ -4,8 +4,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use observer_queue::postgres::PostgresQueue;
-use observer_queue::transaction::begin;
-use observer_queue::{JobQueue, Keeping, NewJob};
+use observer_queue::sql_transaction::begin;
+use observer_queue::{JobQueue, NewJob, QueueConfig};
 use serde_json::{Value, json};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -122,12 +122,12 @@ impl Client {
             "kept-batched" => (larger, RETENTION, None),
             other => return Err(format!("there is no setting {other}").into()),
         };
-        let keeping = Keeping {
+        let config = QueueConfig {
             lease: LEASE,
             retention,
         };
         Ok(Self {
-            queue: Arc::new(PostgresQueue::new(pool.clone(), LISTENER, keeping)),
+            queue: Arc::new(PostgresQueue::new(pool.clone(), LISTENER, config)),
             pool,
             setting,
             next: 0,

@@ -4,7 +4,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use observer_queue::{Burial, Ended, Job, Lane, NewJob, Priority};
+use observer_queue::{DeadLetterSink, FinishedClaim, Job, Lane, NewJob, Priority};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
 
@@ -42,7 +42,7 @@ pub(crate) fn job(number: u32, hash: u32) -> Result<NewJob, Failure> {
             priority: Priority::Normal,
             event: RawValue::from_string(event.to_string())?,
         },
-        wait: Duration::ZERO,
+        delay: Duration::ZERO,
         attempts: 0,
         history: RawValue::from_string("[]".to_owned())?,
     })
@@ -81,11 +81,11 @@ impl Seen {
 }
 
 /// No job here dies.
-pub(crate) struct NoBurial;
+pub(crate) struct NoDeadLetters;
 
 #[async_trait]
-impl Burial for NoBurial {
-    async fn bury(&self, _: &mut PgConnection, _: &[&Ended]) -> Result<(), sqlx::Error> {
+impl DeadLetterSink for NoDeadLetters {
+    async fn write(&self, _: &mut PgConnection, _: &[&FinishedClaim]) -> Result<(), sqlx::Error> {
         Ok(())
     }
 }

@@ -4,14 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use observer_queue::{Ended, Ending, JobQueue, QueueError, Run, Want, WorkerId};
+use observer_queue::{
+    ClaimRequest, FinishedClaim, JobOutcome, JobQueue, LaneBatch, QueueError, WorkerId,
+};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep_until};
 use uuid::Uuid;
 
 use super::Failure;
-use super::make::{ACTION, NoBurial, OBSERVER, Seen};
+use super::make::{ACTION, NoDeadLetters, OBSERVER, Seen};
 
 /// How long nobody looks after a look.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +54,7 @@ pub(crate) struct Setting {
     pub(crate) workers: usize,
     /// Runs under way.
     pub(crate) concurrency: usize,
-    /// Most runs claimed beyond those.
+    /// Most batches claimed beyond those.
     pub(crate) most_ahead: usize,
     /// Most results told at once.
     pub(crate) told_at_once: usize,
@@ -91,7 +93,7 @@ impl Working {
                 let mut ticks = interval(Duration::from_secs(1));
                 loop {
                     ticks.tick().await;
-                    keeper.keep().await?;
+                    keeper.run_maintenance().await?;
                 }
             });
             let living = Arc::clone(&queue);
@@ -99,7 +101,7 @@ impl Working {
                 let mut ticks = interval(lease / 4);
                 loop {
                     ticks.tick().await;
-                    living.alive(id).await?;
+                    living.heartbeat(id).await?;
                 }
             });
         }
@@ -116,7 +118,7 @@ impl Working {
         let failed = self.tasks.try_join_next();
         self.tasks.shutdown().await;
         for id in self.ids {
-            self.queue.leave(id).await?;
+            self.queue.deregister(id).await?;
         }
         match failed {
             Some(ended) => ended?,
@@ -130,12 +132,12 @@ struct Session {
     id: WorkerId,
     setting: Setting,
     seen: Arc<Seen>,
-    tell: mpsc::Sender<Ended>,
-    ended: mpsc::Receiver<Ended>,
-    ready: VecDeque<Run>,
+    tell: mpsc::Sender<FinishedClaim>,
+    ended: mpsc::Receiver<FinishedClaim>,
+    ready: VecDeque<LaneBatch>,
     running: JoinSet<()>,
-    claims: JoinSet<Result<Vec<Run>, QueueError>>,
-    untold: Vec<Ended>,
+    claims: JoinSet<Result<Vec<LaneBatch>, QueueError>>,
+    untold: Vec<FinishedClaim>,
     telling: JoinSet<Result<usize, QueueError>>,
     since: Instant,
     count: usize,
@@ -210,16 +212,16 @@ impl Session {
 
     fn start(&mut self) {
         while self.running.len() < self.setting.concurrency
-            && let Some(run) = self.ready.pop_front()
+            && let Some(batch) = self.ready.pop_front()
         {
             let (seen, tell) = (Arc::clone(&self.seen), self.tell.clone());
             self.running.spawn(async move {
-                for claimed in run.jobs {
+                for claimed in batch.jobs {
                     seen.begun(&claimed.job);
-                    let ended = Ended {
+                    let ended = FinishedClaim {
                         job: Arc::new(claimed.job),
                         claim: claimed.claim,
-                        ending: Ending::Done,
+                        outcome: JobOutcome::Completed,
                         enqueued_at: claimed.enqueued_at,
                     };
                     if tell.send(ended).await.is_err() {
@@ -230,7 +232,7 @@ impl Session {
         }
     }
 
-    fn note(&mut self, ended: Ended) {
+    fn note(&mut self, ended: FinishedClaim) {
         self.untold.push(ended);
         self.count += 1;
         let took = self.since.elapsed();
@@ -251,36 +253,36 @@ impl Session {
             return;
         }
         let many = self.untold.len().min(self.setting.told_at_once);
-        let ended: Vec<Ended> = self.untold.drain(..many).collect();
+        let ended: Vec<FinishedClaim> = self.untold.drain(..many).collect();
         let (queue, id) = (Arc::clone(&self.queue), self.id);
         self.telling.spawn(async move {
-            let refused = queue.finish(id, &ended, &NoBurial).await?;
+            let refused = queue.finish(id, &ended, &NoDeadLetters).await?;
             Ok(ended.len() - refused.len())
         });
     }
 
     fn look(&mut self) {
         let (queue, id) = (Arc::clone(&self.queue), self.id);
-        let want = Want {
-            bytes: 1 << 30,
-            runs: self.room(),
+        let want = ClaimRequest {
+            max_bytes: 1 << 30,
+            max_lanes: self.room(),
             actions: vec![(OBSERVER.into(), ACTION.into(), None)],
-            fleet: None,
+            max_running_total: None,
         };
         self.claims
             .spawn(async move { queue.claim(id, &want).await });
     }
 
-    fn claimed(&mut self, runs: Vec<Run>) {
+    fn claimed(&mut self, batches: Vec<LaneBatch>) {
         let pauses = self.setting.pauses;
-        if !runs.is_empty() {
+        if !batches.is_empty() {
             self.last_job = Instant::now();
             self.pause = pauses.shortest;
         } else if self.last_job.elapsed() >= pauses.near {
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
-        let more = runs.len() >= self.setting.concurrency;
-        self.ready.extend(runs);
+        let more = batches.len() >= self.setting.concurrency;
+        self.ready.extend(batches);
         let missed = std::mem::take(&mut self.missed);
         let pause = if more || missed {
             Duration::ZERO

@@ -1,14 +1,18 @@
-//! Jobs in Postgres: rows of `observer.job`, and functions beside them (see the migration) that
-//! each do one step in one statement. What they promise rests on two rules: whoever adds to a lane
-//! holds its first job, and whoever takes the first away makes the next one ready.
+//! Backend in Postgres: rows of `observer.job`, and SQL functions that each do one step in one
+//! statement (see the migrations). Two rules keep lanes alive: whoever adds to a lane locks its first
+//! job, and whoever removes the first job makes the next one available.
 //!
-//! Time is the server's alone.
+//! Only the server's clock counts.
 
+mod admin;
 mod claim;
-mod finish;
-mod keys;
-mod select;
-mod show;
+mod columns;
+mod complete;
+mod enqueue;
+mod hash;
+mod heartbeat;
+mod maintenance;
+mod queries;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,59 +20,54 @@ use async_trait::async_trait;
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    ActionLanes, Alive, BackendKind, Burial, Claim, Ended, Figures, First, JobQueue, Keeping, Kept,
-    Lane, NewJob, QueueError, Run, Selection, Shown, Want, WorkerId,
+    BackendKind, ClaimRequest, ClaimToken, DeadLetterSink, FinishedClaim, HeartbeatResponse,
+    JobFilter, JobQueue, JobView, Lane, LaneBatch, LaneHead, LanesOfAction, MaintenanceReport,
+    NewJob, QueueConfig, QueueError, QueueStats, WorkerId,
 };
-use keys::Turn;
+use hash::RoundRobinCursor;
 
-/// Most attempts that a job's history tells of.
-pub const MAX_HISTORY: usize = 20;
+/// Bytes of a partition after which new jobs go to the next one. While an old snapshot is open, a claim
+/// skips the dead rows of its partition, which takes a few milliseconds for this many bytes.
+const PARTITION_BYTES: i64 = 8 * 1024 * 1024;
 
-/// Bytes in a slot of the ring from which on new jobs go to the next one. While an old snapshot is
-/// open a claim passes by what is dead in the slot: a few milliseconds for as much as this.
-const SLOT_BYTES: i64 = 8 * 1024 * 1024;
-
-/// Most finished jobs that one call of `keep` removes.
-const MOST_REMOVED: i64 = 10_000;
-
-/// The jobs of one listener in Postgres.
+/// Job queue of one listener in Postgres.
 #[derive(Debug)]
 pub struct PostgresQueue {
     pool: PgPool,
     listener: String,
-    keeping: Keeping,
-    slot_bytes: i64,
-    /// Where the last claim ended in the rotation over actions and tenants.
-    after: Mutex<Turn>,
+    config: QueueConfig,
+    partition_bytes: i64,
+    /// Position after the last claim in the rotation over actions and tenants.
+    cursor: Mutex<RoundRobinCursor>,
 }
 
 impl PostgresQueue {
-    /// The queue of a listener. Connections are taken from the pool for one statement or one short
-    /// transaction at a time.
+    /// Creates the queue of a listener. Calls hold a connection for one statement or one short
+    /// transaction.
     #[must_use]
-    pub fn new(pool: PgPool, listener: &str, keeping: Keeping) -> Self {
+    pub fn new(pool: PgPool, listener: &str, config: QueueConfig) -> Self {
         Self {
             pool,
             listener: listener.to_owned(),
-            keeping,
-            slot_bytes: SLOT_BYTES,
-            after: Mutex::new(Turn::default()),
+            config,
+            partition_bytes: PARTITION_BYTES,
+            cursor: Mutex::new(RoundRobinCursor::default()),
         }
     }
 
-    /// The same with slots of another size, so that a test sees many of them.
+    /// Sets the size of a partition, so that a test rotates through many.
     #[must_use]
-    pub fn with_slot_bytes(mut self, bytes: i64) -> Self {
-        self.slot_bytes = bytes;
+    pub fn with_partition_bytes(mut self, bytes: i64) -> Self {
+        self.partition_bytes = bytes;
         self
     }
 
-    fn after(&self) -> Turn {
-        *self.after.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cursor(&self) -> RoundRobinCursor {
+        *self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_after(&self, turn: Turn) {
-        *self.after.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    fn set_cursor(&self, cursor: RoundRobinCursor) {
+        *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) = cursor;
     }
 }
 
@@ -79,113 +78,80 @@ impl JobQueue for PostgresQueue {
     }
 
     async fn enqueue(&self, tx: &mut PgConnection, jobs: &[NewJob]) -> Result<(), QueueError> {
-        self.add(tx, jobs).await
+        self.insert(tx, jobs).await
     }
 
-    async fn claim(&self, worker: WorkerId, want: &Want) -> Result<Vec<Run>, QueueError> {
-        self.take(worker, want).await
+    async fn claim(
+        &self,
+        worker: WorkerId,
+        request: &ClaimRequest,
+    ) -> Result<Vec<LaneBatch>, QueueError> {
+        self.claim_batches(worker, request).await
     }
 
     async fn finish(
         &self,
         worker: WorkerId,
-        ended: &[Ended],
-        burial: &dyn Burial,
-    ) -> Result<Vec<Claim>, QueueError> {
-        self.end(worker, ended, burial).await
+        finished: &[FinishedClaim],
+        sink: &dyn DeadLetterSink,
+    ) -> Result<Vec<ClaimToken>, QueueError> {
+        self.complete(worker, finished, sink).await
     }
 
     async fn register(&self, worker: WorkerId, name: &str) -> Result<(), QueueError> {
-        sqlx::query("select observer.job_register($1, $2, $3, $4)")
-            .bind(&self.listener)
-            .bind(worker.0)
-            .bind(name.replace('\0', ""))
-            .bind(self.keeping.lease.as_secs_f64())
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        self.register_worker(worker, name).await
     }
 
-    async fn alive(&self, worker: WorkerId) -> Result<Alive, QueueError> {
-        self.renew(worker).await
+    async fn heartbeat(&self, worker: WorkerId) -> Result<HeartbeatResponse, QueueError> {
+        self.renew_lease(worker).await
     }
 
-    async fn leave(&self, worker: WorkerId) -> Result<(), QueueError> {
-        sqlx::query("select observer.job_leave($1, $2)")
-            .bind(&self.listener)
-            .bind(worker.0)
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+    async fn deregister(&self, worker: WorkerId) -> Result<(), QueueError> {
+        self.deregister_worker(worker).await
     }
 
-    async fn keep(&self) -> Result<Kept, QueueError> {
-        let expired: i64 = sqlx::query_scalar("select observer.job_expire($1, $2)")
-            .bind(&self.listener)
-            .bind(i32::try_from(MAX_HISTORY).unwrap_or(i32::MAX))
-            .fetch_one(&self.pool)
-            .await?;
-        sqlx::query("select observer.job_rotate($1)")
-            .bind(self.slot_bytes)
-            .execute(&self.pool)
-            .await?;
-        if !self.keeping.retention.is_zero() {
-            sqlx::query("select observer.job_forget_done($1, $2, $3)")
-                .bind(&self.listener)
-                .bind(self.keeping.retention.as_secs_f64())
-                .bind(MOST_REMOVED)
-                .execute(&self.pool)
-                .await?;
-        }
-        Ok(Kept {
-            expired: expired.unsigned_abs(),
-        })
+    async fn run_maintenance(&self) -> Result<MaintenanceReport, QueueError> {
+        self.maintain().await
     }
 
-    async fn firsts(&self, lanes: &[Lane]) -> Result<Vec<Option<First>>, QueueError> {
-        self.first_of(lanes).await
+    async fn lane_heads(&self, lanes: &[Lane]) -> Result<Vec<Option<LaneHead>>, QueueError> {
+        self.query_lane_heads(lanes).await
     }
 
-    async fn lanes(
+    async fn lanes_with_jobs(
         &self,
         shards: &[u16],
-        of: u16,
-        most: usize,
-    ) -> Result<Vec<ActionLanes>, QueueError> {
-        self.lanes_of(shards, of, most).await
+        shard_count: u16,
+        max_lanes: usize,
+    ) -> Result<Vec<LanesOfAction>, QueueError> {
+        self.query_lanes(shards, shard_count, max_lanes).await
     }
 
-    async fn figures(&self) -> Result<Vec<(String, Figures)>, QueueError> {
-        self.count().await
+    async fn stats(&self) -> Result<Vec<(String, QueueStats)>, QueueError> {
+        self.query_stats().await
     }
 
-    async fn list(&self, what: &Selection, most: usize) -> Result<(Vec<Shown>, u64), QueueError> {
-        self.selected(what, most).await
+    async fn list(
+        &self,
+        filter: &JobFilter,
+        limit: usize,
+    ) -> Result<(Vec<JobView>, u64), QueueError> {
+        self.query_jobs(filter, limit).await
     }
 
-    async fn show(&self, id: &str) -> Result<Option<Shown>, QueueError> {
-        self.one(id).await
+    async fn show(&self, id: &str) -> Result<Option<JobView>, QueueError> {
+        self.query_job(id).await
     }
 
-    async fn retry(&self, what: &Selection) -> Result<u64, QueueError> {
-        self.hurry(what).await
+    async fn retry(&self, filter: &JobFilter) -> Result<u64, QueueError> {
+        self.run_now(filter).await
     }
 
-    async fn cancel(&self, what: &Selection) -> Result<u64, QueueError> {
-        self.call_off(what).await
+    async fn cancel(&self, filter: &JobFilter) -> Result<u64, QueueError> {
+        self.cancel_jobs(filter).await
     }
 
     async fn is_empty(&self) -> Result<bool, QueueError> {
-        // Where a lane holds jobs, one of them is not behind.
-        let empty = sqlx::query_scalar(
-            "select not exists (select from observer.job j where j.queue = q.id and j.state = 'r')
-                and not exists (select from observer.job j where j.queue = q.id and j.state = 'd')
-                and not exists (select from observer.job j where j.queue = q.id and j.state = 'c')
-             from (select observer.job_queue_of($1) as id) q",
-        )
-        .bind(&self.listener)
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(empty)
+        self.query_is_empty().await
     }
 }

@@ -1,61 +1,64 @@
-//! Taking jobs.
+//! Claiming jobs.
 
 use uuid::Uuid;
 
-use super::{RedisQueue, read, scripts};
-use crate::{MAX_RUN, QueueError, Run, Want, WorkerId};
+use super::{RedisQueue, decode, scripts};
+use crate::{ClaimRequest, LaneBatch, MAX_JOBS_PER_LANE, QueueError, WorkerId};
 
-/// Most runs that one call takes, whatever it asks for.
-const MOST_RUNS: usize = 512;
+/// Most lanes of one claim, whatever it asks for.
+const MAX_LANES_PER_CLAIM: usize = 512;
 
-/// For how long the token of a claim without an answer is known, in seconds: far longer than any
-/// command is under way.
+/// Lifetime in seconds of the token of a claim without a reply: far longer than any command is in
+/// flight.
 const TOKEN_SECONDS: u64 = 3600;
 
 impl RedisQueue {
-    pub(super) async fn take(&self, worker: WorkerId, want: &Want) -> Result<Vec<Run>, QueueError> {
-        self.give_back_doubtful().await?;
-        if want.runs == 0 || want.bytes == 0 {
+    pub(super) async fn claim_batches(
+        &self,
+        worker: WorkerId,
+        request: &ClaimRequest,
+    ) -> Result<Vec<LaneBatch>, QueueError> {
+        self.return_unconfirmed().await?;
+        if request.max_lanes == 0 || request.max_bytes == 0 {
             return Ok(Vec::new());
         }
         let token = Uuid::new_v4();
         let mut call = self.server.script(&scripts::CLAIM);
         call.arg(worker.0.to_string())
             .arg(token.to_string())
-            .arg(want.runs.min(MOST_RUNS))
-            .arg(MAX_RUN)
-            .arg(limit(want.fleet))
-            .arg(want.bytes);
-        for (observer, action, most) in &want.actions {
-            call.arg(&**observer).arg(&**action).arg(limit(*most));
+            .arg(request.max_lanes.min(MAX_LANES_PER_CLAIM))
+            .arg(MAX_JOBS_PER_LANE)
+            .arg(limit(request.max_running_total))
+            .arg(request.max_bytes);
+        for (observer, action, max_running) in &request.actions {
+            call.arg(&**observer)
+                .arg(&**action)
+                .arg(limit(*max_running));
         }
-        let doubt = self.doubts.begin(worker, token);
-        let rows: Vec<read::Row> = self.server.run(&call).await?;
-        let runs = read::runs(&rows)?;
-        doubt.settle();
-        Ok(runs)
+        let pending = self.unconfirmed.begin(worker, token);
+        let rows: Vec<decode::Row> = self.server.run(&call).await?;
+        let batches = decode::batches(&rows)?;
+        pending.confirm();
+        Ok(batches)
     }
 
-    /// Claims whose answers were not read are given back before anything else is taken.
-    pub(super) async fn give_back_doubtful(&self) -> Result<(), QueueError> {
-        while let Some(doubt) = self.doubts.next() {
-            let mut call = self.server.script(&scripts::UNTAKE);
-            call.arg(doubt.worker().0.to_string())
-                .arg(doubt.token().to_string())
+    /// Returns the jobs of claims whose replies were lost.
+    pub(super) async fn return_unconfirmed(&self) -> Result<(), QueueError> {
+        while let Some(claim) = self.unconfirmed.next() {
+            let mut call = self.server.script(&scripts::RETURN_UNCONFIRMED);
+            call.arg(claim.worker().0.to_string())
+                .arg(claim.token().to_string())
                 .arg(TOKEN_SECONDS);
-            let given: u64 = self.server.run(&call).await?;
-            if given > 0 {
-                tracing::info!(
-                    jobs = given,
-                    "gave back jobs of a claim whose answer was lost"
-                );
+            let jobs: u64 = self.server.run(&call).await?;
+            if jobs > 0 {
+                tracing::info!(jobs, "returned the jobs of a claim whose reply was lost");
             }
-            doubt.settle();
+            claim.confirm();
         }
         Ok(())
     }
 }
 
-fn limit(most: Option<u32>) -> String {
-    most.map(|most| most.to_string()).unwrap_or_default()
+fn limit(limit: Option<u32>) -> String {
+    limit.map(|limit| limit.to_string()).unwrap_or_default()
 }

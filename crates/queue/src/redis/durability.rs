@@ -1,4 +1,4 @@
-//! How the server is set up, as far as jobs depend on it.
+//! Settings of the server that jobs depend on.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::OpenError;
 use super::server::Server;
 
-/// What of the jobs that were acknowledged is lost with the server.
+/// Acknowledged jobs that a crash of the server loses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Durability {
@@ -19,11 +19,11 @@ pub enum Durability {
     System,
     /// All since the last snapshot: `appendonly no`.
     None,
-    /// The server does not tell.
+    /// The server does not say.
     Unknown,
 }
 
-/// Asks the server. One that may drop keys is refused.
+/// Reads the durability of a server; one that may evict keys is rejected.
 pub(super) async fn read(server: &Server) -> Result<Durability, OpenError> {
     if let Some(policy) = setting(server, "maxmemory-policy").await?
         && policy != "noeviction"
@@ -35,21 +35,23 @@ pub(super) async fn read(server: &Server) -> Result<Durability, OpenError> {
     Ok(durability(appendonly.as_deref(), appendfsync.as_deref()))
 }
 
-/// Nothing where this user may not ask.
+/// Reads a setting; `None` if this user may not read it.
 async fn setting(server: &Server, name: &str) -> Result<Option<String>, OpenError> {
     let mut cmd = redis::cmd("CONFIG");
     cmd.arg("GET").arg(name);
     match server.command::<HashMap<String, String>>(&cmd).await {
         Ok(mut settings) => Ok(settings.remove(name)),
-        Err(error) if error.is_io_error() || error.is_timeout() || is_refusal(&error) => {
+        Err(error)
+            if error.is_io_error() || error.is_timeout() || is_connection_rejected(&error) =>
+        {
             Err(error.into())
         }
         Err(_) => Ok(None),
     }
 }
 
-/// Of the connection rather than of the question.
-fn is_refusal(error: &redis::RedisError) -> bool {
+/// Whether the server rejected the connection rather than the command.
+fn is_connection_rejected(error: &redis::RedisError) -> bool {
     matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "LOADING"))
         || error.kind() == redis::ErrorKind::AuthenticationFailed
 }
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lost_follows_from_two_settings() {
+    fn durability_follows_from_two_settings() {
         for (appendonly, appendfsync, lost) in [
             (Some("yes"), Some("always"), Durability::Always),
             (Some("yes"), Some("everysec"), Durability::EverySecond),

@@ -1,22 +1,22 @@
 //! Adding jobs.
 
-use super::{RedisQueue, read, scripts};
+use super::{RedisQueue, decode, scripts};
 use crate::{NewJob, QueueError};
 
-/// Most jobs that one script adds.
-const MOST_AT_ONCE: usize = 256;
+/// Most jobs of one script.
+const MAX_BATCH: usize = 256;
 
-/// Bytes of events and histories from which on one script adds no more; more by one job at most.
-const BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
+/// Bytes of events and histories after which a script takes no further job.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 impl RedisQueue {
-    /// In parts, each whole or not at all. Repeated after an error, those added before are left out.
-    pub(super) async fn add(&self, jobs: &[NewJob]) -> Result<(), QueueError> {
+    /// Adds jobs in batches, each of them atomic. A repeat after an error skips jobs that were added before.
+    pub(super) async fn insert(&self, jobs: &[NewJob]) -> Result<(), QueueError> {
         let mut rest = jobs;
         while !rest.is_empty() {
-            let (part, after) = rest.split_at(part_of(rest));
+            let (batch, after) = rest.split_at(batch_size(rest));
             let mut call = self.server.script(&scripts::ENQUEUE);
-            for new in part {
+            for new in batch {
                 let job = &new.job;
                 call.arg(&job.id)
                     .arg(&*job.lane.observer)
@@ -29,9 +29,9 @@ impl RedisQueue {
                     .arg(u8::from(job.key.is_some()))
                     .arg(job.tenant.as_deref().unwrap_or_default())
                     .arg(u8::from(job.tenant.is_some()))
-                    .arg(read::priority_digit(job.priority))
+                    .arg(decode::priority_digit(job.priority))
                     .arg(job.event.get())
-                    .arg(read::micros(new.wait))
+                    .arg(decode::micros(new.delay))
                     .arg(new.attempts)
                     .arg(new.history.get());
             }
@@ -42,14 +42,14 @@ impl RedisQueue {
     }
 }
 
-/// How many of the next jobs go together; at least one.
-fn part_of(jobs: &[NewJob]) -> usize {
+/// Returns how many of the next jobs form a batch; at least one.
+fn batch_size(jobs: &[NewJob]) -> usize {
     let mut bytes = 0;
-    for (n, new) in jobs.iter().enumerate().take(MOST_AT_ONCE) {
+    for (n, new) in jobs.iter().enumerate().take(MAX_BATCH) {
         bytes += new.job.event.get().len() + new.history.get().len();
-        if bytes >= BYTES_AT_ONCE {
+        if bytes >= BATCH_BYTES {
             return n + 1;
         }
     }
-    jobs.len().min(MOST_AT_ONCE)
+    jobs.len().min(MAX_BATCH)
 }

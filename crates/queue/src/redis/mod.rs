@@ -1,128 +1,128 @@
-//! Jobs in Redis, in streams; also in what speaks its language and has its streams and scripts.
-//! Redis 7 or later, one server (a primary with replicas behind one address will do; cluster
-//! redirections are not followed, though all keys of a listener lie in one slot).
+//! Backend in Redis, in streams; also in servers that speak its protocol and have its streams and scripts.
+//! Redis 7 or newer, one server (a primary with replicas behind one address is fine; cluster
+//! redirections are not followed, though all keys of a listener share a slot).
 //!
-//! # What is kept where
+//! # Keys
 //! All keys begin with `observers:{<listener>}:`.
 //!
-//! A hash for each job (`job:<place>`) says all about it. The place is its number in the order of
-//! enqueueing; each lane is a sorted set of places (`lane:...`). Of a lane only the first is
-//! ready, delayed or claimed, with those of its run claimed too. What is ready lies in a stream for
-//! each priority, action and tenant (`ready:...`), which workers read by the consumer group
-//! `workers`; actions take turns (`acts:...`), and so do the tenants within each (`turns:...`).
-//! What is delayed lies in one sorted set, by when it is due.
+//! A hash for each job (`job:<ref>`) is the source of truth. The ref is the job's number in the order of
+//! enqueueing; a lane is a sorted set of refs (`lane:...`). Only the first job of a lane is ready,
+//! delayed or claimed, with those of its batch claimed too. Ready jobs lie in a stream for each
+//! priority, action and tenant (`ready:...`), which workers read through the consumer group `workers`.
+//! Claims rotate over actions (`action_rotation:...`) and over the tenants of each
+//! (`tenant_rotation:...`). Delayed jobs lie in one sorted set by due time.
 //!
-//! Every step is one script, and so happens whole or not at all. Time is the server's alone.
+//! Every step is one script, and so is atomic. Only the server's clock counts.
 //!
-//! A claim deletes the entries that it reads: who holds a job, and for which claim of it, is
-//! written in its hash, within the same script, and a worker's lease covers all that it holds. So
-//! entries need no list of those pending, a stream holds what is ready and nothing else, one that
-//! runs empty goes, and nothing grows with history. It also follows that streams and groups may be
-//! lost: a group that is gone is made anew before the first entry of its stream, and streams are
-//! filled again from the hashes.
+//! A claim deletes the entries that it reads: the job's hash says who holds it and under which
+//! generation, written by the same script, and one lease covers all claims of a worker. So the pending
+//! entries list is not used, a stream holds ready jobs and nothing else, empty streams are deleted, and
+//! nothing grows with history. It also means that streams and groups may be lost: a lost group is
+//! created before the first entry of its stream, and streams are filled again from the hashes.
 //!
-//! # What is lost with the server
-//! Redis answers before it is safe, unless it is told otherwise. A job that was acknowledged and
-//! then lost with the server is lost: the checkpoint has passed its event. With `appendonly no`
-//! that is all since the last snapshot; with `appendfsync everysec` about the last second, at most
-//! two; with `appendfsync no` what the system had not written yet. With `appendonly yes` and
-//! `appendfsync always` **nothing is lost** by a crash of the server or of its machine, as long as
-//! its disk is not. A failover to a replica loses what had not reached that one, whatever
-//! the setting. [`RedisQueue::durability`] tells what the server says of itself.
+//! # Durability
+//! Redis acknowledges writes before they are safe, unless told otherwise. A job that was acknowledged
+//! and then lost with the server is lost: the checkpoint has passed its event. With `appendonly no` that
+//! is everything since the last snapshot; with `appendfsync everysec` about the last second, two at
+//! most; with `appendfsync no` what the system had not written yet. With `appendonly yes` and
+//! `appendfsync always` **nothing is lost** in a crash of the server or its machine, as long as its disk
+//! survives. A failover to a replica loses what had not reached the replica, whatever the setting.
+//! [`RedisQueue::durability`] returns what the server reports.
 //!
-//! What is lost the other way round, the end of a job that took effect, has it attempted again,
-//! with the same id.
+//! If the end of a completed job is lost, the job is attempted again under the same id.
 //!
-//! # What is bounded
-//! A claim whose answer is not read is given back before the next one. An id is remembered for
-//! [`REMEMBERED`] after its job ended, but of [`MOST_REMEMBERED`] of them only: within that, a
-//! delivery is added once. The server must not evict keys (`maxmemory-policy noeviction`): when it
-//! is full it refuses new jobs, and the listener waits with its checkpoints.
+//! # Bounds
+//! A claim whose reply is lost is returned before the next one. A dedup key is kept for
+//! [`REMEMBER_IDS_FOR`] after its job ended, but at most [`MAX_REMEMBERED_IDS`] of them: within these
+//! bounds a delivery is added once. The server must not evict keys (`maxmemory-policy noeviction`): when
+//! it is full it rejects new jobs, and the listener holds its checkpoints back.
 
+mod admin;
 mod claim;
-mod doubt;
+mod complete;
+mod decode;
 mod durability;
 mod enqueue;
-mod finish;
-mod keep;
-mod read;
+mod maintenance;
 mod scripts;
-mod select;
 mod server;
+mod unconfirmed;
+mod workers;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{PgConnection, PgPool};
-use std::time::Duration;
 
 pub use durability::Durability;
 
 use crate::{
-    ActionLanes, Alive, BackendKind, Burial, Claim, Ended, Figures, First, JobQueue, Keeping, Kept,
-    Lane, NewJob, QueueError, Run, Selection, Shown, Want, WorkerId,
+    BackendKind, ClaimRequest, ClaimToken, DeadLetterSink, FinishedClaim, HeartbeatResponse,
+    JobFilter, JobQueue, JobView, Lane, LaneBatch, LaneHead, LanesOfAction, MaintenanceReport,
+    NewJob, QueueConfig, QueueError, QueueStats, WorkerId,
 };
-use doubt::Doubts;
 use server::Server;
+use unconfirmed::UnconfirmedClaims;
 
-/// For how long an id is known after its job ended.
-pub const REMEMBERED: Duration = Duration::from_hours(1);
+/// How long the dedup key of a job is kept after the job ended.
+pub const REMEMBER_IDS_FOR: Duration = Duration::from_hours(1);
 
-/// Most ids that are known of jobs that ended, the latest ones.
-pub const MOST_REMEMBERED: usize = 250_000;
+/// Most dedup keys of ended jobs that are kept, the latest ones.
+pub const MAX_REMEMBERED_IDS: usize = 250_000;
 
-/// Most finished jobs that are kept, the latest ones, however long they are to be kept.
-pub const MOST_FINISHED: usize = 100_000;
+/// Most completed jobs that are kept, the latest ones, whatever the retention.
+pub const MAX_COMPLETED_JOBS: usize = 100_000;
 
-/// The jobs of one listener in Redis.
+/// Job queue of one listener in Redis.
 #[derive(Debug)]
 pub struct RedisQueue {
     server: Server,
     pool: PgPool,
-    keeping: Keeping,
+    config: QueueConfig,
     durability: Durability,
-    doubts: Doubts,
+    unconfirmed: UnconfirmedClaims,
 }
 
-/// Why a Redis server is not used. All but the first may be tried again.
+/// Why a Redis server cannot be used. All but the first may be retried.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The address cannot be understood; it is not repeated, since it may hold a password.
+    /// The URL is invalid; it is not repeated, since it may hold a password.
     #[error("the address of Redis cannot be used: {0}")]
     Address(String),
-    /// It does not answer as it should.
-    #[error("Redis cannot be asked how it is set up: {0}")]
+    /// The server failed.
+    #[error("Redis cannot be asked for its settings: {0}")]
     Redis(#[from] ::redis::RedisError),
-    /// It may drop jobs when its memory is full.
+    /// The server evicts keys when its memory is full.
     #[error(
-        "Redis drops keys when its memory is full (maxmemory-policy {0}), and jobs with them: set maxmemory-policy noeviction"
+        "Redis evicts keys when its memory is full (maxmemory-policy {0}), and jobs with them: set maxmemory-policy noeviction"
     )]
     Evicts(String),
 }
 
 impl RedisQueue {
-    /// The queue of a listener, `namespace/name`, on the server of a URL (`redis://` or `rediss://`).
-    /// Dead letters are written by the pool, in transactions of their own.
+    /// Opens the queue of a listener, `namespace/name`, on the server of a URL (`redis://` or
+    /// `rediss://`). Dead letters are written through `pool`, in transactions of their own.
     ///
-    /// Every call to the queue ends within [`Self::LONGEST_CALL`], whatever the server does; and once
-    /// it is back, calls go on by themselves.
+    /// Every call ends within a few times [`Self::CALL_TIMEOUT`], whatever the server does, and calls
+    /// succeed again once it is back.
     pub async fn open(
         url: &str,
         listener: &str,
         pool: PgPool,
-        keeping: Keeping,
+        config: QueueConfig,
     ) -> Result<Self, OpenError> {
         let server = Server::open(url, listener)?;
         let durability = durability::read(&server).await?;
         Ok(Self {
             server,
             pool,
-            keeping,
+            config,
             durability,
-            doubts: Doubts::default(),
+            unconfirmed: UnconfirmedClaims::default(),
         })
     }
 
-    /// What was acknowledged is lost with the server to the extent that this says, as it was set up
-    /// when the queue was opened.
+    /// Durability of acknowledged jobs, as the server was set up when the queue was opened.
     #[must_use]
     pub fn durability(&self) -> Durability {
         self.durability
@@ -136,73 +136,81 @@ impl JobQueue for RedisQueue {
     }
 
     async fn enqueue(&self, _: &mut PgConnection, jobs: &[NewJob]) -> Result<(), QueueError> {
-        self.add(jobs).await
+        self.insert(jobs).await
     }
 
-    async fn claim(&self, worker: WorkerId, want: &Want) -> Result<Vec<Run>, QueueError> {
-        self.take(worker, want).await
+    async fn claim(
+        &self,
+        worker: WorkerId,
+        request: &ClaimRequest,
+    ) -> Result<Vec<LaneBatch>, QueueError> {
+        self.claim_batches(worker, request).await
     }
 
     async fn finish(
         &self,
         worker: WorkerId,
-        ended: &[Ended],
-        burial: &dyn Burial,
-    ) -> Result<Vec<Claim>, QueueError> {
-        self.end(worker, ended, burial).await
+        finished: &[FinishedClaim],
+        sink: &dyn DeadLetterSink,
+    ) -> Result<Vec<ClaimToken>, QueueError> {
+        self.complete(worker, finished, sink).await
     }
 
     async fn register(&self, worker: WorkerId, name: &str) -> Result<(), QueueError> {
-        self.welcome(worker, name).await
+        self.register_worker(worker, name).await
     }
 
-    async fn alive(&self, worker: WorkerId) -> Result<Alive, QueueError> {
-        self.renew(worker).await
+    async fn heartbeat(&self, worker: WorkerId) -> Result<HeartbeatResponse, QueueError> {
+        self.renew_lease(worker).await
     }
 
-    async fn leave(&self, worker: WorkerId) -> Result<(), QueueError> {
-        self.farewell(worker).await
+    async fn deregister(&self, worker: WorkerId) -> Result<(), QueueError> {
+        self.deregister_worker(worker).await
     }
 
-    async fn keep(&self) -> Result<Kept, QueueError> {
-        self.tidy().await
+    async fn run_maintenance(&self) -> Result<MaintenanceReport, QueueError> {
+        self.maintain().await
     }
 
-    async fn firsts(&self, lanes: &[Lane]) -> Result<Vec<Option<First>>, QueueError> {
-        self.first_of(lanes).await
+    async fn lane_heads(&self, lanes: &[Lane]) -> Result<Vec<Option<LaneHead>>, QueueError> {
+        self.query_lane_heads(lanes).await
     }
 
-    async fn lanes(
+    async fn lanes_with_jobs(
         &self,
         shards: &[u16],
-        of: u16,
-        most: usize,
-    ) -> Result<Vec<ActionLanes>, QueueError> {
-        self.lanes_of(shards, of, most).await
+        shard_count: u16,
+        max_lanes: usize,
+    ) -> Result<Vec<LanesOfAction>, QueueError> {
+        self.query_lanes(shards, shard_count, max_lanes).await
     }
 
-    async fn figures(&self) -> Result<Vec<(String, Figures)>, QueueError> {
-        self.count().await
+    async fn stats(&self) -> Result<Vec<(String, QueueStats)>, QueueError> {
+        self.query_stats().await
     }
 
-    async fn list(&self, what: &Selection, most: usize) -> Result<(Vec<Shown>, u64), QueueError> {
-        self.selected(what, most).await
+    async fn list(
+        &self,
+        filter: &JobFilter,
+        limit: usize,
+    ) -> Result<(Vec<JobView>, u64), QueueError> {
+        self.query_jobs(filter, limit).await
     }
 
-    async fn show(&self, id: &str) -> Result<Option<Shown>, QueueError> {
-        self.one(id).await
+    async fn show(&self, id: &str) -> Result<Option<JobView>, QueueError> {
+        self.query_job(id).await
     }
 
-    async fn retry(&self, what: &Selection) -> Result<u64, QueueError> {
-        self.each(select::RETRY, what).await
+    async fn retry(&self, filter: &JobFilter) -> Result<u64, QueueError> {
+        self.run_command(admin::RETRY, filter).await
     }
 
-    async fn cancel(&self, what: &Selection) -> Result<u64, QueueError> {
-        self.each(select::CANCEL, what).await
+    async fn cancel(&self, filter: &JobFilter) -> Result<u64, QueueError> {
+        self.run_command(admin::CANCEL, filter).await
     }
 
     async fn is_empty(&self) -> Result<bool, QueueError> {
-        let pending: u64 = self.server.ask("ZCARD", "pending").await?;
+        let pending: u64 = self.server.command_of("ZCARD", "pending").await?;
         Ok(pending == 0)
     }
 }

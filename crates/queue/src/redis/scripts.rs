@@ -1,5 +1,5 @@
-//! The scripts, each behind what they share. The server keeps them by their digest, and is given
-//! one again when it has forgotten it.
+//! Lua scripts, each behind the common prelude. The server caches them by digest and gets one again if it
+//! has lost it.
 
 use std::sync::LazyLock;
 
@@ -18,13 +18,13 @@ macro_rules! script {
 
 script!(ENQUEUE, "enqueue.lua");
 script!(CLAIM, "claim.lua");
-script!(UNTAKE, "untake.lua");
-script!(HELD, "held.lua");
-script!(FINISH, "finish.lua");
-script!(WORKER, "worker.lua");
-script!(RELEASE, "release.lua");
-script!(KEEP, "keep.lua");
-script!(AUDIT, "audit.lua");
-script!(FIRSTS, "firsts.lua");
-script!(FIGURES, "figures.lua");
-script!(SELECT, "select.lua");
+script!(RETURN_UNCONFIRMED, "return_unconfirmed.lua");
+script!(VERIFY_CLAIMS, "verify_claims.lua");
+script!(COMPLETE, "complete.lua");
+script!(HEARTBEAT, "heartbeat.lua");
+script!(RELEASE_WORKER, "release_worker.lua");
+script!(MAINTENANCE, "maintenance.lua");
+script!(REPAIR, "repair.lua");
+script!(LANE_HEADS, "lane_heads.lua");
+script!(STATS, "stats.lua");
+script!(FILTER, "filter.lua");

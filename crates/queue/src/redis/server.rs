@@ -1,7 +1,7 @@
-//! The connection, and how scripts are run on it.
+//! Connection to the server, and how scripts run on it.
 //!
-//! One connection carries all calls of a process. It is made anew by itself; a call that finds it
-//! broken fails, since only the caller knows whether it may be repeated.
+//! One connection carries all calls of a process and reconnects by itself. A call that finds it broken
+//! fails, since only the caller knows whether it may be retried.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,31 +13,31 @@ use redis::{Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Script, 
 use super::{OpenError, RedisQueue};
 use crate::QueueError;
 
-/// Until a connection is made.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Timeout of a connection attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Until an answer is there. Scripts are short, but a server may be busy with its disk.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Timeout of a reply. Scripts are short, but a server may be busy with its disk.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Attempts to connect after the first that one call waits for.
-const RECONNECTS: usize = 2;
+/// Retries to connect that one call waits for.
+const MAX_RECONNECTS: usize = 2;
 
-/// From one attempt to connect until the next.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Shortest and longest backoff between two attempts to connect.
+const MIN_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
-/// With something sent and no sign of the other side for this long, a connection is taken for broken.
-const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// Time without an acknowledgement after which a connection counts as broken.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most commands that are under way at once; others wait.
-const MOST_UNDER_WAY: usize = 64;
+/// Most commands in flight; others wait.
+const MAX_IN_FLIGHT: usize = 64;
 
 impl RedisQueue {
-    /// No step of a call takes longer; a call has few.
-    pub const LONGEST_CALL: Duration = Duration::from_secs(10);
+    /// Timeout of one step of a call; a call has few.
+    pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 }
 
-/// A server, and where on it one listener's keys lie.
+/// Server, and the prefix of one listener's keys.
 pub(super) struct Server {
     manager: ConnectionManager,
     prefix: String,
@@ -45,7 +45,7 @@ pub(super) struct Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Its address may hold a password.
+        // The URL may hold a password.
         f.debug_struct("Server")
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
@@ -58,15 +58,15 @@ impl Server {
         let info: ConnectionInfo = url.into_connection_info().map_err(address)?;
         let tcp = TcpSettings::default().set_nodelay(true);
         #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(SILENCE_LIMIT);
+        let tcp = tcp.set_user_timeout(TCP_USER_TIMEOUT);
         let client = Client::open(info.set_tcp_settings(tcp)).map_err(address)?;
         let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_LIMIT))
-            .set_response_timeout(Some(ANSWER_LIMIT))
-            .set_number_of_retries(RECONNECTS)
-            .set_min_delay(SHORTEST_PAUSE)
-            .set_max_delay(LONGEST_PAUSE)
-            .set_concurrency_limit(MOST_UNDER_WAY);
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT))
+            .set_number_of_retries(MAX_RECONNECTS)
+            .set_min_delay(MIN_BACKOFF)
+            .set_max_delay(MAX_BACKOFF)
+            .set_concurrency_limit(MAX_IN_FLIGHT);
         let manager = ConnectionManager::new_lazy_with_config(client, config).map_err(address)?;
         Ok(Self {
             manager,
@@ -74,7 +74,7 @@ impl Server {
         })
     }
 
-    /// A script about to be run, to be given its arguments.
+    /// Prepares a call of a script, to which the caller adds arguments.
     pub(super) fn script<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
         script.key(&self.prefix)
     }
@@ -84,11 +84,11 @@ impl Server {
         script: &ScriptInvocation<'_>,
     ) -> Result<T, QueueError> {
         let mut manager = self.manager.clone();
-        Ok(within_limit(script.invoke_async(&mut manager)).await?)
+        Ok(within_timeout(script.invoke_async(&mut manager)).await?)
     }
 
-    /// Asks a command of one key of the listener.
-    pub(super) async fn ask<T: FromRedisValue>(
+    /// Runs a command on one key of the listener.
+    pub(super) async fn command_of<T: FromRedisValue>(
         &self,
         command: &str,
         key: &str,
@@ -98,18 +98,18 @@ impl Server {
         Ok(self.command(&cmd).await?)
     }
 
-    /// A part of a set: where to go on, zero at its end, and some members.
+    /// Reads a page of a set: the next cursor, zero at the end, and some members.
     pub(super) async fn scan(
         &self,
         key: &str,
-        from: u64,
-        part: usize,
+        cursor: u64,
+        count: usize,
     ) -> Result<(u64, Vec<String>), QueueError> {
         let mut cmd = redis::cmd("SSCAN");
         cmd.arg(format!("{}{key}", self.prefix))
-            .arg(from)
+            .arg(cursor)
             .arg("COUNT")
-            .arg(part);
+            .arg(count);
         Ok(self.command(&cmd).await?)
     }
 
@@ -118,14 +118,14 @@ impl Server {
         cmd: &redis::Cmd,
     ) -> Result<T, redis::RedisError> {
         let mut manager = self.manager.clone();
-        within_limit(cmd.query_async(&mut manager)).await
+        within_timeout(cmd.query_async(&mut manager)).await
     }
 }
 
-async fn within_limit<T>(
+async fn within_timeout<T>(
     call: impl Future<Output = Result<T, redis::RedisError>>,
 ) -> Result<T, redis::RedisError> {
-    match tokio::time::timeout(RedisQueue::LONGEST_CALL, call).await {
+    match tokio::time::timeout(RedisQueue::CALL_TIMEOUT, call).await {
         Ok(answer) => answer,
         Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }

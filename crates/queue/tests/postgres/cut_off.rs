@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use observer_queue::transaction::begin;
+use observer_queue::sql_transaction::begin;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use testkit::database::lazy_pool;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::support::{database, seed};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_whose_transaction_was_cut_off_as_it_began_is_in_none() {
+async fn cancelled_begin_leaves_no_transaction_open() {
     let mut random = StdRng::seed_from_u64(seed());
     let db = database::database().await;
     // The same connection for all.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use observer_queue::postgres::PostgresQueue;
-use observer_queue::{Ending, JobQueue, WorkerId};
+use observer_queue::{JobOutcome, JobQueue, WorkerId};
 use sqlx::PgPool;
 use testkit::database::lazy_pool;
 use testkit::soak::rounds;
 
 use super::{Postgres, own, start};
-use crate::support::make::{Graves, add, ended, job, lane, want, worker};
+use crate::support::builders::{RecordedDeadLetters, add, ended, job, lane, request, worker};
 use crate::support::{CALM, Fixture, LISTENER};
 
 /// Jobs of one round.
@@ -19,16 +19,16 @@ const BATCH: usize = 500;
 async fn claim_and_finish(
     queue: &dyn JobQueue,
     worker: WorkerId,
-    runs: usize,
+    batches: usize,
 ) -> (Duration, Duration, usize) {
     let begun = Instant::now();
-    let runs = queue.claim(worker, &want(runs)).await.unwrap();
+    let batches = queue.claim(worker, &request(batches)).await.unwrap();
     let claimed = begun.elapsed();
-    let jobs = runs.iter().flat_map(|run| &run.jobs);
-    let all: Vec<_> = jobs.map(|one| ended(one, Ending::Done)).collect();
+    let jobs = batches.iter().flat_map(|batch| &batch.jobs);
+    let all: Vec<_> = jobs.map(|one| ended(one, JobOutcome::Completed)).collect();
     let begun = Instant::now();
     queue
-        .finish(worker, &all, &Graves::default())
+        .finish(worker, &all, &RecordedDeadLetters::default())
         .await
         .unwrap();
     (claimed, begun.elapsed(), all.len())
@@ -44,7 +44,7 @@ async fn fill(
     let jobs: Vec<_> = (from..from + some)
         .map(|n| {
             let mut new = job(&lane(u32::try_from(n).unwrap()), i64::try_from(n).unwrap());
-            new.wait = wait;
+            new.delay = wait;
             new
         })
         .collect();
@@ -64,7 +64,7 @@ async fn size(fixture: &Postgres) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_snapshot_does_not_let_it_grow() {
+async fn old_snapshot_does_not_bloat_the_queue() {
     const ROUNDS: usize = 30;
     let fixture: Postgres = own().await;
     let mut old = fixture.pool.begin().await.unwrap();
@@ -76,7 +76,7 @@ async fn an_old_snapshot_does_not_let_it_grow() {
         .fetch_one(&mut *old)
         .await
         .unwrap();
-    let queue = fixture.slots_of(LISTENER, CALM, 1024 * 1024);
+    let queue = fixture.with_partition_bytes(LISTENER, CALM, 1024 * 1024);
     let worker = worker(&*queue).await;
     // One that stays, so that its slot is never without a job unless it is moved.
     fill(&*queue, &fixture, 0, 1, Duration::from_hours(1)).await;
@@ -86,7 +86,7 @@ async fn an_old_snapshot_does_not_let_it_grow() {
         let (claim, _, some) = claim_and_finish(&*queue, worker, BATCH).await;
         assert_eq!(some, BATCH);
         claims.push(claim);
-        queue.keep().await.unwrap();
+        queue.run_maintenance().await.unwrap();
         sizes.push(size(&fixture).await);
     }
     let half = ROUNDS / 2;
@@ -123,7 +123,7 @@ async fn pages(pool: &PgPool) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_that_wait_do_not_slow_claims() {
+async fn scheduled_jobs_do_not_slow_claims() {
     const ROUNDS: usize = 11;
     let many: usize = std::env::var("OBSERVER_TEST_WAITING")
         .ok()
@@ -145,7 +145,7 @@ async fn many_that_wait_do_not_slow_claims() {
                 Duration::from_hours(10),
             )
             .await;
-            queue.keep().await.unwrap();
+            queue.run_maintenance().await.unwrap();
         }
         let (mut added, mut claims, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         let mut looked = Vec::new();
@@ -216,6 +216,6 @@ async fn throughput() {
             jobs / added,
             jobs / worked
         );
-        queue.keep().await.unwrap();
+        queue.run_maintenance().await.unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use observer_queue::{Ending, JobQueue, Selection};
+use observer_queue::{JobFilter, JobOutcome, JobQueue};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::PgPool;
@@ -15,7 +15,9 @@ use testkit::wait::amounts_to;
 use tokio::task::JoinSet;
 
 use super::{Postgres, own};
-use crate::support::make::{Graves, add, again, ended, job, lane, want, worker};
+use crate::support::builders::{
+    RecordedDeadLetters, add, again, ended, job, lane, request, worker,
+};
 use crate::support::{CALM, Fixture, LISTENER, eventually, seed};
 
 /// Few, so that all get in each other's way.
@@ -68,39 +70,39 @@ async fn work_on(
     let worker = worker(&*queue).await;
     let mut done = Vec::new();
     while !over.load(Ordering::Relaxed) {
-        let runs = queue.claim(worker, &want(2)).await.unwrap();
+        let batches = queue.claim(worker, &request(2)).await.unwrap();
         let mut all = Vec::new();
-        for one in runs.iter().flat_map(|run| &run.jobs) {
+        for one in batches.iter().flat_map(|batch| &batch.jobs) {
             if random.random_bool(0.05) {
                 all.push(ended(
                     one,
                     again(one, Duration::from_millis(random.random_range(0..3))),
                 ));
             } else {
-                all.push(ended(one, Ending::Done));
+                all.push(ended(one, JobOutcome::Completed));
             }
         }
         // What follows one that is to be made again was not worked on.
         all.dedup_by(|later, one| {
-            later.job.lane == one.job.lane && !matches!(one.ending, Ending::Done)
+            later.job.lane == one.job.lane && !matches!(one.outcome, JobOutcome::Completed)
         });
-        let graves = Graves::default();
+        let sink = RecordedDeadLetters::default();
         let (one, other) = all.split_at(random.random_range(0..=all.len()));
         let refused = tokio::join!(
-            queue.finish(worker, one, &graves),
-            queue.finish(worker, other, &graves)
+            queue.finish(worker, one, &sink),
+            queue.finish(worker, other, &sink)
         );
-        // Two at once may come in any order, so the later part of a run may be given back by the
+        // Two at once may come in any order, so the later part of a batch may be released by the
         // earlier one's being made again.
         let refused = [refused.0.unwrap(), refused.1.unwrap()].concat();
         for one in all {
-            if matches!(one.ending, Ending::Done) && !refused.contains(&one.claim) {
+            if matches!(one.outcome, JobOutcome::Completed) && !refused.contains(&one.claim) {
                 done.push((one.job.lane.hash, one.job.log_id));
                 count.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
-    queue.leave(worker).await.unwrap();
+    queue.deregister(worker).await.unwrap();
     done
 }
 
@@ -122,18 +124,18 @@ async fn stir(
             .await
             .unwrap();
         if random.random_bool(0.02) {
-            queue.keep().await.unwrap();
+            queue.run_maintenance().await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
         if random.random_bool(0.1) {
-            let (jobs, _) = queue.list(&Selection::default(), 50).await.unwrap();
+            let (jobs, _) = queue.list(&JobFilter::default(), 50).await.unwrap();
             let ids = jobs
                 .into_iter()
                 .filter(|_| random.random_bool(0.3))
                 .map(|one| one.id);
-            let some = Selection {
+            let some = JobFilter {
                 ids: Some(ids.collect()),
-                ..Selection::default()
+                ..JobFilter::default()
             };
             cancelled += queue.cancel(&some).await.unwrap();
         }
@@ -142,7 +144,7 @@ async fn stir(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_lane_falls_asleep() {
+async fn no_lane_stalls() {
     let seed = seed();
     let fixture: Postgres = own().await;
     let over = Arc::new(AtomicBool::new(false));
@@ -153,7 +155,7 @@ async fn no_lane_falls_asleep() {
         let seed = seed.wrapping_add(number);
         workers.spawn(work_on(queue, over.clone(), count.clone(), seed));
     }
-    let queue = fixture.small_slots(LISTENER, CALM);
+    let queue = fixture.with_small_partitions(LISTENER, CALM);
     let stirring = tokio::spawn(stir(fixture.url.clone(), queue.clone(), over.clone(), seed));
     let adding = tokio::spawn(add_on(
         queue.clone(),
@@ -184,14 +186,22 @@ async fn no_lane_falls_asleep() {
     let last = worker(&*queue).await;
     let left = eventually("the rest is done", async || {
         let mut rest = Vec::new();
-        for run in queue.claim(last, &want(8)).await.unwrap() {
-            rest.extend(run.jobs.iter().map(|one| ended(one, Ending::Done)));
+        for batch in queue.claim(last, &request(8)).await.unwrap() {
+            rest.extend(
+                batch
+                    .jobs
+                    .iter()
+                    .map(|one| ended(one, JobOutcome::Completed)),
+            );
         }
-        queue.finish(last, &rest, &Graves::default()).await.unwrap();
+        queue
+            .finish(last, &rest, &RecordedDeadLetters::default())
+            .await
+            .unwrap();
         queue.is_empty().await.unwrap().then_some(())
     });
     left.await;
-    println!("{added} added, {before} done by the crew, {cancelled} cancelled");
+    println!("{added} added, {before} done by the workers, {cancelled} cancelled");
     for (hash, all) in &mut done {
         let count = all.len();
         all.sort_unstable();
@@ -205,28 +215,32 @@ async fn no_lane_falls_asleep() {
 }
 
 #[tokio::test]
-async fn whoever_adds_waits_for_whoever_ends_and_the_other_way() {
+async fn enqueue_and_completion_of_a_lane_wait_for_each_other() {
     let fixture: Postgres = own().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     add(&*queue, &fixture.pool, &[job(&lane(1), 1)]).await;
-    let runs = queue.claim(worker, &want(1)).await.unwrap();
-    let end = [ended(&runs[0].jobs[0], Ending::Done)];
+    let batches = queue.claim(worker, &request(1)).await.unwrap();
+    let end = [ended(&batches[0].jobs[0], JobOutcome::Completed)];
 
     // Added first, seen by nobody yet, when the end comes.
     let mut tx = fixture.pool.begin().await.unwrap();
     queue.enqueue(&mut tx, &[job(&lane(1), 2)]).await.unwrap();
-    let ending = tokio::spawn({
+    let outcome = tokio::spawn({
         let queue = queue.clone();
-        async move { queue.finish(worker, &end, &Graves::default()).await }
+        async move {
+            queue
+                .finish(worker, &end, &RecordedDeadLetters::default())
+                .await
+        }
     });
     fixture.until_somebody_waits().await;
     tx.commit().await.unwrap();
-    assert_eq!(ending.await.unwrap().unwrap(), []);
-    let runs = queue.claim(worker, &want(1)).await.unwrap();
-    assert_eq!(runs[0].jobs[0].job.log_id, 2);
+    assert_eq!(outcome.await.unwrap().unwrap(), []);
+    let batches = queue.claim(worker, &request(1)).await.unwrap();
+    assert_eq!(batches[0].jobs[0].job.log_id, 2);
 
-    // Ended first, seen by nobody yet, when one more comes.
+    // FinishedClaim first, seen by nobody yet, when one more comes.
     let mut tx = fixture.pool.begin().await.unwrap();
     sqlx::query("delete from observer.job")
         .execute(&mut *tx)
@@ -239,6 +253,6 @@ async fn whoever_adds_waits_for_whoever_ends_and_the_other_way() {
     fixture.until_somebody_waits().await;
     tx.commit().await.unwrap();
     adding.await.unwrap();
-    let runs = queue.claim(worker, &want(1)).await.unwrap();
-    assert_eq!(runs[0].jobs[0].job.log_id, 3);
+    let batches = queue.claim(worker, &request(1)).await.unwrap();
+    assert_eq!(batches[0].jobs[0].job.log_id, 3);
 }

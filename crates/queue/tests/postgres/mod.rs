@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use observer_queue::postgres::PostgresQueue;
-use observer_queue::{JobQueue, Keeping};
+use observer_queue::{JobQueue, QueueConfig};
 use sqlx::{Connection, PgConnection, PgPool};
 use testkit::database::{TestDb, lazy_pool};
 use testkit::servers::postgres::PrivateServer;
@@ -50,14 +50,19 @@ async fn own() -> Postgres {
 
 impl Postgres {
     /// A queue with slots so small that the head moves on all the time.
-    fn small_slots(&self, listener: &str, keeping: Keeping) -> Arc<dyn JobQueue> {
-        self.slots_of(listener, keeping, 64 * 1024)
+    fn with_small_partitions(&self, listener: &str, config: QueueConfig) -> Arc<dyn JobQueue> {
+        self.with_partition_bytes(listener, config, 64 * 1024)
     }
 
     /// A queue with slots of so many bytes.
-    fn slots_of(&self, listener: &str, keeping: Keeping, bytes: i64) -> Arc<dyn JobQueue> {
+    fn with_partition_bytes(
+        &self,
+        listener: &str,
+        config: QueueConfig,
+        bytes: i64,
+    ) -> Arc<dyn JobQueue> {
         let pool = lazy_pool(&self.url, CONNECTIONS);
-        Arc::new(PostgresQueue::new(pool, listener, keeping).with_slot_bytes(bytes))
+        Arc::new(PostgresQueue::new(pool, listener, config).with_partition_bytes(bytes))
     }
 
     async fn until_somebody_waits(&self) {
@@ -77,9 +82,9 @@ impl Postgres {
 
 #[async_trait]
 impl Fixture for Postgres {
-    async fn open(&self, listener: &str, keeping: Keeping) -> Arc<dyn JobQueue> {
+    async fn open(&self, listener: &str, config: QueueConfig) -> Arc<dyn JobQueue> {
         let pool = lazy_pool(&self.url, CONNECTIONS);
-        Arc::new(PostgresQueue::new(pool, listener, keeping))
+        Arc::new(PostgresQueue::new(pool, listener, config))
     }
 
     fn pool(&self) -> &PgPool {
@@ -90,7 +95,7 @@ impl Fixture for Postgres {
         true
     }
 
-    async fn cut(&self) {
+    async fn cut_connections(&self) {
         let mut connection = PgConnection::connect(&self.url).await.unwrap();
         sqlx::query(
             "select pg_terminate_backend(pid) from pg_stat_activity

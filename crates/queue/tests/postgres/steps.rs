@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use observer_queue::{Burial, Ended, Ending, JobQueue, QueueError, WorkerId};
+use observer_queue::{DeadLetterSink, FinishedClaim, JobOutcome, JobQueue, QueueError, WorkerId};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{Postgres, start};
-use crate::support::make::{
-    Graves, add, ended, job, json, lane, want, work_off, work_off_all, worker,
+use crate::support::builders::{
+    RecordedDeadLetters, add, complete_all, complete_batch, ended, job, json, lane, request, worker,
 };
 use crate::support::{CALM, Fixture, LISTENER};
 
@@ -72,7 +72,7 @@ async fn end_backend(url: &str, tx: &mut PgConnection) -> Result<(), QueueError>
 }
 
 #[tokio::test]
-async fn a_save_that_breaks_off_anywhere_adds_its_jobs_once() {
+async fn interrupted_save_adds_its_jobs_once() {
     for crash in [
         Crash::BeforeJobs,
         Crash::AfterJobs,
@@ -86,20 +86,24 @@ async fn a_save_that_breaks_off_anywhere_adds_its_jobs_once() {
         save(&*queue, &fixture.url, id, None).await.unwrap();
         save(&*queue, &fixture.url, id, None).await.unwrap();
         let worker = worker(&*queue).await;
-        let mut all = work_off_all(&*queue, worker, &want(8)).await;
+        let mut all = complete_all(&*queue, worker, &request(8)).await;
         all.sort_unstable();
         assert_eq!(all, [1, 2, 3], "{crash:?}");
     }
 }
 
 /// Buries in the database, and then breaks off the transaction if it is to.
-struct Breaking {
+struct InterruptedSink {
     breaks: bool,
 }
 
 #[async_trait]
-impl Burial for Breaking {
-    async fn bury(&self, tx: &mut PgConnection, dead: &[&Ended]) -> Result<(), sqlx::Error> {
+impl DeadLetterSink for InterruptedSink {
+    async fn write(
+        &self,
+        tx: &mut PgConnection,
+        dead: &[&FinishedClaim],
+    ) -> Result<(), sqlx::Error> {
         for one in dead {
             sqlx::query("insert into observer.lease values ('grave', $1, 1, '{}')")
                 .bind(&one.job.id)
@@ -116,7 +120,7 @@ impl Burial for Breaking {
 }
 
 #[tokio::test]
-async fn a_burial_that_breaks_off_is_made_again_and_once() {
+async fn interrupted_dead_letter_is_written_once() {
     let fixture: Postgres = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
@@ -126,41 +130,43 @@ async fn a_burial_that_breaks_off_is_made_again_and_once() {
         &[job(&lane(1), 1), job(&lane(1), 2)],
     )
     .await;
-    let runs = queue.claim(worker, &want(1)).await.unwrap();
-    let dead = Ending::Dead {
+    let batches = queue.claim(worker, &request(1)).await.unwrap();
+    let dead = JobOutcome::Discarded {
         attempts: 8,
         history: json("[]"),
     };
-    let all = [ended(&runs[0].jobs[0], dead)];
+    let all = [ended(&batches[0].jobs[0], dead)];
     assert!(
         queue
-            .finish(worker, &all, &Breaking { breaks: true })
+            .finish(worker, &all, &InterruptedSink { breaks: true })
             .await
             .is_err()
     );
-    let first = queue.firsts(&[lane(1)]).await.unwrap()[0].clone().unwrap();
+    let first = queue.lane_heads(&[lane(1)]).await.unwrap()[0]
+        .clone()
+        .unwrap();
     assert_eq!(first.log_id, 1, "nothing of it was done");
     let refused = queue
-        .finish(worker, &all, &Breaking { breaks: false })
+        .finish(worker, &all, &InterruptedSink { breaks: false })
         .await
         .unwrap();
     assert_eq!(refused, []);
     // Were the answer lost, the same again does nothing more.
     let refused = queue
-        .finish(worker, &all, &Breaking { breaks: false })
+        .finish(worker, &all, &InterruptedSink { breaks: false })
         .await
         .unwrap();
     assert_eq!(refused.len(), 1);
-    let graves: i64 =
+    let sink: i64 =
         sqlx::query_scalar("select count(*) from observer.lease where listener = 'grave'")
             .fetch_one(&fixture.pool)
             .await
             .unwrap();
-    assert_eq!(graves, 1);
+    assert_eq!(sink, 1);
 }
 
 #[tokio::test]
-async fn an_exhausted_pool_is_waited_for_and_no_more() {
+async fn claim_waits_for_an_exhausted_pool() {
     let fixture: Postgres = start().await;
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -175,7 +181,7 @@ async fn an_exhausted_pool_is_waited_for_and_no_more() {
     let held = pool.acquire().await.unwrap();
     // Nothing but the pool is waited for here, so its time passes at once.
     tokio::time::pause();
-    let refused = queue.claim(worker, &want(1)).await;
+    let refused = queue.claim(worker, &request(1)).await;
     tokio::time::resume();
     assert!(
         matches!(
@@ -185,11 +191,11 @@ async fn an_exhausted_pool_is_waited_for_and_no_more() {
         "{refused:?}"
     );
     drop(held);
-    assert_eq!(work_off(&queue, worker, &want(1)).await, [1]);
+    assert_eq!(complete_batch(&queue, worker, &request(1)).await, [1]);
 }
 
 #[tokio::test]
-async fn a_listener_that_is_forgotten_leaves_no_job() {
+async fn dropped_listener_leaves_no_job() {
     let fixture: Postgres = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let other = fixture.open("shop/other", CALM).await;
@@ -201,7 +207,7 @@ async fn a_listener_that_is_forgotten_leaves_no_job() {
     )
     .await;
     add(&*other, &fixture.pool, &[job(&lane(1), 1)]).await;
-    queue.claim(worker, &want(1)).await.unwrap();
+    queue.claim(worker, &request(1)).await.unwrap();
     let removed: i64 = sqlx::query_scalar("select observer.forget($1)")
         .bind(LISTENER)
         .fetch_one(&fixture.pool)
@@ -210,8 +216,8 @@ async fn a_listener_that_is_forgotten_leaves_no_job() {
     assert_eq!(removed, 2);
     assert!(queue.is_empty().await.unwrap());
     assert!(!other.is_empty().await.unwrap());
-    let graves = Graves::default();
-    assert_eq!(queue.finish(worker, &[], &graves).await.unwrap(), []);
+    let sink = RecordedDeadLetters::default();
+    assert_eq!(queue.finish(worker, &[], &sink).await.unwrap(), []);
     // One that comes back begins anew.
     add(&*queue, &fixture.pool, &[job(&lane(1), 1)]).await;
     assert!(!queue.is_empty().await.unwrap());

@@ -48,7 +48,7 @@ pub(super) async fn streams(connection: &mut MultiplexedConnection) -> Vec<Strin
 /// else works.
 pub(super) async fn agree(connection: &mut MultiplexedConnection, queue: &dyn JobQueue) {
     // Makes ready what is due, so that counters and hashes stand still.
-    let figures: BTreeMap<_, _> = queue.figures().await.unwrap().into_iter().collect();
+    let figures: BTreeMap<_, _> = queue.stats().await.unwrap().into_iter().collect();
     let prefix = prefix();
     let mut counted: BTreeMap<String, HashMap<String, u64>> = BTreeMap::new();
     let mut lanes: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
@@ -110,7 +110,13 @@ pub(super) async fn is_bare(connection: &mut MultiplexedConnection) {
         .filter(|key| {
             let kind = key.split(':').next().unwrap_or_default();
             ![
-                "seq", "round", "audit", "recent", "workers", "people", "void",
+                "seq",
+                "rotation_seq",
+                "repair_cursor",
+                "recent_ids",
+                "workers",
+                "worker_names",
+                "void_claims",
             ]
             .contains(&kind)
         })

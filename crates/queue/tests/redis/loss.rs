@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use ::redis::AsyncCommands;
 use observer_queue::redis::{Durability, OpenError, RedisQueue};
-use observer_queue::{JobQueue, Keeping, QueueError, WorkerId};
+use observer_queue::{JobQueue, QueueConfig, QueueError, WorkerId};
 use testkit::servers::redis::{Fsync, Options, PrivateRedis};
 use tokio::time::Instant;
 
 use super::{inspect, own, start};
-use crate::support::crew::{Crew, Habits};
-use crate::support::make::{add, job, lane, want, work_off, work_off_all, worker};
+use crate::support::builders::{add, complete_all, complete_batch, job, lane, request, worker};
+use crate::support::faulty_workers::{FaultRates, FaultyWorkers};
 use crate::support::{CALM, Fixture, LISTENER, STALLED, eventually, seed};
 use testkit::wait::Patience;
 
@@ -24,26 +24,29 @@ fn jobs(from: i64, to: i64) -> Vec<observer_queue::NewJob> {
 }
 
 #[tokio::test]
-async fn a_consumer_group_that_is_gone_is_made_anew() {
+async fn lost_consumer_group_is_created_again() {
     let fixture = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     add(&*queue, fixture.pool(), &jobs(0, 10)).await;
-    assert_eq!(work_off(&*queue, worker, &want(3)).await, [0, 0, 0]);
+    assert_eq!(
+        complete_batch(&*queue, worker, &request(3)).await,
+        [0, 0, 0]
+    );
     let mut connection = fixture.connection().await;
     for stream in inspect::streams(&mut connection).await {
         let gone: bool =
             inspect::command(&mut connection, &["XGROUP", "DESTROY", &stream, "workers"]).await;
         assert!(gone);
     }
-    assert_eq!(work_off(&*queue, worker, &want(8)).await, [0; 7]);
-    queue.keep().await.unwrap();
+    assert_eq!(complete_batch(&*queue, worker, &request(8)).await, [0; 7]);
+    queue.run_maintenance().await.unwrap();
     assert!(queue.is_empty().await.unwrap());
     inspect::is_bare(&mut connection).await;
 }
 
 #[tokio::test]
-async fn a_group_made_anew_at_the_end_of_its_stream_goes_back() {
+async fn consumer_group_past_its_entries_is_set_back() {
     let fixture = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
@@ -58,11 +61,11 @@ async fn a_group_made_anew_at_the_end_of_its_stream_goes_back() {
         )
         .await;
     }
-    assert_eq!(work_off(&*queue, worker, &want(16)).await, [0; 10]);
+    assert_eq!(complete_batch(&*queue, worker, &request(16)).await, [0; 10]);
 }
 
 #[tokio::test]
-async fn lost_streams_are_filled_again_from_the_jobs() {
+async fn lost_streams_are_rebuilt() {
     // More than one step of the search for them sees to.
     const MANY: i64 = 2500;
     let fixture = start().await;
@@ -73,27 +76,30 @@ async fn lost_streams_are_filled_again_from_the_jobs() {
     for stream in inspect::streams(&mut connection).await {
         let _: u32 = connection.del(&stream).await.unwrap();
     }
-    assert_eq!(work_off(&*queue, worker, &want(16)).await, [0_i64; 0]);
-    queue.keep().await.unwrap();
+    assert_eq!(
+        complete_batch(&*queue, worker, &request(16)).await,
+        [0_i64; 0]
+    );
+    queue.run_maintenance().await.unwrap();
     inspect::agree(&mut connection, &*queue).await;
-    let all = work_off_all(&*queue, worker, &want(16)).await;
+    let all = complete_all(&*queue, worker, &request(16)).await;
     assert_eq!(all.len(), usize::try_from(MANY).unwrap());
     inspect::is_bare(&mut connection).await;
 }
 
 #[tokio::test]
-async fn all_that_follows_from_the_jobs_is_made_again_in_time() {
+async fn all_indexes_are_rebuilt() {
     let fixture = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     let mut delayed = job(&lane(100), 0);
-    delayed.wait = Duration::from_millis(1);
+    delayed.delay = Duration::from_millis(1);
     let mut new = jobs(0, 200);
     new.push(delayed);
     add(&*queue, fixture.pool(), &new).await;
     let mut connection = fixture.connection().await;
     for key in inspect::keys(&mut connection).await {
-        if ["ready:", "turns:", "acts:", "delayed"]
+        if ["ready:", "tenant_rotation:", "action_rotation:", "delayed"]
             .iter()
             .any(|kind| key.starts_with(kind))
         {
@@ -105,8 +111,8 @@ async fn all_that_follows_from_the_jobs_is_made_again_in_time() {
     }
     let done = std::sync::atomic::AtomicUsize::new(0);
     eventually("all jobs done", async || {
-        queue.keep().await.unwrap();
-        let some = work_off(&*queue, worker, &want(16)).await.len();
+        queue.run_maintenance().await.unwrap();
+        let some = complete_batch(&*queue, worker, &request(16)).await.len();
         let before = done.fetch_add(some, std::sync::atomic::Ordering::Relaxed);
         (before + some == 201).then_some(())
     })
@@ -115,7 +121,7 @@ async fn all_that_follows_from_the_jobs_is_made_again_in_time() {
 }
 
 #[tokio::test]
-async fn scripts_that_the_server_forgot_are_told_again() {
+async fn flushed_scripts_are_loaded_again() {
     let fixture = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
@@ -127,8 +133,8 @@ async fn scripts_that_the_server_forgot_are_told_again() {
             .await
             .unwrap();
         add(&*queue, fixture.pool(), &[job(&lane(1), n)]).await;
-        assert_eq!(work_off(&*queue, worker, &want(1)).await, [n]);
-        queue.keep().await.unwrap();
+        assert_eq!(complete_batch(&*queue, worker, &request(1)).await, [n]);
+        queue.run_maintenance().await.unwrap();
     }
 }
 
@@ -141,22 +147,22 @@ async fn under_load(
     fixture: &super::Redis,
     lease: Duration,
     dies: f64,
-    trouble: impl AsyncFn(&Crew),
+    trouble: impl AsyncFn(&FaultyWorkers),
 ) {
     let seed = seed();
-    let keeping = Keeping { lease, ..CALM };
-    let queue = fixture.open(LISTENER, keeping).await;
-    let habits = Habits {
+    let config = QueueConfig { lease, ..CALM };
+    let queue = fixture.open(LISTENER, config).await;
+    let faults = FaultRates {
         fails: 0.02,
         dies,
         falters: 0.0,
     };
-    let mut crew = Crew::default();
+    let mut workers = FaultyWorkers::default();
     for n in 0..4 {
-        crew.start(
-            fixture.open(LISTENER, keeping).await,
+        workers.start(
+            fixture.open(LISTENER, config).await,
             lease,
-            habits,
+            faults,
             seed.wrapping_add(n),
         );
     }
@@ -181,13 +187,13 @@ async fn under_load(
             added
         }
     });
-    trouble(&crew).await;
+    trouble(&workers).await;
     ended.store(true, std::sync::atomic::Ordering::Relaxed);
     let added = adding.await.unwrap();
-    crew.empties(&*queue).await;
-    let told = crew.end().await;
+    workers.empties(&*queue).await;
+    let told = workers.end().await;
     println!("{added} added; {told}");
-    // Order is judged by the crew as runs begin: where an answer was lost, an end is noted late.
+    // Order is judged by the crew as batches begin: where an answer was lost, an end is noted late.
     for (lane, of) in &told.ended {
         let done: BTreeSet<i64> = of.iter().copied().collect();
         let all = done.into_iter().eq(0..added / 10);
@@ -199,16 +205,16 @@ async fn under_load(
         "lanes with jobs that ended, seed {seed}"
     );
     let mut connection = fixture.connection().await;
-    queue.keep().await.unwrap();
+    queue.run_maintenance().await.unwrap();
     inspect::agree(&mut connection, &*queue).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_when_the_server_is_killed_under_load() {
+async fn server_crash_under_load_loses_nothing() {
     let fixture = own().await;
-    under_load(&fixture, Duration::from_secs(10), 0.001, async |crew| {
+    under_load(&fixture, Duration::from_secs(10), 0.001, async |workers| {
         for _ in 0..3 {
-            crew.gets_on(500).await;
+            workers.gets_on(500).await;
             fixture.crash().await;
             fixture.resume().await;
         }
@@ -217,20 +223,20 @@ async fn nothing_is_lost_when_the_server_is_killed_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_server_may_be_away_for_ten_seconds() {
+async fn outage_of_ten_seconds_loses_nothing() {
     let fixture = own().await;
-    under_load(&fixture, STALLED * 2, 0.0, async |crew| {
-        crew.gets_on(300).await;
+    under_load(&fixture, STALLED * 2, 0.0, async |workers| {
+        workers.gets_on(300).await;
         fixture.stop().await;
         tokio::time::sleep(Duration::from_secs(10)).await;
         fixture.resume().await;
-        crew.gets_on(300).await;
+        workers.gets_on(300).await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn calls_end_while_the_server_is_away_or_hangs() {
+async fn calls_time_out_while_the_server_is_down_or_hangs() {
     let fixture = own().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
@@ -244,7 +250,7 @@ async fn calls_end_while_the_server_is_away_or_hangs() {
     fixture.crash().await;
     ends_in_time(&*queue, worker).await;
     fixture.resume().await;
-    eventually("an answer", async || queue.alive(worker).await.ok()).await;
+    eventually("an answer", async || queue.heartbeat(worker).await.ok()).await;
 }
 
 /// A call fails as soon as it has to. Time is paused meanwhile: it moves on by what the call waits
@@ -252,15 +258,15 @@ async fn calls_end_while_the_server_is_away_or_hangs() {
 async fn ends_in_time(queue: &dyn JobQueue, worker: WorkerId) {
     tokio::time::pause();
     let begun = Instant::now();
-    let answer = queue.alive(worker).await;
+    let answer = queue.heartbeat(worker).await;
     let took = begun.elapsed();
     tokio::time::resume();
     assert!(matches!(answer, Err(QueueError::Redis(_))), "{answer:?}");
-    assert!(took <= RedisQueue::LONGEST_CALL * 2, "{took:?}");
+    assert!(took <= RedisQueue::CALL_TIMEOUT * 2, "{took:?}");
 }
 
 #[tokio::test]
-async fn what_the_server_loses_is_told_when_it_is_opened() {
+async fn durability_is_read_when_the_queue_is_opened() {
     for (fsync, told) in [
         (Fsync::Always, Durability::Always),
         (Fsync::EverySecond, Durability::EverySecond),
@@ -279,7 +285,7 @@ async fn what_the_server_loses_is_told_when_it_is_opened() {
 }
 
 #[tokio::test]
-async fn a_server_that_drops_keys_is_refused() {
+async fn server_that_evicts_keys_is_rejected() {
     let options = Options {
         settings: vec!["maxmemory-policy allkeys-lru".to_owned()],
         ..Options::default()

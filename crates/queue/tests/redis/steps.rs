@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use ::redis::AsyncCommands;
 use async_trait::async_trait;
-use observer_queue::redis::{MOST_REMEMBERED, REMEMBERED};
-use observer_queue::{Alive, Burial, Ended, Ending, JobQueue, Run, Selection, WorkerId};
+use observer_queue::redis::{MAX_REMEMBERED_IDS, REMEMBER_IDS_FOR};
+use observer_queue::{
+    DeadLetterSink, FinishedClaim, HeartbeatResponse, JobFilter, JobOutcome, JobQueue, LaneBatch,
+    WorkerId,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::PgConnection;
@@ -17,11 +20,13 @@ use testkit::wait::Patience;
 use uuid::Uuid;
 
 use super::{inspect, own, start};
-use crate::support::make::{Graves, add, again, ended, job, json, lane, want, work_off, worker};
+use crate::support::builders::{
+    RecordedDeadLetters, add, again, complete_batch, ended, job, json, lane, request, worker,
+};
 use crate::support::{CALM, Fixture, HASTY, LISTENER, eventually, seed};
 
 #[tokio::test]
-async fn a_job_is_added_once() {
+async fn repeated_job_is_added_once() {
     let fixture = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
@@ -29,10 +34,10 @@ async fn a_job_is_added_once() {
     // As it is after a crash between two parts of one call.
     add(&*queue, fixture.pool(), &new[..256]).await;
     add(&*queue, fixture.pool(), &new).await;
-    assert_eq!(queue.list(&Selection::default(), 1).await.unwrap().1, 600);
+    assert_eq!(queue.list(&JobFilter::default(), 1).await.unwrap().1, 600);
     let mut all = Vec::new();
     while !queue.is_empty().await.unwrap() {
-        all.extend(work_off(&*queue, worker, &want(1)).await);
+        all.extend(complete_batch(&*queue, worker, &request(1)).await);
         add(&*queue, fixture.pool(), &new[..100]).await;
     }
     assert_eq!(all, (0..600).collect::<Vec<_>>());
@@ -42,7 +47,7 @@ async fn a_job_is_added_once() {
 }
 
 #[tokio::test]
-async fn ids_of_jobs_that_ended_are_bounded_in_time_and_number() {
+async fn remembered_ids_are_bounded_in_time_and_number() {
     let fixture = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let mut connection = fixture.connection().await;
@@ -51,78 +56,82 @@ async fn ids_of_jobs_that_ended_are_bounded_in_time_and_number() {
         .await
         .unwrap();
     let now = seconds * 1_000_000 + micros;
-    let recent = format!("{}recent", inspect::prefix());
-    let old = now - u64::try_from(REMEMBERED.as_micros()).unwrap() - 1;
+    let recent = format!("{}recent_ids", inspect::prefix());
+    let old = now - u64::try_from(REMEMBER_IDS_FOR.as_micros()).unwrap() - 1;
     let mut ids: Vec<(u64, String)> = (0..500).map(|n| (old, format!("old-{n}"))).collect();
-    let surplus = u64::try_from(MOST_REMEMBERED).unwrap() + 300;
+    let surplus = u64::try_from(MAX_REMEMBERED_IDS).unwrap() + 300;
     ids.extend((0..surplus).map(|n| (now + n, format!("new-{n}"))));
     for part in ids.chunks(10_000) {
         let _: u64 = connection.zadd_multiple(&recent, part).await.unwrap();
     }
-    queue.keep().await.unwrap();
+    queue.run_maintenance().await.unwrap();
     let left: usize = connection.zcard(&recent).await.unwrap();
-    assert_eq!(left, MOST_REMEMBERED);
+    assert_eq!(left, MAX_REMEMBERED_IDS);
     let first: Vec<String> = connection.zrange(&recent, 0, 0).await.unwrap();
     assert_eq!(first, ["new-300"]);
 }
 
 /// Fails once: before it writes, or after it has, by taking the server away.
-struct Hitch<'a> {
-    graves: Graves,
+struct FlakySink<'a> {
+    sink: RecordedDeadLetters,
     fixture: Option<&'a super::Redis>,
-    hitched: AtomicBool,
+    has_failed: AtomicBool,
 }
 
 #[async_trait]
-impl Burial for Hitch<'_> {
-    async fn bury(&self, tx: &mut PgConnection, dead: &[&Ended]) -> Result<(), sqlx::Error> {
-        let first = !self.hitched.swap(true, Ordering::Relaxed);
+impl DeadLetterSink for FlakySink<'_> {
+    async fn write(
+        &self,
+        tx: &mut PgConnection,
+        dead: &[&FinishedClaim],
+    ) -> Result<(), sqlx::Error> {
+        let first = !self.has_failed.swap(true, Ordering::Relaxed);
         match self.fixture {
             None if first => return Err(sqlx::Error::WorkerCrashed),
             Some(fixture) if first => fixture.crash().await,
             _ => {}
         }
-        self.graves.bury(tx, dead).await
+        self.sink.write(tx, dead).await
     }
 }
 
 #[tokio::test]
-async fn a_burial_that_fails_leaves_the_job_held() {
+async fn failed_dead_letter_write_keeps_the_claim() {
     for away in [false, true] {
         let fixture = own().await;
         let queue = fixture.open(LISTENER, CALM).await;
         let worker = worker(&*queue).await;
         add(&*queue, fixture.pool(), &[job(&lane(1), 0)]).await;
-        let runs = queue.claim(worker, &want(1)).await.unwrap();
-        let claimed = &runs[0].jobs[0];
-        let dead = Ending::Dead {
+        let batches = queue.claim(worker, &request(1)).await.unwrap();
+        let claimed = &batches[0].jobs[0];
+        let dead = JobOutcome::Discarded {
             attempts: 1,
             history: json("[]"),
         };
         let all = [ended(claimed, dead)];
-        let hitch = Hitch {
-            graves: Graves::default(),
+        let sink = FlakySink {
+            sink: RecordedDeadLetters::default(),
             fixture: away.then_some(&fixture),
-            hitched: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
         };
-        queue.finish(worker, &all, &hitch).await.unwrap_err();
+        queue.finish(worker, &all, &sink).await.unwrap_err();
         if away {
             fixture.resume().await;
         }
         let refused = eventually("an answer", async || {
-            queue.finish(worker, &all, &hitch).await.ok()
+            queue.finish(worker, &all, &sink).await.ok()
         })
         .await;
         assert_eq!(refused, []);
         // Once more where it was written before the server went; writing it again changes nothing.
-        let buried = hitch.graves.0.lock().unwrap().len();
+        let buried = sink.sink.0.lock().unwrap().len();
         assert_eq!(buried, if away { 2 } else { 1 });
         assert!(queue.is_empty().await.unwrap());
     }
 }
 
 #[tokio::test]
-async fn what_a_claim_took_whose_answer_was_lost_comes_again() {
+async fn jobs_of_an_unconfirmed_claim_are_returned() {
     let fixture = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
@@ -132,20 +141,23 @@ async fn what_a_claim_took_whose_answer_was_lost_comes_again() {
     let mut lost = 0;
     for _ in 0..200 {
         let limit = Duration::from_micros(random.random_range(0..12_000));
-        match tokio::time::timeout(limit, queue.claim(worker, &want(20))).await {
+        match tokio::time::timeout(limit, queue.claim(worker, &request(20))).await {
             Err(_) => lost += 1,
-            Ok(runs) => {
-                let runs = runs.unwrap();
-                assert_eq!(runs.len(), 20, "some are held by nobody");
-                let jobs = runs.iter().flat_map(|run| &run.jobs);
-                let all: Vec<_> = jobs.map(|one| ended(one, Ending::Untouched)).collect();
-                let graves = Graves::default();
-                assert_eq!(queue.finish(worker, &all, &graves).await.unwrap(), []);
+            Ok(batches) => {
+                let batches = batches.unwrap();
+                assert_eq!(batches.len(), 20, "some are held by nobody");
+                let jobs = batches.iter().flat_map(|batch| &batch.jobs);
+                let all: Vec<_> = jobs.map(|one| ended(one, JobOutcome::Released)).collect();
+                let sink = RecordedDeadLetters::default();
+                assert_eq!(queue.finish(worker, &all, &sink).await.unwrap(), []);
             }
         }
     }
     println!("{lost} answers lost");
-    assert_eq!(work_off(&*queue, worker, &want(20)).await.len(), 20);
+    assert_eq!(
+        complete_batch(&*queue, worker, &request(20)).await.len(),
+        20
+    );
     inspect::is_bare(&mut fixture.connection().await).await;
 }
 
@@ -165,40 +177,42 @@ impl Limit {
 }
 
 /// One process whose calls are broken off at random, and the model of its lanes.
-struct Hasty {
+struct CancellingWorker {
     queue: Arc<dyn JobQueue>,
     worker: WorkerId,
-    held: Vec<Run>,
+    held: Vec<LaneBatch>,
     limit: Limit,
     broken_off: usize,
     done: BTreeMap<u32, Vec<i64>>,
 }
 
-macro_rules! hastily {
-    ($hasty:expr, $random:expr, $call:expr) => {{
-        let limit = $hasty.limit.draw($random);
+macro_rules! cancel_at_random {
+    ($canceller:expr, $random:expr, $call:expr) => {{
+        let limit = $canceller.limit.draw($random);
         let answer = tokio::time::timeout(limit, $call).await;
-        $hasty.limit.note(answer.is_err());
+        $canceller.limit.note(answer.is_err());
         if answer.is_err() {
-            $hasty.broken_off += 1;
+            $canceller.broken_off += 1;
         }
         answer.ok().map(Result::unwrap)
     }};
 }
 
-impl Hasty {
+impl CancellingWorker {
     async fn step(&mut self, random: &mut StdRng) {
         let queue = self.queue.clone();
         match random.random_range(0..10) {
-            0 => drop(hastily!(self, random, queue.keep())),
+            0 => drop(cancel_at_random!(self, random, queue.run_maintenance())),
             1 => self.look_alive(random).await,
             2 => {
-                hastily!(self, random, queue.leave(self.worker));
+                cancel_at_random!(self, random, queue.deregister(self.worker));
                 self.begin_anew();
             }
             3..6 => {
-                if let Some(runs) = hastily!(self, random, queue.claim(self.worker, &want(2))) {
-                    self.held.extend(runs);
+                if let Some(batches) =
+                    cancel_at_random!(self, random, queue.claim(self.worker, &request(2)))
+                {
+                    self.held.extend(batches);
                 }
             }
             _ => self.finish_one(random).await,
@@ -212,32 +226,32 @@ impl Hasty {
 
     async fn look_alive(&mut self, random: &mut StdRng) {
         let queue = self.queue.clone();
-        match hastily!(self, random, queue.alive(self.worker)) {
-            None | Some(Alive::Yes { .. }) => {}
-            Some(Alive::No) => {
+        match cancel_at_random!(self, random, queue.heartbeat(self.worker)) {
+            None | Some(HeartbeatResponse::Renewed { .. }) => {}
+            Some(HeartbeatResponse::Expired) => {
                 self.begin_anew();
-                hastily!(self, random, queue.register(self.worker, "hasty"));
+                cancel_at_random!(self, random, queue.register(self.worker, "canceller"));
             }
         }
     }
 
     async fn finish_one(&mut self, random: &mut StdRng) {
-        let Some(run) = self.held.pop() else { return };
+        let Some(batch) = self.held.pop() else { return };
         let fails = random.random_bool(0.2);
-        let ending = |n, one| match n {
+        let outcome = |n, one| match n {
             0 if fails => again(one, Duration::from_millis(1)),
-            0 => Ending::Done,
-            _ => Ending::Untouched,
+            0 => JobOutcome::Completed,
+            _ => JobOutcome::Released,
         };
-        let all: Vec<_> = run
+        let all: Vec<_> = batch
             .jobs
             .iter()
             .enumerate()
-            .map(|(n, one)| ended(one, ending(n, one)))
+            .map(|(n, one)| ended(one, outcome(n, one)))
             .collect();
         let queue = self.queue.clone();
-        let graves = Graves::default();
-        let refused = hastily!(self, random, queue.finish(self.worker, &all, &graves));
+        let sink = RecordedDeadLetters::default();
+        let refused = cancel_at_random!(self, random, queue.finish(self.worker, &all, &sink));
         if !fails && refused.is_none_or(|refused| !refused.contains(&all[0].claim)) {
             let of = self.done.entry(all[0].job.lane.hash).or_default();
             of.push(all[0].job.log_id);
@@ -246,17 +260,17 @@ impl Hasty {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_may_be_broken_off_anywhere() {
+async fn calls_are_safe_to_cancel() {
     const LANES: u32 = 8;
     const JOBS: i64 = 40;
     let seed = seed();
     let fixture = start().await;
     let mut random = StdRng::seed_from_u64(seed);
-    let mut all: Vec<Hasty> = Vec::new();
+    let mut all: Vec<CancellingWorker> = Vec::new();
     for _ in 0..3 {
         let queue = fixture.open(LISTENER, HASTY).await;
         let worker = worker(&*queue).await;
-        all.push(Hasty {
+        all.push(CancellingWorker {
             queue,
             worker,
             held: Vec::new(),
@@ -281,29 +295,29 @@ async fn calls_may_be_broken_off_anywhere() {
             limit.note(true);
             assert!(patience.lasts(), "cannot be added, seed {seed}: {added:?}");
         }
-        for hasty in &mut all {
+        for canceller in &mut all {
             for _ in 0..4 {
-                hasty.step(&mut random).await;
+                canceller.step(&mut random).await;
             }
         }
     }
     let (mut patience, mut before) = (Patience::default(), 0);
     while !queue.is_empty().await.unwrap() {
-        let (_, left) = queue.list(&Selection::default(), 1).await.unwrap();
+        let (_, left) = queue.list(&JobFilter::default(), 1).await.unwrap();
         if left != before {
             (patience, before) = (Patience::default(), left);
         }
         assert!(patience.lasts(), "{left} jobs are stuck, seed {seed}");
-        for hasty in &mut all {
-            hasty.step(&mut random).await;
+        for canceller in &mut all {
+            canceller.step(&mut random).await;
         }
     }
-    let broken_off: usize = all.iter().map(|hasty| hasty.broken_off).sum();
+    let broken_off: usize = all.iter().map(|canceller| canceller.broken_off).sum();
     println!("{broken_off} calls broken off");
     for hash in 0..LANES {
         let done: Vec<i64> = all
             .iter()
-            .flat_map(|hasty| hasty.done.get(&hash).cloned().unwrap_or_default())
+            .flat_map(|canceller| canceller.done.get(&hash).cloned().unwrap_or_default())
             .collect();
         for n in 0..JOBS {
             assert!(
@@ -312,16 +326,16 @@ async fn calls_may_be_broken_off_anywhere() {
             );
         }
     }
-    for hasty in &all {
-        for done in hasty.done.values() {
+    for canceller in &all {
+        for done in canceller.done.values() {
             assert!(done.is_sorted(), "seed {seed}: {done:?}");
         }
-        queue.leave(hasty.worker).await.unwrap();
+        queue.deregister(canceller.worker).await.unwrap();
     }
     let mut connection = fixture.connection().await;
     inspect::agree(&mut connection, &*queue).await;
     eventually("no worker holds anything", async || {
-        queue.keep().await.unwrap();
+        queue.run_maintenance().await.unwrap();
         let workers: usize = fixture
             .connection()
             .await
@@ -335,7 +349,7 @@ async fn calls_may_be_broken_off_anywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn figures_agree_while_many_work() {
+async fn stats_agree_with_the_jobs() {
     let fixture = start().await;
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
@@ -348,39 +362,39 @@ async fn figures_agree_while_many_work() {
                     &lane(random.random_range(0..12)),
                     random.random_range(0..i64::MAX),
                 );
-                new.wait = Duration::from_millis(random.random_range(0..3));
+                new.delay = Duration::from_millis(random.random_range(0..3));
                 new.attempts = random.random_range(0..10);
                 new.job.tenant = random.random_bool(0.5).then(|| "acme".to_owned());
                 new
             })
             .collect();
         add(&*queue, fixture.pool(), &new).await;
-        let runs = queue.claim(worker, &want(4)).await.unwrap();
-        for run in &runs {
-            let last = random.random_range(0..run.jobs.len());
-            let all: Vec<_> = run.jobs[..=last]
+        let batches = queue.claim(worker, &request(4)).await.unwrap();
+        for batch in &batches {
+            let last = random.random_range(0..batch.jobs.len());
+            let all: Vec<_> = batch.jobs[..=last]
                 .iter()
                 .enumerate()
                 .map(|(n, one)| match n == last {
                     true if round % 2 == 0 => ended(one, again(one, Duration::from_millis(2))),
-                    true => ended(one, Ending::Untouched),
-                    false => ended(one, Ending::Done),
+                    true => ended(one, JobOutcome::Released),
+                    false => ended(one, JobOutcome::Completed),
                 })
                 .collect();
             assert_eq!(
                 queue
-                    .finish(worker, &all, &Graves::default())
+                    .finish(worker, &all, &RecordedDeadLetters::default())
                     .await
                     .unwrap(),
                 []
             );
         }
         if round % 5 == 0 {
-            let (shown, _) = queue.list(&Selection::default(), 3).await.unwrap();
+            let (shown, _) = queue.list(&JobFilter::default(), 3).await.unwrap();
             let ids = shown.into_iter().map(|one| one.id).collect();
-            let what = Selection {
+            let what = JobFilter {
                 ids: Some(ids),
-                ..Selection::default()
+                ..JobFilter::default()
             };
             queue.cancel(&what).await.unwrap();
         }
@@ -390,7 +404,7 @@ async fn figures_agree_while_many_work() {
 
 /// Prints how fast it is; judges nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn how_fast_jobs_go_through() {
+async fn throughput_of_redis() {
     let jobs = rounds(4000, 20_000);
     let fixture = own().await;
     let queue = fixture.open(LISTENER, CALM).await;
@@ -409,7 +423,7 @@ async fn how_fast_jobs_go_through() {
         workers.spawn(async move {
             let worker = worker(&*queue).await;
             loop {
-                let some = work_off(&*queue, worker, &want(500)).await.len();
+                let some = complete_batch(&*queue, worker, &request(500)).await.len();
                 if some == 0 {
                     break;
                 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::crew::{Crew, Habits};
-use crate::support::make::{job, lane};
+use crate::support::builders::{job, lane};
+use crate::support::faulty_workers::{FaultRates, FaultyWorkers};
 use crate::support::{Fixture, HASTY, LISTENER, seed};
 use testkit::wait::Patience;
 
@@ -16,14 +16,14 @@ const PER_LANE: i64 = 60;
 /// Lets a crew do all jobs while something happens again and again, and checks their order.
 async fn while_it_happens(fixture: &dyn Fixture, times: u32, happen: impl AsyncFn(u32)) {
     let seed = seed();
-    let mut crew = Crew::default();
+    let mut workers = FaultyWorkers::default();
     for number in 0..4 {
         let queue = fixture.open(LISTENER, HASTY).await;
-        let habits = Habits {
+        let faults = FaultRates {
             fails: 0.1,
-            ..Habits::default()
+            ..FaultRates::default()
         };
-        crew.start(queue, HASTY.lease, habits, seed.wrapping_add(number));
+        workers.start(queue, HASTY.lease, faults, seed.wrapping_add(number));
     }
     let queue = fixture.open(LISTENER, HASTY).await;
     let each = PER_LANE / i64::from(times);
@@ -40,8 +40,8 @@ async fn while_it_happens(fixture: &dyn Fixture, times: u32, happen: impl AsyncF
         add_through(fixture, &*queue, &jobs).await;
         happen(time).await;
     }
-    crew.empties(&*queue).await;
-    let told = crew.end().await;
+    workers.empties(&*queue).await;
+    let told = workers.end().await;
     println!("{told}");
     for hash in 0..LANES {
         let offered = told.offered(hash);
@@ -86,13 +86,13 @@ async fn add_through(
 
 pub(crate) async fn broken_connections_lose_nothing(fixture: &dyn Fixture) {
     while_it_happens(fixture, 12, async |_| {
-        fixture.cut().await;
+        fixture.cut_connections().await;
         tokio::time::sleep(Duration::from_millis(30)).await;
     })
     .await;
 }
 
-pub(crate) async fn a_restarted_server_loses_nothing(fixture: &dyn Fixture) {
+pub(crate) async fn restarted_server_loses_nothing(fixture: &dyn Fixture) {
     while_it_happens(fixture, 4, async |time| {
         if time % 2 == 0 {
             fixture.stop().await;

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use observer_queue::{Alive, Ending, Keeping, Selection, State};
+use observer_queue::{HeartbeatResponse, JobFilter, JobOutcome, QueueConfig, State};
 
-use crate::support::make::{
-    Graves, OBSERVER, add, again, ended, job, lane, lane_of, want, want_of, work_off, work_off_all,
-    worker,
+use crate::support::builders::{
+    OBSERVER, RecordedDeadLetters, add, again, complete_all, complete_batch, ended, job, lane,
+    lane_of, request, request_for, worker,
 };
 use crate::support::{CALM, Fixture, LISTENER, eventually};
 
-fn in_state(state: State) -> Selection {
-    Selection {
+fn in_state(state: State) -> JobFilter {
+    JobFilter {
         state: Some(state),
-        ..Selection::default()
+        ..JobFilter::default()
     }
 }
 
@@ -22,50 +22,50 @@ pub(crate) async fn pending_jobs_are_cancelled(fixture: &dyn Fixture) {
     let worker = worker(&*queue).await;
     let jobs: Vec<_> = (0..4).map(|log_id| job(&lane(1), log_id)).collect();
     add(&*queue, fixture.pool(), &jobs).await;
-    let these = Selection {
+    let these = JobFilter {
         ids: Some(vec![
             jobs[0].job.id.clone(),
             jobs[2].job.id.clone(),
             "none".to_owned(),
         ]),
-        ..Selection::default()
+        ..JobFilter::default()
     };
     assert_eq!(queue.cancel(&these).await.unwrap(), 2);
     assert_eq!(queue.cancel(&these).await.unwrap(), 0);
-    let left = work_off_all(&*queue, worker, &want(8)).await;
+    let left = complete_all(&*queue, worker, &request(8)).await;
     assert_eq!(left, [1, 3]);
 }
 
-pub(crate) async fn running_jobs_are_cut_off(fixture: &dyn Fixture) {
+pub(crate) async fn cancelled_running_jobs_are_cut_off(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     add(&*queue, fixture.pool(), &[job(&lane(1), 0)]).await;
-    let held = queue.claim(worker, &want(8)).await.unwrap();
+    let held = queue.claim(worker, &request(8)).await.unwrap();
     let held = &held[0].jobs[0];
     add(&*queue, fixture.pool(), &[job(&lane(1), 1)]).await;
-    let this = Selection {
+    let this = JobFilter {
         ids: Some(vec![held.job.id.clone()]),
-        ..Selection::default()
+        ..JobFilter::default()
     };
     assert_eq!(queue.cancel(&this).await.unwrap(), 1);
-    let told = queue.alive(worker).await.unwrap();
+    let told = queue.heartbeat(worker).await.unwrap();
     assert_eq!(
         told,
-        Alive::Yes {
+        HeartbeatResponse::Renewed {
             cancelled: vec![held.claim.clone()]
         }
     );
     // However it ended, it does not come again, and the next one does.
     let end = [ended(held, again(held, Duration::ZERO))];
     queue
-        .finish(worker, &end, &Graves::default())
+        .finish(worker, &end, &RecordedDeadLetters::default())
         .await
         .unwrap();
-    assert_eq!(work_off(&*queue, worker, &want(8)).await, [1]);
+    assert_eq!(complete_batch(&*queue, worker, &request(8)).await, [1]);
     assert!(queue.is_empty().await.unwrap());
 }
 
-pub(crate) async fn retry_makes_delayed_jobs_due(fixture: &dyn Fixture) {
+pub(crate) async fn retry_makes_scheduled_jobs_due(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     let mut jobs = vec![
@@ -74,19 +74,19 @@ pub(crate) async fn retry_makes_delayed_jobs_due(fixture: &dyn Fixture) {
         job(&lane_of("shop/other", 3), 3),
     ];
     for new in &mut jobs {
-        new.wait = Duration::from_hours(1);
+        new.delay = Duration::from_hours(1);
     }
     add(&*queue, fixture.pool(), &jobs).await;
-    let wanted = want_of(&[OBSERVER, "shop/other"], 8);
+    let wanted = request_for(&[OBSERVER, "shop/other"], 8);
     assert!(queue.claim(worker, &wanted).await.unwrap().is_empty());
-    let of_other = Selection {
+    let of_other = JobFilter {
         observer: Some("shop/other".to_owned()),
-        ..Selection::default()
+        ..JobFilter::default()
     };
     assert_eq!(queue.retry(&of_other).await.unwrap(), 1);
-    assert_eq!(work_off(&*queue, worker, &wanted).await, [3]);
-    assert_eq!(queue.retry(&Selection::default()).await.unwrap(), 2);
-    assert_eq!(work_off(&*queue, worker, &wanted).await.len(), 2);
+    assert_eq!(complete_batch(&*queue, worker, &wanted).await, [3]);
+    assert_eq!(queue.retry(&JobFilter::default()).await.unwrap(), 2);
+    assert_eq!(complete_batch(&*queue, worker, &wanted).await.len(), 2);
 }
 
 pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
@@ -98,9 +98,9 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
         &[job(&lane(1), 1), job(&lane(2), 3)],
     )
     .await;
-    queue.claim(worker, &want(1)).await.unwrap();
+    queue.claim(worker, &request(1)).await.unwrap();
     let mut late = job(&lane(5), 5);
-    late.wait = Duration::from_hours(1);
+    late.delay = Duration::from_hours(1);
     late.attempts = 5;
     add(
         &*queue,
@@ -109,9 +109,9 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
     )
     .await;
 
-    let (all, count) = queue.list(&Selection::default(), 100).await.unwrap();
+    let (all, count) = queue.list(&JobFilter::default(), 100).await.unwrap();
     assert_eq!((all.len(), count), (5, 5));
-    let (some, count) = queue.list(&Selection::default(), 2).await.unwrap();
+    let (some, count) = queue.list(&JobFilter::default(), 2).await.unwrap();
     assert_eq!((some.len(), count), (2, 5));
     for (state, expected) in [
         (State::Ready, 2),
@@ -131,7 +131,7 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
     assert_eq!(shown.history.unwrap().get(), "[]");
     assert!(queue.show("none").await.unwrap().is_none());
 
-    let figures = queue.figures().await.unwrap();
+    let figures = queue.stats().await.unwrap();
     assert_eq!(figures.len(), 1);
     let (observer, figures) = &figures[0];
     assert_eq!(observer, OBSERVER);
@@ -147,7 +147,7 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
     assert_eq!(figures.by_attempts, [4, 0, 0, 1, 0]);
 }
 
-pub(crate) async fn lanes_with_jobs_are_named_by_shard(fixture: &dyn Fixture) {
+pub(crate) async fn lanes_with_jobs_are_listed_by_shard(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let mut jobs: Vec<_> = (0..20)
         .map(|hash| job(&lane(hash), i64::from(hash)))
@@ -156,7 +156,7 @@ pub(crate) async fn lanes_with_jobs_are_named_by_shard(fixture: &dyn Fixture) {
     jobs.push(job(&lane_of("shop/other", 8), 101));
     jobs.push(job(&lane_of("shop/none", 1), 102));
     add(&*queue, fixture.pool(), &jobs).await;
-    let mut named = queue.lanes(&[0, 2], 4, 20).await.unwrap();
+    let mut named = queue.lanes_with_jobs(&[0, 2], 4, 20).await.unwrap();
     named.sort_by(|one, other| one.observer.cmp(&other.observer));
     assert_eq!(named.len(), 2);
     let mut hashes = named[0].hashes.clone().unwrap();
@@ -166,25 +166,25 @@ pub(crate) async fn lanes_with_jobs_are_named_by_shard(fixture: &dyn Fixture) {
         (0..20).filter(|hash| hash % 2 == 0).collect::<Vec<_>>()
     );
     assert_eq!(named[1].hashes, Some(vec![8]));
-    let named = queue.lanes(&[0, 2], 4, 9).await.unwrap();
+    let named = queue.lanes_with_jobs(&[0, 2], 4, 9).await.unwrap();
     let many = named.iter().find(|one| &*one.observer == OBSERVER).unwrap();
     assert_eq!(many.hashes, None);
 }
 
-pub(crate) async fn finished_jobs_are_kept_for_a_while(fixture: &dyn Fixture) {
-    let keeping = Keeping {
+pub(crate) async fn completed_jobs_are_kept_for_their_retention(fixture: &dyn Fixture) {
+    let config = QueueConfig {
         retention: Duration::from_hours(1),
         ..CALM
     };
-    let queue = fixture.open(LISTENER, keeping).await;
+    let queue = fixture.open(LISTENER, config).await;
     let worker = worker(&*queue).await;
     add(&*queue, fixture.pool(), &[job(&lane(1), 1)]).await;
-    let held = queue.claim(worker, &want(1)).await.unwrap();
+    let held = queue.claim(worker, &request(1)).await.unwrap();
     let held = &held[0].jobs[0];
-    let end = [ended(held, Ending::Done)];
+    let end = [ended(held, JobOutcome::Completed)];
     assert_eq!(
         queue
-            .finish(worker, &end, &Graves::default())
+            .finish(worker, &end, &RecordedDeadLetters::default())
             .await
             .unwrap(),
         []
@@ -201,20 +201,20 @@ pub(crate) async fn finished_jobs_are_kept_for_a_while(fixture: &dyn Fixture) {
     );
     assert!(
         queue
-            .figures()
+            .stats()
             .await
             .unwrap()
             .iter()
             .all(|(_, figures)| figures.pending == 0)
     );
 
-    let soon = Keeping {
+    let soon = QueueConfig {
         retention: Duration::from_millis(1),
         ..CALM
     };
     let queue = fixture.open(LISTENER, soon).await;
     eventually("it is gone", async || {
-        queue.keep().await.unwrap();
+        queue.run_maintenance().await.unwrap();
         let (_, count) = queue.list(&in_state(State::Finished), 10).await.unwrap();
         (count == 0).then_some(())
     })
@@ -227,8 +227,8 @@ pub(crate) async fn listeners_do_not_see_each_others_jobs(fixture: &dyn Fixture)
     let (mine, theirs) = (worker(&*queue).await, worker(&*other).await);
     add(&*queue, fixture.pool(), &[job(&lane(1), 1)]).await;
     assert!(other.is_empty().await.unwrap());
-    assert!(other.claim(theirs, &want(8)).await.unwrap().is_empty());
-    assert_eq!(other.firsts(&[lane(1)]).await.unwrap(), [None]);
-    assert_eq!(other.cancel(&Selection::default()).await.unwrap(), 0);
-    assert_eq!(work_off(&*queue, mine, &want(8)).await, [1]);
+    assert!(other.claim(theirs, &request(8)).await.unwrap().is_empty());
+    assert_eq!(other.lane_heads(&[lane(1)]).await.unwrap(), [None]);
+    assert_eq!(other.cancel(&JobFilter::default()).await.unwrap(), 0);
+    assert_eq!(complete_batch(&*queue, mine, &request(8)).await, [1]);
 }

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use observer_queue::{Ending, Priority, Want};
+use observer_queue::{ClaimRequest, JobOutcome, Priority};
 use testkit::wait::Patience;
 use tokio::task::JoinSet;
 
-use crate::support::make::{
-    ACTION, Graves, MANY_BYTES, OBSERVER, add, ended, job, lane, lane_of, want, want_of, work_off,
-    worker,
+use crate::support::builders::{
+    ACTION, MANY_BYTES, OBSERVER, RecordedDeadLetters, add, complete_batch, ended, job, lane,
+    lane_of, request, request_for, worker,
 };
 use crate::support::{CALM, Fixture, LISTENER};
 
 /// Jobs of the observer that has many.
 const MANY: i64 = 20_000;
 
-pub(crate) async fn one_observers_many_jobs_do_not_delay_anothers(fixture: &dyn Fixture) {
+pub(crate) async fn backlog_of_one_observer_does_not_delay_others(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     let many: Vec<_> = (0..MANY)
@@ -42,13 +42,18 @@ pub(crate) async fn one_observers_many_jobs_do_not_delay_anothers(fixture: &dyn 
             claims <= 3,
             "{left} of the few are left after 3 claims of 16"
         );
-        let ids = work_off(&*queue, worker, &want_of(&["shop/many", "shop/few"], 16)).await;
+        let ids = complete_batch(
+            &*queue,
+            worker,
+            &request_for(&["shop/many", "shop/few"], 16),
+        )
+        .await;
         assert_eq!(ids.len(), 16);
         left -= ids.iter().filter(|log_id| **log_id >= MANY).count();
     }
 }
 
-pub(crate) async fn tenants_take_turns(fixture: &dyn Fixture) {
+pub(crate) async fn tenants_are_claimed_round_robin(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     let of = |tenant: &str, hash: u32| {
@@ -63,13 +68,13 @@ pub(crate) async fn tenants_take_turns(fixture: &dyn Fixture) {
     // One at a time: every other one is of those who have few.
     let mut turns = 0;
     for _ in 0..12 {
-        let ids = work_off(&*queue, worker, &want(1)).await;
+        let ids = complete_batch(&*queue, worker, &request(1)).await;
         turns += ids.iter().filter(|log_id| **log_id >= 200).count();
     }
     assert_eq!(turns, 4, "all of the few are done in 12 turns");
 }
 
-pub(crate) async fn the_important_comes_first(fixture: &dyn Fixture) {
+pub(crate) async fn higher_priority_is_claimed_first(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     let priorities = [Priority::Low, Priority::Normal, Priority::High];
@@ -83,14 +88,14 @@ pub(crate) async fn the_important_comes_first(fixture: &dyn Fixture) {
     add(&*queue, fixture.pool(), &jobs).await;
     let mut order = Vec::new();
     while order.len() < 30 {
-        let runs = queue.claim(worker, &want(4)).await.unwrap();
-        assert!(!runs.is_empty(), "nothing more after {order:?}");
-        order.extend(runs.iter().map(|run| run.jobs[0].job.priority));
+        let batches = queue.claim(worker, &request(4)).await.unwrap();
+        assert!(!batches.is_empty(), "nothing more after {order:?}");
+        order.extend(batches.iter().map(|batch| batch.jobs[0].job.priority));
     }
     assert!(order.is_sorted(), "{order:?}");
 }
 
-pub(crate) async fn unknown_actions_are_left_alone(fixture: &dyn Fixture) {
+pub(crate) async fn unknown_actions_are_not_claimed(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     let jobs = [
@@ -99,21 +104,26 @@ pub(crate) async fn unknown_actions_are_left_alone(fixture: &dyn Fixture) {
         job(&lane_of("shop/newer", 3), 3),
     ];
     add(&*queue, fixture.pool(), &jobs).await;
-    assert_eq!(work_off(&*queue, worker, &want(8)).await, [2]);
-    assert!(queue.claim(worker, &want(8)).await.unwrap().is_empty());
-    let nothing = Want {
-        bytes: MANY_BYTES,
-        runs: 8,
+    assert_eq!(complete_batch(&*queue, worker, &request(8)).await, [2]);
+    assert!(queue.claim(worker, &request(8)).await.unwrap().is_empty());
+    let nothing = ClaimRequest {
+        max_bytes: MANY_BYTES,
+        max_lanes: 8,
         actions: Vec::new(),
-        fleet: None,
+        max_running_total: None,
     };
     assert!(queue.claim(worker, &nothing).await.unwrap().is_empty());
-    let mut left = work_off(&*queue, worker, &want_of(&["shop/new", "shop/newer"], 8)).await;
+    let mut left = complete_batch(
+        &*queue,
+        worker,
+        &request_for(&["shop/new", "shop/newer"], 8),
+    )
+    .await;
     left.sort_unstable();
     assert_eq!(left, [1, 3]);
 }
 
-pub(crate) async fn limits_hold_under_many_that_claim_at_once(fixture: &dyn Fixture) {
+pub(crate) async fn running_limits_hold_under_concurrent_claims(fixture: &dyn Fixture) {
     const FLEET: usize = 5;
     const OF_ACTION: usize = 3;
     let queue = fixture.open(LISTENER, CALM).await;
@@ -122,9 +132,9 @@ pub(crate) async fn limits_hold_under_many_that_claim_at_once(fixture: &dyn Fixt
         .map(|n| job(&lane_of(observers[n as usize % 2], n % 60), i64::from(n)))
         .collect();
     add(&*queue, fixture.pool(), &jobs).await;
-    let limited = Want {
-        bytes: MANY_BYTES,
-        runs: 4,
+    let limited = ClaimRequest {
+        max_bytes: MANY_BYTES,
+        max_lanes: 4,
         actions: vec![
             (
                 OBSERVER.into(),
@@ -133,7 +143,7 @@ pub(crate) async fn limits_hold_under_many_that_claim_at_once(fixture: &dyn Fixt
             ),
             ("shop/other".into(), ACTION.into(), None),
         ],
-        fleet: Some(u32::try_from(FLEET).unwrap()),
+        max_running_total: Some(u32::try_from(FLEET).unwrap()),
     };
     let counters: Arc<[AtomicUsize; 2]> = Arc::default();
     let most = Arc::new(AtomicUsize::new(0));
@@ -145,28 +155,28 @@ pub(crate) async fn limits_hold_under_many_that_claim_at_once(fixture: &dyn Fixt
             let worker = worker(&*queue).await;
             let mut patience = Patience::default();
             while !queue.is_empty().await.unwrap() {
-                let runs = queue.claim(worker, &limited).await.unwrap();
-                if !runs.is_empty() {
+                let batches = queue.claim(worker, &limited).await.unwrap();
+                if !batches.is_empty() {
                     patience = Patience::default();
                 }
                 assert!(patience.lasts(), "there are jobs that it does not get");
-                for run in &runs {
-                    let of = usize::from(&*run.jobs[0].job.lane.observer != OBSERVER);
+                for batch in &batches {
+                    let of = usize::from(&*batch.jobs[0].job.lane.observer != OBSERVER);
                     counters[of].fetch_add(1, Ordering::SeqCst);
                 }
                 let now = [0, 1].map(|of| counters[of].load(Ordering::SeqCst));
                 assert!(now[0] <= OF_ACTION && now[0] + now[1] <= FLEET, "{now:?}");
                 most.fetch_max(now[0] + now[1], Ordering::SeqCst);
                 tokio::task::yield_now().await;
-                for run in &runs {
-                    let of = usize::from(&*run.jobs[0].job.lane.observer != OBSERVER);
+                for batch in &batches {
+                    let of = usize::from(&*batch.jobs[0].job.lane.observer != OBSERVER);
                     counters[of].fetch_sub(1, Ordering::SeqCst);
                 }
-                let jobs = runs.iter().flat_map(|run| &run.jobs);
-                let all: Vec<_> = jobs.map(|one| ended(one, Ending::Done)).collect();
+                let jobs = batches.iter().flat_map(|batch| &batch.jobs);
+                let all: Vec<_> = jobs.map(|one| ended(one, JobOutcome::Completed)).collect();
                 assert_eq!(
                     queue
-                        .finish(worker, &all, &Graves::default())
+                        .finish(worker, &all, &RecordedDeadLetters::default())
                         .await
                         .unwrap(),
                     []

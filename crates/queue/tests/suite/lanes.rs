@@ -1,32 +1,34 @@
-//! One lane: what goes in comes out, in order, one run at a time.
+//! One lane: what goes in comes out, in order, one batch at a time.
 
 use std::time::Duration;
 
-use observer_queue::{Ending, MAX_RUN, Selection, Want};
+use observer_queue::{ClaimRequest, JobFilter, JobOutcome, MAX_JOBS_PER_LANE};
 
-use crate::support::make::{Graves, add, again, ended, job, lane, want, work_off_all, worker};
+use crate::support::builders::{
+    RecordedDeadLetters, add, again, complete_all, ended, job, lane, request, worker,
+};
 use crate::support::{CALM, Fixture, LISTENER};
 
-pub(crate) async fn a_job_goes_in_and_out(fixture: &dyn Fixture) {
+pub(crate) async fn job_goes_through_the_queue(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     assert!(queue.is_empty().await.unwrap());
     let mut new = job(&lane(7), 1);
     new.job.tenant = Some("acme".to_owned());
     new.attempts = 1;
-    new.history = crate::support::make::json(r#"[{"error":"x\u0000y"}]"#);
+    new.history = crate::support::builders::json(r#"[{"error":"x\u0000y"}]"#);
     add(&*queue, fixture.pool(), std::slice::from_ref(&new)).await;
     assert!(!queue.is_empty().await.unwrap());
 
-    let firsts = queue.firsts(&[lane(8), lane(7)]).await.unwrap();
+    let firsts = queue.lane_heads(&[lane(8), lane(7)]).await.unwrap();
     assert_eq!(firsts[0], None);
     let first = firsts[1].clone().unwrap();
     assert_eq!((first.log_id, first.attempts), (1, 1));
     assert_eq!(first.error.as_deref(), Some("x\0y"));
 
-    let runs = queue.claim(worker, &want(8)).await.unwrap();
-    assert_eq!(runs.len(), 1);
-    let claimed = &runs[0].jobs[0];
+    let batches = queue.claim(worker, &request(8)).await.unwrap();
+    assert_eq!(batches.len(), 1);
+    let claimed = &batches[0].jobs[0];
     assert_eq!(claimed.job.id, new.job.id);
     assert_eq!(claimed.job.lane, new.job.lane);
     assert_eq!(claimed.job.event.get(), new.job.event.get());
@@ -34,73 +36,78 @@ pub(crate) async fn a_job_goes_in_and_out(fixture: &dyn Fixture) {
     assert_eq!(claimed.job.key, new.job.key);
     assert_eq!(claimed.history.get(), new.history.get());
     assert_eq!(claimed.attempts, 1);
-    assert!(queue.claim(worker, &want(8)).await.unwrap().is_empty());
+    assert!(queue.claim(worker, &request(8)).await.unwrap().is_empty());
 
-    let done = [ended(claimed, Ending::Done)];
-    let graves = Graves::default();
-    assert_eq!(queue.finish(worker, &done, &graves).await.unwrap(), []);
+    let done = [ended(claimed, JobOutcome::Completed)];
+    let sink = RecordedDeadLetters::default();
+    assert_eq!(queue.finish(worker, &done, &sink).await.unwrap(), []);
     assert!(queue.is_empty().await.unwrap());
-    // Ended twice: the second is refused.
-    let refused = queue.finish(worker, &done, &graves).await.unwrap();
+    // FinishedClaim twice: the second is refused.
+    let refused = queue.finish(worker, &done, &sink).await.unwrap();
     assert_eq!(refused, std::slice::from_ref(&claimed.claim));
 }
 
-pub(crate) async fn a_lane_has_one_run_at_a_time(fixture: &dyn Fixture) {
+pub(crate) async fn lane_has_one_batch_at_a_time(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let (one, two) = (worker(&*queue).await, worker(&*queue).await);
-    let most = i64::try_from(MAX_RUN).unwrap();
+    let most = i64::try_from(MAX_JOBS_PER_LANE).unwrap();
     let jobs: Vec<_> = (0..most + 4).map(|log_id| job(&lane(1), log_id)).collect();
     add(&*queue, fixture.pool(), &jobs).await;
 
-    let runs = queue.claim(one, &want(8)).await.unwrap();
-    assert_eq!(runs.len(), 1);
-    let run = &runs[0].jobs;
-    let ids: Vec<i64> = run.iter().map(|one| one.job.log_id).collect();
-    assert!(run.len() <= MAX_RUN);
+    let batches = queue.claim(one, &request(8)).await.unwrap();
+    assert_eq!(batches.len(), 1);
+    let batch = &batches[0].jobs;
+    let ids: Vec<i64> = batch.iter().map(|one| one.job.log_id).collect();
+    assert!(batch.len() <= MAX_JOBS_PER_LANE);
     assert_eq!(
         ids,
-        (0..i64::try_from(run.len()).unwrap()).collect::<Vec<_>>()
+        (0..i64::try_from(batch.len()).unwrap()).collect::<Vec<_>>()
     );
-    assert!(queue.claim(two, &want(8)).await.unwrap().is_empty());
+    assert!(queue.claim(two, &request(8)).await.unwrap().is_empty());
 
     // One more comes in while it is under way, and the rest is somebody else's then.
     add(&*queue, fixture.pool(), &[job(&lane(1), most + 4)]).await;
-    assert!(queue.claim(two, &want(8)).await.unwrap().is_empty());
-    let done: Vec<_> = run.iter().map(|one| ended(one, Ending::Done)).collect();
-    let graves = Graves::default();
-    assert_eq!(queue.finish(one, &done, &graves).await.unwrap(), []);
-    let left = work_off_all(&*queue, two, &want(8)).await;
-    let from = i64::try_from(run.len()).unwrap();
+    assert!(queue.claim(two, &request(8)).await.unwrap().is_empty());
+    let done: Vec<_> = batch
+        .iter()
+        .map(|one| ended(one, JobOutcome::Completed))
+        .collect();
+    let sink = RecordedDeadLetters::default();
+    assert_eq!(queue.finish(one, &done, &sink).await.unwrap(), []);
+    let left = complete_all(&*queue, two, &request(8)).await;
+    let from = i64::try_from(batch.len()).unwrap();
     assert_eq!(left, (from..most + 5).collect::<Vec<_>>());
 }
 
-pub(crate) async fn a_run_ends_where_one_is_to_be_attempted_again(fixture: &dyn Fixture) {
+pub(crate) async fn retry_blocks_the_rest_of_its_batch(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     let jobs: Vec<_> = (0..5).map(|log_id| job(&lane(1), log_id)).collect();
     add(&*queue, fixture.pool(), &jobs).await;
-    let runs = queue.claim(worker, &want(8)).await.unwrap();
-    let run = &runs[0].jobs;
-    assert!(run.len() >= 3);
-    let graves = Graves::default();
-    let endings = [
-        ended(&run[0], Ending::Done),
-        ended(&run[1], again(&run[1], Duration::from_hours(1))),
-        ended(&run[2], Ending::Untouched),
+    let batches = queue.claim(worker, &request(8)).await.unwrap();
+    let batch = &batches[0].jobs;
+    assert!(batch.len() >= 3);
+    let sink = RecordedDeadLetters::default();
+    let outcomes = [
+        ended(&batch[0], JobOutcome::Completed),
+        ended(&batch[1], again(&batch[1], Duration::from_hours(1))),
+        ended(&batch[2], JobOutcome::Released),
     ];
-    assert_eq!(queue.finish(worker, &endings, &graves).await.unwrap(), []);
+    assert_eq!(queue.finish(worker, &outcomes, &sink).await.unwrap(), []);
     // The rest waits behind the one that waits.
-    assert!(queue.claim(worker, &want(8)).await.unwrap().is_empty());
-    let first = queue.firsts(&[lane(1)]).await.unwrap()[0].clone().unwrap();
+    assert!(queue.claim(worker, &request(8)).await.unwrap().is_empty());
+    let first = queue.lane_heads(&[lane(1)]).await.unwrap()[0]
+        .clone()
+        .unwrap();
     assert_eq!((first.log_id, first.attempts), (1, 1));
     assert_eq!(first.error.as_deref(), Some("no answer"));
     // It is made due, and all come in order.
-    assert_eq!(queue.retry(&Selection::default()).await.unwrap(), 1);
-    let left = work_off_all(&*queue, worker, &want(8)).await;
+    assert_eq!(queue.retry(&JobFilter::default()).await.unwrap(), 1);
+    let left = complete_all(&*queue, worker, &request(8)).await;
     assert_eq!(left, [1, 2, 3, 4]);
 }
 
-pub(crate) async fn a_save_that_is_made_again_adds_once(fixture: &dyn Fixture) {
+pub(crate) async fn repeated_enqueue_adds_once(fixture: &dyn Fixture) {
     let queue = fixture.open(LISTENER, CALM).await;
     let worker = worker(&*queue).await;
     let jobs = [job(&lane(1), 1), job(&lane(1), 2)];
@@ -110,12 +117,12 @@ pub(crate) async fn a_save_that_is_made_again_adds_once(fixture: &dyn Fixture) {
     // Part of the transaction, or done at once: again, it is there once.
     assert_eq!(queue.is_empty().await.unwrap(), fixture.transactional());
     add(&*queue, fixture.pool(), &jobs).await;
-    let all = work_off_all(&*queue, worker, &want(8)).await;
+    let all = complete_all(&*queue, worker, &request(8)).await;
     assert_eq!(all, [1, 2]);
 }
 
 /// Jobs with large events, of one lane and of several, claimed a few at a time in the order of each lane.
-pub(crate) async fn claims_stop_at_their_bytes(fixture: &dyn Fixture) {
+pub(crate) async fn claims_are_bounded_in_bytes(fixture: &dyn Fixture) {
     const LARGE: usize = 100_000;
     const MOST: usize = 250_000;
     let queue = fixture.open(LISTENER, CALM).await;
@@ -123,24 +130,24 @@ pub(crate) async fn claims_stop_at_their_bytes(fixture: &dyn Fixture) {
     let jobs: Vec<_> = (1..=24)
         .map(|log_id| {
             let mut new = job(&lane(u32::try_from(log_id % 6).unwrap()), log_id);
-            new.job.event = crate::support::make::json(&format!("\"{}\"", "x".repeat(LARGE)));
+            new.job.event = crate::support::builders::json(&format!("\"{}\"", "x".repeat(LARGE)));
             new
         })
         .collect();
     add(&*queue, fixture.pool(), &jobs).await;
-    let limited = Want {
-        bytes: MOST,
-        ..want(64)
+    let limited = ClaimRequest {
+        max_bytes: MOST,
+        ..request(64)
     };
-    let nothing = Want {
-        bytes: 0,
-        ..want(64)
+    let nothing = ClaimRequest {
+        max_bytes: 0,
+        ..request(64)
     };
     assert!(queue.claim(worker, &nothing).await.unwrap().is_empty());
     let (mut seen, mut claims) = (Vec::new(), 0);
     loop {
-        let runs = queue.claim(worker, &limited).await.unwrap();
-        let claimed: Vec<_> = runs.iter().flat_map(|run| &run.jobs).collect();
+        let batches = queue.claim(worker, &limited).await.unwrap();
+        let claimed: Vec<_> = batches.iter().flat_map(|batch| &batch.jobs).collect();
         if claimed.is_empty() {
             break;
         }
@@ -151,9 +158,12 @@ pub(crate) async fn claims_stop_at_their_bytes(fixture: &dyn Fixture) {
                 .iter()
                 .map(|one| (one.job.lane.hash, one.job.log_id)),
         );
-        let done: Vec<_> = claimed.iter().map(|one| ended(one, Ending::Done)).collect();
+        let done: Vec<_> = claimed
+            .iter()
+            .map(|one| ended(one, JobOutcome::Completed))
+            .collect();
         let refused = queue
-            .finish(worker, &done, &Graves::default())
+            .finish(worker, &done, &RecordedDeadLetters::default())
             .await
             .unwrap();
         assert_eq!(refused, []);

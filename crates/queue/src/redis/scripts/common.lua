@@ -1,9 +1,9 @@
--- What every script begins with. KEYS[1] is the prefix of all keys of one listener.
+-- Prelude of every script. KEYS[1] is the prefix of all keys of one listener.
 --
--- A job's hash says all about it: the streams, the delayed set and the counters follow from the
--- hashes and from the lanes. Of a lane, a sorted set of places, only the first is ready (in a
--- stream, state r), delayed (d) or claimed (c), with those of its run claimed too; others are
--- behind (b). Times are microseconds by this server's clock.
+-- A job's hash is the source of truth: streams, the delayed set and counters are indexes that follow from
+-- the hashes and the lanes. A lane is a sorted set of job refs. Only its first job is ready (in a stream,
+-- state r), delayed (d) or claimed (c), with those of its batch claimed too; the others are blocked (b).
+-- Times are microseconds of this server's clock.
 
 local P = KEYS[1]
 local GROUP = 'workers'
@@ -15,34 +15,34 @@ local function str(number)
     return string.format('%.0f', number)
 end
 
-local tally = {}
+local counters = {}
 
 local function count(observer, field, by)
-    local of = tally[observer]
+    local of = counters[observer]
     if not of then
         of = {}
-        tally[observer] = of
+        counters[observer] = of
     end
     of[field] = (of[field] or 0) + by
 end
 
--- Runs under way, by action.
-local under_way = {}
+-- Changes of running lanes, by action.
+local running = {}
 
-local function run(act, by)
-    under_way[act] = (under_way[act] or 0) + by
-    under_way[''] = (under_way[''] or 0) + by
+local function count_running(act, by)
+    running[act] = (running[act] or 0) + by
+    running[''] = (running[''] or 0) + by
 end
 
--- Writes what was counted; to be called last.
-local function settle()
-    for act, by in pairs(under_way) do
+-- Writes the counters; call it last.
+local function flush_counters()
+    for act, by in pairs(running) do
         if by ~= 0 and redis.call('HINCRBY', P .. 'running', act, by) <= 0 then
             redis.call('HDEL', P .. 'running', act)
         end
     end
-    for observer, fields in pairs(tally) do
-        local key = P .. 'figures:' .. observer
+    for observer, fields in pairs(counters) do
+        local key = P .. 'stats:' .. observer
         for field, by in pairs(fields) do
             if by ~= 0 then
                 redis.call('HINCRBY', key, field, by)
@@ -67,12 +67,12 @@ local FIELDS = {
     'id', 'obs', 'act', 'hash', 'ten', 'pri', 'st', 'due', 'at', 'att', 'claim', 'w', 'en', 'cx', 'tok',
 }
 
-local function load(place)
-    local values = redis.call('HMGET', P .. 'job:' .. place, unpack(FIELDS))
+local function load(ref)
+    local values = redis.call('HMGET', P .. 'job:' .. ref, unpack(FIELDS))
     if not values[1] or not values[7] then
         return nil
     end
-    local job = { place = place }
+    local job = { ref = ref }
     for i, field in ipairs(FIELDS) do
         job[field] = values[i] or nil
     end
@@ -83,51 +83,50 @@ local function load(place)
 end
 
 local function set(job, ...)
-    redis.call('HSET', P .. 'job:' .. job.place, ...)
+    redis.call('HSET', P .. 'job:' .. job.ref, ...)
 end
 
-local function to(job, state)
+local function set_state(job, state)
     count(job.obs, job.st, -1)
     count(job.obs, state, 1)
     job.st = state
 end
 
-local function attempted(job, attempts)
+local function record_attempts(job, attempts)
     count(job.obs, bucket(job.att), -1)
     count(job.obs, bucket(attempts), 1)
     job.att = attempts
 end
 
-local function turn_keys(job)
+local function rotation_keys(job)
     local tenant = job.ten and ('=' .. job.ten) or ''
     local stream = P .. 'ready:' .. job.pri .. ':' .. #job.a .. ':' .. job.a .. ':' .. tenant
-    return stream, P .. 'turns:' .. job.pri .. ':' .. job.a, P .. 'acts:' .. job.pri, tenant
+    return stream, P .. 'tenant_rotation:' .. job.pri .. ':' .. job.a, P .. 'action_rotation:' .. job.pri, tenant
 end
 
-local function last_in_rotation()
-    return redis.call('INCR', P .. 'round')
+local function end_of_rotation()
+    return redis.call('INCR', P .. 'rotation_seq')
 end
 
--- Streams that are known to have their turn, since this script saw to it.
+-- Streams that this script has put into the rotation.
 local seen = {}
 
 local function put_ready(job)
-    local stream, turns, acts, tenant = turn_keys(job)
-    -- Those of one script come to one turn mostly.
+    local stream, turns, acts, tenant = rotation_keys(job)
     if not seen[stream] then
         seen[stream] = true
-        if redis.call('ZADD', turns, 'NX', last_in_rotation(), tenant) == 1 then
+        if redis.call('ZADD', turns, 'NX', end_of_rotation(), tenant) == 1 then
             redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
         end
-        redis.call('ZADD', acts, 'NX', last_in_rotation(), job.a)
+        redis.call('ZADD', acts, 'NX', end_of_rotation(), job.a)
     end
-    job.en = redis.call('XADD', stream, '*', 'p', job.place)
-    to(job, 'r')
+    job.en = redis.call('XADD', stream, '*', 'p', job.ref)
+    set_state(job, 'r')
     set(job, 'st', 'r', 'en', job.en)
 end
 
--- A turn with an empty stream leaves no key behind.
-local function forget_turn_if_empty(stream, turns, acts, tenant, act)
+-- Removes an empty stream and its place in the rotation. Whether it did.
+local function remove_stream_if_empty(stream, turns, acts, tenant, act)
     if redis.call('XLEN', stream) == 0 then
         seen[stream] = nil
         redis.call('DEL', stream)
@@ -141,26 +140,26 @@ local function forget_turn_if_empty(stream, turns, acts, tenant, act)
 end
 
 local function put_delayed(job)
-    redis.call('ZADD', P .. 'delayed', str(job.due), job.place)
-    to(job, 'd')
+    redis.call('ZADD', P .. 'delayed', str(job.due), job.ref)
+    set_state(job, 'd')
     set(job, 'st', 'd')
 end
 
--- Takes a job out of where it waits for a worker.
-local function unplace(job)
+-- Removes a job from the stream or the delayed set.
+local function unindex(job)
     if job.st == 'r' then
-        local stream, turns, acts, tenant = turn_keys(job)
+        local stream, turns, acts, tenant = rotation_keys(job)
         if job.en then
             redis.call('XDEL', stream, job.en)
         end
-        forget_turn_if_empty(stream, turns, acts, tenant, job.a)
+        remove_stream_if_empty(stream, turns, acts, tenant, job.a)
     elseif job.st == 'd' then
-        redis.call('ZREM', P .. 'delayed', job.place)
+        redis.call('ZREM', P .. 'delayed', job.ref)
     end
 end
 
--- Lets the first job of a lane come, where it is behind.
-local function advance(job)
+-- Makes the first job of a lane ready or delayed if it is blocked.
+local function unblock_next(job)
     local first = redis.call('ZRANGE', P .. 'lane:' .. job.lane, 0, 0)[1]
     if not first then
         redis.call('SREM', P .. 'lanes:' .. job.a, job.hash)
@@ -179,72 +178,72 @@ local function advance(job)
     end
 end
 
-local function hold(job, worker, token)
+local function claim_job(job, worker, token)
     job.claim = str(tonumber(job.claim) + 1)
-    to(job, 'c')
+    set_state(job, 'c')
     set(job, 'st', 'c', 'w', worker, 'claim', job.claim, 'tok', token)
-    redis.call('ZADD', P .. 'held:' .. worker, job.place, job.place)
-    if redis.call('HINCRBY', P .. 'held', job.lane, 1) == 1 then
-        run(job.a, 1)
+    redis.call('ZADD', P .. 'claims:' .. worker, job.ref, job.ref)
+    if redis.call('HINCRBY', P .. 'claimed_lanes', job.lane, 1) == 1 then
+        count_running(job.a, 1)
     end
 end
 
--- Takes a claimed job from its worker; where it goes is the caller's.
-local function free(job)
-    redis.call('ZREM', P .. 'held:' .. job.w, job.place)
+-- Releases a claim; the caller decides where the job goes.
+local function release_claim(job)
+    redis.call('ZREM', P .. 'claims:' .. job.w, job.ref)
     if job.cx then
-        redis.call('SREM', P .. 'cut:' .. job.w, job.place .. ':' .. job.claim)
+        redis.call('SREM', P .. 'cancelled:' .. job.w, job.ref .. ':' .. job.claim)
     end
-    if redis.call('HINCRBY', P .. 'held', job.lane, -1) <= 0 then
-        redis.call('HDEL', P .. 'held', job.lane)
-        run(job.a, -1)
+    if redis.call('HINCRBY', P .. 'claimed_lanes', job.lane, -1) <= 0 then
+        redis.call('HDEL', P .. 'claimed_lanes', job.lane)
+        count_running(job.a, -1)
     end
 end
 
-local function put_behind(job)
-    redis.call('HDEL', P .. 'job:' .. job.place, 'w', 'tok', 'cx')
-    to(job, 'b')
+local function put_blocked(job)
+    redis.call('HDEL', P .. 'job:' .. job.ref, 'w', 'tok', 'cx')
+    set_state(job, 'b')
     set(job, 'st', 'b')
 end
 
--- Forgets at most that many of the ids that ended too long ago, or are too many.
-local function trim_recent(for_micros, at_most, steps)
-    local old = redis.call('ZRANGEBYSCORE', P .. 'recent', '-inf', str(now - for_micros), 'LIMIT', 0, steps)
+-- Trims the dedup keys of ended jobs by age and number, a bounded number of steps.
+local function trim_recent_ids(for_micros, at_most, steps)
+    local old = redis.call('ZRANGEBYSCORE', P .. 'recent_ids', '-inf', str(now - for_micros), 'LIMIT', 0, steps)
     if #old > 0 then
-        redis.call('ZREM', P .. 'recent', unpack(old))
+        redis.call('ZREM', P .. 'recent_ids', unpack(old))
     end
-    local surplus = redis.call('ZCARD', P .. 'recent') - at_most
+    local surplus = redis.call('ZCARD', P .. 'recent_ids') - at_most
     if surplus > 0 then
-        redis.call('ZREMRANGEBYRANK', P .. 'recent', 0, math.min(surplus, steps) - 1)
+        redis.call('ZREMRANGEBYRANK', P .. 'recent_ids', 0, math.min(surplus, steps) - 1)
     end
 end
 
--- Ends a job that is in no stream, not delayed and not claimed any more.
-local function remove(job, outcome, keep)
-    redis.call('ZREM', P .. 'lane:' .. job.lane, job.place)
-    redis.call('ZREM', P .. 'pending', job.place)
-    redis.call('ZREM', P .. 'by:' .. job.obs, job.place)
-    redis.call('HDEL', P .. 'names', job.id)
-    redis.call('ZADD', P .. 'recent', str(now), job.id)
+-- Ends a job that is in no stream, not delayed and not claimed.
+local function finish_job(job, outcome, keep)
+    redis.call('ZREM', P .. 'lane:' .. job.lane, job.ref)
+    redis.call('ZREM', P .. 'pending', job.ref)
+    redis.call('ZREM', P .. 'observer:' .. job.obs, job.ref)
+    redis.call('HDEL', P .. 'ids', job.id)
+    redis.call('ZADD', P .. 'recent_ids', str(now), job.id)
     count(job.obs, job.st, -1)
     count(job.obs, bucket(job.att), -1)
     count(job.obs, 'pending', -1)
     if keep then
-        redis.call('HDEL', P .. 'job:' .. job.place, 'w', 'tok', 'cx')
+        redis.call('HDEL', P .. 'job:' .. job.ref, 'w', 'tok', 'cx')
         set(job, 'st', 'f', 'out', outcome, 'end', str(now))
-        redis.call('ZADD', P .. 'done', str(now), job.place)
-        redis.call('HSET', P .. 'ended', job.id, job.place)
+        redis.call('ZADD', P .. 'completed', str(now), job.ref)
+        redis.call('HSET', P .. 'completed_ids', job.id, job.ref)
     else
-        redis.call('DEL', P .. 'job:' .. job.place)
+        redis.call('DEL', P .. 'job:' .. job.ref)
     end
 end
 
--- Makes delayed jobs ready whose time has come.
+-- Makes delayed jobs ready that are due.
 local function promote(at_most)
     local due = redis.call('ZRANGEBYSCORE', P .. 'delayed', '-inf', str(now), 'LIMIT', 0, at_most)
-    for _, place in ipairs(due) do
-        redis.call('ZREM', P .. 'delayed', place)
-        local job = load(place)
+    for _, ref in ipairs(due) do
+        redis.call('ZREM', P .. 'delayed', ref)
+        local job = load(ref)
         if job and job.st == 'd' then
             put_ready(job)
         end

@@ -1,11 +1,12 @@
-//! Jobs, wants and endings.
+//! Jobs, wants and outcomes.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use observer_queue::{
-    Burial, Claimed, Ended, Ending, Job, JobQueue, Lane, NewJob, Priority, Want, WorkerId,
+    ClaimRequest, ClaimedJob, DeadLetterSink, FinishedClaim, Job, JobOutcome, JobQueue, Lane,
+    NewJob, Priority, WorkerId,
 };
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
@@ -51,7 +52,7 @@ pub(crate) fn job(lane: &Lane, log_id: i64) -> NewJob {
             priority: Priority::Normal,
             event: json(r#"{"new":{"text":"\u0000 and half of a pair: \ud800"}}"#),
         },
-        wait: Duration::ZERO,
+        delay: Duration::ZERO,
         attempts: 0,
         history: json("[]"),
     }
@@ -74,38 +75,38 @@ pub(crate) async fn worker(queue: &dyn JobQueue) -> WorkerId {
 /// More bytes than all jobs of a test have.
 pub(crate) const MANY_BYTES: usize = 1 << 30;
 
-/// So many runs of the action that most tests have, without limits.
-pub(crate) fn want(runs: usize) -> Want {
-    want_of(&[OBSERVER], runs)
+/// So many batches of the action that most tests have, without limits.
+pub(crate) fn request(batches: usize) -> ClaimRequest {
+    request_for(&[OBSERVER], batches)
 }
 
-/// So many runs of these observers, without limits.
-pub(crate) fn want_of(observers: &[&str], runs: usize) -> Want {
-    Want {
-        bytes: MANY_BYTES,
-        runs,
+/// So many batches of these observers, without limits.
+pub(crate) fn request_for(observers: &[&str], batches: usize) -> ClaimRequest {
+    ClaimRequest {
+        max_bytes: MANY_BYTES,
+        max_lanes: batches,
         actions: observers
             .iter()
             .map(|observer| (Arc::from(*observer), Arc::from(ACTION), None))
             .collect(),
-        fleet: None,
+        max_running_total: None,
     }
 }
 
 /// The end of a claimed job.
-pub(crate) fn ended(claimed: &Claimed, ending: Ending) -> Ended {
-    Ended {
+pub(crate) fn ended(claimed: &ClaimedJob, outcome: JobOutcome) -> FinishedClaim {
+    FinishedClaim {
         job: Arc::new(claimed.job.clone()),
         claim: claimed.claim.clone(),
-        ending,
+        outcome,
         enqueued_at: claimed.enqueued_at,
     }
 }
 
 /// Another attempt after `wait`.
-pub(crate) fn again(claimed: &Claimed, wait: Duration) -> Ending {
-    Ending::Again {
-        wait,
+pub(crate) fn again(claimed: &ClaimedJob, wait: Duration) -> JobOutcome {
+    JobOutcome::Retry {
+        delay: wait,
         attempts: claimed.attempts + 1,
         history: json(
             r#"[{"at":"2026-01-01T00:00:00Z","kind":"timeout","error":"no answer","status":null}]"#,
@@ -115,11 +116,15 @@ pub(crate) fn again(claimed: &Claimed, wait: Duration) -> Ending {
 
 /// Remembers the ids of jobs that became dead letters.
 #[derive(Default)]
-pub(crate) struct Graves(pub(crate) Mutex<Vec<String>>);
+pub(crate) struct RecordedDeadLetters(pub(crate) Mutex<Vec<String>>);
 
 #[async_trait]
-impl Burial for Graves {
-    async fn bury(&self, _: &mut PgConnection, dead: &[&Ended]) -> Result<(), sqlx::Error> {
+impl DeadLetterSink for RecordedDeadLetters {
+    async fn write(
+        &self,
+        _: &mut PgConnection,
+        dead: &[&FinishedClaim],
+    ) -> Result<(), sqlx::Error> {
         let ids = dead.iter().map(|one| one.job.id.clone());
         self.0.lock().unwrap().extend(ids);
         Ok(())
@@ -127,12 +132,19 @@ impl Burial for Graves {
 }
 
 /// Claims once and ends all of it well; gives the log ids in the order of the claim.
-pub(crate) async fn work_off(queue: &dyn JobQueue, worker: WorkerId, want: &Want) -> Vec<i64> {
-    let runs = queue.claim(worker, want).await.unwrap();
-    let claimed: Vec<_> = runs.into_iter().flat_map(|run| run.jobs).collect();
-    let all: Vec<_> = claimed.iter().map(|one| ended(one, Ending::Done)).collect();
+pub(crate) async fn complete_batch(
+    queue: &dyn JobQueue,
+    worker: WorkerId,
+    request: &ClaimRequest,
+) -> Vec<i64> {
+    let batches = queue.claim(worker, request).await.unwrap();
+    let claimed: Vec<_> = batches.into_iter().flat_map(|batch| batch.jobs).collect();
+    let all: Vec<_> = claimed
+        .iter()
+        .map(|one| ended(one, JobOutcome::Completed))
+        .collect();
     let refused = queue
-        .finish(worker, &all, &Graves::default())
+        .finish(worker, &all, &RecordedDeadLetters::default())
         .await
         .unwrap();
     assert_eq!(refused, []);
@@ -140,11 +152,15 @@ pub(crate) async fn work_off(queue: &dyn JobQueue, worker: WorkerId, want: &Want
 }
 
 /// Claims and ends well until there is no job; gives the log ids in the order of the claims.
-pub(crate) async fn work_off_all(queue: &dyn JobQueue, worker: WorkerId, want: &Want) -> Vec<i64> {
+pub(crate) async fn complete_all(
+    queue: &dyn JobQueue,
+    worker: WorkerId,
+    request: &ClaimRequest,
+) -> Vec<i64> {
     let mut all = Vec::new();
     let mut patience = Patience::default();
     while !queue.is_empty().await.unwrap() {
-        let some = work_off(queue, worker, want).await;
+        let some = complete_batch(queue, worker, request).await;
         if !some.is_empty() {
             patience = Patience::default();
         }

@@ -1,28 +1,24 @@
-//! Words of the queue from answers of scripts, and the other way round.
+//! Encoding of arguments and decoding of replies.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{Claim, Claimed, Figures, First, Job, Lane, Priority, QueueError, Run, Shown, State};
+use crate::history::last_error;
+use crate::{
+    ClaimToken, ClaimedJob, Job, JobView, Lane, LaneBatch, LaneHead, Priority, QueueError,
+    QueueStats, State,
+};
 
-/// Fields of an answer; nothing where a hash has none.
+/// Row of a reply; `None` for a field that a hash does not have.
 pub(super) type Row = Vec<Option<String>>;
 
-/// The one thing that is read of an attempt.
-#[derive(Deserialize)]
-struct Attempt {
-    #[serde(default)]
-    error: Option<String>,
-}
-
-/// Longest wait that scripts are given: a hundred years. Their numbers are exact far beyond.
-const LONGEST_WAIT: Duration = Duration::from_hours(24 * 36_525);
+/// Longest duration that scripts get: a hundred years. Their numbers are exact far beyond.
+const MAX_DURATION: Duration = Duration::from_hours(24 * 36_525);
 
 pub(super) fn micros(duration: Duration) -> u128 {
-    duration.min(LONGEST_WAIT).as_micros()
+    duration.min(MAX_DURATION).as_micros()
 }
 
 pub(super) fn priority_digit(priority: Priority) -> u8 {
@@ -43,7 +39,7 @@ fn priority(digit: &str) -> Result<Priority, QueueError> {
 }
 
 fn unreadable(what: &str) -> QueueError {
-    QueueError::Unreadable(format!("its {what} is not as it was written"))
+    QueueError::Unreadable(format!("its {what} is malformed"))
 }
 
 fn optional(row: &Row, n: usize) -> Option<&str> {
@@ -66,44 +62,38 @@ fn time(row: &Row, n: usize, what: &str) -> Result<DateTime<Utc>, QueueError> {
     DateTime::from_timestamp_micros(number(row, n, what)?).ok_or_else(|| unreadable(what))
 }
 
-/// The last failure that a history tells of; nothing where it tells of none.
-fn last_error(history: Option<&str>) -> Option<String> {
-    let attempts: Vec<Attempt> = serde_json::from_str(history?).ok()?;
-    attempts.into_iter().next_back()?.error
-}
-
-/// A claim as `place:number`.
-pub(super) fn claim(text: &str) -> Result<Claim, QueueError> {
-    let (place, number) = text.split_once(':').ok_or_else(|| unreadable("claim"))?;
-    Ok(Claim {
-        place: place.to_owned(),
-        number: number.parse().map_err(|_| unreadable("claim"))?,
+/// Decodes a claim, written as `job_ref:generation`.
+pub(super) fn token(text: &str) -> Result<ClaimToken, QueueError> {
+    let (job_ref, generation) = text.split_once(':').ok_or_else(|| unreadable("claim"))?;
+    Ok(ClaimToken {
+        job_ref: job_ref.to_owned(),
+        generation: generation.parse().map_err(|_| unreadable("claim"))?,
     })
 }
 
-/// Rows of one run follow each other.
-pub(super) fn runs(rows: &[Row]) -> Result<Vec<Run>, QueueError> {
-    let mut runs: Vec<Run> = Vec::new();
+/// Groups claimed rows into batches; the rows of a batch are adjacent.
+pub(super) fn batches(rows: &[Row]) -> Result<Vec<LaneBatch>, QueueError> {
+    let mut batches: Vec<LaneBatch> = Vec::new();
     let mut last = "";
     for row in rows {
-        let run = text(row, 0, "run")?;
-        let job = claimed(row)?;
-        match runs.last_mut() {
-            Some(open) if run == last => open.jobs.push(job),
-            _ => runs.push(Run { jobs: vec![job] }),
+        let batch = text(row, 0, "batch")?;
+        let job = claimed_job(row)?;
+        match batches.last_mut() {
+            Some(open) if batch == last => open.jobs.push(job),
+            _ => batches.push(LaneBatch { jobs: vec![job] }),
         }
-        last = run;
+        last = batch;
     }
-    Ok(runs)
+    Ok(batches)
 }
 
-fn claimed(row: &Row) -> Result<Claimed, QueueError> {
-    Ok(Claimed {
-        claim: Claim {
-            place: text(row, 1, "place")?.to_owned(),
-            number: number(row, 2, "claim")?,
+fn claimed_job(row: &Row) -> Result<ClaimedJob, QueueError> {
+    Ok(ClaimedJob {
+        claim: ClaimToken {
+            job_ref: text(row, 1, "reference")?.to_owned(),
+            generation: number(row, 2, "generation")?,
         },
-        late: Duration::from_micros(number(row, 3, "lateness")?),
+        queue_delay: Duration::from_micros(number(row, 3, "queue delay")?),
         job: Job {
             id: text(row, 4, "id")?.to_owned(),
             lane: Lane {
@@ -125,28 +115,28 @@ fn claimed(row: &Row) -> Result<Claimed, QueueError> {
     })
 }
 
-pub(super) fn first(row: &Row) -> Result<Option<First>, QueueError> {
+pub(super) fn lane_head(row: &Row) -> Result<Option<LaneHead>, QueueError> {
     if row.is_empty() {
         return Ok(None);
     }
-    Ok(Some(First {
+    Ok(Some(LaneHead {
         log_id: number(row, 0, "log id")?,
         event_id: text(row, 1, "event's id")?.to_owned(),
         attempts: number(row, 2, "attempts")?,
-        error: last_error(optional(row, 3)),
+        error: optional(row, 3).and_then(last_error),
     }))
 }
 
-pub(super) fn figures(row: &Row) -> Result<(String, Figures), QueueError> {
-    // A counter is never below zero for longer than a script runs.
+pub(super) fn stats(row: &Row) -> Result<(String, QueueStats), QueueError> {
+    // Below zero only while a script runs.
     let counter = |n| number::<i64>(row, n, "counter").map(|n| u64::try_from(n).unwrap_or(0));
     let mut by_attempts = [0; 5];
-    for (n, figure) in (5..).zip(&mut by_attempts) {
-        *figure = counter(n)?;
+    for (n, count) in (5..).zip(&mut by_attempts) {
+        *count = counter(n)?;
     }
     Ok((
         text(row, 0, "observer")?.to_owned(),
-        Figures {
+        QueueStats {
             pending: counter(1)?,
             due: counter(2)?,
             running: counter(3)?,
@@ -157,7 +147,7 @@ pub(super) fn figures(row: &Row) -> Result<(String, Figures), QueueError> {
     ))
 }
 
-/// How scripts write a state; nothing for all of them.
+/// Encodes a filter of states; empty for all.
 pub(super) fn state_letter(state: Option<State>) -> &'static str {
     match state {
         None => "",
@@ -168,10 +158,10 @@ pub(super) fn state_letter(state: Option<State>) -> &'static str {
     }
 }
 
-/// A job as it is shown; in full where its event is in the row.
-pub(super) fn shown(row: &Row) -> Result<Shown, QueueError> {
+/// Decodes a job, in full if the row has its event.
+pub(super) fn job_view(row: &Row) -> Result<JobView, QueueError> {
     let full = optional(row, 15).is_some();
-    Ok(Shown {
+    Ok(JobView {
         id: text(row, 1, "id")?.to_owned(),
         state: match text(row, 2, "state")? {
             "c" => State::Running,
@@ -190,7 +180,7 @@ pub(super) fn shown(row: &Row) -> Result<Shown, QueueError> {
         enqueued_at: time(row, 11, "time")?,
         due: time(row, 12, "due time")?,
         worker: optional(row, 13).map(str::to_owned),
-        error: last_error(optional(row, 14)),
+        error: optional(row, 14).and_then(last_error),
         history: full.then(|| json(row, 14, "history")).transpose()?,
         event: full.then(|| json(row, 15, "event")).transpose()?,
     })

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use observer_queue::{Alive, Ended, Ending, JobQueue, Lane, QueueError, Run, WorkerId};
+use observer_queue::{
+    FinishedClaim, HeartbeatResponse, JobOutcome, JobQueue, Lane, LaneBatch, QueueError, WorkerId,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use testkit::wait::{Patience, amounts_to, while_progressing};
@@ -14,11 +16,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::make::{Graves, again, ended, want};
+use super::builders::{RecordedDeadLetters, again, ended, request};
 
 /// How often something happens to a worker, per job.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Habits {
+pub(crate) struct FaultRates {
     /// An attempt fails and is made again a little later.
     pub(crate) fails: f64,
     /// The worker goes without a word, and another comes in its place.
@@ -29,7 +31,7 @@ pub(crate) struct Habits {
 
 /// What they did.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct WorkLog {
     /// Jobs by the hash of their lane, in the order in which their ends were accepted.
     pub(crate) ended: BTreeMap<u32, Vec<i64>>,
     /// Attempts that failed.
@@ -41,7 +43,7 @@ pub(crate) struct Told {
     /// Results that were refused.
     pub(crate) refused: usize,
     /// Claims that `keep` took back.
-    pub(crate) expired: u64,
+    pub(crate) expired_claims: u64,
     /// Calls that failed and were made again.
     pub(crate) errors: usize,
     /// Workers that did not run for their lease after they had claimed.
@@ -56,20 +58,20 @@ pub(crate) struct Told {
 
 /// Workers under way.
 #[derive(Default)]
-pub(crate) struct Crew {
-    told: Arc<Mutex<Told>>,
+pub(crate) struct FaultyWorkers {
+    told: Arc<Mutex<WorkLog>>,
     ended: Arc<AtomicBool>,
     workers: JoinSet<()>,
 }
 
-impl Told {
+impl WorkLog {
     /// The latest job of a lane whose good end was told.
     pub(crate) fn offered(&self, hash: u32) -> Option<i64> {
         self.offered.get(&hash).copied()
     }
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for WorkLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -80,26 +82,26 @@ impl fmt::Display for Told {
             self.died,
             self.faltered,
             self.refused,
-            self.expired,
+            self.expired_claims,
             self.errors,
             self.late
         )
     }
 }
 
-impl Crew {
+impl FaultyWorkers {
     /// Adds a worker, under the lease that its queue has.
     pub(crate) fn start(
         &mut self,
         queue: Arc<dyn JobQueue>,
         lease: Duration,
-        habits: Habits,
+        faults: FaultRates,
         seed: u64,
     ) {
-        let member = Member {
+        let member = FaultyWorker {
             queue,
             lease,
-            habits,
+            faults,
             told: self.told.clone(),
             ended: self.ended.clone(),
             random: StdRng::seed_from_u64(seed),
@@ -130,7 +132,7 @@ impl Crew {
     }
 
     /// Ends them and gives what they did; fails with them.
-    pub(crate) async fn end(mut self) -> Told {
+    pub(crate) async fn end(mut self) -> WorkLog {
         self.ended.store(true, Ordering::Relaxed);
         while let Some(ended) = self.workers.join_next().await {
             ended.unwrap();
@@ -152,16 +154,16 @@ macro_rules! persist {
     }};
 }
 
-struct Member {
+struct FaultyWorker {
     queue: Arc<dyn JobQueue>,
     lease: Duration,
-    habits: Habits,
-    told: Arc<Mutex<Told>>,
+    faults: FaultRates,
+    told: Arc<Mutex<WorkLog>>,
     ended: Arc<AtomicBool>,
     random: StdRng,
 }
 
-impl Member {
+impl FaultyWorker {
     async fn work(mut self) {
         while !self.ended.load(Ordering::Relaxed) {
             let worker = WorkerId(Uuid::new_v4());
@@ -181,55 +183,55 @@ impl Member {
     /// Claims, works and finishes once; false when this worker is no more.
     async fn round(&mut self, worker: WorkerId) -> bool {
         let queue = self.queue.clone();
-        let kept = persist!(self, queue.keep().await);
-        self.told.lock().unwrap().expired += kept.expired;
+        let kept = persist!(self, queue.run_maintenance().await);
+        self.told.lock().unwrap().expired_claims += kept.expired_claims;
         // What it claims is its own for no longer than a lease after this sign of life.
         let until = Instant::now() + self.lease;
-        if persist!(self, queue.alive(worker).await) == Alive::No {
-            self.let_go(worker);
+        if persist!(self, queue.heartbeat(worker).await) == HeartbeatResponse::Expired {
+            self.forget_holder(worker);
             return false;
         }
         let most = self.random.random_range(1..4);
-        let runs = persist!(self, queue.claim(worker, &want(most)).await);
-        if runs.is_empty() {
+        let batches = persist!(self, queue.claim(worker, &request(most)).await);
+        if batches.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let mut all = Vec::new();
-        for run in &runs {
-            if !self.begin(worker, run, until) {
-                self.let_go(worker);
+        for batch in &batches {
+            if !self.begin(worker, batch, until) {
+                self.forget_holder(worker);
                 return false;
             }
-            for claimed in &run.jobs {
-                if self.random.random_bool(self.habits.dies) {
+            for claimed in &batch.jobs {
+                if self.random.random_bool(self.faults.dies) {
                     self.told.lock().unwrap().died += 1;
-                    self.let_go(worker);
+                    self.forget_holder(worker);
                     return false;
                 }
-                if self.random.random_bool(self.habits.fails) {
+                if self.random.random_bool(self.faults.fails) {
                     let wait = Duration::from_millis(self.random.random_range(0..20));
                     all.push(ended(claimed, again(claimed, wait)));
                     self.told.lock().unwrap().failed += 1;
                     break;
                 }
-                all.push(ended(claimed, Ending::Done));
+                all.push(ended(claimed, JobOutcome::Completed));
             }
         }
-        if self.random.random_bool(self.habits.falters) && !all.is_empty() {
+        if self.random.random_bool(self.faults.falters) && !all.is_empty() {
             self.told.lock().unwrap().faltered += 1;
-            self.let_go(worker);
+            self.forget_holder(worker);
             tokio::time::sleep(self.lease * 2).await;
         }
         self.tell(worker, &all).await;
         true
     }
 
-    /// Notes that a worker begins with a run, which no other may hold. It goes on where the lane
+    /// Notes that a worker begins with a batch, which no other may hold. It goes on where the lane
     /// was left, without a gap: between what was accepted for sure and what was told.
     ///
     /// False where the worker did not run for so long that what it claimed may be another's by now.
-    fn begin(&self, worker: WorkerId, run: &Run, until: Instant) -> bool {
-        let lane = &run.jobs[0].job.lane;
+    fn begin(&self, worker: WorkerId, batch: &LaneBatch, until: Instant) -> bool {
+        let lane = &batch.jobs[0].job.lane;
         let mut told = self.told.lock().unwrap();
         let now = Instant::now();
         if now >= until {
@@ -239,11 +241,11 @@ impl Member {
         if let Some((holder, its)) = told.holders.insert(lane.clone(), (worker, until)) {
             assert!(
                 holder == worker || now >= its,
-                "two workers have a run of {lane:?}: {holder:?} for {:?} more, and {worker:?}",
+                "two workers have a batch of {lane:?}: {holder:?} for {:?} more, and {worker:?}",
                 its - now
             );
         }
-        let ids: Vec<i64> = run.jobs.iter().map(|one| one.job.log_id).collect();
+        let ids: Vec<i64> = batch.jobs.iter().map(|one| one.job.log_id).collect();
         let noted = told.accepted.get(&lane.hash).copied();
         let offered = told.offered.get(&lane.hash).copied();
         assert!(
@@ -255,37 +257,40 @@ impl Member {
     }
 
     /// What a worker that is gone held may be anybody's from now on.
-    fn let_go(&self, worker: WorkerId) {
+    fn forget_holder(&self, worker: WorkerId) {
         let mut told = self.told.lock().unwrap();
         told.holders.retain(|_, (holder, _)| *holder != worker);
     }
 
-    async fn tell(&self, worker: WorkerId, all: &[Ended]) {
+    async fn tell(&self, worker: WorkerId, all: &[FinishedClaim]) {
         // Before they are ended: once they are, others may begin.
-        self.let_go(worker);
+        self.forget_holder(worker);
         let before = {
             let mut told = self.told.lock().unwrap();
-            for one in all.iter().filter(|one| matches!(one.ending, Ending::Done)) {
+            for one in all
+                .iter()
+                .filter(|one| matches!(one.outcome, JobOutcome::Completed))
+            {
                 let offered = told.offered.entry(one.job.lane.hash).or_default();
                 *offered = one.job.log_id.max(*offered);
             }
             told.errors
         };
         let queue = self.queue.clone();
-        let graves = Graves::default();
-        let refused = persist!(self, queue.finish(worker, all, &graves).await);
+        let sink = RecordedDeadLetters::default();
+        let refused = persist!(self, queue.finish(worker, all, &sink).await);
         let mut told = self.told.lock().unwrap();
         // Where an answer was lost, the results may have been accepted the first time; or they came
         // too late, as the claims were others' by then.
         let doubtful = told.errors != before;
         for one in all {
-            if matches!(one.ending, Ending::Done) && !refused.contains(&one.claim) {
+            if matches!(one.outcome, JobOutcome::Completed) && !refused.contains(&one.claim) {
                 let accepted = told.accepted.entry(one.job.lane.hash).or_default();
                 *accepted = one.job.log_id.max(*accepted);
             }
             if refused.contains(&one.claim) && !doubtful {
                 told.refused += 1;
-            } else if matches!(one.ending, Ending::Done) {
+            } else if matches!(one.outcome, JobOutcome::Completed) {
                 let ended = told.ended.entry(one.job.lane.hash).or_default();
                 if !doubtful || ended.last() != Some(&one.job.log_id) {
                     ended.push(one.job.log_id);

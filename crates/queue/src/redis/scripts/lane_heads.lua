@@ -1,5 +1,5 @@
--- The first job of each lane. ARGV: for each lane hash and observer:action.
--- Answers for each with log id, event id, attempts and history, or with nothing.
+-- Returns log id, event id, attempts and history of the first job of each lane, or nothing.
+-- ARGV: for each lane hash and observer:action.
 local answer = {}
 for at = 1, #ARGV, 2 do
     local first = redis.call('ZRANGE', P .. 'lane:' .. ARGV[at] .. ':' .. ARGV[at + 1], 0, 0)[1]

@@ -1,44 +1,43 @@
-//! What is told of jobs.
+//! Queries about jobs.
 
-use serde::Deserialize;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::PostgresQueue;
-use super::claim::lane_number;
-use super::select::{priority, raw, states};
-use crate::{ActionLanes, Figures, First, Lane, MAX_ASKED, QueueError, Selection, Shown, State};
+use super::columns::{priority, raw, states};
+use super::hash::lane_id;
+use crate::history::last_error;
+use crate::{
+    JobFilter, JobView, Lane, LaneHead, LanesOfAction, MAX_LANES_PER_QUERY, QueueError, QueueStats,
+    State,
+};
 
-/// The one thing that is read of an attempt.
-#[derive(Deserialize)]
-struct Attempt {
-    #[serde(default)]
-    error: Option<String>,
-}
-
-const SHOWN: &str = "j.id, j.state::text as state, j.name, j.observer, j.action, j.event_id, j.entity, j.key, j.tenant,
+const PENDING_FIELDS: &str = "j.id, j.state::text as state, j.name, j.observer, j.action, j.event_id, j.entity, j.key, j.tenant,
     j.priority, j.attempts, j.enqueued_at, j.due, w.name as worker, j.history::text as history";
 
-const OVER: &str = "d.id, 'f' as state, d.name, d.observer, d.action, d.event_id, d.entity, d.key, d.tenant,
+const FINISHED_FIELDS: &str = "d.id, 'f' as state, d.name, d.observer, d.action, d.event_id, d.entity, d.key, d.tenant,
     d.priority, d.attempts, d.enqueued_at, d.ended_at as due, null::text as worker, d.history::text as history";
 
-const PENDING_SELECTED: &str =
+const PENDING_FILTER: &str =
     "j.queue = observer.job_queue_of($1) and ($2::text[] is null or j.name = any($2))
     and ($3::text is null or j.observer = $3) and ($4::text is null or j.action = $4)
     and ($5::text[] is null or j.state::text = any($5))";
 
-const OVER_SELECTED: &str =
+const FINISHED_FILTER: &str =
     "d.queue = observer.job_queue_of($1) and ($2::text[] is null or d.name = any($2))
     and ($3::text is null or d.observer = $3) and ($4::text is null or d.action = $4)
     and ($5::text[] is null or $5 = '{}')";
 
 impl PostgresQueue {
-    pub(super) async fn first_of(&self, lanes: &[Lane]) -> Result<Vec<Option<First>>, QueueError> {
-        let mut all = Vec::with_capacity(lanes.len());
-        for lanes in lanes.chunks(MAX_ASKED) {
+    pub(super) async fn query_lane_heads(
+        &self,
+        lanes: &[Lane],
+    ) -> Result<Vec<Option<LaneHead>>, QueueError> {
+        let mut heads = Vec::with_capacity(lanes.len());
+        for lanes in lanes.chunks(MAX_LANES_PER_QUERY) {
             let numbers: Vec<i64> = lanes
                 .iter()
-                .map(|lane| lane_number(&self.listener, lane))
+                .map(|lane| lane_id(&self.listener, lane))
                 .collect();
             let rows = sqlx::query(
                 "select f.log_id, f.event_id, f.attempts, f.history
@@ -53,20 +52,20 @@ impl PostgresQueue {
             .fetch_all(&self.pool)
             .await?;
             for row in &rows {
-                all.push(first(row)?);
+                heads.push(lane_head(row)?);
             }
         }
-        Ok(all)
+        Ok(heads)
     }
 
-    pub(super) async fn lanes_of(
+    pub(super) async fn query_lanes(
         &self,
         shards: &[u16],
-        of: u16,
-        most: usize,
-    ) -> Result<Vec<ActionLanes>, QueueError> {
+        shard_count: u16,
+        max_lanes: usize,
+    ) -> Result<Vec<LanesOfAction>, QueueError> {
         let remainders: Vec<i32> = shards.iter().copied().map(i32::from).collect();
-        let most = i64::try_from(most).unwrap_or(i64::MAX - 1);
+        let max_lanes = i64::try_from(max_lanes).unwrap_or(i64::MAX - 1);
         let rows = sqlx::query(
             "with recursive act as (
                  (select j.lane >> 32 as upper from observer.job j order by j.lane limit 1)
@@ -98,18 +97,18 @@ impl PostgresQueue {
         )
         .bind(&self.listener)
         .bind(remainders)
-        .bind(i32::from(of.max(1)))
-        .bind(most)
+        .bind(i32::from(shard_count.max(1)))
+        .bind(max_lanes)
         .fetch_all(&self.pool)
         .await?;
         let mut all = Vec::with_capacity(rows.len());
         for row in &rows {
             let hashes: Option<Vec<i32>> = row.try_get("hashes")?;
             if hashes.is_none() && !row.try_get::<bool, _>("many")? {
-                // All it has are of other shards.
+                // Its lanes belong to other shards.
                 continue;
             }
-            all.push(ActionLanes {
+            all.push(LanesOfAction {
                 observer: row.try_get::<&str, _>("observer")?.into(),
                 action: row.try_get::<&str, _>("action")?.into(),
                 hashes: hashes.map(|all| all.into_iter().map(i32::unsigned_abs).collect()),
@@ -118,7 +117,7 @@ impl PostgresQueue {
         Ok(all)
     }
 
-    pub(super) async fn count(&self) -> Result<Vec<(String, Figures)>, QueueError> {
+    pub(super) async fn query_stats(&self) -> Result<Vec<(String, QueueStats)>, QueueError> {
         let rows = sqlx::query(
             "select observer, count(*) as pending,
                     count(*) filter (where state = 'r' or state = 'd' and due <= clock_timestamp()) as due,
@@ -134,48 +133,52 @@ impl PostgresQueue {
         .bind(&self.listener)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(figures).collect()
+        rows.iter().map(stats).collect()
     }
 
-    pub(super) async fn selected(
+    pub(super) async fn query_jobs(
         &self,
-        what: &Selection,
-        most: usize,
-    ) -> Result<(Vec<Shown>, u64), QueueError> {
+        filter: &JobFilter,
+        limit: usize,
+    ) -> Result<(Vec<JobView>, u64), QueueError> {
         let sql = format!(
-            "(select {SHOWN} from observer.job j left join observer.job_worker w on w.id = j.worker
-              where {PENDING_SELECTED} order by j.enqueued_at limit $6)
+            "(select {PENDING_FIELDS} from observer.job j left join observer.job_worker w on w.id = j.worker
+              where {PENDING_FILTER} order by j.enqueued_at limit $6)
              union all
-             (select {OVER} from observer.job_done d where {OVER_SELECTED} order by d.enqueued_at limit $6)
+             (select {FINISHED_FIELDS} from observer.job_done d where {FINISHED_FILTER} order by d.enqueued_at limit $6)
              order by enqueued_at, id limit $6"
         );
-        let rows = bind(sqlx::query(sqlx::AssertSqlSafe(sql)), &self.listener, what)
-            .bind(i64::try_from(most).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
-            .await?;
+        let rows = bind(
+            sqlx::query(sqlx::AssertSqlSafe(sql)),
+            &self.listener,
+            filter,
+        )
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await?;
         let counted = format!(
-            "select (select count(*) from observer.job j where {PENDING_SELECTED})
-                  + (select count(*) from observer.job_done d where {OVER_SELECTED})"
+            "select (select count(*) from observer.job j where {PENDING_FILTER})
+                  + (select count(*) from observer.job_done d where {FINISHED_FILTER})"
         );
-        let all: i64 = bind(
+        let total: i64 = bind(
             sqlx::query(sqlx::AssertSqlSafe(counted)),
             &self.listener,
-            what,
+            filter,
         )
         .fetch_one(&self.pool)
         .await?
         .try_get(0)?;
-        let shown = rows.iter().map(shown).collect::<Result<_, _>>()?;
-        Ok((shown, all.unsigned_abs()))
+        let jobs = rows.iter().map(job_view).collect::<Result<_, _>>()?;
+        Ok((jobs, total.unsigned_abs()))
     }
 
-    pub(super) async fn one(&self, id: &str) -> Result<Option<Shown>, QueueError> {
+    pub(super) async fn query_job(&self, id: &str) -> Result<Option<JobView>, QueueError> {
         let sql = format!(
-            "select {SHOWN}, j.event::text as event
+            "select {PENDING_FIELDS}, j.event::text as event
              from observer.job j left join observer.job_worker w on w.id = j.worker
              where j.queue = observer.job_queue_of($1) and j.name = $2
              union all
-             select {OVER}, d.event::text as event from observer.job_done d
+             select {FINISHED_FIELDS}, d.event::text as event from observer.job_done d
              where d.queue = observer.job_queue_of($1) and d.name = $2
              limit 1"
         );
@@ -185,35 +188,43 @@ impl PostgresQueue {
             .fetch_optional(&self.pool)
             .await?;
         let Some(row) = row else { return Ok(None) };
-        let mut one = shown(&row)?;
-        one.history = Some(raw(row.try_get("history")?)?);
-        one.event = Some(raw(row.try_get("event")?)?);
-        Ok(Some(one))
+        let mut job = job_view(&row)?;
+        job.history = Some(raw(row.try_get("history")?)?);
+        job.event = Some(raw(row.try_get("event")?)?);
+        Ok(Some(job))
+    }
+
+    pub(super) async fn query_is_empty(&self) -> Result<bool, QueueError> {
+        // A lane that holds jobs has one that is not blocked.
+        let empty = sqlx::query_scalar(
+            "select not exists (select from observer.job j where j.queue = q.id and j.state = 'r')
+                and not exists (select from observer.job j where j.queue = q.id and j.state = 'd')
+                and not exists (select from observer.job j where j.queue = q.id and j.state = 'c')
+             from (select observer.job_queue_of($1) as id) q",
+        )
+        .bind(&self.listener)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(empty)
     }
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn bind<'q>(query: Query<'q>, listener: &'q str, what: &'q Selection) -> Query<'q> {
+fn bind<'q>(query: Query<'q>, listener: &'q str, filter: &'q JobFilter) -> Query<'q> {
     query
         .bind(listener)
-        .bind(&what.ids)
-        .bind(&what.observer)
-        .bind(&what.action)
-        .bind(states(what.state))
+        .bind(&filter.ids)
+        .bind(&filter.observer)
+        .bind(&filter.action)
+        .bind(states(filter.state))
 }
 
-/// The last failure that a history tells of; nothing where it tells of none.
-fn last_error(history: &str) -> Option<String> {
-    let attempts: Vec<Attempt> = serde_json::from_str(history).ok()?;
-    attempts.into_iter().next_back()?.error
-}
-
-fn first(row: &PgRow) -> Result<Option<First>, QueueError> {
+fn lane_head(row: &PgRow) -> Result<Option<LaneHead>, QueueError> {
     let Some(event_id) = row.try_get("event_id")? else {
         return Ok(None);
     };
-    Ok(Some(First {
+    Ok(Some(LaneHead {
         log_id: row.try_get("log_id")?,
         event_id,
         attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
@@ -221,10 +232,10 @@ fn first(row: &PgRow) -> Result<Option<First>, QueueError> {
     }))
 }
 
-fn figures(row: &PgRow) -> Result<(String, Figures), QueueError> {
+fn stats(row: &PgRow) -> Result<(String, QueueStats), QueueError> {
     let number = |name: &str| row.try_get::<i64, _>(name).map(i64::unsigned_abs);
     let by_attempts: Vec<i64> = row.try_get("by_attempts")?;
-    let mut figures = Figures {
+    let mut stats = QueueStats {
         pending: number("pending")?,
         due: number("due")?,
         running: number("running")?,
@@ -232,20 +243,20 @@ fn figures(row: &PgRow) -> Result<(String, Figures), QueueError> {
         by_attempts: [0; 5],
         oldest_seconds: number("oldest")?,
     };
-    for (figure, counted) in figures.by_attempts.iter_mut().zip(by_attempts) {
-        *figure = counted.unsigned_abs();
+    for (count, counted) in stats.by_attempts.iter_mut().zip(by_attempts) {
+        *count = counted.unsigned_abs();
     }
-    Ok((row.try_get("observer")?, figures))
+    Ok((row.try_get("observer")?, stats))
 }
 
-fn shown(row: &PgRow) -> Result<Shown, QueueError> {
+fn job_view(row: &PgRow) -> Result<JobView, QueueError> {
     let state = match row.try_get::<&str, _>("state")? {
         "c" => State::Running,
         "b" => State::Behind,
         "f" => State::Finished,
         _ => State::Ready,
     };
-    Ok(Shown {
+    Ok(JobView {
         id: row.try_get("name")?,
         state,
         observer: row.try_get("observer")?,
