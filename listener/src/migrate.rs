@@ -154,7 +154,7 @@ pub enum MigrateError {
         source: sqlx::Error,
     },
     /// The database could not be asked or a step failed.
-    #[error("cannot look at or migrate the schema `observer`: {}", ::queue::told(.0))]
+    #[error("cannot look at or migrate the schema `observer`: {}", ::queue::describe_error(.0))]
     Database(#[source] sqlx::Error),
     /// A step failed.
     #[error("cannot migrate the schema `observer`: {0}")]

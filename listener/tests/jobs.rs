@@ -1,11 +1,11 @@
 //! Actions that go by the job queue: retries across kills, what takes long, keys that must wait,
 //! receivers that are dead, and the commands.
 
+mod backend_switch;
 mod commands;
 mod crashes;
 mod cuts;
 mod lanes;
-mod places;
 mod retries;
 mod slow;
 

@@ -12,7 +12,7 @@ mod relay;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::queue::transaction;
+use ::queue::sql_transaction;
 use crds::config::{PostgresConfig, Redacted, TlsConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -214,7 +214,7 @@ impl Postgres {
     ) -> Result<(), sqlx::Error> {
         let millis = timeout.as_millis().max(1);
         let begin = format!("begin; set local statement_timeout = {millis}");
-        let mut tx = transaction::begin_by(&connections.pool, begin).await?;
+        let mut tx = sql_transaction::begin_with(&connections.pool, begin).await?;
         if let Some(claims) = &connections.claims
             && !claims.claim(&mut tx, delivery).await?
         {

@@ -35,7 +35,7 @@ pub const PAGE_BYTES: i64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The database could not be asked, or said no.
-    #[error("cannot read the log: {}", ::queue::told(.0))]
+    #[error("cannot read the log: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
     /// A snapshot of a form that this program does not know.
     #[error("cannot read the log: {0}")]

@@ -1,6 +1,6 @@
 //! Taking hold of a shard.
 
-use ::queue::transaction;
+use ::queue::sql_transaction;
 use crds::config::StartAt;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
@@ -63,7 +63,7 @@ pub async fn begin(
         return Ok(false);
     }
     let start = first_mark(log, start).await?;
-    let mut tx = transaction::begin(pool).await?;
+    let mut tx = sql_transaction::begin(pool).await?;
     lay_out_first(&mut tx, listener, shards, &start).await?;
     tx.commit().await?;
     Ok(true)
@@ -88,7 +88,7 @@ pub async fn claim(
     who: Candidate<'_>,
     shard: u16,
 ) -> Result<ClaimedShard, CheckpointError> {
-    let mut tx = transaction::begin(pool).await?;
+    let mut tx = sql_transaction::begin(pool).await?;
     let claimed = if let Some(row) = take(&mut tx, who, shard).await? {
         row
     } else {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ::queue::transaction::begin;
+use ::queue::sql_transaction::begin;
 use ::queue::{JobQueue, failpoint};
 use sqlx::{PgPool, Postgres, Row, Transaction};
 use tokio::time::Instant;
@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::row;
 use super::{CheckpointError, Progress};
 use crate::capture::change_log::smallint;
-use crate::dead_letters::store;
-use crate::dead_letters::store::{Letter, Verdict};
+use crate::dead_letters::store::{self, Letter, Verdict};
 use crate::delivery::event::Event;
+use crate::jobs::backend;
 use crate::jobs::payload::Spilled;
 
 /// No more jobs are sent at once after this many bytes of their events.
@@ -84,7 +84,8 @@ pub enum Saved {
 /// Writes all of it or nothing.
 ///
 /// Fails with [`CheckpointError::NewLife`] when the server has recovered from a crash since
-/// `life`. Writing the same again, after an answer was lost, changes nothing.
+/// `life`, and with [`CheckpointError::QueueSwitched`] when it has jobs for a backend of the queue that
+/// is not in use any more. Writing the same again, after an answer was lost, changes nothing.
 pub async fn save(
     pool: &PgPool,
     queue: &dyn JobQueue,
@@ -128,6 +129,9 @@ pub async fn save(
     .await?;
     failpoint!("save-settled");
     if !what.jobs.is_empty() {
+        if !backend::is_current(&mut tx, listener, queue.backend()).await? {
+            return Err(CheckpointError::QueueSwitched);
+        }
         for jobs in portions(&what.jobs) {
             let jobs = jobs.iter().map(|(_, spilled)| spilled.job(now));
             let jobs = jobs.collect::<Result<Vec<_>, _>>()?;

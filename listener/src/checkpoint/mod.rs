@@ -79,11 +79,14 @@ struct PartlyDone(i64, Arc<str>, Arc<str>);
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The database could not be asked, or said no.
-    #[error("cannot reach the checkpoints: {}", ::queue::told(.0))]
+    #[error("cannot reach the checkpoints: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
     /// Jobs could not be added.
     #[error("cannot add jobs: {0}")]
     Queue(#[from] ::queue::QueueError),
+    /// The backend of the queue is not in use any more.
+    #[error("the job queue uses another backend now")]
+    QueueSwitched,
     /// The mark of this moment could not be taken.
     #[error(transparent)]
     Log(#[from] LogError),

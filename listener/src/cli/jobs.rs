@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::postgres::PostgresQueue;
-use ::queue::{Figures, JobQueue, Keeping, Selection, Shown, State};
+use ::queue::{JobFilter, JobQueue, JobView, QueueConfig, QueueStats, State};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::HumanDuration;
@@ -87,8 +87,8 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    fn select(self, ids: Option<Vec<String>>, state: Option<Stand>) -> Selection {
-        Selection {
+    fn select(self, ids: Option<Vec<String>>, state: Option<Stand>) -> JobFilter {
+        JobFilter {
             ids,
             observer: self.observer.map(identity),
             action: self.action,
@@ -172,7 +172,7 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
 }
 
 /// Of the ids that were given, those that name no job.
-async fn missing(queue: &dyn JobQueue, what: &Selection) -> Result<Vec<String>, CliError> {
+async fn missing(queue: &dyn JobQueue, what: &JobFilter) -> Result<Vec<String>, CliError> {
     let mut missing = Vec::new();
     for id in what.ids.iter().flatten() {
         if queue.show(id).await?.is_none() {
@@ -195,7 +195,7 @@ fn all_there(missing: &[String]) -> Result<(), CliError> {
 }
 
 impl Chosen {
-    async fn open(self) -> Result<(Arc<dyn JobQueue>, Selection), CliError> {
+    async fn open(self) -> Result<(Arc<dyn JobQueue>, JobFilter), CliError> {
         let what = self.filter.select((!self.all).then_some(self.ids), None);
         let (queue, names) = open(self.database).await?;
         check_names(queue.as_ref(), &what, &names).await?;
@@ -231,26 +231,27 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError
     let names = names.collect();
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
-    Ok((Place::open(&bundle.listener, pool).await?.queue, names))
+    let place = Place::open_recorded(&bundle.listener, pool).await?;
+    Ok((place.queue, names))
 }
 
 fn postgres(pool: PgPool, listener: &str) -> Arc<dyn JobQueue> {
-    let keeping = Keeping {
+    let config = QueueConfig {
         lease: Duration::from_secs(30),
         retention: Duration::ZERO,
     };
-    Arc::new(PostgresQueue::new(pool, listener, keeping))
+    Arc::new(PostgresQueue::new(pool, listener, config))
 }
 
 /// How the jobs of a listener are doing that are kept in its database; nothing where they are in Redis.
 pub(super) async fn in_postgres(
     pool: &PgPool,
     listener: &str,
-) -> Result<Option<Vec<(String, Figures)>>, CliError> {
+) -> Result<Option<Vec<(String, QueueStats)>>, CliError> {
     if backend::is_in_redis(pool, listener).await? {
         return Ok(None);
     }
-    Ok(Some(postgres(pool.clone(), listener).figures().await?))
+    Ok(Some(postgres(pool.clone(), listener).stats().await?))
 }
 
 /// The database and the listener of a look at the state, and its queue where files name it.
@@ -271,7 +272,8 @@ pub(super) async fn of_status(
         // Without a Redis of the listener, jobs that are there cannot be counted.
         queue = match listener.queue.redis {
             Some(_) if backend::is_in_redis(&pool, &identity).await? => {
-                Some(Place::open(&listener, pool.clone()).await?.queue)
+                let place = Place::open_recorded(&listener, pool.clone()).await?;
+                Some(place.queue)
             }
             _ => None,
         };
@@ -285,10 +287,10 @@ pub(super) async fn of_status(
 /// one does that is mistyped.
 async fn check_names(
     queue: &dyn JobQueue,
-    what: &Selection,
+    what: &JobFilter,
     names: &Names,
 ) -> Result<(), CliError> {
-    let any = Selection {
+    let any = JobFilter {
         ids: None,
         state: None,
         ..what.clone()
@@ -302,7 +304,7 @@ async fn check_names(
     if !filtered || known || queue.list(&any, 1).await?.1 > 0 {
         return Ok(());
     }
-    let (jobs, _) = queue.list(&Selection::default(), MOST_NAMES).await?;
+    let (jobs, _) = queue.list(&JobFilter::default(), MOST_NAMES).await?;
     let jobs = jobs.into_iter().map(|job| (job.observer, job.action));
     let all: Names = jobs.chain(names.iter().cloned()).collect();
     let there = if all.is_empty() {
@@ -328,7 +330,7 @@ const HEAD: [&str; 8] = [
     "LAST ERROR",
 ];
 
-fn table(jobs: &[Shown], count: u64) -> Result<(), CliError> {
+fn table(jobs: &[JobView], count: u64) -> Result<(), CliError> {
     if jobs.is_empty() {
         return say!("no jobs");
     }
@@ -340,7 +342,7 @@ fn table(jobs: &[Shown], count: u64) -> Result<(), CliError> {
     Ok(())
 }
 
-fn row(job: &Shown) -> [String; 8] {
+fn row(job: &JobView) -> [String; 8] {
     let state = match job.state {
         State::Available => "available",
         State::Scheduled => "scheduled",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ::queue::Figures;
+use ::queue::QueueStats;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use crds::duration::HumanDuration;
@@ -77,7 +77,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
             .is_none_or(|last| last.listener != shard.listener)
         {
             let jobs = match &queue {
-                Some(queue) => Some(queue.figures().await?),
+                Some(queue) => Some(queue.stats().await?),
                 None => jobs::in_postgres(&pool, &shard.listener).await?,
             };
             states.push(state(&pool, shard.listener.clone(), jobs).await?);
@@ -109,13 +109,13 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
 async fn state(
     pool: &PgPool,
     listener: String,
-    jobs: Option<Vec<(String, Figures)>>,
+    jobs: Option<Vec<(String, QueueStats)>>,
 ) -> Result<State, CliError> {
     let what = Selection {
         listener: Some(listener.clone()),
         ..Selection::default()
     };
-    let of = |figures: Figures| Waiting {
+    let of = |figures: QueueStats| Waiting {
         pending: figures.pending,
         available: figures.available,
         scheduled: figures.scheduled(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ::queue::ActionLanes;
+use ::queue::LanesOfAction;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ pub enum Command {
         /// The shard.
         claimed: ClaimedShard,
         /// The lanes of it that have jobs.
-        jobs: Vec<ActionLanes>,
+        jobs: Vec<LanesOfAction>,
         /// How long the work may go on.
         right: Right,
     },
@@ -83,7 +83,7 @@ impl Dispatcher {
         }
     }
 
-    fn add(&mut self, claimed: ClaimedShard, jobs: &[ActionLanes], right: Right) {
+    fn add(&mut self, claimed: ClaimedShard, jobs: &[LanesOfAction], right: Right) {
         let ClaimedShard {
             shard,
             epoch,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::queue::{ActionLanes, First, Lane, MAX_ASKED, QueueError};
+use ::queue::{Lane, LaneHead, LanesOfAction, MAX_LANES_PER_QUERY, QueueError};
 use crds::config::Mode;
 use tokio::time::{Instant, timeout};
 
@@ -31,9 +31,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// Of some lanes, what their first job is.
-    Firsts(Vec<(Asked, Option<First>)>),
+    Firsts(Vec<(Asked, Option<LaneHead>)>),
     /// All lanes with jobs.
-    Lanes(Vec<ActionLanes>),
+    Lanes(Vec<LanesOfAction>),
     /// Nothing.
     None(String),
 }
@@ -146,7 +146,7 @@ impl Dispatcher {
     }
 
     /// Takes in which lanes of a shard have jobs.
-    pub(crate) fn has_jobs(&mut self, actions: &[ActionLanes]) {
+    pub(super) fn has_jobs(&mut self, actions: &[LanesOfAction]) {
         self.diverted.other_shards();
         for action in actions {
             let name = (Arc::clone(&action.observer), Arc::clone(&action.action));
@@ -180,7 +180,9 @@ impl Dispatcher {
             return;
         }
         let lanes = &self.lanes;
-        let asked = self.diverted.ask(MAX_ASKED, |lane| lanes.len(lane) > 0);
+        let asked = self
+            .diverted
+            .ask(MAX_LANES_PER_QUERY, |lane| lanes.len(lane) > 0);
         let named = |asked: &Asked| {
             let (observer, action) = self.roster.target(asked.lane.0)?.name.clone();
             let hash = asked.lane.1;
@@ -197,7 +199,7 @@ impl Dispatcher {
         if !asked.is_empty() {
             let queue = Arc::clone(&self.setup.saver.queue);
             self.answers.spawn(async move {
-                let firsts = queue.firsts(&named);
+                let firsts = queue.lane_heads(&named);
                 answer(firsts, |firsts| {
                     Answer::Firsts(asked.into_iter().zip(firsts).collect())
                 })
@@ -211,7 +213,7 @@ impl Dispatcher {
             let shards: Vec<u16> = self.shards.keys().copied().collect();
             let of = self.setup.shards;
             self.answers.spawn(async move {
-                answer(queue.lanes(&shards, of, MAX_LANES), Answer::Lanes).await
+                answer(queue.lanes_with_jobs(&shards, of, MAX_LANES), Answer::Lanes).await
             });
         }
     }
@@ -233,7 +235,7 @@ impl Dispatcher {
         }
     }
 
-    fn first_is(&mut self, asked: Asked, first: Option<First>) {
+    fn first_is(&mut self, asked: Asked, first: Option<LaneHead>) {
         let lane = asked.lane;
         let (clear, got_on) = self.diverted.answered(asked, first);
         if clear || got_on {
@@ -247,7 +249,7 @@ impl Dispatcher {
         }
     }
 
-    fn lanes_are(&mut self, actions: &[ActionLanes]) {
+    fn lanes_are(&mut self, actions: &[LanesOfAction]) {
         let crowded: Vec<Target> = self.diverted.crowded().collect();
         for target in crowded {
             let Some(compiled) = self.roster.target(target) else {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use queue::First;
+use queue::LaneHead;
 
 use crate::observers::{LaneId, Target};
 
@@ -21,7 +21,7 @@ struct Lane {
     /// When the last job was added, so that an older answer counts for nothing.
     added: u64,
     /// As it was seen last.
-    first: Option<First>,
+    first: Option<LaneHead>,
 }
 
 #[derive(Debug, Default)]
@@ -181,7 +181,7 @@ impl Diverted {
 
     /// Takes an answer about a lane. Answers whether the lane is without jobs now, and whether it
     /// has got on since it was seen last.
-    pub(crate) fn answered(&mut self, asked: Asked, first: Option<First>) -> (bool, bool) {
+    pub(super) fn answered(&mut self, asked: Asked, first: Option<LaneHead>) -> (bool, bool) {
         let Some(lane) = self.lanes.get_mut(&asked.lane) else {
             return (false, false);
         };
@@ -241,7 +241,7 @@ impl Diverted {
     }
 
     /// Lanes that have jobs, with the first of these where it was seen.
-    pub(crate) fn lanes(&self) -> impl Iterator<Item = (LaneId, Option<&First>)> {
+    pub(super) fn lanes(&self) -> impl Iterator<Item = (LaneId, Option<&LaneHead>)> {
         self.lanes
             .iter()
             .map(|(id, lane)| (*id, lane.first.as_ref()))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::queue::{Claim, Ended, Ending, QueueError, WorkerId};
+use ::queue::{ClaimToken, FinishedClaim, JobOutcome, QueueError, WorkerId};
 use tokio::time::{sleep, timeout};
 
 use super::dead_letter_writer::Graves;
@@ -13,8 +13,8 @@ use super::worker_config::Setup;
 pub(crate) async fn tell(
     setup: Setup,
     id: WorkerId,
-    ended: Vec<Ended>,
-) -> Result<usize, (Vec<Ended>, QueueError)> {
+    ended: Vec<FinishedClaim>,
+) -> Result<usize, (Vec<FinishedClaim>, QueueError)> {
     let graves = Graves {
         listener: Arc::clone(&setup.listener),
         observers: Arc::clone(&setup.observers.borrow()),
@@ -33,7 +33,7 @@ pub(crate) async fn tell(
 }
 
 impl Setup {
-    fn count(&self, ended: &[Ended], refused: &[Claim]) {
+    fn count(&self, ended: &[FinishedClaim], refused: &[ClaimToken]) {
         for one in ended {
             let lane = &one.job.lane;
             if refused.contains(&one.claim) {
@@ -46,11 +46,11 @@ impl Setup {
                 );
                 continue;
             }
-            let outcome = match &one.ending {
-                Ending::Done => "done",
-                Ending::Again { .. } => "retry",
-                Ending::Dead { .. } => "dead",
-                Ending::Untouched => continue,
+            let outcome = match &one.outcome {
+                JobOutcome::Completed => "done",
+                JobOutcome::Retry { .. } => "retry",
+                JobOutcome::Discarded { .. } => "dead",
+                JobOutcome::Released => continue,
             };
             let labels = [&*lane.observer, &*lane.action, outcome];
             self.metrics.jobs.finished.with_label_values(&labels).inc();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::queue::{Burial, Ended, Ending};
+use ::queue::{DeadLetterSink, FinishedClaim, JobOutcome};
 use async_trait::async_trait;
 use crds::config::{OnFailure, Operation};
 use sqlx::PgConnection;
@@ -23,7 +23,7 @@ pub(crate) struct Graves {
 
 impl Graves {
     /// Whether its observer wants it kept. One that is gone cannot say otherwise.
-    fn keeps(&self, ended: &Ended) -> bool {
+    fn keeps(&self, ended: &FinishedClaim) -> bool {
         let lane = &ended.job.lane;
         let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
         let known = self.observers.compiled(&name);
@@ -32,8 +32,12 @@ impl Graves {
 }
 
 #[async_trait]
-impl Burial for Graves {
-    async fn bury(&self, tx: &mut PgConnection, dead: &[&Ended]) -> Result<(), sqlx::Error> {
+impl DeadLetterSink for Graves {
+    async fn write(
+        &self,
+        tx: &mut PgConnection,
+        dead: &[&FinishedClaim],
+    ) -> Result<(), sqlx::Error> {
         let letters: Vec<Letter> = dead
             .iter()
             .filter(|ended| self.keeps(ended))
@@ -43,8 +47,8 @@ impl Burial for Graves {
     }
 }
 
-fn letter(ended: &Ended) -> Option<Letter> {
-    let Ending::Dead { attempts, history } = &ended.ending else {
+fn letter(ended: &FinishedClaim) -> Option<Letter> {
+    let JobOutcome::Discarded { attempts, history } = &ended.outcome else {
         return None;
     };
     let job = &ended.job;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::queue::{Alive, Claim, WorkerId};
+use ::queue::{ClaimToken, HeartbeatResponse, WorkerId};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ pub(crate) async fn keep_alive(
     setup: &Setup,
     id: WorkerId,
     right: &CancellationToken,
-    cancel: impl Fn(&[Claim]),
+    cancel: impl Fn(&[ClaimToken]),
 ) {
     let pause = setup.lease / SIGNS;
     let mut deadline = Instant::now() + setup.lease.mul_f64(SAFE);
@@ -32,12 +32,12 @@ pub(crate) async fn keep_alive(
         if asked >= deadline {
             break;
         }
-        match timeout_at(deadline.min(asked + pause), setup.place.queue.alive(id)).await {
-            Ok(Ok(Alive::Yes { cancelled })) => {
+        match timeout_at(deadline.min(asked + pause), setup.place.queue.heartbeat(id)).await {
+            Ok(Ok(HeartbeatResponse::Renewed { cancelled })) => {
                 deadline = asked + setup.lease.mul_f64(SAFE);
                 cancel(&cancelled);
             }
-            Ok(Ok(Alive::No)) => break,
+            Ok(Ok(HeartbeatResponse::Expired)) => break,
             Ok(Err(error)) => setup.failed(&error),
             Err(_) => tracing::debug!("the job queue does not answer to a sign of life"),
         }

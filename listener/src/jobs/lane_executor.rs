@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::queue::{Claim, Claimed, Ended, Ending, Job, Run, failpoint};
+use ::queue::{ClaimToken, ClaimedJob, FinishedClaim, Job, JobOutcome, LaneBatch, failpoint};
 use chrono::Utc;
 use crds::config::{OnFailure, Retry};
 use crds::duration::HumanDuration;
@@ -36,27 +36,31 @@ pub(crate) struct Crew {
     /// Cancelled when nothing more is to be begun.
     pub(crate) stopping: CancellationToken,
     /// Ends single attempts.
-    pub(crate) cancels: Mutex<HashMap<Claim, CancellationToken>>,
-    pub(crate) tell: mpsc::Sender<Ended>,
+    pub(super) cancels: Mutex<HashMap<ClaimToken, CancellationToken>>,
+    pub(super) tell: mpsc::Sender<FinishedClaim>,
 }
 
 /// Works on the jobs of a lane until one is to be attempted again, or all have ended.
-pub(crate) async fn work_on(run: Run, crew: Arc<Crew>) {
+pub(super) async fn work_on(run: LaneBatch, crew: Arc<Crew>) {
     let mut goes_on = true;
     for claimed in run.jobs {
         let goes = goes_on && !crew.stopping.is_cancelled() && !crew.right.is_cancelled();
-        let ending = if goes {
-            let ending = crew.attempt(&claimed).await;
+        let outcome = if goes {
+            let outcome = crew.attempt(&claimed).await;
             failpoint!("job-attempted");
-            ending
+            outcome
         } else {
-            Ending::Untouched
+            JobOutcome::Released
         };
-        goes_on = goes && matches!(ending, Ending::Done | Ending::Dead { .. });
-        let ended = Ended {
+        goes_on = goes
+            && matches!(
+                outcome,
+                JobOutcome::Completed | JobOutcome::Discarded { .. }
+            );
+        let ended = FinishedClaim {
             job: Arc::new(claimed.job),
             claim: claimed.claim,
-            ending,
+            outcome,
             enqueued_at: claimed.enqueued_at,
         };
         if crew.tell.send(ended).await.is_err() {
@@ -66,7 +70,7 @@ pub(crate) async fn work_on(run: Run, crew: Arc<Crew>) {
 }
 
 impl Crew {
-    async fn attempt(&self, claimed: &Claimed) -> Ending {
+    async fn attempt(&self, claimed: &ClaimedJob) -> JobOutcome {
         let lane = &claimed.job.lane;
         let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
         let mut history: Vec<Attempt> =
@@ -80,7 +84,7 @@ impl Crew {
                 .map_or(OnFailure::DeadLetter, |known| known.on_failure);
             self.metrics.given_up(event, &name, attempts, &last, then);
             crate::delivery::attempt::note(&mut history, last);
-            Ending::Dead {
+            JobOutcome::Discarded {
                 attempts,
                 history: written(&history),
             }
@@ -88,7 +92,7 @@ impl Crew {
         let Some(compiled) = &known else {
             // One that went after the job was claimed may come back as well as any other.
             if !self.orphans.borrow().contains(&name) {
-                return Ending::Untouched;
+                return JobOutcome::Released;
             }
             return give_up(history, &removed(&claimed.job), claimed.attempts, None);
         };
@@ -118,15 +122,15 @@ impl Crew {
                 let labels = [&*name.0, &*name.1, "cancelled"];
                 self.metrics.jobs.finished.with_label_values(&labels).inc();
             }
-            return Ending::Untouched;
+            return JobOutcome::Released;
         };
         match outcome {
             Outcome::Done => {
                 attempt_log::delivered(compiled, &claimed.job.event_id, tries, took);
-                Ending::Done
+                JobOutcome::Completed
             }
-            Outcome::Held(wait) => Ending::Again {
-                wait,
+            Outcome::Held(wait) => JobOutcome::Retry {
+                delay: wait,
                 attempts: claimed.attempts,
                 history: claimed.history.clone(),
             },
@@ -144,8 +148,8 @@ impl Crew {
                     attempt_log::failed(compiled, &claimed.job.event_id, &failure, tries, wait);
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
                     crate::delivery::attempt::note(&mut history, attempt);
-                    Ending::Again {
-                        wait,
+                    JobOutcome::Retry {
+                        delay: wait,
                         attempts: tries,
                         history: written(&history),
                     }
@@ -160,7 +164,7 @@ impl Crew {
         compiled: &Compiled,
         carried: Carried,
         attempts: u32,
-        claim: &Claim,
+        claim: &ClaimToken,
     ) -> Option<(Outcome, Duration)> {
         let Carried { event, replay, .. } = carried;
         let cut = self.right.child_token();
@@ -173,7 +177,7 @@ impl Crew {
     }
 
     /// Cuts off what is under way of some claims.
-    pub(crate) fn cancel(&self, claims: &[Claim]) {
+    pub(super) fn cancel(&self, claims: &[ClaimToken]) {
         let cancels = self.cancels();
         for claim in claims {
             if let Some(cut) = cancels.get(claim) {
@@ -182,7 +186,7 @@ impl Crew {
         }
     }
 
-    fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<Claim, CancellationToken>> {
+    fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<ClaimToken, CancellationToken>> {
         self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -222,8 +226,8 @@ mod tests {
     use crate::admission::action_runtime::Shared;
     use crate::admission::endpoint_gate::Gates;
 
-    fn claimed(name: &ActionName) -> Claimed {
-        Claimed {
+    fn claimed(name: &ActionName) -> ClaimedJob {
+        ClaimedJob {
             job: Job {
                 id: "job".to_owned(),
                 lane: Lane {
@@ -239,14 +243,14 @@ mod tests {
                 priority: Priority::default(),
                 event: RawValue::from_string("{}".to_owned()).unwrap(),
             },
-            claim: Claim {
-                place: "1".to_owned(),
-                number: 1,
+            claim: ClaimToken {
+                job_ref: "1".to_owned(),
+                generation: 1,
             },
             attempts: 0,
             history: RawValue::from_string("[]".to_owned()).unwrap(),
             enqueued_at: Utc::now(),
-            late: Duration::ZERO,
+            queue_delay: Duration::ZERO,
         }
     }
 
@@ -268,8 +272,11 @@ mod tests {
         };
         let name: ActionName = ("default/gone".into(), "notify".into());
         let claimed = claimed(&name);
-        assert!(matches!(crew.attempt(&claimed).await, Ending::Untouched));
+        assert!(matches!(crew.attempt(&claimed).await, JobOutcome::Released));
         orphaned.send_replace(Arc::from([name]));
-        assert!(matches!(crew.attempt(&claimed).await, Ending::Dead { .. }));
+        assert!(matches!(
+            crew.attempt(&claimed).await,
+            JobOutcome::Discarded { .. }
+        ));
     }
 }

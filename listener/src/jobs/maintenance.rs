@@ -27,15 +27,14 @@ pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[ActionNam
     let mut missing = Missing::default();
     for look in 0_u32.. {
         sleep(EVERY).await;
-        match timeout(ANSWER, setup.place.queue.keep()).await {
-            Ok(Ok(kept)) => setup.metrics.jobs.lost.inc_by(kept.expired),
+        match timeout(ANSWER, setup.place.queue.run_maintenance()).await {
+            Ok(Ok(report)) => setup.metrics.jobs.lost.inc_by(report.expired_claims),
             Ok(Err(error)) => tracing::debug!(%error, "cannot see to the job queue; trying again"),
             Err(_) => tracing::debug!("the job queue takes long to be seen to; trying again"),
         }
         if look % ORPHANS_EVERY == 0 {
-            setup.place.settle().await;
             // Of no action any lane is wanted, so each that has jobs is named alone.
-            let asked = timeout(ANSWER, setup.place.queue.lanes(&[0], 1, 0)).await;
+            let asked = timeout(ANSWER, setup.place.queue.lanes_with_jobs(&[0], 1, 0)).await;
             if let Ok(Ok(actions)) = asked {
                 let names = actions
                     .into_iter()

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::queue::{Figures, JobQueue};
+use ::queue::{JobQueue, QueueStats};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::telemetry::metrics::Jobs;
@@ -27,7 +27,7 @@ pub(crate) async fn tell(queue: Arc<dyn JobQueue>, reporter: Arc<Reporter>, jobs
     loop {
         let begun = Instant::now();
         if reporter.owns(0) {
-            match timeout(LONGEST, queue.figures()).await {
+            match timeout(LONGEST, queue.stats()).await {
                 Ok(Ok(figures)) => show(&jobs, &figures),
                 Ok(Err(error)) => tracing::debug!(%error, "cannot count the jobs; trying again"),
                 Err(_) => tracing::debug!("counting the jobs takes too long"),
@@ -39,7 +39,7 @@ pub(crate) async fn tell(queue: Arc<dyn JobQueue>, reporter: Arc<Reporter>, jobs
     }
 }
 
-fn show(jobs: &Jobs, figures: &[(String, Figures)]) {
+fn show(jobs: &Jobs, figures: &[(String, QueueStats)]) {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     // Observers without jobs are not told of any more.
     jobs.pending.reset();

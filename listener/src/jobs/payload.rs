@@ -106,7 +106,7 @@ impl Spilled {
                 priority: self.priority,
                 event: serde_json::value::to_raw_value(&written)?,
             },
-            wait: self.due.saturating_duration_since(now),
+            delay: self.due.saturating_duration_since(now),
             attempts: self.attempts,
             history: serde_json::value::to_raw_value(&self.history)?,
         })
@@ -184,7 +184,7 @@ mod tests {
             due: now + Duration::from_secs(3),
         };
         let job = spilled.job(now).unwrap();
-        assert_eq!(job.wait, Duration::from_secs(3));
+        assert_eq!(job.delay, Duration::from_secs(3));
         let delivery = delivery_id("a-42", "default/big", "notify");
         assert_eq!(job.job.id, delivery);
         let again = Spilled {

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::queue::{Claimed, Ended, Ending, QueueError, Run, WorkerId, failpoint};
+use ::queue::{ClaimedJob, FinishedClaim, JobOutcome, LaneBatch, QueueError, WorkerId, failpoint};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -88,16 +88,16 @@ struct Session<'a> {
     /// Cancelled when what is held here may be others' soon.
     right: CancellationToken,
     crew: Arc<Crew>,
-    ended: mpsc::Receiver<Ended>,
+    ended: mpsc::Receiver<FinishedClaim>,
     /// Those that wait to begin, and how many lanes of each action are here.
-    ready: Ready<Run>,
+    ready: Ready<LaneBatch>,
     running: JoinSet<(ActionName, usize)>,
     /// Bytes of the events of what waits to begin and of what is running.
     held_bytes: usize,
-    claims: JoinSet<Result<Vec<Run>, QueueError>>,
-    untold: Vec<Ended>,
+    claims: JoinSet<Result<Vec<LaneBatch>, QueueError>>,
+    untold: Vec<FinishedClaim>,
     untold_bytes: usize,
-    telling: JoinSet<Result<usize, (Vec<Ended>, QueueError)>>,
+    telling: JoinSet<Result<usize, (Vec<FinishedClaim>, QueueError)>>,
     effort: Effort,
     /// Actions that nobody has any more, whose jobs are to be given up.
     orphans: watch::Receiver<Arc<[ActionName]>>,
@@ -208,7 +208,7 @@ impl<'a> Session<'a> {
     /// a stop is asked for. Should it fail, the lease runs out with the signs of life.
     async fn leave(&self, stop: &CancellationToken) {
         let leaving = async {
-            while let Err(error) = self.setup.place.queue.leave(self.id).await {
+            while let Err(error) = self.setup.place.queue.deregister(self.id).await {
                 self.setup.failed(&error);
                 sleep(FAILURE_PAUSE).await;
             }
@@ -259,7 +259,7 @@ impl<'a> Session<'a> {
         let orphans = Arc::clone(&self.orphans.borrow());
         let (room, now) = (self.room(), Instant::now());
         let (mut want, opening) = self.setup.want(room, &orphans, self.ready.held(), now);
-        want.bytes = MAX_HELD_BYTES.saturating_sub(self.held_bytes);
+        want.max_bytes = MAX_HELD_BYTES.saturating_sub(self.held_bytes);
         self.opening = opening;
         self.claims.spawn(async move {
             let claimed = timeout(ANSWER, queue.claim(id, &want)).await;
@@ -267,7 +267,7 @@ impl<'a> Session<'a> {
         });
     }
 
-    fn claimed(&mut self, claimed: Result<Result<Vec<Run>, QueueError>, JoinError>) {
+    fn claimed(&mut self, claimed: Result<Result<Vec<LaneBatch>, QueueError>, JoinError>) {
         let again = std::mem::take(&mut self.look_again);
         let pause = match claimed {
             Ok(Ok(runs)) => {
@@ -310,13 +310,13 @@ impl<'a> Session<'a> {
     }
 
     /// Keeps a run, unless its action holds its share of the room already.
-    fn take(&mut self, run: Run) {
+    fn take(&mut self, run: LaneBatch) {
         let Some(first) = run.jobs.first() else {
             return;
         };
         let name = name(first);
         let most = self.share() + self.effort.ahead();
-        let late: Vec<Duration> = run.jobs.iter().map(|job| job.late).collect();
+        let late: Vec<Duration> = run.jobs.iter().map(|job| job.queue_delay).collect();
         let bytes = bytes(&run);
         match self.ready.add(name, run, most) {
             Ok(()) => {
@@ -368,7 +368,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn give_back(&mut self, run: Run) {
+    fn give_back(&mut self, run: LaneBatch) {
         self.untold_bytes += bytes(&run);
         self.untold.extend(untouched(run));
     }
@@ -386,7 +386,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn note(&mut self, ended: Ended) {
+    fn note(&mut self, ended: FinishedClaim) {
         self.effort.ended(Instant::now());
         self.untold_bytes += ended.job.event.get().len();
         self.untold.push(ended);
@@ -401,12 +401,12 @@ impl<'a> Session<'a> {
             return;
         }
         let many = self.untold.len().min(TOLD_AT_ONCE);
-        let ended: Vec<Ended> = self.untold.drain(..many).collect();
+        let ended: Vec<FinishedClaim> = self.untold.drain(..many).collect();
         self.untold_bytes = bytes_of(&self.untold);
         self.telling.spawn(tell(self.setup.clone(), self.id, ended));
     }
 
-    fn told(&mut self, told: Result<Result<usize, (Vec<Ended>, QueueError)>, JoinError>) {
+    fn told(&mut self, told: Result<Result<usize, (Vec<FinishedClaim>, QueueError)>, JoinError>) {
         match told {
             Ok(Ok(_)) => {}
             Ok(Err((mut ended, error))) => {
@@ -446,25 +446,25 @@ impl<'a> Session<'a> {
 }
 
 /// Bytes of a run's events.
-fn bytes(run: &Run) -> usize {
+fn bytes(run: &LaneBatch) -> usize {
     run.jobs.iter().map(|one| one.job.event.get().len()).sum()
 }
 
-fn bytes_of(ended: &[Ended]) -> usize {
+fn bytes_of(ended: &[FinishedClaim]) -> usize {
     ended.iter().map(|one| one.job.event.get().len()).sum()
 }
 
-fn name(claimed: &Claimed) -> ActionName {
+fn name(claimed: &ClaimedJob) -> ActionName {
     let lane = &claimed.job.lane;
     (Arc::clone(&lane.observer), Arc::clone(&lane.action))
 }
 
 /// Jobs that are others' again.
-fn untouched(run: Run) -> impl Iterator<Item = Ended> {
-    run.jobs.into_iter().map(|claimed| Ended {
+fn untouched(run: LaneBatch) -> impl Iterator<Item = FinishedClaim> {
+    run.jobs.into_iter().map(|claimed| FinishedClaim {
         job: Arc::new(claimed.job),
         claim: claimed.claim,
-        ending: Ending::Untouched,
+        outcome: JobOutcome::Released,
         enqueued_at: claimed.enqueued_at,
     })
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::queue::{QueueError, Want};
+use ::queue::{ClaimRequest, QueueError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -56,7 +56,7 @@ impl Setup {
         orphans: &[ActionName],
         held: &HashMap<ActionName, usize>,
         now: Instant,
-    ) -> (Want, Option<Instant>) {
+    ) -> (ClaimRequest, Option<Instant>) {
         let observers = Arc::clone(&self.observers.borrow());
         let mut opening: Option<Instant> = None;
         let known = observers.targets().iter().filter_map(|known| {
@@ -81,11 +81,11 @@ impl Setup {
         });
         let orphans = orphans.iter().cloned();
         let orphans = orphans.map(|(observer, action)| (observer, action, None));
-        let want = Want {
-            runs,
-            bytes: usize::MAX,
+        let want = ClaimRequest {
+            max_lanes: runs,
+            max_bytes: usize::MAX,
             actions: known.chain(orphans).collect(),
-            fleet: self.fleet,
+            max_running_total: self.fleet,
         };
         (want, opening)
     }

@@ -99,7 +99,11 @@ impl RunError {
                 | Self::Claim(
                     CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
                 )
-                | Self::Queue(PlaceError::Database(_) | PlaceError::Redis(OpenError::Redis(_)))
+                | Self::Queue(
+                    PlaceError::Database(_)
+                        | PlaceError::Queue(_)
+                        | PlaceError::Redis(OpenError::Redis(_))
+                )
                 | Self::Log(LogError::Database(_))
                 | Self::Schema(MigrateError::Database(_))
         )
@@ -113,6 +117,16 @@ impl RunError {
         }
         let mut causes = std::iter::successors(self.source(), |&cause| cause.source());
         causes.any(|cause| matches!(cause.downcast_ref(), Some(sqlx::Error::PoolTimedOut)))
+    }
+
+    /// Whether the queue has to be opened again, in another backend.
+    pub(crate) const fn is_queue_switch(&self) -> bool {
+        matches!(
+            self,
+            Self::Queue(PlaceError::Switched(_))
+                | Self::Claim(CheckpointError::QueueSwitched)
+                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::QueueSwitched))
+        )
     }
 
     /// Whether the server has begun a new life, in which what was saved is all that counts.

@@ -53,7 +53,9 @@ fn reason(error: &RunError) -> &'static str {
             of_checkpoint(error)
         }
         RunError::Queue(PlaceError::Database(error)) => of_database(error),
+        RunError::Queue(PlaceError::Queue(error)) => of_queue(error),
         RunError::Queue(PlaceError::Redis(OpenError::Redis(_))) => "QueueUnreachable",
+        RunError::Queue(PlaceError::Switched(_)) => "QueueSwitched",
         RunError::Queue(
             PlaceError::LeftInRedis
             | PlaceError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
@@ -99,6 +101,7 @@ fn of_checkpoint(error: &CheckpointError) -> &'static str {
         CheckpointError::Database(error) => of_database(error),
         CheckpointError::Log(error) => of_log(error),
         CheckpointError::Queue(error) => of_queue(error),
+        CheckpointError::QueueSwitched => "QueueSwitched",
         CheckpointError::NewLife => "DatabaseRestarted",
         CheckpointError::Foreign { .. } | CheckpointError::Ahead(_) => "PositionRefused",
         CheckpointError::Damaged { .. } | CheckpointError::Unwritable(_) => "CheckpointDamaged",

@@ -94,6 +94,7 @@ impl Job<'_> {
     pub(crate) async fn work_on_jobs(
         &self,
         pool: &PgPool,
+        place: &Place,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let working = Working::begin(self, stop).await?;
@@ -108,7 +109,17 @@ impl Job<'_> {
         tracing::info!(listener = self.listener.identity(), "working on jobs");
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(looks.tick()).await.is_some() {
+        let mut switched = std::pin::pin!(place.switched());
+        let mut result = Ok(());
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                why = &mut switched => {
+                    result = Err(RunError::from(why));
+                    break;
+                }
+                () = stop.cancelled() => break,
+            }
             outdated.clone_from(&newer.borrow());
             if outdated.is_some() {
                 break;
@@ -126,6 +137,6 @@ impl Job<'_> {
         working.end(false).await;
         beating.cancel();
         let _expired = heartbeat.await;
-        outdated.map_or(Ok(()), |newer| Err(newer.into()))
+        outdated.map_or(result, |newer| Err(newer.into()))
     }
 }

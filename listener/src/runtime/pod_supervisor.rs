@@ -63,6 +63,10 @@ impl Work<'_> {
                     | RunError::Membership(_)
                     | RunError::Dispatch(DispatchError::Task(_))),
                 ) => return Err(error),
+                Err(error) if error.is_queue_switch() => {
+                    tracing::info!("{error}; opening it again");
+                    failures = 0;
+                }
                 Err(error) => {
                     failures += 1;
                     self.wait(&error, failures, &mut plans).await;

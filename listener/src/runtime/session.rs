@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::queue::JobQueue;
 use chrono::Utc;
 use crds::config::ListenerConfig;
 use futures::StreamExt as _;
@@ -41,7 +40,7 @@ use crate::coordination::unclaimed_shards::Waiting;
 use crate::database::{self, Access};
 use crate::dead_letters::retention as dead_letter_retention;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
-use crate::jobs::backend::Place;
+use crate::jobs::backend::{Place, PlaceError};
 use crate::jobs::metrics;
 use crate::migrate;
 use crate::observers::Observers;
@@ -92,7 +91,7 @@ struct Ground {
     pool: PgPool,
     log: Log,
     life: Uuid,
-    queue: Arc<dyn JobQueue>,
+    place: Place,
 }
 
 impl Ground {
@@ -113,7 +112,7 @@ impl Ground {
             pool,
             log,
             life,
-            queue: place.queue,
+            place,
         })
     }
 
@@ -149,10 +148,10 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
         return Err(newer.into());
     }
     let metrics = &job.sources.metrics;
-    let _open = job.sources.keeper.open(job.listener, &ground.queue)?;
+    let _open = job.sources.keeper.open(job.listener, &ground.place.queue)?;
     let _told = metrics.register_circuits(Receivers::new(job.observers.clone())?)?;
     if job.jobs == Jobs::Only {
-        return job.work_on_jobs(&ground.pool, stop).await;
+        return job.work_on_jobs(&ground.pool, &ground.place, stop).await;
     }
     let mut fleet = Fleet::join(job.listener, job.member, job.coordination, metrics)?;
     job.sources.health.started();
@@ -173,6 +172,10 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
                     "{error}: going on from the last checkpoint"
                 );
                 match Ground::find_again(job).await {
+                    Ok(found) if !found.place.is_same_backend(&ground.place) => {
+                        let switched = PlaceError::Switched(found.place.queue.backend());
+                        break Err(RunError::from(switched));
+                    }
                     Ok(found) => ground = found,
                     Err(error) => break Err(error),
                 }
@@ -183,7 +186,10 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     for shard in holds.keys() {
         job.sources.reporter.let_go(*shard);
     }
-    let is_urgent = !matches!(result, Ok(()) | Err(RunError::ConfigOutdated { .. }));
+    let is_urgent = !matches!(
+        result,
+        Ok(()) | Err(RunError::ConfigOutdated { .. } | RunError::Queue(PlaceError::Switched(_)))
+    );
     working.end(is_urgent).await;
     holds.clear();
     metrics.shards.set(0);
@@ -199,6 +205,7 @@ struct Engine<'a> {
     tasks: JoinSet<Result<(), RunError>>,
     reading: CancellationToken,
     newer: watch::Receiver<Option<NewerConfig>>,
+    place: &'a Place,
 }
 
 impl<'a> Engine<'a> {
@@ -213,7 +220,10 @@ impl<'a> Engine<'a> {
             life: ground.life,
         };
         tasks.spawn({
-            let (queue, reporter) = (Arc::clone(&ground.queue), Arc::clone(&sources.reporter));
+            let (queue, reporter) = (
+                Arc::clone(&ground.place.queue),
+                Arc::clone(&sources.reporter),
+            );
             let telling = metrics::tell(queue, reporter, sources.metrics.jobs.clone());
             let until = reading.clone();
             async move {
@@ -275,7 +285,7 @@ impl<'a> Engine<'a> {
             jobs_added: Arc::clone(jobs_added),
             saver: Saver {
                 pool: ground.pool.clone(),
-                queue: Arc::clone(&ground.queue),
+                queue: Arc::clone(&ground.place.queue),
                 listener: name,
                 life: ground.life,
                 health: Arc::clone(&sources.health),
@@ -293,7 +303,7 @@ impl<'a> Engine<'a> {
                 listener,
                 pool: &ground.pool,
                 log: &ground.log,
-                queue: &*ground.queue,
+                queue: &*ground.place.queue,
                 commands,
                 sources,
                 claiming: Mutex::new(()),
@@ -302,6 +312,7 @@ impl<'a> Engine<'a> {
             tasks,
             reading,
             newer,
+            place: &ground.place,
         }
     }
 
@@ -350,6 +361,7 @@ impl<'a> Engine<'a> {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut open, mut waiting) = (true, Waiting::default());
+        let mut switched = std::pin::pin!(self.place.switched());
         let mut failed = Ok(());
         while open || !at_work.is_empty() {
             tokio::select! {
@@ -380,6 +392,10 @@ impl<'a> Engine<'a> {
                 newer = newer_config(&mut self.newer), if !fleet.is_leaving() => {
                     // What is in flight is finished and saved before this is told.
                     failed = failed.and(Err(RunError::from(newer)));
+                    fleet.leave();
+                }
+                why = &mut switched, if !fleet.is_leaving() => {
+                    failed = failed.and(Err(RunError::from(why)));
                     fleet.leave();
                 }
                 _ = looks.tick() => {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::queue::{ActionLanes, JobQueue};
+use ::queue::{JobQueue, LanesOfAction};
 use chrono::Utc;
 use crds::config::ListenerConfig;
 use lease::membership::ShardLease;
@@ -86,7 +86,7 @@ impl Desk<'_> {
     async fn claim(
         &self,
         hold: &ShardLease,
-    ) -> Result<Option<(ClaimedShard, Vec<ActionLanes>)>, CheckpointError> {
+    ) -> Result<Option<(ClaimedShard, Vec<LanesOfAction>)>, CheckpointError> {
         let shard = hold.shard();
         let mut wait = FIRST_WAIT;
         let over = async {
@@ -132,10 +132,13 @@ impl Desk<'_> {
         &self,
         who: Candidate<'_>,
         shard: u16,
-    ) -> Result<(ClaimedShard, Vec<ActionLanes>), CheckpointError> {
+    ) -> Result<(ClaimedShard, Vec<LanesOfAction>), CheckpointError> {
         let claimed = checkpoint::claim(self.pool, self.log, who, shard).await?;
         // From here on nobody else adds jobs to its lanes.
-        let lanes = self.queue.lanes(&[shard], who.shards, MAX_LANES).await?;
+        let lanes = self
+            .queue
+            .lanes_with_jobs(&[shard], who.shards, MAX_LANES)
+            .await?;
         Ok((claimed, lanes))
     }
 

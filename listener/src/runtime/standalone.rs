@@ -109,6 +109,9 @@ pub async fn run(
                     stop.run_until_cancelled(tokio::time::sleep(STANDBY_PAUSE))
                         .await;
                 }
+                Err(error) if error.is_queue_switch() && !stop.is_cancelled() => {
+                    tracing::info!(listener = &*name, "{error}; opening it again");
+                }
                 other => return other,
             }
         }

@@ -89,7 +89,7 @@ pub(super) fn read(error: &sqlx::Error) -> Answer {
         sqlx::Error::Io(cause) if cause.kind() == ErrorKind::ConnectionRefused => {
             return Answer::Away(format!("no connection: {cause}"));
         }
-        _ => return broken(::queue::told(error)),
+        _ => return broken(::queue::describe_error(error)),
     };
     let code = told.code().unwrap_or_default();
     let said = format!("{code} {}", told.message());

@@ -79,7 +79,7 @@ pub enum OwnDatabaseError {
     #[error("{0}")]
     Url(#[from] database::DatabaseError),
     /// It cannot be asked.
-    #[error("the listener's own database cannot be asked: {}", ::queue::told(.0))]
+    #[error("the listener's own database cannot be asked: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
     /// It is another database.
     #[error(

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn first(log_id: i64) -> First {
-    First {
+fn first(log_id: i64) -> LaneHead {
+    LaneHead {
         log_id,
         event_id: String::new(),
         attempts: 1,
@@ -132,7 +132,7 @@ proptest! {
         let mut diverted = Diverted::default();
         let mut on_their_way: Vec<u32> = Vec::new();
         let mut queue: BTreeMap<u32, usize> = BTreeMap::new();
-        let mut answers: Vec<(Asked, Option<First>)> = Vec::new();
+        let mut answers: Vec<(Asked, Option<LaneHead>)> = Vec::new();
         let mut all: Option<Vec<u32>> = None;
         for step in moves {
             match step {

@@ -4,7 +4,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use queue::{Selection, Shown, State};
+use queue::{JobFilter, JobView, State};
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
@@ -43,7 +43,7 @@ struct Chosen {
 /// The oldest, and how many there are in all.
 #[derive(Debug, Serialize)]
 struct Found {
-    items: Vec<Shown>,
+    items: Vec<JobView>,
     count: u64,
 }
 
@@ -53,7 +53,7 @@ struct Count {
 }
 
 impl Chosen {
-    fn select(self) -> Result<Selection, Problem> {
+    fn select(self) -> Result<JobFilter, Problem> {
         if self.ids.is_some() == self.all {
             return Err(Problem::bad_request(
                 "give either `ids`, or `all: true` with observer and action where not all are meant",
@@ -64,7 +64,7 @@ impl Chosen {
             return Err(Problem::bad_request("an id holds a NUL character"));
         }
         Problem::unless_texts([("observer", &self.observer), ("action", &self.action)])?;
-        Ok(Selection {
+        Ok(JobFilter {
             ids: self.ids,
             observer: self.observer,
             action: self.action,
@@ -85,7 +85,7 @@ async fn list(
         )));
     }
     Problem::unless_texts([("observer", &listed.observer), ("action", &listed.action)])?;
-    let what = Selection {
+    let what = JobFilter {
         ids: None,
         observer: listed.observer,
         action: listed.action,
@@ -99,7 +99,7 @@ async fn list(
 async fn show(
     Extension(ground): Extension<Ground>,
     Path(id): Path<String>,
-) -> Result<Json<Shown>, Problem> {
+) -> Result<Json<JobView>, Problem> {
     let none = || {
         Problem::not_found(format!(
             "there is no job {id}: it may be done, or have become a dead letter"
