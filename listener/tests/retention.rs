@@ -334,7 +334,7 @@ async fn retention_says_that_it_is_blocked() {
     other.rollback().await.unwrap();
     assert!(!blocked().await);
     let mut other = db.pool.begin().await.unwrap();
-    sqlx::query("select observer.lock('maintain')")
+    sqlx::query("select observer.lock('apply-retention')")
         .execute(&mut *other)
         .await
         .unwrap();
