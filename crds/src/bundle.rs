@@ -1,9 +1,9 @@
-//! The bundle: everything that the pods of one listener run from, as one text in the format of
+//! The bundle: everything that the pods of one listener run, as one text in the format of
 //! the files that users write.
 //!
-//! Pure: it is given the resources and the secrets, and gives the text and what it thinks of each
-//! observer. One that cannot run is left out with its reason, and the others go on. The same
-//! resources give the same text, whatever order they come in.
+//! Compiling is a pure function of the resources and the secrets. An observer that cannot run is
+//! left out with its reason, and the others run. The same resources give the same text, in whatever
+//! order they come.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +16,10 @@ use crate::loader::{check_alone, namespace_labels};
 use crate::manifest::Diagnostic;
 use crate::v1alpha1::{GROUP, NamespacesFrom, Observer, ObserverListener, VERSION};
 
-/// Key of the bundle's Secret that holds the text.
+/// Key of the text in the Secret of the bundle.
 pub const BUNDLE_KEY: &str = "bundle.yaml";
 
-/// Most bytes of a bundle: what the API server takes for a Secret, less its own fields.
+/// Largest bundle: the limit of the API server for a Secret, less its own fields.
 pub const MAX_BUNDLE_BYTES: usize = (1 << 20) - (16 << 10);
 
 /// Labels of namespaces, by their name.
@@ -28,7 +28,7 @@ pub type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
 /// Gives the keys of a Secret, by namespace and name; nothing if there is no such Secret.
 pub type SecretReader<'a> = dyn Fn(&str, &str) -> Option<BTreeMap<String, Vec<u8>>> + 'a;
 
-/// A key of a Secret that a resource refers to.
+/// Reference of a resource to a key of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reference {
     /// Namespace of the resource, and so of the Secret.
@@ -39,16 +39,16 @@ pub struct Reference {
     pub key: String,
 }
 
-/// What a bundle is made of, and what was left out.
+/// A bundle, and the result for each observer.
 #[derive(Clone, Debug)]
 pub struct CompiledBundle {
-    /// The text. It holds secrets.
+    /// Its text, which holds secrets.
     pub text: crate::config::Redacted,
-    /// What became of each selected observer, in order of namespace and name.
+    /// Result for each selected observer, ordered by namespace and name.
     pub observers: Vec<ObserverResult>,
 }
 
-/// What became of an observer.
+/// Result of compiling one observer into a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObserverResult {
     /// Namespace of the observer.
@@ -57,44 +57,44 @@ pub struct ObserverResult {
     pub name: String,
     /// Its generation.
     pub generation: i64,
-    /// Whether it runs.
+    /// Whether it is in the bundle.
     pub inclusion: Inclusion,
 }
 
 /// Whether an observer is in the bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inclusion {
-    /// It is.
+    /// It is in the bundle.
     Included,
     /// It is suspended.
     Suspended,
-    /// It is wrong in itself: a sentence for each mistake, with its place.
+    /// It is invalid: a sentence for each mistake, with its field.
     Invalid(Vec<String>),
-    /// It names secrets that are not there: a sentence for each.
+    /// It refers to secrets that do not exist: a sentence for each.
     Unresolved(Vec<String>),
 }
 
-/// Why there is no bundle.
+/// Why a bundle could not be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
-    /// The listener is wrong in itself.
+    /// The listener is invalid.
     #[error("{}", .0.join("; "))]
     Invalid(Vec<String>),
-    /// The listener names secrets that are not there.
+    /// The listener refers to secrets that do not exist.
     #[error("{}", .0.join("; "))]
     Unresolved(Vec<String>),
-    /// It would not fit into a Secret.
+    /// The bundle does not fit into a Secret.
     #[error(
         "the observers and secrets take {bytes} bytes and at most {MAX_BUNDLE_BYTES} fit into one listener; \
          spread the observers over several listeners"
     )]
     TooLarge {
-        /// What it would take.
+        /// Its size.
         bytes: usize,
     },
 }
 
-/// Every secret that the spec of a resource refers to.
+/// Collects the secrets that the spec of a resource refers to.
 #[must_use]
 pub fn references(namespace: &str, spec: &impl serde::Serialize) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
@@ -129,7 +129,7 @@ fn collect(namespace: &str, value: &Value, found: &mut BTreeSet<Reference>) {
     }
 }
 
-/// Makes the bundle of a listener from the observers that it selects.
+/// Compiles the bundle of a listener and the observers that it selects.
 pub fn compile(
     listener: &ObserverListener,
     observers: &[&Observer],
@@ -211,7 +211,7 @@ fn check_observer(
     }
 }
 
-/// What is wrong with a resource, as sentences that begin with the field.
+/// Validates a resource, and returns a sentence for each mistake, which begins with the field.
 fn check(document: &Value, needs: &BTreeSet<Reference>, secrets: &SecretReader<'_>) -> Vec<String> {
     let mut documents = vec![document.clone()];
     documents.extend(secret_documents(needs, secrets));
@@ -284,7 +284,7 @@ fn document(kind: &str, resource: &impl ResourceExt, spec: &impl serde::Serializ
     })
 }
 
-/// The Secrets that are referred to, with no other keys than those.
+/// Documents of the Secrets that are referred to, with no other keys than those.
 fn secret_documents(used: &BTreeSet<Reference>, secrets: &SecretReader<'_>) -> Vec<Value> {
     let mut found: BTreeMap<(&str, &str), BTreeMap<&str, String>> = BTreeMap::new();
     for Reference {
@@ -309,7 +309,7 @@ fn secret_documents(used: &BTreeSet<Reference>, secrets: &SecretReader<'_>) -> V
     found.into_iter().map(document).collect()
 }
 
-/// A document a line: JSON is YAML, and is written the same way each time.
+/// Joins documents, one a line: JSON is YAML, and is written the same way each time.
 fn stream(documents: &[Value]) -> String {
     let lines: Vec<String> = documents.iter().map(Value::to_string).collect();
     lines.join("\n---\n") + "\n"

@@ -10,7 +10,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// What every duration looks like; the API server checks the same.
+/// Pattern of a duration; the API server checks the same.
 pub(crate) const PATTERN: &str = "^([0-9]{1,9}(ms|s|m|h))+$";
 
 /// Longest text of a duration, which keeps every sum far from overflow.
@@ -22,7 +22,7 @@ const MAX_DIGITS: usize = 9;
 /// Units by falling size, in milliseconds.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// A duration of whole milliseconds, written like `250ms`, `15s` or `1h30m`.
+/// Duration of whole milliseconds, written like `250ms`, `15s` or `1h30m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HumanDuration(u64);
 
@@ -32,19 +32,19 @@ pub struct HumanDuration(u64);
 pub struct ParseDurationError;
 
 impl HumanDuration {
-    /// A span of `millis` milliseconds.
+    /// Duration of `millis` milliseconds.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// A span of `secs` seconds.
+    /// Duration of `secs` seconds.
     #[must_use]
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(1000))
     }
 
-    /// The same as a standard duration.
+    /// Converts it to a standard duration.
     #[must_use]
     pub const fn duration(self) -> Duration {
         Duration::from_millis(self.0)

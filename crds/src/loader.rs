@@ -1,7 +1,7 @@
-//! From the text of resource files to the bundle that a listener runs.
+//! Loader: from the text of resource files to the configuration that a listener runs.
 //!
-//! Nothing is read but what is passed in. Every problem of every file is reported at once, each
-//! with its line and with what would be right, and no message holds a secret.
+//! It reads nothing but what is passed in. Every mistake of every file is reported at once, each with
+//! its line and the remedy, and no message holds a secret.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,12 @@ use crate::validation::context::ValidationContext;
 use crate::validation::names::{LABEL_RULE, SECRET_NAME_RULE, is_domain, is_label};
 use crate::validation::{listener, observer};
 
-/// What a listener runs from, and where it was written.
+/// Configuration that a listener runs, and where its fields stand in the files.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// The listener and the observers it selects.
+    /// The listener and the observers that it selects.
     pub bundle: Bundle,
-    /// Where the fields of those observers stand.
+    /// Lines of the fields of those observers.
     pub source_map: SourceMap,
 }
 
@@ -44,8 +44,8 @@ pub fn load(
     loader.finish(files, bundle)
 }
 
-/// Reads what the operator wrote for the pods of a listener: resources that were checked, with
-/// the secrets they name. Without an observer there is nothing to do, and that is fine.
+/// Loads a bundle, which the operator compiled for the pods of a listener, with the secrets that it
+/// refers to. It may be without observers.
 pub fn load_bundle(text: &str) -> Result<Bundle, Diagnostics> {
     let files = [SourceFile {
         path: "bundle.yaml".into(),
@@ -57,8 +57,7 @@ pub fn load_bundle(text: &str) -> Result<Bundle, Diagnostics> {
     loader.finish(&files, bundle).map(|loaded| loaded.bundle)
 }
 
-/// Validates one resource by itself, with the secrets that stand beside it. Gives everything that is
-/// wrong with it.
+/// Validates one resource with the Secrets beside it, and returns everything that is wrong with it.
 pub(crate) fn check_alone(text: String) -> Vec<Diagnostic> {
     let mut loader = Loader::default();
     let path = String::new();
@@ -66,13 +65,13 @@ pub(crate) fn check_alone(text: String) -> Vec<Diagnostic> {
     loader.diagnostics
 }
 
-/// What has been made out so far.
+/// Resources that have been read so far.
 #[derive(Default)]
 struct Loader {
     diagnostics: Vec<Diagnostic>,
-    /// Something could not be read, so what seems to be missing may be in there.
+    /// Whether something could not be read, so that what seems to be missing may be in there.
     incomplete: bool,
-    /// First place of each resource.
+    /// File and line of the first definition of each resource.
     seen: BTreeMap<(&'static str, String), String>,
     listeners: Vec<ParsedListener>,
     /// Labels of the namespaces that have a document.
@@ -97,7 +96,7 @@ struct ParsedListener {
 }
 
 impl Loader {
-    /// Reads and checks everything.
+    /// Reads and validates files.
     fn add_files(&mut self, files: &[SourceFile], store: &SecretStore<'_>) {
         let documents = self.parse(files);
         let secrets = self.collect_secrets(&documents, store);
@@ -223,7 +222,7 @@ impl Loader {
         }
     }
 
-    /// The listener that was asked for with what it selects, or a problem.
+    /// Returns the requested listener with its observers, or reports why there is none.
     fn select_listener(&mut self, wanted: Option<&str>) -> Option<Bundle> {
         let fits = |listener: &&ParsedListener| {
             wanted.is_none_or(|wanted| {
@@ -328,7 +327,7 @@ impl Loader {
     }
 }
 
-/// The labels that a namespace has in the cluster.
+/// Labels of a namespace, with the one that the cluster adds.
 #[must_use]
 pub fn namespace_labels(
     name: &str,
@@ -339,7 +338,7 @@ pub fn namespace_labels(
     labels
 }
 
-/// The `spec` of a document that fits its schema.
+/// Deserializes the `spec` of a document that fits its schema.
 fn spec<T: DeserializeOwned>(context: &mut ValidationContext<'_>) -> Option<T> {
     let spec = context.document.value.get("spec").cloned();
     let spec = serde_json::from_value(spec.unwrap_or(Value::Null)).ok();

@@ -1,36 +1,36 @@
-//! What a listener's pod tells about itself on `/status`, for the operator to sum up.
+//! Status that a pod of a listener reports over HTTP on `/status`, for the operator.
 //!
 //! No field holds a secret: messages name fields and places, never values.
 
 use serde::{Deserialize, Serialize};
 
-/// Path of the report on the pod's HTTP port.
+/// Path of the status on the pod's HTTP port.
 pub const STATUS_PATH: &str = "/status";
 
 /// HTTP port of a listener's pod in the cluster.
 pub const STATUS_PORT: u16 = 9464;
 
-/// One pod at one moment. Unknown fields are passed over, so that an operator reads the report
-/// of a newer listener.
+/// State of one pod at one moment. Unknown fields are ignored, so that an operator can read the
+/// status of a newer listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodReport {
     /// Name of the pod.
     pub pod: String,
-    /// What the pod does now.
+    /// What the pod does at the moment.
     pub role: Role,
-    /// SHA-256 in hexadecimal of the bundle that is loaded; absent before the first.
+    /// SHA-256 in hexadecimal of the bundle that is loaded; absent before the first one.
     pub bundle: Option<String>,
     /// Observers of that bundle that do not compile and therefore do not run.
     #[serde(default)]
     pub refused: Vec<ObserverError>,
-    /// Why no work is done that should be, if so.
+    /// Why the pod does not work although it should, if so.
     pub problem: Option<PodProblem>,
-    /// The shards that this pod owns.
+    /// Shards that the pod owns.
     #[serde(default)]
     pub shards: Vec<OwnedShard>,
-    /// Those shards, and free ones that this pod should have, in which work waits and does not get
-    /// on.
+    /// Shards in which work waits without progress: those of the pod, and unowned ones that it
+    /// should own.
     #[serde(default)]
     pub stalled: Vec<StalledShard>,
     /// Whether the database logs what the observers of that bundle watch; absent before this pod has
@@ -40,16 +40,16 @@ pub struct PodReport {
     /// Receivers that this pod leaves alone for the moment, as they fail.
     #[serde(default)]
     pub left_alone: LeftAlone,
-    /// Members of the fleet, as this pod sees them; 0 before it has looked.
+    /// Number of members of the fleet that the pod sees; 0 before it has looked.
     #[serde(default)]
     pub members: u32,
-    /// Age in whole seconds of the oldest event that is not over; 0 when nothing waits.
+    /// Age in whole seconds of the oldest unfinished event; 0 if none waits.
     #[serde(default)]
     pub lag_seconds: u64,
-    /// Events committed and not read; an upper bound.
+    /// Number of committed events that are not read yet, an upper bound.
     #[serde(default)]
     pub backlog: u64,
-    /// Actions read and not over.
+    /// Number of deliveries that are not finished yet.
     #[serde(default)]
     pub pending: u64,
 }
@@ -57,25 +57,25 @@ pub struct PodReport {
 /// What a pod does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
-    /// It has no bundle yet, or cannot use the one it has.
+    /// It has no bundle yet, or cannot use the one that it has.
     Starting,
-    /// It takes part, and no shard is its own now.
+    /// It is a member of the fleet and owns no shard.
     Standby,
-    /// It works on at least one shard.
+    /// It owns at least one shard.
     Active,
-    /// It finishes what is under way and does not begin anything new.
+    /// It finishes attempts in flight and starts no new ones.
     Stopping,
 }
 
-/// An observer that a pod refuses to run.
+/// Observer that a pod cannot run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObserverError {
-    /// The observer, `namespace/name`.
+    /// The observer, as `namespace/name`.
     pub observer: String,
-    /// Place in the resource, such as `spec.when`.
+    /// Field of the resource, such as `spec.when`.
     pub path: String,
-    /// What is wrong and what would be right.
+    /// What is wrong, and the remedy.
     pub message: String,
 }
 
@@ -158,54 +158,54 @@ pub enum BreakerState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodProblem {
-    /// A reason in the form that conditions have, such as `DatabaseUnreachable`.
+    /// Reason in the form of conditions, such as `DatabaseUnreachable`.
     pub reason: String,
-    /// In words, with the remedy.
+    /// Explanation with the remedy.
     pub message: String,
 }
 
-/// A shard that a pod owns.
+/// Shard that a pod owns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OwnedShard {
-    /// Its number.
+    /// Number of the shard.
     pub shard: u16,
-    /// The epoch that its saves carry.
+    /// Fencing number that its checkpoints carry.
     pub epoch: i64,
-    /// Since when this pod owns it, in RFC 3339.
+    /// Time since when the pod owns it, in RFC 3339.
     pub since: String,
-    /// Age in whole seconds of the shard's oldest event that is not over; 0 when nothing waits.
+    /// Age in whole seconds of the shard's oldest unfinished event; 0 if none waits.
     #[serde(default)]
     pub lag_seconds: u64,
 }
 
-/// Reason of a stalled shard: a transaction that was left open holds the next window up.
+/// Reason of a stalled shard: an open transaction blocks the next window.
 pub const HOLDING_TRANSACTION: &str = "HoldingTransaction";
 
-/// Reason of a stalled shard: all attempts that may be under way at once are under way.
+/// Reason of a stalled shard: as many attempts are in flight as are allowed.
 pub const DISPATCH_FULL: &str = "DispatchFull";
 
-/// Reason of a stalled shard: a receiver answers with errors, or not at all.
+/// Reason of a stalled shard: an endpoint responds with errors, or not at all.
 pub const RECEIVER_FAILING: &str = "ReceiverFailing";
 
-/// Reason of a stalled shard: no pod has its Lease.
+/// Reason of a stalled shard: no pod owns it.
 pub const NO_LEASE: &str = "NoLease";
 
-/// Reason of a stalled shard: the database does not answer.
+/// Reason of a stalled shard: the database does not respond.
 pub const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
 
-/// A shard in which work waits and does not get on.
+/// Shard in which work waits without progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StalledShard {
-    /// Its number.
+    /// Number of the shard.
     pub shard: u16,
     /// Why, in the form that conditions have: [`HOLDING_TRANSACTION`], [`DISPATCH_FULL`],
     /// [`RECEIVER_FAILING`], [`NO_LEASE`] or [`DATABASE_UNREACHABLE`].
     pub reason: String,
-    /// In words, with the remedy. It stays the same while the cause does, so it holds no figure
+    /// Explanation with the remedy. It stays the same while the cause does, so it holds no number
     /// that grows.
     pub message: String,
-    /// Since when it has not got on, in RFC 3339.
+    /// Time since when there is no progress, in RFC 3339.
     pub since: String,
 }

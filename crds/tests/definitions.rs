@@ -502,6 +502,57 @@ fn schemas_are_structural_explained_and_never_null() {
     }
 }
 
+/// Every default and bound in a schema, as its explanation has to give it.
+fn stated(part: &Value) -> Vec<String> {
+    let mut stated = Vec::new();
+    match &part["default"] {
+        Value::String(default) => stated.push(default.clone()),
+        default @ (Value::Number(_) | Value::Bool(_)) => stated.push(default.to_string()),
+        _ => {}
+    }
+    let is_duration = part["pattern"]
+        .as_str()
+        .is_some_and(|it| it.contains("ms|s|m|h"));
+    for bound in [
+        "minimum",
+        "maximum",
+        "maxItems",
+        "maxProperties",
+        "maxLength",
+    ] {
+        if let Some(bound) = part[bound].as_f64().filter(|_| !is_duration) {
+            stated.push(bound.to_string());
+        }
+    }
+    stated
+}
+
+fn check_explanations(path: &str, schema: &Value) {
+    for (name, part) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        let words = part["description"].as_str().unwrap_or_default();
+        for stated in stated(part) {
+            assert!(
+                words.contains(&stated),
+                "{path} does not say {stated}: {words:?}"
+            );
+        }
+        if path != "spec.podTemplate" {
+            check_explanations(&path, part);
+        }
+    }
+    if let Some(items) = schema.get("items") {
+        check_explanations(&format!("{path}[]"), items);
+    }
+}
+
+#[test]
+fn explanations_state_defaults_and_bounds() {
+    for crd in [json!(Observer::crd()), json!(ObserverListener::crd())] {
+        check_explanations("spec", &schema(&crd)["properties"]["spec"]);
+    }
+}
+
 #[test]
 fn exactly_one_is_a_rule_of_the_cluster_too() {
     let crd = json!(Observer::crd());

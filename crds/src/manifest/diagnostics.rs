@@ -1,4 +1,4 @@
-//! What is wrong with the files, all of it at once, and where things stand in them.
+//! Diagnostics: what is wrong with the files, all of it at once, with its lines.
 //!
 //! No message holds a value that was read: it may be a secret in the wrong place.
 
@@ -11,7 +11,7 @@ use crate::config::ObserverConfig;
 /// Longest name that a message repeats.
 const MAX_SHOWN: usize = 128;
 
-/// One thing that is wrong, and what would be right.
+/// One mistake in a file, with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// The file, as the caller named it; empty where no single file is to blame.
@@ -21,7 +21,7 @@ pub struct Diagnostic {
     /// Resource and field, such as `Observer shop/big-orders: spec.actions[0].webhook.url`; empty
     /// where no resource could be made out.
     pub path: String,
-    /// What is wrong and what would be right.
+    /// What is wrong, and the remedy.
     pub message: String,
 }
 
@@ -41,10 +41,10 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Why the files cannot be run; prints one line for each problem and their number.
+/// Why files cannot be run; prints one line for each mistake, and their number.
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
-    /// Every problem of every file, in the order of files and lines. Never empty.
+    /// Every mistake of every file, in the order of files and lines; never empty.
     pub items: Vec<Diagnostic>,
     /// Every observer that could be made out, with placeholders for what is wrong in it: good for
     /// checking its expressions and templates in the same go, and for nothing else. Parts keep
@@ -68,7 +68,7 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// Where the fields of observers stand in the files.
+/// Lines of the fields of observers in the files.
 #[derive(Clone, Debug, Default)]
 pub struct SourceMap(BTreeMap<String, DocumentLines>);
 
@@ -79,8 +79,8 @@ struct DocumentLines {
 }
 
 impl SourceMap {
-    /// File and line of a field such as `spec.actions[0].webhook.url` of the observer
-    /// `namespace/name`, or of the closest thing around it that was written.
+    /// Returns file and line of a field such as `spec.actions[0].webhook.url` of the observer
+    /// `namespace/name`, or of the closest field around it that was written.
     #[must_use]
     pub fn find(&self, observer: &str, path: &str) -> Option<(&str, usize)> {
         let place = self.0.get(observer)?;
@@ -96,7 +96,7 @@ impl SourceMap {
         }
     }
 
-    /// A problem with a field of an observer, for what only the caller can check.
+    /// Creates a diagnostic for a field of an observer, for what only the caller can check.
     #[must_use]
     pub fn diagnostic(&self, observer: &str, path: &str, message: impl Into<String>) -> Diagnostic {
         let found = self.find(observer, path);
@@ -108,7 +108,7 @@ impl SourceMap {
         }
     }
 
-    /// The first place given for an observer stays.
+    /// Adds the lines of an observer, unless it has some already.
     pub(crate) fn insert(&mut self, observer: String, file: &str, lines: &BTreeMap<String, usize>) {
         self.0.entry(observer).or_insert_with(|| DocumentLines {
             file: file.to_owned(),
@@ -120,7 +120,7 @@ impl SourceMap {
     }
 }
 
-/// A JSON pointer the way people write paths: `spec.actions[0].webhook.url`.
+/// Converts a JSON pointer to a path as people write it: `spec.actions[0].webhook.url`.
 pub(crate) fn dotted(pointer: &str) -> String {
     let mut path = String::new();
     for step in pointer.split('/').skip(1) {
@@ -143,13 +143,13 @@ pub(crate) fn dotted(pointer: &str) -> String {
     path
 }
 
-/// A pointer to a field of what `pointer` points to.
+/// Appends a field to a JSON pointer.
 pub(crate) fn field(pointer: &str, name: &str) -> String {
     format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-/// A name as messages may show it. Anything that does not look like a name may be a value that
-/// slipped into its place.
+/// Returns a name as messages may show it. Anything that does not look like a name may be a value
+/// in the wrong place.
 pub(crate) fn shown(name: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     if !name.is_empty() && name.len() <= MAX_SHOWN && name.chars().all(plain) {
@@ -159,7 +159,7 @@ pub(crate) fn shown(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// The known name that a mistyped one is close to.
+/// Returns the known name that a misspelled one is closest to.
 pub(crate) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > MAX_SHOWN {
         return None;

@@ -1,4 +1,4 @@
-//! A document of a file: its content, and where each of its fields stands.
+//! Documents of a file, with the line of each field.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,25 +6,25 @@ use serde_json::Value;
 
 use crate::manifest::diagnostics::{Diagnostic, dotted, shown};
 
-/// One document.
+/// Document of a file.
 #[derive(Debug)]
 pub(crate) struct Document {
-    /// The file it came from.
+    /// File that it came from.
     pub(crate) file: String,
     /// Its content.
     pub(crate) value: Value,
     /// Line of each field, by JSON pointer; the document itself has the empty pointer.
     pub(crate) lines: BTreeMap<String, usize>,
-    /// Fields that hold a placeholder, because a problem with them was reported.
+    /// Fields that hold a placeholder, because their value was reported.
     pub(crate) placeholders: BTreeSet<String>,
-    /// Mappings in which an unknown field stood, so that one they lack may only be misnamed.
+    /// Mappings with an unknown field, so that one they lack may only be misspelled.
     pub(crate) misnamed: BTreeSet<String>,
-    /// Kind and name, as problems show it.
+    /// Kind and name, as diagnostics show it.
     pub(crate) title: String,
 }
 
 impl Document {
-    /// Line of a field, or of what is around it.
+    /// Line of a field, or of the closest one around it.
     pub(crate) fn line(&self, pointer: &str) -> Option<usize> {
         let mut pointer = pointer;
         loop {
@@ -35,17 +35,17 @@ impl Document {
         }
     }
 
-    /// Whether a field, or what is around it, holds a placeholder.
+    /// Whether a field, or one around it, holds a placeholder.
     pub(crate) fn is_placeholder(&self, pointer: &str) -> bool {
         self.placeholders.iter().any(|at| covers(at, pointer))
     }
 
-    /// Whether a field, or something within it, holds a placeholder.
+    /// Whether a field, or one within it, holds a placeholder.
     pub(crate) fn is_placeholder_within(&self, pointer: &str) -> bool {
         self.placeholders.iter().any(|at| covers(pointer, at))
     }
 
-    /// A problem with a field.
+    /// Creates a diagnostic for a field.
     pub(crate) fn diagnostic(&self, pointer: &str, message: impl Into<String>) -> Diagnostic {
         let path = match (self.title.as_str(), dotted(pointer)) {
             ("", path) => path,
@@ -67,7 +67,7 @@ fn covers(outer: &str, inner: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Kind and name of a resource, as far as they can be made out.
+/// Kind and name of a resource, as far as they can be read.
 pub(crate) fn title(value: &Value) -> String {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
     let Some(kind) = text("/kind") else {
@@ -80,7 +80,7 @@ pub(crate) fn title(value: &Value) -> String {
     format!("{} {}/{}", shown(kind), shown(namespace), shown(name))
 }
 
-/// The metadata that matters here.
+/// Metadata of a resource, as far as it matters here.
 #[derive(Clone, Debug)]
 pub(crate) struct Metadata {
     pub(crate) namespace: String,
@@ -89,7 +89,7 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    /// Of a document that fits its schema.
+    /// Reads the metadata of a document that fits its schema.
     pub(crate) fn of(document: &Document) -> Self {
         let text = |pointer: &str| document.value.pointer(pointer).and_then(Value::as_str);
         let labels = document.value.pointer("/metadata/labels");

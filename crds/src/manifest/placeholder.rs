@@ -1,16 +1,16 @@
-//! Stand-ins for what does not fit a schema, so that the rest can be read and checked.
+//! Placeholders for values that do not fit a schema, so that the rest can be read and validated.
 
 use serde_json::{Map, Value};
 
 use crate::manifest::diagnostics::field;
 
-/// What to do about an error, once all are known.
+/// Change that makes a document fit its schema.
 pub(crate) enum Fix {
-    /// Take an unknown field away.
+    /// Removes an unknown field.
     Remove(String),
-    /// Put a value that fits in place of one that does not, or take it away if it may be.
+    /// Replaces a value that does not fit, or removes it if it is optional.
     Replace(String),
-    /// Put a value where one is missing.
+    /// Adds a value that is missing.
     Add {
         /// The mapping that lacks it.
         object: String,
@@ -19,7 +19,7 @@ pub(crate) enum Fix {
     },
 }
 
-/// Makes one field fit.
+/// Applies a change to a document.
 pub(crate) fn apply_placeholder(schema: &Value, value: &mut Value, fix: Fix) {
     match fix {
         Fix::Remove(pointer) => {
@@ -54,14 +54,14 @@ pub(crate) fn apply_placeholder(schema: &Value, value: &mut Value, fix: Fix) {
     }
 }
 
-/// The object around a field, and the field's name in it.
+/// Returns the mapping around a field, and its name there.
 fn parent<'a>(value: &'a mut Value, pointer: &str) -> Option<(&'a mut Map<String, Value>, String)> {
     let (around, name) = pointer.rsplit_once('/')?;
     let map = value.pointer_mut(around)?.as_object_mut()?;
     Some((map, name.replace("~1", "/").replace("~0", "~")))
 }
 
-/// A value that fits.
+/// Returns a value that fits a schema.
 fn placeholder(schema: &Value) -> Value {
     if let Some(default) = schema.get("default") {
         return default.clone();
@@ -90,7 +90,7 @@ fn placeholder(schema: &Value) -> Value {
     }
 }
 
-/// The part of a schema that speaks about a field.
+/// Returns the part of a schema for a field.
 pub(crate) fn descend<'a>(schema: &'a Value, pointer: &str) -> Option<&'a Value> {
     pointer.split('/').skip(1).try_fold(schema, |schema, step| {
         let step = step.replace("~1", "/").replace("~0", "~");

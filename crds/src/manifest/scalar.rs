@@ -6,14 +6,14 @@
 use granit_parser::ScalarStyle;
 use serde_json::{Number, Value};
 
-/// Integers up to here are exact as a float too.
+/// Largest integer that a float represents exactly.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// The notation that everybody reads alike.
 const UNCLEAR: &str = "is a number to some readers of YAML and text to others; write a plain \
                        decimal number, or text in quotes";
 
-/// What a scalar means to kubectl, or why that is not clear.
+/// Returns what a scalar means to kubectl, or why that is ambiguous.
 pub(crate) fn scalar(text: &str, style: ScalarStyle) -> Result<Value, &'static str> {
     if !matches!(style, ScalarStyle::Plain) {
         return Ok(Value::String(text.to_owned()));
@@ -31,7 +31,7 @@ pub(crate) fn scalar(text: &str, style: ScalarStyle) -> Result<Value, &'static s
     })
 }
 
-/// A number in the notation of JSON.
+/// Parses a number in the notation of JSON.
 fn number(text: &str) -> Option<Number> {
     let number = text.parse::<Number>().ok()?;
     let whole = number.as_f64().filter(|float| {
@@ -42,7 +42,7 @@ fn number(text: &str) -> Option<Number> {
     Some(whole.map_or(number, |float| Number::from(float as i64)))
 }
 
-/// Whether some reader takes the text for a number although JSON does not.
+/// Whether some YAML parser takes the text for a number although JSON does not.
 fn is_unclear(text: &str) -> bool {
     if text.parse::<Number>().is_ok() {
         return false;

@@ -1,4 +1,4 @@
-//! Documents against the schemas that the cluster enforces, with every difference told.
+//! Validation of documents against the schemas of the cluster.
 //!
 //! What is wrong is replaced by a placeholder that fits, so that the rest of the document can be
 //! checked in the same go; the document remembers which fields those are.
@@ -19,10 +19,10 @@ use crate::manifest::diagnostics::{Diagnostic, closest, field, shown};
 use crate::manifest::document::Document;
 use crate::v1alpha1::{GROUP, Observer, ObserverListener, VERSION};
 
-/// Where a custom resource definition keeps the schema of its only version.
+/// Pointer to the schema of the only version in a custom resource definition.
 const SCHEMA_IN_CRD: &str = "/spec/versions/0/schema/openAPIV3Schema";
 
-/// The kinds of resource that are read.
+/// Kinds of resource that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Listener,
@@ -74,10 +74,10 @@ impl Kind {
     }
 }
 
-/// A schema and what checks it.
+/// Schema of a kind, and its validator.
 struct ResourceSchema {
     schema: Value,
-    /// Absent only if the schema itself is broken, which then is the problem of every document.
+    /// Absent if the schema itself is broken, which every document then reports.
     validator: Option<Validator>,
 }
 
@@ -101,7 +101,7 @@ impl ResourceSchema {
         Self::close(json!({ "type": "object", "properties": properties }), &[])
     }
 
-    /// Adds what every resource has, and refuses all else on every level.
+    /// Adds the fields that every resource has, and rejects unknown ones on every level.
     fn close(mut schema: Value, required: &[&str]) -> Self {
         let meta = SchemaSettings::openapi3()
             .with(|settings| settings.inline_subschemas = true)
@@ -122,7 +122,7 @@ impl ResourceSchema {
     }
 }
 
-/// To the cluster, an object of which nothing is said has no field that it knows.
+/// Gives objects without a description an empty list of fields, as the cluster understands them.
 fn empty_objects_have_no_fields(schema: &mut Value) {
     match schema {
         Value::Object(keywords) => {
@@ -138,7 +138,8 @@ fn empty_objects_have_no_fields(schema: &mut Value) {
     }
 }
 
-/// The cluster's strict field validation does the same, but a definition cannot say it.
+/// Rejects unknown fields, as the strict validation of the cluster does; a definition cannot say
+/// it.
 fn reject_unknown_fields(schema: &mut Value) {
     match schema {
         Value::Object(keywords) => {
@@ -154,7 +155,7 @@ fn reject_unknown_fields(schema: &mut Value) {
     }
 }
 
-/// Reports every difference from the schema and mends the document.
+/// Reports every difference from the schema, and replaces what does not fit by placeholders.
 pub(crate) fn check(kind: Kind, document: &mut Document, diagnostics: &mut Vec<Diagnostic>) {
     let schema = kind.schema();
     let Some(validator) = &schema.validator else {
@@ -192,7 +193,7 @@ pub(crate) fn check(kind: Kind, document: &mut Document, diagnostics: &mut Vec<D
     }
 }
 
-/// Fields that are there under a wrong name, which is what gets reported.
+/// Fields that are present under a misspelled name, which is what gets reported.
 fn misspelled_fields(schema: &Value, errors: &[ValidationError<'_>]) -> BTreeSet<String> {
     let mut misspelled = BTreeSet::new();
     for error in errors {
@@ -208,7 +209,7 @@ fn misspelled_fields(schema: &Value, errors: &[ValidationError<'_>]) -> BTreeSet
     misspelled
 }
 
-/// Where an error is, in words, and what mends it.
+/// Explains an error: its field, the message, and the change that makes the document fit.
 fn explain(schema: &Value, error: &ValidationError<'_>) -> Vec<(String, String, Fix)> {
     let at = error.instance_path().as_str().to_owned();
     let here = descend(schema, &at);
@@ -307,7 +308,7 @@ fn is_duration(schema: &Value) -> bool {
     schema.get("pattern").and_then(Value::as_str) == Some(duration::PATTERN)
 }
 
-/// The fields that a part of a schema knows.
+/// Fields that a part of a schema knows.
 fn names(schema: Option<&Value>) -> Vec<&str> {
     schema
         .and_then(|schema| schema.get("properties")?.as_object())

@@ -1,4 +1,4 @@
-//! Secrets by reference: from `Secret` documents first, then from what the caller has.
+//! Secrets by reference: from `Secret` documents first, then from the caller.
 
 use std::collections::BTreeMap;
 
@@ -10,31 +10,31 @@ use crate::config::Redacted;
 use crate::manifest::diagnostics::{Diagnostic, field};
 use crate::manifest::document::Document;
 
-/// Gives the value of a Secret, by its name and the key.
+/// Returns the value of a Secret, by its name and key.
 pub(crate) type SecretStore<'a> = dyn Fn(&str, &str) -> Option<Redacted> + 'a;
 
-/// Every secret that a reference may name.
+/// Secrets that a reference may name.
 pub(crate) struct Secrets<'a> {
-    /// Keys of the documents by namespace and name.
+    /// Keys of the documents, by namespace and name.
     documents: BTreeMap<(String, String), BTreeMap<String, SecretValue>>,
     store: &'a SecretStore<'a>,
 }
 
-/// A value in a document.
+/// Value of a key in a `Secret` document.
 enum SecretValue {
     Text(Redacted),
-    /// Fine for others to use.
+    /// Bytes that are not UTF-8, which others may use.
     NotText,
-    /// What is wrong with it has been reported.
+    /// Invalid, which has been reported.
     Invalid,
 }
 
-/// What a reference leads to.
+/// Result of following a reference.
 pub(crate) enum SecretLookup {
     Value(Redacted),
-    /// It is there, and what is wrong with it has been reported.
+    /// The value is invalid, which has been reported.
     Invalid,
-    /// It is there, but no text.
+    /// The value is not UTF-8.
     NotText,
     SecretNotFound,
     KeyNotFound,
@@ -48,7 +48,7 @@ impl<'a> Secrets<'a> {
         }
     }
 
-    /// Takes in a document of kind `Secret` that fits its schema.
+    /// Adds a document of kind `Secret` that fits its schema.
     pub(crate) fn insert(
         &mut self,
         namespace: &str,
@@ -85,7 +85,7 @@ impl<'a> Secrets<'a> {
         }
     }
 
-    /// Follows a reference whose name and key are known to be proper ones.
+    /// Follows a reference whose name and key are valid.
     pub(crate) fn find(&self, namespace: &str, name: &str, key: &str) -> SecretLookup {
         let document = self.documents.get(&(namespace.to_owned(), name.to_owned()));
         match document.and_then(|keys| keys.get(key)) {
@@ -122,7 +122,7 @@ fn decode(value: &Value) -> SecretValue {
     }
 }
 
-/// Files and block scalars end with a line break that nobody means.
+/// Removes the line break at the end, which files and block scalars have.
 fn trimmed(value: &Redacted) -> Redacted {
     let text = value.reveal();
     let text = text.strip_suffix('\n').unwrap_or(text);

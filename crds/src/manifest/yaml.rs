@@ -1,4 +1,4 @@
-//! YAML text to documents that know the line of each of their fields.
+//! YAML parser: from text to documents that know the line of each field.
 //!
 //! A document with an error in its syntax is left out, and those around it are read all the
 //! same. Size, depth and aliases are bounded.
@@ -13,28 +13,28 @@ use super::scalar::scalar;
 use crate::manifest::diagnostics::{Diagnostic, field, shown};
 use crate::manifest::document::{Document, title};
 
-/// Most bytes of one file. A bundle in the cluster is at most 1 MiB.
+/// Largest file in bytes. A bundle in the cluster is at most 1 MiB.
 const MAX_BYTES: usize = 4 << 20;
 
-/// Most values in one file, counted after aliases are followed.
+/// Most values in one file, after aliases are expanded.
 const MAX_NODES: usize = 100_000;
 
-/// Bytes of text that count as one more value when they are copied for an alias.
+/// Bytes of text that count as one more value when an alias is expanded.
 const BYTES_PER_NODE: usize = 64;
 
-/// Deepest nesting, aliases followed.
+/// Deepest nesting, after aliases are expanded.
 const MAX_DEPTH: usize = 48;
 
-/// What became of a file.
+/// Documents of a file.
 #[derive(Debug, Default)]
 pub(crate) struct ParsedStream {
     pub(crate) documents: Vec<Document>,
     pub(crate) diagnostics: Vec<Diagnostic>,
-    /// Something was left out, so what seems to be missing may only be unreadable.
+    /// Whether something was left out, so that what seems to be missing may only be unreadable.
     pub(crate) incomplete: bool,
 }
 
-/// What is likeliest to be done about what the parser says.
+/// Suggests a remedy for an error of the parser.
 fn remedy(said: &str) -> &'static str {
     if said.contains("scanning a tag") {
         "; put a value that begins with `!` in quotes, as in when: '!changed(\"status\")'"
@@ -49,7 +49,7 @@ fn remedy(said: &str) -> &'static str {
     }
 }
 
-/// Reads every document of a file.
+/// Parses every document of a file.
 pub(crate) fn parse(file: &SourceFile) -> ParsedStream {
     let mut reader = Reader::new(&file.path);
     if file.text.len() > MAX_BYTES {
@@ -114,15 +114,15 @@ enum NodeData {
     Invalid(String),
 }
 
-/// A list or mapping that is not closed yet.
+/// List or mapping that is still open.
 struct Frame {
     node: Node,
     anchor: usize,
-    /// Name of the field that comes next, in a mapping.
+    /// Name of the next field, in a mapping.
     name: Option<(String, usize)>,
-    /// Why this node cannot be read although its content can be.
+    /// Why this node is invalid although its content can be read.
     invalid: Option<String>,
-    /// Fields given twice: name, line of the first, line of the other.
+    /// Fields that are given twice: name, line of the first, line of the other.
     duplicates: Vec<(String, usize, usize)>,
 }
 
@@ -132,7 +132,7 @@ struct Reader<'a> {
     stack: Vec<Frame>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
-    /// Problems of the document under way, told once it is known whose they are.
+    /// Fields that are given twice: name, line of the first, line of the other.
     duplicates: Vec<(usize, String)>,
 }
 
@@ -228,7 +228,7 @@ impl<'a> Reader<'a> {
         self.close(node, frame.anchor);
     }
 
-    /// What an alias stands for.
+    /// Expands an alias.
     fn follow(&mut self, anchor: usize) -> NodeData {
         let Some(node) = self.anchors.get(&anchor) else {
             return NodeData::Invalid("is an alias of something around it; write it out".into());
@@ -248,7 +248,7 @@ impl<'a> Reader<'a> {
         node.data.clone()
     }
 
-    /// Puts a finished node where it belongs.
+    /// Adds a finished node to what is around it.
     fn close(&mut self, node: Node, anchor: usize) {
         self.nodes += 1;
         if anchor != 0 {
@@ -325,7 +325,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Node {
-    /// What a copy costs, in values.
+    /// Cost of a copy, in values.
     fn size(&self) -> usize {
         1 + match &self.data {
             NodeData::List(items) => items.iter().map(Self::size).sum(),
@@ -356,7 +356,7 @@ fn tags_unsupported() -> String {
     "has a YAML tag, which is not read; write the plain value, text in quotes".into()
 }
 
-/// A node as JSON; its lines and what is wrong in it go to the side.
+/// Converts a node to JSON, and collects its lines and what is invalid in it.
 fn flatten(
     node: Node,
     pointer: String,

@@ -1,53 +1,55 @@
-//! What actions may send where.
+//! Destinations that actions may connect to, and limits for them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{RateLimitSpec, ValueSource, never_null};
 
-/// Where actions may connect to. Public addresses are always allowed; loopback, private,
-/// link-local and metadata addresses only when they are named here.
+/// Destinations that actions may connect to, and limits for them. Public addresses are always
+/// allowed; loopback, private, link-local and metadata addresses only if they are listed in
+/// `allow`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 pub struct EgressRules {
-    /// Address ranges (`10.0.0.0/8`), addresses (`10.1.2.3`), hosts (`hooks.internal`) or all
-    /// hosts below a name (`*.svc.cluster.local`). A host named here may resolve to any address.
+    /// Destinations to allow although they are not public, up to 64: address ranges (`10.0.0.0/8`),
+    /// addresses (`10.1.2.3`), hosts (`hooks.internal`) or all hosts below a domain
+    /// (`*.svc.cluster.local`). A host that is listed may resolve to any address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub allow: Vec<String>,
-    /// The login by which actions without a URL run statements in the listener's own database,
-    /// exactly once for each delivery. Left out, they may not.
+    /// Login for `postgres` actions without a URL, which run in the listener's own database and
+    /// take effect exactly once for each delivery. Left out, such actions are denied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_database: Option<OwnDatabaseLogin>,
-    /// How much may be sent to hosts by all actions together. Of several that name a host, the first
-    /// counts.
+    /// Limits for hosts, over all actions together, up to 64 entries. The first entry that matches
+    /// a host applies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub limits: Vec<EgressLimit>,
-    /// A proxy that HTTP requests go by (of webhooks, Slack and Teams). Other actions connect
-    /// themselves. Variables such as `HTTPS_PROXY` are not heeded.
+    /// HTTP proxy for the requests of webhook, Slack and Teams actions. Other actions connect
+    /// directly. Variables such as `HTTPS_PROXY` are ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<EgressProxy>,
 }
 
-/// A proxy that HTTP requests go by. Names of receivers are resolved by it, so that it alone decides
-/// where they lead; what is an address in a URL is vetted as it is without a proxy.
+/// HTTP proxy for outbound requests. The proxy resolves host names, so it decides where they lead;
+/// addresses in URLs are checked as without a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressProxy {
-    /// The proxy, as `http://user:password@proxy.internal:3128`, or `https://`. It may be at any
-    /// address.
+    /// URL of the proxy, as `http://user:password@proxy.internal:3128`, or `https://`. It may be at
+    /// any address.
     pub url: ValueSource,
-    /// What is not reached by it: address ranges, addresses, hosts, or all hosts below a name, as in
-    /// `allow`.
+    /// Destinations to reach without the proxy, up to 64: address ranges, addresses, hosts, or all
+    /// hosts below a domain, as in `allow`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub no_proxy: Vec<String>,
 }
 
-/// How much may be sent to a host by all actions together, by whatever protocol and to whatever port.
-/// Give `maxConcurrency`, `rateLimit` or both.
+/// Limits for a host, over all actions together, whatever protocol and port they use. Set
+/// `maxConcurrency`, `rateLimit` or both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
@@ -56,31 +58,33 @@ pub struct EgressProxy {
     "message": "give maxConcurrency, rateLimit or both",
 }]))]
 pub struct EgressLimit {
-    /// A host (`hooks.example.com`), an address (`10.1.2.3`), all hosts below a name
-    /// (`*.example.com`), or `*` for each one: each host that is meant has limits of its own.
+    /// Host (`hooks.example.com`), address (`10.1.2.3`), all hosts below a domain
+    /// (`*.example.com`), or `*` for every host; 1 to 253 characters. Each host that matches has
+    /// limits of its own.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
-    /// Most attempts in flight at once to one host, 1 to 65536; a batch is one. It holds for each pod, and
-    /// where the listener has a Redis (`spec.redis`), by which the pods count together, for all of them.
-    /// What is beyond waits for its turn, for up to the action's
-    /// `timeout`, and then in the job queue.
+    /// Most attempts in flight to the host at once, 1 to 65536; a batch counts as one attempt. The
+    /// limit holds for each pod; if the listener has a Redis server (`spec.redis`), the pods share
+    /// it, so that it holds for the whole fleet. Further attempts wait for up to the `timeout` of
+    /// the action, and then in the job queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub max_concurrency: Option<u32>,
-    /// Most attempts within a time. What is beyond waits in the job queue and costs no attempt.
+    /// Most attempts per interval. Further deliveries wait in the job queue without using up
+    /// attempts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimitSpec>,
 }
 
-/// A login of the listener's own database for statements of actions. Whoever may write observers for
-/// this listener may do all that this login may, so it is one of its own: with rights on the tables
-/// that statements write to, and in the schema `observer` with these two and no more:
-/// `grant usage on schema observer`, `grant execute on function observer.claim_delivery`.
+/// Login to the listener's own database for statements of actions. Whoever may write observers for
+/// this listener can do whatever this login can, so use a role of its own: with privileges on the
+/// tables that statements write to, and in the schema `observer` only with
+/// `grant usage on schema observer` and `grant execute on function observer.claim_delivery`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OwnDatabaseLogin {
-    /// The database, as `postgres://user:password@host:5432/database`. It is that of
-    /// `spec.database.url`, at whatever address, with another user, who owns nothing in
-    /// the schema `observer` and may write to none of its tables.
+    /// Connection URL, as `postgres://user:password@host:5432/database`. It must lead to the
+    /// database of `spec.database.url`, at whatever address, with another user, who owns nothing in
+    /// the schema `observer` and cannot write to its tables.
     pub url: ValueSource,
 }

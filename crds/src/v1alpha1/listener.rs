@@ -1,4 +1,4 @@
-//! `ObserverListener`: which database is read, how, and by which observers.
+//! `ObserverListener`: a fleet of pods that runs observers against one database.
 
 #![allow(
     clippy::duplicated_attributes,
@@ -19,11 +19,11 @@ use super::{ValueSource, never_null};
 use crate::config::StartAt;
 use crate::duration::HumanDuration;
 
-/// What an identity looks like.
+/// Pattern of an identity.
 const IDENTITY: &str = "^[a-z0-9]([-a-z0-9./]*[a-z0-9])?$";
 
-/// A fleet that runs observers against one Postgres database: it reads the changes that were
-/// committed there, matches them against the observers it selects, and performs their actions.
+/// A fleet of pods that runs observers against one Postgres database: it reads committed changes,
+/// matches them against the observers that it selects, and delivers their actions.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "observers.fraiseql.dev",
@@ -35,14 +35,14 @@ const IDENTITY: &str = "^[a-z0-9]([-a-z0-9./]*[a-z0-9])?$";
     namespaced,
     status = "ObserverListenerStatus",
     derive = "PartialEq",
-    doc = "A fleet that runs observers against one Postgres database: it reads the changes that were committed there, matches them against the observers it selects, and performs their actions.",
+    doc = "A fleet of pods that runs observers against one Postgres database: it reads committed changes, matches them against the observers that it selects, and delivers their actions.",
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
     ),
     validation = Rule::new("self.metadata.name.size() <= 46").message(
-        "metadata.name must be at most 46 characters, because the names of what is made for it begin with it"
+        "metadata.name must be at most 46 characters, because the names of the resources made for it begin with it"
     ),
     printcolumn(
         name = "Ready",
@@ -85,83 +85,87 @@ const IDENTITY: &str = "^[a-z0-9]([-a-z0-9./]*[a-z0-9])?$";
     },
 ]))]
 pub struct ObserverListenerSpec {
-    /// Number of pods. Zero stops the listener; what changes meanwhile waits in the log. A
-    /// listener run from a file is always one process.
+    /// Number of pods, 0 to 256; default 1. Zero pauses the listener: changes wait in the change
+    /// log until it is scaled up again. A listener that runs from a file is always one process.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 256))]
     pub replicas: i32,
-    /// Number of shares that the keys are divided into, 1 to 256. The pods share them out among
-    /// themselves, so more shards than pods leave room to scale out. It may change at any time:
-    /// the listener finishes what is under way and goes on in the new division, and no event is
-    /// lost, repeated or out of order.
+    /// Number of shards that the keys are divided into, 1 to 256; default 8. The pods share the
+    /// shards among themselves, so more shards than pods leave room to scale out. The number can
+    /// change at any time: the listener finishes the deliveries in flight and continues in the new
+    /// layout, without losing, repeating or reordering an event.
     #[serde(default = "default_shards")]
     #[schemars(range(min = 1, max = 256))]
     pub shards: u16,
-    /// The database that the listener reads changes from and keeps its state in.
+    /// Postgres database with the schema `observer`, which holds the change log and the state of
+    /// the listener.
     pub database: Database,
-    /// How changes get into the change log. Left out, it is `triggers: {}`.
+    /// How changes get into the change log; default `triggers: {}`. The kind of source cannot
+    /// change on an existing listener.
     #[serde(default)]
     pub source: Source,
-    /// Where a listener that has never run begins: at the `Beginning` of what the change log still
-    /// holds, or `Now`.
+    /// Position at which a listener without a checkpoint starts; default `Beginning`. `Beginning`
+    /// is the oldest change that the log still holds, `Now` the first change committed after the
+    /// start.
     #[serde(default)]
     pub start_at: StartAt,
-    /// The name under which progress and dead letters are kept in the database. Left out, it is
-    /// `namespace/name` of this resource. Give it to go on where another listener was, which had
-    /// another name. It must begin with the namespace of this resource and `/`, and cannot change.
+    /// Name under which progress and dead letters are stored in the database, 1 to 128 characters;
+    /// default is `namespace/name` of this resource. Set it to continue where a listener of another
+    /// name left off. It must begin with the namespace of this resource and `/`, and cannot change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = IDENTITY))]
     pub identity: Option<String>,
-    /// Which observers to run, by their labels. Left out, it runs all of them.
+    /// Label selector for the observers to run. Left out, the listener runs all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer_selector: Option<LabelSelector>,
-    /// Which namespaces those observers may be in. Left out, they are in the namespace of the
-    /// listener. Every other namespace must allow it, by a label that only those who administer
-    /// the cluster may give it: `kubectl label namespace crm
-    /// listeners.observers.fraiseql.dev/shop=allowed` allows listeners of `shop` those of `crm`.
+    /// Namespaces whose observers the listener runs; default is its own. Every other namespace must
+    /// give its consent with a label that only administrators of the cluster may set:
+    /// `kubectl label namespace crm listeners.observers.fraiseql.dev/shop=allowed` lets listeners
+    /// in `shop` run the observers of `crm`.
     #[serde(default)]
     pub observer_namespaces: ObserverNamespaces,
-    /// How the pods agree on which of them works on which shard.
+    /// Timing of the Leases by which the pods agree who owns which shard.
     #[serde(default)]
     pub lease: LeaseTiming,
-    /// How long a shard may make no progress while work waits in it, or have no pod that works on
-    /// it, before it counts as stalled, 5s to 1h.
+    /// Time without progress after which a shard counts as stalled, 5s to 1h; default 1m. It runs
+    /// while work waits in the shard, and while no pod owns it.
     #[serde(default = "default_stalled_after")]
     pub stalled_after: HumanDuration,
-    /// How progress is saved.
+    /// How often progress is saved.
     #[serde(default)]
     pub checkpoint: Checkpoint,
-    /// How actions are performed.
+    /// Limits for the delivery of actions.
     #[serde(default)]
     pub delivery: Delivery,
-    /// The Redis server that parts of the listener may use. Left out, there is none.
+    /// Redis server for the job queue and for limits that the pods share. Left out, jobs are stored
+    /// in Postgres and such limits hold for each pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisServer>,
-    /// The job queue.
+    /// Job queue, for retries and for actions with `mode: Queued`.
     #[serde(default)]
     pub queue: Queue,
-    /// Dead letters.
+    /// Retention of dead letters.
     #[serde(default)]
     pub dead_letters: DeadLetters,
-    /// The HTTP interface for dead letters and jobs. Left out, there is none.
+    /// HTTP API for dead letters and jobs. Left out, it is disabled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<HttpApi>,
-    /// Where actions may connect to.
+    /// Destinations that actions may connect to, and limits for them.
     #[serde(default)]
     pub egress: EgressRules,
-    /// What the pods have beyond what they need: resources, placement, labels. A listener run
-    /// from a file has no pods.
+    /// Settings of the pods: resources, scheduling, labels. A listener that runs from a file
+    /// ignores them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
-    /// What becomes of the listener's progress and dead letters in the database when this
-    /// resource is deleted: `Delete` removes them, `Retain` keeps them for a listener of the same
-    /// identity. While they are kept, the log is kept too.
+    /// What happens to the listener's rows in the database when this resource is deleted; default
+    /// `Delete`. `Delete` removes its progress and dead letters. `Retain` keeps them for a listener
+    /// of the same identity; while they are kept, the change log is kept too.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
 
-/// Times of the Lease that each pod holds to say that it lives. They bound how long nobody works on
-/// the shards of a pod that dies: `duration` and one `retryPeriod`.
+/// Timing of the Lease that each pod renews to show that it is alive. When a pod dies, its shards
+/// have no owner for at most `duration` plus one `retryPeriod`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -177,83 +181,88 @@ pub struct ObserverListenerSpec {
     },
 ]))]
 pub struct LeaseTiming {
-    /// How long after its last renewal a pod counts as gone and others take its shards, 1s to 10m.
+    /// Time after its last renewal when a pod counts as dead and others take over its shards, 1s to
+    /// 10m; default 15s.
     #[serde(default = "default_lease_duration")]
     pub duration: HumanDuration,
-    /// How long after its last renewal a pod stops its work by itself. Shorter than `duration`.
+    /// Time after its last renewal when a pod stops its work by itself; default 10s. It must be
+    /// shorter than `duration` and longer than 1.2 times `retryPeriod`.
     #[serde(default = "default_renew_deadline")]
     pub renew_deadline: HumanDuration,
-    /// Time between two tries to renew when one has failed, 100ms to 1m; a pod that is well renews
-    /// about twice within `renewDeadline`, which must be longer than 1.2 times this.
+    /// Time between attempts to renew after one has failed, 100ms to 1m; default 2s. A healthy pod
+    /// renews about twice per `renewDeadline`.
     #[serde(default = "default_retry_period")]
     pub retry_period: HumanDuration,
 }
 
-/// What becomes of rows in the database when the resource goes.
+/// What happens to a listener's rows in the database when its resource is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
     /// They are removed.
     #[default]
     Delete,
-    /// They stay.
+    /// They are kept.
     Retain,
 }
 
-/// The Postgres database whose schema `observer` holds the change log, the listener's progress, its
-/// jobs and its dead letters.
+/// Postgres database of a listener. Its schema `observer` holds the change log, checkpoints, jobs
+/// and dead letters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Database {
-    /// The database, as `postgres://user:password@host:5432/database`.
+    /// Connection URL, as `postgres://user:password@host:5432/database`.
     pub url: ValueSource,
-    /// How long changes are kept in the log once every listener has them behind it, 1s to 720h.
+    /// Minimum age at which changes are removed from the change log, 1s to 720h; default 1h.
+    /// Changes that some listener has not processed yet are kept however old they are.
     #[serde(default = "default_retention")]
     pub retention: HumanDuration,
-    /// Longest pause between two looks at a database in which nothing happens, 1ms to 10s.
+    /// Longest pause between polls of the change log, 1ms to 10s; default 8ms. While no change
+    /// arrives for a long time it grows up to 16 times as long.
     #[serde(default = "default_max_poll_interval")]
     pub max_poll_interval: HumanDuration,
 }
 
-/// How progress is saved.
+/// How often progress is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Time between two writes while there is progress, 1ms to 1m. After a crash, what was
-    /// delivered since the last write is delivered once more, under the same ids.
+    /// Time between checkpoints while there is progress, 1ms to 1m; default 250ms. After a crash,
+    /// deliveries since the last checkpoint are repeated under the same ids.
     #[serde(default = "default_checkpoint_interval")]
     pub interval: HumanDuration,
 }
 
-/// How actions are performed.
+/// Limits for the delivery of actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Delivery {
-    /// Most attempts of one action under way at once in one pod, 1 to 4096; a batch is one.
+    /// Most attempts of one action in flight at once in one pod, 1 to 4096; default 64. A batch
+    /// counts as one attempt. An action can set a limit of its own.
     #[serde(default = "default_max_concurrency")]
     #[schemars(range(min = 1, max = 4096))]
     pub max_concurrency: u32,
-    /// How long a stop waits for attempts under way, 1ms to 10m. Keep it below the pod's
-    /// termination grace period.
+    /// Time that a shutdown waits for attempts in flight, 1ms to 10m; default 25s. Keep it below
+    /// the pod's termination grace period.
     #[serde(default = "default_drain_timeout")]
     pub drain_timeout: HumanDuration,
 }
 
-/// What becomes of dead letters that nobody redrives or drops.
+/// Retention of dead letters that nobody redrives or drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 pub struct DeadLetters {
-    /// How long they are kept, 1h to 87600h. Left out, they are kept until they are redriven or
-    /// dropped.
+    /// Age at which dead letters are removed, 1h to 87600h. Left out, they are kept until they are
+    /// redriven or dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<HumanDuration>,
 }
 
-/// An HTTP interface on the port of health and metrics.
+/// HTTP API on the port of health checks and metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpApi {
-    /// What a request must show as `Authorization: Bearer ...`, at least 16 characters.
+    /// Token that requests must present as `Authorization: Bearer ...`, at least 16 characters.
     pub token: ValueSource,
 }
 
@@ -320,7 +329,7 @@ fn default_checkpoint_interval() -> HumanDuration {
     HumanDuration::from_millis(250)
 }
 
-/// Most requests of one action under way at once where nobody says otherwise.
+/// Default of [`Delivery::max_concurrency`].
 pub const DEFAULT_MAX_CONCURRENCY: u32 = 64;
 
 fn default_max_concurrency() -> u32 {

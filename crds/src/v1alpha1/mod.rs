@@ -1,7 +1,7 @@
 //! The custom resources as users write them and as the API server stores them.
 //!
-//! Each level refuses fields it does not know, and no field may be null. The doc comments are
-//! what `kubectl explain` prints.
+//! Each level rejects unknown fields, and no field may be null. The doc comments are what
+//! `kubectl explain` prints: what a field is, its unit, default and bounds.
 
 mod action;
 mod egress;
@@ -48,7 +48,7 @@ pub const GROUP: &str = "observers.fraiseql.dev";
 /// API version of both resources.
 pub const VERSION: &str = "v1alpha1";
 
-/// A value, written here or kept in a Secret. Give exactly one of `value` and `secretKeyRef`.
+/// A value, given inline or read from a Secret. Set exactly one of `value` and `secretKeyRef`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
@@ -57,27 +57,27 @@ pub const VERSION: &str = "v1alpha1";
     "message": "give exactly one of value and secretKeyRef",
 }]))]
 pub struct ValueSource {
-    /// The value itself. Keep anything that must stay secret in a Secret instead.
+    /// Inline value. Put confidential values into a Secret instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// A key of a Secret in the same namespace. A line break at the end of its value is dropped.
+    /// Key of a Secret in the same namespace. One line break at the end of its value is removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<SecretKeyRef>,
 }
 
-/// A key of a Secret in the namespace of the resource that refers to it.
+/// Reference to a key of a Secret in the namespace of the resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKeyRef {
-    /// Name of the Secret.
+    /// Name of the Secret, 1 to 253 characters.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key within it.
+    /// Key in the Secret, 1 to 253 characters.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
 
-/// Conditions as the API conventions have them: one of each type.
+/// Conditions as the API conventions define them: a list with one entry for each type.
 fn conditions(generator: &mut SchemaGenerator) -> Schema {
     let mut condition = generator.subschema_for::<Condition>();
     never_null(&mut condition);
@@ -89,7 +89,8 @@ fn conditions(generator: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Optional means "may be left out", never "may be null": an empty field is a slip of the pen.
+/// Removes `null` from the types of optional fields: a field may be left out, but an empty one is a
+/// mistake.
 fn never_null(schema: &mut Schema) {
     let Some(Value::Object(properties)) = schema.get_mut("properties") else {
         return;

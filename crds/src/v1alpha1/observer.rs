@@ -1,4 +1,4 @@
-//! `Observer`: on which change, under which condition, which actions.
+//! `Observer`: which actions follow which change.
 
 #![allow(
     clippy::duplicated_attributes,
@@ -14,7 +14,7 @@ use super::never_null;
 use super::status::ObserverStatus;
 use crate::config::{OnFailure, Operation};
 
-/// When this changes in Postgres and that condition holds, do these actions.
+/// Actions to deliver when a change in Postgres meets a condition.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "observers.fraiseql.dev",
@@ -26,7 +26,7 @@ use crate::config::{OnFailure, Operation};
     namespaced,
     status = "ObserverStatus",
     derive = "PartialEq",
-    doc = "When this changes in Postgres and that condition holds, do these actions.",
+    doc = "Actions to deliver when a change in Postgres meets a condition.",
     printcolumn(
         name = "Accepted",
         type_ = "string",
@@ -64,41 +64,44 @@ use crate::config::{OnFailure, Operation};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 pub struct ObserverSpec {
-    /// Which changes it watches.
+    /// Events that the observer receives.
     pub events: EventSelector,
-    /// See only the events of this tenant. Left out, it sees every event of its entity.
+    /// Tenant whose events the observer receives, 1 to 256 characters. Left out, it receives the
+    /// events of its entity for every tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub tenant: Option<String>,
-    /// A CEL condition over `old` and `new` (the row before and after), `operation`, `key`,
-    /// `tenant` and the rest of the event, such as `new.total > 1000 && changed("status")`.
-    /// Left out, every watched change counts.
+    /// CEL condition that an event must meet, 1 to 8192 characters. It can refer to `old` and `new`
+    /// (the row before and after), `operation`, `key`, `tenant` and the rest of the event, as in
+    /// `new.total > 1000 && changed("status")`. Left out, every event matches.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8192))]
     pub when: Option<String>,
-    /// What to do, in this order of listing; 1 to 16 actions.
+    /// Actions to deliver for each matching event, 1 to 16.
     #[schemars(length(min = 1, max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub actions: Vec<Action>,
-    /// What becomes of a delivery that is refused for good or out of attempts, and of an event on
-    /// which the condition fails: a `DeadLetter` keeps it until somebody redrives or drops it;
-    /// `Drop` lets it go, with a line in the log and a count in `observer_dropped_total`.
+    /// What happens to a delivery that was rejected or is out of attempts, and to an event on which
+    /// the condition fails; default `DeadLetter`. `DeadLetter` keeps it until it is redriven or
+    /// dropped. `Drop` discards it, with a line in the log and a count in `observer_dropped_total`.
     #[serde(default)]
     pub on_failure: OnFailure,
-    /// Lets events pass without a look at them while it is `true`. They are not made up for later.
+    /// Suspends the observer; default `false`. While it is suspended, events pass without being
+    /// evaluated, and are not made up for later.
     #[serde(default)]
     pub suspend: bool,
 }
 
-/// Which changes an observer watches.
+/// Events that an observer receives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EventSelector {
-    /// The table as `schema.table`, or the name that was given to `observer.emit`.
+    /// Table as `schema.table`, or entity name that was passed to `observer.emit`, 1 to 256
+    /// characters.
     #[schemars(length(min = 1, max = 256))]
     pub entity: String,
-    /// What must have happened. `Custom` stands for events of `observer.emit`, `Truncate` for the
-    /// emptying of a whole table.
+    /// Operations to receive, 1 to 5 of them; default is Insert, Update and Delete. `Truncate` is
+    /// the emptying of a whole table, `Custom` an event of `observer.emit`.
     #[serde(default = "default_operations")]
     #[schemars(length(min = 1, max = 5), extend("x-kubernetes-list-type" = "set"))]
     pub operations: Vec<Operation>,

@@ -1,4 +1,4 @@
-//! What users may add to the pods of a listener.
+//! Settings of a listener's pods.
 
 use std::collections::BTreeMap;
 
@@ -11,43 +11,44 @@ use serde::{Deserialize, Serialize};
 
 use super::never_null;
 
-/// What the name of a priority class looks like.
+/// Pattern of the name of a priority class.
 const PRIORITY_CLASS: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 
-/// What the names of variables begin with that are the listener's own.
+/// Prefix of the environment variables that configure the listener.
 pub(crate) const OWN_PREFIX: &str = "OBSERVER_";
 
-/// Variables by which a pod knows itself.
+/// Environment variables that tell a pod its own identity.
 pub(crate) const OWN_NAMES: [&str; 4] = ["POD_NAME", "POD_NAMESPACE", "POD_UID", "POD_IP"];
 
-/// What the pods of a listener have beyond what they need. A change of it rolls the pods; what a
-/// pod needs to do its work cannot be taken away by it.
+/// Settings of a listener's pods. A change rolls the pods. What a pod needs for its work cannot be
+/// removed here.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 pub struct PodTemplate {
-    /// Image of the listener. Left out, it is that of the operator.
+    /// Container image of the listener, 1 to 512 characters; default is the operator's image.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// Secrets for pulling the image.
+    /// Secrets for pulling the image, up to 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// Labels to add to the pods.
+    /// Labels to add to the pods, up to 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub labels: BTreeMap<String, String>,
-    /// Annotations to add to the pods.
+    /// Annotations to add to the pods, up to 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
-    /// Requests and limits of the container. Left out, it requests 50m of CPU and 64Mi of memory
-    /// and is limited to 256Mi of memory.
+    /// Resource requests and limits of the container; default is requests of 50m of CPU and 64Mi of
+    /// memory, and a limit of 256Mi of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Environment variables to add to the container, each name once. Names that begin with
-    /// `OBSERVER_`, and `POD_NAME`, `POD_NAMESPACE`, `POD_UID` and `POD_IP`, are the operator's.
+    /// Environment variables to add to the container, up to 64 with unique names. Names that begin
+    /// with `OBSERVER_`, and `POD_NAME`, `POD_NAMESPACE`, `POD_UID` and `POD_IP`, are set by the
+    /// operator.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[schemars(extend(
@@ -65,22 +66,22 @@ pub struct PodTemplate {
         ],
     ))]
     pub env: Vec<EnvVar>,
-    /// Labels of the nodes that the pods may run on.
+    /// Labels of the nodes that the pods may run on, up to 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub node_selector: BTreeMap<String, String>,
-    /// Rules for which nodes the pods prefer or need.
+    /// Affinity and anti-affinity rules of the pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// Taints of nodes that the pods bear.
+    /// Node taints that the pods tolerate, up to 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
-    /// How the pods spread over nodes and zones.
+    /// Rules for spreading the pods over nodes and zones, up to 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
-    /// Priority class of the pods, which must be there: their priority when nodes are full.
+    /// Name of an existing PriorityClass for the pods, 1 to 253 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = PRIORITY_CLASS))]
     pub priority_class_name: Option<String>,

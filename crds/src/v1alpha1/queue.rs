@@ -7,60 +7,63 @@ use super::{ValueSource, never_null};
 use crate::config::QueueConfig;
 use crate::duration::HumanDuration;
 
-/// A Redis server.
+/// Connection to a Redis server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedisServer {
-    /// The server, as `redis://user:password@host:6379/0`, or `rediss://` for TLS.
+    /// Connection URL, as `redis://user:password@host:6379/0`, or `rediss://` for TLS.
     pub url: ValueSource,
 }
 
-/// Where actions go that take long or are to be attempted again, and who works on them.
+/// Job queue of a listener. It holds retries, the deliveries that wait behind them, and all
+/// deliveries of actions with `mode: Queued`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 pub struct Queue {
-    /// `Postgres` keeps jobs in the database of the change log, in the transactions of the
-    /// checkpoints. `Redis` keeps them in the server that `spec.redis` names, and is as durable as
-    /// that one.
+    /// Where jobs are stored; default `Postgres`. `Postgres` stores them in the listener's
+    /// database, in the transactions of the checkpoints. `Redis` stores them on the server of
+    /// `spec.redis`, and is as durable as that server.
     #[serde(default)]
     pub backend: Backend,
-    /// Who works on jobs.
+    /// Workers, which run the jobs.
     #[serde(default)]
     pub workers: Workers,
-    /// Most jobs under way at once in all pods together, 1 to 65536. Left out, there may be as many
-    /// as the pods have room for.
+    /// Most jobs running at once in the whole fleet, 1 to 65536. Left out, as many run as the
+    /// workers have room for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub max_concurrency_total: Option<u32>,
-    /// How long after its last sign of life a pod's jobs are given to others, 5s to 10m.
+    /// Time after a worker's last heartbeat when its jobs are given to other workers, 5s to 10m;
+    /// default 15s. It is not related to the Leases of `spec.lease`.
     #[serde(default = "default_worker_lease_duration")]
     pub worker_lease_duration: HumanDuration,
-    /// How long finished jobs are kept to be looked at, 0s to 720h.
+    /// Time that completed jobs are kept for inspection, 0s to 720h; default 0s.
     #[serde(default = "default_completed_job_retention")]
     pub completed_job_retention: HumanDuration,
 }
 
-/// Which queue.
+/// Backend of the job queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Backend {
-    /// Tables of the database.
+    /// Tables of the listener's database.
     #[default]
     Postgres,
     /// Streams of a Redis server.
     Redis,
 }
 
-/// Who works on jobs.
+/// Workers of the job queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Workers {
-    /// Most keys whose jobs are under way at once in one pod, 1 to 1024.
+    /// Most keys with running jobs in one pod, 1 to 1024; default 16. Jobs of one action and key
+    /// run one after the other.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 1024))]
     pub concurrency: u32,
-    /// Number of pods that do nothing else, 0 to 256. With 0, the pods of the listener work on
-    /// jobs beside their shards.
+    /// Number of dedicated worker pods, 0 to 256; default 0. With 0, the listener's own pods run
+    /// the jobs beside their shards.
     #[serde(default)]
     #[schemars(range(min = 0, max = 256))]
     pub replicas: u32,

@@ -1,4 +1,4 @@
-//! Choices by label, of observers and of namespaces.
+//! Label selectors, for observers and for namespaces.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::never_null;
 
-/// What the name of the label begins with by which a namespace lets the listeners of another one
-/// run its observers; that namespace's name follows.
+/// Prefix of the label by which a namespace lets the listeners of another one run its observers;
+/// the other namespace's name follows.
 const CONSENT_PREFIX: &str = "listeners.observers.fraiseql.dev/";
 
 /// Value of that label.
 const CONSENT: &str = "allowed";
 
-/// The namespaces whose observers a listener runs. Any but its own must allow it, by the label
-/// `listeners.observers.fraiseql.dev/<namespace of the listener>` with the value `allowed`.
+/// Namespaces whose observers a listener runs. Every namespace but the listener's own must consent,
+/// with the label `listeners.observers.fraiseql.dev/<namespace of the listener>` set to `allowed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
@@ -24,16 +24,17 @@ const CONSENT: &str = "allowed";
     "message": "give selector with from: Selector, and only then",
 }]))]
 pub struct ObserverNamespaces {
-    /// `Same`: the listener's own. `All`: every one. `Selector`: those with certain labels.
+    /// How namespaces are selected; default `Same`. `Same` is the listener's own namespace, `All`
+    /// every namespace, and `Selector` those that `selector` matches.
     #[serde(default)]
     pub from: NamespacesFrom,
-    /// Labels of the namespaces, for `Selector`. The API server gives each namespace the label
-    /// `kubernetes.io/metadata.name`.
+    /// Label selector for namespaces. It is required with `from: Selector` and not allowed
+    /// otherwise. The API server labels each namespace with `kubernetes.io/metadata.name`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 }
 
-/// How namespaces are chosen.
+/// How namespaces are selected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum NamespacesFrom {
     /// The listener's own namespace.
@@ -41,55 +42,55 @@ pub enum NamespacesFrom {
     Same,
     /// Every namespace.
     All,
-    /// Those whose labels fit.
+    /// Namespaces whose labels match a selector.
     Selector,
 }
 
-/// A choice of observers by their labels; all conditions must hold. An empty one chooses all.
+/// Label selector. All of its requirements must be met; an empty selector matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelSelector {
-    /// Labels that an observer must have, with exactly these values.
+    /// Labels that must be present with exactly these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub match_labels: BTreeMap<String, String>,
-    /// Conditions on single labels.
+    /// Requirements for single labels, up to 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub match_expressions: Vec<LabelExpression>,
 }
 
-/// A condition on one label.
+/// Requirement for one label.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelExpression {
-    /// The label's name.
+    /// Name of the label.
     #[schemars(length(min = 1))]
     pub key: String,
-    /// `In`: the label has one of `values`. `NotIn`: it has none of them, or is missing.
-    /// `Exists`: it is there. `DoesNotExist`: it is missing.
+    /// How the label relates to `values`. `In`: its value is one of them. `NotIn`: it is none of
+    /// them, or the label is missing. `Exists`: the label is present. `DoesNotExist`: the label is
+    /// missing.
     pub operator: LabelOperator,
-    /// Values for `In` and `NotIn`; none for the others.
+    /// Values for `In` and `NotIn`, 1 to 64; must be left out for `Exists` and `DoesNotExist`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub values: Vec<String>,
 }
 
-/// How a label is compared.
+/// How a label relates to a list of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LabelOperator {
-    /// One of the values.
+    /// Its value is one of them.
     In,
-    /// None of the values, or no such label.
+    /// Its value is none of them, or the label is missing.
     NotIn,
-    /// Any value.
+    /// The label is present.
     Exists,
-    /// No such label.
+    /// The label is missing.
     DoesNotExist,
 }
 
 impl ObserverNamespaces {
-    /// Whether observers in a namespace are chosen by a listener in the namespace `own`, where the
-    /// namespace allows it.
+    /// Whether a listener in the namespace `own` selects observers in a namespace, consent aside.
     #[must_use]
     pub fn contain(&self, namespace: &str, labels: &BTreeMap<String, String>, own: &str) -> bool {
         match (self.from, &self.selector) {
@@ -101,8 +102,7 @@ impl ObserverNamespaces {
     }
 }
 
-/// The label with its value by which a namespace lets listeners in the namespace `own` run its
-/// observers.
+/// Label and value by which a namespace lets listeners in the namespace `own` run its observers.
 #[must_use]
 pub fn consent(own: &str) -> (String, &'static str) {
     (format!("{CONSENT_PREFIX}{own}"), CONSENT)
@@ -116,7 +116,7 @@ pub fn consents(namespace: &str, labels: &BTreeMap<String, String>, own: &str) -
 }
 
 impl LabelSelector {
-    /// Whether something with these labels is chosen.
+    /// Whether these labels meet all requirements.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.match_labels

@@ -1,13 +1,14 @@
-//! How changes get into the change log.
+//! Sources: how changes get into the change log.
 
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::never_null;
 
-/// How changes get into the change log that a listener reads. Give exactly one source. Its kind cannot
-/// change on an existing listener: another kind orders and numbers changes in its own way, so that a
-/// stored position would mean nothing in it, and events would be lost or repeated.
+/// How changes get into the change log. Set exactly one source. Its kind cannot change on an
+/// existing listener: each kind numbers and orders changes in its own way, so a stored position
+/// would point to the wrong place, and events would be lost or repeated. Create a new listener with
+/// another identity instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
@@ -22,19 +23,21 @@ use super::never_null;
     },
 ]))]
 pub struct Source {
-    /// Triggers write to the log `observer.change_log` in the same transaction as the change.
-    /// `select observer.track('public.orders')` in the database begins to log a table.
+    /// Triggers on the tracked tables, which write to the table `observer.change_log` in the
+    /// transaction of the change. `select observer.track('public.orders')` in the database starts
+    /// to log a table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub triggers: Option<TriggerSource>,
 }
 
-/// Triggers on tracked tables. It has no settings: tables are tracked in SQL.
+/// Triggers on the tracked tables. There is nothing to set, as tables are tracked in SQL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = open)]
 pub struct TriggerSource {}
 
-/// The cluster takes no `additionalProperties: false`; it refuses unknown fields by itself.
+/// Removes `additionalProperties: false`, which a definition may not have; the API server rejects
+/// unknown fields by itself.
 fn open(schema: &mut Schema) {
     schema.remove("additionalProperties");
 }

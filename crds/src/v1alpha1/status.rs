@@ -1,4 +1,4 @@
-//! What the operator tells of each resource.
+//! Status of the resources, written by the operator.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
@@ -6,79 +6,79 @@ use serde::{Deserialize, Serialize};
 
 use super::{conditions, never_null};
 
-/// What the operator saw last of a listener.
+/// Observed state of a listener.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = never_null)]
 pub struct ObserverListenerStatus {
-    /// Generation of the resource that the rest speaks of.
+    /// Generation of the resource that this status describes.
     #[serde(default)]
     pub observed_generation: i64,
     /// Number of pods that exist.
     #[serde(default)]
     pub replicas: i32,
-    /// Number of pods that are ready to work, whether or not a shard is theirs now.
+    /// Number of pods that are ready, whether or not they own a shard.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// Pods for jobs alone; absent where none are asked for.
+    /// Dedicated worker pods; left out if none are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkerCounts>,
-    /// Selects the pods, for the scale subresource.
+    /// Label selector of the pods, for the scale subresource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// Numbers of observers.
     #[serde(default)]
     pub observers: ObserverCounts,
-    /// Who works on which shard.
+    /// Owners of the shards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub shards: Vec<ShardStatus>,
-    /// Age of the oldest event that is not over, such as `0s` or `2m`, as of a few seconds ago and
-    /// to within 5 s or a quarter.
+    /// Age of the oldest unfinished event, such as `0s` or `2m`. It is a few seconds old, and exact
+    /// to 5s or a quarter of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<String>,
-    /// Events committed and not read, an upper bound, as of a few seconds ago.
+    /// Number of committed events that are not read yet, an upper bound that is a few seconds old.
     #[serde(default)]
     pub backlog: i64,
-    /// Receivers that a pod leaves alone for the moment, as they fail: their circuit breakers are
-    /// open or half open. What is to be delivered to them waits. Scheme, host and port of 32 at most.
+    /// Endpoints whose circuit breaker is open or half open in some pod, as scheme, host and port, at most
+    /// 32. Deliveries to them wait.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub open_circuit_breakers: Vec<String>,
-    /// SHA-256 of the bundle that the pods should run.
+    /// SHA-256 of the configuration that the pods should run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_hash: Option<String>,
-    /// `Ready`: events are delivered. `Progressing`: a change is on its way to the pods.
-    /// `Degraded`: a part does not run. `Stalled`: there is work in a shard, and it does not get
-    /// on; the message names the shards, their pods and why.
+    /// Conditions of the listener. `Ready`: events are delivered. `Progressing`: a change is being
+    /// rolled out to the pods. `Degraded`: some part does not run. `Stalled`: a shard has work
+    /// waiting and makes no progress; the message names the shards, their pods and the cause.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
 }
 
-/// How many pods for jobs alone a listener has.
+/// Number of dedicated worker pods of a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerCounts {
-    /// Number of them that exist.
+    /// Number of worker pods that exist.
     #[serde(default)]
     pub replicas: i32,
-    /// Number of them that are ready to work.
+    /// Number of worker pods that are ready.
     #[serde(default)]
     pub ready_replicas: i32,
 }
 
-/// How many observers a listener has.
+/// Numbers of observers of a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ObserverCounts {
-    /// Selected.
+    /// Number of observers that the listener selects.
     #[serde(default)]
     pub selected: i32,
-    /// At work in every pod that works.
+    /// Number of observers that every working pod runs.
     #[serde(default)]
     pub programmed: i32,
-    /// Rejected; their own status says why.
+    /// Number of observers that were rejected; their own status says why.
     #[serde(default)]
     pub rejected: i32,
     /// At work, but the database does not log what they watch, or a column that they look at; their
@@ -87,37 +87,38 @@ pub struct ObserverCounts {
     pub untracked: i32,
 }
 
-/// Who works on a shard.
+/// Owner of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ShardStatus {
     /// Number of the shard.
     pub shard: i32,
-    /// The pod that works on it.
+    /// Name of the pod that owns the shard.
     pub owner: String,
-    /// Grows with each change of hands; writes that carry an older one are refused.
+    /// Fencing number, which grows with each change of owner; writes with an older one are
+    /// rejected.
     pub epoch: i64,
-    /// Since when the pod owns it.
+    /// Time since when the pod owns the shard.
     pub since: String,
-    /// Age of the oldest event of the shard that is not over, likewise.
+    /// Age of the oldest unfinished event of the shard, as exact as `status.lag`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<String>,
 }
 
-/// What the operator saw last of an observer.
+/// Observed state of an observer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ObserverStatus {
-    /// Generation of the resource that the rest speaks of.
+    /// Generation of the resource that this status describes.
     #[serde(default)]
     pub observed_generation: i64,
-    /// The listeners that select it, as `namespace/name`.
+    /// Listeners that select the observer, as `namespace/name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub listeners: Vec<String>,
-    /// `Accepted`: it is right in itself. `Resolved`: the Secrets that it names are there.
-    /// `Programmed`: every listener that selects it runs it. `Tracked`: the database logs what it
-    /// watches, with the columns that it looks at.
+    /// Conditions of the observer. `Accepted`: the resource is valid. `Resolved`: the Secrets that
+    /// it refers to exist. `Programmed`: every listener that selects it runs it. `Tracked`: the
+    /// database logs what it watches, with the columns that it looks at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

@@ -1,11 +1,11 @@
-//! TLS.
+//! TLS settings of connections.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ValueSource, never_null};
 
-/// What a connection by TLS needs beyond what the system knows. Versions before 1.2 are never used.
+/// TLS settings that a connection needs beyond the system's. Versions before 1.2 are never used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
@@ -14,13 +14,14 @@ use super::{ValueSource, never_null};
     "message": "give certificate and key, or neither",
 }]))]
 pub struct Tls {
-    /// Certificates of those who sign the server's, as PEM, besides those that the system trusts.
+    /// PEM certificates of authorities to trust, besides those of the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<ValueSource>,
-    /// The certificate to show to a server that asks for one, as PEM, with those that signed it.
+    /// PEM client certificate, with its chain, for servers that ask for one. Set it together with
+    /// `key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<ValueSource>,
-    /// Its key, as PEM.
+    /// PEM private key of the client certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<ValueSource>,
 }

@@ -1,4 +1,4 @@
-//! What every check of a resource needs: where it stands, its secrets, and a place for problems.
+//! Context of validation: the document, its secrets, and the diagnostics.
 //!
 //! A field that holds a placeholder is not complained about again.
 
@@ -12,7 +12,7 @@ use crate::manifest::secrets::{SecretLookup, Secrets};
 use crate::v1alpha1::{SecretKeyRef, ValueSource};
 use crate::validation::names::{SECRET_NAME_RULE, is_domain, is_secret_key};
 
-/// One document under check.
+/// Context in which one document is validated.
 pub(crate) struct ValidationContext<'a> {
     pub(crate) document: &'a Document,
     pub(crate) secrets: &'a Secrets<'a>,
@@ -21,15 +21,15 @@ pub(crate) struct ValidationContext<'a> {
 }
 
 impl ValidationContext<'_> {
-    /// Reports a field, unless it or what is around it holds a placeholder.
+    /// Reports a field, unless it or one around it holds a placeholder.
     pub(crate) fn error(&mut self, at: &str, message: impl Into<String>) {
         if !self.document.is_placeholder(at) {
             self.diagnostics.push(self.document.diagnostic(at, message));
         }
     }
 
-    /// Reports that a mapping has none of `parts`, unless one was there under a wrong name or
-    /// with a wrong value.
+    /// Reports that a mapping has none of `parts`, unless one was given under a wrong name or with
+    /// a wrong value.
     pub(crate) fn missing_field(&mut self, at: &str, parts: &[&str], message: &str) {
         let document = self.document;
         let was_there = parts
@@ -40,7 +40,7 @@ impl ValidationContext<'_> {
         }
     }
 
-    /// A duration within its bounds.
+    /// Reports a duration out of its range, and returns it.
     pub(crate) fn check_range(
         &mut self,
         at: &str,
@@ -54,7 +54,7 @@ impl ValidationContext<'_> {
         span.duration()
     }
 
-    /// The value of a source, and where it was given; nothing if that was reported.
+    /// Returns a value and the field that gave it, or reports why there is none.
     pub(crate) fn resolve(&mut self, at: &str, source: &ValueSource) -> Option<(String, Redacted)> {
         match (&source.value, &source.secret_key_ref) {
             (Some(value), None) => Some((field(at, "value"), Redacted::new(value))),

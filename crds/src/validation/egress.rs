@@ -1,4 +1,4 @@
-//! The rules for where actions may connect to, and how much they may send there, that their schema
+//! Validation of destinations and their limits: the rules that their schema cannot say.
 //! cannot say.
 
 use std::net::IpAddr;
@@ -13,13 +13,13 @@ use crate::v1alpha1::{EgressLimit, EgressProxy, EgressRules};
 use crate::validation::context::ValidationContext;
 use crate::validation::names::is_domain;
 
-/// What the URL of a proxy is.
+/// Schemes of a proxy's URL, and the message for any other.
 const PROXY: (&[&str], &str) = (
     &["http", "https"],
     "is not the URL of a proxy; write http://user:password@proxy.internal:3128, or https://",
 );
 
-/// Turns the rules into what is kept to, with placeholders for what they report.
+/// Validates the rules for destinations, with placeholders for what it reports.
 pub(crate) fn check(rules: &EgressRules, context: &mut ValidationContext<'_>) -> Egress {
     let (cidrs, hosts) = parse_entries("/spec/egress/allow", &rules.allow, context);
     let mut egress = Egress {
@@ -54,7 +54,7 @@ fn check_proxy(proxy: &EgressProxy, context: &mut ValidationContext<'_>) -> Prox
     }
 }
 
-/// Ranges and hosts, with what is neither reported.
+/// Parses ranges and hosts, and reports what is neither.
 fn parse_entries(
     at: &str,
     entries: &[String],
@@ -94,7 +94,7 @@ fn check_limit(at: &str, limit: &EgressLimit, context: &mut ValidationContext<'_
     }
 }
 
-/// Whether this is a host by name, or all hosts below one.
+/// Whether this is a host name, or all hosts below a domain.
 fn is_host(host: &str) -> bool {
     let domain = host.strip_prefix("*.").unwrap_or(host);
     // A last label of digits is a mistyped address, which no name server will ever answer for.

@@ -1,4 +1,4 @@
-//! The rules for an `ObserverListener` that its schema cannot say.
+//! Validation of an `ObserverListener`: the rules that its schema cannot say.
 
 use super::url::database_url;
 use super::{egress, pod_template, queue};
@@ -28,7 +28,7 @@ const SHORTEST_TOKEN: usize = 16;
 const SHORTEST_STALL: HumanDuration = HumanDuration::from_secs(5);
 const LONGEST_STALL: HumanDuration = HumanDuration::from_secs(3600);
 
-/// Turns a resource into what a listener runs from, with placeholders for what it reports.
+/// Validates a listener and returns its configuration, with placeholders for what it reports.
 pub(crate) fn check(
     spec: &ObserverListenerSpec,
     meta: &Metadata,
@@ -113,7 +113,7 @@ pub(crate) fn check(
     config
 }
 
-/// Exactly one source: there is but one kind, so only none is wrong.
+/// Checks that there is exactly one source. As there is but one kind, only none is wrong.
 fn check_source(source: &Source, context: &mut ValidationContext<'_>) {
     if source.triggers.is_none() {
         context.missing_field(
@@ -124,7 +124,8 @@ fn check_source(source: &Source, context: &mut ValidationContext<'_>) {
     }
 }
 
-/// The right to write listeners in one namespace gives none over listeners in another.
+/// Checks that an identity is in the namespace of the listener: the right to write listeners in one
+/// namespace gives none over those of another.
 fn check_identity(
     spec: &ObserverListenerSpec,
     meta: &Metadata,

@@ -1,4 +1,4 @@
-//! The rules for an `Observer` that its schema cannot say.
+//! Validation of an `Observer`: the rules that its schema cannot say.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use crate::v1alpha1::{EventSelector, ObserverSpec};
 use crate::validation::context::ValidationContext;
 use crate::validation::names::{LABEL_RULE, is_label};
 
-/// Turns a resource into what a listener runs, with placeholders for what it reports. Actions keep
-/// their places.
+/// Validates an observer and returns its configuration, with placeholders for what it reports.
+/// Actions keep their places.
 pub(crate) fn check(
     spec: &ObserverSpec,
     meta: &Metadata,
@@ -50,7 +50,7 @@ pub(crate) fn check(
     }
 }
 
-/// Digest of a spec; the order of fields, defaults that are written out and comments change nothing.
+/// Digest of a spec, whatever the order of its fields, explicit defaults and comments.
 fn digest(spec: &ObserverSpec) -> [u8; 32] {
     // What was read from JSON can be written as JSON.
     let text = serde_json::to_vec(spec).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The rules for `spec.podTemplate` that its schema cannot say.
+//! Validation of `spec.podTemplate`: the rules that its schema cannot say.
 
 use std::collections::BTreeSet;
 

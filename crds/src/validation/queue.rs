@@ -1,4 +1,4 @@
-//! The rules for a job queue that its schema cannot say.
+//! Validation of the job queue: the rules that its schema cannot say.
 
 use super::url::redis_url;
 use crate::config::{QueueBackend, QueueConfig};
@@ -11,7 +11,7 @@ const SHORTEST_LEASE: HumanDuration = HumanDuration::from_secs(5);
 const LONGEST_LEASE: HumanDuration = HumanDuration::from_secs(600);
 const LONGEST_RETENTION: HumanDuration = HumanDuration::from_secs(720 * 3600);
 
-/// The queue of a listener.
+/// Validates the queue of a listener and returns its configuration.
 pub(crate) fn check(
     spec: &ObserverListenerSpec,
     context: &mut ValidationContext<'_>,

@@ -9,7 +9,7 @@ use crate::v1alpha1;
 const SHORTEST: HumanDuration = HumanDuration::from_millis(1);
 const LONGEST: HumanDuration = HumanDuration::from_secs(24 * 3600);
 
-/// A limit, with a placeholder for what it reports.
+/// Validates a rate limit.
 pub(crate) fn rate_limit(
     at: &str,
     limit: Option<v1alpha1::RateLimitSpec>,

@@ -1,11 +1,11 @@
-//! The rules for TLS that its schema cannot say.
+//! Validation of TLS settings.
 
 use crate::config::{Redacted, TlsConfig};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{Tls, ValueSource};
 use crate::validation::context::ValidationContext;
 
-/// Turns settings into what a connection needs, with placeholders for what they report.
+/// Validates TLS settings, with placeholders for what they report.
 pub(crate) fn check(at: &str, tls: &Tls, context: &mut ValidationContext<'_>) -> TlsConfig {
     if tls.certificate.is_some() != tls.key.is_some() {
         context.error(at, "must have both `certificate` and `key`, or neither");
@@ -24,7 +24,8 @@ pub(crate) fn check(at: &str, tls: &Tls, context: &mut ValidationContext<'_>) ->
     }
 }
 
-/// The same of an action at `at` whose URL says by its scheme whether the connection is encrypted.
+/// Validates the TLS settings of an action at `at` whose URL says by its scheme whether the
+/// connection is encrypted.
 pub(crate) fn of_url(
     at: &str,
     tls: Option<&Tls>,
@@ -43,7 +44,7 @@ pub(crate) fn of_url(
     tls.map(|tls| check(&at_tls, tls, context))
 }
 
-/// A value that holds a block of PEM of some kind.
+/// Returns a value that holds a PEM block of some kind, or reports it.
 fn pem(
     at: &str,
     source: Option<&ValueSource>,

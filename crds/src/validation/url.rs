@@ -1,4 +1,4 @@
-//! URLs of servers. They are used as they are, so none holds a template.
+//! URLs of servers. They are used as they are, so they hold no templates.
 
 use url::Url;
 
@@ -6,7 +6,7 @@ use super::context::ValidationContext;
 use crate::config::Redacted;
 use crate::v1alpha1::{RedisServer, ValueSource};
 
-/// A URL of one of `schemes` with a host, used as it is; `wrong` says what else it has to be.
+/// Returns a URL of one of `schemes` with a host, or reports it with the message `wrong`.
 pub(crate) fn url(
     at: &str,
     source: &ValueSource,
@@ -30,7 +30,7 @@ pub(crate) fn url(
     url
 }
 
-/// The URL of a Postgres database.
+/// Returns the URL of a Postgres database.
 pub(crate) fn database_url(
     at: &str,
     source: &ValueSource,
@@ -49,7 +49,7 @@ pub(crate) fn database_url(
     url
 }
 
-/// The URL of the Redis server of a listener.
+/// Returns the URL of the listener's Redis server.
 pub(crate) fn redis_url(redis: &RedisServer, context: &mut ValidationContext<'_>) -> Redacted {
     let Some((at, url)) = context.resolve("/spec/redis/url", &redis.url) else {
         return Redacted::default();

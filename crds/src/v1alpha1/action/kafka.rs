@@ -7,53 +7,57 @@ use super::Batch;
 use crate::config::SaslMechanism;
 use crate::v1alpha1::{Tls, ValueSource, never_null};
 
-/// A record to a topic of Kafka, written once all replicas that are in step have it. Records of one
-/// key go to one partition, the same that Kafka's own clients choose. Its header `webhook-id` is the
-/// same for all attempts of a delivery. An attempt whose answer was lost is made again, so that a
-/// record may come twice.
+/// Record to a Kafka topic, acknowledged by all in-sync replicas. Records of one key go to one
+/// partition, the one that Kafka's own clients choose. The header `webhook-id` is the same for all
+/// attempts of a delivery. An attempt whose response was lost is repeated, so a record may be
+/// written twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 pub struct Kafka {
-    /// Brokers to begin with, as `host` or `host:9092`; these name the others. All of them must be
-    /// such that they may be dialled.
+    /// Bootstrap brokers, as `host` or `host:9092`, 1 to 16. Every broker of the cluster must be an
+    /// allowed destination.
     #[schemars(length(min = 1, max = 16))]
     pub brokers: Vec<String>,
-    /// Template of the topic, such as `orders` or `orders.{{ new.region }}`. There must be one.
+    /// Template of the topic, such as `orders` or `orders.{{ new.region }}`, 1 to 1024 characters.
+    /// The topic must exist.
     #[schemars(length(min = 1, max = 1024))]
     pub topic: String,
-    /// Template of the record's key. Left out, it is the event's key.
+    /// Template of the record's key, up to 1024 characters; default is the event's key.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub key: Option<String>,
-    /// Template of the record's value. Left out, it is the event as JSON.
+    /// Template of the record's value, up to 16384 characters; default is the event as JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub message: Option<String>,
-    /// Content type of the value, by which its template is written; also a header of the record.
+    /// Content type of the value, which also decides how template values are escaped, and is sent
+    /// as a header; 1 to 256 characters; default `application/json`.
     #[serde(default = "super::default_content_type")]
     #[schemars(length(min = 1, max = 256))]
     pub content_type: String,
-    /// Encrypts connections. `{}` where the system knows who signed the brokers' certificates.
+    /// TLS settings; left out, connections are not encrypted. Use `{}` if the system trusts the
+    /// authority of the brokers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// Logs in.
+    /// SASL login; left out, the listener does not log in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sasl: Option<Sasl>,
-    /// Sends records of one partition together.
+    /// Batching of records; left out, each record is sent alone. Records of one partition are sent
+    /// together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
 }
 
-/// How to log in at brokers.
+/// SASL login to brokers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Sasl {
-    /// How the password is shown to them. `Plain` needs `tls`.
+    /// SASL mechanism; default `ScramSha512`. `Plain` needs `tls`.
     #[serde(default)]
     pub mechanism: SaslMechanism,
-    /// The user.
+    /// User name.
     pub username: ValueSource,
-    /// The user's password.
+    /// Password of the user.
     pub password: ValueSource,
 }

@@ -1,4 +1,4 @@
-//! What an observer does: one file for each kind of action.
+//! Actions of an observer: one file for each kind.
 
 mod batch;
 mod email;
@@ -29,7 +29,7 @@ pub use slack::Slack;
 pub use teams::Teams;
 pub use webhook::Webhook;
 
-/// One side effect. Give exactly one thing to do, such as `webhook` or `log`.
+/// Action of an observer. Set exactly one kind, such as `webhook` or `log`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
@@ -38,101 +38,107 @@ pub use webhook::Webhook;
     "message": "give exactly one thing to do, such as webhook or log",
 }]))]
 pub struct Action {
-    /// Name, unlike that of any other action of this observer: lower case letters, digits and
-    /// `-`. With the event's id and the observer's name it identifies a delivery for ever.
+    /// Name of the action, 1 to 63 lower case letters, digits and `-`, unique within the observer.
+    /// Together with the event's id and the observer's name it identifies a delivery for good.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Send an HTTP request.
+    /// Sends an HTTP request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
-    /// Send a message to Slack.
+    /// Posts a message to Slack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slack: Option<Slack>,
-    /// Send a message to Microsoft Teams.
+    /// Posts a message to Microsoft Teams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teams: Option<Teams>,
-    /// Send an email.
+    /// Sends an email.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<Email>,
-    /// Run a statement in a Postgres database.
+    /// Runs a statement in a Postgres database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres: Option<Postgres>,
-    /// Tell a Redis server something.
+    /// Runs a command on a Redis server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
-    /// Publish a message to a stream of NATS.
+    /// Publishes a message to a NATS `JetStream` stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats: Option<Nats>,
-    /// Write a record to a topic of Kafka.
+    /// Produces a record to a Kafka topic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kafka: Option<Kafka>,
-    /// Write a line to the listener's log.
+    /// Writes a line to the listener's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,
-    /// When and how often to try again.
+    /// Retries of failed attempts.
     #[serde(default)]
     pub retry: RetryPolicy,
-    /// Deadline of one attempt, 1ms to 5m, or to 1h with `mode: Queued`.
+    /// Timeout of one attempt, 1ms to 5m, or to 1h with `mode: Queued`; default 10s.
     #[serde(default = "default_timeout")]
     pub timeout: HumanDuration,
-    /// `Inline` makes the first attempt at once and further ones by the job queue. `Queued` makes
-    /// all of them by the queue, which is for what takes long.
+    /// Where attempts are made; default `Inline`. `Inline` makes the first attempt at once, and
+    /// retries through the job queue. `Queued` makes every attempt through the job queue, for
+    /// actions that take long.
     #[serde(default)]
     pub mode: Mode,
-    /// How soon its jobs are taken, before those that are due earlier.
+    /// Priority of its jobs; default `Normal`. Jobs of a higher priority are claimed first, even if
+    /// others have waited longer.
     #[serde(default)]
     pub priority: Priority,
-    /// Most jobs of this action under way at once in the whole fleet, 1 to 65536. Left out, as many
-    /// as the workers take.
+    /// Most jobs of this action running at once in the whole fleet, 1 to 65536. Left out, as many
+    /// run as the workers have room for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub max_concurrency_total: Option<u32>,
-    /// Most first attempts of this action under way at once in one pod, 1 to 4096; a batch is one.
-    /// Left out, as many as `spec.delivery.maxConcurrency` of the listener says.
+    /// Most first attempts of this action in flight at once in one pod, 1 to 4096; a batch counts
+    /// as one attempt. Left out, the limit is `spec.delivery.maxConcurrency` of the listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
     pub max_concurrency: Option<u32>,
-    /// Most attempts within a time. What is beyond it waits in the job queue and costs no attempt.
+    /// Most attempts per interval. Further deliveries wait in the job queue without using up
+    /// attempts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimitSpec>,
-    /// `Key` makes a delivery wait for those before it of the same key, also while these wait to be
-    /// attempted again. `None` lets none wait for another.
+    /// Order of deliveries; default `Key`. `Key` delivers the events of one key in order: a
+    /// delivery waits for earlier ones of the same key, also while they wait for a retry. `None`
+    /// keeps no order.
     #[serde(default)]
     pub ordering: Ordering,
 }
 
-/// At most so many attempts within a time: in all pods together where the listener has a Redis
-/// (`spec.redis`), and in each pod else. They may come at once, and after that they come evenly.
+/// Most attempts per interval. If the listener has a Redis server (`spec.redis`), the pods share
+/// the limit; otherwise it holds for each pod. Attempts may come in a burst of that size, and after
+/// that come evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimitSpec {
-    /// How many, 1 to 1000000.
+    /// Number of attempts per interval, 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub attempts: u32,
-    /// Within which time, 1ms to 24h.
+    /// Length of the interval, 1ms to 24h; default 1s.
     #[serde(default = "default_per")]
     pub per: HumanDuration,
 }
 
-/// When and how often to try again. The wait before each further attempt is drawn at random up to
-/// a bound that begins at `initialBackoff` and doubles up to `maxBackoff`.
+/// Retries of failed attempts. The wait before each retry is random, up to a bound that starts at
+/// `initialBackoff` and doubles up to `maxBackoff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included, 1 to 100. Then it becomes a dead letter.
+    /// Total number of attempts, including the first, 1 to 100; default 8. After the last one the
+    /// delivery has failed; see `onFailure`.
     #[serde(default = "default_attempts")]
     #[schemars(range(min = 1, max = 100))]
     pub attempts: u32,
-    /// Bound of the wait before the second attempt, 1ms to 24h.
+    /// Upper bound of the wait before the second attempt, 1ms to 24h; default 1s.
     #[serde(default = "default_initial_backoff")]
     pub initial_backoff: HumanDuration,
-    /// Bound of any wait, 1ms to 24h and no shorter than `initialBackoff`.
+    /// Upper bound of any wait, 1ms to 24h and at least `initialBackoff`; default 10m.
     #[serde(default = "default_max_backoff")]
     pub max_backoff: HumanDuration,
-    /// How long it may take in all, from its first failure on (with `mode: Queued`, from the
-    /// beginning), 1s to 8760h. What takes longer becomes a dead letter, however many attempts are
-    /// left. Left out, it may take as long as they do.
+    /// Total time for all attempts, 1s to 8760h, from the first failure on or, with `mode: Queued`,
+    /// from the beginning. After it the delivery has failed, even if attempts are left. Left out,
+    /// there is no deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<HumanDuration>,
 }

@@ -9,8 +9,8 @@ use super::Batch;
 use crate::config::Method;
 use crate::v1alpha1::{Tls, ValueSource, never_null};
 
-/// An HTTP request. It carries the headers of Standard Webhooks (`webhook-id`,
-/// `webhook-timestamp`, and `webhook-signature` where there is a secret) and `traceparent`.
+/// HTTP request. It has the headers of Standard Webhooks (`webhook-id`, `webhook-timestamp`, and
+/// `webhook-signature` if there is a signing secret) and `traceparent`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
@@ -19,37 +19,40 @@ use crate::v1alpha1::{Tls, ValueSource, never_null};
     "message": "give signingSecret or signingSecrets, not both",
 }]))]
 pub struct Webhook {
-    /// Where to send it, as `https://host/path` or `http://host/path`. Redirects are not followed.
+    /// URL to send the request to, as `https://host/path` or `http://host/path`. Redirects are not
+    /// followed.
     pub url: ValueSource,
-    /// Method of the request.
+    /// HTTP method; default `POST`.
     #[serde(default)]
     pub method: Method,
-    /// Headers to add: a name, and a template (`value`) or a fixed secret (`secretKeyRef`).
+    /// Headers to add, up to 32: a name, and a template (`value`) or a fixed secret
+    /// (`secretKeyRef`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub headers: BTreeMap<String, ValueSource>,
-    /// Template of the body, such as `{"total": {{ new.total }}}`. In a JSON body, values are
-    /// written as JSON literals, with quotes where they need them. Left out, the body is the
-    /// event as JSON.
+    /// Template of the body, such as `{"total": {{ new.total }}}`, up to 65536 characters; default
+    /// is the event as JSON. In a JSON body, values are written as JSON literals, with quotes where
+    /// they need them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub body: Option<String>,
-    /// Content type of the body.
+    /// Content type of the body, which also decides how template values are escaped, 1 to 256
+    /// characters; default `application/json`.
     #[serde(default = "super::default_content_type")]
     #[schemars(length(min = 1, max = 256))]
     pub content_type: String,
     /// Secret that signs each request: `whsec_` and the base64 of 24 to 64 random bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signing_secret: Option<ValueSource>,
-    /// Several such secrets, each of which signs, for the time of a rotation.
+    /// Signing secrets during a rotation, up to 4. Each of them signs every request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub signing_secrets: Vec<ValueSource>,
-    /// Sends events together. The body is a JSON array then, whatever makes its elements, and headers
-    /// hold no template.
+    /// Batching of events; left out, each event is sent alone. The body is a JSON array of what
+    /// `body` renders for each event, and headers must not contain templates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
-    /// A private authority, and a certificate of our own, where `https` needs them.
+    /// TLS settings, for a `https` URL that needs a private authority or a client certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }

@@ -1,4 +1,4 @@
-//! The rules for events that go out together that their schema cannot say.
+//! Validation of batches: the rules that their schema cannot say.
 
 use super::SHORTEST;
 use crate::config::BatchConfig;
@@ -9,7 +9,7 @@ use crate::validation::context::ValidationContext;
 
 const LONGEST_LINGER: HumanDuration = HumanDuration::from_secs(60);
 
-/// Turns a batch into its limits, with placeholders for what it reports.
+/// Validates a batch and returns its limits, with placeholders for what it reports.
 pub(super) fn batch(
     at: &str,
     batch: Option<Batch>,

@@ -1,4 +1,4 @@
-//! The rules for an email that its schema cannot say.
+//! Validation of an email: the rules that its schema cannot say.
 
 use crate::config::{EmailConfig, SmtpConfig, SmtpTls};
 use crate::manifest::diagnostics::field;
@@ -6,7 +6,7 @@ use crate::v1alpha1::{Email, Smtp};
 use crate::validation::context::ValidationContext;
 use crate::validation::names::is_domain;
 
-/// Turns an email into what is sent, with placeholders for what it reports.
+/// Validates an email and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, email: &Email, context: &mut ValidationContext<'_>) -> EmailConfig {
     if email.text.is_none() && email.html.is_none() {
         context.missing_field(

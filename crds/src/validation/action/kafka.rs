@@ -1,4 +1,4 @@
-//! The rules for a record to Kafka that its schema cannot say.
+//! Validation of a Kafka record: the rules that its schema cannot say.
 
 use super::batch::batch;
 use super::webhook::content_type;
@@ -12,7 +12,7 @@ use crate::validation::tls;
 /// Port of a broker that names none.
 const DEFAULT_PORT: u16 = 9092;
 
-/// Turns a record into what is produced, with placeholders for what it reports.
+/// Validates a Kafka record and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, kafka: &Kafka, context: &mut ValidationContext<'_>) -> KafkaConfig {
     let tls = kafka.tls.as_ref();
     let sasl = kafka.sasl.as_ref();

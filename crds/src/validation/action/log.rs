@@ -1,9 +1,9 @@
-//! The rules for a log line that its schema cannot say: none.
+//! Log lines, for which the schema says it all.
 
 use crate::config::LogConfig;
 use crate::v1alpha1::Log;
 
-/// Turns a log line into what is written.
+/// Returns the configuration of a log line.
 pub(super) fn check(log: &Log) -> LogConfig {
     LogConfig {
         message: log.message.clone(),

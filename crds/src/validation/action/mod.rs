@@ -1,4 +1,4 @@
-//! The rules for an action that its schema cannot say: one file for each kind.
+//! Validation of actions: the rules that their schema cannot say, one file for each kind.
 
 mod batch;
 mod email;
@@ -20,7 +20,7 @@ use crate::v1alpha1::{Action, Log, RetryPolicy};
 use crate::validation::context::ValidationContext;
 use crate::validation::rate_limit::rate_limit;
 
-/// The fields of an action of which exactly one is given.
+/// Fields of an action of which exactly one is set.
 const KINDS: [&str; 9] = [
     "webhook", "slack", "teams", "email", "postgres", "redis", "nats", "kafka", "log",
 ];
@@ -32,7 +32,7 @@ const SHORTEST_DEADLINE: HumanDuration = HumanDuration::from_secs(1);
 const LONGEST_DEADLINE: HumanDuration = HumanDuration::from_secs(8760 * 3600);
 const LONGEST_BACKOFF: HumanDuration = HumanDuration::from_secs(24 * 3600);
 
-/// Turns an action into what is performed, with placeholders for what it reports.
+/// Validates an action and returns its configuration, with placeholders for what it reports.
 pub(crate) fn check(
     at: &str,
     action: &Action,
@@ -54,7 +54,7 @@ pub(crate) fn check(
     }
 }
 
-/// The one thing that it does.
+/// Validates the kind of an action.
 fn check_kind(at: &str, action: &Action, context: &mut ValidationContext<'_>) -> ActionKind {
     let mut given = Vec::with_capacity(1);
     if let Some(spec) = &action.webhook {
@@ -108,7 +108,8 @@ fn check_kind(at: &str, action: &Action, context: &mut ValidationContext<'_>) ->
     first.map_or_else(placeholder, |(_, kind)| kind)
 }
 
-/// An attempt that takes long belongs into the queue, where it holds up nothing but its own lane.
+/// Checks a timeout. An attempt that takes long belongs into the job queue, where it blocks nothing
+/// but its own lane.
 fn check_timeout(at: &str, action: &Action, context: &mut ValidationContext<'_>) -> Duration {
     let (timeout, at_timeout) = (action.timeout, field(at, "timeout"));
     let longer = LONGEST_TIMEOUT < timeout && timeout <= LONGEST_QUEUED_TIMEOUT;

@@ -1,4 +1,4 @@
-//! The rules for a message to NATS that its schema cannot say.
+//! Validation of a NATS message: the rules that its schema cannot say.
 
 use super::webhook::content_type;
 use crate::config::NatsConfig;
@@ -14,7 +14,7 @@ const URL: (&[&str], &str) = (
     "is not the URL of a NATS server; write nats://user:password@host:4222, or tls://",
 );
 
-/// Turns a message into what is published, with placeholders for what it reports.
+/// Validates a NATS message and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, nats: &Nats, context: &mut ValidationContext<'_>) -> NatsConfig {
     let credentials = nats.credentials.as_ref();
     let url = url(&field(at, "url"), &nats.url, URL, context);

@@ -1,4 +1,4 @@
-//! The rules for a statement in Postgres that its schema cannot say.
+//! Validation of a Postgres statement: the rules that its schema cannot say.
 
 use crate::config::PostgresConfig;
 use crate::manifest::diagnostics::field;
@@ -7,7 +7,8 @@ use crate::validation::context::ValidationContext;
 use crate::validation::tls;
 use crate::validation::url::database_url;
 
-/// Turns a statement into what is run, with placeholders for what it reports.
+/// Validates a Postgres statement and returns its configuration, with placeholders for what it
+/// reports.
 pub(super) fn check(
     at: &str,
     postgres: &Postgres,

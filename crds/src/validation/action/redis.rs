@@ -1,4 +1,4 @@
-//! The rules for a command to Redis that its schema cannot say.
+//! Validation of a Redis command: the rules that its schema cannot say.
 
 use super::SHORTEST;
 use super::webhook::content_type;
@@ -18,7 +18,7 @@ const URL: (&[&str], &str) = (
     "is not the URL of a Redis server; write redis://user:password@host:6379/0, or rediss:// for TLS",
 );
 
-/// Turns a command into what a server is told, with placeholders for what it reports.
+/// Validates a Redis command and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, redis: &Redis, context: &mut ValidationContext<'_>) -> RedisConfig {
     let url = url(&field(at, "url"), &redis.url, URL, context);
     RedisConfig {

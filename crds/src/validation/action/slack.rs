@@ -1,4 +1,4 @@
-//! The rules for a message to Slack that its schema cannot say.
+//! Validation of a Slack message: the rules that its schema cannot say.
 
 use super::webhook::URL;
 use crate::config::SlackConfig;
@@ -7,7 +7,7 @@ use crate::v1alpha1::Slack;
 use crate::validation::context::ValidationContext;
 use crate::validation::url::url;
 
-/// Turns a message to Slack into what is sent.
+/// Validates a Slack message and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, slack: &Slack, context: &mut ValidationContext<'_>) -> SlackConfig {
     SlackConfig {
         url: url(&field(at, "url"), &slack.url, URL, context),

@@ -1,4 +1,4 @@
-//! The rules for a message to Microsoft Teams that its schema cannot say.
+//! Validation of a Teams message: the rules that its schema cannot say.
 
 use super::webhook::URL;
 use crate::config::{TeamsConfig, TeamsContent};
@@ -7,7 +7,7 @@ use crate::v1alpha1::Teams;
 use crate::validation::context::ValidationContext;
 use crate::validation::url::url;
 
-/// Turns a message to Microsoft Teams into what is sent.
+/// Validates a Teams message and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, teams: &Teams, context: &mut ValidationContext<'_>) -> TeamsConfig {
     let content = match (&teams.text, &teams.card) {
         (None, None) => TeamsContent::Summary,

@@ -1,4 +1,4 @@
-//! The rules for a webhook that its schema cannot say.
+//! Validation of a webhook: the rules that its schema cannot say.
 
 use std::collections::HashSet;
 
@@ -35,7 +35,7 @@ pub(super) const URL: (&[&str], &str) = (
     "is not a URL that a request can be sent to; write https://host/path or http://host/path",
 );
 
-/// Turns a webhook into what is sent, with placeholders for what it reports.
+/// Validates a webhook and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(
     at: &str,
     webhook: &Webhook,
