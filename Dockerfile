@@ -12,9 +12,9 @@ COPY . .
 # Caches do not outlive the step, so the programs are copied out of them in it.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package observer-operator --package observer-listener \
+    cargo build --profile dist --locked --package observer-operator --package observer-listener \
     && mkdir /out \
-    && cp target/release/observer-operator target/release/observer-listener /out/ \
+    && cp target/dist/observer-operator target/dist/observer-listener /out/ \
     && strip /out/*
 
 FROM ${BASE_IMAGE}

@@ -32,9 +32,9 @@ chart: ## Whether the Helm chart is up to date and renders in all its ways (HELM
 	scripts/generate --check
 	HELM=$(HELM) charts/test
 
-figures: ## What a dead receiver costs others, by a release build; printed, not judged
-	cargo build --release --package observer-listener
-	OBSERVER_TEST_PROGRAM=$(CURDIR)/target/release/observer-listener \
+figures: ## What a dead receiver costs others, by a dist build; printed, not judged
+	cargo build --profile dist --package observer-listener
+	OBSERVER_TEST_PROGRAM=$(CURDIR)/target/dist/observer-listener \
 		cargo test --package observer-listener --test main figures -- --ignored --nocapture --test-threads 1
 
 e2e: ## Everything in a cluster: kind where there is Docker, else one of its own making (root)

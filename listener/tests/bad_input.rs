@@ -359,9 +359,9 @@ async fn expressions_and_templates_are_placed_by_file_and_line() {
             &ended,
             2,
             &[
-                &format!("{name}:14: Observer default/big-orders: spec.when: "),
+                &format!("{name}:13: Observer default/big-orders: spec.when: "),
                 &format!(
-                    "{name}:20: Observer default/big-orders: spec.actions[0].webhook.body: line 1"
+                    "{name}:19: Observer default/big-orders: spec.actions[0].webhook.body: line 1"
                 ),
                 "neww",
                 "2 problems",

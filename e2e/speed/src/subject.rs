@@ -38,8 +38,8 @@ pub(crate) enum Subject {
 /// Programs that are measured, and where they are kept.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Programs {
-    /// The listener, a release build
-    #[arg(long, default_value = "target/release/observer-listener")]
+    /// The listener, built with the profile `dist`
+    #[arg(long, default_value = "target/dist/observer-listener")]
     pub(crate) listener: PathBuf,
     /// The runner for fraiseql-observers; without it that is left out
     #[arg(long)]

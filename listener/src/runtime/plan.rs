@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_without_observers_runs_and_takes_the_place_of_one_with_some() {
+    fn bundle_without_observers_replaces_one_with_some() {
         let mut loader = Loader::default();
         let text = bundle("a", "", "true");
         let before = load(&mut loader, &text);
@@ -163,7 +163,7 @@ mod tests {
         let plan = load(&mut loader, listener);
         assert_eq!(plan.observers.len(), 0);
         assert_eq!(before.change(&plan), Change::Observers);
-        let suspended = text.replace("spec:\n  events", "spec:\n  suspend: true\n  \"on\"");
+        let suspended = text.replace("spec:\n  events", "spec:\n  suspend: true\n  events");
         assert_ne!(suspended, text);
         assert_eq!(load(&mut loader, &suspended).observers.len(), 0);
     }
