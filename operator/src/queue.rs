@@ -176,4 +176,26 @@ mod tests {
         queue.end(&"a", Outcome::Failed, now, 0.0);
         assert_eq!(queue.next(), Some(now + FIRST_BACKOFF));
     }
+
+    /// More is asked for than can be done. A queue that picks among what is due in any other order than
+    /// that of due times serves a few objects again and again and the rest never.
+    #[test]
+    fn overloaded_queue_starves_nothing() {
+        let (mut queue, start) = (Queue::default(), Instant::now());
+        let mut done = HashMap::<u32, u32>::new();
+        for object in 0..500 {
+            queue.ask(object, start);
+        }
+        // Eight at a time, a second each, and each is asked for again two seconds later.
+        for second in 0..500 {
+            let now = start + SECOND * second;
+            let running: Vec<u32> = std::iter::from_fn(|| queue.take(now)).take(8).collect();
+            for object in running {
+                *done.entry(object).or_default() += 1;
+                queue.end(&object, Outcome::Again(2 * SECOND), now + SECOND, 0.0);
+            }
+        }
+        let least = done.values().min();
+        assert_eq!((done.len(), least), (500, Some(&7)), "{done:?}");
+    }
 }
