@@ -172,7 +172,7 @@ pub async fn apply(
         object["metadata"]["uid"] = uid.into();
     }
     let object = api
-        .patch(&built.name, &parameters, &Patch::Apply(&object))
+        .patch_metadata(&built.name, &parameters, &Patch::Apply(&object))
         .await
         .map_err(|source| {
             ApplyError::failed("apply", &built.kind.resource().kind, &built.name, source)

@@ -1,73 +1,87 @@
 //! What is kept of each object that was seen: names, versions and the few fields that decide.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crds::resources::ObserverListener;
+use crds::resources::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kube::core::DynamicObject;
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 
 use crate::build::{INSTANCE, Kind, NAME, WORKER_PROGRAM};
 use crate::key::Key;
 
+/// A custom resource of ours. Each object is read by itself, so that one that cannot be read is alone
+/// with it.
+pub trait CustomResource:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + 'static
+{
+}
+
+impl CustomResource for ObserverListener {}
+impl CustomResource for Observer {}
+
 /// A custom resource, readable or not.
 #[derive(Debug)]
-pub enum Held<K> {
+pub enum Parsed<K> {
     /// As it should be.
-    Right(Arc<K>),
+    Valid(Arc<K>),
     /// It does not have the form of its kind, as one may that was stored under an older schema.
-    Wrong(Arc<Wrong>),
+    Invalid(Arc<InvalidResource>),
 }
 
 /// A resource that cannot be read.
 #[derive(Clone, Debug)]
-pub struct Wrong {
+pub struct InvalidResource {
     /// Who it is.
     pub metadata: ObjectMeta,
     /// Why.
-    pub why: String,
+    pub error: String,
 }
 
-impl<K> Clone for Held<K> {
+impl<K> Clone for Parsed<K> {
     fn clone(&self) -> Self {
         match self {
-            Self::Right(right) => Self::Right(right.clone()),
-            Self::Wrong(wrong) => Self::Wrong(wrong.clone()),
+            Self::Valid(valid) => Self::Valid(valid.clone()),
+            Self::Invalid(invalid) => Self::Invalid(invalid.clone()),
         }
     }
 }
 
-impl<K: Resource<DynamicType = ()> + DeserializeOwned> Held<K> {
-    /// Reads an object, without the parts of its metadata that no decision reads.
-    #[must_use]
-    pub fn read(mut object: DynamicObject) -> Self {
-        let meta = &mut object.metadata;
+impl<K: Resource> From<DeserializeGuard<K>> for Parsed<K> {
+    /// Keeps an object without the parts of its metadata that no decision reads.
+    fn from(mut object: DeserializeGuard<K>) -> Self {
+        let meta = object.meta_mut();
         meta.managed_fields = None;
         meta.annotations = None;
         meta.self_link = None;
-        let metadata = meta.clone();
-        match object.try_parse() {
-            Ok(right) => Self::Right(Arc::new(right)),
-            Err(error) => Self::Wrong(Arc::new(Wrong {
-                metadata,
-                why: error.to_string(),
+        match object.0 {
+            Ok(valid) => Self::Valid(Arc::new(valid)),
+            Err(invalid) => Self::Invalid(Arc::new(InvalidResource {
+                metadata: invalid.metadata,
+                error: invalid.error,
             })),
         }
     }
 }
 
-impl<K: Resource> Held<K> {
+impl<K: Resource> Parsed<K> {
     /// Its metadata.
     #[must_use]
     pub fn meta(&self) -> &ObjectMeta {
         match self {
-            Self::Right(right) => right.meta(),
-            Self::Wrong(wrong) => &wrong.metadata,
+            Self::Valid(valid) => valid.meta(),
+            Self::Invalid(invalid) => &invalid.metadata,
         }
     }
 
@@ -95,7 +109,7 @@ impl<K: Resource> Held<K> {
                 meta.finalizers.clone(),
             )
         };
-        matches!(self, Self::Right(_)) == matches!(other, Self::Right(_))
+        matches!(self, Self::Valid(_)) == matches!(other, Self::Valid(_))
             && part(self.meta()) == part(other.meta())
     }
 }
@@ -123,9 +137,9 @@ pub enum What {
 #[derive(Debug)]
 pub enum Item {
     /// A listener.
-    Listener(Held<ObserverListener>),
+    Listener(Parsed<ObserverListener>),
     /// An observer.
-    Observer(Held<crds::resources::Observer>),
+    Observer(Parsed<Observer>),
     /// A namespace.
     Namespace(NamespaceSeen),
     /// A Secret.

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::core::{ApiResource, DynamicObject, NamespaceResourceScope, PartialObjectMeta};
+use kube::core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::watcher::{self, Config, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
@@ -29,7 +29,8 @@ use crate::build::{FIELD_MANAGER, Kind, MANAGED_BY};
 use crate::index::Index;
 use crate::key::{Key, Work};
 use crate::seen::{
-    DeploymentSeen, Held, Item, NamespaceSeen, OwnedSeen, PodSeen, SecretSeen, What,
+    CustomResource, DeploymentSeen, Item, NamespaceSeen, OwnedSeen, Parsed, PodSeen, SecretSeen,
+    What,
 };
 
 /// Objects in a page of a list; what is listed is held in memory until it is cut down.
@@ -126,24 +127,17 @@ impl Watches {
         self.owned::<PodDisruptionBudget>(Kind::PodDisruptionBudget, client, namespace, sink);
     }
 
-    /// Custom resources are read one by one, so that one that cannot be read is alone with it.
-    fn custom<K>(
+    fn custom<K: CustomResource>(
         &mut self,
         what: What,
-        item: fn(Held<K>) -> Item,
+        item: fn(Parsed<K>) -> Item,
         client: &Client,
         namespace: Option<&str>,
         sink: &Sink,
-    ) where
-        K: Resource<DynamicType = ()> + DeserializeOwned + 'static,
-    {
-        let resource = ApiResource::erase::<K>(&());
-        let api: Api<DynamicObject> = match namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-            None => Api::all_with(client.clone(), &resource),
-        };
-        let stream = watch(api, config()).map(cut(move |object: DynamicObject| {
-            Some(item(Held::read(object)))
+    ) {
+        let api: Api<DeserializeGuard<K>> = scoped(client, namespace);
+        let stream = watch(api, config()).map(cut(move |object: DeserializeGuard<K>| {
+            Some(item(object.into()))
         }));
         self.follow(what, namespace, stream, sink);
     }

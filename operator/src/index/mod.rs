@@ -13,7 +13,7 @@ use crds::resources::{NamespacesFrom, Observer, ObserverListener};
 use crate::build::Kind;
 use crate::key::{Key, Work};
 use crate::seen::{
-    DeploymentSeen, Held, Item, NamespaceSeen, OwnedSeen, PodSeen, SecretSeen, What,
+    DeploymentSeen, Item, NamespaceSeen, OwnedSeen, Parsed, PodSeen, SecretSeen, What,
 };
 use crate::verdict::Verdict;
 
@@ -23,8 +23,8 @@ pub use selection::Snapshot;
 /// Everything that was seen.
 #[derive(Debug, Default)]
 pub struct Index {
-    listeners: BTreeMap<Key, Held<ObserverListener>>,
-    observers: BTreeMap<Key, Held<Observer>>,
+    listeners: BTreeMap<Key, Parsed<ObserverListener>>,
+    observers: BTreeMap<Key, Parsed<Observer>>,
     namespaces: BTreeMap<Key, NamespaceSeen>,
     secrets: BTreeMap<Key, SecretSeen>,
     deployments: BTreeMap<Key, DeploymentSeen>,
@@ -133,13 +133,13 @@ impl Index {
 
     /// A listener.
     #[must_use]
-    pub fn listener(&self, key: &Key) -> Option<Held<ObserverListener>> {
+    pub fn listener(&self, key: &Key) -> Option<Parsed<ObserverListener>> {
         self.listeners.get(key).cloned()
     }
 
     /// An observer.
     #[must_use]
-    pub fn observer(&self, key: &Key) -> Option<Held<Observer>> {
+    pub fn observer(&self, key: &Key) -> Option<Parsed<Observer>> {
         self.observers.get(key).cloned()
     }
 
@@ -246,7 +246,7 @@ impl Index {
         self.owned.insert((kind.watched(), key.clone()), seen);
     }
 
-    fn put_listener(&mut self, key: Key, held: &Held<ObserverListener>) -> BTreeSet<Work> {
+    fn put_listener(&mut self, key: Key, held: &Parsed<ObserverListener>) -> BTreeSet<Work> {
         let later = self.listeners.get(&key);
         if later.is_some_and(|later| held.older_than(later)) {
             return BTreeSet::new();
@@ -265,9 +265,9 @@ impl Index {
     fn concerned_by_listener(
         &self,
         key: &Key,
-        held: Option<&Held<ObserverListener>>,
+        held: Option<&Parsed<ObserverListener>>,
     ) -> BTreeSet<Work> {
-        let Some(Held::Right(listener)) = held else {
+        let Some(Parsed::Valid(listener)) = held else {
             return BTreeSet::new();
         };
         self.rivals(key, &identity(key, listener))
@@ -276,7 +276,7 @@ impl Index {
             .collect()
     }
 
-    fn put_observer(&mut self, key: Key, held: &Held<Observer>) -> BTreeSet<Work> {
+    fn put_observer(&mut self, key: Key, held: &Parsed<Observer>) -> BTreeSet<Work> {
         let later = self.observers.get(&key);
         if later.is_some_and(|later| held.older_than(later)) {
             return BTreeSet::new();
@@ -291,7 +291,7 @@ impl Index {
         work
     }
 
-    fn choosing_work(&self, key: &Key, held: Option<&Held<Observer>>) -> BTreeSet<Work> {
+    fn choosing_work(&self, key: &Key, held: Option<&Parsed<Observer>>) -> BTreeSet<Work> {
         held.into_iter()
             .flat_map(|held| self.choosing(key, held.meta()))
             .map(|(listener, _)| Work::Listener(listener))
@@ -310,15 +310,15 @@ impl Index {
         self.listeners
             .iter()
             .filter(|(listener, held)| match held {
-                Held::Right(right) => {
-                    let chosen = &right.spec.observer_namespaces;
+                Parsed::Valid(valid) => {
+                    let chosen = &valid.spec.observer_namespaces;
                     let own = &listener.namespace;
                     // The labels themselves are part of the bundle.
                     let fits = chosen.contain(&name, &old, own) || chosen.contain(&name, &new, own);
                     fits && old != new && chosen.from != NamespacesFrom::Same
                         || *own == name && was != is
                 }
-                Held::Wrong(_) => false,
+                Parsed::Invalid(_) => false,
             })
             .map(|(listener, _)| Work::Listener(listener.clone()))
             .collect()

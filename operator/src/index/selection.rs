@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::{Index, identity, owned_key};
 use crate::build::Kind;
 use crate::key::Key;
-use crate::seen::{Held, OwnedSeen, PodSeen};
+use crate::seen::{OwnedSeen, Parsed, PodSeen};
 
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -74,10 +74,10 @@ impl Index {
                 None => continue,
             }
             match held {
-                Held::Right(right) => snapshot.observers.push(right.clone()),
-                Held::Wrong(wrong) => snapshot
+                Parsed::Valid(valid) => snapshot.observers.push(valid.clone()),
+                Parsed::Invalid(invalid) => snapshot
                     .unreadable
-                    .push((observer.clone(), wrong.why.clone())),
+                    .push((observer.clone(), invalid.error.clone())),
             }
             snapshot
                 .namespaces
@@ -114,7 +114,7 @@ impl Index {
         &self,
         key: &Key,
         listener: &ObserverListener,
-    ) -> impl Iterator<Item = (&Key, &Held<Observer>)> {
+    ) -> impl Iterator<Item = (&Key, &Parsed<Observer>)> {
         let same = listener.spec.observer_namespaces.from == NamespacesFrom::Same;
         let from = if same {
             Key::new(&*key.namespace, "")
@@ -132,11 +132,11 @@ impl Index {
         self.listeners
             .iter()
             .filter_map(|(key, held)| match held {
-                Held::Right(listener) => {
+                Parsed::Valid(listener) => {
                     let choice = self.choice(key, listener, observer, meta)?;
                     Some((key.clone(), choice))
                 }
-                Held::Wrong(_) => None,
+                Parsed::Invalid(_) => None,
             })
             .collect()
     }
@@ -198,7 +198,7 @@ impl Index {
             .take_while(|(other, _)| other.namespace == key.namespace)
             .filter(|(other, _)| *other != key)
             .filter_map(|(other, held)| match held {
-                Held::Right(listener) if identity(other, listener) == wanted => {
+                Parsed::Valid(listener) if identity(other, listener) == wanted => {
                     Some(listener.clone())
                 }
                 _ => None,

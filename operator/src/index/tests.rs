@@ -2,10 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::seen::CustomResource;
 use crate::verdict::Tracked;
+
+fn parsed<K: CustomResource>(object: Value) -> Parsed<K> {
+    let object: DeserializeGuard<K> = serde_json::from_value(object).unwrap();
+    object.into()
+}
 
 fn listener(key: &str, spec: &Value) -> (Key, Item) {
     let (namespace, name) = key.split_once('/').unwrap();
@@ -20,8 +27,8 @@ fn listener(key: &str, spec: &Value) -> (Key, Item) {
     for (field, value) in spec.as_object().unwrap() {
         object["spec"][field] = value.clone();
     }
-    let held = Held::read(serde_json::from_value(object).unwrap());
-    assert!(matches!(held, Held::Right(_)));
+    let held = parsed(object);
+    assert!(matches!(held, Parsed::Valid(_)));
     (Key::new(namespace, name), Item::Listener(held))
 }
 
@@ -36,7 +43,7 @@ fn observer_of(key: &str, generation: i64, version: u64, labels: &Value) -> (Key
         },
         "spec": { "on": { "entity": "a.b" }, "actions": [{ "name": "a", "log": {} }] },
     });
-    let held = Held::read(serde_json::from_value(object).unwrap());
+    let held = parsed(object);
     (Key::new(namespace, name), Item::Observer(held))
 }
 
@@ -149,7 +156,7 @@ fn another_namespace_is_not_reached_without_its_consent() {
         let mut index = Index::default();
         let spec = json!({ "observerNamespaces": spec });
         let (key, item) = listener("a/web", &spec);
-        let Item::Listener(Held::Right(own)) = &item else {
+        let Item::Listener(Parsed::Valid(own)) = &item else {
             panic!("it is right");
         };
         let own = own.clone();
@@ -275,7 +282,7 @@ fn an_identity_concerns_no_other_namespace() {
     let foreign = json!({ "identity": "shop/shop" });
     put(&mut index, listener("evil/first", &foreign));
     let (key, item) = listener("shop/shop", &json!({}));
-    let Item::Listener(Held::Right(own)) = &item else {
+    let Item::Listener(Parsed::Valid(own)) = &item else {
         panic!("it is right");
     };
     let own = own.clone();
@@ -313,9 +320,9 @@ fn one_that_cannot_be_read_is_alone_with_it() {
         "metadata": { "namespace": "a", "name": "odd", "generation": 1 },
         "spec": { "on": { "entity": "a.b" }, "actions": 7 },
     });
-    let held = Held::read(serde_json::from_value(odd).unwrap());
+    let held = parsed(odd);
     put(&mut index, (Key::new("a", "odd"), Item::Observer(held)));
-    let Some(Held::Right(own)) = index.listener(&key) else {
+    let Some(Parsed::Valid(own)) = index.listener(&key) else {
         panic!("it can be read");
     };
     let snapshot = index.snapshot(&key, &own);
@@ -327,7 +334,7 @@ fn one_that_cannot_be_read_is_alone_with_it() {
 fn objects_and_pods_for_jobs_are_told_from_the_others() {
     let mut index = Index::default();
     let (key, item) = listener("web/shop", &json!({}));
-    let Item::Listener(Held::Right(shop)) = &item else {
+    let Item::Listener(Parsed::Valid(shop)) = &item else {
         panic!("it is right");
     };
     let shop = shop.clone();

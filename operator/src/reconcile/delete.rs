@@ -14,7 +14,7 @@ use crate::index::{Snapshot, identity, owned_key};
 use crate::key::Key;
 use crate::notices::Notice;
 use crate::queue::Outcome;
-use crate::seen::Held;
+use crate::seen::Parsed;
 use crate::validate::{self, SecretValues};
 
 /// What this operator has done and seen of a listener that is deleted.
@@ -34,7 +34,7 @@ impl Context {
     pub(super) async fn delete_listener(
         &self,
         key: &Key,
-        held: &Held<ObserverListener>,
+        held: &Parsed<ObserverListener>,
     ) -> Result<Done, ReconcileError> {
         let concerns = self.index().judge(key, None);
         let meta = held.meta();
@@ -46,13 +46,13 @@ impl Context {
             });
         }
         let rows = match held {
-            Held::Right(listener) => {
+            Parsed::Valid(listener) => {
                 let mut memory = self.memories().remove(key).unwrap_or_default();
                 let rows = self.remove_rows(key, listener, &mut memory).await;
                 self.memories().insert(key.clone(), memory);
                 rows?
             }
-            Held::Wrong(_) => Some(Notice::warning(
+            Parsed::Invalid(_) => Some(Notice::warning(
                 "RowsKept",
                 "the listener cannot be read, so its rows in the database were left",
             )),

@@ -20,7 +20,7 @@ use crate::key::{Key, Work};
 use crate::notices;
 use crate::queue::Outcome;
 use crate::report::Reports;
-use crate::seen::{Held, Item, Wrong};
+use crate::seen::{InvalidResource, Item, Parsed};
 use crate::status::{self, Free, Pod, Refused, Seen, Workers};
 use crate::validate::{self, Bundle};
 use crate::verdict::{HeldUp, Verdict, judge};
@@ -76,8 +76,8 @@ impl Context {
             Some(held) if held.meta().deletion_timestamp.is_some() => {
                 return self.delete_listener(key, &held).await;
             }
-            Some(Held::Wrong(wrong)) => return self.refuse_unreadable(key, &wrong).await,
-            Some(Held::Right(listener)) => listener,
+            Some(Parsed::Invalid(invalid)) => return self.refuse_unreadable(key, &invalid).await,
+            Some(Parsed::Valid(listener)) => listener,
         };
         let mut memory = self.memories().remove(key).unwrap_or_default();
         memory.ending = Ending::default();
@@ -192,7 +192,7 @@ impl Context {
             .await
             .map_err(ReconcileError::Finalizer)?;
         self.metrics.writes.with_label_values(&["finalizer"]).inc();
-        let item = Item::Listener(Held::read(object));
+        let item = Item::Listener(Parsed::from(object));
         // It may have changed meanwhile.
         Ok(self.index().put(key.clone(), item))
     }
@@ -250,7 +250,7 @@ impl Context {
             let deployments = (index.deployment(key), index.workers(key));
             (index.listener(key), deployments.0, deployments.1)
         };
-        let Some(Held::Right(held)) = held else {
+        let Some(Parsed::Valid(held)) = held else {
             return Ok((Outcome::Settled, BTreeSet::new()));
         };
         let before = held.status.clone().unwrap_or_default();
@@ -317,7 +317,7 @@ impl Context {
             Err(error) => return Err(ReconcileError::Status(error)),
         };
         self.metrics.writes.with_label_values(&["status"]).inc();
-        let item = Item::Listener(Held::read(object));
+        let item = Item::Listener(Parsed::from(object));
         // It may have changed meanwhile.
         let concerns = self.index().put(key.clone(), item);
         let notices = notices::of_listener(&before.conditions, &status.conditions);
@@ -328,16 +328,20 @@ impl Context {
     }
 
     /// A listener that cannot be read is left as it runs.
-    async fn refuse_unreadable(&self, key: &Key, wrong: &Wrong) -> Result<Done, ReconcileError> {
+    async fn refuse_unreadable(
+        &self,
+        key: &Key,
+        invalid: &InvalidResource,
+    ) -> Result<Done, ReconcileError> {
         let done = self.forget_listener(key);
         let refused = Refused {
             reason: "Invalid".to_owned(),
-            message: wrong.why.clone(),
+            message: invalid.error.clone(),
         };
         let seen = Seen {
             namespace: &key.namespace,
             name: &key.name,
-            generation: wrong.metadata.generation.unwrap_or_default(),
+            generation: invalid.metadata.generation.unwrap_or_default(),
             wanted: 1,
             shards: 0,
             stalled_after: Duration::MAX,
@@ -350,12 +354,12 @@ impl Context {
             verdicts: &BTreeMap::new(),
         };
         let status = status::listener(seen, &ObserverListenerStatus::default(), now());
-        write_status::<ObserverListener>(&self.client, &wrong.metadata, &status)
+        write_status::<ObserverListener>(&self.client, &invalid.metadata, &status)
             .await
             .map_err(ReconcileError::Status)?;
         let notices = notices::of_listener(&[], &status.conditions);
         self.publisher
-            .events::<ObserverListener>(&wrong.metadata, notices)
+            .events::<ObserverListener>(&invalid.metadata, notices)
             .await;
         Ok(done)
     }

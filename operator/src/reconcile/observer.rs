@@ -7,7 +7,7 @@ use super::{Context, Done, ReconcileError, now};
 use crate::key::Key;
 use crate::notices;
 use crate::queue::Outcome;
-use crate::seen::{Held, Item};
+use crate::seen::{Item, Parsed};
 use crate::status;
 use crate::verdict::Verdict;
 
@@ -31,8 +31,8 @@ impl Context {
         };
         let none = ObserverStatus::default();
         let (before, unreadable) = match &held {
-            Held::Right(observer) => (observer.status.as_ref().unwrap_or(&none), None),
-            Held::Wrong(wrong) => (&none, Some(&*wrong.why)),
+            Parsed::Valid(observer) => (observer.status.as_ref().unwrap_or(&none), None),
+            Parsed::Invalid(invalid) => (&none, Some(&*invalid.error)),
         };
         let generation = meta.generation.unwrap_or_default();
         let status = status::observer(generation, unreadable, &verdicts, before, now());
@@ -42,7 +42,7 @@ impl Context {
         let concerns = match write_status::<Observer>(&self.client, meta, &status).await {
             Ok(object) => {
                 self.metrics.writes.with_label_values(&["status"]).inc();
-                let item = Item::Observer(Held::read(object));
+                let item = Item::Observer(Parsed::from(object));
                 // It may have changed meanwhile.
                 self.index().put(key.clone(), item)
             }

@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DynamicObject, Patch, PatchParams};
-use kube::core::ApiResource;
+use kube::api::{Patch, PatchParams};
+use kube::core::DeserializeGuard;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::build::FIELD_MANAGER;
 use crate::key::Key;
 use crate::notices::Notice;
+use crate::seen::CustomResource;
 
 /// Publishes Events. It holds no connection of its own.
 pub(super) struct Publisher(Recorder);
@@ -66,9 +67,9 @@ pub(super) async fn write_status<K>(
     client: &Client,
     meta: &ObjectMeta,
     status: &impl Serialize,
-) -> Result<DynamicObject, kube::Error>
+) -> Result<DeserializeGuard<K>, kube::Error>
 where
-    K: Resource<DynamicType = ()>,
+    K: CustomResource,
 {
     let key = Key::of(meta);
     let patch = json!({
@@ -88,9 +89,9 @@ pub(super) async fn write_finalizers<K>(
     client: &Client,
     meta: &ObjectMeta,
     finalizers: &[String],
-) -> Result<DynamicObject, kube::Error>
+) -> Result<DeserializeGuard<K>, kube::Error>
 where
-    K: Resource<DynamicType = ()>,
+    K: CustomResource,
 {
     let key = Key::of(meta);
     let patch = json!({ "metadata": {
@@ -107,6 +108,6 @@ where
         .await
 }
 
-fn api<K: Resource<DynamicType = ()>>(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<K>(&()))
+fn api<K: CustomResource>(client: &Client, namespace: &str) -> Api<DeserializeGuard<K>> {
+    Api::namespaced(client.clone(), namespace)
 }
