@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::key::Work;
-use crate::queue::{Outcome, Queue};
+use crate::cache::projection::What;
+use crate::object_ref::Work;
 use crate::reconcile::{Context, Done};
-use crate::seen::What;
+use crate::work_queue::{Outcome, Queue};
 
 /// Reconciles at once where nothing else is asked for.
 pub const CONCURRENCY: usize = 8;

@@ -15,14 +15,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
 
-use crate::api::{self, Sources};
-use crate::build::{FIELD_MANAGER, Installation};
+use crate::cache::Index;
+use crate::cache::watcher::{PENDING_CHANGES, Sink, Watches};
 use crate::controller;
-use crate::index::Index;
-use crate::key::Work;
+use crate::http::{self as http_server, Sources};
+use crate::listener::build::{FIELD_MANAGER, Installation};
+use crate::object_ref::Work;
 use crate::reconcile::Context;
 use crate::telemetry::metrics::Metrics;
-use crate::watch::{PENDING_CHANGES, Sink, Watches};
 
 /// Name of the Lease that the working operator holds.
 const LEASE: &str = "observer-operator";
@@ -81,7 +81,7 @@ pub async fn run(
         metrics: metrics.clone(),
         ready: ready.clone(),
     };
-    let serving = api::serve(listener, sources, stop.clone());
+    let serving = http_server::serve(listener, sources, stop.clone());
     let working = async {
         let ended = elect_and_work(&client, &settings, &metrics, &ready, &stop).await;
         // The server ends with the work.

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 
-use crate::index::Index;
-use crate::key::Key;
-use crate::validate::SecretValues;
+use crate::cache::Index;
+use crate::listener::validate::SecretValues;
+use crate::object_ref::Key;
 
 /// The values of one Secret.
 type Values = BTreeMap<String, Vec<u8>>;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crds::resources::ObserverListener;
-use observer_operator::build::{Built, Fleet, Installation, Kind, removal};
+use observer_operator::listener::build::{Built, Fleet, Installation, Kind, cleanup_job};
 use serde_json::{Value, json};
 
 /// Set to renew the files.
@@ -113,7 +113,7 @@ fn the_job_that_removes_the_rows_is_a_pod_of_the_listener() {
         "priorityClassName": "high",
     });
     let listener = listener(&json!({ "podTemplate": template }));
-    let job = removal::build(&Fleet::new(&listener, &installation()));
+    let job = cleanup_job::build(&Fleet::new(&listener, &installation()));
     compare("job.yaml", &serde_json::to_value(job).unwrap());
 }
 

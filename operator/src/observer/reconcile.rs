@@ -2,17 +2,17 @@
 
 use crds::resources::{Observer, ObserverStatus};
 
-use super::publish::write_status;
-use super::{Context, Done, ReconcileError, now};
-use crate::key::Key;
-use crate::notices;
-use crate::queue::Outcome;
-use crate::seen::{Item, Parsed};
-use crate::status;
-use crate::verdict::Verdict;
+use super::status;
+use crate::cache::projection::{Item, Parsed};
+use crate::events;
+use crate::object_ref::Key;
+use crate::observer::evaluation::Verdict;
+use crate::publish::write_status;
+use crate::reconcile::{Context, Done, ReconcileError, now};
+use crate::work_queue::Outcome;
 
 impl Context {
-    pub(super) async fn reconcile_observer(&self, key: &Key) -> Result<Done, ReconcileError> {
+    pub(crate) async fn reconcile_observer(&self, key: &Key) -> Result<Done, ReconcileError> {
         let (held, verdicts) = {
             let index = self.index();
             (index.observer(key), index.verdicts(key))
@@ -35,7 +35,7 @@ impl Context {
             Parsed::Invalid(invalid) => (&none, Some(&*invalid.error)),
         };
         let generation = meta.generation.unwrap_or_default();
-        let status = status::observer(generation, unreadable, &verdicts, before, now());
+        let status = status::compute_status(generation, unreadable, &verdicts, before, now());
         if status == *before {
             return Ok(Done::with(Outcome::Settled));
         }
@@ -46,12 +46,12 @@ impl Context {
                 // It may have changed meanwhile.
                 self.index().put(key.clone(), item)
             }
-            Err(error) if crate::apply::is_gone(&error) => {
+            Err(error) if crate::listener::apply::is_gone(&error) => {
                 return Ok(Done::with(Outcome::Settled));
             }
             Err(error) => return Err(ReconcileError::Status(error)),
         };
-        let notices = notices::of_observer(&before.conditions, &status.conditions);
+        let notices = events::of_observer(&before.conditions, &status.conditions);
         self.publisher.events::<Observer>(meta, notices).await;
         Ok(Done {
             outcome: Outcome::Settled,

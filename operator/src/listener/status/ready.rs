@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crds::report::{NO_LEASE, PodReport, Role, STATUS_PORT};
 use k8s_openapi::jiff::Timestamp;
 
-use super::listener::Seen;
+use super::Seen;
 use super::shards::{Owners, describe, mute};
 use crate::conditions::{Saying, Truth};
 

@@ -7,9 +7,9 @@ use crds::resources::{NamespacesFrom, Observer, ObserverListener, consents};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Index, identity, owned_key};
-use crate::build::Kind;
-use crate::key::Key;
-use crate::seen::{OwnedSeen, Parsed, PodSeen};
+use crate::cache::projection::{OwnedSeen, Parsed, PodSeen};
+use crate::listener::build::Kind;
+use crate::object_ref::Key;
 
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";

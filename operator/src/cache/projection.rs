@@ -13,8 +13,8 @@ use kube::Resource;
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 
-use crate::build::{INSTANCE, Kind, NAME, WORKER_PROGRAM};
-use crate::key::Key;
+use crate::listener::build::{INSTANCE, Kind, NAME, WORKER_PROGRAM};
+use crate::object_ref::Key;
 
 /// A custom resource of ours. Each object is read by itself, so that one that cannot be read is alone
 /// with it.

@@ -25,13 +25,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::build::{FIELD_MANAGER, Kind, MANAGED_BY};
-use crate::index::Index;
-use crate::key::{Key, Work};
-use crate::seen::{
+use crate::cache::Index;
+use crate::cache::projection::{
     CustomResource, DeploymentSeen, Item, NamespaceSeen, OwnedSeen, Parsed, PodSeen, SecretSeen,
     What,
 };
+use crate::listener::build::{FIELD_MANAGER, Kind, MANAGED_BY};
+use crate::object_ref::{Key, Work};
 
 /// Objects in a page of a list; what is listed is held in memory until it is cut down.
 const PAGE: u32 = 100;

@@ -4,9 +4,9 @@ use crds::duration::Span;
 use crds::resources::WorkerCounts;
 use k8s_openapi::jiff::Timestamp;
 
-use super::listener::Seen;
+use super::Seen;
+use crate::cache::projection::DeploymentSeen;
 use crate::conditions::{Saying, Truth};
-use crate::seen::DeploymentSeen;
 
 /// Everything that is seen of the pods for jobs of a listener.
 #[derive(Clone, Copy, Debug, Default)]

@@ -6,8 +6,8 @@ use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::seen::CustomResource;
-use crate::verdict::Tracked;
+use crate::cache::projection::CustomResource;
+use crate::observer::evaluation::Tracked;
 
 fn parsed<K: CustomResource>(object: Value) -> Parsed<K> {
     let object: DeserializeGuard<K> = serde_json::from_value(object).unwrap();

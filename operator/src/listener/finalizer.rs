@@ -13,7 +13,7 @@ use std::time::Duration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::build::removal::DEADLINE;
+use crate::listener::build::cleanup_job::DEADLINE;
 
 /// Keeps a listener until its rows are gone.
 pub const FINALIZER: &str = "observers.fraiseql.dev/rows";

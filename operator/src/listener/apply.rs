@@ -16,9 +16,9 @@ use kube::api::{
 };
 use kube::{Api, Client};
 
-use crate::build::{Built, FIELD_MANAGER, Fleet, Kind, removal, removal_name};
-use crate::key::Key;
-use crate::seen::OwnedSeen;
+use crate::cache::projection::OwnedSeen;
+use crate::listener::build::{Built, FIELD_MANAGER, Fleet, Kind, cleanup_job, removal_name};
+use crate::object_ref::Key;
 
 /// What was applied for one listener.
 pub type Memory = BTreeMap<Kind, Applied>;
@@ -238,7 +238,7 @@ pub async fn begin_removal(client: &Client, fleet: &Fleet) -> Result<(), ApplyEr
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     };
-    match api.create(&parameters, &removal::build(fleet)).await {
+    match api.create(&parameters, &cleanup_job::build(fleet)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         Err(source) => {

@@ -1,4 +1,9 @@
-//! The status of a listener.
+//! The status of a listener: pure functions from what was seen.
+
+mod circuit_breakers;
+mod ready;
+mod shards;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,14 +13,15 @@ use crds::report::{PodReport, Role};
 use crds::resources::{ObserverCounts, ObserverListenerStatus, consent};
 use k8s_openapi::jiff::Timestamp;
 
-use super::ready::Turns;
-use super::shards::{Free, describe, lag, listed, owners};
-use super::workers::Workers;
-use crate::build::selector_text;
+use crate::cache::projection::{DeploymentSeen, PodSeen};
 use crate::conditions::{Saying, Truth, condition, find, holds};
-use crate::key::Key;
-use crate::seen::{DeploymentSeen, PodSeen};
-use crate::verdict::{Tracked, Verdict};
+use crate::listener::build::selector_text;
+use crate::object_ref::Key;
+use crate::observer::evaluation::{Tracked, Verdict};
+use ready::Turns;
+pub use shards::Free;
+use shards::{describe, lag, listed, owners};
+pub use workers::Workers;
 
 /// How long pods may take to load a new bundle before the listener is no longer ready.
 const LOADING: Duration = Duration::from_secs(30);
@@ -76,7 +82,7 @@ pub struct Seen<'a> {
 
 /// The status of a listener, given the one before.
 #[must_use]
-pub fn listener(
+pub fn compute_status(
     seen: Seen<'_>,
     before: &ObserverListenerStatus,
     now: Timestamp,
@@ -360,5 +366,4 @@ impl<'a> Seen<'a> {
 }
 
 #[cfg(test)]
-#[path = "listener_tests.rs"]
 mod tests;

@@ -5,11 +5,11 @@
 //! secrets nor the number of replicas roll the pods.
 
 pub mod bundle_secret;
+pub mod cleanup_job;
 pub mod deployment;
 pub mod network_policy;
 mod pod;
 pub mod pod_disruption_budget;
-pub mod removal;
 pub mod role;
 pub mod role_binding;
 pub mod service;

@@ -1,37 +1,32 @@
 //! One piece of work from its beginning to its end: dereference, validate, build, apply, update the
 //! status.
 
-mod delete;
-mod listener;
-mod observer;
-mod publish;
-
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
-use crate::apply::ApplyError;
-use crate::build::Installation;
-use crate::index::Index;
-use crate::key::{Key, Work};
-use crate::queue::Outcome;
-use crate::report::Reporter;
+use crate::cache::Index;
+use crate::listener::Memory;
+use crate::listener::apply::ApplyError;
+use crate::listener::build::Installation;
+use crate::listener::pod_status::Reporter;
+use crate::object_ref::{Key, Work};
+use crate::publish::Publisher;
 use crate::secrets::Secrets;
 use crate::telemetry::metrics::Metrics;
-use listener::Memory;
-use publish::Publisher;
+use crate::work_queue::Outcome;
 
 /// What every reconcile has at hand.
 pub struct Context {
-    client: Client,
-    index: Arc<Mutex<Index>>,
-    secrets: Secrets,
-    pods: Reporter,
-    publisher: Publisher,
-    installation: Installation,
-    memories: Mutex<HashMap<Key, Memory>>,
+    pub(crate) client: Client,
+    pub(crate) index: Arc<Mutex<Index>>,
+    pub(crate) secrets: Secrets,
+    pub(crate) pods: Reporter,
+    pub(crate) publisher: Publisher,
+    pub(crate) installation: Installation,
+    pub(crate) memories: Mutex<HashMap<Key, Memory>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -125,11 +120,11 @@ impl Context {
         }
     }
 
-    fn memories(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
+    pub(crate) fn memories(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::now()
 }

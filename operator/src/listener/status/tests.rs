@@ -65,7 +65,7 @@ impl Case {
             pods: &self.pods,
             verdicts: &self.verdicts,
         };
-        listener(seen, &self.before, self.now())
+        compute_status(seen, &self.before, self.now())
     }
 
     fn now(&self) -> Timestamp {

@@ -9,21 +9,21 @@ use crds::resources::{DeletionPolicy, ObserverListener, ObserverListenerStatus};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::delete::Ending;
-use super::publish::{write_finalizers, write_status};
-use super::{Context, Done, ReconcileError, now};
-use crate::apply;
-use crate::build::{self, Built, Fleet, Kind};
-use crate::finalize::FINALIZER;
-use crate::index::{Index, Snapshot, owned_key};
-use crate::key::{Key, Work};
-use crate::notices;
-use crate::queue::Outcome;
-use crate::report::Reports;
-use crate::seen::{InvalidResource, Item, Parsed};
-use crate::status::{self, Free, Pod, Refused, Seen, Workers};
-use crate::validate::{self, Bundle};
-use crate::verdict::{HeldUp, Verdict, judge};
+use super::deletion::Ending;
+use crate::cache::projection::{InvalidResource, Item, Parsed};
+use crate::cache::{Index, Snapshot, owned_key};
+use crate::events;
+use crate::listener::apply;
+use crate::listener::build::{self, Built, Fleet, Kind};
+use crate::listener::finalizer::FINALIZER;
+use crate::listener::pod_status::Reports;
+use crate::listener::status::{self, Free, Pod, Refused, Seen, Workers};
+use crate::listener::validate::{self, Bundle};
+use crate::object_ref::{Key, Work};
+use crate::observer::evaluation::{HeldUp, Verdict, judge};
+use crate::publish::{write_finalizers, write_status};
+use crate::reconcile::{Context, Done, ReconcileError, now};
+use crate::work_queue::Outcome;
 
 /// How soon the pods of a listener that has not converged are asked again.
 const SOON: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ const FIGURES: Duration = Duration::from_secs(10);
 
 /// What is kept of a listener between two reconciles.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     pub(super) applied: apply::Memory,
     pub(super) ending: Ending,
     reports: Reports,
@@ -66,7 +66,7 @@ struct Current<'a> {
 }
 
 impl Context {
-    pub(super) async fn reconcile_listener(&self, key: &Key) -> Result<Done, ReconcileError> {
+    pub(crate) async fn reconcile_listener(&self, key: &Key) -> Result<Done, ReconcileError> {
         let held = self.index().listener(key);
         let listener = match held {
             None => {
@@ -281,7 +281,7 @@ impl Context {
             pods: current.pods,
             verdicts: current.verdicts,
         };
-        let mut status = status::listener(seen, &before, now());
+        let mut status = status::compute_status(seen, &before, now());
         let lately = |at: Instant| at.elapsed() < FIGURES;
         if memory.written.is_some_and(lately) {
             status::keep_figures(&mut status, &before);
@@ -320,7 +320,7 @@ impl Context {
         let item = Item::Listener(Parsed::from(object));
         // It may have changed meanwhile.
         let concerns = self.index().put(key.clone(), item);
-        let notices = notices::of_listener(&before.conditions, &status.conditions);
+        let notices = events::of_listener(&before.conditions, &status.conditions);
         self.publisher
             .events::<ObserverListener>(meta, notices)
             .await;
@@ -353,11 +353,11 @@ impl Context {
             pods: &[],
             verdicts: &BTreeMap::new(),
         };
-        let status = status::listener(seen, &ObserverListenerStatus::default(), now());
+        let status = status::compute_status(seen, &ObserverListenerStatus::default(), now());
         write_status::<ObserverListener>(&self.client, &invalid.metadata, &status)
             .await
             .map_err(ReconcileError::Status)?;
-        let notices = notices::of_listener(&[], &status.conditions);
+        let notices = events::of_listener(&[], &status.conditions);
         self.publisher
             .events::<ObserverListener>(&invalid.metadata, notices)
             .await;

@@ -10,8 +10,8 @@ use futures::StreamExt;
 use futures::stream;
 use tokio::time::Instant;
 
-use crate::seen::PodSeen;
-use crate::status::Pod;
+use crate::cache::projection::PodSeen;
+use crate::listener::status::Pod;
 
 /// How long a pod may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(1);

@@ -4,18 +4,18 @@
 use crds::resources::{DeletionPolicy, ObserverListener};
 use tokio::time::Instant;
 
-use super::listener::Memory;
-use super::publish::write_finalizers;
-use super::{Context, Done, ReconcileError};
-use crate::apply;
-use crate::build::{Fleet, Kind};
-use crate::finalize::{self, FINALIZER, Removal};
-use crate::index::{Snapshot, identity, owned_key};
-use crate::key::Key;
-use crate::notices::Notice;
-use crate::queue::Outcome;
-use crate::seen::Parsed;
-use crate::validate::{self, SecretValues};
+use super::reconcile::Memory;
+use crate::cache::projection::Parsed;
+use crate::cache::{Snapshot, identity, owned_key};
+use crate::events::Notice;
+use crate::listener::apply;
+use crate::listener::build::{Fleet, Kind};
+use crate::listener::finalizer::{self, FINALIZER, Removal};
+use crate::listener::validate::{self, SecretValues};
+use crate::object_ref::Key;
+use crate::publish::write_finalizers;
+use crate::reconcile::{Context, Done, ReconcileError};
+use crate::work_queue::Outcome;
 
 /// What this operator has done and seen of a listener that is deleted.
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ impl Context {
         };
         let Some(notice) = rows else {
             return Ok(Done {
-                outcome: Outcome::Again(finalize::PAUSE),
+                outcome: Outcome::Again(finalizer::PAUSE),
                 concerns,
             });
         };
@@ -106,7 +106,7 @@ impl Context {
             || workloads
                 .iter()
                 .any(|kind| snapshot.owned.contains_key(kind));
-        if finalize::waits_for_pods(since.elapsed(), pods) {
+        if finalizer::waits_for_pods(since.elapsed(), pods) {
             for kind in workloads {
                 if let Some(seen) = snapshot.owned.get(&kind) {
                     apply::delete(&self.client, kind, &owned_key(kind, key), &seen.uid).await?;
@@ -120,7 +120,7 @@ impl Context {
                 if error.is_namespace_going() {
                     return Ok(Some(kept(key, listener, NAMESPACE_GOES)));
                 }
-                let is_last = finalize::is_last_try(memory.ending.refused);
+                let is_last = finalizer::is_last_try(memory.ending.refused);
                 Ok(is_last.then(|| kept(key, listener, &error.to_string())))
             }
             other => other,
@@ -143,15 +143,15 @@ impl Context {
         };
         let begun = *memory.ending.begun.get_or_insert_with(Instant::now);
         let pods = apply::removal_pods(&self.client, &fleet).await?;
-        let why = finalize::why(&pods).or_else(|| memory.ending.why.take());
+        let why = finalizer::why(&pods).or_else(|| memory.ending.why.take());
         memory.ending.why.clone_from(&why);
-        Ok(match finalize::removal(&job, why.as_deref()) {
+        Ok(match finalizer::removal(&job, why.as_deref()) {
             Removal::Done => Some(Notice::normal(
                 "RowsRemoved",
                 "its progress and dead letters were removed from the database",
             )),
             Removal::Failed(why) => Some(kept(key, listener, &why)),
-            Removal::UnderWay if finalize::is_late(begun.elapsed()) => {
+            Removal::UnderWay if finalizer::is_late(begun.elapsed()) => {
                 let why = why.as_deref();
                 let why = why.unwrap_or("the Job that removes them does not come to an end");
                 Some(kept(key, listener, why))

@@ -11,7 +11,7 @@ use crds::report::{
 use crds::resources::ShardStatus;
 use k8s_openapi::jiff::Timestamp;
 
-use super::listener::{Pod, Seen};
+use super::{Pod, Seen};
 
 /// Most shards that a status lists.
 const MAX_SHARDS: usize = 256;

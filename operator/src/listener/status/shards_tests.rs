@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::status::shards::lag;
+use crate::listener::status::shards::lag;
 
 /// Pods `p1` to `pN`, each with the shards given.
 fn sharing(shares: &[&[u16]]) -> Case {

@@ -9,16 +9,16 @@ use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::build::FIELD_MANAGER;
-use crate::key::Key;
-use crate::notices::Notice;
-use crate::seen::CustomResource;
+use crate::cache::projection::CustomResource;
+use crate::events::Notice;
+use crate::listener::build::FIELD_MANAGER;
+use crate::object_ref::Key;
 
 /// Publishes Events. It holds no connection of its own.
-pub(super) struct Publisher(Recorder);
+pub(crate) struct Publisher(Recorder);
 
 impl Publisher {
-    pub(super) fn new(client: Client, instance: Option<String>) -> Self {
+    pub(crate) fn new(client: Client, instance: Option<String>) -> Self {
         let controller = FIELD_MANAGER.to_owned();
         Self(Recorder::new(
             client,
@@ -30,7 +30,7 @@ impl Publisher {
     }
 
     /// Publishes Events about a resource. They are for reading only: one that is lost is lost.
-    pub(super) async fn events<K>(&self, meta: &ObjectMeta, notices: Vec<Notice>)
+    pub(crate) async fn events<K>(&self, meta: &ObjectMeta, notices: Vec<Notice>)
     where
         K: Resource<DynamicType = ()>,
     {
@@ -63,7 +63,7 @@ impl Publisher {
 }
 
 /// Writes the status of a resource, unless it is another of the same name by now.
-pub(super) async fn write_status<K>(
+pub(crate) async fn write_status<K>(
     client: &Client,
     meta: &ObjectMeta,
     status: &impl Serialize,
@@ -85,7 +85,7 @@ where
 }
 
 /// Sets the finalizers of a resource, unless it changed meanwhile.
-pub(super) async fn write_finalizers<K>(
+pub(crate) async fn write_finalizers<K>(
     client: &Client,
     meta: &ObjectMeta,
     finalizers: &[String],

@@ -2,20 +2,22 @@
 //! concerns.
 //!
 //! Nothing is kept that no decision reads. Each change answers with the work that it makes: what
-//! it concerned before and what it concerns now. The driver in `watch` feeds it.
+//! it concerned before and what it concerns now. The watches in [`watcher`] feed it.
 
+pub mod projection;
 mod selection;
+pub mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crds::resources::{NamespacesFrom, Observer, ObserverListener};
 
-use crate::build::Kind;
-use crate::key::{Key, Work};
-use crate::seen::{
+use crate::cache::projection::{
     DeploymentSeen, Item, NamespaceSeen, OwnedSeen, Parsed, PodSeen, SecretSeen, What,
 };
-use crate::verdict::Verdict;
+use crate::listener::build::Kind;
+use crate::object_ref::{Key, Work};
+use crate::observer::evaluation::Verdict;
 
 use selection::Choice;
 pub use selection::Snapshot;
@@ -364,9 +366,9 @@ pub fn identity(key: &Key, listener: &ObserverListener) -> String {
 #[must_use]
 pub fn owned_key(kind: Kind, listener: &Key) -> Key {
     let name = match kind {
-        Kind::Secret => crate::build::bundle_name(&listener.name),
-        Kind::Workers | Kind::WorkersBudget => crate::build::workers_name(&listener.name),
-        _ => crate::build::object_name(&listener.name),
+        Kind::Secret => crate::listener::build::bundle_name(&listener.name),
+        Kind::Workers | Kind::WorkersBudget => crate::listener::build::workers_name(&listener.name),
+        _ => crate::listener::build::object_name(&listener.name),
     };
     Key::new(&*listener.namespace, name)
 }

@@ -10,10 +10,10 @@ use crds::resources::{Observer, ObserverListener};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::index::Snapshot;
-use crate::key::Key;
-use crate::status::Refused;
-use crate::verdict::Verdict;
+use crate::cache::Snapshot;
+use crate::listener::status::Refused;
+use crate::object_ref::Key;
+use crate::observer::evaluation::Verdict;
 
 /// Port of Postgres where a URL names none.
 const POSTGRES_PORT: u16 = 5432;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::report::{PodReport, Role, TrackingFinding};
 use crds::resources::consent;
 
-use crate::key::Key;
+use crate::object_ref::Key;
 
 /// What became of an observer in a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use crds::resources::ObserverStatus;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::conditions::{Saying, Truth, condition, find};
-use crate::key::Key;
-use crate::verdict::{Tracked, Verdict};
+use crate::object_ref::Key;
+use crate::observer::evaluation::{Tracked, Verdict};
 
 /// Most listeners that a status lists.
 const MAX_LISTENERS: usize = 64;
@@ -15,7 +15,7 @@ const MAX_LISTENERS: usize = 64;
 /// The status of an observer by the verdicts of the listeners that select it, given the status
 /// before. `unreadable` says why it cannot be read, if so.
 #[must_use]
-pub fn observer(
+pub fn compute_status(
     generation: i64,
     unreadable: Option<&str>,
     verdicts: &[(Key, Verdict)],
@@ -256,7 +256,7 @@ mod tests {
             .enumerate()
             .map(|(index, verdict)| (Key::new("shop", format!("l{index}")), verdict.clone()))
             .collect();
-        observer(2, None, &verdicts, before, Timestamp::UNIX_EPOCH)
+        compute_status(2, None, &verdicts, before, Timestamp::UNIX_EPOCH)
     }
 
     fn waiting(reason: &str) -> Verdict {

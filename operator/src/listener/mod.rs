@@ -1,0 +1,12 @@
+//! Reconciles an `ObserverListener`: dereference, validate, build, apply, update the status.
+
+pub mod apply;
+pub mod build;
+mod deletion;
+pub mod finalizer;
+pub mod pod_status;
+mod reconcile;
+pub mod status;
+pub mod validate;
+
+pub(crate) use reconcile::Memory;
