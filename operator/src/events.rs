@@ -1,4 +1,4 @@
-//! Which turns of a status are worth an Event: pure.
+//! Decides which transitions of a status deserve an Event: pure functions.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -7,24 +7,24 @@ use crate::conditions::find;
 /// Longest note of an Event.
 const MAX_NOTE: usize = 1000;
 
-/// An Event to be.
+/// An Event before it is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// Whether somebody should look.
+pub struct EventDraft {
+    /// Whether it is a warning.
     pub warning: bool,
-    /// Why, in a word.
+    /// The reason.
     pub reason: String,
-    /// In a sentence.
+    /// The note.
     pub note: String,
 }
 
-impl Notice {
-    /// Something that somebody should look at.
+impl EventDraft {
+    /// Creates a warning.
     pub fn warning(reason: impl Into<String>, note: impl Into<String>) -> Self {
         Self::new(true, reason, note)
     }
 
-    /// Something that went as it should.
+    /// Creates a normal Event.
     pub fn normal(reason: impl Into<String>, note: impl Into<String>) -> Self {
         Self::new(false, reason, note)
     }
@@ -40,8 +40,8 @@ impl Notice {
     }
 }
 
-/// Reasons that say that something is on its way, or as it was asked for.
-const QUIET: [&str; 8] = [
+/// Reasons without an Event: something is in progress, or as the user asked for.
+const UNREPORTED_REASONS: [&str; 8] = [
     "Starting",
     "Pending",
     "ScaledToZero",
@@ -52,15 +52,15 @@ const QUIET: [&str; 8] = [
     "Unknown",
 ];
 
-/// What turned for the worse or for the better in a listener.
+/// Returns the Events for the transitions of a listener.
 #[must_use]
-pub fn of_listener(before: &[Condition], now: &[Condition]) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    notices.extend(worse(before, now, "Ready", "False"));
-    notices.extend(worse(before, now, "Degraded", "True"));
-    notices.extend(worse(before, now, "Stalled", "True"));
+pub fn listener_events(before: &[Condition], now: &[Condition]) -> Vec<EventDraft> {
+    let mut drafts = Vec::new();
+    drafts.extend(turned_bad(before, now, "Ready", "False"));
+    drafts.extend(turned_bad(before, now, "Degraded", "True"));
+    drafts.extend(turned_bad(before, now, "Stalled", "True"));
     // One cause shows in several conditions.
-    notices.dedup_by(|a, b| a.reason == b.reason);
+    drafts.dedup_by(|a, b| a.reason == b.reason);
     let turned = |type_: &str, from: &str, to: &str| {
         let (old, new) = (find(before, type_)?, find(now, type_)?);
         (old.status == from && new.status == to).then_some((old, new))
@@ -71,38 +71,44 @@ pub fn of_listener(before: &[Condition], now: &[Condition]) -> Vec<Notice> {
             _ => "Reloaded",
         };
         if new.reason == "UpToDate" {
-            notices.push(Notice::normal(reason, &*new.message));
+            drafts.push(EventDraft::normal(reason, &*new.message));
         }
     }
     if let Some(ready) = find(now, "Ready").filter(|ready| ready.status == "True")
         && find(before, "Ready").is_none_or(|old| old.status != "True")
     {
-        notices.push(Notice::normal(&*ready.reason, &*ready.message));
+        drafts.push(EventDraft::normal(&*ready.reason, &*ready.message));
     }
-    notices
+    drafts
 }
 
-/// What turned for the worse or for the better in an observer.
+/// Returns the Events for the transitions of an observer.
 #[must_use]
-pub fn of_observer(before: &[Condition], now: &[Condition]) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    notices.extend(worse(before, now, "Accepted", "False"));
-    notices.extend(worse(before, now, "Resolved", "False"));
-    notices.extend(worse(before, now, "Tracked", "False"));
+pub fn observer_events(before: &[Condition], now: &[Condition]) -> Vec<EventDraft> {
+    let mut drafts = Vec::new();
+    drafts.extend(turned_bad(before, now, "Accepted", "False"));
+    drafts.extend(turned_bad(before, now, "Resolved", "False"));
+    drafts.extend(turned_bad(before, now, "Tracked", "False"));
     let programmed = |conditions| find(conditions, "Programmed").map(|found| &*found.status);
     if programmed(now) == Some("True") && programmed(before) != Some("True") {
         let note = find(now, "Programmed").map(|found| found.message.clone());
-        notices.push(Notice::normal("Programmed", note.unwrap_or_default()));
+        drafts.push(EventDraft::normal("Programmed", note.unwrap_or_default()));
     }
-    notices
+    drafts
 }
 
-/// A condition that has come to be bad, or bad for another reason.
-fn worse(before: &[Condition], now: &[Condition], type_: &str, bad: &str) -> Option<Notice> {
+/// Returns an Event where a condition turned bad, or is bad for another reason.
+fn turned_bad(
+    before: &[Condition],
+    now: &[Condition],
+    type_: &str,
+    bad: &str,
+) -> Option<EventDraft> {
     let new = find(now, type_).filter(|condition| condition.status == bad)?;
     let same =
         find(before, type_).is_some_and(|old| old.status == new.status && old.reason == new.reason);
-    (!same && !QUIET.contains(&&*new.reason)).then(|| Notice::warning(&*new.reason, &*new.message))
+    (!same && !UNREPORTED_REASONS.contains(&&*new.reason))
+        .then(|| EventDraft::warning(&*new.reason, &*new.message))
 }
 
 #[cfg(test)]
@@ -110,59 +116,62 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::conditions::{Saying, Truth, condition};
+    use crate::conditions::{ConditionStatus, ConditionValue, condition};
 
-    fn say(type_: &str, truth: Truth, reason: &str) -> Condition {
-        let saying = Saying::new(truth, reason, "m");
-        condition(&[], type_, saying, 1, Timestamp::UNIX_EPOCH)
+    fn say(type_: &str, status: ConditionStatus, reason: &str) -> Condition {
+        let value = ConditionValue::new(status, reason, "m");
+        condition(&[], type_, value, 1, Timestamp::UNIX_EPOCH)
     }
 
-    fn reasons(notices: &[Notice]) -> Vec<(bool, &str)> {
-        notices
+    fn reasons(drafts: &[EventDraft]) -> Vec<(bool, &str)> {
+        drafts
             .iter()
-            .map(|notice| (notice.warning, &*notice.reason))
+            .map(|draft| (draft.warning, &*draft.reason))
             .collect()
     }
 
     #[test]
     fn an_event_for_each_turn_and_none_for_what_stays() {
         let starting = [
-            say("Ready", Truth::False, "Starting"),
-            say("Progressing", Truth::True, "RollingOut"),
+            say("Ready", ConditionStatus::False, "Starting"),
+            say("Progressing", ConditionStatus::True, "RollingOut"),
         ];
-        assert!(of_listener(&[], &starting).is_empty());
+        assert!(listener_events(&[], &starting).is_empty());
         let up = [
-            say("Ready", Truth::True, "Delivering"),
-            say("Progressing", Truth::False, "UpToDate"),
+            say("Ready", ConditionStatus::True, "Delivering"),
+            say("Progressing", ConditionStatus::False, "UpToDate"),
         ];
-        let notices = of_listener(&starting, &up);
+        let drafts = listener_events(&starting, &up);
         assert_eq!(
-            reasons(&notices),
+            reasons(&drafts),
             [(false, "RolledOut"), (false, "Delivering")]
         );
-        assert!(of_listener(&up, &up).is_empty());
+        assert!(listener_events(&up, &up).is_empty());
         let away = [
-            say("Ready", Truth::False, "DatabaseUnreachable"),
-            say("Degraded", Truth::True, "DatabaseUnreachable"),
+            say("Ready", ConditionStatus::False, "DatabaseUnreachable"),
+            say("Degraded", ConditionStatus::True, "DatabaseUnreachable"),
         ];
-        let notices = of_listener(&up, &away);
-        assert_eq!(reasons(&notices), [(true, "DatabaseUnreachable")]);
-        assert!(of_listener(&away, &away).is_empty());
+        let drafts = listener_events(&up, &away);
+        assert_eq!(reasons(&drafts), [(true, "DatabaseUnreachable")]);
+        assert!(listener_events(&away, &away).is_empty());
     }
 
     #[test]
     fn an_observer_that_is_refused_or_runs_at_last_is_told_of() {
         let refused = [
-            say("Accepted", Truth::False, "Invalid"),
-            say("Programmed", Truth::False, "Invalid"),
-        ];
-        assert_eq!(reasons(&of_observer(&[], &refused)), [(true, "Invalid")]);
-        let runs = [
-            say("Accepted", Truth::True, "Accepted"),
-            say("Programmed", Truth::True, "Programmed"),
+            say("Accepted", ConditionStatus::False, "Invalid"),
+            say("Programmed", ConditionStatus::False, "Invalid"),
         ];
         assert_eq!(
-            reasons(&of_observer(&refused, &runs)),
+            reasons(&observer_events(&[], &refused)),
+            [(true, "Invalid")]
+        );
+        let runs = [
+            say("Accepted", ConditionStatus::True, "Accepted"),
+            say("Programmed", ConditionStatus::True, "Programmed"),
+        ];
+        assert_eq!(
+            reasons(&observer_events(&refused, &runs)),
             [(false, "Programmed")]
         );
     }

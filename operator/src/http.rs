@@ -18,7 +18,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// What the answers are made from.
 #[derive(Clone, Debug)]
-pub struct Sources {
+pub struct AppState {
     /// Metrics.
     pub metrics: Metrics,
     /// Whether work can be expected.
@@ -26,7 +26,7 @@ pub struct Sources {
 }
 
 /// Answers until the stop.
-pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, sources: AppState, stop: CancellationToken) {
     let app = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -35,7 +35,7 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationTo
     server::serve(listener, app, stop).await;
 }
 
-async fn readyz(State(sources): State<Sources>) -> impl IntoResponse {
+async fn readyz(State(sources): State<AppState>) -> impl IntoResponse {
     if sources.ready.load(Ordering::Relaxed) {
         (StatusCode::OK, "ready\n")
     } else {
@@ -44,7 +44,7 @@ async fn readyz(State(sources): State<Sources>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
+async fn metrics(State(sources): State<AppState>) -> impl IntoResponse {
     match sources.metrics.render() {
         Ok(text) => (
             StatusCode::OK,
@@ -76,7 +76,7 @@ mod tests {
     async fn half_requests_take_a_bounded_number_of_connections_and_keep_no_probe_out() {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = socket.local_addr().unwrap();
-        let sources = Sources {
+        let sources = AppState {
             metrics: Metrics::new().unwrap(),
             ready: Arc::new(AtomicBool::new(true)),
         };

@@ -1,20 +1,20 @@
-//! Names of things: a namespace and a name, and what of it there is to do.
+//! References to objects, and requests to reconcile them.
 
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// An object of a known kind, by its namespace and name.
+/// Reference to an object of a known kind, by namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// Its namespace; empty for what is in none.
+pub struct ObjectRef {
+    /// The namespace; empty for cluster-scoped objects.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
 }
 
-impl Key {
-    /// The object `name` in `namespace`.
+impl ObjectRef {
+    /// Creates a reference.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             namespace: namespace.into(),
@@ -22,7 +22,7 @@ impl Key {
         }
     }
 
-    /// The object that this metadata belongs to.
+    /// Returns a reference to the object with this metadata.
     #[must_use]
     pub fn of(meta: &ObjectMeta) -> Self {
         Self::new(
@@ -32,23 +32,23 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
-/// Something to look at.
+/// Request to reconcile an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Work {
-    /// A listener: its objects and its status.
-    Listener(Key),
+pub enum ReconcileRequest {
+    /// A listener's objects and status.
+    Listener(ObjectRef),
     /// An observer's status.
-    Observer(Key),
+    Observer(ObjectRef),
 }
 
-impl Work {
-    /// The kind, for logs and metrics.
+impl ReconcileRequest {
+    /// Returns the kind, for logs and metrics.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -57,9 +57,9 @@ impl Work {
         }
     }
 
-    /// The object.
+    /// Returns the object.
     #[must_use]
-    pub const fn key(&self) -> &Key {
+    pub const fn key(&self) -> &ObjectRef {
         match self {
             Self::Listener(key) | Self::Observer(key) => key,
         }

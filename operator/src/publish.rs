@@ -1,4 +1,4 @@
-//! Writes statuses and Events, and what was written into the index, ahead of the watch.
+//! Writes statuses, finalizers and Events.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cache::projection::CustomResource;
-use crate::events::Notice;
+use crate::events::EventDraft;
 use crate::listener::build::FIELD_MANAGER;
-use crate::object_ref::Key;
+use crate::object_ref::ObjectRef;
 
-/// Publishes Events. It holds no connection of its own.
+/// Publishes Events.
 pub(crate) struct Publisher(Recorder);
 
 impl Publisher {
@@ -29,8 +29,8 @@ impl Publisher {
         ))
     }
 
-    /// Publishes Events about a resource. They are for reading only: one that is lost is lost.
-    pub(crate) async fn events<K>(&self, meta: &ObjectMeta, notices: Vec<Notice>)
+    /// Publishes Events about an object, on a best-effort basis.
+    pub(crate) async fn events<K>(&self, meta: &ObjectMeta, drafts: Vec<EventDraft>)
     where
         K: Resource<DynamicType = ()>,
     {
@@ -42,16 +42,16 @@ impl Publisher {
             uid: meta.uid.clone(),
             ..ObjectReference::default()
         };
-        for notice in notices {
-            let type_ = if notice.warning {
+        for draft in drafts {
+            let type_ = if draft.warning {
                 EventType::Warning
             } else {
                 EventType::Normal
             };
             let event = Event {
                 type_,
-                reason: notice.reason,
-                note: Some(notice.note),
+                reason: draft.reason,
+                note: Some(draft.note),
                 action: "Reconcile".to_owned(),
                 secondary: None,
             };
@@ -62,7 +62,7 @@ impl Publisher {
     }
 }
 
-/// Writes the status of a resource, unless it is another of the same name by now.
+/// Applies the status of the object with this uid.
 pub(crate) async fn write_status<K>(
     client: &Client,
     meta: &ObjectMeta,
@@ -71,7 +71,7 @@ pub(crate) async fn write_status<K>(
 where
     K: CustomResource,
 {
-    let key = Key::of(meta);
+    let key = ObjectRef::of(meta);
     let patch = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
@@ -84,7 +84,7 @@ where
         .await
 }
 
-/// Sets the finalizers of a resource, unless it changed meanwhile.
+/// Sets the finalizers of the object with this uid and version. Fails where it changed meanwhile.
 pub(crate) async fn write_finalizers<K>(
     client: &Client,
     meta: &ObjectMeta,
@@ -93,7 +93,7 @@ pub(crate) async fn write_finalizers<K>(
 where
     K: CustomResource,
 {
-    let key = Key::of(meta);
+    let key = ObjectRef::of(meta);
     let patch = json!({ "metadata": {
         "uid": meta.uid,
         "resourceVersion": meta.resource_version,

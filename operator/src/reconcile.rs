@@ -1,5 +1,4 @@
-//! One piece of work from its beginning to its end: dereference, validate, build, apply, update the
-//! status.
+//! What reconciles have in common: their context, results and errors.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,35 +7,35 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::cache::Index;
-use crate::listener::Memory;
+use crate::listener::ListenerState;
 use crate::listener::apply::ApplyError;
 use crate::listener::build::Installation;
-use crate::listener::pod_status::Reporter;
-use crate::object_ref::{Key, Work};
+use crate::listener::pod_status::PodStatusClient;
+use crate::object_ref::{ObjectRef, ReconcileRequest};
 use crate::publish::Publisher;
 use crate::secrets::Secrets;
 use crate::telemetry::metrics::Metrics;
-use crate::work_queue::Outcome;
+use crate::work_queue::ReconcileAction;
 
-/// What every reconcile has at hand.
+/// Context that all reconciles share.
 pub struct Context {
     pub(crate) client: Client,
     pub(crate) index: Arc<Mutex<Index>>,
     pub(crate) secrets: Secrets,
-    pub(crate) pods: Reporter,
+    pub(crate) pods: PodStatusClient,
     pub(crate) publisher: Publisher,
     pub(crate) installation: Installation,
-    pub(crate) memories: Mutex<HashMap<Key, Memory>>,
+    pub(crate) states: Mutex<HashMap<ObjectRef, ListenerState>>,
     pub(crate) metrics: Metrics,
 }
 
-/// How a reconcile ended, and whom it concerns besides.
+/// Result of a reconcile that did not fail.
 #[derive(Debug)]
-pub struct Done {
-    /// What becomes of the work itself.
-    pub outcome: Outcome,
-    /// Work that it made.
-    pub concerns: BTreeSet<Work>,
+pub struct ReconcileResult {
+    /// What happens to the object next.
+    pub action: ReconcileAction,
+    /// Other objects that must be reconciled because of it.
+    pub also_enqueue: BTreeSet<ReconcileRequest>,
 }
 
 /// Why a reconcile failed.
@@ -65,25 +64,25 @@ impl std::fmt::Debug for Context {
     }
 }
 
-impl Done {
-    /// The work ended, and concerned nothing else.
+impl ReconcileResult {
+    /// Returns a result that concerns no other object.
     #[must_use]
-    pub fn with(outcome: Outcome) -> Self {
+    pub fn with(action: ReconcileAction) -> Self {
         Self {
-            outcome,
-            concerns: BTreeSet::new(),
+            action,
+            also_enqueue: BTreeSet::new(),
         }
     }
 
-    /// The work failed.
+    /// Returns the result of a failure.
     #[must_use]
     pub fn failed() -> Self {
-        Self::with(Outcome::Failed)
+        Self::with(ReconcileAction::Failed)
     }
 }
 
 impl Context {
-    /// Reconciles with this client. `instance` is the name under which Events are published.
+    /// Creates a context. `instance` is the name of this operator in Events.
     pub fn new(
         client: Client,
         index: Arc<Mutex<Index>>,
@@ -96,32 +95,35 @@ impl Context {
             client,
             index,
             secrets: Secrets::default(),
-            pods: Reporter::new()?,
+            pods: PodStatusClient::new()?,
             installation,
-            memories: Mutex::default(),
+            states: Mutex::default(),
             metrics,
         })
     }
 
-    /// What was seen. Never held over an await.
+    /// Locks the index. The lock must not be held over an await.
     pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does one piece of work.
-    pub async fn reconcile(&self, work: &Work) -> Result<Done, ReconcileError> {
+    /// Reconciles one object.
+    pub async fn reconcile(
+        &self,
+        request: &ReconcileRequest,
+    ) -> Result<ReconcileResult, ReconcileError> {
         let (listeners, observers) = self.index().counts();
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.listeners.set(gauge(listeners));
         self.metrics.observers.set(gauge(observers));
-        match work {
-            Work::Listener(key) => self.reconcile_listener(key).await,
-            Work::Observer(key) => self.reconcile_observer(key).await,
+        match request {
+            ReconcileRequest::Listener(key) => self.reconcile_listener(key).await,
+            ReconcileRequest::Observer(key) => self.reconcile_observer(key).await,
         }
     }
 
-    pub(crate) fn memories(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn states(&self) -> MutexGuard<'_, HashMap<ObjectRef, ListenerState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
 
 use crate::cache::Index;
-use crate::cache::watcher::{PENDING_CHANGES, Sink, Watches};
+use crate::cache::watcher::{CacheWriter, PENDING_CHANGES, Watches};
 use crate::controller;
-use crate::http::{self as http_server, Sources};
+use crate::http::{self as http_server, AppState};
 use crate::listener::build::{FIELD_MANAGER, Installation};
-use crate::object_ref::Work;
+use crate::object_ref::ReconcileRequest;
 use crate::reconcile::Context;
 use crate::telemetry::metrics::Metrics;
 
@@ -77,7 +77,7 @@ pub async fn run(
     let client = client(config, &metrics)?;
     let ready = Arc::new(AtomicBool::new(false));
     let listener = TcpListener::bind(settings.listen).await?;
-    let sources = Sources {
+    let sources = AppState {
         metrics: metrics.clone(),
         ready: ready.clone(),
     };
@@ -146,14 +146,14 @@ async fn work(
 ) -> anyhow::Result<()> {
     let index = Arc::new(Mutex::new(Index::default()));
     let (changes, received) = mpsc::channel(PENDING_CHANGES);
-    let sink = Sink {
+    let writer = CacheWriter {
         index: index.clone(),
         changes,
     };
     let instance = Some(settings.pod_name.clone());
     let given = settings.installation.clone();
     let context = Context::new(client.clone(), index, given, instance, metrics.clone())?;
-    let mut watches = Watches::start(client, &settings.namespaces, &sink);
+    let mut watches = Watches::start(client, &settings.namespaces, &writer);
     let listed = tokio::select! {
         () = stop.cancelled() => None,
         received = all_listed(&watches, received) => Some(received),
@@ -174,8 +174,8 @@ async fn work(
 /// because everything is looked at afterwards.
 async fn all_listed(
     watches: &Watches,
-    mut changes: mpsc::Receiver<BTreeSet<Work>>,
-) -> mpsc::Receiver<BTreeSet<Work>> {
+    mut changes: mpsc::Receiver<BTreeSet<ReconcileRequest>>,
+) -> mpsc::Receiver<BTreeSet<ReconcileRequest>> {
     loop {
         tokio::select! {
             () = watches.all_listed() => return changes,

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use crds::resources::ObserverListener;
-use observer_operator::listener::build::{Built, Fleet, Installation, Kind, cleanup_job};
+use observer_operator::listener::build::{
+    DesiredObject, Installation, Kind, ListenerResources, cleanup_job,
+};
 use serde_json::{Value, json};
 
 /// Set to renew the files.
@@ -33,8 +35,8 @@ fn installation() -> Installation {
     }
 }
 
-fn objects(spec: &Value) -> Vec<Built> {
-    Fleet::new(&listener(spec), &installation())
+fn objects(spec: &Value) -> Vec<DesiredObject> {
+    ListenerResources::new(&listener(spec), &installation())
         .objects()
         .unwrap()
 }
@@ -66,8 +68,8 @@ fn every_object_of_a_plain_listener() {
         let kind = built.kind.resource().kind;
         compare(&format!("{}.yaml", kind.to_lowercase()), &built.object);
     }
-    let fleet = Fleet::new(&listener(&json!({})), &installation());
-    let bundle = fleet.bundle("kind: Observer\n", "c0ffee").unwrap();
+    let resources = ListenerResources::new(&listener(&json!({})), &installation());
+    let bundle = resources.bundle("kind: Observer\n", "c0ffee").unwrap();
     compare("secret.yaml", &bundle.object);
 }
 
@@ -113,7 +115,7 @@ fn the_job_that_removes_the_rows_is_a_pod_of_the_listener() {
         "priorityClassName": "high",
     });
     let listener = listener(&json!({ "podTemplate": template }));
-    let job = cleanup_job::build(&Fleet::new(&listener, &installation()));
+    let job = cleanup_job::build(&ListenerResources::new(&listener, &installation()));
     compare("job.yaml", &serde_json::to_value(job).unwrap());
 }
 
@@ -123,7 +125,9 @@ fn nobody_but_the_operator_reaches_the_pods_where_metrics_are_not_read() {
         metrics_from: std::collections::BTreeMap::new(),
         ..installation()
     };
-    let built = Fleet::new(&listener(&json!({})), &none).objects().unwrap();
+    let built = ListenerResources::new(&listener(&json!({})), &none)
+        .objects()
+        .unwrap();
     let policy = built.iter().find(|built| built.kind == Kind::NetworkPolicy);
     let rules = policy.unwrap().object["spec"]["ingress"]
         .as_array()

@@ -13,11 +13,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crds::resources::{NamespacesFrom, Observer, ObserverListener};
 
 use crate::cache::projection::{
-    DeploymentSeen, Item, NamespaceSeen, OwnedSeen, Parsed, PodSeen, SecretSeen, What,
+    CachedObject, DeploymentInfo, NamespaceInfo, OwnedInfo, Parsed, PodInfo, SecretInfo,
+    WatchedKind,
 };
 use crate::listener::build::Kind;
-use crate::object_ref::{Key, Work};
-use crate::observer::evaluation::Verdict;
+use crate::object_ref::{ObjectRef, ReconcileRequest};
+use crate::observer::evaluation::ObserverEvaluation;
 
 use selection::Choice;
 pub use selection::Snapshot;
@@ -25,108 +26,111 @@ pub use selection::Snapshot;
 /// Everything that was seen.
 #[derive(Debug, Default)]
 pub struct Index {
-    listeners: BTreeMap<Key, Parsed<ObserverListener>>,
-    observers: BTreeMap<Key, Parsed<Observer>>,
-    namespaces: BTreeMap<Key, NamespaceSeen>,
-    secrets: BTreeMap<Key, SecretSeen>,
-    deployments: BTreeMap<Key, DeploymentSeen>,
-    pods: BTreeMap<Key, PodSeen>,
-    owned: HashMap<(Kind, Key), OwnedSeen>,
+    listeners: BTreeMap<ObjectRef, Parsed<ObserverListener>>,
+    observers: BTreeMap<ObjectRef, Parsed<Observer>>,
+    namespaces: BTreeMap<ObjectRef, NamespaceInfo>,
+    secrets: BTreeMap<ObjectRef, SecretInfo>,
+    deployments: BTreeMap<ObjectRef, DeploymentInfo>,
+    pods: BTreeMap<ObjectRef, PodInfo>,
+    owned: HashMap<(Kind, ObjectRef), OwnedInfo>,
     /// Which listeners read a Secret, as of their last reconcile.
-    readers: BTreeMap<Key, BTreeSet<Key>>,
+    secret_readers: BTreeMap<ObjectRef, BTreeSet<ObjectRef>>,
     /// Which Secrets a listener reads, as of its last reconcile.
-    reads: BTreeMap<Key, BTreeSet<Key>>,
+    secret_refs: BTreeMap<ObjectRef, BTreeSet<ObjectRef>>,
     /// What each listener says about the observers that it selects.
-    verdicts: BTreeMap<Key, BTreeMap<Key, Verdict>>,
+    evaluations: BTreeMap<ObjectRef, BTreeMap<ObjectRef, ObserverEvaluation>>,
 }
 
 impl Index {
     /// Notes that something is there, and as what.
-    pub fn put(&mut self, key: Key, item: Item) -> BTreeSet<Work> {
+    pub fn upsert(&mut self, key: ObjectRef, item: CachedObject) -> BTreeSet<ReconcileRequest> {
         match item {
-            Item::Listener(held) => self.put_listener(key, &held),
-            Item::Observer(held) => self.put_observer(key, &held),
-            Item::Namespace(seen) => self.put_namespace(key, Some(seen)),
-            Item::Secret(seen, owned) => {
-                let mut work = self.put_owned(Kind::Secret, &key, owned);
-                work.extend(self.put_secret(key, Some(&seen)));
+            CachedObject::Listener(held) => self.upsert_listener(key, &held),
+            CachedObject::Observer(held) => self.upsert_observer(key, &held),
+            CachedObject::Namespace(seen) => self.upsert_namespace(key, Some(seen)),
+            CachedObject::Secret(seen, owned) => {
+                let mut work = self.upsert_owned(Kind::Secret, &key, owned);
+                work.extend(self.upsert_secret(key, Some(&seen)));
                 work
             }
-            Item::Deployment(seen, owned) => {
-                let mut work = self.put_owned(Kind::Deployment, &key, owned);
+            CachedObject::Deployment(seen, owned) => {
+                let mut work = self.upsert_owned(Kind::Deployment, &key, owned);
                 let before = self.deployments.insert(key.clone(), seen.clone());
                 if before.as_ref() != Some(&seen)
                     && let Some(owned) = self.owned.get(&(Kind::Deployment, key))
                 {
-                    work.insert(Work::Listener(owned.owner.clone()));
+                    work.insert(ReconcileRequest::Listener(owned.owner.clone()));
                 }
                 work
             }
-            Item::Pod(seen) => {
+            CachedObject::Pod(seen) => {
                 let owner = seen.listener.clone();
                 let before = self.pods.insert(key, seen.clone());
                 if before.as_ref() == Some(&seen) {
                     BTreeSet::new()
                 } else {
-                    [Work::Listener(owner)].into()
+                    [ReconcileRequest::Listener(owner)].into()
                 }
             }
-            Item::Owned(kind, owned) => self.put_owned(kind, &key, owned),
+            CachedObject::Owned(kind, owned) => self.upsert_owned(kind, &key, owned),
         }
     }
 
     /// Notes that something is gone.
-    pub fn remove(&mut self, what: What, key: &Key) -> BTreeSet<Work> {
+    pub fn remove(&mut self, what: WatchedKind, key: &ObjectRef) -> BTreeSet<ReconcileRequest> {
         match what {
-            What::Listener => {
+            WatchedKind::Listener => {
                 let before = self.listeners.remove(key);
                 let mut work = self.concerned_by_listener(key, before.as_ref());
-                work.insert(Work::Listener(key.clone()));
+                work.insert(ReconcileRequest::Listener(key.clone()));
                 work
             }
-            What::Observer => {
+            WatchedKind::Observer => {
                 let before = self.observers.remove(key);
                 let mut work = self.choosing_work(key, before.as_ref());
-                work.insert(Work::Observer(key.clone()));
+                work.insert(ReconcileRequest::Observer(key.clone()));
                 work
             }
-            What::Namespace => self.put_namespace(key.clone(), None),
-            What::Secret => {
-                let mut work = self.put_owned(Kind::Secret, key, None);
-                work.extend(self.put_secret(key.clone(), None));
+            WatchedKind::Namespace => self.upsert_namespace(key.clone(), None),
+            WatchedKind::Secret => {
+                let mut work = self.upsert_owned(Kind::Secret, key, None);
+                work.extend(self.upsert_secret(key.clone(), None));
                 work
             }
-            What::Deployment => {
+            WatchedKind::Deployment => {
                 self.deployments.remove(key);
-                self.put_owned(Kind::Deployment, key, None)
+                self.upsert_owned(Kind::Deployment, key, None)
             }
-            What::Pod => {
+            WatchedKind::Pod => {
                 let before = self.pods.remove(key);
                 before
-                    .map(|pod| Work::Listener(pod.listener))
+                    .map(|pod| ReconcileRequest::Listener(pod.listener))
                     .into_iter()
                     .collect()
             }
-            What::Owned(kind) => self.put_owned(kind, key, None),
+            WatchedKind::Owned(kind) => self.upsert_owned(kind, key, None),
         }
     }
 
     /// Names of everything of a kind, in one namespace or in all.
     #[must_use]
-    pub fn keys(&self, what: What, namespace: Option<&str>) -> Vec<Key> {
-        fn within<'a>(keys: impl Iterator<Item = &'a Key>, namespace: Option<&str>) -> Vec<Key> {
+    pub fn keys(&self, what: WatchedKind, namespace: Option<&str>) -> Vec<ObjectRef> {
+        fn within<'a>(
+            keys: impl Iterator<Item = &'a ObjectRef>,
+            namespace: Option<&str>,
+        ) -> Vec<ObjectRef> {
             keys.filter(|key| namespace.is_none_or(|namespace| key.namespace == namespace))
                 .cloned()
                 .collect()
         }
         match what {
-            What::Listener => within(self.listeners.keys(), namespace),
-            What::Observer => within(self.observers.keys(), namespace),
-            What::Namespace => within(self.namespaces.keys(), None),
-            What::Secret => within(self.secrets.keys(), namespace),
-            What::Deployment => within(self.deployments.keys(), namespace),
-            What::Pod => within(self.pods.keys(), namespace),
-            What::Owned(kind) => {
+            WatchedKind::Listener => within(self.listeners.keys(), namespace),
+            WatchedKind::Observer => within(self.observers.keys(), namespace),
+            WatchedKind::Namespace => within(self.namespaces.keys(), None),
+            WatchedKind::Secret => within(self.secrets.keys(), namespace),
+            WatchedKind::Deployment => within(self.deployments.keys(), namespace),
+            WatchedKind::Pod => within(self.pods.keys(), namespace),
+            WatchedKind::Owned(kind) => {
                 let of_kind = self.owned.keys().filter(|(other, _)| *other == kind);
                 within(of_kind.map(|(_, key)| key), namespace)
             }
@@ -135,13 +139,13 @@ impl Index {
 
     /// A listener.
     #[must_use]
-    pub fn listener(&self, key: &Key) -> Option<Parsed<ObserverListener>> {
+    pub fn listener(&self, key: &ObjectRef) -> Option<Parsed<ObserverListener>> {
         self.listeners.get(key).cloned()
     }
 
     /// An observer.
     #[must_use]
-    pub fn observer(&self, key: &Key) -> Option<Parsed<Observer>> {
+    pub fn observer(&self, key: &ObjectRef) -> Option<Parsed<Observer>> {
         self.observers.get(key).cloned()
     }
 
@@ -154,78 +158,85 @@ impl Index {
     /// What the listeners that choose an observer say about it; `None` for those that have not
     /// been looked at yet. Those that may not run it have nothing to say.
     #[must_use]
-    pub fn verdicts(&self, observer: &Key) -> Vec<(Key, Option<Verdict>)> {
+    pub fn evaluations(
+        &self,
+        observer: &ObjectRef,
+    ) -> Vec<(ObjectRef, Option<ObserverEvaluation>)> {
         self.observers
             .get(observer)
             .into_iter()
             .flat_map(|held| self.choosing(observer, held.meta()))
             .map(|(listener, choice)| {
-                let verdict = match choice {
+                let evaluation = match choice {
                     Choice::Selected => {
-                        let verdicts = self.verdicts.get(&listener);
-                        verdicts.and_then(|verdicts| verdicts.get(observer).cloned())
+                        let evaluations = self.evaluations.get(&listener);
+                        evaluations.and_then(|evaluations| evaluations.get(observer).cloned())
                     }
                     Choice::NotAllowed => {
                         let labelled = self.knows_namespaces();
-                        Some(Verdict::not_allowed(&listener, observer, labelled))
+                        Some(ObserverEvaluation::not_allowed(
+                            &listener, observer, labelled,
+                        ))
                     }
                 };
-                (listener, verdict)
+                (listener, evaluation)
             })
             .collect()
     }
 
     /// Keeps what a listener says about its observers, and answers with those that this concerns.
-    pub fn judge(
+    pub fn set_evaluations(
         &mut self,
-        listener: &Key,
-        verdicts: Option<BTreeMap<Key, Verdict>>,
-    ) -> BTreeSet<Work> {
-        let before = match &verdicts {
-            Some(verdicts) => self.verdicts.insert(listener.clone(), verdicts.clone()),
-            None => self.verdicts.remove(listener),
+        listener: &ObjectRef,
+        evaluations: Option<BTreeMap<ObjectRef, ObserverEvaluation>>,
+    ) -> BTreeSet<ReconcileRequest> {
+        let before = match &evaluations {
+            Some(evaluations) => self
+                .evaluations
+                .insert(listener.clone(), evaluations.clone()),
+            None => self.evaluations.remove(listener),
         };
-        let (before, now) = (before.unwrap_or_default(), verdicts.unwrap_or_default());
+        let (before, now) = (before.unwrap_or_default(), evaluations.unwrap_or_default());
         before
             .keys()
             .chain(now.keys())
             .filter(|observer| before.get(*observer) != now.get(*observer))
-            .map(|observer| Work::Observer(observer.clone()))
+            .map(|observer| ReconcileRequest::Observer(observer.clone()))
             .collect()
     }
 
     /// Keeps which Secrets a listener reads.
-    pub fn reads(&mut self, listener: &Key, secrets: BTreeSet<Key>) {
-        for secret in self.reads.remove(listener).unwrap_or_default() {
-            if let Some(readers) = self.readers.get_mut(&secret) {
+    pub fn set_secret_refs(&mut self, listener: &ObjectRef, secrets: BTreeSet<ObjectRef>) {
+        for secret in self.secret_refs.remove(listener).unwrap_or_default() {
+            if let Some(readers) = self.secret_readers.get_mut(&secret) {
                 readers.remove(listener);
                 if readers.is_empty() {
-                    self.readers.remove(&secret);
+                    self.secret_readers.remove(&secret);
                 }
             }
         }
         for secret in &secrets {
-            let readers = self.readers.entry(secret.clone()).or_default();
+            let readers = self.secret_readers.entry(secret.clone()).or_default();
             readers.insert(listener.clone());
         }
         if !secrets.is_empty() {
-            self.reads.insert(listener.clone(), secrets);
+            self.secret_refs.insert(listener.clone(), secrets);
         }
     }
 
     /// The Deployment of a listener.
     #[must_use]
-    pub fn deployment(&self, listener: &Key) -> Option<DeploymentSeen> {
+    pub fn deployment(&self, listener: &ObjectRef) -> Option<DeploymentInfo> {
         self.deployment_of(Kind::Deployment, listener)
     }
 
     /// The Deployment of a listener's pods for jobs.
     #[must_use]
-    pub fn workers(&self, listener: &Key) -> Option<DeploymentSeen> {
+    pub fn workers(&self, listener: &ObjectRef) -> Option<DeploymentInfo> {
         self.deployment_of(Kind::Workers, listener)
     }
 
-    fn deployment_of(&self, kind: Kind, listener: &Key) -> Option<DeploymentSeen> {
+    fn deployment_of(&self, kind: Kind, listener: &ObjectRef) -> Option<DeploymentInfo> {
         let held = self.listeners.get(listener)?;
         self.own(kind, listener, held.meta())?;
         self.deployments.get(&owned_key(kind, listener)).cloned()
@@ -233,22 +244,26 @@ impl Index {
 
     /// Whether any listener reads a Secret.
     #[must_use]
-    pub fn is_read(&self, secret: &Key) -> bool {
-        self.readers.contains_key(secret)
+    pub fn is_referenced(&self, secret: &ObjectRef) -> bool {
+        self.secret_readers.contains_key(secret)
     }
 
     /// The version of a Secret, where there is one.
     #[must_use]
-    pub fn secret(&self, key: &Key) -> Option<SecretSeen> {
+    pub fn secret(&self, key: &ObjectRef) -> Option<SecretInfo> {
         self.secrets.get(key).cloned()
     }
 
     /// Notes what an owned object is now, ahead of the watch.
-    pub fn applied(&mut self, kind: Kind, key: &Key, seen: OwnedSeen) {
-        self.owned.insert((kind.watched(), key.clone()), seen);
+    pub fn record_applied(&mut self, kind: Kind, key: &ObjectRef, seen: OwnedInfo) {
+        self.owned.insert((kind.watched_kind(), key.clone()), seen);
     }
 
-    fn put_listener(&mut self, key: Key, held: &Parsed<ObserverListener>) -> BTreeSet<Work> {
+    fn upsert_listener(
+        &mut self,
+        key: ObjectRef,
+        held: &Parsed<ObserverListener>,
+    ) -> BTreeSet<ReconcileRequest> {
         let later = self.listeners.get(&key);
         if later.is_some_and(|later| held.older_than(later)) {
             return BTreeSet::new();
@@ -259,26 +274,32 @@ impl Index {
         }
         let mut work = self.concerned_by_listener(&key, before.as_ref());
         work.extend(self.concerned_by_listener(&key, Some(held)));
-        work.insert(Work::Listener(key));
+        work.insert(ReconcileRequest::Listener(key));
         work
     }
 
     /// Others of the same identity: which of them is in the right may have changed.
     fn concerned_by_listener(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         held: Option<&Parsed<ObserverListener>>,
-    ) -> BTreeSet<Work> {
+    ) -> BTreeSet<ReconcileRequest> {
         let Some(Parsed::Valid(listener)) = held else {
             return BTreeSet::new();
         };
-        self.rivals(key, &identity(key, listener))
+        self.identity_conflicts(key, &identity(key, listener))
             .iter()
-            .map(|rival| Work::Listener(Key::of(&rival.metadata)))
+            .map(|other_listener| {
+                ReconcileRequest::Listener(ObjectRef::of(&other_listener.metadata))
+            })
             .collect()
     }
 
-    fn put_observer(&mut self, key: Key, held: &Parsed<Observer>) -> BTreeSet<Work> {
+    fn upsert_observer(
+        &mut self,
+        key: ObjectRef,
+        held: &Parsed<Observer>,
+    ) -> BTreeSet<ReconcileRequest> {
         let later = self.observers.get(&key);
         if later.is_some_and(|later| held.older_than(later)) {
             return BTreeSet::new();
@@ -289,18 +310,26 @@ impl Index {
         }
         let mut work = self.choosing_work(&key, before.as_ref());
         work.extend(self.choosing_work(&key, Some(held)));
-        work.insert(Work::Observer(key));
+        work.insert(ReconcileRequest::Observer(key));
         work
     }
 
-    fn choosing_work(&self, key: &Key, held: Option<&Parsed<Observer>>) -> BTreeSet<Work> {
+    fn choosing_work(
+        &self,
+        key: &ObjectRef,
+        held: Option<&Parsed<Observer>>,
+    ) -> BTreeSet<ReconcileRequest> {
         held.into_iter()
             .flat_map(|held| self.choosing(key, held.meta()))
-            .map(|(listener, _)| Work::Listener(listener))
+            .map(|(listener, _)| ReconcileRequest::Listener(listener))
             .collect()
     }
 
-    fn put_namespace(&mut self, key: Key, seen: Option<NamespaceSeen>) -> BTreeSet<Work> {
+    fn upsert_namespace(
+        &mut self,
+        key: ObjectRef,
+        seen: Option<NamespaceInfo>,
+    ) -> BTreeSet<ReconcileRequest> {
         let name = key.name.clone();
         let labels = |index: &Self| index.namespace_labels(&name);
         let (old, was) = (labels(self), self.terminating(&name));
@@ -322,12 +351,16 @@ impl Index {
                 }
                 Parsed::Invalid(_) => false,
             })
-            .map(|(listener, _)| Work::Listener(listener.clone()))
+            .map(|(listener, _)| ReconcileRequest::Listener(listener.clone()))
             .collect()
     }
 
-    fn put_secret(&mut self, key: Key, seen: Option<&SecretSeen>) -> BTreeSet<Work> {
-        let readers = self.readers.get(&key).cloned().unwrap_or_default();
+    fn upsert_secret(
+        &mut self,
+        key: ObjectRef,
+        seen: Option<&SecretInfo>,
+    ) -> BTreeSet<ReconcileRequest> {
+        let readers = self.secret_readers.get(&key).cloned().unwrap_or_default();
         let before = match seen {
             Some(seen) => self.secrets.insert(key, seen.clone()),
             None => self.secrets.remove(&key),
@@ -335,10 +368,18 @@ impl Index {
         if before.as_ref() == seen {
             return BTreeSet::new();
         }
-        readers.into_iter().map(Work::Listener).collect()
+        readers
+            .into_iter()
+            .map(ReconcileRequest::Listener)
+            .collect()
     }
 
-    fn put_owned(&mut self, kind: Kind, key: &Key, seen: Option<OwnedSeen>) -> BTreeSet<Work> {
+    fn upsert_owned(
+        &mut self,
+        kind: Kind,
+        key: &ObjectRef,
+        seen: Option<OwnedInfo>,
+    ) -> BTreeSet<ReconcileRequest> {
         let entry = (kind, key.clone());
         let before = match &seen {
             Some(seen) => self.owned.insert(entry, seen.clone()),
@@ -350,27 +391,27 @@ impl Index {
         [before, seen]
             .into_iter()
             .flatten()
-            .map(|seen| Work::Listener(seen.owner))
+            .map(|seen| ReconcileRequest::Listener(seen.owner))
             .collect()
     }
 }
 
 /// The name under which a listener keeps its progress.
 #[must_use]
-pub fn identity(key: &Key, listener: &ObserverListener) -> String {
+pub fn identity(key: &ObjectRef, listener: &ObserverListener) -> String {
     let given = listener.spec.identity.clone();
     given.unwrap_or_else(|| key.to_string())
 }
 
 /// Name of a listener's object of a kind.
 #[must_use]
-pub fn owned_key(kind: Kind, listener: &Key) -> Key {
+pub fn owned_key(kind: Kind, listener: &ObjectRef) -> ObjectRef {
     let name = match kind {
         Kind::Secret => crate::listener::build::bundle_name(&listener.name),
         Kind::Workers | Kind::WorkersBudget => crate::listener::build::workers_name(&listener.name),
         _ => crate::listener::build::object_name(&listener.name),
     };
-    Key::new(&*listener.namespace, name)
+    ObjectRef::new(&*listener.namespace, name)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 
 use crate::listener::build::{INSTANCE, Kind, NAME, WORKER_PROGRAM};
-use crate::object_ref::Key;
+use crate::object_ref::ObjectRef;
 
 /// A custom resource of ours. Each object is read by itself, so that one that cannot be read is alone
 /// with it.
@@ -116,7 +116,7 @@ impl<K: Resource> Parsed<K> {
 
 /// Kinds of what is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum What {
+pub enum WatchedKind {
     /// Listeners.
     Listener,
     /// Observers.
@@ -135,33 +135,33 @@ pub enum What {
 
 /// Something that was seen. Bundles and Deployments are owned objects besides.
 #[derive(Debug)]
-pub enum Item {
+pub enum CachedObject {
     /// A listener.
     Listener(Parsed<ObserverListener>),
     /// An observer.
     Observer(Parsed<Observer>),
     /// A namespace.
-    Namespace(NamespaceSeen),
+    Namespace(NamespaceInfo),
     /// A Secret.
-    Secret(SecretSeen, Option<OwnedSeen>),
+    Secret(SecretInfo, Option<OwnedInfo>),
     /// A Deployment.
-    Deployment(DeploymentSeen, Option<OwnedSeen>),
+    Deployment(DeploymentInfo, Option<OwnedInfo>),
     /// A pod.
-    Pod(PodSeen),
+    Pod(PodInfo),
     /// Another owned object.
-    Owned(Kind, Option<OwnedSeen>),
+    Owned(Kind, Option<OwnedInfo>),
 }
 
 /// A namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamespaceSeen {
+pub struct NamespaceInfo {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Whether it is going away.
     pub terminating: bool,
 }
 
-impl NamespaceSeen {
+impl NamespaceInfo {
     /// What matters of a namespace.
     #[must_use]
     pub fn of(namespace: &Namespace) -> Self {
@@ -174,12 +174,12 @@ impl NamespaceSeen {
 
 /// A Secret: which one, and in which version.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SecretSeen {
+pub struct SecretInfo {
     /// Its uid and resource version.
     pub version: Arc<str>,
 }
 
-impl SecretSeen {
+impl SecretInfo {
     /// What matters of a Secret.
     #[must_use]
     pub fn of(meta: &ObjectMeta) -> Self {
@@ -191,9 +191,9 @@ impl SecretSeen {
 
 /// An object of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnedSeen {
+pub struct OwnedInfo {
     /// The listener.
-    pub owner: Key,
+    pub owner: ObjectRef,
     /// The listener's uid: another one may have had its name.
     pub owner_uid: String,
     /// The object's own uid.
@@ -202,7 +202,7 @@ pub struct OwnedSeen {
     pub version: u64,
 }
 
-impl OwnedSeen {
+impl OwnedInfo {
     /// What matters of an object that some listener owns.
     ///
     /// Kinds with a generation keep it while only their status changes. Their labels, annotations
@@ -224,7 +224,7 @@ impl OwnedSeen {
             None => meta.resource_version.hash(&mut hasher),
         }
         Some(Self {
-            owner: Key::new(meta.namespace.as_deref()?, &*owner.name),
+            owner: ObjectRef::new(meta.namespace.as_deref()?, &*owner.name),
             owner_uid: owner.uid.clone(),
             uid: meta.uid.clone().unwrap_or_default(),
             version: hasher.finish(),
@@ -234,7 +234,7 @@ impl OwnedSeen {
 
 /// How far a Deployment is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeploymentSeen {
+pub struct DeploymentInfo {
     /// Its generation.
     pub generation: i64,
     /// The generation that its status speaks of.
@@ -253,7 +253,7 @@ pub struct DeploymentSeen {
     pub stuck: Option<String>,
 }
 
-impl DeploymentSeen {
+impl DeploymentInfo {
     /// What matters of a Deployment.
     #[must_use]
     pub fn of(deployment: &Deployment) -> Self {
@@ -296,9 +296,9 @@ impl DeploymentSeen {
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodSeen {
+pub struct PodInfo {
     /// The listener that it belongs to.
-    pub listener: Key,
+    pub listener: ObjectRef,
     /// Whether it is there for jobs alone.
     pub worker: bool,
     /// Its address, once it has one.
@@ -311,7 +311,7 @@ pub struct PodSeen {
     pub waiting: Option<String>,
 }
 
-impl PodSeen {
+impl PodInfo {
     /// What matters of a pod, where it is one of a listener.
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
@@ -333,7 +333,7 @@ impl PodSeen {
                 .then(|| reason.to_owned())
         });
         Some(Self {
-            listener: Key::new(meta.namespace.as_deref()?, listener),
+            listener: ObjectRef::new(meta.namespace.as_deref()?, listener),
             worker: labels
                 .get(NAME)
                 .is_some_and(|program| program == WORKER_PROGRAM),

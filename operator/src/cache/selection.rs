@@ -7,9 +7,9 @@ use crds::resources::{NamespacesFrom, Observer, ObserverListener, consents};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Index, identity, owned_key};
-use crate::cache::projection::{OwnedSeen, Parsed, PodSeen};
+use crate::cache::projection::{OwnedInfo, Parsed, PodInfo};
 use crate::listener::build::Kind;
-use crate::object_ref::Key;
+use crate::object_ref::ObjectRef;
 
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -29,19 +29,19 @@ pub struct Snapshot {
     /// The observers that it selects, in order of namespace and name.
     pub observers: Vec<Arc<Observer>>,
     /// Selected ones that cannot be read, with the reason.
-    pub unreadable: Vec<(Key, String)>,
+    pub unreadable: Vec<(ObjectRef, String)>,
     /// Those that it would select if their namespaces allowed it. Nothing that they refer to is read.
-    pub not_allowed: Vec<Key>,
+    pub not_allowed: Vec<ObjectRef>,
     /// Whether labels of namespaces are known, by which they allow anything.
     pub labelled: bool,
     /// Labels of the namespaces of the selected observers.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Other listeners of the same identity.
-    pub rivals: Vec<Arc<ObserverListener>>,
+    pub identity_conflicts: Vec<Arc<ObserverListener>>,
     /// Its objects. What has their names and is not its own is not among them.
-    pub owned: BTreeMap<Kind, OwnedSeen>,
+    pub owned: BTreeMap<Kind, OwnedInfo>,
     /// Its pods.
-    pub pods: Vec<(String, PodSeen)>,
+    pub pods: Vec<(String, PodInfo)>,
     /// Whether there are pods for jobs, which are not among those.
     pub workers: bool,
     /// Whether its namespace is going away.
@@ -51,14 +51,14 @@ pub struct Snapshot {
 impl Index {
     /// What the reconcile of a listener starts from.
     #[must_use]
-    pub fn snapshot(&self, key: &Key, listener: &ObserverListener) -> Snapshot {
+    pub fn snapshot(&self, key: &ObjectRef, listener: &ObserverListener) -> Snapshot {
         let mut snapshot = Snapshot {
             observers: Vec::new(),
             unreadable: Vec::new(),
             not_allowed: Vec::new(),
             labelled: self.knows_namespaces(),
             namespaces: BTreeMap::new(),
-            rivals: self.rivals(key, &identity(key, listener)),
+            identity_conflicts: self.identity_conflicts(key, &identity(key, listener)),
             owned: BTreeMap::new(),
             pods: Vec::new(),
             workers: false,
@@ -89,7 +89,7 @@ impl Index {
                 snapshot.owned.insert(kind, seen.clone());
             }
         }
-        let pods = self.pods.range(Key::new(&*key.namespace, "")..);
+        let pods = self.pods.range(ObjectRef::new(&*key.namespace, "")..);
         let own = pods
             .take_while(|(pod, _)| pod.namespace == key.namespace)
             .filter(|(_, seen)| seen.listener == *key);
@@ -104,22 +104,24 @@ impl Index {
     }
 
     /// An object of a listener, where it is that listener's own.
-    pub(super) fn own(&self, kind: Kind, key: &Key, meta: &ObjectMeta) -> Option<&OwnedSeen> {
-        let seen = self.owned.get(&(kind.watched(), owned_key(kind, key)))?;
+    pub(super) fn own(&self, kind: Kind, key: &ObjectRef, meta: &ObjectMeta) -> Option<&OwnedInfo> {
+        let seen = self
+            .owned
+            .get(&(kind.watched_kind(), owned_key(kind, key)))?;
         (meta.uid.as_deref() == Some(&*seen.owner_uid)).then_some(seen)
     }
 
     /// Observers among which a listener chooses.
     fn candidates(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         listener: &ObserverListener,
-    ) -> impl Iterator<Item = (&Key, &Parsed<Observer>)> {
+    ) -> impl Iterator<Item = (&ObjectRef, &Parsed<Observer>)> {
         let same = listener.spec.observer_namespaces.from == NamespacesFrom::Same;
         let from = if same {
-            Key::new(&*key.namespace, "")
+            ObjectRef::new(&*key.namespace, "")
         } else {
-            Key::new("", "")
+            ObjectRef::new("", "")
         };
         let own = key.namespace.clone();
         self.observers
@@ -128,7 +130,11 @@ impl Index {
     }
 
     /// Listeners that choose an observer with this metadata, and what comes of it.
-    pub(super) fn choosing(&self, observer: &Key, meta: &ObjectMeta) -> Vec<(Key, Choice)> {
+    pub(super) fn choosing(
+        &self,
+        observer: &ObjectRef,
+        meta: &ObjectMeta,
+    ) -> Vec<(ObjectRef, Choice)> {
         self.listeners
             .iter()
             .filter_map(|(key, held)| match held {
@@ -143,9 +149,9 @@ impl Index {
 
     fn choice(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         listener: &ObserverListener,
-        observer: &Key,
+        observer: &ObjectRef,
         meta: &ObjectMeta,
     ) -> Option<Choice> {
         let none = BTreeMap::new();
@@ -179,22 +185,26 @@ impl Index {
 
     /// Where namespaces are not watched, the one label is known that all of them have.
     pub(super) fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
-        self.namespaces.get(&Key::new("", name)).map_or_else(
+        self.namespaces.get(&ObjectRef::new("", name)).map_or_else(
             || BTreeMap::from([(NAMESPACE_NAME.to_owned(), name.to_owned())]),
             |seen| seen.labels.clone(),
         )
     }
 
     pub(super) fn terminating(&self, name: &str) -> bool {
-        let seen = self.namespaces.get(&Key::new("", name));
+        let seen = self.namespaces.get(&ObjectRef::new("", name));
         seen.is_some_and(|seen| seen.terminating)
     }
 
     /// Others of the same identity. It begins with the namespace, so those of other namespaces are
     /// none, whatever they say.
-    pub(super) fn rivals(&self, key: &Key, wanted: &str) -> Vec<Arc<ObserverListener>> {
+    pub(super) fn identity_conflicts(
+        &self,
+        key: &ObjectRef,
+        wanted: &str,
+    ) -> Vec<Arc<ObserverListener>> {
         self.listeners
-            .range(Key::new(&*key.namespace, "")..)
+            .range(ObjectRef::new(&*key.namespace, "")..)
             .take_while(|(other, _)| other.namespace == key.namespace)
             .filter(|(other, _)| *other != key)
             .filter_map(|(other, held)| match held {

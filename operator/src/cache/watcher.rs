@@ -27,11 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Index;
 use crate::cache::projection::{
-    CustomResource, DeploymentSeen, Item, NamespaceSeen, OwnedSeen, Parsed, PodSeen, SecretSeen,
-    What,
+    CachedObject, CustomResource, DeploymentInfo, NamespaceInfo, OwnedInfo, Parsed, PodInfo,
+    SecretInfo, WatchedKind,
 };
 use crate::listener::build::{FIELD_MANAGER, Kind, MANAGED_BY};
-use crate::object_ref::{Key, Work};
+use crate::object_ref::{ObjectRef, ReconcileRequest};
 
 /// Objects in a page of a list; what is listed is held in memory until it is cut down.
 const PAGE: u32 = 100;
@@ -45,15 +45,15 @@ const TELL_AGAIN: Duration = Duration::from_mins(1);
 /// A watch has ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
 #[error("the watch of {0:?} has ended")]
-pub struct WatchEnded(What);
+pub struct WatchEnded(WatchedKind);
 
 /// Where the watches put what they see.
 #[derive(Clone, Debug)]
-pub struct Sink {
+pub struct CacheWriter {
     /// What was seen.
     pub index: Arc<Mutex<Index>>,
     /// Whom it concerns.
-    pub changes: mpsc::Sender<BTreeSet<Work>>,
+    pub changes: mpsc::Sender<BTreeSet<ReconcileRequest>>,
 }
 
 /// The watches of one process.
@@ -66,21 +66,21 @@ pub struct Watches {
 impl Watches {
     /// Begins to watch, in some namespaces or, where none is named, in all.
     #[must_use]
-    pub fn start(client: &Client, namespaces: &[String], sink: &Sink) -> Self {
+    pub fn start(client: &Client, namespaces: &[String], writer: &CacheWriter) -> Self {
         let mut watches = Self {
             tasks: JoinSet::new(),
             listed: Vec::new(),
         };
         if namespaces.is_empty() {
             let api: Api<Namespace> = Api::all(client.clone());
-            let stream = watch(api, config()).map(cut(|namespace: Namespace| {
-                Some(Item::Namespace(NamespaceSeen::of(&namespace)))
+            let stream = watch(api, config()).map(project(|namespace: Namespace| {
+                Some(CachedObject::Namespace(NamespaceInfo::of(&namespace)))
             }));
-            watches.follow(What::Namespace, None, stream, sink);
-            watches.watch_scope(client, None, sink);
+            watches.spawn_watch(WatchedKind::Namespace, None, stream, writer);
+            watches.watch_scope(client, None, writer);
         }
         for namespace in namespaces {
-            watches.watch_scope(client, Some(namespace), sink);
+            watches.watch_scope(client, Some(namespace), writer);
         }
         watches
     }
@@ -101,49 +101,74 @@ impl Watches {
         }
     }
 
-    fn watch_scope(&mut self, client: &Client, namespace: Option<&str>, sink: &Sink) {
-        self.custom(What::Listener, Item::Listener, client, namespace, sink);
-        self.custom(What::Observer, Item::Observer, client, namespace, sink);
+    fn watch_scope(&mut self, client: &Client, namespace: Option<&str>, writer: &CacheWriter) {
+        self.custom(
+            WatchedKind::Listener,
+            CachedObject::Listener,
+            client,
+            namespace,
+            writer,
+        );
+        self.custom(
+            WatchedKind::Observer,
+            CachedObject::Observer,
+            client,
+            namespace,
+            writer,
+        );
         let api: Api<PartialObjectMeta<Secret>> = scoped(client, namespace);
-        let stream = watch(api, config()).map(cut(|secret: PartialObjectMeta<Secret>| {
+        let stream = watch(api, config()).map(project(|secret: PartialObjectMeta<Secret>| {
             let meta = &secret.metadata;
-            Some(Item::Secret(SecretSeen::of(meta), OwnedSeen::of(meta)))
+            Some(CachedObject::Secret(
+                SecretInfo::of(meta),
+                OwnedInfo::of(meta),
+            ))
         }));
-        self.follow(What::Secret, namespace, stream, sink);
+        self.spawn_watch(WatchedKind::Secret, namespace, stream, writer);
         let api: Api<Deployment> = scoped(client, namespace);
-        let stream = watch(api, managed()).map(cut(|deployment: Deployment| {
-            let owned = OwnedSeen::of(&deployment.metadata);
-            Some(Item::Deployment(DeploymentSeen::of(&deployment), owned))
+        let stream = watch(api, managed()).map(project(|deployment: Deployment| {
+            let owned = OwnedInfo::of(&deployment.metadata);
+            Some(CachedObject::Deployment(
+                DeploymentInfo::of(&deployment),
+                owned,
+            ))
         }));
-        self.follow(What::Deployment, namespace, stream, sink);
+        self.spawn_watch(WatchedKind::Deployment, namespace, stream, writer);
         let api: Api<Pod> = scoped(client, namespace);
-        let stream = watch(api, managed()).map(cut(|pod: Pod| Some(Item::Pod(PodSeen::of(&pod)?))));
-        self.follow(What::Pod, namespace, stream, sink);
-        self.owned::<ServiceAccount>(Kind::ServiceAccount, client, namespace, sink);
-        self.owned::<Role>(Kind::Role, client, namespace, sink);
-        self.owned::<RoleBinding>(Kind::RoleBinding, client, namespace, sink);
-        self.owned::<Service>(Kind::Service, client, namespace, sink);
-        self.owned::<NetworkPolicy>(Kind::NetworkPolicy, client, namespace, sink);
-        self.owned::<PodDisruptionBudget>(Kind::PodDisruptionBudget, client, namespace, sink);
+        let stream = watch(api, managed()).map(project(|pod: Pod| {
+            Some(CachedObject::Pod(PodInfo::of(&pod)?))
+        }));
+        self.spawn_watch(WatchedKind::Pod, namespace, stream, writer);
+        self.owned::<ServiceAccount>(Kind::ServiceAccount, client, namespace, writer);
+        self.owned::<Role>(Kind::Role, client, namespace, writer);
+        self.owned::<RoleBinding>(Kind::RoleBinding, client, namespace, writer);
+        self.owned::<Service>(Kind::Service, client, namespace, writer);
+        self.owned::<NetworkPolicy>(Kind::NetworkPolicy, client, namespace, writer);
+        self.owned::<PodDisruptionBudget>(Kind::PodDisruptionBudget, client, namespace, writer);
     }
 
     fn custom<K: CustomResource>(
         &mut self,
-        what: What,
-        item: fn(Parsed<K>) -> Item,
+        what: WatchedKind,
+        item: fn(Parsed<K>) -> CachedObject,
         client: &Client,
         namespace: Option<&str>,
-        sink: &Sink,
+        writer: &CacheWriter,
     ) {
         let api: Api<DeserializeGuard<K>> = scoped(client, namespace);
-        let stream = watch(api, config()).map(cut(move |object: DeserializeGuard<K>| {
+        let stream = watch(api, config()).map(project(move |object: DeserializeGuard<K>| {
             Some(item(object.into()))
         }));
-        self.follow(what, namespace, stream, sink);
+        self.spawn_watch(what, namespace, stream, writer);
     }
 
-    fn owned<K>(&mut self, kind: Kind, client: &Client, namespace: Option<&str>, sink: &Sink)
-    where
+    fn owned<K>(
+        &mut self,
+        kind: Kind,
+        client: &Client,
+        namespace: Option<&str>,
+        writer: &CacheWriter,
+    ) where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
             + Debug
@@ -152,63 +177,63 @@ impl Watches {
             + 'static,
     {
         let api: Api<PartialObjectMeta<K>> = scoped(client, namespace);
-        let stream = watch(api, managed()).map(cut(move |object: PartialObjectMeta<K>| {
-            Some(Item::Owned(kind, OwnedSeen::of(&object.metadata)))
+        let stream = watch(api, managed()).map(project(move |object: PartialObjectMeta<K>| {
+            Some(CachedObject::Owned(kind, OwnedInfo::of(&object.metadata)))
         }));
-        self.follow(What::Owned(kind), namespace, stream, sink);
+        self.spawn_watch(WatchedKind::Owned(kind), namespace, stream, writer);
     }
 
-    fn follow(
+    fn spawn_watch(
         &mut self,
-        what: What,
+        what: WatchedKind,
         namespace: Option<&str>,
-        stream: impl Stream<Item = watcher::Result<Event<Cut>>> + Send + 'static,
-        sink: &Sink,
+        stream: impl Stream<Item = watcher::Result<Event<Projection>>> + Send + 'static,
+        writer: &CacheWriter,
     ) {
         let listed = CancellationToken::new();
         self.listed.push(listed.clone());
-        let follower = Follower {
+        let task = WatchTask {
             what,
             namespace: namespace.map(ToOwned::to_owned),
-            sink: sink.clone(),
+            writer: writer.clone(),
             seen: HashSet::new(),
             listed,
         };
-        self.tasks.spawn(follower.run(stream.default_backoff()));
+        self.tasks.spawn(task.run(stream.default_backoff()));
     }
 }
 
 /// What is left of an object.
-type Cut = (Key, Option<Item>);
+type Projection = (ObjectRef, Option<CachedObject>);
 
-fn cut<K: Resource>(
-    keep: impl Fn(K) -> Option<Item>,
-) -> impl FnMut(watcher::Result<Event<K>>) -> watcher::Result<Event<Cut>> {
+fn project<K: Resource>(
+    keep: impl Fn(K) -> Option<CachedObject>,
+) -> impl FnMut(watcher::Result<Event<K>>) -> watcher::Result<Event<Projection>> {
     move |event| {
-        let cut = |object: K| (Key::of(object.meta()), keep(object));
+        let projection = |object: K| (ObjectRef::of(object.meta()), keep(object));
         Ok(match event? {
-            Event::Apply(object) => Event::Apply(cut(object)),
-            Event::InitApply(object) => Event::InitApply(cut(object)),
-            Event::Delete(object) => Event::Delete((Key::of(object.meta()), None)),
+            Event::Apply(object) => Event::Apply(projection(object)),
+            Event::InitApply(object) => Event::InitApply(projection(object)),
+            Event::Delete(object) => Event::Delete((ObjectRef::of(object.meta()), None)),
             Event::Init => Event::Init,
             Event::InitDone => Event::InitDone,
         })
     }
 }
 
-struct Follower {
-    what: What,
+struct WatchTask {
+    what: WatchedKind,
     namespace: Option<String>,
-    sink: Sink,
+    writer: CacheWriter,
     /// What a list that is under way has shown.
-    seen: HashSet<Key>,
+    seen: HashSet<ObjectRef>,
     listed: CancellationToken,
 }
 
-impl Follower {
+impl WatchTask {
     async fn run(
         mut self,
-        stream: impl Stream<Item = watcher::Result<Event<Cut>>> + Send,
+        stream: impl Stream<Item = watcher::Result<Event<Projection>>> + Send,
     ) -> Result<(), WatchEnded> {
         let mut stream = pin!(stream);
         let mut told: Option<tokio::time::Instant> = None;
@@ -225,16 +250,16 @@ impl Follower {
                 }
             };
             // Nobody receives any more when the controller has ended.
-            if !work.is_empty() && self.sink.changes.send(work).await.is_err() {
+            if !work.is_empty() && self.writer.changes.send(work).await.is_err() {
                 return Ok(());
             }
         }
         Err(WatchEnded(self.what))
     }
 
-    fn take(&mut self, event: Event<Cut>) -> BTreeSet<Work> {
+    fn take(&mut self, event: Event<Projection>) -> BTreeSet<ReconcileRequest> {
         let mut index = self
-            .sink
+            .writer
             .index
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -245,9 +270,9 @@ impl Follower {
             }
             Event::InitApply((key, item)) => {
                 self.seen.insert(key.clone());
-                item.map(|item| index.put(key, item)).unwrap_or_default()
+                item.map(|item| index.upsert(key, item)).unwrap_or_default()
             }
-            Event::Apply((key, Some(item))) => index.put(key, item),
+            Event::Apply((key, Some(item))) => index.upsert(key, item),
             Event::Apply((key, None)) | Event::Delete((key, _)) => index.remove(self.what, &key),
             Event::InitDone => {
                 let known = index.keys(self.what, self.namespace.as_deref());

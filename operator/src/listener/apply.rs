@@ -1,10 +1,10 @@
-//! Brings a listener's objects to what they should be, and writes nothing when they are so.
+//! Applies a listener's objects server-side, and writes nothing while they are as they should be.
 //!
-//! An object is written when what is wanted changed or when the object did. What was written last
-//! is remembered by its digest, and the object by its version. Parts that others may set stay
-//! theirs: the operator applies what it has an opinion about, and takes it over from anyone.
+//! An object is applied when the desired object changed or when the live one did. The cache holds a
+//! digest of what was applied last and the version that came of it. Fields that others may set stay
+//! theirs: the operator applies only the fields that it has an opinion about, and forces those.
 //!
-//! An object that has the name and is not the listener's own is never touched: it may be anybody's.
+//! An object of the right name that is not owned by the listener is never touched.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,29 +16,31 @@ use kube::api::{
 };
 use kube::{Api, Client};
 
-use crate::cache::projection::OwnedSeen;
-use crate::listener::build::{Built, FIELD_MANAGER, Fleet, Kind, cleanup_job, removal_name};
-use crate::object_ref::Key;
+use crate::cache::projection::OwnedInfo;
+use crate::listener::build::{
+    DesiredObject, FIELD_MANAGER, Kind, ListenerResources, cleanup_job, cleanup_job_name,
+};
+use crate::object_ref::ObjectRef;
 
-/// What was applied for one listener.
-pub type Memory = BTreeMap<Kind, Applied>;
+/// What was applied last for one listener.
+pub type ApplyCache = BTreeMap<Kind, AppliedState>;
 
-/// One object that was applied.
+/// An object that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// Digest of what was asked for.
+pub struct AppliedState {
+    /// Digest of the desired object.
     asked: u64,
     /// Version of the object afterwards.
     version: u64,
 }
 
-/// Why an object could not be written.
+/// Why an object was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The API server cannot be asked, or does not take it.
+    /// The request failed, or the API server rejected it.
     #[error("cannot {doing} {kind} {name}: {source}")]
     Failed {
-        /// What was tried.
+        /// The attempted operation.
         doing: &'static str,
         /// Kind of the object.
         kind: String,
@@ -47,7 +49,7 @@ pub enum ApplyError {
         /// The answer.
         source: Box<kube::Error>,
     },
-    /// Objects of others have the names.
+    /// Objects that are not the listener's have the names.
     #[error(
         "{} there already and not made for this listener, so left as it is; delete or rename it, or give the \
          listener another name", names(.0)
@@ -65,18 +67,18 @@ impl ApplyError {
         }
     }
 
-    /// Why, in a word, where it cannot be written as it is, so that its user has something to change.
+    /// Returns the reason for the status where retrying as it is cannot help and the user must act.
     #[must_use]
-    pub fn refusal(&self) -> Option<&'static str> {
+    pub fn rejection_reason(&self) -> Option<&'static str> {
         match self {
             Self::Taken(_) => Some("NameTaken"),
-            Self::Failed { source, .. } => is_refusal(source).then_some("ApplyFailed"),
+            Self::Failed { source, .. } => is_rejected(source).then_some("ApplyFailed"),
         }
     }
 
-    /// Whether it is refused because its namespace is deleted.
+    /// Returns whether the namespace is being deleted.
     #[must_use]
-    pub fn is_namespace_going(&self) -> bool {
+    pub fn is_namespace_terminating(&self) -> bool {
         let Self::Failed { source, .. } = self else {
             return false;
         };
@@ -86,7 +88,7 @@ impl ApplyError {
     }
 }
 
-fn is_refusal(error: &kube::Error) -> bool {
+fn is_rejected(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status)
         if (400..500).contains(&status.code) && !matches!(status.code, 401 | 404 | 409 | 429))
 }
@@ -96,10 +98,10 @@ fn names(taken: &[String]) -> String {
     format!("{} {verb}", taken.join(", "))
 }
 
-/// Whether an object must be written.
+/// Returns whether an object must be applied.
 #[must_use]
-pub fn due(built: &Built, memory: &Memory, seen: Option<&OwnedSeen>) -> bool {
-    match memory.get(&built.kind) {
+pub fn needs_apply(built: &DesiredObject, cache: &ApplyCache, seen: Option<&OwnedInfo>) -> bool {
+    match cache.get(&built.kind) {
         Some(applied) => {
             let version = seen.map(|seen| seen.version);
             applied.asked != digest(built) || version != Some(applied.version)
@@ -108,22 +110,22 @@ pub fn due(built: &Built, memory: &Memory, seen: Option<&OwnedSeen>) -> bool {
     }
 }
 
-/// Whether an object was applied before and is still as it was then.
+/// Returns whether an object was applied before and has not changed since.
 #[must_use]
-pub fn untouched(kind: Kind, memory: &Memory, seen: &BTreeMap<Kind, OwnedSeen>) -> bool {
+pub fn is_unchanged(kind: Kind, cache: &ApplyCache, seen: &BTreeMap<Kind, OwnedInfo>) -> bool {
     let version = seen.get(&kind).map(|seen| seen.version);
-    let applied = memory.get(&kind);
+    let applied = cache.get(&kind);
     applied.is_some_and(|applied| version == Some(applied.version))
 }
 
-/// The uids of objects that are there, by their kind. Those that were seen as the listener's own are
-/// known; the API server is asked for the others, and each must be the listener's own or not there.
+/// Returns the uids of the objects that exist, by kind. The cache knows those of the listener's own;
+/// the others are read from the API server. Fails where one exists that is not the listener's own.
 pub async fn find(
     client: &Client,
     namespace: &str,
     listener: &str,
-    wanted: &[&Built],
-    seen: &BTreeMap<Kind, OwnedSeen>,
+    wanted: &[&DesiredObject],
+    seen: &BTreeMap<Kind, OwnedInfo>,
 ) -> Result<BTreeMap<Kind, String>, ApplyError> {
     let (mut found, mut taken) = (BTreeMap::new(), Vec::new());
     for built in wanted {
@@ -139,7 +141,7 @@ pub async fn find(
         let object =
             object.map_err(|source| ApplyError::failed("read", &word, &built.name, source))?;
         if let Some(object) = object {
-            match OwnedSeen::of(&object.metadata).filter(|seen| seen.owner_uid == listener) {
+            match OwnedInfo::of(&object.metadata).filter(|seen| seen.owner_uid == listener) {
                 Some(seen) => drop(found.insert(kind, seen.uid)),
                 None => taken.push(format!("{word} {}", built.name)),
             }
@@ -152,16 +154,16 @@ pub async fn find(
     }
 }
 
-/// Writes an object and remembers it. Answers with what the object is now. `uid` is that of the
-/// object where it is there and the listener's own: no other is written, and without one nothing
-/// is taken over from whoever makes an object of the name meanwhile.
+/// Applies an object, records it, and returns what the object is now. `uid` is that of the existing
+/// object: no other is written. Without a uid nothing is forced, so an object that somebody creates
+/// under the name meanwhile is not taken over.
 pub async fn apply(
     client: &Client,
     namespace: &str,
-    built: &Built,
+    built: &DesiredObject,
     uid: Option<&str>,
-    memory: &mut Memory,
-) -> Result<Option<OwnedSeen>, ApplyError> {
+    cache: &mut ApplyCache,
+) -> Result<Option<OwnedInfo>, ApplyError> {
     let api = api(client, namespace, built.kind);
     let parameters = PatchParams {
         force: uid.is_some(),
@@ -177,19 +179,24 @@ pub async fn apply(
         .map_err(|source| {
             ApplyError::failed("apply", &built.kind.resource().kind, &built.name, source)
         })?;
-    let seen = OwnedSeen::of(&object.metadata);
+    let seen = OwnedInfo::of(&object.metadata);
     if let Some(seen) = &seen {
-        let applied = Applied {
+        let applied = AppliedState {
             asked: digest(built),
             version: seen.version,
         };
-        memory.insert(built.kind, applied);
+        cache.insert(built.kind, applied);
     }
     Ok(seen)
 }
 
-/// Deletes an object that is not wanted any more, and no other of its name.
-pub async fn delete(client: &Client, kind: Kind, key: &Key, uid: &str) -> Result<(), ApplyError> {
+/// Deletes the object with this uid, and no other of its name.
+pub async fn delete(
+    client: &Client,
+    kind: Kind,
+    key: &ObjectRef,
+    uid: &str,
+) -> Result<(), ApplyError> {
     let api = api(client, &key.namespace, kind);
     let this = Preconditions {
         uid: Some(uid.to_owned()),
@@ -206,24 +213,31 @@ pub async fn delete(client: &Client, kind: Kind, key: &Key, uid: &str) -> Result
     }
 }
 
-/// The Job that removes a listener's rows, where it is there and the listener's own.
-pub async fn find_removal(client: &Client, fleet: &Fleet) -> Result<Option<Job>, ApplyError> {
-    let api: Api<Job> = Api::namespaced(client.clone(), &fleet.namespace);
-    let name = removal_name(&fleet.name);
+/// Returns the cleanup Job, where it exists and is the listener's own.
+pub async fn find_cleanup_job(
+    client: &Client,
+    resources: &ListenerResources,
+) -> Result<Option<Job>, ApplyError> {
+    let api: Api<Job> = Api::namespaced(client.clone(), &resources.namespace);
+    let name = cleanup_job_name(&resources.name);
     let job = api.get_opt(&name).await;
     let job = job.map_err(|source| ApplyError::failed("read", "Job", &name, source))?;
-    let is_own =
-        |job: &Job| OwnedSeen::of(&job.metadata).is_some_and(|seen| seen.owner_uid == fleet.uid);
+    let is_own = |job: &Job| {
+        OwnedInfo::of(&job.metadata).is_some_and(|seen| seen.owner_uid == resources.uid)
+    };
     match job {
         Some(job) if !is_own(&job) => Err(ApplyError::Taken(vec![format!("Job {name}")])),
         job => Ok(job),
     }
 }
 
-/// The pods of that Job.
-pub async fn removal_pods(client: &Client, fleet: &Fleet) -> Result<Vec<Pod>, ApplyError> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), &fleet.namespace);
-    let name = removal_name(&fleet.name);
+/// Returns the pods of the cleanup Job.
+pub async fn cleanup_job_pods(
+    client: &Client,
+    resources: &ListenerResources,
+) -> Result<Vec<Pod>, ApplyError> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &resources.namespace);
+    let name = cleanup_job_name(&resources.name);
     let labels = format!("batch.kubernetes.io/job-name={name}");
     let pods = api.list(&ListParams::default().labels(&labels)).await;
     let pods =
@@ -231,24 +245,30 @@ pub async fn removal_pods(client: &Client, fleet: &Fleet) -> Result<Vec<Pod>, Ap
     Ok(pods.items)
 }
 
-/// Makes that Job. One that is there by now is looked at next time.
-pub async fn begin_removal(client: &Client, fleet: &Fleet) -> Result<(), ApplyError> {
-    let api: Api<Job> = Api::namespaced(client.clone(), &fleet.namespace);
+/// Creates the cleanup Job. One that exists by now is checked next time.
+pub async fn start_cleanup_job(
+    client: &Client,
+    resources: &ListenerResources,
+) -> Result<(), ApplyError> {
+    let api: Api<Job> = Api::namespaced(client.clone(), &resources.namespace);
     let parameters = PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     };
-    match api.create(&parameters, &cleanup_job::build(fleet)).await {
+    match api
+        .create(&parameters, &cleanup_job::build(resources))
+        .await
+    {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         Err(source) => {
-            let name = removal_name(&fleet.name);
+            let name = cleanup_job_name(&resources.name);
             Err(ApplyError::failed("make", "Job", &name, source))
         }
     }
 }
 
-/// Whether an answer says that the object is not there.
+/// Returns whether the object does not exist.
 #[must_use]
 pub fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
@@ -258,7 +278,7 @@ fn api(client: &Client, namespace: &str, kind: Kind) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), namespace, &kind.resource())
 }
 
-fn digest(built: &Built) -> u64 {
+fn digest(built: &DesiredObject) -> u64 {
     let mut hasher = DefaultHasher::new();
     built.name.hash(&mut hasher);
     // Maps of serde_json are sorted, so the same object gives the same text.
@@ -274,38 +294,38 @@ mod tests {
 
     #[test]
     fn an_object_is_written_when_it_or_what_is_wanted_changed() {
-        let built = |port: i32| Built {
+        let built = |port: i32| DesiredObject {
             kind: Kind::Service,
             name: "shop-listener".to_owned(),
             object: json!({ "spec": { "port": port } }),
         };
-        let seen = |version| OwnedSeen {
-            owner: Key::new("shop", "shop"),
+        let seen = |version| OwnedInfo {
+            owner: ObjectRef::new("shop", "shop"),
             owner_uid: "listener".to_owned(),
             uid: "service".to_owned(),
             version,
         };
-        let due = |built: &Built, memory: &Memory, version: Option<u64>| {
-            super::due(built, memory, version.map(seen).as_ref())
+        let due = |built: &DesiredObject, cache: &ApplyCache, version: Option<u64>| {
+            super::needs_apply(built, cache, version.map(seen).as_ref())
         };
-        let mut memory = Memory::new();
-        assert!(due(&built(1), &memory, None));
-        assert!(due(&built(1), &memory, Some(7)));
-        let applied = Applied {
+        let mut cache = ApplyCache::new();
+        assert!(due(&built(1), &cache, None));
+        assert!(due(&built(1), &cache, Some(7)));
+        let applied = AppliedState {
             asked: digest(&built(1)),
             version: 7,
         };
-        memory.insert(Kind::Service, applied);
-        assert!(!due(&built(1), &memory, Some(7)));
-        assert!(due(&built(2), &memory, Some(7)), "something else is wanted");
-        assert!(due(&built(1), &memory, Some(8)), "somebody edited it");
-        assert!(due(&built(1), &memory, None), "somebody deleted it");
+        cache.insert(Kind::Service, applied);
+        assert!(!due(&built(1), &cache, Some(7)));
+        assert!(due(&built(2), &cache, Some(7)), "something else is wanted");
+        assert!(due(&built(1), &cache, Some(8)), "somebody edited it");
+        assert!(due(&built(1), &cache, None), "somebody deleted it");
     }
 
     #[test]
     fn what_others_made_is_named_with_the_remedy() {
         let taken = ApplyError::Taken(vec!["Secret a-listener-bundle".to_owned()]);
-        assert_eq!(taken.refusal(), Some("NameTaken"));
+        assert_eq!(taken.rejection_reason(), Some("NameTaken"));
         let said = taken.to_string();
         assert!(
             said.starts_with("Secret a-listener-bundle is there") && said.contains("another name"),

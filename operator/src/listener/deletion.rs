@@ -1,71 +1,71 @@
-//! The end of a listener: its pods stop, its rows go, and then it goes itself. All that was made for
-//! it has it as owner, or one of its pods, and goes with that, the Leases of its pods too.
+//! Deletes a listener: its pods stop, a Job removes its rows, and then the finalizer goes. Its objects
+//! and the Leases of its pods have it or its pods as owners, so the garbage collector removes them.
 
 use crds::resources::{DeletionPolicy, ObserverListener};
 use tokio::time::Instant;
 
-use super::reconcile::Memory;
+use super::reconcile::ListenerState;
 use crate::cache::projection::Parsed;
 use crate::cache::{Snapshot, identity, owned_key};
-use crate::events::Notice;
+use crate::events::EventDraft;
 use crate::listener::apply;
-use crate::listener::build::{Fleet, Kind};
-use crate::listener::finalizer::{self, FINALIZER, Removal};
+use crate::listener::build::{Kind, ListenerResources};
+use crate::listener::finalizer::{self, CleanupStatus, FINALIZER};
 use crate::listener::validate::{self, SecretValues};
-use crate::object_ref::Key;
+use crate::object_ref::ObjectRef;
 use crate::publish::write_finalizers;
-use crate::reconcile::{Context, Done, ReconcileError};
-use crate::work_queue::Outcome;
+use crate::reconcile::{Context, ReconcileError, ReconcileResult};
+use crate::work_queue::ReconcileAction;
 
-/// What this operator has done and seen of a listener that is deleted.
+/// Progress of a deletion, as far as this operator drove it itself.
 #[derive(Debug, Default)]
-pub(super) struct Ending {
-    /// Since when it is known to be deleted.
+pub(super) struct DeletionState {
+    /// When the deletion was first seen.
     since: Option<Instant>,
-    /// Since when the Job is there.
+    /// When the Job was first seen.
     begun: Option<Instant>,
-    /// How often the API server refused it.
-    refused: u32,
-    /// Why the Job's pods did not get on last.
+    /// Number of times that the API server rejected the Job.
+    rejections: u32,
+    /// Last known reason why the Job's pods fail.
     why: Option<String>,
 }
 
 impl Context {
     pub(super) async fn delete_listener(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         held: &Parsed<ObserverListener>,
-    ) -> Result<Done, ReconcileError> {
-        let concerns = self.index().judge(key, None);
+    ) -> Result<ReconcileResult, ReconcileError> {
+        let also_enqueue = self.index().set_evaluations(key, None);
         let meta = held.meta();
         let finalizers = meta.finalizers.iter().flatten();
         if !finalizers.clone().any(|name| name == FINALIZER) {
-            return Ok(Done {
-                outcome: Outcome::Settled,
-                concerns,
+            return Ok(ReconcileResult {
+                action: ReconcileAction::AwaitChange,
+                also_enqueue,
             });
         }
         let rows = match held {
             Parsed::Valid(listener) => {
-                let mut memory = self.memories().remove(key).unwrap_or_default();
-                let rows = self.remove_rows(key, listener, &mut memory).await;
-                self.memories().insert(key.clone(), memory);
+                let mut state = self.states().remove(key).unwrap_or_default();
+                let rows = self.clean_up(key, listener, &mut state).await;
+                self.states().insert(key.clone(), state);
                 rows?
             }
-            Parsed::Invalid(_) => Some(Notice::warning(
+            Parsed::Invalid(_) => Some(EventDraft::warning(
                 "RowsKept",
                 "the listener cannot be read, so its rows in the database were left",
             )),
         };
-        let Some(notice) = rows else {
-            return Ok(Done {
-                outcome: Outcome::Again(finalizer::PAUSE),
-                concerns,
+        let Some(draft) = rows else {
+            return Ok(ReconcileResult {
+                action: ReconcileAction::RequeueAfter(finalizer::POLL_INTERVAL),
+                also_enqueue,
             });
         };
-        tracing::info!(listener = %key, reason = notice.reason, "{}", notice.note);
+        tracing::info!(listener = %key, reason = draft.reason, "{}", draft.note);
         self.publisher
-            .events::<ObserverListener>(meta, vec![notice])
+            .events::<ObserverListener>(meta, vec![draft])
             .await;
         let others: Vec<String> = finalizers
             .filter(|name| *name != FINALIZER)
@@ -76,37 +76,37 @@ impl Context {
             Err(error) if apply::is_gone(&error) => {}
             Err(error) => return Err(ReconcileError::Finalizer(error)),
         }
-        Ok(Done {
-            outcome: Outcome::Settled,
-            concerns,
+        Ok(ReconcileResult {
+            action: ReconcileAction::AwaitChange,
+            also_enqueue,
         })
     }
 
-    /// What came of the rows; nothing while it goes on.
-    async fn remove_rows(
+    /// Drives the cleanup. Returns the Event that ends it, or nothing while it goes on.
+    async fn clean_up(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         listener: &ObserverListener,
-        memory: &mut Memory,
-    ) -> Result<Option<Notice>, ReconcileError> {
+        state: &mut ListenerState,
+    ) -> Result<Option<EventDraft>, ReconcileError> {
         if listener.spec.deletion_policy == DeletionPolicy::Retain {
-            return Ok(Some(Notice::normal(
+            return Ok(Some(EventDraft::normal(
                 "RowsRetained",
                 "its rows in the database stay, as spec.deletionPolicy says",
             )));
         }
         let snapshot = self.index().snapshot(key, listener);
         if snapshot.terminating {
-            return Ok(Some(kept(key, listener, NAMESPACE_GOES)));
+            return Ok(Some(cleanup_skipped(key, listener, NAMESPACE_TERMINATING)));
         }
-        let since = *memory.ending.since.get_or_insert_with(Instant::now);
+        let since = *state.deletion.since.get_or_insert_with(Instant::now);
         let workloads = [Kind::Deployment, Kind::Workers];
         let pods = !snapshot.pods.is_empty()
             || snapshot.workers
             || workloads
                 .iter()
                 .any(|kind| snapshot.owned.contains_key(kind));
-        if finalizer::waits_for_pods(since.elapsed(), pods) {
+        if finalizer::must_wait_for_pods(since.elapsed(), pods) {
             for kind in workloads {
                 if let Some(seen) = snapshot.owned.get(&kind) {
                     apply::delete(&self.client, kind, &owned_key(kind, key), &seen.uid).await?;
@@ -114,98 +114,100 @@ impl Context {
             }
             return Ok(None);
         }
-        match self.run_removal(key, listener, &snapshot, memory).await {
-            Err(ReconcileError::Apply(error)) if error.refusal().is_some() => {
-                memory.ending.refused += 1;
-                if error.is_namespace_going() {
-                    return Ok(Some(kept(key, listener, NAMESPACE_GOES)));
+        match self.run_cleanup_job(key, listener, &snapshot, state).await {
+            Err(ReconcileError::Apply(error)) if error.rejection_reason().is_some() => {
+                state.deletion.rejections += 1;
+                if error.is_namespace_terminating() {
+                    return Ok(Some(cleanup_skipped(key, listener, NAMESPACE_TERMINATING)));
                 }
-                let is_last = finalizer::is_last_try(memory.ending.refused);
-                Ok(is_last.then(|| kept(key, listener, &error.to_string())))
+                let is_last = finalizer::attempts_exhausted(state.deletion.rejections);
+                Ok(is_last.then(|| cleanup_skipped(key, listener, &error.to_string())))
             }
             other => other,
         }
     }
 
-    /// Has a Job remove the rows, and looks what came of it.
-    async fn run_removal(
+    /// Checks the Job that removes the rows, and starts it where it is missing.
+    async fn run_cleanup_job(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         listener: &ObserverListener,
         snapshot: &Snapshot,
-        memory: &mut Memory,
-    ) -> Result<Option<Notice>, ReconcileError> {
-        let fleet = Fleet::new(listener, &self.installation);
-        let Some(job) = apply::find_removal(&self.client, &fleet).await? else {
+        state: &mut ListenerState,
+    ) -> Result<Option<EventDraft>, ReconcileError> {
+        let resources = ListenerResources::new(listener, &self.installation);
+        let Some(job) = apply::find_cleanup_job(&self.client, &resources).await? else {
             return self
-                .begin_removal(key, listener, snapshot, &fleet, memory)
+                .start_cleanup_job(key, listener, snapshot, &resources, state)
                 .await;
         };
-        let begun = *memory.ending.begun.get_or_insert_with(Instant::now);
-        let pods = apply::removal_pods(&self.client, &fleet).await?;
-        let why = finalizer::why(&pods).or_else(|| memory.ending.why.take());
-        memory.ending.why.clone_from(&why);
-        Ok(match finalizer::removal(&job, why.as_deref()) {
-            Removal::Done => Some(Notice::normal(
+        let begun = *state.deletion.begun.get_or_insert_with(Instant::now);
+        let pods = apply::cleanup_job_pods(&self.client, &resources).await?;
+        let why = finalizer::failure_message(&pods).or_else(|| state.deletion.why.take());
+        state.deletion.why.clone_from(&why);
+        Ok(match finalizer::cleanup_status(&job, why.as_deref()) {
+            CleanupStatus::Succeeded => Some(EventDraft::normal(
                 "RowsRemoved",
                 "its progress and dead letters were removed from the database",
             )),
-            Removal::Failed(why) => Some(kept(key, listener, &why)),
-            Removal::UnderWay if finalizer::is_late(begun.elapsed()) => {
+            CleanupStatus::Failed(why) => Some(cleanup_skipped(key, listener, &why)),
+            CleanupStatus::Running if finalizer::is_overdue(begun.elapsed()) => {
                 let why = why.as_deref();
                 let why = why.unwrap_or("the Job that removes them does not come to an end");
-                Some(kept(key, listener, why))
+                Some(cleanup_skipped(key, listener, why))
             }
-            Removal::UnderWay => None,
+            CleanupStatus::Running => None,
         })
     }
 
-    /// Makes the Job, and before it what the Job needs and is not there any more.
-    async fn begin_removal(
+    /// Creates the Job, and before it what the Job needs and is missing.
+    async fn start_cleanup_job(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         listener: &ObserverListener,
         snapshot: &Snapshot,
-        fleet: &Fleet,
-        memory: &mut Memory,
-    ) -> Result<Option<Notice>, ReconcileError> {
+        resources: &ListenerResources,
+        state: &mut ListenerState,
+    ) -> Result<Option<EventDraft>, ReconcileError> {
         let wanted = validate::references(key, listener, snapshot);
-        let values = self.secrets.read_last(&self.client, &wanted).await;
-        if let Some(heir) = heir(key, listener, snapshot, &values) {
+        let values = self.secrets.read_or_cached(&self.client, &wanted).await;
+        if let Some(successor) = successor(key, listener, snapshot, &values) {
             let note = format!(
-                "listener {heir} has the same identity, so the rows in the database were left to it"
+                "listener {successor} has the same identity, so the rows in the database were left to it"
             );
-            return Ok(Some(Notice::warning("RowsKept", note)));
+            return Ok(Some(EventDraft::warning("RowsKept", note)));
         }
-        let mut needed = fleet.objects()?;
+        let mut needed = resources.objects()?;
         needed.retain(|built| built.kind == Kind::ServiceAccount);
         if !snapshot.owned.contains_key(&Kind::Secret) {
             // It was deleted by hand, or by a deletion that begins with what is owned.
             match validate::plan(key, listener, snapshot, &values).bundle {
-                Ok(bundle) => needed.push(fleet.bundle(bundle.text.reveal(), &bundle.hash)?),
-                Err(refused) => return Ok(Some(kept(key, listener, &refused.message))),
+                Ok(bundle) => needed.push(resources.bundle(bundle.text.reveal(), &bundle.hash)?),
+                Err(rejection) => {
+                    return Ok(Some(cleanup_skipped(key, listener, &rejection.message)));
+                }
             }
         }
         needed.retain(|built| !snapshot.owned.contains_key(&built.kind));
         let (client, namespace) = (&self.client, &key.namespace);
         let due: Vec<_> = needed.iter().collect();
-        let uids = apply::find(client, namespace, &fleet.uid, &due, &snapshot.owned).await?;
+        let uids = apply::find(client, namespace, &resources.uid, &due, &snapshot.owned).await?;
         for built in due.into_iter().filter(|one| !uids.contains_key(&one.kind)) {
-            apply::apply(client, namespace, built, None, &mut memory.applied).await?;
+            apply::apply(client, namespace, built, None, &mut state.applied).await?;
             self.count_write(built.kind);
         }
-        apply::begin_removal(client, fleet).await?;
+        apply::start_cleanup_job(client, resources).await?;
         self.metrics.writes.with_label_values(&["Job"]).inc();
         Ok(None)
     }
 }
 
-const NAMESPACE_GOES: &str =
+const NAMESPACE_TERMINATING: &str =
     "its namespace is deleted too, so that no pod can be made there to remove them";
 
-fn kept(key: &Key, listener: &ObserverListener, why: &str) -> Notice {
+fn cleanup_skipped(key: &ObjectRef, listener: &ObserverListener, why: &str) -> EventDraft {
     let identity = identity(key, listener);
-    Notice::warning(
+    EventDraft::warning(
         "RowsKept",
         format!(
             "its progress and dead letters may still be in the database and hold back the removal of old events; \
@@ -214,21 +216,21 @@ fn kept(key: &Key, listener: &ObserverListener, why: &str) -> Notice {
     )
 }
 
-/// Another listener of the same identity on the same database. Where it cannot be told, nothing is
-/// removed that it may need.
-fn heir(
-    key: &Key,
+/// Returns another listener of the same identity on the same database. One whose database is unknown
+/// counts, so that nothing is removed that it may need.
+fn successor(
+    key: &ObjectRef,
     listener: &ObserverListener,
     snapshot: &Snapshot,
     values: &SecretValues,
-) -> Option<Key> {
+) -> Option<ObjectRef> {
     let own = validate::database(key, listener, values);
     snapshot
-        .rivals
+        .identity_conflicts
         .iter()
-        .map(|rival| (Key::of(&rival.metadata), rival))
-        .find(|(other, rival)| {
-            let database = validate::database(other, rival, values);
+        .map(|peer| (ObjectRef::of(&peer.metadata), peer))
+        .find(|(other, peer)| {
+            let database = validate::database(other, peer, values);
             database.is_none() || database == own
         })
         .map(|(other, _)| other)

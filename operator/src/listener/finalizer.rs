@@ -1,12 +1,18 @@
-//! What happens before a deleted listener may go: its progress and dead letters are removed from
-//! the database, because a listener that is gone would hold back the removal of old events for ever.
+//! Decisions of the finalizer: pure functions.
 //!
-//! A Job in the listener's namespace does that, once the pods have stopped. The operator connects to
-//! no database: its URL is a user's, and may name anything.
+//! Before a deleted listener may go, its progress and dead letters are removed from the database:
+//! otherwise they would hold back the retention of old events for ever. A Job in the listener's
+//! namespace does that, once the pods have stopped. The operator itself connects to no database: the
+//! URL is a user's and may name anything.
 //!
-//! A deletion never hangs: the pods have a while to stop, and the Job has few tries and a bounded
-//! time. All of that counts from what this operator has done itself, so one that was away for long
-//! does not give up before it has tried. Rows that stay are told of by an Event.
+//! A deletion never hangs: the pods have a bounded time to stop, and the Job has few attempts and a
+//! deadline. All limits count from what this operator did itself, so an operator that was down for
+//! long does not give up before it has tried. An Event reports rows that stay.
+//!
+//! `kube::runtime::finalizer` is not used. It would add the finalizer to every listener, also to
+//! invalid ones and to those that retain their data; it removes it by name alone, where ours is bound
+//! to the uid and version; it returns no object, so the cache would lag behind the write; and a
+//! cleanup that is not finished would have to be an error.
 
 use std::time::Duration;
 
@@ -15,75 +21,75 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::listener::build::cleanup_job::DEADLINE;
 
-/// Keeps a listener until its rows are gone.
+/// Finalizer that keeps a listener until its rows are removed.
 pub const FINALIZER: &str = "observers.fraiseql.dev/rows";
 
-/// How long the pods may take to stop.
-const PODS_PATIENCE: Duration = Duration::from_secs(45);
+/// Longest wait for the pods to stop.
+const POD_STOP_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// How long the Job may be without an end: its own deadline, and a while for who keeps it.
-const JOB_PATIENCE: Duration = DEADLINE.saturating_add(Duration::from_mins(1));
+/// Longest wait for the Job: its own deadline, and some time for the Job controller.
+const CLEANUP_TIMEOUT: Duration = DEADLINE.saturating_add(Duration::from_mins(1));
 
-/// Tries to make the Job where the API server refuses it.
-const TRIES: u32 = 5;
+/// Attempts to create the Job where the API server rejects it.
+const MAX_ATTEMPTS: u32 = 5;
 
-/// Between two looks.
-pub const PAUSE: Duration = Duration::from_secs(2);
+/// Time between two checks of a cleanup.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Most bytes of what a pod said that are passed on.
-const MAX_WHY: usize = 400;
+/// Most bytes of a pod's failure message that are passed on.
+const MAX_FAILURE_BYTES: usize = 400;
 
-/// Whether to wait for the pods of a listener, which may still be at work and would write rows anew.
-/// `lasts` says for how long it has been known to be deleted.
+/// Returns whether to wait for the listener's pods, which could write rows again. `lasts` is the time
+/// since the deletion was first seen.
 #[must_use]
-pub fn waits_for_pods(lasts: Duration, pods: bool) -> bool {
-    pods && lasts < PODS_PATIENCE
+pub fn must_wait_for_pods(lasts: Duration, pods: bool) -> bool {
+    pods && lasts < POD_STOP_TIMEOUT
 }
 
-/// Whether a Job that has neither ended nor failed for so long is given up.
+/// Returns whether a Job that has not ended for so long is given up.
 #[must_use]
-pub fn is_late(lasts: Duration) -> bool {
-    lasts >= JOB_PATIENCE
+pub fn is_overdue(lasts: Duration) -> bool {
+    lasts >= CLEANUP_TIMEOUT
 }
 
-/// Whether there is another try to make the Job after so many that were refused.
+/// Returns whether no attempt to create the Job is left after so many that were rejected.
 #[must_use]
-pub fn is_last_try(tries: u32) -> bool {
-    tries >= TRIES
+pub fn attempts_exhausted(tries: u32) -> bool {
+    tries >= MAX_ATTEMPTS
 }
 
-/// What came of the Job.
+/// Result of the Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// Nothing yet.
-    UnderWay,
-    /// The rows are gone.
-    Done,
-    /// They are not, and why.
+pub enum CleanupStatus {
+    /// It has not ended.
+    Running,
+    /// It removed the rows.
+    Succeeded,
+    /// It did not, and why.
     Failed(String),
 }
 
-/// What came of the Job, given why its pods do not get on.
+/// Returns the result of the Job, given why its pods fail.
 #[must_use]
-pub fn removal(job: &Job, why: Option<&str>) -> Removal {
+pub fn cleanup_status(job: &Job, why: Option<&str>) -> CleanupStatus {
     let conditions = job.status.as_ref().and_then(|s| s.conditions.as_ref());
     let holds = |type_: &str| {
         let mut conditions = conditions.into_iter().flatten();
         conditions.find(|found| found.type_ == type_ && found.status == "True")
     };
     if holds("Complete").is_some() {
-        return Removal::Done;
+        return CleanupStatus::Succeeded;
     }
     let Some(failed) = holds("Failed") else {
-        return Removal::UnderWay;
+        return CleanupStatus::Running;
     };
     let said = failed.message.as_deref().unwrap_or("the Job failed");
-    Removal::Failed(why.unwrap_or(said).to_owned())
+    CleanupStatus::Failed(why.unwrap_or(said).to_owned())
 }
 
-/// Why the pods of the Job do not get on, in the words of the last of them or of its node.
+/// Returns why the Job's pods fail, from the last words of the newest pod or from its node.
 #[must_use]
-pub fn why(pods: &[Pod]) -> Option<String> {
+pub fn failure_message(pods: &[Pod]) -> Option<String> {
     let mut pods: Vec<&Pod> = pods.iter().collect();
     pods.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
     pods.into_iter()
@@ -111,7 +117,7 @@ pub fn why(pods: &[Pod]) -> Option<String> {
             Some(last.strip_prefix("error: ").unwrap_or(last).to_owned())
         })
         .map(|mut why| {
-            why.truncate(why.floor_char_boundary(MAX_WHY));
+            why.truncate(why.floor_char_boundary(MAX_FAILURE_BYTES));
             why
         })
 }
@@ -126,16 +132,16 @@ mod tests {
 
     #[test]
     fn pods_stop_first_for_a_while() {
-        let waits = |seconds, pods| waits_for_pods(Duration::from_secs(seconds), pods);
+        let waits = |seconds, pods| must_wait_for_pods(Duration::from_secs(seconds), pods);
         assert!(waits(0, true) && waits(44, true));
         assert!(!waits(45, true) && !waits(0, false));
     }
 
     #[test]
     fn nothing_is_given_up_before_it_has_been_tried() {
-        assert!(!is_late(Duration::ZERO) && !is_late(DEADLINE));
-        assert!(is_late(JOB_PATIENCE));
-        assert!(!is_last_try(1) && is_last_try(TRIES));
+        assert!(!is_overdue(Duration::ZERO) && !is_overdue(DEADLINE));
+        assert!(is_overdue(CLEANUP_TIMEOUT));
+        assert!(!attempts_exhausted(1) && attempts_exhausted(MAX_ATTEMPTS));
     }
 
     fn job(conditions: &Value) -> Job {
@@ -146,14 +152,23 @@ mod tests {
     fn a_job_ends_well_or_with_a_reason() {
         let condition =
             |type_| json!([{ "type": type_, "status": "True", "message": "too many tries" }]);
-        assert_eq!(removal(&Job::default(), None), Removal::UnderWay);
+        assert_eq!(
+            cleanup_status(&Job::default(), None),
+            CleanupStatus::Running
+        );
         // What is on its way to its end has not ended.
         let target = job(&condition("FailureTarget"));
-        assert_eq!(removal(&target, None), Removal::UnderWay);
-        assert_eq!(removal(&job(&condition("Complete")), None), Removal::Done);
+        assert_eq!(cleanup_status(&target, None), CleanupStatus::Running);
+        assert_eq!(
+            cleanup_status(&job(&condition("Complete")), None),
+            CleanupStatus::Succeeded
+        );
         let failed = job(&condition("Failed"));
         for (why, expected) in [(None, "too many tries"), (Some("refused"), "refused")] {
-            assert_eq!(removal(&failed, why), Removal::Failed(expected.to_owned()));
+            assert_eq!(
+                cleanup_status(&failed, why),
+                CleanupStatus::Failed(expected.to_owned())
+            );
         }
     }
 
@@ -172,24 +187,30 @@ mod tests {
     fn the_last_pod_says_why_in_its_last_words() {
         let ended = |message: &str| json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": message } });
         let old = pod(1, &ended("error: cannot reach Postgres\n"));
-        assert_eq!(why(&[]), None);
+        assert_eq!(failure_message(&[]), None);
         assert_eq!(
-            why(std::slice::from_ref(&old)).as_deref(),
+            failure_message(std::slice::from_ref(&old)).as_deref(),
             Some("cannot reach Postgres")
         );
         let new = pod(2, &ended("{\"level\":\"INFO\"}\nerror: it refuses\n\n"));
-        assert_eq!(why(&[new, old.clone()]).as_deref(), Some("it refuses"));
+        assert_eq!(
+            failure_message(&[new, old.clone()]).as_deref(),
+            Some("it refuses")
+        );
         let killed = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
-        assert_eq!(why(&[pod(3, &killed)]).as_deref(), Some("OOMKilled"));
+        assert_eq!(
+            failure_message(&[pod(3, &killed)]).as_deref(),
+            Some("OOMKilled")
+        );
         let waiting = |reason: &str| pod(4, &json!({ "waiting": { "reason": reason } }));
-        let pulls = why(&[waiting("ImagePullBackOff"), old.clone()]);
+        let pulls = failure_message(&[waiting("ImagePullBackOff"), old.clone()]);
         assert_eq!(
             pulls.as_deref(),
             Some("its pod does not run: ImagePullBackOff")
         );
-        let begins = why(&[waiting("ContainerCreating"), old]);
+        let begins = failure_message(&[waiting("ContainerCreating"), old]);
         assert_eq!(begins.as_deref(), Some("cannot reach Postgres"));
-        let long = why(&[pod(5, &ended(&"ä".repeat(999)))]).unwrap();
-        assert!(long.len() <= MAX_WHY);
+        let long = failure_message(&[pod(5, &ended(&"ä".repeat(999)))]).unwrap();
+        assert!(long.len() <= MAX_FAILURE_BYTES);
     }
 }

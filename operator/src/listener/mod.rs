@@ -7,6 +7,7 @@ pub mod finalizer;
 pub mod pod_status;
 mod reconcile;
 pub mod status;
+mod update_status;
 pub mod validate;
 
-pub(crate) use reconcile::Memory;
+pub(crate) use reconcile::ListenerState;

@@ -1,6 +1,6 @@
-//! Asks the pods of a listener how they are.
+//! Polls the status of a listener's pods over HTTP.
 //!
-//! A pod that does not answer once is taken at its last word for a while.
+//! The last status of a pod that does not answer stays valid for a while.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,45 +10,45 @@ use futures::StreamExt;
 use futures::stream;
 use tokio::time::Instant;
 
-use crate::cache::projection::PodSeen;
-use crate::listener::status::Pod;
+use crate::cache::projection::PodInfo;
+use crate::listener::status::PodView;
 
-/// How long a pod may take to answer.
+/// Longest wait for a pod's answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Largest report that is read.
+/// Largest status that is read.
 const MAX_BYTES: usize = 256 << 10;
 
-/// Pods of one listener that are asked at once.
-const AT_ONCE: usize = 16;
+/// Pods of one listener that are polled at once.
+const CONCURRENT_REQUESTS: usize = 16;
 
-/// How long a pod that does not answer any more is taken at its last word.
-const LAST_WORD: Duration = Duration::from_secs(12);
+/// How long a status stays valid once the pod does not answer.
+const STATUS_TTL: Duration = Duration::from_secs(12);
 
-/// What the pods of a listener said last, by their names.
-pub type Reports = HashMap<String, (Instant, PodReport)>;
+/// Last status of each pod of a listener, by name.
+pub type PodStatuses = HashMap<String, (Instant, PodReport)>;
 
-/// Why a pod has no report.
+/// Why a pod has no status.
 #[derive(Debug, thiserror::Error)]
-enum ReportError {
-    /// It does not answer.
+enum PodStatusError {
+    /// The request failed.
     #[error("does not answer: {0}")]
-    Away(#[from] reqwest::Error),
-    /// It answers at length.
+    Unreachable(#[from] reqwest::Error),
+    /// The answer is too large.
     #[error("answers with more than {MAX_BYTES} bytes")]
-    TooLong,
-    /// It answers something else.
+    TooLarge,
+    /// The answer does not parse.
     #[error("answers something that is no report: {0}")]
-    Odd(#[from] serde_json::Error),
+    Malformed(#[from] serde_json::Error),
 }
 
-/// Asks pods.
+/// HTTP client for the pods' status.
 #[derive(Clone, Debug)]
-pub struct Reporter(reqwest::Client);
+pub struct PodStatusClient(reqwest::Client);
 
-impl Reporter {
-    /// A client that goes to the pods only: by no proxy, and nowhere that an answer points to. It
-    /// keeps no connections, because thousands of pods are asked once in a while.
+impl PodStatusClient {
+    /// Creates a client that reaches pods only: it uses no proxy and follows no redirects. It keeps no
+    /// connections, because thousands of pods are polled every few seconds.
     pub fn new() -> Result<Self, reqwest::Error> {
         reqwest::Client::builder()
             .no_proxy()
@@ -59,18 +59,22 @@ impl Reporter {
             .map(Self)
     }
 
-    /// Asks all pods that have an address, and gives each with what it said.
-    pub async fn ask(&self, pods: Vec<(String, PodSeen)>, reports: &mut Reports) -> Vec<Pod> {
+    /// Polls all pods that have an address, and returns each with its last valid status.
+    pub async fn poll(
+        &self,
+        pods: Vec<(String, PodInfo)>,
+        reports: &mut PodStatuses,
+    ) -> Vec<PodView> {
         let with_address: Vec<(String, String)> = pods
             .iter()
             .filter_map(|(name, seen)| Some((name.clone(), seen.ip.clone()?)))
             .collect();
         let asked = with_address.into_iter().map(|(name, ip)| async move {
-            let answer = self.one(&ip, &name).await;
+            let answer = self.fetch(&ip, &name).await;
             (name, answer)
         });
         let answers: Vec<_> = stream::iter(asked)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(CONCURRENT_REQUESTS)
             .collect()
             .await;
         let now = Instant::now();
@@ -83,10 +87,10 @@ impl Reporter {
             }
         }
         reports.retain(|name, (at, _)| {
-            now.duration_since(*at) < LAST_WORD && pods.iter().any(|(pod, _)| pod == name)
+            now.duration_since(*at) < STATUS_TTL && pods.iter().any(|(pod, _)| pod == name)
         });
         pods.into_iter()
-            .map(|(name, seen)| Pod {
+            .map(|(name, seen)| PodView {
                 report: reports.get(&name).map(|(_, report)| report.clone()),
                 name,
                 seen,
@@ -94,7 +98,7 @@ impl Reporter {
             .collect()
     }
 
-    async fn one(&self, ip: &str, name: &str) -> Result<PodReport, ReportError> {
+    async fn fetch(&self, ip: &str, name: &str) -> Result<PodReport, PodStatusError> {
         let host = if ip.contains(':') {
             format!("[{ip}]")
         } else {
@@ -105,7 +109,7 @@ impl Reporter {
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await? {
             if body.len() + chunk.len() > MAX_BYTES {
-                return Err(ReportError::TooLong);
+                return Err(PodStatusError::TooLarge);
             }
             body.extend_from_slice(&chunk);
         }

@@ -1,159 +1,158 @@
-//! A listener's objects and its status.
+//! Reconciles a listener: what it should have, its objects, and what it says of its observers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
-use crds::resources::{DeletionPolicy, ObserverListener, ObserverListenerStatus};
+use crds::resources::{DeletionPolicy, ObserverListener};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::deletion::Ending;
-use crate::cache::projection::{InvalidResource, Item, Parsed};
+use super::deletion::DeletionState;
+use crate::cache::projection::{CachedObject, Parsed};
 use crate::cache::{Index, Snapshot, owned_key};
-use crate::events;
 use crate::listener::apply;
-use crate::listener::build::{self, Built, Fleet, Kind};
+use crate::listener::build::{DesiredObject, Kind, ListenerResources};
 use crate::listener::finalizer::FINALIZER;
-use crate::listener::pod_status::Reports;
-use crate::listener::status::{self, Free, Pod, Refused, Seen, Workers};
+use crate::listener::pod_status::PodStatuses;
+use crate::listener::status::{PodView, Rejection, UnownedShards};
 use crate::listener::validate::{self, Bundle};
-use crate::object_ref::{Key, Work};
-use crate::observer::evaluation::{HeldUp, Verdict, judge};
-use crate::publish::{write_finalizers, write_status};
-use crate::reconcile::{Context, Done, ReconcileError, now};
-use crate::work_queue::Outcome;
+use crate::object_ref::{ObjectRef, ReconcileRequest};
+use crate::observer::evaluation::{BlockedReason, ObserverEvaluation, evaluate};
+use crate::publish::write_finalizers;
+use crate::reconcile::{Context, ReconcileError, ReconcileResult};
+use crate::work_queue::ReconcileAction;
 
-/// How soon the pods of a listener that has not converged are asked again.
-const SOON: Duration = Duration::from_secs(2);
-
-/// How soon those of one that has are.
-const LATER: Duration = Duration::from_secs(10);
-
-/// How often figures alone are worth a write of the status.
-const FIGURES: Duration = Duration::from_secs(10);
-
-/// What is kept of a listener between two reconciles.
+/// State of a listener that the operator keeps between two reconciles.
 #[derive(Debug, Default)]
-pub(crate) struct Memory {
-    pub(super) applied: apply::Memory,
-    pub(super) ending: Ending,
-    reports: Reports,
-    free: Free,
-    /// Since when fewer pods for jobs are ready than are asked for.
-    short: Option<Timestamp>,
-    plan: Option<Planned>,
+pub(crate) struct ListenerState {
+    pub(super) applied: apply::ApplyCache,
+    pub(super) deletion: DeletionState,
+    pub(super) reports: PodStatuses,
+    pub(super) unowned_since: UnownedShards,
+    /// Since when fewer workers are ready than are asked for.
+    pub(super) short: Option<Timestamp>,
+    plan: Option<DesiredState>,
     /// When the status was written last.
-    written: Option<Instant>,
+    pub(super) written: Option<Instant>,
 }
 
-/// A plan without its text, for as long as what it was made from stays.
+/// Desired state without the bundle's text; valid while its inputs stay the same.
 #[derive(Clone, Debug)]
-struct Planned {
+pub(super) struct DesiredState {
     inputs: u64,
-    secrets: BTreeSet<Key>,
-    bundle: Result<String, Refused>,
-    observers: BTreeMap<Key, Option<Verdict>>,
+    secrets: BTreeSet<ObjectRef>,
+    pub(super) bundle: Result<String, Rejection>,
+    observers: BTreeMap<ObjectRef, Option<ObserverEvaluation>>,
 }
 
-/// What is known of a listener towards the end of its reconcile.
+/// Observed and desired state at the end of a reconcile.
 #[derive(Clone, Copy)]
-struct Current<'a> {
-    planned: &'a Planned,
-    pods: &'a [Pod],
-    verdicts: &'a BTreeMap<Key, Verdict>,
+pub(super) struct ReconcileView<'a> {
+    pub(super) desired: &'a DesiredState,
+    pub(super) pods: &'a [PodView],
+    pub(super) evaluations: &'a BTreeMap<ObjectRef, ObserverEvaluation>,
 }
 
 impl Context {
-    pub(crate) async fn reconcile_listener(&self, key: &Key) -> Result<Done, ReconcileError> {
+    pub(crate) async fn reconcile_listener(
+        &self,
+        key: &ObjectRef,
+    ) -> Result<ReconcileResult, ReconcileError> {
         let held = self.index().listener(key);
         let listener = match held {
             None => {
-                self.memories().remove(key);
-                return Ok(self.forget_listener(key));
+                self.states().remove(key);
+                return Ok(self.drop_state(key));
             }
             Some(held) if held.meta().deletion_timestamp.is_some() => {
                 return self.delete_listener(key, &held).await;
             }
-            Some(Parsed::Invalid(invalid)) => return self.refuse_unreadable(key, &invalid).await,
+            Some(Parsed::Invalid(invalid)) => return self.reject_unparsable(key, &invalid).await,
             Some(Parsed::Valid(listener)) => listener,
         };
-        let mut memory = self.memories().remove(key).unwrap_or_default();
-        memory.ending = Ending::default();
-        let done = self.run_listener(key, &listener, &mut memory).await;
-        self.memories().insert(key.clone(), memory);
+        let mut state = self.states().remove(key).unwrap_or_default();
+        state.deletion = DeletionState::default();
+        let done = self.run_listener(key, &listener, &mut state).await;
+        self.states().insert(key.clone(), state);
         done
     }
 
-    /// What a listener said and read counts no more.
-    pub(super) fn forget_listener(&self, key: &Key) -> Done {
+    /// Drops what the index holds on behalf of a listener.
+    pub(super) fn drop_state(&self, key: &ObjectRef) -> ReconcileResult {
         let mut index = self.index();
-        index.reads(key, BTreeSet::new());
-        Done {
-            outcome: Outcome::Settled,
-            concerns: index.judge(key, None),
+        index.set_secret_refs(key, BTreeSet::new());
+        ReconcileResult {
+            action: ReconcileAction::AwaitChange,
+            also_enqueue: index.set_evaluations(key, None),
         }
     }
 
     async fn run_listener(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         listener: &Arc<ObserverListener>,
-        memory: &mut Memory,
-    ) -> Result<Done, ReconcileError> {
+        state: &mut ListenerState,
+    ) -> Result<ReconcileResult, ReconcileError> {
         let snapshot = self.index().snapshot(key, listener);
-        let (mut planned, bundle) = self.plan(key, listener, &snapshot, memory).await?;
-        let mut concerns = BTreeSet::new();
-        let mut refused = false;
-        if planned.bundle.is_ok() && !snapshot.terminating {
-            concerns.extend(self.ensure_finalizer(key, listener).await?);
-            let applied = self.apply_objects(key, listener, &snapshot, memory, bundle);
+        let (mut desired, bundle) = self.plan(key, listener, &snapshot, state).await?;
+        let mut also_enqueue = BTreeSet::new();
+        let mut rejected = false;
+        if desired.bundle.is_ok() && !snapshot.terminating {
+            also_enqueue.extend(self.ensure_finalizer(key, listener).await?);
+            let applied = self.apply_objects(key, listener, &snapshot, state, bundle);
             match applied.await {
-                Err(ReconcileError::Apply(error)) if error.refusal().is_some() => {
-                    refused = true;
-                    planned.bundle = Err(Refused {
-                        reason: error.refusal().unwrap_or_default().to_owned(),
+                Err(ReconcileError::Apply(error)) if error.rejection_reason().is_some() => {
+                    rejected = true;
+                    desired.bundle = Err(Rejection {
+                        reason: error.rejection_reason().unwrap_or_default().to_owned(),
                         message: error.to_string(),
                     });
                 }
                 other => other?,
             }
         }
-        let pods = self.pods.ask(snapshot.pods, &mut memory.reports).await;
-        let verdicts = verdicts(listener, &planned, &pods);
-        concerns.extend(self.index().judge(key, Some(verdicts.clone())));
-        let current = Current {
-            planned: &planned,
+        let pods = self.pods.poll(snapshot.pods, &mut state.reports).await;
+        let evaluations = evaluations(listener, &desired, &pods);
+        also_enqueue.extend(self.index().set_evaluations(key, Some(evaluations.clone())));
+        let view = ReconcileView {
+            desired: &desired,
             pods: &pods,
-            verdicts: &verdicts,
+            evaluations: &evaluations,
         };
-        let (outcome, more) = self.update_status(key, listener, current, memory).await?;
-        concerns.extend(more);
-        let outcome = if refused { Outcome::Failed } else { outcome };
-        Ok(Done { outcome, concerns })
+        let (action, more) = self.update_status(key, listener, view, state).await?;
+        also_enqueue.extend(more);
+        let action = if rejected {
+            ReconcileAction::Failed
+        } else {
+            action
+        };
+        Ok(ReconcileResult {
+            action,
+            also_enqueue,
+        })
     }
 
-    /// Plans anew when something changed that the plan was made from, or when the bundle must be
-    /// written again and its text is needed.
+    /// Computes the desired state. Returns the cached one while its inputs are the same, unless the
+    /// bundle must be written again and its text is needed.
     async fn plan(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         listener: &ObserverListener,
         snapshot: &Snapshot,
-        memory: &mut Memory,
-    ) -> Result<(Planned, Option<Bundle>), ReconcileError> {
-        if let Some(planned) = &memory.plan
-            && planned.inputs == inputs(listener, snapshot, &planned.secrets, &self.index())
-            && (planned.bundle.is_err()
-                || apply::untouched(Kind::Secret, &memory.applied, &snapshot.owned))
+        state: &mut ListenerState,
+    ) -> Result<(DesiredState, Option<Bundle>), ReconcileError> {
+        if let Some(desired) = &state.plan
+            && desired.inputs == inputs(listener, snapshot, &desired.secrets, &self.index())
+            && (desired.bundle.is_err()
+                || apply::is_unchanged(Kind::Secret, &state.applied, &snapshot.owned))
         {
-            return Ok((planned.clone(), None));
+            return Ok((desired.clone(), None));
         }
         let secrets = validate::references(key, listener, snapshot);
         let inputs = {
             let mut index = self.index();
-            index.reads(key, secrets.clone());
+            index.set_secret_refs(key, secrets.clone());
             inputs(listener, snapshot, &secrets, &index)
         };
         let values = self
@@ -162,25 +161,26 @@ impl Context {
             .await
             .map_err(ReconcileError::Secrets)?;
         let plan = validate::plan(key, listener, snapshot, &values);
-        let planned = Planned {
+        let desired = DesiredState {
             inputs,
             secrets,
             bundle: match &plan.bundle {
                 Ok(bundle) => Ok(bundle.hash.clone()),
-                Err(refused) => Err(refused.clone()),
+                Err(rejection) => Err(rejection.clone()),
             },
             observers: plan.observers,
         };
-        memory.plan = Some(planned.clone());
-        Ok((planned, plan.bundle.ok()))
+        state.plan = Some(desired.clone());
+        Ok((desired, plan.bundle.ok()))
     }
 
-    /// Before anything can write rows, the listener is kept from going without them.
+    /// Adds the finalizer where it is missing: from then on the listener cannot be deleted without a
+    /// cleanup of the rows that its pods may write. Invalid listeners have no pods and get none.
     async fn ensure_finalizer(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         listener: &ObserverListener,
-    ) -> Result<BTreeSet<Work>, ReconcileError> {
+    ) -> Result<BTreeSet<ReconcileRequest>, ReconcileError> {
         let mut finalizers = listener.metadata.finalizers.clone().unwrap_or_default();
         let wanted = listener.spec.deletion_policy == DeletionPolicy::Delete;
         if !wanted || finalizers.iter().any(|name| name == FINALIZER) {
@@ -192,37 +192,40 @@ impl Context {
             .await
             .map_err(ReconcileError::Finalizer)?;
         self.metrics.writes.with_label_values(&["finalizer"]).inc();
-        let item = Item::Listener(Parsed::from(object));
+        let item = CachedObject::Listener(Parsed::from(object));
         // It may have changed meanwhile.
-        Ok(self.index().put(key.clone(), item))
+        Ok(self.index().upsert(key.clone(), item))
     }
 
     async fn apply_objects(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         listener: &ObserverListener,
         snapshot: &Snapshot,
-        memory: &mut Memory,
+        state: &mut ListenerState,
         bundle: Option<Bundle>,
     ) -> Result<(), ReconcileError> {
-        let fleet = Fleet::new(listener, &self.installation);
-        let mut wanted = fleet.objects()?;
+        let resources = ListenerResources::new(listener, &self.installation);
+        let mut wanted = resources.objects()?;
         if let Some(bundle) = bundle {
-            wanted.push(fleet.bundle(bundle.text.reveal(), &bundle.hash)?);
+            wanted.push(resources.bundle(bundle.text.reveal(), &bundle.hash)?);
         }
         wanted.sort_by_key(|built| built.kind);
         let seen = &snapshot.owned;
-        let is_due = |built: &&Built| apply::due(built, &memory.applied, seen.get(&built.kind));
-        let due: Vec<&Built> = wanted.iter().filter(is_due).collect();
+        let is_due = |built: &&DesiredObject| {
+            apply::needs_apply(built, &state.applied, seen.get(&built.kind))
+        };
+        let due: Vec<&DesiredObject> = wanted.iter().filter(is_due).collect();
         let (client, namespace) = (&self.client, &key.namespace);
-        let uids = apply::find(client, namespace, &fleet.uid, &due, seen).await?;
+        let uids = apply::find(client, namespace, &resources.uid, &due, seen).await?;
         for built in due {
             let kind = built.kind;
             let uid = uids.get(&kind).map(String::as_str);
-            let seen = apply::apply(client, namespace, built, uid, &mut memory.applied).await?;
+            let seen = apply::apply(client, namespace, built, uid, &mut state.applied).await?;
             self.count_write(kind);
             if let Some(seen) = seen {
-                self.index().applied(kind, &owned_key(kind, key), seen);
+                self.index()
+                    .record_applied(kind, &owned_key(kind, key), seen);
             }
         }
         for (kind, seen) in &snapshot.owned {
@@ -230,138 +233,11 @@ impl Context {
             let kept = kind == Kind::Secret || wanted.iter().any(|built| built.kind == kind);
             if !kept {
                 apply::delete(client, kind, &owned_key(kind, key), &seen.uid).await?;
-                memory.applied.remove(&kind);
+                state.applied.remove(&kind);
                 self.count_write(kind);
             }
         }
         Ok(())
-    }
-
-    async fn update_status(
-        &self,
-        key: &Key,
-        listener: &ObserverListener,
-        current: Current<'_>,
-        memory: &mut Memory,
-    ) -> Result<(Outcome, BTreeSet<Work>), ReconcileError> {
-        // What was applied or seen since the beginning counts.
-        let (held, deployment, workers) = {
-            let index = self.index();
-            let deployments = (index.deployment(key), index.workers(key));
-            (index.listener(key), deployments.0, deployments.1)
-        };
-        let Some(Parsed::Valid(held)) = held else {
-            return Ok((Outcome::Settled, BTreeSet::new()));
-        };
-        let before = held.status.clone().unwrap_or_default();
-        let bundle = &current.planned.bundle;
-        let spec = &listener.spec;
-        memory.free.note(current.pods, spec.shards, now());
-        let workers = Workers {
-            wanted: build::workers(listener),
-            deployment: workers.as_ref(),
-            short: None,
-        };
-        memory.short = workers.is_short().then(|| memory.short.unwrap_or_else(now));
-        let seen = Seen {
-            namespace: &key.namespace,
-            name: &key.name,
-            generation: listener.metadata.generation.unwrap_or_default(),
-            wanted: spec.replicas,
-            shards: spec.shards,
-            stalled_after: spec.stalled_after.duration(),
-            free: &memory.free,
-            refused: bundle.as_ref().err(),
-            bundle: bundle.as_deref().ok(),
-            deployment: deployment.as_ref(),
-            workers: Workers {
-                short: memory.short,
-                ..workers
-            },
-            pods: current.pods,
-            verdicts: current.verdicts,
-        };
-        let mut status = status::compute_status(seen, &before, now());
-        let lately = |at: Instant| at.elapsed() < FIGURES;
-        if memory.written.is_some_and(lately) {
-            status::keep_figures(&mut status, &before);
-        }
-        let mut concerns = BTreeSet::new();
-        if status != before {
-            concerns = self.write_status(key, listener, &before, &status).await?;
-            memory.written = Some(Instant::now());
-        }
-        // All else is told by the watches.
-        let asked = current.pods.iter().any(|pod| pod.seen.ip.is_some());
-        let asked = asked || memory.short.is_some();
-        let converged = status::converged(&status) && memory.free.is_empty();
-        let outcome = match (asked, converged) {
-            (false, _) => Outcome::Settled,
-            (true, true) => Outcome::Again(LATER),
-            (true, false) => Outcome::Again(SOON),
-        };
-        Ok((outcome, concerns))
-    }
-
-    async fn write_status(
-        &self,
-        key: &Key,
-        listener: &ObserverListener,
-        before: &ObserverListenerStatus,
-        status: &ObserverListenerStatus,
-    ) -> Result<BTreeSet<Work>, ReconcileError> {
-        let meta = &listener.metadata;
-        let object = match write_status::<ObserverListener>(&self.client, meta, status).await {
-            Ok(object) => object,
-            Err(error) if apply::is_gone(&error) => return Ok(BTreeSet::new()),
-            Err(error) => return Err(ReconcileError::Status(error)),
-        };
-        self.metrics.writes.with_label_values(&["status"]).inc();
-        let item = Item::Listener(Parsed::from(object));
-        // It may have changed meanwhile.
-        let concerns = self.index().put(key.clone(), item);
-        let notices = events::of_listener(&before.conditions, &status.conditions);
-        self.publisher
-            .events::<ObserverListener>(meta, notices)
-            .await;
-        Ok(concerns)
-    }
-
-    /// A listener that cannot be read is left as it runs.
-    async fn refuse_unreadable(
-        &self,
-        key: &Key,
-        invalid: &InvalidResource,
-    ) -> Result<Done, ReconcileError> {
-        let done = self.forget_listener(key);
-        let refused = Refused {
-            reason: "Invalid".to_owned(),
-            message: invalid.error.clone(),
-        };
-        let seen = Seen {
-            namespace: &key.namespace,
-            name: &key.name,
-            generation: invalid.metadata.generation.unwrap_or_default(),
-            wanted: 1,
-            shards: 0,
-            stalled_after: Duration::MAX,
-            free: &Free::default(),
-            refused: Some(&refused),
-            bundle: None,
-            deployment: None,
-            workers: Workers::default(),
-            pods: &[],
-            verdicts: &BTreeMap::new(),
-        };
-        let status = status::compute_status(seen, &ObserverListenerStatus::default(), now());
-        write_status::<ObserverListener>(&self.client, &invalid.metadata, &status)
-            .await
-            .map_err(ReconcileError::Status)?;
-        let notices = events::of_listener(&[], &status.conditions);
-        self.publisher
-            .events::<ObserverListener>(&invalid.metadata, notices)
-            .await;
-        Ok(done)
     }
 
     pub(super) fn count_write(&self, kind: Kind) {
@@ -370,11 +246,11 @@ impl Context {
     }
 }
 
-/// A digest of everything that a plan is made from.
+/// Returns a digest of everything that the desired state is made from.
 fn inputs(
     listener: &ObserverListener,
     snapshot: &Snapshot,
-    secrets: &BTreeSet<Key>,
+    secrets: &BTreeSet<ObjectRef>,
     index: &Index,
 ) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -387,8 +263,8 @@ fn inputs(
     for observer in &snapshot.observers {
         add(&observer.metadata);
     }
-    for rival in &snapshot.rivals {
-        add(&rival.metadata);
+    for other in &snapshot.identity_conflicts {
+        add(&other.metadata);
     }
     snapshot.unreadable.hash(&mut hasher);
     (&snapshot.not_allowed, snapshot.labelled).hash(&mut hasher);
@@ -399,23 +275,23 @@ fn inputs(
     hasher.finish()
 }
 
-fn verdicts(
+fn evaluations(
     listener: &ObserverListener,
-    planned: &Planned,
-    pods: &[Pod],
-) -> BTreeMap<Key, Verdict> {
+    desired: &DesiredState,
+    pods: &[PodView],
+) -> BTreeMap<ObjectRef, ObserverEvaluation> {
     let reports: Vec<_> = pods.iter().filter_map(|pod| pod.report.as_ref()).collect();
-    let held_up = match &planned.bundle {
-        Err(refused) => Some(HeldUp {
-            reason: refused.reason.clone(),
-            message: refused.message.clone(),
+    let blocked = match &desired.bundle {
+        Err(rejection) => Some(BlockedReason {
+            reason: rejection.reason.clone(),
+            message: rejection.message.clone(),
         }),
-        Ok(_) if listener.spec.replicas == 0 => Some(HeldUp {
+        Ok(_) if listener.spec.replicas == 0 => Some(BlockedReason {
             reason: "ScaledToZero".to_owned(),
             message: "it has no pods; set its spec.replicas to 1 or more".to_owned(),
         }),
         Ok(_) => None,
     };
-    let bundle = planned.bundle.as_deref().ok();
-    judge(&planned.observers, bundle, &reports, held_up.as_ref())
+    let bundle = desired.bundle.as_deref().ok();
+    evaluate(&desired.observers, bundle, &reports, blocked.as_ref())
 }

@@ -11,23 +11,23 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::cache::Snapshot;
-use crate::listener::status::Refused;
-use crate::object_ref::Key;
-use crate::observer::evaluation::Verdict;
+use crate::listener::status::Rejection;
+use crate::object_ref::ObjectRef;
+use crate::observer::evaluation::ObserverEvaluation;
 
 /// Port of Postgres where a URL names none.
 const POSTGRES_PORT: u16 = 5432;
 
 /// The values of Secrets; `None` for those that are not there.
-pub type SecretValues = BTreeMap<Key, Option<BTreeMap<String, Vec<u8>>>>;
+pub type SecretValues = BTreeMap<ObjectRef, Option<BTreeMap<String, Vec<u8>>>>;
 
 /// What a listener should run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Its bundle, or why there is none.
-    pub bundle: Result<Bundle, Refused>,
+    pub bundle: Result<Bundle, Rejection>,
     /// What is known of its observers before a pod has spoken; `None` for those in the bundle.
-    pub observers: BTreeMap<Key, Option<Verdict>>,
+    pub observers: BTreeMap<ObjectRef, Option<ObserverEvaluation>>,
 }
 
 /// A bundle, ready for its Secret.
@@ -42,64 +42,71 @@ pub struct Bundle {
 /// The Secrets that must be read to plan a listener: its own, those of its observers, and those
 /// of other listeners of the same identity.
 #[must_use]
-pub fn references(key: &Key, listener: &ObserverListener, snapshot: &Snapshot) -> BTreeSet<Key> {
+pub fn references(
+    key: &ObjectRef,
+    listener: &ObserverListener,
+    snapshot: &Snapshot,
+) -> BTreeSet<ObjectRef> {
     let mut found = bundle::references(&key.namespace, &listener.spec);
     for observer in &snapshot.observers {
-        let namespace = Key::of(&observer.metadata).namespace;
+        let namespace = ObjectRef::of(&observer.metadata).namespace;
         found.extend(bundle::references(&namespace, &observer.spec));
     }
-    for rival in &snapshot.rivals {
-        let namespace = Key::of(&rival.metadata).namespace;
-        found.extend(bundle::references(&namespace, &rival.spec.source));
+    for other in &snapshot.identity_conflicts {
+        let namespace = ObjectRef::of(&other.metadata).namespace;
+        found.extend(bundle::references(&namespace, &other.spec.source));
     }
     found
         .into_iter()
-        .map(|reference| Key::new(reference.namespace, reference.name))
+        .map(|reference| ObjectRef::new(reference.namespace, reference.name))
         .collect()
 }
 
 /// Decides what a listener should run.
 #[must_use]
 pub fn plan(
-    key: &Key,
+    key: &ObjectRef,
     listener: &ObserverListener,
     snapshot: &Snapshot,
     secrets: &SecretValues,
 ) -> Plan {
-    let mut observers: BTreeMap<Key, Option<Verdict>> = snapshot
+    let mut observers: BTreeMap<ObjectRef, Option<ObserverEvaluation>> = snapshot
         .observers
         .iter()
-        .map(|observer| (Key::of(&observer.metadata), None))
+        .map(|observer| (ObjectRef::of(&observer.metadata), None))
         .collect();
     for observer in &snapshot.not_allowed {
-        let verdict = Verdict::not_allowed(key, observer, snapshot.labelled);
-        observers.insert(observer.clone(), Some(verdict));
+        let evaluation = ObserverEvaluation::not_allowed(key, observer, snapshot.labelled);
+        observers.insert(observer.clone(), Some(evaluation));
     }
     for (observer, why) in &snapshot.unreadable {
         let message = why.clone();
-        observers.insert(observer.clone(), Some(Verdict::Invalid { message }));
+        observers.insert(
+            observer.clone(),
+            Some(ObserverEvaluation::Invalid { message }),
+        );
     }
-    if let Some(elder) = conflict(key, listener, &snapshot.rivals, secrets) {
+    if let Some(elder) = conflict(key, listener, &snapshot.identity_conflicts, secrets) {
         let message = format!(
             "listener {elder} has the same identity on the same database and is older; give one of \
              them another spec.identity, or delete it"
         );
         let reason = "IdentityConflict".to_owned();
         return Plan {
-            bundle: Err(Refused { reason, message }),
+            bundle: Err(Rejection { reason, message }),
             observers,
         };
     }
     let values = |namespace: &str, name: &str| {
-        let key = Key::new(namespace, name);
+        let key = ObjectRef::new(namespace, name);
         secrets.get(&key).cloned().flatten()
     };
     let selected: Vec<&Observer> = snapshot.observers.iter().map(AsRef::as_ref).collect();
     match bundle::compile(listener, &selected, &snapshot.namespaces, &values) {
         Ok(made) => {
-            for verdict in made.verdicts {
-                let observer = Key::new(verdict.namespace, verdict.name);
-                observers.insert(observer, judged(verdict.outcome));
+            for evaluation in made.verdicts {
+                let observer = ObjectRef::new(evaluation.namespace, evaluation.name);
+                observers.insert(observer, evaluation_of(evaluation.outcome));
             }
             let hash = hash(made.text.reveal());
             let text = made.text;
@@ -109,7 +116,7 @@ pub fn plan(
             }
         }
         Err(error) => Plan {
-            bundle: Err(refused(&error)),
+            bundle: Err(rejection(&error)),
             observers,
         },
     }
@@ -118,28 +125,28 @@ pub fn plan(
 /// The older listener whose progress this one would write over, if there is one.
 #[must_use]
 pub fn conflict(
-    key: &Key,
+    key: &ObjectRef,
     listener: &ObserverListener,
-    rivals: &[std::sync::Arc<ObserverListener>],
+    identity_conflicts: &[std::sync::Arc<ObserverListener>],
     secrets: &SecretValues,
-) -> Option<Key> {
+) -> Option<ObjectRef> {
     let mine = database(key, listener, secrets)?;
     let age = |listener: &ObserverListener| {
         let meta = &listener.metadata;
-        (meta.creation_timestamp.clone(), Key::of(meta))
+        (meta.creation_timestamp.clone(), ObjectRef::of(meta))
     };
-    rivals
+    identity_conflicts
         .iter()
-        .filter(|rival| age(rival) < age(listener))
-        .map(|rival| (Key::of(&rival.metadata), rival))
-        .find(|(other, rival)| database(other, rival, secrets).as_ref() == Some(&mine))
+        .filter(|peer| age(peer) < age(listener))
+        .map(|peer| (ObjectRef::of(&peer.metadata), peer))
+        .find(|(other, peer)| database(other, peer, secrets).as_ref() == Some(&mine))
         .map(|(other, _)| other)
 }
 
 /// The URL of a listener's database, where it can be had.
 #[must_use]
 pub fn database_url(
-    key: &Key,
+    key: &ObjectRef,
     listener: &ObserverListener,
     secrets: &SecretValues,
 ) -> Option<Redacted> {
@@ -148,7 +155,7 @@ pub fn database_url(
         return Some(Redacted::new(value));
     }
     let reference = source.secret_key_ref.as_ref()?;
-    let values = secrets.get(&Key::new(&*key.namespace, &*reference.name))?;
+    let values = secrets.get(&ObjectRef::new(&*key.namespace, &*reference.name))?;
     let value = values.as_ref()?.get(&reference.key)?;
     let text = std::str::from_utf8(value).ok()?;
     Some(Redacted::new(text.trim_end_matches(['\r', '\n'])))
@@ -195,34 +202,34 @@ fn full_host(host: &str, namespace: &str) -> String {
 /// The database of a listener, where its URL can be had.
 #[must_use]
 pub fn database(
-    key: &Key,
+    key: &ObjectRef,
     listener: &ObserverListener,
     secrets: &SecretValues,
 ) -> Option<Database> {
     read_database(&database_url(key, listener, secrets)?, &key.namespace)
 }
 
-fn judged(outcome: Outcome) -> Option<Verdict> {
+fn evaluation_of(outcome: Outcome) -> Option<ObserverEvaluation> {
     match outcome {
         Outcome::Included => None,
-        Outcome::Suspended => Some(Verdict::Suspended),
-        Outcome::Invalid(sentences) => Some(Verdict::Invalid {
+        Outcome::Suspended => Some(ObserverEvaluation::Suspended),
+        Outcome::Invalid(sentences) => Some(ObserverEvaluation::Invalid {
             message: sentences.join("; "),
         }),
-        Outcome::Unresolved(sentences) => Some(Verdict::Unresolved {
+        Outcome::Unresolved(sentences) => Some(ObserverEvaluation::Unresolved {
             reason: "SecretMissing".to_owned(),
             message: sentences.join("; "),
         }),
     }
 }
 
-fn refused(error: &BundleError) -> Refused {
+fn rejection(error: &BundleError) -> Rejection {
     let reason = match error {
         BundleError::Invalid(_) => "Invalid",
         BundleError::Unresolved(_) => "SecretMissing",
         BundleError::TooLarge { .. } => "BundleTooLarge",
     };
-    Refused {
+    Rejection {
         reason: reason.to_owned(),
         message: error.to_string(),
     }

@@ -45,14 +45,14 @@ fn observer(name: &str, url: &serde_json::Value) -> Arc<Observer> {
     )
 }
 
-fn snapshot(observers: Vec<Arc<Observer>>, rivals: Vec<ObserverListener>) -> Snapshot {
+fn snapshot(observers: Vec<Arc<Observer>>, identity_conflicts: Vec<ObserverListener>) -> Snapshot {
     Snapshot {
         observers,
         unreadable: Vec::new(),
         not_allowed: Vec::new(),
         labelled: true,
         namespaces: BTreeMap::new(),
-        rivals: rivals.into_iter().map(Arc::new).collect(),
+        identity_conflicts: identity_conflicts.into_iter().map(Arc::new).collect(),
         owned: BTreeMap::new(),
         pods: Vec::new(),
         workers: false,
@@ -60,9 +60,9 @@ fn snapshot(observers: Vec<Arc<Observer>>, rivals: Vec<ObserverListener>) -> Sna
     }
 }
 
-fn secret(namespace: &str, url: &str) -> (Key, Option<BTreeMap<String, Vec<u8>>>) {
+fn secret(namespace: &str, url: &str) -> (ObjectRef, Option<BTreeMap<String, Vec<u8>>>) {
     let values = BTreeMap::from([("url".to_owned(), url.as_bytes().to_vec())]);
-    (Key::new(namespace, "db"), Some(values))
+    (ObjectRef::new(namespace, "db"), Some(values))
 }
 
 const URL: &str = "postgres://u:p@db.example.com/shop\n";
@@ -81,29 +81,36 @@ fn a_bad_observer_is_left_out_alone() {
     ];
     let snapshot = snapshot(observers, vec![]);
     let own = listener("shop", "shop", None, OLD);
-    let key = Key::new("shop", "shop");
+    let key = ObjectRef::new("shop", "shop");
     let needed = references(&key, &own, &snapshot);
     assert_eq!(
         needed,
-        [Key::new("shop", "db"), Key::new("shop", "hooks")].into()
+        [
+            ObjectRef::new("shop", "db"),
+            ObjectRef::new("shop", "hooks")
+        ]
+        .into()
     );
     let plan = plan(&key, &own, &snapshot, &[secret("shop", URL)].into());
     let bundle = plan.bundle.unwrap();
     assert_eq!(bundle.hash.len(), 64);
-    let verdict = |name| plan.observers.get(&Key::new("shop", name)).unwrap();
-    assert_eq!(verdict("good"), &None);
+    let evaluation = |name| plan.observers.get(&ObjectRef::new("shop", name)).unwrap();
+    assert_eq!(evaluation("good"), &None);
     assert!(matches!(
-        verdict("lost"),
-        Some(Verdict::Unresolved { reason, message })
+        evaluation("lost"),
+        Some(ObserverEvaluation::Unresolved { reason, message })
             if reason == "SecretMissing" && message.contains("`hooks`")
     ));
-    assert!(matches!(verdict("odd"), Some(Verdict::Invalid { .. })));
+    assert!(matches!(
+        evaluation("odd"),
+        Some(ObserverEvaluation::Invalid { .. })
+    ));
     assert!(bundle.text.reveal().contains("\"good\"") && !bundle.text.reveal().contains("\"odd\""));
 }
 
 #[test]
 fn without_its_own_secret_a_listener_is_refused() {
-    let key = Key::new("shop", "shop");
+    let key = ObjectRef::new("shop", "shop");
     let own = listener("shop", "shop", None, OLD);
     let observers = vec![observer(
         "a",
@@ -132,9 +139,9 @@ fn of_two_with_one_identity_on_one_database_the_younger_is_refused() {
     };
     let same = "postgres://other@DB.example.com:5432/shop";
     let (elder, younger) = (of("x", URL, OLD), of("w", same, NEW));
-    let reason = |listener: &ObserverListener, rival: &ObserverListener| {
-        let key = Key::of(&listener.metadata);
-        let snapshot = snapshot(vec![], vec![rival.clone()]);
+    let reason = |listener: &ObserverListener, peer: &ObserverListener| {
+        let key = ObjectRef::of(&listener.metadata);
+        let snapshot = snapshot(vec![], vec![peer.clone()]);
         plan(&key, listener, &snapshot, &SecretValues::new())
             .bundle
             .err()
@@ -162,7 +169,7 @@ fn an_identity_in_the_name_of_another_namespace_is_refused() {
         ("evil/shop/shop", false),
     ] {
         let own = listener("evil", "x", Some(identity), OLD);
-        let key = Key::new("evil", "x");
+        let key = ObjectRef::new("evil", "x");
         let plan = plan(&key, &own, &snapshot(vec![], vec![]), &secrets);
         let error = plan.bundle.err();
         assert_eq!(error.is_some(), refused, "{identity}");

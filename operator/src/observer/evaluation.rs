@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::report::{PodReport, Role, TrackingFinding};
 use crds::resources::consent;
 
-use crate::object_ref::Key;
+use crate::object_ref::ObjectRef;
 
 /// What became of an observer in a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ObserverEvaluation {
     /// Every pod that works runs it, and so would those that may take over.
     Programmed(Tracked),
     /// It is right, and does not run at its own wish.
@@ -57,10 +57,10 @@ pub enum Tracked {
     },
 }
 
-impl Verdict {
+impl ObserverEvaluation {
     /// The listener may not run an observer. `labelled` says whether a label would change that.
     #[must_use]
-    pub fn not_allowed(listener: &Key, observer: &Key, labelled: bool) -> Self {
+    pub fn not_allowed(listener: &ObjectRef, observer: &ObjectRef, labelled: bool) -> Self {
         let (own, namespace) = (&listener.namespace, &observer.namespace);
         let remedy = if labelled {
             let (label, value) = consent(own);
@@ -84,33 +84,33 @@ impl Verdict {
         !matches!(self, Self::NotAllowed { .. })
     }
 
-    /// Whether the observer is refused.
+    /// Returns whether the observer is rejected.
     #[must_use]
-    pub const fn refused(&self) -> bool {
+    pub const fn is_rejected(&self) -> bool {
         matches!(self, Self::Invalid { .. } | Self::Unresolved { .. })
     }
 }
 
 /// What holds all observers of a listener up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldUp {
+pub struct BlockedReason {
     /// Why, in a word.
     pub reason: String,
     /// Why, in a sentence.
     pub message: String,
 }
 
-/// Turns what is known before the pods have spoken into verdicts, by what they say.
+/// ReadinessInput what is known before the pods have spoken into verdicts, by what they say.
 ///
 /// `before` holds `None` for observers that are in the bundle. Pods that run another bundle than
 /// `bundle` have no say.
 #[must_use]
-pub fn judge(
-    before: &BTreeMap<Key, Option<Verdict>>,
+pub fn evaluate(
+    before: &BTreeMap<ObjectRef, Option<ObserverEvaluation>>,
     bundle: Option<&str>,
     reports: &[&PodReport],
-    held_up: Option<&HeldUp>,
-) -> BTreeMap<Key, Verdict> {
+    blocked: Option<&BlockedReason>,
+) -> BTreeMap<ObjectRef, ObserverEvaluation> {
     let runs = |report: &&PodReport| bundle.is_some() && report.bundle.as_deref() == bundle;
     let current: Vec<&&PodReport> = reports.iter().filter(|report| runs(report)).collect();
     let mut refusals: BTreeMap<&str, String> = BTreeMap::new();
@@ -128,27 +128,27 @@ pub fn judge(
     let at_work = works && taking_part.all(runs);
     before
         .iter()
-        .map(|(observer, verdict)| {
-            let verdict = match verdict {
-                Some(verdict) => verdict.clone(),
-                None => match (refusals.get(&*observer.to_string()), held_up) {
-                    (Some(message), _) => Verdict::Invalid {
+        .map(|(observer, evaluation)| {
+            let evaluation = match evaluation {
+                Some(evaluation) => evaluation.clone(),
+                None => match (refusals.get(&*observer.to_string()), blocked) {
+                    (Some(message), _) => ObserverEvaluation::Invalid {
                         message: message.clone(),
                     },
-                    (None, Some(why)) => Verdict::Waiting {
+                    (None, Some(why)) => ObserverEvaluation::Waiting {
                         reason: why.reason.clone(),
                         message: why.message.clone(),
                     },
                     (None, None) if at_work => {
-                        Verdict::Programmed(tracking.of_observer(&observer.to_string()))
+                        ObserverEvaluation::Programmed(tracking.of_observer(&observer.to_string()))
                     }
-                    (None, None) => Verdict::Waiting {
+                    (None, None) => ObserverEvaluation::Waiting {
                         reason: "Pending".to_owned(),
                         message: "it is on its way to the pods that work".to_owned(),
                     },
                 },
             };
-            (observer.clone(), verdict)
+            (observer.clone(), evaluation)
         })
         .collect()
 }
@@ -229,16 +229,22 @@ mod tests {
         }
     }
 
-    fn observers() -> BTreeMap<Key, Option<Verdict>> {
+    fn observers() -> BTreeMap<ObjectRef, Option<ObserverEvaluation>> {
         BTreeMap::from([
-            (Key::new("shop", "a"), None),
-            (Key::new("shop", "b"), None),
-            (Key::new("shop", "c"), Some(Verdict::Suspended)),
+            (ObjectRef::new("shop", "a"), None),
+            (ObjectRef::new("shop", "b"), None),
+            (
+                ObjectRef::new("shop", "c"),
+                Some(ObserverEvaluation::Suspended),
+            ),
         ])
     }
 
-    fn judged(reports: &[&PodReport], held_up: Option<&HeldUp>) -> Vec<Verdict> {
-        judge(&observers(), Some("1"), reports, held_up)
+    fn evaluated(
+        reports: &[&PodReport],
+        blocked: Option<&BlockedReason>,
+    ) -> Vec<ObserverEvaluation> {
+        evaluate(&observers(), Some("1"), reports, blocked)
             .into_values()
             .collect()
     }
@@ -249,15 +255,18 @@ mod tests {
             report(Role::Active, "1", &[]),
             report(Role::Standby, "1", &["shop/b"]),
         );
-        let verdicts = judged(&[&active, &standby], None);
-        assert_eq!(verdicts[0], Verdict::Programmed(Tracked::Unknown));
+        let evaluations = evaluated(&[&active, &standby], None);
         assert_eq!(
-            verdicts[1],
-            Verdict::Invalid {
+            evaluations[0],
+            ObserverEvaluation::Programmed(Tracked::Unknown)
+        );
+        assert_eq!(
+            evaluations[1],
+            ObserverEvaluation::Invalid {
                 message: "spec.when: has no `totl`; write `total`".to_owned()
             }
         );
-        assert_eq!(verdicts[2], Verdict::Suspended);
+        assert_eq!(evaluations[2], ObserverEvaluation::Suspended);
     }
 
     #[test]
@@ -267,33 +276,36 @@ mod tests {
             report(Role::Active, "0", &[]),
         );
         assert!(matches!(
-            &judged(&[&new, &old], None)[0],
-            Verdict::Waiting { .. }
+            &evaluated(&[&new, &old], None)[0],
+            ObserverEvaluation::Waiting { .. }
         ));
         assert_eq!(
-            judged(&[&new, &new], None)[0],
-            Verdict::Programmed(Tracked::Unknown)
+            evaluated(&[&new, &new], None)[0],
+            ObserverEvaluation::Programmed(Tracked::Unknown)
         );
         // A pod that ends, or does not take part yet, holds nobody up; one that may take over does.
         let rest = [
             report(Role::Stopping, "0", &[]),
             report(Role::Starting, "0", &[]),
         ];
-        let verdicts = judged(&[&new, &rest[0], &rest[1]], None);
-        assert_eq!(verdicts[0], Verdict::Programmed(Tracked::Unknown));
+        let evaluations = evaluated(&[&new, &rest[0], &rest[1]], None);
+        assert_eq!(
+            evaluations[0],
+            ObserverEvaluation::Programmed(Tracked::Unknown)
+        );
         let standby = report(Role::Standby, "0", &[]);
         assert!(matches!(
-            &judged(&[&new, &standby], None)[0],
-            Verdict::Waiting { .. }
+            &evaluated(&[&new, &standby], None)[0],
+            ObserverEvaluation::Waiting { .. }
         ));
     }
 
     #[test]
     fn pods_with_another_bundle_have_no_say() {
         let old = report(Role::Active, "0", &["shop/b"]);
-        let verdicts = judged(&[&old], None);
-        assert!(verdicts[..2].iter().all(
-            |verdict| matches!(verdict, Verdict::Waiting { reason, .. } if reason == "Pending")
+        let evaluations = evaluated(&[&old], None);
+        assert!(evaluations[..2].iter().all(
+            |evaluation| matches!(evaluation, ObserverEvaluation::Waiting { reason, .. } if reason == "Pending")
         ));
     }
 
@@ -315,12 +327,18 @@ mod tests {
         ];
         let tracked = |pods: &[PodReport]| {
             let reports: Vec<&PodReport> = pods.iter().collect();
-            judged(&reports, None)
+            evaluated(&reports, None)
         };
         pods[2].tracking = Some(TrackingReport::default());
-        assert_eq!(tracked(&pods)[0], Verdict::Programmed(Tracked::Unknown));
+        assert_eq!(
+            tracked(&pods)[0],
+            ObserverEvaluation::Programmed(Tracked::Unknown)
+        );
         pods[0].tracking = Some(TrackingReport::default());
-        assert_eq!(tracked(&pods)[0], Verdict::Programmed(Tracked::Yes));
+        assert_eq!(
+            tracked(&pods)[0],
+            ObserverEvaluation::Programmed(Tracked::Yes)
+        );
         // One that says so is enough, whichever it is.
         pods[1].tracking = Some(TrackingReport {
             findings: vec![
@@ -329,14 +347,14 @@ mod tests {
             ],
             left_out: 0,
         });
-        let no = Verdict::Programmed(Tracked::No {
+        let no = ObserverEvaluation::Programmed(Tracked::No {
             reason: TABLE_NOT_TRACKED.to_owned(),
             message: "spec.on.entity: track it (and 1 more)".to_owned(),
         });
         let said = tracked(&pods);
         assert_eq!(
             (&said[0], &said[1]),
-            (&no, &Verdict::Programmed(Tracked::Yes))
+            (&no, &ObserverEvaluation::Programmed(Tracked::Yes))
         );
         pods.reverse();
         assert_eq!(tracked(&pods), said);
@@ -349,21 +367,24 @@ mod tests {
             findings: vec![found("shop/a", "spec.when")],
             left_out: 3,
         });
-        let said = judged(&[&pod], None);
-        assert!(matches!(said[0], Verdict::Programmed(Tracked::No { .. })));
-        assert_eq!(said[1], Verdict::Programmed(Tracked::Unknown));
+        let said = evaluated(&[&pod], None);
+        assert!(matches!(
+            said[0],
+            ObserverEvaluation::Programmed(Tracked::No { .. })
+        ));
+        assert_eq!(said[1], ObserverEvaluation::Programmed(Tracked::Unknown));
     }
 
     #[test]
     fn what_holds_the_listener_up_holds_its_observers_up() {
-        let why = HeldUp {
+        let why = BlockedReason {
             reason: "ScaledToZero".to_owned(),
             message: String::new(),
         };
-        let verdicts = judged(&[], Some(&why));
+        let evaluations = evaluated(&[], Some(&why));
         assert!(
-            matches!(&verdicts[0], Verdict::Waiting { reason, .. } if reason == "ScaledToZero")
+            matches!(&evaluations[0], ObserverEvaluation::Waiting { reason, .. } if reason == "ScaledToZero")
         );
-        assert_eq!(verdicts[2], Verdict::Suspended);
+        assert_eq!(evaluations[2], ObserverEvaluation::Suspended);
     }
 }

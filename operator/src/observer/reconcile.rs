@@ -3,31 +3,34 @@
 use crds::resources::{Observer, ObserverStatus};
 
 use super::status;
-use crate::cache::projection::{Item, Parsed};
+use crate::cache::projection::{CachedObject, Parsed};
 use crate::events;
-use crate::object_ref::Key;
-use crate::observer::evaluation::Verdict;
+use crate::object_ref::ObjectRef;
+use crate::observer::evaluation::ObserverEvaluation;
 use crate::publish::write_status;
-use crate::reconcile::{Context, Done, ReconcileError, now};
-use crate::work_queue::Outcome;
+use crate::reconcile::{Context, ReconcileError, ReconcileResult, now};
+use crate::work_queue::ReconcileAction;
 
 impl Context {
-    pub(crate) async fn reconcile_observer(&self, key: &Key) -> Result<Done, ReconcileError> {
-        let (held, verdicts) = {
+    pub(crate) async fn reconcile_observer(
+        &self,
+        key: &ObjectRef,
+    ) -> Result<ReconcileResult, ReconcileError> {
+        let (held, evaluations) = {
             let index = self.index();
-            (index.observer(key), index.verdicts(key))
+            (index.observer(key), index.evaluations(key))
         };
         let Some(held) = held else {
-            return Ok(Done::with(Outcome::Settled));
+            return Ok(ReconcileResult::with(ReconcileAction::AwaitChange));
         };
         let meta = held.meta();
         // A listener that has not said anything yet will, and has this looked at again.
-        let verdicts: Option<Vec<(Key, Verdict)>> = verdicts
+        let evaluations: Option<Vec<(ObjectRef, ObserverEvaluation)>> = evaluations
             .into_iter()
-            .map(|(listener, verdict)| Some((listener, verdict?)))
+            .map(|(listener, evaluation)| Some((listener, evaluation?)))
             .collect();
-        let Some(verdicts) = verdicts.filter(|_| meta.deletion_timestamp.is_none()) else {
-            return Ok(Done::with(Outcome::Settled));
+        let Some(evaluations) = evaluations.filter(|_| meta.deletion_timestamp.is_none()) else {
+            return Ok(ReconcileResult::with(ReconcileAction::AwaitChange));
         };
         let none = ObserverStatus::default();
         let (before, unreadable) = match &held {
@@ -35,27 +38,27 @@ impl Context {
             Parsed::Invalid(invalid) => (&none, Some(&*invalid.error)),
         };
         let generation = meta.generation.unwrap_or_default();
-        let status = status::compute_status(generation, unreadable, &verdicts, before, now());
+        let status = status::compute_status(generation, unreadable, &evaluations, before, now());
         if status == *before {
-            return Ok(Done::with(Outcome::Settled));
+            return Ok(ReconcileResult::with(ReconcileAction::AwaitChange));
         }
-        let concerns = match write_status::<Observer>(&self.client, meta, &status).await {
+        let also_enqueue = match write_status::<Observer>(&self.client, meta, &status).await {
             Ok(object) => {
                 self.metrics.writes.with_label_values(&["status"]).inc();
-                let item = Item::Observer(Parsed::from(object));
+                let item = CachedObject::Observer(Parsed::from(object));
                 // It may have changed meanwhile.
-                self.index().put(key.clone(), item)
+                self.index().upsert(key.clone(), item)
             }
             Err(error) if crate::listener::apply::is_gone(&error) => {
-                return Ok(Done::with(Outcome::Settled));
+                return Ok(ReconcileResult::with(ReconcileAction::AwaitChange));
             }
             Err(error) => return Err(ReconcileError::Status(error)),
         };
-        let notices = events::of_observer(&before.conditions, &status.conditions);
-        self.publisher.events::<Observer>(meta, notices).await;
-        Ok(Done {
-            outcome: Outcome::Settled,
-            concerns,
+        let drafts = events::observer_events(&before.conditions, &status.conditions);
+        self.publisher.events::<Observer>(meta, drafts).await;
+        Ok(ReconcileResult {
+            action: ReconcileAction::AwaitChange,
+            also_enqueue,
         })
     }
 }

@@ -5,9 +5,9 @@
 use crds::resources::ObserverStatus;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::conditions::{Saying, Truth, condition, find};
-use crate::object_ref::Key;
-use crate::observer::evaluation::{Tracked, Verdict};
+use crate::conditions::{ConditionStatus, ConditionValue, condition, find};
+use crate::object_ref::ObjectRef;
+use crate::observer::evaluation::{ObserverEvaluation, Tracked};
 
 /// Most listeners that a status lists.
 const MAX_LISTENERS: usize = 64;
@@ -18,23 +18,25 @@ const MAX_LISTENERS: usize = 64;
 pub fn compute_status(
     generation: i64,
     unreadable: Option<&str>,
-    verdicts: &[(Key, Verdict)],
+    evaluations: &[(ObjectRef, ObserverEvaluation)],
     before: &ObserverStatus,
     now: Timestamp,
 ) -> ObserverStatus {
     // Listeners that may not run it matter only where no other does.
     let said = Said {
-        kept_out: verdicts.iter().find_map(|(_, verdict)| match verdict {
-            Verdict::NotAllowed { message } => Some(&**message),
-            _ => None,
-        }),
-        verdicts: verdicts
+        kept_out: evaluations
             .iter()
-            .filter(|(_, verdict)| verdict.selected())
+            .find_map(|(_, evaluation)| match evaluation {
+                ObserverEvaluation::NotAllowed { message } => Some(&**message),
+                _ => None,
+            }),
+        evaluations: evaluations
+            .iter()
+            .filter(|(_, evaluation)| evaluation.selected())
             .collect(),
     };
     let listeners: Vec<String> = said
-        .verdicts
+        .evaluations
         .iter()
         .map(|(listener, _)| listener.to_string())
         .take(MAX_LISTENERS)
@@ -46,8 +48,8 @@ pub fn compute_status(
     };
     // Restarts and new bundles do not take an observer from the pods.
     let ran = lately("Programmed").is_some_and(|condition| condition.status == "True");
-    let tracked = lately("Tracked").and_then(Saying::of);
-    let say = |type_: &str, saying| condition(&before.conditions, type_, saying, generation, now);
+    let tracked = lately("Tracked").and_then(ConditionValue::of);
+    let say = |type_: &str, value| condition(&before.conditions, type_, value, generation, now);
     ObserverStatus {
         observed_generation: generation,
         conditions: vec![
@@ -63,95 +65,115 @@ pub fn compute_status(
 /// What the listeners say that choose an observer.
 struct Said<'a> {
     /// Those that select it.
-    verdicts: Vec<&'a (Key, Verdict)>,
+    evaluations: Vec<&'a (ObjectRef, ObserverEvaluation)>,
     /// Why one that would may not.
     kept_out: Option<&'a str>,
 }
 
 impl Said<'_> {
-    fn accepted(&self, unreadable: Option<&str>) -> Saying {
-        let invalid = self.verdicts.iter().find_map(|(_, verdict)| match verdict {
-            Verdict::Invalid { message } => Some(message.as_str()),
-            _ => None,
-        });
+    fn accepted(&self, unreadable: Option<&str>) -> ConditionValue {
+        let invalid = self
+            .evaluations
+            .iter()
+            .find_map(|(_, evaluation)| match evaluation {
+                ObserverEvaluation::Invalid { message } => Some(message.as_str()),
+                _ => None,
+            });
         if let Some(why) = unreadable.or(invalid) {
-            return Saying::new(Truth::False, "Invalid", why);
+            return ConditionValue::new(ConditionStatus::False, "Invalid", why);
         }
-        if self.verdicts.is_empty() {
-            return self.not_selected(Truth::Unknown);
+        if self.evaluations.is_empty() {
+            return self.not_selected(ConditionStatus::Unknown);
         }
-        Saying::new(Truth::True, "Accepted", "it is right in itself")
+        ConditionValue::new(ConditionStatus::True, "Accepted", "it is right in itself")
     }
 
-    fn resolved(&self) -> Saying {
-        let missing = self.verdicts.iter().find_map(|(_, verdict)| match verdict {
-            Verdict::Unresolved { reason, message } => Some((reason, message)),
-            _ => None,
-        });
+    fn resolved(&self) -> ConditionValue {
+        let missing = self
+            .evaluations
+            .iter()
+            .find_map(|(_, evaluation)| match evaluation {
+                ObserverEvaluation::Unresolved { reason, message } => Some((reason, message)),
+                _ => None,
+            });
         if let Some((reason, message)) = missing {
-            return Saying::new(Truth::False, &**reason, &**message);
+            return ConditionValue::new(ConditionStatus::False, &**reason, &**message);
         }
-        if self.verdicts.is_empty() {
-            return self.not_selected(Truth::Unknown);
+        if self.evaluations.is_empty() {
+            return self.not_selected(ConditionStatus::Unknown);
         }
-        let looked_at =
-            |verdict: &Verdict| matches!(verdict, Verdict::Programmed(_) | Verdict::Waiting { .. });
-        if self.verdicts.iter().any(|(_, verdict)| looked_at(verdict)) {
-            return Saying::new(Truth::True, "Resolved", "all that it refers to is there");
+        let looked_at = |evaluation: &ObserverEvaluation| {
+            matches!(
+                evaluation,
+                ObserverEvaluation::Programmed(_) | ObserverEvaluation::Waiting { .. }
+            )
+        };
+        if self
+            .evaluations
+            .iter()
+            .any(|(_, evaluation)| looked_at(evaluation))
+        {
+            return ConditionValue::new(
+                ConditionStatus::True,
+                "Resolved",
+                "all that it refers to is there",
+            );
         }
         if self
-            .verdicts
+            .evaluations
             .iter()
-            .any(|(_, verdict)| *verdict == Verdict::Suspended)
+            .any(|(_, evaluation)| *evaluation == ObserverEvaluation::Suspended)
         {
-            return Saying::new(
-                Truth::Unknown,
+            return ConditionValue::new(
+                ConditionStatus::Unknown,
                 "Suspended",
                 "its Secrets are looked up once it is Active",
             );
         }
-        Saying::new(
-            Truth::Unknown,
+        ConditionValue::new(
+            ConditionStatus::Unknown,
             "Invalid",
             "its Secrets are looked up once it is right in itself",
         )
     }
 
-    fn programmed(&self, ran: bool) -> Saying {
-        if self.verdicts.is_empty() {
-            return self.not_selected(Truth::False);
+    fn programmed(&self, ran: bool) -> ConditionValue {
+        if self.evaluations.is_empty() {
+            return self.not_selected(ConditionStatus::False);
         }
-        let no = |listener: &Key, reason: &str, message: &str| {
-            Saying::new(
-                Truth::False,
+        let no = |listener: &ObjectRef, reason: &str, message: &str| {
+            ConditionValue::new(
+                ConditionStatus::False,
                 reason,
                 format!("listener {listener} does not run it: {message}"),
             )
         };
         let mut waiting = None;
-        for (listener, verdict) in &self.verdicts {
-            match verdict {
-                Verdict::Invalid { message } => return no(listener, "Invalid", message),
-                Verdict::Unresolved { reason, message } => return no(listener, reason, message),
-                Verdict::Suspended => {
-                    return Saying::new(
-                        Truth::False,
+        for (listener, evaluation) in &self.evaluations {
+            match evaluation {
+                ObserverEvaluation::Invalid { message } => return no(listener, "Invalid", message),
+                ObserverEvaluation::Unresolved { reason, message } => {
+                    return no(listener, reason, message);
+                }
+                ObserverEvaluation::Suspended => {
+                    return ConditionValue::new(
+                        ConditionStatus::False,
                         "Suspended",
                         "events pass without a look at them until spec.state is Active",
                     );
                 }
-                Verdict::Waiting { reason, message } => {
+                ObserverEvaluation::Waiting { reason, message } => {
                     let stops = reason == "ScaledToZero";
                     if waiting.is_none() && (stops || !ran) {
                         waiting = Some(no(listener, reason, message));
                     }
                 }
-                Verdict::Programmed(_) | Verdict::NotAllowed { .. } => {}
+                ObserverEvaluation::Programmed(_) | ObserverEvaluation::NotAllowed { .. } => {}
             }
         }
         waiting.unwrap_or_else(|| {
-            Saying::new(
-                Truth::True,
+            ConditionValue::new(
+                ConditionStatus::True,
                 "Programmed",
                 "every listener that selects it runs it",
             )
@@ -160,39 +182,43 @@ impl Said<'_> {
 
     /// Whether the databases of all listeners log what it watches. Until pods have said, it stays as
     /// it was said `before`, as bundles and pods come and go.
-    fn tracked(&self, before: Option<Saying>) -> Saying {
-        if self.verdicts.is_empty() {
-            return self.not_selected(Truth::Unknown);
+    fn tracked(&self, before: Option<ConditionValue>) -> ConditionValue {
+        if self.evaluations.is_empty() {
+            return self.not_selected(ConditionStatus::Unknown);
         }
-        let unknown = |reason: &str, message: &str| Saying::new(Truth::Unknown, reason, message);
+        let unknown = |reason: &str, message: &str| {
+            ConditionValue::new(ConditionStatus::Unknown, reason, message)
+        };
         let mut open = None;
         let mut waits = false;
-        for (listener, verdict) in &self.verdicts {
-            let why = match verdict {
-                Verdict::Programmed(Tracked::No { reason, message }) => {
+        for (listener, evaluation) in &self.evaluations {
+            let why = match evaluation {
+                ObserverEvaluation::Programmed(Tracked::No { reason, message }) => {
                     let message = format!("listener {listener}: {message}");
-                    return Saying::new(Truth::False, &**reason, message);
+                    return ConditionValue::new(ConditionStatus::False, &**reason, message);
                 }
-                Verdict::Suspended => unknown(
+                ObserverEvaluation::Suspended => unknown(
                     "Suspended",
                     "its table is looked up once spec.state is Active",
                 ),
-                Verdict::Invalid { .. } => unknown(
+                ObserverEvaluation::Invalid { .. } => unknown(
                     "Invalid",
                     "its table is looked up once it is right in itself",
                 ),
-                Verdict::Unresolved { reason, .. } => unknown(
+                ObserverEvaluation::Unresolved { reason, .. } => unknown(
                     reason,
                     "its table is looked up once all is there that it refers to",
                 ),
-                Verdict::Waiting { reason, .. } if reason == "ScaledToZero" => {
+                ObserverEvaluation::Waiting { reason, .. } if reason == "ScaledToZero" => {
                     unknown(reason, "no pod runs that could look its table up")
                 }
-                Verdict::Programmed(Tracked::Unknown) | Verdict::Waiting { .. } => {
+                ObserverEvaluation::Programmed(Tracked::Unknown)
+                | ObserverEvaluation::Waiting { .. } => {
                     waits = true;
                     continue;
                 }
-                Verdict::Programmed(Tracked::Yes) | Verdict::NotAllowed { .. } => continue,
+                ObserverEvaluation::Programmed(Tracked::Yes)
+                | ObserverEvaluation::NotAllowed { .. } => continue,
             };
             open.get_or_insert(why);
         }
@@ -205,20 +231,20 @@ impl Said<'_> {
                      a report has room for, the rest is in their logs",
                 )
             }),
-            None => Saying::new(
-                Truth::True,
+            None => ConditionValue::new(
+                ConditionStatus::True,
                 "AsExpected",
                 "the database logs what it watches, with all columns that it looks at",
             ),
         }
     }
 
-    fn not_selected(&self, truth: Truth) -> Saying {
+    fn not_selected(&self, status: ConditionStatus) -> ConditionValue {
         if let Some(why) = self.kept_out {
-            return Saying::new(truth, "NamespaceNotAllowed", why);
+            return ConditionValue::new(status, "NamespaceNotAllowed", why);
         }
-        Saying::new(
-            truth,
+        ConditionValue::new(
+            status,
             "NotSelected",
             "no ObserverListener selects it; compare its labels and namespace with spec.observerSelector \
          and spec.observerNamespaces of the listener that should",
@@ -242,7 +268,7 @@ mod tests {
             .to_vec()
     }
 
-    const RUNS: Verdict = Verdict::Programmed(Tracked::Yes);
+    const RUNS: ObserverEvaluation = ObserverEvaluation::Programmed(Tracked::Yes);
 
     fn pairs(expected: [(&str, &str); 4]) -> Vec<(String, String)> {
         expected
@@ -250,17 +276,22 @@ mod tests {
             .to_vec()
     }
 
-    fn of(verdicts: &[Verdict], before: &ObserverStatus) -> ObserverStatus {
-        let verdicts: Vec<_> = verdicts
+    fn of(evaluations: &[ObserverEvaluation], before: &ObserverStatus) -> ObserverStatus {
+        let evaluations: Vec<_> = evaluations
             .iter()
             .enumerate()
-            .map(|(index, verdict)| (Key::new("shop", format!("l{index}")), verdict.clone()))
+            .map(|(index, evaluation)| {
+                (
+                    ObjectRef::new("shop", format!("l{index}")),
+                    evaluation.clone(),
+                )
+            })
             .collect();
-        compute_status(2, None, &verdicts, before, Timestamp::UNIX_EPOCH)
+        compute_status(2, None, &evaluations, before, Timestamp::UNIX_EPOCH)
     }
 
-    fn waiting(reason: &str) -> Verdict {
-        Verdict::Waiting {
+    fn waiting(reason: &str) -> ObserverEvaluation {
+        ObserverEvaluation::Waiting {
             reason: reason.to_owned(),
             message: String::new(),
         }
@@ -268,15 +299,19 @@ mod tests {
 
     #[test]
     fn each_verdict_shows_in_its_condition() {
-        let missing = Verdict::Unresolved {
+        let missing = ObserverEvaluation::Unresolved {
             reason: "SecretMissing".into(),
             message: String::new(),
         };
-        let invalid = Verdict::Invalid {
+        let invalid = ObserverEvaluation::Invalid {
             message: String::new(),
         };
-        let kept_out = Verdict::not_allowed(&Key::new("ops", "l"), &Key::new("shop", "o"), true);
-        for (verdicts, expected) in [
+        let kept_out = ObserverEvaluation::not_allowed(
+            &ObjectRef::new("ops", "l"),
+            &ObjectRef::new("shop", "o"),
+            true,
+        );
+        for (evaluations, expected) in [
             (
                 vec![],
                 [
@@ -341,7 +376,7 @@ mod tests {
                 ],
             ),
             (
-                vec![Verdict::Suspended],
+                vec![ObserverEvaluation::Suspended],
                 [
                     ("True", "Accepted"),
                     ("Unknown", "Suspended"),
@@ -350,8 +385,8 @@ mod tests {
                 ],
             ),
         ] {
-            let status = of(&verdicts, &ObserverStatus::default());
-            assert_eq!(said(&status), pairs(expected), "{verdicts:?}");
+            let status = of(&evaluations, &ObserverStatus::default());
+            assert_eq!(said(&status), pairs(expected), "{evaluations:?}");
         }
     }
 
@@ -364,8 +399,8 @@ mod tests {
         let more = of(&[RUNS, waiting("Pending")], &ran);
         assert_eq!(said(&more)[2], ("False".into(), "Pending".into()));
     }
-    fn untracked(message: &str) -> Verdict {
-        Verdict::Programmed(Tracked::No {
+    fn untracked(message: &str) -> ObserverEvaluation {
+        ObserverEvaluation::Programmed(Tracked::No {
             reason: "TableNotTracked".to_owned(),
             message: message.to_owned(),
         })
@@ -390,7 +425,7 @@ mod tests {
 
     #[test]
     fn what_was_found_of_its_table_stays_until_pods_have_looked_and_heals() {
-        let unknown = Verdict::Programmed(Tracked::Unknown);
+        let unknown = ObserverEvaluation::Programmed(Tracked::Unknown);
         let no = of(&[untracked("track it")], &ObserverStatus::default());
         for meanwhile in [waiting("Pending"), unknown.clone()] {
             assert_eq!(tracked(&of(&[meanwhile], &no)), tracked(&no));

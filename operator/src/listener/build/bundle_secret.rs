@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 
-use super::{BUNDLE_HASH, Fleet};
+use super::{BUNDLE_HASH, ListenerResources};
 
-/// Key of the bundle within its Secret.
+/// ObjectRef of the bundle within its Secret.
 pub const KEY: &str = "bundle.yaml";
 
 /// A bundle, with the hash that the pods report once they run it.
 #[must_use]
-pub fn build(fleet: &Fleet, text: &str, hash: &str) -> Secret {
-    let mut metadata = fleet.metadata(fleet.bundle_name());
+pub fn build(resources: &ListenerResources, text: &str, hash: &str) -> Secret {
+    let mut metadata = resources.metadata(resources.bundle_name());
     metadata.annotations = Some(BTreeMap::from([(BUNDLE_HASH.to_owned(), hash.to_owned())]));
     Secret {
         metadata,

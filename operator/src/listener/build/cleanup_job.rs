@@ -9,29 +9,29 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::pod::{self, plain};
-use super::{COMPONENT, Fleet, MANAGED_BY, Part, bundle_secret, removal_name};
+use super::{COMPONENT, ListenerResources, MANAGED_BY, PodRole, bundle_secret, cleanup_job_name};
 
 /// How long the Job may take, with the pulling of the image and all its tries.
 pub const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Tries after the first: Kubernetes waits ten seconds before the second and doubles that.
-const TRIES_MORE: i32 = 2;
+const RETRIES: i32 = 2;
 
 /// Value of [`COMPONENT`].
-const REMOVAL: &str = "removal";
+const CLEANUP: &str = "removal";
 
 /// Where the bundle is.
 const FOLDER: &str = "/observers";
 
 /// A Job that forgets the listener of the bundle, in a few tries and a bounded time.
 #[must_use]
-pub fn build(fleet: &Fleet) -> Job {
+pub fn build(resources: &ListenerResources) -> Job {
     Job {
-        metadata: fleet.metadata(removal_name(&fleet.name)),
+        metadata: resources.metadata(cleanup_job_name(&resources.name)),
         spec: Some(JobSpec {
             active_deadline_seconds: i64::try_from(DEADLINE.as_secs()).ok(),
-            backoff_limit: Some(TRIES_MORE),
-            template: pod(fleet),
+            backoff_limit: Some(RETRIES),
+            template: pod(resources),
             ..JobSpec::default()
         }),
         status: None,
@@ -40,11 +40,11 @@ pub fn build(fleet: &Fleet) -> Job {
 
 /// Its labels are those by which users let the listener's pods reach the database. The operator does
 /// not take it for one of them, as it lacks the operator's own.
-fn pod(fleet: &Fleet) -> PodTemplateSpec {
-    let mut labels = fleet.template.labels.clone();
+fn pod(resources: &ListenerResources) -> PodTemplateSpec {
+    let mut labels = resources.template.labels.clone();
     labels.remove(MANAGED_BY);
-    labels.extend(fleet.selector_labels(Part::Listener));
-    labels.insert(COMPONENT.to_owned(), REMOVAL.to_owned());
+    labels.extend(resources.selector_labels(PodRole::Listener));
+    labels.insert(COMPONENT.to_owned(), CLEANUP.to_owned());
     let spec = PodSpec {
         // It asks the API server nothing.
         automount_service_account_token: Some(false),
@@ -52,17 +52,17 @@ fn pod(fleet: &Fleet) -> PodTemplateSpec {
         volumes: Some(vec![Volume {
             name: "bundle".to_owned(),
             secret: Some(SecretVolumeSource {
-                secret_name: Some(fleet.bundle_name()),
+                secret_name: Some(resources.bundle_name()),
                 ..SecretVolumeSource::default()
             }),
             ..Volume::default()
         }]),
-        ..pod::spec(fleet, container(fleet))
+        ..pod::spec(resources, container(resources))
     };
-    pod::template(fleet, labels, spec)
+    pod::template(resources, labels, spec)
 }
 
-fn container(fleet: &Fleet) -> Container {
+fn container(resources: &ListenerResources) -> Container {
     let file = format!("{FOLDER}/{}", bundle_secret::KEY);
     let command = ["forget", "--yes", "--gone", "--file", &file];
     Container {
@@ -75,7 +75,7 @@ fn container(fleet: &Fleet) -> Container {
         // What it said last is why it failed.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..pod::container(
-            fleet,
+            resources,
             "forget",
             &command,
             vec![plain("OBSERVER_LOG_FORMAT", "json")],

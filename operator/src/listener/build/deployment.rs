@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod::{self, plain};
-use super::{Fleet, Part};
+use super::{ListenerResources, PodRole};
 
 /// Name of the pods' one port.
 pub(super) const PORT_NAME: &str = "http";
@@ -32,12 +32,12 @@ const PROGRESS_DEADLINE: i32 = 120;
 /// The pods, with what users add to them. They go one at a time, each once a new one is ready to
 /// take up its work, so that the work changes hands and does not wait.
 #[must_use]
-pub fn build(fleet: &Fleet, part: Part) -> Deployment {
+pub fn build(resources: &ListenerResources, role: PodRole) -> Deployment {
     Deployment {
-        metadata: fleet.part_metadata(part),
+        metadata: resources.role_metadata(role),
         spec: Some(DeploymentSpec {
-            replicas: Some(fleet.pods(part)),
-            selector: fleet.selector(part),
+            replicas: Some(resources.pods(role)),
+            selector: resources.selector(role),
             revision_history_limit: Some(REVISIONS),
             progress_deadline_seconds: Some(PROGRESS_DEADLINE),
             strategy: Some(DeploymentStrategy {
@@ -47,27 +47,27 @@ pub fn build(fleet: &Fleet, part: Part) -> Deployment {
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
             }),
-            template: pod(fleet, part),
+            template: pod(resources, role),
             ..DeploymentSpec::default()
         }),
         status: None,
     }
 }
 
-fn pod(fleet: &Fleet, part: Part) -> PodTemplateSpec {
-    let mut labels = fleet.template.labels.clone();
-    labels.extend(fleet.pod_labels(part));
+fn pod(resources: &ListenerResources, role: PodRole) -> PodTemplateSpec {
+    let mut labels = resources.template.labels.clone();
+    labels.extend(resources.pod_labels(role));
     let spec = PodSpec {
-        termination_grace_period_seconds: Some(grace(fleet)),
-        ..pod::spec(fleet, container(fleet, part))
+        termination_grace_period_seconds: Some(grace(resources)),
+        ..pod::spec(resources, container(resources, role))
     };
-    pod::template(fleet, labels, spec)
+    pod::template(resources, labels, spec)
 }
 
-fn container(fleet: &Fleet, part: Part) -> Container {
-    let (name, command) = match part {
-        Part::Listener => ("listener", "run"),
-        Part::Worker => ("worker", "work"),
+fn container(resources: &ListenerResources, role: PodRole) -> Container {
+    let (name, command) = match role {
+        PodRole::Listener => ("listener", "run"),
+        PodRole::Worker => ("worker", "work"),
     };
     Container {
         ports: Some(vec![ContainerPort {
@@ -88,15 +88,15 @@ fn container(fleet: &Fleet, part: Part) -> Container {
             failure_threshold: Some(2),
             ..probe("/readyz")
         }),
-        ..pod::container(fleet, name, &[command], environment(fleet))
+        ..pod::container(resources, name, &[command], environment(resources))
     }
 }
 
-fn environment(fleet: &Fleet) -> Vec<EnvVar> {
+fn environment(resources: &ListenerResources) -> Vec<EnvVar> {
     vec![
-        plain("OBSERVER_BUNDLE", &fleet.bundle_name()),
+        plain("OBSERVER_BUNDLE", &resources.bundle_name()),
         plain("OBSERVER_LISTEN", &format!("0.0.0.0:{PORT}")),
-        plain("OBSERVER_LISTENER", &fleet.name),
+        plain("OBSERVER_LISTENER", &resources.name),
         plain("OBSERVER_LOG_FORMAT", "json"),
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
@@ -131,7 +131,11 @@ fn probe(path: &str) -> Probe {
 }
 
 /// The drain in whole seconds, rounded up, and what comes after it.
-fn grace(fleet: &Fleet) -> i64 {
-    let drain = fleet.drain_timeout.duration().as_millis().div_ceil(1000);
+fn grace(resources: &ListenerResources) -> i64 {
+    let drain = resources
+        .drain_timeout
+        .duration()
+        .as_millis()
+        .div_ceil(1000);
     i64::try_from(drain).unwrap_or(i64::MAX - GRACE_BEYOND_DRAIN) + GRACE_BEYOND_DRAIN
 }

@@ -67,7 +67,7 @@ pub struct Installation {
 
 /// A listener with everything that its objects are made from.
 #[derive(Clone, Debug)]
-pub struct Fleet {
+pub struct ListenerResources {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -88,7 +88,7 @@ pub struct Fleet {
 
 /// What a pod of a listener is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum PodRole {
     /// The shards.
     Listener,
     /// Jobs alone.
@@ -137,7 +137,7 @@ impl Kind {
 
     /// The kind under which it is watched, with others that the API server keeps in one place.
     #[must_use]
-    pub fn watched(self) -> Self {
+    pub fn watched_kind(self) -> Self {
         match self {
             Self::WorkersBudget => Self::PodDisruptionBudget,
             Self::Workers => Self::Deployment,
@@ -166,7 +166,7 @@ impl Kind {
 
 /// An object as it should be.
 #[derive(Clone, Debug)]
-pub struct Built {
+pub struct DesiredObject {
     /// Its kind.
     pub kind: Kind,
     /// Its name.
@@ -175,7 +175,7 @@ pub struct Built {
     pub object: Value,
 }
 
-impl Fleet {
+impl ListenerResources {
     /// A listener as the API server has it. It has a namespace, a name and a uid there.
     #[must_use]
     pub fn new(listener: &ObserverListener, installation: &Installation) -> Self {
@@ -199,17 +199,17 @@ impl Fleet {
     }
 
     /// Name of the objects of some pods alone.
-    fn part_name(&self, part: Part) -> String {
-        match part {
-            Part::Listener => object_name(&self.name),
-            Part::Worker => workers_name(&self.name),
+    fn role_name(&self, role: PodRole) -> String {
+        match role {
+            PodRole::Listener => object_name(&self.name),
+            PodRole::Worker => workers_name(&self.name),
         }
     }
 
-    fn pods(&self, part: Part) -> i32 {
-        match part {
-            Part::Listener => self.replicas,
-            Part::Worker => self.workers,
+    fn pods(&self, role: PodRole) -> i32 {
+        match role {
+            PodRole::Listener => self.replicas,
+            PodRole::Worker => self.workers,
         }
     }
 
@@ -220,7 +220,7 @@ impl Fleet {
     }
 
     /// Every object that this listener should have besides its bundle.
-    pub fn objects(&self) -> Result<Vec<Built>, serde_json::Error> {
+    pub fn objects(&self) -> Result<Vec<DesiredObject>, serde_json::Error> {
         let mut objects = vec![
             self.built(Kind::ServiceAccount, &service_account::build(self))?,
             self.built(Kind::Role, &role::build(self))?,
@@ -228,33 +228,37 @@ impl Fleet {
             self.built(Kind::Service, &service::build(self))?,
             self.built(Kind::NetworkPolicy, &network_policy::build(self))?,
         ];
-        let budget = |part| pod_disruption_budget::build(self, part);
-        if let Some(budget) = budget(Part::Listener) {
+        let budget = |role| pod_disruption_budget::build(self, role);
+        if let Some(budget) = budget(PodRole::Listener) {
             objects.push(self.built(Kind::PodDisruptionBudget, &budget)?);
         }
-        let listeners = deployment::build(self, Part::Listener);
+        let listeners = deployment::build(self, PodRole::Listener);
         objects.push(self.built(Kind::Deployment, &listeners)?);
         if self.workers > 0 {
-            if let Some(budget) = budget(Part::Worker) {
+            if let Some(budget) = budget(PodRole::Worker) {
                 objects.push(self.built_for_workers(Kind::WorkersBudget, &budget)?);
             }
-            let workers = deployment::build(self, Part::Worker);
+            let workers = deployment::build(self, PodRole::Worker);
             objects.push(self.built_for_workers(Kind::Workers, &workers)?);
         }
         Ok(objects)
     }
 
     /// The Secret with a bundle.
-    pub fn bundle(&self, text: &str, hash: &str) -> Result<Built, serde_json::Error> {
-        Ok(Built {
+    pub fn bundle(&self, text: &str, hash: &str) -> Result<DesiredObject, serde_json::Error> {
+        Ok(DesiredObject {
             kind: Kind::Secret,
             name: self.bundle_name(),
             object: serde_json::to_value(bundle_secret::build(self, text, hash))?,
         })
     }
 
-    fn built(&self, kind: Kind, object: &impl Serialize) -> Result<Built, serde_json::Error> {
-        Ok(Built {
+    fn built(
+        &self,
+        kind: Kind,
+        object: &impl Serialize,
+    ) -> Result<DesiredObject, serde_json::Error> {
+        Ok(DesiredObject {
             kind,
             name: self.object_name(),
             object: serde_json::to_value(object)?,
@@ -265,18 +269,18 @@ impl Fleet {
         &self,
         kind: Kind,
         object: &impl Serialize,
-    ) -> Result<Built, serde_json::Error> {
-        Ok(Built {
-            name: self.part_name(Part::Worker),
+    ) -> Result<DesiredObject, serde_json::Error> {
+        Ok(DesiredObject {
+            name: self.role_name(PodRole::Worker),
             ..self.built(kind, object)?
         })
     }
 
     /// Metadata of an object of some pods alone, which has their labels.
-    fn part_metadata(&self, part: Part) -> ObjectMeta {
+    fn role_metadata(&self, role: PodRole) -> ObjectMeta {
         ObjectMeta {
-            labels: Some(self.pod_labels(part)),
-            ..self.metadata(self.part_name(part))
+            labels: Some(self.pod_labels(role)),
+            ..self.metadata(self.role_name(role))
         }
     }
 
@@ -284,7 +288,7 @@ impl Fleet {
         ObjectMeta {
             name: Some(name),
             namespace: Some(self.namespace.clone()),
-            labels: Some(self.pod_labels(Part::Listener)),
+            labels: Some(self.pod_labels(PodRole::Listener)),
             owner_references: Some(vec![self.owner()]),
             ..ObjectMeta::default()
         }
@@ -302,19 +306,19 @@ impl Fleet {
         }
     }
 
-    fn pod_labels(&self, part: Part) -> BTreeMap<String, String> {
-        let mut labels = self.selector_labels(part);
+    fn pod_labels(&self, role: PodRole) -> BTreeMap<String, String> {
+        let mut labels = self.selector_labels(role);
         labels.insert(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned());
-        if part == Part::Worker {
+        if role == PodRole::Worker {
             labels.insert(COMPONENT.to_owned(), WORKER.to_owned());
         }
         labels
     }
 
-    fn selector_labels(&self, part: Part) -> BTreeMap<String, String> {
-        let program = match part {
-            Part::Listener => LISTENER_PROGRAM,
-            Part::Worker => WORKER_PROGRAM,
+    fn selector_labels(&self, role: PodRole) -> BTreeMap<String, String> {
+        let program = match role {
+            PodRole::Listener => LISTENER_PROGRAM,
+            PodRole::Worker => WORKER_PROGRAM,
         };
         BTreeMap::from([
             (NAME.to_owned(), program.to_owned()),
@@ -323,9 +327,9 @@ impl Fleet {
     }
 
     /// Selects some pods.
-    fn selector(&self, part: Part) -> LabelSelector {
+    fn selector(&self, role: PodRole) -> LabelSelector {
         LabelSelector {
-            match_labels: Some(self.selector_labels(part)),
+            match_labels: Some(self.selector_labels(role)),
             match_expressions: None,
         }
     }
@@ -359,7 +363,7 @@ pub fn workers_name(listener: &str) -> String {
 
 /// Name of the Job that removes a listener's rows when it is deleted.
 #[must_use]
-pub fn removal_name(listener: &str) -> String {
+pub fn cleanup_job_name(listener: &str) -> String {
     format!("{listener}-listener-forget")
 }
 

@@ -13,21 +13,21 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::deployment::PORT_NAME;
-use super::{FIELD_MANAGER, Fleet, NAME};
+use super::{FIELD_MANAGER, ListenerResources, NAME};
 
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// Lets in what comes from the operator and from the namespaces where metrics are read.
 #[must_use]
-pub fn build(fleet: &Fleet) -> NetworkPolicy {
+pub fn build(resources: &ListenerResources) -> NetworkPolicy {
     NetworkPolicy {
-        metadata: fleet.metadata(fleet.object_name()),
+        metadata: resources.metadata(resources.object_name()),
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(labelled(fleet.all_pods())),
+            pod_selector: Some(labelled(resources.all_pods())),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![NetworkPolicyIngressRule {
-                from: Some(peers(fleet)),
+                from: Some(peers(resources)),
                 ports: Some(vec![NetworkPolicyPort {
                     port: Some(IntOrString::String(PORT_NAME.to_owned())),
                     protocol: Some("TCP".to_owned()),
@@ -40,8 +40,8 @@ pub fn build(fleet: &Fleet) -> NetworkPolicy {
 }
 
 /// Never empty, as that would let in everybody.
-fn peers(fleet: &Fleet) -> Vec<NetworkPolicyPeer> {
-    let installation = &fleet.installation;
+fn peers(resources: &ListenerResources) -> Vec<NetworkPolicyPeer> {
+    let installation = &resources.installation;
     let one = |name: &str, value: &str| labelled([(name.to_owned(), value.to_owned())].into());
     let mut peers = vec![NetworkPolicyPeer {
         namespace_selector: Some(one(NAMESPACE_NAME, &installation.namespace)),

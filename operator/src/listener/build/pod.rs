@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::Fleet;
+use super::ListenerResources;
 
 /// The listener's program.
 const PROGRAM: &str = "/usr/local/bin/observer-listener";
@@ -19,14 +19,14 @@ const USER: i64 = 65532;
 
 /// A pod with these labels, and with the annotations that users want.
 pub(super) fn template(
-    fleet: &Fleet,
+    resources: &ListenerResources,
     labels: BTreeMap<String, String>,
     spec: PodSpec,
 ) -> PodTemplateSpec {
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
-            annotations: filled(fleet.template.annotations.clone()),
+            annotations: filled(resources.template.annotations.clone()),
             ..ObjectMeta::default()
         }),
         spec: Some(spec),
@@ -34,10 +34,10 @@ pub(super) fn template(
 }
 
 /// A pod by the listener's account, where users want it to be.
-pub(super) fn spec(fleet: &Fleet, container: Container) -> PodSpec {
-    let template = &fleet.template;
+pub(super) fn spec(resources: &ListenerResources, container: Container) -> PodSpec {
+    let template = &resources.template;
     PodSpec {
-        service_account_name: Some(fleet.object_name()),
+        service_account_name: Some(resources.object_name()),
         automount_service_account_token: Some(true),
         enable_service_links: Some(false),
         security_context: Some(PodSecurityContext {
@@ -63,12 +63,12 @@ pub(super) fn spec(fleet: &Fleet, container: Container) -> PodSpec {
 
 /// A container that runs the listener's program, with users' variables and these.
 pub(super) fn container(
-    fleet: &Fleet,
+    resources: &ListenerResources,
     name: &str,
     command: &[&str],
     ours: Vec<EnvVar>,
 ) -> Container {
-    let template = &fleet.template;
+    let template = &resources.template;
     let command = [PROGRAM].iter().chain(command);
     Container {
         name: name.to_owned(),
@@ -76,12 +76,12 @@ pub(super) fn container(
             template
                 .image
                 .clone()
-                .unwrap_or_else(|| fleet.installation.image.clone()),
+                .unwrap_or_else(|| resources.installation.image.clone()),
         ),
-        command: Some(command.map(|part| (*part).to_owned()).collect()),
+        command: Some(command.map(|word| (*word).to_owned()).collect()),
         // None of the names that users give is one of ours.
         env: Some(template.env.iter().cloned().chain(ours).collect()),
-        resources: Some(template.resources.clone().unwrap_or_else(resources)),
+        resources: Some(template.resources.clone().unwrap_or_else(default_resources)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -104,7 +104,7 @@ pub(super) fn plain(name: &str, value: &str) -> EnvVar {
     }
 }
 
-fn resources() -> ResourceRequirements {
+fn default_resources() -> ResourceRequirements {
     let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
     ResourceRequirements {
         requests: Some([quantity("cpu", "50m"), quantity("memory", "64Mi")].into()),

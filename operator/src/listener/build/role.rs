@@ -3,23 +3,23 @@
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 
-use super::Fleet;
+use super::ListenerResources;
 
 /// Leases cannot be bound to names: those of the members are named by their pods, and those of the
 /// shards change with the number of shards. `delete` is also what some clusters ask of whoever names
 /// a Lease's owner.
 #[must_use]
-pub fn build(fleet: &Fleet) -> Role {
+pub fn build(resources: &ListenerResources) -> Role {
     let leases = ["create", "delete", "get", "list", "update", "watch"];
     Role {
-        metadata: fleet.metadata(fleet.object_name()),
+        metadata: resources.metadata(resources.object_name()),
         rules: Some(vec![
             rule("coordination.k8s.io", "leases", &leases, None),
             rule(
                 "",
                 "secrets",
                 &["get", "list", "watch"],
-                Some(fleet.bundle_name()),
+                Some(resources.bundle_name()),
             ),
         ]),
     }

@@ -2,22 +2,22 @@
 
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 
-use super::Fleet;
+use super::ListenerResources;
 
 /// The account of the same name has the role of the same name.
 #[must_use]
-pub fn build(fleet: &Fleet) -> RoleBinding {
+pub fn build(resources: &ListenerResources) -> RoleBinding {
     RoleBinding {
-        metadata: fleet.metadata(fleet.object_name()),
+        metadata: resources.metadata(resources.object_name()),
         role_ref: RoleRef {
             api_group: "rbac.authorization.k8s.io".to_owned(),
             kind: "Role".to_owned(),
-            name: fleet.object_name(),
+            name: resources.object_name(),
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
-            name: fleet.object_name(),
-            namespace: Some(fleet.namespace.clone()),
+            name: resources.object_name(),
+            namespace: Some(resources.namespace.clone()),
             ..Subject::default()
         }]),
     }

@@ -3,17 +3,17 @@
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::Fleet;
+use super::ListenerResources;
 use super::deployment::{PORT, PORT_NAME};
 
 /// Headless, because every pod has metrics of its own.
 #[must_use]
-pub fn build(fleet: &Fleet) -> Service {
+pub fn build(resources: &ListenerResources) -> Service {
     Service {
-        metadata: fleet.metadata(fleet.object_name()),
+        metadata: resources.metadata(resources.object_name()),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
-            selector: Some(fleet.all_pods()),
+            selector: Some(resources.all_pods()),
             ports: Some(vec![ServicePort {
                 name: Some(PORT_NAME.to_owned()),
                 port: PORT,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Seen;
+use super::StatusInput;
 
 /// Most receivers that a status lists.
 const MOST: usize = 32;
@@ -10,9 +10,9 @@ const MOST: usize = 32;
 /// Longest name of a receiver in bytes.
 const MAX_NAME: usize = 256;
 
-impl Seen<'_> {
+impl StatusInput<'_> {
     /// The receivers that any pod leaves alone, by name: what is shown changes with the set alone.
-    pub(super) fn left_alone(&self) -> Vec<String> {
+    pub(super) fn open_circuit_breakers(&self) -> Vec<String> {
         let said = self
             .reports()
             .flat_map(|report| &report.left_alone.receivers);

@@ -13,14 +13,14 @@ use crds::report::{PodReport, Role};
 use crds::resources::{ObserverCounts, ObserverListenerStatus, consent};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::cache::projection::{DeploymentSeen, PodSeen};
-use crate::conditions::{Saying, Truth, condition, find, holds};
+use crate::cache::projection::{DeploymentInfo, PodInfo};
+use crate::conditions::{ConditionStatus, ConditionValue, condition, find, is_true};
 use crate::listener::build::selector_text;
-use crate::object_ref::Key;
-use crate::observer::evaluation::{Tracked, Verdict};
-use ready::Turns;
-pub use shards::Free;
-use shards::{describe, lag, listed, owners};
+use crate::object_ref::ObjectRef;
+use crate::observer::evaluation::{ObserverEvaluation, Tracked};
+use ready::ReadinessInput;
+pub use shards::UnownedShards;
+use shards::{describe, lag, owners, shard_statuses};
 pub use workers::Workers;
 
 /// How long pods may take to load a new bundle before the listener is no longer ready.
@@ -31,7 +31,7 @@ const NAMED: usize = 5;
 
 /// Why a listener cannot be run as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct Rejection {
     /// In a word.
     pub reason: String,
     /// In a sentence, with the remedy.
@@ -40,18 +40,18 @@ pub struct Refused {
 
 /// A pod and what it says.
 #[derive(Clone, Debug)]
-pub struct Pod {
+pub struct PodView {
     /// Its name.
     pub name: String,
     /// What the API server says about it.
-    pub seen: PodSeen,
+    pub seen: PodInfo,
     /// What it says about itself, where it did so lately.
     pub report: Option<PodReport>,
 }
 
 /// Everything that a listener's status is made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
+pub struct StatusInput<'a> {
     /// Its namespace.
     pub namespace: &'a str,
     /// Its name.
@@ -65,30 +65,30 @@ pub struct Seen<'a> {
     /// How long a shard may be without an owner, or not get on, before that is told.
     pub stalled_after: Duration,
     /// Which shards have had no owner, and since when.
-    pub free: &'a Free,
+    pub unowned_since: &'a UnownedShards,
     /// Why it is not run as it is written.
-    pub refused: Option<&'a Refused>,
+    pub rejection: Option<&'a Rejection>,
     /// The bundle that the pods should run.
     pub bundle: Option<&'a str>,
     /// Its Deployment.
-    pub deployment: Option<&'a DeploymentSeen>,
+    pub deployment: Option<&'a DeploymentInfo>,
     /// Its pods for jobs.
     pub workers: Workers<'a>,
     /// Its pods, without those.
-    pub pods: &'a [Pod],
+    pub pods: &'a [PodView],
     /// What it says about its observers.
-    pub verdicts: &'a BTreeMap<Key, Verdict>,
+    pub evaluations: &'a BTreeMap<ObjectRef, ObserverEvaluation>,
 }
 
 /// The status of a listener, given the one before.
 #[must_use]
 pub fn compute_status(
-    seen: Seen<'_>,
+    seen: StatusInput<'_>,
     before: &ObserverListenerStatus,
     now: Timestamp,
 ) -> ObserverListenerStatus {
     let generation = seen.generation;
-    let say = |type_: &str, saying| condition(&before.conditions, type_, saying, generation, now);
+    let say = |type_: &str, value| condition(&before.conditions, type_, value, generation, now);
     let progressing = say("Progressing", seen.progressing());
     // A new bundle that does not arrive is told by how long this has been going on.
     let since = find(std::slice::from_ref(&progressing), "Progressing");
@@ -96,9 +96,9 @@ pub fn compute_status(
         let began = since.last_transition_time.0;
         now.duration_since(began).unsigned_abs() > LOADING
     });
-    let ready_before = holds(&before.conditions, "Ready");
+    let ready_before = is_true(&before.conditions, "Ready");
     let owners = owners(seen.pods);
-    let turns = Turns {
+    let input = ReadinessInput {
         owners: &owners,
         ready_before,
         late,
@@ -114,25 +114,25 @@ pub fn compute_status(
         workers: seen.workers.counts(),
         selector: Some(selector_text(seen.name)),
         observers: seen.counts(&before.observers),
-        shards: listed(&owners, &before.shards),
+        shards: shard_statuses(&owners, &before.shards),
         lag: oldest.map(|seconds| lag(seconds, before.lag.as_deref())),
         backlog: i64::try_from(backlog.unwrap_or(0)).unwrap_or(i64::MAX),
-        open_circuit_breakers: seen.left_alone(),
+        open_circuit_breakers: seen.open_circuit_breakers(),
         bundle: seen
             .bundle
             .map(ToOwned::to_owned)
             .or_else(|| before.bundle.clone()),
         conditions: vec![
-            say("Ready", seen.ready(turns)),
+            say("Ready", seen.ready(input)),
             progressing,
             say("Degraded", seen.degraded(now)),
-            say("Stalled", seen.stalled(turns)),
+            say("Stalled", seen.stalled(input)),
         ],
     }
 }
 
 /// Takes over the figures that change all the time, where a figure was shown before.
-pub fn keep_figures(status: &mut ObserverListenerStatus, before: &ObserverListenerStatus) {
+pub fn carry_over_numbers(status: &mut ObserverListenerStatus, before: &ObserverListenerStatus) {
     let receivers = &mut status.open_circuit_breakers;
     receivers.clone_from(&before.open_circuit_breakers);
     if status.lag.is_some() && before.lag.is_some() {
@@ -161,18 +161,18 @@ pub fn keep_figures(status: &mut ObserverListenerStatus, before: &ObserverListen
 
 /// Whether the pods do what they should and can be asked less often.
 #[must_use]
-pub fn converged(status: &ObserverListenerStatus) -> bool {
+pub fn is_settled(status: &ObserverListenerStatus) -> bool {
     let settled = |type_: &str| {
         find(&status.conditions, type_).is_some_and(|condition| condition.status == "False")
     };
     settled("Progressing")
-        && !holds(&status.conditions, "Stalled")
-        && (holds(&status.conditions, "Ready")
+        && !is_true(&status.conditions, "Stalled")
+        && (is_true(&status.conditions, "Ready")
             || find(&status.conditions, "Ready")
                 .is_some_and(|condition| condition.reason == "ScaledToZero"))
 }
 
-impl<'a> Seen<'a> {
+impl<'a> StatusInput<'a> {
     pub(super) fn reports(&self) -> impl Iterator<Item = &'a PodReport> + use<'a> {
         self.pods.iter().filter_map(|pod| pod.report.as_ref())
     }
@@ -182,12 +182,14 @@ impl<'a> Seen<'a> {
         self.reports().filter(|report| report.role == Role::Active)
     }
 
-    fn progressing(&self) -> Saying {
-        let yes = |reason: &str, message: String| Saying::new(Truth::True, reason, message);
-        if let Some(refused) = self.refused {
-            return Saying::new(
-                Truth::False,
-                &*refused.reason,
+    fn progressing(&self) -> ConditionValue {
+        let yes = |reason: &str, message: String| {
+            ConditionValue::new(ConditionStatus::True, reason, message)
+        };
+        if let Some(rejection) = self.rejection {
+            return ConditionValue::new(
+                ConditionStatus::False,
+                &*rejection.reason,
                 "what runs is left as it is until the listener can be run as it is written",
             );
         }
@@ -196,7 +198,7 @@ impl<'a> Seen<'a> {
         };
         if !deployment.rolled_out() {
             return match &deployment.stuck {
-                Some(why) => Saying::new(Truth::False, "RolloutStuck", why),
+                Some(why) => ConditionValue::new(ConditionStatus::False, "RolloutStuck", why),
                 None => yes(
                     "RollingOut",
                     format!(
@@ -219,50 +221,50 @@ impl<'a> Seen<'a> {
                 format!("{current} of {all} pods run what was last applied"),
             );
         }
-        Saying::new(
-            Truth::False,
+        ConditionValue::new(
+            ConditionStatus::False,
             "UpToDate",
             "every pod runs what was last applied",
         )
     }
 
-    fn degraded(&self, now: Timestamp) -> Saying {
-        let refused: Vec<&Key> = self
-            .verdicts
+    fn degraded(&self, now: Timestamp) -> ConditionValue {
+        let rejected: Vec<&ObjectRef> = self
+            .evaluations
             .iter()
-            .filter(|(_, verdict)| verdict.refused())
+            .filter(|(_, evaluation)| evaluation.is_rejected())
             .map(|(observer, _)| observer)
             .collect();
-        if !refused.is_empty() {
-            let mut names: Vec<String> = refused
+        if !rejected.is_empty() {
+            let mut names: Vec<String> = rejected
                 .iter()
                 .take(NAMED)
                 .map(ToString::to_string)
                 .collect();
-            if refused.len() > NAMED {
-                names.push(format!("{} more", refused.len() - NAMED));
+            if rejected.len() > NAMED {
+                names.push(format!("{} more", rejected.len() - NAMED));
             }
-            return Saying::new(
-                Truth::True,
+            return ConditionValue::new(
+                ConditionStatus::True,
                 "ObserversRefused",
                 format!(
                     "{} of {} observers do not run ({}); their own status says why",
-                    refused.len(),
+                    rejected.len(),
                     self.selected(),
                     names.join(", ")
                 ),
             );
         }
         if let Some(why) = self.deployment.and_then(|seen| seen.stuck.as_ref()) {
-            return Saying::new(Truth::True, "RolloutStuck", why);
+            return ConditionValue::new(ConditionStatus::True, "RolloutStuck", why);
         }
         let unwell = self
             .reports()
             .filter(|report| report.role != Role::Stopping)
             .find_map(|report| Some((&report.pod, report.problem.as_ref()?)));
         if let Some((pod, problem)) = unwell {
-            return Saying::new(
-                Truth::True,
+            return ConditionValue::new(
+                ConditionStatus::True,
                 &*problem.reason,
                 format!("pod {pod}: {}", problem.message),
             );
@@ -273,9 +275,13 @@ impl<'a> Seen<'a> {
 
     /// Every part runs. What other namespaces do not allow is no part of the listener; whose they
     /// are is not for everybody to see who sees the listener.
-    fn not_degraded(&self) -> Saying {
-        if self.verdicts.values().all(Verdict::selected) {
-            return Saying::new(Truth::False, "NothingRefused", "every part runs");
+    fn not_degraded(&self) -> ConditionValue {
+        if self.evaluations.values().all(ObserverEvaluation::selected) {
+            return ConditionValue::new(
+                ConditionStatus::False,
+                "NothingRefused",
+                "every part runs",
+            );
         }
         let (label, value) = consent(self.namespace);
         let message = format!(
@@ -284,22 +290,22 @@ impl<'a> Seen<'a> {
              {label}={value}`",
             self.namespace
         );
-        Saying::new(Truth::False, "NamespaceNotAllowed", message)
+        ConditionValue::new(ConditionStatus::False, "NamespaceNotAllowed", message)
     }
 
     /// Number of observers that it selects.
     fn selected(&self) -> usize {
-        let selected = |verdict: &&Verdict| verdict.selected();
-        self.verdicts.values().filter(selected).count()
+        let selected = |evaluation: &&ObserverEvaluation| evaluation.selected();
+        self.evaluations.values().filter(selected).count()
     }
 
-    fn stalled(&self, turns: Turns<'_>) -> Saying {
+    fn stalled(&self, input: ReadinessInput<'_>) -> ConditionValue {
         if self.wanted == 0 {
-            return Saying::new(Truth::False, "ScaledToZero", "no pod runs");
+            return ConditionValue::new(ConditionStatus::False, "ScaledToZero", "no pod runs");
         }
-        let stalls = self.stalls(turns.owners, turns.now);
+        let stalls = self.stalls(input.owners, input.now);
         if let Some(worst) = stalls.first() {
-            return Saying::new(Truth::True, &*worst.reason, describe(&stalls));
+            return ConditionValue::new(ConditionStatus::True, &*worst.reason, describe(&stalls));
         }
         let stalled = self
             .reports()
@@ -307,11 +313,11 @@ impl<'a> Seen<'a> {
             .find(|(_, problem)| problem.reason == "Stalled");
         if let Some((pod, problem)) = stalled {
             let message = format!("pod {pod}: {}", problem.message);
-            return Saying::new(Truth::True, "Stalled", message);
+            return ConditionValue::new(ConditionStatus::True, "Stalled", message);
         }
         if self.working().next().is_none() {
-            return Saying::new(
-                Truth::Unknown,
+            return ConditionValue::new(
+                ConditionStatus::Unknown,
                 "NoActivePod",
                 "no pod works that could tell",
             );
@@ -319,41 +325,52 @@ impl<'a> Seen<'a> {
         let long = self.stalled_after.as_secs();
         let behind =
             |(report, _): &(&PodReport, _)| report.lag_seconds > long && report.backlog > 0;
-        if turns.owners.values().any(behind) {
+        if input.owners.values().any(behind) {
             let long = Span::from(self.stalled_after);
-            return Saying::new(
-                Truth::False,
+            return ConditionValue::new(
+                ConditionStatus::False,
                 "Behind",
                 format!("every shard gets on, and events wait for more than {long}"),
             );
         }
-        Saying::new(Truth::False, "GettingOn", "no event waits for long")
+        ConditionValue::new(
+            ConditionStatus::False,
+            "GettingOn",
+            "no event waits for long",
+        )
     }
 
     /// While a bundle is on its way, as many run as did before.
     fn counts(&self, before: &ObserverCounts) -> ObserverCounts {
-        let count = |fits: &dyn Fn(&Verdict) -> bool| {
+        let count = |fits: &dyn Fn(&ObserverEvaluation) -> bool| {
             let count = self
-                .verdicts
+                .evaluations
                 .values()
-                .filter(|verdict| fits(verdict))
+                .filter(|evaluation| fits(evaluation))
                 .count();
             i32::try_from(count).unwrap_or(i32::MAX)
         };
-        let waiting = count(&|verdict| matches!(verdict, Verdict::Waiting { .. }));
-        let programmed = count(&|verdict| matches!(verdict, Verdict::Programmed(_)));
-        let open = count(&|verdict| matches!(verdict, Verdict::Programmed(Tracked::Unknown)));
-        let untracked =
-            count(&|verdict| matches!(verdict, Verdict::Programmed(Tracked::No { .. })));
+        let waiting = count(&|evaluation| matches!(evaluation, ObserverEvaluation::Waiting { .. }));
+        let programmed =
+            count(&|evaluation| matches!(evaluation, ObserverEvaluation::Programmed(_)));
+        let open = count(&|evaluation| {
+            matches!(evaluation, ObserverEvaluation::Programmed(Tracked::Unknown))
+        });
+        let untracked = count(&|evaluation| {
+            matches!(
+                evaluation,
+                ObserverEvaluation::Programmed(Tracked::No { .. })
+            )
+        });
         let on_its_way = waiting > 0 && self.wanted > 0 && self.working().next().is_some();
         ObserverCounts {
-            selected: count(&Verdict::selected),
+            selected: count(&ObserverEvaluation::selected),
             programmed: if on_its_way {
                 before.programmed.min(waiting)
             } else {
                 programmed
             },
-            refused: count(&Verdict::refused),
+            refused: count(&ObserverEvaluation::is_rejected),
             untracked: if on_its_way || open > 0 {
                 before
                     .untracked

@@ -6,13 +6,13 @@ use std::fmt::Write;
 use crds::report::{NO_LEASE, PodReport, Role, STATUS_PORT};
 use k8s_openapi::jiff::Timestamp;
 
-use super::Seen;
-use super::shards::{Owners, describe, mute};
-use crate::conditions::{Saying, Truth};
+use super::StatusInput;
+use super::shards::{Owners, describe, non_reporting};
+use crate::conditions::{ConditionStatus, ConditionValue};
 
 /// What a condition depends on besides what is seen now.
 #[derive(Clone, Copy)]
-pub(super) struct Turns<'a> {
+pub(super) struct ReadinessInput<'a> {
     pub(super) owners: &'a Owners<'a>,
     pub(super) ready_before: bool,
     /// Whether a change has been on its way to the pods for longer than it should be.
@@ -20,11 +20,13 @@ pub(super) struct Turns<'a> {
     pub(super) now: Timestamp,
 }
 
-impl<'a> Seen<'a> {
-    pub(super) fn ready(&self, turns: Turns<'_>) -> Saying {
-        let no = |reason: &str, message: String| Saying::new(Truth::False, reason, message);
-        if let Some(refused) = self.refused {
-            return no(&refused.reason, refused.message.clone());
+impl<'a> StatusInput<'a> {
+    pub(super) fn ready(&self, input: ReadinessInput<'_>) -> ConditionValue {
+        let no = |reason: &str, message: String| {
+            ConditionValue::new(ConditionStatus::False, reason, message)
+        };
+        if let Some(rejection) = self.rejection {
+            return no(&rejection.reason, rejection.message.clone());
         }
         if self.wanted == 0 {
             return no(
@@ -33,8 +35,8 @@ impl<'a> Seen<'a> {
             );
         }
         let working: Vec<&PodReport> = self.working().collect();
-        if working.is_empty() && !(turns.ready_before && self.takes_over()) {
-            return self.nobody_works();
+        if working.is_empty() && !(input.ready_before && self.standby_available()) {
+            return self.no_active_pod();
         }
         let trouble = |report: &&'a PodReport| Some((&report.pod, report.problem.as_ref()?));
         if let Some((pod, problem)) = working.iter().find_map(trouble) {
@@ -49,7 +51,7 @@ impl<'a> Seen<'a> {
         }
         let old = |report: &&&PodReport| report.bundle.as_deref() != self.bundle;
         let old: Vec<_> = working.iter().filter(old).collect();
-        if let Some(one) = old.first().filter(|_| !turns.ready_before || turns.late) {
+        if let Some(one) = old.first().filter(|_| !input.ready_before || input.late) {
             return no(
                 "BundleNotLoaded",
                 format!(
@@ -61,20 +63,20 @@ impl<'a> Seen<'a> {
                 ),
             );
         }
-        self.divided(turns)
+        self.delivering(input)
     }
 
     /// Whether the pods that deliver deliver all of it.
-    fn divided(&self, turns: Turns<'_>) -> Saying {
-        let mut stalls = self.stalls(turns.owners, turns.now);
+    fn delivering(&self, input: ReadinessInput<'_>) -> ConditionValue {
+        let mut stalls = self.stalls(input.owners, input.now);
         stalls.retain(|stall| stall.reason == NO_LEASE);
         if !stalls.is_empty() {
-            return Saying::new(Truth::False, NO_LEASE, describe(&stalls));
+            return ConditionValue::new(ConditionStatus::False, NO_LEASE, describe(&stalls));
         }
-        let unowned = self.unowned(turns.owners).len();
-        if unowned > 0 && !turns.ready_before {
+        let unowned = self.unowned(input.owners).len();
+        if unowned > 0 && !input.ready_before {
             let all = self.shards;
-            let (reason, message) = match mute(self.pods).next() {
+            let (reason, message) = match non_reporting(self.pods).next() {
                 Some(pod) => (
                     "PodsNotReporting",
                     format!(
@@ -88,10 +90,10 @@ impl<'a> Seen<'a> {
                     format!("{unowned} of {all} shards are not taken up yet"),
                 ),
             };
-            return Saying::new(Truth::False, reason, message);
+            return ConditionValue::new(ConditionStatus::False, reason, message);
         }
-        let pods: BTreeSet<&str> = turns.owners.values().map(|(pod, _)| &*pod.pod).collect();
-        let shards = match turns.owners.len() {
+        let pods: BTreeSet<&str> = input.owners.values().map(|(pod, _)| &*pod.pod).collect();
+        let shards = match input.owners.len() {
             1 => "1 shard".to_owned(),
             many => format!("{many} shards"),
         };
@@ -102,18 +104,20 @@ impl<'a> Seen<'a> {
         if unowned > 0 {
             let _ = write!(message, ", and {unowned} change hands");
         }
-        Saying::new(Truth::True, "Delivering", message)
+        ConditionValue::new(ConditionStatus::True, "Delivering", message)
     }
 
     /// Whether a pod is there that will take up the shards, as nothing says that it cannot.
-    fn takes_over(&self) -> bool {
+    fn standby_available(&self) -> bool {
         let mut standby = self.reports().filter(|report| report.role == Role::Standby);
         standby.any(|report| report.problem.is_none())
     }
 
     /// Why no pod works: what a pod says comes first, then what the cluster says.
-    fn nobody_works(&self) -> Saying {
-        let no = |reason: &str, message: String| Saying::new(Truth::False, reason, message);
+    fn no_active_pod(&self) -> ConditionValue {
+        let no = |reason: &str, message: String| {
+            ConditionValue::new(ConditionStatus::False, reason, message)
+        };
         if let Some(problem) = self.reports().find_map(|report| report.problem.as_ref()) {
             return no(&problem.reason, problem.message.clone());
         }

@@ -11,7 +11,7 @@ use crds::report::{
 use crds::resources::ShardStatus;
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Pod, Seen};
+use super::{PodView, StatusInput};
 
 /// Most shards that a status lists.
 const MAX_SHARDS: usize = 256;
@@ -39,7 +39,7 @@ pub(super) type Owners<'a> = BTreeMap<u16, (&'a PodReport, &'a OwnedShard)>;
 
 /// Who works on which shard. After a change of hands two pods may think that they do; the later
 /// owner has the higher epoch.
-pub(super) fn owners(pods: &[Pod]) -> Owners<'_> {
+pub(super) fn owners(pods: &[PodView]) -> Owners<'_> {
     let mut owners = Owners::new();
     for report in pods.iter().filter_map(|pod| pod.report.as_ref()) {
         for owned in &report.shards {
@@ -55,7 +55,7 @@ pub(super) fn owners(pods: &[Pod]) -> Owners<'_> {
 }
 
 /// Ready pods that do not tell what they do, and so may work on any shard.
-pub(super) fn mute(pods: &[Pod]) -> impl Iterator<Item = &Pod> {
+pub(super) fn non_reporting(pods: &[PodView]) -> impl Iterator<Item = &PodView> {
     pods.iter()
         .filter(|pod| pod.seen.ready && pod.report.is_none())
 }
@@ -63,14 +63,14 @@ pub(super) fn mute(pods: &[Pod]) -> impl Iterator<Item = &Pod> {
 /// Since when shards have had no owner although pods are there to take them, as the operator saw
 /// it itself. It is kept from one look to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Free(BTreeMap<u16, Timestamp>);
+pub struct UnownedShards(BTreeMap<u16, Timestamp>);
 
-impl Free {
+impl UnownedShards {
     /// Takes note of what the pods of a listener of that many shards say. While a pod is mute, no
     /// shard is known to have become free.
-    pub fn note(&mut self, pods: &[Pod], shards: u16, now: Timestamp) {
+    pub fn update(&mut self, pods: &[PodView], shards: u16, now: Timestamp) {
         let owners = owners(pods);
-        let takes_part = |pod: &Pod| {
+        let takes_part = |pod: &PodView| {
             let report = pod.report.as_ref();
             report.is_some_and(|report| matches!(report.role, Role::Active | Role::Standby))
         };
@@ -80,7 +80,7 @@ impl Free {
         }
         self.0
             .retain(|shard, _| *shard < shards && !owners.contains_key(shard));
-        if mute(pods).next().is_none() {
+        if non_reporting(pods).next().is_none() {
             for shard in (0..shards).filter(|shard| !owners.contains_key(shard)) {
                 self.0.entry(shard).or_insert(now);
             }
@@ -94,7 +94,7 @@ impl Free {
     }
 
     /// Shards that have been free for longer than `patience`.
-    fn for_long(&self, patience: Duration, now: Timestamp) -> impl Iterator<Item = u16> {
+    fn longer_than(&self, patience: Duration, now: Timestamp) -> impl Iterator<Item = u16> {
         let long = move |since: Timestamp| {
             Duration::try_from(now.duration_since(since)).is_ok_and(|passed| passed > patience)
         };
@@ -105,7 +105,7 @@ impl Free {
 
 /// Shards that do not get on for one and the same cause.
 #[derive(Debug)]
-pub(super) struct Stall {
+pub(super) struct StallGroup {
     /// The cause in a word.
     pub(super) reason: String,
     /// The pod that says so, unless it is the operator's own finding.
@@ -116,10 +116,10 @@ pub(super) struct Stall {
     shards: Vec<u16>,
 }
 
-impl Seen<'_> {
+impl StatusInput<'_> {
     /// All shards that do not get on, by their causes, the worst first. The owner of a shard knows
     /// best; of one that nobody owns, every pod may speak.
-    pub(super) fn stalls(&self, owners: &Owners<'_>, now: Timestamp) -> Vec<Stall> {
+    pub(super) fn stalls(&self, owners: &Owners<'_>, now: Timestamp) -> Vec<StallGroup> {
         let mut said = BTreeMap::new();
         for report in self.reports() {
             for stalled in &report.stalled {
@@ -132,10 +132,12 @@ impl Seen<'_> {
                 }
             }
         }
-        let nobody = if self.waits_for_mute() {
+        let nobody = if self.awaits_report() {
             BTreeSet::new()
         } else {
-            self.free.for_long(self.stalled_after, now).collect()
+            self.unowned_since
+                .longer_than(self.stalled_after, now)
+                .collect()
         };
         let message = format!(
             "without a pod for more than {}; see the pods' logs, and whether they may \
@@ -153,7 +155,7 @@ impl Seen<'_> {
         }
         causes
             .into_iter()
-            .map(|((_, reason, pod, message), shards)| Stall {
+            .map(|((_, reason, pod, message), shards)| StallGroup {
                 reason: reason.to_owned(),
                 pod: pod.map(ToOwned::to_owned),
                 message: message.to_owned(),
@@ -163,8 +165,8 @@ impl Seen<'_> {
     }
 
     /// Whether a pod that does not answer may work on the shards without an owner.
-    pub(super) fn waits_for_mute(&self) -> bool {
-        mute(self.pods).next().is_some()
+    pub(super) fn awaits_report(&self) -> bool {
+        non_reporting(self.pods).next().is_some()
     }
 
     /// Shards that should have an owner and have none.
@@ -176,7 +178,7 @@ impl Seen<'_> {
 }
 
 /// The list for the status, given the one before.
-pub(super) fn listed(owners: &Owners<'_>, before: &[ShardStatus]) -> Vec<ShardStatus> {
+pub(super) fn shard_statuses(owners: &Owners<'_>, before: &[ShardStatus]) -> Vec<ShardStatus> {
     let shown = |shard: i32| {
         let found = before.iter().find(|status| status.shard == shard);
         found.and_then(|status| status.lag.as_deref())
@@ -192,14 +194,14 @@ pub(super) fn listed(owners: &Owners<'_>, before: &[ShardStatus]) -> Vec<ShardSt
 }
 
 /// Stalled shards in words: `shard 3 (pod shop-1): why`.
-pub(super) fn describe(stalls: &[Stall]) -> String {
+pub(super) fn describe(stalls: &[StallGroup]) -> String {
     let mut parts: Vec<String> = stalls
         .iter()
         .take(CAUSES)
         .map(|stall| {
             let pod = stall.pod.as_ref();
             let pod = pod.map_or_else(String::new, |pod| format!(" (pod {pod})"));
-            format!("{}{pod}: {}", numbered(&stall.shards), stall.message)
+            format!("{}{pod}: {}", shard_list(&stall.shards), stall.message)
         })
         .collect();
     let more = stalls.iter().skip(CAUSES).map(|stall| stall.shards.len());
@@ -211,7 +213,7 @@ pub(super) fn describe(stalls: &[Stall]) -> String {
 }
 
 /// `shard 3`, or `shards 3, 4, 5 and 7 more`.
-fn numbered(shards: &[u16]) -> String {
+fn shard_list(shards: &[u16]) -> String {
     let numbers: Vec<String> = shards
         .iter()
         .take(NUMBERS)

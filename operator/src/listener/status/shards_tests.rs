@@ -142,7 +142,7 @@ fn shards_may_change_hands_for_a_while() {
     told(&mut case, 0).shards.extend([owned(2, 2), owned(3, 2)]);
     case.look();
     assert!(case.says().starts_with("True:Delivering "));
-    assert!(case.free.is_empty());
+    assert!(case.unowned_since.is_empty());
 }
 
 #[test]
@@ -246,12 +246,12 @@ fn figures_of_shards_and_words_of_pods_can_wait() {
     told(&mut case, 0).shards[0].lag_seconds = 80;
     let mut after = case.status();
     assert_ne!(after, before);
-    keep_figures(&mut after, &before);
+    carry_over_numbers(&mut after, &before);
     assert_eq!(after, before);
     // Who owns a shard is no figure.
     told(&mut case, 0).shards[0].epoch = 2;
     let mut after = case.status();
-    keep_figures(&mut after, &before);
+    carry_over_numbers(&mut after, &before);
     assert_eq!(after.shards[0].lag.as_deref(), Some("1m20s"));
 }
 

@@ -12,12 +12,12 @@ use super::*;
 struct Case {
     wanted: i32,
     shards: u16,
-    free: Free,
-    refused: Option<Refused>,
-    deployment: Option<DeploymentSeen>,
-    workers: (i32, Option<DeploymentSeen>, Option<i64>),
-    pods: Vec<Pod>,
-    verdicts: BTreeMap<Key, Verdict>,
+    unowned_since: UnownedShards,
+    rejection: Option<Rejection>,
+    deployment: Option<DeploymentInfo>,
+    workers: (i32, Option<DeploymentInfo>, Option<i64>),
+    pods: Vec<PodView>,
+    evaluations: BTreeMap<ObjectRef, ObserverEvaluation>,
     before: ObserverListenerStatus,
     now: i64,
 }
@@ -28,12 +28,12 @@ impl Case {
         Self {
             wanted: 1,
             shards: 1,
-            free: Free::default(),
-            refused: None,
+            unowned_since: UnownedShards::default(),
+            rejection: None,
             deployment: Some(rolled_out(1)),
             workers: (0, None, None),
             pods: vec![pod("p1", Some(report(Role::Active, "new")))],
-            verdicts: BTreeMap::new(),
+            evaluations: BTreeMap::new(),
             before: ObserverListenerStatus::default(),
             now: 1000,
         }
@@ -46,16 +46,16 @@ impl Case {
     }
 
     fn status(&self) -> ObserverListenerStatus {
-        let seen = Seen {
+        let seen = StatusInput {
             namespace: "shop",
             name: "shop",
             generation: 3,
             wanted: self.wanted,
             shards: self.shards,
             stalled_after: Duration::from_mins(1),
-            free: &self.free,
-            refused: self.refused.as_ref(),
-            bundle: self.refused.is_none().then_some("new"),
+            unowned_since: &self.unowned_since,
+            rejection: self.rejection.as_ref(),
+            bundle: self.rejection.is_none().then_some("new"),
             deployment: self.deployment.as_ref(),
             workers: Workers {
                 wanted: self.workers.0,
@@ -63,7 +63,7 @@ impl Case {
                 short: self.workers.2.map(|at| Timestamp::from_second(at).unwrap()),
             },
             pods: &self.pods,
-            verdicts: &self.verdicts,
+            evaluations: &self.evaluations,
         };
         compute_status(seen, &self.before, self.now())
     }
@@ -74,7 +74,8 @@ impl Case {
 
     /// What is seen now is noted, and becomes what was said before.
     fn look(&mut self) -> ObserverListenerStatus {
-        self.free.note(&self.pods, self.shards, self.now());
+        self.unowned_since
+            .update(&self.pods, self.shards, self.now());
         self.before = self.status();
         self.before.clone()
     }
@@ -98,8 +99,8 @@ impl Case {
     }
 }
 
-fn rolled_out(pods: i32) -> DeploymentSeen {
-    DeploymentSeen {
+fn rolled_out(pods: i32) -> DeploymentInfo {
+    DeploymentInfo {
         generation: 1,
         observed: 1,
         wanted: pods,
@@ -140,11 +141,11 @@ fn report(role: Role, bundle: &str) -> PodReport {
     }
 }
 
-fn pod(name: &str, report: Option<PodReport>) -> Pod {
-    Pod {
+fn pod(name: &str, report: Option<PodReport>) -> PodView {
+    PodView {
         name: name.to_owned(),
-        seen: PodSeen {
-            listener: Key::new("web", "shop"),
+        seen: PodInfo {
+            listener: ObjectRef::new("web", "shop"),
             worker: false,
             ip: Some("10.0.0.1".to_owned()),
             ready: true,
@@ -177,7 +178,7 @@ fn each_state_has_its_words() {
         deployment.stuck = Some("quota exceeded".to_owned());
         case.pods.clear();
     };
-    let refused = Refused {
+    let refused = Rejection {
         reason: "SecretMissing".to_owned(),
         message: "there is no Secret".to_owned(),
     };
@@ -191,7 +192,7 @@ fn each_state_has_its_words() {
             "False:Starting True:RollingOut False:NothingRefused Unknown:NoActivePod",
         ),
         (
-            Case::but(|case| case.refused = Some(refused)),
+            Case::but(|case| case.rejection = Some(refused)),
             "False:SecretMissing False:SecretMissing False:NothingRefused False:GettingOn",
         ),
         (
@@ -280,13 +281,16 @@ fn a_new_bundle_may_take_a_while_to_arrive() {
 #[test]
 fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
     let case = Case::but(|case| {
-        let refused = |message: &str| Verdict::Invalid {
+        let refused = |message: &str| ObserverEvaluation::Invalid {
             message: message.to_owned(),
         };
-        case.verdicts = [
-            (Key::new("web", "a"), Verdict::Programmed(Tracked::Yes)),
-            (Key::new("web", "b"), refused("x")),
-            (Key::new("web", "c"), Verdict::Suspended),
+        case.evaluations = [
+            (
+                ObjectRef::new("web", "a"),
+                ObserverEvaluation::Programmed(Tracked::Yes),
+            ),
+            (ObjectRef::new("web", "b"), refused("x")),
+            (ObjectRef::new("web", "c"), ObserverEvaluation::Suspended),
         ]
         .into();
     });
@@ -309,10 +313,10 @@ fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
 
 #[test]
 fn what_other_namespaces_do_not_allow_is_told_and_degrades_nothing() {
-    let (listener, observer) = (Key::new("shop", "shop"), Key::new("crm", "a"));
+    let (listener, observer) = (ObjectRef::new("shop", "shop"), ObjectRef::new("crm", "a"));
     let case = Case::but(|case| {
-        let verdict = Verdict::not_allowed(&listener, &observer, true);
-        case.verdicts = BTreeMap::from([(observer, verdict)]);
+        let evaluation = ObserverEvaluation::not_allowed(&listener, &observer, true);
+        case.evaluations = BTreeMap::from([(observer, evaluation)]);
     });
     assert_eq!(case.status().observers, ObserverCounts::default());
     let message = case.message("Degraded");
@@ -331,7 +335,7 @@ fn the_same_sight_gives_the_same_status_at_any_time() {
     case.before = case.status();
     case.now += 12345;
     assert_eq!(case.status(), case.before);
-    assert!(converged(&case.before));
+    assert!(is_settled(&case.before));
 }
 
 #[test]
@@ -345,7 +349,7 @@ fn figures_alone_can_wait() {
     })
     .status();
     assert_eq!((after.lag.as_deref(), after.backlog), (Some("5s"), 100));
-    keep_figures(&mut after, &before);
+    carry_over_numbers(&mut after, &before);
     assert_eq!((after.lag.as_deref(), after.backlog), (Some("0s"), 0));
     assert_eq!(after, before);
 }
@@ -355,7 +359,7 @@ mod shards;
 
 #[test]
 fn too_few_pods_for_jobs_are_told_after_a_while() {
-    let degraded = |workers: (i32, Option<DeploymentSeen>, Option<i64>)| {
+    let degraded = |workers: (i32, Option<DeploymentInfo>, Option<i64>)| {
         let case = Case::but(|case| case.workers = workers);
         let said = case.says();
         assert!(
@@ -365,7 +369,7 @@ fn too_few_pods_for_jobs_are_told_after_a_while() {
         let reason = said.split(' ').nth(2).unwrap().to_owned();
         (reason, case.message("Degraded"))
     };
-    let one_of_two = || DeploymentSeen {
+    let one_of_two = || DeploymentInfo {
         ready: 1,
         ..rolled_out(2)
     };
@@ -386,7 +390,7 @@ fn too_few_pods_for_jobs_are_told_after_a_while() {
         message.starts_with("none of 2 pods for jobs is ready"),
         "{message}"
     );
-    let stuck = DeploymentSeen {
+    let stuck = DeploymentInfo {
         stuck: Some("quota exceeded".to_owned()),
         ..one_of_two()
     };
@@ -447,22 +451,25 @@ fn receivers_that_pods_leave_alone_are_named_and_change_with_the_set_alone() {
 #[test]
 fn observers_of_what_is_not_logged_are_counted() {
     let no = || {
-        Verdict::Programmed(Tracked::No {
+        ObserverEvaluation::Programmed(Tracked::No {
             reason: "TableNotTracked".to_owned(),
             message: String::new(),
         })
     };
-    let says = |a: Verdict, b: Verdict| {
-        BTreeMap::from([(Key::new("web", "a"), a), (Key::new("web", "b"), b)])
+    let says = |a: ObserverEvaluation, b: ObserverEvaluation| {
+        BTreeMap::from([
+            (ObjectRef::new("web", "a"), a),
+            (ObjectRef::new("web", "b"), b),
+        ])
     };
     let mut case = Case::but(|case| {
-        case.verdicts = says(Verdict::Programmed(Tracked::Yes), no());
+        case.evaluations = says(ObserverEvaluation::Programmed(Tracked::Yes), no());
     });
     assert_eq!(case.look().observers.untracked, 1);
     assert_eq!(case.look().observers.programmed, 2);
     // A new bundle, and pods that have not looked at it yet.
-    let unknown = || Verdict::Programmed(Tracked::Unknown);
-    let waiting = || Verdict::Waiting {
+    let unknown = || ObserverEvaluation::Programmed(Tracked::Unknown);
+    let waiting = || ObserverEvaluation::Waiting {
         reason: "Pending".to_owned(),
         message: String::new(),
     };
@@ -471,11 +478,14 @@ fn observers_of_what_is_not_logged_are_counted() {
         (unknown(), unknown()),
         (no(), unknown()),
     ] {
-        case.verdicts = says(a, b);
+        case.evaluations = says(a, b);
         assert_eq!(case.look().observers.untracked, 1);
     }
-    case.verdicts = says(no(), no());
+    case.evaluations = says(no(), no());
     assert_eq!(case.look().observers.untracked, 2);
-    case.verdicts = says(Verdict::Programmed(Tracked::Yes), Verdict::Suspended);
+    case.evaluations = says(
+        ObserverEvaluation::Programmed(Tracked::Yes),
+        ObserverEvaluation::Suspended,
+    );
     assert_eq!(case.look().observers.untracked, 0);
 }

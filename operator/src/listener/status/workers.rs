@@ -4,9 +4,9 @@ use crds::duration::Span;
 use crds::resources::WorkerCounts;
 use k8s_openapi::jiff::Timestamp;
 
-use super::Seen;
-use crate::cache::projection::DeploymentSeen;
-use crate::conditions::{Saying, Truth};
+use super::StatusInput;
+use crate::cache::projection::DeploymentInfo;
+use crate::conditions::{ConditionStatus, ConditionValue};
 
 /// Everything that is seen of the pods for jobs of a listener.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,7 +14,7 @@ pub struct Workers<'a> {
     /// Number of them that are asked for.
     pub wanted: i32,
     /// Their Deployment.
-    pub deployment: Option<&'a DeploymentSeen>,
+    pub deployment: Option<&'a DeploymentInfo>,
     /// Since when fewer of them are ready than are asked for, as the operator saw it itself.
     pub short: Option<Timestamp>,
 }
@@ -37,15 +37,19 @@ impl Workers<'_> {
     }
 }
 
-impl Seen<'_> {
+impl StatusInput<'_> {
     /// What keeps jobs from those who should work on them, once that has been so for a while. A
     /// listener that is refused is told as such.
-    pub(super) fn workers_degraded(&self, now: Timestamp) -> Option<Saying> {
+    pub(super) fn workers_degraded(&self, now: Timestamp) -> Option<ConditionValue> {
         let workers = self.workers;
-        let since = workers.short.filter(|_| self.refused.is_none())?;
+        let since = workers.short.filter(|_| self.rejection.is_none())?;
         if let Some(why) = workers.deployment.and_then(|seen| seen.stuck.as_ref()) {
             let message = format!("the pods for jobs do not run: {why}");
-            return Some(Saying::new(Truth::True, "WorkersUnavailable", message));
+            return Some(ConditionValue::new(
+                ConditionStatus::True,
+                "WorkersUnavailable",
+                message,
+            ));
         }
         if now.duration_since(since).unsigned_abs() <= self.stalled_after {
             return None;
@@ -62,7 +66,11 @@ impl Seen<'_> {
             workers.wanted,
             Span::from(self.stalled_after)
         );
-        Some(Saying::new(Truth::True, "WorkersUnavailable", message))
+        Some(ConditionValue::new(
+            ConditionStatus::True,
+            "WorkersUnavailable",
+            message,
+        ))
     }
 }
 
@@ -72,17 +80,17 @@ mod tests {
 
     use super::*;
 
-    fn deployment(replicas: i32, ready: i32) -> DeploymentSeen {
-        DeploymentSeen {
+    fn deployment(replicas: i32, ready: i32) -> DeploymentInfo {
+        DeploymentInfo {
             replicas,
             ready,
-            ..DeploymentSeen::default()
+            ..DeploymentInfo::default()
         }
     }
 
     #[test]
     fn they_are_counted_while_some_are_wanted_or_there() {
-        let counts = |wanted: i32, deployment: Option<&DeploymentSeen>| {
+        let counts = |wanted: i32, deployment: Option<&DeploymentInfo>| {
             let workers = Workers {
                 wanted,
                 deployment,
