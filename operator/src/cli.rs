@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_read_from_one_text() {
+    fn labels_parse_from_one_string() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(metrics_from("").unwrap(), []);
         assert_eq!(

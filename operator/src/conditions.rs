@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_changes_with_the_status_only() {
+    fn transition_time_changes_with_the_status_only() {
         let say = |status, reason| ConditionValue::new(status, reason, "");
         let first = condition(
             &[],
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pod_says_cannot_make_a_condition_that_is_refused() {
+    fn text_of_pods_makes_valid_conditions() {
         let long = "ä".repeat(2000);
         let said = condition(
             &[],

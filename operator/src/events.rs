@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_for_each_turn_and_none_for_what_stays() {
+    fn each_transition_has_one_event() {
         let starting = [
             say("Ready", ConditionStatus::False, "Starting"),
             say("Progressing", ConditionStatus::True, "RollingOut"),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_observer_that_is_refused_or_runs_at_last_is_told_of() {
+    fn rejected_and_programmed_observers_have_events() {
         let refused = [
             say("Accepted", ConditionStatus::False, "Invalid"),
             say("Programmed", ConditionStatus::False, "Invalid"),

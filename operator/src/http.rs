@@ -1,7 +1,7 @@
-//! What the operator answers over HTTP: `/healthz`, `/readyz`, `/metrics`.
+//! HTTP server of the operator: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! One that stands by is ready: it can take over. One that works is ready once it has seen
-//! everything that it watches.
+//! A standby is ready, as it can take over. The leader is ready once every watch has listed its
+//! objects.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,16 +16,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::metrics::Metrics;
 
-/// What the answers are made from.
+/// State of the server.
 #[derive(Clone, Debug)]
 pub struct AppState {
     /// Metrics.
     pub metrics: Metrics,
-    /// Whether work can be expected.
+    /// Whether the operator is ready.
     pub ready: Arc<AtomicBool>,
 }
 
-/// Answers until the stop.
+/// Serves until `stop`.
 pub async fn serve(listener: TcpListener, sources: AppState, stop: CancellationToken) {
     let app = Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -73,7 +73,7 @@ mod tests {
     const CROWD: usize = 300;
 
     #[tokio::test]
-    async fn half_requests_take_a_bounded_number_of_connections_and_keep_no_probe_out() {
+    async fn half_requests_are_bounded_and_block_no_probe() {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = socket.local_addr().unwrap();
         let sources = AppState {

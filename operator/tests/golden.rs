@@ -61,7 +61,7 @@ fn compare(file: &str, object: &Value) {
 }
 
 #[test]
-fn every_object_of_a_plain_listener() {
+fn builds_every_object_of_a_plain_listener() {
     let built = objects(&json!({ "replicas": 2 }));
     assert_eq!(built.len(), 7);
     for built in &built {
@@ -74,7 +74,7 @@ fn every_object_of_a_plain_listener() {
 }
 
 #[test]
-fn what_users_add_to_the_pods() {
+fn builds_users_additions_to_the_pods() {
     let built = objects(&json!({
         "delivery": { "drainTimeout": "1500ms" },
         "podTemplate": {
@@ -103,7 +103,7 @@ fn what_users_add_to_the_pods() {
 }
 
 #[test]
-fn the_job_that_removes_the_rows_is_a_pod_of_the_listener() {
+fn cleanup_job_runs_as_the_listener() {
     let template = json!({
         "image": "example.com/mine:2",
         "imagePullSecrets": [{ "name": "pull" }],
@@ -120,7 +120,7 @@ fn the_job_that_removes_the_rows_is_a_pod_of_the_listener() {
 }
 
 #[test]
-fn nobody_but_the_operator_reaches_the_pods_where_metrics_are_not_read() {
+fn without_scrapers_only_the_operator_is_admitted() {
     let none = Installation {
         metrics_from: std::collections::BTreeMap::new(),
         ..installation()
@@ -142,7 +142,7 @@ fn nobody_but_the_operator_reaches_the_pods_where_metrics_are_not_read() {
 }
 
 #[test]
-fn one_pod_has_no_disruption_budget() {
+fn single_pod_has_no_disruption_budget() {
     let has_budget = |replicas: i32| {
         objects(&json!({ "replicas": replicas }))
             .iter()
@@ -152,7 +152,7 @@ fn one_pod_has_no_disruption_budget() {
 }
 
 #[test]
-fn pods_for_jobs_are_there_where_they_are_asked_for() {
+fn builds_workers_where_desired() {
     let built = |workers: i32| {
         objects(&json!({
             "replicas": 1, "queue": { "workers": { "replicas": workers } },
@@ -177,7 +177,7 @@ fn pods_for_jobs_are_there_where_they_are_asked_for() {
 }
 
 #[test]
-fn no_selector_of_the_listener_takes_its_pods_for_jobs() {
+fn listener_selectors_match_no_workers() {
     let built = objects(&json!({ "replicas": 2, "queue": { "workers": { "replicas": 2 } } }));
     let one = |kind: Kind| {
         let built = built.iter().find(|built| built.kind == kind);
@@ -215,7 +215,7 @@ fn no_selector_of_the_listener_takes_its_pods_for_jobs() {
 }
 
 #[test]
-fn what_changes_while_a_listener_runs_does_not_roll_its_pods() {
+fn runtime_changes_do_not_roll_the_pods() {
     let template = |spec: Value| {
         let built = objects(&spec);
         let deployment = built.iter().find(|built| built.kind == Kind::Deployment);

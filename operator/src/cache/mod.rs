@@ -1,8 +1,13 @@
-//! What the API server was last seen to hold, as far as the operator cares, and whom a change
-//! concerns.
+//! Cache of the objects that the operator watches, with the indexes that its decisions need.
 //!
-//! Nothing is kept that no decision reads. Each change answers with the work that it makes: what
-//! it concerned before and what it concerns now. The watches in [`watcher`] feed it.
+//! It holds projections: of an object only what a decision reads. Each change returns the requests
+//! that it makes necessary, for what the object concerned before and for what it concerns now. The
+//! watches in [`watcher`] feed it, and so do reconciles with what the API server returned from their
+//! writes, so that the next reconcile does not repeat a write that the watch has not shown yet.
+//!
+//! The stores of `kube::runtime::reflector` allow no such writes. Nor do they return the state before a
+//! change, by which an observer that gets other labels concerns the listeners that selected it so far,
+//! or tell which objects vanished while a watch was interrupted.
 
 pub mod projection;
 mod selection;
@@ -20,10 +25,10 @@ use crate::listener::build::Kind;
 use crate::object_ref::{ObjectRef, ReconcileRequest};
 use crate::observer::evaluation::ObserverEvaluation;
 
-use selection::Choice;
+use selection::Selection;
 pub use selection::Snapshot;
 
-/// Everything that was seen.
+/// Cached objects and their indexes.
 #[derive(Debug, Default)]
 pub struct Index {
     listeners: BTreeMap<ObjectRef, Parsed<ObserverListener>>,
@@ -33,35 +38,35 @@ pub struct Index {
     deployments: BTreeMap<ObjectRef, DeploymentInfo>,
     pods: BTreeMap<ObjectRef, PodInfo>,
     owned: HashMap<(Kind, ObjectRef), OwnedInfo>,
-    /// Which listeners read a Secret, as of their last reconcile.
+    /// Listeners that refer to a Secret, as of their last reconcile.
     secret_readers: BTreeMap<ObjectRef, BTreeSet<ObjectRef>>,
-    /// Which Secrets a listener reads, as of its last reconcile.
+    /// Secrets that a listener refers to, as of its last reconcile.
     secret_refs: BTreeMap<ObjectRef, BTreeSet<ObjectRef>>,
-    /// What each listener says about the observers that it selects.
+    /// Evaluations of the observers that each listener selects.
     evaluations: BTreeMap<ObjectRef, BTreeMap<ObjectRef, ObserverEvaluation>>,
 }
 
 impl Index {
-    /// Notes that something is there, and as what.
+    /// Adds or updates an object.
     pub fn upsert(&mut self, key: ObjectRef, item: CachedObject) -> BTreeSet<ReconcileRequest> {
         match item {
             CachedObject::Listener(held) => self.upsert_listener(key, &held),
             CachedObject::Observer(held) => self.upsert_observer(key, &held),
             CachedObject::Namespace(seen) => self.upsert_namespace(key, Some(seen)),
             CachedObject::Secret(seen, owned) => {
-                let mut work = self.upsert_owned(Kind::Secret, &key, owned);
-                work.extend(self.upsert_secret(key, Some(&seen)));
-                work
+                let mut requests = self.upsert_owned(Kind::Secret, &key, owned);
+                requests.extend(self.upsert_secret(key, Some(&seen)));
+                requests
             }
             CachedObject::Deployment(seen, owned) => {
-                let mut work = self.upsert_owned(Kind::Deployment, &key, owned);
+                let mut requests = self.upsert_owned(Kind::Deployment, &key, owned);
                 let before = self.deployments.insert(key.clone(), seen.clone());
                 if before.as_ref() != Some(&seen)
                     && let Some(owned) = self.owned.get(&(Kind::Deployment, key))
                 {
-                    work.insert(ReconcileRequest::Listener(owned.owner.clone()));
+                    requests.insert(ReconcileRequest::Listener(owned.owner.clone()));
                 }
-                work
+                requests
             }
             CachedObject::Pod(seen) => {
                 let owner = seen.listener.clone();
@@ -76,26 +81,26 @@ impl Index {
         }
     }
 
-    /// Notes that something is gone.
+    /// Removes an object.
     pub fn remove(&mut self, what: WatchedKind, key: &ObjectRef) -> BTreeSet<ReconcileRequest> {
         match what {
             WatchedKind::Listener => {
                 let before = self.listeners.remove(key);
-                let mut work = self.concerned_by_listener(key, before.as_ref());
-                work.insert(ReconcileRequest::Listener(key.clone()));
-                work
+                let mut requests = self.requests_of_conflicts(key, before.as_ref());
+                requests.insert(ReconcileRequest::Listener(key.clone()));
+                requests
             }
             WatchedKind::Observer => {
                 let before = self.observers.remove(key);
-                let mut work = self.choosing_work(key, before.as_ref());
-                work.insert(ReconcileRequest::Observer(key.clone()));
-                work
+                let mut requests = self.requests_of_selectors(key, before.as_ref());
+                requests.insert(ReconcileRequest::Observer(key.clone()));
+                requests
             }
             WatchedKind::Namespace => self.upsert_namespace(key.clone(), None),
             WatchedKind::Secret => {
-                let mut work = self.upsert_owned(Kind::Secret, key, None);
-                work.extend(self.upsert_secret(key.clone(), None));
-                work
+                let mut requests = self.upsert_owned(Kind::Secret, key, None);
+                requests.extend(self.upsert_secret(key.clone(), None));
+                requests
             }
             WatchedKind::Deployment => {
                 self.deployments.remove(key);
@@ -112,7 +117,7 @@ impl Index {
         }
     }
 
-    /// Names of everything of a kind, in one namespace or in all.
+    /// Returns references to all objects of a kind, in one namespace or in all.
     #[must_use]
     pub fn keys(&self, what: WatchedKind, namespace: Option<&str>) -> Vec<ObjectRef> {
         fn within<'a>(
@@ -137,26 +142,26 @@ impl Index {
         }
     }
 
-    /// A listener.
+    /// Returns a listener.
     #[must_use]
     pub fn listener(&self, key: &ObjectRef) -> Option<Parsed<ObserverListener>> {
         self.listeners.get(key).cloned()
     }
 
-    /// An observer.
+    /// Returns an observer.
     #[must_use]
     pub fn observer(&self, key: &ObjectRef) -> Option<Parsed<Observer>> {
         self.observers.get(key).cloned()
     }
 
-    /// How many listeners and observers there are.
+    /// Returns the numbers of listeners and observers.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         (self.listeners.len(), self.observers.len())
     }
 
-    /// What the listeners that choose an observer say about it; `None` for those that have not
-    /// been looked at yet. Those that may not run it have nothing to say.
+    /// Returns the evaluations of an observer by the listeners that select it; `None` for listeners
+    /// that have not been reconciled yet.
     #[must_use]
     pub fn evaluations(
         &self,
@@ -165,14 +170,14 @@ impl Index {
         self.observers
             .get(observer)
             .into_iter()
-            .flat_map(|held| self.choosing(observer, held.meta()))
-            .map(|(listener, choice)| {
-                let evaluation = match choice {
-                    Choice::Selected => {
+            .flat_map(|held| self.selecting(observer, held.meta()))
+            .map(|(listener, selection)| {
+                let evaluation = match selection {
+                    Selection::Selected => {
                         let evaluations = self.evaluations.get(&listener);
                         evaluations.and_then(|evaluations| evaluations.get(observer).cloned())
                     }
-                    Choice::NotAllowed => {
+                    Selection::NotAllowed => {
                         let labelled = self.knows_namespaces();
                         Some(ObserverEvaluation::not_allowed(
                             &listener, observer, labelled,
@@ -184,7 +189,7 @@ impl Index {
             .collect()
     }
 
-    /// Keeps what a listener says about its observers, and answers with those that this concerns.
+    /// Stores a listener's evaluations, and returns requests for the observers whose changed.
     pub fn set_evaluations(
         &mut self,
         listener: &ObjectRef,
@@ -205,7 +210,7 @@ impl Index {
             .collect()
     }
 
-    /// Keeps which Secrets a listener reads.
+    /// Stores which Secrets a listener refers to.
     pub fn set_secret_refs(&mut self, listener: &ObjectRef, secrets: BTreeSet<ObjectRef>) {
         for secret in self.secret_refs.remove(listener).unwrap_or_default() {
             if let Some(readers) = self.secret_readers.get_mut(&secret) {
@@ -224,13 +229,13 @@ impl Index {
         }
     }
 
-    /// The Deployment of a listener.
+    /// Returns the Deployment of a listener.
     #[must_use]
     pub fn deployment(&self, listener: &ObjectRef) -> Option<DeploymentInfo> {
         self.deployment_of(Kind::Deployment, listener)
     }
 
-    /// The Deployment of a listener's pods for jobs.
+    /// Returns the Deployment of a listener's workers.
     #[must_use]
     pub fn workers(&self, listener: &ObjectRef) -> Option<DeploymentInfo> {
         self.deployment_of(Kind::Workers, listener)
@@ -242,19 +247,19 @@ impl Index {
         self.deployments.get(&owned_key(kind, listener)).cloned()
     }
 
-    /// Whether any listener reads a Secret.
+    /// Returns whether a listener refers to a Secret.
     #[must_use]
     pub fn is_referenced(&self, secret: &ObjectRef) -> bool {
         self.secret_readers.contains_key(secret)
     }
 
-    /// The version of a Secret, where there is one.
+    /// Returns the version of a Secret.
     #[must_use]
     pub fn secret(&self, key: &ObjectRef) -> Option<SecretInfo> {
         self.secrets.get(key).cloned()
     }
 
-    /// Notes what an owned object is now, ahead of the watch.
+    /// Stores an owned object as it was returned from a write, ahead of the watch.
     pub fn record_applied(&mut self, kind: Kind, key: &ObjectRef, seen: OwnedInfo) {
         self.owned.insert((kind.watched_kind(), key.clone()), seen);
     }
@@ -272,14 +277,14 @@ impl Index {
         if before.as_ref().is_some_and(|before| before.same(held)) {
             return BTreeSet::new();
         }
-        let mut work = self.concerned_by_listener(&key, before.as_ref());
-        work.extend(self.concerned_by_listener(&key, Some(held)));
-        work.insert(ReconcileRequest::Listener(key));
-        work
+        let mut requests = self.requests_of_conflicts(&key, before.as_ref());
+        requests.extend(self.requests_of_conflicts(&key, Some(held)));
+        requests.insert(ReconcileRequest::Listener(key));
+        requests
     }
 
-    /// Others of the same identity: which of them is in the right may have changed.
-    fn concerned_by_listener(
+    /// Returns requests for others of the same identity: which of them is valid may have changed.
+    fn requests_of_conflicts(
         &self,
         key: &ObjectRef,
         held: Option<&Parsed<ObserverListener>>,
@@ -308,19 +313,19 @@ impl Index {
         if before.as_ref().is_some_and(|before| before.same(held)) {
             return BTreeSet::new();
         }
-        let mut work = self.choosing_work(&key, before.as_ref());
-        work.extend(self.choosing_work(&key, Some(held)));
-        work.insert(ReconcileRequest::Observer(key));
-        work
+        let mut requests = self.requests_of_selectors(&key, before.as_ref());
+        requests.extend(self.requests_of_selectors(&key, Some(held)));
+        requests.insert(ReconcileRequest::Observer(key));
+        requests
     }
 
-    fn choosing_work(
+    fn requests_of_selectors(
         &self,
         key: &ObjectRef,
         held: Option<&Parsed<Observer>>,
     ) -> BTreeSet<ReconcileRequest> {
         held.into_iter()
-            .flat_map(|held| self.choosing(key, held.meta()))
+            .flat_map(|held| self.selecting(key, held.meta()))
             .map(|(listener, _)| ReconcileRequest::Listener(listener))
             .collect()
     }
@@ -396,14 +401,14 @@ impl Index {
     }
 }
 
-/// The name under which a listener keeps its progress.
+/// Returns the name under which a listener stores its progress.
 #[must_use]
 pub fn identity(key: &ObjectRef, listener: &ObserverListener) -> String {
     let given = listener.spec.identity.clone();
     given.unwrap_or_else(|| key.to_string())
 }
 
-/// Name of a listener's object of a kind.
+/// Returns the reference to a listener's object of a kind.
 #[must_use]
 pub fn owned_key(kind: Kind, listener: &ObjectRef) -> ObjectRef {
     let name = match kind {

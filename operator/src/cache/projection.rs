@@ -1,4 +1,5 @@
-//! What is kept of each object that was seen: names, versions and the few fields that decide.
+//! Projections: what the cache holds of each object. Names, versions and the few fields that decisions
+//! read.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -16,8 +17,8 @@ use serde::de::DeserializeOwned;
 use crate::listener::build::{INSTANCE, Kind, NAME, WORKER_PROGRAM};
 use crate::object_ref::ObjectRef;
 
-/// A custom resource of ours. Each object is read by itself, so that one that cannot be read is alone
-/// with it.
+/// Custom resource of this operator. Each object is parsed by itself, so that one that does not parse
+/// affects no other.
 pub trait CustomResource:
     Resource<DynamicType = (), Scope = NamespaceResourceScope>
     + Clone
@@ -31,19 +32,19 @@ pub trait CustomResource:
 impl CustomResource for ObserverListener {}
 impl CustomResource for Observer {}
 
-/// A custom resource, readable or not.
+/// A custom resource that parses or does not.
 #[derive(Debug)]
 pub enum Parsed<K> {
-    /// As it should be.
+    /// It parses.
     Valid(Arc<K>),
-    /// It does not have the form of its kind, as one may that was stored under an older schema.
+    /// It does not parse, as one may that was stored under an older schema.
     Invalid(Arc<InvalidResource>),
 }
 
-/// A resource that cannot be read.
+/// A resource that does not parse.
 #[derive(Clone, Debug)]
 pub struct InvalidResource {
-    /// Who it is.
+    /// Its metadata.
     pub metadata: ObjectMeta,
     /// Why.
     pub error: String,
@@ -59,7 +60,7 @@ impl<K> Clone for Parsed<K> {
 }
 
 impl<K: Resource> From<DeserializeGuard<K>> for Parsed<K> {
-    /// Keeps an object without the parts of its metadata that no decision reads.
+    /// Strips the parts of the metadata that no decision reads.
     fn from(mut object: DeserializeGuard<K>) -> Self {
         let meta = object.meta_mut();
         meta.managed_fields = None;
@@ -76,7 +77,7 @@ impl<K: Resource> From<DeserializeGuard<K>> for Parsed<K> {
 }
 
 impl<K: Resource> Parsed<K> {
-    /// Its metadata.
+    /// Returns the metadata.
     #[must_use]
     pub fn meta(&self) -> &ObjectMeta {
         match self {
@@ -85,8 +86,8 @@ impl<K: Resource> Parsed<K> {
         }
     }
 
-    /// Whether this is an earlier state of the same object. What is written is known before the
-    /// watch tells it.
+    /// Returns whether this is an earlier version of the same object. The result of a write is cached
+    /// before the watch shows it.
     #[must_use]
     pub fn older_than(&self, other: &Self) -> bool {
         let version = |meta: &ObjectMeta| meta.resource_version.as_ref()?.parse::<u64>().ok();
@@ -97,7 +98,7 @@ impl<K: Resource> Parsed<K> {
                 .is_some_and(|(mine, others)| mine < others)
     }
 
-    /// Whether nothing changed but the status: what there is to do is the same.
+    /// Returns whether nothing changed that a reconcile depends on, as where the status alone did.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
         let part = |meta: &ObjectMeta| {
@@ -114,7 +115,7 @@ impl<K: Resource> Parsed<K> {
     }
 }
 
-/// Kinds of what is watched.
+/// Kinds of watched objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WatchedKind {
     /// Listeners.
@@ -123,17 +124,17 @@ pub enum WatchedKind {
     Observer,
     /// Namespaces.
     Namespace,
-    /// Secrets, the users' and bundles.
+    /// Secrets: the users' and bundles.
     Secret,
     /// The listeners' Deployments.
     Deployment,
     /// The listeners' pods.
     Pod,
-    /// The other objects of the listeners.
+    /// Other objects that listeners own.
     Owned(Kind),
 }
 
-/// Something that was seen. Bundles and Deployments are owned objects besides.
+/// Projection of an object of any kind. Bundles and Deployments are owned objects at the same time.
 #[derive(Debug)]
 pub enum CachedObject {
     /// A listener.
@@ -157,12 +158,12 @@ pub enum CachedObject {
 pub struct NamespaceInfo {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Whether it is going away.
+    /// Whether it is being deleted.
     pub terminating: bool,
 }
 
 impl NamespaceInfo {
-    /// What matters of a namespace.
+    /// Projects a namespace.
     #[must_use]
     pub fn of(namespace: &Namespace) -> Self {
         Self {
@@ -172,15 +173,15 @@ impl NamespaceInfo {
     }
 }
 
-/// A Secret: which one, and in which version.
+/// Version of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SecretInfo {
-    /// Its uid and resource version.
+    /// Its resource version.
     pub version: Arc<str>,
 }
 
 impl SecretInfo {
-    /// What matters of a Secret.
+    /// Projects a Secret.
     #[must_use]
     pub fn of(meta: &ObjectMeta) -> Self {
         Self {
@@ -189,24 +190,24 @@ impl SecretInfo {
     }
 }
 
-/// An object of a listener.
+/// An object that a listener owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedInfo {
     /// The listener.
     pub owner: ObjectRef,
-    /// The listener's uid: another one may have had its name.
+    /// The listener's uid: an earlier one may have had its name.
     pub owner_uid: String,
     /// The object's own uid.
     pub uid: String,
-    /// A digest of everything about it that the operator may have set.
+    /// Digest of everything about it that the operator may have set.
     pub version: u64,
 }
 
 impl OwnedInfo {
-    /// What matters of an object that some listener owns.
+    /// Projects an object, where a listener owns it.
     ///
-    /// Kinds with a generation keep it while only their status changes. Their labels, annotations
-    /// and owners do not count in it, so these are looked at too.
+    /// The generation stays the same while only the status changes. It does not cover labels and
+    /// owners, so these count besides.
     #[must_use]
     pub fn of(meta: &ObjectMeta) -> Option<Self> {
         let owner = meta.owner_references.iter().flatten().find(|owner| {
@@ -232,14 +233,14 @@ impl OwnedInfo {
     }
 }
 
-/// How far a Deployment is.
+/// Progress of a Deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeploymentInfo {
     /// Its generation.
     pub generation: i64,
-    /// The generation that its status speaks of.
+    /// The generation that its status is about.
     pub observed: i64,
-    /// Pods that are asked for.
+    /// Desired pods.
     pub wanted: i32,
     /// Pods that exist.
     pub replicas: i32,
@@ -249,12 +250,12 @@ pub struct DeploymentInfo {
     pub ready: i32,
     /// Pods that have been ready for long enough.
     pub available: i32,
-    /// Why it does not get on, if so.
+    /// Why it is stuck, if it is.
     pub stuck: Option<String>,
 }
 
 impl DeploymentInfo {
-    /// What matters of a Deployment.
+    /// Projects a Deployment.
     #[must_use]
     pub fn of(deployment: &Deployment) -> Self {
         let status = deployment.status.clone().unwrap_or_default();
@@ -284,7 +285,7 @@ impl DeploymentInfo {
         }
     }
 
-    /// Whether every pod that is asked for is there, of the newest template, and no other.
+    /// Returns whether exactly the desired pods exist, all of the newest template.
     #[must_use]
     pub fn rolled_out(&self) -> bool {
         self.observed >= self.generation
@@ -299,20 +300,20 @@ impl DeploymentInfo {
 pub struct PodInfo {
     /// The listener that it belongs to.
     pub listener: ObjectRef,
-    /// Whether it is there for jobs alone.
+    /// Whether it is a worker.
     pub worker: bool,
     /// Its address, once it has one.
     pub ip: Option<String>,
     /// Whether it is ready.
     pub ready: bool,
-    /// Whether it is going away.
+    /// Whether it is being deleted.
     pub terminating: bool,
-    /// Why it cannot run, as the kubelet says it.
+    /// Why it does not run, as the kubelet says it.
     pub waiting: Option<String>,
 }
 
 impl PodInfo {
-    /// What matters of a pod, where it is one of a listener.
+    /// Projects a pod, where it is one of a listener.
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
         let meta = &pod.metadata;

@@ -1,4 +1,4 @@
-//! Which observers a listener selects, and all else that its reconcile starts from.
+//! Selection of observers by listeners, and the input of a listener's reconcile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,42 +14,42 @@ use crate::object_ref::ObjectRef;
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// What comes of an observer that a listener chooses.
+/// Result of selecting an observer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
+pub(super) enum Selection {
     /// The listener runs it.
     Selected,
-    /// Its namespace does not let the listener run it.
+    /// Its namespace does not allow the listener.
     NotAllowed,
 }
 
-/// All that the reconcile of one listener starts from.
+/// Input of a listener's reconcile.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The observers that it selects, in order of namespace and name.
+    /// Observers that it selects, in order of namespace and name.
     pub observers: Vec<Arc<Observer>>,
-    /// Selected ones that cannot be read, with the reason.
+    /// Selected observers that do not parse, with the error.
     pub unreadable: Vec<(ObjectRef, String)>,
-    /// Those that it would select if their namespaces allowed it. Nothing that they refer to is read.
+    /// Observers that it would select if their namespaces allowed it. Nothing that they refer to is read.
     pub not_allowed: Vec<ObjectRef>,
-    /// Whether labels of namespaces are known, by which they allow anything.
+    /// Whether labels of namespaces are known.
     pub labelled: bool,
     /// Labels of the namespaces of the selected observers.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Other listeners of the same identity.
     pub identity_conflicts: Vec<Arc<ObserverListener>>,
-    /// Its objects. What has their names and is not its own is not among them.
+    /// Objects that it owns.
     pub owned: BTreeMap<Kind, OwnedInfo>,
-    /// Its pods.
+    /// Its pods without workers.
     pub pods: Vec<(String, PodInfo)>,
-    /// Whether there are pods for jobs, which are not among those.
+    /// Whether it has workers.
     pub workers: bool,
-    /// Whether its namespace is going away.
+    /// Whether its namespace is being deleted.
     pub terminating: bool,
 }
 
 impl Index {
-    /// What the reconcile of a listener starts from.
+    /// Returns the input of a listener's reconcile.
     #[must_use]
     pub fn snapshot(&self, key: &ObjectRef, listener: &ObserverListener) -> Snapshot {
         let mut snapshot = Snapshot {
@@ -65,9 +65,9 @@ impl Index {
             terminating: self.terminating(&key.namespace),
         };
         for (observer, held) in self.candidates(key, listener) {
-            match self.choice(key, listener, observer, held.meta()) {
-                Some(Choice::Selected) => {}
-                Some(Choice::NotAllowed) => {
+            match self.select(key, listener, observer, held.meta()) {
+                Some(Selection::Selected) => {}
+                Some(Selection::NotAllowed) => {
                     snapshot.not_allowed.push(observer.clone());
                     continue;
                 }
@@ -103,7 +103,7 @@ impl Index {
         snapshot
     }
 
-    /// An object of a listener, where it is that listener's own.
+    /// Returns an object of a listener, where the listener owns it.
     pub(super) fn own(&self, kind: Kind, key: &ObjectRef, meta: &ObjectMeta) -> Option<&OwnedInfo> {
         let seen = self
             .owned
@@ -111,7 +111,7 @@ impl Index {
         (meta.uid.as_deref() == Some(&*seen.owner_uid)).then_some(seen)
     }
 
-    /// Observers among which a listener chooses.
+    /// Returns the observers among which a listener selects.
     fn candidates(
         &self,
         key: &ObjectRef,
@@ -129,31 +129,31 @@ impl Index {
             .take_while(move |(observer, _)| !same || observer.namespace == own)
     }
 
-    /// Listeners that choose an observer with this metadata, and what comes of it.
-    pub(super) fn choosing(
+    /// Returns the listeners whose selectors match an observer with this metadata.
+    pub(super) fn selecting(
         &self,
         observer: &ObjectRef,
         meta: &ObjectMeta,
-    ) -> Vec<(ObjectRef, Choice)> {
+    ) -> Vec<(ObjectRef, Selection)> {
         self.listeners
             .iter()
             .filter_map(|(key, held)| match held {
                 Parsed::Valid(listener) => {
-                    let choice = self.choice(key, listener, observer, meta)?;
-                    Some((key.clone(), choice))
+                    let selection = self.select(key, listener, observer, meta)?;
+                    Some((key.clone(), selection))
                 }
                 Parsed::Invalid(_) => None,
             })
             .collect()
     }
 
-    fn choice(
+    fn select(
         &self,
         key: &ObjectRef,
         listener: &ObserverListener,
         observer: &ObjectRef,
         meta: &ObjectMeta,
-    ) -> Option<Choice> {
+    ) -> Option<Selection> {
         let none = BTreeMap::new();
         let labels = meta.labels.as_ref().unwrap_or(&none);
         let (spec, own) = (&listener.spec, &key.namespace);
@@ -172,18 +172,19 @@ impl Index {
             return None;
         }
         Some(if consents(&observer.namespace, &around, own) {
-            Choice::Selected
+            Selection::Selected
         } else {
-            Choice::NotAllowed
+            Selection::NotAllowed
         })
     }
 
-    /// Whether namespaces are watched, as they are where the operator serves all of them.
+    /// Returns whether namespaces are watched, as they are where the operator serves all of them.
     pub(super) fn knows_namespaces(&self) -> bool {
         !self.namespaces.is_empty()
     }
 
-    /// Where namespaces are not watched, the one label is known that all of them have.
+    /// Returns the labels of a namespace. Where namespaces are not watched, it is the one label that all
+    /// of them have.
     pub(super) fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
         self.namespaces.get(&ObjectRef::new("", name)).map_or_else(
             || BTreeMap::from([(NAMESPACE_NAME.to_owned(), name.to_owned())]),
@@ -196,8 +197,8 @@ impl Index {
         seen.is_some_and(|seen| seen.terminating)
     }
 
-    /// Others of the same identity. It begins with the namespace, so those of other namespaces are
-    /// none, whatever they say.
+    /// Returns other listeners of the same identity. An identity begins with the namespace, so
+    /// listeners of other namespaces never conflict.
     pub(super) fn identity_conflicts(
         &self,
         key: &ObjectRef,

@@ -104,7 +104,7 @@ fn selecting(app: &str) -> Value {
 }
 
 #[test]
-fn an_observer_concerns_those_that_select_it_and_those_that_did() {
+fn observer_enqueues_present_and_former_selectors() {
     let mut index = Index::default();
     upsert(&mut index, listener("a/shop", &selecting("shop")));
     upsert(&mut index, listener("a/blog", &selecting("blog")));
@@ -123,7 +123,7 @@ fn an_observer_concerns_those_that_select_it_and_those_that_did() {
 }
 
 #[test]
-fn a_status_alone_concerns_nobody_and_what_is_late_changes_nothing() {
+fn status_and_stale_objects_enqueue_nothing() {
     let mut index = Index::default();
     upsert(&mut index, listener("a/shop", &json!({})));
     let none = json!({});
@@ -136,7 +136,7 @@ fn a_status_alone_concerns_nobody_and_what_is_late_changes_nothing() {
 }
 
 #[test]
-fn a_namespace_concerns_those_that_choose_by_its_labels_or_stand_in_it() {
+fn namespace_enqueues_its_selectors_and_its_listeners() {
     let mut index = Index::default();
     let chosen = json!({ "observerNamespaces": {
         "from": "Selector", "selector": { "matchLabels": { "team": "web" } },
@@ -159,7 +159,7 @@ fn a_namespace_concerns_those_that_choose_by_its_labels_or_stand_in_it() {
 }
 
 #[test]
-fn another_namespace_is_not_reached_without_its_consent() {
+fn namespace_without_consent_is_not_selected() {
     for spec in [
         json!({ "from": "All" }),
         json!({ "from": "Selector", "selector": { "matchLabels": { "team": "web" } } }),
@@ -216,7 +216,7 @@ fn another_namespace_is_not_reached_without_its_consent() {
 }
 
 #[test]
-fn an_operator_that_knows_no_namespaces_says_so() {
+fn evaluation_says_when_namespaces_are_unknown() {
     let mut index = Index::default();
     upsert(&mut index, observer("b/x", &json!({})));
     let all = json!({ "observerNamespaces": { "from": "All" } });
@@ -229,7 +229,7 @@ fn an_operator_that_knows_no_namespaces_says_so() {
 }
 
 #[test]
-fn a_secret_concerns_its_readers_once_it_changes() {
+fn changed_secret_enqueues_its_readers() {
     let mut index = Index::default();
     let (db, reader) = (ObjectRef::new("a", "db"), ObjectRef::new("a", "shop"));
     let secret = |version: &str| {
@@ -253,7 +253,7 @@ fn a_secret_concerns_its_readers_once_it_changes() {
 }
 
 #[test]
-fn an_owned_object_concerns_its_owner_when_it_changes_or_goes() {
+fn changed_or_deleted_object_enqueues_its_owner() {
     let mut index = Index::default();
     let key = ObjectRef::new("a", "shop-listener");
     let service = |version| {
@@ -283,7 +283,7 @@ fn an_owned_object_concerns_its_owner_when_it_changes_or_goes() {
 }
 
 #[test]
-fn listeners_of_one_identity_concern_each_other() {
+fn listeners_of_one_identity_enqueue_each_other() {
     let mut index = Index::default();
     let orders = json!({ "identity": "a/orders" });
     upsert(&mut index, listener("a/x", &orders));
@@ -298,7 +298,7 @@ fn listeners_of_one_identity_concern_each_other() {
 }
 
 #[test]
-fn an_identity_concerns_no_other_namespace() {
+fn identity_conflicts_within_a_namespace_only() {
     let mut index = Index::default();
     let foreign = json!({ "identity": "shop/shop" });
     upsert(&mut index, listener("evil/first", &foreign));
@@ -315,7 +315,7 @@ fn an_identity_concerns_no_other_namespace() {
 }
 
 #[test]
-fn a_verdict_concerns_its_observer_when_it_changes() {
+fn changed_evaluation_enqueues_its_observer() {
     let mut index = Index::default();
     let (shop, x) = (ObjectRef::new("a", "shop"), ObjectRef::new("a", "x"));
     upsert(&mut index, listener("a/shop", &json!({})));
@@ -339,7 +339,7 @@ fn a_verdict_concerns_its_observer_when_it_changes() {
 }
 
 #[test]
-fn one_that_cannot_be_read_is_alone_with_it() {
+fn unparsable_observer_affects_no_other() {
     let mut index = Index::default();
     let (key, item) = listener("a/shop", &json!({}));
     index.upsert(key.clone(), item);
@@ -364,7 +364,7 @@ fn one_that_cannot_be_read_is_alone_with_it() {
 }
 
 #[test]
-fn objects_and_pods_for_jobs_are_told_from_the_others() {
+fn workers_and_their_objects_are_apart() {
     let mut index = Index::default();
     let (key, item) = listener("web/shop", &json!({}));
     let CachedObject::Listener(Parsed::Valid(shop)) = &item else {

@@ -1,8 +1,8 @@
-//! Follows the API server and keeps the index up to date: one task for each kind and namespace.
+//! Watches that keep the index up to date: one task for each kind and namespace.
 //!
-//! Objects are cut down to what the index keeps as soon as they arrive. Secrets and all owned
-//! objects but Deployments are watched by their metadata. A watch that fails begins anew by
-//! itself, and what vanished meanwhile is found out.
+//! Objects are projected to what the index holds as soon as they arrive. The watches of Secrets and
+//! of all owned objects but Deployments carry metadata only. A watch that fails is started again with
+//! a backoff, and objects that vanished meanwhile are removed.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Debug;
@@ -33,30 +33,30 @@ use crate::cache::projection::{
 use crate::listener::build::{FIELD_MANAGER, Kind, MANAGED_BY};
 use crate::object_ref::{ObjectRef, ReconcileRequest};
 
-/// Objects in a page of a list; what is listed is held in memory until it is cut down.
+/// Objects in a page of a list, which are held in memory until they are projected.
 const PAGE: u32 = 100;
 
-/// Changes that wait for the controller.
+/// Capacity of the channel to the controller.
 pub const PENDING_CHANGES: usize = 256;
 
-/// How long a failing watch is silent about it.
-const TELL_AGAIN: Duration = Duration::from_mins(1);
+/// Shortest time between two log lines about a watch that fails.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// A watch has ended although nobody asked it to.
+/// A watch ended, although watches never should.
 #[derive(Debug, thiserror::Error)]
 #[error("the watch of {0:?} has ended")]
 pub struct WatchEnded(WatchedKind);
 
-/// Where the watches put what they see.
+/// Where watches write to.
 #[derive(Clone, Debug)]
 pub struct CacheWriter {
-    /// What was seen.
+    /// The index.
     pub index: Arc<Mutex<Index>>,
-    /// Whom it concerns.
+    /// Requests to the controller.
     pub changes: mpsc::Sender<BTreeSet<ReconcileRequest>>,
 }
 
-/// The watches of one process.
+/// Running watches.
 #[derive(Debug)]
 pub struct Watches {
     tasks: JoinSet<Result<(), WatchEnded>>,
@@ -64,7 +64,7 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Begins to watch, in some namespaces or, where none is named, in all.
+    /// Starts watches in these namespaces, or in all where none is given.
     #[must_use]
     pub fn start(client: &Client, namespaces: &[String], writer: &CacheWriter) -> Self {
         let mut watches = Self {
@@ -85,14 +85,14 @@ impl Watches {
         watches
     }
 
-    /// Waits until everything has been seen once.
+    /// Waits until every watch has listed its objects once.
     pub async fn all_listed(&self) {
         for listed in &self.listed {
             listed.cancelled().await;
         }
     }
 
-    /// Waits for a watch to end, which none should.
+    /// Waits for a watch to end, and returns why.
     pub async fn ended(&mut self) -> anyhow::Error {
         match self.tasks.join_next().await {
             Some(Ok(Ok(()))) | None => anyhow::anyhow!("the watches have ended"),
@@ -203,7 +203,7 @@ impl Watches {
     }
 }
 
-/// What is left of an object.
+/// Reference and projection of an object; no projection where it is not cached.
 type Projection = (ObjectRef, Option<CachedObject>);
 
 fn project<K: Resource>(
@@ -225,7 +225,7 @@ struct WatchTask {
     what: WatchedKind,
     namespace: Option<String>,
     writer: CacheWriter,
-    /// What a list that is under way has shown.
+    /// Objects in the list in progress.
     seen: HashSet<ObjectRef>,
     listed: CancellationToken,
 }
@@ -236,28 +236,28 @@ impl WatchTask {
         stream: impl Stream<Item = watcher::Result<Event<Projection>>> + Send,
     ) -> Result<(), WatchEnded> {
         let mut stream = pin!(stream);
-        let mut told: Option<tokio::time::Instant> = None;
+        let mut logged: Option<tokio::time::Instant> = None;
         while let Some(event) = stream.next().await {
-            let work = match event {
-                Ok(event) => self.take(event),
+            let requests = match event {
+                Ok(event) => self.handle(event),
                 Err(error) => {
                     let what = self.what;
-                    if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                    if logged.is_none_or(|logged| logged.elapsed() > LOG_INTERVAL) {
                         tracing::warn!(?what, %error, "a watch fails and is tried again; if it is forbidden, see the operator's roles");
-                        told = Some(tokio::time::Instant::now());
+                        logged = Some(tokio::time::Instant::now());
                     }
                     continue;
                 }
             };
-            // Nobody receives any more when the controller has ended.
-            if !work.is_empty() && self.writer.changes.send(work).await.is_err() {
+            // The controller has ended.
+            if !requests.is_empty() && self.writer.changes.send(requests).await.is_err() {
                 return Ok(());
             }
         }
         Err(WatchEnded(self.what))
     }
 
-    fn take(&mut self, event: Event<Projection>) -> BTreeSet<ReconcileRequest> {
+    fn handle(&mut self, event: Event<Projection>) -> BTreeSet<ReconcileRequest> {
         let mut index = self
             .writer
             .index
@@ -302,7 +302,7 @@ fn config() -> Config {
     Config::default().page_size(PAGE)
 }
 
-/// Only what carries the operator's label.
+/// Watches only objects that carry the operator's label.
 fn managed() -> Config {
     config().labels(&format!("{MANAGED_BY}={FIELD_MANAGER}"))
 }

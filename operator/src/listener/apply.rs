@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_is_written_when_it_or_what_is_wanted_changed() {
+    fn object_is_applied_when_it_or_its_desired_state_changed() {
         let built = |port: i32| DesiredObject {
             kind: Kind::Service,
             name: "shop-listener".to_owned(),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_made_is_named_with_the_remedy() {
+    fn foreign_objects_are_named_with_the_remedy() {
         let taken = ApplyError::Taken(vec!["Secret a-listener-bundle".to_owned()]);
         assert_eq!(taken.rejection_reason(), Some("NameTaken"));
         let said = taken.to_string();

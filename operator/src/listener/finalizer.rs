@@ -131,14 +131,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_stop_first_for_a_while() {
+    fn cleanup_waits_for_pods_for_a_while() {
         let waits = |seconds, pods| must_wait_for_pods(Duration::from_secs(seconds), pods);
         assert!(waits(0, true) && waits(44, true));
         assert!(!waits(45, true) && !waits(0, false));
     }
 
     #[test]
-    fn nothing_is_given_up_before_it_has_been_tried() {
+    fn cleanup_is_attempted_before_it_is_given_up() {
         assert!(!is_overdue(Duration::ZERO) && !is_overdue(DEADLINE));
         assert!(is_overdue(CLEANUP_TIMEOUT));
         assert!(!attempts_exhausted(1) && attempts_exhausted(MAX_ATTEMPTS));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_ends_well_or_with_a_reason() {
+    fn job_succeeds_or_fails_with_a_reason() {
         let condition =
             |type_| json!([{ "type": type_, "status": "True", "message": "too many tries" }]);
         assert_eq!(
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_pod_says_why_in_its_last_words() {
+    fn newest_pod_gives_the_failure_message() {
         let ended = |message: &str| json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": message } });
         let old = pod(1, &ended("error: cannot reach Postgres\n"));
         assert_eq!(failure_message(&[]), None);

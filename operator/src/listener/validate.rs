@@ -1,6 +1,4 @@
-//! Whether a listener can be run as it is written, and with which of its observers.
-//!
-//! Pure: the resources and the values of their secrets are passed in.
+//! Validates a listener and compiles the bundle of its observers: pure functions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,15 +16,15 @@ use crate::observer::evaluation::ObserverEvaluation;
 /// Port of Postgres where a URL names none.
 const POSTGRES_PORT: u16 = 5432;
 
-/// The values of Secrets; `None` for those that are not there.
+/// Values of Secrets; `None` for those that do not exist.
 pub type SecretValues = BTreeMap<ObjectRef, Option<BTreeMap<String, Vec<u8>>>>;
 
-/// What a listener should run.
+/// Result of the validation.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Its bundle, or why there is none.
+    /// The bundle, or why there is none.
     pub bundle: Result<Bundle, Rejection>,
-    /// What is known of its observers before a pod has spoken; `None` for those in the bundle.
+    /// Evaluations of the observers that need no pod; `None` for those in the bundle.
     pub observers: BTreeMap<ObjectRef, Option<ObserverEvaluation>>,
 }
 
@@ -39,8 +37,8 @@ pub struct Bundle {
     pub hash: String,
 }
 
-/// The Secrets that must be read to plan a listener: its own, those of its observers, and those
-/// of other listeners of the same identity.
+/// Returns the Secrets to read: those of the listener, of its observers, and of other listeners of the
+/// same identity.
 #[must_use]
 pub fn references(
     key: &ObjectRef,
@@ -62,7 +60,7 @@ pub fn references(
         .collect()
 }
 
-/// Decides what a listener should run.
+/// Validates a listener and compiles its bundle.
 #[must_use]
 pub fn plan(
     key: &ObjectRef,
@@ -122,7 +120,7 @@ pub fn plan(
     }
 }
 
-/// The older listener whose progress this one would write over, if there is one.
+/// Returns the older listener whose progress this one would overwrite, if there is one.
 #[must_use]
 pub fn conflict(
     key: &ObjectRef,
@@ -143,7 +141,7 @@ pub fn conflict(
         .map(|(other, _)| other)
 }
 
-/// The URL of a listener's database, where it can be had.
+/// Returns the URL of a listener's database, where it is known.
 #[must_use]
 pub fn database_url(
     key: &ObjectRef,
@@ -161,7 +159,7 @@ pub fn database_url(
     Some(Redacted::new(text.trim_end_matches(['\r', '\n'])))
 }
 
-/// A database, as far as two URLs can be told to lead to the same one.
+/// Identity of a database, to tell whether two URLs lead to the same one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
     host: String,
@@ -169,7 +167,7 @@ pub struct Database {
     name: String,
 }
 
-/// Reads a database out of a URL, as pods of a namespace see it.
+/// Parses a URL, as pods of a namespace resolve it.
 fn read_database(url: &Redacted, namespace: &str) -> Option<Database> {
     let url = Url::parse(url.reveal()).ok()?;
     let parameter = |name: &str| {
@@ -189,7 +187,7 @@ fn read_database(url: &Redacted, namespace: &str) -> Option<Database> {
     })
 }
 
-/// A Service has several names, and the shortest means another one in each namespace.
+/// Returns one name of the several that a Service has; the shortest depends on the namespace.
 fn full_host(host: &str, namespace: &str) -> String {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     if !host.contains(['.', ':', '/', '%']) && host != "localhost" {
@@ -199,7 +197,7 @@ fn full_host(host: &str, namespace: &str) -> String {
     short.map_or_else(|| host.clone(), ToOwned::to_owned)
 }
 
-/// The database of a listener, where its URL can be had.
+/// Returns the database of a listener, where its URL is known.
 #[must_use]
 pub fn database(
     key: &ObjectRef,

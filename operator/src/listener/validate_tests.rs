@@ -70,7 +70,7 @@ const OLD: &str = "2026-01-01T00:00:00Z";
 const NEW: &str = "2026-01-02T00:00:00Z";
 
 #[test]
-fn a_bad_observer_is_left_out_alone() {
+fn invalid_observer_is_left_out_alone() {
     let observers = vec![
         observer("good", &json!({ "value": "https://hooks.example.com/a" })),
         observer(
@@ -109,7 +109,7 @@ fn a_bad_observer_is_left_out_alone() {
 }
 
 #[test]
-fn without_its_own_secret_a_listener_is_refused() {
+fn listener_without_its_secret_is_rejected() {
     let key = ObjectRef::new("shop", "shop");
     let own = listener("shop", "shop", None, OLD);
     let observers = vec![observer(
@@ -129,7 +129,7 @@ fn without_its_own_secret_a_listener_is_refused() {
 }
 
 #[test]
-fn of_two_with_one_identity_on_one_database_the_younger_is_refused() {
+fn younger_listener_of_the_same_identity_is_rejected() {
     let of = |name: &str, url: &str, created: &str| {
         let mut listener = listener("a", name, Some("a/orders"), created);
         let source = &mut listener.spec.source.change_log.database_url;
@@ -159,7 +159,7 @@ fn of_two_with_one_identity_on_one_database_the_younger_is_refused() {
 }
 
 #[test]
-fn an_identity_in_the_name_of_another_namespace_is_refused() {
+fn identity_of_another_namespace_is_rejected() {
     let secrets = [secret("evil", URL)].into();
     for (identity, refused) in [
         ("shop/shop", true),
@@ -185,7 +185,7 @@ fn an_identity_in_the_name_of_another_namespace_is_refused() {
 }
 
 #[test]
-fn databases_are_told_apart_by_host_port_and_name() {
+fn databases_differ_by_host_port_and_name() {
     let read = |url: &str| read_database(&Redacted::new(url), "shop").unwrap();
     let shop = read("postgres://u:p@db.example.com/shop");
     for same in [
@@ -206,7 +206,7 @@ fn databases_are_told_apart_by_host_port_and_name() {
 }
 
 #[test]
-fn a_short_name_of_a_service_is_another_one_in_each_namespace() {
+fn short_service_name_depends_on_the_namespace() {
     let read = |host: &str, namespace: &str| {
         let url = format!("postgres://{host}/shop");
         read_database(&Redacted::new(url), namespace).unwrap()

@@ -1,4 +1,4 @@
-//! What one listener says about one observer that it selects.
+//! Evaluation of an observer by a listener that selects it: a pure function.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,35 +7,35 @@ use crds::resources::consent;
 
 use crate::object_ref::ObjectRef;
 
-/// What became of an observer in a listener.
+/// State of an observer in a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObserverEvaluation {
-    /// Every pod that works runs it, and so would those that may take over.
+    /// Every active pod runs it, and so do the pods that stand by.
     Programmed(Tracked),
-    /// It is right, and does not run at its own wish.
+    /// It is valid and suspended.
     Suspended,
-    /// It is wrong in itself.
+    /// It is invalid.
     Invalid {
         /// What is wrong, and what would be right.
         message: String,
     },
-    /// It refers to something that is not there.
+    /// It refers to something that does not exist.
     Unresolved {
-        /// Why, in a word.
+        /// The reason.
         reason: String,
         /// What is missing.
         message: String,
     },
-    /// Its namespace does not let the listener run it, so nothing else is known of it.
+    /// Its namespace does not allow the listener, so nothing else of it is read.
     NotAllowed {
         /// Who must allow what.
         message: String,
     },
-    /// It is right, and does not run yet.
+    /// It is valid and does not run yet.
     Waiting {
-        /// Why, in a word.
+        /// The reason.
         reason: String,
-        /// Why, in a sentence.
+        /// The message.
         message: String,
     },
 }
@@ -43,14 +43,14 @@ pub enum ObserverEvaluation {
 /// Whether the database logs what an observer watches, as the pods found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tracked {
-    /// No pod has said.
+    /// No pod has reported it.
     #[default]
     Unknown,
     /// It does.
     Yes,
     /// It does not, or not all that the observer looks at.
     No {
-        /// Why, in a word.
+        /// The reason.
         reason: String,
         /// Where and why, with the remedy.
         message: String,
@@ -58,7 +58,8 @@ pub enum Tracked {
 }
 
 impl ObserverEvaluation {
-    /// The listener may not run an observer. `labelled` says whether a label would change that.
+    /// Creates the evaluation of an observer whose namespace does not allow the listener. `labelled`
+    /// says whether a label would change that.
     #[must_use]
     pub fn not_allowed(listener: &ObjectRef, observer: &ObjectRef, labelled: bool) -> Self {
         let (own, namespace) = (&listener.namespace, &observer.namespace);
@@ -78,7 +79,7 @@ impl ObserverEvaluation {
         }
     }
 
-    /// Whether the listener selects the observer.
+    /// Returns whether the listener selects the observer.
     #[must_use]
     pub const fn selected(&self) -> bool {
         !matches!(self, Self::NotAllowed { .. })
@@ -91,19 +92,19 @@ impl ObserverEvaluation {
     }
 }
 
-/// What holds all observers of a listener up.
+/// Why no observer of a listener runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockedReason {
-    /// Why, in a word.
+    /// The reason.
     pub reason: String,
-    /// Why, in a sentence.
+    /// The message.
     pub message: String,
 }
 
-/// ReadinessInput what is known before the pods have spoken into verdicts, by what they say.
+/// Evaluates the observers of a listener by the reports of its pods.
 ///
-/// `before` holds `None` for observers that are in the bundle. Pods that run another bundle than
-/// `bundle` have no say.
+/// `before` holds the evaluations that need no pod, and `None` for observers in the bundle. Reports of
+/// pods that run another bundle than `bundle` do not count.
 #[must_use]
 pub fn evaluate(
     before: &BTreeMap<ObjectRef, Option<ObserverEvaluation>>,
@@ -153,10 +154,10 @@ pub fn evaluate(
         .collect()
 }
 
-/// What pods found that the database does not log.
+/// Findings of the pods about tables that the database does not log.
 struct Tracking<'a> {
     found: BTreeMap<&'a str, BTreeSet<&'a TrackingFinding>>,
-    /// Whether a pod has said so of all observers.
+    /// Whether a pod reported on all observers.
     complete: bool,
 }
 
@@ -180,7 +181,7 @@ impl<'a> Tracking<'a> {
         this
     }
 
-    /// The pods come in no order, and what is said should stay as it is.
+    /// Returns the first of the findings in a stable order: the pods come in none.
     fn of_observer(&self, observer: &str) -> Tracked {
         let found = self.found.get(observer);
         match found.and_then(|found| Some((found.first()?, found.len() - 1))) {
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pods_that_work_run_what_no_pod_refuses() {
+    fn active_pods_run_what_no_pod_rejects() {
         let (active, standby) = (
             report(Role::Active, "1", &[]),
             report(Role::Standby, "1", &["shop/b"]),
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pod_that_works_must_run_it() {
+    fn every_active_pod_must_run_it() {
         let (new, old) = (
             report(Role::Active, "1", &[]),
             report(Role::Active, "0", &[]),
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_with_another_bundle_have_no_say() {
+    fn reports_of_another_bundle_do_not_count() {
         let old = report(Role::Active, "0", &["shop/b"]);
         let evaluations = evaluated(&[&old], None);
         assert!(evaluations[..2].iter().all(
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_tell_what_the_database_does_not_log() {
+    fn pods_report_untracked_tables() {
         let mut pods = [
             report(Role::Active, "1", &[]),
             report(Role::Standby, "1", &[]),
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_what_a_report_has_no_room_for() {
+    fn truncated_report_leaves_the_rest_unknown() {
         let mut pod = report(Role::Active, "1", &[]);
         pod.tracking = Some(TrackingReport {
             findings: vec![found("shop/a", "spec.when")],
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_the_listener_up_holds_its_observers_up() {
+    fn blocked_listener_blocks_its_observers() {
         let why = BlockedReason {
             reason: "ScaledToZero".to_owned(),
             message: String::new(),

@@ -1,4 +1,4 @@
-//! The status of an observer, from what the listeners that select it say.
+//! Updates the status of an observer.
 
 use crds::resources::{Observer, ObserverStatus};
 

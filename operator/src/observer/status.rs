@@ -1,6 +1,5 @@
-//! The status of an observer.
-//!
-//! Several listeners may select it; it runs once all of them run it.
+//! The status of an observer: a pure function. Several listeners may select it; it is programmed once
+//! all of them run it.
 
 use crds::resources::ObserverStatus;
 use k8s_openapi::jiff::Timestamp;
@@ -12,8 +11,8 @@ use crate::observer::evaluation::{ObserverEvaluation, Tracked};
 /// Most listeners that a status lists.
 const MAX_LISTENERS: usize = 64;
 
-/// The status of an observer by the verdicts of the listeners that select it, given the status
-/// before. `unreadable` says why it cannot be read, if so.
+/// Computes the status from the evaluations of the listeners that select the observer, and from the
+/// status before. `unreadable` says why it does not parse, if so.
 #[must_use]
 pub fn compute_status(
     generation: i64,
@@ -62,11 +61,11 @@ pub fn compute_status(
     }
 }
 
-/// What the listeners say that choose an observer.
+/// Evaluations of an observer.
 struct Said<'a> {
-    /// Those that select it.
+    /// Those by listeners that select it.
     evaluations: Vec<&'a (ObjectRef, ObserverEvaluation)>,
-    /// Why one that would may not.
+    /// Why a listener that would select it may not.
     kept_out: Option<&'a str>,
 }
 
@@ -180,8 +179,8 @@ impl Said<'_> {
         })
     }
 
-    /// Whether the databases of all listeners log what it watches. Until pods have said, it stays as
-    /// it was said `before`, as bundles and pods come and go.
+    /// Computes whether the databases of all listeners log what it watches. Until pods report, the
+    /// value `before` stays, as bundles and pods come and go.
     fn tracked(&self, before: Option<ConditionValue>) -> ConditionValue {
         if self.evaluations.is_empty() {
             return self.not_selected(ConditionStatus::Unknown);
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn each_verdict_shows_in_its_condition() {
+    fn each_evaluation_shows_in_its_condition() {
         let missing = ObserverEvaluation::Unresolved {
             reason: "SecretMissing".into(),
             message: String::new(),
@@ -391,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ran_goes_on_running_while_a_bundle_is_on_its_way() {
+    fn programmed_observer_stays_so_during_a_rollout() {
         let ran = of(&[RUNS], &ObserverStatus::default());
         assert_eq!(of(&[waiting("Pending")], &ran), ran);
         let stopped = of(&[waiting("ScaledToZero")], &ran);
@@ -412,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn one_listener_whose_database_does_not_log_it_is_named() {
+    fn listener_whose_database_does_not_log_it_is_named() {
         let status = of(&[RUNS, untracked("track it")], &ObserverStatus::default());
         assert_eq!(
             tracked(&status),
@@ -424,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_of_its_table_stays_until_pods_have_looked_and_heals() {
+    fn tracked_stays_until_pods_report_and_heals() {
         let unknown = ObserverEvaluation::Programmed(Tracked::Unknown);
         let no = of(&[untracked("track it")], &ObserverStatus::default());
         for meanwhile in [waiting("Pending"), unknown.clone()] {

@@ -1,4 +1,4 @@
-//! What a listener's pods run.
+//! The Secret with the bundle that a listener's pods run.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::Secret;
 
 use super::{BUNDLE_HASH, ListenerResources};
 
-/// ObjectRef of the bundle within its Secret.
+/// Key of the bundle within its Secret.
 pub const KEY: &str = "bundle.yaml";
 
-/// A bundle, with the hash that the pods report once they run it.
+/// Builds the Secret, annotated with the hash that the pods report once they run the bundle.
 #[must_use]
 pub fn build(resources: &ListenerResources, text: &str, hash: &str) -> Secret {
     let mut metadata = resources.metadata(resources.bundle_name());

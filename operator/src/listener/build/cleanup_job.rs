@@ -1,5 +1,5 @@
-//! The Job that removes the rows of a listener that is deleted: the operator itself connects to no
-//! database, so this runs where the listener ran, by its account, with its limits and placement.
+//! The Job that removes the rows of a deleted listener. The operator itself connects to no database, so
+//! the Job runs where the listener ran, with its service account, limits and placement.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use k8s_openapi::api::core::v1::{
 use super::pod::{self, plain};
 use super::{COMPONENT, ListenerResources, MANAGED_BY, PodRole, bundle_secret, cleanup_job_name};
 
-/// How long the Job may take, with the pulling of the image and all its tries.
+/// Deadline of the Job, including image pulls and all attempts.
 pub const DEADLINE: Duration = Duration::from_mins(2);
 
-/// Tries after the first: Kubernetes waits ten seconds before the second and doubles that.
+/// Attempts after the first. Kubernetes waits ten seconds before the second and doubles that.
 const RETRIES: i32 = 2;
 
 /// Value of [`COMPONENT`].
@@ -23,7 +23,7 @@ const CLEANUP: &str = "removal";
 /// Where the bundle is.
 const FOLDER: &str = "/observers";
 
-/// A Job that forgets the listener of the bundle, in a few tries and a bounded time.
+/// Builds the Job.
 #[must_use]
 pub fn build(resources: &ListenerResources) -> Job {
     Job {
@@ -38,8 +38,8 @@ pub fn build(resources: &ListenerResources) -> Job {
     }
 }
 
-/// Its labels are those by which users let the listener's pods reach the database. The operator does
-/// not take it for one of them, as it lacks the operator's own.
+/// Builds its pod. It has the labels by which users let the listener's pods reach the database, but not
+/// the operator's own, so the operator does not take it for one of them.
 fn pod(resources: &ListenerResources) -> PodTemplateSpec {
     let mut labels = resources.template.labels.clone();
     labels.remove(MANAGED_BY);

@@ -1,4 +1,4 @@
-//! A listener's pods, and its pods for jobs, which differ in their command alone.
+//! The Deployments of a listener's pods and of its workers, which differ in their command only.
 
 use crds::report::STATUS_PORT;
 use k8s_openapi::api::apps::v1::{
@@ -19,18 +19,18 @@ pub(super) const PORT_NAME: &str = "http";
 /// The pods' one port.
 pub(super) const PORT: i32 = STATUS_PORT as i32;
 
-/// What a pod has for its end beyond the drain, which is one for all of its shards: time to save,
-/// to give up its Leases, and to exit.
+/// Time that a pod has to shut down beyond the drain timeout: to save, to release its Leases, and to
+/// exit.
 const GRACE_BEYOND_DRAIN: i64 = 10;
 
-/// Old pod templates that are kept for a look back.
+/// Old pod templates that are kept.
 const REVISIONS: i32 = 3;
 
-/// How long new pods may take before the Deployment says that it does not get on.
+/// Deadline for a rollout to make progress, in seconds.
 const PROGRESS_DEADLINE: i32 = 120;
 
-/// The pods, with what users add to them. They go one at a time, each once a new one is ready to
-/// take up its work, so that the work changes hands and does not wait.
+/// Builds the Deployment. A rollout replaces one pod at a time, each once a new one is ready, so that
+/// shards are handed over without a pause.
 #[must_use]
 pub fn build(resources: &ListenerResources, role: PodRole) -> Deployment {
     Deployment {
@@ -130,7 +130,7 @@ fn probe(path: &str) -> Probe {
     }
 }
 
-/// The drain in whole seconds, rounded up, and what comes after it.
+/// Returns the grace period in seconds.
 fn grace(resources: &ListenerResources) -> i64 {
     let drain = resources
         .drain_timeout

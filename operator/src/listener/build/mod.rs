@@ -1,5 +1,4 @@
-//! What a listener needs in the cluster, one file per kind: pure functions from a checked listener
-//! to the objects that it should have.
+//! Builds the objects of a listener, one file per kind: pure functions.
 //!
 //! The pod template depends on nothing that changes while a listener runs: neither observers nor
 //! secrets nor the number of replicas roll the pods.
@@ -37,24 +36,23 @@ pub const INSTANCE: &str = "app.kubernetes.io/instance";
 /// Label with the kind of program.
 pub const NAME: &str = "app.kubernetes.io/name";
 
-/// Label with the part that a pod has. Only the operator's pods for jobs have it from the operator,
-/// and users may give it to others, so nothing is decided by it.
+/// Label with the role of a pod. Only workers have it from the operator, and users may set it on other
+/// pods, so no decision reads it.
 const COMPONENT: &str = "app.kubernetes.io/component";
 
-/// Value of [`COMPONENT`] for pods for jobs.
+/// Value of [`COMPONENT`] for workers.
 const WORKER: &str = "worker";
 
-/// Kind of program of the pods that have the shards.
+/// Kind of program of the pods that own shards.
 const LISTENER_PROGRAM: &str = "observer-listener";
 
-/// Kind of program of the pods for jobs. It is another one, so that what selects the former by this
-/// label never selects the latter.
+/// Kind of program of workers. It differs, so that selectors of the former never match the latter.
 pub const WORKER_PROGRAM: &str = "observer-worker";
 
 /// Annotation with the hash of the bundle, on its Secret.
 pub const BUNDLE_HASH: &str = "observers.fraiseql.dev/bundle-hash";
 
-/// What the operator is told that goes into the objects of every listener.
+/// Settings of the operator for the objects of every listener.
 #[derive(Clone, Debug, Default)]
 pub struct Installation {
     /// Image of listeners that name none.
@@ -65,7 +63,7 @@ pub struct Installation {
     pub metrics_from: BTreeMap<String, String>,
 }
 
-/// A listener with everything that its objects are made from.
+/// Input of a listener's objects.
 #[derive(Clone, Debug)]
 pub struct ListenerResources {
     /// Its namespace.
@@ -76,47 +74,47 @@ pub struct ListenerResources {
     pub uid: String,
     /// Number of pods.
     pub replicas: i32,
-    /// Number of pods for jobs alone.
+    /// Number of workers.
     pub workers: i32,
-    /// How long a stop waits for attempts under way.
+    /// How long a shutdown waits for attempts in flight.
     pub drain_timeout: Span,
     /// What users add to the pods.
     pub template: PodTemplate,
-    /// What is the same for all listeners.
+    /// Settings for all listeners.
     pub installation: Installation,
 }
 
-/// What a pod of a listener is there for.
+/// Role of a listener's pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PodRole {
-    /// The shards.
+    /// It owns shards, and runs jobs besides.
     Listener,
-    /// Jobs alone.
+    /// It runs jobs only.
     Worker,
 }
 
 /// The kinds of owned objects, in the order in which they are applied: the workload last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Who the pods are.
+    /// Identity of the pods.
     ServiceAccount,
-    /// What they may do.
+    /// Permissions of the pods.
     Role,
-    /// That they may.
+    /// Grant of the permissions.
     RoleBinding,
-    /// What they run.
+    /// The bundle.
     Secret,
-    /// Where they answer.
+    /// Names of the pods in DNS.
     Service,
-    /// Who may reach them.
+    /// Ingress to the pods.
     NetworkPolicy,
-    /// How many may be evicted at once.
+    /// Eviction limit of the pods.
     PodDisruptionBudget,
-    /// How many of the pods for jobs may be evicted at once.
+    /// Eviction limit of the workers.
     WorkersBudget,
     /// The pods.
     Deployment,
-    /// The pods for jobs.
+    /// The workers.
     Workers,
 }
 
@@ -135,7 +133,7 @@ impl Kind {
         Self::Workers,
     ];
 
-    /// The kind under which it is watched, with others that the API server keeps in one place.
+    /// Returns the kind whose watch covers it: there is one watch per API resource.
     #[must_use]
     pub fn watched_kind(self) -> Self {
         match self {
@@ -145,7 +143,7 @@ impl Kind {
         }
     }
 
-    /// Where the API server keeps it.
+    /// Returns the API resource.
     #[must_use]
     pub fn resource(self) -> ApiResource {
         use k8s_openapi::api::{apps, core, networking, policy, rbac};
@@ -164,19 +162,19 @@ impl Kind {
     }
 }
 
-/// An object as it should be.
+/// Desired state of an object.
 #[derive(Clone, Debug)]
 pub struct DesiredObject {
     /// Its kind.
     pub kind: Kind,
     /// Its name.
     pub name: String,
-    /// All that the operator has to say about it.
+    /// The fields that the operator applies.
     pub object: Value,
 }
 
 impl ListenerResources {
-    /// A listener as the API server has it. It has a namespace, a name and a uid there.
+    /// Takes the input from a listener as the API server stores it, with namespace, name and uid.
     #[must_use]
     pub fn new(listener: &ObserverListener, installation: &Installation) -> Self {
         let meta = &listener.metadata;
@@ -192,13 +190,13 @@ impl ListenerResources {
         }
     }
 
-    /// Name of all owned objects but the bundle and those of the pods for jobs.
+    /// Returns the name of all objects but the bundle and those of the workers.
     #[must_use]
     pub fn object_name(&self) -> String {
         object_name(&self.name)
     }
 
-    /// Name of the objects of some pods alone.
+    /// Returns the name of the objects of one role.
     fn role_name(&self, role: PodRole) -> String {
         match role {
             PodRole::Listener => object_name(&self.name),
@@ -213,13 +211,13 @@ impl ListenerResources {
         }
     }
 
-    /// Name of the Secret with the bundle.
+    /// Returns the name of the bundle's Secret.
     #[must_use]
     pub fn bundle_name(&self) -> String {
         bundle_name(&self.name)
     }
 
-    /// Every object that this listener should have besides its bundle.
+    /// Builds all objects but the bundle.
     pub fn objects(&self) -> Result<Vec<DesiredObject>, serde_json::Error> {
         let mut objects = vec![
             self.built(Kind::ServiceAccount, &service_account::build(self))?,
@@ -244,7 +242,7 @@ impl ListenerResources {
         Ok(objects)
     }
 
-    /// The Secret with a bundle.
+    /// Builds the bundle's Secret.
     pub fn bundle(&self, text: &str, hash: &str) -> Result<DesiredObject, serde_json::Error> {
         Ok(DesiredObject {
             kind: Kind::Secret,
@@ -276,7 +274,7 @@ impl ListenerResources {
         })
     }
 
-    /// Metadata of an object of some pods alone, which has their labels.
+    /// Returns the metadata of an object of one role, with the labels of its pods.
     fn role_metadata(&self, role: PodRole) -> ObjectMeta {
         ObjectMeta {
             labels: Some(self.pod_labels(role)),
@@ -326,7 +324,7 @@ impl ListenerResources {
         ])
     }
 
-    /// Selects some pods.
+    /// Returns a selector of the pods of one role.
     fn selector(&self, role: PodRole) -> LabelSelector {
         LabelSelector {
             match_labels: Some(self.selector_labels(role)),
@@ -334,7 +332,7 @@ impl ListenerResources {
         }
     }
 
-    /// Selects all pods, whatever they are there for.
+    /// Returns the labels that select all pods.
     fn all_pods(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
             (INSTANCE.to_owned(), self.name.clone()),
@@ -343,37 +341,37 @@ impl ListenerResources {
     }
 }
 
-/// Number of pods for jobs alone that a listener asks for.
+/// Returns the desired number of workers.
 #[must_use]
 pub fn workers(listener: &ObserverListener) -> i32 {
     i32::try_from(listener.spec.queue.workers.replicas).unwrap_or(i32::MAX)
 }
 
-/// Name of all owned objects of a listener but the bundle and those of the pods for jobs.
+/// Returns the name of all objects of a listener but the bundle and those of the workers.
 #[must_use]
 pub fn object_name(listener: &str) -> String {
     format!("{listener}-listener")
 }
 
-/// Name of the objects of a listener's pods for jobs.
+/// Returns the name of the objects of a listener's workers.
 #[must_use]
 pub fn workers_name(listener: &str) -> String {
     format!("{listener}-workers")
 }
 
-/// Name of the Job that removes a listener's rows when it is deleted.
+/// Returns the name of the cleanup Job.
 #[must_use]
 pub fn cleanup_job_name(listener: &str) -> String {
     format!("{listener}-listener-forget")
 }
 
-/// Name of the Secret with a listener's bundle.
+/// Returns the name of the bundle's Secret.
 #[must_use]
 pub fn bundle_name(listener: &str) -> String {
     format!("{listener}-listener-bundle")
 }
 
-/// The pods of a listener, for the scale subresource, without those for jobs.
+/// Returns the selector of a listener's pods without workers, for the scale subresource.
 #[must_use]
 pub fn selector_text(listener: &str) -> String {
     format!("{INSTANCE}={listener},{NAME}={LISTENER_PROGRAM}")

@@ -1,7 +1,7 @@
-//! Who may reach a listener's pods, at their one port: the operator, which asks how they are, and
-//! whoever reads metrics. Others are let in by policies of their own.
+//! The NetworkPolicy of a listener's pods. It admits the operator, which polls their status, and
+//! scrapers of metrics. Users admit others by policies of their own.
 //!
-//! Outgoing connections are left open here: the listener itself vets every address it dials.
+//! Egress is not restricted here: the listener checks every address that it dials.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use super::{FIELD_MANAGER, ListenerResources, NAME};
 /// The label that the API server gives every namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// Lets in what comes from the operator and from the namespaces where metrics are read.
+/// Builds the policy: ingress from the operator and from the namespaces where metrics are read.
 #[must_use]
 pub fn build(resources: &ListenerResources) -> NetworkPolicy {
     NetworkPolicy {
@@ -39,7 +39,7 @@ pub fn build(resources: &ListenerResources) -> NetworkPolicy {
     }
 }
 
-/// Never empty, as that would let in everybody.
+/// Returns the admitted peers; never empty, as that would admit everybody.
 fn peers(resources: &ListenerResources) -> Vec<NetworkPolicyPeer> {
     let installation = &resources.installation;
     let one = |name: &str, value: &str| labelled([(name.to_owned(), value.to_owned())].into());

@@ -1,4 +1,4 @@
-//! What all pods of a listener have in common, whatever they run.
+//! What all pods of a listener have in common.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ const PROGRAM: &str = "/usr/local/bin/observer-listener";
 /// User and group of the image.
 const USER: i64 = 65532;
 
-/// A pod with these labels, and with the annotations that users want.
+/// Builds a template with these labels and the users' annotations.
 pub(super) fn template(
     resources: &ListenerResources,
     labels: BTreeMap<String, String>,
@@ -33,7 +33,7 @@ pub(super) fn template(
     }
 }
 
-/// A pod by the listener's account, where users want it to be.
+/// Builds a pod with the listener's service account and the users' placement.
 pub(super) fn spec(resources: &ListenerResources, container: Container) -> PodSpec {
     let template = &resources.template;
     PodSpec {
@@ -61,7 +61,7 @@ pub(super) fn spec(resources: &ListenerResources, container: Container) -> PodSp
     }
 }
 
-/// A container that runs the listener's program, with users' variables and these.
+/// Builds a container of the listener's program, with these variables and the users'.
 pub(super) fn container(
     resources: &ListenerResources,
     name: &str,
@@ -95,7 +95,7 @@ pub(super) fn container(
     }
 }
 
-/// A variable with a value of its own.
+/// Builds a variable with a literal value.
 pub(super) fn plain(name: &str, value: &str) -> EnvVar {
     EnvVar {
         name: name.to_owned(),

@@ -1,12 +1,12 @@
-//! How many of a listener's pods, or of its pods for jobs, may be evicted at once.
+//! The PodDisruptionBudgets of a listener's pods and of its workers.
 
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{ListenerResources, PodRole};
 
-/// One at a time, so that others are there to take up its shards or jobs. A single pod has no budget: it
-/// would keep nodes from being drained and protect nothing.
+/// Builds a budget of one eviction at a time, so that others take over its shards or jobs. A single pod
+/// has none: it would block the drain of a node and protect nothing.
 #[must_use]
 pub fn build(resources: &ListenerResources, role: PodRole) -> Option<PodDisruptionBudget> {
     (resources.pods(role) > 1).then(|| PodDisruptionBudget {

@@ -1,5 +1,5 @@
-//! What a listener's pods may do: hold Leases, read their one bundle. Those for jobs have the same
-//! account, and hold none.
+//! The Role of a listener's pods: hold Leases, and read their one bundle. Workers have the same account
+//! and hold no Leases.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 

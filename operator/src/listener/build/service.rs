@@ -1,4 +1,4 @@
-//! Where a listener's pods answer: a name for each, for scrapers.
+//! The headless Service of a listener's pods: a DNS name for each, for scrapers.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::ListenerResources;
 use super::deployment::{PORT, PORT_NAME};
 
-/// Headless, because every pod has metrics of its own.
+/// Builds the Service. It is headless, because every pod has metrics of its own.
 #[must_use]
 pub fn build(resources: &ListenerResources) -> Service {
     Service {

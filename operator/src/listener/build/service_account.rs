@@ -1,10 +1,11 @@
-//! Who a listener's pods are.
+//! The ServiceAccount of a listener's pods.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
 use super::ListenerResources;
 
-/// The pods ask for their token themselves, so that nothing else that runs by this account has one.
+/// Builds the account. It mounts no token by default: the pods ask for theirs, so that no other pod of
+/// this account gets one.
 #[must_use]
 pub fn build(resources: &ListenerResources) -> ServiceAccount {
     ServiceAccount {

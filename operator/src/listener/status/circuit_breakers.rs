@@ -1,4 +1,4 @@
-//! Receivers that pods leave alone.
+//! Receivers with an open circuit breaker.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,8 @@ const MOST: usize = 32;
 const MAX_NAME: usize = 256;
 
 impl StatusInput<'_> {
-    /// The receivers that any pod leaves alone, by name: what is shown changes with the set alone.
+    /// Returns the names of receivers whose circuit breaker is open in any pod. They are sorted, so that
+    /// the status changes with the set only.
     pub(super) fn open_circuit_breakers(&self) -> Vec<String> {
         let said = self
             .reports()

@@ -26,30 +26,30 @@ pub use workers::Workers;
 /// How long pods may take to load a new bundle before the listener is no longer ready.
 const LOADING: Duration = Duration::from_secs(30);
 
-/// Names of refused observers in a message.
+/// Most rejected observers that a message names.
 const NAMED: usize = 5;
 
-/// Why a listener cannot be run as it is written.
+/// Why a listener is not run as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// In a word.
+    /// The reason.
     pub reason: String,
-    /// In a sentence, with the remedy.
+    /// The message, with the remedy.
     pub message: String,
 }
 
-/// A pod and what it says.
+/// A pod with its report.
 #[derive(Clone, Debug)]
 pub struct PodView {
     /// Its name.
     pub name: String,
-    /// What the API server says about it.
+    /// The pod as it is cached.
     pub seen: PodInfo,
-    /// What it says about itself, where it did so lately.
+    /// Its last valid report.
     pub report: Option<PodReport>,
 }
 
-/// Everything that a listener's status is made from.
+/// Input of a listener's status.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusInput<'a> {
     /// Its namespace.
@@ -58,13 +58,13 @@ pub struct StatusInput<'a> {
     pub name: &'a str,
     /// Its generation.
     pub generation: i64,
-    /// Number of pods that are asked for.
+    /// Desired number of pods.
     pub wanted: i32,
-    /// Number of shards that are asked for.
+    /// Number of shards.
     pub shards: u16,
-    /// How long a shard may be without an owner, or not get on, before that is told.
+    /// How long a shard may be unowned or stalled before that is reported.
     pub stalled_after: Duration,
-    /// Which shards have had no owner, and since when.
+    /// Unowned shards.
     pub unowned_since: &'a UnownedShards,
     /// Why it is not run as it is written.
     pub rejection: Option<&'a Rejection>,
@@ -72,15 +72,15 @@ pub struct StatusInput<'a> {
     pub bundle: Option<&'a str>,
     /// Its Deployment.
     pub deployment: Option<&'a DeploymentInfo>,
-    /// Its pods for jobs.
+    /// Its workers.
     pub workers: Workers<'a>,
-    /// Its pods, without those.
+    /// Its pods without workers.
     pub pods: &'a [PodView],
-    /// What it says about its observers.
+    /// Evaluations of its observers.
     pub evaluations: &'a BTreeMap<ObjectRef, ObserverEvaluation>,
 }
 
-/// The status of a listener, given the one before.
+/// Computes the status of a listener, given the one before.
 #[must_use]
 pub fn compute_status(
     seen: StatusInput<'_>,
@@ -131,7 +131,7 @@ pub fn compute_status(
     }
 }
 
-/// Takes over the figures that change all the time, where a figure was shown before.
+/// Carries over the numbers that change all the time, where one was shown before.
 pub fn carry_over_numbers(status: &mut ObserverListenerStatus, before: &ObserverListenerStatus) {
     let receivers = &mut status.open_circuit_breakers;
     receivers.clone_from(&before.open_circuit_breakers);
@@ -159,7 +159,7 @@ pub fn carry_over_numbers(status: &mut ObserverListenerStatus, before: &Observer
     }
 }
 
-/// Whether the pods do what they should and can be asked less often.
+/// Returns whether the pods do what they should and can be polled less often.
 #[must_use]
 pub fn is_settled(status: &ObserverListenerStatus) -> bool {
     let settled = |type_: &str| {
@@ -177,7 +177,7 @@ impl<'a> StatusInput<'a> {
         self.pods.iter().filter_map(|pod| pod.report.as_ref())
     }
 
-    /// The reports of the pods that work.
+    /// Returns the reports of active pods.
     pub(super) fn working(&self) -> impl Iterator<Item = &'a PodReport> + use<'a> {
         self.reports().filter(|report| report.role == Role::Active)
     }
@@ -273,8 +273,8 @@ impl<'a> StatusInput<'a> {
             .unwrap_or_else(|| self.not_degraded())
     }
 
-    /// Every part runs. What other namespaces do not allow is no part of the listener; whose they
-    /// are is not for everybody to see who sees the listener.
+    /// Reports that every part runs. Observers of namespaces that do not allow the listener are no part
+    /// of it. They are not named: not everybody who sees the listener may see them.
     fn not_degraded(&self) -> ConditionValue {
         if self.evaluations.values().all(ObserverEvaluation::selected) {
             return ConditionValue::new(
@@ -293,7 +293,7 @@ impl<'a> StatusInput<'a> {
         ConditionValue::new(ConditionStatus::False, "NamespaceNotAllowed", message)
     }
 
-    /// Number of observers that it selects.
+    /// Returns the number of observers that it selects.
     fn selected(&self) -> usize {
         let selected = |evaluation: &&ObserverEvaluation| evaluation.selected();
         self.evaluations.values().filter(selected).count()
@@ -340,7 +340,7 @@ impl<'a> StatusInput<'a> {
         )
     }
 
-    /// While a bundle is on its way, as many run as did before.
+    /// Counts observers. While a new bundle is rolled out, as many run as did before.
     fn counts(&self, before: &ObserverCounts) -> ObserverCounts {
         let count = |fits: &dyn Fn(&ObserverEvaluation) -> bool| {
             let count = self

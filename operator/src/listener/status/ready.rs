@@ -1,4 +1,4 @@
-//! Whether a listener delivers.
+//! The `Ready` condition of a listener.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -10,12 +10,12 @@ use super::StatusInput;
 use super::shards::{Owners, describe, non_reporting};
 use crate::conditions::{ConditionStatus, ConditionValue};
 
-/// What a condition depends on besides what is seen now.
+/// Further input of a condition.
 #[derive(Clone, Copy)]
 pub(super) struct ReadinessInput<'a> {
     pub(super) owners: &'a Owners<'a>,
     pub(super) ready_before: bool,
-    /// Whether a change has been on its way to the pods for longer than it should be.
+    /// Whether the rollout of a change takes too long.
     pub(super) late: bool,
     pub(super) now: Timestamp,
 }
@@ -66,7 +66,7 @@ impl<'a> StatusInput<'a> {
         self.delivering(input)
     }
 
-    /// Whether the pods that deliver deliver all of it.
+    /// Reports whether all shards are delivered.
     fn delivering(&self, input: ReadinessInput<'_>) -> ConditionValue {
         let mut stalls = self.stalls(input.owners, input.now);
         stalls.retain(|stall| stall.reason == NO_LEASE);
@@ -107,13 +107,13 @@ impl<'a> StatusInput<'a> {
         ConditionValue::new(ConditionStatus::True, "Delivering", message)
     }
 
-    /// Whether a pod is there that will take up the shards, as nothing says that it cannot.
+    /// Returns whether a healthy standby pod will take over the shards.
     fn standby_available(&self) -> bool {
         let mut standby = self.reports().filter(|report| report.role == Role::Standby);
         standby.any(|report| report.problem.is_none())
     }
 
-    /// Why no pod works: what a pod says comes first, then what the cluster says.
+    /// Reports why no pod is active: a pod's own report comes first, then the cluster's.
     fn no_active_pod(&self) -> ConditionValue {
         let no = |reason: &str, message: String| {
             ConditionValue::new(ConditionStatus::False, reason, message)

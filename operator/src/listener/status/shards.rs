@@ -1,4 +1,4 @@
-//! Who works on which shard, which shards nobody works on, and which do not get on.
+//! Owned, unowned and stalled shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,13 +16,14 @@ use super::{PodView, StatusInput};
 /// Most shards that a status lists.
 const MAX_SHARDS: usize = 256;
 
-/// Numbers of shards in a message, for each cause.
+/// Most shards that a message lists for one cause.
 const NUMBERS: usize = 8;
 
-/// Causes in a message.
+/// Most causes in a message.
 const CAUSES: usize = 5;
 
-/// Ages that differ by less than this, in seconds, or by less than a quarter are shown alike.
+/// A lag that differs from the shown one by less than this, in seconds, or by less than a quarter is
+/// not written.
 const NEAR: u64 = 5;
 
 /// Reasons of stalled shards, the worst first; others come last.
@@ -34,11 +35,11 @@ const WORST: [&str; 5] = [
     DISPATCH_FULL,
 ];
 
-/// The owner of each shard that has one.
+/// Owners of the shards.
 pub(super) type Owners<'a> = BTreeMap<u16, (&'a PodReport, &'a OwnedShard)>;
 
-/// Who works on which shard. After a change of hands two pods may think that they do; the later
-/// owner has the higher epoch.
+/// Returns the owners of the shards. After a handover two pods may claim a shard; the later owner has
+/// the higher epoch.
 pub(super) fn owners(pods: &[PodView]) -> Owners<'_> {
     let mut owners = Owners::new();
     for report in pods.iter().filter_map(|pod| pod.report.as_ref()) {
@@ -54,20 +55,20 @@ pub(super) fn owners(pods: &[PodView]) -> Owners<'_> {
     owners
 }
 
-/// Ready pods that do not tell what they do, and so may work on any shard.
+/// Returns the ready pods without a report, which may own any shard.
 pub(super) fn non_reporting(pods: &[PodView]) -> impl Iterator<Item = &PodView> {
     pods.iter()
         .filter(|pod| pod.seen.ready && pod.report.is_none())
 }
 
-/// Since when shards have had no owner although pods are there to take them, as the operator saw
-/// it itself. It is kept from one look to the next.
+/// Unowned shards, with the time since when the operator itself has seen no owner although pods are
+/// there to take them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnownedShards(BTreeMap<u16, Timestamp>);
 
 impl UnownedShards {
-    /// Takes note of what the pods of a listener of that many shards say. While a pod is mute, no
-    /// shard is known to have become free.
+    /// Updates it by the reports of the pods. While a ready pod does not report, no further shard counts
+    /// as unowned.
     pub fn update(&mut self, pods: &[PodView], shards: u16, now: Timestamp) {
         let owners = owners(pods);
         let takes_part = |pod: &PodView| {
@@ -87,13 +88,13 @@ impl UnownedShards {
         }
     }
 
-    /// Whether every shard has an owner, as far as is known.
+    /// Returns whether no shard is known to be unowned.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Shards that have been free for longer than `patience`.
+    /// Returns shards that have been unowned for longer than `patience`.
     fn longer_than(&self, patience: Duration, now: Timestamp) -> impl Iterator<Item = u16> {
         let long = move |since: Timestamp| {
             Duration::try_from(now.duration_since(since)).is_ok_and(|passed| passed > patience)
@@ -103,22 +104,22 @@ impl UnownedShards {
     }
 }
 
-/// Shards that do not get on for one and the same cause.
+/// Shards that are stalled for the same cause.
 #[derive(Debug)]
 pub(super) struct StallGroup {
-    /// The cause in a word.
+    /// The reason.
     pub(super) reason: String,
-    /// The pod that says so, unless it is the operator's own finding.
+    /// The pod that reports it, unless the operator itself found it.
     pod: Option<String>,
-    /// The cause in a sentence.
+    /// The message.
     message: String,
-    /// The shards; never empty, in rising order.
+    /// The shards; never empty, in ascending order.
     shards: Vec<u16>,
 }
 
 impl StatusInput<'_> {
-    /// All shards that do not get on, by their causes, the worst first. The owner of a shard knows
-    /// best; of one that nobody owns, every pod may speak.
+    /// Returns stalled shards by their causes, the worst first. Only the owner's report counts for a
+    /// shard, and every report for an unowned one.
     pub(super) fn stalls(&self, owners: &Owners<'_>, now: Timestamp) -> Vec<StallGroup> {
         let mut said = BTreeMap::new();
         for report in self.reports() {
@@ -164,12 +165,12 @@ impl StatusInput<'_> {
             .collect()
     }
 
-    /// Whether a pod that does not answer may work on the shards without an owner.
+    /// Returns whether a pod that does not report may own the unowned shards.
     pub(super) fn awaits_report(&self) -> bool {
         non_reporting(self.pods).next().is_some()
     }
 
-    /// Shards that should have an owner and have none.
+    /// Returns the unowned shards.
     pub(super) fn unowned(&self, owners: &Owners<'_>) -> Vec<u16> {
         (0..self.shards)
             .filter(|shard| !owners.contains_key(shard))
@@ -177,7 +178,7 @@ impl StatusInput<'_> {
     }
 }
 
-/// The list for the status, given the one before.
+/// Returns the list for the status, given the one before.
 pub(super) fn shard_statuses(owners: &Owners<'_>, before: &[ShardStatus]) -> Vec<ShardStatus> {
     let shown = |shard: i32| {
         let found = before.iter().find(|status| status.shard == shard);
@@ -193,7 +194,7 @@ pub(super) fn shard_statuses(owners: &Owners<'_>, before: &[ShardStatus]) -> Vec
     list.take(MAX_SHARDS).collect()
 }
 
-/// Stalled shards in words: `shard 3 (pod shop-1): why`.
+/// Formats stalled shards: `shard 3 (pod shop-1): why`.
 pub(super) fn describe(stalls: &[StallGroup]) -> String {
     let mut parts: Vec<String> = stalls
         .iter()
@@ -212,7 +213,7 @@ pub(super) fn describe(stalls: &[StallGroup]) -> String {
     parts.join("; ")
 }
 
-/// `shard 3`, or `shards 3, 4, 5 and 7 more`.
+/// Formats shards: `shard 3`, or `shards 3, 4, 5 and 7 more`.
 fn shard_list(shards: &[u16]) -> String {
     let numbers: Vec<String> = shards
         .iter()
@@ -227,8 +228,8 @@ fn shard_list(shards: &[u16]) -> String {
     }
 }
 
-/// An age as people read it. One that is near to what is shown leaves that as it is, so that it
-/// is not written for nothing; that nothing waits any more is always told.
+/// Formats a lag. The shown one stays while the new one is near to it, so that small changes write
+/// nothing; a lag of zero is always written.
 pub(super) fn lag(seconds: u64, shown: Option<&str>) -> String {
     let near = |text: &&str| {
         text.parse::<Span>().is_ok_and(|old| {

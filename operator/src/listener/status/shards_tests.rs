@@ -53,7 +53,7 @@ fn lets_go(case: &mut Case, pod: usize) {
 }
 
 #[test]
-fn the_pods_deliver_together() {
+fn several_pods_deliver_together() {
     let mut case = sharing(&[&[0, 3], &[1, 2], &[]]);
     assert_eq!(
         case.says(),
@@ -84,7 +84,7 @@ fn the_pods_deliver_together() {
 }
 
 #[test]
-fn the_later_owner_of_a_shard_is_shown() {
+fn later_owner_of_a_shard_is_shown() {
     let mut case = sharing(&[&[0], &[]]);
     told(&mut case, 0).lag_seconds = 99;
     told(&mut case, 1).role = Role::Active;
@@ -102,7 +102,7 @@ fn the_later_owner_of_a_shard_is_shown() {
 }
 
 #[test]
-fn a_listener_is_not_ready_before_each_shard_has_a_pod() {
+fn listener_is_not_ready_with_unowned_shards() {
     let mut case = sharing(&[&[0, 1], &[2]]);
     case.shards = 4;
     assert!(case.says().starts_with("False:Starting "));
@@ -112,7 +112,7 @@ fn a_listener_is_not_ready_before_each_shard_has_a_pod() {
 }
 
 #[test]
-fn shards_may_change_hands_for_a_while() {
+fn handover_may_take_a_while() {
     let mut case = sharing(&[&[0, 1], &[2, 3]]);
     case.look();
     lets_go(&mut case, 1);
@@ -146,7 +146,7 @@ fn shards_may_change_hands_for_a_while() {
 }
 
 #[test]
-fn the_only_pod_may_hand_over_too() {
+fn single_pod_may_hand_over() {
     let mut case = sharing(&[&[0, 1], &[]]);
     case.look();
     lets_go(&mut case, 0);
@@ -158,7 +158,7 @@ fn the_only_pod_may_hand_over_too() {
 }
 
 #[test]
-fn a_pod_that_does_not_answer_may_be_at_work() {
+fn non_reporting_pod_may_own_shards() {
     let mut case = sharing(&[&[0, 1], &[2, 3]]);
     case.look();
     let report = case.pods[1].report.take();
@@ -179,7 +179,7 @@ fn a_pod_that_does_not_answer_may_be_at_work() {
 }
 
 #[test]
-fn stalled_shards_are_named_the_worst_cause_first() {
+fn stalled_shards_list_the_worst_cause_first() {
     let mut case = sharing(&[&[0, 1, 4], &[2, 3]]);
     told(&mut case, 0).stalled = vec![
         stalled(4, "ReceiverFailing", "hooks.example.com answers 500"),
@@ -197,7 +197,7 @@ fn stalled_shards_are_named_the_worst_cause_first() {
 }
 
 #[test]
-fn a_pod_may_say_that_a_shard_finds_nobody() {
+fn pod_may_report_an_unowned_shard() {
     let mut case = sharing(&[&[0], &[1]]);
     case.look();
     lets_go(&mut case, 1);
@@ -216,7 +216,7 @@ fn a_pod_may_say_that_a_shard_finds_nobody() {
 }
 
 #[test]
-fn many_stalled_shards_do_not_make_a_long_message() {
+fn message_about_stalled_shards_is_bounded() {
     let shares: Vec<Vec<u16>> = (0..16)
         .map(|pod| (pod * 16..pod * 16 + 16).collect())
         .collect();
@@ -238,7 +238,7 @@ fn many_stalled_shards_do_not_make_a_long_message() {
 }
 
 #[test]
-fn figures_of_shards_and_words_of_pods_can_wait() {
+fn shard_numbers_and_pod_messages_carry_over() {
     let mut case = sharing(&[&[0], &[1]]);
     told(&mut case, 0).stalled = vec![stalled(0, "DispatchFull", "for 70 s")];
     let before = case.status();
@@ -257,7 +257,7 @@ fn figures_of_shards_and_words_of_pods_can_wait() {
 
 proptest! {
     #[test]
-    fn a_lag_that_wobbles_is_not_written(shown in 0..100_000_u64, now in 0..100_000_u64) {
+    fn small_changes_of_lag_are_not_written(shown in 0..100_000_u64, now in 0..100_000_u64) {
         let before = Span::from_secs(shown).to_string();
         let after = lag(now, Some(&before));
         let told = after.parse::<Span>().unwrap().duration().as_secs();
@@ -269,7 +269,7 @@ proptest! {
     /// Whatever pods say in whatever order: each shard has one owner, and no claim of a free shard
     /// is made for one that has any.
     #[test]
-    fn who_owns_a_shard_does_not_depend_on_the_order_of_the_pods(
+    fn shard_owner_is_independent_of_pod_order(
         claims in prop::collection::vec((0..4_usize, 0..6_u16, 1..1000_i64), 0..24),
         at in 0..4_usize,
     ) {

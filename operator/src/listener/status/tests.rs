@@ -171,7 +171,7 @@ fn change_report(case: &mut Case, change: impl FnOnce(&mut PodReport)) {
 }
 
 #[test]
-fn each_state_has_its_words() {
+fn each_state_has_its_conditions() {
     let stuck = |case: &mut Case| {
         let deployment = case.deployment.as_mut().unwrap();
         (deployment.updated, deployment.available) = (0, 0);
@@ -251,7 +251,7 @@ fn each_state_has_its_words() {
 }
 
 #[test]
-fn a_new_bundle_may_take_a_while_to_arrive() {
+fn new_bundle_may_take_a_while_to_load() {
     let mut case = Case::but(|case| case.before = Case::well().status());
     change_report(&mut case, |report| report.bundle = Some("old".to_owned()));
     case.now += 100;
@@ -279,7 +279,7 @@ fn a_new_bundle_may_take_a_while_to_arrive() {
 }
 
 #[test]
-fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
+fn rejected_observers_leave_the_listener_ready() {
     let case = Case::but(|case| {
         let refused = |message: &str| ObserverEvaluation::Invalid {
             message: message.to_owned(),
@@ -312,7 +312,7 @@ fn refused_observers_are_named_and_counted_and_the_listener_stays_ready() {
 }
 
 #[test]
-fn what_other_namespaces_do_not_allow_is_told_and_degrades_nothing() {
+fn disallowed_namespaces_do_not_degrade() {
     let (listener, observer) = (ObjectRef::new("shop", "shop"), ObjectRef::new("crm", "a"));
     let case = Case::but(|case| {
         let evaluation = ObserverEvaluation::not_allowed(&listener, &observer, true);
@@ -330,7 +330,7 @@ fn what_other_namespaces_do_not_allow_is_told_and_degrades_nothing() {
 }
 
 #[test]
-fn the_same_sight_gives_the_same_status_at_any_time() {
+fn same_input_gives_the_same_status_at_any_time() {
     let mut case = Case::well();
     case.before = case.status();
     case.now += 12345;
@@ -339,7 +339,7 @@ fn the_same_sight_gives_the_same_status_at_any_time() {
 }
 
 #[test]
-fn figures_alone_can_wait() {
+fn numbers_alone_carry_over() {
     let before = Case::well().status();
     let mut after = Case::but(|case| {
         change_report(case, |report| {
@@ -358,7 +358,7 @@ fn figures_alone_can_wait() {
 mod shards;
 
 #[test]
-fn too_few_pods_for_jobs_are_told_after_a_while() {
+fn missing_workers_degrade_after_a_while() {
     let degraded = |workers: (i32, Option<DeploymentInfo>, Option<i64>)| {
         let case = Case::but(|case| case.workers = workers);
         let said = case.says();
@@ -400,7 +400,7 @@ fn too_few_pods_for_jobs_are_told_after_a_while() {
 }
 
 #[test]
-fn pods_for_jobs_are_counted_apart() {
+fn workers_are_counted_apart() {
     let case = Case::but(|case| case.workers = (3, Some(rolled_out(3)), None));
     let status = case.status();
     assert_eq!((status.replicas, status.ready_replicas), (1, 1));
@@ -410,7 +410,7 @@ fn pods_for_jobs_are_counted_apart() {
 }
 
 #[test]
-fn receivers_that_pods_leave_alone_are_named_and_change_with_the_set_alone() {
+fn open_circuit_breakers_change_with_the_set_only() {
     let alone = |receiver: &str, since: &str, state| ReceiverLeftAlone {
         since: since.to_owned(),
         receiver: receiver.to_owned(),
@@ -449,7 +449,7 @@ fn receivers_that_pods_leave_alone_are_named_and_change_with_the_set_alone() {
 }
 
 #[test]
-fn observers_of_what_is_not_logged_are_counted() {
+fn untracked_observers_are_counted() {
     let no = || {
         ObserverEvaluation::Programmed(Tracked::No {
             reason: "TableNotTracked".to_owned(),

@@ -1,4 +1,4 @@
-//! What is said about a listener's pods for jobs.
+//! A listener's workers: pods that run jobs only.
 
 use crds::duration::Span;
 use crds::resources::WorkerCounts;
@@ -8,26 +8,26 @@ use super::StatusInput;
 use crate::cache::projection::DeploymentInfo;
 use crate::conditions::{ConditionStatus, ConditionValue};
 
-/// Everything that is seen of the pods for jobs of a listener.
+/// Input of the status about workers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Workers<'a> {
-    /// Number of them that are asked for.
+    /// Desired number of workers.
     pub wanted: i32,
     /// Their Deployment.
     pub deployment: Option<&'a DeploymentInfo>,
-    /// Since when fewer of them are ready than are asked for, as the operator saw it itself.
+    /// Since when the operator itself has seen fewer ready workers than desired.
     pub short: Option<Timestamp>,
 }
 
 impl Workers<'_> {
-    /// Whether fewer are ready than are asked for.
+    /// Returns whether fewer are ready than desired.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.counts()
             .is_some_and(|counts| counts.ready_replicas < self.wanted)
     }
 
-    /// How many there are; nothing where there are none and none are asked for.
+    /// Returns their numbers; nothing where there are none and none are desired.
     pub(super) fn counts(&self) -> Option<WorkerCounts> {
         let some = self.wanted > 0 || self.deployment.is_some_and(|seen| seen.replicas > 0);
         some.then(|| WorkerCounts {
@@ -38,8 +38,8 @@ impl Workers<'_> {
 }
 
 impl StatusInput<'_> {
-    /// What keeps jobs from those who should work on them, once that has been so for a while. A
-    /// listener that is refused is told as such.
+    /// Reports missing workers, once they have been missing for a while and the listener itself is not
+    /// rejected.
     pub(super) fn workers_degraded(&self, now: Timestamp) -> Option<ConditionValue> {
         let workers = self.workers;
         let since = workers.short.filter(|_| self.rejection.is_none())?;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_counted_while_some_are_wanted_or_there() {
+    fn workers_count_while_desired_or_present() {
         let counts = |wanted: i32, deployment: Option<&DeploymentInfo>| {
             let workers = Workers {
                 wanted,
