@@ -140,3 +140,79 @@ async fn reconcile_one(context: Arc<Context>, request: ReconcileRequest) -> Fini
         .observe(seconds);
     Finished { request, result }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use crds::resources::Observer;
+    use kube::Client;
+    use kube::client::Body;
+    use kube::core::DeserializeGuard;
+    use serde_json::json;
+    use testkit::wait::eventually;
+
+    use super::*;
+    use crate::cache::Index;
+    use crate::cache::projection::CachedObject;
+    use crate::listener::build::Installation;
+    use crate::object_ref::ObjectRef;
+    use crate::telemetry::metrics::Metrics;
+
+    /// An API server whose first answer is a panic, and which knows no object.
+    fn client() -> Client {
+        let requests = AtomicU32::new(0);
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let number = requests.fetch_add(1, Ordering::Relaxed);
+            async move {
+                assert!(number > 0, "a panic in a reconcile");
+                let status = json!({ "status": "Failure", "code": 404, "reason": "NotFound" });
+                let body = Body::from(status.to_string().into_bytes());
+                let answer = http::Response::builder().status(404).body(body);
+                Ok::<_, Infallible>(answer.unwrap())
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    /// An observer that no listener selects has a status that says so, and that is to be written.
+    fn index() -> Index {
+        let observer: DeserializeGuard<Observer> = serde_json::from_value(json!({
+            "apiVersion": "observers.fraiseql.dev/v1alpha1",
+            "kind": "Observer",
+            "metadata": { "namespace": "web", "name": "orders", "uid": "1", "generation": 1 },
+            "spec": { "on": { "entity": "a.b" }, "actions": [{ "name": "a", "log": {} }] },
+        }))
+        .unwrap();
+        let mut index = Index::default();
+        let key = ObjectRef::new("web", "orders");
+        index.upsert(key, CachedObject::Observer(observer.into()));
+        index
+    }
+
+    #[tokio::test]
+    async fn panic_fails_one_reconcile_which_is_retried() {
+        let metrics = Metrics::new().unwrap();
+        let index = Arc::new(Mutex::new(index()));
+        let given = Installation::default();
+        let context = Context::new(client(), index, given, None, metrics.clone()).unwrap();
+        let (_changes, received) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(Arc::new(context), received, 1, stop.clone()));
+        let count = |outcome| {
+            let reconciles = metrics.reconciles.with_label_values(&["Observer", outcome]);
+            reconciles.get()
+        };
+        eventually("a retry that succeeds", async || {
+            (count("settled") == 1).then_some(())
+        })
+        .await;
+        assert_eq!(count("failed"), 1);
+        stop.cancel();
+        running.await.unwrap();
+    }
+}

@@ -306,3 +306,59 @@ fn config() -> Config {
 fn managed() -> Config {
     config().labels(&format!("{MANAGED_BY}={FIELD_MANAGER}"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn task(namespace: Option<&str>) -> WatchTask {
+        WatchTask {
+            what: WatchedKind::Pod,
+            namespace: namespace.map(ToOwned::to_owned),
+            writer: CacheWriter {
+                index: Arc::default(),
+                changes: mpsc::channel(1).0,
+            },
+            seen: HashSet::new(),
+            listed: CancellationToken::new(),
+        }
+    }
+
+    fn pod(namespace: &str, name: &str) -> Projection {
+        let labels = serde_json::json!({ "app.kubernetes.io/instance": "shop" });
+        let metadata = serde_json::json!({
+            "namespace": namespace, "name": name, "labels": labels,
+        });
+        let pod: Pod = serde_json::from_value(serde_json::json!({ "metadata": metadata })).unwrap();
+        let projection = PodInfo::of(&pod).unwrap();
+        let key = ObjectRef::new(namespace, name);
+        (key, Some(CachedObject::Pod(projection)))
+    }
+
+    fn pods(task: &WatchTask) -> Vec<String> {
+        let keys = task.writer.index.lock().unwrap();
+        let keys = keys.keys(WatchedKind::Pod, None);
+        keys.iter().map(ToString::to_string).collect()
+    }
+
+    /// What was deleted while a watch was interrupted is missing from the list that follows.
+    #[test]
+    fn list_after_an_interruption_removes_what_vanished() {
+        let mut task = task(Some("web"));
+        for object in [pod("web", "a"), pod("web", "b"), pod("other", "c")] {
+            task.handle(Event::Apply(object));
+        }
+        assert!(task.handle(Event::Init).is_empty());
+        // Nothing is removed before the list is complete.
+        assert!(task.handle(Event::InitApply(pod("web", "a"))).is_empty());
+        assert_eq!(pods(&task), ["other/c", "web/a", "web/b"]);
+        assert!(!task.listed.is_cancelled());
+        let requests = task.handle(Event::InitDone);
+        let shop = ReconcileRequest::Listener(ObjectRef::new("web", "shop"));
+        assert_eq!(requests, [shop].into());
+        assert_eq!(pods(&task), ["other/c", "web/a"]);
+        assert!(task.listed.is_cancelled());
+    }
+}
