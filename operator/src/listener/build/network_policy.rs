@@ -1,4 +1,4 @@
-//! The NetworkPolicy of a listener's pods. It admits the operator, which polls their status, and
+//! The `NetworkPolicy` of a listener's pods. It admits the operator, which polls their status, and
 //! scrapers of metrics. Users admit others by policies of their own.
 //!
 //! Egress is not restricted here: the listener checks every address that it dials.

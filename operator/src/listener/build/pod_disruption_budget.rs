@@ -1,4 +1,4 @@
-//! The PodDisruptionBudgets of a listener's pods and of its workers.
+//! The `PodDisruptionBudget`s of a listener's pods and of its workers.
 
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;

@@ -1,10 +1,10 @@
-//! The RoleBinding of a listener's pods.
+//! The `RoleBinding` of a listener's pods.
 
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 
 use super::ListenerResources;
 
-/// Binds the Role to the ServiceAccount of the same name.
+/// Binds the Role to the `ServiceAccount` of the same name.
 #[must_use]
 pub fn build(resources: &ListenerResources) -> RoleBinding {
     RoleBinding {

@@ -1,4 +1,4 @@
-//! The ServiceAccount of a listener's pods.
+//! The `ServiceAccount` of a listener's pods.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
