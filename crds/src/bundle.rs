@@ -12,8 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use crate::load::{Problem, check_alone, namespace_labels};
-use crate::resources::{GROUP, NamespacesFrom, Observer, ObserverListener, ObserverState, VERSION};
+use crate::loader::{check_alone, namespace_labels};
+use crate::manifest::Diagnostic;
+use crate::v1alpha1::{GROUP, NamespacesFrom, Observer, ObserverListener, VERSION};
 
 /// Key of the bundle's Secret that holds the text.
 pub const BUNDLE_KEY: &str = "bundle.yaml";
@@ -25,7 +26,7 @@ pub const MAX_BUNDLE_BYTES: usize = (1 << 20) - (16 << 10);
 pub type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
 
 /// Gives the keys of a Secret, by namespace and name; nothing if there is no such Secret.
-pub type Secrets<'a> = dyn Fn(&str, &str) -> Option<BTreeMap<String, Vec<u8>>> + 'a;
+pub type SecretReader<'a> = dyn Fn(&str, &str) -> Option<BTreeMap<String, Vec<u8>>> + 'a;
 
 /// A key of a Secret that a resource refers to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,16 +41,16 @@ pub struct Reference {
 
 /// What a bundle is made of, and what was left out.
 #[derive(Clone, Debug)]
-pub struct Bundle {
+pub struct CompiledBundle {
     /// The text. It holds secrets.
     pub text: crate::config::Redacted,
     /// What became of each selected observer, in order of namespace and name.
-    pub verdicts: Vec<Verdict>,
+    pub observers: Vec<ObserverResult>,
 }
 
 /// What became of an observer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct ObserverResult {
     /// Namespace of the observer.
     pub namespace: String,
     /// Its name.
@@ -57,12 +58,12 @@ pub struct Verdict {
     /// Its generation.
     pub generation: i64,
     /// Whether it runs.
-    pub outcome: Outcome,
+    pub inclusion: Inclusion,
 }
 
 /// Whether an observer is in the bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Inclusion {
     /// It is.
     Included,
     /// It is suspended.
@@ -133,8 +134,8 @@ pub fn compile(
     listener: &ObserverListener,
     observers: &[&Observer],
     namespaces: &Namespaces,
-    secrets: &Secrets<'_>,
-) -> Result<Bundle, BundleError> {
+    secrets: &SecretReader<'_>,
+) -> Result<CompiledBundle, BundleError> {
     let own = listener.namespace().unwrap_or_default();
     let head = listener_document(listener);
     let mut used = references(&own, &listener.spec);
@@ -144,30 +145,30 @@ pub fn compile(
     }
     // What only concerns the pods is to be right too.
     let whole = document("ObserverListener", listener, &listener.spec);
-    let problems = check(&whole, &used, secrets);
-    if !problems.is_empty() {
-        return Err(BundleError::Invalid(problems));
+    let diagnostics = check(&whole, &used, secrets);
+    if !diagnostics.is_empty() {
+        return Err(BundleError::Invalid(diagnostics));
     }
     let mut observers = observers.to_vec();
     observers.sort_by_key(|observer| (observer.namespace(), observer.name_any()));
     let mut documents = vec![head];
     let mut around = BTreeSet::new();
-    let mut verdicts = Vec::with_capacity(observers.len());
+    let mut results = Vec::with_capacity(observers.len());
     for observer in observers {
         let namespace = observer.namespace().unwrap_or_default();
         let document = observer_document(observer);
         let needs = references(&namespace, &observer.spec);
-        let outcome = judge(observer, &document, &needs, secrets);
-        if outcome == Outcome::Included {
+        let inclusion = check_observer(observer, &document, &needs, secrets);
+        if inclusion == Inclusion::Included {
             documents.push(document);
             used.extend(needs);
             around.insert(namespace.clone());
         }
-        verdicts.push(Verdict {
+        results.push(ObserverResult {
             namespace,
             name: observer.name_any(),
             generation: observer.metadata.generation.unwrap_or_default(),
-            outcome,
+            inclusion,
         });
     }
     if listener.spec.observer_namespaces.from == NamespacesFrom::Selector {
@@ -183,41 +184,42 @@ pub fn compile(
     if text.len() > MAX_BUNDLE_BYTES {
         return Err(BundleError::TooLarge { bytes: text.len() });
     }
-    Ok(Bundle {
+    Ok(CompiledBundle {
         text: crate::config::Redacted::new(text),
-        verdicts,
+        observers: results,
     })
 }
 
-fn judge(
+fn check_observer(
     observer: &Observer,
     document: &Value,
     needs: &BTreeSet<Reference>,
-    secrets: &Secrets<'_>,
-) -> Outcome {
+    secrets: &SecretReader<'_>,
+) -> Inclusion {
     let missing = missing(needs, secrets);
     if !missing.is_empty() {
-        return Outcome::Unresolved(missing);
+        return Inclusion::Unresolved(missing);
     }
-    let problems = check(document, needs, secrets);
-    if !problems.is_empty() {
-        return Outcome::Invalid(problems);
+    let diagnostics = check(document, needs, secrets);
+    if !diagnostics.is_empty() {
+        return Inclusion::Invalid(diagnostics);
     }
-    match observer.spec.state {
-        ObserverState::Active => Outcome::Included,
-        ObserverState::Suspended => Outcome::Suspended,
+    if observer.spec.suspend {
+        Inclusion::Suspended
+    } else {
+        Inclusion::Included
     }
 }
 
 /// What is wrong with a resource, as sentences that begin with the field.
-fn check(document: &Value, needs: &BTreeSet<Reference>, secrets: &Secrets<'_>) -> Vec<String> {
+fn check(document: &Value, needs: &BTreeSet<Reference>, secrets: &SecretReader<'_>) -> Vec<String> {
     let mut documents = vec![document.clone()];
     documents.extend(secret_documents(needs, secrets));
-    let sentence = |problem: Problem| {
-        let field = problem.path.split_once(": ").map(|(_, field)| field);
+    let sentence = |diagnostic: Diagnostic| {
+        let field = diagnostic.path.split_once(": ").map(|(_, field)| field);
         match field {
-            Some(field) => format!("{field}: {}", problem.message),
-            None => problem.message,
+            Some(field) => format!("{field}: {}", diagnostic.message),
+            None => diagnostic.message,
         }
     };
     check_alone(stream(&documents))
@@ -226,7 +228,7 @@ fn check(document: &Value, needs: &BTreeSet<Reference>, secrets: &Secrets<'_>) -
         .collect()
 }
 
-fn missing(needs: &BTreeSet<Reference>, secrets: &Secrets<'_>) -> Vec<String> {
+fn missing(needs: &BTreeSet<Reference>, secrets: &SecretReader<'_>) -> Vec<String> {
     let sentence = |need: &Reference| {
         let Reference {
             namespace,
@@ -283,7 +285,7 @@ fn document(kind: &str, resource: &impl ResourceExt, spec: &impl serde::Serializ
 }
 
 /// The Secrets that are referred to, with no other keys than those.
-fn secret_documents(used: &BTreeSet<Reference>, secrets: &Secrets<'_>) -> Vec<Value> {
+fn secret_documents(used: &BTreeSet<Reference>, secrets: &SecretReader<'_>) -> Vec<Value> {
     let mut found: BTreeMap<(&str, &str), BTreeMap<&str, String>> = BTreeMap::new();
     for Reference {
         namespace,

@@ -24,14 +24,14 @@ const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), (
 
 /// A duration of whole milliseconds, written like `250ms`, `15s` or `1h30m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span(u64);
+pub struct HumanDuration(u64);
 
 /// The text is not a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not a duration; write whole numbers with units, as in `250ms`, `15s` or `1h30m`")]
-pub struct NotADuration;
+pub struct ParseDurationError;
 
-impl Span {
+impl HumanDuration {
     /// A span of `millis` milliseconds.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
@@ -51,35 +51,35 @@ impl Span {
     }
 }
 
-impl From<Duration> for Span {
+impl From<Duration> for HumanDuration {
     /// Anything finer than a millisecond is cut off.
     fn from(duration: Duration) -> Self {
         Self(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
-impl FromStr for Span {
-    type Err = NotADuration;
+impl FromStr for HumanDuration {
+    type Err = ParseDurationError;
 
-    fn from_str(text: &str) -> Result<Self, NotADuration> {
+    fn from_str(text: &str) -> Result<Self, ParseDurationError> {
         if text.is_empty() || text.len() > MAX_LEN {
-            return Err(NotADuration);
+            return Err(ParseDurationError);
         }
         let mut total: u64 = 0;
         let mut rest = text;
         while !rest.is_empty() {
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
             if digits > MAX_DIGITS {
-                return Err(NotADuration);
+                return Err(ParseDurationError);
             }
             let (number, tail) = rest.split_at(digits);
             let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
             let (unit, tail) = tail.split_at(letters);
-            let number: u64 = number.parse().map_err(|_| NotADuration)?;
+            let number: u64 = number.parse().map_err(|_| ParseDurationError)?;
             let (_, millis) = UNITS
                 .iter()
                 .find(|(name, _)| *name == unit)
-                .ok_or(NotADuration)?;
+                .ok_or(ParseDurationError)?;
             total = total.saturating_add(number.saturating_mul(*millis));
             rest = tail;
         }
@@ -87,7 +87,7 @@ impl FromStr for Span {
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 == 0 {
             return f.write_str("0s");
@@ -103,13 +103,13 @@ impl fmt::Display for Span {
     }
 }
 
-impl Serialize for Span {
+impl Serialize for HumanDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?
             .parse()
@@ -117,7 +117,7 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-impl JsonSchema for Span {
+impl JsonSchema for HumanDuration {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Duration".into()
     }
@@ -149,8 +149,8 @@ mod tests {
             ("1500ms", 1500, "1s500ms"),
             ("0s", 0, "0s"),
         ] {
-            let span: Span = text.parse().unwrap();
-            assert_eq!(span, Span::from_millis(millis), "{text}");
+            let span: HumanDuration = text.parse().unwrap();
+            assert_eq!(span, HumanDuration::from_millis(millis), "{text}");
             assert_eq!(span.to_string(), back, "{text}");
         }
     }
@@ -172,22 +172,26 @@ mod tests {
             "1234567890s",
             "1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s1s",
         ] {
-            assert_eq!(text.parse::<Span>(), Err(NotADuration), "{text}");
+            assert_eq!(
+                text.parse::<HumanDuration>(),
+                Err(ParseDurationError),
+                "{text}"
+            );
         }
     }
 
     proptest! {
         #[test]
         fn comes_back_as_it_went_in(millis in 0..10_u64.pow(15)) {
-            let span = Span::from_millis(millis);
-            prop_assert_eq!(span.to_string().parse::<Span>(), Ok(span));
+            let span = HumanDuration::from_millis(millis);
+            prop_assert_eq!(span.to_string().parse::<HumanDuration>(), Ok(span));
         }
 
         #[test]
         fn reads_exactly_what_the_pattern_allows(text in "([0-9]{0,10}(ms|s|m|h|x)?){0,4}") {
             let schema = serde_json::json!({ "pattern": PATTERN, "maxLength": MAX_LEN });
             let allowed = jsonschema::is_valid(&schema, &serde_json::json!(text));
-            prop_assert_eq!(text.parse::<Span>().is_ok(), allowed);
+            prop_assert_eq!(text.parse::<HumanDuration>().is_ok(), allowed);
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use observer_crds::bundle::{self, BundleError, Namespaces, Outcome};
+use observer_crds::bundle::{self, BundleError, Inclusion, Namespaces};
 use observer_crds::config::{
     ActionQueue, Mode, ObserverConfig, Priority, QueueBackend, QueueConfig, Redacted,
 };
-use observer_crds::load::load_bundle;
-use observer_crds::resources::{Observer, ObserverListener};
+use observer_crds::loader::load_bundle;
+use observer_crds::v1alpha1::{Observer, ObserverListener};
 use serde_json::{Value, json};
 
 type Keys = BTreeMap<String, Vec<u8>>;
@@ -17,7 +17,7 @@ fn listener(extra: &Value) -> ObserverListener {
     let mut resource = json!({
         "apiVersion": "observers.fraiseql.dev/v1alpha1", "kind": "ObserverListener",
         "metadata": {"name": "shop", "namespace": "shop"},
-        "spec": {"source": {"changeLog": {"databaseUrl": {"secretKeyRef": {"name": "db", "key": "url"}}}}},
+        "spec": {"database": {"url": {"secretKeyRef": {"name": "db", "key": "url"}}}},
     });
     for (name, value) in extra.as_object().unwrap() {
         resource["spec"][name] = value.clone();
@@ -29,7 +29,7 @@ fn observer(namespace: &str, name: &str, extra: &Value) -> Observer {
     let mut resource = json!({
         "apiVersion": "observers.fraiseql.dev/v1alpha1", "kind": "Observer",
         "metadata": {"name": name, "namespace": namespace, "generation": 3},
-        "spec": {"on": {"entity": "public.orders"}, "actions": [{"name": "note", "log": {}}]},
+        "spec": {"events": {"entity": "public.orders"}, "actions": [{"name": "note", "log": {}}]},
     });
     for (name, value) in extra.as_object().unwrap() {
         resource["spec"][name] = value.clone();
@@ -114,11 +114,11 @@ fn a_bundle_holds_the_queue_and_its_redis() {
         "redis": {"url": {"secretKeyRef": {"name": "redis", "key": "url"}}},
         "queue": {
             "backend": "Redis", "workers": {"concurrency": 4, "replicas": 3},
-            "maxRunning": 9, "lease": "10s", "retention": "1h",
+            "maxConcurrencyTotal": 9, "workerLeaseDuration": "10s", "completedJobRetention": "1h",
         },
     }));
     let export = json!({"actions": [
-        {"name": "note", "log": {}, "mode": "Queued", "priority": "Low", "maxRunning": 2, "timeout": "1h"},
+        {"name": "note", "log": {}, "mode": "Queued", "priority": "Low", "maxConcurrencyTotal": 2, "timeout": "1h"},
         {"name": "plain", "log": {}},
     ]});
     let export = observer("shop", "export", &export);
@@ -131,9 +131,9 @@ fn a_bundle_holds_the_queue_and_its_redis() {
             redis: Some(Redacted::new("redis://:hunter3@redis:6379/0")),
             concurrency: 4,
             replicas: 1,
-            max_running: Some(9),
-            lease: Duration::from_secs(10),
-            retention: Duration::from_hours(1),
+            max_concurrency_total: Some(9),
+            worker_lease_duration: Duration::from_secs(10),
+            completed_job_retention: Duration::from_hours(1),
         }
     );
     let [queued, plain] = &loaded.observers[0].actions[..] else {
@@ -142,7 +142,7 @@ fn a_bundle_holds_the_queue_and_its_redis() {
     let expected = ActionQueue {
         mode: Mode::Queued,
         priority: Priority::Low,
-        max_running: Some(2),
+        max_concurrency_total: Some(2),
     };
     assert_eq!(queued.queue, expected);
     assert_eq!(queued.timeout, Duration::from_hours(1));
@@ -157,23 +157,27 @@ fn a_bad_observer_is_left_out_alone() {
         observer("shop", "b-wrong", &timeout),
         observer("shop", "c-missing", &hook("none", "url")),
         observer("shop", "d-key", &hook("db", "token")),
-        observer("shop", "e-rests", &json!({"state": "Suspended"})),
+        observer("shop", "e-rests", &json!({"suspend": true})),
     ];
     let all: Vec<&Observer> = all.iter().collect();
     let made = bundle::compile(&listener(&json!({})), &all, &Namespaces::new(), &secrets).unwrap();
-    let outcomes: Vec<_> = made.verdicts.into_iter().map(|one| one.outcome).collect();
+    let outcomes: Vec<_> = made
+        .observers
+        .into_iter()
+        .map(|one| one.inclusion)
+        .collect();
     assert_eq!(
         outcomes,
         [
-            Outcome::Included,
-            Outcome::Invalid(vec!["spec.actions[0].timeout: must be 1ms to 5m".into()]),
-            Outcome::Unresolved(vec![
+            Inclusion::Included,
+            Inclusion::Invalid(vec!["spec.actions[0].timeout: must be 1ms to 5m".into()]),
+            Inclusion::Unresolved(vec![
                 "there is no Secret `none` in namespace `shop`; create it with key `url`".into()
             ]),
-            Outcome::Unresolved(vec![
+            Inclusion::Unresolved(vec![
                 "Secret `db` in namespace `shop` has no key `token`; add it".into()
             ]),
-            Outcome::Suspended,
+            Inclusion::Suspended,
         ]
     );
     let loaded = load_bundle(made.text.reveal()).unwrap();
@@ -185,7 +189,7 @@ fn a_listener_that_cannot_run_has_no_bundle() {
     let made = |listener: &ObserverListener| {
         bundle::compile(listener, &[], &Namespaces::new(), &secrets).unwrap_err()
     };
-    let url = |value: Value| listener(&json!({"source": {"changeLog": {"databaseUrl": value}}}));
+    let url = |value: Value| listener(&json!({"database": {"url": value}}));
     let missing = url(json!({"secretKeyRef": {"name": "gone", "key": "url"}}));
     assert_eq!(
         made(&missing),
@@ -197,7 +201,7 @@ fn a_listener_that_cannot_run_has_no_bundle() {
         panic!("not refused");
     };
     assert!(
-        wrong[0].starts_with("spec.source.changeLog.databaseUrl.value: "),
+        wrong[0].starts_with("spec.database.url.value: "),
         "{wrong:?}"
     );
     assert!(!wrong[0].contains("hunter2"));

@@ -1,7 +1,7 @@
 //! The custom resource definitions as the cluster gets them.
 
 use kube::CustomResourceExt;
-use observer_crds::resources::{GROUP, Observer, ObserverListener, VERSION};
+use observer_crds::v1alpha1::{GROUP, Observer, ObserverListener, VERSION};
 use serde_json::{Value, json};
 
 fn schema(crd: &Value) -> &Value {
@@ -140,8 +140,8 @@ spec.actions[].kafka.topic! string
 spec.actions[].log object
 spec.actions[].log.level string enum=["Warn","Info","Debug"] default=Info
 spec.actions[].log.message string
-spec.actions[].maxInFlight integer minimum=1 maximum=4096
-spec.actions[].maxRunning integer minimum=1 maximum=65536
+spec.actions[].maxConcurrency integer minimum=1 maximum=4096
+spec.actions[].maxConcurrencyTotal integer minimum=1 maximum=65536
 spec.actions[].mode string enum=["Inline","Queued"] default=Inline
 spec.actions[].name! string
 spec.actions[].nats object
@@ -205,10 +205,10 @@ spec.actions[].rateLimit object
 spec.actions[].rateLimit.attempts! integer minimum=1 maximum=1000000
 spec.actions[].rateLimit.per string default=1s
 spec.actions[].redis object
-spec.actions[].redis.add object
-spec.actions[].redis.add.maxLength integer minimum=1 maximum=100000000
-spec.actions[].redis.add.message string
-spec.actions[].redis.add.stream! string
+spec.actions[].redis.appendToStream object
+spec.actions[].redis.appendToStream.maxLength integer minimum=1 maximum=100000000
+spec.actions[].redis.appendToStream.message string
+spec.actions[].redis.appendToStream.stream! string
 spec.actions[].redis.contentType string default=application/json
 spec.actions[].redis.delete object
 spec.actions[].redis.delete.keys array maxItems=16
@@ -303,12 +303,12 @@ spec.actions[].webhook.url.secretKeyRef object
 spec.actions[].webhook.url.secretKeyRef.key! string
 spec.actions[].webhook.url.secretKeyRef.name! string
 spec.actions[].webhook.url.value string
-spec.on! object
-spec.on.entity! string
-spec.on.operations array minItems=1 maxItems=5 default=["Insert","Update","Delete"]
-spec.on.operations[] string enum=["Insert","Update","Delete","Truncate","Custom"]
+spec.events! object
+spec.events.entity! string
+spec.events.operations array minItems=1 maxItems=5 default=["Insert","Update","Delete"]
+spec.events.operations[] string enum=["Insert","Update","Delete","Truncate","Custom"]
 spec.onFailure string enum=["DeadLetter","Drop"] default=DeadLetter
-spec.state string enum=["Active","Suspended"] default=Active
+spec.suspend boolean default=false
 spec.tenant string
 spec.when string"#;
 
@@ -321,19 +321,27 @@ spec.api.token.secretKeyRef.name! string
 spec.api.token.value string
 spec.checkpoint object default={"interval":"250ms"}
 spec.checkpoint.interval string default=250ms
+spec.database! object
+spec.database.maxPollInterval string default=8ms
+spec.database.retention string default=1h
+spec.database.url! object
+spec.database.url.secretKeyRef object
+spec.database.url.secretKeyRef.key! string
+spec.database.url.secretKeyRef.name! string
+spec.database.url.value string
 spec.deadLetters object default={}
 spec.deadLetters.retention string
 spec.deletionPolicy string enum=["Delete","Retain"] default=Delete
-spec.delivery object default={"drainTimeout":"25s","maxInFlight":64}
+spec.delivery object default={"drainTimeout":"25s","maxConcurrency":64}
 spec.delivery.drainTimeout string default=25s
-spec.delivery.maxInFlight integer minimum=1 maximum=4096 default=64
+spec.delivery.maxConcurrency integer minimum=1 maximum=4096 default=64
 spec.egress object default={}
 spec.egress.allow array maxItems=64
 spec.egress.allow[] string
 spec.egress.limits array maxItems=64
 spec.egress.limits[] object
 spec.egress.limits[].host! string
-spec.egress.limits[].maxInFlight integer minimum=1 maximum=65536
+spec.egress.limits[].maxConcurrency integer minimum=1 maximum=65536
 spec.egress.limits[].rateLimit object
 spec.egress.limits[].rateLimit.attempts! integer minimum=1 maximum=1000000
 spec.egress.limits[].rateLimit.per string default=1s
@@ -388,11 +396,11 @@ spec.podTemplate.priorityClassName
 spec.podTemplate.resources
 spec.podTemplate.tolerations
 spec.podTemplate.topologySpreadConstraints
-spec.queue object default={"backend":"Postgres","lease":"15s","retention":"0s","workers":{"concurrency":16,"replicas":0}}
+spec.queue object default={"backend":"Postgres","completedJobRetention":"0s","workerLeaseDuration":"15s","workers":{"concurrency":16,"replicas":0}}
 spec.queue.backend string enum=["Postgres","Redis"] default=Postgres
-spec.queue.lease string default=15s
-spec.queue.maxRunning integer minimum=1 maximum=65536
-spec.queue.retention string default=0s
+spec.queue.completedJobRetention string default=0s
+spec.queue.maxConcurrencyTotal integer minimum=1 maximum=65536
+spec.queue.workerLeaseDuration string default=15s
 spec.queue.workers object default={"concurrency":16,"replicas":0}
 spec.queue.workers.concurrency integer minimum=1 maximum=1024 default=16
 spec.queue.workers.replicas integer minimum=0 maximum=256 default=0
@@ -404,17 +412,10 @@ spec.redis.url.secretKeyRef.name! string
 spec.redis.url.value string
 spec.replicas integer minimum=0 maximum=256 default=1
 spec.shards integer minimum=1 maximum=256 default=8
-spec.source! object
-spec.source.changeLog! object
-spec.source.changeLog.databaseUrl! object
-spec.source.changeLog.databaseUrl.secretKeyRef object
-spec.source.changeLog.databaseUrl.secretKeyRef.key! string
-spec.source.changeLog.databaseUrl.secretKeyRef.name! string
-spec.source.changeLog.databaseUrl.value string
-spec.source.changeLog.maxPollInterval string default=8ms
-spec.source.changeLog.retention string default=1h
-spec.source.changeLog.startAt string enum=["Beginning","Now"] default=Beginning
-spec.stalledAfter string default=1m"#;
+spec.source object default={"triggers":{}}
+spec.source.triggers object
+spec.stalledAfter string default=1m
+spec.startAt string enum=["Beginning","Now"] default=Beginning"#;
 
 #[test]
 fn observers_have_these_fields() {
@@ -506,8 +507,8 @@ fn exactly_one_is_a_rule_of_the_cluster_too() {
     let crd = json!(Observer::crd());
     let action = &schema(&crd)["properties"]["spec"]["properties"]["actions"]["items"];
     let common = [
-        "maxInFlight",
-        "maxRunning",
+        "maxConcurrency",
+        "maxConcurrencyTotal",
         "mode",
         "name",
         "ordering",

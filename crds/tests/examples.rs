@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use observer_crds::config::{ActionKind, Mode, Priority, Redacted};
-use observer_crds::load::{Loaded, SourceFile, load};
+use observer_crds::loader::{Loaded, load};
+use observer_crds::manifest::SourceFile;
 
 const SHOP: &str = include_str!("../../docs/examples/shop.yaml");
 const QUEUED: &str = include_str!("../../docs/examples/queued.yaml");
@@ -71,7 +72,7 @@ fn the_exports_go_by_the_queue() {
         panic!("two actions");
     };
     assert_eq!(report.queue.mode, Mode::Queued);
-    assert_eq!(report.queue.max_running, Some(4));
+    assert_eq!(report.queue.max_concurrency_total, Some(4));
     assert_eq!(report.timeout, Duration::from_mins(30));
     assert_eq!(notify.queue.mode, Mode::Inline);
     assert_eq!(notify.queue.priority, Priority::High);

@@ -4,6 +4,6 @@
 
 mod bundle;
 mod definitions;
+mod diagnostics;
 mod examples;
-mod report;
 mod rules;

@@ -1,16 +1,16 @@
 //! Each rule for resource files, by what a user reads when it is broken.
 
 use observer_crds::config::Redacted;
-use observer_crds::load::{Report, SourceFile, load};
+use observer_crds::loader::load;
+use observer_crds::manifest::{Diagnostics, SourceFile};
 
 const LISTENER: &str = "
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: ObserverListener
 metadata: {name: shop}
 spec:
-  source:
-    changeLog:
-      databaseUrl: {value: 'postgres://localhost/shop'}
+  database:
+    url: {value: 'postgres://localhost/shop'}
 ";
 
 const OBSERVER: &str = "
@@ -18,7 +18,7 @@ apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {name: orders, labels: {app: shop}}
 spec:
-  on: {entity: shop.orders}
+  events: {entity: shop.orders}
   actions:
     - name: notify
       webhook:
@@ -28,7 +28,7 @@ spec:
 const SIGNED: &str = "url: {value: 'https://hooks.example.com/x'}
         signingSecret: {secretKeyRef: {name: hooks, key: key}}";
 
-fn run(text: &str, listener: Option<&str>) -> Result<(), Report> {
+fn run(text: &str, listener: Option<&str>) -> Result<(), Diagnostics> {
     let file = SourceFile {
         path: "f.yaml".into(),
         text: text.into(),
@@ -42,7 +42,7 @@ fn problems(text: &str) -> Vec<String> {
         return Vec::new();
     };
     report
-        .problems
+        .items
         .iter()
         .map(|problem| {
             assert!(problem.line.is_some_and(|line| line > 0) || problem.file.is_empty());
@@ -68,8 +68,8 @@ fn breaks_observer(piece: &str, with: &str, expected: &str) {
 fn breaks_listener(spec: &str, expected: &str) {
     let expected = format!("ObserverListener default/shop: {expected}");
     breaks(
-        "spec:\n  source",
-        &format!("spec:\n  {spec}\n  source"),
+        "spec:\n  database",
+        &format!("spec:\n  {spec}\n  database"),
         &expected,
     );
 }
@@ -126,15 +126,15 @@ fn the_unbroken_files_load() {
 fn unknown_fields_are_told_with_the_nearest_known() {
     breaks_listener(
         "shard: 8",
-        "spec.shard: unknown field; did you mean `shards`? Known here: api, checkpoint, deadLetters, deletionPolicy, delivery, egress, identity, \
+        "spec.shard: unknown field; did you mean `shards`? Known here: api, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
          lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, shards, source, \
-         stalledAfter",
+         stalledAfter, startAt",
     );
     breaks_listener(
         "cache: {url: {value: x}}",
-        "spec.cache: unknown field; known here: api, checkpoint, deadLetters, deletionPolicy, delivery, egress, identity, \
+        "spec.cache: unknown field; known here: api, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
          lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, shards, source, \
-         stalledAfter",
+         stalledAfter, startAt",
     );
     breaks_webhook(
         "header: {}",
@@ -186,7 +186,7 @@ fn missing_fields_are_named() {
     breaks_observer(
         "entity: shop.orders",
         "",
-        "spec.on.entity: is missing; text is required",
+        "spec.events.entity: is missing; text is required",
     );
     breaks_observer(
         "name: notify",
@@ -194,11 +194,29 @@ fn missing_fields_are_named() {
         "spec.actions[0].name: is missing; text is required",
     );
     breaks(
-        "databaseUrl: {value: 'postgres://localhost/shop'}",
-        "startAt: Now",
-        "ObserverListener default/shop: spec.source.changeLog.databaseUrl: is missing; a mapping \
+        "url: {value: 'postgres://localhost/shop'}",
+        "retention: 2h",
+        "ObserverListener default/shop: spec.database.url: is missing; a mapping \
          is required",
     );
+}
+
+#[test]
+fn there_is_exactly_one_source() {
+    breaks_listener(
+        "source: {}",
+        "spec.source: names no source; write `triggers: {}`, or leave `source` out",
+    );
+    breaks_listener(
+        "source: {trigger: {}}",
+        "spec.source.trigger: unknown field; did you mean `triggers`? Known here: triggers",
+    );
+    breaks_listener(
+        "source: {triggers: {tables: []}}",
+        "spec.source.triggers.tables: unknown field; there are none here",
+    );
+    let named = LISTENER.replace("spec:\n", "spec:\n  source: {triggers: {}}\n");
+    assert_eq!(problems(&format!("{named}---{OBSERVER}")), [""; 0]);
 }
 
 #[test]
@@ -210,7 +228,7 @@ fn enumerations_list_their_words() {
     breaks_observer(
         "entity: shop.orders",
         "entity: shop.orders, operations: [insert]",
-        "spec.on.operations[0]: must be one of Insert, Update, Delete, Truncate, Custom; did you \
+        "spec.events.operations[0]: must be one of Insert, Update, Delete, Truncate, Custom; did you \
          mean `Insert`?",
     );
 }
@@ -220,8 +238,8 @@ fn numbers_and_durations_have_bounds() {
     breaks_listener("shards: 257", "spec.shards: must be 1 to 256");
     breaks_listener("replicas: -1", "spec.replicas: must be 0 to 256");
     breaks_listener(
-        "delivery: {maxInFlight: 0}",
-        "spec.delivery.maxInFlight: must be 1 to 4096",
+        "delivery: {maxConcurrency: 0}",
+        "spec.delivery.maxConcurrency: must be 1 to 4096",
     );
     breaks_listener(
         "delivery: {drainTimeout: 11m}",
@@ -253,7 +271,7 @@ fn numbers_and_durations_have_bounds() {
         "retry: {deadline: 1ms}",
         "retry.deadline: must be 1s to 8760h",
     );
-    breaks_action("maxInFlight: 0", "maxInFlight: must be 1 to 4096");
+    breaks_action("maxConcurrency: 0", "maxConcurrency: must be 1 to 4096");
     breaks_action(
         "rateLimit: {attempts: 0}",
         "rateLimit.attempts: must be 1 to 1000000",
@@ -264,8 +282,8 @@ fn numbers_and_durations_have_bounds() {
     );
     for most in [0, 65537] {
         breaks_action(
-            &format!("maxRunning: {most}"),
-            "maxRunning: must be 1 to 65536",
+            &format!("maxConcurrencyTotal: {most}"),
+            "maxConcurrencyTotal: must be 1 to 65536",
         );
     }
     breaks_action(
@@ -289,9 +307,9 @@ fn numbers_and_durations_have_bounds() {
         ("retention: 10ms", "retention: must be 1s to 720h"),
     ] {
         breaks(
-            "changeLog:",
-            &format!("changeLog:\n      {field}"),
-            &format!("ObserverListener default/shop: spec.source.changeLog.{bounds}"),
+            "database:",
+            &format!("database:\n    {field}"),
+            &format!("ObserverListener default/shop: spec.database.{bounds}"),
         );
     }
 }
@@ -299,10 +317,22 @@ fn numbers_and_durations_have_bounds() {
 #[test]
 fn the_queue_has_bounds_and_a_place() {
     for (queue, expected) in [
-        ("lease: 4s", "lease: must be 5s to 10m"),
-        ("lease: 11m", "lease: must be 5s to 10m"),
-        ("retention: 721h", "retention: must be 0s to 720h"),
-        ("maxRunning: 0", "maxRunning: must be 1 to 65536"),
+        (
+            "workerLeaseDuration: 4s",
+            "workerLeaseDuration: must be 5s to 10m",
+        ),
+        (
+            "workerLeaseDuration: 11m",
+            "workerLeaseDuration: must be 5s to 10m",
+        ),
+        (
+            "completedJobRetention: 721h",
+            "completedJobRetention: must be 0s to 720h",
+        ),
+        (
+            "maxConcurrencyTotal: 0",
+            "maxConcurrencyTotal: must be 1 to 65536",
+        ),
         (
             "workers: {concurrency: 1025}",
             "workers.concurrency: must be 1 to 1024",
@@ -354,8 +384,8 @@ fn jobs_in_redis_need_one() {
             "spec.redis.url: is missing; a mapping is required",
         );
     }
-    let with = "spec:\n  redis: {url: {value: 'rediss://localhost'}}\n  source";
-    let good = format!("{LISTENER}---{OBSERVER}").replace("spec:\n  source", with);
+    let with = "spec:\n  redis: {url: {value: 'rediss://localhost'}}\n  database";
+    let good = format!("{LISTENER}---{OBSERVER}").replace("spec:\n  database", with);
     assert_eq!(problems(&good), [""; 0]);
 }
 
@@ -382,7 +412,7 @@ fn names_are_labels_and_unique() {
     assert_eq!(
         problems(&format!("{LISTENER}---{OBSERVER}---{OBSERVER}")),
         [
-            "Observer default/orders: metadata.name: the same Observer is there already, at f.yaml:12; keep one of them"
+            "Observer default/orders: metadata.name: the same Observer is there already, at f.yaml:11; keep one of them"
         ]
     );
     assert_eq!(
@@ -395,7 +425,7 @@ fn names_are_labels_and_unique() {
     assert_eq!(
         problems(&format!("{LISTENER}---{OBSERVER}---{secret}---{secret}")),
         [
-            "Secret default/a.b: metadata.name: the same Secret is there already, at f.yaml:22; keep one of them"
+            "Secret default/a.b: metadata.name: the same Secret is there already, at f.yaml:21; keep one of them"
         ]
     );
 }
@@ -405,23 +435,23 @@ fn entities_and_operations_make_sense() {
     breaks_observer(
         "entity: shop.orders",
         "entity: ''",
-        "spec.on.entity: must not be empty",
+        "spec.events.entity: must not be empty",
     );
     breaks_observer(
         "entity: shop.orders",
         "entity: orders",
-        "spec.on.entity: names no schema, so no table matches; write schema.table such as \
+        "spec.events.entity: names no schema, so no table matches; write schema.table such as \
          `public.orders`, or add `Custom` to `operations` for events of `observer.emit`",
     );
     breaks_observer(
         "entity: shop.orders",
         "entity: shop.orders, operations: [Insert, Update, Insert]",
-        "spec.on.operations[2]: `Insert` is listed already",
+        "spec.events.operations[2]: `Insert` is listed already",
     );
     breaks_observer(
         "entity: shop.orders",
         "entity: shop.orders, operations: []",
-        "spec.on.operations: has too few entries; at least 1 is needed",
+        "spec.events.operations: has too few entries; at least 1 is needed",
     );
 }
 
@@ -439,7 +469,7 @@ fn an_action_does_exactly_one_thing() {
         "webhook:",
         "webhok:",
         "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: email, kafka, log, \
-         maxInFlight, maxRunning, mode, name, nats, ordering, postgres, priority, rateLimit, redis, retry, slack, teams, timeout, webhook",
+         maxConcurrency, maxConcurrencyTotal, mode, name, nats, ordering, postgres, priority, rateLimit, redis, retry, slack, teams, timeout, webhook",
     );
 }
 
@@ -468,7 +498,7 @@ fn a_webhook_goes_to_a_proper_url() {
     breaks(
         "postgres://localhost/shop",
         "mysql://localhost/shop",
-        "ObserverListener default/shop: spec.source.changeLog.databaseUrl.value: is not the URL of \
+        "ObserverListener default/shop: spec.database.url.value: is not the URL of \
          a Postgres database; write postgres://user:password@host:5432/database",
     );
 }
@@ -623,9 +653,9 @@ fn signing_secrets_have_the_shape_of_standard_webhooks() {
 #[test]
 fn egress_takes_ranges_addresses_and_hosts() {
     let good = "egress: {allow: [10.0.0.0/8, 10.1.2.3, 'fd00::/8', '::1', hooks.internal, \
-                localhost, '*.svc.cluster.local']}\n  source";
+                localhost, '*.svc.cluster.local']}\n  database";
     assert_eq!(
-        problems(&format!("{LISTENER}---{OBSERVER}").replace("source", good)),
+        problems(&format!("{LISTENER}---{OBSERVER}").replace("database", good)),
         [""; 0]
     );
     for entry in [
@@ -671,25 +701,25 @@ fn egress_takes_ranges_addresses_and_hosts() {
 
 #[test]
 fn a_limit_is_for_a_host_and_limits_something() {
-    let good = "egress: {limits: [{host: api.example.com, maxInFlight: 4}, {host: '*.example.com', \
-                rateLimit: {attempts: 10}}, {host: '::1', maxInFlight: 1}, {host: '*', maxInFlight: 64}]}\n  source";
+    let good = "egress: {limits: [{host: api.example.com, maxConcurrency: 4}, {host: '*.example.com', \
+                rateLimit: {attempts: 10}}, {host: '::1', maxConcurrency: 1}, {host: '*', maxConcurrency: 64}]}\n  database";
     assert_eq!(
-        problems(&format!("{LISTENER}---{OBSERVER}").replace("source", good)),
+        problems(&format!("{LISTENER}---{OBSERVER}").replace("database", good)),
         [""; 0]
     );
     for host in ["10.0.0.0/8", "http://x", "x:80", "*.", "1.2.3"] {
         breaks_listener(
-            &format!("egress: {{limits: [{{host: '{host}', maxInFlight: 1}}]}}"),
+            &format!("egress: {{limits: [{{host: '{host}', maxConcurrency: 1}}]}}"),
             "spec.egress.limits[0].host: is neither a host (`hooks.example.com`), an address (`10.1.2.3`), all \
              hosts below a name (`*.example.com`) nor `*` for each one; leave out scheme, port and path",
         );
     }
     breaks_listener(
         "egress: {limits: [{host: a.example.com}]}",
-        "spec.egress.limits[0]: limits nothing; give `maxInFlight`, `rateLimit` or both",
+        "spec.egress.limits[0]: limits nothing; give `maxConcurrency`, `rateLimit` or both",
     );
     breaks_listener(
-        "egress: {limits: [{host: a.example.com, maxInFlight: 1}, {host: A.example.com, maxInFlight: 2}]}",
+        "egress: {limits: [{host: a.example.com, maxConcurrency: 1}, {host: A.example.com, maxConcurrency: 2}]}",
         "spec.egress.limits[1].host: has limits already, and the first count; make one entry of both",
     );
     breaks_listener(
@@ -740,7 +770,7 @@ fn a_reference_cannot_climb_out_of_the_directory_of_secrets() {
         let asked =
             |name: &str, key: &str| -> Option<Redacted> { panic!("asked for {name}/{key}") };
         let report = load(&[file], &asked, None).unwrap_err();
-        assert_eq!(report.problems.len(), 1, "{report}");
+        assert_eq!(report.items.len(), 1, "{report}");
     }
 }
 
@@ -787,8 +817,8 @@ fn a_selector_says_what_its_operators_need() {
         ),
     ] {
         let text = format!("{LISTENER}---{OBSERVER}").replace(
-            "spec:\n  source",
-            &format!("spec:\n  observerSelector: {{matchExpressions: [{expression}]}}\n  source"),
+            "spec:\n  database",
+            &format!("spec:\n  observerSelector: {{matchExpressions: [{expression}]}}\n  database"),
         );
         let at = "ObserverListener default/shop: spec.observerSelector.matchExpressions[0].values";
         assert_eq!(problems(&text)[0], format!("{at}: {expected}"));
@@ -813,7 +843,7 @@ fn a_listener_that_selects_nothing_is_told() {
 #[test]
 fn a_listener_without_observers_or_with_suspended_ones_alone_runs() {
     run(LISTENER, None).unwrap();
-    let suspended = OBSERVER.replace("spec:\n", "spec:\n  state: Suspended\n");
+    let suspended = OBSERVER.replace("spec:\n", "spec:\n  suspend: true\n");
     assert_ne!(suspended, OBSERVER);
     let text = format!("{LISTENER}---{suspended}");
     run(&text, None).unwrap();
@@ -843,24 +873,24 @@ fn one_listener_is_chosen_of_several() {
 #[test]
 fn yaml_is_read_strictly() {
     breaks_observer(
-        "on: {entity: shop.orders}",
-        "on: {entity: shop.orders}\n  on: {entity: shop.carts}",
-        "`on` is given twice, first on line 14; keep one of them",
+        "events: {entity: shop.orders}",
+        "events: {entity: shop.orders}\n  events: {entity: shop.carts}",
+        "`events` is given twice, first on line 13; keep one of them",
     );
     breaks_observer(
         "entity: shop.orders",
         "entity: !!str shop.orders",
-        "spec.on.entity: has a YAML tag, which is not read; write the plain value, text in quotes",
+        "spec.events.entity: has a YAML tag, which is not read; write the plain value, text in quotes",
     );
     breaks_observer(
-        "on: {entity: shop.orders}",
-        "on: &on {entity: shop.orders}\n  tenant: *on",
+        "events: {entity: shop.orders}",
+        "events: &events {entity: shop.orders}\n  tenant: *events",
         "spec.tenant: expected text, found a mapping",
     );
     breaks_observer(
-        "on: {entity: shop.orders}",
-        "on: {<<: {entity: shop.orders}}",
-        "spec.on: holds the merge key `<<`, which is not read; write the fields out",
+        "events: {entity: shop.orders}",
+        "events: {<<: {entity: shop.orders}}",
+        "spec.events: holds the merge key `<<`, which is not read; write the fields out",
     );
     breaks_webhook(
         "headers: &h {X-A: *h}",

@@ -31,12 +31,12 @@ export function systems({ program, river, node }) {
       client: (url, setting) => [program, "ours", url, setting],
       schema: "observer",
       apart: true,
-      finished: "rows of `observer.job_done`, copied by SQL",
+      finished: "rows of `observer.finished_job`, copied by SQL",
       seedSetting: "kept",
-      seed: `insert into observer.job_done
-        select id + n, queue, outcome, priority, attempts, enqueued_at, ended_at, name || '-' || n, event_id, observer,
+      seed: `insert into observer.finished_job
+        select id + n, queue, outcome, priority, attempts, enqueued_at, finished_at, dedup_key || '-' || n, event_id, observer,
                action, entity, key, tenant, history, event
-        from (select * from observer.job_done limit 1) one, generate_series(1, COUNT) n`,
+        from (select * from observer.finished_job limit 1) one, generate_series(1, COUNT) n`,
     },
     graphile: {
       name: "graphile-worker",

@@ -2,23 +2,27 @@
 //! observers, and delivers their actions.
 
 pub mod actions;
-pub mod api;
+pub mod admission;
+pub mod capture;
 pub mod checkpoint;
-pub mod cluster;
+pub mod coordination;
 pub mod database;
+pub mod dead_letters;
+pub mod delivery;
 pub mod demo;
 pub mod dispatch;
-mod engine;
-pub mod event;
+pub mod egress;
 #[cfg(test)]
 mod fuzz;
-mod hex;
+pub mod jobs;
 pub mod lint;
+pub mod matching;
 pub mod migrate;
-pub mod queue;
-pub mod rules;
-pub mod run;
-pub mod shard;
-pub mod source;
+pub mod observers;
+pub mod runtime;
+pub mod server;
+mod sync;
 pub mod telemetry;
+pub mod templating;
+pub mod text;
 pub mod tracking;

@@ -1,9 +1,11 @@
-//! Brings the schema `observer` of a database to the version that this program was built with.
+//! Brings the schema `observer` of a database to the version that this program was built with: its tables
+//! by steps that are each taken once, its functions by files that are applied again when they differ.
 //!
-//! All steps are one transaction that holds the table of steps: several programs may start at once, and
+//! All of it is one transaction that holds the table of steps: several programs may start at once, and
 //! a failure leaves the database as it was.
 
 mod capture_role;
+mod functions;
 
 use std::sync::LazyLock;
 
@@ -11,6 +13,7 @@ use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
 
 use crate::database::{pins, session};
+use crate::migrate::capture_role::CAPTURE_ROLE;
 
 /// Oldest server that works, as `server_version_num` counts.
 const OLDEST_SERVER: i32 = 140_000;
@@ -23,6 +26,9 @@ const MADE_BY_OTHERS: [&str; 3] = ["23505", "42P06", "42P07"];
 
 /// How often to begin anew for that.
 const MOST_TRIES: u32 = 10;
+
+/// The first step of builds from before all steps were made one.
+const SUPERSEDED_STEP: &str = "tables";
 
 /// Privilege missing, as Postgres codes it.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
@@ -42,6 +48,8 @@ pub struct Migrated {
     pub from: i64,
     /// Version now.
     pub to: i64,
+    /// Whether the functions of the schema were others.
+    pub functions: bool,
     /// What should be changed about the rights that capture runs with.
     pub advice: Option<String>,
 }
@@ -83,6 +91,46 @@ pub enum MigrateError {
         /// Version of the program.
         known: i64,
     },
+    /// The schema is that of a build from before all steps were made one.
+    #[error(
+        "the database's schema `observer` was made by a development build whose {steps} steps are one now. Stop its \
+         listeners when all is delivered (`observer-listener status` of that build says so); note which tables are \
+         tracked (`table observer.tracked`); `drop schema observer cascade`, which ends that; then run \
+         `observer-listener migrate` and track them again. Or use a new database"
+    )]
+    Superseded {
+        /// How many steps it had.
+        steps: i64,
+    },
+    /// The functions of the schema are those of an older program, or of another build of this version.
+    #[error(
+        "the functions of the database's schema `observer` are not those of this program ({needed}): run \
+         `observer-listener migrate`"
+    )]
+    OlderFunctions {
+        /// Version of the program.
+        needed: String,
+    },
+    /// The functions of the schema are those of a newer program.
+    #[error(
+        "the functions of the database's schema `observer` are those of observer-listener {found}, newer than this \
+         program ({known}): use a newer observer-listener"
+    )]
+    NewerFunctions {
+        /// Version of the program that applied them.
+        found: String,
+        /// Version of this program.
+        known: String,
+    },
+    /// Something of the user's depends on functions that cannot stay as they are.
+    #[error(
+        "the functions of the schema `observer` cannot be renewed, since something in the database depends on them: \
+         {what}. Drop that, run `observer-listener migrate`, and make it anew"
+    )]
+    InUse {
+        /// What Postgres says.
+        what: String,
+    },
     /// The schema was made by other steps than the program's, such as a development build's.
     #[error(
         "version {0} of the database's schema `observer` was made by other steps than this \
@@ -106,7 +154,7 @@ pub enum MigrateError {
         source: sqlx::Error,
     },
     /// The database could not be asked or a step failed.
-    #[error("cannot look at or migrate the schema `observer`: {}", ::queue::told(.0))]
+    #[error("cannot look at or migrate the schema `observer`: {}", ::queue::describe_error(.0))]
     Database(#[source] sqlx::Error),
     /// A step failed.
     #[error("cannot migrate the schema `observer`: {0}")]
@@ -148,16 +196,23 @@ fn in_step(error: sqlx::migrate::MigrateError) -> MigrateError {
 /// Says what to do unless the schema `observer` is just the one that this program needs.
 pub async fn verify(pool: &PgPool) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await.map_err(MigrateError::Database)?;
-    let applied = match look(&mut connection).await {
-        Err(error) => return Err(explain(error, &mut connection).await),
-        Ok(applied) => applied,
-    };
+    match check(&mut connection).await {
+        Err(error) => Err(explain(error, &mut connection).await),
+        Ok(()) => Ok(()),
+    }
+}
+
+async fn check(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let mut transaction = begin(connection).await?;
+    check_server(&mut transaction).await?;
+    let applied = applied(&mut transaction).await?;
     let (found, needed) = (latest(&applied), known());
     check_applied(&applied)?;
     match found {
         0 => Err(MigrateError::Missing),
         found if found < needed => Err(MigrateError::Older { found, needed }),
-        _ => Ok(()),
+        _ if functions::are_current(&mut transaction).await? => Ok(()),
+        _ => Err(functions::outdated()),
     }
 }
 
@@ -173,13 +228,6 @@ async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres
         Ok(transaction)
     };
     pinned.await.map_err(MigrateError::Database)
-}
-
-/// The steps that the database has had.
-async fn look(connection: &mut PgConnection) -> Result<Vec<(i64, Vec<u8>)>, MigrateError> {
-    let mut transaction = begin(connection).await?;
-    check_server(&mut transaction).await?;
-    applied(&mut transaction).await
 }
 
 async fn migrate_locked(connection: &mut PgConnection) -> Result<Migrated, MigrateError> {
@@ -201,11 +249,20 @@ async fn migrate_locked(connection: &mut PgConnection) -> Result<Migrated, Migra
             .await
             .map_err(in_step)?;
     }
+    let renewed = !functions::are_current(&mut transaction).await?;
+    if renewed {
+        functions::apply(&mut transaction).await?;
+    }
     let advice = capture_role::give(&mut transaction)
         .await
         .map_err(MigrateError::Database)?;
     transaction.commit().await.map_err(MigrateError::Database)?;
-    Ok(Migrated { from, to, advice })
+    Ok(Migrated {
+        from,
+        to,
+        functions: renewed,
+        advice,
+    })
 }
 
 /// Waits until no other migration is under way. Before there is a table of steps, making it does.
@@ -262,8 +319,16 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), MigrateError>
     }
 }
 
-/// Version and checksum of each step that the database has had, in order.
-async fn applied(connection: &mut PgConnection) -> Result<Vec<(i64, Vec<u8>)>, MigrateError> {
+/// A step that the database has had.
+#[derive(Debug, sqlx::FromRow)]
+struct Applied {
+    version: i64,
+    description: String,
+    checksum: Vec<u8>,
+}
+
+/// The steps that the database has had, in order.
+async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, MigrateError> {
     let exists: bool = sqlx::query_scalar(
         "select exists (
             select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -275,35 +340,38 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<(i64, Vec<u8>)>, M
     if !exists {
         return Ok(Vec::new());
     }
-    sqlx::query_as("select version, checksum from observer.migration order by version")
+    sqlx::query_as("select version, description, checksum from observer.migration order by version")
         .fetch_all(connection)
         .await
         .map_err(MigrateError::Database)
 }
 
-fn latest(applied: &[(i64, Vec<u8>)]) -> i64 {
-    applied.last().map_or(0, |(version, _)| *version)
+fn latest(applied: &[Applied]) -> i64 {
+    applied.last().map_or(0, |step| step.version)
 }
 
 fn known() -> i64 {
     MIGRATOR.iter().map(|step| step.version).max().unwrap_or(0)
 }
 
-fn check_applied(applied: &[(i64, Vec<u8>)]) -> Result<(), MigrateError> {
+fn check_applied(applied: &[Applied]) -> Result<(), MigrateError> {
     let (found, known) = (latest(applied), known());
+    if applied
+        .first()
+        .is_some_and(|step| step.description == SUPERSEDED_STEP)
+    {
+        return Err(MigrateError::Superseded { steps: found });
+    }
     if found > known {
         return Err(MigrateError::Newer { found, known });
     }
-    let same = |version: i64, checksum: &[u8]| {
+    let same = |applied: &Applied| {
         MIGRATOR
             .iter()
-            .any(|step| step.version == version && *step.checksum == *checksum)
+            .any(|step| step.version == applied.version && *step.checksum == *applied.checksum)
     };
-    match applied
-        .iter()
-        .find(|(version, checksum)| !same(*version, checksum))
-    {
-        Some((version, _)) => Err(MigrateError::Changed(*version)),
+    match applied.iter().find(|step| !same(step)) {
+        Some(step) => Err(MigrateError::Changed(step.version)),
         None => Ok(()),
     }
 }
@@ -322,17 +390,27 @@ async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateE
         return MigrateError::Database(source);
     };
     let message = refused.message().to_owned();
-    let names: Result<(String, String, bool), _> = sqlx::query_as(
+    let names: Result<(String, String, bool, bool), _> = sqlx::query_as(
         "select pg_catalog.quote_ident(pg_catalog.current_database()), pg_catalog.quote_ident(current_user),
-                exists (select 1 from pg_catalog.pg_namespace where nspname = 'observer')",
+                n.oid is not null,
+                coalesce(pg_catalog.pg_has_role(n.nspowner, 'usage'), false) and exists (
+                    select from pg_catalog.pg_roles r
+                    where r.rolname = 'observer_capture' and not pg_catalog.pg_has_role(r.oid, 'usage'))
+         from (select) one left join pg_catalog.pg_namespace n on n.nspname = 'observer'",
     )
     .fetch_one(connection)
     .await;
     let remedy = match names {
-        Ok((_, user, true)) => format!(
+        // What captures belongs to a role of its own, unless the one that migrated could not make that.
+        Ok((_, user, true, true)) => {
+            format!(
+                "let an administrator run `grant {CAPTURE_ROLE} to {user}`, or migrate as a superuser"
+            )
+        }
+        Ok((_, user, true, false)) => format!(
             "migrate as the owner of the schema `observer`, or grant its owner's role to {user}"
         ),
-        Ok((database, user, false)) => format!(
+        Ok((database, user, false, _)) => format!(
             "let an administrator run `grant create on database {database} to {user}` or \
              `create schema observer authorization {user}`"
         ),

@@ -75,15 +75,14 @@ fn sound(database_url: &str) -> String {
 kind: ObserverListener
 metadata: {{name: shop}}
 spec:
-  source:
-    changeLog:
-      databaseUrl: {{value: "{database_url}"}}
+  database:
+    url: {{value: "{database_url}"}}
 ---
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {{name: big-orders}}
 spec:
-  "on": {{entity: public.orders}}
+  events: {{entity: public.orders}}
   when: new.total > 1000
   actions:
     - name: notify
@@ -206,7 +205,7 @@ fn listener(url: &str, spec: &str) -> Config {
 async fn a_server_that_is_slow_at_first_is_given_time() {
     let db = database().await;
     let url = busy(&db, silent(0)).await;
-    let list = command(&["dlq", "list", "--database-url", &url]).await;
+    let list = command(&["dead-letters", "list", "--database-url", &url]).await;
     decent(&list);
     list.ok();
     // The first two only look.
@@ -269,7 +268,7 @@ async fn a_database_without_the_schema_is_to_be_migrated() {
         1,
         &["run", "observer-listener migrate"],
     );
-    let list = command(&["dlq", "list", "--database-url", &db.url]).await;
+    let list = command(&["dead-letters", "list", "--database-url", &db.url]).await;
     decent(&list);
     refused(&list, 1, &["observer-listener migrate"]);
     let migrated = command(&["migrate", "--database-url", &db.url]).await;
@@ -277,7 +276,7 @@ async fn a_database_without_the_schema_is_to_be_migrated() {
     assert!(migrated.ok().contains("schema `observer`"));
     let again = command(&["migrate", "--database-url", &db.url]).await.ok();
     assert!(again.contains("up to date"), "{again}");
-    let empty = command(&["dlq", "list", "--database-url", &db.url])
+    let empty = command(&["dead-letters", "list", "--database-url", &db.url])
         .await
         .ok();
     assert_eq!(empty, "no dead letters\n");
@@ -296,16 +295,16 @@ kind: ObserverListener
 metadata: {name: shop}
 spec:
   shards: 0
-  source:
-    changeLog:
-      databaseUrl: {value: "postgres://shop:hunter2swordfish@localhost/shop"}
-      maxPollIntervall: 16ms
+  source: {triggers: {}}
+  database:
+    url: {value: "postgres://shop:hunter2swordfish@localhost/shop"}
+    maxPollIntervall: 16ms
 ---
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {name: big-orders}
 spec:
-  "on":
+  events:
     entity: shop.orders
     operations: [Insert, Updated]
   actions:
@@ -417,11 +416,22 @@ async fn an_address_to_answer_on_must_be_one_and_be_free() {
 async fn a_command_line_that_makes_no_sense_is_a_mistake_of_its_own() {
     for args in [
         &["run"][..],
-        &["dlq", "list"],
-        &["dlq", "redrive", "--database-url", "postgres://x/y"],
-        &["dlq", "show", "many", "--database-url", "postgres://x/y"],
+        &["dead-letters", "list"],
         &[
-            "dlq",
+            "dead-letters",
+            "redrive",
+            "--database-url",
+            "postgres://x/y",
+        ],
+        &[
+            "dead-letters",
+            "show",
+            "many",
+            "--database-url",
+            "postgres://x/y",
+        ],
+        &[
+            "dead-letters",
             "list",
             "--limit",
             "0",

@@ -36,7 +36,7 @@ async fn each_is_delivered_in_order_or_given_up_for_its_own_sake() {
     let sink = sink.await.unwrap();
     let observer = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: feed}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n    - name: post\n      \
+         events: {{entity: public.orders}}\n  actions:\n    - name: post\n      \
          webhook:\n        url: {{value: \"{}\"}}\n        batch: {{maxEvents: 20, linger: 20ms}}\n        \
          body: '{{\"id\": {{{{ id }}}}, \"new\": {{{{ new }}}}}}'\n      timeout: 30s\n      \
          retry: {{attempts: 20, initialBackoff: 20ms, maxBackoff: 100ms}}\n",
@@ -111,11 +111,11 @@ async fn a_receiver_that_takes_its_time_gets_full_ones_and_no_more_at_once_than_
     let sink = Sink::start(Behaviour::Hold).await.unwrap();
     let observer = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: feed}}\nspec:\n  \
-         \"on\": {{entity: public.item}}\n  actions:\n    - name: post\n      \
+         events: {{entity: public.item}}\n  actions:\n    - name: post\n      \
          webhook: {{url: {{value: \"{}\"}}, batch: {{}}}}\n      timeout: 5m\n",
         sink.url("/")
     );
-    let config = Config::new(&db.url, "  delivery: {maxInFlight: 2}", &observer);
+    let config = Config::new(&db.url, "  delivery: {maxConcurrency: 2}", &observer);
     let address = free_address();
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
     sink.arrived(2).await;

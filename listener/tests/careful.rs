@@ -9,7 +9,7 @@ use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
 use crate::support::{all_is_behind, database};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_listener_is_neither_forgotten_nor_rebased() {
+async fn a_running_listener_is_neither_dropped_nor_reset() {
     let db = database().await;
     make_rows(&db.pool).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
@@ -22,9 +22,9 @@ async fn a_running_listener_is_neither_forgotten_nor_rebased() {
     let file = ["-f", path.to_str().unwrap()];
     let pid = format!("-{}-", process.pid());
     for args in [
-        &["forget", "--yes"][..],
-        &["rebase", "--yes"],
-        &["rebase", "--resume", "now"],
+        &["drop-listener", "--yes"][..],
+        &["reset-position", "--yes"],
+        &["reset-position", "--to", "latest"],
     ] {
         let ended = command(&[args, &file].concat()).await;
         assert_eq!(ended.code, Some(1), "{args:?}: {}", ended.said());
@@ -43,9 +43,9 @@ async fn a_running_listener_is_neither_forgotten_nor_rebased() {
         + (select sum(epoch)::bigint from observer.checkpoint)";
     let before: i64 = db.value(kept).await;
     for (args, told) in [
-        (&["forget"][..], "1 dead letter"),
-        (&["rebase"], "would be delivered again"),
-        (&["rebase", "--resume", "now"], "would never be"),
+        (&["drop-listener"][..], "1 dead letter"),
+        (&["reset-position"], "would be delivered again"),
+        (&["reset-position", "--to", "latest"], "would never be"),
     ] {
         let ended = command(&[args, &file].concat()).await;
         assert_eq!(ended.code, Some(2), "{args:?}: {}", ended.said());
@@ -56,13 +56,13 @@ async fn a_running_listener_is_neither_forgotten_nor_rebased() {
         );
     }
     assert_eq!(db.value::<i64>(kept).await, before, "nothing was done");
-    command(&[&["rebase", "--resume", "now", "--yes"][..], &file].concat())
+    command(&[&["reset-position", "--to", "latest", "--yes"][..], &file].concat())
         .await
         .ok();
-    let said = command(&[&["forget", "--yes"][..], &file].concat())
+    let said = command(&[&["drop-listener", "--yes"][..], &file].concat())
         .await
         .ok();
-    assert!(said.contains("is forgotten"), "{said}");
+    assert!(said.contains("is dropped"), "{said}");
     assert_eq!(
         db.value::<i64>("select count(*) from observer.checkpoint")
             .await,
@@ -81,16 +81,16 @@ async fn a_process_that_was_killed_on_this_machine_is_not_alive() {
     all_told(&sink, 1).await;
     process.kill().await;
     let path = config.path();
-    command(&["forget", "--yes", "-f", path.to_str().unwrap()])
+    command(&["drop-listener", "--yes", "-f", path.to_str().unwrap()])
         .await
         .ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_is_known_to_be_gone_is_forgotten_whatever_looks_alive() {
+async fn one_that_is_known_to_be_gone_is_dropped_whatever_looks_alive() {
     let db = database().await;
     let forget = [
-        "forget",
+        "drop-listener",
         "--yes",
         "--gone",
         "--listener",
@@ -99,20 +99,20 @@ async fn one_that_is_known_to_be_gone_is_forgotten_whatever_looks_alive() {
         &db.url,
     ];
     let said = command(&forget).await.ok();
-    assert!(said.contains("0 rows removed"), "{said}");
+    assert!(said.contains("0 rows deleted"), "{said}");
     db.run(
-        "insert into observer.checkpoint (listener, shard, shards, epoch, holder, from_floor, from_snapshot, from_ceiling,
+        "insert into observer.checkpoint (listener, shard, shards, epoch, holder, base_low_id, base_snapshot, base_high_id,
              system_identifier, database_oid)
          values ('default/shop', 0, 1, 1, 'shop-0_uid_1', 0, '3:3:', 0, 1, 1)",
     )
     .await;
     let said = command(&forget).await.ok();
-    assert!(said.contains("1 row removed"), "{said}");
+    assert!(said.contains("1 row deleted"), "{said}");
     // Nothing was ever kept where there is no schema.
     db.run("drop schema observer cascade").await;
     let said = command(&forget).await.ok();
-    assert!(said.contains("0 rows removed"), "{said}");
-    let ended = command(&["forget", "--gone", "--database-url", &db.url]).await;
+    assert!(said.contains("0 rows deleted"), "{said}");
+    let ended = command(&["drop-listener", "--gone", "--database-url", &db.url]).await;
     assert_eq!(ended.code, Some(2), "{}", ended.said());
 }
 
@@ -138,7 +138,7 @@ async fn a_password_among_the_arguments_is_warned_of() {
 async fn a_listener_of_a_cluster_is_known_by_its_checkpoints_and_its_jobs() {
     let db = database().await;
     let forget = [
-        "forget",
+        "drop-listener",
         "--yes",
         "--listener",
         "shop",
@@ -154,7 +154,7 @@ async fn a_listener_of_a_cluster_is_known_by_its_checkpoints_and_its_jobs() {
     );
     for (sign, holder) in [
         (
-            "insert into observer.checkpoint (listener, shard, shards, epoch, holder, from_floor, from_snapshot, from_ceiling,
+            "insert into observer.checkpoint (listener, shard, shards, epoch, holder, base_low_id, base_snapshot, base_high_id,
                  system_identifier, database_oid)
              values ('default/shop', 0, 1, 1, 'shop-0_uid_1', 0, '3:3:', 0, 1, 1)",
             "shop-0_uid_1",
@@ -190,10 +190,10 @@ async fn all_dead_letters_are_those_of_one_listener_and_dropped_when_that_is_wan
     }
     let url = ["--database-url", &db.url];
     for args in [
-        &["dlq", "redrive", "--all"][..],
-        &["dlq", "drop", "--all", "--yes"],
-        &["forget", "--yes"],
-        &["rebase", "--yes"],
+        &["dead-letters", "redrive", "--all"][..],
+        &["dead-letters", "drop", "--all", "--yes"],
+        &["drop-listener", "--yes"],
+        &["reset-position", "--yes"],
         &["jobs", "cancel", "--all", "--yes"],
     ] {
         let ended = command(&[args, &url].concat()).await;
@@ -204,7 +204,7 @@ async fn all_dead_letters_are_those_of_one_listener_and_dropped_when_that_is_wan
             ended.said()
         );
     }
-    let drop = ["dlq", "drop", "--all", "--listener", "shop"];
+    let drop = ["dead-letters", "drop", "--all", "--listener", "shop"];
     let ended = command(&[&drop[..], &url].concat()).await;
     assert_eq!(ended.code, Some(2), "{}", ended.said());
     assert!(
@@ -228,10 +228,10 @@ async fn a_listener_that_is_not_known_is_no_success() {
         &["status"][..],
         &["status", "-o", "json"],
         &["jobs", "list"],
-        &["dlq", "list"],
-        &["dlq", "export"],
-        &["dlq", "redrive", "--all"],
-        &["rebase", "--yes"],
+        &["dead-letters", "list"],
+        &["dead-letters", "export"],
+        &["dead-letters", "redrive", "--all"],
+        &["reset-position", "--yes"],
     ] {
         let named = ["--listener", "shpo", "--database-url", &db.url];
         let ended = command(&[args, &named].concat()).await;

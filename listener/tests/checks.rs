@@ -14,7 +14,7 @@ fn observer(name: &str, spec: &str) -> String {
 
 /// An observer with one action.
 fn acts(name: &str, action: &str) -> String {
-    let on = "  \"on\": {entity: public.orders, operations: [Insert, Update]}";
+    let on = "  events: {entity: public.orders, operations: [Insert, Update]}";
     observer(
         name,
         &format!("{on}\n  actions:\n    - name: act\n{action}"),
@@ -23,7 +23,7 @@ fn acts(name: &str, action: &str) -> String {
 
 /// An observer with a condition.
 fn when(name: &str, operations: &str, when: &str) -> String {
-    let on = format!("  \"on\": {{entity: public.orders, operations: [{operations}]}}");
+    let on = format!("  events: {{entity: public.orders, operations: [{operations}]}}");
     observer(
         name,
         &format!("{on}\n  when: '{when}'\n  actions:\n    - name: act\n      log: {{}}"),

@@ -15,7 +15,7 @@ const SECRET: &str = "hunter2swordfish";
 fn observer(name: &str, when: &str, url: &str, retry: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  when: '{when}'\n  actions:\n    - name: post\n      \
+         events: {{entity: public.orders}}\n  when: '{when}'\n  actions:\n    - name: post\n      \
          webhook: {{url: {{value: \"{url}\"}}}}\n      timeout: 5m\n      retry: {{{retry}}}\n---\n"
     )
 }
@@ -239,7 +239,7 @@ async fn what_an_observer_left_behind_can_be_dropped() {
     let first = left[0]["id"].to_string();
     assert_eq!(dlq(&db, &["drop", &first]).await, "1 dropped\n");
     for does in ["drop", "redrive", "show"] {
-        let missing = command(&["dlq", does, &first, "--database-url", &db.url]).await;
+        let missing = command(&["dead-letters", does, &first, "--database-url", &db.url]).await;
         assert_eq!(missing.code, Some(1), "{does}: {}", missing.said());
         assert!(
             missing
@@ -250,7 +250,7 @@ async fn what_an_observer_left_behind_can_be_dropped() {
         );
     }
     let file = config.path();
-    let by_file = command(&["dlq", "list", "-f", file.to_str().unwrap()])
+    let by_file = command(&["dead-letters", "list", "-f", file.to_str().unwrap()])
         .await
         .ok();
     assert_eq!(by_file.lines().count(), 3, "a head and two: {by_file}");
@@ -337,7 +337,7 @@ async fn no_secret_shows_in_dead_letters_logs_or_metrics() {
     let signing = format!("whsec_{SECRET}{SECRET}");
     let observers = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: shop}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n{}{}{}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: hooks}}\n\
+         events: {{entity: public.orders}}\n  actions:\n{}{}{}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: hooks}}\n\
          stringData: {{token: \"Bearer {SECRET}\", signing: \"{signing}\"}}\n",
         action("refuses"),
         action("redirects"),

@@ -20,7 +20,7 @@ pub(crate) fn observer(name: &str, url: &str, statement: &str, parameters: &[&st
     let parameters: Vec<String> = parameters.iter().map(|one| format!("{one:?}")).collect();
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n    - name: run\n      postgres:\n        {url}\n        \
+         events: {{entity: public.orders}}\n  actions:\n    - name: run\n      postgres:\n        {url}\n        \
          statement: {statement:?}\n        parameters: [{}]\n      \
          retry: {{attempts: 5, initialBackoff: 20ms, maxBackoff: 100ms}}\n---\n",
         parameters.join(", ")
@@ -97,7 +97,7 @@ async fn in_the_own_database_each_change_takes_effect_once_whatever_is_killed() 
         process.kill().await;
         // What had taken effect and was not saved.
         let unsaved: i64 = db
-            .value("select count(*) from observer.effect where at > (select max(saved_at) from observer.checkpoint)")
+            .value("select count(*) from observer.processed_delivery where at > (select max(saved_at) from observer.checkpoint)")
             .await;
         twice += unsaved;
     }

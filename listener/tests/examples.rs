@@ -51,8 +51,8 @@ async fn start(
         text
     } else {
         text.replacen(
-            "spec:\n  source:",
-            "spec:\n  egress: {allow: [127.0.0.0/8]}\n  source:",
+            "spec:\n  database:",
+            "spec:\n  egress: {allow: [127.0.0.0/8]}\n  database:",
             1,
         )
     };

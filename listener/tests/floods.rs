@@ -119,7 +119,7 @@ async fn withstands(script: Script, action: &str, words: &str) {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let hostile = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: hostile}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n    - name: post\n      {}\n      timeout: 20s\n      \
+         events: {{entity: public.orders}}\n  actions:\n    - name: post\n      {}\n      timeout: 20s\n      \
          retry: {{attempts: 2, initialBackoff: 20ms, maxBackoff: 20ms}}\n---\n",
         action.replace("PORT", &flood.port.to_string())
     );

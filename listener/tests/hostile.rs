@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use observer_listener::actions::delivery_id;
+use observer_listener::delivery::delivery_id;
 use testkit::http_sink::{Behaviour, Received, Sink};
 
 use crate::support::listener::{Config, Process};
@@ -50,7 +50,7 @@ fn observer(name: &str, url: &str, takes: bool) -> String {
     let timeout = if takes { "30s" } else { "500ms" };
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n    - name: post\n      \
+         events: {{entity: public.orders}}\n  actions:\n    - name: post\n      \
          webhook: {{url: {{value: \"{url}\"}}}}\n      timeout: {timeout}\n      \
          retry: {{attempts: 3, initialBackoff: 20ms, maxBackoff: 100ms}}\n---\n"
     )

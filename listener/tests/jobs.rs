@@ -1,11 +1,11 @@
 //! Actions that go by the job queue: retries across kills, what takes long, keys that must wait,
 //! receivers that are dead, and the commands.
 
+mod backend_switch;
 mod commands;
 mod crashes;
 mod cuts;
 mod lanes;
-mod places;
 mod retries;
 mod slow;
 
@@ -16,14 +16,14 @@ use testkit::servers::redis::{Options, PrivateRedis};
 use crate::support::{TestDb, database, while_progressing_or};
 
 /// What a listener says of its queue in tests in which workers die.
-const SHORT: &str = "  queue: {lease: 5s}\n";
+const SHORT: &str = "  queue: {workerLeaseDuration: 5s}\n";
 
 /// The same where some die, and a delivery counts that is made anew since a busy machine let a live
 /// worker give no sign of life for so long.
-const LONGER: &str = "  queue: {lease: 20s}\n";
+const LONGER: &str = "  queue: {workerLeaseDuration: 20s}\n";
 
 /// The same where none dies.
-const LONG: &str = "  queue: {lease: 10m}\n";
+const LONG: &str = "  queue: {workerLeaseDuration: 10m}\n";
 
 async fn redis() -> PrivateRedis {
     PrivateRedis::start(&Options::default()).await.unwrap()
@@ -32,7 +32,9 @@ async fn redis() -> PrivateRedis {
 /// The same in Redis.
 fn in_redis(redis: &PrivateRedis) -> String {
     let url = redis.url();
-    format!("  redis: {{url: {{value: \"{url}\"}}}}\n  queue: {{backend: Redis, lease: 5s}}\n")
+    format!(
+        "  redis: {{url: {{value: \"{url}\"}}}}\n  queue: {{backend: Redis, workerLeaseDuration: 5s}}\n"
+    )
 }
 
 /// A tracked table of orders.
@@ -47,7 +49,7 @@ async fn orders() -> TestDb {
 fn observer(name: &str, url: &str, more: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n    - name: post\n      \
+         events: {{entity: public.orders}}\n  actions:\n    - name: post\n      \
          webhook: {{url: {{value: \"{url}\"}}}}\n      {more}\n---\n"
     )
 }
@@ -66,7 +68,7 @@ async fn left(db: &TestDb, count: usize) {
     };
     while_progressing_or(look, async || {
         let jobs = "select coalesce(json_agg(j), '[]')::text from (
-            select state, observer, key, attempts, due, worker from observer.job limit 20) j";
+            select state, observer, key, attempts, scheduled_at, worker from observer.job limit 20) j";
         let (pending, jobs): (_, String) = (pending(db).await, db.value(jobs).await);
         format!("{count} jobs, and there are {pending}: {jobs}")
     })

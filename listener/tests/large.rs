@@ -15,8 +15,8 @@ const MOST_MIB: u64 = 256;
 /// `what` are their key and their tenant.
 async fn logged(db: &TestDb, what: &str, count: u32) {
     db.run(&format!(
-        "insert into observer.change_log (slot, hash, size, operation, entity, key, tenant, new)
-         select (select slot from observer.log_head), observer.hash_of(tenant, 'note', key), 2, 'c', 'note', key, tenant,
+        "insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, new)
+         select (select partition_no from observer.log_partition_state), observer.hash_of(tenant, 'note', key), 2, 'c', 'note', key, tenant,
                 '{{}}'
          from (select {what} from generate_series(1, {count}) n) of (key, tenant)"
     ))

@@ -33,7 +33,7 @@ async fn refused(sink: &Sink) -> (TestDb, Config) {
             .collect();
         format!(
             "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-             \"on\": {{entity: {entity}}}\n  actions:\n{}---\n",
+             events: {{entity: {entity}}}\n  actions:\n{}---\n",
             actions.concat()
         )
     };
@@ -104,7 +104,14 @@ async fn each_filter_leaves_what_it_says_and_an_export_holds_all_of_it() {
         }
         assert_eq!(exported.len(), expected, "{args:?}");
     }
-    let wrong = ["dlq", "list", "--since", "yesterday", "--database-url", "x"];
+    let wrong = [
+        "dead-letters",
+        "list",
+        "--since",
+        "yesterday",
+        "--database-url",
+        "x",
+    ];
     let ended = command(&wrong).await;
     assert_eq!(ended.code, Some(2));
     assert!(
@@ -213,7 +220,12 @@ async fn large_letters_are_exported_and_redriven_in_bounded_parts() {
         "--listener",
         "other/one",
     ];
-    let args = [&["dlq"], &of_another[..], &["--database-url", &db.url]].concat();
+    let args = [
+        &["dead-letters"],
+        &of_another[..],
+        &["--database-url", &db.url],
+    ]
+    .concat();
     assert!(command(&args).await.err.contains("there is no dead letter"));
     sink.behave(Behaviour::Ok);
     dlq(&db, &["redrive", "--all"]).await;
@@ -237,8 +249,8 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
     let (db, config) = refused(&sink).await;
     // Refused at once, out of attempts as a job, and undecided.
     config.change(
-        "  \"on\": {entity: public.orders}\n",
-        "  \"on\": {entity: public.orders}\n  onFailure: Drop\n",
+        "  events: {entity: public.orders}\n",
+        "  events: {entity: public.orders}\n  onFailure: Drop\n",
     );
     config.change(
         &format!(
@@ -251,8 +263,8 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
         ),
     );
     config.change(
-        "  \"on\": {entity: public.bills}\n",
-        "  \"on\": {entity: public.bills}\n  onFailure: Drop\n  when: new.id / 0 == 1\n",
+        "  events: {entity: public.bills}\n",
+        "  events: {entity: public.bills}\n  onFailure: Drop\n  when: new.id / 0 == 1\n",
     );
     let address = free_address();
     let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
@@ -270,7 +282,7 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
     .await;
     eventually("all is saved", async || {
         let left: i64 = db
-            .value("select count(*) + (select count(*) from observer.checkpoint where finished <> '{}') from observer.job")
+            .value("select count(*) + (select count(*) from observer.checkpoint where completed_ids <> '{}') from observer.job")
             .await;
         (left == 0).then_some(())
     })

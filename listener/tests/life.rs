@@ -224,7 +224,8 @@ async fn a_database_that_crashes_loses_nothing() {
     // life of the server that followed, which leaves this row.
     let pool = testkit::database::pool(&server.url("postgres")).await;
     eventually("the shards are claimed again", async || {
-        let lives = sqlx::query_scalar::<_, i64>("select count(*) from observer.life");
+        let lives =
+            sqlx::query_scalar::<_, i64>("select count(*) from observer.server_incarnation");
         (lives.fetch_one(&pool).await.unwrap() == 1).then_some(())
     })
     .await;
@@ -321,7 +322,7 @@ async fn a_new_life_of_the_server_is_begun_from_the_checkpoints() {
     let mut process = Process::run(&config);
     change_rows(&db.pool, 5).await;
     all_told(&sink, 5).await;
-    db.run("truncate observer.life").await;
+    db.run("truncate observer.server_incarnation").await;
     process.says("going on from the last checkpoint").await;
     change_rows(&db.pool, 5).await;
     all_told(&sink, 10).await;
@@ -336,7 +337,7 @@ async fn a_dead_receiver_holds_up_its_own_observer_only() {
     sink.behave_at("/dead", Behaviour::Hang);
     let observers =
         observer("dead", "public.kv", &sink.url("/dead"), "") + &rows_to(&sink, "/live");
-    let spec = "  delivery: {maxInFlight: 4, drainTimeout: 100ms}";
+    let spec = "  delivery: {maxConcurrency: 4, drainTimeout: 100ms}";
     // All that the live one is told comes before any attempt times out.
     let config = Config::new(&db.url, spec, &patient(&observers));
     let process = Process::run(&config);
@@ -368,14 +369,14 @@ async fn a_position_that_cannot_be_right_is_refused_with_the_remedy() {
     for wrong in [
         "system_identifier = 1",
         "database_oid = 1",
-        "from_snapshot = '4000000000:4000000000:', to_snapshot = null, to_floor = null, to_ceiling = null, last_id = 0",
-        "from_ceiling = 4000000000",
+        "base_snapshot = '4000000000:4000000000:', window_snapshot = null, window_low_id = null, window_high_id = null, last_id = 0",
+        "base_high_id = 4000000000",
     ] {
         db.run(&format!("update observer.checkpoint set {wrong}"))
             .await;
         let before: String = db.value(rows).await;
         let said = refused(&config).await;
-        assert!(said.contains("observer-listener rebase"), "{said}");
+        assert!(said.contains("observer-listener reset-position"), "{said}");
         assert_eq!(
             db.value::<String>(rows).await,
             before,
@@ -383,9 +384,9 @@ async fn a_position_that_cannot_be_right_is_refused_with_the_remedy() {
         );
         let file = config.path();
         let args = [
-            "rebase",
-            "--resume",
-            "now",
+            "reset-position",
+            "--to",
+            "latest",
             "-f",
             file.to_str().unwrap(),
             "--yes",
@@ -405,7 +406,7 @@ async fn a_listener_may_begin_with_what_comes_next() {
     make_rows(&db.pool).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
-    config.change("databaseUrl:", "startAt: Now\n      databaseUrl:");
+    config.change("  database:\n", "  startAt: Now\n  database:\n");
     change_rows(&db.pool, 3).await;
     let mut process = Process::run(&config);
     process.says("running").await;

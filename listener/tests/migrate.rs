@@ -28,6 +28,7 @@ async fn a_second_migration_does_nothing() {
     let db = support::database().await;
     let migrated = migrate(&db.pool).await.unwrap();
     assert_eq!(migrated.from, migrated.to);
+    assert!(!migrated.functions);
 }
 
 #[tokio::test]
@@ -50,21 +51,184 @@ async fn a_newer_database_is_refused() {
 }
 
 #[tokio::test]
-async fn an_older_database_is_to_be_migrated() {
+async fn a_database_without_steps_is_to_be_migrated() {
     let db = support::database().await;
-    db.run("delete from observer.migration where version > 1")
-        .await;
+    db.run("delete from observer.migration").await;
     let error = verify(&db.pool).await.unwrap_err();
-    assert!(
-        matches!(error, MigrateError::Older { found: 1, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, MigrateError::Missing), "{error}");
     assert!(
         error
             .to_string()
             .contains("run `observer-listener migrate`"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_database_of_before_the_steps_were_one_is_refused() {
+    let db = support::database().await;
+    db.run(
+        "update observer.migration set description = 'tables', checksum = 'x';
+         insert into observer.migration (version, description, success, checksum, execution_time)
+         select n, 'more', true, 'x', 0 from generate_series(2, 14) n",
+    )
+    .await;
+    for error in [
+        migrate(&db.pool).await.unwrap_err(),
+        verify(&db.pool).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, MigrateError::Superseded { steps: 14 }),
+            "{error}"
+        );
+        let said = error.to_string();
+        assert!(said.contains("drop schema observer cascade"), "{said}");
+    }
+}
+
+/// Makes the functions those of another build, as far as is recorded.
+const OTHER_BUILD: &str = "update observer.function_set set digest = 'x'";
+
+#[tokio::test]
+async fn functions_of_another_build_are_renewed() {
+    let db = support::database().await;
+    let role = db.role("emitter", "").await;
+    db.run(&format!(
+        "create table public.t (id int primary key); select observer.track('public.t');
+         grant execute on function observer.log_event to {role};
+         create or replace function observer.low_watermark() returns bigint language sql as 'select -1::bigint';
+         {OTHER_BUILD}"
+    ))
+    .await;
+    let error = verify(&db.pool).await.unwrap_err();
+    assert!(
+        matches!(error, MigrateError::OlderFunctions { .. }),
+        "{error}"
+    );
+    let said = error.to_string();
+    assert!(said.contains("run `observer-listener migrate`"), "{said}");
+
+    let migrated = migrate(&db.pool).await.unwrap();
+    assert!(migrated.functions && migrated.from == migrated.to);
+    assert_eq!(migrated.advice, None);
+    verify(&db.pool).await.unwrap();
+    assert!(!migrate(&db.pool).await.unwrap().functions);
+    assert_ne!(db.value::<i64>("select observer.low_watermark()").await, -1);
+    // Whose they are and who may call them is as it was, and what is tracked still is.
+    let rights: bool = db
+        .value(&format!(
+            "select bool_and(pg_get_userbyid(proowner) = 'observer_capture')
+                 and has_function_privilege('{role}', 'observer.log_event(text, json, text, text)', 'execute')
+                 and not bool_or(coalesce(proacl::text like '%{{=%' or proacl::text like '%,=%', true))
+             from pg_proc
+             where pronamespace = 'observer'::regnamespace
+                 and proname in ('log_rows', 'log_update', 'log_truncate', 'log_event')"
+        ))
+        .await;
+    assert!(rights);
+    db.run("insert into public.t values (1)").await;
+    assert_eq!(
+        db.value::<i64>("select count(*) from observer.change_log")
+            .await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn functions_of_a_newer_program_are_left_alone() {
+    let db = support::database().await;
+    db.run("update observer.function_set set digest = 'x', version = '{9999,0,0}'")
+        .await;
+    for error in [
+        migrate(&db.pool).await.unwrap_err(),
+        verify(&db.pool).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(&error, MigrateError::NewerFunctions { found, .. } if found == "9999.0.0"),
+            "{error}"
+        );
+    }
+}
+
+/// What an older build may have left: a function with another type of result, one with other arguments,
+/// and one that is not needed any more.
+const OLDER_SHAPES: &str = "
+    drop function observer.low_watermark;
+    create function observer.low_watermark() returns text language sql as 'select null';
+    drop function observer.drop_listener;
+    create function observer.drop_listener(listener text, also text) returns bigint language sql as 'select 0::bigint';
+    create function observer.retired() returns text language sql as 'select null';
+    create function observer.theirs() returns text language sql as 'select null';
+    update observer.function_set set digest = 'x', functions = (
+        select array_agg(oid::regprocedure::text) from pg_proc
+        where pronamespace = 'observer'::regnamespace and proname <> 'theirs')";
+
+#[tokio::test]
+async fn functions_of_other_shapes_make_way() {
+    let db = support::database().await;
+    let role = db.role("reader", "").await;
+    db.run("create table public.t (id int primary key); select observer.track('public.t')")
+        .await;
+    // It stays what it is, since it depends on what has not changed.
+    db.run("create view public.hashes as select observer.hash_of('a', 'b', 'c') as hash")
+        .await;
+    db.run(OLDER_SHAPES).await;
+    db.run(&format!(
+        "grant execute on function observer.low_watermark to {role};
+         grant execute on function observer.drop_listener to {role}"
+    ))
+    .await;
+    assert_eq!(migrate(&db.pool).await.unwrap().advice, None);
+    verify(&db.pool).await.unwrap();
+    let there: String = db
+        .value(
+            "select string_agg(oid::regprocedure::text, ' ' order by 1) from pg_proc
+             where pronamespace = 'observer'::regnamespace
+                 and proname in ('low_watermark', 'drop_listener', 'retired', 'theirs')",
+        )
+        .await;
+    assert_eq!(
+        there,
+        "observer.drop_listener(text) observer.low_watermark() observer.theirs()"
+    );
+    let granted: bool = db
+        .value(&format!(
+            "select has_function_privilege('{role}', 'observer.low_watermark()', 'execute')
+                 and has_function_privilege('{role}', 'observer.drop_listener(text)', 'execute')"
+        ))
+        .await;
+    assert!(granted);
+    db.run("insert into public.t values (1)").await;
+    assert_eq!(
+        db.value::<i64>(
+            "select count(*) from observer.tracked, public.hashes, observer.change_log"
+        )
+        .await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn what_depends_on_a_function_of_another_shape_is_named() {
+    let db = support::database().await;
+    db.run(OLDER_SHAPES).await;
+    for (function, name) in [("low_watermark", "lows"), ("retired", "rests")] {
+        db.run(&format!(
+            "create view public.{name} as select observer.{function}() as it"
+        ))
+        .await;
+        let error = migrate(&db.pool).await.unwrap_err();
+        assert!(matches!(error, MigrateError::InUse { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.contains(function) && said.contains(name), "{said}");
+        let untouched: bool = db
+            .value("select digest = 'x' from observer.function_set")
+            .await;
+        assert!(untouched);
+        db.run(&format!("drop view public.{name}")).await;
+    }
+    migrate(&db.pool).await.unwrap();
+    verify(&db.pool).await.unwrap();
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ async fn lives_as(db: &TestDb, url: &str) {
             "100, initialBackoff: 20ms, maxBackoff: 2s",
         ),
     );
-    config.change("    changeLog:\n", "    changeLog:\n      retention: 1s\n");
+    config.change("  database:\n", "  database:\n    retention: 1s\n");
     let process = Process::run(&config);
     eventually("a checkpoint", async || {
         (count(db, "observer.checkpoint").await > 0).then_some(())
@@ -117,7 +117,7 @@ async fn lives_as(db: &TestDb, url: &str) {
     sink.behave_at("/later", Behaviour::Ok);
     sink.behave_at("/never", Behaviour::Ok);
     let redrive = [
-        "dlq",
+        "dead-letters",
         "redrive",
         "--all",
         "--listener",
@@ -262,7 +262,9 @@ async fn advisory_locks_of_others_stop_nothing() {
     }
     observer_listener::migrate::migrate(&db.pool).await.unwrap();
     db.run("select observer.emit('e')").await;
-    let moved_on: bool = db.value("select rotated from observer.maintain('0')").await;
+    let moved_on: bool = db
+        .value("select rotated from observer.apply_retention('0')")
+        .await;
     assert!(moved_on, "the log is looked after");
     let users: i64 = db
         .value(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use observer_listener::source::log::PAGE_EVENTS;
+use observer_listener::capture::change_log::PAGE_EVENTS;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use standardwebhooks::Webhook;
@@ -76,7 +76,7 @@ async fn many_keys_at_once_and_one_at_a_time_within_a_key() {
     let sink = Sink::start(Behaviour::Hold).await.unwrap();
     let config = Config::new(
         &db.url,
-        "  delivery: {maxInFlight: 64}",
+        "  delivery: {maxConcurrency: 64}",
         &patient(&observer("kv", "public.kv", &sink.url("/hook"), "")),
     );
     let process = Process::run(&config);

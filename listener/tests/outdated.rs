@@ -92,7 +92,7 @@ async fn workers_with_older_files_stand_by() {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let (old, new) = (files(&db, &sink, false), files(&db, &sink, true));
-    let worker = ["work", "--listen", "off", "-f"];
+    let worker = ["worker", "--listen", "off", "-f"];
     let mut older = Process::start(&worker, &old.path());
     older.says("working on jobs").await;
     let mut newer = Process::start(&worker, &new.path());

@@ -11,10 +11,10 @@ use crate::support::{amounts_to, database, statement_login};
 const HOSTILE: [(&str, &str, &str); 13] = [
     (
         "claim",
-        "insert into observer.effect (listener, delivery_id) values ('default/test', 'x')",
+        "insert into observer.processed_delivery (listener, delivery_id) values ('default/test', 'x')",
         "42501",
     ),
-    ("forget", "delete from observer.effect", "42501"),
+    ("forget", "delete from observer.processed_delivery", "42501"),
     (
         "read-secret",
         "select secret from observer.claim_secret",
@@ -33,7 +33,11 @@ const HOSTILE: [(&str, &str, &str); 13] = [
         "42501",
     ),
     ("settle", "delete from observer.dead_letter", "42501"),
-    ("end", "select observer.forget('default/other')", "42501"),
+    (
+        "end",
+        "select observer.drop_listener('default/other')",
+        "42501",
+    ),
     ("emit", "select observer.emit('public.orders')", "42501"),
     (
         "claim-another",
@@ -66,14 +70,17 @@ async fn hostile_statements_change_nothing_of_the_listeners() {
     db.run("insert into orders values (7)").await;
     let found = letters(&db, HOSTILE.len()).await;
     amounts_to("effects", 1, async || count(&db, "billed").await).await;
-    amounts_to("claims", 2, async || count(&db, "observer.effect").await).await;
+    amounts_to("claims", 2, async || {
+        count(&db, "observer.processed_delivery").await
+    })
+    .await;
     process.stop().await;
     for (name, _, told) in HOSTILE {
         let (_, _, kind, error) = found.iter().find(|letter| letter.0 == name).unwrap();
         assert_eq!(kind, "status", "{name}: {error}");
         assert!(error.contains(told), "{name}: {error}");
     }
-    assert_eq!(count(&db, "observer.effect").await, 2);
+    assert_eq!(count(&db, "observer.processed_delivery").await, 2);
     assert_eq!(count(&db, "observer.change_log").await, 1);
     // The listener's own user may do it, so that it was the login that kept them from it.
     for (name, statement, _) in &HOSTILE[..10] {
@@ -103,7 +110,7 @@ async fn a_login_that_may_too_much_or_too_little_runs_no_statement() {
         .await;
     let member = format!("{base} grant {group} to ROLE");
     let letters_of = format!("{base} grant update (error) on observer.dead_letter to ROLE");
-    let ending = format!("{base} grant execute on function observer.forget to ROLE");
+    let ending = format!("{base} grant execute on function observer.drop_listener to ROLE");
     let cases = [
         (db.url.clone(), "who is a superuser"),
         (
@@ -125,7 +132,7 @@ async fn a_login_that_may_too_much_or_too_little_runs_no_statement() {
         ),
         (
             elsewhere.url.clone(),
-            "leads to another database than spec.source.changeLog.databaseUrl",
+            "leads to another database than spec.database.url",
         ),
     ];
     let config = config(&db, &observer("own", "", "select 1", &[]));

@@ -12,7 +12,7 @@ use crate::support::{TestDb, database, eventually};
 fn acting(name: &str, entity: &str, when: &str, action: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: \"{entity}\"}}\n  when: '{when}'\n  actions: [{{name: post, {action}}}]\n---\n"
+         events: {{entity: \"{entity}\"}}\n  when: '{when}'\n  actions: [{{name: post, {action}}}]\n---\n"
     )
 }
 

@@ -73,7 +73,7 @@ async fn each_action_runs_its_own_statement_behind_a_pooler() {
     };
     let observers = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: two}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n{}{}",
+         events: {{entity: public.orders}}\n  actions:\n{}{}",
         action("first"),
         action("second")
     );

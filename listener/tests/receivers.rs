@@ -18,7 +18,7 @@ const KEYS: i32 = 50;
 fn observer(name: &str, url: &str, more: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  actions:\n    - name: post\n      \
+         events: {{entity: public.orders}}\n  actions:\n    - name: post\n      \
          webhook: {{url: {{value: \"{url}\"}}}}\n{more}---\n"
     )
 }
@@ -262,7 +262,7 @@ async fn a_receiver_that_asks_to_be_left_alone_is() {
         seconds: 2,
     });
     // One at a time, so that the first refusal comes before anything else is sent.
-    let more = "      maxInFlight: 1\n      timeout: 5m\n";
+    let more = "      maxConcurrency: 1\n      timeout: 5m\n";
     let config = Config::new(&db.url, "", &observer("o", &sink.url("/"), more));
     let process = Process::run(&config);
     changes(&db, 1, Duration::from_millis(1)).await;

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::load::{SourceFile, load};
-use observer_listener::actions::{Gates, Shared};
-use observer_listener::dispatch::observers::Observers;
-use observer_listener::run::{Jobs, Options, run};
-use observer_listener::shard::process;
+use crds::loader::load;
+use crds::manifest::SourceFile;
+use observer_listener::admission::action_runtime::Shared;
+use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::coordination::process;
+use observer_listener::observers::Observers;
+use observer_listener::runtime::standalone::{Jobs, Options, run};
 use observer_listener::telemetry::metrics::Metrics;
 use testkit::http_sink::{Behaviour, Sink};
 use tokio::sync::watch;
@@ -55,7 +57,8 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     // It answers nothing until there are other observers.
     let slow = Sink::start(Behaviour::Hold).await.unwrap();
     let failing = Sink::start(Behaviour::Status(503)).await.unwrap();
-    let files = |observers: &str| Config::new(&db.url, "  delivery: {maxInFlight: 4}", observers);
+    let files =
+        |observers: &str| Config::new(&db.url, "  delivery: {maxConcurrency: 4}", observers);
     let stays = |path: &str| patient(&observer("stays", "public.item", &slow.url(path), ""));
     let goes = patient(&observer("goes", "public.item", &slow.url("/goes"), ""));
     // Nothing of it is given up meanwhile.
@@ -140,13 +143,13 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     failing.behave(Behaviour::Ok);
     let back = loaded(&files(&format!("{}{comes}{fails}", stays("/second")))).1;
     send.send_replace(back);
-    db.run("update observer.job set due = now(), state = 'r' where state = 'd'")
+    db.run("update observer.job set scheduled_at = now(), state = 'a' where state = 's'")
         .await;
     assert_eq!(sorted(keys_of(&failing, "/fails", ROWS).await), first);
     stop.cancel();
     running.await.unwrap().unwrap();
     let partly: String = db
-        .value("select partly::text from observer.checkpoint where listener = 'default/test'")
+        .value("select partially_completed::text from observer.checkpoint where listener = 'default/test'")
         .await;
     assert_eq!(partly, "[]", "all is over");
 }

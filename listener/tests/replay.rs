@@ -22,7 +22,7 @@ async fn replay(config: &Config, args: &[&str]) -> String {
 fn observer(name: &str, more: &str, actions: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n{more}  actions:\n{actions}---\n"
+         events: {{entity: public.orders}}\n{more}  actions:\n{actions}---\n"
     )
 }
 

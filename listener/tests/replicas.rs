@@ -202,7 +202,7 @@ async fn killed_and_stopped_at_random_with_jobs_nothing_is_lost_or_out_of_order(
         seed,
         status: 503,
     });
-    let spec = format!("{SHORT_LEASE}  queue: {{lease: 5s}}\n");
+    let spec = format!("{SHORT_LEASE}  queue: {{workerLeaseDuration: 5s}}\n");
     let configs: [Config; 3] = files_of(&db, &sink, &spec);
     let mut processes = configs.each_ref().map(Process::run);
     shared(&db.pool, 8, &processes.each_ref()).await;
@@ -312,7 +312,7 @@ async fn another_number_of_shards_repeats_and_loses_nothing() {
     first.stop().await;
     second.stop().await;
     let inherited: i64 = db
-        .value("select count(*) from observer.checkpoint where inherited::text <> '[]'")
+        .value("select count(*) from observer.checkpoint where pre_reshard_progress::text <> '[]'")
         .await;
     println!("{inherited} shards still know of others");
 }

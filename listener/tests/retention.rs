@@ -40,19 +40,19 @@ async fn checkpoint(db: &TestDb, name: &str) {
     others_end(db).await;
     db.run(&format!(
         "insert into observer.checkpoint
-            (listener, shard, shards, epoch, holder, from_floor, from_snapshot, from_ceiling, system_identifier, database_oid)
-         select '{name}', 0, 1, 1, 'test', 0, m.snapshot, m.ceiling, s.system_identifier, d.oid
-         from observer.mark() m, pg_control_system() s, pg_database d where d.datname = current_database()
-         on conflict (listener, shard) do update set from_floor = excluded.from_floor,
-            from_snapshot = excluded.from_snapshot, from_ceiling = excluded.from_ceiling"
+            (listener, shard, shards, epoch, holder, base_low_id, base_snapshot, base_high_id, system_identifier, database_oid)
+         select '{name}', 0, 1, 1, 'test', 0, m.snapshot, m.high_id, s.system_identifier, d.oid
+         from observer.current_bound() m, pg_control_system() s, pg_database d where d.datname = current_database()
+         on conflict (listener, shard) do update set base_low_id = excluded.base_low_id,
+            base_snapshot = excluded.base_snapshot, base_high_id = excluded.base_high_id"
     ))
     .await;
 }
 
-/// What `maintain` did, as `slots emptied, head moved`.
+/// What `maintain` did, as `partitions emptied, writers moved`.
 async fn maintain(db: &TestDb, keep: &str) -> (i32, bool) {
     sqlx::query_as(AssertSqlSafe(format!(
-        "select truncated, rotated from observer.maintain('{keep}')"
+        "select truncated, rotated from observer.apply_retention('{keep}')"
     )))
     .fetch_one(&db.pool)
     .await
@@ -79,13 +79,13 @@ async fn events_go_once_they_are_old_and_behind_every_checkpoint() {
     assert_eq!(maintain(&db, "0").await, (1, true));
     assert_eq!(changes(&db).await, ["i 2", "i 3"]);
     assert_eq!(maintain(&db, "0").await, (0, false));
-    db.run("select observer.forget('slow')").await;
+    db.run("select observer.drop_listener('slow')").await;
     assert_eq!(maintain(&db, "0").await, (1, false));
     assert_eq!(changes(&db).await, [""; 0], "nothing is left");
 }
 
 #[tokio::test]
-async fn a_listener_that_is_forgotten_leaves_nothing_and_others_alone() {
+async fn a_dropped_listener_leaves_nothing_and_others_alone() {
     let db = support::database().await;
     checkpoint(&db, "gone").await;
     checkpoint(&db, "stays").await;
@@ -99,11 +99,16 @@ async fn a_listener_that_is_forgotten_leaves_nothing_and_others_alone() {
     )
     .await;
     assert_eq!(
-        db.value::<i64>("select observer.forget('gone')").await,
+        db.value::<i64>("select observer.drop_listener('gone')")
+            .await,
         3,
         "a checkpoint and two dead letters"
     );
-    assert_eq!(db.value::<i64>("select observer.forget('gone')").await, 0);
+    assert_eq!(
+        db.value::<i64>("select observer.drop_listener('gone')")
+            .await,
+        0
+    );
     let left = "select string_agg(listener, ' ') from (
         select listener from observer.checkpoint union all select listener from observer.dead_letter
     ) l";
@@ -186,12 +191,12 @@ async fn rotation_and_retention_lose_nothing_unread_while_writers_run() {
         async || {
             let read = sqlx::raw_sql(
                 "begin;
-                 create temporary table step on commit drop as select * from observer.mark();
+                 create temporary table step on commit drop as select * from observer.current_bound();
                  insert into seen select l.id, l.key from observer.change_log l, step, observer.checkpoint c
-                 where pg_visible_in_snapshot(l.xid, step.snapshot) and not pg_visible_in_snapshot(l.xid, c.from_snapshot);
-                 update observer.checkpoint set from_snapshot = step.snapshot from step;
+                 where pg_visible_in_snapshot(l.xid, step.snapshot) and not pg_visible_in_snapshot(l.xid, c.base_snapshot);
+                 update observer.checkpoint set base_snapshot = step.snapshot from step;
                  commit;
-                 select * from observer.maintain('0');",
+                 select * from observer.apply_retention('0');",
             )
             .execute(&db.pool)
             .await;
@@ -206,7 +211,7 @@ async fn rotation_and_retention_lose_nothing_unread_while_writers_run() {
         async || format!("{} rows seen, and {} are", WRITERS * EACH, seen().await),
     );
     tokio::join!(futures::future::join_all(writers), reader);
-    let head_moved: bool = db.value("select slot <> 0 or since > c.claimed_at from observer.log_head, observer.checkpoint c").await;
+    let head_moved: bool = db.value("select partition_no <> 0 or since > c.claimed_at from observer.log_partition_state, observer.checkpoint c").await;
     assert!(head_moved, "the log was rotated meanwhile");
 }
 
@@ -217,13 +222,13 @@ async fn two_at_once_do_it_once_and_a_fixed_snapshot_is_refused() {
     db.run("insert into t values (1)").await;
     let mut first = db.connect().await;
     first
-        .execute("begin; select * from observer.maintain('0')")
+        .execute("begin; select * from observer.apply_retention('0')")
         .await
         .unwrap();
     assert_eq!(maintain(&db, "0").await, (0, false));
     first.execute("commit").await.unwrap();
     let refused = db
-        .refusal("begin isolation level repeatable read; select observer.maintain('0')")
+        .refusal("begin isolation level repeatable read; select observer.apply_retention('0')")
         .await;
     assert!(refused.contains("read committed"), "{refused}");
 }
@@ -238,27 +243,29 @@ async fn a_restored_log_is_read_from_its_beginning_under_a_new_name() {
     // As a logical copy leaves it: xids, ids and positions of another cluster.
     db.run(
         "update observer.change_log set xid = '900000000', id = id + 1000;
-         update observer.checkpoint set from_snapshot = '900000001:900000001:', system_identifier = 7, database_oid = 8;
-         update observer.incarnation set system_identifier = 7, database_oid = 8",
+         update observer.checkpoint set base_snapshot = '900000001:900000001:', system_identifier = 7, database_oid = 8;
+         update observer.log_identity set system_identifier = 7, database_oid = 8",
     )
     .await;
-    let name: String = db.value("select id::text from observer.incarnation").await;
-    let refused = db.refusal("select observer.rebase('l', 'position')").await;
+    let name: String = db.value("select id::text from observer.log_identity").await;
+    let refused = db
+        .refusal("select observer.reset_position('l', 'stored')")
+        .await;
     assert!(refused.contains("lies ahead of this database"), "{refused}");
 
-    db.run("select observer.rebase('l')").await;
-    let renamed: String = db.value("select id::text from observer.incarnation").await;
+    db.run("select observer.reset_position('l')").await;
+    let renamed: String = db.value("select id::text from observer.log_identity").await;
     assert_ne!(name, renamed);
     let unread: i64 = db
         .value(
-            "select count(*) from observer.change_log l, observer.checkpoint c, observer.mark() m
-             where pg_visible_in_snapshot(l.xid, m.snapshot) and not pg_visible_in_snapshot(l.xid, c.from_snapshot)",
+            "select count(*) from observer.change_log l, observer.checkpoint c, observer.current_bound() m
+             where pg_visible_in_snapshot(l.xid, m.snapshot) and not pg_visible_in_snapshot(l.xid, c.base_snapshot)",
         )
         .await;
     assert_eq!(unread, 2);
     let row: String = db
         .value(
-            "select concat_ws(' ', from_floor, from_snapshot, from_ceiling, to_snapshot, epoch,
+            "select concat_ws(' ', base_low_id, base_snapshot, base_high_id, window_snapshot, epoch,
                 c.system_identifier = s.system_identifier and c.database_oid = d.oid)
              from observer.checkpoint c, pg_control_system() s, pg_database d where d.datname = current_database()",
         )
@@ -267,10 +274,12 @@ async fn a_restored_log_is_read_from_its_beginning_under_a_new_name() {
     assert!(db.value::<i64>("select observer.emit('next')").await > 1002);
 
     // For the next listener the log keeps the name it has now.
-    db.run("update observer.checkpoint set system_identifier = 7; select observer.rebase('l')")
-        .await;
+    db.run(
+        "update observer.checkpoint set system_identifier = 7; select observer.reset_position('l')",
+    )
+    .await;
     assert_eq!(
-        db.value::<String>("select id::text from observer.incarnation")
+        db.value::<String>("select id::text from observer.log_identity")
             .await,
         renamed
     );
@@ -283,22 +292,25 @@ async fn a_listener_may_go_on_where_it_was_or_skip() {
     checkpoint(&db, "l").await;
     db.run("insert into t values (1)").await;
     let unread = "select count(*) from observer.change_log l, observer.checkpoint c
-                  where not pg_visible_in_snapshot(l.xid, c.from_snapshot)";
-    db.run("update observer.checkpoint set system_identifier = 7; select observer.rebase('l', 'position')").await;
+                  where not pg_visible_in_snapshot(l.xid, c.base_snapshot)";
+    db.run("update observer.checkpoint set system_identifier = 7; select observer.reset_position('l', 'stored')").await;
     assert_eq!(db.value::<i64>(unread).await, 1);
-    db.run("select observer.rebase('l', 'now')").await;
+    db.run("select observer.reset_position('l', 'latest')")
+        .await;
     assert_eq!(db.value::<i64>(unread).await, 0);
     assert_eq!(
         db.value::<i64>("select epoch from observer.checkpoint")
             .await,
         3
     );
-    let refused = db.refusal("select observer.rebase('l', 'tomorrow')").await;
+    let refused = db
+        .refusal("select observer.reset_position('l', 'tomorrow')")
+        .await;
     assert!(
-        refused.contains("'beginning', 'position' or 'now'"),
+        refused.contains("'earliest', 'stored' or 'latest'"),
         "{refused}"
     );
-    let refused = db.refusal("select observer.rebase('nobody')").await;
+    let refused = db.refusal("select observer.reset_position('nobody')").await;
     assert!(refused.contains("no listener 'nobody'"), "{refused}");
 }
 
@@ -306,7 +318,7 @@ async fn a_listener_may_go_on_where_it_was_or_skip() {
 async fn retention_says_that_it_is_blocked() {
     let db = support::database().await;
     let blocked = async || {
-        db.value::<bool>("select blocked from observer.maintain('0')")
+        db.value::<bool>("select blocked from observer.apply_retention('0')")
             .await
     };
     db.run(TABLE).await;

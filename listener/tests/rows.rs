@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use lease::{LeaseEvent, LeaseStore, StoreError};
-use observer_listener::shard::database::Rows;
+use observer_listener::coordination::postgres_lease_store::Rows;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::{Executor as _, PgPool};
@@ -314,7 +314,8 @@ async fn changes_come_one_by_one_whoever_makes_them() {
     assert_eq!(next().await, LeaseEvent::Deleted("a".to_owned()));
 
     // All at once, the count of versions included.
-    db.run("select observer.forget('default/test')").await;
+    db.run("select observer.drop_listener('default/test')")
+        .await;
     assert_eq!(next().await, LeaseEvent::Deleted("b".to_owned()));
     let left: i64 = db.value("select count(*) from observer.lease").await;
     assert_eq!(left, 0);

@@ -9,14 +9,14 @@ apiVersion: observers.fraiseql.dev/v1alpha1
 kind: ObserverListener
 metadata: {name: shop}
 spec:
-  source: {changeLog: {databaseUrl: {value: "postgres://a:hunter2-db@nowhere/shop"}}}
+  database: {url: {value: "postgres://a:hunter2-db@nowhere/shop"}}
   egress: {ownDatabase: {url: {value: "postgres://b:hunter2-own@nowhere/shop"}}}
 ---
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {name: big}
 spec:
-  "on": {entity: public.orders, operations: [Insert]}
+  events: {entity: public.orders, operations: [Insert]}
   when: new.total > 10
   actions:
     - name: hook
@@ -40,7 +40,7 @@ apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {name: small}
 spec:
-  "on": {entity: public.orders}
+  events: {entity: public.orders}
   when: new.total <= 10
   actions: [{name: note, log: {}}]
 ---
@@ -48,7 +48,7 @@ apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {name: odd}
 spec:
-  "on": {entity: public.orders}
+  events: {entity: public.orders}
   when: new.id / 0 == 1
   actions: [{name: note, log: {}}]
 ---
@@ -56,7 +56,7 @@ apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {name: elsewhere}
 spec:
-  "on": {entity: public.customers}
+  events: {entity: public.customers}
   actions: [{name: note, log: {}}]
 ---
 apiVersion: v1

@@ -12,7 +12,7 @@ use crate::support::{TestDb, amounts_to, database, eventually};
 fn observer(name: &str, tenant: &str, url: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: public.orders}}\n  tenant: {tenant}\n  actions:\n    - name: post\n      \
+         events: {{entity: public.orders}}\n  tenant: {tenant}\n  actions:\n    - name: post\n      \
          webhook: {{url: {{value: \"{url}\"}}}}\n      retry: {{attempts: 100, initialBackoff: 20ms, maxBackoff: 50ms}}\n---\n"
     )
 }

@@ -39,7 +39,7 @@ fn observers(sink: &Sink, length: usize) -> String {
     rows_to(sink, "/hook")
         + &format!(
             "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: log}}\nspec:\n  \
-             \"on\": {{entity: public.kv, operations: [Update]}}\n  actions:\n    - name: log\n      \
+             events: {{entity: public.kv, operations: [Update]}}\n  actions:\n    - name: log\n      \
              log: {{level: Info, message: {message}}}\n---\n"
         )
 }
@@ -110,10 +110,10 @@ async fn a_command_whose_output_is_closed_ends_quietly() {
         &["status", "-o", "json"],
         &["jobs", "list"],
         &["jobs", "list", "-o", "json"],
-        &["dlq", "list"],
-        &["dlq", "list", "-o", "json"],
-        &["dlq", "show", "1"],
-        &["dlq", "export"],
+        &["dead-letters", "list"],
+        &["dead-letters", "list", "-o", "json"],
+        &["dead-letters", "show", "1"],
+        &["dead-letters", "export"],
         &["check"],
         &["migrate"],
         &["replay", "--observer", "kv", "--from", "1h", "--dry-run"],
@@ -138,7 +138,7 @@ async fn a_command_whose_complaints_nobody_reads_ends_with_its_exit_code() {
         (&["check", "-f", "/nowhere.yaml"][..], 2),
         (
             &[
-                "dlq",
+                "dead-letters",
                 "show",
                 "1",
                 "--database-url",

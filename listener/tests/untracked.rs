@@ -14,7 +14,7 @@ const NOBODY: &str = "http://127.0.0.1:9/";
 fn observer(name: &str, entity: &str, more: &str, body: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: \"{entity}\"}}\n{more}  \
+         events: {{entity: \"{entity}\"}}\n{more}  \
          actions:\n    - name: post\n      webhook: {{url: {{value: \"{NOBODY}\"}}, body: '{body}'}}\n---\n"
     )
 }
@@ -65,12 +65,12 @@ async fn what_the_database_does_not_log_is_named_before_a_run() {
     let ended = check(&config).await;
     assert_eq!(ended.code, Some(2), "{}", ended.said());
     for text in [
-        "default/untracked: spec.on.entity: shop.customers is not tracked",
+        "default/untracked: spec.events.entity: shop.customers is not tracked",
         "run select observer.track('shop.customers')",
-        "default/misspelled: spec.on.entity: there is no table shop.ordres; did you mean shop.orders?",
-        "default/elsewhere: spec.on.entity: there is no table public.orders; did you mean shop.orders?",
-        "default/view: spec.on.entity: shop.big is a view",
-        "default/partition: spec.on.entity: shop.parts_1 is a partition",
+        "default/misspelled: spec.events.entity: there is no table shop.ordres; did you mean shop.orders?",
+        "default/elsewhere: spec.events.entity: there is no table public.orders; did you mean shop.orders?",
+        "default/view: spec.events.entity: shop.big is a view",
+        "default/partition: spec.events.entity: shop.parts_1 is a partition",
         "write shop.parts",
         "default/hidden: spec.when: the column secret of shop.orders is excluded",
         "default/slip: spec.actions[0].webhook.body: shop.orders has no column totl; did you mean total?",
@@ -132,7 +132,7 @@ async fn what_is_not_logged_shows_in_the_status_until_it_is_mended() {
     .await;
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0]["observer"], "default/a");
-    assert_eq!(told[0]["path"], "spec.on.entity");
+    assert_eq!(told[0]["path"], "spec.events.entity");
     assert_eq!(told[0]["reason"], "TableNotTracked");
     let message = told[0]["message"].as_str().unwrap();
     assert!(

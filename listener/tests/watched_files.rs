@@ -128,11 +128,11 @@ async fn status_knows_who_is_gone_and_what_waits() {
             ended.said()
         );
     }
-    let ended = command(&["dlq", "list", "-f", path, "--observer", "nobody"]).await;
+    let ended = command(&["dead-letters", "list", "-f", path, "--observer", "nobody"]).await;
     assert_eq!(ended.code, Some(1), "{}", ended.said());
-    let none = command(&["dlq", "list", "-f", path, "--observer", "a"]).await;
+    let none = command(&["dead-letters", "list", "-f", path, "--observer", "a"]).await;
     assert_eq!(none.ok(), "no dead letters\n");
-    db.run("update observer.job_queue set place = 'Redis'")
+    db.run("update observer.job_queue set backend = 'Redis'")
         .await;
     let args = [
         "jobs",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use kube::CustomResourceExt;
 use observer_operator::controller::CONCURRENCY;
 use observer_operator::listener::build::Installation;

@@ -149,7 +149,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use crds::resources::Observer;
+    use crds::v1alpha1::Observer;
     use kube::Client;
     use kube::client::Body;
     use kube::core::DeserializeGuard;
@@ -185,7 +185,7 @@ mod tests {
             "apiVersion": "observers.fraiseql.dev/v1alpha1",
             "kind": "Observer",
             "metadata": { "namespace": "web", "name": "orders", "uid": "1", "generation": 1 },
-            "spec": { "on": { "entity": "a.b" }, "actions": [{ "name": "a", "log": {} }] },
+            "spec": { "events": { "entity": "a.b" }, "actions": [{ "name": "a", "log": {} }] },
         }))
         .unwrap();
         let mut index = Index::default();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crds::resources::ObserverListener;
+use crds::v1alpha1::ObserverListener;
 use observer_operator::listener::build::{
     DesiredObject, Installation, Kind, ListenerResources, cleanup_job,
 };
@@ -17,9 +17,9 @@ fn listener(spec: &Value) -> ObserverListener {
         "apiVersion": "observers.fraiseql.dev/v1alpha1",
         "kind": "ObserverListener",
         "metadata": { "namespace": "web", "name": "shop", "uid": "4f2c" },
-        "spec": { "source": { "changeLog": { "databaseUrl": {
+        "spec": { "database": { "url": {
             "secretKeyRef": { "name": "shop-db", "key": "url" },
-        } } } },
+        } } },
     });
     for (name, value) in spec.as_object().unwrap() {
         listener["spec"][name] = value.clone();
@@ -224,9 +224,9 @@ fn runtime_changes_do_not_roll_the_pods() {
     let plain = template(json!({}));
     for spec in [
         json!({ "replicas": 5 }),
-        json!({ "queue": { "workers": { "replicas": 5, "concurrency": 3 }, "lease": "9s" } }),
+        json!({ "queue": { "workers": { "replicas": 5, "concurrency": 3 }, "workerLeaseDuration": "9s" } }),
         json!({ "observerSelector": { "matchLabels": { "a": "b" } } }),
-        json!({ "source": { "changeLog": { "databaseUrl": { "value": "postgres://a/b" } } } }),
+        json!({ "database": { "url": { "value": "postgres://a/b" } } }),
         json!({ "deletionPolicy": "Retain" }),
         json!({ "lease": { "duration": "5s", "renewDeadline": "3s", "retryPeriod": "1s" } }),
     ] {

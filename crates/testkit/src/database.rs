@@ -72,6 +72,28 @@ pub async fn shared_url(database: &str) -> String {
     }
 }
 
+/// The statements that make the whole schema `observer`, for tests of what does not know the listener's
+/// migrator: `migrations/0001_schema.sql` and those after it, then the functions in the order of their names.
+///
+/// # Panics
+///
+/// If the files are not there.
+#[must_use]
+pub fn schema_sql() -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations");
+    let mut sql = "create schema observer;\n".to_owned();
+    for folder in [folder.to_owned(), format!("{folder}/functions")] {
+        let files = std::fs::read_dir(&folder).unwrap();
+        let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
+        files.sort();
+        for file in files {
+            sql.push_str(&std::fs::read_to_string(file).unwrap());
+        }
+    }
+    sql
+}
+
 /// Connections to a database, made when they are needed.
 #[must_use]
 pub fn lazy_pool(url: &str, connections: u32) -> PgPool {

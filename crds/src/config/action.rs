@@ -28,7 +28,7 @@ pub struct ActionConfig {
     /// Most attempts within a time, in one process; no bound of its own where absent.
     pub rate_limit: Option<RateLimit>,
     /// Most first attempts under way at once in one process; that of the listener where absent.
-    pub max_in_flight: Option<u32>,
+    pub max_concurrency: Option<u32>,
 }
 
 /// What deliveries of an action wait for.
@@ -72,7 +72,7 @@ pub struct ActionQueue {
     /// How soon its jobs are claimed.
     pub priority: Priority,
     /// Most jobs of it under way at once in the whole fleet; no bound of its own where absent.
-    pub max_running: Option<u32>,
+    pub max_concurrency_total: Option<u32>,
 }
 
 /// Where the first attempt of an action is made.

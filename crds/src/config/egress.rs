@@ -36,7 +36,7 @@ pub struct HostLimit {
     /// A name or address (lower case, exact), `*.suffix`, or `*`.
     pub host: String,
     /// Most attempts under way at once, in all processes that share a Redis, else in one.
-    pub max_in_flight: Option<u32>,
+    pub max_concurrency: Option<u32>,
     /// Most attempts within a time.
     pub rate_limit: Option<RateLimit>,
 }

@@ -152,7 +152,7 @@ pub struct ListenerConfig {
     /// Time between two checkpoint writes while there is progress.
     pub checkpoint_interval: Duration,
     /// Most attempts of one action under way at once; a batch is one.
-    pub max_in_flight: u32,
+    pub max_concurrency: u32,
     /// How long a stop waits for what is under way.
     pub drain_timeout: Duration,
     /// Where actions may connect to beyond public addresses.
@@ -177,11 +177,11 @@ pub struct QueueConfig {
     /// Pods for jobs alone; where there are none, the listener's own pods work on them.
     pub replicas: u32,
     /// Most jobs under way at once in the whole fleet; no bound of its own where absent.
-    pub max_running: Option<u32>,
+    pub max_concurrency_total: Option<u32>,
     /// How long after its last sign of life a worker's jobs are others'.
-    pub lease: Duration,
+    pub worker_lease_duration: Duration,
     /// How long finished jobs are kept to be looked at.
-    pub retention: Duration,
+    pub completed_job_retention: Duration,
 }
 
 impl Default for QueueConfig {
@@ -191,9 +191,9 @@ impl Default for QueueConfig {
             redis: None,
             concurrency: 16,
             replicas: 0,
-            max_running: None,
-            lease: Duration::from_secs(15),
-            retention: Duration::ZERO,
+            max_concurrency_total: None,
+            worker_lease_duration: Duration::from_secs(15),
+            completed_job_retention: Duration::ZERO,
         }
     }
 }

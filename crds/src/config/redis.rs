@@ -43,8 +43,8 @@ pub enum RedisCommand {
         /// The message.
         message: Option<String>,
     },
-    /// To add to a stream.
-    Add {
+    /// To append to a stream.
+    AppendToStream {
         /// The stream's key.
         stream: String,
         /// The entry's field `event`.

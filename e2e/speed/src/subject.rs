@@ -224,8 +224,8 @@ fn listener(start: &Start<'_>, more: &str) -> anyhow::Result<Command> {
         .map(|shards| format!("  shards: {shards}\n"));
     let mut files = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
-         metadata: {{name: speed}}\nspec:\n  source:\n    changeLog:\n      \
-         databaseUrl: {{value: \"{}\"}}\n  egress: {{allow: [127.0.0.0/8]}}\n{}",
+         metadata: {{name: speed}}\nspec:\n  database:\n    \
+         url: {{value: \"{}\"}}\n  egress: {{allow: [127.0.0.0/8]}}\n{}",
         start.database_url,
         shards.unwrap_or_default()
     );
@@ -239,7 +239,7 @@ fn listener(start: &Start<'_>, more: &str) -> anyhow::Result<Command> {
             files,
             "---\napiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\n\
              metadata: {{name: o{number}}}\nspec:\n  \
-             \"on\": {{entity: public.item, operations: [Insert]}}\n{when}  actions:\n    \
+             events: {{entity: public.item, operations: [Insert]}}\n{when}  actions:\n    \
              - name: post\n      webhook:\n        url: {{value: \"{}\"}}\n{more}",
             start.sink_url
         );

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use observer_e2e::Behaviour;
 use serde_json::{Value, json};
 
@@ -181,7 +181,7 @@ async fn observers_come_and_go(room: &Room, shop: &mut Shop) -> Result<()> {
     shop.tally.step(MAIN, "an observer changed", took);
 
     let start = Instant::now();
-    extra["spec"]["state"] = "Suspended".into();
+    extra["spec"]["suspend"] = true.into();
     room.apply::<Observer>(&extra).await?;
     until("the observer is suspended", LATE, async || {
         let observer = room.api::<Observer>().get("extra").await?;

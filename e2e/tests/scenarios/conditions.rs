@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use serde_json::json;
 
 use super::{Shop, programmed, ready};
@@ -182,7 +182,7 @@ async fn an_unreachable_database_is_told_and_heals() {
 
         // A server that is there and has no such database, and a listener without its Secret.
         let mut lost = resources::listener("lost", 1);
-        lost["spec"]["source"]["changeLog"]["databaseUrl"]["secretKeyRef"]["name"] = "lost".into();
+        lost["spec"]["database"]["url"]["secretKeyRef"]["name"] = "lost".into();
         room.apply::<ObserverListener>(&lost).await?;
         listener_says(room, "lost", "SecretMissing", "lost").await?;
         let host = format!(

@@ -1,7 +1,7 @@
 //! A listener without observers: before there are any, and after the last one is suspended or gone.
 
 use anyhow::{Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use serde_json::{Value, json};
 
 use super::{MAIN, Shop, programmed, ready};
@@ -42,7 +42,7 @@ async fn a_listener_needs_no_observer() {
         programmed(room, "main").await?;
         shop.more(MAIN, 50).await?;
 
-        state(room, "Suspended").await?;
+        suspend(room, true).await?;
         until("the last observer is suspended", LATE, async || {
             let observer = room.api::<Observer>().get("main").await?;
             let found = resources::condition(&observer, "Programmed", "False")?;
@@ -53,7 +53,7 @@ async fn a_listener_needs_no_observer() {
         silent(&mut shop).await?;
         ready(room, "shop").await?;
 
-        state(room, "Active").await?;
+        suspend(room, false).await?;
         programmed(room, "main").await?;
         shop.more(MAIN, 50).await?;
 
@@ -65,8 +65,8 @@ async fn a_listener_needs_no_observer() {
     .await;
 }
 
-async fn state(room: &Room, state: &str) -> Result<()> {
-    let patch: Value = json!({"spec": {"state": state}});
+async fn suspend(room: &Room, suspend: bool) -> Result<()> {
+    let patch: Value = json!({"spec": {"suspend": suspend}});
     room.merge::<Observer>("main", patch).await.map(drop)
 }
 

@@ -20,7 +20,7 @@ mod upgrade;
 mod workers;
 
 use anyhow::Result;
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use serde_json::json;
 
 use crate::support::database::Database;

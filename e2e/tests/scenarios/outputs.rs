@@ -1,7 +1,7 @@
 //! What kubectl shows of listeners and observers, kept for the documentation.
 
 use anyhow::{Result, ensure};
-use crds::resources::Observer;
+use crds::v1alpha1::Observer;
 use serde_json::json;
 
 use super::beginning::example;
@@ -30,7 +30,7 @@ async fn kubectl_shows_what_there_is() {
         let broken = json!({
             "metadata": {"name": "broken", "labels": {"app": "shop"}},
             "spec": {
-                "on": {"entity": "public.orders"},
+                "events": {"entity": "public.orders"},
                 "when": "new.total > ",
                 "actions": [{"name": "note", "log": {}}],
             },

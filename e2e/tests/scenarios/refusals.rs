@@ -2,7 +2,7 @@
 //! field that the message must name.
 
 use anyhow::{Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use kube::api::{Patch, PatchParams, ValidationDirective};
 use kube::{Api, ResourceExt};
 use serde_json::{Map, Value, json};
@@ -14,41 +14,34 @@ use crate::support::{installation, resources};
 /// A mistake, as YAML that is laid over a good spec, and what the message must hold.
 type Row = (&'static str, &'static str);
 
-const LISTENER: [Row; 28] = [
+const LISTENER: [Row; 30] = [
     ("shards: 0", "spec.shards"),
     ("shards: 257", "spec.shards"),
     ("shards: many", "spec.shards"),
     ("replicas: -1", "spec.replicas"),
     ("replicas: 257", "spec.replicas"),
     ("shard: 8", ".spec.shard: field not declared in schema"),
-    ("source: null", "spec.source"),
+    ("database: null", "spec.database"),
+    ("source: {}", "exactly one source, such as triggers: {}"),
     (
-        "source: {changeLog: {databaseUrl: null}}",
-        "spec.source.changeLog.databaseUrl",
+        "source: {changeLog: {}}",
+        ".spec.source.changeLog: field not declared in schema",
     ),
+    ("database: {url: null}", "spec.database.url"),
     (
-        "source: {changeLog: {databaseUrl: {value: 'postgres://x/y'}}}",
+        "database: {url: {value: 'postgres://x/y'}}",
         "exactly one of value and secretKeyRef",
     ),
+    ("database: {url: {secretKeyRef: null}}", "spec.database.url"),
     (
-        "source: {changeLog: {databaseUrl: {secretKeyRef: null}}}",
-        "spec.source.changeLog.databaseUrl",
+        "database: {url: {secretKeyRef: {key: null}}}",
+        "spec.database.url.secretKeyRef.key",
     ),
+    ("startAt: Then", "spec.startAt"),
+    ("database: {retention: soon}", "spec.database.retention"),
     (
-        "source: {changeLog: {databaseUrl: {secretKeyRef: {key: null}}}}",
-        "spec.source.changeLog.databaseUrl.secretKeyRef.key",
-    ),
-    (
-        "source: {changeLog: {startAt: Then}}",
-        "spec.source.changeLog.startAt",
-    ),
-    (
-        "source: {changeLog: {retention: soon}}",
-        "spec.source.changeLog.retention",
-    ),
-    (
-        "source: {changeLog: {maxPollInterval: 8 ms}}",
-        "spec.source.changeLog.maxPollInterval",
+        "database: {maxPollInterval: 8 ms}",
+        "spec.database.maxPollInterval",
     ),
     ("identity: Shop", "spec.identity"),
     ("identity: ''", "spec.identity"),
@@ -73,7 +66,10 @@ const LISTENER: [Row; 28] = [
         "spec.lease.renewDeadline",
     ),
     ("checkpoint: {interval: 250}", "spec.checkpoint.interval"),
-    ("delivery: {maxInFlight: 0}", "spec.delivery.maxInFlight"),
+    (
+        "delivery: {maxConcurrency: 0}",
+        "spec.delivery.maxConcurrency",
+    ),
     (
         "delivery: {drainTimeout: a minute}",
         "spec.delivery.drainTimeout",
@@ -88,18 +84,21 @@ const LISTENER: [Row; 28] = [
 ];
 
 const OBSERVER: [Row; 24] = [
-    ("'on': null", "spec.on"),
-    ("'on': {entity: ''}", "spec.on.entity"),
-    ("'on': {operations: []}", "spec.on.operations"),
-    ("'on': {operations: [insert]}", "spec.on.operations[0]"),
+    ("events: null", "spec.events"),
+    ("events: {entity: ''}", "spec.events.entity"),
+    ("events: {operations: []}", "spec.events.operations"),
     (
-        "'on': {table: orders}",
-        ".spec.on.table: field not declared in schema",
+        "events: {operations: [insert]}",
+        "spec.events.operations[0]",
+    ),
+    (
+        "events: {table: orders}",
+        ".spec.events.table: field not declared in schema",
     ),
     ("when: ''", "spec.when"),
     ("when: true", "spec.when"),
     ("tenant: ''", "spec.tenant"),
-    ("state: Paused", "spec.state"),
+    ("suspend: Paused", "spec.suspend"),
     ("actions: []", "spec.actions"),
     ("actions: null", "spec.actions"),
     ("actions: [{name: a}]", "spec.actions[0]"),

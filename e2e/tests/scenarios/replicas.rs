@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use crds::resources::ObserverListener;
+use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::EvictParams;
 use serde_json::json;

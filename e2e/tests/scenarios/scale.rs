@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use futures::{StreamExt, TryStreamExt, stream};
 use http::Request;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -251,7 +251,9 @@ async fn settled(room: &Room) -> Result<()> {
         let listeners = room.api::<ObserverListener>().list(&all).await?.items;
         let told = listeners.iter().filter(|listener| {
             let status = listener.status.as_ref();
-            status.is_some_and(|status| status.bundle.is_some() && status.observers.selected == 1)
+            status.is_some_and(|status| {
+                status.config_hash.is_some() && status.observers.selected == 1
+            })
         });
         let deployments = room.api::<Deployment>().list_metadata(&all).await?.items;
         let observers = room.api::<Observer>().list(&all).await?.items;

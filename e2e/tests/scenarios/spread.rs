@@ -41,7 +41,7 @@ async fn two_replicas_deliver_twice_what_one_does() {
     scenario("spread", async |room| {
         installation::installed(&room.cluster).await?;
         let mut listener = resources::listener(LISTENER, 1);
-        listener["spec"]["delivery"] = json!({"maxInFlight": IN_FLIGHT});
+        listener["spec"]["delivery"] = json!({"maxConcurrency": IN_FLIGHT});
         let mut shop = Shop::open_as(room, &listener).await?;
         shop.sink
             .behave(Behaviour {

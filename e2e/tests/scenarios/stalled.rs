@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use crds::report::RECEIVER_FAILING;
-use crds::resources::ObserverListener;
+use crds::pod_status::RECEIVER_FAILING;
+use crds::v1alpha1::ObserverListener;
 use observer_e2e::Behaviour;
 
 use super::steps::{LISTENER, PODS, Wanted};

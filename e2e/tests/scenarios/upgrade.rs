@@ -1,7 +1,7 @@
 //! The chart goes and comes back: resources stay, and delivery goes on.
 
 use anyhow::{Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 
 use super::{MAIN, Shop, programmed, ready, uids};
 use crate::support::figures::{figure, seconds};

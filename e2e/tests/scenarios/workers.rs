@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -35,7 +35,7 @@ async fn pods_for_jobs_alone_work_on_what_is_queued() {
         let mut listener = resources::listener(LISTENER, 2);
         listener["spec"]["queue"] = json!({
             "workers": {"replicas": 2, "concurrency": 8},
-            "lease": format!("{LEASE}s"),
+            "workerLeaseDuration": format!("{LEASE}s"),
         });
         let mut shop = Shop::open_as(room, &listener).await?;
         let mut queued = resources::observer("main", &shop.sink.url("main"));

@@ -127,19 +127,19 @@ impl Database {
     pub(crate) async fn traces(&self, key: &str, change: i64) -> Result<String> {
         let traces = "
             with logged as (
-                select slot, id, xid, hash, occurred_at, entity from observer.change_log
+                select partition_no, id, xid, hash, occurred_at, entity from observer.change_log
                 where key = $1 and (new->>'v')::bigint = $2
             )
             select json_build_object(
                 'log', (select json_agg(l) from logged l),
                 'jobs', (
                     select json_agg(j) from (
-                        select slot, id, state, worker, claim, due, attempts, enqueued_at, cancelled::text, history
+                        select partition_no, id, state, worker, claim_generation, scheduled_at, attempts, enqueued_at, cancelled::text, history
                         from observer.job j where j.hash in (select l.hash from logged l) order by id limit 5
                     ) j
                 ),
                 'workers', (select json_agg(w) from observer.job_worker w),
-                'head of jobs', (select json_agg(h) from observer.job_head h),
+                'partitions of jobs', (select json_agg(h) from observer.job_partition_state h),
                 'dead letters', (
                     select json_agg(d) from (
                         select id, event_id, error_kind, error, created_at from observer.dead_letter d
@@ -148,8 +148,9 @@ impl Database {
                 ),
                 'checkpoints', (
                     select json_agg(c) from (
-                        select shard, shards, epoch, holder, claimed_at, saved_at, from_floor, from_snapshot::text,
-                               from_ceiling, to_floor, to_snapshot::text, to_ceiling, last_id, finished, partly
+                        select shard, shards, epoch, holder, claimed_at, saved_at, base_low_id, base_snapshot::text,
+                               base_high_id, window_low_id, window_snapshot::text, window_high_id, last_id, completed_ids,
+                               partially_completed
                         from observer.checkpoint c
                         where shard in (select l.hash % c.shards from logged l) or not exists (select from logged)
                     ) c

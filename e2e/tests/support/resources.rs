@@ -1,7 +1,7 @@
 //! Resources as the scenarios write them, and what their status says.
 
 use anyhow::{Context, Result, ensure};
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
@@ -44,9 +44,8 @@ pub(crate) fn listener(name: &str, replicas: i32) -> Value {
         "metadata": {"name": name},
         "spec": {
             "replicas": replicas,
-            "source": {"changeLog": {
-                "databaseUrl": {"secretKeyRef": {"name": "db", "key": "url"}},
-            }},
+            "database": {"url": {"secretKeyRef": {"name": "db", "key": "url"}},
+            },
             "egress": {"allow": ["*.svc.cluster.local"]},
         },
     })
@@ -57,7 +56,7 @@ pub(crate) fn observer(name: &str, url: &str) -> Value {
     json!({
         "metadata": {"name": name},
         "spec": {
-            "on": {"entity": "public.kv", "operations": ["Update"]},
+            "events": {"entity": "public.kv", "operations": ["Update"]},
             "actions": [{
                 "name": "call",
                 "webhook": {

@@ -29,8 +29,8 @@ const SCHEMA: [&str; 8] = [
     "--username=postgres",
     "--host=/var/lib/postgresql",
     "--command",
-    "table observer.checkpoint; table observer.job_head; table observer.job_worker; \
-     table observer.job; table observer.dead_letter; table observer.log_head; \
+    "table observer.checkpoint; table observer.job_partition_state; table observer.job_worker; \
+     table observer.job; table observer.dead_letter; table observer.log_partition_state; \
      select * from observer.change_log order by id desc limit 2000",
 ];
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use crds::report::STATUS_PORT;
+use crds::pod_status::STATUS_PORT;
 
 use super::reach;
 use super::room::Room;

@@ -8,13 +8,16 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
-use crds::load::{SourceFile, load};
-use observer_listener::actions::{Delivery, Gates, Shared};
+use crds::loader::load;
+use crds::manifest::SourceFile;
+use observer_listener::admission::action_runtime::Shared;
+use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::capture::change_log::Logged;
+use observer_listener::capture::position::{Mark, Position, Turn, next_read};
+use observer_listener::delivery::Delivery;
+use observer_listener::delivery::event::Event;
 use observer_listener::dispatch::lanes::Lanes;
-use observer_listener::dispatch::observers::Observers;
-use observer_listener::event::Event;
-use observer_listener::source::log::Logged;
-use observer_listener::source::position::{Mark, Position, Turn, next_read};
+use observer_listener::observers::Observers;
 
 /// Lanes of the deliveries, and deliveries in each.
 const LANES: u32 = 100;
@@ -122,7 +125,7 @@ impl Work {
 /// The first sends the event, the second a template; the others never match.
 fn compiled(observers: usize) -> Observers {
     let mut text = "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
-         metadata: {name: hot}\nspec: {source: {changeLog: {databaseUrl: {value: postgres://localhost/hot}}}}\n"
+         metadata: {name: hot}\nspec: {database: {url: {value: postgres://localhost/hot}}}\n"
         .to_owned();
     for n in 0..observers {
         let body = match n {
@@ -139,7 +142,7 @@ fn compiled(observers: usize) -> Observers {
         let _ = write!(
             text,
             "---\napiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: o{n}}}\nspec:\n  \
-             \"on\": {{entity: public.order, operations: [Update]}}\n  when: \"{when}\"\n  actions:\n    \
+             events: {{entity: public.order, operations: [Update]}}\n  when: \"{when}\"\n  actions:\n    \
              - name: post\n      webhook:\n        url: {{value: https://hooks.example.com/orders}}\n{body}"
         );
     }

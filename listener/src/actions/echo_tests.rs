@@ -10,8 +10,9 @@ use crds::config::{
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::Action;
 use super::fixture::{action, delivery, now, shared};
-use super::{Action, Outcome};
+use crate::delivery::outcome::Outcome;
 
 const SECRET: &str = "hunter@2-swordfish";
 const IN_URL: &str = "hunter%402-swordfish";

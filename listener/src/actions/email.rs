@@ -25,12 +25,16 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::server::{SendError, Server};
-use super::answer::within;
-use super::escape::Format;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use super::Preview;
+use crate::admission::action_runtime::Shared;
+use crate::delivery::Delivery;
+use crate::delivery::failure::{Failure, FailureKind};
+use crate::delivery::outcome::Outcome;
+use crate::egress::response::within;
+use crate::templating::compile_error::CompileError;
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
 
 /// Most connections of one action; others wait.
 const MAX_CONNECTIONS: usize = 4;

@@ -1,7 +1,7 @@
 //! Deliveries and actions for the tests of this module.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crate::actions::Gates;
+use crate::admission::endpoint_gate::Gates;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,10 +12,14 @@ use crds::config::{
 use serde_json::value::RawValue;
 use testkit::wait::eventually_or;
 
-use super::{Action, Delivery, Failure, Outcome, Shared};
-use crate::event::Event;
+use super::Action;
+use crate::admission::action_runtime::Shared;
+use crate::delivery::Delivery;
+use crate::delivery::event::Event;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
 
-pub(super) fn now() -> DateTime<Utc> {
+pub(crate) fn now() -> DateTime<Utc> {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
@@ -24,7 +28,7 @@ fn raw(json: Option<&str>) -> Option<Box<RawValue>> {
 }
 
 /// The first attempt on an update of order 7 from `old` to `new`.
-pub(super) fn delivery(old: Option<&str>, new: Option<&str>) -> Delivery {
+pub(crate) fn delivery(old: Option<&str>, new: Option<&str>) -> Delivery {
     Delivery {
         event: Arc::new(Event {
             log_id: 42,
@@ -45,7 +49,7 @@ pub(super) fn delivery(old: Option<&str>, new: Option<&str>) -> Delivery {
     }
 }
 
-pub(super) fn webhook(url: impl Into<String>) -> WebhookConfig {
+pub(crate) fn webhook(url: impl Into<String>) -> WebhookConfig {
     WebhookConfig {
         url: Redacted::new(url),
         method: Method::Post,
@@ -58,7 +62,7 @@ pub(super) fn webhook(url: impl Into<String>) -> WebhookConfig {
     }
 }
 
-pub(super) fn action(kind: ActionKind) -> ActionConfig {
+pub(crate) fn action(kind: ActionKind) -> ActionConfig {
     ActionConfig {
         name: "notify".to_owned(),
         kind,
@@ -68,12 +72,12 @@ pub(super) fn action(kind: ActionKind) -> ActionConfig {
         queue: crds::config::ActionQueue::default(),
         ordering: crds::config::Ordering::default(),
         rate_limit: None,
-        max_in_flight: None,
+        max_concurrency: None,
     }
 }
 
 /// Connections to this machine allowed, as every sink is there.
-pub(super) fn shared() -> Shared {
+pub(crate) fn shared() -> Shared {
     Shared::new(
         &Egress {
             cidrs: vec!["127.0.0.0/8".parse().unwrap()],
@@ -86,7 +90,7 @@ pub(super) fn shared() -> Shared {
 
 /// Attempts a delivery as often as it takes: a server that is busy, or comes back, may not answer in
 /// time.
-pub(super) async fn settled(action: &Action, event: &Delivery) -> Outcome {
+pub(crate) async fn settled(action: &Action, event: &Delivery) -> Outcome {
     until(
         action,
         event,
@@ -98,7 +102,7 @@ pub(super) async fn settled(action: &Action, event: &Delivery) -> Outcome {
 
 /// Attempts a delivery until it fails with these words: a server that is busy, or comes up, fails it
 /// in other ways.
-pub(super) async fn told(action: &Action, event: &Delivery, words: &str) -> Failure {
+pub(crate) async fn told(action: &Action, event: &Delivery, words: &str) -> Failure {
     let outcome = until(action, event, words, |outcome| match outcome {
         Outcome::Retry { failure, .. } | Outcome::Refused(failure) => {
             failure.message.contains(words)

@@ -5,8 +5,6 @@
 
 mod answer;
 mod cluster;
-mod doorway;
-mod owner;
 mod partitioner;
 
 use std::collections::BTreeMap;
@@ -23,20 +21,24 @@ use tokio::time::Instant;
 
 use self::answer::{SendError, concerns_content};
 use self::cluster::{Access, Cluster};
-use super::answer::in_time;
-use super::batch::{Batches, divided};
-use super::body::Body;
-use super::egress::Guard;
-use super::escape::Format;
-use super::passage::Passage;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
-use super::tls::client_config;
-use super::{CompileError, Delivery, Failure, Outcome, Preview};
+use super::Preview;
+use super::batcher::{Batches, divided};
+use crate::admission::action_runtime::Shared;
+use crate::admission::control::Passage;
+use crate::delivery::Delivery;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
+use crate::egress::policy::Guard;
+use crate::egress::response::in_time;
+use crate::egress::tls::client_config;
+use crate::templating::body::Body;
+use crate::templating::compile_error::CompileError;
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
 
 /// Most bytes of an answer; the longest tells of all topics, some 40 bytes for each partition.
-const MAX_ANSWER: usize = 4 << 20;
+pub(crate) const MAX_ANSWER: usize = 4 << 20;
 
 /// Most characters of a topic's name.
 const MAX_TOPIC: usize = 249;

@@ -2,10 +2,14 @@
 
 use crds::config::{LogConfig, LogLevel};
 
-use super::escape::Format;
-use super::scope::Subject;
-use super::template::Template;
-use super::{CompileError, Delivery, Failure, Outcome, Preview};
+use super::Preview;
+use crate::delivery::Delivery;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
+use crate::templating::compile_error::CompileError;
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
 
 /// Longest message, in bytes; what is beyond is cut.
 const MAX_MESSAGE: usize = 8 * 1024;
@@ -100,8 +104,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::super::fixture::delivery;
-    use super::super::{Failure, FailureKind};
     use super::*;
+    use crate::delivery::failure::{Failure, FailureKind};
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);

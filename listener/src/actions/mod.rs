@@ -3,45 +3,22 @@
 //! An action is compiled once from its configuration and then attempted for each delivery.
 //! An attempt never retries by itself: it says what came of it, and dispatch decides.
 
-mod answer;
-mod batch;
-mod body;
-mod bounded;
-pub mod breaker;
-mod budget;
+pub(crate) mod batcher;
+
 #[cfg(test)]
 mod echo_tests;
-mod egress;
 mod email;
-mod endpoint;
-mod escape;
-mod filters;
 #[cfg(test)]
-mod fixture;
-mod fleet;
-mod gate;
-mod hosts;
-mod image;
-mod kafka;
+pub(crate) mod fixture;
+pub(crate) mod kafka;
 mod log;
 mod nats;
-mod number;
-mod passage;
 pub(crate) mod postgres;
-mod proxy;
-mod rate;
 mod receiver;
 mod redis;
-mod scope;
-mod scrub;
-mod shared;
 pub mod signature;
 mod slack;
 mod teams;
-mod template;
-#[cfg(test)]
-mod test_tls;
-mod tls;
 mod webhook;
 
 use std::sync::Arc;
@@ -49,67 +26,22 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{ActionConfig, ActionKind};
-use crds::resources::DEFAULT_MAX_IN_FLIGHT;
-use sha2::{Digest, Sha256};
+use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
 
 use tokio::time::Instant;
 
-use crate::event::Event;
-use crate::hex::hex;
-
-pub use fleet::Fleet;
-pub use gate::{Gates, Room, Standing};
-use hosts::without_port;
-use passage::Passage;
+pub use crate::admission::action_runtime::{Kept, Shared, SharedError};
+use crate::admission::control::Passage;
+pub use crate::admission::endpoint_gate::{Gates, Room, Standing};
+use crate::admission::host_limits::without_port;
+pub use crate::admission::redis_limiter::Fleet;
+use crate::delivery::Delivery;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
+use crate::egress::redaction::Scrub;
+use crate::templating::compile_error::CompileError;
+pub use crate::templating::template::Flaw;
 pub use postgres::{OwnDatabaseError, verify_own_database};
-use scrub::Scrub;
-pub(crate) use scrub::on_one_line;
-pub use shared::{Kept, Shared, SharedError};
-pub use template::Flaw;
-
-/// Most bytes of a request's body, and of anything that a template produces.
-pub const MAX_BODY: usize = 16 * 1024 * 1024;
-
-/// Why an action's configuration cannot be compiled. Places are relative to the action, as in
-/// `webhook.body`; no text holds a secret.
-#[derive(Debug, thiserror::Error)]
-pub enum CompileError {
-    /// A template is wrong.
-    #[error("{place}, {flaw}")]
-    Template {
-        /// Where the template stands.
-        place: String,
-        /// What is wrong with it.
-        #[source]
-        flaw: Flaw,
-    },
-    /// A field holds what cannot be used.
-    #[error("{place} {what}")]
-    Field {
-        /// The field.
-        place: String,
-        /// What is wrong with it, and the remedy.
-        what: String,
-    },
-}
-
-impl CompileError {
-    /// The value of the field at `place` cannot be used; `what` goes on after its name.
-    pub(in crate::actions) fn field(place: impl Into<String>, what: impl Into<String>) -> Self {
-        Self::Field {
-            place: place.into(),
-            what: what.into(),
-        }
-    }
-
-    /// The field of the action that is at fault, as in `webhook.body`.
-    #[must_use]
-    pub fn place(&self) -> String {
-        match self {
-            Self::Template { place, .. } | Self::Field { place, .. } => place.clone(),
-        }
-    }
-}
 
 /// One action of one observer, ready to be attempted.
 pub struct Action {
@@ -132,7 +64,7 @@ enum Kind {
 impl Action {
     /// Compiles an action; templates are parsed here, once. Needs no network.
     pub fn compile(config: &ActionConfig, shared: &Shared) -> Result<Self, CompileError> {
-        let most = config.max_in_flight.unwrap_or(shared.max_in_flight);
+        let most = config.max_concurrency.unwrap_or(shared.max_in_flight);
         let kind = Kind::compile(&config.kind, most)?;
         let (rate, endpoint) = (config.rate_limit, kind.endpoint());
         let limit = endpoint.and_then(|(_, host)| shared.guard.limit(without_port(host)));
@@ -152,13 +84,13 @@ impl Action {
 
     /// Finds what [`Action::compile`] would find, with nothing to deliver by.
     pub fn check(config: &ActionConfig) -> Result<(), CompileError> {
-        Kind::compile(&config.kind, DEFAULT_MAX_IN_FLIGHT).map(drop)
+        Kind::compile(&config.kind, DEFAULT_MAX_CONCURRENCY).map(drop)
     }
 
     /// The field with an address that may not be dialled, and why, if there is such a one.
     #[must_use]
     pub fn refused(config: &ActionConfig, shared: &Shared) -> Option<(String, String)> {
-        let kind = Kind::compile(&config.kind, DEFAULT_MAX_IN_FLIGHT).ok()?;
+        let kind = Kind::compile(&config.kind, DEFAULT_MAX_CONCURRENCY).ok()?;
         if let Kind::Postgres(statement) = &kind
             && statement.is_own()
         {
@@ -221,7 +153,7 @@ impl Action {
     /// admitted. `now` is what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
         let passage = &self.passage;
-        let _room = budget::room(&delivery.event).await;
+        let _room = crate::admission::memory_budget::room(&delivery.event).await;
         match &self.kind {
             Kind::Webhook(webhook) => {
                 if let Some(batches) = webhook.batches_for(delivery) {
@@ -329,182 +261,5 @@ impl std::fmt::Debug for Action {
     }
 }
 
-/// The name of a delivery for ever (`webhook-id`): the event's id, a dot, and 16 hexadecimal
-/// digits that stand for the observer (`namespace/name`) and its action.
-#[must_use]
-pub fn delivery_id(event_id: &str, observer: &str, action: &str) -> String {
-    let digest = Sha256::digest(format!("{observer}\n{action}"));
-    format!("{event_id}.{}", hex(&digest[..8]))
-}
-
-/// One action of one observer on one event.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    /// The event.
-    pub event: Arc<Event>,
-    /// The observer, `namespace/name`.
-    pub observer: Arc<str>,
-    /// The action's name.
-    pub action: Arc<str>,
-    /// 1 for the first attempt.
-    pub attempt: u32,
-    /// Names the replay that it is part of; nothing for a first delivery.
-    pub replay: Option<Arc<str>>,
-}
-
-impl Delivery {
-    /// Its name for ever; see [`delivery_id`].
-    #[must_use]
-    pub fn id(&self) -> String {
-        delivery_id(&self.event.id, &self.observer, &self.action)
-    }
-
-    /// The name of what takes effect once: a replay does once more.
-    #[must_use]
-    pub fn effect_id(&self) -> String {
-        match &self.replay {
-            Some(replay) => format!("{}~{replay}", self.id()),
-            None => self.id(),
-        }
-    }
-}
-
 /// What would be sent: labels, and texts without secrets.
 pub type Preview = Vec<(String, String)>;
-
-/// What came of an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It took effect.
-    Done,
-    /// It may work later, not before `after` where the receiver named a time.
-    Retry {
-        /// What went wrong.
-        failure: Failure,
-        /// The receiver's own wish (`Retry-After`).
-        after: Option<Duration>,
-    },
-    /// It will never work as it is.
-    Refused(Failure),
-    /// It was not made: not before this time from now, since the receiver is down or a limit is
-    /// reached.
-    Held(Duration),
-}
-
-impl Outcome {
-    /// Whether the connection that it came about by is of no further use.
-    fn breaks_connection(&self) -> bool {
-        use FailureKind::{Connection, Response, Timeout};
-        matches!(
-            self,
-            Self::Retry { failure, .. } if matches!(failure.kind, Connection | Response | Timeout)
-        )
-    }
-}
-
-/// Why an attempt failed, in words that hold no secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The kind, as metrics and dead letters name it.
-    pub kind: FailureKind,
-    /// For a person: what happened, and what to do about it.
-    pub message: String,
-    /// HTTP status, where there was one.
-    pub status: Option<u16>,
-    /// What it tells of the receiver, if it may pass.
-    pub tells: Tells,
-}
-
-/// What a failure tells of the receiver, apart from the delivery at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Tells {
-    /// Nothing: this side is set up wrongly, or nothing was sent.
-    Nothing,
-    /// It is there, and others may fare better.
-    There,
-    /// It failed; the delivery may be why.
-    #[default]
-    Failed,
-    /// It cannot be reached, whatever the delivery.
-    Away,
-}
-
-impl Failure {
-    /// A failure without a status.
-    #[must_use]
-    pub fn of(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            status: None,
-            tells: Tells::default(),
-        }
-    }
-}
-
-/// Kinds of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FailureKind {
-    /// The event's content cannot be processed (images that do not parse, or too large).
-    Event,
-    /// The observer's condition failed on this event.
-    Condition,
-    /// A template failed on this event.
-    Template,
-    /// The address is not allowed to be dialled.
-    Egress,
-    /// No connection, or it broke.
-    Connection,
-    /// No answer in time.
-    Timeout,
-    /// An answer that is not a success.
-    Status,
-    /// A redirect, which is never followed.
-    Redirect,
-    /// The answer was not what the protocol allows, or too large.
-    Response,
-    /// The observer or the action is no longer there.
-    Removed,
-    /// The process that made the last attempt was never heard of again.
-    Lost,
-    /// It took longer in all than its action allows.
-    Deadline,
-    /// None: somebody wants a past event delivered once more.
-    Replay,
-}
-
-impl FailureKind {
-    /// The name in metrics, dead letters and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Event => "event",
-            Self::Condition => "condition",
-            Self::Template => "template",
-            Self::Egress => "egress",
-            Self::Connection => "connection",
-            Self::Timeout => "timeout",
-            Self::Status => "status",
-            Self::Redirect => "redirect",
-            Self::Response => "response",
-            Self::Removed => "removed",
-            Self::Lost => "lost",
-            Self::Deadline => "deadline",
-            Self::Replay => "replay",
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::delivery_id;
-
-    #[test]
-    fn a_delivery_s_id_never_changes_and_is_its_own() {
-        let id = delivery_id("a1b2-42", "default/big-orders", "notify");
-        assert_eq!(id, "a1b2-42.f910b3a3ad0d74fe");
-        assert_ne!(id, delivery_id("a1b2-42", "default/big-orders", "mail"));
-        assert_ne!(id, delivery_id("a1b2-42", "shop/big-orders", "notify"));
-        assert_ne!(id, delivery_id("a1b2-43", "default/big-orders", "notify"));
-    }
-}

@@ -19,16 +19,20 @@ use url::Url;
 
 use self::relay::Relay;
 
-use super::answer::{Answer, broken, within};
-use super::body::Body;
-use super::bounded::Trouble;
-use super::egress::{Guard, Undialled};
-use super::escape::Format;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
-use super::tls::{Verify, client_config_by};
-use super::{CompileError, Delivery, Failure, Outcome, Preview};
+use super::Preview;
+use crate::admission::action_runtime::Shared;
+use crate::delivery::Delivery;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
+use crate::egress::bounded::Trouble;
+use crate::egress::policy::{Guard, Undialled};
+use crate::egress::response::{Answer, broken, within};
+use crate::egress::tls::{Verify, client_config_by};
+use crate::templating::body::Body;
+use crate::templating::compile_error::CompileError;
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
 
 /// Port where a URL names none.
 const DEFAULT_PORT: u16 = 4222;

@@ -12,7 +12,7 @@ mod relay;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::queue::transaction;
+use ::queue::sql_transaction;
 use crds::config::{PostgresConfig, Redacted, TlsConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -23,14 +23,18 @@ use self::own::Claims;
 pub(crate) use self::own::forget;
 pub use self::own::{OwnDatabaseError, verify as verify_own_database};
 use self::relay::{Relay, Target, Tls};
-use super::answer::{Answer, broken, within};
-use super::escape::{Format, NULL};
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
-use super::tls::{Verify, client_config_by};
-use super::{CompileError, Delivery, Failure, Outcome, Preview};
+use super::Preview;
+use crate::admission::action_runtime::Shared;
 use crate::database;
+use crate::delivery::Delivery;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
+use crate::egress::response::{Answer, broken, within};
+use crate::egress::tls::{Verify, client_config_by};
+use crate::templating::compile_error::CompileError;
+use crate::templating::context::Subject;
+use crate::templating::output::{Format, NULL};
+use crate::templating::template::Template;
 
 /// Most connections of one action.
 const MAX_CONNECTIONS: u32 = 8;
@@ -210,7 +214,7 @@ impl Postgres {
     ) -> Result<(), sqlx::Error> {
         let millis = timeout.as_millis().max(1);
         let begin = format!("begin; set local statement_timeout = {millis}");
-        let mut tx = transaction::begin_by(&connections.pool, begin).await?;
+        let mut tx = sql_transaction::begin_with(&connections.pool, begin).await?;
         if let Some(claims) = &connections.claims
             && !claims.claim(&mut tx, delivery).await?
         {

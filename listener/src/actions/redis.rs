@@ -24,16 +24,20 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::answer::{Answer, broken, within};
-use super::body::Body;
-use super::bounded::{Bounded, SHARED, Stream, Trouble};
-use super::egress::{Guard, Undialled};
-use super::escape::Format;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
-use super::tls::client_config;
-use super::{CompileError, Delivery, Failure, Outcome, Preview};
+use super::Preview;
+use crate::admission::action_runtime::Shared;
+use crate::delivery::Delivery;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
+use crate::egress::bounded::{Bounded, SHARED, Stream, Trouble};
+use crate::egress::policy::{Guard, Undialled};
+use crate::egress::response::{Answer, broken, within};
+use crate::egress::tls::client_config;
+use crate::templating::body::Body;
+use crate::templating::compile_error::CompileError;
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
 
 /// Port where a URL names none.
 const DEFAULT_PORT: u16 = 6379;
@@ -327,13 +331,13 @@ impl Command {
                 channel: key("redis.publish.channel", channel)?,
                 message: value("redis.publish.message", message)?,
             },
-            RedisCommand::Add {
+            RedisCommand::AppendToStream {
                 stream,
                 message,
                 max_length,
             } => Self::Add {
-                stream: key("redis.add.stream", stream)?,
-                message: value("redis.add.message", message)?,
+                stream: key("redis.appendToStream.stream", stream)?,
+                message: value("redis.appendToStream.message", message)?,
                 most: *max_length,
             },
         })

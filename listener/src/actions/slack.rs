@@ -10,14 +10,18 @@ use crds::config::SlackConfig;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::answer::{advised, classify};
-use super::endpoint::{Endpoint, json_headers};
-use super::escape::{Format, entities};
+use super::Preview;
 use super::log::summary;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use crate::admission::action_runtime::Shared;
+use crate::delivery::Delivery;
+use crate::delivery::failure::{Failure, FailureKind};
+use crate::delivery::outcome::Outcome;
+use crate::egress::http_client::{Endpoint, json_headers};
+use crate::egress::response::{advised, classify};
+use crate::templating::compile_error::CompileError;
+use crate::templating::context::Subject;
+use crate::templating::output::{Format, entities};
+use crate::templating::template::Template;
 
 /// Longest text, in characters; Slack cuts off what is beyond.
 const MAX_TEXT: usize = 40_000;
@@ -97,7 +101,10 @@ impl Slack {
             Err(failure) => return Outcome::Refused(failure),
         };
         let request = (Method::POST, json_headers(), body);
-        let answer = self.endpoint.send(shared, request, now, timeout).await;
+        let answer = self
+            .endpoint
+            .send((&shared.guard, &shared.http), request, now, timeout)
+            .await;
         with_remedy(classify(&self.endpoint.host, answer))
     }
 

@@ -9,14 +9,18 @@ use crds::config::{TeamsConfig, TeamsContent};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::answer::classify;
-use super::endpoint::{Endpoint, json_headers};
-use super::escape::{Format, plain_markdown};
+use super::Preview;
 use super::log::summary;
-use super::scope::Subject;
-use super::shared::Shared;
-use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
+use crate::admission::action_runtime::Shared;
+use crate::delivery::Delivery;
+use crate::delivery::failure::{Failure, FailureKind};
+use crate::delivery::outcome::Outcome;
+use crate::egress::http_client::{Endpoint, json_headers};
+use crate::egress::response::classify;
+use crate::templating::compile_error::CompileError;
+use crate::templating::context::Subject;
+use crate::templating::output::{Format, plain_markdown};
+use crate::templating::template::Template;
 
 /// Most bytes of a message, as Teams has it.
 const MAX_MESSAGE: usize = 28 * 1024;
@@ -69,7 +73,10 @@ impl Teams {
             Err(failure) => return Outcome::Refused(failure),
         };
         let request = (Method::POST, json_headers(), body);
-        let answer = self.endpoint.send(shared, request, now, timeout).await;
+        let answer = self
+            .endpoint
+            .send((&shared.guard, &shared.http), request, now, timeout)
+            .await;
         classify(&self.endpoint.host, answer)
     }
 

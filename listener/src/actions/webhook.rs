@@ -11,18 +11,22 @@ use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig}
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use super::answer::classify;
-use super::batch::{Batches, divided};
-use super::body::Body;
-use super::endpoint::Endpoint;
-use super::escape::Format;
-use super::passage::Passage;
-use super::scope::Subject;
-use super::shared::Shared;
+use super::Preview;
+use super::batcher::{Batches, divided};
 use super::signature::Signer;
-use super::template::Template;
-use super::{CompileError, Delivery, Failure, FailureKind, Outcome, Preview};
-use crate::hex::hex;
+use crate::admission::action_runtime::Shared;
+use crate::admission::control::Passage;
+use crate::delivery::Delivery;
+use crate::delivery::failure::{Failure, FailureKind};
+use crate::delivery::outcome::Outcome;
+use crate::egress::http_client::Endpoint;
+use crate::egress::response::classify;
+use crate::templating::body::Body;
+use crate::templating::compile_error::CompileError;
+use crate::templating::context::Subject;
+use crate::templating::output::Format;
+use crate::templating::template::Template;
+use crate::text::hex::hex;
 
 /// Headers that an observer cannot set, because each request has its own.
 const RESERVED: [&str; 11] = [
@@ -173,7 +177,10 @@ impl Webhook {
             Err(failure) => return Outcome::Refused(failure),
         };
         let request = (self.method.clone(), headers, body);
-        let answer = self.endpoint.send(shared, request, now, timeout).await;
+        let answer = self
+            .endpoint
+            .send((&shared.guard, &shared.http), request, now, timeout)
+            .await;
         classify(&self.endpoint.host, answer)
     }
 

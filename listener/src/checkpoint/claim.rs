@@ -1,17 +1,17 @@
 //! Taking hold of a shard.
 
-use ::queue::transaction;
+use ::queue::sql_transaction;
 use crds::config::StartAt;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use super::layout::{lay_out, lay_out_first};
+use super::reshard::{lay_out, lay_out_first};
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Progress};
-use crate::source::log::{Log, LogError, mark_by, smallint};
-use crate::source::position::Mark;
-use crate::source::reader::Ahead;
+use crate::capture::change_log::{Log, LogError, mark_by, smallint};
+use crate::capture::position::Mark;
+use crate::capture::reader::Ahead;
 
 /// Who claims shards of what.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +41,10 @@ pub struct ClaimedShard {
 
 /// The life that the server lives; begun if it has just recovered.
 pub async fn life(pool: &PgPool) -> Result<Uuid, CheckpointError> {
-    sqlx::query("insert into observer.life default values on conflict do nothing")
+    sqlx::query("insert into observer.server_incarnation default values on conflict do nothing")
         .execute(pool)
         .await?;
-    let life = sqlx::query_scalar("select id from observer.life");
+    let life = sqlx::query_scalar("select id from observer.server_incarnation");
     Ok(life.fetch_one(pool).await?)
 }
 
@@ -63,7 +63,7 @@ pub async fn begin(
         return Ok(false);
     }
     let start = first_mark(log, start).await?;
-    let mut tx = transaction::begin(pool).await?;
+    let mut tx = sql_transaction::begin(pool).await?;
     lay_out_first(&mut tx, listener, shards, &start).await?;
     tx.commit().await?;
     Ok(true)
@@ -88,7 +88,7 @@ pub async fn claim(
     who: Candidate<'_>,
     shard: u16,
 ) -> Result<ClaimedShard, CheckpointError> {
-    let mut tx = transaction::begin(pool).await?;
+    let mut tx = sql_transaction::begin(pool).await?;
     let claimed = if let Some(row) = take(&mut tx, who, shard).await? {
         row
     } else {

@@ -5,27 +5,25 @@
 //! process owns the shard, and the one that finds out must stop work on it at once.
 
 mod claim;
-mod layout;
+pub(crate) mod commit;
+pub(crate) mod reshard;
 mod row;
-mod save;
 pub mod status;
 pub mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::delivery::ActionName;
 use serde::{Deserialize, Serialize};
 
-use crate::source::log::LogError;
-use crate::source::position::Position;
-use crate::source::reader::Ahead;
-use crate::source::snapshot::Snapshot;
+use crate::capture::change_log::LogError;
+use crate::capture::position::Position;
+use crate::capture::reader::Ahead;
+use crate::capture::snapshot::Snapshot;
 
 pub use claim::{Candidate, ClaimedShard, begin, claim, life};
-pub use save::{Save, Saved, save};
-
-/// An action of an observer, by their names.
-pub type Action = (Arc<str>, Arc<str>);
+pub use commit::{Save, Saved, save};
 
 /// What is done beyond a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,7 +31,7 @@ pub struct Beyond {
     /// Events of which everything is done, by their id in the log.
     pub finished: BTreeSet<i64>,
     /// Of other events, the actions that are done.
-    pub partly: BTreeMap<i64, Vec<Action>>,
+    pub partly: BTreeMap<i64, Vec<ActionName>>,
 }
 
 /// What a checkpoint says of a shard.
@@ -73,7 +71,7 @@ impl Inherited {
     }
 }
 
-/// `partly` as the table holds it.
+/// `partially_completed` as the table holds it.
 #[derive(Serialize, Deserialize)]
 struct PartlyDone(i64, Arc<str>, Arc<str>);
 
@@ -81,11 +79,14 @@ struct PartlyDone(i64, Arc<str>, Arc<str>);
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The database could not be asked, or said no.
-    #[error("cannot reach the checkpoints: {}", ::queue::told(.0))]
+    #[error("cannot reach the checkpoints: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
     /// Jobs could not be added.
     #[error("cannot add jobs: {0}")]
     Queue(#[from] ::queue::QueueError),
+    /// The backend of the queue is not in use any more.
+    #[error("the job queue uses another backend now")]
+    QueueSwitched,
     /// The mark of this moment could not be taken.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -95,8 +96,8 @@ pub enum CheckpointError {
     /// The position belongs to another database.
     #[error(
         "the position of listener {listener} was saved in another database (system identifier {saved}, this one has {here}): \
-         nothing was changed. Run `observer-listener rebase` to go on with all that the log holds, or \
-         `observer-listener rebase --resume now` to go on with what comes next"
+         nothing was changed. Run `observer-listener reset-position` to go on with all that the log holds, or \
+         `observer-listener reset-position --to latest` to go on with what comes next"
     )]
     Foreign {
         /// The listener.

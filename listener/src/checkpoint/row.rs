@@ -7,16 +7,16 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::{Beyond, CheckpointError, Inherited, PartlyDone, Progress};
-use crate::source::position::{Mark, Position};
-use crate::source::snapshot::SnapshotError;
+use crate::capture::position::{Mark, Position};
+use crate::capture::snapshot::SnapshotError;
 
 /// Columns that [`progress`] reads.
 pub(super) const COLUMNS: &str =
-    "c.from_floor, c.from_snapshot::text as from_snapshot, c.from_ceiling,
-    c.to_floor, c.to_snapshot::text as to_snapshot, c.to_ceiling, c.last_id, c.finished,
-    c.partly::text as partly, c.inherited::text as inherited";
+    "c.base_low_id, c.base_snapshot::text as base_snapshot, c.base_high_id,
+    c.window_low_id, c.window_snapshot::text as window_snapshot, c.window_high_id, c.last_id, c.completed_ids,
+    c.partially_completed::text as partially_completed, c.pre_reshard_progress::text as pre_reshard_progress";
 
-/// `inherited` as the table holds it.
+/// `pre_reshard_progress` as the table holds it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct InheritedRow {
@@ -61,28 +61,28 @@ pub(super) fn progress(
     let mark =
         |floor: i64, snapshot: &str, ceiling: i64| mark(floor, snapshot, ceiling).map_err(damaged);
     let from = mark(
-        row.try_get("from_floor")?,
-        row.try_get("from_snapshot")?,
-        row.try_get("from_ceiling")?,
+        row.try_get("base_low_id")?,
+        row.try_get("base_snapshot")?,
+        row.try_get("base_high_id")?,
     )?;
-    let to = match row.try_get::<Option<&str>, _>("to_snapshot")? {
+    let to = match row.try_get::<Option<&str>, _>("window_snapshot")? {
         Some(snapshot) => Some(mark(
-            row.try_get("to_floor")?,
+            row.try_get("window_low_id")?,
             snapshot,
-            row.try_get("to_ceiling")?,
+            row.try_get("window_high_id")?,
         )?),
         None => None,
     };
-    let stored: &str = row.try_get("partly")?;
+    let stored: &str = row.try_get("partially_completed")?;
     let stored = serde_json::from_str(stored).map_err(|error| damaged(error.into()))?;
-    let inherited: &str = row.try_get("inherited")?;
+    let inherited: &str = row.try_get("pre_reshard_progress")?;
     Ok(Progress {
         position: Position {
             from,
             to,
             last_id: row.try_get("last_id")?,
         },
-        beyond: beyond(row.try_get("finished")?, stored),
+        beyond: beyond(row.try_get("completed_ids")?, stored),
         inherited: read_inherited(inherited).map_err(damaged)?,
     })
 }
@@ -143,7 +143,7 @@ pub(super) fn partly(beyond: &Beyond) -> Result<String, serde_json::Error> {
 }
 
 fn partly_rows(beyond: &Beyond) -> Vec<PartlyDone> {
-    let actions = |(id, actions): (&i64, &Vec<super::Action>)| {
+    let actions = |(id, actions): (&i64, &Vec<crate::delivery::ActionName>)| {
         let id = *id;
         let rows = actions.iter().cloned();
         let rows = rows.map(move |(observer, action)| PartlyDone(id, observer, action));

@@ -41,9 +41,9 @@ pub async fn list(pool: &PgPool, listener: Option<&str>) -> Result<Vec<ShardStat
          from observer.checkpoint c
          left join lateral (
              select l.id, l.hash, l.occurred_at from observer.change_log l
-             where l.id > greatest(c.from_floor, case when c.to_snapshot is not null then c.last_id end)
-                 and not pg_visible_in_snapshot(l.xid, c.from_snapshot)
-                 and not l.id = any(c.finished)
+             where l.id > greatest(c.base_low_id, case when c.window_snapshot is not null then c.last_id end)
+                 and not pg_visible_in_snapshot(l.xid, c.base_snapshot)
+                 and not l.id = any(c.completed_ids)
              order by l.id limit $2
          ) event on true
          where $1::text is null or c.listener = $1

@@ -58,7 +58,7 @@ pub async fn kept(pool: &PgPool, listener: &str) -> Result<Kept, sqlx::Error> {
              (select count(*) from (select from observer.dead_letter where listener = $1 limit $2) found),
              (select count(*) from (
                  select from observer.job where queue = observer.job_queue_of($1) limit $2) found),
-             (select count(*) from (select from observer.effect where listener = $1 limit $2) found),
+             (select count(*) from (select from observer.processed_delivery where listener = $1 limit $2) found),
              (select count(*) from (select from observer.change_log limit $2) found)",
     )
     .bind(listener)

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use crds::config::{Bundle, ListenerConfig};
-use crds::load::{Loaded, Problem};
-use observer_listener::actions::{Gates, Shared, verify_own_database};
+use crds::loader::Loaded;
+use crds::manifest::Diagnostic;
+use observer_listener::actions::verify_own_database;
+use observer_listener::admission::action_runtime::Shared;
+use observer_listener::admission::endpoint_gate::Gates;
 use observer_listener::database;
-use observer_listener::dispatch::observers::Observers;
 use observer_listener::lint::lint;
+use observer_listener::observers::Observers;
 use observer_listener::{migrate, tracking};
 
 use super::output::{counted, say};
@@ -16,7 +19,7 @@ use super::{CliError, FileArgs};
 use super::{files, sample, schema};
 
 /// The field with the database's URL.
-const DATABASE_URL: &str = "spec.source.changeLog.databaseUrl";
+const DATABASE_URL: &str = "spec.database.url";
 
 /// The field with the URL of statements in it.
 const OWN_URL: &str = "spec.egress.ownDatabase.url";
@@ -38,12 +41,12 @@ pub(super) struct CheckArgs {
 
 /// Prints all problems, or what would be run.
 pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
-    let (loaded, observers, locations, mut problems) = match files::try_load(&args.files)? {
-        Ok(Loaded { bundle, locations }) => {
+    let (loaded, observers, source_map, mut problems) = match files::try_load(&args.files)? {
+        Ok(Loaded { bundle, source_map }) => {
             let observers = bundle.observers.clone();
-            (Some(bundle), observers, locations, Vec::new())
+            (Some(bundle), observers, source_map, Vec::new())
         }
-        Err(report) => (None, report.partial, report.locations, report.problems),
+        Err(report) => (None, report.partial, report.source_map, report.items),
     };
     let egress = loaded.as_ref().map(|bundle| bundle.listener.egress.clone());
     let shared = Shared::new(&egress.clone().unwrap_or_default(), &Gates::default())?;
@@ -60,9 +63,9 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
         let wrong = compiled.as_ref().err().into_iter().flatten();
         let located = wrong
             .chain(&never)
-            .map(|one| locations.problem(&one.observer, &one.path, one.message.clone()));
+            .map(|one| source_map.diagnostic(&one.observer, &one.path, one.message.clone()));
         // What stands in for a value that was found wrong is nobody's mistake.
-        let new: Vec<Problem> = located
+        let new: Vec<Diagnostic> = located
             .filter(|one| {
                 !problems
                     .iter()
@@ -78,7 +81,7 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
         let findings = ask(bundle, compiled).await?;
         let located = findings
             .into_iter()
-            .map(|one| locations.problem(&one.observer, &one.path, one.message));
+            .map(|one| source_map.diagnostic(&one.observer, &one.path, one.message));
         problems.extend(located);
         problems.extend(wrong_login(&bundle.listener).await?);
     }
@@ -103,9 +106,9 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Problem of a listener's field.
-fn of_listener(listener: &ListenerConfig, field: &str, message: String) -> Problem {
-    Problem {
+/// Diagnostic of a listener's field.
+fn of_listener(listener: &ListenerConfig, field: &str, message: String) -> Diagnostic {
+    Diagnostic {
         file: String::new(),
         line: None,
         path: format!("ObserverListener {}: {field}", listener.identity()),
@@ -114,7 +117,7 @@ fn of_listener(listener: &ListenerConfig, field: &str, message: String) -> Probl
 }
 
 /// URLs of the listener's database that cannot be read.
-fn wrong_urls(listener: &ListenerConfig) -> Vec<Problem> {
+fn wrong_urls(listener: &ListenerConfig) -> Vec<Diagnostic> {
     let own = listener.egress.own_database.as_ref();
     let urls = [
         (DATABASE_URL, Some(&listener.database_url)),
@@ -128,7 +131,7 @@ fn wrong_urls(listener: &ListenerConfig) -> Vec<Problem> {
 }
 
 /// What is wrong with the login for statements in the listener's database.
-async fn wrong_login(listener: &ListenerConfig) -> Result<Option<Problem>, CliError> {
+async fn wrong_login(listener: &ListenerConfig) -> Result<Option<Diagnostic>, CliError> {
     let Some(own) = &listener.egress.own_database else {
         return Ok(None);
     };
@@ -148,7 +151,7 @@ async fn ask(bundle: &Bundle, observers: &Observers) -> Result<Vec<tracking::Fin
 }
 
 /// One line for each, and their number.
-pub(super) fn listed(problems: &[Problem]) -> String {
+pub(super) fn listed(problems: &[Diagnostic]) -> String {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let noun = if problems.len() == 1 {
         "problem"

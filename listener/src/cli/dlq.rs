@@ -1,12 +1,13 @@
-//! `dlq`: dead letters.
+//! `dead-letters`.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand, ValueEnum};
-use crds::duration::Span;
-use observer_listener::queue::dead_letter::keeper::{self, Selection, Stored};
+use crds::duration::HumanDuration;
+use observer_listener::dead_letters::admin;
+use observer_listener::dead_letters::admin::{Selection, Stored};
 use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
@@ -147,7 +148,7 @@ fn ago(text: &str) -> Option<Duration> {
     };
     let rest = match rest {
         "" if days > 0 => Duration::ZERO,
-        rest => rest.parse::<Span>().ok()?.duration(),
+        rest => rest.parse::<HumanDuration>().ok()?.duration(),
     };
     Some(Duration::from_hours(24) * days + rest)
 }
@@ -161,7 +162,7 @@ pub(super) enum Output {
     Json,
 }
 
-/// Runs a `dlq` command.
+/// Runs a `dead-letters` command.
 pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
     match command {
         DlqCommand::List {
@@ -171,17 +172,17 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             database,
         } => {
             let (pool, what) = open(database, filter, None).await?;
-            let letters = keeper::list(&pool, &what, i64::MAX, limit).await?;
+            let letters = admin::list(&pool, &what, i64::MAX, limit).await?;
             match output {
                 Output::Json => say!("{}", serde_json::to_string_pretty(&letters)?)?,
-                Output::Table => table(&letters, keeper::count(&pool, &what).await?)?,
+                Output::Table => table(&letters, admin::count(&pool, &what).await?)?,
             }
         }
         DlqCommand::Show { id, database } => {
             let (pool, what) = open(database, Filter::default(), Some(vec![id])).await?;
-            let Some(letter) = keeper::show(&pool, &what).await? else {
+            let Some(letter) = admin::show(&pool, &what).await? else {
                 return Err(anyhow::anyhow!(
-                    "there is no dead letter {id}; `dlq list` shows which there are"
+                    "there is no dead letter {id}; `dead-letters list` shows which there are"
                 )
                 .into());
             };
@@ -189,9 +190,9 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
         }
         DlqCommand::Redrive { rate, chosen } => {
             let (pool, what) = chosen.open().await?;
-            let missing = keeper::missing(&pool, &what).await?;
+            let missing = admin::missing(&pool, &what).await?;
             let count = match rate {
-                None => keeper::redrive_selected(&pool, &what).await?,
+                None => admin::redrive_selected(&pool, &what).await?,
                 Some(rate) => redrive_at(&pool, &what, rate).await?,
             };
             say!("{count} to redrive; {TAKEN_UP}")?;
@@ -199,13 +200,13 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
         }
         DlqCommand::Drop { chosen, yes } => {
             let (pool, what) = chosen.open().await?;
-            let missing = keeper::missing(&pool, &what).await?;
+            let missing = admin::missing(&pool, &what).await?;
             if what.ids.is_none() {
-                let count = keeper::count(&pool, &what).await?.unsigned_abs();
+                let count = admin::count(&pool, &what).await?.unsigned_abs();
                 let count = counted(count, "dead letter", "dead letters");
                 agreed(yes, &format!("{count} would be dropped for good"))?;
             }
-            say!("{} dropped", keeper::drop_selected(&pool, &what).await?)?;
+            say!("{} dropped", admin::drop_selected(&pool, &what).await?)?;
             all_there(&missing)?;
         }
         DlqCommand::Export { filter, database } => {
@@ -219,12 +220,12 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
 /// Hands those of a selection that are there now to the listener, bit by bit. What fails again
 /// meanwhile is another dead letter, and not handed over once more.
 async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, CliError> {
-    let up_to = keeper::newest(pool, what).await?;
-    let all = keeper::count(pool, what).await?;
+    let up_to = admin::newest(pool, what).await?;
+    let all = admin::count(pool, what).await?;
     let shown = std::io::stderr().is_terminal();
     let mut parts = tokio::time::interval(PART);
     parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut count, mut due, mut after) = (0, 0.0, keeper::Place::default());
+    let (mut count, mut due, mut after) = (0, 0.0, admin::Place::default());
     loop {
         parts.tick().await;
         due += f64::from(rate) * PART.as_secs_f64();
@@ -236,7 +237,7 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
         }
         #[allow(clippy::cast_possible_truncation, reason = "at most the rate")]
         let most = whole as i64;
-        let (asked, place) = keeper::redrive_some(pool, what, (after, up_to), most).await?;
+        let (asked, place) = admin::redrive_some(pool, what, (after, up_to), most).await?;
         count += asked;
         if shown {
             logs::say(&format!("\r{count} of {all}"));
@@ -255,7 +256,7 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
 async fn export(pool: &PgPool, what: &Selection) -> Result<(), CliError> {
     let mut after = 0;
     loop {
-        let page = keeper::page(pool, what, after, PAGE).await?;
+        let page = admin::page(pool, what, after, PAGE).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };
@@ -320,7 +321,7 @@ async fn check_name(
         observer: Some(observer.to_owned()),
         ..Selection::default()
     };
-    if named.iter().any(|one| one == observer) || keeper::count(pool, &what).await? > 0 {
+    if named.iter().any(|one| one == observer) || admin::count(pool, &what).await? > 0 {
         return Ok(());
     }
     Err(anyhow::anyhow!(
@@ -359,7 +360,7 @@ fn all_there(missing: &[i64]) -> Result<(), CliError> {
     }
     let ids: Vec<String> = missing.iter().map(ToString::to_string).collect();
     Err(anyhow::anyhow!(
-        "there is no dead letter {}; `dlq list` shows which there are",
+        "there is no dead letter {}; `dead-letters list` shows which there are",
         ids.join(", ")
     )
     .into())

@@ -4,7 +4,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crds::config::{ObserverConfig, Redacted};
-use crds::load::{Loaded, Report, SourceFile};
+use crds::loader::Loaded;
+use crds::manifest::{Diagnostics, SourceFile};
 
 use super::{CliError, DatabaseArgs, FileArgs};
 
@@ -14,7 +15,7 @@ pub(super) fn load(args: &FileArgs) -> Result<Loaded, CliError> {
 }
 
 /// Loads the files; what is wrong in them is returned as a report.
-pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Report>, CliError> {
+pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Diagnostics>, CliError> {
     let mut sources = Vec::new();
     for path in &args.files {
         if path.is_dir() {
@@ -26,7 +27,7 @@ pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Report>, CliErr
         }
     }
     let secret = |name: &str, key: &str| secret(args.secrets_dir.as_deref()?, name, key);
-    Ok(crds::load::load(
+    Ok(crds::loader::load(
         &sources,
         &secret,
         args.listener.as_deref(),

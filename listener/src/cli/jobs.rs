@@ -1,16 +1,17 @@
-//! `jobs`: what waits in the queue.
+//! `jobs`: what is in the queue.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::postgres::PostgresQueue;
-use ::queue::{Figures, JobQueue, Keeping, Selection, Shown, State};
+use ::queue::{JobFilter, JobQueue, JobView, QueueConfig, QueueStats, State};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
-use crds::duration::Span;
+use crds::duration::HumanDuration;
+use observer_listener::jobs::backend;
+use observer_listener::jobs::backend::Place;
 use observer_listener::migrate;
-use observer_listener::queue::place::{self, Place};
 use sqlx::PgPool;
 
 use super::dlq::{Output, TAKEN_UP};
@@ -31,7 +32,7 @@ pub(super) enum JobsCommand {
     List {
         #[command(flatten)]
         filter: Filter,
-        /// Only those that stand like this
+        /// Only those in this state
         #[arg(long, value_enum)]
         state: Option<Stand>,
         /// Most to list
@@ -50,7 +51,7 @@ pub(super) enum JobsCommand {
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Make those due now that wait for their next attempt
+    /// Make scheduled ones available now, instead of after their wait
     Retry(Chosen),
     /// Drop for good; those under way are cut off within seconds
     Cancel {
@@ -86,8 +87,8 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    fn select(self, ids: Option<Vec<String>>, state: Option<Stand>) -> Selection {
-        Selection {
+    fn select(self, ids: Option<Vec<String>>, state: Option<Stand>) -> JobFilter {
+        JobFilter {
             ids,
             observer: self.observer.map(identity),
             action: self.action,
@@ -99,23 +100,26 @@ impl Filter {
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Stand {
-    /// First of its key: due now, or waiting for its next attempt
-    Ready,
-    /// Under way
+    /// First of its key, and can be claimed
+    Available,
+    /// First of its key, and waits for its next attempt
+    Scheduled,
+    /// Held by a worker
     Running,
     /// Behind another of its key
-    Behind,
+    Blocked,
     /// Done, where the listener keeps those for a while
-    Finished,
+    Completed,
 }
 
 impl Stand {
     const fn state(self) -> State {
         match self {
-            Self::Ready => State::Ready,
+            Self::Available => State::Available,
+            Self::Scheduled => State::Scheduled,
             Self::Running => State::Running,
-            Self::Behind => State::Behind,
-            Self::Finished => State::Finished,
+            Self::Blocked => State::Blocked,
+            Self::Completed => State::Completed,
         }
     }
 }
@@ -149,7 +153,7 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             let (queue, what) = chosen.open().await?;
             let missing = missing(queue.as_ref(), &what).await?;
             let count = queue.retry(&what).await?;
-            say!("{count} due now; {TAKEN_UP}")?;
+            say!("{count} available now; {TAKEN_UP}")?;
             all_there(&missing)?;
         }
         JobsCommand::Cancel { chosen, yes } => {
@@ -168,7 +172,7 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
 }
 
 /// Of the ids that were given, those that name no job.
-async fn missing(queue: &dyn JobQueue, what: &Selection) -> Result<Vec<String>, CliError> {
+async fn missing(queue: &dyn JobQueue, what: &JobFilter) -> Result<Vec<String>, CliError> {
     let mut missing = Vec::new();
     for id in what.ids.iter().flatten() {
         if queue.show(id).await?.is_none() {
@@ -191,7 +195,7 @@ fn all_there(missing: &[String]) -> Result<(), CliError> {
 }
 
 impl Chosen {
-    async fn open(self) -> Result<(Arc<dyn JobQueue>, Selection), CliError> {
+    async fn open(self) -> Result<(Arc<dyn JobQueue>, JobFilter), CliError> {
         let what = self.filter.select((!self.all).then_some(self.ids), None);
         let (queue, names) = open(self.database).await?;
         check_names(queue.as_ref(), &what, &names).await?;
@@ -207,7 +211,7 @@ type Names = BTreeSet<(String, String)>;
 async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError> {
     if args.files.is_empty() {
         let (pool, listener) = of_one(args).await?;
-        if place::is_in_redis(&pool, &listener).await? {
+        if backend::is_in_redis(&pool, &listener).await? {
             return Err(CliError::Config(format!(
                 "jobs of listener {listener} are in Redis: name its files with -f FILE, which say how to reach it"
             )));
@@ -227,26 +231,27 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError
     let names = names.collect();
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
-    Ok((Place::open(&bundle.listener, pool).await?.queue, names))
+    let place = Place::open_recorded(&bundle.listener, pool).await?;
+    Ok((place.queue, names))
 }
 
 fn postgres(pool: PgPool, listener: &str) -> Arc<dyn JobQueue> {
-    let keeping = Keeping {
+    let config = QueueConfig {
         lease: Duration::from_secs(30),
         retention: Duration::ZERO,
     };
-    Arc::new(PostgresQueue::new(pool, listener, keeping))
+    Arc::new(PostgresQueue::new(pool, listener, config))
 }
 
 /// How the jobs of a listener are doing that are kept in its database; nothing where they are in Redis.
 pub(super) async fn in_postgres(
     pool: &PgPool,
     listener: &str,
-) -> Result<Option<Vec<(String, Figures)>>, CliError> {
-    if place::is_in_redis(pool, listener).await? {
+) -> Result<Option<Vec<(String, QueueStats)>>, CliError> {
+    if backend::is_in_redis(pool, listener).await? {
         return Ok(None);
     }
-    Ok(Some(postgres(pool.clone(), listener).figures().await?))
+    Ok(Some(postgres(pool.clone(), listener).stats().await?))
 }
 
 /// The database and the listener of a look at the state, and its queue where files name it.
@@ -266,8 +271,9 @@ pub(super) async fn of_status(
         let identity = listener.identity();
         // Without a Redis of the listener, jobs that are there cannot be counted.
         queue = match listener.queue.redis {
-            Some(_) if place::is_in_redis(&pool, &identity).await? => {
-                Some(Place::open(&listener, pool.clone()).await?.queue)
+            Some(_) if backend::is_in_redis(&pool, &identity).await? => {
+                let place = Place::open_recorded(&listener, pool.clone()).await?;
+                Some(place.queue)
             }
             _ => None,
         };
@@ -281,10 +287,10 @@ pub(super) async fn of_status(
 /// one does that is mistyped.
 async fn check_names(
     queue: &dyn JobQueue,
-    what: &Selection,
+    what: &JobFilter,
     names: &Names,
 ) -> Result<(), CliError> {
-    let any = Selection {
+    let any = JobFilter {
         ids: None,
         state: None,
         ..what.clone()
@@ -298,7 +304,7 @@ async fn check_names(
     if !filtered || known || queue.list(&any, 1).await?.1 > 0 {
         return Ok(());
     }
-    let (jobs, _) = queue.list(&Selection::default(), MOST_NAMES).await?;
+    let (jobs, _) = queue.list(&JobFilter::default(), MOST_NAMES).await?;
     let jobs = jobs.into_iter().map(|job| (job.observer, job.action));
     let all: Names = jobs.chain(names.iter().cloned()).collect();
     let there = if all.is_empty() {
@@ -319,12 +325,12 @@ const HEAD: [&str; 8] = [
     "OBSERVER/ACTION",
     "KEY",
     "AGE",
-    "DUE",
+    "SCHEDULED",
     "ATTEMPTS",
     "LAST ERROR",
 ];
 
-fn table(jobs: &[Shown], count: u64) -> Result<(), CliError> {
+fn table(jobs: &[JobView], count: u64) -> Result<(), CliError> {
     if jobs.is_empty() {
         return say!("no jobs");
     }
@@ -336,25 +342,26 @@ fn table(jobs: &[Shown], count: u64) -> Result<(), CliError> {
     Ok(())
 }
 
-fn row(job: &Shown) -> [String; 8] {
+fn row(job: &JobView) -> [String; 8] {
     let state = match job.state {
-        State::Ready => "ready",
+        State::Available => "available",
+        State::Scheduled => "scheduled",
         State::Running => "running",
-        State::Behind => "behind",
-        State::Finished => "finished",
+        State::Blocked => "blocked",
+        State::Completed => "completed",
     };
     let age = (Utc::now() - job.enqueued_at).num_seconds();
-    let due = match job.state {
-        State::Ready | State::Finished => time(job.due),
-        State::Running | State::Behind => String::new(),
+    let scheduled = match job.state {
+        State::Available | State::Scheduled | State::Completed => time(job.scheduled_at),
+        State::Running | State::Blocked => String::new(),
     };
     [
         job.id.clone(),
         state.to_owned(),
         format!("{}/{}", job.observer, job.action),
         beginning(job.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
-        Span::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),
-        due,
+        HumanDuration::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),
+        scheduled,
         job.attempts.to_string(),
         beginning(job.error.as_deref().unwrap_or_default(), ERROR_WIDTH),
     ]

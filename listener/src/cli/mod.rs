@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use crds::config::Redacted;
-use crds::duration::{NotADuration, Span};
-use observer_listener::run::Jobs;
+use crds::duration::{HumanDuration, ParseDurationError};
+use observer_listener::runtime::standalone::Jobs;
 use observer_listener::telemetry::logs::{self, LogFormat};
 use url::Url;
 
@@ -57,24 +57,24 @@ struct Cli {
 enum Command {
     /// Run the observers of a file, or of a bundle in a cluster, until SIGTERM or Ctrl-C
     Run(run::RunArgs),
-    /// Work on the jobs of a listener alone, beside those that run it
-    Work(run::RunArgs),
+    /// Run a dedicated worker: only the jobs of a listener, beside the processes that run it
+    Worker(run::RunArgs),
     /// Check files and print everything that is wrong with them
     Check(check::CheckArgs),
-    /// Make or renew the schema `observer` in the database
+    /// Create or upgrade the schema `observer` in the database
     Migrate(schema::MigrateArgs),
-    /// Begin anew after the database was restored from a backup or replaced
-    Rebase(schema::RebaseArgs),
-    /// Remove the progress and the dead letters of a listener that is gone for good
-    Forget(schema::ForgetArgs),
+    /// Reset stored positions after a restore
+    ResetPosition(schema::ResetPositionArgs),
+    /// Delete the progress, the jobs and the dead letters of a listener that is gone for good
+    DropListener(schema::DropListenerArgs),
     /// Show who works on which shard, and how far it is
     Status(status::StatusArgs),
-    /// Look at, retry or cancel actions that wait in the job queue
+    /// List, retry or cancel jobs in the queue
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
-    /// Look at, redrive or drop actions that were given up on
-    #[command(subcommand)]
-    Dlq(dlq::DlqCommand),
+    /// List, redrive or drop dead letters: deliveries that were given up on
+    #[command(subcommand, alias = "dlq")]
+    DeadLetters(dlq::DlqCommand),
     /// Send past events once more, marked as replays
     Replay(replay::ReplayArgs),
     /// Show it all at work on a small shop, with a Postgres and a receiver of its own
@@ -178,8 +178,8 @@ fn shows_password(argument: &str) -> bool {
 }
 
 /// Reads `20s`, `5m`, `250ms`.
-fn duration(text: &str) -> Result<Duration, NotADuration> {
-    text.parse::<Span>().map(Span::duration)
+fn duration(text: &str) -> Result<Duration, ParseDurationError> {
+    text.parse::<HumanDuration>().map(HumanDuration::duration)
 }
 
 /// Runs the program and says by its exit code how it went.
@@ -207,14 +207,14 @@ pub(crate) fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(args, Jobs::Too).await,
-            Command::Work(args) => run::run(args, Jobs::Only).await,
+            Command::Worker(args) => run::run(args, Jobs::Only).await,
             Command::Check(args) => check::check(&args).await,
             Command::Migrate(args) => schema::migrate(args).await,
-            Command::Rebase(args) => schema::rebase(args).await,
-            Command::Forget(args) => schema::forget(args).await,
+            Command::ResetPosition(args) => schema::reset_position(args).await,
+            Command::DropListener(args) => schema::drop_listener(args).await,
             Command::Status(args) => status::status(args).await,
             Command::Jobs(command) => jobs::jobs(command).await,
-            Command::Dlq(command) => dlq::dlq(command).await,
+            Command::DeadLetters(command) => dlq::dlq(command).await,
             Command::Replay(args) => replay::replay(args).await,
             Command::Demo(args) => demo::demo(args).await,
         }

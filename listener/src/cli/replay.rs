@@ -6,8 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args};
 use crds::config::Bundle;
+use observer_listener::dead_letters::replay;
+use observer_listener::dead_letters::replay::Selection;
 use observer_listener::migrate;
-use observer_listener::queue::replay::{self, Selection};
 use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
@@ -66,7 +67,7 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     migrate::verify(&pool).await?;
     match replay::oldest(&pool).await? {
         Some(oldest) if what.from < oldest => logs::say(&format!(
-            "the log holds no events from before {}; spec.source.changeLog.retention says for how long it does\n",
+            "the log holds no events from before {}; spec.database.retention says for how long it does\n",
             oldest.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
         )),
         _ => {}
@@ -94,7 +95,7 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let known = (events * per_event).saturating_sub(asked);
     if known > 0 {
         say!(
-            "left out as dead letters, or asked for already: {}; `dlq redrive` has those made",
+            "left out as dead letters, or asked for already: {}; `dead-letters redrive` has those made",
             counted(known, "delivery", "deliveries")
         )?;
     }

@@ -5,11 +5,12 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use clap::{ArgGroup, Args};
-use observer_listener::cluster;
+use observer_listener::coordination::membership::Member;
+use observer_listener::coordination::process;
 use observer_listener::database::DatabaseError;
-use observer_listener::run::{Jobs, Options, RunError, run as run_listener};
-use observer_listener::shard::fleet::Member;
-use observer_listener::shard::process;
+use observer_listener::runtime::cluster;
+use observer_listener::runtime::error::RunError;
+use observer_listener::runtime::standalone::{Jobs, Options, run as run_listener};
 use observer_listener::telemetry::logs;
 use observer_listener::telemetry::metrics::Metrics;
 use prometheus::IntCounter;

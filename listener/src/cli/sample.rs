@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
-use observer_listener::actions::Delivery;
-use observer_listener::dispatch::observers::Observers;
-use observer_listener::event::Event;
-use observer_listener::rules::Verdict;
+use observer_listener::delivery::Delivery;
+use observer_listener::delivery::event::Event;
+use observer_listener::matching::Verdict;
+use observer_listener::observers::Observers;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

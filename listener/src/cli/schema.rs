@@ -1,12 +1,12 @@
-//! `migrate`, `rebase` and `forget`.
+//! `migrate`, `reset-position` and `drop-listener`.
 
 use clap::{Args, ValueEnum};
 use crds::config::Redacted;
 use observer_listener::checkpoint::stored;
-use observer_listener::cluster;
+use observer_listener::coordination::live_processes;
 use observer_listener::database::{self, DatabaseError};
 use observer_listener::migrate;
-use observer_listener::shard::present;
+use observer_listener::runtime::cluster;
 use sqlx::PgPool;
 
 use super::output::{agreed, counted, say};
@@ -19,33 +19,33 @@ pub(super) struct MigrateArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct RebaseArgs {
+pub(super) struct ResetPositionArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Where to go on
+    /// Where the listener goes on
     #[arg(long, value_enum, default_value_t)]
-    resume: Resume,
+    to: Target,
     /// Really do it, where that repeats or skips events
     #[arg(long)]
     yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Resume {
+enum Target {
     /// With all that the log still holds; what was delivered before is delivered again
     #[default]
-    Beginning,
+    Earliest,
     /// Where it was, in a database that kept its transaction ids (`pg_upgrade`, a physical copy)
-    Position,
+    Stored,
     /// With what is committed from now on
-    Now,
+    Latest,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ForgetArgs {
+pub(super) struct DropListenerArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Really remove them
+    /// Really delete them
     #[arg(long)]
     yes: bool,
     /// It is known to have ended: look for no sign of life, and let nothing be there to remove
@@ -53,19 +53,24 @@ pub(super) struct ForgetArgs {
     gone: bool,
 }
 
-/// Makes or renews the schema.
+/// Creates or upgrades the schema.
 pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
     let (url, _) = args.database.resolve()?;
     let migrated = migrate::migrate(&connect(&url).await?).await?;
-    if migrated.from == migrated.to {
+    if migrated.from != migrated.to {
         say!(
-            "the schema `observer` is up to date (version {})",
+            "the schema `observer` went from version {} to {}",
+            migrated.from,
+            migrated.to
+        )?;
+    } else if migrated.functions {
+        say!(
+            "the functions of the schema `observer` were renewed (version {})",
             migrated.to
         )?;
     } else {
         say!(
-            "the schema `observer` went from version {} to {}",
-            migrated.from,
+            "the schema `observer` is up to date (version {})",
             migrated.to
         )?;
     }
@@ -75,27 +80,27 @@ pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Sets a listener's positions anew.
-pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
+/// Resets a listener's stored positions.
+pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliError> {
     let (pool, listener) = of_one(args.database).await?;
-    refuse_while_alive(&pool, &listener, "rebase").await?;
+    refuse_while_alive(&pool, &listener, "reset-position").await?;
     let kept = stored::kept(&pool, &listener).await?;
     if kept.has_not_run() {
         return Err(unknown(&pool, &listener).await?);
     }
     let events = kept.events.of("event");
-    let (resume, said, risk) = match args.resume {
-        Resume::Beginning => (
-            "beginning",
+    let (target, said, risk) = match args.to {
+        Target::Earliest => (
+            "earliest",
             "all that the log still holds",
             Some(format!(
                 "up to {events} that the log still holds would be delivered again, those that were delivered before \
                  and effects that take place exactly once included"
             )),
         ),
-        Resume::Position => ("position", "where it was", None),
-        Resume::Now => (
-            "now",
+        Target::Stored => ("stored", "where it was", None),
+        Target::Latest => (
+            "latest",
             "what is committed from now on",
             Some(format!(
                 "of {events} that the log still holds, those that were not delivered yet would never be"
@@ -105,27 +110,27 @@ pub(super) async fn rebase(args: RebaseArgs) -> Result<(), CliError> {
     if let Some(risk) = risk {
         agreed(args.yes, &format!("listener {listener}: {risk}"))?;
     }
-    sqlx::query("select observer.rebase($1, $2)")
+    sqlx::query("select observer.reset_position($1, $2)")
         .bind(&listener)
-        .bind(resume)
+        .bind(target)
         .execute(&pool)
         .await?;
     say!("listener {listener} goes on with {said}")
 }
 
-/// Removes all that is kept of a listener.
-pub(super) async fn forget(args: ForgetArgs) -> Result<(), CliError> {
+/// Deletes all that is kept of a listener.
+pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError> {
     if args.gone {
-        return forget_gone(args.database).await;
+        return drop_gone(args.database).await;
     }
     let (pool, listener) = of_one(args.database).await?;
-    refuse_while_alive(&pool, &listener, "forget").await?;
+    refuse_while_alive(&pool, &listener, "drop-listener").await?;
     let kept = stored::kept(&pool, &listener).await?;
     if kept.nothing() {
         return Err(unknown(&pool, &listener).await?);
     }
     let risk = format!(
-        "listener {listener}: its progress in {}, {}, {} in the database and the memory of {} would be removed for good; \
+        "listener {listener}: its progress in {}, {}, {} in the database and the memory of {} would be deleted for good; \
          run again under this name, it begins anew, and delivers again what the log still holds, {} now",
         kept.shards.of("shard"),
         kept.letters.of("dead letter"),
@@ -134,23 +139,23 @@ pub(super) async fn forget(args: ForgetArgs) -> Result<(), CliError> {
         kept.events.of("event"),
     );
     agreed(args.yes, &risk)?;
-    let rows: i64 = sqlx::query_scalar("select observer.forget($1)")
+    let rows: i64 = sqlx::query_scalar("select observer.drop_listener($1)")
         .bind(&listener)
         .fetch_one(&pool)
         .await?;
     let rows = counted(rows.unsigned_abs(), "row", "rows");
-    say!("listener {listener} is forgotten: {rows} removed")
+    say!("listener {listener} is dropped: {rows} deleted")
 }
 
 /// The same of one that whoever asks knows to have ended, as the operator does.
-async fn forget_gone(database: DatabaseArgs) -> Result<(), CliError> {
+async fn drop_gone(database: DatabaseArgs) -> Result<(), CliError> {
     let (url, listener) = database.resolve()?;
     let listener = listener.ok_or_else(|| {
         CliError::Config("name the listener with --listener NAME, or its files with -f FILE".into())
     })?;
-    let rows = cluster::forget(&connect(&url).await?, &listener).await?;
+    let rows = cluster::drop_listener(&connect(&url).await?, &listener).await?;
     let rows = counted(rows.unsigned_abs(), "row", "rows");
-    say!("listener {listener} is forgotten: {rows} removed")
+    say!("listener {listener} is dropped: {rows} deleted")
 }
 
 /// The database, and the listener where one is named: one that only its name tells of must be there,
@@ -212,15 +217,16 @@ async fn known(pool: &PgPool) -> Result<String, sqlx::Error> {
 
 /// What a running listener holds in memory would undo or repeat what is done behind its back.
 async fn refuse_while_alive(pool: &PgPool, listener: &str, command: &str) -> Result<(), CliError> {
-    let names = present::present(pool, listener).await?;
+    let names = live_processes::present(pool, listener).await?;
     if names.is_empty() {
         return Ok(());
     }
     Err(anyhow::anyhow!(
         "listener {listener} is running: {}. Stop these processes (in a cluster, delete the ObserverListener or scale \
          it to 0) and repeat `{command}`; one that was killed counts as running until its lease has run out. \
-         Where you know better, `select observer.{command}('{listener}')` in the database does not ask",
-        names.join(", ")
+         Where you know better, `select observer.{function}('{listener}')` in the database does not ask",
+        names.join(", "),
+        function = command.replace('-', "_"),
     )
     .into())
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use ::queue::Figures;
+use ::queue::QueueStats;
 use chrono::{DateTime, Utc};
 use clap::Args;
-use crds::duration::Span;
+use crds::duration::HumanDuration;
 use observer_listener::checkpoint::status::{self, ShardState};
-use observer_listener::queue::dead_letter::keeper::{self, Selection};
-use observer_listener::shard::heartbeat::{self, MemberState};
-use observer_listener::shard::present;
+use observer_listener::coordination::heartbeat;
+use observer_listener::coordination::heartbeat::MemberState;
+use observer_listener::coordination::live_processes;
+use observer_listener::dead_letters::admin;
+use observer_listener::dead_letters::admin::Selection;
 use serde::Serialize;
 use sqlx::PgPool;
 
@@ -49,9 +51,10 @@ struct State {
 #[serde(rename_all = "camelCase")]
 struct Waiting {
     pending: u64,
-    due: u64,
+    available: u64,
+    scheduled: u64,
     running: u64,
-    behind: u64,
+    blocked: u64,
     oldest_seconds: u64,
 }
 
@@ -74,7 +77,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
             .is_none_or(|last| last.listener != shard.listener)
         {
             let jobs = match &queue {
-                Some(queue) => Some(queue.figures().await?),
+                Some(queue) => Some(queue.stats().await?),
                 None => jobs::in_postgres(&pool, &shard.listener).await?,
             };
             states.push(state(&pool, shard.listener.clone(), jobs).await?);
@@ -106,17 +109,18 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
 async fn state(
     pool: &PgPool,
     listener: String,
-    jobs: Option<Vec<(String, Figures)>>,
+    jobs: Option<Vec<(String, QueueStats)>>,
 ) -> Result<State, CliError> {
     let what = Selection {
         listener: Some(listener.clone()),
         ..Selection::default()
     };
-    let of = |figures: Figures| Waiting {
+    let of = |figures: QueueStats| Waiting {
         pending: figures.pending,
-        due: figures.due,
+        available: figures.available,
+        scheduled: figures.scheduled(),
         running: figures.running,
-        behind: figures.behind,
+        blocked: figures.blocked,
         oldest_seconds: figures.oldest_seconds,
     };
     let jobs = jobs.map(|jobs| {
@@ -125,8 +129,8 @@ async fn state(
             .collect()
     });
     Ok(State {
-        dead_letters: keeper::count(pool, &what).await?.unsigned_abs(),
-        processes: present::present(pool, &listener).await?,
+        dead_letters: admin::count(pool, &what).await?.unsigned_abs(),
+        processes: live_processes::present(pool, &listener).await?,
         members: heartbeat::members(pool, &listener).await?,
         listener,
         jobs,
@@ -155,7 +159,15 @@ fn show(state: &State, now: DateTime<Utc>) -> Result<(), CliError> {
         .map(job_row)
         .collect();
     if !waiting.is_empty() {
-        let head = ["  JOBS", "DUE", "RUNNING", "BEHIND", "OLDEST", "OBSERVER"];
+        let head = [
+            "  JOBS",
+            "AVAILABLE",
+            "SCHEDULED",
+            "RUNNING",
+            "BLOCKED",
+            "OLDEST",
+            "OBSERVER",
+        ];
         table::print(head, &waiting)?;
     }
     let outdated = outdated(&state.members);
@@ -203,13 +215,14 @@ fn circuits(members: &[MemberState]) -> Vec<[String; 4]> {
     members.iter().flat_map(of_member).collect()
 }
 
-fn job_row((observer, one): (&String, &Waiting)) -> [String; 6] {
-    let oldest = Span::from_secs(one.oldest_seconds).to_string();
+fn job_row((observer, one): (&String, &Waiting)) -> [String; 7] {
+    let oldest = HumanDuration::from_secs(one.oldest_seconds).to_string();
     [
         format!("  {}", one.pending),
-        one.due.to_string(),
+        one.available.to_string(),
+        one.scheduled.to_string(),
         one.running.to_string(),
-        one.behind.to_string(),
+        one.blocked.to_string(),
         oldest,
         observer.clone(),
     ]
@@ -223,7 +236,7 @@ fn row(shard: &Shard, now: DateTime<Utc>) -> [String; 5] {
     let lag = state
         .oldest
         .map_or(0, |oldest| (now - oldest).num_seconds());
-    let lag = Span::from_secs(u64::try_from(lag).unwrap_or(0)).to_string();
+    let lag = HumanDuration::from_secs(u64::try_from(lag).unwrap_or(0)).to_string();
     let owner = match &state.owner {
         Some(owner) if *owner_is_gone => format!("nobody: {owner} is gone"),
         Some(owner) => owner.clone(),

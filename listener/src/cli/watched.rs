@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::config::ListenerConfig;
-use observer_listener::actions::Kept;
-use observer_listener::dispatch::observers::Observers;
+use observer_listener::admission::action_runtime::Kept;
 use observer_listener::lint::lint;
+use observer_listener::observers::Observers;
 use tokio::signal::unix::Signal;
 use tokio::time::sleep;
 
@@ -51,8 +51,8 @@ impl Loader {
         let shared = self.shared.of(&listener)?;
         let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
             let located = wrong.into_iter().map(|one| {
-                let locations = &loaded.locations;
-                locations.problem(&one.observer, &one.path, one.message)
+                let source_map = &loaded.source_map;
+                source_map.diagnostic(&one.observer, &one.path, one.message)
             });
             CliError::Config(check::listed(&located.collect::<Vec<_>>()))
         })?;

@@ -14,7 +14,7 @@ use super::stage::{self, LISTENER};
 use super::summary;
 use crate::database::{self, DatabaseError};
 use crate::migrate::{self, MigrateError};
-use crate::run::RunError;
+use crate::runtime::error::RunError;
 use testkit::servers::binaries::{Binaries, VERSION};
 use testkit::servers::postgres::{PrivateServer, ServerError};
 
@@ -213,10 +213,10 @@ async fn prepare(pool: &PgPool) -> Result<(), DemoError> {
 /// Leaves no trace of the shop and its listener.
 async fn clean(pool: &PgPool) -> Result<(), DemoError> {
     shop::unmake(pool).await.map_err(doing("drop the shop"))?;
-    sqlx::query("select observer.forget($1)")
+    sqlx::query("select observer.drop_listener($1)")
         .bind(LISTENER)
         .execute(pool)
         .await
-        .map_err(doing("forget the demo's listener"))?;
+        .map_err(doing("drop the demo's listener"))?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::tally::{Delivery, Observer};
-use crate::queue::dead_letter::keeper::Full;
+use crate::dead_letters::admin::Full;
 use testkit::http_sink::Received;
 
 /// Headers worth showing.

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ::queue::transaction;
+use ::queue::sql_transaction;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::postgres::{PgConnectOptions, PgRow};
@@ -86,7 +86,7 @@ pub(super) async fn find(pool: &PgPool) -> Result<Found, sqlx::Error> {
 
 /// Makes the schema and tracks its tables.
 pub(super) async fn make(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let mut tx = transaction::begin(pool).await?;
+    let mut tx = sql_transaction::begin(pool).await?;
     let schema = format!("create schema shop; comment on schema shop is '{MARK}'");
     sqlx::raw_sql(sqlx::AssertSqlSafe(schema))
         .execute(&mut *tx)
@@ -97,7 +97,7 @@ pub(super) async fn make(pool: &PgPool) -> Result<(), sqlx::Error> {
 
 /// Drops a schema that a demo made.
 pub(super) async fn unmake(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let mut tx = transaction::begin(pool).await?;
+    let mut tx = sql_transaction::begin(pool).await?;
     let tables = "select observer.untrack(c.oid::regclass) from pg_class c
                   where c.relnamespace = 'shop'::regnamespace and c.relkind = 'r'";
     sqlx::query(tables).execute(&mut *tx).await?;

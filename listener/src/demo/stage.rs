@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use crds::config::{Bundle, Redacted, StartAt};
-use crds::load::SourceFile;
+use crds::manifest::SourceFile;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -24,12 +24,15 @@ use super::screen::Screen;
 use super::shop::{self, SharedTally, lock};
 use super::summary::Outcome;
 use super::tally::Observer;
-use crate::actions::{Gates, Shared};
+use crate::admission::action_runtime::Shared;
+use crate::admission::endpoint_gate::Gates;
+use crate::coordination::process;
 use crate::database;
-use crate::dispatch::observers::Observers;
-use crate::queue::dead_letter::keeper::{self, Selection};
-use crate::run::{self, RunError};
-use crate::shard::process;
+use crate::dead_letters::admin;
+use crate::dead_letters::admin::Selection;
+use crate::observers::Observers;
+use crate::runtime::error::RunError;
+use crate::runtime::standalone;
 use crate::telemetry::metrics::Metrics;
 use testkit::http_sink::{self as sink, Behaviour, Sink};
 
@@ -134,16 +137,16 @@ impl Stage<'_> {
             DemoError::Example(texts.join("\n"))
         })?;
         let metrics = Metrics::new(LISTENER)?;
-        let options = run::Options {
+        let options = standalone::Options {
             listen: None,
-            jobs: run::Jobs::Too,
+            jobs: standalone::Jobs::Too,
             member: process::member(),
             metrics: Some(metrics.clone()),
         };
         let config = bundle.listener;
         let observers = watch::channel(Arc::new(observers)).1;
         let listener =
-            tokio::spawn(async move { run::run(&config, observers, options, end).await });
+            tokio::spawn(async move { standalone::run(&config, observers, options, end).await });
         Ok(Cast {
             pool: self.pool,
             sink,
@@ -170,7 +173,7 @@ fn load(url: &Redacted, sink: &Sink, signing_secret: &Redacted) -> Result<Bundle
         path: "shop.yaml".to_owned(),
         text: EXAMPLE.to_owned(),
     };
-    let loaded = crds::load::load(&[file], &secret, None)
+    let loaded = crds::loader::load(&[file], &secret, None)
         .map_err(|report| DemoError::Example(report.to_string()))?;
     let mut bundle = loaded.bundle;
     if let Some((namespace, name)) = LISTENER.split_once('/') {
@@ -271,7 +274,7 @@ impl Cast<'_> {
     }
 
     async fn show_letter(&mut self, screen: &mut Screen) -> Result<(), DemoError> {
-        let letters = keeper::list(self.pool, &ours(), i64::MAX, 1)
+        let letters = admin::list(self.pool, &ours(), i64::MAX, 1)
             .await
             .map_err(doing("look for dead letters"))?;
         // It is written with the next checkpoint.
@@ -319,15 +322,15 @@ impl Cast<'_> {
             self.show_letter(screen).await?;
         }
         let look = "look at the dead letters";
-        let letters = keeper::list(self.pool, &ours(), i64::MAX, MAX_LETTERS)
+        let letters = admin::list(self.pool, &ours(), i64::MAX, MAX_LETTERS)
             .await
             .map_err(doing(look))?;
         for letter in letters {
-            let one = keeper::Selection {
+            let one = admin::Selection {
                 ids: Some(vec![letter.id]),
                 ..ours()
             };
-            let full = keeper::show(self.pool, &one).await.map_err(doing(look))?;
+            let full = admin::show(self.pool, &one).await.map_err(doing(look))?;
             let mut tally = lock(&self.tally);
             match full.as_ref().and_then(receiver::given_up) {
                 Some(delivery) => tally.given_up(delivery),

@@ -7,11 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-/// Number of a target.
-pub type Target = usize;
-
-/// A lane: target, and hash of tenant, entity and key.
-pub type LaneId = (Target, u32);
+use crate::observers::{LaneId, Target};
 
 #[derive(Debug)]
 struct Lane<T> {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::checkpoint::{Action, Beyond, Inherited, Progress};
-use crate::source::position::{Position, Window};
-use crate::source::reader::shard_of;
+use crate::capture::position::{Position, Window};
+use crate::capture::reader::shard_of;
+use crate::checkpoint::{Beyond, Inherited, Progress};
+use crate::delivery::ActionName;
 
 /// An event's place: shard, number of the window, id in the log.
 pub type Place = (u16, u64, i64);
@@ -31,7 +32,7 @@ pub struct Mark {
 struct Entry {
     since: DateTime<Utc>,
     left: usize,
-    done: Vec<Action>,
+    done: Vec<ActionName>,
 }
 
 #[derive(Debug)]
@@ -98,7 +99,7 @@ impl Ledger {
         &mut self,
         (shard, window, id): Place,
         event: Mark,
-        actions: &[Action],
+        actions: &[ActionName],
     ) -> Vec<usize> {
         let Some(shard) = self.shards.get_mut(&shard) else {
             return Vec::new();
@@ -143,7 +144,7 @@ impl Ledger {
     }
 
     /// An action of an event is over, for good or by a dead letter that the next save carries.
-    pub fn done(&mut self, place: Place, action: Action) {
+    pub fn done(&mut self, place: Place, action: ActionName) {
         self.passed(place, action);
         self.got_on(place.0);
     }
@@ -163,7 +164,7 @@ impl Ledger {
     }
 
     /// An action of an event has become a job that the next save carries.
-    pub fn passed(&mut self, (shard, window, id): Place, action: Action) {
+    pub fn passed(&mut self, (shard, window, id): Place, action: ActionName) {
         let Some(shard) = self.shards.get_mut(&shard) else {
             return;
         };
@@ -298,12 +299,12 @@ fn done_by_others(inherited: &[Inherited], id: i64, event: Mark) -> Done {
 #[derive(Debug)]
 enum Done {
     Nothing,
-    Some(Vec<Action>),
+    Some(Vec<ActionName>),
     All,
 }
 
 impl Done {
-    fn covers(&self, action: &Action) -> bool {
+    fn covers(&self, action: &ActionName) -> bool {
         match self {
             Self::Nothing => false,
             Self::Some(actions) => actions.contains(action),

@@ -4,29 +4,27 @@
 //! there is room, runs what its lanes let run, notes in the ledger what is over, and saves how
 //! far that lets each shard go. While there is no room it takes nothing, and the reader waits.
 
+pub(crate) mod checkpoint_buffer;
+pub(crate) mod checkpoint_writer;
+pub(crate) mod dispatcher;
+pub(crate) mod in_flight;
+pub(crate) mod owned_shard;
+pub(crate) mod queue_spill;
+pub(crate) mod queued_lanes;
+pub(crate) mod redriver;
+pub(crate) mod stall_detector;
+pub mod target_table;
+
 pub mod lanes;
 pub mod ledger;
-pub mod observers;
-pub mod retry;
-pub mod roster;
 
-mod diverted;
-mod diverting;
-mod driver;
 mod outcome;
-mod owned;
-mod redrive;
-mod saver;
-mod saving;
-mod stalled;
-mod work;
 
-pub(crate) use diverted::MAX_LANES;
-pub(crate) use work::try_once;
+pub(crate) use queued_lanes::MAX_LANES;
 
-pub use driver::{Dispatcher, Setup};
-pub use owned::{Command, Right};
-pub use saver::Saver;
+pub use checkpoint_writer::Saver;
+pub use dispatcher::{Dispatcher, Setup};
+pub use owned_shard::{Command, Right};
 
 use std::time::Duration;
 

@@ -5,12 +5,14 @@ use std::time::Duration;
 use crds::config::{OnFailure, Ordering};
 use tokio::time::Instant;
 
-use super::lanes::{LaneId, Target};
-use super::work::{Ended, Work, weight};
-use super::{Dispatcher, retry};
-use crate::actions::{Failure, Outcome};
-use crate::queue::dead_letter::Letter;
-use crate::telemetry::attempts;
+use super::Dispatcher;
+use super::in_flight::{Ended, Work, weight};
+use crate::dead_letters::store::Letter;
+use crate::delivery::failure::Failure;
+use crate::delivery::outcome::Outcome;
+use crate::delivery::retry_policy;
+use crate::observers::attempt_log;
+use crate::observers::{LaneId, Target};
 
 impl Dispatcher {
     pub(super) fn ended(&mut self, ended: Ended) {
@@ -88,10 +90,10 @@ impl Dispatcher {
             .lanes
             .first(lane)
             .map_or(policy.attempts, |work| work.attempts);
-        if let Some(wait) = retry::wait(&policy, tries, after, rand::random()) {
+        if let Some(wait) = retry_policy::wait(&policy, tries, after, rand::random()) {
             let compiled = compiled.clone();
             if let Some(mut work) = self.take_out(lane) {
-                attempts::failed(&compiled, &work.event.id, failure, tries, wait);
+                attempt_log::failed(&compiled, &work.event.id, failure, tries, wait);
                 work.note(failure, Some(took));
                 self.wait_in_queue(lane, work, wait);
             }
@@ -160,7 +162,7 @@ impl Dispatcher {
             let metrics = &self.setup.saver.metrics;
             metrics.attempted(&compiled.name, outcome, took);
             if let (Outcome::Done, Some(work)) = (outcome, self.lanes.first(lane)) {
-                attempts::delivered(compiled, &work.event.id, work.attempts, took);
+                attempt_log::delivered(compiled, &work.event.id, work.attempts, took);
             }
         }
     }

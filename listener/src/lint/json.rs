@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::rules::names::did_you_mean;
+use crate::text::names::did_you_mean;
 
 /// Kinds of blocks that Slack takes in messages. See <https://docs.slack.dev/reference/block-kit/blocks>.
 const BLOCKS: [&str; 12] = [

@@ -7,9 +7,10 @@ use crds::config::{
     ActionConfig, ActionKind, ObserverConfig, Operation, RedisCommand, TeamsContent,
 };
 
-use crate::actions::{Action, Shared};
-use crate::dispatch::observers::CompileProblem;
-use crate::rules::{Condition, Side};
+use crate::actions::Action;
+use crate::admission::action_runtime::Shared;
+use crate::matching::{Condition, Side};
+use crate::observers::CompileProblem;
 use crate::tracking::templates;
 
 /// Names all that can never work in an observer that compiles.
@@ -105,7 +106,9 @@ fn of_content(kind: &ActionKind) -> Option<(String, String)> {
                 RedisCommand::Publish { message, .. } => {
                     ("redis.publish.message", message.as_ref())
                 }
-                RedisCommand::Add { message, .. } => ("redis.add.message", message.as_ref()),
+                RedisCommand::AppendToStream { message, .. } => {
+                    ("redis.appendToStream.message", message.as_ref())
+                }
                 RedisCommand::Delete { .. } => return None,
             };
             json(place, source, &redis.content_type)

@@ -5,7 +5,7 @@
 use sqlx::PgConnection;
 
 /// Its name. Roles are the server's, so all databases of a server share it.
-const CAPTURE_ROLE: &str = "observer_capture";
+pub(super) const CAPTURE_ROLE: &str = "observer_capture";
 
 /// Gives the functions to that role. What the migrating role may not do raises `insufficient_privilege`,
 /// and the block's savepoint leaves everything as it was. `inherit` is a role's own property up to
@@ -42,7 +42,7 @@ begin
     grant usage on sequence observer.change_log_id to observer_capture;
     grant insert on observer.change_log to observer_capture;
     grant select (id, xid, entity, operation) on observer.change_log to observer_capture;
-    grant select on observer.log_head, observer.changed_rows, observer.old_rows, observer.new_rows,
+    grant select on observer.log_partition_state, observer.changed_rows, observer.old_rows, observer.new_rows,
         observer.emit_restriction to observer_capture;
     grant execute on function observer.may_emit to observer_capture;
     foreach given in array array['log_rows()', 'log_update()', 'log_truncate()', 'log_event(text, json, text, text)'] loop
@@ -56,9 +56,14 @@ $give$
 /// Whether capture runs as its own role, or else what it should be told that it does not: who captures,
 /// and why it is so.
 pub(super) async fn give(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    // Of the functions that capture, one that is not that role's.
     let owner = "select p.proowner::regrole::text, r.rolsuper
                  from pg_proc p join pg_roles r on r.oid = p.proowner
-                 where p.oid = 'observer.log_rows()'::regprocedure";
+                 where p.oid in (
+                     'observer.log_rows()'::regprocedure, 'observer.log_update()'::regprocedure,
+                     'observer.log_truncate()'::regprocedure,
+                     'observer.log_event(text, json, text, text)'::regprocedure)
+                 order by r.rolname = 'observer_capture' limit 1";
     let (who, is_super): (String, bool) = sqlx::query_as(owner).fetch_one(&mut *connection).await?;
     if who == CAPTURE_ROLE {
         return Ok(None);

@@ -1,23 +1,20 @@
 //! What the listener counts and measures, for Prometheus.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crds::config::OnFailure;
-use crds::report::LeftAlone;
+use crds::pod_status::LeftAlone;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use tokio::sync::watch;
-
-use super::receivers::Receivers;
-use crate::actions::Outcome;
-use crate::checkpoint::Action;
-use crate::dispatch::observers::Observers;
-use crate::queue::dead_letter::Attempt;
+use crate::delivery::ActionName;
+use crate::delivery::attempt::Attempt;
+use crate::delivery::outcome::Outcome;
+use crate::sync::lock;
 
 /// Bounds of the duration buckets, in seconds.
 const DURATIONS: [f64; 12] = [
@@ -114,19 +111,33 @@ impl Jobs {
 }
 
 /// Receivers that are told of.
-#[derive(Debug)]
 pub struct Told {
     metrics: Metrics,
-    receivers: Receivers,
+    collector: Option<Box<dyn Collector>>,
+}
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
 }
 
 impl Drop for Told {
     fn drop(&mut self) {
         // One that is gone already is not told of either.
         let registry = &self.metrics.registry;
-        let _gone = registry.unregister(Box::new(self.receivers.clone()));
-        self.metrics.set_receivers(None);
+        let _gone = self
+            .collector
+            .take()
+            .map(|known| registry.unregister(known));
+        self.metrics.set_circuits(None);
     }
+}
+
+/// Knows the circuit breakers of a listener's endpoints.
+pub trait OpenCircuits: std::fmt::Debug + Send + Sync {
+    /// Those that are not closed.
+    fn open_circuits(&self) -> LeftAlone;
 }
 
 /// All metrics of one listener.
@@ -134,7 +145,7 @@ impl Drop for Told {
 pub struct Metrics {
     registry: Registry,
     /// Those of the observers of the moment.
-    receivers: Arc<Mutex<Option<Receivers>>>,
+    circuits: Arc<Mutex<Option<Arc<dyn OpenCircuits>>>>,
     /// Events read from the log.
     pub events: IntCounter,
     /// Matches of an observer and an event.
@@ -208,7 +219,7 @@ impl Metrics {
         )?;
         let lag = registered(&registry, lag)?;
         Ok(Self {
-            receivers: Arc::default(),
+            circuits: Arc::default(),
             events: counter("events_total", "Events read from the log")?,
             matches: counters(
                 "matches_total",
@@ -282,7 +293,7 @@ impl Metrics {
     }
 
     /// Counts an attempt.
-    pub fn attempted(&self, (observer, action): &Action, outcome: &Outcome, took: Duration) {
+    pub fn attempted(&self, (observer, action): &ActionName, outcome: &Outcome, took: Duration) {
         let outcome = match outcome {
             Outcome::Done => "done",
             Outcome::Retry { .. } => "retry",
@@ -302,7 +313,7 @@ impl Metrics {
     pub fn given_up(
         &self,
         (event, entity): (&str, &str),
-        (observer, action): &Action,
+        (observer, action): &ActionName,
         attempts: u32,
         last: &Attempt,
         then: OnFailure,
@@ -329,36 +340,29 @@ impl Metrics {
         );
     }
 
-    /// Tells of the receivers of these observers, and of those of whatever comes in their place,
-    /// for as long as the answer is kept.
-    pub fn tell_of_receivers(
-        &self,
-        observers: watch::Receiver<Arc<Observers>>,
-    ) -> Result<Told, prometheus::Error> {
-        let receivers = Receivers::new(observers)?;
-        self.registry.register(Box::new(receivers.clone()))?;
-        self.set_receivers(Some(receivers.clone()));
+    /// Registers what tells of circuit breakers, for as long as the answer is kept.
+    pub fn register_circuits<C>(&self, circuits: C) -> Result<Told, prometheus::Error>
+    where
+        C: Collector + OpenCircuits + Clone + 'static,
+    {
+        self.registry.register(Box::new(circuits.clone()))?;
+        self.set_circuits(Some(Arc::new(circuits.clone())));
         Ok(Told {
             metrics: self.clone(),
-            receivers,
+            collector: Some(Box::new(circuits)),
         })
     }
 
-    fn set_receivers(&self, receivers: Option<Receivers>) {
-        *self
-            .receivers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = receivers;
+    fn set_circuits(&self, circuits: Option<Arc<dyn OpenCircuits>>) {
+        *lock(&self.circuits) = circuits;
     }
 
     /// The receivers that are left alone now.
     #[must_use]
     pub fn left_alone(&self) -> LeftAlone {
-        let receivers = self.receivers.lock();
-        let receivers = receivers.unwrap_or_else(PoisonError::into_inner);
-        receivers
+        lock(&self.circuits)
             .as_ref()
-            .map_or_else(LeftAlone::default, Receivers::left_alone)
+            .map_or_else(LeftAlone::default, |circuits| circuits.open_circuits())
     }
 
     /// Everything in the text format of Prometheus.

@@ -1,8 +1,8 @@
 //! Logs and metrics.
 
-pub mod attempts;
-pub(crate) mod beginning;
+pub mod health;
+pub mod status;
+
 pub mod logs;
 pub mod metrics;
-mod receivers;
 mod writer;

@@ -1,17 +1,17 @@
 //! What keeps an observer from doing what it says, with the remedy.
 
-use crds::report::{CAPTURE_BROKEN, COLUMN_MISSING, TABLE_MISSING, TABLE_NOT_TRACKED};
+use crds::pod_status::{CAPTURE_BROKEN, COLUMN_MISSING, TABLE_MISSING, TABLE_NOT_TRACKED};
 
 use super::Needs;
 use super::tables::{Table, Tables};
-use crate::rules::names::{did_you_mean, list};
+use crate::text::names::{did_you_mean, list};
 
 /// Something that keeps an observer from doing what it says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The observer, `namespace/name`.
     pub observer: String,
-    /// Where in the resource, as `spec.on.entity`.
+    /// Where in the resource, as `spec.events.entity`.
     pub path: String,
     /// Why, in a word, as `TableNotTracked`.
     pub reason: &'static str,
@@ -27,7 +27,7 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
         reason,
         message,
     };
-    let entity = |reason, message| finding("spec.on.entity", reason, message);
+    let entity = |reason, message| finding("spec.events.entity", reason, message);
     let Some(table) = tables.known.get(&needs.entity) else {
         let missing = missing(needs, tables).map(|message| entity(TABLE_MISSING, message));
         return missing.into_iter().collect();

@@ -2,19 +2,17 @@
 //! that does not exist, would never do anything, and a column that is not there fails each event.
 
 mod finding;
-mod summary;
+pub(crate) mod summary;
 mod tables;
 pub(crate) mod templates;
-mod watch;
 
 use crds::config::{ObserverConfig, Operation};
 use sqlx::PgPool;
 
 pub use finding::Finding;
 use tables::Tables;
-pub(crate) use watch::{Told, watch};
 
-use crate::rules::Condition;
+use crate::matching::Condition;
 
 /// What an observer needs of the database.
 #[derive(Clone, Debug)]

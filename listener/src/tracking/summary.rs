@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crds::report::{TrackingFinding, TrackingReport};
+use crds::pod_status::{TrackingFinding, TrackingReport};
 
 use super::Finding;
-use crate::actions::on_one_line;
+use crate::text::on_one_line;
 
 /// Most findings that a report has.
 const MOST: usize = 64;
@@ -18,7 +18,7 @@ const MAX_PATH: usize = 128;
 
 /// The findings in short: one of each observer before the second of any, and the number of those
 /// that are left out.
-pub(super) fn summary(found: &[Finding]) -> TrackingReport {
+pub(crate) fn summary(found: &[Finding]) -> TrackingReport {
     let mut of_observer: BTreeMap<&str, usize> = BTreeMap::new();
     let mut ranked: Vec<(usize, &Finding)> = found
         .iter()
@@ -60,7 +60,7 @@ fn bounded(text: &str, most: usize) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use crds::report::COLUMN_MISSING;
+    use crds::pod_status::COLUMN_MISSING;
 
     use super::*;
 

@@ -7,7 +7,7 @@ use crds::config::{ActionConfig, ActionKind, HeaderValue, RedisCommand, TeamsCon
 use minijinja::Environment;
 use regex::Regex;
 
-use crate::rules::Side;
+use crate::matching::Side;
 
 /// Stack for the parser, which calls itself for each of a chain of operators: enough for the longest
 /// template that is compiled. Memory is only taken as far as it is used.
@@ -152,11 +152,11 @@ pub(crate) fn sources<'a>(kind: &'a ActionKind) -> Vec<Source<'a>> {
                 add("redis.publish.channel", Some(channel));
                 add("redis.publish.message", message.as_ref());
             }
-            RedisCommand::Add {
+            RedisCommand::AppendToStream {
                 stream, message, ..
             } => {
-                add("redis.add.stream", Some(stream));
-                add("redis.add.message", message.as_ref());
+                add("redis.appendToStream.stream", Some(stream));
+                add("redis.appendToStream.message", message.as_ref());
             }
         },
         ActionKind::Nats(nats) => {

@@ -1,6 +1,6 @@
 //! Where the log ends, read while ids are drawn.
 
-use observer_listener::source::log::Log;
+use observer_listener::capture::change_log::Log;
 use uuid::Uuid;
 
 use crate::support::database;

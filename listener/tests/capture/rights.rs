@@ -42,25 +42,25 @@ async fn no_function_is_executable_by_all_but_those_that_only_compute() {
         [
             "check_columns",
             "check_trackable",
-            "columns",
             "composite_key",
             "emit",
             "emit",
             "emit",
             "entity_of",
             "escaped_field",
-            "excluded",
+            "excluded_columns",
             "field",
             "has_own_json",
             "hash_of",
-            "hidden",
             "identity_of",
+            "kept_exclusions",
             "key_of",
             "make_triggers",
             "options_of",
             "primary_key",
             "raw_field",
             "trouble_of",
+            "visible_columns",
         ]
     );
     let definers: i64 = db
@@ -199,7 +199,7 @@ async fn capture_runs_as_a_role_that_may_only_add_to_the_log() {
             "change_log INSERT",
             "changed_rows SELECT",
             "emit_restriction SELECT",
-            "log_head SELECT",
+            "log_partition_state SELECT",
             "new_rows SELECT",
             "old_rows SELECT"
         ]

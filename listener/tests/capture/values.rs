@@ -135,7 +135,7 @@ async fn columns_that_are_excluded_are_not_read() {
     )
     .await;
     let list: String = db
-        .value("select observer.columns('docs'::regclass, observer.options_of('docs'::regclass))")
+        .value("select observer.visible_columns('docs'::regclass, observer.options_of('docs'::regclass))")
         .await;
     assert_eq!(list, "id, note");
     let image: String = db

@@ -35,7 +35,7 @@ async fn jobs_are_listed_shown_retried_and_cancelled() {
         .iter()
         .map(|one| one["state"].as_str().unwrap())
         .collect();
-    assert_eq!(states, ["ready", "ready", "ready", "behind"]);
+    assert_eq!(states, ["scheduled", "scheduled", "scheduled", "blocked"]);
     assert_eq!(all[0]["observer"], "default/shop");
     assert_eq!(all[0]["attempts"], 1);
     assert!(
@@ -43,7 +43,7 @@ async fn jobs_are_listed_shown_retried_and_cancelled() {
         "{}",
         all[0]
     );
-    let table = jobs(&config, &["list", "--state", "behind"]).await;
+    let table = jobs(&config, &["list", "--state", "blocked"]).await;
     assert!(
         table.starts_with("ID ") && table.contains("default/shop/post"),
         "{table}"
@@ -66,7 +66,7 @@ async fn jobs_are_listed_shown_retried_and_cancelled() {
     left(&db, 3).await;
     sink.behave(Behaviour::Ok);
     let said = jobs(&config, &["retry", "--all", "--observer", "shop"]).await;
-    assert!(said.starts_with("2 due now"), "{said}");
+    assert!(said.starts_with("2 available now"), "{said}");
     keys_of(&sink, "/hook", 3).await;
     left(&db, 0).await;
     for does in ["show", "retry", "cancel"] {

@@ -31,8 +31,11 @@ const AT_ONCE: usize = 3;
 /// What a listener says of its queue: finished jobs are kept, to be counted. Whoever died on the
 /// same machine is known to be gone, so no short Lease is needed, which a busy machine would lose.
 fn kept(spec: &str) -> String {
-    assert!(spec.contains("lease: 5s"));
-    spec.replace("lease: 5s", "lease: 5s, retention: 1h") + LONG_LEASE
+    assert!(spec.contains("workerLeaseDuration: 5s"));
+    spec.replace(
+        "workerLeaseDuration: 5s",
+        "workerLeaseDuration: 5s, completedJobRetention: 1h",
+    ) + LONG_LEASE
 }
 
 /// One that fails now and then, and one that is refused as a job. (Failures of another kind would
@@ -52,7 +55,7 @@ async fn finished(config: &Config) -> Option<BTreeMap<(String, String), usize>> 
     let mut counts = BTreeMap::new();
     for job in listed {
         let text = |field: &str| job[field].as_str().unwrap().to_owned();
-        if text("state") != "finished" {
+        if text("state") != "completed" {
             return None;
         }
         *counts
@@ -245,7 +248,13 @@ async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
     all(ROWS).await;
     process.stop().await;
     let path = config.path();
-    let args = ["dlq", "redrive", "--all", "-f", path.to_str().unwrap()];
+    let args = [
+        "dead-letters",
+        "redrive",
+        "--all",
+        "-f",
+        path.to_str().unwrap(),
+    ];
     command(&args).await.ok();
     let mut process = Process::run_to(&config, failpoint, 1);
     assert!(process.ends().await.code().is_none(), "{}", process.said());
@@ -260,7 +269,7 @@ async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
     all(ROWS).await;
     process.stop().await;
     // From here on nobody dies, and no worker is to be taken for dead.
-    config.change("lease: 5s", "lease: 10m");
+    config.change("workerLeaseDuration: 5s", "workerLeaseDuration: 10m");
     let process = Process::run(&config);
     sink.behave(Behaviour::Ok);
     command(&args).await.ok();

@@ -19,7 +19,7 @@ const MOST: i64 = 100;
 async fn taken(db: &TestDb, sink: &Sink, done: u64) -> bool {
     let mut patience = Patience::default();
     loop {
-        let taken = "select exists (select from observer.job where state = 'c')";
+        let taken = "select exists (select from observer.job where state = 'r')";
         if db.value::<bool>(taken).await {
             return true;
         }

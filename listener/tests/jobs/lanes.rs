@@ -58,7 +58,8 @@ async fn a_key_with_a_failed_delivery_flows_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_with_a_failed_delivery_in_redis_flows_again() {
     let redis = redis().await;
-    flows_again(&in_redis(&redis).replace("lease: 5s", "lease: 10m")).await;
+    flows_again(&in_redis(&redis).replace("workerLeaseDuration: 5s", "workerLeaseDuration: 10m"))
+        .await;
 }
 
 async fn flows_again(spec: &str) {

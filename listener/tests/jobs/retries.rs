@@ -14,7 +14,10 @@ async fn attempts_go_on_where_a_killed_process_left_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_go_on_where_a_killed_process_left_them_in_redis() {
     let redis = redis().await;
-    attempts_go_on(&in_redis(&redis).replace("lease: 5s", "lease: 20s")).await;
+    attempts_go_on(
+        &in_redis(&redis).replace("workerLeaseDuration: 5s", "workerLeaseDuration: 20s"),
+    )
+    .await;
 }
 
 async fn attempts_go_on(spec: &str) {
@@ -64,7 +67,7 @@ async fn a_stop_leaves_what_waits_to_the_next_process() {
     sink.behave(Behaviour::Ok);
     let process = Process::run(&config);
     db.run("update orders set total = 2").await;
-    let due = "update observer.job set due = now(), state = 'r' where state = 'd'";
+    let due = "update observer.job set scheduled_at = now(), state = 'a' where state = 's'";
     db.run(due).await;
     keys_of(&sink, "/hook", 60).await;
     left(&db, 0).await;

@@ -34,7 +34,7 @@ async fn a_long_action_delays_no_short_one() {
         .await;
     eventually("as many long ones as there is room for", async || {
         let running =
-            "select count(*) from observer.job where state = 'c' and observer = 'default/long'";
+            "select count(*) from observer.job where state = 'r' and observer = 'default/long'";
         let running: i64 = sqlx::query_scalar(running)
             .fetch_one(&db.pool)
             .await
@@ -92,7 +92,7 @@ async fn a_worker_that_was_paused_for_too_long_is_refused() {
     paused.signal("STOP").await;
     sink.behave(Behaviour::Ok);
     let address = free_address();
-    let other = Process::start(&["work", "--listen", &address, "-f"], &config.path());
+    let other = Process::start(&["worker", "--listen", &address, "-f"], &config.path());
     left(&db, 0).await;
     assert_eq!(sink.counts().succeeded, 1, "the other worker has done it");
     paused.signal("CONT").await;

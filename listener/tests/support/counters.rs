@@ -169,9 +169,9 @@ impl Kill {
         let unsaved: Vec<(i64, i64)> = sqlx::query_as(
             "select (l.new ->> 'k')::bigint, (l.new ->> 'v')::bigint
              from observer.change_log l join observer.checkpoint c on l.hash % c.shards = c.shard
-             where l.new is not null and not pg_visible_in_snapshot(l.xid, c.from_snapshot)
-                 and l.id <> all (c.finished)
-                 and (c.to_snapshot is null or l.id > c.last_id or not pg_visible_in_snapshot(l.xid, c.to_snapshot))
+             where l.new is not null and not pg_visible_in_snapshot(l.xid, c.base_snapshot)
+                 and l.id <> all (c.completed_ids)
+                 and (c.window_snapshot is null or l.id > c.last_id or not pg_visible_in_snapshot(l.xid, c.window_snapshot))
              union
              select (event -> 'new' ->> 'k')::bigint, (event -> 'new' ->> 'v')::bigint from observer.job",
         )

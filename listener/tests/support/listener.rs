@@ -32,7 +32,7 @@ impl Config {
         let dir = TempDir::new().unwrap();
         let text = format!(
             "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\nmetadata: {{name: test}}\n\
-             spec:\n  source:\n    changeLog:\n      databaseUrl: {{value: \"{database_url}\"}}\n  \
+             spec:\n  database:\n    url: {{value: \"{database_url}\"}}\n  \
              egress: {{allow: [127.0.0.0/8]}}\n{listener_spec}\n---\n{observers}"
         );
         std::fs::write(dir.path().join("observers.yaml"), text).unwrap();
@@ -55,7 +55,7 @@ impl Config {
 pub(crate) fn observer(name: &str, entity: &str, url: &str, more: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
-         \"on\": {{entity: \"{entity}\", operations: [Insert, Update, Delete, Truncate, Custom]}}\n{more}  \
+         events: {{entity: \"{entity}\", operations: [Insert, Update, Delete, Truncate, Custom]}}\n{more}  \
          actions:\n    - name: post\n      webhook: {{url: {{value: \"{url}\"}}}}\n      \
          retry: {{attempts: 20, initialBackoff: 20ms, maxBackoff: 200ms}}\n---\n"
     )

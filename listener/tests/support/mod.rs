@@ -65,9 +65,9 @@ pub(crate) async fn all_is_behind(db: &TestDb) {
         // One for each shard with something that is done in part, and one for each event beyond.
         let beyond: Option<i64> = db
             .value(
-                "select sum((partly::text <> '[]' or finished <> '{}')::int + (
+                "select sum((partially_completed::text <> '[]' or completed_ids <> '{}')::int + (
                      select count(*) from observer.change_log l
-                     where l.hash % c.shards = c.shard and l.id > greatest(c.from_ceiling, c.last_id)))::bigint
+                     where l.hash % c.shards = c.shard and l.id > greatest(c.base_high_id, c.last_id)))::bigint
                  from observer.checkpoint c",
             )
             .await;

@@ -44,7 +44,7 @@ pub(crate) async fn command_by(args: &[&str], variables: &[(&str, &str)]) -> End
 /// What `dlq` prints of the listener `test`, which has to go well.
 pub(crate) async fn dlq(db: &TestDb, args: &[&str]) -> String {
     let of = ["--listener", "test", "--database-url", &db.url];
-    command(&[&["dlq"], args, &of].concat()).await.ok()
+    command(&[&["dead-letters"], args, &of].concat()).await.ok()
 }
 
 impl Ended {

@@ -15,7 +15,7 @@ pub mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crds::resources::{NamespacesFrom, Observer, ObserverListener};
+use crds::v1alpha1::{NamespacesFrom, Observer, ObserverListener};
 
 use crate::cache::projection::{
     CachedObject, DeploymentInfo, NamespaceInfo, OwnedInfo, Parsed, PodInfo, SecretInfo,

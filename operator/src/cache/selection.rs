@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crds::resources::{NamespacesFrom, Observer, ObserverListener, consents};
+use crds::v1alpha1::{NamespacesFrom, Observer, ObserverListener, consents};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Index, identity, owned_key};

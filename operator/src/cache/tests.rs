@@ -20,9 +20,9 @@ fn listener(key: &str, spec: &Value) -> (ObjectRef, CachedObject) {
         "apiVersion": "observers.fraiseql.dev/v1alpha1",
         "kind": "ObserverListener",
         "metadata": { "namespace": namespace, "name": name, "uid": key, "generation": 1 },
-        "spec": { "source": { "changeLog": { "databaseUrl": {
+        "spec": { "database": { "url": {
             "secretKeyRef": { "name": "db", "key": "url" },
-        } } } },
+        } } },
     });
     for (field, value) in spec.as_object().unwrap() {
         object["spec"][field] = value.clone();
@@ -49,7 +49,7 @@ fn observer_of(
             "namespace": namespace, "name": name, "uid": key, "labels": labels,
             "generation": generation, "resourceVersion": version.to_string(),
         },
-        "spec": { "on": { "entity": "a.b" }, "actions": [{ "name": "a", "log": {} }] },
+        "spec": { "events": { "entity": "a.b" }, "actions": [{ "name": "a", "log": {} }] },
     });
     let held = parsed(object);
     (
@@ -348,7 +348,7 @@ fn unparsable_observer_affects_no_other() {
         "apiVersion": "observers.fraiseql.dev/v1alpha1",
         "kind": "Observer",
         "metadata": { "namespace": "a", "name": "odd", "generation": 1 },
-        "spec": { "on": { "entity": "a.b" }, "actions": 7 },
+        "spec": { "events": { "entity": "a.b" }, "actions": 7 },
     });
     let held = parsed(odd);
     upsert(

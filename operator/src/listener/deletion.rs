@@ -1,7 +1,7 @@
 //! Deletes a listener: its pods stop, a Job removes its rows, and then the finalizer goes. Its objects
 //! and the Leases of its pods have it or its pods as owners, so the garbage collector removes them.
 
-use crds::resources::{DeletionPolicy, ObserverListener};
+use crds::v1alpha1::{DeletionPolicy, ObserverListener};
 use tokio::time::Instant;
 
 use super::reconcile::ListenerState;
@@ -211,7 +211,7 @@ fn cleanup_skipped(key: &ObjectRef, listener: &ObserverListener, why: &str) -> E
         "RowsKept",
         format!(
             "its progress and dead letters may still be in the database and hold back the removal of old events; \
-             run select observer.forget('{identity}') there. They were not removed: {why}"
+             run select observer.drop_listener('{identity}') there. They were not removed: {why}"
         ),
     )
 }

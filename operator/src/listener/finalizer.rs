@@ -176,7 +176,7 @@ mod tests {
         serde_json::from_value(json!({
             "metadata": { "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z") },
             "status": { "containerStatuses": [{
-                "name": "forget", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "name": "drop-listener", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                 "state": state,
             }] },
         }))

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crds::report::{PodReport, STATUS_PATH, STATUS_PORT};
+use crds::pod_status::{PodReport, STATUS_PATH, STATUS_PORT};
 use futures::StreamExt;
 use futures::stream;
 use tokio::time::Instant;

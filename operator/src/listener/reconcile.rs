@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crds::resources::{DeletionPolicy, ObserverListener};
+use crds::v1alpha1::{DeletionPolicy, ObserverListener};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crds::resources::{ObserverListener, ObserverListenerStatus};
+use crds::v1alpha1::{ObserverListener, ObserverListenerStatus};
 use tokio::time::Instant;
 
 use super::apply;

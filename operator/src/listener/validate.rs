@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::bundle::{self, BundleError, Outcome};
+use crds::bundle::{self, BundleError, Inclusion};
 use crds::config::Redacted;
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use sha2::{Digest, Sha256};
 use url::Url;
 
@@ -52,7 +52,7 @@ pub fn references(
     }
     for other in &snapshot.identity_conflicts {
         let namespace = ObjectRef::of(&other.metadata).namespace;
-        found.extend(bundle::references(&namespace, &other.spec.source));
+        found.extend(bundle::references(&namespace, &other.spec.database));
     }
     found
         .into_iter()
@@ -102,9 +102,9 @@ pub fn plan(
     let selected: Vec<&Observer> = snapshot.observers.iter().map(AsRef::as_ref).collect();
     match bundle::compile(listener, &selected, &snapshot.namespaces, &values) {
         Ok(made) => {
-            for evaluation in made.verdicts {
-                let observer = ObjectRef::new(evaluation.namespace, evaluation.name);
-                observers.insert(observer, evaluation_of(evaluation.outcome));
+            for result in made.observers {
+                let observer = ObjectRef::new(result.namespace, result.name);
+                observers.insert(observer, evaluation_of(result.inclusion));
             }
             let hash = hash(made.text.reveal());
             let text = made.text;
@@ -148,7 +148,7 @@ pub fn database_url(
     listener: &ObserverListener,
     secrets: &SecretValues,
 ) -> Option<Redacted> {
-    let source = &listener.spec.source.change_log.database_url;
+    let source = &listener.spec.database.url;
     if let Some(value) = &source.value {
         return Some(Redacted::new(value));
     }
@@ -207,14 +207,14 @@ pub fn database(
     read_database(&database_url(key, listener, secrets)?, &key.namespace)
 }
 
-fn evaluation_of(outcome: Outcome) -> Option<ObserverEvaluation> {
-    match outcome {
-        Outcome::Included => None,
-        Outcome::Suspended => Some(ObserverEvaluation::Suspended),
-        Outcome::Invalid(sentences) => Some(ObserverEvaluation::Invalid {
+fn evaluation_of(inclusion: Inclusion) -> Option<ObserverEvaluation> {
+    match inclusion {
+        Inclusion::Included => None,
+        Inclusion::Suspended => Some(ObserverEvaluation::Suspended),
+        Inclusion::Invalid(sentences) => Some(ObserverEvaluation::Invalid {
             message: sentences.join("; "),
         }),
-        Outcome::Unresolved(sentences) => Some(ObserverEvaluation::Unresolved {
+        Inclusion::Unresolved(sentences) => Some(ObserverEvaluation::Unresolved {
             reason: "SecretMissing".to_owned(),
             message: sentences.join("; "),
         }),

@@ -20,9 +20,9 @@ fn listener(
         "metadata": {
             "namespace": namespace, "name": name, "uid": name, "creationTimestamp": created,
         },
-        "spec": { "source": { "changeLog": { "databaseUrl": {
+        "spec": { "database": { "url": {
             "secretKeyRef": { "name": "db", "key": "url" },
-        } } } },
+        } } },
     });
     if let Some(identity) = identity {
         value["spec"]["identity"] = json!(identity);
@@ -37,7 +37,7 @@ fn observer(name: &str, url: &serde_json::Value) -> Arc<Observer> {
             "kind": "Observer",
             "metadata": { "namespace": "shop", "name": name, "generation": 1 },
             "spec": {
-                "on": { "entity": "public.orders" },
+                "events": { "entity": "public.orders" },
                 "actions": [{ "name": "a", "webhook": { "url": url } }],
             },
         }))
@@ -132,7 +132,7 @@ fn listener_without_its_secret_is_rejected() {
 fn younger_listener_of_the_same_identity_is_rejected() {
     let of = |name: &str, url: &str, created: &str| {
         let mut listener = listener("a", name, Some("a/orders"), created);
-        let source = &mut listener.spec.source.change_log.database_url;
+        let source = &mut listener.spec.database.url;
         source.secret_key_ref = None;
         source.value = Some(url.to_owned());
         listener

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::report::{PodReport, Role, TrackingFinding};
-use crds::resources::consent;
+use crds::pod_status::{PodReport, Role, TrackingFinding};
+use crds::v1alpha1::consent;
 
 use crate::object_ref::ObjectRef;
 
@@ -203,12 +203,12 @@ impl<'a> Tracking<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crds::report::{LeftAlone, Refusal, TABLE_NOT_TRACKED, TrackingReport};
+    use crds::pod_status::{LeftAlone, ObserverError, TABLE_NOT_TRACKED, TrackingReport};
 
     use super::*;
 
     fn report(role: Role, bundle: &str, refused: &[&str]) -> PodReport {
-        let refusal = |observer: &&str| Refusal {
+        let refusal = |observer: &&str| ObserverError {
             observer: (*observer).to_owned(),
             path: "spec.when".to_owned(),
             message: "has no `totl`; write `total`".to_owned(),
@@ -343,14 +343,14 @@ mod tests {
         // One that says so is enough, whichever it is.
         pods[1].tracking = Some(TrackingReport {
             findings: vec![
-                found("shop/a", "spec.on.entity"),
+                found("shop/a", "spec.events.entity"),
                 found("shop/a", "spec.when"),
             ],
             left_out: 0,
         });
         let no = ObserverEvaluation::Programmed(Tracked::No {
             reason: TABLE_NOT_TRACKED.to_owned(),
-            message: "spec.on.entity: track it (and 1 more)".to_owned(),
+            message: "spec.events.entity: track it (and 1 more)".to_owned(),
         });
         let said = tracked(&pods);
         assert_eq!(

@@ -1,6 +1,6 @@
 //! Updates the status of an observer.
 
-use crds::resources::{Observer, ObserverStatus};
+use crds::v1alpha1::{Observer, ObserverStatus};
 
 use super::status;
 use crate::cache::projection::{CachedObject, Parsed};

@@ -1,7 +1,7 @@
 //! The status of an observer: a pure function. Several listeners may select it; it is programmed once
 //! all of them run it.
 
-use crds::resources::ObserverStatus;
+use crds::v1alpha1::ObserverStatus;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::conditions::{ConditionStatus, ConditionValue, condition, find};
@@ -158,7 +158,7 @@ impl Said<'_> {
                     return ConditionValue::new(
                         ConditionStatus::False,
                         "Suspended",
-                        "events pass without a look at them until spec.state is Active",
+                        "events pass without a look at them while spec.suspend is true",
                     );
                 }
                 ObserverEvaluation::Waiting { reason, message } => {

@@ -1,6 +1,6 @@
 //! What is others' is not touched: their objects, their namespaces and their identities.
 
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::Role;

@@ -1,6 +1,6 @@
 //! How a listener goes.
 
-use crds::resources::ObserverListener;
+use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -46,7 +46,7 @@ pub(super) async fn a_listener_goes_with_all_it_had(room: Room) {
     room.gone::<Role>("shop-listener").await;
     room.gone::<Lease>("shop-shard-0-of-8").await;
     room.gone::<Lease>("gone-shard-0-of-8").await;
-    room.gone::<Job>("shop-listener-forget").await;
+    room.gone::<Job>("shop-listener-drop").await;
     assert!(room.get::<Lease>("own").await.is_some());
     assert!(events(&room, "RowsRemoved").await > 0);
 }
@@ -73,7 +73,7 @@ pub(super) async fn rows_that_stay_are_told_of(room: Room) {
         .into_iter()
         .find(|event| event.reason.as_deref() == Some("RowsKept"));
     let note = kept.unwrap().message.unwrap();
-    let remedy = format!("observer.forget('{}/shop')", room.namespace);
+    let remedy = format!("observer.drop_listener('{}/shop')", room.namespace);
     assert!(
         note.contains("not removed: cannot reach Postgres") && note.contains(&remedy),
         "{note}"
@@ -83,7 +83,7 @@ pub(super) async fn rows_that_stay_are_told_of(room: Room) {
 /// A Job that is somebody else's is left as it is.
 pub(super) async fn rows_stay_where_the_name_of_the_job_is_taken(room: Room) {
     room.database().await;
-    let name = "shop-listener-forget";
+    let name = "shop-listener-drop";
     let container = json!({ "name": "own", "image": "example.com/own" });
     let pod = json!({ "restartPolicy": "Never", "containers": [container] });
     let own = json!({ "spec": { "suspend": true, "template": { "spec": pod } } });

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::routing::get;
-use crds::report::{
+use crds::pod_status::{
     LeftAlone, OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT, TrackingReport,
 };
-use crds::resources::ObserverListener;
+use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -114,7 +114,7 @@ impl Room {
     /// Waits until a deleted listener is gone, whose Job's pods end so as soon as they are there.
     pub(super) async fn gone_by_its_job(&self, listener: &str, phase: &str, said: &str) {
         let api: Api<Pod> = self.api();
-        let selector = format!("batch.kubernetes.io/job-name={listener}-listener-forget");
+        let selector = format!("batch.kubernetes.io/job-name={listener}-listener-drop");
         let parameters = ListParams::default().labels(&selector);
         until("the listener is gone", async || {
             for pod in api.list(&parameters).await.unwrap().items {
@@ -135,7 +135,7 @@ async fn end(api: &Api<Pod>, name: &str, phase: &str, said: &str) {
     let code = i32::from(phase != "Succeeded");
     let ended = json!({ "terminated": { "exitCode": code, "message": said } });
     let container = json!({
-        "name": "forget", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "name": "drop-listener", "image": "", "imageID": "", "ready": false, "restartCount": 0,
         "state": ended,
     });
     let status = json!({ "status": { "phase": phase, "containerStatuses": [container] } });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use serde_json::json;
 use testkit::wait::Patience;
 
@@ -30,7 +30,7 @@ pub(super) async fn nothing_is_written_at_rest(
     room.listener_says("shop", ["Ready", "False", "Starting"])
         .await;
     let listener: ObserverListener = room.get("shop").await.unwrap();
-    told.works(&listener.status.unwrap().bundle.unwrap());
+    told.works(&listener.status.unwrap().config_hash.unwrap());
     room.listener_says("shop", ["Progressing", "False", "UpToDate"])
         .await;
     room.observer_says("orders", ["Programmed", "True", "Programmed"])

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crds::resources::{Observer, ObserverListener};
+use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -75,9 +75,9 @@ impl Room {
 
     /// A listener on the database of the Secret `db`.
     pub(super) async fn listener(&self, name: &str, spec: Value) -> ObserverListener {
-        let mut object = json!({ "spec": { "source": { "changeLog": { "databaseUrl": {
+        let mut object = json!({ "spec": { "database": { "url": {
             "secretKeyRef": { "name": "db", "key": "url" },
-        } } } } });
+        } } } });
         for (field, value) in spec.as_object().unwrap() {
             object["spec"][field] = value.clone();
         }
@@ -87,7 +87,7 @@ impl Room {
     /// An observer with one webhook.
     pub(super) async fn observer(&self, name: &str, url: Value) -> Observer {
         let spec = json!({ "spec": {
-            "on": { "entity": "public.orders" },
+            "events": { "entity": "public.orders" },
             "actions": [{ "name": "send", "webhook": { "url": url } }],
         } });
         self.apply(name, spec).await

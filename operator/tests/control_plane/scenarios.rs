@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::report::{RECEIVER_FAILING, Refusal, StalledShard, Trouble};
-use crds::resources::{Observer, ObserverListener};
+use crds::pod_status::{ObserverError, PodProblem, RECEIVER_FAILING, StalledShard};
+use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -97,7 +97,7 @@ async fn objects_are_made_and_restored(room: Room) {
     let text = bundle.data.unwrap().remove("bundle.yaml").unwrap().0;
     assert!(String::from_utf8(text).unwrap().contains("\"orders\""));
     let listener: ObserverListener = room.get("shop").await.unwrap();
-    let hash = listener.status.unwrap().bundle;
+    let hash = listener.status.unwrap().config_hash;
     let annotations = bundle.metadata.annotations.unwrap();
     assert_eq!(
         annotations.get("observers.fraiseql.dev/bundle-hash"),
@@ -193,7 +193,7 @@ async fn an_observer_is_refused_alone(room: Room) {
         .await;
     room.listener_says("shop", ["Degraded", "False", "NothingRefused"])
         .await;
-    room.edit::<Observer>("good", json!({ "spec": { "state": "Suspended" } }))
+    room.edit::<Observer>("good", json!({ "spec": { "suspend": true } }))
         .await;
     room.observer_says("good", ["Programmed", "False", "Suspended"])
         .await;
@@ -237,7 +237,7 @@ async fn pods_are_heard(room: Room) {
         .await;
     let pod = run_pod(&room, "shop", "127.0.0.2").await;
     told.change(|report| {
-        report.problem = Some(Trouble {
+        report.problem = Some(PodProblem {
             reason: "DatabaseUnreachable".to_owned(),
             message: "cannot reach it".to_owned(),
         });
@@ -246,7 +246,7 @@ async fn pods_are_heard(room: Room) {
         .await;
     let bundle = async || {
         let listener: ObserverListener = room.get("shop").await.unwrap();
-        listener.status.unwrap().bundle.unwrap()
+        listener.status.unwrap().config_hash.unwrap()
     };
     let first = bundle().await;
     // A shard that nobody has taken up yet, and then one that does not get on.
@@ -309,7 +309,7 @@ async fn pods_are_heard(room: Room) {
     assert_ne!(first, second);
     told.works(&second);
     told.change(|report| {
-        report.refused = vec![Refusal {
+        report.refused = vec![ObserverError {
             observer: format!("{}/more", room.namespace),
             path: "spec.when".to_owned(),
             message: "has no such field".to_owned(),
@@ -331,11 +331,11 @@ async fn variables_of_the_operator_are_refused(room: Room) {
     room.database().await;
     let api: Api<ObserverListener> = room.api();
     let with = |env: serde_json::Value| -> ObserverListener {
-        let source = json!({ "changeLog": { "databaseUrl": { "value": "postgres://db/shop" } } });
+        let database = json!({ "url": { "value": "postgres://db/shop" } });
         serde_json::from_value(json!({
             "apiVersion": "observers.fraiseql.dev/v1alpha1", "kind": "ObserverListener",
             "metadata": { "name": "shop" },
-            "spec": { "source": source, "replicas": 0, "podTemplate": {
+            "spec": { "database": database, "replicas": 0, "podTemplate": {
                 "env": env, "priorityClassName": "high",
             } },
         }))

@@ -1,7 +1,7 @@
 //! What pods find of observers' tables.
 
-use crds::report::{TABLE_NOT_TRACKED, TrackingFinding, TrackingReport};
-use crds::resources::ObserverListener;
+use crds::pod_status::{TABLE_NOT_TRACKED, TrackingFinding, TrackingReport};
+use crds::v1alpha1::ObserverListener;
 
 use super::pods::Told;
 use super::room::{Room, until};
@@ -13,7 +13,7 @@ pub(super) async fn table_is_told_of_and_heals(room: &Room, told: &Told, observe
         .await;
     let finding = TrackingFinding {
         observer: format!("{}/{observer}", room.namespace),
-        path: "spec.on.entity".to_owned(),
+        path: "spec.events.entity".to_owned(),
         reason: TABLE_NOT_TRACKED.to_owned(),
         message: "public.orders is not tracked".to_owned(),
     };
@@ -34,7 +34,7 @@ pub(super) async fn table_is_told_of_and_heals(room: &Room, told: &Told, observe
         .observer_says(observer, ["Tracked", "False", TABLE_NOT_TRACKED])
         .await;
     let said = said.split_once(": ").unwrap().1;
-    assert_eq!(said, "spec.on.entity: public.orders is not tracked");
+    assert_eq!(said, "spec.events.entity: public.orders is not tracked");
     untracked(1).await;
     room.observer_says(observer, ["Programmed", "True", "Programmed"])
         .await;

@@ -1,6 +1,6 @@
 //! Pods for jobs alone.
 
-use crds::resources::ObserverListener;
+use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -51,7 +51,7 @@ pub(super) async fn pods_for_jobs_are_apart(room: Room) {
     room.listener_says("shop", ["Ready", "False", "Starting"])
         .await;
     let listener: ObserverListener = room.get("shop").await.unwrap();
-    told.works(&listener.status.unwrap().bundle.unwrap());
+    told.works(&listener.status.unwrap().config_hash.unwrap());
     room.listener_says("shop", ["Ready", "True", "Delivering"])
         .await;
     room.listener_says("shop", ["Progressing", "False", "UpToDate"])
@@ -101,8 +101,9 @@ pub(super) async fn pods_for_jobs_are_apart(room: Room) {
 
 pub(super) async fn jobs_in_redis_need_one(room: Room) {
     let listener = |redis: Option<&str>| -> ObserverListener {
-        let source = json!({ "changeLog": { "databaseUrl": { "value": "postgres://db/shop" } } });
-        let mut spec = json!({ "source": source, "queue": { "backend": "Redis" }, "replicas": 0 });
+        let database = json!({ "url": { "value": "postgres://db/shop" } });
+        let mut spec =
+            json!({ "database": database, "queue": { "backend": "Redis" }, "replicas": 0 });
         if let Some(url) = redis {
             spec["redis"] = json!({ "url": { "value": url } });
         }

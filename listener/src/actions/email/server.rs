@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::super::CompileError;
-use super::super::answer::{Answer, broken};
-use super::super::bounded::{ALONE, Bounded, Trouble};
-use super::super::egress::{Guard, Undialled};
-use super::super::tls::client_config;
+use crate::egress::bounded::{ALONE, Bounded, Trouble};
+use crate::egress::policy::{Guard, Undialled};
+use crate::egress::response::{Answer, broken};
+use crate::egress::tls::client_config;
+use crate::templating::compile_error::CompileError;
 
 /// What is to be done about an address that the server cannot take.
 const NOT_ASCII: &str = "an address has a letter before its @ that is not ASCII: give another one, or a server with \

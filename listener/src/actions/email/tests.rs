@@ -3,9 +3,9 @@
 use crds::config::{ActionKind, Redacted, SmtpConfig, SmtpTls};
 
 use super::super::Action;
-use super::super::delivery_id;
 use super::super::fixture::{action, delivery, now, shared};
 use super::*;
+use crate::delivery::delivery_id;
 use testkit::servers::smtp::{LOGIN, Smtp};
 
 const NEW: &str =

@@ -2,9 +2,10 @@
 
 use rskafka::client::error::{Error, ProtocolError};
 
-use super::super::answer::{Answer, advised, broken};
-use super::super::{FailureKind, Outcome};
-use super::doorway::Doorway;
+use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
+use crate::egress::response::{Answer, advised, broken};
+use crate::egress::socks5::Doorway;
 
 /// Why a record was not taken.
 #[derive(Debug, thiserror::Error)]

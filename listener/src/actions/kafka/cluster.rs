@@ -12,12 +12,12 @@ use rustls::ClientConfig;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
-use super::super::answer::Answer;
-use super::super::egress::Guard;
 use super::MAX_ANSWER;
 use super::answer::SendError;
-use super::doorway::Doorway;
 use super::partitioner::partition;
+use crate::egress::policy::Guard;
+use crate::egress::response::Answer;
+use crate::egress::socks5::Doorway;
 
 /// How long what is known of a topic holds: it may get more partitions.
 const TOPIC_AGE: Duration = Duration::from_mins(5);

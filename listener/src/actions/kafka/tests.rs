@@ -4,10 +4,12 @@ use crds::config::{
     ActionKind, BatchConfig, Egress, Redacted, SaslConfig, SaslMechanism, TlsConfig,
 };
 
+use super::super::Action;
 use super::super::fixture::{action, delivery, now, settled, shared, told};
-use super::super::{Action, FailureKind, Gates};
 use super::*;
-use crate::actions::test_tls::known;
+use crate::admission::endpoint_gate::Gates;
+use crate::delivery::failure::FailureKind;
+use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 use testkit::servers::kafka::{Kafka as Server, LOGIN};
 
@@ -188,7 +190,9 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
     let unknown = told(&unknown, &event, "kafka.tls.ca").await;
     assert_eq!(unknown.kind, FailureKind::Connection);
 
-    let nowhere = super::super::Shared::new(&Egress::default(), &Gates::default()).unwrap();
+    let nowhere =
+        crate::admission::action_runtime::Shared::new(&Egress::default(), &Gates::default())
+            .unwrap();
     let kind = ActionKind::Kafka(config(("localhost", server.port)));
     let forbidden = Action::compile(&action(kind), &nowhere).unwrap();
     let outcome = forbidden.attempt(&event, now()).await;

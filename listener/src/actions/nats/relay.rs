@@ -8,7 +8,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::bounded::{Bounded, SHARED, Trouble};
+use crate::egress::bounded::{Bounded, SHARED, Trouble};
 
 /// One connection; it ends with this.
 pub(super) struct Relay {

@@ -4,10 +4,10 @@ use async_nats::jetstream::stream;
 use crds::config::{ActionKind, TlsConfig};
 
 use super::super::Action;
-use super::super::FailureKind;
 use super::super::fixture::{action, delivery, now, settled, shared, told};
 use super::*;
-use crate::actions::test_tls::known;
+use crate::delivery::failure::FailureKind;
+use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 use testkit::servers::nats::Nats as Server;
 

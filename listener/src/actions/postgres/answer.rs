@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
-use super::super::answer::{Answer, advised, broken};
+use crate::egress::response::{Answer, advised, broken};
 
 /// Classes and codes of errors that pass by themselves: no connection, conflicts with others, too few
 /// resources, a server that stops or only reads.
@@ -89,7 +89,7 @@ pub(super) fn read(error: &sqlx::Error) -> Answer {
         sqlx::Error::Io(cause) if cause.kind() == ErrorKind::ConnectionRefused => {
             return Answer::Away(format!("no connection: {cause}"));
         }
-        _ => return broken(::queue::told(error)),
+        _ => return broken(::queue::describe_error(error)),
     };
     let code = told.code().unwrap_or_default();
     let said = format!("{code} {}", told.message());

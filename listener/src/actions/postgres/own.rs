@@ -6,17 +6,17 @@
 //! named by a digest with a secret that it cannot read, so that a statement which calls
 //! `observer.claim_delivery` itself cannot name another delivery than its own.
 //!
-//! This module owns `observer.effect` and `observer.claim_secret`.
+//! This module owns `observer.processed_delivery` and `observer.claim_secret`.
 
 use crds::config::{OwnDatabase, Redacted};
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::super::Delivery;
-use super::super::answer::Answer;
 use super::answer;
 use crate::database;
-use crate::hex::hex;
+use crate::delivery::Delivery;
+use crate::egress::response::Answer;
+use crate::text::hex::hex;
 
 /// For how long a delivery that took effect is known, at least.
 const REMEMBERED_DAYS: i32 = 7;
@@ -79,12 +79,12 @@ pub enum OwnDatabaseError {
     #[error("{0}")]
     Url(#[from] database::DatabaseError),
     /// It cannot be asked.
-    #[error("the listener's own database cannot be asked: {}", ::queue::told(.0))]
+    #[error("the listener's own database cannot be asked: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
     /// It is another database.
     #[error(
         "spec.egress.ownDatabase.url of the ObserverListener leads to another database than \
-         spec.source.changeLog.databaseUrl: correct it, or give the action a postgres.url"
+         spec.database.url: correct it, or give the action a postgres.url"
     )]
     Elsewhere,
     /// The login may do more than statements of observers should.
@@ -197,8 +197,8 @@ where
 /// Forgets deliveries that took effect long ago.
 pub(crate) async fn forget(pool: &PgPool, listener: &str) -> Result<u64, sqlx::Error> {
     let forgotten = sqlx::query(
-        "delete from observer.effect where ctid = any(array(
-             select ctid from observer.effect
+        "delete from observer.processed_delivery where ctid = any(array(
+             select ctid from observer.processed_delivery
              where listener = $1 and at < clock_timestamp() - make_interval(days => $2)
              order by at limit $3))",
     )

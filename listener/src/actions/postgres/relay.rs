@@ -19,9 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::super::answer::{Answer, broken};
-use super::super::bounded::{ALONE, Bounded, Stream, Trouble};
-use super::super::egress::Guard;
+use crate::egress::bounded::{ALONE, Bounded, Stream, Trouble};
+use crate::egress::policy::Guard;
+use crate::egress::response::{Answer, broken};
 
 /// Longest wait for a connection to be encrypted.
 const PATIENCE: Duration = Duration::from_secs(10);

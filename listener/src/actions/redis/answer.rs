@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, RedisError};
 
-use super::super::answer::{Answer, advised, broken};
+use crate::egress::response::{Answer, advised, broken};
 
 /// Errors that pass by themselves, as the server names them.
 const PASSING: [&str; 11] = [

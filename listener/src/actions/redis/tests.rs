@@ -4,11 +4,12 @@ use crds::config::{ActionKind, Redacted, TlsConfig};
 use redis::{AsyncCommands, AsyncConnectionConfig, Client};
 use testkit::servers::redis::{Options, PrivateRedis};
 
-use super::super::FailureKind;
+use super::super::Action;
 use super::super::fixture::{action, delivery, now, settled, shared};
-use super::super::{Action, Gates};
 use super::*;
-use crate::actions::test_tls::known;
+use crate::admission::endpoint_gate::Gates;
+use crate::delivery::failure::FailureKind;
+use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 
 const NEW: &str = r#"{"id": 7}"#;
@@ -103,7 +104,7 @@ async fn keys_and_what_tags_name_are_removed() {
 #[tokio::test]
 async fn an_entry_of_a_stream_carries_the_delivery_s_id() {
     let (server, mut connection) = server().await;
-    let command = RedisCommand::Add {
+    let command = RedisCommand::AppendToStream {
         stream: "orders".to_owned(),
         message: Some("{{ new.id }}".to_owned()),
         max_length: Some(1000),
@@ -143,7 +144,7 @@ async fn a_message_is_published() {
 async fn what_the_server_refuses_is_told_with_a_remedy() {
     let (server, mut connection) = server().await;
     let _: () = connection.sadd("taken", 1).await.unwrap();
-    let command = RedisCommand::Add {
+    let command = RedisCommand::AppendToStream {
         stream: "taken".to_owned(),
         message: None,
         max_length: None,

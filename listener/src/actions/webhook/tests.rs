@@ -1,16 +1,17 @@
 //! Webhooks against a real receiver.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crate::actions::Gates;
+use crate::admission::endpoint_gate::Gates;
 
 use crds::config::{ActionKind, BatchConfig, Egress};
 use reqwest::header::HeaderMap;
 
 use super::super::Action;
-use super::super::endpoint::DRAIN_TIME;
 use super::super::fixture::{action, delivery, now, shared, webhook};
-use super::super::{MAX_BODY, delivery_id};
 use super::*;
+use crate::delivery::delivery_id;
+use crate::egress::http_client::DRAIN_TIME;
+use crate::templating::MAX_BODY;
 use testkit::http_sink::{Behaviour, Options, Received, Sink};
 use testkit::wait::amounts_to;
 use tokio::time::Instant;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::source::position::Mark as LogMark;
+use crate::capture::position::Mark as LogMark;
 
 const WINDOW: u64 = 1;
 
@@ -44,7 +44,7 @@ fn event(hash: u32, since: i64) -> Mark {
     }
 }
 
-fn actions(count: usize) -> Vec<Action> {
+fn actions(count: usize) -> Vec<ActionName> {
     (0..count)
         .map(|n| (Arc::from("ns/observer"), Arc::from(format!("action-{n}"))))
         .collect()

@@ -64,7 +64,7 @@ fn pod(resources: &ListenerResources) -> PodTemplateSpec {
 
 fn container(resources: &ListenerResources) -> Container {
     let file = format!("{FOLDER}/{}", bundle_secret::KEY);
-    let command = ["forget", "--yes", "--gone", "--file", &file];
+    let command = ["drop-listener", "--yes", "--gone", "--file", &file];
     Container {
         volume_mounts: Some(vec![VolumeMount {
             name: "bundle".to_owned(),
@@ -76,7 +76,7 @@ fn container(resources: &ListenerResources) -> Container {
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..pod::container(
             resources,
-            "forget",
+            "drop-listener",
             &command,
             vec![plain("OBSERVER_LOG_FORMAT", "json")],
         )

@@ -1,6 +1,6 @@
 //! The Deployments of a listener's pods and of its workers, which differ in their command only.
 
-use crds::report::STATUS_PORT;
+use crds::pod_status::STATUS_PORT;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
@@ -67,7 +67,7 @@ fn pod(resources: &ListenerResources, role: PodRole) -> PodTemplateSpec {
 fn container(resources: &ListenerResources, role: PodRole) -> Container {
     let (name, command) = match role {
         PodRole::Listener => ("listener", "run"),
-        PodRole::Worker => ("worker", "work"),
+        PodRole::Worker => ("worker", "worker"),
     };
     Container {
         ports: Some(vec![ContainerPort {

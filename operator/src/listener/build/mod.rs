@@ -16,8 +16,8 @@ pub mod service_account;
 
 use std::collections::BTreeMap;
 
-use crds::duration::Span;
-use crds::resources::{ObserverListener, PodTemplate};
+use crds::duration::HumanDuration;
+use crds::v1alpha1::{ObserverListener, PodTemplate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::Resource;
 use kube::core::ApiResource;
@@ -77,7 +77,7 @@ pub struct ListenerResources {
     /// Number of workers.
     pub workers: i32,
     /// How long a shutdown waits for attempts in flight.
-    pub drain_timeout: Span,
+    pub drain_timeout: HumanDuration,
     /// What users add to the pods.
     pub template: PodTemplate,
     /// Settings for all listeners.
@@ -362,7 +362,7 @@ pub fn workers_name(listener: &str) -> String {
 /// Returns the name of the cleanup Job.
 #[must_use]
 pub fn cleanup_job_name(listener: &str) -> String {
-    format!("{listener}-listener-forget")
+    format!("{listener}-listener-drop")
 }
 
 /// Returns the name of the bundle's Secret.

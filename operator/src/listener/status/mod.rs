@@ -8,9 +8,9 @@ mod workers;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::duration::Span;
-use crds::report::{PodReport, Role};
-use crds::resources::{ObserverCounts, ObserverListenerStatus, consent};
+use crds::duration::HumanDuration;
+use crds::pod_status::{PodReport, Role};
+use crds::v1alpha1::{ObserverCounts, ObserverListenerStatus, consent};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::cache::projection::{DeploymentInfo, PodInfo};
@@ -118,10 +118,10 @@ pub fn compute_status(
         lag: oldest.map(|seconds| lag(seconds, before.lag.as_deref())),
         backlog: i64::try_from(backlog.unwrap_or(0)).unwrap_or(i64::MAX),
         open_circuit_breakers: seen.open_circuit_breakers(),
-        bundle: seen
+        config_hash: seen
             .bundle
             .map(ToOwned::to_owned)
-            .or_else(|| before.bundle.clone()),
+            .or_else(|| before.config_hash.clone()),
         conditions: vec![
             say("Ready", seen.ready(input)),
             progressing,
@@ -326,7 +326,7 @@ impl<'a> StatusInput<'a> {
         let behind =
             |(report, _): &(&PodReport, _)| report.lag_seconds > long && report.backlog > 0;
         if input.owners.values().any(behind) {
-            let long = Span::from(self.stalled_after);
+            let long = HumanDuration::from(self.stalled_after);
             return ConditionValue::new(
                 ConditionStatus::False,
                 "Behind",
@@ -370,7 +370,7 @@ impl<'a> StatusInput<'a> {
             } else {
                 programmed
             },
-            refused: count(&ObserverEvaluation::is_rejected),
+            rejected: count(&ObserverEvaluation::is_rejected),
             untracked: if on_its_way || open > 0 {
                 before
                     .untracked

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crds::report::{NO_LEASE, PodReport, Role, STATUS_PORT};
+use crds::pod_status::{NO_LEASE, PodReport, Role, STATUS_PORT};
 use k8s_openapi::jiff::Timestamp;
 
 use super::StatusInput;

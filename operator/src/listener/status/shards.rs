@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crds::duration::Span;
-use crds::report::{
+use crds::duration::HumanDuration;
+use crds::pod_status::{
     DATABASE_UNREACHABLE, DISPATCH_FULL, HOLDING_TRANSACTION, NO_LEASE, OwnedShard, PodReport,
     RECEIVER_FAILING, Role,
 };
-use crds::resources::ShardStatus;
+use crds::v1alpha1::ShardStatus;
 use k8s_openapi::jiff::Timestamp;
 
 use super::{PodView, StatusInput};
@@ -143,7 +143,7 @@ impl StatusInput<'_> {
         let message = format!(
             "without a pod for more than {}; see the pods' logs, and whether they may \
              write Leases",
-            Span::from(self.stalled_after)
+            HumanDuration::from(self.stalled_after)
         );
         for shard in nobody {
             said.entry(shard).or_insert((NO_LEASE, None, &message));
@@ -232,12 +232,13 @@ fn shard_list(shards: &[u16]) -> String {
 /// nothing; a lag of zero is always written.
 pub(super) fn lag(seconds: u64, shown: Option<&str>) -> String {
     let near = |text: &&str| {
-        text.parse::<Span>().is_ok_and(|old| {
+        text.parse::<HumanDuration>().is_ok_and(|old| {
             let old = old.duration().as_secs();
             old == seconds || seconds > 0 && old.abs_diff(seconds) < NEAR.max(old / 4)
         })
     };
-    shown
-        .filter(near)
-        .map_or_else(|| Span::from_secs(seconds).to_string(), ToOwned::to_owned)
+    shown.filter(near).map_or_else(
+        || HumanDuration::from_secs(seconds).to_string(),
+        ToOwned::to_owned,
+    )
 }

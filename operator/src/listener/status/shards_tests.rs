@@ -258,9 +258,9 @@ fn shard_numbers_and_pod_messages_carry_over() {
 proptest! {
     #[test]
     fn small_changes_of_lag_are_not_written(shown in 0..100_000_u64, now in 0..100_000_u64) {
-        let before = Span::from_secs(shown).to_string();
+        let before = HumanDuration::from_secs(shown).to_string();
         let after = lag(now, Some(&before));
-        let told = after.parse::<Span>().unwrap().duration().as_secs();
+        let told = after.parse::<HumanDuration>().unwrap().duration().as_secs();
         prop_assert!(told.abs_diff(now) <= 4.max(told / 4));
         prop_assert!(now > 0 || told == 0, "that nothing waits is always told");
         prop_assert_eq!(lag(now, Some(&after)), after);

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crds::report::{
-    BreakerState, LeftAlone, NO_LEASE, OwnedShard, ReceiverLeftAlone, StalledShard, Trouble,
+use crds::pod_status::{
+    BreakerState, LeftAlone, NO_LEASE, OwnedShard, PodProblem, ReceiverLeftAlone, StalledShard,
 };
 
 use super::*;
@@ -159,8 +159,8 @@ fn pod(name: &str, report: Option<PodReport>) -> PodView {
     }
 }
 
-fn trouble(reason: &str) -> Trouble {
-    Trouble {
+fn trouble(reason: &str) -> PodProblem {
+    PodProblem {
         reason: reason.to_owned(),
         message: "it is away".to_owned(),
     }
@@ -306,7 +306,7 @@ fn rejected_observers_leave_the_listener_ready() {
     );
     let counts = status.observers;
     assert_eq!(
-        (counts.selected, counts.programmed, counts.refused),
+        (counts.selected, counts.programmed, counts.rejected),
         (3, 1, 1)
     );
 }

@@ -1,7 +1,7 @@
 //! A listener's workers: pods that run jobs only.
 
-use crds::duration::Span;
-use crds::resources::WorkerCounts;
+use crds::duration::HumanDuration;
+use crds::v1alpha1::WorkerCounts;
 use k8s_openapi::jiff::Timestamp;
 
 use super::StatusInput;
@@ -64,7 +64,7 @@ impl StatusInput<'_> {
             "{few} of {} pods for jobs {verb} ready, for more than {}; see kubectl describe of the \
              pods, and their logs",
             workers.wanted,
-            Span::from(self.stalled_after)
+            HumanDuration::from(self.stalled_after)
         );
         Some(ConditionValue::new(
             ConditionStatus::True,

@@ -1,0 +1,236 @@
+//! What people ask and command.
+
+use std::time::Duration;
+
+use observer_queue::{HeartbeatResponse, JobFilter, JobOutcome, QueueConfig, State};
+
+use crate::support::builders::{
+    OBSERVER, RecordedDeadLetters, add, again, complete_all, complete_batch, ended, job, lane,
+    lane_of, request, request_for, worker,
+};
+use crate::support::{CALM, Fixture, LISTENER, eventually};
+
+fn in_state(state: State) -> JobFilter {
+    JobFilter {
+        state: Some(state),
+        ..JobFilter::default()
+    }
+}
+
+pub(crate) async fn pending_jobs_are_cancelled(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let jobs: Vec<_> = (0..4).map(|log_id| job(&lane(1), log_id)).collect();
+    add(&*queue, fixture.pool(), &jobs).await;
+    let these = JobFilter {
+        ids: Some(vec![
+            jobs[0].job.id.clone(),
+            jobs[2].job.id.clone(),
+            "none".to_owned(),
+        ]),
+        ..JobFilter::default()
+    };
+    assert_eq!(queue.cancel(&these).await.unwrap(), 2);
+    assert_eq!(queue.cancel(&these).await.unwrap(), 0);
+    let left = complete_all(&*queue, worker, &request(8)).await;
+    assert_eq!(left, [1, 3]);
+}
+
+pub(crate) async fn cancelled_running_jobs_are_cut_off(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    add(&*queue, fixture.pool(), &[job(&lane(1), 0)]).await;
+    let held = queue.claim(worker, &request(8)).await.unwrap();
+    let held = &held[0].jobs[0];
+    add(&*queue, fixture.pool(), &[job(&lane(1), 1)]).await;
+    let this = JobFilter {
+        ids: Some(vec![held.job.id.clone()]),
+        ..JobFilter::default()
+    };
+    assert_eq!(queue.cancel(&this).await.unwrap(), 1);
+    let told = queue.heartbeat(worker).await.unwrap();
+    assert_eq!(
+        told,
+        HeartbeatResponse::Renewed {
+            cancelled: vec![held.claim.clone()]
+        }
+    );
+    // However it ended, it does not come again, and the next one does.
+    let end = [ended(held, again(held, Duration::ZERO))];
+    queue
+        .finish(worker, &end, &RecordedDeadLetters::default())
+        .await
+        .unwrap();
+    assert_eq!(complete_batch(&*queue, worker, &request(8)).await, [1]);
+    assert!(queue.is_empty().await.unwrap());
+}
+
+pub(crate) async fn retry_makes_scheduled_jobs_due(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    let mut jobs = vec![
+        job(&lane(1), 1),
+        job(&lane(2), 2),
+        job(&lane_of("shop/other", 3), 3),
+    ];
+    for new in &mut jobs {
+        new.delay = Duration::from_hours(1);
+    }
+    add(&*queue, fixture.pool(), &jobs).await;
+    let wanted = request_for(&[OBSERVER, "shop/other"], 8);
+    assert!(queue.claim(worker, &wanted).await.unwrap().is_empty());
+    let of_other = JobFilter {
+        observer: Some("shop/other".to_owned()),
+        ..JobFilter::default()
+    };
+    assert_eq!(queue.retry(&of_other).await.unwrap(), 1);
+    assert_eq!(complete_batch(&*queue, worker, &wanted).await, [3]);
+    assert_eq!(queue.retry(&JobFilter::default()).await.unwrap(), 2);
+    assert_eq!(complete_batch(&*queue, worker, &wanted).await.len(), 2);
+}
+
+pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let worker = worker(&*queue).await;
+    add(
+        &*queue,
+        fixture.pool(),
+        &[job(&lane(1), 1), job(&lane(2), 3)],
+    )
+    .await;
+    queue.claim(worker, &request(1)).await.unwrap();
+    let mut late = job(&lane(5), 5);
+    late.delay = Duration::from_hours(1);
+    late.attempts = 5;
+    add(
+        &*queue,
+        fixture.pool(),
+        &[late, job(&lane(2), 4), job(&lane(1), 2)],
+    )
+    .await;
+
+    let (all, count) = queue.list(&JobFilter::default(), 100).await.unwrap();
+    assert_eq!((all.len(), count), (5, 5));
+    let (some, count) = queue.list(&JobFilter::default(), 2).await.unwrap();
+    assert_eq!((some.len(), count), (2, 5));
+    for (state, expected) in [
+        (State::Available, 1),
+        (State::Scheduled, 1),
+        (State::Running, 1),
+        (State::Blocked, 2),
+        (State::Completed, 0),
+    ] {
+        let (of_state, count) = queue.list(&in_state(state), 100).await.unwrap();
+        assert_eq!(count, expected, "{state:?}");
+        assert!(of_state.iter().all(|one| one.state == state));
+    }
+    let (running, _) = queue.list(&in_state(State::Running), 1).await.unwrap();
+    assert_eq!(running[0].worker.as_deref(), Some("worker"));
+    let shown = queue.show(&running[0].id).await.unwrap().unwrap();
+    assert_eq!(shown.observer, OBSERVER);
+    assert!(shown.event.unwrap().get().contains("new"));
+    assert_eq!(shown.history.unwrap().get(), "[]");
+    assert!(queue.show("none").await.unwrap().is_none());
+
+    let figures = queue.stats().await.unwrap();
+    assert_eq!(figures.len(), 1);
+    let (observer, figures) = &figures[0];
+    assert_eq!(observer, OBSERVER);
+    assert_eq!(
+        (
+            figures.pending,
+            figures.available,
+            figures.scheduled(),
+            figures.running,
+            figures.blocked
+        ),
+        (5, 1, 1, 1, 2)
+    );
+    assert_eq!(figures.by_attempts, [4, 0, 0, 1, 0]);
+}
+
+pub(crate) async fn lanes_with_jobs_are_listed_by_shard(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let mut jobs: Vec<_> = (0..20)
+        .map(|hash| job(&lane(hash), i64::from(hash)))
+        .collect();
+    jobs.push(job(&lane(4), 100));
+    jobs.push(job(&lane_of("shop/other", 8), 101));
+    jobs.push(job(&lane_of("shop/none", 1), 102));
+    add(&*queue, fixture.pool(), &jobs).await;
+    let mut named = queue.lanes_with_jobs(&[0, 2], 4, 20).await.unwrap();
+    named.sort_by(|one, other| one.observer.cmp(&other.observer));
+    assert_eq!(named.len(), 2);
+    let mut hashes = named[0].hashes.clone().unwrap();
+    hashes.sort_unstable();
+    assert_eq!(
+        hashes,
+        (0..20).filter(|hash| hash % 2 == 0).collect::<Vec<_>>()
+    );
+    assert_eq!(named[1].hashes, Some(vec![8]));
+    let named = queue.lanes_with_jobs(&[0, 2], 4, 9).await.unwrap();
+    let many = named.iter().find(|one| &*one.observer == OBSERVER).unwrap();
+    assert_eq!(many.hashes, None);
+}
+
+pub(crate) async fn completed_jobs_are_kept_for_their_retention(fixture: &dyn Fixture) {
+    let config = QueueConfig {
+        retention: Duration::from_hours(1),
+        ..CALM
+    };
+    let queue = fixture.open(LISTENER, config).await;
+    let worker = worker(&*queue).await;
+    add(&*queue, fixture.pool(), &[job(&lane(1), 1)]).await;
+    let held = queue.claim(worker, &request(1)).await.unwrap();
+    let held = &held[0].jobs[0];
+    let end = [ended(held, JobOutcome::Completed)];
+    assert_eq!(
+        queue
+            .finish(worker, &end, &RecordedDeadLetters::default())
+            .await
+            .unwrap(),
+        []
+    );
+    assert!(
+        queue.is_empty().await.unwrap(),
+        "a finished one is not pending"
+    );
+    let (finished, count) = queue.list(&in_state(State::Completed), 10).await.unwrap();
+    assert_eq!((finished.len(), count), (1, 1));
+    assert_eq!(
+        queue.show(&held.job.id).await.unwrap().unwrap().state,
+        State::Completed
+    );
+    assert!(
+        queue
+            .stats()
+            .await
+            .unwrap()
+            .iter()
+            .all(|(_, figures)| figures.pending == 0)
+    );
+
+    let soon = QueueConfig {
+        retention: Duration::from_millis(1),
+        ..CALM
+    };
+    let queue = fixture.open(LISTENER, soon).await;
+    eventually("it is gone", async || {
+        queue.run_maintenance().await.unwrap();
+        let (_, count) = queue.list(&in_state(State::Completed), 10).await.unwrap();
+        (count == 0).then_some(())
+    })
+    .await;
+}
+
+pub(crate) async fn listeners_do_not_see_each_others_jobs(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    let other = fixture.open("shop/other", CALM).await;
+    let (mine, theirs) = (worker(&*queue).await, worker(&*other).await);
+    add(&*queue, fixture.pool(), &[job(&lane(1), 1)]).await;
+    assert!(other.is_empty().await.unwrap());
+    assert!(other.claim(theirs, &request(8)).await.unwrap().is_empty());
+    assert_eq!(other.lane_heads(&[lane(1)]).await.unwrap(), [None]);
+    assert_eq!(other.cancel(&JobFilter::default()).await.unwrap(), 0);
+    assert_eq!(complete_batch(&*queue, mine, &request(8)).await, [1]);
+}

@@ -1,0 +1,123 @@
+//! The custom resources as users write them and as the API server stores them.
+//!
+//! Each level refuses fields it does not know, and no field may be null. The doc comments are
+//! what `kubectl explain` prints.
+
+mod action;
+mod egress;
+mod listener;
+mod observer;
+mod pod_template;
+mod queue;
+mod selector;
+mod source;
+mod status;
+mod tls;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub use action::{
+    Action, Batch, Email, Kafka, Log, Nats, Postgres, RateLimitSpec, Redis, RedisDelete,
+    RedisPublish, RedisSet, RedisStreamAppend, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,
+};
+pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseLogin};
+pub use listener::{
+    Checkpoint, DEFAULT_MAX_CONCURRENCY, Database, DeletionPolicy, Delivery, LeaseTiming,
+    ObserverListener, ObserverListenerSpec,
+};
+pub use observer::{EventSelector, Observer, ObserverSpec};
+pub use pod_template::PodTemplate;
+pub(crate) use pod_template::{OWN_NAMES, OWN_PREFIX};
+pub use queue::{Backend, Queue, RedisServer, Workers};
+pub use selector::{
+    LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces, consent,
+    consents,
+};
+pub use source::{Source, TriggerSource};
+pub use status::{
+    ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus, WorkerCounts,
+};
+pub use tls::Tls;
+
+/// API group of both resources.
+pub const GROUP: &str = "observers.fraiseql.dev";
+
+/// API version of both resources.
+pub const VERSION: &str = "v1alpha1";
+
+/// A value, written here or kept in a Secret. Give exactly one of `value` and `secretKeyRef`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.value) != has(self.secretKeyRef)",
+    "message": "give exactly one of value and secretKeyRef",
+}]))]
+pub struct ValueSource {
+    /// The value itself. Keep anything that must stay secret in a Secret instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// A key of a Secret in the same namespace. A line break at the end of its value is dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<SecretKeyRef>,
+}
+
+/// A key of a Secret in the namespace of the resource that refers to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key within it.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// Conditions as the API conventions have them: one of each type.
+fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    let mut condition = generator.subschema_for::<Condition>();
+    never_null(&mut condition);
+    json_schema!({
+        "type": "array",
+        "items": condition,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    })
+}
+
+/// Optional means "may be left out", never "may be null": an empty field is a slip of the pen.
+fn never_null(schema: &mut Schema) {
+    let Some(Value::Object(properties)) = schema.get_mut("properties") else {
+        return;
+    };
+    for property in properties.values_mut().filter_map(Value::as_object_mut) {
+        drop_null(property);
+    }
+}
+
+fn drop_null(property: &mut Map<String, Value>) {
+    if let Some(Value::Array(types)) = property.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            property.insert("type".into(), only);
+        }
+    }
+    if let Some(Value::Array(branches)) = property.get_mut("anyOf") {
+        branches.retain(|branch| branch.get("type") != Some(&Value::from("null")));
+        if let [Value::Object(only)] = branches.as_slice() {
+            let only = only.clone();
+            property.remove("anyOf");
+            for (keyword, value) in only {
+                property.entry(keyword).or_insert(value);
+            }
+        }
+    }
+    if property.get("default") == Some(&Value::Null) {
+        property.remove("default");
+    }
+}

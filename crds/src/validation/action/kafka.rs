@@ -1,0 +1,77 @@
+//! The rules for a record to Kafka that its schema cannot say.
+
+use super::batch::batch;
+use super::webhook::content_type;
+use crate::config::{KafkaConfig, SaslConfig, SaslMechanism};
+use crate::manifest::diagnostics::field;
+use crate::v1alpha1::{Kafka, Sasl};
+use crate::validation::context::ValidationContext;
+use crate::validation::names::is_domain;
+use crate::validation::tls;
+
+/// Port of a broker that names none.
+const DEFAULT_PORT: u16 = 9092;
+
+/// Turns a record into what is produced, with placeholders for what it reports.
+pub(super) fn check(at: &str, kafka: &Kafka, context: &mut ValidationContext<'_>) -> KafkaConfig {
+    let tls = kafka.tls.as_ref();
+    let sasl = kafka.sasl.as_ref();
+    if let Some(sasl) = sasl
+        && sasl.mechanism == SaslMechanism::Plain
+        && tls.is_none()
+    {
+        context.error(
+            &field(&field(at, "sasl"), "mechanism"),
+            "would send the password in the clear; give `tls`, or make it ScramSha512 or ScramSha256",
+        );
+    }
+    KafkaConfig {
+        brokers: brokers(&field(at, "brokers"), &kafka.brokers, context),
+        topic: kafka.topic.clone(),
+        key: kafka.key.clone(),
+        message: kafka.message.clone(),
+        content_type: content_type(&field(at, "contentType"), &kafka.content_type, context),
+        tls: tls.map(|tls| tls::check(&field(at, "tls"), tls, context)),
+        sasl: sasl.and_then(|sasl| login(&field(at, "sasl"), sasl, context)),
+        batch: batch(&field(at, "batch"), kafka.batch, context),
+    }
+}
+
+fn brokers(
+    at: &str,
+    brokers: &[String],
+    context: &mut ValidationContext<'_>,
+) -> Vec<(String, u16)> {
+    let mut all = Vec::with_capacity(brokers.len());
+    for (index, broker) in brokers.iter().enumerate() {
+        let parsed = parse(broker);
+        if parsed.is_none() {
+            context.error(
+                &format!("{at}/{index}"),
+                "is no broker; write its name or IPv4 address and its port, as kafka.example.com:9092",
+            );
+        }
+        all.extend(parsed);
+    }
+    all
+}
+
+fn parse(broker: &str) -> Option<(String, u16)> {
+    let (host, port) = match broker.split_once(':') {
+        Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0)?),
+        None => (broker, DEFAULT_PORT),
+    };
+    let host = host.to_ascii_lowercase();
+    let proper = is_domain(&host) || host.parse::<std::net::Ipv4Addr>().is_ok();
+    proper.then_some((host, port))
+}
+
+fn login(at: &str, sasl: &Sasl, context: &mut ValidationContext<'_>) -> Option<SaslConfig> {
+    let username = context.resolve(&field(at, "username"), &sasl.username);
+    let password = context.resolve(&field(at, "password"), &sasl.password);
+    Some(SaslConfig {
+        mechanism: sasl.mechanism,
+        username: username?.1,
+        password: password?.1,
+    })
+}

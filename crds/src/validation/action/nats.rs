@@ -1,0 +1,38 @@
+//! The rules for a message to NATS that its schema cannot say.
+
+use super::webhook::content_type;
+use crate::config::NatsConfig;
+use crate::manifest::diagnostics::field;
+use crate::v1alpha1::Nats;
+use crate::validation::context::ValidationContext;
+use crate::validation::tls;
+use crate::validation::url::url;
+
+/// What its URL is.
+const URL: (&[&str], &str) = (
+    &["nats", "tls"],
+    "is not the URL of a NATS server; write nats://user:password@host:4222, or tls://",
+);
+
+/// Turns a message into what is published, with placeholders for what it reports.
+pub(super) fn check(at: &str, nats: &Nats, context: &mut ValidationContext<'_>) -> NatsConfig {
+    let credentials = nats.credentials.as_ref();
+    let url = url(&field(at, "url"), &nats.url, URL, context);
+    NatsConfig {
+        tls: tls::of_url(at, nats.tls.as_ref(), (&url, "tls"), context),
+        url,
+        credentials: credentials.and_then(|source| {
+            let (at, value) = context.resolve(&field(at, "credentials"), source)?;
+            if !value.reveal().contains("NATS USER JWT") {
+                context.error(
+                    &at,
+                    "holds no credentials of NATS; give what nsc writes to a file .creds",
+                );
+            }
+            Some(value)
+        }),
+        subject: nats.subject.clone(),
+        message: nats.message.clone(),
+        content_type: content_type(&field(at, "contentType"), &nats.content_type, context),
+    }
+}

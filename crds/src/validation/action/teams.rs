@@ -1,0 +1,29 @@
+//! The rules for a message to Microsoft Teams that its schema cannot say.
+
+use super::webhook::URL;
+use crate::config::{TeamsConfig, TeamsContent};
+use crate::manifest::diagnostics::field;
+use crate::v1alpha1::Teams;
+use crate::validation::context::ValidationContext;
+use crate::validation::url::url;
+
+/// Turns a message to Microsoft Teams into what is sent.
+pub(super) fn check(at: &str, teams: &Teams, context: &mut ValidationContext<'_>) -> TeamsConfig {
+    let content = match (&teams.text, &teams.card) {
+        (None, None) => TeamsContent::Summary,
+        (Some(text), None) => TeamsContent::Text(text.clone()),
+        (text, Some(card)) => {
+            if text.is_some() {
+                context.error(
+                    &field(at, "card"),
+                    "is given beside `text`; keep one of them, as a card holds its own text",
+                );
+            }
+            TeamsContent::Card(card.clone())
+        }
+    };
+    TeamsConfig {
+        url: url(&field(at, "url"), &teams.url, URL, context),
+        content,
+    }
+}

@@ -1,0 +1,211 @@
+//! The rules for an `ObserverListener` that its schema cannot say.
+
+use super::url::database_url;
+use super::{egress, pod_template, queue};
+use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
+use crate::duration::HumanDuration;
+use crate::manifest::diagnostics::field;
+use crate::manifest::document::Metadata;
+use crate::v1alpha1::{
+    LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
+    ObserverListenerSpec, Source, ValueSource,
+};
+use crate::validation::context::ValidationContext;
+
+const SHORTEST: HumanDuration = HumanDuration::from_millis(1);
+const LONGEST_POLL: HumanDuration = HumanDuration::from_secs(10);
+const SHORTEST_RETENTION: HumanDuration = HumanDuration::from_secs(1);
+const LONGEST_RETENTION: HumanDuration = HumanDuration::from_secs(720 * 3600);
+const SHORTEST_LEASE: HumanDuration = HumanDuration::from_secs(1);
+const LONGEST_LEASE: HumanDuration = HumanDuration::from_secs(600);
+const SHORTEST_RETRY: HumanDuration = HumanDuration::from_millis(100);
+const LONGEST_RETRY: HumanDuration = HumanDuration::from_secs(60);
+const LONGEST_CHECKPOINT: HumanDuration = HumanDuration::from_secs(60);
+const LONGEST_DRAIN: HumanDuration = HumanDuration::from_secs(600);
+const SHORTEST_KEPT: HumanDuration = HumanDuration::from_secs(3600);
+const LONGEST_KEPT: HumanDuration = HumanDuration::from_secs(87_600 * 3600);
+const SHORTEST_TOKEN: usize = 16;
+const SHORTEST_STALL: HumanDuration = HumanDuration::from_secs(5);
+const LONGEST_STALL: HumanDuration = HumanDuration::from_secs(3600);
+
+/// Turns a resource into what a listener runs from, with placeholders for what it reports.
+pub(crate) fn check(
+    spec: &ObserverListenerSpec,
+    meta: &Metadata,
+    context: &mut ValidationContext<'_>,
+) -> ListenerConfig {
+    let database = &spec.database;
+    let at = "/spec/database";
+    let namespaces = &spec.observer_namespaces;
+    check_selector(
+        "/spec/observerSelector",
+        spec.observer_selector.as_ref(),
+        context,
+    );
+    check_selector(
+        "/spec/observerNamespaces/selector",
+        namespaces.selector.as_ref(),
+        context,
+    );
+    if (namespaces.from == NamespacesFrom::Selector) != namespaces.selector.is_some() {
+        context.error(
+            "/spec/observerNamespaces",
+            "must have `selector` with `from: Selector`, and only then",
+        );
+    }
+    check_identity(spec, meta, context);
+    check_source(&spec.source, context);
+    if let Some(template) = &spec.pod_template {
+        pod_template::check(template, context);
+    }
+    let mut config = ListenerConfig {
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        identity: spec.identity.clone(),
+        lease: lease(spec.lease, context),
+        shards: spec.shards,
+        stalled_after: context.check_range(
+            "/spec/stalledAfter",
+            spec.stalled_after,
+            SHORTEST_STALL,
+            LONGEST_STALL,
+        ),
+        database_url: database_url(&field(at, "url"), &database.url, context),
+        start_at: spec.start_at,
+        max_poll_interval: context.check_range(
+            &field(at, "maxPollInterval"),
+            database.max_poll_interval,
+            SHORTEST,
+            LONGEST_POLL,
+        ),
+        retention: context.check_range(
+            &field(at, "retention"),
+            database.retention,
+            SHORTEST_RETENTION,
+            LONGEST_RETENTION,
+        ),
+        checkpoint_interval: context.check_range(
+            "/spec/checkpoint/interval",
+            spec.checkpoint.interval,
+            SHORTEST,
+            LONGEST_CHECKPOINT,
+        ),
+        max_concurrency: spec.delivery.max_concurrency,
+        drain_timeout: context.check_range(
+            "/spec/delivery/drainTimeout",
+            spec.delivery.drain_timeout,
+            SHORTEST,
+            LONGEST_DRAIN,
+        ),
+        dead_letter_retention: spec.dead_letters.retention.map(|retention| {
+            let at = "/spec/deadLetters/retention";
+            context.check_range(at, retention, SHORTEST_KEPT, LONGEST_KEPT)
+        }),
+        api_token: spec.api.as_ref().map(|api| api_token(&api.token, context)),
+        egress: egress::check(&spec.egress, context),
+        queue: queue::check(spec, context),
+    };
+    config.egress.own_database = spec.egress.own_database.as_ref().map(|login| OwnDatabase {
+        url: database_url("/spec/egress/ownDatabase/url", &login.url, context),
+        listener_url: config.database_url.clone(),
+        listener: config.identity(),
+    });
+    config
+}
+
+/// Exactly one source: there is but one kind, so only none is wrong.
+fn check_source(source: &Source, context: &mut ValidationContext<'_>) {
+    if source.triggers.is_none() {
+        context.missing_field(
+            "/spec/source",
+            &["triggers"],
+            "names no source; write `triggers: {}`, or leave `source` out",
+        );
+    }
+}
+
+/// The right to write listeners in one namespace gives none over listeners in another.
+fn check_identity(
+    spec: &ObserverListenerSpec,
+    meta: &Metadata,
+    context: &mut ValidationContext<'_>,
+) {
+    let namespace = &meta.namespace;
+    let is_own = |identity: &String| {
+        let rest = identity.strip_prefix(&**namespace);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    if !spec.identity.as_ref().is_none_or(is_own) {
+        let message = format!(
+            "must begin with the listener's namespace, as `{namespace}/{}` does",
+            meta.name
+        );
+        context.error("/spec/identity", message);
+    }
+}
+
+fn lease(timing: LeaseTiming, context: &mut ValidationContext<'_>) -> LeaseConfig {
+    let at = |name: &str| field("/spec/lease", name);
+    let (duration, deadline, period) =
+        (timing.duration, timing.renew_deadline, timing.retry_period);
+    let config = LeaseConfig {
+        duration: context.check_range(&at("duration"), duration, SHORTEST_LEASE, LONGEST_LEASE),
+        renew_deadline: deadline.duration(),
+        retry_period: context.check_range(
+            &at("retryPeriod"),
+            period,
+            SHORTEST_RETRY,
+            LONGEST_RETRY,
+        ),
+    };
+    if duration <= deadline {
+        context.error(&at("duration"), "must be longer than `renewDeadline`");
+    }
+    if config.renew_deadline * 5 <= config.retry_period * 6 {
+        context.error(
+            &at("renewDeadline"),
+            "must be longer than 1.2 times `retryPeriod`",
+        );
+    }
+    config
+}
+
+fn api_token(source: &ValueSource, context: &mut ValidationContext<'_>) -> Redacted {
+    let Some((at, token)) = context.resolve("/spec/api/token", source) else {
+        return Redacted::default();
+    };
+    // Secrets read from files often end in a line break.
+    let token = token.reveal().trim();
+    let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if token.len() < SHORTEST_TOKEN || !printable {
+        context.error(
+            &at,
+            format!(
+                "must be at least {SHORTEST_TOKEN} letters, digits or signs without spaces; make one with \
+                 `openssl rand -hex 32`"
+            ),
+        );
+    }
+    Redacted::new(token)
+}
+
+fn check_selector(at: &str, selector: Option<&LabelSelector>, context: &mut ValidationContext<'_>) {
+    let expressions = selector.map_or(&[][..], |selector| &selector.match_expressions);
+    for (index, expression) in expressions.iter().enumerate() {
+        let at = format!("{at}/matchExpressions/{index}/values");
+        check_expression(&at, expression, context);
+    }
+}
+
+fn check_expression(at: &str, expression: &LabelExpression, context: &mut ValidationContext<'_>) {
+    let (operator, empty) = (expression.operator, expression.values.is_empty());
+    match operator {
+        LabelOperator::In | LabelOperator::NotIn if empty => {
+            context.error(at, format!("must name at least one value for {operator:?}"));
+        }
+        LabelOperator::Exists | LabelOperator::DoesNotExist if !empty => {
+            context.error(at, format!("must be left out for {operator:?}"));
+        }
+        _ => {}
+    }
+}

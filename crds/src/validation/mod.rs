@@ -1,0 +1,16 @@
+//! The rules that the schemas of the resources cannot say: from a resource to its configuration.
+//!
+//! Every check reports all that it finds, and goes on with a placeholder in the place of what is
+//! wrong.
+
+mod action;
+pub(crate) mod context;
+mod egress;
+pub(crate) mod listener;
+pub(crate) mod names;
+pub(crate) mod observer;
+mod pod_template;
+mod queue;
+mod rate_limit;
+mod tls;
+mod url;

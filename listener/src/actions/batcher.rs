@@ -1,0 +1,320 @@
+//! Deliveries that go out together.
+//!
+//! Those that are attempted within a short time of each other share one request, and so do those that
+//! come while as many requests are under way as may be. A batch has no task
+//! of its own: whoever waits for it drives it (a shared future), so it ends with the last of them, and
+//! who leaves before it is sent is not part of it. Since deliveries of one key are attempted one after
+//! the other, a batch holds no two of them.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use crds::config::BatchConfig;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared, join};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
+
+use crate::delivery::outcome::Outcome;
+use crate::sync::lock;
+
+/// What came of each of a batch, in the order of joining; nothing for who had left.
+type Outcomes = Arc<[Option<Outcome>]>;
+
+/// The batches of one action, one of which may still be joined.
+pub(crate) struct Batches<T> {
+    limits: BatchConfig,
+    /// One for each that may be under way at once.
+    turns: Arc<Semaphore>,
+    open: Mutex<Option<Batch<T>>>,
+}
+
+struct Batch<T> {
+    seats: Arc<Seats<T>>,
+    sending: WeakShared<BoxFuture<'static, Outcomes>>,
+}
+
+/// Who is part of a batch.
+struct Seats<T> {
+    taken: Mutex<Taken<T>>,
+    full: Notify,
+}
+
+struct Taken<T> {
+    items: Vec<Weak<T>>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl<T: Send + Sync + 'static> Batches<T> {
+    /// At most `most` of them are under way at once.
+    pub(crate) fn new(limits: BatchConfig, most: u32) -> Self {
+        let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            limits,
+            turns: Arc::new(Semaphore::new(most)),
+            open: Mutex::new(None),
+        }
+    }
+
+    /// Most items in one.
+    pub(crate) const fn most(&self) -> usize {
+        self.limits.max_events
+    }
+
+    /// Sends an item of so many bytes with others; `send` does so for all of a batch, and gives as
+    /// many outcomes as it was given items.
+    pub(crate) async fn join<F, R>(&self, item: T, bytes: usize, send: F) -> Outcome
+    where
+        F: FnOnce(Vec<Arc<T>>) -> R + Send + 'static,
+        R: Future<Output = Vec<Outcome>> + Send,
+    {
+        // It is part of the batch for as long as this is held.
+        let item = Arc::new(item);
+        let (seat, sending) = self.seat(&item, bytes, send);
+        let outcomes = sending.await;
+        let outcome = outcomes.get(seat).cloned().flatten();
+        outcome.unwrap_or(Outcome::Held(self.limits.linger))
+    }
+
+    fn seat<F, R>(
+        &self,
+        item: &Arc<T>,
+        bytes: usize,
+        send: F,
+    ) -> (usize, Shared<BoxFuture<'static, Outcomes>>)
+    where
+        F: FnOnce(Vec<Arc<T>>) -> R + Send + 'static,
+        R: Future<Output = Vec<Outcome>> + Send,
+    {
+        let mut open = lock(&self.open);
+        if let Some(batch) = &*open
+            && let Some(sending) = batch.sending.upgrade()
+            && let Some(seat) = batch.seats.take(item, bytes, &self.limits)
+        {
+            return (seat, sending);
+        }
+        let seats = Arc::new(Seats::first(item, bytes, &self.limits));
+        let (linger, all) = (self.limits.linger, Arc::clone(&seats));
+        let turns = Arc::clone(&self.turns);
+        let sending = async move {
+            // Whether it is full or the time is over is the same.
+            let _ = timeout(linger, all.full.notified()).await;
+            // Others may still join while it waits for its turn. The turns are never closed.
+            let _turn = turns.acquire_owned().await;
+            let items = all.close();
+            let present = items.iter().flatten().cloned().collect();
+            let mut outcomes = send(present).await.into_iter();
+            items
+                .into_iter()
+                .map(|item| item.and_then(|_| outcomes.next()))
+                .collect()
+        };
+        let sending = sending.boxed().shared();
+        *open = sending.downgrade().map(|sending| Batch { seats, sending });
+        (0, sending)
+    }
+}
+
+impl<T> Seats<T> {
+    fn first(item: &Arc<T>, bytes: usize, limits: &BatchConfig) -> Self {
+        let seats = Self {
+            taken: Mutex::new(Taken {
+                items: vec![Arc::downgrade(item)],
+                bytes,
+                closed: false,
+            }),
+            full: Notify::new(),
+        };
+        if limits.max_events <= 1 || bytes >= limits.max_bytes {
+            seats.full.notify_one();
+        }
+        seats
+    }
+
+    /// Takes a seat, if there is room for it.
+    fn take(&self, item: &Arc<T>, bytes: usize, limits: &BatchConfig) -> Option<usize> {
+        let mut taken = lock(&self.taken);
+        if taken.closed || taken.bytes.saturating_add(bytes) > limits.max_bytes {
+            self.full.notify_one();
+            return None;
+        }
+        let seat = taken.items.len();
+        taken.items.push(Arc::downgrade(item));
+        taken.bytes += bytes;
+        taken.closed = seat + 1 >= limits.max_events;
+        if taken.closed {
+            self.full.notify_one();
+        }
+        Some(seat)
+    }
+
+    /// Lets nobody in any more; gives those that are still there.
+    fn close(&self) -> Vec<Option<Arc<T>>> {
+        let mut taken = lock(&self.taken);
+        taken.closed = true;
+        taken.items.drain(..).map(|item| item.upgrade()).collect()
+    }
+}
+
+/// Sends items together by `send`. If they are refused for what they hold, which `divides` tells, their
+/// halves are sent, and so on, until only what cannot be taken is refused.
+pub(crate) fn divided<'a, T, S, R>(
+    mut items: Vec<Arc<T>>,
+    divides: &'a (impl Fn(&Outcome) -> bool + Sync),
+    send: &'a S,
+) -> BoxFuture<'a, Vec<Outcome>>
+where
+    T: Send + Sync + 'a,
+    S: Fn(Vec<Arc<T>>) -> R + Sync,
+    R: Future<Output = Outcome> + Send,
+{
+    Box::pin(async move {
+        let outcome = send(items.clone()).await;
+        if items.len() < 2 || !divides(&outcome) {
+            return vec![outcome; items.len()];
+        }
+        let others = items.split_off(items.len() / 2);
+        let both = join(
+            divided(items, divides, send),
+            divided(others, divides, send),
+        );
+        let (mut outcomes, of_others) = both.await;
+        outcomes.extend(of_others);
+        outcomes
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::future::{Ready, ready};
+    use std::time::Duration;
+
+    use futures::future::join_all;
+    use proptest::prelude::*;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn batches(max_events: usize, max_bytes: usize) -> Batches<usize> {
+        Batches::new(
+            BatchConfig {
+                max_events,
+                max_bytes,
+                linger: Duration::from_millis(10),
+            },
+            1,
+        )
+    }
+
+    /// Tells of what it is given, and holds each back for as many milliseconds as it says.
+    fn send(told: &mpsc::UnboundedSender<Vec<usize>>, items: &[Arc<usize>]) -> Ready<Vec<Outcome>> {
+        let items: Vec<usize> = items.iter().map(|item| **item).collect();
+        told.send(items.clone()).unwrap();
+        let held = |item: &usize| Outcome::Held(Duration::from_millis(*item as u64));
+        ready(items.iter().map(held).collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_before_it_is_sent_is_not_part_of_it() {
+        let (told, mut sent) = mpsc::unbounded_channel();
+        let batches = batches(10, 1000);
+        let join = |n| {
+            let told = told.clone();
+            batches.join(n, 1, move |items| send(&told, &items))
+        };
+        let leaves = timeout(Duration::from_millis(5), join(7));
+        let (left, one, other) = tokio::join!(leaves, join(8), join(9));
+        assert!(left.is_err());
+        assert_eq!(one, Outcome::Held(Duration::from_millis(8)));
+        assert_eq!(other, Outcome::Held(Duration::from_millis(9)));
+        assert_eq!(sent.recv().await.unwrap(), [8, 9]);
+        // One whose waiters have all gone is nobody's any more.
+        assert!(
+            timeout(Duration::from_millis(5), join(1)).await.is_err(),
+            "it waits for others"
+        );
+        join(2).await;
+        assert_eq!(sent.recv().await.unwrap(), [2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_one_waits_for_no_more() {
+        let (told, mut sent) = mpsc::unbounded_channel();
+        let batches = batches(2, 1000);
+        let begun = tokio::time::Instant::now();
+        let join = |n| {
+            let told = told.clone();
+            batches.join(n, 1, move |items| send(&told, &items))
+        };
+        tokio::join!(join(1), join(2));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(sent.recv().await.unwrap(), [1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_may_be_joined_until_its_turn_comes() {
+        const TOOK: Duration = Duration::from_millis(100);
+        let (told, mut sent) = mpsc::unbounded_channel();
+        let batches = batches(5, 1000);
+        let join = async |n| {
+            // Each comes after the one before has lingered.
+            tokio::time::sleep(Duration::from_millis(15) * u32::try_from(n).unwrap()).await;
+            let told = told.clone();
+            let slow = async move |items: Vec<Arc<usize>>| {
+                tokio::time::sleep(TOOK).await;
+                send(&told, &items).await
+            };
+            batches.join(n, 1, slow).await
+        };
+        let begun = tokio::time::Instant::now();
+        join_all((0..7).map(join)).await;
+        assert_eq!(sent.recv().await.unwrap(), [0]);
+        assert_eq!(
+            sent.recv().await.unwrap(),
+            [1, 2, 3, 4, 5],
+            "as many as one holds"
+        );
+        assert_eq!(sent.recv().await.unwrap(), [6]);
+        assert!(begun.elapsed() >= TOOK * 3, "one after the other");
+    }
+
+    proptest! {
+        /// Each is sent once, in the order of joining, in batches within their bounds, and gets its
+        /// own outcome.
+        #[test]
+        fn each_is_sent_once_within_the_bounds(
+            sizes in proptest::collection::vec(1_usize..60, 1..60),
+            max_events in 1_usize..10,
+            max_bytes in 1_usize..100,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let (told, mut sent) = mpsc::unbounded_channel();
+            runtime.block_on(async {
+                let batches = batches(max_events, max_bytes);
+                let all = sizes.iter().enumerate().map(|(n, size)| {
+                    let told = told.clone();
+                    batches.join(n, *size, move |items| send(&told, &items))
+                });
+                for (n, outcome) in join_all(all).await.into_iter().enumerate() {
+                    assert_eq!(outcome, Outcome::Held(Duration::from_millis(n as u64)));
+                }
+            });
+            drop(told);
+            let mut seen = Vec::new();
+            while let Some(batch) = sent.blocking_recv() {
+                prop_assert!(batch.len() <= max_events);
+                let bytes: usize = batch.iter().map(|n| sizes[*n]).sum();
+                prop_assert!(batch.len() == 1 || bytes <= max_bytes);
+                seen.extend(batch);
+            }
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..sizes.len()).collect::<Vec<_>>());
+        }
+    }
+}

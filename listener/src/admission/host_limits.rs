@@ -1,0 +1,278 @@
+//! How much all actions of a process together may send to a host, by the listener's
+//! `spec.egress.limits`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use crds::config::HostLimit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::rate_limiter::Bucket;
+
+/// A host with limits.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) limit: HostLimit,
+    pub(crate) bucket: Option<Mutex<Bucket>>,
+    slots: Option<Arc<Semaphore>>,
+}
+
+/// What an attempt under way holds of a host.
+pub(crate) type Slot = Option<OwnedSemaphorePermit>;
+
+impl Host {
+    fn new(name: &str, limit: &HostLimit) -> Self {
+        let most = limit.max_concurrency;
+        let most = most.map(|most| usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS));
+        Self {
+            name: name.to_owned(),
+            limit: limit.clone(),
+            bucket: limit.rate_limit.map(|limit| Mutex::new(Bucket::new(limit))),
+            slots: most.map(|most| Arc::new(Semaphore::new(most))),
+        }
+    }
+
+    /// Waits for its turn; nothing if that does not come in time.
+    pub(crate) async fn slot(&self, patience: Duration) -> Option<Slot> {
+        let Some(slots) = &self.slots else {
+            return Some(None);
+        };
+        let turn = timeout(patience, Arc::clone(slots).acquire_owned()).await;
+        turn.ok()?.ok().map(Some)
+    }
+
+    /// How many attempts could begin at once; nothing where that is not bounded.
+    pub(crate) fn free(&self) -> Option<u32> {
+        let slots = self.slots.as_ref()?;
+        Some(u32::try_from(slots.available_permits()).unwrap_or(u32::MAX))
+    }
+}
+
+/// All hosts of a process that have limits. Those whose limits stay as they are outlive a reload.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts(HashMap<String, Weak<Host>>);
+
+impl Hosts {
+    /// The host of an endpoint with these limits.
+    pub(crate) fn host(&mut self, name: &str, limit: &HostLimit) -> Arc<Host> {
+        let known = self.0.get(name).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| known.limit == *limit) {
+            return known;
+        }
+        // Those that no action has any more.
+        self.0.retain(|_, known| known.strong_count() > 0);
+        let new = Arc::new(Host::new(name, limit));
+        self.0.insert(name.to_owned(), Arc::downgrade(&new));
+        new
+    }
+}
+
+/// The name or address alone of `host`, `host:port`, `[address]` or `[address]:port`.
+pub(crate) fn without_port(host: &str) -> &str {
+    if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return address;
+    }
+    match host.split_once(':') {
+        // More colons are those of an address.
+        Some((name, port)) if !port.contains(':') => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use crds::config::{ActionKind, BatchConfig, Egress, RateLimit, Redacted};
+    use futures::future::join_all;
+    use testkit::servers::redis::{Options, PrivateRedis};
+
+    use super::*;
+    use crate::actions::Action;
+    use crate::actions::fixture::{action, delivery, now, webhook};
+    use crate::admission::action_runtime::Shared;
+    use crate::admission::endpoint_gate::Gates;
+    use crate::admission::redis_limiter::Fleet;
+    use crate::delivery::outcome::Outcome;
+    use testkit::http_sink::{Behaviour, Sink};
+    use testkit::wait::amounts_to;
+
+    fn shared(gates: &Gates, limit: HostLimit) -> Shared {
+        let egress = Egress {
+            cidrs: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+            limits: vec![limit],
+            ..Egress::default()
+        };
+        Shared::new(&egress, gates).unwrap()
+    }
+
+    fn limit(max_in_flight: Option<u32>, attempts: Option<u32>) -> HostLimit {
+        HostLimit {
+            host: "127.0.0.1".to_owned(),
+            max_concurrency: max_in_flight,
+            rate_limit: attempts.map(|attempts| RateLimit {
+                attempts,
+                per: Duration::from_hours(1),
+            }),
+        }
+    }
+
+    fn post(url: String, shared: &Shared) -> Action {
+        Action::compile(&action(ActionKind::Webhook(webhook(url))), shared).unwrap()
+    }
+
+    #[tokio::test]
+    async fn actions_with_one_host_take_turns_there() {
+        const DELAY: Duration = Duration::from_millis(100);
+        let sink = Sink::start(Behaviour::Delay(DELAY)).await.unwrap();
+        let shared = shared(&Gates::default(), limit(Some(2), None));
+        let actions = ["/a", "/b"].map(|path| post(sink.url(path), &shared));
+        let event = delivery(None, Some("{}"));
+        assert_eq!(
+            actions[0].room(tokio::time::Instant::now()).unwrap().most,
+            2
+        );
+        let begun = std::time::Instant::now();
+        let attempts = (0..12).map(|n| actions[n % 2].attempt(&event, now()));
+        let outcomes = join_all(attempts).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+        assert!(begun.elapsed() >= DELAY * 6, "two at once");
+    }
+
+    #[tokio::test]
+    async fn a_batch_takes_one_turn_and_counts_once_to_a_rate() {
+        let sink = Sink::start(Behaviour::Ok).await.unwrap();
+        let shared = shared(&Gates::default(), limit(Some(1), Some(2)));
+        let mut config = webhook(sink.url("/"));
+        config.batch = Some(BatchConfig {
+            max_events: 10,
+            max_bytes: 1 << 20,
+            linger: Duration::from_mins(1),
+        });
+        let action = Action::compile(&action(ActionKind::Webhook(config)), &shared).unwrap();
+        let event = delivery(None, Some("{}"));
+        let all = (0..30).map(|_| action.attempt(&event, now()));
+        let outcomes = join_all(all).await;
+        let (done, held): (Vec<_>, Vec<_>) = outcomes
+            .into_iter()
+            .partition(|outcome| *outcome == Outcome::Done);
+        assert_eq!((done.len(), held.len()), (20, 10));
+        let is_held = |outcome: &Outcome| matches!(outcome, Outcome::Held(_));
+        assert!(held.iter().all(is_held), "{held:?}");
+        assert_eq!(sink.counts().requests, 2);
+    }
+
+    #[tokio::test]
+    async fn processes_with_one_redis_take_turns_at_a_host() {
+        const DELAY: Duration = Duration::from_millis(100);
+        let sink = Sink::start(Behaviour::Delay(DELAY)).await.unwrap();
+        let server = PrivateRedis::start(&Options::default()).await.unwrap();
+        let url = Redacted::new(server.url());
+        let process = || {
+            let fleet = Fleet::patient(&url, "shop/main");
+            let shared = shared(&Gates::default(), limit(Some(1), None)).with_fleet(fleet);
+            post(sink.url("/"), &shared)
+        };
+        let processes = [process(), process()];
+        let event = delivery(None, Some("{}"));
+        let begun = std::time::Instant::now();
+        let attempts = processes.iter().flat_map(|action| {
+            let attempt = || action.attempt(&event, now());
+            [attempt(), attempt(), attempt()]
+        });
+        let outcomes = join_all(attempts).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+        assert!(begun.elapsed() >= DELAY * 6, "two at once");
+    }
+
+    #[tokio::test]
+    async fn what_a_rate_holds_back_leaves_its_seat_in_the_fleet() {
+        let sink = Sink::start(Behaviour::Ok).await.unwrap();
+        let server = PrivateRedis::start(&Options::default()).await.unwrap();
+        let fleet = Fleet::patient(&Redacted::new(server.url()), "shop/main").unwrap();
+        let shared = shared(&Gates::default(), limit(Some(1), Some(1)));
+        let action = post(sink.url("/"), &shared.with_fleet(Some(fleet.clone())));
+        let event = delivery(None, Some("{}"));
+        assert_eq!(action.attempt(&event, now()).await, Outcome::Done);
+        let held = action.attempt(&event, now()).await;
+        assert!(matches!(held, Outcome::Held(_)), "{held:?}");
+        let lasts = Duration::from_mins(10);
+        let seat = fleet.seat("127.0.0.1", 1, lasts, Duration::ZERO).await;
+        assert!(seat.is_some(), "nobody has it");
+    }
+
+    #[tokio::test]
+    async fn whose_turn_does_not_come_in_time_has_made_no_attempt() {
+        let sink = Sink::start(Behaviour::Hang).await.unwrap();
+        let shared = shared(&Gates::default(), limit(Some(1), None));
+        let mut config = action(ActionKind::Webhook(webhook(sink.url("/"))));
+        config.timeout = Duration::from_hours(1);
+        let action = Action::compile(&config, &shared).unwrap();
+        let event = delivery(None, Some("{}"));
+        let first = action.attempt(&event, now());
+        let second = async {
+            amounts_to("requests", 1, async || sink.counts().requests).await;
+            let full = action.room(tokio::time::Instant::now()).unwrap();
+            assert_eq!(full.most, 0);
+            let attempt = action.attempt(&event, now());
+            let attempted = tokio::time::timeout(Duration::from_millis(50), attempt).await;
+            // Nothing but the first one's time is left, and passes at once.
+            tokio::time::pause();
+            attempted
+        };
+        let (first, second) = tokio::join!(first, second);
+        assert!(matches!(first, Outcome::Retry { .. }), "{first:?}");
+        assert!(second.is_err(), "it waits for its turn");
+        assert_eq!(sink.counts().requests, 1);
+    }
+
+    #[tokio::test]
+    async fn a_rate_is_for_all_that_goes_to_a_host_and_outlives_a_reload() {
+        let sink = Sink::start(Behaviour::Ok).await.unwrap();
+        let gates = Gates::default();
+        let event = delivery(None, Some("{}"));
+        let mut done = 0;
+        let before = shared(&gates, limit(None, Some(5)));
+        let kept = post(sink.url("/"), &before);
+        for round in 0..4 {
+            let again = shared(&gates, limit(None, Some(5)));
+            let action = post(sink.url(&format!("/{round}")), &again);
+            for _ in 0..3 {
+                match action.attempt(&event, now()).await {
+                    Outcome::Done => done += 1,
+                    other => assert!(matches!(other, Outcome::Held(_)), "{other:?}"),
+                }
+            }
+        }
+        assert_eq!(done, 5);
+        assert_eq!(kept.room(tokio::time::Instant::now()).unwrap().most, 0);
+        let elsewhere = sink.url("/").replace("127.0.0.1", "localhost");
+        let elsewhere = post(elsewhere, &before);
+        assert_eq!(elsewhere.room(tokio::time::Instant::now()), None);
+        let more = shared(&gates, limit(None, Some(7)));
+        let more = post(sink.url("/"), &more);
+        assert_eq!(
+            more.attempt(&event, now()).await,
+            Outcome::Done,
+            "a new limit"
+        );
+    }
+
+    #[test]
+    fn hosts_have_no_ports() {
+        for (host, name) in [
+            ("hooks.example.com", "hooks.example.com"),
+            ("hooks.example.com:8443", "hooks.example.com"),
+            ("10.0.0.7:4222", "10.0.0.7"),
+            ("[fd00::7]:4222", "fd00::7"),
+            ("[fd00::7]", "fd00::7"),
+            ("fd00::7", "fd00::7"),
+            ("the listener's own database", "the listener's own database"),
+        ] {
+            assert_eq!(without_port(host), name);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! How much memory what is being sent may take, over all actions of the process.
+//!
+//! What is rendered for a delivery is about as large as its event, and one event may call for as many
+//! deliveries as there are observers. So large ones take turns; small ones are bounded by how many are
+//! under way, and do not wait for these.
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::delivery::event::Event;
+
+/// Most KiB of large deliveries under way.
+const MOST: u32 = 48 << 10;
+
+/// A delivery of an event with fewer KiB than this does not count.
+const SMALL: u32 = 16;
+
+/// How much is taken for each byte of an event: for what is rendered, and for what becomes of that on
+/// its way.
+const SHARE: u32 = 2;
+
+static LEFT: Semaphore = Semaphore::const_new(MOST as usize);
+
+/// Waits for room to deliver an event; the room is given back when this is dropped.
+pub(crate) async fn room(event: &Event) -> Option<SemaphorePermit<'static>> {
+    let size = u32::try_from(event.bytes() >> 10).unwrap_or(u32::MAX);
+    if size < SMALL {
+        return None;
+    }
+    // It is never closed.
+    LEFT.acquire_many(size.saturating_mul(SHARE).min(MOST))
+        .await
+        .ok()
+}

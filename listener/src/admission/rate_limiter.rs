@@ -1,0 +1,116 @@
+//! At most so many attempts within a time: a token bucket as the generic cell rate algorithm keeps
+//! it (ITU-T I.371), which needs no more than one moment.
+
+use std::time::Duration;
+
+use crds::config::RateLimit;
+use tokio::time::Instant;
+
+/// One bucket. It holds as many tokens as the limit names, and they come back evenly.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    /// Between two tokens.
+    each: Duration,
+    /// How far ahead of now `full` may be for one more.
+    tolerance: Duration,
+    /// When the bucket would be full again.
+    full: Option<Instant>,
+}
+
+impl Bucket {
+    /// A full one.
+    pub(crate) fn new(limit: RateLimit) -> Self {
+        Self {
+            each: limit.each(),
+            tolerance: limit.tolerance(),
+            full: None,
+        }
+    }
+
+    /// How long to wait for a token; nothing where there is one.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        let full = self.full.map_or(now, |full| full.max(now));
+        let early = (full - now).saturating_sub(self.tolerance);
+        (!early.is_zero()).then_some(early)
+    }
+
+    /// Takes a token, of which there is one.
+    pub(crate) fn take(&mut self, now: Instant) {
+        let full = self.full.map_or(now, |full| full.max(now));
+        self.full = Some(full + self.each);
+    }
+
+    /// How many tokens there are, and when there is one more.
+    pub(crate) fn room(&self, now: Instant) -> (u32, Instant) {
+        let ahead = self
+            .full
+            .map_or(Duration::ZERO, |full| full.saturating_duration_since(now));
+        let Some(left) = self.tolerance.checked_sub(ahead) else {
+            return (0, now + ahead.saturating_sub(self.tolerance));
+        };
+        let each = self.each.as_nanos().max(1);
+        let tokens = left.as_nanos() / each + 1;
+        (u32::try_from(tokens).unwrap_or(u32::MAX), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_emptied_at_once_and_filled_evenly() {
+        let mut now = Instant::now();
+        let mut bucket = Bucket::new(RateLimit {
+            attempts: 10,
+            per: Duration::from_secs(1),
+        });
+        for left in (0..10).rev() {
+            assert_eq!(bucket.wait(now), None);
+            bucket.take(now);
+            assert_eq!(bucket.room(now).0, left);
+        }
+        let each = Duration::from_millis(100);
+        assert_eq!(bucket.wait(now), Some(each));
+        assert_eq!(bucket.room(now), (0, now + each));
+        now += each;
+        bucket.take(now);
+        assert!(bucket.wait(now).is_some());
+        now += Duration::from_mins(1);
+        assert_eq!(bucket.room(now).0, 10);
+    }
+
+    proptest! {
+        /// In no window of the limit's length are there more than twice as many, in none from the
+        /// beginning on more than the limit and what came back since.
+        #[test]
+        fn no_more_than_it_allows(
+            attempts in 1_u32..50,
+            per in 1_u64..10_000,
+            steps in proptest::collection::vec(0_u64..500, 1..300),
+        ) {
+            let limit = RateLimit { attempts, per: Duration::from_millis(per) };
+            let mut bucket = Bucket::new(limit);
+            let begun = Instant::now();
+            let mut now = begun;
+            let mut taken = 0_u32;
+            for step in steps {
+                now += Duration::from_millis(step);
+                let (room, _) = bucket.room(now);
+                let wait = bucket.wait(now);
+                prop_assert_eq!(room > 0, wait.is_none());
+                if let Some(wait) = wait {
+                    prop_assert!(wait <= limit.per);
+                    prop_assert!(bucket.room(now + wait).0 > 0);
+                } else {
+                    bucket.take(now);
+                    taken += 1;
+                }
+                let back = (now - begun).as_secs_f64() / limit.per.as_secs_f64() * f64::from(attempts);
+                prop_assert!(f64::from(taken) <= f64::from(attempts) + back + 1e-3);
+            }
+        }
+    }
+}

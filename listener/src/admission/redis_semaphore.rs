@@ -1,0 +1,164 @@
+//! Attempts under way in all processes of a listener together: who begins one takes a seat, and leaves
+//! it in the end. The seats of who dies are free once their attempts must have ended.
+
+use std::time::Duration;
+
+use redis::aio::ConnectionManager;
+use redis::{RedisError, Script, cmd};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use super::redis_limiter::Fleet;
+
+/// Pause before the second look for a seat; doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Longest pause between two looks.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// `KEYS`: who sits, by the time up to which. `ARGV`: the seat, for how many microseconds it is taken,
+/// and how many there are. Answers whether one was free. By the server's clock.
+pub(crate) const ENTER: &str = "
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then
+    return 0
+end
+redis.call('ZADD', KEYS[1], string.format('%.0f', now + tonumber(ARGV[2])), ARGV[1])
+local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+redis.call('PEXPIRE', KEYS[1], math.ceil((tonumber(last[2]) - now) / 1000) + 1000)
+return 1";
+
+/// A seat that is taken, for as long as it was taken for at most.
+#[must_use = "it is taken until it is left"]
+pub(crate) struct Seat {
+    manager: ConnectionManager,
+    answer: Duration,
+    key: String,
+    id: String,
+}
+
+impl Fleet {
+    /// Waits for one of so many seats and takes it for so long at most; nothing if none is free in
+    /// time. Where the server does not answer soon there is one: then the limits of the process are
+    /// all that counts.
+    pub(crate) async fn seat(
+        &self,
+        name: &str,
+        most: u32,
+        lasts: Duration,
+        patience: Duration,
+    ) -> Option<Seat> {
+        let seat = Seat {
+            manager: self.manager.clone(),
+            answer: self.answer,
+            key: format!("{}busy:{name}", self.prefix),
+            id: Uuid::new_v4().to_string(),
+        };
+        let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            match timeout(self.answer, seat.enter(&self.enter, most, lasts)).await {
+                Ok(Ok(true)) => return Some(seat),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "cannot ask Redis for what is under way; keeping the limit of this process");
+                    return Some(seat);
+                }
+                Err(_) => {
+                    tracing::debug!(
+                        "Redis does not tell in time what is under way; keeping the limit of this process"
+                    );
+                    return Some(seat);
+                }
+            }
+            if begun.elapsed() + pause > patience {
+                return None;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+impl Seat {
+    async fn enter(&self, script: &Script, most: u32, lasts: Duration) -> Result<bool, RedisError> {
+        let micros = u64::try_from(lasts.as_micros()).unwrap_or(u64::MAX);
+        let mut call = script.prepare_invoke();
+        call.key(&self.key).arg(&self.id).arg(micros).arg(most);
+        call.invoke_async(&mut self.manager.clone()).await
+    }
+
+    /// Leaves it to others.
+    pub(crate) async fn leave(mut self) {
+        let mut call = cmd("ZREM");
+        call.arg(&self.key).arg(&self.id);
+        // Should it fail, the seat is free after its time.
+        let _ = timeout(self.answer, call.query_async::<u32>(&mut self.manager)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use crds::config::Redacted;
+    use testkit::servers::redis::{Options, PrivateRedis};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_mins(10);
+
+    async fn two() -> (PrivateRedis, Fleet, Fleet) {
+        let server = PrivateRedis::start(&Options::default()).await.unwrap();
+        let url = Redacted::new(server.url());
+        let one = || Fleet::patient(&url, "shop/main").unwrap();
+        let (first, second) = (one(), one());
+        (server, first, second)
+    }
+
+    #[tokio::test]
+    async fn no_more_are_under_way_in_all_processes_than_there_are_seats() {
+        let (_server, first, second) = two().await;
+        let one = first.seat("host/x", 2, LONG, Duration::ZERO).await.unwrap();
+        let other = second.seat("host/x", 2, LONG, Duration::ZERO).await;
+        assert!(other.is_some());
+        let third = first.seat("host/x", 2, LONG, Duration::ZERO).await;
+        assert!(third.is_none());
+        assert!(
+            first
+                .seat("host/y", 2, LONG, Duration::ZERO)
+                .await
+                .is_some()
+        );
+        let leaves = async {
+            sleep(Duration::from_millis(50)).await;
+            one.leave().await;
+        };
+        let (waits, ()) = tokio::join!(second.seat("host/x", 2, LONG, LONG), leaves);
+        assert!(waits.is_some(), "it waits for one that leaves");
+    }
+
+    #[tokio::test]
+    async fn the_seats_of_who_dies_are_free_after_their_time() {
+        let (_server, first, second) = two().await;
+        let short = Duration::from_millis(300);
+        let begun = Instant::now();
+        let _dies = first
+            .seat("host/x", 1, short, Duration::ZERO)
+            .await
+            .unwrap();
+        assert!(second.seat("host/x", 1, LONG, LONG).await.is_some());
+        assert!(begun.elapsed() >= short, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn without_an_answer_nothing_is_held_up() {
+        let (server, first, _) = two().await;
+        server.stop().await.unwrap();
+        for _ in 0..10 {
+            let seat = first.seat("host/x", 1, LONG, Duration::ZERO).await;
+            seat.unwrap().leave().await;
+        }
+    }
+}

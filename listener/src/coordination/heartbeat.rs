@@ -1,0 +1,272 @@
+//! Heartbeats of a listener's processes in its database: which observers each of them runs, and which
+//! endpoints it leaves alone. This module owns
+//! `observer.member` and `observer.config`.
+//!
+//! Without a cluster nobody hands out the configuration, so two processes may run different files, and
+//! an event meets the observers of whichever process has its shard. Of two configurations the newer is
+//! the one that was seen later in the database. A process with an older one stands by while one with a
+//! newer one is alive. In a cluster all pods get the same bundle, and the operator sees to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use sqlx::{PgPool, Row};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::membership::{Coordination, Member};
+use super::process;
+use crate::admission::circuit_breaker::Condition;
+use crate::observers::Observers;
+
+/// Time between two heartbeats where they decide who takes part, and how long one counts.
+const OF_FILES: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
+
+/// The same where they only inform.
+const IN_CLUSTER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(120));
+
+/// How long a process may have an older configuration before it stands by: files that are changed on
+/// several machines, or read by several processes, do not change at the same moment.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Longest time for one heartbeat.
+const LONGEST_BEAT: Duration = Duration::from_secs(5);
+
+/// Most open circuit breakers that are stored for a process.
+const MOST_CIRCUITS: usize = 100;
+
+/// Another process of the listener whose configuration is newer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewerConfig {
+    /// Its name.
+    pub member: String,
+    /// Since when its configuration has been known.
+    pub since: DateTime<Utc>,
+}
+
+/// A process of a listener, for people.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberState {
+    /// Its name.
+    pub name: String,
+    /// Digest of the observers that it runs.
+    pub config_digest: String,
+    /// Since when any process of the listener has run these.
+    pub config_since: DateTime<Utc>,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// Endpoints that it leaves alone since they fail: `observer`, `action`, `state`, `error`.
+    pub open_circuits: Value,
+}
+
+/// The heartbeats of this process.
+#[derive(Clone, Debug)]
+pub(crate) struct Heartbeat {
+    pool: PgPool,
+    listener: Arc<str>,
+    member: Member,
+    observers: watch::Receiver<Arc<Observers>>,
+    decides: bool,
+}
+
+impl Heartbeat {
+    /// Those of a member of a listener.
+    pub(crate) fn new(
+        pool: PgPool,
+        listener: &str,
+        member: &Member,
+        observers: watch::Receiver<Arc<Observers>>,
+        coordination: &Coordination,
+    ) -> Self {
+        Self {
+            pool,
+            listener: Arc::from(listener),
+            member: member.clone(),
+            observers,
+            decides: matches!(coordination, Coordination::Database),
+        }
+    }
+
+    /// Sends heartbeats until `stop`, and says through `newer` when this process must stand by. The
+    /// last one says that the process has ended.
+    pub(crate) async fn run(
+        mut self,
+        newer: watch::Sender<Option<NewerConfig>>,
+        stop: CancellationToken,
+    ) {
+        let (period, _) = self.cadence();
+        let mut behind_since = None;
+        while !stop.is_cancelled() {
+            self.observers.mark_unchanged();
+            match timeout(LONGEST_BEAT, self.beat()).await {
+                Ok(Ok(found)) => {
+                    behind_since = behind(behind_since, found.is_some(), Instant::now());
+                    let must_stand_by = behind_since.is_some_and(|since| since.elapsed() >= GRACE);
+                    newer.send_replace(found.filter(|_| must_stand_by));
+                }
+                // Whoever works with the database finds out what is wrong with it.
+                Ok(Err(error)) => tracing::debug!(%error, "heartbeat failed"),
+                Err(_) => tracing::debug!("heartbeat timed out"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(period) => {}
+                Ok(()) = self.observers.changed() => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        let _expired = timeout(LONGEST_BEAT, self.expire()).await;
+    }
+
+    /// Sends one heartbeat. Returns the process whose configuration is newer than this one's, if there
+    /// is one that is alive and this one is to heed it.
+    pub(crate) async fn beat(&self) -> Result<Option<NewerConfig>, sqlx::Error> {
+        let observers = Arc::clone(&self.observers.borrow());
+        let (_, lifetime) = self.cadence();
+        sqlx::query(
+            "with old_members as (
+                 delete from observer.member
+                 where listener = $1 and name <> $2 and expires_at < clock_timestamp() - interval '1 day'
+             ), old_configs as (
+                 delete from observer.config
+                 where listener = $1 and digest <> $4 and seen_at < clock_timestamp() - interval '7 days'
+             ), known as (
+                 insert into observer.config as c (listener, digest) values ($1, $4)
+                 on conflict (listener, digest) do update set seen_at = clock_timestamp()
+                 where c.seen_at < clock_timestamp() - interval '1 hour'
+             )
+             insert into observer.member (listener, name, uid, config_digest, expires_at, open_circuits)
+             values ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6)
+             on conflict (listener, name) do update
+             set uid = excluded.uid, config_digest = excluded.config_digest,
+                 expires_at = excluded.expires_at, open_circuits = excluded.open_circuits",
+        )
+        .bind(&*self.listener)
+        .bind(&self.member.name)
+        .bind(&self.member.uid)
+        .bind(observers.digest())
+        .bind(lifetime.as_secs_f64())
+        .bind(Json(open_circuits(&observers)))
+        .execute(&self.pool)
+        .await?;
+        if !self.decides {
+            return Ok(None);
+        }
+        self.newest_other(observers.digest()).await
+    }
+
+    /// The live process with the newest configuration, where that is newer than `digest`.
+    async fn newest_other(&self, digest: &str) -> Result<Option<NewerConfig>, sqlx::Error> {
+        let rows = sqlx::query(
+            "select m.name, m.uid, c.since
+             from observer.config own
+             join observer.config c on c.listener = own.listener and (c.since, c.digest) > (own.since, own.digest)
+             join observer.member m on m.listener = c.listener and m.config_digest = c.digest
+             where own.listener = $1 and own.digest = $2 and m.expires_at > clock_timestamp()
+             order by c.since desc, m.name",
+        )
+        .bind(&*self.listener)
+        .bind(digest)
+        .fetch_all(&self.pool)
+        .await?;
+        let ended = process::ended();
+        for row in &rows {
+            let (member, uid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            if !ended(&format!("{member}_{uid}_")) {
+                let since = row.try_get(2)?;
+                return Ok(Some(NewerConfig { member, since }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn expire(&self) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "update observer.member set expires_at = clock_timestamp(), open_circuits = '[]'
+             where listener = $1 and name = $2",
+        )
+        .bind(&*self.listener)
+        .bind(&self.member.name)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    const fn cadence(&self) -> (Duration, Duration) {
+        if self.decides { OF_FILES } else { IN_CLUSTER }
+    }
+}
+
+/// Since when this process has been behind, if it is.
+fn behind(before: Option<Instant>, is_behind: bool, now: Instant) -> Option<Instant> {
+    is_behind.then(|| before.unwrap_or(now))
+}
+
+/// The circuit breakers that are not closed.
+fn open_circuits(observers: &Observers) -> Value {
+    let open = observers.targets().iter().filter_map(|target| {
+        let standing = target.action.standing()?;
+        let state = match standing.condition {
+            Condition::Closed => return None,
+            Condition::HalfOpen => "halfOpen",
+            Condition::Open => "open",
+        };
+        let (observer, action) = (&*target.name.0, &*target.name.1);
+        Some(serde_json::json!({
+            "observer": observer, "action": action, "state": state, "error": standing.why,
+        }))
+    });
+    open.take(MOST_CIRCUITS).collect()
+}
+
+/// The processes of a listener that are alive, by their heartbeats, the newest configuration first.
+pub async fn members(pool: &PgPool, listener: &str) -> Result<Vec<MemberState>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select m.name, m.uid, m.config_digest, c.since, m.started_at, m.open_circuits
+         from observer.member m
+         join observer.config c on c.listener = m.listener and c.digest = m.config_digest
+         where m.listener = $1 and m.expires_at > clock_timestamp()
+         order by c.since desc, m.name",
+    )
+    .bind(listener)
+    .fetch_all(pool)
+    .await?;
+    let ended = process::ended();
+    let read = |row: &PgRow| -> Result<Option<MemberState>, sqlx::Error> {
+        let (name, uid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        if ended(&format!("{name}_{uid}_")) {
+            return Ok(None);
+        }
+        Ok(Some(MemberState {
+            name,
+            config_digest: row.try_get(2)?,
+            config_since: row.try_get(3)?,
+            started_at: row.try_get(4)?,
+            open_circuits: row.try_get(5)?,
+        }))
+    };
+    rows.iter()
+        .filter_map(|row| read(row).transpose())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_behind_counts_from_the_first_heartbeat_that_says_so() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(3);
+        assert_eq!(behind(None, false, now), None);
+        assert_eq!(behind(None, true, now), Some(now));
+        assert_eq!(behind(Some(now), true, later), Some(now));
+        assert_eq!(behind(Some(now), false, later), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! When progress is saved.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::checkpoint_writer::Written;
+use super::in_flight::weight;
+use super::owned_shard::Owned;
+use super::{Dispatcher, MAX_REDRIVES};
+use crate::capture::change_log::Part;
+use crate::checkpoint::Save;
+use crate::dead_letters::store;
+use crate::dead_letters::store::Verdict;
+
+impl Dispatcher {
+    /// Saves what is worth it, and measures.
+    pub(crate) fn tick(&mut self) {
+        self.save();
+        let metrics = &self.setup.saver.metrics;
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        metrics.in_flight.set(number(self.lanes.running()));
+        metrics.pending.set(number(self.ledger.pending()));
+        metrics
+            .backlog
+            .set(i64::try_from(self.backlog).unwrap_or(i64::MAX));
+        let unread = self.last_read.filter(|_| self.backlog > 0);
+        let now = Utc::now();
+        let age = |since: DateTime<Utc>| (now - since).as_seconds_f64().max(0.0);
+        let lags = self.ledger.oldest();
+        let lags = lags.map(|(shard, oldest)| (shard, oldest.or(unread).map_or(0.0, age)));
+        let lags: BTreeMap<u16, f64> = lags.collect();
+        metrics.lag.set(lags.values().copied().fold(0.0, f64::max));
+        self.setup.reporter.lags(&lags);
+    }
+
+    /// Hands what is unsaved to the saver, unless it is still busy.
+    pub(crate) fn save(&mut self) {
+        if !self.saves.is_empty() {
+            return;
+        }
+        self.last_save = Instant::now();
+        self.job_due = false;
+        let what = self.unsaved_now();
+        if !what.is_empty() {
+            self.saves.spawn(self.setup.saver.clone().save(what));
+        }
+    }
+
+    fn unsaved_now(&mut self) -> Save {
+        let mut what = std::mem::take(&mut self.unsaved);
+        what.moved = self.ledger.take();
+        what.released = self.ready_to_go();
+        what.id = Uuid::new_v4();
+        let jobs = what.jobs.iter().map(|(shard, _)| *shard);
+        let moved = what.moved.iter().map(|(shard, _)| *shard);
+        let letters = what.letters.iter().map(|(shard, _)| *shard);
+        let verdicts = what.verdicts.iter().map(|(shard, _)| *shard);
+        let concerned = moved.chain(letters).chain(verdicts).chain(jobs);
+        let concerned = concerned.chain(what.released.iter().copied());
+        let epoch = |shard: u16| Some((shard, self.shards.get(&shard)?.epoch));
+        what.epochs = concerned.filter_map(epoch).collect();
+        what
+    }
+
+    /// A save is through.
+    pub(crate) fn saved(&mut self, written: Written) {
+        for event in written.what.holds().chain(&written.left_out) {
+            self.held = self.held.saturating_sub(weight(event));
+        }
+        self.enqueued(&written.what.jobs);
+        for (_, verdict) in &written.what.verdicts {
+            let (Verdict::Settled(id) | Verdict::Failed { id, .. }) = verdict;
+            self.redriving.remove(id);
+        }
+        for (shard, epoch) in written.fenced {
+            self.fenced(shard, epoch);
+        }
+        for shard in &written.what.released {
+            let same = |owned: &Owned| written.what.epochs.get(shard) == Some(&owned.epoch);
+            if self.shards.get(shard).is_some_and(same) {
+                self.forget(*shard);
+            }
+        }
+        // What became ready to be let go of meanwhile is not to wait for the next tick.
+        self.let_go();
+    }
+
+    /// Looks for dead letters to redrive, when there is room for some.
+    pub(crate) fn look_for_redrives(&mut self) {
+        let room = MAX_REDRIVES.saturating_sub(self.redriving.len());
+        if room == 0 || !self.polls.is_empty() {
+            return;
+        }
+        let shards: Vec<u16> = self.shards.keys().copied().collect();
+        if shards.is_empty() {
+            return;
+        }
+        let pool = self.setup.saver.pool.clone();
+        let listener = Arc::clone(&self.setup.saver.listener);
+        let besides: Vec<i64> = self.redriving.keys().copied().collect();
+        let most = i64::try_from(room).unwrap_or(1);
+        let of = self.setup.shards;
+        self.polls.spawn(async move {
+            let part = Part {
+                shards: &shards,
+                of,
+            };
+            store::requested(&pool, &listener, part, &besides, most).await
+        });
+    }
+}

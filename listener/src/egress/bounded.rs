@@ -1,0 +1,281 @@
+//! Answers of servers within bounds.
+//!
+//! The clients of the protocols take in whatever a server sends, and some make room for a message as
+//! soon as its length is announced. What they read from is therefore counted here, and a connection on
+//! which more comes than an answer may hold is cut, before the client has seen it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::response::{Answer, classify};
+use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
+use crate::sync::lock;
+
+/// How much a server may send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    /// Most bytes in answer to what was sent.
+    most: u64,
+    /// How many more each write allows: all of them where a connection is used by one attempt at a time,
+    /// and few where attempts share it, so that what some leave unused is not hoarded for one answer.
+    refill: u64,
+}
+
+/// Of a connection that one attempt uses at a time.
+pub(crate) const ALONE: Limit = Limit::alone(1 << 20);
+
+/// Of a connection that attempts share.
+pub(crate) const SHARED: Limit = Limit {
+    most: 256 << 10,
+    refill: 16 << 10,
+};
+
+/// A connection of a client of ours.
+pub(crate) trait Stream:
+    AsyncRead + AsyncWrite + Send + Sync + Unpin + std::fmt::Debug
+{
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin + std::fmt::Debug> Stream for S {}
+
+/// Why a connection does not come about or breaks, from where it is known to where a client only finds
+/// it broken.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trouble(Arc<Mutex<Option<(Instant, Answer)>>>);
+
+/// The server sent more than it may, or announced that it will.
+#[derive(Debug, thiserror::Error)]
+#[error("the server's answer is larger than {} KiB, which is the most that is read of one", .0 >> 10)]
+struct TooLarge(u64);
+
+/// A stream that breaks when its server sends too much.
+#[derive(Debug)]
+pub(crate) struct Bounded<S> {
+    inner: S,
+    limit: Limit,
+    left: u64,
+    frames: Option<Frames>,
+    trouble: Trouble,
+}
+
+/// Where in the messages of Postgres a stream stands: each begins with a byte that says what it is, and
+/// four that say how long it is.
+#[derive(Debug, Default)]
+struct Frames {
+    header: Vec<u8>,
+    /// Bytes left of the message after its header.
+    body: u64,
+}
+
+impl Limit {
+    pub(crate) const fn alone(most: u64) -> Self {
+        Self { most, refill: most }
+    }
+}
+
+impl Trouble {
+    pub(crate) fn note(&self, answer: Answer) {
+        *lock(&self.0) = Some((Instant::now(), answer));
+    }
+
+    pub(crate) fn clear(&self) {
+        *lock(&self.0) = None;
+    }
+
+    pub(crate) fn last(&self) -> Option<Answer> {
+        lock(&self.0).as_ref().map(|(_, answer)| answer.clone())
+    }
+
+    /// What was noted last, if that was at this time or after it.
+    pub(crate) fn since(&self, begun: Instant) -> Option<Answer> {
+        let kept = lock(&self.0);
+        let (at, answer) = kept.as_ref()?;
+        (*at >= begun).then(|| answer.clone())
+    }
+
+    /// What came of an attempt at `host` that began at a time, in the words of who knows why its
+    /// connection failed.
+    pub(crate) fn explain(&self, host: &str, begun: Instant, outcome: Outcome) -> Outcome {
+        use FailureKind::{Connection, Timeout};
+        match (&outcome, self.since(begun)) {
+            (Outcome::Retry { failure, .. }, Some(answer))
+                if matches!(failure.kind, Connection | Timeout) =>
+            {
+                classify(host, answer)
+            }
+            _ => outcome,
+        }
+    }
+}
+
+impl<S> Bounded<S> {
+    pub(crate) fn new(inner: S, limit: Limit, trouble: &Trouble) -> Self {
+        Self {
+            inner,
+            limit,
+            left: limit.most,
+            frames: None,
+            trouble: trouble.clone(),
+        }
+    }
+
+    /// The same for messages of Postgres, none of which may be announced to be longer than an answer.
+    pub(crate) fn of_postgres(inner: S, limit: Limit, trouble: &Trouble) -> Self {
+        Self {
+            frames: Some(Frames::default()),
+            ..Self::new(inner, limit, trouble)
+        }
+    }
+
+    pub(crate) const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Counts what has come.
+    fn take_in(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let left = self.left.checked_sub(bytes.len() as u64);
+        let most = self.limit.most;
+        let fits = |frames: &mut Frames| frames.pass(bytes, most);
+        match left {
+            Some(left) if self.frames.as_mut().is_none_or(fits) => {
+                self.left = left;
+                Ok(())
+            }
+            _ => {
+                let why = TooLarge(most);
+                self.trouble.note(Answer::TooLarge(why.to_string()));
+                Err(io::Error::other(why))
+            }
+        }
+    }
+}
+
+impl Frames {
+    /// Goes past these bytes, unless a message among them is longer than it may be.
+    fn pass(&mut self, mut bytes: &[u8], most: u64) -> bool {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.body > 0 {
+                let skipped = self.body.min(bytes.len() as u64);
+                self.body -= skipped;
+                bytes = &bytes[usize::try_from(skipped).unwrap_or(bytes.len())..];
+                continue;
+            }
+            self.header.push(*first);
+            bytes = rest;
+            if let [_, a, b, c, d] = *self.header {
+                self.header.clear();
+                // The length counts itself.
+                let length = u64::from(u32::from_be_bytes([a, b, c, d]));
+                if length > most {
+                    return false;
+                }
+                self.body = length.saturating_sub(4);
+            }
+        }
+        true
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        let counted = this.take_in(&buf.filled()[before..]);
+        if counted.is_err() {
+            buf.set_filled(before);
+        }
+        Poll::Ready(counted)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.inner).poll_write(cx, bytes))?;
+        this.left = this
+            .left
+            .saturating_add(this.limit.refill)
+            .min(this.limit.most);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const LIMIT: Limit = Limit {
+        most: 100,
+        refill: 10,
+    };
+
+    #[tokio::test]
+    async fn an_answer_ends_at_the_bound_and_a_write_allows_a_little_more() {
+        let (client, mut server) = duplex(1000);
+        let trouble = Trouble::default();
+        let mut client = Bounded::new(client, LIMIT, &trouble);
+        server.write_all(&[0; 100]).await.unwrap();
+        client.read_exact(&mut [0; 100]).await.unwrap();
+        client.write_all(b"?").await.unwrap();
+        server.write_all(&[0; 10]).await.unwrap();
+        client.read_exact(&mut [0; 10]).await.unwrap();
+        assert!(trouble.last().is_none());
+        server.write_all(&[0]).await.unwrap();
+        let error = client.read(&mut [0]).await.unwrap_err();
+        assert!(
+            error.to_string().contains("answer is larger than"),
+            "{error}"
+        );
+        assert!(matches!(trouble.last(), Some(Answer::TooLarge(_))));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_only_announced_is_not_passed_on() {
+        for pieces in [1, 2, 7, 50] {
+            let (client, mut server) = duplex(1000);
+            let trouble = Trouble::default();
+            let mut client = Bounded::of_postgres(client, LIMIT, &trouble);
+            let mut said = b"S\0\0\0\x06abZ\0\0\0\x05I".to_vec();
+            let fine = said.len();
+            said.extend(b"D\x7f\xff\xff\xff");
+            for piece in said.chunks(pieces) {
+                server.write_all(piece).await.unwrap();
+            }
+            drop(server);
+            let mut seen = Vec::new();
+            let error = client.read_to_end(&mut seen).await.unwrap_err();
+            assert!(
+                error.to_string().contains("answer is larger than"),
+                "{error}"
+            );
+            assert!(seen.len() < fine + 5, "{seen:?}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Where an action's HTTP requests go: one is sent, and its answer read within bounds.
+//!
+//! Redirects are not followed, and the URL appears in no message: at most its host does.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use crds::config::{Egress, Redacted, TlsConfig};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::tls::{Certificate, Identity, Version};
+use reqwest::{Client, ClientBuilder, Method, Response};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::policy::{Guard, Refused};
+use super::redaction::Scrub;
+use super::response::{Answer, PROXY_LOGIN, advised, retry_after};
+use crate::templating::compile_error::CompileError;
+
+/// Longest wait for a connection; an action's timeout may be shorter.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an unused connection is kept.
+const POOL_IDLE: Duration = Duration::from_mins(1);
+
+/// How many unused connections are kept for each host.
+const POOL_PER_HOST: usize = 128;
+
+/// Time between two signs of life on an HTTP/2 connection in use, and the wait for the answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Most bytes read of an answer's body.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Longest wait for an answer's body once its head is there. The head has decided; the body
+/// only makes the connection usable again and explains a failure.
+pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// What is known of a connection that does not come about, by a word of its error.
+const REMEDIES: [(&str, &str); 1] = [(PROXY_WORDS, PROXY_LOGIN)];
+
+/// What the client says where a proxy lets nobody in.
+const PROXY_WORDS: &str = "proxy authorization required";
+
+/// The HTTP client of all actions of a process.
+pub(crate) fn client(guard: &Guard) -> Result<Client, reqwest::Error> {
+    builder(guard).build()
+}
+
+fn builder(guard: &Guard) -> ClientBuilder {
+    // Without one of the listener's, those that the environment names are none either: they would dial
+    // in our place, past the guard.
+    let builder = match guard.proxy() {
+        Some(proxy) => Client::builder().proxy(proxy),
+        None => Client::builder().no_proxy(),
+    };
+    builder
+        .user_agent(concat!("observer-listener/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .referer(false)
+        .dns_resolver(guard.clone())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_PER_HOST)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .tls_version_min(Version::TLS_1_2)
+}
+
+/// What connections of one action need beyond what the system knows, and their client.
+struct OwnTls {
+    roots: Vec<Certificate>,
+    identity: Option<Identity>,
+    client: OnceLock<Option<Client>>,
+}
+
+impl OwnTls {
+    /// Of the settings at `place`.
+    fn compile(place: &str, config: &TlsConfig) -> Result<Self, CompileError> {
+        let wrong = |field: &str, what: &str| CompileError::field(format!("{place}.{field}"), what);
+        let roots = config.ca.as_ref().map_or(Ok(Vec::new()), |ca| {
+            Certificate::from_pem_bundle(ca.reveal().as_bytes())
+                .map_err(|_| wrong("ca", "holds no certificates; give them as PEM"))
+        })?;
+        let identity = config.identity.as_ref().map(|(certificate, key)| {
+            let both = format!("{}\n{}", certificate.reveal(), key.reveal());
+            let bad = |_| {
+                wrong(
+                    "certificate",
+                    "and its key cannot be used; give both as PEM",
+                )
+            };
+            Identity::from_pem(both.as_bytes()).map_err(bad)
+        });
+        let own = Self {
+            roots,
+            identity: identity.transpose()?,
+            client: OnceLock::new(),
+        };
+        // Whether they fit each other shows when a client is made.
+        let tried = own.build(&Guard::new(&Egress::default()));
+        tried.map_err(|_| {
+            wrong(
+                "certificate",
+                "does not fit its key, or one of them cannot be read",
+            )
+        })?;
+        Ok(own)
+    }
+
+    fn build(&self, guard: &Guard) -> Result<Client, reqwest::Error> {
+        let mut builder = builder(guard).tls_certs_merge(self.roots.iter().cloned());
+        if let Some(identity) = &self.identity {
+            builder = builder.identity(identity.clone());
+        }
+        builder.build()
+    }
+
+    fn client(&self, guard: &Guard) -> Option<&Client> {
+        self.client.get_or_init(|| self.build(guard).ok()).as_ref()
+    }
+}
+
+/// The headers of a request whose body is JSON and that needs no others.
+pub(crate) fn json_headers() -> HeaderMap {
+    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+}
+
+/// An address that requests go to. It may hold a secret.
+pub(crate) struct Endpoint {
+    url: Url,
+    pub(crate) host: String,
+    scrub: Scrub,
+    tls: Option<OwnTls>,
+}
+
+impl Endpoint {
+    /// Of the URL at `place`; `secrets` are what else no message may hold.
+    pub(crate) fn compile<'a>(
+        place: &str,
+        url: &Redacted,
+        secrets: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, CompileError> {
+        let bad = || {
+            CompileError::field(
+                place,
+                "is no http or https URL; its value is not shown, as it may hold a secret",
+            )
+        };
+        let url = Url::parse(url.reveal()).map_err(|_| bad())?;
+        let host = match (url.scheme(), url.host_str()) {
+            ("http" | "https", Some(host)) => host.to_owned(),
+            _ => return Err(bad()),
+        };
+        Ok(Self {
+            scrub: Scrub::new(&url, secrets),
+            host,
+            url,
+            tls: None,
+        })
+    }
+
+    /// The same by connections with settings of their own, which stand at `place`.
+    pub(crate) fn by(mut self, place: &str, tls: Option<&TlsConfig>) -> Result<Self, CompileError> {
+        self.tls = tls.map(|tls| OwnTls::compile(place, tls)).transpose()?;
+        Ok(self)
+    }
+
+    /// As a key that may hold a secret, and as a host for people.
+    pub(crate) fn names(&self) -> (&str, &str) {
+        (self.url.as_str(), &self.host)
+    }
+
+    /// Sends a request and reads its answer, within `timeout`.
+    pub(crate) async fn send(
+        &self,
+        (guard, http): (&Guard, &Client),
+        (method, headers, body): (Method, HeaderMap, Vec<u8>),
+        now: DateTime<Utc>,
+        timeout: Duration,
+    ) -> Answer {
+        if let Err(refused) = guard.vet_literal(&self.url) {
+            return Answer::Forbidden(refused.to_string());
+        }
+        let deadline = Instant::now() + timeout;
+        let own = self.tls.as_ref();
+        let client = match own.map(|own| own.client(guard)) {
+            None => http,
+            Some(Some(client)) => client,
+            Some(None) => {
+                return Answer::SetUp(
+                    "the client cannot be set up with its TLS settings".to_owned(),
+                );
+            }
+        };
+        let request = client
+            .request(method, self.url.clone())
+            .headers(headers)
+            .body(body);
+        match timeout_at(deadline, request.send()).await {
+            Err(_) => Answer::Silence(timeout),
+            Ok(Err(error)) => self.explain(&error),
+            Ok(Ok(response)) => self.read(response, now, deadline).await,
+        }
+    }
+
+    async fn read(&self, mut response: Response, now: DateTime<Utc>, deadline: Instant) -> Answer {
+        let status = response.status();
+        let header = |name| response.headers().get(name)?.to_str().ok();
+        let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, now));
+        let location = header(LOCATION)
+            .and_then(|target| self.url.join(target).ok()?.host_str().map(str::to_owned));
+        let mut body = Vec::new();
+        let drain = async {
+            while body.len() < MAX_ANSWER {
+                match response.chunk().await {
+                    Ok(Some(chunk)) => {
+                        let room = MAX_ANSWER - body.len();
+                        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                    }
+                    // What is missing of an explanation changes nothing.
+                    Ok(None) | Err(_) => break,
+                }
+            }
+        };
+        let _ = timeout_at(deadline.min(Instant::now() + DRAIN_TIME), drain).await;
+        Answer::Status {
+            status,
+            retry_after,
+            location,
+            excerpt: if status.is_success() {
+                String::new()
+            } else {
+                self.scrub.excerpt(&body)
+            },
+        }
+    }
+
+    /// What an error of the client means. Its own text would name the URL; its innermost
+    /// cause does not.
+    fn explain(&self, error: &reqwest::Error) -> Answer {
+        if let Some(refused) = cause::<Refused>(error) {
+            return Answer::Forbidden(refused.to_string());
+        }
+        let root = self.scrub.excerpt(innermost(error).to_string().as_bytes());
+        if error.is_dns() {
+            Answer::Away(format!("the name cannot be resolved: {root}"))
+        } else if error.is_timeout() {
+            Answer::Away(format!("no connection within {CONNECT_TIMEOUT:?}"))
+        } else if error.is_connect() {
+            let said = advised(format!("no connection: {root}"), &REMEDIES, |known| {
+                root.contains(known)
+            });
+            if concerns_set_up(error) || root.contains(PROXY_WORDS) {
+                Answer::SetUp(said)
+            } else {
+                Answer::Away(said)
+            }
+        } else if cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
+            Answer::Garbled(root)
+        } else {
+            Answer::Unreachable(format!("the connection broke: {root}"))
+        }
+    }
+}
+
+/// The first cause of type `T`.
+fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    causes(error).find_map(|error| error.downcast_ref())
+}
+
+/// Whether one side does not accept what the other shows of itself by TLS.
+fn concerns_set_up(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).any(|cause| {
+        // What an error of I/O wraps is not its source.
+        let wrapped = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let wrapped = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let tls = wrapped.or_else(|| cause.downcast_ref());
+        matches!(
+            tls,
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+        )
+    })
+}
+
+fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    causes(error).last().unwrap_or(error)
+}
+
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,350 @@
+//! Where actions may connect to.
+//!
+//! What is judged is the address that is about to be dialled, never the name alone: a name
+//! may resolve to anything, and to something else at the next look. Only public addresses
+//! pass; a listener's `spec.egress.allow` makes exceptions. An IPv6 address that carries an
+//! IPv4 address is judged as the latter, because that is where its packets end up.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::config::{Egress, HostLimit};
+use futures::future::BoxFuture;
+use ipnet::{Ipv4Net, Ipv6Net};
+use reqwest::Proxy;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use url::{Host, Url};
+
+use super::proxy;
+use super::response::Answer;
+
+/// Longest wait for a connection; an action's timeout may be shorter.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one of several addresses of a host may take to be reached.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Address ranges of IPv4 that are not public; the first that matches names the reason.
+const REFUSED_V4: &[(Ipv4Net, &str)] = &[
+    (v4(169, 254, 169, 254, 32), "cloud metadata"),
+    (v4(168, 63, 129, 16, 32), "cloud metadata"),
+    (v4(100, 100, 100, 200, 32), "cloud metadata"),
+    (v4(0, 0, 0, 0, 8), "unspecified"),
+    (v4(10, 0, 0, 0, 8), "private"),
+    (v4(100, 64, 0, 0, 10), "carrier-grade NAT"),
+    (v4(127, 0, 0, 0, 8), "loopback"),
+    (v4(169, 254, 0, 0, 16), "link-local"),
+    (v4(172, 16, 0, 0, 12), "private"),
+    (v4(192, 0, 0, 0, 24), "reserved"),
+    (v4(192, 0, 2, 0, 24), "documentation"),
+    (v4(192, 88, 99, 0, 24), "reserved"),
+    (v4(192, 168, 0, 0, 16), "private"),
+    (v4(198, 18, 0, 0, 15), "benchmark"),
+    (v4(198, 51, 100, 0, 24), "documentation"),
+    (v4(203, 0, 113, 0, 24), "documentation"),
+    (v4(224, 0, 0, 0, 4), "multicast"),
+    (v4(255, 255, 255, 255, 32), "broadcast"),
+    (v4(240, 0, 0, 0, 4), "reserved"),
+];
+
+/// Address ranges of IPv6 that are not public. The last entries are the rule: only
+/// `2000::/3` is global unicast, so all the rest is reserved whatever its name.
+const REFUSED_V6: &[(Ipv6Net, &str)] = &[
+    (
+        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
+        "cloud metadata",
+    ),
+    (v6([0; 8], 128), "unspecified"),
+    (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), "loopback"),
+    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), "link-local"),
+    (v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10), "private"),
+    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7), "private"),
+    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
+    (v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32), "documentation"),
+    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), "documentation"),
+    (v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48), "benchmark"),
+    // Holds Teredo, which hides an IPv4 address behind an exclusive or.
+    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), "reserved"),
+    (v6([0, 0, 0, 0, 0, 0, 0, 0], 3), "reserved"),
+    (v6([0x4000, 0, 0, 0, 0, 0, 0, 0], 2), "reserved"),
+    (v6([0x8000, 0, 0, 0, 0, 0, 0, 0], 1), "reserved"),
+];
+
+/// Prefixes of 96 bits whose last 32 bits are an IPv4 address: mapped, translated,
+/// compatible, NAT64.
+const CARRIES_V4: &[Ipv6Net] = &[
+    v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96),
+    v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96),
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 96),
+    v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96),
+];
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(s: [u16; 8], prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(
+        Ipv6Addr::new(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]),
+        prefix,
+    )
+}
+
+/// The host may not be dialled. Its address is left out on purpose: who may write an
+/// observer need not learn what internal names resolve to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{host} has no address that may be dialled (it is {range}): if that is intended, add the \
+     host or its address range to spec.egress.allow of the ObserverListener"
+)]
+pub(crate) struct Refused {
+    /// Host name or literal address.
+    host: String,
+    /// What kind of address it is.
+    range: &'static str,
+}
+
+/// Why a host cannot be dialled.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Undialled {
+    /// It may not be.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Its name cannot be resolved, now at least.
+    #[error("the name cannot be resolved")]
+    Name(#[source] Option<std::io::Error>),
+    /// None of its addresses is reached.
+    #[error("no connection: {0}")]
+    Unreached(#[source] std::io::Error),
+}
+
+impl From<Undialled> for Answer {
+    fn from(why: Undialled) -> Self {
+        match why {
+            Undialled::Refused(refused) => Self::Forbidden(refused.to_string()),
+            Undialled::Name(_) | Undialled::Unreached(_) => Self::Away(why.to_string()),
+        }
+    }
+}
+
+/// Knows the addresses of hosts.
+pub(crate) trait Names: std::fmt::Debug + Send + Sync {
+    /// All addresses of a host, by name or literal.
+    fn find<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, std::io::Result<Vec<SocketAddr>>>;
+}
+
+/// Those of the system.
+#[derive(Debug)]
+struct System;
+
+impl Names for System {
+    fn find<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, std::io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+    }
+}
+
+/// Judges addresses, and resolves names to those that pass.
+#[derive(Clone, Debug)]
+pub(crate) struct Guard {
+    rules: Arc<Egress>,
+    names: Arc<dyn Names>,
+    /// Name of the proxy, which may be anywhere.
+    proxy: Option<Arc<str>>,
+}
+
+impl Guard {
+    pub(crate) fn new(egress: &Egress) -> Self {
+        Self::by(egress, Arc::new(System))
+    }
+
+    fn by(egress: &Egress, names: Arc<dyn Names>) -> Self {
+        Self {
+            proxy: proxy::name(egress).map(Arc::from),
+            rules: Arc::new(egress.clone()),
+            names,
+        }
+    }
+
+    /// What requests go by; nothing where they go by themselves.
+    pub(crate) fn proxy(&self) -> Option<Proxy> {
+        proxy::proxy(&self.rules)
+    }
+
+    /// Refuses a URL whose host is a literal address that may not be dialled. The client
+    /// asks its resolver about names only.
+    pub(crate) fn vet_literal(&self, url: &Url) -> Result<(), Refused> {
+        let address = match url.host() {
+            Some(Host::Ipv4(address)) => IpAddr::V4(address),
+            Some(Host::Ipv6(address)) => IpAddr::V6(address),
+            Some(Host::Domain(_)) | None => return Ok(()),
+        };
+        self.vet(&address.to_string(), address)
+    }
+
+    /// Why a host that is an address by itself may not be dialled, if so.
+    pub(crate) fn refused(&self, host: &str) -> Option<Refused> {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        let address: IpAddr = literal.parse().ok()?;
+        self.vet(literal, address).err()
+    }
+
+    /// The addresses of a host, by name or literal, that may be dialled: at least one. Whoever
+    /// dials takes one of these, and does not resolve the name again.
+    pub(crate) async fn addresses(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<Vec<SocketAddr>, Undialled> {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        let found = self.names.find(literal, port).await;
+        let found = found.map_err(|error| Undialled::Name(Some(error)))?;
+        let allowed = self.select(literal, found)?;
+        if allowed.is_empty() {
+            return Err(Undialled::Name(None));
+        }
+        Ok(allowed)
+    }
+
+    /// Connects to the first of these addresses that is reached. Of several, none holds up the others
+    /// for long.
+    pub(crate) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, Undialled> {
+        let all = self.addresses(host, port).await?;
+        let probed: &[SocketAddr] = if all.len() > 1 { &all } else { &[] };
+        let probing = probed.iter().map(|address| (address, PROBE));
+        let first = all.first().map(|address| (address, CONNECT_TIMEOUT));
+        let mut why = None;
+        for (address, patience) in probing.chain(first) {
+            match timeout(patience, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    stream.set_nodelay(true).map_err(Undialled::Unreached)?;
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => why = Some(error),
+                Err(_) => {
+                    let said = format!("no answer within {patience:?}");
+                    why = Some(io::Error::new(io::ErrorKind::TimedOut, said));
+                }
+            }
+        }
+        Err(why.map_or(Undialled::Name(None), Undialled::Unreached))
+    }
+
+    /// Whether `address`, which `host` stands for, may be dialled.
+    fn vet(&self, host: &str, address: IpAddr) -> Result<(), Refused> {
+        let address = unmapped(address);
+        let Some(range) = refusal(address) else {
+            return Ok(());
+        };
+        if self.rules.cidrs.iter().any(|net| net.contains(&address)) || self.trusts(host) {
+            return Ok(());
+        }
+        Err(Refused {
+            host: host.to_owned(),
+            range,
+        })
+    }
+
+    /// Whether the host may resolve to any address.
+    fn trusts(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        self.rules.hosts.iter().any(|pattern| means(pattern, &host))
+    }
+
+    /// The limits for a host, where there are any.
+    pub(crate) fn limit(&self, host: &str) -> Option<&HostLimit> {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        self.rules
+            .limits
+            .iter()
+            .find(|limit| means(&limit.host, &host))
+    }
+
+    /// Keeps what may be dialled; an error where that leaves nothing.
+    fn select(&self, host: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refused> {
+        let mut refused = None;
+        let allowed: Vec<_> = addresses
+            .into_iter()
+            .filter(|address| {
+                self.vet(host, address.ip())
+                    .map_err(|why| refused = Some(why))
+                    .is_ok()
+            })
+            .collect();
+        match refused {
+            Some(why) if allowed.is_empty() => Err(why),
+            _ => Ok(allowed),
+        }
+    }
+}
+
+/// Whether a pattern, exact or with `*` at its beginning, means this host.
+pub(crate) fn means(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+        None => pattern == host,
+    }
+}
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let guard = self.clone();
+        Box::pin(async move {
+            let found = guard.names.find(name.as_str(), 0).await?;
+            if guard.proxy.as_deref() == Some(name.as_str()) {
+                return Ok::<Addrs, _>(Box::new(found.into_iter()));
+            }
+            let allowed = guard.select(name.as_str(), found)?;
+            Ok::<Addrs, _>(Box::new(allowed.into_iter()))
+        })
+    }
+}
+
+/// The address that packets to `address` end up at.
+fn unmapped(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
+    if v6.is_loopback() || v6.is_unspecified() {
+        return address;
+    }
+    let octets = v6.octets();
+    if octets[..2] == [0x20, 0x02] {
+        // 6to4 carries it right after its own prefix.
+        return IpAddr::V4(Ipv4Addr::new(octets[2], octets[3], octets[4], octets[5]));
+    }
+    if CARRIES_V4.iter().any(|net| net.contains(&v6)) {
+        return IpAddr::V4(Ipv4Addr::new(
+            octets[12], octets[13], octets[14], octets[15],
+        ));
+    }
+    address
+}
+
+/// Why an (unmapped) address is not public; `None` where it is.
+fn refusal(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(v4) => REFUSED_V4
+            .iter()
+            .find(|(net, _)| net.contains(&v4))
+            .map(|(_, range)| *range),
+        IpAddr::V6(v6) => REFUSED_V6
+            .iter()
+            .find(|(net, _)| net.contains(&v6))
+            .map(|(_, range)| *range),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! The proxy that HTTP requests go by, where the listener names one.
+
+use std::net::IpAddr;
+
+use crds::config::{Egress, ProxyConfig};
+use percent_encoding::percent_decode_str;
+use reqwest::Proxy;
+use url::{Host, Url};
+
+use super::policy::means;
+
+/// The proxy of these rules; nothing where there is none.
+pub(crate) fn proxy(egress: &Egress) -> Option<Proxy> {
+    let config = egress.proxy.clone()?;
+    // It was checked where it was read.
+    let mut url = Url::parse(config.url.reveal()).ok()?;
+    let plain = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
+    let user = plain(url.username());
+    let password = url.password().map(plain).unwrap_or_default();
+    let known = url.set_username("").and_then(|()| url.set_password(None));
+    known.ok()?;
+    let proxy = Proxy::custom(move |target| (!is_direct(&config, target)).then(|| url.clone()));
+    Some(if user.is_empty() {
+        proxy
+    } else {
+        proxy.basic_auth(&user, &password)
+    })
+}
+
+/// The name that is resolved to dial the proxy, where it has one.
+pub(crate) fn name(egress: &Egress) -> Option<String> {
+    let url = Url::parse(egress.proxy.as_ref()?.url.reveal()).ok()?;
+    url.domain().map(str::to_owned)
+}
+
+/// Whether a target is not reached by the proxy.
+fn is_direct(config: &ProxyConfig, target: &Url) -> bool {
+    let within = |address: IpAddr| config.direct_cidrs.iter().any(|net| net.contains(&address));
+    match target.host() {
+        Some(Host::Ipv4(address)) => within(address.into()),
+        Some(Host::Ipv6(address)) => within(address.into()),
+        Some(Host::Domain(name)) => {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            config.direct_hosts.iter().any(|host| means(host, name))
+        }
+        None => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,389 @@
+//! What an answer, or the lack of one, means for a delivery: each room of a protocol says which of
+//! these answers it got, and only here is decided what follows.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use reqwest::StatusCode;
+use tokio::time::{Instant, timeout_at};
+
+use crate::delivery::failure::{Failure, FailureKind, Tells};
+use crate::delivery::outcome::Outcome;
+
+/// Longest wait that an endpoint may ask for.
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
+
+/// The remedy where a proxy wants to know who asks.
+pub(crate) const PROXY_LOGIN: &str =
+    "the proxy lets nobody in with the user and password of spec.egress.proxy.url";
+
+/// What came back from where something was sent. Texts hold no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// A head of HTTP with a status.
+    Status {
+        status: StatusCode,
+        /// The wish in `Retry-After`.
+        retry_after: Option<Duration>,
+        /// Host of a redirect's target, where it names one.
+        location: Option<String>,
+        /// Beginning of the body.
+        excerpt: String,
+    },
+    /// The address may not be dialled; holds the reason and the remedy.
+    Forbidden(String),
+    /// No connection came about, or it broke.
+    Unreachable(String),
+    /// Nothing was reached, which the delivery cannot be to blame for: the name has no address, or
+    /// nobody answers there.
+    Away(String),
+    /// No connection came about for how this side is set up, as by its certificates.
+    SetUp(String),
+    /// Something that is not HTTP.
+    Garbled(String),
+    /// More than is read of an answer.
+    TooLarge(String),
+    /// Nothing within the attempt's timeout.
+    Silence(Duration),
+    /// It takes nothing now, in words of a protocol other than HTTP, and that protocol's status.
+    Busy(String, Option<u16>),
+    /// It does not take this one now, for what it is or names, in the same words.
+    Later(String, Option<u16>),
+    /// It will never take it as it is, in the same words, with a remedy.
+    Never(String, Option<u16>),
+}
+
+/// The outcome of an attempt at `host` that got `answer`.
+pub(crate) fn classify(host: &str, answer: Answer) -> Outcome {
+    match answer {
+        Answer::Status {
+            status,
+            retry_after,
+            location,
+            excerpt,
+        } => by_status(host, status, retry_after, location.as_deref(), &excerpt),
+        Answer::Forbidden(why) => Outcome::Refused(Failure::of(FailureKind::Egress, why)),
+        Answer::Unreachable(why) => retry(FailureKind::Connection, format!("{host}: {why}")),
+        Answer::Away(why) => telling(
+            Tells::Away,
+            retry(FailureKind::Connection, format!("{host}: {why}")),
+        ),
+        Answer::SetUp(why) => telling(
+            Tells::Nothing,
+            retry(FailureKind::Connection, format!("{host}: {why}")),
+        ),
+        Answer::Garbled(why) => retry(
+            FailureKind::Response,
+            format!("{host} did not answer with proper HTTP: {why}"),
+        ),
+        Answer::TooLarge(why) => retry(FailureKind::Response, format!("{host}: {why}")),
+        Answer::Silence(timeout) => retry(
+            FailureKind::Timeout,
+            format!("{host} did not answer within {timeout:?}, the action's timeout"),
+        ),
+        Answer::Busy(said, status) => {
+            let message = format!("{host} takes nothing now: {said}");
+            later(message, status, Tells::Failed)
+        }
+        Answer::Later(said, status) => {
+            let message = format!("{host} does not take it now: {said}");
+            later(message, status, Tells::There)
+        }
+        Answer::Never(said, status) => Outcome::Refused(Failure {
+            kind: FailureKind::Status,
+            message: format!("{host} refuses: {said}"),
+            status,
+            tells: Tells::There,
+        }),
+    }
+}
+
+fn by_status(
+    host: &str,
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    location: Option<&str>,
+    excerpt: &str,
+) -> Outcome {
+    let code = status.as_u16();
+    let failure = |kind, message| Failure {
+        kind,
+        message,
+        status: Some(code),
+        tells: match code {
+            // The proxy's, which tells nothing of who is behind it.
+            407 => Tells::Nothing,
+            408 | 429 | 500.. => Tells::Failed,
+            _ => Tells::There,
+        },
+    };
+    let said = if excerpt.is_empty() {
+        String::new()
+    } else {
+        format!(": {excerpt}")
+    };
+    match code {
+        200..=299 => Outcome::Done,
+        300..=399 => {
+            let target = location.map_or(String::new(), |to| format!(" to {to}"));
+            Outcome::Refused(failure(
+                FailureKind::Redirect,
+                format!(
+                    "{host} answered {code}, a redirect{target}; redirects are not followed: \
+                     set webhook.url to the final address"
+                ),
+            ))
+        }
+        407 => Outcome::Retry {
+            failure: failure(FailureKind::Status, format!("{host}: {PROXY_LOGIN}")),
+            after: retry_after,
+        },
+        408 | 425 | 429 | 500..=599 => Outcome::Retry {
+            failure: failure(FailureKind::Status, format!("{host} answered {code}{said}")),
+            after: retry_after,
+        },
+        400..=499 => Outcome::Refused(failure(
+            FailureKind::Status,
+            format!("{host} refused with {code}{said}"),
+        )),
+        _ => Outcome::Retry {
+            failure: failure(
+                FailureKind::Response,
+                format!("{host} answered {code}, which is no final status"),
+            ),
+            after: None,
+        },
+    }
+}
+
+/// The outcome of `doing` something at `host` within `timeout`.
+pub(crate) async fn within<E: Into<Answer>>(
+    host: &str,
+    timeout: Duration,
+    doing: impl Future<Output = Result<(), E>>,
+) -> Outcome {
+    let until = (Instant::now() + timeout, timeout);
+    let done = in_time(host, until, doing).await;
+    done.err().unwrap_or(Outcome::Done)
+}
+
+/// What comes of a part of an attempt at `host`, or the outcome of the attempt where that is none. The
+/// attempt ends at a time, which is when its timeout is over.
+pub(crate) async fn in_time<T, E: Into<Answer>>(
+    host: &str,
+    (end, timeout): (Instant, Duration),
+    doing: impl Future<Output = Result<T, E>>,
+) -> Result<T, Outcome> {
+    match timeout_at(end, doing).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(classify(host, error.into())),
+        Err(_) => Err(classify(host, Answer::Silence(timeout))),
+    }
+}
+
+/// No connection, or it broke, for a reason that may be told.
+pub(crate) fn broken(why: impl fmt::Display) -> Answer {
+    Answer::Unreachable(format!("no connection, or it broke: {why}"))
+}
+
+/// What was said, with the remedy for the first of the known cases that it is.
+pub(crate) fn advised(
+    said: String,
+    remedies: &[(&str, &str)],
+    is: impl Fn(&str) -> bool,
+) -> String {
+    match remedies.iter().find(|(known, _)| is(known)) {
+        Some((_, remedy)) => format!("{said}; {remedy}"),
+        None => said,
+    }
+}
+
+fn later(message: String, status: Option<u16>, tells: Tells) -> Outcome {
+    Outcome::Retry {
+        failure: Failure {
+            kind: FailureKind::Status,
+            message,
+            status,
+            tells,
+        },
+        after: None,
+    }
+}
+
+/// The same, with what it tells of the receiver.
+fn telling(tells: Tells, mut outcome: Outcome) -> Outcome {
+    if let Outcome::Retry { failure, .. } = &mut outcome {
+        failure.tells = tells;
+    }
+    outcome
+}
+
+fn retry(kind: FailureKind, message: String) -> Outcome {
+    Outcome::Retry {
+        failure: Failure::of(kind, message),
+        after: None,
+    }
+}
+
+/// Reads `Retry-After`: a number of seconds or an HTTP date; at most [`MAX_RETRY_AFTER`].
+pub(crate) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let value = value.trim();
+    if value.is_empty() {
+        return None;
+    }
+    let wait = if value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit are a wish for the longest wait.
+        value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+    } else {
+        let at = DateTime::parse_from_rfc2822(value).ok()?;
+        (at.with_timezone(&Utc) - now).to_std().unwrap_or_default()
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    enum Verdict {
+        Done,
+        Retry(FailureKind),
+        Refused(FailureKind),
+    }
+
+    fn verdict(outcome: &Outcome) -> Verdict {
+        match outcome {
+            Outcome::Done => Verdict::Done,
+            Outcome::Retry { failure, .. } => Verdict::Retry(failure.kind),
+            Outcome::Refused(failure) => Verdict::Refused(failure.kind),
+            Outcome::Held(_) => unreachable!("no answer holds an attempt back"),
+        }
+    }
+
+    fn status(code: u16) -> Answer {
+        Answer::Status {
+            status: StatusCode::from_u16(code).unwrap(),
+            retry_after: Some(Duration::from_secs(7)),
+            location: Some("elsewhere.example".into()),
+            excerpt: "no such hook".into(),
+        }
+    }
+
+    #[test]
+    fn each_answer_has_its_outcome() {
+        use FailureKind as K;
+        use Verdict::{Done, Refused, Retry};
+        for (answer, expected) in [
+            (status(101), Retry(K::Response)),
+            (status(200), Done),
+            (status(204), Done),
+            (status(299), Done),
+            (status(301), Refused(K::Redirect)),
+            (status(304), Refused(K::Redirect)),
+            (status(308), Refused(K::Redirect)),
+            (status(400), Refused(K::Status)),
+            (status(401), Refused(K::Status)),
+            (status(404), Refused(K::Status)),
+            (status(407), Retry(K::Status)),
+            (status(408), Retry(K::Status)),
+            (status(410), Refused(K::Status)),
+            (status(422), Refused(K::Status)),
+            (status(425), Retry(K::Status)),
+            (status(429), Retry(K::Status)),
+            (status(500), Retry(K::Status)),
+            (status(501), Retry(K::Status)),
+            (status(503), Retry(K::Status)),
+            (status(505), Retry(K::Status)),
+            (status(599), Retry(K::Status)),
+            (status(600), Retry(K::Response)),
+            (Answer::Forbidden("x".into()), Refused(K::Egress)),
+            (Answer::Unreachable("x".into()), Retry(K::Connection)),
+            (Answer::Away("x".into()), Retry(K::Connection)),
+            (Answer::SetUp("x".into()), Retry(K::Connection)),
+            (Answer::Later("x".into(), Some(450)), Retry(K::Status)),
+            (Answer::Garbled("x".into()), Retry(K::Response)),
+            (Answer::TooLarge("x".into()), Retry(K::Response)),
+            (Answer::Silence(Duration::from_secs(1)), Retry(K::Timeout)),
+            (Answer::Busy("x".into(), Some(451)), Retry(K::Status)),
+            (Answer::Never("x".into(), None), Refused(K::Status)),
+        ] {
+            let outcome = classify("h", answer.clone());
+            assert_eq!(verdict(&outcome), expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn messages_say_what_was_answered_and_where_a_redirect_leads() {
+        let Outcome::Refused(gone) = classify("h.example", status(404)) else {
+            unreachable!()
+        };
+        assert_eq!(gone.status, Some(404));
+        assert_eq!(gone.message, "h.example refused with 404: no such hook");
+        let Outcome::Refused(moved) = classify("h.example", status(302)) else {
+            unreachable!()
+        };
+        assert!(
+            moved.message.contains("to elsewhere.example"),
+            "{}",
+            moved.message
+        );
+        assert!(moved.message.contains("not followed"), "{}", moved.message);
+    }
+
+    #[test]
+    fn the_receiver_s_wish_is_kept_for_statuses_that_are_retried() {
+        for code in [429, 503] {
+            let Outcome::Retry { after, .. } = classify("h", status(code)) else {
+                unreachable!()
+            };
+            assert_eq!(after, Some(Duration::from_secs(7)));
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_within_a_day() {
+        let now = "2026-03-01T12:00:00Z".parse().unwrap();
+        for (value, expected) in [
+            ("0", Some(0)),
+            (" 120 ", Some(120)),
+            ("99999999", Some(86_400)),
+            ("99999999999999999999999999", Some(86_400)),
+            ("Sun, 01 Mar 2026 12:01:00 GMT", Some(60)),
+            ("Sun, 01 Mar 2026 11:00:00 GMT", Some(0)),
+            ("Mon, 01 Mar 2027 12:00:00 GMT", Some(86_400)),
+            ("", None),
+            ("-5", None),
+            ("soon", None),
+        ] {
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(retry_after(value, now), expected, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_wish_exceeds_the_bound(value: String, seconds: u64) {
+            let now = DateTime::UNIX_EPOCH;
+            for text in [value, seconds.to_string()] {
+                prop_assert!(retry_after(&text, now).is_none_or(|wait| wait <= MAX_RETRY_AFTER));
+            }
+        }
+
+        #[test]
+        fn every_status_has_an_outcome_that_names_it(code in 100u16..1000) {
+            match classify("h", status(code)) {
+                Outcome::Done => prop_assert!((200..300).contains(&code)),
+                Outcome::Retry { failure, .. } | Outcome::Refused(failure) => {
+                    prop_assert_eq!(failure.status, Some(code));
+                }
+                Outcome::Held(_) => prop_assert!(false, "no answer holds an attempt back"),
+            }
+        }
+    }
+}

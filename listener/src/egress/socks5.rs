@@ -1,0 +1,290 @@
+//! The way to brokers: whatever address a cluster names for them, it is vetted before it is dialled.
+//!
+//! The client of Kafka resolves and dials by itself, but asks a SOCKS5 proxy to do so where it is told
+//! of one. This is that proxy, on the loopback address and for as long as its owner lives. What goes
+//! through is counted and not looked at, so that TLS is between client and broker.
+//!
+//! That client names no user to a proxy, so who connects is known by the connection itself: the system
+//! lists whose sockets there are, and one that is not this process's own is shown out. Otherwise all that
+//! share the loopback address, as the containers of a pod do, could reach what the egress rules allow.
+//!
+//! Source: RFC 1928, of which only what that client does is known.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::bounded::{Bounded, Limit, Trouble};
+use super::policy::{Guard, Undialled};
+use super::response::Answer;
+use super::socket_owner;
+
+/// Most connections at once; others wait to be let in.
+const MOST: usize = 512;
+
+/// The longest answer, with its frame and what TLS makes of it; some come together.
+const LIMIT: Limit = Limit::alone(8 << 20);
+
+/// Longest wait for what the client says at first.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const VERSION: u8 = 5;
+const CONNECT: u8 = 1;
+const NAME: u8 = 3;
+
+/// A proxy that dials what may be dialled; it and all that goes through end with this.
+pub(crate) struct Doorway {
+    address: SocketAddr,
+    trouble: Trouble,
+    _serving: JoinSet<()>,
+}
+
+/// What a connection that goes through may know.
+#[derive(Clone)]
+struct Keeper {
+    guard: Guard,
+    trouble: Trouble,
+}
+
+impl Doorway {
+    pub(crate) async fn open(guard: &Guard) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let keeper = Keeper {
+            guard: guard.clone(),
+            trouble: Trouble::default(),
+        };
+        let trouble = keeper.trouble.clone();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, keeper));
+        Ok(Self {
+            address,
+            trouble,
+            _serving: serving,
+        })
+    }
+
+    /// Where it is, as `host:port`.
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Why the last connection was refused or cut, unless one came about since.
+    pub(crate) fn refusal(&self) -> Option<Answer> {
+        self.trouble.last()
+    }
+}
+
+async fn serve(listener: TcpListener, keeper: Keeper) {
+    let room = Arc::new(Semaphore::new(MOST));
+    let mut through = JoinSet::new();
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+        while through.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((client, from)) => {
+                let keeper = keeper.clone();
+                through.spawn(async move {
+                    if keeper.knows(&client, from).await {
+                        keeper.pass(client).await;
+                    }
+                    drop(place);
+                });
+            }
+            // As when there are too many open files: some may be closed soon.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+impl Keeper {
+    /// Whether this process made the connection at its other end.
+    async fn knows(&self, client: &TcpStream, from: SocketAddr) -> bool {
+        let owned = match client.local_addr() {
+            Ok(to) => socket_owner::is_this_process(from, to).await,
+            Err(error) => Err(error),
+        };
+        match owned {
+            Ok(owned) => owned,
+            Err(error) => {
+                let why = format!("cannot tell whose connections are this process's own: {error}");
+                self.trouble.note(Answer::SetUp(why));
+                false
+            }
+        }
+    }
+
+    /// Lets one connection through to where it wants. How it ends is for the client to see.
+    async fn pass(&self, mut client: TcpStream) {
+        let asked = timeout(PATIENCE, asked(&mut client)).await;
+        let Ok(Ok((host, port))) = asked else { return };
+        let dialled = self.dial(&host, port).await;
+        let code = u8::from(dialled.is_err());
+        match &dialled {
+            Ok(_) => self.trouble.clear(),
+            Err(why) => self.trouble.note(why.clone()),
+        }
+        let reply = [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0];
+        if client.write_all(&reply).await.is_ok()
+            && let Ok(broker) = dialled
+        {
+            let mut broker = Bounded::new(broker, LIMIT, &self.trouble);
+            let _ended = copy_bidirectional(&mut client, &mut broker).await;
+        }
+    }
+
+    async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, Answer> {
+        let dialled = self.guard.dial(host, port).await;
+        dialled.map_err(|why| match why {
+            Undialled::Refused(_) => why.into(),
+            Undialled::Name(_) | Undialled::Unreached(_) => {
+                Answer::Away(format!("the broker {host}:{port}: {why}"))
+            }
+        })
+    }
+}
+
+/// Where a client wants to.
+async fn asked(client: &mut TcpStream) -> io::Result<(String, u16)> {
+    let strange = || io::Error::from(io::ErrorKind::InvalidData);
+    let [version, methods] = read::<2>(client).await?;
+    if version != VERSION {
+        return Err(strange());
+    }
+    let mut offered = vec![0; usize::from(methods)];
+    client.read_exact(&mut offered).await?;
+    client.write_all(&[VERSION, 0]).await?;
+    let [version, command, _, kind, length] = read::<5>(client).await?;
+    if (version, command, kind) != (VERSION, CONNECT, NAME) {
+        return Err(strange());
+    }
+    let mut name = vec![0; usize::from(length)];
+    client.read_exact(&mut name).await?;
+    let name = String::from_utf8(name).map_err(|_| strange())?;
+    Ok((name, client.read_u16().await?))
+}
+
+async fn read<const N: usize>(client: &mut TcpStream) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    client.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use crds::config::Egress;
+
+    use super::*;
+
+    fn guard(allow: &[&str]) -> Guard {
+        Guard::new(&Egress {
+            cidrs: allow.iter().map(|net| net.parse().unwrap()).collect(),
+            ..Egress::default()
+        })
+    }
+
+    /// Asks for a connection; gives it, and the code of the reply.
+    async fn ask(doorway: &Doorway, host: &str, port: u16) -> (TcpStream, u8) {
+        let mut client = TcpStream::connect(doorway.address()).await.unwrap();
+        client.write_all(&[5, 1, 0]).await.unwrap();
+        assert_eq!(read::<2>(&mut client).await.unwrap(), [5, 0]);
+        let length = u8::try_from(host.len()).unwrap();
+        let request = [&[5, 1, 0, 3, length], host.as_bytes(), &port.to_be_bytes()].concat();
+        client.write_all(&request).await.unwrap();
+        let [_, code, ..] = read::<10>(&mut client).await.unwrap();
+        (client, code)
+    }
+
+    #[tokio::test]
+    async fn what_may_be_dialled_is_reached() {
+        let broker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = broker.local_addr().unwrap().port();
+        let doorway = Doorway::open(&guard(&["127.0.0.0/8"])).await.unwrap();
+        let ((mut client, code), (mut server, _)) =
+            tokio::join!(ask(&doorway, "localhost", port), async {
+                broker.accept().await.unwrap()
+            });
+        assert_eq!(code, 0);
+        assert_eq!(doorway.refusal(), None);
+        client.write_all(b"ping").await.unwrap();
+        assert_eq!(&read::<4>(&mut server).await.unwrap(), b"ping");
+        server.write_all(b"pong").await.unwrap();
+        assert_eq!(&read::<4>(&mut client).await.unwrap(), b"pong");
+        drop(doorway);
+        assert_eq!(server.read(&mut [0]).await.unwrap_or(0), 0, "it has ended");
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_is_refused_and_told() {
+        let doorway = Doorway::open(&guard(&[])).await.unwrap();
+        for host in ["localhost", "127.0.0.1", "169.254.169.254"] {
+            let (_, code) = ask(&doorway, host, 9092).await;
+            assert_eq!(code, 1, "{host}");
+            let refusal = doorway.refusal();
+            assert!(
+                matches!(&refusal, Some(Answer::Forbidden(why)) if why.contains("spec.egress.allow")),
+                "{refusal:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_is_told_too() {
+        let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = gone.local_addr().unwrap().port();
+        drop(gone);
+        let doorway = Doorway::open(&guard(&["127.0.0.0/8"])).await.unwrap();
+        let (_, code) = ask(&doorway, "127.0.0.1", port).await;
+        assert_eq!(code, 1);
+        let refusal = doorway.refusal();
+        assert!(
+            matches!(&refusal, Some(Answer::Away(why)) if why.contains("the broker 127.0.0.1")),
+            "{refusal:?}"
+        );
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn another_process_is_shown_out() {
+        let doorway = Doorway::open(&guard(&["127.0.0.0/8"])).await.unwrap();
+        let (host, port) = doorway
+            .address()
+            .split_once(':')
+            .map(|(h, p)| (h.to_owned(), p.to_owned()))
+            .unwrap();
+        // What it is told, if anything, is written out.
+        let script =
+            format!("exec 3<>/dev/tcp/{host}/{port}; printf '\\005\\001\\000' >&3; cat <&3");
+        let told = tokio::process::Command::new("bash")
+            .args(["-c", &script])
+            .output()
+            .await;
+        assert_eq!(told.unwrap().stdout, b"");
+        assert_eq!(doorway.refusal(), None);
+    }
+
+    #[tokio::test]
+    async fn who_speaks_something_else_is_shown_out() {
+        let doorway = Doorway::open(&guard(&["127.0.0.0/8"])).await.unwrap();
+        for said in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"\x05\x01\x00\x05\x02\x00\x01",
+            b"\x04",
+        ] {
+            let mut client = TcpStream::connect(doorway.address()).await.unwrap();
+            client.write_all(said).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            let _reset = client.read_to_end(&mut answer).await;
+            assert!(answer.len() <= 2, "{answer:?}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Deliveries as jobs, and back.
+
+use std::sync::Arc;
+
+use ::queue::{Job, Lane, NewJob, Priority};
+use chrono::{DateTime, Utc};
+use crds::config::Operation;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::delivery::attempt::Attempt;
+use crate::delivery::delivery_id;
+use crate::delivery::event::Event;
+use crate::observers::LaneId;
+
+/// A delivery on its way into the queue.
+#[derive(Clone, Debug)]
+pub struct Spilled {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Names of observer and action.
+    pub name: crate::delivery::ActionName,
+    /// What tells it from earlier jobs of the same delivery, where there were any: a queue may
+    /// refuse to add one that it had.
+    pub again: Option<String>,
+    /// Whether it is a replay; then it has earlier jobs in this sense.
+    pub replay: bool,
+    /// Its lane, as the dispatcher numbers it, where it keeps account of that.
+    pub lane: Option<LaneId>,
+    /// Hash by which the queue knows its lane.
+    pub key: u32,
+    /// How soon it is claimed.
+    pub priority: Priority,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The latest of them, the last one last.
+    pub history: Vec<Attempt>,
+    /// Attempts made before it became a dead letter, where it was one.
+    pub attempts_before: u32,
+    /// When it may be attempted.
+    pub due: Instant,
+}
+
+/// What of an event a job does not tell by itself.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    operation: Operation,
+    occurred_at: DateTime<Utc>,
+    old: Option<&'a RawValue>,
+    new: Option<&'a RawValue>,
+    attempts_before: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replay: bool,
+}
+
+/// The same, read.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Read {
+    operation: Operation,
+    occurred_at: DateTime<Utc>,
+    old: Option<Box<RawValue>>,
+    new: Option<Box<RawValue>>,
+    attempts_before: u32,
+    #[serde(default)]
+    replay: bool,
+}
+
+impl Spilled {
+    fn id(&self) -> String {
+        let (observer, action) = &self.name;
+        let delivery = delivery_id(&self.event.id, observer, action);
+        match &self.again {
+            None => delivery,
+            Some(again) => format!("{delivery}~{again}"),
+        }
+    }
+
+    /// The job, as of `now`.
+    pub fn job(&self, now: Instant) -> Result<NewJob, serde_json::Error> {
+        let event = &self.event;
+        let (observer, action) = &self.name;
+        let written = Written {
+            operation: event.operation,
+            occurred_at: event.occurred_at,
+            old: event.old.as_deref(),
+            new: event.new.as_deref(),
+            attempts_before: self.attempts_before,
+            replay: self.replay,
+        };
+        Ok(NewJob {
+            job: Job {
+                id: self.id(),
+                lane: Lane {
+                    observer: Arc::clone(observer),
+                    action: Arc::clone(action),
+                    hash: self.key,
+                },
+                log_id: event.log_id,
+                event_id: event.id.clone(),
+                entity: event.entity.to_string(),
+                key: event.key.clone(),
+                tenant: event.tenant.clone(),
+                priority: self.priority,
+                event: serde_json::value::to_raw_value(&written)?,
+            },
+            delay: self.due.saturating_duration_since(now),
+            attempts: self.attempts,
+            history: serde_json::value::to_raw_value(&self.history)?,
+        })
+    }
+}
+
+/// What a job carries.
+#[derive(Debug)]
+pub struct Carried {
+    /// The event.
+    pub event: Event,
+    /// How many attempts were made before it became a dead letter, where it was one.
+    pub attempts_before: u32,
+    /// The name of the replay that it is part of, where it is.
+    pub replay: Option<Arc<str>>,
+}
+
+/// Reads a job.
+pub fn read(job: &Job) -> Result<Carried, serde_json::Error> {
+    let read: Read = serde_json::from_str(job.event.get())?;
+    let event = Event {
+        log_id: job.log_id,
+        id: job.event_id.clone(),
+        hash: job.lane.hash,
+        entity: Arc::from(job.entity.as_str()),
+        operation: read.operation,
+        key: job.key.clone(),
+        tenant: job.tenant.clone(),
+        occurred_at: read.occurred_at,
+        old: read.old,
+        new: read.new,
+    };
+    let again = job.id.rsplit_once('~').filter(|_| read.replay);
+    Ok(Carried {
+        event,
+        attempts_before: read.attempts_before,
+        replay: again.map(|(_, again)| Arc::from(again)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_event_comes_out_of_a_job_as_it_went_in() {
+        let raw = |text: &str| Some(RawValue::from_string(text.to_owned()).unwrap());
+        let now = Instant::now();
+        let spilled = Spilled {
+            event: Arc::new(Event {
+                log_id: 42,
+                id: "a-42".into(),
+                hash: 7,
+                entity: "public.orders".into(),
+                operation: Operation::Update,
+                key: Some("1".into()),
+                tenant: None,
+                occurred_at: DateTime::UNIX_EPOCH,
+                old: None,
+                new: raw(r#"{"total": 12345678901234567890.10, "note": "\u0000\"}"}"#),
+            }),
+            name: ("default/big".into(), "notify".into()),
+            again: None,
+            replay: false,
+            lane: None,
+            key: 7,
+            priority: Priority::High,
+            attempts: 2,
+            history: Vec::new(),
+            attempts_before: 8,
+            due: now + Duration::from_secs(3),
+        };
+        let job = spilled.job(now).unwrap();
+        assert_eq!(job.delay, Duration::from_secs(3));
+        let delivery = delivery_id("a-42", "default/big", "notify");
+        assert_eq!(job.job.id, delivery);
+        let again = Spilled {
+            again: Some("17".into()),
+            ..spilled.clone()
+        };
+        assert_eq!(again.job(now).unwrap().job.id, format!("{delivery}~17"));
+        let carried = read(&job.job).unwrap();
+        assert_eq!((carried.attempts_before, &carried.replay), (8, &None));
+        let event = carried.event;
+        assert_eq!(format!("{event:?}"), format!("{:?}", spilled.event));
+    }
+}

@@ -1,0 +1,53 @@
+//! One attempt at a delivery.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use futures::FutureExt as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Compiled;
+use crate::delivery::Delivery;
+use crate::delivery::event::Event;
+use crate::delivery::failure::{Failure, FailureKind};
+use crate::delivery::outcome::Outcome;
+
+/// Makes one attempt, unless it is cut off. Answers with what came of it, nothing if it was cut
+/// off, and how long it took.
+pub(crate) fn try_once(
+    compiled: &Compiled,
+    event: Arc<Event>,
+    attempt: u32,
+    replay: Option<Arc<str>>,
+    cut: CancellationToken,
+) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
+    let action = Arc::clone(&compiled.action);
+    let barred = compiled.bars(&event);
+    let delivery = Delivery {
+        event,
+        observer: Arc::clone(&compiled.name.0),
+        action: Arc::clone(&compiled.name.1),
+        attempt,
+        replay,
+    };
+    async move {
+        let begun = Instant::now();
+        if let Some(failure) = barred {
+            return (Some(Outcome::Refused(failure)), begun.elapsed());
+        }
+        let trying = AssertUnwindSafe(action.attempt(&delivery, Utc::now())).catch_unwind();
+        let trying = pin!(trying);
+        let tried = cut.run_until_cancelled(trying).await;
+        let broke_down = |_| {
+            let message =
+                "the action broke down on this event; the log tells where. Please report it";
+            Outcome::Refused(Failure::of(FailureKind::Event, message))
+        };
+        let outcome = tried.map(|tried| tried.unwrap_or_else(broke_down));
+        (outcome, begun.elapsed())
+    }
+}

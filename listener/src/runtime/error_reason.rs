@@ -1,0 +1,164 @@
+//! What an error is called on `/status`, and how long to wait before another try.
+
+use std::time::Duration;
+
+use crds::pod_status::PodProblem;
+
+use crate::telemetry::health::DATABASE_UNREACHABLE;
+use ::queue::QueueError;
+use ::queue::redis::OpenError;
+
+use super::error::RunError;
+use crate::capture::change_log::LogError;
+use crate::capture::reader::ReadError;
+use crate::checkpoint::CheckpointError;
+use crate::database::DatabaseError;
+use crate::dispatch::DispatchError;
+use crate::jobs::backend::PlaceError;
+use crate::migrate::MigrateError;
+
+/// Wait before the second try.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest wait between two tries.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long to wait after so many failures in a row.
+pub(crate) fn pause(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(8);
+    (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)
+}
+
+/// The error as a condition names it, with its remedy.
+pub(crate) fn trouble(error: &RunError) -> PodProblem {
+    PodProblem {
+        reason: reason(error).to_owned(),
+        message: error.to_string(),
+    }
+}
+
+fn reason(error: &RunError) -> &'static str {
+    match error {
+        RunError::Database(DatabaseError::Url(_)) => "DatabaseUrlInvalid",
+        RunError::Database(
+            DatabaseError::Unreachable { .. } | DatabaseError::Unwritable { .. },
+        )
+        | RunError::Away(_) => DATABASE_UNREACHABLE,
+        RunError::Database(DatabaseError::Full { .. }) => "DatabaseFull",
+        RunError::Database(DatabaseError::Pooled { .. }) => "DatabasePooled",
+        RunError::Database(DatabaseError::Refused { .. }) => "DatabaseRefused",
+        RunError::Schema(error) => of_schema(error),
+        RunError::Log(error) | RunError::Read(ReadError::Log(error)) => of_log(error),
+        RunError::Claim(error) | RunError::Dispatch(DispatchError::Checkpoint(error)) => {
+            of_checkpoint(error)
+        }
+        RunError::Queue(PlaceError::Database(error)) => of_database(error),
+        RunError::Queue(PlaceError::Queue(error)) => of_queue(error),
+        RunError::Queue(PlaceError::Redis(OpenError::Redis(_))) => "QueueUnreachable",
+        RunError::Queue(PlaceError::Switched(_)) => "QueueSwitched",
+        RunError::Queue(
+            PlaceError::LeftInRedis
+            | PlaceError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
+        ) => "QueueRefused",
+        RunError::ConfigOutdated { .. } => "ConfigOutdated",
+        RunError::Read(ReadError::NewLife) => "DatabaseRestarted",
+        RunError::Read(ReadError::Ahead(_)) => "PositionRefused",
+        RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)
+        | RunError::Metrics(_)
+        | RunError::Listen { .. }
+        | RunError::Membership(_)
+        | RunError::Task(_) => "InternalError",
+    }
+}
+
+fn of_schema(error: &MigrateError) -> &'static str {
+    match error {
+        MigrateError::Missing => "SchemaMissing",
+        MigrateError::Older { .. }
+        | MigrateError::OlderFunctions { .. }
+        | MigrateError::InUse { .. }
+        | MigrateError::Step(_) => "SchemaOutdated",
+        MigrateError::Newer { .. } | MigrateError::NewerFunctions { .. } => "SchemaNewer",
+        MigrateError::Changed(_) | MigrateError::Superseded { .. } | MigrateError::Foreign => {
+            "SchemaForeign"
+        }
+        MigrateError::OldServer(_) => "PostgresTooOld",
+        MigrateError::Encoding(_) => "DatabaseEncoding",
+        MigrateError::Privilege { .. } => "DatabaseRefused",
+        MigrateError::Database(error) => of_database(error),
+    }
+}
+
+fn of_log(error: &LogError) -> &'static str {
+    match error {
+        LogError::Database(error) => of_database(error),
+        LogError::Snapshot(_) | LogError::Operation { .. } => "LogUnreadable",
+    }
+}
+
+fn of_checkpoint(error: &CheckpointError) -> &'static str {
+    match error {
+        CheckpointError::Database(error) => of_database(error),
+        CheckpointError::Log(error) => of_log(error),
+        CheckpointError::Queue(error) => of_queue(error),
+        CheckpointError::QueueSwitched => "QueueSwitched",
+        CheckpointError::NewLife => "DatabaseRestarted",
+        CheckpointError::Foreign { .. } | CheckpointError::Ahead(_) => "PositionRefused",
+        CheckpointError::Damaged { .. } | CheckpointError::Unwritable(_) => "CheckpointDamaged",
+    }
+}
+
+fn of_queue(error: &QueueError) -> &'static str {
+    match error {
+        QueueError::Postgres(error) => of_database(error),
+        _ => "QueueUnreachable",
+    }
+}
+
+/// A server that says no because of what it was asked is there; all else may pass by itself.
+fn of_database(error: &sqlx::Error) -> &'static str {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    match code.as_deref().and_then(|code| code.get(..2)) {
+        // Lack of rights, and names that are not there.
+        Some("28" | "42") => "DatabaseRefused",
+        _ => DATABASE_UNREACHABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let seconds: Vec<u64> = (0..7).map(|n| pause(n).as_secs()).collect();
+        assert_eq!(seconds, [1, 1, 2, 4, 8, 10, 10]);
+        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn an_error_is_named_for_what_can_be_done() {
+        let cases = [
+            (RunError::Schema(MigrateError::Missing), "SchemaMissing"),
+            (
+                RunError::Schema(MigrateError::Older {
+                    found: 1,
+                    needed: 2,
+                }),
+                "SchemaOutdated",
+            ),
+            (RunError::Read(ReadError::NewLife), "DatabaseRestarted"),
+            (
+                RunError::Log(LogError::Database(sqlx::Error::PoolTimedOut)),
+                "DatabaseUnreachable",
+            ),
+        ];
+        for (error, reason) in cases {
+            let trouble = trouble(&error);
+            assert_eq!(trouble.reason, reason);
+            assert!(!trouble.message.is_empty());
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What a listener says when it begins: which database it reads, and what its observers watch.
+
+use crds::config::{ListenerConfig, StartAt};
+use sqlx::PgPool;
+
+use crate::checkpoint::stored;
+use crate::database;
+use crate::observers::Observers;
+
+/// Most observers that are told of one by one.
+const MOST: usize = 50;
+
+/// Tells of the database, without user and password, and of the observers.
+pub(crate) fn tell(listener: &ListenerConfig, observers: &Observers) {
+    let name = listener.identity();
+    // A URL that cannot be read is found out by whoever connects.
+    if let Ok(options) = database::options(&listener.database_url) {
+        let (host, port) = (options.get_host(), options.get_port());
+        // Postgres takes the user's name where no database is named.
+        let database = options
+            .get_database()
+            .unwrap_or("(that of the user's name)");
+        tracing::info!(
+            listener = name,
+            database = format!("{host}:{port}/{database}"),
+            "reading the changes of a database"
+        );
+    }
+    let rules = observers.rules();
+    for rule in rules.iter().take(MOST) {
+        let operations: Vec<&str> = rule.operations.iter().map(|one| one.as_str()).collect();
+        tracing::info!(
+            listener = name,
+            observer = &*rule.observer,
+            entity = rule.entity,
+            operations = operations.join(", "),
+            "observing"
+        );
+    }
+    if rules.len() > MOST {
+        let more = rules.len() - MOST;
+        tracing::info!(listener = name, more, "observing, with more observers");
+    }
+}
+
+/// Tells where a listener begins that has never run, or not under this name.
+pub(crate) async fn tell_first(pool: &PgPool, listener: &str, start: StartAt) {
+    match start {
+        StartAt::Beginning => {
+            // How many there are is for people to read, and nothing to fail for.
+            let events = stored::kept(pool, listener).await;
+            let events =
+                events.map_or_else(|_| "all events".to_owned(), |kept| kept.events.of("event"));
+            tracing::info!(
+                listener,
+                "this listener runs for the first time under this name, and begins with what the log holds: {events}. To \
+                 begin with what comes next, set spec.startAt to Now before the first run, or run \
+                 `observer-listener reset-position --to latest`"
+            );
+        }
+        StartAt::Now => tracing::info!(
+            listener,
+            "this listener runs for the first time under this name, and begins with what is committed from now on \
+             (spec.startAt: Now)"
+        ),
+    }
+}

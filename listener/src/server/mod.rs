@@ -1,0 +1,125 @@
+//! What the listener answers over HTTP: `/healthz`, `/readyz`, `/metrics`, `/status`, and
+//! `/api/observers` to whoever shows the token.
+
+pub(crate) mod admin;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use crds::pod_status::STATUS_PATH;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status::Reporter;
+pub use admin::Keeper;
+
+/// What the answers are made from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Health.
+    pub health: Arc<Health>,
+    /// What the operator is told.
+    pub reporter: Arc<Reporter>,
+    /// What dead letters and jobs are shown from.
+    pub keeper: Keeper,
+}
+
+impl Sources {
+    /// With nothing to tell yet.
+    #[must_use]
+    pub fn new(metrics: Metrics, pod: impl Into<String>) -> Self {
+        Self {
+            metrics,
+            health: Arc::default(),
+            reporter: Arc::new(Reporter::new(pod)),
+            keeper: Keeper::default(),
+        }
+    }
+
+    /// Lets metrics and readiness say what the reporter knows of shards that do not get on.
+    pub(crate) fn tell_stalls(&self) {
+        let stalled = self.reporter.stalled();
+        let number = i64::try_from(stalled.len()).unwrap_or(i64::MAX);
+        self.metrics.stalled.set(number);
+        let words = stalled.first().map(|first| {
+            let more = match stalled.len() - 1 {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            format!(
+                "shard {}: {}: {}{more}",
+                first.shard, first.reason, first.message
+            )
+        });
+        self.health.stalled(words);
+    }
+}
+
+/// Answers until cancelled.
+pub async fn serve(
+    socket: TcpListener,
+    sources: Sources,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let keeper = admin::routes(sources.keeper.clone());
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route(STATUS_PATH, get(status))
+        .with_state(sources)
+        .merge(keeper);
+    server::serve(socket, router, stop).await;
+    Ok(())
+}
+
+async fn ready(State(sources): State<Sources>) -> impl IntoResponse {
+    match sources.health.not_ready(Instant::now()) {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(trouble) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {}\n", trouble.message),
+        ),
+    }
+}
+
+async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
+    match sources.metrics.render() {
+        Ok(text) => (
+            StatusCode::OK,
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+            text,
+        ),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            error.to_string().into_bytes(),
+        ),
+    }
+}
+
+async fn status(State(sources): State<Sources>) -> impl IntoResponse {
+    let health = sources.health.not_ready(Instant::now());
+    let report = sources.reporter.report(&sources.metrics, health);
+    match serde_json::to_vec(&report) {
+        Ok(text) => (
+            StatusCode::OK,
+            [(header::CONTENT_TYPE, "application/json")],
+            text,
+        ),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            error.to_string().into_bytes(),
+        ),
+    }
+}

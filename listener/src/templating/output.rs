@@ -1,0 +1,330 @@
+//! How a value is printed: by the content type, and in JSON by whether it stands in a string.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crds::config::is_json;
+use minijinja::value::{Object, ObjectRepr, Value, ValueKind};
+use minijinja::{Error, ErrorKind, HtmlEscape, Output, State};
+
+use super::context::Scope;
+use super::exact_number::Numbers;
+
+/// Deepest nesting that is printed; images are looked into no deeper than that either.
+pub(crate) const MAX_DEPTH: usize = 128;
+
+/// Bytes printed for one unit of fuel, as the template engine itself counts them.
+const BYTES_PER_FUEL: u64 = 64;
+
+/// What a template produces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// JSON.
+    Json,
+    /// HTML or XML.
+    Html,
+    /// Slack's mrkdwn.
+    Mrkdwn,
+    /// JSON with mrkdwn in its strings.
+    MrkdwnJson,
+    /// Markdown, as Teams shows it.
+    Markdown,
+    /// A parameter of a statement: as text, and a null as [`NULL`].
+    Parameter,
+    /// Anything else.
+    Text,
+}
+
+/// What a null is printed as in a parameter; no text that Postgres holds has it.
+pub(crate) const NULL: &str = "\0";
+
+impl Format {
+    /// Whether the whole is JSON.
+    pub(crate) const fn is_json(self) -> bool {
+        matches!(self, Self::Json | Self::MrkdwnJson)
+    }
+
+    const fn is_mrkdwn(self) -> bool {
+        matches!(self, Self::Mrkdwn | Self::MrkdwnJson)
+    }
+
+    /// The format that a content type asks for.
+    pub(crate) fn of_content_type(content_type: &str) -> Self {
+        let essence = content_type.split(';').next().unwrap_or_default();
+        let essence = essence.trim().to_ascii_lowercase();
+        if is_json(content_type) {
+            Self::Json
+        } else if essence == "text/html" || essence.ends_with("/xml") || essence.ends_with("+xml") {
+            Self::Html
+        } else {
+            Self::Text
+        }
+    }
+}
+
+/// Whether what has gone out so far ends within a JSON string. A template's own text moves it
+/// as much as values do.
+#[derive(Debug, Default)]
+pub(crate) struct Cursor {
+    in_string: AtomicBool,
+    escaped: AtomicBool,
+    moved: AtomicBool,
+}
+
+impl Cursor {
+    /// Takes note of further output.
+    pub(crate) fn advance(&self, bytes: &[u8]) {
+        self.moved.store(true, Ordering::Relaxed);
+        let mut in_string = self.in_string.load(Ordering::Relaxed);
+        let mut escaped = self.escaped.load(Ordering::Relaxed);
+        for &byte in bytes {
+            if escaped {
+                escaped = false;
+            } else if byte == b'"' {
+                in_string = !in_string;
+            } else if byte == b'\\' {
+                escaped = in_string;
+            }
+        }
+        self.in_string.store(in_string, Ordering::Relaxed);
+        self.escaped.store(escaped, Ordering::Relaxed);
+    }
+
+    /// Where the next thing written to `out` will stand.
+    fn place(&self, format: Format, out: &mut Output) -> Result<Place, Error> {
+        // The engine does not tell whether it sets a block aside, but writing nothing shows
+        // whether what is written arrives.
+        self.moved.store(false, Ordering::Relaxed);
+        out.write_str("")?;
+        if format.is_json() && self.escaped.load(Ordering::Relaxed) {
+            // It would take the backslash that the value's own first quote is escaped by.
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "a value cannot stand right after a backslash",
+            ));
+        }
+        Ok(if !self.moved.load(Ordering::Relaxed) {
+            Place::Aside
+        } else if self.in_string.load(Ordering::Relaxed) {
+            Place::InString
+        } else {
+            Place::Bare
+        })
+    }
+}
+
+/// A place in a document that is being printed; strings matter to JSON only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Outside of every string.
+    Bare,
+    /// Between the quotes of a string.
+    InString,
+    /// In a block that is set aside as text.
+    Aside,
+}
+
+/// A value that is JSON already: what the filter `tojson` returns, and what is nested too deeply to
+/// be looked into.
+#[derive(Debug)]
+pub(crate) struct Json(pub(crate) String);
+
+impl Object for Json {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The filter `tojson`: a value's JSON, to be printed as it is.
+pub(crate) fn tojson(state: &State, value: &Value) -> Result<Value, Error> {
+    json(state, value).map(|text| Value::from_object(Json(text)))
+}
+
+/// Prints `value` where the template has `{{ }}`.
+pub(crate) fn emit(
+    format: Format,
+    out: &mut Output,
+    state: &mut State,
+    value: &Value,
+) -> Result<(), Error> {
+    let place = match scope(state) {
+        Some(scope) if !matches!(format, Format::Text | Format::Parameter) => {
+            scope.cursor().place(format, out)?
+        }
+        _ => Place::Bare,
+    };
+    if format == Format::Parameter && value.is_none() {
+        return Ok(out.write_str(NULL)?);
+    }
+    let text = match value.as_str() {
+        Some(text) if !format.is_json() || place != Place::Bare => Cow::Borrowed(text),
+        _ => Cow::Owned(json(state, value)?),
+    };
+    // Within JSON these letters stand in strings alone, and need no escape there.
+    let text = if format.is_mrkdwn() && place != Place::Aside {
+        Cow::Owned(entities(&text))
+    } else if format == Format::Markdown && place != Place::Aside {
+        Cow::Owned(plain_markdown(&text))
+    } else {
+        text
+    };
+    match (format, place) {
+        (Format::Json | Format::MrkdwnJson, Place::InString) => {
+            Ok(out.write_str(within_quotes(&quoted(&text)?))?)
+        }
+        (Format::Html, Place::Bare | Place::InString) => Ok(write!(out, "{}", HtmlEscape(&text))?),
+        _ => Ok(out.write_str(&text)?),
+    }
+}
+
+/// The three letters that mean something to Slack, as it asks for them.
+pub(crate) fn entities(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+/// The text as Markdown that shows it as it is, so that no value makes a link.
+pub(crate) fn plain_markdown(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if "\\`*_[]<>".contains(letter) {
+            plain.push('\\');
+        }
+        plain.push(letter);
+    }
+    plain
+}
+
+fn scope(state: &State) -> Option<Arc<Scope>> {
+    state.lookup(Scope::KEY)?.downcast_object()
+}
+
+/// A number as it was written, or whatever else as JSON.
+pub(crate) fn number(state: &State, value: &Value) -> Result<String, Error> {
+    json(state, value)
+}
+
+/// The value as a JSON document.
+fn json(state: &State, value: &Value) -> Result<String, Error> {
+    let scope = scope(state);
+    let numbers = scope.as_ref().map(|scope| scope.subject().numbers());
+    let mut writer = Writer {
+        out: String::new(),
+        state,
+        numbers,
+    };
+    writer.write(value, MAX_DEPTH)?;
+    Ok(writer.out)
+}
+
+struct Writer<'a> {
+    out: String,
+    state: &'a State<'a, 'a>,
+    numbers: Option<&'a Numbers>,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        match value.kind() {
+            ValueKind::None => self.push("null"),
+            ValueKind::Bool => self.push(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.number(value),
+            ValueKind::String => self.push(&quoted(value.as_str().unwrap_or_default())?),
+            ValueKind::Seq | ValueKind::Iterable => self.sequence(value, inner(depth)?),
+            ValueKind::Map => self.map(value, inner(depth)?),
+            ValueKind::Plain => match value.downcast_object_ref::<Json>() {
+                Some(Json(text)) => self.push(text),
+                None => self.push(&quoted(&value.to_string())?),
+            },
+            ValueKind::Undefined => Err(Error::from(ErrorKind::UndefinedError)),
+            // It says itself why.
+            ValueKind::Invalid => Err(Error::new(ErrorKind::BadSerialization, value.to_string())),
+            kind => Err(Error::new(
+                ErrorKind::BadSerialization,
+                format!("a {kind} has no JSON form"),
+            )),
+        }
+    }
+
+    /// Adds text and pays for it, so that no list of shared values grows without bound.
+    fn push(&mut self, text: &str) -> Result<(), Error> {
+        self.out.push_str(text);
+        let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        self.state.consume_fuel(1 + bytes / BYTES_PER_FUEL)
+    }
+
+    fn number(&mut self, value: &Value) -> Result<(), Error> {
+        if value.is_integer() {
+            return self.push(&value.to_string());
+        }
+        let float = f64::try_from(value.clone())?;
+        let text = match self.numbers {
+            Some(numbers) => numbers.text(float),
+            None => Numbers::default().text(float),
+        };
+        let text = text.ok_or_else(|| {
+            Error::new(
+                ErrorKind::BadSerialization,
+                "the result is not a finite number",
+            )
+        })?;
+        self.push(&text)
+    }
+
+    fn sequence(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        self.push("[")?;
+        for (index, item) in value.try_iter()?.enumerate() {
+            if index > 0 {
+                self.push(",")?;
+            }
+            self.write(&item, depth)?;
+        }
+        self.push("]")
+    }
+
+    fn map(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        self.push("{")?;
+        for (index, key) in value.try_iter()?.enumerate() {
+            if index > 0 {
+                self.push(",")?;
+            }
+            match key.as_str() {
+                Some(name) => self.push(&quoted(name)?)?,
+                None => self.push(&quoted(&key.to_string())?)?,
+            }
+            self.push(":")?;
+            self.write(&value.get_item(&key)?, depth)?;
+        }
+        self.push("}")
+    }
+}
+
+fn inner(depth: usize) -> Result<usize, Error> {
+    depth.checked_sub(1).ok_or_else(|| {
+        Error::new(
+            ErrorKind::BadSerialization,
+            "the value is nested too deeply",
+        )
+    })
+}
+
+/// The text as a JSON string, quotes included.
+fn quoted(text: &str) -> Result<String, Error> {
+    serde_json::to_string(text).map_err(|error| {
+        Error::new(ErrorKind::BadSerialization, "text cannot be quoted").with_source(error)
+    })
+}
+
+fn within_quotes(literal: &str) -> &str {
+    literal
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .unwrap_or(literal)
+}

@@ -1,0 +1,372 @@
+-- The tables of schema `observer`. The schema itself is made by the migrator; its functions are in the
+-- folder beside this file.
+
+-- Which functions the database has: those of the program that applied them last.
+create table observer.function_set (
+    only_row boolean primary key default true check (only_row),
+    -- of all files of functions
+    digest bytea not null,
+    -- of the program: major, minor, patch
+    version integer[] not null,
+    -- each with the types of its arguments
+    functions text[] not null,
+    applied_at timestamptz not null default clock_timestamp()
+);
+
+-- Names this log for ever: event ids begin with it, so that ids given again after a restore differ.
+create table observer.log_identity (
+    only_row boolean primary key default true check (only_row),
+    id uuid not null default gen_random_uuid(),
+    since timestamptz not null default clock_timestamp(),
+    -- the database that it was given in
+    system_identifier bigint not null,
+    database_oid oid not null
+);
+insert into observer.log_identity (system_identifier, database_oid)
+select s.system_identifier, d.oid
+from pg_control_system() s, pg_database d where d.datname = current_database();
+
+-- Names the server's life since its last start from a crash. Unlogged, so recovery from a crash and promotion of a
+-- standby
+-- empty it. Xids that were drawn but had not reached the disk are then drawn again, and a
+-- snapshot from before says nothing about them: whoever holds one must start from what was saved.
+create unlogged table observer.server_incarnation (
+    only_row boolean primary key default true check (only_row),
+    id uuid not null default gen_random_uuid()
+);
+
+-- A transaction draws its xid before its first id, so every event of a transaction that began
+-- after a snapshot has a larger id than any drawn before that snapshot. Hence no cache.
+create sequence observer.change_log_id as bigint cache 1;
+
+-- A ring of partitions: new rows go to the one that log_partition_state names, and one that lies behind
+-- every checkpoint is truncated. Nothing is created or dropped while the log is in use.
+-- No check constraints: each statement of each writer would pay for setting them up (a fifth of
+-- what logging a single row costs), and only the functions of this schema write here.
+create table observer.change_log (
+    partition_no smallint not null,
+    id bigint not null default nextval('observer.change_log_id'),
+    xid xid8 not null default pg_current_xact_id(),
+    occurred_at timestamptz not null default transaction_timestamp(),
+    -- of tenant, entity and key, never negative; the shard follows from it
+    hash integer not null,
+    -- bytes of both images
+    size integer not null,
+    -- i insert, u update, d delete, t truncate, c custom
+    operation "char" not null,
+    entity text not null,
+    key text,
+    tenant text,
+    -- json and not jsonb: jsonb refuses what a row may hold, and the writer would fail with it
+    old json,
+    new json
+) partition by list (partition_no);
+
+do $$
+begin
+    for partition_no in 0..7 loop
+        execute format(
+            'create table observer.change_log_%1$s partition of observer.change_log for values in (%1$s)
+                with (autovacuum_vacuum_insert_scale_factor = 0.5)', partition_no);
+        execute format('create index on observer.change_log_%s (id)', partition_no);
+        execute format('create index on observer.change_log_%s (xid, id)', partition_no);
+    end loop;
+end
+$$;
+
+create table observer.log_partition_state (
+    only_row boolean primary key default true check (only_row),
+    partition_no smallint not null default 0 check (partition_no between 0 and 7),
+    since timestamptz not null default clock_timestamp()
+);
+insert into observer.log_partition_state default values;
+
+-- How far each shard of each listener is, and who may say so.
+create table observer.checkpoint (
+    listener text not null,
+    shard smallint not null check (shard >= 0 and shard < shards),
+    shards smallint not null check (shards between 1 and 256),
+    -- grows with each change of hands; a write that carries an older one is refused
+    epoch bigint not null,
+    holder text not null,
+    claimed_at timestamptz not null default clock_timestamp(),
+    -- all that this snapshot sees is behind
+    base_low_id bigint not null,
+    base_snapshot pg_snapshot not null,
+    base_high_id bigint not null,
+    -- the window under way, if any, and the id in it up to which all is behind
+    window_low_id bigint,
+    window_snapshot pg_snapshot,
+    window_high_id bigint,
+    last_id bigint not null default 0,
+    -- events beyond last_id that are wholly done, and actions done of others:
+    -- [[log id, observer, action], ...]; a reader that starts here skips them
+    completed_ids bigint[] not null default '{}',
+    partially_completed json not null default '[]',
+    -- what others had done of the shard's keys while the listener had another number of shards:
+    -- [{"of", "shard", "from", "to", "lastId", "finished", "partly"}, ...], with the meaning of the columns
+    -- above; emptied once the shard's own position is past it
+    pre_reshard_progress json not null default '[]',
+    -- names a save that adds jobs, so that it does not add them again when its answer was lost
+    last_commit_id uuid,
+    system_identifier bigint not null,
+    database_oid oid not null,
+    saved_at timestamptz not null default clock_timestamp(),
+    primary key (listener, shard),
+    check ((window_snapshot is null) = (window_low_id is null)
+        and (window_snapshot is null) = (window_high_id is null)),
+    check (window_snapshot is not null or last_id = 0)
+);
+
+-- Actions given up on.
+create table observer.dead_letter (
+    id bigint generated always as identity primary key,
+    listener text not null,
+    event_id text not null,
+    log_id bigint not null,
+    observer text not null,
+    action text not null,
+    entity text not null,
+    operation text not null,
+    key text,
+    tenant text,
+    hash integer not null,
+    occurred_at timestamptz not null,
+    old json,
+    new json,
+    attempts integer not null,
+    error_kind text not null,
+    error text not null,
+    status smallint,
+    -- [{at, attempt, kind, error, status}], the latest last
+    history json not null default '[]',
+    created_at timestamptz not null default clock_timestamp(),
+    redrive_requested_at timestamptz,
+    unique (listener, event_id, observer, action)
+);
+create index on observer.dead_letter (listener, redrive_requested_at) where redrive_requested_at is not null;
+create index on observer.dead_letter (listener, log_id, id);
+create index on observer.dead_letter (listener, created_at);
+
+-- Whoever has one of these rows locked is the only one to do what it stands for. Not advisory locks:
+-- whoever may connect to the database can take those, for as long as they like.
+create table observer.mutex (name text primary key);
+
+-- Leases as Kubernetes writes them. The row without a name counts a listener's writes: each is
+-- given the next number as its version and holds on to the row until it is committed. So whoever
+-- sees a number sees all writes up to it, and a write that names a version replaces that very one.
+create table observer.lease (
+    listener text not null,
+    name text not null,
+    version bigint not null,
+    lease json not null,
+    primary key (listener, name)
+);
+
+-- Observers that processes of a listener run or have run, by a digest, and since when. Kept for a week
+-- beyond the last of them, so that those that were replaced are known as the older ones when somebody
+-- runs them again.
+create table observer.config (
+    listener text not null,
+    digest text not null,
+    since timestamptz not null default clock_timestamp(),
+    seen_at timestamptz not null default clock_timestamp(),
+    primary key (listener, digest)
+);
+
+-- The processes of a listener, by their heartbeats.
+create table observer.member (
+    listener text not null,
+    -- as the process names itself, and what tells it from others of that name
+    name text not null,
+    uid text not null,
+    config_digest text not null,
+    started_at timestamptz not null default clock_timestamp(),
+    -- without another heartbeat it counts as ended from then on
+    expires_at timestamptz not null,
+    -- endpoints that it leaves alone: [{"observer", "action", "state", "error"}, ...]
+    open_circuits json not null default '[]',
+    primary key (listener, name)
+);
+
+-- These stand in for the transition tables of a trigger that has none: as such a trigger, the functions
+-- of capture would read whatever has these names, such as a temporary view of the caller's.
+create view observer.changed_rows as select where false;
+create view observer.old_rows as select where false;
+create view observer.new_rows as select where false;
+
+-- What a role may log that is not to log events of every entity. A regrole keeps to its role when that
+-- is renamed, and is dumped by name.
+create table observer.emit_restriction (
+    role regrole not null,
+    entity_prefix text not null,
+    -- any where null
+    tenant text
+);
+create unique index on observer.emit_restriction (role, entity_prefix, coalesce(tenant, ''), (tenant is null));
+
+-- Jobs: actions taken off the fast path, worked on in the order of their lanes.
+--
+-- Of a lane only the first job is available, scheduled or running; with it, those that came along under
+-- its claim are running too, and all others are blocked. Whoever adds to a lane holds its first
+-- job, and whoever takes the first away makes the next one available, having waited for whoever holds
+-- it. So a lane that holds jobs is never without one that can be claimed.
+--
+-- Jobs lie in a ring of partitions. Written anew, a job goes to the one that job_partition_state names; one with
+-- no job left is truncated, and with it whatever dead rows it holds, however old the
+-- snapshots that are still open.
+
+create table observer.job_queue (
+    id integer generated always as identity primary key,
+    listener text not null unique,
+    -- where the listener's jobs are kept, and where some may still be while that changes
+    backend text not null default 'Postgres'
+);
+
+create sequence observer.job_id as bigint cache 1;
+
+create table observer.job (
+    partition_no smallint not null,
+    -- the place in its lane; the same for as long as the job is there
+    id bigint not null,
+    queue integer not null,
+    -- of listener, observer, action and the hash of the key
+    lane_id bigint not null,
+    -- of observer and action
+    action_hash bigint not null,
+    -- of the tenant: jobs are taken from each action and tenant in rotation
+    tenant_hash integer not null,
+    -- 0 high, 1 normal, 2 low
+    priority smallint not null,
+    -- a available, s scheduled, r running, b blocked by another of its lane
+    state "char" not null,
+    -- where the row was when somebody wanted it cancelled while it was running
+    cancelled tid,
+    hash integer not null,
+    attempts integer not null,
+    -- grows with each claim; a result that carries an older one is refused
+    claim_generation bigint not null default 0,
+    worker uuid,
+    -- never before the moment at which it was written, unless the job is blocked
+    scheduled_at timestamptz not null,
+    enqueued_at timestamptz not null,
+    log_id bigint not null,
+    dedup_key text not null,
+    event_id text not null,
+    observer text not null,
+    action text not null,
+    entity text not null,
+    key text,
+    tenant text,
+    -- [{at, kind, error, status}], the latest last
+    history json not null,
+    event json not null
+) partition by list (partition_no);
+
+-- The functions keep their plans, which may have been made while there were no jobs: then
+-- each way of finding a row looks as good as any other. Hence they may not choose. By its lane a
+-- job is looked for by lane (and never by queue too, nor by a state that has an index), among those
+-- of a state by that state's index, and no other index has a column that would do. One that this
+-- transaction has just locked or written is where it is (ctid), and found there without an index.
+do $$
+begin
+    for partition_no in 0..3 loop
+        execute format(
+            'create table observer.job_%1$s partition of observer.job for values in (%1$s)
+                with (autovacuum_vacuum_scale_factor = 0.1)', partition_no);
+        execute format('create index on observer.job_%s (lane_id, id)', partition_no);
+        execute format('create index on observer.job_%s using hash (dedup_key)', partition_no);
+        execute format(
+            'create index on observer.job_%s (queue, priority, action_hash, tenant_hash, scheduled_at)
+                where state = ''a''', partition_no);
+        execute format('create index on observer.job_%s (queue, scheduled_at) where state = ''s''', partition_no);
+        execute format('create index on observer.job_%s (queue, action_hash, worker) where state = ''r''',
+            partition_no);
+    end loop;
+end
+$$;
+
+create table observer.job_partition_state (
+    only_row boolean primary key default true check (only_row),
+    partition_no smallint not null default 0 check (partition_no between 0 and 3),
+    -- those that hold any job, this one included. Where claims look: one may be missing here for as
+    -- long as it takes until the ring is seen to again
+    partitions_in_use smallint[] not null default '{0}',
+    since timestamptz not null default clock_timestamp(),
+    -- until when no partition is truncated, because somebody who takes long held one
+    truncate_after timestamptz not null default clock_timestamp()
+);
+insert into observer.job_partition_state default values;
+
+create table observer.job_worker (
+    id uuid primary key,
+    queue integer not null,
+    name text not null,
+    expires_at timestamptz not null
+);
+create index on observer.job_worker (queue, expires_at);
+
+-- Jobs that are over, where a listener keeps them for a while.
+create table observer.finished_job (
+    id bigint not null,
+    queue integer not null,
+    -- c completed, d discarded: it became a dead letter
+    outcome "char" not null,
+    priority smallint not null,
+    attempts integer not null,
+    enqueued_at timestamptz not null,
+    finished_at timestamptz not null,
+    dedup_key text not null,
+    event_id text not null,
+    observer text not null,
+    action text not null,
+    entity text not null,
+    key text,
+    tenant text,
+    history json not null,
+    event json not null
+);
+create index on observer.finished_job (queue, finished_at);
+create index on observer.finished_job using hash (dedup_key);
+
+-- Deliveries that took effect in this database: a row each, written in the transaction of the effect,
+-- so that none takes effect twice.
+create table observer.processed_delivery (
+    listener text not null,
+    -- by a digest with the secret below
+    delivery_id text not null,
+    at timestamptz not null default clock_timestamp(),
+    primary key (listener, delivery_id)
+);
+create index on observer.processed_delivery (listener, at);
+
+-- Statements of observers run as a login that may claim deliveries and no more in this schema. What they
+-- claim is named by a digest with this secret, which that login cannot read: a statement that calls the
+-- function itself cannot name a delivery that is not its own.
+create table observer.claim_secret (
+    only_row boolean primary key default true check (only_row),
+    secret uuid not null default gen_random_uuid()
+);
+insert into observer.claim_secret default values;
+
+revoke all on schema observer from public;
+
+comment on table observer.function_set is 'Which functions this schema has, and which program applied them.';
+comment on table observer.change_log is 'Committed changes and custom events, written by observer.track''s triggers and observer.emit.';
+comment on table observer.log_partition_state is 'The partition of the log that is being written to.';
+comment on table observer.log_identity is 'The log''s name for ever; event ids begin with it.';
+comment on table observer.checkpoint is 'How far each shard of each listener is. Holds back the removal of what is not yet behind.';
+comment on table observer.dead_letter is 'Actions given up on, until redriven or dropped.';
+comment on table observer.mutex is 'Its rows are locked by whoever does what only one may do at a time.';
+comment on table observer.config is 'Which observers the processes of each listener run, by a digest.';
+comment on table observer.member is 'The processes of each listener, by their heartbeats.';
+comment on table observer.lease is 'Who takes part in a listener, and whose a shard is, where no cluster keeps the Leases.';
+comment on view observer.changed_rows is
+'Stands in for the transition table of a trigger that has none. Empty.';
+comment on view observer.old_rows is 'Like observer.changed_rows.';
+comment on view observer.new_rows is 'Like observer.changed_rows.';
+comment on table observer.emit_restriction is
+'The entities and tenants of which these roles, and their members, may log events; others may of all.';
+comment on table observer.processed_delivery is
+'Deliveries that took effect in this database, for as long as they might be attempted again.';
+comment on table observer.claim_secret is 'What the names of deliveries in observer.processed_delivery are made with.';
