@@ -9,8 +9,8 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use crds::v1alpha1::{Observer, ObserverListener};
 use kube::CustomResourceExt;
-use observer_operator::build::Installation;
 use observer_operator::controller::CONCURRENCY;
+use observer_operator::listener::build::Installation;
 use observer_operator::probe::probe;
 use observer_operator::run::{self, Settings};
 use observer_operator::telemetry::logs::{self, LogFormat};
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_read_from_one_text() {
+    fn labels_parse_from_one_string() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(metrics_from("").unwrap(), []);
         assert_eq!(

@@ -6,28 +6,28 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-/// Longest message that is passed on.
+/// Longest message.
 const MAX_MESSAGE: usize = 1024;
 
 /// Longest reason.
 const MAX_REASON: usize = 128;
 
-/// Stands for a reason that the API server would refuse.
-const ODD_REASON: &str = "Unknown";
+/// Stands in for a reason that the API server would reject.
+const FALLBACK_REASON: &str = "Unknown";
 
-/// Whether something holds.
+/// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
-    /// It does.
+pub enum ConditionStatus {
+    /// The condition is true.
     True,
-    /// It does not.
+    /// The condition is false.
     False,
-    /// Nobody can tell.
+    /// It is not known.
     Unknown,
 }
 
-impl Truth {
-    /// As the API writes it.
+impl ConditionStatus {
+    /// Returns it as the API writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -38,54 +38,62 @@ impl Truth {
     }
 }
 
-/// What is said about one type of condition.
+/// Value of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Saying {
-    /// Whether it holds.
-    pub truth: Truth,
-    /// Why, in a word.
+pub struct ConditionValue {
+    /// The status.
+    pub status: ConditionStatus,
+    /// The reason, in `CamelCase`.
     pub reason: String,
-    /// Why, in a sentence, and what to do.
+    /// The message: why, and what to do.
     pub message: String,
 }
 
-impl Saying {
-    /// What a condition says.
+impl ConditionValue {
+    /// Returns the value of a condition.
     #[must_use]
     pub fn of(condition: &Condition) -> Option<Self> {
-        let known = [Truth::True, Truth::False, Truth::Unknown];
-        let truth = known
+        let known = [
+            ConditionStatus::True,
+            ConditionStatus::False,
+            ConditionStatus::Unknown,
+        ];
+        let status = known
             .into_iter()
-            .find(|truth| truth.as_str() == condition.status)?;
-        Some(Self::new(truth, &*condition.reason, &*condition.message))
+            .find(|status| status.as_str() == condition.status)?;
+        Some(Self::new(status, &*condition.reason, &*condition.message))
     }
 
-    /// Says something.
-    pub fn new(truth: Truth, reason: impl Into<String>, message: impl Into<String>) -> Self {
+    /// Creates a value.
+    pub fn new(
+        status: ConditionStatus,
+        reason: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
-            truth,
+            status,
             reason: reason.into(),
             message: message.into(),
         }
     }
 }
 
-/// A condition of a type, given the ones before.
+/// Creates a condition of a type, given the conditions before.
 #[must_use]
 pub fn condition(
     before: &[Condition],
     type_: &str,
-    saying: Saying,
+    value: ConditionValue,
     generation: i64,
     now: Timestamp,
 ) -> Condition {
-    let status = saying.truth.as_str();
+    let status = value.status.as_str();
     let same = find(before, type_).filter(|condition| condition.status == status);
     Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
-        reason: proper(saying.reason),
-        message: bounded(saying.message),
+        reason: valid_reason(value.reason),
+        message: bounded(value.message),
         observed_generation: Some(generation),
         last_transition_time: same.map_or_else(
             || Time(whole_second(now)),
@@ -94,15 +102,15 @@ pub fn condition(
     }
 }
 
-/// The condition of a type.
+/// Returns the condition of a type.
 #[must_use]
 pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-/// Whether a condition of a type is there and true.
+/// Returns whether the condition of a type is true.
 #[must_use]
-pub fn holds(conditions: &[Condition], type_: &str) -> bool {
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
     find(conditions, type_).is_some_and(|condition| condition.status == "True")
 }
 
@@ -111,11 +119,15 @@ fn whole_second(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-fn proper(reason: String) -> String {
+fn valid_reason(reason: String) -> String {
     let fits = reason.len() <= MAX_REASON
         && reason.starts_with(|c: char| c.is_ascii_alphabetic())
         && reason.chars().all(|c| c.is_ascii_alphanumeric());
-    if fits { reason } else { ODD_REASON.to_owned() }
+    if fits {
+        reason
+    } else {
+        FALLBACK_REASON.to_owned()
+    }
 }
 
 fn bounded(mut message: String) -> String {
@@ -136,13 +148,19 @@ mod tests {
     }
 
     #[test]
-    fn the_time_changes_with_the_status_only() {
-        let say = |truth, reason| Saying::new(truth, reason, "");
-        let first = condition(&[], "Ready", say(Truth::False, "Starting"), 1, at(10));
+    fn transition_time_changes_with_the_status_only() {
+        let say = |status, reason| ConditionValue::new(status, reason, "");
+        let first = condition(
+            &[],
+            "Ready",
+            say(ConditionStatus::False, "Starting"),
+            1,
+            at(10),
+        );
         let other = condition(
             std::slice::from_ref(&first),
             "Ready",
-            say(Truth::False, "NoActivePod"),
+            say(ConditionStatus::False, "NoActivePod"),
             2,
             at(20),
         );
@@ -151,21 +169,27 @@ mod tests {
             (&*other.reason, other.observed_generation),
             ("NoActivePod", Some(2))
         );
-        let turned = condition(&[other], "Ready", say(Truth::True, "Ready"), 2, at(30));
+        let turned = condition(
+            &[other],
+            "Ready",
+            say(ConditionStatus::True, "Ready"),
+            2,
+            at(30),
+        );
         assert_eq!(turned.last_transition_time, Time(at(30)));
     }
 
     #[test]
-    fn what_a_pod_says_cannot_make_a_condition_that_is_refused() {
+    fn text_of_pods_makes_valid_conditions() {
         let long = "ä".repeat(2000);
         let said = condition(
             &[],
             "Ready",
-            Saying::new(Truth::True, "not one word", long),
+            ConditionValue::new(ConditionStatus::True, "not one word", long),
             1,
             at(1),
         );
-        assert_eq!(said.reason, ODD_REASON);
+        assert_eq!(said.reason, FALLBACK_REASON);
         assert!(said.message.len() <= MAX_MESSAGE && said.message.ends_with("..."));
     }
 }

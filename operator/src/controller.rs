@@ -1,8 +1,8 @@
-//! Does the work that changes make: some at a time, each piece once at a time, failures again
-//! after a growing wait.
+//! Runs reconciles: with bounded concurrency, one at a time for each object, and with a backoff for
+//! those that fail.
 //!
-//! Level-triggered: a piece of work names a resource and nothing else, and what there is to do is
-//! found out when it is done.
+//! Level-triggered: a request names an object and nothing else. The reconcile finds out what there is
+//! to do. A panic ends the one reconcile in which it occurs.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -15,54 +15,54 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::key::Work;
-use crate::queue::{Outcome, Queue};
-use crate::reconcile::{Context, Done};
-use crate::seen::What;
+use crate::cache::projection::WatchedKind;
+use crate::object_ref::ReconcileRequest;
+use crate::reconcile::{Context, ReconcileResult};
+use crate::work_queue::{ReconcileAction, WorkQueue};
 
-/// Reconciles at once where nothing else is asked for.
+/// Default number of concurrent reconciles.
 pub const CONCURRENCY: usize = 8;
 
-/// Changes come in bursts, as when pods are rolled.
+/// Delay of a reconcile after a change. Changes come in bursts, as when pods are rolled.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// How long one reconcile may take.
+/// Timeout of one reconcile.
 const RECONCILE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How long a stop waits for what is under way.
+/// Longest wait at shutdown for reconciles in flight.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One reconcile at its end.
-struct Ended {
-    work: Work,
-    done: Done,
+/// Result of one reconcile.
+struct Finished {
+    request: ReconcileRequest,
+    result: ReconcileResult,
 }
 
-/// Works until the stop, then finishes what is under way.
+/// Reconciles until `stop`, then waits for the reconciles in flight.
 pub async fn run(
     context: Arc<Context>,
-    mut changes: mpsc::Receiver<BTreeSet<Work>>,
+    mut changes: mpsc::Receiver<BTreeSet<ReconcileRequest>>,
     concurrency: usize,
     stop: CancellationToken,
 ) {
-    let mut queue = Queue::default();
-    let mut tasks: JoinSet<Ended> = JoinSet::new();
-    ask_all(&context, &mut queue);
+    let mut queue = WorkQueue::default();
+    let mut tasks: JoinSet<Finished> = JoinSet::new();
+    enqueue_all(&context, &mut queue);
     loop {
         context
             .metrics
             .queued
             .set(i64::try_from(queue.len()).unwrap_or(i64::MAX));
         while tasks.len() < concurrency
-            && let Some(work) = queue.take(Instant::now())
+            && let Some(request) = queue.get(Instant::now())
         {
-            tasks.spawn(one(context.clone(), work));
+            tasks.spawn(reconcile_one(context.clone(), request));
         }
-        let next = queue.next().filter(|_| tasks.len() < concurrency);
+        let next = queue.next_ready_at().filter(|_| tasks.len() < concurrency);
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(work) = changes.recv() => ask(&mut queue, work),
-            Some(ended) = tasks.join_next() => end(&mut queue, ended),
+            Some(request) = changes.recv() => enqueue(&mut queue, request),
+            Some(finished) = tasks.join_next() => finish(&mut queue, finished),
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
         }
     }
@@ -74,66 +74,145 @@ pub async fn run(
     }
 }
 
-/// Everything that is known is looked at once.
-fn ask_all(context: &Context, queue: &mut Queue<Work>) {
+/// Enqueues every known object.
+fn enqueue_all(context: &Context, queue: &mut WorkQueue<ReconcileRequest>) {
     let index = context.index();
     let now = Instant::now();
-    for key in index.keys(What::Listener, None) {
-        queue.ask(Work::Listener(key), now);
+    for key in index.keys(WatchedKind::Listener, None) {
+        queue.add_at(ReconcileRequest::Listener(key), now);
     }
-    for key in index.keys(What::Observer, None) {
-        queue.ask(Work::Observer(key), now);
+    for key in index.keys(WatchedKind::Observer, None) {
+        queue.add_at(ReconcileRequest::Observer(key), now);
     }
 }
 
-fn ask(queue: &mut Queue<Work>, work: BTreeSet<Work>) {
+fn enqueue(queue: &mut WorkQueue<ReconcileRequest>, request: BTreeSet<ReconcileRequest>) {
     let at = Instant::now() + DEBOUNCE;
-    for work in work {
-        queue.ask(work, at);
+    for request in request {
+        queue.add_at(request, at);
     }
 }
 
-fn end(queue: &mut Queue<Work>, ended: Result<Ended, tokio::task::JoinError>) {
+fn finish(
+    queue: &mut WorkQueue<ReconcileRequest>,
+    finished: Result<Finished, tokio::task::JoinError>,
+) {
     // A panic is caught within the task, and nobody aborts one.
-    let Ok(Ended { work, done }) = ended else {
+    let Ok(Finished { request, result }) = finished else {
         return;
     };
-    ask(queue, done.concerns);
-    queue.end(&work, done.outcome, Instant::now(), rand::random());
+    enqueue(queue, result.also_enqueue);
+    queue.done(&request, result.action, Instant::now(), rand::random());
 }
 
-async fn one(context: Arc<Context>, work: Work) -> Ended {
+async fn reconcile_one(context: Arc<Context>, request: ReconcileRequest) -> Finished {
     let began = Instant::now();
-    let reconcile = AssertUnwindSafe(context.reconcile(&work)).catch_unwind();
-    let done = match timeout(RECONCILE_TIMEOUT, reconcile).await {
-        Ok(Ok(Ok(done))) => done,
+    let reconcile = AssertUnwindSafe(context.reconcile(&request)).catch_unwind();
+    let result = match timeout(RECONCILE_TIMEOUT, reconcile).await {
+        Ok(Ok(Ok(result))) => result,
         Ok(Ok(Err(error))) => {
-            tracing::warn!(kind = work.kind(), resource = %work.key(), %error, "a reconcile failed and is tried again");
-            Done::failed()
+            tracing::warn!(kind = request.kind(), resource = %request.key(), %error, "a reconcile failed and is tried again");
+            ReconcileResult::failed()
         }
         Ok(Err(_)) => {
-            tracing::error!(kind = work.kind(), resource = %work.key(), "a reconcile panicked and is tried again");
-            Done::failed()
+            tracing::error!(kind = request.kind(), resource = %request.key(), "a reconcile panicked and is tried again");
+            ReconcileResult::failed()
         }
         Err(_) => {
-            tracing::warn!(kind = work.kind(), resource = %work.key(), "a reconcile took too long and is tried again");
-            Done::failed()
+            tracing::warn!(kind = request.kind(), resource = %request.key(), "a reconcile took too long and is tried again");
+            ReconcileResult::failed()
         }
     };
-    let outcome = match done.outcome {
-        Outcome::Settled => "settled",
-        Outcome::Again(_) => "again",
-        Outcome::Failed => "failed",
+    let outcome = match result.action {
+        ReconcileAction::AwaitChange => "settled",
+        ReconcileAction::RequeueAfter(_) => "again",
+        ReconcileAction::Failed => "failed",
     };
     let metrics = &context.metrics;
     metrics
         .reconciles
-        .with_label_values(&[work.kind(), outcome])
+        .with_label_values(&[request.kind(), outcome])
         .inc();
     let seconds = began.elapsed().as_secs_f64();
     metrics
         .durations
-        .with_label_values(&[work.kind()])
+        .with_label_values(&[request.kind()])
         .observe(seconds);
-    Ended { work, done }
+    Finished { request, result }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use crds::v1alpha1::Observer;
+    use kube::Client;
+    use kube::client::Body;
+    use kube::core::DeserializeGuard;
+    use serde_json::json;
+    use testkit::wait::eventually;
+
+    use super::*;
+    use crate::cache::Index;
+    use crate::cache::projection::CachedObject;
+    use crate::listener::build::Installation;
+    use crate::object_ref::ObjectRef;
+    use crate::telemetry::metrics::Metrics;
+
+    /// An API server whose first answer is a panic, and which knows no object.
+    fn client() -> Client {
+        let requests = AtomicU32::new(0);
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let number = requests.fetch_add(1, Ordering::Relaxed);
+            async move {
+                assert!(number > 0, "a panic in a reconcile");
+                let status = json!({ "status": "Failure", "code": 404, "reason": "NotFound" });
+                let body = Body::from(status.to_string().into_bytes());
+                let answer = http::Response::builder().status(404).body(body);
+                Ok::<_, Infallible>(answer.unwrap())
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    /// An observer that no listener selects has a status that says so, and that is to be written.
+    fn index() -> Index {
+        let observer: DeserializeGuard<Observer> = serde_json::from_value(json!({
+            "apiVersion": "observers.fraiseql.dev/v1alpha1",
+            "kind": "Observer",
+            "metadata": { "namespace": "web", "name": "orders", "uid": "1", "generation": 1 },
+            "spec": { "events": { "entity": "a.b" }, "actions": [{ "name": "a", "log": {} }] },
+        }))
+        .unwrap();
+        let mut index = Index::default();
+        let key = ObjectRef::new("web", "orders");
+        index.upsert(key, CachedObject::Observer(observer.into()));
+        index
+    }
+
+    #[tokio::test]
+    async fn panic_fails_one_reconcile_which_is_retried() {
+        let metrics = Metrics::new().unwrap();
+        let index = Arc::new(Mutex::new(index()));
+        let given = Installation::default();
+        let context = Context::new(client(), index, given, None, metrics.clone()).unwrap();
+        let (_changes, received) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(Arc::new(context), received, 1, stop.clone()));
+        let count = |outcome| {
+            let reconciles = metrics.reconciles.with_label_values(&["Observer", outcome]);
+            reconciles.get()
+        };
+        eventually("a retry that succeeds", async || {
+            (count("settled") == 1).then_some(())
+        })
+        .await;
+        assert_eq!(count("failed"), 1);
+        stop.cancel();
+        running.await.unwrap();
+    }
 }

@@ -84,13 +84,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_waits_for_a_server_to_become_well() {
+    async fn probe_waits_for_a_healthy_server() {
         let url = server(2).await;
         probe(&url, Duration::from_hours(1)).await.unwrap();
     }
 
     #[tokio::test]
-    async fn it_gives_up_and_says_what_was_answered() {
+    async fn probe_gives_up_and_reports_the_answer() {
         let url = server(u32::MAX).await;
         // On a machine that is busy for long it may not answer in time.
         let answer = eventually("an answer", async || {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_away_is_not_well() {
+    async fn unreachable_server_is_unhealthy() {
         let error = probe("http://127.0.0.1:1/readyz", Duration::ZERO).await;
         assert!(matches!(error, Err(ProbeError::Away(_))));
     }

@@ -1,4 +1,4 @@
-//! The life of an operator: stand by until the Lease is held, watch, work, and hand over.
+//! Life cycle of the operator: leader election, watches, reconciles, and the release of the Lease.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,38 +15,38 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
 
-use crate::api::{self, Sources};
-use crate::build::{FIELD_MANAGER, Installation};
+use crate::cache::Index;
+use crate::cache::watcher::{CacheWriter, PENDING_CHANGES, Watches};
 use crate::controller;
-use crate::index::Index;
-use crate::key::Work;
+use crate::http::{AppState, serve};
+use crate::listener::build::{FIELD_MANAGER, Installation};
+use crate::object_ref::ReconcileRequest;
 use crate::reconcile::Context;
 use crate::telemetry::metrics::Metrics;
-use crate::watch::{PENDING_CHANGES, Sink, Watches};
 
-/// Name of the Lease that the working operator holds.
+/// Name of the Lease that the leader holds.
 const LEASE: &str = "observer-operator";
 
-/// What an operator is told at its start.
+/// Settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Namespaces to work in; all where none is given.
+    /// Namespaces to serve; all where none is given.
     pub namespaces: Vec<String>,
     /// What goes into the objects of every listener.
     pub installation: Installation,
-    /// Where to answer HTTP.
+    /// Address of the HTTP server.
     pub listen: SocketAddr,
-    /// Namespace of the Lease; no Lease is needed without.
+    /// Namespace of the Lease; without one there is no leader election.
     pub lease_namespace: Option<String>,
     /// Name of this pod.
     pub pod_name: String,
     /// Uid of this pod.
     pub pod_uid: String,
-    /// Reconciles at once.
+    /// Concurrent reconciles.
     pub concurrency: usize,
 }
 
-/// Cancelled by SIGTERM or Ctrl-C.
+/// Returns a token that SIGTERM or Ctrl-C cancels.
 pub fn stop_signal() -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let (mut term, mut interrupt) = (
@@ -65,7 +65,7 @@ pub fn stop_signal() -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Works until the stop.
+/// Runs the operator until `stop`.
 pub async fn run(
     mut config: Config,
     settings: Settings,
@@ -77,11 +77,11 @@ pub async fn run(
     let client = client(config, &metrics)?;
     let ready = Arc::new(AtomicBool::new(false));
     let listener = TcpListener::bind(settings.listen).await?;
-    let sources = Sources {
+    let sources = AppState {
         metrics: metrics.clone(),
         ready: ready.clone(),
     };
-    let serving = api::serve(listener, sources, stop.clone());
+    let serving = serve(listener, sources, stop.clone());
     let working = async {
         let ended = elect_and_work(&client, &settings, &metrics, &ready, &stop).await;
         // The server ends with the work.
@@ -146,14 +146,14 @@ async fn work(
 ) -> anyhow::Result<()> {
     let index = Arc::new(Mutex::new(Index::default()));
     let (changes, received) = mpsc::channel(PENDING_CHANGES);
-    let sink = Sink {
+    let writer = CacheWriter {
         index: index.clone(),
         changes,
     };
     let instance = Some(settings.pod_name.clone());
     let given = settings.installation.clone();
     let context = Context::new(client.clone(), index, given, instance, metrics.clone())?;
-    let mut watches = Watches::start(client, &settings.namespaces, &sink);
+    let mut watches = Watches::start(client, &settings.namespaces, &writer);
     let listed = tokio::select! {
         () = stop.cancelled() => None,
         received = all_listed(&watches, received) => Some(received),
@@ -170,12 +170,12 @@ async fn work(
     }
 }
 
-/// Waits until everything has been seen. What the changes until then concern does not matter,
-/// because everything is looked at afterwards.
+/// Waits until every watch has listed its objects. Requests until then are dropped, because every
+/// object is enqueued afterwards.
 async fn all_listed(
     watches: &Watches,
-    mut changes: mpsc::Receiver<BTreeSet<Work>>,
-) -> mpsc::Receiver<BTreeSet<Work>> {
+    mut changes: mpsc::Receiver<BTreeSet<ReconcileRequest>>,
+) -> mpsc::Receiver<BTreeSet<ReconcileRequest>> {
     loop {
         tokio::select! {
             () = watches.all_listed() => return changes,

@@ -1,8 +1,8 @@
-//! The values of the Secrets that listeners and observers refer to.
+//! Cache of the Secrets that listeners and observers refer to.
 //!
-//! Secrets are watched by name and version only. A value is read when a listener is planned, and
-//! kept as long as some listener reads it: the API server is asked once for each version, and a
-//! listener that goes together with its Secret can still be tidied up.
+//! The watch of Secrets carries metadata only. Values are read when a listener needs them, once for
+//! each version, and cached as long as a listener refers to them. So a listener that is deleted
+//! together with its Secret can still be cleaned up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,34 +10,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 
-use crate::index::Index;
-use crate::key::Key;
-use crate::validate::SecretValues;
+use crate::cache::Index;
+use crate::listener::validate::SecretValues;
+use crate::object_ref::ObjectRef;
 
 /// The values of one Secret.
 type Values = BTreeMap<String, Vec<u8>>;
 
-/// Values in the version in which they were read.
-type Kept = (Arc<str>, Arc<Values>);
+/// Values with the version in which they were read.
+type CachedSecret = (Arc<str>, Arc<Values>);
 
-/// Reads Secrets and keeps what it read.
+/// Reads and caches Secrets.
 #[derive(Debug, Default)]
-pub struct Secrets(Mutex<HashMap<Key, Kept>>);
+pub struct Secrets(Mutex<HashMap<ObjectRef, CachedSecret>>);
 
 impl Secrets {
-    /// Reads Secrets, at the versions that were seen last or later.
+    /// Returns Secrets in the versions that the index knows, or later.
     pub async fn read(
         &self,
         client: &Client,
         index: &Mutex<Index>,
-        wanted: &BTreeSet<Key>,
+        wanted: &BTreeSet<ObjectRef>,
     ) -> Result<SecretValues, kube::Error> {
         let mut found = SecretValues::new();
         for key in wanted {
             let seen = lock(index).secret(key);
             let values = match seen {
                 None => None,
-                Some(seen) => match self.kept(key).filter(|(at, _)| *at == seen.version) {
+                Some(seen) => match self.cached(key).filter(|(at, _)| *at == seen.version) {
                     Some((_, values)) => Some(values),
                     None => self.fetch(client, key).await?,
                 },
@@ -45,15 +45,19 @@ impl Secrets {
             found.insert(key.clone(), values.map(|values| (*values).clone()));
         }
         let index = lock(index);
-        lock(&self.0).retain(|key, _| index.is_read(key));
+        lock(&self.0).retain(|key, _| index.is_referenced(key));
         Ok(found)
     }
 
-    /// Reads Secrets anew, and takes what was last known for those that cannot be read.
-    pub async fn read_last(&self, client: &Client, wanted: &BTreeSet<Key>) -> SecretValues {
+    /// Reads Secrets again, and returns the cached values of those that cannot be read.
+    pub async fn read_or_cached(
+        &self,
+        client: &Client,
+        wanted: &BTreeSet<ObjectRef>,
+    ) -> SecretValues {
         let mut found = SecretValues::new();
         for key in wanted {
-            let kept = || self.kept(key).map(|(_, values)| values);
+            let kept = || self.cached(key).map(|(_, values)| values);
             let known = kept();
             let values = match self.fetch(client, key).await {
                 Ok(Some(values)) => Some(values),
@@ -68,11 +72,15 @@ impl Secrets {
         found
     }
 
-    fn kept(&self, key: &Key) -> Option<Kept> {
+    fn cached(&self, key: &ObjectRef) -> Option<CachedSecret> {
         lock(&self.0).get(key).cloned()
     }
 
-    async fn fetch(&self, client: &Client, key: &Key) -> Result<Option<Arc<Values>>, kube::Error> {
+    async fn fetch(
+        &self,
+        client: &Client,
+        key: &ObjectRef,
+    ) -> Result<Option<Arc<Values>>, kube::Error> {
         let api: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
         let Some(secret) = api.get_opt(&key.name).await? else {
             return Ok(None);

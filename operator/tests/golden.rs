@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use crds::v1alpha1::ObserverListener;
-use observer_operator::build::{Built, Fleet, Installation, Kind, removal};
+use observer_operator::listener::build::{
+    DesiredObject, Installation, Kind, ListenerResources, cleanup_job,
+};
 use serde_json::{Value, json};
 
 /// Set to renew the files.
@@ -33,8 +35,8 @@ fn installation() -> Installation {
     }
 }
 
-fn objects(spec: &Value) -> Vec<Built> {
-    Fleet::new(&listener(spec), &installation())
+fn objects(spec: &Value) -> Vec<DesiredObject> {
+    ListenerResources::new(&listener(spec), &installation())
         .objects()
         .unwrap()
 }
@@ -59,20 +61,20 @@ fn compare(file: &str, object: &Value) {
 }
 
 #[test]
-fn every_object_of_a_plain_listener() {
+fn builds_every_object_of_a_plain_listener() {
     let built = objects(&json!({ "replicas": 2 }));
     assert_eq!(built.len(), 7);
     for built in &built {
         let kind = built.kind.resource().kind;
         compare(&format!("{}.yaml", kind.to_lowercase()), &built.object);
     }
-    let fleet = Fleet::new(&listener(&json!({})), &installation());
-    let bundle = fleet.bundle("kind: Observer\n", "c0ffee").unwrap();
+    let resources = ListenerResources::new(&listener(&json!({})), &installation());
+    let bundle = resources.bundle("kind: Observer\n", "c0ffee").unwrap();
     compare("secret.yaml", &bundle.object);
 }
 
 #[test]
-fn what_users_add_to_the_pods() {
+fn builds_users_additions_to_the_pods() {
     let built = objects(&json!({
         "delivery": { "drainTimeout": "1500ms" },
         "podTemplate": {
@@ -101,7 +103,7 @@ fn what_users_add_to_the_pods() {
 }
 
 #[test]
-fn the_job_that_removes_the_rows_is_a_pod_of_the_listener() {
+fn cleanup_job_runs_as_the_listener() {
     let template = json!({
         "image": "example.com/mine:2",
         "imagePullSecrets": [{ "name": "pull" }],
@@ -113,17 +115,19 @@ fn the_job_that_removes_the_rows_is_a_pod_of_the_listener() {
         "priorityClassName": "high",
     });
     let listener = listener(&json!({ "podTemplate": template }));
-    let job = removal::build(&Fleet::new(&listener, &installation()));
+    let job = cleanup_job::build(&ListenerResources::new(&listener, &installation()));
     compare("job.yaml", &serde_json::to_value(job).unwrap());
 }
 
 #[test]
-fn nobody_but_the_operator_reaches_the_pods_where_metrics_are_not_read() {
+fn without_scrapers_only_the_operator_is_admitted() {
     let none = Installation {
         metrics_from: std::collections::BTreeMap::new(),
         ..installation()
     };
-    let built = Fleet::new(&listener(&json!({})), &none).objects().unwrap();
+    let built = ListenerResources::new(&listener(&json!({})), &none)
+        .objects()
+        .unwrap();
     let policy = built.iter().find(|built| built.kind == Kind::NetworkPolicy);
     let rules = policy.unwrap().object["spec"]["ingress"]
         .as_array()
@@ -138,7 +142,7 @@ fn nobody_but_the_operator_reaches_the_pods_where_metrics_are_not_read() {
 }
 
 #[test]
-fn one_pod_has_no_disruption_budget() {
+fn single_pod_has_no_disruption_budget() {
     let has_budget = |replicas: i32| {
         objects(&json!({ "replicas": replicas }))
             .iter()
@@ -148,7 +152,7 @@ fn one_pod_has_no_disruption_budget() {
 }
 
 #[test]
-fn pods_for_jobs_are_there_where_they_are_asked_for() {
+fn builds_workers_where_desired() {
     let built = |workers: i32| {
         objects(&json!({
             "replicas": 1, "queue": { "workers": { "replicas": workers } },
@@ -173,7 +177,7 @@ fn pods_for_jobs_are_there_where_they_are_asked_for() {
 }
 
 #[test]
-fn no_selector_of_the_listener_takes_its_pods_for_jobs() {
+fn listener_selectors_match_no_workers() {
     let built = objects(&json!({ "replicas": 2, "queue": { "workers": { "replicas": 2 } } }));
     let one = |kind: Kind| {
         let built = built.iter().find(|built| built.kind == kind);
@@ -211,7 +215,7 @@ fn no_selector_of_the_listener_takes_its_pods_for_jobs() {
 }
 
 #[test]
-fn what_changes_while_a_listener_runs_does_not_roll_its_pods() {
+fn runtime_changes_do_not_roll_the_pods() {
     let template = |spec: Value| {
         let built = objects(&spec);
         let deployment = built.iter().find(|built| built.kind == Kind::Deployment);

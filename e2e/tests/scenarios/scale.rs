@@ -2,6 +2,7 @@
 //! operator and the API server, to get there and at rest. The operator runs as a process here.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -41,13 +42,17 @@ const MEMORY: u64 = 90 * 1024;
 const WRITES: [&str; 5] = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
 
 /// The operator as a process of this machine; ends with the value.
-struct Operator(Child);
+struct Operator {
+    child: Child,
+    metrics: String,
+}
 
 impl Operator {
     fn start(room: &Room) -> Result<Self> {
         let program = std::env::var_os("OBSERVER_E2E_OPERATOR")
             .map_or_else(|| repository("target/debug/observer-operator"), Into::into);
         let log = std::fs::File::create(figures::folder().join("operator.log"))?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let child = Command::new(&program)
             .arg("run")
             .env("KUBECONFIG", &room.cluster.kubeconfig)
@@ -55,17 +60,32 @@ impl Operator {
             .env("POD_NAME", "operator")
             .env("POD_UID", "00000000-0000-0000-0000-000000000000")
             .env("OBSERVER_LISTENER_IMAGE", image())
-            .env("OBSERVER_LISTEN", "127.0.0.1:0")
+            .env("OBSERVER_LISTEN", address.to_string())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .with_context(|| format!("{} cannot be started", program.display()))?;
-        Ok(Self(child))
+        let metrics = format!("http://{address}/metrics");
+        Ok(Self { child, metrics })
+    }
+
+    /// Reconciles so far, by their kind and what came of them.
+    async fn reconciles(&self) -> Result<BTreeMap<String, u64>> {
+        let text = reqwest::get(&self.metrics).await?.text().await?;
+        let mut found = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("observer_operator_reconciles_total{")
+                && let Some((labels, count)) = rest.split_once("} ")
+            {
+                found.insert(labels.to_owned(), count.parse()?);
+            }
+        }
+        Ok(found)
     }
 
     /// A line of its /proc status, in KiB.
     fn memory(&self, line: &str) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.0.id());
+        let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).context("the operator does not run")?;
         let value = status
             .lines()
@@ -76,8 +96,8 @@ impl Operator {
 
 impl Drop for Operator {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -163,7 +183,9 @@ async fn control_plane_bears_five_hundred_listeners() {
             operator.memory("VmRSS:")? / 1024,
             operator.memory("VmHWM:")? / 1024,
         ));
+        figure(&format!("  reconciles: {:?}", operator.reconciles().await?));
         rests(room).await?;
+        figure(&format!("  reconciles: {:?}", operator.reconciles().await?));
         let (now, most) = (operator.memory("VmRSS:")?, operator.memory("VmHWM:")?);
         figure(&format!(
             "  operator at rest {} MB, at most {} MB (goal: 60 MB)",

@@ -1,4 +1,4 @@
-//! What the operator counts and measures, for Prometheus.
+//! Metrics of the operator, for Prometheus.
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -24,14 +24,14 @@ pub struct Metrics {
     pub listeners: IntGauge,
     /// Observers that are known.
     pub observers: IntGauge,
-    /// Work that waits, due or not.
+    /// Requests in the work queue, due or not.
     pub queued: IntGauge,
-    /// Whether this process is the one that works.
+    /// Whether this process is the leader.
     pub leader: IntGauge,
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers the metrics.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some("observer_operator".to_owned()), None)?;
         let counters = |name: &str, help: &str, by: &[&str]| {
@@ -64,7 +64,7 @@ impl Metrics {
         })
     }
 
-    /// Everything in the text format of Prometheus.
+    /// Renders all metrics in the text format of Prometheus.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

@@ -1,0 +1,141 @@
+//! The Deployments of a listener's pods and of its workers, which differ in their command only.
+
+use crds::pod_status::STATUS_PORT;
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodSpec,
+    PodTemplateSpec, Probe,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::pod::{self, plain};
+use super::{ListenerResources, PodRole};
+
+/// Name of the pods' one port.
+pub(super) const PORT_NAME: &str = "http";
+
+/// The pods' one port.
+pub(super) const PORT: i32 = STATUS_PORT as i32;
+
+/// Time that a pod has to shut down beyond the drain timeout: to save, to release its Leases, and to
+/// exit.
+const GRACE_BEYOND_DRAIN: i64 = 10;
+
+/// Old pod templates that are kept.
+const REVISIONS: i32 = 3;
+
+/// Deadline for a rollout to make progress, in seconds.
+const PROGRESS_DEADLINE: i32 = 120;
+
+/// Builds the Deployment. A rollout replaces one pod at a time, each once a new one is ready, so that
+/// shards are handed over without a pause.
+#[must_use]
+pub fn build(resources: &ListenerResources, role: PodRole) -> Deployment {
+    Deployment {
+        metadata: resources.role_metadata(role),
+        spec: Some(DeploymentSpec {
+            replicas: Some(resources.pods(role)),
+            selector: resources.selector(role),
+            revision_history_limit: Some(REVISIONS),
+            progress_deadline_seconds: Some(PROGRESS_DEADLINE),
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: pod(resources, role),
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn pod(resources: &ListenerResources, role: PodRole) -> PodTemplateSpec {
+    let mut labels = resources.template.labels.clone();
+    labels.extend(resources.pod_labels(role));
+    let spec = PodSpec {
+        termination_grace_period_seconds: Some(grace(resources)),
+        ..pod::spec(resources, container(resources, role))
+    };
+    pod::template(resources, labels, spec)
+}
+
+fn container(resources: &ListenerResources, role: PodRole) -> Container {
+    let (name, command) = match role {
+        PodRole::Listener => ("listener", "run"),
+        PodRole::Worker => ("worker", "worker"),
+    };
+    Container {
+        ports: Some(vec![ContainerPort {
+            name: Some(PORT_NAME.to_owned()),
+            container_port: PORT,
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }]),
+        liveness_probe: Some(Probe {
+            period_seconds: Some(10),
+            timeout_seconds: Some(5),
+            failure_threshold: Some(3),
+            ..probe("/healthz")
+        }),
+        readiness_probe: Some(Probe {
+            period_seconds: Some(2),
+            timeout_seconds: Some(2),
+            failure_threshold: Some(2),
+            ..probe("/readyz")
+        }),
+        ..pod::container(resources, name, &[command], environment(resources))
+    }
+}
+
+fn environment(resources: &ListenerResources) -> Vec<EnvVar> {
+    vec![
+        plain("OBSERVER_BUNDLE", &resources.bundle_name()),
+        plain("OBSERVER_LISTEN", &format!("0.0.0.0:{PORT}")),
+        plain("OBSERVER_LISTENER", &resources.name),
+        plain("OBSERVER_LOG_FORMAT", "json"),
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_UID", "metadata.uid"),
+        field("POD_IP", "status.podIP"),
+    ]
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                api_version: Some("v1".to_owned()),
+                field_path: path.to_owned(),
+            }),
+            ..EnvVarSource::default()
+        }),
+    }
+}
+
+fn probe(path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(PORT_NAME.to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        ..Probe::default()
+    }
+}
+
+/// Returns the grace period in seconds.
+fn grace(resources: &ListenerResources) -> i64 {
+    let drain = resources
+        .drain_timeout
+        .duration()
+        .as_millis()
+        .div_ceil(1000);
+    i64::try_from(drain).unwrap_or(i64::MAX - GRACE_BEYOND_DRAIN) + GRACE_BEYOND_DRAIN
+}

@@ -1,0 +1,36 @@
+//! The Role of a listener's pods: hold Leases, and read their one bundle. Workers have the same account
+//! and hold no Leases.
+
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
+
+use super::ListenerResources;
+
+/// Leases cannot be bound to names: those of the members are named by their pods, and those of the
+/// shards change with the number of shards. `delete` is also what some clusters ask of whoever names
+/// a Lease's owner.
+#[must_use]
+pub fn build(resources: &ListenerResources) -> Role {
+    let leases = ["create", "delete", "get", "list", "update", "watch"];
+    Role {
+        metadata: resources.metadata(resources.object_name()),
+        rules: Some(vec![
+            rule("coordination.k8s.io", "leases", &leases, None),
+            rule(
+                "",
+                "secrets",
+                &["get", "list", "watch"],
+                Some(resources.bundle_name()),
+            ),
+        ]),
+    }
+}
+
+fn rule(group: &str, resource: &str, verbs: &[&str], name: Option<String>) -> PolicyRule {
+    PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(vec![resource.to_owned()]),
+        resource_names: name.map(|name| vec![name]),
+        verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+        ..PolicyRule::default()
+    }
+}

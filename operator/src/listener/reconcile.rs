@@ -1,0 +1,297 @@
+//! Reconciles a listener: what it should have, its objects, and what it says of its observers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crds::v1alpha1::{DeletionPolicy, ObserverListener};
+use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::deletion::DeletionState;
+use crate::cache::projection::{CachedObject, Parsed};
+use crate::cache::{Index, Snapshot, owned_key};
+use crate::listener::apply;
+use crate::listener::build::{DesiredObject, Kind, ListenerResources};
+use crate::listener::finalizer::FINALIZER;
+use crate::listener::pod_status::PodStatuses;
+use crate::listener::status::{PodView, Rejection, UnownedShards};
+use crate::listener::validate::{self, Bundle};
+use crate::object_ref::{ObjectRef, ReconcileRequest};
+use crate::observer::evaluation::{BlockedReason, ObserverEvaluation, evaluate};
+use crate::publish::write_finalizers;
+use crate::reconcile::{Context, ReconcileError, ReconcileResult};
+use crate::work_queue::ReconcileAction;
+
+/// State of a listener that the operator keeps between two reconciles.
+#[derive(Debug, Default)]
+pub(crate) struct ListenerState {
+    pub(super) applied: apply::ApplyCache,
+    pub(super) deletion: DeletionState,
+    pub(super) reports: PodStatuses,
+    pub(super) unowned_since: UnownedShards,
+    /// Since when fewer workers are ready than are asked for.
+    pub(super) short: Option<Timestamp>,
+    plan: Option<DesiredState>,
+    /// When the status was written last.
+    pub(super) written: Option<Instant>,
+}
+
+/// Desired state without the bundle's text; valid while its inputs stay the same.
+#[derive(Clone, Debug)]
+pub(super) struct DesiredState {
+    inputs: u64,
+    secrets: BTreeSet<ObjectRef>,
+    pub(super) bundle: Result<String, Rejection>,
+    observers: BTreeMap<ObjectRef, Option<ObserverEvaluation>>,
+}
+
+/// Observed and desired state at the end of a reconcile.
+#[derive(Clone, Copy)]
+pub(super) struct ReconcileView<'a> {
+    pub(super) desired: &'a DesiredState,
+    pub(super) pods: &'a [PodView],
+    pub(super) evaluations: &'a BTreeMap<ObjectRef, ObserverEvaluation>,
+}
+
+impl Context {
+    pub(crate) async fn reconcile_listener(
+        &self,
+        key: &ObjectRef,
+    ) -> Result<ReconcileResult, ReconcileError> {
+        let held = self.index().listener(key);
+        let listener = match held {
+            None => {
+                self.states().remove(key);
+                return Ok(self.drop_state(key));
+            }
+            Some(held) if held.meta().deletion_timestamp.is_some() => {
+                return self.delete_listener(key, &held).await;
+            }
+            Some(Parsed::Invalid(invalid)) => return self.reject_unparsable(key, &invalid).await,
+            Some(Parsed::Valid(listener)) => listener,
+        };
+        let mut state = self.states().remove(key).unwrap_or_default();
+        state.deletion = DeletionState::default();
+        let done = self.run_listener(key, &listener, &mut state).await;
+        self.states().insert(key.clone(), state);
+        done
+    }
+
+    /// Drops what the index holds on behalf of a listener.
+    pub(super) fn drop_state(&self, key: &ObjectRef) -> ReconcileResult {
+        let mut index = self.index();
+        index.set_secret_refs(key, BTreeSet::new());
+        ReconcileResult {
+            action: ReconcileAction::AwaitChange,
+            also_enqueue: index.set_evaluations(key, None),
+        }
+    }
+
+    async fn run_listener(
+        &self,
+        key: &ObjectRef,
+        listener: &Arc<ObserverListener>,
+        state: &mut ListenerState,
+    ) -> Result<ReconcileResult, ReconcileError> {
+        let snapshot = self.index().snapshot(key, listener);
+        let (mut desired, bundle) = self.plan(key, listener, &snapshot, state).await?;
+        let mut also_enqueue = BTreeSet::new();
+        let mut rejected = false;
+        if desired.bundle.is_ok() && !snapshot.terminating {
+            also_enqueue.extend(self.ensure_finalizer(key, listener).await?);
+            let applied = self.apply_objects(key, listener, &snapshot, state, bundle);
+            match applied.await {
+                Err(ReconcileError::Apply(error)) if error.rejection_reason().is_some() => {
+                    rejected = true;
+                    desired.bundle = Err(Rejection {
+                        reason: error.rejection_reason().unwrap_or_default().to_owned(),
+                        message: error.to_string(),
+                    });
+                }
+                other => other?,
+            }
+        }
+        let pods = self.pods.poll(snapshot.pods, &mut state.reports).await;
+        let evaluations = evaluations(listener, &desired, &pods);
+        also_enqueue.extend(self.index().set_evaluations(key, Some(evaluations.clone())));
+        let view = ReconcileView {
+            desired: &desired,
+            pods: &pods,
+            evaluations: &evaluations,
+        };
+        let (action, more) = self.update_status(key, listener, view, state).await?;
+        also_enqueue.extend(more);
+        let action = if rejected {
+            ReconcileAction::Failed
+        } else {
+            action
+        };
+        Ok(ReconcileResult {
+            action,
+            also_enqueue,
+        })
+    }
+
+    /// Computes the desired state. Returns the cached one while its inputs are the same, unless the
+    /// bundle must be written again and its text is needed.
+    async fn plan(
+        &self,
+        key: &ObjectRef,
+        listener: &ObserverListener,
+        snapshot: &Snapshot,
+        state: &mut ListenerState,
+    ) -> Result<(DesiredState, Option<Bundle>), ReconcileError> {
+        if let Some(desired) = &state.plan
+            && desired.inputs == inputs(listener, snapshot, &desired.secrets, &self.index())
+            && (desired.bundle.is_err()
+                || apply::is_unchanged(Kind::Secret, &state.applied, &snapshot.owned))
+        {
+            return Ok((desired.clone(), None));
+        }
+        let secrets = validate::references(key, listener, snapshot);
+        let inputs = {
+            let mut index = self.index();
+            index.set_secret_refs(key, secrets.clone());
+            inputs(listener, snapshot, &secrets, &index)
+        };
+        let values = self
+            .secrets
+            .read(&self.client, &self.index, &secrets)
+            .await
+            .map_err(ReconcileError::Secrets)?;
+        let plan = validate::plan(key, listener, snapshot, &values);
+        let desired = DesiredState {
+            inputs,
+            secrets,
+            bundle: match &plan.bundle {
+                Ok(bundle) => Ok(bundle.hash.clone()),
+                Err(rejection) => Err(rejection.clone()),
+            },
+            observers: plan.observers,
+        };
+        state.plan = Some(desired.clone());
+        Ok((desired, plan.bundle.ok()))
+    }
+
+    /// Adds the finalizer where it is missing: from then on the listener cannot be deleted without a
+    /// cleanup of the rows that its pods may write. Invalid listeners have no pods and get none.
+    async fn ensure_finalizer(
+        &self,
+        key: &ObjectRef,
+        listener: &ObserverListener,
+    ) -> Result<BTreeSet<ReconcileRequest>, ReconcileError> {
+        let mut finalizers = listener.metadata.finalizers.clone().unwrap_or_default();
+        let wanted = listener.spec.deletion_policy == DeletionPolicy::Delete;
+        if !wanted || finalizers.iter().any(|name| name == FINALIZER) {
+            return Ok(BTreeSet::new());
+        }
+        finalizers.push(FINALIZER.to_owned());
+        let meta = &listener.metadata;
+        let object = write_finalizers::<ObserverListener>(&self.client, meta, &finalizers)
+            .await
+            .map_err(ReconcileError::Finalizer)?;
+        self.metrics.writes.with_label_values(&["finalizer"]).inc();
+        let item = CachedObject::Listener(Parsed::from(object));
+        // It may have changed meanwhile.
+        Ok(self.index().upsert(key.clone(), item))
+    }
+
+    async fn apply_objects(
+        &self,
+        key: &ObjectRef,
+        listener: &ObserverListener,
+        snapshot: &Snapshot,
+        state: &mut ListenerState,
+        bundle: Option<Bundle>,
+    ) -> Result<(), ReconcileError> {
+        let resources = ListenerResources::new(listener, &self.installation);
+        let mut wanted = resources.objects()?;
+        if let Some(bundle) = bundle {
+            wanted.push(resources.bundle(bundle.text.reveal(), &bundle.hash)?);
+        }
+        wanted.sort_by_key(|built| built.kind);
+        let seen = &snapshot.owned;
+        let is_due = |built: &&DesiredObject| {
+            apply::needs_apply(built, &state.applied, seen.get(&built.kind))
+        };
+        let due: Vec<&DesiredObject> = wanted.iter().filter(is_due).collect();
+        let (client, namespace) = (&self.client, &key.namespace);
+        let uids = apply::find(client, namespace, &resources.uid, &due, seen).await?;
+        for built in due {
+            let kind = built.kind;
+            let uid = uids.get(&kind).map(String::as_str);
+            let seen = apply::apply(client, namespace, built, uid, &mut state.applied).await?;
+            self.count_write(kind);
+            if let Some(seen) = seen {
+                self.index()
+                    .record_applied(kind, &owned_key(kind, key), seen);
+            }
+        }
+        for (kind, seen) in &snapshot.owned {
+            let kind = *kind;
+            let kept = kind == Kind::Secret || wanted.iter().any(|built| built.kind == kind);
+            if !kept {
+                apply::delete(client, kind, &owned_key(kind, key), &seen.uid).await?;
+                state.applied.remove(&kind);
+                self.count_write(kind);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_write(&self, kind: Kind) {
+        let kind = kind.resource().kind;
+        self.metrics.writes.with_label_values(&[&kind]).inc();
+    }
+}
+
+/// Returns a digest of everything that the desired state is made from.
+fn inputs(
+    listener: &ObserverListener,
+    snapshot: &Snapshot,
+    secrets: &BTreeSet<ObjectRef>,
+    index: &Index,
+) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let mut add = |meta: &kube::core::ObjectMeta| {
+        meta.uid.hash(&mut hasher);
+        meta.generation.hash(&mut hasher);
+        meta.labels.hash(&mut hasher);
+    };
+    add(&listener.metadata);
+    for observer in &snapshot.observers {
+        add(&observer.metadata);
+    }
+    for other in &snapshot.identity_conflicts {
+        add(&other.metadata);
+    }
+    snapshot.unreadable.hash(&mut hasher);
+    (&snapshot.not_allowed, snapshot.labelled).hash(&mut hasher);
+    snapshot.namespaces.hash(&mut hasher);
+    for secret in secrets {
+        (secret, index.secret(secret)).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn evaluations(
+    listener: &ObserverListener,
+    desired: &DesiredState,
+    pods: &[PodView],
+) -> BTreeMap<ObjectRef, ObserverEvaluation> {
+    let reports: Vec<_> = pods.iter().filter_map(|pod| pod.report.as_ref()).collect();
+    let blocked = match &desired.bundle {
+        Err(rejection) => Some(BlockedReason {
+            reason: rejection.reason.clone(),
+            message: rejection.message.clone(),
+        }),
+        Ok(_) if listener.spec.replicas == 0 => Some(BlockedReason {
+            reason: "ScaledToZero".to_owned(),
+            message: "it has no pods; set its spec.replicas to 1 or more".to_owned(),
+        }),
+        Ok(_) => None,
+    };
+    let bundle = desired.bundle.as_deref().ok();
+    evaluate(&desired.observers, bundle, &reports, blocked.as_ref())
+}

@@ -1,0 +1,448 @@
+//! The status of an observer: a pure function. Several listeners may select it; it is programmed once
+//! all of them run it.
+
+use crds::v1alpha1::ObserverStatus;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::conditions::{ConditionStatus, ConditionValue, condition, find};
+use crate::object_ref::ObjectRef;
+use crate::observer::evaluation::{ObserverEvaluation, Tracked};
+
+/// Most listeners that a status lists.
+const MAX_LISTENERS: usize = 64;
+
+/// Computes the status from the evaluations of the listeners that select the observer, and from the
+/// status before. `unreadable` says why it does not parse, if so.
+#[must_use]
+pub fn compute_status(
+    generation: i64,
+    unreadable: Option<&str>,
+    evaluations: &[(ObjectRef, ObserverEvaluation)],
+    before: &ObserverStatus,
+    now: Timestamp,
+) -> ObserverStatus {
+    // Listeners that may not run it matter only where no other does.
+    let said = Said {
+        kept_out: evaluations
+            .iter()
+            .find_map(|(_, evaluation)| match evaluation {
+                ObserverEvaluation::NotAllowed { message } => Some(&**message),
+                _ => None,
+            }),
+        evaluations: evaluations
+            .iter()
+            .filter(|(_, evaluation)| evaluation.selected())
+            .collect(),
+    };
+    let listeners: Vec<String> = said
+        .evaluations
+        .iter()
+        .map(|(listener, _)| listener.to_string())
+        .take(MAX_LISTENERS)
+        .collect();
+    let lately = |type_: &str| {
+        find(&before.conditions, type_).filter(|condition| {
+            condition.observed_generation == Some(generation) && before.listeners == listeners
+        })
+    };
+    // Restarts and new bundles do not take an observer from the pods.
+    let ran = lately("Programmed").is_some_and(|condition| condition.status == "True");
+    let tracked = lately("Tracked").and_then(ConditionValue::of);
+    let say = |type_: &str, value| condition(&before.conditions, type_, value, generation, now);
+    ObserverStatus {
+        observed_generation: generation,
+        conditions: vec![
+            say("Accepted", said.accepted(unreadable)),
+            say("Resolved", said.resolved()),
+            say("Programmed", said.programmed(ran)),
+            say("Tracked", said.tracked(tracked)),
+        ],
+        listeners,
+    }
+}
+
+/// Evaluations of an observer.
+struct Said<'a> {
+    /// Those by listeners that select it.
+    evaluations: Vec<&'a (ObjectRef, ObserverEvaluation)>,
+    /// Why a listener that would select it may not.
+    kept_out: Option<&'a str>,
+}
+
+impl Said<'_> {
+    fn accepted(&self, unreadable: Option<&str>) -> ConditionValue {
+        let invalid = self
+            .evaluations
+            .iter()
+            .find_map(|(_, evaluation)| match evaluation {
+                ObserverEvaluation::Invalid { message } => Some(message.as_str()),
+                _ => None,
+            });
+        if let Some(why) = unreadable.or(invalid) {
+            return ConditionValue::new(ConditionStatus::False, "Invalid", why);
+        }
+        if self.evaluations.is_empty() {
+            return self.not_selected(ConditionStatus::Unknown);
+        }
+        ConditionValue::new(ConditionStatus::True, "Accepted", "it is right in itself")
+    }
+
+    fn resolved(&self) -> ConditionValue {
+        let missing = self
+            .evaluations
+            .iter()
+            .find_map(|(_, evaluation)| match evaluation {
+                ObserverEvaluation::Unresolved { reason, message } => Some((reason, message)),
+                _ => None,
+            });
+        if let Some((reason, message)) = missing {
+            return ConditionValue::new(ConditionStatus::False, &**reason, &**message);
+        }
+        if self.evaluations.is_empty() {
+            return self.not_selected(ConditionStatus::Unknown);
+        }
+        let looked_at = |evaluation: &ObserverEvaluation| {
+            matches!(
+                evaluation,
+                ObserverEvaluation::Programmed(_) | ObserverEvaluation::Waiting { .. }
+            )
+        };
+        if self
+            .evaluations
+            .iter()
+            .any(|(_, evaluation)| looked_at(evaluation))
+        {
+            return ConditionValue::new(
+                ConditionStatus::True,
+                "Resolved",
+                "all that it refers to is there",
+            );
+        }
+        if self
+            .evaluations
+            .iter()
+            .any(|(_, evaluation)| *evaluation == ObserverEvaluation::Suspended)
+        {
+            return ConditionValue::new(
+                ConditionStatus::Unknown,
+                "Suspended",
+                "its Secrets are looked up once it is Active",
+            );
+        }
+        ConditionValue::new(
+            ConditionStatus::Unknown,
+            "Invalid",
+            "its Secrets are looked up once it is right in itself",
+        )
+    }
+
+    fn programmed(&self, ran: bool) -> ConditionValue {
+        if self.evaluations.is_empty() {
+            return self.not_selected(ConditionStatus::False);
+        }
+        let no = |listener: &ObjectRef, reason: &str, message: &str| {
+            ConditionValue::new(
+                ConditionStatus::False,
+                reason,
+                format!("listener {listener} does not run it: {message}"),
+            )
+        };
+        let mut waiting = None;
+        for (listener, evaluation) in &self.evaluations {
+            match evaluation {
+                ObserverEvaluation::Invalid { message } => return no(listener, "Invalid", message),
+                ObserverEvaluation::Unresolved { reason, message } => {
+                    return no(listener, reason, message);
+                }
+                ObserverEvaluation::Suspended => {
+                    return ConditionValue::new(
+                        ConditionStatus::False,
+                        "Suspended",
+                        "events pass without a look at them while spec.suspend is true",
+                    );
+                }
+                ObserverEvaluation::Waiting { reason, message } => {
+                    let stops = reason == "ScaledToZero";
+                    if waiting.is_none() && (stops || !ran) {
+                        waiting = Some(no(listener, reason, message));
+                    }
+                }
+                ObserverEvaluation::Programmed(_) | ObserverEvaluation::NotAllowed { .. } => {}
+            }
+        }
+        waiting.unwrap_or_else(|| {
+            ConditionValue::new(
+                ConditionStatus::True,
+                "Programmed",
+                "every listener that selects it runs it",
+            )
+        })
+    }
+
+    /// Computes whether the databases of all listeners log what it watches. Until pods report, the
+    /// value `before` stays, as bundles and pods come and go.
+    fn tracked(&self, before: Option<ConditionValue>) -> ConditionValue {
+        if self.evaluations.is_empty() {
+            return self.not_selected(ConditionStatus::Unknown);
+        }
+        let unknown = |reason: &str, message: &str| {
+            ConditionValue::new(ConditionStatus::Unknown, reason, message)
+        };
+        let mut open = None;
+        let mut waits = false;
+        for (listener, evaluation) in &self.evaluations {
+            let why = match evaluation {
+                ObserverEvaluation::Programmed(Tracked::No { reason, message }) => {
+                    let message = format!("listener {listener}: {message}");
+                    return ConditionValue::new(ConditionStatus::False, &**reason, message);
+                }
+                ObserverEvaluation::Suspended => unknown(
+                    "Suspended",
+                    "its table is looked up once spec.state is Active",
+                ),
+                ObserverEvaluation::Invalid { .. } => unknown(
+                    "Invalid",
+                    "its table is looked up once it is right in itself",
+                ),
+                ObserverEvaluation::Unresolved { reason, .. } => unknown(
+                    reason,
+                    "its table is looked up once all is there that it refers to",
+                ),
+                ObserverEvaluation::Waiting { reason, .. } if reason == "ScaledToZero" => {
+                    unknown(reason, "no pod runs that could look its table up")
+                }
+                ObserverEvaluation::Programmed(Tracked::Unknown)
+                | ObserverEvaluation::Waiting { .. } => {
+                    waits = true;
+                    continue;
+                }
+                ObserverEvaluation::Programmed(Tracked::Yes)
+                | ObserverEvaluation::NotAllowed { .. } => continue,
+            };
+            open.get_or_insert(why);
+        }
+        match open {
+            Some(why) => why,
+            None if waits => before.unwrap_or_else(|| {
+                unknown(
+                    "Pending",
+                    "no pod has told yet whether the database logs what it watches; where they find more than \
+                     a report has room for, the rest is in their logs",
+                )
+            }),
+            None => ConditionValue::new(
+                ConditionStatus::True,
+                "AsExpected",
+                "the database logs what it watches, with all columns that it looks at",
+            ),
+        }
+    }
+
+    fn not_selected(&self, status: ConditionStatus) -> ConditionValue {
+        if let Some(why) = self.kept_out {
+            return ConditionValue::new(status, "NamespaceNotAllowed", why);
+        }
+        ConditionValue::new(
+            status,
+            "NotSelected",
+            "no ObserverListener selects it; compare its labels and namespace with spec.observerSelector \
+         and spec.observerNamespaces of the listener that should",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn said(status: &ObserverStatus) -> Vec<(String, String)> {
+        let pair = |type_| {
+            let condition = find(&status.conditions, type_).unwrap();
+            (condition.status.clone(), condition.reason.clone())
+        };
+        ["Accepted", "Resolved", "Programmed", "Tracked"]
+            .map(pair)
+            .to_vec()
+    }
+
+    const RUNS: ObserverEvaluation = ObserverEvaluation::Programmed(Tracked::Yes);
+
+    fn pairs(expected: [(&str, &str); 4]) -> Vec<(String, String)> {
+        expected
+            .map(|(status, reason)| (status.to_owned(), reason.to_owned()))
+            .to_vec()
+    }
+
+    fn of(evaluations: &[ObserverEvaluation], before: &ObserverStatus) -> ObserverStatus {
+        let evaluations: Vec<_> = evaluations
+            .iter()
+            .enumerate()
+            .map(|(index, evaluation)| {
+                (
+                    ObjectRef::new("shop", format!("l{index}")),
+                    evaluation.clone(),
+                )
+            })
+            .collect();
+        compute_status(2, None, &evaluations, before, Timestamp::UNIX_EPOCH)
+    }
+
+    fn waiting(reason: &str) -> ObserverEvaluation {
+        ObserverEvaluation::Waiting {
+            reason: reason.to_owned(),
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn each_evaluation_shows_in_its_condition() {
+        let missing = ObserverEvaluation::Unresolved {
+            reason: "SecretMissing".into(),
+            message: String::new(),
+        };
+        let invalid = ObserverEvaluation::Invalid {
+            message: String::new(),
+        };
+        let kept_out = ObserverEvaluation::not_allowed(
+            &ObjectRef::new("ops", "l"),
+            &ObjectRef::new("shop", "o"),
+            true,
+        );
+        for (evaluations, expected) in [
+            (
+                vec![],
+                [
+                    ("Unknown", "NotSelected"),
+                    ("Unknown", "NotSelected"),
+                    ("False", "NotSelected"),
+                    ("Unknown", "NotSelected"),
+                ],
+            ),
+            (
+                vec![RUNS],
+                [
+                    ("True", "Accepted"),
+                    ("True", "Resolved"),
+                    ("True", "Programmed"),
+                    ("True", "AsExpected"),
+                ],
+            ),
+            (
+                vec![RUNS, waiting("Pending")],
+                [
+                    ("True", "Accepted"),
+                    ("True", "Resolved"),
+                    ("False", "Pending"),
+                    ("Unknown", "Pending"),
+                ],
+            ),
+            (
+                vec![RUNS, missing],
+                [
+                    ("True", "Accepted"),
+                    ("False", "SecretMissing"),
+                    ("False", "SecretMissing"),
+                    ("Unknown", "SecretMissing"),
+                ],
+            ),
+            (
+                vec![kept_out.clone()],
+                [
+                    ("Unknown", "NamespaceNotAllowed"),
+                    ("Unknown", "NamespaceNotAllowed"),
+                    ("False", "NamespaceNotAllowed"),
+                    ("Unknown", "NamespaceNotAllowed"),
+                ],
+            ),
+            (
+                vec![kept_out, RUNS],
+                [
+                    ("True", "Accepted"),
+                    ("True", "Resolved"),
+                    ("True", "Programmed"),
+                    ("True", "AsExpected"),
+                ],
+            ),
+            (
+                vec![invalid],
+                [
+                    ("False", "Invalid"),
+                    ("Unknown", "Invalid"),
+                    ("False", "Invalid"),
+                    ("Unknown", "Invalid"),
+                ],
+            ),
+            (
+                vec![ObserverEvaluation::Suspended],
+                [
+                    ("True", "Accepted"),
+                    ("Unknown", "Suspended"),
+                    ("False", "Suspended"),
+                    ("Unknown", "Suspended"),
+                ],
+            ),
+        ] {
+            let status = of(&evaluations, &ObserverStatus::default());
+            assert_eq!(said(&status), pairs(expected), "{evaluations:?}");
+        }
+    }
+
+    #[test]
+    fn programmed_observer_stays_so_during_a_rollout() {
+        let ran = of(&[RUNS], &ObserverStatus::default());
+        assert_eq!(of(&[waiting("Pending")], &ran), ran);
+        let stopped = of(&[waiting("ScaledToZero")], &ran);
+        assert_eq!(said(&stopped)[2], ("False".into(), "ScaledToZero".into()));
+        let more = of(&[RUNS, waiting("Pending")], &ran);
+        assert_eq!(said(&more)[2], ("False".into(), "Pending".into()));
+    }
+    fn untracked(message: &str) -> ObserverEvaluation {
+        ObserverEvaluation::Programmed(Tracked::No {
+            reason: "TableNotTracked".to_owned(),
+            message: message.to_owned(),
+        })
+    }
+
+    fn tracked(status: &ObserverStatus) -> (&str, &str, &str) {
+        let found = find(&status.conditions, "Tracked").unwrap();
+        (&found.status, &found.reason, &found.message)
+    }
+
+    #[test]
+    fn listener_whose_database_does_not_log_it_is_named() {
+        let status = of(&[RUNS, untracked("track it")], &ObserverStatus::default());
+        assert_eq!(
+            tracked(&status),
+            ("False", "TableNotTracked", "listener shop/l1: track it")
+        );
+        assert_eq!(said(&status)[2], ("True".into(), "Programmed".into()));
+        let status = of(&[waiting("Pending"), untracked("x")], &status);
+        assert_eq!(tracked(&status).0, "False");
+    }
+
+    #[test]
+    fn tracked_stays_until_pods_report_and_heals() {
+        let unknown = ObserverEvaluation::Programmed(Tracked::Unknown);
+        let no = of(&[untracked("track it")], &ObserverStatus::default());
+        for meanwhile in [waiting("Pending"), unknown.clone()] {
+            assert_eq!(tracked(&of(&[meanwhile], &no)), tracked(&no));
+        }
+        let healed = of(&[RUNS], &no);
+        assert_eq!(tracked(&healed).1, "AsExpected");
+        assert_eq!(of(std::slice::from_ref(&unknown), &healed), healed);
+        let stopped = of(&[waiting("ScaledToZero")], &no);
+        assert_eq!(tracked(&stopped).1, "ScaledToZero");
+        // Another generation may watch another table, and another listener another database.
+        let mut older = no.clone();
+        for condition in &mut older.conditions {
+            condition.observed_generation = Some(1);
+        }
+        assert_eq!(
+            tracked(&of(std::slice::from_ref(&unknown), &older)).1,
+            "Pending"
+        );
+        assert_eq!(tracked(&of(&[unknown, RUNS], &no)).1, "Pending");
+    }
+}
