@@ -12,7 +12,7 @@ use super::room::{Room, until};
 use super::scenarios::events;
 
 /// What was there before a listener, as somebody made it, with the operator's label or without.
-pub(super) async fn what_others_made_is_left_as_it_is(room: Room) {
+pub(super) async fn foreign_objects_are_left_alone(room: Room) {
     room.database().await;
     let labels = json!({ "app.kubernetes.io/managed-by": "observer-operator" });
     let own = json!({ "metadata": { "labels": labels }, "stringData": { "own": "x" } });
@@ -49,7 +49,7 @@ pub(super) async fn what_others_made_is_left_as_it_is(room: Room) {
     room.gone::<ObserverListener>("shop").await;
 }
 
-pub(super) async fn what_is_given_away_is_left_as_it_is(room: Room) {
+pub(super) async fn disowned_objects_are_left_alone(room: Room) {
     room.database().await;
     room.listener("shop", json!({ "deletionPolicy": "Retain" }))
         .await;
@@ -64,7 +64,7 @@ pub(super) async fn what_is_given_away_is_left_as_it_is(room: Room) {
     assert!(room.get::<Service>("shop-listener").await.is_some());
 }
 
-pub(super) async fn an_identity_is_of_its_own_namespace(room: Room) {
+pub(super) async fn identity_belongs_to_its_namespace(room: Room) {
     room.database().await;
     let identity = json!({ "identity": "elsewhere/shop", "deletionPolicy": "Retain" });
     room.listener("first", identity).await;
@@ -74,7 +74,7 @@ pub(super) async fn an_identity_is_of_its_own_namespace(room: Room) {
     assert!(said.contains("spec.identity"), "{said}");
 }
 
-pub(super) async fn another_namespace_must_allow_it(room: Room) {
+pub(super) async fn other_namespace_must_consent(room: Room) {
     let other = Room::new(room.client.clone(), "crossed").await;
     room.database().await;
     let hidden = "https://hooks.example.com/hidden";

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::room::{Room, until};
 use super::scenarios::{events, plain};
 
-pub(super) async fn a_listener_goes_with_all_it_had(room: Room) {
+pub(super) async fn deleted_listener_leaves_nothing(room: Room) {
     room.database().await;
     room.listener("shop", json!({})).await;
     until("there is a Deployment", async || {
@@ -53,7 +53,7 @@ pub(super) async fn a_listener_goes_with_all_it_had(room: Room) {
 
 /// What the Job's pods say is told, and the Job is given up after a few of them. What it needs is made
 /// anew where somebody has deleted it, as a deletion in the foreground does.
-pub(super) async fn rows_that_stay_are_told_of(room: Room) {
+pub(super) async fn remaining_rows_are_reported(room: Room) {
     room.database().await;
     room.listener("shop", json!({})).await;
     until("there is a Deployment", async || {
@@ -81,7 +81,7 @@ pub(super) async fn rows_that_stay_are_told_of(room: Room) {
 }
 
 /// A Job that is somebody else's is left as it is.
-pub(super) async fn rows_stay_where_the_name_of_the_job_is_taken(room: Room) {
+pub(super) async fn taken_job_name_skips_the_cleanup(room: Room) {
     room.database().await;
     let name = "shop-listener-drop";
     let container = json!({ "name": "own", "image": "example.com/own" });
@@ -117,7 +117,7 @@ async fn lease(room: &Room, name: &str, listener: &str) {
     room.apply::<Lease>(name, json!({ "metadata": meta })).await;
 }
 
-pub(super) async fn a_namespace_goes_at_once(room: Room) {
+pub(super) async fn namespace_deletion_is_not_held_up(room: Room) {
     room.database().await;
     room.listener("shop", json!({})).await;
     room.observer("orders", plain()).await;

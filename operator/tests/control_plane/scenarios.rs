@@ -16,19 +16,19 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::borders::{
-    an_identity_is_of_its_own_namespace, another_namespace_must_allow_it,
-    what_is_given_away_is_left_as_it_is, what_others_made_is_left_as_it_is,
+    disowned_objects_are_left_alone, foreign_objects_are_left_alone,
+    identity_belongs_to_its_namespace, other_namespace_must_consent,
 };
 use super::ends::{
-    a_listener_goes_with_all_it_had, a_namespace_goes_at_once,
-    rows_stay_where_the_name_of_the_job_is_taken, rows_that_stay_are_told_of,
+    deleted_listener_leaves_nothing, namespace_deletion_is_not_held_up,
+    remaining_rows_are_reported, taken_job_name_skips_the_cleanup,
 };
 use super::plane::Operator;
 use super::pods::{SHARDS, Told, run_pod};
 use super::rest::nothing_is_written_at_rest;
 use super::room::{Room, until};
-use super::tables::table_is_told_of_and_heals;
-use super::workers::{jobs_in_redis_need_one, pods_for_jobs_are_apart};
+use super::tables::untracked_table_is_reported_and_heals;
+use super::workers::{redis_backend_requires_redis, workers_are_apart};
 
 /// Plays all scenarios, those at the same time that do not disturb each other. Answers with the
 /// names of those that failed; the harness has printed why.
@@ -43,23 +43,23 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         )*};
     }
     play! {
-        objects_are_made_and_restored
-        a_missing_secret_shows_and_heals
-        an_observer_is_refused_alone
-        of_one_identity_the_younger_is_refused
-        a_listener_goes_with_all_it_had
-        a_namespace_goes_at_once
-        pods_are_heard
-        pods_for_jobs_are_apart
-        jobs_in_redis_need_one
-        what_the_api_server_refuses_is_told
-        variables_of_the_operator_are_refused
-        another_namespace_must_allow_it
-        rows_that_stay_are_told_of
-        rows_stay_where_the_name_of_the_job_is_taken
-        what_others_made_is_left_as_it_is
-        what_is_given_away_is_left_as_it_is
-        an_identity_is_of_its_own_namespace
+        objects_are_created_and_restored
+        missing_secret_is_reported_and_heals
+        invalid_observer_is_rejected_alone
+        younger_identity_is_rejected
+        deleted_listener_leaves_nothing
+        namespace_deletion_is_not_held_up
+        pod_reports_show_in_the_status
+        workers_are_apart
+        redis_backend_requires_redis
+        rejected_objects_are_reported
+        reserved_variables_are_rejected
+        other_namespace_must_consent
+        remaining_rows_are_reported
+        taken_job_name_skips_the_cleanup
+        foreign_objects_are_left_alone
+        disowned_objects_are_left_alone
+        identity_belongs_to_its_namespace
     }
     let mut failures = Vec::new();
     while let Some(ended) = playing.join_next_with_id().await {
@@ -76,7 +76,7 @@ pub(super) fn plain() -> serde_json::Value {
     json!({ "value": "https://hooks.example.com/a" })
 }
 
-async fn objects_are_made_and_restored(room: Room) {
+async fn objects_are_created_and_restored(room: Room) {
     room.database().await;
     room.listener("shop", json!({ "replicas": 2 })).await;
     room.observer("orders", plain()).await;
@@ -128,7 +128,7 @@ async fn objects_are_made_and_restored(room: Room) {
         .await;
 }
 
-async fn a_missing_secret_shows_and_heals(room: Room) {
+async fn missing_secret_is_reported_and_heals(room: Room) {
     room.listener("shop", json!({})).await;
     let said = room
         .listener_says("shop", ["Ready", "False", "SecretMissing"])
@@ -158,7 +158,7 @@ async fn a_missing_secret_shows_and_heals(room: Room) {
     assert!(events(&room, "SecretMissing").await > 0);
 }
 
-async fn an_observer_is_refused_alone(room: Room) {
+async fn invalid_observer_is_rejected_alone(room: Room) {
     room.database().await;
     room.listener(
         "shop",
@@ -204,7 +204,7 @@ async fn an_observer_is_refused_alone(room: Room) {
     assert!(events(&room, "SecretMissing").await > 0);
 }
 
-async fn of_one_identity_the_younger_is_refused(room: Room) {
+async fn younger_identity_is_rejected(room: Room) {
     room.database().await;
     let identity = format!("{}/orders", room.namespace);
     let identity = json!({ "identity": identity, "deletionPolicy": "Retain" });
@@ -226,7 +226,7 @@ async fn of_one_identity_the_younger_is_refused(room: Room) {
         .await;
 }
 
-async fn pods_are_heard(room: Room) {
+async fn pod_reports_show_in_the_status(room: Room) {
     room.database().await;
     let told = Told::at("127.0.0.2").await;
     room.listener("shop", json!({ "deletionPolicy": "Retain" }))
@@ -293,7 +293,7 @@ async fn pods_are_heard(room: Room) {
         (status.observers.selected, status.observers.programmed),
         (1, 1)
     );
-    table_is_told_of_and_heals(&room, &told, "orders").await;
+    untracked_table_is_reported_and_heals(&room, &told, "orders").await;
 
     // A new observer does not disturb the others on its way.
     room.observer("more", plain()).await;
@@ -327,7 +327,7 @@ async fn pods_are_heard(room: Room) {
 }
 
 /// Rules of the definitions that only an API server goes by.
-async fn variables_of_the_operator_are_refused(room: Room) {
+async fn reserved_variables_are_rejected(room: Room) {
     room.database().await;
     let api: Api<ObserverListener> = room.api();
     let with = |env: serde_json::Value| -> ObserverListener {
@@ -376,7 +376,7 @@ async fn variables_of_the_operator_are_refused(room: Room) {
     .await;
 }
 
-async fn what_the_api_server_refuses_is_told(room: Room) {
+async fn rejected_objects_are_reported(room: Room) {
     room.database().await;
     let labelled =
         |labels| json!({ "podTemplate": { "labels": labels }, "deletionPolicy": "Retain" });

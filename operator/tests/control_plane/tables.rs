@@ -8,7 +8,11 @@ use super::room::{Room, until};
 use super::scenarios::events;
 
 /// What a pod finds of an observer's table shows in the observer, until it is mended.
-pub(super) async fn table_is_told_of_and_heals(room: &Room, told: &Told, observer: &str) {
+pub(super) async fn untracked_table_is_reported_and_heals(
+    room: &Room,
+    told: &Told,
+    observer: &str,
+) {
     room.observer_says(observer, ["Tracked", "True", "AsExpected"])
         .await;
     let finding = TrackingFinding {

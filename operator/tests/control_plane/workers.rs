@@ -31,7 +31,7 @@ async fn ask_for(room: &Room, workers: i32) {
         .await;
 }
 
-pub(super) async fn pods_for_jobs_are_apart(room: Room) {
+pub(super) async fn workers_are_apart(room: Room) {
     room.database().await;
     let told = Told::at("127.0.0.4").await;
     ask_for(&room, WORKERS).await;
@@ -99,7 +99,7 @@ pub(super) async fn pods_for_jobs_are_apart(room: Room) {
         .await;
 }
 
-pub(super) async fn jobs_in_redis_need_one(room: Room) {
+pub(super) async fn redis_backend_requires_redis(room: Room) {
     let listener = |redis: Option<&str>| -> ObserverListener {
         let database = json!({ "url": { "value": "postgres://db/shop" } });
         let mut spec =
