@@ -180,16 +180,16 @@ pub struct OwnedShard {
 }
 
 /// Reason of a stalled shard: an open transaction blocks the next window.
-pub const HOLDING_TRANSACTION: &str = "HoldingTransaction";
+pub const BLOCKED_BY_TRANSACTION: &str = "BlockedByTransaction";
 
 /// Reason of a stalled shard: as many attempts are in flight as are allowed.
-pub const DISPATCH_FULL: &str = "DispatchFull";
+pub const CONCURRENCY_LIMIT_REACHED: &str = "ConcurrencyLimitReached";
 
 /// Reason of a stalled shard: an endpoint responds with errors, or not at all.
-pub const RECEIVER_FAILING: &str = "ReceiverFailing";
+pub const ENDPOINT_FAILING: &str = "EndpointFailing";
 
 /// Reason of a stalled shard: no pod owns it.
-pub const NO_LEASE: &str = "NoLease";
+pub const SHARD_UNOWNED: &str = "ShardUnowned";
 
 /// Reason of a stalled shard: the database does not respond.
 pub const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
@@ -200,8 +200,8 @@ pub const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
 pub struct StalledShard {
     /// Number of the shard.
     pub shard: u16,
-    /// Why, in the form that conditions have: [`HOLDING_TRANSACTION`], [`DISPATCH_FULL`],
-    /// [`RECEIVER_FAILING`], [`NO_LEASE`] or [`DATABASE_UNREACHABLE`].
+    /// Why, in the form that conditions have: [`BLOCKED_BY_TRANSACTION`], [`CONCURRENCY_LIMIT_REACHED`],
+    /// [`ENDPOINT_FAILING`], [`SHARD_UNOWNED`] or [`DATABASE_UNREACHABLE`].
     pub reason: String,
     /// Explanation with the remedy. It stays the same while the cause does, so it holds no number
     /// that grows.

@@ -69,14 +69,14 @@ async fn a_receiver_that_hangs_is_named() {
     let (process, address, _files) = start(&db, &sink);
     ready(&address, 200).await;
     change_rows(&db.pool, 2).await;
-    let said = ready_with(&address, 503, "ReceiverFailing").await;
+    let said = ready_with(&address, 503, "EndpointFailing").await;
     assert!(said.contains("shard "), "{said}");
     assert!(said.contains("default/kv"), "names the observer: {said}");
     eventually("stalled shards are counted", async || {
         (metric(&address, "observer_stalled_shards").await? > 0.0).then_some(())
     })
     .await;
-    stalled(&address, "ReceiverFailing").await;
+    stalled(&address, "EndpointFailing").await;
     sink.behave(Behaviour::Ok);
     heals(&address).await;
     all_told(&sink, 2).await;
@@ -108,7 +108,7 @@ async fn a_transaction_that_keeps_progress_from_being_saved_is_named() {
     // What waits behind it is told with the same reason, whatever it waits for itself.
     sink.behave(Behaviour::Hang);
     change_rows(&db.pool, 1).await;
-    let said = stalled(&address, "HoldingTransaction").await;
+    let said = stalled(&address, "BlockedByTransaction").await;
     assert!(said.contains(&holder), "{said}");
     connection.close().await.unwrap();
     sink.behave(Behaviour::Ok);
@@ -126,7 +126,7 @@ async fn a_transaction_that_keeps_shards_from_being_claimed_is_named() {
     change_rows(&db.pool, 1).await;
     let (mut process, address, _files) = start(&db, &sink);
     process.says("running").await;
-    let said = stalled(&address, "HoldingTransaction").await;
+    let said = stalled(&address, "BlockedByTransaction").await;
     assert!(said.contains(&holder), "{said}");
     ready(&address, 503).await;
     connection.close().await.unwrap();

@@ -58,7 +58,7 @@ pub fn listener_events(before: &[Condition], now: &[Condition]) -> Vec<EventDraf
     let mut drafts = Vec::new();
     drafts.extend(turned_bad(before, now, "Ready", "False"));
     drafts.extend(turned_bad(before, now, "Degraded", "True"));
-    drafts.extend(turned_bad(before, now, "Stalled", "True"));
+    drafts.extend(turned_bad(before, now, "DeliveryStalled", "True"));
     // One cause shows in several conditions.
     drafts.dedup_by(|a, b| a.reason == b.reason);
     let turned = |type_: &str, from: &str, to: &str| {
@@ -87,7 +87,7 @@ pub fn listener_events(before: &[Condition], now: &[Condition]) -> Vec<EventDraf
 pub fn observer_events(before: &[Condition], now: &[Condition]) -> Vec<EventDraft> {
     let mut drafts = Vec::new();
     drafts.extend(turned_bad(before, now, "Accepted", "False"));
-    drafts.extend(turned_bad(before, now, "Resolved", "False"));
+    drafts.extend(turned_bad(before, now, "ResolvedRefs", "False"));
     drafts.extend(turned_bad(before, now, "Tracked", "False"));
     let programmed = |conditions| find(conditions, "Programmed").map(|found| &*found.status);
     if programmed(now) == Some("True") && programmed(before) != Some("True") {

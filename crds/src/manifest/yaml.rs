@@ -269,7 +269,7 @@ impl<'a> Reader<'a> {
                     frame.name = Some((name, node.line));
                 }
                 (None, NodeData::Scalar(Value::String(name))) => {
-                    frame.name = Some((name, node.line))
+                    frame.name = Some((name, node.line));
                 }
                 (None, _) => {
                     frame.invalid = Some("has a field whose name is not plain text".into());

@@ -81,7 +81,7 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
-    /// Name of an existing PriorityClass for the pods, 1 to 253 characters.
+    /// Name of an existing priority class for the pods, 1 to 253 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = PRIORITY_CLASS))]
     pub priority_class_name: Option<String>,

@@ -49,7 +49,7 @@ pub struct ObserverListenerStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_hash: Option<String>,
     /// Conditions of the listener. `Ready`: events are delivered. `Progressing`: a change is being
-    /// rolled out to the pods. `Degraded`: some part does not run. `Stalled`: a shard has work
+    /// rolled out to the pods. `Degraded`: some part does not run. `DeliveryStalled`: a shard has work
     /// waiting and makes no progress; the message names the shards, their pods and the cause.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
@@ -116,7 +116,7 @@ pub struct ObserverStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub listeners: Vec<String>,
-    /// Conditions of the observer. `Accepted`: the resource is valid. `Resolved`: the Secrets that
+    /// Conditions of the observer. `Accepted`: the resource is valid. `ResolvedRefs`: the Secrets that
     /// it refers to exist. `Programmed`: every listener that selects it runs it. `Tracked`: the
     /// database logs what it watches, with the columns that it looks at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

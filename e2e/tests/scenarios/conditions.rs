@@ -83,7 +83,7 @@ async fn mistakes_of_observers_are_told_and_heal() {
         lacking["spec"]["actions"][0]["webhook"]["signingSecret"]["secretKeyRef"]["name"] =
             "later".into();
         room.apply::<Observer>(&lacking).await?;
-        observer_says(room, "lacking", "Resolved", "SecretMissing", "later").await?;
+        observer_says(room, "lacking", "ResolvedRefs", "SecretMissing", "later").await?;
         room.secret(
             "later",
             json!({"signing-secret": crate::support::sink::SIGNING[0]}),
@@ -192,7 +192,7 @@ async fn an_unreachable_database_is_told_and_heals() {
         );
         let url = format!("postgres://postgres:postgres@{host}/none");
         room.secret("lost", json!({"url": url})).await?;
-        listener_says(room, "lost", "DatabaseRefused", "none").await
+        listener_says(room, "lost", "DatabaseAccessDenied", "none").await
     })
     .await;
 }

@@ -117,7 +117,7 @@ async fn told(room: &Room, shop: &mut Shop) -> Result<()> {
             .collect();
         let listener = room.api::<ObserverListener>().get(LISTENER).await?;
         resources::condition(&listener, "Ready", "True")?;
-        resources::condition(&listener, "Stalled", "False")?;
+        resources::condition(&listener, "DeliveryStalled", "False")?;
         let status = listener.status.unwrap_or_default();
         let told: BTreeMap<i32, String> = status
             .shards

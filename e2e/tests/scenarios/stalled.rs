@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use crds::pod_status::RECEIVER_FAILING;
+use crds::pod_status::ENDPOINT_FAILING;
 use crds::v1alpha1::ObserverListener;
 use observer_e2e::Behaviour;
 
@@ -59,7 +59,7 @@ async fn stalls(room: &Room, shop: &mut Shop, what: &str, behaviour: Behaviour) 
     shop.sink.behave(behaviour).await?;
     let told = until("the listener is stalled", SOON, async || {
         let listener = room.api::<ObserverListener>().get(LISTENER).await?;
-        let found = condition(&listener, "Stalled", "True")?;
+        let found = condition(&listener, "DeliveryStalled", "True")?;
         Ok((found.reason, found.message))
     })
     .await;
@@ -86,12 +86,12 @@ async fn stalls(room: &Room, shop: &mut Shop, what: &str, behaviour: Behaviour) 
         seconds(STALLED_AFTER + GOAL),
         seconds(unready_after),
     ));
-    ensure!(reason == RECEIVER_FAILING, "its reason: {reason}");
+    ensure!(reason == ENDPOINT_FAILING, "its reason: {reason}");
     ensure!(message.contains("shard "), "no shard in: {message}");
 
     until("the listener is not stalled any more", LATE, async || {
         let listener = room.api::<ObserverListener>().get(LISTENER).await?;
-        condition(&listener, "Stalled", "False")?;
+        condition(&listener, "DeliveryStalled", "False")?;
         condition(&listener, "Ready", "True")?;
         for pod in room.pods(PODS).await? {
             ensure!(is_ready(&pod), "a pod is not ready");

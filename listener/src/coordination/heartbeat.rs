@@ -29,7 +29,7 @@ use crate::observers::Observers;
 const OF_FILES: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
 
 /// The same where they only inform.
-const IN_CLUSTER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(120));
+const IN_CLUSTER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mins(2));
 
 /// How long a process may have an older configuration before it stands by: files that are changed on
 /// several machines, or read by several processes, do not change at the same moment.

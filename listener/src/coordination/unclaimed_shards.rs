@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use crds::pod_status::{DATABASE_UNREACHABLE, HOLDING_TRANSACTION, NO_LEASE, StalledShard};
+use crds::pod_status::{BLOCKED_BY_TRANSACTION, DATABASE_UNREACHABLE, SHARD_UNOWNED, StalledShard};
 use lease::membership::{MembershipStatus, ShardAssignment};
 use tokio::time::Instant;
 
@@ -98,9 +98,9 @@ impl Waiting {
         at: DateTime<Utc>,
     ) -> Vec<StalledShard> {
         let seat = |shard: u16| standing.shards.iter().find(|seat| seat.shard == shard);
-        let wanted = |shard: u16| (NO_LEASE, message(seat(shard), standing));
+        let wanted = |shard: u16| (SHARD_UNOWNED, message(seat(shard), standing));
         let unclaimed = |_| match blocked {
-            Some(blocked) => (HOLDING_TRANSACTION, blocked.to_owned()),
+            Some(blocked) => (BLOCKED_BY_TRANSACTION, blocked.to_owned()),
             None => (
                 DATABASE_UNREACHABLE,
                 "its checkpoint cannot be claimed in the database".to_owned(),
@@ -182,7 +182,7 @@ mod tests {
         let stalled = note(6, false);
         assert_eq!(
             (stalled[0].shard, stalled[0].reason.as_str()),
-            (4, NO_LEASE)
+            (4, SHARD_UNOWNED)
         );
         assert!(
             stalled[0].message.contains("other still holds it"),
@@ -208,7 +208,7 @@ mod tests {
         };
         assert_eq!(note(0, &[1]), (0, vec![]));
         assert_eq!(note(4, &[1, 2]), (4, vec![]));
-        let reason = HOLDING_TRANSACTION.to_owned();
+        let reason = BLOCKED_BY_TRANSACTION.to_owned();
         assert_eq!(note(5, &[1, 2]), (5, vec![(1, reason)]));
         let reason = DATABASE_UNREACHABLE.to_owned();
         assert_eq!(note(10, &[2]), (6, vec![(2, reason)]));

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use crds::pod_status::{
-    DATABASE_UNREACHABLE, DISPATCH_FULL, HOLDING_TRANSACTION, RECEIVER_FAILING, StalledShard,
+    BLOCKED_BY_TRANSACTION, CONCURRENCY_LIMIT_REACHED, DATABASE_UNREACHABLE, ENDPOINT_FAILING,
+    StalledShard,
 };
 use tokio::time::Instant;
 
@@ -85,7 +86,7 @@ impl Dispatcher {
     fn why(&self, shard: u16, lasts: Duration) -> (&'static str, String) {
         let health = &self.setup.saver.health;
         if let Some(blocked) = health.blocked() {
-            return (HOLDING_TRANSACTION, blocked);
+            return (BLOCKED_BY_TRANSACTION, blocked);
         }
         let away = health.database_away(Instant::now());
         if away.is_some_and(|away| away * 2 > lasts) {
@@ -97,7 +98,7 @@ impl Dispatcher {
         let full = || {
             let message = "events wait and there is no room to take them in; see the stalled shards beside \
                            this one for what takes the room";
-            (DISPATCH_FULL, message.to_owned())
+            (CONCURRENCY_LIMIT_REACHED, message.to_owned())
         };
         let Some((lane, work)) = found else {
             return self.why_jobs_wait(shard).unwrap_or_else(full);
@@ -119,7 +120,7 @@ impl Dispatcher {
             ),
             None => return self.why_jobs_wait(shard).unwrap_or_else(full),
         };
-        (RECEIVER_FAILING, message)
+        (ENDPOINT_FAILING, message)
     }
 
     /// What keeps the jobs of a shard waiting, where it has some.
@@ -147,7 +148,7 @@ impl Dispatcher {
         };
         let message =
             format!("event {event} waits for action {action} of observer {observer}: {why}");
-        Some((RECEIVER_FAILING, message))
+        Some((ENDPOINT_FAILING, message))
     }
 }
 

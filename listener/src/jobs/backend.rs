@@ -228,9 +228,12 @@ fn configured(listener: &ListenerConfig) -> BackendKind {
 
 /// What is on record; anything unknown counts as Postgres.
 fn kind(recorded: Option<String>) -> Option<BackendKind> {
-    recorded.map(|recorded| match recorded == BackendKind::Redis.as_str() {
-        true => BackendKind::Redis,
-        false => BackendKind::Postgres,
+    recorded.map(|recorded| {
+        if recorded == BackendKind::Redis.as_str() {
+            BackendKind::Redis
+        } else {
+            BackendKind::Postgres
+        }
     })
 }
 

@@ -46,7 +46,7 @@ fn reason(error: &RunError) -> &'static str {
         | RunError::Away(_) => DATABASE_UNREACHABLE,
         RunError::Database(DatabaseError::Full { .. }) => "DatabaseFull",
         RunError::Database(DatabaseError::Pooled { .. }) => "DatabasePooled",
-        RunError::Database(DatabaseError::Refused { .. }) => "DatabaseRefused",
+        RunError::Database(DatabaseError::Refused { .. }) => "DatabaseAccessDenied",
         RunError::Schema(error) => of_schema(error),
         RunError::Log(error) | RunError::Read(ReadError::Log(error)) => of_log(error),
         RunError::Claim(error) | RunError::Dispatch(DispatchError::Checkpoint(error)) => {
@@ -59,10 +59,10 @@ fn reason(error: &RunError) -> &'static str {
         RunError::Queue(
             PlaceError::LeftInRedis
             | PlaceError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
-        ) => "QueueRefused",
+        ) => "QueueMisconfigured",
         RunError::ConfigOutdated { .. } => "ConfigOutdated",
         RunError::Read(ReadError::NewLife) => "DatabaseRestarted",
-        RunError::Read(ReadError::Ahead(_)) => "PositionRefused",
+        RunError::Read(ReadError::Ahead(_)) => "CheckpointMismatch",
         RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)
         | RunError::Metrics(_)
         | RunError::Listen { .. }
@@ -80,11 +80,11 @@ fn of_schema(error: &MigrateError) -> &'static str {
         | MigrateError::Step(_) => "SchemaOutdated",
         MigrateError::Newer { .. } | MigrateError::NewerFunctions { .. } => "SchemaNewer",
         MigrateError::Changed(_) | MigrateError::Superseded { .. } | MigrateError::Foreign => {
-            "SchemaForeign"
+            "SchemaConflict"
         }
         MigrateError::OldServer(_) => "PostgresTooOld",
         MigrateError::Encoding(_) => "DatabaseEncoding",
-        MigrateError::Privilege { .. } => "DatabaseRefused",
+        MigrateError::Privilege { .. } => "DatabaseAccessDenied",
         MigrateError::Database(error) => of_database(error),
     }
 }
@@ -92,7 +92,7 @@ fn of_schema(error: &MigrateError) -> &'static str {
 fn of_log(error: &LogError) -> &'static str {
     match error {
         LogError::Database(error) => of_database(error),
-        LogError::Snapshot(_) | LogError::Operation { .. } => "LogUnreadable",
+        LogError::Snapshot(_) | LogError::Operation { .. } => "ChangeLogCorrupted",
     }
 }
 
@@ -103,8 +103,8 @@ fn of_checkpoint(error: &CheckpointError) -> &'static str {
         CheckpointError::Queue(error) => of_queue(error),
         CheckpointError::QueueSwitched => "QueueSwitched",
         CheckpointError::NewLife => "DatabaseRestarted",
-        CheckpointError::Foreign { .. } | CheckpointError::Ahead(_) => "PositionRefused",
-        CheckpointError::Damaged { .. } | CheckpointError::Unwritable(_) => "CheckpointDamaged",
+        CheckpointError::Foreign { .. } | CheckpointError::Ahead(_) => "CheckpointMismatch",
+        CheckpointError::Damaged { .. } | CheckpointError::Unwritable(_) => "CheckpointCorrupted",
     }
 }
 
@@ -122,7 +122,7 @@ fn of_database(error: &sqlx::Error) -> &'static str {
         .and_then(sqlx::error::DatabaseError::code);
     match code.as_deref().and_then(|code| code.get(..2)) {
         // Lack of rights, and names that are not there.
-        Some("28" | "42") => "DatabaseRefused",
+        Some("28" | "42") => "DatabaseAccessDenied",
         _ => DATABASE_UNREACHABLE,
     }
 }

@@ -219,48 +219,7 @@ impl<'a> Engine<'a> {
             shards: listener.shards,
             life: ground.life,
         };
-        tasks.spawn({
-            let (queue, reporter) = (
-                Arc::clone(&ground.place.queue),
-                Arc::clone(&sources.reporter),
-            );
-            let telling = metrics::tell(queue, reporter, sources.metrics.jobs.clone());
-            let until = reading.clone();
-            async move {
-                until.run_until_cancelled(telling).await;
-                Ok(())
-            }
-        });
-        tasks.spawn({
-            let (pool, reporter) = (ground.pool.clone(), Arc::clone(&sources.reporter));
-            let (name, metrics) = (Arc::clone(&name), sources.metrics.clone());
-            let retention = listener.dead_letter_retention;
-            let keeping = dead_letter_retention::keep(pool, name, retention, reporter, metrics);
-            let until = reading.clone();
-            async move {
-                until.run_until_cancelled(keeping).await;
-                Ok(())
-            }
-        });
-        tasks.spawn({
-            let (pool, observers) = (ground.pool.clone(), job.observers.clone());
-            let (told, reporter) = (job.told.clone(), Arc::clone(&sources.reporter));
-            let watching =
-                super::tracking_watch::watch(pool, Arc::clone(&name), observers, told, reporter);
-            let until = reading.clone();
-            async move {
-                until.run_until_cancelled(watching).await;
-                Ok(())
-            }
-        });
-        let (found, newer) = watch::channel(None);
-        tasks.spawn({
-            let beating = job.heartbeat(&ground.pool).run(found, reading.clone());
-            async move {
-                beating.await;
-                Ok(())
-            }
-        });
+        let newer = upkeep(job, ground, &name, &reading, &mut tasks);
         let reader = Reader::new(ground.log.clone(), owner);
         let (assigned, assignment) = watch::channel(Assignment::new());
         let (send, batches) = mpsc::channel(PAGES_AHEAD);
@@ -272,12 +231,6 @@ impl<'a> Engine<'a> {
                 Ok(follow(reader, assignment, send, told, longest_pause, until).await?)
             });
         }
-        let (metrics, until) = (sources.metrics.clone(), reading.clone());
-        let retained = retention::keep(ground.pool.clone(), listener.retention, metrics, until);
-        tasks.spawn(async move {
-            retained.await;
-            Ok(())
-        });
         let dispatcher = Dispatcher::new(Setup {
             observers: job.observers.clone(),
             shards: listener.shards,
@@ -406,6 +359,53 @@ impl<'a> Engine<'a> {
         }
         failed
     }
+}
+
+/// Begins what goes on beside the work until `reading` ends: figures of the queue, retention of dead
+/// letters and of the log, the watch on tables, and heartbeats, which tell of a newer configuration.
+fn upkeep(
+    job: &Job<'_>,
+    ground: &Ground,
+    name: &Arc<str>,
+    reading: &CancellationToken,
+    tasks: &mut JoinSet<Result<(), RunError>>,
+) -> watch::Receiver<Option<NewerConfig>> {
+    let (listener, sources, pool) = (job.listener, job.sources, &ground.pool);
+    let reporter = || Arc::clone(&sources.reporter);
+    let telling = metrics::tell(
+        Arc::clone(&ground.place.queue),
+        reporter(),
+        sources.metrics.jobs.clone(),
+    );
+    let dead_letters = dead_letter_retention::keep(
+        pool.clone(),
+        Arc::clone(name),
+        listener.dead_letter_retention,
+        reporter(),
+        sources.metrics.clone(),
+    );
+    let watching = super::tracking_watch::watch(
+        pool.clone(),
+        Arc::clone(name),
+        job.observers.clone(),
+        job.told.clone(),
+        reporter(),
+    );
+    let until = reading.clone();
+    tasks.spawn(async move {
+        let together = async { tokio::join!(telling, dead_letters, watching) };
+        until.run_until_cancelled(together).await;
+        Ok(())
+    });
+    let (found, newer) = watch::channel(None);
+    let beating = job.heartbeat(pool).run(found, reading.clone());
+    let metrics = sources.metrics.clone();
+    let retained = retention::keep(pool.clone(), listener.retention, metrics, reading.clone());
+    tasks.spawn(async move {
+        tokio::join!(beating, retained);
+        Ok(())
+    });
+    newer
 }
 
 /// Waits until there is a process with a newer configuration.

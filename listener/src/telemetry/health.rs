@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crds::pod_status::{NO_LEASE, PodProblem};
+use crds::pod_status::{PodProblem, SHARD_UNOWNED};
 use tokio::time::Instant;
 
 /// Without an answer from the database for this long, the listener is not ready.
@@ -96,12 +96,12 @@ impl Health {
 
     /// Shards that do not get on, in words, if there are any.
     pub fn stalled(&self, what: Option<String>) {
-        self.note(|state| state.stalled = what.map(|what| trouble("Stalled", what)));
+        self.note(|state| state.stalled = what.map(|what| trouble("DeliveryStalled", what)));
     }
 
     /// Why this process takes no part, if that has lasted.
     pub fn outside(&self, why: Option<String>) {
-        self.note(|state| state.outside = why.map(|why| trouble(NO_LEASE, why)));
+        self.note(|state| state.outside = why.map(|why| trouble(SHARD_UNOWNED, why)));
     }
 
     /// Something that was finished could not be saved, and is done again.

@@ -45,7 +45,7 @@ async fn holds(config: &Config, jobs: usize) {
 }
 
 async fn backend(db: &TestDb) -> String {
-    db.value("select place from observer.job_queue").await
+    db.value("select backend from observer.job_queue").await
 }
 
 /// Waits until a backend is in use.
@@ -129,7 +129,7 @@ async fn no_job_is_added_to_a_backend_out_of_use() {
     let mut process = Process::run(&config);
     process.says("working on the shard").await;
     // As another process with another configuration would.
-    db.run("update observer.job_queue set place = 'Postgres'")
+    db.run("update observer.job_queue set backend = 'Postgres'")
         .await;
     insert(&db).await;
     // It notices, and switches back since there is no job.
@@ -145,7 +145,7 @@ async fn redis_with_jobs_must_stay_in_the_configuration() {
     let (db, redis) = (orders().await, redis().await);
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let config = config(&db, &redis, &sink);
-    db.run("insert into observer.job_queue (listener, place) values ('default/test', 'Redis')")
+    db.run("insert into observer.job_queue (listener, backend) values ('default/test', 'Redis')")
         .await;
     let named = format!("redis: {{url: {{value: \"{}\"}}}}", redis.url());
     config.change(&format!("  {named}\n"), "");

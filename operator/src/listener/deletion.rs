@@ -53,7 +53,7 @@ impl Context {
                 rows?
             }
             Parsed::Invalid(_) => Some(EventDraft::warning(
-                "RowsKept",
+                "CleanupSkipped",
                 "the listener cannot be read, so its rows in the database were left",
             )),
         };
@@ -91,7 +91,7 @@ impl Context {
     ) -> Result<Option<EventDraft>, ReconcileError> {
         if listener.spec.deletion_policy == DeletionPolicy::Retain {
             return Ok(Some(EventDraft::normal(
-                "RowsRetained",
+                "DataRetained",
                 "its rows in the database stay, as spec.deletionPolicy says",
             )));
         }
@@ -147,7 +147,7 @@ impl Context {
         state.deletion.why.clone_from(&why);
         Ok(match finalizer::cleanup_status(&job, why.as_deref()) {
             CleanupStatus::Succeeded => Some(EventDraft::normal(
-                "RowsRemoved",
+                "CleanupSucceeded",
                 "its progress and dead letters were removed from the database",
             )),
             CleanupStatus::Failed(why) => Some(cleanup_skipped(key, listener, &why)),
@@ -175,7 +175,7 @@ impl Context {
             let note = format!(
                 "listener {successor} has the same identity, so the rows in the database were left to it"
             );
-            return Ok(Some(EventDraft::warning("RowsKept", note)));
+            return Ok(Some(EventDraft::warning("CleanupSkipped", note)));
         }
         let mut needed = resources.objects()?;
         needed.retain(|built| built.kind == Kind::ServiceAccount);
@@ -208,7 +208,7 @@ const NAMESPACE_TERMINATING: &str =
 fn cleanup_skipped(key: &ObjectRef, listener: &ObserverListener, why: &str) -> EventDraft {
     let identity = identity(key, listener);
     EventDraft::warning(
-        "RowsKept",
+        "CleanupSkipped",
         format!(
             "its progress and dead letters may still be in the database and hold back the removal of old events; \
              run select observer.drop_listener('{identity}') there. They were not removed: {why}"

@@ -22,7 +22,7 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::listener::build::cleanup_job::DEADLINE;
 
 /// Finalizer that keeps a listener until its rows are removed.
-pub const FINALIZER: &str = "observers.fraiseql.dev/rows";
+pub const FINALIZER: &str = "observers.fraiseql.dev/database-cleanup";
 
 /// Longest wait for the pods to stop.
 const POD_STOP_TIMEOUT: Duration = Duration::from_secs(45);

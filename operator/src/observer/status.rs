@@ -53,7 +53,7 @@ pub fn compute_status(
         observed_generation: generation,
         conditions: vec![
             say("Accepted", said.accepted(unreadable)),
-            say("Resolved", said.resolved()),
+            say("ResolvedRefs", said.resolved()),
             say("Programmed", said.programmed(ran)),
             say("Tracked", said.tracked(tracked)),
         ],
@@ -114,7 +114,7 @@ impl Said<'_> {
         {
             return ConditionValue::new(
                 ConditionStatus::True,
-                "Resolved",
+                "ResolvedRefs",
                 "all that it refers to is there",
             );
         }
@@ -262,7 +262,7 @@ mod tests {
             let condition = find(&status.conditions, type_).unwrap();
             (condition.status.clone(), condition.reason.clone())
         };
-        ["Accepted", "Resolved", "Programmed", "Tracked"]
+        ["Accepted", "ResolvedRefs", "Programmed", "Tracked"]
             .map(pair)
             .to_vec()
     }
@@ -324,7 +324,7 @@ mod tests {
                 vec![RUNS],
                 [
                     ("True", "Accepted"),
-                    ("True", "Resolved"),
+                    ("True", "ResolvedRefs"),
                     ("True", "Programmed"),
                     ("True", "AsExpected"),
                 ],
@@ -333,7 +333,7 @@ mod tests {
                 vec![RUNS, waiting("Pending")],
                 [
                     ("True", "Accepted"),
-                    ("True", "Resolved"),
+                    ("True", "ResolvedRefs"),
                     ("False", "Pending"),
                     ("Unknown", "Pending"),
                 ],
@@ -360,7 +360,7 @@ mod tests {
                 vec![kept_out, RUNS],
                 [
                     ("True", "Accepted"),
-                    ("True", "Resolved"),
+                    ("True", "ResolvedRefs"),
                     ("True", "Programmed"),
                     ("True", "AsExpected"),
                 ],

@@ -22,7 +22,7 @@ pub(super) async fn deleted_listener_leaves_nothing(room: Room) {
     .await;
     let listener: ObserverListener = room.get("shop").await.unwrap();
     let finalizers = listener.metadata.finalizers.unwrap_or_default();
-    assert_eq!(finalizers, ["observers.fraiseql.dev/rows"]);
+    assert_eq!(finalizers, ["observers.fraiseql.dev/database-cleanup"]);
     let uid = listener.metadata.uid.unwrap();
     lease(&room, "shop-shard-0-of-8", &uid).await;
     // One of another listener, which is gone, and one of the user's own.
@@ -48,7 +48,7 @@ pub(super) async fn deleted_listener_leaves_nothing(room: Room) {
     room.gone::<Lease>("gone-shard-0-of-8").await;
     room.gone::<Job>("shop-listener-drop").await;
     assert!(room.get::<Lease>("own").await.is_some());
-    assert!(events(&room, "RowsRemoved").await > 0);
+    assert!(events(&room, "CleanupSucceeded").await > 0);
 }
 
 /// What the Job's pods say is told, and the Job is given up after a few of them. What it needs is made
@@ -67,11 +67,11 @@ pub(super) async fn remaining_rows_are_reported(room: Room) {
     let said = "error: cannot reach Postgres";
     room.gone_by_its_job("shop", "Failed", said).await;
     let api: Api<Event> = room.api();
-    assert!(events(&room, "RowsKept").await > 0);
+    assert!(events(&room, "CleanupSkipped").await > 0);
     let events = api.list(&ListParams::default()).await.unwrap();
     let kept = events
         .into_iter()
-        .find(|event| event.reason.as_deref() == Some("RowsKept"));
+        .find(|event| event.reason.as_deref() == Some("CleanupSkipped"));
     let note = kept.unwrap().message.unwrap();
     let remedy = format!("observer.drop_listener('{}/shop')", room.namespace);
     assert!(
@@ -95,7 +95,7 @@ pub(super) async fn taken_job_name_skips_the_cleanup(room: Room) {
     .await;
     room.delete::<ObserverListener>("shop").await;
     room.gone::<ObserverListener>("shop").await;
-    assert!(events(&room, "RowsKept").await > 0);
+    assert!(events(&room, "CleanupSkipped").await > 0);
     assert!(room.get::<Job>(name).await.is_some());
 }
 

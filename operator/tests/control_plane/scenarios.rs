@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::pod_status::{ObserverError, PodProblem, RECEIVER_FAILING, StalledShard};
+use crds::pod_status::{ENDPOINT_FAILING, ObserverError, PodProblem, StalledShard};
 use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Secret, Service, ServiceAccount};
@@ -176,10 +176,10 @@ async fn invalid_observer_is_rejected_alone(room: Room) {
     room.observer_says("good", ["Programmed", "False", "Pending"])
         .await;
     let said = room
-        .observer_says("lost", ["Resolved", "False", "SecretMissing"])
+        .observer_says("lost", ["ResolvedRefs", "False", "SecretMissing"])
         .await;
     assert!(said.contains("`hook`"), "{said}");
-    room.listener_says("shop", ["Degraded", "True", "ObserversRefused"])
+    room.listener_says("shop", ["Degraded", "True", "InvalidObservers"])
         .await;
     room.secret("hook", "url", "ftp://hooks.example.com/a")
         .await;
@@ -189,9 +189,9 @@ async fn invalid_observer_is_rejected_alone(room: Room) {
     assert!(said.contains("spec") && !said.contains("ftp"), "{said}");
     room.secret("hook", "url", "https://hooks.example.com/b")
         .await;
-    room.observer_says("lost", ["Resolved", "True", "Resolved"])
+    room.observer_says("lost", ["ResolvedRefs", "True", "ResolvedRefs"])
         .await;
-    room.listener_says("shop", ["Degraded", "False", "NothingRefused"])
+    room.listener_says("shop", ["Degraded", "False", "AsExpected"])
         .await;
     room.edit::<Observer>("good", json!({ "spec": { "suspend": true } }))
         .await;
@@ -260,20 +260,20 @@ async fn pod_reports_show_in_the_status(room: Room) {
     told.change(|report| {
         report.stalled = vec![StalledShard {
             shard: 3,
-            reason: RECEIVER_FAILING.to_owned(),
+            reason: ENDPOINT_FAILING.to_owned(),
             message: "hooks.example.com answers 500".to_owned(),
             since: "2026-01-01T00:00:00Z".to_owned(),
         }];
     });
     let said = room
-        .listener_says("shop", ["Stalled", "True", RECEIVER_FAILING])
+        .listener_says("shop", ["DeliveryStalled", "True", ENDPOINT_FAILING])
         .await;
     assert_eq!(
         said,
         format!("shard 3 (pod {pod}): hooks.example.com answers 500")
     );
     told.works(&first);
-    room.listener_says("shop", ["Stalled", "False", "GettingOn"])
+    room.listener_says("shop", ["DeliveryStalled", "False", "MakingProgress"])
         .await;
     room.listener_says("shop", ["Ready", "True", "Delivering"])
         .await;
@@ -319,7 +319,7 @@ async fn pod_reports_show_in_the_status(room: Room) {
         .observer_says("more", ["Accepted", "False", "Invalid"])
         .await;
     assert_eq!(said, "spec.when: has no such field");
-    room.listener_says("shop", ["Degraded", "True", "ObserversRefused"])
+    room.listener_says("shop", ["Degraded", "True", "InvalidObservers"])
         .await;
     room.listener_says("shop", ["Ready", "True", "Delivering"])
         .await;

@@ -84,7 +84,7 @@ pub(super) async fn workers_are_apart(room: Room) {
         run(&pods, &pod.metadata.name.unwrap(), SILENT).await;
     }
     until("they are ready", async || {
-        counts(&room).await == Some((WORKERS, WORKERS)) && degraded("NothingRefused").await
+        counts(&room).await == Some((WORKERS, WORKERS)) && degraded("AsExpected").await
     })
     .await;
 
@@ -95,7 +95,7 @@ pub(super) async fn workers_are_apart(room: Room) {
         counts(&room).await.is_none()
     })
     .await;
-    room.listener_says("shop", ["Degraded", "False", "NothingRefused"])
+    room.listener_says("shop", ["Degraded", "False", "AsExpected"])
         .await;
 }
 

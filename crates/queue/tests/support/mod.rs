@@ -17,7 +17,7 @@ pub(crate) use testkit::wait::{STALLED, eventually};
 /// Name of the listener whose jobs a test has.
 pub(crate) const LISTENER: &str = "shop/main";
 
-/// QueueConfig without finished jobs, under a lease that no test waits for.
+/// Configuration without finished jobs, under a lease that no test waits for.
 pub(crate) const CALM: QueueConfig = QueueConfig {
     lease: Duration::from_mins(10),
     retention: Duration::ZERO,

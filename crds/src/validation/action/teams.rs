@@ -9,7 +9,7 @@ use crate::validation::url::url;
 
 /// Validates a Teams message and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, teams: &Teams, context: &mut ValidationContext<'_>) -> TeamsConfig {
-    let content = match (&teams.text, &teams.card) {
+    let shown = match (&teams.text, &teams.card) {
         (None, None) => TeamsContent::Summary,
         (Some(text), None) => TeamsContent::Text(text.clone()),
         (text, Some(card)) => {
@@ -24,6 +24,6 @@ pub(super) fn check(at: &str, teams: &Teams, context: &mut ValidationContext<'_>
     };
     TeamsConfig {
         url: url(&field(at, "url"), &teams.url, URL, context),
-        content,
+        content: shown,
     }
 }

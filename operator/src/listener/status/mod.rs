@@ -126,7 +126,7 @@ pub fn compute_status(
             say("Ready", seen.ready(input)),
             progressing,
             say("Degraded", seen.degraded(now)),
-            say("Stalled", seen.stalled(input)),
+            say("DeliveryStalled", seen.stalled(input)),
         ],
     }
 }
@@ -150,7 +150,7 @@ pub fn carry_over_numbers(status: &mut ObserverListenerStatus, before: &Observer
     // Words of the pods, which may hold figures too.
     for condition in &mut status.conditions {
         let same = find(&before.conditions, &condition.type_).filter(|old| {
-            condition.type_ == "Stalled"
+            condition.type_ == "DeliveryStalled"
                 && (&old.status, &old.reason) == (&condition.status, &condition.reason)
         });
         if let Some(old) = same {
@@ -166,7 +166,7 @@ pub fn is_settled(status: &ObserverListenerStatus) -> bool {
         find(&status.conditions, type_).is_some_and(|condition| condition.status == "False")
     };
     settled("Progressing")
-        && !is_true(&status.conditions, "Stalled")
+        && !is_true(&status.conditions, "DeliveryStalled")
         && (is_true(&status.conditions, "Ready")
             || find(&status.conditions, "Ready")
                 .is_some_and(|condition| condition.reason == "ScaledToZero"))
@@ -246,7 +246,7 @@ impl<'a> StatusInput<'a> {
             }
             return ConditionValue::new(
                 ConditionStatus::True,
-                "ObserversRefused",
+                "InvalidObservers",
                 format!(
                     "{} of {} observers do not run ({}); their own status says why",
                     rejected.len(),
@@ -277,11 +277,7 @@ impl<'a> StatusInput<'a> {
     /// of it. They are not named: not everybody who sees the listener may see them.
     fn not_degraded(&self) -> ConditionValue {
         if self.evaluations.values().all(ObserverEvaluation::selected) {
-            return ConditionValue::new(
-                ConditionStatus::False,
-                "NothingRefused",
-                "every part runs",
-            );
+            return ConditionValue::new(ConditionStatus::False, "AsExpected", "every part runs");
         }
         let (label, value) = consent(self.namespace);
         let message = format!(
@@ -310,10 +306,10 @@ impl<'a> StatusInput<'a> {
         let stalled = self
             .reports()
             .filter_map(|report| Some((&report.pod, report.problem.as_ref()?)))
-            .find(|(_, problem)| problem.reason == "Stalled");
+            .find(|(_, problem)| problem.reason == "DeliveryStalled");
         if let Some((pod, problem)) = stalled {
             let message = format!("pod {pod}: {}", problem.message);
-            return ConditionValue::new(ConditionStatus::True, "Stalled", message);
+            return ConditionValue::new(ConditionStatus::True, "DeliveryStalled", message);
         }
         if self.working().next().is_none() {
             return ConditionValue::new(
@@ -329,13 +325,13 @@ impl<'a> StatusInput<'a> {
             let long = HumanDuration::from(self.stalled_after);
             return ConditionValue::new(
                 ConditionStatus::False,
-                "Behind",
+                "Lagging",
                 format!("every shard gets on, and events wait for more than {long}"),
             );
         }
         ConditionValue::new(
             ConditionStatus::False,
-            "GettingOn",
+            "MakingProgress",
             "no event waits for long",
         )
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crds::pod_status::{NO_LEASE, PodReport, Role, STATUS_PORT};
+use crds::pod_status::{PodReport, Role, SHARD_UNOWNED, STATUS_PORT};
 use k8s_openapi::jiff::Timestamp;
 
 use super::StatusInput;
@@ -69,9 +69,9 @@ impl<'a> StatusInput<'a> {
     /// Reports whether all shards are delivered.
     fn delivering(&self, input: ReadinessInput<'_>) -> ConditionValue {
         let mut stalls = self.stalls(input.owners, input.now);
-        stalls.retain(|stall| stall.reason == NO_LEASE);
+        stalls.retain(|stall| stall.reason == SHARD_UNOWNED);
         if !stalls.is_empty() {
-            return ConditionValue::new(ConditionStatus::False, NO_LEASE, describe(&stalls));
+            return ConditionValue::new(ConditionStatus::False, SHARD_UNOWNED, describe(&stalls));
         }
         let unowned = self.unowned(input.owners).len();
         if unowned > 0 && !input.ready_before {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crds::duration::HumanDuration;
 use crds::pod_status::{
-    DATABASE_UNREACHABLE, DISPATCH_FULL, HOLDING_TRANSACTION, NO_LEASE, OwnedShard, PodReport,
-    RECEIVER_FAILING, Role,
+    BLOCKED_BY_TRANSACTION, CONCURRENCY_LIMIT_REACHED, DATABASE_UNREACHABLE, ENDPOINT_FAILING,
+    OwnedShard, PodReport, Role, SHARD_UNOWNED,
 };
 use crds::v1alpha1::ShardStatus;
 use k8s_openapi::jiff::Timestamp;
@@ -29,10 +29,10 @@ const NEAR: u64 = 5;
 /// Reasons of stalled shards, the worst first; others come last.
 const WORST: [&str; 5] = [
     DATABASE_UNREACHABLE,
-    NO_LEASE,
-    HOLDING_TRANSACTION,
-    RECEIVER_FAILING,
-    DISPATCH_FULL,
+    SHARD_UNOWNED,
+    BLOCKED_BY_TRANSACTION,
+    ENDPOINT_FAILING,
+    CONCURRENCY_LIMIT_REACHED,
 ];
 
 /// Owners of the shards.
@@ -146,7 +146,7 @@ impl StatusInput<'_> {
             HumanDuration::from(self.stalled_after)
         );
         for shard in nobody {
-            said.entry(shard).or_insert((NO_LEASE, None, &message));
+            said.entry(shard).or_insert((SHARD_UNOWNED, None, &message));
         }
         let mut causes: BTreeMap<_, Vec<u16>> = BTreeMap::new();
         for (shard, (reason, pod, message)) in said {

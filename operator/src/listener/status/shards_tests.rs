@@ -57,7 +57,7 @@ fn several_pods_deliver_together() {
     let mut case = sharing(&[&[0, 3], &[1, 2], &[]]);
     assert_eq!(
         case.says(),
-        "True:Delivering False:UpToDate False:NothingRefused False:GettingOn"
+        "True:Delivering False:UpToDate False:AsExpected False:MakingProgress"
     );
     assert_eq!(case.message("Ready"), "2 pods deliver 4 shards");
     told(&mut case, 0).lag_seconds = 7;
@@ -97,8 +97,8 @@ fn later_owner_of_a_shard_is_shown() {
     );
     // What the earlier one says of it counts no more.
     assert_eq!(status.lag.as_deref(), Some("0s"));
-    told(&mut case, 0).stalled = vec![stalled(0, "DispatchFull", "x")];
-    assert!(case.says().ends_with("False:GettingOn"));
+    told(&mut case, 0).stalled = vec![stalled(0, "ConcurrencyLimitReached", "x")];
+    assert!(case.says().ends_with("False:MakingProgress"));
 }
 
 #[test]
@@ -125,15 +125,15 @@ fn handover_may_take_a_while() {
     );
     case.now += 60;
     case.look();
-    assert!(case.says().ends_with(" False:GettingOn"));
+    assert!(case.says().ends_with(" False:MakingProgress"));
     // From here on they have been without a pod for too long.
     case.now += 1;
     case.look();
     assert_eq!(
         case.says(),
-        "False:NoLease False:UpToDate False:NothingRefused True:NoLease"
+        "False:ShardUnowned False:UpToDate False:AsExpected True:ShardUnowned"
     );
-    let said = case.message("Stalled");
+    let said = case.message("DeliveryStalled");
     assert!(
         said.starts_with("shards 2, 3: without a pod for more than 1m;"),
         "{said}"
@@ -166,32 +166,32 @@ fn non_reporting_pod_may_own_shards() {
         case.now += 30;
         case.look();
         assert!(case.says().starts_with("True:Delivering "));
-        assert!(!case.says().contains("NoLease"));
+        assert!(!case.says().contains("ShardUnowned"));
     }
     // It comes to be known as gone, and only from then on the shards count as free.
     case.pods[1].seen.ready = false;
     case.look();
     case.now += 61;
-    assert!(case.says().ends_with(" True:NoLease"));
+    assert!(case.says().ends_with(" True:ShardUnowned"));
     case.pods[1].report = report;
     case.look();
-    assert!(case.says().ends_with(" False:GettingOn"));
+    assert!(case.says().ends_with(" False:MakingProgress"));
 }
 
 #[test]
 fn stalled_shards_list_the_worst_cause_first() {
     let mut case = sharing(&[&[0, 1, 4], &[2, 3]]);
     told(&mut case, 0).stalled = vec![
-        stalled(4, "ReceiverFailing", "hooks.example.com answers 500"),
-        stalled(0, "ReceiverFailing", "hooks.example.com answers 500"),
+        stalled(4, "EndpointFailing", "hooks.example.com answers 500"),
+        stalled(0, "EndpointFailing", "hooks.example.com answers 500"),
     ];
-    told(&mut case, 1).stalled = vec![stalled(3, "HoldingTransaction", "pid 7 holds it")];
+    told(&mut case, 1).stalled = vec![stalled(3, "BlockedByTransaction", "pid 7 holds it")];
     assert_eq!(
         case.says(),
-        "True:Delivering False:UpToDate False:NothingRefused True:HoldingTransaction"
+        "True:Delivering False:UpToDate False:AsExpected True:BlockedByTransaction"
     );
     assert_eq!(
-        case.message("Stalled"),
+        case.message("DeliveryStalled"),
         "shard 3 (pod p2): pid 7 holds it; shards 0, 4 (pod p1): hooks.example.com answers 500"
     );
 }
@@ -201,10 +201,10 @@ fn pod_may_report_an_unowned_shard() {
     let mut case = sharing(&[&[0], &[1]]);
     case.look();
     lets_go(&mut case, 1);
-    told(&mut case, 0).stalled = vec![stalled(1, NO_LEASE, "the API server refuses it")];
+    told(&mut case, 0).stalled = vec![stalled(1, SHARD_UNOWNED, "the API server refuses it")];
     assert_eq!(
         case.says(),
-        "False:NoLease False:UpToDate False:NothingRefused True:NoLease"
+        "False:ShardUnowned False:UpToDate False:AsExpected True:ShardUnowned"
     );
     assert_eq!(
         case.message("Ready"),
@@ -212,7 +212,7 @@ fn pod_may_report_an_unowned_shard() {
     );
     // Who owns it knows better.
     told(&mut case, 1).shards = vec![owned(1, 2)];
-    assert!(case.says().ends_with(" False:GettingOn"));
+    assert!(case.says().ends_with(" False:MakingProgress"));
 }
 
 #[test]
@@ -226,10 +226,10 @@ fn message_about_stalled_shards_is_bounded() {
         let report = told(&mut case, pod);
         let all = report.shards.iter().map(|owned| owned.shard);
         report.stalled = all
-            .map(|shard| stalled(shard, "DispatchFull", "full"))
+            .map(|shard| stalled(shard, "ConcurrencyLimitReached", "full"))
             .collect();
     }
-    let said = case.message("Stalled");
+    let said = case.message("DeliveryStalled");
     assert!(
         said.starts_with("shards 0, 1, 2, 3, 4, 5, 6, 7 and 8 more (pod p1): full; "),
         "{said}"
@@ -240,7 +240,7 @@ fn message_about_stalled_shards_is_bounded() {
 #[test]
 fn shard_numbers_and_pod_messages_carry_over() {
     let mut case = sharing(&[&[0], &[1]]);
-    told(&mut case, 0).stalled = vec![stalled(0, "DispatchFull", "for 70 s")];
+    told(&mut case, 0).stalled = vec![stalled(0, "ConcurrencyLimitReached", "for 70 s")];
     let before = case.status();
     told(&mut case, 0).stalled[0].message = "for 80 s".to_owned();
     told(&mut case, 0).shards[0].lag_seconds = 80;
@@ -293,6 +293,6 @@ proptest! {
         }
         case.now += 100;
         let owned = status.shards.len();
-        prop_assert_eq!(case.says().ends_with("True:NoLease"), owned < 6);
+        prop_assert_eq!(case.says().ends_with("True:ShardUnowned"), owned < 6);
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crds::pod_status::{
-    BreakerState, LeftAlone, NO_LEASE, OwnedShard, PodProblem, ReceiverLeftAlone, StalledShard,
+    BreakerState, LeftAlone, OwnedShard, PodProblem, ReceiverLeftAlone, SHARD_UNOWNED, StalledShard,
 };
 
 use super::*;
@@ -185,22 +185,22 @@ fn each_state_has_its_conditions() {
     for (case, says) in [
         (
             Case::well(),
-            "True:Delivering False:UpToDate False:NothingRefused False:GettingOn",
+            "True:Delivering False:UpToDate False:AsExpected False:MakingProgress",
         ),
         (
             Case::but(|case| (case.deployment, case.pods) = (None, vec![])),
-            "False:Starting True:RollingOut False:NothingRefused Unknown:NoActivePod",
+            "False:Starting True:RollingOut False:AsExpected Unknown:NoActivePod",
         ),
         (
             Case::but(|case| case.rejection = Some(refused)),
-            "False:SecretMissing False:SecretMissing False:NothingRefused False:GettingOn",
+            "False:SecretMissing False:SecretMissing False:AsExpected False:MakingProgress",
         ),
         (
             Case::but(|case| {
                 case.wanted = 0;
                 (case.deployment, case.pods) = (Some(rolled_out(0)), vec![]);
             }),
-            "False:ScaledToZero False:UpToDate False:NothingRefused False:ScaledToZero",
+            "False:ScaledToZero False:UpToDate False:AsExpected False:ScaledToZero",
         ),
         (
             Case::but(stuck),
@@ -212,12 +212,12 @@ fn each_state_has_its_conditions() {
                     report.problem = Some(trouble("DatabaseUnreachable"));
                 });
             }),
-            "False:DatabaseUnreachable False:UpToDate True:DatabaseUnreachable False:GettingOn",
+            "False:DatabaseUnreachable False:UpToDate True:DatabaseUnreachable False:MakingProgress",
         ),
         (
             Case::but(|case| {
                 change_report(case, |report| {
-                    report.problem = Some(trouble("Stalled"));
+                    report.problem = Some(trouble("DeliveryStalled"));
                 });
             }),
             "False:Stalled False:UpToDate True:Stalled True:Stalled",
@@ -228,22 +228,22 @@ fn each_state_has_its_conditions() {
                     (report.lag_seconds, report.backlog) = (61, 5);
                 });
             }),
-            "True:Delivering False:UpToDate False:NothingRefused False:Behind",
+            "True:Delivering False:UpToDate False:AsExpected False:Behind",
         ),
         (
             Case::but(|case| case.pods[0].report = None),
-            "False:PodsNotReporting True:LoadingBundle False:NothingRefused Unknown:NoActivePod",
+            "False:PodsNotReporting True:LoadingBundle False:AsExpected Unknown:NoActivePod",
         ),
         (
             Case::but(|case| {
                 case.pods[0].report = None;
                 case.pods[0].seen.waiting = Some("ImagePullBackOff".to_owned());
             }),
-            "False:PodsNotRunning True:LoadingBundle False:NothingRefused Unknown:NoActivePod",
+            "False:PodsNotRunning True:LoadingBundle False:AsExpected Unknown:NoActivePod",
         ),
         (
             Case::but(|case| case.pods[0].report = Some(report(Role::Standby, "new"))),
-            "False:Starting False:UpToDate False:NothingRefused Unknown:NoActivePod",
+            "False:Starting False:UpToDate False:AsExpected Unknown:NoActivePod",
         ),
     ] {
         assert_eq!(case.says(), says);
@@ -296,7 +296,7 @@ fn rejected_observers_leave_the_listener_ready() {
     });
     assert!(
         case.says()
-            .starts_with("True:Delivering False:UpToDate True:ObserversRefused")
+            .starts_with("True:Delivering False:UpToDate True:InvalidObservers")
     );
     let status = case.status();
     let message = &find(&status.conditions, "Degraded").unwrap().message;
@@ -374,9 +374,9 @@ fn missing_workers_degrade_after_a_while() {
         ..rolled_out(2)
     };
     let (reason, _) = degraded((2, Some(rolled_out(2)), None));
-    assert_eq!(reason, "False:NothingRefused");
+    assert_eq!(reason, "False:AsExpected");
     let (reason, _) = degraded((2, Some(one_of_two()), Some(940)));
-    assert_eq!(reason, "False:NothingRefused", "not yet");
+    assert_eq!(reason, "False:AsExpected", "not yet");
     let (reason, message) = degraded((2, Some(one_of_two()), Some(939)));
     assert_eq!(reason, "True:WorkersUnavailable");
     assert_eq!(
