@@ -87,7 +87,7 @@ impl Case {
             .clone()
     }
 
-    /// `Ready Progressing Degraded Stalled`, each as its status and reason.
+    /// `Ready Progressing Degraded DeliveryStalled`, each as its status and reason.
     fn says(&self) -> String {
         let status = self.status();
         let said = status.conditions.iter().map(|condition| {
@@ -220,7 +220,7 @@ fn each_state_has_its_conditions() {
                     report.problem = Some(trouble("DeliveryStalled"));
                 });
             }),
-            "False:Stalled False:UpToDate True:Stalled True:Stalled",
+            "False:DeliveryStalled False:UpToDate True:DeliveryStalled True:DeliveryStalled",
         ),
         (
             Case::but(|case| {
@@ -228,7 +228,7 @@ fn each_state_has_its_conditions() {
                     (report.lag_seconds, report.backlog) = (61, 5);
                 });
             }),
-            "True:Delivering False:UpToDate False:AsExpected False:Behind",
+            "True:Delivering False:UpToDate False:AsExpected False:Lagging",
         ),
         (
             Case::but(|case| case.pods[0].report = None),
