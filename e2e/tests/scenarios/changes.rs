@@ -195,7 +195,7 @@ async fn observers_come_and_go(room: &Room, shop: &mut Shop) -> Result<()> {
     shop.tally.step(MAIN, "an observer suspended", took);
 
     let start = Instant::now();
-    extra["spec"]["state"] = "Active".into();
+    extra["spec"]["suspend"] = false.into();
     room.apply::<Observer>(&extra).await?;
     programmed(room, "extra").await?;
     shop.more(CHANGED, 1).await?;
