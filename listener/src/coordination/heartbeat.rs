@@ -121,7 +121,11 @@ impl Heartbeat {
                 () = stop.cancelled() => {}
             }
         }
-        let _expired = timeout(LONGEST_BEAT, self.expire()).await;
+        // One that stands by goes on to send heartbeats, and is to be seen without a gap.
+        let stands_by = newer.borrow().is_some();
+        if !stands_by {
+            let _expired = timeout(LONGEST_BEAT, self.expire()).await;
+        }
     }
 
     /// Sends one heartbeat. Returns the process whose configuration is newer than this one's, if there
