@@ -97,6 +97,8 @@ impl Process {
             .arg(file)
             .args(["--log-format", "text"])
             .env("RUST_LOG", "info")
+            // As in the image.
+            .env("MALLOC_MMAP_THRESHOLD_", "1048576")
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .kill_on_drop(true)
