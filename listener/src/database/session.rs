@@ -5,7 +5,7 @@
 //! connects then reads well and can save nothing, for as long as the connection lives, although a new
 //! one would do.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::time::Instant;
 
 use super::{Access, pins};
+use crate::sync::lock;
 
 /// How often one of a pool's connections is asked whether its server takes writes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -164,7 +165,7 @@ pub(crate) fn writing(options: PgPoolOptions) -> PgPoolOptions {
 }
 
 fn held<T>(watch: &Mutex<Watch>, change: impl FnOnce(&mut Watch) -> T) -> T {
-    change(&mut watch.lock().unwrap_or_else(PoisonError::into_inner))
+    change(&mut lock(watch))
 }
 
 #[cfg(test)]

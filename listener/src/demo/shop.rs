@@ -3,7 +3,7 @@
 //! Writers overlap, touch the same orders and roll back now and then. Each says what it is about
 //! to commit, as the database returned it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ::queue::sql_transaction;
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::tally::{Change, Order, Tally};
+use crate::sync::lock;
 
 /// Marks a schema as one that may be dropped.
 const MARK: &str = "made by observer-listener demo, and dropped by it";
@@ -109,11 +110,6 @@ pub(super) async fn unmake(pool: &PgPool) -> Result<(), sqlx::Error> {
 
 /// What the writers and their onlookers share.
 pub(super) type SharedTally = Arc<Mutex<Tally>>;
-
-/// Takes hold of something shared.
-pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Starts the writers; each works until `stop` or an error.
 pub(super) async fn start_writers(

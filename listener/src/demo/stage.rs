@@ -21,7 +21,7 @@ use super::figures::Figures;
 use super::play::{DemoError, doing};
 use super::receiver;
 use super::screen::Screen;
-use super::shop::{self, SharedTally, lock};
+use super::shop::{self, SharedTally};
 use super::summary::Outcome;
 use super::tally::Observer;
 use crate::admission::action_runtime::Shared;
@@ -33,6 +33,7 @@ use crate::dead_letters::admin::Selection;
 use crate::observers::Observers;
 use crate::runtime::error::RunError;
 use crate::runtime::standalone;
+use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 use testkit::http_sink::{self as sink, Behaviour, Sink};
 

@@ -1,7 +1,7 @@
 //! One lane's jobs, one after the other.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::queue::{ClaimToken, ClaimedJob, FinishedClaim, Job, JobOutcome, LaneBatch, failpoint};
@@ -22,6 +22,7 @@ use crate::delivery::retry_policy;
 use crate::observers::attempt::try_once;
 use crate::observers::attempt_log;
 use crate::observers::{Compiled, Observers};
+use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 
 /// What those who work on lanes share.
@@ -187,7 +188,7 @@ impl Crew {
     }
 
     fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<ClaimToken, CancellationToken>> {
-        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.cancels)
     }
 }
 

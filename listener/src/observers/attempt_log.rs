@@ -1,7 +1,7 @@
 //! What is logged of attempts: each that failed, but not thousands of one receiver that is down, and
 //! at debug each that did not.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Compiled;
 use crate::delivery::failure::Failure;
+use crate::sync::lock;
 
 /// Failures that are told one by one.
 const FIRST: u32 = 5;
@@ -34,7 +35,7 @@ struct State {
 impl Failures {
     /// Notes a failure. Answers with how many were left out before, if this one is to be told of.
     fn note(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         let since = |then: Option<Instant>| then.map(|then| now.duration_since(then));
         if since(state.last).is_some_and(|calm| calm >= CALM) {
             state.told = 0;

@@ -6,7 +6,7 @@ pub(crate) mod dead_letters;
 mod jobs;
 mod problem;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use ::queue::JobQueue;
 use axum::Router;
@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
 use crate::database::{self, DatabaseError};
+use crate::sync::lock;
 use problem::Problem;
 
 /// Most that one answer lists.
@@ -70,14 +71,11 @@ impl Keeper {
     }
 
     fn put(&self, ground: Option<Ground>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ground;
+        *lock(&self.0) = ground;
     }
 
     fn ground(&self) -> Option<Ground> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.0).clone()
     }
 }
 

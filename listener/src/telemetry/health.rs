@@ -1,6 +1,7 @@
 //! Whether the listener makes progress, and if not, why.
 
-use std::sync::{Mutex, PoisonError};
+use crate::sync::lock;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crds::pod_status::{PodProblem, SHARD_UNOWNED};
@@ -47,7 +48,7 @@ pub struct Health(Mutex<State>);
 
 impl Health {
     fn note(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut lock(&self.0));
     }
 
     /// Work can be done, and what was found wrong before is of no matter any more.
@@ -90,7 +91,7 @@ impl Health {
     /// See [`Health::is_blocked`].
     #[must_use]
     pub fn blocked(&self) -> Option<String> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.0);
         state.blocked.clone()
     }
 
@@ -112,20 +113,20 @@ impl Health {
     /// Whether that happened since work was begun last.
     #[must_use]
     pub fn has_left_unsaved(&self) -> bool {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.0);
         state.unsaved
     }
 
     /// Whether work could be done at some time since the start.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).begun
+        lock(&self.0).begun
     }
 
     /// For how long the database has not answered, if it does not.
     #[must_use]
     pub fn database_away(&self, now: Instant) -> Option<Duration> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.0);
         let since = state.read_failing.into_iter().chain(state.save_failing);
         since
             .min()
@@ -135,7 +136,7 @@ impl Health {
     /// Why no work can be expected of it now, if so.
     #[must_use]
     pub fn not_ready(&self, now: Instant) -> Option<PodProblem> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.0);
         let longer = |since: Option<Instant>, bound: Duration| {
             since
                 .map(|since| now.saturating_duration_since(since))

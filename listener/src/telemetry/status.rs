@@ -2,13 +2,14 @@
 //! it from its work.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use crds::pod_status::{
     ObserverError, OwnedShard, PodProblem, PodReport, Role, StalledShard, TrackingReport,
 };
 
+use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 
 /// A bundle that is loaded.
@@ -80,7 +81,7 @@ impl Reporter {
     }
 
     fn note(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut lock(&self.state));
     }
 
     /// A bundle is loaded; what was wrong with one before it is of no matter any more.
@@ -151,14 +152,14 @@ impl Reporter {
     /// How many shards are this process's.
     #[must_use]
     pub fn owned(&self) -> usize {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         state.shards.len()
     }
 
     /// Whether a shard is this process's and is claimed.
     #[must_use]
     pub fn owns(&self, shard: u16) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         state.shards.contains_key(&shard)
     }
 
@@ -187,10 +188,7 @@ impl Reporter {
     /// All shards that do not get on.
     #[must_use]
     pub fn stalled(&self) -> Vec<StalledShard> {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stalled()
+        lock(&self.state).stalled()
     }
 
     /// How many processes take part, as this one sees it.
@@ -215,7 +213,7 @@ impl Reporter {
     /// All of it at this moment. `health` is what the tasks at work find wrong.
     #[must_use]
     pub fn report(&self, metrics: &Metrics, health: Option<PodProblem>) -> PodReport {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         let count = |gauge: &prometheus::IntGauge| u64::try_from(gauge.get()).unwrap_or(0);
         let bundle = state.running.as_ref().or(state.loaded.as_ref());
         let at_work = matches!(state.role, Role::Active | Role::Standby);

@@ -1,6 +1,7 @@
 //! The way of log lines to standard error: whoever writes one neither fails nor waits for long,
 //! whatever becomes of the reader at the other end.
 
+use crate::sync::lock;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -96,7 +97,7 @@ impl Writer {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn write_on(&self, mut out: impl Write) {
