@@ -209,7 +209,7 @@ fn explained(at: String, error: sqlx::Error) -> DatabaseError {
         };
     }
     match error {
-        sqlx::Error::Database(_) if has_code(&error, TOO_MANY) => DatabaseError::Full {
+        sqlx::Error::Database(_) if has_code(&error, &[TOO_MANY]) => DatabaseError::Full {
             at,
             needed: MOST_OF_A_PROCESS,
             source: error,
@@ -246,11 +246,12 @@ async fn cause(options: &PgConnectOptions) -> Option<DatabaseError> {
     tried.err().map(|error| explained(at, error))
 }
 
-fn has_code(error: &sqlx::Error, code: &str) -> bool {
+/// Whether the server refused something with one of these codes (SQLSTATE).
+pub(crate) fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
     let told = error
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code);
-    told.is_some_and(|told| told == code)
+    told.is_some_and(|told| codes.contains(&&*told))
 }
 
 /// Whether an error is one that a starting or restarting server gives, or a busy one; one that stops
@@ -268,7 +269,7 @@ fn starting(error: &sqlx::Error) -> bool {
                     | std::io::ErrorKind::ReadOnlyFilesystem
             )
         }
-        sqlx::Error::Database(_) => has_code(error, "57P03") || has_code(error, TOO_MANY),
+        sqlx::Error::Database(_) => has_code(error, &["57P03", TOO_MANY]),
         _ => false,
     }
 }

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
 
-use crate::database::{pins, session};
+use crate::database::{has_code, pins, session};
 use crate::migrate::capture_role::CAPTURE_ROLE;
 
 /// Oldest server that works, as `server_version_num` counts.
@@ -381,12 +381,8 @@ async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateE
     let MigrateError::Database(source) = error else {
         return error;
     };
-    let refused = source.as_database_error().filter(|refused| {
-        refused
-            .code()
-            .is_some_and(|code| code == INSUFFICIENT_PRIVILEGE)
-    });
-    let Some(refused) = refused else {
+    let lacks_rights = has_code(&source, &[INSUFFICIENT_PRIVILEGE]);
+    let Some(refused) = source.as_database_error().filter(|_| lacks_rights) else {
         return MigrateError::Database(source);
     };
     let message = refused.message().to_owned();

@@ -14,6 +14,7 @@ use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, Transaction};
 
 use super::MigrateError;
+use crate::database::has_code;
 
 macro_rules! files {
     ($($name:literal),+) => {
@@ -216,12 +217,6 @@ async fn run_files(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         run(connection, sql).await?;
     }
     Ok(())
-}
-
-fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
-    let refused = error.as_database_error();
-    let code = refused.and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| codes.contains(&&*code))
 }
 
 /// The error of functions that something else depends on; other errors are the database's.

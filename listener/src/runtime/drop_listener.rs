@@ -2,6 +2,8 @@
 
 use sqlx::PgPool;
 
+use crate::database::has_code;
+
 /// The schema or the function is not there: `invalid_schema_name`, `undefined_function`.
 const NOTHING_KEPT: [&str; 2] = ["3F000", "42883"];
 
@@ -13,13 +15,7 @@ pub async fn drop_listener(pool: &PgPool, listener: &str) -> Result<i64, sqlx::E
         .fetch_one(pool)
         .await;
     match rows {
-        Err(sqlx::Error::Database(error))
-            if error
-                .code()
-                .is_some_and(|code| NOTHING_KEPT.contains(&&*code)) =>
-        {
-            Ok(0)
-        }
+        Err(error) if has_code(&error, &NOTHING_KEPT) => Ok(0),
         rows => rows,
     }
 }
