@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -45,18 +45,7 @@ async fn readyz(State(sources): State<AppState>) -> impl IntoResponse {
 }
 
 async fn metrics(State(sources): State<AppState>) -> impl IntoResponse {
-    match sources.metrics.render() {
-        Ok(text) => (
-            StatusCode::OK,
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-            text,
-        ),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            [(header::CONTENT_TYPE, "text/plain")],
-            error.to_string().into_bytes(),
-        ),
-    }
+    server::metrics(sources.metrics.render())
 }
 
 #[cfg(test)]

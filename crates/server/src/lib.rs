@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -51,6 +53,19 @@ struct Activity {
     moved: AtomicU64,
     /// Requests that are being answered.
     answering: AtomicU64,
+}
+
+/// Responds with metrics in the text format of Prometheus, or with the error that they could not be
+/// rendered for.
+pub fn metrics<E: Display>(rendered: Result<Vec<u8>, E>) -> Response {
+    let (status, format, body) = match rendered {
+        Ok(text) => (StatusCode::OK, "text/plain; version=0.0.4", text),
+        Err(error) => {
+            let text = error.to_string().into_bytes();
+            (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", text)
+        }
+    };
+    (status, [(CONTENT_TYPE, format)], body).into_response()
 }
 
 /// Serves until cancelled.

@@ -93,18 +93,7 @@ async fn ready(State(sources): State<Sources>) -> impl IntoResponse {
 }
 
 async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
-    match sources.metrics.render() {
-        Ok(text) => (
-            StatusCode::OK,
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-            text,
-        ),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            [(header::CONTENT_TYPE, "text/plain")],
-            error.to_string().into_bytes(),
-        ),
-    }
+    server::metrics(sources.metrics.render())
 }
 
 async fn status(State(sources): State<Sources>) -> impl IntoResponse {
