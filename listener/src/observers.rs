@@ -8,10 +8,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crds::config::{ActionQueue, Mode, ObserverConfig, OnFailure, Ordering, Priority, Retry};
+use crds::pod_status::BreakerState;
 use sha2::{Digest, Sha256};
 
 use crate::actions::Action;
 use crate::admission::action_runtime::Shared;
+use crate::admission::circuit_breaker::Condition as BreakerCondition;
+use crate::admission::endpoint_gate::Standing;
 use crate::capture::change_log::Logged;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
@@ -211,6 +214,21 @@ impl Observers {
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Targets whose circuit breaker is not closed, each with its standing and the breaker's state.
+    pub(crate) fn open_circuits(
+        &self,
+    ) -> impl Iterator<Item = (&Compiled, Standing, BreakerState)> {
+        self.targets.iter().filter_map(|target| {
+            let standing = target.action.standing()?;
+            let state = match standing.condition {
+                BreakerCondition::Closed => return None,
+                BreakerCondition::HalfOpen => BreakerState::HalfOpen,
+                BreakerCondition::Open => BreakerState::Open,
+            };
+            Some((&**target, standing, state))
+        })
     }
 
     /// Number of targets.

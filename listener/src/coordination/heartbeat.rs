@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use crds::pod_status::BreakerState;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -22,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::membership::{Coordination, Member};
 use super::process;
-use crate::admission::circuit_breaker::Condition;
 use crate::observers::Observers;
 
 /// Time between two heartbeats where they decide who takes part, and how long one counts.
@@ -181,8 +181,7 @@ impl Heartbeat {
         .await?;
         let ended = process::ended();
         for row in &rows {
-            let (member, uid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            if !ended(&format!("{member}_{uid}_")) {
+            if let Some(member) = unless_ended(row, &ended)? {
                 let since = row.try_get(2)?;
                 return Ok(Some(NewerConfig { member, since }));
             }
@@ -214,17 +213,15 @@ fn behind(before: Option<Instant>, is_behind: bool, now: Instant) -> Option<Inst
 
 /// The circuit breakers that are not closed.
 fn open_circuits(observers: &Observers) -> Value {
-    let open = observers.targets().iter().filter_map(|target| {
-        let standing = target.action.standing()?;
-        let state = match standing.condition {
-            Condition::Closed => return None,
-            Condition::HalfOpen => "halfOpen",
-            Condition::Open => "open",
+    let open = observers.open_circuits().map(|(target, standing, state)| {
+        let state = match state {
+            BreakerState::HalfOpen => "halfOpen",
+            BreakerState::Open => "open",
         };
         let (observer, action) = (&*target.name.0, &*target.name.1);
-        Some(serde_json::json!({
+        serde_json::json!({
             "observer": observer, "action": action, "state": state, "error": standing.why,
-        }))
+        })
     });
     open.take(MOST_CIRCUITS).collect()
 }
@@ -243,10 +240,9 @@ pub async fn members(pool: &PgPool, listener: &str) -> Result<Vec<MemberState>, 
     .await?;
     let ended = process::ended();
     let read = |row: &PgRow| -> Result<Option<MemberState>, sqlx::Error> {
-        let (name, uid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        if ended(&format!("{name}_{uid}_")) {
+        let Some(name) = unless_ended(row, &ended)? else {
             return Ok(None);
-        }
+        };
         Ok(Some(MemberState {
             name,
             config_digest: row.try_get(2)?,
@@ -258,6 +254,12 @@ pub async fn members(pool: &PgPool, listener: &str) -> Result<Vec<MemberState>, 
     rows.iter()
         .filter_map(|row| read(row).transpose())
         .collect()
+}
+
+/// The name of the member in a row that begins with name and uid, unless it is known to have ended.
+fn unless_ended(row: &PgRow, ended: &impl Fn(&str) -> bool) -> Result<Option<String>, sqlx::Error> {
+    let (name, uid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    Ok((!ended(&format!("{name}_{uid}_"))).then_some(name))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::SecondsFormat;
-use crds::pod_status::{BreakerState, LeftAlone, ReceiverLeftAlone};
+use crds::pod_status::{LeftAlone, ReceiverLeftAlone};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
@@ -42,22 +42,18 @@ impl OpenCircuits for Receivers {
     /// The receivers that are left alone now. Those of one host and port are told of as one.
     fn open_circuits(&self) -> LeftAlone {
         let observers = Arc::clone(&self.observers.borrow());
-        let found = observers.targets().iter().filter_map(|target| {
-            let standing = target.action.standing()?;
-            let state = match standing.condition {
-                Condition::Closed => return None,
-                Condition::HalfOpen => BreakerState::HalfOpen,
-                Condition::Open => BreakerState::Open,
-            };
-            let mut receiver = on_one_line(&target.action.receiver());
-            receiver.truncate(receiver.floor_char_boundary(MAX_NAME));
-            Some(ReceiverLeftAlone {
-                since: standing.since?.to_rfc3339_opts(SecondsFormat::Secs, true),
-                receiver,
-                state,
-                actions: 1,
-            })
-        });
+        let found = observers
+            .open_circuits()
+            .filter_map(|(target, standing, state)| {
+                let mut receiver = on_one_line(&target.action.receiver());
+                receiver.truncate(receiver.floor_char_boundary(MAX_NAME));
+                Some(ReceiverLeftAlone {
+                    since: standing.since?.to_rfc3339_opts(SecondsFormat::Secs, true),
+                    receiver,
+                    state,
+                    actions: 1,
+                })
+            });
         listed(found)
     }
 }
@@ -136,6 +132,8 @@ impl Collector for Receivers {
 
 #[cfg(test)]
 mod tests {
+    use crds::pod_status::BreakerState;
+
     use super::*;
 
     fn one(receiver: &str, since: &str, state: BreakerState) -> ReceiverLeftAlone {
