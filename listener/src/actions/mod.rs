@@ -34,6 +34,7 @@ pub use crate::admission::action_runtime::{Kept, Shared, SharedError};
 use crate::admission::control::Passage;
 pub use crate::admission::endpoint_gate::{Gates, Room, Standing};
 use crate::admission::host_limits::without_port;
+use crate::admission::memory_budget;
 pub use crate::admission::redis_limiter::Fleet;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
@@ -153,7 +154,7 @@ impl Action {
     /// admitted. `now` is what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
         let passage = &self.passage;
-        let _room = crate::admission::memory_budget::room(&delivery.event).await;
+        let _room = memory_budget::room(&delivery.event).await;
         match &self.kind {
             Kind::Webhook(webhook) => {
                 if let Some(batches) = webhook.batches_for(delivery) {

@@ -14,6 +14,8 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Script};
 use tokio::time::timeout;
 
+use super::redis_semaphore;
+
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_millis(250);
 
@@ -82,7 +84,7 @@ impl Fleet {
             answer,
             prefix: format!("observers:{{{listener}}}:"),
             take: Script::new(TAKE),
-            enter: Script::new(super::redis_semaphore::ENTER),
+            enter: Script::new(redis_semaphore::ENTER),
         })
     }
 

@@ -18,8 +18,7 @@ use super::excess::{
 };
 use super::position::{Mark, Window};
 use super::snapshot::SnapshotError;
-use crate::delivery::event;
-use crate::delivery::event::Event;
+use crate::delivery::event::{self, Event};
 
 /// Most events that a page looks at for a process that owns all shards. One that owns a part looks
 /// at more to find as many of its own, up to [`MOST_LOOKED_AT`].

@@ -9,8 +9,7 @@ use ::queue::{JobFilter, JobQueue, JobView, QueueConfig, QueueStats, State};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::HumanDuration;
-use observer_listener::jobs::backend;
-use observer_listener::jobs::backend::Place;
+use observer_listener::jobs::backend::{self, Place};
 use observer_listener::migrate;
 use sqlx::PgPool;
 

@@ -7,11 +7,9 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use crds::duration::HumanDuration;
 use observer_listener::checkpoint::status::{self, ShardState};
-use observer_listener::coordination::heartbeat;
-use observer_listener::coordination::heartbeat::MemberState;
+use observer_listener::coordination::heartbeat::{self, MemberState};
 use observer_listener::coordination::live_processes;
-use observer_listener::dead_letters::admin;
-use observer_listener::dead_letters::admin::Selection;
+use observer_listener::dead_letters::admin::{self, Selection};
 use serde::Serialize;
 use sqlx::PgPool;
 

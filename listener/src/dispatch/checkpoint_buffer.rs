@@ -13,8 +13,7 @@ use super::owned_shard::Owned;
 use super::{Dispatcher, MAX_REDRIVES};
 use crate::capture::change_log::Part;
 use crate::checkpoint::Save;
-use crate::dead_letters::store;
-use crate::dead_letters::store::Verdict;
+use crate::dead_letters::store::{self, Verdict};
 
 impl Dispatcher {
     /// Saves what is worth it, and measures.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Place;
-use crate::delivery::attempt::Attempt;
+use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::event::Event;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
@@ -48,7 +48,7 @@ impl Work {
 
     /// Keeps the latest failures, with how long the attempts took.
     pub(crate) fn note(&mut self, failure: &Failure, took: Option<Duration>) {
-        crate::delivery::attempt::note(&mut self.history, Attempt::new(Utc::now(), failure, took));
+        attempt::note(&mut self.history, Attempt::new(Utc::now(), failure, took));
     }
 }
 

@@ -7,11 +7,9 @@ use async_trait::async_trait;
 use crds::config::{OnFailure, Operation};
 use sqlx::PgConnection;
 
-use crate::dead_letters::store;
-use crate::dead_letters::store::Letter;
+use crate::dead_letters::store::{self, Letter};
 use crate::delivery::event::Event;
-use crate::jobs::payload;
-use crate::jobs::payload::Carried;
+use crate::jobs::payload::{self, Carried};
 use crate::observers::Observers;
 
 /// Writes the dead letters of one listener.

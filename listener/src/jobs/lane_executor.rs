@@ -12,10 +12,9 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::payload;
-use super::payload::Carried;
+use super::payload::{self, Carried};
 use crate::delivery::ActionName;
-use crate::delivery::attempt::Attempt;
+use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
 use crate::delivery::retry_policy;
@@ -84,7 +83,7 @@ impl Crew {
                 .as_ref()
                 .map_or(OnFailure::DeadLetter, |known| known.on_failure);
             self.metrics.given_up(event, &name, attempts, &last, then);
-            crate::delivery::attempt::note(&mut history, last);
+            attempt::note(&mut history, last);
             JobOutcome::Discarded {
                 attempts,
                 history: written(&history),
@@ -139,16 +138,13 @@ impl Crew {
             Outcome::Retry { failure, after } => match wait(&compiled.retry, tries, after) {
                 None => give_up(history, &failure, tries, Some(took)),
                 Some(wait) if left.is_some_and(|left| wait >= left) => {
-                    crate::delivery::attempt::note(
-                        &mut history,
-                        Attempt::new(Utc::now(), &failure, Some(took)),
-                    );
+                    attempt::note(&mut history, Attempt::new(Utc::now(), &failure, Some(took)));
                     give_up(history, &too_late(&compiled.retry), tries, None)
                 }
                 Some(wait) => {
                     attempt_log::failed(compiled, &claimed.job.event_id, &failure, tries, wait);
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
-                    crate::delivery::attempt::note(&mut history, attempt);
+                    attempt::note(&mut history, attempt);
                     JobOutcome::Retry {
                         delay: wait,
                         attempts: tries,

@@ -17,11 +17,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::bundle_watcher;
 pub use super::drop_listener::drop_listener;
 use super::error::RunError;
 use super::plan::Plan;
 use super::pod_supervisor::Work;
-use super::standalone::{GOODBYE, answer, note_stop};
+use super::standalone::{GOODBYE, answer, first_error, note_stop};
 use crate::coordination::membership::Member;
 use crate::server::Sources;
 use crate::telemetry::metrics::Metrics;
@@ -89,7 +90,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Cluste
         let (sources, done) = (sources.clone(), done.clone());
         let name = options.bundle.clone();
         tasks.spawn(async move {
-            done.run_until_cancelled(super::bundle_watcher::follow(secrets, &name, send, sources))
+            done.run_until_cancelled(bundle_watcher::follow(secrets, &name, send, sources))
                 .await;
             Ok(())
         });
@@ -103,7 +104,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Cluste
     };
     let result = tokio::select! {
         result = work.go_on(plans) => result,
-        error = crate::runtime::standalone::first_error(&mut tasks) => Err(error),
+        error = first_error(&mut tasks) => Err(error),
     };
     done.cancel();
     let goodbye = async { while tasks.join_next().await.is_some() {} };

@@ -29,6 +29,7 @@ use super::error::RunError;
 use super::shard_worker::Desk;
 use super::standalone::{GOODBYE, first_error};
 use super::startup_log;
+use super::tracking_watch;
 use crate::capture::change_log::{Log, LogError};
 use crate::capture::poll_loop::follow;
 use crate::capture::reader::{Assignment, Owner, Reader};
@@ -83,7 +84,7 @@ pub(crate) struct Job<'a> {
     /// Whether it works on jobs.
     pub(crate) jobs: Jobs,
     /// What was told of tables that are not tracked.
-    pub(crate) told: super::tracking_watch::Told,
+    pub(crate) told: tracking_watch::Told,
 }
 
 /// What there is of a database that can be worked with.
@@ -384,7 +385,7 @@ fn upkeep(
         reporter(),
         sources.metrics.clone(),
     );
-    let watching = super::tracking_watch::watch(
+    let watching = tracking_watch::watch(
         pool.clone(),
         Arc::clone(name),
         job.observers.clone(),

@@ -21,8 +21,7 @@ use crate::coordination::membership::{Coordination, Member};
 use crate::database::{START_PATIENCE, trouble_at};
 use crate::observers::Observers;
 use crate::runtime::tracking_watch::Told;
-use crate::server;
-use crate::server::Sources;
+use crate::server::{self, Sources};
 use crate::telemetry::metrics::Metrics;
 
 /// Between two tries to go on after the database was away.

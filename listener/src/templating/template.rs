@@ -20,8 +20,7 @@ use super::MAX_BODY;
 use super::compile_error::CompileError;
 use super::context::{NAMES, Scope, Subject};
 use super::filters;
-use super::output;
-use super::output::{Cursor, Format};
+use super::output::{self, Cursor, Format};
 use crate::delivery::failure::{Failure, FailureKind};
 
 /// Work that one rendering may do: some steps, or 64 bytes produced, for each unit.

@@ -13,6 +13,7 @@ use super::evaluate::{Evaluation, Outcome, Stop, failed};
 use super::number::{Arithmetic, Number};
 use super::tree::{Comparison, Node};
 use super::value::Value;
+use crate::text::names::shorten;
 
 /// Deepest nesting of lists and objects that are compared with each other.
 const MAX_DEPTH: usize = 64;
@@ -41,7 +42,7 @@ impl Subject<'_> {
     fn describe(self) -> String {
         match self {
             Self::Part(node) => node.describe(),
-            Self::Field(side, name) => format!("`{side}.{}`", crate::text::names::shorten(name)),
+            Self::Field(side, name) => format!("`{side}.{}`", shorten(name)),
             Self::Element => "an element of the list".to_owned(),
         }
     }

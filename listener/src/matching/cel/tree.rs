@@ -4,6 +4,7 @@
 use regex::Regex;
 
 use super::number::{Arithmetic, Number};
+use crate::text::names::shorten;
 
 /// A part of an expression.
 #[derive(Debug)]
@@ -317,9 +318,9 @@ impl Node {
     pub(crate) fn describe(&self) -> String {
         match &self.kind {
             Kind::Variable(variable) => format!("`{}`", variable.name()),
-            Kind::Local { name, .. } => format!("`{}`", crate::text::names::shorten(name)),
+            Kind::Local { name, .. } => format!("`{}`", shorten(name)),
             Kind::Field { of, name } => {
-                let name = crate::text::names::shorten(name);
+                let name = shorten(name);
                 match of.describe().strip_suffix('`') {
                     Some(path) if path.len() < 120 => format!("{path}.{name}`"),
                     _ => format!("field `{name}`"),

@@ -15,8 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 use super::{Ground, LISTED, MOST_LISTED};
-use crate::dead_letters::admin;
-use crate::dead_letters::admin::{Full, Selection, Stored};
+use crate::dead_letters::admin::{self, Full, Selection, Stored};
 
 /// Most dead letters that an export has in memory.
 const PAGE: i64 = 100;
