@@ -2,8 +2,8 @@
 //! the files that users write.
 //!
 //! Compiling is a pure function of the resources and the secrets. An observer that cannot run is
-//! left out with its reason, and the others run. The same resources give the same text, in whatever
-//! order they come.
+//! left out with its reason, and the others run. The same resources give the same text, in
+//! any order.
 
 use std::collections::{BTreeMap, BTreeSet};
 

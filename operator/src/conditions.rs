@@ -1,7 +1,7 @@
 //! Conditions by the conventions of the Kubernetes API.
 //!
 //! The time of the last transition changes with the status only. Reasons are words that the API
-//! server takes, and messages are bounded, whatever a pod says.
+//! server accepts, and messages are bounded, also those that come from a pod.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;

@@ -1,6 +1,5 @@
-//! Serves HTTP to whoever comes, and bounds what they take: so many connections and no more, none of
-//! which stands still for long. The descriptors that the program's own work needs are not theirs to
-//! use up.
+//! HTTP server with bounded resources: a limited number of connections, and timeouts for idle ones and
+//! for slow requests. So clients cannot use up the file descriptors that the program needs itself.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
                 let data = if tag.is_some() {
                     NodeData::Invalid(tags_unsupported())
                 } else if self.expects_field_name() {
-                    // A name is text, whatever it looks like.
+                    // A name is text, even if it looks like a number.
                     NodeData::Scalar(Value::String(text.into_owned()))
                 } else {
                     scalar(&text, style)

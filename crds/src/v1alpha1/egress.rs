@@ -48,7 +48,7 @@ pub struct EgressProxy {
     pub no_proxy: Vec<String>,
 }
 
-/// Limits for a host, over all actions together, whatever protocol and port they use. Set
+/// Limits for a host, over all actions together, on all protocols and ports. Set
 /// `maxConcurrency`, `rateLimit` or both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -76,15 +76,15 @@ pub struct EgressLimit {
     pub rate_limit: Option<RateLimitSpec>,
 }
 
-/// Login to the listener's own database for statements of actions. Whoever may write observers for
-/// this listener can do whatever this login can, so use a role of its own: with privileges on the
+/// Login to the listener's own database for statements of actions. All who may write observers for
+/// this listener can do what this login can, so use a role of its own: with privileges on the
 /// tables that statements write to, and in the schema `observer` only with
 /// `grant usage on schema observer` and `grant execute on function observer.claim_delivery`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OwnDatabaseLogin {
     /// Connection URL, as `postgres://user:password@host:5432/database`. It must lead to the
-    /// database of `spec.database.url`, at whatever address, with another user, who owns nothing in
+    /// database of `spec.database.url`, at any address, with another user, who owns nothing in
     /// the schema `observer` and cannot write to its tables.
     pub url: ValueSource,
 }

@@ -50,7 +50,7 @@ pub(crate) fn check(
     }
 }
 
-/// Digest of a spec, whatever the order of its fields, explicit defaults and comments.
+/// Digest of a spec. The order of its fields, explicit defaults and comments do not change it.
 fn digest(spec: &ObserverSpec) -> [u8; 32] {
     // What was read from JSON can be written as JSON.
     let text = serde_json::to_vec(spec).unwrap_or_default();

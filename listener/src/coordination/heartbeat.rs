@@ -1,9 +1,8 @@
 //! Heartbeats of a listener's processes in its database: which observers each of them runs, and which
-//! endpoints it leaves alone. This module owns
-//! `observer.member` and `observer.config`.
+//! of its circuit breakers are open. This module owns `observer.member` and `observer.config`.
 //!
 //! Without a cluster nobody hands out the configuration, so two processes may run different files, and
-//! an event meets the observers of whichever process has its shard. Of two configurations the newer is
+//! an event meets the observers of the process that owns its shard. Of two configurations the newer is
 //! the one that was seen later in the database. A process with an older one stands by while one with a
 //! newer one is alive. In a cluster all pods get the same bundle, and the operator sees to it.
 
@@ -25,20 +24,20 @@ use super::membership::{Coordination, Member};
 use super::process;
 use crate::observers::Observers;
 
-/// Time between two heartbeats where they decide who takes part, and how long one counts.
+/// Interval of heartbeats without a cluster, where they decide who takes part, and their lifetime.
 const OF_FILES: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
 
-/// The same where they only inform.
+/// Interval and lifetime in a cluster, where they only inform.
 const IN_CLUSTER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mins(2));
 
-/// How long a process may have an older configuration before it stands by: files that are changed on
-/// several machines, or read by several processes, do not change at the same moment.
+/// Grace period for an older configuration before the process stands by, since files do not change at
+/// the same moment on all machines and in all processes.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Longest time for one heartbeat.
+/// Timeout of one heartbeat.
 const LONGEST_BEAT: Duration = Duration::from_secs(5);
 
-/// Most open circuit breakers that are stored for a process.
+/// Maximum number of open circuit breakers stored for a process.
 const MOST_CIRCUITS: usize = 100;
 
 /// Another process of the listener whose configuration is newer.
@@ -62,7 +61,7 @@ pub struct MemberState {
     pub config_since: DateTime<Utc>,
     /// When it began.
     pub started_at: DateTime<Utc>,
-    /// Endpoints that it leaves alone since they fail: `observer`, `action`, `state`, `error`.
+    /// Its circuit breakers that are not closed: `observer`, `action`, `state`, `error`.
     pub open_circuits: Value,
 }
 
@@ -111,7 +110,7 @@ impl Heartbeat {
                     let must_stand_by = behind_since.is_some_and(|since| since.elapsed() >= GRACE);
                     newer.send_replace(found.filter(|_| must_stand_by));
                 }
-                // Whoever works with the database finds out what is wrong with it.
+                // The session reports what is wrong with the database.
                 Ok(Err(error)) => tracing::debug!(%error, "heartbeat failed"),
                 Err(_) => tracing::debug!("heartbeat timed out"),
             }

@@ -1,5 +1,5 @@
-//! Holding a Lease: one task renews it, another enforces the deadline, and the end of either task,
-//! for whatever reason, ends the leadership.
+//! Holding a Lease: one task renews it, another enforces the deadline, and the end of either task
+//! ends the leadership.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::sync::watch;

@@ -77,8 +77,8 @@ pub type LeaseEvents = BoxStream<'static, Result<LeaseEvent, StoreError>>;
 /// Storage of Leases with optimistic concurrency.
 ///
 /// Every write gives a Lease a new version, `metadata.resourceVersion`: a decimal number, greater
-/// than the versions of all earlier writes to any Lease of the store. Whoever has seen a version
-/// has seen all lower ones. The caller limits the time of each request, and may drop one.
+/// than the versions of all earlier writes to any Lease of the store. A reader that
+/// has seen a version has seen all lower ones. The caller limits the time of each request, and may drop one.
 pub trait LeaseStore: Send + Sync {
     /// Reads a Lease.
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>>;

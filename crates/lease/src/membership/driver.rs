@@ -291,7 +291,7 @@ impl Driver {
             outage,
         };
         self.status.send_if_modified(|before| {
-            // The start of the outage is computed anew each time, and may differ in its last digit.
+            // The start of the outage is recomputed each time, and may differ in its last digit.
             let same = before.outage.is_some() == now.outage.is_some();
             let changed = MembershipStatus {
                 outage: before.outage.clone(),

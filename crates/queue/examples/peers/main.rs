@@ -19,7 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin, stdin};
 
 use client::{Client, Command};
 
-/// Whatever goes wrong ends the program, and is told of.
+/// Any error ends the program and is reported.
 type Failure = Box<dyn Error + Send + Sync>;
 
 #[tokio::main]

@@ -1,6 +1,6 @@
 //! Backend in Postgres: rows of `observer.job`, and SQL functions that each do one step in one
-//! statement (see the migrations). Two rules keep lanes alive: whoever adds to a lane locks its first
-//! job, and whoever removes the first job makes the next one available.
+//! statement (see the migrations). Two rules keep lanes alive: a transaction that adds to a lane locks
+//! its first job, and one that removes the first job makes the next one available.
 //!
 //! Only the server's clock counts.
 

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{RedisQueue, decode, scripts};
 use crate::{ClaimRequest, LaneBatch, MAX_JOBS_PER_LANE, QueueError, WorkerId};
 
-/// Most lanes of one claim, whatever it asks for.
+/// Maximum number of lanes of one claim; a request for more gets this many.
 const MAX_LANES_PER_CLAIM: usize = 512;
 
 /// Lifetime in seconds of the token of a claim without a reply: far longer than any command is in

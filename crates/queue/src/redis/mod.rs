@@ -26,7 +26,7 @@
 //! is everything since the last snapshot; with `appendfsync everysec` about the last second, two at
 //! most; with `appendfsync no` what the system had not written yet. With `appendonly yes` and
 //! `appendfsync always` **nothing is lost** in a crash of the server or its machine, as long as its disk
-//! survives. A failover to a replica loses what had not reached the replica, whatever the setting.
+//! survives. With any setting, a failover to a replica loses what had not reached the replica.
 //! [`RedisQueue::durability`] returns what the server reports.
 //!
 //! If the end of a completed job is lost, the job is attempted again under the same id.
@@ -70,7 +70,7 @@ pub const REMEMBER_IDS_FOR: Duration = Duration::from_hours(1);
 /// Most dedup keys of ended jobs that are kept, the latest ones.
 pub const MAX_REMEMBERED_IDS: usize = 250_000;
 
-/// Most completed jobs that are kept, the latest ones, whatever the retention.
+/// Maximum number of completed jobs that are kept, the latest ones. It limits the retention.
 pub const MAX_COMPLETED_JOBS: usize = 100_000;
 
 /// Job queue of one listener in Redis.
@@ -103,7 +103,7 @@ impl RedisQueue {
     /// Opens the queue of a listener, `namespace/name`, on the server of a URL (`redis://` or
     /// `rediss://`). Dead letters are written through `pool`, in transactions of their own.
     ///
-    /// Every call ends within a few times [`Self::CALL_TIMEOUT`], whatever the server does, and calls
+    /// Every call ends within a few times [`Self::CALL_TIMEOUT`], even if the server hangs, and calls
     /// succeed again once it is back.
     pub async fn open(
         url: &str,

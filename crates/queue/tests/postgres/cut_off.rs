@@ -1,4 +1,4 @@
-//! Whoever begins a transaction may be cut off at any moment.
+//! A transaction may be cut off at any moment.
 
 use std::time::Duration;
 

@@ -218,7 +218,7 @@ async fn dropped_listener_leaves_no_job() {
     assert!(!other.is_empty().await.unwrap());
     let sink = RecordedDeadLetters::default();
     assert_eq!(queue.finish(worker, &[], &sink).await.unwrap(), []);
-    // One that comes back begins anew.
+    // One that comes back starts over.
     add(&*queue, &fixture.pool, &[job(&lane(1), 1)]).await;
     assert!(!queue.is_empty().await.unwrap());
 }

@@ -138,8 +138,8 @@ async fn flushed_scripts_are_loaded_again() {
     }
 }
 
-/// Adds jobs until told, each until it is acknowledged; workers work meanwhile. Whatever is done
-/// to the server, all that were acknowledged are done, in the order of their lanes.
+/// Adds jobs until told, each until it is acknowledged; workers work meanwhile. All that
+/// were acknowledged are done in the order of their lanes, with any fault of the server.
 ///
 /// No lease passes while the server is away: the crew could not tell an end that was accepted, and
 /// its answer lost, from one that was refused because another has the job.

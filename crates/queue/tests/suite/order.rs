@@ -1,4 +1,4 @@
-//! Order within a lane, whatever happens.
+//! Order within a lane under all faults.
 
 use std::time::Duration;
 

@@ -69,8 +69,8 @@ pub struct RedisDelete {
     #[schemars(length(max = 16))]
     pub keys: Vec<String>,
     /// Templates of the keys of sets that list keys, such as `customer:{{ new.customer }}:keys`, up
-    /// to 16. The keys that a set lists are deleted, and the set too. Whatever fills the cache adds
-    /// to these sets.
+    /// to 16. The keys that a set lists are deleted, and the set too. The code that fills the cache
+    /// adds to these sets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub tags: Vec<String>,

@@ -6,8 +6,8 @@ use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 use super::ListenerResources;
 
 /// Leases cannot be bound to names: those of the members are named by their pods, and those of the
-/// shards change with the number of shards. `delete` is also what some clusters ask of whoever names
-/// a Lease's owner.
+/// shards change with the number of shards. Some clusters also require `delete` to name a Lease's
+/// owner.
 #[must_use]
 pub fn build(resources: &ListenerResources) -> Role {
     let leases = ["create", "delete", "get", "list", "update", "watch"];

@@ -266,8 +266,8 @@ proptest! {
         prop_assert_eq!(lag(now, Some(&after)), after);
     }
 
-    /// Whatever pods say in whatever order: each shard has one owner, and no claim of a free shard
-    /// is made for one that has any.
+    /// With any reports in any order, each shard has one owner, and no claim of a free shard is
+    /// made for one that has an owner.
     #[test]
     fn shard_owner_is_independent_of_pod_order(
         claims in prop::collection::vec((0..4_usize, 0..6_u16, 1..1000_i64), 0..24),

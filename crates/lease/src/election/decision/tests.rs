@@ -127,8 +127,8 @@ fn times() -> impl Strategy<Value = Timing> {
 }
 
 proptest! {
-    /// Whatever was observed, in whatever order: a record of another holder is never claimed before
-    /// this process has observed it for longer than its holder may go on.
+    /// After any observations in any order, a record of another holder is never claimed before this
+    /// process has observed it for longer than its holder may go on.
     #[test]
     fn unexpired_lease_is_never_claimed(
         timing in times(),

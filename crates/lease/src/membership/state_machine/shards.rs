@@ -104,7 +104,7 @@ impl MembershipState {
         }
     }
 
-    /// Computes the assignment anew when its inputs have changed.
+    /// Recomputes the assignment when its inputs have changed.
     fn recompute_assignment(&mut self) {
         let mut owners: BTreeMap<u16, MemberId> = BTreeMap::new();
         for (shard_id, cached) in self.view.shards.range(layout(self.shard_count)) {
