@@ -1,4 +1,4 @@
--- Ending what workers hold.
+-- Finishing what workers hold.
 
 -- Whether the worker holds all of these claims, and their rows are where they were when it took
 -- them (ats). Claims come in the order of partitions and ids, in which everybody waits for rows. Those
@@ -79,7 +79,7 @@ $$;
 
 -- Ends these claims as done, and lets the next of their lanes come, if the worker holds all of
 -- them; otherwise does nothing, and answers so.
-create or replace function observer.job_finish_done(
+create or replace function observer.job_finish_completed(
     of_listener text, of_worker uuid, partitions smallint[], ats tid[], lane_ids bigint[], ids bigint[],
         claim_generations bigint[],
     keep boolean
@@ -122,7 +122,7 @@ $$;
 create or replace function observer.job_finish(
     of_listener text, of_worker uuid, partitions smallint[], ats tid[], lane_ids bigint[], ids bigint[],
         claim_generations bigint[],
-    endings text[], waits double precision[], attempts_made integer[], histories text[], keep boolean
+    outcomes text[], waits double precision[], attempts_made integer[], histories text[], keep boolean
 ) returns boolean[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -141,34 +141,34 @@ begin
 
     if keep then
         insert into observer.finished_job
-        select j.id, j.queue, case e.ending when 'done' then 'c' else 'd' end::"char", j.priority,
+        select j.id, j.queue, case e.outcome when 'completed' then 'c' else 'd' end::"char", j.priority,
                coalesce(e.attempts, j.attempts + 1), j.enqueued_at, clock_timestamp(), j.dedup_key, j.event_id,
                    j.observer,
                j.action, j.entity, j.key, j.tenant, coalesce(e.history::json, j.history), j.event
-        from unnest(held, partitions, lane_ids, ids, endings, attempts_made, histories)
-            e(held, partition_no, lane_id, id, ending, attempts, history)
+        from unnest(held, partitions, lane_ids, ids, outcomes, attempts_made, histories)
+            e(held, partition_no, lane_id, id, outcome, attempts, history)
         join observer.job j on j.partition_no = e.partition_no and j.lane_id = e.lane_id and j.id = e.id
-        where e.held and e.ending in ('done', 'dead');
+        where e.held and e.outcome in ('completed', 'discarded');
     end if;
 
     delete from observer.job j
-    using unnest(held, partitions, lane_ids, ids, endings) e(held, partition_no, lane_id, id, ending)
+    using unnest(held, partitions, lane_ids, ids, outcomes) e(held, partition_no, lane_id, id, outcome)
     where e.held and j.partition_no = e.partition_no and j.lane_id = e.lane_id and j.id = e.id
-        and (e.ending in ('done', 'dead') or j.cancelled is not null);
+        and (e.outcome in ('completed', 'discarded') or j.cancelled is not null);
 
     -- What is left of a lane goes back from the first on that is not over.
     select array_agg(b.lane_id) as lane_ids, array_agg(b.id) as ids into back
     from (
         select e.lane_id, min(e.id) as id
-        from unnest(held, lane_ids, ids, endings) e(held, lane_id, id, ending)
-        where e.held and e.ending in ('again', 'untouched') group by 1
+        from unnest(held, lane_ids, ids, outcomes) e(held, lane_id, id, outcome)
+        where e.held and e.outcome in ('retry', 'released') group by 1
     ) b;
     if back.ids is not null then
-        with again as (
+        with retried as (
             delete from observer.job j
-            using unnest(held, partitions, lane_ids, ids, endings, waits, attempts_made, histories)
-                e(held, partition_no, lane_id, id, ending, wait, attempts, history)
-            where e.held and e.ending = 'again'
+            using unnest(held, partitions, lane_ids, ids, outcomes, waits, attempts_made, histories)
+                e(held, partition_no, lane_id, id, outcome, wait, attempts, history)
+            where e.held and e.outcome = 'retry'
                 and j.partition_no = e.partition_no and j.lane_id = e.lane_id and j.id = e.id
             returning j.*, e.wait, e.attempts as made, e.history as told
         )
@@ -190,7 +190,7 @@ begin
             a.hash, a.made, a.claim_generation, clock_timestamp() + make_interval(secs => a.wait), a.enqueued_at,
                 a.log_id,
             a.dedup_key, a.event_id, a.observer, a.action, a.entity, a.key, a.tenant, a.told::json, a.event
-        from again a;
+        from retried a;
 
         delete from observer.job j using unnest(back.lane_ids, back.ids) b(lane_id, id)
         where j.lane_id = b.lane_id and j.id >= b.id and j.state::text = 'r' and j.worker = of_worker
@@ -210,5 +210,5 @@ end
 $$;
 
 revoke all on function
-    observer.verify_claims, observer.verify_claims_by_ctid, observer.job_finish_done, observer.job_finish
+    observer.verify_claims, observer.verify_claims_by_ctid, observer.job_finish_completed, observer.job_finish
 from public;

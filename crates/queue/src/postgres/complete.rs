@@ -134,7 +134,7 @@ impl PostgresQueue {
         columns: &FinishedColumns<'_>,
     ) -> Result<bool, QueueError> {
         let completed = sqlx::query_scalar(
-            "select observer.job_finish_done($1, $2, $3, $4::text[]::tid[], $5, $6, $7, $8)",
+            "select observer.job_finish_completed($1, $2, $3, $4::text[]::tid[], $5, $6, $7, $8)",
         )
         .bind(&self.listener)
         .bind(worker.0)
@@ -199,20 +199,20 @@ impl<'a> FinishedColumns<'a> {
             columns.lanes.push(lane_id(listener, &one.job.lane));
             columns.generations.push(one.claim.generation);
             let (outcome, delay, attempts, history) = match &one.outcome {
-                JobOutcome::Completed => ("done", 0.0, None, None),
-                JobOutcome::Released => ("untouched", 0.0, None, None),
+                JobOutcome::Completed => ("completed", 0.0, None, None),
+                JobOutcome::Released => ("released", 0.0, None, None),
                 JobOutcome::Retry {
                     delay,
                     attempts,
                     history,
                 } => (
-                    "again",
+                    "retry",
                     delay.as_secs_f64(),
                     Some(*attempts),
                     Some(history.get()),
                 ),
                 JobOutcome::Discarded { attempts, history } => {
-                    ("dead", 0.0, Some(*attempts), Some(history.get()))
+                    ("discarded", 0.0, Some(*attempts), Some(history.get()))
                 }
             };
             columns.outcomes.push(outcome);
