@@ -87,6 +87,28 @@ async fn a_process_that_was_killed_on_this_machine_is_not_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn job_worker_of_an_ended_process_is_not_alive() {
+    let db = database().await;
+    make_rows(&db.pool).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    let process = Process::run(&config);
+    change_rows(&db.pool, 1).await;
+    all_told(&sink, 1).await;
+    process.kill().await;
+    // As of one that ended after it had registered and before it had claimed a shard.
+    db.run("delete from observer.lease; update observer.checkpoint set holder = ''")
+        .await;
+    let registered =
+        "select count(*) from observer.job_worker where expires_at > clock_timestamp()";
+    assert_eq!(db.value::<i64>(registered).await, 1);
+    let path = config.path();
+    command(&["drop-listener", "--yes", "-f", path.to_str().unwrap()])
+        .await
+        .ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_known_to_be_gone_is_dropped_whatever_looks_alive() {
     let db = database().await;
     let forget = [
@@ -135,7 +157,7 @@ async fn a_password_among_the_arguments_is_warned_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_of_a_cluster_is_known_by_its_checkpoints_and_its_jobs() {
+async fn cluster_listeners_are_found_by_checkpoints_and_jobs() {
     let db = database().await;
     let forget = [
         "drop-listener",
@@ -178,7 +200,7 @@ async fn a_listener_of_a_cluster_is_known_by_its_checkpoints_and_its_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_dead_letters_are_those_of_one_listener_and_dropped_when_that_is_wanted() {
+async fn drop_all_dead_letters_is_scoped_to_one_listener() {
     let db = database().await;
     for listener in ["default/shop", "default/other"] {
         db.run(&format!(

@@ -13,6 +13,8 @@ const RECENT_SECONDS: f64 = 60.0;
 struct Sign {
     /// As the process named itself there.
     name: String,
+    /// The identity that tells which process of which machine it is, if known.
+    identity: String,
     /// Whether it is one of somebody who is alive; otherwise it only says how somebody was named.
     alive: bool,
 }
@@ -31,17 +33,19 @@ pub async fn present(pool: &PgPool, listener: &str) -> Result<Vec<String>, sqlx:
                         > clock_timestamp() as alive
              from observer.lease where listener = $1 and name <> ''
          )
-         select holder, bool_or(coalesce(alive, false)) from leases where holder <> '' group by holder
+         select holder, bool_or(coalesce(alive, false)), holder from leases where holder <> '' group by holder
          union all
          select c.holder, bool_or(
              greatest(c.saved_at, c.claimed_at) > clock_timestamp() - make_interval(secs => $2)
              or not exists (select from leases) and exists (
                  select from pg_stat_activity a
                  where a.application_name = 'observer-listener' and a.datname = current_database()
-                     and a.backend_start < clock_timestamp() - interval '10 s'))
+                     and a.backend_start < clock_timestamp() - interval '10 s')), c.holder
          from observer.checkpoint c where c.listener = $1 and c.holder <> '' group by c.holder
          union all
-         select w.name, true from observer.job_worker w
+         select w.name, true, coalesce(w.name || '_' || m.uid || '_', w.name)
+         from observer.job_worker w
+         left join observer.member m on m.listener = $1 and m.name = w.name
          where w.queue = observer.job_queue_of($1) and w.expires_at > clock_timestamp()",
     )
     .bind(listener)
@@ -54,6 +58,7 @@ pub async fn present(pool: &PgPool, listener: &str) -> Result<Vec<String>, sqlx:
             Ok(Sign {
                 name: row.try_get(0)?,
                 alive: row.try_get(1)?,
+                identity: row.try_get(2)?,
             })
         })
         .collect();
@@ -68,7 +73,7 @@ fn alive(signs: &[Sign], ended: impl Fn(&str) -> bool) -> Vec<String> {
     };
     let mut names: Vec<String> = signs
         .iter()
-        .filter(|sign| sign.alive && !ended(&sign.name))
+        .filter(|sign| sign.alive && !ended(&sign.identity))
         .filter(|sign| !signs.iter().any(|other| of_member(other, &sign.name)))
         .map(|sign| sign.name.clone())
         .collect();
@@ -84,6 +89,7 @@ mod tests {
     fn sign(name: &str, alive: bool) -> Sign {
         Sign {
             name: name.to_owned(),
+            identity: name.to_owned(),
             alive,
         }
     }
