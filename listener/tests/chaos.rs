@@ -23,7 +23,7 @@ fn config(db: &TestDb, sink: &Sink) -> Config {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_random_while_many_write_nothing_is_lost_or_out_of_order() {
+async fn random_kills_under_load_lose_and_reorder_nothing() {
     const KILLS: usize = 12;
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
@@ -45,7 +45,7 @@ async fn killed_at_random_while_many_write_nothing_is_lost_or_out_of_order() {
         process.says("running").await;
         sink.arrived(before + random.random_range(1..400)).await;
         tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
-        kills.push(Kill::of(&db.pool, process.kill()).await);
+        kills.push(Kill::of(&db.pool, &sink, process.kill()).await);
     }
     writers.stop().await;
     let process = Process::run(&config);

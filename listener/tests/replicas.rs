@@ -168,7 +168,7 @@ async fn killed_again_and_again_nothing_is_lost_or_out_of_order() {
         let before = shards(&db.pool).await;
         let (pid, at) = (processes[victim].pid(), Utc::now());
         let killed = std::mem::replace(&mut processes[victim], Process::run(&configs[victim]));
-        kills.push(Kill::of(&db.pool, killed.kill()).await);
+        kills.push(Kill::of(&db.pool, &sink, killed.kill()).await);
         let after = taken_over(&db.pool, 8, &processes.each_ref()).await;
         failovers.extend(failover(&before, pid, &after, at));
     }
@@ -191,7 +191,7 @@ async fn killed_again_and_again_nothing_is_lost_or_out_of_order() {
 
 /// What failed is a job, which any of them may work on, and may be with one that dies.
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_and_stopped_at_random_with_jobs_nothing_is_lost_or_out_of_order() {
+async fn random_kills_with_jobs_lose_and_reorder_nothing() {
     let rounds = std::env::var("OBSERVER_TEST_ROUNDS").ok();
     let rounds = rounds.map_or(6, |rounds| rounds.parse().unwrap());
     let seed = seed();
@@ -318,7 +318,7 @@ async fn another_number_of_shards_repeats_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_number_of_shards_while_processes_are_killed_loses_nothing() {
+async fn resharding_under_kills_loses_nothing() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let (db, sink) = counters().await;

@@ -163,8 +163,13 @@ pub(crate) struct Kill {
 }
 
 impl Kill {
-    /// Looks for what is not saved, and has somebody killed.
-    pub(crate) async fn of(pool: &PgPool, killing: impl Future<Output = String>) -> Self {
+    /// Looks for what is not saved, has somebody killed, and waits until the sink has read all that the
+    /// process had sent.
+    pub(crate) async fn of(
+        pool: &PgPool,
+        sink: &Sink,
+        killing: impl Future<Output = String>,
+    ) -> Self {
         let looked = Instant::now();
         let unsaved: Vec<(i64, i64)> = sqlx::query_as(
             "select (l.new ->> 'k')::bigint, (l.new ->> 'v')::bigint
@@ -179,6 +184,7 @@ impl Kill {
         .await
         .unwrap();
         let said = killing.await;
+        sink.drained().await;
         Self {
             looked,
             unsaved: unsaved.into_iter().collect(),

@@ -271,6 +271,29 @@ impl Sink {
         );
     }
 
+    /// Waits until it has read all that was sent on connections which their clients have closed, as
+    /// those of a process that was killed: on a busy machine that may be long after the kill.
+    #[cfg(feature = "tests")]
+    pub async fn drained(&self) {
+        /// `TCP_CLOSE_WAIT` of Linux: the other end has closed, and this one has not.
+        const CLOSED_BY_PEER: &str = "08";
+        let port = format!(":{:04X}", self.address.port());
+        let open = async || {
+            let list = tokio::fs::read_to_string("/proc/self/net/tcp").await;
+            let list = list.unwrap_or_default();
+            let unread = list.lines().filter(|line| {
+                let mut fields = line.split_ascii_whitespace();
+                let local = fields.nth(1).is_some_and(|local| local.ends_with(&port));
+                local && fields.nth(1) == Some(CLOSED_BY_PEER)
+            });
+            match unread.count() {
+                0 => Ok(()),
+                unread => Err(unread as u64),
+            }
+        };
+        crate::wait::while_progressing("closed connections are read to their end", open).await;
+    }
+
     /// How many of which kind it kept.
     #[cfg(feature = "tests")]
     fn kept(&self) -> String {

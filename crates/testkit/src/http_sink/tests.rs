@@ -113,3 +113,14 @@ fn a_share_fails_and_it_is_the_same_share_each_time() {
     assert_eq!(failing(1), failing(1));
     assert!((60..140).contains(&failing(1)), "{}", failing(1));
 }
+
+#[tokio::test]
+async fn drained_sink_has_read_closed_connections() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    for id in ["a", "b", "c"] {
+        let mut stream = TcpStream::connect(sink.address()).await.unwrap();
+        stream.write_all(post("/", id).as_bytes()).await.unwrap();
+    }
+    sink.drained().await;
+    assert_eq!(sink.counts().requests, 3);
+}
