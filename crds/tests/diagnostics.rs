@@ -95,7 +95,7 @@ fn every_mistake_is_told_at_once_with_its_line() {
 }
 
 #[test]
-fn expressions_of_a_wrong_observer_can_be_checked_in_the_same_go() {
+fn expressions_of_an_invalid_observer_are_checked_too() {
     let report = read(&[("shop.yaml", MISTAKES)]).unwrap_err();
     let [observer] = report.partial.as_slice() else {
         panic!("one observer can be made out: {:?}", report.partial);

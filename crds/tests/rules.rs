@@ -95,7 +95,7 @@ fn breaks_webhook(field: &str, expected: &str) {
 }
 
 #[test]
-fn several_events_make_a_json_array_and_have_no_headers_of_their_own() {
+fn batches_are_json_arrays_without_headers_of_events() {
     let url = "url: {value: 'https://hooks.example.com/x'}";
     let with = |more: &str| format!("{url}\n        {more}");
     breaks_observer(
@@ -504,7 +504,7 @@ fn a_webhook_goes_to_a_proper_url() {
 }
 
 #[test]
-fn a_record_goes_to_brokers_and_shows_them_no_password_in_the_clear() {
+fn kafka_passwords_need_tls() {
     let webhook = "webhook:\n        url: {value: 'https://hooks.example.com/x'}";
     let kafka = |brokers: &str, more: &str| {
         format!("kafka:\n        brokers: [{brokers}]\n        topic: orders\n        {more}")
@@ -841,7 +841,7 @@ fn a_listener_that_selects_nothing_is_told() {
 }
 
 #[test]
-fn a_listener_without_observers_or_with_suspended_ones_alone_runs() {
+fn listener_without_active_observers_is_valid() {
     run(LISTENER, None).unwrap();
     let suspended = OBSERVER.replace("spec:\n", "spec:\n  suspend: true\n");
     assert_ne!(suspended, OBSERVER);

@@ -175,7 +175,7 @@ async fn a_process_without_a_shard_notices_that_the_database_is_away() {
 /// Paused processes hold their Leases as those of another machine do that was cut off: nobody
 /// can know that they have ended.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_process_is_taken_over_from_when_its_lease_has_expired() {
+async fn shards_of_a_paused_process_move_when_its_lease_expires() {
     const PAUSES: usize = 20;
     // The Lease's duration and its retry period.
     const GOAL: f64 = 2.0 + 0.4;

@@ -218,7 +218,7 @@ async fn a_server_that_is_slow_at_first_is_given_time() {
 }
 
 #[tokio::test]
-async fn a_server_that_takes_longer_to_connect_than_a_call_about_a_lease_is_joined() {
+async fn slow_connects_do_not_prevent_joining() {
     let db = database().await;
     let url = busy(&db, |_| Duration::from_secs(1)).await;
     let config = listener(&url, LONG_LEASE);

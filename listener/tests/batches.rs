@@ -98,7 +98,7 @@ async fn each_is_delivered_in_order_or_given_up_for_its_own_sake() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_takes_its_time_gets_full_ones_and_no_more_at_once_than_allowed() {
+async fn slow_endpoint_gets_full_batches_within_its_limit() {
     const ROWS: u64 = 400;
     const TAKES: Duration = Duration::from_millis(200);
     let db = database().await;

@@ -78,7 +78,7 @@ async fn actions_that_can_never_work_are_refused() {
 }
 
 #[tokio::test]
-async fn conditions_that_can_never_work_are_refused_with_all_their_mistakes() {
+async fn impossible_conditions_are_rejected_with_all_errors() {
     refused(
         &[
             when("a", "Delete", "new.total > 1"),

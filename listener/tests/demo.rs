@@ -154,7 +154,7 @@ async fn one_command_shows_it_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_a_database_of_the_user_s_it_leaves_no_trace_and_can_be_repeated() {
+async fn demo_in_a_users_database_leaves_no_trace() {
     let db = empty_database().await;
     // How much happens in some seconds is the machine's affair.
     check(&output(demo_in(&db, &["--for", "5s"])).await);

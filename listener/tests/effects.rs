@@ -55,7 +55,7 @@ pub(crate) async fn count(db: &TestDb, table: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_the_own_database_each_change_takes_effect_once_whatever_is_killed() {
+async fn own_database_effects_are_exactly_once_across_kills() {
     const KEYS: u64 = 20;
     const KILLS: u32 = 8;
     let seed = seed();
@@ -164,7 +164,7 @@ async fn parameters_are_bound_whatever_they_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_database_refuses_is_given_up_with_a_remedy_and_what_passes_is_done_again() {
+async fn permanent_sql_errors_name_a_remedy_and_transient_ones_retry() {
     let db = orders().await;
     db.run(
         "create table numbers (n int primary key);
@@ -256,7 +256,7 @@ async fn a_statement_that_takes_too_long_is_ended_on_the_server_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_a_private_authority_is_verified_and_shown_a_certificate() {
+async fn private_ca_is_verified_and_client_certificate_is_sent() {
     let certs = Certs::make();
     let db = orders().await;
     let (server, pool) = own_server().await;
@@ -372,7 +372,7 @@ async fn an_altered_table_gives_no_delivery_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_read_only_for_a_moment_takes_effects_again() {
+async fn effects_resume_after_a_read_only_moment() {
     let db = orders().await;
     db.run("create table billed (id int)").await;
     db.run("drop role if exists biller; create role biller login password 'b'; grant insert on billed to biller")

@@ -54,7 +54,7 @@ async fn exported(db: &TestDb, args: &[&str]) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_filter_leaves_what_it_says_and_an_export_holds_all_of_it() {
+async fn dead_letter_filters_select_and_exports_are_complete() {
     let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
     sink.behave_at("/copy", Behaviour::Status(503));
     let (db, config) = refused(&sink).await;
@@ -126,7 +126,7 @@ async fn each_filter_leaves_what_it_says_and_an_export_holds_all_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redrive_at_a_rate_goes_little_by_little_and_keeps_the_order() {
+async fn rate_limited_redrive_is_paced_and_ordered() {
     const ROWS: usize = 40;
     let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
     let (db, config) = refused(&sink).await;
@@ -295,7 +295,7 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_letters_go_where_that_is_asked_for_and_the_rest_is_counted() {
+async fn old_dead_letters_expire_if_configured_else_are_counted() {
     let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
     let (db, config) = refused(&sink).await;
     let process = Process::run(&config);
@@ -325,7 +325,7 @@ async fn old_letters_go_where_that_is_asked_for_and_the_rest_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_takes_longer_than_its_deadline_is_given_up_with_attempts_left() {
+async fn deadline_ends_retries_with_attempts_left() {
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
     let (db, config) = refused(&sink).await;
     config.change(

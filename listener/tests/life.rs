@@ -161,7 +161,7 @@ async fn it_tells_how_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_for_long_shows_and_heals_without_a_restart() {
+async fn long_database_outage_is_reported_and_heals() {
     let (server, pool) = own_server().await;
     make_rows(&pool).await;
     let sink = Sink::start(Behaviour::Delay(Duration::from_millis(5)))

@@ -24,7 +24,7 @@ async fn pooled(mode: &str, most: u32) -> (TestDb, Pooler, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_are_others_next_are_refused_and_left_as_they_were() {
+async fn transaction_poolers_are_refused_and_left_clean() {
     let (_db, _pooler, url) = pooled("transaction", 2).await;
     let hook = observer("hook", "public.orders", "http://127.0.0.1:9/", "");
     let config = Config::new(&url, "", &hook);

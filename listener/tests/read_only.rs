@@ -11,7 +11,7 @@ use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
 use crate::support::{database, own_server};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_read_only_for_a_moment_heals_without_a_restart() {
+async fn read_only_moment_heals_without_a_restart() {
     let db = database().await;
     make_rows(&db.pool).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
@@ -61,7 +61,7 @@ async fn set_read_only(server: &PrivateServer, to: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_read_only_or_a_standby_is_told_and_worked_with_once_it_writes() {
+async fn standby_is_reported_and_used_once_promoted() {
     let (server, pool) = own_server().await;
     make_rows(&pool).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();

@@ -89,7 +89,7 @@ fn accepted(sink: &Sink) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_dead_receiver_among_ten_is_left_alone_and_comes_back_little_by_little() {
+async fn dead_endpoint_is_cut_off_and_ramps_up_again() {
     const ROUNDS: u32 = 20;
     let db = orders().await;
     let mut sinks = Vec::new();

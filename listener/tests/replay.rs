@@ -41,7 +41,7 @@ async fn none_left(db: &TestDb) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn past_events_are_sent_once_more_in_order_with_their_ids_and_marked() {
+async fn replayed_events_keep_order_and_ids_and_are_marked() {
     let db = database().await;
     db.run(
         "create table orders (id int primary key, total int not null default 0);

@@ -41,7 +41,7 @@ fn tenants(sink: &Sink, path: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_sees_its_own_in_all_that_is_delivered_kept_and_sent_again() {
+async fn tenants_see_only_their_own_events_in_every_path() {
     let sink = Sink::start(Behaviour::Status(400)).await.unwrap();
     let (db, config) = shop(&sink).await;
     let process = Process::run(&config);

@@ -53,7 +53,7 @@ async fn signal(child: &Child, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_goes_on_whose_log_is_read_no_more_and_whose_terminal_is_gone() {
+async fn listener_survives_closed_output_and_lost_terminal() {
     let db = database().await;
     make_rows(&db.pool).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_command_whose_output_is_closed_ends_quietly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_complaints_nobody_reads_ends_with_its_exit_code() {
+async fn command_with_closed_stderr_keeps_its_exit_code() {
     for (args, code) in [
         (&["check", "-f", "/nowhere.yaml"][..], 2),
         (

@@ -98,7 +98,7 @@ async fn custom_events_and_what_is_tracked_are_no_problem() {
 }
 
 #[tokio::test]
-async fn a_run_says_once_what_is_not_logged_and_once_that_it_is_mended() {
+async fn missing_tracking_is_logged_once_and_so_is_its_repair() {
     let db = database().await;
     db.run("create table orders (id int primary key)").await;
     let config = Config::new(&db.url, "", &observer("a", "public.orders", "", BODY));

@@ -19,7 +19,7 @@ async fn a_wrong_password_is_refused() {
 }
 
 #[tokio::test]
-async fn a_stopped_server_comes_back_with_its_data_and_leaves_nothing_in_the_end() {
+async fn restarted_server_keeps_its_data_and_cleans_up_at_the_end() {
     let server = PrivateServer::start(&binaries()).await.unwrap();
     let url = server.url("postgres");
     let mut connection = PgConnection::connect(&url).await.unwrap();

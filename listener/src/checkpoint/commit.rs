@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_all_of_its_shards_and_gives_the_events_back() {
+    fn dropped_shards_are_dropped_whole_and_return_events() {
         let mut save = Save {
             epochs: BTreeMap::from([(1, 7), (2, 8)]),
             letters: vec![(1, letter(1)), (2, letter(2)), (1, letter(3))],

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_has_ended_when_it_is_gone_or_another_has_its_number() {
+    fn process_has_ended_when_gone_or_its_pid_is_reused() {
         let ended = ended();
         let this = Process::this().unwrap();
         assert!(!ended(&identity(&this)));

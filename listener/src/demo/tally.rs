@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_that_should_be_and_is_not_is_missing_and_the_other_way_round_unexpected() {
+    fn missing_and_unexpected_dead_letters_are_told_apart() {
         let mut tally = Tally::default();
         tally.commits(
             &[change(1, None, Some(&order("new", None)))],

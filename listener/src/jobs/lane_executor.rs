@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_claimed_before_its_action_went_waits_for_it_to_come_back() {
+    async fn claimed_job_of_a_removed_action_waits_for_it() {
         let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
         let (_observers, observers) = watch::channel(Arc::new(none));

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_hangs_delays_once_and_loses_only_what_finds_no_room() {
+    fn hanging_reader_delays_once_and_drops_only_overflow() {
         let (reader, out) = io::pipe().unwrap();
         let writer = Writer::to(out).unwrap();
         let line = [&[b'x'; 1023][..], b"\n"].concat();

@@ -60,7 +60,7 @@ async fn odd_names() {
 }
 
 #[tokio::test]
-async fn a_changed_key_is_a_delete_and_an_insert_with_all_deletes_first() {
+async fn changed_keys_are_deletes_then_inserts() {
     let db = support::database().await;
     db.run(
         "create table t (id int primary key deferrable, v text); select observer.track('t');
@@ -192,7 +192,7 @@ async fn keys_and_tenants_are_the_very_texts_whatever_they_hold() {
 }
 
 #[tokio::test]
-async fn names_with_dots_and_quotation_marks_are_entities_of_their_own() {
+async fn names_with_dots_and_quotes_are_distinct_entities() {
     let db = support::database().await;
     db.run(
         r#"create schema "a.b"; create schema a; create table "a.b".c (id int primary key);

@@ -110,7 +110,7 @@ async fn who_may_emit_makes_no_trigger_of_the_logs_functions() {
 }
 
 #[tokio::test]
-async fn triggers_without_transition_tables_log_nothing_and_run_nothing() {
+async fn triggers_without_transition_tables_do_nothing() {
     let db = support::database().await;
     let functions = "observer.log_rows, observer.log_update, observer.log_truncate";
     let pool = intruder(&db, functions).await;

@@ -31,7 +31,7 @@ async fn each_operation_is_an_event_with_its_images() {
 }
 
 #[tokio::test]
-async fn a_bulk_statement_is_one_insert_into_the_log_and_an_empty_one_none() {
+async fn bulk_statement_is_one_insert_and_an_empty_one_is_none() {
     let db = support::database().await;
     db.run(TABLE).await;
     db.run(

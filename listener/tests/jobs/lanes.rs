@@ -118,7 +118,7 @@ async fn fill(db: &TestDb, rows: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_dead_receiver_among_ten_holds_up_nobody_and_drains_in_order() {
+async fn dead_endpoint_blocks_no_other_and_drains_in_order() {
     const ROWS: usize = 2000;
     let db = orders().await;
     let well = Sink::start(Behaviour::Ok).await.unwrap();
@@ -156,7 +156,7 @@ async fn one_dead_receiver_among_ten_holds_up_nobody_and_drains_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_keys_with_jobs_than_are_told_apart_keep_their_order_across_kills() {
+async fn overflowing_job_lanes_keep_order_across_kills() {
     const ROWS: usize = 5000;
     let db = orders().await;
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();

@@ -113,7 +113,7 @@ async fn without_encryption_nobody_logs_in() {
 }
 
 #[tokio::test]
-async fn what_passes_is_sent_again_and_what_does_not_is_told_with_a_remedy() {
+async fn transient_smtp_errors_retry_and_permanent_ones_have_a_remedy() {
     let mut server = Smtp::start("starttls").await;
     let mut busy = config(&server, SmtpTls::StartTls);
     busy.to = vec!["busy@example.com".to_owned()];

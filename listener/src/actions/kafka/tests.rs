@@ -46,7 +46,7 @@ fn failure(outcome: Outcome) -> Failure {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_is_where_kafka_s_own_clients_put_its_key_also_after_a_restart() {
+async fn partitioning_matches_kafka_clients_across_restarts() {
     let (mut server, _) = server().await;
     server.topic("orders", 5).await;
     let write = compiled(KafkaConfig {

@@ -30,7 +30,7 @@ async fn count(stream: &mut stream::Stream) -> u64 {
 }
 
 #[tokio::test]
-async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart() {
+async fn repeated_message_is_stored_once_across_restarts() {
     let mut server = Server::start().await;
     let mut stream = server.stream().await;
     let publish = compiled(&server.url(), "orders.{{ new.region }}");

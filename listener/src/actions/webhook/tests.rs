@@ -206,7 +206,7 @@ async fn the_event_arrives_as_json_with_its_digits_and_headers() {
 }
 
 #[tokio::test]
-async fn a_receiver_verifies_with_the_reference_library_and_either_secret() {
+async fn reference_library_verifies_either_secret() {
     let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
     let sink = Sink::start_with(Options {
         signing_secrets: vec![SECRET.to_owned()],
@@ -440,7 +440,7 @@ async fn what_a_receiver_repeats_holds_no_secret() {
 }
 
 #[tokio::test]
-async fn addresses_that_are_not_public_are_refused_by_address_and_by_name() {
+async fn private_addresses_are_denied_by_ip_and_by_name() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let closed = Shared::new(&Egress::default(), &Gates::default()).unwrap();
     let port = sink.address().port();

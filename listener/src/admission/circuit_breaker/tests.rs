@@ -191,7 +191,7 @@ fn what_is_not_reached_at_all_counts_each_time() {
 }
 
 #[test]
-fn refusals_and_mistakes_of_this_side_open_nothing_and_keep_nothing_open() {
+fn rejections_and_local_errors_do_not_open_it() {
     let mut now = Instant::now();
     let mut breaker = Breaker::new();
     for sign in [Sign::There, Sign::None] {

@@ -16,7 +16,7 @@ fn first(log_id: i64) -> LaneHead {
 }
 
 #[test]
-fn a_lane_is_open_again_only_when_it_was_seen_without_jobs_and_none_are_on_their_way() {
+fn lane_unblocks_when_it_has_no_jobs_and_none_in_flight() {
     let mut diverted = Diverted::default();
     diverted.added((0, 1));
     assert!(diverted.has((0, 1)) && diverted.ask(9, |_| true).is_empty());

@@ -31,7 +31,7 @@ fn matched(rules: &RuleSet, event: &Event) -> Vec<String> {
 }
 
 #[test]
-fn rules_are_chosen_by_entity_operation_and_condition_in_their_order() {
+fn rules_match_by_entity_operation_and_condition_in_order() {
     use Operation::{Insert, Update};
     let rules = RuleSet::new(vec![
         rule("b/all", "public.orders", &[Insert, Update, Insert], None),

@@ -198,7 +198,7 @@ fn endless_work_and_endless_output_are_refused() {
 }
 
 #[test]
-fn an_image_that_cannot_be_read_is_the_event_s_fault_and_only_if_asked_for() {
+fn unreadable_image_fails_only_templates_that_use_it() {
     let half = r#"{"\ud800": 1}"#;
     let failure = render_as(Format::Json, "{{ new }}", half).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Event);
