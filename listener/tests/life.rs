@@ -148,7 +148,7 @@ async fn it_tells_how_it_is() {
     );
     let counted = [
         "observer_events_total{listener=\"default/test\"} 30\n",
-        "outcome=\"done\",listener=\"default/test\"} 30\n",
+        "outcome=\"success\",listener=\"default/test\"} 30\n",
     ];
     let metrics = measures(&address, &counted).await;
     for line in metrics.lines() {

@@ -56,7 +56,7 @@ async fn stalled(address: &str, reason: &str) -> String {
 async fn heals(address: &str) {
     assert_eq!(ready(address, 200).await, "ready\n");
     eventually("no shard is stalled", async || {
-        (metric(address, "observer_stalled_shards").await? < 1.0).then_some(())
+        (metric(address, "observer_shards_stalled").await? < 1.0).then_some(())
     })
     .await;
 }
@@ -73,7 +73,7 @@ async fn a_receiver_that_hangs_is_named() {
     assert!(said.contains("shard "), "{said}");
     assert!(said.contains("default/kv"), "names the observer: {said}");
     eventually("stalled shards are counted", async || {
-        (metric(&address, "observer_stalled_shards").await? > 0.0).then_some(())
+        (metric(&address, "observer_shards_stalled").await? > 0.0).then_some(())
     })
     .await;
     stalled(&address, "EndpointFailing").await;

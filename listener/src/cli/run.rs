@@ -143,7 +143,7 @@ async fn until_another(
     let reloads = options
         .metrics
         .as_ref()
-        .map(|metrics| metrics.reloads.clone());
+        .map(|metrics| metrics.config_reloads.clone());
     let mut running = pin!(run_listener(&listener, observers, options, end.clone()));
     let mut next = None;
     loop {

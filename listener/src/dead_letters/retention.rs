@@ -50,14 +50,14 @@ pub(crate) async fn keep(
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     let errors = &metrics.database_errors;
-                    errors.with_label_values(&["dead_letters"]).inc();
+                    errors.with_label_values(&["maintain_dead_letters"]).inc();
                     tracing::debug!(%error, "cannot see to the dead letters; trying again");
                 }
                 Err(_) => tracing::debug!("seeing to the dead letters takes too long"),
             }
         } else {
-            metrics.letters.reset();
-            metrics.oldest_letter.reset();
+            metrics.dead_letters.reset();
+            metrics.dead_letters_oldest_age.reset();
         }
         sleep(PAUSE.max(begun.elapsed() * REST)).await;
     }
@@ -72,7 +72,7 @@ async fn look(
     if let Some(retention) = retention {
         loop {
             let dropped = expire(pool, listener, retention).await?;
-            metrics.expired_letters.inc_by(dropped);
+            metrics.dead_letters_expired.inc_by(dropped);
             if dropped == 0 {
                 break;
             }
@@ -90,12 +90,14 @@ async fn look(
     .fetch_all(pool)
     .await?;
     // Observers without any are not told of any more.
-    metrics.letters.reset();
-    metrics.oldest_letter.reset();
+    metrics.dead_letters.reset();
+    metrics.dead_letters_oldest_age.reset();
     for (observer, kind, count, oldest) in counted {
-        let letters = metrics.letters.with_label_values(&[&observer, &kind]);
+        let letters = metrics.dead_letters.with_label_values(&[&observer, &kind]);
         letters.set(count);
-        let age = metrics.oldest_letter.with_label_values(&[&observer]);
+        let age = metrics
+            .dead_letters_oldest_age
+            .with_label_values(&[&observer]);
         age.set(age.get().max(oldest));
     }
     Ok(())

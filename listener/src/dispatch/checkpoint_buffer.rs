@@ -21,8 +21,12 @@ impl Dispatcher {
         self.save();
         let metrics = &self.setup.saver.metrics;
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        metrics.in_flight.set(number(self.lanes.running()));
-        metrics.pending.set(number(self.ledger.pending()));
+        metrics
+            .delivery_attempts_in_flight
+            .set(number(self.lanes.running()));
+        metrics
+            .deliveries_pending
+            .set(number(self.ledger.pending()));
         metrics
             .backlog
             .set(i64::try_from(self.backlog).unwrap_or(i64::MAX));

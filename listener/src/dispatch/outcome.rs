@@ -132,7 +132,7 @@ impl Dispatcher {
         if let Some(last) = work.history.last() {
             let event = (&*work.event.id, &*work.event.entity);
             let then = compiled.on_failure;
-            metrics.given_up(event, &compiled.name, work.attempts, last, then);
+            metrics.record_failed_delivery(event, &compiled.name, work.attempts, last, then);
         }
         if compiled.on_failure == OnFailure::Drop {
             return;
@@ -160,7 +160,7 @@ impl Dispatcher {
     fn count(&self, lane: LaneId, outcome: &Outcome, took: Duration) {
         if let Some(compiled) = self.roster.target(lane.0) {
             let metrics = &self.setup.saver.metrics;
-            metrics.attempted(&compiled.name, outcome, took);
+            metrics.record_attempt(&compiled.name, outcome, took);
             if let (Outcome::Done, Some(work)) = (outcome, self.lanes.first(lane)) {
                 attempt_log::delivered(compiled, &work.event.id, work.attempts, took);
             }

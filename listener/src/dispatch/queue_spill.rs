@@ -229,7 +229,7 @@ impl Dispatcher {
             Answer::Lanes(actions) => self.lanes_are(&actions),
             Answer::None(error) => {
                 let errors = &self.setup.saver.metrics.database_errors;
-                errors.with_label_values(&["jobs"]).inc();
+                errors.with_label_values(&["use_queue"]).inc();
                 tracing::debug!(error, "cannot ask for jobs; trying again");
             }
         }

@@ -41,7 +41,7 @@ impl Dispatcher {
                     .saver
                     .metrics
                     .database_errors
-                    .with_label_values(&["redrive"])
+                    .with_label_values(&["read_redrives"])
                     .inc();
                 tracing::debug!(%error, "cannot look for dead letters to redrive; trying again");
             }

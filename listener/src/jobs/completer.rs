@@ -37,7 +37,7 @@ impl Setup {
         for one in ended {
             let lane = &one.job.lane;
             if refused.contains(&one.claim) {
-                self.metrics.jobs.refused.inc();
+                self.metrics.jobs.results_stale.inc();
                 tracing::warn!(
                     job = one.job.id,
                     observer = &*lane.observer,
@@ -47,13 +47,17 @@ impl Setup {
                 continue;
             }
             let outcome = match &one.outcome {
-                JobOutcome::Completed => "done",
+                JobOutcome::Completed => "completed",
                 JobOutcome::Retry { .. } => "retry",
-                JobOutcome::Discarded { .. } => "dead",
+                JobOutcome::Discarded { .. } => "discarded",
                 JobOutcome::Released => continue,
             };
             let labels = [&*lane.observer, &*lane.action, outcome];
-            self.metrics.jobs.finished.with_label_values(&labels).inc();
+            self.metrics
+                .jobs
+                .executions
+                .with_label_values(&labels)
+                .inc();
         }
     }
 }

@@ -82,7 +82,8 @@ impl Crew {
             let then = known
                 .as_ref()
                 .map_or(OnFailure::DeadLetter, |known| known.on_failure);
-            self.metrics.given_up(event, &name, attempts, &last, then);
+            self.metrics
+                .record_failed_delivery(event, &name, attempts, &last, then);
             attempt::note(&mut history, last);
             JobOutcome::Discarded {
                 attempts,
@@ -120,7 +121,11 @@ impl Crew {
             // Somebody wants it cancelled, if it may go on: then it goes with this claim's end.
             if !self.right.is_cancelled() {
                 let labels = [&*name.0, &*name.1, "cancelled"];
-                self.metrics.jobs.finished.with_label_values(&labels).inc();
+                self.metrics
+                    .jobs
+                    .executions
+                    .with_label_values(&labels)
+                    .inc();
             }
             return JobOutcome::Released;
         };
@@ -169,7 +174,7 @@ impl Crew {
         let (outcome, took) = try_once(compiled, Arc::new(event), attempts, replay, cut).await;
         self.cancels().remove(claim);
         let outcome = outcome?;
-        self.metrics.attempted(&compiled.name, &outcome, took);
+        self.metrics.record_attempt(&compiled.name, &outcome, took);
         Some((outcome, took))
     }
 

@@ -28,7 +28,11 @@ pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[ActionNam
     for look in 0_u32.. {
         sleep(EVERY).await;
         match timeout(ANSWER, setup.place.queue.run_maintenance()).await {
-            Ok(Ok(report)) => setup.metrics.jobs.lost.inc_by(report.expired_claims),
+            Ok(Ok(report)) => setup
+                .metrics
+                .jobs
+                .leases_expired
+                .inc_by(report.expired_claims),
             Ok(Err(error)) => tracing::debug!(%error, "cannot see to the job queue; trying again"),
             Err(_) => tracing::debug!("the job queue takes long to be seen to; trying again"),
         }

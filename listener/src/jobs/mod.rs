@@ -7,9 +7,9 @@ pub(crate) mod completer;
 pub(crate) mod heartbeat;
 pub(crate) mod lane_executor;
 pub(crate) mod maintenance;
-pub(crate) mod metrics;
 pub mod payload;
 pub(crate) mod prefetch;
+pub(crate) mod queue_metrics;
 pub(crate) mod ready_runs;
 pub(crate) mod worker_config;
 

@@ -166,7 +166,7 @@ impl<'a> Session<'a> {
             right.cancel();
             self.finish_after_loss().await;
         }
-        self.setup.metrics.jobs.running.set(0);
+        self.setup.metrics.jobs.in_flight.set(0);
     }
 
     async fn work(&mut self, stop: &CancellationToken) {
@@ -322,7 +322,11 @@ impl<'a> Session<'a> {
             Ok(()) => {
                 self.held_bytes += bytes;
                 for late in late {
-                    self.setup.metrics.jobs.late.observe(late.as_secs_f64());
+                    self.setup
+                        .metrics
+                        .jobs
+                        .queue_delay
+                        .observe(late.as_secs_f64());
                 }
             }
             Err(run) => self.give_back(run),
@@ -350,7 +354,7 @@ impl<'a> Session<'a> {
             });
         }
         let running = i64::try_from(self.running.len()).unwrap_or(i64::MAX);
-        self.setup.metrics.jobs.running.set(running);
+        self.setup.metrics.jobs.in_flight.set(running);
     }
 
     /// Lets what is under way end, and begins nothing more: for a stop, or where jobs may be held

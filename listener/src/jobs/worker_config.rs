@@ -42,7 +42,7 @@ impl Setup {
     /// Counts a failure to use the queue, and says so.
     pub(crate) fn failed(&self, error: &QueueError) {
         let errors = &self.metrics.database_errors;
-        errors.with_label_values(&["jobs"]).inc();
+        errors.with_label_values(&["use_queue"]).inc();
         tracing::warn!(%error, "cannot use the job queue; trying again");
     }
 

@@ -84,7 +84,7 @@ fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
         return;
     }
     if before.is_some() {
-        sources.metrics.reloads.inc();
+        sources.metrics.config_reloads.inc();
     }
     let actions = plan.observers.len();
     tracing::info!(bundle = hash, actions, "loaded the bundle");
@@ -177,6 +177,6 @@ mod tests {
         assert_eq!(told().problem.unwrap().reason, "BundleMissing");
         take(plan, &plans, &sources);
         assert_eq!(told().problem, None);
-        assert_eq!(sources.metrics.reloads.get(), 0, "it is the same");
+        assert_eq!(sources.metrics.config_reloads.get(), 0, "it is the same");
     }
 }

@@ -42,7 +42,7 @@ use crate::database::{self, Access};
 use crate::dead_letters::retention as dead_letter_retention;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
 use crate::jobs::backend::{Place, PlaceError};
-use crate::jobs::metrics;
+use crate::jobs::queue_metrics;
 use crate::migrate;
 use crate::observers::Observers;
 use crate::observers::circuit_metrics::Receivers;
@@ -193,7 +193,7 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     );
     working.end(is_urgent).await;
     holds.clear();
-    metrics.shards.set(0);
+    metrics.shards_owned.set(0);
     fleet.left().await?;
     result
 }
@@ -373,7 +373,7 @@ fn upkeep(
 ) -> watch::Receiver<Option<NewerConfig>> {
     let (listener, sources, pool) = (job.listener, job.sources, &ground.pool);
     let reporter = || Arc::clone(&sources.reporter);
-    let telling = metrics::tell(
+    let telling = queue_metrics::report(
         Arc::clone(&ground.place.queue),
         reporter(),
         sources.metrics.jobs.clone(),

@@ -155,6 +155,6 @@ impl Desk<'_> {
 
     fn count(&self) {
         let owned = i64::try_from(self.sources.reporter.owned()).unwrap_or(i64::MAX);
-        self.sources.metrics.shards.set(owned);
+        self.sources.metrics.shards_owned.set(owned);
     }
 }

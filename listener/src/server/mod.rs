@@ -49,7 +49,7 @@ impl Sources {
     pub(crate) fn tell_stalls(&self) {
         let stalled = self.reporter.stalled();
         let number = i64::try_from(stalled.len()).unwrap_or(i64::MAX);
-        self.metrics.stalled.set(number);
+        self.metrics.shards_stalled.set(number);
         let words = stalled.first().map(|first| {
             let more = match stalled.len() - 1 {
                 0 => String::new(),

@@ -231,7 +231,7 @@ impl Reporter {
             members: u32::try_from(state.members).unwrap_or(u32::MAX),
             lag_seconds: whole_seconds(metrics.lag.get()),
             backlog: count(&metrics.backlog),
-            pending: count(&metrics.pending),
+            pending: count(&metrics.deliveries_pending),
         }
     }
 }
