@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::postgres::PostgresQueue;
-use ::queue::{JobFilter, JobQueue, JobView, QueueConfig, QueueStats, State};
+use ::queue::{JobFilter, JobQueue, JobState, JobView, QueueConfig, QueueStats};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::HumanDuration;
-use observer_listener::jobs::backend::{self, Place};
+use observer_listener::jobs::backend::{self, QueueBackendHandle};
 use observer_listener::migrate;
 use sqlx::PgPool;
 
-use super::dlq::{Output, TAKEN_UP};
-use super::output::{agreed, counted, say, time};
+use super::output::{OutputFormat, TAKEN_UP, confirm, counted, say, time};
 use super::schema::{connect, of_known, of_one};
 use super::table::{beginning, print};
 use super::{CliError, DatabaseArgs, FileArgs, files, identity};
@@ -30,16 +29,16 @@ pub(super) enum JobsCommand {
     /// List the oldest
     List {
         #[command(flatten)]
-        filter: Filter,
+        filter: JobFilterArgs,
         /// Only those in this state
         #[arg(long, value_enum)]
-        state: Option<Stand>,
+        state: Option<JobStateArg>,
         /// Most to list
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         limit: u16,
         /// How to print them
         #[arg(long, short, value_enum, default_value_t)]
-        output: Output,
+        output: OutputFormat,
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -51,11 +50,11 @@ pub(super) enum JobsCommand {
         database: DatabaseArgs,
     },
     /// Make scheduled ones available now, instead of after their wait
-    Retry(Chosen),
+    Retry(JobSelectionArgs),
     /// Drop for good; those under way are cut off within seconds
     Cancel {
         #[command(flatten)]
-        chosen: Chosen,
+        selection: JobSelectionArgs,
         /// Really cancel all
         #[arg(long)]
         yes: bool,
@@ -63,20 +62,20 @@ pub(super) enum JobsCommand {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Chosen {
+pub(super) struct JobSelectionArgs {
     /// Ids
     ids: Vec<String>,
     /// All that the filters leave, instead of ids
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     all: bool,
     #[command(flatten)]
-    filter: Filter,
+    filter: JobFilterArgs,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
 #[derive(Debug, Default, Args)]
-pub(super) struct Filter {
+pub(super) struct JobFilterArgs {
     /// Only those of this observer, as name or namespace/name
     #[arg(long, value_name = "NAME")]
     observer: Option<String>,
@@ -85,20 +84,20 @@ pub(super) struct Filter {
     action: Option<String>,
 }
 
-impl Filter {
-    fn select(self, ids: Option<Vec<String>>, state: Option<Stand>) -> JobFilter {
+impl JobFilterArgs {
+    fn select(self, ids: Option<Vec<String>>, state: Option<JobStateArg>) -> JobFilter {
         JobFilter {
             ids,
             observer: self.observer.map(identity),
             action: self.action,
-            state: state.map(Stand::state),
+            state: state.map(JobStateArg::state),
         }
     }
 }
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Stand {
+pub(super) enum JobStateArg {
     /// First of its key, and can be claimed
     Available,
     /// First of its key, and waits for its next attempt
@@ -111,14 +110,14 @@ pub(super) enum Stand {
     Completed,
 }
 
-impl Stand {
-    const fn state(self) -> State {
+impl JobStateArg {
+    const fn state(self) -> JobState {
         match self {
-            Self::Available => State::Available,
-            Self::Scheduled => State::Scheduled,
-            Self::Running => State::Running,
-            Self::Blocked => State::Blocked,
-            Self::Completed => State::Completed,
+            Self::Available => JobState::Available,
+            Self::Scheduled => JobState::Scheduled,
+            Self::Running => JobState::Running,
+            Self::Blocked => JobState::Blocked,
+            Self::Completed => JobState::Completed,
         }
     }
 }
@@ -138,8 +137,8 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             check_names(queue.as_ref(), &what, &names).await?;
             let (jobs, count) = queue.list(&what, limit.into()).await?;
             match output {
-                Output::Json => say!("{}", serde_json::to_string_pretty(&jobs)?)?,
-                Output::Table => table(&jobs, count)?,
+                OutputFormat::Json => say!("{}", serde_json::to_string_pretty(&jobs)?)?,
+                OutputFormat::Table => table(&jobs, count)?,
             }
         }
         JobsCommand::Show { id, database } => {
@@ -148,20 +147,20 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             };
             say!("{}", serde_json::to_string_pretty(&job)?)?;
         }
-        JobsCommand::Retry(chosen) => {
-            let (queue, what) = chosen.open().await?;
+        JobsCommand::Retry(selection) => {
+            let (queue, what) = selection.open().await?;
             let missing = missing(queue.as_ref(), &what).await?;
             let count = queue.retry(&what).await?;
             say!("{count} available now; {TAKEN_UP}")?;
             all_there(&missing)?;
         }
-        JobsCommand::Cancel { chosen, yes } => {
-            let (queue, what) = chosen.open().await?;
+        JobsCommand::Cancel { selection, yes } => {
+            let (queue, what) = selection.open().await?;
             let missing = missing(queue.as_ref(), &what).await?;
             if what.ids.is_none() {
                 let (_, count) = queue.list(&what, 1).await?;
                 let count = counted(count, "job", "jobs");
-                agreed(yes, &format!("{count} would be dropped for good"))?;
+                confirm(yes, &format!("{count} would be dropped for good"))?;
             }
             say!("{} cancelled", queue.cancel(&what).await?)?;
             all_there(&missing)?;
@@ -193,7 +192,7 @@ fn all_there(missing: &[String]) -> Result<(), CliError> {
     .into())
 }
 
-impl Chosen {
+impl JobSelectionArgs {
     async fn open(self) -> Result<(Arc<dyn JobQueue>, JobFilter), CliError> {
         let what = self.filter.select((!self.all).then_some(self.ids), None);
         let (queue, names) = open(self.database).await?;
@@ -203,11 +202,11 @@ impl Chosen {
 }
 
 /// Observers and actions, by name.
-type Names = BTreeSet<(String, String)>;
+type ActionNames = BTreeSet<(String, String)>;
 
 /// The queue of a listener, as its file says, or in the database of the URL; and the names that the
 /// file knows.
-async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError> {
+async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, ActionNames), CliError> {
     if args.files.is_empty() {
         let (pool, listener) = of_one(args).await?;
         if backend::is_in_redis(&pool, &listener).await? {
@@ -215,7 +214,7 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError
                 "jobs of listener {listener} are in Redis: name its files with -f FILE, which say how to reach it"
             )));
         }
-        return Ok((postgres(pool, &listener), Names::new()));
+        return Ok((postgres(pool, &listener), ActionNames::new()));
     }
     let files = FileArgs {
         files: args.files,
@@ -230,7 +229,7 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError
     let names = names.collect();
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
-    let place = Place::open_recorded(&bundle.listener, pool).await?;
+    let place = QueueBackendHandle::open_recorded(&bundle.listener, pool).await?;
     Ok((place.queue, names))
 }
 
@@ -271,7 +270,7 @@ pub(super) async fn of_status(
         // Without a Redis of the listener, jobs that are there cannot be counted.
         queue = match listener.queue.redis {
             Some(_) if backend::is_in_redis(&pool, &identity).await? => {
-                let place = Place::open_recorded(&listener, pool.clone()).await?;
+                let place = QueueBackendHandle::open_recorded(&listener, pool.clone()).await?;
                 Some(place.queue)
             }
             _ => None,
@@ -287,7 +286,7 @@ pub(super) async fn of_status(
 async fn check_names(
     queue: &dyn JobQueue,
     what: &JobFilter,
-    names: &Names,
+    names: &ActionNames,
 ) -> Result<(), CliError> {
     let any = JobFilter {
         ids: None,
@@ -305,7 +304,7 @@ async fn check_names(
     }
     let (jobs, _) = queue.list(&JobFilter::default(), MOST_NAMES).await?;
     let jobs = jobs.into_iter().map(|job| (job.observer, job.action));
-    let all: Names = jobs.chain(names.iter().cloned()).collect();
+    let all: ActionNames = jobs.chain(names.iter().cloned()).collect();
     let there = if all.is_empty() {
         "there are no jobs at all".to_owned()
     } else {
@@ -342,21 +341,14 @@ fn table(jobs: &[JobView], count: u64) -> Result<(), CliError> {
 }
 
 fn row(job: &JobView) -> [String; 8] {
-    let state = match job.state {
-        State::Available => "available",
-        State::Scheduled => "scheduled",
-        State::Running => "running",
-        State::Blocked => "blocked",
-        State::Completed => "completed",
-    };
     let age = (Utc::now() - job.enqueued_at).num_seconds();
     let scheduled = match job.state {
-        State::Available | State::Scheduled | State::Completed => time(job.scheduled_at),
-        State::Running | State::Blocked => String::new(),
+        JobState::Available | JobState::Scheduled | JobState::Completed => time(job.scheduled_at),
+        JobState::Running | JobState::Blocked => String::new(),
     };
     [
         job.id.clone(),
-        state.to_owned(),
+        job.state.as_str().to_owned(),
         format!("{}/{}", job.observer, job.action),
         beginning(job.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
         HumanDuration::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),

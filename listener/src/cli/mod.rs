@@ -1,8 +1,8 @@
 //! The command line: what it accepts, and which exit code says what.
 
 mod check;
+mod dead_letters;
 mod demo;
-mod dlq;
 mod files;
 mod jobs;
 mod output;
@@ -74,7 +74,7 @@ enum Command {
     Jobs(jobs::JobsCommand),
     /// List, redrive or drop dead letters: deliveries that were given up on
     #[command(subcommand, alias = "dlq")]
-    DeadLetters(dlq::DlqCommand),
+    DeadLetters(dead_letters::DeadLettersCommand),
     /// Send past events once more, marked as replays
     Replay(replay::ReplayArgs),
     /// Show it all at work on a small shop, with a Postgres and a receiver of its own
@@ -214,7 +214,7 @@ pub(crate) fn main() -> ExitCode {
             Command::DropListener(args) => schema::drop_listener(args).await,
             Command::Status(args) => status::status(args).await,
             Command::Jobs(command) => jobs::jobs(command).await,
-            Command::DeadLetters(command) => dlq::dlq(command).await,
+            Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
             Command::Replay(args) => replay::replay(args).await,
             Command::Demo(args) => demo::demo(args).await,
         }

@@ -5,9 +5,24 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use clap::ValueEnum;
 use observer_listener::telemetry::logs;
 
 use super::CliError;
+
+/// How soon a running listener acts on a command.
+pub(super) const TAKEN_UP: &str = "a running listener picks them up within seconds, or once the circuit breaker of \
+    their endpoint lets them through (`status` shows circuit breakers that are not closed)";
+
+/// Format of what a command prints.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum OutputFormat {
+    /// Columns
+    #[default]
+    Table,
+    /// One JSON array
+    Json,
+}
 
 /// Writes a line to standard output; an error where the command is to end.
 macro_rules! say {
@@ -26,7 +41,7 @@ pub(super) fn line(text: Arguments<'_>) -> Result<(), CliError> {
 
 /// Lets a command go on that repeats or drops something only where the user has said so, and says
 /// what it would do otherwise.
-pub(super) fn agreed(yes: bool, what: &str) -> Result<(), CliError> {
+pub(super) fn confirm(yes: bool, what: &str) -> Result<(), CliError> {
     if yes {
         logs::say(&format!("{what}\n"));
         return Ok(());

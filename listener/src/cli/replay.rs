@@ -6,14 +6,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args};
 use crds::config::Bundle;
-use observer_listener::dead_letters::replay::{self, Selection};
+use observer_listener::dead_letters::replay::{self, ReplaySelection};
 use observer_listener::migrate;
 use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::dlq::{TAKEN_UP, moment};
-use super::output::{agreed, counted, say};
+use super::dead_letters::moment;
+use super::output::{TAKEN_UP, confirm, counted, say};
 use super::schema::connect;
 use super::{CliError, FileArgs, files, identity};
 
@@ -80,7 +80,7 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     if dry_run {
         return say!("{would}");
     }
-    agreed(
+    confirm(
         yes,
         &format!("{would}, and delivered once more where the condition holds"),
     )?;
@@ -102,7 +102,7 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
 }
 
 /// The events and actions that the arguments name, all of which the listener must have.
-fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<Selection, CliError> {
+fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<ReplaySelection, CliError> {
     let name = identity(args.observer);
     let known = bundle.observers.iter();
     let Some(observer) = known.clone().find(|one| one.identity() == name) else {
@@ -129,7 +129,7 @@ fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<Selection, CliError> {
             "observer {name} sees tenant {own} only, and not {other}"
         )));
     }
-    Ok(Selection {
+    Ok(ReplaySelection {
         listener: bundle.listener.identity(),
         observer: name,
         actions,
@@ -146,7 +146,7 @@ fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<Selection, CliError> {
 /// and how many deliveries.
 async fn ask_for_all(
     pool: &PgPool,
-    what: &Selection,
+    what: &ReplaySelection,
     rate: Option<u32>,
     all: u64,
 ) -> Result<(u64, u64), CliError> {

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::watched::{Loader, Program, Watched};
+use super::watched::{FileWatcher, Program, ProgramLoader};
 use super::{CliError, FileArgs};
 
 #[derive(Debug, Args)]
@@ -106,8 +106,8 @@ async fn run_files(
     // A stop while the files are read ends well too.
     let stop = stop_on_signal()?;
     // What changes from now on is taken up.
-    let mut watched = Watched::new(files, hangup);
-    let mut loader = Loader::default();
+    let mut watched = FileWatcher::new(files, hangup);
+    let mut loader = ProgramLoader::default();
     let mut program = loader.load(files)?;
     let (member, mut metrics) = (process::member(), None);
     loop {
@@ -134,7 +134,7 @@ async fn run_files(
 /// is another listener to run.
 async fn until_another(
     program: &mut Program,
-    (watched, loader): (&mut Watched<'_>, &mut Loader),
+    (watched, loader): (&mut FileWatcher<'_>, &mut ProgramLoader),
     options: Options,
     stop: &CancellationToken,
 ) -> Result<Option<Program>, CliError> {

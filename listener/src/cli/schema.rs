@@ -9,7 +9,7 @@ use observer_listener::migrate;
 use observer_listener::runtime::cluster;
 use sqlx::PgPool;
 
-use super::output::{agreed, counted, say};
+use super::output::{confirm, counted, say};
 use super::{CliError, DatabaseArgs};
 
 #[derive(Debug, Args)]
@@ -24,14 +24,14 @@ pub(super) struct ResetPositionArgs {
     database: DatabaseArgs,
     /// Where the listener goes on
     #[arg(long, value_enum, default_value_t)]
-    to: Target,
+    to: ResetTarget,
     /// Really do it, where that repeats or skips events
     #[arg(long)]
     yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Target {
+enum ResetTarget {
     /// With all that the log still holds; what was delivered before is delivered again
     #[default]
     Earliest,
@@ -90,7 +90,7 @@ pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliErr
     }
     let events = kept.events.of("event");
     let (target, said, risk) = match args.to {
-        Target::Earliest => (
+        ResetTarget::Earliest => (
             "earliest",
             "all that the log still holds",
             Some(format!(
@@ -98,8 +98,8 @@ pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliErr
                  and effects that take place exactly once included"
             )),
         ),
-        Target::Stored => ("stored", "where it was", None),
-        Target::Latest => (
+        ResetTarget::Stored => ("stored", "where it was", None),
+        ResetTarget::Latest => (
             "latest",
             "what is committed from now on",
             Some(format!(
@@ -108,7 +108,7 @@ pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliErr
         ),
     };
     if let Some(risk) = risk {
-        agreed(args.yes, &format!("listener {listener}: {risk}"))?;
+        confirm(args.yes, &format!("listener {listener}: {risk}"))?;
     }
     sqlx::query("select observer.reset_position($1, $2)")
         .bind(&listener)
@@ -138,7 +138,7 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
         kept.effects.of("exactly-once effect"),
         kept.events.of("event"),
     );
-    agreed(args.yes, &risk)?;
+    confirm(args.yes, &risk)?;
     let rows: i64 = sqlx::query_scalar("select observer.drop_listener($1)")
         .bind(&listener)
         .fetch_one(&pool)

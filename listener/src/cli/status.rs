@@ -9,12 +9,11 @@ use crds::duration::HumanDuration;
 use observer_listener::checkpoint::status::{self, ShardState};
 use observer_listener::coordination::heartbeat::{self, MemberState};
 use observer_listener::coordination::live_processes;
-use observer_listener::dead_letters::admin::{self, Selection};
+use observer_listener::dead_letters::admin::{self, DeadLetterFilter};
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::dlq::Output;
-use super::output::{counted, say, time};
+use super::output::{OutputFormat, counted, say, time};
 use super::{CliError, DatabaseArgs, jobs, table};
 
 /// Most characters of an error in a table.
@@ -24,7 +23,7 @@ const ERROR_WIDTH: usize = 80;
 pub(super) struct StatusArgs {
     /// How to print it
     #[arg(long, short, value_enum, default_value_t)]
-    output: Output,
+    output: OutputFormat,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -32,22 +31,22 @@ pub(super) struct StatusArgs {
 /// A listener, for people.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct State {
+struct ListenerStatus {
     listener: String,
     dead_letters: u64,
     /// Jobs by observer; nothing where they are in Redis and no files say how to reach it.
-    jobs: Option<BTreeMap<String, Waiting>>,
+    jobs: Option<BTreeMap<String, JobCounts>>,
     /// Processes that are alive or may be.
     processes: Vec<String>,
     /// Of those, the ones that send heartbeats, the newest observers first.
     members: Vec<MemberState>,
-    shards: Vec<Shard>,
+    shards: Vec<ShardStatus>,
 }
 
 /// Jobs of an observer.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Waiting {
+struct JobCounts {
     pending: u64,
     available: u64,
     scheduled: u64,
@@ -58,7 +57,7 @@ struct Waiting {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Shard {
+struct ShardStatus {
     #[serde(flatten)]
     state: ShardState,
     /// Whether the owner is known to be no more.
@@ -68,7 +67,7 @@ struct Shard {
 /// Prints the state of a listener, or of all in the database.
 pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
     let (pool, listener, queue) = jobs::of_status(args.database).await?;
-    let mut states: Vec<State> = Vec::new();
+    let mut states: Vec<ListenerStatus> = Vec::new();
     for shard in status::list(&pool, listener.as_deref()).await? {
         if states
             .last()
@@ -84,13 +83,13 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
             let gone = |owner: &String| !last.processes.contains(owner);
             let owner_is_gone = shard.owner.as_ref().is_some_and(gone);
             let state = shard;
-            last.shards.push(Shard {
+            last.shards.push(ShardStatus {
                 state,
                 owner_is_gone,
             });
         }
     }
-    if let Output::Json = args.output {
+    if let OutputFormat::Json = args.output {
         return say!("{}", serde_json::to_string_pretty(&states)?);
     }
     if states.is_empty() {
@@ -108,12 +107,12 @@ async fn state(
     pool: &PgPool,
     listener: String,
     jobs: Option<Vec<(String, QueueStats)>>,
-) -> Result<State, CliError> {
-    let what = Selection {
+) -> Result<ListenerStatus, CliError> {
+    let what = DeadLetterFilter {
         listener: Some(listener.clone()),
-        ..Selection::default()
+        ..DeadLetterFilter::default()
     };
-    let of = |figures: QueueStats| Waiting {
+    let of = |figures: QueueStats| JobCounts {
         pending: figures.pending,
         available: figures.available,
         scheduled: figures.scheduled(),
@@ -126,7 +125,7 @@ async fn state(
         jobs.map(|(observer, figures)| (observer, of(figures)))
             .collect()
     });
-    Ok(State {
+    Ok(ListenerStatus {
         dead_letters: admin::count(pool, &what).await?.unsigned_abs(),
         processes: live_processes::present(pool, &listener).await?,
         members: heartbeat::members(pool, &listener).await?,
@@ -136,7 +135,7 @@ async fn state(
     })
 }
 
-fn show(state: &State, now: DateTime<Utc>) -> Result<(), CliError> {
+fn show(state: &ListenerStatus, now: DateTime<Utc>) -> Result<(), CliError> {
     let shards = state.shards.first().map_or(0, |one| one.state.shards);
     let shards = counted(u64::from(shards.unsigned_abs()), "shard", "shards");
     let letters = counted(state.dead_letters, "dead letter", "dead letters");
@@ -213,7 +212,7 @@ fn circuits(members: &[MemberState]) -> Vec<[String; 4]> {
     members.iter().flat_map(of_member).collect()
 }
 
-fn job_row((observer, one): (&String, &Waiting)) -> [String; 7] {
+fn job_row((observer, one): (&String, &JobCounts)) -> [String; 7] {
     let oldest = HumanDuration::from_secs(one.oldest_seconds).to_string();
     [
         format!("  {}", one.pending),
@@ -226,8 +225,8 @@ fn job_row((observer, one): (&String, &Waiting)) -> [String; 7] {
     ]
 }
 
-fn row(shard: &Shard, now: DateTime<Utc>) -> [String; 5] {
-    let Shard {
+fn row(shard: &ShardStatus, now: DateTime<Utc>) -> [String; 5] {
+    let ShardStatus {
         state,
         owner_is_gone,
     } = shard;
@@ -251,7 +250,7 @@ mod tests {
     #[test]
     fn shard_row_has_lag_and_owner() {
         let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-        let mut shard = Shard {
+        let mut shard = ShardStatus {
             state: ShardState {
                 listener: "default/shop".to_owned(),
                 shard: 3,

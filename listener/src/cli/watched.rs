@@ -39,11 +39,11 @@ impl Program {
 
 /// Loads one program after the other, and keeps what they share.
 #[derive(Debug, Default)]
-pub(super) struct Loader {
+pub(super) struct ProgramLoader {
     shared: Kept,
 }
 
-impl Loader {
+impl ProgramLoader {
     /// The program of the files as they are now, or all that is wrong with them.
     pub(super) fn load(&mut self, args: &FileArgs) -> Result<Program, CliError> {
         let loaded = files::load(args)?;
@@ -71,14 +71,14 @@ impl Loader {
 
 /// Looks whether files change.
 #[derive(Debug)]
-pub(super) struct Watched<'a> {
+pub(super) struct FileWatcher<'a> {
     args: &'a FileArgs,
     seen: u64,
     /// SIGHUP has them looked at once.
     hangup: Signal,
 }
 
-impl<'a> Watched<'a> {
+impl<'a> FileWatcher<'a> {
     pub(super) fn new(args: &'a FileArgs, hangup: Signal) -> Self {
         let seen = print_of(args);
         Self { args, seen, hangup }

@@ -7,12 +7,13 @@ use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
+use super::BoundQuery;
 use super::store::raw;
 
 /// A dead letter as `dead-letters list` and `show` give it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stored {
+pub struct DeadLetterRow {
     /// Its id.
     pub id: i64,
     /// The listener, `namespace/name`.
@@ -49,10 +50,10 @@ pub struct Stored {
 
 /// A dead letter in full.
 #[derive(Debug, Serialize)]
-pub struct Full {
+pub struct DeadLetterDetail {
     /// What `list` shows.
     #[serde(flatten)]
-    pub stored: Stored,
+    pub stored: DeadLetterRow,
     /// The row before.
     pub old: Option<Box<RawValue>>,
     /// The row after.
@@ -63,7 +64,7 @@ pub struct Full {
 
 /// Which dead letters a command means.
 #[derive(Clone, Debug, Default)]
-pub struct Selection {
+pub struct DeadLetterFilter {
     /// These ids.
     pub ids: Option<Vec<i64>>,
     /// Those of this listener.
@@ -103,10 +104,10 @@ const SELECTED: &str =
 /// The newest dead letters of a selection, of those whose ids come before `before`.
 pub async fn list(
     pool: &PgPool,
-    what: &Selection,
+    what: &DeadLetterFilter,
     before: i64,
     most: i64,
-) -> Result<Vec<Stored>, sqlx::Error> {
+) -> Result<Vec<DeadLetterRow>, sqlx::Error> {
     let sql = format!(
         "select {STORED} from observer.dead_letter where {SELECTED} and id < $11 order by id desc limit $12"
     );
@@ -116,13 +117,13 @@ pub async fn list(
 }
 
 /// How many there are in a selection.
-pub async fn count(pool: &PgPool, what: &Selection) -> Result<i64, sqlx::Error> {
+pub async fn count(pool: &PgPool, what: &DeadLetterFilter) -> Result<i64, sqlx::Error> {
     let sql = format!("select count(*) from observer.dead_letter where {SELECTED}");
     bind(&sql, what).fetch_one(pool).await?.try_get(0)
 }
 
 /// Of the ids that a selection names, those that it does not have.
-pub async fn missing(pool: &PgPool, what: &Selection) -> Result<Vec<i64>, sqlx::Error> {
+pub async fn missing(pool: &PgPool, what: &DeadLetterFilter) -> Result<Vec<i64>, sqlx::Error> {
     let Some(wanted) = &what.ids else {
         return Ok(Vec::new());
     };
@@ -135,7 +136,10 @@ pub async fn missing(pool: &PgPool, what: &Selection) -> Result<Vec<i64>, sqlx::
 }
 
 /// The first dead letter of a selection in full, by its id.
-pub async fn show(pool: &PgPool, what: &Selection) -> Result<Option<Full>, sqlx::Error> {
+pub async fn show(
+    pool: &PgPool,
+    what: &DeadLetterFilter,
+) -> Result<Option<DeadLetterDetail>, sqlx::Error> {
     Ok(page(pool, what, 0, 1).await?.pop())
 }
 
@@ -144,10 +148,10 @@ pub async fn show(pool: &PgPool, what: &Selection) -> Result<Option<Full>, sqlx:
 /// images beyond the first.
 pub async fn page(
     pool: &PgPool,
-    what: &Selection,
+    what: &DeadLetterFilter,
     after: i64,
     most: i64,
-) -> Result<Vec<Full>, sqlx::Error> {
+) -> Result<Vec<DeadLetterDetail>, sqlx::Error> {
     let sql = format!(
         "select {STORED}, old::text, new::text, history::text
          from (select *, sum(coalesce(octet_length(old::text), 0) + coalesce(octet_length(new::text), 0))
@@ -167,14 +171,14 @@ pub async fn page(
 }
 
 /// The newest of a selection by its id, 0 where there is none.
-pub async fn newest(pool: &PgPool, what: &Selection) -> Result<i64, sqlx::Error> {
+pub async fn newest(pool: &PgPool, what: &DeadLetterFilter) -> Result<i64, sqlx::Error> {
     let sql = format!("select coalesce(max(id), 0) from observer.dead_letter where {SELECTED}");
     bind(&sql, what).fetch_one(pool).await?.try_get(0)
 }
 
 /// How far a redrive of many has come, in the order of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct RedriveCursor {
     log_id: i64,
     id: i64,
 }
@@ -186,10 +190,10 @@ pub struct Place {
 /// None is asked for twice by going on: what fails again at once is behind by then.
 pub async fn redrive_some(
     pool: &PgPool,
-    what: &Selection,
-    (after, up_to): (Place, i64),
+    what: &DeadLetterFilter,
+    (after, up_to): (RedriveCursor, i64),
     most: i64,
-) -> Result<(u64, Option<Place>), sqlx::Error> {
+) -> Result<(u64, Option<RedriveCursor>), sqlx::Error> {
     let sql = format!(
         "with part as (
              select id, log_id from observer.dead_letter
@@ -209,7 +213,7 @@ pub async fn redrive_some(
     let Some(last) = asking.fetch_optional(pool).await? else {
         return Ok((0, None));
     };
-    let place = Place {
+    let place = RedriveCursor {
         log_id: last.try_get("log_id")?,
         id: last.try_get("id")?,
     };
@@ -218,7 +222,7 @@ pub async fn redrive_some(
 }
 
 /// Asks the listener to try a selection again. Returns how many were not already waiting for it.
-pub async fn redrive_selected(pool: &PgPool, what: &Selection) -> Result<u64, sqlx::Error> {
+pub async fn redrive_selected(pool: &PgPool, what: &DeadLetterFilter) -> Result<u64, sqlx::Error> {
     let sql = format!(
         "update observer.dead_letter set redrive_requested_at = clock_timestamp()
          where redrive_requested_at is null and {SELECTED}"
@@ -227,15 +231,13 @@ pub async fn redrive_selected(pool: &PgPool, what: &Selection) -> Result<u64, sq
 }
 
 /// Drops a selection for good. Returns how many.
-pub async fn drop_selected(pool: &PgPool, what: &Selection) -> Result<u64, sqlx::Error> {
+pub async fn drop_selected(pool: &PgPool, what: &DeadLetterFilter) -> Result<u64, sqlx::Error> {
     let sql = format!("delete from observer.dead_letter where {SELECTED}");
     Ok(bind(&sql, what).execute(pool).await?.rows_affected())
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
 /// The statements here are put together from constants; every value is bound.
-fn bind<'q>(sql: &str, what: &'q Selection) -> Query<'q> {
+fn bind<'q>(sql: &str, what: &'q DeadLetterFilter) -> BoundQuery<'q> {
     sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
         .bind(&what.ids)
         .bind(&what.listener)
@@ -249,8 +251,8 @@ fn bind<'q>(sql: &str, what: &'q Selection) -> Query<'q> {
         .bind(what.until)
 }
 
-fn full(row: &PgRow) -> Result<Full, sqlx::Error> {
-    Ok(Full {
+fn full(row: &PgRow) -> Result<DeadLetterDetail, sqlx::Error> {
+    Ok(DeadLetterDetail {
         stored: stored(row)?,
         old: raw(row.try_get("old")?)?,
         new: raw(row.try_get("new")?)?,
@@ -258,8 +260,8 @@ fn full(row: &PgRow) -> Result<Full, sqlx::Error> {
     })
 }
 
-fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
-    Ok(Stored {
+fn stored(row: &PgRow) -> Result<DeadLetterRow, sqlx::Error> {
+    Ok(DeadLetterRow {
         id: row.try_get("id")?,
         listener: row.try_get("listener")?,
         event_id: row.try_get("event_id")?,

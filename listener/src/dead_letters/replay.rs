@@ -5,13 +5,14 @@ use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use sqlx::{PgPool, Row};
 
+use super::BoundQuery;
 use crate::capture::excess::{MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES};
 use crate::delivery::event::ID_SQL;
 use crate::delivery::failure::FailureKind;
 
 /// Which past events, and what of them.
 #[derive(Clone, Debug)]
-pub struct Selection {
+pub struct ReplaySelection {
     /// The listener, as it is known in the database.
     pub listener: String,
     /// The observer, `namespace/name`.
@@ -34,7 +35,7 @@ pub struct Selection {
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Step {
+pub struct ReplayStep {
     /// Where to go on after; nothing where that was all.
     pub after: Option<i64>,
     /// Events that were looked at.
@@ -50,7 +51,7 @@ pub async fn oldest(pool: &PgPool) -> Result<Option<DateTime<Utc>>, sqlx::Error>
 }
 
 /// How many events there are of a selection.
-pub async fn count(pool: &PgPool, what: &Selection) -> Result<u64, sqlx::Error> {
+pub async fn count(pool: &PgPool, what: &ReplaySelection) -> Result<u64, sqlx::Error> {
     let sql = format!("select count(*) from observer.change_log c where {SELECTED} and c.id > 0");
     let count: i64 = bind(&sql, what).fetch_one(pool).await?.try_get(0)?;
     Ok(count.unsigned_abs())
@@ -60,10 +61,10 @@ pub async fn count(pool: &PgPool, what: &Selection) -> Result<u64, sqlx::Error> 
 /// many events.
 pub async fn ask(
     pool: &PgPool,
-    what: &Selection,
+    what: &ReplaySelection,
     after: i64,
     most: i64,
-) -> Result<Step, sqlx::Error> {
+) -> Result<ReplayStep, sqlx::Error> {
     let sql = format!(
         "with past as (
              select c.* from observer.change_log c where {SELECTED} and c.id > $7 order by c.id limit $8),
@@ -92,7 +93,7 @@ pub async fn ask(
     let events: i64 = row.try_get(1)?;
     let asked: i64 = row.try_get(2)?;
     let last: Option<i64> = row.try_get(0)?;
-    Ok(Step {
+    Ok(ReplayStep {
         after: last.filter(|_| events == most),
         events: events.unsigned_abs(),
         asked: asked.unsigned_abs(),
@@ -109,10 +110,8 @@ const _: () = assert!(
     "as the statement says"
 );
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
 /// The statements here are put together from constants; every value is bound.
-fn bind<'q>(sql: &str, what: &'q Selection) -> Query<'q> {
+fn bind<'q>(sql: &str, what: &'q ReplaySelection) -> BoundQuery<'q> {
     let operations: Vec<&str> = what.operations.iter().map(|one| letter(*one)).collect();
     sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
         .bind(&what.entity)

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::actions::postgres;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::status::Reporter;
+use crate::telemetry::status::StatusReporter;
 
 /// Shortest pause between two looks.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ pub(crate) async fn keep(
     pool: PgPool,
     listener: Arc<str>,
     retention: Option<Duration>,
-    reporter: Arc<Reporter>,
+    reporter: Arc<StatusReporter>,
     metrics: Metrics,
 ) {
     let started = Instant::now();

@@ -14,7 +14,7 @@ use crate::delivery::event::Event;
 
 /// A dead letter about to be written.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct NewDeadLetter {
     /// The event.
     pub event: Arc<Event>,
     /// The observer.
@@ -29,7 +29,7 @@ pub struct Letter {
 
 /// What came of redriving a dead letter.
 #[derive(Clone, Debug)]
-pub enum Verdict {
+pub enum RedriveResult {
     /// It is settled: it took effect, or its condition no longer holds.
     Settled(i64),
     /// It failed again.
@@ -67,7 +67,7 @@ pub struct Redrive {
 pub async fn insert(
     tx: &mut PgConnection,
     listener: &str,
-    letters: impl Iterator<Item = &Letter> + Send,
+    letters: impl Iterator<Item = &NewDeadLetter> + Send,
 ) -> Result<(), sqlx::Error> {
     for letter in letters {
         let event = &letter.event;
@@ -110,21 +110,21 @@ pub async fn insert(
 }
 
 /// Writes what came of redriven dead letters.
-pub async fn settle(
+pub async fn finish_redrives(
     tx: &mut PgConnection,
     listener: &str,
-    verdicts: impl Iterator<Item = &Verdict> + Send,
+    verdicts: impl Iterator<Item = &RedriveResult> + Send,
 ) -> Result<(), sqlx::Error> {
     for verdict in verdicts {
         match verdict {
-            Verdict::Settled(id) => {
+            RedriveResult::Settled(id) => {
                 sqlx::query("delete from observer.dead_letter where listener = $1 and id = $2")
                     .bind(listener)
                     .bind(id)
                     .execute(&mut *tx)
                     .await?;
             }
-            Verdict::Failed {
+            RedriveResult::Failed {
                 id,
                 attempts,
                 history,

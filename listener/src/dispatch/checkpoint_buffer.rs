@@ -13,7 +13,7 @@ use super::owned_shard::Owned;
 use super::{Dispatcher, MAX_REDRIVES};
 use crate::capture::change_log::Part;
 use crate::checkpoint::Save;
-use crate::dead_letters::store::{self, Verdict};
+use crate::dead_letters::store::{self, RedriveResult};
 
 impl Dispatcher {
     /// Saves what is worth it, and measures.
@@ -76,7 +76,7 @@ impl Dispatcher {
         }
         self.enqueued(&written.what.jobs);
         for (_, verdict) in &written.what.verdicts {
-            let (Verdict::Settled(id) | Verdict::Failed { id, .. }) = verdict;
+            let (RedriveResult::Settled(id) | RedriveResult::Failed { id, .. }) = verdict;
             self.redriving.remove(id);
         }
         for (shard, epoch) in written.fenced {

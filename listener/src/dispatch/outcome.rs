@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Dispatcher;
 use super::in_flight::{Ended, Work, weight};
-use crate::dead_letters::store::Letter;
+use crate::dead_letters::store::NewDeadLetter;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
 use crate::delivery::retry_policy;
@@ -139,7 +139,7 @@ impl Dispatcher {
         }
         // It is held on to until it is saved.
         self.held += weight(&work.event);
-        let letter = Letter {
+        let letter = NewDeadLetter {
             event: work.event,
             observer,
             action,

@@ -23,7 +23,7 @@ const SWITCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a queue cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub enum QueueBackendError {
     /// The database could not say which backend holds the jobs.
     #[error("cannot read which backend holds the jobs: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
@@ -68,7 +68,7 @@ pub(crate) async fn is_current(
 
 /// The queue of a listener.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct QueueBackendHandle {
     /// The queue in the backend on record.
     pub queue: Arc<dyn JobQueue>,
     pool: PgPool,
@@ -77,10 +77,10 @@ pub struct Place {
     durability: Durability,
 }
 
-impl Place {
+impl QueueBackendHandle {
     /// Opens the queue, in the configured backend unless jobs are left in the other one. Jobs of the
     /// Postgres backend are reached through `pool`, and dead letters in any case.
-    pub async fn open(listener: &ListenerConfig, pool: PgPool) -> Result<Self, PlaceError> {
+    pub async fn open(listener: &ListenerConfig, pool: PgPool) -> Result<Self, QueueBackendError> {
         let configured = configured(listener);
         let place = Self::open_recorded(listener, pool).await?;
         if place.queue.backend() == configured {
@@ -89,7 +89,7 @@ impl Place {
         // Before the switch, which is no use if the new one does not answer.
         let next = Self::open_in(listener, place.pool.clone(), configured).await?;
         if place.switch().await? {
-            tracing::info!("{}", PlaceError::Switched(configured));
+            tracing::info!("{}", QueueBackendError::Switched(configured));
             return Ok(next);
         }
         place.warn_refused().await?;
@@ -100,7 +100,7 @@ impl Place {
     pub async fn open_recorded(
         listener: &ListenerConfig,
         pool: PgPool,
-    ) -> Result<Self, PlaceError> {
+    ) -> Result<Self, QueueBackendError> {
         let configured = configured(listener);
         let recorded = record(&pool, &listener.identity(), configured).await?;
         Self::open_in(listener, pool, recorded).await
@@ -110,7 +110,7 @@ impl Place {
         listener: &ListenerConfig,
         pool: PgPool,
         backend: BackendKind,
-    ) -> Result<Self, PlaceError> {
+    ) -> Result<Self, QueueBackendError> {
         let (identity, config) = (listener.identity(), &listener.queue);
         let queue_config = QueueConfig {
             lease: config.worker_lease_duration,
@@ -127,7 +127,7 @@ impl Place {
                 let durability = queue.durability();
                 (Arc::new(queue), durability)
             }
-            (BackendKind::Redis, None) => return Err(PlaceError::LeftInRedis),
+            (BackendKind::Redis, None) => return Err(QueueBackendError::LeftInRedis),
         };
         Ok(Self {
             queue,
@@ -139,7 +139,7 @@ impl Place {
     }
 
     /// Logs which jobs a crash of the backend loses.
-    pub(crate) fn tell_durability(&self) {
+    pub(crate) fn log_durability(&self) {
         let lost = match self.durability {
             Durability::Always => return,
             Durability::EverySecond => "jobs of the last two seconds at most",
@@ -159,14 +159,14 @@ impl Place {
 
     /// Waits until the queue has to be opened again, since it was switched to the configured backend.
     /// Never returns if that is the one in use.
-    pub(crate) async fn switched(&self) -> PlaceError {
+    pub(crate) async fn switched(&self) -> QueueBackendError {
         if self.queue.backend() == self.configured {
             return std::future::pending().await;
         }
         loop {
             tokio::time::sleep(SWITCH_INTERVAL).await;
             match tokio::time::timeout(SWITCH_TIMEOUT, self.switch()).await {
-                Ok(Ok(true)) => return PlaceError::Switched(self.configured),
+                Ok(Ok(true)) => return QueueBackendError::Switched(self.configured),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "cannot switch the queue's backend; trying again");
@@ -177,7 +177,7 @@ impl Place {
     }
 
     /// Records the configured backend unless jobs are left in this one. Whether that is on record now.
-    async fn switch(&self) -> Result<bool, PlaceError> {
+    async fn switch(&self) -> Result<bool, QueueBackendError> {
         if !self.queue.is_empty().await? {
             return Ok(false);
         }
@@ -205,7 +205,7 @@ impl Place {
     }
 
     /// Logs that the configured backend is not used yet, and what can be done about it.
-    async fn warn_refused(&self) -> Result<(), PlaceError> {
+    async fn warn_refused(&self) -> Result<(), QueueBackendError> {
         let stats = self.queue.stats().await?;
         let jobs: u64 = stats.iter().map(|(_, stats)| stats.pending).sum();
         let (current, configured) = (self.queue.backend(), self.configured);

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use ::queue::{ClaimToken, FinishedClaim, JobOutcome, QueueError, WorkerId};
 use tokio::time::{sleep, timeout};
 
-use super::dead_letter_writer::Graves;
+use super::dead_letter_writer::DeadLetterWriter;
 use super::worker::{ANSWER, FAILURE_PAUSE};
-use super::worker_config::Setup;
+use super::worker_config::WorkerConfig;
 
 /// Tells the queue what ended; gives it back after a pause where that failed.
 pub(crate) async fn tell(
-    setup: Setup,
+    setup: WorkerConfig,
     id: WorkerId,
     ended: Vec<FinishedClaim>,
 ) -> Result<usize, (Vec<FinishedClaim>, QueueError)> {
-    let graves = Graves {
+    let writer = DeadLetterWriter {
         listener: Arc::clone(&setup.listener),
         observers: Arc::clone(&setup.observers.borrow()),
     };
-    let telling = timeout(ANSWER, setup.place.queue.finish(id, &ended, &graves)).await;
+    let telling = timeout(ANSWER, setup.backend.queue.finish(id, &ended, &writer)).await;
     match telling.unwrap_or(Err(QueueError::NoAnswer)) {
         Ok(refused) => {
             setup.count(&ended, &refused);
@@ -32,7 +32,7 @@ pub(crate) async fn tell(
     }
 }
 
-impl Setup {
+impl WorkerConfig {
     fn count(&self, ended: &[FinishedClaim], refused: &[ClaimToken]) {
         for one in ended {
             let lane = &one.job.lane;

@@ -7,19 +7,19 @@ use async_trait::async_trait;
 use crds::config::{OnFailure, Operation};
 use sqlx::PgConnection;
 
-use crate::dead_letters::store::{self, Letter};
+use crate::dead_letters::store::{self, NewDeadLetter};
 use crate::delivery::event::Event;
-use crate::jobs::payload::{self, Carried};
+use crate::jobs::payload::{self, JobPayload};
 use crate::observers::Observers;
 
 /// Writes the dead letters of one listener.
 #[derive(Clone, Debug)]
-pub(crate) struct Graves {
+pub(crate) struct DeadLetterWriter {
     pub(crate) listener: Arc<str>,
     pub(crate) observers: Arc<Observers>,
 }
 
-impl Graves {
+impl DeadLetterWriter {
     /// Whether its observer wants it kept. One that is gone cannot say otherwise.
     fn keeps(&self, ended: &FinishedClaim) -> bool {
         let lane = &ended.job.lane;
@@ -30,13 +30,13 @@ impl Graves {
 }
 
 #[async_trait]
-impl DeadLetterSink for Graves {
+impl DeadLetterSink for DeadLetterWriter {
     async fn write(
         &self,
         tx: &mut PgConnection,
         dead: &[&FinishedClaim],
     ) -> Result<(), sqlx::Error> {
-        let letters: Vec<Letter> = dead
+        let letters: Vec<NewDeadLetter> = dead
             .iter()
             .filter(|ended| self.keeps(ended))
             .filter_map(|ended| letter(ended))
@@ -45,13 +45,13 @@ impl DeadLetterSink for Graves {
     }
 }
 
-fn letter(ended: &FinishedClaim) -> Option<Letter> {
+fn letter(ended: &FinishedClaim) -> Option<NewDeadLetter> {
     let JobOutcome::Discarded { attempts, history } = &ended.outcome else {
         return None;
     };
     let job = &ended.job;
     // What cannot be read is kept without its images.
-    let carried = payload::read(job).unwrap_or_else(|_| Carried {
+    let carried = payload::read(job).unwrap_or_else(|_| JobPayload {
         event: Event {
             log_id: job.log_id,
             id: job.event_id.clone(),
@@ -67,7 +67,7 @@ fn letter(ended: &FinishedClaim) -> Option<Letter> {
         attempts_before: 0,
         replay: None,
     });
-    Some(Letter {
+    Some(NewDeadLetter {
         event: Arc::new(carried.event),
         observer: Arc::clone(&job.lane.observer),
         action: Arc::clone(&job.lane.action),

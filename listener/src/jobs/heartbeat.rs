@@ -6,7 +6,7 @@ use ::queue::{ClaimToken, HeartbeatResponse, WorkerId};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::worker_config::Setup;
+use super::worker_config::WorkerConfig;
 
 /// Of a lease, the part after which work is cut off that no sign of life was answered for: the rest
 /// is for clocks that go at other rates, and for the cut itself.
@@ -17,8 +17,8 @@ const SIGNS: u32 = 4;
 
 /// Gives signs of life and tells which claims are to be cut off, until `right` ends; ends it when
 /// the signs fail for too long. Counted from before a sign is given, so that no queue counts less.
-pub(crate) async fn keep_alive(
-    setup: &Setup,
+pub(crate) async fn run_heartbeats(
+    setup: &WorkerConfig,
     id: WorkerId,
     right: &CancellationToken,
     cancel: impl Fn(&[ClaimToken]),
@@ -32,7 +32,12 @@ pub(crate) async fn keep_alive(
         if asked >= deadline {
             break;
         }
-        match timeout_at(deadline.min(asked + pause), setup.place.queue.heartbeat(id)).await {
+        match timeout_at(
+            deadline.min(asked + pause),
+            setup.backend.queue.heartbeat(id),
+        )
+        .await
+        {
             Ok(Ok(HeartbeatResponse::Renewed { cancelled })) => {
                 deadline = asked + setup.lease.mul_f64(SAFE);
                 cancel(&cancelled);

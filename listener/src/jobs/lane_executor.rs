@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::payload::{self, Carried};
+use super::payload::{self, JobPayload};
 use crate::delivery::ActionName;
 use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::failure::{Failure, FailureKind};
@@ -26,7 +26,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// What those who work on lanes share.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct LaneExecutor {
     pub(crate) observers: watch::Receiver<Arc<Observers>>,
     /// Actions that nobody has had for long, whose jobs are to be given up.
     pub(crate) orphans: watch::Receiver<Arc<[ActionName]>>,
@@ -41,12 +41,12 @@ pub(crate) struct Crew {
 }
 
 /// Works on the jobs of a lane until one is to be attempted again, or all have ended.
-pub(super) async fn work_on(run: LaneBatch, crew: Arc<Crew>) {
+pub(super) async fn run_lane(run: LaneBatch, executor: Arc<LaneExecutor>) {
     let mut goes_on = true;
     for claimed in run.jobs {
-        let goes = goes_on && !crew.stopping.is_cancelled() && !crew.right.is_cancelled();
+        let goes = goes_on && !executor.stopping.is_cancelled() && !executor.right.is_cancelled();
         let outcome = if goes {
-            let outcome = crew.attempt(&claimed).await;
+            let outcome = executor.attempt(&claimed).await;
             failpoint!("job-attempted");
             outcome
         } else {
@@ -63,13 +63,13 @@ pub(super) async fn work_on(run: LaneBatch, crew: Arc<Crew>) {
             outcome,
             enqueued_at: claimed.enqueued_at,
         };
-        if crew.tell.send(ended).await.is_err() {
+        if executor.tell.send(ended).await.is_err() {
             return;
         }
     }
 }
 
-impl Crew {
+impl LaneExecutor {
     async fn attempt(&self, claimed: &ClaimedJob) -> JobOutcome {
         let lane = &claimed.job.lane;
         let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
@@ -164,11 +164,11 @@ impl Crew {
     async fn outcome(
         &self,
         compiled: &Compiled,
-        carried: Carried,
+        carried: JobPayload,
         attempts: u32,
         claim: &ClaimToken,
     ) -> Option<(Outcome, Duration)> {
-        let Carried { event, replay, .. } = carried;
+        let JobPayload { event, replay, .. } = carried;
         let cut = self.right.child_token();
         self.cancels().insert(claim.clone(), cut.clone());
         let (outcome, took) = try_once(compiled, Arc::new(event), attempts, replay, cut).await;
@@ -263,7 +263,7 @@ mod tests {
         let (_observers, observers) = watch::channel(Arc::new(none));
         let (orphaned, orphans) = watch::channel::<Arc<[ActionName]>>(Arc::from([]));
         let (tell, _ended) = mpsc::channel(1);
-        let crew = Crew {
+        let executor = LaneExecutor {
             observers,
             orphans,
             metrics: Metrics::new("default/test").unwrap(),
@@ -274,10 +274,13 @@ mod tests {
         };
         let name: ActionName = ("default/gone".into(), "notify".into());
         let claimed = claimed(&name);
-        assert!(matches!(crew.attempt(&claimed).await, JobOutcome::Released));
+        assert!(matches!(
+            executor.attempt(&claimed).await,
+            JobOutcome::Released
+        ));
         orphaned.send_replace(Arc::from([name]));
         assert!(matches!(
-            crew.attempt(&claimed).await,
+            executor.attempt(&claimed).await,
             JobOutcome::Discarded { .. }
         ));
     }

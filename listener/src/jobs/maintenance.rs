@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::worker::ANSWER;
-use super::worker_config::Setup;
+use super::worker_config::WorkerConfig;
 use crate::delivery::ActionName;
 use crate::observers::Observers;
 
@@ -23,11 +23,14 @@ const ORPHANS_EVERY: u32 = 15;
 const ORPHANED_AFTER: Duration = Duration::from_mins(10);
 
 /// Sees to it all. Never ends.
-pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[ActionName]>>) {
-    let mut missing = Missing::default();
+pub(crate) async fn run_maintenance(
+    setup: &WorkerConfig,
+    orphans: &watch::Sender<Arc<[ActionName]>>,
+) {
+    let mut missing = OrphanTracker::default();
     for look in 0_u32.. {
         sleep(EVERY).await;
-        match timeout(ANSWER, setup.place.queue.run_maintenance()).await {
+        match timeout(ANSWER, setup.backend.queue.run_maintenance()).await {
             Ok(Ok(report)) => setup
                 .metrics
                 .jobs
@@ -38,7 +41,7 @@ pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[ActionNam
         }
         if look % ORPHANS_EVERY == 0 {
             // Of no action any lane is wanted, so each that has jobs is named alone.
-            let asked = timeout(ANSWER, setup.place.queue.lanes_with_jobs(&[0], 1, 0)).await;
+            let asked = timeout(ANSWER, setup.backend.queue.lanes_with_jobs(&[0], 1, 0)).await;
             if let Ok(Ok(actions)) = asked {
                 let names = actions
                     .into_iter()
@@ -57,9 +60,9 @@ pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[ActionNam
 
 /// Actions with jobs that no observer has, and since when.
 #[derive(Debug, Default)]
-struct Missing(HashMap<ActionName, Instant>);
+struct OrphanTracker(HashMap<ActionName, Instant>);
 
-impl Missing {
+impl OrphanTracker {
     /// Takes note of the actions that have jobs; gives those that have been missing for long.
     fn note(
         &mut self,
@@ -96,7 +99,7 @@ mod tests {
         let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
         let name: ActionName = ("default/gone".into(), "notify".into());
-        let mut missing = Missing::default();
+        let mut missing = OrphanTracker::default();
         let start = Instant::now();
         let mut long_gone = |minutes: u64, there: bool| {
             let names = there.then(|| name.clone()).into_iter();

@@ -10,7 +10,7 @@ pub(crate) mod maintenance;
 pub mod payload;
 pub(crate) mod prefetch;
 pub(crate) mod queue_metrics;
-pub(crate) mod ready_runs;
+pub(crate) mod ready_batches;
 pub(crate) mod worker_config;
 
 pub(crate) mod worker;

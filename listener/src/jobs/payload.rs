@@ -16,7 +16,7 @@ use crate::observers::LaneId;
 
 /// A delivery on its way into the queue.
 #[derive(Clone, Debug)]
-pub struct Spilled {
+pub struct PendingJob {
     /// The event.
     pub event: Arc<Event>,
     /// Names of observer and action.
@@ -45,7 +45,7 @@ pub struct Spilled {
 /// What of an event a job does not tell by itself.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Written<'a> {
+struct EncodedPayload<'a> {
     operation: Operation,
     occurred_at: DateTime<Utc>,
     old: Option<&'a RawValue>,
@@ -58,7 +58,7 @@ struct Written<'a> {
 /// The same, read.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Read {
+struct DecodedPayload {
     operation: Operation,
     occurred_at: DateTime<Utc>,
     old: Option<Box<RawValue>>,
@@ -68,7 +68,7 @@ struct Read {
     replay: bool,
 }
 
-impl Spilled {
+impl PendingJob {
     fn id(&self) -> String {
         let (observer, action) = &self.name;
         let delivery = delivery_id(&self.event.id, observer, action);
@@ -82,7 +82,7 @@ impl Spilled {
     pub fn job(&self, now: Instant) -> Result<NewJob, serde_json::Error> {
         let event = &self.event;
         let (observer, action) = &self.name;
-        let written = Written {
+        let written = EncodedPayload {
             operation: event.operation,
             occurred_at: event.occurred_at,
             old: event.old.as_deref(),
@@ -115,7 +115,7 @@ impl Spilled {
 
 /// What a job carries.
 #[derive(Debug)]
-pub struct Carried {
+pub struct JobPayload {
     /// The event.
     pub event: Event,
     /// How many attempts were made before it became a dead letter, where it was one.
@@ -125,8 +125,8 @@ pub struct Carried {
 }
 
 /// Reads a job.
-pub fn read(job: &Job) -> Result<Carried, serde_json::Error> {
-    let read: Read = serde_json::from_str(job.event.get())?;
+pub fn read(job: &Job) -> Result<JobPayload, serde_json::Error> {
+    let read: DecodedPayload = serde_json::from_str(job.event.get())?;
     let event = Event {
         log_id: job.log_id,
         id: job.event_id.clone(),
@@ -140,7 +140,7 @@ pub fn read(job: &Job) -> Result<Carried, serde_json::Error> {
         new: read.new,
     };
     let again = job.id.rsplit_once('~').filter(|_| read.replay);
-    Ok(Carried {
+    Ok(JobPayload {
         event,
         attempts_before: read.attempts_before,
         replay: again.map(|(_, again)| Arc::from(again)),
@@ -159,7 +159,7 @@ mod tests {
     fn an_event_comes_out_of_a_job_as_it_went_in() {
         let raw = |text: &str| Some(RawValue::from_string(text.to_owned()).unwrap());
         let now = Instant::now();
-        let spilled = Spilled {
+        let spilled = PendingJob {
             event: Arc::new(Event {
                 log_id: 42,
                 id: "a-42".into(),
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(job.delay, Duration::from_secs(3));
         let delivery = delivery_id("a-42", "default/big", "notify");
         assert_eq!(job.job.id, delivery);
-        let again = Spilled {
+        let again = PendingJob {
             again: Some("17".into()),
             ..spilled.clone()
         };

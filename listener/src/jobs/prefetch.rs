@@ -18,14 +18,14 @@ const MOST: u32 = 512;
 
 /// Counts what ends.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Effort {
+pub(crate) struct PrefetchEstimator {
     since: Option<Instant>,
     count: u32,
     /// Lanes to claim ahead.
     ahead: u32,
 }
 
-impl Effort {
+impl PrefetchEstimator {
     /// A job has ended.
     pub(crate) fn ended(&mut self, now: Instant) {
         let since = *self.since.get_or_insert(now);
@@ -59,14 +59,14 @@ mod tests {
 
     #[test]
     fn what_is_claimed_ahead_follows_the_rate() {
-        let mut effort = Effort::default();
+        let mut prefetch = PrefetchEstimator::default();
         let mut now = Instant::now();
         let mut at_rate = |per_second: u32| {
             for _ in 0..per_second.max(8) {
                 now += Duration::from_secs(1) / per_second;
-                effort.ended(now);
+                prefetch.ended(now);
             }
-            effort.ahead()
+            prefetch.ahead()
         };
         assert_eq!(
             at_rate(1),

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::queue::{JobQueue, QueueStats};
+use ::queue::{JobQueue, JobState, QueueStats};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::telemetry::metrics::JobMetrics;
-use crate::telemetry::status::Reporter;
+use crate::telemetry::status::StatusReporter;
 
 /// Shortest interval between two queries.
 const MIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -23,7 +23,11 @@ const SLOW_QUERY_FACTOR: u32 = 20;
 const ATTEMPTS: [&str; 5] = ["0", "1", "2-3", "4-7", "8+"];
 
 /// Reports statistics until it is dropped.
-pub(crate) async fn report(queue: Arc<dyn JobQueue>, reporter: Arc<Reporter>, metrics: JobMetrics) {
+pub(crate) async fn report(
+    queue: Arc<dyn JobQueue>,
+    reporter: Arc<StatusReporter>,
+    metrics: JobMetrics,
+) {
     loop {
         let began = Instant::now();
         if reporter.owns(0) {
@@ -49,13 +53,14 @@ fn publish(metrics: &JobMetrics, stats: &[(String, QueueStats)]) {
     metrics.oldest_age.reset();
     for (observer, stats) in stats {
         let states = [
-            ("available", stats.available),
-            ("scheduled", stats.scheduled()),
-            ("running", stats.running),
-            ("blocked", stats.blocked),
+            (JobState::Available, stats.available),
+            (JobState::Scheduled, stats.scheduled()),
+            (JobState::Running, stats.running),
+            (JobState::Blocked, stats.blocked),
         ];
         for (state, count) in states {
-            let pending = metrics.pending.with_label_values(&[&**observer, state]);
+            let labels = [&**observer, state.as_str()];
+            let pending = metrics.pending.with_label_values(&labels);
             pending.set(number(count));
         }
         for (attempts, count) in ATTEMPTS.iter().zip(stats.by_attempts) {

@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::completer::tell;
-use super::heartbeat::keep_alive;
-use super::lane_executor::{Crew, work_on};
-use super::maintenance::upkeep;
-use super::prefetch::Effort;
-use super::ready_runs::Ready;
-use super::worker_config::Setup;
+use super::heartbeat::run_heartbeats;
+use super::lane_executor::{LaneExecutor, run_lane};
+use super::maintenance::run_maintenance;
+use super::prefetch::PrefetchEstimator;
+use super::ready_batches::ReadyBatches;
+use super::worker_config::WorkerConfig;
 use crate::delivery::ActionName;
 
 /// Pause after a look that found jobs, while there is room for more.
@@ -58,12 +58,12 @@ const TOLD_AT_ONCE: usize = 1024;
 const MAX_HELD_BYTES: usize = 8 << 20;
 
 /// Works until `stop`, and then until what is under way has ended or its time is over.
-pub(crate) async fn work(setup: Setup, stop: CancellationToken) {
+pub(crate) async fn run(setup: WorkerConfig, stop: CancellationToken) {
     let (orphaned, orphans) = watch::channel(Arc::from([]));
     while !stop.is_cancelled() {
         let id = WorkerId(Uuid::new_v4());
         let registered = tokio::select! {
-            registered = timeout(ANSWER, setup.place.queue.register(id, &setup.name)) => registered,
+            registered = timeout(ANSWER, setup.backend.queue.register(id, &setup.name)) => registered,
             () = stop.cancelled() => return,
         };
         match registered {
@@ -83,14 +83,14 @@ pub(crate) async fn work(setup: Setup, stop: CancellationToken) {
 
 /// Work under one id.
 struct Session<'a> {
-    setup: &'a Setup,
+    setup: &'a WorkerConfig,
     id: WorkerId,
     /// Cancelled when what is held here may be others' soon.
     right: CancellationToken,
-    crew: Arc<Crew>,
+    executor: Arc<LaneExecutor>,
     ended: mpsc::Receiver<FinishedClaim>,
     /// Those that wait to begin, and how many lanes of each action are here.
-    ready: Ready<LaneBatch>,
+    ready: ReadyBatches<LaneBatch>,
     running: JoinSet<(ActionName, usize)>,
     /// Bytes of the events of what waits to begin and of what is running.
     held_bytes: usize,
@@ -98,7 +98,7 @@ struct Session<'a> {
     untold: Vec<FinishedClaim>,
     untold_bytes: usize,
     telling: JoinSet<Result<usize, (Vec<FinishedClaim>, QueueError)>>,
-    effort: Effort,
+    prefetch: PrefetchEstimator,
     /// Actions that nobody has any more, whose jobs are to be given up.
     orphans: watch::Receiver<Arc<[ActionName]>>,
     pause: Duration,
@@ -112,11 +112,15 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn begin(setup: &'a Setup, id: WorkerId, orphans: watch::Receiver<Arc<[ActionName]>>) -> Self {
+    fn begin(
+        setup: &'a WorkerConfig,
+        id: WorkerId,
+        orphans: watch::Receiver<Arc<[ActionName]>>,
+    ) -> Self {
         let (tell, ended) = mpsc::channel(setup.concurrency.max(1));
         let right = CancellationToken::new();
         Self {
-            crew: Arc::new(Crew {
+            executor: Arc::new(LaneExecutor {
                 observers: setup.observers.clone(),
                 orphans: orphans.clone(),
                 metrics: setup.metrics.clone(),
@@ -129,14 +133,14 @@ impl<'a> Session<'a> {
             id,
             right,
             ended,
-            ready: Ready::default(),
+            ready: ReadyBatches::default(),
             running: JoinSet::new(),
             held_bytes: 0,
             claims: JoinSet::new(),
             untold: Vec::new(),
             untold_bytes: 0,
             telling: JoinSet::new(),
-            effort: Effort::default(),
+            prefetch: PrefetchEstimator::default(),
             orphans,
             pause: SHORTEST_PAUSE,
             next_look: Instant::now(),
@@ -148,14 +152,14 @@ impl<'a> Session<'a> {
 
     async fn run(mut self, stop: &CancellationToken, orphaned: &watch::Sender<Arc<[ActionName]>>) {
         let setup = self.setup;
-        let (crew, right) = (Arc::clone(&self.crew), self.right.clone());
-        let signs = keep_alive(setup, self.id, &right, |claims| crew.cancel(claims));
-        let upkeep = upkeep(setup, orphaned);
+        let (executor, right) = (Arc::clone(&self.executor), self.right.clone());
+        let signs = run_heartbeats(setup, self.id, &right, |claims| executor.cancel(claims));
+        let run_maintenance = run_maintenance(setup, orphaned);
         let work = self.work(stop);
         // The signs go on until all has ended, or end all themselves.
         let lost = tokio::select! {
             () = signs => true,
-            () = upkeep => true,
+            () = run_maintenance => true,
             () = work => false,
         };
         if lost {
@@ -175,7 +179,7 @@ impl<'a> Session<'a> {
             self.start();
             self.tell();
             let late = end.is_some_and(|end| Instant::now() >= end + ANSWER);
-            let ends = self.crew.stopping.is_cancelled();
+            let ends = self.executor.stopping.is_cancelled();
             if ends && (self.is_done() || late) {
                 break;
             }
@@ -208,7 +212,7 @@ impl<'a> Session<'a> {
     /// a stop is asked for. Should it fail, the lease runs out with the signs of life.
     async fn leave(&self, stop: &CancellationToken) {
         let leaving = async {
-            while let Err(error) = self.setup.place.queue.deregister(self.id).await {
+            while let Err(error) = self.setup.backend.queue.deregister(self.id).await {
                 self.setup.failed(&error);
                 sleep(FAILURE_PAUSE).await;
             }
@@ -233,7 +237,7 @@ impl<'a> Session<'a> {
     }
 
     fn room(&self) -> usize {
-        let ahead = self.effort.ahead();
+        let ahead = self.prefetch.ahead();
         let held = self.running.len() + self.ready.len();
         (self.setup.concurrency + ahead).saturating_sub(held)
     }
@@ -255,7 +259,7 @@ impl<'a> Session<'a> {
     }
 
     fn look(&mut self) {
-        let (queue, id) = (Arc::clone(&self.setup.place.queue), self.id);
+        let (queue, id) = (Arc::clone(&self.setup.backend.queue), self.id);
         let orphans = Arc::clone(&self.orphans.borrow());
         let (room, now) = (self.room(), Instant::now());
         let (mut want, opening) = self.setup.want(room, &orphans, self.ready.held(), now);
@@ -286,7 +290,7 @@ impl<'a> Session<'a> {
                 for run in runs {
                     self.take(run);
                 }
-                if self.crew.stopping.is_cancelled() {
+                if self.executor.stopping.is_cancelled() {
                     self.hand_back();
                 }
                 if more { Duration::ZERO } else { self.pause }
@@ -315,7 +319,7 @@ impl<'a> Session<'a> {
             return;
         };
         let name = name(first);
-        let most = self.share() + self.effort.ahead();
+        let most = self.share() + self.prefetch.ahead();
         let late: Vec<Duration> = run.jobs.iter().map(|job| job.queue_delay).collect();
         let bytes = bytes(&run);
         match self.ready.add(name, run, most) {
@@ -347,7 +351,7 @@ impl<'a> Session<'a> {
             && let Some((name, run)) = self.ready.next(share)
         {
             let bytes = bytes(&run);
-            let working = work_on(run, Arc::clone(&self.crew));
+            let working = run_lane(run, Arc::clone(&self.executor));
             self.running.spawn(async move {
                 working.await;
                 (name, bytes)
@@ -360,7 +364,7 @@ impl<'a> Session<'a> {
     /// Lets what is under way end, and begins nothing more: for a stop, or where jobs may be held
     /// under this id that are not known here, as when a claim had no answer.
     fn begin_no_more(&mut self) {
-        self.crew.stopping.cancel();
+        self.executor.stopping.cancel();
         self.hand_back();
     }
 
@@ -391,7 +395,7 @@ impl<'a> Session<'a> {
     }
 
     fn note(&mut self, ended: FinishedClaim) {
-        self.effort.ended(Instant::now());
+        self.prefetch.ended(Instant::now());
         self.untold_bytes += ended.job.event.get().len();
         self.untold.push(ended);
     }

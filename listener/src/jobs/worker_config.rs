@@ -8,16 +8,16 @@ use ::queue::{ClaimRequest, QueueError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::backend::Place;
+use super::backend::QueueBackendHandle;
 use crate::delivery::ActionName;
 use crate::observers::Observers;
 use crate::telemetry::metrics::Metrics;
 
 /// What a worker works with.
 #[derive(Clone, Debug)]
-pub(crate) struct Setup {
+pub(crate) struct WorkerConfig {
     /// Where the jobs are.
-    pub(crate) place: Place,
+    pub(crate) backend: QueueBackendHandle,
     /// The listener, for its dead letters.
     pub(crate) listener: Arc<str>,
     /// This process, for people to read.
@@ -38,7 +38,7 @@ pub(crate) struct Setup {
     pub(crate) metrics: Metrics,
 }
 
-impl Setup {
+impl WorkerConfig {
     /// Counts a failure to use the queue, and says so.
     pub(crate) fn failed(&self, error: &QueueError) {
         let errors = &self.metrics.database_errors;

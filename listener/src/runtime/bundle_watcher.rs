@@ -14,14 +14,14 @@ use tokio::sync::watch;
 
 use super::error_reason::pause;
 use super::plan::{Loader, Plan};
-use crate::server::Sources;
+use crate::server::AppState;
 
 /// Follows the Secret for ever. A bundle that cannot be run is told, and the one before stays.
 pub(crate) async fn follow(
     secrets: Api<Secret>,
     name: &str,
     plans: watch::Sender<Option<Plan>>,
-    sources: Sources,
+    sources: AppState,
 ) {
     let mut loader = Loader::default();
     let mut failures = 0;
@@ -72,7 +72,7 @@ fn owners(secret: Option<Secret>) -> Vec<OwnerReference> {
 }
 
 /// Hands a plan on, unless it is the one that there is.
-fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
+fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &AppState) {
     sources.reporter.loaded(plan.bundle.clone());
     for refused in &plan.bundle.refused {
         let (observer, path) = (&refused.observer, &refused.path);
@@ -92,7 +92,7 @@ fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
 }
 
 /// Says what is wrong with the newest bundle; without one before it, nothing can be done at all.
-fn note_trouble(trouble: &PodProblem, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
+fn note_trouble(trouble: &PodProblem, plans: &watch::Sender<Option<Plan>>, sources: &AppState) {
     if plans.borrow().is_none() {
         sources.health.waits_for(trouble.clone());
     }
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn trouble_with_a_newer_bundle_leaves_the_pod_ready() {
         let now = tokio::time::Instant::now();
-        let sources = Sources::new(Metrics::new("shop/shop").unwrap(), "shop-1");
+        let sources = AppState::new(Metrics::new("shop/shop").unwrap(), "shop-1");
         let (plans, _) = watch::channel(None);
         note_trouble(&missing("b", "is not there"), &plans, &sources);
         assert!(sources.health.not_ready(now).is_some());

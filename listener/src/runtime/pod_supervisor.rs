@@ -18,7 +18,7 @@ use super::startup_log;
 use crate::coordination::membership::{Coordination, Member};
 use crate::dispatch::DispatchError;
 use crate::runtime::tracking_watch::Told;
-use crate::server::Sources;
+use crate::server::AppState;
 
 /// A pod, from its start to its end.
 pub(crate) struct Work<'a> {
@@ -27,7 +27,7 @@ pub(crate) struct Work<'a> {
     /// The pod.
     pub(crate) member: &'a Member,
     /// Who is told.
-    pub(crate) sources: &'a Sources,
+    pub(crate) sources: &'a AppState,
     /// Asks for the end.
     pub(crate) stop: &'a CancellationToken,
     /// Whether it works on jobs and on no shard.

@@ -41,12 +41,12 @@ use crate::coordination::unclaimed_shards::Waiting;
 use crate::database::{self, Access};
 use crate::dead_letters::retention as dead_letter_retention;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
-use crate::jobs::backend::{Place, PlaceError};
+use crate::jobs::backend::{QueueBackendError, QueueBackendHandle};
 use crate::jobs::queue_metrics;
 use crate::migrate;
 use crate::observers::Observers;
 use crate::observers::circuit_metrics::Receivers;
-use crate::server::Sources;
+use crate::server::AppState;
 
 /// Pages read ahead of dispatch.
 const PAGES_AHEAD: usize = 1;
@@ -78,7 +78,7 @@ pub(crate) struct Job<'a> {
     /// The observers, and whatever comes in their place.
     pub(crate) observers: watch::Receiver<Arc<Observers>>,
     /// Who is told.
-    pub(crate) sources: &'a Sources,
+    pub(crate) sources: &'a AppState,
     /// How long a server that refuses connections is given to start.
     pub(crate) patience: Duration,
     /// Whether it works on jobs.
@@ -92,7 +92,7 @@ struct Ground {
     pool: PgPool,
     log: Log,
     life: Uuid,
-    place: Place,
+    place: QueueBackendHandle,
 }
 
 impl Ground {
@@ -107,8 +107,8 @@ impl Ground {
         if checkpoint::begin(&pool, &log, &name, shards, start).await? {
             startup_log::tell_first(&pool, &name, start).await;
         }
-        let place = Place::open(listener, pool.clone()).await?;
-        place.tell_durability();
+        let place = QueueBackendHandle::open(listener, pool.clone()).await?;
+        place.log_durability();
         Ok(Self {
             pool,
             log,
@@ -149,7 +149,10 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
         return Err(newer.into());
     }
     let metrics = &job.sources.metrics;
-    let _open = job.sources.keeper.open(job.listener, &ground.place.queue)?;
+    let _open = job
+        .sources
+        .admin_api
+        .open(job.listener, &ground.place.queue)?;
     let _told = metrics.register_circuits(Receivers::new(job.observers.clone())?)?;
     if job.jobs == Jobs::Only {
         return job.work_on_jobs(&ground.pool, &ground.place, stop).await;
@@ -174,7 +177,7 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
                 );
                 match Ground::find_again(job).await {
                     Ok(found) if !found.place.is_same_backend(&ground.place) => {
-                        let switched = PlaceError::Switched(found.place.queue.backend());
+                        let switched = QueueBackendError::Switched(found.place.queue.backend());
                         break Err(RunError::from(switched));
                     }
                     Ok(found) => ground = found,
@@ -189,7 +192,8 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     }
     let is_urgent = !matches!(
         result,
-        Ok(()) | Err(RunError::ConfigOutdated { .. } | RunError::Queue(PlaceError::Switched(_)))
+        Ok(())
+            | Err(RunError::ConfigOutdated { .. } | RunError::Queue(QueueBackendError::Switched(_)))
     );
     working.end(is_urgent).await;
     holds.clear();
@@ -206,7 +210,7 @@ struct Engine<'a> {
     tasks: JoinSet<Result<(), RunError>>,
     reading: CancellationToken,
     newer: watch::Receiver<Option<NewerConfig>>,
-    place: &'a Place,
+    place: &'a QueueBackendHandle,
 }
 
 impl<'a> Engine<'a> {

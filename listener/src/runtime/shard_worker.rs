@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::capture::change_log::{Log, LogError};
 use crate::checkpoint::{self, Candidate, CheckpointError, ClaimedShard};
 use crate::dispatch::{Command, MAX_LANES, Right};
-use crate::server::Sources;
+use crate::server::AppState;
 
 /// Wait after the first claim that failed; doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) log: &'a Log,
     pub(crate) queue: &'a dyn JobQueue,
     pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) sources: &'a Sources,
+    pub(crate) sources: &'a AppState,
     /// Claims are made one at a time, as one may take two connections.
     pub(crate) claiming: Mutex<()>,
 }

@@ -15,6 +15,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use crds::config::{ListenerConfig, Redacted};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
@@ -28,59 +29,65 @@ const MOST_LISTED: u32 = 1000;
 /// What it lists where nobody says.
 const LISTED: u32 = 50;
 
+/// Response to a change: how many were changed.
+#[derive(Debug, Serialize)]
+struct AffectedCount {
+    count: u64,
+}
+
 /// What requests are answered from.
 #[derive(Clone, Debug)]
-struct Ground {
+struct AdminContext {
     pool: PgPool,
     queue: Arc<dyn JobQueue>,
     listener: Arc<str>,
     token: Redacted,
 }
 
-/// Where the interface finds its ground while there is one.
+/// Where the interface finds its context while there is one.
 #[derive(Clone, Debug, Default)]
-pub struct Keeper(Arc<Mutex<Option<Ground>>>);
+pub struct AdminApi(Arc<Mutex<Option<AdminContext>>>);
 
-/// The ground is taken away again when this is dropped.
+/// The context is taken away again when this is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Open(Keeper);
+pub(crate) struct AdminApiGuard(AdminApi);
 
-impl Drop for Open {
+impl Drop for AdminApiGuard {
     fn drop(&mut self) {
         self.0.put(None);
     }
 }
 
-impl Keeper {
+impl AdminApi {
     /// Answers from now on for a listener that wants that, with connections of its own.
     pub(crate) fn open(
         &self,
         listener: &ListenerConfig,
         queue: &Arc<dyn JobQueue>,
-    ) -> Result<Open, DatabaseError> {
+    ) -> Result<AdminApiGuard, DatabaseError> {
         if let Some(token) = &listener.api_token {
-            self.put(Some(Ground {
+            self.put(Some(AdminContext {
                 pool: database::connections_for_keepers(&listener.database_url)?,
                 queue: Arc::clone(queue),
                 listener: listener.identity().into(),
                 token: token.clone(),
             }));
         }
-        Ok(Open(self.clone()))
+        Ok(AdminApiGuard(self.clone()))
     }
 
-    fn put(&self, ground: Option<Ground>) {
-        *lock(&self.0) = ground;
+    fn put(&self, context: Option<AdminContext>) {
+        *lock(&self.0) = context;
     }
 
-    fn ground(&self) -> Option<Ground> {
+    fn context(&self) -> Option<AdminContext> {
         lock(&self.0).clone()
     }
 }
 
 /// The routes, all behind the token.
-pub(crate) fn routes(keeper: Keeper) -> Router {
+pub(crate) fn routes(admin_api: AdminApi) -> Router {
     let all = dead_letters::routes()
         .merge(jobs::routes())
         .fallback(async || {
@@ -88,12 +95,12 @@ pub(crate) fn routes(keeper: Keeper) -> Router {
         });
     Router::new()
         .nest("/api/observers", all)
-        .layer(from_fn_with_state(keeper, admit))
+        .layer(from_fn_with_state(admin_api, admit))
 }
 
-/// Lets a request through that shows the token, and hands it its ground.
-async fn admit(State(keeper): State<Keeper>, mut request: Request, next: Next) -> Response {
-    let Some(ground) = keeper.ground() else {
+/// Lets a request through that shows the token, and hands it its context.
+async fn admit(State(admin_api): State<AdminApi>, mut request: Request, next: Next) -> Response {
+    let Some(context) = admin_api.context() else {
         return Problem::unavailable(
             "this interface is off, or the listener is not at work: give spec.api.token of the ObserverListener, \
              and see /readyz",
@@ -106,10 +113,10 @@ async fn admit(State(keeper): State<Keeper>, mut request: Request, next: Next) -
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    if !shown.is_some_and(|token| same(token, ground.token.reveal())) {
+    if !shown.is_some_and(|token| same(token, context.token.reveal())) {
         return Problem::unauthorized().into_response();
     }
-    request.extensions_mut().insert(ground);
+    request.extensions_mut().insert(context);
     next.run(request).await
 }
 

@@ -14,7 +14,7 @@ const DATABASE_AWAY: Duration = Duration::from_secs(5);
 pub(crate) const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
 
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     waits: Waits,
     begun: bool,
     stopping: bool,
@@ -44,21 +44,21 @@ enum Waits {
 
 /// Notes of the tasks that do the work.
 #[derive(Debug, Default)]
-pub struct Health(Mutex<State>);
+pub struct Health(Mutex<HealthState>);
 
 impl Health {
-    fn note(&self, change: impl FnOnce(&mut State)) {
+    fn note(&self, change: impl FnOnce(&mut HealthState)) {
         change(&mut lock(&self.0));
     }
 
     /// Work can be done, and what was found wrong before is of no matter any more.
     pub fn started(&self) {
         self.note(|state| {
-            *state = State {
+            *state = HealthState {
                 waits: Waits::Nothing,
                 begun: true,
                 stopping: state.stopping,
-                ..State::default()
+                ..HealthState::default()
             };
         });
     }

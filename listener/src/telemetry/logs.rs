@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use super::writer::Writer;
+use super::writer::LogWriter;
 
 /// Form of the log lines.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -23,14 +23,14 @@ pub enum LogFormat {
 /// The client of Kafka logs each step, and each failure that the outcome of an attempt tells too.
 const NOT_THAT: &str = "rskafka=off";
 
-static WRITER: OnceLock<Writer> = OnceLock::new();
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
 /// Begins to log to standard error what `RUST_LOG` asks for, or else what `by_default` does.
 pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
     let writer = if let Some(writer) = WRITER.get() {
         writer.clone()
     } else {
-        let new = Writer::stderr()?;
+        let new = LogWriter::stderr()?;
         WRITER.get_or_init(|| new).clone()
     };
     let filter = EnvFilter::try_from_default_env()

@@ -22,7 +22,7 @@ pub struct LoadedBundle {
 }
 
 #[derive(Debug)]
-struct State {
+struct PodState {
     role: Role,
     /// The newest that can be run.
     loaded: Option<LoadedBundle>,
@@ -40,7 +40,7 @@ struct State {
     tracking: Option<TrackingReport>,
 }
 
-impl State {
+impl PodState {
     fn stalled(&self) -> Vec<StalledShard> {
         let at_work = self.stalled_at_work.iter();
         at_work.chain(&self.stalled_before_work).cloned().collect()
@@ -54,18 +54,18 @@ impl State {
 
 /// Notes of those who load and who run.
 #[derive(Debug)]
-pub struct Reporter {
+pub struct StatusReporter {
     pod: String,
-    state: Mutex<State>,
+    state: Mutex<PodState>,
 }
 
-impl Reporter {
+impl StatusReporter {
     /// Nothing is loaded yet.
     #[must_use]
     pub fn new(pod: impl Into<String>) -> Self {
         Self {
             pod: pod.into(),
-            state: Mutex::new(State {
+            state: Mutex::new(PodState {
                 role: Role::Starting,
                 loaded: None,
                 running: None,
@@ -80,7 +80,7 @@ impl Reporter {
         }
     }
 
-    fn note(&self, change: impl FnOnce(&mut State)) {
+    fn note(&self, change: impl FnOnce(&mut PodState)) {
         change(&mut lock(&self.state));
     }
 
@@ -265,7 +265,10 @@ mod tests {
         }
     }
 
-    fn seen(reporter: &Reporter, health: Option<PodProblem>) -> (Role, Option<String>, String) {
+    fn seen(
+        reporter: &StatusReporter,
+        health: Option<PodProblem>,
+    ) -> (Role, Option<String>, String) {
         let report = reporter.report(&Metrics::new("default/test").unwrap(), health);
         let problem = report.problem.map(|problem| problem.reason);
         (report.role, report.bundle, problem.unwrap_or_default())
@@ -273,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_bundle_told_is_the_one_at_work() {
-        let reporter = Reporter::new("shop-1");
+        let reporter = StatusReporter::new("shop-1");
         assert_eq!(seen(&reporter, None), (Role::Starting, None, String::new()));
         reporter.loaded(bundle("a"));
         reporter.takes_part();
@@ -287,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_was_found_of_tables_is_of_the_bundle_at_work() {
-        let reporter = Reporter::new("shop-1");
+        let reporter = StatusReporter::new("shop-1");
         let told = || {
             let report = reporter.report(&Metrics::new("default/test").unwrap(), None);
             report.tracking.is_some()
@@ -303,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_process_is_active_while_it_has_a_shard() {
-        let reporter = Reporter::new("shop-1");
+        let reporter = StatusReporter::new("shop-1");
         reporter.takes_part();
         for shard in [1, 2] {
             reporter.claimed(shard, 7, DateTime::UNIX_EPOCH);
@@ -327,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_keeps_work_from_being_done_comes_first() {
-        let reporter = Reporter::new("shop-1");
+        let reporter = StatusReporter::new("shop-1");
         reporter.loaded(bundle("a"));
         assert_eq!(
             seen(&reporter, Some(trouble("NoProgress"))).2,

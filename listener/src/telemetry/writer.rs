@@ -19,12 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Hands lines to a thread that writes them. Copies share it.
 #[derive(Clone)]
-pub(super) struct Writer {
-    shared: Arc<Shared>,
+pub(super) struct LogWriter {
+    shared: Arc<LogBuffer>,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct LogBuffer {
+    state: Mutex<BufferState>,
     /// There is something to write.
     more: Condvar,
     /// Something was written.
@@ -32,7 +32,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct BufferState {
     waiting: Vec<u8>,
     /// Whether the thread is at a write.
     writing: bool,
@@ -42,7 +42,7 @@ struct State {
     left_out: u64,
 }
 
-impl Writer {
+impl LogWriter {
     /// Writes to standard error. Nothing where a thread for it cannot be had.
     pub(super) fn stderr() -> io::Result<Self> {
         // A handle of its own: a write that hangs must not hold the lock of the standard library's.
@@ -50,7 +50,7 @@ impl Writer {
     }
 
     fn to(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LogBuffer {
             state: Mutex::default(),
             more: Condvar::new(),
             written: Condvar::new(),
@@ -67,7 +67,7 @@ impl Writer {
     /// Hands over whole lines.
     pub(super) fn push(&self, text: &[u8]) {
         let shared = &*self.shared;
-        let full = |state: &mut State| {
+        let full = |state: &mut BufferState| {
             !state.hangs
                 && !state.waiting.is_empty()
                 && state.waiting.len() + text.len() > MAX_WAITING
@@ -87,7 +87,7 @@ impl Writer {
 
     /// Waits until all is written, but not for a reader that hangs.
     pub(super) fn flush(&self) {
-        let open = |state: &mut State| state.writing || !state.waiting.is_empty();
+        let open = |state: &mut BufferState| state.writing || !state.waiting.is_empty();
         let shared = &*self.shared;
         let _in_time = shared
             .written
@@ -95,14 +95,14 @@ impl Writer {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl LogBuffer {
+    fn lock(&self) -> MutexGuard<'_, BufferState> {
         lock(&self.state)
     }
 
     fn write_on(&self, mut out: impl Write) {
         loop {
-            let nothing = |state: &mut State| state.waiting.is_empty();
+            let nothing = |state: &mut BufferState| state.waiting.is_empty();
             let state = self.more.wait_while(self.lock(), nothing);
             let mut state = state.unwrap_or_else(PoisonError::into_inner);
             let text = std::mem::take(&mut state.waiting);
@@ -131,7 +131,7 @@ impl Shared {
     }
 }
 
-impl Write for &Writer {
+impl Write for &LogWriter {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.push(text);
         Ok(text.len())
@@ -142,7 +142,7 @@ impl Write for &Writer {
     }
 }
 
-impl<'a> MakeWriter<'a> for Writer {
+impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = &'a Self;
 
     fn make_writer(&'a self) -> Self::Writer {
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_reader_that_is_gone_is_no_error() {
         let (reader, out) = io::pipe().unwrap();
-        let writer = Writer::to(out).unwrap();
+        let writer = LogWriter::to(out).unwrap();
         drop(reader);
         for _ in 0..3 {
             assert_eq!((&writer).write(b"a line\n").unwrap(), 7);
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_reader_that_hangs_delays_once_and_loses_only_what_finds_no_room() {
         let (reader, out) = io::pipe().unwrap();
-        let writer = Writer::to(out).unwrap();
+        let writer = LogWriter::to(out).unwrap();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         // The pipe and the buffer hold less than this.
         let lines = 4 * MAX_WAITING / line.len();

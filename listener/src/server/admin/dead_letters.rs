@@ -14,8 +14,8 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::{Ground, LISTED, MOST_LISTED};
-use crate::dead_letters::admin::{self, Full, Selection, Stored};
+use super::{AdminContext, AffectedCount, LISTED, MOST_LISTED};
+use crate::dead_letters::admin::{self, DeadLetterDetail, DeadLetterFilter, DeadLetterRow};
 
 /// Most dead letters that an export has in memory.
 const PAGE: i64 = 100;
@@ -32,7 +32,7 @@ pub(crate) fn routes() -> Router {
 /// Those that are meant, by what they are of; all where nothing is given.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Filter {
+struct DeadLetterQuery {
     observer: Option<String>,
     action: Option<String>,
     kind: Option<String>,
@@ -50,30 +50,29 @@ struct Filter {
 /// Those that a change is for.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Chosen {
+struct DeadLetterSelector {
     ids: Option<Vec<i64>>,
     /// All that the filter leaves.
     #[serde(default)]
     all: bool,
     #[serde(default)]
-    filter: Filter,
+    filter: DeadLetterQuery,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Page {
-    items: Vec<Stored>,
+struct DeadLetterPage {
+    items: Vec<DeadLetterRow>,
     /// `before` of the next page; nothing where there is none.
     next: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
-struct Count {
-    count: u64,
-}
-
-impl Filter {
-    fn select(self, ground: &Ground, ids: Option<Vec<i64>>) -> Result<Selection, Problem> {
+impl DeadLetterQuery {
+    fn select(
+        self,
+        context: &AdminContext,
+        ids: Option<Vec<i64>>,
+    ) -> Result<DeadLetterFilter, Problem> {
         Problem::unless_texts([
             ("observer", &self.observer),
             ("action", &self.action),
@@ -82,9 +81,9 @@ impl Filter {
             ("key", &self.key),
             ("tenant", &self.tenant),
         ])?;
-        Ok(Selection {
+        Ok(DeadLetterFilter {
             ids,
-            listener: Some(ground.listener.to_string()),
+            listener: Some(context.listener.to_string()),
             observer: self.observer,
             action: self.action,
             kind: self.kind,
@@ -97,9 +96,9 @@ impl Filter {
     }
 }
 
-impl Chosen {
+impl DeadLetterSelector {
     /// A change of everything is asked for in so many words.
-    fn select(self, ground: &Ground) -> Result<Selection, Problem> {
+    fn select(self, context: &AdminContext) -> Result<DeadLetterFilter, Problem> {
         let listed = self.filter.limit.is_some() || self.filter.before.is_some();
         if self.ids.is_some() == self.all || listed {
             return Err(Problem::bad_request(
@@ -107,14 +106,14 @@ impl Chosen {
                  since and until",
             ));
         }
-        self.filter.select(ground, self.ids)
+        self.filter.select(context, self.ids)
     }
 }
 
 async fn list(
-    Extension(ground): Extension<Ground>,
-    filter: Result<Query<Filter>, QueryRejection>,
-) -> Result<Json<Page>, Problem> {
+    Extension(context): Extension<AdminContext>,
+    filter: Result<Query<DeadLetterQuery>, QueryRejection>,
+) -> Result<Json<DeadLetterPage>, Problem> {
     let Query(filter) = filter?;
     let limit = filter.limit.unwrap_or(LISTED);
     if !(1..=MOST_LISTED).contains(&limit) {
@@ -123,46 +122,46 @@ async fn list(
         )));
     }
     let before = filter.before.unwrap_or(i64::MAX);
-    let what = filter.select(&ground, None)?;
-    let items = admin::list(&ground.pool, &what, before, limit.into()).await?;
+    let what = filter.select(&context, None)?;
+    let items = admin::list(&context.pool, &what, before, limit.into()).await?;
     let full = items.len() == usize::try_from(limit).unwrap_or(usize::MAX);
     let next = items.last().filter(|_| full).map(|last| last.id);
-    Ok(Json(Page { items, next }))
+    Ok(Json(DeadLetterPage { items, next }))
 }
 
 async fn show(
-    Extension(ground): Extension<Ground>,
+    Extension(context): Extension<AdminContext>,
     Path(id): Path<String>,
-) -> Result<Json<Full>, Problem> {
+) -> Result<Json<DeadLetterDetail>, Problem> {
     let none = || Problem::not_found(format!("there is no dead letter {id}"));
     let id: i64 = id.parse().map_err(|_| none())?;
-    let what = Filter::default().select(&ground, Some(vec![id]))?;
-    let found = admin::show(&ground.pool, &what).await?;
+    let what = DeadLetterQuery::default().select(&context, Some(vec![id]))?;
+    let found = admin::show(&context.pool, &what).await?;
     found.map(Json).ok_or_else(none)
 }
 
 async fn redrive(
-    Extension(ground): Extension<Ground>,
-    chosen: Result<Json<Chosen>, JsonRejection>,
-) -> Result<Json<Count>, Problem> {
-    let what = chosen?.0.select(&ground)?;
-    let count = admin::redrive_selected(&ground.pool, &what).await?;
-    Ok(Json(Count { count }))
+    Extension(context): Extension<AdminContext>,
+    selector: Result<Json<DeadLetterSelector>, JsonRejection>,
+) -> Result<Json<AffectedCount>, Problem> {
+    let what = selector?.0.select(&context)?;
+    let count = admin::redrive_selected(&context.pool, &what).await?;
+    Ok(Json(AffectedCount { count }))
 }
 
 async fn drop_some(
-    Extension(ground): Extension<Ground>,
-    chosen: Result<Json<Chosen>, JsonRejection>,
-) -> Result<Json<Count>, Problem> {
-    let what = chosen?.0.select(&ground)?;
-    let count = admin::drop_selected(&ground.pool, &what).await?;
-    Ok(Json(Count { count }))
+    Extension(context): Extension<AdminContext>,
+    selector: Result<Json<DeadLetterSelector>, JsonRejection>,
+) -> Result<Json<AffectedCount>, Problem> {
+    let what = selector?.0.select(&context)?;
+    let count = admin::drop_selected(&context.pool, &what).await?;
+    Ok(Json(AffectedCount { count }))
 }
 
 /// A line of JSON for each, the oldest first, as they are read.
 async fn export(
-    Extension(ground): Extension<Ground>,
-    filter: Result<Query<Filter>, QueryRejection>,
+    Extension(context): Extension<AdminContext>,
+    filter: Result<Query<DeadLetterQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(filter) = filter?;
     if filter.limit.is_some() || filter.before.is_some() {
@@ -170,9 +169,9 @@ async fn export(
             "an export has all that the filter leaves; leave out limit and before",
         ));
     }
-    let what = filter.select(&ground, None)?;
+    let what = filter.select(&context, None)?;
     let lines = stream::try_unfold(0, move |after| {
-        let (pool, what) = (ground.pool.clone(), what.clone());
+        let (pool, what) = (context.pool.clone(), what.clone());
         async move {
             let page = admin::page(&pool, &what, after, PAGE).await;
             let page = page.map_err(io::Error::other)?;

@@ -4,11 +4,11 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use queue::{JobFilter, JobView, State};
+use queue::{JobFilter, JobState, JobView};
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::{Ground, LISTED, MOST_LISTED};
+use super::{AdminContext, AffectedCount, LISTED, MOST_LISTED};
 
 pub(crate) fn routes() -> Router {
     Router::new()
@@ -18,20 +18,20 @@ pub(crate) fn routes() -> Router {
         .route("/jobs/{id}", get(show))
 }
 
-/// Those that are listed.
+/// Those that are query.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Listed {
+struct JobQuery {
     observer: Option<String>,
     action: Option<String>,
-    state: Option<State>,
+    state: Option<JobState>,
     limit: Option<u32>,
 }
 
 /// Those that a change is for.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Chosen {
+struct JobSelector {
     ids: Option<Vec<String>>,
     /// All of the observer and the action, where these are given.
     #[serde(default)]
@@ -42,17 +42,12 @@ struct Chosen {
 
 /// The oldest, and how many there are in all.
 #[derive(Debug, Serialize)]
-struct Found {
+struct JobPage {
     items: Vec<JobView>,
     count: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct Count {
-    count: u64,
-}
-
-impl Chosen {
+impl JobSelector {
     fn select(self) -> Result<JobFilter, Problem> {
         if self.ids.is_some() == self.all {
             return Err(Problem::bad_request(
@@ -74,30 +69,30 @@ impl Chosen {
 }
 
 async fn list(
-    Extension(ground): Extension<Ground>,
-    listed: Result<Query<Listed>, QueryRejection>,
-) -> Result<Json<Found>, Problem> {
-    let Query(listed) = listed?;
-    let limit = listed.limit.unwrap_or(LISTED);
+    Extension(context): Extension<AdminContext>,
+    query: Result<Query<JobQuery>, QueryRejection>,
+) -> Result<Json<JobPage>, Problem> {
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(LISTED);
     if !(1..=MOST_LISTED).contains(&limit) {
         return Err(Problem::bad_request(format!(
             "limit must be 1 to {MOST_LISTED}"
         )));
     }
-    Problem::unless_texts([("observer", &listed.observer), ("action", &listed.action)])?;
+    Problem::unless_texts([("observer", &query.observer), ("action", &query.action)])?;
     let what = JobFilter {
         ids: None,
-        observer: listed.observer,
-        action: listed.action,
-        state: listed.state,
+        observer: query.observer,
+        action: query.action,
+        state: query.state,
     };
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (items, count) = ground.queue.list(&what, most).await?;
-    Ok(Json(Found { items, count }))
+    let (items, count) = context.queue.list(&what, most).await?;
+    Ok(Json(JobPage { items, count }))
 }
 
 async fn show(
-    Extension(ground): Extension<Ground>,
+    Extension(context): Extension<AdminContext>,
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, Problem> {
     let none = || {
@@ -108,21 +103,21 @@ async fn show(
     if id.contains('\0') {
         return Err(none());
     }
-    ground.queue.show(&id).await?.map(Json).ok_or_else(none)
+    context.queue.show(&id).await?.map(Json).ok_or_else(none)
 }
 
 async fn retry(
-    Extension(ground): Extension<Ground>,
-    chosen: Result<Json<Chosen>, JsonRejection>,
-) -> Result<Json<Count>, Problem> {
-    let count = ground.queue.retry(&chosen?.0.select()?).await?;
-    Ok(Json(Count { count }))
+    Extension(context): Extension<AdminContext>,
+    selector: Result<Json<JobSelector>, JsonRejection>,
+) -> Result<Json<AffectedCount>, Problem> {
+    let count = context.queue.retry(&selector?.0.select()?).await?;
+    Ok(Json(AffectedCount { count }))
 }
 
 async fn cancel(
-    Extension(ground): Extension<Ground>,
-    chosen: Result<Json<Chosen>, JsonRejection>,
-) -> Result<Json<Count>, Problem> {
-    let count = ground.queue.cancel(&chosen?.0.select()?).await?;
-    Ok(Json(Count { count }))
+    Extension(context): Extension<AdminContext>,
+    selector: Result<Json<JobSelector>, JsonRejection>,
+) -> Result<Json<AffectedCount>, Problem> {
+    let count = context.queue.cancel(&selector?.0.select()?).await?;
+    Ok(Json(AffectedCount { count }))
 }

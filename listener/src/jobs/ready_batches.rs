@@ -9,13 +9,13 @@ use std::collections::{HashMap, VecDeque};
 use crate::delivery::ActionName;
 
 /// Runs of actions: those that wait, and how many are held and under way of each action.
-pub(crate) struct Ready<T> {
+pub(crate) struct ReadyBatches<T> {
     waiting: VecDeque<(ActionName, T)>,
     held: HashMap<ActionName, usize>,
     under_way: HashMap<ActionName, usize>,
 }
 
-impl<T> Default for Ready<T> {
+impl<T> Default for ReadyBatches<T> {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
@@ -25,7 +25,7 @@ impl<T> Default for Ready<T> {
     }
 }
 
-impl<T> Ready<T> {
+impl<T> ReadyBatches<T> {
     /// Keeps a run, unless `most` of its action are held already: then it is given back.
     pub(crate) fn add(&mut self, action: ActionName, run: T, most: usize) -> Result<(), T> {
         let held = self.held.entry(action.clone()).or_default();
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_takes_long_leaves_room_whatever_was_claimed_ahead() {
-        let mut ready = Ready::default();
+        let mut ready = ReadyBatches::default();
         for n in 0..20 {
             assert_eq!(ready.add(action(0), n, 20), Ok(()));
         }
@@ -123,7 +123,7 @@ mod tests {
         fn none_has_more_than_its_share_or_waits_beside_room(
             steps in prop::collection::vec((0..4_usize, 0..3_u8), 1..200), share in 1..5_usize,
         ) {
-            let mut ready = Ready::default();
+            let mut ready = ReadyBatches::default();
             let (mut added, mut begun, mut ended) = ([0; 4], [0; 4], [0; 4]);
             for (of, step) in steps {
                 match step {

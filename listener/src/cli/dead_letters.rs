@@ -4,14 +4,14 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use crds::duration::HumanDuration;
-use observer_listener::dead_letters::admin::{self, Selection, Stored};
+use observer_listener::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
 use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::output::{agreed, counted, say, time};
+use super::output::{OutputFormat, TAKEN_UP, confirm, counted, say, time};
 use super::schema::{of_known, unnamed};
 use super::table::{beginning, print};
 use super::{CliError, DatabaseArgs, files, identity};
@@ -22,25 +22,21 @@ const ERROR_WIDTH: usize = 80;
 /// Most dead letters that an export has in memory.
 const PAGE: i64 = 100;
 
-/// What becomes of what is handed to a listener.
-pub(super) const TAKEN_UP: &str = "a running listener takes them up within seconds, or once the circuit breaker of \
-    their endpoint lets them through (`status` shows those that are open)";
-
 /// Time between two parts of a redrive at a rate.
 const PART: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
-pub(super) enum DlqCommand {
+pub(super) enum DeadLettersCommand {
     /// List the newest
     List {
         #[command(flatten)]
-        filter: Filter,
+        filter: DeadLetterFilterArgs,
         /// Most to list
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
         /// How to print them
         #[arg(long, short, value_enum, default_value_t)]
-        output: Output,
+        output: OutputFormat,
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -58,12 +54,12 @@ pub(super) enum DlqCommand {
         #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
         rate: Option<u32>,
         #[command(flatten)]
-        chosen: Chosen,
+        selection: DeadLetterSelectionArgs,
     },
     /// Drop for good
     Drop {
         #[command(flatten)]
-        chosen: Chosen,
+        selection: DeadLetterSelectionArgs,
         /// Really drop all
         #[arg(long)]
         yes: bool,
@@ -72,27 +68,27 @@ pub(super) enum DlqCommand {
     /// with event and history
     Export {
         #[command(flatten)]
-        filter: Filter,
+        filter: DeadLetterFilterArgs,
         #[command(flatten)]
         database: DatabaseArgs,
     },
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Chosen {
+pub(super) struct DeadLetterSelectionArgs {
     /// Ids
     ids: Vec<i64>,
     /// All that the filters leave, instead of ids
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     all: bool,
     #[command(flatten)]
-    filter: Filter,
+    filter: DeadLetterFilterArgs,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
 #[derive(Debug, Default, Args)]
-pub(super) struct Filter {
+pub(super) struct DeadLetterFilterArgs {
     /// Only those of this observer, as name or namespace/name
     #[arg(long, value_name = "NAME")]
     observer: Option<String>,
@@ -152,34 +148,26 @@ fn ago(text: &str) -> Option<Duration> {
     Some(Duration::from_hours(24) * days + rest)
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum Output {
-    /// Columns
-    #[default]
-    Table,
-    /// One JSON array
-    Json,
-}
-
 /// Runs a `dead-letters` command.
-pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
+pub(super) async fn dead_letters(command: DeadLettersCommand) -> Result<(), CliError> {
     match command {
-        DlqCommand::List {
+        DeadLettersCommand::List {
             filter,
             limit,
             output,
             database,
         } => {
-            let (pool, what) = open(database, filter, None).await?;
-            let letters = admin::list(&pool, &what, i64::MAX, limit).await?;
+            let (pool, filter) = open(database, filter, None).await?;
+            let letters = admin::list(&pool, &filter, i64::MAX, limit).await?;
             match output {
-                Output::Json => say!("{}", serde_json::to_string_pretty(&letters)?)?,
-                Output::Table => table(&letters, admin::count(&pool, &what).await?)?,
+                OutputFormat::Json => say!("{}", serde_json::to_string_pretty(&letters)?)?,
+                OutputFormat::Table => table(&letters, admin::count(&pool, &filter).await?)?,
             }
         }
-        DlqCommand::Show { id, database } => {
-            let (pool, what) = open(database, Filter::default(), Some(vec![id])).await?;
-            let Some(letter) = admin::show(&pool, &what).await? else {
+        DeadLettersCommand::Show { id, database } => {
+            let (pool, filter) =
+                open(database, DeadLetterFilterArgs::default(), Some(vec![id])).await?;
+            let Some(letter) = admin::show(&pool, &filter).await? else {
                 return Err(anyhow::anyhow!(
                     "there is no dead letter {id}; `dead-letters list` shows which there are"
                 )
@@ -187,30 +175,30 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
             };
             say!("{}", serde_json::to_string_pretty(&letter)?)?;
         }
-        DlqCommand::Redrive { rate, chosen } => {
-            let (pool, what) = chosen.open().await?;
-            let missing = admin::missing(&pool, &what).await?;
+        DeadLettersCommand::Redrive { rate, selection } => {
+            let (pool, filter) = selection.open().await?;
+            let missing = admin::missing(&pool, &filter).await?;
             let count = match rate {
-                None => admin::redrive_selected(&pool, &what).await?,
-                Some(rate) => redrive_at(&pool, &what, rate).await?,
+                None => admin::redrive_selected(&pool, &filter).await?,
+                Some(rate) => redrive_at(&pool, &filter, rate).await?,
             };
             say!("{count} to redrive; {TAKEN_UP}")?;
             all_there(&missing)?;
         }
-        DlqCommand::Drop { chosen, yes } => {
-            let (pool, what) = chosen.open().await?;
-            let missing = admin::missing(&pool, &what).await?;
-            if what.ids.is_none() {
-                let count = admin::count(&pool, &what).await?.unsigned_abs();
+        DeadLettersCommand::Drop { selection, yes } => {
+            let (pool, filter) = selection.open().await?;
+            let missing = admin::missing(&pool, &filter).await?;
+            if filter.ids.is_none() {
+                let count = admin::count(&pool, &filter).await?.unsigned_abs();
                 let count = counted(count, "dead letter", "dead letters");
-                agreed(yes, &format!("{count} would be dropped for good"))?;
+                confirm(yes, &format!("{count} would be dropped for good"))?;
             }
-            say!("{} dropped", admin::drop_selected(&pool, &what).await?)?;
+            say!("{} dropped", admin::drop_selected(&pool, &filter).await?)?;
             all_there(&missing)?;
         }
-        DlqCommand::Export { filter, database } => {
-            let (pool, what) = open(database, filter, None).await?;
-            export(&pool, &what).await?;
+        DeadLettersCommand::Export { filter, database } => {
+            let (pool, filter) = open(database, filter, None).await?;
+            export(&pool, &filter).await?;
         }
     }
     Ok(())
@@ -218,13 +206,13 @@ pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
 
 /// Hands those of a selection that are there now to the listener, bit by bit. What fails again
 /// meanwhile is another dead letter, and not handed over once more.
-async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, CliError> {
-    let up_to = admin::newest(pool, what).await?;
-    let all = admin::count(pool, what).await?;
+async fn redrive_at(pool: &PgPool, filter: &DeadLetterFilter, rate: u32) -> Result<u64, CliError> {
+    let up_to = admin::newest(pool, filter).await?;
+    let all = admin::count(pool, filter).await?;
     let shown = std::io::stderr().is_terminal();
     let mut parts = tokio::time::interval(PART);
     parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut count, mut due, mut after) = (0, 0.0, admin::Place::default());
+    let (mut count, mut due, mut after) = (0, 0.0, admin::RedriveCursor::default());
     loop {
         parts.tick().await;
         due += f64::from(rate) * PART.as_secs_f64();
@@ -236,7 +224,7 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
         }
         #[allow(clippy::cast_possible_truncation, reason = "at most the rate")]
         let most = whole as i64;
-        let (asked, place) = admin::redrive_some(pool, what, (after, up_to), most).await?;
+        let (asked, place) = admin::redrive_some(pool, filter, (after, up_to), most).await?;
         count += asked;
         if shown {
             logs::say(&format!("\r{count} of {all}"));
@@ -252,10 +240,10 @@ async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, C
     Ok(count)
 }
 
-async fn export(pool: &PgPool, what: &Selection) -> Result<(), CliError> {
+async fn export(pool: &PgPool, filter: &DeadLetterFilter) -> Result<(), CliError> {
     let mut after = 0;
     loop {
-        let page = admin::page(pool, what, after, PAGE).await?;
+        let page = admin::page(pool, filter, after, PAGE).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };
@@ -268,23 +256,23 @@ async fn export(pool: &PgPool, what: &Selection) -> Result<(), CliError> {
     }
 }
 
-impl Chosen {
-    async fn open(self) -> Result<(PgPool, Selection), CliError> {
+impl DeadLetterSelectionArgs {
+    async fn open(self) -> Result<(PgPool, DeadLetterFilter), CliError> {
         let ids = (!self.all).then_some(self.ids);
-        let (pool, what) = open(self.database, self.filter, ids).await?;
-        if what.listener.is_none() && what.ids.is_none() {
+        let (pool, filter) = open(self.database, self.filter, ids).await?;
+        if filter.listener.is_none() && filter.ids.is_none() {
             let what_to_do = "--all is for one listener: name it with --listener NAME, or its files with -f FILE";
             return Err(unnamed(&pool, what_to_do).await?);
         }
-        Ok((pool, what))
+        Ok((pool, filter))
     }
 }
 
 async fn open(
     database: DatabaseArgs,
-    filter: Filter,
+    filter: DeadLetterFilterArgs,
     ids: Option<Vec<i64>>,
-) -> Result<(PgPool, Selection), CliError> {
+) -> Result<(PgPool, DeadLetterFilter), CliError> {
     let named = files::observers(&database)?;
     let (pool, listener) = of_known(database).await?;
     if let Some(observer) = filter.observer.clone().map(identity) {
@@ -292,7 +280,7 @@ async fn open(
     }
     Ok((
         pool,
-        Selection {
+        DeadLetterFilter {
             ids,
             listener,
             observer: filter.observer.map(identity),
@@ -315,12 +303,12 @@ async fn check_name(
     observer: &str,
     named: &[String],
 ) -> Result<(), CliError> {
-    let what = Selection {
+    let filter = DeadLetterFilter {
         listener: listener.map(str::to_owned),
         observer: Some(observer.to_owned()),
-        ..Selection::default()
+        ..DeadLetterFilter::default()
     };
-    if named.iter().any(|one| one == observer) || admin::count(pool, &what).await? > 0 {
+    if named.iter().any(|one| one == observer) || admin::count(pool, &filter).await? > 0 {
         return Ok(());
     }
     Err(anyhow::anyhow!(
@@ -340,7 +328,7 @@ const HEAD: [&str; 8] = [
     "ERROR",
 ];
 
-fn table(letters: &[Stored], count: i64) -> Result<(), CliError> {
+fn table(letters: &[DeadLetterRow], count: i64) -> Result<(), CliError> {
     if letters.is_empty() {
         return say!("no dead letters");
     }
@@ -365,7 +353,7 @@ fn all_there(missing: &[i64]) -> Result<(), CliError> {
     .into())
 }
 
-fn row(letter: &Stored) -> [String; 8] {
+fn row(letter: &DeadLetterRow) -> [String; 8] {
     let waits = if letter.redrive_requested_at.is_some() {
         " (redriving)"
     } else {
