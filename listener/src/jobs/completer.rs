@@ -1,4 +1,4 @@
-//! Tells the queue what came of its jobs.
+//! Submission of job results to the queue.
 
 use std::sync::Arc;
 
@@ -6,58 +6,56 @@ use ::queue::{ClaimToken, FinishedClaim, JobOutcome, QueueError, WorkerId};
 use tokio::time::{sleep, timeout};
 
 use super::dead_letter_writer::DeadLetterWriter;
-use super::worker::{ANSWER, FAILURE_PAUSE};
+use super::worker::{QUEUE_TIMEOUT, RETRY_INTERVAL};
 use super::worker_config::WorkerConfig;
 
-/// Tells the queue what ended; gives it back after a pause where that failed.
-pub(crate) async fn tell(
-    setup: WorkerConfig,
+/// Submits results. On failure, returns them after [`RETRY_INTERVAL`] so that they are submitted again.
+pub(crate) async fn submit_results(
+    config: WorkerConfig,
     id: WorkerId,
-    ended: Vec<FinishedClaim>,
-) -> Result<usize, (Vec<FinishedClaim>, QueueError)> {
+    results: Vec<FinishedClaim>,
+) -> Result<(), (Vec<FinishedClaim>, QueueError)> {
     let writer = DeadLetterWriter {
-        listener: Arc::clone(&setup.listener),
-        observers: Arc::clone(&setup.observers.borrow()),
+        listener: Arc::clone(&config.listener),
+        observers: Arc::clone(&config.observers.borrow()),
     };
-    let telling = timeout(ANSWER, setup.backend.queue.finish(id, &ended, &writer)).await;
-    match telling.unwrap_or(Err(QueueError::NoAnswer)) {
-        Ok(refused) => {
-            setup.count(&ended, &refused);
-            Ok(refused.len())
+    let submission = config.backend.queue.finish(id, &results, &writer);
+    let submitted = timeout(QUEUE_TIMEOUT, submission).await;
+    match submitted.unwrap_or(Err(QueueError::NoAnswer)) {
+        Ok(stale) => {
+            config.count(&results, &stale);
+            Ok(())
         }
         Err(error) => {
-            sleep(FAILURE_PAUSE).await;
-            Err((ended, error))
+            sleep(RETRY_INTERVAL).await;
+            Err((results, error))
         }
     }
 }
 
 impl WorkerConfig {
-    fn count(&self, ended: &[FinishedClaim], refused: &[ClaimToken]) {
-        for one in ended {
-            let lane = &one.job.lane;
-            if refused.contains(&one.claim) {
+    fn count(&self, results: &[FinishedClaim], stale: &[ClaimToken]) {
+        for result in results {
+            let lane = &result.job.lane;
+            if stale.contains(&result.claim) {
                 self.metrics.jobs.results_stale.inc();
                 tracing::warn!(
-                    job = one.job.id,
+                    job = result.job.id,
                     observer = &*lane.observer,
                     action = &*lane.action,
-                    "others have the job by now, so what came of it here is not kept"
+                    "stale job result discarded: the claim expired, or the job was cancelled"
                 );
                 continue;
             }
-            let outcome = match &one.outcome {
+            let outcome = match &result.outcome {
                 JobOutcome::Completed => "completed",
                 JobOutcome::Retry { .. } => "retry",
                 JobOutcome::Discarded { .. } => "discarded",
                 JobOutcome::Released => continue,
             };
             let labels = [&*lane.observer, &*lane.action, outcome];
-            self.metrics
-                .jobs
-                .executions
-                .with_label_values(&labels)
-                .inc();
+            let executions = &self.metrics.jobs.executions;
+            executions.with_label_values(&labels).inc();
         }
     }
 }

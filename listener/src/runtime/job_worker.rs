@@ -79,13 +79,13 @@ impl Job<'_> {
         Ok(WorkerConfig {
             backend: QueueBackendHandle::open(listener, pool).await?,
             listener: Arc::from(listener.identity()),
-            name: self.member.name.clone(),
+            worker_name: self.member.name.clone(),
             observers: self.observers.clone(),
             concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX),
-            fleet: config.max_concurrency_total,
-            lease: config.worker_lease_duration,
-            drain: listener.drain_timeout,
-            added,
+            max_running_total: config.max_concurrency_total,
+            lease_duration: config.worker_lease_duration,
+            drain_timeout: listener.drain_timeout,
+            jobs_added: added,
             metrics: self.sources.metrics.clone(),
         })
     }
