@@ -179,7 +179,7 @@ async fn a_database_that_is_away_for_long_shows_and_heals_without_a_restart() {
     eventually_or(
         async || {
             let (status, reason) = get(&address, "/readyz").await?;
-            let known = ["the log could not be read", "no checkpoint"];
+            let known = ["the change log could not be read", "no checkpoint"];
             (status == 503 && known.iter().any(|known| reason.contains(known))).then_some(())
         },
         async || {

@@ -104,7 +104,7 @@ async fn a_transaction_that_keeps_progress_from_being_saved_is_named() {
     change_rows(&db.pool, 1).await;
     all_told(&sink, 2).await;
     let said = ready_with(&address, 503, &holder).await;
-    assert!(said.contains("no checkpoint could be saved"), "{said}");
+    assert!(said.contains("no checkpoint could be committed"), "{said}");
     // What waits behind it is told with the same reason, whatever it waits for itself.
     sink.behave(Behaviour::Hang);
     change_rows(&db.pool, 1).await;

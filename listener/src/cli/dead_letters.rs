@@ -247,7 +247,7 @@ async fn export(pool: &PgPool, filter: &DeadLetterFilter) -> Result<(), CliError
         let Some(last) = page.last() else {
             return Ok(());
         };
-        after = last.stored.id;
+        after = last.row.id;
         let lines: Vec<String> = page
             .iter()
             .map(serde_json::to_string)

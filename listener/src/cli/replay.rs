@@ -171,8 +171,8 @@ async fn ask_for_all(
         if most == 0 {
             continue;
         }
-        let step = replay::ask(pool, what, from, most).await?;
-        (after, events, asked) = (step.after, events + step.events, asked + step.asked);
+        let step = replay::request(pool, what, from, most).await?;
+        (after, events, asked) = (step.after, events + step.events, asked + step.requested);
         if shown {
             logs::say(&format!("\r{events} of {all}"));
         }

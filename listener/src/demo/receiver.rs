@@ -53,8 +53,8 @@ pub(super) fn given_up(letter: &DeadLetterDetail) -> Option<Delivery> {
         None => Some(Value::Null),
     };
     Some(Delivery {
-        observer: observer_of(&letter.stored.observer)?,
-        order: letter.stored.key.as_ref()?.parse().ok()?,
+        observer: observer_of(&letter.row.observer)?,
+        order: letter.row.key.as_ref()?.parse().ok()?,
         revision: revision(&image(&letter.old)?, &image(&letter.new)?)?,
     })
 }

@@ -37,7 +37,7 @@ impl Dispatcher {
         let lags = lags.map(|(shard, oldest)| (shard, oldest.or(unread).map_or(0.0, age)));
         let lags: BTreeMap<u16, f64> = lags.collect();
         metrics.lag.set(lags.values().copied().fold(0.0, f64::max));
-        self.setup.reporter.lags(&lags);
+        self.setup.reporter.set_lags(&lags);
     }
 
     /// Hands what is unsaved to the saver, unless it is still busy.

@@ -73,7 +73,7 @@ fn owners(secret: Option<Secret>) -> Vec<OwnerReference> {
 
 /// Hands a plan on, unless it is the one that there is.
 fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &AppState) {
-    sources.reporter.loaded(plan.bundle.clone());
+    sources.reporter.bundle_loaded(plan.bundle.clone());
     for refused in &plan.bundle.refused {
         let (observer, path) = (&refused.observer, &refused.path);
         tracing::warn!(observer, path, "left out: {}", refused.message);
@@ -96,7 +96,7 @@ fn note_trouble(trouble: &PodProblem, plans: &watch::Sender<Option<Plan>>, sourc
     if plans.borrow().is_none() {
         sources.health.waits_for(trouble.clone());
     }
-    sources.reporter.bundle_trouble(trouble.clone());
+    sources.reporter.bundle_failed(trouble.clone());
 }
 
 /// The bundle's bytes in its Secret.

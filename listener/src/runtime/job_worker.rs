@@ -105,7 +105,7 @@ impl Job<'_> {
         let mut outdated = None;
         let health = &self.sources.health;
         health.started();
-        self.sources.reporter.takes_part();
+        self.sources.reporter.joined();
         tracing::info!(listener = self.listener.identity(), "working on jobs");
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -159,7 +159,7 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
     }
     let mut fleet = Fleet::join(job.listener, job.member, job.coordination, metrics)?;
     job.sources.health.started();
-    job.sources.reporter.takes_part();
+    job.sources.reporter.joined();
     let (name, shards) = (job.listener.identity(), job.listener.shards);
     let (member, actions) = (job.member.name.as_str(), job.observers.borrow().len());
     tracing::info!(listener = name, shards, actions, member, "running");
@@ -188,7 +188,7 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
         }
     };
     for shard in holds.keys() {
-        job.sources.reporter.let_go(*shard);
+        job.sources.reporter.shard_released(*shard);
     }
     let is_urgent = !matches!(
         result,
@@ -382,7 +382,7 @@ fn upkeep(
         reporter(),
         sources.metrics.jobs.clone(),
     );
-    let dead_letters = dead_letter_retention::keep(
+    let dead_letters = dead_letter_retention::run_retention(
         pool.clone(),
         Arc::clone(name),
         listener.dead_letter_retention,
@@ -447,11 +447,11 @@ impl Job<'_> {
     ) -> Result<(), RunError> {
         let (health, reporter) = (&self.sources.health, &self.sources.reporter);
         let standing = fleet.standing.borrow().clone();
-        reporter.members(standing.members);
+        reporter.set_members(standing.members);
         let (now, bound) = (Instant::now(), self.listener.stalled_after);
         waiting.note(&standing, held.filter(|shard| !reporter.owns(*shard)), now);
-        health.outside(waiting.outside(&standing, now, bound));
-        let away = health.database_away(now).unwrap_or_default();
+        health.not_a_member(waiting.outside(&standing, now, bound));
+        let away = health.database_outage(now).unwrap_or_default();
         let longest = away.max(waiting.longest_unclaimed(now));
         if longest >= AWAY.min(bound) && !fleet.is_leaving() {
             self.probe(pool, away).await?;
@@ -462,8 +462,8 @@ impl Job<'_> {
         }
         let blocked = health.blocked();
         let late = waiting.stalled(&standing, blocked.as_deref(), now, bound, Utc::now());
-        reporter.stalled_before_work(late);
-        self.sources.tell_stalls();
+        reporter.set_stalled_unowned(late);
+        self.sources.publish_stalls();
         Ok(())
     }
 

@@ -76,7 +76,7 @@ impl Desk<'_> {
             }
         }
         tracing::info!(shard, "let go of the shard");
-        self.sources.reporter.let_go(shard);
+        self.sources.reporter.shard_released(shard);
         self.count();
         Ok(())
     }
@@ -149,12 +149,14 @@ impl Desk<'_> {
         } else {
             tracing::info!(shard, epoch, "working on the shard");
         }
-        self.sources.reporter.claimed(shard, epoch, Utc::now());
+        self.sources
+            .reporter
+            .shard_claimed(shard, epoch, Utc::now());
         self.count();
     }
 
     fn count(&self) {
-        let owned = i64::try_from(self.sources.reporter.owned()).unwrap_or(i64::MAX);
+        let owned = i64::try_from(self.sources.reporter.owned_shards()).unwrap_or(i64::MAX);
         self.sources.metrics.shards_owned.set(owned);
     }
 }

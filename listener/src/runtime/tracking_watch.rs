@@ -58,7 +58,7 @@ pub(crate) async fn watch(
                 let pause = if found.is_empty() { LONG_PAUSE } else { PAUSE };
                 // Of others that have come meanwhile this says nothing; they are looked at next.
                 if !observers.has_changed().unwrap_or(false) {
-                    reporter.tracking(summary(&found));
+                    reporter.set_tracking(summary(&found));
                 }
                 told.tell(&listener, found.into_iter().collect()).await;
                 pause

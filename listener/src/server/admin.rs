@@ -1,6 +1,6 @@
-//! `/api/observers`: dead letters and jobs over HTTP, for whoever shows the token of
-//! `spec.api.token`. What the commands `dead-letters` and `jobs` do, with the same names and the same JSON.
-//! Errors are told as RFC 9457 has it.
+//! Admin API under `/api/observers`: dead letters and jobs over HTTP, with the names and the JSON of the
+//! commands `dead-letters` and `jobs`. Requests need the bearer token of `spec.api.token`; errors are
+//! problem details as in RFC 9457.
 
 pub(crate) mod dead_letters;
 mod jobs;
@@ -23,11 +23,11 @@ use crate::database::{self, DatabaseError};
 use crate::sync::lock;
 use problem::Problem;
 
-/// Most that one answer lists.
-const MOST_LISTED: u32 = 1000;
+/// Largest page of a list.
+const MAX_PAGE_SIZE: u32 = 1000;
 
-/// What it lists where nobody says.
-const LISTED: u32 = 50;
+/// Default size of a page.
+const DEFAULT_PAGE_SIZE: u32 = 50;
 
 /// Response to a change: how many were changed.
 #[derive(Debug, Serialize)]
@@ -35,7 +35,7 @@ struct AffectedCount {
     count: u64,
 }
 
-/// What requests are answered from.
+/// Context of requests while the listener runs.
 #[derive(Clone, Debug)]
 struct AdminContext {
     pool: PgPool,
@@ -44,30 +44,30 @@ struct AdminContext {
     token: Redacted,
 }
 
-/// Where the interface finds its context while there is one.
+/// Admin API, which answers while a context is set.
 #[derive(Clone, Debug, Default)]
 pub struct AdminApi(Arc<Mutex<Option<AdminContext>>>);
 
-/// The context is taken away again when this is dropped.
+/// Guard that turns the admin API off when it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct AdminApiGuard(AdminApi);
 
 impl Drop for AdminApiGuard {
     fn drop(&mut self) {
-        self.0.put(None);
+        self.0.set(None);
     }
 }
 
 impl AdminApi {
-    /// Answers from now on for a listener that wants that, with connections of its own.
+    /// Turns the API on if the listener has a token, with a connection pool of its own.
     pub(crate) fn open(
         &self,
         listener: &ListenerConfig,
         queue: &Arc<dyn JobQueue>,
     ) -> Result<AdminApiGuard, DatabaseError> {
         if let Some(token) = &listener.api_token {
-            self.put(Some(AdminContext {
+            self.set(Some(AdminContext {
                 pool: database::connections_for_keepers(&listener.database_url)?,
                 queue: Arc::clone(queue),
                 listener: listener.identity().into(),
@@ -77,7 +77,7 @@ impl AdminApi {
         Ok(AdminApiGuard(self.clone()))
     }
 
-    fn put(&self, context: Option<AdminContext>) {
+    fn set(&self, context: Option<AdminContext>) {
         *lock(&self.0) = context;
     }
 
@@ -86,41 +86,43 @@ impl AdminApi {
     }
 }
 
-/// The routes, all behind the token.
+/// Returns the routes, all of which need the token.
 pub(crate) fn routes(admin_api: AdminApi) -> Router {
     let all = dead_letters::routes()
         .merge(jobs::routes())
-        .fallback(async || {
-            Problem::not_found("there is no such path; docs/api.md has those that there are")
-        });
+        .fallback(async || Problem::not_found("there is no such path; see docs/api.md"));
     Router::new()
         .nest("/api/observers", all)
-        .layer(from_fn_with_state(admin_api, admit))
+        .layer(from_fn_with_state(admin_api, authenticate))
 }
 
-/// Lets a request through that shows the token, and hands it its context.
-async fn admit(State(admin_api): State<AdminApi>, mut request: Request, next: Next) -> Response {
+/// Authenticates a request and adds the context to it.
+async fn authenticate(
+    State(admin_api): State<AdminApi>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let Some(context) = admin_api.context() else {
         return Problem::unavailable(
-            "this interface is off, or the listener is not at work: give spec.api.token of the ObserverListener, \
+            "the admin API is off, or the listener is not running: set spec.api.token of the ObserverListener, \
              and see /readyz",
         )
         .into_response();
     };
-    let shown = request.headers().get(AUTHORIZATION);
-    let shown = shown.and_then(|value| value.to_str().ok());
-    let shown = shown.and_then(|value| {
+    let header = request.headers().get(AUTHORIZATION);
+    let header = header.and_then(|value| value.to_str().ok());
+    let token = header.and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    if !shown.is_some_and(|token| same(token, context.token.reveal())) {
+    if !token.is_some_and(|token| equals(token, context.token.reveal())) {
         return Problem::unauthorized().into_response();
     }
     request.extensions_mut().insert(context);
     next.run(request).await
 }
 
-/// Compares digests, so that how long it takes tells nothing of the token.
-fn same(one: &str, other: &str) -> bool {
+/// Compares digests, so that the time it takes reveals nothing about the token.
+fn equals(one: &str, other: &str) -> bool {
     Sha256::digest(one) == Sha256::digest(other)
 }

@@ -1,5 +1,5 @@
-//! What the listener answers over HTTP: `/healthz`, `/readyz`, `/metrics`, `/status`, and
-//! `/api/observers` to whoever shows the token.
+//! HTTP server of the listener: `/healthz`, `/readyz`, `/metrics`, `/status`, and the admin API under
+//! `/api/observers`.
 
 pub(crate) mod admin;
 
@@ -20,21 +20,21 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusReporter;
 pub use admin::AdminApi;
 
-/// What the answers are made from.
+/// State that the handlers share, and that the rest of the process updates.
 #[derive(Clone, Debug)]
 pub struct AppState {
     /// Metrics.
     pub metrics: Metrics,
     /// Health.
     pub health: Arc<Health>,
-    /// What the operator is told.
+    /// Status of this process.
     pub reporter: Arc<StatusReporter>,
-    /// What dead letters and jobs are shown from.
+    /// Admin API.
     pub admin_api: AdminApi,
 }
 
 impl AppState {
-    /// With nothing to tell yet.
+    /// Creates the state of a process that has just started.
     #[must_use]
     pub fn new(metrics: Metrics, pod: impl Into<String>) -> Self {
         Self {
@@ -45,12 +45,12 @@ impl AppState {
         }
     }
 
-    /// Lets metrics and readiness say what the reporter knows of shards that do not get on.
-    pub(crate) fn tell_stalls(&self) {
+    /// Updates metrics and readiness with the stalled shards of the reporter.
+    pub(crate) fn publish_stalls(&self) {
         let stalled = self.reporter.stalled();
         let number = i64::try_from(stalled.len()).unwrap_or(i64::MAX);
         self.metrics.shards_stalled.set(number);
-        let words = stalled.first().map(|first| {
+        let message = stalled.first().map(|first| {
             let more = match stalled.len() - 1 {
                 0 => String::new(),
                 more => format!(" (and {more} more)"),
@@ -60,11 +60,11 @@ impl AppState {
                 first.shard, first.reason, first.message
             )
         });
-        self.health.stalled(words);
+        self.health.stalled(message);
     }
 }
 
-/// Answers until cancelled.
+/// Serves until `stop`.
 pub async fn serve(
     socket: TcpListener,
     state: AppState,
