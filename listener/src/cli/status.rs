@@ -1,4 +1,4 @@
-//! `status`: who works on which shard, how far it is, and what waits.
+//! `status`: shards, processes, jobs and circuit breakers of listeners.
 
 use std::collections::BTreeMap;
 
@@ -21,29 +21,29 @@ const ERROR_WIDTH: usize = 80;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: OutputFormat,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
-/// A listener, for people.
+/// Status of a listener.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ListenerStatus {
     listener: String,
     dead_letters: u64,
-    /// Jobs by observer; nothing where they are in Redis and no files say how to reach it.
+    /// Jobs by observer; `None` if they are in Redis and no files say how to reach it.
     jobs: Option<BTreeMap<String, JobCounts>>,
-    /// Processes that are alive or may be.
+    /// Processes that run or may run.
     processes: Vec<String>,
-    /// Of those, the ones that send heartbeats, the newest observers first.
+    /// Processes that send heartbeats, those with the newest observers first.
     members: Vec<MemberState>,
     shards: Vec<ShardStatus>,
 }
 
-/// Jobs of an observer.
+/// Job counts of an observer.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct JobCounts {
@@ -60,13 +60,13 @@ struct JobCounts {
 struct ShardStatus {
     #[serde(flatten)]
     state: ShardState,
-    /// Whether the owner is known to be no more.
+    /// Whether the owner has ended.
     owner_is_gone: bool,
 }
 
-/// Prints the state of a listener, or of all in the database.
+/// Prints the status of a listener, or of all in the database.
 pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
-    let (pool, listener, queue) = jobs::of_status(args.database).await?;
+    let (pool, listener, queue) = jobs::open_for_status(args.database).await?;
     let mut states: Vec<ListenerStatus> = Vec::new();
     for shard in status::list(&pool, listener.as_deref()).await? {
         if states
@@ -75,7 +75,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
         {
             let jobs = match &queue {
                 Some(queue) => Some(queue.stats().await?),
-                None => jobs::in_postgres(&pool, &shard.listener).await?,
+                None => jobs::stats_in_postgres(&pool, &shard.listener).await?,
             };
             states.push(state(&pool, shard.listener.clone(), jobs).await?);
         }
@@ -102,7 +102,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
     states.iter().try_for_each(|state| show(state, now))
 }
 
-/// All of a listener but its shards.
+/// Returns the status of a listener without its shards.
 async fn state(
     pool: &PgPool,
     listener: String,
@@ -112,17 +112,17 @@ async fn state(
         listener: Some(listener.clone()),
         ..DeadLetterFilter::default()
     };
-    let of = |figures: QueueStats| JobCounts {
-        pending: figures.pending,
-        available: figures.available,
-        scheduled: figures.scheduled(),
-        running: figures.running,
-        blocked: figures.blocked,
-        oldest_seconds: figures.oldest_seconds,
+    let counts = |stats: QueueStats| JobCounts {
+        pending: stats.pending,
+        available: stats.available,
+        scheduled: stats.scheduled(),
+        running: stats.running,
+        blocked: stats.blocked,
+        oldest_seconds: stats.oldest_seconds,
     };
     let jobs = jobs.map(|jobs| {
         let jobs = jobs.into_iter();
-        jobs.map(|(observer, figures)| (observer, of(figures)))
+        jobs.map(|(observer, stats)| (observer, counts(stats)))
             .collect()
     });
     Ok(ListenerStatus {
@@ -169,10 +169,7 @@ fn show(state: &ListenerStatus, now: DateTime<Utc>) -> Result<(), CliError> {
     }
     let outdated = outdated(&state.members);
     if !outdated.is_empty() {
-        table::print(
-            ["  OLDER OBSERVERS SINCE", "PROCESS (STANDS BY)"],
-            &outdated,
-        )?;
+        table::print(["  OUTDATED SINCE", "PROCESS (STANDBY)"], &outdated)?;
     }
     let circuits = circuits(&state.members);
     if !circuits.is_empty() {
@@ -182,7 +179,7 @@ fn show(state: &ListenerStatus, now: DateTime<Utc>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The processes whose observers are not the newest.
+/// Returns rows of the processes that run outdated observers.
 fn outdated(members: &[MemberState]) -> Vec<[String; 2]> {
     let newest = members.first().map(|one| &one.config_digest);
     let outdated = members
@@ -192,7 +189,7 @@ fn outdated(members: &[MemberState]) -> Vec<[String; 2]> {
     outdated.map(row).collect()
 }
 
-/// The circuit breakers that are not closed, of all processes.
+/// Returns rows of the circuit breakers that are not closed, of all processes.
 fn circuits(members: &[MemberState]) -> Vec<[String; 4]> {
     let of_member = |one: &MemberState| {
         let circuits = one.open_circuits.as_array().into_iter().flatten();
