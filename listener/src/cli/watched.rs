@@ -30,8 +30,8 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Whether another program runs in place of this one by a change of observers alone, which hold the
-    /// connections of their actions.
+    /// Whether a switch to another program only replaces the observers, which hold the connections of their
+    /// actions.
     pub(super) fn is_same_listener(&self, other: &Self) -> bool {
         self.listener.differs_in_egress_at_most(&other.listener)
     }

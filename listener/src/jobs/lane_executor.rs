@@ -154,7 +154,7 @@ impl LaneExecutor {
                     attempt::note(&mut history, attempt);
                     JobOutcome::Retry {
                         delay: wait,
-                        attempts: attempts,
+                        attempts,
                         history: encode_history(&history),
                     }
                 }

@@ -37,7 +37,7 @@ pub(crate) async fn run_maintenance(
                 .leases_expired
                 .inc_by(report.expired_claims),
             Ok(Err(error)) => {
-                tracing::debug!(%error, "maintenance of the job queue failed; retrying")
+                tracing::debug!(%error, "maintenance of the job queue failed; retrying");
             }
             Err(_) => tracing::debug!("maintenance of the job queue timed out; retrying"),
         }

@@ -52,13 +52,13 @@ fn publish(metrics: &JobMetrics, stats: &[(String, QueueStats)]) {
     metrics.by_attempts.reset();
     metrics.oldest_age.reset();
     for (observer, stats) in stats {
-        let states = [
+        let counts = [
             (JobState::Available, stats.available),
             (JobState::Scheduled, stats.scheduled()),
             (JobState::Running, stats.running),
             (JobState::Blocked, stats.blocked),
         ];
-        for (state, count) in states {
+        for (state, count) in counts {
             let labels = [&**observer, state.as_str()];
             let pending = metrics.pending.with_label_values(&labels);
             pending.set(number(count));

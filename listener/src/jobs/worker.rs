@@ -155,7 +155,7 @@ impl<'a> WorkerSession<'a> {
         let config = self.config;
         let (executor, lease_token) = (Arc::clone(&self.executor), self.lease_token.clone());
         let heartbeats = run_heartbeats(config, self.id, &lease_token, |claims| {
-            executor.cancel(claims)
+            executor.cancel(claims);
         });
         let maintenance = run_maintenance(config, orphaned);
         let work = self.work(stop);

@@ -290,17 +290,17 @@ mod tests {
     #[test]
     fn tracking_belongs_to_the_running_bundle() {
         let reporter = StatusReporter::new("shop-1");
-        let reported = || {
+        let has_tracking = || {
             let report = reporter.report(&Metrics::new("default/test").unwrap(), None);
             report.tracking.is_some()
         };
         reporter.bundle_applied(bundle("a"));
-        assert!(!reported());
+        assert!(!has_tracking());
         reporter.set_tracking(TrackingReport::default());
         reporter.bundle_applied(bundle("a"));
-        assert!(reported(), "the same bundle restarts");
+        assert!(has_tracking(), "the same bundle restarts");
         reporter.bundle_applied(bundle("b"));
-        assert!(!reported());
+        assert!(!has_tracking());
     }
 
     #[test]
