@@ -148,7 +148,7 @@ async fn it_tells_how_it_is() {
     );
     let counted = [
         "observer_events_total{listener=\"default/test\"} 30\n",
-        "outcome=\"done\",listener=\"default/test\"} 30\n",
+        "outcome=\"success\",listener=\"default/test\"} 30\n",
     ];
     let metrics = measures(&address, &counted).await;
     for line in metrics.lines() {
@@ -179,7 +179,7 @@ async fn long_database_outage_is_reported_and_heals() {
     eventually_or(
         async || {
             let (status, reason) = get(&address, "/readyz").await?;
-            let known = ["the log could not be read", "no checkpoint"];
+            let known = ["the change log could not be read", "no checkpoint"];
             (status == 503 && known.iter().any(|known| reason.contains(known))).then_some(())
         },
         async || {

@@ -29,15 +29,13 @@ async fn changed_files_are_taken_up_and_broken_ones_change_nothing() {
     let pid = process.pid();
     config.change("/a\"", "/b\"");
     process
-        .says("the files have changed: taking up their observers")
+        .says("the files have changed: applying their observers")
         .await;
     db.run("insert into orders values (1)").await;
     assert_eq!(keys_of(&sink, "/b", 1).await, ["1"]);
 
     config.change("operations: [Insert", "operations: [Inserted");
-    process
-        .says("the files have changed and cannot be run")
-        .await;
+    process.says("the changed files are invalid").await;
     process.says("did you mean `Insert`?").await;
     db.run("insert into orders values (2)").await;
     assert_eq!(keys_of(&sink, "/b", 2).await, ["1", "2"]);

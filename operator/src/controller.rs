@@ -51,7 +51,7 @@ pub async fn run(
     loop {
         context
             .metrics
-            .queued
+            .workqueue_depth
             .set(i64::try_from(queue.len()).unwrap_or(i64::MAX));
         while tasks.len() < concurrency
             && let Some(request) = queue.get(Instant::now())
@@ -124,9 +124,9 @@ async fn reconcile_one(context: Arc<Context>, request: ReconcileRequest) -> Fini
         }
     };
     let outcome = match result.action {
-        ReconcileAction::AwaitChange => "settled",
-        ReconcileAction::RequeueAfter(_) => "again",
-        ReconcileAction::Failed => "failed",
+        ReconcileAction::AwaitChange => "success",
+        ReconcileAction::RequeueAfter(_) => "requeue",
+        ReconcileAction::Failed => "error",
     };
     let metrics = &context.metrics;
     metrics
@@ -135,7 +135,7 @@ async fn reconcile_one(context: Arc<Context>, request: ReconcileRequest) -> Fini
         .inc();
     let seconds = began.elapsed().as_secs_f64();
     metrics
-        .durations
+        .reconcile_duration
         .with_label_values(&[request.kind()])
         .observe(seconds);
     Finished { request, result }
@@ -208,10 +208,10 @@ mod tests {
             reconciles.get()
         };
         eventually("a retry that succeeds", async || {
-            (count("settled") == 1).then_some(())
+            (count("success") == 1).then_some(())
         })
         .await;
-        assert_eq!(count("failed"), 1);
+        assert_eq!(count("error"), 1);
         stop.cancel();
         running.await.unwrap();
     }

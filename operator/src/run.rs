@@ -93,7 +93,7 @@ pub async fn run(
 }
 
 fn client(config: Config, metrics: &Metrics) -> anyhow::Result<Client> {
-    let requests = metrics.requests.clone();
+    let requests = metrics.api_requests.clone();
     let count = MapRequestLayer::new(move |request: http::Request<_>| {
         requests
             .with_label_values(&[request.method().as_str()])

@@ -57,7 +57,10 @@ pub async fn follow(
                 Ok(Step::Batch(batch)) => Some(batch),
                 Ok(Step::Quiet(batch)) => batch,
                 Err(ReadError::Log(LogError::Database(error))) => {
-                    metrics.database_errors.with_label_values(&["read"]).inc();
+                    metrics
+                        .database_errors
+                        .with_label_values(&["read_change_log"])
+                        .inc();
                     tracing::warn!(%error, "cannot read the log; trying again");
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(LONGEST_WAIT);

@@ -40,7 +40,7 @@ pub async fn keep(pool: PgPool, retention: Duration, metrics: Metrics, stop: Can
         let is_blocked = tried.unwrap_or_else(|error| {
             metrics
                 .database_errors
-                .with_label_values(&["maintain"])
+                .with_label_values(&["apply_retention"])
                 .inc();
             tracing::debug!(%error, "cannot maintain the log; trying again");
             true

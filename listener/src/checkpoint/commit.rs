@@ -13,10 +13,10 @@ use uuid::Uuid;
 use super::row;
 use super::{CheckpointError, Progress};
 use crate::capture::change_log::smallint;
-use crate::dead_letters::store::{self, Letter, Verdict};
+use crate::dead_letters::store::{self, NewDeadLetter, RedriveResult};
 use crate::delivery::event::Event;
 use crate::jobs::backend;
-use crate::jobs::payload::Spilled;
+use crate::jobs::payload::PendingJob;
 
 /// No more jobs are sent at once after this many bytes of their events.
 const PORTION_BYTES: u64 = 4 << 20;
@@ -31,11 +31,11 @@ pub struct Save {
     /// Where shards stand that moved.
     pub moved: Vec<(u16, Progress)>,
     /// Dead letters for actions that the positions pass.
-    pub letters: Vec<(u16, Letter)>,
+    pub letters: Vec<(u16, NewDeadLetter)>,
     /// Deliveries that become jobs, which the positions pass too.
-    pub jobs: Vec<(u16, Spilled)>,
+    pub jobs: Vec<(u16, PendingJob)>,
     /// What came of redriven dead letters.
-    pub verdicts: Vec<(u16, Verdict)>,
+    pub verdicts: Vec<(u16, RedriveResult)>,
     /// Shards that are let go of.
     pub released: BTreeSet<u16>,
 }
@@ -121,7 +121,7 @@ pub async fn save(
     )
     .await?;
     failpoint!("save-buried");
-    store::settle(
+    store::finish_redrives(
         &mut tx,
         listener,
         what.verdicts.iter().map(|(_, verdict)| verdict),
@@ -156,10 +156,10 @@ pub async fn save(
 
 /// Jobs in their order, a few at a time where their events are large: what is sent takes as much
 /// memory once more, and again.
-fn portions(mut jobs: &[(u16, Spilled)]) -> impl Iterator<Item = &[(u16, Spilled)]> {
+fn portions(mut jobs: &[(u16, PendingJob)]) -> impl Iterator<Item = &[(u16, PendingJob)]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let fits = |(_, one): &&(u16, Spilled)| {
+        let fits = |(_, one): &&(u16, PendingJob)| {
             let goes_on = bytes < PORTION_BYTES;
             bytes += one.event.bytes();
             goes_on
@@ -306,8 +306,8 @@ mod tests {
 
     use super::*;
 
-    fn letter(id: i64) -> Letter {
-        Letter {
+    fn letter(id: i64) -> NewDeadLetter {
+        NewDeadLetter {
             event: Arc::new(Event {
                 log_id: id,
                 id: format!("a-{id}"),
@@ -327,9 +327,9 @@ mod tests {
         }
     }
 
-    fn spilled(id: i64) -> Spilled {
+    fn spilled(id: i64) -> PendingJob {
         let letter = letter(id);
-        Spilled {
+        PendingJob {
             event: letter.event,
             name: (letter.observer, letter.action),
             again: None,
@@ -350,7 +350,10 @@ mod tests {
             epochs: BTreeMap::from([(1, 7), (2, 8)]),
             letters: vec![(1, letter(1)), (2, letter(2)), (1, letter(3))],
             jobs: vec![(1, spilled(4)), (2, spilled(5))],
-            verdicts: vec![(1, Verdict::Settled(5)), (2, Verdict::Settled(6))],
+            verdicts: vec![
+                (1, RedriveResult::Settled(5)),
+                (2, RedriveResult::Settled(6)),
+            ],
             released: BTreeSet::from([1]),
             ..Save::default()
         };

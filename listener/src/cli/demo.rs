@@ -1,4 +1,4 @@
-//! `demo`: everything at work on one machine.
+//! `demo`: a demo shop on one machine.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use observer_listener::demo::screen::Screen;
 use super::run::stop_on_signal;
 use super::{CliError, redacted};
 
-/// The same things happen in the shop each time.
+/// Seed of the shop, so that every run is the same.
 const SEED: u64 = 20;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// End after this long with a summary; on Ctrl-C otherwise, and after four hours at the latest
+    /// Time to run, at most 4h; without it, until Ctrl-C or for four hours
     #[arg(long = "for", value_name = "DURATION", value_parser = length)]
     duration: Option<Duration>,
-    /// Use this database instead of one of its own; the schema `shop` is made in it and dropped
+    /// Existing database to use instead of a temporary one; the schema `shop` is created in it and dropped
     #[arg(long, value_name = "URL", env = "OBSERVER_DATABASE_URL", hide_env_values = true, value_parser = redacted)]
     database_url: Option<Redacted>,
 }
 
-/// Plays; fails unless everything that should have arrived arrived once.
+/// Runs the demo; fails unless every delivery arrived exactly once.
 pub(super) async fn demo(args: DemoArgs) -> Result<(), CliError> {
     let options = play::Options {
         database_url: args.database_url,
@@ -33,7 +33,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<(), CliError> {
     match play::play(options, &mut Screen::stdout(), stop_on_signal()?).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(CliError::Run(anyhow::anyhow!(
-            "not everything arrived as it should; the summary says what did not"
+            "some deliveries did not arrive as expected; see the summary"
         ))),
         Err(error) if error.is_config() => Err(CliError::Config(error.to_string())),
         Err(error) => Err(error.into()),
@@ -43,7 +43,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<(), CliError> {
 fn length(text: &str) -> Result<Duration, String> {
     let length = super::duration(text).map_err(|error| error.to_string())?;
     if length > MAX_DURATION {
-        return Err("is longer than a demo may be; write at most 4h".to_owned());
+        return Err("is too long; the limit is 4h".to_owned());
     }
     Ok(length)
 }

@@ -1,4 +1,4 @@
-//! `run`: a listener until a signal, from files or from a bundle in a cluster.
+//! `run` and `worker`: run a listener from files or from a bundle in a cluster until a signal.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::watched::{Loader, Program, Watched};
+use super::watched::{FileWatcher, Program, ProgramLoader};
 use super::{CliError, FileArgs};
 
 #[derive(Debug, Args)]
@@ -38,10 +38,10 @@ pub(super) struct RunArgs {
     listen: String,
 }
 
-/// What a pod is told by its environment.
+/// Arguments of a pod, from its environment.
 #[derive(Debug, Args)]
 struct PodArgs {
-    /// Secret whose key `bundle.yaml` is run in a cluster, instead of files
+    /// Secret with the key `bundle.yaml` to run in a cluster, instead of files
     #[arg(
         long,
         value_name = "NAME",
@@ -50,7 +50,7 @@ struct PodArgs {
         requires = "listener_name"
     )]
     bundle: Option<String>,
-    /// Name of the listener that the bundle is of
+    /// Name of the listener of the bundle
     #[arg(
         id = "listener_name",
         long = "listener-name",
@@ -64,7 +64,7 @@ struct PodArgs {
     /// Name of this pod
     #[arg(long, env = "POD_NAME", hide = true)]
     pod: Option<String>,
-    /// Its uid
+    /// Uid of this pod
     #[arg(long, env = "POD_UID", hide = true, default_value = "")]
     pod_uid: String,
 }
@@ -75,7 +75,7 @@ pub(super) async fn run(args: RunArgs, jobs: Jobs) -> Result<(), CliError> {
         "off" => None,
         address => Some(address.parse::<SocketAddr>().map_err(|_| {
             CliError::Config(format!(
-                "--listen {address}: write an address and a port, as 127.0.0.1:9464, or off"
+                "--listen {address}: use an address and a port, as 127.0.0.1:9464, or off"
             ))
         })?),
     };
@@ -103,38 +103,40 @@ async fn run_files(
     jobs: Jobs,
 ) -> Result<(), CliError> {
     let hangup = signal(SignalKind::hangup())?;
-    // A stop while the files are read ends well too.
+    // A stop while the files are read must end well too.
     let stop = stop_on_signal()?;
-    // What changes from now on is taken up.
-    let mut watched = Watched::new(files, hangup);
-    let mut loader = Loader::default();
+    // Changes from now on are applied.
+    let mut watched = FileWatcher::new(files, hangup);
+    let mut loader = ProgramLoader::default();
     let mut program = loader.load(files)?;
     let (member, mut metrics) = (process::member(), None);
     loop {
         let name = program.listener.identity();
-        let shown: Metrics = match metrics.take() {
-            Some((of, shown)) if of == name => shown,
+        let current: Metrics = match metrics.take() {
+            Some((of, same)) if of == name => same,
             _ => Metrics::new(&name).map_err(RunError::from)?,
         };
-        metrics = Some((name, shown.clone()));
+        metrics = Some((name, current.clone()));
         let options = Options {
             listen,
             jobs,
             member: member.clone(),
-            metrics: Some(shown),
+            metrics: Some(current),
         };
-        match until_another(&mut program, (&mut watched, &mut loader), options, &stop).await? {
+        match run_until_other_listener(&mut program, (&mut watched, &mut loader), options, &stop)
+            .await?
+        {
             Some(next) => program = next,
             None => return Ok(()),
         }
     }
 }
 
-/// Runs a program, and those that differ from it in their observers only, until a stop or until there
-/// is another listener to run.
-async fn until_another(
+/// Runs a program, and later ones with the same listener, until a stop or until the files contain
+/// another listener. Returns the program with the other listener.
+async fn run_until_other_listener(
     program: &mut Program,
-    (watched, loader): (&mut Watched<'_>, &mut Loader),
+    (watched, loader): (&mut FileWatcher<'_>, &mut ProgramLoader),
     options: Options,
     stop: &CancellationToken,
 ) -> Result<Option<Program>, CliError> {
@@ -143,7 +145,7 @@ async fn until_another(
     let reloads = options
         .metrics
         .as_ref()
-        .map(|metrics| metrics.reloads.clone());
+        .map(|metrics| metrics.config_reloads.clone());
     let mut running = pin!(run_listener(&listener, observers, options, end.clone()));
     let mut next = None;
     loop {
@@ -156,18 +158,18 @@ async fn until_another(
                 return Ok(next.filter(|_| !stop.is_cancelled()));
             }
             () = watched.changed(), if next.is_none() => match loader.load(watched.args()) {
-                Err(CliError::Config(wrong)) => {
-                    tracing::warn!("the files have changed and cannot be run, so what was read before goes on: {wrong}");
+                Err(CliError::Config(problems)) => {
+                    tracing::warn!("the changed files are invalid; the previous configuration stays in use: {problems}");
                 }
                 Err(error) => return Err(error),
                 Ok(new) => {
                     reloads.iter().for_each(IntCounter::inc);
                     if program.is_same_listener(&new) {
-                        tracing::info!("the files have changed: taking up their observers");
+                        tracing::info!("the files have changed: applying their observers");
                         send.send_replace(Arc::clone(&new.observers));
                         *program = new;
                     } else {
-                        tracing::info!("the listener has changed: finishing what is under way to begin anew");
+                        tracing::info!("the listener has changed: draining deliveries in flight before a restart");
                         end.cancel();
                         next = Some(new);
                     }
@@ -177,19 +179,19 @@ async fn until_another(
     }
 }
 
-/// Has SIGHUP end nothing: the terminal of a listener that goes on without it was closed.
+/// Ignores SIGHUP, which a listener gets when its terminal is closed.
 fn ignore_hangup() -> Result<(), CliError> {
     let mut hangup = signal(SignalKind::hangup())?;
-    // It lives as long as the process does, and has nothing to fail at.
+    // It runs for as long as the process, and cannot fail.
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP is ignored; a bundle that has changed is taken up without it");
+            tracing::info!("SIGHUP is ignored; a changed bundle is applied without it");
         }
     });
     Ok(())
 }
 
-/// A token that the first SIGTERM or SIGINT cancels; the second ends the process at once.
+/// Returns a token that the first SIGTERM or SIGINT cancels; the second one ends the process at once.
 pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
     let stop = CancellationToken::new();
     let (mut term, mut int) = (
@@ -197,10 +199,12 @@ pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
         signal(SignalKind::interrupt())?,
     );
     let token = stop.clone();
-    // It lives as long as the process does, and has nothing to fail at.
+    // It runs for as long as the process, and cannot fail.
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        tracing::info!("stopping: finishing what is under way; a second signal stops at once");
+        tracing::info!(
+            "shutting down: draining deliveries in flight; a second signal stops at once"
+        );
         token.cancel();
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         logs::flush();

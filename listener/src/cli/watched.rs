@@ -1,5 +1,5 @@
-//! What `run` is told by files, which may change while it runs: what can be run takes the place of what
-//! was run before, and what cannot is told and changes nothing.
+//! Watch on the files of `run`. A valid change replaces the running configuration; an invalid one is
+//! logged and changes nothing.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,13 +16,13 @@ use tokio::time::sleep;
 
 use super::{CliError, FileArgs, check, files};
 
-/// Time between two looks at the files.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Poll interval of the files.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Files that change are read once they have been the same for so long, as some are written bit by bit.
-const CALM: Duration = Duration::from_millis(200);
+/// Time for which changed files must stay the same before they are read, as some are written in parts.
+const DEBOUNCE: Duration = Duration::from_millis(200);
 
-/// What to run.
+/// Listener and observers to run.
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) listener: Arc<ListenerConfig>,
@@ -30,32 +30,33 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Whether another one only needs its observers to take the place of this one's, which hold the
-    /// connections by which actions go out.
+    /// Whether a switch to another program only replaces the observers, which hold the connections of their
+    /// actions.
     pub(super) fn is_same_listener(&self, other: &Self) -> bool {
         self.listener.differs_in_egress_at_most(&other.listener)
     }
 }
 
-/// Loads one program after the other, and keeps what they share.
+/// Loader of programs, which keeps what they share.
 #[derive(Debug, Default)]
-pub(super) struct Loader {
+pub(super) struct ProgramLoader {
     shared: Kept,
 }
 
-impl Loader {
-    /// The program of the files as they are now, or all that is wrong with them.
+impl ProgramLoader {
+    /// Loads the program from the files, or returns all their problems.
     pub(super) fn load(&mut self, args: &FileArgs) -> Result<Program, CliError> {
         let loaded = files::load(args)?;
         let listener = loaded.bundle.listener;
         let shared = self.shared.of(&listener)?;
-        let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
-            let located = wrong.into_iter().map(|one| {
-                let source_map = &loaded.source_map;
-                source_map.diagnostic(&one.observer, &one.path, one.message)
-            });
-            CliError::Config(check::listed(&located.collect::<Vec<_>>()))
-        })?;
+        let observers =
+            Observers::compile(&loaded.bundle.observers, &shared).map_err(|problems| {
+                let located = problems.into_iter().map(|one| {
+                    let source_map = &loaded.source_map;
+                    source_map.diagnostic(&one.observer, &one.path, one.message)
+                });
+                CliError::Config(check::listed(&located.collect::<Vec<_>>()))
+            })?;
         for observer in &loaded.bundle.observers {
             for never in lint(observer, &shared) {
                 let (observer, path) = (never.observer, never.path);
@@ -69,72 +70,76 @@ impl Loader {
     }
 }
 
-/// Looks whether files change.
+/// Watcher of files.
 #[derive(Debug)]
-pub(super) struct Watched<'a> {
+pub(super) struct FileWatcher<'a> {
     args: &'a FileArgs,
-    seen: u64,
-    /// SIGHUP has them looked at once.
+    fingerprint: u64,
+    /// SIGHUP triggers a poll.
     hangup: Signal,
 }
 
-impl<'a> Watched<'a> {
+impl<'a> FileWatcher<'a> {
     pub(super) fn new(args: &'a FileArgs, hangup: Signal) -> Self {
-        let seen = print_of(args);
-        Self { args, seen, hangup }
+        let fingerprint = fingerprint(args);
+        Self {
+            args,
+            fingerprint,
+            hangup,
+        }
     }
 
     pub(super) const fn args(&self) -> &'a FileArgs {
         self.args
     }
 
-    /// Waits until they are other files than before.
+    /// Waits until the files have changed.
     pub(super) async fn changed(&mut self) {
-        // Standard input can be read once.
+        // Standard input can only be read once.
         let watched = !self.args.files.iter().any(|file| file == Path::new("-"));
         loop {
             tokio::select! {
-                () = sleep(PAUSE), if watched => {}
+                () = sleep(POLL_INTERVAL), if watched => {}
                 _ = self.hangup.recv() => {
-                    tracing::info!(watched, "SIGHUP: files that have changed are taken up without it");
+                    tracing::info!(watched, "SIGHUP: changed files are applied without it");
                 }
             }
-            let now = print_of(self.args);
-            if !watched || now == self.seen {
+            let now = fingerprint(self.args);
+            if !watched || now == self.fingerprint {
                 continue;
             }
-            sleep(CALM).await;
-            if now == print_of(self.args) {
-                self.seen = now;
+            sleep(DEBOUNCE).await;
+            if now == fingerprint(self.args) {
+                self.fingerprint = now;
                 return;
             }
         }
     }
 }
 
-/// Stands for all that the files hold, and for which there are.
-fn print_of(args: &FileArgs) -> u64 {
-    let mut print = DefaultHasher::new();
+/// Hashes the contents and the names of the files.
+fn fingerprint(args: &FileArgs) -> u64 {
+    let mut hasher = DefaultHasher::new();
     for path in &args.files {
-        add(path, 1, &mut print);
+        add(path, 1, &mut hasher);
     }
     if let Some(folder) = &args.secrets_dir {
-        add(folder, 2, &mut print);
+        add(folder, 2, &mut hasher);
     }
-    print.finish()
+    hasher.finish()
 }
 
-/// Adds a file, or what is in a folder and so many folders below it. What cannot be read is as if it
-/// were not there, as whoever loads it says.
-fn add(path: &Path, depth: u8, print: &mut DefaultHasher) {
-    path.hash(print);
+/// Hashes a file, or a folder down to `depth` levels. What cannot be read counts as missing; loading reports
+/// it.
+fn add(path: &Path, depth: u8, hasher: &mut DefaultHasher) {
+    path.hash(hasher);
     if let Ok(entries) = fs::read_dir(path) {
         let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
         for path in paths.iter().filter(|_| depth > 0) {
-            add(path, depth - 1, print);
+            add(path, depth - 1, hasher);
         }
     } else {
-        fs::read(path).ok().hash(print);
+        fs::read(path).ok().hash(hasher);
     }
 }

@@ -46,14 +46,14 @@ impl Figures {
             };
             Counted {
                 matched: of(&metrics.matches, &[]),
-                delivered: of(&metrics.actions, &[("outcome", "done")]),
-                retried: of(&metrics.actions, &[("outcome", "retry")]),
-                given_up: of(&metrics.dead_letters, &[]),
+                delivered: of(&metrics.delivery_attempts, &[("outcome", "success")]),
+                retried: of(&metrics.delivery_attempts, &[("outcome", "retryable")]),
+                given_up: of(&metrics.dead_letters_written, &[]),
             }
         });
-        let ended = |outcome| sum(&metrics.jobs.finished, &[("outcome", outcome)]);
+        let ended = |outcome| sum(&metrics.jobs.executions, &[("outcome", outcome)]);
         let waiting = sum(&metrics.jobs.enqueued, &[]);
-        let waiting = waiting.saturating_sub(ended("done") + ended("dead"));
+        let waiting = waiting.saturating_sub(ended("completed") + ended("discarded"));
         Self {
             actions,
             waiting: waiting.try_into().unwrap_or(i64::MAX),
@@ -155,15 +155,18 @@ mod tests {
         let metrics = Metrics::new("shop").unwrap();
         let attempts = |observer, action, outcome, count| {
             metrics
-                .actions
+                .delivery_attempts
                 .with_label_values(&[observer, action, outcome])
                 .inc_by(count);
         };
-        attempts("default/big-orders", "notify", "done", 3);
-        attempts("default/big-orders", "notify", "retry", 2);
-        attempts("default/customer-removed", "note", "done", 1);
+        attempts("default/big-orders", "notify", "success", 3);
+        attempts("default/big-orders", "notify", "retryable", 2);
+        attempts("default/customer-removed", "note", "success", 1);
         let given_up = ["default/big-orders", "notify", "condition"];
-        metrics.dead_letters.with_label_values(&given_up).inc();
+        metrics
+            .dead_letters_written
+            .with_label_values(&given_up)
+            .inc();
         let figures = Figures::read(&metrics);
         let total = Counted {
             matched: 0,

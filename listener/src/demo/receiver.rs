@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::tally::{Delivery, Observer};
-use crate::dead_letters::admin::Full;
+use crate::dead_letters::admin::DeadLetterDetail;
 use testkit::http_sink::Received;
 
 /// Headers worth showing.
@@ -47,14 +47,14 @@ pub(super) fn delivery(received: &Received) -> Option<Delivery> {
 }
 
 /// The delivery that a dead letter stands for.
-pub(super) fn given_up(letter: &Full) -> Option<Delivery> {
+pub(super) fn given_up(letter: &DeadLetterDetail) -> Option<Delivery> {
     let image = |image: &Option<Box<serde_json::value::RawValue>>| match image {
         Some(image) => serde_json::from_str(image.get()).ok(),
         None => Some(Value::Null),
     };
     Some(Delivery {
-        observer: observer_of(&letter.stored.observer)?,
-        order: letter.stored.key.as_ref()?.parse().ok()?,
+        observer: observer_of(&letter.row.observer)?,
+        order: letter.row.key.as_ref()?.parse().ok()?,
         revision: revision(&image(&letter.old)?, &image(&letter.new)?)?,
     })
 }

@@ -28,7 +28,7 @@ use crate::admission::action_runtime::Shared;
 use crate::admission::endpoint_gate::Gates;
 use crate::coordination::process;
 use crate::database;
-use crate::dead_letters::admin::{self, Selection};
+use crate::dead_letters::admin::{self, DeadLetterFilter};
 use crate::observers::Observers;
 use crate::runtime::error::RunError;
 use crate::runtime::standalone;
@@ -326,7 +326,7 @@ impl Cast<'_> {
             .await
             .map_err(doing(look))?;
         for letter in letters {
-            let one = admin::Selection {
+            let one = admin::DeadLetterFilter {
                 ids: Some(vec![letter.id]),
                 ..ours()
             };
@@ -348,10 +348,10 @@ impl Cast<'_> {
 }
 
 /// The demo's dead letters.
-fn ours() -> Selection {
-    Selection {
+fn ours() -> DeadLetterFilter {
+    DeadLetterFilter {
         listener: Some(LISTENER.to_owned()),
-        ..Selection::default()
+        ..DeadLetterFilter::default()
     }
 }
 

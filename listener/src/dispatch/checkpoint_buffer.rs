@@ -13,7 +13,7 @@ use super::owned_shard::Owned;
 use super::{Dispatcher, MAX_REDRIVES};
 use crate::capture::change_log::Part;
 use crate::checkpoint::Save;
-use crate::dead_letters::store::{self, Verdict};
+use crate::dead_letters::store::{self, RedriveResult};
 
 impl Dispatcher {
     /// Saves what is worth it, and measures.
@@ -21,8 +21,12 @@ impl Dispatcher {
         self.save();
         let metrics = &self.setup.saver.metrics;
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        metrics.in_flight.set(number(self.lanes.running()));
-        metrics.pending.set(number(self.ledger.pending()));
+        metrics
+            .delivery_attempts_in_flight
+            .set(number(self.lanes.running()));
+        metrics
+            .deliveries_pending
+            .set(number(self.ledger.pending()));
         metrics
             .backlog
             .set(i64::try_from(self.backlog).unwrap_or(i64::MAX));
@@ -33,7 +37,7 @@ impl Dispatcher {
         let lags = lags.map(|(shard, oldest)| (shard, oldest.or(unread).map_or(0.0, age)));
         let lags: BTreeMap<u16, f64> = lags.collect();
         metrics.lag.set(lags.values().copied().fold(0.0, f64::max));
-        self.setup.reporter.lags(&lags);
+        self.setup.reporter.set_lags(&lags);
     }
 
     /// Hands what is unsaved to the saver, unless it is still busy.
@@ -72,7 +76,7 @@ impl Dispatcher {
         }
         self.enqueued(&written.what.jobs);
         for (_, verdict) in &written.what.verdicts {
-            let (Verdict::Settled(id) | Verdict::Failed { id, .. }) = verdict;
+            let (RedriveResult::Settled(id) | RedriveResult::Failed { id, .. }) = verdict;
             self.redriving.remove(id);
         }
         for (shard, epoch) in written.fenced {

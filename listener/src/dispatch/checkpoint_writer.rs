@@ -60,7 +60,7 @@ impl Saver {
             let queue = self.queue.as_ref();
             match save(&self.pool, queue, &self.listener, self.life, &what).await {
                 Ok(Saved::Done) => {
-                    self.metrics.saves.inc();
+                    self.metrics.checkpoint_commits.inc();
                     self.health.saved(true, Instant::now());
                     break;
                 }
@@ -78,7 +78,7 @@ impl Saver {
                 Err(error @ (CheckpointError::Database(_) | CheckpointError::Queue(_))) => {
                     self.metrics
                         .database_errors
-                        .with_label_values(&["save"])
+                        .with_label_values(&["commit_checkpoint"])
                         .inc();
                     tracing::warn!(%error, "cannot save the checkpoint; trying again");
                 }

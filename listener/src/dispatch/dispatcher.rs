@@ -29,7 +29,7 @@ use crate::checkpoint::{CheckpointError, Save};
 use crate::dead_letters::store::Redrive;
 use crate::observers::Target;
 use crate::observers::{Compiled, Observers};
-use crate::telemetry::status::Reporter;
+use crate::telemetry::status::StatusReporter;
 
 /// What a dispatcher works with.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Setup {
     /// Told when jobs have been added to the queue.
     pub jobs_added: Arc<Notify>,
     /// Is told how far behind each shard is.
-    pub reporter: Arc<Reporter>,
+    pub reporter: Arc<StatusReporter>,
     /// Most requests of one action under way at once.
     pub max_in_flight: usize,
     /// Time between two saves.

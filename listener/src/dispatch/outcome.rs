@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Dispatcher;
 use super::in_flight::{Ended, Work, weight};
-use crate::dead_letters::store::Letter;
+use crate::dead_letters::store::NewDeadLetter;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
 use crate::delivery::retry_policy;
@@ -132,14 +132,14 @@ impl Dispatcher {
         if let Some(last) = work.history.last() {
             let event = (&*work.event.id, &*work.event.entity);
             let then = compiled.on_failure;
-            metrics.given_up(event, &compiled.name, work.attempts, last, then);
+            metrics.record_failed_delivery(event, &compiled.name, work.attempts, last, then);
         }
         if compiled.on_failure == OnFailure::Drop {
             return;
         }
         // It is held on to until it is saved.
         self.held += weight(&work.event);
-        let letter = Letter {
+        let letter = NewDeadLetter {
             event: work.event,
             observer,
             action,
@@ -160,7 +160,7 @@ impl Dispatcher {
     fn count(&self, lane: LaneId, outcome: &Outcome, took: Duration) {
         if let Some(compiled) = self.roster.target(lane.0) {
             let metrics = &self.setup.saver.metrics;
-            metrics.attempted(&compiled.name, outcome, took);
+            metrics.record_attempt(&compiled.name, outcome, took);
             if let (Outcome::Done, Some(work)) = (outcome, self.lanes.first(lane)) {
                 attempt_log::delivered(compiled, &work.event.id, work.attempts, took);
             }

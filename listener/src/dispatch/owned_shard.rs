@@ -221,7 +221,7 @@ impl Dispatcher {
             epoch,
             "fenced: another process has claimed the shard, so nothing more of it is saved here"
         );
-        self.setup.saver.metrics.fenced.inc();
+        self.setup.saver.metrics.checkpoint_fenced.inc();
         let fenced = owned.right.fenced.clone();
         self.forget(shard);
         fenced.cancel();

@@ -15,7 +15,7 @@ use super::in_flight::Work;
 use super::queued_lanes::{Asked, MAX_LANES};
 use super::{Dispatcher, MAX_AHEAD, MAX_HELD_BYTES, MAX_JOBS, MAX_PENDING};
 use crate::capture::reader::shard_of;
-use crate::jobs::payload::Spilled;
+use crate::jobs::payload::PendingJob;
 use crate::observers::{LaneId, Target};
 
 /// How long a delivery waits here for the jobs before it, and becomes one of them then.
@@ -57,7 +57,7 @@ impl Dispatcher {
         self.enqueue(
             lane,
             work.of.0,
-            Spilled {
+            PendingJob {
                 event: work.event,
                 name: compiled.name.clone(),
                 again: None,
@@ -74,7 +74,7 @@ impl Dispatcher {
     }
 
     /// Has a job added with the next save. What it weighs is held until then.
-    pub(crate) fn enqueue(&mut self, lane: LaneId, shard: u16, mut job: Spilled) {
+    pub(crate) fn enqueue(&mut self, lane: LaneId, shard: u16, mut job: PendingJob) {
         job.key = lane.1;
         let known = self.roster.target(lane.0);
         let (now, told_apart) = (
@@ -131,7 +131,7 @@ impl Dispatcher {
     }
 
     /// Jobs are in the queue.
-    pub(crate) fn enqueued(&mut self, jobs: &[(u16, Spilled)]) {
+    pub(crate) fn enqueued(&mut self, jobs: &[(u16, PendingJob)]) {
         let metrics = &self.setup.saver.metrics;
         for (_, job) in jobs {
             let labels = [&*job.name.0, &*job.name.1];
@@ -229,7 +229,7 @@ impl Dispatcher {
             Answer::Lanes(actions) => self.lanes_are(&actions),
             Answer::None(error) => {
                 let errors = &self.setup.saver.metrics.database_errors;
-                errors.with_label_values(&["jobs"]).inc();
+                errors.with_label_values(&["use_queue"]).inc();
                 tracing::debug!(error, "cannot ask for jobs; trying again");
             }
         }

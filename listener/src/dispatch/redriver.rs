@@ -7,10 +7,10 @@ use crds::config::Operation;
 use tokio::time::Instant;
 
 use crate::capture::reader::shard_of;
-use crate::dead_letters::store::{Redrive, Verdict};
+use crate::dead_letters::store::{Redrive, RedriveResult};
 use crate::delivery::attempt::Attempt;
 use crate::delivery::failure::{Failure, FailureKind, Tells};
-use crate::jobs::payload::Spilled;
+use crate::jobs::payload::PendingJob;
 use crate::matching;
 
 use super::Dispatcher;
@@ -41,7 +41,7 @@ impl Dispatcher {
                     .saver
                     .metrics
                     .database_errors
-                    .with_label_values(&["redrive"])
+                    .with_label_values(&["read_redrives"])
                     .inc();
                 tracing::debug!(%error, "cannot look for dead letters to redrive; trying again");
             }
@@ -85,7 +85,7 @@ impl Dispatcher {
                     return self.failed_again(shard, letter.id, &failure);
                 }
                 None => {
-                    let settled = (shard, Verdict::Settled(letter.id));
+                    let settled = (shard, RedriveResult::Settled(letter.id));
                     return self.unsaved.verdicts.push(settled);
                 }
             }
@@ -93,7 +93,7 @@ impl Dispatcher {
         let Some(compiled) = self.roster.target(target) else {
             return;
         };
-        let job = Spilled {
+        let job = PendingJob {
             name,
             // One that fails again comes back under another number.
             again: Some(letter.id.to_string()),
@@ -115,13 +115,13 @@ impl Dispatcher {
         }
         self.held += weight(&job.event);
         self.enqueue(lane, shard, job);
-        let settled = (shard, Verdict::Settled(letter.id));
+        let settled = (shard, RedriveResult::Settled(letter.id));
         self.unsaved.verdicts.push(settled);
     }
 
     fn failed_again(&mut self, shard: u16, id: i64, failure: &Failure) {
         let history = vec![Attempt::new(chrono::Utc::now(), failure, None)];
-        let failed = Verdict::Failed {
+        let failed = RedriveResult::Failed {
             id,
             attempts: 0,
             history,

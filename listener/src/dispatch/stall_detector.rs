@@ -69,7 +69,7 @@ impl Dispatcher {
             .into_iter()
             .map(|(shard, lasts)| self.stalled(shard, lasts, at))
             .collect();
-        self.setup.reporter.stalled_at_work(stalled);
+        self.setup.reporter.set_stalled_owned(stalled);
     }
 
     fn stalled(&self, shard: u16, lasts: Duration, now: DateTime<Utc>) -> StalledShard {
@@ -88,7 +88,7 @@ impl Dispatcher {
         if let Some(blocked) = health.blocked() {
             return (BLOCKED_BY_TRANSACTION, blocked);
         }
-        let away = health.database_away(Instant::now());
+        let away = health.database_outage(Instant::now());
         if away.is_some_and(|away| away * 2 > lasts) {
             let message = "the database does not answer; what waits goes on once it does";
             return (DATABASE_UNREACHABLE, message.to_owned());

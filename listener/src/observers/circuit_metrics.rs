@@ -85,12 +85,12 @@ fn listed(found: impl Iterator<Item = ReceiverLeftAlone>) -> LeftAlone {
 fn metrics() -> Result<(IntGaugeVec, IntCounterVec), prometheus::Error> {
     let by = ["observer", "action"];
     let state = Opts::new(
-        "breaker_state",
-        "Whether the receiver of an action is left alone, as it fails: 0 no, 1 it is being looked whether it is back, 2 yes",
+        "circuit_breaker_state",
+        "State of the circuit breaker of an action's endpoint: 0 closed, 1 half-open, 2 open",
     );
     let opened = Opts::new(
-        "breaker_opened_total",
-        "Times that leaving the receiver of an action alone was begun",
+        "circuit_breaker_opened_total",
+        "Times that the circuit breaker of an action's endpoint opened",
     );
     Ok((
         IntGaugeVec::new(state, &by)?,

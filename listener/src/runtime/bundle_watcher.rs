@@ -14,14 +14,14 @@ use tokio::sync::watch;
 
 use super::error_reason::pause;
 use super::plan::{Loader, Plan};
-use crate::server::Sources;
+use crate::server::AppState;
 
 /// Follows the Secret for ever. A bundle that cannot be run is told, and the one before stays.
 pub(crate) async fn follow(
     secrets: Api<Secret>,
     name: &str,
     plans: watch::Sender<Option<Plan>>,
-    sources: Sources,
+    sources: AppState,
 ) {
     let mut loader = Loader::default();
     let mut failures = 0;
@@ -72,8 +72,8 @@ fn owners(secret: Option<Secret>) -> Vec<OwnerReference> {
 }
 
 /// Hands a plan on, unless it is the one that there is.
-fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
-    sources.reporter.loaded(plan.bundle.clone());
+fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &AppState) {
+    sources.reporter.bundle_loaded(plan.bundle.clone());
     for refused in &plan.bundle.refused {
         let (observer, path) = (&refused.observer, &refused.path);
         tracing::warn!(observer, path, "left out: {}", refused.message);
@@ -84,7 +84,7 @@ fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
         return;
     }
     if before.is_some() {
-        sources.metrics.reloads.inc();
+        sources.metrics.config_reloads.inc();
     }
     let actions = plan.observers.len();
     tracing::info!(bundle = hash, actions, "loaded the bundle");
@@ -92,11 +92,11 @@ fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
 }
 
 /// Says what is wrong with the newest bundle; without one before it, nothing can be done at all.
-fn note_trouble(trouble: &PodProblem, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
+fn note_trouble(trouble: &PodProblem, plans: &watch::Sender<Option<Plan>>, sources: &AppState) {
     if plans.borrow().is_none() {
         sources.health.waits_for(trouble.clone());
     }
-    sources.reporter.bundle_trouble(trouble.clone());
+    sources.reporter.bundle_failed(trouble.clone());
 }
 
 /// The bundle's bytes in its Secret.
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn trouble_with_a_newer_bundle_leaves_the_pod_ready() {
         let now = tokio::time::Instant::now();
-        let sources = Sources::new(Metrics::new("shop/shop").unwrap(), "shop-1");
+        let sources = AppState::new(Metrics::new("shop/shop").unwrap(), "shop-1");
         let (plans, _) = watch::channel(None);
         note_trouble(&missing("b", "is not there"), &plans, &sources);
         assert!(sources.health.not_ready(now).is_some());
@@ -177,6 +177,6 @@ mod tests {
         assert_eq!(told().problem.unwrap().reason, "BundleMissing");
         take(plan, &plans, &sources);
         assert_eq!(told().problem, None);
-        assert_eq!(sources.metrics.reloads.get(), 0, "it is the same");
+        assert_eq!(sources.metrics.config_reloads.get(), 0, "it is the same");
     }
 }

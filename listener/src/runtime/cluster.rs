@@ -24,7 +24,7 @@ use super::plan::Plan;
 use super::pod_supervisor::Work;
 use super::standalone::{GOODBYE, answer, first_error, note_stop};
 use crate::coordination::membership::Member;
-use crate::server::Sources;
+use crate::server::AppState;
 use crate::telemetry::metrics::Metrics;
 
 /// The plan of the moment; nothing before the first.
@@ -77,7 +77,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Cluste
     // The bundle may come late, and what is measured has a name from the start.
     let name = format!("{namespace}/{}", options.listener);
     let metrics = Metrics::new(&name).map_err(RunError::from)?;
-    let sources = Sources::new(metrics, options.member.name.as_str());
+    let sources = AppState::new(metrics, options.member.name.as_str());
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
     if let Some(at) = options.listen {

@@ -13,7 +13,7 @@ use crate::coordination::heartbeat::NewerConfig;
 use crate::coordination::membership::MembershipError;
 use crate::database::DatabaseError;
 use crate::dispatch::DispatchError;
-use crate::jobs::backend::PlaceError;
+use crate::jobs::backend::QueueBackendError;
 use crate::migrate::MigrateError;
 
 /// Why a listener does not run, or ran no longer.
@@ -36,7 +36,7 @@ pub enum RunError {
     Away(String),
     /// The job queue cannot be used.
     #[error(transparent)]
-    Queue(#[from] PlaceError),
+    Queue(#[from] QueueBackendError),
     /// Reading cannot go on.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -100,9 +100,9 @@ impl RunError {
                     CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
                 )
                 | Self::Queue(
-                    PlaceError::Database(_)
-                        | PlaceError::Queue(_)
-                        | PlaceError::Redis(OpenError::Redis(_))
+                    QueueBackendError::Database(_)
+                        | QueueBackendError::Queue(_)
+                        | QueueBackendError::Redis(OpenError::Redis(_))
                 )
                 | Self::Log(LogError::Database(_))
                 | Self::Schema(MigrateError::Database(_))
@@ -123,7 +123,7 @@ impl RunError {
     pub(crate) const fn is_queue_switch(&self) -> bool {
         matches!(
             self,
-            Self::Queue(PlaceError::Switched(_))
+            Self::Queue(QueueBackendError::Switched(_))
                 | Self::Claim(CheckpointError::QueueSwitched)
                 | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::QueueSwitched))
         )

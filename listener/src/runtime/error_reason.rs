@@ -14,7 +14,7 @@ use crate::capture::reader::ReadError;
 use crate::checkpoint::CheckpointError;
 use crate::database::DatabaseError;
 use crate::dispatch::DispatchError;
-use crate::jobs::backend::PlaceError;
+use crate::jobs::backend::QueueBackendError;
 use crate::migrate::MigrateError;
 
 /// Wait before the second try.
@@ -52,13 +52,13 @@ fn reason(error: &RunError) -> &'static str {
         RunError::Claim(error) | RunError::Dispatch(DispatchError::Checkpoint(error)) => {
             of_checkpoint(error)
         }
-        RunError::Queue(PlaceError::Database(error)) => of_database(error),
-        RunError::Queue(PlaceError::Queue(error)) => of_queue(error),
-        RunError::Queue(PlaceError::Redis(OpenError::Redis(_))) => "QueueUnreachable",
-        RunError::Queue(PlaceError::Switched(_)) => "QueueSwitched",
+        RunError::Queue(QueueBackendError::Database(error)) => of_database(error),
+        RunError::Queue(QueueBackendError::Queue(error)) => of_queue(error),
+        RunError::Queue(QueueBackendError::Redis(OpenError::Redis(_))) => "QueueUnreachable",
+        RunError::Queue(QueueBackendError::Switched(_)) => "QueueSwitched",
         RunError::Queue(
-            PlaceError::LeftInRedis
-            | PlaceError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
+            QueueBackendError::LeftInRedis
+            | QueueBackendError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
         ) => "QueueMisconfigured",
         RunError::ConfigOutdated { .. } => "ConfigOutdated",
         RunError::Read(ReadError::NewLife) => "DatabaseRestarted",

@@ -12,9 +12,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::error::RunError;
 use super::session::{Job, LOOK_EVERY, PROBE};
 use crate::database;
-use crate::jobs::backend::Place;
+use crate::jobs::backend::QueueBackendHandle;
 use crate::jobs::worker;
-use crate::jobs::worker_config::Setup;
+use crate::jobs::worker_config::WorkerConfig;
 
 /// How long work on jobs may go on after something else has failed.
 const SHORT_DRAIN: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl Working {
             None
         } else {
             let worker = job.worker(Arc::clone(&added)).await?;
-            let task = tokio::spawn(worker::work(worker, stop.clone()));
+            let task = tokio::spawn(worker::run(worker, stop.clone()));
             Some(AbortOnDropHandle::new(task))
         };
         Ok(Self { added, stop, task })
@@ -72,20 +72,20 @@ impl Working {
 
 impl Job<'_> {
     /// What work on jobs needs.
-    async fn worker(&self, added: Arc<Notify>) -> Result<Setup, RunError> {
+    async fn worker(&self, added: Arc<Notify>) -> Result<WorkerConfig, RunError> {
         let listener = self.listener;
         let pool = database::connections_for_jobs(&listener.database_url)?;
         let config = &listener.queue;
-        Ok(Setup {
-            place: Place::open(listener, pool).await?,
+        Ok(WorkerConfig {
+            backend: QueueBackendHandle::open(listener, pool).await?,
             listener: Arc::from(listener.identity()),
-            name: self.member.name.clone(),
+            worker_name: self.member.name.clone(),
             observers: self.observers.clone(),
             concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX),
-            fleet: config.max_concurrency_total,
-            lease: config.worker_lease_duration,
-            drain: listener.drain_timeout,
-            added,
+            max_running_total: config.max_concurrency_total,
+            lease_duration: config.worker_lease_duration,
+            drain_timeout: listener.drain_timeout,
+            jobs_added: added,
             metrics: self.sources.metrics.clone(),
         })
     }
@@ -94,7 +94,7 @@ impl Job<'_> {
     pub(crate) async fn work_on_jobs(
         &self,
         pool: &PgPool,
-        place: &Place,
+        place: &QueueBackendHandle,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let working = Working::begin(self, stop).await?;
@@ -105,7 +105,7 @@ impl Job<'_> {
         let mut outdated = None;
         let health = &self.sources.health;
         health.started();
-        self.sources.reporter.takes_part();
+        self.sources.reporter.joined();
         tracing::info!(listener = self.listener.identity(), "working on jobs");
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

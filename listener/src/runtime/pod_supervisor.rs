@@ -18,7 +18,7 @@ use super::startup_log;
 use crate::coordination::membership::{Coordination, Member};
 use crate::dispatch::DispatchError;
 use crate::runtime::tracking_watch::Told;
-use crate::server::Sources;
+use crate::server::AppState;
 
 /// A pod, from its start to its end.
 pub(crate) struct Work<'a> {
@@ -27,7 +27,7 @@ pub(crate) struct Work<'a> {
     /// The pod.
     pub(crate) member: &'a Member,
     /// Who is told.
-    pub(crate) sources: &'a Sources,
+    pub(crate) sources: &'a AppState,
     /// Asks for the end.
     pub(crate) stop: &'a CancellationToken,
     /// Whether it works on jobs and on no shard.
@@ -98,7 +98,7 @@ impl Work<'_> {
             told: Told::default(),
         };
         let end = self.stop.child_token();
-        self.sources.reporter.runs(plan.bundle.clone());
+        self.sources.reporter.bundle_applied(plan.bundle.clone());
         startup_log::tell(&listener, &plan.observers);
         let mut tending = std::pin::pin!(tend(&job, &end));
         loop {
@@ -107,7 +107,7 @@ impl Work<'_> {
                 next = next(plans), if !end.is_cancelled() => match plan.change(&next) {
                     Change::Observers => {
                         // What was found out about those before is forgotten first.
-                        self.sources.reporter.runs(next.bundle.clone());
+                        self.sources.reporter.bundle_applied(next.bundle.clone());
                         observers.send_replace(Arc::clone(&next.observers));
                         plan = next;
                     }
@@ -126,7 +126,7 @@ impl Work<'_> {
         let (reason, seconds) = (&trouble.reason, pause.as_secs());
         tracing::warn!(reason, "{}; trying again in {seconds} s", trouble.message);
         self.sources.health.waits_for(trouble.clone());
-        self.sources.reporter.work_trouble(trouble);
+        self.sources.reporter.session_failed(trouble);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             changed = plans.changed() => {

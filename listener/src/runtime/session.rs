@@ -41,12 +41,12 @@ use crate::coordination::unclaimed_shards::Waiting;
 use crate::database::{self, Access};
 use crate::dead_letters::retention as dead_letter_retention;
 use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
-use crate::jobs::backend::{Place, PlaceError};
-use crate::jobs::metrics;
+use crate::jobs::backend::{QueueBackendError, QueueBackendHandle};
+use crate::jobs::queue_metrics;
 use crate::migrate;
 use crate::observers::Observers;
 use crate::observers::circuit_metrics::Receivers;
-use crate::server::Sources;
+use crate::server::AppState;
 
 /// Pages read ahead of dispatch.
 const PAGES_AHEAD: usize = 1;
@@ -78,7 +78,7 @@ pub(crate) struct Job<'a> {
     /// The observers, and whatever comes in their place.
     pub(crate) observers: watch::Receiver<Arc<Observers>>,
     /// Who is told.
-    pub(crate) sources: &'a Sources,
+    pub(crate) sources: &'a AppState,
     /// How long a server that refuses connections is given to start.
     pub(crate) patience: Duration,
     /// Whether it works on jobs.
@@ -92,7 +92,7 @@ struct Ground {
     pool: PgPool,
     log: Log,
     life: Uuid,
-    place: Place,
+    place: QueueBackendHandle,
 }
 
 impl Ground {
@@ -107,8 +107,8 @@ impl Ground {
         if checkpoint::begin(&pool, &log, &name, shards, start).await? {
             startup_log::tell_first(&pool, &name, start).await;
         }
-        let place = Place::open(listener, pool.clone()).await?;
-        place.tell_durability();
+        let place = QueueBackendHandle::open(listener, pool.clone()).await?;
+        place.log_durability();
         Ok(Self {
             pool,
             log,
@@ -149,14 +149,17 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
         return Err(newer.into());
     }
     let metrics = &job.sources.metrics;
-    let _open = job.sources.keeper.open(job.listener, &ground.place.queue)?;
+    let _open = job
+        .sources
+        .admin_api
+        .open(job.listener, &ground.place.queue)?;
     let _told = metrics.register_circuits(Receivers::new(job.observers.clone())?)?;
     if job.jobs == Jobs::Only {
         return job.work_on_jobs(&ground.pool, &ground.place, stop).await;
     }
     let mut fleet = Fleet::join(job.listener, job.member, job.coordination, metrics)?;
     job.sources.health.started();
-    job.sources.reporter.takes_part();
+    job.sources.reporter.joined();
     let (name, shards) = (job.listener.identity(), job.listener.shards);
     let (member, actions) = (job.member.name.as_str(), job.observers.borrow().len());
     tracing::info!(listener = name, shards, actions, member, "running");
@@ -174,7 +177,7 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
                 );
                 match Ground::find_again(job).await {
                     Ok(found) if !found.place.is_same_backend(&ground.place) => {
-                        let switched = PlaceError::Switched(found.place.queue.backend());
+                        let switched = QueueBackendError::Switched(found.place.queue.backend());
                         break Err(RunError::from(switched));
                     }
                     Ok(found) => ground = found,
@@ -185,15 +188,16 @@ pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), 
         }
     };
     for shard in holds.keys() {
-        job.sources.reporter.let_go(*shard);
+        job.sources.reporter.shard_released(*shard);
     }
     let is_urgent = !matches!(
         result,
-        Ok(()) | Err(RunError::ConfigOutdated { .. } | RunError::Queue(PlaceError::Switched(_)))
+        Ok(())
+            | Err(RunError::ConfigOutdated { .. } | RunError::Queue(QueueBackendError::Switched(_)))
     );
     working.end(is_urgent).await;
     holds.clear();
-    metrics.shards.set(0);
+    metrics.shards_owned.set(0);
     fleet.left().await?;
     result
 }
@@ -206,7 +210,7 @@ struct Engine<'a> {
     tasks: JoinSet<Result<(), RunError>>,
     reading: CancellationToken,
     newer: watch::Receiver<Option<NewerConfig>>,
-    place: &'a Place,
+    place: &'a QueueBackendHandle,
 }
 
 impl<'a> Engine<'a> {
@@ -373,12 +377,12 @@ fn upkeep(
 ) -> watch::Receiver<Option<NewerConfig>> {
     let (listener, sources, pool) = (job.listener, job.sources, &ground.pool);
     let reporter = || Arc::clone(&sources.reporter);
-    let telling = metrics::tell(
+    let telling = queue_metrics::report(
         Arc::clone(&ground.place.queue),
         reporter(),
         sources.metrics.jobs.clone(),
     );
-    let dead_letters = dead_letter_retention::keep(
+    let dead_letters = dead_letter_retention::run_retention(
         pool.clone(),
         Arc::clone(name),
         listener.dead_letter_retention,
@@ -443,11 +447,11 @@ impl Job<'_> {
     ) -> Result<(), RunError> {
         let (health, reporter) = (&self.sources.health, &self.sources.reporter);
         let standing = fleet.standing.borrow().clone();
-        reporter.members(standing.members);
+        reporter.set_members(standing.members);
         let (now, bound) = (Instant::now(), self.listener.stalled_after);
         waiting.note(&standing, held.filter(|shard| !reporter.owns(*shard)), now);
-        health.outside(waiting.outside(&standing, now, bound));
-        let away = health.database_away(now).unwrap_or_default();
+        health.not_a_member(waiting.outside(&standing, now, bound));
+        let away = health.database_outage(now).unwrap_or_default();
         let longest = away.max(waiting.longest_unclaimed(now));
         if longest >= AWAY.min(bound) && !fleet.is_leaving() {
             self.probe(pool, away).await?;
@@ -458,8 +462,8 @@ impl Job<'_> {
         }
         let blocked = health.blocked();
         let late = waiting.stalled(&standing, blocked.as_deref(), now, bound, Utc::now());
-        reporter.stalled_before_work(late);
-        self.sources.tell_stalls();
+        reporter.set_stalled_unowned(late);
+        self.sources.publish_stalls();
         Ok(())
     }
 

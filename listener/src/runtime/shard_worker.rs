@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::capture::change_log::{Log, LogError};
 use crate::checkpoint::{self, Candidate, CheckpointError, ClaimedShard};
 use crate::dispatch::{Command, MAX_LANES, Right};
-use crate::server::Sources;
+use crate::server::AppState;
 
 /// Wait after the first claim that failed; doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) log: &'a Log,
     pub(crate) queue: &'a dyn JobQueue,
     pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) sources: &'a Sources,
+    pub(crate) sources: &'a AppState,
     /// Claims are made one at a time, as one may take two connections.
     pub(crate) claiming: Mutex<()>,
 }
@@ -76,7 +76,7 @@ impl Desk<'_> {
             }
         }
         tracing::info!(shard, "let go of the shard");
-        self.sources.reporter.let_go(shard);
+        self.sources.reporter.shard_released(shard);
         self.count();
         Ok(())
     }
@@ -149,12 +149,14 @@ impl Desk<'_> {
         } else {
             tracing::info!(shard, epoch, "working on the shard");
         }
-        self.sources.reporter.claimed(shard, epoch, Utc::now());
+        self.sources
+            .reporter
+            .shard_claimed(shard, epoch, Utc::now());
         self.count();
     }
 
     fn count(&self) {
-        let owned = i64::try_from(self.sources.reporter.owned()).unwrap_or(i64::MAX);
-        self.sources.metrics.shards.set(owned);
+        let owned = i64::try_from(self.sources.reporter.owned_shards()).unwrap_or(i64::MAX);
+        self.sources.metrics.shards_owned.set(owned);
     }
 }

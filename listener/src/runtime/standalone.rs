@@ -21,7 +21,7 @@ use crate::coordination::membership::{Coordination, Member};
 use crate::database::{START_PATIENCE, trouble_at};
 use crate::observers::Observers;
 use crate::runtime::tracking_watch::Told;
-use crate::server::{self, Sources};
+use crate::server::{self, AppState};
 use crate::telemetry::metrics::Metrics;
 
 /// Between two tries to go on after the database was away.
@@ -53,7 +53,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let name: Arc<str> = Arc::from(listener.identity());
     let metrics = options.metrics.map_or_else(|| Metrics::new(&name), Ok)?;
-    let sources = Sources::new(metrics, options.member.name.as_str());
+    let sources = AppState::new(metrics, options.member.name.as_str());
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
     if let Some(at) = options.listen {
@@ -135,7 +135,7 @@ pub async fn run(
 }
 
 /// Logs that this process stands by, and why, once for each reason.
-fn stand_by(why: &RunError, listener: &str, sources: &Sources, logged: &mut Option<String>) {
+fn stand_by(why: &RunError, listener: &str, sources: &AppState, logged: &mut Option<String>) {
     let message = why.to_string();
     sources.health.waits_for(PodProblem {
         reason: "ConfigOutdated".to_owned(),
@@ -151,7 +151,7 @@ fn stand_by(why: &RunError, listener: &str, sources: &Sources, logged: &mut Opti
 pub(crate) async fn answer(
     at: SocketAddr,
     tasks: &mut JoinSet<Result<(), RunError>>,
-    sources: &Sources,
+    sources: &AppState,
     done: &CancellationToken,
 ) -> Result<(), RunError> {
     let failed = move |source| RunError::Listen { at, source };
@@ -171,7 +171,7 @@ pub(crate) async fn answer(
 pub(crate) async fn note_stop(
     stop: CancellationToken,
     done: CancellationToken,
-    sources: Sources,
+    sources: AppState,
 ) -> Result<(), RunError> {
     tokio::select! { () = stop.cancelled() => {}, () = done.cancelled() => {} }
     sources.health.stopping();

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, watch::Receiver};
 use tokio::time::timeout;
 
 use crate::observers::Observers;
-use crate::telemetry::status::Reporter;
+use crate::telemetry::status::StatusReporter;
 use crate::tracking::summary::summary;
 use crate::tracking::{Finding, findings};
 
@@ -49,7 +49,7 @@ pub(crate) async fn watch(
     listener: Arc<str>,
     mut observers: Receiver<Arc<Observers>>,
     told: Told,
-    reporter: Arc<Reporter>,
+    reporter: Arc<StatusReporter>,
 ) {
     loop {
         let now = Arc::clone(&observers.borrow_and_update());
@@ -58,7 +58,7 @@ pub(crate) async fn watch(
                 let pause = if found.is_empty() { LONG_PAUSE } else { PAUSE };
                 // Of others that have come meanwhile this says nothing; they are looked at next.
                 if !observers.has_changed().unwrap_or(false) {
-                    reporter.tracking(summary(&found));
+                    reporter.set_tracking(summary(&found));
                 }
                 told.tell(&listener, found.into_iter().collect()).await;
                 pause

@@ -1,4 +1,4 @@
-//! Where log lines go and how they look: text on a terminal, JSON elsewhere.
+//! Logging to standard error: text on a terminal, JSON elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
@@ -6,35 +6,35 @@ use std::sync::OnceLock;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use super::writer::Writer;
+use super::writer::LogWriter;
 
-/// Form of the log lines.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     #[default]
     Auto,
-    /// For people.
+    /// Text for people.
     Text,
-    /// For machines, one object a line.
+    /// JSON, one object per line.
     Json,
 }
 
-/// The client of Kafka logs each step, and each failure that the outcome of an attempt tells too.
-const NOT_THAT: &str = "rskafka=off";
+/// The Kafka client logs every step, and failures that are part of the outcome of an attempt.
+const SILENCED: &str = "rskafka=off";
 
-static WRITER: OnceLock<Writer> = OnceLock::new();
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
-/// Begins to log to standard error what `RUST_LOG` asks for, or else what `by_default` does.
+/// Starts logging to standard error with the filter of `RUST_LOG`, or else `by_default`.
 pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
     let writer = if let Some(writer) = WRITER.get() {
         writer.clone()
     } else {
-        let new = Writer::stderr()?;
+        let new = LogWriter::stderr()?;
         WRITER.get_or_init(|| new).clone()
     };
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("{by_default},{NOT_THAT}")));
+        .unwrap_or_else(|_| EnvFilter::new(format!("{by_default},{SILENCED}")));
     let terminal = std::io::stderr().is_terminal();
     let json = match format {
         LogFormat::Auto => !terminal,
@@ -45,7 +45,7 @@ pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(terminal && !plain)
-        // It would be told on standard error, by a print that panics where nobody reads.
+        // It would be printed to standard error, which panics if the pipe is closed.
         .log_internal_errors(false)
         .with_writer(writer);
     // A second start in one process, as in tests, keeps the first.
@@ -57,17 +57,17 @@ pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes a text to standard error, between the lines of the log. That nobody reads is no error.
+/// Writes a text to standard error, between log lines. A closed pipe is no error.
 pub fn say(text: &str) {
     match WRITER.get() {
         Some(writer) => writer.push(text.as_bytes()),
         None => {
-            let _nobody_reads = std::io::stderr().write_all(text.as_bytes());
+            let _closed_pipe = std::io::stderr().write_all(text.as_bytes());
         }
     }
 }
 
-/// Waits until all that was logged is written, unless the reader hangs: for the end of the process.
+/// Waits until all log lines are written, unless the reader hangs. Called at the end of the process.
 pub fn flush() {
     if let Some(writer) = WRITER.get() {
         writer.flush();

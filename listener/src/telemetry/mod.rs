@@ -1,8 +1,7 @@
-//! Logs and metrics.
+//! Logs, metrics, readiness and status.
 
 pub mod health;
-pub mod status;
-
 pub mod logs;
 pub mod metrics;
+pub mod status;
 mod writer;

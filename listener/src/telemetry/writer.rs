@@ -1,5 +1,5 @@
-//! The way of log lines to standard error: whoever writes one neither fails nor waits for long,
-//! whatever becomes of the reader at the other end.
+//! Log writer that neither fails nor blocks for long if the reader of standard error is slow, stuck or
+//! gone.
 
 use crate::sync::lock;
 use std::fs::File;
@@ -10,128 +10,128 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Most bytes that wait for a slow reader.
-const MAX_WAITING: usize = 1 << 20;
+/// Most bytes that wait for the reader.
+const MAX_PENDING_BYTES: usize = 1 << 20;
 
-/// How long a line waits for a reader that was reading until now. One that only is slow loses
-/// nothing by it, and one that hangs delays the program once.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time for which a line waits for the reader. A reader that is only slow loses no lines; one that is
+/// stuck delays the program once.
+const READER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Hands lines to a thread that writes them. Copies share it.
+/// Log writer, which passes lines to a thread. Clones share it.
 #[derive(Clone)]
-pub(super) struct Writer {
-    shared: Arc<Shared>,
+pub(super) struct LogWriter {
+    buffer: Arc<LogBuffer>,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    /// There is something to write.
-    more: Condvar,
-    /// Something was written.
-    written: Condvar,
+struct LogBuffer {
+    state: Mutex<BufferState>,
+    /// Notified when there is something to write.
+    filled: Condvar,
+    /// Notified when something was written.
+    drained: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: Vec<u8>,
-    /// Whether the thread is at a write.
+struct BufferState {
+    pending: Vec<u8>,
+    /// Whether the thread is writing.
     writing: bool,
-    /// Whether a line waited in vain since the latest write.
-    hangs: bool,
-    /// Lines that found no room, and that no line has told of.
-    left_out: u64,
+    /// Whether a line has timed out since the last write.
+    stuck: bool,
+    /// Lines that were dropped and not reported yet.
+    dropped: u64,
 }
 
-impl Writer {
-    /// Writes to standard error. Nothing where a thread for it cannot be had.
+impl LogWriter {
+    /// Creates a writer to standard error. Fails if its thread cannot start.
     pub(super) fn stderr() -> io::Result<Self> {
-        // A handle of its own: a write that hangs must not hold the lock of the standard library's.
+        // A handle of its own: a blocked write must not hold the lock of the standard library.
         Self::to(File::from(io::stderr().as_fd().try_clone_to_owned()?))
     }
 
     fn to(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let buffer = Arc::new(LogBuffer {
             state: Mutex::default(),
-            more: Condvar::new(),
-            written: Condvar::new(),
+            filled: Condvar::new(),
+            drained: Condvar::new(),
         });
-        let writer = Self { shared };
-        let all = Arc::clone(&writer.shared);
-        // It lives as long as the process does, and has nothing to fail at.
+        let writer = Self { buffer };
+        let all = Arc::clone(&writer.buffer);
+        // It runs for as long as the process, and cannot fail.
         std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || all.write_on(out))?;
+            .spawn(move || all.write_loop(out))?;
         Ok(writer)
     }
 
-    /// Hands over whole lines.
+    /// Adds whole lines.
     pub(super) fn push(&self, text: &[u8]) {
-        let shared = &*self.shared;
-        let full = |state: &mut State| {
-            !state.hangs
-                && !state.waiting.is_empty()
-                && state.waiting.len() + text.len() > MAX_WAITING
+        let buffer = &*self.buffer;
+        let full = |state: &mut BufferState| {
+            !state.stuck
+                && !state.pending.is_empty()
+                && state.pending.len() + text.len() > MAX_PENDING_BYTES
         };
-        let waited = shared
-            .written
-            .wait_timeout_while(shared.lock(), PATIENCE, full);
+        let waited = buffer
+            .drained
+            .wait_timeout_while(buffer.lock(), READER_TIMEOUT, full);
         let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.hangs |= waited.timed_out();
-        if state.hangs && state.waiting.len() + text.len() > MAX_WAITING {
-            state.left_out += 1;
+        state.stuck |= waited.timed_out();
+        if state.stuck && state.pending.len() + text.len() > MAX_PENDING_BYTES {
+            state.dropped += 1;
             return;
         }
-        state.waiting.extend_from_slice(text);
-        shared.more.notify_one();
+        state.pending.extend_from_slice(text);
+        buffer.filled.notify_one();
     }
 
-    /// Waits until all is written, but not for a reader that hangs.
+    /// Waits until everything is written, unless the reader is stuck.
     pub(super) fn flush(&self) {
-        let open = |state: &mut State| state.writing || !state.waiting.is_empty();
-        let shared = &*self.shared;
-        let _in_time = shared
-            .written
-            .wait_timeout_while(shared.lock(), PATIENCE, open);
+        let open = |state: &mut BufferState| state.writing || !state.pending.is_empty();
+        let buffer = &*self.buffer;
+        let _in_time = buffer
+            .drained
+            .wait_timeout_while(buffer.lock(), READER_TIMEOUT, open);
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl LogBuffer {
+    fn lock(&self) -> MutexGuard<'_, BufferState> {
         lock(&self.state)
     }
 
-    fn write_on(&self, mut out: impl Write) {
+    fn write_loop(&self, mut out: impl Write) {
         loop {
-            let nothing = |state: &mut State| state.waiting.is_empty();
-            let state = self.more.wait_while(self.lock(), nothing);
+            let nothing = |state: &mut BufferState| state.pending.is_empty();
+            let state = self.filled.wait_while(self.lock(), nothing);
             let mut state = state.unwrap_or_else(PoisonError::into_inner);
-            let text = std::mem::take(&mut state.waiting);
+            let text = std::mem::take(&mut state.pending);
             state.writing = true;
             drop(state);
-            // Nobody is left to tell that the log cannot be written.
-            let _nobody_reads = out.write_all(&text);
+            // There is nowhere to report that the log cannot be written.
+            let _closed_pipe = out.write_all(&text);
             let mut state = self.lock();
             state.writing = false;
-            state.hangs = false;
-            // With room left for this line, whose writer is this very thread.
-            let left_out = if state.waiting.len() < MAX_WAITING / 2 {
-                std::mem::take(&mut state.left_out)
+            state.stuck = false;
+            // Leaves space for the line below, which this thread itself writes.
+            let dropped = if state.pending.len() < MAX_PENDING_BYTES / 2 {
+                std::mem::take(&mut state.dropped)
             } else {
                 0
             };
             drop(state);
-            self.written.notify_all();
-            if left_out > 0 {
+            self.drained.notify_all();
+            if dropped > 0 {
                 tracing::warn!(
-                    lines = left_out,
-                    "lines of the log were left out, as nobody read it"
+                    lines = dropped,
+                    "log lines were dropped because the reader did not keep up"
                 );
             }
         }
     }
 }
 
-impl Write for &Writer {
+impl Write for &LogWriter {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.push(text);
         Ok(text.len())
@@ -142,7 +142,7 @@ impl Write for &Writer {
     }
 }
 
-impl<'a> MakeWriter<'a> for Writer {
+impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = &'a Self;
 
     fn make_writer(&'a self) -> Self::Writer {
@@ -159,30 +159,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_that_is_gone_is_no_error() {
+    fn closed_pipe_is_no_error() {
         let (reader, out) = io::pipe().unwrap();
-        let writer = Writer::to(out).unwrap();
+        let writer = LogWriter::to(out).unwrap();
         drop(reader);
         for _ in 0..3 {
             assert_eq!((&writer).write(b"a line\n").unwrap(), 7);
             writer.flush();
         }
-        assert_eq!(writer.shared.lock().left_out, 0);
+        assert_eq!(writer.buffer.lock().dropped, 0);
     }
 
     #[test]
-    fn hanging_reader_delays_once_and_drops_only_overflow() {
+    fn stuck_reader_delays_once_and_loses_only_the_overflow() {
         let (reader, out) = io::pipe().unwrap();
-        let writer = Writer::to(out).unwrap();
+        let writer = LogWriter::to(out).unwrap();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         // The pipe and the buffer hold less than this.
-        let lines = 4 * MAX_WAITING / line.len();
+        let lines = 4 * MAX_PENDING_BYTES / line.len();
         for _ in 0..lines {
             writer.push(&line);
         }
-        let left_out = writer.shared.lock().left_out;
-        assert!(left_out > 0, "nobody reads, so there is no room for all");
-        let kept = lines - usize::try_from(left_out).unwrap();
+        let dropped = writer.buffer.lock().dropped;
+        assert!(dropped > 0, "nobody reads, so the buffer overflows");
+        let kept = lines - usize::try_from(dropped).unwrap();
         let mut read = BufReader::new(reader).lines();
         for _ in 0..kept {
             assert_eq!(read.next().unwrap().unwrap().len(), 1023);

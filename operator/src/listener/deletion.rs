@@ -72,7 +72,11 @@ impl Context {
             .cloned()
             .collect();
         match write_finalizers::<ObserverListener>(&self.client, meta, &others).await {
-            Ok(_) => self.metrics.writes.with_label_values(&["finalizer"]).inc(),
+            Ok(_) => self
+                .metrics
+                .object_writes
+                .with_label_values(&["finalizer"])
+                .inc(),
             Err(error) if apply::is_gone(&error) => {}
             Err(error) => return Err(ReconcileError::Finalizer(error)),
         }
@@ -197,7 +201,7 @@ impl Context {
             self.count_write(built.kind);
         }
         apply::start_cleanup_job(client, resources).await?;
-        self.metrics.writes.with_label_values(&["Job"]).inc();
+        self.metrics.object_writes.with_label_values(&["Job"]).inc();
         Ok(None)
     }
 }

@@ -1,125 +1,121 @@
-//! `dead-letters`.
+//! `dead-letters`: list, redrive, export and drop dead letters.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use crds::duration::HumanDuration;
-use observer_listener::dead_letters::admin::{self, Selection, Stored};
+use observer_listener::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
 use observer_listener::telemetry::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::output::{agreed, counted, say, time};
-use super::schema::{of_known, unnamed};
+use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say, time};
+use super::schema::{listener_required, open_database};
 use super::table::{beginning, print};
 use super::{CliError, DatabaseArgs, files, identity};
 
 /// Most characters of an error in a table.
 const ERROR_WIDTH: usize = 80;
 
-/// Most dead letters that an export has in memory.
-const PAGE: i64 = 100;
+/// Dead letters in memory during an export.
+const EXPORT_PAGE: i64 = 100;
 
-/// What becomes of what is handed to a listener.
-pub(super) const TAKEN_UP: &str = "a running listener takes them up within seconds, or once the circuit breaker of \
-    their endpoint lets them through (`status` shows those that are open)";
-
-/// Time between two parts of a redrive at a rate.
-const PART: Duration = Duration::from_millis(500);
+/// Interval of requests at a rate.
+const INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
-pub(super) enum DlqCommand {
-    /// List the newest
+pub(super) enum DeadLettersCommand {
+    /// List dead letters, the newest first
     List {
         #[command(flatten)]
-        filter: Filter,
-        /// Most to list
+        filter: DeadLetterFilterArgs,
+        /// Maximum number of dead letters
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
-        /// How to print them
+        /// Output format
         #[arg(long, short, value_enum, default_value_t)]
-        output: Output,
+        output: OutputFormat,
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Show one with its event and its history, as JSON
+    /// Show a dead letter with its event and attempts as JSON
     Show {
-        /// Its id, as in the list
+        /// Id from the list
         id: i64,
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Have the listener try again, with the same ids as before
+    /// Retry deliveries, with the same ids as before
     Redrive {
-        /// Most to hand to the listener in a second, in the order of their events; ended before
-        /// all are, the rest stay what they are. Left out, all at once
+        /// Dead letters per second to redrive, in the order of their events; if interrupted, the rest stay
+        /// dead letters. Default: all at once
         #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
         rate: Option<u32>,
         #[command(flatten)]
-        chosen: Chosen,
+        selection: DeadLetterSelectionArgs,
     },
-    /// Drop for good
+    /// Delete dead letters permanently
     Drop {
         #[command(flatten)]
-        chosen: Chosen,
-        /// Really drop all
+        selection: DeadLetterSelectionArgs,
+        /// Confirm the deletion of all
         #[arg(long)]
         yes: bool,
     },
-    /// Write all that the filters leave to standard output, the oldest first: a line of JSON each,
-    /// with event and history
+    /// Write all matches with their events and attempts to standard output as JSON lines, the oldest
+    /// first
     Export {
         #[command(flatten)]
-        filter: Filter,
+        filter: DeadLetterFilterArgs,
         #[command(flatten)]
         database: DatabaseArgs,
     },
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Chosen {
-    /// Ids
+pub(super) struct DeadLetterSelectionArgs {
+    /// Ids of dead letters
     ids: Vec<i64>,
-    /// All that the filters leave, instead of ids
+    /// All dead letters that match the filters, instead of ids
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     all: bool,
     #[command(flatten)]
-    filter: Filter,
+    filter: DeadLetterFilterArgs,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
 #[derive(Debug, Default, Args)]
-pub(super) struct Filter {
-    /// Only those of this observer, as name or namespace/name
+pub(super) struct DeadLetterFilterArgs {
+    /// Only dead letters of this observer, as name or namespace/name
     #[arg(long, value_name = "NAME")]
     observer: Option<String>,
-    /// Only those of this action
+    /// Only dead letters of this action
     #[arg(long, value_name = "NAME")]
     action: Option<String>,
-    /// Only those of this kind of failure, as the list shows it
+    /// Only this kind of failure, as in the list
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
-    /// Only those of events of this entity, as schema.table
+    /// Only events of this entity, as schema.table
     #[arg(long, value_name = "NAME")]
     entity: Option<String>,
-    /// Only those of events of this key, as the list shows it
+    /// Only events of this key, as in the list
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Only those of events of this tenant
+    /// Only events of this tenant
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// Only those given up at this time or later, as 2026-03-01T12:00:00Z, or 24h for so long ago
+    /// Only dead letters created at this time or later, as 2026-03-01T12:00:00Z, or 24h for 24 hours ago
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<DateTime<Utc>>,
-    /// Only those given up before this time, written the same way
+    /// Only dead letters created before this time, in the same format
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<DateTime<Utc>>,
 }
 
-/// A time, a day, which begins at midnight UTC, or how long ago it was.
+/// Parses a time, a day (from midnight UTC), or a duration before now.
 pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     if let Some(ago) = ago(text) {
         return Ok(Utc::now() - ago);
@@ -133,13 +129,13 @@ pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
         Some(given.with_timezone(&Utc))
     };
     time().or_else(day).ok_or_else(|| {
-        "write a time such as 2026-03-01T12:00:00Z, a day (from midnight UTC) such as 2026-03-01, or how long ago, such \
-         as 7d, 24h or 1h30m"
+        "use a time such as 2026-03-01T12:00:00Z, a day (from midnight UTC) such as 2026-03-01, or a duration before now, \
+         such as 7d, 24h or 1h30m"
             .to_owned()
     })
 }
 
-/// So long ago: days, and what follows them as any duration.
+/// Parses a duration with an optional number of days in front.
 fn ago(text: &str) -> Option<Duration> {
     let (days, rest) = match text.split_once('d') {
         Some((days, rest)) => (days.parse::<u32>().ok()?, rest),
@@ -152,114 +148,106 @@ fn ago(text: &str) -> Option<Duration> {
     Some(Duration::from_hours(24) * days + rest)
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum Output {
-    /// Columns
-    #[default]
-    Table,
-    /// One JSON array
-    Json,
-}
-
 /// Runs a `dead-letters` command.
-pub(super) async fn dlq(command: DlqCommand) -> Result<(), CliError> {
+pub(super) async fn dead_letters(command: DeadLettersCommand) -> Result<(), CliError> {
     match command {
-        DlqCommand::List {
+        DeadLettersCommand::List {
             filter,
             limit,
             output,
             database,
         } => {
-            let (pool, what) = open(database, filter, None).await?;
-            let letters = admin::list(&pool, &what, i64::MAX, limit).await?;
+            let (pool, filter) = open(database, filter, None).await?;
+            let letters = admin::list(&pool, &filter, i64::MAX, limit).await?;
             match output {
-                Output::Json => say!("{}", serde_json::to_string_pretty(&letters)?)?,
-                Output::Table => table(&letters, admin::count(&pool, &what).await?)?,
+                OutputFormat::Json => say!("{}", serde_json::to_string_pretty(&letters)?)?,
+                OutputFormat::Table => table(&letters, admin::count(&pool, &filter).await?)?,
             }
         }
-        DlqCommand::Show { id, database } => {
-            let (pool, what) = open(database, Filter::default(), Some(vec![id])).await?;
-            let Some(letter) = admin::show(&pool, &what).await? else {
+        DeadLettersCommand::Show { id, database } => {
+            let (pool, filter) =
+                open(database, DeadLetterFilterArgs::default(), Some(vec![id])).await?;
+            let Some(letter) = admin::show(&pool, &filter).await? else {
                 return Err(anyhow::anyhow!(
-                    "there is no dead letter {id}; `dead-letters list` shows which there are"
+                    "there is no dead letter {id}; see `dead-letters list`"
                 )
                 .into());
             };
             say!("{}", serde_json::to_string_pretty(&letter)?)?;
         }
-        DlqCommand::Redrive { rate, chosen } => {
-            let (pool, what) = chosen.open().await?;
-            let missing = admin::missing(&pool, &what).await?;
+        DeadLettersCommand::Redrive { rate, selection } => {
+            let (pool, filter) = selection.open().await?;
+            let missing = admin::missing(&pool, &filter).await?;
             let count = match rate {
-                None => admin::redrive_selected(&pool, &what).await?,
-                Some(rate) => redrive_at(&pool, &what, rate).await?,
+                None => admin::redrive_selected(&pool, &filter).await?,
+                Some(rate) => redrive_at(&pool, &filter, rate).await?,
             };
-            say!("{count} to redrive; {TAKEN_UP}")?;
-            all_there(&missing)?;
+            say!("{count} to redrive; {PICKUP_NOTE}")?;
+            require_found(&missing)?;
         }
-        DlqCommand::Drop { chosen, yes } => {
-            let (pool, what) = chosen.open().await?;
-            let missing = admin::missing(&pool, &what).await?;
-            if what.ids.is_none() {
-                let count = admin::count(&pool, &what).await?.unsigned_abs();
+        DeadLettersCommand::Drop { selection, yes } => {
+            let (pool, filter) = selection.open().await?;
+            let missing = admin::missing(&pool, &filter).await?;
+            if filter.ids.is_none() {
+                let count = admin::count(&pool, &filter).await?.unsigned_abs();
                 let count = counted(count, "dead letter", "dead letters");
-                agreed(yes, &format!("{count} would be dropped for good"))?;
+                confirm(yes, &format!("{count} would be dropped permanently"))?;
             }
-            say!("{} dropped", admin::drop_selected(&pool, &what).await?)?;
-            all_there(&missing)?;
+            say!("{} dropped", admin::drop_selected(&pool, &filter).await?)?;
+            require_found(&missing)?;
         }
-        DlqCommand::Export { filter, database } => {
-            let (pool, what) = open(database, filter, None).await?;
-            export(&pool, &what).await?;
+        DeadLettersCommand::Export { filter, database } => {
+            let (pool, filter) = open(database, filter, None).await?;
+            export(&pool, &filter).await?;
         }
     }
     Ok(())
 }
 
-/// Hands those of a selection that are there now to the listener, bit by bit. What fails again
-/// meanwhile is another dead letter, and not handed over once more.
-async fn redrive_at(pool: &PgPool, what: &Selection, rate: u32) -> Result<u64, CliError> {
-    let up_to = admin::newest(pool, what).await?;
-    let all = admin::count(pool, what).await?;
-    let shown = std::io::stderr().is_terminal();
-    let mut parts = tokio::time::interval(PART);
-    parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut count, mut due, mut after) = (0, 0.0, admin::Place::default());
+/// Redrives the dead letters that match now, at a rate. Those that fail again meanwhile are not redriven
+/// twice.
+async fn redrive_at(pool: &PgPool, filter: &DeadLetterFilter, rate: u32) -> Result<u64, CliError> {
+    let up_to = admin::newest(pool, filter).await?;
+    let all = admin::count(pool, filter).await?;
+    let show_progress = std::io::stderr().is_terminal();
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut count, mut due, mut after) = (0, 0.0, admin::RedriveCursor::default());
     loop {
-        parts.tick().await;
-        due += f64::from(rate) * PART.as_secs_f64();
+        ticks.tick().await;
+        due += f64::from(rate) * INTERVAL.as_secs_f64();
         let whole = due.floor();
         due -= whole;
-        // A rate below two a second has parts with none.
+        // At a rate below two per second, some ticks have none.
         if whole < 1.0 {
             continue;
         }
         #[allow(clippy::cast_possible_truncation, reason = "at most the rate")]
         let most = whole as i64;
-        let (asked, place) = admin::redrive_some(pool, what, (after, up_to), most).await?;
-        count += asked;
-        if shown {
+        let (requested, cursor) = admin::redrive_some(pool, filter, (after, up_to), most).await?;
+        count += requested;
+        if show_progress {
             logs::say(&format!("\r{count} of {all}"));
         }
-        match place {
-            Some(place) => after = place,
+        match cursor {
+            Some(cursor) => after = cursor,
             None => break,
         }
     }
-    if shown {
+    if show_progress {
         logs::say("\n");
     }
     Ok(count)
 }
 
-async fn export(pool: &PgPool, what: &Selection) -> Result<(), CliError> {
+async fn export(pool: &PgPool, filter: &DeadLetterFilter) -> Result<(), CliError> {
     let mut after = 0;
     loop {
-        let page = admin::page(pool, what, after, PAGE).await?;
+        let page = admin::page(pool, filter, after, EXPORT_PAGE).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };
-        after = last.stored.id;
+        after = last.row.id;
         let lines: Vec<String> = page
             .iter()
             .map(serde_json::to_string)
@@ -268,31 +256,31 @@ async fn export(pool: &PgPool, what: &Selection) -> Result<(), CliError> {
     }
 }
 
-impl Chosen {
-    async fn open(self) -> Result<(PgPool, Selection), CliError> {
+impl DeadLetterSelectionArgs {
+    async fn open(self) -> Result<(PgPool, DeadLetterFilter), CliError> {
         let ids = (!self.all).then_some(self.ids);
-        let (pool, what) = open(self.database, self.filter, ids).await?;
-        if what.listener.is_none() && what.ids.is_none() {
-            let what_to_do = "--all is for one listener: name it with --listener NAME, or its files with -f FILE";
-            return Err(unnamed(&pool, what_to_do).await?);
+        let (pool, filter) = open(self.database, self.filter, ids).await?;
+        if filter.listener.is_none() && filter.ids.is_none() {
+            let advice = "--all is for one listener: name it with --listener NAME, or its files with -f FILE";
+            return Err(listener_required(&pool, advice).await?);
         }
-        Ok((pool, what))
+        Ok((pool, filter))
     }
 }
 
 async fn open(
     database: DatabaseArgs,
-    filter: Filter,
+    filter: DeadLetterFilterArgs,
     ids: Option<Vec<i64>>,
-) -> Result<(PgPool, Selection), CliError> {
+) -> Result<(PgPool, DeadLetterFilter), CliError> {
     let named = files::observers(&database)?;
-    let (pool, listener) = of_known(database).await?;
+    let (pool, listener) = open_database(database).await?;
     if let Some(observer) = filter.observer.clone().map(identity) {
         check_name(&pool, listener.as_deref(), &observer, &named).await?;
     }
     Ok((
         pool,
-        Selection {
+        DeadLetterFilter {
             ids,
             listener,
             observer: filter.observer.map(identity),
@@ -307,31 +295,31 @@ async fn open(
     ))
 }
 
-/// Fails where a filter names an observer that is neither in the files nor has dead letters, as one
-/// does that is mistyped.
+/// Fails if the observer of a filter is neither in the files nor has dead letters, since the name may be
+/// mistyped.
 async fn check_name(
     pool: &PgPool,
     listener: Option<&str>,
     observer: &str,
     named: &[String],
 ) -> Result<(), CliError> {
-    let what = Selection {
+    let filter = DeadLetterFilter {
         listener: listener.map(str::to_owned),
         observer: Some(observer.to_owned()),
-        ..Selection::default()
+        ..DeadLetterFilter::default()
     };
-    if named.iter().any(|one| one == observer) || admin::count(pool, &what).await? > 0 {
+    if named.iter().any(|one| one == observer) || admin::count(pool, &filter).await? > 0 {
         return Ok(());
     }
     Err(anyhow::anyhow!(
-        "nothing is known of an observer {observer}: it has no dead letters, and no file that was named has it"
+        "no such observer {observer}: it has no dead letters, and is not in the given files"
     )
     .into())
 }
 
 const HEAD: [&str; 8] = [
     "ID",
-    "GIVEN UP AT",
+    "CREATED",
     "OBSERVER/ACTION",
     "EVENT",
     "KEY",
@@ -340,33 +328,33 @@ const HEAD: [&str; 8] = [
     "ERROR",
 ];
 
-fn table(letters: &[Stored], count: i64) -> Result<(), CliError> {
+fn table(letters: &[DeadLetterRow], count: i64) -> Result<(), CliError> {
     if letters.is_empty() {
         return say!("no dead letters");
     }
     let rows: Vec<[String; 8]> = letters.iter().map(row).collect();
     print(HEAD, &rows)?;
     if count > i64::try_from(letters.len()).unwrap_or(i64::MAX) {
-        say!("{} of {count}; --limit shows more", letters.len())?;
+        say!("{} of {count}; use --limit to see more", letters.len())?;
     }
     Ok(())
 }
 
-/// Fails where some of the ids that were given name nothing.
-fn all_there(missing: &[i64]) -> Result<(), CliError> {
+/// Fails if some of the given ids do not exist.
+fn require_found(missing: &[i64]) -> Result<(), CliError> {
     if missing.is_empty() {
         return Ok(());
     }
     let ids: Vec<String> = missing.iter().map(ToString::to_string).collect();
     Err(anyhow::anyhow!(
-        "there is no dead letter {}; `dead-letters list` shows which there are",
+        "there is no dead letter {}; see `dead-letters list`",
         ids.join(", ")
     )
     .into())
 }
 
-fn row(letter: &Stored) -> [String; 8] {
-    let waits = if letter.redrive_requested_at.is_some() {
+fn row(letter: &DeadLetterRow) -> [String; 8] {
+    let redriving = if letter.redrive_requested_at.is_some() {
         " (redriving)"
     } else {
         ""
@@ -378,7 +366,7 @@ fn row(letter: &Stored) -> [String; 8] {
         format!("{} {}", letter.operation, letter.entity),
         beginning(letter.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
         letter.attempts.to_string(),
-        format!("{}{waits}", letter.error_kind),
+        format!("{}{redriving}", letter.error_kind),
         beginning(&letter.error, ERROR_WIDTH),
     ]
 }
@@ -388,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_days_and_spans_are_read() {
+    fn times_days_and_durations_are_parsed() {
         let hours = |hours| Some(Duration::from_hours(hours));
         for (text, span) in [
             ("7d", hours(168)),

@@ -1,80 +1,79 @@
-//! The runs that a worker holds, and which of them begins next.
+//! Batches that a worker holds, and which of them starts next.
 //!
-//! Runs claimed ahead wait here. One action never has more under way than its share: else those of
-//! an action whose attempts take long would fill the worker one by one, whenever there was room for a
-//! moment, and whatever waits behind them would wait for as long as they take.
+//! Batches that are claimed ahead wait here. No action runs more lanes than its share: otherwise those of
+//! a slow action would fill the worker one by one, and all others would wait for as long as they take.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::delivery::ActionName;
 
-/// Runs of actions: those that wait, and how many are held and under way of each action.
-pub(crate) struct Ready<T> {
+/// Batches that wait, and the number of lanes held and running by action.
+pub(crate) struct ReadyBatches<T> {
     waiting: VecDeque<(ActionName, T)>,
     held: HashMap<ActionName, usize>,
-    under_way: HashMap<ActionName, usize>,
+    running: HashMap<ActionName, usize>,
 }
 
-impl<T> Default for Ready<T> {
+impl<T> Default for ReadyBatches<T> {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
             held: HashMap::new(),
-            under_way: HashMap::new(),
+            running: HashMap::new(),
         }
     }
 }
 
-impl<T> Ready<T> {
-    /// Keeps a run, unless `most` of its action are held already: then it is given back.
-    pub(crate) fn add(&mut self, action: ActionName, run: T, most: usize) -> Result<(), T> {
+impl<T> ReadyBatches<T> {
+    /// Adds a batch, or returns it if `most` of its action are held already.
+    pub(crate) fn add(&mut self, action: ActionName, batch: T, most: usize) -> Result<(), T> {
         let held = self.held.entry(action.clone()).or_default();
         if *held >= most {
-            return Err(run);
+            return Err(batch);
         }
         *held += 1;
-        self.waiting.push_back((action, run));
+        self.waiting.push_back((action, batch));
         Ok(())
     }
 
-    /// The first run of an action that has fewer than `share` under way.
+    /// Takes the first batch of an action that runs fewer than `share`.
     pub(crate) fn next(&mut self, share: usize) -> Option<(ActionName, T)> {
-        let under_way = &self.under_way;
-        let fits = |(action, _): &(ActionName, T)| under_way.get(action).is_none_or(|n| *n < share);
-        let place = self.waiting.iter().position(fits)?;
-        let (action, run) = self.waiting.remove(place)?;
-        *self.under_way.entry(action.clone()).or_default() += 1;
-        Some((action, run))
+        let running = &self.running;
+        let fits = |(action, _): &(ActionName, T)| running.get(action).is_none_or(|n| *n < share);
+        let index = self.waiting.iter().position(fits)?;
+        let (action, batch) = self.waiting.remove(index)?;
+        *self.running.entry(action.clone()).or_default() += 1;
+        Some((action, batch))
     }
 
-    /// A run of this action that was under way is no longer held.
-    pub(crate) fn ended(&mut self, action: &ActionName) {
-        less(&mut self.under_way, action);
-        less(&mut self.held, action);
+    /// Removes a running batch of this action.
+    pub(crate) fn finished(&mut self, action: &ActionName) {
+        decrement(&mut self.running, action);
+        decrement(&mut self.held, action);
     }
 
-    /// Gives back all that wait.
+    /// Takes all batches that wait.
     pub(crate) fn drain(&mut self) -> Vec<T> {
         let waiting: Vec<(ActionName, T)> = self.waiting.drain(..).collect();
-        let back = waiting.into_iter().map(|(action, run)| {
-            less(&mut self.held, &action);
-            run
+        let batches = waiting.into_iter().map(|(action, batch)| {
+            decrement(&mut self.held, &action);
+            batch
         });
-        back.collect()
+        batches.collect()
     }
 
-    /// How many are held of each action of which there are any.
+    /// Returns the number of lanes held by action.
     pub(crate) const fn held(&self) -> &HashMap<ActionName, usize> {
         &self.held
     }
 
-    /// How many wait.
+    /// Returns the number of batches that wait.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
 }
 
-fn less(counts: &mut HashMap<ActionName, usize>, action: &ActionName) {
+fn decrement(counts: &mut HashMap<ActionName, usize>, action: &ActionName) {
     if let Some(count) = counts.get_mut(action) {
         *count -= 1;
         if *count == 0 {
@@ -98,19 +97,19 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_long_leaves_room_whatever_was_claimed_ahead() {
-        let mut ready = Ready::default();
+    fn slow_action_leaves_capacity_for_others() {
+        let mut ready = ReadyBatches::default();
         for n in 0..20 {
             assert_eq!(ready.add(action(0), n, 20), Ok(()));
         }
         assert_eq!(ready.add(action(0), 20, 20), Err(20));
         assert_eq!(ready.add(action(1), 100, 20), Ok(()));
-        let begun: Vec<i32> = std::iter::from_fn(|| ready.next(12))
-            .map(|(_, run)| run)
+        let started: Vec<i32> = std::iter::from_fn(|| ready.next(12))
+            .map(|(_, batch)| batch)
             .collect();
-        assert_eq!(begun.len(), 13);
-        assert_eq!(begun.last(), Some(&100));
-        ready.ended(&action(0));
+        assert_eq!(started.len(), 13);
+        assert_eq!(started.last(), Some(&100));
+        ready.finished(&action(0));
         assert_eq!(ready.next(12), Some((action(0), 12)));
         assert_eq!(ready.held().get(&action(0)), Some(&19));
         assert_eq!(ready.drain(), (13..20).collect::<Vec<_>>());
@@ -118,12 +117,12 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing is lost, none has more than its share, and none waits that has room.
+        /// No batch is lost, no action exceeds its share, and none waits that could start.
         #[test]
-        fn none_has_more_than_its_share_or_waits_beside_room(
+        fn no_action_exceeds_its_share_or_waits_needlessly(
             steps in prop::collection::vec((0..4_usize, 0..3_u8), 1..200), share in 1..5_usize,
         ) {
-            let mut ready = Ready::default();
+            let mut ready = ReadyBatches::default();
             let (mut added, mut begun, mut ended) = ([0; 4], [0; 4], [0; 4]);
             for (of, step) in steps {
                 match step {
@@ -136,7 +135,7 @@ mod tests {
                         }
                     },
                     _ => if begun[of] > ended[of] {
-                        ready.ended(&action(of));
+                        ready.finished(&action(of));
                         ended[of] += 1;
                     },
                 }
