@@ -9,7 +9,6 @@ pub mod coordination;
 pub mod database;
 pub mod dead_letters;
 pub mod delivery;
-pub mod demo;
 pub mod dispatch;
 pub mod egress;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use crds::duration::HumanDuration;
 use observer_listener::dead_letters::admin::{self, Selection, Stored};
-use observer_listener::telemetry::logs;
+use program::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 

@@ -1,7 +1,6 @@
 //! The command line: what it accepts, and which exit code says what.
 
 mod check;
-mod demo;
 mod dlq;
 mod files;
 mod jobs;
@@ -20,9 +19,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use crds::config::Redacted;
-use crds::duration::{HumanDuration, ParseDurationError};
 use observer_listener::runtime::standalone::Jobs;
-use observer_listener::telemetry::logs::{self, LogFormat};
+use program::logs::{self, LogFormat};
 use url::Url;
 
 /// Exit code for a configuration or a command line that cannot be run.
@@ -31,9 +29,9 @@ const EXIT_CONFIG: u8 = 2;
 /// Exit code for what went wrong while running.
 const EXIT_RUN: u8 = 1;
 
-/// What is logged while a display is on: nothing that it shows anyway.
-const QUIET: &str =
-    "warn,observer::action=error,observer::attempt=error,observer::dead_letter=error";
+/// What is logged unless `RUST_LOG` says otherwise. The client of Kafka logs each step, and each failure
+/// that the outcome of an attempt tells too.
+const LOGGED: &str = "info,rskafka=off";
 
 /// Runs observers against a Postgres database: when this changes and that condition holds, do
 /// these actions.
@@ -77,8 +75,6 @@ enum Command {
     DeadLetters(dlq::DlqCommand),
     /// Send past events once more, marked as replays
     Replay(replay::ReplayArgs),
-    /// Show it all at work on a small shop, with a Postgres and a receiver of its own
-    Demo(demo::DemoArgs),
 }
 
 /// Files with an `ObserverListener`, its `Observer`s and perhaps `Secret`s.
@@ -177,16 +173,10 @@ fn shows_password(argument: &str) -> bool {
         })
 }
 
-/// Reads `20s`, `5m`, `250ms`.
-fn duration(text: &str) -> Result<Duration, ParseDurationError> {
-    text.parse::<HumanDuration>().map(HumanDuration::duration)
-}
-
 /// Runs the program and says by its exit code how it went.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Demo(_));
-    if let Err(error) = logs::start(cli.log_format, if quiet { QUIET } else { "info" }) {
+    if let Err(error) = logs::start(cli.log_format, LOGGED) {
         return cannot_start(&error);
     }
     if std::env::args_os().any(|argument| shows_password(&argument.to_string_lossy())) {
@@ -216,7 +206,6 @@ pub(crate) fn main() -> ExitCode {
             Command::Jobs(command) => jobs::jobs(command).await,
             Command::DeadLetters(command) => dlq::dlq(command).await,
             Command::Replay(args) => replay::replay(args).await,
-            Command::Demo(args) => demo::demo(args).await,
         }
     });
     // A task that hangs must not keep the program from ending.

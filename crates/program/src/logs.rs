@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use super::writer::Writer;
+use crate::writer::Writer;
 
 /// Form of the log lines.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -20,12 +20,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// The client of Kafka logs each step, and each failure that the outcome of an attempt tells too.
-const NOT_THAT: &str = "rskafka=off";
-
 static WRITER: OnceLock<Writer> = OnceLock::new();
 
-/// Begins to log to standard error what `RUST_LOG` asks for, or else what `by_default` does.
+/// Starts logging to standard error what `RUST_LOG` asks for, or else what `by_default` does.
 pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
     let writer = if let Some(writer) = WRITER.get() {
         writer.clone()
@@ -33,8 +30,7 @@ pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
         let new = Writer::stderr()?;
         WRITER.get_or_init(|| new).clone()
     };
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("{by_default},{NOT_THAT}")));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(by_default));
     let terminal = std::io::stderr().is_terminal();
     let json = match format {
         LogFormat::Auto => !terminal,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use prometheus::IntCounterVec;
 use prometheus::core::Collector;
 
-use super::tally::Verdict;
-use crate::telemetry::metrics::Metrics;
+use crate::tally::Verdict;
+use observer_listener::telemetry::metrics::Metrics;
 
 /// The shop's actions, as `observer/action`.
 const ACTIONS: [(&str, &str); 4] = [
@@ -21,16 +21,16 @@ const NOTES: usize = 3;
 
 /// What became of one action, or of all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counted {
-    pub(super) matched: u64,
-    pub(super) delivered: u64,
-    pub(super) retried: u64,
-    pub(super) given_up: u64,
+pub(crate) struct Counted {
+    pub(crate) matched: u64,
+    pub(crate) delivered: u64,
+    pub(crate) retried: u64,
+    pub(crate) given_up: u64,
 }
 
 /// All actions at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Figures {
+pub(crate) struct Figures {
     actions: [Counted; ACTIONS.len()],
     /// Actions that wait for their next attempt.
     waiting: i64,
@@ -38,7 +38,7 @@ pub(super) struct Figures {
 
 impl Figures {
     /// Reads the metrics of a listener whose observers are in namespace `default`.
-    pub(super) fn read(metrics: &Metrics) -> Self {
+    pub(crate) fn read(metrics: &Metrics) -> Self {
         let actions = ACTIONS.map(|(observer, _)| {
             let observer = format!("default/{observer}");
             let of = |counters, more: &[(&str, &str)]| {
@@ -61,7 +61,7 @@ impl Figures {
     }
 
     /// All actions together.
-    pub(super) fn total(&self) -> Counted {
+    pub(crate) fn total(&self) -> Counted {
         self.actions
             .iter()
             .fold(Counted::default(), |sum, one| Counted {
@@ -73,12 +73,12 @@ impl Figures {
     }
 
     /// Log lines written about customers.
-    pub(super) const fn notes(&self) -> u64 {
+    pub(crate) const fn notes(&self) -> u64 {
         self.actions[NOTES].delivered
     }
 
     /// Everything on one line.
-    pub(super) fn line(&self, since: Duration, so_far: &Verdict) -> String {
+    pub(crate) fn line(&self, since: Duration, so_far: &Verdict) -> String {
         let total = self.total();
         format!(
             "{:>4} s  committed {:>5}  matched {:>5}  delivered {:>5}  retried {:>4}  given up {:>3}  waiting {:>2}",
@@ -93,7 +93,7 @@ impl Figures {
     }
 
     /// A line for each action, for a terminal of 80 columns.
-    pub(super) fn table(&self, since: Duration, so_far: &Verdict) -> Vec<String> {
+    pub(crate) fn table(&self, since: Duration, so_far: &Verdict) -> Vec<String> {
         let row = |name: &str, of: [String; 4]| {
             let [matched, delivered, retried, given_up] = of;
             format!("  {name:<24}{matched:>10}{delivered:>12}{retried:>10}{given_up:>10}")

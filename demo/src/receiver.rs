@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::tally::{Delivery, Observer};
-use crate::dead_letters::admin::Full;
+use crate::tally::{Delivery, Observer};
+use observer_listener::dead_letters::admin::Full;
 use testkit::http_sink::Received;
 
 /// Headers worth showing.
@@ -18,14 +18,14 @@ const SHOWN: [&str; 5] = [
 ];
 
 /// Whether it was accepted.
-pub(super) fn accepted(received: &Received) -> bool {
+pub(crate) fn accepted(received: &Received) -> bool {
     received
         .status
         .is_some_and(|status| (200..300).contains(&status))
 }
 
 /// The delivery that a request is; nothing where no observer of the shop sends such a thing.
-pub(super) fn delivery(received: &Received) -> Option<Delivery> {
+pub(crate) fn delivery(received: &Received) -> Option<Delivery> {
     let body: Value = serde_json::from_slice(&received.body).ok()?;
     if let Some(observer) = body.get("observer") {
         if body["entity"] != "shop.orders" {
@@ -47,7 +47,7 @@ pub(super) fn delivery(received: &Received) -> Option<Delivery> {
 }
 
 /// The delivery that a dead letter stands for.
-pub(super) fn given_up(letter: &Full) -> Option<Delivery> {
+pub(crate) fn given_up(letter: &Full) -> Option<Delivery> {
     let image = |image: &Option<Box<serde_json::value::RawValue>>| match image {
         Some(image) => serde_json::from_str(image.get()).ok(),
         None => Some(Value::Null),
@@ -72,7 +72,7 @@ fn revision(old: &Value, new: &Value) -> Option<i64> {
 }
 
 /// A request as it came, for people.
-pub(super) fn sample(received: &Received, observer: Observer) -> String {
+pub(crate) fn sample(received: &Received, observer: Observer) -> String {
     let mut text = format!(
         "A first delivery of {}:\n  {}",
         observer.name(),

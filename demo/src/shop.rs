@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ::queue::sql_transaction;
+use queue::sql_transaction;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::postgres::{PgConnectOptions, PgRow};
@@ -14,11 +14,10 @@ use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Row};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::tally::{Change, Order, Tally};
-use crate::sync::lock;
+use crate::tally::{Change, Order, Tally, lock};
 
 /// Marks a schema as one that may be dropped.
-const MARK: &str = "made by observer-listener demo, and dropped by it";
+const MARK: &str = "made by observer-demo, and dropped by it";
 
 /// Writers at work.
 const WRITERS: u64 = 2;
@@ -62,7 +61,7 @@ select observer.track('shop.orders');
 
 /// Whether the database's schema `shop` may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// There is none.
     Nothing,
     /// A demo left it behind.
@@ -72,7 +71,7 @@ pub(super) enum Found {
 }
 
 /// Looks for the schema.
-pub(super) async fn find(pool: &PgPool) -> Result<Found, sqlx::Error> {
+pub(crate) async fn find(pool: &PgPool) -> Result<Found, sqlx::Error> {
     let mark: Option<Option<String>> = sqlx::query_scalar(
         "select obj_description(oid, 'pg_namespace') from pg_namespace where nspname = 'shop'",
     )
@@ -86,7 +85,7 @@ pub(super) async fn find(pool: &PgPool) -> Result<Found, sqlx::Error> {
 }
 
 /// Makes the schema and tracks its tables.
-pub(super) async fn make(pool: &PgPool) -> Result<(), sqlx::Error> {
+pub(crate) async fn make(pool: &PgPool) -> Result<(), sqlx::Error> {
     let mut tx = sql_transaction::begin(pool).await?;
     let schema = format!("create schema shop; comment on schema shop is '{MARK}'");
     sqlx::raw_sql(sqlx::AssertSqlSafe(schema))
@@ -97,7 +96,7 @@ pub(super) async fn make(pool: &PgPool) -> Result<(), sqlx::Error> {
 }
 
 /// Drops a schema that a demo made.
-pub(super) async fn unmake(pool: &PgPool) -> Result<(), sqlx::Error> {
+pub(crate) async fn unmake(pool: &PgPool) -> Result<(), sqlx::Error> {
     let mut tx = sql_transaction::begin(pool).await?;
     let tables = "select observer.untrack(c.oid::regclass) from pg_class c
                   where c.relnamespace = 'shop'::regnamespace and c.relkind = 'r'";
@@ -109,10 +108,10 @@ pub(super) async fn unmake(pool: &PgPool) -> Result<(), sqlx::Error> {
 }
 
 /// What the writers and their onlookers share.
-pub(super) type SharedTally = Arc<Mutex<Tally>>;
+pub(crate) type SharedTally = Arc<Mutex<Tally>>;
 
 /// Starts the writers; each works until `stop` or an error.
-pub(super) async fn start_writers(
+pub(crate) async fn start_writers(
     options: &PgConnectOptions,
     tally: &SharedTally,
     seed: u64,

@@ -1,7 +1,6 @@
 //! The way of log lines to standard error: whoever writes one neither fails nor waits for long,
 //! whatever becomes of the reader at the other end.
 
-use crate::sync::lock;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -19,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Hands lines to a thread that writes them. Copies share it.
 #[derive(Clone)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     shared: Arc<Shared>,
 }
 
@@ -44,7 +43,7 @@ struct State {
 
 impl Writer {
     /// Writes to standard error. Nothing where a thread for it cannot be had.
-    pub(super) fn stderr() -> io::Result<Self> {
+    pub(crate) fn stderr() -> io::Result<Self> {
         // A handle of its own: a write that hangs must not hold the lock of the standard library's.
         Self::to(File::from(io::stderr().as_fd().try_clone_to_owned()?))
     }
@@ -65,7 +64,7 @@ impl Writer {
     }
 
     /// Hands over whole lines.
-    pub(super) fn push(&self, text: &[u8]) {
+    pub(crate) fn push(&self, text: &[u8]) {
         let shared = &*self.shared;
         let full = |state: &mut State| {
             !state.hangs
@@ -86,7 +85,7 @@ impl Writer {
     }
 
     /// Waits until all is written, but not for a reader that hangs.
-    pub(super) fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let open = |state: &mut State| state.writing || !state.waiting.is_empty();
         let shared = &*self.shared;
         let _in_time = shared
@@ -97,7 +96,7 @@ impl Writer {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_on(&self, mut out: impl Write) {

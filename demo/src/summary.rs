@@ -3,19 +3,19 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::figures::Figures;
-use super::tally::Verdict;
+use crate::figures::Figures;
+use crate::tally::Verdict;
 
 /// How a demonstration went.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) lasted: Duration,
-    pub(super) figures: Figures,
-    pub(super) verdict: Verdict,
+pub(crate) struct Outcome {
+    pub(crate) lasted: Duration,
+    pub(crate) figures: Figures,
+    pub(crate) verdict: Verdict,
 }
 
 /// The summary, for people.
-pub(super) fn of(outcome: &Outcome) -> String {
+pub(crate) fn of(outcome: &Outcome) -> String {
     let Outcome {
         lasted,
         figures,

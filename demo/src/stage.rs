@@ -17,30 +17,29 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::figures::Figures;
-use super::play::{DemoError, doing};
-use super::receiver;
-use super::screen::Screen;
-use super::shop::{self, SharedTally};
-use super::summary::Outcome;
-use super::tally::Observer;
-use crate::admission::action_runtime::Shared;
-use crate::admission::endpoint_gate::Gates;
-use crate::coordination::process;
-use crate::database;
-use crate::dead_letters::admin::{self, Selection};
-use crate::observers::Observers;
-use crate::runtime::error::RunError;
-use crate::runtime::standalone;
-use crate::sync::lock;
-use crate::telemetry::metrics::Metrics;
+use crate::figures::Figures;
+use crate::play::{DemoError, doing};
+use crate::receiver;
+use crate::screen::Screen;
+use crate::shop::{self, SharedTally};
+use crate::summary::Outcome;
+use crate::tally::{Observer, lock};
+use observer_listener::admission::action_runtime::Shared;
+use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::coordination::process;
+use observer_listener::database;
+use observer_listener::dead_letters::admin::{self, Selection};
+use observer_listener::observers::Observers;
+use observer_listener::runtime::error::RunError;
+use observer_listener::runtime::standalone;
+use observer_listener::telemetry::metrics::Metrics;
 use testkit::http_sink::{self as sink, Behaviour, Sink};
 
-const EXAMPLE: &str = include_str!("../../../docs/examples/shop.yaml");
+const EXAMPLE: &str = include_str!("../../docs/examples/shop.yaml");
 
 /// The listener's identity. In a namespace of its own, so that it is no other's, should the same
 /// example run for real in the same database.
-pub(super) const LISTENER: &str = "observer-demo/shop";
+pub(crate) const LISTENER: &str = "observer-demo/shop";
 
 /// Attempts out of a thousand that the receiver answers with 503.
 const FAILING: u16 = 60;
@@ -60,11 +59,11 @@ const MAX_LETTERS: i64 = 100_000;
 
 /// What a play needs.
 #[derive(Debug)]
-pub(super) struct Stage<'a> {
-    pub(super) url: &'a Redacted,
-    pub(super) pool: &'a PgPool,
-    pub(super) length: Duration,
-    pub(super) seed: u64,
+pub(crate) struct Stage<'a> {
+    pub(crate) url: &'a Redacted,
+    pub(crate) pool: &'a PgPool,
+    pub(crate) length: Duration,
+    pub(crate) seed: u64,
 }
 
 /// Everything at work.
@@ -82,7 +81,7 @@ struct Cast<'a> {
 
 impl Stage<'_> {
     /// Plays until the time is over or `stop`.
-    pub(super) async fn play(
+    pub(crate) async fn play(
         &self,
         screen: &mut Screen,
         stop: &CancellationToken,

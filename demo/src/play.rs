@@ -8,18 +8,18 @@ use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::screen::Screen;
-use super::shop::{self, Found};
-use super::stage::{self, LISTENER};
-use super::summary;
-use crate::database::{self, DatabaseError};
-use crate::migrate::{self, MigrateError};
-use crate::runtime::error::RunError;
+use crate::screen::Screen;
+use crate::shop::{self, Found};
+use crate::stage::{self, LISTENER};
+use crate::summary;
+use observer_listener::database::{self, DatabaseError};
+use observer_listener::migrate::{self, MigrateError};
+use observer_listener::runtime::error::RunError;
 use testkit::servers::binaries::{Binaries, VERSION};
 use testkit::servers::postgres::{PrivateServer, ServerError};
 
 /// Longest demonstration. What is remembered of the deliveries grows with its length.
-pub const MAX_DURATION: Duration = Duration::from_hours(4);
+pub(crate) const MAX_DURATION: Duration = Duration::from_hours(4);
 
 /// Name of the lock that keeps demonstrations in one database apart: "shopdemo" in hexadecimal.
 const LOCK: i64 = 0x7368_6f70_6465_6d6f;
@@ -29,18 +29,18 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// What to demonstrate.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// The database to use; one of its own if absent.
-    pub database_url: Option<Redacted>,
+    pub(crate) database_url: Option<Redacted>,
     /// When to end; at most, and if absent, after [`MAX_DURATION`].
-    pub duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
     /// Decides what happens in the shop.
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 /// Why there is nothing to see.
 #[derive(Debug, thiserror::Error)]
-pub enum DemoError {
+pub(crate) enum DemoError {
     /// There is no server.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -93,7 +93,7 @@ pub enum DemoError {
 impl DemoError {
     /// Whether what was given cannot be used, as opposed to what went wrong.
     #[must_use]
-    pub const fn is_config(&self) -> bool {
+    pub(crate) const fn is_config(&self) -> bool {
         matches!(
             self,
             Self::Taken | Self::Busy | Self::Database(DatabaseError::Url(_))
@@ -102,7 +102,7 @@ impl DemoError {
 }
 
 /// Names what a statement is for.
-pub(super) fn doing(what: &'static str) -> impl FnOnce(sqlx::Error) -> DemoError {
+pub(crate) fn doing(what: &'static str) -> impl FnOnce(sqlx::Error) -> DemoError {
     move |source| DemoError::Sql {
         doing: what,
         source,
@@ -111,7 +111,7 @@ pub(super) fn doing(what: &'static str) -> impl FnOnce(sqlx::Error) -> DemoError
 
 /// Plays until its time is over or `stop`, and tells by its summary, and by what it returns,
 /// whether everything that should have arrived arrived once and in order.
-pub async fn play(
+pub(crate) async fn play(
     options: Options,
     screen: &mut Screen,
     stop: CancellationToken,

@@ -1,4 +1,5 @@
 //! The demonstration, as its user runs it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::process::{Output, Stdio};
 
@@ -6,12 +7,12 @@ use sqlx::{Connection, Executor, PgConnection};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::support::listener::program;
-use crate::support::{TestDb, comes, empty_database, while_progressing};
+use testkit::database::TestDb;
+use testkit::wait::{comes, while_progressing};
 
 fn demo(args: &[&str]) -> Command {
-    let mut command = Command::new(program());
-    command.arg("demo").args(args).kill_on_drop(true);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_observer-demo"));
+    command.args(args).kill_on_drop(true);
     command.env_remove("RUST_LOG");
     command.env_remove("OBSERVER_DATABASE_URL");
     command
@@ -155,7 +156,7 @@ async fn one_command_shows_it_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_database_of_the_user_s_it_leaves_no_trace_and_can_be_repeated() {
-    let db = empty_database().await;
+    let db = TestDb::empty().await;
     // How much happens in some seconds is the machine's affair.
     check(&output(demo_in(&db, &["--for", "5s"])).await);
     assert_eq!(traces(&db).await, 0);
@@ -165,7 +166,7 @@ async fn in_a_database_of_the_user_s_it_leaves_no_trace_and_can_be_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupt_ends_it_with_the_summary() {
-    let db = empty_database().await;
+    let db = TestDb::empty().await;
     let changes = |text: &str| text.contains("  committed ") && !text.ends_with("committed     0");
     let ended = output_until(demo_in(&db, &[]), changes).await;
     let said = String::from_utf8_lossy(&ended.stdout);
@@ -176,7 +177,7 @@ async fn an_interrupt_ends_it_with_the_summary() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_one_left_is_cleared_away() {
-    let db = empty_database().await;
+    let db = TestDb::empty().await;
     let mut command = demo_in(&db, &[]);
     command.stdout(std::process::Stdio::piped());
     let mut process = command.spawn().unwrap();
@@ -205,7 +206,7 @@ async fn what_a_killed_one_left_is_cleared_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shop_of_somebody_else_s_is_refused_and_not_touched() {
-    let db = empty_database().await;
+    let db = TestDb::empty().await;
     db.run("create schema shop; create table shop.orders (id int primary key)")
         .await;
     let refused = output(demo_in(&db, &["--for", "5s"])).await;
@@ -225,7 +226,7 @@ async fn a_shop_of_somebody_else_s_is_refused_and_not_touched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_in_one_database_do_not_meet() {
-    let db = empty_database().await;
+    let db = TestDb::empty().await;
     let mut other = PgConnection::connect(&db.url).await.unwrap();
     other
         .execute("select pg_advisory_lock(x'73686f7064656d6f'::bit(64)::bigint)")

@@ -5,6 +5,7 @@
 //! transaction commits, so no delivery can be there before its expectation.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use testkit::tally::{self, Arrival};
@@ -17,7 +18,7 @@ const PAID: &str = "paid";
 
 /// The observers whose deliveries can be told apart at the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Observer {
+pub(crate) enum Observer {
     BigOrders,
     PaidOrders,
     OrderAudit,
@@ -25,13 +26,13 @@ pub(super) enum Observer {
 
 impl Observer {
     /// The observer of that name.
-    pub(super) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         let all = [Self::BigOrders, Self::PaidOrders, Self::OrderAudit];
         all.into_iter().find(|observer| observer.name() == name)
     }
 
     /// Its name.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::BigOrders => "big-orders",
             Self::PaidOrders => "paid-orders",
@@ -42,15 +43,15 @@ impl Observer {
 
 /// What matters of an order's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Order {
-    pub(super) status: String,
+pub(crate) struct Order {
+    pub(crate) status: String,
     /// Total in cents, where there is one yet.
-    pub(super) cents: Option<i64>,
+    pub(crate) cents: Option<i64>,
 }
 
 /// One change of one row.
 #[derive(Clone, Debug)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// An order came, changed or went.
     Order {
         id: i64,
@@ -67,10 +68,10 @@ pub(super) enum Change {
 
 /// A delivery, by what tells it from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Delivery {
-    pub(super) observer: Observer,
-    pub(super) order: i64,
-    pub(super) revision: i64,
+pub(crate) struct Delivery {
+    pub(crate) observer: Observer,
+    pub(crate) order: i64,
+    pub(crate) revision: i64,
 }
 
 /// What becomes of a change at an observer.
@@ -83,7 +84,7 @@ enum Fate {
 
 /// Expectations, and what has come of them so far.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     awaited: HashMap<Delivery, Instant>,
     awaited_letters: HashSet<Delivery>,
     /// The revisions of each order that an observer was told of.
@@ -94,43 +95,43 @@ pub(super) struct Tally {
 
 /// How expectations and arrivals compare.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// Changes committed.
-    pub(super) changes: u64,
+    pub(crate) changes: u64,
     /// Transactions committed.
-    pub(super) transactions: u64,
+    pub(crate) transactions: u64,
     /// Transactions rolled back.
-    pub(super) rolled_back: u64,
+    pub(crate) rolled_back: u64,
     /// Deliveries that should arrive.
-    pub(super) expected: u64,
+    pub(crate) expected: u64,
     /// Of these, those that did.
-    pub(super) arrived: u64,
+    pub(crate) arrived: u64,
     /// Log lines that should be written.
-    pub(super) expected_notes: u64,
+    pub(crate) expected_notes: u64,
     /// Dead letters that should be and are.
-    pub(super) given_up: u64,
+    pub(crate) given_up: u64,
     /// Deliveries, log lines and dead letters that should be and are not.
-    pub(super) missing: u64,
+    pub(crate) missing: u64,
     /// Arrivals of what had arrived before, and log lines beyond those expected.
-    pub(super) repeated: u64,
+    pub(crate) repeated: u64,
     /// Arrivals after a later change of the same order.
-    pub(super) out_of_order: u64,
+    pub(crate) out_of_order: u64,
     /// Arrivals and dead letters that no change calls for.
-    pub(super) unexpected: u64,
+    pub(crate) unexpected: u64,
     /// Times from commit to receipt: the median, and what 99 of 100 stay below.
-    pub(super) latency: Option<(Duration, Duration)>,
+    pub(crate) latency: Option<(Duration, Duration)>,
 }
 
 impl Verdict {
     /// Whether everything arrived once and in order.
-    pub(super) const fn is_good(&self) -> bool {
+    pub(crate) const fn is_good(&self) -> bool {
         self.missing == 0 && self.repeated == 0 && self.out_of_order == 0 && self.unexpected == 0
     }
 }
 
 impl Tally {
     /// A transaction with these changes is about to commit.
-    pub(super) fn commits(&mut self, changes: &[Change], at: Instant) {
+    pub(crate) fn commits(&mut self, changes: &[Change], at: Instant) {
         self.so_far.transactions += 1;
         self.so_far.changes += changes.len() as u64;
         for change in changes {
@@ -160,12 +161,12 @@ impl Tally {
     }
 
     /// A transaction was rolled back.
-    pub(super) fn rolled_back(&mut self) {
+    pub(crate) fn rolled_back(&mut self) {
         self.so_far.rolled_back += 1;
     }
 
     /// A delivery was accepted.
-    pub(super) fn arrived(&mut self, delivery: Delivery, at: Instant) {
+    pub(crate) fn arrived(&mut self, delivery: Delivery, at: Instant) {
         let key = (delivery.observer, delivery.order);
         if let Some(committed) = self.awaited.remove(&delivery) {
             self.so_far.arrived += 1;
@@ -181,7 +182,7 @@ impl Tally {
     }
 
     /// A dead letter was found.
-    pub(super) fn given_up(&mut self, delivery: Delivery) {
+    pub(crate) fn given_up(&mut self, delivery: Delivery) {
         if self.awaited_letters.remove(&delivery) {
             self.so_far.given_up += 1;
         } else {
@@ -190,27 +191,27 @@ impl Tally {
     }
 
     /// Something came that is nothing an observer sends.
-    pub(super) fn strange(&mut self) {
+    pub(crate) fn strange(&mut self) {
         self.so_far.unexpected += 1;
     }
 
     /// What is known so far; nothing counts as missing yet.
-    pub(super) const fn so_far(&self) -> &Verdict {
+    pub(crate) const fn so_far(&self) -> &Verdict {
         &self.so_far
     }
 
     /// Deliveries that have not arrived.
-    pub(super) fn awaited(&self) -> usize {
+    pub(crate) fn awaited(&self) -> usize {
         self.awaited.len()
     }
 
     /// Dead letters that have not been found.
-    pub(super) fn awaited_letters(&self) -> usize {
+    pub(crate) fn awaited_letters(&self) -> usize {
         self.awaited_letters.len()
     }
 
     /// The final verdict, when nothing more can arrive. `notes` is how many log lines were written.
-    pub(super) fn close(mut self, notes: u64) -> Verdict {
+    pub(crate) fn close(mut self, notes: u64) -> Verdict {
         let mut verdict = self.so_far;
         let missing = self.awaited.len() + self.awaited_letters.len();
         verdict.missing = missing as u64 + verdict.expected_notes.saturating_sub(notes);
@@ -223,6 +224,11 @@ impl Tally {
         verdict.latency = at(50).zip(at(99));
         verdict
     }
+}
+
+/// Locks, also after a panic of another task: what is guarded is whole between any two statements.
+pub(crate) fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which observers a change of an order is for. The same as `docs/examples/shop.yaml` says.

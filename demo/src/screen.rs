@@ -4,7 +4,7 @@
 use std::io::{IsTerminal, Write};
 
 /// A display on standard output or in a file. That nobody reads any more is no error.
-pub struct Screen {
+pub(crate) struct Screen {
     out: Box<dyn Write + Send>,
     terminal: bool,
     /// Lines on the terminal that the next drawing replaces.
@@ -21,7 +21,7 @@ impl std::fmt::Debug for Screen {
 impl Screen {
     /// Standard output.
     #[must_use]
-    pub fn stdout() -> Self {
+    pub(crate) fn stdout() -> Self {
         let out = std::io::stdout();
         let terminal = out.is_terminal();
         Self::new(Box::new(out), terminal)
@@ -29,7 +29,7 @@ impl Screen {
 
     /// A display that obeys a terminal's control sequences, or does not.
     #[must_use]
-    pub fn new(out: Box<dyn Write + Send>, terminal: bool) -> Self {
+    pub(crate) fn new(out: Box<dyn Write + Send>, terminal: bool) -> Self {
         Self {
             out,
             terminal,
@@ -39,19 +39,19 @@ impl Screen {
 
     /// Whether drawings stay in place.
     #[must_use]
-    pub const fn is_terminal(&self) -> bool {
+    pub(crate) const fn is_terminal(&self) -> bool {
         self.terminal
     }
 
     /// Says something that stays, in place of what was drawn last.
-    pub fn say(&mut self, text: &str) {
+    pub(crate) fn say(&mut self, text: &str) {
         let text = format!("{}{text}\n", self.erase());
         self.drawn = 0;
         self.write(&text);
     }
 
     /// Draws in place of what was drawn last. Only for terminals.
-    pub fn draw(&mut self, lines: &[String]) {
+    pub(crate) fn draw(&mut self, lines: &[String]) {
         let text = format!("{}{}\n", self.erase(), lines.join("\n"));
         self.drawn = lines.len();
         self.write(&text);
