@@ -11,8 +11,6 @@ pub mod dead_letters;
 pub mod delivery;
 pub mod dispatch;
 pub mod egress;
-#[cfg(test)]
-mod fuzz;
 pub mod jobs;
 pub mod lint;
 pub mod matching;

@@ -7,13 +7,12 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use super::number::Number;
-use super::tree::{Kind, Loop, Node, Variable};
-use super::value::{Fields, JsonError, Value, read_list};
-use crate::delivery::failure::{Failure, FailureKind, Tells};
-use crate::matching::condition::Place;
-use crate::matching::event_view::{EventView, Image, Side};
-use crate::text::names::{did_you_mean, list, shorten};
+use crate::condition::Place;
+use crate::inputs::{Image, Inputs, Side};
+use crate::names::{did_you_mean, list, shorten};
+use crate::number::Number;
+use crate::tree::{Kind, Loop, Node, Variable};
+use crate::value::{Fields, JsonError, Value, read_list};
 
 /// What one condition may cost on one event, in bytes looked at or written.
 /// An image of 16 MiB can be read through several times.
@@ -23,12 +22,32 @@ const STEP: usize = 64;
 /// Most characters of a failure's message.
 const MAX_MESSAGE: usize = 500;
 
+/// Why a condition has no answer for an event. The message names fields and parts of the expression, but
+/// quotes no value of a row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct EvaluationError {
+    /// Whose fault it is.
+    pub kind: ErrorKind,
+    /// For a person: what happened, and what to do about it.
+    pub message: String,
+}
+
+/// Whose fault it is that a condition has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The condition's: it was not written with such an event in mind.
+    Condition,
+    /// The event's: its JSON cannot be read.
+    Event,
+}
+
 /// Why a walk, or a part of it, ended without a value.
 #[derive(Debug)]
 pub(crate) enum Stop {
     /// This part has no value; another may decide.
     Failed {
-        kind: FailureKind,
+        kind: ErrorKind,
         at: usize,
         message: String,
     },
@@ -37,12 +56,12 @@ pub(crate) enum Stop {
 }
 
 impl Stop {
-    /// The failure that the condition ends with.
-    pub(crate) fn into_failure(self, place: impl Fn(usize) -> Place) -> Failure {
+    /// The error that the condition ends with.
+    pub(crate) fn into_error(self, place: impl Fn(usize) -> Place) -> EvaluationError {
         let (kind, at, message) = match self {
             Self::Failed { kind, at, message } => (kind, at, message),
             Self::Spent { at } => (
-                FailureKind::Condition,
+                ErrorKind::Condition,
                 at,
                 "the condition takes too long on this event; loop over less".to_owned(),
             ),
@@ -51,12 +70,7 @@ impl Stop {
         if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
             message.truncate(end);
         }
-        Failure {
-            kind,
-            message,
-            status: None,
-            tells: Tells::default(),
-        }
+        EvaluationError { kind, message }
     }
 }
 
@@ -64,17 +78,17 @@ impl Stop {
 pub(crate) type Outcome<'v> = Result<Value<'v>, Stop>;
 
 /// One walk.
-pub(crate) struct Evaluation<'v, 'e> {
-    pub(crate) view: &'v EventView<'e>,
+pub(crate) struct Evaluation<'v> {
+    pub(crate) inputs: &'v dyn Inputs,
     /// Values of the loops' variables, the innermost last.
     pub(crate) locals: Vec<Value<'v>>,
     budget: usize,
 }
 
-impl<'v, 'e> Evaluation<'v, 'e> {
-    pub(crate) fn new(view: &'v EventView<'e>) -> Self {
+impl<'v> Evaluation<'v> {
+    pub(crate) fn new(inputs: &'v dyn Inputs) -> Self {
         Self {
-            view,
+            inputs,
             locals: Vec::new(),
             budget: BUDGET,
         }
@@ -169,24 +183,24 @@ impl<'v, 'e> Evaluation<'v, 'e> {
     }
 
     fn variable(&mut self, at: usize, variable: Variable) -> Outcome<'v> {
-        let event = self.view.event();
+        let inputs = self.inputs;
         let text = |text: Option<&'v str>| {
             text.map_or(Value::Null, |text| Value::Text(Cow::Borrowed(text)))
         };
         Ok(match variable {
             Variable::Old => return self.image(at, Side::Old),
             Variable::New => return self.image(at, Side::New),
-            Variable::Operation => text(Some(event.operation.as_str())),
-            Variable::Entity => text(Some(&event.entity)),
-            Variable::Key => text(event.key.as_deref()),
-            Variable::Tenant => text(event.tenant.as_deref()),
+            Variable::Operation => text(Some(inputs.operation())),
+            Variable::Entity => text(Some(inputs.entity())),
+            Variable::Key => text(inputs.key()),
+            Variable::Tenant => text(inputs.tenant()),
         })
     }
 
     fn image(&mut self, at: usize, side: Side) -> Outcome<'v> {
         let name = || format!("`{}`", side.name());
         match self
-            .view
+            .inputs
             .image(side)
             .map_err(|e| unreadable(at, &name(), e))?
         {
@@ -239,7 +253,7 @@ impl<'v, 'e> Evaluation<'v, 'e> {
         let described = of.describe();
         match (&of.kind, owner) {
             (Kind::Variable(variable @ (Variable::Old | Variable::New)), Value::Null) => {
-                let operation = self.view.event().operation.as_str();
+                let operation = self.inputs.operation();
                 format!(
                     "{described} is absent on {operation}: guard with `{} != null &&`, or watch fewer operations",
                     variable.name()
@@ -346,7 +360,7 @@ impl<'v, 'e> Evaluation<'v, 'e> {
 /// A part that has no value.
 pub(crate) fn failed<T>(at: usize, message: String) -> Result<T, Stop> {
     Err(Stop::Failed {
-        kind: FailureKind::Condition,
+        kind: ErrorKind::Condition,
         at,
         message,
     })
@@ -355,7 +369,7 @@ pub(crate) fn failed<T>(at: usize, message: String) -> Result<T, Stop> {
 /// An image that cannot be read, here at `what`.
 pub(crate) fn unreadable(at: usize, what: &str, error: JsonError) -> Stop {
     Stop::Failed {
-        kind: FailureKind::Event,
+        kind: ErrorKind::Event,
         at,
         message: format!("{what} {error}"),
     }

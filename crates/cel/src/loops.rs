@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use super::evaluate::{Evaluation, Outcome, Stop, failed};
-use super::tree::{Loop, Node};
-use super::value::Value;
+use crate::evaluate::{Evaluation, Outcome, Stop, failed};
+use crate::tree::{Loop, Node};
+use crate::value::Value;
 
-impl<'v> Evaluation<'v, '_> {
+impl<'v> Evaluation<'v> {
     /// What a loop runs over: elements, or the names of fields.
     fn range(&mut self, at: usize, over: &'v Node) -> Result<Rc<Vec<Value<'v>>>, Stop> {
         let value = self.value(over)?;

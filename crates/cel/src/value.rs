@@ -12,16 +12,22 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::number::Number;
+use crate::number::Number;
 
 /// A value.
 #[derive(Clone, Debug)]
-pub(crate) enum Value<'v> {
+pub enum Value<'v> {
+    /// `null`.
     Null,
+    /// True or false.
     Bool(bool),
+    /// A number, exact.
     Number(Number<'v>),
+    /// A text.
     Text(Cow<'v, str>),
+    /// A point in time.
     Timestamp(DateTime<Utc>),
+    /// A span of time.
     Duration(TimeDelta),
     /// A list that the expression made.
     List(Rc<Vec<Value<'v>>>),
@@ -33,11 +39,18 @@ pub(crate) enum Value<'v> {
     Row(&'v Fields<'v>),
 }
 
-/// What a JSON text cannot be read as.
+/// Why a JSON text cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum JsonError {
+pub enum JsonError {
+    /// It is no JSON, or holds half a surrogate pair.
     #[error("holds JSON that cannot be read (line {line}, column {column})")]
-    Malformed { line: usize, column: usize },
+    Malformed {
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// It holds a number that no 64 bits can place.
     #[error("holds a number whose exponent is too large")]
     Exponent,
 }
@@ -58,7 +71,7 @@ struct Text<'v>(#[serde(borrow)] Cow<'v, str>);
 
 impl<'v> Value<'v> {
     /// Reads a JSON text; lists and objects stay closed.
-    pub(crate) fn from_json(text: &'v str) -> Result<Self, JsonError> {
+    pub fn from_json(text: &'v str) -> Result<Self, JsonError> {
         let text = text.trim_ascii();
         Ok(match text.as_bytes().first() {
             Some(b'n') => Self::Null,
@@ -109,7 +122,7 @@ pub(crate) fn read_list(text: &str) -> Result<Vec<Value<'_>>, JsonError> {
 
 /// The fields of a JSON object, by name.
 #[derive(Clone, Debug)]
-pub(crate) struct Fields<'v> {
+pub struct Fields<'v> {
     /// Sorted by name; of fields of one name the last counts.
     sorted: Vec<(Cow<'v, str>, &'v RawValue)>,
     bytes: usize,
@@ -117,14 +130,15 @@ pub(crate) struct Fields<'v> {
 
 impl<'v> Fields<'v> {
     /// Reads a JSON object; its fields' values stay unread.
-    pub(crate) fn read(text: &'v str) -> Result<Self, JsonError> {
+    pub fn read(text: &'v str) -> Result<Self, JsonError> {
         let mut fields = serde_json::from_str::<Self>(text)?;
         fields.bytes = text.len();
         Ok(fields)
     }
 
     /// The text of a field's value.
-    pub(crate) fn get(&self, name: &str) -> Option<&'v str> {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'v str> {
         let after = self.sorted.partition_point(|(field, _)| **field <= *name);
         let (field, value) = self.sorted.get(after.checked_sub(1)?)?;
         (field == name).then(|| value.get())

@@ -1,14 +1,12 @@
-//! What was probably meant by a name that does not exist.
+//! Names in messages: what was probably meant by one that does not exist, and lists within bounds.
 
 /// Most names that a message lists, and most characters of each.
 const MAX_LISTED: usize = 12;
 const MAX_NAME: usize = 40;
 
 /// The known name that is nearest, or nothing where none is near.
-pub(crate) fn did_you_mean<'n>(
-    name: &str,
-    known: impl IntoIterator<Item = &'n str>,
-) -> Option<&'n str> {
+#[must_use]
+pub fn did_you_mean<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // A name far longer than any that is listed is near none.
     if name.len() > 64 {
         return None;
@@ -24,7 +22,8 @@ pub(crate) fn did_you_mean<'n>(
 }
 
 /// The names, as many as a message can bear.
-pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
+#[must_use]
+pub fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
     let mut names = names.into_iter();
     let mut listed: Vec<String> = names.by_ref().take(MAX_LISTED).map(shorten).collect();
     if names.next().is_some() {
@@ -34,7 +33,8 @@ pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
 }
 
 /// The name, cut where it is too long for a message.
-pub(crate) fn shorten(name: &str) -> String {
+#[must_use]
+pub fn shorten(name: &str) -> String {
     match name.char_indices().nth(MAX_NAME) {
         Some((end, _)) => format!("{}...", &name[..end]),
         None => name.to_owned(),
@@ -43,26 +43,7 @@ pub(crate) fn shorten(name: &str) -> String {
 
 /// Edits between two names, where two letters in the wrong order are one, and case is none.
 fn distance(left: &str, right: &str) -> usize {
-    let fold = |text: &str| {
-        text.chars()
-            .flat_map(char::to_lowercase)
-            .collect::<Vec<_>>()
-    };
-    let (left, right) = (fold(left), fold(right));
-    let mut rows: Vec<Vec<usize>> = vec![(0..=right.len()).collect()];
-    for (l, a) in left.iter().enumerate() {
-        let mut row = vec![l + 1];
-        for (r, b) in right.iter().enumerate() {
-            let mut edits = (rows[l][r] + usize::from(a != b)).min(rows[l][r + 1] + 1);
-            edits = edits.min(row[r] + 1);
-            if l > 0 && r > 0 && *a == right[r - 1] && *b == left[l - 1] {
-                edits = edits.min(rows[l - 1][r - 1] + 1);
-            }
-            row.push(edits);
-        }
-        rows.push(row);
-    }
-    rows[left.len()][right.len()]
+    strsim::osa_distance(&left.to_lowercase(), &right.to_lowercase())
 }
 
 #[cfg(test)]

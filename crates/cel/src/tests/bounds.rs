@@ -143,7 +143,7 @@ fn an_unreadable_field_is_the_events_fault() {
     let event = inserted(r#"{"a":"secret \ud800","b":1e99999999999999999999,"c":1}"#);
     for condition in ["new.a == \"x\"", "new.b > 1", "changed_to(\"a\", \"x\")"] {
         let failure = evaluate(condition, &event).unwrap_err();
-        assert_eq!(failure.kind, FailureKind::Event, "{failure:?}");
+        assert_eq!(failure.kind, ErrorKind::Event, "{failure:?}");
         assert!(!failure.message.contains("secret"), "{failure:?}");
     }
     assert_all(&event, &[("new.c == 1 && changed(\"a\")", true)]);
@@ -205,7 +205,7 @@ fn survives(text: &str, event: &Event) {
         }
         Err(error) => {
             assert!(
-                !matches!(error, crate::matching::ConditionError::Parser),
+                !matches!(error, crate::ConditionError::Parser),
                 "parser: {text:?}"
             );
             assert!(error.to_string().len() < 1000, "{error}");
@@ -274,7 +274,7 @@ fn whatever_is_written_neither_panics_nor_hangs() {
         "lines": [{"price": 1.5}, {"price": 2}, {"price": null}], "at": "2026-03-01T12:00:00Z"}"#;
     let updated = updated(r#"{"id": 1, "status": "old"}"#, new);
     let deleted = deleted(new);
-    crate::fuzz::Fuzz::new("conditions").run(&CORPUS, &WORDS, |text| {
+    testkit::fuzz::Fuzz::new("conditions").run(&CORPUS, &WORDS, |text| {
         on_worker_stack(|| {
             let Ok(condition) = Condition::compile(text) else {
                 return;

@@ -3,17 +3,16 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
-use crds::config::Operation;
 use regex::Regex;
 
-use super::evaluate::{Evaluation, Outcome, Stop, failed, missing, unreadable};
-use super::number::Number;
-use super::operators::{Site, Subject};
-use super::tree::{Function, Node};
-use super::value::{Fields, Value};
-use crate::matching::event_view::{Image, Side};
+use crate::evaluate::{Evaluation, Outcome, Stop, failed, missing, unreadable};
+use crate::inputs::{Image, Side};
+use crate::number::Number;
+use crate::operators::{Site, Subject};
+use crate::tree::{Function, Node};
+use crate::value::{Fields, Value};
 
-impl<'v> Evaluation<'v, '_> {
+impl<'v> Evaluation<'v> {
     pub(crate) fn call(
         &mut self,
         at: usize,
@@ -199,7 +198,7 @@ impl<'v> Evaluation<'v, '_> {
 
     /// A field's texts before and after, or nothing for an event that changes no row.
     fn both_sides(&mut self, at: usize, name: &str) -> Result<Option<[Option<&'v str>; 2]>, Stop> {
-        if let Operation::Truncate | Operation::Custom = self.view.event().operation {
+        if !self.inputs.is_row_change() {
             return Ok(None);
         }
         let rows = [self.row(at, Side::Old)?, self.row(at, Side::New)?];
@@ -213,7 +212,7 @@ impl<'v> Evaluation<'v, '_> {
 
     fn row(&mut self, at: usize, side: Side) -> Result<Option<&'v Fields<'v>>, Stop> {
         let name = || format!("`{}`", side.name());
-        match self.view.image(side) {
+        match self.inputs.image(side) {
             Ok(Image::Row(fields)) => Ok(Some(fields)),
             Ok(Image::Absent | Image::Other(_)) => Ok(None),
             Err(error) => Err(unreadable(at, &name(), error)),

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::tree::{Function, Kind, Node, Variable};
-use crate::matching::condition::Condition;
-use crate::matching::event_view::Side;
+use crate::condition::Condition;
+use crate::inputs::Side;
+use crate::tree::{Function, Kind, Node, Variable};
 
 /// What the parts of a condition look at.
 #[derive(Default)]

@@ -1,7 +1,6 @@
 //! Random inputs for what users write: texts made of known ones by cutting, joining, repeating and
 //! spoiling them. Runs for [`FOR`], or for as many seconds as `OBSERVER_TEST_FUZZ` says; the seed is
 //! printed, and taken from `OBSERVER_TEST_SEED` to see it again.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::{Duration, Instant};
 
@@ -53,8 +52,8 @@ const SPICE: [&str; 34] = [
     "&&",
 ];
 
-/// One target under way.
-pub(crate) struct Fuzz {
+/// Target of random texts.
+pub struct Fuzz {
     random: StdRng,
     until: Instant,
     slowest: (Duration, String),
@@ -63,9 +62,11 @@ pub(crate) struct Fuzz {
 }
 
 impl Fuzz {
-    pub(crate) fn new(name: &'static str) -> Self {
+    /// Starts a target of this name.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
         let given = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-        let seed = testkit::seed::seed();
+        let seed = crate::seed::seed();
         let time = given("OBSERVER_TEST_FUZZ").map_or(FOR, Duration::from_secs);
         Self {
             random: StdRng::seed_from_u64(seed),
@@ -77,7 +78,7 @@ impl Fuzz {
     }
 
     /// Tries texts made of these and of `words` until the time is over.
-    pub(crate) fn run(mut self, corpus: &[&str], words: &[&str], attempt: impl Fn(&str)) {
+    pub fn run(mut self, corpus: &[&str], words: &[&str], attempt: impl Fn(&str)) {
         while Instant::now() < self.until {
             let text = self.text(corpus, words);
             let begun = Instant::now();

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::matching::condition::{ConditionError, Place};
+use crate::condition::{ConditionError, Place};
 
 /// Most bytes of an expression.
 pub(crate) const MAX_BYTES: usize = 8 * 1024;

@@ -5,16 +5,16 @@
 use std::fmt;
 use std::thread;
 
-use cel::Env;
-use cel::common::ast::{IdedExpr, SourceInfo};
+use cel_parser::Env;
+use cel_parser::common::ast::{IdedExpr, SourceInfo};
 
-use super::cel::evaluate::Evaluation;
-use super::cel::lower::Lowering;
-use super::cel::source::{MAX_BYTES, Source};
-use super::cel::tree::Node;
-use super::event_view::EventView;
-use crate::delivery::failure::Failure;
-use crate::text::names::shorten;
+use crate::evaluate::Evaluation;
+use crate::evaluate::EvaluationError;
+use crate::inputs::Inputs;
+use crate::lower::Lowering;
+use crate::names::shorten;
+use crate::source::{MAX_BYTES, Source};
+use crate::tree::Node;
 
 /// Stack of the thread that parses. The parser calls itself for each of a chain of operators;
 /// the longest chain that the bounds on an expression admit takes an eighth of this without
@@ -194,18 +194,17 @@ impl Condition {
         &self.text
     }
 
-    /// The expression's tree.
-    pub(crate) const fn root(&self) -> &Node {
+    /// The expression's tree, for those who look for what it asks of an event.
+    #[must_use]
+    pub const fn root(&self) -> &Node {
         &self.root
     }
 
-    /// Whether the condition holds on an event; a failure where that cannot be said.
-    ///
-    /// Failures hold the names of fields and parts of the expression, but no value of a row.
-    pub fn evaluate(&self, view: &EventView<'_>) -> Result<bool, Failure> {
-        Evaluation::new(view)
+    /// Evaluates the condition on an event: whether it holds, or why that cannot be said.
+    pub fn evaluate(&self, inputs: &dyn Inputs) -> Result<bool, EvaluationError> {
+        Evaluation::new(inputs)
             .condition(&self.root)
-            .map_err(|stop| stop.into_failure(|at| Place::of(&self.text, at)))
+            .map_err(|stop| stop.into_error(|at| Place::of(&self.text, at)))
     }
 }
 

@@ -3,79 +3,119 @@
 
 use regex::Regex;
 
-use super::number::{Arithmetic, Number};
-use crate::text::names::shorten;
+use crate::names::shorten;
+use crate::number::{Arithmetic, Number};
 
-/// A part of an expression.
+/// Part of an expression.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub struct Node {
     /// The byte of the expression it is reported at.
-    pub(crate) at: usize,
-    pub(crate) kind: Kind,
+    pub at: usize,
+    /// What it is.
+    pub kind: Kind,
 }
 
+/// Kind of a part.
 #[derive(Debug)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// `null`.
     Null,
+    /// A constant.
     Bool(bool),
+    /// A constant.
     Number(Number<'static>),
+    /// A constant.
     Text(String),
+    /// A variable of the event's.
     Variable(Variable),
-    /// The variable of a loop around this node, counted from the outermost.
+    /// The variable of a loop around this part.
     Local {
+        /// Its place, counted from the outermost loop.
         slot: usize,
+        /// Its name.
         name: String,
     },
+    /// A list of these.
     List(Vec<Node>),
+    /// A field, as in `new.total`.
     Field {
+        /// Whose field.
         of: Box<Node>,
+        /// The field's name.
         name: String,
     },
+    /// Whether there is a field, as in `has(new.total)`.
     Has {
+        /// Whose field.
         of: Box<Node>,
+        /// The field's name.
         name: String,
     },
+    /// An element, or a field by its name, as in `new["total"]`.
     Index {
+        /// Whose element.
         of: Box<Node>,
+        /// Which one.
         index: Box<Node>,
     },
+    /// `!`
     Not(Box<Node>),
+    /// `-` before a value.
     Negate(Box<Node>),
+    /// `&&`
     Both(Box<[Node; 2]>),
+    /// `||`
     Either(Box<[Node; 2]>),
     /// Condition, then, otherwise.
     Choice(Box<[Node; 3]>),
+    /// A comparison.
     Compare(Comparison, Box<[Node; 2]>),
+    /// Arithmetic.
     Arithmetic(Arithmetic, Box<[Node; 2]>),
     /// Whether the first is in the second.
     In(Box<[Node; 2]>),
+    /// A call of a function.
     Call(Function, Vec<Node>),
+    /// Whether a pattern is found in a text.
     Matches {
+        /// The text.
         text: Box<Node>,
+        /// The pattern, compiled.
         pattern: Regex,
     },
+    /// A loop over a list or the names of fields.
     Loop {
+        /// Which one.
         kind: Loop,
+        /// What it runs over.
         over: Box<Node>,
+        /// What is asked of each element.
         body: Box<Node>,
         /// What `map` makes of the elements that satisfy `body`, if it has both.
         result: Option<Box<Node>>,
     },
 }
 
-/// What an expression may refer to.
+/// Variable of the event's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Variable {
+pub enum Variable {
+    /// `old`: the row before.
     Old,
+    /// `new`: the row after.
     New,
+    /// `operation`.
     Operation,
+    /// `entity`.
     Entity,
+    /// `key`.
     Key,
+    /// `tenant`.
     Tenant,
 }
 
 impl Variable {
-    pub(crate) const ALL: [Self; 6] = [
+    /// All of them.
+    pub const ALL: [Self; 6] = [
         Self::Old,
         Self::New,
         Self::Operation,
@@ -84,7 +124,9 @@ impl Variable {
         Self::Tenant,
     ];
 
-    pub(crate) const fn name(self) -> &'static str {
+    /// Its name in an expression.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Old => "old",
             Self::New => "new",
@@ -96,13 +138,20 @@ impl Variable {
     }
 }
 
+/// Comparison of two values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Comparison {
+pub enum Comparison {
+    /// `==`
     Equal,
+    /// `!=`
     Unequal,
+    /// `<`
     Less,
+    /// `<=`
     LessOrEqual,
+    /// `>`
     Greater,
+    /// `>=`
     GreaterOrEqual,
 }
 
@@ -119,12 +168,18 @@ impl Comparison {
     }
 }
 
+/// Loop over a list or the names of fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loop {
+pub enum Loop {
+    /// Whether the body holds for all.
     All,
+    /// Whether it holds for any.
     Exists,
+    /// Whether it holds for exactly one.
     ExistsOne,
+    /// What the body makes of each.
     Map,
+    /// Those for which it holds.
     Filter,
 }
 
@@ -142,20 +197,34 @@ impl Loop {
     }
 }
 
+/// Function that an expression may call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Function {
+pub enum Function {
+    /// `size`: characters, elements or fields.
     Size,
+    /// `startsWith`.
     StartsWith,
+    /// `endsWith`.
     EndsWith,
+    /// `contains`.
     Contains,
+    /// `int`: a number without what stands after the point.
     Int,
+    /// `double`: a number.
     Double,
+    /// `string`: a text.
     Text,
+    /// `bool`: true or false.
     Bool,
+    /// `timestamp`: a point in time.
     Timestamp,
+    /// `duration`: a span of time.
     Duration,
+    /// `changed`: whether a field differs between before and after.
     Changed,
+    /// `changed_to`: whether a field has a value that it did not have before.
     ChangedTo,
+    /// `changed_from`: whether a field had a value that it has no more.
     ChangedFrom,
 }
 

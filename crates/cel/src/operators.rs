@@ -9,11 +9,11 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::rc::Rc;
 
-use super::evaluate::{Evaluation, Outcome, Stop, failed};
-use super::number::{Arithmetic, Number};
-use super::tree::{Comparison, Node};
-use super::value::Value;
-use crate::text::names::shorten;
+use crate::evaluate::{Evaluation, Outcome, Stop, failed};
+use crate::names::shorten;
+use crate::number::{Arithmetic, Number};
+use crate::tree::{Comparison, Node};
+use crate::value::Value;
 
 /// Deepest nesting of lists and objects that are compared with each other.
 const MAX_DEPTH: usize = 64;
@@ -94,7 +94,7 @@ fn as_numbers<'b>(left: &'b Value<'_>, right: &'b Value<'_>) -> Option<(Number<'
     })
 }
 
-impl<'v> Evaluation<'v, '_> {
+impl<'v> Evaluation<'v> {
     pub(crate) fn compare(
         &mut self,
         at: usize,
@@ -215,7 +215,7 @@ impl<'v> Evaluation<'v, '_> {
         depth: usize,
     ) -> Result<bool, Stop> {
         let name = || "an object".to_owned();
-        let unreadable = |error| super::evaluate::unreadable(at, "an object", error);
+        let unreadable = |error| crate::evaluate::unreadable(at, "an object", error);
         let (Some(left), Some(right)) = (self.open(at, left, name)?, self.open(at, right, name)?)
         else {
             return Ok(false);

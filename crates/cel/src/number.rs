@@ -15,19 +15,24 @@ pub(crate) const MAX_DIGITS: i64 = 1000;
 
 /// `0.digits × 10^magnitude`, with neither leading nor trailing zeros; zero has no digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Number<'v> {
+pub struct Number<'v> {
     negative: bool,
     magnitude: i64,
     digits: Cow<'v, str>,
 }
 
-/// The operators of arithmetic.
+/// Operator of arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arithmetic {
+pub enum Arithmetic {
+    /// `+`
     Add,
+    /// `-`
     Subtract,
+    /// `*`
     Multiply,
+    /// `/`
     Divide,
+    /// `%`
     Remainder,
 }
 
@@ -55,7 +60,8 @@ pub(crate) enum ArithmeticError {
 
 impl<'v> Number<'v> {
     /// Reads a number as JSON, SQL and CEL write it, or nothing if it is not one.
-    pub(crate) fn parse(text: &'v str) -> Option<Self> {
+    #[must_use]
+    pub fn parse(text: &'v str) -> Option<Self> {
         let (negative, unsigned) = match text.as_bytes().first()? {
             b'-' => (true, &text[1..]),
             b'+' => (false, &text[1..]),
@@ -102,7 +108,8 @@ impl<'v> Number<'v> {
     }
 
     /// The same number, borrowed.
-    pub(crate) fn borrowed(&'v self) -> Self {
+    #[must_use]
+    pub fn borrowed(&'v self) -> Self {
         Self {
             negative: self.negative,
             magnitude: self.magnitude,
@@ -211,7 +218,8 @@ impl<'v> Number<'v> {
     }
 
     /// The same number with digits of its own.
-    pub(crate) fn into_owned(self) -> Number<'static> {
+    #[must_use]
+    pub fn into_owned(self) -> Number<'static> {
         Number {
             negative: self.negative,
             magnitude: self.magnitude,

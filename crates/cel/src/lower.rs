@@ -1,16 +1,18 @@
 //! From the parser's tree to a checked one: names are resolved, numbers get their digits back,
 //! patterns are compiled, and what cannot be evaluated is refused with its remedy.
 
-use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
-use crds::config::Operation;
+use cel_parser::common::ast::{
+    CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators,
+};
 use regex::{Regex, RegexBuilder};
 
-use super::functions::{duration, timestamp};
-use super::number::{Arithmetic, Number};
-use super::source::Source;
-use super::tree::{Comparison, Function, Kind, Loop, Node, OWN_CALLS, SIGNATURES, Variable};
-use crate::matching::condition::ConditionError;
-use crate::text::names::{did_you_mean, list, shorten};
+use crate::condition::ConditionError;
+use crate::functions::{duration, timestamp};
+use crate::inputs::OPERATIONS;
+use crate::names::{did_you_mean, list, shorten};
+use crate::number::{Arithmetic, Number};
+use crate::source::Source;
+use crate::tree::{Comparison, Function, Kind, Loop, Node, OWN_CALLS, SIGNATURES, Variable};
 
 /// Deepest nesting of parts in each other. The evaluator calls itself once for each, and must
 /// fit the two MiB of a runtime's worker.
@@ -258,7 +260,7 @@ impl<'s> Lowering<'s> {
             Kind::List(elements) => elements.as_slice(),
             _ => std::slice::from_ref(compared),
         };
-        let known = || Operation::ALL.iter().map(|operation| operation.as_str());
+        let known = || OPERATIONS.iter().copied();
         for value in values {
             if let Kind::Text(text) = &value.kind
                 && !known().any(|operation| operation == text)
