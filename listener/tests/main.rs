@@ -17,7 +17,6 @@ mod checks;
 mod connections;
 mod crowds;
 mod dead_letters;
-mod demo;
 mod effects;
 mod examples;
 mod figures;

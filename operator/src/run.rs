@@ -10,7 +10,6 @@ use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
 use lease::{Elector, Identity, Timing};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
@@ -44,25 +43,6 @@ pub struct Settings {
     pub pod_uid: String,
     /// Concurrent reconciles.
     pub concurrency: usize,
-}
-
-/// Returns a token that SIGTERM or Ctrl-C cancels.
-pub fn stop_signal() -> std::io::Result<CancellationToken> {
-    let stop = CancellationToken::new();
-    let (mut term, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let stopping = stop.clone();
-    // It lives as long as the process.
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stopping.cancel();
-    });
-    Ok(stop)
 }
 
 /// Runs the operator until `stop`.

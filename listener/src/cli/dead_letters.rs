@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand};
 use crds::duration::HumanDuration;
-use observer_listener::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
-use observer_listener::telemetry::logs;
+use observer_listener::dead_letters::admin::{self, Selection, Stored};
+use program::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 

@@ -1,8 +1,7 @@
 //! Command line: arguments, commands and exit codes.
 
 mod check;
-mod dead_letters;
-mod demo;
+mod dlq;
 mod files;
 mod jobs;
 mod output;
@@ -20,9 +19,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use crds::config::Redacted;
-use crds::duration::{HumanDuration, ParseDurationError};
 use observer_listener::runtime::standalone::Jobs;
-use observer_listener::telemetry::logs::{self, LogFormat};
+use program::logs::{self, LogFormat};
 use url::Url;
 
 /// Exit code of an invalid configuration or command line.
@@ -31,9 +29,9 @@ const EXIT_CONFIG: u8 = 2;
 /// Exit code of a failure at run time.
 const EXIT_RUN: u8 = 1;
 
-/// Log filter of the demo, without what its display shows anyway.
-const QUIET: &str =
-    "warn,observer::action=error,observer::attempt=error,observer::dead_letter=error";
+/// What is logged unless `RUST_LOG` says otherwise. The client of Kafka logs each step, and each failure
+/// that the outcome of an attempt tells too.
+const LOGGED: &str = "info,rskafka=off";
 
 /// Run observers of a Postgres database: when a row changes and a condition holds, run actions
 #[derive(Debug, Parser)]
@@ -76,8 +74,6 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersCommand),
     /// Deliver past events again, marked as replays
     Replay(replay::ReplayArgs),
-    /// Run a demo shop with its own Postgres and receiver
-    Demo(demo::DemoArgs),
 }
 
 /// Files with an `ObserverListener`, its `Observer`s and optional `Secret`s.
@@ -176,16 +172,10 @@ fn shows_password(argument: &str) -> bool {
         })
 }
 
-/// Parses `20s`, `5m`, `250ms`.
-fn duration(text: &str) -> Result<Duration, ParseDurationError> {
-    text.parse::<HumanDuration>().map(HumanDuration::duration)
-}
-
-/// Runs the program and returns its exit code.
+/// Runs the program and says by its exit code how it went.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Demo(_));
-    if let Err(error) = logs::start(cli.log_format, if quiet { QUIET } else { "info" }) {
+    if let Err(error) = logs::start(cli.log_format, LOGGED) {
         return cannot_start(&error);
     }
     if std::env::args_os().any(|argument| shows_password(&argument.to_string_lossy())) {
@@ -215,7 +205,6 @@ pub(crate) fn main() -> ExitCode {
             Command::Jobs(command) => jobs::jobs(command).await,
             Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
             Command::Replay(args) => replay::replay(args).await,
-            Command::Demo(args) => demo::demo(args).await,
         }
     });
     // A task that hangs must not keep the process alive.

@@ -4,8 +4,7 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use clap::ValueEnum;
-use observer_listener::telemetry::logs;
+use program::logs;
 
 use super::CliError;
 

@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args};
 use crds::config::Bundle;
 use observer_listener::dead_letters::replay::{self, ReplaySelection};
 use observer_listener::migrate;
-use observer_listener::telemetry::logs;
+use program::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 

@@ -11,8 +11,8 @@ use observer_listener::database::DatabaseError;
 use observer_listener::runtime::cluster;
 use observer_listener::runtime::error::RunError;
 use observer_listener::runtime::standalone::{Jobs, Options, run as run_listener};
-use observer_listener::telemetry::logs;
 use observer_listener::telemetry::metrics::Metrics;
+use program::signals::stop_on_signal;
 use prometheus::IntCounter;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -189,26 +189,4 @@ fn ignore_hangup() -> Result<(), CliError> {
         }
     });
     Ok(())
-}
-
-/// Returns a token that the first SIGTERM or SIGINT cancels; the second one ends the process at once.
-pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
-    let stop = CancellationToken::new();
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let token = stop.clone();
-    // It runs for as long as the process, and cannot fail.
-    tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        tracing::info!(
-            "shutting down: draining deliveries in flight; a second signal stops at once"
-        );
-        token.cancel();
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        logs::flush();
-        std::process::exit(130);
-    });
-    Ok(stop)
 }

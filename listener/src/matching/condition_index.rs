@@ -9,10 +9,12 @@
 
 use std::collections::HashMap;
 
-use super::cel::number::Number;
-use super::cel::tree::{Comparison, Function, Kind, Node, Variable};
-use super::cel::value::Value;
-use super::event_view::{EventView, Image, Side};
+use cel::number::Number;
+use cel::tree::{Comparison, Function, Kind, Node, Variable};
+use cel::value::Value;
+use cel::{Image, Inputs, Side};
+
+use super::event_view::EventView;
 
 /// What one field must be for a condition to hold.
 struct Guard<'n> {

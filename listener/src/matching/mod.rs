@@ -6,39 +6,22 @@
 //! cannot judge is a verdict of its own, so that it is set aside with its reason instead of
 //! passing for "no match".
 //!
-//! Conditions are written in CEL. The grammar is the `cel` crate's; the evaluator is our own,
-//! because numbers here must keep every digit, errors must name fields and not values, and the
-//! cost of an event must be bounded. Where it departs from the standard:
-//!
-//! | | here |
-//! |---|---|
-//! | numbers | one kind, decimal and exact; `7 / 2` is `3.5`; quotients have 100 digits |
-//! | text that holds a number | compares with numbers as a number; other text is an error |
-//! | other unlike kinds | cannot be compared: an error, unless one is `null` |
-//! | `has(old.x)` | false where there is no such image |
-//! | `changed(f)` | the field's value before is not that after; no row has no value |
-//! | `changed_to(f, v)` | the value after is `v`, and that before is not |
-//! | `changed_from(f, v)` | the value before is `v`, and that after is not |
-//! | objects in braces, bytes | not offered |
-//!
-//! So on `Insert` a field has changed if the row has it, and on `Delete` likewise; on `Truncate`
-//! and `Custom` nothing has.
+//! Conditions are written in a dialect of CEL: see the crate [`cel`].
 
-pub(crate) mod cel;
-mod condition;
 pub(crate) mod condition_index;
 pub(crate) mod event_view;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cel::{ErrorKind, EvaluationError};
 use crds::config::Operation;
 
-pub use self::condition::{Condition, ConditionError, Place};
 use crate::delivery::event::Event;
-use crate::delivery::failure::Failure;
+use crate::delivery::failure::{Failure, FailureKind};
+pub use cel::{Condition, ConditionError, Place, Side};
 use condition_index::Watchers;
-pub use event_view::{EventView, Side};
+pub use event_view::EventView;
 
 /// What decides whether an observer sees an event.
 #[derive(Debug)]
@@ -134,9 +117,18 @@ impl Rule {
         match self.condition.as_ref().map(|one| one.evaluate(view)) {
             None | Some(Ok(true)) => Some(Verdict::Match),
             Some(Ok(false)) => None,
-            Some(Err(failure)) => Some(Verdict::Failed(failure)),
+            Some(Err(error)) => Some(Verdict::Failed(failure(error))),
         }
     }
+}
+
+/// Why an event cannot be delivered by a rule whose condition has no answer for it.
+fn failure(error: EvaluationError) -> Failure {
+    let kind = match error.kind {
+        ErrorKind::Condition => FailureKind::Condition,
+        ErrorKind::Event => FailureKind::Event,
+    };
+    Failure::of(kind, error.message)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! Logs, metrics, readiness and status.
+//! Metrics, health and status of this process.
 
 pub mod health;
-pub mod logs;
-pub mod metrics;
 pub mod status;
-mod writer;
+
+pub mod metrics;

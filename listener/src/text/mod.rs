@@ -1,7 +1,8 @@
 //! Small things about text.
 
 pub(crate) mod hex;
-pub(crate) mod names;
+
+pub(crate) use cel::names;
 
 /// The text without control characters. They go before secrets are looked for, so that none splits
 /// one; the cut comes last, so that none is cut in half and missed.

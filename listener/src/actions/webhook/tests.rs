@@ -536,7 +536,7 @@ fn no_template_makes_a_header_of_several_lines() {
     ];
     let event = r#"{"id": 7, "note": "a\r\nx-injected: 1\u0000\u007fé\u0085"}"#;
     let delivery = delivery(None, Some(event));
-    crate::fuzz::Fuzz::new("headers").run(
+    testkit::fuzz::Fuzz::new("headers").run(
         &CORPUS,
         &["{{ new.note }}", "{{", "}}", "\r\n", ": "],
         |source| {

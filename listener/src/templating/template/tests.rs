@@ -314,7 +314,7 @@ fn whatever_is_written_neither_panics_nor_breaks_out() {
         "{% filter upper %}",
     ];
     let subject = Subject::new(&delivery(None, Some(ORDER)));
-    crate::fuzz::Fuzz::new("templates").run(&CORPUS, &WORDS, |source| {
+    testkit::fuzz::Fuzz::new("templates").run(&CORPUS, &WORDS, |source| {
         for format in [
             Format::Json,
             Format::Html,
