@@ -20,22 +20,22 @@ use session::{unwritable, writing};
 const MAX_CONNECTIONS: u32 = 4;
 
 /// Most connections for Leases: one follows them, the other writes.
-const CONNECTIONS_APART: u32 = 2;
+const LEASE_CONNECTIONS: u32 = 2;
 
 /// Most connections for work on jobs: one claims, one tells, one gives signs of life.
-const CONNECTIONS_FOR_JOBS: u32 = 3;
+const JOB_CONNECTIONS: u32 = 3;
 
 /// Most connections for whoever looks after dead letters and jobs over HTTP.
-const CONNECTIONS_FOR_KEEPERS: u32 = 2;
+const ADMIN_CONNECTIONS: u32 = 2;
 
 /// Most connections of a process that runs, besides those of Postgres actions and of keepers.
-const MOST_OF_A_PROCESS: u32 = MAX_CONNECTIONS + CONNECTIONS_APART + CONNECTIONS_FOR_JOBS;
+const CONNECTIONS_PER_PROCESS: u32 = MAX_CONNECTIONS + LEASE_CONNECTIONS + JOB_CONNECTIONS;
 
 /// No connection is left, as Postgres codes it.
-const TOO_MANY: &str = "53300";
+const TOO_MANY_CONNECTIONS: &str = "53300";
 
 /// How long one of these is kept open that nobody uses.
-const IDLE_KEEPERS: Duration = Duration::from_mins(1);
+const ADMIN_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long a statement waits for a connection before it counts as failed.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two tries to connect at the start.
-const START_PAUSE: Duration = Duration::from_millis(500);
+const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The reader's queries have one good plan each, whatever the statistics say at the moment: walk an
 /// index from where it stands, and fetch rows by their place. With these the planner finds it on an
@@ -117,13 +117,13 @@ pub enum DatabaseError {
     },
 }
 
-/// What connections are for.
+/// Access that connections need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Work, which cannot go on without a server that takes writes.
-    Write,
-    /// A look, and what may end in an error.
-    Look,
+pub enum AccessMode {
+    /// Work, which needs a server that takes writes.
+    ReadWrite,
+    /// Reads, and writes that may fail.
+    ReadOnly,
 }
 
 /// Connects, and says why when that fails. A server that refuses connections, as one does that is
@@ -132,7 +132,7 @@ pub enum Access {
 pub async fn connect(
     url: &Redacted,
     patience: Duration,
-    access: Access,
+    access: AccessMode,
 ) -> Result<PgPool, DatabaseError> {
     let options = options(url)?;
     let at = format!("{}:{}", options.get_host(), options.get_port());
@@ -151,15 +151,15 @@ pub async fn connect(
             return Err(explained(at, error));
         }
         if !told {
-            tracing::warn!(%at, %error, "cannot reach Postgres; trying again for {} s", patience.as_secs());
+            tracing::warn!(%at, %error, "cannot reach Postgres; retrying for {} s", patience.as_secs());
             told = true;
         }
-        tokio::time::sleep(START_PAUSE).await;
+        tokio::time::sleep(CONNECT_RETRY_INTERVAL).await;
     }
 }
 
 /// Sets a session up and says goodbye.
-async fn greet(mut connection: PgConnection, access: Access) -> Result<(), sqlx::Error> {
+async fn greet(mut connection: PgConnection, access: AccessMode) -> Result<(), sqlx::Error> {
     session::begin(&mut connection, access).await?;
     // Whether the goodbye arrives does not matter.
     let _ = connection.close().await;
@@ -209,11 +209,13 @@ fn explained(at: String, error: sqlx::Error) -> DatabaseError {
         };
     }
     match error {
-        sqlx::Error::Database(_) if has_code(&error, &[TOO_MANY]) => DatabaseError::Full {
-            at,
-            needed: MOST_OF_A_PROCESS,
-            source: error,
-        },
+        sqlx::Error::Database(_) if has_code(&error, &[TOO_MANY_CONNECTIONS]) => {
+            DatabaseError::Full {
+                at,
+                needed: CONNECTIONS_PER_PROCESS,
+                source: error,
+            }
+        }
         sqlx::Error::Database(_) if !starting(&error) => {
             DatabaseError::Refused { at, source: error }
         }
@@ -240,7 +242,7 @@ async fn cause(options: &PgConnectOptions) -> Option<DatabaseError> {
     let at = format!("{}:{}", options.get_host(), options.get_port());
     let tried = in_time(async {
         let connection = PgConnection::connect_with(options).await?;
-        greet(connection, Access::Write).await
+        greet(connection, AccessMode::ReadWrite).await
     });
     let tried = tried.await;
     tried.err().map(|error| explained(at, error))
@@ -269,7 +271,7 @@ fn starting(error: &sqlx::Error) -> bool {
                     | std::io::ErrorKind::ReadOnlyFilesystem
             )
         }
-        sqlx::Error::Database(_) => has_code(error, &["57P03", TOO_MANY]),
+        sqlx::Error::Database(_) => has_code(error, &["57P03", TOO_MANY_CONNECTIONS]),
         _ => false,
     }
 }
@@ -299,18 +301,18 @@ pub(crate) async fn blocker(pool: &PgPool) -> Result<Option<String>, sqlx::Error
 }
 
 /// A few connections for what must not wait for anything else, such as Leases.
-pub fn connections_apart(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    Ok(simple(CONNECTIONS_APART).connect_lazy_with(options(url)?))
+pub fn lease_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    Ok(simple(LEASE_CONNECTIONS).connect_lazy_with(options(url)?))
 }
 
 /// Connections for work on jobs, which goes on whatever becomes of the shards.
-pub fn connections_for_jobs(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    Ok(pool(options(url)?, CONNECTIONS_FOR_JOBS, Access::Write))
+pub fn job_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    Ok(pool(options(url)?, JOB_CONNECTIONS, AccessMode::ReadWrite))
 }
 
 /// Connections for whoever looks after dead letters and jobs over HTTP; closed while nobody does.
-pub fn connections_for_keepers(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    let pool = simple(CONNECTIONS_FOR_KEEPERS).idle_timeout(IDLE_KEEPERS);
+pub fn admin_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    let pool = simple(ADMIN_CONNECTIONS).idle_timeout(ADMIN_IDLE_TIMEOUT);
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
@@ -319,10 +321,10 @@ fn simple(most: u32) -> PgPoolOptions {
     writing(PgPoolOptions::new())
         .max_connections(most)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|connection, _| Box::pin(session::begin(connection, Access::Write)))
+        .after_connect(|connection, _| Box::pin(session::begin(connection, AccessMode::ReadWrite)))
 }
 
-fn pool(options: PgConnectOptions, most: u32, access: Access) -> PgPool {
+fn pool(options: PgConnectOptions, most: u32, access: AccessMode) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(most)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -335,8 +337,8 @@ fn pool(options: PgConnectOptions, most: u32, access: Access) -> PgPool {
             })
         });
     let pool = match access {
-        Access::Write => writing(pool),
-        Access::Look => pool,
+        AccessMode::ReadWrite => writing(pool),
+        AccessMode::ReadOnly => pool,
     };
     pool.connect_lazy_with(options)
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use crds::config::Redacted;
 use crds::duration::{HumanDuration, ParseDurationError};
-use observer_listener::runtime::standalone::Jobs;
+use observer_listener::runtime::job_worker::WorkerMode;
 use observer_listener::telemetry::logs::{self, LogFormat};
 use url::Url;
 
@@ -206,8 +206,8 @@ pub(crate) fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Run(args) => run::run(args, Jobs::Too).await,
-            Command::Worker(args) => run::run(args, Jobs::Only).await,
+            Command::Run(args) => run::run(args, WorkerMode::Embedded).await,
+            Command::Worker(args) => run::run(args, WorkerMode::Dedicated).await,
             Command::Check(args) => check::check(&args).await,
             Command::Migrate(args) => schema::migrate(args).await,
             Command::ResetPosition(args) => schema::reset_position(args).await,

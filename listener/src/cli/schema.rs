@@ -233,10 +233,14 @@ async fn refuse_while_alive(pool: &PgPool, listener: &str, command: &str) -> Res
 
 /// Connects; a URL that cannot be read is the configuration's fault.
 pub(super) async fn connect(url: &Redacted) -> Result<PgPool, CliError> {
-    database::connect(url, database::START_PATIENCE, database::Access::Look)
-        .await
-        .map_err(|error| match error {
-            DatabaseError::Url(_) => CliError::Config(error.to_string()),
-            error => error.into(),
-        })
+    database::connect(
+        url,
+        database::START_PATIENCE,
+        database::AccessMode::ReadOnly,
+    )
+    .await
+    .map_err(|error| match error {
+        DatabaseError::Url(_) => CliError::Config(error.to_string()),
+        error => error.into(),
+    })
 }

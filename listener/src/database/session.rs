@@ -12,7 +12,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::time::Instant;
 
-use super::{Access, pins};
+use super::{AccessMode, pins};
 use crate::sync::lock;
 
 /// How often one of a pool's connections is asked whether its server takes writes.
@@ -67,13 +67,13 @@ pub(crate) fn unwritable(error: &sqlx::Error) -> Option<&Unwritable> {
 /// Sets a new session up, and makes sure that it can write where it is to.
 pub(crate) async fn begin(
     connection: &mut PgConnection,
-    access: Access,
+    access: AccessMode,
 ) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(pins::of_session()))
         .execute(&mut *connection)
         .await?;
     write_despite_role(connection).await?;
-    if access == Access::Look {
+    if access == AccessMode::ReadOnly {
         return Ok(());
     }
     match look(connection).await? {

@@ -31,7 +31,8 @@ use crate::database;
 use crate::dead_letters::admin::{self, Selection};
 use crate::observers::Observers;
 use crate::runtime::error::RunError;
-use crate::runtime::standalone;
+use crate::runtime::fixed_listener::FixedListener;
+use crate::runtime::supervisor::{self, ProcessOptions};
 use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 use testkit::http_sink::{self as sink, Behaviour, Sink};
@@ -137,16 +138,15 @@ impl Stage<'_> {
             DemoError::Example(texts.join("\n"))
         })?;
         let metrics = Metrics::new(LISTENER)?;
-        let options = standalone::Options {
-            listen: None,
-            jobs: standalone::Jobs::Too,
+        let options = ProcessOptions {
+            listener: LISTENER.to_owned(),
             member: process::member(),
+            listen: None,
             metrics: Some(metrics.clone()),
         };
-        let config = bundle.listener;
         let observers = watch::channel(Arc::new(observers)).1;
-        let listener =
-            tokio::spawn(async move { standalone::run(&config, observers, options, end).await });
+        let source = FixedListener::new(bundle.listener, observers);
+        let listener = tokio::spawn(supervisor::run(source, options, end));
         Ok(Cast {
             pool: self.pool,
             sink,

@@ -23,13 +23,13 @@ const MAX_NAME: usize = 256;
 
 /// Says of each action of the observers of the moment whether its receiver is left alone.
 #[derive(Clone, Debug)]
-pub(crate) struct Receivers {
+pub(crate) struct EndpointCollector {
     observers: watch::Receiver<Arc<Observers>>,
     /// Names and help texts; the values are found anew each time.
     shown: (IntGaugeVec, IntCounterVec),
 }
 
-impl Receivers {
+impl EndpointCollector {
     pub(crate) fn new(
         observers: watch::Receiver<Arc<Observers>>,
     ) -> Result<Self, prometheus::Error> {
@@ -38,7 +38,7 @@ impl Receivers {
     }
 }
 
-impl OpenCircuits for Receivers {
+impl OpenCircuits for EndpointCollector {
     /// The receivers that are left alone now. Those of one host and port are told of as one.
     fn open_circuits(&self) -> LeftAlone {
         let observers = Arc::clone(&self.observers.borrow());
@@ -98,7 +98,7 @@ fn metrics() -> Result<(IntGaugeVec, IntCounterVec), prometheus::Error> {
     ))
 }
 
-impl Collector for Receivers {
+impl Collector for EndpointCollector {
     fn desc(&self) -> Vec<&Desc> {
         let (state, opened) = &self.shown;
         state.desc().into_iter().chain(opened.desc()).collect()

@@ -1,66 +1,173 @@
-//! Follows the Secret that holds the bundle, and loads what it finds.
+//! The bundle of a pod: the Secret that holds it, watched, and loaded whenever it changes.
 
-use std::pin::pin;
-use std::time::Duration;
-
+use backoff::Backoff;
 use crds::bundle::BUNDLE_KEY;
+use crds::config::ListenerConfig;
 use crds::pod_status::PodProblem;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Api;
-use kube::runtime::watcher::{Error, watch_object};
-use tokio::sync::watch;
+use kube::runtime::watcher::{self, watch_object};
+use kube::{Api, Client};
+use tokio::time::{Instant, sleep_until};
 
-use super::error_reason::pause;
-use super::plan::{Loader, Plan};
+use super::config_source::{ConfigSource, FailurePolicy};
+use super::job_worker::WorkerMode;
+use super::plan::{BundleLoader, RuntimePlan};
+use super::supervisor::RETRY;
+use crate::coordination::membership::Coordination;
 use crate::server::Sources;
 
-/// Follows the Secret for ever. A bundle that cannot be run is told, and the one before stays.
-pub(crate) async fn follow(
-    secrets: Api<Secret>,
-    name: &str,
-    plans: watch::Sender<Option<Plan>>,
-    sources: Sources,
-) {
-    let mut loader = Loader::default();
-    let mut failures = 0;
-    let mut found = pin!(watch_object(secrets, name));
-    // Nobody needs to be told before the first answer, but there is no work to expect either.
-    sources.health.waits_for(missing(name, "is not read yet"));
-    loop {
-        match found.next().await {
-            Some(Ok(secret)) => {
-                failures = 0;
-                match read(secret.as_ref(), name).and_then(|bytes| loader.load(bytes)) {
-                    Ok(plan) => {
-                        let owners = owners(secret);
-                        take(Plan { owners, ..plan }, &plans, &sources);
-                    }
-                    Err(trouble) => {
-                        tracing::warn!(reason = trouble.reason, "{}", trouble.message);
-                        note_trouble(&trouble, &plans, &sources);
-                    }
-                }
-            }
-            Some(Err(error)) => {
-                failures += 1;
-                let trouble = unreadable(name, &error);
-                tracing::warn!(reason = trouble.reason, "{}", trouble.message);
-                // What was read before goes on; the watch is begun anew where it broke off.
-                if plans.borrow().is_none() {
-                    note_trouble(&trouble, &plans, &sources);
-                }
-                tokio::time::sleep(pause(failures)).await;
-            }
-            // The stream is one that does not end.
-            None => tokio::time::sleep(Duration::from_secs(1)).await,
+/// The bundle of a listener, which the operator writes into a Secret.
+pub(super) struct BundleSource {
+    client: Client,
+    /// Name of the Secret.
+    name: String,
+    dedicated_worker: bool,
+    watch: BoxStream<'static, watcher::Result<Option<Secret>>>,
+    backoff: Backoff,
+    /// When the watch is to be resumed after a failure.
+    resume_at: Option<Instant>,
+    bundles: LoadedBundles,
+}
+
+/// Bundles that were loaded, one after the other.
+#[derive(Debug, Default)]
+struct LoadedBundles {
+    loader: BundleLoader,
+    /// Hash of the newest that can be run.
+    current: Option<String>,
+}
+
+impl BundleSource {
+    /// Creates a source that watches a Secret.
+    pub(super) fn new(
+        client: Client,
+        namespace: &str,
+        name: String,
+        dedicated_worker: bool,
+    ) -> Self {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        Self {
+            watch: watch_object(secrets, &name).boxed(),
+            client,
+            name,
+            dedicated_worker,
+            backoff: RETRY,
+            resume_at: None,
+            bundles: LoadedBundles::default(),
         }
     }
 }
 
-/// With whom the Secret goes. To hold up an owner's deletion takes a right of its own, so that is
-/// not taken over.
+impl ConfigSource for BundleSource {
+    async fn next(&mut self, sources: &Sources) -> RuntimePlan {
+        if self.bundles.current.is_none() {
+            // Nobody needs to be told before the first answer, but there is no work to expect either.
+            let unread = missing(&self.name, "is not read yet");
+            sources.health.waits_for(unread);
+        }
+        loop {
+            // The watch resumes where it broke off; what was read before stays.
+            if let Some(at) = self.resume_at {
+                sleep_until(at).await;
+                self.resume_at = None;
+            }
+            match self.watch.next().await {
+                Some(Ok(secret)) => {
+                    self.backoff.reset();
+                    if let Some(plan) = self.bundles.load(secret, &self.name, sources) {
+                        return plan;
+                    }
+                }
+                Some(Err(error)) => {
+                    let problem = unreadable(&self.name, &error);
+                    tracing::warn!(reason = problem.reason, "{}", problem.message);
+                    if self.bundles.current.is_none() {
+                        self.bundles.report(problem, sources);
+                    }
+                    self.resume_at = Some(Instant::now() + self.backoff.next_delay());
+                }
+                // This stream does not end.
+                None => self.resume_at = Some(Instant::now() + self.backoff.next_delay()),
+            }
+        }
+    }
+
+    fn coordination(&self, plan: &RuntimePlan) -> Coordination {
+        Coordination::Cluster {
+            client: self.client.clone(),
+            owners: plan.lease_owners.clone(),
+        }
+    }
+
+    fn worker_mode(&self, listener: &ListenerConfig) -> WorkerMode {
+        match (self.dedicated_worker, listener.queue.replicas) {
+            (true, _) => WorkerMode::Dedicated,
+            (false, 0) => WorkerMode::Embedded,
+            (false, _) => WorkerMode::Disabled,
+        }
+    }
+
+    fn failure_policy(&self) -> FailurePolicy {
+        FailurePolicy::Retry
+    }
+}
+
+impl LoadedBundles {
+    /// Loads the bundle of a Secret. Returns its plan unless it is the one that there is already.
+    fn load(
+        &mut self,
+        secret: Option<Secret>,
+        name: &str,
+        sources: &Sources,
+    ) -> Option<RuntimePlan> {
+        let loaded = bundle_of(secret.as_ref(), name).and_then(|bytes| self.loader.load(bytes));
+        match loaded {
+            Ok(plan) => {
+                let plan = RuntimePlan {
+                    lease_owners: owners(secret),
+                    ..plan
+                };
+                self.accept(plan, sources)
+            }
+            Err(problem) => {
+                tracing::warn!(reason = problem.reason, "{}", problem.message);
+                self.report(problem, sources);
+                None
+            }
+        }
+    }
+
+    fn accept(&mut self, plan: RuntimePlan, sources: &Sources) -> Option<RuntimePlan> {
+        let bundle = plan.bundle.clone().unwrap_or_default();
+        for refused in &bundle.refused {
+            let (observer, path) = (&refused.observer, &refused.path);
+            tracing::warn!(observer, path, "observer rejected: {}", refused.message);
+        }
+        let hash = bundle.hash.clone();
+        sources.reporter.loaded(bundle);
+        if self.current.as_ref() == Some(&hash) {
+            return None;
+        }
+        let observers = plan.observers.len();
+        tracing::info!(bundle = hash, observers, "bundle loaded");
+        self.current = Some(hash);
+        Some(plan)
+    }
+
+    /// Reports what is wrong with the newest bundle; without one before it, nothing can be done at all.
+    fn report(&self, problem: PodProblem, sources: &Sources) {
+        if self.current.is_none() {
+            sources.health.waits_for(problem.clone());
+        }
+        sources.reporter.bundle_trouble(problem);
+    }
+}
+
+/// Returns the owners of the Secret, for the shards' Leases. To delay the deletion of an owner takes a
+/// right of its own, so that is not copied.
 fn owners(secret: Option<Secret>) -> Vec<OwnerReference> {
     let owners = secret.and_then(|secret| secret.metadata.owner_references);
     let plain = |owner| OwnerReference {
@@ -71,36 +178,8 @@ fn owners(secret: Option<Secret>) -> Vec<OwnerReference> {
     owners.into_iter().flatten().map(plain).collect()
 }
 
-/// Hands a plan on, unless it is the one that there is.
-fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
-    sources.reporter.loaded(plan.bundle.clone());
-    for refused in &plan.bundle.refused {
-        let (observer, path) = (&refused.observer, &refused.path);
-        tracing::warn!(observer, path, "left out: {}", refused.message);
-    }
-    let hash = plan.bundle.hash.clone();
-    let before = plans.borrow().as_ref().map(|plan| plan.bundle.hash.clone());
-    if before.as_ref() == Some(&hash) {
-        return;
-    }
-    if before.is_some() {
-        sources.metrics.reloads.inc();
-    }
-    let actions = plan.observers.len();
-    tracing::info!(bundle = hash, actions, "loaded the bundle");
-    plans.send_replace(Some(plan));
-}
-
-/// Says what is wrong with the newest bundle; without one before it, nothing can be done at all.
-fn note_trouble(trouble: &PodProblem, plans: &watch::Sender<Option<Plan>>, sources: &Sources) {
-    if plans.borrow().is_none() {
-        sources.health.waits_for(trouble.clone());
-    }
-    sources.reporter.bundle_trouble(trouble.clone());
-}
-
-/// The bundle's bytes in its Secret.
-fn read<'a>(secret: Option<&'a Secret>, name: &str) -> Result<&'a [u8], PodProblem> {
+/// Returns the bytes of the bundle in its Secret.
+fn bundle_of<'a>(secret: Option<&'a Secret>, name: &str) -> Result<&'a [u8], PodProblem> {
     let secret = secret.ok_or_else(|| missing(name, "is not there"))?;
     let data = secret.data.as_ref();
     data.and_then(|data| data.get(BUNDLE_KEY))
@@ -111,22 +190,23 @@ fn read<'a>(secret: Option<&'a Secret>, name: &str) -> Result<&'a [u8], PodProbl
 fn missing(name: &str, what: &str) -> PodProblem {
     PodProblem {
         reason: "BundleMissing".to_owned(),
-        message: format!("the Secret {name} {what}; the operator makes it"),
+        message: format!("the Secret {name} {what}; the operator creates it"),
     }
 }
 
-/// Why the Secret cannot be read. An error of decoding would repeat what it could not decode.
-fn unreadable(name: &str, error: &Error) -> PodProblem {
+/// Describes why the Secret cannot be read. An error of decoding would repeat what it could not decode.
+fn unreadable(name: &str, error: &watcher::Error) -> PodProblem {
+    use watcher::Error::{
+        InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed,
+    };
     let why = match error {
-        Error::WatchError(status) => status.message.clone(),
-        Error::InitialListFailed(error)
-        | Error::WatchStartFailed(error)
-        | Error::WatchFailed(error) => match error {
+        WatchError(status) => status.message.clone(),
+        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => match error {
             kube::Error::Api(status) => status.message.clone(),
             kube::Error::SerdeError(_) => "its content is no Secret".to_owned(),
             error => error.to_string(),
         },
-        Error::NoResourceVersion => error.to_string(),
+        NoResourceVersion => error.to_string(),
     };
     PodProblem {
         reason: "BundleUnreadable".to_owned(),
@@ -143,24 +223,32 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::Metrics;
 
-    #[test]
-    fn the_bytes_are_under_their_key() {
-        let secret = |key: &str| Secret {
-            data: Some([(key.to_owned(), ByteString(b"text".to_vec()))].into()),
+    fn secret(key: &str, text: &str) -> Secret {
+        Secret {
+            data: Some([(key.to_owned(), ByteString(text.into()))].into()),
             ..Secret::default()
-        };
-        assert_eq!(read(Some(&secret(BUNDLE_KEY)), "b").unwrap(), b"text");
-        for wrong in [None, Some(&secret("other")), Some(&Secret::default())] {
-            assert_eq!(read(wrong, "b").unwrap_err().reason, "BundleMissing");
         }
     }
 
     #[test]
-    fn trouble_with_a_newer_bundle_leaves_the_pod_ready() {
-        let now = tokio::time::Instant::now();
+    fn bundle_is_read_under_its_key() {
+        let right = secret(BUNDLE_KEY, "text");
+        assert_eq!(bundle_of(Some(&right), "b").unwrap(), b"text");
+        let wrong = [
+            None,
+            Some(&secret("other", "text")),
+            Some(&Secret::default()),
+        ]
+        .map(|secret| bundle_of(secret, "b").unwrap_err().reason);
+        assert_eq!(wrong, ["BundleMissing"; 3]);
+    }
+
+    #[test]
+    fn problem_with_a_newer_bundle_leaves_the_pod_ready() {
+        let now = Instant::now();
         let sources = Sources::new(Metrics::new("shop/shop").unwrap(), "shop-1");
-        let (plans, _) = watch::channel(None);
-        note_trouble(&missing("b", "is not there"), &plans, &sources);
+        let mut bundles = LoadedBundles::default();
+        assert!(bundles.load(None, "b", &sources).is_none());
         assert!(sources.health.not_ready(now).is_some());
         let text = "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
              metadata: {name: shop}\nspec:\n  database:\n    \
@@ -168,15 +256,15 @@ mod tests {
              apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {name: big}\n\
              spec:\n  events: {entity: public.orders, operations: [Insert]}\n  \
              actions: [{name: say, log: {}}]\n";
-        let plan = Loader::default().load(text.as_bytes()).unwrap();
-        take(plan.clone(), &plans, &sources);
+        let mut load = |secret| bundles.load(secret, "b", &sources);
+        assert!(load(Some(secret(BUNDLE_KEY, text))).is_some());
         sources.health.started();
-        note_trouble(&missing("b", "is not there"), &plans, &sources);
+        assert!(load(None).is_none());
         assert!(sources.health.not_ready(now).is_none());
         let told = || sources.reporter.report(&sources.metrics, None);
         assert_eq!(told().problem.unwrap().reason, "BundleMissing");
-        take(plan, &plans, &sources);
+        let same = load(Some(secret(BUNDLE_KEY, text)));
+        assert!(same.is_none(), "it is the same");
         assert_eq!(told().problem, None);
-        assert_eq!(sources.metrics.reloads.get(), 0, "it is the same");
     }
 }

@@ -61,7 +61,7 @@ impl Keeper {
     ) -> Result<Open, DatabaseError> {
         if let Some(token) = &listener.api_token {
             self.put(Some(Ground {
-                pool: database::connections_for_keepers(&listener.database_url)?,
+                pool: database::admin_pool(&listener.database_url)?,
                 queue: Arc::clone(queue),
                 listener: listener.identity().into(),
                 token: token.clone(),

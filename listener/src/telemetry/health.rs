@@ -16,7 +16,6 @@ pub(crate) const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
 #[derive(Debug, Default)]
 struct State {
     waits: Waits,
-    begun: bool,
     stopping: bool,
     read_failing: Option<Instant>,
     save_failing: Option<Instant>,
@@ -56,7 +55,6 @@ impl Health {
         self.note(|state| {
             *state = State {
                 waits: Waits::Nothing,
-                begun: true,
                 stopping: state.stopping,
                 ..State::default()
             };
@@ -115,12 +113,6 @@ impl Health {
     pub fn has_left_unsaved(&self) -> bool {
         let state = lock(&self.0);
         state.unsaved
-    }
-
-    /// Whether work could be done at some time since the start.
-    #[must_use]
-    pub fn has_begun(&self) -> bool {
-        lock(&self.0).begun
     }
 
     /// For how long the database has not answered, if it does not.
