@@ -42,7 +42,7 @@ impl SessionContext<'_> {
         if longest >= DATABASE_OUTAGE_LIMIT.min(bound) && !membership.is_leaving() {
             self.probe(pool, away).await?;
         } else if away >= DIAGNOSE_AFTER {
-            health.is_blocked(database::trouble(pool).await);
+            health.is_blocked(database::diagnose(pool).await);
         } else {
             health.is_blocked(None);
         }
@@ -62,13 +62,13 @@ impl SessionContext<'_> {
             self.sources.health.is_blocked(blocker);
             return Ok(());
         }
-        let trouble = database::trouble(pool).await;
-        self.sources.health.is_blocked(trouble.clone());
+        let cause = database::diagnose(pool).await;
+        self.sources.health.is_blocked(cause.clone());
         if away < DATABASE_OUTAGE_LIMIT {
             return Ok(());
         }
-        Err(RunError::DatabaseOutage(match (trouble, asked) {
-            (Some(trouble), _) => trouble,
+        Err(RunError::DatabaseOutage(match (cause, asked) {
+            (Some(cause), _) => cause,
             (None, Ok(Err(error))) => error.to_string(),
             (None, _) => format!("no answer for {} s", away.as_secs()),
         }))

@@ -134,7 +134,7 @@ impl SessionContext<'_> {
             let why = if is_there {
                 None
             } else {
-                database::trouble(pool).await
+                database::diagnose(pool).await
             };
             health.is_blocked(why);
         }

@@ -24,7 +24,7 @@ use super::session::SessionContext;
 use super::startup_log;
 use super::tracking_watch::ReportedFindings;
 use crate::coordination::membership::MemberIdentity;
-use crate::database::{START_PATIENCE, trouble_at};
+use crate::database::{START_PATIENCE, diagnose_url};
 use crate::observers::Observers;
 use crate::server::Sources;
 use crate::telemetry::metrics::Metrics;
@@ -253,7 +253,7 @@ impl<S: ConfigSource> Supervisor<'_, S> {
         if !error.is_late() || self.stop.is_cancelled() {
             return error;
         }
-        let cause = trouble_at(&plan.listener.database_url).await;
+        let cause = diagnose_url(&plan.listener.database_url).await;
         cause.map_or(error, RunError::Database)
     }
 
