@@ -125,7 +125,12 @@ pub(crate) async fn play(
         };
         (Redacted::new(server.url("postgres")), Some(server))
     };
-    let pool = database::connect(&url, database::START_PATIENCE, database::Access::Write).await?;
+    let pool = database::connect(
+        &url,
+        database::START_PATIENCE,
+        database::AccessMode::ReadWrite,
+    )
+    .await?;
     // Held until it is dropped with everything in the database undone.
     let _alone = alone(&url).await?;
     prepare(&pool).await?;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::tally::{Delivery, Observer};
-use observer_listener::dead_letters::admin::Full;
+use observer_listener::dead_letters::admin::DeadLetterDetail;
 use testkit::http_sink::Received;
 
 /// Headers worth showing.
@@ -47,7 +47,7 @@ pub(crate) fn delivery(received: &Received) -> Option<Delivery> {
 }
 
 /// The delivery that a dead letter stands for.
-pub(crate) fn given_up(letter: &Full) -> Option<Delivery> {
+pub(crate) fn given_up(letter: &DeadLetterDetail) -> Option<Delivery> {
     let image = |image: &Option<Box<serde_json::value::RawValue>>| match image {
         Some(image) => serde_json::from_str(image.get()).ok(),
         None => Some(Value::Null),

@@ -28,10 +28,11 @@ use observer_listener::admission::action_runtime::Shared;
 use observer_listener::admission::endpoint_gate::Gates;
 use observer_listener::coordination::process;
 use observer_listener::database;
-use observer_listener::dead_letters::admin::{self, Selection};
+use observer_listener::dead_letters::admin::{self, DeadLetterFilter};
 use observer_listener::observers::Observers;
 use observer_listener::runtime::error::RunError;
-use observer_listener::runtime::standalone;
+use observer_listener::runtime::fixed_listener::FixedListener;
+use observer_listener::runtime::supervisor::{self, ProcessOptions};
 use observer_listener::telemetry::metrics::Metrics;
 use testkit::http_sink::{self as sink, Behaviour, Sink};
 
@@ -136,16 +137,15 @@ impl Stage<'_> {
             DemoError::Example(texts.join("\n"))
         })?;
         let metrics = Metrics::new(LISTENER)?;
-        let options = standalone::Options {
-            listen: None,
-            jobs: standalone::Jobs::Too,
+        let options = ProcessOptions {
+            listener: LISTENER.to_owned(),
             member: process::member(),
+            listen: None,
             metrics: Some(metrics.clone()),
         };
-        let config = bundle.listener;
         let observers = watch::channel(Arc::new(observers)).1;
-        let listener =
-            tokio::spawn(async move { standalone::run(&config, observers, options, end).await });
+        let source = FixedListener::new(bundle.listener, observers);
+        let listener = tokio::spawn(supervisor::run(source, options, end));
         Ok(Cast {
             pool: self.pool,
             sink,

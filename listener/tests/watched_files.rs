@@ -29,20 +29,22 @@ async fn changed_files_are_taken_up_and_broken_ones_change_nothing() {
     let pid = process.pid();
     config.change("/a\"", "/b\"");
     process
-        .says("the files have changed: applying their observers")
+        .says("configuration reloaded: observers replaced")
         .await;
     db.run("insert into orders values (1)").await;
     assert_eq!(keys_of(&sink, "/b", 1).await, ["1"]);
 
     config.change("operations: [Insert", "operations: [Inserted");
-    process.says("the changed files are invalid").await;
+    process.says("configuration rejected").await;
     process.says("did you mean `Insert`?").await;
     db.run("insert into orders values (2)").await;
     assert_eq!(keys_of(&sink, "/b", 2).await, ["1", "2"]);
 
     config.change("operations: [Inserted", "operations: [Insert");
     config.change("  egress:", "  shards: 3\n  egress:");
-    process.says("the listener has changed").await;
+    process
+        .says("configuration reloaded: the listener has changed")
+        .await;
     db.run("insert into orders values (3)").await;
     assert_eq!(keys_of(&sink, "/b", 3).await.len(), 3);
     eventually("three shards are worked on", async || {

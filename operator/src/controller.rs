@@ -70,7 +70,7 @@ pub async fn run(
         while tasks.join_next().await.is_some() {}
     });
     if finished.await.is_err() {
-        tracing::warn!("some reconciles did not end in time and are given up");
+        tracing::warn!("shutdown deadline exceeded; aborting reconciles in progress");
     }
 }
 
@@ -111,15 +111,15 @@ async fn reconcile_one(context: Arc<Context>, request: ReconcileRequest) -> Fini
     let result = match timeout(RECONCILE_TIMEOUT, reconcile).await {
         Ok(Ok(Ok(result))) => result,
         Ok(Ok(Err(error))) => {
-            tracing::warn!(kind = request.kind(), resource = %request.key(), %error, "a reconcile failed and is tried again");
+            tracing::warn!(kind = request.kind(), resource = %request.key(), %error, "reconcile failed; requeued");
             ReconcileResult::failed()
         }
         Ok(Err(_)) => {
-            tracing::error!(kind = request.kind(), resource = %request.key(), "a reconcile panicked and is tried again");
+            tracing::error!(kind = request.kind(), resource = %request.key(), "reconcile panicked; requeued");
             ReconcileResult::failed()
         }
         Err(_) => {
-            tracing::warn!(kind = request.kind(), resource = %request.key(), "a reconcile took too long and is tried again");
+            tracing::warn!(kind = request.kind(), resource = %request.key(), "reconcile timed out; requeued");
             ReconcileResult::failed()
         }
     };

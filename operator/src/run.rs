@@ -142,7 +142,7 @@ async fn work(
         return Ok(());
     };
     ready.store(true, Ordering::Relaxed);
-    tracing::info!("everything that is watched has been seen");
+    tracing::info!("caches synced");
     let concurrency = settings.concurrency;
     tokio::select! {
         () = controller::run(Arc::new(context), received, concurrency, stop.clone()) => Ok(()),

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use crate::writer::Writer;
+use crate::writer::LogWriter;
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -20,9 +20,9 @@ pub enum LogFormat {
     Json,
 }
 
-static WRITER: OnceLock<Writer> = OnceLock::new();
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
-/// Starts logging to standard error what `RUST_LOG` asks for, or else what `by_default` does.
+/// Starts logging to standard error with the filter of `RUST_LOG`, or else `by_default`.
 pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
     let writer = if let Some(writer) = WRITER.get() {
         writer.clone()
@@ -41,7 +41,7 @@ pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(terminal && !plain)
-        // It would be printed to standard error, which panics if the pipe is closed.
+        // It would be told on standard error, by a print that panics where nobody reads.
         .log_internal_errors(false)
         .with_writer(writer);
     // A second start in one process, as in tests, keeps the first.
@@ -53,17 +53,17 @@ pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes a text to standard error, between log lines. A closed pipe is no error.
+/// Writes a text to standard error, between the lines of the log. That nobody reads is no error.
 pub fn say(text: &str) {
     match WRITER.get() {
         Some(writer) => writer.push(text.as_bytes()),
         None => {
-            let _closed_pipe = std::io::stderr().write_all(text.as_bytes());
+            let _nobody_reads = std::io::stderr().write_all(text.as_bytes());
         }
     }
 }
 
-/// Waits until all log lines are written, unless the reader hangs. Called at the end of the process.
+/// Waits until all that was logged is written, unless the reader hangs: for the end of the process.
 pub fn flush() {
     if let Some(writer) = WRITER.get() {
         writer.flush();

@@ -18,8 +18,8 @@ const READER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Log writer, which passes lines to a thread. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Writer {
-    shared: Arc<Shared>,
+pub(crate) struct LogWriter {
+    buffer: Arc<LogBuffer>,
 }
 
 struct LogBuffer {
@@ -41,10 +41,10 @@ struct BufferState {
     dropped: u64,
 }
 
-impl Writer {
-    /// Writes to standard error. Nothing where a thread for it cannot be had.
+impl LogWriter {
+    /// Creates a writer to standard error. Fails if its thread cannot start.
     pub(crate) fn stderr() -> io::Result<Self> {
-        // A handle of its own: a write that hangs must not hold the lock of the standard library's.
+        // A handle of its own: a blocked write must not hold the lock of the standard library.
         Self::to(File::from(io::stderr().as_fd().try_clone_to_owned()?))
     }
 
@@ -63,13 +63,13 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Hands over whole lines.
+    /// Adds whole lines.
     pub(crate) fn push(&self, text: &[u8]) {
-        let shared = &*self.shared;
-        let full = |state: &mut State| {
-            !state.hangs
-                && !state.waiting.is_empty()
-                && state.waiting.len() + text.len() > MAX_WAITING
+        let buffer = &*self.buffer;
+        let full = |state: &mut BufferState| {
+            !state.stuck
+                && !state.pending.is_empty()
+                && state.pending.len() + text.len() > MAX_PENDING_BYTES
         };
         let waited = buffer
             .drained
@@ -84,18 +84,18 @@ impl Writer {
         buffer.filled.notify_one();
     }
 
-    /// Waits until all is written, but not for a reader that hangs.
+    /// Waits until everything is written, unless the reader is stuck.
     pub(crate) fn flush(&self) {
-        let open = |state: &mut State| state.writing || !state.waiting.is_empty();
-        let shared = &*self.shared;
-        let _in_time = shared
-            .written
-            .wait_timeout_while(shared.lock(), PATIENCE, open);
+        let open = |state: &mut BufferState| state.writing || !state.pending.is_empty();
+        let buffer = &*self.buffer;
+        let _in_time = buffer
+            .drained
+            .wait_timeout_while(buffer.lock(), READER_TIMEOUT, open);
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl LogBuffer {
+    fn lock(&self) -> MutexGuard<'_, BufferState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -75,7 +75,7 @@ impl Work {
 
     /// Which observers an event calls for.
     fn matching(&self) -> usize {
-        self.observers.call(&self.logged).0.run.len()
+        self.observers.match_event(&self.logged).0.run.len()
     }
 
     /// A request with the event as its body.

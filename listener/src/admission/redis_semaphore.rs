@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use backoff::Backoff;
 use redis::aio::ConnectionManager;
 use redis::{RedisError, Script, cmd};
 use tokio::time::{Instant, sleep, timeout};
@@ -10,11 +11,8 @@ use uuid::Uuid;
 
 use super::redis_limiter::Fleet;
 
-/// Pause before the second look for a seat; doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-
-/// Longest pause between two looks.
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// Backoff while no permit is free.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
 
 /// `KEYS`: who sits, by the time up to which. `ARGV`: the seat, for how many microseconds it is taken,
 /// and how many there are. Answers whether one was free. By the server's clock.
@@ -56,7 +54,7 @@ impl Fleet {
             key: format!("{}busy:{name}", self.prefix),
             id: Uuid::new_v4().to_string(),
         };
-        let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let (begun, mut backoff) = (Instant::now(), RETRY);
         loop {
             match timeout(self.answer, seat.enter(&self.enter, most, lasts)).await {
                 Ok(Ok(true)) => return Some(seat),
@@ -72,11 +70,11 @@ impl Fleet {
                     return Some(seat);
                 }
             }
+            let pause = backoff.next_delay();
             if begun.elapsed() + pause > patience {
                 return None;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

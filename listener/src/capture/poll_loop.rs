@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use backoff::Backoff;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,11 +15,8 @@ use super::reader::{Assignment, Batch, ReadError, Reader, Step};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Wait after the first failure; doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-
-/// Longest wait after a failure.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Backoff of a read that fails.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
 /// While nothing is read, the database is looked for once in so long.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -34,7 +32,7 @@ pub async fn follow(
 ) -> Result<(), ReadError> {
     let reading = async {
         let mut last_event = Instant::now();
-        let mut wait = FIRST_WAIT;
+        let mut backoff = RETRY;
         loop {
             if assigned.has_changed().unwrap_or(false) {
                 reader.assign(&assigned.borrow_and_update());
@@ -62,14 +60,13 @@ pub async fn follow(
                         .with_label_values(&["read_change_log"])
                         .inc();
                     tracing::warn!(%error, "cannot read the log; trying again");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
+                    tokio::time::sleep(backoff.next_delay()).await;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             health.read(true, Instant::now());
-            wait = FIRST_WAIT;
+            backoff.reset();
             let busy = batch
                 .as_ref()
                 .is_some_and(|batch| !batch.events.is_empty() || batch.backlog > 0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand};
 use crds::duration::HumanDuration;
-use observer_listener::dead_letters::admin::{self, Selection, Stored};
+use observer_listener::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
 use program::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;

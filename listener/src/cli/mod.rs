@@ -1,7 +1,7 @@
 //! Command line: arguments, commands and exit codes.
 
 mod check;
-mod dlq;
+mod dead_letters;
 mod files;
 mod jobs;
 mod output;
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use crds::config::Redacted;
-use observer_listener::runtime::standalone::Jobs;
+use observer_listener::runtime::job_worker::WorkerMode;
 use program::logs::{self, LogFormat};
 use url::Url;
 
@@ -172,7 +172,7 @@ fn shows_password(argument: &str) -> bool {
         })
 }
 
-/// Runs the program and says by its exit code how it went.
+/// Runs the program and returns its exit code.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = logs::start(cli.log_format, LOGGED) {
@@ -195,8 +195,8 @@ pub(crate) fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Run(args) => run::run(args, Jobs::Too).await,
-            Command::Worker(args) => run::run(args, Jobs::Only).await,
+            Command::Run(args) => run::run(args, WorkerMode::Embedded).await,
+            Command::Worker(args) => run::run(args, WorkerMode::Dedicated).await,
             Command::Check(args) => check::check(&args).await,
             Command::Migrate(args) => schema::migrate(args).await,
             Command::ResetPosition(args) => schema::reset_position(args).await,

@@ -4,6 +4,7 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use clap::ValueEnum;
 use program::logs;
 
 use super::CliError;

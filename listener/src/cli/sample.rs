@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use observer_listener::delivery::Delivery;
 use observer_listener::delivery::event::Event;
-use observer_listener::matching::Verdict;
+use observer_listener::matching::RuleMatch;
 use observer_listener::observers::Observers;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -54,13 +54,13 @@ pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
         watching += 1;
         match observers.decide(&event, observer) {
             None => say!("\n{observer}: does not match")?,
-            Some(Verdict::Failed(failure)) => {
+            Some(RuleMatch::Failed(failure)) => {
                 say!(
                     "\n{observer}: fails, and each of its actions becomes a dead letter: {}",
                     failure.message
                 )?;
             }
-            Some(Verdict::Match) => {
+            Some(RuleMatch::Match) => {
                 say!("\n{observer}: matches")?;
                 for target in targets {
                     let delivery = Delivery {

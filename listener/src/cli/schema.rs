@@ -237,10 +237,14 @@ async fn require_stopped(pool: &PgPool, listener: &str, command: &str) -> Result
 
 /// Connects to a database. An invalid URL is an error of the configuration.
 pub(super) async fn connect(url: &Redacted) -> Result<PgPool, CliError> {
-    database::connect(url, database::START_PATIENCE, database::Access::Look)
-        .await
-        .map_err(|error| match error {
-            DatabaseError::Url(_) => CliError::Config(error.to_string()),
-            error => error.into(),
-        })
+    database::connect(
+        url,
+        database::START_PATIENCE,
+        database::AccessMode::ReadOnly,
+    )
+    .await
+    .map_err(|error| match error {
+        DatabaseError::Url(_) => CliError::Config(error.to_string()),
+        error => error.into(),
+    })
 }

@@ -1,5 +1,5 @@
-//! Watch on the files of `run`. A valid change replaces the running configuration; an invalid one is
-//! logged and changes nothing.
+//! The configuration of `run -f`: files, polled for changes while they are run. What can be run replaces
+//! what was run before; what cannot is logged and changes nothing.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,43 +9,130 @@ use std::time::Duration;
 
 use crds::config::ListenerConfig;
 use observer_listener::admission::action_runtime::Kept;
+use observer_listener::coordination::membership::Coordination;
 use observer_listener::lint::lint;
 use observer_listener::observers::Observers;
+use observer_listener::runtime::config_source::{ConfigSource, FailurePolicy};
+use observer_listener::runtime::job_worker::WorkerMode;
+use observer_listener::runtime::plan::RuntimePlan;
+use observer_listener::server::AppState;
 use tokio::signal::unix::Signal;
 use tokio::time::sleep;
 
 use super::{CliError, FileArgs, check, files};
 
-/// Poll interval of the files.
+/// Interval at which the files are checked for changes.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Time for which changed files must stay the same before they are read, as some are written in parts.
-const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Files that change are loaded once they have been the same for this long, as some are written bit by
+/// bit.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// Listener and observers to run.
+/// Files as the source of a configuration.
 #[derive(Debug)]
-pub(super) struct Program {
-    pub(super) listener: Arc<ListenerConfig>,
-    pub(super) observers: Arc<Observers>,
+pub(super) struct FileSource<'a> {
+    args: &'a FileArgs,
+    worker_mode: WorkerMode,
+    loader: FileLoader,
+    /// The first plan, until it is handed out.
+    first: Option<RuntimePlan>,
+    listener: Arc<ListenerConfig>,
+    /// Fingerprint of the files when they were loaded last.
+    fingerprint: u64,
+    /// SIGHUP has them checked at once.
+    hangup: Signal,
 }
 
-impl Program {
-    /// Whether a switch to another program only replaces the observers, which hold the connections of their
-    /// actions.
-    pub(super) fn is_same_listener(&self, other: &Self) -> bool {
-        self.listener.differs_in_egress_at_most(&other.listener)
+impl<'a> FileSource<'a> {
+    /// Loads the files. Fails if they cannot be run.
+    pub(super) fn open(
+        args: &'a FileArgs,
+        hangup: Signal,
+        worker_mode: WorkerMode,
+    ) -> Result<Self, CliError> {
+        // What changes while they are loaded is loaded again.
+        let fingerprint = fingerprint(args);
+        let mut loader = FileLoader::default();
+        let first = loader.load(args)?;
+        Ok(Self {
+            args,
+            worker_mode,
+            loader,
+            listener: Arc::clone(&first.listener),
+            first: Some(first),
+            fingerprint,
+            hangup,
+        })
+    }
+
+    /// Returns the listener of the first plan.
+    pub(super) fn listener(&self) -> &ListenerConfig {
+        &self.listener
+    }
+
+    /// Waits until the files have changed.
+    async fn changed(&mut self) {
+        // Standard input can be read once.
+        let polled = !self.args.files.iter().any(|file| file == Path::new("-"));
+        loop {
+            tokio::select! {
+                () = sleep(POLL_INTERVAL), if polled => {}
+                _ = self.hangup.recv() => {
+                    tracing::info!(polled, "SIGHUP: changed files are reloaded without it");
+                }
+            }
+            let now = fingerprint(self.args);
+            if !polled || now == self.fingerprint {
+                continue;
+            }
+            sleep(SETTLE_TIME).await;
+            if now == fingerprint(self.args) {
+                self.fingerprint = now;
+                return;
+            }
+        }
     }
 }
 
-/// Loader of programs, which keeps what they share.
+impl ConfigSource for FileSource<'_> {
+    async fn next(&mut self, _: &AppState) -> RuntimePlan {
+        if let Some(first) = self.first.take() {
+            return first;
+        }
+        loop {
+            self.changed().await;
+            let problems = match self.loader.load(self.args) {
+                Ok(plan) => return plan,
+                Err(CliError::Config(problems)) => problems,
+                Err(CliError::Run(error)) => format!("{error:#}"),
+                Err(CliError::Closed) => continue,
+            };
+            tracing::warn!("configuration rejected, so what was loaded before stays: {problems}");
+        }
+    }
+
+    fn coordination(&self, _: &RuntimePlan) -> Coordination {
+        Coordination::Database
+    }
+
+    fn worker_mode(&self, _: &ListenerConfig) -> WorkerMode {
+        self.worker_mode
+    }
+
+    fn failure_policy(&self) -> FailurePolicy {
+        FailurePolicy::Exit
+    }
+}
+
+/// Loads the files time and again, and keeps what the plans share.
 #[derive(Debug, Default)]
-pub(super) struct ProgramLoader {
+struct FileLoader {
     shared: Kept,
 }
 
-impl ProgramLoader {
-    /// Loads the program from the files, or returns all their problems.
-    pub(super) fn load(&mut self, args: &FileArgs) -> Result<Program, CliError> {
+impl FileLoader {
+    /// Returns the plan of the files as they are now, or everything that is wrong with them.
+    fn load(&mut self, args: &FileArgs) -> Result<RuntimePlan, CliError> {
         let loaded = files::load(args)?;
         let listener = loaded.bundle.listener;
         let shared = self.shared.of(&listener)?;
@@ -63,61 +150,11 @@ impl ProgramLoader {
                 tracing::warn!(observer, path, "{}", never.message);
             }
         }
-        Ok(Program {
-            listener: Arc::new(listener),
-            observers: Arc::new(observers),
-        })
+        Ok(RuntimePlan::new(Arc::new(listener), Arc::new(observers)))
     }
 }
 
-/// Watcher of files.
-#[derive(Debug)]
-pub(super) struct FileWatcher<'a> {
-    args: &'a FileArgs,
-    fingerprint: u64,
-    /// SIGHUP triggers a poll.
-    hangup: Signal,
-}
-
-impl<'a> FileWatcher<'a> {
-    pub(super) fn new(args: &'a FileArgs, hangup: Signal) -> Self {
-        let fingerprint = fingerprint(args);
-        Self {
-            args,
-            fingerprint,
-            hangup,
-        }
-    }
-
-    pub(super) const fn args(&self) -> &'a FileArgs {
-        self.args
-    }
-
-    /// Waits until the files have changed.
-    pub(super) async fn changed(&mut self) {
-        // Standard input can only be read once.
-        let watched = !self.args.files.iter().any(|file| file == Path::new("-"));
-        loop {
-            tokio::select! {
-                () = sleep(POLL_INTERVAL), if watched => {}
-                _ = self.hangup.recv() => {
-                    tracing::info!(watched, "SIGHUP: changed files are applied without it");
-                }
-            }
-            let now = fingerprint(self.args);
-            if !watched || now == self.fingerprint {
-                continue;
-            }
-            sleep(DEBOUNCE).await;
-            if now == fingerprint(self.args) {
-                self.fingerprint = now;
-                return;
-            }
-        }
-    }
-}
-
-/// Hashes the contents and the names of the files.
+/// Hashes what the files hold, and which there are.
 fn fingerprint(args: &FileArgs) -> u64 {
     let mut hasher = DefaultHasher::new();
     for path in &args.files {
@@ -129,8 +166,8 @@ fn fingerprint(args: &FileArgs) -> u64 {
     hasher.finish()
 }
 
-/// Hashes a file, or a folder down to `depth` levels. What cannot be read counts as missing; loading reports
-/// it.
+/// Adds a file, or what is in a folder and so many folders below it. What cannot be read counts as
+/// absent; loading it reports the error.
 fn add(path: &Path, depth: u8, hasher: &mut DefaultHasher) {
     path.hash(hasher);
     if let Ok(entries) = fs::read_dir(path) {

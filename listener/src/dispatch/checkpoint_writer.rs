@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::JobQueue;
+use backoff::Backoff;
 use sqlx::PgPool;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -14,11 +15,8 @@ use crate::delivery::event::Event;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Wait before the first further try.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-
-/// Longest wait between two tries.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Backoff of a commit that fails.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// What was written, and what was not because others have claimed it.
 #[derive(Debug)]
@@ -52,7 +50,7 @@ impl Saver {
     /// Saves, however long the database is away or says no, all but what other processes have
     /// claimed. Gives up only when another life of the server has made the save worthless.
     pub async fn save(self, mut what: Save) -> Result<Written, CheckpointError> {
-        let mut wait = FIRST_WAIT;
+        let mut backoff = RETRY;
         let (mut fenced, mut left_out) = (BTreeMap::new(), Vec::new());
         loop {
             // An answer that never comes is a failure too.
@@ -84,8 +82,7 @@ impl Saver {
                 }
                 Err(error) => return Err(error),
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            tokio::time::sleep(backoff.next_delay()).await;
         }
         Ok(Written {
             what,

@@ -176,7 +176,7 @@ impl Dispatcher {
     fn reload(&mut self) {
         let observers = Arc::clone(&self.setup.observers.borrow_and_update());
         tracing::info!(actions = observers.len(), "going on with other observers");
-        let told_apart = |known: &Arc<Compiled>| known.tells_keys_apart();
+        let told_apart = |known: &Arc<Compiled>| known.is_keyed();
         let before: Vec<bool> = (0..self.roster.len())
             .map(|target| self.roster.target(target).is_some_and(told_apart))
             .collect();

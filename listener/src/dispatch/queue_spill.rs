@@ -77,10 +77,7 @@ impl Dispatcher {
     pub(crate) fn enqueue(&mut self, lane: LaneId, shard: u16, mut job: PendingJob) {
         job.key = lane.1;
         let known = self.roster.target(lane.0);
-        let (now, told_apart) = (
-            Instant::now(),
-            known.is_some_and(|known| known.tells_keys_apart()),
-        );
+        let (now, told_apart) = (Instant::now(), known.is_some_and(|known| known.is_keyed()));
         // While its receiver is left alone nobody could work on it however soon it is saved.
         let soon = now + self.setup.save_every;
         let room = known.and_then(|known| known.action.room(now));
@@ -154,7 +151,7 @@ impl Dispatcher {
                 continue;
             };
             let known = self.roster.target(target);
-            let told_apart = known.is_some_and(|known| known.tells_keys_apart());
+            let told_apart = known.is_some_and(|known| known.is_keyed());
             if !told_apart || self.diverted.is_crowded(target) {
                 continue;
             }
@@ -292,7 +289,7 @@ impl Dispatcher {
     pub(crate) fn other_targets(&mut self, were_told_apart: impl Fn(Target) -> bool) {
         for target in 0..self.roster.len() {
             let known = self.roster.target(target);
-            match known.map(|known| known.tells_keys_apart()) {
+            match known.map(|known| known.is_keyed()) {
                 None => self.diverted.forget_target(target),
                 Some(true) if !were_told_apart(target) => self.diverted.crowd(target),
                 Some(true) => {}

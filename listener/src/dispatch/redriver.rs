@@ -80,8 +80,8 @@ impl Dispatcher {
         let asks = [FailureKind::Condition, FailureKind::Replay];
         if asks.iter().any(|kind| letter.error_kind == kind.as_str()) {
             match self.roster.decide(&letter.event, &letter.observer) {
-                Some(matching::Verdict::Match) => {}
-                Some(matching::Verdict::Failed(failure)) => {
+                Some(matching::RuleMatch::Match) => {}
+                Some(matching::RuleMatch::Failed(failure)) => {
                     return self.failed_again(shard, letter.id, &failure);
                 }
                 None => {

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use crate::capture::change_log::Logged;
 use crate::delivery::ActionName;
 use crate::delivery::event::Event;
-use crate::matching::Verdict;
+use crate::matching::RuleMatch;
 use crate::observers::Target;
-use crate::observers::{Called, Compiled, Observers};
+use crate::observers::{Compiled, MatchedTargets, Observers};
 
 /// Observers, with a lasting number for each of their targets.
 #[derive(Debug)]
@@ -94,8 +94,8 @@ impl Roster {
 
     /// What an event calls for, and the observers that match it.
     #[must_use]
-    pub fn call(&self, logged: &Logged) -> (Called, Vec<&Arc<str>>) {
-        let (mut called, matched) = self.observers.call(logged);
+    pub fn call(&self, logged: &Logged) -> (MatchedTargets, Vec<&Arc<str>>) {
+        let (mut called, matched) = self.observers.match_event(logged);
         let failed = called.failed.iter_mut().map(|(target, _)| target);
         for target in called.run.iter_mut().chain(failed) {
             *target = self.numbers[*target];
@@ -105,7 +105,7 @@ impl Roster {
 
     /// See [`Observers::decide`].
     #[must_use]
-    pub fn decide(&self, event: &Event, observer: &str) -> Option<Verdict> {
+    pub fn decide(&self, event: &Event, observer: &str) -> Option<RuleMatch> {
         self.observers.decide(event, observer)
     }
 }

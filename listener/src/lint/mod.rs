@@ -1,4 +1,4 @@
-//! What compiles and can never work: found before the first event, which would become a dead letter.
+//! Lint of observers: finds what compiles and can never work before the first event becomes a dead letter.
 
 mod json;
 mod statement;
@@ -13,7 +13,7 @@ use crate::matching::{Condition, Side};
 use crate::observers::CompileProblem;
 use crate::tracking::templates;
 
-/// Names all that can never work in an observer that compiles.
+/// Returns everything in an observer that compiles and can never work.
 #[must_use]
 pub fn lint(config: &ObserverConfig, shared: &Shared) -> Vec<CompileProblem> {
     let mut found: Vec<(String, String)> = Vec::new();
@@ -43,7 +43,7 @@ pub fn lint(config: &ObserverConfig, shared: &Shared) -> Vec<CompileProblem> {
         .collect()
 }
 
-/// What is wrong with an image that no event of these operations has; nothing if one has it.
+/// Describes an image that no event of these operations has; nothing if one has it.
 fn never_there(image: Side, operations: &[Operation]) -> Option<String> {
     use Operation::{Custom, Delete, Insert, Truncate, Update};
     let (name, other, having): (_, _, &[Operation]) = match image {
@@ -86,7 +86,7 @@ fn of_action(action: &ActionConfig, operations: &[Operation]) -> Vec<(String, St
     found
 }
 
-/// What is wrong with what is sent.
+/// Finds what is wrong with the content that is sent.
 fn of_content(kind: &ActionKind) -> Option<(String, String)> {
     let json = |place: &str, source: Option<&String>, content_type: &str| {
         let source = source.filter(|_| crds::config::is_json(content_type))?;

@@ -1,10 +1,9 @@
-//! Which observers an event is for.
+//! Matching of events with the rules of observers.
 //!
-//! An event costs one look into an index by entity and operation, and one for each field that
-//! conditions there ask to be something; then only the rules found are asked: first for the tenant,
-//! then for the condition. An event that a condition
-//! cannot judge is a verdict of its own, so that it is set aside with its reason instead of
-//! passing for "no match".
+//! An event costs one lookup in an index by entity and operation, and one for each field that conditions
+//! there compare with a constant; then only the rules found are evaluated: first the tenant, then the
+//! condition. An event on which a condition fails is a result of its own, so that it becomes a dead letter
+//! with its reason instead of passing for "no match".
 //!
 //! Conditions are written in a dialect of CEL: see the crate [`cel`].
 
@@ -20,10 +19,10 @@ use crds::config::Operation;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
 pub use cel::{Condition, ConditionError, Place, Side};
-use condition_index::Watchers;
+use condition_index::ConditionIndex;
 pub use event_view::EventView;
 
-/// What decides whether an observer sees an event.
+/// Rule that decides whether an observer sees an event.
 #[derive(Debug)]
 pub struct Rule {
     /// The observer, `namespace/name`.
@@ -32,34 +31,34 @@ pub struct Rule {
     pub entity: String,
     /// Operations it watches.
     pub operations: Vec<Operation>,
-    /// The tenant whose events alone it sees; every event where absent.
+    /// The only tenant whose events it sees; every event if absent.
     pub tenant: Option<String>,
-    /// The condition; always true where absent.
+    /// The condition; always true if absent.
     pub condition: Option<Condition>,
 }
 
-/// What a rule says to an event that it does not pass over.
+/// Result of a rule on an event that it does not pass over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The observer's actions are due.
+pub enum RuleMatch {
+    /// The rule matches the event.
     Match,
-    /// The condition could not be judged.
+    /// The condition failed on the event.
     Failed(Failure),
 }
 
-/// Every rule of a listener, indexed.
+/// Index of the rules of a listener.
 #[derive(Debug, Default)]
 pub struct RuleSet {
     rules: Vec<Rule>,
     /// By entity, then by operation, the places of rules in `rules`.
-    index: HashMap<String, [Watchers; Operation::ALL.len()]>,
+    index: HashMap<String, [ConditionIndex; Operation::ALL.len()]>,
 }
 
 impl RuleSet {
     /// Indexes rules; their order is kept.
     #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
-        let mut index: HashMap<String, [Watchers; Operation::ALL.len()]> = HashMap::new();
+        let mut index: HashMap<String, [ConditionIndex; Operation::ALL.len()]> = HashMap::new();
         for (place, rule) in rules.iter().enumerate() {
             let by_operation = index.entry(rule.entity.clone()).or_default();
             for operation in &rule.operations {
@@ -70,14 +69,14 @@ impl RuleSet {
         Self { rules, index }
     }
 
-    /// The rules, in the order in which they were given.
+    /// Returns the rules, in the order in which they were given.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// The places in [`RuleSet::rules`] of those that watch the event's entity, operation and
-    /// tenant, whatever their conditions say.
+    /// Returns the positions in [`RuleSet::rules`] of those that watch the event's entity, operation and
+    /// tenant, whatever their conditions.
     pub fn watching(&self, event: &Event) -> impl Iterator<Item = usize> {
         let places = self
             .index
@@ -87,10 +86,10 @@ impl RuleSet {
         places.filter(|&place| self.rules[place].sees(event))
     }
 
-    /// The places in [`RuleSet::rules`] of those that do not pass over the event, in order,
-    /// with what they say.
+    /// Returns the positions in [`RuleSet::rules`] of those that do not pass over the event, in order, with
+    /// their results.
     #[must_use]
-    pub fn matches(&self, event: &Event) -> Vec<(usize, Verdict)> {
+    pub fn matches(&self, event: &Event) -> Vec<(usize, RuleMatch)> {
         let Some(by_operation) = self.index.get(&*event.entity) else {
             return Vec::new();
         };
@@ -98,26 +97,27 @@ impl RuleSet {
         by_operation[event.operation as usize]
             .candidates(&view)
             .into_iter()
-            .filter_map(|place| Some((place, self.rules[place].judge(&view)?)))
+            .filter_map(|place| Some((place, self.rules[place].evaluate(&view)?)))
             .collect()
     }
 }
 
 impl Rule {
-    /// Whether events of this one's tenant concern it.
+    /// Returns whether it sees events of the tenant of this one.
     fn sees(&self, event: &Event) -> bool {
         self.tenant.is_none() || self.tenant == event.tenant
     }
 
-    /// What the rule says to an event of its entity and operations; nothing if it passes it over.
-    fn judge(&self, view: &EventView<'_>) -> Option<Verdict> {
+    /// Evaluates the rule on an event of its entity and operations. Returns nothing if it passes the event
+    /// over.
+    fn evaluate(&self, view: &EventView<'_>) -> Option<RuleMatch> {
         if !self.sees(view.event()) {
             return None;
         }
         match self.condition.as_ref().map(|one| one.evaluate(view)) {
-            None | Some(Ok(true)) => Some(Verdict::Match),
+            None | Some(Ok(true)) => Some(RuleMatch::Match),
             Some(Ok(false)) => None,
-            Some(Err(error)) => Some(Verdict::Failed(failure(error))),
+            Some(Err(error)) => Some(RuleMatch::Failed(failure(error))),
         }
     }
 }

@@ -68,7 +68,7 @@ impl AdminApi {
     ) -> Result<AdminApiGuard, DatabaseError> {
         if let Some(token) = &listener.api_token {
             self.set(Some(AdminContext {
-                pool: database::connections_for_keepers(&listener.database_url)?,
+                pool: database::admin_pool(&listener.database_url)?,
                 queue: Arc::clone(queue),
                 listener: listener.identity().into(),
                 token: token.clone(),

@@ -16,7 +16,6 @@ pub(crate) const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
 #[derive(Debug, Default)]
 struct HealthState {
     startup: Startup,
-    begun: bool,
     stopping: bool,
     read_failing: Option<Instant>,
     save_failing: Option<Instant>,
@@ -56,7 +55,6 @@ impl Health {
         self.update(|state| {
             *state = HealthState {
                 startup: Startup::Started,
-                begun: true,
                 stopping: state.stopping,
                 ..HealthState::default()
             };
@@ -115,12 +113,6 @@ impl Health {
     pub fn has_left_unsaved(&self) -> bool {
         let state = lock(&self.0);
         state.unsaved
-    }
-
-    /// Whether work has ever started in this process.
-    #[must_use]
-    pub fn has_begun(&self) -> bool {
-        lock(&self.0).begun
     }
 
     /// Returns the duration of the current database outage, if any.

@@ -1,4 +1,4 @@
-//! Which columns the templates of an action look at.
+//! The columns that the templates of an action read.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
@@ -13,10 +13,10 @@ use crate::matching::Side;
 /// template that is compiled. Memory is only taken as far as it is used.
 const PARSER_STACK: usize = 128 * 1024 * 1024;
 
-/// What a template looks at of a row, as `new.total`.
+/// Prefixes of a column in a template, as in `new.total`.
 const ROWS: [&str; 3] = ["new.", "old.", "changed."];
 
-/// What asks for a column before it is looked at.
+/// Tests of a column before it is read.
 static ASKED: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
         r"\b(?:new|old|changed)\.(\w+)\s*(?:\|\s*(?:default|d)\b|is\s+(?:not\s+)?(?:un)?defined)",
@@ -24,10 +24,10 @@ static ASKED: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
-/// A template of an action, and where it stands within it.
-pub(crate) type Source<'a> = (String, &'a str);
+/// Path of a template within an action, and its text.
+pub(crate) type TemplateSource<'a> = (String, &'a str);
 
-/// The columns that each template of an action fails without, with where it stands.
+/// Returns the columns that each template of an action fails without, with its path.
 pub(super) fn columns(action: &ActionConfig) -> Vec<(String, Vec<String>)> {
     let sources = sources(&action.kind).into_iter();
     sources
@@ -43,7 +43,7 @@ pub(super) fn columns(action: &ActionConfig) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// The images that a template fails without.
+/// Returns the images that a template fails without.
 pub(crate) fn images(source: &str) -> Vec<Side> {
     let paths = paths(source);
     let sides = [(Side::Old, "old."), (Side::New, "new.")].into_iter();
@@ -53,7 +53,7 @@ pub(crate) fn images(source: &str) -> Vec<Side> {
         .collect()
 }
 
-/// The columns that a template looks at without asking for them, each with its row.
+/// Returns the columns that a template reads without testing for them, each with its row.
 fn paths(source: &str) -> Vec<(&'static str, String)> {
     let names = names(source);
     let asked: BTreeSet<&str> = ASKED
@@ -73,8 +73,8 @@ fn paths(source: &str) -> Vec<(&'static str, String)> {
     names.iter().filter_map(split).collect()
 }
 
-/// The names that a template refers to, with their paths; none of one that cannot be parsed, as who
-/// compiles it says why.
+/// Returns the names that a template refers to, with their paths; none if it cannot be parsed, which
+/// compiling it reports.
 fn names(source: &str) -> HashSet<String> {
     let parse = || {
         let environment = Environment::new();
@@ -94,8 +94,8 @@ fn names(source: &str) -> HashSet<String> {
     })
 }
 
-/// Every template of an action.
-pub(crate) fn sources<'a>(kind: &'a ActionKind) -> Vec<Source<'a>> {
+/// Returns every template of an action.
+pub(crate) fn sources<'a>(kind: &'a ActionKind) -> Vec<TemplateSource<'a>> {
     let mut all = Vec::new();
     let mut add = |place: &str, source: Option<&'a String>| {
         all.extend(source.map(|source| (place.to_owned(), source.as_str())));
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_found_but_those_that_are_asked_for() {
+    fn columns_are_found_except_those_tested_for() {
         let of = |source| {
             let mut columns: Vec<String> = paths(source).into_iter().map(|(_, one)| one).collect();
             columns.sort();

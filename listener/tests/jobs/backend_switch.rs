@@ -135,7 +135,7 @@ async fn no_job_is_added_to_a_backend_out_of_use() {
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
     let config = config(&db, &redis, &sink);
     let mut process = Process::run(&config);
-    process.says("working on the shard").await;
+    process.says("shard lease acquired").await;
     // As another process with another configuration would.
     db.run("update observer.job_queue set backend = 'Postgres'")
         .await;

@@ -196,7 +196,7 @@ impl Kill {
     /// Whether its process let go of shards by itself, as it must when the database does not answer
     /// for as long as a Lease lasts: what it had done since its last save is then repeated, too.
     fn let_go(&self) -> bool {
-        ["cannot go on yet", "lost the shard"]
+        ["database outage", "shard lease lost"]
             .iter()
             .any(|text| self.said.contains(text))
     }

@@ -83,7 +83,9 @@ impl PodStatusClient {
                 Ok(report) => {
                     reports.insert(name, (now, report));
                 }
-                Err(error) => tracing::debug!(pod = name, %error, "a pod has no report"),
+                Err(error) => {
+                    tracing::debug!(pod = name, %error, "cannot read the status of a pod")
+                }
             }
         }
         reports.retain(|name, (at, _)| {

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::matching::{Rule, RuleSet, Verdict};
+use crate::matching::{Rule, RuleMatch, RuleSet};
 
 fn rule(name: &str, entity: &str, operations: &[Operation], when: Option<&str>) -> Rule {
     Rule {
@@ -23,8 +23,8 @@ fn matched(rules: &RuleSet, event: &Event) -> Vec<String> {
         .map(|(place, verdict)| {
             let observer = &rules.rules()[place].observer;
             match verdict {
-                Verdict::Match => observer.to_string(),
-                Verdict::Failed(_) => format!("{observer} failed"),
+                RuleMatch::Match => observer.to_string(),
+                RuleMatch::Failed(_) => format!("{observer} failed"),
             }
         })
         .collect()
