@@ -73,7 +73,7 @@ impl<T: Send + Sync + 'static> Batches<T> {
         let (seat, sending) = self.seat(&item, bytes, send);
         let outcomes = sending.await;
         let outcome = outcomes.get(seat).cloned().flatten();
-        outcome.unwrap_or(Outcome::Held(self.limits.linger))
+        outcome.unwrap_or(Outcome::Deferred(self.limits.linger))
     }
 
     fn seat<F, R>(
@@ -212,7 +212,7 @@ mod tests {
     fn send(told: &mpsc::UnboundedSender<Vec<usize>>, items: &[Arc<usize>]) -> Ready<Vec<Outcome>> {
         let items: Vec<usize> = items.iter().map(|item| **item).collect();
         told.send(items.clone()).unwrap();
-        let held = |item: &usize| Outcome::Held(Duration::from_millis(*item as u64));
+        let held = |item: &usize| Outcome::Deferred(Duration::from_millis(*item as u64));
         ready(items.iter().map(held).collect())
     }
 
@@ -227,8 +227,8 @@ mod tests {
         let leaves = timeout(Duration::from_millis(5), join(7));
         let (left, one, other) = tokio::join!(leaves, join(8), join(9));
         assert!(left.is_err());
-        assert_eq!(one, Outcome::Held(Duration::from_millis(8)));
-        assert_eq!(other, Outcome::Held(Duration::from_millis(9)));
+        assert_eq!(one, Outcome::Deferred(Duration::from_millis(8)));
+        assert_eq!(other, Outcome::Deferred(Duration::from_millis(9)));
         assert_eq!(sent.recv().await.unwrap(), [8, 9]);
         // One whose waiters have all gone is nobody's any more.
         assert!(
@@ -302,7 +302,7 @@ mod tests {
                     batches.join(n, *size, move |items| send(&told, &items))
                 });
                 for (n, outcome) in join_all(all).await.into_iter().enumerate() {
-                    assert_eq!(outcome, Outcome::Held(Duration::from_millis(n as u64)));
+                    assert_eq!(outcome, Outcome::Deferred(Duration::from_millis(n as u64)));
                 }
             });
             drop(told);

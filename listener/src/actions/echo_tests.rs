@@ -36,7 +36,7 @@ where
 async fn holds_none(kind: ActionKind) {
     let action = Action::compile(&action(kind), &shared()).unwrap();
     let outcome = action.attempt(&delivery(None, Some("{}")), now()).await;
-    let (Outcome::Retry { failure, .. } | Outcome::Refused(failure)) = outcome else {
+    let (Outcome::Retry { failure, .. } | Outcome::Rejected(failure)) = outcome else {
         unreachable!("{outcome:?}")
     };
     let message = &failure.message;
@@ -179,7 +179,7 @@ async fn nats() {
     });
     let action = Action::compile(&action(kind), &shared()).unwrap();
     let outcome = action.attempt(&delivery(None, Some("{}")), now()).await;
-    let (Outcome::Retry { failure, .. } | Outcome::Refused(failure)) = outcome else {
+    let (Outcome::Retry { failure, .. } | Outcome::Rejected(failure)) = outcome else {
         unreachable!("{outcome:?}")
     };
     assert!(

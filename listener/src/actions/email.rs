@@ -131,7 +131,7 @@ impl Email {
     ) -> Outcome {
         let message = match self.message(delivery, now) {
             Ok(message) => message,
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let sending = async {
             // It is never closed, so there is always a permit some time.

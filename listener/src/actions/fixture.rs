@@ -95,7 +95,7 @@ pub(crate) async fn settled(action: &Action, event: &Delivery) -> Outcome {
         action,
         event,
         "a delivery that is done or refused",
-        |outcome| matches!(outcome, Outcome::Done | Outcome::Refused(_)),
+        |outcome| matches!(outcome, Outcome::Delivered | Outcome::Rejected(_)),
     )
     .await
 }
@@ -104,13 +104,13 @@ pub(crate) async fn settled(action: &Action, event: &Delivery) -> Outcome {
 /// in other ways.
 pub(crate) async fn told(action: &Action, event: &Delivery, words: &str) -> Failure {
     let outcome = until(action, event, words, |outcome| match outcome {
-        Outcome::Retry { failure, .. } | Outcome::Refused(failure) => {
+        Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => {
             failure.message.contains(words)
         }
         _ => false,
     });
     match outcome.await {
-        Outcome::Retry { failure, .. } | Outcome::Refused(failure) => failure,
+        Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => failure,
         other => unreachable!("{other:?}"),
     }
 }

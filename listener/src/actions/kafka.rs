@@ -137,13 +137,13 @@ impl Kafka {
     ) -> Outcome {
         let part = match self.part(delivery, now) {
             Ok(part) => part,
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let outcomes = self
             .send(&shared.guard, vec![Arc::new(part)], timeout)
             .await;
         let outcome = outcomes.into_iter().next();
-        outcome.unwrap_or(Outcome::Held(Duration::ZERO))
+        outcome.unwrap_or(Outcome::Deferred(Duration::ZERO))
     }
 
     /// Writes the record for `delivery` with others.
@@ -156,7 +156,7 @@ impl Kafka {
     ) -> Outcome {
         let part = match self.part(delivery, now) {
             Ok(part) => part,
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let bytes = part.record.approximate_size();
         let (kafka, passage) = (Arc::clone(self), Arc::clone(passage));
@@ -165,7 +165,7 @@ impl Kafka {
             .join(part, bytes, async move |parts: Vec<Arc<Part>>| {
                 let admitted = match passage.enter(&delivery).await {
                     Ok(admitted) => admitted,
-                    Err(wait) => return vec![Outcome::Held(wait); parts.len()],
+                    Err(wait) => return vec![Outcome::Deferred(wait); parts.len()],
                 };
                 let sending = kafka.send(&passage.shared.guard, parts, passage.timeout);
                 let outcomes = sending.await.into_iter();
@@ -245,7 +245,7 @@ impl Kafka {
                 writing.await.map_err(of)
             };
             let written = in_time(&self.host, until, written).await;
-            written.err().unwrap_or(Outcome::Done)
+            written.err().unwrap_or(Outcome::Delivered)
         };
         let written = divided(parts, &concerns_content, &write).await;
         indices.into_iter().zip(written).collect()

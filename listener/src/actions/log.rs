@@ -33,9 +33,9 @@ impl Log {
         match self.line(delivery) {
             Ok(line) => {
                 write(self.level, delivery, &line);
-                Outcome::Done
+                Outcome::Delivered
             }
-            Err(failure) => Outcome::Refused(failure),
+            Err(failure) => Outcome::Rejected(failure),
         }
     }
 
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_line_says_what_happened_to_what() {
         let (outcome, line) = logged(None, LogLevel::Warn);
-        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(outcome, Outcome::Delivered);
         assert_eq!(line["level"], "WARN");
         assert_eq!(line["target"], "observer::action");
         for (field, expected) in [
@@ -175,7 +175,7 @@ mod tests {
     fn a_template_that_fails_is_refused_and_writes_nothing() {
         let (outcome, line) = logged(Some("{{ new.nothing }}"), LogLevel::Info);
         assert!(
-            matches!(&outcome, Outcome::Refused(Failure { kind: FailureKind::Template, message, .. })
+            matches!(&outcome, Outcome::Rejected(Failure { kind: FailureKind::Template, message, .. })
                 if message.contains("log.message")),
             "{outcome:?}"
         );

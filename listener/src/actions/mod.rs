@@ -170,7 +170,7 @@ impl Action {
         }
         let admitted = match passage.enter(delivery).await {
             Ok(admitted) => admitted,
-            Err(wait) => return Outcome::Held(wait),
+            Err(wait) => return Outcome::Deferred(wait),
         };
         let outcome = self
             .kind

@@ -185,7 +185,7 @@ impl Nats {
     ) -> Outcome {
         let (subject, message) = match self.message(delivery) {
             Ok(message) => message,
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let begun = Instant::now();
         let publishing = Box::pin(self.publish(shared, delivery, (subject, message), timeout));

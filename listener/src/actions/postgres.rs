@@ -141,7 +141,7 @@ impl Postgres {
     ) -> Outcome {
         let parameters = match self.parameters(delivery) {
             Ok(parameters) => parameters,
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let running = self.run(shared, delivery, &parameters, timeout);
         within(self.endpoint().1, timeout, running).await

@@ -205,7 +205,7 @@ impl Redis {
     ) -> Outcome {
         let call = match self.command.call(delivery) {
             Ok(call) => call,
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let sending = async {
             let mut connection = self.connection(&shared.guard).await?;

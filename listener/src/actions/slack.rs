@@ -98,7 +98,7 @@ impl Slack {
     ) -> Outcome {
         let body = match self.message(delivery) {
             Ok(message) => message.to_string().into_bytes(),
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let request = (Method::POST, json_headers(), body);
         let answer = self
@@ -144,12 +144,12 @@ fn no_blocks(why: &str) -> Failure {
 
 /// Adds what to do about a refusal that Slack gives a name to.
 fn with_remedy(outcome: Outcome) -> Outcome {
-    let Outcome::Refused(mut failure) = outcome else {
+    let Outcome::Rejected(mut failure) = outcome else {
         return outcome;
     };
     let said = failure.message.clone();
     failure.message = advised(said, &REMEDIES, |name| failure.message.contains(name));
-    Outcome::Refused(failure)
+    Outcome::Rejected(failure)
 }
 
 #[cfg(test)]

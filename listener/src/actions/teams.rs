@@ -70,7 +70,7 @@ impl Teams {
     ) -> Outcome {
         let body = match self.message(delivery) {
             Ok(body) => body,
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let request = (Method::POST, json_headers(), body);
         let answer = self

@@ -130,7 +130,7 @@ impl Webhook {
     ) -> Outcome {
         match self.part(delivery) {
             Ok(part) => self.send(shared, &[part], now, timeout).await,
-            Err(failure) => Outcome::Refused(failure),
+            Err(failure) => Outcome::Rejected(failure),
         }
     }
 
@@ -144,7 +144,7 @@ impl Webhook {
     ) -> Outcome {
         let part = match self.part(delivery) {
             Ok(part) => part,
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let (webhook, passage, bytes) = (Arc::clone(self), Arc::clone(passage), part.body.len());
         let delivery = delivery.clone();
@@ -153,7 +153,7 @@ impl Webhook {
                 let send = async |parts: Vec<Arc<Part>>| {
                     let admitted = match passage.enter(&delivery).await {
                         Ok(admitted) => admitted,
-                        Err(wait) => return Outcome::Held(wait),
+                        Err(wait) => return Outcome::Deferred(wait),
                     };
                     let sending = webhook.send(&passage.shared, &parts, now, passage.timeout);
                     let outcome = passage.scrub.outcome(sending.await);
@@ -174,7 +174,7 @@ impl Webhook {
     ) -> Outcome {
         let (headers, body) = match self.request(parts, now) {
             Ok(request) => request,
-            Err(failure) => return Outcome::Refused(failure),
+            Err(failure) => return Outcome::Rejected(failure),
         };
         let request = (self.method.clone(), headers, body);
         let answer = self
@@ -280,7 +280,7 @@ fn request_id(parts: &[impl Borrow<Part>]) -> String {
 
 /// Whether a refusal may be for what was sent, and not for who sent it or where.
 fn concerns_content(outcome: &Outcome) -> bool {
-    let Outcome::Refused(Failure {
+    let Outcome::Rejected(Failure {
         status: Some(status),
         ..
     }) = outcome

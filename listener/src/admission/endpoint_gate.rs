@@ -241,7 +241,7 @@ impl Drop for Permit {
 /// What an outcome tells of the other side.
 fn sign(outcome: &Outcome, longest_wish: Duration) -> Sign {
     match outcome {
-        Outcome::Done => Sign::Well,
+        Outcome::Delivered => Sign::Well,
         Outcome::Retry {
             failure: Failure {
                 status: Some(429), ..
@@ -255,11 +255,11 @@ fn sign(outcome: &Outcome, longest_wish: Duration) -> Sign {
             Tells::Away => Sign::Away,
         },
         // Whoever refuses is there, and says nothing of others.
-        Outcome::Refused(failure) => match failure.kind {
+        Outcome::Rejected(failure) => match failure.kind {
             FailureKind::Status | FailureKind::Redirect | FailureKind::Response => Sign::There,
             _ => Sign::None,
         },
-        Outcome::Held(_) => Sign::None,
+        Outcome::Deferred(_) => Sign::None,
     }
 }
 
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!((standing.opened, standing.since), (2, since));
         let later = later + Duration::from_secs(2);
         let probe = gate.admit(true, later).unwrap();
-        probe.tell(&Outcome::Done, later, 0.0);
+        probe.tell(&Outcome::Delivered, later, 0.0);
         assert_eq!(
             gate.standing(later).unwrap().since,
             since,
@@ -345,7 +345,7 @@ mod tests {
         let later = now + Duration::from_secs(1);
         gate.admit(true, later)
             .unwrap()
-            .tell(&Outcome::Done, later, 0.0);
+            .tell(&Outcome::Delivered, later, 0.0);
         let later = later + Duration::from_secs(10);
         let admitted = std::iter::from_fn(|| gate.admit(true, later).ok()).count();
         assert_eq!(admitted, 9 + 5, "nine were left, and five came back");

@@ -138,7 +138,11 @@ mod tests {
         let begun = std::time::Instant::now();
         let attempts = (0..12).map(|n| actions[n % 2].attempt(&event, now()));
         let outcomes = join_all(attempts).await;
-        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| *outcome == Outcome::Delivered)
+        );
         assert!(begun.elapsed() >= DELAY * 6, "two at once");
     }
 
@@ -158,9 +162,9 @@ mod tests {
         let outcomes = join_all(all).await;
         let (done, held): (Vec<_>, Vec<_>) = outcomes
             .into_iter()
-            .partition(|outcome| *outcome == Outcome::Done);
+            .partition(|outcome| *outcome == Outcome::Delivered);
         assert_eq!((done.len(), held.len()), (20, 10));
-        let is_held = |outcome: &Outcome| matches!(outcome, Outcome::Held(_));
+        let is_held = |outcome: &Outcome| matches!(outcome, Outcome::Deferred(_));
         assert!(held.iter().all(is_held), "{held:?}");
         assert_eq!(sink.counts().requests, 2);
     }
@@ -184,7 +188,11 @@ mod tests {
             [attempt(), attempt(), attempt()]
         });
         let outcomes = join_all(attempts).await;
-        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| *outcome == Outcome::Delivered)
+        );
         assert!(begun.elapsed() >= DELAY * 6, "two at once");
     }
 
@@ -196,9 +204,9 @@ mod tests {
         let shared = shared(&Gates::default(), limit(Some(1), Some(1)));
         let action = post(sink.url("/"), &shared.with_fleet(Some(fleet.clone())));
         let event = delivery(None, Some("{}"));
-        assert_eq!(action.attempt(&event, now()).await, Outcome::Done);
+        assert_eq!(action.attempt(&event, now()).await, Outcome::Delivered);
         let held = action.attempt(&event, now()).await;
-        assert!(matches!(held, Outcome::Held(_)), "{held:?}");
+        assert!(matches!(held, Outcome::Deferred(_)), "{held:?}");
         let lasts = Duration::from_mins(10);
         let seat = fleet.seat("127.0.0.1", 1, lasts, Duration::ZERO).await;
         assert!(seat.is_some(), "nobody has it");
@@ -242,8 +250,8 @@ mod tests {
             let action = post(sink.url(&format!("/{round}")), &again);
             for _ in 0..3 {
                 match action.attempt(&event, now()).await {
-                    Outcome::Done => done += 1,
-                    other => assert!(matches!(other, Outcome::Held(_)), "{other:?}"),
+                    Outcome::Delivered => done += 1,
+                    other => assert!(matches!(other, Outcome::Deferred(_)), "{other:?}"),
                 }
             }
         }
@@ -256,7 +264,7 @@ mod tests {
         let more = post(sink.url("/"), &more);
         assert_eq!(
             more.attempt(&event, now()).await,
-            Outcome::Done,
+            Outcome::Delivered,
             "a new limit"
         );
     }

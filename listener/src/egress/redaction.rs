@@ -110,7 +110,7 @@ impl Scrub {
 
     /// What came of an attempt, in words without secrets.
     pub(crate) fn outcome(&self, mut outcome: Outcome) -> Outcome {
-        if let Outcome::Retry { failure, .. } | Outcome::Refused(failure) = &mut outcome {
+        if let Outcome::Retry { failure, .. } | Outcome::Rejected(failure) = &mut outcome {
             self.failure(failure);
         }
         outcome
@@ -288,8 +288,8 @@ mod tests {
     fn messages_are_bounded_after_they_are_cleaned() {
         let scrub = scrub();
         let message = format!("{}s3c\u{7}r3t", "x".repeat(MAX_MESSAGE - 3));
-        let outcome = Outcome::Refused(Failure::of(FailureKind::Status, message));
-        let Outcome::Refused(failure) = scrub.outcome(outcome) else {
+        let outcome = Outcome::Rejected(Failure::of(FailureKind::Status, message));
+        let Outcome::Rejected(failure) = scrub.outcome(outcome) else {
             unreachable!()
         };
         assert!(!failure.message.contains("s3c"));

@@ -63,7 +63,7 @@ pub(crate) fn classify(host: &str, answer: Answer) -> Outcome {
             location,
             excerpt,
         } => by_status(host, status, retry_after, location.as_deref(), &excerpt),
-        Answer::Forbidden(why) => Outcome::Refused(Failure::of(FailureKind::Egress, why)),
+        Answer::Forbidden(why) => Outcome::Rejected(Failure::of(FailureKind::Egress, why)),
         Answer::Unreachable(why) => retry(FailureKind::Connection, format!("{host}: {why}")),
         Answer::Away(why) => telling(
             Tells::Away,
@@ -90,7 +90,7 @@ pub(crate) fn classify(host: &str, answer: Answer) -> Outcome {
             let message = format!("{host} does not take it now: {said}");
             later(message, status, Tells::There)
         }
-        Answer::Never(said, status) => Outcome::Refused(Failure {
+        Answer::Never(said, status) => Outcome::Rejected(Failure {
             kind: FailureKind::Status,
             message: format!("{host} refuses: {said}"),
             status,
@@ -124,10 +124,10 @@ fn by_status(
         format!(": {excerpt}")
     };
     match code {
-        200..=299 => Outcome::Done,
+        200..=299 => Outcome::Delivered,
         300..=399 => {
             let target = location.map_or(String::new(), |to| format!(" to {to}"));
-            Outcome::Refused(failure(
+            Outcome::Rejected(failure(
                 FailureKind::Redirect,
                 format!(
                     "{host} answered {code}, a redirect{target}; redirects are not followed: \
@@ -143,7 +143,7 @@ fn by_status(
             failure: failure(FailureKind::Status, format!("{host} answered {code}{said}")),
             after: retry_after,
         },
-        400..=499 => Outcome::Refused(failure(
+        400..=499 => Outcome::Rejected(failure(
             FailureKind::Status,
             format!("{host} refused with {code}{said}"),
         )),
@@ -165,7 +165,7 @@ pub(crate) async fn within<E: Into<Answer>>(
 ) -> Outcome {
     let until = (Instant::now() + timeout, timeout);
     let done = in_time(host, until, doing).await;
-    done.err().unwrap_or(Outcome::Done)
+    done.err().unwrap_or(Outcome::Delivered)
 }
 
 /// What comes of a part of an attempt at `host`, or the outcome of the attempt where that is none. The
@@ -259,10 +259,10 @@ mod tests {
 
     fn verdict(outcome: &Outcome) -> Verdict {
         match outcome {
-            Outcome::Done => Verdict::Done,
+            Outcome::Delivered => Verdict::Done,
             Outcome::Retry { failure, .. } => Verdict::Retry(failure.kind),
-            Outcome::Refused(failure) => Verdict::Refused(failure.kind),
-            Outcome::Held(_) => unreachable!("no answer holds an attempt back"),
+            Outcome::Rejected(failure) => Verdict::Refused(failure.kind),
+            Outcome::Deferred(_) => unreachable!("no answer holds an attempt back"),
         }
     }
 
@@ -320,12 +320,12 @@ mod tests {
 
     #[test]
     fn messages_say_what_was_answered_and_where_a_redirect_leads() {
-        let Outcome::Refused(gone) = classify("h.example", status(404)) else {
+        let Outcome::Rejected(gone) = classify("h.example", status(404)) else {
             unreachable!()
         };
         assert_eq!(gone.status, Some(404));
         assert_eq!(gone.message, "h.example refused with 404: no such hook");
-        let Outcome::Refused(moved) = classify("h.example", status(302)) else {
+        let Outcome::Rejected(moved) = classify("h.example", status(302)) else {
             unreachable!()
         };
         assert!(
@@ -378,11 +378,11 @@ mod tests {
         #[test]
         fn every_status_has_an_outcome_that_names_it(code in 100u16..1000) {
             match classify("h", status(code)) {
-                Outcome::Done => prop_assert!((200..300).contains(&code)),
-                Outcome::Retry { failure, .. } | Outcome::Refused(failure) => {
+                Outcome::Delivered => prop_assert!((200..300).contains(&code)),
+                Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => {
                     prop_assert_eq!(failure.status, Some(code));
                 }
-                Outcome::Held(_) => prop_assert!(false, "no answer holds an attempt back"),
+                Outcome::Deferred(_) => prop_assert!(false, "no answer holds an attempt back"),
             }
         }
     }

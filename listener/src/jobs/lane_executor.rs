@@ -125,16 +125,16 @@ impl Crew {
             return JobOutcome::Released;
         };
         match outcome {
-            Outcome::Done => {
+            Outcome::Delivered => {
                 attempt_log::delivered(compiled, &claimed.job.event_id, tries, took);
                 JobOutcome::Completed
             }
-            Outcome::Held(wait) => JobOutcome::Retry {
+            Outcome::Deferred(wait) => JobOutcome::Retry {
                 delay: wait,
                 attempts: claimed.attempts,
                 history: claimed.history.clone(),
             },
-            Outcome::Refused(failure) => give_up(history, &failure, tries, Some(took)),
+            Outcome::Rejected(failure) => give_up(history, &failure, tries, Some(took)),
             Outcome::Retry { failure, after } => match wait(&compiled.retry, tries, after) {
                 None => give_up(history, &failure, tries, Some(took)),
                 Some(wait) if left.is_some_and(|left| wait >= left) => {

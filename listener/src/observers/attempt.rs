@@ -37,7 +37,7 @@ pub(crate) fn try_once(
     async move {
         let begun = Instant::now();
         if let Some(failure) = barred {
-            return (Some(Outcome::Refused(failure)), begun.elapsed());
+            return (Some(Outcome::Rejected(failure)), begun.elapsed());
         }
         let trying = AssertUnwindSafe(action.attempt(&delivery, Utc::now())).catch_unwind();
         let trying = pin!(trying);
@@ -45,7 +45,7 @@ pub(crate) fn try_once(
         let broke_down = |_| {
             let message =
                 "the action broke down on this event; the log tells where. Please report it";
-            Outcome::Refused(Failure::of(FailureKind::Event, message))
+            Outcome::Rejected(Failure::of(FailureKind::Event, message))
         };
         let outcome = tried.map(|tried| tried.unwrap_or_else(broke_down));
         (outcome, begun.elapsed())

@@ -295,10 +295,10 @@ impl Metrics {
     /// Counts an attempt.
     pub fn attempted(&self, (observer, action): &ActionName, outcome: &Outcome, took: Duration) {
         let outcome = match outcome {
-            Outcome::Done => "done",
+            Outcome::Delivered => "done",
             Outcome::Retry { .. } => "retry",
-            Outcome::Refused(_) => "refused",
-            Outcome::Held(_) => return,
+            Outcome::Rejected(_) => "refused",
+            Outcome::Deferred(_) => return,
         };
         let labels = [&**observer, &**action];
         self.actions

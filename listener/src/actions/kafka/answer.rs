@@ -149,7 +149,7 @@ fn of_client(error: &Error) -> Answer {
 pub(super) fn concerns_content(outcome: &Outcome) -> bool {
     matches!(
         outcome,
-        Outcome::Refused(failure)
+        Outcome::Rejected(failure)
             if failure.kind == FailureKind::Status
                 && matches!(failure.status, Some(TOO_LARGE | TOO_LONG | INVALID))
     )

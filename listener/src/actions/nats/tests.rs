@@ -36,7 +36,7 @@ async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart()
     let publish = compiled(&server.url(), "orders.{{ new.region }}");
     let event = delivery(None, Some(NEW));
     for _ in 0..2 {
-        assert_eq!(settled(&publish, &event).await, Outcome::Done);
+        assert_eq!(settled(&publish, &event).await, Outcome::Delivered);
     }
     assert_eq!(count(&mut stream).await, 1);
     let kept = stream.get_raw_message(1).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart()
 
     server.restart().await;
     // The connection is made anew by one attempt or another.
-    assert_eq!(settled(&publish, &event).await, Outcome::Done);
+    assert_eq!(settled(&publish, &event).await, Outcome::Delivered);
     let mut stream = server.stream().await;
     assert_eq!(
         count(&mut stream).await,
@@ -56,7 +56,7 @@ async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart()
     );
     let mut replay = event.clone();
     replay.replay = Some("17".into());
-    assert_eq!(settled(&publish, &replay).await, Outcome::Done);
+    assert_eq!(settled(&publish, &replay).await, Outcome::Delivered);
     assert_eq!(count(&mut stream).await, 2, "a replay is one more");
 }
 
@@ -71,7 +71,7 @@ async fn no_value_names_a_subject_of_the_server_s_own() {
         let new = format!(r#"{{"to": "{value}"}}"#);
         let action = compiled("nats://127.0.0.1:1", template);
         let outcome = action.attempt(&delivery(None, Some(&new)), now()).await;
-        let Outcome::Refused(failure) = outcome else {
+        let Outcome::Rejected(failure) = outcome else {
             panic!("{value}: {outcome:?}")
         };
         assert!(failure.message.contains("subject"), "{}", failure.message);
@@ -86,12 +86,12 @@ async fn what_goes_wrong_is_told_with_a_remedy() {
     // No stream takes it.
     told(&nobody, &event, "nats stream add").await;
     let odd = compiled(&server.url(), "orders.{{ new.odd }}");
-    let Outcome::Refused(failure) = odd.attempt(&event, now()).await else {
+    let Outcome::Rejected(failure) = odd.attempt(&event, now()).await else {
         panic!("it has a space");
     };
     assert_eq!(failure.kind, FailureKind::Template);
     let wrong = server.url().replace("hunter2", "hunter3");
-    let Outcome::Refused(failure) = settled(&compiled(&wrong, "orders.eu"), &event).await else {
+    let Outcome::Rejected(failure) = settled(&compiled(&wrong, "orders.eu"), &event).await else {
         panic!("the password is wrong");
     };
     assert!(failure.message.contains("nats.url"), "{}", failure.message);

@@ -92,7 +92,7 @@ async fn a_message_arrives_as_json() {
     let outcome = action
         .attempt(&delivery(None, Some(r#"{"total": 10.00}"#)), now())
         .await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     let received = sink.received().remove(0);
     assert_eq!(received.line, "POST /services/T/B/x");
     assert_eq!(received.header("content-type"), Some("application/json"));
@@ -104,9 +104,9 @@ async fn a_message_arrives_as_json() {
 fn a_refusal_with_a_name_says_what_to_do() {
     let refused = |said: &str| {
         let message = format!("hooks.slack.com refused with 404: {said}");
-        let outcome = with_remedy(Outcome::Refused(Failure::of(FailureKind::Status, message)));
+        let outcome = with_remedy(Outcome::Rejected(Failure::of(FailureKind::Status, message)));
         match outcome {
-            Outcome::Refused(failure) => failure.message,
+            Outcome::Rejected(failure) => failure.message,
             other => unreachable!("{other:?}"),
         }
     };

@@ -83,7 +83,7 @@ async fn a_message_arrives_and_limits_are_heeded() {
     let config = config(&sink.url("/workflows/x"), TeamsContent::Summary);
     let action = Action::compile(&action(ActionKind::Teams(config)), &shared()).unwrap();
     let outcome = action.attempt(&delivery(None, None), now()).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     assert_eq!(sink.received()[0].line, "POST /workflows/x");
     sink.behave(Behaviour::Status(429));
     let outcome = action.attempt(&delivery(None, None), now()).await;

@@ -47,7 +47,7 @@ async fn sent(configure: impl FnOnce(&mut WebhookConfig)) -> Received {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let mut config = webhook(sink.url("/hook?x=1"));
     configure(&mut config);
-    assert_eq!(attempt(config).await, Outcome::Done);
+    assert_eq!(attempt(config).await, Outcome::Delivered);
     sink.received().remove(0)
 }
 
@@ -68,7 +68,7 @@ fn retry(outcome: Outcome) -> (Failure, Option<Duration>) {
 
 fn refused(outcome: Outcome) -> Failure {
     match outcome {
-        Outcome::Refused(failure) => failure,
+        Outcome::Rejected(failure) => failure,
         other => unreachable!("{other:?}"),
     }
 }
@@ -112,7 +112,7 @@ async fn events_go_together_signed_each_with_its_id() {
     });
     let sink = sink.await.unwrap();
     let outcomes = batched(&sink, 6, usize::MAX).await;
-    assert_eq!(outcomes, vec![Outcome::Done; 6]);
+    assert_eq!(outcomes, vec![Outcome::Delivered; 6]);
     let mut received = sink.received();
     received.sort_by_key(ids);
     let sent: Vec<_> = received.iter().map(ids).collect();
@@ -141,7 +141,7 @@ async fn one_that_is_refused_holds_none_of_its_batch() {
         if n == 2 {
             assert_eq!(refused(outcome).status, Some(422));
         } else {
-            assert_eq!(outcome, Outcome::Done, "{n}");
+            assert_eq!(outcome, Outcome::Delivered, "{n}");
         }
     }
     let taken = sink.received().into_iter();
@@ -171,7 +171,10 @@ async fn what_failed_is_attempted_again_by_itself() {
         attempt: 2,
         ..delivery(Some(OLD), Some(NEW))
     };
-    assert_eq!(compiled(config).attempt(&again, now()).await, Outcome::Done);
+    assert_eq!(
+        compiled(config).attempt(&again, now()).await,
+        Outcome::Delivered
+    );
     let received = sink.received().remove(0);
     assert_eq!(ids(&received), [again.event.id.as_str()]);
     assert_eq!(received.webhook_id, again.id());
@@ -220,7 +223,7 @@ async fn a_receiver_verifies_with_the_reference_library_and_either_secret() {
     let outcome = compiled(config)
         .attempt(&delivery(Some(OLD), Some(NEW)), Utc::now())
         .await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     let received = sink.received().remove(0);
     assert_eq!(received.signed, Some(true));
     assert_eq!(sink.counts().badly_signed, 0);
@@ -387,15 +390,15 @@ async fn a_hanging_receiver_costs_the_timeout_and_no_more() {
 
 #[tokio::test]
 async fn a_success_stands_whatever_its_body_does() {
-    assert_eq!(outcome(Behaviour::ShortBody(200)).await, Outcome::Done);
+    assert_eq!(outcome(Behaviour::ShortBody(200)).await, Outcome::Delivered);
     assert_eq!(
         outcome(Behaviour::HugeBody(8 * 1024 * 1024)).await,
-        Outcome::Done
+        Outcome::Delivered
     );
     let sink = Sink::start(Behaviour::EndlessBody(200)).await.unwrap();
     let sent = attempt(webhook(sink.url("/hook")));
     let (outcome_of_endless, asked) = tokio::join!(sent, time_passes_at(&sink));
-    assert_eq!(outcome_of_endless, Outcome::Done);
+    assert_eq!(outcome_of_endless, Outcome::Delivered);
     assert!(asked.elapsed() < 5 * DRAIN_TIME, "{:?}", asked.elapsed());
     tokio::time::resume();
     let (failure, _) = retry(outcome(Behaviour::ShortBody(500)).await);
@@ -412,7 +415,7 @@ async fn connections_are_used_again() {
     let action = compiled(webhook(sink.url("/")));
     let delivery = delivery(None, Some(NEW));
     for _ in 0..20 {
-        assert_eq!(action.attempt(&delivery, now()).await, Outcome::Done);
+        assert_eq!(action.attempt(&delivery, now()).await, Outcome::Delivered);
     }
     assert_eq!(sink.counts().connections, 1);
 }
@@ -479,7 +482,7 @@ async fn a_host_may_be_allowed_by_name() {
     let url = format!("http://localhost:{}/", sink.address().port());
     let action = Action::compile(&action(ActionKind::Webhook(webhook(url))), &shared).unwrap();
     let outcome = action.attempt(&delivery(None, Some(NEW)), now()).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
 }
 
 #[tokio::test]

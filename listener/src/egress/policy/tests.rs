@@ -357,7 +357,7 @@ async fn a_name_that_changes_its_mind_leads_nowhere_else() {
                 let outcome = action.attempt(&event, now()).await;
                 refused += usize::from(matches!(
                     outcome,
-                    Outcome::Refused(failure) if failure.kind == FailureKind::Egress
+                    Outcome::Rejected(failure) if failure.kind == FailureKind::Egress
                 ));
                 if n >= 4 && (refused > 0 || first == 0 || !patience.lasts()) {
                     break;

@@ -117,7 +117,7 @@ async fn requests_go_by_the_proxy_which_resolves_their_names() {
     );
     let named = sink.url("/hook").replace("127.0.0.1", "shop.invalid");
     let outcome = post(&egress(&proxy, PASSWORD, &[]), webhook(named.clone())).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     assert_eq!(proxy.asked(), [format!("POST {named}")]);
     assert_eq!(sink.counts().requests, 1);
     let direct = egress(&proxy, PASSWORD, &["*.invalid"]);
@@ -134,7 +134,7 @@ async fn what_is_an_address_is_vetted_before_it() {
     );
     let outcome = post(&egress(&proxy, PASSWORD, &[]), webhook(sink.url("/"))).await;
     assert!(
-        matches!(&outcome, Outcome::Refused(failure) if failure.kind == FailureKind::Egress),
+        matches!(&outcome, Outcome::Rejected(failure) if failure.kind == FailureKind::Egress),
         "{outcome:?}"
     );
     assert_eq!(proxy.asked(), [""; 0]);
@@ -153,7 +153,7 @@ async fn tls_is_between_us_and_the_receiver() {
         ..webhook(format!("https://localhost:{}/hook", address.port()))
     };
     let outcome = post(&egress(&proxy, PASSWORD, &[]), config.clone()).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     assert_eq!(
         proxy.asked(),
         [format!("CONNECT localhost:{}", address.port())]
