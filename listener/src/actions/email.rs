@@ -24,15 +24,15 @@ use lettre::message::{Mailbox, MessageBuilder, MultiPart, SinglePart};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use self::server::{SendError, Server};
+use self::server::{SmtpSendError, SmtpServer};
 use super::Preview;
-use crate::admission::action_runtime::Shared;
+use crate::admission::action_runtime::ActionRuntime;
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
-use crate::egress::response::within;
+use crate::egress::response::run_with_timeout;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
@@ -50,7 +50,7 @@ type Adds = fn(MessageBuilder, Mailbox) -> MessageBuilder;
 
 /// A compiled email.
 pub(super) struct Email {
-    server: Server,
+    server: SmtpServer,
     from: Template,
     to: Vec<Recipient>,
     cc: Vec<Recipient>,
@@ -93,7 +93,7 @@ impl Email {
             config.reply_to.as_deref().unwrap_or_default(),
         )?;
         Ok(Self {
-            server: Server::compile(&config.smtp)?,
+            server: SmtpServer::compile(&config.smtp)?,
             from: one("email.from", &config.from)?,
             to: Recipient::all("email.to", &config.to)?,
             cc: Recipient::all("email.cc", &config.cc)?,
@@ -124,7 +124,7 @@ impl Email {
     /// Sends the message for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
@@ -136,19 +136,19 @@ impl Email {
         let sending = async {
             // It is never closed, so there is always a permit some time.
             let _permit = self.connections.acquire().await;
-            let mut connection = self.server.connect(&shared.guard).await?;
+            let mut connection = self.server.connect(&runtime.egress).await?;
             let (envelope, message) = (message.envelope(), message.formatted());
             connection.send(envelope, &message).await?;
             connection.abort().await;
-            Ok::<_, SendError>(())
+            Ok::<_, SmtpSendError>(())
         };
         let (address, begun) = (&self.server.address, Instant::now());
-        let outcome = within(address, timeout, sending).await;
-        self.server.trouble.explain(address, begun, outcome)
+        let outcome = run_with_timeout(address, timeout, sending).await;
+        self.server.fault.explain(address, begun, outcome)
     }
 
     fn message(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Message, Failure> {
-        let subject = Subject::new(delivery);
+        let subject = RenderInput::new(delivery);
         let from = mailbox(&self.from, &subject)?;
         let mut builder = Message::builder()
             .message_id(Some(message_id(delivery, &from)))
@@ -218,7 +218,7 @@ fn message_id(delivery: &Delivery, from: &Mailbox) -> String {
 }
 
 /// One line, so that no value adds a header.
-fn line(template: &Template, subject: &Arc<Subject>) -> Result<String, Failure> {
+fn line(template: &Template, subject: &Arc<RenderInput>) -> Result<String, Failure> {
     let text = template.render(subject)?;
     if text.chars().any(char::is_control) || text.chars().count() > MAX_SUBJECT {
         return Err(template.refusal(
@@ -269,7 +269,7 @@ impl Recipient {
         Ok(all)
     }
 
-    fn render(&self, subject: &Arc<Subject>) -> Result<Option<Mailbox>, Failure> {
+    fn render(&self, subject: &Arc<RenderInput>) -> Result<Option<Mailbox>, Failure> {
         let template = match self {
             Self::Fixed(mailbox) => return Ok(Some(mailbox.clone())),
             Self::Template(template) => template,
@@ -287,7 +287,7 @@ impl Recipient {
     }
 }
 
-fn mailbox(template: &Template, subject: &Arc<Subject>) -> Result<Mailbox, Failure> {
+fn mailbox(template: &Template, subject: &Arc<RenderInput>) -> Result<Mailbox, Failure> {
     let text = line(template, subject)?;
     address::mailbox(&text).map_err(|error| {
         template.refusal(&format!(

@@ -19,21 +19,21 @@ use rskafka::record::Record;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use self::answer::{SendError, concerns_content};
-use self::cluster::{Access, Cluster};
+use self::answer::{KafkaSendError, concerns_content};
+use self::cluster::{BrokerAccess, KafkaCluster};
 use super::Preview;
-use super::batcher::{Batches, divided};
-use crate::admission::action_runtime::Shared;
-use crate::admission::control::Passage;
+use super::batcher::{Batcher, send_bisecting};
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::control::AdmissionControl;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
-use crate::egress::policy::Guard;
-use crate::egress::response::in_time;
+use crate::egress::policy::EgressPolicy;
+use crate::egress::response::until_deadline;
 use crate::egress::tls::client_config;
 use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
@@ -48,17 +48,17 @@ pub(super) struct Kafka {
     /// The brokers, for people; what tells the cluster from others.
     host: String,
     endpoint: String,
-    access: Access,
+    access: BrokerAccess,
     topic: Template,
     key: Option<Template>,
     message: Body,
     content_type: String,
-    cluster: Mutex<Option<Arc<Cluster>>>,
-    batches: Option<Batches<Part>>,
+    cluster: Mutex<Option<Arc<KafkaCluster>>>,
+    batches: Option<Batcher<RecordItem>>,
 }
 
 /// What one delivery writes.
-pub(super) struct Part {
+pub(super) struct RecordItem {
     topic: String,
     /// What its partition is chosen by.
     place: Vec<u8>,
@@ -82,7 +82,7 @@ impl Kafka {
         Ok(Self {
             host: first.clone(),
             endpoint: format!("kafka://{user}@{}", brokers.join(",")),
-            access: Access::new(config, tls.map(Arc::new)),
+            access: BrokerAccess::new(config, tls.map(Arc::new)),
             topic: Template::compile("kafka.topic".to_owned(), &config.topic, Format::Text)?,
             key: Template::optional("kafka.key", key, Format::Text)?,
             message: Body::compile(
@@ -92,7 +92,7 @@ impl Kafka {
             )?,
             content_type: config.content_type.clone(),
             cluster: Mutex::new(None),
-            batches: config.batch.map(|limits| Batches::new(limits, most)),
+            batches: config.batch.map(|limits| Batcher::new(limits, most)),
         })
     }
 
@@ -106,7 +106,7 @@ impl Kafka {
         delivery: &Delivery,
         now: DateTime<Utc>,
     ) -> Result<Preview, Failure> {
-        let Part { topic, record, .. } = self.part(delivery, now)?;
+        let RecordItem { topic, record, .. } = self.part(delivery, now)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let mut preview = vec![("topic".to_owned(), topic)];
         preview.extend(record.key.iter().map(|key| ("key".to_owned(), text(key))));
@@ -118,19 +118,19 @@ impl Kafka {
     }
 
     /// Most deliveries that go together; nothing where each goes by itself.
-    pub(super) fn together(&self) -> Option<usize> {
-        self.batches.as_ref().map(Batches::most)
+    pub(super) fn max_batch_size(&self) -> Option<usize> {
+        self.batches.as_ref().map(Batcher::max_batch_size)
     }
 
     /// The batches that a delivery goes with, if it does: what failed holds none of them up.
-    pub(super) fn batches_for(&self, delivery: &Delivery) -> Option<&Batches<Part>> {
+    pub(super) fn batches_for(&self, delivery: &Delivery) -> Option<&Batcher<RecordItem>> {
         self.batches.as_ref().filter(|_| delivery.attempt == 1)
     }
 
     /// Writes the record for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
@@ -140,7 +140,7 @@ impl Kafka {
             Err(failure) => return Outcome::Rejected(failure),
         };
         let outcomes = self
-            .send(&shared.guard, vec![Arc::new(part)], timeout)
+            .send(&runtime.egress, vec![Arc::new(part)], timeout)
             .await;
         let outcome = outcomes.into_iter().next();
         outcome.unwrap_or(Outcome::Deferred(Duration::ZERO))
@@ -149,8 +149,8 @@ impl Kafka {
     /// Writes the record for `delivery` with others.
     pub(super) async fn join(
         self: &Arc<Self>,
-        batches: &Batches<Part>,
-        passage: &Arc<Passage>,
+        batches: &Batcher<RecordItem>,
+        admission: &Arc<AdmissionControl>,
         delivery: &Delivery,
         now: DateTime<Utc>,
     ) -> Outcome {
@@ -159,20 +159,21 @@ impl Kafka {
             Err(failure) => return Outcome::Rejected(failure),
         };
         let bytes = part.record.approximate_size();
-        let (kafka, passage) = (Arc::clone(self), Arc::clone(passage));
+        let (kafka, admission) = (Arc::clone(self), Arc::clone(admission));
         let delivery = delivery.clone();
         batches
-            .join(part, bytes, async move |parts: Vec<Arc<Part>>| {
-                let admitted = match passage.enter(&delivery).await {
+            .join(part, bytes, async move |parts: Vec<Arc<RecordItem>>| {
+                let admitted = match admission.admit(&delivery).await {
                     Ok(admitted) => admitted,
                     Err(wait) => return vec![Outcome::Deferred(wait); parts.len()],
                 };
-                let sending = kafka.send(&passage.shared.guard, parts, passage.timeout);
+                let sending = kafka.send(&admission.runtime.egress, parts, admission.timeout);
                 let outcomes = sending.await.into_iter();
-                let outcomes: Vec<Outcome> =
-                    outcomes.map(|one| passage.scrub.outcome(one)).collect();
+                let outcomes: Vec<Outcome> = outcomes
+                    .map(|one| admission.redactor.redact_outcome(one))
+                    .collect();
                 if let Some(first) = outcomes.first() {
-                    admitted.leave(first).await;
+                    admitted.complete(first).await;
                 }
                 outcomes
             })
@@ -180,9 +181,14 @@ impl Kafka {
     }
 
     /// Writes the records, those of one partition together and in their order.
-    async fn send(&self, guard: &Guard, parts: Vec<Arc<Part>>, timeout: Duration) -> Vec<Outcome> {
+    async fn send(
+        &self,
+        egress: &EgressPolicy,
+        parts: Vec<Arc<RecordItem>>,
+        timeout: Duration,
+    ) -> Vec<Outcome> {
         let until = (Instant::now() + timeout, timeout);
-        let cluster = match in_time(&self.host, until, self.cluster(guard)).await {
+        let cluster = match until_deadline(&self.host, until, self.cluster(egress)).await {
             Ok(cluster) => cluster,
             Err(outcome) => return vec![outcome; parts.len()],
         };
@@ -190,7 +196,7 @@ impl Kafka {
         let mut groups: BTreeMap<(String, i32), Group> = BTreeMap::new();
         let placing = parts.iter().map(|part| {
             let placed = cluster.partition(&part.topic, &part.place);
-            in_time(&self.host, until, placed)
+            until_deadline(&self.host, until, placed)
         });
         for (index, (placed, part)) in join_all(placing).await.into_iter().zip(&parts).enumerate() {
             match placed {
@@ -228,7 +234,7 @@ impl Kafka {
     /// Writes records of one partition.
     async fn write(
         &self,
-        cluster: &Cluster,
+        cluster: &KafkaCluster,
         group: Group,
         until: (Instant, Duration),
     ) -> Vec<(usize, Outcome)> {
@@ -237,32 +243,32 @@ impl Kafka {
             parts,
             indices,
         } = group;
-        let write = async |parts: Vec<Arc<Part>>| {
+        let write = async |parts: Vec<Arc<RecordItem>>| {
             let records = parts.iter().map(|part| part.record.clone()).collect();
             let writing = partition.produce(records, Compression::NoCompression);
             let written = async {
-                let of = |error| SendError::of(error, &cluster.doorway);
+                let of = |error| KafkaSendError::of(error, &cluster.proxy);
                 writing.await.map_err(of)
             };
-            let written = in_time(&self.host, until, written).await;
+            let written = until_deadline(&self.host, until, written).await;
             written.err().unwrap_or(Outcome::Delivered)
         };
-        let written = divided(parts, &concerns_content, &write).await;
+        let written = send_bisecting(parts, &concerns_content, &write).await;
         indices.into_iter().zip(written).collect()
     }
 
     /// The connections that there are, or new ones.
-    async fn cluster(&self, guard: &Guard) -> Result<Arc<Cluster>, SendError> {
+    async fn cluster(&self, egress: &EgressPolicy) -> Result<Arc<KafkaCluster>, KafkaSendError> {
         let mut kept = self.cluster.lock().await;
         if let Some(cluster) = &*kept {
             return Ok(Arc::clone(cluster));
         }
-        let cluster = Arc::new(self.access.connect(guard).await?);
+        let cluster = Arc::new(self.access.connect(egress).await?);
         Ok(Arc::clone(kept.insert(cluster)))
     }
 
-    fn part(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Part, Failure> {
-        let scope = Subject::new(delivery);
+    fn part(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<RecordItem, Failure> {
+        let scope = RenderInput::new(delivery);
         let topic = self.topic.render(&scope)?;
         if !is_topic(&topic) {
             let why = format!(
@@ -288,7 +294,7 @@ impl Kafka {
         // Events without a key are of the whole entity.
         let place = key.clone();
         let place = place.unwrap_or_else(|| delivery.event.entity.as_bytes().to_vec());
-        Ok(Part {
+        Ok(RecordItem {
             topic,
             place,
             record: Record {
@@ -304,7 +310,7 @@ impl Kafka {
 /// Records of one partition, and where among all of a batch they stand.
 struct Group {
     partition: Arc<PartitionClient>,
-    parts: Vec<Arc<Part>>,
+    parts: Vec<Arc<RecordItem>>,
     indices: Vec<usize>,
 }
 

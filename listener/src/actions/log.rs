@@ -1,4 +1,4 @@
-//! Log actions: one line in the listener's own log.
+//! LogLine actions: one line in the listener's own log.
 
 use crds::config::{LogConfig, LogLevel};
 
@@ -7,7 +7,7 @@ use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
@@ -15,12 +15,12 @@ use crate::templating::template::Template;
 const MAX_MESSAGE: usize = 8 * 1024;
 
 /// A compiled log action.
-pub(super) struct Log {
+pub(super) struct LogLine {
     level: LogLevel,
     message: Option<Template>,
 }
 
-impl Log {
+impl LogLine {
     pub(super) fn compile(config: &LogConfig) -> Result<Self, CompileError> {
         let message = config.message.as_deref();
         Ok(Self {
@@ -47,7 +47,7 @@ impl Log {
     fn line(&self, delivery: &Delivery) -> Result<String, Failure> {
         match &self.message {
             None => Ok(summary(delivery)),
-            Some(template) => Ok(one_line(&template.render(&Subject::new(delivery))?)),
+            Some(template) => Ok(one_line(&template.render(&RenderInput::new(delivery))?)),
         }
     }
 }
@@ -129,7 +129,7 @@ mod tests {
             .with_max_level(tracing::Level::DEBUG)
             .with_writer(move || writer.clone())
             .finish();
-        let log = Log::compile(&LogConfig {
+        let log = LogLine::compile(&LogConfig {
             message: message.map(str::to_owned),
             level,
         })

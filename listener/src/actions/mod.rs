@@ -30,24 +30,24 @@ use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
 
 use tokio::time::Instant;
 
-pub use crate::admission::action_runtime::{Kept, Shared, SharedError};
-use crate::admission::control::Passage;
-pub use crate::admission::endpoint_gate::{Gates, Room, Standing};
+pub use crate::admission::action_runtime::{ActionRuntime, ActionRuntimeCache, ActionRuntimeError};
+use crate::admission::control::AdmissionControl;
+pub use crate::admission::endpoint_gate::{Capacity, EndpointRegistry, EndpointStatus};
 use crate::admission::host_limits::without_port;
 use crate::admission::memory_budget;
-pub use crate::admission::redis_limiter::Fleet;
+pub use crate::admission::redis_limiter::RedisLimiter;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
-use crate::egress::redaction::Scrub;
+use crate::egress::redaction::Redactor;
 use crate::templating::compile_error::CompileError;
-pub use crate::templating::template::Flaw;
+pub use crate::templating::template::TemplateError;
 pub use postgres::{OwnDatabaseError, verify_own_database};
 
 /// One action of one observer, ready to be attempted.
 pub struct Action {
     kind: Kind,
-    passage: Arc<Passage>,
+    admission: Arc<AdmissionControl>,
 }
 
 enum Kind {
@@ -59,27 +59,27 @@ enum Kind {
     Redis(Box<redis::Redis>),
     Nats(Box<nats::Nats>),
     Kafka(Arc<kafka::Kafka>),
-    Log(log::Log),
+    Log(log::LogLine),
 }
 
 impl Action {
     /// Compiles an action; templates are parsed here, once. Needs no network.
-    pub fn compile(config: &ActionConfig, shared: &Shared) -> Result<Self, CompileError> {
-        let most = config.max_concurrency.unwrap_or(shared.max_in_flight);
+    pub fn compile(config: &ActionConfig, runtime: &ActionRuntime) -> Result<Self, CompileError> {
+        let most = config.max_concurrency.unwrap_or(runtime.max_concurrency);
         let kind = Kind::compile(&config.kind, most)?;
         let (rate, endpoint) = (config.rate_limit, kind.endpoint());
-        let limit = endpoint.and_then(|(_, host)| shared.guard.limit(without_port(host)));
+        let limit = endpoint.and_then(|(_, host)| runtime.egress.host_limit(without_port(host)));
         let wish = config.retry.max_backoff;
-        let passage = Passage {
-            gate: shared.gates.gate(endpoint, rate, limit, wish),
+        let admission = AdmissionControl {
+            gate: runtime.endpoints.gate(endpoint, rate, limit, wish),
             rate_limit: rate,
-            shared: shared.clone(),
+            runtime: runtime.clone(),
             timeout: config.timeout,
-            scrub: Scrub::of_action(&config.kind),
+            redactor: Redactor::of_action(&config.kind),
         };
         Ok(Self {
             kind,
-            passage: Arc::new(passage),
+            admission: Arc::new(admission),
         })
     }
 
@@ -90,15 +90,17 @@ impl Action {
 
     /// The field with an address that may not be dialled, and why, if there is such a one.
     #[must_use]
-    pub fn refused(config: &ActionConfig, shared: &Shared) -> Option<(String, String)> {
+    pub fn refused(config: &ActionConfig, runtime: &ActionRuntime) -> Option<(String, String)> {
         let kind = Kind::compile(&config.kind, DEFAULT_MAX_CONCURRENCY).ok()?;
         if let Kind::Postgres(statement) = &kind
             && statement.is_own()
         {
-            let denied = shared.own_database.is_none();
+            let denied = runtime.own_database.is_none();
             return denied.then(|| ("postgres".to_owned(), postgres::NOT_ALLOWED.to_owned()));
         }
-        let refused = shared.guard.refused(without_port(kind.endpoint()?.1))?;
+        let refused = runtime
+            .egress
+            .denied_literal(without_port(kind.endpoint()?.1))?;
         let field = match kind {
             Kind::Kafka(_) => "brokers",
             Kind::Email(_) => "smtp.host",
@@ -110,29 +112,29 @@ impl Action {
     /// Deadline of one attempt.
     #[must_use]
     pub fn timeout(&self) -> Duration {
-        self.passage.timeout
+        self.admission.timeout
     }
 
     /// Most deliveries that share one request; nothing where each has its own.
     #[must_use]
-    pub fn together(&self) -> Option<usize> {
+    pub fn max_batch_size(&self) -> Option<usize> {
         match &self.kind {
-            Kind::Webhook(webhook) => webhook.together(),
-            Kind::Kafka(kafka) => kafka.together(),
+            Kind::Webhook(webhook) => webhook.max_batch_size(),
+            Kind::Kafka(kafka) => kafka.max_batch_size(),
             _ => None,
         }
     }
 
     /// How many requests would be admitted now; nothing where that is not bounded.
     #[must_use]
-    pub fn room(&self, now: Instant) -> Option<Room> {
-        self.passage.gate.room(now)
+    pub fn capacity(&self, now: Instant) -> Option<Capacity> {
+        self.admission.gate.capacity(now)
     }
 
     /// How the receiver is doing; nothing where there is none.
     #[must_use]
-    pub fn standing(&self) -> Option<Standing> {
-        self.passage.gate.standing(Instant::now())
+    pub fn endpoint_status(&self) -> Option<EndpointStatus> {
+        self.admission.gate.endpoint_status(Instant::now())
     }
 
     /// What would be sent for a delivery, in parts with a label each; secrets are left out.
@@ -153,31 +155,31 @@ impl Action {
     /// Attempts a delivery, once, within [`Action::timeout`] from when it goes out, if that is
     /// admitted. `now` is what the receiver is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
-        let passage = &self.passage;
-        let _room = memory_budget::room(&delivery.event).await;
+        let admission = &self.admission;
+        let _memory = memory_budget::reserve(&delivery.event).await;
         match &self.kind {
             Kind::Webhook(webhook) => {
                 if let Some(batches) = webhook.batches_for(delivery) {
-                    return webhook.join(batches, passage, delivery, now).await;
+                    return webhook.join(batches, admission, delivery, now).await;
                 }
             }
             Kind::Kafka(kafka) => {
                 if let Some(batches) = kafka.batches_for(delivery) {
-                    return Box::pin(kafka.join(batches, passage, delivery, now)).await;
+                    return Box::pin(kafka.join(batches, admission, delivery, now)).await;
                 }
             }
             _ => {}
         }
-        let admitted = match passage.enter(delivery).await {
+        let admitted = match admission.admit(delivery).await {
             Ok(admitted) => admitted,
             Err(wait) => return Outcome::Deferred(wait),
         };
         let outcome = self
             .kind
-            .attempt(&passage.shared, delivery, now, passage.timeout)
+            .attempt(&admission.runtime, delivery, now, admission.timeout)
             .await;
-        let outcome = passage.scrub.outcome(outcome);
-        admitted.leave(&outcome).await;
+        let outcome = admission.redactor.redact_outcome(outcome);
+        admitted.complete(&outcome).await;
         outcome
     }
 }
@@ -199,13 +201,13 @@ impl Kind {
             ActionKind::Kafka(config) => {
                 Self::Kafka(Arc::new(kafka::Kafka::compile(config, most)?))
             }
-            ActionKind::Log(config) => Self::Log(log::Log::compile(config)?),
+            ActionKind::Log(config) => Self::Log(log::LogLine::compile(config)?),
         })
     }
 
     async fn attempt(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
@@ -213,14 +215,16 @@ impl Kind {
         // Those that seldom run are boxed, so that each attempt under way takes no more room than a
         // webhook's.
         match self {
-            Self::Webhook(webhook) => webhook.attempt(shared, delivery, now, timeout).await,
-            Self::Slack(slack) => slack.attempt(shared, delivery, now, timeout).await,
-            Self::Teams(teams) => teams.attempt(shared, delivery, now, timeout).await,
-            Self::Email(email) => Box::pin(email.attempt(shared, delivery, now, timeout)).await,
-            Self::Postgres(postgres) => Box::pin(postgres.attempt(shared, delivery, timeout)).await,
-            Self::Redis(redis) => Box::pin(redis.attempt(shared, delivery, timeout)).await,
-            Self::Nats(nats) => Box::pin(nats.attempt(shared, delivery, timeout)).await,
-            Self::Kafka(kafka) => Box::pin(kafka.attempt(shared, delivery, now, timeout)).await,
+            Self::Webhook(webhook) => webhook.attempt(runtime, delivery, now, timeout).await,
+            Self::Slack(slack) => slack.attempt(runtime, delivery, now, timeout).await,
+            Self::Teams(teams) => teams.attempt(runtime, delivery, now, timeout).await,
+            Self::Email(email) => Box::pin(email.attempt(runtime, delivery, now, timeout)).await,
+            Self::Postgres(postgres) => {
+                Box::pin(postgres.attempt(runtime, delivery, timeout)).await
+            }
+            Self::Redis(redis) => Box::pin(redis.attempt(runtime, delivery, timeout)).await,
+            Self::Nats(nats) => Box::pin(nats.attempt(runtime, delivery, timeout)).await,
+            Self::Kafka(kafka) => Box::pin(kafka.attempt(runtime, delivery, now, timeout)).await,
             Self::Log(log) => log.attempt(delivery),
         }
     }

@@ -3,7 +3,7 @@
 //! In the listener's own database each delivery takes effect exactly once: with the effect, in the
 //! same transaction, the delivery is claimed, and an attempt that finds it claimed does nothing. (An
 //! idempotent receiver, as Hohpe and Woolf, "Enterprise Integration Patterns", have it, with its memory
-//! in the transaction.) Elsewhere a statement whose answer was lost is run again.
+//! in the transaction.) OtherDatabase a statement whose answer was lost is run again.
 
 mod answer;
 mod own;
@@ -19,20 +19,20 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use self::own::Claims;
+use self::own::DeliveryClaims;
 pub(crate) use self::own::forget;
 pub use self::own::{OwnDatabaseError, verify as verify_own_database};
-use self::relay::{Relay, Target, Tls};
+use self::relay::{PostgresRelay, RelayTarget, RelayTls};
 use super::Preview;
-use crate::admission::action_runtime::Shared;
+use crate::admission::action_runtime::ActionRuntime;
 use crate::database;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
-use crate::egress::response::{Answer, broken, within};
-use crate::egress::tls::{Verify, client_config_by};
+use crate::egress::response::{DeliveryError, connection_failed, run_with_timeout};
+use crate::egress::tls::{Verify, client_config_with};
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::{Format, NULL};
 use crate::templating::template::Template;
 
@@ -53,52 +53,52 @@ pub(super) const NOT_ALLOWED: &str = "statements in the listener's own database 
 /// A compiled statement.
 pub(super) struct Postgres {
     /// Where it is run; in the listener's own database where absent.
-    elsewhere: Option<Server>,
+    remote: Option<RemoteServer>,
     statement: String,
     parameters: Vec<Template>,
     pool: Mutex<Option<Connections>>,
 }
 
-/// Connections, the way that they go to a server elsewhere, and what deliveries are claimed with in the
+/// Connections, the way that they go to a server remote, and what deliveries are claimed with in the
 /// listener's own database.
 #[derive(Clone)]
 struct Connections {
     pool: PgPool,
-    relay: Option<Arc<Relay>>,
-    claims: Option<Arc<Claims>>,
+    relay: Option<Arc<PostgresRelay>>,
+    claims: Option<Arc<DeliveryClaims>>,
 }
 
-struct Server {
+struct RemoteServer {
     /// The URL, which may hold a password.
     key: String,
     host: String,
     options: PgConnectOptions,
-    target: Target,
+    target: RelayTarget,
 }
 
 /// Why a statement was not run to its end.
 #[derive(Debug, thiserror::Error)]
-enum RunError {
+enum StatementError {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
     #[error("the way to the server cannot be opened")]
-    NoRelay(#[source] std::io::Error),
+    RelayStart(#[source] std::io::Error),
     #[error("the server cannot be reached, or sends too much")]
-    Relay(Answer),
+    Relay(DeliveryError),
     #[error("{NOT_ALLOWED}")]
     NotAllowed,
     #[error(transparent)]
     Own(#[from] OwnDatabaseError),
 }
 
-impl From<RunError> for Answer {
-    fn from(error: RunError) -> Self {
+impl From<StatementError> for DeliveryError {
+    fn from(error: StatementError) -> Self {
         match error {
-            RunError::NoRelay(error) => broken(error),
-            RunError::Relay(answer) => answer,
-            RunError::Database(error) => answer::read(&error),
-            RunError::NotAllowed => Self::Forbidden(error.to_string()),
-            RunError::Own(error) => error.into(),
+            StatementError::RelayStart(error) => connection_failed(error),
+            StatementError::Relay(answer) => answer,
+            StatementError::Database(error) => answer::read(&error),
+            StatementError::NotAllowed => Self::EgressDenied(error.to_string()),
+            StatementError::Own(error) => error.into(),
         }
     }
 }
@@ -106,10 +106,10 @@ impl From<RunError> for Answer {
 impl Postgres {
     pub(super) fn compile(config: &PostgresConfig) -> Result<Self, CompileError> {
         Ok(Self {
-            elsewhere: config
+            remote: config
                 .url
                 .as_ref()
-                .map(|url| Server::compile(url, config.tls.as_ref()))
+                .map(|url| RemoteServer::compile(url, config.tls.as_ref()))
                 .transpose()?,
             statement: config.statement.clone(),
             parameters: Template::all(
@@ -123,19 +123,19 @@ impl Postgres {
 
     /// Whether it runs in the listener's own database.
     pub(super) fn is_own(&self) -> bool {
-        self.elsewhere.is_none()
+        self.remote.is_none()
     }
 
     pub(super) fn endpoint(&self) -> (&str, &str) {
         let own = "the listener's own database";
-        let server = self.elsewhere.as_ref();
+        let server = self.remote.as_ref();
         server.map_or((own, own), |server| (&server.key, &server.host))
     }
 
     /// Runs the statement for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         timeout: Duration,
     ) -> Outcome {
@@ -143,8 +143,8 @@ impl Postgres {
             Ok(parameters) => parameters,
             Err(failure) => return Outcome::Rejected(failure),
         };
-        let running = self.run(shared, delivery, &parameters, timeout);
-        within(self.endpoint().1, timeout, running).await
+        let running = self.run(runtime, delivery, &parameters, timeout);
+        run_with_timeout(self.endpoint().1, timeout, running).await
     }
 
     /// What would be run.
@@ -164,13 +164,13 @@ impl Postgres {
     /// whose plan has grown old has had no effect, and is run again at once.
     async fn run(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         parameters: &[Option<String>],
         timeout: Duration,
-    ) -> Result<(), RunError> {
-        let ran = self.run_once(shared, delivery, parameters, timeout).await;
-        let Err(RunError::Database(error)) = &ran else {
+    ) -> Result<(), StatementError> {
+        let ran = self.run_once(runtime, delivery, parameters, timeout).await;
+        let Err(StatementError::Database(error)) = &ran else {
             return ran;
         };
         if answer::session_is_useless(error) {
@@ -178,19 +178,19 @@ impl Postgres {
             drop(self.pool.lock().await.take());
         }
         if answer::plan_is_old(error) {
-            return self.run_once(shared, delivery, parameters, timeout).await;
+            return self.run_once(runtime, delivery, parameters, timeout).await;
         }
         ran
     }
 
     async fn run_once(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         parameters: &[Option<String>],
         timeout: Duration,
-    ) -> Result<(), RunError> {
-        let connections = self.connections(shared).await?;
+    ) -> Result<(), StatementError> {
+        let connections = self.connections(runtime).await?;
         let begun = Instant::now();
         let ran = self
             .run_by(&connections, delivery, parameters, timeout)
@@ -198,8 +198,8 @@ impl Postgres {
         match (&ran, connections.relay) {
             // What the server says itself is clear.
             (Err(sqlx::Error::Database(_)) | Ok(()), _) | (_, None) => Ok(ran?),
-            (_, Some(relay)) => match relay.trouble.since(begun) {
-                Some(known) => Err(RunError::Relay(known)),
+            (_, Some(relay)) => match relay.fault.since(begun) {
+                Some(known) => Err(StatementError::Relay(known)),
                 None => Ok(ran?),
             },
         }
@@ -233,7 +233,7 @@ impl Postgres {
     }
 
     fn parameters(&self, delivery: &Delivery) -> Result<Vec<Option<String>>, Failure> {
-        let subject = Subject::new(delivery);
+        let subject = RenderInput::new(delivery);
         let parameters = self.parameters.iter();
         parameters
             .map(|template| parameter(template, &subject))
@@ -242,14 +242,14 @@ impl Postgres {
 
     /// The connections, which go to addresses that may be dialled, or to the listener's own database by
     /// a login that may do no harm there.
-    async fn connections(&self, shared: &Shared) -> Result<Connections, RunError> {
+    async fn connections(&self, runtime: &ActionRuntime) -> Result<Connections, StatementError> {
         let mut kept = self.pool.lock().await;
         if let Some(connections) = &*kept {
             return Ok(connections.clone());
         }
-        let made = if let Some(server) = &self.elsewhere {
-            let relay = Relay::open(server.target.clone(), &shared.guard);
-            let relay = relay.map_err(RunError::NoRelay)?;
+        let made = if let Some(server) = &self.remote {
+            let relay = PostgresRelay::open(server.target.clone(), &runtime.egress);
+            let relay = relay.map_err(StatementError::RelayStart)?;
             let options = server.options.clone().ssl_mode(PgSslMode::Disable);
             Connections {
                 pool: pool(options.socket(relay.folder())),
@@ -257,7 +257,10 @@ impl Postgres {
                 claims: None,
             }
         } else {
-            let own = shared.own_database.as_ref().ok_or(RunError::NotAllowed)?;
+            let own = runtime
+                .own_database
+                .as_ref()
+                .ok_or(StatementError::NotAllowed)?;
             let claims = own::claims(own).await?;
             let options = database::options(&own.url).map_err(OwnDatabaseError::Url)?;
             Connections {
@@ -278,7 +281,7 @@ fn pool(options: PgConnectOptions) -> PgPool {
         .connect_lazy_with(options.application_name("observer-listener action"))
 }
 
-impl Server {
+impl RemoteServer {
     fn compile(url: &Redacted, tls: Option<&TlsConfig>) -> Result<Self, CompileError> {
         let bad = |what: String| CompileError::field("postgres.url", what);
         let identity = tls.is_some_and(|tls| tls.identity.is_some());
@@ -291,7 +294,7 @@ impl Server {
         Ok(Self {
             key: url.reveal().to_owned(),
             host: format!("{host}:{port}"),
-            target: Target {
+            target: RelayTarget {
                 host,
                 port,
                 tls: encryption(options.get_ssl_mode(), tls)?,
@@ -302,7 +305,7 @@ impl Server {
 }
 
 /// How connections are encrypted: verified wherever the action has settings for it.
-fn encryption(mode: PgSslMode, tls: Option<&TlsConfig>) -> Result<Option<Tls>, CompileError> {
+fn encryption(mode: PgSslMode, tls: Option<&TlsConfig>) -> Result<Option<RelayTls>, CompileError> {
     let verify = match (mode, tls) {
         (PgSslMode::VerifyCa, _) => Verify::Authority,
         (PgSslMode::VerifyFull, _) | (_, Some(_)) => Verify::Host,
@@ -310,13 +313,13 @@ fn encryption(mode: PgSslMode, tls: Option<&TlsConfig>) -> Result<Option<Tls>, C
         (PgSslMode::Prefer | PgSslMode::Require, None) => Verify::Nothing,
     };
     let own = tls.cloned().unwrap_or_default();
-    Ok(Some(Tls {
-        config: Arc::new(client_config_by("postgres.tls", &own, verify)?),
+    Ok(Some(RelayTls {
+        config: Arc::new(client_config_with("postgres.tls", &own, verify)?),
         required: tls.is_some() || !matches!(mode, PgSslMode::Prefer),
     }))
 }
 
-fn parameter(template: &Template, subject: &Arc<Subject>) -> Result<Option<String>, Failure> {
+fn parameter(template: &Template, subject: &Arc<RenderInput>) -> Result<Option<String>, Failure> {
     let text = template.render(subject)?;
     if text == NULL {
         return Ok(None);

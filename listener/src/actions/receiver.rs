@@ -8,7 +8,7 @@ impl Action {
     /// Scheme, host and port of the receiver, without path, user or anything else that may be a
     /// secret.
     #[must_use]
-    pub fn receiver(&self) -> String {
+    pub fn endpoint_url(&self) -> String {
         self.kind
             .endpoint()
             .map_or_else(|| "the log".to_owned(), |(key, host)| named(key, host))

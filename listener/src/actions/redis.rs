@@ -25,17 +25,17 @@ use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use super::Preview;
-use crate::admission::action_runtime::Shared;
+use crate::admission::action_runtime::ActionRuntime;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
-use crate::egress::bounded::{Bounded, SHARED, Stream, Trouble};
-use crate::egress::policy::{Guard, Undialled};
-use crate::egress::response::{Answer, broken, within};
+use crate::egress::bounded::{BoundedStream, ConnectionFault, SHARED, Stream};
+use crate::egress::policy::{DialError, EgressPolicy};
+use crate::egress::response::{DeliveryError, connection_failed, run_with_timeout};
 use crate::egress::tls::client_config;
 use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
@@ -69,32 +69,32 @@ return #KEYS";
 pub(super) struct Redis {
     /// User, password and database.
     login: RedisConnectionInfo,
-    tls: Option<Tls>,
+    tls: Option<RedisTls>,
     /// The URL, which may hold a password.
     key: String,
     host: String,
     address: (String, u16),
-    command: Command,
-    connection: Mutex<Option<Connection>>,
+    command: CommandTemplate,
+    connection: Mutex<Option<RedisConnection>>,
     /// Why the last connection broke.
-    trouble: Trouble,
+    fault: ConnectionFault,
     delete: Script,
 }
 
 /// How connections are encrypted.
-struct Tls {
+struct RedisTls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
 /// A connection, and the task that reads and writes for whoever uses it.
 #[derive(Clone)]
-struct Connection {
+struct RedisConnection {
     commands: MultiplexedConnection,
     _driver: Arc<AbortOnDropHandle<()>>,
 }
 
-enum Command {
+enum CommandTemplate {
     Set {
         key: Template,
         value: Body,
@@ -111,15 +111,15 @@ enum Command {
     Add {
         stream: Template,
         message: Body,
-        most: Option<u32>,
+        max_length: Option<u32>,
     },
 }
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
-enum CallError {
+enum RedisSendError {
     #[error(transparent)]
-    Undialled(#[from] Undialled),
+    Dial(#[from] DialError),
     #[error(transparent)]
     Redis(#[from] RedisError),
     #[error("the connection cannot be set up")]
@@ -128,20 +128,20 @@ enum CallError {
     Silence,
 }
 
-impl From<CallError> for Answer {
-    fn from(error: CallError) -> Self {
+impl From<RedisSendError> for DeliveryError {
+    fn from(error: RedisSendError) -> Self {
         match error {
-            CallError::Undialled(why) => why.into(),
-            CallError::Redis(error) => answer::read(&error),
-            CallError::SetUp(error) => broken(error),
-            CallError::Silence => broken(error),
+            RedisSendError::Dial(why) => why.into(),
+            RedisSendError::Redis(error) => answer::read(&error),
+            RedisSendError::SetUp(error) => connection_failed(error),
+            RedisSendError::Silence => connection_failed(error),
         }
     }
 }
 
 /// What is sent for one delivery.
 #[derive(Debug)]
-enum Call {
+enum RenderedCommand {
     Plain(Cmd),
     Delete {
         keys: Vec<String>,
@@ -172,7 +172,7 @@ impl Redis {
             ConnectionAddr::TcpTls { .. } => {
                 let own = config.tls.clone().unwrap_or_default();
                 let bare = address.0.trim_matches(['[', ']']).to_owned();
-                Some(Tls {
+                Some(RedisTls {
                     config: Arc::new(client_config("redis.tls", &own)?),
                     name: ServerName::try_from(bare).map_err(|_| bad())?,
                 })
@@ -185,9 +185,9 @@ impl Redis {
             key: url.into(),
             host,
             address,
-            command: Command::compile(config)?,
+            command: CommandTemplate::compile(config)?,
             connection: Mutex::new(None),
-            trouble: Trouble::default(),
+            fault: ConnectionFault::default(),
             delete: Script::new(DELETE),
         })
     }
@@ -199,7 +199,7 @@ impl Redis {
     /// Sends the command for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         timeout: Duration,
     ) -> Outcome {
@@ -208,14 +208,14 @@ impl Redis {
             Err(failure) => return Outcome::Rejected(failure),
         };
         let sending = async {
-            let mut connection = self.connection(&shared.guard).await?;
+            let mut connection = self.connection(&runtime.egress).await?;
             self.send(&mut connection.commands, &call)
                 .await
-                .map_err(CallError::Redis)
+                .map_err(RedisSendError::Redis)
         };
         let begun = Instant::now();
-        let outcome = within(&self.host, timeout, sending).await;
-        let outcome = self.trouble.explain(&self.host, begun, outcome);
+        let outcome = run_with_timeout(&self.host, timeout, sending).await;
+        let outcome = self.fault.explain(&self.host, begun, outcome);
         // What was sent may be answered late, and by then to nobody.
         if outcome.breaks_connection() {
             self.connection.lock().await.take();
@@ -226,14 +226,14 @@ impl Redis {
     /// What would be sent.
     pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
         let words: Vec<String> = match self.command.call(delivery)? {
-            Call::Plain(command) => command
+            RenderedCommand::Plain(command) => command
                 .args_iter()
                 .map(|arg| match arg {
                     redis::Arg::Simple(bytes) => String::from_utf8_lossy(bytes).into_owned(),
                     _ => String::new(),
                 })
                 .collect(),
-            Call::Delete { keys, tags } => {
+            RenderedCommand::Delete { keys, tags } => {
                 let tags = tags.into_iter().map(|tag| format!("(what {tag} names)"));
                 let words = std::iter::once("UNLINK".to_owned());
                 words.chain(keys).chain(tags).collect()
@@ -245,11 +245,11 @@ impl Redis {
     async fn send(
         &self,
         connection: &mut MultiplexedConnection,
-        call: &Call,
+        call: &RenderedCommand,
     ) -> Result<(), RedisError> {
         match call {
-            Call::Plain(command) => command.exec_async(connection).await,
-            Call::Delete { keys, tags } => {
+            RenderedCommand::Plain(command) => command.exec_async(connection).await,
+            RenderedCommand::Delete { keys, tags } => {
                 let mut script = self.delete.prepare_invoke();
                 for key in keys.iter().chain(tags) {
                     script.key(key);
@@ -261,20 +261,20 @@ impl Redis {
     }
 
     /// The connection that there is, or a new one to an address that may be dialled.
-    async fn connection(&self, guard: &Guard) -> Result<Connection, CallError> {
+    async fn connection(&self, egress: &EgressPolicy) -> Result<RedisConnection, RedisSendError> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = &*kept {
             return Ok(connection.clone());
         }
-        let connecting = timeout(CONNECT_TIMEOUT, self.connect(guard));
-        let connection = connecting.await.map_err(|_| CallError::Silence)??;
+        let connecting = timeout(CONNECT_TIMEOUT, self.connect(egress));
+        let connection = connecting.await.map_err(|_| RedisSendError::Silence)??;
         Ok(kept.insert(connection).clone())
     }
 
-    async fn connect(&self, guard: &Guard) -> Result<Connection, CallError> {
-        let stream = guard.dial(&self.address.0, self.address.1).await?;
+    async fn connect(&self, egress: &EgressPolicy) -> Result<RedisConnection, RedisSendError> {
+        let stream = egress.dial(&self.address.0, self.address.1).await?;
         notice_silence(&stream)?;
-        let stream = Bounded::new(stream, SHARED, &self.trouble);
+        let stream = BoundedStream::new(stream, SHARED, &self.fault);
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(stream),
             Some(tls) => {
@@ -285,7 +285,7 @@ impl Redis {
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let made = MultiplexedConnection::new_with_config(&self.login, stream, config);
         let (commands, driver) = made.await?;
-        Ok(Connection {
+        Ok(RedisConnection {
             commands,
             _driver: Arc::new(AbortOnDropHandle::new(tokio::spawn(driver))),
         })
@@ -301,7 +301,7 @@ fn notice_silence(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-impl Command {
+impl CommandTemplate {
     fn compile(config: &RedisConfig) -> Result<Self, CompileError> {
         let key = |place: &str, source: &String| {
             Template::compile(place.to_owned(), source, Format::Text)
@@ -338,17 +338,17 @@ impl Command {
             } => Self::Add {
                 stream: key("redis.appendToStream.stream", stream)?,
                 message: value("redis.appendToStream.message", message)?,
-                most: *max_length,
+                max_length: *max_length,
             },
         })
     }
 
     /// What is sent for a delivery.
-    fn call(&self, delivery: &Delivery) -> Result<Call, Failure> {
-        let subject = Subject::new(delivery);
-        Ok(Call::Plain(match self {
+    fn call(&self, delivery: &Delivery) -> Result<RenderedCommand, Failure> {
+        let subject = RenderInput::new(delivery);
+        Ok(RenderedCommand::Plain(match self {
             Self::Delete { keys, tags } => {
-                return Ok(Call::Delete {
+                return Ok(RenderedCommand::Delete {
                     keys: rendered(keys, &subject)?,
                     tags: rendered(tags, &subject)?,
                 });
@@ -376,12 +376,12 @@ impl Command {
             Self::Add {
                 stream,
                 message,
-                most,
+                max_length,
             } => {
                 let mut command = redis::cmd("XADD");
                 command.arg(stream.render(&subject)?);
-                if let Some(most) = most {
-                    command.arg("MAXLEN").arg("~").arg(*most);
+                if let Some(max_length) = max_length {
+                    command.arg("MAXLEN").arg("~").arg(*max_length);
                 }
                 command
                     .arg("*")
@@ -395,7 +395,7 @@ impl Command {
     }
 }
 
-fn rendered(templates: &[Template], subject: &Arc<Subject>) -> Result<Vec<String>, Failure> {
+fn rendered(templates: &[Template], subject: &Arc<RenderInput>) -> Result<Vec<String>, Failure> {
     templates
         .iter()
         .map(|template| template.render(subject))

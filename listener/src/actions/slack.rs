@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 
 use super::Preview;
 use super::log::summary;
-use crate::admission::action_runtime::Shared;
+use crate::admission::action_runtime::ActionRuntime;
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
-use crate::egress::http_client::{Endpoint, json_headers};
-use crate::egress::response::{advised, classify};
+use crate::egress::http_client::{HttpEndpoint, json_headers};
+use crate::egress::response::{append_remedy, classify};
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::{Format, entities};
 use crate::templating::template::Template;
 
@@ -66,7 +66,7 @@ const REMEDIES: [(&str, &str); 9] = [
 
 /// A compiled message.
 pub(super) struct Slack {
-    endpoint: Endpoint,
+    endpoint: HttpEndpoint,
     text: Option<Template>,
     blocks: Option<Template>,
 }
@@ -74,7 +74,7 @@ pub(super) struct Slack {
 impl Slack {
     pub(super) fn compile(config: &SlackConfig) -> Result<Self, CompileError> {
         Ok(Self {
-            endpoint: Endpoint::compile("slack.url", &config.url, std::iter::empty())?,
+            endpoint: HttpEndpoint::compile("slack.url", &config.url, std::iter::empty())?,
             text: Template::optional("slack.text", config.text.as_deref(), Format::Mrkdwn)?,
             blocks: Template::optional(
                 "slack.blocks",
@@ -91,7 +91,7 @@ impl Slack {
     /// Sends the message for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
@@ -103,7 +103,7 @@ impl Slack {
         let request = (Method::POST, json_headers(), body);
         let answer = self
             .endpoint
-            .send((&shared.guard, &shared.http), request, now, timeout)
+            .send((&runtime.egress, &runtime.http), request, now, timeout)
             .await;
         with_remedy(classify(&self.endpoint.host, answer))
     }
@@ -116,7 +116,7 @@ impl Slack {
 
     /// What is sent.
     fn message(&self, delivery: &Delivery) -> Result<Value, Failure> {
-        let subject = Subject::new(delivery);
+        let subject = RenderInput::new(delivery);
         let text = match &self.text {
             Some(text) => text.render(&subject)?,
             None => entities(&summary(delivery)),
@@ -148,7 +148,7 @@ fn with_remedy(outcome: Outcome) -> Outcome {
         return outcome;
     };
     let said = failure.message.clone();
-    failure.message = advised(said, &REMEDIES, |name| failure.message.contains(name));
+    failure.message = append_remedy(said, &REMEDIES, |name| failure.message.contains(name));
     Outcome::Rejected(failure)
 }
 

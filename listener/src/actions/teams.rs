@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 
 use super::Preview;
 use super::log::summary;
-use crate::admission::action_runtime::Shared;
+use crate::admission::action_runtime::ActionRuntime;
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
-use crate::egress::http_client::{Endpoint, json_headers};
+use crate::egress::http_client::{HttpEndpoint, json_headers};
 use crate::egress::response::classify;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::{Format, plain_markdown};
 use crate::templating::template::Template;
 
@@ -27,7 +27,7 @@ const MAX_MESSAGE: usize = 28 * 1024;
 
 /// A compiled message.
 pub(super) struct Teams {
-    endpoint: Endpoint,
+    endpoint: HttpEndpoint,
     content: Content,
 }
 
@@ -51,7 +51,7 @@ impl Teams {
             }
         };
         Ok(Self {
-            endpoint: Endpoint::compile("teams.url", &config.url, std::iter::empty())?,
+            endpoint: HttpEndpoint::compile("teams.url", &config.url, std::iter::empty())?,
             content,
         })
     }
@@ -63,7 +63,7 @@ impl Teams {
     /// Sends the message for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
@@ -75,7 +75,7 @@ impl Teams {
         let request = (Method::POST, json_headers(), body);
         let answer = self
             .endpoint
-            .send((&shared.guard, &shared.http), request, now, timeout)
+            .send((&runtime.egress, &runtime.http), request, now, timeout)
             .await;
         classify(&self.endpoint.host, answer)
     }
@@ -88,7 +88,7 @@ impl Teams {
 
     /// What is sent.
     fn message(&self, delivery: &Delivery) -> Result<Vec<u8>, Failure> {
-        let subject = Subject::new(delivery);
+        let subject = RenderInput::new(delivery);
         let card = match &self.content {
             Content::Summary => text_card(&plain_markdown(&summary(delivery))),
             Content::Text(template) => text_card(&template.render(&subject)?),

@@ -12,18 +12,18 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
 use super::Preview;
-use super::batcher::{Batches, divided};
+use super::batcher::{Batcher, send_bisecting};
 use super::signature::Signer;
-use crate::admission::action_runtime::Shared;
-use crate::admission::control::Passage;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::control::AdmissionControl;
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
-use crate::egress::http_client::Endpoint;
+use crate::egress::http_client::HttpEndpoint;
 use crate::egress::response::classify;
 use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 use crate::text::hex::hex;
@@ -45,18 +45,18 @@ const RESERVED: [&str; 11] = [
 
 /// A compiled webhook.
 pub(super) struct Webhook {
-    endpoint: Endpoint,
+    endpoint: HttpEndpoint,
     method: reqwest::Method,
     headers: Vec<(HeaderName, Header)>,
     content_type: HeaderValue,
     body: Body,
     signer: Signer,
-    batches: Option<Batches<Part>>,
+    batches: Option<Batcher<BatchItem>>,
 }
 
 /// What one delivery is in a batch.
-pub(super) struct Part {
-    subject: Arc<Subject>,
+pub(super) struct BatchItem {
+    subject: Arc<RenderInput>,
     body: Vec<u8>,
 }
 
@@ -83,8 +83,8 @@ impl Webhook {
             .chain(&config.signing_secrets)
             .map(Redacted::reveal);
         Ok(Self {
-            endpoint: Endpoint::compile("webhook.url", &config.url, secrets)?
-                .by("webhook.tls", config.tls.as_ref())?,
+            endpoint: HttpEndpoint::compile("webhook.url", &config.url, secrets)?
+                .with_tls("webhook.tls", config.tls.as_ref())?,
             method: match config.method {
                 Method::Post => reqwest::Method::POST,
                 Method::Put => reqwest::Method::PUT,
@@ -100,7 +100,7 @@ impl Webhook {
             body: Body::compile("webhook.body", config.body.as_deref(), &config.content_type)?,
             signer: Signer::new(&config.signing_secrets)
                 .map_err(|error| CompileError::field("webhook.signingSecret", error.to_string()))?,
-            batches: config.batch.map(|limits| Batches::new(limits, most)),
+            batches: config.batch.map(|limits| Batcher::new(limits, most)),
         })
     }
 
@@ -109,13 +109,13 @@ impl Webhook {
     }
 
     /// Most deliveries that share a request; nothing where each has its own.
-    pub(super) fn together(&self) -> Option<usize> {
-        self.batches.as_ref().map(Batches::most)
+    pub(super) fn max_batch_size(&self) -> Option<usize> {
+        self.batches.as_ref().map(Batcher::max_batch_size)
     }
 
     /// The batches that a delivery goes out with, if it does: what failed holds none of them up, and
     /// a replay is told from what is none by a header.
-    pub(super) fn batches_for(&self, delivery: &Delivery) -> Option<&Batches<Part>> {
+    pub(super) fn batches_for(&self, delivery: &Delivery) -> Option<&Batcher<BatchItem>> {
         let joins = delivery.attempt == 1 && delivery.replay.is_none();
         self.batches.as_ref().filter(|_| joins)
     }
@@ -123,13 +123,13 @@ impl Webhook {
     /// Sends the request for `delivery` and tells what came of it within `timeout`.
     pub(super) async fn attempt(
         &self,
-        shared: &Shared,
+        runtime: &ActionRuntime,
         delivery: &Delivery,
         now: DateTime<Utc>,
         timeout: Duration,
     ) -> Outcome {
         match self.part(delivery) {
-            Ok(part) => self.send(shared, &[part], now, timeout).await,
+            Ok(part) => self.send(runtime, &[part], now, timeout).await,
             Err(failure) => Outcome::Rejected(failure),
         }
     }
@@ -137,8 +137,8 @@ impl Webhook {
     /// Sends `delivery` with others, in parts where these are refused for what they hold.
     pub(super) async fn join(
         self: &Arc<Self>,
-        batches: &Batches<Part>,
-        passage: &Arc<Passage>,
+        batches: &Batcher<BatchItem>,
+        admission: &Arc<AdmissionControl>,
         delivery: &Delivery,
         now: DateTime<Utc>,
     ) -> Outcome {
@@ -146,29 +146,30 @@ impl Webhook {
             Ok(part) => part,
             Err(failure) => return Outcome::Rejected(failure),
         };
-        let (webhook, passage, bytes) = (Arc::clone(self), Arc::clone(passage), part.body.len());
+        let (webhook, admission, bytes) =
+            (Arc::clone(self), Arc::clone(admission), part.body.len());
         let delivery = delivery.clone();
         batches
             .join(part, bytes, async move |parts| {
-                let send = async |parts: Vec<Arc<Part>>| {
-                    let admitted = match passage.enter(&delivery).await {
+                let send = async |parts: Vec<Arc<BatchItem>>| {
+                    let admitted = match admission.admit(&delivery).await {
                         Ok(admitted) => admitted,
                         Err(wait) => return Outcome::Deferred(wait),
                     };
-                    let sending = webhook.send(&passage.shared, &parts, now, passage.timeout);
-                    let outcome = passage.scrub.outcome(sending.await);
-                    admitted.leave(&outcome).await;
+                    let sending = webhook.send(&admission.runtime, &parts, now, admission.timeout);
+                    let outcome = admission.redactor.redact_outcome(sending.await);
+                    admitted.complete(&outcome).await;
                     outcome
                 };
-                divided(parts, &concerns_content, &send).await
+                send_bisecting(parts, &concerns_content, &send).await
             })
             .await
     }
 
     async fn send(
         &self,
-        shared: &Shared,
-        parts: &[impl Borrow<Part> + Sync],
+        runtime: &ActionRuntime,
+        parts: &[impl Borrow<BatchItem> + Sync],
         now: DateTime<Utc>,
         timeout: Duration,
     ) -> Outcome {
@@ -179,7 +180,7 @@ impl Webhook {
         let request = (self.method.clone(), headers, body);
         let answer = self
             .endpoint
-            .send((&shared.guard, &shared.http), request, now, timeout)
+            .send((&runtime.egress, &runtime.http), request, now, timeout)
             .await;
         classify(&self.endpoint.host, answer)
     }
@@ -208,17 +209,17 @@ impl Webhook {
         Ok(preview)
     }
 
-    fn part(&self, delivery: &Delivery) -> Result<Part, Failure> {
-        let subject = Subject::new(delivery);
+    fn part(&self, delivery: &Delivery) -> Result<BatchItem, Failure> {
+        let subject = RenderInput::new(delivery);
         let body = self.body.render(&subject)?;
-        Ok(Part { subject, body })
+        Ok(BatchItem { subject, body })
     }
 
     /// The headers and the body of one request. Where it is for several, their headers hold no
     /// template, and those that name one name the first.
     fn request(
         &self,
-        parts: &[impl Borrow<Part>],
+        parts: &[impl Borrow<BatchItem>],
         now: DateTime<Utc>,
     ) -> Result<(HeaderMap, Vec<u8>), Failure> {
         let Some(first) = parts.first().map(Borrow::borrow) else {
@@ -255,7 +256,7 @@ impl Webhook {
     }
 
     /// The body of a request: an array where there may be several.
-    fn joined(&self, parts: &[impl Borrow<Part>]) -> Vec<u8> {
+    fn joined(&self, parts: &[impl Borrow<BatchItem>]) -> Vec<u8> {
         let bodies = parts.iter().map(|part| &*part.borrow().body);
         let bodies: Vec<&[u8]> = bodies.collect();
         if self.batches.is_none() {
@@ -267,7 +268,7 @@ impl Webhook {
 }
 
 /// The id of a delivery, or what stands for those of several.
-fn request_id(parts: &[impl Borrow<Part>]) -> String {
+fn request_id(parts: &[impl Borrow<BatchItem>]) -> String {
     let ids: Vec<String> = parts
         .iter()
         .map(|part| part.borrow().subject.delivery().id())
@@ -291,7 +292,11 @@ fn concerns_content(outcome: &Outcome) -> bool {
 }
 
 impl Header {
-    fn render(&self, name: &HeaderName, subject: &Arc<Subject>) -> Result<HeaderValue, Failure> {
+    fn render(
+        &self,
+        name: &HeaderName,
+        subject: &Arc<RenderInput>,
+    ) -> Result<HeaderValue, Failure> {
         let template = match self {
             Self::Fixed(value) => return Ok(value.clone()),
             Self::Template(template) => template,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::config::ListenerConfig;
-use observer_listener::admission::action_runtime::Kept;
+use observer_listener::admission::action_runtime::ActionRuntimeCache;
 use observer_listener::lint::lint;
 use observer_listener::observers::Observers;
 use tokio::signal::unix::Signal;
@@ -40,7 +40,7 @@ impl Program {
 /// Loads one program after the other, and keeps what they share.
 #[derive(Debug, Default)]
 pub(super) struct Loader {
-    shared: Kept,
+    shared: ActionRuntimeCache,
 }
 
 impl Loader {

@@ -24,8 +24,8 @@ use super::screen::Screen;
 use super::shop::{self, SharedTally};
 use super::summary::Outcome;
 use super::tally::Observer;
-use crate::admission::action_runtime::Shared;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::coordination::process;
 use crate::database;
 use crate::dead_letters::admin::{self, Selection};
@@ -130,7 +130,7 @@ impl Stage<'_> {
         .map_err(DemoError::Sink)?;
         let bundle = load(self.url, &sink, &secret)?;
         let wrong = |error: &dyn std::fmt::Display| DemoError::Example(error.to_string());
-        let shared = Shared::new(&bundle.listener.egress, &Gates::default())
+        let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())
             .map_err(|error| wrong(&error))?;
         let observers = Observers::compile(&bundle.observers, &shared).map_err(|problems| {
             let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();

@@ -26,15 +26,15 @@ const MIN_PART: usize = 6;
 
 /// Texts that must not be repeated, the longest first.
 #[derive(Clone, Default)]
-pub(crate) struct Scrub(Vec<String>);
+pub(crate) struct Redactor(Vec<String>);
 
-impl std::fmt::Debug for Scrub {
+impl std::fmt::Debug for Redactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Scrub({} secrets)", self.0.len())
     }
 }
 
-impl Scrub {
+impl Redactor {
     /// Knows the URL's secrets: user, password, path, query, and each part of them that is
     /// long enough to be a token; and the `secrets` themselves, with and without a prefix
     /// such as `Bearer ` or `whsec_`.
@@ -109,19 +109,19 @@ impl Scrub {
     }
 
     /// What came of an attempt, in words without secrets.
-    pub(crate) fn outcome(&self, mut outcome: Outcome) -> Outcome {
+    pub(crate) fn redact_outcome(&self, mut outcome: Outcome) -> Outcome {
         if let Outcome::Retry { failure, .. } | Outcome::Rejected(failure) = &mut outcome {
-            self.failure(failure);
+            self.redact_failure(failure);
         }
         outcome
     }
 
-    fn failure(&self, failure: &mut Failure) {
-        failure.message = cut(self.clean(&on_one_line(&failure.message)), MAX_MESSAGE);
+    fn redact_failure(&self, failure: &mut Failure) {
+        failure.message = cut(self.redact(&on_one_line(&failure.message)), MAX_MESSAGE);
     }
 
     /// The text without secrets.
-    pub(crate) fn clean(&self, text: &str) -> String {
+    pub(crate) fn redact(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| {
             if text.contains(secret.as_str()) {
                 text.replace(secret.as_str(), MARK)
@@ -134,7 +134,7 @@ impl Scrub {
     /// The beginning of a body, on one line and without secrets.
     pub(crate) fn excerpt(&self, body: &[u8]) -> String {
         let line = on_one_line(&String::from_utf8_lossy(body));
-        cut(self.clean(line.trim()), MAX_EXCERPT)
+        cut(self.redact(line.trim()), MAX_EXCERPT)
     }
 }
 
@@ -224,17 +224,17 @@ mod tests {
     use super::*;
     use crate::delivery::failure::FailureKind;
 
-    fn scrub() -> Scrub {
+    fn redactor() -> Redactor {
         let url = Url::parse(
             "https://user:pa55@hooks.example.com/services/T000AAAA/tok%21en99?sig=abc%20def",
         );
         let secrets = ["Bearer s3cr3t", "whsec_MfKQ9r8GKYqr"];
-        Scrub::new(&url.unwrap(), secrets.into_iter())
+        Redactor::new(&url.unwrap(), secrets.into_iter())
     }
 
     #[test]
     fn what_an_endpoint_repeats_holds_no_secret() {
-        let scrub = scrub();
+        let redactor = redactor();
         for (said, secret) in [
             ("no service /services/T000AAAA/tok%21en99", "T000AAAA"),
             ("unknown team T000AAAA", "T000AAAA"),
@@ -246,50 +246,50 @@ mod tests {
             ("s3c\u{0}r3t", "s3c"),
             ("key MfKQ9r8GKYqr", "MfKQ"),
         ] {
-            let excerpt = scrub.excerpt(said.as_bytes());
+            let excerpt = redactor.excerpt(said.as_bytes());
             assert!(!excerpt.contains(secret), "{said} became {excerpt}");
             assert!(excerpt.contains(MARK), "{said} became {excerpt}");
         }
-        assert!(!format!("{scrub:?}").contains("s3cr3t"));
+        assert!(!format!("{redactor:?}").contains("s3cr3t"));
     }
 
     #[test]
     fn an_excerpt_is_one_short_line() {
-        let scrub = scrub();
+        let redactor = redactor();
         assert_eq!(
-            scrub.excerpt(b"\n a\r\nb\x1b[31m \xff\n"),
+            redactor.excerpt(b"\n a\r\nb\x1b[31m \xff\n"),
             "a  b[31m \u{fffd}"
         );
-        let long = scrub.excerpt("é".repeat(1000).as_bytes());
+        let long = redactor.excerpt("é".repeat(1000).as_bytes());
         assert_eq!(long.chars().count(), MAX_EXCERPT + 1);
     }
 
     #[test]
     fn a_secret_at_the_cut_is_not_half_shown() {
         let text = format!("{}s3cr3t", "x".repeat(MAX_EXCERPT - 3));
-        assert!(!scrub().excerpt(text.as_bytes()).contains("s3c"));
+        assert!(!redactor().excerpt(text.as_bytes()).contains("s3c"));
     }
 
     #[test]
     fn passwords_are_known_decoded_and_encoded() {
         let url = Url::parse("postgres://shop:hunter%402x@h.example/shop").unwrap();
-        let scrub = Scrub::new(&url, std::iter::empty());
+        let redactor = Redactor::new(&url, std::iter::empty());
         let login = STANDARD.encode("\0shop\0hunter@2x");
         for said in ["hunter%402x", "hunter@2x", "aHVudGVyQDJ4", &login] {
-            let clean = scrub.clean(&format!("no: {said}!"));
+            let clean = redactor.redact(&format!("no: {said}!"));
             assert_eq!(clean, "no: [redacted]!", "{said}");
         }
         let token = Url::parse("nats://s3cr3t-t0ken@h.example").unwrap();
-        let clean = Scrub::new(&token, std::iter::empty()).clean("bad token s3cr3t-t0ken");
+        let clean = Redactor::new(&token, std::iter::empty()).redact("bad token s3cr3t-t0ken");
         assert!(!clean.contains("s3cr3t"), "{clean}");
     }
 
     #[test]
     fn messages_are_bounded_after_they_are_cleaned() {
-        let scrub = scrub();
+        let redactor = redactor();
         let message = format!("{}s3c\u{7}r3t", "x".repeat(MAX_MESSAGE - 3));
         let outcome = Outcome::Rejected(Failure::of(FailureKind::Status, message));
-        let Outcome::Rejected(failure) = scrub.outcome(outcome) else {
+        let Outcome::Rejected(failure) = redactor.redact_outcome(outcome) else {
             unreachable!()
         };
         assert!(!failure.message.contains("s3c"));
@@ -298,10 +298,10 @@ mod tests {
 
     #[test]
     fn a_bare_url_hides_no_slashes() {
-        let scrub = Scrub::new(
+        let redactor = Redactor::new(
             &Url::parse("http://h.example/").unwrap(),
             std::iter::empty(),
         );
-        assert_eq!(scrub.clean("a / b"), "a / b");
+        assert_eq!(redactor.redact("a / b"), "a / b");
     }
 }

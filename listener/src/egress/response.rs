@@ -20,7 +20,7 @@ pub(crate) const PROXY_LOGIN: &str =
 
 /// What came back from where something was sent. Texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum DeliveryError {
     /// A head of HTTP with a status.
     Status {
         status: StatusCode,
@@ -32,65 +32,71 @@ pub(crate) enum Answer {
         excerpt: String,
     },
     /// The address may not be dialled; holds the reason and the remedy.
-    Forbidden(String),
+    EgressDenied(String),
     /// No connection came about, or it broke.
-    Unreachable(String),
+    ConnectionFailed(String),
     /// Nothing was reached, which the delivery cannot be to blame for: the name has no address, or
     /// nobody answers there.
-    Away(String),
+    Unreachable(String),
     /// No connection came about for how this side is set up, as by its certificates.
-    SetUp(String),
+    Misconfigured(String),
     /// Something that is not HTTP.
-    Garbled(String),
+    InvalidResponse(String),
     /// More than is read of an answer.
-    TooLarge(String),
+    ResponseTooLarge(String),
     /// Nothing within the attempt's timeout.
-    Silence(Duration),
+    Timeout(Duration),
     /// It takes nothing now, in words of a protocol other than HTTP, and that protocol's status.
-    Busy(String, Option<u16>),
+    Unavailable(String, Option<u16>),
     /// It does not take this one now, for what it is or names, in the same words.
-    Later(String, Option<u16>),
+    TemporarilyRejected(String, Option<u16>),
     /// It will never take it as it is, in the same words, with a remedy.
-    Never(String, Option<u16>),
+    Permanent(String, Option<u16>),
 }
 
 /// The outcome of an attempt at `host` that got `answer`.
-pub(crate) fn classify(host: &str, answer: Answer) -> Outcome {
+pub(crate) fn classify(host: &str, answer: DeliveryError) -> Outcome {
     match answer {
-        Answer::Status {
+        DeliveryError::Status {
             status,
             retry_after,
             location,
             excerpt,
         } => by_status(host, status, retry_after, location.as_deref(), &excerpt),
-        Answer::Forbidden(why) => Outcome::Rejected(Failure::of(FailureKind::Egress, why)),
-        Answer::Unreachable(why) => retry(FailureKind::Connection, format!("{host}: {why}")),
-        Answer::Away(why) => telling(
+        DeliveryError::EgressDenied(why) => {
+            Outcome::Rejected(Failure::of(FailureKind::Egress, why))
+        }
+        DeliveryError::ConnectionFailed(why) => {
+            retry(FailureKind::Connection, format!("{host}: {why}"))
+        }
+        DeliveryError::Unreachable(why) => telling(
             Tells::Away,
             retry(FailureKind::Connection, format!("{host}: {why}")),
         ),
-        Answer::SetUp(why) => telling(
+        DeliveryError::Misconfigured(why) => telling(
             Tells::Nothing,
             retry(FailureKind::Connection, format!("{host}: {why}")),
         ),
-        Answer::Garbled(why) => retry(
+        DeliveryError::InvalidResponse(why) => retry(
             FailureKind::Response,
             format!("{host} did not answer with proper HTTP: {why}"),
         ),
-        Answer::TooLarge(why) => retry(FailureKind::Response, format!("{host}: {why}")),
-        Answer::Silence(timeout) => retry(
+        DeliveryError::ResponseTooLarge(why) => {
+            retry(FailureKind::Response, format!("{host}: {why}"))
+        }
+        DeliveryError::Timeout(timeout) => retry(
             FailureKind::Timeout,
             format!("{host} did not answer within {timeout:?}, the action's timeout"),
         ),
-        Answer::Busy(said, status) => {
+        DeliveryError::Unavailable(said, status) => {
             let message = format!("{host} takes nothing now: {said}");
             later(message, status, Tells::Failed)
         }
-        Answer::Later(said, status) => {
+        DeliveryError::TemporarilyRejected(said, status) => {
             let message = format!("{host} does not take it now: {said}");
             later(message, status, Tells::There)
         }
-        Answer::Never(said, status) => Outcome::Rejected(Failure {
+        DeliveryError::Permanent(said, status) => Outcome::Rejected(Failure {
             kind: FailureKind::Status,
             message: format!("{host} refuses: {said}"),
             status,
@@ -158,19 +164,19 @@ fn by_status(
 }
 
 /// The outcome of `doing` something at `host` within `timeout`.
-pub(crate) async fn within<E: Into<Answer>>(
+pub(crate) async fn run_with_timeout<E: Into<DeliveryError>>(
     host: &str,
     timeout: Duration,
     doing: impl Future<Output = Result<(), E>>,
 ) -> Outcome {
     let until = (Instant::now() + timeout, timeout);
-    let done = in_time(host, until, doing).await;
+    let done = until_deadline(host, until, doing).await;
     done.err().unwrap_or(Outcome::Delivered)
 }
 
 /// What comes of a part of an attempt at `host`, or the outcome of the attempt where that is none. The
 /// attempt ends at a time, which is when its timeout is over.
-pub(crate) async fn in_time<T, E: Into<Answer>>(
+pub(crate) async fn until_deadline<T, E: Into<DeliveryError>>(
     host: &str,
     (end, timeout): (Instant, Duration),
     doing: impl Future<Output = Result<T, E>>,
@@ -178,17 +184,17 @@ pub(crate) async fn in_time<T, E: Into<Answer>>(
     match timeout_at(end, doing).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(classify(host, error.into())),
-        Err(_) => Err(classify(host, Answer::Silence(timeout))),
+        Err(_) => Err(classify(host, DeliveryError::Timeout(timeout))),
     }
 }
 
 /// No connection, or it broke, for a reason that may be told.
-pub(crate) fn broken(why: impl fmt::Display) -> Answer {
-    Answer::Unreachable(format!("no connection, or it broke: {why}"))
+pub(crate) fn connection_failed(why: impl fmt::Display) -> DeliveryError {
+    DeliveryError::ConnectionFailed(format!("no connection, or it broke: {why}"))
 }
 
 /// What was said, with the remedy for the first of the known cases that it is.
-pub(crate) fn advised(
+pub(crate) fn append_remedy(
     said: String,
     remedies: &[(&str, &str)],
     is: impl Fn(&str) -> bool,
@@ -251,23 +257,23 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq)]
-    enum Verdict {
+    enum Expected {
         Done,
         Retry(FailureKind),
         Refused(FailureKind),
     }
 
-    fn verdict(outcome: &Outcome) -> Verdict {
+    fn verdict(outcome: &Outcome) -> Expected {
         match outcome {
-            Outcome::Delivered => Verdict::Done,
-            Outcome::Retry { failure, .. } => Verdict::Retry(failure.kind),
-            Outcome::Rejected(failure) => Verdict::Refused(failure.kind),
+            Outcome::Delivered => Expected::Done,
+            Outcome::Retry { failure, .. } => Expected::Retry(failure.kind),
+            Outcome::Rejected(failure) => Expected::Refused(failure.kind),
             Outcome::Deferred(_) => unreachable!("no answer holds an attempt back"),
         }
     }
 
-    fn status(code: u16) -> Answer {
-        Answer::Status {
+    fn status(code: u16) -> DeliveryError {
+        DeliveryError::Status {
             status: StatusCode::from_u16(code).unwrap(),
             retry_after: Some(Duration::from_secs(7)),
             location: Some("elsewhere.example".into()),
@@ -277,8 +283,8 @@ mod tests {
 
     #[test]
     fn each_answer_has_its_outcome() {
+        use Expected::{Done, Refused, Retry};
         use FailureKind as K;
-        use Verdict::{Done, Refused, Retry};
         for (answer, expected) in [
             (status(101), Retry(K::Response)),
             (status(200), Done),
@@ -302,16 +308,40 @@ mod tests {
             (status(505), Retry(K::Status)),
             (status(599), Retry(K::Status)),
             (status(600), Retry(K::Response)),
-            (Answer::Forbidden("x".into()), Refused(K::Egress)),
-            (Answer::Unreachable("x".into()), Retry(K::Connection)),
-            (Answer::Away("x".into()), Retry(K::Connection)),
-            (Answer::SetUp("x".into()), Retry(K::Connection)),
-            (Answer::Later("x".into(), Some(450)), Retry(K::Status)),
-            (Answer::Garbled("x".into()), Retry(K::Response)),
-            (Answer::TooLarge("x".into()), Retry(K::Response)),
-            (Answer::Silence(Duration::from_secs(1)), Retry(K::Timeout)),
-            (Answer::Busy("x".into(), Some(451)), Retry(K::Status)),
-            (Answer::Never("x".into(), None), Refused(K::Status)),
+            (DeliveryError::EgressDenied("x".into()), Refused(K::Egress)),
+            (
+                DeliveryError::ConnectionFailed("x".into()),
+                Retry(K::Connection),
+            ),
+            (DeliveryError::Unreachable("x".into()), Retry(K::Connection)),
+            (
+                DeliveryError::Misconfigured("x".into()),
+                Retry(K::Connection),
+            ),
+            (
+                DeliveryError::TemporarilyRejected("x".into(), Some(450)),
+                Retry(K::Status),
+            ),
+            (
+                DeliveryError::InvalidResponse("x".into()),
+                Retry(K::Response),
+            ),
+            (
+                DeliveryError::ResponseTooLarge("x".into()),
+                Retry(K::Response),
+            ),
+            (
+                DeliveryError::Timeout(Duration::from_secs(1)),
+                Retry(K::Timeout),
+            ),
+            (
+                DeliveryError::Unavailable("x".into(), Some(451)),
+                Retry(K::Status),
+            ),
+            (
+                DeliveryError::Permanent("x".into(), None),
+                Refused(K::Status),
+            ),
         ] {
             let outcome = classify("h", answer.clone());
             assert_eq!(verdict(&outcome), expected, "{answer:?}");

@@ -220,8 +220,8 @@ mod tests {
     use crds::config::Egress;
 
     use super::*;
-    use crate::admission::action_runtime::Shared;
-    use crate::admission::endpoint_gate::Gates;
+    use crate::admission::action_runtime::ActionRuntime;
+    use crate::admission::endpoint_gate::EndpointRegistry;
 
     fn claimed(name: &ActionName) -> ClaimedJob {
         ClaimedJob {
@@ -253,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_job_claimed_before_its_action_went_waits_for_it_to_come_back() {
-        let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
+        let shared = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
         let (_observers, observers) = watch::channel(Arc::new(none));
         let (orphaned, orphans) = watch::channel::<Arc<[ActionName]>>(Arc::from([]));

@@ -62,16 +62,16 @@ impl Setup {
         let known = observers.targets().iter().filter_map(|known| {
             let (observer, action) = known.name.clone();
             let own = known.queue.max_concurrency_total;
-            let Some(room) = known.action.room(now) else {
+            let Some(room) = known.action.capacity(now) else {
                 return Some((observer, action, own));
             };
-            if room.most == 0 {
-                opening = Some(opening.map_or(room.next, |other| other.min(room.next)));
+            if room.available == 0 {
+                opening = Some(opening.map_or(room.next_at, |other| other.min(room.next_at)));
                 return None;
             }
             let here = held.get(&known.name).copied().unwrap_or(0);
             let most = room
-                .most
+                .available
                 .saturating_add(u32::try_from(here).unwrap_or(u32::MAX));
             Some((
                 observer,

@@ -8,14 +8,14 @@ use crds::config::{
 };
 
 use crate::actions::Action;
-use crate::admission::action_runtime::Shared;
+use crate::admission::action_runtime::ActionRuntime;
 use crate::matching::{Condition, Side};
 use crate::observers::CompileProblem;
 use crate::tracking::templates;
 
 /// Names all that can never work in an observer that compiles.
 #[must_use]
-pub fn lint(config: &ObserverConfig, shared: &Shared) -> Vec<CompileProblem> {
+pub fn lint(config: &ObserverConfig, shared: &ActionRuntime) -> Vec<CompileProblem> {
     let mut found: Vec<(String, String)> = Vec::new();
     if let Some(condition) = config.when.as_deref().map(Condition::compile)
         && let Ok(condition) = condition

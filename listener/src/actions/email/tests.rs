@@ -3,7 +3,7 @@
 use crds::config::{ActionKind, Redacted, SmtpConfig, SmtpTls};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, shared};
+use super::super::fixture::{action, delivery, now, runtime};
 use super::*;
 use crate::delivery::delivery_id;
 use testkit::servers::smtp::{LOGIN, Smtp};
@@ -34,7 +34,7 @@ fn config(server: &Smtp, tls: SmtpTls) -> EmailConfig {
 }
 
 fn compiled(config: EmailConfig) -> Action {
-    Action::compile(&action(ActionKind::Email(config)), &shared()).unwrap()
+    Action::compile(&action(ActionKind::Email(config)), &runtime()).unwrap()
 }
 
 async fn send(config: EmailConfig) -> Outcome {
@@ -317,7 +317,7 @@ async fn a_rendered_name_or_address_is_one_recipient() {
         }
     }
     let mut wrong = plain(port, "bob@example.com, nobody");
-    assert!(Action::compile(&action(ActionKind::Email(wrong.clone())), &shared()).is_err());
+    assert!(Action::compile(&action(ActionKind::Email(wrong.clone())), &runtime()).is_err());
     wrong.to = vec!["a@example.com, \"Doe, J\" <b@example.com>".to_owned()];
     assert_eq!(send(wrong).await, Outcome::Delivered);
     let count = noted(&mut notes)

@@ -5,9 +5,9 @@ use crds::config::{
 };
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, settled, shared, told};
+use super::super::fixture::{action, delivery, now, runtime, settled, told};
 use super::*;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
@@ -30,7 +30,7 @@ fn config(broker: (&str, u16)) -> KafkaConfig {
 
 fn compiled(config: KafkaConfig) -> Action {
     let kind = ActionKind::Kafka(config);
-    Action::compile(&action(kind), &shared()).unwrap()
+    Action::compile(&action(kind), &runtime()).unwrap()
 }
 
 async fn server() -> (Server, Certs) {
@@ -190,9 +190,11 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
     let unknown = told(&unknown, &event, "kafka.tls.ca").await;
     assert_eq!(unknown.kind, FailureKind::Connection);
 
-    let nowhere =
-        crate::admission::action_runtime::Shared::new(&Egress::default(), &Gates::default())
-            .unwrap();
+    let nowhere = crate::admission::action_runtime::ActionRuntime::new(
+        &Egress::default(),
+        &EndpointRegistry::default(),
+    )
+    .unwrap();
     let kind = ActionKind::Kafka(config(("localhost", server.port)));
     let forbidden = Action::compile(&action(kind), &nowhere).unwrap();
     let outcome = forbidden.attempt(&event, now()).await;

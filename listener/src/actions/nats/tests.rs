@@ -4,7 +4,7 @@ use async_nats::jetstream::stream;
 use crds::config::{ActionKind, TlsConfig};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, settled, shared, told};
+use super::super::fixture::{action, delivery, now, runtime, settled, told};
 use super::*;
 use crate::delivery::failure::FailureKind;
 use crate::egress::test_tls::known;
@@ -22,7 +22,7 @@ fn compiled(url: &str, subject: &str) -> Action {
         message: Some("{\"order\": {{ new.id }}}".to_owned()),
         content_type: "application/json".to_owned(),
     };
-    Action::compile(&action(ActionKind::Nats(config)), &shared()).unwrap()
+    Action::compile(&action(ActionKind::Nats(config)), &runtime()).unwrap()
 }
 
 async fn count(stream: &mut stream::Stream) -> u64 {
@@ -127,7 +127,7 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
             message: None,
             content_type: "application/json".to_owned(),
         };
-        Action::compile(&action(ActionKind::Nats(config)), &shared()).unwrap()
+        Action::compile(&action(ActionKind::Nats(config)), &runtime()).unwrap()
     };
     // It has come in, where no stream takes it.
     told(&publish(known(&certs, true)), &event, "nats stream add").await;

@@ -5,9 +5,9 @@ use redis::{AsyncCommands, AsyncConnectionConfig, Client};
 use testkit::servers::redis::{Options, PrivateRedis};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, settled, shared};
+use super::super::fixture::{action, delivery, now, runtime, settled};
 use super::*;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
@@ -37,7 +37,7 @@ fn compiled(url: &str, command: RedisCommand) -> Action {
         command,
         content_type: "application/json".to_owned(),
     };
-    Action::compile(&action(ActionKind::Redis(config)), &shared()).unwrap()
+    Action::compile(&action(ActionKind::Redis(config)), &runtime()).unwrap()
 }
 
 fn set(key: &str, value: Option<&str>) -> RedisCommand {
@@ -188,7 +188,11 @@ async fn a_server_that_is_away_is_asked_again_when_it_is_back() {
 #[tokio::test]
 async fn an_address_that_may_not_be_dialled_is_not() {
     let (server, mut connection) = server().await;
-    let closed = Shared::new(&crds::config::Egress::default(), &Gates::default()).unwrap();
+    let closed = ActionRuntime::new(
+        &crds::config::Egress::default(),
+        &EndpointRegistry::default(),
+    )
+    .unwrap();
     let config = RedisConfig {
         url: Redacted::new(server.url()),
         tls: None,
@@ -249,7 +253,7 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
             command: set("{{ new.id }}", None),
             content_type: "application/json".to_owned(),
         };
-        let set = Action::compile(&action(ActionKind::Redis(config)), &shared()).unwrap();
+        let set = Action::compile(&action(ActionKind::Redis(config)), &runtime()).unwrap();
         let outcome = set.attempt(&event, now()).await;
         if works {
             assert_eq!(outcome, Outcome::Delivered);

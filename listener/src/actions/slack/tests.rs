@@ -4,7 +4,7 @@
 use crds::config::{ActionKind, Redacted};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, shared};
+use super::super::fixture::{action, delivery, now, runtime};
 use super::*;
 use testkit::http_sink::{Behaviour, Sink};
 
@@ -88,7 +88,7 @@ async fn a_message_arrives_as_json() {
         Some("total {{ new.total }}"),
         None,
     );
-    let action = Action::compile(&action(ActionKind::Slack(config)), &shared()).unwrap();
+    let action = Action::compile(&action(ActionKind::Slack(config)), &runtime()).unwrap();
     let outcome = action
         .attempt(&delivery(None, Some(r#"{"total": 10.00}"#)), now())
         .await;
@@ -128,7 +128,7 @@ fn a_refusal_with_a_name_says_what_to_do() {
 fn mistakes_name_their_place() {
     let place = |config| {
         let error = Action::check(&action(ActionKind::Slack(config))).unwrap_err();
-        (error.place(), error.to_string())
+        (error.field_path(), error.to_string())
     };
     assert_eq!(
         place(config("ftp://secret.example", None, None)).0,

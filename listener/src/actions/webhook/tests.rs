@@ -1,13 +1,13 @@
 //! Webhooks against a real receiver.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::endpoint_gate::EndpointRegistry;
 
 use crds::config::{ActionKind, BatchConfig, Egress};
 use reqwest::header::HeaderMap;
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, shared, webhook};
+use super::super::fixture::{action, delivery, now, runtime, webhook};
 use super::*;
 use crate::delivery::delivery_id;
 use crate::egress::http_client::DRAIN_TIME;
@@ -21,13 +21,13 @@ const OLD: &str = r#"{"total": 10.00, "status": "new"}"#;
 const NEW: &str = r#"{"total": 10.00, "status": "paid", "big": 12345678901234567890.10}"#;
 
 fn compiled(config: WebhookConfig) -> Action {
-    Action::compile(&action(ActionKind::Webhook(config)), &shared()).unwrap()
+    Action::compile(&action(ActionKind::Webhook(config)), &runtime()).unwrap()
 }
 
 fn compiled_within(config: WebhookConfig, timeout: Duration) -> Action {
     let mut action = action(ActionKind::Webhook(config));
     action.timeout = timeout;
-    Action::compile(&action, &shared()).unwrap()
+    Action::compile(&action, &runtime()).unwrap()
 }
 
 async fn attempt(config: WebhookConfig) -> Outcome {
@@ -445,7 +445,7 @@ async fn what_a_receiver_repeats_holds_no_secret() {
 #[tokio::test]
 async fn addresses_that_are_not_public_are_refused_by_address_and_by_name() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let closed = Shared::new(&Egress::default(), &Gates::default()).unwrap();
+    let closed = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
     let port = sink.address().port();
     for url in [
         format!("http://127.0.0.1:{port}/secret"),
@@ -470,17 +470,17 @@ async fn addresses_that_are_not_public_are_refused_by_address_and_by_name() {
 #[tokio::test]
 async fn a_host_may_be_allowed_by_name() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let shared = Shared::new(
+    let runtime = ActionRuntime::new(
         &Egress {
             cidrs: Vec::new(),
             hosts: vec!["localhost".to_owned()],
             ..Egress::default()
         },
-        &Gates::default(),
+        &EndpointRegistry::default(),
     )
     .unwrap();
     let url = format!("http://localhost:{}/", sink.address().port());
-    let action = Action::compile(&action(ActionKind::Webhook(webhook(url))), &shared).unwrap();
+    let action = Action::compile(&action(ActionKind::Webhook(webhook(url))), &runtime).unwrap();
     let outcome = action.attempt(&delivery(None, Some(NEW)), now()).await;
     assert_eq!(outcome, Outcome::Delivered);
 }

@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::actions::Action;
-use crate::actions::fixture::{action, delivery, now, shared, webhook};
+use crate::actions::fixture::{action, delivery, now, runtime, webhook};
 use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
 use testkit::certs::Certs;
@@ -77,7 +77,7 @@ fn tls(ca: &str, identity: Option<&(String, String)>) -> TlsConfig {
 }
 
 async fn attempt(config: WebhookConfig) -> Outcome {
-    let action = Action::compile(&action(ActionKind::Webhook(config)), &shared()).unwrap();
+    let action = Action::compile(&action(ActionKind::Webhook(config)), &runtime()).unwrap();
     action.attempt(&delivery(None, Some(NEW)), now()).await
 }
 

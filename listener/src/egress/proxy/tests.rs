@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::actions::Action;
 use crate::actions::fixture::{action, delivery, now, webhook};
-use crate::admission::action_runtime::Shared;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
 use crate::sync::lock;
@@ -100,8 +100,8 @@ fn egress(proxy: &Forward, password: &str, direct: &[&str]) -> Egress {
 }
 
 async fn post(egress: &Egress, config: WebhookConfig) -> Outcome {
-    let shared = Shared::new(egress, &Gates::default()).unwrap();
-    let action = Action::compile(&action(ActionKind::Webhook(config)), &shared).unwrap();
+    let runtime = ActionRuntime::new(egress, &EndpointRegistry::default()).unwrap();
+    let action = Action::compile(&action(ActionKind::Webhook(config)), &runtime).unwrap();
     action
         .attempt(&delivery(None, Some(r#"{"id": 7}"#)), now())
         .await
