@@ -158,31 +158,32 @@ impl<T> BatchMembers<T> {
     }
 }
 
-/// Sends items together by `send`. If they are refused for what they hold, which `is_divisible` tells, their
-/// halves are sent, and so on, until only what cannot be taken is refused.
-pub(crate) fn send_bisecting<'a, T, S, R>(
+/// Sends items together by `send`. If they are rejected for what they hold, which `is_divisible` tells,
+/// their halves are sent, and so on, until only what cannot be taken is rejected.
+pub(crate) fn send_bisecting<'a, T, O, S, R>(
     mut items: Vec<Arc<T>>,
-    is_divisible: &'a (impl Fn(&Outcome) -> bool + Sync),
+    is_divisible: &'a (impl Fn(&O) -> bool + Sync),
     send: &'a S,
-) -> BoxFuture<'a, Vec<Outcome>>
+) -> BoxFuture<'a, Vec<O>>
 where
     T: Send + Sync + 'a,
+    O: Clone + Send + Sync + 'a,
     S: Fn(Vec<Arc<T>>) -> R + Sync,
-    R: Future<Output = Outcome> + Send,
+    R: Future<Output = O> + Send,
 {
     Box::pin(async move {
-        let outcome = send(items.clone()).await;
-        if items.len() < 2 || !is_divisible(&outcome) {
-            return vec![outcome; items.len()];
+        let result = send(items.clone()).await;
+        if items.len() < 2 || !is_divisible(&result) {
+            return vec![result; items.len()];
         }
         let others = items.split_off(items.len() / 2);
         let both = join(
             send_bisecting(items, is_divisible, send),
             send_bisecting(others, is_divisible, send),
         );
-        let (mut outcomes, of_others) = both.await;
-        outcomes.extend(of_others);
-        outcomes
+        let (mut results, of_others) = both.await;
+        results.extend(of_others);
+        results
     })
 }
 

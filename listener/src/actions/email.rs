@@ -13,7 +13,6 @@ mod address;
 mod server;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::EmailConfig;
@@ -25,12 +24,15 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::server::{SmtpSendError, SmtpServer};
-use super::Preview;
-use crate::admission::action_runtime::ActionRuntime;
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
+use super::template_source::{TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
-use crate::delivery::outcome::Outcome;
-use crate::egress::response::run_with_timeout;
+use crate::egress::policy::EgressPolicy;
+use crate::egress::redaction::Secrets;
+use crate::egress::response::DeliveryError;
 use crate::templating::compile_error::CompileError;
 use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
@@ -81,7 +83,7 @@ impl Header for AutoSubmitted {
 }
 
 impl Email {
-    pub(super) fn compile(config: &EmailConfig) -> Result<Self, CompileError> {
+    fn compile(config: &EmailConfig) -> Result<Self, CompileError> {
         let one =
             |place: &str, source: &str| Template::compile(place.to_owned(), source, Format::Text);
         let some = |place: &str, source: &Option<String>, format| {
@@ -106,45 +108,14 @@ impl Email {
         })
     }
 
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        (&self.server.key, &self.server.address)
-    }
-
-    /// What would be sent.
-    pub(super) fn preview(
-        &self,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Result<Preview, Failure> {
-        let message = self.message(delivery, now)?.formatted();
-        let text = String::from_utf8_lossy(&message).replace('\r', "");
-        Ok(vec![(format!("by {}", self.server.address), text)])
-    }
-
-    /// Sends the message for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        runtime: &ActionRuntime,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Outcome {
-        let message = match self.message(delivery, now) {
-            Ok(message) => message,
-            Err(failure) => return Outcome::Rejected(failure),
-        };
-        let sending = async {
-            // It is never closed, so there is always a permit some time.
-            let _permit = self.connections.acquire().await;
-            let mut connection = self.server.connect(&runtime.egress).await?;
-            let (envelope, message) = (message.envelope(), message.formatted());
-            connection.send(envelope, &message).await?;
-            connection.abort().await;
-            Ok::<_, SmtpSendError>(())
-        };
-        let (address, begun) = (&self.server.address, Instant::now());
-        let outcome = run_with_timeout(address, timeout, sending).await;
-        self.server.fault.explain(address, begun, outcome)
+    async fn send(&self, egress: &EgressPolicy, message: Message) -> Result<(), SmtpSendError> {
+        // It is never closed, so there is always a permit some time.
+        let _permit = self.connections.acquire().await;
+        let mut connection = self.server.connect(egress).await?;
+        let (envelope, message) = (message.envelope(), message.formatted());
+        connection.send(envelope, &message).await?;
+        connection.abort().await;
+        Ok(())
     }
 
     fn message(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Message, Failure> {
@@ -206,6 +177,62 @@ impl Email {
                 .body(text.unwrap_or_default()),
         };
         made.map_err(|error| unwritten(&error))
+    }
+}
+
+impl ActionDefinition for EmailConfig {
+    fn name(&self) -> &'static str {
+        "email"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "email.smtp.host"
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Email::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        TemplateSources::default()
+            .text("email.from", &self.from)
+            .texts("email.to", &self.to)
+            .texts("email.cc", &self.cc)
+            .texts("email.bcc", &self.bcc)
+            .text("email.replyTo", &self.reply_to)
+            .text("email.subject", &self.subject)
+            .text("email.text", &self.text)
+            .text("email.html", &self.html)
+            .into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        if let Some((user, password)) = &self.smtp.login {
+            secrets.login(user, password);
+        }
+    }
+}
+
+impl DeliverAction for Email {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some((&self.server.key, &self.server.address))
+    }
+
+    fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
+        let message = self.message(delivery, now)?.formatted();
+        let text = String::from_utf8_lossy(&message).replace('\r', "");
+        Ok(vec![(format!("by {}", self.server.address), text)])
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let message = self.message(request.delivery, request.now)?;
+        Ok(Transmission::of(
+            self.send(&request.runtime.egress, message),
+        ))
+    }
+
+    fn explain(&self, error: DeliveryError, begun: Instant) -> DeliveryError {
+        self.server.fault.explain(error, begun)
     }
 }
 

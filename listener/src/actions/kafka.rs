@@ -3,8 +3,8 @@
 //! The client is `rskafka`. A record is done once the leader of its partition and all replicas that
 //! are in step have it. Its header `webhook-id` is the delivery's id.
 
-mod answer;
 mod cluster;
+mod error;
 mod partitioner;
 
 use std::collections::BTreeMap;
@@ -13,23 +13,27 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::KafkaConfig;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use rskafka::client::partition::{Compression, PartitionClient};
 use rskafka::record::Record;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use self::answer::{KafkaSendError, concerns_content};
 use self::cluster::{BrokerAccess, KafkaCluster};
-use super::Preview;
+use self::error::{KafkaSendError, concerns_content};
 use super::batcher::{Batcher, send_bisecting};
-use crate::admission::action_runtime::ActionRuntime;
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
+use super::deliver_batch::{DeliverBatch, join_batch};
+use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::admission::control::AdmissionControl;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
 use crate::egress::policy::EgressPolicy;
-use crate::egress::response::until_deadline;
+use crate::egress::redaction::Secrets;
+use crate::egress::response::{DeliveryError, classify, until_deadline};
 use crate::egress::tls::client_config;
 use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
@@ -54,19 +58,19 @@ pub(super) struct Kafka {
     message: Body,
     content_type: String,
     cluster: Mutex<Option<Arc<KafkaCluster>>>,
-    batches: Option<Batcher<RecordItem>>,
+    batcher: Option<Batcher<RecordItem>>,
 }
 
 /// What one delivery writes.
 pub(super) struct RecordItem {
     topic: String,
     /// What its partition is chosen by.
-    place: Vec<u8>,
+    partition_key: Vec<u8>,
     record: Record,
 }
 
 impl Kafka {
-    pub(super) fn compile(config: &KafkaConfig, most: u32) -> Result<Self, CompileError> {
+    fn compile(config: &KafkaConfig, max_concurrency: u32) -> Result<Self, CompileError> {
         let brokers = config.brokers.iter();
         let brokers: Vec<String> = brokers
             .map(|(host, port)| format!("{host}:{port}"))
@@ -92,169 +96,72 @@ impl Kafka {
             )?,
             content_type: config.content_type.clone(),
             cluster: Mutex::new(None),
-            batches: config.batch.map(|limits| Batcher::new(limits, most)),
+            batcher: config
+                .batch
+                .map(|limits| Batcher::new(limits, max_concurrency)),
         })
-    }
-
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        (&self.endpoint, &self.host)
-    }
-
-    /// What would be written.
-    pub(super) fn preview(
-        &self,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Result<Preview, Failure> {
-        let RecordItem { topic, record, .. } = self.part(delivery, now)?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut preview = vec![("topic".to_owned(), topic)];
-        preview.extend(record.key.iter().map(|key| ("key".to_owned(), text(key))));
-        let headers = record.headers.iter();
-        preview.extend(headers.map(|(name, value)| (name.clone(), text(value))));
-        let value = record.value.iter();
-        preview.extend(value.map(|value| ("message".to_owned(), text(value))));
-        Ok(preview)
-    }
-
-    /// Most deliveries that go together; nothing where each goes by itself.
-    pub(super) fn max_batch_size(&self) -> Option<usize> {
-        self.batches.as_ref().map(Batcher::max_batch_size)
-    }
-
-    /// The batches that a delivery goes with, if it does: what failed holds none of them up.
-    pub(super) fn batches_for(&self, delivery: &Delivery) -> Option<&Batcher<RecordItem>> {
-        self.batches.as_ref().filter(|_| delivery.attempt == 1)
-    }
-
-    /// Writes the record for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        runtime: &ActionRuntime,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Outcome {
-        let part = match self.part(delivery, now) {
-            Ok(part) => part,
-            Err(failure) => return Outcome::Rejected(failure),
-        };
-        let outcomes = self
-            .send(&runtime.egress, vec![Arc::new(part)], timeout)
-            .await;
-        let outcome = outcomes.into_iter().next();
-        outcome.unwrap_or(Outcome::Deferred(Duration::ZERO))
-    }
-
-    /// Writes the record for `delivery` with others.
-    pub(super) async fn join(
-        self: &Arc<Self>,
-        batches: &Batcher<RecordItem>,
-        admission: &Arc<AdmissionControl>,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Outcome {
-        let part = match self.part(delivery, now) {
-            Ok(part) => part,
-            Err(failure) => return Outcome::Rejected(failure),
-        };
-        let bytes = part.record.approximate_size();
-        let (kafka, admission) = (Arc::clone(self), Arc::clone(admission));
-        let delivery = delivery.clone();
-        batches
-            .join(part, bytes, async move |parts: Vec<Arc<RecordItem>>| {
-                let admitted = match admission.admit(&delivery).await {
-                    Ok(admitted) => admitted,
-                    Err(wait) => return vec![Outcome::Deferred(wait); parts.len()],
-                };
-                let sending = kafka.send(&admission.runtime.egress, parts, admission.timeout);
-                let outcomes = sending.await.into_iter();
-                let outcomes: Vec<Outcome> = outcomes
-                    .map(|one| admission.redactor.redact_outcome(one))
-                    .collect();
-                if let Some(first) = outcomes.first() {
-                    admitted.complete(first).await;
-                }
-                outcomes
-            })
-            .await
     }
 
     /// Writes the records, those of one partition together and in their order.
     async fn send(
         &self,
         egress: &EgressPolicy,
-        parts: Vec<Arc<RecordItem>>,
+        items: Vec<Arc<RecordItem>>,
         timeout: Duration,
-    ) -> Vec<Outcome> {
+    ) -> Vec<Result<(), DeliveryError>> {
         let until = (Instant::now() + timeout, timeout);
-        let cluster = match until_deadline(&self.host, until, self.cluster(egress)).await {
+        let cluster = match until_deadline(until, self.cluster(egress)).await {
             Ok(cluster) => cluster,
-            Err(outcome) => return vec![outcome; parts.len()],
+            Err(error) => return vec![Err(error); items.len()],
         };
-        let mut outcomes = Vec::with_capacity(parts.len());
+        let mut results = Vec::with_capacity(items.len());
         let mut groups: BTreeMap<(String, i32), Group> = BTreeMap::new();
-        let placing = parts.iter().map(|part| {
-            let placed = cluster.partition(&part.topic, &part.place);
-            until_deadline(&self.host, until, placed)
+        let placing = items.iter().map(|item| {
+            let placed = cluster.partition(&item.topic, &item.partition_key);
+            until_deadline(until, placed)
         });
-        for (index, (placed, part)) in join_all(placing).await.into_iter().zip(&parts).enumerate() {
+        for (index, (placed, item)) in join_all(placing).await.into_iter().zip(&items).enumerate() {
             match placed {
-                Err(outcome) => outcomes.push((index, outcome)),
+                Err(error) => results.push((index, Err(error))),
                 Ok(partition) => {
                     let name = (partition.topic().to_owned(), partition.partition());
                     let group = groups.entry(name);
                     let group = group.or_insert_with(|| Group::new(partition));
-                    group.parts.push(Arc::clone(part));
+                    group.items.push(Arc::clone(item));
                     group.indices.push(index);
                 }
             }
         }
         let writing = groups
             .into_values()
-            .map(|group| self.write(&cluster, group, until));
-        outcomes.extend(join_all(writing).await.into_iter().flatten());
-        outcomes.sort_unstable_by_key(|(index, _)| *index);
-        let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
-        if outcomes.iter().any(Outcome::breaks_connection) {
-            let mut kept = self.cluster.lock().await;
-            // Others may have made new ones meanwhile.
-            kept.take_if(|kept| Arc::ptr_eq(kept, &cluster));
-        } else {
-            // As when a topic has been made anew with fewer partitions.
-            for (outcome, part) in outcomes.iter().zip(&parts) {
-                if matches!(outcome, Outcome::Retry { .. }) {
-                    cluster.forget(&part.topic).await;
-                }
-            }
-        }
-        outcomes
+            .map(|group| write(&cluster, group, until));
+        results.extend(join_all(writing).await.into_iter().flatten());
+        results.sort_unstable_by_key(|(index, _)| *index);
+        let results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
+        self.drop_stale(&cluster, &items, &results).await;
+        results
     }
 
-    /// Writes records of one partition.
-    async fn write(
+    /// Drops what is known of the cluster where it may be why something failed.
+    async fn drop_stale(
         &self,
-        cluster: &KafkaCluster,
-        group: Group,
-        until: (Instant, Duration),
-    ) -> Vec<(usize, Outcome)> {
-        let Group {
-            partition,
-            parts,
-            indices,
-        } = group;
-        let write = async |parts: Vec<Arc<RecordItem>>| {
-            let records = parts.iter().map(|part| part.record.clone()).collect();
-            let writing = partition.produce(records, Compression::NoCompression);
-            let written = async {
-                let of = |error| KafkaSendError::of(error, &cluster.proxy);
-                writing.await.map_err(of)
-            };
-            let written = until_deadline(&self.host, until, written).await;
-            written.err().unwrap_or(Outcome::Delivered)
-        };
-        let written = send_bisecting(parts, &concerns_content, &write).await;
-        indices.into_iter().zip(written).collect()
+        cluster: &Arc<KafkaCluster>,
+        items: &[Arc<RecordItem>],
+        results: &[Result<(), DeliveryError>],
+    ) {
+        let mut errors = results.iter().filter_map(|result| result.as_ref().err());
+        if errors.any(DeliveryError::breaks_connection) {
+            let mut kept = self.cluster.lock().await;
+            // Others may have made new ones meanwhile.
+            kept.take_if(|kept| Arc::ptr_eq(kept, cluster));
+            return;
+        }
+        // As when a topic has been made anew with fewer partitions.
+        for (result, item) in results.iter().zip(items) {
+            if result.as_ref().is_err_and(DeliveryError::is_retryable) {
+                cluster.forget(&item.topic).await;
+            }
+        }
     }
 
     /// The connections that there are, or new ones.
@@ -267,9 +174,9 @@ impl Kafka {
         Ok(Arc::clone(kept.insert(cluster)))
     }
 
-    fn part(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<RecordItem, Failure> {
-        let scope = RenderInput::new(delivery);
-        let topic = self.topic.render(&scope)?;
+    fn render(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<RecordItem, Failure> {
+        let input = RenderInput::new(delivery);
+        let topic = self.topic.render(&input)?;
         if !is_topic(&topic) {
             let why = format!(
                 "came out as no topic: it has 1 to {MAX_TOPIC} ASCII letters, digits, `.`, `_` and `-`"
@@ -277,7 +184,7 @@ impl Kafka {
             return Err(self.topic.refusal(&why));
         }
         let key = match &self.key {
-            Some(template) => Some(template.render(&scope)?),
+            Some(template) => Some(template.render(&input)?),
             None => delivery.event.key.clone(),
         };
         let key = key.map(String::into_bytes);
@@ -292,14 +199,15 @@ impl Kafka {
             headers.insert("webhook-replay".to_owned(), b"true".to_vec());
         }
         // Events without a key are of the whole entity.
-        let place = key.clone();
-        let place = place.unwrap_or_else(|| delivery.event.entity.as_bytes().to_vec());
+        let partition_key = key.clone();
+        let partition_key =
+            partition_key.unwrap_or_else(|| delivery.event.entity.as_bytes().to_vec());
         Ok(RecordItem {
             topic,
-            place,
+            partition_key,
             record: Record {
                 key,
-                value: Some(self.message.render(&scope)?),
+                value: Some(self.message.render(&input)?),
                 headers,
                 timestamp: now,
             },
@@ -307,10 +215,139 @@ impl Kafka {
     }
 }
 
+/// Writes records of one partition.
+async fn write(
+    cluster: &KafkaCluster,
+    group: Group,
+    until: (Instant, Duration),
+) -> Vec<(usize, Result<(), DeliveryError>)> {
+    let Group {
+        partition,
+        items,
+        indices,
+    } = group;
+    let write = async |items: Vec<Arc<RecordItem>>| {
+        let records = items.iter().map(|item| item.record.clone()).collect();
+        let writing = partition.produce(records, Compression::NoCompression);
+        let written = async {
+            let of = |error| KafkaSendError::of(error, &cluster.proxy);
+            writing.await.map(drop).map_err(of)
+        };
+        until_deadline(until, written).await
+    };
+    let written = send_bisecting(items, &concerns_content, &write).await;
+    indices.into_iter().zip(written).collect()
+}
+
+impl ActionDefinition for KafkaConfig {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "kafka.brokers"
+    }
+
+    fn compile(&self, max_concurrency: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Kafka::compile(self, max_concurrency)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        let output = TemplateOutput::of_content_type(&self.content_type);
+        TemplateSources::default()
+            .text("kafka.topic", &self.topic)
+            .text("kafka.key", &self.key)
+            .add("kafka.message", &self.message, output)
+            .into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        if let Some(sasl) = &self.sasl {
+            secrets.login(&sasl.username, &sasl.password);
+        }
+    }
+}
+
+impl DeliverAction for Kafka {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some((&self.endpoint, &self.host))
+    }
+
+    fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
+        let RecordItem { topic, record, .. } = self.render(delivery, now)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut preview = vec![("topic".to_owned(), topic)];
+        preview.extend(record.key.iter().map(|key| ("key".to_owned(), text(key))));
+        let headers = record.headers.iter();
+        preview.extend(headers.map(|(name, value)| (name.clone(), text(value))));
+        let value = record.value.iter();
+        preview.extend(value.map(|value| ("message".to_owned(), text(value))));
+        Ok(preview)
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let item = Arc::new(self.render(request.delivery, request.now)?);
+        let (egress, timeout) = (&request.runtime.egress, request.timeout);
+        Ok(Transmission::of(async move {
+            let results = self.send(egress, vec![item], timeout).await;
+            results.into_iter().collect::<Result<(), DeliveryError>>()
+        }))
+    }
+
+    fn max_batch_size(&self) -> Option<usize> {
+        self.batcher.as_ref().map(Batcher::max_batch_size)
+    }
+
+    fn join_batch<'a>(
+        self: Arc<Self>,
+        admission: &'a Arc<AdmissionControl>,
+        delivery: &'a Delivery,
+        now: DateTime<Utc>,
+    ) -> Option<BoxFuture<'a, Outcome>> {
+        join_batch(self, admission, delivery, now)
+    }
+}
+
+impl DeliverBatch for Kafka {
+    type Item = RecordItem;
+
+    fn batcher(&self) -> Option<&Batcher<RecordItem>> {
+        self.batcher.as_ref()
+    }
+
+    fn item(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<RecordItem, Failure> {
+        self.render(delivery, now)
+    }
+
+    fn size(item: &RecordItem) -> usize {
+        item.record.approximate_size()
+    }
+
+    async fn send_batch(
+        &self,
+        items: Vec<Arc<RecordItem>>,
+        admission: &AdmissionControl,
+        first: &Delivery,
+        _: DateTime<Utc>,
+    ) -> Vec<Outcome> {
+        let size = items.len();
+        let sending = async {
+            let egress = &admission.runtime.egress;
+            let results = self.send(egress, items, admission.timeout).await;
+            let outcome = |result: Result<(), DeliveryError>| match result {
+                Ok(()) => Outcome::Delivered,
+                Err(error) => classify(&self.host, error),
+            };
+            results.into_iter().map(outcome).collect()
+        };
+        admission.run_batch(first, size, sending).await
+    }
+}
+
 /// Records of one partition, and where among all of a batch they stand.
 struct Group {
     partition: Arc<PartitionClient>,
-    parts: Vec<Arc<RecordItem>>,
+    items: Vec<Arc<RecordItem>>,
     indices: Vec<usize>,
 }
 
@@ -318,7 +355,7 @@ impl Group {
     const fn new(partition: Arc<PartitionClient>) -> Self {
         Self {
             partition,
-            parts: Vec::new(),
+            items: Vec::new(),
             indices: Vec::new(),
         }
     }

@@ -4,12 +4,15 @@
 
 mod relay;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, HeaderMap, jetstream};
+use chrono::{DateTime, Utc};
 use crds::config::{NatsConfig, Redacted};
+use futures::future::BoxFuture;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::Mutex;
@@ -19,14 +22,16 @@ use url::Url;
 
 use self::relay::NatsRelay;
 
-use super::Preview;
-use crate::admission::action_runtime::ActionRuntime;
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
+use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
-use crate::delivery::outcome::Outcome;
 use crate::egress::bounded::ConnectionFault;
 use crate::egress::policy::{DialError, EgressPolicy};
-use crate::egress::response::{DeliveryError, connection_failed, run_with_timeout};
+use crate::egress::redaction::Secrets;
+use crate::egress::response::{DeliveryError, connection_failed};
 use crate::egress::tls::{Verify, client_config_with};
 use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
@@ -130,7 +135,7 @@ impl From<NatsSendError> for DeliveryError {
 }
 
 impl Nats {
-    pub(super) fn compile(config: &NatsConfig) -> Result<Self, CompileError> {
+    fn compile(config: &NatsConfig) -> Result<Self, CompileError> {
         let bad = || {
             CompileError::field(
                 "nats.url",
@@ -167,48 +172,15 @@ impl Nats {
         })
     }
 
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        (self.url.as_str(), &self.address)
-    }
-
-    /// What would be published.
-    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
-        let (subject, message) = self.message(delivery)?;
-        let message = String::from_utf8_lossy(&message).into_owned();
-        Ok(vec![(format!("{} {subject}", self.address), message)])
-    }
-
-    /// Publishes the message for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        runtime: &ActionRuntime,
-        delivery: &Delivery,
-        timeout: Duration,
-    ) -> Outcome {
-        let (subject, message) = match self.message(delivery) {
-            Ok(message) => message,
-            Err(failure) => return Outcome::Rejected(failure),
-        };
-        let begun = Instant::now();
-        let publishing = Box::pin(self.publish(runtime, delivery, (subject, message), timeout));
-        let outcome = run_with_timeout(&self.address, timeout, publishing).await;
-        let outcome = self.fault.explain(&self.address, begun, outcome);
-        if outcome.breaks_connection() {
-            self.client.lock().await.take();
-        }
-        outcome
-    }
-
     async fn publish(
         &self,
-        runtime: &ActionRuntime,
-        delivery: &Delivery,
+        request: AttemptRequest<'_>,
         (subject, message): (String, Vec<u8>),
-        timeout: Duration,
     ) -> Result<(), NatsSendError> {
-        let (client, closed) = self.client(&runtime.egress).await?;
+        let delivery = request.delivery;
+        let (client, closed) = self.client(&request.runtime.egress).await?;
         let mut stream = jetstream::new(client);
-        stream.set_timeout(timeout);
+        stream.set_timeout(request.timeout);
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", delivery.effect_id());
         headers.insert("webhook-id", delivery.id());
@@ -291,6 +263,63 @@ impl Nats {
             ));
         }
         Ok((subject, self.message.render(&scope)?))
+    }
+}
+
+impl ActionDefinition for NatsConfig {
+    fn name(&self) -> &'static str {
+        "nats"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "nats.url"
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Nats::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        let output = TemplateOutput::of_content_type(&self.content_type);
+        TemplateSources::default()
+            .text("nats.subject", &self.subject)
+            .add("nats.message", &self.message, output)
+            .into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        secrets.url(&self.url);
+        if let Some(credentials) = &self.credentials {
+            let lines = credentials.reveal().lines().map(str::trim);
+            // Between lines that say what they are, which are no secrets.
+            let lines = lines.filter(|line| !line.starts_with('-') && !line.contains(' '));
+            lines.for_each(|line| secrets.secret(line));
+        }
+    }
+}
+
+impl DeliverAction for Nats {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some((self.url.as_str(), &self.address))
+    }
+
+    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
+        let (subject, message) = self.message(delivery)?;
+        let message = String::from_utf8_lossy(&message).into_owned();
+        Ok(vec![(format!("{} {subject}", self.address), message)])
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let message = self.message(request.delivery)?;
+        Ok(Transmission::of(self.publish(request, message)))
+    }
+
+    fn explain(&self, error: DeliveryError, begun: Instant) -> DeliveryError {
+        self.fault.explain(error, begun)
+    }
+
+    fn disconnect(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { drop(self.client.lock().await.take()) })
     }
 }
 

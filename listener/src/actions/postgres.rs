@@ -3,33 +3,38 @@
 //! In the listener's own database each delivery takes effect exactly once: with the effect, in the
 //! same transaction, the delivery is claimed, and an attempt that finds it claimed does nothing. (An
 //! idempotent receiver, as Hohpe and Woolf, "Enterprise Integration Patterns", have it, with its memory
-//! in the transaction.) OtherDatabase a statement whose answer was lost is run again.
+//! in the transaction.) Elsewhere a statement whose answer was lost is run again.
 
-mod answer;
-mod own;
+mod error;
+mod own_database;
 mod relay;
+mod statement;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::sql_transaction;
+use chrono::{DateTime, Utc};
 use crds::config::{PostgresConfig, Redacted, TlsConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use self::own::DeliveryClaims;
-pub(crate) use self::own::forget;
-pub use self::own::{OwnDatabaseError, verify as verify_own_database};
+use self::own_database::DeliveryClaims;
+pub(crate) use self::own_database::purge_processed;
+pub use self::own_database::{OwnDatabaseError, verify as verify_own_database};
 use self::relay::{PostgresRelay, RelayTarget, RelayTls};
-use super::Preview;
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission, denied_literal,
+};
+use super::template_source::{TemplateSource, TemplateSources};
 use crate::admission::action_runtime::ActionRuntime;
 use crate::database;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
-use crate::delivery::outcome::Outcome;
-use crate::egress::response::{DeliveryError, connection_failed, run_with_timeout};
+use crate::egress::redaction::Secrets;
+use crate::egress::response::{DeliveryError, connection_failed};
 use crate::egress::tls::{Verify, client_config_with};
 use crate::templating::compile_error::CompileError;
 use crate::templating::context::RenderInput;
@@ -46,7 +51,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Said of statements in a database that is not theirs to use.
-pub(super) const NOT_ALLOWED: &str = "statements in the listener's own database are not allowed: if they are to be, \
+const NOT_ALLOWED: &str = "statements in the listener's own database are not allowed: if they are to be, \
      give them a login of their own by spec.egress.ownDatabase.url of the ObserverListener; else give the action a \
      postgres.url";
 
@@ -96,7 +101,7 @@ impl From<StatementError> for DeliveryError {
         match error {
             StatementError::RelayStart(error) => connection_failed(error),
             StatementError::Relay(answer) => answer,
-            StatementError::Database(error) => answer::read(&error),
+            StatementError::Database(error) => error::delivery_error(&error),
             StatementError::NotAllowed => Self::EgressDenied(error.to_string()),
             StatementError::Own(error) => error.into(),
         }
@@ -104,7 +109,7 @@ impl From<StatementError> for DeliveryError {
 }
 
 impl Postgres {
-    pub(super) fn compile(config: &PostgresConfig) -> Result<Self, CompileError> {
+    fn compile(config: &PostgresConfig) -> Result<Self, CompileError> {
         Ok(Self {
             remote: config
                 .url
@@ -121,80 +126,35 @@ impl Postgres {
         })
     }
 
-    /// Whether it runs in the listener's own database.
-    pub(super) fn is_own(&self) -> bool {
-        self.remote.is_none()
-    }
-
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        let own = "the listener's own database";
-        let server = self.remote.as_ref();
-        server.map_or((own, own), |server| (&server.key, &server.host))
-    }
-
-    /// Runs the statement for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        runtime: &ActionRuntime,
-        delivery: &Delivery,
-        timeout: Duration,
-    ) -> Outcome {
-        let parameters = match self.parameters(delivery) {
-            Ok(parameters) => parameters,
-            Err(failure) => return Outcome::Rejected(failure),
-        };
-        let running = self.run(runtime, delivery, &parameters, timeout);
-        run_with_timeout(self.endpoint().1, timeout, running).await
-    }
-
-    /// What would be run.
-    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
-        let mut preview = vec![(self.endpoint().1.to_owned(), self.statement.clone())];
-        let parameters = self.parameters(delivery)?.into_iter().enumerate();
-        preview.extend(parameters.map(|(n, parameter)| {
-            (
-                format!("${}", n + 1),
-                parameter.unwrap_or_else(|| "(null)".to_owned()),
-            )
-        }));
-        Ok(preview)
-    }
-
     /// Runs it in a transaction. Where the refusal is the session's, the next one gets another; one
     /// whose plan has grown old has had no effect, and is run again at once.
     async fn run(
         &self,
-        runtime: &ActionRuntime,
-        delivery: &Delivery,
-        parameters: &[Option<String>],
-        timeout: Duration,
+        request: AttemptRequest<'_>,
+        parameters: Vec<Option<String>>,
     ) -> Result<(), StatementError> {
-        let ran = self.run_once(runtime, delivery, parameters, timeout).await;
+        let ran = self.run_once(request, &parameters).await;
         let Err(StatementError::Database(error)) = &ran else {
             return ran;
         };
-        if answer::session_is_useless(error) {
+        if error::session_is_useless(error) {
             // Those that others use are closed once they are done.
             drop(self.pool.lock().await.take());
         }
-        if answer::plan_is_old(error) {
-            return self.run_once(runtime, delivery, parameters, timeout).await;
+        if error::plan_is_old(error) {
+            return self.run_once(request, &parameters).await;
         }
         ran
     }
 
     async fn run_once(
         &self,
-        runtime: &ActionRuntime,
-        delivery: &Delivery,
+        request: AttemptRequest<'_>,
         parameters: &[Option<String>],
-        timeout: Duration,
     ) -> Result<(), StatementError> {
-        let connections = self.connections(runtime).await?;
+        let connections = self.connections(request.runtime).await?;
         let begun = Instant::now();
-        let ran = self
-            .run_by(&connections, delivery, parameters, timeout)
-            .await;
+        let ran = self.run_by(&connections, request, parameters).await;
         match (&ran, connections.relay) {
             // What the server says itself is clear.
             (Err(sqlx::Error::Database(_)) | Ok(()), _) | (_, None) => Ok(ran?),
@@ -208,15 +168,14 @@ impl Postgres {
     async fn run_by(
         &self,
         connections: &Connections,
-        delivery: &Delivery,
+        request: AttemptRequest<'_>,
         parameters: &[Option<String>],
-        timeout: Duration,
     ) -> Result<(), sqlx::Error> {
-        let millis = timeout.as_millis().max(1);
+        let millis = request.timeout.as_millis().max(1);
         let begin = format!("begin; set local statement_timeout = {millis}");
         let mut tx = sql_transaction::begin_with(&connections.pool, begin).await?;
         if let Some(claims) = &connections.claims
-            && !claims.claim(&mut tx, delivery).await?
+            && !claims.claim(&mut tx, request.delivery).await?
         {
             tx.rollback().await?;
             return Ok(());
@@ -261,7 +220,7 @@ impl Postgres {
                 .own_database
                 .as_ref()
                 .ok_or(StatementError::NotAllowed)?;
-            let claims = own::claims(own).await?;
+            let claims = own_database::claims(own).await?;
             let options = database::options(&own.url).map_err(OwnDatabaseError::Url)?;
             Connections {
                 pool: pool(options),
@@ -270,6 +229,74 @@ impl Postgres {
             }
         };
         Ok(kept.insert(made).clone())
+    }
+}
+
+impl ActionDefinition for PostgresConfig {
+    fn name(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn address_field(&self) -> &'static str {
+        match self.url {
+            Some(_) => "postgres.url",
+            None => "postgres",
+        }
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Postgres::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        TemplateSources::default()
+            .texts("postgres.parameters", &self.parameters)
+            .into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        if let Some(url) = &self.url {
+            secrets.url(url);
+        }
+    }
+
+    fn lint(&self) -> Option<(String, String)> {
+        let message = statement::wrong(&self.statement, self.parameters.len())?;
+        Some(("postgres.statement".to_owned(), message))
+    }
+}
+
+impl DeliverAction for Postgres {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        let own = ("the listener's own database", "the listener's own database");
+        let remote = self.remote.as_ref();
+        Some(remote.map_or(own, |server| (&server.key, &server.host)))
+    }
+
+    fn egress_denied(&self, runtime: &ActionRuntime) -> Option<String> {
+        match &self.remote {
+            Some(server) => denied_literal(&server.host, runtime),
+            None if runtime.own_database.is_some() => None,
+            None => Some(NOT_ALLOWED.to_owned()),
+        }
+    }
+
+    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
+        let host = self.endpoint().map_or("", |(_, host)| host);
+        let mut preview = vec![(host.to_owned(), self.statement.clone())];
+        let parameters = self.parameters(delivery)?.into_iter().enumerate();
+        preview.extend(parameters.map(|(n, parameter)| {
+            (
+                format!("${}", n + 1),
+                parameter.unwrap_or_else(|| "(null)".to_owned()),
+            )
+        }));
+        Ok(preview)
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let parameters = self.parameters(request.delivery)?;
+        Ok(Transmission::of(self.run(request, parameters)))
     }
 }
 

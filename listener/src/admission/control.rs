@@ -30,7 +30,7 @@ pub(crate) struct AdmissionControl {
 }
 
 /// A request that was admitted. Dropped, it was cut off.
-pub(crate) struct AdmissionPermit {
+struct AdmissionPermit {
     permit: EndpointPermit,
     redis_permit: Option<RedisPermit>,
     _host_permit: HostPermit,
@@ -38,7 +38,7 @@ pub(crate) struct AdmissionPermit {
 
 impl AdmissionControl {
     /// Admits a request for `delivery`, or for it with others of its action; or says how long to wait.
-    pub(crate) async fn admit(&self, delivery: &Delivery) -> Result<AdmissionPermit, Duration> {
+    async fn admit(&self, delivery: &Delivery) -> Result<AdmissionPermit, Duration> {
         let (host_permit, redis_permit) = match self.gate.host() {
             Some(host) => Box::pin(self.admit_to_host(host)).await?,
             None => (None, None),
@@ -104,9 +104,48 @@ impl AdmissionControl {
     }
 }
 
+impl AdmissionControl {
+    /// Runs a request for `delivery` once it is admitted.
+    pub(crate) async fn run(
+        &self,
+        delivery: &Delivery,
+        request: impl Future<Output = Outcome>,
+    ) -> Outcome {
+        let permit = match self.admit(delivery).await {
+            Ok(permit) => permit,
+            Err(wait) => return Outcome::Deferred(wait),
+        };
+        let outcome = self.redactor.redact_outcome(request.await);
+        permit.complete(&outcome).await;
+        outcome
+    }
+
+    /// Runs a request for `delivery` and others, of `size` in all, once it is admitted. Its first
+    /// outcome stands for all of them.
+    pub(crate) async fn run_batch(
+        &self,
+        delivery: &Delivery,
+        size: usize,
+        request: impl Future<Output = Vec<Outcome>>,
+    ) -> Vec<Outcome> {
+        let permit = match self.admit(delivery).await {
+            Ok(permit) => permit,
+            Err(wait) => return vec![Outcome::Deferred(wait); size],
+        };
+        let outcomes = request.await.into_iter();
+        let outcomes: Vec<Outcome> = outcomes
+            .map(|outcome| self.redactor.redact_outcome(outcome))
+            .collect();
+        if let Some(first) = outcomes.first() {
+            permit.complete(first).await;
+        }
+        outcomes
+    }
+}
+
 impl AdmissionPermit {
     /// Takes in what came of the request.
-    pub(crate) async fn complete(self, outcome: &Outcome) {
+    async fn complete(self, outcome: &Outcome) {
         self.permit
             .record_outcome(outcome, Instant::now(), rand::random());
         release(self.redis_permit).await;

@@ -41,7 +41,7 @@ pub(crate) async fn keep(
         if reporter.owns(0) {
             // What was under way when the last process ended has been attempted again by then.
             if started.elapsed() > SETTLED
-                && let Err(error) = postgres::forget(&pool, &listener).await
+                && let Err(error) = postgres::purge_processed(&pool, &listener).await
             {
                 tracing::debug!(%error, "cannot forget effects of long ago; trying again");
             }

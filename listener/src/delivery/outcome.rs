@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::failure::{Failure, FailureKind};
+use super::failure::Failure;
 
 /// Outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,15 +20,4 @@ pub enum Outcome {
     Rejected(Failure),
     /// Not attempted: the circuit breaker is open or a limit is reached; may be tried after this long.
     Deferred(Duration),
-}
-
-impl Outcome {
-    /// Returns whether the connection that was used must be dropped.
-    pub(crate) fn breaks_connection(&self) -> bool {
-        use FailureKind::{Connection, Response, Timeout};
-        matches!(
-            self,
-            Self::Retry { failure, .. } if matches!(failure.kind, Connection | Response | Timeout)
-        )
-    }
 }

@@ -12,9 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::response::{DeliveryError, classify};
-use crate::delivery::failure::FailureKind;
-use crate::delivery::outcome::Outcome;
+use super::response::DeliveryError;
 use crate::sync::lock;
 
 /// How much a server may send.
@@ -99,17 +97,14 @@ impl ConnectionFault {
         (*at >= begun).then(|| answer.clone())
     }
 
-    /// What came of an attempt at `host` that began at a time, in the words of who knows why its
-    /// connection failed.
-    pub(crate) fn explain(&self, host: &str, begun: Instant, outcome: Outcome) -> Outcome {
-        use FailureKind::{Connection, Timeout};
-        match (&outcome, self.since(begun)) {
-            (Outcome::Retry { failure, .. }, Some(answer))
-                if matches!(failure.kind, Connection | Timeout) =>
-            {
-                classify(host, answer)
+    /// Returns why the connection failed by which an attempt that began at a time failed, if it did.
+    pub(crate) fn explain(&self, error: DeliveryError, begun: Instant) -> DeliveryError {
+        use DeliveryError::{ConnectionFailed, Misconfigured, Timeout, Unreachable};
+        match error {
+            ConnectionFailed(_) | Misconfigured(_) | Timeout(_) | Unreachable(_) => {
+                self.since(begun).unwrap_or(error)
             }
-            _ => outcome,
+            error => error,
         }
     }
 }

@@ -40,6 +40,9 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// only makes the connection usable again and explains a failure.
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(1);
 
+/// How long before an attempt's end its answer's body is read no more.
+const DRAIN_MARGIN: Duration = Duration::from_millis(5);
+
 /// What is known of a connection that does not come about, by a word of its error.
 const REMEDIES: [(&str, &str); 1] = [(PROXY_WORDS, PROXY_LOGIN)];
 
@@ -180,36 +183,36 @@ impl HttpEndpoint {
         (self.url.as_str(), &self.host)
     }
 
-    /// Sends a request and reads its answer, within `timeout`.
+    /// Sends a request and reads its answer. The caller bounds it by `timeout`.
     pub(crate) async fn send(
         &self,
         (egress, http): (&EgressPolicy, &Client),
         (method, headers, body): (Method, HeaderMap, Vec<u8>),
         now: DateTime<Utc>,
         timeout: Duration,
-    ) -> DeliveryError {
-        if let Err(refused) = egress.check_literal(&self.url) {
-            return DeliveryError::EgressDenied(refused.to_string());
+    ) -> Result<(), DeliveryError> {
+        if let Err(denied) = egress.check_literal(&self.url) {
+            return Err(DeliveryError::EgressDenied(denied.to_string()));
         }
-        let deadline = Instant::now() + timeout;
+        // The caller ends the attempt at its timeout; by then it is to have what the head says.
+        let deadline = Instant::now() + timeout.saturating_sub(DRAIN_MARGIN);
         let own = self.tls.as_ref();
         let client = match own.map(|own| own.client(egress)) {
             None => http,
             Some(Some(client)) => client,
             Some(None) => {
-                return DeliveryError::Misconfigured(
+                return Err(DeliveryError::Misconfigured(
                     "the client cannot be set up with its TLS settings".to_owned(),
-                );
+                ));
             }
         };
         let request = client
             .request(method, self.url.clone())
             .headers(headers)
             .body(body);
-        match timeout_at(deadline, request.send()).await {
-            Err(_) => DeliveryError::Timeout(timeout),
-            Ok(Err(error)) => self.explain(&error),
-            Ok(Ok(response)) => self.read(response, now, deadline).await,
+        match request.send().await {
+            Err(error) => Err(self.explain(&error)),
+            Ok(response) => self.read(response, now, deadline).await,
         }
     }
 
@@ -218,7 +221,7 @@ impl HttpEndpoint {
         mut response: Response,
         now: DateTime<Utc>,
         deadline: Instant,
-    ) -> DeliveryError {
+    ) -> Result<(), DeliveryError> {
         let status = response.status();
         let header = |name| response.headers().get(name)?.to_str().ok();
         let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, now));
@@ -238,16 +241,15 @@ impl HttpEndpoint {
             }
         };
         let _ = timeout_at(deadline.min(Instant::now() + DRAIN_TIME), drain).await;
-        DeliveryError::Status {
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(DeliveryError::Status {
             status,
             retry_after,
             location,
-            excerpt: if status.is_success() {
-                String::new()
-            } else {
-                self.redactor.excerpt(&body)
-            },
-        }
+            excerpt: self.redactor.excerpt(&body),
+        })
     }
 
     /// What an error of the client means. Its own text would name the URL; its innermost

@@ -6,7 +6,7 @@
 use crate::text::on_one_line;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use crds::config::{ActionKind, HeaderValue, Redacted};
+use crds::config::Redacted;
 use url::Url;
 
 use crate::delivery::failure::Failure;
@@ -28,6 +28,31 @@ const MIN_PART: usize = 6;
 #[derive(Clone, Default)]
 pub(crate) struct Redactor(Vec<String>);
 
+/// Secrets of an action.
+#[derive(Default)]
+pub(crate) struct Secrets(Vec<String>);
+
+impl Secrets {
+    /// Adds the secrets of a URL: user, password, path, query, and their parts. What is no URL is a
+    /// secret as a whole; whoever needs a URL reports it.
+    pub(crate) fn url(&mut self, url: &Redacted) {
+        match Url::parse(url.reveal()) {
+            Ok(url) => self.0.extend(of_url(&url)),
+            Err(_) => self.0.push(url.reveal().to_owned()),
+        }
+    }
+
+    /// Adds a secret, with and without a prefix such as `Bearer ` or `whsec_`.
+    pub(crate) fn secret(&mut self, secret: &str) {
+        add(&mut self.0, secret);
+    }
+
+    /// Adds a password, also as protocols send it with its user.
+    pub(crate) fn login(&mut self, user: &Redacted, password: &Redacted) {
+        add_login(&mut self.0, user.reveal(), password.reveal());
+    }
+}
+
 impl std::fmt::Debug for Redactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Scrub({} secrets)", self.0.len())
@@ -43,64 +68,15 @@ impl Redactor {
         for secret in secrets {
             add(&mut texts, secret);
         }
-        Self::of(texts)
+        Self::of_texts(texts)
     }
 
-    /// Knows the secrets of an action, of whatever kind.
-    pub(crate) fn of_action(kind: &ActionKind) -> Self {
-        let mut texts = Vec::new();
-        let url = |texts: &mut Vec<String>, url: &Redacted| {
-            // What is no URL is told of by whoever needs one, and is a secret as a whole.
-            match Url::parse(url.reveal()) {
-                Ok(url) => texts.extend(of_url(&url)),
-                Err(_) => texts.push(url.reveal().to_owned()),
-            }
-        };
-        match kind {
-            ActionKind::Webhook(config) => {
-                url(&mut texts, &config.url);
-                for (_, value) in &config.headers {
-                    if let HeaderValue::Secret(secret) = value {
-                        add(&mut texts, secret.reveal());
-                    }
-                }
-                for secret in &config.signing_secrets {
-                    add(&mut texts, secret.reveal());
-                }
-            }
-            ActionKind::Slack(config) => url(&mut texts, &config.url),
-            ActionKind::Teams(config) => url(&mut texts, &config.url),
-            ActionKind::Email(config) => {
-                if let Some((user, password)) = &config.smtp.login {
-                    add_login(&mut texts, user.reveal(), password.reveal());
-                }
-            }
-            ActionKind::Postgres(config) => {
-                if let Some(of) = &config.url {
-                    url(&mut texts, of);
-                }
-            }
-            ActionKind::Redis(config) => url(&mut texts, &config.url),
-            ActionKind::Nats(config) => {
-                url(&mut texts, &config.url);
-                if let Some(credentials) = &config.credentials {
-                    let lines = credentials.reveal().lines().map(str::trim);
-                    // Between lines that say what they are, which are no secrets.
-                    let lines = lines.filter(|line| !line.starts_with('-') && !line.contains(' '));
-                    lines.for_each(|line| add(&mut texts, line));
-                }
-            }
-            ActionKind::Kafka(config) => {
-                if let Some(sasl) = &config.sasl {
-                    add_login(&mut texts, sasl.username.reveal(), sasl.password.reveal());
-                }
-            }
-            ActionKind::Log(_) => {}
-        }
-        Self::of(texts)
+    /// Redacts these secrets.
+    pub(crate) fn of(secrets: Secrets) -> Self {
+        Self::of_texts(secrets.0)
     }
 
-    fn of(mut texts: Vec<String>) -> Self {
+    fn of_texts(mut texts: Vec<String>) -> Self {
         // The path of a URL without one, or an empty password, is no secret.
         texts.retain(|text| text.len() > 1);
         texts.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));

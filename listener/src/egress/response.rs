@@ -1,5 +1,5 @@
-//! What an answer, or the lack of one, means for a delivery: each room of a protocol says which of
-//! these answers it got, and only here is decided what follows.
+//! Delivery errors, and their classification: each protocol says which of these errors it met, and only
+//! here is decided whether a retry may help.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 pub(crate) const PROXY_LOGIN: &str =
     "the proxy lets nobody in with the user and password of spec.egress.proxy.url";
 
-/// What came back from where something was sent. Texts hold no secret.
+/// Why nothing was delivered. Texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeliveryError {
     /// A head of HTTP with a status.
@@ -54,7 +54,31 @@ pub(crate) enum DeliveryError {
     Permanent(String, Option<u16>),
 }
 
-/// The outcome of an attempt at `host` that got `answer`.
+impl DeliveryError {
+    /// Returns whether the connection that was used must be dropped.
+    pub(crate) fn breaks_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionFailed(_)
+                | Self::Unreachable(_)
+                | Self::Misconfigured(_)
+                | Self::InvalidResponse(_)
+                | Self::ResponseTooLarge(_)
+                | Self::Timeout(_)
+        )
+    }
+
+    /// Returns whether a retry may help.
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::EgressDenied(_) | Self::Permanent(..) => false,
+            Self::Status { status, .. } => !is_permanent(*status),
+            _ => true,
+        }
+    }
+}
+
+/// Classifies why an attempt at `host` failed: whether a retry may help, and what it says of the endpoint.
 pub(crate) fn classify(host: &str, answer: DeliveryError) -> Outcome {
     match answer {
         DeliveryError::Status {
@@ -130,7 +154,6 @@ fn by_status(
         format!(": {excerpt}")
     };
     match code {
-        200..=299 => Outcome::Delivered,
         300..=399 => {
             let target = location.map_or(String::new(), |to| format!(" to {to}"));
             Outcome::Rejected(failure(
@@ -163,28 +186,14 @@ fn by_status(
     }
 }
 
-/// The outcome of `doing` something at `host` within `timeout`.
-pub(crate) async fn run_with_timeout<E: Into<DeliveryError>>(
-    host: &str,
-    timeout: Duration,
-    doing: impl Future<Output = Result<(), E>>,
-) -> Outcome {
-    let until = (Instant::now() + timeout, timeout);
-    let done = until_deadline(host, until, doing).await;
-    done.err().unwrap_or(Outcome::Delivered)
-}
-
-/// What comes of a part of an attempt at `host`, or the outcome of the attempt where that is none. The
-/// attempt ends at a time, which is when its timeout is over.
+/// Runs a part of an attempt until its deadline, which is when its timeout is over.
 pub(crate) async fn until_deadline<T, E: Into<DeliveryError>>(
-    host: &str,
-    (end, timeout): (Instant, Duration),
-    doing: impl Future<Output = Result<T, E>>,
-) -> Result<T, Outcome> {
-    match timeout_at(end, doing).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(classify(host, error.into())),
-        Err(_) => Err(classify(host, DeliveryError::Timeout(timeout))),
+    (deadline, timeout): (Instant, Duration),
+    part: impl Future<Output = Result<T, E>>,
+) -> Result<T, DeliveryError> {
+    match timeout_at(deadline, part).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => Err(DeliveryError::Timeout(timeout)),
     }
 }
 
@@ -232,6 +241,11 @@ fn retry(kind: FailureKind, message: String) -> Outcome {
     }
 }
 
+/// Returns whether a retry cannot help after an answer with this status.
+pub(crate) fn is_permanent(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 300..=499) && !matches!(status.as_u16(), 407 | 408 | 425 | 429)
+}
+
 /// Reads `Retry-After`: a number of seconds or an HTTP date; at most [`MAX_RETRY_AFTER`].
 pub(crate) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();
@@ -258,17 +272,15 @@ mod tests {
 
     #[derive(Debug, PartialEq)]
     enum Expected {
-        Done,
         Retry(FailureKind),
-        Refused(FailureKind),
+        Rejected(FailureKind),
     }
 
     fn verdict(outcome: &Outcome) -> Expected {
         match outcome {
-            Outcome::Delivered => Expected::Done,
             Outcome::Retry { failure, .. } => Expected::Retry(failure.kind),
-            Outcome::Rejected(failure) => Expected::Refused(failure.kind),
-            Outcome::Deferred(_) => unreachable!("no answer holds an attempt back"),
+            Outcome::Rejected(failure) => Expected::Rejected(failure.kind),
+            Outcome::Delivered | Outcome::Deferred(_) => unreachable!("an error is neither"),
         }
     }
 
@@ -283,23 +295,20 @@ mod tests {
 
     #[test]
     fn each_answer_has_its_outcome() {
-        use Expected::{Done, Refused, Retry};
+        use Expected::{Rejected, Retry};
         use FailureKind as K;
         for (answer, expected) in [
             (status(101), Retry(K::Response)),
-            (status(200), Done),
-            (status(204), Done),
-            (status(299), Done),
-            (status(301), Refused(K::Redirect)),
-            (status(304), Refused(K::Redirect)),
-            (status(308), Refused(K::Redirect)),
-            (status(400), Refused(K::Status)),
-            (status(401), Refused(K::Status)),
-            (status(404), Refused(K::Status)),
+            (status(301), Rejected(K::Redirect)),
+            (status(304), Rejected(K::Redirect)),
+            (status(308), Rejected(K::Redirect)),
+            (status(400), Rejected(K::Status)),
+            (status(401), Rejected(K::Status)),
+            (status(404), Rejected(K::Status)),
             (status(407), Retry(K::Status)),
             (status(408), Retry(K::Status)),
-            (status(410), Refused(K::Status)),
-            (status(422), Refused(K::Status)),
+            (status(410), Rejected(K::Status)),
+            (status(422), Rejected(K::Status)),
             (status(425), Retry(K::Status)),
             (status(429), Retry(K::Status)),
             (status(500), Retry(K::Status)),
@@ -308,7 +317,7 @@ mod tests {
             (status(505), Retry(K::Status)),
             (status(599), Retry(K::Status)),
             (status(600), Retry(K::Response)),
-            (DeliveryError::EgressDenied("x".into()), Refused(K::Egress)),
+            (DeliveryError::EgressDenied("x".into()), Rejected(K::Egress)),
             (
                 DeliveryError::ConnectionFailed("x".into()),
                 Retry(K::Connection),
@@ -340,7 +349,7 @@ mod tests {
             ),
             (
                 DeliveryError::Permanent("x".into(), None),
-                Refused(K::Status),
+                Rejected(K::Status),
             ),
         ] {
             let outcome = classify("h", answer.clone());
@@ -407,12 +416,12 @@ mod tests {
 
         #[test]
         fn every_status_has_an_outcome_that_names_it(code in 100u16..1000) {
+            prop_assume!(!(200..300).contains(&code));
             match classify("h", status(code)) {
-                Outcome::Delivered => prop_assert!((200..300).contains(&code)),
                 Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => {
                     prop_assert_eq!(failure.status, Some(code));
                 }
-                Outcome::Deferred(_) => prop_assert!(false, "no answer holds an attempt back"),
+                Outcome::Delivered | Outcome::Deferred(_) => prop_assert!(false, "an error is neither"),
             }
         }
     }

@@ -6,6 +6,7 @@ use super::super::Action;
 use super::super::fixture::{action, delivery, now, runtime};
 use super::*;
 use crate::delivery::delivery_id;
+use crate::delivery::outcome::Outcome;
 use testkit::servers::smtp::{LOGIN, Smtp};
 
 const NEW: &str =

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 use super::MAX_ANSWER;
-use super::answer::KafkaSendError;
+use super::error::KafkaSendError;
 use super::partitioner::partition;
 use crate::egress::policy::EgressPolicy;
 use crate::egress::response::DeliveryError;

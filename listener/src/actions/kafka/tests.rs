@@ -9,6 +9,7 @@ use super::super::fixture::{action, delivery, now, runtime, settled, told};
 use super::*;
 use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 use testkit::servers::kafka::{Kafka as Server, LOGIN};

@@ -7,6 +7,7 @@ use super::super::Action;
 use super::super::fixture::{action, delivery, now, runtime, settled, told};
 use super::*;
 use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 use testkit::servers::nats::Nats as Server;

@@ -7,8 +7,10 @@ use testkit::servers::redis::{Options, PrivateRedis};
 use super::super::Action;
 use super::super::fixture::{action, delivery, now, runtime, settled};
 use super::*;
+use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 

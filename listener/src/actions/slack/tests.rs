@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crds::config::{ActionKind, Redacted};
+use reqwest::StatusCode;
 
 use super::super::Action;
 use super::super::fixture::{action, delivery, now, runtime};
 use super::*;
+use crate::delivery::outcome::Outcome;
+use crate::egress::response::classify;
 use testkit::http_sink::{Behaviour, Sink};
 
 fn config(url: &str, text: Option<&str>, blocks: Option<&str>) -> SlackConfig {
@@ -101,27 +104,28 @@ async fn a_message_arrives_as_json() {
 }
 
 #[test]
-fn a_refusal_with_a_name_says_what_to_do() {
-    let refused = |said: &str| {
-        let message = format!("hooks.slack.com refused with 404: {said}");
-        let outcome = with_remedy(Outcome::Rejected(Failure::of(FailureKind::Status, message)));
-        match outcome {
-            Outcome::Rejected(failure) => failure.message,
+fn named_rejection_says_what_to_do() {
+    let slack = Slack::compile(&config("https://hooks.slack.com/", None, None)).unwrap();
+    let explained = |code: u16, said: &str| {
+        let error = DeliveryError::Status {
+            status: StatusCode::from_u16(code).unwrap(),
+            retry_after: None,
+            location: None,
+            excerpt: said.to_owned(),
+        };
+        match classify("hooks.slack.com", slack.explain(error, Instant::now())) {
+            Outcome::Rejected(failure) | Outcome::Retry { failure, .. } => failure.message,
             other => unreachable!("{other:?}"),
         }
     };
     for (name, remedy) in REMEDIES {
         assert_eq!(
-            refused(name),
+            explained(404, name),
             format!("hooks.slack.com refused with 404: {name}; {remedy}")
         );
     }
-    assert!(refused("else").ends_with("404: else"));
-    let again = Outcome::Retry {
-        failure: Failure::of(FailureKind::Status, "no_text"),
-        after: None,
-    };
-    assert_eq!(with_remedy(again.clone()), again);
+    assert!(explained(404, "else").ends_with("404: else"));
+    assert!(explained(503, "no_text").ends_with("503: no_text"));
 }
 
 #[test]

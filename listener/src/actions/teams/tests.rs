@@ -6,6 +6,7 @@ use crds::config::{ActionKind, Redacted};
 use super::super::Action;
 use super::super::fixture::{action, delivery, now, runtime};
 use super::*;
+use crate::delivery::outcome::Outcome;
 use testkit::http_sink::{Behaviour, Sink};
 
 fn config(url: &str, content: TeamsContent) -> TeamsConfig {

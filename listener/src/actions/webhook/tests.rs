@@ -1,7 +1,7 @@
 //! Webhooks against a real receiver.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crate::admission::endpoint_gate::EndpointRegistry;
+use std::time::Duration;
 
 use crds::config::{ActionKind, BatchConfig, Egress};
 use reqwest::header::HeaderMap;
@@ -9,7 +9,10 @@ use reqwest::header::HeaderMap;
 use super::super::Action;
 use super::super::fixture::{action, delivery, now, runtime, webhook};
 use super::*;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::delivery_id;
+use crate::delivery::outcome::Outcome;
 use crate::egress::http_client::DRAIN_TIME;
 use crate::templating::MAX_BODY;
 use testkit::http_sink::{Behaviour, Options, Received, Sink};
@@ -551,8 +554,8 @@ fn no_template_makes_a_header_of_several_lines() {
                 return;
             };
             let Ok((headers, _)) = webhook
-                .part(&delivery)
-                .and_then(|part| webhook.request(&[part], now()))
+                .item(&delivery, now())
+                .and_then(|item| webhook.request(&[item], now()))
             else {
                 return;
             };

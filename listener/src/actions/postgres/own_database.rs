@@ -12,17 +12,17 @@ use crds::config::{OwnDatabase, Redacted};
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::answer;
+use super::error;
 use crate::database;
 use crate::delivery::Delivery;
 use crate::egress::response::DeliveryError;
 use crate::text::hex::hex;
 
 /// For how long a delivery that took effect is known, at least.
-const REMEMBERED_DAYS: i32 = 7;
+const RETENTION_DAYS: i32 = 7;
 
-/// Most of those that one statement forgets.
-const FORGOTTEN_AT_ONCE: i64 = 10_000;
+/// Most rows that one statement deletes.
+const PURGE_BATCH: i64 = 10_000;
 
 /// Begins a transaction in which no name means what somebody else has made.
 const BEGIN: &str = "begin; set local search_path = pg_catalog, pg_temp";
@@ -114,7 +114,7 @@ pub enum OwnDatabaseError {
 impl From<OwnDatabaseError> for DeliveryError {
     fn from(error: OwnDatabaseError) -> Self {
         match error {
-            OwnDatabaseError::Database(error) => answer::read(&error),
+            OwnDatabaseError::Database(failed) => error::delivery_error(&failed),
             refused => Self::EgressDenied(refused.to_string()),
         }
     }
@@ -128,7 +128,7 @@ pub(super) struct DeliveryClaims {
 }
 
 impl DeliveryClaims {
-    /// DeliveryClaims a delivery in the transaction that its statement runs in; false where it took effect
+    /// Claims a delivery in the transaction that its statement runs in; false where it took effect
     /// before. Where another attempt has claimed it, this waits for what becomes of that.
     pub(super) async fn claim(
         &self,
@@ -189,23 +189,23 @@ where
         .fetch_one(&mut *transaction)
         .await?;
     transaction.rollback().await?;
-    // Whether the goodbye arrives does not matter.
+    // Whether the server hears of the close does not matter.
     let _ = connection.close().await;
     Ok(row)
 }
 
-/// Forgets deliveries that took effect long ago.
-pub(crate) async fn forget(pool: &PgPool, listener: &str) -> Result<u64, sqlx::Error> {
-    let forgotten = sqlx::query(
+/// Deletes what is remembered of deliveries that took effect long ago.
+pub(crate) async fn purge_processed(pool: &PgPool, listener: &str) -> Result<u64, sqlx::Error> {
+    let purged = sqlx::query(
         "delete from observer.processed_delivery where ctid = any(array(
              select ctid from observer.processed_delivery
              where listener = $1 and at < clock_timestamp() - make_interval(days => $2)
              order by at limit $3))",
     )
     .bind(listener)
-    .bind(REMEMBERED_DAYS)
-    .bind(FORGOTTEN_AT_ONCE)
+    .bind(RETENTION_DAYS)
+    .bind(PURGE_BATCH)
     .execute(pool)
     .await?;
-    Ok(forgotten.rows_affected())
+    Ok(purged.rows_affected())
 }

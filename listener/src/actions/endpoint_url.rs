@@ -9,7 +9,7 @@ impl Action {
     /// secret.
     #[must_use]
     pub fn endpoint_url(&self) -> String {
-        self.kind
+        self.compiled
             .endpoint()
             .map_or_else(|| "the log".to_owned(), |(key, host)| named(key, host))
     }

@@ -1,4 +1,4 @@
-//! What errors of Redis say.
+//! Errors of Redis, as delivery errors.
 
 use redis::{ErrorKind, RedisError};
 
@@ -48,8 +48,8 @@ const REMEDIES: [(&str, &str); 7] = [
     ),
 ];
 
-/// What an error of a call says.
-pub(super) fn read(error: &RedisError) -> DeliveryError {
+/// Returns what an error of a command means.
+pub(super) fn delivery_error(error: &RedisError) -> DeliveryError {
     if error.is_connection_refusal() {
         return DeliveryError::Unreachable(format!("no connection: {error}"));
     }

@@ -1,9 +1,7 @@
-//! What the client of Kafka reports, and what that means.
+//! Errors of the client of Kafka, as delivery errors.
 
 use rskafka::client::error::{Error, ProtocolError};
 
-use crate::delivery::failure::FailureKind;
-use crate::delivery::outcome::Outcome;
 use crate::egress::response::{DeliveryError, append_remedy, connection_failed};
 use crate::egress::socks5::Socks5Proxy;
 
@@ -145,12 +143,13 @@ fn of_client(error: &Error) -> DeliveryError {
     }))
 }
 
-/// Whether a refusal may be for one of several records that were sent together.
-pub(super) fn concerns_content(outcome: &Outcome) -> bool {
+/// Returns whether a rejection may be for one of several records that were sent together.
+pub(super) fn concerns_content(result: &Result<(), DeliveryError>) -> bool {
     matches!(
-        outcome,
-        Outcome::Rejected(failure)
-            if failure.kind == FailureKind::Status
-                && matches!(failure.status, Some(TOO_LARGE | TOO_LONG | INVALID))
+        result,
+        Err(DeliveryError::Permanent(
+            _,
+            Some(TOO_LARGE | TOO_LONG | INVALID)
+        ))
     )
 }

@@ -1,4 +1,4 @@
-//! What errors of Postgres say.
+//! Errors of Postgres, as delivery errors.
 
 use std::io::ErrorKind;
 
@@ -78,8 +78,8 @@ pub(super) fn session_is_useless(error: &sqlx::Error) -> bool {
 /// Cancelled by its own `statement_timeout`.
 const CANCELED: &str = "57014";
 
-/// What an error of a statement says.
-pub(super) fn read(error: &sqlx::Error) -> DeliveryError {
+/// Returns what an error of a statement means.
+pub(super) fn delivery_error(error: &sqlx::Error) -> DeliveryError {
     let told = match error {
         sqlx::Error::Database(told) => told,
         sqlx::Error::Configuration(_) | sqlx::Error::Encode(_) | sqlx::Error::Decode(_) => {
