@@ -24,8 +24,8 @@ use crate::screen::Screen;
 use crate::shop::{self, SharedTally};
 use crate::summary::Outcome;
 use crate::tally::{Observer, lock};
-use observer_listener::admission::action_runtime::Shared;
-use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::admission::action_runtime::ActionRuntime;
+use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::coordination::process;
 use observer_listener::database;
 use observer_listener::dead_letters::admin::{self, DeadLetterFilter};
@@ -130,7 +130,7 @@ impl Stage<'_> {
         .map_err(DemoError::Sink)?;
         let bundle = load(self.url, &sink, &secret)?;
         let wrong = |error: &dyn std::fmt::Display| DemoError::Example(error.to_string());
-        let shared = Shared::new(&bundle.listener.egress, &Gates::default())
+        let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())
             .map_err(|error| wrong(&error))?;
         let observers = Observers::compile(&bundle.observers, &shared).map_err(|problems| {
             let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();

@@ -12,9 +12,9 @@ use crds::pod_status::BreakerState;
 use sha2::{Digest, Sha256};
 
 use crate::actions::Action;
-use crate::admission::action_runtime::Shared;
-use crate::admission::circuit_breaker::Condition as BreakerCondition;
-use crate::admission::endpoint_gate::Standing;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::circuit_breaker::CircuitState;
+use crate::admission::endpoint_gate::EndpointStatus;
 use crate::capture::change_log::Logged;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
@@ -157,7 +157,7 @@ impl Observers {
     /// Compiles all observers, or names everything that does not compile.
     pub fn compile(
         configs: &[ObserverConfig],
-        shared: &Shared,
+        shared: &ActionRuntime,
     ) -> Result<Self, Vec<CompileProblem>> {
         let (observers, problems) = Self::compile_what_can_run(configs, shared);
         if problems.is_empty() {
@@ -171,7 +171,7 @@ impl Observers {
     #[must_use]
     pub fn compile_what_can_run(
         configs: &[ObserverConfig],
-        shared: &Shared,
+        shared: &ActionRuntime,
     ) -> (Self, Vec<CompileProblem>) {
         let mut problems = Vec::new();
         let mut rules = Vec::with_capacity(configs.len());
@@ -218,13 +218,13 @@ impl Observers {
     /// Returns the targets whose circuit breaker is not closed, each with its standing and the breaker's state.
     pub(crate) fn open_circuits(
         &self,
-    ) -> impl Iterator<Item = (&Compiled, Standing, BreakerState)> {
+    ) -> impl Iterator<Item = (&Compiled, EndpointStatus, BreakerState)> {
         self.targets.iter().filter_map(|target| {
-            let standing = target.action.standing()?;
-            let state = match standing.condition {
-                BreakerCondition::Closed => return None,
-                BreakerCondition::HalfOpen => BreakerState::HalfOpen,
-                BreakerCondition::Open => BreakerState::Open,
+            let standing = target.action.endpoint_status()?;
+            let state = match standing.circuit {
+                CircuitState::Closed => return None,
+                CircuitState::HalfOpen => BreakerState::HalfOpen,
+                CircuitState::Open => BreakerState::Open,
             };
             Some((&**target, standing, state))
         })
@@ -343,7 +343,7 @@ fn digest(configs: &[ObserverConfig]) -> String {
 /// Compiles one observer, or returns everything in it that does not compile.
 fn compile_one(
     config: &ObserverConfig,
-    shared: &Shared,
+    shared: &ActionRuntime,
 ) -> Result<(Rule, Vec<Compiled>), Vec<CompileProblem>> {
     let name: Arc<str> = Arc::from(config.identity());
     let mut problems = Vec::new();
@@ -380,7 +380,7 @@ fn compile_one(
                 failures: Arc::default(),
             }),
             Err(error) => {
-                let (place, message) = (error.place(), error.to_string());
+                let (place, message) = (error.field_path(), error.to_string());
                 let message = message.strip_prefix(&place).unwrap_or(&message);
                 problem(
                     format!("spec.actions[{n}].{place}"),

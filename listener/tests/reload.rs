@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crds::loader::load;
 use crds::manifest::SourceFile;
-use observer_listener::admission::action_runtime::Shared;
-use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::admission::action_runtime::ActionRuntime;
+use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::coordination::process;
 use observer_listener::observers::Observers;
 use observer_listener::runtime::fixed_listener::FixedListener;
@@ -30,7 +30,7 @@ fn loaded(config: &Config) -> (crds::config::ListenerConfig, Arc<Observers>) {
         text: std::fs::read_to_string(config.path()).unwrap(),
     };
     let bundle = load(&[file], &|_, _| None, None).unwrap().bundle;
-    let shared = Shared::new(&bundle.listener.egress, &Gates::default()).unwrap();
+    let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default()).unwrap();
     let observers = Observers::compile(&bundle.observers, &shared).unwrap();
     (bundle.listener, Arc::new(observers))
 }

@@ -10,8 +10,8 @@ use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use crds::loader::load;
 use crds::manifest::SourceFile;
-use observer_listener::admission::action_runtime::Shared;
-use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::admission::action_runtime::ActionRuntime;
+use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::capture::change_log::Logged;
 use observer_listener::capture::position::{Mark, Position, Turn, next_read};
 use observer_listener::delivery::Delivery;
@@ -151,7 +151,7 @@ fn compiled(observers: usize) -> Observers {
         text,
     }];
     let loaded = load(&files, &|_, _| None, None).unwrap().bundle;
-    let shared = Shared::new(&loaded.listener.egress, &Gates::default()).unwrap();
+    let shared = ActionRuntime::new(&loaded.listener.egress, &EndpointRegistry::default()).unwrap();
     Observers::compile(&loaded.observers, &shared).unwrap()
 }
 

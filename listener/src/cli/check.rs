@@ -7,8 +7,8 @@ use crds::config::{Bundle, ListenerConfig};
 use crds::loader::Loaded;
 use crds::manifest::Diagnostic;
 use observer_listener::actions::verify_own_database;
-use observer_listener::admission::action_runtime::Shared;
-use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::admission::action_runtime::ActionRuntime;
+use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::database;
 use observer_listener::lint::lint;
 use observer_listener::observers::Observers;
@@ -49,7 +49,10 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
         Err(report) => (None, report.partial, report.source_map, report.items),
     };
     let egress = loaded.as_ref().map(|bundle| bundle.listener.egress.clone());
-    let shared = Shared::new(&egress.clone().unwrap_or_default(), &Gates::default())?;
+    let shared = ActionRuntime::new(
+        &egress.clone().unwrap_or_default(),
+        &EndpointRegistry::default(),
+    )?;
     let compiled = Observers::compile(&observers, &shared);
     // Without the listener, its egress policy is unknown.
     let never = match &egress {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::config::ListenerConfig;
-use observer_listener::admission::action_runtime::Kept;
+use observer_listener::admission::action_runtime::ActionRuntimeCache;
 use observer_listener::coordination::membership::Coordination;
 use observer_listener::lint::lint;
 use observer_listener::observers::Observers;
@@ -127,7 +127,7 @@ impl ConfigSource for FileSource<'_> {
 /// Loads the files time and again, and keeps what the plans share.
 #[derive(Debug, Default)]
 struct FileLoader {
-    shared: Kept,
+    shared: ActionRuntimeCache,
 }
 
 impl FileLoader {

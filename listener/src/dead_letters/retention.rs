@@ -41,7 +41,7 @@ pub(crate) async fn run_retention(
         if reporter.owns(0) {
             // Deliveries in flight when the last process ended have been attempted again by then.
             if started.elapsed() > PURGE_DELAY
-                && let Err(error) = postgres::forget(&pool, &listener).await
+                && let Err(error) = postgres::purge_processed(&pool, &listener).await
             {
                 tracing::debug!(%error, "cannot purge processed deliveries; retrying");
             }

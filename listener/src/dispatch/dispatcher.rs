@@ -195,7 +195,7 @@ impl Dispatcher {
             let known = self.roster.target(target);
             let most = known.and_then(|known| known.max_in_flight);
             let most = most.unwrap_or(self.setup.max_in_flight);
-            let together = known.and_then(|known| known.action.together());
+            let together = known.and_then(|known| known.action.max_batch_size());
             let all = together.map(|many| most.saturating_mul(many).min(MAX_TOGETHER.max(most)));
             self.lanes
                 .bound(target, all.unwrap_or(most), together.is_some());

@@ -47,20 +47,20 @@ impl Dispatcher {
     /// What came of an attempt.
     fn settle(&mut self, lane: LaneId, outcome: Outcome, took: Duration) {
         match outcome {
-            Outcome::Done => {
+            Outcome::Delivered => {
                 if let Some(work) = self.lanes.finish(lane) {
                     self.over(lane.0, &work);
                 }
             }
             Outcome::Retry { failure, after } => self.try_again(lane, (&failure, took), after),
-            Outcome::Held(_) => {
+            Outcome::Deferred(_) => {
                 // The queue takes no more of its jobs than there is room for.
                 if let Some(mut work) = self.take_out(lane) {
                     work.attempts = work.attempts.saturating_sub(1);
                     self.wait_in_queue(lane, work, Duration::ZERO);
                 }
             }
-            Outcome::Refused(failure) => {
+            Outcome::Rejected(failure) => {
                 if let Some(mut work) = self.lanes.finish(lane) {
                     work.note(&failure, Some(took));
                     self.give_up(lane.0, work);
@@ -161,7 +161,7 @@ impl Dispatcher {
         if let Some(compiled) = self.roster.target(lane.0) {
             let metrics = &self.setup.saver.metrics;
             metrics.record_attempt(&compiled.name, outcome, took);
-            if let (Outcome::Done, Some(work)) = (outcome, self.lanes.first(lane)) {
+            if let (Outcome::Delivered, Some(work)) = (outcome, self.lanes.first(lane)) {
                 attempt_log::delivered(compiled, &work.event.id, work.attempts, took);
             }
         }

@@ -80,8 +80,8 @@ impl Dispatcher {
         let (now, told_apart) = (Instant::now(), known.is_some_and(|known| known.is_keyed()));
         // While its receiver is left alone nobody could work on it however soon it is saved.
         let soon = now + self.setup.save_every;
-        let room = known.and_then(|known| known.action.room(now));
-        let can_begin = room.is_none_or(|room| room.most > 0 || room.next < soon);
+        let room = known.and_then(|known| known.action.capacity(now));
+        let can_begin = room.is_none_or(|room| room.available > 0 || room.next_at < soon);
         if told_apart {
             job.lane = Some(lane);
             let blocked = self.diverted.has(lane);

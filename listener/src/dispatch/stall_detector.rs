@@ -11,7 +11,7 @@ use crds::pod_status::{
 use tokio::time::Instant;
 
 use super::Dispatcher;
-use crate::admission::circuit_breaker::Condition;
+use crate::admission::circuit_breaker::CircuitState;
 use crate::capture::reader::shard_of;
 
 /// Since when each shard has had work without any getting done.
@@ -133,8 +133,8 @@ impl Dispatcher {
         let compiled = self.roster.target(lane.0)?;
         let (observer, action) = &compiled.name;
         let event = &first.event_id;
-        let standing = compiled.action.standing();
-        let left_alone = standing.filter(|it| it.condition != Condition::Closed);
+        let standing = compiled.action.endpoint_status();
+        let left_alone = standing.filter(|it| it.circuit != CircuitState::Closed);
         let why = match left_alone
             .and_then(|it| it.why)
             .as_ref()

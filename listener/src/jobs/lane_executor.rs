@@ -132,16 +132,16 @@ impl LaneExecutor {
             return JobOutcome::Released;
         };
         match outcome {
-            Outcome::Done => {
+            Outcome::Delivered => {
                 attempt_log::delivered(compiled, &claimed.job.event_id, attempts, took);
                 JobOutcome::Completed
             }
-            Outcome::Held(wait) => JobOutcome::Retry {
+            Outcome::Deferred(wait) => JobOutcome::Retry {
                 delay: wait,
                 attempts: claimed.attempts,
                 history: claimed.history.clone(),
             },
-            Outcome::Refused(failure) => discard(history, &failure, attempts, Some(took)),
+            Outcome::Rejected(failure) => discard(history, &failure, attempts, Some(took)),
             Outcome::Retry { failure, after } => match wait(&compiled.retry, attempts, after) {
                 None => discard(history, &failure, attempts, Some(took)),
                 Some(wait) if remaining.is_some_and(|remaining| wait >= remaining) => {
@@ -227,8 +227,8 @@ mod tests {
     use crds::config::Egress;
 
     use super::*;
-    use crate::admission::action_runtime::Shared;
-    use crate::admission::endpoint_gate::Gates;
+    use crate::admission::action_runtime::ActionRuntime;
+    use crate::admission::endpoint_gate::EndpointRegistry;
 
     fn claimed(name: &ActionName) -> ClaimedJob {
         ClaimedJob {
@@ -260,7 +260,7 @@ mod tests {
 
     #[tokio::test]
     async fn job_of_a_removed_action_is_released_until_it_is_orphaned() {
-        let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
+        let shared = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
         let (_observers, observers) = watch::channel(Arc::new(none));
         let (orphaned, orphans) = watch::channel::<Arc<[ActionName]>>(Arc::from([]));

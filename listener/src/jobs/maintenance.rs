@@ -97,12 +97,12 @@ mod tests {
     use crds::config::Egress;
 
     use super::*;
-    use crate::admission::action_runtime::Shared;
-    use crate::admission::endpoint_gate::Gates;
+    use crate::admission::action_runtime::ActionRuntime;
+    use crate::admission::endpoint_gate::EndpointRegistry;
 
     #[test]
     fn jobs_of_a_removed_action_are_orphaned_after_a_while() {
-        let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
+        let shared = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
         let name: ActionName = ("default/gone".into(), "notify".into());
         let mut tracker = OrphanTracker::default();

@@ -61,16 +61,17 @@ impl WorkerConfig {
         let actions = observers.targets().iter().filter_map(|target| {
             let (observer, action) = target.name.clone();
             let max_total = target.queue.max_concurrency_total;
-            let Some(room) = target.action.room(now) else {
+            let Some(room) = target.action.capacity(now) else {
                 return Some((observer, action, max_total));
             };
-            if room.most == 0 {
-                capacity_at = Some(capacity_at.map_or(room.next, |other| other.min(room.next)));
+            if room.available == 0 {
+                capacity_at =
+                    Some(capacity_at.map_or(room.next_at, |other| other.min(room.next_at)));
                 return None;
             }
             let held = held.get(&target.name).copied().unwrap_or(0);
             let held = u32::try_from(held).unwrap_or(u32::MAX);
-            let most = room.most.saturating_add(held);
+            let most = room.available.saturating_add(held);
             let most = max_total.map_or(most, |total| total.min(most));
             Some((observer, action, Some(most)))
         });

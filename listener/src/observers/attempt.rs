@@ -37,14 +37,14 @@ pub(crate) fn try_once(
     async move {
         let begun = Instant::now();
         if let Some(failure) = denied {
-            return (Some(Outcome::Refused(failure)), begun.elapsed());
+            return (Some(Outcome::Rejected(failure)), begun.elapsed());
         }
         let trying = AssertUnwindSafe(action.attempt(&delivery, Utc::now())).catch_unwind();
         let trying = pin!(trying);
         let tried = cut.run_until_cancelled(trying).await;
         let panicked = |_| {
             let message = "the action panicked on this event; the log says where. Please report it";
-            Outcome::Refused(Failure::of(FailureKind::Event, message))
+            Outcome::Rejected(Failure::of(FailureKind::Event, message))
         };
         let outcome = tried.map(|tried| tried.unwrap_or_else(panicked));
         (outcome, begun.elapsed())

@@ -69,7 +69,7 @@ pub(crate) fn failed(
         target: "observer::attempt",
         observer = &*compiled.name.0,
         action = &*compiled.name.1,
-        receiver = compiled.action.receiver(),
+        receiver = compiled.action.endpoint_url(),
         event,
         kind = failure.kind.as_str(),
         status = failure.status,

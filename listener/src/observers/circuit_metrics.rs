@@ -11,7 +11,7 @@ use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use tokio::sync::watch;
 
 use super::Observers;
-use crate::admission::circuit_breaker::Condition;
+use crate::admission::circuit_breaker::CircuitState;
 use crate::telemetry::metrics::OpenCircuits;
 use crate::text::on_one_line;
 
@@ -45,7 +45,7 @@ impl OpenCircuits for EndpointCollector {
         let found = observers
             .open_circuits()
             .filter_map(|(target, standing, state)| {
-                let mut receiver = on_one_line(&target.action.receiver());
+                let mut receiver = on_one_line(&target.action.endpoint_url());
                 receiver.truncate(receiver.floor_char_boundary(MAX_NAME));
                 Some(ReceiverLeftAlone {
                     since: standing.since?.to_rfc3339_opts(SecondsFormat::Secs, true),
@@ -110,14 +110,14 @@ impl Collector for EndpointCollector {
         opened.reset();
         let observers = Arc::clone(&self.observers.borrow());
         for target in observers.targets() {
-            let Some(standing) = target.action.standing() else {
+            let Some(standing) = target.action.endpoint_status() else {
                 continue;
             };
             let labels = [&*target.name.0, &*target.name.1];
-            let number = match standing.condition {
-                Condition::Closed => 0,
-                Condition::HalfOpen => 1,
-                Condition::Open => 2,
+            let number = match standing.circuit {
+                CircuitState::Closed => 0,
+                CircuitState::HalfOpen => 1,
+                CircuitState::Open => 2,
             };
             state.with_label_values(&labels).set(number);
             opened.with_label_values(&labels).inc_by(standing.opened);

@@ -10,7 +10,7 @@ use crds::pod_status::{ObserverError, PodProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
 
-use crate::admission::action_runtime::Kept;
+use crate::admission::action_runtime::ActionRuntimeCache;
 use crate::observers::Observers;
 use crate::telemetry::status::LoadedBundle;
 use crate::text::hex::hex;
@@ -67,7 +67,7 @@ impl RuntimePlan {
 /// Loads one bundle after the other, and keeps what they share.
 #[derive(Debug, Default)]
 pub(super) struct BundleLoader {
-    shared: Kept,
+    shared: ActionRuntimeCache,
     /// The newest plan, by the hash of its bundle.
     last: Option<(String, RuntimePlan)>,
 }

@@ -289,10 +289,10 @@ impl Metrics {
         took: Duration,
     ) {
         let outcome = match outcome {
-            Outcome::Done => "success",
+            Outcome::Delivered => "success",
             Outcome::Retry { .. } => "retryable",
-            Outcome::Refused(_) => "permanent",
-            Outcome::Held(_) => return,
+            Outcome::Rejected(_) => "permanent",
+            Outcome::Deferred(_) => return,
         };
         let labels = [&**observer, &**action];
         self.delivery_attempts

@@ -13,9 +13,9 @@ const MAX_CLOSE: usize = 32;
 
 /// The texts behind the floats of one delivery.
 #[derive(Debug, Default)]
-pub(crate) struct Numbers(BTreeMap<u64, String>);
+pub(crate) struct ExactNumbers(BTreeMap<u64, String>);
 
-impl Numbers {
+impl ExactNumbers {
     /// No numbers.
     pub(crate) const EMPTY: Self = Self(BTreeMap::new());
 
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    fn printed(numbers: &Numbers, value: &Value) -> String {
+    fn printed(numbers: &ExactNumbers, value: &Value) -> String {
         if value.is_integer() {
             return value.to_string();
         }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn close_numbers_keep_their_own_digits_and_their_order() {
-        let mut numbers = Numbers::default();
+        let mut numbers = ExactNumbers::default();
         let texts = [
             "1.00000000000000000001",
             "1.00000000000000000002",
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn equal_numbers_stay_equal_however_written() {
-        let mut numbers = Numbers::default();
+        let mut numbers = ExactNumbers::default();
         let first = numbers.admit("10.00").unwrap();
         assert_eq!(first, numbers.admit("10.0").unwrap());
         assert_eq!(first, numbers.admit("1e1").unwrap());
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_crowd_that_floats_cannot_tell_apart_is_refused() {
-        let mut numbers = Numbers::default();
+        let mut numbers = ExactNumbers::default();
         let crowd = (0..1000).map(|n| format!("1.00000000000000000000000000{n:04}1"));
         assert!(
             crowd
@@ -163,14 +163,14 @@ mod tests {
         fn every_number_prints_as_it_was_written(
             text in "-?(0|[1-9][0-9]{0,45})(\\.[0-9]{1,45})?([eE][+-]?[0-9]{1,4})?"
         ) {
-            let mut numbers = Numbers::default();
+            let mut numbers = ExactNumbers::default();
             let value = numbers.admit(&text).unwrap();
             prop_assert_eq!(printed(&numbers, &value), text);
         }
 
         #[test]
         fn floats_compare_as_their_texts_do(a in -1e12f64..1e12, b in -1e12f64..1e12) {
-            let mut numbers = Numbers::default();
+            let mut numbers = ExactNumbers::default();
             let (left, right) = (format!("{a:.2}"), format!("{b:.2}"));
             let order = left.parse::<f64>().unwrap().total_cmp(&right.parse().unwrap());
             let (left, right) = (numbers.admit(&left).unwrap(), numbers.admit(&right).unwrap());

@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
-use crds::config::{ActionConfig, ActionKind, HeaderValue, RedisCommand, TeamsContent};
+use crds::config::ActionConfig;
 use minijinja::Environment;
 use regex::Regex;
 
+use crate::actions;
 use crate::matching::Side;
 
 /// Stack for the parser, which calls itself for each of a chain of operators: enough for the longest
@@ -24,21 +25,18 @@ static ASKED: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
-/// Path of a template within an action, and its text.
-pub(crate) type TemplateSource<'a> = (String, &'a str);
-
 /// Returns the columns that each template of an action fails without, with its path.
 pub(super) fn columns(action: &ActionConfig) -> Vec<(String, Vec<String>)> {
-    let sources = sources(&action.kind).into_iter();
-    sources
-        .map(|(place, source)| {
-            let mut columns: Vec<String> = paths(source)
+    let templates = actions::templates(&action.kind).into_iter();
+    templates
+        .map(|template| {
+            let mut columns: Vec<String> = paths(template.source)
                 .into_iter()
                 .map(|(_, column)| column)
                 .collect();
             columns.sort();
             columns.dedup();
-            (place, columns)
+            (template.field, columns)
         })
         .collect()
 }
@@ -92,85 +90,6 @@ fn names(source: &str) -> HashSet<String> {
         let names = parser.ok().and_then(|parser| parser.join().ok());
         names.unwrap_or_default()
     })
-}
-
-/// Returns every template of an action.
-pub(crate) fn sources<'a>(kind: &'a ActionKind) -> Vec<TemplateSource<'a>> {
-    let mut all = Vec::new();
-    let mut add = |place: &str, source: Option<&'a String>| {
-        all.extend(source.map(|source| (place.to_owned(), source.as_str())));
-    };
-    match kind {
-        ActionKind::Webhook(webhook) => {
-            add("webhook.body", webhook.body.as_ref());
-            for (name, value) in &webhook.headers {
-                if let HeaderValue::Template(source) = value {
-                    add(&format!("webhook.headers[{name}]"), Some(source));
-                }
-            }
-        }
-        ActionKind::Slack(slack) => {
-            add("slack.text", slack.text.as_ref());
-            add("slack.blocks", slack.blocks.as_ref());
-        }
-        ActionKind::Teams(teams) => match &teams.content {
-            TeamsContent::Summary => {}
-            TeamsContent::Text(source) => add("teams.text", Some(source)),
-            TeamsContent::Card(source) => add("teams.card", Some(source)),
-        },
-        ActionKind::Email(email) => {
-            add("email.from", Some(&email.from));
-            let lists = [("to", &email.to), ("cc", &email.cc), ("bcc", &email.bcc)];
-            for (name, list) in lists {
-                for (n, source) in list.iter().enumerate() {
-                    add(&format!("email.{name}[{n}]"), Some(source));
-                }
-            }
-            add("email.replyTo", email.reply_to.as_ref());
-            add("email.subject", Some(&email.subject));
-            add("email.text", email.text.as_ref());
-            add("email.html", email.html.as_ref());
-        }
-        ActionKind::Postgres(postgres) => {
-            for (n, source) in postgres.parameters.iter().enumerate() {
-                add(&format!("postgres.parameters[{n}]"), Some(source));
-            }
-        }
-        ActionKind::Redis(redis) => match &redis.command {
-            RedisCommand::Set { key, value, .. } => {
-                add("redis.set.key", Some(key));
-                add("redis.set.value", value.as_ref());
-            }
-            RedisCommand::Delete { keys, tags } => {
-                for (name, list) in [("keys", keys), ("tags", tags)] {
-                    for (n, source) in list.iter().enumerate() {
-                        add(&format!("redis.delete.{name}[{n}]"), Some(source));
-                    }
-                }
-            }
-            RedisCommand::Publish { channel, message } => {
-                add("redis.publish.channel", Some(channel));
-                add("redis.publish.message", message.as_ref());
-            }
-            RedisCommand::AppendToStream {
-                stream, message, ..
-            } => {
-                add("redis.appendToStream.stream", Some(stream));
-                add("redis.appendToStream.message", message.as_ref());
-            }
-        },
-        ActionKind::Nats(nats) => {
-            add("nats.subject", Some(&nats.subject));
-            add("nats.message", nats.message.as_ref());
-        }
-        ActionKind::Kafka(kafka) => {
-            add("kafka.topic", Some(&kafka.topic));
-            add("kafka.key", kafka.key.as_ref());
-            add("kafka.message", kafka.message.as_ref());
-        }
-        ActionKind::Log(log) => add("log.message", log.message.as_ref()),
-    }
-    all
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use crds::config::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::admission::action_runtime::Shared;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::endpoint_gate::EndpointRegistry;
 
 fn action(name: &str, attempts: u32) -> ActionConfig {
     ActionConfig {
@@ -49,9 +49,11 @@ fn observer(name: &str, when: Option<&str>, actions: Vec<ActionConfig>) -> Obser
 }
 
 /// Made once, as it reads the system's certificates.
-fn shared() -> Shared {
-    static SHARED: OnceLock<Shared> = OnceLock::new();
-    let made = SHARED.get_or_init(|| Shared::new(&Egress::default(), &Gates::default()).unwrap());
+fn shared() -> ActionRuntime {
+    static SHARED: OnceLock<ActionRuntime> = OnceLock::new();
+    let made = SHARED.get_or_init(|| {
+        ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap()
+    });
     made.clone()
 }
 

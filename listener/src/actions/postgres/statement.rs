@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 /// What is wrong between a statement and so many parameters.
-pub(super) fn wrong(statement: &str, parameters: usize) -> Option<String> {
+pub(crate) fn wrong(statement: &str, parameters: usize) -> Option<String> {
     let used = used(statement);
     if let Some(beyond) = used.iter().find(|n| **n == 0 || **n > parameters) {
         let there = match parameters {

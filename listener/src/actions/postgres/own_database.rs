@@ -12,17 +12,17 @@ use crds::config::{OwnDatabase, Redacted};
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, PgPool};
 
-use super::answer;
+use super::error;
 use crate::database;
 use crate::delivery::Delivery;
-use crate::egress::response::Answer;
+use crate::egress::response::DeliveryError;
 use crate::text::hex::hex;
 
 /// For how long a delivery that took effect is known, at least.
-const REMEMBERED_DAYS: i32 = 7;
+const RETENTION_DAYS: i32 = 7;
 
-/// Most of those that one statement forgets.
-const FORGOTTEN_AT_ONCE: i64 = 10_000;
+/// Most rows that one statement deletes.
+const PURGE_BATCH: i64 = 10_000;
 
 /// Begins a transaction in which no name means what somebody else has made.
 const BEGIN: &str = "begin; set local search_path = pg_catalog, pg_temp";
@@ -86,7 +86,7 @@ pub enum OwnDatabaseError {
         "spec.egress.ownDatabase.url of the ObserverListener leads to another database than \
          spec.database.url: correct it, or give the action a postgres.url"
     )]
-    Elsewhere,
+    OtherDatabase,
     /// The login may do more than statements of observers should.
     #[error(
         "statements may not run as {role}, the user in spec.egress.ownDatabase.url, who {why}: with that, whoever \
@@ -94,7 +94,7 @@ pub enum OwnDatabaseError {
          statements write to, `grant usage on schema observer` and \
          `grant execute on function observer.claim_delivery`"
     )]
-    TooMighty {
+    ExcessivePrivileges {
         /// Its user.
         role: String,
         /// What it may.
@@ -105,29 +105,29 @@ pub enum OwnDatabaseError {
         "{role}, the user in spec.egress.ownDatabase.url, may not claim deliveries: run `grant usage on schema \
          observer to {role}; grant execute on function observer.claim_delivery to {role}`"
     )]
-    Lacks {
+    MissingPrivileges {
         /// Its user.
         role: String,
     },
 }
 
-impl From<OwnDatabaseError> for Answer {
+impl From<OwnDatabaseError> for DeliveryError {
     fn from(error: OwnDatabaseError) -> Self {
         match error {
-            OwnDatabaseError::Database(error) => answer::read(&error),
-            refused => Self::Forbidden(refused.to_string()),
+            OwnDatabaseError::Database(failed) => error::delivery_error(&failed),
+            refused => Self::EgressDenied(refused.to_string()),
         }
     }
 }
 
 /// What deliveries of a listener are claimed with.
 #[derive(Debug)]
-pub(super) struct Claims {
+pub(super) struct DeliveryClaims {
     listener: String,
     secret: Redacted,
 }
 
-impl Claims {
+impl DeliveryClaims {
     /// Claims a delivery in the transaction that its statement runs in; false where it took effect
     /// before. Where another attempt has claimed it, this waits for what becomes of that.
     pub(super) async fn claim(
@@ -157,21 +157,21 @@ pub async fn verify(own: &OwnDatabase) -> Result<(), OwnDatabaseError> {
 }
 
 /// What deliveries are claimed with, by a login that is as it should be.
-pub(super) async fn claims(own: &OwnDatabase) -> Result<Claims, OwnDatabaseError> {
+pub(super) async fn claims(own: &OwnDatabase) -> Result<DeliveryClaims, OwnDatabaseError> {
     type Listener = (i64, i64, String);
     type Login = (i64, i64, String, bool, Option<String>);
     let (system, database, role, may_claim, too_much): Login = ask(&own.url, LOGIN).await?;
     let (own_system, own_database, secret): Listener = ask(&own.listener_url, LISTENER).await?;
     if (system, database) != (own_system, own_database) {
-        return Err(OwnDatabaseError::Elsewhere);
+        return Err(OwnDatabaseError::OtherDatabase);
     }
     if let Some(why) = too_much {
-        return Err(OwnDatabaseError::TooMighty { role, why });
+        return Err(OwnDatabaseError::ExcessivePrivileges { role, why });
     }
     if !may_claim {
-        return Err(OwnDatabaseError::Lacks { role });
+        return Err(OwnDatabaseError::MissingPrivileges { role });
     }
-    Ok(Claims {
+    Ok(DeliveryClaims {
         listener: own.listener.clone(),
         secret: Redacted::new(secret),
     })
@@ -189,23 +189,23 @@ where
         .fetch_one(&mut *transaction)
         .await?;
     transaction.rollback().await?;
-    // Whether the goodbye arrives does not matter.
+    // Whether the server hears of the close does not matter.
     let _ = connection.close().await;
     Ok(row)
 }
 
-/// Forgets deliveries that took effect long ago.
-pub(crate) async fn forget(pool: &PgPool, listener: &str) -> Result<u64, sqlx::Error> {
-    let forgotten = sqlx::query(
+/// Deletes what is remembered of deliveries that took effect long ago.
+pub(crate) async fn purge_processed(pool: &PgPool, listener: &str) -> Result<u64, sqlx::Error> {
+    let purged = sqlx::query(
         "delete from observer.processed_delivery where ctid = any(array(
              select ctid from observer.processed_delivery
              where listener = $1 and at < clock_timestamp() - make_interval(days => $2)
              order by at limit $3))",
     )
     .bind(listener)
-    .bind(REMEMBERED_DAYS)
-    .bind(FORGOTTEN_AT_ONCE)
+    .bind(RETENTION_DAYS)
+    .bind(PURGE_BATCH)
     .execute(pool)
     .await?;
-    Ok(forgotten.rows_affected())
+    Ok(purged.rows_affected())
 }

@@ -8,8 +8,8 @@ impl Action {
     /// Scheme, host and port of the receiver, without path, user or anything else that may be a
     /// secret.
     #[must_use]
-    pub fn receiver(&self) -> String {
-        self.kind
+    pub fn endpoint_url(&self) -> String {
+        self.compiled
             .endpoint()
             .map_or_else(|| "the log".to_owned(), |(key, host)| named(key, host))
     }

@@ -1,8 +1,8 @@
-//! What errors of Redis say.
+//! Errors of Redis, as delivery errors.
 
 use redis::{ErrorKind, RedisError};
 
-use crate::egress::response::{Answer, advised, broken};
+use crate::egress::response::{DeliveryError, append_remedy, connection_failed};
 
 /// Errors that pass by themselves, as the server names them.
 const PASSING: [&str; 11] = [
@@ -48,13 +48,13 @@ const REMEDIES: [(&str, &str); 7] = [
     ),
 ];
 
-/// What an error of a call says.
-pub(super) fn read(error: &RedisError) -> Answer {
+/// Returns what an error of a command means.
+pub(super) fn delivery_error(error: &RedisError) -> DeliveryError {
     if error.is_connection_refusal() {
-        return Answer::Away(format!("no connection: {error}"));
+        return DeliveryError::Unreachable(format!("no connection: {error}"));
     }
     if error.is_timeout() || error.is_io_error() || error.is_connection_dropped() {
-        return broken(error);
+        return connection_failed(error);
     }
     let code = match (error.code(), error.kind()) {
         (Some(code), _) => code,
@@ -64,7 +64,7 @@ pub(super) fn read(error: &RedisError) -> Answer {
     let detail = error.detail().unwrap_or_default();
     let said = format!("{code} {detail}").trim().to_owned();
     if PASSING.contains(&code) {
-        return Answer::Busy(said, None);
+        return DeliveryError::Unavailable(said, None);
     }
-    Answer::Never(advised(said, &REMEDIES, |known| known == code), None)
+    DeliveryError::Permanent(append_remedy(said, &REMEDIES, |known| known == code), None)
 }

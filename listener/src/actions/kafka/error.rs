@@ -1,20 +1,18 @@
-//! What the client of Kafka reports, and what that means.
+//! Errors of the client of Kafka, as delivery errors.
 
 use rskafka::client::error::{Error, ProtocolError};
 
-use crate::delivery::failure::FailureKind;
-use crate::delivery::outcome::Outcome;
-use crate::egress::response::{Answer, advised, broken};
-use crate::egress::socks5::Doorway;
+use crate::egress::response::{DeliveryError, append_remedy, connection_failed};
+use crate::egress::socks5::Socks5Proxy;
 
 /// Why a record was not taken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
+pub(super) enum KafkaSendError {
     /// A broker was not reached, in the words of who dialled.
     #[error("a broker cannot be reached")]
-    Doorway(Answer),
+    Proxy(DeliveryError),
     #[error("the way to the brokers cannot be opened")]
-    NoDoorway(#[source] std::io::Error),
+    ProxyStart(#[source] std::io::Error),
     #[error("there is no topic {0}")]
     NoTopic(String),
     #[error(transparent)]
@@ -22,7 +20,7 @@ pub(super) enum SendError {
 }
 
 /// What brokers say that trying again does not change, with the number that the protocol gives it.
-const NEVER: [(ProtocolError, u16, &str); 9] = [
+const PERMANENT: [(ProtocolError, u16, &str); 9] = [
     (
         ProtocolError::MessageTooLarge,
         TOO_LARGE,
@@ -92,40 +90,40 @@ const REMEDIES: [(&str, &str); 3] = [
     ),
 ];
 
-impl SendError {
+impl KafkaSendError {
     /// An error of the client, or what the way to the brokers knows of it.
-    pub(super) fn of(error: Error, doorway: &Doorway) -> Self {
+    pub(super) fn of(error: Error, proxy: &Socks5Proxy) -> Self {
         let unmade = matches!(error, Error::Connection(_) | Error::RetryFailed(_));
-        match doorway.refusal() {
-            Some(answer) if unmade => Self::Doorway(answer),
+        match proxy.last_error() {
+            Some(answer) if unmade => Self::Proxy(answer),
             _ => Self::Client(error),
         }
     }
 }
 
-impl From<SendError> for Answer {
-    fn from(error: SendError) -> Self {
+impl From<KafkaSendError> for DeliveryError {
+    fn from(error: KafkaSendError) -> Self {
         match error {
-            SendError::Doorway(answer) => answer,
-            SendError::NoDoorway(error) => broken(error),
-            SendError::NoTopic(topic) => Self::Later(
+            KafkaSendError::Proxy(answer) => answer,
+            KafkaSendError::ProxyStart(error) => connection_failed(error),
+            KafkaSendError::NoTopic(topic) => Self::TemporarilyRejected(
                 format!(
                     "there is no topic {topic}, or it may not be seen: make it, as with \
                      `kafka-topics.sh --create --topic {topic}`"
                 ),
                 None,
             ),
-            SendError::Client(error) => of_client(&error),
+            KafkaSendError::Client(error) => of_client(&error),
         }
     }
 }
 
-fn of_client(error: &Error) -> Answer {
+fn of_client(error: &Error) -> DeliveryError {
     if let Error::ServerError { protocol_error, .. } = error {
-        let known = NEVER.iter().find(|(known, ..)| known == protocol_error);
+        let known = PERMANENT.iter().find(|(known, ..)| known == protocol_error);
         return match known {
-            Some((_, code, remedy)) => Answer::Never((*remedy).to_owned(), Some(*code)),
-            None => Answer::Busy(format!("Kafka says {protocol_error}"), None),
+            Some((_, code, remedy)) => DeliveryError::Permanent((*remedy).to_owned(), Some(*code)),
+            None => DeliveryError::Unavailable(format!("Kafka says {protocol_error}"), None),
         };
     }
     // What went wrong at first is inside of what gave up, as text.
@@ -133,24 +131,25 @@ fn of_client(error: &Error) -> Answer {
     if let Some((_, why)) = said.split_once("Sasl handshake failed: ")
         && !why.starts_with("Request error")
     {
-        return Answer::Never(
+        return DeliveryError::Permanent(
             format!(
                 "it lets nobody in with these kafka.sasl mechanism, username and password: {why}"
             ),
             None,
         );
     }
-    broken(advised(said.clone(), &REMEDIES, |known| {
+    connection_failed(append_remedy(said.clone(), &REMEDIES, |known| {
         said.contains(known)
     }))
 }
 
-/// Whether a refusal may be for one of several records that were sent together.
-pub(super) fn concerns_content(outcome: &Outcome) -> bool {
+/// Returns whether a rejection may be for one of several records that were sent together.
+pub(super) fn concerns_content(result: &Result<(), DeliveryError>) -> bool {
     matches!(
-        outcome,
-        Outcome::Refused(failure)
-            if failure.kind == FailureKind::Status
-                && matches!(failure.status, Some(TOO_LARGE | TOO_LONG | INVALID))
+        result,
+        Err(DeliveryError::Permanent(
+            _,
+            Some(TOO_LARGE | TOO_LONG | INVALID)
+        ))
     )
 }

@@ -1,11 +1,11 @@
-//! What errors of Postgres say.
+//! Errors of Postgres, as delivery errors.
 
 use std::io::ErrorKind;
 
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
-use crate::egress::response::{Answer, advised, broken};
+use crate::egress::response::{DeliveryError, append_remedy, connection_failed};
 
 /// Classes and codes of errors that pass by themselves: no connection, conflicts with others, too few
 /// resources, a server that stops or only reads.
@@ -78,30 +78,33 @@ pub(super) fn session_is_useless(error: &sqlx::Error) -> bool {
 /// Cancelled by its own `statement_timeout`.
 const CANCELED: &str = "57014";
 
-/// What an error of a statement says.
-pub(super) fn read(error: &sqlx::Error) -> Answer {
+/// Returns what an error of a statement means.
+pub(super) fn delivery_error(error: &sqlx::Error) -> DeliveryError {
     let told = match error {
         sqlx::Error::Database(told) => told,
         sqlx::Error::Configuration(_) | sqlx::Error::Encode(_) | sqlx::Error::Decode(_) => {
-            return Answer::Never(format!("the statement cannot be sent: {error}"), None);
+            return DeliveryError::Permanent(
+                format!("the statement cannot be sent: {error}"),
+                None,
+            );
         }
-        sqlx::Error::Tls(_) => return Answer::SetUp(error.to_string()),
+        sqlx::Error::Tls(_) => return DeliveryError::Misconfigured(error.to_string()),
         sqlx::Error::Io(cause) if cause.kind() == ErrorKind::ConnectionRefused => {
-            return Answer::Away(format!("no connection: {cause}"));
+            return DeliveryError::Unreachable(format!("no connection: {cause}"));
         }
-        _ => return broken(::queue::describe_error(error)),
+        _ => return connection_failed(::queue::describe_error(error)),
     };
     let code = told.code().unwrap_or_default();
     let said = format!("{code} {}", told.message());
     let passing = PASSING.iter().any(|known| code.starts_with(known)) && code != "08P01";
     if OWN.iter().any(|known| code.starts_with(known)) {
-        return Answer::Later(said, None);
+        return DeliveryError::TemporarilyRejected(said, None);
     }
     if passing || code == CANCELED || plan_is_old(error) {
-        return Answer::Busy(said, None);
+        return DeliveryError::Unavailable(said, None);
     }
-    Answer::Never(
-        advised(said, &REMEDIES, |known| code.starts_with(known)),
+    DeliveryError::Permanent(
+        append_remedy(said, &REMEDIES, |known| code.starts_with(known)),
         None,
     )
 }
