@@ -15,7 +15,7 @@ use crate::actions::Action;
 use crate::admission::action_runtime::Shared;
 use crate::admission::circuit_breaker::Condition as BreakerCondition;
 use crate::admission::endpoint_gate::Standing;
-use crate::capture::change_log::Logged;
+use crate::capture::change_log::ChangeRecord;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::matching::{Condition, Rule, RuleSet, Verdict};
@@ -263,11 +263,11 @@ impl Observers {
 
     /// What an event calls for, and the observers that match it.
     #[must_use]
-    pub fn call(&self, logged: &Logged) -> (Called, Vec<&Arc<str>>) {
+    pub fn call(&self, logged: &ChangeRecord) -> (Called, Vec<&Arc<str>>) {
         let mut called = Called::default();
         let mut matched = Vec::new();
-        if let Some(excess) = logged.excess {
-            let failure = Failure::of(FailureKind::Event, excess.to_string());
+        if let Some(oversized) = logged.oversized {
+            let failure = Failure::of(FailureKind::Event, oversized.to_string());
             let watching = self
                 .rules
                 .watching(&logged.event)

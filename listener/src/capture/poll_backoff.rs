@@ -11,10 +11,10 @@ use std::time::Duration;
 pub const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// For each time that passes without an event, the longest pause is once more as long.
-pub const DROWSY_EVERY: Duration = Duration::from_secs(5);
+pub const IDLE_STEP: Duration = Duration::from_secs(5);
 
 /// How much longer the longest pause is in the end, for a database that has been quiet for long.
-pub const ASLEEP_FACTOR: u32 = 16;
+pub const DEEP_IDLE_FACTOR: u32 = 16;
 
 /// The pause grows as this share of the time since the last event.
 const SHARE: u32 = 16;
@@ -22,8 +22,8 @@ const SHARE: u32 = 16;
 /// The pause after a look that found nothing, `quiet` after the last event.
 #[must_use]
 pub fn pause(quiet: Duration, longest: Duration) -> Duration {
-    let times = u32::try_from(quiet.as_secs() / DROWSY_EVERY.as_secs()).unwrap_or(u32::MAX);
-    let ceiling = longest.saturating_mul(times.clamp(1, ASLEEP_FACTOR));
+    let times = u32::try_from(quiet.as_secs() / IDLE_STEP.as_secs()).unwrap_or(u32::MAX);
+    let ceiling = longest.saturating_mul(times.clamp(1, DEEP_IDLE_FACTOR));
     (quiet / SHARE).max(MIN_PAUSE).min(ceiling)
 }
 

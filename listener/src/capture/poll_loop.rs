@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::change_log::LogError;
 use super::poll_backoff;
-use super::reader::{Assignment, Batch, ReadError, Reader, Step};
+use super::reader::{Assignment, EventBatch, LogReader, ReadError, ReadStep};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
@@ -21,13 +21,13 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// While nothing is read, the database is looked for once in so long.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads for the shards that are assigned until `stop`, or until reading cannot go on.
-pub async fn follow(
-    mut reader: Reader,
+pub async fn poll_loop(
+    mut reader: LogReader,
     mut assigned: watch::Receiver<Assignment>,
-    batches: mpsc::Sender<Batch>,
+    batches: mpsc::Sender<EventBatch>,
     (health, metrics): (Arc<Health>, Metrics),
     longest: Duration,
     stop: CancellationToken,
@@ -40,22 +40,22 @@ pub async fn follow(
                 reader.assign(&assigned.borrow_and_update());
             }
             if reader.is_idle() {
-                match tokio::time::timeout(LOOK_EVERY, assigned.changed()).await {
+                match tokio::time::timeout(PING_INTERVAL, assigned.changed()).await {
                     Ok(Ok(())) => {
                         reader.assign(&assigned.borrow_and_update());
                         last_event = Instant::now();
                     }
                     Ok(Err(_)) => return Ok(()),
                     // Whoever has no shard is to notice too that the database is away.
-                    Err(_) => look_for_database(&reader, &health).await,
+                    Err(_) => ping(&reader, &health).await,
                 }
                 continue;
             }
             // An answer that never comes is a failure too.
             health.read(false, Instant::now());
             let batch = match reader.step().await {
-                Ok(Step::Batch(batch)) => Some(batch),
-                Ok(Step::Quiet(batch)) => batch,
+                Ok(ReadStep::Batch(batch)) => Some(batch),
+                Ok(ReadStep::Idle(batch)) => batch,
                 Err(ReadError::Log(LogError::Database(error))) => {
                     metrics.database_errors.with_label_values(&["read"]).inc();
                     tracing::warn!(%error, "cannot read the log; trying again");
@@ -96,10 +96,10 @@ pub async fn follow(
 }
 
 /// Notes whether the database answers.
-async fn look_for_database(reader: &Reader, health: &Health) {
+async fn ping(reader: &LogReader, health: &Health) {
     // An answer that never comes is a failure too.
     health.read(false, Instant::now());
-    match reader.look_for_database().await {
+    match reader.ping().await {
         Ok(()) => health.read(true, Instant::now()),
         Err(error) => tracing::debug!(%error, "the database does not answer"),
     }

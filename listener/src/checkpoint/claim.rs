@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::reshard::{lay_out, lay_out_first};
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Progress};
-use crate::capture::change_log::{Log, LogError, mark_by, smallint};
-use crate::capture::position::Mark;
-use crate::capture::reader::Ahead;
+use crate::capture::change_log::{ChangeLog, LogError, read_bound, smallint};
+use crate::capture::position::LogBound;
+use crate::capture::reader::PositionAheadOfDatabase;
 
 /// Who claims shards of what.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ pub async fn life(pool: &PgPool) -> Result<Uuid, CheckpointError> {
 /// keeps its own.
 pub async fn begin(
     pool: &PgPool,
-    log: &Log,
+    log: &ChangeLog,
     listener: &str,
     shards: u16,
     start: StartAt,
@@ -62,7 +62,7 @@ pub async fn begin(
     if there.fetch_one(pool).await? {
         return Ok(false);
     }
-    let start = first_mark(log, start).await?;
+    let start = first_bound(log, start).await?;
     let mut tx = sql_transaction::begin(pool).await?;
     lay_out_first(&mut tx, listener, shards, &start).await?;
     tx.commit().await?;
@@ -70,10 +70,10 @@ pub async fn begin(
 }
 
 /// Where a listener begins that has never run.
-async fn first_mark(log: &Log, start: StartAt) -> Result<Mark, LogError> {
+async fn first_bound(log: &ChangeLog, start: StartAt) -> Result<LogBound, LogError> {
     match start {
-        StartAt::Beginning => Ok(Mark::genesis()),
-        StartAt::Now => log.mark().await,
+        StartAt::Beginning => Ok(LogBound::genesis()),
+        StartAt::Now => log.current_bound().await,
     }
 }
 
@@ -84,7 +84,7 @@ async fn first_mark(log: &Log, start: StartAt) -> Result<Mark, LogError> {
 /// when the saved position is not of this database or lies ahead of it.
 pub async fn claim(
     pool: &PgPool,
-    log: &Log,
+    log: &ChangeLog,
     who: Candidate<'_>,
     shard: u16,
 ) -> Result<ClaimedShard, CheckpointError> {
@@ -92,7 +92,7 @@ pub async fn claim(
     let claimed = if let Some(row) = take(&mut tx, who, shard).await? {
         row
     } else {
-        let start = first_mark(log, who.start).await?;
+        let start = first_bound(log, who.start).await?;
         lay_out(&mut tx, who.listener, who.shards, &start).await?;
         let row = take(&mut tx, who, shard).await?;
         row.ok_or_else(|| CheckpointError::Damaged {
@@ -101,9 +101,9 @@ pub async fn claim(
             reason: "its row is missing, and those of other shards are there".to_owned(),
         })?
     };
-    // The row is locked, so nothing beyond this moment can have been saved. No floor is needed to
+    // The row is locked, so nothing beyond this moment can have been saved. No lower bound is needed to
     // compare with it.
-    let now = mark_by(&mut *tx, 0).await?;
+    let now = read_bound(&mut *tx, 0).await?;
     let claimed = read(&claimed, who.listener, shard, &now)?;
     tx.commit().await?;
     Ok(claimed)
@@ -143,7 +143,7 @@ fn read(
     row: &PgRow,
     listener: &str,
     shard: u16,
-    now: &Mark,
+    now: &LogBound,
 ) -> Result<ClaimedShard, CheckpointError> {
     let (there, here): (String, String) = (row.try_get("there")?, row.try_get("here")?);
     if there != here {
@@ -155,9 +155,9 @@ fn read(
     }
     let progress = row::progress(row, listener, shard)?;
     let position = &progress.position;
-    let furthest = position.furthest();
-    if !now.snapshot.covers(&furthest.snapshot) || furthest.ceiling > now.ceiling {
-        return Err(Ahead {
+    let latest = position.latest_bound();
+    if !now.snapshot.covers(&latest.snapshot) || latest.high_id > now.high_id {
+        return Err(PositionAheadOfDatabase {
             listener: listener.to_owned(),
         }
         .into());

@@ -83,7 +83,7 @@ pub enum Saved {
 
 /// Writes all of it or nothing.
 ///
-/// Fails with [`CheckpointError::NewLife`] when the server has recovered from a crash since
+/// Fails with [`CheckpointError::ServerRestarted`] when the server has recovered from a crash since
 /// `life`, and with [`CheckpointError::QueueSwitched`] when it has jobs for a backend of the queue that
 /// is not in use any more. Writing the same again, after an answer was lost, changes nothing.
 pub async fn save(
@@ -213,7 +213,7 @@ async fn fenced(
     .fetch_one(&mut **tx)
     .await?;
     if !row.try_get::<bool, _>(0)? {
-        return Err(CheckpointError::NewLife);
+        return Err(CheckpointError::ServerRestarted);
     }
     let fenced: Vec<i16> = row.try_get(1)?;
     Ok(fenced.into_iter().map(i16::unsigned_abs).collect())
@@ -245,20 +245,20 @@ async fn positions(
                 .map(|(shard, _)| epoch(shard))
                 .collect::<Vec<_>>(),
         )
-        .bind(column(&|progress| Some(progress.position.from.floor)))
+        .bind(column(&|progress| Some(progress.position.from.low_id)))
         .bind(texts(&|progress| {
             Ok(Some(progress.position.from.snapshot.to_string()))
         })?)
-        .bind(column(&|progress| Some(progress.position.from.ceiling)))
+        .bind(column(&|progress| Some(progress.position.from.high_id)))
         .bind(column(&|progress| {
-            Some(progress.position.to.as_ref()?.floor)
+            Some(progress.position.to.as_ref()?.low_id)
         }))
         .bind(texts(&|progress| {
             let to = progress.position.to.as_ref();
             Ok(to.map(|to| to.snapshot.to_string()))
         })?)
         .bind(column(&|progress| {
-            Some(progress.position.to.as_ref()?.ceiling)
+            Some(progress.position.to.as_ref()?.high_id)
         }))
         .bind(column(&|progress| Some(progress.position.last_id)))
         .bind(texts(&|progress| {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::change_log::LogError;
 use crate::capture::position::Position;
-use crate::capture::reader::Ahead;
+use crate::capture::reader::PositionAheadOfDatabase;
 use crate::capture::snapshot::Snapshot;
 
 pub use claim::{Candidate, ClaimedShard, begin, claim, life};
@@ -92,7 +92,7 @@ pub enum CheckpointError {
     Log(#[from] LogError),
     /// The server recovered from a crash or was promoted since the shards were claimed.
     #[error("Postgres has recovered from a crash, or another server has taken its place")]
-    NewLife,
+    ServerRestarted,
     /// The position belongs to another database.
     #[error(
         "the position of listener {listener} was saved in another database (system identifier {saved}, this one has {here}): \
@@ -109,7 +109,7 @@ pub enum CheckpointError {
     },
     /// The position lies ahead of the database.
     #[error(transparent)]
-    Ahead(#[from] Ahead),
+    Ahead(#[from] PositionAheadOfDatabase),
     /// A row that this program cannot have written.
     #[error("the checkpoint of shard {shard} of listener {listener} cannot be read: {reason}")]
     Damaged {

@@ -10,8 +10,8 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Inherited, Progress};
-use crate::capture::change_log::{mark_by, smallint};
-use crate::capture::position::{Mark, Position};
+use crate::capture::change_log::{read_bound, smallint};
+use crate::capture::position::{LogBound, Position};
 use crate::capture::snapshot::Snapshot;
 
 /// One shard as it was.
@@ -28,7 +28,7 @@ pub(crate) async fn lay_out(
     tx: &mut PgConnection,
     listener: &str,
     shards: u16,
-    start: &Mark,
+    start: &LogBound,
 ) -> Result<(), CheckpointError> {
     let old = old_shards(tx, listener).await?;
     if old.iter().any(|old| old.of == shards) {
@@ -36,7 +36,7 @@ pub(crate) async fn lay_out(
     }
     let epoch = old.iter().map(|old| old.epoch).max().unwrap_or(0);
     // The rows are locked, so all that they tell of was committed before this moment.
-    let now = mark_by(&mut *tx, 0).await?.snapshot;
+    let now = read_bound(&mut *tx, 0).await?.snapshot;
     let progress = inherit(&old, &now).unwrap_or_else(|| at(start));
     if !old.is_empty() {
         let was = old.len();
@@ -55,7 +55,7 @@ pub(crate) async fn lay_out_first(
     tx: &mut PgConnection,
     listener: &str,
     shards: u16,
-    start: &Mark,
+    start: &LogBound,
 ) -> Result<(), CheckpointError> {
     if old_shards(tx, listener).await?.is_empty() {
         insert(tx, listener, shards, 0, &at(start)).await?;
@@ -64,7 +64,7 @@ pub(crate) async fn lay_out_first(
 }
 
 /// Of a shard that nobody has worked on.
-fn at(start: &Mark) -> Progress {
+fn at(start: &LogBound) -> Progress {
     Progress {
         position: Position::at(Arc::new(start.clone())),
         beyond: super::Beyond::default(),
@@ -170,12 +170,12 @@ async fn insert(
     .bind(listener)
     .bind(smallint(shards))
     .bind(epoch)
-    .bind(position.from.floor)
+    .bind(position.from.low_id)
     .bind(position.from.snapshot.to_string())
-    .bind(position.from.ceiling)
-    .bind(to.map(|to| to.floor))
+    .bind(position.from.high_id)
+    .bind(to.map(|to| to.low_id))
     .bind(to.map(|to| to.snapshot.to_string()))
-    .bind(to.map(|to| to.ceiling))
+    .bind(to.map(|to| to.high_id))
     .bind(position.last_id)
     .bind(row::inherited(&progress.inherited)?)
     .execute(tx)

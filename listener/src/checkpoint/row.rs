@@ -7,7 +7,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::{Beyond, CheckpointError, Inherited, PartlyDone, Progress};
-use crate::capture::position::{Mark, Position};
+use crate::capture::position::{LogBound, Position};
 use crate::capture::snapshot::SnapshotError;
 
 /// Columns that [`progress`] reads.
@@ -22,8 +22,8 @@ pub(super) const COLUMNS: &str =
 struct InheritedRow {
     of: u16,
     shard: u16,
-    from: StoredMark,
-    to: Option<StoredMark>,
+    from: StoredBound,
+    to: Option<StoredBound>,
     last_id: i64,
     finished: Vec<i64>,
     partly: Vec<PartlyDone>,
@@ -32,10 +32,10 @@ struct InheritedRow {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredMark {
-    floor: i64,
+struct StoredBound {
+    low_id: i64,
     snapshot: String,
-    ceiling: i64,
+    high_id: i64,
 }
 
 /// What is wrong with a row.
@@ -58,8 +58,9 @@ pub(super) fn progress(
         shard,
         reason: error.to_string(),
     };
-    let mark =
-        |floor: i64, snapshot: &str, ceiling: i64| mark(floor, snapshot, ceiling).map_err(damaged);
+    let mark = |low_id: i64, snapshot: &str, high_id: i64| {
+        mark(low_id, snapshot, high_id).map_err(damaged)
+    };
     let from = mark(
         row.try_get("base_low_id")?,
         row.try_get("base_snapshot")?,
@@ -87,11 +88,11 @@ pub(super) fn progress(
     })
 }
 
-fn mark(floor: i64, snapshot: &str, ceiling: i64) -> Result<Arc<Mark>, Unreadable> {
-    Ok(Arc::new(Mark {
-        floor,
+fn mark(low_id: i64, snapshot: &str, high_id: i64) -> Result<Arc<LogBound>, Unreadable> {
+    Ok(Arc::new(LogBound {
+        low_id,
         snapshot: snapshot.parse()?,
-        ceiling,
+        high_id,
     }))
 }
 
@@ -110,7 +111,7 @@ fn beyond(finished: Vec<i64>, stored: Vec<PartlyDone>) -> Beyond {
 fn read_inherited(text: &str) -> Result<Arc<[Inherited]>, Unreadable> {
     let rows: Vec<InheritedRow> = serde_json::from_str(text)?;
     let read = |row: InheritedRow| {
-        let mark = |stored: StoredMark| mark(stored.floor, &stored.snapshot, stored.ceiling);
+        let mark = |stored: StoredBound| mark(stored.low_id, &stored.snapshot, stored.high_id);
         let position = Position {
             from: mark(row.from)?,
             to: row.to.map(mark).transpose()?,
@@ -118,7 +119,7 @@ fn read_inherited(text: &str) -> Result<Arc<[Inherited]>, Unreadable> {
         };
         let until = match row.until {
             Some(until) => until.parse()?,
-            None => position.furthest().snapshot.clone(),
+            None => position.latest_bound().snapshot.clone(),
         };
         Ok(Inherited {
             of: row.of,
@@ -154,10 +155,10 @@ fn partly_rows(beyond: &Beyond) -> Vec<PartlyDone> {
 
 /// What was inherited, as JSON.
 pub(super) fn inherited(all: &[Inherited]) -> Result<String, serde_json::Error> {
-    let stored = |mark: &Arc<Mark>| StoredMark {
-        floor: mark.floor,
+    let stored = |mark: &Arc<LogBound>| StoredBound {
+        low_id: mark.low_id,
         snapshot: mark.snapshot.to_string(),
-        ceiling: mark.ceiling,
+        high_id: mark.high_id,
     };
     let rows = all.iter().map(|one| InheritedRow {
         of: one.of,
@@ -178,8 +179,8 @@ mod tests {
 
     use super::*;
 
-    const EARLIER: &str = r#"[{"of":4,"shard":1,"from":{"floor":1,"snapshot":"5:5:","ceiling":2},
-        "to":{"floor":3,"snapshot":"9:9:","ceiling":4},"lastId":3,"finished":[7],"partly":[[8,"o","a"]]}]"#;
+    const EARLIER: &str = r#"[{"of":4,"shard":1,"from":{"low_id":1,"snapshot":"5:5:","high_id":2},
+        "to":{"low_id":3,"snapshot":"9:9:","high_id":4},"lastId":3,"finished":[7],"partly":[[8,"o","a"]]}]"#;
 
     #[test]
     fn what_was_inherited_goes_there_and_back() {

@@ -11,7 +11,7 @@ use super::checkpoint_writer::Written;
 use super::in_flight::weight;
 use super::owned_shard::Owned;
 use super::{Dispatcher, MAX_REDRIVES};
-use crate::capture::change_log::Part;
+use crate::capture::change_log::ShardFilter;
 use crate::checkpoint::Save;
 use crate::dead_letters::store::{self, Verdict};
 
@@ -104,11 +104,11 @@ impl Dispatcher {
         let most = i64::try_from(room).unwrap_or(1);
         let of = self.setup.shards;
         self.polls.spawn(async move {
-            let part = Part {
+            let filter = ShardFilter {
                 shards: &shards,
-                of,
+                shard_count: of,
             };
-            store::requested(&pool, &listener, part, &besides, most).await
+            store::requested(&pool, &listener, filter, &besides, most).await
         });
     }
 }

@@ -22,9 +22,9 @@ use super::{
     ASK_EVERY, DispatchError, LOOK_FOR_STALLS_EVERY, MAX_AHEAD, MAX_HELD_BYTES, MAX_IN_FLIGHT,
     MAX_JOBS, MAX_LETTERS, MAX_PENDING, MAX_TOGETHER, REDRIVE_EVERY, SAVE_JOBS_AFTER, Saver,
 };
-use crate::capture::change_log::Logged;
+use crate::capture::change_log::ChangeRecord;
 use crate::capture::position::Position;
-use crate::capture::reader::{Assignment, Batch, Epoch, shard_of};
+use crate::capture::reader::{Assignment, Epoch, EventBatch, shard_of};
 use crate::checkpoint::{CheckpointError, Save};
 use crate::dead_letters::store::Redrive;
 use crate::observers::Target;
@@ -58,7 +58,7 @@ pub struct Setup {
 #[derive(Debug)]
 pub(crate) struct Taking {
     window: u64,
-    events: VecDeque<Logged>,
+    events: VecDeque<ChangeRecord>,
     reached: BTreeMap<u16, (Epoch, Position)>,
     found_events: bool,
 }
@@ -128,7 +128,7 @@ impl Dispatcher {
     /// must not go on.
     pub async fn run(
         mut self,
-        mut batches: mpsc::Receiver<Batch>,
+        mut batches: mpsc::Receiver<EventBatch>,
         mut commands: mpsc::Receiver<Command>,
     ) -> Result<(), DispatchError> {
         let mut save_tick = ticks(self.setup.save_every);
@@ -202,7 +202,7 @@ impl Dispatcher {
         }
     }
 
-    fn accept(&mut self, batch: Batch) {
+    fn accept(&mut self, batch: EventBatch) {
         for (shard, epoch) in batch.fenced {
             self.fenced(shard, epoch);
         }
@@ -270,7 +270,7 @@ impl Dispatcher {
         }
     }
 
-    fn enter(&mut self, logged: Logged, of: (u16, Epoch), window: u64) {
+    fn enter(&mut self, logged: ChangeRecord, of: (u16, Epoch), window: u64) {
         let (called, matched) = self.roster.call(&logged);
         for observer in matched {
             self.setup

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::capture::change_log::Logged;
+use crate::capture::change_log::ChangeRecord;
 use crate::delivery::ActionName;
 use crate::delivery::event::Event;
 use crate::matching::Verdict;
@@ -94,7 +94,7 @@ impl Roster {
 
     /// What an event calls for, and the observers that match it.
     #[must_use]
-    pub fn call(&self, logged: &Logged) -> (Called, Vec<&Arc<str>>) {
+    pub fn call(&self, logged: &ChangeRecord) -> (Called, Vec<&Arc<str>>) {
         let (mut called, matched) = self.observers.call(logged);
         let failed = called.failed.iter_mut().map(|(target, _)| target);
         for target in called.run.iter_mut().chain(failed) {

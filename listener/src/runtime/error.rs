@@ -133,8 +133,8 @@ impl RunError {
     pub(crate) const fn is_new_life(&self) -> bool {
         matches!(
             self,
-            Self::Read(ReadError::NewLife)
-                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::NewLife))
+            Self::Read(ReadError::ServerRestarted)
+                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::ServerRestarted))
         )
     }
 }

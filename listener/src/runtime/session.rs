@@ -30,9 +30,9 @@ use super::shard_worker::Desk;
 use super::standalone::{GOODBYE, first_error};
 use super::startup_log;
 use super::tracking_watch;
-use crate::capture::change_log::{Log, LogError};
-use crate::capture::poll_loop::follow;
-use crate::capture::reader::{Assignment, Owner, Reader};
+use crate::capture::change_log::{ChangeLog, LogError};
+use crate::capture::poll_loop::poll_loop;
+use crate::capture::reader::{Assignment, LogReader, ReaderIdentity};
 use crate::capture::retention;
 use crate::checkpoint;
 use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
@@ -90,7 +90,7 @@ pub(crate) struct Job<'a> {
 /// What there is of a database that can be worked with.
 struct Ground {
     pool: PgPool,
-    log: Log,
+    log: ChangeLog,
     life: Uuid,
     place: Place,
 }
@@ -100,7 +100,7 @@ impl Ground {
         let listener = job.listener;
         let pool = database::connect(&listener.database_url, job.patience, Access::Write).await?;
         migrate::verify(&pool).await?;
-        let log = Log::open(pool.clone()).await?;
+        let log = ChangeLog::open(pool.clone()).await?;
         let life = checkpoint::life(&pool).await?;
         // One that has never run misses nothing from now on, whoever works on it and when.
         let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
@@ -215,13 +215,13 @@ impl<'a> Engine<'a> {
         let name: Arc<str> = Arc::from(listener.identity());
         let reading = CancellationToken::new();
         let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
-        let owner = Owner {
+        let owner = ReaderIdentity {
             listener: Arc::clone(&name),
             shards: listener.shards,
-            life: ground.life,
+            server_incarnation: ground.life,
         };
         let newer = upkeep(job, ground, &name, &reading, &mut tasks);
-        let reader = Reader::new(ground.log.clone(), owner);
+        let reader = LogReader::new(ground.log.clone(), owner);
         let (assigned, assignment) = watch::channel(Assignment::new());
         let (send, batches) = mpsc::channel(PAGES_AHEAD);
         {
@@ -229,7 +229,7 @@ impl<'a> Engine<'a> {
             let told = (Arc::clone(&sources.health), sources.metrics.clone());
             let longest_pause = listener.max_poll_interval;
             tasks.spawn(async move {
-                Ok(follow(reader, assignment, send, told, longest_pause, until).await?)
+                Ok(poll_loop(reader, assignment, send, told, longest_pause, until).await?)
             });
         }
         let dispatcher = Dispatcher::new(Setup {
@@ -401,7 +401,8 @@ fn upkeep(
     let (found, newer) = watch::channel(None);
     let beating = job.heartbeat(pool).run(found, reading.clone());
     let metrics = sources.metrics.clone();
-    let retained = retention::keep(pool.clone(), listener.retention, metrics, reading.clone());
+    let retained =
+        retention::run_retention(pool.clone(), listener.retention, metrics, reading.clone());
     tasks.spawn(async move {
         tokio::join!(beating, retained);
         Ok(())

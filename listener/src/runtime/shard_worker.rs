@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::change_log::{Log, LogError};
+use crate::capture::change_log::{ChangeLog, LogError};
 use crate::checkpoint::{self, Candidate, CheckpointError, ClaimedShard};
 use crate::dispatch::{Command, MAX_LANES, Right};
 use crate::server::Sources;
@@ -28,7 +28,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 pub(crate) struct Desk<'a> {
     pub(crate) listener: &'a ListenerConfig,
     pub(crate) pool: &'a PgPool,
-    pub(crate) log: &'a Log,
+    pub(crate) log: &'a ChangeLog,
     pub(crate) queue: &'a dyn JobQueue,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) sources: &'a Sources,

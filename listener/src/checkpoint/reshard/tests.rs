@@ -20,12 +20,12 @@ const PAGE: usize = 2;
 type Called = (u32, usize);
 
 /// Each transaction commits between two marks, and is a window of its own.
-fn mark(windows: usize) -> Mark {
+fn mark(windows: usize) -> LogBound {
     let xid = 10 + windows;
-    Mark {
-        floor: 0,
+    LogBound {
+        low_id: 0,
         snapshot: format!("{xid}:{xid}:").parse().unwrap(),
-        ceiling: 0,
+        high_id: 0,
     }
 }
 

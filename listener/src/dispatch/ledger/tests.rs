@@ -8,28 +8,28 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::capture::position::Mark as LogMark;
+use crate::capture::position::LogBound;
 
 const WINDOW: u64 = 1;
 
-fn mark(text: &str, ids: i64) -> Arc<LogMark> {
-    Arc::new(LogMark {
-        floor: ids,
+fn bound(text: &str, ids: i64) -> Arc<LogBound> {
+    Arc::new(LogBound {
+        low_id: ids,
         snapshot: text.parse().unwrap(),
-        ceiling: ids,
+        high_id: ids,
     })
 }
 
 fn window() -> Window {
     Window {
-        from: mark("5:5:", 0),
-        to: mark("900:900:", 900),
+        from: bound("5:5:", 0),
+        to: bound("900:900:", 900),
     }
 }
 
 fn start() -> Progress {
     Progress {
-        position: Position::at(mark("5:5:", 0)),
+        position: Position::at(bound("5:5:", 0)),
         beyond: Beyond::default(),
         inherited: Arc::default(),
     }
@@ -201,7 +201,7 @@ fn what_other_shards_had_done_is_passed_over() {
 fn what_other_shards_had_done_in_later_windows_is_passed_over() {
     let later = Window {
         from: window().to,
-        to: mark("999:999:", 999),
+        to: bound("999:999:", 999),
     };
     let other = Inherited {
         of: 3,

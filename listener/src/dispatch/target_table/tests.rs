@@ -71,8 +71,8 @@ fn name_of(observer: &str) -> ActionName {
     (format!("default/{observer}").into(), "log".into())
 }
 
-fn inserted() -> Logged {
-    Logged {
+fn inserted() -> ChangeRecord {
+    ChangeRecord {
         xid: 10,
         event: Event {
             log_id: 1,
@@ -86,7 +86,7 @@ fn inserted() -> Logged {
             old: None,
             new: None,
         },
-        excess: None,
+        oversized: None,
     }
 }
 
