@@ -5,7 +5,6 @@
 //! everything that a later snapshot sees and an earlier one does not, in id order.
 
 pub mod change_log;
-pub mod poll_backoff;
 pub mod poll_loop;
 
 pub mod position;

@@ -156,7 +156,7 @@ impl LogReader {
     ///
     /// Shards that lag behind get every other read, so that neither the lagging ones nor the leading
     /// ones wait for the others.
-    pub async fn step(&mut self) -> Result<ReadStep, ReadError> {
+    pub async fn read_next(&mut self) -> Result<ReadStep, ReadError> {
         let Some(last) = self.choose_target(ReadOrder::Lagging) else {
             return Ok(ReadStep::Idle(None));
         };

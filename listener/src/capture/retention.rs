@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocked_time_counts_until_a_round_goes_well() {
+    fn blocked_time_counts_until_a_round_succeeds() {
         let (mut blocked, now) = (BlockedTime::default(), Instant::now());
         let at = |minutes| now + Duration::from_mins(minutes);
         assert_eq!(blocked.record(true, at(0)), Duration::ZERO);

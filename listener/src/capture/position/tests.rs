@@ -126,16 +126,16 @@ impl Database {
     }
 }
 
-/// What is known of shards that there are no more: how many there were, which one, how far it was.
+/// A shard of an earlier shard count: the count, its number, its position.
 type FormerShard = (u8, u8, Position);
 
 /// A reader of all shards, which forgets everything but what it saved.
 struct SimReader {
     now: Vec<Position>,
     saved: Vec<Position>,
-    known: Vec<FormerShard>,
+    former: Vec<FormerShard>,
     seen: Vec<Row>,
-    looks: usize,
+    pages: usize,
     max_gap: i64,
 }
 
@@ -145,9 +145,9 @@ impl SimReader {
         Self {
             now: start.clone(),
             saved: start,
-            known: Vec::new(),
+            former: Vec::new(),
             seen: Vec::new(),
-            looks: 0,
+            pages: 0,
             max_gap,
         }
     }
@@ -157,11 +157,11 @@ impl SimReader {
     }
 
     /// Reads one page.
-    fn look(&mut self, database: &mut Database, page: usize) {
-        self.looks += 1;
-        let turn = [ReadOrder::Lagging, ReadOrder::Leading][self.looks % 2];
+    fn read_page(&mut self, database: &mut Database, page: usize) {
+        self.pages += 1;
+        let order = [ReadOrder::Lagging, ReadOrder::Leading][self.pages % 2];
         let positions: Vec<&Position> = self.now.iter().collect();
-        let (read, members) = next_read(&positions, turn, self.max_gap).unwrap();
+        let (read, members) = next_read(&positions, order, self.max_gap).unwrap();
         let window = match read {
             ReadPlan::OpenWindow(window) => window,
             ReadPlan::NewWindow(from) => {
@@ -190,7 +190,7 @@ impl SimReader {
             };
             if members.contains(&shard)
                 && row.id > self.now[shard].last_id
-                && !self.known.iter().any(behind)
+                && !self.former.iter().any(behind)
             {
                 self.seen.push(row);
             }
@@ -214,17 +214,17 @@ impl SimReader {
         self.now = self.saved.clone();
     }
 
-    /// Goes on with another number of shards, from where all of them stand.
-    fn lay_out(&mut self, shards: u8) {
+    /// Continues with another shard count, from where all shards are.
+    fn reshard(&mut self, shards: u8) {
         let of = self.shards();
         if of == shards {
             return;
         }
         for (shard, position) in (0..).zip(&self.now) {
-            self.known.push((of, shard, position.clone()));
+            self.former.push((of, shard, position.clone()));
         }
         let start = Position::earliest(&self.now).unwrap();
-        self.known.retain(|(_, _, position)| {
+        self.former.retain(|(_, _, position)| {
             !start
                 .from
                 .snapshot
@@ -240,10 +240,10 @@ enum SimStep {
     Begin,
     Write(usize, u8),
     End(usize, bool),
-    Look(usize),
+    ReadPage(usize),
     Save(usize),
     Crash,
-    LayOut(u8),
+    Reshard(u8),
 }
 
 fn step() -> impl Strategy<Value = SimStep> {
@@ -251,10 +251,10 @@ fn step() -> impl Strategy<Value = SimStep> {
         3 => Just(SimStep::Begin),
         8 => (0usize..8, 0..KEYS).prop_map(|(tx, key)| SimStep::Write(tx, key)),
         4 => (0usize..8, prop::bool::weighted(0.8)).prop_map(|(tx, commit)| SimStep::End(tx, commit)),
-        6 => (1usize..4).prop_map(SimStep::Look),
+        6 => (1usize..4).prop_map(SimStep::ReadPage),
         2 => (0..usize::from(SHARDS)).prop_map(SimStep::Save),
         1 => Just(SimStep::Crash),
-        1 => (1u8..6).prop_map(SimStep::LayOut),
+        1 => (1u8..6).prop_map(SimStep::Reshard),
     ]
 }
 
@@ -270,19 +270,19 @@ fn run(steps: &[SimStep], max_gap: i64, crashes: bool) -> (Database, SimReader) 
             SimStep::Begin => database.begin(),
             SimStep::Write(tx, key) => database.write(tx, key),
             SimStep::End(tx, commit) => database.end(tx, commit),
-            SimStep::Look(page) => reader.look(&mut database, page),
+            SimStep::ReadPage(page) => reader.read_page(&mut database, page),
             SimStep::Save(shard) => reader.save(shard),
             SimStep::Crash if crashes => reader.crash(),
             SimStep::Crash => {}
-            SimStep::LayOut(shards) => reader.lay_out(shards),
+            SimStep::Reshard(shards) => reader.reshard(shards),
         }
     }
     while !database.running.is_empty() {
         database.end(0, true);
     }
-    // Every other look is for those furthest behind.
+    // Every other page is for those furthest behind.
     for _ in 0..steps.len() * 4 + 8 {
-        reader.look(&mut database, 2);
+        reader.read_page(&mut database, 2);
     }
     (database, reader)
 }
@@ -332,7 +332,7 @@ fn bound(snapshot: &str, ids: i64) -> Arc<LogBound> {
 }
 
 #[test]
-fn shards_at_different_places_come_together() {
+fn lagging_shards_catch_up() {
     let (early, late) = (bound("5:5:", 1), bound("9:9:", 7));
     let (first, last) = (
         Position::at(Arc::clone(&late)),
@@ -362,7 +362,7 @@ fn shards_at_different_places_come_together() {
 }
 
 #[test]
-fn who_begins_where_a_window_begins_reads_that_one() {
+fn shards_at_a_window_start_join_that_window() {
     let window = Window {
         from: bound("5:5:", 100),
         to: bound("9:9:", 700),
@@ -392,6 +392,6 @@ fn who_begins_where_a_window_begins_reads_that_one() {
 }
 
 #[test]
-fn no_shards_read_nothing() {
+fn no_shards_have_no_read_plan() {
     assert_eq!(next_read(&[], ReadOrder::Lagging, 0), None);
 }
