@@ -139,7 +139,7 @@ mod tests {
     fn pause_is_a_small_part_of_time_between_events() {
         assert_eq!(poll_pause(Duration::ZERO, LONGEST), MIN_PAUSE);
         assert_eq!(
-             poll_pause(Duration::from_millis(64), LONGEST),
+            poll_pause(Duration::from_millis(64), LONGEST),
             Duration::from_millis(4)
         );
         assert_eq!(poll_pause(Duration::from_secs(1), LONGEST), LONGEST);
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn idle_database_is_polled_less_often() {
-        let after = |seconds|  poll_pause(Duration::from_secs(seconds), LONGEST);
+        let after = |seconds| poll_pause(Duration::from_secs(seconds), LONGEST);
         assert_eq!(after(9), LONGEST);
         assert_eq!(after(10), LONGEST * 2);
         assert_eq!(after(79), LONGEST * 15);
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn ceiling_holds_below_minimum_pause() {
         assert_eq!(
-             poll_pause(Duration::ZERO, Duration::from_micros(10)),
+            poll_pause(Duration::ZERO, Duration::from_micros(10)),
             Duration::from_micros(10)
         );
     }

@@ -7,19 +7,19 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::checkpoint_writer::Written;
+use super::checkpoint_writer::CommitReport;
 use super::in_flight::weight;
 use super::owned_shard::Owned;
 use super::{Dispatcher, MAX_REDRIVES};
 use crate::capture::change_log::ShardFilter;
-use crate::checkpoint::Save;
+use crate::checkpoint::CheckpointCommit;
 use crate::dead_letters::store::{self, Verdict};
 
 impl Dispatcher {
     /// Saves what is worth it, and measures.
     pub(crate) fn tick(&mut self) {
         self.save();
-        let metrics = &self.setup.saver.metrics;
+        let metrics = &self.setup.writer.metrics;
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.in_flight.set(number(self.lanes.running()));
         metrics.pending.set(number(self.ledger.pending()));
@@ -36,7 +36,7 @@ impl Dispatcher {
         self.setup.reporter.lags(&lags);
     }
 
-    /// Hands what is unsaved to the saver, unless it is still busy.
+    /// Hands what is unsaved to the writer, unless it is still busy.
     pub(crate) fn save(&mut self) {
         if !self.saves.is_empty() {
             return;
@@ -45,41 +45,45 @@ impl Dispatcher {
         self.job_due = false;
         let what = self.unsaved_now();
         if !what.is_empty() {
-            self.saves.spawn(self.setup.saver.clone().save(what));
+            self.saves.spawn(self.setup.writer.clone().write(what));
         }
     }
 
-    fn unsaved_now(&mut self) -> Save {
+    fn unsaved_now(&mut self) -> CheckpointCommit {
         let mut what = std::mem::take(&mut self.unsaved);
-        what.moved = self.ledger.take();
-        what.released = self.ready_to_go();
+        what.positions = self.ledger.take();
+        what.released_shards = self.ready_to_go();
         what.id = Uuid::new_v4();
         let jobs = what.jobs.iter().map(|(shard, _)| *shard);
-        let moved = what.moved.iter().map(|(shard, _)| *shard);
-        let letters = what.letters.iter().map(|(shard, _)| *shard);
-        let verdicts = what.verdicts.iter().map(|(shard, _)| *shard);
+        let moved = what.positions.iter().map(|(shard, _)| *shard);
+        let letters = what.dead_letters.iter().map(|(shard, _)| *shard);
+        let verdicts = what.redrive_results.iter().map(|(shard, _)| *shard);
         let concerned = moved.chain(letters).chain(verdicts).chain(jobs);
-        let concerned = concerned.chain(what.released.iter().copied());
+        let concerned = concerned.chain(what.released_shards.iter().copied());
         let epoch = |shard: u16| Some((shard, self.shards.get(&shard)?.epoch));
         what.epochs = concerned.filter_map(epoch).collect();
         what
     }
 
     /// A save is through.
-    pub(crate) fn saved(&mut self, written: Written) {
-        for event in written.what.holds().chain(&written.left_out) {
+    pub(crate) fn saved(&mut self, written: CommitReport) {
+        for event in written
+            .commit
+            .retained_events()
+            .chain(&written.fenced_events)
+        {
             self.held = self.held.saturating_sub(weight(event));
         }
-        self.enqueued(&written.what.jobs);
-        for (_, verdict) in &written.what.verdicts {
+        self.enqueued(&written.commit.jobs);
+        for (_, verdict) in &written.commit.redrive_results {
             let (Verdict::Settled(id) | Verdict::Failed { id, .. }) = verdict;
             self.redriving.remove(id);
         }
         for (shard, epoch) in written.fenced {
             self.fenced(shard, epoch);
         }
-        for shard in &written.what.released {
-            let same = |owned: &Owned| written.what.epochs.get(shard) == Some(&owned.epoch);
+        for shard in &written.commit.released_shards {
+            let same = |owned: &Owned| written.commit.epochs.get(shard) == Some(&owned.epoch);
             if self.shards.get(shard).is_some_and(same) {
                 self.forget(*shard);
             }
@@ -98,8 +102,8 @@ impl Dispatcher {
         if shards.is_empty() {
             return;
         }
-        let pool = self.setup.saver.pool.clone();
-        let listener = Arc::clone(&self.setup.saver.listener);
+        let pool = self.setup.writer.pool.clone();
+        let listener = Arc::clone(&self.setup.writer.listener);
         let besides: Vec<i64> = self.redriving.keys().copied().collect();
         let most = i64::try_from(room).unwrap_or(1);
         let of = self.setup.shards;

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::checkpoint_writer::Written;
+use super::checkpoint_writer::CommitReport;
 use super::in_flight::{Ended, Work, attempt, weight};
 use super::lanes::Lanes;
 use super::ledger::{Ledger, Mark, Place};
@@ -19,13 +19,14 @@ use super::queued_lanes::Diverted;
 use super::stall_detector::Patience;
 use super::target_table::Roster;
 use super::{
-    ASK_EVERY, DispatchError, LOOK_FOR_STALLS_EVERY, MAX_AHEAD, MAX_HELD_BYTES, MAX_IN_FLIGHT,
-    MAX_JOBS, MAX_LETTERS, MAX_PENDING, MAX_TOGETHER, REDRIVE_EVERY, SAVE_JOBS_AFTER, Saver,
+    ASK_EVERY, CheckpointWriter, DispatchError, LOOK_FOR_STALLS_EVERY, MAX_AHEAD, MAX_HELD_BYTES,
+    MAX_IN_FLIGHT, MAX_JOBS, MAX_LETTERS, MAX_PENDING, MAX_TOGETHER, REDRIVE_EVERY,
+    SAVE_JOBS_AFTER,
 };
 use crate::capture::change_log::ChangeRecord;
 use crate::capture::position::Position;
 use crate::capture::reader::{Assignment, Epoch, EventBatch, shard_of};
-use crate::checkpoint::{CheckpointError, Save};
+use crate::checkpoint::{CheckpointCommit, CheckpointError};
 use crate::dead_letters::store::Redrive;
 use crate::observers::Target;
 use crate::observers::{Compiled, Observers};
@@ -41,7 +42,7 @@ pub struct Setup {
     /// Tells the reader what to read.
     pub assigned: watch::Sender<Assignment>,
     /// Writes checkpoints.
-    pub saver: Saver,
+    pub writer: CheckpointWriter,
     /// Told when jobs have been added to the queue.
     pub jobs_added: Arc<Notify>,
     /// Is told how far behind each shard is.
@@ -73,11 +74,11 @@ pub struct Dispatcher {
     pub(crate) ledger: Ledger,
     pub(crate) shards: BTreeMap<u16, Owned>,
     pub(crate) attempts: JoinSet<Ended>,
-    pub(crate) saves: JoinSet<Result<Written, CheckpointError>>,
+    pub(crate) saves: JoinSet<Result<CommitReport, CheckpointError>>,
     pub(crate) polls: JoinSet<Result<Vec<Redrive>, sqlx::Error>>,
     pub(crate) answers: JoinSet<Answer>,
     pub(crate) taking: Option<Taking>,
-    pub(crate) unsaved: Save,
+    pub(crate) unsaved: CheckpointCommit,
     /// Among what is unsaved are jobs that are due.
     pub(crate) job_due: bool,
     /// When the last save was begun.
@@ -108,7 +109,7 @@ impl Dispatcher {
             polls: JoinSet::new(),
             answers: JoinSet::new(),
             taking: None,
-            unsaved: Save::default(),
+            unsaved: CheckpointCommit::default(),
             job_due: false,
             last_save: Instant::now(),
             next_lanes: Instant::now(),
@@ -166,7 +167,8 @@ impl Dispatcher {
                 _ = redrive_tick.tick() => self.look_for_redrives(),
                 _ = stall_tick.tick() => self.look_for_stalls(),
             }
-            if self.unsaved.letters.len() >= MAX_LETTERS || self.unsaved.jobs.len() >= MAX_JOBS {
+            if self.unsaved.dead_letters.len() >= MAX_LETTERS || self.unsaved.jobs.len() >= MAX_JOBS
+            {
                 self.save();
             }
         }
@@ -218,7 +220,7 @@ impl Dispatcher {
             reached.insert(shard, (epoch, position));
         }
         self.setup
-            .saver
+            .writer
             .metrics
             .events
             .inc_by(batch.events.len() as u64);
@@ -241,7 +243,7 @@ impl Dispatcher {
         self.ledger.pending() < MAX_PENDING
             && self.ledger.entries() < MAX_AHEAD
             && self.held < MAX_HELD_BYTES
-            && self.unsaved.letters.len() < MAX_LETTERS
+            && self.unsaved.dead_letters.len() < MAX_LETTERS
             && self.unsaved.jobs.len() < MAX_JOBS
     }
 
@@ -274,7 +276,7 @@ impl Dispatcher {
         let (called, matched) = self.roster.call(&logged);
         for observer in matched {
             self.setup
-                .saver
+                .writer
                 .metrics
                 .matches
                 .with_label_values(&[&**observer])

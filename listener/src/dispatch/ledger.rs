@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 
 use crate::capture::position::{Position, Window};
 use crate::capture::reader::shard_of;
-use crate::checkpoint::{Beyond, Inherited, Progress};
+use crate::checkpoint::{CompletedAhead, PreReshardProgress, Progress};
 use crate::delivery::ActionName;
 
 /// An event's place: shard, number of the window, id in the log.
@@ -41,9 +41,9 @@ struct Shard {
     windows: BTreeMap<u64, Window>,
     entries: BTreeMap<(u64, i64), Entry>,
     /// What an earlier owner had done beyond its position, until it is read again.
-    resumed: Beyond,
+    resumed: CompletedAhead,
     /// What the owners of other shards had done, until the position is past it.
-    inherited: Arc<[Inherited]>,
+    pre_reshard: Arc<[PreReshardProgress]>,
     dirty: bool,
     /// Grows with whatever brings the shard on.
     progress: u64,
@@ -66,8 +66,8 @@ impl Ledger {
             reached: progress.position,
             windows: BTreeMap::new(),
             entries: BTreeMap::new(),
-            resumed: progress.beyond,
-            inherited: progress.inherited,
+            resumed: progress.completed_ahead,
+            pre_reshard: progress.pre_reshard,
             dirty: false,
             progress: 0,
             has_jobs: false,
@@ -110,7 +110,7 @@ impl Ledger {
         shard.dirty = true;
         shard.read_on();
         let done_before = match shard.resumed.take(id) {
-            Done::Nothing => done_by_others(&shard.inherited, id, event),
+            Done::Nothing => done_by_others(&shard.pre_reshard, id, event),
             done => done,
         };
         if actions.is_empty() {
@@ -258,35 +258,42 @@ impl Shard {
         let mut beyond = self.resumed.clone();
         for ((_, id), entry) in &self.entries {
             if entry.left == 0 {
-                beyond.finished.insert(*id);
+                beyond.completed.insert(*id);
             } else if !entry.done.is_empty() {
-                beyond.partly.insert(*id, entry.done.clone());
+                beyond.partial.insert(*id, entry.done.clone());
             }
         }
-        if self.inherited.iter().any(|one| one.is_behind(&position)) {
-            let left = self.inherited.iter();
+        if self.pre_reshard.iter().any(|one| one.is_behind(&position)) {
+            let left = self.pre_reshard.iter();
             let left = left.filter(|one| !one.is_behind(&position));
-            self.inherited = left.cloned().collect();
+            self.pre_reshard = left.cloned().collect();
         }
         Progress {
             position,
-            beyond,
-            inherited: Arc::clone(&self.inherited),
+            completed_ahead: beyond,
+            pre_reshard: Arc::clone(&self.pre_reshard),
         }
     }
 }
 
 /// What the owners of shards that there are no more had done of an event.
-fn done_by_others(inherited: &[Inherited], id: i64, event: Mark) -> Done {
-    let its = inherited
+fn done_by_others(pre_reshard: &[PreReshardProgress], id: i64, event: Mark) -> Done {
+    let its = pre_reshard
         .iter()
-        .filter(|one| shard_of(event.hash, one.of) == one.shard);
+        .filter(|one| shard_of(event.hash, one.shard_count) == one.shard);
     let mut actions = Vec::new();
     for one in its {
-        if one.position.passes(event.xid, id) || one.beyond.finished.contains(&id) {
+        if one.position.passes(event.xid, id) || one.completed_ahead.completed.contains(&id) {
             return Done::All;
         }
-        actions.extend(one.beyond.partly.get(&id).into_iter().flatten().cloned());
+        actions.extend(
+            one.completed_ahead
+                .partial
+                .get(&id)
+                .into_iter()
+                .flatten()
+                .cloned(),
+        );
     }
     if actions.is_empty() {
         Done::Nothing
@@ -313,15 +320,15 @@ impl Done {
     }
 }
 
-impl Beyond {
+impl CompletedAhead {
     fn take(&mut self, id: i64) -> Done {
-        if self.finished.is_empty() && self.partly.is_empty() {
+        if self.completed.is_empty() && self.partial.is_empty() {
             return Done::Nothing;
         }
-        if self.finished.remove(&id) {
+        if self.completed.remove(&id) {
             return Done::All;
         }
-        self.partly.remove(&id).map_or(Done::Nothing, Done::Some)
+        self.partial.remove(&id).map_or(Done::Nothing, Done::Some)
     }
 }
 

@@ -22,7 +22,7 @@ mod outcome;
 
 pub(crate) use queued_lanes::MAX_LANES;
 
-pub use checkpoint_writer::Saver;
+pub use checkpoint_writer::CheckpointWriter;
 pub use dispatcher::{Dispatcher, Setup};
 pub use owned_shard::{Command, Right};
 

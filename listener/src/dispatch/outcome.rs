@@ -128,7 +128,7 @@ impl Dispatcher {
             return;
         };
         let (observer, action) = compiled.name.clone();
-        let metrics = &self.setup.saver.metrics;
+        let metrics = &self.setup.writer.metrics;
         if let Some(last) = work.history.last() {
             let event = (&*work.event.id, &*work.event.entity);
             let then = compiled.on_failure;
@@ -146,7 +146,7 @@ impl Dispatcher {
             attempts: work.attempts,
             history: work.history,
         };
-        self.unsaved.letters.push((work.of.0, letter));
+        self.unsaved.dead_letters.push((work.of.0, letter));
     }
 
     /// Notes in the ledger that an action is over, and gives its room back.
@@ -159,7 +159,7 @@ impl Dispatcher {
 
     fn count(&self, lane: LaneId, outcome: &Outcome, took: Duration) {
         if let Some(compiled) = self.roster.target(lane.0) {
-            let metrics = &self.setup.saver.metrics;
+            let metrics = &self.setup.writer.metrics;
             metrics.attempted(&compiled.name, outcome, took);
             if let (Outcome::Done, Some(work)) = (outcome, self.lanes.first(lane)) {
                 attempt_log::delivered(compiled, &work.event.id, work.attempts, took);

@@ -161,7 +161,7 @@ impl Dispatcher {
                 shard,
                 "could not save a shard that is let go of; what was not saved is done again"
             );
-            self.setup.saver.health.left_unsaved();
+            self.setup.writer.health.left_unsaved();
             self.forget(shard);
         }
         if ready {
@@ -201,7 +201,7 @@ impl Dispatcher {
         if self.shards.is_empty() {
             self.backlog = 0;
         }
-        for event in self.unsaved.leave_out(&BTreeSet::from([shard])) {
+        for event in self.unsaved.drop_shards(&BTreeSet::from([shard])) {
             self.held = self.held.saturating_sub(weight(&event));
         }
         self.redriving.retain(|_, of| *of != shard);
@@ -221,7 +221,7 @@ impl Dispatcher {
             epoch,
             "fenced: another process has claimed the shard, so nothing more of it is saved here"
         );
-        self.setup.saver.metrics.fenced.inc();
+        self.setup.writer.metrics.fenced.inc();
         let fenced = owned.right.fenced.clone();
         self.forget(shard);
         fenced.cancel();

@@ -132,7 +132,7 @@ impl Dispatcher {
 
     /// Jobs are in the queue.
     pub(crate) fn enqueued(&mut self, jobs: &[(u16, Spilled)]) {
-        let metrics = &self.setup.saver.metrics;
+        let metrics = &self.setup.writer.metrics;
         for (_, job) in jobs {
             let labels = [&*job.name.0, &*job.name.1];
             metrics.jobs.enqueued.with_label_values(&labels).inc();
@@ -197,7 +197,7 @@ impl Dispatcher {
         };
         let (asked, named): (Vec<Asked>, Vec<Lane>) = asked.iter().filter_map(named).unzip();
         if !asked.is_empty() {
-            let queue = Arc::clone(&self.setup.saver.queue);
+            let queue = Arc::clone(&self.setup.writer.queue);
             self.answers.spawn(async move {
                 let firsts = queue.lane_heads(&named);
                 answer(firsts, |firsts| {
@@ -209,7 +209,7 @@ impl Dispatcher {
         let now = Instant::now();
         if now >= self.next_lanes && self.diverted.ask_for_lanes() {
             self.next_lanes = now + LANES_EVERY;
-            let queue = Arc::clone(&self.setup.saver.queue);
+            let queue = Arc::clone(&self.setup.writer.queue);
             let shards: Vec<u16> = self.shards.keys().copied().collect();
             let of = self.setup.shards;
             self.answers.spawn(async move {
@@ -228,7 +228,7 @@ impl Dispatcher {
             }
             Answer::Lanes(actions) => self.lanes_are(&actions),
             Answer::None(error) => {
-                let errors = &self.setup.saver.metrics.database_errors;
+                let errors = &self.setup.writer.metrics.database_errors;
                 errors.with_label_values(&["jobs"]).inc();
                 tracing::debug!(error, "cannot ask for jobs; trying again");
             }

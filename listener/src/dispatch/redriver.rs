@@ -38,7 +38,7 @@ impl Dispatcher {
                 .for_each(|letter| self.redrive_one(letter)),
             Err(error) => {
                 self.setup
-                    .saver
+                    .writer
                     .metrics
                     .database_errors
                     .with_label_values(&["redrive"])
@@ -86,7 +86,7 @@ impl Dispatcher {
                 }
                 None => {
                     let settled = (shard, Verdict::Settled(letter.id));
-                    return self.unsaved.verdicts.push(settled);
+                    return self.unsaved.redrive_results.push(settled);
                 }
             }
         }
@@ -116,7 +116,7 @@ impl Dispatcher {
         self.held += weight(&job.event);
         self.enqueue(lane, shard, job);
         let settled = (shard, Verdict::Settled(letter.id));
-        self.unsaved.verdicts.push(settled);
+        self.unsaved.redrive_results.push(settled);
     }
 
     fn failed_again(&mut self, shard: u16, id: i64, failure: &Failure) {
@@ -126,6 +126,6 @@ impl Dispatcher {
             attempts: 0,
             history,
         };
-        self.unsaved.verdicts.push((shard, failed));
+        self.unsaved.redrive_results.push((shard, failed));
     }
 }

@@ -84,7 +84,7 @@ impl Dispatcher {
 
     /// Reason and message. While the cause is the same, so are they.
     fn why(&self, shard: u16, lasts: Duration) -> (&'static str, String) {
-        let health = &self.setup.saver.health;
+        let health = &self.setup.writer.health;
         if let Some(blocked) = health.blocked() {
             return (BLOCKED_BY_TRANSACTION, blocked);
         }

@@ -104,7 +104,7 @@ fn of_checkpoint(error: &CheckpointError) -> &'static str {
         CheckpointError::QueueSwitched => "QueueSwitched",
         CheckpointError::ServerRestarted => "DatabaseRestarted",
         CheckpointError::Foreign { .. } | CheckpointError::Ahead(_) => "CheckpointMismatch",
-        CheckpointError::Damaged { .. } | CheckpointError::Unwritable(_) => "CheckpointCorrupted",
+        CheckpointError::Corrupted { .. } | CheckpointError::Encode(_) => "CheckpointCorrupted",
     }
 }
 

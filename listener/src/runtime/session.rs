@@ -1,7 +1,7 @@
 //! The work itself: takes part in the listener's fleet, and reads, dispatches and saves for the
 //! shards that are this process's.
 //!
-//! One reader, one dispatcher and one saver serve all shards; shards come and go while the others
+//! One reader, one dispatcher and one writer serve all shards; shards come and go while the others
 //! are worked on. A process takes part only while its database is there: what it cannot work on
 //! is better left to others.
 
@@ -40,7 +40,7 @@ use crate::coordination::membership::{Coordination, Fleet, Member};
 use crate::coordination::unclaimed_shards::Waiting;
 use crate::database::{self, Access};
 use crate::dead_letters::retention as dead_letter_retention;
-use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
+use crate::dispatch::{CheckpointWriter, DispatchError, Dispatcher, Setup};
 use crate::jobs::backend::{Place, PlaceError};
 use crate::jobs::metrics;
 use crate::migrate;
@@ -101,10 +101,10 @@ impl Ground {
         let pool = database::connect(&listener.database_url, job.patience, Access::Write).await?;
         migrate::verify(&pool).await?;
         let log = ChangeLog::open(pool.clone()).await?;
-        let life = checkpoint::life(&pool).await?;
+        let life = checkpoint::server_incarnation(&pool).await?;
         // One that has never run misses nothing from now on, whoever works on it and when.
         let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
-        if checkpoint::begin(&pool, &log, &name, shards, start).await? {
+        if checkpoint::initialize(&pool, &log, &name, shards, start).await? {
             startup_log::tell_first(&pool, &name, start).await;
         }
         let place = Place::open(listener, pool.clone()).await?;
@@ -237,11 +237,11 @@ impl<'a> Engine<'a> {
             shards: listener.shards,
             assigned,
             jobs_added: Arc::clone(jobs_added),
-            saver: Saver {
+            writer: CheckpointWriter {
                 pool: ground.pool.clone(),
                 queue: Arc::clone(&ground.place.queue),
                 listener: name,
-                life: ground.life,
+                server_incarnation: ground.life,
                 health: Arc::clone(&sources.health),
                 metrics: sources.metrics.clone(),
             },

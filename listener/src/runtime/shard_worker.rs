@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::change_log::{ChangeLog, LogError};
-use crate::checkpoint::{self, Candidate, CheckpointError, ClaimedShard};
+use crate::checkpoint::{self, CheckpointError, ClaimedShard, ShardClaimant};
 use crate::dispatch::{Command, MAX_LANES, Right};
 use crate::server::Sources;
 
@@ -96,7 +96,7 @@ impl Desk<'_> {
             }
         };
         let name = self.listener.identity();
-        let who = Candidate {
+        let who = ShardClaimant {
             listener: &name,
             holder: hold.holder(),
             shards: self.listener.shards,
@@ -130,7 +130,7 @@ impl Desk<'_> {
 
     async fn claim_once(
         &self,
-        who: Candidate<'_>,
+        who: ShardClaimant<'_>,
         shard: u16,
     ) -> Result<(ClaimedShard, Vec<LanesOfAction>), CheckpointError> {
         let claimed = checkpoint::claim(self.pool, self.log, who, shard).await?;

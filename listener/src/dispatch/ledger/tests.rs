@@ -30,8 +30,8 @@ fn window() -> Window {
 fn start() -> Progress {
     Progress {
         position: Position::at(bound("5:5:", 0)),
-        beyond: Beyond::default(),
-        inherited: Arc::default(),
+        completed_ahead: CompletedAhead::default(),
+        pre_reshard: Arc::default(),
     }
 }
 
@@ -78,11 +78,11 @@ fn a_position_stops_before_the_first_event_that_is_not_over() {
     done(&mut ledger, 5, 0);
     let progress = saved(&mut ledger);
     assert_eq!(progress.position, Position::within(&window(), 2));
-    assert_eq!(progress.beyond.finished, BTreeSet::from([5]));
+    assert_eq!(progress.completed_ahead.completed, BTreeSet::from([5]));
     done(&mut ledger, 3, 0);
     let progress = saved(&mut ledger);
     assert_eq!(progress.position, Position::within(&window(), 7));
-    assert_eq!(progress.beyond, Beyond::default());
+    assert_eq!(progress.completed_ahead, CompletedAhead::default());
 }
 
 #[test]
@@ -158,18 +158,19 @@ fn only_what_gets_over_brings_a_shard_on() {
 /// Three shards became one: it begins with the last of them, and passes over what the others did.
 #[test]
 fn what_other_shards_had_done_is_passed_over() {
-    let inherited = |shard: u16, last_id: i64, finished: &[i64], partly: &[i64]| Inherited {
-        of: 3,
-        shard,
-        position: Position::within(&window(), last_id),
-        beyond: Beyond {
-            finished: finished.iter().copied().collect(),
-            partly: partly.iter().map(|id| (*id, actions(1))).collect(),
-        },
-        until: window().to.snapshot.clone(),
-    };
+    let pre_reshard =
+        |shard: u16, last_id: i64, completed: &[i64], partial: &[i64]| PreReshardProgress {
+            shard_count: 3,
+            shard,
+            position: Position::within(&window(), last_id),
+            completed_ahead: CompletedAhead {
+                completed: completed.iter().copied().collect(),
+                partial: partial.iter().map(|id| (*id, actions(1))).collect(),
+            },
+            until: window().to.snapshot.clone(),
+        };
     let mut ledger = ledger(Progress {
-        inherited: Arc::new([inherited(0, 2, &[], &[]), inherited(1, 6, &[8], &[9])]),
+        pre_reshard: Arc::new([pre_reshard(0, 2, &[], &[]), pre_reshard(1, 6, &[8], &[9])]),
         ..start()
     });
     let mut enter = |id, hash| ledger.enter((0, WINDOW, id), event(hash, 0), &actions(2));
@@ -183,7 +184,7 @@ fn what_other_shards_had_done_is_passed_over() {
     assert_eq!(enter(8, 1), nothing);
     assert_eq!(enter(9, 1), [1]);
     assert_eq!(
-        saved(&mut ledger).inherited.len(),
+        saved(&mut ledger).pre_reshard.len(),
         2,
         "it may be read once more"
     );
@@ -193,7 +194,7 @@ fn what_other_shards_had_done_is_passed_over() {
     ledger.reach(0, Position::at(window().to), true);
     let progress = saved(&mut ledger);
     assert_eq!(progress.position, Position::at(window().to));
-    assert!(progress.inherited.is_empty(), "all of it is behind");
+    assert!(progress.pre_reshard.is_empty(), "all of it is behind");
 }
 
 /// The owner of another shard had read on into later windows than that in which it stood.
@@ -203,18 +204,18 @@ fn what_other_shards_had_done_in_later_windows_is_passed_over() {
         from: window().to,
         to: bound("999:999:", 999),
     };
-    let other = Inherited {
-        of: 3,
+    let other = PreReshardProgress {
+        shard_count: 3,
         shard: 1,
         position: Position::within(&window(), 6),
-        beyond: Beyond {
-            finished: BTreeSet::from([901]),
-            partly: BTreeMap::from([(902, actions(1))]),
+        completed_ahead: CompletedAhead {
+            completed: BTreeSet::from([901]),
+            partial: BTreeMap::from([(902, actions(1))]),
         },
         until: later.to.snapshot.clone(),
     };
     let mut ledger = ledger(Progress {
-        inherited: Arc::new([other]),
+        pre_reshard: Arc::new([other]),
         ..start()
     });
     let nothing: [usize; 0] = [];
@@ -235,7 +236,7 @@ fn what_other_shards_had_done_in_later_windows_is_passed_over() {
     ledger.done((0, WINDOW + 1, 902), actions(2)[1].clone());
     ledger.reach(0, Position::at(later.to), true);
     assert!(
-        saved(&mut ledger).inherited.is_empty(),
+        saved(&mut ledger).pre_reshard.is_empty(),
         "all of it is behind"
     );
 }
