@@ -97,7 +97,7 @@ impl Work {
         }
         let (mut running, mut done) = (Vec::new(), 0);
         loop {
-            while let Some((id, _)) = lanes.start() {
+            while let Some((id, _)) = lanes.start_next() {
                 running.push(id);
             }
             let Some(id) = running.pop() else { break };

@@ -29,7 +29,7 @@ impl Dispatcher {
         let unread = self.last_read.filter(|_| self.backlog > 0);
         let now = Utc::now();
         let age = |since: DateTime<Utc>| (now - since).as_seconds_f64().max(0.0);
-        let lags = self.ledger.oldest();
+        let lags = self.ledger.oldest_pending();
         let lags = lags.map(|(shard, oldest)| (shard, oldest.or(unread).map_or(0.0, age)));
         let lags: BTreeMap<u16, f64> = lags.collect();
         metrics.lag.set(lags.values().copied().fold(0.0, f64::max));
@@ -51,7 +51,7 @@ impl Dispatcher {
 
     fn unsaved_now(&mut self) -> CheckpointCommit {
         let mut what = std::mem::take(&mut self.unsaved);
-        what.positions = self.ledger.take();
+        what.positions = self.ledger.take_progress();
         what.released_shards = self.ready_to_go();
         what.id = Uuid::new_v4();
         let jobs = what.jobs.iter().map(|(shard, _)| *shard);

@@ -10,14 +10,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::checkpoint_writer::CommitReport;
-use super::in_flight::{Ended, Work, attempt, weight};
+use super::in_flight::{AttemptResult, InFlightDelivery, attempt, weight};
 use super::lanes::Lanes;
-use super::ledger::{Ledger, Mark, Place};
+use super::ledger::{EventOrigin, EventRef, Ledger};
 use super::owned_shard::{Command, Owned};
-use super::queue_spill::Answer;
-use super::queued_lanes::Diverted;
+use super::queue_spill::QueueResponse;
+use super::queued_lanes::QueuedLanes;
 use super::stall_detector::Patience;
-use super::target_table::Roster;
+use super::target_table::TargetTable;
 use super::{
     ASK_EVERY, CheckpointWriter, DispatchError, LOOK_FOR_STALLS_EVERY, MAX_AHEAD, MAX_HELD_BYTES,
     MAX_IN_FLIGHT, MAX_JOBS, MAX_LETTERS, MAX_PENDING, MAX_TOGETHER, REDRIVE_EVERY,
@@ -68,15 +68,15 @@ pub(crate) struct Taking {
 #[derive(Debug)]
 pub struct Dispatcher {
     pub(crate) setup: Setup,
-    pub(crate) roster: Roster,
-    pub(crate) lanes: Lanes<Work>,
-    pub(crate) diverted: Diverted,
+    pub(crate) targets: TargetTable,
+    pub(crate) lanes: Lanes<InFlightDelivery>,
+    pub(crate) queued: QueuedLanes,
     pub(crate) ledger: Ledger,
     pub(crate) shards: BTreeMap<u16, Owned>,
-    pub(crate) attempts: JoinSet<Ended>,
+    pub(crate) attempts: JoinSet<AttemptResult>,
     pub(crate) saves: JoinSet<Result<CommitReport, CheckpointError>>,
     pub(crate) polls: JoinSet<Result<Vec<Redrive>, sqlx::Error>>,
-    pub(crate) answers: JoinSet<Answer>,
+    pub(crate) answers: JoinSet<QueueResponse>,
     pub(crate) taking: Option<Taking>,
     pub(crate) unsaved: CheckpointCommit,
     /// Among what is unsaved are jobs that are due.
@@ -97,11 +97,11 @@ impl Dispatcher {
     /// Works on no shard yet.
     #[must_use]
     pub fn new(mut setup: Setup) -> Self {
-        let roster = Roster::new(Arc::clone(&setup.observers.borrow_and_update()));
+        let targets = TargetTable::new(Arc::clone(&setup.observers.borrow_and_update()));
         let most = MAX_IN_FLIGHT.max(setup.max_in_flight);
         let mut dispatcher = Self {
-            lanes: Lanes::new(roster.len(), most, setup.max_in_flight),
-            diverted: Diverted::default(),
+            lanes: Lanes::new(targets.len(), most, setup.max_in_flight),
+            queued: QueuedLanes::default(),
             ledger: Ledger::default(),
             shards: BTreeMap::new(),
             attempts: JoinSet::new(),
@@ -118,7 +118,7 @@ impl Dispatcher {
             backlog: 0,
             last_read: None,
             patience: Patience::default(),
-            roster,
+            targets,
             setup,
         };
         dispatcher.bound_lanes();
@@ -179,28 +179,28 @@ impl Dispatcher {
         let observers = Arc::clone(&self.setup.observers.borrow_and_update());
         tracing::info!(actions = observers.len(), "going on with other observers");
         let told_apart = |known: &Arc<Compiled>| known.tells_keys_apart();
-        let before: Vec<bool> = (0..self.roster.len())
-            .map(|target| self.roster.target(target).is_some_and(told_apart))
+        let before: Vec<bool> = (0..self.targets.len())
+            .map(|target| self.targets.target(target).is_some_and(told_apart))
             .collect();
-        let (lanes, diverted) = (&self.lanes, &self.diverted);
-        self.roster.replace(observers, |target| {
-            lanes.held(target) > 0 || diverted.concerns(target)
+        let (lanes, queued) = (&self.lanes, &self.queued);
+        self.targets.replace(observers, |target| {
+            lanes.target_len(target) > 0 || queued.has_jobs(target)
         });
-        self.lanes.make_place(self.roster.len());
+        self.lanes.resize(self.targets.len());
         self.bound_lanes();
         self.other_targets(|target| before.get(target).is_some_and(|told| *told));
     }
 
     /// Actions may have bounds of their own.
     fn bound_lanes(&mut self) {
-        for target in 0..self.roster.len() {
-            let known = self.roster.target(target);
+        for target in 0..self.targets.len() {
+            let known = self.targets.target(target);
             let most = known.and_then(|known| known.max_in_flight);
             let most = most.unwrap_or(self.setup.max_in_flight);
             let together = known.and_then(|known| known.action.together());
             let all = together.map(|many| most.saturating_mul(many).min(MAX_TOGETHER.max(most)));
             self.lanes
-                .bound(target, all.unwrap_or(most), together.is_some());
+                .set_limit(target, all.unwrap_or(most), together.is_some());
         }
     }
 
@@ -215,7 +215,7 @@ impl Dispatcher {
                 continue;
             }
             if let Some(bounds) = &batch.bounds {
-                self.ledger.open(shard, batch.window, bounds);
+                self.ledger.open_window(shard, batch.window, bounds);
             }
             reached.insert(shard, (epoch, position));
         }
@@ -241,7 +241,7 @@ impl Dispatcher {
 
     fn has_room(&self) -> bool {
         self.ledger.pending() < MAX_PENDING
-            && self.ledger.entries() < MAX_AHEAD
+            && self.ledger.tracked_events() < MAX_AHEAD
             && self.held < MAX_HELD_BYTES
             && self.unsaved.dead_letters.len() < MAX_LETTERS
             && self.unsaved.jobs.len() < MAX_JOBS
@@ -265,7 +265,7 @@ impl Dispatcher {
             } else if let Some(taken) = self.taking.take() {
                 for (shard, (epoch, position)) in taken.reached {
                     if self.epoch_to_begin(shard) == Some(epoch) {
-                        self.ledger.reach(shard, position, taken.found_events);
+                        self.ledger.advance(shard, position, taken.found_events);
                     }
                 }
             }
@@ -273,7 +273,7 @@ impl Dispatcher {
     }
 
     fn enter(&mut self, logged: ChangeRecord, of: (u16, Epoch), window: u64) {
-        let (called, matched) = self.roster.call(&logged);
+        let (called, matched) = self.targets.match_event(&logged);
         for observer in matched {
             self.setup
                 .writer
@@ -282,7 +282,7 @@ impl Dispatcher {
                 .with_label_values(&[&**observer])
                 .inc();
         }
-        let place: Place = (of.0, window, logged.event.log_id);
+        let place: EventRef = (of.0, window, logged.event.log_id);
         let targets: Vec<Target> = called
             .run
             .iter()
@@ -291,23 +291,23 @@ impl Dispatcher {
             .collect();
         let names: Vec<_> = targets
             .iter()
-            .filter_map(|target| self.roster.target(*target))
+            .filter_map(|target| self.targets.target(*target))
             .map(|known| known.name.clone())
             .collect();
         self.last_read = Some(logged.event.occurred_at);
-        let mark = Mark {
+        let mark = EventOrigin {
             hash: logged.event.hash,
             xid: logged.xid,
-            since: logged.event.occurred_at,
+            occurred_at: logged.event.occurred_at,
         };
-        let left = self.ledger.enter(place, mark, &names);
+        let left = self.ledger.register(place, mark, &names);
         if left.is_empty() {
             return;
         }
         let event = Arc::new(logged.event);
         for n in left {
             self.held += weight(&event);
-            let mut work = Work::new(Arc::clone(&event), place, of, Instant::now());
+            let mut work = InFlightDelivery::new(Arc::clone(&event), place, of, Instant::now());
             if let Some((target, failure)) = n
                 .checked_sub(called.run.len())
                 .and_then(|n| called.failed.get(n))
@@ -316,7 +316,7 @@ impl Dispatcher {
                 self.give_up(*target, work);
                 continue;
             }
-            let Some(compiled) = self.roster.target(targets[n]) else {
+            let Some(compiled) = self.targets.target(targets[n]) else {
                 continue;
             };
             let lane = (targets[n], compiled.lane(&event, self.setup.shards));
@@ -331,10 +331,10 @@ impl Dispatcher {
 
     /// Runs what may run.
     fn start(&mut self) {
-        while let Some((lane, work)) = self.lanes.start() {
+        while let Some((lane, work)) = self.lanes.start_next() {
             work.attempts += 1;
             let shard = self.shards.get_mut(&work.of.0);
-            if let (Some(compiled), Some(owned)) = (self.roster.target(lane.0), shard) {
+            if let (Some(compiled), Some(owned)) = (self.targets.target(lane.0), shard) {
                 owned.running += 1;
                 let cut = owned.right.cut.clone();
                 self.attempts.spawn(attempt(lane, compiled, work, cut));

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::Place;
+use super::ledger::EventRef;
 use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::event::Event;
 use crate::delivery::failure::Failure;
@@ -18,9 +18,9 @@ use crate::observers::LaneId;
 use crate::observers::attempt::try_once;
 
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct InFlightDelivery {
     pub(crate) event: Arc<Event>,
-    pub(crate) place: Place,
+    pub(crate) place: EventRef,
     /// Shard and epoch under which it was begun.
     pub(crate) of: (u16, i64),
     /// Since when it has been here.
@@ -29,10 +29,10 @@ pub(crate) struct Work {
     pub(crate) history: Vec<Attempt>,
 }
 
-impl Work {
+impl InFlightDelivery {
     pub(crate) const fn new(
         event: Arc<Event>,
-        place: Place,
+        place: EventRef,
         of: (u16, i64),
         since: Instant,
     ) -> Self {
@@ -54,7 +54,7 @@ impl Work {
 
 /// An attempt that is over.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct AttemptResult {
     pub(crate) lane: LaneId,
     /// Nothing if it was cut off.
     pub(crate) outcome: Option<Outcome>,
@@ -66,12 +66,12 @@ pub(crate) struct Ended {
 pub(crate) fn attempt(
     lane: LaneId,
     compiled: &Compiled,
-    work: &Work,
+    work: &InFlightDelivery,
     cut: CancellationToken,
-) -> impl Future<Output = Ended> + Send + use<> {
+) -> impl Future<Output = AttemptResult> + Send + use<> {
     let trying = try_once(compiled, Arc::clone(&work.event), work.attempts, None, cut);
     // What an `async` block awaits is in it twice, and there are thousands of these.
-    trying.map(move |(outcome, took)| Ended {
+    trying.map(move |(outcome, took)| AttemptResult {
         lane,
         outcome,
         took,

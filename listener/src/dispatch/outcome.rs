@@ -6,7 +6,7 @@ use crds::config::{OnFailure, Ordering};
 use tokio::time::Instant;
 
 use super::Dispatcher;
-use super::in_flight::{Ended, Work, weight};
+use super::in_flight::{AttemptResult, InFlightDelivery, weight};
 use crate::dead_letters::store::Letter;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
@@ -15,13 +15,13 @@ use crate::observers::attempt_log;
 use crate::observers::{LaneId, Target};
 
 impl Dispatcher {
-    pub(super) fn ended(&mut self, ended: Ended) {
-        let Ended {
+    pub(super) fn ended(&mut self, ended: AttemptResult) {
+        let AttemptResult {
             lane,
             outcome,
             took,
         } = ended;
-        let of = self.lanes.first(lane).map(|work| work.of);
+        let of = self.lanes.head(lane).map(|work| work.of);
         let owned = of.and_then(|(shard, epoch)| {
             let owned = self.shards.get_mut(&shard)?;
             (owned.epoch == epoch).then_some(owned)
@@ -82,13 +82,13 @@ impl Dispatcher {
         (failure, took): (&Failure, Duration),
         after: Option<Duration>,
     ) {
-        let Some(compiled) = self.roster.target(lane.0) else {
+        let Some(compiled) = self.targets.target(lane.0) else {
             return;
         };
         let policy = compiled.retry;
         let tries = self
             .lanes
-            .first(lane)
+            .head(lane)
             .map_or(policy.attempts, |work| work.attempts);
         if let Some(wait) = retry_policy::wait(&policy, tries, after, rand::random()) {
             let compiled = compiled.clone();
@@ -105,16 +105,16 @@ impl Dispatcher {
 
     /// Takes out the delivery that runs, which becomes a job. What comes after it waits, where that
     /// is to be in order.
-    fn take_out(&mut self, lane: LaneId) -> Option<Work> {
-        let known = self.roster.target(lane.0);
+    fn take_out(&mut self, lane: LaneId) -> Option<InFlightDelivery> {
+        let known = self.targets.target(lane.0);
         if known.is_some_and(|known| known.ordering == Ordering::None) {
             self.lanes.finish(lane)
         } else {
-            self.lanes.divert(lane)
+            self.lanes.finish_and_block(lane)
         }
     }
 
-    fn wait_in_queue(&mut self, lane: LaneId, work: Work, wait: Duration) {
+    fn wait_in_queue(&mut self, lane: LaneId, work: InFlightDelivery, wait: Duration) {
         self.spill(lane, work, Instant::now() + wait);
         if self.is_queued(lane.0) {
             self.spill_all(lane);
@@ -122,9 +122,9 @@ impl Dispatcher {
     }
 
     /// A delivery becomes a dead letter, or is dropped where its observer wants that.
-    pub(super) fn give_up(&mut self, target: Target, work: Work) {
+    pub(super) fn give_up(&mut self, target: Target, work: InFlightDelivery) {
         self.over(target, &work);
-        let Some(compiled) = self.roster.target(target) else {
+        let Some(compiled) = self.targets.target(target) else {
             return;
         };
         let (observer, action) = compiled.name.clone();
@@ -150,18 +150,18 @@ impl Dispatcher {
     }
 
     /// Notes in the ledger that an action is over, and gives its room back.
-    fn over(&mut self, target: Target, work: &Work) {
+    fn over(&mut self, target: Target, work: &InFlightDelivery) {
         self.held = self.held.saturating_sub(weight(&work.event));
-        if let Some(compiled) = self.roster.target(target) {
-            self.ledger.done(work.place, compiled.name.clone());
+        if let Some(compiled) = self.targets.target(target) {
+            self.ledger.complete(work.place, compiled.name.clone());
         }
     }
 
     fn count(&self, lane: LaneId, outcome: &Outcome, took: Duration) {
-        if let Some(compiled) = self.roster.target(lane.0) {
+        if let Some(compiled) = self.targets.target(lane.0) {
             let metrics = &self.setup.writer.metrics;
             metrics.attempted(&compiled.name, outcome, took);
-            if let (Outcome::Done, Some(work)) = (outcome, self.lanes.first(lane)) {
+            if let (Outcome::Done, Some(work)) = (outcome, self.lanes.head(lane)) {
                 attempt_log::delivered(compiled, &work.event.id, work.attempts, took);
             }
         }

@@ -95,7 +95,7 @@ impl Dispatcher {
         self.setup
             .assigned
             .send_modify(|all| drop(all.insert(shard, (epoch, progress.position.clone()))));
-        self.ledger.add(shard, progress);
+        self.ledger.add_shard(shard, progress);
         let owned = Owned {
             epoch,
             right,
@@ -127,7 +127,7 @@ impl Dispatcher {
             .assigned
             .send_modify(|all| drop(all.remove(&shard)));
         let of = self.setup.shards;
-        for work in self.lanes.leave(|hash| shard_of(hash, of) == shard) {
+        for work in self.lanes.remove_lanes(|hash| shard_of(hash, of) == shard) {
             self.held = self.held.saturating_sub(weight(&work.event));
         }
     }
@@ -195,9 +195,9 @@ impl Dispatcher {
         };
         owned.right.cut.cancel();
         self.read_no_more(shard);
-        self.ledger.remove(shard);
+        self.ledger.remove_shard(shard);
         let of = self.setup.shards;
-        self.diverted.forget(|hash| shard_of(hash, of) == shard);
+        self.queued.remove_lanes(|hash| shard_of(hash, of) == shard);
         if self.shards.is_empty() {
             self.backlog = 0;
         }

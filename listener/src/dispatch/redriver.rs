@@ -61,7 +61,7 @@ impl Dispatcher {
             Arc::from(letter.observer.as_str()),
             Arc::from(letter.action.as_str()),
         );
-        let Some(target) = self.roster.find(&name) else {
+        let Some(target) = self.targets.find(&name) else {
             let failure = Failure {
                 kind: FailureKind::Removed,
                 message: format!(
@@ -79,7 +79,7 @@ impl Dispatcher {
         }
         let asks = [FailureKind::Condition, FailureKind::Replay];
         if asks.iter().any(|kind| letter.error_kind == kind.as_str()) {
-            match self.roster.decide(&letter.event, &letter.observer) {
+            match self.targets.decide(&letter.event, &letter.observer) {
                 Some(matching::Verdict::Match) => {}
                 Some(matching::Verdict::Failed(failure)) => {
                     return self.failed_again(shard, letter.id, &failure);
@@ -90,7 +90,7 @@ impl Dispatcher {
                 }
             }
         }
-        let Some(compiled) = self.roster.target(target) else {
+        let Some(compiled) = self.targets.target(target) else {
             return;
         };
         let job = Spilled {
@@ -108,7 +108,7 @@ impl Dispatcher {
             event: letter.event,
         };
         let lane = (target, job.key);
-        if self.lanes.len(lane) > 0 && !self.diverted.has(lane) {
+        if self.lanes.len(lane) > 0 && !self.queued.contains(lane) {
             // Something of its lane is under way here; it is found again later.
             self.redriving.remove(&letter.id);
             return;

@@ -57,8 +57,8 @@ impl Dispatcher {
     /// Looks at all shards, and tells of those that do not get on.
     pub(crate) fn look_for_stalls(&mut self) {
         let of = self.setup.shards;
-        let with_jobs = self.diverted.lanes().map(|(lane, _)| shard_of(lane.1, of));
-        self.ledger.have_jobs(&with_jobs.collect());
+        let with_jobs = self.queued.iter().map(|(lane, _)| shard_of(lane.1, of));
+        self.ledger.set_shards_with_jobs(&with_jobs.collect());
         let unread = self.backlog > 0 || self.taking.is_some();
         let shards = self.ledger.progress();
         let shards = shards.map(|(shard, done, pending)| (shard, done, pending || unread));
@@ -94,7 +94,7 @@ impl Dispatcher {
             return (DATABASE_UNREACHABLE, message.to_owned());
         }
         let pending = self.ledger.first_pending(shard);
-        let found = pending.and_then(|place| self.lanes.find(|work| work.place == place));
+        let found = pending.and_then(|place| self.lanes.find_head(|work| work.place == place));
         let full = || {
             let message = "events wait and there is no room to take them in; see the stalled shards beside \
                            this one for what takes the room";
@@ -103,7 +103,7 @@ impl Dispatcher {
         let Some((lane, work)) = found else {
             return self.why_jobs_wait(shard).unwrap_or_else(full);
         };
-        let Some(compiled) = self.roster.target(lane.0) else {
+        let Some(compiled) = self.targets.target(lane.0) else {
             return full();
         };
         let (observer, action) = &compiled.name;
@@ -126,11 +126,11 @@ impl Dispatcher {
     /// What keeps the jobs of a shard waiting, where it has some.
     fn why_jobs_wait(&self, shard: u16) -> Option<(&'static str, String)> {
         let of = self.setup.shards;
-        let firsts = self.diverted.lanes();
+        let firsts = self.queued.iter();
         let firsts = firsts.filter(|(lane, _)| shard_of(lane.1, of) == shard);
         let firsts = firsts.filter_map(|(lane, first)| Some((lane, first?)));
         let (lane, first) = firsts.min_by_key(|(_, first)| first.log_id)?;
-        let compiled = self.roster.target(lane.0)?;
+        let compiled = self.targets.target(lane.0)?;
         let (observer, action) = &compiled.name;
         let event = &first.event_id;
         let standing = compiled.action.standing();

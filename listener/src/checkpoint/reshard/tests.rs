@@ -11,7 +11,7 @@ use super::*;
 use crate::capture::position::Window;
 use crate::capture::reader::shard_of;
 use crate::delivery::ActionName;
-use crate::dispatch::ledger::{self, Ledger, Place};
+use crate::dispatch::ledger::{self, EventRef, Ledger};
 
 /// Events that are read at a time.
 const PAGE: usize = 2;
@@ -45,7 +45,7 @@ struct SimListener {
     page: u64,
     /// The furthest window that was ever read.
     furthest: usize,
-    open: Vec<(Place, usize)>,
+    open: Vec<(EventRef, usize)>,
     over: BTreeSet<(i64, usize)>,
 }
 
@@ -82,12 +82,12 @@ impl SimListener {
             let windows = usize::try_from(from.xmax()).unwrap() - 10;
             self.read
                 .insert(*shard, (windows, progress.position.last_id));
-            self.ledger.add(*shard, progress.clone());
+            self.ledger.add_shard(*shard, progress.clone());
         }
     }
 
     fn save(&mut self) {
-        self.saved.extend(self.ledger.take());
+        self.saved.extend(self.ledger.take_progress());
     }
 
     /// Reads a page for a shard. Whether there was one.
@@ -102,7 +102,7 @@ impl SimListener {
         };
         self.page += 1;
         self.furthest = self.furthest.max(windows + 1);
-        self.ledger.open(shard, self.page, &window);
+        self.ledger.open_window(shard, self.page, &window);
         let left = events.iter().filter(|(id, _)| *id > after);
         let page: Vec<_> = left.take(PAGE).copied().collect();
         for (id, (hash, count)) in &page {
@@ -110,13 +110,13 @@ impl SimListener {
                 continue;
             }
             let place = (shard, self.page, *id);
-            let event = ledger::Mark {
+            let event = ledger::EventOrigin {
                 hash: *hash,
                 xid: 10 + u64::try_from(windows).unwrap(),
-                since: DateTime::UNIX_EPOCH,
+                occurred_at: DateTime::UNIX_EPOCH,
             };
             let actions: Vec<ActionName> = (0..*count).map(action).collect();
-            let left = self.ledger.enter(place, event, &actions);
+            let left = self.ledger.register(place, event, &actions);
             self.open.extend(left.into_iter().map(|n| (place, n)));
         }
         let last = page.last().map(|(id, _)| *id);
@@ -125,7 +125,7 @@ impl SimListener {
             Some(last) => (Position::within(&window, last), (windows, last)),
             None => (Position::at(window.to), (windows + 1, 0)),
         };
-        self.ledger.reach(shard, position, true);
+        self.ledger.advance(shard, position, true);
         self.read.insert(shard, read);
         true
     }
@@ -133,7 +133,7 @@ impl SimListener {
     /// Completes a delivery. Returns whether it was not completed before.
     fn complete(&mut self, n: usize) -> bool {
         let (place, n) = self.open.swap_remove(n);
-        self.ledger.done(place, action(n));
+        self.ledger.complete(place, action(n));
         self.over.insert((place.2, n))
     }
 
