@@ -176,7 +176,7 @@ impl QueuedLanes {
                     queries.push(LaneQuery {
                         lane,
                         added: state.added,
-                    })
+                    });
                 }
                 _ => left.push(lane),
             }
@@ -185,7 +185,7 @@ impl QueuedLanes {
             self.query_order.push_front(lane);
         }
         self.query_order
-            .extend(queries.iter().map(|queries| queries.lane));
+            .extend(queries.iter().map(|query| query.lane));
         queries
     }
 

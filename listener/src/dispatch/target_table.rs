@@ -8,12 +8,26 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ::queue::Lane;
+
 use crate::capture::change_log::ChangeRecord;
 use crate::delivery::ActionName;
 use crate::delivery::event::Event;
 use crate::matching::Verdict;
-use crate::observers::Target;
-use crate::observers::{Called, Compiled, Observers};
+use crate::observers::{Called, Compiled, LaneId, Observers, Target};
+
+/// Maximum number of deliveries of an action that run at once where they share requests, unless it may
+/// have more requests.
+const MAX_BATCHED_IN_FLIGHT: usize = 2048;
+
+/// How many deliveries of a target may run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetLimit {
+    /// Maximum number of deliveries.
+    pub deliveries: usize,
+    /// Whether they share requests.
+    pub batched: bool,
+}
 
 /// The observers, with a stable number for each of their targets.
 #[derive(Debug)]
@@ -83,6 +97,43 @@ impl TargetTable {
     #[must_use]
     pub fn target(&self, target: Target) -> Option<&Arc<Compiled>> {
         self.targets.get(target)?.as_ref()
+    }
+
+    /// Returns whether the lanes of a target are tracked by key; `None` if there is no such target.
+    #[must_use]
+    pub fn is_keyed(&self, target: Target) -> Option<bool> {
+        Some(self.target(target)?.tells_keys_apart())
+    }
+
+    /// Returns the limit of a target; without a limit of its own, it is `max_concurrency` requests.
+    #[must_use]
+    pub fn limit(&self, target: Target, max_concurrency: usize) -> TargetLimit {
+        let known = self.target(target);
+        let requests = known.and_then(|known| known.max_in_flight);
+        let requests = requests.unwrap_or(max_concurrency);
+        match known.and_then(|known| known.action.together()) {
+            Some(batch_size) => TargetLimit {
+                deliveries: requests
+                    .saturating_mul(batch_size)
+                    .min(MAX_BATCHED_IN_FLIGHT.max(requests)),
+                batched: true,
+            },
+            None => TargetLimit {
+                deliveries: requests,
+                batched: false,
+            },
+        }
+    }
+
+    /// Returns the name of a lane in the queue.
+    #[must_use]
+    pub fn lane_name(&self, (target, hash): LaneId) -> Option<Lane> {
+        let (observer, action) = self.target(target)?.name.clone();
+        Some(Lane {
+            observer,
+            action,
+            hash,
+        })
     }
 
     /// Returns the target of that name, if the observer still has it.

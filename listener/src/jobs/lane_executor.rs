@@ -83,7 +83,7 @@ impl Crew {
                 .as_ref()
                 .map_or(OnFailure::DeadLetter, |known| known.on_failure);
             self.metrics.given_up(event, &name, attempts, &last, then);
-            attempt::note(&mut history, last);
+            attempt::push_attempt(&mut history, last);
             JobOutcome::Discarded {
                 attempts,
                 history: written(&history),
@@ -138,13 +138,16 @@ impl Crew {
             Outcome::Retry { failure, after } => match wait(&compiled.retry, tries, after) {
                 None => give_up(history, &failure, tries, Some(took)),
                 Some(wait) if left.is_some_and(|left| wait >= left) => {
-                    attempt::note(&mut history, Attempt::new(Utc::now(), &failure, Some(took)));
+                    attempt::push_attempt(
+                        &mut history,
+                        Attempt::new(Utc::now(), &failure, Some(took)),
+                    );
                     give_up(history, &too_late(&compiled.retry), tries, None)
                 }
                 Some(wait) => {
                     attempt_log::failed(compiled, &claimed.job.event_id, &failure, tries, wait);
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
-                    attempt::note(&mut history, attempt);
+                    attempt::push_attempt(&mut history, attempt);
                     JobOutcome::Retry {
                         delay: wait,
                         attempts: tries,

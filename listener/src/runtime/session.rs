@@ -40,7 +40,7 @@ use crate::coordination::membership::{Coordination, Fleet, Member};
 use crate::coordination::unclaimed_shards::Waiting;
 use crate::database::{self, Access};
 use crate::dead_letters::retention as dead_letter_retention;
-use crate::dispatch::{CheckpointWriter, DispatchError, Dispatcher, Setup};
+use crate::dispatch::{CheckpointWriter, DispatchError, Dispatcher, DispatcherConfig};
 use crate::jobs::backend::{Place, PlaceError};
 use crate::jobs::metrics;
 use crate::migrate;
@@ -232,10 +232,10 @@ impl<'a> Engine<'a> {
                 Ok(poll_loop(reader, assignment, send, told, longest_pause, until).await?)
             });
         }
-        let dispatcher = Dispatcher::new(Setup {
+        let dispatcher = Dispatcher::new(DispatcherConfig {
             observers: job.observers.clone(),
-            shards: listener.shards,
-            assigned,
+            shard_count: listener.shards,
+            assignment: assigned,
             jobs_added: Arc::clone(jobs_added),
             writer: CheckpointWriter {
                 pool: ground.pool.clone(),
@@ -246,8 +246,8 @@ impl<'a> Engine<'a> {
                 metrics: sources.metrics.clone(),
             },
             reporter: Arc::clone(&sources.reporter),
-            max_in_flight: usize::try_from(listener.max_concurrency).unwrap_or(usize::MAX),
-            save_every: listener.checkpoint_interval,
+            max_concurrency: usize::try_from(listener.max_concurrency).unwrap_or(usize::MAX),
+            checkpoint_interval: listener.checkpoint_interval,
             stalled_after: listener.stalled_after,
         });
         let (commands, asked) = mpsc::channel(usize::from(listener.shards));

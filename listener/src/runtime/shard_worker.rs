@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capture::change_log::{ChangeLog, LogError};
 use crate::checkpoint::{self, CheckpointError, ClaimedShard, ShardClaimant};
-use crate::dispatch::{Command, MAX_LANES, Right};
+use crate::dispatch::{MAX_LANES, ShardCommand, ShardTokens};
 use crate::server::Sources;
 
 /// Wait after the first claim that failed; doubles with each further one.
@@ -30,7 +30,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) pool: &'a PgPool,
     pub(crate) log: &'a ChangeLog,
     pub(crate) queue: &'a dyn JobQueue,
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) commands: mpsc::Sender<ShardCommand>,
     pub(crate) sources: &'a Sources,
     /// Claims are made one at a time, as one may take two connections.
     pub(crate) claiming: Mutex<()>,
@@ -44,22 +44,22 @@ impl Desk<'_> {
             return Ok(());
         };
         self.note(&claimed);
-        let right = Right {
-            cut: hold.lost().child_token(),
+        let tokens = ShardTokens {
+            cancel: hold.lost().child_token(),
             fenced: CancellationToken::new(),
         };
         // Should the dispatcher be gone, its owner sees to it.
         let _gone = self
             .commands
-            .send(Command::Add {
+            .send(ShardCommand::Assign {
                 claimed,
                 jobs,
-                right: right.clone(),
+                tokens: tokens.clone(),
             })
             .await;
         let drain = tokio::select! {
             biased;
-            () = right.fenced.cancelled() => None,
+            () = tokens.fenced.cancelled() => None,
             () = hold.lost().cancelled() => Some(Duration::ZERO),
             () = hold.release_requested().cancelled() => Some(self.listener.drain_timeout),
         };
@@ -69,8 +69,12 @@ impl Desk<'_> {
                 tracing::warn!(shard, "lost the shard; what is under way is cut off");
             }
             // What was finished is saved even then, unless another process was faster.
-            let (done, gone) = oneshot::channel();
-            let leave = Command::Leave { shard, drain, done };
+            let (released, gone) = oneshot::channel();
+            let leave = ShardCommand::Release {
+                shard,
+                drain,
+                released,
+            };
             if self.commands.send(leave).await.is_ok() {
                 let _gone = gone.await;
             }
