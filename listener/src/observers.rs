@@ -15,7 +15,7 @@ use crate::actions::Action;
 use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::circuit_breaker::CircuitState;
 use crate::admission::endpoint_gate::EndpointStatus;
-use crate::capture::change_log::Logged;
+use crate::capture::change_log::ChangeRecord;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::matching::{Condition, Rule, RuleMatch, RuleSet};
@@ -262,11 +262,11 @@ impl Observers {
 
     /// Returns the targets of an event, and the observers that match it.
     #[must_use]
-    pub fn match_event(&self, logged: &Logged) -> (MatchedTargets, Vec<&Arc<str>>) {
+    pub fn match_event(&self, logged: &ChangeRecord) -> (MatchedTargets, Vec<&Arc<str>>) {
         let mut targets = MatchedTargets::default();
         let mut matched = Vec::new();
-        if let Some(excess) = logged.excess {
-            let failure = Failure::of(FailureKind::Event, excess.to_string());
+        if let Some(oversized) = logged.oversized {
+            let failure = Failure::of(FailureKind::Event, oversized.to_string());
             let watching = self
                 .rules
                 .watching(&logged.event)

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use crds::config::Redacted;
-use observer_listener::checkpoint::stored;
+use observer_listener::checkpoint::stored_rows;
 use observer_listener::coordination::live_processes;
 use observer_listener::database::{self, DatabaseError};
 use observer_listener::migrate;
@@ -84,7 +84,7 @@ pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
 pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliError> {
     let (pool, listener) = open_database_of_listener(args.database).await?;
     require_stopped(&pool, &listener, "reset-position").await?;
-    let kept = stored::kept(&pool, &listener).await?;
+    let kept = stored_rows::count_rows(&pool, &listener).await?;
     if kept.has_not_run() {
         return Err(unknown_listener(&pool, &listener).await?);
     }
@@ -125,17 +125,17 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
     }
     let (pool, listener) = open_database_of_listener(args.database).await?;
     require_stopped(&pool, &listener, "drop-listener").await?;
-    let kept = stored::kept(&pool, &listener).await?;
-    if kept.nothing() {
+    let kept = stored_rows::count_rows(&pool, &listener).await?;
+    if kept.is_empty() {
         return Err(unknown_listener(&pool, &listener).await?);
     }
     let risk = format!(
         "listener {listener}: its checkpoints of {}, {}, {} in the database and the records of {} would be deleted \
          permanently; if it runs again under this name, it starts over and delivers all events in the change log again, {} now",
         kept.shards.of("shard"),
-        kept.letters.of("dead letter"),
+        kept.dead_letters.of("dead letter"),
         kept.jobs.of("job"),
-        kept.effects.of("exactly-once effect"),
+        kept.processed_deliveries.of("exactly-once effect"),
         kept.events.of("event"),
     );
     confirm(args.yes, &risk)?;
@@ -168,7 +168,7 @@ pub(super) async fn open_database(
     let pool = connect(&url).await?;
     migrate::verify(&pool).await?;
     if let Some(listener) = listener.as_deref().filter(|_| !from_files)
-        && !stored::listeners(&pool)
+        && !stored_rows::listeners(&pool)
             .await?
             .iter()
             .any(|one| one == listener)
@@ -211,7 +211,7 @@ async fn unknown_listener(pool: &PgPool, listener: &str) -> Result<CliError, Cli
 }
 
 async fn known_listeners(pool: &PgPool) -> Result<String, sqlx::Error> {
-    let names = stored::listeners(pool).await?;
+    let names = stored_rows::listeners(pool).await?;
     Ok(if names.is_empty() {
         "no listener has run in this database yet".to_owned()
     } else {

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 
-use crate::capture::change_log::Part;
+use crate::capture::change_log::ShardFilter;
 use crate::delivery::attempt::Attempt;
 use crate::delivery::event::Event;
 
@@ -162,7 +162,7 @@ pub async fn finish_redrives(
 pub async fn requested(
     pool: &PgPool,
     listener: &str,
-    part: Part<'_>,
+    part: ShardFilter<'_>,
     excluded: &[i64],
     limit: i64,
 ) -> Result<Vec<Redrive>, sqlx::Error> {
@@ -182,7 +182,7 @@ pub async fn requested(
     .bind(listener)
     .bind(excluded)
     .bind(limit)
-    .bind(i32::from(part.of))
+    .bind(i32::from(part.shard_count))
     .bind(part.remainders())
     .bind(super::admin::MAX_PAGE_BYTES)
     .fetch_all(pool)

@@ -85,7 +85,7 @@ impl LaneExecutor {
                 .map_or(OnFailure::DeadLetter, |compiled| compiled.on_failure);
             self.metrics
                 .record_failed_delivery(event, &name, attempts, &last, then);
-            attempt::note(&mut history, last);
+            attempt::push_attempt(&mut history, last);
             JobOutcome::Discarded {
                 attempts,
                 history: encode_history(&history),
@@ -145,13 +145,16 @@ impl LaneExecutor {
             Outcome::Retry { failure, after } => match wait(&compiled.retry, attempts, after) {
                 None => discard(history, &failure, attempts, Some(took)),
                 Some(wait) if remaining.is_some_and(|remaining| wait >= remaining) => {
-                    attempt::note(&mut history, Attempt::new(Utc::now(), &failure, Some(took)));
+                    attempt::push_attempt(
+                        &mut history,
+                        Attempt::new(Utc::now(), &failure, Some(took)),
+                    );
                     discard(history, &deadline_exceeded(&compiled.retry), attempts, None)
                 }
                 Some(wait) => {
                     attempt_log::failed(compiled, &claimed.job.event_id, &failure, attempts, wait);
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
-                    attempt::note(&mut history, attempt);
+                    attempt::push_attempt(&mut history, attempt);
                     JobOutcome::Retry {
                         delay: wait,
                         attempts,

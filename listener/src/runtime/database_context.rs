@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::error::RunError;
 use super::session::{DATABASE_OUTAGE_LIMIT, SessionContext};
 use super::startup_log;
-use crate::capture::change_log::Log;
+use crate::capture::change_log::ChangeLog;
 use crate::checkpoint;
 use crate::database::{self, AccessMode};
 use crate::jobs::backend::QueueBackendHandle;
@@ -21,7 +21,7 @@ const REOPEN_INTERVAL: Duration = Duration::from_millis(250);
 /// A database that can be worked with, in one incarnation of its server.
 pub(super) struct DatabaseContext {
     pub(super) pool: PgPool,
-    pub(super) log: Log,
+    pub(super) log: ChangeLog,
     pub(super) incarnation: Uuid,
     pub(super) queue: QueueBackendHandle,
 }
@@ -33,11 +33,11 @@ impl DatabaseContext {
         let pool =
             database::connect(&listener.database_url, patience, AccessMode::ReadWrite).await?;
         migrate::verify(&pool).await?;
-        let log = Log::open(pool.clone()).await?;
-        let incarnation = checkpoint::life(&pool).await?;
+        let log = ChangeLog::open(pool.clone()).await?;
+        let incarnation = checkpoint::server_incarnation(&pool).await?;
         // One that has never run misses nothing from now on, whichever process works on it and when.
         let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
-        if checkpoint::begin(&pool, &log, &name, shards, start).await? {
+        if checkpoint::initialize(&pool, &log, &name, shards, start).await? {
             startup_log::log_first_run(&pool, &name, start).await;
         }
         let queue = QueueBackendHandle::open(listener, pool.clone()).await?;

@@ -141,8 +141,8 @@ impl RunError {
     pub(crate) const fn is_server_restart(&self) -> bool {
         matches!(
             self,
-            Self::Read(ReadError::NewLife)
-                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::NewLife))
+            Self::Read(ReadError::ServerRestarted)
+                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::ServerRestarted))
         )
     }
 }

@@ -47,7 +47,7 @@ fn reason(error: &RunError) -> &'static str {
             | QueueBackendError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
         ) => "QueueMisconfigured",
         RunError::ConfigOutdated { .. } => "ConfigOutdated",
-        RunError::Read(ReadError::NewLife) => "DatabaseRestarted",
+        RunError::Read(ReadError::ServerRestarted) => "DatabaseRestarted",
         RunError::Read(ReadError::Ahead(_)) => "CheckpointMismatch",
         RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)
         | RunError::Metrics(_)
@@ -88,9 +88,9 @@ fn of_checkpoint(error: &CheckpointError) -> &'static str {
         CheckpointError::Log(error) => of_log(error),
         CheckpointError::Queue(error) => of_queue(error),
         CheckpointError::QueueSwitched => "QueueSwitched",
-        CheckpointError::NewLife => "DatabaseRestarted",
+        CheckpointError::ServerRestarted => "DatabaseRestarted",
         CheckpointError::Foreign { .. } | CheckpointError::Ahead(_) => "CheckpointMismatch",
-        CheckpointError::Damaged { .. } | CheckpointError::Unwritable(_) => "CheckpointCorrupted",
+        CheckpointError::Corrupted { .. } | CheckpointError::Encode(_) => "CheckpointCorrupted",
     }
 }
 
@@ -128,7 +128,10 @@ mod tests {
                 }),
                 "SchemaOutdated",
             ),
-            (RunError::Read(ReadError::NewLife), "DatabaseRestarted"),
+            (
+                RunError::Read(ReadError::ServerRestarted),
+                "DatabaseRestarted",
+            ),
             (
                 RunError::Log(LogError::Database(sqlx::Error::PoolTimedOut)),
                 "DatabaseUnreachable",

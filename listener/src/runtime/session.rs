@@ -29,12 +29,12 @@ use super::session_tasks::newer_config;
 use super::shard_worker::ShardWorker;
 use super::tracking_watch::ReportedFindings;
 use crate::capture::change_log::LogError;
-use crate::capture::poll_loop::follow;
-use crate::capture::reader::{Assignment, Owner, Reader};
+use crate::capture::poll_loop::poll_loop;
+use crate::capture::reader::{Assignment, LogReader, ReaderIdentity};
 use crate::coordination::heartbeat::NewerConfig;
 use crate::coordination::membership::{Coordination, MemberIdentity, Membership};
 use crate::coordination::unclaimed_shards::UnclaimedShards;
-use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
+use crate::dispatch::{CheckpointWriter, DispatchError, Dispatcher, DispatcherConfig};
 use crate::jobs::backend::{QueueBackendError, QueueBackendHandle};
 use crate::observers::Observers;
 use crate::observers::circuit_metrics::EndpointCollector;
@@ -173,13 +173,13 @@ impl<'a> ShardRuntime<'a> {
         let name: Arc<str> = Arc::from(listener.identity());
         let reading = CancellationToken::new();
         let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
-        let owner = Owner {
+        let owner = ReaderIdentity {
             listener: Arc::clone(&name),
             shards: listener.shards,
-            life: database.incarnation,
+            server_incarnation: database.incarnation,
         };
         let newer = session.start_tasks(database, &name, &reading, &mut tasks);
-        let reader = Reader::new(database.log.clone(), owner);
+        let reader = LogReader::new(database.log.clone(), owner);
         let (assigned, assignment) = watch::channel(Assignment::new());
         let (send, batches) = mpsc::channel(PAGES_AHEAD);
         {
@@ -187,25 +187,25 @@ impl<'a> ShardRuntime<'a> {
             let told = (Arc::clone(&sources.health), sources.metrics.clone());
             let max_poll_interval = listener.max_poll_interval;
             tasks.spawn(async move {
-                Ok(follow(reader, assignment, send, told, max_poll_interval, until).await?)
+                Ok(poll_loop(reader, assignment, send, told, max_poll_interval, until).await?)
             });
         }
-        let dispatcher = Dispatcher::new(Setup {
+        let dispatcher = Dispatcher::new(DispatcherConfig {
             observers: session.observers.clone(),
-            shards: listener.shards,
-            assigned,
+            shard_count: listener.shards,
+            assignment: assigned,
             jobs_added: Arc::clone(jobs_added),
-            saver: Saver {
+            writer: CheckpointWriter {
                 pool: database.pool.clone(),
                 queue: Arc::clone(&database.queue.queue),
                 listener: name,
-                life: database.incarnation,
+                server_incarnation: database.incarnation,
                 health: Arc::clone(&sources.health),
                 metrics: sources.metrics.clone(),
             },
             reporter: Arc::clone(&sources.reporter),
-            max_in_flight: usize::try_from(listener.max_concurrency).unwrap_or(usize::MAX),
-            save_every: listener.checkpoint_interval,
+            max_concurrency: usize::try_from(listener.max_concurrency).unwrap_or(usize::MAX),
+            checkpoint_interval: listener.checkpoint_interval,
             stalled_after: listener.stalled_after,
         });
         let (commands, requests) = mpsc::channel(usize::from(listener.shards));

@@ -56,7 +56,8 @@ impl SessionContext<'_> {
         let (found, newer) = watch::channel(None);
         let heartbeat = self.heartbeat(pool).run(found, reading.clone());
         let metrics = sources.metrics.clone();
-        let retention = retention::keep(pool.clone(), listener.retention, metrics, reading.clone());
+        let retention =
+            retention::run_retention(pool.clone(), listener.retention, metrics, reading.clone());
         tasks.spawn(async move {
             tokio::join!(heartbeat, retention);
             Ok(())

@@ -13,9 +13,9 @@ use sqlx::PgPool;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::change_log::{Log, LogError};
-use crate::checkpoint::{self, Candidate, CheckpointError, ClaimedShard};
-use crate::dispatch::{Command, MAX_LANES, Right};
+use crate::capture::change_log::{ChangeLog, LogError};
+use crate::checkpoint::{self, CheckpointError, ClaimedShard, ShardClaimant};
+use crate::dispatch::{MAX_LANES, ShardCommand, ShardTokens};
 use crate::server::AppState;
 
 /// Backoff of a claim that fails.
@@ -26,9 +26,9 @@ const CLAIM_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::
 pub(super) struct ShardWorker<'a> {
     pub(super) listener: &'a ListenerConfig,
     pub(super) pool: &'a PgPool,
-    pub(super) log: &'a Log,
+    pub(super) log: &'a ChangeLog,
     pub(super) queue: &'a dyn JobQueue,
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<ShardCommand>,
     pub(super) sources: &'a AppState,
     /// Claims are made one at a time, as one may take two connections.
     pub(super) claiming: Mutex<()>,
@@ -42,22 +42,22 @@ impl ShardWorker<'_> {
             return Ok(());
         };
         self.log_claimed(&claimed);
-        let right = Right {
-            cut: lease.lost().child_token(),
+        let tokens = ShardTokens {
+            cancel: lease.lost().child_token(),
             fenced: CancellationToken::new(),
         };
         // A dispatcher that is gone is noticed by the session.
         let _gone = self
             .commands
-            .send(Command::Add {
+            .send(ShardCommand::Assign {
                 claimed,
                 jobs,
-                right: right.clone(),
+                tokens: tokens.clone(),
             })
             .await;
         let drain = tokio::select! {
             biased;
-            () = right.fenced.cancelled() => None,
+            () = tokens.fenced.cancelled() => None,
             () = lease.lost().cancelled() => Some(Duration::ZERO),
             () = lease.release_requested().cancelled() => Some(self.listener.drain_timeout),
         };
@@ -67,8 +67,12 @@ impl ShardWorker<'_> {
                 tracing::warn!(shard, "shard lease lost; cutting off what is in flight");
             }
             // What was finished is saved even then, unless another process was faster.
-            let (done, gone) = oneshot::channel();
-            let leave = Command::Leave { shard, drain, done };
+            let (released, gone) = oneshot::channel();
+            let leave = ShardCommand::Release {
+                shard,
+                drain,
+                released,
+            };
             if self.commands.send(leave).await.is_ok() {
                 let _gone = gone.await;
             }
@@ -94,7 +98,7 @@ impl ShardWorker<'_> {
             }
         };
         let name = self.listener.identity();
-        let claimant = Candidate {
+        let claimant = ShardClaimant {
             listener: &name,
             holder: lease.holder(),
             shards: self.listener.shards,
@@ -127,7 +131,7 @@ impl ShardWorker<'_> {
 
     async fn claim_once(
         &self,
-        claimant: Candidate<'_>,
+        claimant: ShardClaimant<'_>,
         shard: u16,
     ) -> Result<(ClaimedShard, Vec<LanesOfAction>), CheckpointError> {
         let claimed = checkpoint::claim(self.pool, self.log, claimant, shard).await?;

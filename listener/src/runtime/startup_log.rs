@@ -3,7 +3,7 @@
 use crds::config::{ListenerConfig, StartAt};
 use sqlx::PgPool;
 
-use crate::checkpoint::stored;
+use crate::checkpoint::stored_rows;
 use crate::database;
 use crate::observers::Observers;
 
@@ -48,7 +48,7 @@ pub(super) async fn log_first_run(pool: &PgPool, listener: &str, start: StartAt)
     match start {
         StartAt::Beginning => {
             // The number is for people to read, and nothing to fail for.
-            let events = stored::kept(pool, listener).await;
+            let events = stored_rows::count_rows(pool, listener).await;
             let events =
                 events.map_or_else(|_| "all events".to_owned(), |kept| kept.events.of("event"));
             tracing::info!(

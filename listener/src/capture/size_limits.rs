@@ -1,24 +1,24 @@
-//! What of an event may be how long. What is longer is not read: its event is set aside, and the rest
-//! goes on.
+//! Size limits of an event's fields. A larger field is not read: its event becomes a dead letter, and
+//! the rest continues.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-/// Most bytes of both images.
+/// Maximum bytes of both images together.
 pub const MAX_EVENT_BYTES: i64 = 16 << 20;
 
-/// Most bytes of a key: triggers take whatever a row has.
+/// Maximum bytes of a key: triggers log any.
 pub const MAX_KEY_BYTES: i32 = 8 << 10;
 
-/// Most bytes of a tenant.
+/// Maximum bytes of a tenant.
 pub const MAX_TENANT_BYTES: i32 = 8 << 10;
 
-/// Most bytes of an entity's name.
+/// Maximum bytes of an entity's name.
 pub const MAX_ENTITY_BYTES: i32 = 255;
 
-/// What of an event takes more bytes than it may, and how many.
+/// A field of the event is larger than allowed; with its size in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Excess {
+pub enum OversizedField {
     /// Both images together.
     #[error(
         "the row's images take {0} bytes and at most {MAX_EVENT_BYTES} are delivered: exclude large columns with \
@@ -43,15 +43,15 @@ pub enum Excess {
     Entity(i32),
 }
 
-/// What of a row of a page is too long.
-pub(crate) fn excess(row: &PgRow) -> Result<Option<Excess>, sqlx::Error> {
+/// Returns the first field of a page's row that is larger than allowed.
+pub(crate) fn oversized(row: &PgRow) -> Result<Option<OversizedField>, sqlx::Error> {
     let over = |column: usize, most: i64| -> Result<Option<i32>, sqlx::Error> {
         let bytes: i32 = row.try_get(column)?;
         Ok((i64::from(bytes) > most).then_some(bytes))
     };
     let texts = over(13, MAX_ENTITY_BYTES.into())?
-        .map(Excess::Entity)
-        .or(over(14, MAX_KEY_BYTES.into())?.map(Excess::Key))
-        .or(over(15, MAX_TENANT_BYTES.into())?.map(Excess::Tenant));
-    Ok(texts.or(over(2, MAX_EVENT_BYTES)?.map(Excess::Images)))
+        .map(OversizedField::Entity)
+        .or(over(14, MAX_KEY_BYTES.into())?.map(OversizedField::Key))
+        .or(over(15, MAX_TENANT_BYTES.into())?.map(OversizedField::Tenant));
+    Ok(texts.or(over(2, MAX_EVENT_BYTES)?.map(OversizedField::Images)))
 }
