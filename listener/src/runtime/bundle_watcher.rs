@@ -27,7 +27,9 @@ pub(crate) async fn follow(
     let mut failures = 0;
     let mut found = pin!(watch_object(secrets, name));
     // Nobody needs to be told before the first answer, but there is no work to expect either.
-    sources.health.waits_for(missing(name, "is not read yet"));
+    sources
+        .health
+        .cannot_start(missing(name, "is not read yet"));
     loop {
         match found.next().await {
             Some(Ok(secret)) => {
@@ -94,7 +96,7 @@ fn take(plan: Plan, plans: &watch::Sender<Option<Plan>>, sources: &AppState) {
 /// Says what is wrong with the newest bundle; without one before it, nothing can be done at all.
 fn note_trouble(trouble: &PodProblem, plans: &watch::Sender<Option<Plan>>, sources: &AppState) {
     if plans.borrow().is_none() {
-        sources.health.waits_for(trouble.clone());
+        sources.health.cannot_start(trouble.clone());
     }
     sources.reporter.bundle_failed(trouble.clone());
 }

@@ -125,7 +125,7 @@ impl Work<'_> {
         let (trouble, pause) = (trouble(error), pause(failures));
         let (reason, seconds) = (&trouble.reason, pause.as_secs());
         tracing::warn!(reason, "{}; trying again in {seconds} s", trouble.message);
-        self.sources.health.waits_for(trouble.clone());
+        self.sources.health.cannot_start(trouble.clone());
         self.sources.reporter.session_failed(trouble);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

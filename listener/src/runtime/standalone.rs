@@ -137,7 +137,7 @@ pub async fn run(
 /// Logs that this process stands by, and why, once for each reason.
 fn stand_by(why: &RunError, listener: &str, sources: &AppState, logged: &mut Option<String>) {
     let message = why.to_string();
-    sources.health.waits_for(PodProblem {
+    sources.health.cannot_start(PodProblem {
         reason: "ConfigOutdated".to_owned(),
         message: message.clone(),
     });
