@@ -62,7 +62,7 @@ impl Health {
     }
 
     /// Records a problem that must be fixed before work can start.
-    pub fn waits_for(&self, problem: PodProblem) {
+    pub fn cannot_start(&self, problem: PodProblem) {
         self.update(|state| state.startup = Startup::Blocked(problem));
     }
 
@@ -219,11 +219,8 @@ mod tests {
         let (health, start) = (Health::default(), Instant::now());
         let later = start + Duration::from_secs(9);
         health.started();
-        health.stalled(Some("shard 3: it startup".to_owned()));
-        assert_eq!(
-            message(&health, later).as_deref(),
-            Some("shard 3: it startup")
-        );
+        health.stalled(Some("shard 3: stalled".to_owned()));
+        assert_eq!(message(&health, later).as_deref(), Some("shard 3: stalled"));
         health.saved(false, start);
         health.is_blocked(Some("process 7 holds a lock".to_owned()));
         assert_eq!(
@@ -240,7 +237,7 @@ mod tests {
     fn start_clears_earlier_problems() {
         let (health, start) = (Health::default(), Instant::now());
         let later = start + Duration::from_secs(100);
-        health.waits_for(problem("SchemaMissing", "migrate".to_owned()));
+        health.cannot_start(problem("SchemaMissing", "migrate".to_owned()));
         assert_eq!(message(&health, start).as_deref(), Some("migrate"));
         health.started();
         health.saved(false, start);

@@ -356,7 +356,7 @@ impl Metrics {
 
     /// Returns the endpoints whose circuit breaker is not closed.
     #[must_use]
-    pub fn left_alone(&self) -> LeftAlone {
+    pub fn open_circuits(&self) -> LeftAlone {
         lock(&self.circuits)
             .as_ref()
             .map_or_else(LeftAlone::default, |circuits| circuits.open_circuits())
@@ -377,3 +377,6 @@ fn registered<C: Collector + Clone + 'static>(
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
+
+#[cfg(test)]
+mod tests;
