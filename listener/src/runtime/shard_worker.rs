@@ -68,8 +68,8 @@ impl ShardWorker<'_> {
             }
             // What was finished is saved even then, unless another process was faster.
             let (done, gone) = oneshot::channel();
-            let leave = Command::Leave { shard, drain, done };
-            if self.commands.send(leave).await.is_ok() {
+            let command = Command::Leave { shard, drain, done };
+            if self.commands.send(command).await.is_ok() {
                 let _gone = gone.await;
             }
         }

@@ -142,14 +142,13 @@ struct RetryState {
 impl<S: ConfigSource> Supervisor<'_, S> {
     /// Runs one listener after the other. Returns the plan of one with another name; nothing after a stop.
     async fn run(&mut self, first: Option<RuntimePlan>) -> Result<Option<RuntimePlan>, RunError> {
-        let mut plan = match first {
-            Some(plan) => plan,
-            None => {
-                let first = self.source.next(self.sources);
-                match self.stop.run_until_cancelled(first).await {
-                    Some(plan) => plan,
-                    None => return Ok(None),
-                }
+        let mut plan = if let Some(plan) = first {
+            plan
+        } else {
+            let first = self.source.next(self.sources);
+            match self.stop.run_until_cancelled(first).await {
+                Some(plan) => plan,
+                None => return Ok(None),
             }
         };
         loop {

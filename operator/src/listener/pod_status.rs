@@ -84,7 +84,7 @@ impl PodStatusClient {
                     reports.insert(name, (now, report));
                 }
                 Err(error) => {
-                    tracing::debug!(pod = name, %error, "cannot read the status of a pod")
+                    tracing::debug!(pod = name, %error, "cannot read the status of a pod");
                 }
             }
         }
