@@ -168,7 +168,7 @@ pub async fn migrate(pool: &PgPool) -> Result<Migrated, MigrateError> {
     loop {
         match migrate_locked(&mut connection).await {
             Err(error) if attempts < MAX_ATTEMPTS && is_created_concurrently(&error) => {
-                attempts += 1
+                attempts += 1;
             }
             Err(error) => return Err(explain(error, &mut connection).await),
             migrated => return migrated,

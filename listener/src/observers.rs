@@ -127,7 +127,7 @@ struct CompiledObserver {
 #[derive(Debug)]
 pub struct Observers {
     rules: RuleSet,
-    observers: Vec<CompiledObserver>,
+    compiled: Vec<CompiledObserver>,
     targets: Vec<Arc<Compiled>>,
     by_name: HashMap<crate::delivery::ActionName, Target>,
     digest: String,
@@ -151,7 +151,7 @@ impl Observers {
 
     /// Returns what each observer needs of the database.
     pub fn needs(&self) -> impl Iterator<Item = &Needs> {
-        self.observers.iter().map(|one| &one.needs)
+        self.compiled.iter().map(|one| &one.needs)
     }
 
     /// Compiles all observers, or names everything that does not compile.
@@ -200,7 +200,7 @@ impl Observers {
             .collect();
         let observers = Self {
             rules: RuleSet::new(rules),
-            observers,
+            compiled: observers,
             targets,
             by_name,
             digest: digest(configs),
@@ -270,14 +270,14 @@ impl Observers {
             let watching = self
                 .rules
                 .watching(&logged.event)
-                .filter_map(|n| self.observers.get(n));
+                .filter_map(|n| self.compiled.get(n));
             for target in watching.flat_map(|observer| &observer.targets) {
                 targets.failed.push((*target, failure.clone()));
             }
             return (targets, matched);
         }
         for (n, rule_match) in self.rules.matches(&logged.event) {
-            let Some(observer) = self.observers.get(n) else {
+            let Some(observer) = self.compiled.get(n) else {
                 continue;
             };
             match rule_match {
@@ -302,7 +302,7 @@ impl Observers {
     pub fn watching(&self, event: &Event) -> impl Iterator<Item = (&str, Vec<&Arc<Compiled>>)> {
         let watching = self.rules.watching(event);
         watching.filter_map(|n| {
-            let observer = self.observers.get(n)?;
+            let observer = self.compiled.get(n)?;
             let targets = observer.targets.iter();
             let targets = targets.filter_map(|target| self.targets.get(*target));
             Some((&*observer.name, targets.collect()))
@@ -317,7 +317,7 @@ impl Observers {
         matches
             .into_iter()
             .find(|(n, _)| {
-                self.observers
+                self.compiled
                     .get(*n)
                     .is_some_and(|one| &*one.name == observer)
             })

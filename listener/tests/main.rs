@@ -43,6 +43,7 @@ mod retention;
 mod rows;
 mod samples;
 mod stalls;
+mod supervisor;
 mod support;
 mod tenants;
 mod unread;

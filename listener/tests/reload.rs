@@ -24,7 +24,7 @@ use crate::support::{TestDb, database, eventually, eventually_or};
 const ROWS: usize = 40;
 
 /// The observers of files, and the listener that runs them.
-fn loaded(config: &Config) -> (crds::config::ListenerConfig, Arc<Observers>) {
+pub(crate) fn loaded(config: &Config) -> (crds::config::ListenerConfig, Arc<Observers>) {
     let file = SourceFile {
         path: "observers.yaml".to_owned(),
         text: std::fs::read_to_string(config.path()).unwrap(),

@@ -63,13 +63,13 @@ pub async fn run(
     };
     let serving = serve(listener, sources, stop.clone());
     let working = async {
-        let ended = elect_and_work(&client, &settings, &metrics, &ready, &stop).await;
-        // The server ends with the work.
+        let ended = run_elected(&client, &settings, &metrics, &ready, &stop).await;
+        // The server ends with the controller.
         stop.cancel();
         ended
     };
-    let ((), worked) = tokio::join!(serving, working);
-    worked
+    let ((), result) = tokio::join!(serving, working);
+    result
 }
 
 fn client(config: Config, metrics: &Metrics) -> anyhow::Result<Client> {
@@ -83,7 +83,7 @@ fn client(config: Config, metrics: &Metrics) -> anyhow::Result<Client> {
     Ok(ClientBuilder::try_from(config)?.with_layer(&count).build())
 }
 
-async fn elect_and_work(
+async fn run_elected(
     client: &Client,
     settings: &Settings,
     metrics: &Metrics,
@@ -92,7 +92,7 @@ async fn elect_and_work(
 ) -> anyhow::Result<()> {
     let Some(namespace) = &settings.lease_namespace else {
         metrics.leader.set(1);
-        return work(client, settings, metrics, ready, stop).await;
+        return run_controller(client, settings, metrics, ready, stop).await;
     };
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let identity = Identity::new(&settings.pod_name, &settings.pod_uid);
@@ -108,16 +108,16 @@ async fn elect_and_work(
     ready.store(false, Ordering::Relaxed);
     metrics.leader.set(1);
     let lost = leadership.lost().clone();
-    let worked = tokio::select! {
-        worked = work(client, settings, metrics, ready, stop) => worked,
-        () = lost.cancelled() => Err(anyhow::anyhow!("the Lease was lost")),
+    let result = tokio::select! {
+        result = run_controller(client, settings, metrics, ready, stop) => result,
+        () = lost.cancelled() => Err(anyhow::anyhow!("leadership lost")),
     };
     metrics.leader.set(0);
     leadership.release().await;
-    worked
+    result
 }
 
-async fn work(
+async fn run_controller(
     client: &Client,
     settings: &Settings,
     metrics: &Metrics,

@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn time_behind_counts_from_the_first_heartbeat_that_says_so() {
+    async fn time_behind_counts_from_the_first_heartbeat_behind() {
         let now = Instant::now();
         let later = now + Duration::from_secs(3);
         assert_eq!(behind(None, false, now), None);

@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_looks_seldom_only_while_it_holds_all_leases() {
+    fn process_polls_slowly_only_while_it_holds_all_leases() {
         let after = |holders: &[Option<&str>]| {
             pause_after(&holders.iter().copied().map(held_by).collect::<Vec<_>>())
         };

@@ -358,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_files_are_applied_in_the_order_of_their_names() {
+    fn files_are_applied_in_order_of_their_names() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/functions");
         let mut names: Vec<String> = std::fs::read_dir(folder)
             .unwrap()

@@ -66,7 +66,7 @@ impl ConfigSource for BundleSource {
         if self.bundles.current.is_none() {
             // Nobody needs to be told before the first answer, but there is no work to expect either.
             let unread = missing(&self.name, "is not read yet");
-            sources.health.waits_for(unread);
+            sources.health.cannot_start(unread);
         }
         loop {
             // The watch resumes where it broke off; what was read before stays.
@@ -160,7 +160,7 @@ impl LoadedBundles {
     /// Reports what is wrong with the newest bundle; without one before it, nothing can be done at all.
     fn report(&self, problem: PodProblem, sources: &AppState) {
         if self.current.is_none() {
-            sources.health.waits_for(problem.clone());
+            sources.health.cannot_start(problem.clone());
         }
         sources.reporter.bundle_failed(problem);
     }

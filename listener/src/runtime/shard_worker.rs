@@ -68,12 +68,12 @@ impl ShardWorker<'_> {
             }
             // What was finished is saved even then, unless another process was faster.
             let (released, gone) = oneshot::channel();
-            let leave = ShardCommand::Release {
+            let command = ShardCommand::Release {
                 shard,
                 drain,
                 released,
             };
-            if self.commands.send(leave).await.is_ok() {
+            if self.commands.send(command).await.is_ok() {
                 let _gone = gone.await;
             }
         }

@@ -142,14 +142,13 @@ struct RetryState {
 impl<S: ConfigSource> Supervisor<'_, S> {
     /// Runs one listener after the other. Returns the plan of one with another name; nothing after a stop.
     async fn run(&mut self, first: Option<RuntimePlan>) -> Result<Option<RuntimePlan>, RunError> {
-        let mut plan = match first {
-            Some(plan) => plan,
-            None => {
-                let first = self.source.next(self.sources);
-                match self.stop.run_until_cancelled(first).await {
-                    Some(plan) => plan,
-                    None => return Ok(None),
-                }
+        let mut plan = if let Some(plan) = first {
+            plan
+        } else {
+            let first = self.source.next(self.sources);
+            match self.stop.run_until_cancelled(first).await {
+                Some(plan) => plan,
+                None => return Ok(None),
             }
         };
         loop {
@@ -317,7 +316,7 @@ impl<S: ConfigSource> Supervisor<'_, S> {
             "{what}: {}; retrying in {seconds:.1} s",
             problem.message
         );
-        self.sources.health.waits_for(problem.clone());
+        self.sources.health.cannot_start(problem.clone());
         self.sources.reporter.session_failed(problem);
     }
 
@@ -328,7 +327,7 @@ impl<S: ConfigSource> Supervisor<'_, S> {
             tracing::warn!("{}", problem.message);
             retry.standby_message = Some(problem.message.clone());
         }
-        self.sources.health.waits_for(problem);
+        self.sources.health.cannot_start(problem);
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) async fn watch(
     pool: PgPool,
     listener: Arc<str>,
     mut observers: Receiver<Arc<Observers>>,
-    reported: ReportedFindings,
+    findings_before: ReportedFindings,
     reporter: Arc<StatusReporter>,
 ) {
     loop {
@@ -64,7 +64,7 @@ pub(super) async fn watch(
                 if !observers.has_changed().unwrap_or(false) {
                     reporter.set_tracking(summary(&found));
                 }
-                reported
+                findings_before
                     .update(&listener, found.into_iter().collect())
                     .await;
                 pause

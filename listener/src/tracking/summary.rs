@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn each_observer_is_told_of_before_the_second_finding_of_any() {
+    fn each_observer_comes_before_the_second_finding_of_any() {
         let found: Vec<Finding> = (0..40)
             .flat_map(|observer| (0..3).map(move |n| found(observer, n, "m")))
             .collect();

@@ -157,7 +157,7 @@ impl Context {
             CleanupStatus::Failed(why) => Some(cleanup_skipped(key, listener, &why)),
             CleanupStatus::Running if finalizer::is_overdue(begun.elapsed()) => {
                 let why = why.as_deref();
-                let why = why.unwrap_or("the Job that removes them does not come to an end");
+                let why = why.unwrap_or("the Job that removes them does not finish");
                 Some(cleanup_skipped(key, listener, why))
             }
             CleanupStatus::Running => None,
@@ -207,7 +207,7 @@ impl Context {
 }
 
 const NAMESPACE_TERMINATING: &str =
-    "its namespace is deleted too, so that no pod can be made there to remove them";
+    "its namespace is deleted too, so no pod can be created there to remove them";
 
 fn cleanup_skipped(key: &ObjectRef, listener: &ObserverListener, why: &str) -> EventDraft {
     let identity = identity(key, listener);
