@@ -5,8 +5,7 @@ use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use sqlx::{PgPool, Row};
 
-use crate::capture::size_limits::{MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES};
-use crate::delivery::event::ID_SQL;
+use crate::delivery::event::{ID_SQL, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES};
 use crate::delivery::failure::FailureKind;
 
 /// Which past events, and what of them.

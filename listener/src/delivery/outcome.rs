@@ -1,30 +1,29 @@
-//! What came of an attempt.
+//! Outcomes of attempts.
 
 use std::time::Duration;
 
 use super::failure::{Failure, FailureKind};
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It took effect.
     Done,
-    /// It may work later, not before `after` where the receiver named a time.
+    /// It may succeed later, but not before `after`.
     Retry {
-        /// What went wrong.
+        /// The failure.
         failure: Failure,
-        /// The receiver's own wish (`Retry-After`).
+        /// The delay that the endpoint asked for (`Retry-After`).
         after: Option<Duration>,
     },
-    /// It will never work as it is.
+    /// It can never succeed.
     Refused(Failure),
-    /// It was not made: not before this time from now, since the receiver is down or a limit is
-    /// reached.
+    /// It was not made, since the endpoint is down or a limit is reached; it may be after this delay.
     Held(Duration),
 }
 
 impl Outcome {
-    /// Whether the connection that it came about by is of no further use.
+    /// Returns whether its connection is of no further use.
     pub(crate) fn breaks_connection(&self) -> bool {
         use FailureKind::{Connection, Response, Timeout};
         matches!(

@@ -110,7 +110,7 @@ impl Crew {
             return give_up(history, &failure, claimed.attempts, None);
         }
         let age = (Utc::now() - claimed.enqueued_at).to_std();
-        let left = retry_policy::left(&compiled.retry, age.unwrap_or_default());
+        let left = retry_policy::remaining_deadline(&compiled.retry, age.unwrap_or_default());
         if left == Some(Duration::ZERO) {
             return give_up(history, &too_late(&compiled.retry), claimed.attempts, None);
         }
