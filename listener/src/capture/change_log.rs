@@ -14,11 +14,10 @@ use sqlx::{PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
 use super::position::{LogBound, Window};
-use super::size_limits::{
-    MAX_ENTITY_BYTES, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES, OversizedField, oversized,
-};
 use super::snapshot::SnapshotError;
-use crate::delivery::event::{self, Event};
+use crate::delivery::event::{
+    self, Event, MAX_ENTITY_BYTES, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES, OversizedField,
+};
 
 /// Maximum number of events that a page scans for a process that owns all shards. One that owns
 /// some scans more to find as many of its own, up to [`MAX_SCANNED`].
@@ -46,7 +45,7 @@ pub enum LogError {
     Operation {
         /// Its id in the log.
         id: i64,
-        /// What stands there.
+        /// The unknown code.
         operation: i8,
     },
 }
@@ -385,4 +384,17 @@ fn image(row: &PgRow, column: usize) -> Result<Option<Box<RawValue>>, LogError> 
     text.map(RawValue::from_string)
         .transpose()
         .map_err(|error| LogError::Database(sqlx::Error::Decode(error.into())))
+}
+
+/// Returns the first field of a page's row that is larger than allowed.
+fn oversized(row: &PgRow) -> Result<Option<OversizedField>, sqlx::Error> {
+    let over = |column: usize, most: i64| -> Result<Option<i32>, sqlx::Error> {
+        let bytes: i32 = row.try_get(column)?;
+        Ok((i64::from(bytes) > most).then_some(bytes))
+    };
+    let texts = over(13, MAX_ENTITY_BYTES.into())?
+        .map(OversizedField::Entity)
+        .or(over(14, MAX_KEY_BYTES.into())?.map(OversizedField::Key))
+        .or(over(15, MAX_TENANT_BYTES.into())?.map(OversizedField::Tenant));
+    Ok(texts.or(over(2, MAX_EVENT_BYTES)?.map(OversizedField::Images)))
 }

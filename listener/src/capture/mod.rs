@@ -10,5 +10,4 @@ pub mod poll_loop;
 pub mod position;
 pub mod reader;
 pub mod retention;
-pub mod size_limits;
 pub mod snapshot;

@@ -106,13 +106,13 @@ pub async fn poll_loop(
     }
 }
 
-/// Reports to the health whether the database answers.
+/// Reports whether the database responds.
 async fn ping_database(reader: &LogReader, health: &Health) {
     // A ping that never returns is a failure too.
     health.read(false, Instant::now());
     match reader.ping().await {
         Ok(()) => health.read(true, Instant::now()),
-        Err(error) => tracing::debug!(%error, "the database does not answer"),
+        Err(error) => tracing::debug!(%error, "the database does not respond"),
     }
 }
 

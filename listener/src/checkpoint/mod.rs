@@ -65,7 +65,7 @@ pub struct PreReshardProgress {
 impl PreReshardProgress {
     /// Returns whether it is irrelevant for all that comes after a position.
     #[must_use]
-    pub fn is_behind(&self, position: &Position) -> bool {
+    pub fn is_passed_by(&self, position: &Position) -> bool {
         position.from.snapshot.covers(&self.until)
     }
 }

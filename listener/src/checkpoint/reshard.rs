@@ -135,7 +135,7 @@ fn carry_over(old: &[OldShard], now: &Snapshot) -> Option<Progress> {
 fn is_relevant(one: &PreReshardProgress, position: &Position) -> bool {
     let the_same =
         position == &one.position && one.completed_ahead == super::CompletedAhead::default();
-    !(the_same || one.is_behind(position))
+    !(the_same || one.is_passed_by(position))
 }
 
 async fn insert(

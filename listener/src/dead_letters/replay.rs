@@ -6,8 +6,7 @@ use crds::config::Operation;
 use sqlx::{PgPool, Row};
 
 use super::BoundQuery;
-use crate::capture::size_limits::{MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES};
-use crate::delivery::event::ID_SQL;
+use crate::delivery::event::{ID_SQL, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES};
 use crate::delivery::failure::FailureKind;
 
 /// Past events and their actions to replay.

@@ -268,9 +268,13 @@ impl ShardLedger {
                 beyond.partial.insert(*id, entry.completed.clone());
             }
         }
-        if self.pre_reshard.iter().any(|one| one.is_behind(&position)) {
+        if self
+            .pre_reshard
+            .iter()
+            .any(|one| one.is_passed_by(&position))
+        {
             let left = self.pre_reshard.iter();
-            let left = left.filter(|one| !one.is_behind(&position));
+            let left = left.filter(|one| !one.is_passed_by(&position));
             self.pre_reshard = left.cloned().collect();
         }
         Progress {

@@ -113,7 +113,7 @@ impl LaneExecutor {
             return discard(history, &failure, claimed.attempts, None);
         }
         let age = (Utc::now() - claimed.enqueued_at).to_std();
-        let remaining = retry_policy::left(&compiled.retry, age.unwrap_or_default());
+        let remaining = retry_policy::remaining_deadline(&compiled.retry, age.unwrap_or_default());
         if remaining == Some(Duration::ZERO) {
             let failure = deadline_exceeded(&compiled.retry);
             return discard(history, &failure, claimed.attempts, None);

@@ -46,7 +46,7 @@ struct SimListener {
     /// The furthest window that was ever read.
     furthest: usize,
     open: Vec<(EventRef, usize)>,
-    over: BTreeSet<(i64, usize)>,
+    completed: BTreeSet<(i64, usize)>,
 }
 
 impl SimListener {
@@ -66,7 +66,7 @@ impl SimListener {
             page: 0,
             furthest: 0,
             open: Vec::new(),
-            over: BTreeSet::new(),
+            completed: BTreeSet::new(),
         };
         listener.restart();
         listener
@@ -134,7 +134,7 @@ impl SimListener {
     fn complete(&mut self, n: usize) -> bool {
         let (place, n) = self.open.swap_remove(n);
         self.ledger.complete(place, action(n));
-        self.over.insert((place.2, n))
+        self.completed.insert((place.2, n))
     }
 
     /// Stops, and continues with another number of shards.
@@ -212,7 +212,7 @@ proptest! {
         while !listener.open.is_empty() {
             prop_assert!(listener.complete(0), "done twice");
         }
-        prop_assert_eq!(listener.over.len(), count, "all of it is done");
+        prop_assert_eq!(listener.completed.len(), count, "all of it is done");
         listener.save();
         for progress in listener.saved.values() {
             prop_assert!(progress.pre_reshard.is_empty(), "no progress from before resharding is left");

@@ -155,8 +155,8 @@ proptest! {
             lanes_running.sort_unstable();
             lanes_running.dedup();
             let held: usize = (0..3).map(|target| lanes.target_len(target)).sum();
-            let over: usize = done.values().map(Vec::len).sum();
-            prop_assert_eq!(held + over, pushed.values().map(Vec::len).sum::<usize>());
+            let completed: usize = done.values().map(Vec::len).sum();
+            prop_assert_eq!(held + completed, pushed.values().map(Vec::len).sum::<usize>());
             prop_assert_eq!(lanes_running.len(), running.len(), "one at a time in a lane");
         }
         for id in blocked {

@@ -161,7 +161,7 @@ fn only_completions_count_as_progress() {
     assert!(progress(&ledger).1 > before);
 }
 
-/// Three shards became one: it begins with the last of them, and passes over what the others did.
+/// Three shards became one: it starts at the earliest position, and skips what the others completed.
 #[test]
 fn events_completed_before_reshard_are_skipped() {
     let pre_reshard =
@@ -200,7 +200,10 @@ fn events_completed_before_reshard_are_skipped() {
     ledger.advance(0, Position::at(window().to), true);
     let progress = take_progress(&mut ledger);
     assert_eq!(progress.position, Position::at(window().to));
-    assert!(progress.pre_reshard.is_empty(), "all of it is behind");
+    assert!(
+        progress.pre_reshard.is_empty(),
+        "the position is past all of it"
+    );
 }
 
 /// The owner of another shard had read on into later windows than that in which it stood.
@@ -243,7 +246,7 @@ fn later_windows_completed_before_reshard_are_skipped() {
     ledger.advance(0, Position::at(later.to), true);
     assert!(
         take_progress(&mut ledger).pre_reshard.is_empty(),
-        "all of it is behind"
+        "the position is past all of it"
     );
 }
 
@@ -258,7 +261,7 @@ proptest! {
         let mut ledger = ledger(start());
         let mut open: Vec<(i64, usize)> = Vec::new();
         let mut entered = 0;
-        let mut over = BTreeSet::new();
+        let mut completed = BTreeSet::new();
         for (step, end) in ends.iter().enumerate() {
             if let Some(count) = counts.get(entered) {
                 let id = i64::try_from(entered).unwrap() + 1;
@@ -268,7 +271,7 @@ proptest! {
             if !open.is_empty() {
                 let (id, action) = open.swap_remove(end.index(open.len()));
                 complete(&mut ledger, id, action);
-                prop_assert!(over.insert((id, action)), "completed twice");
+                prop_assert!(completed.insert((id, action)), "completed twice");
             }
             if restarts.contains(&step) {
                 let progress = ledger.take_progress().pop().map(|(_, progress)| progress);
@@ -276,7 +279,7 @@ proptest! {
                 let behind = progress.position.last_id;
                 for id in 1..=behind {
                     let count = counts[usize::try_from(id).unwrap() - 1];
-                    prop_assert!((0..count).all(|n| over.contains(&(id, n))), "passed event {} too early", id);
+                    prop_assert!((0..count).all(|n| completed.contains(&(id, n))), "passed event {} too early", id);
                 }
                 entered = usize::try_from(behind).unwrap();
                 open.clear();
@@ -290,9 +293,9 @@ proptest! {
         }
         for (id, action) in open {
             complete(&mut ledger, id, action);
-            prop_assert!(over.insert((id, action)), "completed twice");
+            prop_assert!(completed.insert((id, action)), "completed twice");
         }
-        prop_assert_eq!(over.len(), counts.iter().sum::<usize>());
+        prop_assert_eq!(completed.len(), counts.iter().sum::<usize>());
         prop_assert_eq!(ledger.pending(), 0);
     }
 }

@@ -146,7 +146,7 @@ proptest! {
                     *count -= 1;
                     queue.retain(|_, count| *count > 0);
                 },
-                // The queue responses at once, and the answer travels.
+                // The queue responds at once, and the response is applied later.
                 QueueOp::Query => for query in queued.next_queries(2, |_| false) {
                     let found = queue.contains_key(&query.lane.1);
                     responses.push((query, found.then(|| head(1))));
