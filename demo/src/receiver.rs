@@ -17,13 +17,6 @@ const SHOWN: [&str; 5] = [
     "x-shop-operation",
 ];
 
-/// Whether it was accepted.
-pub(crate) fn accepted(received: &Received) -> bool {
-    received
-        .status
-        .is_some_and(|status| (200..300).contains(&status))
-}
-
 /// The delivery that a request is; nothing where no observer of the shop sends such a thing.
 pub(crate) fn delivery(received: &Received) -> Option<Delivery> {
     let body: Value = serde_json::from_slice(&received.body).ok()?;

@@ -257,7 +257,7 @@ impl Cast<'_> {
     fn take_in(&mut self, screen: &mut Screen) {
         let mut tally = lock(&self.tally);
         for received in self.sink.take_received() {
-            if !receiver::accepted(&received) {
+            if !received.is_accepted() {
                 continue;
             }
             let Some(delivery) = receiver::delivery(&received) else {

@@ -9,7 +9,7 @@ use observer_listener::runtime::config_source::{ConfigSource, FailurePolicy};
 use observer_listener::runtime::job_worker::WorkerMode;
 use observer_listener::runtime::plan::RuntimePlan;
 use observer_listener::runtime::supervisor::{self, ProcessOptions};
-use observer_listener::server::Sources;
+use observer_listener::server::AppState;
 use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 use tokio::sync::mpsc;
@@ -25,7 +25,7 @@ use crate::support::{TestDb, empty_database, eventually_or};
 struct Plans(mpsc::Receiver<RuntimePlan>);
 
 impl ConfigSource for Plans {
-    async fn next(&mut self, _: &Sources) -> RuntimePlan {
+    async fn next(&mut self, _: &AppState) -> RuntimePlan {
         match self.0.recv().await {
             Some(plan) => plan,
             None => std::future::pending().await,

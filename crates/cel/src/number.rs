@@ -107,6 +107,24 @@ impl<'v> Number<'v> {
         }
     }
 
+    /// Whether it is below zero.
+    #[must_use]
+    pub const fn is_negative(&self) -> bool {
+        self.negative
+    }
+
+    /// Its digits, with neither leading nor trailing zeros; none where it is zero.
+    #[must_use]
+    pub fn digits(&self) -> &str {
+        &self.digits
+    }
+
+    /// Place of the point, counted from before the first digit.
+    #[must_use]
+    pub const fn magnitude(&self) -> i64 {
+        self.magnitude
+    }
+
     /// The same number, borrowed.
     #[must_use]
     pub fn borrowed(&'v self) -> Self {

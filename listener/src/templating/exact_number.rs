@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use cel::number::Number;
 use minijinja::value::Value;
 
 /// How many numbers of one delivery may share a nearest float.
@@ -78,24 +79,14 @@ fn nearest(text: &str) -> f64 {
 /// Sign, digits without zeros at either end, and the power of ten of the last digit: equal
 /// for equal numbers.
 pub(crate) fn canonical(text: &str) -> (bool, String, i64) {
-    let (negative, text) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = format!("{whole}{fraction}");
-    let trimmed = digits.trim_end_matches('0');
-    let dropped = length(&digits) - length(trimmed);
-    let significant = trimmed.trim_start_matches('0');
-    if significant.is_empty() {
-        return (false, String::new(), 0);
+    match Number::parse(text) {
+        Some(number) => {
+            let last = number.magnitude().saturating_sub(length(number.digits()));
+            (number.is_negative(), number.digits().to_owned(), last)
+        }
+        // Its exponent is beyond 64 bits, so it equals what is written alike.
+        None => (text.starts_with('-'), text.to_owned(), i64::MAX / 2),
     }
-    let exponent = exponent.parse::<i64>().unwrap_or(i64::MAX / 2);
-    let last = exponent
-        .saturating_sub(length(fraction))
-        .saturating_add(dropped);
-    (negative, significant.to_owned(), last)
 }
 
 fn length(text: &str) -> i64 {
