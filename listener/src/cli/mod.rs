@@ -182,8 +182,15 @@ fn duration(text: &str) -> Result<Duration, ParseDurationError> {
     text.parse::<HumanDuration>().map(HumanDuration::duration)
 }
 
+/// Describes the command line.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the program and says by its exit code how it went.
-pub(crate) fn main() -> ExitCode {
+#[must_use]
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet = matches!(cli.command, Command::Demo(_));
     if let Err(error) = logs::start(cli.log_format, if quiet { QUIET } else { "info" }) {

@@ -84,7 +84,9 @@ pub(crate) fn routes(keeper: Keeper) -> Router {
     let all = dead_letters::routes()
         .merge(jobs::routes())
         .fallback(async || {
-            Problem::not_found("there is no such path; docs/reference/http-api.md has those that there are")
+            Problem::not_found(
+                "there is no such path; docs/reference/http-api.md has those that there are",
+            )
         });
     Router::new()
         .nest("/api/observers", all)

@@ -8,8 +8,9 @@ use crds::pod_status::LeftAlone;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    IntGaugeVec, Opts, TextEncoder,
 };
+use server::registry::{MetricDescription, Registry};
 
 use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
@@ -363,6 +364,12 @@ impl Metrics {
         lock(&self.circuits)
             .as_ref()
             .map_or_else(LeftAlone::default, |circuits| circuits.open_circuits())
+    }
+
+    /// Describes all metrics, those without a value too.
+    #[must_use]
+    pub fn describe(&self) -> Vec<MetricDescription> {
+        self.registry.describe()
     }
 
     /// Everything in the text format of Prometheus.
