@@ -14,43 +14,43 @@ use crate::delivery::outcome::Outcome;
 /// Longest wait that an endpoint may ask for.
 pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
-/// The remedy where a proxy wants to know who asks.
+/// Remedy where a proxy asks for a login.
 pub(crate) const PROXY_LOGIN: &str =
     "the proxy lets nobody in with the user and password of spec.egress.proxy.url";
 
 /// Why nothing was delivered. Texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeliveryError {
-    /// A head of HTTP with a status.
+    /// HTTP status that is not a success.
     Status {
         status: StatusCode,
-        /// The wish in `Retry-After`.
+        /// `Retry-After`.
         retry_after: Option<Duration>,
-        /// Host of a redirect's target, where it names one.
+        /// Host of a redirect's target, if any.
         location: Option<String>,
         /// Beginning of the body.
         excerpt: String,
     },
-    /// The address may not be dialled; holds the reason and the remedy.
+    /// Egress is denied; holds the reason and the remedy.
     EgressDenied(String),
-    /// No connection came about, or it broke.
+    /// No connection was made, or it broke.
     ConnectionFailed(String),
-    /// Nothing was reached, which the delivery cannot be to blame for: the name has no address, or
-    /// nobody answers there.
+    /// The endpoint was not reached, which the delivery cannot be to blame for: its name does not resolve,
+    /// or nothing answers there.
     Unreachable(String),
-    /// No connection came about for how this side is set up, as by its certificates.
+    /// No connection was made because of how this side is configured, as by its certificates.
     Misconfigured(String),
-    /// Something that is not HTTP.
+    /// The response is not valid HTTP.
     InvalidResponse(String),
-    /// More than is read of an answer.
+    /// The response is larger than the limit.
     ResponseTooLarge(String),
-    /// Nothing within the attempt's timeout.
+    /// No response within the attempt's timeout.
     Timeout(Duration),
-    /// It takes nothing now, in words of a protocol other than HTTP, and that protocol's status.
+    /// The endpoint is unavailable, in words of a protocol other than HTTP, with that protocol's status.
     Unavailable(String, Option<u16>),
-    /// It does not take this one now, for what it is or names, in the same words.
+    /// This delivery is rejected for now, because of what it is or names, in the same words.
     TemporarilyRejected(String, Option<u16>),
-    /// It will never take it as it is, in the same words, with a remedy.
+    /// This delivery is rejected for good, in the same words, with a remedy.
     Permanent(String, Option<u16>),
 }
 
@@ -113,16 +113,16 @@ pub(crate) fn classify(host: &str, answer: DeliveryError) -> Outcome {
             format!("{host} did not answer within {timeout:?}, the action's timeout"),
         ),
         DeliveryError::Unavailable(said, status) => {
-            let message = format!("{host} takes nothing now: {said}");
+            let message = format!("{host} is unavailable: {said}");
             later(message, status, Tells::Failed)
         }
         DeliveryError::TemporarilyRejected(said, status) => {
-            let message = format!("{host} does not take it now: {said}");
+            let message = format!("{host} rejected it for now: {said}");
             later(message, status, Tells::There)
         }
         DeliveryError::Permanent(said, status) => Outcome::Rejected(Failure {
             kind: FailureKind::Status,
-            message: format!("{host} refuses: {said}"),
+            message: format!("{host} rejected it: {said}"),
             status,
             tells: Tells::There,
         }),
@@ -142,7 +142,7 @@ fn by_status(
         message,
         status: Some(code),
         tells: match code {
-            // The proxy's, which tells nothing of who is behind it.
+            // The proxy's, which says nothing of the endpoint behind it.
             407 => Tells::Nothing,
             408 | 429 | 500.. => Tells::Failed,
             _ => Tells::There,
@@ -174,7 +174,7 @@ fn by_status(
         },
         400..=499 => Outcome::Rejected(failure(
             FailureKind::Status,
-            format!("{host} refused with {code}{said}"),
+            format!("{host} rejected it with {code}{said}"),
         )),
         _ => Outcome::Retry {
             failure: failure(
@@ -197,12 +197,12 @@ pub(crate) async fn until_deadline<T, E: Into<DeliveryError>>(
     }
 }
 
-/// No connection, or it broke, for a reason that may be told.
+/// Returns the error of a connection that was not made or broke.
 pub(crate) fn connection_failed(why: impl fmt::Display) -> DeliveryError {
     DeliveryError::ConnectionFailed(format!("no connection, or it broke: {why}"))
 }
 
-/// What was said, with the remedy for the first of the known cases that it is.
+/// Appends the remedy of the first known case that a message is.
 pub(crate) fn append_remedy(
     said: String,
     remedies: &[(&str, &str)],
@@ -226,7 +226,7 @@ fn later(message: String, status: Option<u16>, tells: Tells) -> Outcome {
     }
 }
 
-/// The same, with what it tells of the receiver.
+/// Returns it with what it says of the endpoint.
 fn telling(tells: Tells, mut outcome: Outcome) -> Outcome {
     if let Outcome::Retry { failure, .. } = &mut outcome {
         failure.tells = tells;
@@ -358,12 +358,12 @@ mod tests {
     }
 
     #[test]
-    fn messages_say_what_was_answered_and_where_a_redirect_leads() {
+    fn messages_name_the_response_and_the_redirect_target() {
         let Outcome::Rejected(gone) = classify("h.example", status(404)) else {
             unreachable!()
         };
         assert_eq!(gone.status, Some(404));
-        assert_eq!(gone.message, "h.example refused with 404: no such hook");
+        assert_eq!(gone.message, "h.example rejected it with 404: no such hook");
         let Outcome::Rejected(moved) = classify("h.example", status(302)) else {
             unreachable!()
         };
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn the_receiver_s_wish_is_kept_for_statuses_that_are_retried() {
+    fn retry_after_is_kept_for_retryable_statuses() {
         for code in [429, 503] {
             let Outcome::Retry { after, .. } = classify("h", status(code)) else {
                 unreachable!()

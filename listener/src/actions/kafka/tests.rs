@@ -47,7 +47,7 @@ fn failure(outcome: Outcome) -> Failure {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_is_where_kafka_s_own_clients_put_its_key_also_after_a_restart() {
+async fn record_partition_matches_kafka_clients_after_restart() {
     let (mut server, _) = server().await;
     server.topic("orders", 5).await;
     let write = compiled(KafkaConfig {
@@ -84,7 +84,7 @@ async fn a_record_is_where_kafka_s_own_clients_put_its_key_also_after_a_restart(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_keeps_only_what_cannot_be_taken_back() {
+async fn batch_bisects_to_the_rejected_items() {
     let (server, _) = server().await;
     server.topic("orders", 2).await;
     let mut event = delivery(None, Some(NEW));
@@ -150,7 +150,7 @@ async fn a_batch_keeps_only_what_cannot_be_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
+async fn tls_clients_are_accepted_or_told_why_not() {
     let (server, certs) = server().await;
     server.topic("orders", 1).await;
     let event = delivery(None, Some(NEW));

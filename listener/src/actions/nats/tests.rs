@@ -31,7 +31,7 @@ async fn count(stream: &mut stream::Stream) -> u64 {
 }
 
 #[tokio::test]
-async fn a_message_is_kept_once_however_often_it_is_sent_also_across_a_restart() {
+async fn resent_message_is_stored_once_across_a_restart() {
     let mut server = Server::start().await;
     let mut stream = server.stream().await;
     let publish = compiled(&server.url(), "orders.{{ new.region }}");
@@ -80,7 +80,7 @@ async fn no_value_names_a_subject_of_the_server_s_own() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_told_with_a_remedy() {
+async fn failures_name_a_remedy() {
     let server = Server::start().await;
     let event = delivery(None, Some(NEW));
     let nobody = compiled(&server.url(), "orders.eu");

@@ -13,6 +13,7 @@ use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
+use url::Url;
 
 const NEW: &str = r#"{"id": 7}"#;
 
@@ -143,7 +144,7 @@ async fn a_message_is_published() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_told_with_a_remedy() {
+async fn rejections_of_the_server_name_a_remedy() {
     let (server, mut connection) = server().await;
     let _: () = connection.sadd("taken", 1).await.unwrap();
     let command = RedisCommand::AppendToStream {
@@ -173,7 +174,7 @@ async fn what_the_server_refuses_is_told_with_a_remedy() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_is_asked_again_when_it_is_back() {
+async fn unreachable_server_is_retried_when_it_is_back() {
     let (server, _) = server().await;
     let set = compiled(&server.url(), set("a", None));
     let event = delivery(None, Some(NEW));
@@ -188,7 +189,7 @@ async fn a_server_that_is_away_is_asked_again_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn an_address_that_may_not_be_dialled_is_not() {
+async fn denied_address_is_not_dialled() {
     let (server, mut connection) = server().await;
     let closed = ActionRuntime::new(
         &crds::config::Egress::default(),

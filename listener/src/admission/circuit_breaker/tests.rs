@@ -27,7 +27,7 @@ fn one(
 }
 
 #[test]
-fn it_opens_when_all_of_the_latest_deliveries_failed() {
+fn opens_after_enough_failures_in_a_row() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     assert_eq!(fail(&mut breaker, FAILURE_THRESHOLD - 1, now), None);
@@ -41,7 +41,7 @@ fn it_opens_when_all_of_the_latest_deliveries_failed() {
 }
 
 #[test]
-fn a_receiver_that_often_fails_is_not_down() {
+fn frequent_failures_with_successes_do_not_open_it() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     for n in 0..10_000 {
@@ -56,7 +56,7 @@ fn a_receiver_that_often_fails_is_not_down() {
 }
 
 #[test]
-fn one_probe_at_a_time_after_pauses_that_double() {
+fn one_probe_at_a_time_after_doubling_waits() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);
@@ -87,7 +87,7 @@ fn one_probe_at_a_time_after_pauses_that_double() {
 }
 
 #[test]
-fn a_probe_that_was_cut_off_is_made_again() {
+fn cancelled_probe_is_repeated() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);
@@ -98,7 +98,7 @@ fn a_probe_that_was_cut_off_is_made_again() {
 }
 
 #[test]
-fn signs_of_what_was_begun_before_say_nothing() {
+fn signals_of_earlier_generations_are_ignored() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     let before = breaker.admit(true, now).unwrap();
@@ -112,7 +112,7 @@ fn signs_of_what_was_begun_before_say_nothing() {
 }
 
 #[test]
-fn the_return_doubles_each_second_until_all_is_admitted() {
+fn ramp_doubles_each_second_until_closed() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);
@@ -145,7 +145,7 @@ fn the_return_doubles_each_second_until_all_is_admitted() {
 }
 
 #[test]
-fn a_return_that_fails_is_a_longer_pause() {
+fn failed_ramp_opens_it_for_longer() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);
@@ -163,7 +163,7 @@ fn a_return_that_fails_is_a_longer_pause() {
 }
 
 #[test]
-fn a_wish_to_be_left_alone_is_heeded_within_bounds() {
+fn retry_after_is_honoured_within_bounds() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     let ticket = breaker.admit(true, now).unwrap();
@@ -180,7 +180,7 @@ fn a_wish_to_be_left_alone_is_heeded_within_bounds() {
 }
 
 #[test]
-fn a_delivery_that_failed_before_says_nothing_new() {
+fn retries_that_fail_again_do_not_count() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD - 1, now);
@@ -192,7 +192,7 @@ fn a_delivery_that_failed_before_says_nothing_new() {
 }
 
 #[test]
-fn what_is_not_reached_at_all_counts_each_time() {
+fn unreachable_endpoint_counts_each_attempt() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     let opened =
@@ -201,7 +201,7 @@ fn what_is_not_reached_at_all_counts_each_time() {
 }
 
 #[test]
-fn refusals_and_mistakes_of_this_side_open_nothing_and_keep_nothing_open() {
+fn rejections_and_misconfiguration_leave_it_unchanged() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     for signal in [Signal::Responded, Signal::Ignored] {
@@ -216,7 +216,7 @@ fn refusals_and_mistakes_of_this_side_open_nothing_and_keep_nothing_open() {
 }
 
 #[test]
-fn what_failed_before_is_no_probe_while_something_else_may_be() {
+fn retries_are_not_probes_while_fresh_deliveries_wait() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);

@@ -113,7 +113,7 @@ async fn a_certificate_is_shown_to_a_server_that_asks_for_one() {
 }
 
 #[test]
-fn what_cannot_be_used_is_told_with_its_place_and_without_the_key() {
+fn unusable_tls_settings_are_named_without_the_key() {
     let (certs, others) = (Certs::make(), Certs::make());
     let address: SocketAddr = "127.0.0.1:9".parse().unwrap();
     let swapped = (certs.client.0.clone(), others.client.1.clone());
