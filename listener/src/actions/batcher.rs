@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    fn batches(max_events: usize, max_bytes: usize) -> Batcher<usize> {
+    fn batcher(max_events: usize, max_bytes: usize) -> Batcher<usize> {
         Batcher::new(
             BatchConfig {
                 max_events,
@@ -212,20 +212,23 @@ mod tests {
     }
 
     /// Tells of what it is given, and holds each back for as many milliseconds as it says.
-    fn send(told: &mpsc::UnboundedSender<Vec<usize>>, items: &[Arc<usize>]) -> Ready<Vec<Outcome>> {
+    fn send(
+        sender: &mpsc::UnboundedSender<Vec<usize>>,
+        items: &[Arc<usize>],
+    ) -> Ready<Vec<Outcome>> {
         let items: Vec<usize> = items.iter().map(|item| **item).collect();
-        told.send(items.clone()).unwrap();
+        sender.send(items.clone()).unwrap();
         let held = |item: &usize| Outcome::Deferred(Duration::from_millis(*item as u64));
         ready(items.iter().map(held).collect())
     }
 
     #[tokio::test(start_paused = true)]
     async fn cancelled_delivery_is_not_part_of_its_batch() {
-        let (told, mut sent) = mpsc::unbounded_channel();
-        let batches = batches(10, 1000);
+        let (sender, mut sent) = mpsc::unbounded_channel();
+        let batcher = batcher(10, 1000);
         let join = |n| {
-            let told = told.clone();
-            batches.join(n, 1, move |items| send(&told, &items))
+            let sender = sender.clone();
+            batcher.join(n, 1, move |items| send(&sender, &items))
         };
         let leaves = timeout(Duration::from_millis(5), join(7));
         let (left, one, other) = tokio::join!(leaves, join(8), join(9));
@@ -244,12 +247,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_one_waits_for_no_more() {
-        let (told, mut sent) = mpsc::unbounded_channel();
-        let batches = batches(2, 1000);
+        let (sender, mut sent) = mpsc::unbounded_channel();
+        let batcher = batcher(2, 1000);
         let begun = tokio::time::Instant::now();
         let join = |n| {
-            let told = told.clone();
-            batches.join(n, 1, move |items| send(&told, &items))
+            let sender = sender.clone();
+            batcher.join(n, 1, move |items| send(&sender, &items))
         };
         tokio::join!(join(1), join(2));
         assert_eq!(begun.elapsed(), Duration::ZERO);
@@ -259,17 +262,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn batch_can_be_joined_until_its_permit_comes() {
         const TOOK: Duration = Duration::from_millis(100);
-        let (told, mut sent) = mpsc::unbounded_channel();
-        let batches = batches(5, 1000);
+        let (sender, mut sent) = mpsc::unbounded_channel();
+        let batcher = batcher(5, 1000);
         let join = async |n| {
             // Each comes after the one before has lingered.
             tokio::time::sleep(Duration::from_millis(15) * u32::try_from(n).unwrap()).await;
-            let told = told.clone();
+            let sender = sender.clone();
             let slow = async move |items: Vec<Arc<usize>>| {
                 tokio::time::sleep(TOOK).await;
-                send(&told, &items).await
+                send(&sender, &items).await
             };
-            batches.join(n, 1, slow).await
+            batcher.join(n, 1, slow).await
         };
         let begun = tokio::time::Instant::now();
         join_all((0..7).map(join)).await;
@@ -297,18 +300,18 @@ mod tests {
                 .start_paused(true)
                 .build()
                 .unwrap();
-            let (told, mut sent) = mpsc::unbounded_channel();
+            let (sender, mut sent) = mpsc::unbounded_channel();
             runtime.block_on(async {
-                let batches = batches(max_events, max_bytes);
+                let batcher = batcher(max_events, max_bytes);
                 let all = sizes.iter().enumerate().map(|(n, size)| {
-                    let told = told.clone();
-                    batches.join(n, *size, move |items| send(&told, &items))
+                    let sender = sender.clone();
+                    batcher.join(n, *size, move |items| send(&sender, &items))
                 });
                 for (n, outcome) in join_all(all).await.into_iter().enumerate() {
                     assert_eq!(outcome, Outcome::Deferred(Duration::from_millis(n as u64)));
                 }
             });
-            drop(told);
+            drop(sender);
             let mut seen = Vec::new();
             while let Some(batch) = sent.blocking_recv() {
                 prop_assert!(batch.len() <= max_events);

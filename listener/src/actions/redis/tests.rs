@@ -5,7 +5,7 @@ use redis::{AsyncCommands, AsyncConnectionConfig, Client};
 use testkit::servers::redis::{Options, PrivateRedis};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, runtime, settled};
+use super::super::fixture::{action, delivery, final_outcome, now, runtime};
 use super::*;
 use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::endpoint_gate::EndpointRegistry;
@@ -185,7 +185,7 @@ async fn unreachable_server_is_retried_when_it_is_back() {
     };
     assert_eq!(failure.kind, FailureKind::Connection);
     server.resume().await.unwrap();
-    assert_eq!(settled(&set, &event).await, Outcome::Delivered);
+    assert_eq!(final_outcome(&set, &event).await, Outcome::Delivered);
 }
 
 #[tokio::test]

@@ -8,12 +8,12 @@ const LONG: Duration = Duration::from_hours(1);
 
 /// So many different deliveries fail.
 fn fail(breaker: &mut CircuitBreaker, times: u32, now: Instant) -> Option<Transition> {
-    let mut change = None;
+    let mut transition = None;
     for _ in 0..times {
         let ticket = breaker.admit(true, now).unwrap();
-        change = breaker.record(ticket, Signal::Failure, now, 1.0);
+        transition = breaker.record(ticket, Signal::Failure, now, 1.0);
     }
-    change
+    transition
 }
 
 fn one(
@@ -73,8 +73,8 @@ fn one_probe_at_a_time_after_doubling_waits() {
             "one is under way"
         );
         let next = (pause * 2).min(MAX_OPEN);
-        let told = breaker.record(probe, Signal::Unreachable, now, 1.0);
-        assert_eq!(told, Some(Transition::Opened(next)));
+        let transition = breaker.record(probe, Signal::Unreachable, now, 1.0);
+        assert_eq!(transition, Some(Transition::Opened(next)));
     }
     assert_eq!(breaker.opened(), 9);
     // What is answered may have failed for its own sake, so a few others are tried.
@@ -82,8 +82,8 @@ fn one_probe_at_a_time_after_doubling_waits() {
     for _ in 1..MAX_FRESH_PROBES {
         assert_eq!(one(&mut breaker, true, Signal::Failure, now), None);
     }
-    let told = one(&mut breaker, true, Signal::Failure, now);
-    assert_eq!(told, Some(Transition::Opened(MAX_OPEN)));
+    let transition = one(&mut breaker, true, Signal::Failure, now);
+    assert_eq!(transition, Some(Transition::Opened(MAX_OPEN)));
 }
 
 #[test]
@@ -107,8 +107,8 @@ fn signals_of_earlier_generations_are_ignored() {
     now += INITIAL_OPEN;
     let probe = breaker.admit(true, now).unwrap();
     assert_eq!(breaker.record(before, Signal::Failure, now, 0.0), None);
-    let told = breaker.record(probe, Signal::Success, now, 0.0);
-    assert_eq!(told, Some(Transition::Recovering));
+    let transition = breaker.record(probe, Signal::Success, now, 0.0);
+    assert_eq!(transition, Some(Transition::Recovering));
 }
 
 #[test]
@@ -167,12 +167,12 @@ fn retry_after_is_honoured_within_bounds() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     let ticket = breaker.admit(true, now).unwrap();
-    let wish = Duration::from_secs(30);
+    let wait = Duration::from_secs(30);
     assert_eq!(
-        breaker.record(ticket, Signal::RetryAfter(wish), now, 0.0),
-        Some(Transition::Opened(wish))
+        breaker.record(ticket, Signal::RetryAfter(wait), now, 0.0),
+        Some(Transition::Opened(wait))
     );
-    assert_eq!(breaker.admit(true, now), Err(wish));
+    assert_eq!(breaker.admit(true, now), Err(wait));
     let mut breaker = CircuitBreaker::new();
     let ticket = breaker.admit(true, now).unwrap();
     breaker.record(ticket, Signal::RetryAfter(LONG), now, 0.0);
@@ -211,8 +211,8 @@ fn rejections_and_misconfiguration_leave_it_unchanged() {
     }
     fail(&mut breaker, FAILURE_THRESHOLD, now);
     now += INITIAL_OPEN;
-    let told = one(&mut breaker, true, Signal::Responded, now);
-    assert_eq!(told, Some(Transition::Recovering));
+    let transition = one(&mut breaker, true, Signal::Responded, now);
+    assert_eq!(transition, Some(Transition::Recovering));
 }
 
 #[test]
@@ -225,13 +225,13 @@ fn retries_are_not_probes_while_fresh_deliveries_wait() {
     // The longer what fails for itself is probed with, the longer it waits; others do not.
     for _ in 0..20 {
         now += MAX_OPEN + FRESH_PROBE_GRACE;
-        let told = one(&mut breaker, false, Signal::Failure, now);
-        assert_eq!(told, Some(Transition::Opened(INITIAL_OPEN)));
+        let transition = one(&mut breaker, false, Signal::Failure, now);
+        assert_eq!(transition, Some(Transition::Opened(INITIAL_OPEN)));
     }
     now += INITIAL_OPEN;
     assert!(breaker.admit(false, now).is_err());
-    let told = one(&mut breaker, true, Signal::Success, now);
-    assert_eq!(told, Some(Transition::Recovering));
+    let transition = one(&mut breaker, true, Signal::Success, now);
+    assert_eq!(transition, Some(Transition::Recovering));
 }
 
 /// What a receiver does to deliveries that come one after the other, of which some are poison.
@@ -337,7 +337,7 @@ proptest! {
         prop_assert!(wait <= INITIAL_OPEN, "{wait:?}");
     }
 
-    /// Whatever happens, it is never stuck: within the longest wish there is an attempt again,
+    /// Whatever happens, it is never stuck: within the longest wait there is an attempt again,
     /// and as many as `room` says are admitted.
     #[test]
     fn it_always_comes_back(steps in proptest::collection::vec((0_u8..6, 0_u64..5_000, 0.0_f64..1.0), 1..200)) {

@@ -131,8 +131,8 @@ fn unusable_tls_settings_are_named_without_the_key() {
         (tls(&certs.ca, Some(&broken)), "webhook.tls.certificate"),
     ] {
         let config = ActionKind::Webhook(config(address, Some(settings)));
-        let told = Action::check(&action(config)).unwrap_err().to_string();
-        assert!(told.starts_with(place), "{told}");
-        assert!(!told.contains("hunter2"), "{told}");
+        let message = Action::check(&action(config)).unwrap_err().to_string();
+        assert!(message.starts_with(place), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
     }
 }
