@@ -69,7 +69,7 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, CliError> {
     if files.is_empty() {
         let path = path.display();
         return Err(CliError::Config(format!(
-            "the folder {path} contains no .yaml or .yml file"
+            "the folder {path} has no .yaml or .yml file"
         )));
     }
     files.sort();
