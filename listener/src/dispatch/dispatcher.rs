@@ -217,7 +217,7 @@ impl Dispatcher {
         for shard in self.shards.enforce_deadlines(Instant::now()) {
             tracing::warn!(
                 shard,
-                "released a shard that could not be saved; what was not saved is delivered again"
+                "could not save a shard before its release; what was not saved is delivered again"
             );
             self.checkpoint.health().left_unsaved();
             self.drop_shard(shard);
