@@ -36,7 +36,7 @@ impl ExactNumbers {
                     return Some(Value::from(float));
                 }
                 // The same number written differently prints as it was written first.
-                Some(known) if canonical(known) == canonical(text) => {
+                Some(known) if known == text || canonical(known) == canonical(text) => {
                     return Some(Value::from(float));
                 }
                 Some(_) => float = neighbour(float),
