@@ -14,6 +14,7 @@ pub mod dispatch;
 pub mod egress;
 #[cfg(test)]
 mod fuzz;
+pub mod history;
 pub mod jobs;
 pub mod lint;
 pub mod matching;

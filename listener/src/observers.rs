@@ -310,6 +310,20 @@ impl Observers {
         })
     }
 
+    /// Observers of an entity with their rules and targets, whatever their operations, tenant and condition.
+    pub fn of_entity(
+        &self,
+        entity: &str,
+    ) -> impl Iterator<Item = (&str, &Rule, Vec<&Arc<Compiled>>)> {
+        let both = self.known.iter().zip(self.rules.rules());
+        both.filter(move |(_, rule)| rule.entity == entity)
+            .map(|(known, rule)| {
+                let targets = known.targets.iter();
+                let targets = targets.filter_map(|target| self.targets.get(*target));
+                (&*known.name, rule, targets.collect())
+            })
+    }
+
     /// Whether an observer's condition holds now for an event on which it failed before.
     /// Nothing when it does not.
     #[must_use]

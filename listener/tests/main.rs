@@ -19,6 +19,7 @@ mod crowds;
 mod dead_letters;
 mod demo;
 mod effects;
+mod events;
 mod examples;
 mod figures;
 mod floods;

@@ -363,7 +363,7 @@ fn mark(row: &PgRow, floor: i64) -> Result<Mark, LogError> {
     })
 }
 
-fn operation(id: i64, code: i8) -> Result<Operation, LogError> {
+pub(crate) fn operation(id: i64, code: i8) -> Result<Operation, LogError> {
     match u8::try_from(code) {
         Ok(b'i') => Ok(Operation::Insert),
         Ok(b'u') => Ok(Operation::Update),

@@ -8,6 +8,7 @@ use ::queue::postgres::PostgresQueue;
 use ::queue::{JobFilter, JobQueue, JobView, QueueConfig, QueueStats, State};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
+use crds::config::Bundle;
 use crds::duration::HumanDuration;
 use observer_listener::jobs::backend::{self, Place};
 use observer_listener::migrate;
@@ -232,6 +233,14 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError
     migrate::verify(&pool).await?;
     let place = Place::open_recorded(&bundle.listener, pool).await?;
     Ok((place.queue, names))
+}
+
+/// The queue of a bundle's listener.
+pub(super) async fn of_bundle(
+    bundle: &Bundle,
+    pool: PgPool,
+) -> Result<Arc<dyn JobQueue>, CliError> {
+    Ok(Place::open_recorded(&bundle.listener, pool).await?.queue)
 }
 
 fn postgres(pool: PgPool, listener: &str) -> Arc<dyn JobQueue> {

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod dlq;
+mod events;
 mod files;
 mod jobs;
 mod output;
@@ -69,6 +70,9 @@ enum Command {
     DropListener(schema::DropListenerArgs),
     /// Show who works on which shard, and how far it is
     Status(status::StatusArgs),
+    /// Show events of the change log and what became of them
+    #[command(subcommand)]
+    Events(events::EventsCommand),
     /// List, retry or cancel jobs in the queue
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
@@ -213,6 +217,7 @@ pub(crate) fn main() -> ExitCode {
             Command::ResetPosition(args) => schema::reset_position(args).await,
             Command::DropListener(args) => schema::drop_listener(args).await,
             Command::Status(args) => status::status(args).await,
+            Command::Events(command) => events::events(command).await,
             Command::Jobs(command) => jobs::jobs(command).await,
             Command::DeadLetters(command) => dlq::dlq(command).await,
             Command::Replay(args) => replay::replay(args).await,

@@ -123,7 +123,7 @@ fn bind<'q>(sql: &str, what: &'q Selection) -> Query<'q> {
         .bind(what.to)
 }
 
-const fn letter(operation: Operation) -> &'static str {
+pub(crate) const fn letter(operation: Operation) -> &'static str {
     match operation {
         Operation::Insert => "i",
         Operation::Update => "u",

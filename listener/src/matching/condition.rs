@@ -10,7 +10,7 @@ use cel::common::ast::{IdedExpr, SourceInfo};
 
 use super::cel::evaluate::Evaluation;
 use super::cel::lower::Lowering;
-use super::cel::source::{MAX_BYTES, Source};
+use super::cel::source::{MAX_BYTES, Source, split};
 use super::cel::tree::Node;
 use super::event_view::EventView;
 use crate::delivery::failure::Failure;
@@ -188,6 +188,23 @@ impl Condition {
         })
     }
 
+    /// Explains why the condition does not hold on an event: the parts of it that are false or cannot be
+    /// judged, as they are written. `None` where it holds.
+    #[must_use]
+    pub fn explain(&self, view: &EventView<'_>) -> Option<String> {
+        match self.evaluate(view) {
+            Ok(true) => None,
+            Err(failure) => Some(failure.message),
+            Ok(false) => {
+                let mut unmet = Vec::new();
+                find_unmet(&self.text, view, &mut unmet);
+                let unmet: Vec<String> = unmet.iter().map(|part| format!("`{part}`")).collect();
+                let verb = if unmet.len() == 1 { "is" } else { "are" };
+                Some(format!("{} {verb} false", unmet.join(" and ")))
+            }
+        }
+    }
+
     /// The expression as it was written.
     #[must_use]
     pub fn text(&self) -> &str {
@@ -206,6 +223,22 @@ impl Condition {
         Evaluation::new(view)
             .condition(&self.root)
             .map_err(|stop| stop.into_failure(|at| Place::of(&self.text, at)))
+    }
+}
+
+/// Finds the innermost parts, joined by `&&` and `||`, that make a false expression false.
+fn find_unmet(text: &str, view: &EventView<'_>, unmet: &mut Vec<String>) {
+    let parts = split(text);
+    if parts.len() < 2 {
+        unmet.push(text.split_whitespace().collect::<Vec<_>>().join(" "));
+        return;
+    }
+    for part in parts {
+        // A part that cannot be judged alone decides nothing: another of them is false.
+        let holds = Condition::compile(part).map(|part| part.evaluate(view));
+        if let Ok(Ok(false)) = holds {
+            find_unmet(part, view, unmet);
+        }
     }
 }
 

@@ -126,6 +126,21 @@ impl Rule {
         self.tenant.is_none() || self.tenant == event.tenant
     }
 
+    /// Explains why an event of its entity does not match; `None` where it does.
+    ///
+    /// Failures hold the names of fields and parts of the expression, but no value of a row.
+    #[must_use]
+    pub fn explain(&self, event: &Event) -> Option<String> {
+        if !self.operations.contains(&event.operation) {
+            return Some(format!("it does not watch {:?}", event.operation));
+        }
+        if !self.sees(event) {
+            return Some("it sees another tenant's events only".to_owned());
+        }
+        let condition = self.condition.as_ref()?;
+        condition.explain(&EventView::new(event))
+    }
+
     /// What the rule says to an event of its entity and operations; nothing if it passes it over.
     fn judge(&self, view: &EventView<'_>) -> Option<Verdict> {
         if !self.sees(view.event()) {
