@@ -6,8 +6,8 @@ help: ## What can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 demo: ## A Postgres, a shop and a receiver: everything at work, until Ctrl-C
-	@echo "Building the listener. The first build takes 3 to 15 minutes, as the machine is; later ones a minute or less."
-	cargo run --package observer-listener -- demo
+	@echo "Building the demo. The first build takes 3 to 15 minutes, as the machine is; later ones a minute or less."
+	cargo run --package observer-demo
 
 check: lint ## The quick loop: format, lints, unit tests
 	PATH="$$(scripts/prepare tools | paste -sd:):$$PATH" cargo nextest run --workspace --lib --bins

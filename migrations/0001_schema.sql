@@ -104,7 +104,7 @@ create table observer.checkpoint (
     completed_ids bigint[] not null default '{}',
     partially_completed json not null default '[]',
     -- what others had done of the shard's keys while the listener had another number of shards:
-    -- [{"of", "shard", "from", "to", "lastId", "finished", "partly"}, ...], with the meaning of the columns
+    -- [{"shardCount", "shard", "from", "to", "lastId", "completed", "partial", "until"}, ...], with the meaning of the columns
     -- above; emptied once the shard's own position is past it
     pre_reshard_progress json not null default '[]',
     -- names a save that adds jobs, so that it does not add them again when its answer was lost

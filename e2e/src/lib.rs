@@ -35,8 +35,6 @@ pub struct Receipt {
     pub occurred_at: Option<i64>,
     /// When it had arrived, in microseconds since 1970.
     pub arrived_at: i64,
-    /// Which request with this `webhook-id` it is; the first is 1.
-    pub attempt: u32,
     /// How it was answered.
     pub status: u16,
     /// Which of the known secrets it was signed with, the first that fits; none if its signature

@@ -1,4 +1,4 @@
-//! Connections to the database, and what to say when there are none.
+//! Connections to the database, and why there are none.
 
 mod address;
 pub(crate) mod pins;
@@ -16,49 +16,49 @@ pub use address::{foreign_options, options};
 pub use session::Unwritable;
 use session::{unwritable, writing};
 
-/// Most connections that a listener opens: one reads, one saves, the others are for what comes seldom.
+/// Maximum number of connections of a session: one reads, one saves, the others are for what comes seldom.
 const MAX_CONNECTIONS: u32 = 4;
 
-/// Most connections for Leases: one follows them, the other writes.
-const CONNECTIONS_APART: u32 = 2;
+/// Maximum number of connections for Leases: one watches them, the other writes.
+const LEASE_CONNECTIONS: u32 = 2;
 
-/// Most connections for work on jobs: one claims, one tells, one gives signs of life.
-const CONNECTIONS_FOR_JOBS: u32 = 3;
+/// Maximum number of connections of the job worker: one claims, one submits results, one sends heartbeats.
+const JOB_CONNECTIONS: u32 = 3;
 
-/// Most connections for whoever looks after dead letters and jobs over HTTP.
-const CONNECTIONS_FOR_KEEPERS: u32 = 2;
+/// Maximum number of connections of the admin API.
+const ADMIN_CONNECTIONS: u32 = 2;
 
-/// Most connections of a process that runs, besides those of Postgres actions and of keepers.
-const MOST_OF_A_PROCESS: u32 = MAX_CONNECTIONS + CONNECTIONS_APART + CONNECTIONS_FOR_JOBS;
+/// Maximum number of connections of a process, besides those of Postgres actions and of the admin API.
+const CONNECTIONS_PER_PROCESS: u32 = MAX_CONNECTIONS + LEASE_CONNECTIONS + JOB_CONNECTIONS;
 
-/// No connection is left, as Postgres codes it.
-const TOO_MANY: &str = "53300";
+/// SQLSTATE `too_many_connections`.
+const TOO_MANY_CONNECTIONS: &str = "53300";
 
-/// How long one of these is kept open that nobody uses.
-const IDLE_KEEPERS: Duration = Duration::from_mins(1);
+/// How long an unused connection of the admin API stays open.
+const ADMIN_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How long a statement waits for a connection before it counts as failed.
+/// How long a statement waits for a connection before it fails.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a start waits for a server that refuses connections, as one that restarts does, or does
-/// not answer, as one on a busy machine.
+/// How long a start waits for a server that refuses connections, as during its restart, or that does not
+/// answer, as on a busy machine.
 pub const START_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between two tries to connect at the start.
-const START_PAUSE: Duration = Duration::from_millis(500);
+/// Interval of attempts to connect at the start.
+const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The reader's queries have one good plan each, whatever the statistics say at the moment: walk an
-/// index from where it stands, and fetch rows by their place. With these the planner finds it on an
-/// empty table too, and plans once.
+/// The reader's queries have one good plan each, independent of statistics: walk an index from its
+/// position, and fetch rows by ctid. With these settings the planner finds it on an empty table too, and
+/// plans once.
 const PLANS: &str = "
     set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off;
     set enable_tidscan = on;
     set jit = off; set plan_cache_mode = force_generic_plan";
 
-/// Why there is no connection. No message holds the URL.
+/// Why there is no connection. No message contains the URL.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// The URL is none.
+    /// The URL is invalid.
     #[error(
         "the database URL cannot be read ({0}): write it as postgres://user:password@host:5432/database"
     )]
@@ -117,31 +117,30 @@ pub enum DatabaseError {
     },
 }
 
-/// What connections are for.
+/// Access that connections need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Work, which cannot go on without a server that takes writes.
-    Write,
-    /// A look, and what may end in an error.
-    Look,
+pub enum AccessMode {
+    /// Work, which needs a server that takes writes.
+    ReadWrite,
+    /// Reads, and writes that may fail.
+    ReadOnly,
 }
 
-/// Connects, and says why when that fails. A server that refuses connections, as one does that is
-/// about to start, is given so much time; one that takes long to answer too, and one that takes no
-/// writes where there are to be some.
+/// Connects. A server that refuses connections because it is starting, that is slow to answer, or that
+/// takes no writes although they are needed, is retried until `patience` has passed.
 pub async fn connect(
     url: &Redacted,
     patience: Duration,
-    access: Access,
+    access: AccessMode,
 ) -> Result<PgPool, DatabaseError> {
     let options = options(url)?;
     let at = format!("{}:{}", options.get_host(), options.get_port());
     let deadline = Instant::now() + patience;
-    let mut told = false;
+    let mut logged = false;
     loop {
-        let tried = match of_its_own(&options).await {
+        let tried = match dedicated_connection(&options).await {
             Ok(None) => return Err(DatabaseError::Pooled { at }),
-            Ok(Some(first)) => in_time(greet(first, access)).await,
+            Ok(Some(first)) => in_time(verify_session(first, access)).await,
             Err(error) => Err(error),
         };
         let Err(error) = tried else {
@@ -150,29 +149,34 @@ pub async fn connect(
         if !starting(&error) || Instant::now() >= deadline {
             return Err(explained(at, error));
         }
-        if !told {
-            tracing::warn!(%at, %error, "cannot reach Postgres; trying again for {} s", patience.as_secs());
-            told = true;
+        if !logged {
+            tracing::warn!(%at, %error, "cannot reach Postgres; retrying for {} s", patience.as_secs());
+            logged = true;
         }
-        tokio::time::sleep(START_PAUSE).await;
+        tokio::time::sleep(CONNECT_RETRY_INTERVAL).await;
     }
 }
 
-/// Sets a session up and says goodbye.
-async fn greet(mut connection: PgConnection, access: Access) -> Result<(), sqlx::Error> {
+/// Sets a session up and closes it.
+async fn verify_session(
+    mut connection: PgConnection,
+    access: AccessMode,
+) -> Result<(), sqlx::Error> {
     session::begin(&mut connection, access).await?;
-    // Whether the goodbye arrives does not matter.
+    // Whether it closes in order does not matter.
     let _ = connection.close().await;
     Ok(())
 }
 
-/// A connection with a session of its own; none where two that are open at once are served by one
-/// session, or one by two, as only a pooler has it that gives sessions to transactions. Nothing is set
-/// in them.
-async fn of_its_own(options: &PgConnectOptions) -> Result<Option<PgConnection>, sqlx::Error> {
+/// Opens a connection with a session of its own. Returns none if one session serves two connections that
+/// are open at once, or two sessions serve one, which only a pooler by transactions does. Nothing is set in
+/// them.
+async fn dedicated_connection(
+    options: &PgConnectOptions,
+) -> Result<Option<PgConnection>, sqlx::Error> {
     in_time(async {
         let mut one = PgConnection::connect_with(options).await?;
-        // Where there is room for one connection only, others find out.
+        // If there is room for one connection only, a later one fails.
         let Ok(mut other) = PgConnection::connect_with(options).await else {
             return Ok(Some(one));
         };
@@ -209,11 +213,13 @@ fn explained(at: String, error: sqlx::Error) -> DatabaseError {
         };
     }
     match error {
-        sqlx::Error::Database(_) if has_code(&error, &[TOO_MANY]) => DatabaseError::Full {
-            at,
-            needed: MOST_OF_A_PROCESS,
-            source: error,
-        },
+        sqlx::Error::Database(_) if has_code(&error, &[TOO_MANY_CONNECTIONS]) => {
+            DatabaseError::Full {
+                at,
+                needed: CONNECTIONS_PER_PROCESS,
+                source: error,
+            }
+        }
         sqlx::Error::Database(_) if !starting(&error) => {
             DatabaseError::Refused { at, source: error }
         }
@@ -221,15 +227,15 @@ fn explained(at: String, error: sqlx::Error) -> DatabaseError {
     }
 }
 
-/// Why a pool's database cannot be worked with now, in words, if so. The pool itself only knows that
-/// no connection came in time.
-pub(crate) async fn trouble(pool: &PgPool) -> Option<String> {
+/// Returns why a pool's database cannot be used now, if so. The pool itself only knows that no connection
+/// came in time.
+pub(crate) async fn diagnose(pool: &PgPool) -> Option<String> {
     let why = cause(&pool.connect_options()).await;
     why.map(|why| why.to_string())
 }
 
-/// Why a database cannot be worked with now, if so.
-pub(crate) async fn trouble_at(url: &Redacted) -> Option<DatabaseError> {
+/// Returns why a database cannot be used now, if so.
+pub(crate) async fn diagnose_url(url: &Redacted) -> Option<DatabaseError> {
     match options(url) {
         Ok(options) => cause(&options).await,
         Err(error) => Some(error),
@@ -240,22 +246,21 @@ async fn cause(options: &PgConnectOptions) -> Option<DatabaseError> {
     let at = format!("{}:{}", options.get_host(), options.get_port());
     let tried = in_time(async {
         let connection = PgConnection::connect_with(options).await?;
-        greet(connection, Access::Write).await
+        verify_session(connection, AccessMode::ReadWrite).await
     });
     let tried = tried.await;
     tried.err().map(|error| explained(at, error))
 }
 
-/// Whether the server refused something with one of these codes (SQLSTATE).
+/// Returns whether the error has one of these codes (SQLSTATE).
 pub(crate) fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
-    let told = error
+    let code = error
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code);
-    told.is_some_and(|told| codes.contains(&&*told))
+    code.is_some_and(|code| codes.contains(&&*code))
 }
 
-/// Whether an error is one that a starting or restarting server gives, or a busy one; one that stops
-/// breaks off.
+/// Returns whether an error is that of a server that starts, restarts, stops or is busy.
 fn starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => {
@@ -269,13 +274,13 @@ fn starting(error: &sqlx::Error) -> bool {
                     | std::io::ErrorKind::ReadOnlyFilesystem
             )
         }
-        sqlx::Error::Database(_) => has_code(error, &["57P03", TOO_MANY]),
+        sqlx::Error::Database(_) => has_code(error, &["57P03", TOO_MANY_CONNECTIONS]),
         _ => false,
     }
 }
 
-/// Who keeps this program's statements waiting, in words, if anybody does. No statement is told,
-/// as it may hold values.
+/// Returns which transaction blocks this program's statements, if one does. No statement is shown, as it
+/// may contain values.
 pub(crate) async fn blocker(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
     let found: Option<(i32, String, String, DateTime<Utc>)> = sqlx::query_as(
         "select blocker.pid, coalesce(blocker.usename, ''), coalesce(blocker.application_name, ''),
@@ -298,31 +303,31 @@ pub(crate) async fn blocker(pool: &PgPool) -> Result<Option<String>, sqlx::Error
     }))
 }
 
-/// A few connections for what must not wait for anything else, such as Leases.
-pub fn connections_apart(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    Ok(simple(CONNECTIONS_APART).connect_lazy_with(options(url)?))
+/// Opens the pool for Leases, which must not wait for anything else.
+pub fn lease_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    Ok(simple(LEASE_CONNECTIONS).connect_lazy_with(options(url)?))
 }
 
-/// Connections for work on jobs, which goes on whatever becomes of the shards.
-pub fn connections_for_jobs(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    Ok(pool(options(url)?, CONNECTIONS_FOR_JOBS, Access::Write))
+/// Opens the pool of the job worker, which goes on whatever happens to the shards.
+pub fn job_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    Ok(pool(options(url)?, JOB_CONNECTIONS, AccessMode::ReadWrite))
 }
 
-/// Connections for whoever looks after dead letters and jobs over HTTP; closed while nobody does.
-pub fn connections_for_keepers(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    let pool = simple(CONNECTIONS_FOR_KEEPERS).idle_timeout(IDLE_KEEPERS);
+/// Opens the pool of the admin API, whose connections are closed while it is not used.
+pub fn admin_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    let pool = simple(ADMIN_CONNECTIONS).idle_timeout(ADMIN_IDLE_TIMEOUT);
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
-/// Connections that write, by plans of the server's choice.
+/// Returns options of connections that write, with plans of the server's choice.
 fn simple(most: u32) -> PgPoolOptions {
     writing(PgPoolOptions::new())
         .max_connections(most)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|connection, _| Box::pin(session::begin(connection, Access::Write)))
+        .after_connect(|connection, _| Box::pin(session::begin(connection, AccessMode::ReadWrite)))
 }
 
-fn pool(options: PgConnectOptions, most: u32, access: Access) -> PgPool {
+fn pool(options: PgConnectOptions, most: u32, access: AccessMode) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(most)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -335,8 +340,8 @@ fn pool(options: PgConnectOptions, most: u32, access: Access) -> PgPool {
             })
         });
     let pool = match access {
-        Access::Write => writing(pool),
-        Access::Look => pool,
+        AccessMode::ReadWrite => writing(pool),
+        AccessMode::ReadOnly => pool,
     };
     pool.connect_lazy_with(options)
 }

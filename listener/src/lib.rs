@@ -9,11 +9,8 @@ pub mod coordination;
 pub mod database;
 pub mod dead_letters;
 pub mod delivery;
-pub mod demo;
 pub mod dispatch;
 pub mod egress;
-#[cfg(test)]
-mod fuzz;
 pub mod history;
 pub mod jobs;
 pub mod lint;

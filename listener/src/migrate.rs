@@ -1,5 +1,5 @@
-//! Brings the schema `observer` of a database to the version that this program was built with: its tables
-//! by steps that are each taken once, its functions by files that are applied again when they differ.
+//! Migration of the schema `observer` to the version that this program was built with: tables by steps that
+//! are each applied once, functions by files that are applied again when they differ.
 //!
 //! All of it is one transaction that holds the table of steps: several programs may start at once, and
 //! a failure leaves the database as it was.
@@ -18,39 +18,39 @@ use crate::migrate::capture_role::CAPTURE_ROLE;
 /// Oldest server that works, as `server_version_num` counts.
 const OLDEST_SERVER: i32 = 140_000;
 
-/// How long to wait for somebody else's migration.
-const PATIENCE: &str = "set local lock_timeout = '5min'";
+/// Timeout for a concurrent migration.
+const SET_LOCK_TIMEOUT: &str = "set local lock_timeout = '5min'";
 
-/// What making something raises that somebody else has made in the meantime: a row, a schema, a table.
-const MADE_BY_OTHERS: [&str; 3] = ["23505", "42P06", "42P07"];
+/// SQLSTATEs of something that was created concurrently: a row, a schema, a table.
+const CREATED_CONCURRENTLY: [&str; 3] = ["23505", "42P06", "42P07"];
 
-/// How often to begin anew for that.
-const MOST_TRIES: u32 = 10;
+/// Maximum number of attempts because of that.
+const MAX_ATTEMPTS: u32 = 10;
 
-/// The first step of builds from before all steps were made one.
+/// The first step of builds from before all steps became one.
 const SUPERSEDED_STEP: &str = "tables";
 
-/// Privilege missing, as Postgres codes it.
+/// SQLSTATE `insufficient_privilege`.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!("../migrations");
     migrator.dangerous_set_table_name("observer.migration");
-    // That is an advisory lock, which whoever may connect can hold. The schema's own tables serve.
+    // That is an advisory lock, which any role that can connect may hold. The schema's own table serves.
     migrator.set_locking(false);
     migrator
 });
 
-/// From which version to which a migration went; 0 is a database without the schema.
+/// Versions before and after a migration; 0 is a database without the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migrated {
     /// Version before.
     pub from: i64,
     /// Version now.
     pub to: i64,
-    /// Whether the functions of the schema were others.
+    /// Whether the functions of the schema were replaced.
     pub functions: bool,
-    /// What should be changed about the rights that capture runs with.
+    /// What to change about the privileges that capture runs with.
     pub advice: Option<String>,
 }
 
@@ -91,7 +91,7 @@ pub enum MigrateError {
         /// Version of the program.
         known: i64,
     },
-    /// The schema is that of a build from before all steps were made one.
+    /// The schema is that of a build from before all steps became one.
     #[error(
         "the database's schema `observer` was made by a development build whose {steps} steps are one now. Stop its \
          listeners when all is delivered (`observer-listener status` of that build says so); note which tables are \
@@ -122,10 +122,10 @@ pub enum MigrateError {
         /// Version of this program.
         known: String,
     },
-    /// Something of the user's depends on functions that cannot stay as they are.
+    /// A user's object depends on functions that cannot stay as they are.
     #[error(
-        "the functions of the schema `observer` cannot be renewed, since something in the database depends on them: \
-         {what}. Drop that, run `observer-listener migrate`, and make it anew"
+        "the functions of the schema `observer` cannot be replaced, since something in the database depends on them: \
+         {what}. Drop that, run `observer-listener migrate`, and create it again"
     )]
     InUse {
         /// What Postgres says.
@@ -161,30 +161,32 @@ pub enum MigrateError {
     Step(#[source] sqlx::migrate::MigrateError),
 }
 
-/// Makes or renews the schema `observer`; does nothing where it is up to date.
+/// Creates or upgrades the schema `observer`; does nothing if it is up to date.
 pub async fn migrate(pool: &PgPool) -> Result<Migrated, MigrateError> {
     let mut connection = pool.acquire().await.map_err(MigrateError::Database)?;
-    let mut tries = 1;
+    let mut attempts = 1;
     loop {
         match migrate_locked(&mut connection).await {
-            Err(error) if tries < MOST_TRIES && made_by_others(&error) => tries += 1,
+            Err(error) if attempts < MAX_ATTEMPTS && is_created_concurrently(&error) => {
+                attempts += 1;
+            }
             Err(error) => return Err(explain(error, &mut connection).await),
             migrated => return migrated,
         }
     }
 }
 
-/// Whether somebody else was first to make the schema, whose steps are to be waited for now.
-fn made_by_others(error: &MigrateError) -> bool {
+/// Returns whether a concurrent migration has created the schema, whose lock is to be waited for now.
+fn is_created_concurrently(error: &MigrateError) -> bool {
     let MigrateError::Database(source) = error else {
         return false;
     };
     let refused = source.as_database_error();
     let code = refused.and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| MADE_BY_OTHERS.contains(&&*code))
+    code.is_some_and(|code| CREATED_CONCURRENTLY.contains(&&*code))
 }
 
-/// What Postgres or the connection raised is the database's, in a step too.
+/// Separates errors of the database in a step from other errors of a step.
 fn in_step(error: sqlx::migrate::MigrateError) -> MigrateError {
     use sqlx::migrate::MigrateError as Step;
     match error {
@@ -193,7 +195,7 @@ fn in_step(error: sqlx::migrate::MigrateError) -> MigrateError {
     }
 }
 
-/// Says what to do unless the schema `observer` is just the one that this program needs.
+/// Fails with the remedy unless the schema `observer` is exactly the one that this program needs.
 pub async fn verify(pool: &PgPool) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await.map_err(MigrateError::Database)?;
     match check(&mut connection).await {
@@ -216,8 +218,8 @@ async fn check(connection: &mut PgConnection) -> Result<(), MigrateError> {
     }
 }
 
-/// Begins a transaction in which neither the role's settings nor what others have put into its
-/// schemas decides what a statement means.
+/// Begins a transaction in which neither the role's settings nor foreign objects in its schemas change what
+/// a statement means.
 async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, MigrateError> {
     let pinned = async {
         let begun = connection.begin_with("begin isolation level read committed");
@@ -243,14 +245,14 @@ async fn migrate_locked(connection: &mut PgConnection) -> Result<Migrated, Migra
     check_applied(&applied)?;
     let (from, to) = (latest(&applied), known());
     if from < to {
-        make_schema(&mut transaction).await?;
+        create_schema(&mut transaction).await?;
         MIGRATOR
             .run_direct(None, &mut *transaction, false)
             .await
             .map_err(in_step)?;
     }
-    let renewed = !functions::are_current(&mut transaction).await?;
-    if renewed {
+    let replaced = !functions::are_current(&mut transaction).await?;
+    if replaced {
         functions::apply(&mut transaction).await?;
     }
     let advice = capture_role::give(&mut transaction)
@@ -260,14 +262,16 @@ async fn migrate_locked(connection: &mut PgConnection) -> Result<Migrated, Migra
     Ok(Migrated {
         from,
         to,
-        functions: renewed,
+        functions: replaced,
         advice,
     })
 }
 
-/// Waits until no other migration is under way. Before there is a table of steps, making it does.
+/// Waits until no other migration is in progress. Before the table of steps exists, creating it waits.
 async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query(PATIENCE).execute(&mut *connection).await?;
+    sqlx::query(SET_LOCK_TIMEOUT)
+        .execute(&mut *connection)
+        .await?;
     let there: bool = sqlx::query_scalar("select to_regclass('observer.migration') is not null")
         .fetch_one(&mut *connection)
         .await?;
@@ -279,8 +283,8 @@ async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Makes the schema unless somebody with more rights has made it for this user.
-async fn make_schema(connection: &mut PgConnection) -> Result<(), MigrateError> {
+/// Creates the schema unless a role with more privileges has created it for this one.
+async fn create_schema(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let (exists, foreign): (bool, bool) = sqlx::query_as(
         "select n.oid is not null,
                 exists (select 1 from pg_class c where c.relnamespace = n.oid)
@@ -319,16 +323,16 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), MigrateError>
     }
 }
 
-/// A step that the database has had.
+/// A step that was applied to the database.
 #[derive(Debug, sqlx::FromRow)]
-struct Applied {
+struct AppliedStep {
     version: i64,
     description: String,
     checksum: Vec<u8>,
 }
 
-/// The steps that the database has had, in order.
-async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, MigrateError> {
+/// Reads the steps that were applied, in order.
+async fn applied(connection: &mut PgConnection) -> Result<Vec<AppliedStep>, MigrateError> {
     let exists: bool = sqlx::query_scalar(
         "select exists (
             select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -346,7 +350,7 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, MigrateE
         .map_err(MigrateError::Database)
 }
 
-fn latest(applied: &[Applied]) -> i64 {
+fn latest(applied: &[AppliedStep]) -> i64 {
     applied.last().map_or(0, |step| step.version)
 }
 
@@ -354,7 +358,7 @@ fn known() -> i64 {
     MIGRATOR.iter().map(|step| step.version).max().unwrap_or(0)
 }
 
-fn check_applied(applied: &[Applied]) -> Result<(), MigrateError> {
+fn check_applied(applied: &[AppliedStep]) -> Result<(), MigrateError> {
     let (found, known) = (latest(applied), known());
     if applied
         .first()
@@ -365,7 +369,7 @@ fn check_applied(applied: &[Applied]) -> Result<(), MigrateError> {
     if found > known {
         return Err(MigrateError::Newer { found, known });
     }
-    let same = |applied: &Applied| {
+    let same = |applied: &AppliedStep| {
         MIGRATOR
             .iter()
             .any(|step| step.version == applied.version && *step.checksum == *applied.checksum)
@@ -376,7 +380,7 @@ fn check_applied(applied: &[Applied]) -> Result<(), MigrateError> {
     }
 }
 
-/// Turns a refusal for lack of rights into what to grant.
+/// Adds to a missing privilege what to grant.
 async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateError {
     let MigrateError::Database(source) = error else {
         return error;

@@ -1,4 +1,4 @@
-//! Observers, compiled: what they match and what they do.
+//! Compiled observers: the events that they match and the actions that they run.
 
 pub(crate) mod attempt;
 pub mod attempt_log;
@@ -12,18 +12,18 @@ use crds::pod_status::BreakerState;
 use sha2::{Digest, Sha256};
 
 use crate::actions::Action;
-use crate::admission::action_runtime::Shared;
-use crate::admission::circuit_breaker::Condition as BreakerCondition;
-use crate::admission::endpoint_gate::Standing;
-use crate::capture::change_log::Logged;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::circuit_breaker::CircuitState;
+use crate::admission::endpoint_gate::EndpointStatus;
+use crate::capture::change_log::ChangeRecord;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
-use crate::matching::{Condition, Rule, RuleSet, Verdict};
+use crate::matching::{Condition, Rule, RuleMatch, RuleSet};
 use crate::text::hex::hex;
 use crate::tracking::Needs;
 use attempt_log::Failures;
 
-/// Number of a target.
+/// Number of a target, an action of an observer.
 pub type Target = usize;
 
 /// A lane: target, and hash of tenant, entity and key.
@@ -51,27 +51,27 @@ pub struct Compiled {
     pub name: crate::delivery::ActionName,
     /// What it does.
     pub action: Arc<Action>,
-    /// When to try again.
+    /// When to retry.
     pub retry: Retry,
-    /// How it goes by the queue.
+    /// How its deliveries use the job queue.
     pub queue: ActionQueue,
     /// What its deliveries wait for.
     pub ordering: Ordering,
-    /// Most requests of first attempts under way at once, where that is not the listener's bound.
+    /// Maximum number of requests of first attempts in flight, if that is not the listener's bound.
     pub max_in_flight: Option<usize>,
-    /// What becomes of deliveries that are given up.
+    /// What happens to deliveries that have failed for good.
     pub on_failure: OnFailure,
-    /// The tenant whose events alone its observer sees.
+    /// The only tenant whose events its observer sees.
     pub tenant: Option<Arc<str>>,
-    /// Failed attempts of it that the log tells of.
+    /// Failed attempts of it that were logged.
     pub failures: Arc<Failures>,
 }
 
 impl Compiled {
-    /// Why its observer may not see an event, if that is so: it is bound to another tenant, perhaps
-    /// since the event was matched.
+    /// Returns the failure of a delivery whose event its observer may not see: it is bound to another
+    /// tenant, perhaps since the event was matched.
     #[must_use]
-    pub fn bars(&self, event: &Event) -> Option<Failure> {
+    pub fn tenant_denied(&self, event: &Event) -> Option<Failure> {
         let own = self.tenant.as_deref()?;
         (event.tenant.as_deref() != Some(own)).then(|| {
             let message = format!(
@@ -83,15 +83,14 @@ impl Compiled {
         })
     }
 
-    /// Whether its deliveries are made at once, but not before those of the same key that wait in
-    /// the queue; so it must be known which keys have some there.
+    /// Returns whether its deliveries are made at once, but not before those of the same key that wait in
+    /// the job queue, so that it must be known which keys have some there.
     #[must_use]
-    pub fn tells_keys_apart(&self) -> bool {
+    pub fn is_keyed(&self) -> bool {
         self.queue.mode == Mode::Inline && self.ordering == Ordering::Key
     }
 
-    /// Which lane an event's delivery goes to: that of its key, or one of its own, which is of the
-    /// same shard.
+    /// Returns the lane of an event's delivery: that of its key, or one of its own in the same shard.
     #[must_use]
     pub fn lane(&self, event: &Event, shards: u16) -> u32 {
         match self.ordering {
@@ -105,7 +104,7 @@ impl Compiled {
         }
     }
 
-    /// How soon its jobs are claimed.
+    /// Returns the priority of its jobs.
     #[must_use]
     pub const fn priority(&self) -> ::queue::Priority {
         match self.queue.priority {
@@ -116,8 +115,9 @@ impl Compiled {
     }
 }
 
+/// An observer, with the numbers of its targets.
 #[derive(Debug)]
-struct Observer {
+struct CompiledObserver {
     name: Arc<str>,
     needs: Needs,
     targets: Vec<Target>,
@@ -127,37 +127,37 @@ struct Observer {
 #[derive(Debug)]
 pub struct Observers {
     rules: RuleSet,
-    known: Vec<Observer>,
+    compiled: Vec<CompiledObserver>,
     targets: Vec<Arc<Compiled>>,
     by_name: HashMap<crate::delivery::ActionName, Target>,
     digest: String,
 }
 
-/// What one event calls for.
+/// Targets of one event.
 #[derive(Debug, Default)]
-pub struct Called {
+pub struct MatchedTargets {
     /// Targets to run.
     pub run: Vec<Target>,
-    /// Targets whose observer could not decide, with the reason.
+    /// Targets whose observer failed on the event, with the reason.
     pub failed: Vec<(Target, Failure)>,
 }
 
 impl Observers {
-    /// What the observers watch, in their order.
+    /// Returns what the observers watch, in their order.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
         self.rules.rules()
     }
 
-    /// What each needs of the database.
+    /// Returns what each observer needs of the database.
     pub fn needs(&self) -> impl Iterator<Item = &Needs> {
-        self.known.iter().map(|one| &one.needs)
+        self.compiled.iter().map(|one| &one.needs)
     }
 
     /// Compiles all observers, or names everything that does not compile.
     pub fn compile(
         configs: &[ObserverConfig],
-        shared: &Shared,
+        shared: &ActionRuntime,
     ) -> Result<Self, Vec<CompileProblem>> {
         let (observers, problems) = Self::compile_what_can_run(configs, shared);
         if problems.is_empty() {
@@ -167,16 +167,15 @@ impl Observers {
         }
     }
 
-    /// Compiles the observers and leaves out those that do not compile, with what is wrong with
-    /// them.
+    /// Compiles the observers without those that do not compile, whose problems it returns.
     #[must_use]
     pub fn compile_what_can_run(
         configs: &[ObserverConfig],
-        shared: &Shared,
+        shared: &ActionRuntime,
     ) -> (Self, Vec<CompileProblem>) {
         let mut problems = Vec::new();
         let mut rules = Vec::with_capacity(configs.len());
-        let mut known = Vec::with_capacity(configs.len());
+        let mut observers = Vec::with_capacity(configs.len());
         let mut targets: Vec<Arc<Compiled>> = Vec::new();
         for config in configs {
             match compile_one(config, shared) {
@@ -184,7 +183,7 @@ impl Observers {
                     let needs = Needs::of(config, rule.condition.as_ref());
                     let first = targets.len();
                     targets.extend(compiled.into_iter().map(Arc::new));
-                    known.push(Observer {
+                    observers.push(CompiledObserver {
                         name: Arc::clone(&rule.observer),
                         needs,
                         targets: (first..targets.len()).collect(),
@@ -201,7 +200,7 @@ impl Observers {
             .collect();
         let observers = Self {
             rules: RuleSet::new(rules),
-            known,
+            compiled: observers,
             targets,
             by_name,
             digest: digest(configs),
@@ -209,85 +208,85 @@ impl Observers {
         (observers, problems)
     }
 
-    /// Digest of all that the observers say, whatever their order and the secrets that they name: the
-    /// same in processes that do the same.
+    /// Returns the digest of the observers' specs, without order and secrets. It is the same in processes
+    /// that run the same observers.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Targets whose circuit breaker is not closed, each with its standing and the breaker's state.
+    /// Returns the targets whose circuit breaker is not closed, each with its standing and the breaker's state.
     pub(crate) fn open_circuits(
         &self,
-    ) -> impl Iterator<Item = (&Compiled, Standing, BreakerState)> {
+    ) -> impl Iterator<Item = (&Compiled, EndpointStatus, BreakerState)> {
         self.targets.iter().filter_map(|target| {
-            let standing = target.action.standing()?;
-            let state = match standing.condition {
-                BreakerCondition::Closed => return None,
-                BreakerCondition::HalfOpen => BreakerState::HalfOpen,
-                BreakerCondition::Open => BreakerState::Open,
+            let standing = target.action.endpoint_status()?;
+            let state = match standing.circuit {
+                CircuitState::Closed => return None,
+                CircuitState::HalfOpen => BreakerState::HalfOpen,
+                CircuitState::Open => BreakerState::Open,
             };
             Some((&**target, standing, state))
         })
     }
 
-    /// Number of targets.
+    /// Returns the number of targets.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.targets.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
 
-    /// Every target, by its number.
+    /// Returns every target, by its number.
     #[must_use]
     pub fn targets(&self) -> &[Arc<Compiled>] {
         &self.targets
     }
 
-    /// The target of that name, if the observer still has it.
+    /// Returns the target of that name, if the observer still has it.
     #[must_use]
     pub fn find(&self, name: &crate::delivery::ActionName) -> Option<Target> {
         self.by_name.get(name).copied()
     }
 
-    /// What the action of that name does, if the observer still has it.
+    /// Returns the action of that name, if the observer still has it.
     #[must_use]
     pub fn compiled(&self, name: &crate::delivery::ActionName) -> Option<Arc<Compiled>> {
         self.targets.get(self.find(name)?).cloned()
     }
 
-    /// What an event calls for, and the observers that match it.
+    /// Returns the targets of an event, and the observers that match it.
     #[must_use]
-    pub fn call(&self, logged: &Logged) -> (Called, Vec<&Arc<str>>) {
-        let mut called = Called::default();
+    pub fn match_event(&self, logged: &ChangeRecord) -> (MatchedTargets, Vec<&Arc<str>>) {
+        let mut targets = MatchedTargets::default();
         let mut matched = Vec::new();
-        if let Some(excess) = logged.excess {
-            let failure = Failure::of(FailureKind::Event, excess.to_string());
+        if let Some(oversized) = logged.oversized {
+            let failure = Failure::of(FailureKind::Event, oversized.to_string());
             let watching = self
                 .rules
                 .watching(&logged.event)
-                .filter_map(|n| self.known.get(n));
+                .filter_map(|n| self.compiled.get(n));
             for target in watching.flat_map(|observer| &observer.targets) {
-                called.failed.push((*target, failure.clone()));
+                targets.failed.push((*target, failure.clone()));
             }
-            return (called, matched);
+            return (targets, matched);
         }
-        for (n, verdict) in self.rules.matches(&logged.event) {
-            let Some(observer) = self.known.get(n) else {
+        for (n, rule_match) in self.rules.matches(&logged.event) {
+            let Some(observer) = self.compiled.get(n) else {
                 continue;
             };
-            match verdict {
-                Verdict::Match => {
+            match rule_match {
+                RuleMatch::Match => {
                     matched.push(&observer.name);
-                    called.run.extend(&observer.targets);
+                    targets.run.extend(&observer.targets);
                 }
-                Verdict::Failed(failure) => {
-                    called.failed.extend(
+                RuleMatch::Failed(failure) => {
+                    targets.failed.extend(
                         observer
                             .targets
                             .iter()
@@ -296,17 +295,17 @@ impl Observers {
                 }
             }
         }
-        (called, matched)
+        (targets, matched)
     }
 
-    /// The observers that watch an event's entity and operation, with their targets.
+    /// Returns the observers that watch an event's entity and operation, with their targets.
     pub fn watching(&self, event: &Event) -> impl Iterator<Item = (&str, Vec<&Arc<Compiled>>)> {
         let watching = self.rules.watching(event);
         watching.filter_map(|n| {
-            let known = self.known.get(n)?;
-            let targets = known.targets.iter();
+            let observer = self.compiled.get(n)?;
+            let targets = observer.targets.iter();
             let targets = targets.filter_map(|target| self.targets.get(*target));
-            Some((&*known.name, targets.collect()))
+            Some((&*observer.name, targets.collect()))
         })
     }
 
@@ -315,7 +314,7 @@ impl Observers {
         &self,
         entity: &str,
     ) -> impl Iterator<Item = (&str, &Rule, Vec<&Arc<Compiled>>)> {
-        let both = self.known.iter().zip(self.rules.rules());
+        let both = self.compiled.iter().zip(self.rules.rules());
         both.filter(move |(_, rule)| rule.entity == entity)
             .map(|(known, rule)| {
                 let targets = known.targets.iter();
@@ -324,19 +323,19 @@ impl Observers {
             })
     }
 
-    /// Whether an observer's condition holds now for an event on which it failed before.
-    /// Nothing when it does not.
+    /// Evaluates an observer's condition again on an event on which it failed before. Returns nothing if
+    /// the observer does not match the event.
     #[must_use]
-    pub fn decide(&self, event: &Event, observer: &str) -> Option<Verdict> {
+    pub fn decide(&self, event: &Event, observer: &str) -> Option<RuleMatch> {
         let matches = self.rules.matches(event).into_iter();
         matches
             .into_iter()
             .find(|(n, _)| {
-                self.known
+                self.compiled
                     .get(*n)
-                    .is_some_and(|known| &*known.name == observer)
+                    .is_some_and(|one| &*one.name == observer)
             })
-            .map(|(_, verdict)| verdict)
+            .map(|(_, rule_match)| rule_match)
     }
 }
 
@@ -355,10 +354,10 @@ fn digest(configs: &[ObserverConfig]) -> String {
     hex(&digest.finalize()[..16])
 }
 
-/// One observer, or everything in it that does not compile.
+/// Compiles one observer, or returns everything in it that does not compile.
 fn compile_one(
     config: &ObserverConfig,
-    shared: &Shared,
+    shared: &ActionRuntime,
 ) -> Result<(Rule, Vec<Compiled>), Vec<CompileProblem>> {
     let name: Arc<str> = Arc::from(config.identity());
     let mut problems = Vec::new();
@@ -395,7 +394,7 @@ fn compile_one(
                 failures: Arc::default(),
             }),
             Err(error) => {
-                let (place, message) = (error.place(), error.to_string());
+                let (place, message) = (error.field_path(), error.to_string());
                 let message = message.strip_prefix(&place).unwrap_or(&message);
                 problem(
                     format!("spec.actions[{n}].{place}"),

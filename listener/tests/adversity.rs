@@ -327,7 +327,7 @@ async fn ended(mut process: Process) {
     process.signal("TERM").await;
     let (status, said) = (process.ends().await, process.said());
     let recovered = said.contains("error: Postgres has recovered from a crash");
-    let away = said.contains("error: the database has been away for too long");
+    let away = said.contains("error: database outage lasts too long");
     let not_begun = status.signal().is_some() && said.is_empty();
     assert!(
         status.success() || recovered || away || not_begun,

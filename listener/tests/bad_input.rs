@@ -212,7 +212,7 @@ async fn a_server_that_is_slow_at_first_is_given_time() {
     let url = busy(&db, silent(2)).await;
     let config = listener(&url, "");
     let mut process = Process::run(&config);
-    process.says("cannot go on yet; trying again").await;
+    process.says("database outage").await;
     process.says("running").await;
     process.stop().await;
 }

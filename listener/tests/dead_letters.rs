@@ -362,7 +362,7 @@ async fn no_secret_shows_in_dead_letters_logs_or_metrics() {
         .await
         .unwrap();
     let metrics = metrics.text().await.unwrap();
-    assert!(metrics.contains("observer_dead_letters_total") && !metrics.contains(SECRET));
+    assert!(metrics.contains("observer_dead_letters_written_total") && !metrics.contains(SECRET));
     let said = process.stop().await;
     assert!(
         said.contains("given up") && !said.contains(SECRET),

@@ -271,7 +271,7 @@ async fn what_an_observer_wants_dropped_is_counted_and_not_kept() {
     db.run("insert into orders values (1), (2); insert into bills values (1)")
         .await;
     while_progressing("five are dropped", async || {
-        let dropped = counted(&address, "observer_dropped_total{").await;
+        let dropped = counted(&address, "observer_deliveries_dropped_total{").await;
         let dropped = dropped.unwrap_or_default().to_bits();
         if dropped == 5.0_f64.to_bits() {
             Ok(())

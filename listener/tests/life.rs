@@ -25,7 +25,7 @@ async fn a_stop_finishes_what_is_under_way() {
     sink.arrived(10).await;
     process.signal("TERM").await;
     // One of those with nothing under way; the others take in nothing more by then.
-    process.says("let go of the shard").await;
+    process.says("shard lease released").await;
     sink.behave(Behaviour::Ok);
     process.ends_well().await;
     assert_eq!(sink.counts().succeeded, 10, "finished, and no more begun");
@@ -148,7 +148,7 @@ async fn it_tells_how_it_is() {
     );
     let counted = [
         "observer_events_total{listener=\"default/test\"} 30\n",
-        "outcome=\"done\",listener=\"default/test\"} 30\n",
+        "outcome=\"success\",listener=\"default/test\"} 30\n",
     ];
     let metrics = measures(&address, &counted).await;
     for line in metrics.lines() {
@@ -179,7 +179,7 @@ async fn long_database_outage_is_reported_and_heals() {
     eventually_or(
         async || {
             let (status, reason) = get(&address, "/readyz").await?;
-            let known = ["the log could not be read", "no checkpoint"];
+            let known = ["the change log could not be read", "no checkpoint"];
             (status == 503 && known.iter().any(|known| reason.contains(known))).then_some(())
         },
         async || {
@@ -323,7 +323,7 @@ async fn a_new_life_of_the_server_is_begun_from_the_checkpoints() {
     change_rows(&db.pool, 5).await;
     all_told(&sink, 5).await;
     db.run("truncate observer.server_incarnation").await;
-    process.says("going on from the last checkpoint").await;
+    process.says("resuming from the last checkpoint").await;
     change_rows(&db.pool, 5).await;
     all_told(&sink, 10).await;
     process.stop().await;

@@ -50,7 +50,7 @@ async fn process_with_older_files_stands_by() {
     // Both are shown, and which of them is behind.
     let status = ["status", "--listener", "test", "--database-url", &db.url];
     let shown = command(&status).await.ok();
-    assert!(shown.contains("OLDER OBSERVERS SINCE"), "{shown}");
+    assert!(shown.contains("OUTDATED SINCE"), "{shown}");
 
     // Given the same files, it takes part again.
     std::fs::copy(new.path(), old.path()).unwrap();

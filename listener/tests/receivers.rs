@@ -128,12 +128,17 @@ async fn dead_endpoint_is_cut_off_and_ramps_up_again() {
     amounts_to("deliveries", 2 * each * 9, async || at_others()).await;
     let mut state = 0.0;
     eventually("it is left alone", async || {
-        let opened = metric(&address, "observer_breaker_opened_total", "default/o0").await?;
+        let opened = metric(
+            &address,
+            "observer_circuit_breaker_opened_total",
+            "default/o0",
+        )
+        .await?;
         (opened >= 1.0).then_some(())
     })
     .await;
     for name in ["default/o1", "default/o9"] {
-        state += metric(&address, "observer_breaker_state", name)
+        state += metric(&address, "observer_circuit_breaker_state", name)
             .await
             .unwrap();
     }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use crds::loader::load;
 use crds::manifest::SourceFile;
-use observer_listener::admission::action_runtime::Shared;
-use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::admission::action_runtime::ActionRuntime;
+use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::coordination::process;
 use observer_listener::observers::Observers;
-use observer_listener::runtime::standalone::{Jobs, Options, run};
+use observer_listener::runtime::fixed_listener::FixedListener;
+use observer_listener::runtime::supervisor::{self, ProcessOptions};
 use observer_listener::telemetry::metrics::Metrics;
 use testkit::http_sink::{Behaviour, Sink};
 use tokio::sync::watch;
@@ -23,13 +24,13 @@ use crate::support::{TestDb, database, eventually, eventually_or};
 const ROWS: usize = 40;
 
 /// The observers of files, and the listener that runs them.
-fn loaded(config: &Config) -> (crds::config::ListenerConfig, Arc<Observers>) {
+pub(crate) fn loaded(config: &Config) -> (crds::config::ListenerConfig, Arc<Observers>) {
     let file = SourceFile {
         path: "observers.yaml".to_owned(),
         text: std::fs::read_to_string(config.path()).unwrap(),
     };
     let bundle = load(&[file], &|_, _| None, None).unwrap().bundle;
-    let shared = Shared::new(&bundle.listener.egress, &Gates::default()).unwrap();
+    let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default()).unwrap();
     let observers = Observers::compile(&bundle.observers, &shared).unwrap();
     (bundle.listener, Arc::new(observers))
 }
@@ -74,16 +75,14 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
     let last = loaded(&files(&format!("{}{comes}", stays("/second")))).1;
     let stop = CancellationToken::new();
     let metrics = Metrics::new("default/test").unwrap();
-    let options = Options {
-        listen: None,
-        jobs: Jobs::Too,
+    let options = ProcessOptions {
+        listener: listener.identity(),
         member: process::member(),
+        listen: None,
         metrics: Some(metrics.clone()),
     };
-    let running = {
-        let stop = stop.clone();
-        tokio::spawn(async move { run(&listener, observers, options, stop).await })
-    };
+    let source = FixedListener::new(listener, observers);
+    let running = tokio::spawn(supervisor::run(source, options, stop.clone()));
     insert(&db, 1).await;
     // A shard that comes late has its rows read late, and that under other observers.
     eventually("all rows are read", async || {

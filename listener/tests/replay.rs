@@ -157,7 +157,7 @@ async fn what_waits_is_not_asked_for_twice_and_mistakes_are_named() {
     let said = replay(&config, &some).await;
     assert!(said.starts_with("3 events, 3 deliveries"), "{said}");
     let said = replay(&config, &some).await;
-    assert!(said.contains("asked for already: 3 deliveries"), "{said}");
+    assert!(said.contains("requested already: 3 deliveries"), "{said}");
     let path = config.path();
     let path = path.to_str().unwrap();
     for (args, told) in [

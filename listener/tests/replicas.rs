@@ -256,7 +256,7 @@ async fn what_a_paused_process_still_saves_is_refused() {
         .says("fenced: another process has claimed the shard")
         .await;
     eventually("refused saves are counted", async || {
-        let fenced = metric(&address, "observer_fenced_total").await?;
+        let fenced = metric(&address, "observer_checkpoint_fenced_total").await?;
         (fenced > 0.0).then_some(())
     })
     .await;

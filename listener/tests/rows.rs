@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use lease::{LeaseEvent, LeaseStore, StoreError};
-use observer_listener::coordination::postgres_lease_store::Rows;
+use observer_listener::coordination::postgres_lease_store::PostgresLeaseStore;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::{Executor as _, PgPool};
@@ -55,7 +55,7 @@ fn is_missing<T>(result: &Result<T, StoreError>) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_counts_for_the_version_that_it_names_only() {
     let db = database().await;
-    let rows = Rows::new(db.pool.clone(), "default/test");
+    let rows = PostgresLeaseStore::new(db.pool.clone(), "default/test");
     assert_eq!(rows.list().await.unwrap(), (Vec::new(), "0".to_owned()));
     assert_eq!(rows.get("a").await.unwrap(), None);
     assert!(is_missing(&rows.replace("a", &lease("a", "x")).await));
@@ -89,7 +89,7 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
         "{last}, with {second:?}"
     );
 
-    let others = Rows::new(db.pool.clone(), "other/test");
+    let others = PostgresLeaseStore::new(db.pool.clone(), "other/test");
     assert_eq!(others.list().await.unwrap().0, []);
     others.create(&lease("a", "o")).await.unwrap();
     rows.delete("a", &version(&second).to_string())
@@ -115,7 +115,7 @@ async fn a_write_counts_for_the_version_that_it_names_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn versions_go_up_though_all_rows_are_deleted() {
     let db = database().await;
-    let rows = Rows::new(db.pool.clone(), "default/test");
+    let rows = PostgresLeaseStore::new(db.pool.clone(), "default/test");
     let mut last = 0;
     for _ in 0..20 {
         let made = version(&rows.create(&lease("a", "x")).await.unwrap());
@@ -132,7 +132,7 @@ async fn versions_go_up_though_all_rows_are_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_deleted_before_its_write_was_seen_is_listed_anew() {
     let db = database().await;
-    let rows = Rows::new(db.pool.clone(), "default/test");
+    let rows = PostgresLeaseStore::new(db.pool.clone(), "default/test");
     let old = rows.create(&lease("old", "x")).await.unwrap();
     let (all, last) = rows.list().await.unwrap();
     assert_eq!(all.len(), 1);
@@ -170,7 +170,7 @@ async fn what_was_deleted_before_its_write_was_seen_is_listed_anew() {
 /// Changes Leases at random; what is refused is done anew in another way.
 async fn write(pool: PgPool, number: u64, seed: u64, stop: Arc<AtomicBool>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));
-    let rows = Rows::new(pool, "default/test");
+    let rows = PostgresLeaseStore::new(pool, "default/test");
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         let name = format!("lease-{}", random.random_range(0..6));
@@ -202,8 +202,8 @@ async fn whoever_sees_a_version_has_seen_all_before_it() {
     for number in 0..4 {
         writers.spawn(write(db.pool.clone(), number, seed, Arc::clone(&stop)));
     }
-    let reader = Rows::new(db.pool.clone(), "default/test");
-    let follower = Rows::new(db.pool.clone(), "default/test");
+    let reader = PostgresLeaseStore::new(db.pool.clone(), "default/test");
+    let follower = PostgresLeaseStore::new(db.pool.clone(), "default/test");
     let (leases, last) = follower.list().await.unwrap();
     let mut known: BTreeMap<String, i64> = leases
         .iter()
@@ -274,7 +274,7 @@ fn note(change: LeaseEvent, known: &mut BTreeMap<String, i64>, newest: &mut i64)
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_come_one_by_one_whoever_makes_them() {
     let db = database().await;
-    let [ours, theirs] = [(); 2].map(|()| Rows::new(db.pool.clone(), "default/test"));
+    let [ours, theirs] = [(); 2].map(|()| PostgresLeaseStore::new(db.pool.clone(), "default/test"));
     let first = theirs.create(&lease("a", "x")).await.unwrap();
     let (all, last) = ours.list().await.unwrap();
     assert_eq!(all, std::slice::from_ref(&first));
@@ -324,7 +324,7 @@ async fn changes_come_one_by_one_whoever_makes_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_lease_can_be_watched_alone() {
     let db = database().await;
-    let rows = Rows::new(db.pool.clone(), "default/test");
+    let rows = PostgresLeaseStore::new(db.pool.clone(), "default/test");
     let first = rows.create(&lease("a", "x")).await.unwrap();
     let seen = version(&first).to_string();
     let mut changes = rows.watch("a", &seen).await.unwrap();

@@ -56,7 +56,7 @@ async fn stalled(address: &str, reason: &str) -> String {
 async fn heals(address: &str) {
     assert_eq!(ready(address, 200).await, "ready\n");
     eventually("no shard is stalled", async || {
-        (metric(address, "observer_stalled_shards").await? < 1.0).then_some(())
+        (metric(address, "observer_shards_stalled").await? < 1.0).then_some(())
     })
     .await;
 }
@@ -73,7 +73,7 @@ async fn a_receiver_that_hangs_is_named() {
     assert!(said.contains("shard "), "{said}");
     assert!(said.contains("default/kv"), "names the observer: {said}");
     eventually("stalled shards are counted", async || {
-        (metric(&address, "observer_stalled_shards").await? > 0.0).then_some(())
+        (metric(&address, "observer_shards_stalled").await? > 0.0).then_some(())
     })
     .await;
     stalled(&address, "EndpointFailing").await;
@@ -104,7 +104,7 @@ async fn a_transaction_that_keeps_progress_from_being_saved_is_named() {
     change_rows(&db.pool, 1).await;
     all_told(&sink, 2).await;
     let said = ready_with(&address, 503, &holder).await;
-    assert!(said.contains("no checkpoint could be saved"), "{said}");
+    assert!(said.contains("no checkpoint could be committed"), "{said}");
     // What waits behind it is told with the same reason, whatever it waits for itself.
     sink.behave(Behaviour::Hang);
     change_rows(&db.pool, 1).await;

@@ -73,7 +73,7 @@ async fn tenants_see_only_their_own_events_in_every_path() {
     );
     let other = command(&[&replay[..], &["--tenant", "a"]].concat()).await;
     assert_eq!(other.code, Some(2));
-    assert!(other.err.contains("sees tenant b only"), "{}", other.err);
+    assert!(other.err.contains("only sees tenant b"), "{}", other.err);
     process.stop().await;
     assert!(tenants(&sink, "/a").iter().all(|tenant| tenant == "a"));
     assert!(tenants(&sink, "/b").iter().all(|tenant| tenant == "b"));

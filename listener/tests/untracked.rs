@@ -1,5 +1,5 @@
 //! Observers of what the database does not log are told of, with the remedy: before a run by
-//! `check --online`, and in a run's log until it is mended.
+//! `check --online`, and in a run's log until it is resolved.
 
 use serde_json::Value;
 
@@ -98,14 +98,14 @@ async fn custom_events_and_what_is_tracked_are_no_problem() {
 }
 
 #[tokio::test]
-async fn missing_tracking_is_logged_once_and_so_is_its_repair() {
+async fn untracked_table_is_logged_once_and_once_when_resolved() {
     let db = database().await;
     db.run("create table orders (id int primary key)").await;
     let config = Config::new(&db.url, "", &observer("a", "public.orders", "", BODY));
     let mut process = Process::run(&config);
     process.says("public.orders is not tracked").await;
     db.run("select observer.track('orders')").await;
-    process.says("mended: public.orders is not tracked").await;
+    process.says("resolved: public.orders is not tracked").await;
     let said = process.stop().await;
     let warned = said
         .lines()
@@ -114,7 +114,7 @@ async fn missing_tracking_is_logged_once_and_so_is_its_repair() {
 }
 
 #[tokio::test]
-async fn what_is_not_logged_shows_in_the_status_until_it_is_mended() {
+async fn untracked_table_is_in_the_status_until_it_is_tracked() {
     let db = database().await;
     db.run("create table orders (id int primary key)").await;
     let config = Config::new(&db.url, "", &observer("a", "public.orders", "", BODY));

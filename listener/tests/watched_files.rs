@@ -4,6 +4,7 @@
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process, observer};
+use crate::support::probe::{free_address, measures, ready};
 use crate::support::program::command;
 use crate::support::told::keys_of;
 use crate::support::{TestDb, database, eventually};
@@ -29,22 +30,22 @@ async fn changed_files_are_taken_up_and_broken_ones_change_nothing() {
     let pid = process.pid();
     config.change("/a\"", "/b\"");
     process
-        .says("the files have changed: taking up their observers")
+        .says("configuration reloaded: observers replaced")
         .await;
     db.run("insert into orders values (1)").await;
     assert_eq!(keys_of(&sink, "/b", 1).await, ["1"]);
 
     config.change("operations: [Insert", "operations: [Inserted");
-    process
-        .says("the files have changed and cannot be run")
-        .await;
+    process.says("configuration rejected").await;
     process.says("did you mean `Insert`?").await;
     db.run("insert into orders values (2)").await;
     assert_eq!(keys_of(&sink, "/b", 2).await, ["1", "2"]);
 
     config.change("operations: [Inserted", "operations: [Insert");
     config.change("  egress:", "  shards: 3\n  egress:");
-    process.says("the listener has changed").await;
+    process
+        .says("configuration reloaded: the listener has changed")
+        .await;
     db.run("insert into orders values (3)").await;
     assert_eq!(keys_of(&sink, "/b", 3).await.len(), 3);
     eventually("three shards are worked on", async || {
@@ -55,6 +56,26 @@ async fn changed_files_are_taken_up_and_broken_ones_change_nothing() {
     })
     .await;
     assert_eq!(process.pid(), pid);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renamed_listener_has_metrics_of_its_own() {
+    let db = orders().await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(
+        &db.url,
+        "",
+        &observer("a", "public.orders", &sink.url("/a"), ""),
+    );
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    ready(&address, 200).await;
+    config.change("name: test", "name: other");
+    measures(&address, &["listener=\"default/other\""]).await;
+    ready(&address, 200).await;
+    db.run("insert into orders values (1)").await;
+    assert_eq!(keys_of(&sink, "/a", 1).await, ["1"]);
     process.stop().await;
 }
 

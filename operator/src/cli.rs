@@ -12,8 +12,9 @@ use kube::CustomResourceExt;
 use observer_operator::controller::CONCURRENCY;
 use observer_operator::listener::build::Installation;
 use observer_operator::probe::probe;
-use observer_operator::run::{self, Settings};
-use observer_operator::telemetry::logs::{self, LogFormat};
+use observer_operator::run::{Settings, run};
+use program::logs::{self, LogFormat};
+use program::signals::stop_on_signal;
 
 /// Runs observer listeners in a Kubernetes cluster.
 #[derive(Debug, Parser)]
@@ -168,18 +169,19 @@ pub(crate) fn main() -> ExitCode {
         Command::Crds => print_definitions(),
         Command::Probe(args) => ask(&args),
         Command::Run(args) => {
-            logs::start(cli.log_format, "info");
-            work(args.settings())
+            let started = logs::start(cli.log_format, "info").context("cannot start");
+            started.and_then(|()| work(args.settings()))
         }
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The exit code tells it too, where nobody reads.
-            let _nobody_reads = writeln!(std::io::stderr(), "error: {error:#}");
+            logs::say(&format!("error: {error:#}\n"));
             ExitCode::FAILURE
         }
-    }
+    };
+    logs::flush();
+    code
 }
 
 fn work(settings: Settings) -> anyhow::Result<()> {
@@ -187,9 +189,9 @@ fn work(settings: Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()?
         .block_on(async {
-            let stop = run::stop_signal()?;
+            let stop = stop_on_signal()?;
             let config = kube::Config::infer().await?;
-            run::run(config, settings, stop).await
+            run(config, settings, stop).await
         })
 }
 

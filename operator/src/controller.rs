@@ -51,7 +51,7 @@ pub async fn run(
     loop {
         context
             .metrics
-            .queued
+            .workqueue_depth
             .set(i64::try_from(queue.len()).unwrap_or(i64::MAX));
         while tasks.len() < concurrency
             && let Some(request) = queue.get(Instant::now())
@@ -70,7 +70,7 @@ pub async fn run(
         while tasks.join_next().await.is_some() {}
     });
     if finished.await.is_err() {
-        tracing::warn!("some reconciles did not end in time and are given up");
+        tracing::warn!("shutdown deadline exceeded; aborting reconciles in progress");
     }
 }
 
@@ -111,22 +111,22 @@ async fn reconcile_one(context: Arc<Context>, request: ReconcileRequest) -> Fini
     let result = match timeout(RECONCILE_TIMEOUT, reconcile).await {
         Ok(Ok(Ok(result))) => result,
         Ok(Ok(Err(error))) => {
-            tracing::warn!(kind = request.kind(), resource = %request.key(), %error, "a reconcile failed and is tried again");
+            tracing::warn!(kind = request.kind(), resource = %request.key(), %error, "reconcile failed; requeued");
             ReconcileResult::failed()
         }
         Ok(Err(_)) => {
-            tracing::error!(kind = request.kind(), resource = %request.key(), "a reconcile panicked and is tried again");
+            tracing::error!(kind = request.kind(), resource = %request.key(), "reconcile panicked; requeued");
             ReconcileResult::failed()
         }
         Err(_) => {
-            tracing::warn!(kind = request.kind(), resource = %request.key(), "a reconcile took too long and is tried again");
+            tracing::warn!(kind = request.kind(), resource = %request.key(), "reconcile timed out; requeued");
             ReconcileResult::failed()
         }
     };
     let outcome = match result.action {
-        ReconcileAction::AwaitChange => "settled",
-        ReconcileAction::RequeueAfter(_) => "again",
-        ReconcileAction::Failed => "failed",
+        ReconcileAction::AwaitChange => "success",
+        ReconcileAction::RequeueAfter(_) => "requeue",
+        ReconcileAction::Failed => "error",
     };
     let metrics = &context.metrics;
     metrics
@@ -135,7 +135,7 @@ async fn reconcile_one(context: Arc<Context>, request: ReconcileRequest) -> Fini
         .inc();
     let seconds = began.elapsed().as_secs_f64();
     metrics
-        .durations
+        .reconcile_duration
         .with_label_values(&[request.kind()])
         .observe(seconds);
     Finished { request, result }
@@ -208,10 +208,10 @@ mod tests {
             reconciles.get()
         };
         eventually("a retry that succeeds", async || {
-            (count("settled") == 1).then_some(())
+            (count("success") == 1).then_some(())
         })
         .await;
-        assert_eq!(count("failed"), 1);
+        assert_eq!(count("error"), 1);
         stop.cancel();
         running.await.unwrap();
     }

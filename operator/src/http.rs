@@ -39,7 +39,7 @@ async fn readyz(State(sources): State<AppState>) -> impl IntoResponse {
     if sources.ready.load(Ordering::Relaxed) {
         (StatusCode::OK, "ready\n")
     } else {
-        let text = "not everything that is watched has been seen yet; the log says what fails\n";
+        let text = "caches are not synced yet; the log says which watch fails\n";
         (StatusCode::SERVICE_UNAVAILABLE, text)
     }
 }

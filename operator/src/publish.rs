@@ -56,7 +56,7 @@ impl Publisher {
                 secondary: None,
             };
             if let Err(error) = self.0.publish(&event, &about).await {
-                tracing::debug!(%error, reason = event.reason, "an Event was not published");
+                tracing::debug!(%error, reason = event.reason, "Event not published");
             }
         }
     }

@@ -10,7 +10,6 @@ use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
 use lease::{Elector, Identity, Timing};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
@@ -46,25 +45,6 @@ pub struct Settings {
     pub concurrency: usize,
 }
 
-/// Returns a token that SIGTERM or Ctrl-C cancels.
-pub fn stop_signal() -> std::io::Result<CancellationToken> {
-    let stop = CancellationToken::new();
-    let (mut term, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let stopping = stop.clone();
-    // It lives as long as the process.
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stopping.cancel();
-    });
-    Ok(stop)
-}
-
 /// Runs the operator until `stop`.
 pub async fn run(
     mut config: Config,
@@ -83,17 +63,17 @@ pub async fn run(
     };
     let serving = serve(listener, sources, stop.clone());
     let working = async {
-        let ended = elect_and_work(&client, &settings, &metrics, &ready, &stop).await;
-        // The server ends with the work.
+        let ended = run_elected(&client, &settings, &metrics, &ready, &stop).await;
+        // The server ends with the controller.
         stop.cancel();
         ended
     };
-    let ((), worked) = tokio::join!(serving, working);
-    worked
+    let ((), result) = tokio::join!(serving, working);
+    result
 }
 
 fn client(config: Config, metrics: &Metrics) -> anyhow::Result<Client> {
-    let requests = metrics.requests.clone();
+    let requests = metrics.api_requests.clone();
     let count = MapRequestLayer::new(move |request: http::Request<_>| {
         requests
             .with_label_values(&[request.method().as_str()])
@@ -103,7 +83,7 @@ fn client(config: Config, metrics: &Metrics) -> anyhow::Result<Client> {
     Ok(ClientBuilder::try_from(config)?.with_layer(&count).build())
 }
 
-async fn elect_and_work(
+async fn run_elected(
     client: &Client,
     settings: &Settings,
     metrics: &Metrics,
@@ -112,7 +92,7 @@ async fn elect_and_work(
 ) -> anyhow::Result<()> {
     let Some(namespace) = &settings.lease_namespace else {
         metrics.leader.set(1);
-        return work(client, settings, metrics, ready, stop).await;
+        return run_controller(client, settings, metrics, ready, stop).await;
     };
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let identity = Identity::new(&settings.pod_name, &settings.pod_uid);
@@ -128,16 +108,16 @@ async fn elect_and_work(
     ready.store(false, Ordering::Relaxed);
     metrics.leader.set(1);
     let lost = leadership.lost().clone();
-    let worked = tokio::select! {
-        worked = work(client, settings, metrics, ready, stop) => worked,
-        () = lost.cancelled() => Err(anyhow::anyhow!("the Lease was lost")),
+    let result = tokio::select! {
+        result = run_controller(client, settings, metrics, ready, stop) => result,
+        () = lost.cancelled() => Err(anyhow::anyhow!("leadership lost")),
     };
     metrics.leader.set(0);
     leadership.release().await;
-    worked
+    result
 }
 
-async fn work(
+async fn run_controller(
     client: &Client,
     settings: &Settings,
     metrics: &Metrics,
@@ -162,7 +142,7 @@ async fn work(
         return Ok(());
     };
     ready.store(true, Ordering::Relaxed);
-    tracing::info!("everything that is watched has been seen");
+    tracing::info!("caches synced");
     let concurrency = settings.concurrency;
     tokio::select! {
         () = controller::run(Arc::new(context), received, concurrency, stop.clone()) => Ok(()),

@@ -15,13 +15,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::time::Duration;
 
+use backoff::{Backoff, with_jitter};
 use tokio::time::Instant;
 
-/// Backoff after the first failure; doubles with each further one.
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-
-/// Longest backoff.
-const MAX_BACKOFF: Duration = Duration::from_mins(1);
+/// Backoff of an item whose processing fails.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
 
 /// Items by the time at which they are due.
 #[derive(Debug)]
@@ -29,7 +27,7 @@ pub struct WorkQueue<T> {
     due: BTreeSet<(Instant, T)>,
     at: HashMap<T, Instant>,
     running: HashSet<T>,
-    failures: HashMap<T, u32>,
+    backoffs: HashMap<T, Backoff>,
 }
 
 /// What happens to an item after it was processed.
@@ -49,7 +47,7 @@ impl<T> Default for WorkQueue<T> {
             due: BTreeSet::new(),
             at: HashMap::new(),
             running: HashSet::new(),
-            failures: HashMap::new(),
+            backoffs: HashMap::new(),
         }
     }
 }
@@ -100,11 +98,10 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
             ReconcileAction::Failed => Some(self.backoff(item)),
         };
         if action != ReconcileAction::Failed {
-            self.failures.remove(item);
+            self.backoffs.remove(item);
         }
         if let Some(wait) = wait {
-            // Between 100% and 125% of it.
-            self.add_at(item.clone(), now + wait.mul_f64(1.0 + jitter / 4.0));
+            self.add_at(item.clone(), now + with_jitter(wait, jitter));
         }
     }
 
@@ -121,10 +118,8 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
     }
 
     fn backoff(&mut self, item: &T) -> Duration {
-        let failures = self.failures.entry(item.clone()).or_default();
-        let wait = FIRST_BACKOFF.saturating_mul(1 << (*failures).min(16));
-        *failures = failures.saturating_add(1);
-        wait.min(MAX_BACKOFF)
+        let backoff = self.backoffs.entry(item.clone()).or_insert(RETRY);
+        backoff.next_delay()
     }
 }
 
@@ -170,18 +165,15 @@ mod tests {
             queue.done(&"a", ReconcileAction::Failed, now, 0.0);
             waits.extend(queue.next_ready_at().map(|at| at - now));
         }
-        assert_eq!(
-            waits[..3],
-            [FIRST_BACKOFF, 2 * FIRST_BACKOFF, 4 * FIRST_BACKOFF]
-        );
-        assert_eq!(waits.last(), Some(&MAX_BACKOFF));
+        assert_eq!(waits[..3], [SECOND / 2, SECOND, 2 * SECOND]);
+        assert_eq!(waits.last(), Some(&RETRY.max()));
         queue.add_at("a", now);
         queue.get(now);
         queue.done(&"a", ReconcileAction::RequeueAfter(10 * SECOND), now, 1.0);
         assert_eq!(queue.next_ready_at(), Some(now + SECOND.mul_f64(12.5)));
         queue.get(now + 13 * SECOND);
         queue.done(&"a", ReconcileAction::Failed, now, 0.0);
-        assert_eq!(queue.next_ready_at(), Some(now + FIRST_BACKOFF));
+        assert_eq!(queue.next_ready_at(), Some(now + SECOND / 2));
     }
 
     /// More is asked for than can be done. A queue that picks among what is due in any other order than

@@ -33,12 +33,12 @@ impl QueueError {
 }
 
 /// Describes a database error. The driver reports a server that is down as a pool that timed out, which
-/// names nothing that anybody can look at.
+/// does not name the server.
 #[must_use]
 pub fn describe_error(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::PoolTimedOut => {
-            "no connection to Postgres came about in time: the server is away, or takes no more connections"
+            "no connection to Postgres in time: the server is down, or accepts no more connections"
                 .to_owned()
         }
         error => error.to_string(),

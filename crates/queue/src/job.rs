@@ -137,10 +137,10 @@ pub struct FinishedClaim {
     pub enqueued_at: DateTime<Utc>,
 }
 
-/// Where a job stands.
+/// State of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum State {
+pub enum JobState {
     /// First of its lane, and can be claimed.
     Available,
     /// First of its lane, and waits for its time, such as for its next attempt. It counts as available in
@@ -154,6 +154,20 @@ pub enum State {
     Completed,
 }
 
+impl JobState {
+    /// Name in commands, in the API and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Scheduled => "scheduled",
+            Self::Running => "running",
+            Self::Blocked => "blocked",
+            Self::Completed => "completed",
+        }
+    }
+}
+
 /// Job as commands and the API show it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -161,7 +175,7 @@ pub struct JobView {
     /// Id of the job.
     pub id: String,
     /// State of the job.
-    pub state: State,
+    pub state: JobState,
     /// The observer, `namespace/name`.
     pub observer: String,
     /// The action's name.
@@ -204,5 +218,5 @@ pub struct JobFilter {
     /// Only jobs of this action.
     pub action: Option<String>,
     /// Only jobs in this state.
-    pub state: Option<State>,
+    pub state: Option<JobState>,
 }

@@ -27,6 +27,6 @@ pub use backend::{
 pub use dead_letter::DeadLetterSink;
 pub use error::{QueueError, describe_error};
 pub use job::{
-    ClaimToken, ClaimedJob, FinishedClaim, Job, JobFilter, JobOutcome, JobView, Lane, LaneBatch,
-    NewJob, Priority, State,
+    ClaimToken, ClaimedJob, FinishedClaim, Job, JobFilter, JobOutcome, JobState, JobView, Lane,
+    LaneBatch, NewJob, Priority,
 };

@@ -22,6 +22,8 @@ pub mod certs;
 pub mod cut_proxy;
 #[cfg(feature = "tests")]
 pub mod database;
+#[cfg(feature = "tests")]
+pub mod fuzz;
 pub mod http_sink;
 #[cfg(feature = "tests")]
 pub mod seed;

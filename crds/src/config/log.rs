@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A log line.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LogConfig {
     /// Message template; a summary of the event where absent.
     pub message: Option<String>,

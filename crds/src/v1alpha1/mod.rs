@@ -19,6 +19,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub(crate) use action::ACTION_KINDS;
 pub use action::{
     Action, Batch, Email, Kafka, Log, Nats, Postgres, RateLimitSpec, Redis, RedisDelete,
     RedisPublish, RedisSet, RedisStreamAppend, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,

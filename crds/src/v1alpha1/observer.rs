@@ -83,7 +83,7 @@ pub struct ObserverSpec {
     pub actions: Vec<Action>,
     /// What happens to a delivery that was rejected or is out of attempts, and to an event on which
     /// the condition fails; default `DeadLetter`. `DeadLetter` keeps it until it is redriven or
-    /// dropped. `Drop` discards it, with a line in the log and a count in `observer_dropped_total`.
+    /// dropped. `Drop` discards it, with a line in the log and a count in `observer_deliveries_dropped_total`.
     #[serde(default)]
     pub on_failure: OnFailure,
     /// Suspends the observer; default `false`. While it is suspended, events pass without being

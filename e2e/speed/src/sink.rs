@@ -1,27 +1,16 @@
-//! The receiver of all that is measured: it reads HTTP/1.1, finds the numbers of the events in a
-//! body, notes when each came first, and answers. It does no more, so as to take little of the
-//! machine from the sender.
+//! The receiver of all that is measured: it finds the numbers of the events in a body, notes when each
+//! came first, and answers. It keeps no requests, so as to take little of the machine from the sender.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use bytes::{Buf as _, BytesMut};
 use serde::Serialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use testkit::http_sink::{self, Handler, Options, Request};
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, JoinSet};
 
 /// The column whose value tells events apart.
 const COLUMN: &[u8] = b"\"bench_id\"";
-
-/// Most headers of a request.
-const MOST_HEADERS: usize = 64;
-
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
 
 /// How requests are answered.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,7 +36,6 @@ pub(crate) struct Record {
     out_of_order: AtomicU64,
     requests: AtomicU64,
     more: Notify,
-    behaviour: Behaviour,
 }
 
 /// What should not be.
@@ -59,18 +47,6 @@ pub(crate) struct Faults {
 }
 
 impl Record {
-    fn take(&self, body: &[u8]) -> bool {
-        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.behaviour.fail_one_in > 0 && number.is_multiple_of(self.behaviour.fail_one_in) {
-            return false;
-        }
-        let at = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        for id in ids(body) {
-            self.note(id, at.max(1));
-        }
-        true
-    }
-
     fn note(&self, id: u64, at: u64) {
         let Some(first) = usize::try_from(id).ok().and_then(|at| self.first.get(at)) else {
             return;
@@ -162,12 +138,23 @@ fn ids(body: &[u8]) -> impl Iterator<Item = u64> {
     })
 }
 
+impl Handler for Record {
+    fn delivered(&self, request: &Request, status: u16) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if status == 200 {
+            let at = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            for id in ids(&request.body) {
+                self.note(id, at.max(1));
+            }
+        }
+    }
+}
+
 /// A running receiver; dropping it closes its connections.
-#[derive(Debug)]
 pub(crate) struct Sink {
     pub(crate) record: Arc<Record>,
     pub(crate) url: String,
-    task: JoinHandle<()>,
+    _server: http_sink::Sink,
 }
 
 impl Sink {
@@ -177,8 +164,6 @@ impl Sink {
         lanes: usize,
         behaviour: Behaviour,
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}/hook", listener.local_addr()?);
         let events = usize::try_from(events)?;
         let record = Arc::new(Record {
             began: Instant::now(),
@@ -190,81 +175,24 @@ impl Sink {
             out_of_order: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             more: Notify::new(),
-            behaviour,
         });
-        let shared = Arc::clone(&record);
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let record = Arc::clone(&shared);
-                connections.spawn(async move {
-                    if let Err(error) = serve(stream, &record).await {
-                        eprintln!("receiver: {error:#}");
-                    }
-                });
-                while connections.try_join_next().is_some() {}
-            }
-        });
-        Ok(Self { record, url, task })
+        let server = http_sink::Sink::start_with(Options {
+            behaviour: http_sink::Behaviour::Steady {
+                status: 200,
+                pause: behaviour.delay,
+                fail_one_in: behaviour.fail_one_in,
+            },
+            keep: false,
+            handler: Some(Arc::<Record>::clone(&record)),
+            ..Options::default()
+        })
+        .await?;
+        Ok(Self {
+            record,
+            url: server.url("/hook"),
+            _server: server,
+        })
     }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn serve(mut stream: TcpStream, record: &Record) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut buffer = BytesMut::with_capacity(16 * 1024);
-    loop {
-        let Some((head, body)) = head(&buffer)? else {
-            // A sender that is stopped or killed breaks off where it likes.
-            if !matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
-                return Ok(());
-            }
-            continue;
-        };
-        while buffer.len() < head + body {
-            if !matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
-                return Ok(());
-            }
-        }
-        if !record.behaviour.delay.is_zero() {
-            tokio::time::sleep(record.behaviour.delay).await;
-        }
-        let answer = if record.take(&buffer[head..head + body]) {
-            OK
-        } else {
-            UNAVAILABLE
-        };
-        buffer.advance(head + body);
-        if stream.write_all(answer).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-/// How long the head of the request is and how long its body, once the head is whole.
-fn head(buffer: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
-    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    let httparse::Status::Complete(head) = request.parse(buffer)? else {
-        return Ok(None);
-    };
-    let mut body = 0;
-    for header in request.headers.iter() {
-        if header.name.eq_ignore_ascii_case("content-length") {
-            body = std::str::from_utf8(header.value)?
-                .trim()
-                .parse()
-                .context("the length of a body is none")?;
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            bail!("a body in chunks is not understood");
-        }
-    }
-    Ok(Some((head, body)))
 }
 
 #[cfg(test)]

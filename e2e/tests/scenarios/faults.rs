@@ -182,7 +182,7 @@ async fn stands_still(
 async fn fenced(room: &Room, pod: &str) -> Result<f64> {
     let samples = Samples::of(room, pod).await?;
     samples
-        .sum("observer_fenced_total")
+        .sum("observer_checkpoint_fenced_total")
         .context("the pod does not count the saves that are refused")
 }
 

@@ -112,7 +112,7 @@ async fn finished(room: &Room, labels: &str) -> Result<f64> {
     let mut finished = 0.0;
     for pod in room.pods(labels).await? {
         let samples = Samples::of(room, &pod.name_any()).await?;
-        finished += samples.sum("observer_jobs_finished_total").unwrap_or(0.0);
+        finished += samples.sum("observer_job_executions_total").unwrap_or(0.0);
     }
     Ok(finished)
 }

@@ -10,10 +10,10 @@ use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use crds::loader::load;
 use crds::manifest::SourceFile;
-use observer_listener::admission::action_runtime::Shared;
-use observer_listener::admission::endpoint_gate::Gates;
-use observer_listener::capture::change_log::Logged;
-use observer_listener::capture::position::{Mark, Position, Turn, next_read};
+use observer_listener::admission::action_runtime::ActionRuntime;
+use observer_listener::admission::endpoint_gate::EndpointRegistry;
+use observer_listener::capture::change_log::ChangeRecord;
+use observer_listener::capture::position::{LogBound, Position, ReadOrder, next_read};
 use observer_listener::delivery::Delivery;
 use observer_listener::delivery::event::Event;
 use observer_listener::dispatch::lanes::Lanes;
@@ -26,7 +26,7 @@ const DEPTH: u32 = 4;
 /// Everything that the work is done on.
 pub(crate) struct Work {
     observers: Observers,
-    logged: Logged,
+    logged: ChangeRecord,
     default_body: Delivery,
     templated: Delivery,
     positions: Vec<Position>,
@@ -58,8 +58,8 @@ impl Work {
             replay: None,
         };
         let (default_body, templated) = (delivery("default/o0"), delivery("default/o1"));
-        let logged = Logged {
-            excess: None,
+        let logged = ChangeRecord {
+            oversized: None,
             xid: 1000,
             event,
         };
@@ -75,7 +75,7 @@ impl Work {
 
     /// Which observers an event calls for.
     fn matching(&self) -> usize {
-        self.observers.call(&self.logged).0.run.len()
+        self.observers.match_event(&self.logged).0.run.len()
     }
 
     /// A request with the event as its body.
@@ -97,7 +97,7 @@ impl Work {
         }
         let (mut running, mut done) = (Vec::new(), 0);
         loop {
-            while let Some((id, _)) = lanes.start() {
+            while let Some((id, _)) = lanes.start_next() {
                 running.push(id);
             }
             let Some(id) = running.pop() else { break };
@@ -110,8 +110,8 @@ impl Work {
     /// What to read next, of shards that stand at different places.
     fn window_paging(&self) -> usize {
         let all: Vec<&Position> = self.positions.iter().collect();
-        let last = next_read(&all, Turn::Last, 1).unwrap().1.len();
-        last + next_read(&all, Turn::First, 1).unwrap().1.len()
+        let last = next_read(&all, ReadOrder::Lagging, 1).unwrap().1.len();
+        last + next_read(&all, ReadOrder::Leading, 1).unwrap().1.len()
     }
 
     /// Makes what an action would send.
@@ -151,7 +151,7 @@ fn compiled(observers: usize) -> Observers {
         text,
     }];
     let loaded = load(&files, &|_, _| None, None).unwrap().bundle;
-    let shared = Shared::new(&loaded.listener.egress, &Gates::default()).unwrap();
+    let shared = ActionRuntime::new(&loaded.listener.egress, &EndpointRegistry::default()).unwrap();
     Observers::compile(&loaded.observers, &shared).unwrap()
 }
 
@@ -180,12 +180,12 @@ fn event() -> Event {
 /// Of 64 shards, half of them in an open window.
 fn positions() -> Vec<Position> {
     let mark = |xid: u64, id: i64| {
-        Arc::new(Mark {
-            floor: id - 100,
+        Arc::new(LogBound {
+            low_id: id - 100,
             snapshot: format!("{xid}:{}:{xid},{}", xid + 20, xid + 7)
                 .parse()
                 .unwrap(),
-            ceiling: id,
+            high_id: id,
         })
     };
     let (from, to) = (mark(1000, 5000), mark(2000, 9000));

@@ -21,43 +21,43 @@ use crate::sync::lock;
 type Outcomes = Arc<[Option<Outcome>]>;
 
 /// The batches of one action, one of which may still be joined.
-pub(crate) struct Batches<T> {
+pub(crate) struct Batcher<T> {
     limits: BatchConfig,
-    /// One for each that may be under way at once.
-    turns: Arc<Semaphore>,
-    open: Mutex<Option<Batch<T>>>,
+    /// One for each batch in flight.
+    permits: Arc<Semaphore>,
+    open: Mutex<Option<OpenBatch<T>>>,
 }
 
-struct Batch<T> {
-    seats: Arc<Seats<T>>,
+struct OpenBatch<T> {
+    members: Arc<BatchMembers<T>>,
     sending: WeakShared<BoxFuture<'static, Outcomes>>,
 }
 
-/// Who is part of a batch.
-struct Seats<T> {
-    taken: Mutex<Taken<T>>,
+/// Deliveries of a batch.
+struct BatchMembers<T> {
+    list: Mutex<MemberList<T>>,
     full: Notify,
 }
 
-struct Taken<T> {
+struct MemberList<T> {
     items: Vec<Weak<T>>,
     bytes: usize,
     closed: bool,
 }
 
-impl<T: Send + Sync + 'static> Batches<T> {
+impl<T: Send + Sync + 'static> Batcher<T> {
     /// At most `most` of them are under way at once.
     pub(crate) fn new(limits: BatchConfig, most: u32) -> Self {
         let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             limits,
-            turns: Arc::new(Semaphore::new(most)),
+            permits: Arc::new(Semaphore::new(most)),
             open: Mutex::new(None),
         }
     }
 
     /// Most items in one.
-    pub(crate) const fn most(&self) -> usize {
+    pub(crate) const fn max_batch_size(&self) -> usize {
         self.limits.max_events
     }
 
@@ -70,13 +70,13 @@ impl<T: Send + Sync + 'static> Batches<T> {
     {
         // It is part of the batch for as long as this is held.
         let item = Arc::new(item);
-        let (seat, sending) = self.seat(&item, bytes, send);
+        let (index, sending) = self.join_open(&item, bytes, send);
         let outcomes = sending.await;
-        let outcome = outcomes.get(seat).cloned().flatten();
-        outcome.unwrap_or(Outcome::Held(self.limits.linger))
+        let outcome = outcomes.get(index).cloned().flatten();
+        outcome.unwrap_or(Outcome::Deferred(self.limits.linger))
     }
 
-    fn seat<F, R>(
+    fn join_open<F, R>(
         &self,
         item: &Arc<T>,
         bytes: usize,
@@ -89,18 +89,18 @@ impl<T: Send + Sync + 'static> Batches<T> {
         let mut open = lock(&self.open);
         if let Some(batch) = &*open
             && let Some(sending) = batch.sending.upgrade()
-            && let Some(seat) = batch.seats.take(item, bytes, &self.limits)
+            && let Some(index) = batch.members.add(item, bytes, &self.limits)
         {
-            return (seat, sending);
+            return (index, sending);
         }
-        let seats = Arc::new(Seats::first(item, bytes, &self.limits));
-        let (linger, all) = (self.limits.linger, Arc::clone(&seats));
-        let turns = Arc::clone(&self.turns);
+        let members = Arc::new(BatchMembers::first(item, bytes, &self.limits));
+        let (linger, all) = (self.limits.linger, Arc::clone(&members));
+        let permits = Arc::clone(&self.permits);
         let sending = async move {
             // Whether it is full or the time is over is the same.
             let _ = timeout(linger, all.full.notified()).await;
-            // Others may still join while it waits for its turn. The turns are never closed.
-            let _turn = turns.acquire_owned().await;
+            // Others may still join while it waits for its permit. The semaphore is never closed.
+            let _permit = permits.acquire_owned().await;
             let items = all.close();
             let present = items.iter().flatten().cloned().collect();
             let mut outcomes = send(present).await.into_iter();
@@ -110,15 +110,17 @@ impl<T: Send + Sync + 'static> Batches<T> {
                 .collect()
         };
         let sending = sending.boxed().shared();
-        *open = sending.downgrade().map(|sending| Batch { seats, sending });
+        *open = sending
+            .downgrade()
+            .map(|sending| OpenBatch { members, sending });
         (0, sending)
     }
 }
 
-impl<T> Seats<T> {
+impl<T> BatchMembers<T> {
     fn first(item: &Arc<T>, bytes: usize, limits: &BatchConfig) -> Self {
-        let seats = Self {
-            taken: Mutex::new(Taken {
+        let members = Self {
+            list: Mutex::new(MemberList {
                 items: vec![Arc::downgrade(item)],
                 bytes,
                 closed: false,
@@ -126,61 +128,62 @@ impl<T> Seats<T> {
             full: Notify::new(),
         };
         if limits.max_events <= 1 || bytes >= limits.max_bytes {
-            seats.full.notify_one();
+            members.full.notify_one();
         }
-        seats
+        members
     }
 
-    /// Takes a seat, if there is room for it.
-    fn take(&self, item: &Arc<T>, bytes: usize, limits: &BatchConfig) -> Option<usize> {
-        let mut taken = lock(&self.taken);
-        if taken.closed || taken.bytes.saturating_add(bytes) > limits.max_bytes {
+    /// Adds an item if there is room, and returns its index.
+    fn add(&self, item: &Arc<T>, bytes: usize, limits: &BatchConfig) -> Option<usize> {
+        let mut list = lock(&self.list);
+        if list.closed || list.bytes.saturating_add(bytes) > limits.max_bytes {
             self.full.notify_one();
             return None;
         }
-        let seat = taken.items.len();
-        taken.items.push(Arc::downgrade(item));
-        taken.bytes += bytes;
-        taken.closed = seat + 1 >= limits.max_events;
-        if taken.closed {
+        let index = list.items.len();
+        list.items.push(Arc::downgrade(item));
+        list.bytes += bytes;
+        list.closed = index + 1 >= limits.max_events;
+        if list.closed {
             self.full.notify_one();
         }
-        Some(seat)
+        Some(index)
     }
 
     /// Lets nobody in any more; gives those that are still there.
     fn close(&self) -> Vec<Option<Arc<T>>> {
-        let mut taken = lock(&self.taken);
-        taken.closed = true;
-        taken.items.drain(..).map(|item| item.upgrade()).collect()
+        let mut list = lock(&self.list);
+        list.closed = true;
+        list.items.drain(..).map(|item| item.upgrade()).collect()
     }
 }
 
-/// Sends items together by `send`. If they are refused for what they hold, which `divides` tells, their
-/// halves are sent, and so on, until only what cannot be taken is refused.
-pub(crate) fn divided<'a, T, S, R>(
+/// Sends items together by `send`. If they are rejected for what they hold, which `is_divisible` tells,
+/// their halves are sent, and so on, until only what cannot be taken is rejected.
+pub(crate) fn send_bisecting<'a, T, O, S, R>(
     mut items: Vec<Arc<T>>,
-    divides: &'a (impl Fn(&Outcome) -> bool + Sync),
+    is_divisible: &'a (impl Fn(&O) -> bool + Sync),
     send: &'a S,
-) -> BoxFuture<'a, Vec<Outcome>>
+) -> BoxFuture<'a, Vec<O>>
 where
     T: Send + Sync + 'a,
+    O: Clone + Send + Sync + 'a,
     S: Fn(Vec<Arc<T>>) -> R + Sync,
-    R: Future<Output = Outcome> + Send,
+    R: Future<Output = O> + Send,
 {
     Box::pin(async move {
-        let outcome = send(items.clone()).await;
-        if items.len() < 2 || !divides(&outcome) {
-            return vec![outcome; items.len()];
+        let result = send(items.clone()).await;
+        if items.len() < 2 || !is_divisible(&result) {
+            return vec![result; items.len()];
         }
         let others = items.split_off(items.len() / 2);
         let both = join(
-            divided(items, divides, send),
-            divided(others, divides, send),
+            send_bisecting(items, is_divisible, send),
+            send_bisecting(others, is_divisible, send),
         );
-        let (mut outcomes, of_others) = both.await;
-        outcomes.extend(of_others);
-        outcomes
+        let (mut results, of_others) = both.await;
+        results.extend(of_others);
+        results
     })
 }
 
@@ -197,8 +200,8 @@ mod tests {
 
     use super::*;
 
-    fn batches(max_events: usize, max_bytes: usize) -> Batches<usize> {
-        Batches::new(
+    fn batches(max_events: usize, max_bytes: usize) -> Batcher<usize> {
+        Batcher::new(
             BatchConfig {
                 max_events,
                 max_bytes,
@@ -212,7 +215,7 @@ mod tests {
     fn send(told: &mpsc::UnboundedSender<Vec<usize>>, items: &[Arc<usize>]) -> Ready<Vec<Outcome>> {
         let items: Vec<usize> = items.iter().map(|item| **item).collect();
         told.send(items.clone()).unwrap();
-        let held = |item: &usize| Outcome::Held(Duration::from_millis(*item as u64));
+        let held = |item: &usize| Outcome::Deferred(Duration::from_millis(*item as u64));
         ready(items.iter().map(held).collect())
     }
 
@@ -227,8 +230,8 @@ mod tests {
         let leaves = timeout(Duration::from_millis(5), join(7));
         let (left, one, other) = tokio::join!(leaves, join(8), join(9));
         assert!(left.is_err());
-        assert_eq!(one, Outcome::Held(Duration::from_millis(8)));
-        assert_eq!(other, Outcome::Held(Duration::from_millis(9)));
+        assert_eq!(one, Outcome::Deferred(Duration::from_millis(8)));
+        assert_eq!(other, Outcome::Deferred(Duration::from_millis(9)));
         assert_eq!(sent.recv().await.unwrap(), [8, 9]);
         // One whose waiters have all gone is nobody's any more.
         assert!(
@@ -302,7 +305,7 @@ mod tests {
                     batches.join(n, *size, move |items| send(&told, &items))
                 });
                 for (n, outcome) in join_all(all).await.into_iter().enumerate() {
-                    assert_eq!(outcome, Outcome::Held(Duration::from_millis(n as u64)));
+                    assert_eq!(outcome, Outcome::Deferred(Duration::from_millis(n as u64)));
                 }
             });
             drop(told);

@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Action;
-use super::fixture::{action, delivery, now, shared};
+use super::fixture::{action, delivery, now, runtime};
 use crate::delivery::outcome::Outcome;
 
 const SECRET: &str = "hunter@2-swordfish";
@@ -34,9 +34,9 @@ where
 
 /// What is told of an attempt holds none of the forms of the secret.
 async fn holds_none(kind: ActionKind) {
-    let action = Action::compile(&action(kind), &shared()).unwrap();
+    let action = Action::compile(&action(kind), &runtime()).unwrap();
     let outcome = action.attempt(&delivery(None, Some("{}")), now()).await;
-    let (Outcome::Retry { failure, .. } | Outcome::Refused(failure)) = outcome else {
+    let (Outcome::Retry { failure, .. } | Outcome::Rejected(failure)) = outcome else {
         unreachable!("{outcome:?}")
     };
     let message = &failure.message;
@@ -44,7 +44,7 @@ async fn holds_none(kind: ActionKind) {
     for form in [SECRET, IN_URL, "swordfish", &STANDARD.encode(SECRET)] {
         assert!(!message.contains(form), "{message}");
     }
-    let why = action.standing().and_then(|standing| standing.why);
+    let why = action.endpoint_status().and_then(|standing| standing.why);
     assert!(!why.unwrap_or_default().contains("swordfish"));
 }
 
@@ -177,9 +177,9 @@ async fn nats() {
         content_type: "application/json".to_owned(),
         tls: None,
     });
-    let action = Action::compile(&action(kind), &shared()).unwrap();
+    let action = Action::compile(&action(kind), &runtime()).unwrap();
     let outcome = action.attempt(&delivery(None, Some("{}")), now()).await;
-    let (Outcome::Retry { failure, .. } | Outcome::Refused(failure)) = outcome else {
+    let (Outcome::Retry { failure, .. } | Outcome::Rejected(failure)) = outcome else {
         unreachable!("{outcome:?}")
     };
     assert!(

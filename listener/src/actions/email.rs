@@ -13,7 +13,6 @@ mod address;
 mod server;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::EmailConfig;
@@ -24,15 +23,18 @@ use lettre::message::{Mailbox, MessageBuilder, MultiPart, SinglePart};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use self::server::{SendError, Server};
-use super::Preview;
-use crate::admission::action_runtime::Shared;
+use self::server::{SmtpSendError, SmtpServer};
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
+use super::template_source::{TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
-use crate::delivery::outcome::Outcome;
-use crate::egress::response::within;
+use crate::egress::policy::EgressPolicy;
+use crate::egress::redaction::Secrets;
+use crate::egress::response::DeliveryError;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
@@ -50,7 +52,7 @@ type Adds = fn(MessageBuilder, Mailbox) -> MessageBuilder;
 
 /// A compiled email.
 pub(super) struct Email {
-    server: Server,
+    server: SmtpServer,
     from: Template,
     to: Vec<Recipient>,
     cc: Vec<Recipient>,
@@ -81,7 +83,7 @@ impl Header for AutoSubmitted {
 }
 
 impl Email {
-    pub(super) fn compile(config: &EmailConfig) -> Result<Self, CompileError> {
+    fn compile(config: &EmailConfig) -> Result<Self, CompileError> {
         let one =
             |place: &str, source: &str| Template::compile(place.to_owned(), source, Format::Text);
         let some = |place: &str, source: &Option<String>, format| {
@@ -93,7 +95,7 @@ impl Email {
             config.reply_to.as_deref().unwrap_or_default(),
         )?;
         Ok(Self {
-            server: Server::compile(&config.smtp)?,
+            server: SmtpServer::compile(&config.smtp)?,
             from: one("email.from", &config.from)?,
             to: Recipient::all("email.to", &config.to)?,
             cc: Recipient::all("email.cc", &config.cc)?,
@@ -106,49 +108,18 @@ impl Email {
         })
     }
 
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        (&self.server.key, &self.server.address)
-    }
-
-    /// What would be sent.
-    pub(super) fn preview(
-        &self,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Result<Preview, Failure> {
-        let message = self.message(delivery, now)?.formatted();
-        let text = String::from_utf8_lossy(&message).replace('\r', "");
-        Ok(vec![(format!("by {}", self.server.address), text)])
-    }
-
-    /// Sends the message for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        shared: &Shared,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Outcome {
-        let message = match self.message(delivery, now) {
-            Ok(message) => message,
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let sending = async {
-            // It is never closed, so there is always a permit some time.
-            let _permit = self.connections.acquire().await;
-            let mut connection = self.server.connect(&shared.guard).await?;
-            let (envelope, message) = (message.envelope(), message.formatted());
-            connection.send(envelope, &message).await?;
-            connection.abort().await;
-            Ok::<_, SendError>(())
-        };
-        let (address, begun) = (&self.server.address, Instant::now());
-        let outcome = within(address, timeout, sending).await;
-        self.server.trouble.explain(address, begun, outcome)
+    async fn send(&self, egress: &EgressPolicy, message: Message) -> Result<(), SmtpSendError> {
+        // It is never closed, so there is always a permit some time.
+        let _permit = self.connections.acquire().await;
+        let mut connection = self.server.connect(egress).await?;
+        let (envelope, message) = (message.envelope(), message.formatted());
+        connection.send(envelope, &message).await?;
+        connection.abort().await;
+        Ok(())
     }
 
     fn message(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Message, Failure> {
-        let subject = Subject::new(delivery);
+        let subject = RenderInput::new(delivery);
         let from = mailbox(&self.from, &subject)?;
         let mut builder = Message::builder()
             .message_id(Some(message_id(delivery, &from)))
@@ -209,6 +180,62 @@ impl Email {
     }
 }
 
+impl ActionDefinition for EmailConfig {
+    fn name(&self) -> &'static str {
+        "email"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "email.smtp.host"
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Email::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        TemplateSources::default()
+            .text("email.from", &self.from)
+            .texts("email.to", &self.to)
+            .texts("email.cc", &self.cc)
+            .texts("email.bcc", &self.bcc)
+            .text("email.replyTo", &self.reply_to)
+            .text("email.subject", &self.subject)
+            .text("email.text", &self.text)
+            .text("email.html", &self.html)
+            .into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        if let Some((user, password)) = &self.smtp.login {
+            secrets.login(user, password);
+        }
+    }
+}
+
+impl DeliverAction for Email {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some((&self.server.key, &self.server.address))
+    }
+
+    fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
+        let message = self.message(delivery, now)?.formatted();
+        let text = String::from_utf8_lossy(&message).replace('\r', "");
+        Ok(vec![(format!("by {}", self.server.address), text)])
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let message = self.message(request.delivery, request.now)?;
+        Ok(Transmission::of(
+            self.send(&request.runtime.egress, message),
+        ))
+    }
+
+    fn explain(&self, error: DeliveryError, begun: Instant) -> DeliveryError {
+        self.server.fault.explain(error, begun)
+    }
+}
+
 /// The same for all attempts.
 fn message_id(delivery: &Delivery, from: &Mailbox) -> String {
     let id = delivery.id();
@@ -218,7 +245,7 @@ fn message_id(delivery: &Delivery, from: &Mailbox) -> String {
 }
 
 /// One line, so that no value adds a header.
-fn line(template: &Template, subject: &Arc<Subject>) -> Result<String, Failure> {
+fn line(template: &Template, subject: &Arc<RenderInput>) -> Result<String, Failure> {
     let text = template.render(subject)?;
     if text.chars().any(char::is_control) || text.chars().count() > MAX_SUBJECT {
         return Err(template.refusal(
@@ -269,7 +296,7 @@ impl Recipient {
         Ok(all)
     }
 
-    fn render(&self, subject: &Arc<Subject>) -> Result<Option<Mailbox>, Failure> {
+    fn render(&self, subject: &Arc<RenderInput>) -> Result<Option<Mailbox>, Failure> {
         let template = match self {
             Self::Fixed(mailbox) => return Ok(Some(mailbox.clone())),
             Self::Template(template) => template,
@@ -287,7 +314,7 @@ impl Recipient {
     }
 }
 
-fn mailbox(template: &Template, subject: &Arc<Subject>) -> Result<Mailbox, Failure> {
+fn mailbox(template: &Template, subject: &Arc<RenderInput>) -> Result<Mailbox, Failure> {
     let text = line(template, subject)?;
     address::mailbox(&text).map_err(|error| {
         template.refusal(&format!(

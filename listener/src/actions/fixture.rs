@@ -1,7 +1,7 @@
 //! Deliveries and actions for the tests of this module.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use testkit::wait::eventually_or;
 
 use super::Action;
-use crate::admission::action_runtime::Shared;
+use crate::admission::action_runtime::ActionRuntime;
 use crate::delivery::Delivery;
 use crate::delivery::event::Event;
 use crate::delivery::failure::Failure;
@@ -77,13 +77,13 @@ pub(crate) fn action(kind: ActionKind) -> ActionConfig {
 }
 
 /// Connections to this machine allowed, as every sink is there.
-pub(crate) fn shared() -> Shared {
-    Shared::new(
+pub(crate) fn runtime() -> ActionRuntime {
+    ActionRuntime::new(
         &Egress {
             cidrs: vec!["127.0.0.0/8".parse().unwrap()],
             ..Egress::default()
         },
-        &Gates::default(),
+        &EndpointRegistry::default(),
     )
     .unwrap()
 }
@@ -95,7 +95,7 @@ pub(crate) async fn settled(action: &Action, event: &Delivery) -> Outcome {
         action,
         event,
         "a delivery that is done or refused",
-        |outcome| matches!(outcome, Outcome::Done | Outcome::Refused(_)),
+        |outcome| matches!(outcome, Outcome::Delivered | Outcome::Rejected(_)),
     )
     .await
 }
@@ -104,13 +104,13 @@ pub(crate) async fn settled(action: &Action, event: &Delivery) -> Outcome {
 /// in other ways.
 pub(crate) async fn told(action: &Action, event: &Delivery, words: &str) -> Failure {
     let outcome = until(action, event, words, |outcome| match outcome {
-        Outcome::Retry { failure, .. } | Outcome::Refused(failure) => {
+        Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => {
             failure.message.contains(words)
         }
         _ => false,
     });
     match outcome.await {
-        Outcome::Retry { failure, .. } | Outcome::Refused(failure) => failure,
+        Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => failure,
         other => unreachable!("{other:?}"),
     }
 }

@@ -3,8 +3,8 @@
 //! The client is `rskafka`. A record is done once the leader of its partition and all replicas that
 //! are in step have it. Its header `webhook-id` is the delivery's id.
 
-mod answer;
 mod cluster;
+mod error;
 mod partitioner;
 
 use std::collections::BTreeMap;
@@ -13,27 +13,31 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::KafkaConfig;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use rskafka::client::partition::{Compression, PartitionClient};
 use rskafka::record::Record;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use self::answer::{SendError, concerns_content};
-use self::cluster::{Access, Cluster};
-use super::Preview;
-use super::batcher::{Batches, divided};
-use crate::admission::action_runtime::Shared;
-use crate::admission::control::Passage;
+use self::cluster::{BrokerAccess, KafkaCluster};
+use self::error::{KafkaSendError, concerns_content};
+use super::batcher::{Batcher, send_bisecting};
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
+use super::deliver_batch::{DeliverBatch, join_batch};
+use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
+use crate::admission::control::AdmissionControl;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
-use crate::egress::policy::Guard;
-use crate::egress::response::in_time;
+use crate::egress::policy::EgressPolicy;
+use crate::egress::redaction::Secrets;
+use crate::egress::response::{DeliveryError, classify, until_deadline};
 use crate::egress::tls::client_config;
 use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
@@ -48,25 +52,25 @@ pub(super) struct Kafka {
     /// The brokers, for people; what tells the cluster from others.
     host: String,
     endpoint: String,
-    access: Access,
+    access: BrokerAccess,
     topic: Template,
     key: Option<Template>,
     message: Body,
     content_type: String,
-    cluster: Mutex<Option<Arc<Cluster>>>,
-    batches: Option<Batches<Part>>,
+    cluster: Mutex<Option<Arc<KafkaCluster>>>,
+    batcher: Option<Batcher<RecordItem>>,
 }
 
 /// What one delivery writes.
-pub(super) struct Part {
+pub(super) struct RecordItem {
     topic: String,
     /// What its partition is chosen by.
-    place: Vec<u8>,
+    partition_key: Vec<u8>,
     record: Record,
 }
 
 impl Kafka {
-    pub(super) fn compile(config: &KafkaConfig, most: u32) -> Result<Self, CompileError> {
+    fn compile(config: &KafkaConfig, max_concurrency: u32) -> Result<Self, CompileError> {
         let brokers = config.brokers.iter();
         let brokers: Vec<String> = brokers
             .map(|(host, port)| format!("{host}:{port}"))
@@ -82,7 +86,7 @@ impl Kafka {
         Ok(Self {
             host: first.clone(),
             endpoint: format!("kafka://{user}@{}", brokers.join(",")),
-            access: Access::new(config, tls.map(Arc::new)),
+            access: BrokerAccess::new(config, tls.map(Arc::new)),
             topic: Template::compile("kafka.topic".to_owned(), &config.topic, Format::Text)?,
             key: Template::optional("kafka.key", key, Format::Text)?,
             message: Body::compile(
@@ -92,178 +96,87 @@ impl Kafka {
             )?,
             content_type: config.content_type.clone(),
             cluster: Mutex::new(None),
-            batches: config.batch.map(|limits| Batches::new(limits, most)),
+            batcher: config
+                .batch
+                .map(|limits| Batcher::new(limits, max_concurrency)),
         })
     }
 
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        (&self.endpoint, &self.host)
-    }
-
-    /// What would be written.
-    pub(super) fn preview(
-        &self,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Result<Preview, Failure> {
-        let Part { topic, record, .. } = self.part(delivery, now)?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut preview = vec![("topic".to_owned(), topic)];
-        preview.extend(record.key.iter().map(|key| ("key".to_owned(), text(key))));
-        let headers = record.headers.iter();
-        preview.extend(headers.map(|(name, value)| (name.clone(), text(value))));
-        let value = record.value.iter();
-        preview.extend(value.map(|value| ("message".to_owned(), text(value))));
-        Ok(preview)
-    }
-
-    /// Most deliveries that go together; nothing where each goes by itself.
-    pub(super) fn together(&self) -> Option<usize> {
-        self.batches.as_ref().map(Batches::most)
-    }
-
-    /// The batches that a delivery goes with, if it does: what failed holds none of them up.
-    pub(super) fn batches_for(&self, delivery: &Delivery) -> Option<&Batches<Part>> {
-        self.batches.as_ref().filter(|_| delivery.attempt == 1)
-    }
-
-    /// Writes the record for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        shared: &Shared,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Outcome {
-        let part = match self.part(delivery, now) {
-            Ok(part) => part,
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let outcomes = self
-            .send(&shared.guard, vec![Arc::new(part)], timeout)
-            .await;
-        let outcome = outcomes.into_iter().next();
-        outcome.unwrap_or(Outcome::Held(Duration::ZERO))
-    }
-
-    /// Writes the record for `delivery` with others.
-    pub(super) async fn join(
-        self: &Arc<Self>,
-        batches: &Batches<Part>,
-        passage: &Arc<Passage>,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Outcome {
-        let part = match self.part(delivery, now) {
-            Ok(part) => part,
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let bytes = part.record.approximate_size();
-        let (kafka, passage) = (Arc::clone(self), Arc::clone(passage));
-        let delivery = delivery.clone();
-        batches
-            .join(part, bytes, async move |parts: Vec<Arc<Part>>| {
-                let admitted = match passage.enter(&delivery).await {
-                    Ok(admitted) => admitted,
-                    Err(wait) => return vec![Outcome::Held(wait); parts.len()],
-                };
-                let sending = kafka.send(&passage.shared.guard, parts, passage.timeout);
-                let outcomes = sending.await.into_iter();
-                let outcomes: Vec<Outcome> =
-                    outcomes.map(|one| passage.scrub.outcome(one)).collect();
-                if let Some(first) = outcomes.first() {
-                    admitted.leave(first).await;
-                }
-                outcomes
-            })
-            .await
-    }
-
     /// Writes the records, those of one partition together and in their order.
-    async fn send(&self, guard: &Guard, parts: Vec<Arc<Part>>, timeout: Duration) -> Vec<Outcome> {
+    async fn send(
+        &self,
+        egress: &EgressPolicy,
+        items: Vec<Arc<RecordItem>>,
+        timeout: Duration,
+    ) -> Vec<Result<(), DeliveryError>> {
         let until = (Instant::now() + timeout, timeout);
-        let cluster = match in_time(&self.host, until, self.cluster(guard)).await {
+        let cluster = match until_deadline(until, self.cluster(egress)).await {
             Ok(cluster) => cluster,
-            Err(outcome) => return vec![outcome; parts.len()],
+            Err(error) => return vec![Err(error); items.len()],
         };
-        let mut outcomes = Vec::with_capacity(parts.len());
+        let mut results = Vec::with_capacity(items.len());
         let mut groups: BTreeMap<(String, i32), Group> = BTreeMap::new();
-        let placing = parts.iter().map(|part| {
-            let placed = cluster.partition(&part.topic, &part.place);
-            in_time(&self.host, until, placed)
+        let placing = items.iter().map(|item| {
+            let placed = cluster.partition(&item.topic, &item.partition_key);
+            until_deadline(until, placed)
         });
-        for (index, (placed, part)) in join_all(placing).await.into_iter().zip(&parts).enumerate() {
+        for (index, (placed, item)) in join_all(placing).await.into_iter().zip(&items).enumerate() {
             match placed {
-                Err(outcome) => outcomes.push((index, outcome)),
+                Err(error) => results.push((index, Err(error))),
                 Ok(partition) => {
                     let name = (partition.topic().to_owned(), partition.partition());
                     let group = groups.entry(name);
                     let group = group.or_insert_with(|| Group::new(partition));
-                    group.parts.push(Arc::clone(part));
+                    group.items.push(Arc::clone(item));
                     group.indices.push(index);
                 }
             }
         }
         let writing = groups
             .into_values()
-            .map(|group| self.write(&cluster, group, until));
-        outcomes.extend(join_all(writing).await.into_iter().flatten());
-        outcomes.sort_unstable_by_key(|(index, _)| *index);
-        let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
-        if outcomes.iter().any(Outcome::breaks_connection) {
-            let mut kept = self.cluster.lock().await;
-            // Others may have made new ones meanwhile.
-            kept.take_if(|kept| Arc::ptr_eq(kept, &cluster));
-        } else {
-            // As when a topic has been made anew with fewer partitions.
-            for (outcome, part) in outcomes.iter().zip(&parts) {
-                if matches!(outcome, Outcome::Retry { .. }) {
-                    cluster.forget(&part.topic).await;
-                }
-            }
-        }
-        outcomes
+            .map(|group| write(&cluster, group, until));
+        results.extend(join_all(writing).await.into_iter().flatten());
+        results.sort_unstable_by_key(|(index, _)| *index);
+        let results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
+        self.drop_stale(&cluster, &items, &results).await;
+        results
     }
 
-    /// Writes records of one partition.
-    async fn write(
+    /// Drops what is known of the cluster where it may be why something failed.
+    async fn drop_stale(
         &self,
-        cluster: &Cluster,
-        group: Group,
-        until: (Instant, Duration),
-    ) -> Vec<(usize, Outcome)> {
-        let Group {
-            partition,
-            parts,
-            indices,
-        } = group;
-        let write = async |parts: Vec<Arc<Part>>| {
-            let records = parts.iter().map(|part| part.record.clone()).collect();
-            let writing = partition.produce(records, Compression::NoCompression);
-            let written = async {
-                let of = |error| SendError::of(error, &cluster.doorway);
-                writing.await.map_err(of)
-            };
-            let written = in_time(&self.host, until, written).await;
-            written.err().unwrap_or(Outcome::Done)
-        };
-        let written = divided(parts, &concerns_content, &write).await;
-        indices.into_iter().zip(written).collect()
+        cluster: &Arc<KafkaCluster>,
+        items: &[Arc<RecordItem>],
+        results: &[Result<(), DeliveryError>],
+    ) {
+        let mut errors = results.iter().filter_map(|result| result.as_ref().err());
+        if errors.any(DeliveryError::breaks_connection) {
+            let mut kept = self.cluster.lock().await;
+            // Others may have made new ones meanwhile.
+            kept.take_if(|kept| Arc::ptr_eq(kept, cluster));
+            return;
+        }
+        // As when a topic has been made anew with fewer partitions.
+        for (result, item) in results.iter().zip(items) {
+            if result.as_ref().is_err_and(DeliveryError::is_retryable) {
+                cluster.forget(&item.topic).await;
+            }
+        }
     }
 
     /// The connections that there are, or new ones.
-    async fn cluster(&self, guard: &Guard) -> Result<Arc<Cluster>, SendError> {
+    async fn cluster(&self, egress: &EgressPolicy) -> Result<Arc<KafkaCluster>, KafkaSendError> {
         let mut kept = self.cluster.lock().await;
         if let Some(cluster) = &*kept {
             return Ok(Arc::clone(cluster));
         }
-        let cluster = Arc::new(self.access.connect(guard).await?);
+        let cluster = Arc::new(self.access.connect(egress).await?);
         Ok(Arc::clone(kept.insert(cluster)))
     }
 
-    fn part(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Part, Failure> {
-        let scope = Subject::new(delivery);
-        let topic = self.topic.render(&scope)?;
+    fn render(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<RecordItem, Failure> {
+        let input = RenderInput::new(delivery);
+        let topic = self.topic.render(&input)?;
         if !is_topic(&topic) {
             let why = format!(
                 "came out as no topic: it has 1 to {MAX_TOPIC} ASCII letters, digits, `.`, `_` and `-`"
@@ -271,7 +184,7 @@ impl Kafka {
             return Err(self.topic.refusal(&why));
         }
         let key = match &self.key {
-            Some(template) => Some(template.render(&scope)?),
+            Some(template) => Some(template.render(&input)?),
             None => delivery.event.key.clone(),
         };
         let key = key.map(String::into_bytes);
@@ -286,14 +199,15 @@ impl Kafka {
             headers.insert("webhook-replay".to_owned(), b"true".to_vec());
         }
         // Events without a key are of the whole entity.
-        let place = key.clone();
-        let place = place.unwrap_or_else(|| delivery.event.entity.as_bytes().to_vec());
-        Ok(Part {
+        let partition_key = key.clone();
+        let partition_key =
+            partition_key.unwrap_or_else(|| delivery.event.entity.as_bytes().to_vec());
+        Ok(RecordItem {
             topic,
-            place,
+            partition_key,
             record: Record {
                 key,
-                value: Some(self.message.render(&scope)?),
+                value: Some(self.message.render(&input)?),
                 headers,
                 timestamp: now,
             },
@@ -301,10 +215,139 @@ impl Kafka {
     }
 }
 
+/// Writes records of one partition.
+async fn write(
+    cluster: &KafkaCluster,
+    group: Group,
+    until: (Instant, Duration),
+) -> Vec<(usize, Result<(), DeliveryError>)> {
+    let Group {
+        partition,
+        items,
+        indices,
+    } = group;
+    let write = async |items: Vec<Arc<RecordItem>>| {
+        let records = items.iter().map(|item| item.record.clone()).collect();
+        let writing = partition.produce(records, Compression::NoCompression);
+        let written = async {
+            let of = |error| KafkaSendError::of(error, &cluster.proxy);
+            writing.await.map(drop).map_err(of)
+        };
+        until_deadline(until, written).await
+    };
+    let written = send_bisecting(items, &concerns_content, &write).await;
+    indices.into_iter().zip(written).collect()
+}
+
+impl ActionDefinition for KafkaConfig {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "kafka.brokers"
+    }
+
+    fn compile(&self, max_concurrency: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Kafka::compile(self, max_concurrency)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        let output = TemplateOutput::of_content_type(&self.content_type);
+        TemplateSources::default()
+            .text("kafka.topic", &self.topic)
+            .text("kafka.key", &self.key)
+            .add("kafka.message", &self.message, output)
+            .into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        if let Some(sasl) = &self.sasl {
+            secrets.login(&sasl.username, &sasl.password);
+        }
+    }
+}
+
+impl DeliverAction for Kafka {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some((&self.endpoint, &self.host))
+    }
+
+    fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
+        let RecordItem { topic, record, .. } = self.render(delivery, now)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut preview = vec![("topic".to_owned(), topic)];
+        preview.extend(record.key.iter().map(|key| ("key".to_owned(), text(key))));
+        let headers = record.headers.iter();
+        preview.extend(headers.map(|(name, value)| (name.clone(), text(value))));
+        let value = record.value.iter();
+        preview.extend(value.map(|value| ("message".to_owned(), text(value))));
+        Ok(preview)
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let item = Arc::new(self.render(request.delivery, request.now)?);
+        let (egress, timeout) = (&request.runtime.egress, request.timeout);
+        Ok(Transmission::of(async move {
+            let results = self.send(egress, vec![item], timeout).await;
+            results.into_iter().collect::<Result<(), DeliveryError>>()
+        }))
+    }
+
+    fn max_batch_size(&self) -> Option<usize> {
+        self.batcher.as_ref().map(Batcher::max_batch_size)
+    }
+
+    fn join_batch<'a>(
+        self: Arc<Self>,
+        admission: &'a Arc<AdmissionControl>,
+        delivery: &'a Delivery,
+        now: DateTime<Utc>,
+    ) -> Option<BoxFuture<'a, Outcome>> {
+        join_batch(self, admission, delivery, now)
+    }
+}
+
+impl DeliverBatch for Kafka {
+    type Item = RecordItem;
+
+    fn batcher(&self) -> Option<&Batcher<RecordItem>> {
+        self.batcher.as_ref()
+    }
+
+    fn item(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<RecordItem, Failure> {
+        self.render(delivery, now)
+    }
+
+    fn size(item: &RecordItem) -> usize {
+        item.record.approximate_size()
+    }
+
+    async fn send_batch(
+        &self,
+        items: Vec<Arc<RecordItem>>,
+        admission: &AdmissionControl,
+        first: &Delivery,
+        _: DateTime<Utc>,
+    ) -> Vec<Outcome> {
+        let size = items.len();
+        let sending = async {
+            let egress = &admission.runtime.egress;
+            let results = self.send(egress, items, admission.timeout).await;
+            let outcome = |result: Result<(), DeliveryError>| match result {
+                Ok(()) => Outcome::Delivered,
+                Err(error) => classify(&self.host, error),
+            };
+            results.into_iter().map(outcome).collect()
+        };
+        admission.run_batch(first, size, sending).await
+    }
+}
+
 /// Records of one partition, and where among all of a batch they stand.
 struct Group {
     partition: Arc<PartitionClient>,
-    parts: Vec<Arc<Part>>,
+    items: Vec<Arc<RecordItem>>,
     indices: Vec<usize>,
 }
 
@@ -312,7 +355,7 @@ impl Group {
     const fn new(partition: Arc<PartitionClient>) -> Self {
         Self {
             partition,
-            parts: Vec::new(),
+            items: Vec::new(),
             indices: Vec::new(),
         }
     }

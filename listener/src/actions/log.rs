@@ -1,13 +1,19 @@
 //! Log actions: one line in the listener's own log.
 
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
 use crds::config::{LogConfig, LogLevel};
 
-use super::Preview;
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
+use super::template_source::{TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
-use crate::delivery::outcome::Outcome;
+use crate::egress::redaction::Secrets;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
@@ -15,13 +21,13 @@ use crate::templating::template::Template;
 const MAX_MESSAGE: usize = 8 * 1024;
 
 /// A compiled log action.
-pub(super) struct Log {
+pub(super) struct LogLine {
     level: LogLevel,
     message: Option<Template>,
 }
 
-impl Log {
-    pub(super) fn compile(config: &LogConfig) -> Result<Self, CompileError> {
+impl LogLine {
+    fn compile(config: &LogConfig) -> Result<Self, CompileError> {
         let message = config.message.as_deref();
         Ok(Self {
             level: config.level,
@@ -29,26 +35,49 @@ impl Log {
         })
     }
 
-    pub(super) fn attempt(&self, delivery: &Delivery) -> Outcome {
-        match self.line(delivery) {
-            Ok(line) => {
-                write(self.level, delivery, &line);
-                Outcome::Done
-            }
-            Err(failure) => Outcome::Refused(failure),
-        }
-    }
-
-    /// What would be written.
-    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
-        Ok(vec![(format!("{:?}", self.level), self.line(delivery)?)])
-    }
-
     fn line(&self, delivery: &Delivery) -> Result<String, Failure> {
         match &self.message {
             None => Ok(summary(delivery)),
-            Some(template) => Ok(one_line(&template.render(&Subject::new(delivery))?)),
+            Some(template) => Ok(one_line(&template.render(&RenderInput::new(delivery))?)),
         }
+    }
+}
+
+impl ActionDefinition for LogConfig {
+    fn name(&self) -> &'static str {
+        "log"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "log"
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(LogLine::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        TemplateSources::default()
+            .text("log.message", &self.message)
+            .into_vec()
+    }
+
+    fn secrets(&self, _: &mut Secrets) {}
+}
+
+impl DeliverAction for LogLine {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        None
+    }
+
+    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
+        Ok(vec![(format!("{:?}", self.level), self.line(delivery)?)])
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let line = self.line(request.delivery)?;
+        write(self.level, request.delivery, &line);
+        Ok(Transmission::Done)
     }
 }
 
@@ -103,9 +132,14 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
-    use super::super::fixture::delivery;
+    use crds::config::ActionKind;
+    use futures::FutureExt as _;
+
+    use super::super::Action;
+    use super::super::fixture::{action, delivery, now, runtime};
     use super::*;
-    use crate::delivery::failure::{Failure, FailureKind};
+    use crate::delivery::failure::FailureKind;
+    use crate::delivery::outcome::Outcome;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -129,13 +163,15 @@ mod tests {
             .with_max_level(tracing::Level::DEBUG)
             .with_writer(move || writer.clone())
             .finish();
-        let log = Log::compile(&LogConfig {
+        let log = ActionKind::Log(LogConfig {
             message: message.map(str::to_owned),
             level,
-        })
-        .unwrap();
+        });
+        let log = Action::compile(&action(log), &runtime()).unwrap();
         let delivery = delivery(None, Some(r#"{"note": "a\nFORGED line", "total": 10.00}"#));
-        let outcome = tracing::subscriber::with_default(subscriber, || log.attempt(&delivery));
+        let outcome = tracing::subscriber::with_default(subscriber, || {
+            log.attempt(&delivery, now()).now_or_never().unwrap()
+        });
         let bytes = lines.0.lock().unwrap().clone();
         (outcome, serde_json::from_slice(&bytes).unwrap_or_default())
     }
@@ -143,7 +179,7 @@ mod tests {
     #[test]
     fn a_line_says_what_happened_to_what() {
         let (outcome, line) = logged(None, LogLevel::Warn);
-        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(outcome, Outcome::Delivered);
         assert_eq!(line["level"], "WARN");
         assert_eq!(line["target"], "observer::action");
         for (field, expected) in [
@@ -175,7 +211,7 @@ mod tests {
     fn a_template_that_fails_is_refused_and_writes_nothing() {
         let (outcome, line) = logged(Some("{{ new.nothing }}"), LogLevel::Info);
         assert!(
-            matches!(&outcome, Outcome::Refused(Failure { kind: FailureKind::Template, message, .. })
+            matches!(&outcome, Outcome::Rejected(Failure { kind: FailureKind::Template, message, .. })
                 if message.contains("log.message")),
             "{outcome:?}"
         );

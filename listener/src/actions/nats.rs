@@ -4,12 +4,15 @@
 
 mod relay;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, HeaderMap, jetstream};
+use chrono::{DateTime, Utc};
 use crds::config::{NatsConfig, Redacted};
+use futures::future::BoxFuture;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::Mutex;
@@ -17,20 +20,22 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use self::relay::Relay;
+use self::relay::NatsRelay;
 
-use super::Preview;
-use crate::admission::action_runtime::Shared;
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
+use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
-use crate::delivery::outcome::Outcome;
-use crate::egress::bounded::Trouble;
-use crate::egress::policy::{Guard, Undialled};
-use crate::egress::response::{Answer, broken, within};
-use crate::egress::tls::{Verify, client_config_by};
+use crate::egress::bounded::ConnectionFault;
+use crate::egress::policy::{DialError, EgressPolicy};
+use crate::egress::redaction::Secrets;
+use crate::egress::response::{DeliveryError, connection_failed};
+use crate::egress::tls::{Verify, client_config_with};
 use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
@@ -41,7 +46,7 @@ const DEFAULT_PORT: u16 = 4222;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most messages of one action that wait to be written; others wait for room.
-const CAPACITY: usize = 64;
+const CLIENT_CAPACITY: usize = 64;
 
 /// A compiled message.
 pub(super) struct Nats {
@@ -56,22 +61,22 @@ pub(super) struct Nats {
     /// Whether the template itself names one of the server's own subjects.
     system: bool,
     message: Body,
-    client: Mutex<Option<Connection>>,
+    client: Mutex<Option<NatsConnection>>,
     /// Why the last connection broke.
-    trouble: Trouble,
+    fault: ConnectionFault,
 }
 
 /// A connection, and the way that it goes.
-struct Connection {
+struct NatsConnection {
     client: Client,
-    relay: Relay,
+    relay: NatsRelay,
 }
 
 /// Why a message was not taken.
 #[derive(Debug, thiserror::Error)]
-enum SendError {
+enum NatsSendError {
     #[error(transparent)]
-    Undialled(#[from] Undialled),
+    Dial(#[from] DialError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("nothing is published to {subject}")]
@@ -83,34 +88,34 @@ enum SendError {
     #[error("the credentials cannot be read")]
     Credentials,
     #[error("the way to the server cannot be opened")]
-    NoRelay(#[source] std::io::Error),
+    RelayStart(#[source] std::io::Error),
     #[error("the connection broke")]
-    Over,
+    Closed,
 }
 
-impl From<SendError> for Answer {
-    fn from(error: SendError) -> Self {
-        let never = |said: &str| Self::Never(said.to_owned(), None);
+impl From<NatsSendError> for DeliveryError {
+    fn from(error: NatsSendError) -> Self {
+        let never = |said: &str| Self::Permanent(said.to_owned(), None);
         match error {
-            SendError::Undialled(why) => why.into(),
-            SendError::NoRelay(error) => broken(error),
-            SendError::Over => broken("the server ended it"),
-            SendError::Credentials => {
+            NatsSendError::Dial(why) => why.into(),
+            NatsSendError::RelayStart(error) => connection_failed(error),
+            NatsSendError::Closed => connection_failed("the server ended it"),
+            NatsSendError::Credentials => {
                 never("nats.credentials cannot be read: give what nsc writes to a file .creds")
             }
-            SendError::Connect(error) => match error.kind() {
+            NatsSendError::Connect(error) => match error.kind() {
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                     never("user and password of nats.url, or nats.credentials, are wrong")
                 }
-                ConnectErrorKind::Tls => Self::SetUp(error.kind().to_string()),
+                ConnectErrorKind::Tls => Self::Misconfigured(error.kind().to_string()),
                 kind @ (ConnectErrorKind::Io | ConnectErrorKind::Dns) => {
-                    Self::Away(format!("no connection: {kind}"))
+                    Self::Unreachable(format!("no connection: {kind}"))
                 }
-                kind => broken(kind),
+                kind => connection_failed(kind),
             },
-            SendError::Publish { subject, error } => match error.kind() {
+            NatsSendError::Publish { subject, error } => match error.kind() {
                 // So it is too while a cluster chooses a leader.
-                PublishErrorKind::StreamNotFound => Self::Later(
+                PublishErrorKind::StreamNotFound => Self::TemporarilyRejected(
                     format!(
                         "no stream has the subject {subject}: make one, as with \
                          `nats stream add --subjects '{subject}'`"
@@ -120,15 +125,17 @@ impl From<SendError> for Answer {
                 PublishErrorKind::MaxPayloadExceeded => never(
                     "the message is larger than max_payload: give the action a nats.message that picks what it needs",
                 ),
-                kind @ (PublishErrorKind::BrokenPipe | PublishErrorKind::TimedOut) => broken(kind),
-                kind => Self::Busy(kind.to_string(), None),
+                kind @ (PublishErrorKind::BrokenPipe | PublishErrorKind::TimedOut) => {
+                    connection_failed(kind)
+                }
+                kind => Self::Unavailable(kind.to_string(), None),
             },
         }
     }
 }
 
 impl Nats {
-    pub(super) fn compile(config: &NatsConfig) -> Result<Self, CompileError> {
+    fn compile(config: &NatsConfig) -> Result<Self, CompileError> {
         let bad = || {
             CompileError::field(
                 "nats.url",
@@ -144,7 +151,7 @@ impl Nats {
         let verify = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
         let verify = Verify::As(verify.map_err(|_| bad())?);
         let tls = encrypted
-            .then(|| client_config_by("nats.tls", &own, verify))
+            .then(|| client_config_with("nats.tls", &own, verify))
             .transpose()?;
         Ok(Self {
             address: format!("{host}:{port}"),
@@ -161,52 +168,19 @@ impl Nats {
                 &config.content_type,
             )?,
             client: Mutex::new(None),
-            trouble: Trouble::default(),
+            fault: ConnectionFault::default(),
         })
-    }
-
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        (self.url.as_str(), &self.address)
-    }
-
-    /// What would be published.
-    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
-        let (subject, message) = self.message(delivery)?;
-        let message = String::from_utf8_lossy(&message).into_owned();
-        Ok(vec![(format!("{} {subject}", self.address), message)])
-    }
-
-    /// Publishes the message for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        shared: &Shared,
-        delivery: &Delivery,
-        timeout: Duration,
-    ) -> Outcome {
-        let (subject, message) = match self.message(delivery) {
-            Ok(message) => message,
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let begun = Instant::now();
-        let publishing = Box::pin(self.publish(shared, delivery, (subject, message), timeout));
-        let outcome = within(&self.address, timeout, publishing).await;
-        let outcome = self.trouble.explain(&self.address, begun, outcome);
-        if outcome.breaks_connection() {
-            self.client.lock().await.take();
-        }
-        outcome
     }
 
     async fn publish(
         &self,
-        shared: &Shared,
-        delivery: &Delivery,
+        request: AttemptRequest<'_>,
         (subject, message): (String, Vec<u8>),
-        timeout: Duration,
-    ) -> Result<(), SendError> {
-        let (client, over) = self.client(&shared.guard).await?;
+    ) -> Result<(), NatsSendError> {
+        let delivery = request.delivery;
+        let (client, closed) = self.client(&request.runtime.egress).await?;
         let mut stream = jetstream::new(client);
-        stream.set_timeout(timeout);
+        stream.set_timeout(request.timeout);
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", delivery.effect_id());
         headers.insert("webhook-id", delivery.id());
@@ -217,32 +191,35 @@ impl Nats {
             let sent = stream.publish_with_headers(subject.clone(), headers, message.into());
             sent.await?.await
         };
-        match over.run_until_cancelled(publishing).await {
+        match closed.run_until_cancelled(publishing).await {
             Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(SendError::Publish { subject, error }),
-            None => Err(SendError::Over),
+            Some(Err(error)) => Err(NatsSendError::Publish { subject, error }),
+            None => Err(NatsSendError::Closed),
         }
     }
 
     /// The connection that there is, or a new one to an address that may be dialled, with what is
-    /// cancelled once it is over.
-    async fn client(&self, guard: &Guard) -> Result<(Client, CancellationToken), SendError> {
+    /// cancelled once it is closed.
+    async fn client(
+        &self,
+        egress: &EgressPolicy,
+    ) -> Result<(Client, CancellationToken), NatsSendError> {
         let mut kept = self.client.lock().await;
-        if let Some(Connection { client, relay }) = &*kept
+        if let Some(NatsConnection { client, relay }) = &*kept
             && client.connection_state() == State::Connected
-            && !relay.over.is_cancelled()
+            && !relay.closed.is_cancelled()
         {
-            return Ok((client.clone(), relay.over.clone()));
+            return Ok((client.clone(), relay.closed.clone()));
         }
-        let dialled = guard.dial(&self.host, self.port).await?;
-        let relay = Relay::open(dialled, &self.trouble).await;
-        let relay = relay.map_err(SendError::NoRelay)?;
+        let dialled = egress.dial(&self.host, self.port).await?;
+        let relay = NatsRelay::open(dialled, &self.fault).await;
+        let relay = relay.map_err(NatsSendError::RelayStart)?;
         let encrypted = self.tls.is_some();
         let server = format!("{}://{}", self.url.scheme(), relay.address);
         let mut options = ConnectOptions::new()
             .name("observer-listener")
             .connection_timeout(CONNECT_TIMEOUT)
-            .client_capacity(CAPACITY)
+            .client_capacity(CLIENT_CAPACITY)
             .max_reconnects(1)
             // They have not been vetted.
             .ignore_discovered_servers()
@@ -260,16 +237,16 @@ impl Nats {
         }
         if let Some(credentials) = &self.credentials {
             let read = options.credentials(credentials.reveal());
-            options = read.map_err(|_| SendError::Credentials)?;
+            options = read.map_err(|_| NatsSendError::Credentials)?;
         }
         let client = options.connect(server).await?;
-        let over = relay.over.clone();
-        let connection = kept.insert(Connection { client, relay });
-        Ok((connection.client.clone(), over))
+        let closed = relay.closed.clone();
+        let connection = kept.insert(NatsConnection { client, relay });
+        Ok((connection.client.clone(), closed))
     }
 
     fn message(&self, delivery: &Delivery) -> Result<(String, Vec<u8>), Failure> {
-        let scope = Subject::new(delivery);
+        let scope = RenderInput::new(delivery);
         let subject = self.subject.render(&scope)?;
         let odd = |part: &str| part.is_empty() || part == "*" || part == ">";
         let wild = subject.split('.').any(odd);
@@ -286,6 +263,63 @@ impl Nats {
             ));
         }
         Ok((subject, self.message.render(&scope)?))
+    }
+}
+
+impl ActionDefinition for NatsConfig {
+    fn name(&self) -> &'static str {
+        "nats"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "nats.url"
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Nats::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        let output = TemplateOutput::of_content_type(&self.content_type);
+        TemplateSources::default()
+            .text("nats.subject", &self.subject)
+            .add("nats.message", &self.message, output)
+            .into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        secrets.url(&self.url);
+        if let Some(credentials) = &self.credentials {
+            let lines = credentials.reveal().lines().map(str::trim);
+            // Between lines that say what they are, which are no secrets.
+            let lines = lines.filter(|line| !line.starts_with('-') && !line.contains(' '));
+            lines.for_each(|line| secrets.secret(line));
+        }
+    }
+}
+
+impl DeliverAction for Nats {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some((self.url.as_str(), &self.address))
+    }
+
+    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
+        let (subject, message) = self.message(delivery)?;
+        let message = String::from_utf8_lossy(&message).into_owned();
+        Ok(vec![(format!("{} {subject}", self.address), message)])
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let message = self.message(request.delivery)?;
+        Ok(Transmission::of(self.publish(request, message)))
+    }
+
+    fn explain(&self, error: DeliveryError, begun: Instant) -> DeliveryError {
+        self.fault.explain(error, begun)
+    }
+
+    fn disconnect(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { drop(self.client.lock().await.take()) })
     }
 }
 

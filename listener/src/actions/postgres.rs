@@ -5,34 +5,39 @@
 //! idempotent receiver, as Hohpe and Woolf, "Enterprise Integration Patterns", have it, with its memory
 //! in the transaction.) Elsewhere a statement whose answer was lost is run again.
 
-mod answer;
-mod own;
+mod error;
+mod own_database;
 mod relay;
+mod statement;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::sql_transaction;
+use chrono::{DateTime, Utc};
 use crds::config::{PostgresConfig, Redacted, TlsConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use self::own::Claims;
-pub(crate) use self::own::forget;
-pub use self::own::{OwnDatabaseError, verify as verify_own_database};
-use self::relay::{Relay, Target, Tls};
-use super::Preview;
-use crate::admission::action_runtime::Shared;
+use self::own_database::DeliveryClaims;
+pub(crate) use self::own_database::purge_processed;
+pub use self::own_database::{OwnDatabaseError, verify as verify_own_database};
+use self::relay::{PostgresRelay, RelayTarget, RelayTls};
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission, denied_literal,
+};
+use super::template_source::{TemplateSource, TemplateSources};
+use crate::admission::action_runtime::ActionRuntime;
 use crate::database;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
-use crate::delivery::outcome::Outcome;
-use crate::egress::response::{Answer, broken, within};
-use crate::egress::tls::{Verify, client_config_by};
+use crate::egress::redaction::Secrets;
+use crate::egress::response::{DeliveryError, connection_failed};
+use crate::egress::tls::{Verify, client_config_with};
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::{Format, NULL};
 use crate::templating::template::Template;
 
@@ -46,70 +51,70 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Said of statements in a database that is not theirs to use.
-pub(super) const NOT_ALLOWED: &str = "statements in the listener's own database are not allowed: if they are to be, \
+const NOT_ALLOWED: &str = "statements in the listener's own database are not allowed: if they are to be, \
      give them a login of their own by spec.egress.ownDatabase.url of the ObserverListener; else give the action a \
      postgres.url";
 
 /// A compiled statement.
 pub(super) struct Postgres {
     /// Where it is run; in the listener's own database where absent.
-    elsewhere: Option<Server>,
+    remote: Option<RemoteServer>,
     statement: String,
     parameters: Vec<Template>,
     pool: Mutex<Option<Connections>>,
 }
 
-/// Connections, the way that they go to a server elsewhere, and what deliveries are claimed with in the
+/// Connections, the way that they go to a server remote, and what deliveries are claimed with in the
 /// listener's own database.
 #[derive(Clone)]
 struct Connections {
     pool: PgPool,
-    relay: Option<Arc<Relay>>,
-    claims: Option<Arc<Claims>>,
+    relay: Option<Arc<PostgresRelay>>,
+    claims: Option<Arc<DeliveryClaims>>,
 }
 
-struct Server {
+struct RemoteServer {
     /// The URL, which may hold a password.
     key: String,
     host: String,
     options: PgConnectOptions,
-    target: Target,
+    target: RelayTarget,
 }
 
 /// Why a statement was not run to its end.
 #[derive(Debug, thiserror::Error)]
-enum RunError {
+enum StatementError {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
     #[error("the way to the server cannot be opened")]
-    NoRelay(#[source] std::io::Error),
+    RelayStart(#[source] std::io::Error),
     #[error("the server cannot be reached, or sends too much")]
-    Relay(Answer),
+    Relay(DeliveryError),
     #[error("{NOT_ALLOWED}")]
     NotAllowed,
     #[error(transparent)]
     Own(#[from] OwnDatabaseError),
 }
 
-impl From<RunError> for Answer {
-    fn from(error: RunError) -> Self {
+impl From<StatementError> for DeliveryError {
+    fn from(error: StatementError) -> Self {
         match error {
-            RunError::NoRelay(error) => broken(error),
-            RunError::Relay(answer) => answer,
-            RunError::Database(error) => answer::read(&error),
-            RunError::NotAllowed => Self::Forbidden(error.to_string()),
-            RunError::Own(error) => error.into(),
+            StatementError::RelayStart(error) => connection_failed(error),
+            StatementError::Relay(answer) => answer,
+            StatementError::Database(error) => error::delivery_error(&error),
+            StatementError::NotAllowed => Self::EgressDenied(error.to_string()),
+            StatementError::Own(error) => error.into(),
         }
     }
 }
 
 impl Postgres {
-    pub(super) fn compile(config: &PostgresConfig) -> Result<Self, CompileError> {
+    fn compile(config: &PostgresConfig) -> Result<Self, CompileError> {
         Ok(Self {
-            elsewhere: config
+            remote: config
                 .url
                 .as_ref()
-                .map(|url| Server::compile(url, config.tls.as_ref()))
+                .map(|url| RemoteServer::compile(url, config.tls.as_ref()))
                 .transpose()?,
             statement: config.statement.clone(),
             parameters: Template::all(
@@ -121,85 +126,40 @@ impl Postgres {
         })
     }
 
-    /// Whether it runs in the listener's own database.
-    pub(super) fn is_own(&self) -> bool {
-        self.elsewhere.is_none()
-    }
-
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        let own = "the listener's own database";
-        let server = self.elsewhere.as_ref();
-        server.map_or((own, own), |server| (&server.key, &server.host))
-    }
-
-    /// Runs the statement for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        shared: &Shared,
-        delivery: &Delivery,
-        timeout: Duration,
-    ) -> Outcome {
-        let parameters = match self.parameters(delivery) {
-            Ok(parameters) => parameters,
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let running = self.run(shared, delivery, &parameters, timeout);
-        within(self.endpoint().1, timeout, running).await
-    }
-
-    /// What would be run.
-    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
-        let mut preview = vec![(self.endpoint().1.to_owned(), self.statement.clone())];
-        let parameters = self.parameters(delivery)?.into_iter().enumerate();
-        preview.extend(parameters.map(|(n, parameter)| {
-            (
-                format!("${}", n + 1),
-                parameter.unwrap_or_else(|| "(null)".to_owned()),
-            )
-        }));
-        Ok(preview)
-    }
-
     /// Runs it in a transaction. Where the refusal is the session's, the next one gets another; one
     /// whose plan has grown old has had no effect, and is run again at once.
     async fn run(
         &self,
-        shared: &Shared,
-        delivery: &Delivery,
-        parameters: &[Option<String>],
-        timeout: Duration,
-    ) -> Result<(), RunError> {
-        let ran = self.run_once(shared, delivery, parameters, timeout).await;
-        let Err(RunError::Database(error)) = &ran else {
+        request: AttemptRequest<'_>,
+        parameters: Vec<Option<String>>,
+    ) -> Result<(), StatementError> {
+        let ran = self.run_once(request, &parameters).await;
+        let Err(StatementError::Database(error)) = &ran else {
             return ran;
         };
-        if answer::session_is_useless(error) {
+        if error::session_is_useless(error) {
             // Those that others use are closed once they are done.
             drop(self.pool.lock().await.take());
         }
-        if answer::plan_is_old(error) {
-            return self.run_once(shared, delivery, parameters, timeout).await;
+        if error::plan_is_old(error) {
+            return self.run_once(request, &parameters).await;
         }
         ran
     }
 
     async fn run_once(
         &self,
-        shared: &Shared,
-        delivery: &Delivery,
+        request: AttemptRequest<'_>,
         parameters: &[Option<String>],
-        timeout: Duration,
-    ) -> Result<(), RunError> {
-        let connections = self.connections(shared).await?;
+    ) -> Result<(), StatementError> {
+        let connections = self.connections(request.runtime).await?;
         let begun = Instant::now();
-        let ran = self
-            .run_by(&connections, delivery, parameters, timeout)
-            .await;
+        let ran = self.run_by(&connections, request, parameters).await;
         match (&ran, connections.relay) {
             // What the server says itself is clear.
             (Err(sqlx::Error::Database(_)) | Ok(()), _) | (_, None) => Ok(ran?),
-            (_, Some(relay)) => match relay.trouble.since(begun) {
-                Some(known) => Err(RunError::Relay(known)),
+            (_, Some(relay)) => match relay.fault.since(begun) {
+                Some(known) => Err(StatementError::Relay(known)),
                 None => Ok(ran?),
             },
         }
@@ -208,15 +168,14 @@ impl Postgres {
     async fn run_by(
         &self,
         connections: &Connections,
-        delivery: &Delivery,
+        request: AttemptRequest<'_>,
         parameters: &[Option<String>],
-        timeout: Duration,
     ) -> Result<(), sqlx::Error> {
-        let millis = timeout.as_millis().max(1);
+        let millis = request.timeout.as_millis().max(1);
         let begin = format!("begin; set local statement_timeout = {millis}");
         let mut tx = sql_transaction::begin_with(&connections.pool, begin).await?;
         if let Some(claims) = &connections.claims
-            && !claims.claim(&mut tx, delivery).await?
+            && !claims.claim(&mut tx, request.delivery).await?
         {
             tx.rollback().await?;
             return Ok(());
@@ -233,7 +192,7 @@ impl Postgres {
     }
 
     fn parameters(&self, delivery: &Delivery) -> Result<Vec<Option<String>>, Failure> {
-        let subject = Subject::new(delivery);
+        let subject = RenderInput::new(delivery);
         let parameters = self.parameters.iter();
         parameters
             .map(|template| parameter(template, &subject))
@@ -242,14 +201,14 @@ impl Postgres {
 
     /// The connections, which go to addresses that may be dialled, or to the listener's own database by
     /// a login that may do no harm there.
-    async fn connections(&self, shared: &Shared) -> Result<Connections, RunError> {
+    async fn connections(&self, runtime: &ActionRuntime) -> Result<Connections, StatementError> {
         let mut kept = self.pool.lock().await;
         if let Some(connections) = &*kept {
             return Ok(connections.clone());
         }
-        let made = if let Some(server) = &self.elsewhere {
-            let relay = Relay::open(server.target.clone(), &shared.guard);
-            let relay = relay.map_err(RunError::NoRelay)?;
+        let made = if let Some(server) = &self.remote {
+            let relay = PostgresRelay::open(server.target.clone(), &runtime.egress);
+            let relay = relay.map_err(StatementError::RelayStart)?;
             let options = server.options.clone().ssl_mode(PgSslMode::Disable);
             Connections {
                 pool: pool(options.socket(relay.folder())),
@@ -257,8 +216,11 @@ impl Postgres {
                 claims: None,
             }
         } else {
-            let own = shared.own_database.as_ref().ok_or(RunError::NotAllowed)?;
-            let claims = own::claims(own).await?;
+            let own = runtime
+                .own_database
+                .as_ref()
+                .ok_or(StatementError::NotAllowed)?;
+            let claims = own_database::claims(own).await?;
             let options = database::options(&own.url).map_err(OwnDatabaseError::Url)?;
             Connections {
                 pool: pool(options),
@@ -270,6 +232,74 @@ impl Postgres {
     }
 }
 
+impl ActionDefinition for PostgresConfig {
+    fn name(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn address_field(&self) -> &'static str {
+        match self.url {
+            Some(_) => "postgres.url",
+            None => "postgres",
+        }
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Postgres::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        TemplateSources::default()
+            .texts("postgres.parameters", &self.parameters)
+            .into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        if let Some(url) = &self.url {
+            secrets.url(url);
+        }
+    }
+
+    fn lint(&self) -> Option<(String, String)> {
+        let message = statement::wrong(&self.statement, self.parameters.len())?;
+        Some(("postgres.statement".to_owned(), message))
+    }
+}
+
+impl DeliverAction for Postgres {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        let own = ("the listener's own database", "the listener's own database");
+        let remote = self.remote.as_ref();
+        Some(remote.map_or(own, |server| (&server.key, &server.host)))
+    }
+
+    fn egress_denied(&self, runtime: &ActionRuntime) -> Option<String> {
+        match &self.remote {
+            Some(server) => denied_literal(&server.host, runtime),
+            None if runtime.own_database.is_some() => None,
+            None => Some(NOT_ALLOWED.to_owned()),
+        }
+    }
+
+    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
+        let host = self.endpoint().map_or("", |(_, host)| host);
+        let mut preview = vec![(host.to_owned(), self.statement.clone())];
+        let parameters = self.parameters(delivery)?.into_iter().enumerate();
+        preview.extend(parameters.map(|(n, parameter)| {
+            (
+                format!("${}", n + 1),
+                parameter.unwrap_or_else(|| "(null)".to_owned()),
+            )
+        }));
+        Ok(preview)
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let parameters = self.parameters(request.delivery)?;
+        Ok(Transmission::of(self.run(request, parameters)))
+    }
+}
+
 fn pool(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
@@ -278,7 +308,7 @@ fn pool(options: PgConnectOptions) -> PgPool {
         .connect_lazy_with(options.application_name("observer-listener action"))
 }
 
-impl Server {
+impl RemoteServer {
     fn compile(url: &Redacted, tls: Option<&TlsConfig>) -> Result<Self, CompileError> {
         let bad = |what: String| CompileError::field("postgres.url", what);
         let identity = tls.is_some_and(|tls| tls.identity.is_some());
@@ -291,7 +321,7 @@ impl Server {
         Ok(Self {
             key: url.reveal().to_owned(),
             host: format!("{host}:{port}"),
-            target: Target {
+            target: RelayTarget {
                 host,
                 port,
                 tls: encryption(options.get_ssl_mode(), tls)?,
@@ -302,7 +332,7 @@ impl Server {
 }
 
 /// How connections are encrypted: verified wherever the action has settings for it.
-fn encryption(mode: PgSslMode, tls: Option<&TlsConfig>) -> Result<Option<Tls>, CompileError> {
+fn encryption(mode: PgSslMode, tls: Option<&TlsConfig>) -> Result<Option<RelayTls>, CompileError> {
     let verify = match (mode, tls) {
         (PgSslMode::VerifyCa, _) => Verify::Authority,
         (PgSslMode::VerifyFull, _) | (_, Some(_)) => Verify::Host,
@@ -310,13 +340,13 @@ fn encryption(mode: PgSslMode, tls: Option<&TlsConfig>) -> Result<Option<Tls>, C
         (PgSslMode::Prefer | PgSslMode::Require, None) => Verify::Nothing,
     };
     let own = tls.cloned().unwrap_or_default();
-    Ok(Some(Tls {
-        config: Arc::new(client_config_by("postgres.tls", &own, verify)?),
+    Ok(Some(RelayTls {
+        config: Arc::new(client_config_with("postgres.tls", &own, verify)?),
         required: tls.is_some() || !matches!(mode, PgSslMode::Prefer),
     }))
 }
 
-fn parameter(template: &Template, subject: &Arc<Subject>) -> Result<Option<String>, Failure> {
+fn parameter(template: &Template, subject: &Arc<RenderInput>) -> Result<Option<String>, Failure> {
     let text = template.render(subject)?;
     if text == NULL {
         return Ok(None);

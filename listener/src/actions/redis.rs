@@ -4,16 +4,19 @@
 //! A command whose answer was lost is sent again. To set or delete once more changes nothing; what is
 //! published or added may come twice, and carries the delivery's id.
 
-mod answer;
+mod command;
+mod error;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use crds::config::{RedisCommand, RedisConfig};
+use futures::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo,
-    RedisError, Script,
+    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError,
+    Script,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -24,20 +27,20 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::Preview;
-use crate::admission::action_runtime::Shared;
+use self::command::{CommandTemplate, RenderedCommand};
+
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
+use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
-use crate::delivery::outcome::Outcome;
-use crate::egress::bounded::{Bounded, SHARED, Stream, Trouble};
-use crate::egress::policy::{Guard, Undialled};
-use crate::egress::response::{Answer, broken, within};
+use crate::egress::bounded::{BoundedStream, ConnectionFault, SHARED, Stream};
+use crate::egress::policy::{DialError, EgressPolicy};
+use crate::egress::redaction::Secrets;
+use crate::egress::response::{DeliveryError, connection_failed};
 use crate::egress::tls::client_config;
-use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
-use crate::templating::output::Format;
-use crate::templating::template::Template;
 
 /// Port where a URL names none.
 const DEFAULT_PORT: u16 = 6379;
@@ -69,57 +72,36 @@ return #KEYS";
 pub(super) struct Redis {
     /// User, password and database.
     login: RedisConnectionInfo,
-    tls: Option<Tls>,
+    tls: Option<RedisTls>,
     /// The URL, which may hold a password.
     key: String,
     host: String,
     address: (String, u16),
-    command: Command,
-    connection: Mutex<Option<Connection>>,
+    command: CommandTemplate,
+    connection: Mutex<Option<RedisConnection>>,
     /// Why the last connection broke.
-    trouble: Trouble,
+    fault: ConnectionFault,
     delete: Script,
 }
 
 /// How connections are encrypted.
-struct Tls {
+struct RedisTls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
 /// A connection, and the task that reads and writes for whoever uses it.
 #[derive(Clone)]
-struct Connection {
+struct RedisConnection {
     commands: MultiplexedConnection,
     _driver: Arc<AbortOnDropHandle<()>>,
 }
 
-enum Command {
-    Set {
-        key: Template,
-        value: Body,
-        ttl: Option<Duration>,
-    },
-    Delete {
-        keys: Vec<Template>,
-        tags: Vec<Template>,
-    },
-    Publish {
-        channel: Template,
-        message: Body,
-    },
-    Add {
-        stream: Template,
-        message: Body,
-        most: Option<u32>,
-    },
-}
-
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
-enum CallError {
+enum RedisSendError {
     #[error(transparent)]
-    Undialled(#[from] Undialled),
+    Dial(#[from] DialError),
     #[error(transparent)]
     Redis(#[from] RedisError),
     #[error("the connection cannot be set up")]
@@ -128,29 +110,19 @@ enum CallError {
     Silence,
 }
 
-impl From<CallError> for Answer {
-    fn from(error: CallError) -> Self {
+impl From<RedisSendError> for DeliveryError {
+    fn from(error: RedisSendError) -> Self {
         match error {
-            CallError::Undialled(why) => why.into(),
-            CallError::Redis(error) => answer::read(&error),
-            CallError::SetUp(error) => broken(error),
-            CallError::Silence => broken(error),
+            RedisSendError::Dial(why) => why.into(),
+            RedisSendError::Redis(error) => error::delivery_error(&error),
+            RedisSendError::SetUp(error) => connection_failed(error),
+            RedisSendError::Silence => connection_failed(error),
         }
     }
 }
 
-/// What is sent for one delivery.
-#[derive(Debug)]
-enum Call {
-    Plain(Cmd),
-    Delete {
-        keys: Vec<String>,
-        tags: Vec<String>,
-    },
-}
-
 impl Redis {
-    pub(super) fn compile(config: &RedisConfig) -> Result<Self, CompileError> {
+    fn compile(config: &RedisConfig) -> Result<Self, CompileError> {
         let bad = || {
             CompileError::field(
                 "redis.url",
@@ -172,7 +144,7 @@ impl Redis {
             ConnectionAddr::TcpTls { .. } => {
                 let own = config.tls.clone().unwrap_or_default();
                 let bare = address.0.trim_matches(['[', ']']).to_owned();
-                Some(Tls {
+                Some(RedisTls {
                     config: Arc::new(client_config("redis.tls", &own)?),
                     name: ServerName::try_from(bare).map_err(|_| bad())?,
                 })
@@ -185,71 +157,22 @@ impl Redis {
             key: url.into(),
             host,
             address,
-            command: Command::compile(config)?,
+            command: CommandTemplate::compile(config)?,
             connection: Mutex::new(None),
-            trouble: Trouble::default(),
+            fault: ConnectionFault::default(),
             delete: Script::new(DELETE),
         })
     }
 
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        (&self.key, &self.host)
-    }
-
-    /// Sends the command for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        shared: &Shared,
-        delivery: &Delivery,
-        timeout: Duration,
-    ) -> Outcome {
-        let call = match self.command.call(delivery) {
-            Ok(call) => call,
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let sending = async {
-            let mut connection = self.connection(&shared.guard).await?;
-            self.send(&mut connection.commands, &call)
-                .await
-                .map_err(CallError::Redis)
-        };
-        let begun = Instant::now();
-        let outcome = within(&self.host, timeout, sending).await;
-        let outcome = self.trouble.explain(&self.host, begun, outcome);
-        // What was sent may be answered late, and by then to nobody.
-        if outcome.breaks_connection() {
-            self.connection.lock().await.take();
-        }
-        outcome
-    }
-
-    /// What would be sent.
-    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
-        let words: Vec<String> = match self.command.call(delivery)? {
-            Call::Plain(command) => command
-                .args_iter()
-                .map(|arg| match arg {
-                    redis::Arg::Simple(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-                    _ => String::new(),
-                })
-                .collect(),
-            Call::Delete { keys, tags } => {
-                let tags = tags.into_iter().map(|tag| format!("(what {tag} names)"));
-                let words = std::iter::once("UNLINK".to_owned());
-                words.chain(keys).chain(tags).collect()
-            }
-        };
-        Ok(vec![(self.host.clone(), words.join(" "))])
-    }
-
     async fn send(
         &self,
-        connection: &mut MultiplexedConnection,
-        call: &Call,
-    ) -> Result<(), RedisError> {
-        match call {
-            Call::Plain(command) => command.exec_async(connection).await,
-            Call::Delete { keys, tags } => {
+        egress: &EgressPolicy,
+        command: RenderedCommand,
+    ) -> Result<(), RedisSendError> {
+        let connection = &mut self.connection(egress).await?.commands;
+        let sent = match &command {
+            RenderedCommand::Plain(command) => command.exec_async(connection).await,
+            RenderedCommand::Delete { keys, tags } => {
                 let mut script = self.delete.prepare_invoke();
                 for key in keys.iter().chain(tags) {
                     script.key(key);
@@ -257,24 +180,25 @@ impl Redis {
                 script.arg(keys.len());
                 script.invoke_async::<i64>(connection).await.map(drop)
             }
-        }
+        };
+        Ok(sent?)
     }
 
     /// The connection that there is, or a new one to an address that may be dialled.
-    async fn connection(&self, guard: &Guard) -> Result<Connection, CallError> {
+    async fn connection(&self, egress: &EgressPolicy) -> Result<RedisConnection, RedisSendError> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = &*kept {
             return Ok(connection.clone());
         }
-        let connecting = timeout(CONNECT_TIMEOUT, self.connect(guard));
-        let connection = connecting.await.map_err(|_| CallError::Silence)??;
+        let connecting = timeout(CONNECT_TIMEOUT, self.connect(egress));
+        let connection = connecting.await.map_err(|_| RedisSendError::Silence)??;
         Ok(kept.insert(connection).clone())
     }
 
-    async fn connect(&self, guard: &Guard) -> Result<Connection, CallError> {
-        let stream = guard.dial(&self.address.0, self.address.1).await?;
+    async fn connect(&self, egress: &EgressPolicy) -> Result<RedisConnection, RedisSendError> {
+        let stream = egress.dial(&self.address.0, self.address.1).await?;
         notice_silence(&stream)?;
-        let stream = Bounded::new(stream, SHARED, &self.trouble);
+        let stream = BoundedStream::new(stream, SHARED, &self.fault);
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(stream),
             Some(tls) => {
@@ -285,10 +209,94 @@ impl Redis {
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let made = MultiplexedConnection::new_with_config(&self.login, stream, config);
         let (commands, driver) = made.await?;
-        Ok(Connection {
+        Ok(RedisConnection {
             commands,
             _driver: Arc::new(AbortOnDropHandle::new(tokio::spawn(driver))),
         })
+    }
+}
+
+impl ActionDefinition for RedisConfig {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "redis.url"
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Redis::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        let output = TemplateOutput::of_content_type(&self.content_type);
+        let sources = TemplateSources::default();
+        let sources = match &self.command {
+            RedisCommand::Set { key, value, .. } => {
+                sources
+                    .text("redis.set.key", key)
+                    .add("redis.set.value", value, output)
+            }
+            RedisCommand::Delete { keys, tags } => sources
+                .texts("redis.delete.keys", keys)
+                .texts("redis.delete.tags", tags),
+            RedisCommand::Publish { channel, message } => sources
+                .text("redis.publish.channel", channel)
+                .add("redis.publish.message", message, output),
+            RedisCommand::AppendToStream {
+                stream, message, ..
+            } => sources.text("redis.appendToStream.stream", stream).add(
+                "redis.appendToStream.message",
+                message,
+                output,
+            ),
+        };
+        sources.into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        secrets.url(&self.url);
+    }
+}
+
+impl DeliverAction for Redis {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some((&self.key, &self.host))
+    }
+
+    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
+        let words: Vec<String> = match self.command.render(delivery)? {
+            RenderedCommand::Plain(command) => command
+                .args_iter()
+                .map(|arg| match arg {
+                    redis::Arg::Simple(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                    _ => String::new(),
+                })
+                .collect(),
+            RenderedCommand::Delete { keys, tags } => {
+                let tags = tags.into_iter().map(|tag| format!("(what {tag} names)"));
+                let words = std::iter::once("UNLINK".to_owned());
+                words.chain(keys).chain(tags).collect()
+            }
+        };
+        Ok(vec![(self.host.clone(), words.join(" "))])
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let command = self.command.render(request.delivery)?;
+        Ok(Transmission::of(
+            self.send(&request.runtime.egress, command),
+        ))
+    }
+
+    fn explain(&self, error: DeliveryError, begun: Instant) -> DeliveryError {
+        self.fault.explain(error, begun)
+    }
+
+    /// What was sent may be answered late, and by then to nobody.
+    fn disconnect(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { drop(self.connection.lock().await.take()) })
     }
 }
 
@@ -299,107 +307,6 @@ fn notice_silence(stream: &TcpStream) -> std::io::Result<()> {
     #[cfg(not(target_os = "linux"))]
     let _ = stream;
     Ok(())
-}
-
-impl Command {
-    fn compile(config: &RedisConfig) -> Result<Self, CompileError> {
-        let key = |place: &str, source: &String| {
-            Template::compile(place.to_owned(), source, Format::Text)
-        };
-        let keys = |place: &str, sources: &[String]| Template::all(place, sources, Format::Text);
-        let value = |place: &'static str, source: &Option<String>| {
-            Body::compile(place, source.as_deref(), &config.content_type)
-        };
-        Ok(match &config.command {
-            RedisCommand::Set {
-                key: source,
-                value: of,
-                ttl,
-            } => Self::Set {
-                key: key("redis.set.key", source)?,
-                value: value("redis.set.value", of)?,
-                ttl: *ttl,
-            },
-            RedisCommand::Delete {
-                keys: sources,
-                tags,
-            } => Self::Delete {
-                keys: keys("redis.delete.keys", sources)?,
-                tags: keys("redis.delete.tags", tags)?,
-            },
-            RedisCommand::Publish { channel, message } => Self::Publish {
-                channel: key("redis.publish.channel", channel)?,
-                message: value("redis.publish.message", message)?,
-            },
-            RedisCommand::AppendToStream {
-                stream,
-                message,
-                max_length,
-            } => Self::Add {
-                stream: key("redis.appendToStream.stream", stream)?,
-                message: value("redis.appendToStream.message", message)?,
-                most: *max_length,
-            },
-        })
-    }
-
-    /// What is sent for a delivery.
-    fn call(&self, delivery: &Delivery) -> Result<Call, Failure> {
-        let subject = Subject::new(delivery);
-        Ok(Call::Plain(match self {
-            Self::Delete { keys, tags } => {
-                return Ok(Call::Delete {
-                    keys: rendered(keys, &subject)?,
-                    tags: rendered(tags, &subject)?,
-                });
-            }
-            Self::Set {
-                key,
-                value: of,
-                ttl,
-            } => {
-                let mut command = redis::cmd("SET");
-                command.arg(key.render(&subject)?).arg(of.render(&subject)?);
-                if let Some(ttl) = ttl {
-                    let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-                    command.arg("PX").arg(millis.max(1));
-                }
-                command
-            }
-            Self::Publish { channel, message } => {
-                let mut command = redis::cmd("PUBLISH");
-                command
-                    .arg(channel.render(&subject)?)
-                    .arg(message.render(&subject)?);
-                command
-            }
-            Self::Add {
-                stream,
-                message,
-                most,
-            } => {
-                let mut command = redis::cmd("XADD");
-                command.arg(stream.render(&subject)?);
-                if let Some(most) = most {
-                    command.arg("MAXLEN").arg("~").arg(*most);
-                }
-                command
-                    .arg("*")
-                    .arg("id")
-                    .arg(delivery.id())
-                    .arg("event")
-                    .arg(message.render(&subject)?);
-                command
-            }
-        }))
-    }
-}
-
-fn rendered(templates: &[Template], subject: &Arc<Subject>) -> Result<Vec<String>, Failure> {
-    templates
-        .iter()
-        .map(|template| template.render(subject))
-        .collect()
 }
 
 #[cfg(test)]

@@ -3,23 +3,26 @@
 //! What a value holds is escaped as Slack asks for (`&`, `<` and `>`), so that it can neither
 //! mention anybody nor make a link.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use crds::config::SlackConfig;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use super::Preview;
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
 use super::log::summary;
-use crate::admission::action_runtime::Shared;
+use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
-use crate::delivery::outcome::Outcome;
-use crate::egress::http_client::{Endpoint, json_headers};
-use crate::egress::response::{advised, classify};
+use crate::egress::http_client::{HttpEndpoint, json_headers};
+use crate::egress::redaction::Secrets;
+use crate::egress::response::{DeliveryError, append_remedy, is_permanent};
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::{Format, entities};
 use crate::templating::template::Template;
 
@@ -66,15 +69,15 @@ const REMEDIES: [(&str, &str); 9] = [
 
 /// A compiled message.
 pub(super) struct Slack {
-    endpoint: Endpoint,
+    endpoint: HttpEndpoint,
     text: Option<Template>,
     blocks: Option<Template>,
 }
 
 impl Slack {
-    pub(super) fn compile(config: &SlackConfig) -> Result<Self, CompileError> {
+    fn compile(config: &SlackConfig) -> Result<Self, CompileError> {
         Ok(Self {
-            endpoint: Endpoint::compile("slack.url", &config.url, std::iter::empty())?,
+            endpoint: HttpEndpoint::compile("slack.url", &config.url, std::iter::empty())?,
             text: Template::optional("slack.text", config.text.as_deref(), Format::Mrkdwn)?,
             blocks: Template::optional(
                 "slack.blocks",
@@ -84,39 +87,9 @@ impl Slack {
         })
     }
 
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        self.endpoint.names()
-    }
-
-    /// Sends the message for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        shared: &Shared,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Outcome {
-        let body = match self.message(delivery) {
-            Ok(message) => message.to_string().into_bytes(),
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let request = (Method::POST, json_headers(), body);
-        let answer = self
-            .endpoint
-            .send((&shared.guard, &shared.http), request, now, timeout)
-            .await;
-        with_remedy(classify(&self.endpoint.host, answer))
-    }
-
-    /// What would be sent.
-    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
-        let message = self.message(delivery)?.to_string();
-        Ok(vec![(format!("POST {}", self.endpoint.host), message)])
-    }
-
     /// What is sent.
     fn message(&self, delivery: &Delivery) -> Result<Value, Failure> {
-        let subject = Subject::new(delivery);
+        let subject = RenderInput::new(delivery);
         let text = match &self.text {
             Some(text) => text.render(&subject)?,
             None => entities(&summary(delivery)),
@@ -134,22 +107,68 @@ impl Slack {
     }
 }
 
+impl ActionDefinition for SlackConfig {
+    fn name(&self) -> &'static str {
+        "slack"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "slack.url"
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Slack::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        TemplateSources::default()
+            .text("slack.text", &self.text)
+            .add("slack.blocks", &self.blocks, TemplateOutput::SlackBlocks)
+            .into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        secrets.url(&self.url);
+    }
+}
+
+impl DeliverAction for Slack {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some(self.endpoint.names())
+    }
+
+    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
+        let message = self.message(delivery)?.to_string();
+        Ok(vec![(format!("POST {}", self.endpoint.host), message)])
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let body = self.message(request.delivery)?.to_string().into_bytes();
+        let post = (Method::POST, json_headers(), body);
+        Ok(self.endpoint.transmit(request, post))
+    }
+
+    /// Adds what to do about a refusal that Slack gives a name to.
+    fn explain(&self, mut error: DeliveryError, _: Instant) -> DeliveryError {
+        if let DeliveryError::Status {
+            status, excerpt, ..
+        } = &mut error
+            && is_permanent(*status)
+        {
+            let said = std::mem::take(excerpt);
+            let known = |name: &str| said.contains(name);
+            *excerpt = append_remedy(said.clone(), &REMEDIES, known);
+        }
+        error
+    }
+}
+
 fn no_blocks(why: &str) -> Failure {
     let message = format!(
         "the template slack.blocks did not come out as a JSON array of blocks ({why}): write \
          it as [{{\"type\": \"section\", ...}}]"
     );
     Failure::of(FailureKind::Template, message)
-}
-
-/// Adds what to do about a refusal that Slack gives a name to.
-fn with_remedy(outcome: Outcome) -> Outcome {
-    let Outcome::Refused(mut failure) = outcome else {
-        return outcome;
-    };
-    let said = failure.message.clone();
-    failure.message = advised(said, &REMEDIES, |name| failure.message.contains(name));
-    Outcome::Refused(failure)
 }
 
 #[cfg(test)]

@@ -2,23 +2,24 @@
 //!
 //! A text is Markdown, in which values are shown as they are.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use crds::config::{TeamsConfig, TeamsContent};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::Preview;
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+};
 use super::log::summary;
-use crate::admission::action_runtime::Shared;
+use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
-use crate::delivery::outcome::Outcome;
-use crate::egress::http_client::{Endpoint, json_headers};
-use crate::egress::response::classify;
+use crate::egress::http_client::{HttpEndpoint, json_headers};
+use crate::egress::redaction::Secrets;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::{Format, plain_markdown};
 use crate::templating::template::Template;
 
@@ -27,7 +28,7 @@ const MAX_MESSAGE: usize = 28 * 1024;
 
 /// A compiled message.
 pub(super) struct Teams {
-    endpoint: Endpoint,
+    endpoint: HttpEndpoint,
     content: Content,
 }
 
@@ -38,7 +39,7 @@ enum Content {
 }
 
 impl Teams {
-    pub(super) fn compile(config: &TeamsConfig) -> Result<Self, CompileError> {
+    fn compile(config: &TeamsConfig) -> Result<Self, CompileError> {
         let content = match &config.content {
             TeamsContent::Summary => Content::Summary,
             TeamsContent::Text(source) => {
@@ -51,44 +52,14 @@ impl Teams {
             }
         };
         Ok(Self {
-            endpoint: Endpoint::compile("teams.url", &config.url, std::iter::empty())?,
+            endpoint: HttpEndpoint::compile("teams.url", &config.url, std::iter::empty())?,
             content,
         })
     }
 
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        self.endpoint.names()
-    }
-
-    /// Sends the message for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        shared: &Shared,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Outcome {
-        let body = match self.message(delivery) {
-            Ok(body) => body,
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let request = (Method::POST, json_headers(), body);
-        let answer = self
-            .endpoint
-            .send((&shared.guard, &shared.http), request, now, timeout)
-            .await;
-        classify(&self.endpoint.host, answer)
-    }
-
-    /// What would be sent.
-    pub(super) fn preview(&self, delivery: &Delivery) -> Result<Preview, Failure> {
-        let message = String::from_utf8_lossy(&self.message(delivery)?).into_owned();
-        Ok(vec![(format!("POST {}", self.endpoint.host), message)])
-    }
-
     /// What is sent.
     fn message(&self, delivery: &Delivery) -> Result<Vec<u8>, Failure> {
-        let subject = Subject::new(delivery);
+        let subject = RenderInput::new(delivery);
         let card = match &self.content {
             Content::Summary => text_card(&plain_markdown(&summary(delivery))),
             Content::Text(template) => text_card(&template.render(&subject)?),
@@ -120,6 +91,56 @@ impl Teams {
             )));
         }
         Ok(body)
+    }
+}
+
+impl ActionDefinition for TeamsConfig {
+    fn name(&self) -> &'static str {
+        "teams"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "teams.url"
+    }
+
+    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Teams::compile(self)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        let sources = TemplateSources::default();
+        let sources = match &self.content {
+            TeamsContent::Summary => sources,
+            TeamsContent::Text(source) => sources.text("teams.text", source),
+            TeamsContent::Card(source) => {
+                sources.add("teams.card", source, TemplateOutput::AdaptiveCard)
+            }
+        };
+        sources.into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        secrets.url(&self.url);
+    }
+}
+
+impl DeliverAction for Teams {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some(self.endpoint.names())
+    }
+
+    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
+        let message = String::from_utf8_lossy(&self.message(delivery)?).into_owned();
+        Ok(vec![(format!("POST {}", self.endpoint.host), message)])
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let post = (
+            Method::POST,
+            json_headers(),
+            self.message(request.delivery)?,
+        );
+        Ok(self.endpoint.transmit(request, post))
     }
 }
 

@@ -4,26 +4,29 @@
 
 use std::borrow::Borrow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig};
+use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use super::Preview;
-use super::batcher::{Batches, divided};
+use super::batcher::{Batcher, send_bisecting};
+use super::deliver_action::{
+    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission, transmit,
+};
+use super::deliver_batch::{DeliverBatch, join_batch};
 use super::signature::Signer;
-use crate::admission::action_runtime::Shared;
-use crate::admission::control::Passage;
+use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
+use crate::admission::control::AdmissionControl;
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
-use crate::egress::http_client::Endpoint;
-use crate::egress::response::classify;
+use crate::egress::http_client::HttpEndpoint;
+use crate::egress::redaction::Secrets;
 use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
-use crate::templating::context::Subject;
+use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 use crate::text::hex::hex;
@@ -45,18 +48,18 @@ const RESERVED: [&str; 11] = [
 
 /// A compiled webhook.
 pub(super) struct Webhook {
-    endpoint: Endpoint,
+    endpoint: HttpEndpoint,
     method: reqwest::Method,
     headers: Vec<(HeaderName, Header)>,
     content_type: HeaderValue,
     body: Body,
     signer: Signer,
-    batches: Option<Batches<Part>>,
+    batcher: Option<Batcher<BatchItem>>,
 }
 
 /// What one delivery is in a batch.
-pub(super) struct Part {
-    subject: Arc<Subject>,
+pub(super) struct BatchItem {
+    input: Arc<RenderInput>,
     body: Vec<u8>,
 }
 
@@ -66,7 +69,7 @@ enum Header {
 }
 
 impl Webhook {
-    pub(super) fn compile(config: &WebhookConfig, most: u32) -> Result<Self, CompileError> {
+    fn compile(config: &WebhookConfig, max_concurrency: u32) -> Result<Self, CompileError> {
         let content_type = HeaderValue::from_str(&config.content_type).map_err(|_| {
             CompileError::field(
                 "webhook.contentType",
@@ -83,8 +86,8 @@ impl Webhook {
             .chain(&config.signing_secrets)
             .map(Redacted::reveal);
         Ok(Self {
-            endpoint: Endpoint::compile("webhook.url", &config.url, secrets)?
-                .by("webhook.tls", config.tls.as_ref())?,
+            endpoint: HttpEndpoint::compile("webhook.url", &config.url, secrets)?
+                .with_tls("webhook.tls", config.tls.as_ref())?,
             method: match config.method {
                 Method::Post => reqwest::Method::POST,
                 Method::Put => reqwest::Method::PUT,
@@ -100,138 +103,40 @@ impl Webhook {
             body: Body::compile("webhook.body", config.body.as_deref(), &config.content_type)?,
             signer: Signer::new(&config.signing_secrets)
                 .map_err(|error| CompileError::field("webhook.signingSecret", error.to_string()))?,
-            batches: config.batch.map(|limits| Batches::new(limits, most)),
+            batcher: config
+                .batch
+                .map(|limits| Batcher::new(limits, max_concurrency)),
         })
     }
 
-    pub(super) fn endpoint(&self) -> (&str, &str) {
-        self.endpoint.names()
-    }
-
-    /// Most deliveries that share a request; nothing where each has its own.
-    pub(super) fn together(&self) -> Option<usize> {
-        self.batches.as_ref().map(Batches::most)
-    }
-
-    /// The batches that a delivery goes out with, if it does: what failed holds none of them up, and
-    /// a replay is told from what is none by a header.
-    pub(super) fn batches_for(&self, delivery: &Delivery) -> Option<&Batches<Part>> {
-        let joins = delivery.attempt == 1 && delivery.replay.is_none();
-        self.batches.as_ref().filter(|_| joins)
-    }
-
-    /// Sends the request for `delivery` and tells what came of it within `timeout`.
-    pub(super) async fn attempt(
-        &self,
-        shared: &Shared,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Outcome {
-        match self.part(delivery) {
-            Ok(part) => self.send(shared, &[part], now, timeout).await,
-            Err(failure) => Outcome::Refused(failure),
-        }
-    }
-
-    /// Sends `delivery` with others, in parts where these are refused for what they hold.
-    pub(super) async fn join(
-        self: &Arc<Self>,
-        batches: &Batches<Part>,
-        passage: &Arc<Passage>,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Outcome {
-        let part = match self.part(delivery) {
-            Ok(part) => part,
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let (webhook, passage, bytes) = (Arc::clone(self), Arc::clone(passage), part.body.len());
-        let delivery = delivery.clone();
-        batches
-            .join(part, bytes, async move |parts| {
-                let send = async |parts: Vec<Arc<Part>>| {
-                    let admitted = match passage.enter(&delivery).await {
-                        Ok(admitted) => admitted,
-                        Err(wait) => return Outcome::Held(wait),
-                    };
-                    let sending = webhook.send(&passage.shared, &parts, now, passage.timeout);
-                    let outcome = passage.scrub.outcome(sending.await);
-                    admitted.leave(&outcome).await;
-                    outcome
-                };
-                divided(parts, &concerns_content, &send).await
-            })
-            .await
-    }
-
-    async fn send(
-        &self,
-        shared: &Shared,
-        parts: &[impl Borrow<Part> + Sync],
-        now: DateTime<Utc>,
-        timeout: Duration,
-    ) -> Outcome {
-        let (headers, body) = match self.request(parts, now) {
-            Ok(request) => request,
-            Err(failure) => return Outcome::Refused(failure),
-        };
-        let request = (self.method.clone(), headers, body);
-        let answer = self
-            .endpoint
-            .send((&shared.guard, &shared.http), request, now, timeout)
-            .await;
-        classify(&self.endpoint.host, answer)
-    }
-
-    /// What would be sent.
-    pub(super) fn preview(
-        &self,
-        delivery: &Delivery,
-        now: DateTime<Utc>,
-    ) -> Result<Preview, Failure> {
-        let (headers, body) = self.request(&[self.part(delivery)?], now)?;
-        let mut preview = vec![(self.method.to_string(), self.endpoint.host.clone())];
-        for (name, value) in &headers {
-            let hidden = value.is_sensitive() || name == "webhook-signature";
-            let shown = if hidden {
-                Redacted::default().to_string()
-            } else {
-                String::from_utf8_lossy(value.as_bytes()).into_owned()
-            };
-            preview.push((name.to_string(), shown));
-        }
-        preview.push((
-            "body".to_owned(),
-            String::from_utf8_lossy(&body).into_owned(),
-        ));
-        Ok(preview)
-    }
-
-    fn part(&self, delivery: &Delivery) -> Result<Part, Failure> {
-        let subject = Subject::new(delivery);
-        let body = self.body.render(&subject)?;
-        Ok(Part { subject, body })
+    fn transmit<'a>(
+        &'a self,
+        items: &[impl Borrow<BatchItem>],
+        request: AttemptRequest<'a>,
+    ) -> Result<Transmission<'a>, Failure> {
+        let (headers, body) = self.request(items, request.now)?;
+        let http = (self.method.clone(), headers, body);
+        Ok(self.endpoint.transmit(request, http))
     }
 
     /// The headers and the body of one request. Where it is for several, their headers hold no
     /// template, and those that name one name the first.
     fn request(
         &self,
-        parts: &[impl Borrow<Part>],
+        items: &[impl Borrow<BatchItem>],
         now: DateTime<Utc>,
     ) -> Result<(HeaderMap, Vec<u8>), Failure> {
-        let Some(first) = parts.first().map(Borrow::borrow) else {
+        let Some(first) = items.first().map(Borrow::borrow) else {
             return Ok((HeaderMap::new(), Vec::new()));
         };
-        let (subject, delivery) = (&first.subject, first.subject.delivery());
+        let (input, delivery) = (&first.input, first.input.delivery());
         let mut headers = HeaderMap::with_capacity(self.headers.len() + 6);
         for (name, value) in &self.headers {
-            headers.append(name.clone(), value.render(name, subject)?);
+            headers.append(name.clone(), value.render(name, input)?);
         }
         headers.insert(CONTENT_TYPE, self.content_type.clone());
-        let body = self.joined(parts);
-        let id = request_id(parts);
+        let body = self.joined(items);
+        let id = request_id(items);
         let timestamp = now.timestamp();
         let own = [
             ("traceparent", Some(traceparent(delivery, &id))),
@@ -255,10 +160,10 @@ impl Webhook {
     }
 
     /// The body of a request: an array where there may be several.
-    fn joined(&self, parts: &[impl Borrow<Part>]) -> Vec<u8> {
-        let bodies = parts.iter().map(|part| &*part.borrow().body);
+    fn joined(&self, items: &[impl Borrow<BatchItem>]) -> Vec<u8> {
+        let bodies = items.iter().map(|item| &*item.borrow().body);
         let bodies: Vec<&[u8]> = bodies.collect();
-        if self.batches.is_none() {
+        if self.batcher.is_none() {
             bodies.concat()
         } else {
             [b"[", &*bodies.join(&b','), b"]"].concat()
@@ -266,11 +171,138 @@ impl Webhook {
     }
 }
 
+impl ActionDefinition for WebhookConfig {
+    fn name(&self) -> &'static str {
+        "webhook"
+    }
+
+    fn address_field(&self) -> &'static str {
+        "webhook.url"
+    }
+
+    fn compile(&self, max_concurrency: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Webhook::compile(self, max_concurrency)?))
+    }
+
+    fn templates(&self) -> Vec<TemplateSource<'_>> {
+        let output = TemplateOutput::of_content_type(&self.content_type);
+        let sources = TemplateSources::default().add("webhook.body", &self.body, output);
+        let headers = self.headers.iter();
+        let sources = headers.fold(sources, |sources, (name, value)| match value {
+            HeaderConfig::Template(source) => {
+                sources.text(format!("webhook.headers[{name}]"), source)
+            }
+            HeaderConfig::Secret(_) => sources,
+        });
+        sources.into_vec()
+    }
+
+    fn secrets(&self, secrets: &mut Secrets) {
+        secrets.url(&self.url);
+        for (_, value) in &self.headers {
+            if let HeaderConfig::Secret(secret) = value {
+                secrets.secret(secret.reveal());
+            }
+        }
+        for secret in &self.signing_secrets {
+            secrets.secret(secret.reveal());
+        }
+    }
+}
+
+impl DeliverAction for Webhook {
+    fn endpoint(&self) -> Option<(&str, &str)> {
+        Some(self.endpoint.names())
+    }
+
+    fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
+        let (headers, body) = self.request(&[self.item(delivery, now)?], now)?;
+        let mut preview = vec![(self.method.to_string(), self.endpoint.host.clone())];
+        for (name, value) in &headers {
+            let hidden = value.is_sensitive() || name == "webhook-signature";
+            let shown = if hidden {
+                Redacted::default().to_string()
+            } else {
+                String::from_utf8_lossy(value.as_bytes()).into_owned()
+            };
+            preview.push((name.to_string(), shown));
+        }
+        preview.push((
+            "body".to_owned(),
+            String::from_utf8_lossy(&body).into_owned(),
+        ));
+        Ok(preview)
+    }
+
+    fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
+        let item = self.item(request.delivery, request.now)?;
+        self.transmit(&[item], request)
+    }
+
+    fn max_batch_size(&self) -> Option<usize> {
+        self.batcher.as_ref().map(Batcher::max_batch_size)
+    }
+
+    fn join_batch<'a>(
+        self: Arc<Self>,
+        admission: &'a Arc<AdmissionControl>,
+        delivery: &'a Delivery,
+        now: DateTime<Utc>,
+    ) -> Option<BoxFuture<'a, Outcome>> {
+        join_batch(self, admission, delivery, now)
+    }
+}
+
+impl DeliverBatch for Webhook {
+    type Item = BatchItem;
+
+    fn batcher(&self) -> Option<&Batcher<BatchItem>> {
+        self.batcher.as_ref()
+    }
+
+    /// A replay is told from what is none by a header.
+    fn may_join(delivery: &Delivery) -> bool {
+        delivery.attempt == 1 && delivery.replay.is_none()
+    }
+
+    fn item(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<BatchItem, Failure> {
+        let input = RenderInput::new(delivery);
+        let body = self.body.render(&input)?;
+        Ok(BatchItem { input, body })
+    }
+
+    fn size(item: &BatchItem) -> usize {
+        item.body.len()
+    }
+
+    /// Sends all in one request, and in smaller ones where that is rejected for what it holds.
+    async fn send_batch(
+        &self,
+        items: Vec<Arc<BatchItem>>,
+        admission: &AdmissionControl,
+        first: &Delivery,
+        now: DateTime<Utc>,
+    ) -> Vec<Outcome> {
+        let send = async |items: Vec<Arc<BatchItem>>| {
+            let request = AttemptRequest {
+                runtime: &admission.runtime,
+                delivery: first,
+                now,
+                timeout: admission.timeout,
+            };
+            let sending =
+                async { transmit(self, request.timeout, self.transmit(&items, request)).await };
+            admission.run(first, sending).await
+        };
+        send_bisecting(items, &concerns_content, &send).await
+    }
+}
+
 /// The id of a delivery, or what stands for those of several.
-fn request_id(parts: &[impl Borrow<Part>]) -> String {
-    let ids: Vec<String> = parts
+fn request_id(items: &[impl Borrow<BatchItem>]) -> String {
+    let ids: Vec<String> = items
         .iter()
-        .map(|part| part.borrow().subject.delivery().id())
+        .map(|item| item.borrow().input.delivery().id())
         .collect();
     match &*ids {
         [id] => id.clone(),
@@ -280,7 +312,7 @@ fn request_id(parts: &[impl Borrow<Part>]) -> String {
 
 /// Whether a refusal may be for what was sent, and not for who sent it or where.
 fn concerns_content(outcome: &Outcome) -> bool {
-    let Outcome::Refused(Failure {
+    let Outcome::Rejected(Failure {
         status: Some(status),
         ..
     }) = outcome
@@ -291,12 +323,12 @@ fn concerns_content(outcome: &Outcome) -> bool {
 }
 
 impl Header {
-    fn render(&self, name: &HeaderName, subject: &Arc<Subject>) -> Result<HeaderValue, Failure> {
+    fn render(&self, name: &HeaderName, input: &Arc<RenderInput>) -> Result<HeaderValue, Failure> {
         let template = match self {
             Self::Fixed(value) => return Ok(value.clone()),
             Self::Template(template) => template,
         };
-        let text = template.render(subject)?;
+        let text = template.render(input)?;
         if text.chars().any(char::is_control) {
             let message = format!(
                 "the header {name} came out with a line break or another control character: \

@@ -3,7 +3,7 @@
 //!
 //! Some deliveries fail for their own sake, at a receiver that is well: those must not hold up others.
 //! So what is counted is deliveries and not attempts (a retry that fails once more says nothing new),
-//! and it is left alone only when [`LATEST`] of them failed and none succeeded in between. A run of
+//! and it is left alone only when [`FAILURE_THRESHOLD`] of them failed and none succeeded in between. A run of
 //! failures that a success ended was no outage, so after one a longer run is waited for. What shows
 //! that the receiver was not reached at all counts for each attempt, since no delivery can be to blame.
 //!
@@ -20,42 +20,42 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// So many failures of different deliveries with no success in between are an outage.
-const LATEST: u32 = 20;
+const FAILURE_THRESHOLD: u32 = 20;
 
 /// A run of failures that a success ended is no outage; so many times as long a one may be.
-const LONGER: u32 = 3;
+const THRESHOLD_FACTOR: u32 = 3;
 
 /// So many failures with no success in between are an outage whatever came before.
-const MOST: u32 = 60;
+const MAX_FAILURE_THRESHOLD: u32 = 60;
 
 /// First pause; each further one is twice as long. A pause is drawn from its second half, so that
 /// processes do not come back together.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const INITIAL_OPEN: Duration = Duration::from_secs(1);
 
 /// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+const MAX_OPEN: Duration = Duration::from_mins(1);
 
 /// How long a probe waits for a delivery that has not failed before.
-const GRACE: Duration = Duration::from_secs(1);
+const FRESH_PROBE_GRACE: Duration = Duration::from_secs(1);
 
 /// How many deliveries one may be chosen of as the probe.
-const CANDIDATES: u32 = 4;
+const PROBE_CANDIDATES: u32 = 4;
 
 /// So many deliveries that had not failed before are probes, one after the other, before the next pause.
-const PROBES: u32 = 5;
+const MAX_FRESH_PROBES: u32 = 5;
 
 /// Longest pause that the receiver may ask for.
-const LONGEST_WISH: Duration = Duration::from_mins(10);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
 /// Attempts admitted in the first second of the return, about; in each further one twice as many.
-const RAMP: f64 = 10.0;
+const RAMP_INITIAL_RATE: f64 = 10.0;
 
 /// How long the return takes: about 1,800 attempts a second are admitted at its end.
-const RETURN: Duration = Duration::from_secs(8);
+const RAMP_DURATION: Duration = Duration::from_secs(8);
 
 /// How the other side is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub enum CircuitState {
     /// Everything is admitted.
     Closed,
     /// It is being looked whether it is back: one attempt, or few.
@@ -66,50 +66,50 @@ pub enum Condition {
 
 /// What an attempt tells of the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sign {
+pub(crate) enum Signal {
     /// It is there.
-    Well,
+    Success,
     /// It answered, with something that concerns this delivery alone.
-    There,
+    Responded,
     /// It failed on this delivery, which may be why.
-    Failed,
+    Failure,
     /// It cannot be reached, whatever the delivery.
-    Away,
+    Unreachable,
     /// It wants to be left alone for so long.
-    Busy(Duration),
+    RetryAfter(Duration),
     /// Nothing: nothing was sent, or the attempt was cut off.
-    None,
+    Ignored,
 }
 
-/// What changed with a sign.
+/// What changed with a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum Transition {
     /// It is left alone from now on, for so long at first.
     Opened(Duration),
     /// It answers again.
-    Returned,
+    Recovering,
 }
 
-/// What was admitted. Its sign is to be told with it.
+/// What was admitted. Its signal is to be told with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     /// Of the breaker, by then.
-    age: u64,
+    generation: u64,
     /// Of a delivery that had not failed before.
     fresh: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum Phase {
     Closed,
-    Open(Pause),
-    Probing(Pause),
-    Returning(Return),
+    Open(OpenInterval),
+    Probing(OpenInterval),
+    Ramping(Ramp),
 }
 
 /// How long it is left alone, which what failed before cannot draw out for what did not.
 #[derive(Clone, Copy, Debug)]
-struct Pause {
+struct OpenInterval {
     /// From when it began until something is admitted.
     wait: Duration,
     /// When a delivery that has not failed before may be the probe, and when any may.
@@ -123,44 +123,44 @@ struct Pause {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Return {
+struct Ramp {
     since: Instant,
     admitted: u32,
-    pause: Pause,
+    pause: OpenInterval,
 }
 
 /// See the module's words.
 #[derive(Debug)]
-pub(crate) struct Breaker {
-    state: State,
+pub(crate) struct CircuitBreaker {
+    phase: Phase,
     /// Failures since the latest success, each delivery counted once.
-    run: u32,
+    failures: u32,
     /// How many of them are an outage.
-    patience: u32,
-    /// Grows with each change of state, so that a late sign is known as one.
-    age: u64,
+    threshold: u32,
+    /// Grows with each change of state, so that a late signal is known as one.
+    generation: u64,
     opened: u64,
 }
 
-impl Breaker {
+impl CircuitBreaker {
     /// Everything is admitted.
     pub(crate) const fn new() -> Self {
         Self {
-            state: State::Closed,
-            run: 0,
-            patience: LATEST,
-            age: 0,
+            phase: Phase::Closed,
+            failures: 0,
+            threshold: FAILURE_THRESHOLD,
+            generation: 0,
             opened: 0,
         }
     }
 
-    pub(crate) fn condition(&self, now: Instant) -> Condition {
-        match self.state {
-            State::Closed => Condition::Closed,
+    pub(crate) fn state(&self, now: Instant) -> CircuitState {
+        match self.phase {
+            Phase::Closed => CircuitState::Closed,
             // That is noted with the next attempt, which may be long in coming.
-            State::Returning(back) if back.is_over(now) => Condition::Closed,
-            State::Open(_) => Condition::Open,
-            State::Probing(_) | State::Returning(_) => Condition::HalfOpen,
+            Phase::Ramping(back) if back.is_over(now) => CircuitState::Closed,
+            Phase::Open(_) => CircuitState::Open,
+            Phase::Probing(_) | Phase::Ramping(_) => CircuitState::HalfOpen,
         }
     }
 
@@ -171,103 +171,105 @@ impl Breaker {
 
     /// How many attempts would be looked at now, where that is bounded; and when more would, where
     /// there is none.
-    pub(crate) fn room(&self, now: Instant) -> Option<(u32, Instant)> {
-        match self.state {
-            State::Closed => None,
-            State::Open(pause) if now < pause.fresh_at => Some((0, pause.fresh_at)),
-            State::Open(_) => Some((CANDIDATES, now)),
-            State::Probing(_) => Some((0, now + FIRST_PAUSE)),
-            State::Returning(back) => back.room(now),
+    pub(crate) fn capacity(&self, now: Instant) -> Option<(u32, Instant)> {
+        match self.phase {
+            Phase::Closed => None,
+            Phase::Open(pause) if now < pause.fresh_at => Some((0, pause.fresh_at)),
+            Phase::Open(_) => Some((PROBE_CANDIDATES, now)),
+            Phase::Probing(_) => Some((0, now + INITIAL_OPEN)),
+            Phase::Ramping(back) => back.capacity(now),
         }
     }
 
-    /// Admits an attempt, `fresh` if its delivery has not failed before, and answers with what its sign
+    /// Admits an attempt, `fresh` if its delivery has not failed before, and answers with what its signal
     /// is to be told with; or says how long to wait.
     pub(crate) fn admit(&mut self, fresh: bool, now: Instant) -> Result<Ticket, Duration> {
-        match &mut self.state {
-            State::Closed => {}
-            State::Open(pause) => {
+        match &mut self.phase {
+            Phase::Closed => {}
+            Phase::Open(pause) => {
                 let at = if fresh { pause.fresh_at } else { pause.any_at };
                 if now < at {
                     return Err(at - now);
                 }
                 let pause = *pause;
-                self.turn(State::Probing(pause));
+                self.transition_to(Phase::Probing(pause));
             }
-            State::Probing(_) => return Err(FIRST_PAUSE),
-            State::Returning(back) => match back.room(now) {
-                None => self.turn(State::Closed),
+            Phase::Probing(_) => return Err(INITIAL_OPEN),
+            Phase::Ramping(back) => match back.capacity(now) {
+                None => self.transition_to(Phase::Closed),
                 Some((0, next)) => return Err(next.saturating_duration_since(now)),
                 Some(_) => back.admitted += 1,
             },
         }
         Ok(Ticket {
-            age: self.age,
+            generation: self.generation,
             fresh,
         })
     }
 
     /// Takes in what an attempt tells that was admitted with that ticket. `random` is drawn from 0
     /// to 1.
-    pub(crate) fn note(
+    pub(crate) fn record(
         &mut self,
         ticket: Ticket,
-        sign: Sign,
+        signal: Signal,
         now: Instant,
         random: f64,
-    ) -> Option<Change> {
-        if ticket.age != self.age {
+    ) -> Option<Transition> {
+        if ticket.generation != self.generation {
             return None;
         }
-        match (self.state, sign) {
+        match (self.phase, signal) {
             // A probe that was cut off tells nothing, so there is another.
-            (State::Probing(pause), Sign::None) => {
-                self.turn(State::Open(Pause {
+            (Phase::Probing(pause), Signal::Ignored) => {
+                self.transition_to(Phase::Open(OpenInterval {
                     fresh_at: now,
                     any_at: now,
                     ..pause
                 }));
                 None
             }
-            (_, Sign::None) | (State::Open(_), _) => None,
-            (_, Sign::Busy(wish)) => {
-                let wish = wish.min(LONGEST_WISH);
-                Some(self.open(Pause::first(now, wish)))
+            (_, Signal::Ignored) | (Phase::Open(_), _) => None,
+            (_, Signal::RetryAfter(wish)) => {
+                let wish = wish.min(MAX_RETRY_AFTER);
+                Some(self.open(OpenInterval::first(now, wish)))
             }
-            (State::Probing(pause), Sign::Well | Sign::There) => {
-                self.turn(State::Returning(Return {
+            (Phase::Probing(pause), Signal::Success | Signal::Responded) => {
+                self.transition_to(Phase::Ramping(Ramp {
                     since: now,
                     admitted: 0,
                     pause,
                 }));
-                Some(Change::Returned)
+                Some(Transition::Recovering)
             }
-            (State::Probing(pause), Sign::Failed) if ticket.fresh && pause.probes + 1 < PROBES => {
-                self.turn(State::Open(Pause {
+            (Phase::Probing(pause), Signal::Failure)
+                if ticket.fresh && pause.probes + 1 < MAX_FRESH_PROBES =>
+            {
+                self.transition_to(Phase::Open(OpenInterval {
                     fresh_at: now,
                     probes: pause.probes + 1,
                     ..pause
                 }));
                 None
             }
-            (State::Probing(pause), Sign::Failed | Sign::Away) => {
-                let all = ticket.fresh || sign == Sign::Away;
+            (Phase::Probing(pause), Signal::Failure | Signal::Unreachable) => {
+                let all = ticket.fresh || signal == Signal::Unreachable;
                 Some(self.open(pause.longer(all, now, random)))
             }
-            (State::Closed | State::Returning(_), Sign::Well) => {
-                self.ended_well();
+            (Phase::Closed | Phase::Ramping(_), Signal::Success) => {
+                self.record_success();
                 None
             }
-            (_, Sign::There) => None,
-            (state, Sign::Failed | Sign::Away) => {
-                if !ticket.fresh && sign == Sign::Failed {
+            (_, Signal::Responded) => None,
+            (state, Signal::Failure | Signal::Unreachable) => {
+                if !ticket.fresh && signal == Signal::Failure {
                     return None;
                 }
-                self.run += 1;
-                (self.run >= self.patience).then(|| {
+                self.failures += 1;
+                (self.failures >= self.threshold).then(|| {
                     let pause = match state {
-                        State::Returning(back) => back.pause.longer(true, now, random),
-                        _ => Pause::first(now, drawn(FIRST_PAUSE, random)),
+                        Phase::Ramping(back) => back.pause.longer(true, now, random),
+                        _ => OpenInterval::first(now, jittered(INITIAL_OPEN, random)),
                     };
                     self.open(pause)
                 })
@@ -276,68 +278,69 @@ impl Breaker {
     }
 
     /// A success ends a run of failures, which was no outage then.
-    fn ended_well(&mut self) {
-        let forgotten = self.patience.saturating_sub(1).max(LATEST);
-        self.patience = forgotten.max((self.run * LONGER).min(MOST));
-        self.run = 0;
+    fn record_success(&mut self) {
+        let forgotten = self.threshold.saturating_sub(1).max(FAILURE_THRESHOLD);
+        self.threshold =
+            forgotten.max((self.failures * THRESHOLD_FACTOR).min(MAX_FAILURE_THRESHOLD));
+        self.failures = 0;
     }
 
-    fn open(&mut self, pause: Pause) -> Change {
+    fn open(&mut self, pause: OpenInterval) -> Transition {
         self.opened += 1;
         let wait = pause.wait;
-        self.turn(State::Open(pause));
-        Change::Opened(wait)
+        self.transition_to(Phase::Open(pause));
+        Transition::Opened(wait)
     }
 
-    fn turn(&mut self, state: State) {
-        self.age += 1;
-        self.run = 0;
-        self.state = state;
+    fn transition_to(&mut self, phase: Phase) {
+        self.generation += 1;
+        self.failures = 0;
+        self.phase = phase;
     }
 }
 
-impl Pause {
+impl OpenInterval {
     /// The first, so long from now.
     fn first(now: Instant, wait: Duration) -> Self {
         Self {
             wait,
             probes: 0,
             fresh_at: now + wait,
-            any_at: now + wait + GRACE,
-            fresh: FIRST_PAUSE,
-            any: FIRST_PAUSE,
+            any_at: now + wait + FRESH_PROBE_GRACE,
+            fresh: INITIAL_OPEN,
+            any: INITIAL_OPEN,
         }
     }
 
     /// The one after a probe that failed; `all`: no matter what the delivery.
     fn longer(self, all: bool, now: Instant, random: f64) -> Self {
-        let double = |pause: Duration| (pause * 2).min(LONGEST_PAUSE);
+        let double = |pause: Duration| (pause * 2).min(MAX_OPEN);
         let fresh = if all { double(self.fresh) } else { self.fresh };
         let any = double(self.any);
-        let wait = drawn(fresh, random);
+        let wait = jittered(fresh, random);
         Self {
             wait,
             probes: 0,
             fresh_at: now + wait,
-            any_at: now + drawn(any, random).max(wait) + GRACE,
+            any_at: now + jittered(any, random).max(wait) + FRESH_PROBE_GRACE,
             fresh,
             any,
         }
     }
 }
 
-impl Return {
+impl Ramp {
     fn is_over(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) >= RETURN
+        now.saturating_duration_since(self.since) >= RAMP_DURATION
     }
 
     /// How many more may be begun by now, and when one more may.
-    fn room(&self, now: Instant) -> Option<(u32, Instant)> {
+    fn capacity(&self, now: Instant) -> Option<(u32, Instant)> {
         if self.is_over(now) {
             return None;
         }
         let lasted = now.saturating_duration_since(self.since);
-        let allowed = RAMP * (lasted.as_secs_f64().exp2() - 1.0);
+        let allowed = RAMP_INITIAL_RATE * (lasted.as_secs_f64().exp2() - 1.0);
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -346,14 +349,14 @@ impl Return {
         let allowed = allowed as u32 + 1;
         let room = allowed.saturating_sub(self.admitted);
         // When the next whole one is allowed.
-        let next = (f64::from(self.admitted) / RAMP).ln_1p() / std::f64::consts::LN_2;
-        let next = Duration::try_from_secs_f64(next).unwrap_or(RETURN);
-        Some((room, (self.since + next.min(RETURN)).max(now)))
+        let next = (f64::from(self.admitted) / RAMP_INITIAL_RATE).ln_1p() / std::f64::consts::LN_2;
+        let next = Duration::try_from_secs_f64(next).unwrap_or(RAMP_DURATION);
+        Some((room, (self.since + next.min(RAMP_DURATION)).max(now)))
     }
 }
 
 /// From the second half of a pause.
-fn drawn(pause: Duration, random: f64) -> Duration {
+fn jittered(pause: Duration, random: f64) -> Duration {
     pause.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
 }
 

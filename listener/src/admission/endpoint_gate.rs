@@ -13,26 +13,26 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-use super::circuit_breaker::{Breaker, Change, Condition, Sign, Ticket};
-use super::host_limits::{Host, Hosts, without_port};
-use super::rate_limiter::Bucket;
+use super::circuit_breaker::{CircuitBreaker, CircuitState, Signal, Ticket, Transition};
+use super::host_limits::{HostLimits, LimitedHost, without_port};
+use super::rate_limiter::Gcra;
 use crate::delivery::failure::{Failure, FailureKind, Tells};
 use crate::delivery::outcome::Outcome;
 
 /// Shortest wait of what is not admitted.
-pub(crate) const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+pub(crate) const MIN_WAIT: Duration = Duration::from_millis(10);
 
 /// Where something goes, and how that is doing.
 #[derive(Debug)]
 struct Endpoint {
     /// For people; holds no secret.
     host: String,
-    health: Mutex<Health>,
+    health: Mutex<EndpointHealth>,
 }
 
 #[derive(Debug)]
-struct Health {
-    breaker: Breaker,
+struct EndpointHealth {
+    breaker: CircuitBreaker,
     /// The failure that opened it.
     why: Option<String>,
     /// When that was, the first time since it was closed.
@@ -42,30 +42,30 @@ struct Health {
 /// All endpoints of a process, and hosts that have limits. Actions with the same one share what is
 /// known of it.
 #[derive(Clone, Debug, Default)]
-pub struct Gates {
+pub struct EndpointRegistry {
     endpoints: Arc<Mutex<HashMap<String, Weak<Endpoint>>>>,
-    hosts: Arc<Mutex<Hosts>>,
+    hosts: Arc<Mutex<HostLimits>>,
 }
 
-impl Gates {
+impl EndpointRegistry {
     /// The gate of one action: `endpoint` names where it goes, as a key that may hold a secret and
     /// as a host for people; nothing where it goes nowhere. `limit` is for all that goes to that host.
     ///
-    /// What the receiver asks for is granted for up to `longest_wish`.
+    /// What the receiver asks for is granted for up to `max_retry_after`.
     pub(crate) fn gate(
         &self,
         endpoint: Option<(&str, &str)>,
         rate: Option<RateLimit>,
         limit: Option<&HostLimit>,
-        longest_wish: Duration,
-    ) -> Gate {
+        max_retry_after: Duration,
+    ) -> EndpointGate {
         let limited = endpoint.zip(limit);
-        Gate {
-            longest_wish,
+        EndpointGate {
+            max_retry_after,
             endpoint: endpoint.map(|(key, host)| self.endpoint(key, host)),
             host: limited
                 .map(|((_, host), limit)| lock(&self.hosts).host(without_port(host), limit)),
-            bucket: rate.map(|limit| Arc::new(Mutex::new(Bucket::new(limit)))),
+            bucket: rate.map(|limit| Arc::new(Mutex::new(Gcra::new(limit)))),
         }
     }
 
@@ -78,8 +78,8 @@ impl Gates {
         all.retain(|_, known| known.strong_count() > 0);
         let new = Arc::new(Endpoint {
             host: host.to_owned(),
-            health: Mutex::new(Health {
-                breaker: Breaker::new(),
+            health: Mutex::new(EndpointHealth {
+                breaker: CircuitBreaker::new(),
                 why: None,
                 since: None,
             }),
@@ -91,27 +91,27 @@ impl Gates {
 
 /// What holds the attempts of one action back.
 #[derive(Clone, Debug)]
-pub(crate) struct Gate {
+pub(crate) struct EndpointGate {
     endpoint: Option<Arc<Endpoint>>,
-    host: Option<Arc<Host>>,
-    bucket: Option<Arc<Mutex<Bucket>>>,
-    longest_wish: Duration,
+    host: Option<Arc<LimitedHost>>,
+    bucket: Option<Arc<Mutex<Gcra>>>,
+    max_retry_after: Duration,
 }
 
 /// How many attempts of an action would be admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct Capacity {
     /// So many.
-    pub most: u32,
+    pub available: u32,
     /// Where that is none, when there are some again.
-    pub next: Instant,
+    pub next_at: Instant,
 }
 
 /// How the endpoint of an action is doing.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct EndpointStatus {
     /// Whether it is left alone.
-    pub condition: Condition,
+    pub circuit: CircuitState,
     /// Since when, if it is.
     pub since: Option<DateTime<Utc>>,
     /// How often that was begun, in this process.
@@ -122,30 +122,30 @@ pub struct Standing {
 
 /// An attempt that was admitted. What came of it is to be told; dropped, it was cut off.
 #[derive(Debug)]
-pub(crate) struct Permit {
+pub(crate) struct EndpointPermit {
     endpoint: Option<(Arc<Endpoint>, Ticket)>,
-    longest_wish: Duration,
+    max_retry_after: Duration,
 }
 
-impl Gate {
+impl EndpointGate {
     /// The host that it goes to, where that has limits.
-    pub(crate) const fn host(&self) -> Option<&Arc<Host>> {
+    pub(crate) const fn host(&self) -> Option<&Arc<LimitedHost>> {
         self.host.as_ref()
     }
 
     /// The buckets of tokens that an attempt needs one each of.
-    fn buckets(&self) -> impl Iterator<Item = &Mutex<Bucket>> {
+    fn buckets(&self) -> impl Iterator<Item = &Mutex<Gcra>> {
         let of_host = self.host.as_ref().and_then(|host| host.bucket.as_ref());
         self.bucket.as_deref().into_iter().chain(of_host)
     }
 
     /// Admits an attempt, `fresh` if its delivery has not failed before, or says how long to wait.
-    pub(crate) fn admit(&self, fresh: bool, now: Instant) -> Result<Permit, Duration> {
+    pub(crate) fn admit(&self, fresh: bool, now: Instant) -> Result<EndpointPermit, Duration> {
         // Always in this order, the action's own and the host's.
-        let mut buckets: Vec<MutexGuard<'_, Bucket>> = self.buckets().map(lock).collect();
-        let wait = buckets.iter().filter_map(|bucket| bucket.wait(now)).max();
+        let mut buckets: Vec<MutexGuard<'_, Gcra>> = self.buckets().map(lock).collect();
+        let wait = buckets.iter().filter_map(|bucket| bucket.delay(now)).max();
         if let Some(wait) = wait {
-            return Err(wait.max(SHORTEST_WAIT));
+            return Err(wait.max(MIN_WAIT));
         }
         let admitted = self.endpoint.as_ref().map(|endpoint| {
             let ticket = lock(&endpoint.health).breaker.admit(fresh, now)?;
@@ -153,65 +153,65 @@ impl Gate {
         });
         let endpoint = admitted
             .transpose()
-            .map_err(|wait: Duration| wait.max(SHORTEST_WAIT))?;
+            .map_err(|wait: Duration| wait.max(MIN_WAIT))?;
         for bucket in &mut buckets {
-            bucket.take(now);
+            bucket.acquire(now);
         }
-        Ok(Permit {
+        Ok(EndpointPermit {
             endpoint,
-            longest_wish: self.longest_wish,
+            max_retry_after: self.max_retry_after,
         })
     }
 
     /// How many would be admitted now; nothing where that is not bounded.
-    pub(crate) fn room(&self, now: Instant) -> Option<Room> {
-        let of_rates = self.buckets().map(|bucket| lock(bucket).room(now));
+    pub(crate) fn capacity(&self, now: Instant) -> Option<Capacity> {
+        let of_rates = self.buckets().map(|bucket| lock(bucket).peek(now));
         let endpoint = self.endpoint.as_ref();
-        let of_breaker = endpoint.and_then(|endpoint| lock(&endpoint.health).breaker.room(now));
-        let free = self.host.as_ref().and_then(|host| host.free());
+        let of_breaker = endpoint.and_then(|endpoint| lock(&endpoint.health).breaker.capacity(now));
+        let free = self.host.as_ref().and_then(|host| host.available());
         let of_host = free.map(|free| match free {
-            0 => (0, now + SHORTEST_WAIT),
+            0 => (0, now + MIN_WAIT),
             free => (free, now),
         });
         of_rates
             .chain(of_breaker)
             .chain(of_host)
-            .map(|(most, next)| Room { most, next })
-            .reduce(|one, other| Room {
-                most: one.most.min(other.most),
-                next: one.next.max(other.next),
+            .map(|(available, next_at)| Capacity { available, next_at })
+            .reduce(|one, other| Capacity {
+                available: one.available.min(other.available),
+                next_at: one.next_at.max(other.next_at),
             })
     }
 
-    pub(crate) fn standing(&self, now: Instant) -> Option<Standing> {
+    pub(crate) fn endpoint_status(&self, now: Instant) -> Option<EndpointStatus> {
         let endpoint = self.endpoint.as_ref()?;
         let health = lock(&endpoint.health);
-        let condition = health.breaker.condition(now);
-        Some(Standing {
-            condition,
-            since: health.since.filter(|_| condition != Condition::Closed),
+        let circuit = health.breaker.state(now);
+        Some(EndpointStatus {
+            circuit,
+            since: health.since.filter(|_| circuit != CircuitState::Closed),
             opened: health.breaker.opened(),
             why: health.why.clone(),
         })
     }
 }
 
-impl Permit {
+impl EndpointPermit {
     /// Takes in what came of the attempt. `random` is drawn from 0 to 1.
-    pub(crate) fn tell(mut self, outcome: &Outcome, now: Instant, random: f64) {
+    pub(crate) fn record_outcome(mut self, outcome: &Outcome, now: Instant, random: f64) {
         let Some((endpoint, ticket)) = self.endpoint.take() else {
             return;
         };
-        let sign = sign(outcome, self.longest_wish);
+        let signal = signal_of(outcome, self.max_retry_after);
         let mut health = lock(&endpoint.health);
-        let was_closed = health.breaker.condition(now) == Condition::Closed;
-        let change = health.breaker.note(ticket, sign, now, random);
-        if matches!(change, Some(Change::Opened(_))) && was_closed {
+        let was_closed = health.breaker.state(now) == CircuitState::Closed;
+        let change = health.breaker.record(ticket, signal, now, random);
+        if matches!(change, Some(Transition::Opened(_))) && was_closed {
             health.since = Some(Utc::now());
         }
         let host = &*endpoint.host;
         match (change, outcome) {
-            (Some(Change::Opened(wait)), Outcome::Retry { failure, .. }) => {
+            (Some(Transition::Opened(wait)), Outcome::Retry { failure, .. }) => {
                 health.why = Some(failure.message.clone());
                 tracing::warn!(
                     host,
@@ -220,7 +220,7 @@ impl Permit {
                      is made in {wait:.1?}"
                 );
             }
-            (Some(Change::Returned), _) => tracing::info!(
+            (Some(Transition::Recovering), _) => tracing::info!(
                 host,
                 "the receiver answers again; what waits for it goes there little by little"
             ),
@@ -229,37 +229,41 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for EndpointPermit {
     fn drop(&mut self) {
         if let Some((endpoint, ticket)) = self.endpoint.take() {
             let mut health = lock(&endpoint.health);
-            health.breaker.note(ticket, Sign::None, Instant::now(), 0.0);
+            health
+                .breaker
+                .record(ticket, Signal::Ignored, Instant::now(), 0.0);
         }
     }
 }
 
 /// What an outcome tells of the other side.
-fn sign(outcome: &Outcome, longest_wish: Duration) -> Sign {
+fn signal_of(outcome: &Outcome, max_retry_after: Duration) -> Signal {
     match outcome {
-        Outcome::Done => Sign::Well,
+        Outcome::Delivered => Signal::Success,
         Outcome::Retry {
             failure: Failure {
                 status: Some(429), ..
             },
-            after: Some(wish),
-        } => Sign::Busy((*wish).min(longest_wish)),
+            after: Some(wait),
+        } => Signal::RetryAfter((*wait).min(max_retry_after)),
         Outcome::Retry { failure, .. } => match failure.tells {
-            Tells::Nothing => Sign::None,
-            Tells::There => Sign::There,
-            Tells::Failed => Sign::Failed,
-            Tells::Away => Sign::Away,
+            Tells::Nothing => Signal::Ignored,
+            Tells::There => Signal::Responded,
+            Tells::Failed => Signal::Failure,
+            Tells::Away => Signal::Unreachable,
         },
         // Whoever refuses is there, and says nothing of others.
-        Outcome::Refused(failure) => match failure.kind {
-            FailureKind::Status | FailureKind::Redirect | FailureKind::Response => Sign::There,
-            _ => Sign::None,
+        Outcome::Rejected(failure) => match failure.kind {
+            FailureKind::Status | FailureKind::Redirect | FailureKind::Response => {
+                Signal::Responded
+            }
+            _ => Signal::Ignored,
         },
-        Outcome::Held(_) => Sign::None,
+        Outcome::Deferred(_) => Signal::Ignored,
     }
 }
 
@@ -280,64 +284,72 @@ mod tests {
 
     #[test]
     fn actions_with_one_endpoint_share_what_is_known_of_it() {
-        let (gates, now) = (Gates::default(), Instant::now());
-        let one = gates.gate(Some(("http://a/x", "a")), None, None, LONG);
-        let other = gates.gate(Some(("http://a/x", "a")), None, None, LONG);
-        let elsewhere = gates.gate(Some(("http://a/y", "a")), None, None, LONG);
+        let (registry, now) = (EndpointRegistry::default(), Instant::now());
+        let one = registry.gate(Some(("http://a/x", "a")), None, None, LONG);
+        let other = registry.gate(Some(("http://a/x", "a")), None, None, LONG);
+        let elsewhere = registry.gate(Some(("http://a/y", "a")), None, None, LONG);
         for _ in 0..20 {
-            one.admit(true, now).unwrap().tell(&failed(), now, 1.0);
+            one.admit(true, now)
+                .unwrap()
+                .record_outcome(&failed(), now, 1.0);
         }
         assert!(other.admit(true, now).is_err());
-        assert_eq!(other.room(now).unwrap().most, 0);
+        assert_eq!(other.capacity(now).unwrap().available, 0);
         assert!(elsewhere.admit(true, now).is_ok());
-        let standing = other.standing(now).unwrap();
-        assert_eq!(standing.condition, Condition::Open);
+        let standing = other.endpoint_status(now).unwrap();
+        assert_eq!(standing.circuit, CircuitState::Open);
         assert_eq!(standing.why.unwrap(), "no connection");
     }
 
     #[test]
     fn since_when_it_is_left_alone_stays_until_it_is_back() {
-        let (gates, now) = (Gates::default(), Instant::now());
-        let gate = gates.gate(Some(("http://a", "a")), None, None, LONG);
-        assert_eq!(gate.standing(now).unwrap().since, None);
+        let (registry, now) = (EndpointRegistry::default(), Instant::now());
+        let gate = registry.gate(Some(("http://a", "a")), None, None, LONG);
+        assert_eq!(gate.endpoint_status(now).unwrap().since, None);
         for _ in 0..20 {
-            gate.admit(true, now).unwrap().tell(&failed(), now, 1.0);
+            gate.admit(true, now)
+                .unwrap()
+                .record_outcome(&failed(), now, 1.0);
         }
-        let since = gate.standing(now).unwrap().since;
+        let since = gate.endpoint_status(now).unwrap().since;
         assert!(since.is_some());
         let later = now + Duration::from_secs(1);
         // As many probes as are made before the next pause.
         for _ in 0..5 {
-            gate.admit(true, later).unwrap().tell(&failed(), later, 1.0);
+            gate.admit(true, later)
+                .unwrap()
+                .record_outcome(&failed(), later, 1.0);
         }
-        let standing = gate.standing(later).unwrap();
+        let standing = gate.endpoint_status(later).unwrap();
         assert_eq!((standing.opened, standing.since), (2, since));
         let later = later + Duration::from_secs(2);
         let probe = gate.admit(true, later).unwrap();
-        probe.tell(&Outcome::Done, later, 0.0);
+        probe.record_outcome(&Outcome::Delivered, later, 0.0);
         assert_eq!(
-            gate.standing(later).unwrap().since,
+            gate.endpoint_status(later).unwrap().since,
             since,
             "little by little"
         );
         let later = later + Duration::from_secs(8);
-        let standing = gate.standing(later).unwrap();
+        let standing = gate.endpoint_status(later).unwrap();
         assert_eq!(
-            (standing.condition, standing.since),
-            (Condition::Closed, None)
+            (standing.circuit, standing.since),
+            (CircuitState::Closed, None)
         );
     }
 
     #[test]
     fn what_the_breaker_holds_back_takes_no_token() {
-        let (gates, now) = (Gates::default(), Instant::now());
+        let (registry, now) = (EndpointRegistry::default(), Instant::now());
         let limit = RateLimit {
             attempts: 30,
             per: Duration::from_mins(1),
         };
-        let gate = gates.gate(Some(("http://a", "a")), Some(limit), None, LONG);
+        let gate = registry.gate(Some(("http://a", "a")), Some(limit), None, LONG);
         for _ in 0..20 {
-            gate.admit(true, now).unwrap().tell(&failed(), now, 1.0);
+            gate.admit(true, now)
+                .unwrap()
+                .record_outcome(&failed(), now, 1.0);
         }
         for _ in 0..100 {
             assert!(gate.admit(true, now).is_err());
@@ -345,7 +357,7 @@ mod tests {
         let later = now + Duration::from_secs(1);
         gate.admit(true, later)
             .unwrap()
-            .tell(&Outcome::Done, later, 0.0);
+            .record_outcome(&Outcome::Delivered, later, 0.0);
         let later = later + Duration::from_secs(10);
         let admitted = std::iter::from_fn(|| gate.admit(true, later).ok()).count();
         assert_eq!(admitted, 9 + 5, "nine were left, and five came back");
@@ -353,10 +365,10 @@ mod tests {
 
     #[test]
     fn endpoints_that_no_action_has_are_forgotten() {
-        let gates = Gates::default();
+        let registry = EndpointRegistry::default();
         for n in 0..100 {
-            drop(gates.gate(Some((&format!("http://{n}"), "host")), None, None, LONG));
+            drop(registry.gate(Some((&format!("http://{n}"), "host")), None, None, LONG));
         }
-        assert!(lock(&gates.endpoints).len() <= 1);
+        assert!(lock(&registry.endpoints).len() <= 1);
     }
 }

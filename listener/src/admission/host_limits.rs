@@ -9,62 +9,62 @@ use crds::config::HostLimit;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::rate_limiter::Bucket;
+use super::rate_limiter::Gcra;
 
 /// A host with limits.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub(crate) struct LimitedHost {
     pub(crate) name: String,
     pub(crate) limit: HostLimit,
-    pub(crate) bucket: Option<Mutex<Bucket>>,
-    slots: Option<Arc<Semaphore>>,
+    pub(crate) bucket: Option<Mutex<Gcra>>,
+    semaphore: Option<Arc<Semaphore>>,
 }
 
 /// What an attempt under way holds of a host.
-pub(crate) type Slot = Option<OwnedSemaphorePermit>;
+pub(crate) type HostPermit = Option<OwnedSemaphorePermit>;
 
-impl Host {
+impl LimitedHost {
     fn new(name: &str, limit: &HostLimit) -> Self {
         let most = limit.max_concurrency;
         let most = most.map(|most| usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS));
         Self {
             name: name.to_owned(),
             limit: limit.clone(),
-            bucket: limit.rate_limit.map(|limit| Mutex::new(Bucket::new(limit))),
-            slots: most.map(|most| Arc::new(Semaphore::new(most))),
+            bucket: limit.rate_limit.map(|limit| Mutex::new(Gcra::new(limit))),
+            semaphore: most.map(|most| Arc::new(Semaphore::new(most))),
         }
     }
 
     /// Waits for its turn; nothing if that does not come in time.
-    pub(crate) async fn slot(&self, patience: Duration) -> Option<Slot> {
-        let Some(slots) = &self.slots else {
+    pub(crate) async fn acquire(&self, max_wait: Duration) -> Option<HostPermit> {
+        let Some(semaphore) = &self.semaphore else {
             return Some(None);
         };
-        let turn = timeout(patience, Arc::clone(slots).acquire_owned()).await;
+        let turn = timeout(max_wait, Arc::clone(semaphore).acquire_owned()).await;
         turn.ok()?.ok().map(Some)
     }
 
     /// How many attempts could begin at once; nothing where that is not bounded.
-    pub(crate) fn free(&self) -> Option<u32> {
-        let slots = self.slots.as_ref()?;
-        Some(u32::try_from(slots.available_permits()).unwrap_or(u32::MAX))
+    pub(crate) fn available(&self) -> Option<u32> {
+        let semaphore = self.semaphore.as_ref()?;
+        Some(u32::try_from(semaphore.available_permits()).unwrap_or(u32::MAX))
     }
 }
 
 /// All hosts of a process that have limits. Those whose limits stay as they are outlive a reload.
 #[derive(Debug, Default)]
-pub(crate) struct Hosts(HashMap<String, Weak<Host>>);
+pub(crate) struct HostLimits(HashMap<String, Weak<LimitedHost>>);
 
-impl Hosts {
+impl HostLimits {
     /// The host of an endpoint with these limits.
-    pub(crate) fn host(&mut self, name: &str, limit: &HostLimit) -> Arc<Host> {
+    pub(crate) fn host(&mut self, name: &str, limit: &HostLimit) -> Arc<LimitedHost> {
         let known = self.0.get(name).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| known.limit == *limit) {
             return known;
         }
         // Those that no action has any more.
         self.0.retain(|_, known| known.strong_count() > 0);
-        let new = Arc::new(Host::new(name, limit));
+        let new = Arc::new(LimitedHost::new(name, limit));
         self.0.insert(name.to_owned(), Arc::downgrade(&new));
         new
     }
@@ -93,20 +93,20 @@ mod tests {
     use super::*;
     use crate::actions::Action;
     use crate::actions::fixture::{action, delivery, now, webhook};
-    use crate::admission::action_runtime::Shared;
-    use crate::admission::endpoint_gate::Gates;
-    use crate::admission::redis_limiter::Fleet;
+    use crate::admission::action_runtime::ActionRuntime;
+    use crate::admission::endpoint_gate::EndpointRegistry;
+    use crate::admission::redis_limiter::RedisLimiter;
     use crate::delivery::outcome::Outcome;
     use testkit::http_sink::{Behaviour, Sink};
     use testkit::wait::amounts_to;
 
-    fn shared(gates: &Gates, limit: HostLimit) -> Shared {
+    fn shared(gates: &EndpointRegistry, limit: HostLimit) -> ActionRuntime {
         let egress = Egress {
             cidrs: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
             limits: vec![limit],
             ..Egress::default()
         };
-        Shared::new(&egress, gates).unwrap()
+        ActionRuntime::new(&egress, gates).unwrap()
     }
 
     fn limit(max_in_flight: Option<u32>, attempts: Option<u32>) -> HostLimit {
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    fn post(url: String, shared: &Shared) -> Action {
+    fn post(url: String, shared: &ActionRuntime) -> Action {
         Action::compile(&action(ActionKind::Webhook(webhook(url))), shared).unwrap()
     }
 
@@ -128,24 +128,31 @@ mod tests {
     async fn actions_with_one_host_take_turns_there() {
         const DELAY: Duration = Duration::from_millis(100);
         let sink = Sink::start(Behaviour::Delay(DELAY)).await.unwrap();
-        let shared = shared(&Gates::default(), limit(Some(2), None));
+        let shared = shared(&EndpointRegistry::default(), limit(Some(2), None));
         let actions = ["/a", "/b"].map(|path| post(sink.url(path), &shared));
         let event = delivery(None, Some("{}"));
         assert_eq!(
-            actions[0].room(tokio::time::Instant::now()).unwrap().most,
+            actions[0]
+                .capacity(tokio::time::Instant::now())
+                .unwrap()
+                .available,
             2
         );
         let begun = std::time::Instant::now();
         let attempts = (0..12).map(|n| actions[n % 2].attempt(&event, now()));
         let outcomes = join_all(attempts).await;
-        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| *outcome == Outcome::Delivered)
+        );
         assert!(begun.elapsed() >= DELAY * 6, "two at once");
     }
 
     #[tokio::test]
     async fn a_batch_takes_one_turn_and_counts_once_to_a_rate() {
         let sink = Sink::start(Behaviour::Ok).await.unwrap();
-        let shared = shared(&Gates::default(), limit(Some(1), Some(2)));
+        let shared = shared(&EndpointRegistry::default(), limit(Some(1), Some(2)));
         let mut config = webhook(sink.url("/"));
         config.batch = Some(BatchConfig {
             max_events: 10,
@@ -158,9 +165,9 @@ mod tests {
         let outcomes = join_all(all).await;
         let (done, held): (Vec<_>, Vec<_>) = outcomes
             .into_iter()
-            .partition(|outcome| *outcome == Outcome::Done);
+            .partition(|outcome| *outcome == Outcome::Delivered);
         assert_eq!((done.len(), held.len()), (20, 10));
-        let is_held = |outcome: &Outcome| matches!(outcome, Outcome::Held(_));
+        let is_held = |outcome: &Outcome| matches!(outcome, Outcome::Deferred(_));
         assert!(held.iter().all(is_held), "{held:?}");
         assert_eq!(sink.counts().requests, 2);
     }
@@ -172,8 +179,9 @@ mod tests {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
         let url = Redacted::new(server.url());
         let process = || {
-            let fleet = Fleet::patient(&url, "shop/main");
-            let shared = shared(&Gates::default(), limit(Some(1), None)).with_fleet(fleet);
+            let fleet = RedisLimiter::patient(&url, "shop/main");
+            let shared = shared(&EndpointRegistry::default(), limit(Some(1), None))
+                .with_redis_limiter(fleet);
             post(sink.url("/"), &shared)
         };
         let processes = [process(), process()];
@@ -184,7 +192,11 @@ mod tests {
             [attempt(), attempt(), attempt()]
         });
         let outcomes = join_all(attempts).await;
-        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| *outcome == Outcome::Delivered)
+        );
         assert!(begun.elapsed() >= DELAY * 6, "two at once");
     }
 
@@ -192,22 +204,27 @@ mod tests {
     async fn what_a_rate_holds_back_leaves_its_seat_in_the_fleet() {
         let sink = Sink::start(Behaviour::Ok).await.unwrap();
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let fleet = Fleet::patient(&Redacted::new(server.url()), "shop/main").unwrap();
-        let shared = shared(&Gates::default(), limit(Some(1), Some(1)));
-        let action = post(sink.url("/"), &shared.with_fleet(Some(fleet.clone())));
+        let fleet = RedisLimiter::patient(&Redacted::new(server.url()), "shop/main").unwrap();
+        let shared = shared(&EndpointRegistry::default(), limit(Some(1), Some(1)));
+        let action = post(
+            sink.url("/"),
+            &shared.with_redis_limiter(Some(fleet.clone())),
+        );
         let event = delivery(None, Some("{}"));
-        assert_eq!(action.attempt(&event, now()).await, Outcome::Done);
+        assert_eq!(action.attempt(&event, now()).await, Outcome::Delivered);
         let held = action.attempt(&event, now()).await;
-        assert!(matches!(held, Outcome::Held(_)), "{held:?}");
+        assert!(matches!(held, Outcome::Deferred(_)), "{held:?}");
         let lasts = Duration::from_mins(10);
-        let seat = fleet.seat("127.0.0.1", 1, lasts, Duration::ZERO).await;
+        let seat = fleet
+            .acquire_permit("127.0.0.1", 1, lasts, Duration::ZERO)
+            .await;
         assert!(seat.is_some(), "nobody has it");
     }
 
     #[tokio::test]
     async fn whose_turn_does_not_come_in_time_has_made_no_attempt() {
         let sink = Sink::start(Behaviour::Hang).await.unwrap();
-        let shared = shared(&Gates::default(), limit(Some(1), None));
+        let shared = shared(&EndpointRegistry::default(), limit(Some(1), None));
         let mut config = action(ActionKind::Webhook(webhook(sink.url("/"))));
         config.timeout = Duration::from_hours(1);
         let action = Action::compile(&config, &shared).unwrap();
@@ -215,8 +232,8 @@ mod tests {
         let first = action.attempt(&event, now());
         let second = async {
             amounts_to("requests", 1, async || sink.counts().requests).await;
-            let full = action.room(tokio::time::Instant::now()).unwrap();
-            assert_eq!(full.most, 0);
+            let full = action.capacity(tokio::time::Instant::now()).unwrap();
+            assert_eq!(full.available, 0);
             let attempt = action.attempt(&event, now());
             let attempted = tokio::time::timeout(Duration::from_millis(50), attempt).await;
             // Nothing but the first one's time is left, and passes at once.
@@ -232,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn a_rate_is_for_all_that_goes_to_a_host_and_outlives_a_reload() {
         let sink = Sink::start(Behaviour::Ok).await.unwrap();
-        let gates = Gates::default();
+        let gates = EndpointRegistry::default();
         let event = delivery(None, Some("{}"));
         let mut done = 0;
         let before = shared(&gates, limit(None, Some(5)));
@@ -242,21 +259,26 @@ mod tests {
             let action = post(sink.url(&format!("/{round}")), &again);
             for _ in 0..3 {
                 match action.attempt(&event, now()).await {
-                    Outcome::Done => done += 1,
-                    other => assert!(matches!(other, Outcome::Held(_)), "{other:?}"),
+                    Outcome::Delivered => done += 1,
+                    other => assert!(matches!(other, Outcome::Deferred(_)), "{other:?}"),
                 }
             }
         }
         assert_eq!(done, 5);
-        assert_eq!(kept.room(tokio::time::Instant::now()).unwrap().most, 0);
+        assert_eq!(
+            kept.capacity(tokio::time::Instant::now())
+                .unwrap()
+                .available,
+            0
+        );
         let elsewhere = sink.url("/").replace("127.0.0.1", "localhost");
         let elsewhere = post(elsewhere, &before);
-        assert_eq!(elsewhere.room(tokio::time::Instant::now()), None);
+        assert_eq!(elsewhere.capacity(tokio::time::Instant::now()), None);
         let more = shared(&gates, limit(None, Some(7)));
         let more = post(sink.url("/"), &more);
         assert_eq!(
             more.attempt(&event, now()).await,
-            Outcome::Done,
+            Outcome::Delivered,
             "a new limit"
         );
     }

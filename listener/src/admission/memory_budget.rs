@@ -9,25 +9,26 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::delivery::event::Event;
 
 /// Most KiB of large deliveries under way.
-const MOST: u32 = 48 << 10;
+const MAX_KIB: u32 = 48 << 10;
 
 /// A delivery of an event with fewer KiB than this does not count.
-const SMALL: u32 = 16;
+const MIN_KIB: u32 = 16;
 
 /// How much is taken for each byte of an event: for what is rendered, and for what becomes of that on
 /// its way.
-const SHARE: u32 = 2;
+const COPIES_PER_EVENT: u32 = 2;
 
-static LEFT: Semaphore = Semaphore::const_new(MOST as usize);
+static BUDGET: Semaphore = Semaphore::const_new(MAX_KIB as usize);
 
 /// Waits for room to deliver an event; the room is given back when this is dropped.
-pub(crate) async fn room(event: &Event) -> Option<SemaphorePermit<'static>> {
+pub(crate) async fn reserve(event: &Event) -> Option<SemaphorePermit<'static>> {
     let size = u32::try_from(event.bytes() >> 10).unwrap_or(u32::MAX);
-    if size < SMALL {
+    if size < MIN_KIB {
         return None;
     }
     // It is never closed.
-    LEFT.acquire_many(size.saturating_mul(SHARE).min(MOST))
+    BUDGET
+        .acquire_many(size.saturating_mul(COPIES_PER_EVENT).min(MAX_KIB))
         .await
         .ok()
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// One bucket. It holds as many tokens as the limit names, and they come back evenly.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct Gcra {
     /// Between two tokens.
     each: Duration,
     /// How far ahead of now `full` may be for one more.
@@ -17,7 +17,7 @@ pub(crate) struct Bucket {
     full: Option<Instant>,
 }
 
-impl Bucket {
+impl Gcra {
     /// A full one.
     pub(crate) fn new(limit: RateLimit) -> Self {
         Self {
@@ -28,20 +28,20 @@ impl Bucket {
     }
 
     /// How long to wait for a token; nothing where there is one.
-    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn delay(&self, now: Instant) -> Option<Duration> {
         let full = self.full.map_or(now, |full| full.max(now));
         let early = (full - now).saturating_sub(self.tolerance);
         (!early.is_zero()).then_some(early)
     }
 
     /// Takes a token, of which there is one.
-    pub(crate) fn take(&mut self, now: Instant) {
+    pub(crate) fn acquire(&mut self, now: Instant) {
         let full = self.full.map_or(now, |full| full.max(now));
         self.full = Some(full + self.each);
     }
 
     /// How many tokens there are, and when there is one more.
-    pub(crate) fn room(&self, now: Instant) -> (u32, Instant) {
+    pub(crate) fn peek(&self, now: Instant) -> (u32, Instant) {
         let ahead = self
             .full
             .map_or(Duration::ZERO, |full| full.saturating_duration_since(now));
@@ -63,23 +63,23 @@ mod tests {
     #[test]
     fn a_bucket_is_emptied_at_once_and_filled_evenly() {
         let mut now = Instant::now();
-        let mut bucket = Bucket::new(RateLimit {
+        let mut bucket = Gcra::new(RateLimit {
             attempts: 10,
             per: Duration::from_secs(1),
         });
         for left in (0..10).rev() {
-            assert_eq!(bucket.wait(now), None);
-            bucket.take(now);
-            assert_eq!(bucket.room(now).0, left);
+            assert_eq!(bucket.delay(now), None);
+            bucket.acquire(now);
+            assert_eq!(bucket.peek(now).0, left);
         }
         let each = Duration::from_millis(100);
-        assert_eq!(bucket.wait(now), Some(each));
-        assert_eq!(bucket.room(now), (0, now + each));
+        assert_eq!(bucket.delay(now), Some(each));
+        assert_eq!(bucket.peek(now), (0, now + each));
         now += each;
-        bucket.take(now);
-        assert!(bucket.wait(now).is_some());
+        bucket.acquire(now);
+        assert!(bucket.delay(now).is_some());
         now += Duration::from_mins(1);
-        assert_eq!(bucket.room(now).0, 10);
+        assert_eq!(bucket.peek(now).0, 10);
     }
 
     proptest! {
@@ -92,20 +92,20 @@ mod tests {
             steps in proptest::collection::vec(0_u64..500, 1..300),
         ) {
             let limit = RateLimit { attempts, per: Duration::from_millis(per) };
-            let mut bucket = Bucket::new(limit);
+            let mut bucket = Gcra::new(limit);
             let begun = Instant::now();
             let mut now = begun;
             let mut taken = 0_u32;
             for step in steps {
                 now += Duration::from_millis(step);
-                let (room, _) = bucket.room(now);
-                let wait = bucket.wait(now);
+                let (room, _) = bucket.peek(now);
+                let wait = bucket.delay(now);
                 prop_assert_eq!(room > 0, wait.is_none());
                 if let Some(wait) = wait {
                     prop_assert!(wait <= limit.per);
-                    prop_assert!(bucket.room(now + wait).0 > 0);
+                    prop_assert!(bucket.peek(now + wait).0 > 0);
                 } else {
-                    bucket.take(now);
+                    bucket.acquire(now);
                     taken += 1;
                 }
                 let back = (now - begun).as_secs_f64() / limit.per.as_secs_f64() * f64::from(attempts);

@@ -4,7 +4,7 @@
 //! clock. Where the server does not answer soon, an attempt is not held up for its sake: then the
 //! process's own bucket is all that counts.
 
-pub(crate) use super::redis_semaphore::Seat;
+pub(crate) use super::redis_semaphore::RedisPermit;
 
 use std::fmt;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use tokio::time::timeout;
 use super::redis_semaphore;
 
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_millis(250);
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Until a connection is made.
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `ARGV`, for each bucket: microseconds between two tokens, and how far ahead it may be. Answers
 /// with the microseconds to wait, 0 where a token of each was taken.
-const TAKE: &str = "
+const ACQUIRE_TOKENS: &str = "
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local full, early = {}, 0
@@ -43,28 +43,28 @@ return 0";
 
 /// The limits of one listener.
 #[derive(Clone)]
-pub struct Fleet {
+pub struct RedisLimiter {
     pub(super) manager: ConnectionManager,
     /// How long an answer may take.
-    pub(super) answer: Duration,
+    pub(super) response_timeout: Duration,
     pub(super) prefix: String,
-    take: Script,
-    pub(super) enter: Script,
+    acquire_tokens: Script,
+    pub(super) acquire_permit: Script,
 }
 
-impl fmt::Debug for Fleet {
+impl fmt::Debug for RedisLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Its address may hold a password.
-        write!(f, "Fleet({})", self.prefix)
+        write!(f, "RedisLimiter({})", self.prefix)
     }
 }
 
-impl Fleet {
+impl RedisLimiter {
     /// Those of a listener on its server; nothing where the address cannot be used. Opens no
     /// connection yet, but must be called within a runtime.
     #[must_use]
     pub fn new(url: &Redacted, listener: &str) -> Option<Self> {
-        Self::within(ANSWER, url, listener)
+        Self::within(RESPONSE_TIMEOUT, url, listener)
     }
 
     /// One that waits for an answer for as long as a busy machine may take.
@@ -73,32 +73,37 @@ impl Fleet {
         Self::within(Duration::from_mins(10), url, listener)
     }
 
-    fn within(answer: Duration, url: &Redacted, listener: &str) -> Option<Self> {
+    fn within(response_timeout: Duration, url: &Redacted, listener: &str) -> Option<Self> {
         let client = Client::open(url.reveal()).ok()?;
         let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT.max(answer)))
-            .set_response_timeout(Some(answer))
+            .set_connection_timeout(Some(CONNECT_TIMEOUT.max(response_timeout)))
+            .set_response_timeout(Some(response_timeout))
             .set_number_of_retries(0);
         Some(Self {
             manager: ConnectionManager::new_lazy_with_config(client, config).ok()?,
-            answer,
+            response_timeout,
             prefix: format!("observers:{{{listener}}}:"),
-            take: Script::new(TAKE),
-            enter: Script::new(redis_semaphore::ENTER),
+            acquire_tokens: Script::new(ACQUIRE_TOKENS),
+            acquire_permit: Script::new(redis_semaphore::ACQUIRE),
         })
     }
 
     /// Takes a token of each of the buckets of those names, or of none, and says how long to wait.
-    pub(crate) async fn take(&self, limits: &[(String, RateLimit)]) -> Result<(), Duration> {
+    pub(crate) async fn acquire(&self, limits: &[(String, RateLimit)]) -> Result<(), Duration> {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut manager = self.manager.clone();
-        let mut call = self.take.prepare_invoke();
+        let mut call = self.acquire_tokens.prepare_invoke();
         for (name, limit) in limits {
             call.key(format!("{}rate:{name}", self.prefix))
                 .arg(micros(limit.each()).max(1))
                 .arg(micros(limit.tolerance()));
         }
-        match timeout(self.answer, call.invoke_async::<u64>(&mut manager)).await {
+        match timeout(
+            self.response_timeout,
+            call.invoke_async::<u64>(&mut manager),
+        )
+        .await
+        {
             Ok(Ok(0)) => Ok(()),
             Ok(Ok(early)) => Err(Duration::from_micros(early)),
             Ok(Err(error)) => {
@@ -143,7 +148,7 @@ mod tests {
     #[tokio::test]
     async fn of_several_buckets_one_is_not_emptied_for_nothing() {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let fleet = Fleet::patient(&Redacted::new(server.url()), "shop/main").unwrap();
+        let limiter = RedisLimiter::patient(&Redacted::new(server.url()), "shop/main").unwrap();
         let rare = RateLimit {
             attempts: 1,
             per: Duration::from_hours(1),
@@ -153,14 +158,18 @@ mod tests {
             ..rare
         };
         let both = [("a".to_owned(), often), ("host/x".to_owned(), rare)];
-        assert_eq!(fleet.take(&both).await, Ok(()));
+        assert_eq!(limiter.acquire(&both).await, Ok(()));
         for _ in 0..50 {
-            assert!(fleet.take(&both).await.is_err());
+            assert!(limiter.acquire(&both).await.is_err());
         }
         for _ in 1..20 {
-            assert_eq!(fleet.take(&both[..1]).await, Ok(()), "it was not touched");
+            assert_eq!(
+                limiter.acquire(&both[..1]).await,
+                Ok(()),
+                "it was not touched"
+            );
         }
-        assert!(fleet.take(&both[..1]).await.is_err());
+        assert!(limiter.acquire(&both[..1]).await.is_err());
     }
 
     #[tokio::test]
@@ -171,12 +180,12 @@ mod tests {
         let all = Arc::new(AtomicU32::new(0));
         let mut processes = tokio::task::JoinSet::new();
         for _ in 0..4 {
-            let fleet = Fleet::patient(&url, "shop/main").unwrap();
+            let limiter = RedisLimiter::patient(&url, "shop/main").unwrap();
             let all = Arc::clone(&all);
             processes.spawn(async move {
                 let mut patience = Patience::default();
                 while all.load(Ordering::Relaxed) < TAKEN {
-                    match fleet.take(&limits("shop/big/notify")).await {
+                    match limiter.acquire(&limits("shop/big/notify")).await {
                         Ok(()) => drop(all.fetch_add(1, Ordering::Relaxed)),
                         Err(wait) => {
                             assert!(wait <= LIMIT.per, "{wait:?}");
@@ -191,9 +200,9 @@ mod tests {
         let taken = all.load(Ordering::Relaxed);
         let most = 20.0 + 20.0 * begun.elapsed().as_secs_f64() + 1.0;
         assert!(f64::from(taken) <= most, "{taken} of {most}");
-        let other = Fleet::patient(&url, "shop/other").unwrap();
+        let other = RedisLimiter::patient(&url, "shop/other").unwrap();
         assert_eq!(
-            other.take(&limits("shop/big/notify")).await,
+            other.acquire(&limits("shop/big/notify")).await,
             Ok(()),
             "it has its own"
         );
@@ -202,10 +211,10 @@ mod tests {
     #[tokio::test]
     async fn without_an_answer_nothing_is_held_up() {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let fleet = Fleet::new(&Redacted::new(server.url()), "shop/main").unwrap();
+        let limiter = RedisLimiter::new(&Redacted::new(server.url()), "shop/main").unwrap();
         server.stop().await.unwrap();
         for _ in 0..50 {
-            assert_eq!(fleet.take(&limits("a")).await, Ok(()));
+            assert_eq!(limiter.acquire(&limits("a")).await, Ok(()));
         }
     }
 }

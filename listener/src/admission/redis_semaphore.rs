@@ -3,22 +3,20 @@
 
 use std::time::Duration;
 
+use backoff::Backoff;
 use redis::aio::ConnectionManager;
 use redis::{RedisError, Script, cmd};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::redis_limiter::Fleet;
+use super::redis_limiter::RedisLimiter;
 
-/// Pause before the second look for a seat; doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-
-/// Longest pause between two looks.
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// Backoff while no permit is free.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
 
 /// `KEYS`: who sits, by the time up to which. `ARGV`: the seat, for how many microseconds it is taken,
 /// and how many there are. Answers whether one was free. By the server's clock.
-pub(crate) const ENTER: &str = "
+pub(crate) const ACQUIRE: &str = "
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
@@ -32,69 +30,83 @@ return 1";
 
 /// A seat that is taken, for as long as it was taken for at most.
 #[must_use = "it is taken until it is left"]
-pub(crate) struct Seat {
+pub(crate) struct RedisPermit {
     manager: ConnectionManager,
-    answer: Duration,
+    response_timeout: Duration,
     key: String,
     id: String,
 }
 
-impl Fleet {
+impl RedisLimiter {
     /// Waits for one of so many seats and takes it for so long at most; nothing if none is free in
     /// time. Where the server does not answer soon there is one: then the limits of the process are
     /// all that counts.
-    pub(crate) async fn seat(
+    pub(crate) async fn acquire_permit(
         &self,
         name: &str,
         most: u32,
-        lasts: Duration,
-        patience: Duration,
-    ) -> Option<Seat> {
-        let seat = Seat {
+        lease: Duration,
+        max_wait: Duration,
+    ) -> Option<RedisPermit> {
+        let permit = RedisPermit {
             manager: self.manager.clone(),
-            answer: self.answer,
+            response_timeout: self.response_timeout,
             key: format!("{}busy:{name}", self.prefix),
             id: Uuid::new_v4().to_string(),
         };
-        let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let (begun, mut backoff) = (Instant::now(), RETRY);
         loop {
-            match timeout(self.answer, seat.enter(&self.enter, most, lasts)).await {
-                Ok(Ok(true)) => return Some(seat),
+            match timeout(
+                self.response_timeout,
+                permit.try_acquire(&self.acquire_permit, most, lease),
+            )
+            .await
+            {
+                Ok(Ok(true)) => return Some(permit),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "cannot ask Redis for what is under way; keeping the limit of this process");
-                    return Some(seat);
+                    return Some(permit);
                 }
                 Err(_) => {
                     tracing::debug!(
                         "Redis does not tell in time what is under way; keeping the limit of this process"
                     );
-                    return Some(seat);
+                    return Some(permit);
                 }
             }
-            if begun.elapsed() + pause > patience {
+            let pause = backoff.next_delay();
+            if begun.elapsed() + pause > max_wait {
                 return None;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
 
-impl Seat {
-    async fn enter(&self, script: &Script, most: u32, lasts: Duration) -> Result<bool, RedisError> {
-        let micros = u64::try_from(lasts.as_micros()).unwrap_or(u64::MAX);
+impl RedisPermit {
+    async fn try_acquire(
+        &self,
+        script: &Script,
+        most: u32,
+        lease: Duration,
+    ) -> Result<bool, RedisError> {
+        let micros = u64::try_from(lease.as_micros()).unwrap_or(u64::MAX);
         let mut call = script.prepare_invoke();
         call.key(&self.key).arg(&self.id).arg(micros).arg(most);
         call.invoke_async(&mut self.manager.clone()).await
     }
 
     /// Leaves it to others.
-    pub(crate) async fn leave(mut self) {
+    pub(crate) async fn release(mut self) {
         let mut call = cmd("ZREM");
         call.arg(&self.key).arg(&self.id);
         // Should it fail, the seat is free after its time.
-        let _ = timeout(self.answer, call.query_async::<u32>(&mut self.manager)).await;
+        let _ = timeout(
+            self.response_timeout,
+            call.query_async::<u32>(&mut self.manager),
+        )
+        .await;
     }
 }
 
@@ -109,10 +121,10 @@ mod tests {
 
     const LONG: Duration = Duration::from_mins(10);
 
-    async fn two() -> (PrivateRedis, Fleet, Fleet) {
+    async fn two() -> (PrivateRedis, RedisLimiter, RedisLimiter) {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
         let url = Redacted::new(server.url());
-        let one = || Fleet::patient(&url, "shop/main").unwrap();
+        let one = || RedisLimiter::patient(&url, "shop/main").unwrap();
         let (first, second) = (one(), one());
         (server, first, second)
     }
@@ -120,22 +132,29 @@ mod tests {
     #[tokio::test]
     async fn no_more_are_under_way_in_all_processes_than_there_are_seats() {
         let (_server, first, second) = two().await;
-        let one = first.seat("host/x", 2, LONG, Duration::ZERO).await.unwrap();
-        let other = second.seat("host/x", 2, LONG, Duration::ZERO).await;
+        let one = first
+            .acquire_permit("host/x", 2, LONG, Duration::ZERO)
+            .await
+            .unwrap();
+        let other = second
+            .acquire_permit("host/x", 2, LONG, Duration::ZERO)
+            .await;
         assert!(other.is_some());
-        let third = first.seat("host/x", 2, LONG, Duration::ZERO).await;
+        let third = first
+            .acquire_permit("host/x", 2, LONG, Duration::ZERO)
+            .await;
         assert!(third.is_none());
         assert!(
             first
-                .seat("host/y", 2, LONG, Duration::ZERO)
+                .acquire_permit("host/y", 2, LONG, Duration::ZERO)
                 .await
                 .is_some()
         );
         let leaves = async {
             sleep(Duration::from_millis(50)).await;
-            one.leave().await;
+            one.release().await;
         };
-        let (waits, ()) = tokio::join!(second.seat("host/x", 2, LONG, LONG), leaves);
+        let (waits, ()) = tokio::join!(second.acquire_permit("host/x", 2, LONG, LONG), leaves);
         assert!(waits.is_some(), "it waits for one that leaves");
     }
 
@@ -145,10 +164,15 @@ mod tests {
         let short = Duration::from_millis(300);
         let begun = Instant::now();
         let _dies = first
-            .seat("host/x", 1, short, Duration::ZERO)
+            .acquire_permit("host/x", 1, short, Duration::ZERO)
             .await
             .unwrap();
-        assert!(second.seat("host/x", 1, LONG, LONG).await.is_some());
+        assert!(
+            second
+                .acquire_permit("host/x", 1, LONG, LONG)
+                .await
+                .is_some()
+        );
         assert!(begun.elapsed() >= short, "{:?}", begun.elapsed());
     }
 
@@ -157,8 +181,10 @@ mod tests {
         let (server, first, _) = two().await;
         server.stop().await.unwrap();
         for _ in 0..10 {
-            let seat = first.seat("host/x", 1, LONG, Duration::ZERO).await;
-            seat.unwrap().leave().await;
+            let permit = first
+                .acquire_permit("host/x", 1, LONG, Duration::ZERO)
+                .await;
+            permit.unwrap().release().await;
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The log's queries. None costs more for a longer backlog or an older open transaction.
+//! Queries of the change log. None costs more for a longer backlog or an older open transaction.
 //!
 //! A window is read in two halves that share no row. The near half are transactions that
-//! began after the window's first snapshot: their ids lie between its two marks, in one
-//! stretch. The far half are those that were in progress then and have ended since: they are
+//! began after the window's first snapshot: their ids lie between its two bounds, in one
+//! range. The far half are those that were in progress then and have ended since: they are
 //! few, named by xid, and an index on (xid, id) leads straight to the next row of each.
 
 use std::sync::Arc;
@@ -13,110 +13,109 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
-use super::excess::{
-    Excess, MAX_ENTITY_BYTES, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES, excess,
-};
-use super::position::{Mark, Window};
+use super::position::{LogBound, Window};
 use super::snapshot::SnapshotError;
-use crate::delivery::event::{self, Event};
+use crate::delivery::event::{
+    self, Event, MAX_ENTITY_BYTES, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES, OversizedField,
+};
 
-/// Most events that a page looks at for a process that owns all shards. One that owns a part looks
-/// at more to find as many of its own, up to [`MOST_LOOKED_AT`].
+/// Maximum number of events that a page scans for a process that owns all shards. One that owns
+/// some scans more to find as many of its own, up to [`MAX_SCANNED`].
 pub const PAGE_EVENTS: i64 = 512;
 
-/// Most events that any page looks at.
-pub const MOST_LOOKED_AT: i64 = 8 * PAGE_EVENTS;
+/// Maximum number of events that any page scans.
+pub const MAX_SCANNED: i64 = 8 * PAGE_EVENTS;
 
 /// A page ends with the event that takes it past this many bytes.
 pub const PAGE_BYTES: i64 = 1 << 20;
 
-/// Why the log could not be read.
+/// The change log could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The database could not be asked, or said no.
+    /// The database was not reachable, or refused.
     #[error("cannot read the log: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
-    /// A snapshot of a form that this program does not know.
+    /// The snapshot has a form that this program does not know.
     #[error("cannot read the log: {0}")]
     Snapshot(#[from] SnapshotError),
-    /// A row that no trigger of this program's version writes.
+    /// No trigger of this program's version writes such a row.
     #[error(
         "event {id} of the log has the unknown operation `{operation}`: run `observer-listener migrate` with the newest version"
     )]
     Operation {
         /// Its id in the log.
         id: i64,
-        /// What stands there.
+        /// The unknown code.
         operation: i8,
     },
 }
 
-impl Part<'_> {
-    /// The numbers to compare a hash's remainder with.
+impl ShardFilter<'_> {
+    /// Returns the shard numbers to compare the remainders of hashes with.
     pub(crate) fn remainders(self) -> Vec<i32> {
         self.shards.iter().map(|shard| i32::from(*shard)).collect()
     }
 }
 
-/// A look at the log's end.
+/// The end of the change log, and whether the shards that it is read for are still owned.
 #[derive(Debug)]
-pub struct Look {
-    /// The mark of this moment.
-    pub mark: Mark,
-    /// Of the shards asked about, those that another process has claimed since.
+pub struct PollResult {
+    /// The current bound.
+    pub bound: LogBound,
+    /// Of the given shards, those that another process has claimed since.
     pub fenced: Vec<u16>,
-    /// Whether the server lives the same life as when the shards were claimed.
-    pub alive: bool,
+    /// Whether the server has not restarted after a crash since the shards were claimed.
+    pub same_incarnation: bool,
 }
 
-/// Events of a window in id order, with what is left out for its size.
+/// Events of a window in id order; what is too large is left out of them.
 #[derive(Debug)]
-pub struct Page {
+pub struct LogPage {
     /// The events of the shards asked for.
-    pub events: Vec<Logged>,
-    /// The window is read up to this id; nothing where no event was left in it.
+    pub events: Vec<ChangeRecord>,
+    /// The window is read up to this id; `None` where no event was left in it.
     pub reached: Option<i64>,
     /// Whether nothing of the window is left after it.
     pub last: bool,
 }
 
-/// A part of a listener's shards.
+/// Some of a listener's shards.
 #[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
+pub struct ShardFilter<'a> {
     /// Their numbers, ascending.
     pub shards: &'a [u16],
     /// How many shards the listener has.
-    pub of: u16,
+    pub shard_count: u16,
 }
 
-/// An event as the log holds it.
+/// An event as the change log holds it.
 #[derive(Debug)]
-pub struct Logged {
+pub struct ChangeRecord {
     /// The event; without images, and without what is too long, where some of it is.
     pub event: Event,
-    /// What of it is too long for it to be read.
-    pub excess: Option<Excess>,
+    /// What of it is too large to be read.
+    pub oversized: Option<OversizedField>,
     /// The transaction that wrote it.
     pub xid: u64,
 }
 
-/// The log of one database.
+/// The change log of one database.
 #[derive(Clone, Debug)]
-pub struct Log {
+pub struct ChangeLog {
     pool: PgPool,
-    incarnation: Arc<str>,
+    id_prefix: Arc<str>,
 }
 
 /// As `observer.current_bound()` does, without a function's own settings. A statement's snapshot is taken
 /// before it runs, and a sequence is read as it is then, so no event that the snapshot sees has a larger id.
 /// Read by a select, a sequence may for a moment be 32 ahead; the function takes its lock.
-const MARK: &str = "
+const CURRENT_BOUND_SQL: &str = "
     select pg_current_snapshot()::text,
            case when is_called then pg_sequence_last_value('observer.change_log_id') else 0 end
     from observer.change_log_id";
 
-/// The same, with the shards that are held by the epoch at their place among those given.
-const LOOK: &str = "
+/// The same, with the shards that are still owned under the given epochs.
+const POLL_SQL: &str = "
     select pg_current_snapshot()::text,
            case when is_called then pg_sequence_last_value('observer.change_log_id') else 0 end,
            array(select c.shard from observer.checkpoint c
@@ -124,7 +123,7 @@ const LOOK: &str = "
            exists (select from observer.server_incarnation where id = $3)
     from observer.change_log_id";
 
-/// Names the entity once for all its events in a page.
+/// Shares one entity name among all its events in a page.
 fn intern(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
     if let Some(known) = names.iter().find(|known| &***known == name) {
         return Arc::clone(known);
@@ -134,75 +133,75 @@ fn intern(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
     name
 }
 
-impl Log {
-    /// Finds out whether the database answers.
-    pub async fn look_for_database(&self) -> Result<(), LogError> {
+impl ChangeLog {
+    /// Checks that the database answers.
+    pub async fn ping(&self) -> Result<(), LogError> {
         sqlx::query("select 1").execute(&self.pool).await?;
         Ok(())
     }
 
-    /// Opens the log, whose name becomes the beginning of each event's id.
+    /// Opens the change log, whose identity becomes the prefix of each event's id.
     pub async fn open(pool: PgPool) -> Result<Self, LogError> {
         let id: String = sqlx::query_scalar("select left(id::text, 8) from observer.log_identity")
             .fetch_one(&pool)
             .await?;
         Ok(Self {
             pool,
-            incarnation: Arc::from(id),
+            id_prefix: Arc::from(id),
         })
     }
 
-    /// Takes a mark above `floor`, and sees which of these claims, of shard and epoch each, hold no
-    /// longer, and whether the server still lives the life in which they were made.
-    pub async fn look(
+    /// Reads the current bound, for a low watermark that is known, and checks which of these claims
+    /// (shard and epoch) are lost and whether the server has restarted since they were made.
+    pub async fn poll(
         &self,
-        floor: i64,
+        low_id: i64,
         listener: &str,
-        life: Uuid,
+        server_incarnation: Uuid,
         claims: &[(u16, i64)],
-    ) -> Result<Look, LogError> {
+    ) -> Result<PollResult, LogError> {
         let places = claims.iter().map(|(shard, _)| usize::from(*shard) + 1);
         let mut epochs = vec![None; places.max().unwrap_or(0)];
         for (shard, epoch) in claims {
             epochs[usize::from(*shard)] = Some(*epoch);
         }
-        let row = sqlx::query(LOOK)
+        let row = sqlx::query(POLL_SQL)
             .bind(listener)
             .bind(epochs)
-            .bind(life)
+            .bind(server_incarnation)
             .fetch_one(&self.pool)
             .await?;
         let held: Vec<i16> = row.try_get(2)?;
         let shards = claims.iter().map(|(shard, _)| *shard);
-        Ok(Look {
-            mark: mark(&row, floor)?,
+        Ok(PollResult {
+            bound: bound(&row, low_id)?,
             fenced: shards
                 .filter(|shard| !held.contains(&smallint(*shard)))
                 .collect(),
-            alive: row.try_get(3)?,
+            same_incarnation: row.try_get(3)?,
         })
     }
 
-    /// A floor for marks that are taken after this call.
-    pub async fn floor(&self) -> Result<i64, LogError> {
+    /// Returns a lower bound of the ids for snapshots that are taken after this call.
+    pub async fn low_watermark(&self) -> Result<i64, LogError> {
         Ok(sqlx::query_scalar("select observer.low_watermark()")
             .fetch_one(&self.pool)
             .await?)
     }
 
-    /// Takes a mark.
-    pub async fn mark(&self) -> Result<Mark, LogError> {
-        let floor = self.floor().await?;
-        mark_by(&self.pool, floor).await
+    /// Reads the current bound.
+    pub async fn current_bound(&self) -> Result<LogBound, LogError> {
+        let low_id = self.low_watermark().await?;
+        read_bound(&self.pool, low_id).await
     }
 
-    /// Reads the events of a window that come after an id and are of some shards.
-    pub async fn page(
+    /// Reads the next events of a window after an id, for some shards.
+    pub async fn read_page(
         &self,
         window: &Window,
         after: i64,
-        part: Part<'_>,
-    ) -> Result<Page, LogError> {
+        filter: ShardFilter<'_>,
+    ) -> Result<LogPage, LogError> {
         let (from, to) = (&window.from, &window.to);
         let ended: Vec<String> = to
             .snapshot
@@ -210,28 +209,30 @@ impl Log {
             .iter()
             .map(u64::to_string)
             .collect();
-        let owned = i64::try_from(part.shards.len()).unwrap_or(i64::MAX).max(1);
-        let looked_at = (PAGE_EVENTS * i64::from(part.of) / owned).min(MOST_LOOKED_AT);
-        let rows = sqlx::query(PAGE)
-            .bind(after.max(from.floor))
-            .bind(to.ceiling)
+        let owned = i64::try_from(filter.shards.len())
+            .unwrap_or(i64::MAX)
+            .max(1);
+        let scanned = (PAGE_EVENTS * i64::from(filter.shard_count) / owned).min(MAX_SCANNED);
+        let rows = sqlx::query(READ_PAGE_SQL)
+            .bind(after.max(from.low_id))
+            .bind(to.high_id)
             .bind(from.snapshot.xmax().to_string())
             .bind(to.snapshot.xmax().to_string())
             .bind(to.snapshot.to_string())
             .bind(ended)
             .bind(after)
-            .bind(looked_at)
+            .bind(scanned)
             .bind(PAGE_BYTES)
             .bind(MAX_EVENT_BYTES)
-            .bind(i32::from(part.of))
-            .bind(part.remainders())
+            .bind(i32::from(filter.shard_count))
+            .bind(filter.remainders())
             .bind(MAX_ENTITY_BYTES)
             .bind(MAX_KEY_BYTES)
             .bind(MAX_TENANT_BYTES)
             .fetch_all(&self.pool)
             .await?;
         let mut names = Vec::new();
-        let mut page = Page {
+        let mut page = LogPage {
             events: Vec::with_capacity(rows.len()),
             reached: None,
             last: true,
@@ -250,14 +251,14 @@ impl Log {
         Ok(page)
     }
 
-    fn event(&self, row: &PgRow, names: &mut Vec<Arc<str>>) -> Result<Logged, LogError> {
+    fn event(&self, row: &PgRow, names: &mut Vec<Arc<str>>) -> Result<ChangeRecord, LogError> {
         let log_id: i64 = row.try_get(0)?;
         let hash: i32 = row.try_get(1)?;
         let xid: &str = row.try_get(10)?;
         let occurred_at = row.try_get(7)?;
         let event = Event {
             log_id,
-            id: event::id(&self.incarnation, log_id, occurred_at),
+            id: event::id(&self.id_prefix, log_id, occurred_at),
             hash: hash.unsigned_abs(),
             entity: intern(names, row.try_get(4)?),
             operation: operation(log_id, row.try_get(3)?)?,
@@ -267,9 +268,9 @@ impl Log {
             old: image(row, 8)?,
             new: image(row, 9)?,
         };
-        Ok(Logged {
+        Ok(ChangeRecord {
             event,
-            excess: excess(row)?,
+            oversized: oversized(row)?,
             xid: xid
                 .parse()
                 .map_err(|error| LogError::Database(sqlx::Error::Decode(Box::new(error))))?,
@@ -277,14 +278,14 @@ impl Log {
     }
 }
 
-/// The near half, the far half, both in id order, cut where the page is full. The images are
+/// Reads the near half and the far half, both in id order, cut where the page is full. The images are
 /// fetched only for rows that made it into the page, are of the shards asked for and are not too long in
-/// any part, from where the first pass found them; how many rows are looked at to find them is bounded too. The last columns
+/// any part, from where the first pass found them; how many rows are scanned to find them is bounded too. The last columns
 /// are up to where the page goes and whether it ends the window, which a page that is full leaves to
 /// the next one. Rows come in any order.
 ///
-/// Bounds are computed once, as a parameter's cast would be anew for each row.
-const PAGE: &str = "
+/// Bounds are computed once, as a parameter's cast would be computed again for each row.
+const READ_PAGE_SQL: &str = "
     with near as (
         select id, partition_no, ctid, hash,
                size::bigint + octet_length(entity) + coalesce(octet_length(key), 0)
@@ -343,23 +344,23 @@ const PAGE: &str = "
            c.entity_bytes, c.key_bytes, c.tenant_bytes
     from whole left join judged c on true";
 
-/// A shard's number, or how many there are, as the tables hold it.
+/// Converts a shard's number, or how many there are, to the type of the tables.
 pub(crate) fn smallint(shard: u16) -> i16 {
     i16::try_from(shard).unwrap_or(i16::MAX)
 }
 
-/// Takes a mark above `floor` by a connection of the caller's.
-pub(crate) async fn mark_by(by: impl PgExecutor<'_>, floor: i64) -> Result<Mark, LogError> {
-    let row = sqlx::query(MARK).fetch_one(by).await?;
-    mark(&row, floor)
+/// Reads the current bound on the caller's connection.
+pub(crate) async fn read_bound(by: impl PgExecutor<'_>, low_id: i64) -> Result<LogBound, LogError> {
+    let row = sqlx::query(CURRENT_BOUND_SQL).fetch_one(by).await?;
+    bound(&row, low_id)
 }
 
-fn mark(row: &PgRow, floor: i64) -> Result<Mark, LogError> {
+fn bound(row: &PgRow, low_id: i64) -> Result<LogBound, LogError> {
     let snapshot: &str = row.try_get(0)?;
-    Ok(Mark {
-        floor,
+    Ok(LogBound {
+        low_id,
         snapshot: snapshot.parse()?,
-        ceiling: row.try_get(1)?,
+        high_id: row.try_get(1)?,
     })
 }
 
@@ -377,10 +378,23 @@ pub(crate) fn operation(id: i64, code: i8) -> Result<Operation, LogError> {
     }
 }
 
-/// An image as it stands: `json` is sent as its text, and Postgres has checked it.
+/// Reads an image as raw text: `json` is sent as its text, and Postgres has checked it.
 fn image(row: &PgRow, column: usize) -> Result<Option<Box<RawValue>>, LogError> {
     let text: Option<String> = row.try_get_unchecked(column)?;
     text.map(RawValue::from_string)
         .transpose()
         .map_err(|error| LogError::Database(sqlx::Error::Decode(error.into())))
+}
+
+/// Returns the first field of a page's row that is larger than allowed.
+fn oversized(row: &PgRow) -> Result<Option<OversizedField>, sqlx::Error> {
+    let over = |column: usize, most: i64| -> Result<Option<i32>, sqlx::Error> {
+        let bytes: i32 = row.try_get(column)?;
+        Ok((i64::from(bytes) > most).then_some(bytes))
+    };
+    let texts = over(13, MAX_ENTITY_BYTES.into())?
+        .map(OversizedField::Entity)
+        .or(over(14, MAX_KEY_BYTES.into())?.map(OversizedField::Key))
+        .or(over(15, MAX_TENANT_BYTES.into())?.map(OversizedField::Tenant));
+    Ok(texts.or(over(2, MAX_EVENT_BYTES)?.map(OversizedField::Images)))
 }

@@ -1,13 +1,12 @@
-//! Reads committed changes out of the log, each exactly once and in order within a key.
+//! Change capture: reads committed changes from the change log, each exactly once and in order
+//! within a key.
 //!
 //! Transactions commit in another order than they draw ids, so the log is read in windows:
 //! everything that a later snapshot sees and an earlier one does not, in id order.
 
 pub mod change_log;
-pub mod poll_backoff;
 pub mod poll_loop;
 
-pub mod excess;
 pub mod position;
 pub mod reader;
 pub mod retention;

@@ -1,72 +1,83 @@
-//! Keeps a reader reading: as fast as dispatch takes, with pauses while nothing is new, and on
-//! through outages of the database.
+//! Poll loop of the change log: reads as fast as dispatch consumes, pauses while nothing is new, and
+//! retries through outages of the database.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use backoff::Backoff;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::change_log::LogError;
-use super::poll_backoff;
-use super::reader::{Assignment, Batch, ReadError, Reader, Step};
+use super::reader::{Assignment, EventBatch, LogReader, ReadError, ReadStep};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Wait after the first failure; doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Backoff of a read that fails.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
-/// Longest wait after a failure.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Time between two pings of the database while no shard is assigned.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// While nothing is read, the database is looked for once in so long.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Minimum pause; below this, waking up costs more than it gains.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
 
-/// Reads for the shards that are assigned until `stop`, or until reading cannot go on.
-pub async fn follow(
-    mut reader: Reader,
+/// The longest pause grows by its own length each time that this passes without an event.
+const IDLE_STEP: Duration = Duration::from_secs(5);
+
+/// Maximum factor by which the longest pause grows.
+const DEEP_IDLE_FACTOR: u32 = 16;
+
+/// The pause is this fraction of the time since the last event.
+const SHARE: u32 = 16;
+
+/// Reads for the assigned shards until `stop`, or until reading cannot continue.
+pub async fn poll_loop(
+    mut reader: LogReader,
     mut assigned: watch::Receiver<Assignment>,
-    batches: mpsc::Sender<Batch>,
+    batches: mpsc::Sender<EventBatch>,
     (health, metrics): (Arc<Health>, Metrics),
     longest: Duration,
     stop: CancellationToken,
 ) -> Result<(), ReadError> {
     let reading = async {
         let mut last_event = Instant::now();
-        let mut wait = FIRST_WAIT;
+        let mut backoff = RETRY;
         loop {
             if assigned.has_changed().unwrap_or(false) {
                 reader.assign(&assigned.borrow_and_update());
             }
             if reader.is_idle() {
-                match tokio::time::timeout(LOOK_EVERY, assigned.changed()).await {
+                match tokio::time::timeout(PING_INTERVAL, assigned.changed()).await {
                     Ok(Ok(())) => {
                         reader.assign(&assigned.borrow_and_update());
                         last_event = Instant::now();
                     }
                     Ok(Err(_)) => return Ok(()),
-                    // Whoever has no shard is to notice too that the database is away.
-                    Err(_) => look_for_database(&reader, &health).await,
+                    // An outage must show even while no shard is assigned.
+                    Err(_) => ping_database(&reader, &health).await,
                 }
                 continue;
             }
-            // An answer that never comes is a failure too.
+            // A read that never returns is a failure too.
             health.read(false, Instant::now());
-            let batch = match reader.step().await {
-                Ok(Step::Batch(batch)) => Some(batch),
-                Ok(Step::Quiet(batch)) => batch,
+            let batch = match reader.read_next().await {
+                Ok(ReadStep::Batch(batch)) => Some(batch),
+                Ok(ReadStep::Idle(batch)) => batch,
                 Err(ReadError::Log(LogError::Database(error))) => {
-                    metrics.database_errors.with_label_values(&["read"]).inc();
-                    tracing::warn!(%error, "cannot read the log; trying again");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
+                    metrics
+                        .database_errors
+                        .with_label_values(&["read_change_log"])
+                        .inc();
+                    tracing::warn!(%error, "cannot read the change log; retrying");
+                    tokio::time::sleep(backoff.next_delay()).await;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             health.read(true, Instant::now());
-            wait = FIRST_WAIT;
+            backoff.reset();
             let busy = batch
                 .as_ref()
                 .is_some_and(|batch| !batch.events.is_empty() || batch.backlog > 0);
@@ -78,8 +89,8 @@ pub async fn follow(
             if busy {
                 last_event = Instant::now();
             } else {
-                let pause = poll_backoff::pause(last_event.elapsed(), longest);
-                // Another assignment is not to wait for a long pause.
+                let pause = poll_pause(last_event.elapsed(), longest);
+                // A new assignment must not wait for a long pause.
                 match tokio::time::timeout(pause, assigned.changed()).await {
                     Ok(Ok(())) => reader.assign(&assigned.borrow_and_update()),
                     Ok(Err(_)) => return Ok(()),
@@ -95,12 +106,60 @@ pub async fn follow(
     }
 }
 
-/// Notes whether the database answers.
-async fn look_for_database(reader: &Reader, health: &Health) {
-    // An answer that never comes is a failure too.
+/// Reports whether the database responds.
+async fn ping_database(reader: &LogReader, health: &Health) {
+    // A ping that never returns is a failure too.
     health.read(false, Instant::now());
-    match reader.look_for_database().await {
+    match reader.ping().await {
         Ok(()) => health.read(true, Instant::now()),
-        Err(error) => tracing::debug!(%error, "the database does not answer"),
+        Err(error) => tracing::debug!(%error, "the database does not respond"),
+    }
+}
+
+/// Returns the pause after a poll that found nothing, `quiet` after the last event.
+///
+/// Soon after an event the next one is likely to be near, so the pause starts tiny and grows with the
+/// time since the last event: a fixed share of it, up to a ceiling that is raised once nothing has
+/// come for long. That keeps the added latency a small part of the time between events, and costs an
+/// idle database a bounded number of cheap queries.
+#[must_use]
+pub fn poll_pause(quiet: Duration, longest: Duration) -> Duration {
+    let times = u32::try_from(quiet.as_secs() / IDLE_STEP.as_secs()).unwrap_or(u32::MAX);
+    let ceiling = longest.saturating_mul(times.clamp(1, DEEP_IDLE_FACTOR));
+    (quiet / SHARE).max(MIN_PAUSE).min(ceiling)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_millis(16);
+
+    #[test]
+    fn pause_is_a_small_part_of_time_between_events() {
+        assert_eq!(poll_pause(Duration::ZERO, LONGEST), MIN_PAUSE);
+        assert_eq!(
+            poll_pause(Duration::from_millis(64), LONGEST),
+            Duration::from_millis(4)
+        );
+        assert_eq!(poll_pause(Duration::from_secs(1), LONGEST), LONGEST);
+    }
+
+    #[test]
+    fn idle_database_is_polled_less_often() {
+        let after = |seconds| poll_pause(Duration::from_secs(seconds), LONGEST);
+        assert_eq!(after(9), LONGEST);
+        assert_eq!(after(10), LONGEST * 2);
+        assert_eq!(after(79), LONGEST * 15);
+        assert_eq!(after(80), LONGEST * 16);
+        assert_eq!(after(u64::from(u32::MAX) * 100), LONGEST * 16);
+    }
+
+    #[test]
+    fn ceiling_holds_below_minimum_pause() {
+        assert_eq!(
+            poll_pause(Duration::ZERO, Duration::from_micros(10)),
+            Duration::from_micros(10)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Where a shard stands in the log, and which stretch to read next.
+//! Read positions of shards in the change log, and the choice of what to read next.
 //!
 //! A window holds every event that the later of two snapshots sees and the earlier does not.
 //! It is read in id order. Windows follow each other without gap or overlap, so every
@@ -8,73 +8,74 @@ use std::sync::Arc;
 
 use super::snapshot::Snapshot;
 
-/// A snapshot with bounds on the ids around it, as `observer.low_watermark()` and
+/// A snapshot with bounds on the event ids around it, as `observer.low_watermark()` and
 /// `observer.current_bound()` give them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct LogBound {
     /// Every event of a transaction from the snapshot's xmax on has a larger id. As xmax only
-    /// grows, the floor of an earlier mark is one for a later mark too, if not the best.
-    pub floor: i64,
+    /// grows, the `low_id` of an earlier bound is also valid for a later one, if not the tightest.
+    pub low_id: i64,
     /// The snapshot.
     pub snapshot: Snapshot,
     /// Every event that the snapshot sees has this id or a smaller one.
-    pub ceiling: i64,
+    pub high_id: i64,
 }
 
-impl Mark {
-    /// Before every event.
+impl LogBound {
+    /// Returns the bound before every event.
     #[must_use]
     pub const fn genesis() -> Self {
         Self {
-            floor: 0,
+            low_id: 0,
             snapshot: Snapshot::genesis(),
-            ceiling: 0,
+            high_id: 0,
         }
     }
 }
 
-/// Everything committed between two marks.
+/// All events committed between two bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// What had been read before.
-    pub from: Arc<Mark>,
-    /// What has been read after.
-    pub to: Arc<Mark>,
+    /// Its lower end: what this snapshot sees was read before.
+    pub from: Arc<LogBound>,
+    /// Its upper end: what this snapshot sees is read once the window is.
+    pub to: Arc<LogBound>,
 }
 
 impl Window {
-    /// Whether an event may lie in it: an id was drawn above the floor, or a transaction that
-    /// the first mark left in progress has ended.
+    /// Returns whether an event may lie in it: an id was drawn above the lower bound, or a
+    /// transaction that was in progress at its lower end has ended.
     #[must_use]
     pub fn may_hold_events(&self) -> bool {
-        self.to.ceiling > self.from.floor
+        self.to.high_id > self.from.low_id
             || !self.to.snapshot.ended_since(&self.from.snapshot).is_empty()
     }
 }
 
-/// How far a shard is.
+/// The read position of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Everything this mark's snapshot sees is behind.
-    pub from: Arc<Mark>,
+    /// Everything that this bound's snapshot sees is behind the position.
+    pub from: Arc<LogBound>,
     /// End of the window that is being read; absent between two windows.
-    pub to: Option<Arc<Mark>>,
-    /// Everything in that window up to and including this id is behind; 0 between two windows.
+    pub to: Option<Arc<LogBound>>,
+    /// Everything in that window up to and including this id is behind the position; 0 between two
+    /// windows.
     pub last_id: i64,
 }
 
 impl Position {
-    /// Between two windows, with all that `mark` sees behind.
+    /// Returns the position between two windows, after all that `bound` sees.
     #[must_use]
-    pub fn at(mark: Arc<Mark>) -> Self {
+    pub fn at(bound: Arc<LogBound>) -> Self {
         Self {
-            from: mark,
+            from: bound,
             to: None,
             last_id: 0,
         }
     }
 
-    /// Inside a window.
+    /// Returns the position inside a window, after `last_id`.
     #[must_use]
     pub fn within(window: &Window, last_id: i64) -> Self {
         Self {
@@ -84,21 +85,22 @@ impl Position {
         }
     }
 
-    /// Whether an event is behind: one with this id, of a transaction that committed under this xid.
+    /// Returns whether the position is past an event with this id, of a transaction that committed
+    /// under this xid.
     #[must_use]
     pub fn passes(&self, xid: u64, id: i64) -> bool {
-        let in_window = |to: &Arc<Mark>| id <= self.last_id && to.snapshot.sees(xid);
+        let in_window = |to: &Arc<LogBound>| id <= self.last_id && to.snapshot.sees(xid);
         self.from.snapshot.sees(xid) || self.to.as_ref().is_some_and(in_window)
     }
 
-    /// The later of its marks: it sees all that the position passes.
+    /// Returns the later of its bounds, which sees all that the position is past.
     #[must_use]
-    pub fn furthest(&self) -> &Mark {
+    pub fn latest_bound(&self) -> &LogBound {
         self.to.as_ref().unwrap_or(&self.from)
     }
 
-    /// The latest of which it is certain that none of these positions passes an event which it
-    /// does not lie before. Nothing where there are none.
+    /// Returns the latest position that is certainly not past any event which one of these
+    /// positions is not past; `None` for no positions.
     #[must_use]
     pub fn earliest<'a>(positions: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
         let positions: Vec<&Self> = positions.into_iter().collect();
@@ -122,12 +124,12 @@ impl Position {
         Some(Self::at(Arc::clone(&behind.from)))
     }
 
-    /// How far it is in a window that begins at its mark.
+    /// Returns how far it is in a window that begins at its lower bound.
     fn progress(&self) -> i64 {
-        self.last_id.max(self.from.floor)
+        self.last_id.max(self.from.low_id)
     }
 
-    /// The window being read.
+    /// Returns the window that is being read.
     #[must_use]
     pub fn window(&self) -> Option<Window> {
         self.to.as_ref().map(|to| Window {
@@ -137,37 +139,41 @@ impl Position {
     }
 }
 
-/// What to read next, and for whom.
+/// The range of the log to read next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Read {
-    /// A window whose both ends are known.
-    Known(Window),
-    /// From this mark to a new one.
-    Fresh(Arc<Mark>),
+pub enum ReadPlan {
+    /// A window whose ends are both known.
+    OpenWindow(Window),
+    /// A window from this bound to a new one.
+    NewWindow(Arc<LogBound>),
 }
 
-/// Which of the shards that stand at different places are to be read for.
+/// Which shards to read for, of those at different positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Those furthest behind, up to where the next ones stand, so that they come together.
-    Last,
-    /// Those furthest ahead, which are not to wait for the others.
-    First,
+pub enum ReadOrder {
+    /// Those furthest behind, up to where the next ones are, so that they catch up.
+    Lagging,
+    /// Those furthest ahead, which must not wait for the others.
+    Leading,
 }
 
 /// Chooses what to read next.
 ///
 /// Shards that begin where a window begins which others have open read that one, so that they do
-/// not go through the same events apart. Those in one window are read for together where no more
-/// than `apart` ids lie between them, as what lies between is read once more for those ahead.
+/// not read the same events separately. Those in one window are read for together where no more
+/// than `max_gap` ids lie between them, as what lies between is read once more for those ahead.
 ///
-/// Returns the stretch and the indexes of the shards that take part in it.
+/// Returns the range and the indexes of the shards to read it for.
 #[must_use]
-pub fn next_read(positions: &[&Position], turn: Turn, apart: i64) -> Option<(Read, Vec<usize>)> {
+pub fn next_read(
+    positions: &[&Position],
+    order: ReadOrder,
+    max_gap: i64,
+) -> Option<(ReadPlan, Vec<usize>)> {
     let all = positions.iter().copied();
-    let chosen = match turn {
-        Turn::Last => all.reduce(|a, b| if precedes(b, a, apart) { b } else { a })?,
-        Turn::First => all.reduce(|a, b| if precedes(a, b, apart) { b } else { a })?,
+    let chosen = match order {
+        ReadOrder::Lagging => all.reduce(|a, b| if precedes(b, a, max_gap) { b } else { a })?,
+        ReadOrder::Leading => all.reduce(|a, b| if precedes(a, b, max_gap) { b } else { a })?,
     };
     let same_start = |other: &Position| same(&other.from, &chosen.from);
     let open = || {
@@ -179,50 +185,50 @@ pub fn next_read(positions: &[&Position], turn: Turn, apart: i64) -> Option<(Rea
     let takes_part = |other: &Position| {
         let together = |to| {
             other.to.as_ref().is_none_or(|other| same(other, to))
-                && other.progress().abs_diff(chosen.progress()) <= apart.unsigned_abs()
+                && other.progress().abs_diff(chosen.progress()) <= max_gap.unsigned_abs()
         };
         same_start(other) && open.is_none_or(together)
     };
     let shards = (0..positions.len())
         .filter(|n| takes_part(positions[*n]))
         .collect();
-    // Between two windows it goes up to where the next ones stand.
+    // Between two windows it goes up to where the next shards are.
     let next = || {
         let starts = positions.iter().map(|position| &position.from);
-        let later = starts.filter(|mark| {
-            !same(mark, &chosen.from) && mark.snapshot.covers(&chosen.from.snapshot)
+        let later = starts.filter(|bound| {
+            !same(bound, &chosen.from) && bound.snapshot.covers(&chosen.from.snapshot)
         });
         later.reduce(earlier)
     };
     let from = Arc::clone(&chosen.from);
     let read = match open.or_else(next) {
-        Some(to) => Read::Known(Window {
+        Some(to) => ReadPlan::OpenWindow(Window {
             from,
             to: Arc::clone(to),
         }),
-        None => Read::Fresh(from),
+        None => ReadPlan::NewWindow(from),
     };
     Some((read, shards))
 }
 
-/// That of two marks which the other one covers.
-fn earlier<'a>(a: &'a Arc<Mark>, b: &'a Arc<Mark>) -> &'a Arc<Mark> {
+/// Returns the one of two bounds that the other one covers.
+fn earlier<'a>(a: &'a Arc<LogBound>, b: &'a Arc<LogBound>) -> &'a Arc<LogBound> {
     if a.snapshot.covers(&b.snapshot) { b } else { a }
 }
 
-/// Whether `a` stands strictly before `b`, and within one window by more than `apart` ids.
-fn precedes(a: &Position, b: &Position, apart: i64) -> bool {
+/// Returns whether `a` is strictly before `b`, and within one window by more than `max_gap` ids.
+fn precedes(a: &Position, b: &Position, max_gap: i64) -> bool {
     if !same(&a.from, &b.from) {
         return b.from.snapshot.covers(&a.from.snapshot);
     }
     match (&a.to, &b.to) {
         (Some(a), Some(b)) if !same(a, b) => b.snapshot.covers(&a.snapshot),
-        _ => a.progress().saturating_add(apart) < b.progress(),
+        _ => a.progress().saturating_add(max_gap) < b.progress(),
     }
 }
 
-/// Whether two marks see the same.
-fn same(a: &Arc<Mark>, b: &Arc<Mark>) -> bool {
+/// Returns whether two bounds see the same transactions.
+fn same(a: &Arc<LogBound>, b: &Arc<LogBound>) -> bool {
     Arc::ptr_eq(a, b) || a.snapshot == b.snapshot
 }
 

@@ -1,7 +1,7 @@
-//! Follows the log: chooses the stretch to read, pages through it, and says where each shard
-//! stands after every page.
+//! Reader of the change log: chooses the window to read, pages through it, and reports the position
+//! of each shard after every page.
 //!
-//! A reader holds positions in memory only. What is behind for good is the ledger's to say.
+//! Positions are in memory only: how far a shard may be saved is decided by the dispatcher's ledger.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,61 +10,61 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::change_log::{Log, LogError, Logged, MOST_LOOKED_AT, Part};
-use super::position::{Mark, Position, Read, Turn, Window, next_read};
+use super::change_log::{ChangeLog, ChangeRecord, LogError, MAX_SCANNED, ShardFilter};
+use super::position::{LogBound, Position, ReadOrder, ReadPlan, Window, next_read};
 
-/// While nothing is read, a position is passed on for saving only after this many
-/// transactions, so that an idle listener seldom writes but does not hold back retention.
+/// While nothing is read, positions are reported for saving only after this many transactions, so
+/// that an idle listener seldom writes but does not hold back retention.
 const IDLE_XIDS: u64 = 1000;
 
-/// And only this often.
+/// Minimum time between two such reports.
 const IDLE_EVERY: Duration = Duration::from_secs(10);
 
-/// Ids between two shards in one window up to which they are read for together: some pages.
-const APART: i64 = 4 * MOST_LOOKED_AT;
+/// Maximum distance in ids between two shards in one window that are read for together: some pages.
+const MAX_SHARED_GAP: i64 = 4 * MAX_SCANNED;
 
-/// Why reading cannot go on.
+/// Reading cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The log could not be read.
+    /// The change log could not be read.
     #[error(transparent)]
     Log(#[from] LogError),
     /// The server recovered from a crash or was promoted.
     #[error("Postgres has recovered from a crash, or another server has taken its place")]
-    NewLife,
+    ServerRestarted,
     /// The database has gone back in time under a running listener.
     #[error(transparent)]
-    Ahead(#[from] Ahead),
+    Ahead(#[from] PositionAheadOfDatabase),
 }
 
-/// A position that this database has not reached yet.
+/// A stored position is ahead of the database.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "listener {listener} has read further than this database has come, so the database was restored from a backup \
      or replaced: nothing was changed. Run `observer-listener reset-position` to go on with all that the log holds, or \
      `observer-listener reset-position --to latest` to go on with what comes next"
 )]
-pub struct Ahead {
+pub struct PositionAheadOfDatabase {
     /// The listener.
     pub listener: String,
 }
 
-/// The epoch under which a shard is read.
+/// The claim epoch under which a shard is read.
 pub type Epoch = i64;
 
-/// What is to be read: for each shard the epoch of its claim, and where to begin if it is new.
+/// The shards to read for, each with the epoch of its claim and the position to start from.
 pub type Assignment = BTreeMap<u16, (Epoch, Position)>;
 
-/// What one page brought.
+/// The events of one page, and the positions after it.
 #[derive(Debug)]
-pub struct Batch {
+pub struct EventBatch {
     /// Number of the window, growing.
     pub window: u64,
     /// The window; absent when only positions moved.
     pub bounds: Option<Window>,
     /// Events for the shards below, in id order.
-    pub events: Vec<Logged>,
-    /// Where shards stand once these events are behind: shard, epoch, position.
+    pub events: Vec<ChangeRecord>,
+    /// Positions of shards after these events: shard, epoch, position.
     pub reached: Vec<(u16, Epoch, Position)>,
     /// Shards, with the epoch under which they were read, that another process has claimed since.
     pub fenced: Vec<(u16, Epoch)>,
@@ -72,75 +72,75 @@ pub struct Batch {
     pub backlog: u64,
 }
 
-/// What came of a step.
+/// The result of one read.
 #[derive(Debug)]
-pub enum Step {
-    /// Something to pass on; more may follow at once.
-    Batch(Batch),
-    /// Nothing new; `Some` when the positions are worth saving all the same.
-    Quiet(Option<Batch>),
+pub enum ReadStep {
+    /// Events or positions; more may follow at once.
+    Batch(EventBatch),
+    /// Nothing new; `Some` when the positions are worth saving nevertheless.
+    Idle(Option<EventBatch>),
 }
 
-/// Whose log is read, and in which life of the server the claims were made.
+/// The listener that is read for, and the server incarnation in which its shards were claimed.
 #[derive(Clone, Debug)]
-pub struct Owner {
+pub struct ReaderIdentity {
     /// The listener.
     pub listener: Arc<str>,
     /// How many shards it has.
     pub shards: u16,
-    /// The server's life.
-    pub life: Uuid,
+    /// The server incarnation.
+    pub server_incarnation: Uuid,
 }
 
-/// Reads for the shards of the moment.
+/// Reader of the change log for the assigned shards.
 #[derive(Debug)]
-pub struct Reader {
-    log: Log,
-    owner: Owner,
+pub struct LogReader {
+    log: ChangeLog,
+    identity: ReaderIdentity,
     positions: Assignment,
     window: u64,
     open: Option<Window>,
-    passed_on: (u64, Instant),
-    /// What was said last to be left to read.
-    told_backlog: u64,
-    turn: Turn,
+    last_reported: (u64, Instant),
+    /// The backlog that was reported last.
+    reported_backlog: u64,
+    order: ReadOrder,
 }
 
-/// One stretch and those for whom it is read.
-struct Stretch {
-    read: Read,
+/// A range to read, and the shards to read it for.
+struct ReadTarget {
+    plan: ReadPlan,
     members: Vec<u16>,
 }
 
-impl Reader {
-    /// Reads nothing yet.
+impl LogReader {
+    /// Creates a reader without shards.
     #[must_use]
-    pub fn new(log: Log, owner: Owner) -> Self {
+    pub fn new(log: ChangeLog, identity: ReaderIdentity) -> Self {
         Self {
             log,
-            owner,
+            identity,
             positions: Assignment::new(),
             window: 0,
             open: None,
-            passed_on: (0, Instant::now()),
-            told_backlog: 0,
-            turn: Turn::Last,
+            last_reported: (0, Instant::now()),
+            reported_backlog: 0,
+            order: ReadOrder::Lagging,
         }
     }
 
-    /// Whether there is nothing to read for.
+    /// Returns whether no shard is assigned.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.positions.is_empty()
     }
 
-    /// Finds out whether the log's database answers.
-    pub async fn look_for_database(&self) -> Result<(), LogError> {
-        self.log.look_for_database().await
+    /// Checks that the database answers.
+    pub async fn ping(&self) -> Result<(), LogError> {
+        self.log.ping().await
     }
 
-    /// Reads for these shards from now on. Those that it reads already under the same epoch stay
-    /// where they are.
+    /// Replaces the assigned shards. Those that are read already under the same epoch keep their
+    /// positions.
     pub fn assign(&mut self, assignment: &Assignment) {
         self.positions.retain(|shard, (epoch, _)| {
             let still = assignment.get(shard);
@@ -154,117 +154,122 @@ impl Reader {
 
     /// Reads the next page, or finds that there is none.
     ///
-    /// Shards that stand behind the others get every other step, so that neither those wait for
-    /// these nor the other way round.
-    pub async fn step(&mut self) -> Result<Step, ReadError> {
-        let Some(last) = self.choose(Turn::Last) else {
-            return Ok(Step::Quiet(None));
+    /// Shards that lag behind get every other read, so that neither the lagging ones nor the leading
+    /// ones wait for the others.
+    pub async fn read_next(&mut self) -> Result<ReadStep, ReadError> {
+        let Some(last) = self.choose_target(ReadOrder::Lagging) else {
+            return Ok(ReadStep::Idle(None));
         };
-        let apart = last.members.len() < self.positions.len();
-        self.turn = match self.turn {
-            Turn::Last if apart => Turn::First,
-            _ => Turn::Last,
+        let lagging = last.members.len() < self.positions.len();
+        self.order = match self.order {
+            ReadOrder::Lagging if lagging => ReadOrder::Leading,
+            _ => ReadOrder::Lagging,
         };
-        if self.turn == Turn::First
-            && let Some(first) = self.choose(Turn::First)
+        if self.order == ReadOrder::Leading
+            && let Some(first) = self.choose_target(ReadOrder::Leading)
         {
             match self.read(first).await? {
-                Step::Quiet(None) => {}
+                ReadStep::Idle(None) => {}
                 step => return Ok(step),
             }
         }
         self.read(last).await
     }
 
-    fn choose(&self, turn: Turn) -> Option<Stretch> {
+    fn choose_target(&self, order: ReadOrder) -> Option<ReadTarget> {
         let shards: Vec<u16> = self.positions.keys().copied().collect();
         let positions: Vec<&Position> = self.positions.values().map(|(_, at)| at).collect();
-        let (read, members) = next_read(&positions, turn, APART)?;
+        let (plan, members) = next_read(&positions, order, MAX_SHARED_GAP)?;
         let members = members.into_iter().map(|n| shards[n]).collect();
-        Some(Stretch { read, members })
+        Some(ReadTarget { plan, members })
     }
 
-    async fn read(&mut self, stretch: Stretch) -> Result<Step, ReadError> {
-        let members = stretch.members;
-        let window = match stretch.read {
-            Read::Known(window) => window,
-            Read::Fresh(from) => {
-                // Without news, the old floor stays the best one; with news, a new one is due.
-                let quiet = match self.window_to_now(&from, from.floor).await? {
+    async fn read(&mut self, target: ReadTarget) -> Result<ReadStep, ReadError> {
+        let members = target.members;
+        let window = match target.plan {
+            ReadPlan::OpenWindow(window) => window,
+            ReadPlan::NewWindow(from) => {
+                // While nothing is new, the known watermark stays the tightest; else read it again.
+                let window = match self.open_window(&from, from.low_id).await? {
                     Ok(window) => window,
-                    Err(fenced) => return Ok(Step::Batch(fenced)),
+                    Err(fenced) => return Ok(ReadStep::Batch(fenced)),
                 };
-                if !quiet.may_hold_events() {
-                    return Ok(self.quiet(&members, &quiet));
+                if !window.may_hold_events() {
+                    return Ok(self.idle(&members, &window));
                 }
-                let floor = self.log.floor().await?;
-                match self.window_to_now(&from, floor).await? {
+                let low_id = self.log.low_watermark().await?;
+                match self.open_window(&from, low_id).await? {
                     Ok(window) => window,
-                    Err(fenced) => return Ok(Step::Batch(fenced)),
+                    Err(fenced) => return Ok(ReadStep::Batch(fenced)),
                 }
             }
         };
-        self.page(window, &members).await
+        self.read_page(window, &members).await
     }
 
-    /// The window that ends at this moment, or which shards are no longer this reader's to read.
-    async fn window_to_now(
+    /// Opens a window up to now, or returns which shards another process has claimed.
+    async fn open_window(
         &mut self,
-        from: &Arc<Mark>,
-        floor: i64,
-    ) -> Result<Result<Window, Batch>, ReadError> {
+        from: &Arc<LogBound>,
+        low_id: i64,
+    ) -> Result<Result<Window, EventBatch>, ReadError> {
         let claims = self.positions.iter();
         let claims: Vec<(u16, Epoch)> =
             claims.map(|(shard, (epoch, _))| (*shard, *epoch)).collect();
-        let owner = &self.owner;
-        let look = self
+        let identity = &self.identity;
+        let polled = self
             .log
-            .look(floor, &owner.listener, owner.life, &claims)
+            .poll(
+                low_id,
+                &identity.listener,
+                identity.server_incarnation,
+                &claims,
+            )
             .await?;
-        if !look.alive {
-            return Err(ReadError::NewLife);
+        if !polled.same_incarnation {
+            return Err(ReadError::ServerRestarted);
         }
-        if !look.mark.snapshot.covers(&from.snapshot) || look.mark.ceiling < from.ceiling {
-            return Err(Ahead {
-                listener: owner.listener.to_string(),
+        if !polled.bound.snapshot.covers(&from.snapshot) || polled.bound.high_id < from.high_id {
+            return Err(PositionAheadOfDatabase {
+                listener: identity.listener.to_string(),
             }
             .into());
         }
-        if !look.fenced.is_empty() {
+        if !polled.fenced.is_empty() {
             let claims = claims.into_iter();
             let fenced = claims
-                .filter(|(shard, _)| look.fenced.contains(shard))
+                .filter(|(shard, _)| polled.fenced.contains(shard))
                 .collect();
             self.positions
-                .retain(|shard, _| !look.fenced.contains(shard));
-            return Ok(Err(Batch {
+                .retain(|shard, _| !polled.fenced.contains(shard));
+            return Ok(Err(EventBatch {
                 window: self.window,
                 bounds: None,
                 events: Vec::new(),
                 reached: Vec::new(),
                 fenced,
-                backlog: self.told_backlog,
+                backlog: self.reported_backlog,
             }));
         }
         Ok(Ok(Window {
             from: Arc::clone(from),
-            to: Arc::new(look.mark),
+            to: Arc::new(polled.bound),
         }))
     }
 
-    fn quiet(&mut self, members: &[u16], window: &Window) -> Step {
+    fn idle(&mut self, members: &[u16], window: &Window) -> ReadStep {
         self.advance(members, |_| Position::at(Arc::clone(&window.to)));
         let xmax = window.to.snapshot.xmax();
-        let backlog = self.backlog(window.to.ceiling);
-        let due = xmax >= self.passed_on.0.saturating_add(IDLE_XIDS)
-            && self.passed_on.1.elapsed() >= IDLE_EVERY;
-        // Those furthest behind may have gone to others.
-        if !due && backlog == self.told_backlog {
-            return Step::Quiet(None);
+        let backlog = self.backlog(window.to.high_id);
+        let due = xmax >= self.last_reported.0.saturating_add(IDLE_XIDS)
+            && self.last_reported.1.elapsed() >= IDLE_EVERY;
+        // The shards furthest behind may have been released.
+        if !due && backlog == self.reported_backlog {
+            return ReadStep::Idle(None);
         }
-        self.told_backlog = backlog;
-        self.passed_on = (xmax, Instant::now());
-        Step::Quiet(Some(Batch {
+        self.reported_backlog = backlog;
+        self.last_reported = (xmax, Instant::now());
+        ReadStep::Idle(Some(EventBatch {
             window: self.window,
             bounds: None,
             events: Vec::new(),
@@ -274,7 +279,7 @@ impl Reader {
         }))
     }
 
-    async fn page(&mut self, window: Window, members: &[u16]) -> Result<Step, ReadError> {
+    async fn read_page(&mut self, window: Window, members: &[u16]) -> Result<ReadStep, ReadError> {
         if self.open.as_ref() != Some(&window) {
             self.window += 1;
             self.open = Some(window.clone());
@@ -282,15 +287,15 @@ impl Reader {
         let positions = &self.positions;
         let last_id = |shard: &u16| positions.get(shard).map_or(0, |(_, at)| at.last_id);
         let after = members.iter().map(last_id).min().unwrap_or(0);
-        let part = Part {
+        let filter = ShardFilter {
             shards: members,
-            of: self.owner.shards,
+            shard_count: self.identity.shards,
         };
-        let page = self.log.page(&window, after, part).await?;
+        let page = self.log.read_page(&window, after, filter).await?;
         let mut events = page.events;
         let reached_id = page.reached.unwrap_or(after);
         events.retain(|logged| {
-            let shard = shard_of(logged.event.hash, self.owner.shards);
+            let shard = shard_of(logged.event.hash, self.identity.shards);
             logged.event.log_id > last_id(&shard)
         });
         self.advance(members, |now| {
@@ -300,10 +305,10 @@ impl Reader {
                 Position::within(&window, reached_id.max(now.last_id))
             }
         });
-        self.passed_on = (window.to.snapshot.xmax(), Instant::now());
-        let backlog = self.backlog(window.to.ceiling);
-        self.told_backlog = backlog;
-        Ok(Step::Batch(Batch {
+        self.last_reported = (window.to.snapshot.xmax(), Instant::now());
+        let backlog = self.backlog(window.to.high_id);
+        self.reported_backlog = backlog;
+        Ok(ReadStep::Batch(EventBatch {
             window: self.window,
             reached: self.reached(members),
             fenced: Vec::new(),
@@ -313,14 +318,14 @@ impl Reader {
         }))
     }
 
-    /// Upper bound of the events up to an id that are still to be read for some shard.
-    fn backlog(&self, ceiling: i64) -> u64 {
+    /// Returns an upper bound of the events up to an id that are still to be read for some shard.
+    fn backlog(&self, high_id: i64) -> u64 {
         let behind = self.positions.values().map(|(_, at)| match at.to {
             Some(_) => at.last_id,
-            None => at.from.ceiling,
+            None => at.from.high_id,
         });
-        let furthest_behind = behind.min().unwrap_or(ceiling);
-        u64::try_from(ceiling.saturating_sub(furthest_behind)).unwrap_or(0)
+        let furthest_behind = behind.min().unwrap_or(high_id);
+        u64::try_from(high_id.saturating_sub(furthest_behind)).unwrap_or(0)
     }
 
     fn advance(&mut self, members: &[u16], to: impl Fn(&Position) -> Position) {
@@ -340,7 +345,7 @@ impl Reader {
     }
 }
 
-/// The shard that owns a key, by the hash of tenant, entity and key.
+/// Returns the shard of a key, by the hash of tenant, entity and key.
 #[must_use]
 pub fn shard_of(hash: u32, shards: u16) -> u16 {
     let shard = hash % u32::from(shards.max(1));

@@ -1,5 +1,5 @@
-//! Keeps the log from growing for ever: asks the database, now and then, to move on to the next
-//! partition and to empty those that lie behind every checkpoint.
+//! Retention of the change log: has the database rotate its partitions periodically, and empty those
+//! that every checkpoint is past.
 
 use std::time::Duration;
 
@@ -11,15 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::metrics::Metrics;
 
-/// How often. Several listeners may ask at once; all but one find it being done.
-const EVERY: Duration = Duration::from_secs(10);
+/// Time between two rounds. Several listeners may start one at once; all but one find it running.
+const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The log tells when retention has been kept from its work for so long.
-const LONG: Duration = Duration::from_mins(10);
+/// A warning is logged each time that retention has been blocked for so long.
+const WARN_AFTER: Duration = Duration::from_mins(10);
 
-/// Maintains the log until `stop`. A failure is counted and the next round tries again.
-pub async fn keep(pool: PgPool, retention: Duration, metrics: Metrics, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(EVERY);
+/// Applies retention periodically until `stop`. Counts a failure, and retries in the next round.
+pub async fn run_retention(
+    pool: PgPool,
+    retention: Duration,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let microseconds = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
     let keep = PgInterval {
@@ -27,7 +32,7 @@ pub async fn keep(pool: PgPool, retention: Duration, metrics: Metrics, stop: Can
         days: 0,
         microseconds,
     };
-    let mut blocked = Blocked::default();
+    let mut blocked = BlockedTime::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -40,35 +45,35 @@ pub async fn keep(pool: PgPool, retention: Duration, metrics: Metrics, stop: Can
         let is_blocked = tried.unwrap_or_else(|error| {
             metrics
                 .database_errors
-                .with_label_values(&["maintain"])
+                .with_label_values(&["apply_retention"])
                 .inc();
-            tracing::debug!(%error, "cannot maintain the log; trying again");
+            tracing::debug!(%error, "cannot apply retention to the change log; retrying");
             true
         });
-        let took = blocked.note(is_blocked, Instant::now());
+        let took = blocked.record(is_blocked, Instant::now());
         metrics
             .retention_blocked
             .set(i64::try_from(took.as_secs()).unwrap_or(i64::MAX));
-        if blocked.is_to_be_told(took) {
+        if blocked.should_warn(took) {
             tracing::warn!(
                 blocked_for = %HumanDuration::from_secs(took.as_secs()),
-                "old events cannot be removed and the log grows: somebody holds a lock on its partitions, or the \
-                 database fails; pg_locks and pg_stat_activity show who"
+                "retention is blocked and the change log grows: a session holds a lock on its partitions, or the \
+                 database fails; see pg_locks and pg_stat_activity"
             );
         }
     }
 }
 
-/// For how long retention has been kept from its work.
+/// How long retention has been blocked.
 #[derive(Debug, Default)]
-struct Blocked {
+struct BlockedTime {
     since: Option<Instant>,
-    told: Duration,
+    warned_after: Duration,
 }
 
-impl Blocked {
-    /// Notes how a round went, and returns for how long none went well.
-    fn note(&mut self, is_blocked: bool, now: Instant) -> Duration {
+impl BlockedTime {
+    /// Records how a round ended, and returns for how long none has succeeded.
+    fn record(&mut self, is_blocked: bool, now: Instant) -> Duration {
         if !is_blocked {
             *self = Self::default();
             return Duration::ZERO;
@@ -76,11 +81,11 @@ impl Blocked {
         now.saturating_duration_since(*self.since.get_or_insert(now))
     }
 
-    /// Whether the log is to say so: after [`LONG`], and after each further one.
-    fn is_to_be_told(&mut self, took: Duration) -> bool {
-        let is_due = took >= self.told + LONG;
+    /// Returns whether to warn: after [`WARN_AFTER`], and each time that it has passed again.
+    fn should_warn(&mut self, took: Duration) -> bool {
+        let is_due = took >= self.warned_after + WARN_AFTER;
         if is_due {
-            self.told = took;
+            self.warned_after = took;
         }
         is_due
     }
@@ -91,18 +96,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocked_time_counts_until_a_round_goes_well() {
-        let (mut blocked, now) = (Blocked::default(), Instant::now());
+    fn blocked_time_counts_until_a_round_succeeds() {
+        let (mut blocked, now) = (BlockedTime::default(), Instant::now());
         let at = |minutes| now + Duration::from_mins(minutes);
-        assert_eq!(blocked.note(true, at(0)), Duration::ZERO);
-        let took = blocked.note(true, at(9));
-        assert!(!blocked.is_to_be_told(took));
-        let took = blocked.note(true, at(11));
+        assert_eq!(blocked.record(true, at(0)), Duration::ZERO);
+        let took = blocked.record(true, at(9));
+        assert!(!blocked.should_warn(took));
+        let took = blocked.record(true, at(11));
         assert_eq!(took, Duration::from_mins(11));
-        assert!(blocked.is_to_be_told(took) && !blocked.is_to_be_told(took));
-        let took = blocked.note(true, at(22));
-        assert!(blocked.is_to_be_told(took));
-        assert_eq!(blocked.note(false, at(23)), Duration::ZERO);
-        assert_eq!(blocked.note(true, at(30)), Duration::ZERO);
+        assert!(blocked.should_warn(took) && !blocked.should_warn(took));
+        let took = blocked.record(true, at(22));
+        assert!(blocked.should_warn(took));
+        assert_eq!(blocked.record(false, at(23)), Duration::ZERO);
+        assert_eq!(blocked.record(true, at(30)), Duration::ZERO);
     }
 }

@@ -1,12 +1,12 @@
 //! A Postgres snapshot (`pg_snapshot`): which transactions had committed when it was taken.
 //!
-//! Two snapshots of one server are always ordered: whatever the earlier one sees, the later
-//! one sees too. Windows rest on that.
+//! Two snapshots of one server are always ordered: the later one sees all that the earlier one
+//! sees. Windows depend on that.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A snapshot, in Postgres' own terms.
+/// A Postgres snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     xmin: u64,
@@ -14,13 +14,13 @@ pub struct Snapshot {
     in_progress: Vec<u64>,
 }
 
-/// Text that is no snapshot.
+/// The text is not a snapshot.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not a snapshot of the form xmin:xmax:xid,xid")]
 pub struct SnapshotError(String);
 
 impl Snapshot {
-    /// The snapshot that sees nothing, before every other.
+    /// Returns the snapshot that sees nothing, before every other.
     #[must_use]
     pub const fn genesis() -> Self {
         Self {
@@ -48,13 +48,13 @@ impl Snapshot {
         &self.in_progress
     }
 
-    /// Whether a transaction that committed had done so when the snapshot was taken.
+    /// Returns whether a committed transaction had committed when the snapshot was taken.
     #[must_use]
     pub fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
     }
 
-    /// Whether everything that `other` sees is seen by this one too.
+    /// Returns whether it sees everything that `other` sees.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.xmax >= other.xmax
@@ -64,7 +64,7 @@ impl Snapshot {
                 .all(|xid| *xid >= other.xmax || !other.sees(*xid))
     }
 
-    /// Transactions in progress at `earlier` that had ended when this snapshot was taken.
+    /// Returns the transactions in progress at `earlier` that had ended when this snapshot was taken.
     #[must_use]
     pub fn ended_since(&self, earlier: &Self) -> Vec<u64> {
         earlier
@@ -131,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn text_goes_there_and_back() {
+    fn text_round_trips() {
         for text in ["3:3:", "10:20:10,14,19", "5:9:7"] {
             assert_eq!(snapshot(text).to_string(), text);
         }
     }
 
     #[test]
-    fn what_is_no_snapshot_is_refused() {
+    fn malformed_snapshot_is_rejected() {
         for text in [
             "", "1", "1:2", "5:3:", "a:b:c", "1:9:4,4", "1:9:5,4", "1:9:9", "4:9:3", "1:2::",
             "-1:2:",
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn sees_what_had_committed() {
+    fn snapshot_sees_what_had_committed() {
         let s = snapshot("10:20:10,14");
         assert!(s.sees(9) && s.sees(11) && s.sees(19));
         assert!(!s.sees(10) && !s.sees(14) && !s.sees(20) && !s.sees(21));

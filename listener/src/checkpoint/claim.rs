@@ -1,4 +1,4 @@
-//! Taking hold of a shard.
+//! Claims of shards: the first checkpoint of a listener, and the epochs of owners.
 
 use ::queue::sql_transaction;
 use crds::config::StartAt;
@@ -6,113 +6,113 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use super::reshard::{lay_out, lay_out_first};
+use super::reshard::{create_shards, reshard};
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Progress};
-use crate::capture::change_log::{Log, LogError, mark_by, smallint};
-use crate::capture::position::Mark;
-use crate::capture::reader::Ahead;
+use crate::capture::change_log::{ChangeLog, LogError, read_bound, smallint};
+use crate::capture::position::LogBound;
+use crate::capture::reader::PositionAheadOfDatabase;
 
-/// Who claims shards of what.
+/// The process that claims shards of a listener.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidate<'a> {
+pub struct ShardClaimant<'a> {
     /// The listener.
     pub listener: &'a str,
-    /// Names this process, for people to read.
+    /// The name of this process, for people.
     pub holder: &'a str,
-    /// How many shards the listener is to have.
+    /// The configured number of shards.
     pub shards: u16,
-    /// Where a listener begins that has never run.
+    /// Where a listener starts that has never run.
     pub start: StartAt,
 }
 
-/// A shard that this process owns until another claims it.
+/// A shard that this process owns until another one claims it.
 #[derive(Clone, Debug)]
 pub struct ClaimedShard {
     /// Its number.
     pub shard: u16,
-    /// The epoch that its saves must carry.
+    /// The epoch that its commits must carry.
     pub epoch: i64,
-    /// Where it stands.
+    /// Its stored progress.
     pub progress: Progress,
-    /// Who held it before and did not let go of it, where that is known.
+    /// The previous owner, if it did not release the shard.
     pub taken_from: Option<String>,
 }
 
-/// The life that the server lives; begun if it has just recovered.
-pub async fn life(pool: &PgPool) -> Result<Uuid, CheckpointError> {
+/// Returns the server incarnation, which is created after each crash recovery.
+pub async fn server_incarnation(pool: &PgPool) -> Result<Uuid, CheckpointError> {
     sqlx::query("insert into observer.server_incarnation default values on conflict do nothing")
         .execute(pool)
         .await?;
-    let life = sqlx::query_scalar("select id from observer.server_incarnation");
-    Ok(life.fetch_one(pool).await?)
+    let id = sqlx::query_scalar("select id from observer.server_incarnation");
+    Ok(id.fetch_one(pool).await?)
 }
 
-/// Gives a listener that has never run its place in the log, and says whether it did. One that has
-/// keeps its own.
-pub async fn begin(
+/// Creates the checkpoints of a listener that has never run. Returns whether it did; those of one
+/// that has run stay.
+pub async fn initialize(
     pool: &PgPool,
-    log: &Log,
+    log: &ChangeLog,
     listener: &str,
     shards: u16,
     start: StartAt,
 ) -> Result<bool, CheckpointError> {
-    let there = "select exists (select from observer.checkpoint where listener = $1)";
-    let there = sqlx::query_scalar(there).bind(listener);
-    if there.fetch_one(pool).await? {
+    let has_run = "select exists (select from observer.checkpoint where listener = $1)";
+    let has_run = sqlx::query_scalar(has_run).bind(listener);
+    if has_run.fetch_one(pool).await? {
         return Ok(false);
     }
-    let start = first_mark(log, start).await?;
+    let start = first_bound(log, start).await?;
     let mut tx = sql_transaction::begin(pool).await?;
-    lay_out_first(&mut tx, listener, shards, &start).await?;
+    create_shards(&mut tx, listener, shards, &start).await?;
     tx.commit().await?;
     Ok(true)
 }
 
-/// Where a listener begins that has never run.
-async fn first_mark(log: &Log, start: StartAt) -> Result<Mark, LogError> {
+/// Returns the bound from which a listener starts that has never run.
+async fn first_bound(log: &ChangeLog, start: StartAt) -> Result<LogBound, LogError> {
     match start {
-        StartAt::Beginning => Ok(Mark::genesis()),
-        StartAt::Now => log.mark().await,
+        StartAt::Beginning => Ok(LogBound::genesis()),
+        StartAt::Now => log.current_bound().await,
     }
 }
 
-/// Claims a shard: from now on the saves of whoever held it before are refused.
+/// Claims a shard: from now on commits of its previous owner are refused.
 ///
-/// If the listener had another number of shards, all of it is laid out anew first, so nobody may
-/// be at work under the other number who is to save what he does. Refuses, and changes nothing,
-/// when the saved position is not of this database or lies ahead of it.
+/// If the listener had another number of shards, it is resharded first, which fences every owner
+/// under the other number. Fails, and changes nothing, when the stored position is of another
+/// database or ahead of this one.
 pub async fn claim(
     pool: &PgPool,
-    log: &Log,
-    who: Candidate<'_>,
+    log: &ChangeLog,
+    who: ShardClaimant<'_>,
     shard: u16,
 ) -> Result<ClaimedShard, CheckpointError> {
     let mut tx = sql_transaction::begin(pool).await?;
-    let claimed = if let Some(row) = take(&mut tx, who, shard).await? {
+    let claimed = if let Some(row) = acquire(&mut tx, who, shard).await? {
         row
     } else {
-        let start = first_mark(log, who.start).await?;
-        lay_out(&mut tx, who.listener, who.shards, &start).await?;
-        let row = take(&mut tx, who, shard).await?;
-        row.ok_or_else(|| CheckpointError::Damaged {
+        let start = first_bound(log, who.start).await?;
+        reshard(&mut tx, who.listener, who.shards, &start).await?;
+        let row = acquire(&mut tx, who, shard).await?;
+        row.ok_or_else(|| CheckpointError::Corrupted {
             listener: who.listener.to_owned(),
             shard,
             reason: "its row is missing, and those of other shards are there".to_owned(),
         })?
     };
-    // The row is locked, so nothing beyond this moment can have been saved. No floor is needed to
-    // compare with it.
-    let now = mark_by(&mut *tx, 0).await?;
+    // The row is locked, so nothing after this bound can have been saved. Comparing needs no
+    // watermark.
+    let now = read_bound(&mut *tx, 0).await?;
     let claimed = read(&claimed, who.listener, shard, &now)?;
     tx.commit().await?;
     Ok(claimed)
 }
 
-/// Draws an epoch for the shard, if the listener has as many shards as it should.
-async fn take(
+/// Draws a new epoch for the shard, if the listener has the configured number of shards.
+async fn acquire(
     tx: &mut PgConnection,
-    who: Candidate<'_>,
+    who: ShardClaimant<'_>,
     shard: u16,
 ) -> Result<Option<PgRow>, CheckpointError> {
     let sql = format!(
@@ -143,7 +143,7 @@ fn read(
     row: &PgRow,
     listener: &str,
     shard: u16,
-    now: &Mark,
+    now: &LogBound,
 ) -> Result<ClaimedShard, CheckpointError> {
     let (there, here): (String, String) = (row.try_get("there")?, row.try_get("here")?);
     if there != here {
@@ -155,9 +155,9 @@ fn read(
     }
     let progress = row::progress(row, listener, shard)?;
     let position = &progress.position;
-    let furthest = position.furthest();
-    if !now.snapshot.covers(&furthest.snapshot) || furthest.ceiling > now.ceiling {
-        return Err(Ahead {
+    let latest = position.latest_bound();
+    if !now.snapshot.covers(&latest.snapshot) || latest.high_id > now.high_id {
+        return Err(PositionAheadOfDatabase {
             listener: listener.to_owned(),
         }
         .into());

@@ -1,5 +1,5 @@
-//! Saving, fenced: one statement for all shards, one transaction with the jobs and the dead letters
-//! that let their positions pass.
+//! The checkpoint commit: one fenced transaction with the positions of all shards, and the jobs and
+//! dead letters that those positions pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,134 +13,137 @@ use uuid::Uuid;
 use super::row;
 use super::{CheckpointError, Progress};
 use crate::capture::change_log::smallint;
-use crate::dead_letters::store::{self, Letter, Verdict};
+use crate::dead_letters::store::{self, NewDeadLetter, RedriveResult};
 use crate::delivery::event::Event;
 use crate::jobs::backend;
-use crate::jobs::payload::Spilled;
+use crate::jobs::payload::PendingJob;
 
-/// No more jobs are sent at once after this many bytes of their events.
-const PORTION_BYTES: u64 = 4 << 20;
+/// A batch of jobs ends with the one whose event takes it past this many bytes.
+const BATCH_BYTES: u64 = 4 << 20;
 
-/// What one transaction writes.
+/// The contents of one checkpoint transaction.
 #[derive(Clone, Debug, Default)]
-pub struct Save {
-    /// Unlike that of any other save.
+pub struct CheckpointCommit {
+    /// A unique id.
     pub id: Uuid,
-    /// The shards that any of the rest is of, with the epochs of their claims.
+    /// The epochs of the shards that the rest belongs to.
     pub epochs: BTreeMap<u16, i64>,
-    /// Where shards stand that moved.
-    pub moved: Vec<(u16, Progress)>,
-    /// Dead letters for actions that the positions pass.
-    pub letters: Vec<(u16, Letter)>,
-    /// Deliveries that become jobs, which the positions pass too.
-    pub jobs: Vec<(u16, Spilled)>,
-    /// What came of redriven dead letters.
-    pub verdicts: Vec<(u16, Verdict)>,
-    /// Shards that are let go of.
-    pub released: BTreeSet<u16>,
+    /// The progress of shards that moved.
+    pub positions: Vec<(u16, Progress)>,
+    /// Dead letters of actions that the positions pass.
+    pub dead_letters: Vec<(u16, NewDeadLetter)>,
+    /// Jobs for deliveries that the positions pass.
+    pub jobs: Vec<(u16, PendingJob)>,
+    /// The results of redriven dead letters.
+    pub redrive_results: Vec<(u16, RedriveResult)>,
+    /// Shards to release.
+    pub released_shards: BTreeSet<u16>,
 }
 
-impl Save {
-    /// Whether there is nothing to write.
+impl CheckpointCommit {
+    /// Returns whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.moved.is_empty()
-            && self.letters.is_empty()
+        self.positions.is_empty()
+            && self.dead_letters.is_empty()
             && self.jobs.is_empty()
-            && self.verdicts.is_empty()
-            && self.released.is_empty()
+            && self.redrive_results.is_empty()
+            && self.released_shards.is_empty()
     }
 
-    /// Takes out all that is of some shards, and gives back the events that this held on to.
-    pub fn leave_out(&mut self, shards: &BTreeSet<u16>) -> Vec<Arc<Event>> {
+    /// Removes all that belongs to some shards, and returns the events that it retained.
+    pub fn drop_shards(&mut self, shards: &BTreeSet<u16>) -> Vec<Arc<Event>> {
         self.epochs.retain(|shard, _| !shards.contains(shard));
-        self.moved.retain(|(shard, _)| !shards.contains(shard));
-        self.verdicts.retain(|(shard, _)| !shards.contains(shard));
-        self.released.retain(|shard| !shards.contains(shard));
+        self.positions.retain(|(shard, _)| !shards.contains(shard));
+        self.redrive_results
+            .retain(|(shard, _)| !shards.contains(shard));
+        self.released_shards.retain(|shard| !shards.contains(shard));
         let is_out = |shard: u16| shards.contains(&shard);
-        let letters = self.letters.extract_if(.., |(shard, _)| is_out(*shard));
+        let letters = self
+            .dead_letters
+            .extract_if(.., |(shard, _)| is_out(*shard));
         let mut out: Vec<Arc<Event>> = letters.map(|(_, letter)| letter.event).collect();
         let jobs = self.jobs.extract_if(.., |(shard, _)| is_out(*shard));
         out.extend(jobs.map(|(_, spilled)| spilled.event));
         out
     }
 
-    /// The events that it holds on to until it is written.
-    pub fn holds(&self) -> impl Iterator<Item = &Arc<Event>> {
-        let letters = self.letters.iter().map(|(_, letter)| &letter.event);
+    /// Returns the events that it retains until it is written.
+    pub fn retained_events(&self) -> impl Iterator<Item = &Arc<Event>> {
+        let letters = self.dead_letters.iter().map(|(_, letter)| &letter.event);
         letters.chain(self.jobs.iter().map(|(_, spilled)| &spilled.event))
     }
 }
 
-/// What came of a save.
+/// The result of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Saved {
+pub enum CommitResult {
     /// All of it is written.
-    Done,
-    /// Nothing is written, because other processes have claimed these shards since.
+    Committed,
+    /// Nothing is written: other processes have claimed these shards since.
     Fenced(BTreeSet<u16>),
 }
 
-/// Writes all of it or nothing.
+/// Writes all of a commit or nothing.
 ///
-/// Fails with [`CheckpointError::NewLife`] when the server has recovered from a crash since
-/// `life`, and with [`CheckpointError::QueueSwitched`] when it has jobs for a backend of the queue that
-/// is not in use any more. Writing the same again, after an answer was lost, changes nothing.
-pub async fn save(
+/// Fails with [`CheckpointError::ServerRestarted`] when `server_incarnation` is over, and with
+/// [`CheckpointError::QueueSwitched`] when it has jobs for a backend of the queue that is no longer in
+/// use. Writing the same commit again, after a response was lost, changes nothing.
+pub async fn write_commit(
     pool: &PgPool,
     queue: &dyn JobQueue,
     listener: &str,
-    life: Uuid,
-    what: &Save,
-) -> Result<Saved, CheckpointError> {
+    server_incarnation: Uuid,
+    commit: &CheckpointCommit,
+) -> Result<CommitResult, CheckpointError> {
     let now = Instant::now();
     let mut tx = begin(pool).await?;
     failpoint!("save-begun");
-    let fenced = fenced(&mut tx, listener, life, &what.epochs).await?;
+    let fenced = lock_epochs(&mut tx, listener, server_incarnation, &commit.epochs).await?;
     if !fenced.is_empty() {
-        return Ok(Saved::Fenced(fenced));
+        return Ok(CommitResult::Fenced(fenced));
     }
     failpoint!("save-owned");
-    if !what.jobs.is_empty() && !name(&mut tx, listener, what).await? {
-        // It was written before, and the answer was lost.
-        return Ok(Saved::Done);
+    if !commit.jobs.is_empty() && !record_commit_id(&mut tx, listener, commit).await? {
+        // It was written before, and the response was lost.
+        return Ok(CommitResult::Committed);
     }
     failpoint!("save-named");
-    if !what.moved.is_empty() {
-        let held_back = positions(&mut tx, listener, what).await?;
+    if !commit.positions.is_empty() {
+        let held_back = update_positions(&mut tx, listener, commit).await?;
         if !held_back.is_empty() {
-            // Somebody has moved them on under the same epoch, as only a repeated save does.
-            return Ok(Saved::Fenced(held_back));
+            // They were moved under the same epoch, as only a repeated commit does.
+            return Ok(CommitResult::Fenced(held_back));
         }
     }
     failpoint!("save-moved");
     store::insert(
         &mut tx,
         listener,
-        what.letters.iter().map(|(_, letter)| letter),
+        commit.dead_letters.iter().map(|(_, letter)| letter),
     )
     .await?;
     failpoint!("save-buried");
-    store::settle(
+    store::finish_redrives(
         &mut tx,
         listener,
-        what.verdicts.iter().map(|(_, verdict)| verdict),
+        commit.redrive_results.iter().map(|(_, verdict)| verdict),
     )
     .await?;
     failpoint!("save-settled");
-    if !what.jobs.is_empty() {
+    if !commit.jobs.is_empty() {
         if !backend::is_current(&mut tx, listener, queue.backend()).await? {
             return Err(CheckpointError::QueueSwitched);
         }
-        for jobs in portions(&what.jobs) {
+        for jobs in batches(&commit.jobs) {
             let jobs = jobs.iter().map(|(_, spilled)| spilled.job(now));
             let jobs = jobs.collect::<Result<Vec<_>, _>>()?;
             queue.enqueue(&mut tx, &jobs).await?;
         }
         failpoint!("save-jobs-added");
     }
-    if !what.released.is_empty() {
-        let released = what.released.iter().copied().map(smallint);
+    if !commit.released_shards.is_empty() {
+        let released = commit.released_shards.iter().copied().map(smallint);
         sqlx::query(
             "update observer.checkpoint set holder = '' where listener = $1 and shard = any($2)",
         )
@@ -151,51 +154,50 @@ pub async fn save(
     }
     tx.commit().await?;
     failpoint!("save-committed");
-    Ok(Saved::Done)
+    Ok(CommitResult::Committed)
 }
 
-/// Jobs in their order, a few at a time where their events are large: what is sent takes as much
-/// memory once more, and again.
-fn portions(mut jobs: &[(u16, Spilled)]) -> impl Iterator<Item = &[(u16, Spilled)]> {
+/// Splits jobs, in order, into batches of bounded size: encoding and sending a batch each take its
+/// size in memory once more.
+fn batches(mut jobs: &[(u16, PendingJob)]) -> impl Iterator<Item = &[(u16, PendingJob)]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let fits = |(_, one): &&(u16, Spilled)| {
-            let goes_on = bytes < PORTION_BYTES;
+        let fits = |(_, one): &&(u16, PendingJob)| {
+            let goes_on = bytes < BATCH_BYTES;
             bytes += one.event.bytes();
             goes_on
         };
-        let (portion, left) = jobs.split_at(jobs.iter().take_while(fits).count());
+        let (batch, left) = jobs.split_at(jobs.iter().take_while(fits).count());
         jobs = left;
-        (!portion.is_empty()).then_some(portion)
+        (!batch.is_empty()).then_some(batch)
     })
 }
 
-/// Leaves the name of a save with the shards that it has jobs of. Answers whether it was not there
+/// Records the id of a commit with the shards that it has jobs of. Returns whether it was not recorded
 /// yet.
-async fn name(
+async fn record_commit_id(
     tx: &mut Transaction<'_, Postgres>,
     listener: &str,
-    what: &Save,
+    commit: &CheckpointCommit,
 ) -> Result<bool, CheckpointError> {
-    let shards: BTreeSet<u16> = what.jobs.iter().map(|(shard, _)| *shard).collect();
-    let named = sqlx::query(
+    let shards: BTreeSet<u16> = commit.jobs.iter().map(|(shard, _)| *shard).collect();
+    let recorded = sqlx::query(
         "update observer.checkpoint set last_commit_id = $3
          where listener = $1 and shard = any($2) and last_commit_id is distinct from $3",
     )
     .bind(listener)
     .bind(shards.into_iter().map(smallint).collect::<Vec<_>>())
-    .bind(what.id)
+    .bind(commit.id)
     .execute(&mut **tx)
     .await?;
-    Ok(named.rows_affected() > 0)
+    Ok(recorded.rows_affected() > 0)
 }
 
-/// Those of the shards that have other epochs now; the rest stay as they are until the
-/// transaction ends.
-async fn fenced(
+/// Locks the epochs of shards until the transaction ends. Returns the shards that have other epochs.
+async fn lock_epochs(
     tx: &mut Transaction<'_, Postgres>,
     listener: &str,
-    life: Uuid,
+    server_incarnation: Uuid,
     epochs: &BTreeMap<u16, i64>,
 ) -> Result<BTreeSet<u16>, CheckpointError> {
     let row = sqlx::query(
@@ -209,23 +211,23 @@ async fn fenced(
     .bind(listener)
     .bind(epochs.keys().copied().map(smallint).collect::<Vec<_>>())
     .bind(epochs.values().copied().collect::<Vec<_>>())
-    .bind(life)
+    .bind(server_incarnation)
     .fetch_one(&mut **tx)
     .await?;
     if !row.try_get::<bool, _>(0)? {
-        return Err(CheckpointError::NewLife);
+        return Err(CheckpointError::ServerRestarted);
     }
     let fenced: Vec<i16> = row.try_get(1)?;
     Ok(fenced.into_iter().map(i16::unsigned_abs).collect())
 }
 
-/// Moves positions, and gives the shards that were not to be moved.
-async fn positions(
+/// Moves positions forward, and returns the shards whose positions must not move.
+async fn update_positions(
     tx: &mut Transaction<'_, Postgres>,
     listener: &str,
-    what: &Save,
+    commit: &CheckpointCommit,
 ) -> Result<BTreeSet<u16>, CheckpointError> {
-    let moved = &what.moved;
+    let moved = &commit.positions;
     let shards: Vec<i16> = moved.iter().map(|(shard, _)| smallint(*shard)).collect();
     let column = |of: &dyn Fn(&Progress) -> Option<i64>| {
         let values = moved.iter().map(|(_, progress)| of(progress));
@@ -235,8 +237,8 @@ async fn positions(
         let values = moved.iter().map(|(_, progress)| of(progress));
         values.collect::<Result<Vec<_>, _>>()
     };
-    let epoch = |shard: &u16| what.epochs.get(shard).copied().unwrap_or_default();
-    let updated: Vec<i16> = sqlx::query_scalar(SAVE)
+    let epoch = |shard: &u16| commit.epochs.get(shard).copied().unwrap_or_default();
+    let updated: Vec<i16> = sqlx::query_scalar(UPDATE_POSITIONS_SQL)
         .bind(listener)
         .bind(&shards)
         .bind(
@@ -245,29 +247,31 @@ async fn positions(
                 .map(|(shard, _)| epoch(shard))
                 .collect::<Vec<_>>(),
         )
-        .bind(column(&|progress| Some(progress.position.from.floor)))
+        .bind(column(&|progress| Some(progress.position.from.low_id)))
         .bind(texts(&|progress| {
             Ok(Some(progress.position.from.snapshot.to_string()))
         })?)
-        .bind(column(&|progress| Some(progress.position.from.ceiling)))
+        .bind(column(&|progress| Some(progress.position.from.high_id)))
         .bind(column(&|progress| {
-            Some(progress.position.to.as_ref()?.floor)
+            Some(progress.position.to.as_ref()?.low_id)
         }))
         .bind(texts(&|progress| {
             let to = progress.position.to.as_ref();
             Ok(to.map(|to| to.snapshot.to_string()))
         })?)
         .bind(column(&|progress| {
-            Some(progress.position.to.as_ref()?.ceiling)
+            Some(progress.position.to.as_ref()?.high_id)
         }))
         .bind(column(&|progress| Some(progress.position.last_id)))
         .bind(texts(&|progress| {
-            Ok(Some(row::finished(&progress.beyond)))
+            Ok(Some(row::completed_ids(&progress.completed_ahead)))
         })?)
-        .bind(texts(&|progress| row::partly(&progress.beyond).map(Some))?)
-        // What was inherited only shrinks, and is nothing soon.
         .bind(texts(&|progress| {
-            row::inherited(&progress.inherited).map(Some)
+            row::partially_completed(&progress.completed_ahead).map(Some)
+        })?)
+        // This only shrinks, and is soon empty.
+        .bind(texts(&|progress| {
+            row::pre_reshard_progress(&progress.pre_reshard).map(Some)
         })?)
         .fetch_all(&mut **tx)
         .await?;
@@ -277,7 +281,7 @@ async fn positions(
 
 /// Forward only: a window never begins earlier, and within one the id never falls. Postgres
 /// does not compare snapshots, but of two taken one after the other both ends only grow.
-const SAVE: &str = "
+const UPDATE_POSITIONS_SQL: &str = "
     update observer.checkpoint c
     set base_low_id = new.base_low_id, base_snapshot = new.base_snapshot, base_high_id = new.base_high_id,
         window_low_id = new.window_low_id, window_snapshot = new.window_snapshot, window_high_id = new.window_high_id,
@@ -306,8 +310,8 @@ mod tests {
 
     use super::*;
 
-    fn letter(id: i64) -> Letter {
-        Letter {
+    fn letter(id: i64) -> NewDeadLetter {
+        NewDeadLetter {
             event: Arc::new(Event {
                 log_id: id,
                 id: format!("a-{id}"),
@@ -327,9 +331,9 @@ mod tests {
         }
     }
 
-    fn spilled(id: i64) -> Spilled {
+    fn spilled(id: i64) -> PendingJob {
         let letter = letter(id);
-        Spilled {
+        PendingJob {
             event: letter.event,
             name: (letter.observer, letter.action),
             again: None,
@@ -345,22 +349,28 @@ mod tests {
     }
 
     #[test]
-    fn dropped_shards_are_dropped_whole_and_return_events() {
-        let mut save = Save {
+    fn dropped_shards_take_all_their_contents_along() {
+        let mut commit = CheckpointCommit {
             epochs: BTreeMap::from([(1, 7), (2, 8)]),
-            letters: vec![(1, letter(1)), (2, letter(2)), (1, letter(3))],
+            dead_letters: vec![(1, letter(1)), (2, letter(2)), (1, letter(3))],
             jobs: vec![(1, spilled(4)), (2, spilled(5))],
-            verdicts: vec![(1, Verdict::Settled(5)), (2, Verdict::Settled(6))],
-            released: BTreeSet::from([1]),
-            ..Save::default()
+            redrive_results: vec![
+                (1, RedriveResult::Settled(5)),
+                (2, RedriveResult::Settled(6)),
+            ],
+            released_shards: BTreeSet::from([1]),
+            ..CheckpointCommit::default()
         };
-        let out = save.leave_out(&BTreeSet::from([1]));
+        let out = commit.drop_shards(&BTreeSet::from([1]));
         let ids: Vec<i64> = out.iter().map(|event| event.log_id).collect();
         assert_eq!(ids, [1, 3, 4]);
-        assert_eq!(save.epochs, BTreeMap::from([(2, 8)]));
-        assert_eq!((save.letters.len(), save.verdicts.len()), (1, 1));
-        assert!(save.released.is_empty() && !save.is_empty());
-        let out = save.leave_out(&BTreeSet::from([2]));
-        assert_eq!((out.len(), save.is_empty()), (2, true));
+        assert_eq!(commit.epochs, BTreeMap::from([(2, 8)]));
+        assert_eq!(
+            (commit.dead_letters.len(), commit.redrive_results.len()),
+            (1, 1)
+        );
+        assert!(commit.released_shards.is_empty() && !commit.is_empty());
+        let out = commit.drop_shards(&BTreeSet::from([2]));
+        assert_eq!((out.len(), commit.is_empty()), (2, true));
     }
 }

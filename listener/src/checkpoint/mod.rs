@@ -1,15 +1,15 @@
-//! Where each shard stands, kept in Postgres and guarded by epochs.
+//! Checkpoints: the progress of each shard, stored in Postgres and fenced by epochs.
 //!
-//! Whoever claims a shard draws a larger epoch than any before. A save names the epoch it was
-//! claimed with, moves forward only, and changes nothing when either fails: then another
-//! process owns the shard, and the one that finds out must stop work on it at once.
+//! Each claim of a shard draws a larger epoch than any before. A commit carries the epoch of its
+//! claim, only moves positions forward, and changes nothing when either check fails: then another
+//! process owns the shard, and this one must stop work on it at once.
 
 mod claim;
 pub(crate) mod commit;
 pub(crate) mod reshard;
 mod row;
 pub mod status;
-pub mod stored;
+pub mod stored_rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,80 +19,79 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::change_log::LogError;
 use crate::capture::position::Position;
-use crate::capture::reader::Ahead;
+use crate::capture::reader::PositionAheadOfDatabase;
 use crate::capture::snapshot::Snapshot;
 
-pub use claim::{Candidate, ClaimedShard, begin, claim, life};
-pub use commit::{Save, Saved, save};
+pub use claim::{ClaimedShard, ShardClaimant, claim, initialize, server_incarnation};
+pub use commit::{CheckpointCommit, CommitResult, write_commit};
 
-/// What is done beyond a position.
+/// What is completed ahead of a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Beyond {
-    /// Events of which everything is done, by their id in the log.
-    pub finished: BTreeSet<i64>,
-    /// Of other events, the actions that are done.
-    pub partly: BTreeMap<i64, Vec<ActionName>>,
+pub struct CompletedAhead {
+    /// Ids in the log of events whose actions are all completed.
+    pub completed: BTreeSet<i64>,
+    /// The completed actions of other events.
+    pub partial: BTreeMap<i64, Vec<ActionName>>,
 }
 
-/// What a checkpoint says of a shard.
+/// The progress of a shard, as a checkpoint stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Everything before it is behind.
+    /// Everything before it is completed.
     pub position: Position,
-    /// What is done beyond it.
-    pub beyond: Beyond,
-    /// What is done beyond it of keys that belonged to other shards before the number of shards
-    /// was changed.
-    pub inherited: Arc<[Inherited]>,
+    /// What is completed ahead of it.
+    pub completed_ahead: CompletedAhead,
+    /// What was completed of its keys by other shards, before the number of shards changed.
+    pub pre_reshard: Arc<[PreReshardProgress]>,
 }
 
-/// How far a shard was when the listener got another number of shards. It holds for ever of the
-/// keys that were this shard's.
+/// The progress of a shard when the listener's number of shards changed. It stays true for the keys
+/// that the shard had.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inherited {
-    /// How many shards there were.
-    pub of: u16,
+pub struct PreReshardProgress {
+    /// The number of shards at that time.
+    pub shard_count: u16,
     /// The shard.
     pub shard: u16,
-    /// Everything before it is behind.
+    /// Everything before it was completed.
     pub position: Position,
-    /// What was done beyond it.
-    pub beyond: Beyond,
-    /// Sees all that was done, also beyond the position: there its owner had read on, maybe
-    /// through many windows.
+    /// What was completed ahead of it.
+    pub completed_ahead: CompletedAhead,
+    /// Sees all that was completed, also ahead of the position, where its owner may have read
+    /// through many further windows.
     pub until: Snapshot,
 }
 
-impl Inherited {
-    /// Whether it says nothing about what comes after a position.
+impl PreReshardProgress {
+    /// Returns whether it is irrelevant for all that comes after a position.
     #[must_use]
-    pub fn is_behind(&self, position: &Position) -> bool {
+    pub fn is_passed_by(&self, position: &Position) -> bool {
         position.from.snapshot.covers(&self.until)
     }
 }
 
 /// `partially_completed` as the table holds it.
 #[derive(Serialize, Deserialize)]
-struct PartlyDone(i64, Arc<str>, Arc<str>);
+struct PartiallyDone(i64, Arc<str>, Arc<str>);
 
-/// Why a checkpoint could not be read or written.
+/// A checkpoint could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The database could not be asked, or said no.
+    /// The database was not reachable, or refused.
     #[error("cannot reach the checkpoints: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
     /// Jobs could not be added.
     #[error("cannot add jobs: {0}")]
     Queue(#[from] ::queue::QueueError),
-    /// The backend of the queue is not in use any more.
+    /// The backend of the queue is no longer in use.
     #[error("the job queue uses another backend now")]
     QueueSwitched,
-    /// The mark of this moment could not be taken.
+    /// The current bound of the change log could not be read.
     #[error(transparent)]
     Log(#[from] LogError),
     /// The server recovered from a crash or was promoted since the shards were claimed.
     #[error("Postgres has recovered from a crash, or another server has taken its place")]
-    NewLife,
+    ServerRestarted,
     /// The position belongs to another database.
     #[error(
         "the position of listener {listener} was saved in another database (system identifier {saved}, this one has {here}): \
@@ -109,10 +108,10 @@ pub enum CheckpointError {
     },
     /// The position lies ahead of the database.
     #[error(transparent)]
-    Ahead(#[from] Ahead),
-    /// A row that this program cannot have written.
+    Ahead(#[from] PositionAheadOfDatabase),
+    /// This program cannot have written the row.
     #[error("the checkpoint of shard {shard} of listener {listener} cannot be read: {reason}")]
-    Damaged {
+    Corrupted {
         /// The listener.
         listener: String,
         /// The shard.
@@ -120,7 +119,7 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Progress that cannot be put into words.
-    #[error("the progress cannot be written down: {0}")]
-    Unwritable(#[from] serde_json::Error),
+    /// The progress could not be encoded.
+    #[error("the progress cannot be encoded: {0}")]
+    Encode(#[from] serde_json::Error),
 }

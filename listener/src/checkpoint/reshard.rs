@@ -1,46 +1,46 @@
-//! How many shards a listener has: laying out its checkpoints for the first time, or anew.
+//! Resharding: creates the checkpoints of a listener, or replaces them for another number of shards.
 //!
-//! A key belongs to another shard once the number of shards has changed, and the old shards stand
-//! at different places. So each new shard begins where the last of the old ones stands, and knows
-//! of every old one how far it was: what that had done of its keys is passed over.
+//! A key belongs to another shard once the number of shards has changed, and the old shards are at
+//! different positions. So each new shard starts at the earliest position of the old ones, and carries
+//! the progress of every old one: what that had completed of its keys is skipped.
 
 use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::row::{self, COLUMNS};
-use super::{CheckpointError, Inherited, Progress};
-use crate::capture::change_log::{mark_by, smallint};
-use crate::capture::position::{Mark, Position};
+use super::{CheckpointError, PreReshardProgress, Progress};
+use crate::capture::change_log::{read_bound, smallint};
+use crate::capture::position::{LogBound, Position};
 use crate::capture::snapshot::Snapshot;
 
-/// One shard as it was.
-struct Old {
-    of: u16,
+/// A shard before resharding.
+struct OldShard {
+    shard_count: u16,
     shard: u16,
     epoch: i64,
     progress: Progress,
 }
 
-/// Gives a listener as many shards as it is to have, within the caller's transaction. Where it has
-/// them, nothing is changed. `start` is where one begins that has never run.
-pub(crate) async fn lay_out(
+/// Gives a listener the configured number of shards, within the caller's transaction. Changes nothing
+/// if it has that number. A listener that has never run starts at `start`.
+pub(crate) async fn reshard(
     tx: &mut PgConnection,
     listener: &str,
     shards: u16,
-    start: &Mark,
+    start: &LogBound,
 ) -> Result<(), CheckpointError> {
     let old = old_shards(tx, listener).await?;
-    if old.iter().any(|old| old.of == shards) {
+    if old.iter().any(|old| old.shard_count == shards) {
         return Ok(());
     }
     let epoch = old.iter().map(|old| old.epoch).max().unwrap_or(0);
-    // The rows are locked, so all that they tell of was committed before this moment.
-    let now = mark_by(&mut *tx, 0).await?.snapshot;
-    let progress = inherit(&old, &now).unwrap_or_else(|| at(start));
+    // The rows are locked, so all progress in them was committed before now.
+    let now = read_bound(&mut *tx, 0).await?.snapshot;
+    let progress = carry_over(&old, &now).unwrap_or_else(|| new_shard(start));
     if !old.is_empty() {
         let was = old.len();
-        tracing::info!(listener, was, shards, "laying the shards out anew");
+        tracing::info!(listener, was, shards, "resharding");
         sqlx::query("delete from observer.checkpoint where listener = $1 and shard >= $2")
             .bind(listener)
             .bind(smallint(shards))
@@ -50,29 +50,32 @@ pub(crate) async fn lay_out(
     insert(tx, listener, shards, epoch, &progress).await
 }
 
-/// The same, for a listener that has never run. Where it has, nothing is changed.
-pub(crate) async fn lay_out_first(
+/// Creates the shards of a listener that has never run. Changes nothing if it has.
+pub(crate) async fn create_shards(
     tx: &mut PgConnection,
     listener: &str,
     shards: u16,
-    start: &Mark,
+    start: &LogBound,
 ) -> Result<(), CheckpointError> {
     if old_shards(tx, listener).await?.is_empty() {
-        insert(tx, listener, shards, 0, &at(start)).await?;
+        insert(tx, listener, shards, 0, &new_shard(start)).await?;
     }
     Ok(())
 }
 
-/// Of a shard that nobody has worked on.
-fn at(start: &Mark) -> Progress {
+/// Returns the progress of a new shard.
+fn new_shard(start: &LogBound) -> Progress {
     Progress {
         position: Position::at(Arc::new(start.clone())),
-        beyond: super::Beyond::default(),
-        inherited: Arc::default(),
+        completed_ahead: super::CompletedAhead::default(),
+        pre_reshard: Arc::default(),
     }
 }
 
-async fn old_shards(tx: &mut PgConnection, listener: &str) -> Result<Vec<Old>, CheckpointError> {
+async fn old_shards(
+    tx: &mut PgConnection,
+    listener: &str,
+) -> Result<Vec<OldShard>, CheckpointError> {
     // There may be no row yet that could be locked.
     sqlx::query("select observer.lock('checkpoint/' || $1)")
         .bind(listener)
@@ -86,11 +89,12 @@ async fn old_shards(tx: &mut PgConnection, listener: &str) -> Result<Vec<Old>, C
         .bind(listener)
         .fetch_all(&mut *tx)
         .await?;
-    let read = |row| -> Result<Old, CheckpointError> {
-        let (shard, of): (i16, i16) = (Row::try_get(row, "shard")?, Row::try_get(row, "shards")?);
-        let (shard, of) = (shard.unsigned_abs(), of.unsigned_abs());
-        Ok(Old {
-            of,
+    let read = |row| -> Result<OldShard, CheckpointError> {
+        let (shard, shard_count): (i16, i16) =
+            (Row::try_get(row, "shard")?, Row::try_get(row, "shards")?);
+        let (shard, shard_count) = (shard.unsigned_abs(), shard_count.unsigned_abs());
+        Ok(OldShard {
+            shard_count,
             shard,
             epoch: Row::try_get(row, "epoch")?,
             progress: row::progress(row, listener, shard)?,
@@ -99,38 +103,39 @@ async fn old_shards(tx: &mut PgConnection, listener: &str) -> Result<Vec<Old>, C
     rows.iter().map(read).collect()
 }
 
-/// Where each new shard begins, and what it knows of the old ones. Nothing if there were none.
-/// `now` sees all that these had done.
-fn inherit(old: &[Old], now: &Snapshot) -> Option<Progress> {
+/// Returns the progress that each new shard starts with; `None` if there are no old ones. `now` sees
+/// all that these had completed.
+fn carry_over(old: &[OldShard], now: &Snapshot) -> Option<Progress> {
     let positions = old.iter().map(|old| &old.progress.position);
     let position = Position::earliest(positions)?;
-    let mut known: Vec<Inherited> = Vec::new();
+    let mut carried: Vec<PreReshardProgress> = Vec::new();
     for old in old {
-        let own = Inherited {
-            of: old.of,
+        let own = PreReshardProgress {
+            shard_count: old.shard_count,
             shard: old.shard,
             position: old.progress.position.clone(),
-            beyond: old.progress.beyond.clone(),
+            completed_ahead: old.progress.completed_ahead.clone(),
             until: now.clone(),
         };
-        // Old shards may have inherited the same from those before them.
-        for one in std::iter::once(&own).chain(&*old.progress.inherited) {
-            if !known.contains(one) && says_more(one, &position) {
-                known.push(one.clone());
+        // Several old shards may carry the same progress of those before them.
+        for one in std::iter::once(&own).chain(&*old.progress.pre_reshard) {
+            if !carried.contains(one) && is_relevant(one, &position) {
+                carried.push(one.clone());
             }
         }
     }
     Some(Progress {
         position,
-        beyond: super::Beyond::default(),
-        inherited: known.into(),
+        completed_ahead: super::CompletedAhead::default(),
+        pre_reshard: carried.into(),
     })
 }
 
-/// Whether it says anything about what a shard finds that begins at `position`.
-fn says_more(one: &Inherited, position: &Position) -> bool {
-    let the_same = position == &one.position && one.beyond == super::Beyond::default();
-    !(the_same || one.is_behind(position))
+/// Returns whether it matters to a shard that starts at `position`.
+fn is_relevant(one: &PreReshardProgress, position: &Position) -> bool {
+    let the_same =
+        position == &one.position && one.completed_ahead == super::CompletedAhead::default();
+    !(the_same || one.is_passed_by(position))
 }
 
 async fn insert(
@@ -170,14 +175,14 @@ async fn insert(
     .bind(listener)
     .bind(smallint(shards))
     .bind(epoch)
-    .bind(position.from.floor)
+    .bind(position.from.low_id)
     .bind(position.from.snapshot.to_string())
-    .bind(position.from.ceiling)
-    .bind(to.map(|to| to.floor))
+    .bind(position.from.high_id)
+    .bind(to.map(|to| to.low_id))
     .bind(to.map(|to| to.snapshot.to_string()))
-    .bind(to.map(|to| to.ceiling))
+    .bind(to.map(|to| to.high_id))
     .bind(position.last_id)
-    .bind(row::inherited(&progress.inherited)?)
+    .bind(row::pre_reshard_progress(&progress.pre_reshard)?)
     .execute(tx)
     .await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! A checkpoint's row, from the table and to it.
+//! Conversion of progress from and to a row of the table `checkpoint`.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::{Beyond, CheckpointError, Inherited, PartlyDone, Progress};
-use crate::capture::position::{Mark, Position};
+use super::{CheckpointError, CompletedAhead, PartiallyDone, PreReshardProgress, Progress};
+use crate::capture::position::{LogBound, Position};
 use crate::capture::snapshot::SnapshotError;
 
-/// Columns that [`progress`] reads.
+/// The columns that [`progress`] reads.
 pub(super) const COLUMNS: &str =
     "c.base_low_id, c.base_snapshot::text as base_snapshot, c.base_high_id,
     c.window_low_id, c.window_snapshot::text as window_snapshot, c.window_high_id, c.last_id, c.completed_ids,
@@ -19,54 +19,55 @@ pub(super) const COLUMNS: &str =
 /// `pre_reshard_progress` as the table holds it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct InheritedRow {
-    of: u16,
+struct StoredProgress {
+    shard_count: u16,
     shard: u16,
-    from: StoredMark,
-    to: Option<StoredMark>,
+    from: StoredBound,
+    to: Option<StoredBound>,
     last_id: i64,
-    finished: Vec<i64>,
-    partly: Vec<PartlyDone>,
-    /// Earlier versions did not write it.
-    until: Option<String>,
+    completed: Vec<i64>,
+    partial: Vec<PartiallyDone>,
+    until: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredMark {
-    floor: i64,
+#[serde(rename_all = "camelCase")]
+struct StoredBound {
+    low_id: i64,
     snapshot: String,
-    ceiling: i64,
+    high_id: i64,
 }
 
-/// What is wrong with a row.
+/// A column of the row does not parse.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreadable {
+pub(super) enum RowError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
 
-/// The progress in a row with [`COLUMNS`].
+/// Reads the progress from a row with [`COLUMNS`].
 pub(super) fn progress(
     row: &PgRow,
     listener: &str,
     shard: u16,
 ) -> Result<Progress, CheckpointError> {
-    let damaged = |error: Unreadable| CheckpointError::Damaged {
+    let corrupted = |error: RowError| CheckpointError::Corrupted {
         listener: listener.to_owned(),
         shard,
         reason: error.to_string(),
     };
-    let mark =
-        |floor: i64, snapshot: &str, ceiling: i64| mark(floor, snapshot, ceiling).map_err(damaged);
-    let from = mark(
+    let log_bound = |low_id: i64, snapshot: &str, high_id: i64| {
+        log_bound(low_id, snapshot, high_id).map_err(corrupted)
+    };
+    let from = log_bound(
         row.try_get("base_low_id")?,
         row.try_get("base_snapshot")?,
         row.try_get("base_high_id")?,
     )?;
     let to = match row.try_get::<Option<&str>, _>("window_snapshot")? {
-        Some(snapshot) => Some(mark(
+        Some(snapshot) => Some(log_bound(
             row.try_get("window_low_id")?,
             snapshot,
             row.try_get("window_high_id")?,
@@ -74,100 +75,99 @@ pub(super) fn progress(
         None => None,
     };
     let stored: &str = row.try_get("partially_completed")?;
-    let stored = serde_json::from_str(stored).map_err(|error| damaged(error.into()))?;
-    let inherited: &str = row.try_get("pre_reshard_progress")?;
+    let stored = serde_json::from_str(stored).map_err(|error| corrupted(error.into()))?;
+    let pre_reshard: &str = row.try_get("pre_reshard_progress")?;
     Ok(Progress {
         position: Position {
             from,
             to,
             last_id: row.try_get("last_id")?,
         },
-        beyond: beyond(row.try_get("completed_ids")?, stored),
-        inherited: read_inherited(inherited).map_err(damaged)?,
+        completed_ahead: completed_ahead(row.try_get("completed_ids")?, stored),
+        pre_reshard: read_pre_reshard(pre_reshard).map_err(corrupted)?,
     })
 }
 
-fn mark(floor: i64, snapshot: &str, ceiling: i64) -> Result<Arc<Mark>, Unreadable> {
-    Ok(Arc::new(Mark {
-        floor,
+fn log_bound(low_id: i64, snapshot: &str, high_id: i64) -> Result<Arc<LogBound>, RowError> {
+    Ok(Arc::new(LogBound {
+        low_id,
         snapshot: snapshot.parse()?,
-        ceiling,
+        high_id,
     }))
 }
 
-fn beyond(finished: Vec<i64>, stored: Vec<PartlyDone>) -> Beyond {
-    let mut beyond = Beyond {
-        finished: finished.into_iter().collect(),
-        ..Beyond::default()
+fn completed_ahead(completed: Vec<i64>, stored: Vec<PartiallyDone>) -> CompletedAhead {
+    let mut ahead = CompletedAhead {
+        completed: completed.into_iter().collect(),
+        ..CompletedAhead::default()
     };
-    for PartlyDone(id, observer, action) in stored {
-        let actions = beyond.partly.entry(id).or_default();
+    for PartiallyDone(id, observer, action) in stored {
+        let actions = ahead.partial.entry(id).or_default();
         actions.push((observer, action));
     }
-    beyond
+    ahead
 }
 
-fn read_inherited(text: &str) -> Result<Arc<[Inherited]>, Unreadable> {
-    let rows: Vec<InheritedRow> = serde_json::from_str(text)?;
-    let read = |row: InheritedRow| {
-        let mark = |stored: StoredMark| mark(stored.floor, &stored.snapshot, stored.ceiling);
+fn read_pre_reshard(text: &str) -> Result<Arc<[PreReshardProgress]>, RowError> {
+    let rows: Vec<StoredProgress> = serde_json::from_str(text)?;
+    let read = |row: StoredProgress| {
+        let log_bound =
+            |stored: StoredBound| log_bound(stored.low_id, &stored.snapshot, stored.high_id);
         let position = Position {
-            from: mark(row.from)?,
-            to: row.to.map(mark).transpose()?,
+            from: log_bound(row.from)?,
+            to: row.to.map(log_bound).transpose()?,
             last_id: row.last_id,
         };
-        let until = match row.until {
-            Some(until) => until.parse()?,
-            None => position.furthest().snapshot.clone(),
-        };
-        Ok(Inherited {
-            of: row.of,
+        Ok(PreReshardProgress {
+            shard_count: row.shard_count,
             shard: row.shard,
             position,
-            beyond: beyond(row.finished, row.partly),
-            until,
+            completed_ahead: completed_ahead(row.completed, row.partial),
+            until: row.until.parse()?,
         })
     };
     rows.into_iter().map(read).collect()
 }
 
-/// Ids as an array's text.
-pub(super) fn finished(beyond: &Beyond) -> String {
-    let ids: Vec<String> = beyond.finished.iter().map(i64::to_string).collect();
+/// Formats the ids of completed events as the text of an array.
+pub(super) fn completed_ids(ahead: &CompletedAhead) -> String {
+    let ids: Vec<String> = ahead.completed.iter().map(i64::to_string).collect();
     format!("{{{}}}", ids.join(","))
 }
 
-/// Actions that are done, as JSON.
-pub(super) fn partly(beyond: &Beyond) -> Result<String, serde_json::Error> {
-    serde_json::to_string(&partly_rows(beyond))
+/// Formats the completed actions of partially completed events as JSON.
+pub(super) fn partially_completed(ahead: &CompletedAhead) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&partial_rows(ahead))
 }
 
-fn partly_rows(beyond: &Beyond) -> Vec<PartlyDone> {
+fn partial_rows(ahead: &CompletedAhead) -> Vec<PartiallyDone> {
     let actions = |(id, actions): (&i64, &Vec<crate::delivery::ActionName>)| {
         let id = *id;
         let rows = actions.iter().cloned();
-        let rows = rows.map(move |(observer, action)| PartlyDone(id, observer, action));
+        let rows = rows.map(move |(observer, action)| PartiallyDone(id, observer, action));
         rows.collect::<Vec<_>>()
     };
-    beyond.partly.iter().flat_map(actions).collect()
+    ahead.partial.iter().flat_map(actions).collect()
 }
 
-/// What was inherited, as JSON.
-pub(super) fn inherited(all: &[Inherited]) -> Result<String, serde_json::Error> {
-    let stored = |mark: &Arc<Mark>| StoredMark {
-        floor: mark.floor,
-        snapshot: mark.snapshot.to_string(),
-        ceiling: mark.ceiling,
+/// Formats the progress from before resharding as JSON.
+pub(super) fn pre_reshard_progress(
+    all: &[PreReshardProgress],
+) -> Result<String, serde_json::Error> {
+    let stored = |bound: &Arc<LogBound>| StoredBound {
+        low_id: bound.low_id,
+        snapshot: bound.snapshot.to_string(),
+        high_id: bound.high_id,
     };
-    let rows = all.iter().map(|one| InheritedRow {
-        of: one.of,
+    let rows = all.iter().map(|one| StoredProgress {
+        shard_count: one.shard_count,
         shard: one.shard,
         from: stored(&one.position.from),
         to: one.position.to.as_ref().map(stored),
         last_id: one.position.last_id,
-        finished: one.beyond.finished.iter().copied().collect(),
-        partly: partly_rows(&one.beyond),
-        until: Some(one.until.to_string()),
+        completed: one.completed_ahead.completed.iter().copied().collect(),
+        partial: partial_rows(&one.completed_ahead),
+        until: one.until.to_string(),
     });
     serde_json::to_string(&rows.collect::<Vec<_>>())
 }
@@ -178,15 +178,11 @@ mod tests {
 
     use super::*;
 
-    const EARLIER: &str = r#"[{"of":4,"shard":1,"from":{"floor":1,"snapshot":"5:5:","ceiling":2},
-        "to":{"floor":3,"snapshot":"9:9:","ceiling":4},"lastId":3,"finished":[7],"partly":[[8,"o","a"]]}]"#;
+    const STORED: &str = r#"[{"shardCount":4,"shard":1,"from":{"lowId":1,"snapshot":"5:5:","highId":2},"to":{"lowId":3,"snapshot":"9:9:","highId":4},"lastId":3,"completed":[7],"partial":[[8,"o","a"]],"until":"12:12:"}]"#;
 
     #[test]
-    fn what_was_inherited_goes_there_and_back() {
-        let mut all = read_inherited(EARLIER).unwrap().to_vec();
-        assert_eq!(all[0].until.to_string(), "9:9:", "as far as the position");
-        all[0].until = "12:12:".parse().unwrap();
-        let again = read_inherited(&inherited(&all).unwrap()).unwrap();
-        assert_eq!(*again, *all);
+    fn pre_reshard_progress_round_trips() {
+        let progress = read_pre_reshard(STORED).unwrap();
+        assert_eq!(pre_reshard_progress(&progress).unwrap(), STORED);
     }
 }

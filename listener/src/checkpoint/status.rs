@@ -1,12 +1,12 @@
-//! Who works on which shard, and how far it is, as the database has it.
+//! Owner and progress of each shard, as the database stores them.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
-/// Most events that are looked at to find a shard's oldest.
-const LOOKED_AT: i64 = 10_000;
+/// Maximum number of events scanned to find a shard's oldest.
+const MAX_SCANNED: i64 = 10_000;
 
 /// A shard's checkpoint, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -16,14 +16,14 @@ pub struct ShardState {
     pub listener: String,
     /// The shard.
     pub shard: i16,
-    /// How many there are.
+    /// The number of shards.
     pub shards: i16,
-    /// The process that works on it, as it named itself; nothing if it was let go of. One that was
-    /// killed stays until another takes over.
+    /// The process that owns it, by its own name; nothing if it was released. One that was killed
+    /// stays until another takes over.
     pub owner: Option<String>,
-    /// Grows with each change of hands; saves that carry an older one are refused.
+    /// Grows with each claim; commits that carry an older one are refused.
     pub epoch: i64,
-    /// Since when the owner has it, or since when nobody has.
+    /// Since when the owner has it, or since when it has none.
     pub since: DateTime<Utc>,
     /// When its progress was saved last.
     pub saved_at: DateTime<Utc>,
@@ -32,7 +32,7 @@ pub struct ShardState {
     pub oldest: Option<DateTime<Utc>>,
 }
 
-/// The shards of one listener, or of all, in order.
+/// Lists the shards of one listener, or of all, in order.
 pub async fn list(pool: &PgPool, listener: Option<&str>) -> Result<Vec<ShardState>, sqlx::Error> {
     let rows = sqlx::query(
         "select c.listener, c.shard, c.shards, c.holder, c.epoch, c.claimed_at, c.saved_at,
@@ -51,7 +51,7 @@ pub async fn list(pool: &PgPool, listener: Option<&str>) -> Result<Vec<ShardStat
          order by c.listener, c.shard",
     )
     .bind(listener)
-    .bind(LOOKED_AT)
+    .bind(MAX_SCANNED)
     .fetch_all(pool)
     .await?;
     rows.iter().map(read).collect()

@@ -1,4 +1,4 @@
-//! `check`: everything that is wrong with the files, at once.
+//! `check`: all problems of the files at once.
 
 use std::path::PathBuf;
 
@@ -7,8 +7,8 @@ use crds::config::{Bundle, ListenerConfig};
 use crds::loader::Loaded;
 use crds::manifest::Diagnostic;
 use observer_listener::actions::verify_own_database;
-use observer_listener::admission::action_runtime::Shared;
-use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::admission::action_runtime::ActionRuntime;
+use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::database;
 use observer_listener::lint::lint;
 use observer_listener::observers::Observers;
@@ -18,10 +18,10 @@ use super::output::{counted, say};
 use super::{CliError, FileArgs};
 use super::{files, sample, schema};
 
-/// The field with the database's URL.
+/// Field with the database's URL.
 const DATABASE_URL: &str = "spec.database.url";
 
-/// The field with the URL of statements in it.
+/// Field with the URL for statements of actions in it.
 const OWN_URL: &str = "spec.egress.ownDatabase.url";
 
 #[derive(Debug, Args)]
@@ -29,17 +29,17 @@ const OWN_URL: &str = "spec.egress.ownDatabase.url";
 pub(super) struct CheckArgs {
     #[command(flatten)]
     files: FileArgs,
-    /// An event as JSON, in the form of a webhook's body: shows what the observers would do about it,
-    /// and does nothing
+    /// Sample event as JSON, in the format of a webhook body: shows what the observers would do, without
+    /// doing it
     #[arg(long, value_name = "FILE")]
     event: Option<PathBuf>,
-    /// Ask the listener's database too whether it logs what the observers watch, and whether the login
-    /// for their statements in it may do what it should and no more
+    /// Also check the listener's database: whether it tracks the tables of the observers, and whether the
+    /// login for statements in it has exactly the rights that it needs
     #[arg(long)]
     online: bool,
 }
 
-/// Prints all problems, or what would be run.
+/// Prints all problems, or a summary if there are none.
 pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
     let (loaded, observers, source_map, mut problems) = match files::try_load(&args.files)? {
         Ok(Loaded { bundle, source_map }) => {
@@ -49,9 +49,12 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
         Err(report) => (None, report.partial, report.source_map, report.items),
     };
     let egress = loaded.as_ref().map(|bundle| bundle.listener.egress.clone());
-    let shared = Shared::new(&egress.clone().unwrap_or_default(), &Gates::default())?;
+    let shared = ActionRuntime::new(
+        &egress.clone().unwrap_or_default(),
+        &EndpointRegistry::default(),
+    )?;
     let compiled = Observers::compile(&observers, &shared);
-    // Where the listener is not known, nor is where it may send to.
+    // Without the listener, its egress policy is unknown.
     let never = match &egress {
         Some(_) => observers
             .iter()
@@ -64,7 +67,7 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
         let located = wrong
             .chain(&never)
             .map(|one| source_map.diagnostic(&one.observer, &one.path, one.message.clone()));
-        // What stands in for a value that was found wrong is nobody's mistake.
+        // A placeholder for an invalid value is not a second problem.
         let new: Vec<Diagnostic> = located
             .filter(|one| {
                 !problems
@@ -78,7 +81,7 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
     if let (true, Some(bundle), Ok(compiled)) =
         (args.online && problems.is_empty(), &loaded, &compiled)
     {
-        let findings = ask(bundle, compiled).await?;
+        let findings = query_tracking(bundle, compiled).await?;
         let located = findings
             .into_iter()
             .map(|one| source_map.diagnostic(&one.observer, &one.path, one.message));
@@ -116,7 +119,7 @@ fn of_listener(listener: &ListenerConfig, field: &str, message: String) -> Diagn
     }
 }
 
-/// URLs of the listener's database that cannot be read.
+/// Returns problems with the database URLs of the listener.
 fn wrong_urls(listener: &ListenerConfig) -> Vec<Diagnostic> {
     let own = listener.egress.own_database.as_ref();
     let urls = [
@@ -130,27 +133,30 @@ fn wrong_urls(listener: &ListenerConfig) -> Vec<Diagnostic> {
         .collect()
 }
 
-/// What is wrong with the login for statements in the listener's database.
+/// Returns the problem with the login for statements in the listener's database, if any.
 async fn wrong_login(listener: &ListenerConfig) -> Result<Option<Diagnostic>, CliError> {
     let Some(own) = &listener.egress.own_database else {
         return Ok(None);
     };
     let verified = tokio::time::timeout(database::START_PATIENCE, verify_own_database(own)).await;
     let Ok(verified) = verified else {
-        return Err(anyhow::anyhow!("no answer for the login in {OWN_URL}").into());
+        return Err(anyhow::anyhow!("the login in {OWN_URL} timed out").into());
     };
     let wrong = verified.err();
     Ok(wrong.map(|error| of_listener(listener, OWN_URL, error.to_string())))
 }
 
-/// What the database has to say about the observers.
-async fn ask(bundle: &Bundle, observers: &Observers) -> Result<Vec<tracking::Finding>, CliError> {
+/// Queries what the database does not track of the observers.
+async fn query_tracking(
+    bundle: &Bundle,
+    observers: &Observers,
+) -> Result<Vec<tracking::Finding>, CliError> {
     let pool = schema::connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
     Ok(tracking::findings(&pool, observers.needs()).await?)
 }
 
-/// One line for each, and their number.
+/// Formats one line per problem, and their number.
 pub(super) fn listed(problems: &[Diagnostic]) -> String {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let noun = if problems.len() == 1 {

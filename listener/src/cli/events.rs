@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use crds::config::{Bundle, Operation};
 use futures::stream::{self, StreamExt, TryStreamExt};
-use observer_listener::admission::action_runtime::Shared;
-use observer_listener::admission::endpoint_gate::Gates;
+use observer_listener::admission::action_runtime::ActionRuntime;
+use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::dead_letters::replay;
 use observer_listener::delivery::event::Event;
 use observer_listener::history::events::{self, EventFilter, EventId};
@@ -20,7 +20,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
 
-use super::dlq::{Output, moment};
+use super::dead_letters::moment;
+use super::output::OutputFormat;
 use super::output::{counted, say, time};
 use super::schema::connect;
 use super::table::{beginning, print};
@@ -43,7 +44,7 @@ pub(super) enum EventsCommand {
         limit: u32,
         /// How to print them
         #[arg(long, short, value_enum, default_value_t)]
-        output: Output,
+        output: OutputFormat,
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -53,7 +54,7 @@ pub(super) enum EventsCommand {
         id: String,
         /// How to print it
         #[arg(long, short, value_enum, default_value_t)]
-        output: Output,
+        output: OutputFormat,
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -199,7 +200,7 @@ async fn open(args: DatabaseArgs) -> Result<(PgPool, Option<Listener>), CliError
 }
 
 fn compile(bundle: &Bundle) -> Result<Observers, CliError> {
-    let shared = Shared::new(&bundle.listener.egress, &Gates::default())?;
+    let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())?;
     Observers::compile(&bundle.observers, &shared).map_err(|problems| {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         CliError::Config(problems.join("\n"))
@@ -228,7 +229,7 @@ async fn list(
     listener: Option<&Listener>,
     filter: &EventFilter,
     limit: u32,
-    output: Output,
+    output: OutputFormat,
 ) -> Result<(), CliError> {
     let found = events::list(pool, filter, i64::MAX, limit).await?;
     let outcomes: Vec<Option<Outcome>> = stream::iter(&found)
@@ -242,7 +243,7 @@ async fn list(
         .try_collect()
         .await?;
     let both = found.iter().zip(outcomes);
-    if let Output::Json = output {
+    if let OutputFormat::Json = output {
         let shown: Vec<Shown> = both.map(|(event, outcome)| shown(event, outcome)).collect();
         return say!("{}", serde_json::to_string_pretty(&shown)?);
     }
@@ -277,7 +278,7 @@ async fn show(
     pool: &PgPool,
     listener: Option<&Listener>,
     id: &str,
-    output: Output,
+    output: OutputFormat,
 ) -> Result<(), CliError> {
     let parsed: EventId = id.parse()?;
     let Some(event) = events::find(pool, &parsed).await? else {
@@ -291,7 +292,7 @@ async fn show(
         Some(listener) => Some(listener.outcome(pool, &event).await?),
         None => None,
     };
-    if let Output::Json = output {
+    if let OutputFormat::Json = output {
         return say!("{}", serde_json::to_string_pretty(&shown(&event, outcome))?);
     }
     say!("{}", described(&event))?;

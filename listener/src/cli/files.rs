@@ -1,4 +1,4 @@
-//! Reading the files that a command names.
+//! Files given to a command.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub(super) fn load(args: &FileArgs) -> Result<Loaded, CliError> {
     try_load(args)?.map_err(|report| CliError::Config(report.to_string()))
 }
 
-/// Loads the files; what is wrong in them is returned as a report.
+/// Loads the files; returns their problems as a report.
 pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Diagnostics>, CliError> {
     let mut sources = Vec::new();
     for path in &args.files {
@@ -34,7 +34,7 @@ pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Diagnostics>, C
     ))
 }
 
-/// The observers of the files that name a database; none where it is named by a URL.
+/// Returns the observers of the files that give the database; none if it is given by URL.
 pub(super) fn observers(args: &DatabaseArgs) -> Result<Vec<String>, CliError> {
     if args.files.is_empty() {
         return Ok(Vec::new());
@@ -48,7 +48,7 @@ pub(super) fn observers(args: &DatabaseArgs) -> Result<Vec<String>, CliError> {
     Ok(observers.iter().map(ObserverConfig::identity).collect())
 }
 
-/// The YAML files of a folder, by name.
+/// Returns the YAML files of a folder, sorted by name.
 fn folder(path: &Path) -> Result<Vec<PathBuf>, CliError> {
     let failed = |error| {
         CliError::Config(format!(
@@ -69,7 +69,7 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, CliError> {
     if files.is_empty() {
         let path = path.display();
         return Err(CliError::Config(format!(
-            "the folder {path} has no .yaml or .yml file"
+            "the folder {path} contains no .yaml or .yml file"
         )));
     }
     files.sort();
@@ -90,7 +90,7 @@ fn read(path: &Path) -> Result<SourceFile, CliError> {
     })
 }
 
-/// A key of a Secret, as a file; the newline that editors put at the end is not part of it.
+/// Reads a key of a Secret from its file, without a newline at the end.
 fn secret(dir: &Path, name: &str, key: &str) -> Option<Redacted> {
     let text = std::fs::read_to_string(dir.join(name).join(key)).ok()?;
     Some(Redacted::new(text.strip_suffix('\n').unwrap_or(&text)))

@@ -1,125 +1,124 @@
-//! `jobs`: what is in the queue.
+//! `jobs`: list, retry and cancel jobs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::postgres::PostgresQueue;
-use ::queue::{JobFilter, JobQueue, JobView, QueueConfig, QueueStats, State};
+use ::queue::{JobFilter, JobQueue, JobState, JobView, QueueConfig, QueueStats};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
 use crds::config::Bundle;
 use crds::duration::HumanDuration;
-use observer_listener::jobs::backend::{self, Place};
+use observer_listener::jobs::backend::{self, QueueBackendHandle};
 use observer_listener::migrate;
 use sqlx::PgPool;
 
-use super::dlq::{Output, TAKEN_UP};
-use super::output::{agreed, counted, say, time};
-use super::schema::{connect, of_known, of_one};
+use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say, time};
+use super::schema::{connect, open_database, open_database_of_listener};
 use super::table::{beginning, print};
 use super::{CliError, DatabaseArgs, FileArgs, files, identity};
 
 /// Most characters of an error in a table.
 const ERROR_WIDTH: usize = 60;
 
-/// Most jobs that are looked at for the names of their observers and actions.
-const MOST_NAMES: usize = 1000;
+/// Most jobs that are read for the names of their observers and actions.
+const MAX_NAMES: usize = 1000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobsCommand {
-    /// List the oldest
+    /// List jobs, the oldest first
     List {
         #[command(flatten)]
-        filter: Filter,
-        /// Only those in this state
+        filter: JobFilterArgs,
+        /// Only jobs in this state
         #[arg(long, value_enum)]
-        state: Option<Stand>,
-        /// Most to list
+        state: Option<JobStateArg>,
+        /// Maximum number of jobs
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         limit: u16,
-        /// How to print them
+        /// Output format
         #[arg(long, short, value_enum, default_value_t)]
-        output: Output,
+        output: OutputFormat,
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Show one with its event and its attempts, as JSON
+    /// Show a job with its event and attempts as JSON
     Show {
-        /// Its id, as in the list
+        /// Id from the list
         id: String,
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Make scheduled ones available now, instead of after their wait
-    Retry(Chosen),
-    /// Drop for good; those under way are cut off within seconds
+    /// Make scheduled jobs available now, without waiting for their next attempt
+    Retry(JobSelectionArgs),
+    /// Cancel jobs permanently; running ones are stopped within seconds
     Cancel {
         #[command(flatten)]
-        chosen: Chosen,
-        /// Really cancel all
+        selection: JobSelectionArgs,
+        /// Confirm the cancellation of all
         #[arg(long)]
         yes: bool,
     },
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Chosen {
-    /// Ids
+pub(super) struct JobSelectionArgs {
+    /// Ids of jobs
     ids: Vec<String>,
-    /// All that the filters leave, instead of ids
+    /// All jobs that match the filters, instead of ids
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     all: bool,
     #[command(flatten)]
-    filter: Filter,
+    filter: JobFilterArgs,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
 #[derive(Debug, Default, Args)]
-pub(super) struct Filter {
-    /// Only those of this observer, as name or namespace/name
+pub(super) struct JobFilterArgs {
+    /// Only jobs of this observer, as name or namespace/name
     #[arg(long, value_name = "NAME")]
     observer: Option<String>,
-    /// Only those of this action
+    /// Only jobs of this action
     #[arg(long, value_name = "NAME")]
     action: Option<String>,
 }
 
-impl Filter {
-    fn select(self, ids: Option<Vec<String>>, state: Option<Stand>) -> JobFilter {
+impl JobFilterArgs {
+    fn into_filter(self, ids: Option<Vec<String>>, state: Option<JobStateArg>) -> JobFilter {
         JobFilter {
             ids,
             observer: self.observer.map(identity),
             action: self.action,
-            state: state.map(Stand::state),
+            state: state.map(JobStateArg::state),
         }
     }
 }
 
-/// Where a job stands.
+/// State of a job, as an argument.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Stand {
-    /// First of its key, and can be claimed
+pub(super) enum JobStateArg {
+    /// First of its key, can be claimed now
     Available,
-    /// First of its key, and waits for its next attempt
+    /// First of its key, waits for its next attempt
     Scheduled,
     /// Held by a worker
     Running,
     /// Behind another of its key
     Blocked,
-    /// Done, where the listener keeps those for a while
+    /// Completed, if the listener keeps completed jobs
     Completed,
 }
 
-impl Stand {
-    const fn state(self) -> State {
+impl JobStateArg {
+    const fn state(self) -> JobState {
         match self {
-            Self::Available => State::Available,
-            Self::Scheduled => State::Scheduled,
-            Self::Running => State::Running,
-            Self::Blocked => State::Blocked,
-            Self::Completed => State::Completed,
+            Self::Available => JobState::Available,
+            Self::Scheduled => JobState::Scheduled,
+            Self::Running => JobState::Running,
+            Self::Blocked => JobState::Blocked,
+            Self::Completed => JobState::Completed,
         }
     }
 }
@@ -135,46 +134,46 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             database,
         } => {
             let (queue, names) = open(database).await?;
-            let what = filter.select(None, state);
-            check_names(queue.as_ref(), &what, &names).await?;
-            let (jobs, count) = queue.list(&what, limit.into()).await?;
+            let filter = filter.into_filter(None, state);
+            check_names(queue.as_ref(), &filter, &names).await?;
+            let (jobs, count) = queue.list(&filter, limit.into()).await?;
             match output {
-                Output::Json => say!("{}", serde_json::to_string_pretty(&jobs)?)?,
-                Output::Table => table(&jobs, count)?,
+                OutputFormat::Json => say!("{}", serde_json::to_string_pretty(&jobs)?)?,
+                OutputFormat::Table => table(&jobs, count)?,
             }
         }
         JobsCommand::Show { id, database } => {
             let Some(job) = open(database).await?.0.show(&id).await? else {
-                return all_there(&[id]);
+                return require_found(&[id]);
             };
             say!("{}", serde_json::to_string_pretty(&job)?)?;
         }
-        JobsCommand::Retry(chosen) => {
-            let (queue, what) = chosen.open().await?;
-            let missing = missing(queue.as_ref(), &what).await?;
-            let count = queue.retry(&what).await?;
-            say!("{count} available now; {TAKEN_UP}")?;
-            all_there(&missing)?;
+        JobsCommand::Retry(selection) => {
+            let (queue, filter) = selection.open().await?;
+            let missing = missing(queue.as_ref(), &filter).await?;
+            let count = queue.retry(&filter).await?;
+            say!("{count} available now; {PICKUP_NOTE}")?;
+            require_found(&missing)?;
         }
-        JobsCommand::Cancel { chosen, yes } => {
-            let (queue, what) = chosen.open().await?;
-            let missing = missing(queue.as_ref(), &what).await?;
-            if what.ids.is_none() {
-                let (_, count) = queue.list(&what, 1).await?;
+        JobsCommand::Cancel { selection, yes } => {
+            let (queue, filter) = selection.open().await?;
+            let missing = missing(queue.as_ref(), &filter).await?;
+            if filter.ids.is_none() {
+                let (_, count) = queue.list(&filter, 1).await?;
                 let count = counted(count, "job", "jobs");
-                agreed(yes, &format!("{count} would be dropped for good"))?;
+                confirm(yes, &format!("{count} would be cancelled permanently"))?;
             }
-            say!("{} cancelled", queue.cancel(&what).await?)?;
-            all_there(&missing)?;
+            say!("{} cancelled", queue.cancel(&filter).await?)?;
+            require_found(&missing)?;
         }
     }
     Ok(())
 }
 
-/// Of the ids that were given, those that name no job.
-async fn missing(queue: &dyn JobQueue, what: &JobFilter) -> Result<Vec<String>, CliError> {
+/// Returns the ids of a filter that do not exist.
+async fn missing(queue: &dyn JobQueue, filter: &JobFilter) -> Result<Vec<String>, CliError> {
     let mut missing = Vec::new();
-    for id in what.ids.iter().flatten() {
+    for id in filter.ids.iter().flatten() {
         if queue.show(id).await?.is_none() {
             missing.push(id.clone());
         }
@@ -182,41 +181,43 @@ async fn missing(queue: &dyn JobQueue, what: &JobFilter) -> Result<Vec<String>, 
     Ok(missing)
 }
 
-/// Fails where some of the ids that were given name nothing.
-fn all_there(missing: &[String]) -> Result<(), CliError> {
+/// Fails if some of the given ids do not exist.
+fn require_found(missing: &[String]) -> Result<(), CliError> {
     if missing.is_empty() {
         return Ok(());
     }
     Err(anyhow::anyhow!(
-        "there is no job {}: it may be done, or have become a dead letter; `jobs list` shows which there are",
+        "there is no job {}: it may be completed, or have become a dead letter; see `jobs list`",
         missing.join(", ")
     )
     .into())
 }
 
-impl Chosen {
+impl JobSelectionArgs {
     async fn open(self) -> Result<(Arc<dyn JobQueue>, JobFilter), CliError> {
-        let what = self.filter.select((!self.all).then_some(self.ids), None);
+        let filter = self
+            .filter
+            .into_filter((!self.all).then_some(self.ids), None);
         let (queue, names) = open(self.database).await?;
-        check_names(queue.as_ref(), &what, &names).await?;
-        Ok((queue, what))
+        check_names(queue.as_ref(), &filter, &names).await?;
+        Ok((queue, filter))
     }
 }
 
-/// Observers and actions, by name.
-type Names = BTreeSet<(String, String)>;
+/// Names of observers and their actions.
+type ActionNames = BTreeSet<(String, String)>;
 
-/// The queue of a listener, as its file says, or in the database of the URL; and the names that the
-/// file knows.
-async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError> {
+/// Opens the queue of a listener from its files or from the database URL. Also returns the names in the
+/// files.
+async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, ActionNames), CliError> {
     if args.files.is_empty() {
-        let (pool, listener) = of_one(args).await?;
+        let (pool, listener) = open_database_of_listener(args).await?;
         if backend::is_in_redis(&pool, &listener).await? {
             return Err(CliError::Config(format!(
-                "jobs of listener {listener} are in Redis: name its files with -f FILE, which say how to reach it"
+                "jobs of listener {listener} are in Redis: name its files with -f FILE, which contain the address"
             )));
         }
-        return Ok((postgres(pool, &listener), Names::new()));
+        return Ok((postgres(pool, &listener), ActionNames::new()));
     }
     let files = FileArgs {
         files: args.files,
@@ -231,8 +232,8 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, Names), CliError
     let names = names.collect();
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
-    let place = Place::open_recorded(&bundle.listener, pool).await?;
-    Ok((place.queue, names))
+    let backend_handle = QueueBackendHandle::open_recorded(&bundle.listener, pool).await?;
+    Ok((backend_handle.queue, names))
 }
 
 /// The queue of a bundle's listener.
@@ -240,7 +241,9 @@ pub(super) async fn of_bundle(
     bundle: &Bundle,
     pool: PgPool,
 ) -> Result<Arc<dyn JobQueue>, CliError> {
-    Ok(Place::open_recorded(&bundle.listener, pool).await?.queue)
+    Ok(QueueBackendHandle::open_recorded(&bundle.listener, pool)
+        .await?
+        .queue)
 }
 
 fn postgres(pool: PgPool, listener: &str) -> Arc<dyn JobQueue> {
@@ -251,8 +254,8 @@ fn postgres(pool: PgPool, listener: &str) -> Arc<dyn JobQueue> {
     Arc::new(PostgresQueue::new(pool, listener, config))
 }
 
-/// How the jobs of a listener are doing that are kept in its database; nothing where they are in Redis.
-pub(super) async fn in_postgres(
+/// Returns statistics of the jobs of a listener in its database; `None` if they are in Redis.
+pub(super) async fn stats_in_postgres(
     pool: &PgPool,
     listener: &str,
 ) -> Result<Option<Vec<(String, QueueStats)>>, CliError> {
@@ -262,8 +265,8 @@ pub(super) async fn in_postgres(
     Ok(Some(postgres(pool.clone(), listener).stats().await?))
 }
 
-/// The database and the listener of a look at the state, and its queue where files name it.
-pub(super) async fn of_status(
+/// Opens the database for `status`. Also returns the listener if one is given, and its queue if it is in Redis.
+pub(super) async fn open_for_status(
     args: DatabaseArgs,
 ) -> Result<(PgPool, Option<String>, Option<Arc<dyn JobQueue>>), CliError> {
     let mut queue = None;
@@ -277,46 +280,47 @@ pub(super) async fn of_status(
         let pool = connect(&listener.database_url).await?;
         migrate::verify(&pool).await?;
         let identity = listener.identity();
-        // Without a Redis of the listener, jobs that are there cannot be counted.
+        // Without the address of Redis, jobs in it cannot be counted.
         queue = match listener.queue.redis {
             Some(_) if backend::is_in_redis(&pool, &identity).await? => {
-                let place = Place::open_recorded(&listener, pool.clone()).await?;
-                Some(place.queue)
+                let backend_handle =
+                    QueueBackendHandle::open_recorded(&listener, pool.clone()).await?;
+                Some(backend_handle.queue)
             }
             _ => None,
         };
         return Ok((pool, Some(identity), queue));
     }
-    let (pool, listener) = of_known(args).await?;
+    let (pool, listener) = open_database(args).await?;
     Ok((pool, listener, queue))
 }
 
-/// Fails where a filter names an observer or an action that is neither in the files nor has jobs, as
-/// one does that is mistyped.
+/// Fails if the observer or the action of a filter is neither in the files nor has jobs, since the name
+/// may be mistyped.
 async fn check_names(
     queue: &dyn JobQueue,
-    what: &JobFilter,
-    names: &Names,
+    filter: &JobFilter,
+    names: &ActionNames,
 ) -> Result<(), CliError> {
     let any = JobFilter {
         ids: None,
         state: None,
-        ..what.clone()
+        ..filter.clone()
     };
     let fits =
         |wanted: &Option<String>, name: &String| wanted.as_ref().is_none_or(|one| one == name);
     let known = names
         .iter()
-        .any(|(observer, action)| fits(&what.observer, observer) && fits(&what.action, action));
-    let filtered = what.observer.is_some() || what.action.is_some();
+        .any(|(observer, action)| fits(&filter.observer, observer) && fits(&filter.action, action));
+    let filtered = filter.observer.is_some() || filter.action.is_some();
     if !filtered || known || queue.list(&any, 1).await?.1 > 0 {
         return Ok(());
     }
-    let (jobs, _) = queue.list(&JobFilter::default(), MOST_NAMES).await?;
+    let (jobs, _) = queue.list(&JobFilter::default(), MAX_NAMES).await?;
     let jobs = jobs.into_iter().map(|job| (job.observer, job.action));
-    let all: Names = jobs.chain(names.iter().cloned()).collect();
+    let all: ActionNames = jobs.chain(names.iter().cloned()).collect();
     let there = if all.is_empty() {
-        "there are no jobs at all".to_owned()
+        "there are no jobs".to_owned()
     } else {
         let all: Vec<String> = all
             .iter()
@@ -324,7 +328,7 @@ async fn check_names(
             .collect();
         format!("there are {}", all.join(", "))
     };
-    Err(anyhow::anyhow!("nothing is known of that observer or action; {there}").into())
+    Err(anyhow::anyhow!("no such observer or action; {there}").into())
 }
 
 const HEAD: [&str; 8] = [
@@ -345,27 +349,20 @@ fn table(jobs: &[JobView], count: u64) -> Result<(), CliError> {
     let rows: Vec<[String; 8]> = jobs.iter().map(row).collect();
     print(HEAD, &rows)?;
     if count > jobs.len() as u64 {
-        say!("{} of {count}; --limit shows more", jobs.len())?;
+        say!("{} of {count}; use --limit to see more", jobs.len())?;
     }
     Ok(())
 }
 
 fn row(job: &JobView) -> [String; 8] {
-    let state = match job.state {
-        State::Available => "available",
-        State::Scheduled => "scheduled",
-        State::Running => "running",
-        State::Blocked => "blocked",
-        State::Completed => "completed",
-    };
     let age = (Utc::now() - job.enqueued_at).num_seconds();
     let scheduled = match job.state {
-        State::Available | State::Scheduled | State::Completed => time(job.scheduled_at),
-        State::Running | State::Blocked => String::new(),
+        JobState::Available | JobState::Scheduled | JobState::Completed => time(job.scheduled_at),
+        JobState::Running | JobState::Blocked => String::new(),
     };
     [
         job.id.clone(),
-        state.to_owned(),
+        job.state.as_str().to_owned(),
         format!("{}/{}", job.observer, job.action),
         beginning(job.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
         HumanDuration::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),

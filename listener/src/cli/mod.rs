@@ -1,8 +1,7 @@
-//! The command line: what it accepts, and which exit code says what.
+//! Command line: arguments, commands and exit codes.
 
 mod check;
-mod demo;
-mod dlq;
+mod dead_letters;
 mod events;
 mod files;
 mod jobs;
@@ -21,27 +20,25 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use crds::config::Redacted;
-use crds::duration::{HumanDuration, ParseDurationError};
-use observer_listener::runtime::standalone::Jobs;
-use observer_listener::telemetry::logs::{self, LogFormat};
+use observer_listener::runtime::job_worker::WorkerMode;
+use program::logs::{self, LogFormat};
 use url::Url;
 
-/// Exit code for a configuration or a command line that cannot be run.
+/// Exit code of an invalid configuration or command line.
 const EXIT_CONFIG: u8 = 2;
 
-/// Exit code for what went wrong while running.
+/// Exit code of a failure at run time.
 const EXIT_RUN: u8 = 1;
 
-/// What is logged while a display is on: nothing that it shows anyway.
-const QUIET: &str =
-    "warn,observer::action=error,observer::attempt=error,observer::dead_letter=error";
+/// What is logged unless `RUST_LOG` says otherwise. The client of Kafka logs each step, and each failure
+/// that the outcome of an attempt tells too.
+const LOGGED: &str = "info,rskafka=off";
 
-/// Runs observers against a Postgres database: when this changes and that condition holds, do
-/// these actions.
+/// Run observers of a Postgres database: when a row changes and a condition holds, run actions
 #[derive(Debug, Parser)]
 #[command(name = "observer-listener", version, arg_required_else_help = true)]
 struct Cli {
-    /// Form of the log lines on standard error; `RUST_LOG` sets the level
+    /// Format of log lines on standard error; `RUST_LOG` sets the level
     #[arg(
         long,
         global = true,
@@ -56,19 +53,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the observers of a file, or of a bundle in a cluster, until SIGTERM or Ctrl-C
+    /// Run observers from files, or from a bundle in a cluster, until SIGTERM or Ctrl-C
     Run(run::RunArgs),
-    /// Run a dedicated worker: only the jobs of a listener, beside the processes that run it
+    /// Run a dedicated worker, which only runs the jobs of a listener
     Worker(run::RunArgs),
-    /// Check files and print everything that is wrong with them
+    /// Check files and print all problems
     Check(check::CheckArgs),
     /// Create or upgrade the schema `observer` in the database
     Migrate(schema::MigrateArgs),
     /// Reset stored positions after a restore
     ResetPosition(schema::ResetPositionArgs),
-    /// Delete the progress, the jobs and the dead letters of a listener that is gone for good
+    /// Delete the checkpoints, jobs and dead letters of a listener that will not run again
     DropListener(schema::DropListenerArgs),
-    /// Show who works on which shard, and how far it is
+    /// Show shards with their owners and lag, processes, jobs and open circuit breakers
     Status(status::StatusArgs),
     /// Show events of the change log and what became of them
     #[command(subcommand)]
@@ -76,52 +73,50 @@ enum Command {
     /// List, retry or cancel jobs in the queue
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
-    /// List, redrive or drop dead letters: deliveries that were given up on
+    /// List, redrive, export or drop dead letters: deliveries that failed for good
     #[command(subcommand, alias = "dlq")]
-    DeadLetters(dlq::DlqCommand),
-    /// Send past events once more, marked as replays
+    DeadLetters(dead_letters::DeadLettersCommand),
+    /// Deliver past events again, marked as replays
     Replay(replay::ReplayArgs),
-    /// Show it all at work on a small shop, with a Postgres and a receiver of its own
-    Demo(demo::DemoArgs),
 }
 
-/// Files with an `ObserverListener`, its `Observer`s and perhaps `Secret`s.
+/// Files with an `ObserverListener`, its `Observer`s and optional `Secret`s.
 #[derive(Debug, Args)]
 struct FileArgs {
-    /// File, or folder whose .yaml and .yml files are read; repeatable; `-` is standard input
+    /// File, or folder of .yaml and .yml files; repeatable; `-` is standard input
     #[arg(short, long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The listener to run where the files hold several, as name or namespace/name
+    /// Listener to run if the files contain several, as name or namespace/name
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// Folder with a folder for each Secret and in it a file for each key
+    /// Folder with a subfolder per Secret that contains a file per key
     #[arg(long, value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
 }
 
-/// The database, named directly or by files.
+/// The database, given by URL or by files.
 #[derive(Debug, Args)]
 struct DatabaseArgs {
-    /// URL of the database, as `postgres://user:password@host:5432/database`; with a password, give it by
-    /// the environment, as others may see arguments
+    /// URL of the database, as `postgres://user:password@host:5432/database`; pass a password through the
+    /// environment, since other users may see arguments
     #[arg(
         long, value_name = "URL", env = "OBSERVER_DATABASE_URL", hide_env_values = true,
         value_parser = redacted, required_unless_present = "files"
     )]
     database_url: Option<Redacted>,
-    /// File whose listener names the database; wins over the URL
+    /// File with the listener, which gives the database; takes precedence over the URL
     #[arg(short, long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The listener, as name or namespace/name
+    /// Listener, as name or namespace/name
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// Folder with a folder for each Secret and in it a file for each key
+    /// Folder with a subfolder per Secret that contains a file per key
     #[arg(long, value_name = "DIR", requires = "files")]
     secrets_dir: Option<PathBuf>,
 }
 
 impl DatabaseArgs {
-    /// The database's URL, and the listener's identity where one is named.
+    /// Returns the database's URL, and the listener's identity if one is given.
     fn resolve(self) -> Result<(Redacted, Option<String>), CliError> {
         match self.database_url {
             Some(url) if self.files.is_empty() => Ok((url, self.listener.map(identity))),
@@ -139,7 +134,7 @@ impl DatabaseArgs {
     }
 }
 
-/// `namespace/name`; a name alone is one of namespace `default`.
+/// Returns `namespace/name`; a name alone is in namespace `default`.
 fn identity(name: String) -> String {
     if name.contains('/') {
         name
@@ -151,11 +146,11 @@ fn identity(name: String) -> String {
 /// Why a command fails.
 #[derive(Debug)]
 enum CliError {
-    /// What was given cannot be run.
+    /// The configuration or the command line is invalid.
     Config(String),
-    /// It could, but did not work.
+    /// It failed at run time.
     Run(anyhow::Error),
-    /// Nobody reads what it prints any more, which is no failure.
+    /// The reader of its output has closed the pipe, which is no failure.
     Closed,
 }
 
@@ -166,7 +161,7 @@ impl<E: Into<anyhow::Error>> From<E> for CliError {
 }
 
 /// Keeps a secret argument out of every message.
-#[expect(clippy::unnecessary_wraps, reason = "clap asks for a result")]
+#[expect(clippy::unnecessary_wraps, reason = "clap needs a result")]
 fn redacted(text: &str) -> Result<Redacted, std::convert::Infallible> {
     Ok(Redacted::new(text))
 }
@@ -181,26 +176,20 @@ fn shows_password(argument: &str) -> bool {
         })
 }
 
-/// Reads `20s`, `5m`, `250ms`.
-fn duration(text: &str) -> Result<Duration, ParseDurationError> {
-    text.parse::<HumanDuration>().map(HumanDuration::duration)
-}
-
-/// Runs the program and says by its exit code how it went.
+/// Runs the program and returns its exit code.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Demo(_));
-    if let Err(error) = logs::start(cli.log_format, if quiet { QUIET } else { "info" }) {
+    if let Err(error) = logs::start(cli.log_format, LOGGED) {
         return cannot_start(&error);
     }
     if std::env::args_os().any(|argument| shows_password(&argument.to_string_lossy())) {
         tracing::warn!(
-            "the password in --database-url is for all to see who may list processes: give the URL by \
-             OBSERVER_DATABASE_URL instead, or by a file (-f)"
+            "the password in --database-url is visible in the list of processes: pass the URL in \
+             OBSERVER_DATABASE_URL or in a file (-f) instead"
         );
     }
-    // Two are compiled in, as the client of Kafka brings its own; libraries are not to choose.
-    let _the_first = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // Two providers are compiled in, since the Kafka client has its own; libraries must not choose.
+    let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -210,8 +199,8 @@ pub(crate) fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Run(args) => run::run(args, Jobs::Too).await,
-            Command::Worker(args) => run::run(args, Jobs::Only).await,
+            Command::Run(args) => run::run(args, WorkerMode::Embedded).await,
+            Command::Worker(args) => run::run(args, WorkerMode::Dedicated).await,
             Command::Check(args) => check::check(&args).await,
             Command::Migrate(args) => schema::migrate(args).await,
             Command::ResetPosition(args) => schema::reset_position(args).await,
@@ -219,12 +208,11 @@ pub(crate) fn main() -> ExitCode {
             Command::Status(args) => status::status(args).await,
             Command::Events(command) => events::events(command).await,
             Command::Jobs(command) => jobs::jobs(command).await,
-            Command::DeadLetters(command) => dlq::dlq(command).await,
+            Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
             Command::Replay(args) => replay::replay(args).await,
-            Command::Demo(args) => demo::demo(args).await,
         }
     });
-    // A task that hangs must not keep the program from ending.
+    // A task that hangs must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let code = match result {
         Ok(()) | Err(CliError::Closed) => ExitCode::SUCCESS,

@@ -1,15 +1,29 @@
-//! What commands print: all of it goes this way, so that a reader who has enough, as `head` has,
-//! ends a command quietly.
+//! Output of commands. A closed pipe, as of `head`, ends a command without an error.
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use observer_listener::telemetry::logs;
+use clap::ValueEnum;
+use program::logs;
 
 use super::CliError;
 
-/// Writes a line to standard output; an error where the command is to end.
+/// How soon a running listener acts on a command.
+pub(super) const PICKUP_NOTE: &str = "a running listener picks them up within seconds, or once the circuit breaker of \
+    their endpoint lets them through (`status` shows circuit breakers that are not closed)";
+
+/// Format of what a command prints.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum OutputFormat {
+    /// Columns
+    #[default]
+    Table,
+    /// One JSON array
+    Json,
+}
+
+/// Writes a formatted line to standard output; an error ends the command.
 macro_rules! say {
     ($($text:tt)*) => { $crate::cli::output::line(format_args!($($text)*)) };
 }
@@ -24,25 +38,25 @@ pub(super) fn line(text: Arguments<'_>) -> Result<(), CliError> {
     }
 }
 
-/// Lets a command go on that repeats or drops something only where the user has said so, and says
-/// what it would do otherwise.
-pub(super) fn agreed(yes: bool, what: &str) -> Result<(), CliError> {
+/// Lets a command that repeats or deletes something continue only with `--yes`; otherwise fails with its
+/// effect.
+pub(super) fn confirm(yes: bool, effect: &str) -> Result<(), CliError> {
     if yes {
-        logs::say(&format!("{what}\n"));
+        logs::say(&format!("{effect}\n"));
         return Ok(());
     }
     Err(CliError::Config(format!(
-        "{what}. Nothing was done; add --yes to do it"
+        "{effect}. Nothing was done; add --yes to do it"
     )))
 }
 
-/// A count with what is counted: `1 event`, `2 events`.
+/// Formats a count with its noun: `1 event`, `2 events`.
 pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
     let noun = if count == 1 { one } else { many };
     format!("{count} {noun}")
 }
 
-/// A time as all commands write it, and read it too: `2026-03-01T12:00:00Z`.
+/// Formats a time as all commands print and parse it: `2026-03-01T12:00:00Z`.
 pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -1,4 +1,4 @@
-//! `replay`: past events once more.
+//! `replay`: deliver past events again.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -6,38 +6,38 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args};
 use crds::config::Bundle;
-use observer_listener::dead_letters::replay::{self, Selection};
+use observer_listener::dead_letters::replay::{self, ReplaySelection};
 use observer_listener::migrate;
-use observer_listener::telemetry::logs;
+use program::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::dlq::{TAKEN_UP, moment};
-use super::output::{agreed, counted, say};
+use super::dead_letters::moment;
+use super::output::{PICKUP_NOTE, confirm, counted, say};
 use super::schema::connect;
 use super::{CliError, FileArgs, files, identity};
 
-/// Most events that are asked for by one statement.
-const AT_ONCE: i64 = 500;
+/// Events per request without a rate.
+const BATCH: i64 = 500;
 
-/// Time between two parts at a rate.
-const PART: Duration = Duration::from_millis(500);
+/// Interval of requests at a rate.
+const INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["files"]).required(true))]
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     files: FileArgs,
-    /// The observer, as name or namespace/name
+    /// Observer, as name or namespace/name
     #[arg(long, value_name = "NAME")]
     observer: String,
-    /// Only this action of it
+    /// Only this action
     #[arg(long, value_name = "NAME")]
     action: Option<String>,
-    /// From this time on, as 2026-03-01T12:00:00Z, or 24h for so long ago
+    /// Start of the period, as 2026-03-01T12:00:00Z, or 24h for 24 hours ago
     #[arg(long, value_name = "TIME", value_parser = moment)]
     from: DateTime<Utc>,
-    /// Until this time, written the same way; left out, until now
+    /// End of the period, in the same format; default: now
     #[arg(long, value_name = "TIME", value_parser = moment)]
     to: Option<DateTime<Utc>>,
     /// Only events of this key
@@ -46,13 +46,13 @@ pub(super) struct ReplayArgs {
     /// Only events of this tenant
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// Most events to hand to the listener in a second; left out, all at once
+    /// Events per second to request; default: all at once
     #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
-    /// Only say how many events there are
+    /// Only print how many events match
     #[arg(long)]
     dry_run: bool,
-    /// Really send them once more
+    /// Confirm that the events are delivered again
     #[arg(long, conflicts_with = "dry_run")]
     yes: bool,
 }
@@ -61,48 +61,48 @@ pub(super) struct ReplayArgs {
 pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let (rate, dry_run, yes) = (args.rate, args.dry_run, args.yes);
     let bundle = files::load(&args.files)?.bundle;
-    let what = selection(args, &bundle)?;
+    let selection = selection(args, &bundle)?;
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
     match replay::oldest(&pool).await? {
-        Some(oldest) if what.from < oldest => logs::say(&format!(
-            "the log holds no events from before {}; spec.database.retention says for how long it does\n",
+        Some(oldest) if selection.from < oldest => logs::say(&format!(
+            "the change log starts at {}; spec.database.retention sets how long events are kept\n",
             oldest.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
         )),
         _ => {}
     }
-    let all = replay::count(&pool, &what).await?;
+    let all = replay::count(&pool, &selection).await?;
     let would = format!(
-        "{} of {} would be looked at once more",
+        "{} of {} would be evaluated again",
         counted(all, "event", "events"),
-        what.entity
+        selection.entity
     );
     if dry_run {
         return say!("{would}");
     }
-    agreed(
+    confirm(
         yes,
-        &format!("{would}, and delivered once more where the condition holds"),
+        &format!("{would}, and delivered again if the condition holds"),
     )?;
-    let (events, asked) = ask_for_all(&pool, &what, rate, all).await?;
+    let (events, requested) = request_all(&pool, &selection, rate, all).await?;
     say!(
-        "{}, {} to make once more where the condition holds; {TAKEN_UP}",
+        "{}, {} requested, to be made if the condition holds; {PICKUP_NOTE}",
         counted(events, "event", "events"),
-        counted(asked, "delivery", "deliveries")
+        counted(requested, "delivery", "deliveries")
     )?;
-    let per_event = u64::try_from(what.actions.len()).unwrap_or(u64::MAX);
-    let known = (events * per_event).saturating_sub(asked);
-    if known > 0 {
+    let per_event = u64::try_from(selection.actions.len()).unwrap_or(u64::MAX);
+    let skipped = (events * per_event).saturating_sub(requested);
+    if skipped > 0 {
         say!(
-            "left out as dead letters, or asked for already: {}; `dead-letters redrive` has those made",
-            counted(known, "delivery", "deliveries")
+            "skipped because they are dead letters or requested already: {}; `dead-letters redrive` retries those",
+            counted(skipped, "delivery", "deliveries")
         )?;
     }
     Ok(())
 }
 
-/// The events and actions that the arguments name, all of which the listener must have.
-fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<Selection, CliError> {
+/// Returns the events and actions to replay; fails if the listener does not have them.
+fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<ReplaySelection, CliError> {
     let name = identity(args.observer);
     let known = bundle.observers.iter();
     let Some(observer) = known.clone().find(|one| one.identity() == name) else {
@@ -126,10 +126,10 @@ fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<Selection, CliError> {
     let other = observer.tenant.as_ref().zip(args.tenant.as_ref());
     if let Some((own, other)) = other.filter(|(own, other)| own != other) {
         return Err(CliError::Config(format!(
-            "observer {name} sees tenant {own} only, and not {other}"
+            "observer {name} only sees tenant {own}, not {other}"
         )));
     }
-    Ok(Selection {
+    Ok(ReplaySelection {
         listener: bundle.listener.identity(),
         observer: name,
         actions,
@@ -142,24 +142,23 @@ fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<Selection, CliError> {
     })
 }
 
-/// Hands all to the listener, bit by bit where there is a rate. Returns how many events that were,
-/// and how many deliveries.
-async fn ask_for_all(
+/// Requests the replay of all events, at a rate if given. Returns the number of events and of deliveries.
+async fn request_all(
     pool: &PgPool,
-    what: &Selection,
+    selection: &ReplaySelection,
     rate: Option<u32>,
     all: u64,
 ) -> Result<(u64, u64), CliError> {
-    let shown = std::io::stderr().is_terminal();
-    let mut parts = tokio::time::interval(PART);
-    parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut after, mut events, mut asked, mut due) = (Some(0), 0, 0, 0.0);
+    let show_progress = std::io::stderr().is_terminal();
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut after, mut events, mut requested, mut due) = (Some(0), 0, 0, 0.0);
     while let Some(from) = after {
         let most = match rate {
-            None => AT_ONCE,
+            None => BATCH,
             Some(rate) => {
-                parts.tick().await;
-                due += f64::from(rate) * PART.as_secs_f64();
+                ticks.tick().await;
+                due += f64::from(rate) * INTERVAL.as_secs_f64();
                 let whole = f64::min(due, 10_000.0).floor();
                 due -= whole;
                 #[allow(clippy::cast_possible_truncation, reason = "at most ten thousand")]
@@ -167,18 +166,19 @@ async fn ask_for_all(
                 whole
             }
         };
-        // A rate below two a second has parts with none.
+        // At a rate below two per second, some ticks have none.
         if most == 0 {
             continue;
         }
-        let step = replay::ask(pool, what, from, most).await?;
-        (after, events, asked) = (step.after, events + step.events, asked + step.asked);
-        if shown {
+        let step = replay::request(pool, selection, from, most).await?;
+        (after, events) = (step.after, events + step.events);
+        requested += step.requested;
+        if show_progress {
             logs::say(&format!("\r{events} of {all}"));
         }
     }
-    if shown {
+    if show_progress {
         logs::say("\n");
     }
-    Ok((events, asked))
+    Ok((events, requested))
 }

@@ -1,24 +1,19 @@
-//! `run`: a listener until a signal, from files or from a bundle in a cluster.
+//! `run` and `worker`: run a listener from files or from a bundle in a cluster until a signal.
 
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
 
 use clap::{ArgGroup, Args};
-use observer_listener::coordination::membership::Member;
+use observer_listener::coordination::membership::MemberIdentity;
 use observer_listener::coordination::process;
 use observer_listener::database::DatabaseError;
-use observer_listener::runtime::cluster;
+use observer_listener::runtime::cluster::{self, PodOptions};
 use observer_listener::runtime::error::RunError;
-use observer_listener::runtime::standalone::{Jobs, Options, run as run_listener};
-use observer_listener::telemetry::logs;
-use observer_listener::telemetry::metrics::Metrics;
-use prometheus::IntCounter;
+use observer_listener::runtime::job_worker::WorkerMode;
+use observer_listener::runtime::supervisor::{self, ProcessOptions};
+use program::signals::stop_on_signal;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use super::watched::{Loader, Program, Watched};
+use super::watched::FileSource;
 use super::{CliError, FileArgs};
 
 #[derive(Debug, Args)]
@@ -38,10 +33,10 @@ pub(super) struct RunArgs {
     listen: String,
 }
 
-/// What a pod is told by its environment.
+/// Arguments of a pod, from its environment.
 #[derive(Debug, Args)]
 struct PodArgs {
-    /// Secret whose key `bundle.yaml` is run in a cluster, instead of files
+    /// Secret with the key `bundle.yaml` to run in a cluster, instead of files
     #[arg(
         long,
         value_name = "NAME",
@@ -50,7 +45,7 @@ struct PodArgs {
         requires = "listener_name"
     )]
     bundle: Option<String>,
-    /// Name of the listener that the bundle is of
+    /// Name of the listener of the bundle
     #[arg(
         id = "listener_name",
         long = "listener-name",
@@ -64,147 +59,69 @@ struct PodArgs {
     /// Name of this pod
     #[arg(long, env = "POD_NAME", hide = true)]
     pod: Option<String>,
-    /// Its uid
+    /// Uid of this pod
     #[arg(long, env = "POD_UID", hide = true, default_value = "")]
     pod_uid: String,
 }
 
 /// Runs until SIGTERM or SIGINT, then drains.
-pub(super) async fn run(args: RunArgs, jobs: Jobs) -> Result<(), CliError> {
+pub(super) async fn run(args: RunArgs, worker_mode: WorkerMode) -> Result<(), CliError> {
     let listen = match args.listen.as_str() {
         "off" => None,
         address => Some(address.parse::<SocketAddr>().map_err(|_| {
             CliError::Config(format!(
-                "--listen {address}: write an address and a port, as 127.0.0.1:9464, or off"
+                "--listen {address}: use an address and a port, as 127.0.0.1:9464, or off"
             ))
         })?),
     };
     if let Some(bundle) = args.pod.bundle {
         ignore_hangup()?;
-        let options = cluster::Options {
+        let options = PodOptions {
             namespace: args.pod.namespace,
             bundle,
             listener: args.pod.name.unwrap_or_default(),
-            member: Member {
+            member: MemberIdentity {
                 name: args.pod.pod.unwrap_or_else(process::host),
                 uid: args.pod.pod_uid,
             },
             listen,
-            only_jobs: jobs == Jobs::Only,
+            dedicated_worker: worker_mode == WorkerMode::Dedicated,
         };
         return Ok(cluster::run(options, stop_on_signal()?).await?);
     }
-    run_files(&args.files, listen, jobs).await
+    run_files(&args.files, listen, worker_mode).await
 }
 
 async fn run_files(
     files: &FileArgs,
     listen: Option<SocketAddr>,
-    jobs: Jobs,
+    worker_mode: WorkerMode,
 ) -> Result<(), CliError> {
     let hangup = signal(SignalKind::hangup())?;
-    // A stop while the files are read ends well too.
+    // A stop while the files are read must end well too.
     let stop = stop_on_signal()?;
-    // What changes from now on is taken up.
-    let mut watched = Watched::new(files, hangup);
-    let mut loader = Loader::default();
-    let mut program = loader.load(files)?;
-    let (member, mut metrics) = (process::member(), None);
-    loop {
-        let name = program.listener.identity();
-        let shown: Metrics = match metrics.take() {
-            Some((of, shown)) if of == name => shown,
-            _ => Metrics::new(&name).map_err(RunError::from)?,
-        };
-        metrics = Some((name, shown.clone()));
-        let options = Options {
-            listen,
-            jobs,
-            member: member.clone(),
-            metrics: Some(shown),
-        };
-        match until_another(&mut program, (&mut watched, &mut loader), options, &stop).await? {
-            Some(next) => program = next,
-            None => return Ok(()),
-        }
-    }
+    let source = FileSource::open(files, hangup, worker_mode)?;
+    let options = ProcessOptions {
+        listener: source.listener().identity(),
+        member: process::member(),
+        listen,
+        metrics: None,
+    };
+    let result = supervisor::run(source, options, stop).await;
+    result.map_err(|error| match error {
+        RunError::Database(DatabaseError::Url(_)) => CliError::Config(error.to_string()),
+        error => CliError::Run(error.into()),
+    })
 }
 
-/// Runs a program, and those that differ from it in their observers only, until a stop or until there
-/// is another listener to run.
-async fn until_another(
-    program: &mut Program,
-    (watched, loader): (&mut Watched<'_>, &mut Loader),
-    options: Options,
-    stop: &CancellationToken,
-) -> Result<Option<Program>, CliError> {
-    let (send, observers) = watch::channel(Arc::clone(&program.observers));
-    let (end, listener) = (stop.child_token(), Arc::clone(&program.listener));
-    let reloads = options
-        .metrics
-        .as_ref()
-        .map(|metrics| metrics.reloads.clone());
-    let mut running = pin!(run_listener(&listener, observers, options, end.clone()));
-    let mut next = None;
-    loop {
-        tokio::select! {
-            result = &mut running => {
-                result.map_err(|error| match error {
-                    RunError::Database(DatabaseError::Url(_)) => CliError::Config(error.to_string()),
-                    error => CliError::Run(error.into()),
-                })?;
-                return Ok(next.filter(|_| !stop.is_cancelled()));
-            }
-            () = watched.changed(), if next.is_none() => match loader.load(watched.args()) {
-                Err(CliError::Config(wrong)) => {
-                    tracing::warn!("the files have changed and cannot be run, so what was read before goes on: {wrong}");
-                }
-                Err(error) => return Err(error),
-                Ok(new) => {
-                    reloads.iter().for_each(IntCounter::inc);
-                    if program.is_same_listener(&new) {
-                        tracing::info!("the files have changed: taking up their observers");
-                        send.send_replace(Arc::clone(&new.observers));
-                        *program = new;
-                    } else {
-                        tracing::info!("the listener has changed: finishing what is under way to begin anew");
-                        end.cancel();
-                        next = Some(new);
-                    }
-                }
-            },
-        }
-    }
-}
-
-/// Has SIGHUP end nothing: the terminal of a listener that goes on without it was closed.
+/// Ignores SIGHUP, which closing the terminal of a listener in the background sends.
 fn ignore_hangup() -> Result<(), CliError> {
     let mut hangup = signal(SignalKind::hangup())?;
-    // It lives as long as the process does, and has nothing to fail at.
+    // It runs for as long as the process, and cannot fail.
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP is ignored; a bundle that has changed is taken up without it");
+            tracing::info!("SIGHUP ignored; a changed bundle is reloaded without it");
         }
     });
     Ok(())
-}
-
-/// A token that the first SIGTERM or SIGINT cancels; the second ends the process at once.
-pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
-    let stop = CancellationToken::new();
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let token = stop.clone();
-    // It lives as long as the process does, and has nothing to fail at.
-    tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        tracing::info!("stopping: finishing what is under way; a second signal stops at once");
-        token.cancel();
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        logs::flush();
-        std::process::exit(130);
-    });
-    Ok(stop)
 }

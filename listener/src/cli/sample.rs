@@ -1,4 +1,4 @@
-//! `check --event`: what the observers would do about one event, without doing it.
+//! `check --event`: what the observers would do with a sample event.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use observer_listener::delivery::Delivery;
 use observer_listener::delivery::event::Event;
-use observer_listener::matching::Verdict;
+use observer_listener::matching::RuleMatch;
 use observer_listener::observers::Observers;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,10 +16,10 @@ use serde_json::value::RawValue;
 use super::CliError;
 use super::output::say;
 
-/// Longest sample, in bytes.
+/// Largest sample in bytes.
 const MAX_SAMPLE: u64 = 16 << 20;
 
-/// An event as a file gives it: with the names of a webhook's body.
+/// Sample event, in the format of a webhook body.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Sample {
@@ -35,7 +35,7 @@ struct Sample {
     old: Option<Box<RawValue>>,
     #[serde(default)]
     new: Option<Box<RawValue>>,
-    /// Those of a body that was received, which say nothing here.
+    /// Other fields of a webhook body, which are ignored.
     #[serde(default, rename = "id")]
     _id: Option<String>,
     #[serde(default, rename = "changed")]
@@ -46,7 +46,7 @@ struct Sample {
     _action: Option<String>,
 }
 
-/// Prints what each observer that watches the event's entity would do about it.
+/// Prints what each observer of the event's entity would do with it.
 pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
     let event = Arc::new(read(path)?);
     let mut watching = 0;
@@ -54,13 +54,13 @@ pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
         watching += 1;
         match observers.decide(&event, observer) {
             None => say!("\n{observer}: does not match")?,
-            Some(Verdict::Failed(failure)) => {
+            Some(RuleMatch::Failed(failure)) => {
                 say!(
                     "\n{observer}: fails, and each of its actions becomes a dead letter: {}",
                     failure.message
                 )?;
             }
-            Some(Verdict::Match) => {
+            Some(RuleMatch::Match) => {
                 say!("\n{observer}: matches")?;
                 for target in targets {
                     let delivery = Delivery {
@@ -91,7 +91,7 @@ pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A label and its text, below it where that has several lines.
+/// Prints a label and its text, below it if it has several lines.
 fn print(label: &str, text: &str) -> Result<(), CliError> {
     if !text.contains('\n') {
         return say!("    {label}: {text}");
@@ -101,16 +101,16 @@ fn print(label: &str, text: &str) -> Result<(), CliError> {
 }
 
 fn read(path: &Path) -> Result<Event, CliError> {
-    let place = path.display();
+    let shown = path.display();
     let size = std::fs::metadata(path).map(|found| found.len());
-    let size = size.with_context(|| format!("cannot read {place}"))?;
+    let size = size.with_context(|| format!("cannot read {shown}"))?;
     if size > MAX_SAMPLE {
-        return Err(CliError::Config(format!("{place}: is larger than 16 MiB")));
+        return Err(CliError::Config(format!("{shown}: is larger than 16 MiB")));
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {place}"))?;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
     let sample: Sample = serde_json::from_str(&text).map_err(|error| {
         CliError::Config(format!(
-            "{place}: {error}; write an event such as {{\"entity\": \"public.orders\", \"operation\": \"Insert\", \
+            "{shown}: {error}; write an event such as {{\"entity\": \"public.orders\", \"operation\": \"Insert\", \
              \"key\": \"7\", \"new\": {{\"id\": 7}}}}"
         ))
     })?;

@@ -2,14 +2,14 @@
 
 use clap::{Args, ValueEnum};
 use crds::config::Redacted;
-use observer_listener::checkpoint::stored;
+use observer_listener::checkpoint::stored_rows;
 use observer_listener::coordination::live_processes;
 use observer_listener::database::{self, DatabaseError};
 use observer_listener::migrate;
 use observer_listener::runtime::cluster;
 use sqlx::PgPool;
 
-use super::output::{agreed, counted, say};
+use super::output::{confirm, counted, say};
 use super::{CliError, DatabaseArgs};
 
 #[derive(Debug, Args)]
@@ -22,22 +22,22 @@ pub(super) struct MigrateArgs {
 pub(super) struct ResetPositionArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Where the listener goes on
+    /// Position from which the listener continues
     #[arg(long, value_enum, default_value_t)]
-    to: Target,
-    /// Really do it, where that repeats or skips events
+    to: ResetTarget,
+    /// Confirm that events are repeated or skipped
     #[arg(long)]
     yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Target {
-    /// With all that the log still holds; what was delivered before is delivered again
+enum ResetTarget {
+    /// All events in the change log, including those that were delivered before
     #[default]
     Earliest,
-    /// Where it was, in a database that kept its transaction ids (`pg_upgrade`, a physical copy)
+    /// The stored position, in a database that kept its transaction ids (`pg_upgrade`, a physical copy)
     Stored,
-    /// With what is committed from now on
+    /// Only events that are committed from now on
     Latest,
 }
 
@@ -45,10 +45,10 @@ enum Target {
 pub(super) struct DropListenerArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Really delete them
+    /// Confirm the deletion
     #[arg(long)]
     yes: bool,
-    /// It is known to have ended: look for no sign of life, and let nothing be there to remove
+    /// Skip the check for running processes, and succeed if there is nothing to delete
     #[arg(long, requires = "yes")]
     gone: bool,
 }
@@ -59,13 +59,13 @@ pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
     let migrated = migrate::migrate(&connect(&url).await?).await?;
     if migrated.from != migrated.to {
         say!(
-            "the schema `observer` went from version {} to {}",
+            "upgraded the schema `observer` from version {} to {}",
             migrated.from,
             migrated.to
         )?;
     } else if migrated.functions {
         say!(
-            "the functions of the schema `observer` were renewed (version {})",
+            "updated the functions of the schema `observer` (version {})",
             migrated.to
         )?;
     } else {
@@ -82,63 +82,63 @@ pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
 
 /// Resets a listener's stored positions.
 pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliError> {
-    let (pool, listener) = of_one(args.database).await?;
-    refuse_while_alive(&pool, &listener, "reset-position").await?;
-    let kept = stored::kept(&pool, &listener).await?;
+    let (pool, listener) = open_database_of_listener(args.database).await?;
+    require_stopped(&pool, &listener, "reset-position").await?;
+    let kept = stored_rows::count_rows(&pool, &listener).await?;
     if kept.has_not_run() {
-        return Err(unknown(&pool, &listener).await?);
+        return Err(unknown_listener(&pool, &listener).await?);
     }
     let events = kept.events.of("event");
-    let (target, said, risk) = match args.to {
-        Target::Earliest => (
+    let (target, events_from, risk) = match args.to {
+        ResetTarget::Earliest => (
             "earliest",
-            "all that the log still holds",
+            "all events in the change log",
             Some(format!(
-                "up to {events} that the log still holds would be delivered again, those that were delivered before \
-                 and effects that take place exactly once included"
+                "up to {events} in the change log would be delivered again, including those that were delivered before \
+                 and exactly-once effects"
             )),
         ),
-        Target::Stored => ("stored", "where it was", None),
-        Target::Latest => (
+        ResetTarget::Stored => ("stored", "its stored position", None),
+        ResetTarget::Latest => (
             "latest",
-            "what is committed from now on",
+            "events committed from now on",
             Some(format!(
-                "of {events} that the log still holds, those that were not delivered yet would never be"
+                "of {events} in the change log, those that were not delivered yet would never be delivered"
             )),
         ),
     };
     if let Some(risk) = risk {
-        agreed(args.yes, &format!("listener {listener}: {risk}"))?;
+        confirm(args.yes, &format!("listener {listener}: {risk}"))?;
     }
     sqlx::query("select observer.reset_position($1, $2)")
         .bind(&listener)
         .bind(target)
         .execute(&pool)
         .await?;
-    say!("listener {listener} goes on with {said}")
+    say!("listener {listener} continues with {events_from}")
 }
 
-/// Deletes all that is kept of a listener.
+/// Deletes all data of a listener.
 pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError> {
     if args.gone {
-        return drop_gone(args.database).await;
+        return drop_unchecked(args.database).await;
     }
-    let (pool, listener) = of_one(args.database).await?;
-    refuse_while_alive(&pool, &listener, "drop-listener").await?;
-    let kept = stored::kept(&pool, &listener).await?;
-    if kept.nothing() {
-        return Err(unknown(&pool, &listener).await?);
+    let (pool, listener) = open_database_of_listener(args.database).await?;
+    require_stopped(&pool, &listener, "drop-listener").await?;
+    let kept = stored_rows::count_rows(&pool, &listener).await?;
+    if kept.is_empty() {
+        return Err(unknown_listener(&pool, &listener).await?);
     }
     let risk = format!(
-        "listener {listener}: its progress in {}, {}, {} in the database and the memory of {} would be deleted for good; \
-         run again under this name, it begins anew, and delivers again what the log still holds, {} now",
+        "listener {listener}: its checkpoints of {}, {}, {} in the database and the records of {} would be deleted \
+         permanently; if it runs again under this name, it starts over and delivers all events in the change log again, {} now",
         kept.shards.of("shard"),
-        kept.letters.of("dead letter"),
+        kept.dead_letters.of("dead letter"),
         kept.jobs.of("job"),
-        kept.effects.of("exactly-once effect"),
+        kept.processed_deliveries.of("exactly-once effect"),
         kept.events.of("event"),
     );
-    agreed(args.yes, &risk)?;
+    confirm(args.yes, &risk)?;
     let rows: i64 = sqlx::query_scalar("select observer.drop_listener($1)")
         .bind(&listener)
         .fetch_one(&pool)
@@ -147,8 +147,8 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
     say!("listener {listener} is dropped: {rows} deleted")
 }
 
-/// The same of one that whoever asks knows to have ended, as the operator does.
-async fn drop_gone(database: DatabaseArgs) -> Result<(), CliError> {
+/// Deletes all data of a listener without a check for running processes, as the operator does.
+async fn drop_unchecked(database: DatabaseArgs) -> Result<(), CliError> {
     let (url, listener) = database.resolve()?;
     let listener = listener.ok_or_else(|| {
         CliError::Config("name the listener with --listener NAME, or its files with -f FILE".into())
@@ -158,30 +158,34 @@ async fn drop_gone(database: DatabaseArgs) -> Result<(), CliError> {
     say!("listener {listener} is dropped: {rows} deleted")
 }
 
-/// The database, and the listener where one is named: one that only its name tells of must be there,
-/// as a name that is mistyped has nothing to show.
-pub(super) async fn of_known(database: DatabaseArgs) -> Result<(PgPool, Option<String>), CliError> {
+/// Connects to the database; returns the listener too if one is given. One that is given by name alone must
+/// exist in the database, since the name may be mistyped.
+pub(super) async fn open_database(
+    database: DatabaseArgs,
+) -> Result<(PgPool, Option<String>), CliError> {
     let from_files = !database.files.is_empty();
     let (url, listener) = database.resolve()?;
     let pool = connect(&url).await?;
     migrate::verify(&pool).await?;
     if let Some(listener) = listener.as_deref().filter(|_| !from_files)
-        && !stored::listeners(&pool)
+        && !stored_rows::listeners(&pool)
             .await?
             .iter()
             .any(|one| one == listener)
     {
-        return Err(unknown(&pool, listener).await?);
+        return Err(unknown_listener(&pool, listener).await?);
     }
     Ok((pool, listener))
 }
 
-/// The database, and the one listener that a command is about.
-pub(super) async fn of_one(database: DatabaseArgs) -> Result<(PgPool, String), CliError> {
-    let (pool, listener) = of_known(database).await?;
+/// Connects to the database of a command that needs a listener.
+pub(super) async fn open_database_of_listener(
+    database: DatabaseArgs,
+) -> Result<(PgPool, String), CliError> {
+    let (pool, listener) = open_database(database).await?;
     match listener {
         Some(listener) => Ok((pool, listener)),
-        None => Err(unnamed(
+        None => Err(listener_required(
             &pool,
             "name the listener with --listener NAME, or its files with -f FILE",
         )
@@ -189,25 +193,25 @@ pub(super) async fn of_one(database: DatabaseArgs) -> Result<(PgPool, String), C
     }
 }
 
-/// The error of a command that needs the name of a listener, with those that there are.
-pub(super) async fn unnamed(pool: &PgPool, what_to_do: &str) -> Result<CliError, CliError> {
+/// Returns the error of a command that needs the name of a listener, with the known ones.
+pub(super) async fn listener_required(pool: &PgPool, advice: &str) -> Result<CliError, CliError> {
     Ok(CliError::Config(format!(
-        "{what_to_do}; {}",
-        known(pool).await?
+        "{advice}; {}",
+        known_listeners(pool).await?
     )))
 }
 
-/// The error of a command about a listener of which nothing is kept.
-async fn unknown(pool: &PgPool, listener: &str) -> Result<CliError, CliError> {
-    let known = known(pool).await?;
+/// Returns the error of a command for a listener without data.
+async fn unknown_listener(pool: &PgPool, listener: &str) -> Result<CliError, CliError> {
+    let known = known_listeners(pool).await?;
     Ok(
         anyhow::anyhow!("there is nothing of a listener {listener} in this database; {known}")
             .into(),
     )
 }
 
-async fn known(pool: &PgPool) -> Result<String, sqlx::Error> {
-    let names = stored::listeners(pool).await?;
+async fn known_listeners(pool: &PgPool) -> Result<String, sqlx::Error> {
+    let names = stored_rows::listeners(pool).await?;
     Ok(if names.is_empty() {
         "no listener has run in this database yet".to_owned()
     } else {
@@ -215,28 +219,32 @@ async fn known(pool: &PgPool) -> Result<String, sqlx::Error> {
     })
 }
 
-/// What a running listener holds in memory would undo or repeat what is done behind its back.
-async fn refuse_while_alive(pool: &PgPool, listener: &str, command: &str) -> Result<(), CliError> {
+/// Fails while the listener runs, since its state in memory would undo or repeat the change.
+async fn require_stopped(pool: &PgPool, listener: &str, command: &str) -> Result<(), CliError> {
     let names = live_processes::present(pool, listener).await?;
     if names.is_empty() {
         return Ok(());
     }
     Err(anyhow::anyhow!(
         "listener {listener} is running: {}. Stop these processes (in a cluster, delete the ObserverListener or scale \
-         it to 0) and repeat `{command}`; one that was killed counts as running until its lease has run out. \
-         Where you know better, `select observer.{function}('{listener}')` in the database does not ask",
+         it to 0) and repeat `{command}`; a killed process counts as running until its lease expires. To skip this \
+         check, run `select observer.{function}('{listener}')` in the database",
         names.join(", "),
         function = command.replace('-', "_"),
     )
     .into())
 }
 
-/// Connects; a URL that cannot be read is the configuration's fault.
+/// Connects to a database. An invalid URL is an error of the configuration.
 pub(super) async fn connect(url: &Redacted) -> Result<PgPool, CliError> {
-    database::connect(url, database::START_PATIENCE, database::Access::Look)
-        .await
-        .map_err(|error| match error {
-            DatabaseError::Url(_) => CliError::Config(error.to_string()),
-            error => error.into(),
-        })
+    database::connect(
+        url,
+        database::START_PATIENCE,
+        database::AccessMode::ReadOnly,
+    )
+    .await
+    .map_err(|error| match error {
+        DatabaseError::Url(_) => CliError::Config(error.to_string()),
+        error => error.into(),
+    })
 }

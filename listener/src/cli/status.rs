@@ -1,4 +1,4 @@
-//! `status`: who works on which shard, how far it is, and what waits.
+//! `status`: shards, processes, jobs and circuit breakers of listeners.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,11 @@ use crds::duration::HumanDuration;
 use observer_listener::checkpoint::status::{self, ShardState};
 use observer_listener::coordination::heartbeat::{self, MemberState};
 use observer_listener::coordination::live_processes;
-use observer_listener::dead_letters::admin::{self, Selection};
+use observer_listener::dead_letters::admin::{self, DeadLetterFilter};
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::dlq::Output;
-use super::output::{counted, say, time};
+use super::output::{OutputFormat, counted, say, time};
 use super::{CliError, DatabaseArgs, jobs, table};
 
 /// Most characters of an error in a table.
@@ -22,32 +21,32 @@ const ERROR_WIDTH: usize = 80;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
-    output: Output,
+    output: OutputFormat,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
-/// A listener, for people.
+/// Status of a listener.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct State {
+struct ListenerStatus {
     listener: String,
     dead_letters: u64,
-    /// Jobs by observer; nothing where they are in Redis and no files say how to reach it.
-    jobs: Option<BTreeMap<String, Waiting>>,
-    /// Processes that are alive or may be.
+    /// Jobs by observer; `None` if they are in Redis and no files say how to reach it.
+    jobs: Option<BTreeMap<String, JobCounts>>,
+    /// Processes that run or may run.
     processes: Vec<String>,
-    /// Of those, the ones that send heartbeats, the newest observers first.
+    /// Processes that send heartbeats, those with the newest observers first.
     members: Vec<MemberState>,
-    shards: Vec<Shard>,
+    shards: Vec<ShardStatus>,
 }
 
-/// Jobs of an observer.
+/// Job counts of an observer.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Waiting {
+struct JobCounts {
     pending: u64,
     available: u64,
     scheduled: u64,
@@ -58,17 +57,17 @@ struct Waiting {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Shard {
+struct ShardStatus {
     #[serde(flatten)]
     state: ShardState,
-    /// Whether the owner is known to be no more.
+    /// Whether the owner has ended.
     owner_is_gone: bool,
 }
 
-/// Prints the state of a listener, or of all in the database.
+/// Prints the status of a listener, or of all in the database.
 pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
-    let (pool, listener, queue) = jobs::of_status(args.database).await?;
-    let mut states: Vec<State> = Vec::new();
+    let (pool, listener, queue) = jobs::open_for_status(args.database).await?;
+    let mut states: Vec<ListenerStatus> = Vec::new();
     for shard in status::list(&pool, listener.as_deref()).await? {
         if states
             .last()
@@ -76,7 +75,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
         {
             let jobs = match &queue {
                 Some(queue) => Some(queue.stats().await?),
-                None => jobs::in_postgres(&pool, &shard.listener).await?,
+                None => jobs::stats_in_postgres(&pool, &shard.listener).await?,
             };
             states.push(state(&pool, shard.listener.clone(), jobs).await?);
         }
@@ -84,13 +83,13 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
             let gone = |owner: &String| !last.processes.contains(owner);
             let owner_is_gone = shard.owner.as_ref().is_some_and(gone);
             let state = shard;
-            last.shards.push(Shard {
+            last.shards.push(ShardStatus {
                 state,
                 owner_is_gone,
             });
         }
     }
-    if let Output::Json = args.output {
+    if let OutputFormat::Json = args.output {
         return say!("{}", serde_json::to_string_pretty(&states)?);
     }
     if states.is_empty() {
@@ -103,30 +102,30 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
     states.iter().try_for_each(|state| show(state, now))
 }
 
-/// All of a listener but its shards.
+/// Returns the status of a listener without its shards.
 async fn state(
     pool: &PgPool,
     listener: String,
     jobs: Option<Vec<(String, QueueStats)>>,
-) -> Result<State, CliError> {
-    let what = Selection {
+) -> Result<ListenerStatus, CliError> {
+    let what = DeadLetterFilter {
         listener: Some(listener.clone()),
-        ..Selection::default()
+        ..DeadLetterFilter::default()
     };
-    let of = |figures: QueueStats| Waiting {
-        pending: figures.pending,
-        available: figures.available,
-        scheduled: figures.scheduled(),
-        running: figures.running,
-        blocked: figures.blocked,
-        oldest_seconds: figures.oldest_seconds,
+    let counts = |stats: QueueStats| JobCounts {
+        pending: stats.pending,
+        available: stats.available,
+        scheduled: stats.scheduled(),
+        running: stats.running,
+        blocked: stats.blocked,
+        oldest_seconds: stats.oldest_seconds,
     };
     let jobs = jobs.map(|jobs| {
         let jobs = jobs.into_iter();
-        jobs.map(|(observer, figures)| (observer, of(figures)))
+        jobs.map(|(observer, stats)| (observer, counts(stats)))
             .collect()
     });
-    Ok(State {
+    Ok(ListenerStatus {
         dead_letters: admin::count(pool, &what).await?.unsigned_abs(),
         processes: live_processes::present(pool, &listener).await?,
         members: heartbeat::members(pool, &listener).await?,
@@ -136,7 +135,7 @@ async fn state(
     })
 }
 
-fn show(state: &State, now: DateTime<Utc>) -> Result<(), CliError> {
+fn show(state: &ListenerStatus, now: DateTime<Utc>) -> Result<(), CliError> {
     let shards = state.shards.first().map_or(0, |one| one.state.shards);
     let shards = counted(u64::from(shards.unsigned_abs()), "shard", "shards");
     let letters = counted(state.dead_letters, "dead letter", "dead letters");
@@ -170,10 +169,7 @@ fn show(state: &State, now: DateTime<Utc>) -> Result<(), CliError> {
     }
     let outdated = outdated(&state.members);
     if !outdated.is_empty() {
-        table::print(
-            ["  OLDER OBSERVERS SINCE", "PROCESS (STANDS BY)"],
-            &outdated,
-        )?;
+        table::print(["  OUTDATED SINCE", "PROCESS (STANDBY)"], &outdated)?;
     }
     let circuits = circuits(&state.members);
     if !circuits.is_empty() {
@@ -183,7 +179,7 @@ fn show(state: &State, now: DateTime<Utc>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The processes whose observers are not the newest.
+/// Returns rows of the processes that run outdated observers.
 fn outdated(members: &[MemberState]) -> Vec<[String; 2]> {
     let newest = members.first().map(|one| &one.config_digest);
     let outdated = members
@@ -193,7 +189,7 @@ fn outdated(members: &[MemberState]) -> Vec<[String; 2]> {
     outdated.map(row).collect()
 }
 
-/// The circuit breakers that are not closed, of all processes.
+/// Returns rows of the circuit breakers that are not closed, of all processes.
 fn circuits(members: &[MemberState]) -> Vec<[String; 4]> {
     let of_member = |one: &MemberState| {
         let circuits = one.open_circuits.as_array().into_iter().flatten();
@@ -213,7 +209,7 @@ fn circuits(members: &[MemberState]) -> Vec<[String; 4]> {
     members.iter().flat_map(of_member).collect()
 }
 
-fn job_row((observer, one): (&String, &Waiting)) -> [String; 7] {
+fn job_row((observer, one): (&String, &JobCounts)) -> [String; 7] {
     let oldest = HumanDuration::from_secs(one.oldest_seconds).to_string();
     [
         format!("  {}", one.pending),
@@ -226,8 +222,8 @@ fn job_row((observer, one): (&String, &Waiting)) -> [String; 7] {
     ]
 }
 
-fn row(shard: &Shard, now: DateTime<Utc>) -> [String; 5] {
-    let Shard {
+fn row(shard: &ShardStatus, now: DateTime<Utc>) -> [String; 5] {
+    let ShardStatus {
         state,
         owner_is_gone,
     } = shard;
@@ -251,7 +247,7 @@ mod tests {
     #[test]
     fn shard_row_has_lag_and_owner() {
         let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-        let mut shard = Shard {
+        let mut shard = ShardStatus {
             state: ShardState {
                 listener: "default/shop".to_owned(),
                 shard: 3,

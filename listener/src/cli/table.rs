@@ -1,17 +1,17 @@
-//! Tables as commands print them. On a terminal no line is wider than it.
+//! Tables, no wider than the terminal.
 
 use std::io::IsTerminal;
 
 use super::CliError;
 use super::output::say;
 
-/// Between two columns.
+/// Gap between two columns.
 const GAP: &str = "  ";
 
-/// Narrowest that the last column is made for a terminal's sake.
-const NARROWEST: usize = 12;
+/// Minimum width of the last column.
+const MIN_WIDTH: usize = 12;
 
-/// Prints rows below their heads.
+/// Prints a table.
 pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<(), CliError> {
     for line in lines(head, rows, terminal_width()) {
         say!("{line}")?;
@@ -19,13 +19,13 @@ pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Re
     Ok(())
 }
 
-/// The beginning of a text, in one line.
+/// Returns the beginning of a text in one line.
 pub(super) fn beginning(text: &str, most: usize) -> String {
     let shown = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(shown).take(most).collect()
 }
 
-/// Columns of the terminal that standard output is, if it is one.
+/// Returns the width of the terminal, if standard output is one.
 fn terminal_width() -> Option<usize> {
     let out = std::io::stdout();
     let size = out
@@ -34,7 +34,7 @@ fn terminal_width() -> Option<usize> {
     size.flatten().map(|(width, _)| usize::from(width.0))
 }
 
-/// The lines of a table, the last column shortened where they are wider than `width`.
+/// Formats the lines of a table; shortens the last column to fit `width`.
 fn lines<const N: usize>(
     head: [&str; N],
     rows: &[[String; N]],
@@ -49,7 +49,7 @@ fn lines<const N: usize>(
     let mut widths: Vec<usize> = (0..N).map(widest).collect();
     if let (Some(most), Some((last, others))) = (width, widths.split_last_mut()) {
         let taken: usize = others.iter().map(|width| width + GAP.len()).sum();
-        *last = (*last).min(most.saturating_sub(taken).max(NARROWEST));
+        *last = (*last).min(most.saturating_sub(taken).max(MIN_WIDTH));
     }
     let line = |row: &[String; N]| {
         let cells = row.iter().zip(&widths);
@@ -61,7 +61,7 @@ fn lines<const N: usize>(
     rows().map(line).collect()
 }
 
-/// A text of so many characters at most, marked where something is left out.
+/// Shortens a text to `most` characters, with an ellipsis.
 fn shortened(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
@@ -88,7 +88,7 @@ mod tests {
             lines(head, &rows, Some(20)),
             ["ID  ERROR", "1   no answer withi…", "22  short"]
         );
-        // A terminal that is too narrow for anything gets wider lines than it has room for.
+        // Lines never get narrower than the minimum width.
         assert_eq!(lines(head, &rows, Some(1))[1], "1   no answer w…");
     }
 }

@@ -1,5 +1,5 @@
-//! What `run` is told by files, which may change while it runs: what can be run takes the place of what
-//! was run before, and what cannot is told and changes nothing.
+//! The configuration of `run -f`: files, polled for changes while they are run. What can be run replaces
+//! what was run before; what cannot is logged and changes nothing.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,133 +8,175 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::config::ListenerConfig;
-use observer_listener::admission::action_runtime::Kept;
+use observer_listener::admission::action_runtime::ActionRuntimeCache;
+use observer_listener::coordination::membership::Coordination;
 use observer_listener::lint::lint;
 use observer_listener::observers::Observers;
+use observer_listener::runtime::config_source::{ConfigSource, FailurePolicy};
+use observer_listener::runtime::job_worker::WorkerMode;
+use observer_listener::runtime::plan::RuntimePlan;
+use observer_listener::server::AppState;
 use tokio::signal::unix::Signal;
 use tokio::time::sleep;
 
 use super::{CliError, FileArgs, check, files};
 
-/// Time between two looks at the files.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Interval at which the files are checked for changes.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Files that change are read once they have been the same for so long, as some are written bit by bit.
-const CALM: Duration = Duration::from_millis(200);
+/// Files that change are loaded once they have been the same for this long, as some are written bit by
+/// bit.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// What to run.
+/// Files as the source of a configuration.
 #[derive(Debug)]
-pub(super) struct Program {
-    pub(super) listener: Arc<ListenerConfig>,
-    pub(super) observers: Arc<Observers>,
-}
-
-impl Program {
-    /// Whether another one only needs its observers to take the place of this one's, which hold the
-    /// connections by which actions go out.
-    pub(super) fn is_same_listener(&self, other: &Self) -> bool {
-        self.listener.differs_in_egress_at_most(&other.listener)
-    }
-}
-
-/// Loads one program after the other, and keeps what they share.
-#[derive(Debug, Default)]
-pub(super) struct Loader {
-    shared: Kept,
-}
-
-impl Loader {
-    /// The program of the files as they are now, or all that is wrong with them.
-    pub(super) fn load(&mut self, args: &FileArgs) -> Result<Program, CliError> {
-        let loaded = files::load(args)?;
-        let listener = loaded.bundle.listener;
-        let shared = self.shared.of(&listener)?;
-        let observers = Observers::compile(&loaded.bundle.observers, &shared).map_err(|wrong| {
-            let located = wrong.into_iter().map(|one| {
-                let source_map = &loaded.source_map;
-                source_map.diagnostic(&one.observer, &one.path, one.message)
-            });
-            CliError::Config(check::listed(&located.collect::<Vec<_>>()))
-        })?;
-        for observer in &loaded.bundle.observers {
-            for never in lint(observer, &shared) {
-                let (observer, path) = (never.observer, never.path);
-                tracing::warn!(observer, path, "{}", never.message);
-            }
-        }
-        Ok(Program {
-            listener: Arc::new(listener),
-            observers: Arc::new(observers),
-        })
-    }
-}
-
-/// Looks whether files change.
-#[derive(Debug)]
-pub(super) struct Watched<'a> {
+pub(super) struct FileSource<'a> {
     args: &'a FileArgs,
-    seen: u64,
-    /// SIGHUP has them looked at once.
+    worker_mode: WorkerMode,
+    loader: FileLoader,
+    /// The first plan, until it is handed out.
+    first: Option<RuntimePlan>,
+    listener: Arc<ListenerConfig>,
+    /// Fingerprint of the files when they were loaded last.
+    fingerprint: u64,
+    /// SIGHUP has them checked at once.
     hangup: Signal,
 }
 
-impl<'a> Watched<'a> {
-    pub(super) fn new(args: &'a FileArgs, hangup: Signal) -> Self {
-        let seen = print_of(args);
-        Self { args, seen, hangup }
+impl<'a> FileSource<'a> {
+    /// Loads the files. Fails if they cannot be run.
+    pub(super) fn open(
+        args: &'a FileArgs,
+        hangup: Signal,
+        worker_mode: WorkerMode,
+    ) -> Result<Self, CliError> {
+        // What changes while they are loaded is loaded again.
+        let fingerprint = fingerprint(args);
+        let mut loader = FileLoader::default();
+        let first = loader.load(args)?;
+        Ok(Self {
+            args,
+            worker_mode,
+            loader,
+            listener: Arc::clone(&first.listener),
+            first: Some(first),
+            fingerprint,
+            hangup,
+        })
     }
 
-    pub(super) const fn args(&self) -> &'a FileArgs {
-        self.args
+    /// Returns the listener of the first plan.
+    pub(super) fn listener(&self) -> &ListenerConfig {
+        &self.listener
     }
 
-    /// Waits until they are other files than before.
-    pub(super) async fn changed(&mut self) {
+    /// Waits until the files have changed.
+    async fn changed(&mut self) {
         // Standard input can be read once.
-        let watched = !self.args.files.iter().any(|file| file == Path::new("-"));
+        let polled = !self.args.files.iter().any(|file| file == Path::new("-"));
         loop {
             tokio::select! {
-                () = sleep(PAUSE), if watched => {}
+                () = sleep(POLL_INTERVAL), if polled => {}
                 _ = self.hangup.recv() => {
-                    tracing::info!(watched, "SIGHUP: files that have changed are taken up without it");
+                    tracing::info!(polled, "SIGHUP: changed files are reloaded without it");
                 }
             }
-            let now = print_of(self.args);
-            if !watched || now == self.seen {
+            let now = fingerprint(self.args);
+            if !polled || now == self.fingerprint {
                 continue;
             }
-            sleep(CALM).await;
-            if now == print_of(self.args) {
-                self.seen = now;
+            sleep(SETTLE_TIME).await;
+            if now == fingerprint(self.args) {
+                self.fingerprint = now;
                 return;
             }
         }
     }
 }
 
-/// Stands for all that the files hold, and for which there are.
-fn print_of(args: &FileArgs) -> u64 {
-    let mut print = DefaultHasher::new();
-    for path in &args.files {
-        add(path, 1, &mut print);
+impl ConfigSource for FileSource<'_> {
+    async fn next(&mut self, _: &AppState) -> RuntimePlan {
+        if let Some(first) = self.first.take() {
+            return first;
+        }
+        loop {
+            self.changed().await;
+            let problems = match self.loader.load(self.args) {
+                Ok(plan) => return plan,
+                Err(CliError::Config(problems)) => problems,
+                Err(CliError::Run(error)) => format!("{error:#}"),
+                Err(CliError::Closed) => continue,
+            };
+            tracing::warn!("configuration rejected, so what was loaded before stays: {problems}");
+        }
     }
-    if let Some(folder) = &args.secrets_dir {
-        add(folder, 2, &mut print);
+
+    fn coordination(&self, _: &RuntimePlan) -> Coordination {
+        Coordination::Database
     }
-    print.finish()
+
+    fn worker_mode(&self, _: &ListenerConfig) -> WorkerMode {
+        self.worker_mode
+    }
+
+    fn failure_policy(&self) -> FailurePolicy {
+        FailurePolicy::Exit
+    }
 }
 
-/// Adds a file, or what is in a folder and so many folders below it. What cannot be read is as if it
-/// were not there, as whoever loads it says.
-fn add(path: &Path, depth: u8, print: &mut DefaultHasher) {
-    path.hash(print);
+/// Loads the files time and again, and keeps what the plans share.
+#[derive(Debug, Default)]
+struct FileLoader {
+    shared: ActionRuntimeCache,
+}
+
+impl FileLoader {
+    /// Returns the plan of the files as they are now, or everything that is wrong with them.
+    fn load(&mut self, args: &FileArgs) -> Result<RuntimePlan, CliError> {
+        let loaded = files::load(args)?;
+        let listener = loaded.bundle.listener;
+        let shared = self.shared.of(&listener)?;
+        let observers =
+            Observers::compile(&loaded.bundle.observers, &shared).map_err(|problems| {
+                let located = problems.into_iter().map(|one| {
+                    let source_map = &loaded.source_map;
+                    source_map.diagnostic(&one.observer, &one.path, one.message)
+                });
+                CliError::Config(check::listed(&located.collect::<Vec<_>>()))
+            })?;
+        for observer in &loaded.bundle.observers {
+            for never in lint(observer, &shared) {
+                let (observer, path) = (never.observer, never.path);
+                tracing::warn!(observer, path, "{}", never.message);
+            }
+        }
+        Ok(RuntimePlan::new(Arc::new(listener), Arc::new(observers)))
+    }
+}
+
+/// Hashes what the files hold, and which there are.
+fn fingerprint(args: &FileArgs) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for path in &args.files {
+        add(path, 1, &mut hasher);
+    }
+    if let Some(folder) = &args.secrets_dir {
+        add(folder, 2, &mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Adds a file, or what is in a folder and so many folders below it. What cannot be read counts as
+/// absent; loading it reports the error.
+fn add(path: &Path, depth: u8, hasher: &mut DefaultHasher) {
+    path.hash(hasher);
     if let Ok(entries) = fs::read_dir(path) {
         let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
         for path in paths.iter().filter(|_| depth > 0) {
-            add(path, depth - 1, print);
+            add(path, depth - 1, hasher);
         }
     } else {
-        fs::read(path).ok().hash(print);
+        fs::read(path).ok().hash(hasher);
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::membership::{Coordination, Member};
+use super::membership::{Coordination, MemberIdentity};
 use super::process;
 use crate::observers::Observers;
 
@@ -40,7 +40,7 @@ const LONGEST_BEAT: Duration = Duration::from_secs(5);
 /// Maximum number of open circuit breakers stored for a process.
 const MOST_CIRCUITS: usize = 100;
 
-/// Another process of the listener whose configuration is newer.
+/// Another process of the listener, with a newer configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewerConfig {
     /// Its name.
@@ -49,7 +49,7 @@ pub struct NewerConfig {
     pub since: DateTime<Utc>,
 }
 
-/// A process of a listener, for people.
+/// State of a live process of a listener, for display.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberState {
@@ -59,28 +59,28 @@ pub struct MemberState {
     pub config_digest: String,
     /// Since when any process of the listener has run these.
     pub config_since: DateTime<Utc>,
-    /// When it began.
+    /// When it started.
     pub started_at: DateTime<Utc>,
     /// Its circuit breakers that are not closed: `observer`, `action`, `state`, `error`.
     pub open_circuits: Value,
 }
 
-/// The heartbeats of this process.
+/// Heartbeat of this process.
 #[derive(Clone, Debug)]
 pub(crate) struct Heartbeat {
     pool: PgPool,
     listener: Arc<str>,
-    member: Member,
+    member: MemberIdentity,
     observers: watch::Receiver<Arc<Observers>>,
     decides: bool,
 }
 
 impl Heartbeat {
-    /// Those of a member of a listener.
+    /// Creates the heartbeat of a member of a listener.
     pub(crate) fn new(
         pool: PgPool,
         listener: &str,
-        member: &Member,
+        member: &MemberIdentity,
         observers: watch::Receiver<Arc<Observers>>,
         coordination: &Coordination,
     ) -> Self {
@@ -205,12 +205,12 @@ impl Heartbeat {
     }
 }
 
-/// Since when this process has been behind, if it is.
+/// Returns since when this process has been behind, if it is.
 fn behind(before: Option<Instant>, is_behind: bool, now: Instant) -> Option<Instant> {
     is_behind.then(|| before.unwrap_or(now))
 }
 
-/// The circuit breakers that are not closed.
+/// Returns the circuit breakers that are not closed.
 fn open_circuits(observers: &Observers) -> Value {
     let open = observers.open_circuits().map(|(target, standing, state)| {
         let state = match state {
@@ -225,7 +225,7 @@ fn open_circuits(observers: &Observers) -> Value {
     open.take(MOST_CIRCUITS).collect()
 }
 
-/// The processes of a listener that are alive, by their heartbeats, the newest configuration first.
+/// Reads the live processes of a listener by their heartbeats, the newest configuration first.
 pub async fn members(pool: &PgPool, listener: &str) -> Result<Vec<MemberState>, sqlx::Error> {
     let rows = sqlx::query(
         "select m.name, m.uid, m.config_digest, c.since, m.started_at, m.open_circuits
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn time_behind_counts_from_the_first_heartbeat_that_says_so() {
+    async fn time_behind_counts_from_the_first_heartbeat_behind() {
         let now = Instant::now();
         let later = now + Duration::from_secs(3);
         assert_eq!(behind(None, false, now), None);

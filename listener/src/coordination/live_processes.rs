@@ -1,29 +1,29 @@
-//! Which processes of a listener are alive, as far as its database tells: asked before something is
-//! done that only suits a listener at rest.
+//! The live processes of a listener, as far as its database shows: checked before an operation that needs
+//! a listener at rest.
 
 use sqlx::{PgPool, Row};
 
 use super::process;
 
-/// How recent a save or a claim is that tells of a process which is alive.
+/// How recent a save or a claim is that shows a live process.
 const RECENT_SECONDS: f64 = 60.0;
 
-/// What was found of a process.
+/// A trace that a process left in the database.
 #[derive(Debug)]
-struct Sign {
-    /// As the process named itself there.
+struct LivenessSignal {
+    /// The name that the process gave itself there.
     name: String,
-    /// The identity that tells which process of which machine it is, if known.
+    /// Identity of its process, which says which process of which machine it is, if known.
     identity: String,
-    /// Whether it is one of somebody who is alive; otherwise it only says how somebody was named.
+    /// Whether it shows a live process; otherwise it only shows a name.
     alive: bool,
 }
 
-/// Names of the processes of a listener that are alive or may be. There are three signs: a Lease in
-/// the database that was renewed in time; a worker of the job queue that gives signs of life; and,
-/// as in a cluster the Leases are elsewhere, who holds a shard and has saved of late. At rest nothing
-/// is saved, so where there are no Leases here a holder counts too as long as any listener is
-/// connected, and has been for longer than whoever asks. One of this machine that has ended does not count.
+/// Returns the names of the processes of a listener that are alive or may be. There are three signals: a
+/// Lease in the database that was renewed in time; a worker of the job queue that sends heartbeats; and, as
+/// in a cluster the Leases are elsewhere, the holder of a shard that has saved lately. At rest nothing is
+/// saved, so without Leases in the database a holder counts too as long as any listener is connected, and
+/// has been for longer than this process. A process of this machine that has ended does not count.
 pub async fn present(pool: &PgPool, listener: &str) -> Result<Vec<String>, sqlx::Error> {
     let found = sqlx::query(
         "with leases as (
@@ -52,30 +52,31 @@ pub async fn present(pool: &PgPool, listener: &str) -> Result<Vec<String>, sqlx:
     .bind(RECENT_SECONDS)
     .fetch_all(pool)
     .await?;
-    let signs: Result<Vec<Sign>, sqlx::Error> = found
+    let signals: Result<Vec<LivenessSignal>, sqlx::Error> = found
         .iter()
         .map(|row| {
-            Ok(Sign {
+            Ok(LivenessSignal {
                 name: row.try_get(0)?,
                 alive: row.try_get(1)?,
                 identity: row.try_get(2)?,
             })
         })
         .collect();
-    Ok(alive(&signs?, process::ended()))
+    Ok(alive(&signals?, process::ended()))
 }
 
-/// An identity is a member's name and more; a worker is named as the member alone.
-fn alive(signs: &[Sign], ended: impl Fn(&str) -> bool) -> Vec<String> {
-    let of_member = |identity: &Sign, name: &str| {
+/// Returns each live process once: an identity starts with the name of its member, and a worker has that
+/// name alone.
+fn alive(signals: &[LivenessSignal], ended: impl Fn(&str) -> bool) -> Vec<String> {
+    let of_member = |identity: &LivenessSignal, name: &str| {
         let rest = identity.name.strip_prefix(name);
         rest.is_some_and(|rest| rest.starts_with('_'))
     };
-    let mut names: Vec<String> = signs
+    let mut names: Vec<String> = signals
         .iter()
-        .filter(|sign| sign.alive && !ended(&sign.identity))
-        .filter(|sign| !signs.iter().any(|other| of_member(other, &sign.name)))
-        .map(|sign| sign.name.clone())
+        .filter(|signal| signal.alive && !ended(&signal.identity))
+        .filter(|signal| !signals.iter().any(|other| of_member(other, &signal.name)))
+        .map(|signal| signal.name.clone())
         .collect();
     names.sort_unstable();
     names.dedup();
@@ -86,8 +87,8 @@ fn alive(signs: &[Sign], ended: impl Fn(&str) -> bool) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn sign(name: &str, alive: bool) -> Sign {
-        Sign {
+    fn signal(name: &str, alive: bool) -> LivenessSignal {
+        LivenessSignal {
             name: name.to_owned(),
             identity: name.to_owned(),
             alive,
@@ -95,19 +96,19 @@ mod tests {
     }
 
     #[test]
-    fn each_process_that_is_alive_is_named_once() {
+    fn each_live_process_is_listed_once() {
         let ended = |name: &str| name == "b-2_x_1";
-        let signs = [
-            sign("a-1_x_1", true),
-            sign("a-1_x_1", true),
+        let signals = [
+            signal("a-1_x_1", true),
+            signal("a-1_x_1", true),
             // Its worker.
-            sign("a-1", true),
-            sign("b-2_x_1", true),
+            signal("a-1", true),
+            signal("b-2_x_1", true),
             // The worker of one that has ended.
-            sign("b-2", true),
-            sign("c-3_x_1", false),
-            sign("only-jobs", true),
+            signal("b-2", true),
+            signal("c-3_x_1", false),
+            signal("only-jobs", true),
         ];
-        assert_eq!(alive(&signs, ended), ["a-1_x_1", "only-jobs"]);
+        assert_eq!(alive(&signals, ended), ["a-1_x_1", "only-jobs"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Taking part in the fleet of a listener.
+//! Membership of a process in a listener: the shards that it gets, and how it leaves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use tokio::task::JoinError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::metered_store::Counted;
-use super::postgres_lease_store::Rows;
+use super::metered_store::MeteredLeaseStore;
+use super::postgres_lease_store::PostgresLeaseStore;
 use super::process;
-use crate::database::{DatabaseError, connections_apart};
+use crate::database::{DatabaseError, lease_pool};
 use crate::telemetry::metrics::Metrics;
 
 /// Label of a Lease with the name of its listener.
 const INSTANCE: &str = "app.kubernetes.io/instance";
 
-/// How long the end may take beyond what the Leases need themselves.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long leaving may take beyond what the Leases need themselves.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// Where the processes of a listener find each other.
+/// Where the processes of a listener coordinate.
 #[derive(Clone)]
 pub enum Coordination {
-    /// In a cluster: Leases in the listener's namespace.
+    /// In Leases in the listener's namespace.
     Cluster {
         /// Reaches the API server.
         client: Client,
-        /// With whom the shards' Leases go.
+        /// Owners of the shards' Leases.
         owners: Vec<OwnerReference>,
     },
-    /// Without one: rows of the listener's database.
+    /// In rows of the listener's database.
     Database,
 }
 
@@ -50,45 +50,45 @@ impl std::fmt::Debug for Coordination {
     }
 }
 
-/// Why a process takes no part any more, and nobody asked it to.
+/// Why a membership ended without a request.
 #[derive(Debug, thiserror::Error)]
 pub enum MembershipError {
-    /// The task died.
-    #[error("the task that shares the shards with other processes has died: {0}")]
+    /// The task panicked.
+    #[error("the task that shares the shards with other processes panicked: {0}")]
     Task(#[from] JoinError),
     /// The task ended.
     #[error("the task that shares the shards with other processes has ended")]
     Ended,
 }
 
-/// Which process this is.
+/// Identity of a process among those of its listener.
 #[derive(Clone, Debug)]
-pub struct Member {
-    /// Its name, unlike that of any other process of the listener: in a cluster that of the pod.
+pub struct MemberIdentity {
+    /// Its name, unique in the listener: in a cluster that of the pod.
     pub name: String,
-    /// Tells it from others of that name: in a cluster the pod's uid.
+    /// Distinguishes processes of one name: in a cluster the pod's uid.
     pub uid: String,
 }
 
-/// A process's part in a fleet. Dropping it leaves the Leases to expire.
-pub(crate) struct Fleet {
-    /// The shards that become this process's; ends after [`Fleet::leave`] once all are given up.
-    pub(crate) holds: mpsc::Receiver<ShardLease>,
-    /// How things stand.
-    pub(crate) standing: watch::Receiver<MembershipStatus>,
+/// Membership of this process. Dropping it leaves the Leases to expire.
+pub(crate) struct Membership {
+    /// Leases of shards that this process acquires; ends after [`Membership::leave`] once all are released.
+    pub(crate) shard_leases: mpsc::Receiver<ShardLease>,
+    /// The state of the membership.
+    pub(crate) status: watch::Receiver<MembershipStatus>,
     stop: CancellationToken,
-    longest_end: Duration,
+    max_shutdown: Duration,
     task: AbortOnDropHandle<()>,
-    // Of the database, where the Leases are kept there.
+    // Of the database, if the Leases are stored there.
     pool: Option<PgPool>,
     _ends: DropGuard,
 }
 
-impl Fleet {
-    /// Joins.
+impl Membership {
+    /// Joins the members of the listener.
     pub(crate) fn join(
         listener: &ListenerConfig,
-        member: &Member,
+        member: &MemberIdentity,
         coordination: &Coordination,
         metrics: &Metrics,
     ) -> Result<Self, DatabaseError> {
@@ -103,23 +103,23 @@ impl Fleet {
                 let store = KubeLeaseStore::new(api, selector);
                 member_owners.push(pod(member));
                 (
-                    Arc::new(Counted::new(store, requests)),
+                    Arc::new(MeteredLeaseStore::new(store, requests)),
                     owners.clone(),
                     None,
                 )
             }
             Coordination::Database => {
                 dead = Arc::new(process::ended());
-                let pool = connections_apart(&listener.database_url)?;
-                let rows = Rows::new(pool.clone(), &listener.identity());
+                let pool = lease_pool(&listener.database_url)?;
+                let rows = PostgresLeaseStore::new(pool.clone(), &listener.identity());
                 (
-                    Arc::new(Counted::new(rows, requests)),
+                    Arc::new(MeteredLeaseStore::new(rows, requests)),
                     Vec::new(),
                     Some(pool),
                 )
             }
         };
-        let options = MembershipConfig {
+        let config = MembershipConfig {
             store,
             listener: listener.name.clone(),
             pod: member.name.clone(),
@@ -131,60 +131,61 @@ impl Fleet {
             known_dead: dead,
         };
         let stop = CancellationToken::new();
-        let (send, holds) = mpsc::channel(usize::from(listener.shards));
-        let (tell, standing) = watch::channel(MembershipStatus::default());
+        let (send, shard_leases) = mpsc::channel(usize::from(listener.shards));
+        let (publish, status) = watch::channel(MembershipStatus::default());
         let shards = watch::channel(listener.shards).1;
-        let taking_part = membership::join(options, shards, send, tell, stop.clone());
+        let driver = membership::join(config, shards, send, publish, stop.clone());
         Ok(Self {
-            holds,
-            standing,
+            shard_leases,
+            status,
             _ends: stop.clone().drop_guard(),
             stop,
-            longest_end: timing.retry_period() * 3 + GOODBYE,
-            task: AbortOnDropHandle::new(tokio::spawn(taking_part)),
+            max_shutdown: timing.retry_period() * 3 + SHUTDOWN_GRACE,
+            task: AbortOnDropHandle::new(tokio::spawn(driver)),
             pool,
         })
     }
 
-    /// Asks for all shards to be given up.
+    /// Requests the release of all shards.
     pub(crate) fn leave(&self) {
         self.stop.cancel();
     }
 
-    /// Whether that was asked for.
+    /// Returns whether that was requested.
     pub(crate) fn is_leaving(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// How it ended without being asked to.
-    pub(crate) async fn broken(&mut self) -> MembershipError {
+    /// Returns why it ended without a request.
+    pub(crate) async fn failure(&mut self) -> MembershipError {
         match (&mut self.task).await {
             Err(error) => error.into(),
             Ok(()) => MembershipError::Ended,
         }
     }
 
-    /// Waits for the end, after all shards were let go of.
-    pub(crate) async fn left(mut self) -> Result<(), JoinError> {
+    /// Leaves after all shards were released, and waits for the end.
+    pub(crate) async fn shutdown(mut self) -> Result<(), JoinError> {
         self.leave();
-        self.holds.close();
-        while self.holds.recv().await.is_some() {}
+        self.shard_leases.close();
+        while self.shard_leases.recv().await.is_some() {}
         let ended = if self.task.is_finished() {
-            // How, is told by then.
+            // How it ended was returned by then.
             Ok(Ok(()))
         } else {
-            tokio::time::timeout(self.longest_end, &mut self.task).await
+            tokio::time::timeout(self.max_shutdown, &mut self.task).await
         };
         if let Some(pool) = self.pool {
-            // Whether the goodbye arrives does not matter.
-            let _in_time = tokio::time::timeout(GOODBYE, pool.close()).await;
+            // Whether the connections close in order does not matter.
+            let _in_time = tokio::time::timeout(SHUTDOWN_GRACE, pool.close()).await;
         }
-        // What is late is left to expire.
+        // A Lease that is not released in time expires.
         ended.unwrap_or(Ok(()))
     }
 }
 
-/// What was checked where it was written; should the Lease's own bounds be narrower, its defaults.
+/// Returns the times of the listener's Leases. They were validated with the configuration; if the bounds
+/// of Leases are narrower, the defaults are used.
 fn timing(listener: &ListenerConfig) -> Timing {
     let times = listener.lease;
     Timing::new(times.duration, times.renew_deadline, times.retry_period).unwrap_or_else(|error| {
@@ -193,7 +194,7 @@ fn timing(listener: &ListenerConfig) -> Timing {
     })
 }
 
-/// Labels of the Leases, as the listener's other objects have them.
+/// Returns the labels of the Leases, which are those of the listener's other objects.
 fn labels(listener: &str) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", "observer-listener"),
@@ -204,8 +205,8 @@ fn labels(listener: &str) -> BTreeMap<String, String> {
     .into()
 }
 
-/// A pod, as the owner of its Lease.
-fn pod(member: &Member) -> OwnerReference {
+/// Returns a pod as the owner of its Lease.
+fn pod(member: &MemberIdentity) -> OwnerReference {
     OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),

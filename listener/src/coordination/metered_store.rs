@@ -1,18 +1,18 @@
-//! Counts the requests about Leases.
+//! A lease store that counts its requests.
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
 use lease::{LeaseEvents, LeaseStore, LeaseWatch, StoreError};
 use prometheus::IntCounterVec;
 
-/// A place where Leases are kept, and a counter of what is asked of it, by verb.
+/// Lease store with a counter of its requests by verb.
 #[derive(Debug)]
-pub(crate) struct Counted<S> {
+pub(crate) struct MeteredLeaseStore<S> {
     store: S,
     requests: IntCounterVec,
 }
 
-impl<S> Counted<S> {
+impl<S> MeteredLeaseStore<S> {
     pub(crate) const fn new(store: S, requests: IntCounterVec) -> Self {
         Self { store, requests }
     }
@@ -22,7 +22,7 @@ impl<S> Counted<S> {
     }
 }
 
-impl<S: LeaseStore> LeaseStore for Counted<S> {
+impl<S: LeaseStore> LeaseStore for MeteredLeaseStore<S> {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
         self.count("get");
         self.store.get(name)

@@ -1,9 +1,8 @@
-//! Leases as rows of the database, for processes that have no cluster around them. This module
-//! owns `observer.lease`.
+//! Lease store in Postgres, for processes outside a cluster. This module owns `observer.lease`.
 //!
-//! A row holds a Lease as Kubernetes writes it, so that all else is the same in both places. Changes
-//! are looked for a few times a second, or once where nobody else takes part, and at once after a
-//! write of this process's own.
+//! A row holds a Lease as Kubernetes writes it, so that everything else is the same in both places. Changes
+//! are polled a few times a second, or once a second while no other process takes part, and at once after
+//! a write of this process.
 
 use crate::sync::lock;
 use std::collections::BTreeMap;
@@ -19,15 +18,15 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Row};
 use tokio::sync::Notify;
 
-/// Between two looks for changes.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Interval of polls for changes.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The same while a process holds all Leases that there are: so long one who joins it may wait.
-const LOOK_EVERY_ALONE: Duration = Duration::from_secs(1);
+/// Interval while a process holds all Leases, which is how long a joining process may wait for it.
+const POLL_INTERVAL_ALONE: Duration = Duration::from_secs(1);
 
-/// Draws the version of a write; the writes of a listener wait for each other here. The count begins
-/// at the time in microseconds, so that versions go up even where somebody has deleted all rows: one
-/// who has seen the earlier ones would take lower versions for older ones.
+/// Draws the version of a write; the writes of a listener wait for each other here. The count starts at
+/// the time in microseconds, so that versions go up even after all rows were deleted: a process that has
+/// seen the earlier ones would take lower versions for older ones.
 const WRITE: &str = "
     with write as (
         insert into observer.lease as l (listener, name, version, lease)
@@ -39,39 +38,39 @@ const WRITE: &str = "
 /// Versions of a listener's Leases by their names.
 type Versions = BTreeMap<String, i64>;
 
-/// What this process knows of a listener's Leases.
+/// Versions of a listener's Leases that this process knows.
 #[derive(Debug, Default)]
-struct Known {
-    /// As they were seen last by those who list and follow.
+struct KnownVersions {
+    /// As the last list or watch returned them.
     seen: Versions,
-    /// Writes of this process's own that those have not come to.
+    /// Writes of this process that no watch has returned yet.
     written: Versions,
 }
 
-/// The Leases of one listener.
+/// Lease store of one listener.
 #[derive(Clone, Debug)]
-pub struct Rows {
+pub struct PostgresLeaseStore {
     pool: PgPool,
     listener: Arc<str>,
-    known: Arc<Mutex<Known>>,
-    /// Told of each write of this process, which it will want to see among the changes.
-    news: Arc<Notify>,
+    known: Arc<Mutex<KnownVersions>>,
+    /// Notified of each write of this process, which its watch should return soon.
+    wrote_own: Arc<Notify>,
 }
 
-impl Rows {
-    /// Those of a listener, by its identity.
+impl PostgresLeaseStore {
+    /// Creates the store of a listener, by its identity.
     #[must_use]
     pub fn new(pool: PgPool, listener: &str) -> Self {
         Self {
             pool,
             listener: Arc::from(listener),
             known: Arc::default(),
-            news: Arc::default(),
+            wrote_own: Arc::default(),
         }
     }
 
-    /// A connection. To open one may take longer than a call about a Lease lasts: that goes on when
-    /// the call is given up, and the next one finds it open, instead of beginning anew each time.
+    /// Returns a connection. To open one may take longer than the timeout of a call: opening goes on after
+    /// that, and the next call finds the connection open.
     async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
         let pool = self.pool.clone();
         let opened = tokio::spawn(async move { pool.acquire().await });
@@ -91,7 +90,7 @@ impl Rows {
         row.as_ref().map(read).transpose()
     }
 
-    /// All Leases in the order of their versions, and the version of the last write.
+    /// Reads all Leases in the order of their versions, and the version of the last write.
     async fn all(&self) -> Result<(Vec<Lease>, i64), StoreError> {
         let rows = sqlx::query(
             "select name, version, lease::text from observer.lease where listener = $1 order by version",
@@ -106,20 +105,19 @@ impl Rows {
         Ok((leases, last))
     }
 
-    /// Takes note of all Leases and of the version of the last write, and gives what has changed
-    /// since the last time: what was written first, as who ends gives up what is its own before it
-    /// deletes its Lease.
+    /// Takes in all Leases and the version of the last write, and returns what has changed since the last
+    /// time: writes first, as a process that ends releases its shards before it deletes its own Lease.
     ///
-    /// What this process has written and somebody has deleted before it was seen here cannot be told
-    /// as changes, since whoever was answered would take the deletion for an earlier one: then all is
-    /// to be listed anew.
+    /// A Lease that this process has written and another has deleted before it was seen here cannot be
+    /// returned as changes, since the caller would take the deletion for an earlier one: then all Leases
+    /// have to be listed again.
     fn changes(&self, leases: Vec<Lease>, last: i64) -> Vec<Result<LeaseEvent, StoreError>> {
         let now: Versions = leases
             .iter()
             .map(|lease| (name(lease), version(lease)))
             .collect();
         let mut known = self.known();
-        let Known { seen, written } = &mut *known;
+        let KnownVersions { seen, written } = &mut *known;
         let is_lost =
             |(name, version): (&String, &i64)| *version <= last && !now.contains_key(name);
         let expired = written.iter().any(is_lost).then_some(StoreError::Expired);
@@ -135,11 +133,11 @@ impl Rows {
         changes
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownVersions> {
         lock(&self.known)
     }
 
-    /// Takes note of a write of this process's own.
+    /// Remembers a write of this process.
     fn wrote(&self, row: &PgRow) -> Result<Lease, StoreError> {
         let lease = read(row)?;
         let mut known = self.known();
@@ -148,7 +146,7 @@ impl Rows {
     }
 }
 
-impl LeaseStore for Rows {
+impl LeaseStore for PostgresLeaseStore {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
         Box::pin(self.one(name))
     }
@@ -167,7 +165,7 @@ impl LeaseStore for Rows {
                 .fetch_optional(&mut *self.connection().await?)
                 .await
                 .map_err(other)?;
-            self.news.notify_one();
+            self.wrote_own.notify_one();
             self.wrote(&row.ok_or(StoreError::Conflict)?)
         })
     }
@@ -191,7 +189,7 @@ impl LeaseStore for Rows {
                 .fetch_optional(&mut *self.connection().await?)
                 .await
                 .map_err(other)?;
-            self.news.notify_one();
+            self.wrote_own.notify_one();
             match row {
                 Some(row) => self.wrote(&row),
                 None if self.one(name).await?.is_some() => Err(StoreError::Conflict),
@@ -217,7 +215,7 @@ impl LeaseStore for Rows {
                 .execute(&mut *self.connection().await?)
                 .await
                 .map_err(other)?;
-            self.news.notify_one();
+            self.wrote_own.notify_one();
             match deleted.rows_affected() {
                 0 if self.one(name).await?.is_some() => Err(StoreError::Conflict),
                 0 => Err(StoreError::Missing),
@@ -238,14 +236,14 @@ impl LeaseStore for Rows {
         let seen = version.parse::<i64>().ok();
         Box::pin(async move {
             let looks = stream::unfold((rows, name, seen), |(rows, name, seen)| async move {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
                 let found = rows.one(&name).await;
                 let now = match &found {
                     Ok(lease) => lease.as_ref().map(self::version),
                     Err(_) => seen,
                 };
-                let news = found.map(|lease| (now != seen).then_some(lease));
-                Some((news.transpose(), (rows, name, now)))
+                let wrote_own = found.map(|lease| (now != seen).then_some(lease));
+                Some((wrote_own.transpose(), (rows, name, now)))
             });
             Ok(looks.filter_map(std::future::ready).boxed())
         })
@@ -263,14 +261,14 @@ impl LeaseStore for Rows {
     fn watch_all<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<LeaseEvents, StoreError>> {
         let rows = self.clone();
         Box::pin(async move {
-            let looks = stream::unfold((rows, LOOK_EVERY), |(rows, pause)| async move {
-                let _either = tokio::time::timeout(pause, rows.news.notified()).await;
+            let looks = stream::unfold((rows, POLL_INTERVAL), |(rows, pause)| async move {
+                let _either = tokio::time::timeout(pause, rows.wrote_own.notified()).await;
                 let (changes, pause) = match rows.all().await {
                     Ok((leases, last)) => {
                         let pause = pause_after(&leases);
                         (rows.changes(leases, last), pause)
                     }
-                    Err(error) => (vec![Err(error)], LOOK_EVERY),
+                    Err(error) => (vec![Err(error)], POLL_INTERVAL),
                 };
                 Some((stream::iter(changes), (rows, pause)))
             });
@@ -284,9 +282,9 @@ fn pause_after(leases: &[Lease]) -> Duration {
     let mut holders = specs.filter_map(|spec| spec.holder_identity.as_deref());
     let first = holders.next();
     if holders.all(|holder| Some(holder) == first) {
-        LOOK_EVERY_ALONE
+        POLL_INTERVAL_ALONE
     } else {
-        LOOK_EVERY
+        POLL_INTERVAL
     }
 }
 
@@ -338,12 +336,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_looks_seldom_only_while_it_holds_all_leases() {
+    fn process_polls_slowly_only_while_it_holds_all_leases() {
         let after = |holders: &[Option<&str>]| {
             pause_after(&holders.iter().copied().map(held_by).collect::<Vec<_>>())
         };
-        assert_eq!(after(&[Some("a"), Some("a"), None]), LOOK_EVERY_ALONE);
-        assert_eq!(after(&[Some("a"), Some("b")]), LOOK_EVERY);
-        assert_eq!(after(&[Some(""), Some("a")]), LOOK_EVERY, "one is given up");
+        assert_eq!(after(&[Some("a"), Some("a"), None]), POLL_INTERVAL_ALONE);
+        assert_eq!(after(&[Some("a"), Some("b")]), POLL_INTERVAL);
+        assert_eq!(
+            after(&[Some(""), Some("a")]),
+            POLL_INTERVAL,
+            "one is given up"
+        );
     }
 }

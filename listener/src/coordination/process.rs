@@ -1,65 +1,65 @@
-//! Which processes of this machine have ended: one that was killed need not be waited for.
+//! Identity of processes of this machine, and which of them have ended: a killed one need not be waited
+//! for.
 
 use sha2::{Digest, Sha256};
 
-use super::membership::Member;
+use super::membership::MemberIdentity;
 use crate::text::hex::hex;
 
-/// A process of this machine, unlike any other that ever was: the machine's present boot and the
-/// process's namespace, its number, and when it began. The number may be given again, and then
-/// with another beginning.
+/// Identity of a process, unique for all time: the machine's present boot and the process's namespace, its
+/// number, and when it started. The number may be reused, with another start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Digest of boot and namespace.
     pub(crate) machine: String,
     number: u32,
-    began: u64,
+    started: u64,
 }
 
 impl Process {
-    /// This process; nothing where the system does not tell.
+    /// Returns this process; nothing if the system does not show it.
     #[must_use]
     pub fn this() -> Option<Self> {
         let number = std::process::id();
         Some(Self {
             machine: machine()?,
             number,
-            began: began(number)?,
+            started: started(number)?,
         })
     }
 
-    /// As a part of an identity.
+    /// Returns its name as a part of an identity.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("{}-{}-{}", self.machine, self.number, self.began)
+        format!("{}-{}-{}", self.machine, self.number, self.started)
     }
 
-    /// The process that an identity names, if it was made from one.
+    /// Returns the process that an identity names, if it was made from one.
     #[must_use]
     pub fn of_identity(identity: &str) -> Option<Self> {
         let mut parts = identity.rsplit('_').nth(1)?.split('-');
         let process = Self {
             machine: parts.next()?.to_owned(),
             number: parts.next()?.parse().ok()?,
-            began: parts.next()?.parse().ok()?,
+            started: parts.next()?.parse().ok()?,
         };
         parts.next().is_none().then_some(process)
     }
 }
 
-/// Tells of an identity whether its process is known to have ended: one of this machine that is
-/// not there any more. Of others nothing is known.
+/// Returns a check whether the process of an identity is known to have ended: one of this machine that is
+/// not there any more. About processes of other machines nothing is known.
 pub fn ended() -> impl Fn(&str) -> bool + Send + Sync + 'static {
     let here = machine();
     move |identity| {
         let Some(process) = Process::of_identity(identity) else {
             return false;
         };
-        here.as_ref() == Some(&process.machine) && began(process.number) != Some(process.began)
+        here.as_ref() == Some(&process.machine) && started(process.number) != Some(process.started)
     }
 }
 
-/// Name of this machine.
+/// Returns the name of this machine.
 #[must_use]
 pub fn host() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -67,18 +67,18 @@ pub fn host() -> String {
     if host.is_empty() { "host" } else { host }.to_owned()
 }
 
-/// This start of this process, as a member of a fleet.
+/// Returns the identity of this start of this process.
 #[must_use]
-pub fn member() -> Member {
+pub fn member() -> MemberIdentity {
     let number = std::process::id();
     let start: u32 = rand::random();
-    Member {
+    MemberIdentity {
         name: format!("{}-{number}-{start:08x}", host()),
         uid: Process::this().map_or_else(String::new, |this| this.name()),
     }
 }
 
-/// This boot of this machine, and the namespace in which its processes have their numbers.
+/// Identifies this boot of this machine, and the namespace of its process numbers.
 fn machine() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
@@ -89,9 +89,8 @@ fn machine() -> Option<String> {
     Some(hex(&digest[..6]))
 }
 
-/// When a process began, in ticks since the boot; nothing if there is none, or only what is left
-/// of one that has ended.
-fn began(number: u32) -> Option<u64> {
+/// Returns when a process started, in ticks since the boot; nothing if there is none, or if it is a zombie.
+fn started(number: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
     // The program's name is in brackets and may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_found_in_its_identity() {
+    fn process_is_parsed_from_its_identity() {
         let this = Process::this().unwrap();
         assert_eq!(Process::of_identity(&identity(&this)), Some(this));
         assert_eq!(Process::of_identity("shop-1_0b3e-4f_0000"), None);
@@ -122,12 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn process_has_ended_when_gone_or_its_pid_is_reused() {
+    fn process_has_ended_when_it_is_gone_or_its_number_reused() {
         let ended = ended();
         let this = Process::this().unwrap();
         assert!(!ended(&identity(&this)));
         let earlier = Process {
-            began: this.began - 1,
+            started: this.started - 1,
             ..this.clone()
         };
         assert!(ended(&identity(&earlier)));
@@ -138,7 +137,7 @@ mod tests {
         let number = child.id();
         let other = Process {
             number,
-            began: began(number).unwrap(),
+            started: started(number).unwrap(),
             ..this.clone()
         };
         assert!(!ended(&identity(&other)));

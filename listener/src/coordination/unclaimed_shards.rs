@@ -1,5 +1,5 @@
-//! Shards that should be this process's and cannot be had, and those that are its own and cannot
-//! be claimed in the database.
+//! Shards that this process should own: those whose leases it cannot acquire, and those whose leases it
+//! holds and which it cannot claim in the database.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,19 +9,19 @@ use crds::pod_status::{BLOCKED_BY_TRANSACTION, DATABASE_UNREACHABLE, SHARD_UNOWN
 use lease::membership::{MembershipStatus, ShardAssignment};
 use tokio::time::Instant;
 
-/// Since when each of some shards has been waiting.
+/// Times since when shards have been waiting.
 #[derive(Debug, Default)]
-struct Since(BTreeMap<u16, Instant>);
+struct WaitingSince(BTreeMap<u16, Instant>);
 
-impl Since {
-    /// These wait now, and no others.
-    fn note(&mut self, shards: impl Iterator<Item = u16>, now: Instant) {
+impl WaitingSince {
+    /// Sets the shards that wait now.
+    fn update(&mut self, shards: impl Iterator<Item = u16>, now: Instant) {
         let since = |shard: u16| (shard, self.0.get(&shard).copied().unwrap_or(now));
         let waiting: BTreeMap<u16, Instant> = shards.map(since).collect();
         self.0 = waiting;
     }
 
-    /// For how long the one has been that waits longest.
+    /// Returns the longest wait.
     fn longest(&self, now: Instant) -> Duration {
         let first = self.0.values().min();
         first.map_or(Duration::ZERO, |since| {
@@ -29,18 +29,18 @@ impl Since {
         })
     }
 
-    /// Those that have waited for as long as `bound`, with what is said of each.
+    /// Returns the shards that have waited for as long as `bound`, each with its reason and message.
     fn stalled(
         &self,
         now: Instant,
         bound: Duration,
         at: DateTime<Utc>,
-        say: impl Fn(u16) -> (&'static str, String),
+        explain: impl Fn(u16) -> (&'static str, String),
     ) -> Vec<StalledShard> {
         let stalled = self.0.iter().filter_map(|(shard, since)| {
             let lasts = now.saturating_duration_since(*since);
             (lasts >= bound).then(|| {
-                let (reason, message) = say(*shard);
+                let (reason, message) = explain(*shard);
                 StalledShard {
                     shard: *shard,
                     reason: reason.to_owned(),
@@ -53,52 +53,58 @@ impl Since {
     }
 }
 
-/// Since when what should be has not been.
+/// Shards and a membership that this process should have and waits for.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
-    /// Shards that are wanted.
-    wanted: Since,
-    /// Shards that are held, and wait for their claims in the database.
-    unclaimed: Since,
-    /// This process as a member.
-    outside: Option<Instant>,
+pub(crate) struct UnclaimedShards {
+    /// Shards whose leases it cannot acquire.
+    wanted: WaitingSince,
+    /// Shards whose leases it holds, and which are not claimed in the database.
+    unclaimed: WaitingSince,
+    /// Since when it has not been a member.
+    not_a_member: Option<Instant>,
 }
 
-impl Waiting {
-    /// Takes note of how things stand, and of the shards that are held and not claimed.
-    pub(crate) fn note(
+impl UnclaimedShards {
+    /// Takes in the state of the membership, and the shards whose leases are held and which are not claimed.
+    pub(crate) fn update(
         &mut self,
-        standing: &MembershipStatus,
+        status: &MembershipStatus,
         unclaimed: impl Iterator<Item = u16>,
         now: Instant,
     ) {
-        let seats = standing.shards.iter();
-        let wanted = seats.filter(|seat| seat.pending && !seat.held);
-        self.wanted.note(wanted.map(|seat| seat.shard), now);
-        self.unclaimed.note(unclaimed, now);
-        self.outside = match standing.identity {
+        let assignments = status.shards.iter();
+        let wanted = assignments.filter(|assignment| assignment.pending && !assignment.held);
+        self.wanted
+            .update(wanted.map(|assignment| assignment.shard), now);
+        self.unclaimed.update(unclaimed, now);
+        self.not_a_member = match status.identity {
             Some(_) => None,
-            None => self.outside.or(Some(now)),
+            None => self.not_a_member.or(Some(now)),
         };
     }
 
-    /// For how long the shard has waited for its claim that waits longest.
+    /// Returns how long the shard has waited that has waited longest for its claim.
     pub(crate) fn longest_unclaimed(&self, now: Instant) -> Duration {
         self.unclaimed.longest(now)
     }
 
-    /// Shards that have been wanted, or have waited for their claims, for as long as `bound`.
-    /// `blocked` is what keeps the database from answering although it is there, if anything does.
+    /// Returns the shards that have waited for their leases or claims for as long as `bound`. `blocked` is
+    /// what keeps the database from answering although it is there, if anything does.
     pub(crate) fn stalled(
         &self,
-        standing: &MembershipStatus,
+        status: &MembershipStatus,
         blocked: Option<&str>,
         now: Instant,
         bound: Duration,
         at: DateTime<Utc>,
     ) -> Vec<StalledShard> {
-        let seat = |shard: u16| standing.shards.iter().find(|seat| seat.shard == shard);
-        let wanted = |shard: u16| (SHARD_UNOWNED, message(seat(shard), standing));
+        let assignment = |shard: u16| {
+            status
+                .shards
+                .iter()
+                .find(|assignment| assignment.shard == shard)
+        };
+        let wanted = |shard: u16| (SHARD_UNOWNED, message(assignment(shard), status));
         let unclaimed = |_| match blocked {
             Some(blocked) => (BLOCKED_BY_TRANSACTION, blocked.to_owned()),
             None => (
@@ -111,26 +117,26 @@ impl Waiting {
         stalled
     }
 
-    /// Why this process takes no part, if it has not for as long as `bound`.
-    pub(crate) fn outside(
+    /// Returns why this process is not a member, if it has not been for as long as `bound`.
+    pub(crate) fn not_a_member(
         &self,
-        standing: &MembershipStatus,
+        status: &MembershipStatus,
         now: Instant,
         bound: Duration,
     ) -> Option<String> {
-        let lasts = now.saturating_duration_since(self.outside?);
-        let why = standing.outage.as_deref().unwrap_or("its Lease is held");
+        let lasts = now.saturating_duration_since(self.not_a_member?);
+        let why = status.outage.as_deref().unwrap_or("its Lease is held");
         (lasts >= bound).then(|| format!("this process cannot take part: {why}"))
     }
 }
 
-/// While the cause is the same, so are the words.
-fn message(seat: Option<&ShardAssignment>, standing: &MembershipStatus) -> String {
-    let holder = seat.and_then(|seat| seat.holder.as_ref());
-    match (&standing.outage, holder) {
-        (Some(trouble), _) => format!("its Lease cannot be had: {trouble}"),
-        (None, Some(holder)) => format!("its Lease cannot be had, as {holder} still holds it"),
-        (None, None) => "its Lease cannot be had".to_owned(),
+/// Returns a message that stays the same while its cause does.
+fn message(assignment: Option<&ShardAssignment>, status: &MembershipStatus) -> String {
+    let holder = assignment.and_then(|assignment| assignment.holder.as_ref());
+    match (&status.outage, holder) {
+        (Some(outage), _) => format!("its lease cannot be acquired: {outage}"),
+        (None, Some(holder)) => format!("its lease cannot be acquired, as {holder} still holds it"),
+        (None, None) => "its lease cannot be acquired".to_owned(),
     }
 }
 
@@ -139,32 +145,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_cannot_take_part_says_why() {
+    fn process_that_is_no_member_says_why() {
         let start = Instant::now();
-        let mut waiting = Waiting::default();
-        let mut outside = |second: u64, identity: Option<&str>| {
-            let standing = MembershipStatus {
+        let mut unclaimed = UnclaimedShards::default();
+        let mut not_a_member = |second: u64, identity: Option<&str>| {
+            let status = MembershipStatus {
                 identity: identity.map(ToOwned::to_owned),
                 outage: Some("no answer".to_owned()),
                 ..MembershipStatus::default()
             };
             let now = start + Duration::from_secs(second);
-            waiting.note(&standing, std::iter::empty(), now);
-            waiting.outside(&standing, now, Duration::from_secs(5))
+            unclaimed.update(&status, std::iter::empty(), now);
+            unclaimed.not_a_member(&status, now, Duration::from_secs(5))
         };
-        assert_eq!(outside(0, None), None);
+        assert_eq!(not_a_member(0, None), None);
         let why = Some("this process cannot take part: no answer".to_owned());
-        assert_eq!(outside(5, None), why);
-        assert_eq!(outside(6, Some("me")), None);
-        assert_eq!(outside(7, None), None);
+        assert_eq!(not_a_member(5, None), why);
+        assert_eq!(not_a_member(6, Some("me")), None);
+        assert_eq!(not_a_member(7, None), None);
     }
 
     #[test]
-    fn a_shard_that_is_wanted_in_vain_is_told_after_a_while() {
+    fn shard_whose_lease_cannot_be_acquired_is_stalled() {
         let start = Instant::now();
-        let mut waiting = Waiting::default();
+        let mut unclaimed = UnclaimedShards::default();
         let mut note = |second: u64, mine: bool| {
-            let standing = MembershipStatus {
+            let status = MembershipStatus {
                 shards: vec![ShardAssignment {
                     shard: 4,
                     holder: Some("other".to_owned()),
@@ -174,8 +180,8 @@ mod tests {
                 ..MembershipStatus::default()
             };
             let (now, bound) = (start + Duration::from_secs(second), Duration::from_secs(5));
-            waiting.note(&standing, std::iter::empty(), now);
-            waiting.stalled(&standing, None, now, bound, DateTime::UNIX_EPOCH)
+            unclaimed.update(&status, std::iter::empty(), now);
+            unclaimed.stalled(&status, None, now, bound, DateTime::UNIX_EPOCH)
         };
         assert!(note(0, false).is_empty());
         assert!(note(4, false).is_empty());
@@ -189,20 +195,20 @@ mod tests {
             "{stalled:?}"
         );
         assert!(note(7, true).is_empty());
-        assert!(note(8, false).is_empty(), "it was had meanwhile");
+        assert!(note(8, false).is_empty(), "it was acquired meanwhile");
     }
 
     #[test]
-    fn a_shard_that_cannot_be_claimed_is_told_after_a_while() {
+    fn shard_that_cannot_be_claimed_is_stalled() {
         let start = Instant::now();
-        let (mut waiting, bound) = (Waiting::default(), Duration::from_secs(5));
+        let (mut unclaimed, bound) = (UnclaimedShards::default(), Duration::from_secs(5));
         let mut note = |second: u64, shards: &[u16]| {
             let now = start + Duration::from_secs(second);
-            let standing = MembershipStatus::default();
-            waiting.note(&standing, shards.iter().copied(), now);
-            let longest = waiting.longest_unclaimed(now);
+            let status = MembershipStatus::default();
+            unclaimed.update(&status, shards.iter().copied(), now);
+            let longest = unclaimed.longest_unclaimed(now);
             let blocked = (second % 2 == 1).then_some("process 7 holds a lock");
-            let stalled = waiting.stalled(&standing, blocked, now, bound, DateTime::UNIX_EPOCH);
+            let stalled = unclaimed.stalled(&status, blocked, now, bound, DateTime::UNIX_EPOCH);
             let stalled = stalled.into_iter().map(|one| (one.shard, one.reason));
             (longest.as_secs(), stalled.collect::<Vec<_>>())
         };

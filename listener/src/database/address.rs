@@ -1,4 +1,4 @@
-//! Reading database URLs.
+//! Parsing of database URLs.
 
 use crds::config::Redacted;
 use sqlx::ConnectOptions;
@@ -7,7 +7,7 @@ use url::Url;
 
 use super::DatabaseError;
 
-/// Parameters of a URL that mean something here.
+/// Parameters of a URL that are supported.
 const PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -38,7 +38,7 @@ const SSL_MODES: [&str; 6] = [
     "verify-full",
 ];
 
-/// Reads a database URL without connecting.
+/// Parses a database URL.
 pub fn options(url: &Redacted) -> Result<PgConnectOptions, DatabaseError> {
     let scheme = url.reveal().split("://").next().unwrap_or_default();
     if !matches!(scheme, "postgres" | "postgresql") {
@@ -58,7 +58,7 @@ pub fn options(url: &Redacted) -> Result<PgConnectOptions, DatabaseError> {
         .map_err(|error| wrong(&error))
 }
 
-/// Parameters that name files, or name what names them, of the machine that reads the URL.
+/// Parameters that name files of the local machine, directly or not.
 const FILES: [&str; 13] = [
     "passfile",
     "service",
@@ -75,12 +75,11 @@ const FILES: [&str; 13] = [
     "sslrootcert",
 ];
 
-/// Variables by which the driver would show a certificate of the listener's own.
+/// Variables by which the driver would present the listener's own certificate.
 const CLIENT_KEYS: [&str; 2] = ["PGSSLCERT", "PGSSLKEY"];
 
-/// Reads the URL of somebody else's choice, as an observer's, without connecting. Nothing that is
-/// the listener's own, by its environment or its files, is shown to whoever answers there; `identity`
-/// says that a certificate comes with the URL.
+/// Parses an untrusted URL, such as an observer's. Nothing of the listener's own, from its environment or
+/// its files, is presented to the server; `identity` says that a certificate comes with the URL.
 pub fn foreign_options(url: &Redacted, identity: bool) -> Result<PgConnectOptions, DatabaseError> {
     let has_keys = CLIENT_KEYS
         .iter()
@@ -127,7 +126,7 @@ fn alone(
     Ok(options)
 }
 
-/// The driver would repeat values that it does not understand, and one may be a password.
+/// Removes unsupported parameters: the driver would log their values, and one may be a password.
 fn keep_known_parameters(url: &mut Url) -> Result<(), DatabaseError> {
     let mut kept = Vec::new();
     for (name, value) in url.query_pairs() {

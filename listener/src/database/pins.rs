@@ -1,20 +1,20 @@
-//! Settings that sessions of the listener's own and migrations begin with, so that what a role or a
-//! database has by default changes nothing of what they do.
+//! Settings of the listener's sessions and migrations, so that the defaults of a role or a database change
+//! nothing of what they do.
 //!
-//! Left as they are: what only a super-user may set, what the costs of plans and their memory are,
-//! and how commits are made durable, which are for whoever runs the server to choose.
+//! Not set: what only a superuser may set, the costs and memory of plans, and the durability of commits,
+//! which are the choice of the server's operator.
 
 use std::fmt::Write as _;
 
-/// Set by themselves: what the names in the rest stand for, and settings that are not among the
-/// server's before its module for plpgsql is loaded.
+/// Set first: what resolves the names in the rest, and settings that the server does not know before its
+/// module for plpgsql is loaded.
 const NAMES: [(&str, &str); 3] = [
     ("search_path", "pg_catalog, pg_temp"),
     ("plpgsql.extra_errors", "'none'"),
     ("plpgsql.extra_warnings", "'none'"),
 ];
 
-/// The others; those that the server's version does not have are passed over.
+/// The others; those that the server's version does not have are skipped.
 const VALUES: [(&str, &str); 57] = [
     // The log's functions look at the present with each statement.
     ("default_transaction_isolation", "read committed"),
@@ -81,14 +81,14 @@ const VALUES: [(&str, &str); 57] = [
     ("jit", "off"),
 ];
 
-/// A process that is paused amid a save holds its checkpoint's lock; that must not keep the next one
-/// from taking over for longer than some seconds.
+/// A process that is paused during a commit holds its checkpoint's lock, which must not delay a takeover
+/// for longer than some seconds.
 const OF_SESSIONS: [(&str, &str); 2] = [
     ("statement_timeout", "'60s'"),
     ("idle_in_transaction_session_timeout", "'5s'"),
 ];
 
-/// An index may have to be made on a large table.
+/// An index may have to be created on a large table.
 const OF_MIGRATIONS: [(&str, &str); 2] = [
     ("statement_timeout", "'10min'"),
     ("idle_in_transaction_session_timeout", "'1min'"),
@@ -104,7 +104,7 @@ pub(crate) fn of_migration() -> String {
     all("set local", &OF_MIGRATIONS)
 }
 
-/// The bounds come first: the role's may be too narrow for what follows.
+/// Returns the statements. The bounds come first: the role's may be too narrow for what follows.
 fn all(set: &str, bounds: &[(&str, &str)]) -> String {
     let mut sql = String::new();
     for (name, value) in bounds.iter().chain(&NAMES) {

@@ -1,9 +1,8 @@
-//! Sessions of the listener's own: with settings that do not depend on the role's, only with a server
-//! that takes writes, and given up once it takes none any more.
+//! Database sessions: with settings that do not depend on the role's, only with a server that takes
+//! writes, and discarded once it takes none any more.
 //!
-//! A name may lead to a standby for a moment, and a database may be read-only for one. Whoever
-//! connects then reads well and can save nothing, for as long as the connection lives, although a new
-//! one would do.
+//! A name may lead to a standby for a moment, and a database may be read-only for one. A connection of that
+//! moment reads well and can save nothing for as long as it lives, although a new one could.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,21 +11,21 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::time::Instant;
 
-use super::{Access, pins};
+use super::{AccessMode, pins};
 use crate::sync::lock;
 
-/// How often one of a pool's connections is asked whether its server takes writes.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Interval at which a pool checks whether its server takes writes.
+const WRITABLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A read-only default that is the role's own is no wish of whoever runs the database, and this
-/// program cannot work with it.
+/// A read-only default of the role itself is not meant for a program that has to write, and this program
+/// cannot work with it.
 const WRITE_DESPITE_ROLE: &str = "
     select pg_catalog.set_config('default_transaction_read_only', 'off', false)
     from pg_catalog.pg_settings
     where name = 'default_transaction_read_only' and source in ('user', 'database user')";
 
-/// Whether the server is a standby, and whether transactions are read-only, and on whose account.
-const LOOK: &str = "
+/// Whether the server is a standby, whether transactions are read-only, and which setting makes them so.
+const WRITABLE: &str = "
     select pg_catalog.pg_is_in_recovery(), s.setting = 'on', s.source
     from pg_catalog.pg_settings s where s.name = 'transaction_read_only'
     union all
@@ -36,12 +35,12 @@ const LOOK: &str = "
 /// Why a server takes no writes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unwritable {
-    /// It follows another.
+    /// It is a standby.
     #[error(
         "the server is a standby and takes no writes: lead the name in the database URL to the primary, or promote it"
     )]
     Standby,
-    /// It was told to take none.
+    /// It is configured to take none.
     #[error(
         "the database is read-only (default_transaction_read_only is on, by {0}): end what it is read-only for, \
          such as a full disk, and set it off"
@@ -56,7 +55,7 @@ impl From<Unwritable> for sqlx::Error {
     }
 }
 
-/// Why the server took no writes, where that is what an error says.
+/// Returns why the server took no writes, if that is the cause of an error.
 pub(crate) fn unwritable(error: &sqlx::Error) -> Option<&Unwritable> {
     match error {
         sqlx::Error::Io(error) => error.get_ref()?.downcast_ref(),
@@ -64,40 +63,40 @@ pub(crate) fn unwritable(error: &sqlx::Error) -> Option<&Unwritable> {
     }
 }
 
-/// Sets a new session up, and makes sure that it can write where it is to.
+/// Sets up a new session, and checks that it can write if it has to.
 pub(crate) async fn begin(
     connection: &mut PgConnection,
-    access: Access,
+    access: AccessMode,
 ) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(pins::of_session()))
         .execute(&mut *connection)
         .await?;
     write_despite_role(connection).await?;
-    if access == Access::Look {
+    if access == AccessMode::ReadOnly {
         return Ok(());
     }
-    match look(connection).await? {
+    match check_writable(connection).await? {
         Some(why) => Err(why.into()),
         None => Ok(()),
     }
 }
 
-/// The number of the server's process, asked for without a statement's name, which behind a pooler may
-/// be anybody's.
+/// Returns the number of the server's process. The statement has no name, as behind a pooler another
+/// session may have that.
 pub(super) async fn number(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     let asked = sqlx::raw_sql("select pg_catalog.pg_backend_pid()");
     asked.fetch_one(connection).await?.try_get(0)
 }
 
-/// Lets a session write whose role does not by default.
+/// Lets a session write whose role is read-only by default.
 pub(crate) async fn write_despite_role(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let set = sqlx::raw_sql(WRITE_DESPITE_ROLE);
     set.execute(connection).await.map(drop)
 }
 
-/// Why its server takes no writes now, if so.
-async fn look(connection: &mut PgConnection) -> Result<Option<Unwritable>, sqlx::Error> {
-    let rows = sqlx::query(LOOK).fetch_all(connection).await?;
+/// Returns why the server takes no writes now, if so.
+async fn check_writable(connection: &mut PgConnection) -> Result<Option<Unwritable>, sqlx::Error> {
+    let rows = sqlx::query(WRITABLE).fetch_all(connection).await?;
     let mut by = String::from("the session");
     let mut read_only = false;
     for row in &rows {
@@ -112,59 +111,62 @@ async fn look(connection: &mut PgConnection) -> Result<Option<Unwritable>, sqlx:
     Ok(read_only.then_some(Unwritable::ReadOnly(by)))
 }
 
-/// When a pool's connections were looked at, and which of them are given up.
+/// When a pool was checked last, and which of its connections are discarded.
 #[derive(Debug, Default)]
-struct Watch {
-    looked: Option<Instant>,
-    /// Those that were opened before.
-    given_up: Option<Instant>,
+struct PoolWatch {
+    checked: Option<Instant>,
+    /// Those opened until then.
+    discarded: Option<Instant>,
 }
 
-/// What is to be done with a connection before it is used.
+/// What happens to a connection before it is used.
 #[derive(Debug, PartialEq, Eq)]
-enum Turn {
+enum ConnectionCheck {
     Use,
-    Look,
-    GiveUp,
+    Verify,
+    Discard,
 }
 
-impl Watch {
-    fn turn(&mut self, opened: Instant, now: Instant) -> Turn {
-        if self.given_up.is_some_and(|before| opened <= before) {
-            return Turn::GiveUp;
+impl PoolWatch {
+    fn check(&mut self, opened: Instant, now: Instant) -> ConnectionCheck {
+        if self.discarded.is_some_and(|before| opened <= before) {
+            return ConnectionCheck::Discard;
         }
-        if self.looked.is_some_and(|last| now < last + LOOK_EVERY) {
-            return Turn::Use;
+        if self
+            .checked
+            .is_some_and(|last| now < last + WRITABLE_CHECK_INTERVAL)
+        {
+            return ConnectionCheck::Use;
         }
-        self.looked = Some(now);
-        Turn::Look
+        self.checked = Some(now);
+        ConnectionCheck::Verify
     }
 }
 
-/// Options of a pool whose connections can write: all are given up as soon as one is found that
-/// cannot, and none is used before it can. That costs one small question in a second, however much
-/// the pool is used.
+/// Returns options of a pool whose connections can write: all are discarded as soon as one is found that
+/// cannot, and none is used before it can. That costs one small query a second, however much the pool is
+/// used.
 pub(crate) fn writing(options: PgPoolOptions) -> PgPoolOptions {
-    let watch = Arc::new(Mutex::new(Watch::default()));
+    let watch = Arc::new(Mutex::new(PoolWatch::default()));
     options.before_acquire(move |connection, metadata| {
         let watch = Arc::clone(&watch);
         Box::pin(async move {
             let now = Instant::now();
             let opened = now.checked_sub(metadata.age).unwrap_or(now);
-            let turn = held(&watch, |watch| watch.turn(opened, now));
-            if turn == Turn::Look
-                && let Some(why) = look(connection).await?
+            let check = held(&watch, |watch| watch.check(opened, now));
+            if check == ConnectionCheck::Verify
+                && let Some(why) = check_writable(connection).await?
             {
-                tracing::warn!(%why, "giving up the connections to the database");
-                held(&watch, |watch| watch.given_up = Some(now));
+                tracing::warn!(%why, "discarding the connections to the database");
+                held(&watch, |watch| watch.discarded = Some(now));
                 return Ok(false);
             }
-            Ok(turn != Turn::GiveUp)
+            Ok(check != ConnectionCheck::Discard)
         })
     })
 }
 
-fn held<T>(watch: &Mutex<Watch>, change: impl FnOnce(&mut Watch) -> T) -> T {
+fn held<T>(watch: &Mutex<PoolWatch>, change: impl FnOnce(&mut PoolWatch) -> T) -> T {
     change(&mut lock(watch))
 }
 
@@ -173,20 +175,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_cannot_write_takes_those_before_it_along() {
-        let (mut watch, start) = (Watch::default(), Instant::now());
+    fn connections_before_one_that_cannot_write_are_discarded() {
+        let (mut watch, start) = (PoolWatch::default(), Instant::now());
         let at = |seconds| start + Duration::from_millis(seconds);
-        assert_eq!(watch.turn(start, at(0)), Turn::Look);
-        assert_eq!(watch.turn(start, at(10)), Turn::Use);
-        assert_eq!(watch.turn(start, at(1000)), Turn::Look);
-        watch.given_up = Some(at(1000));
-        assert_eq!(watch.turn(start, at(1010)), Turn::GiveUp);
-        assert_eq!(watch.turn(at(1005), at(1010)), Turn::Use);
-        assert_eq!(watch.turn(at(1005), at(2010)), Turn::Look);
+        assert_eq!(watch.check(start, at(0)), ConnectionCheck::Verify);
+        assert_eq!(watch.check(start, at(10)), ConnectionCheck::Use);
+        assert_eq!(watch.check(start, at(1000)), ConnectionCheck::Verify);
+        watch.discarded = Some(at(1000));
+        assert_eq!(watch.check(start, at(1010)), ConnectionCheck::Discard);
+        assert_eq!(watch.check(at(1005), at(1010)), ConnectionCheck::Use);
+        assert_eq!(watch.check(at(1005), at(2010)), ConnectionCheck::Verify);
     }
 
     #[test]
-    fn why_there_are_no_writes_is_found_in_an_error() {
+    fn error_says_why_there_are_no_writes() {
         let error = sqlx::Error::from(Unwritable::Standby);
         assert_eq!(unwritable(&error), Some(&Unwritable::Standby));
         assert_eq!(unwritable(&sqlx::Error::PoolTimedOut), None);

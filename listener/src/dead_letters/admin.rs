@@ -1,5 +1,4 @@
-//! Dead letters as their keeper looks at them: found by what they are of, shown, redriven and
-//! dropped.
+//! Administration of dead letters: list, show, redrive and drop.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -7,17 +6,18 @@ use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
+use super::BoundQuery;
 use super::store::raw;
 
-/// A dead letter as `dead-letters list` and `show` give it.
+/// Dead letter as `dead-letters list` shows it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stored {
-    /// Its id.
+pub struct DeadLetterRow {
+    /// Id of the dead letter.
     pub id: i64,
     /// The listener, `namespace/name`.
     pub listener: String,
-    /// The event.
+    /// Id of the event.
     pub event_id: String,
     /// The observer, `namespace/name`.
     pub observer: String,
@@ -33,233 +33,236 @@ pub struct Stored {
     pub tenant: Option<String>,
     /// When the event's transaction began.
     pub occurred_at: DateTime<Utc>,
-    /// Attempts made in all.
+    /// Number of attempts.
     pub attempts: i32,
     /// Kind of the last failure.
     pub error_kind: String,
-    /// The last failure.
+    /// Error of the last failure.
     pub error: String,
-    /// Status of the last answer.
+    /// HTTP status of the last response.
     pub status: Option<i16>,
-    /// When it was given up on.
+    /// Time at which the delivery was given up.
     pub created_at: DateTime<Utc>,
-    /// Since when a redrive waits for the listener, if one does.
+    /// Time at which a redrive was requested that the listener has not picked up yet.
     pub redrive_requested_at: Option<DateTime<Utc>>,
 }
 
-/// A dead letter in full.
+/// Dead letter with its event and attempts, as `dead-letters show` shows it.
 #[derive(Debug, Serialize)]
-pub struct Full {
-    /// What `list` shows.
+pub struct DeadLetterDetail {
+    /// Columns that `list` shows.
     #[serde(flatten)]
-    pub stored: Stored,
+    pub row: DeadLetterRow,
     /// The row before.
     pub old: Option<Box<RawValue>>,
     /// The row after.
     pub new: Option<Box<RawValue>>,
-    /// The latest attempts, the last one last.
+    /// Latest attempts, the last one last.
     pub history: Box<RawValue>,
 }
 
-/// Which dead letters a command means.
+/// Filter of dead letters; an empty one matches all.
 #[derive(Clone, Debug, Default)]
-pub struct Selection {
-    /// These ids.
+pub struct DeadLetterFilter {
+    /// Ids.
     pub ids: Option<Vec<i64>>,
-    /// Those of this listener.
+    /// Listener.
     pub listener: Option<String>,
-    /// Those of this observer.
+    /// Observer.
     pub observer: Option<String>,
-    /// Those of this action.
+    /// Action.
     pub action: Option<String>,
-    /// Those of this kind of failure.
+    /// Kind of the last failure.
     pub kind: Option<String>,
-    /// Those of events of this entity.
+    /// Entity of the event.
     pub entity: Option<String>,
-    /// Those of events of this key.
+    /// Key of the event.
     pub key: Option<String>,
-    /// Those of events of this tenant.
+    /// Tenant of the event.
     pub tenant: Option<String>,
-    /// Those given up at this moment or later.
+    /// Given up at this time or later.
     pub since: Option<DateTime<Utc>>,
-    /// Those given up before this moment.
+    /// Given up before this time.
     pub until: Option<DateTime<Utc>>,
 }
 
-/// Most bytes of images that are read at once.
+/// Most bytes of images in one page, beyond the first row.
 pub const MAX_PAGE_BYTES: i64 = 16 << 20;
 
-const STORED: &str =
+const COLUMNS: &str =
     "id, listener, event_id, observer, action, entity, operation, key, tenant, occurred_at,
     attempts, error_kind, error, status, created_at, redrive_requested_at";
 
-const SELECTED: &str =
+const MATCHES: &str =
     "($1::bigint[] is null or id = any($1)) and ($2::text is null or listener = $2)
     and ($3::text is null or observer = $3) and ($4::text is null or action = $4)
     and ($5::text is null or error_kind = $5) and ($6::text is null or entity = $6)
     and ($7::text is null or key = $7) and ($8::text is null or tenant = $8)
     and ($9::timestamptz is null or created_at >= $9) and ($10::timestamptz is null or created_at < $10)";
 
-/// The newest dead letters of a selection, of those whose ids come before `before`.
+/// Returns the newest dead letters that match a filter and have ids below `before`.
 pub async fn list(
     pool: &PgPool,
-    what: &Selection,
+    filter: &DeadLetterFilter,
     before: i64,
-    most: i64,
-) -> Result<Vec<Stored>, sqlx::Error> {
+    limit: i64,
+) -> Result<Vec<DeadLetterRow>, sqlx::Error> {
     let sql = format!(
-        "select {STORED} from observer.dead_letter where {SELECTED} and id < $11 order by id desc limit $12"
+        "select {COLUMNS} from observer.dead_letter where {MATCHES} and id < $11 order by id desc limit $12"
     );
-    let listing = bind(&sql, what).bind(before).bind(most);
-    let rows = listing.fetch_all(pool).await?;
-    rows.iter().map(stored).collect()
+    let query = bind(&sql, filter).bind(before).bind(limit);
+    let rows = query.fetch_all(pool).await?;
+    rows.iter().map(decode_row).collect()
 }
 
-/// How many there are in a selection.
-pub async fn count(pool: &PgPool, what: &Selection) -> Result<i64, sqlx::Error> {
-    let sql = format!("select count(*) from observer.dead_letter where {SELECTED}");
-    bind(&sql, what).fetch_one(pool).await?.try_get(0)
+/// Counts the dead letters that match a filter.
+pub async fn count(pool: &PgPool, filter: &DeadLetterFilter) -> Result<i64, sqlx::Error> {
+    let sql = format!("select count(*) from observer.dead_letter where {MATCHES}");
+    bind(&sql, filter).fetch_one(pool).await?.try_get(0)
 }
 
-/// Of the ids that a selection names, those that it does not have.
-pub async fn missing(pool: &PgPool, what: &Selection) -> Result<Vec<i64>, sqlx::Error> {
-    let Some(wanted) = &what.ids else {
+/// Returns the ids of a filter for which there is no match.
+pub async fn missing(pool: &PgPool, filter: &DeadLetterFilter) -> Result<Vec<i64>, sqlx::Error> {
+    let Some(wanted) = &filter.ids else {
         return Ok(Vec::new());
     };
-    let sql = format!("select id from observer.dead_letter where {SELECTED}");
-    let rows = bind(&sql, what).fetch_all(pool).await?;
+    let sql = format!("select id from observer.dead_letter where {MATCHES}");
+    let rows = bind(&sql, filter).fetch_all(pool).await?;
     let found: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
     let found = found?;
     let missing = wanted.iter().filter(|id| !found.contains(id));
     Ok(missing.copied().collect())
 }
 
-/// The first dead letter of a selection in full, by its id.
-pub async fn show(pool: &PgPool, what: &Selection) -> Result<Option<Full>, sqlx::Error> {
-    Ok(page(pool, what, 0, 1).await?.pop())
+/// Returns the match with the lowest id in full.
+pub async fn show(
+    pool: &PgPool,
+    filter: &DeadLetterFilter,
+) -> Result<Option<DeadLetterDetail>, sqlx::Error> {
+    Ok(page(pool, filter, 0, 1).await?.pop())
 }
 
-/// Of a selection, those whose ids come after `after`, in the order of their ids: for reading
-/// all of them, however many, bit by bit. At most so many, and no more than [`MAX_PAGE_BYTES`] of
-/// images beyond the first.
+/// Returns a page of matches with ids above `after`, in the order of their ids: at most `limit`, and no
+/// more than [`MAX_PAGE_BYTES`] of images beyond the first.
 pub async fn page(
     pool: &PgPool,
-    what: &Selection,
+    filter: &DeadLetterFilter,
     after: i64,
-    most: i64,
-) -> Result<Vec<Full>, sqlx::Error> {
+    limit: i64,
+) -> Result<Vec<DeadLetterDetail>, sqlx::Error> {
     let sql = format!(
-        "select {STORED}, old::text, new::text, history::text
+        "select {COLUMNS}, old::text, new::text, history::text
          from (select *, sum(coalesce(octet_length(old::text), 0) + coalesce(octet_length(new::text), 0))
                          over (order by id) as bytes,
                       row_number() over (order by id) as place
-               from (select * from observer.dead_letter where {SELECTED} and id > $11 order by id limit $12) part) part
+               from (select * from observer.dead_letter where {MATCHES} and id > $11 order by id limit $12) part) part
          where place = 1 or bytes <= $13
          order by id"
     );
-    let rows = bind(&sql, what)
+    let rows = bind(&sql, filter)
         .bind(after)
-        .bind(most)
+        .bind(limit)
         .bind(MAX_PAGE_BYTES)
         .fetch_all(pool)
         .await?;
-    rows.iter().map(full).collect()
+    rows.iter().map(decode_detail).collect()
 }
 
-/// The newest of a selection by its id, 0 where there is none.
-pub async fn newest(pool: &PgPool, what: &Selection) -> Result<i64, sqlx::Error> {
-    let sql = format!("select coalesce(max(id), 0) from observer.dead_letter where {SELECTED}");
-    bind(&sql, what).fetch_one(pool).await?.try_get(0)
+/// Returns the highest id that matches a filter; 0 if there is none.
+pub async fn newest(pool: &PgPool, filter: &DeadLetterFilter) -> Result<i64, sqlx::Error> {
+    let sql = format!("select coalesce(max(id), 0) from observer.dead_letter where {MATCHES}");
+    bind(&sql, filter).fetch_one(pool).await?.try_get(0)
 }
 
-/// How far a redrive of many has come, in the order of the log.
+/// Position of a redrive in parts, in the order of the change log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct RedriveCursor {
     log_id: i64,
     id: i64,
 }
 
-/// Asks the listener to try some of a selection again: the first beyond `after` in the order of
-/// the log that do not wait for it yet, none whose id comes after `up_to`, and at most so many.
-/// Returns how many, and where to go on; nowhere where there are no more.
+/// Requests the redrive of the next matches beyond `after` in the order of the change log that have none
+/// requested yet: at most `limit`, none with an id above `up_to`. Returns how many, and the position to
+/// continue from, if there may be more.
 ///
-/// None is asked for twice by going on: what fails again at once is behind by then.
+/// No dead letter is redriven twice by continuing: one that fails again is behind the position.
 pub async fn redrive_some(
     pool: &PgPool,
-    what: &Selection,
-    (after, up_to): (Place, i64),
-    most: i64,
-) -> Result<(u64, Option<Place>), sqlx::Error> {
+    filter: &DeadLetterFilter,
+    (after, up_to): (RedriveCursor, i64),
+    limit: i64,
+) -> Result<(u64, Option<RedriveCursor>), sqlx::Error> {
     let sql = format!(
         "with part as (
              select id, log_id from observer.dead_letter
-             where redrive_requested_at is null and {SELECTED} and id <= $11 and (log_id, id) > ($12, $13)
+             where redrive_requested_at is null and {MATCHES} and id <= $11 and (log_id, id) > ($12, $13)
              order by log_id, id limit $14),
-         asked as (
+         requested as (
              update observer.dead_letter d set redrive_requested_at = clock_timestamp()
              from part where d.id = part.id and d.redrive_requested_at is null
              returning d.id)
-         select log_id, id, (select count(*) from asked) as asked from part order by log_id desc, id desc limit 1"
+         select log_id, id, (select count(*) from requested) as requested from part order by log_id desc, id desc limit 1"
     );
-    let asking = bind(&sql, what)
+    let query = bind(&sql, filter)
         .bind(up_to)
         .bind(after.log_id)
         .bind(after.id)
-        .bind(most);
-    let Some(last) = asking.fetch_optional(pool).await? else {
+        .bind(limit);
+    let Some(last) = query.fetch_optional(pool).await? else {
         return Ok((0, None));
     };
-    let place = Place {
+    let cursor = RedriveCursor {
         log_id: last.try_get("log_id")?,
         id: last.try_get("id")?,
     };
-    let asked: i64 = last.try_get("asked")?;
-    Ok((asked.unsigned_abs(), Some(place)))
+    let requested: i64 = last.try_get("requested")?;
+    Ok((requested.unsigned_abs(), Some(cursor)))
 }
 
-/// Asks the listener to try a selection again. Returns how many were not already waiting for it.
-pub async fn redrive_selected(pool: &PgPool, what: &Selection) -> Result<u64, sqlx::Error> {
+/// Requests the redrive of all matches. Returns how many had none requested yet.
+pub async fn redrive_selected(
+    pool: &PgPool,
+    filter: &DeadLetterFilter,
+) -> Result<u64, sqlx::Error> {
     let sql = format!(
         "update observer.dead_letter set redrive_requested_at = clock_timestamp()
-         where redrive_requested_at is null and {SELECTED}"
+         where redrive_requested_at is null and {MATCHES}"
     );
-    Ok(bind(&sql, what).execute(pool).await?.rows_affected())
+    Ok(bind(&sql, filter).execute(pool).await?.rows_affected())
 }
 
-/// Drops a selection for good. Returns how many.
-pub async fn drop_selected(pool: &PgPool, what: &Selection) -> Result<u64, sqlx::Error> {
-    let sql = format!("delete from observer.dead_letter where {SELECTED}");
-    Ok(bind(&sql, what).execute(pool).await?.rows_affected())
+/// Deletes all matches. Returns how many.
+pub async fn drop_selected(pool: &PgPool, filter: &DeadLetterFilter) -> Result<u64, sqlx::Error> {
+    let sql = format!("delete from observer.dead_letter where {MATCHES}");
+    Ok(bind(&sql, filter).execute(pool).await?.rows_affected())
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-/// The statements here are put together from constants; every value is bound.
-fn bind<'q>(sql: &str, what: &'q Selection) -> Query<'q> {
+/// Binds the values of a filter. Statements consist of constants only.
+fn bind<'q>(sql: &str, filter: &'q DeadLetterFilter) -> BoundQuery<'q> {
     sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
-        .bind(&what.ids)
-        .bind(&what.listener)
-        .bind(&what.observer)
-        .bind(&what.action)
-        .bind(&what.kind)
-        .bind(&what.entity)
-        .bind(&what.key)
-        .bind(&what.tenant)
-        .bind(what.since)
-        .bind(what.until)
+        .bind(&filter.ids)
+        .bind(&filter.listener)
+        .bind(&filter.observer)
+        .bind(&filter.action)
+        .bind(&filter.kind)
+        .bind(&filter.entity)
+        .bind(&filter.key)
+        .bind(&filter.tenant)
+        .bind(filter.since)
+        .bind(filter.until)
 }
 
-fn full(row: &PgRow) -> Result<Full, sqlx::Error> {
-    Ok(Full {
-        stored: stored(row)?,
+fn decode_detail(row: &PgRow) -> Result<DeadLetterDetail, sqlx::Error> {
+    Ok(DeadLetterDetail {
+        row: decode_row(row)?,
         old: raw(row.try_get("old")?)?,
         new: raw(row.try_get("new")?)?,
         history: raw(Some(row.try_get("history")?))?.unwrap_or_default(),
     })
 }
 
-fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
-    Ok(Stored {
+fn decode_row(row: &PgRow) -> Result<DeadLetterRow, sqlx::Error> {
+    Ok(DeadLetterRow {
         id: row.try_get("id")?,
         listener: row.try_get("listener")?,
         event_id: row.try_get("event_id")?,

@@ -1,126 +1,127 @@
-//! Past events once more: they are put where redrives are looked for, so that the running listener
-//! takes them through its lanes, with the ids that their deliveries had, and marked as replays.
+//! Replay of past events: they are written as dead letters with a redrive requested, so that the running
+//! listener takes them through its lanes, with the ids of their first deliveries and marked as replays.
 
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use sqlx::{PgPool, Row};
 
-use crate::capture::excess::{MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES};
-use crate::delivery::event::ID_SQL;
+use super::BoundQuery;
+use crate::delivery::event::{ID_SQL, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES};
 use crate::delivery::failure::FailureKind;
 
-/// Which past events, and what of them.
+/// Past events and their actions to replay.
 #[derive(Clone, Debug)]
-pub struct Selection {
-    /// The listener, as it is known in the database.
+pub struct ReplaySelection {
+    /// Identity of the listener.
     pub listener: String,
     /// The observer, `namespace/name`.
     pub observer: String,
-    /// Its actions that are to be done again.
+    /// Actions of the observer to run again.
     pub actions: Vec<String>,
-    /// What it watches.
+    /// Entity of the events.
     pub entity: String,
-    /// The operations of it.
+    /// Operations of the events.
     pub operations: Vec<Operation>,
-    /// Events of this tenant only.
+    /// Tenant of the events.
     pub tenant: Option<String>,
-    /// Events of this key only.
+    /// Key of the events.
     pub key: Option<String>,
-    /// Those of transactions that began at this moment or later.
+    /// Events of transactions that began at this time or later.
     pub from: DateTime<Utc>,
-    /// And before this one.
+    /// Events of transactions that began before this time.
     pub to: DateTime<Utc>,
 }
 
-/// What one step came to.
+/// Result of one step of a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Step {
-    /// Where to go on after; nothing where that was all.
+pub struct ReplayStep {
+    /// Log id to continue after; `None` at the end.
     pub after: Option<i64>,
-    /// Events that were looked at.
+    /// Number of events read.
     pub events: u64,
-    /// Deliveries that were asked for; fewer where they are dead letters already.
-    pub asked: u64,
+    /// Number of deliveries requested; those that are dead letters already do not count.
+    pub requested: u64,
 }
 
-/// When the oldest event that the log still holds occurred.
+/// Returns when the oldest event in the change log occurred.
 pub async fn oldest(pool: &PgPool) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
     let oldest = "select occurred_at from observer.change_log order by id limit 1";
     sqlx::query_scalar(oldest).fetch_optional(pool).await
 }
 
-/// How many events there are of a selection.
-pub async fn count(pool: &PgPool, what: &Selection) -> Result<u64, sqlx::Error> {
-    let sql = format!("select count(*) from observer.change_log c where {SELECTED} and c.id > 0");
-    let count: i64 = bind(&sql, what).fetch_one(pool).await?.try_get(0)?;
+/// Counts the events of a selection.
+pub async fn count(pool: &PgPool, selection: &ReplaySelection) -> Result<u64, sqlx::Error> {
+    let sql = format!("select count(*) from observer.change_log c where {MATCHES} and c.id > 0");
+    let count: i64 = bind(&sql, selection).fetch_one(pool).await?.try_get(0)?;
     Ok(count.unsigned_abs())
 }
 
-/// Asks for some of a selection, in the order of the log: those that come after an id, at most so
-/// many events.
-pub async fn ask(
+/// Requests the replay of the next events of a selection after a log id: at most `limit`.
+pub async fn request(
     pool: &PgPool,
-    what: &Selection,
+    selection: &ReplaySelection,
     after: i64,
-    most: i64,
-) -> Result<Step, sqlx::Error> {
+    limit: i64,
+) -> Result<ReplayStep, sqlx::Error> {
     let sql = format!(
         "with past as (
-             select c.* from observer.change_log c where {SELECTED} and c.id > $7 order by c.id limit $8),
-         asked as (
+             select c.* from observer.change_log c where {MATCHES} and c.id > $7 order by c.id limit $8),
+         requested as (
              insert into observer.dead_letter
                  (listener, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
                   old, new, attempts, error_kind, error, redrive_requested_at)
              select $9, {ID_SQL}, past.id, $10, action,
                     entity, case operation when 'i' then 'Insert' when 'u' then 'Update' when 'd' then 'Delete'
                                            when 't' then 'Truncate' else 'Custom' end,
-                    key, tenant, hash, occurred_at, old, new, 0, $11, 'asked for by replay', clock_timestamp()
+                    key, tenant, hash, occurred_at, old, new, 0, $11, 'replay requested', clock_timestamp()
              from past cross join unnest($12::text[]) as action
              on conflict (listener, event_id, observer, action) do nothing
              returning 1)
-         select max(id), count(*), (select count(*) from asked) from past"
+         select max(id), count(*), (select count(*) from requested) from past"
     );
-    let row = bind(&sql, what)
+    let row = bind(&sql, selection)
         .bind(after)
-        .bind(most)
-        .bind(&what.listener)
-        .bind(&what.observer)
+        .bind(limit)
+        .bind(&selection.listener)
+        .bind(&selection.observer)
         .bind(FailureKind::Replay.as_str())
-        .bind(&what.actions)
+        .bind(&selection.actions)
         .fetch_one(pool)
         .await?;
     let events: i64 = row.try_get(1)?;
-    let asked: i64 = row.try_get(2)?;
+    let requested: i64 = row.try_get(2)?;
     let last: Option<i64> = row.try_get(0)?;
-    Ok(Step {
-        after: last.filter(|_| events == most),
+    Ok(ReplayStep {
+        after: last.filter(|_| events == limit),
         events: events.unsigned_abs(),
-        asked: asked.unsigned_abs(),
+        requested: requested.unsigned_abs(),
     })
 }
 
-/// Events too large to be read have nothing to deliver.
-const SELECTED: &str = "c.entity = $1 and c.operation::text = any($2) and ($3::text is null or c.tenant = $3)
+/// Excludes events that are too large to be read and so have no deliveries.
+const MATCHES: &str = "c.entity = $1 and c.operation::text = any($2) and ($3::text is null or c.tenant = $3)
     and ($4::text is null or c.key = $4) and c.occurred_at >= $5 and c.occurred_at < $6 and c.size <= 16777216
     and coalesce(octet_length(c.key), 0) <= 8192 and coalesce(octet_length(c.tenant), 0) <= 8192";
 
 const _: () = assert!(
     MAX_EVENT_BYTES == 16_777_216 && MAX_KEY_BYTES == 8192 && MAX_TENANT_BYTES == 8192,
-    "as the statement says"
+    "limits of the statement"
 );
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-/// The statements here are put together from constants; every value is bound.
-fn bind<'q>(sql: &str, what: &'q Selection) -> Query<'q> {
-    let operations: Vec<&str> = what.operations.iter().map(|one| letter(*one)).collect();
+/// Binds the values of a selection. Statements consist of constants only.
+fn bind<'q>(sql: &str, selection: &'q ReplaySelection) -> BoundQuery<'q> {
+    let operations: Vec<&str> = selection
+        .operations
+        .iter()
+        .map(|one| letter(*one))
+        .collect();
     sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
-        .bind(&what.entity)
+        .bind(&selection.entity)
         .bind(operations)
-        .bind(&what.tenant)
-        .bind(&what.key)
-        .bind(what.from)
-        .bind(what.to)
+        .bind(&selection.tenant)
+        .bind(&selection.key)
+        .bind(selection.from)
+        .bind(selection.to)
 }
 
 pub(crate) const fn letter(operation: Operation) -> &'static str {

@@ -1,5 +1,5 @@
-//! Counts dead letters, and drops those that were kept for as long as they are to be; also forgets
-//! effects of long ago. One process of the fleet does: the one that owns the first shard.
+//! Retention and metrics of dead letters, and retention of processed deliveries. One process of the fleet
+//! does this: the owner of the first shard.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,60 +10,60 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::actions::postgres;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::status::Reporter;
+use crate::telemetry::status::StatusReporter;
 
-/// Shortest pause between two looks.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Shortest interval between two runs.
+const MIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a look may take.
-const LONGEST: Duration = Duration::from_mins(1);
+/// Timeout of a run.
+const RUN_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A look that takes long is followed by a pause so many times as long.
-const REST: u32 = 20;
+/// Interval after a slow run, as a multiple of its duration.
+const SLOW_RUN_FACTOR: u32 = 20;
 
-/// How long after a start what took effect long ago may be forgotten.
-const SETTLED: Duration = Duration::from_hours(1);
+/// Time after a start before processed deliveries are purged.
+const PURGE_DELAY: Duration = Duration::from_hours(1);
 
-/// Most dead letters that are dropped by one statement.
-const DROPPED_AT_ONCE: i64 = 1000;
+/// Most dead letters that one statement deletes.
+const DELETE_LIMIT: i64 = 1000;
 
-/// Does so for as long as it is let.
-pub(crate) async fn keep(
+/// Applies retention and reports metrics until it is dropped.
+pub(crate) async fn run_retention(
     pool: PgPool,
     listener: Arc<str>,
     retention: Option<Duration>,
-    reporter: Arc<Reporter>,
+    reporter: Arc<StatusReporter>,
     metrics: Metrics,
 ) {
     let started = Instant::now();
     loop {
-        let begun = Instant::now();
+        let began = Instant::now();
         if reporter.owns(0) {
-            // What was under way when the last process ended has been attempted again by then.
-            if started.elapsed() > SETTLED
-                && let Err(error) = postgres::forget(&pool, &listener).await
+            // Deliveries in flight when the last process ended have been attempted again by then.
+            if started.elapsed() > PURGE_DELAY
+                && let Err(error) = postgres::purge_processed(&pool, &listener).await
             {
-                tracing::debug!(%error, "cannot forget effects of long ago; trying again");
+                tracing::debug!(%error, "cannot purge processed deliveries; retrying");
             }
-            let look = look(&pool, &listener, retention, &metrics);
-            match timeout(LONGEST, look).await {
+            let run = run_once(&pool, &listener, retention, &metrics);
+            match timeout(RUN_TIMEOUT, run).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     let errors = &metrics.database_errors;
-                    errors.with_label_values(&["dead_letters"]).inc();
-                    tracing::debug!(%error, "cannot see to the dead letters; trying again");
+                    errors.with_label_values(&["maintain_dead_letters"]).inc();
+                    tracing::debug!(%error, "cannot apply the retention of dead letters; retrying");
                 }
-                Err(_) => tracing::debug!("seeing to the dead letters takes too long"),
+                Err(_) => tracing::debug!("retention of dead letters timed out"),
             }
         } else {
-            metrics.letters.reset();
-            metrics.oldest_letter.reset();
+            metrics.dead_letters.reset();
+            metrics.dead_letters_oldest_age.reset();
         }
-        sleep(PAUSE.max(begun.elapsed() * REST)).await;
+        sleep(MIN_INTERVAL.max(began.elapsed() * SLOW_RUN_FACTOR)).await;
     }
 }
 
-async fn look(
+async fn run_once(
     pool: &PgPool,
     listener: &str,
     retention: Option<Duration>,
@@ -71,14 +71,14 @@ async fn look(
 ) -> Result<(), sqlx::Error> {
     if let Some(retention) = retention {
         loop {
-            let dropped = expire(pool, listener, retention).await?;
-            metrics.expired_letters.inc_by(dropped);
-            if dropped == 0 {
+            let deleted = expire(pool, listener, retention).await?;
+            metrics.dead_letters_expired.inc_by(deleted);
+            if deleted == 0 {
                 break;
             }
             tracing::info!(
-                dropped,
-                "dropped dead letters that were kept for as long as deadLetters.retention says"
+                deleted,
+                "deleted dead letters older than deadLetters.retention"
             );
         }
     }
@@ -89,27 +89,29 @@ async fn look(
     .bind(listener)
     .fetch_all(pool)
     .await?;
-    // Observers without any are not told of any more.
-    metrics.letters.reset();
-    metrics.oldest_letter.reset();
+    // Observers without dead letters have no series.
+    metrics.dead_letters.reset();
+    metrics.dead_letters_oldest_age.reset();
     for (observer, kind, count, oldest) in counted {
-        let letters = metrics.letters.with_label_values(&[&observer, &kind]);
+        let letters = metrics.dead_letters.with_label_values(&[&observer, &kind]);
         letters.set(count);
-        let age = metrics.oldest_letter.with_label_values(&[&observer]);
+        let age = metrics
+            .dead_letters_oldest_age
+            .with_label_values(&[&observer]);
         age.set(age.get().max(oldest));
     }
     Ok(())
 }
 
-/// Drops some that were given up longer ago than `retention`. Those that a redrive waits for stay.
-/// Returns how many.
+/// Deletes some dead letters older than `retention`, except those with a redrive requested. Returns how
+/// many.
 async fn expire(pool: &PgPool, listener: &str, retention: Duration) -> Result<u64, sqlx::Error> {
     let retention = PgInterval {
         months: 0,
         days: 0,
         microseconds: i64::try_from(retention.as_micros()).unwrap_or(i64::MAX),
     };
-    let dropped = sqlx::query(
+    let deleted = sqlx::query(
         "delete from observer.dead_letter where id = any(array(
              select id from observer.dead_letter
              where listener = $1 and created_at < clock_timestamp() - $2 and redrive_requested_at is null
@@ -117,8 +119,8 @@ async fn expire(pool: &PgPool, listener: &str, retention: Duration) -> Result<u6
     )
     .bind(listener)
     .bind(retention)
-    .bind(DROPPED_AT_ONCE)
+    .bind(DELETE_LIMIT)
     .execute(pool)
     .await?;
-    Ok(dropped.rows_affected())
+    Ok(deleted.rows_affected())
 }

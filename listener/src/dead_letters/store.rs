@@ -1,5 +1,5 @@
-//! Dead letters: actions given up on, kept with their event and their history until someone
-//! redrives or drops them. This module owns `observer.dead_letter`.
+//! Table of dead letters: failed deliveries with their event and history. This module owns
+//! `observer.dead_letter`.
 
 use std::sync::Arc;
 
@@ -8,45 +8,45 @@ use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 
-use crate::capture::change_log::Part;
+use crate::capture::change_log::ShardFilter;
 use crate::delivery::attempt::Attempt;
 use crate::delivery::event::Event;
 
-/// A dead letter about to be written.
+/// Dead letter to be written.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct NewDeadLetter {
     /// The event.
     pub event: Arc<Event>,
     /// The observer.
     pub observer: Arc<str>,
     /// The action's name.
     pub action: Arc<str>,
-    /// Attempts made in all.
+    /// Number of attempts.
     pub attempts: u32,
-    /// The latest of them, the last one last; never empty.
+    /// Latest attempts, the last one last; never empty.
     pub history: Vec<Attempt>,
 }
 
-/// What came of redriving a dead letter.
+/// Result of a redrive.
 #[derive(Clone, Debug)]
-pub enum Verdict {
-    /// It is settled: it took effect, or its condition no longer holds.
+pub enum RedriveResult {
+    /// It has become a job, or its condition no longer holds; the dead letter is deleted.
     Settled(i64),
     /// It failed again.
     Failed {
-        /// Its id.
+        /// Id of the dead letter.
         id: i64,
-        /// Attempts made by this redrive.
+        /// Number of attempts of this redrive.
         attempts: u32,
-        /// The latest of them.
+        /// Latest attempts.
         history: Vec<Attempt>,
     },
 }
 
-/// A dead letter to try again.
+/// Dead letter to redrive.
 #[derive(Clone, Debug)]
 pub struct Redrive {
-    /// Its id.
+    /// Id of the dead letter.
     pub id: i64,
     /// The event.
     pub event: Arc<Event>,
@@ -54,20 +54,20 @@ pub struct Redrive {
     pub observer: String,
     /// The action's name.
     pub action: String,
-    /// Kind of the failure it was given up for.
+    /// Kind of the last failure.
     pub error_kind: String,
-    /// Attempts made so far.
+    /// Number of attempts so far.
     pub attempts: u32,
-    /// The latest of them, the last one last.
+    /// Latest attempts, the last one last.
     pub history: Vec<Attempt>,
 }
 
-/// Writes dead letters within the transaction that lets their positions pass. One that is
-/// there already stays as it is.
+/// Writes dead letters in the transaction that commits the positions behind them. Existing ones stay as
+/// they are, unless their redrive was requested.
 pub async fn insert(
     tx: &mut PgConnection,
     listener: &str,
-    letters: impl Iterator<Item = &Letter> + Send,
+    letters: impl Iterator<Item = &NewDeadLetter> + Send,
 ) -> Result<(), sqlx::Error> {
     for letter in letters {
         let event = &letter.event;
@@ -77,8 +77,8 @@ pub async fn insert(
                  (listener, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
                   old, new, attempts, error_kind, error, status, history)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::json, $13::json, $14, $15, $16, $17, $18::json)
-             -- A redriven one is still there where the process died before that was saved; its
-             -- job may not be added under the same number again.
+             -- A redriven one still exists if the process died before the checkpoint was committed; its
+             -- job must not be added under the same id again.
              on conflict (listener, event_id, observer, action) do update
              set id = default, redrive_requested_at = null, attempts = excluded.attempts,
                  error_kind = excluded.error_kind, error = excluded.error, status = excluded.status,
@@ -109,22 +109,22 @@ pub async fn insert(
     Ok(())
 }
 
-/// Writes what came of redriven dead letters.
-pub async fn settle(
+/// Writes the results of redrives.
+pub async fn finish_redrives(
     tx: &mut PgConnection,
     listener: &str,
-    verdicts: impl Iterator<Item = &Verdict> + Send,
+    results: impl Iterator<Item = &RedriveResult> + Send,
 ) -> Result<(), sqlx::Error> {
-    for verdict in verdicts {
-        match verdict {
-            Verdict::Settled(id) => {
+    for result in results {
+        match result {
+            RedriveResult::Settled(id) => {
                 sqlx::query("delete from observer.dead_letter where listener = $1 and id = $2")
                     .bind(listener)
                     .bind(id)
                     .execute(&mut *tx)
                     .await?;
             }
-            Verdict::Failed {
+            RedriveResult::Failed {
                 id,
                 attempts,
                 history,
@@ -157,14 +157,14 @@ pub async fn settle(
     Ok(())
 }
 
-/// Dead letters of some shards whose redrive was asked for, in the order of the log: at most so
-/// many, and no more than [`admin::MAX_PAGE_BYTES`] of images beyond the first.
+/// Returns dead letters of some shards whose redrive was requested, in the order of the change log: at
+/// most `limit`, none of `excluded`, and no more than [`admin::MAX_PAGE_BYTES`] of images beyond the first.
 pub async fn requested(
     pool: &PgPool,
     listener: &str,
-    part: Part<'_>,
-    besides: &[i64],
-    most: i64,
+    part: ShardFilter<'_>,
+    excluded: &[i64],
+    limit: i64,
 ) -> Result<Vec<Redrive>, sqlx::Error> {
     let rows = sqlx::query(
         "select id, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
@@ -180,17 +180,17 @@ pub async fn requested(
          order by log_id, id",
     )
     .bind(listener)
-    .bind(besides)
-    .bind(most)
-    .bind(i32::from(part.of))
+    .bind(excluded)
+    .bind(limit)
+    .bind(i32::from(part.shard_count))
     .bind(part.remainders())
     .bind(super::admin::MAX_PAGE_BYTES)
     .fetch_all(pool)
     .await?;
-    rows.iter().map(redrive).collect()
+    rows.iter().map(decode_redrive).collect()
 }
 
-fn redrive(row: &PgRow) -> Result<Redrive, sqlx::Error> {
+fn decode_redrive(row: &PgRow) -> Result<Redrive, sqlx::Error> {
     let hash: i32 = row.try_get("hash")?;
     let operation: &str = row.try_get("operation")?;
     let event = Event {

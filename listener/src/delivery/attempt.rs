@@ -1,4 +1,4 @@
-//! An attempt that failed, as histories keep it.
+//! Failed attempts, as histories store them.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 
-/// Most attempts that a history keeps, the latest ones.
+/// Maximum number of attempts in a history: the latest ones.
 pub const MAX_HISTORY: usize = 20;
 
-/// One attempt that failed.
+/// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// When it ended.
     pub at: DateTime<Utc>,
-    /// Kind of the failure.
+    /// The kind of failure.
     pub kind: String,
     /// What happened.
     pub error: String,
-    /// HTTP status, where there was one.
+    /// The HTTP status, where there was one.
     pub status: Option<u16>,
-    /// How long it took, in milliseconds; nothing where nothing was tried.
+    /// How long it took, in milliseconds; nothing where nothing was attempted.
     #[serde(rename = "tookMs", default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
 }
 
 impl Attempt {
-    /// Notes a failure. Postgres' text holds no NUL, so none is kept.
+    /// Creates the record of a failure, without NUL: text in Postgres holds none.
     #[must_use]
     pub fn new(at: DateTime<Utc>, failure: &Failure, took: Option<Duration>) -> Self {
         Self {
@@ -40,8 +40,8 @@ impl Attempt {
     }
 }
 
-/// Keeps an attempt among the latest ones.
-pub fn note(history: &mut Vec<Attempt>, attempt: Attempt) {
+/// Adds an attempt to a history, and drops the oldest beyond [`MAX_HISTORY`].
+pub fn push_attempt(history: &mut Vec<Attempt>, attempt: Attempt) {
     let surplus = (history.len() + 1).saturating_sub(MAX_HISTORY);
     history.drain(..surplus);
     history.push(attempt);

@@ -1,4 +1,4 @@
-//! An event as it comes out of the log: one committed change of one row, or one custom event.
+//! Events: one committed change of one row, or one custom event.
 //!
 //! The images stay raw JSON text: most events match no condition that looks into them, and
 //! text keeps every digit of every number.
@@ -10,18 +10,57 @@ use crds::config::Operation;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// One event.
+/// Maximum bytes of both images together.
+pub const MAX_EVENT_BYTES: i64 = 16 << 20;
+
+/// Maximum bytes of a key: triggers log any.
+pub const MAX_KEY_BYTES: i32 = 8 << 10;
+
+/// Maximum bytes of a tenant.
+pub const MAX_TENANT_BYTES: i32 = 8 << 10;
+
+/// Maximum bytes of an entity's name.
+pub const MAX_ENTITY_BYTES: i32 = 255;
+
+/// A field of the event is larger than allowed; with its size in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OversizedField {
+    /// Both images together.
+    #[error(
+        "the row's images take {0} bytes and at most {MAX_EVENT_BYTES} are delivered: exclude large columns with \
+         observer.track(..., exclude => array['column'])"
+    )]
+    Images(i32),
+    /// The key.
+    #[error(
+        "the row's key takes {0} bytes and at most {MAX_KEY_BYTES} are delivered: track the table by a shorter one"
+    )]
+    Key(i32),
+    /// The tenant.
+    #[error(
+        "the row's tenant takes {0} bytes and at most {MAX_TENANT_BYTES} are delivered: correct the row, or track the \
+         table by another tenant column"
+    )]
+    Tenant(i32),
+    /// The entity's name.
+    #[error(
+        "the entity's name takes {0} bytes and at most {MAX_ENTITY_BYTES} are delivered: give observer.emit a shorter one"
+    )]
+    Entity(i32),
+}
+
+/// An event of the change log.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Place in the log. Within a window, events are read in the order of this number.
+    /// Its id in the log. Within a window, events are read in the order of this number.
     pub log_id: i64,
-    /// Name for ever, unlike any other event's: see [`id`].
+    /// Its permanent, unique id: see [`id`].
     pub id: String,
     /// Non-negative hash of tenant, entity and key, from which the shard follows.
     pub hash: u32,
     /// `schema.table`, or the name given to `observer.emit`.
     pub entity: Arc<str>,
-    /// What happened.
+    /// The operation.
     pub operation: Operation,
     /// Key of the row as text; a JSON array where it has several columns; absent for `Truncate`.
     pub key: Option<String>,
@@ -35,12 +74,13 @@ pub struct Event {
     pub new: Option<Box<RawValue>>,
 }
 
-/// The event's name for ever: `<log incarnation>-<log_id>-<microseconds since 1970 in hexadecimal>`.
+/// Returns the permanent id of an event: `<log identity>-<log_id>-<microseconds since 1970 in
+/// hexadecimal>`.
 ///
-/// The log's number alone would not do: its sequence goes back where a server loses commits that
-/// it did not wait for, in a crash with `synchronous_commit = off` or by promoting a standby that was
-/// behind, and receivers have seen events by then that are no more. The transaction that is given such
-/// a number again began later, however. After a restore, `reset-position` renews it.
+/// The `log_id` alone is not unique: its sequence goes back where a server loses commits that it did
+/// not wait for (in a crash with `synchronous_commit = off`, or when a lagging standby is promoted),
+/// whose events may have been delivered. A transaction that draws such a number again began later,
+/// however. After a restore, `reset-position` renews the log identity.
 #[must_use]
 pub fn id(incarnation: &str, log_id: i64, occurred_at: DateTime<Utc>) -> String {
     format!(
@@ -49,7 +89,7 @@ pub fn id(incarnation: &str, log_id: i64, occurred_at: DateTime<Utc>) -> String 
     )
 }
 
-/// The same in SQL, of a row of the log.
+/// The id in SQL, of a row `past` of the log.
 pub const ID_SQL: &str = "(select left(id::text, 8) from observer.log_identity) || '-' || past.id || '-' \
      || to_hex((extract(epoch from past.occurred_at) * 1000000)::bigint)";
 
@@ -68,13 +108,13 @@ pub struct Envelope<'a> {
     changed: Vec<String>,
     observer: &'a str,
     action: &'a str,
-    /// Only where it is one.
+    /// Left out unless it is one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     replay: bool,
 }
 
 impl Event {
-    /// The event as the body of a delivery by `action` of `observer`.
+    /// Returns the body of its delivery by `action` of `observer`.
     #[must_use]
     pub fn envelope<'a>(
         &'a self,
@@ -98,7 +138,7 @@ impl Event {
         }
     }
 
-    /// Bytes of all that differs in length from one event to another.
+    /// Returns the bytes of its fields of variable length.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let text = |text: Option<&str>| text.map_or(0, str::len);
@@ -107,7 +147,8 @@ impl Event {
         (self.entity.len() + texts + image(&self.old) + image(&self.new)) as u64
     }
 
-    /// Names of the fields that differ between the two images, in order; empty unless both are there.
+    /// Returns the names of the fields that differ between the two images, in order; none unless both
+    /// are there.
     ///
     /// Both images were written by the same expression over the same columns, so equal text
     /// means an equal value.

@@ -1,34 +1,34 @@
-//! Why an attempt failed.
+//! Failures of attempts.
 
-/// Why an attempt failed, in words that hold no secret.
+/// The failure of an attempt, in words without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The kind, as metrics and dead letters name it.
     pub kind: FailureKind,
-    /// For a person: what happened, and what to do about it.
+    /// What happened, and how to fix it.
     pub message: String,
     /// HTTP status, where there was one.
     pub status: Option<u16>,
-    /// What it tells of the receiver, if it may pass.
+    /// What it indicates about the endpoint, if it may be temporary.
     pub tells: Tells,
 }
 
-/// What a failure tells of the receiver, apart from the delivery at hand.
+/// What a failure indicates about the endpoint, apart from the delivery at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Tells {
-    /// Nothing: this side is set up wrongly, or nothing was sent.
+    /// Nothing: this side is misconfigured, or nothing was sent.
     Nothing,
-    /// It is there, and others may fare better.
+    /// It responds, and other deliveries may succeed.
     There,
-    /// It failed; the delivery may be why.
+    /// It failed; the delivery may be the cause.
     #[default]
     Failed,
-    /// It cannot be reached, whatever the delivery.
+    /// It is unreachable for any delivery.
     Away,
 }
 
 impl Failure {
-    /// A failure without a status.
+    /// Creates a failure without a status.
     #[must_use]
     pub fn of(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl Failure {
     }
 }
 
-/// Kinds of failure.
+/// The kinds of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureKind {
     /// The event's content cannot be processed (images that do not parse, or too large).
@@ -49,30 +49,30 @@ pub enum FailureKind {
     Condition,
     /// A template failed on this event.
     Template,
-    /// The address is not allowed to be dialled.
+    /// The egress policy denies the address.
     Egress,
     /// No connection, or it broke.
     Connection,
-    /// No answer in time.
+    /// No response in time.
     Timeout,
-    /// An answer that is not a success.
+    /// A response with an error status.
     Status,
     /// A redirect, which is never followed.
     Redirect,
-    /// The answer was not what the protocol allows, or too large.
+    /// The response was invalid, or too large.
     Response,
-    /// The observer or the action is no longer there.
+    /// The observer or the action was removed.
     Removed,
-    /// The process that made the last attempt was never heard of again.
+    /// The lease of the worker that made the last attempt expired.
     Lost,
-    /// It took longer in all than its action allows.
+    /// The deadline of the delivery passed.
     Deadline,
-    /// None: somebody wants a past event delivered once more.
+    /// None: a replay of a past event was requested.
     Replay,
 }
 
 impl FailureKind {
-    /// The name in metrics, dead letters and logs.
+    /// Returns the name in metrics, dead letters and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

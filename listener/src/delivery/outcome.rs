@@ -1,35 +1,23 @@
-//! What came of an attempt.
+//! Outcome of an attempt.
 
 use std::time::Duration;
 
-use super::failure::{Failure, FailureKind};
+use super::failure::Failure;
 
-/// What came of an attempt.
+/// Outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It took effect.
-    Done,
-    /// It may work later, not before `after` where the receiver named a time.
+    /// Delivered successfully.
+    Delivered,
+    /// A failure that may pass: to be retried, not before `after` where the endpoint named a time.
     Retry {
-        /// What went wrong.
+        /// Why it failed.
         failure: Failure,
-        /// The receiver's own wish (`Retry-After`).
+        /// Wait that the endpoint asks for (`Retry-After`).
         after: Option<Duration>,
     },
-    /// It will never work as it is.
-    Refused(Failure),
-    /// It was not made: not before this time from now, since the receiver is down or a limit is
-    /// reached.
-    Held(Duration),
-}
-
-impl Outcome {
-    /// Whether the connection that it came about by is of no further use.
-    pub(crate) fn breaks_connection(&self) -> bool {
-        use FailureKind::{Connection, Response, Timeout};
-        matches!(
-            self,
-            Self::Retry { failure, .. } if matches!(failure.kind, Connection | Response | Timeout)
-        )
-    }
+    /// A permanent failure.
+    Rejected(Failure),
+    /// Not attempted: the circuit breaker is open or a limit is reached; may be tried after this long.
+    Deferred(Duration),
 }

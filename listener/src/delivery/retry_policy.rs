@@ -1,15 +1,15 @@
-//! When to try again.
+//! Retry policy: the delays between attempts.
 
 use std::time::Duration;
 
 use crds::config::Retry;
 
-/// The wait after attempt number `attempt` (1 for the first), or nothing when no attempt is left.
+/// Returns the delay after attempt number `attempt` (1 for the first); `None` if no attempt is left.
 ///
 /// Exponential with full jitter (all of it is drawn, up to the bound: see Brooker, "Exponential
 /// Backoff And Jitter", 2015), so that what failed together does not come back together, and a
-/// receiver that is back has the least to bear. `random` is drawn from 0 to 1. A wait that the
-/// receiver named is kept to, up to the longest one allowed.
+/// endpoint that has recovered is not overloaded. `random` is drawn from 0 to 1. A delay that the
+/// endpoint asked for is the minimum, up to the longest one allowed.
 #[must_use]
 pub fn wait(retry: &Retry, attempt: u32, named: Option<Duration>, random: f64) -> Option<Duration> {
     if attempt >= retry.attempts {
@@ -28,9 +28,9 @@ pub fn wait(retry: &Retry, attempt: u32, named: Option<Duration>, random: f64) -
     )
 }
 
-/// How much of an action's time in all is left after `age`; nothing where that is not bounded.
+/// Returns how much of the deadline is left to a delivery of this age; `None` without a deadline.
 #[must_use]
-pub fn left(retry: &Retry, age: Duration) -> Option<Duration> {
+pub fn remaining_deadline(retry: &Retry, age: Duration) -> Option<Duration> {
     retry.deadline.map(|deadline| deadline.saturating_sub(age))
 }
 
@@ -46,7 +46,7 @@ mod tests {
     };
 
     #[test]
-    fn waits_double_up_to_the_longest() {
+    fn delays_double_up_to_the_maximum() {
         let waits: Vec<_> = (1..=5)
             .map(|attempt| wait(&RETRY, attempt, None, 1.0))
             .collect();
@@ -58,13 +58,13 @@ mod tests {
     }
 
     #[test]
-    fn all_of_a_wait_is_drawn() {
+    fn jitter_covers_the_whole_delay() {
         assert_eq!(wait(&RETRY, 1, None, 0.0), Some(Duration::ZERO));
         assert_eq!(wait(&RETRY, 1, None, 0.5), Some(Duration::from_millis(500)));
     }
 
     #[test]
-    fn the_receiver_is_heeded_within_bounds() {
+    fn requested_delay_is_honoured_within_bounds() {
         assert_eq!(
             wait(&RETRY, 1, Some(Duration::from_secs(3)), 0.0),
             Some(Duration::from_secs(3))
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_attempts_overflows() {
+    fn large_attempt_numbers_do_not_overflow() {
         let endless = Retry {
             attempts: u32::MAX,
             ..RETRY

@@ -1,76 +1,85 @@
-//! Writes one save at a time, and tries again while the database is away.
+//! Writer of checkpoints: retries while the database is unavailable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::JobQueue;
+use backoff::Backoff;
 use sqlx::PgPool;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::checkpoint::{CheckpointError, Save, Saved, save};
+use crate::checkpoint::{CheckpointCommit, CheckpointError, CommitResult, write_commit};
 use crate::delivery::event::Event;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Wait before the first further try.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// Backoff of a commit that fails.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
-/// Longest wait between two tries.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
-
-/// What was written, and what was not because others have claimed it.
+/// What a commit wrote, and what it did not because other processes own the shards now.
 #[derive(Debug)]
-pub struct Written {
+pub struct CommitReport {
     /// What was written.
-    pub what: Save,
-    /// Shards of which nothing was, with the epochs that were refused.
+    pub commit: CheckpointCommit,
+    /// Shards that were fenced, with the epochs that were refused.
     pub fenced: BTreeMap<u16, i64>,
-    /// Events of those, which the shards' new owners see to.
-    pub left_out: Vec<Arc<Event>>,
+    /// Events that were retained for those; their new owners deliver them.
+    pub fenced_events: Vec<Arc<Event>>,
 }
 
-/// Saves for one process of one listener.
+/// Writer of the checkpoints of one listener in one process.
 #[derive(Clone, Debug)]
-pub struct Saver {
+pub struct CheckpointWriter {
     /// Connections.
     pub pool: PgPool,
-    /// Where jobs are kept.
+    /// The job queue.
     pub queue: Arc<dyn JobQueue>,
     /// The listener.
     pub listener: Arc<str>,
-    /// The life of the server in which its shards were claimed.
-    pub life: Uuid,
-    /// Told when the database is away and back.
+    /// The server incarnation in which its shards were claimed.
+    pub server_incarnation: Uuid,
+    /// Is told when the database is unavailable, and when it is back.
     pub health: Arc<Health>,
-    /// Counts.
+    /// The metrics.
     pub metrics: Metrics,
 }
 
-impl Saver {
-    /// Saves, however long the database is away or says no, all but what other processes have
-    /// claimed. Gives up only when another life of the server has made the save worthless.
-    pub async fn save(self, mut what: Save) -> Result<Written, CheckpointError> {
-        let mut wait = FIRST_WAIT;
-        let (mut fenced, mut left_out) = (BTreeMap::new(), Vec::new());
+impl CheckpointWriter {
+    /// Writes all of a commit but what other processes own now, and retries for as long as the database
+    /// is unavailable. Fails only when the server has restarted, which makes the commit worthless.
+    pub async fn write(
+        self,
+        mut commit: CheckpointCommit,
+    ) -> Result<CommitReport, CheckpointError> {
+        let mut backoff = RETRY;
+        let (mut fenced, mut fenced_events) = (BTreeMap::new(), Vec::new());
         loop {
-            // An answer that never comes is a failure too.
+            // A response that never comes is a failure too.
             self.health.saved(false, Instant::now());
             let queue = self.queue.as_ref();
-            match save(&self.pool, queue, &self.listener, self.life, &what).await {
-                Ok(Saved::Done) => {
-                    self.metrics.saves.inc();
+            match write_commit(
+                &self.pool,
+                queue,
+                &self.listener,
+                self.server_incarnation,
+                &commit,
+            )
+            .await
+            {
+                Ok(CommitResult::Committed) => {
+                    self.metrics.checkpoint_commits.inc();
                     self.health.saved(true, Instant::now());
                     break;
                 }
                 // Fewer are left each time.
-                Ok(Saved::Fenced(shards)) => {
+                Ok(CommitResult::Fenced(shards)) => {
                     self.health.saved(true, Instant::now());
-                    let refused = what.epochs.iter().filter(|(n, _)| shards.contains(n));
+                    let refused = commit.epochs.iter().filter(|(n, _)| shards.contains(n));
                     fenced.extend(refused.map(|(shard, epoch)| (*shard, *epoch)));
-                    left_out.extend(what.leave_out(&shards));
-                    if what.is_empty() {
+                    fenced_events.extend(commit.drop_shards(&shards));
+                    if commit.is_empty() {
                         break;
                     }
                     continue;
@@ -78,19 +87,18 @@ impl Saver {
                 Err(error @ (CheckpointError::Database(_) | CheckpointError::Queue(_))) => {
                     self.metrics
                         .database_errors
-                        .with_label_values(&["save"])
+                        .with_label_values(&["commit_checkpoint"])
                         .inc();
-                    tracing::warn!(%error, "cannot save the checkpoint; trying again");
+                    tracing::warn!(%error, "cannot save the checkpoint; retrying");
                 }
                 Err(error) => return Err(error),
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            tokio::time::sleep(backoff.next_delay()).await;
         }
-        Ok(Written {
-            what,
+        Ok(CommitReport {
+            commit,
             fenced,
-            left_out,
+            fenced_events,
         })
     }
 }

@@ -1,343 +1,318 @@
-//! The task that owns lanes and ledger.
+//! The dispatcher: one task that waits for events, results, commits and commands, and has the part that
+//! each concerns handle it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::checkpoint_writer::Written;
-use super::in_flight::{Ended, Work, attempt, weight};
-use super::lanes::Lanes;
-use super::ledger::{Ledger, Mark, Place};
-use super::owned_shard::{Command, Owned};
-use super::queue_spill::Answer;
-use super::queued_lanes::Diverted;
-use super::stall_detector::Patience;
-use super::target_table::Roster;
-use super::{
-    ASK_EVERY, DispatchError, LOOK_FOR_STALLS_EVERY, MAX_AHEAD, MAX_HELD_BYTES, MAX_IN_FLIGHT,
-    MAX_JOBS, MAX_LETTERS, MAX_PENDING, MAX_TOGETHER, REDRIVE_EVERY, SAVE_JOBS_AFTER, Saver,
-};
-use crate::capture::change_log::Logged;
-use crate::capture::position::Position;
-use crate::capture::reader::{Assignment, Batch, Epoch, shard_of};
-use crate::checkpoint::{CheckpointError, Save};
-use crate::dead_letters::store::Redrive;
-use crate::observers::Target;
-use crate::observers::{Compiled, Observers};
-use crate::telemetry::status::Reporter;
+use super::DispatchError;
+use super::checkpoint_buffer::CheckpointBuffer;
+use super::checkpoint_writer::{CheckpointWriter, CommitReport};
+use super::delivery_lanes::DeliveryLanes;
+use super::in_flight::Attempts;
+use super::intake::Intake;
+use super::owned_shard::{OwnedShards, ShardCommand};
+use super::queue_queries::QueueQueries;
+use super::redriver::Redriver;
+use super::stall_detector::StallDetector;
+use crate::capture::reader::{Assignment, Epoch, EventBatch};
+use crate::observers::Observers;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status::StatusReporter;
 
-/// What a dispatcher works with.
+/// Time between two queries of the queue about lanes that have jobs.
+const QUEUE_QUERY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Time between two queries of dead letters to redrive.
+const REDRIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Time between two checks for stalled shards.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The configuration of a dispatcher.
 #[derive(Debug)]
-pub struct Setup {
-    /// The observers, and whatever comes in their place.
+pub struct DispatcherConfig {
+    /// The observers, and their replacements.
     pub observers: watch::Receiver<Arc<Observers>>,
     /// How many shards the listener has.
-    pub shards: u16,
+    pub shard_count: u16,
     /// Tells the reader what to read.
-    pub assigned: watch::Sender<Assignment>,
+    pub assignment: watch::Sender<Assignment>,
     /// Writes checkpoints.
-    pub saver: Saver,
-    /// Told when jobs have been added to the queue.
+    pub writer: CheckpointWriter,
+    /// Is told when jobs are added to the queue.
     pub jobs_added: Arc<Notify>,
-    /// Is told how far behind each shard is.
-    pub reporter: Arc<Reporter>,
-    /// Most requests of one action under way at once.
-    pub max_in_flight: usize,
-    /// Time between two saves.
-    pub save_every: Duration,
-    /// After this long without progress, a shard in which work waits is stalled.
+    /// Is told the lag of each shard, and which are stalled.
+    pub reporter: Arc<StatusReporter>,
+    /// Maximum number of requests of one action at once.
+    pub max_concurrency: usize,
+    /// Time between two checkpoints.
+    pub checkpoint_interval: Duration,
+    /// A shard with pending work is stalled after this long without progress.
     pub stalled_after: Duration,
 }
 
-/// Events of the batch that is being taken in.
-#[derive(Debug)]
-pub(crate) struct Taking {
-    window: u64,
-    events: VecDeque<Logged>,
-    reached: BTreeMap<u16, (Epoch, Position)>,
-    found_events: bool,
-}
-
-/// See the module's words.
+/// The dispatcher of a process: drives its parts, each of which owns its state.
 #[derive(Debug)]
 pub struct Dispatcher {
-    pub(crate) setup: Setup,
-    pub(crate) roster: Roster,
-    pub(crate) lanes: Lanes<Work>,
-    pub(crate) diverted: Diverted,
-    pub(crate) ledger: Ledger,
-    pub(crate) shards: BTreeMap<u16, Owned>,
-    pub(crate) attempts: JoinSet<Ended>,
-    pub(crate) saves: JoinSet<Result<Written, CheckpointError>>,
-    pub(crate) polls: JoinSet<Result<Vec<Redrive>, sqlx::Error>>,
-    pub(crate) answers: JoinSet<Answer>,
-    pub(crate) taking: Option<Taking>,
-    pub(crate) unsaved: Save,
-    /// Among what is unsaved are jobs that are due.
-    pub(crate) job_due: bool,
-    /// When the last save was begun.
-    pub(crate) last_save: Instant,
-    /// When all lanes that have jobs may be asked for again.
-    pub(crate) next_lanes: Instant,
-    /// Dead letters under redrive, with the shards that they are of.
-    pub(crate) redriving: HashMap<i64, u16>,
-    pub(crate) held: u64,
-    pub(crate) backlog: u64,
-    pub(crate) last_read: Option<chrono::DateTime<Utc>>,
-    pub(crate) patience: Patience,
+    observers: watch::Receiver<Arc<Observers>>,
+    checkpoint_interval: Duration,
+    intake: Intake,
+    shards: OwnedShards,
+    lanes: DeliveryLanes,
+    attempts: Attempts,
+    checkpoint: CheckpointBuffer,
+    queue: QueueQueries,
+    redriver: Redriver,
+    stalls: StallDetector,
+    reporter: Arc<StatusReporter>,
+    metrics: Metrics,
 }
 
 impl Dispatcher {
-    /// Works on no shard yet.
+    /// Creates a dispatcher without shards.
     #[must_use]
-    pub fn new(mut setup: Setup) -> Self {
-        let roster = Roster::new(Arc::clone(&setup.observers.borrow_and_update()));
-        let most = MAX_IN_FLIGHT.max(setup.max_in_flight);
-        let mut dispatcher = Self {
-            lanes: Lanes::new(roster.len(), most, setup.max_in_flight),
-            diverted: Diverted::default(),
-            ledger: Ledger::default(),
-            shards: BTreeMap::new(),
-            attempts: JoinSet::new(),
-            saves: JoinSet::new(),
-            polls: JoinSet::new(),
-            answers: JoinSet::new(),
-            taking: None,
-            unsaved: Save::default(),
-            job_due: false,
-            last_save: Instant::now(),
-            next_lanes: Instant::now(),
-            redriving: HashMap::new(),
-            held: 0,
-            backlog: 0,
-            last_read: None,
-            patience: Patience::default(),
-            roster,
-            setup,
-        };
-        dispatcher.bound_lanes();
-        dispatcher
+    pub fn new(config: DispatcherConfig) -> Self {
+        let DispatcherConfig {
+            mut observers,
+            shard_count,
+            assignment,
+            writer,
+            jobs_added,
+            reporter,
+            max_concurrency,
+            checkpoint_interval,
+            stalled_after,
+        } = config;
+        let metrics = writer.metrics.clone();
+        let compiled = Arc::clone(&observers.borrow_and_update());
+        Self {
+            intake: Intake::new(metrics.clone()),
+            shards: OwnedShards::new(shard_count, assignment),
+            lanes: DeliveryLanes::new(compiled, shard_count, max_concurrency, checkpoint_interval),
+            attempts: Attempts::new(metrics.clone()),
+            queue: QueueQueries::new(Arc::clone(&writer.queue), metrics.clone()),
+            redriver: Redriver::new(&writer, shard_count),
+            stalls: StallDetector::new(stalled_after, Arc::clone(&writer.health)),
+            checkpoint: CheckpointBuffer::new(writer, jobs_added),
+            observers,
+            checkpoint_interval,
+            reporter,
+            metrics,
+        }
     }
 
-    /// Works on the shards that it is given, until nobody is there to give or take any; or until it
-    /// must not go on.
+    /// Delivers for the assigned shards until nobody sends commands any more, or until dispatch cannot
+    /// continue.
     pub async fn run(
         mut self,
-        mut batches: mpsc::Receiver<Batch>,
-        mut commands: mpsc::Receiver<Command>,
+        mut batches: mpsc::Receiver<EventBatch>,
+        mut commands: mpsc::Receiver<ShardCommand>,
     ) -> Result<(), DispatchError> {
-        let mut save_tick = ticks(self.setup.save_every);
-        let mut ask_tick = ticks(ASK_EVERY);
-        let mut redrive_tick = ticks(REDRIVE_EVERY);
-        let mut stall_tick = ticks(LOOK_FOR_STALLS_EVERY);
+        let mut checkpoint_tick = ticks(self.checkpoint_interval);
+        let mut query_tick = ticks(QUEUE_QUERY_INTERVAL);
+        let mut redrive_tick = ticks(REDRIVE_INTERVAL);
+        let mut stall_tick = ticks(STALL_CHECK_INTERVAL);
         loop {
-            // Whoever put others in their place may count on them for all that is taken in after.
-            if self.setup.observers.has_changed().unwrap_or(false) {
+            // All events that are admitted after observers were replaced are matched by the new ones.
+            if self.observers.has_changed().unwrap_or(false) {
                 self.reload();
             }
-            self.take_in();
-            self.start();
-            let due =
-                (self.job_due && self.saves.is_empty()).then(|| self.last_save + SAVE_JOBS_AFTER);
-            let end = self.next_end();
+            self.intake
+                .consume_batch(&self.shards, &mut self.lanes, &mut self.checkpoint);
+            self.attempts.start(&mut self.lanes, &mut self.shards);
+            let commit_at = self.checkpoint.next_commit_at();
+            let deadline = self.shards.next_deadline();
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command),
+                    Some(command) => self.handle_command(command),
                     None => return Ok(()),
                 },
-                batch = batches.recv(), if self.taking.is_none() => match batch {
+                batch = batches.recv(), if self.intake.is_empty() => match batch {
                     Some(batch) => self.accept(batch),
                     None => return Err(DispatchError::Reader),
                 },
-                Some(ended) = self.attempts.join_next() => self.ended(ended?),
-                Some(saved) = self.saves.join_next() => self.saved(saved??),
-                Some(found) = self.polls.join_next() => self.redrive(found?),
-                () = replaced(&mut self.setup.observers) => self.reload(),
-                Some(answer) = self.answers.join_next() => self.answered(answer?),
-                () = sleep_until(due), if due.is_some() => self.save(),
-                () = sleep_until(end), if end.is_some() => self.let_go(),
-                _ = save_tick.tick() => self.tick(),
-                _ = ask_tick.tick() => self.ask_the_queue(),
-                _ = redrive_tick.tick() => self.look_for_redrives(),
-                _ = stall_tick.tick() => self.look_for_stalls(),
-            }
-            if self.unsaved.letters.len() >= MAX_LETTERS || self.unsaved.jobs.len() >= MAX_JOBS {
-                self.save();
-            }
-        }
-    }
-
-    /// Goes on with other observers. What is pending stays pending.
-    fn reload(&mut self) {
-        let observers = Arc::clone(&self.setup.observers.borrow_and_update());
-        tracing::info!(actions = observers.len(), "going on with other observers");
-        let told_apart = |known: &Arc<Compiled>| known.tells_keys_apart();
-        let before: Vec<bool> = (0..self.roster.len())
-            .map(|target| self.roster.target(target).is_some_and(told_apart))
-            .collect();
-        let (lanes, diverted) = (&self.lanes, &self.diverted);
-        self.roster.replace(observers, |target| {
-            lanes.held(target) > 0 || diverted.concerns(target)
-        });
-        self.lanes.make_place(self.roster.len());
-        self.bound_lanes();
-        self.other_targets(|target| before.get(target).is_some_and(|told| *told));
-    }
-
-    /// Actions may have bounds of their own.
-    fn bound_lanes(&mut self) {
-        for target in 0..self.roster.len() {
-            let known = self.roster.target(target);
-            let most = known.and_then(|known| known.max_in_flight);
-            let most = most.unwrap_or(self.setup.max_in_flight);
-            let together = known.and_then(|known| known.action.together());
-            let all = together.map(|many| most.saturating_mul(many).min(MAX_TOGETHER.max(most)));
-            self.lanes
-                .bound(target, all.unwrap_or(most), together.is_some());
-        }
-    }
-
-    fn accept(&mut self, batch: Batch) {
-        for (shard, epoch) in batch.fenced {
-            self.fenced(shard, epoch);
-        }
-        let mut reached = BTreeMap::new();
-        for (shard, epoch, position) in batch.reached {
-            // What was read for an earlier claim is of no use for this one.
-            if self.epoch_to_begin(shard) != Some(epoch) {
-                continue;
-            }
-            if let Some(bounds) = &batch.bounds {
-                self.ledger.open(shard, batch.window, bounds);
-            }
-            reached.insert(shard, (epoch, position));
-        }
-        self.setup
-            .saver
-            .metrics
-            .events
-            .inc_by(batch.events.len() as u64);
-        self.backlog = batch.backlog;
-        self.taking = Some(Taking {
-            window: batch.window,
-            found_events: !batch.events.is_empty() || batch.bounds.is_none(),
-            events: batch.events.into(),
-            reached,
-        });
-    }
-
-    /// The epoch of a shard's claim, if something of it may be begun.
-    pub(crate) fn epoch_to_begin(&self, shard: u16) -> Option<Epoch> {
-        let owned = self.shards.get(&shard)?;
-        (!owned.is_leaving()).then_some(owned.epoch)
-    }
-
-    fn has_room(&self) -> bool {
-        self.ledger.pending() < MAX_PENDING
-            && self.ledger.entries() < MAX_AHEAD
-            && self.held < MAX_HELD_BYTES
-            && self.unsaved.letters.len() < MAX_LETTERS
-            && self.unsaved.jobs.len() < MAX_JOBS
-    }
-
-    /// Takes events in while there is room for what they call for.
-    fn take_in(&mut self) {
-        while self.taking.is_some() && self.has_room() {
-            let Some(taking) = &mut self.taking else {
-                return;
-            };
-            let window = taking.window;
-            if let Some(logged) = taking.events.pop_front() {
-                let shard = shard_of(logged.event.hash, self.setup.shards);
-                let read_under = taking.reached.get(&shard).map(|(epoch, _)| *epoch);
-                if let Some(epoch) =
-                    read_under.filter(|epoch| self.epoch_to_begin(shard) == Some(*epoch))
-                {
-                    self.enter(logged, (shard, epoch), window);
-                }
-            } else if let Some(taken) = self.taking.take() {
-                for (shard, (epoch, position)) in taken.reached {
-                    if self.epoch_to_begin(shard) == Some(epoch) {
-                        self.ledger.reach(shard, position, taken.found_events);
+                Some(result) = self.attempts.next_result() => {
+                    let (lanes, shards) = (&mut self.lanes, &mut self.shards);
+                    if self.attempts.handle_result(result?, lanes, shards, &mut self.checkpoint) {
+                        self.release_drained();
                     }
                 }
+                Some(report) = self.checkpoint.next_report() => self.committed(&report??),
+                Some(found) = self.redriver.next_found() => {
+                    self.redriver.redrive(found?, &self.shards, &mut self.lanes, &mut self.checkpoint);
+                }
+                Some(response) = self.queue.next_response() => {
+                    self.queue.apply(response?, &mut self.lanes, &mut self.checkpoint);
+                }
+                () = replaced(&mut self.observers) => self.reload(),
+                () = sleep_until(commit_at), if commit_at.is_some() => self.commit(),
+                () = sleep_until(deadline), if deadline.is_some() => self.release_drained(),
+                _ = checkpoint_tick.tick() => {
+                    self.commit();
+                    self.report_lag();
+                }
+                _ = query_tick.tick() => {
+                    self.lanes.spill_for_room(&mut self.checkpoint);
+                    self.queue.start(&mut self.lanes, &self.shards);
+                }
+                _ = redrive_tick.tick() => self.redriver.start_query(&self.shards),
+                _ = stall_tick.tick() => self.check_stalls(),
+            }
+            if self.checkpoint.must_commit() {
+                self.commit();
             }
         }
     }
 
-    fn enter(&mut self, logged: Logged, of: (u16, Epoch), window: u64) {
-        let (called, matched) = self.roster.call(&logged);
-        for observer in matched {
-            self.setup
-                .saver
-                .metrics
-                .matches
-                .with_label_values(&[&**observer])
-                .inc();
+    /// Replaces the observers. Pending deliveries stay pending.
+    fn reload(&mut self) {
+        let observers = Arc::clone(&self.observers.borrow_and_update());
+        tracing::info!(actions = observers.len(), "observers replaced");
+        self.lanes
+            .replace_observers(observers, &mut self.checkpoint);
+    }
+
+    fn accept(&mut self, batch: EventBatch) {
+        for (shard, epoch) in &batch.fenced {
+            self.fence(*shard, *epoch);
         }
-        let place: Place = (of.0, window, logged.event.log_id);
-        let targets: Vec<Target> = called
-            .run
-            .iter()
-            .copied()
-            .chain(called.failed.iter().map(|(target, _)| *target))
-            .collect();
-        let names: Vec<_> = targets
-            .iter()
-            .filter_map(|target| self.roster.target(*target))
-            .map(|known| known.name.clone())
-            .collect();
-        self.last_read = Some(logged.event.occurred_at);
-        let mark = Mark {
-            hash: logged.event.hash,
-            xid: logged.xid,
-            since: logged.event.occurred_at,
-        };
-        let left = self.ledger.enter(place, mark, &names);
-        if left.is_empty() {
+        self.intake
+            .accept(batch, &self.shards, &mut self.checkpoint);
+    }
+
+    fn handle_command(&mut self, command: ShardCommand) {
+        match command {
+            ShardCommand::Assign {
+                claimed,
+                jobs,
+                tokens,
+            } => {
+                let (shard, progress) = (claimed.shard, claimed.progress);
+                self.drop_shard(shard);
+                self.lanes.add_queued_lanes(&jobs, &mut self.checkpoint);
+                let position = progress.position.clone();
+                self.checkpoint.add_shard(shard, progress);
+                self.shards.assign(shard, claimed.epoch, position, tokens);
+            }
+            ShardCommand::Release {
+                shard,
+                drain,
+                released,
+            } => {
+                if self.shards.start_draining(shard, drain, released) {
+                    self.lanes.remove_waiting(shard, &mut self.checkpoint);
+                    self.release_drained();
+                }
+            }
+        }
+    }
+
+    /// Commits drained shards, which releases them; drops those whose deadline has passed.
+    fn release_drained(&mut self) {
+        for shard in self.shards.enforce_deadlines(Instant::now()) {
+            tracing::warn!(
+                shard,
+                "released a shard that could not be saved; what was not saved is delivered again"
+            );
+            self.checkpoint.health().left_unsaved();
+            self.drop_shard(shard);
+        }
+        if !self.shards.drained().is_empty() {
+            self.commit();
+        }
+    }
+
+    /// Drops a shard, with all that is not committed of it. Cancels its attempts.
+    fn drop_shard(&mut self, shard: u16) {
+        if !self.shards.remove(shard) {
             return;
         }
-        let event = Arc::new(logged.event);
-        for n in left {
-            self.held += weight(&event);
-            let mut work = Work::new(Arc::clone(&event), place, of, Instant::now());
-            if let Some((target, failure)) = n
-                .checked_sub(called.run.len())
-                .and_then(|n| called.failed.get(n))
-            {
-                work.note(failure, None);
-                self.give_up(*target, work);
-                continue;
-            }
-            let Some(compiled) = self.roster.target(targets[n]) else {
-                continue;
-            };
-            let lane = (targets[n], compiled.lane(&event, self.setup.shards));
-            // What is here of its key goes first, here.
-            if self.is_queued(lane.0) && self.lanes.len(lane) == 0 {
-                self.spill(lane, work, Instant::now());
-            } else {
-                self.lanes.push(lane, work);
-            }
+        self.lanes.remove_shard(shard, &mut self.checkpoint);
+        self.checkpoint.drop_shard(shard);
+        self.redriver.remove_shard(shard);
+        if self.shards.is_empty() {
+            self.intake.clear_backlog();
         }
     }
 
-    /// Runs what may run.
-    fn start(&mut self) {
-        while let Some((lane, work)) = self.lanes.start() {
-            work.attempts += 1;
-            let shard = self.shards.get_mut(&work.of.0);
-            if let (Some(compiled), Some(owned)) = (self.roster.target(lane.0), shard) {
-                owned.running += 1;
-                let cut = owned.right.cut.clone();
-                self.attempts.spawn(attempt(lane, compiled, work, cut));
+    /// Drops a shard that another process has claimed, and stops its worker.
+    fn fence(&mut self, shard: u16, epoch: Epoch) {
+        let Some(fenced) = self.shards.fenced_token(shard, epoch) else {
+            return;
+        };
+        tracing::warn!(
+            shard,
+            epoch,
+            "fenced: another process has claimed the shard, so nothing more of it is saved here"
+        );
+        self.metrics.checkpoint_fenced.inc();
+        self.drop_shard(shard);
+        fenced.cancel();
+    }
+
+    fn commit(&mut self) {
+        self.checkpoint.commit(&self.shards);
+    }
+
+    /// Handles the end of a commit.
+    fn committed(&mut self, report: &CommitReport) {
+        let commit = &report.commit;
+        self.checkpoint.committed(report);
+        self.lanes.jobs_committed(&commit.jobs);
+        self.redriver.committed(&commit.redrive_results);
+        for (shard, epoch) in &report.fenced {
+            self.fence(*shard, *epoch);
+        }
+        for shard in &commit.released_shards {
+            let epoch = self.shards.epoch(*shard);
+            if epoch.is_some() && commit.epochs.get(shard).copied() == epoch {
+                self.drop_shard(*shard);
             }
         }
+        // A shard that was drained meanwhile must not wait for the next tick.
+        self.release_drained();
+    }
+
+    /// Reports what is in flight, and the lag of each shard.
+    fn report_lag(&self) {
+        let ledger = self.checkpoint.ledger();
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.metrics
+            .delivery_attempts_in_flight
+            .set(number(self.lanes.lanes().running()));
+        self.metrics
+            .deliveries_pending
+            .set(number(ledger.pending()));
+        let backlog = i64::try_from(self.intake.backlog()).unwrap_or(i64::MAX);
+        self.metrics.backlog.set(backlog);
+        let unread = self.intake.backlog_since();
+        let now = Utc::now();
+        let age = |since: DateTime<Utc>| (now - since).as_seconds_f64().max(0.0);
+        let lags = ledger.oldest_pending();
+        let lags = lags.map(|(shard, oldest)| (shard, oldest.or(unread).map_or(0.0, age)));
+        let lags: BTreeMap<u16, f64> = lags.collect();
+        let longest = lags.values().copied().fold(0.0, f64::max);
+        self.metrics.lag.set(longest);
+        self.reporter.set_lags(&lags);
+    }
+
+    /// Reports the shards that are stalled.
+    fn check_stalls(&mut self) {
+        let with_jobs = self.lanes.queued().iter();
+        let with_jobs: BTreeSet<u16> = with_jobs
+            .map(|(lane, _)| self.shards.shard_of(lane.1))
+            .collect();
+        self.checkpoint.set_shards_with_jobs(&with_jobs);
+        let (ledger, has_unread) = (self.checkpoint.ledger(), self.intake.has_more());
+        let stalled = self
+            .stalls
+            .check(ledger, &self.lanes, &self.shards, has_unread);
+        self.reporter.set_stalled_owned(stalled);
     }
 }
 
@@ -348,7 +323,7 @@ fn ticks(every: Duration) -> Interval {
     ticks
 }
 
-/// Waits for other observers; for ever when there is nobody to name them.
+/// Waits for other observers; forever when nobody can replace them.
 async fn replaced(observers: &mut watch::Receiver<Arc<Observers>>) {
     if observers.changed().await.is_err() {
         std::future::pending::<()>().await;

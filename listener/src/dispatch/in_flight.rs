@@ -1,86 +1,253 @@
-//! One delivery on its way: what it belongs to, and what became of it so far.
+//! Deliveries in flight: their attempts, and what follows each.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use crds::config::Retry;
 use futures::FutureExt;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::Place;
+use super::checkpoint_buffer::CheckpointBuffer;
+use super::delivery_lanes::DeliveryLanes;
+use super::ledger::EventRef;
+use super::owned_shard::OwnedShards;
+use crate::capture::reader::Epoch;
 use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::event::Event;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
-use crate::observers::Compiled;
-use crate::observers::LaneId;
+use crate::delivery::retry_policy;
 use crate::observers::attempt::try_once;
+use crate::observers::{Compiled, LaneId, attempt_log};
+use crate::telemetry::metrics::Metrics;
 
+/// A delivery in a lane, with its attempts so far.
 #[derive(Debug)]
-pub(crate) struct Work {
-    pub(crate) event: Arc<Event>,
-    pub(crate) place: Place,
-    /// Shard and epoch under which it was begun.
-    pub(crate) of: (u16, i64),
-    /// Since when it has been here.
-    pub(crate) since: Instant,
-    pub(crate) attempts: u32,
-    pub(crate) history: Vec<Attempt>,
+pub(super) struct InFlightDelivery {
+    pub(super) event: Arc<Event>,
+    pub(super) event_ref: EventRef,
+    /// Shard and epoch under which it was admitted.
+    pub(super) owner: (u16, Epoch),
+    /// When it was admitted.
+    pub(super) since: Instant,
+    pub(super) attempts: u32,
+    pub(super) history: Vec<Attempt>,
 }
 
-impl Work {
-    pub(crate) const fn new(
+impl InFlightDelivery {
+    /// Creates a delivery without attempts.
+    pub(super) const fn new(
         event: Arc<Event>,
-        place: Place,
-        of: (u16, i64),
+        event_ref: EventRef,
+        owner: (u16, Epoch),
         since: Instant,
     ) -> Self {
         Self {
             event,
-            place,
-            of,
+            event_ref,
+            owner,
             since,
             attempts: 0,
             history: Vec::new(),
         }
     }
 
-    /// Keeps the latest failures, with how long the attempts took.
-    pub(crate) fn note(&mut self, failure: &Failure, took: Option<Duration>) {
-        attempt::note(&mut self.history, Attempt::new(Utc::now(), failure, took));
+    /// Adds a failure to the latest ones, with how long the attempt took.
+    pub(super) fn record_failure(&mut self, failure: &Failure, took: Option<Duration>) {
+        attempt::push_attempt(&mut self.history, Attempt::new(Utc::now(), failure, took));
     }
 }
 
-/// An attempt that is over.
+/// The result of an attempt.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) lane: LaneId,
-    /// Nothing if it was cut off.
-    pub(crate) outcome: Option<Outcome>,
-    pub(crate) took: Duration,
+pub(super) struct AttemptResult {
+    lane: LaneId,
+    /// `None` if it was cancelled.
+    outcome: Option<Outcome>,
+    took: Duration,
 }
 
-/// Makes one attempt, unless it is cut off. Should an action panic on some input, that input
-/// alone suffers.
-pub(crate) fn attempt(
+/// Makes one attempt, unless it is cancelled. A panic of the action fails this attempt alone.
+fn attempt(
     lane: LaneId,
     compiled: &Compiled,
-    work: &Work,
-    cut: CancellationToken,
-) -> impl Future<Output = Ended> + Send + use<> {
-    let trying = try_once(compiled, Arc::clone(&work.event), work.attempts, None, cut);
+    delivery: &InFlightDelivery,
+    cancel: CancellationToken,
+) -> impl Future<Output = AttemptResult> + Send + use<> {
+    let event = Arc::clone(&delivery.event);
+    let trying = try_once(compiled, event, delivery.attempts, None, cancel);
     // What an `async` block awaits is in it twice, and there are thousands of these.
-    trying.map(move |(outcome, took)| Ended {
+    trying.map(move |(outcome, took)| AttemptResult {
         lane,
         outcome,
         took,
     })
 }
 
-/// What a delivery of an event counts for against the bound on what is held: the event and a flat
-/// share.
-pub(crate) fn weight(event: &Event) -> u64 {
-    const SHARE: u64 = 512;
-    SHARE + event.bytes()
+/// What follows an attempt.
+#[derive(Debug, PartialEq, Eq)]
+enum NextStep {
+    /// The delivery is completed.
+    Complete,
+    /// It becomes a job at once: the attempt was deferred, and does not count.
+    Requeue,
+    /// It becomes a job that is due after a delay.
+    Retry(Failure, Duration),
+    /// It becomes a dead letter, or is dropped.
+    GiveUp(Failure),
+}
+
+/// Decides what follows the attempt with this number (1 for the first).
+fn next_step(
+    outcome: Outcome,
+    retry: &Retry,
+    attempt: u32,
+    random: impl FnOnce() -> f64,
+) -> NextStep {
+    match outcome {
+        Outcome::Delivered => NextStep::Complete,
+        Outcome::Deferred(_) => NextStep::Requeue,
+        Outcome::Rejected(failure) => NextStep::GiveUp(failure),
+        Outcome::Retry { failure, after } => {
+            match retry_policy::wait(retry, attempt, after, random()) {
+                Some(delay) => NextStep::Retry(failure, delay),
+                None => NextStep::GiveUp(failure),
+            }
+        }
+    }
+}
+
+/// The attempts that run.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    running: JoinSet<AttemptResult>,
+    metrics: Metrics,
+}
+
+impl Attempts {
+    /// Creates an empty set.
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self {
+            running: JoinSet::new(),
+            metrics,
+        }
+    }
+
+    /// Starts the attempts that may run.
+    pub(super) fn start(&mut self, lanes: &mut DeliveryLanes, shards: &mut OwnedShards) {
+        while let Some((lane, delivery, compiled)) = lanes.start_next() {
+            delivery.attempts += 1;
+            if let Some(cancel) = shards.start_attempt(delivery.owner.0) {
+                self.running
+                    .spawn(attempt(lane, compiled, delivery, cancel));
+            }
+        }
+    }
+
+    /// Waits for the next result; `None` if no attempt runs.
+    pub(super) async fn next_result(&mut self) -> Option<Result<AttemptResult, JoinError>> {
+        self.running.join_next().await
+    }
+
+    /// Handles a result: completes the delivery, makes it a job, or gives it up. Returns whether its
+    /// shard is draining.
+    pub(super) fn handle_result(
+        &self,
+        result: AttemptResult,
+        lanes: &mut DeliveryLanes,
+        shards: &mut OwnedShards,
+        checkpoint: &mut CheckpointBuffer,
+    ) -> bool {
+        let lane = result.lane;
+        let owner = lanes.lanes().head(lane).map(|delivery| delivery.owner);
+        let is_draining = owner.and_then(|owner| shards.end_attempt(owner));
+        match (is_draining, result.outcome, lanes.targets().target(lane.0)) {
+            (Some(_), Some(outcome), Some(compiled)) => {
+                let compiled = Arc::clone(compiled);
+                self.metrics
+                    .record_attempt(&compiled.name, &outcome, result.took);
+                handle_outcome(lane, (outcome, result.took), &compiled, lanes, checkpoint);
+            }
+            // It was cancelled, or its shard is no longer owned.
+            _ => {
+                if let Some(delivery) = lanes.finish(lane) {
+                    checkpoint.discard(&delivery.event);
+                }
+            }
+        }
+        is_draining == Some(true)
+    }
+}
+
+fn handle_outcome(
+    lane: LaneId,
+    (outcome, took): (Outcome, Duration),
+    compiled: &Compiled,
+    lanes: &mut DeliveryLanes,
+    checkpoint: &mut CheckpointBuffer,
+) {
+    let head = lanes.lanes().head(lane);
+    let attempts = head.map_or(compiled.retry.attempts, |delivery| delivery.attempts);
+    match next_step(outcome, &compiled.retry, attempts, rand::random) {
+        NextStep::Complete => {
+            if let Some(delivery) = lanes.finish(lane) {
+                attempt_log::delivered(compiled, &delivery.event.id, attempts, took);
+                checkpoint.complete(&delivery, &compiled.name);
+            }
+        }
+        NextStep::Requeue => {
+            // The queue claims no more of its jobs than there is room for.
+            if let Some(mut delivery) = lanes.take_running(lane, compiled) {
+                delivery.attempts = delivery.attempts.saturating_sub(1);
+                lanes.requeue(lane, delivery, Duration::ZERO, checkpoint);
+            }
+        }
+        NextStep::Retry(failure, delay) => {
+            if let Some(mut delivery) = lanes.take_running(lane, compiled) {
+                attempt_log::failed(compiled, &delivery.event.id, &failure, attempts, delay);
+                delivery.record_failure(&failure, Some(took));
+                lanes.requeue(lane, delivery, delay, checkpoint);
+            }
+        }
+        NextStep::GiveUp(failure) => {
+            if let Some(mut delivery) = lanes.finish(lane) {
+                delivery.record_failure(&failure, Some(took));
+                checkpoint.give_up(delivery, compiled);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::failure::FailureKind;
+
+    #[test]
+    fn last_attempt_that_fails_gives_up() {
+        let retry = Retry {
+            attempts: 2,
+            initial_backoff: Duration::from_secs(4),
+            ..Retry::default()
+        };
+        let failure = Failure::of(FailureKind::Timeout, "no response");
+        let failed = Outcome::Retry {
+            failure: failure.clone(),
+            after: None,
+        };
+        let after = |outcome: &Outcome, n| next_step(outcome.clone(), &retry, n, || 0.5);
+        assert_eq!(
+            after(&failed, 1),
+            NextStep::Retry(failure.clone(), Duration::from_secs(2))
+        );
+        assert_eq!(after(&failed, 2), NextStep::GiveUp(failure.clone()));
+        let rejected = Outcome::Rejected(failure.clone());
+        assert_eq!(after(&rejected, 1), NextStep::GiveUp(failure));
+        let deferred = Outcome::Deferred(Duration::ZERO);
+        assert_eq!(after(&deferred, 2), NextStep::Requeue);
+        assert_eq!(after(&Outcome::Delivered, 2), NextStep::Complete);
+    }
 }

@@ -1,8 +1,8 @@
-//! What is done and what is not, and therefore how far each shard may be saved.
+//! Ledger of deliveries: what is completed, and therefore how far each shard may be saved.
 //!
-//! Events end in any order; a position may pass an event only when it and all before it are
-//! over. What is over beyond the position is listed beside it, so that a reader which starts
-//! there repeats only what was under way since the last save.
+//! Deliveries complete in any order; a position may pass an event only when it and all before it are
+//! completed. What is completed ahead of the position is listed beside it, so that a reader which
+//! starts there repeats only what was in flight at the last commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,80 +11,82 @@ use chrono::{DateTime, Utc};
 
 use crate::capture::position::{Position, Window};
 use crate::capture::reader::shard_of;
-use crate::checkpoint::{Beyond, Inherited, Progress};
+use crate::checkpoint::{CompletedAhead, PreReshardProgress, Progress};
 use crate::delivery::ActionName;
 
-/// An event's place: shard, number of the window, id in the log.
-pub type Place = (u16, u64, i64);
+/// A reference to an event: shard, number of the window, id in the log.
+pub type EventRef = (u16, u64, i64);
 
-/// What of an event tells whether earlier owners had done it.
+/// The origin of an event, which tells whether earlier owners had completed it.
 #[derive(Clone, Copy, Debug)]
-pub struct Mark {
+pub struct EventOrigin {
     /// Hash of tenant, entity and key.
     pub hash: u32,
     /// The transaction that wrote it.
     pub xid: u64,
-    /// When that was committed, about.
-    pub since: DateTime<Utc>,
+    /// When that transaction committed, approximately.
+    pub occurred_at: DateTime<Utc>,
 }
 
+/// An event with pending deliveries, or one after such an event.
 #[derive(Debug)]
 struct Entry {
-    since: DateTime<Utc>,
-    left: usize,
-    done: Vec<ActionName>,
+    occurred_at: DateTime<Utc>,
+    pending: usize,
+    completed: Vec<ActionName>,
 }
 
+/// The ledger of one shard.
 #[derive(Debug)]
-struct Shard {
+struct ShardLedger {
     reached: Position,
     windows: BTreeMap<u64, Window>,
     entries: BTreeMap<(u64, i64), Entry>,
-    /// What an earlier owner had done beyond its position, until it is read again.
-    resumed: Beyond,
-    /// What the owners of other shards had done, until the position is past it.
-    inherited: Arc<[Inherited]>,
+    /// What an earlier owner had completed ahead of its position, until it is read again.
+    restored: CompletedAhead,
+    /// What other shards had completed before resharding, until the position is past it.
+    pre_reshard: Arc<[PreReshardProgress]>,
     dirty: bool,
-    /// Grows with whatever brings the shard on.
+    /// Grows with all progress of the shard.
     progress: u64,
-    /// Jobs wait that its actions have become.
+    /// The queue has jobs of it.
     has_jobs: bool,
 }
 
-/// The ledger of the shards of the moment.
+/// The ledger of all owned shards.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    shards: BTreeMap<u16, Shard>,
+    shards: BTreeMap<u16, ShardLedger>,
     pending: usize,
 }
 
 impl Ledger {
-    /// Takes a shard in where its checkpoint stands.
-    pub fn add(&mut self, shard: u16, progress: Progress) {
-        self.remove(shard);
-        let shard_of = |progress: Progress| Shard {
+    /// Adds a shard at the progress of its checkpoint.
+    pub fn add_shard(&mut self, shard: u16, progress: Progress) {
+        self.remove_shard(shard);
+        let ledger = ShardLedger {
             reached: progress.position,
             windows: BTreeMap::new(),
             entries: BTreeMap::new(),
-            resumed: progress.beyond,
-            inherited: progress.inherited,
+            restored: progress.completed_ahead,
+            pre_reshard: progress.pre_reshard,
             dirty: false,
             progress: 0,
             has_jobs: false,
         };
-        self.shards.insert(shard, shard_of(progress));
+        self.shards.insert(shard, ledger);
     }
 
-    /// Forgets a shard.
-    pub fn remove(&mut self, shard: u16) {
+    /// Removes a shard.
+    pub fn remove_shard(&mut self, shard: u16) {
         if let Some(gone) = self.shards.remove(&shard) {
-            let left: usize = gone.entries.values().map(|entry| entry.left).sum();
+            let left: usize = gone.entries.values().map(|entry| entry.pending).sum();
             self.pending = self.pending.saturating_sub(left);
         }
     }
 
-    /// The events of a window are about to be entered.
-    pub fn open(&mut self, shard: u16, number: u64, window: &Window) {
+    /// Opens a window, before its events are registered.
+    pub fn open_window(&mut self, shard: u16, number: u64, window: &Window) {
         if let Some(shard) = self.shards.get_mut(&shard) {
             shard
                 .windows
@@ -93,12 +95,12 @@ impl Ledger {
         }
     }
 
-    /// Enters an event, the next in its shard, with the actions it calls for. Returns which of
-    /// them are still to be done, by their place in `actions`.
-    pub fn enter(
+    /// Registers the next event of its shard with the actions that match it. Returns the indexes in
+    /// `actions` of those that are not completed yet.
+    pub fn register(
         &mut self,
-        (shard, window, id): Place,
-        event: Mark,
+        (shard, window, id): EventRef,
+        event: EventOrigin,
         actions: &[ActionName],
     ) -> Vec<usize> {
         let Some(shard) = self.shards.get_mut(&shard) else {
@@ -108,134 +110,137 @@ impl Ledger {
             shard.reached = Position::within(window, id);
         }
         shard.dirty = true;
-        shard.read_on();
-        let done_before = match shard.resumed.take(id) {
-            Done::Nothing => done_by_others(&shard.inherited, id, event),
+        shard.record_read();
+        let prior = match shard.restored.take(id) {
+            PriorCompletion::None => completed_before_reshard(&shard.pre_reshard, id, event),
             done => done,
         };
         if actions.is_empty() {
             return Vec::new();
         }
         let (over, left): (Vec<usize>, Vec<usize>) =
-            (0..actions.len()).partition(|n| done_before.covers(&actions[*n]));
+            (0..actions.len()).partition(|n| prior.covers(&actions[*n]));
         if left.is_empty() && shard.entries.is_empty() {
             return left;
         }
         self.pending += left.len();
-        let done = over.into_iter().map(|n| actions[n].clone()).collect();
+        let completed = over.into_iter().map(|n| actions[n].clone()).collect();
         shard.entries.insert(
             (window, id),
             Entry {
-                since: event.since,
-                left: left.len(),
-                done,
+                occurred_at: event.occurred_at,
+                pending: left.len(),
+                completed,
             },
         );
         left
     }
 
-    /// Moves a shard on past all that was entered.
-    pub fn reach(&mut self, shard: u16, position: Position, worth_saving: bool) {
+    /// Advances a shard past all events that were registered.
+    pub fn advance(&mut self, shard: u16, position: Position, worth_saving: bool) {
         if let Some(shard) = self.shards.get_mut(&shard) {
             shard.reached = position;
             shard.dirty |= worth_saving;
-            shard.read_on();
+            shard.record_read();
         }
     }
 
-    /// An action of an event is over, for good or by a dead letter that the next save carries.
-    pub fn done(&mut self, place: Place, action: ActionName) {
-        self.passed(place, action);
-        self.got_on(place.0);
+    /// Completes an action of an event: it was delivered, or the next commit has its dead letter.
+    pub fn complete(&mut self, place: EventRef, action: ActionName) {
+        self.hand_to_queue(place, action);
+        self.record_progress(place.0);
     }
 
-    /// Something got done of a shard.
-    pub fn got_on(&mut self, shard: u16) {
+    /// Records progress of a shard.
+    pub fn record_progress(&mut self, shard: u16) {
         if let Some(shard) = self.shards.get_mut(&shard) {
             shard.progress += 1;
         }
     }
 
-    /// Tells which shards have jobs that wait.
-    pub fn have_jobs(&mut self, shards: &BTreeSet<u16>) {
+    /// Sets which shards have jobs in the queue.
+    pub fn set_shards_with_jobs(&mut self, shards: &BTreeSet<u16>) {
         for (n, shard) in &mut self.shards {
             shard.has_jobs = shards.contains(n);
         }
     }
 
-    /// An action of an event has become a job that the next save carries.
-    pub fn passed(&mut self, (shard, window, id): Place, action: ActionName) {
+    /// Records that an action of an event is a job of the next commit.
+    pub fn hand_to_queue(&mut self, (shard, window, id): EventRef, action: ActionName) {
         let Some(shard) = self.shards.get_mut(&shard) else {
             return;
         };
         let Some(entry) = shard.entries.get_mut(&(window, id)) else {
             return;
         };
-        debug_assert!(entry.left > 0, "an action ends once");
-        entry.left = entry.left.saturating_sub(1);
-        entry.done.push(action);
+        debug_assert!(entry.pending > 0, "an action completes once");
+        entry.pending = entry.pending.saturating_sub(1);
+        entry.completed.push(action);
         self.pending = self.pending.saturating_sub(1);
         shard.dirty = true;
     }
 
-    /// Actions entered and not over.
+    /// Returns the number of registered actions that are not completed.
     #[must_use]
     pub const fn pending(&self) -> usize {
         self.pending
     }
 
-    /// Events that are over but lie beyond a position, with those that are not over.
+    /// Returns the number of events ahead of the positions that are tracked.
     #[must_use]
-    pub fn entries(&self) -> usize {
+    pub fn tracked_events(&self) -> usize {
         self.shards.values().map(|shard| shard.entries.len()).sum()
     }
 
-    /// For each shard, when its oldest event that is not over was committed, if there is one.
-    pub fn oldest(&self) -> impl Iterator<Item = (u16, Option<DateTime<Utc>>)> {
-        let first = |shard: &Shard| {
+    /// Returns for each shard when its oldest pending event was committed, if there is one.
+    pub fn oldest_pending(&self) -> impl Iterator<Item = (u16, Option<DateTime<Utc>>)> {
+        let first = |shard: &ShardLedger| {
             let mut entries = shard.entries.values();
             entries
-                .find(|entry| entry.left > 0)
-                .map(|entry| entry.since)
+                .find(|entry| entry.pending > 0)
+                .map(|entry| entry.occurred_at)
         };
         self.shards.iter().map(move |(n, shard)| (*n, first(shard)))
     }
 
-    /// For each shard a number that grows as it gets on, and whether it has actions that are not
-    /// over, or jobs that wait.
+    /// Returns for each shard a number that grows with its progress, and whether it has pending actions
+    /// or jobs.
     pub fn progress(&self) -> impl Iterator<Item = (u16, u64, bool)> {
-        let pending =
-            |shard: &Shard| shard.has_jobs || shard.entries.values().any(|entry| entry.left > 0);
+        let pending = |shard: &ShardLedger| {
+            shard.has_jobs || shard.entries.values().any(|entry| entry.pending > 0)
+        };
         self.shards
             .iter()
             .map(move |(n, shard)| (*n, shard.progress, pending(shard)))
     }
 
-    /// The oldest event of a shard that is not over.
+    /// Returns the oldest pending event of a shard.
     #[must_use]
-    pub fn first_pending(&self, shard: u16) -> Option<Place> {
+    pub fn first_pending(&self, shard: u16) -> Option<EventRef> {
         let mut entries = self.shards.get(&shard)?.entries.iter();
-        let ((window, id), _) = entries.find(|(_, entry)| entry.left > 0)?;
+        let ((window, id), _) = entries.find(|(_, entry)| entry.pending > 0)?;
         Some((shard, *window, *id))
     }
 
-    /// How far the shards are that moved since the last call.
-    pub fn take(&mut self) -> Vec<(u16, Progress)> {
+    /// Returns the progress of the shards that moved since the last call.
+    pub fn take_progress(&mut self) -> Vec<(u16, Progress)> {
         let dirty = self.shards.iter_mut().filter(|(_, shard)| shard.dirty);
-        dirty.map(|(n, shard)| (*n, shard.take())).collect()
+        dirty
+            .map(|(n, shard)| (*n, shard.take_progress()))
+            .collect()
     }
 }
 
-impl Shard {
-    /// Reading on past an event that does not get over brings nobody on.
-    fn read_on(&mut self) {
+impl ShardLedger {
+    /// Counts reading as progress, unless an event or a job is pending.
+    fn record_read(&mut self) {
         self.progress += u64::from(self.entries.is_empty() && !self.has_jobs);
     }
 
-    fn take(&mut self) -> Progress {
+    fn take_progress(&mut self) -> Progress {
         self.dirty = false;
         while let Some(first) = self.entries.first_entry() {
-            if first.get().left > 0 {
+            if first.get().pending > 0 {
                 break;
             }
             first.remove();
@@ -249,79 +254,96 @@ impl Shard {
                 |window| Position::within(window, id - 1),
             )
         } else {
-            // The newest may still be read from.
+            // The newest window may still be read.
             if let Some(newest) = self.windows.last_key_value().map(|(number, _)| *number) {
                 self.windows = self.windows.split_off(&newest);
             }
             self.reached.clone()
         };
-        let mut beyond = self.resumed.clone();
+        let mut beyond = self.restored.clone();
         for ((_, id), entry) in &self.entries {
-            if entry.left == 0 {
-                beyond.finished.insert(*id);
-            } else if !entry.done.is_empty() {
-                beyond.partly.insert(*id, entry.done.clone());
+            if entry.pending == 0 {
+                beyond.completed.insert(*id);
+            } else if !entry.completed.is_empty() {
+                beyond.partial.insert(*id, entry.completed.clone());
             }
         }
-        if self.inherited.iter().any(|one| one.is_behind(&position)) {
-            let left = self.inherited.iter();
-            let left = left.filter(|one| !one.is_behind(&position));
-            self.inherited = left.cloned().collect();
+        if self
+            .pre_reshard
+            .iter()
+            .any(|one| one.is_passed_by(&position))
+        {
+            let left = self.pre_reshard.iter();
+            let left = left.filter(|one| !one.is_passed_by(&position));
+            self.pre_reshard = left.cloned().collect();
         }
         Progress {
             position,
-            beyond,
-            inherited: Arc::clone(&self.inherited),
+            completed_ahead: beyond,
+            pre_reshard: Arc::clone(&self.pre_reshard),
         }
     }
 }
 
-/// What the owners of shards that there are no more had done of an event.
-fn done_by_others(inherited: &[Inherited], id: i64, event: Mark) -> Done {
-    let its = inherited
+/// Returns what other shards had completed of an event before resharding.
+fn completed_before_reshard(
+    pre_reshard: &[PreReshardProgress],
+    id: i64,
+    event: EventOrigin,
+) -> PriorCompletion {
+    let its = pre_reshard
         .iter()
-        .filter(|one| shard_of(event.hash, one.of) == one.shard);
+        .filter(|one| shard_of(event.hash, one.shard_count) == one.shard);
     let mut actions = Vec::new();
     for one in its {
-        if one.position.passes(event.xid, id) || one.beyond.finished.contains(&id) {
-            return Done::All;
+        if one.position.passes(event.xid, id) || one.completed_ahead.completed.contains(&id) {
+            return PriorCompletion::All;
         }
-        actions.extend(one.beyond.partly.get(&id).into_iter().flatten().cloned());
+        actions.extend(
+            one.completed_ahead
+                .partial
+                .get(&id)
+                .into_iter()
+                .flatten()
+                .cloned(),
+        );
     }
     if actions.is_empty() {
-        Done::Nothing
+        PriorCompletion::None
     } else {
-        Done::Some(actions)
+        PriorCompletion::Actions(actions)
     }
 }
 
-/// What is known to be done of one event.
+/// What was completed of an event before it was registered.
 #[derive(Debug)]
-enum Done {
-    Nothing,
-    Some(Vec<ActionName>),
+enum PriorCompletion {
+    None,
+    Actions(Vec<ActionName>),
     All,
 }
 
-impl Done {
+impl PriorCompletion {
     fn covers(&self, action: &ActionName) -> bool {
         match self {
-            Self::Nothing => false,
-            Self::Some(actions) => actions.contains(action),
+            Self::None => false,
+            Self::Actions(actions) => actions.contains(action),
             Self::All => true,
         }
     }
 }
 
-impl Beyond {
-    fn take(&mut self, id: i64) -> Done {
-        if self.finished.is_empty() && self.partly.is_empty() {
-            return Done::Nothing;
+impl CompletedAhead {
+    fn take(&mut self, id: i64) -> PriorCompletion {
+        if self.completed.is_empty() && self.partial.is_empty() {
+            return PriorCompletion::None;
         }
-        if self.finished.remove(&id) {
-            return Done::All;
+        if self.completed.remove(&id) {
+            return PriorCompletion::All;
         }
-        self.partly.remove(&id).map_or(Done::Nothing, Done::Some)
+        self.partial
+            .remove(&id)
+            .map_or(PriorCompletion::None, PriorCompletion::Actions)
     }
 }
 

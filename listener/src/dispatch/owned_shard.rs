@@ -1,229 +1,254 @@
-//! The shards that come and go while the others are worked on.
+//! Owned shards: assigned to this process until they are released, fenced or lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ::queue::LanesOfAction;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::in_flight::weight;
-use super::{Dispatcher, LAST_SAVE};
-use crate::capture::reader::shard_of;
+use crate::capture::position::Position;
+use crate::capture::reader::{Assignment, Epoch, shard_of};
 use crate::checkpoint::ClaimedShard;
 
-/// What a dispatcher is asked to do about a shard.
+/// How long the last commit of a released shard may take after its drain.
+const FINAL_COMMIT_GRACE: Duration = Duration::from_secs(5);
+
+/// A command to a dispatcher.
 #[derive(Debug)]
-pub enum Command {
-    /// To work on it from now on.
-    Add {
+pub enum ShardCommand {
+    /// Deliver for a shard from now on.
+    Assign {
         /// The shard.
         claimed: ClaimedShard,
-        /// The lanes of it that have jobs.
+        /// Its lanes that have jobs.
         jobs: Vec<LanesOfAction>,
-        /// How long the work may go on.
-        right: Right,
+        /// Its tokens.
+        tokens: ShardTokens,
     },
-    /// To finish what of it is under way, save, and let go of it.
-    Leave {
+    /// Drain a shard, save it, and release it.
+    Release {
         /// The shard.
         shard: u16,
-        /// How long what is under way may take; the save comes after that.
+        /// How long attempts may take; the commit comes after that.
         drain: Duration,
-        /// Told once nothing of it is under way any more. Nothing of it is saved after that.
-        done: oneshot::Sender<()>,
+        /// Is told once nothing of it is in flight. Nothing of it is saved after that.
+        released: oneshot::Sender<()>,
     },
 }
 
-/// How long the work on a shard may go on.
+/// Cancellation of an owned shard.
 #[derive(Clone, Debug)]
-pub struct Right {
-    /// Cancelled when it must stop at once: then attempts are cut off.
-    pub cut: CancellationToken,
+pub struct ShardTokens {
+    /// Cancelled when its attempts must stop at once.
+    pub cancel: CancellationToken,
     /// Cancelled by the dispatcher when another process has claimed the shard.
     pub fenced: CancellationToken,
 }
 
-/// A shard at work.
+/// An owned shard.
 #[derive(Debug)]
-pub(crate) struct Owned {
-    pub(crate) epoch: i64,
-    pub(crate) right: Right,
-    /// Attempts under way.
-    pub(crate) running: usize,
-    leaving: Option<Leaving>,
+struct OwnedShard {
+    epoch: Epoch,
+    tokens: ShardTokens,
+    /// Running attempts.
+    running: usize,
+    draining: Option<Draining>,
 }
 
+/// The deadlines of a shard that is being released.
 #[derive(Debug)]
-struct Leaving {
-    /// When attempts are cut off.
-    cut: Instant,
-    /// When it is let go of, saved or not.
-    end: Instant,
-    done: oneshot::Sender<()>,
+struct Draining {
+    /// When attempts are cancelled.
+    cancel_at: Instant,
+    /// When it is released, saved or not.
+    release_at: Instant,
+    released: oneshot::Sender<()>,
 }
 
-impl Owned {
-    /// Whether nothing more of it is to be begun.
-    pub(crate) const fn is_leaving(&self) -> bool {
-        self.leaving.is_some()
-    }
+/// The owned shards, and the running attempts of each.
+#[derive(Debug)]
+pub(super) struct OwnedShards {
+    shards: BTreeMap<u16, OwnedShard>,
+    shard_count: u16,
+    /// Tells the reader what to read.
+    assignment: watch::Sender<Assignment>,
 }
 
-impl Dispatcher {
-    pub(crate) fn command(&mut self, command: Command) {
-        match command {
-            Command::Add {
-                claimed,
-                jobs,
-                right,
-            } => self.add(claimed, &jobs, right),
-            Command::Leave { shard, drain, done } => self.leave(shard, drain, done),
+impl OwnedShards {
+    /// Creates no shards, of a listener that has `shard_count`.
+    pub(super) const fn new(shard_count: u16, assignment: watch::Sender<Assignment>) -> Self {
+        Self {
+            shards: BTreeMap::new(),
+            shard_count,
+            assignment,
         }
     }
 
-    fn add(&mut self, claimed: ClaimedShard, jobs: &[LanesOfAction], right: Right) {
-        let ClaimedShard {
-            shard,
+    /// Adds a shard, and has it read from a position.
+    pub(super) fn assign(
+        &mut self,
+        shard: u16,
+        epoch: Epoch,
+        position: Position,
+        tokens: ShardTokens,
+    ) {
+        self.assignment
+            .send_modify(|all| drop(all.insert(shard, (epoch, position))));
+        let owned = OwnedShard {
             epoch,
-            progress,
-            ..
-        } = claimed;
-        self.forget(shard);
-        self.has_jobs(jobs);
-        self.setup
-            .assigned
-            .send_modify(|all| drop(all.insert(shard, (epoch, progress.position.clone()))));
-        self.ledger.add(shard, progress);
-        let owned = Owned {
-            epoch,
-            right,
+            tokens,
             running: 0,
-            leaving: None,
+            draining: None,
         };
         self.shards.insert(shard, owned);
     }
 
-    fn leave(&mut self, shard: u16, drain: Duration, done: oneshot::Sender<()>) {
+    /// Stops reading a shard, and sets the deadlines of its release. Returns whether it is owned.
+    pub(super) fn start_draining(
+        &mut self,
+        shard: u16,
+        drain: Duration,
+        released: oneshot::Sender<()>,
+    ) -> bool {
         let Some(owned) = self.shards.get_mut(&shard) else {
-            // It is gone already; whoever asked may be gone too.
-            let _gone = done.send(());
-            return;
+            // It is removed already; the receiver may be gone too.
+            let _gone = released.send(());
+            return false;
         };
-        let now = Instant::now();
-        owned.leaving = Some(Leaving {
-            cut: now + drain,
-            end: now + drain + LAST_SAVE,
-            done,
+        let cancel_at = Instant::now() + drain;
+        owned.draining = Some(Draining {
+            cancel_at,
+            release_at: cancel_at + FINAL_COMMIT_GRACE,
+            released,
         });
-        self.read_no_more(shard);
-        self.let_go();
+        self.stop_reading(shard);
+        true
     }
 
-    /// Takes in nothing more of a shard, and begins nothing more of it.
-    fn read_no_more(&mut self, shard: u16) {
-        self.setup
-            .assigned
-            .send_modify(|all| drop(all.remove(&shard)));
-        let of = self.setup.shards;
-        for work in self.lanes.leave(|hash| shard_of(hash, of) == shard) {
-            self.held = self.held.saturating_sub(weight(&work.event));
+    /// Removes a shard and cancels its attempts. Returns whether it was owned.
+    pub(super) fn remove(&mut self, shard: u16) -> bool {
+        let Some(owned) = self.shards.remove(&shard) else {
+            return false;
+        };
+        owned.tokens.cancel.cancel();
+        self.stop_reading(shard);
+        if let Some(draining) = owned.draining {
+            // The receiver may be gone.
+            let _gone = draining.released.send(());
         }
+        true
     }
 
-    /// Cuts off what takes too long of the shards that are being left, and saves those of which
-    /// nothing is under way any more.
-    pub(crate) fn let_go(&mut self) {
-        let now = Instant::now();
-        let mut late = Vec::new();
-        let mut ready = false;
+    fn stop_reading(&self, shard: u16) {
+        self.assignment.send_modify(|all| drop(all.remove(&shard)));
+    }
+
+    /// Counts an attempt. Returns the token that cancels it, if the shard is owned.
+    pub(super) fn start_attempt(&mut self, shard: u16) -> Option<CancellationToken> {
+        let owned = self.shards.get_mut(&shard)?;
+        owned.running += 1;
+        Some(owned.tokens.cancel.clone())
+    }
+
+    /// Counts the end of an attempt. Returns whether the shard is draining, if it is still owned under
+    /// this epoch.
+    pub(super) fn end_attempt(&mut self, (shard, epoch): (u16, Epoch)) -> Option<bool> {
+        let owned = self.shards.get_mut(&shard)?;
+        if owned.epoch != epoch {
+            return None;
+        }
+        owned.running = owned.running.saturating_sub(1);
+        Some(owned.draining.is_some())
+    }
+
+    /// Cancels the attempts of draining shards that take too long. Returns the shards whose release is
+    /// overdue.
+    pub(super) fn enforce_deadlines(&self, now: Instant) -> Vec<u16> {
+        let mut overdue = Vec::new();
         for (shard, owned) in &self.shards {
-            let Some(leaving) = &owned.leaving else {
+            let Some(draining) = &owned.draining else {
                 continue;
             };
-            if now >= leaving.cut && owned.running > 0 && !owned.right.cut.is_cancelled() {
+            if now >= draining.cancel_at && owned.has_attempts_to_cancel() {
                 let attempts = owned.running;
                 tracing::warn!(
                     shard,
                     attempts,
-                    "cutting off what is under way; it will be delivered again"
+                    "drain timeout: cutting off attempts; their deliveries are made again"
                 );
-                owned.right.cut.cancel();
+                owned.tokens.cancel.cancel();
             }
-            if now >= leaving.end {
-                late.push(*shard);
+            if now >= draining.release_at {
+                overdue.push(*shard);
             }
-            ready |= owned.running == 0;
         }
-        for shard in late {
-            tracing::warn!(
-                shard,
-                "could not save a shard that is let go of; what was not saved is done again"
-            );
-            self.setup.saver.health.left_unsaved();
-            self.forget(shard);
-        }
-        if ready {
-            self.save();
-        }
+        overdue
     }
 
-    /// Shards of which nothing is under way and which are to be let go of.
-    pub(crate) fn ready_to_go(&self) -> BTreeSet<u16> {
-        let ready = self
+    /// Returns the next deadline of a draining shard.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = self.shards.values().filter_map(|owned| {
+            let draining = owned.draining.as_ref()?;
+            Some(if owned.has_attempts_to_cancel() {
+                draining.cancel_at
+            } else {
+                draining.release_at
+            })
+        });
+        deadlines.min()
+    }
+
+    /// Returns the draining shards without running attempts.
+    pub(super) fn drained(&self) -> BTreeSet<u16> {
+        let drained = self
             .shards
             .iter()
-            .filter(|(_, owned)| owned.leaving.is_some() && owned.running == 0);
-        ready.map(|(shard, _)| *shard).collect()
+            .filter(|(_, owned)| owned.draining.is_some() && owned.running == 0);
+        drained.map(|(shard, _)| *shard).collect()
     }
 
-    /// When the next of the shards that are being left must be looked after.
-    pub(crate) fn next_end(&self) -> Option<Instant> {
-        let leaving = self.shards.values().filter_map(|owned| {
-            let leaving = owned.leaving.as_ref()?;
-            let cut = owned.running > 0 && !owned.right.cut.is_cancelled();
-            Some(if cut { leaving.cut } else { leaving.end })
-        });
-        leaving.min()
+    /// Returns the epoch of a shard.
+    pub(super) fn epoch(&self, shard: u16) -> Option<Epoch> {
+        Some(self.shards.get(&shard)?.epoch)
     }
 
-    /// Forgets a shard and all that is not saved of it. Attempts that are under way are cut off.
-    pub(crate) fn forget(&mut self, shard: u16) {
-        let Some(owned) = self.shards.remove(&shard) else {
-            return;
-        };
-        owned.right.cut.cancel();
-        self.read_no_more(shard);
-        self.ledger.remove(shard);
-        let of = self.setup.shards;
-        self.diverted.forget(|hash| shard_of(hash, of) == shard);
-        if self.shards.is_empty() {
-            self.backlog = 0;
-        }
-        for event in self.unsaved.leave_out(&BTreeSet::from([shard])) {
-            self.held = self.held.saturating_sub(weight(&event));
-        }
-        self.redriving.retain(|_, of| *of != shard);
-        if let Some(leaving) = owned.leaving {
-            // Whoever asked may be gone.
-            let _gone = leaving.done.send(());
-        }
+    /// Returns the epoch of a shard that is not draining.
+    pub(super) fn active_epoch(&self, shard: u16) -> Option<Epoch> {
+        let owned = self.shards.get(&shard)?;
+        owned.draining.is_none().then_some(owned.epoch)
     }
 
-    /// Another process has claimed a shard: work on it ends at once, and nothing of it is written.
-    pub(crate) fn fenced(&mut self, shard: u16, epoch: i64) {
-        let Some(owned) = self.shards.get(&shard).filter(|owned| owned.epoch == epoch) else {
-            return;
-        };
-        tracing::warn!(
-            shard,
-            epoch,
-            "fenced: another process has claimed the shard, so nothing more of it is saved here"
-        );
-        self.setup.saver.metrics.fenced.inc();
-        let fenced = owned.right.fenced.clone();
-        self.forget(shard);
-        fenced.cancel();
+    /// Returns the token to cancel when a shard is fenced, if it is owned under this epoch.
+    pub(super) fn fenced_token(&self, shard: u16, epoch: Epoch) -> Option<CancellationToken> {
+        let owned = self.shards.get(&shard)?;
+        (owned.epoch == epoch).then(|| owned.tokens.fenced.clone())
+    }
+
+    /// Returns the numbers of the shards.
+    pub(super) fn numbers(&self) -> Vec<u16> {
+        self.shards.keys().copied().collect()
+    }
+
+    /// Returns whether no shard is owned.
+    pub(super) fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// Returns the shard of a key, by its hash.
+    pub(super) fn shard_of(&self, hash: u32) -> u16 {
+        shard_of(hash, self.shard_count)
+    }
+
+    /// Returns how many shards the listener has.
+    pub(super) const fn shard_count(&self) -> u16 {
+        self.shard_count
+    }
+}
+
+impl OwnedShard {
+    fn has_attempts_to_cancel(&self) -> bool {
+        self.running > 0 && !self.tokens.cancel.is_cancelled()
     }
 }

@@ -1,9 +1,9 @@
-//! Which lanes have jobs in the queue, so that their deliveries must wait behind these.
+//! Lanes that have jobs in the queue, behind which their deliveries must wait.
 //!
-//! Only the owner of a shard adds jobs to its lanes, so a lane that was seen without jobs, with
-//! none on their way there, stays without until its owner adds some. An action with too many such
-//! lanes to be told apart is *crowded*: all of its deliveries become jobs, those of lanes without
-//! any too, and the queue itself keeps them in order.
+//! Only the owner of a shard adds jobs to its lanes, so a lane that the queue reports as empty, with
+//! no unsaved jobs, stays empty until its owner adds some. A target with too many such lanes to track
+//! is *overflowed*: all of its deliveries become jobs, also in lanes without any, and the queue keeps
+//! them in order.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -11,96 +11,99 @@ use queue::LaneHead;
 
 use crate::observers::{LaneId, Target};
 
-/// Most lanes with jobs that are told apart of one action.
+/// Maximum number of lanes with jobs that are tracked of one target.
 pub(crate) const MAX_LANES: usize = 4096;
 
+/// A lane that has jobs.
 #[derive(Debug, Default)]
-struct Lane {
-    /// Jobs on their way into the queue.
+struct QueuedLane {
+    /// Jobs that are not committed yet.
     unsaved: usize,
-    /// When the last job was added, so that an older answer counts for nothing.
+    /// The stamp of the last job added, to discard older responses.
     added: u64,
-    /// As it was seen last.
-    first: Option<LaneHead>,
+    /// Its first job in the last response.
+    head: Option<LaneHead>,
 }
 
+/// A target with too many lanes to track.
 #[derive(Debug, Default)]
-struct Crowd {
-    /// Jobs on their way into the queue, by key.
+struct OverflowedTarget {
+    /// Jobs that are not committed yet, by key.
     unsaved: HashMap<u32, usize>,
-    /// Keys of jobs that were added since the queue was asked; nothing if it was not.
-    fresh: Option<HashSet<u32>>,
+    /// Keys of jobs added since its lanes were queried; `None` if they were not.
+    added_since_listing: Option<HashSet<u32>>,
 }
 
-/// A question about a lane, and when the last job had been added to it then.
+/// A query for the head of a lane, with the stamp of the last job added at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct LaneQuery {
     pub(crate) lane: LaneId,
     added: u64,
 }
 
-/// See the module's words.
+/// The lanes that have jobs in the queue, as far as is known.
 #[derive(Debug, Default)]
-pub(crate) struct Diverted {
-    lanes: HashMap<LaneId, Lane>,
-    /// How many of them each target has.
+pub(crate) struct QueuedLanes {
+    lanes: HashMap<LaneId, QueuedLane>,
+    /// The number of them per target.
     counts: HashMap<Target, usize>,
-    crowded: BTreeMap<Target, Crowd>,
-    /// Lanes in the order in which they are asked about.
-    turn: VecDeque<LaneId>,
+    overflowed: BTreeMap<Target, OverflowedTarget>,
+    /// Lanes in the order in which they are queried.
+    query_order: VecDeque<LaneId>,
     /// Grows with each job and each lane.
     stamp: u64,
 }
 
-impl Diverted {
-    /// Whether the lane is known to have jobs.
-    pub(crate) fn has(&self, lane: LaneId) -> bool {
+impl QueuedLanes {
+    /// Returns whether a lane has jobs.
+    pub(crate) fn contains(&self, lane: LaneId) -> bool {
         self.lanes.contains_key(&lane)
     }
 
-    /// Whether all deliveries of the target become jobs.
-    pub(crate) fn is_crowded(&self, target: Target) -> bool {
-        self.crowded.contains_key(&target)
+    /// Returns whether a target has too many lanes to track, so that all its deliveries become jobs.
+    pub(crate) fn is_overflowed(&self, target: Target) -> bool {
+        self.overflowed.contains_key(&target)
     }
 
-    /// Whether the target has jobs, as far as is known.
-    pub(crate) fn concerns(&self, target: Target) -> bool {
-        self.is_crowded(target) || self.counts.get(&target).is_some_and(|count| *count > 0)
+    /// Returns whether a target has jobs.
+    pub(crate) fn has_jobs(&self, target: Target) -> bool {
+        self.is_overflowed(target) || self.counts.get(&target).is_some_and(|count| *count > 0)
     }
 
-    /// Notes that a lane was seen with jobs. Answers whether that made its target crowded.
-    pub(crate) fn seen(&mut self, lane: LaneId) -> bool {
-        if self.is_crowded(lane.0) {
+    /// Adds a lane that the queue reported with jobs. Returns whether its target has overflowed now.
+    pub(crate) fn insert(&mut self, lane: LaneId) -> bool {
+        if self.is_overflowed(lane.0) {
             return false;
         }
-        self.lane(lane);
-        self.crowd_if_many(lane.0)
+        self.entry(lane);
+        self.overflow_if_full(lane.0)
     }
 
-    /// A job of a lane is on its way into the queue. Answers whether that made its target crowded.
-    pub(crate) fn added(&mut self, lane: LaneId) -> bool {
-        if let Some(crowd) = self.crowded.get_mut(&lane.0) {
-            *crowd.unsaved.entry(lane.1).or_default() += 1;
-            if let Some(fresh) = &mut crowd.fresh {
-                fresh.insert(lane.1);
+    /// Records that a job of a lane is about to be committed. Returns whether its target has overflowed
+    /// now.
+    pub(crate) fn job_added(&mut self, lane: LaneId) -> bool {
+        if let Some(overflowed) = self.overflowed.get_mut(&lane.0) {
+            *overflowed.unsaved.entry(lane.1).or_default() += 1;
+            if let Some(added_since_listing) = &mut overflowed.added_since_listing {
+                added_since_listing.insert(lane.1);
             }
             return false;
         }
         self.stamp += 1;
         let stamp = self.stamp;
-        let entry = self.lane(lane);
+        let entry = self.entry(lane);
         entry.unsaved += 1;
         entry.added = stamp;
-        self.crowd_if_many(lane.0)
+        self.overflow_if_full(lane.0)
     }
 
-    /// A job of a lane is in the queue.
-    pub(crate) fn saved(&mut self, lane: LaneId) {
-        if let Some(crowd) = self.crowded.get_mut(&lane.0) {
-            if let Some(count) = crowd.unsaved.get_mut(&lane.1) {
+    /// Records that a job of a lane is committed.
+    pub(crate) fn job_saved(&mut self, lane: LaneId) {
+        if let Some(overflowed) = self.overflowed.get_mut(&lane.0) {
+            if let Some(count) = overflowed.unsaved.get_mut(&lane.1) {
                 *count -= 1;
                 if *count == 0 {
-                    crowd.unsaved.remove(&lane.1);
+                    overflowed.unsaved.remove(&lane.1);
                 }
             }
         } else if let Some(lane) = self.lanes.get_mut(&lane) {
@@ -108,30 +111,30 @@ impl Diverted {
         }
     }
 
-    /// All deliveries of a target become jobs from now on, until its lanes are known.
-    pub(crate) fn crowd(&mut self, target: Target) {
-        let mut crowd = self.crowded.remove(&target).unwrap_or_default();
+    /// Marks a target as overflowed, until a listing of its lanes is short enough.
+    pub(crate) fn overflow(&mut self, target: Target) {
+        let mut overflowed = self.overflowed.remove(&target).unwrap_or_default();
         self.lanes.retain(|(of, key), lane| {
             if *of == target && lane.unsaved > 0 {
-                crowd.unsaved.insert(*key, lane.unsaved);
+                overflowed.unsaved.insert(*key, lane.unsaved);
             }
             *of != target
         });
         self.counts.remove(&target);
-        // What was asked before says nothing.
-        crowd.fresh = None;
-        self.crowded.insert(target, crowd);
+        // A listing from before is incomplete.
+        overflowed.added_since_listing = None;
+        self.overflowed.insert(target, overflowed);
     }
 
-    /// Forgets a target of which there is none any more.
-    pub(crate) fn forget_target(&mut self, target: Target) {
+    /// Removes a target.
+    pub(crate) fn remove_target(&mut self, target: Target) {
         self.lanes.retain(|(of, _), _| *of != target);
         self.counts.remove(&target);
-        self.crowded.remove(&target);
+        self.overflowed.remove(&target);
     }
 
-    /// Forgets the lanes of some keys.
-    pub(crate) fn forget(&mut self, is_gone: impl Fn(u32) -> bool) {
+    /// Removes the lanes of some keys.
+    pub(crate) fn remove_lanes(&mut self, is_gone: impl Fn(u32) -> bool) {
         let counts = &mut self.counts;
         self.lanes.retain(|(target, key), _| {
             let stays = !is_gone(*key);
@@ -140,132 +143,143 @@ impl Diverted {
             }
             stays
         });
-        for crowd in self.crowded.values_mut() {
-            crowd.unsaved.retain(|key, _| !is_gone(*key));
+        for overflowed in self.overflowed.values_mut() {
+            overflowed.unsaved.retain(|key, _| !is_gone(*key));
         }
     }
 
-    /// Other shards are this process's now, so an answer that is under way is incomplete.
-    pub(crate) fn other_shards(&mut self) {
-        for crowd in self.crowded.values_mut() {
-            crowd.fresh = None;
+    /// Discards the listing that is under way: it does not cover a shard that was added.
+    pub(crate) fn shards_changed(&mut self) {
+        for overflowed in self.overflowed.values_mut() {
+            overflowed.added_since_listing = None;
         }
     }
 
-    /// Lanes to ask about, at most so many, each in its turn; of those whose turn is near, first the
-    /// ones for which `is_urgent`.
-    pub(crate) fn ask(&mut self, most: usize, is_urgent: impl Fn(LaneId) -> bool) -> Vec<Asked> {
-        let near = self.turn.len().min(MAX_LANES);
+    /// Returns the next queries, at most `most`, round-robin; of the next [`MAX_LANES`] lanes, first
+    /// those for which `is_urgent` holds.
+    pub(crate) fn next_queries(
+        &mut self,
+        most: usize,
+        is_urgent: impl Fn(LaneId) -> bool,
+    ) -> Vec<LaneQuery> {
+        let next = self.query_order.len().min(MAX_LANES);
         let mut seen = HashSet::new();
-        let near: Vec<LaneId> = self.turn.drain(..near).collect();
-        let (urgent, others): (Vec<LaneId>, Vec<LaneId>) = near
+        let next: Vec<LaneId> = self.query_order.drain(..next).collect();
+        let (urgent, others): (Vec<LaneId>, Vec<LaneId>) = next
             .into_iter()
             .filter(|lane| self.lanes.contains_key(lane) && seen.insert(*lane))
             .partition(|lane| is_urgent(*lane));
-        let (mut asked, mut left) = (Vec::new(), Vec::new());
+        let (mut queries, mut left) = (Vec::new(), Vec::new());
         for lane in urgent.into_iter().chain(others) {
             match self.lanes.get(&lane) {
-                Some(state) if asked.len() < most && state.unsaved == 0 => asked.push(Asked {
-                    lane,
-                    added: state.added,
-                }),
+                Some(state) if queries.len() < most && state.unsaved == 0 => {
+                    queries.push(LaneQuery {
+                        lane,
+                        added: state.added,
+                    });
+                }
                 _ => left.push(lane),
             }
         }
         for lane in left.into_iter().rev() {
-            self.turn.push_front(lane);
+            self.query_order.push_front(lane);
         }
-        self.turn.extend(asked.iter().map(|asked| asked.lane));
-        asked
+        self.query_order
+            .extend(queries.iter().map(|query| query.lane));
+        queries
     }
 
-    /// Takes an answer about a lane. Answers whether the lane is without jobs now, and whether it
-    /// has got on since it was seen last.
-    pub(super) fn answered(&mut self, asked: Asked, first: Option<LaneHead>) -> (bool, bool) {
-        let Some(lane) = self.lanes.get_mut(&asked.lane) else {
+    /// Applies a response about a lane. Returns whether the lane has no jobs now, and whether it has
+    /// made progress since the last response.
+    pub(super) fn apply_response(
+        &mut self,
+        query: LaneQuery,
+        head: Option<LaneHead>,
+    ) -> (bool, bool) {
+        let Some(lane) = self.lanes.get_mut(&query.lane) else {
             return (false, false);
         };
-        if let Some(first) = first {
-            let before = lane.first.as_ref().map(|first| first.log_id);
-            let got_on = before.is_some_and(|before| before != first.log_id);
-            lane.first = Some(first);
-            return (false, got_on);
+        if let Some(head) = head {
+            let before = lane.head.as_ref().map(|head| head.log_id);
+            let progressed = before.is_some_and(|before| before != head.log_id);
+            lane.head = Some(head);
+            return (false, progressed);
         }
-        if lane.unsaved > 0 || lane.added != asked.added {
+        if lane.unsaved > 0 || lane.added != query.added {
             return (false, true);
         }
-        self.lanes.remove(&asked.lane);
-        if let Some(count) = self.counts.get_mut(&asked.lane.0) {
+        self.lanes.remove(&query.lane);
+        if let Some(count) = self.counts.get_mut(&query.lane.0) {
             *count -= 1;
         }
         (true, true)
     }
 
-    /// Whether the queue is to be asked for the lanes of crowded targets.
-    pub(crate) fn ask_for_lanes(&mut self) -> bool {
-        for crowd in self.crowded.values_mut() {
-            crowd.fresh = Some(crowd.unsaved.keys().copied().collect());
+    /// Begins a listing of the lanes of overflowed targets. Returns whether there is one to make.
+    pub(crate) fn begin_listing(&mut self) -> bool {
+        for overflowed in self.overflowed.values_mut() {
+            overflowed.added_since_listing = Some(overflowed.unsaved.keys().copied().collect());
         }
-        !self.crowded.is_empty()
+        !self.overflowed.is_empty()
     }
 
-    /// Takes the lanes of a target, as they were some time after the last question, if they are
-    /// few enough. Answers with the lanes that are told apart from now on.
-    pub(crate) fn lanes_are(&mut self, target: Target, keys: Option<&[u32]>) -> Vec<LaneId> {
+    /// Applies a listing of a target's lanes, made after it was begun. Returns the lanes to track, if
+    /// they are few enough.
+    pub(crate) fn apply_listing(&mut self, target: Target, keys: Option<&[u32]>) -> Vec<LaneId> {
         let Some(keys) = keys else {
             return Vec::new();
         };
-        let Some(crowd) = self.crowded.get_mut(&target) else {
+        let Some(overflowed) = self.overflowed.get_mut(&target) else {
             return Vec::new();
         };
-        let Some(mut all) = crowd.fresh.take() else {
+        let Some(mut all) = overflowed.added_since_listing.take() else {
             return Vec::new();
         };
         all.extend(keys);
-        // Not at the bound, so that it does not go to and fro.
+        // Well below the maximum, so that it does not overflow again at once.
         if all.len() > MAX_LANES / 2 {
             return Vec::new();
         }
-        let unsaved = std::mem::take(&mut crowd.unsaved);
-        self.crowded.remove(&target);
+        let unsaved = std::mem::take(&mut overflowed.unsaved);
+        self.overflowed.remove(&target);
         let lanes: Vec<LaneId> = all.into_iter().map(|key| (target, key)).collect();
         for lane in &lanes {
-            self.lane(*lane).unsaved = unsaved.get(&lane.1).copied().unwrap_or(0);
+            self.entry(*lane).unsaved = unsaved.get(&lane.1).copied().unwrap_or(0);
         }
         lanes
     }
 
-    /// Targets that are crowded.
-    pub(crate) fn crowded(&self) -> impl Iterator<Item = Target> {
-        self.crowded.keys().copied()
+    /// Returns the overflowed targets.
+    pub(crate) fn overflowed_targets(&self) -> impl Iterator<Item = Target> {
+        self.overflowed.keys().copied()
     }
 
-    /// Lanes that have jobs, with the first of these where it was seen.
-    pub(super) fn lanes(&self) -> impl Iterator<Item = (LaneId, Option<&LaneHead>)> {
+    /// Returns the lanes that have jobs, with the first job where it is known.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LaneId, Option<&LaneHead>)> {
         self.lanes
             .iter()
-            .map(|(id, lane)| (*id, lane.first.as_ref()))
+            .map(|(id, lane)| (*id, lane.head.as_ref()))
     }
 
-    fn lane(&mut self, id: LaneId) -> &mut Lane {
+    fn entry(&mut self, id: LaneId) -> &mut QueuedLane {
         self.lanes.entry(id).or_insert_with(|| {
             *self.counts.entry(id.0).or_default() += 1;
-            self.turn.push_back(id);
+            self.query_order.push_back(id);
             self.stamp += 1;
-            Lane {
+            QueuedLane {
                 added: self.stamp,
-                ..Lane::default()
+                ..QueuedLane::default()
             }
         })
     }
 
-    fn crowd_if_many(&mut self, target: Target) -> bool {
+    fn overflow_if_full(&mut self, target: Target) -> bool {
         let many = self
             .counts
             .get(&target)
             .is_some_and(|count| *count > MAX_LANES);
         if many {
-            self.crowd(target);
+            self.overflow(target);
         }
         many
     }

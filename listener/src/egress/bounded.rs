@@ -12,14 +12,12 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::response::{Answer, classify};
-use crate::delivery::failure::FailureKind;
-use crate::delivery::outcome::Outcome;
+use super::response::DeliveryError;
 use crate::sync::lock;
 
 /// How much a server may send.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limit {
+pub(crate) struct ReadLimit {
     /// Most bytes in answer to what was sent.
     most: u64,
     /// How many more each write allows: all of them where a connection is used by one attempt at a time,
@@ -28,10 +26,10 @@ pub(crate) struct Limit {
 }
 
 /// Of a connection that one attempt uses at a time.
-pub(crate) const ALONE: Limit = Limit::alone(1 << 20);
+pub(crate) const EXCLUSIVE: ReadLimit = ReadLimit::alone(1 << 20);
 
 /// Of a connection that attempts share.
-pub(crate) const SHARED: Limit = Limit {
+pub(crate) const SHARED: ReadLimit = ReadLimit {
     most: 256 << 10,
     refill: 16 << 10,
 };
@@ -47,40 +45,40 @@ impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin + std::fmt::Debug> Stream f
 /// Why a connection does not come about or breaks, from where it is known to where a client only finds
 /// it broken.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trouble(Arc<Mutex<Option<(Instant, Answer)>>>);
+pub(crate) struct ConnectionFault(Arc<Mutex<Option<(Instant, DeliveryError)>>>);
 
 /// The server sent more than it may, or announced that it will.
 #[derive(Debug, thiserror::Error)]
 #[error("the server's answer is larger than {} KiB, which is the most that is read of one", .0 >> 10)]
-struct TooLarge(u64);
+struct ResponseTooLarge(u64);
 
 /// A stream that breaks when its server sends too much.
 #[derive(Debug)]
-pub(crate) struct Bounded<S> {
+pub(crate) struct BoundedStream<S> {
     inner: S,
-    limit: Limit,
+    limit: ReadLimit,
     left: u64,
-    frames: Option<Frames>,
-    trouble: Trouble,
+    frames: Option<MessageFrames>,
+    fault: ConnectionFault,
 }
 
 /// Where in the messages of Postgres a stream stands: each begins with a byte that says what it is, and
 /// four that say how long it is.
 #[derive(Debug, Default)]
-struct Frames {
+struct MessageFrames {
     header: Vec<u8>,
     /// Bytes left of the message after its header.
     body: u64,
 }
 
-impl Limit {
+impl ReadLimit {
     pub(crate) const fn alone(most: u64) -> Self {
         Self { most, refill: most }
     }
 }
 
-impl Trouble {
-    pub(crate) fn note(&self, answer: Answer) {
+impl ConnectionFault {
+    pub(crate) fn record(&self, answer: DeliveryError) {
         *lock(&self.0) = Some((Instant::now(), answer));
     }
 
@@ -88,48 +86,45 @@ impl Trouble {
         *lock(&self.0) = None;
     }
 
-    pub(crate) fn last(&self) -> Option<Answer> {
+    pub(crate) fn last(&self) -> Option<DeliveryError> {
         lock(&self.0).as_ref().map(|(_, answer)| answer.clone())
     }
 
     /// What was noted last, if that was at this time or after it.
-    pub(crate) fn since(&self, begun: Instant) -> Option<Answer> {
+    pub(crate) fn since(&self, begun: Instant) -> Option<DeliveryError> {
         let kept = lock(&self.0);
         let (at, answer) = kept.as_ref()?;
         (*at >= begun).then(|| answer.clone())
     }
 
-    /// What came of an attempt at `host` that began at a time, in the words of who knows why its
-    /// connection failed.
-    pub(crate) fn explain(&self, host: &str, begun: Instant, outcome: Outcome) -> Outcome {
-        use FailureKind::{Connection, Timeout};
-        match (&outcome, self.since(begun)) {
-            (Outcome::Retry { failure, .. }, Some(answer))
-                if matches!(failure.kind, Connection | Timeout) =>
-            {
-                classify(host, answer)
+    /// Returns why the connection failed by which an attempt that began at a time failed, if it did.
+    pub(crate) fn explain(&self, error: DeliveryError, begun: Instant) -> DeliveryError {
+        use DeliveryError::{ConnectionFailed, Misconfigured, Timeout, Unreachable};
+        match error {
+            ConnectionFailed(_) | Misconfigured(_) | Timeout(_) | Unreachable(_) => {
+                self.since(begun).unwrap_or(error)
             }
-            _ => outcome,
+            error => error,
         }
     }
 }
 
-impl<S> Bounded<S> {
-    pub(crate) fn new(inner: S, limit: Limit, trouble: &Trouble) -> Self {
+impl<S> BoundedStream<S> {
+    pub(crate) fn new(inner: S, limit: ReadLimit, fault: &ConnectionFault) -> Self {
         Self {
             inner,
             limit,
             left: limit.most,
             frames: None,
-            trouble: trouble.clone(),
+            fault: fault.clone(),
         }
     }
 
     /// The same for messages of Postgres, none of which may be announced to be longer than an answer.
-    pub(crate) fn of_postgres(inner: S, limit: Limit, trouble: &Trouble) -> Self {
+    pub(crate) fn of_postgres(inner: S, limit: ReadLimit, fault: &ConnectionFault) -> Self {
         Self {
-            frames: Some(Frames::default()),
-            ..Self::new(inner, limit, trouble)
+            frames: Some(MessageFrames::default()),
+            ..Self::new(inner, limit, fault)
         }
     }
 
@@ -138,25 +133,26 @@ impl<S> Bounded<S> {
     }
 
     /// Counts what has come.
-    fn take_in(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn count_read(&mut self, bytes: &[u8]) -> io::Result<()> {
         let left = self.left.checked_sub(bytes.len() as u64);
         let most = self.limit.most;
-        let fits = |frames: &mut Frames| frames.pass(bytes, most);
+        let fits = |frames: &mut MessageFrames| frames.pass(bytes, most);
         match left {
             Some(left) if self.frames.as_mut().is_none_or(fits) => {
                 self.left = left;
                 Ok(())
             }
             _ => {
-                let why = TooLarge(most);
-                self.trouble.note(Answer::TooLarge(why.to_string()));
+                let why = ResponseTooLarge(most);
+                self.fault
+                    .record(DeliveryError::ResponseTooLarge(why.to_string()));
                 Err(io::Error::other(why))
             }
         }
     }
 }
 
-impl Frames {
+impl MessageFrames {
     /// Goes past these bytes, unless a message among them is longer than it may be.
     fn pass(&mut self, mut bytes: &[u8], most: u64) -> bool {
         while let Some((first, rest)) = bytes.split_first() {
@@ -182,7 +178,7 @@ impl Frames {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -191,7 +187,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
-        let counted = this.take_in(&buf.filled()[before..]);
+        let counted = this.count_read(&buf.filled()[before..]);
         if counted.is_err() {
             buf.set_filled(before);
         }
@@ -199,7 +195,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -231,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Limit = Limit {
+    const LIMIT: ReadLimit = ReadLimit {
         most: 100,
         refill: 10,
     };
@@ -239,29 +235,32 @@ mod tests {
     #[tokio::test]
     async fn an_answer_ends_at_the_bound_and_a_write_allows_a_little_more() {
         let (client, mut server) = duplex(1000);
-        let trouble = Trouble::default();
-        let mut client = Bounded::new(client, LIMIT, &trouble);
+        let fault = ConnectionFault::default();
+        let mut client = BoundedStream::new(client, LIMIT, &fault);
         server.write_all(&[0; 100]).await.unwrap();
         client.read_exact(&mut [0; 100]).await.unwrap();
         client.write_all(b"?").await.unwrap();
         server.write_all(&[0; 10]).await.unwrap();
         client.read_exact(&mut [0; 10]).await.unwrap();
-        assert!(trouble.last().is_none());
+        assert!(fault.last().is_none());
         server.write_all(&[0]).await.unwrap();
         let error = client.read(&mut [0]).await.unwrap_err();
         assert!(
             error.to_string().contains("answer is larger than"),
             "{error}"
         );
-        assert!(matches!(trouble.last(), Some(Answer::TooLarge(_))));
+        assert!(matches!(
+            fault.last(),
+            Some(DeliveryError::ResponseTooLarge(_))
+        ));
     }
 
     #[tokio::test]
     async fn a_message_that_is_only_announced_is_not_passed_on() {
         for pieces in [1, 2, 7, 50] {
             let (client, mut server) = duplex(1000);
-            let trouble = Trouble::default();
-            let mut client = Bounded::of_postgres(client, LIMIT, &trouble);
+            let fault = ConnectionFault::default();
+            let mut client = BoundedStream::of_postgres(client, LIMIT, &fault);
             let mut said = b"S\0\0\0\x06abZ\0\0\0\x05I".to_vec();
             let fine = said.len();
             said.extend(b"D\x7f\xff\xff\xff");

@@ -16,9 +16,9 @@ use reqwest::{Client, ClientBuilder, Method, Response};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::policy::{Guard, Refused};
-use super::redaction::Scrub;
-use super::response::{Answer, PROXY_LOGIN, advised, retry_after};
+use super::policy::{EgressDenied, EgressPolicy};
+use super::redaction::Redactor;
+use super::response::{DeliveryError, PROXY_LOGIN, append_remedy, retry_after};
 use crate::templating::compile_error::CompileError;
 
 /// Longest wait for a connection; an action's timeout may be shorter.
@@ -40,6 +40,9 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// only makes the connection usable again and explains a failure.
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(1);
 
+/// How long before an attempt's end its answer's body is read no more.
+const DRAIN_MARGIN: Duration = Duration::from_millis(5);
+
 /// What is known of a connection that does not come about, by a word of its error.
 const REMEDIES: [(&str, &str); 1] = [(PROXY_WORDS, PROXY_LOGIN)];
 
@@ -47,14 +50,14 @@ const REMEDIES: [(&str, &str); 1] = [(PROXY_WORDS, PROXY_LOGIN)];
 const PROXY_WORDS: &str = "proxy authorization required";
 
 /// The HTTP client of all actions of a process.
-pub(crate) fn client(guard: &Guard) -> Result<Client, reqwest::Error> {
-    builder(guard).build()
+pub(crate) fn client(egress: &EgressPolicy) -> Result<Client, reqwest::Error> {
+    builder(egress).build()
 }
 
-fn builder(guard: &Guard) -> ClientBuilder {
+fn builder(egress: &EgressPolicy) -> ClientBuilder {
     // Without one of the listener's, those that the environment names are none either: they would dial
-    // in our place, past the guard.
-    let builder = match guard.proxy() {
+    // in our place, past the egress policy.
+    let builder = match egress.proxy() {
         Some(proxy) => Client::builder().proxy(proxy),
         None => Client::builder().no_proxy(),
     };
@@ -62,7 +65,7 @@ fn builder(guard: &Guard) -> ClientBuilder {
         .user_agent(concat!("observer-listener/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
         .referer(false)
-        .dns_resolver(guard.clone())
+        .dns_resolver(egress.clone())
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .pool_idle_timeout(POOL_IDLE)
@@ -73,13 +76,13 @@ fn builder(guard: &Guard) -> ClientBuilder {
 }
 
 /// What connections of one action need beyond what the system knows, and their client.
-struct OwnTls {
+struct ClientTls {
     roots: Vec<Certificate>,
     identity: Option<Identity>,
     client: OnceLock<Option<Client>>,
 }
 
-impl OwnTls {
+impl ClientTls {
     /// Of the settings at `place`.
     fn compile(place: &str, config: &TlsConfig) -> Result<Self, CompileError> {
         let wrong = |field: &str, what: &str| CompileError::field(format!("{place}.{field}"), what);
@@ -103,7 +106,7 @@ impl OwnTls {
             client: OnceLock::new(),
         };
         // Whether they fit each other shows when a client is made.
-        let tried = own.build(&Guard::new(&Egress::default()));
+        let tried = own.build(&EgressPolicy::new(&Egress::default()));
         tried.map_err(|_| {
             wrong(
                 "certificate",
@@ -113,16 +116,16 @@ impl OwnTls {
         Ok(own)
     }
 
-    fn build(&self, guard: &Guard) -> Result<Client, reqwest::Error> {
-        let mut builder = builder(guard).tls_certs_merge(self.roots.iter().cloned());
+    fn build(&self, egress: &EgressPolicy) -> Result<Client, reqwest::Error> {
+        let mut builder = builder(egress).tls_certs_merge(self.roots.iter().cloned());
         if let Some(identity) = &self.identity {
             builder = builder.identity(identity.clone());
         }
         builder.build()
     }
 
-    fn client(&self, guard: &Guard) -> Option<&Client> {
-        self.client.get_or_init(|| self.build(guard).ok()).as_ref()
+    fn client(&self, egress: &EgressPolicy) -> Option<&Client> {
+        self.client.get_or_init(|| self.build(egress).ok()).as_ref()
     }
 }
 
@@ -132,14 +135,14 @@ pub(crate) fn json_headers() -> HeaderMap {
 }
 
 /// An address that requests go to. It may hold a secret.
-pub(crate) struct Endpoint {
+pub(crate) struct HttpEndpoint {
     url: Url,
     pub(crate) host: String,
-    scrub: Scrub,
-    tls: Option<OwnTls>,
+    redactor: Redactor,
+    tls: Option<ClientTls>,
 }
 
-impl Endpoint {
+impl HttpEndpoint {
     /// Of the URL at `place`; `secrets` are what else no message may hold.
     pub(crate) fn compile<'a>(
         place: &str,
@@ -158,7 +161,7 @@ impl Endpoint {
             _ => return Err(bad()),
         };
         Ok(Self {
-            scrub: Scrub::new(&url, secrets),
+            redactor: Redactor::new(&url, secrets),
             host,
             url,
             tls: None,
@@ -166,8 +169,12 @@ impl Endpoint {
     }
 
     /// The same by connections with settings of their own, which stand at `place`.
-    pub(crate) fn by(mut self, place: &str, tls: Option<&TlsConfig>) -> Result<Self, CompileError> {
-        self.tls = tls.map(|tls| OwnTls::compile(place, tls)).transpose()?;
+    pub(crate) fn with_tls(
+        mut self,
+        place: &str,
+        tls: Option<&TlsConfig>,
+    ) -> Result<Self, CompileError> {
+        self.tls = tls.map(|tls| ClientTls::compile(place, tls)).transpose()?;
         Ok(self)
     }
 
@@ -176,40 +183,45 @@ impl Endpoint {
         (self.url.as_str(), &self.host)
     }
 
-    /// Sends a request and reads its answer, within `timeout`.
+    /// Sends a request and reads its answer. The caller bounds it by `timeout`.
     pub(crate) async fn send(
         &self,
-        (guard, http): (&Guard, &Client),
+        (egress, http): (&EgressPolicy, &Client),
         (method, headers, body): (Method, HeaderMap, Vec<u8>),
         now: DateTime<Utc>,
         timeout: Duration,
-    ) -> Answer {
-        if let Err(refused) = guard.vet_literal(&self.url) {
-            return Answer::Forbidden(refused.to_string());
+    ) -> Result<(), DeliveryError> {
+        if let Err(denied) = egress.check_literal(&self.url) {
+            return Err(DeliveryError::EgressDenied(denied.to_string()));
         }
-        let deadline = Instant::now() + timeout;
+        // The caller ends the attempt at its timeout; by then it is to have what the head says.
+        let deadline = Instant::now() + timeout.saturating_sub(DRAIN_MARGIN);
         let own = self.tls.as_ref();
-        let client = match own.map(|own| own.client(guard)) {
+        let client = match own.map(|own| own.client(egress)) {
             None => http,
             Some(Some(client)) => client,
             Some(None) => {
-                return Answer::SetUp(
+                return Err(DeliveryError::Misconfigured(
                     "the client cannot be set up with its TLS settings".to_owned(),
-                );
+                ));
             }
         };
         let request = client
             .request(method, self.url.clone())
             .headers(headers)
             .body(body);
-        match timeout_at(deadline, request.send()).await {
-            Err(_) => Answer::Silence(timeout),
-            Ok(Err(error)) => self.explain(&error),
-            Ok(Ok(response)) => self.read(response, now, deadline).await,
+        match request.send().await {
+            Err(error) => Err(self.explain(&error)),
+            Ok(response) => self.read(response, now, deadline).await,
         }
     }
 
-    async fn read(&self, mut response: Response, now: DateTime<Utc>, deadline: Instant) -> Answer {
+    async fn read(
+        &self,
+        mut response: Response,
+        now: DateTime<Utc>,
+        deadline: Instant,
+    ) -> Result<(), DeliveryError> {
         let status = response.status();
         let header = |name| response.headers().get(name)?.to_str().ok();
         let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, now));
@@ -229,42 +241,43 @@ impl Endpoint {
             }
         };
         let _ = timeout_at(deadline.min(Instant::now() + DRAIN_TIME), drain).await;
-        Answer::Status {
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(DeliveryError::Status {
             status,
             retry_after,
             location,
-            excerpt: if status.is_success() {
-                String::new()
-            } else {
-                self.scrub.excerpt(&body)
-            },
-        }
+            excerpt: self.redactor.excerpt(&body),
+        })
     }
 
     /// What an error of the client means. Its own text would name the URL; its innermost
     /// cause does not.
-    fn explain(&self, error: &reqwest::Error) -> Answer {
-        if let Some(refused) = cause::<Refused>(error) {
-            return Answer::Forbidden(refused.to_string());
+    fn explain(&self, error: &reqwest::Error) -> DeliveryError {
+        if let Some(refused) = cause::<EgressDenied>(error) {
+            return DeliveryError::EgressDenied(refused.to_string());
         }
-        let root = self.scrub.excerpt(innermost(error).to_string().as_bytes());
+        let root = self
+            .redactor
+            .excerpt(innermost(error).to_string().as_bytes());
         if error.is_dns() {
-            Answer::Away(format!("the name cannot be resolved: {root}"))
+            DeliveryError::Unreachable(format!("the name cannot be resolved: {root}"))
         } else if error.is_timeout() {
-            Answer::Away(format!("no connection within {CONNECT_TIMEOUT:?}"))
+            DeliveryError::Unreachable(format!("no connection within {CONNECT_TIMEOUT:?}"))
         } else if error.is_connect() {
-            let said = advised(format!("no connection: {root}"), &REMEDIES, |known| {
+            let said = append_remedy(format!("no connection: {root}"), &REMEDIES, |known| {
                 root.contains(known)
             });
             if concerns_set_up(error) || root.contains(PROXY_WORDS) {
-                Answer::SetUp(said)
+                DeliveryError::Misconfigured(said)
             } else {
-                Answer::Away(said)
+                DeliveryError::Unreachable(said)
             }
         } else if cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
-            Answer::Garbled(root)
+            DeliveryError::InvalidResponse(root)
         } else {
-            Answer::Unreachable(format!("the connection broke: {root}"))
+            DeliveryError::ConnectionFailed(format!("the connection broke: {root}"))
         }
     }
 }

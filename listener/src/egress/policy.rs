@@ -20,16 +20,16 @@ use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::proxy;
-use super::response::Answer;
+use super::response::DeliveryError;
 
 /// Longest wait for a connection; an action's timeout may be shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one of several addresses of a host may take to be reached.
-const PROBE: Duration = Duration::from_secs(1);
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Address ranges of IPv4 that are not public; the first that matches names the reason.
-const REFUSED_V4: &[(Ipv4Net, &str)] = &[
+const DENIED_V4: &[(Ipv4Net, &str)] = &[
     (v4(169, 254, 169, 254, 32), "cloud metadata"),
     (v4(168, 63, 129, 16, 32), "cloud metadata"),
     (v4(100, 100, 100, 200, 32), "cloud metadata"),
@@ -53,7 +53,7 @@ const REFUSED_V4: &[(Ipv4Net, &str)] = &[
 
 /// Address ranges of IPv6 that are not public. The last entries are the rule: only
 /// `2000::/3` is global unicast, so all the rest is reserved whatever its name.
-const REFUSED_V6: &[(Ipv6Net, &str)] = &[
+const DENIED_V6: &[(Ipv6Net, &str)] = &[
     (
         v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
         "cloud metadata",
@@ -76,7 +76,7 @@ const REFUSED_V6: &[(Ipv6Net, &str)] = &[
 
 /// Prefixes of 96 bits whose last 32 bits are an IPv4 address: mapped, translated,
 /// compatible, NAT64.
-const CARRIES_V4: &[Ipv6Net] = &[
+const EMBEDS_V4: &[Ipv6Net] = &[
     v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96),
     v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96),
     v6([0, 0, 0, 0, 0, 0, 0, 0], 96),
@@ -101,7 +101,7 @@ const fn v6(s: [u16; 8], prefix: u8) -> Ipv6Net {
     "{host} has no address that may be dialled (it is {range}): if that is intended, add the \
      host or its address range to spec.egress.allow of the ObserverListener"
 )]
-pub(crate) struct Refused {
+pub(crate) struct EgressDenied {
     /// Host name or literal address.
     host: String,
     /// What kind of address it is.
@@ -110,31 +110,31 @@ pub(crate) struct Refused {
 
 /// Why a host cannot be dialled.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Undialled {
+pub(crate) enum DialError {
     /// It may not be.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Denied(#[from] EgressDenied),
     /// Its name cannot be resolved, now at least.
     #[error("the name cannot be resolved")]
-    Name(#[source] Option<std::io::Error>),
+    Resolve(#[source] Option<std::io::Error>),
     /// None of its addresses is reached.
     #[error("no connection: {0}")]
-    Unreached(#[source] std::io::Error),
+    Connect(#[source] std::io::Error),
 }
 
-impl From<Undialled> for Answer {
-    fn from(why: Undialled) -> Self {
+impl From<DialError> for DeliveryError {
+    fn from(why: DialError) -> Self {
         match why {
-            Undialled::Refused(refused) => Self::Forbidden(refused.to_string()),
-            Undialled::Name(_) | Undialled::Unreached(_) => Self::Away(why.to_string()),
+            DialError::Denied(refused) => Self::EgressDenied(refused.to_string()),
+            DialError::Resolve(_) | DialError::Connect(_) => Self::Unreachable(why.to_string()),
         }
     }
 }
 
 /// Knows the addresses of hosts.
-pub(crate) trait Names: std::fmt::Debug + Send + Sync {
+pub(crate) trait DnsResolver: std::fmt::Debug + Send + Sync {
     /// All addresses of a host, by name or literal.
-    fn find<'a>(
+    fn resolve_host<'a>(
         &'a self,
         host: &'a str,
         port: u16,
@@ -143,10 +143,10 @@ pub(crate) trait Names: std::fmt::Debug + Send + Sync {
 
 /// Those of the system.
 #[derive(Debug)]
-struct System;
+struct SystemResolver;
 
-impl Names for System {
-    fn find<'a>(
+impl DnsResolver for SystemResolver {
+    fn resolve_host<'a>(
         &'a self,
         host: &'a str,
         port: u16,
@@ -157,23 +157,23 @@ impl Names for System {
 
 /// Judges addresses, and resolves names to those that pass.
 #[derive(Clone, Debug)]
-pub(crate) struct Guard {
+pub(crate) struct EgressPolicy {
     rules: Arc<Egress>,
-    names: Arc<dyn Names>,
+    resolver: Arc<dyn DnsResolver>,
     /// Name of the proxy, which may be anywhere.
     proxy: Option<Arc<str>>,
 }
 
-impl Guard {
+impl EgressPolicy {
     pub(crate) fn new(egress: &Egress) -> Self {
-        Self::by(egress, Arc::new(System))
+        Self::by(egress, Arc::new(SystemResolver))
     }
 
-    fn by(egress: &Egress, names: Arc<dyn Names>) -> Self {
+    fn by(egress: &Egress, resolver: Arc<dyn DnsResolver>) -> Self {
         Self {
             proxy: proxy::name(egress).map(Arc::from),
             rules: Arc::new(egress.clone()),
-            names,
+            resolver,
         }
     }
 
@@ -184,20 +184,20 @@ impl Guard {
 
     /// Refuses a URL whose host is a literal address that may not be dialled. The client
     /// asks its resolver about names only.
-    pub(crate) fn vet_literal(&self, url: &Url) -> Result<(), Refused> {
+    pub(crate) fn check_literal(&self, url: &Url) -> Result<(), EgressDenied> {
         let address = match url.host() {
             Some(Host::Ipv4(address)) => IpAddr::V4(address),
             Some(Host::Ipv6(address)) => IpAddr::V6(address),
             Some(Host::Domain(_)) | None => return Ok(()),
         };
-        self.vet(&address.to_string(), address)
+        self.check_address(&address.to_string(), address)
     }
 
     /// Why a host that is an address by itself may not be dialled, if so.
-    pub(crate) fn refused(&self, host: &str) -> Option<Refused> {
+    pub(crate) fn denied_literal(&self, host: &str) -> Option<EgressDenied> {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         let address: IpAddr = literal.parse().ok()?;
-        self.vet(literal, address).err()
+        self.check_address(literal, address).err()
     }
 
     /// The addresses of a host, by name or literal, that may be dialled: at least one. Whoever
@@ -206,29 +206,29 @@ impl Guard {
         &self,
         host: &str,
         port: u16,
-    ) -> Result<Vec<SocketAddr>, Undialled> {
+    ) -> Result<Vec<SocketAddr>, DialError> {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
-        let found = self.names.find(literal, port).await;
-        let found = found.map_err(|error| Undialled::Name(Some(error)))?;
+        let found = self.resolver.resolve_host(literal, port).await;
+        let found = found.map_err(|error| DialError::Resolve(Some(error)))?;
         let allowed = self.select(literal, found)?;
         if allowed.is_empty() {
-            return Err(Undialled::Name(None));
+            return Err(DialError::Resolve(None));
         }
         Ok(allowed)
     }
 
     /// Connects to the first of these addresses that is reached. Of several, none holds up the others
     /// for long.
-    pub(crate) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, Undialled> {
+    pub(crate) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
         let all = self.addresses(host, port).await?;
         let probed: &[SocketAddr] = if all.len() > 1 { &all } else { &[] };
-        let probing = probed.iter().map(|address| (address, PROBE));
+        let probing = probed.iter().map(|address| (address, ADDRESS_TIMEOUT));
         let first = all.first().map(|address| (address, CONNECT_TIMEOUT));
         let mut why = None;
         for (address, patience) in probing.chain(first) {
             match timeout(patience, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
-                    stream.set_nodelay(true).map_err(Undialled::Unreached)?;
+                    stream.set_nodelay(true).map_err(DialError::Connect)?;
                     return Ok(stream);
                 }
                 Ok(Err(error)) => why = Some(error),
@@ -238,46 +238,53 @@ impl Guard {
                 }
             }
         }
-        Err(why.map_or(Undialled::Name(None), Undialled::Unreached))
+        Err(why.map_or(DialError::Resolve(None), DialError::Connect))
     }
 
     /// Whether `address`, which `host` stands for, may be dialled.
-    fn vet(&self, host: &str, address: IpAddr) -> Result<(), Refused> {
-        let address = unmapped(address);
-        let Some(range) = refusal(address) else {
+    fn check_address(&self, host: &str, address: IpAddr) -> Result<(), EgressDenied> {
+        let address = effective_address(address);
+        let Some(range) = denied_range(address) else {
             return Ok(());
         };
-        if self.rules.cidrs.iter().any(|net| net.contains(&address)) || self.trusts(host) {
+        if self.rules.cidrs.iter().any(|net| net.contains(&address)) || self.is_allowed_host(host) {
             return Ok(());
         }
-        Err(Refused {
+        Err(EgressDenied {
             host: host.to_owned(),
             range,
         })
     }
 
     /// Whether the host may resolve to any address.
-    fn trusts(&self, host: &str) -> bool {
+    fn is_allowed_host(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        self.rules.hosts.iter().any(|pattern| means(pattern, &host))
+        self.rules
+            .hosts
+            .iter()
+            .any(|pattern| host_matches(pattern, &host))
     }
 
     /// The limits for a host, where there are any.
-    pub(crate) fn limit(&self, host: &str) -> Option<&HostLimit> {
+    pub(crate) fn host_limit(&self, host: &str) -> Option<&HostLimit> {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         self.rules
             .limits
             .iter()
-            .find(|limit| means(&limit.host, &host))
+            .find(|limit| host_matches(&limit.host, &host))
     }
 
     /// Keeps what may be dialled; an error where that leaves nothing.
-    fn select(&self, host: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refused> {
+    fn select(
+        &self,
+        host: &str,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Vec<SocketAddr>, EgressDenied> {
         let mut refused = None;
         let allowed: Vec<_> = addresses
             .into_iter()
             .filter(|address| {
-                self.vet(host, address.ip())
+                self.check_address(host, address.ip())
                     .map_err(|why| refused = Some(why))
                     .is_ok()
             })
@@ -290,29 +297,29 @@ impl Guard {
 }
 
 /// Whether a pattern, exact or with `*` at its beginning, means this host.
-pub(crate) fn means(pattern: &str, host: &str) -> bool {
+pub(crate) fn host_matches(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix('*') {
         Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
         None => pattern == host,
     }
 }
 
-impl Resolve for Guard {
+impl Resolve for EgressPolicy {
     fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.clone();
+        let egress = self.clone();
         Box::pin(async move {
-            let found = guard.names.find(name.as_str(), 0).await?;
-            if guard.proxy.as_deref() == Some(name.as_str()) {
+            let found = egress.resolver.resolve_host(name.as_str(), 0).await?;
+            if egress.proxy.as_deref() == Some(name.as_str()) {
                 return Ok::<Addrs, _>(Box::new(found.into_iter()));
             }
-            let allowed = guard.select(name.as_str(), found)?;
+            let allowed = egress.select(name.as_str(), found)?;
             Ok::<Addrs, _>(Box::new(allowed.into_iter()))
         })
     }
 }
 
 /// The address that packets to `address` end up at.
-fn unmapped(address: IpAddr) -> IpAddr {
+fn effective_address(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
     };
@@ -324,7 +331,7 @@ fn unmapped(address: IpAddr) -> IpAddr {
         // 6to4 carries it right after its own prefix.
         return IpAddr::V4(Ipv4Addr::new(octets[2], octets[3], octets[4], octets[5]));
     }
-    if CARRIES_V4.iter().any(|net| net.contains(&v6)) {
+    if EMBEDS_V4.iter().any(|net| net.contains(&v6)) {
         return IpAddr::V4(Ipv4Addr::new(
             octets[12], octets[13], octets[14], octets[15],
         ));
@@ -332,14 +339,14 @@ fn unmapped(address: IpAddr) -> IpAddr {
     address
 }
 
-/// Why an (unmapped) address is not public; `None` where it is.
-fn refusal(address: IpAddr) -> Option<&'static str> {
+/// Why an effective address is not public; `None` where it is.
+fn denied_range(address: IpAddr) -> Option<&'static str> {
     match address {
-        IpAddr::V4(v4) => REFUSED_V4
+        IpAddr::V4(v4) => DENIED_V4
             .iter()
             .find(|(net, _)| net.contains(&v4))
             .map(|(_, range)| *range),
-        IpAddr::V6(v6) => REFUSED_V6
+        IpAddr::V6(v6) => DENIED_V6
             .iter()
             .find(|(net, _)| net.contains(&v6))
             .map(|(_, range)| *range),

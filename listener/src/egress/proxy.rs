@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use reqwest::Proxy;
 use url::{Host, Url};
 
-use super::policy::means;
+use super::policy::host_matches;
 
 /// The proxy of these rules; nothing where there is none.
 pub(crate) fn proxy(egress: &Egress) -> Option<Proxy> {
@@ -41,7 +41,10 @@ fn is_direct(config: &ProxyConfig, target: &Url) -> bool {
         Some(Host::Ipv6(address)) => within(address.into()),
         Some(Host::Domain(name)) => {
             let name = name.strip_suffix('.').unwrap_or(name);
-            config.direct_hosts.iter().any(|host| means(host, name))
+            config
+                .direct_hosts
+                .iter()
+                .any(|host| host_matches(host, name))
         }
         None => true,
     }

@@ -6,7 +6,7 @@
 use crate::text::on_one_line;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use crds::config::{ActionKind, HeaderValue, Redacted};
+use crds::config::Redacted;
 use url::Url;
 
 use crate::delivery::failure::Failure;
@@ -26,15 +26,40 @@ const MIN_PART: usize = 6;
 
 /// Texts that must not be repeated, the longest first.
 #[derive(Clone, Default)]
-pub(crate) struct Scrub(Vec<String>);
+pub(crate) struct Redactor(Vec<String>);
 
-impl std::fmt::Debug for Scrub {
+/// Secrets of an action.
+#[derive(Default)]
+pub(crate) struct Secrets(Vec<String>);
+
+impl Secrets {
+    /// Adds the secrets of a URL: user, password, path, query, and their parts. What is no URL is a
+    /// secret as a whole; whoever needs a URL reports it.
+    pub(crate) fn url(&mut self, url: &Redacted) {
+        match Url::parse(url.reveal()) {
+            Ok(url) => self.0.extend(of_url(&url)),
+            Err(_) => self.0.push(url.reveal().to_owned()),
+        }
+    }
+
+    /// Adds a secret, with and without a prefix such as `Bearer ` or `whsec_`.
+    pub(crate) fn secret(&mut self, secret: &str) {
+        add(&mut self.0, secret);
+    }
+
+    /// Adds a password, also as protocols send it with its user.
+    pub(crate) fn login(&mut self, user: &Redacted, password: &Redacted) {
+        add_login(&mut self.0, user.reveal(), password.reveal());
+    }
+}
+
+impl std::fmt::Debug for Redactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Scrub({} secrets)", self.0.len())
     }
 }
 
-impl Scrub {
+impl Redactor {
     /// Knows the URL's secrets: user, password, path, query, and each part of them that is
     /// long enough to be a token; and the `secrets` themselves, with and without a prefix
     /// such as `Bearer ` or `whsec_`.
@@ -43,64 +68,15 @@ impl Scrub {
         for secret in secrets {
             add(&mut texts, secret);
         }
-        Self::of(texts)
+        Self::of_texts(texts)
     }
 
-    /// Knows the secrets of an action, of whatever kind.
-    pub(crate) fn of_action(kind: &ActionKind) -> Self {
-        let mut texts = Vec::new();
-        let url = |texts: &mut Vec<String>, url: &Redacted| {
-            // What is no URL is told of by whoever needs one, and is a secret as a whole.
-            match Url::parse(url.reveal()) {
-                Ok(url) => texts.extend(of_url(&url)),
-                Err(_) => texts.push(url.reveal().to_owned()),
-            }
-        };
-        match kind {
-            ActionKind::Webhook(config) => {
-                url(&mut texts, &config.url);
-                for (_, value) in &config.headers {
-                    if let HeaderValue::Secret(secret) = value {
-                        add(&mut texts, secret.reveal());
-                    }
-                }
-                for secret in &config.signing_secrets {
-                    add(&mut texts, secret.reveal());
-                }
-            }
-            ActionKind::Slack(config) => url(&mut texts, &config.url),
-            ActionKind::Teams(config) => url(&mut texts, &config.url),
-            ActionKind::Email(config) => {
-                if let Some((user, password)) = &config.smtp.login {
-                    add_login(&mut texts, user.reveal(), password.reveal());
-                }
-            }
-            ActionKind::Postgres(config) => {
-                if let Some(of) = &config.url {
-                    url(&mut texts, of);
-                }
-            }
-            ActionKind::Redis(config) => url(&mut texts, &config.url),
-            ActionKind::Nats(config) => {
-                url(&mut texts, &config.url);
-                if let Some(credentials) = &config.credentials {
-                    let lines = credentials.reveal().lines().map(str::trim);
-                    // Between lines that say what they are, which are no secrets.
-                    let lines = lines.filter(|line| !line.starts_with('-') && !line.contains(' '));
-                    lines.for_each(|line| add(&mut texts, line));
-                }
-            }
-            ActionKind::Kafka(config) => {
-                if let Some(sasl) = &config.sasl {
-                    add_login(&mut texts, sasl.username.reveal(), sasl.password.reveal());
-                }
-            }
-            ActionKind::Log(_) => {}
-        }
-        Self::of(texts)
+    /// Redacts these secrets.
+    pub(crate) fn of(secrets: Secrets) -> Self {
+        Self::of_texts(secrets.0)
     }
 
-    fn of(mut texts: Vec<String>) -> Self {
+    fn of_texts(mut texts: Vec<String>) -> Self {
         // The path of a URL without one, or an empty password, is no secret.
         texts.retain(|text| text.len() > 1);
         texts.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
@@ -109,19 +85,19 @@ impl Scrub {
     }
 
     /// What came of an attempt, in words without secrets.
-    pub(crate) fn outcome(&self, mut outcome: Outcome) -> Outcome {
-        if let Outcome::Retry { failure, .. } | Outcome::Refused(failure) = &mut outcome {
-            self.failure(failure);
+    pub(crate) fn redact_outcome(&self, mut outcome: Outcome) -> Outcome {
+        if let Outcome::Retry { failure, .. } | Outcome::Rejected(failure) = &mut outcome {
+            self.redact_failure(failure);
         }
         outcome
     }
 
-    fn failure(&self, failure: &mut Failure) {
-        failure.message = cut(self.clean(&on_one_line(&failure.message)), MAX_MESSAGE);
+    fn redact_failure(&self, failure: &mut Failure) {
+        failure.message = cut(self.redact(&on_one_line(&failure.message)), MAX_MESSAGE);
     }
 
     /// The text without secrets.
-    pub(crate) fn clean(&self, text: &str) -> String {
+    pub(crate) fn redact(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| {
             if text.contains(secret.as_str()) {
                 text.replace(secret.as_str(), MARK)
@@ -134,7 +110,7 @@ impl Scrub {
     /// The beginning of a body, on one line and without secrets.
     pub(crate) fn excerpt(&self, body: &[u8]) -> String {
         let line = on_one_line(&String::from_utf8_lossy(body));
-        cut(self.clean(line.trim()), MAX_EXCERPT)
+        cut(self.redact(line.trim()), MAX_EXCERPT)
     }
 }
 
@@ -224,17 +200,17 @@ mod tests {
     use super::*;
     use crate::delivery::failure::FailureKind;
 
-    fn scrub() -> Scrub {
+    fn redactor() -> Redactor {
         let url = Url::parse(
             "https://user:pa55@hooks.example.com/services/T000AAAA/tok%21en99?sig=abc%20def",
         );
         let secrets = ["Bearer s3cr3t", "whsec_MfKQ9r8GKYqr"];
-        Scrub::new(&url.unwrap(), secrets.into_iter())
+        Redactor::new(&url.unwrap(), secrets.into_iter())
     }
 
     #[test]
     fn what_an_endpoint_repeats_holds_no_secret() {
-        let scrub = scrub();
+        let redactor = redactor();
         for (said, secret) in [
             ("no service /services/T000AAAA/tok%21en99", "T000AAAA"),
             ("unknown team T000AAAA", "T000AAAA"),
@@ -246,50 +222,50 @@ mod tests {
             ("s3c\u{0}r3t", "s3c"),
             ("key MfKQ9r8GKYqr", "MfKQ"),
         ] {
-            let excerpt = scrub.excerpt(said.as_bytes());
+            let excerpt = redactor.excerpt(said.as_bytes());
             assert!(!excerpt.contains(secret), "{said} became {excerpt}");
             assert!(excerpt.contains(MARK), "{said} became {excerpt}");
         }
-        assert!(!format!("{scrub:?}").contains("s3cr3t"));
+        assert!(!format!("{redactor:?}").contains("s3cr3t"));
     }
 
     #[test]
     fn an_excerpt_is_one_short_line() {
-        let scrub = scrub();
+        let redactor = redactor();
         assert_eq!(
-            scrub.excerpt(b"\n a\r\nb\x1b[31m \xff\n"),
+            redactor.excerpt(b"\n a\r\nb\x1b[31m \xff\n"),
             "a  b[31m \u{fffd}"
         );
-        let long = scrub.excerpt("é".repeat(1000).as_bytes());
+        let long = redactor.excerpt("é".repeat(1000).as_bytes());
         assert_eq!(long.chars().count(), MAX_EXCERPT + 1);
     }
 
     #[test]
     fn a_secret_at_the_cut_is_not_half_shown() {
         let text = format!("{}s3cr3t", "x".repeat(MAX_EXCERPT - 3));
-        assert!(!scrub().excerpt(text.as_bytes()).contains("s3c"));
+        assert!(!redactor().excerpt(text.as_bytes()).contains("s3c"));
     }
 
     #[test]
     fn passwords_are_known_decoded_and_encoded() {
         let url = Url::parse("postgres://shop:hunter%402x@h.example/shop").unwrap();
-        let scrub = Scrub::new(&url, std::iter::empty());
+        let redactor = Redactor::new(&url, std::iter::empty());
         let login = STANDARD.encode("\0shop\0hunter@2x");
         for said in ["hunter%402x", "hunter@2x", "aHVudGVyQDJ4", &login] {
-            let clean = scrub.clean(&format!("no: {said}!"));
+            let clean = redactor.redact(&format!("no: {said}!"));
             assert_eq!(clean, "no: [redacted]!", "{said}");
         }
         let token = Url::parse("nats://s3cr3t-t0ken@h.example").unwrap();
-        let clean = Scrub::new(&token, std::iter::empty()).clean("bad token s3cr3t-t0ken");
+        let clean = Redactor::new(&token, std::iter::empty()).redact("bad token s3cr3t-t0ken");
         assert!(!clean.contains("s3cr3t"), "{clean}");
     }
 
     #[test]
     fn messages_are_bounded_after_they_are_cleaned() {
-        let scrub = scrub();
+        let redactor = redactor();
         let message = format!("{}s3c\u{7}r3t", "x".repeat(MAX_MESSAGE - 3));
-        let outcome = Outcome::Refused(Failure::of(FailureKind::Status, message));
-        let Outcome::Refused(failure) = scrub.outcome(outcome) else {
+        let outcome = Outcome::Rejected(Failure::of(FailureKind::Status, message));
+        let Outcome::Rejected(failure) = redactor.redact_outcome(outcome) else {
             unreachable!()
         };
         assert!(!failure.message.contains("s3c"));
@@ -298,10 +274,10 @@ mod tests {
 
     #[test]
     fn a_bare_url_hides_no_slashes() {
-        let scrub = Scrub::new(
+        let redactor = Redactor::new(
             &Url::parse("http://h.example/").unwrap(),
             std::iter::empty(),
         );
-        assert_eq!(scrub.clean("a / b"), "a / b");
+        assert_eq!(redactor.redact("a / b"), "a / b");
     }
 }

@@ -1,5 +1,5 @@
-//! What an answer, or the lack of one, means for a delivery: each room of a protocol says which of
-//! these answers it got, and only here is decided what follows.
+//! Delivery errors, and their classification: each protocol says which of these errors it met, and only
+//! here is decided whether a retry may help.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,9 +18,9 @@ pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 pub(crate) const PROXY_LOGIN: &str =
     "the proxy lets nobody in with the user and password of spec.egress.proxy.url";
 
-/// What came back from where something was sent. Texts hold no secret.
+/// Why nothing was delivered. Texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum DeliveryError {
     /// A head of HTTP with a status.
     Status {
         status: StatusCode,
@@ -32,65 +32,95 @@ pub(crate) enum Answer {
         excerpt: String,
     },
     /// The address may not be dialled; holds the reason and the remedy.
-    Forbidden(String),
+    EgressDenied(String),
     /// No connection came about, or it broke.
-    Unreachable(String),
+    ConnectionFailed(String),
     /// Nothing was reached, which the delivery cannot be to blame for: the name has no address, or
     /// nobody answers there.
-    Away(String),
+    Unreachable(String),
     /// No connection came about for how this side is set up, as by its certificates.
-    SetUp(String),
+    Misconfigured(String),
     /// Something that is not HTTP.
-    Garbled(String),
+    InvalidResponse(String),
     /// More than is read of an answer.
-    TooLarge(String),
+    ResponseTooLarge(String),
     /// Nothing within the attempt's timeout.
-    Silence(Duration),
+    Timeout(Duration),
     /// It takes nothing now, in words of a protocol other than HTTP, and that protocol's status.
-    Busy(String, Option<u16>),
+    Unavailable(String, Option<u16>),
     /// It does not take this one now, for what it is or names, in the same words.
-    Later(String, Option<u16>),
+    TemporarilyRejected(String, Option<u16>),
     /// It will never take it as it is, in the same words, with a remedy.
-    Never(String, Option<u16>),
+    Permanent(String, Option<u16>),
 }
 
-/// The outcome of an attempt at `host` that got `answer`.
-pub(crate) fn classify(host: &str, answer: Answer) -> Outcome {
+impl DeliveryError {
+    /// Returns whether the connection that was used must be dropped.
+    pub(crate) fn breaks_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionFailed(_)
+                | Self::Unreachable(_)
+                | Self::Misconfigured(_)
+                | Self::InvalidResponse(_)
+                | Self::ResponseTooLarge(_)
+                | Self::Timeout(_)
+        )
+    }
+
+    /// Returns whether a retry may help.
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::EgressDenied(_) | Self::Permanent(..) => false,
+            Self::Status { status, .. } => !is_permanent(*status),
+            _ => true,
+        }
+    }
+}
+
+/// Classifies why an attempt at `host` failed: whether a retry may help, and what it says of the endpoint.
+pub(crate) fn classify(host: &str, answer: DeliveryError) -> Outcome {
     match answer {
-        Answer::Status {
+        DeliveryError::Status {
             status,
             retry_after,
             location,
             excerpt,
         } => by_status(host, status, retry_after, location.as_deref(), &excerpt),
-        Answer::Forbidden(why) => Outcome::Refused(Failure::of(FailureKind::Egress, why)),
-        Answer::Unreachable(why) => retry(FailureKind::Connection, format!("{host}: {why}")),
-        Answer::Away(why) => telling(
+        DeliveryError::EgressDenied(why) => {
+            Outcome::Rejected(Failure::of(FailureKind::Egress, why))
+        }
+        DeliveryError::ConnectionFailed(why) => {
+            retry(FailureKind::Connection, format!("{host}: {why}"))
+        }
+        DeliveryError::Unreachable(why) => telling(
             Tells::Away,
             retry(FailureKind::Connection, format!("{host}: {why}")),
         ),
-        Answer::SetUp(why) => telling(
+        DeliveryError::Misconfigured(why) => telling(
             Tells::Nothing,
             retry(FailureKind::Connection, format!("{host}: {why}")),
         ),
-        Answer::Garbled(why) => retry(
+        DeliveryError::InvalidResponse(why) => retry(
             FailureKind::Response,
             format!("{host} did not answer with proper HTTP: {why}"),
         ),
-        Answer::TooLarge(why) => retry(FailureKind::Response, format!("{host}: {why}")),
-        Answer::Silence(timeout) => retry(
+        DeliveryError::ResponseTooLarge(why) => {
+            retry(FailureKind::Response, format!("{host}: {why}"))
+        }
+        DeliveryError::Timeout(timeout) => retry(
             FailureKind::Timeout,
             format!("{host} did not answer within {timeout:?}, the action's timeout"),
         ),
-        Answer::Busy(said, status) => {
+        DeliveryError::Unavailable(said, status) => {
             let message = format!("{host} takes nothing now: {said}");
             later(message, status, Tells::Failed)
         }
-        Answer::Later(said, status) => {
+        DeliveryError::TemporarilyRejected(said, status) => {
             let message = format!("{host} does not take it now: {said}");
             later(message, status, Tells::There)
         }
-        Answer::Never(said, status) => Outcome::Refused(Failure {
+        DeliveryError::Permanent(said, status) => Outcome::Rejected(Failure {
             kind: FailureKind::Status,
             message: format!("{host} refuses: {said}"),
             status,
@@ -124,10 +154,9 @@ fn by_status(
         format!(": {excerpt}")
     };
     match code {
-        200..=299 => Outcome::Done,
         300..=399 => {
             let target = location.map_or(String::new(), |to| format!(" to {to}"));
-            Outcome::Refused(failure(
+            Outcome::Rejected(failure(
                 FailureKind::Redirect,
                 format!(
                     "{host} answered {code}, a redirect{target}; redirects are not followed: \
@@ -143,7 +172,7 @@ fn by_status(
             failure: failure(FailureKind::Status, format!("{host} answered {code}{said}")),
             after: retry_after,
         },
-        400..=499 => Outcome::Refused(failure(
+        400..=499 => Outcome::Rejected(failure(
             FailureKind::Status,
             format!("{host} refused with {code}{said}"),
         )),
@@ -157,38 +186,24 @@ fn by_status(
     }
 }
 
-/// The outcome of `doing` something at `host` within `timeout`.
-pub(crate) async fn within<E: Into<Answer>>(
-    host: &str,
-    timeout: Duration,
-    doing: impl Future<Output = Result<(), E>>,
-) -> Outcome {
-    let until = (Instant::now() + timeout, timeout);
-    let done = in_time(host, until, doing).await;
-    done.err().unwrap_or(Outcome::Done)
-}
-
-/// What comes of a part of an attempt at `host`, or the outcome of the attempt where that is none. The
-/// attempt ends at a time, which is when its timeout is over.
-pub(crate) async fn in_time<T, E: Into<Answer>>(
-    host: &str,
-    (end, timeout): (Instant, Duration),
-    doing: impl Future<Output = Result<T, E>>,
-) -> Result<T, Outcome> {
-    match timeout_at(end, doing).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(classify(host, error.into())),
-        Err(_) => Err(classify(host, Answer::Silence(timeout))),
+/// Runs a part of an attempt until its deadline, which is when its timeout is over.
+pub(crate) async fn until_deadline<T, E: Into<DeliveryError>>(
+    (deadline, timeout): (Instant, Duration),
+    part: impl Future<Output = Result<T, E>>,
+) -> Result<T, DeliveryError> {
+    match timeout_at(deadline, part).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => Err(DeliveryError::Timeout(timeout)),
     }
 }
 
 /// No connection, or it broke, for a reason that may be told.
-pub(crate) fn broken(why: impl fmt::Display) -> Answer {
-    Answer::Unreachable(format!("no connection, or it broke: {why}"))
+pub(crate) fn connection_failed(why: impl fmt::Display) -> DeliveryError {
+    DeliveryError::ConnectionFailed(format!("no connection, or it broke: {why}"))
 }
 
 /// What was said, with the remedy for the first of the known cases that it is.
-pub(crate) fn advised(
+pub(crate) fn append_remedy(
     said: String,
     remedies: &[(&str, &str)],
     is: impl Fn(&str) -> bool,
@@ -226,6 +241,11 @@ fn retry(kind: FailureKind, message: String) -> Outcome {
     }
 }
 
+/// Returns whether a retry cannot help after an answer with this status.
+pub(crate) fn is_permanent(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 300..=499) && !matches!(status.as_u16(), 407 | 408 | 425 | 429)
+}
+
 /// Reads `Retry-After`: a number of seconds or an HTTP date; at most [`MAX_RETRY_AFTER`].
 pub(crate) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();
@@ -251,23 +271,21 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq)]
-    enum Verdict {
-        Done,
+    enum Expected {
         Retry(FailureKind),
-        Refused(FailureKind),
+        Rejected(FailureKind),
     }
 
-    fn verdict(outcome: &Outcome) -> Verdict {
+    fn verdict(outcome: &Outcome) -> Expected {
         match outcome {
-            Outcome::Done => Verdict::Done,
-            Outcome::Retry { failure, .. } => Verdict::Retry(failure.kind),
-            Outcome::Refused(failure) => Verdict::Refused(failure.kind),
-            Outcome::Held(_) => unreachable!("no answer holds an attempt back"),
+            Outcome::Retry { failure, .. } => Expected::Retry(failure.kind),
+            Outcome::Rejected(failure) => Expected::Rejected(failure.kind),
+            Outcome::Delivered | Outcome::Deferred(_) => unreachable!("an error is neither"),
         }
     }
 
-    fn status(code: u16) -> Answer {
-        Answer::Status {
+    fn status(code: u16) -> DeliveryError {
+        DeliveryError::Status {
             status: StatusCode::from_u16(code).unwrap(),
             retry_after: Some(Duration::from_secs(7)),
             location: Some("elsewhere.example".into()),
@@ -277,23 +295,20 @@ mod tests {
 
     #[test]
     fn each_answer_has_its_outcome() {
+        use Expected::{Rejected, Retry};
         use FailureKind as K;
-        use Verdict::{Done, Refused, Retry};
         for (answer, expected) in [
             (status(101), Retry(K::Response)),
-            (status(200), Done),
-            (status(204), Done),
-            (status(299), Done),
-            (status(301), Refused(K::Redirect)),
-            (status(304), Refused(K::Redirect)),
-            (status(308), Refused(K::Redirect)),
-            (status(400), Refused(K::Status)),
-            (status(401), Refused(K::Status)),
-            (status(404), Refused(K::Status)),
+            (status(301), Rejected(K::Redirect)),
+            (status(304), Rejected(K::Redirect)),
+            (status(308), Rejected(K::Redirect)),
+            (status(400), Rejected(K::Status)),
+            (status(401), Rejected(K::Status)),
+            (status(404), Rejected(K::Status)),
             (status(407), Retry(K::Status)),
             (status(408), Retry(K::Status)),
-            (status(410), Refused(K::Status)),
-            (status(422), Refused(K::Status)),
+            (status(410), Rejected(K::Status)),
+            (status(422), Rejected(K::Status)),
             (status(425), Retry(K::Status)),
             (status(429), Retry(K::Status)),
             (status(500), Retry(K::Status)),
@@ -302,16 +317,40 @@ mod tests {
             (status(505), Retry(K::Status)),
             (status(599), Retry(K::Status)),
             (status(600), Retry(K::Response)),
-            (Answer::Forbidden("x".into()), Refused(K::Egress)),
-            (Answer::Unreachable("x".into()), Retry(K::Connection)),
-            (Answer::Away("x".into()), Retry(K::Connection)),
-            (Answer::SetUp("x".into()), Retry(K::Connection)),
-            (Answer::Later("x".into(), Some(450)), Retry(K::Status)),
-            (Answer::Garbled("x".into()), Retry(K::Response)),
-            (Answer::TooLarge("x".into()), Retry(K::Response)),
-            (Answer::Silence(Duration::from_secs(1)), Retry(K::Timeout)),
-            (Answer::Busy("x".into(), Some(451)), Retry(K::Status)),
-            (Answer::Never("x".into(), None), Refused(K::Status)),
+            (DeliveryError::EgressDenied("x".into()), Rejected(K::Egress)),
+            (
+                DeliveryError::ConnectionFailed("x".into()),
+                Retry(K::Connection),
+            ),
+            (DeliveryError::Unreachable("x".into()), Retry(K::Connection)),
+            (
+                DeliveryError::Misconfigured("x".into()),
+                Retry(K::Connection),
+            ),
+            (
+                DeliveryError::TemporarilyRejected("x".into(), Some(450)),
+                Retry(K::Status),
+            ),
+            (
+                DeliveryError::InvalidResponse("x".into()),
+                Retry(K::Response),
+            ),
+            (
+                DeliveryError::ResponseTooLarge("x".into()),
+                Retry(K::Response),
+            ),
+            (
+                DeliveryError::Timeout(Duration::from_secs(1)),
+                Retry(K::Timeout),
+            ),
+            (
+                DeliveryError::Unavailable("x".into(), Some(451)),
+                Retry(K::Status),
+            ),
+            (
+                DeliveryError::Permanent("x".into(), None),
+                Rejected(K::Status),
+            ),
         ] {
             let outcome = classify("h", answer.clone());
             assert_eq!(verdict(&outcome), expected, "{answer:?}");
@@ -320,12 +359,12 @@ mod tests {
 
     #[test]
     fn messages_say_what_was_answered_and_where_a_redirect_leads() {
-        let Outcome::Refused(gone) = classify("h.example", status(404)) else {
+        let Outcome::Rejected(gone) = classify("h.example", status(404)) else {
             unreachable!()
         };
         assert_eq!(gone.status, Some(404));
         assert_eq!(gone.message, "h.example refused with 404: no such hook");
-        let Outcome::Refused(moved) = classify("h.example", status(302)) else {
+        let Outcome::Rejected(moved) = classify("h.example", status(302)) else {
             unreachable!()
         };
         assert!(
@@ -377,12 +416,12 @@ mod tests {
 
         #[test]
         fn every_status_has_an_outcome_that_names_it(code in 100u16..1000) {
+            prop_assume!(!(200..300).contains(&code));
             match classify("h", status(code)) {
-                Outcome::Done => prop_assert!((200..300).contains(&code)),
-                Outcome::Retry { failure, .. } | Outcome::Refused(failure) => {
+                Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => {
                     prop_assert_eq!(failure.status, Some(code));
                 }
-                Outcome::Held(_) => prop_assert!(false, "no answer holds an attempt back"),
+                Outcome::Delivered | Outcome::Deferred(_) => prop_assert!(false, "an error is neither"),
             }
         }
     }

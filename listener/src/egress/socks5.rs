@@ -21,52 +21,52 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::bounded::{Bounded, Limit, Trouble};
-use super::policy::{Guard, Undialled};
-use super::response::Answer;
+use super::bounded::{BoundedStream, ConnectionFault, ReadLimit};
+use super::policy::{DialError, EgressPolicy};
+use super::response::DeliveryError;
 use super::socket_owner;
 
 /// Most connections at once; others wait to be let in.
-const MOST: usize = 512;
+const MAX_CONNECTIONS: usize = 512;
 
 /// The longest answer, with its frame and what TLS makes of it; some come together.
-const LIMIT: Limit = Limit::alone(8 << 20);
+const READ_LIMIT: ReadLimit = ReadLimit::alone(8 << 20);
 
 /// Longest wait for what the client says at first.
-const PATIENCE: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const VERSION: u8 = 5;
 const CONNECT: u8 = 1;
 const NAME: u8 = 3;
 
 /// A proxy that dials what may be dialled; it and all that goes through end with this.
-pub(crate) struct Doorway {
+pub(crate) struct Socks5Proxy {
     address: SocketAddr,
-    trouble: Trouble,
+    fault: ConnectionFault,
     _serving: JoinSet<()>,
 }
 
 /// What a connection that goes through may know.
 #[derive(Clone)]
-struct Keeper {
-    guard: Guard,
-    trouble: Trouble,
+struct ProxyConnection {
+    egress: EgressPolicy,
+    fault: ConnectionFault,
 }
 
-impl Doorway {
-    pub(crate) async fn open(guard: &Guard) -> io::Result<Self> {
+impl Socks5Proxy {
+    pub(crate) async fn open(egress: &EgressPolicy) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let keeper = Keeper {
-            guard: guard.clone(),
-            trouble: Trouble::default(),
+        let connection = ProxyConnection {
+            egress: egress.clone(),
+            fault: ConnectionFault::default(),
         };
-        let trouble = keeper.trouble.clone();
+        let fault = connection.fault.clone();
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, keeper));
+        serving.spawn(serve(listener, connection));
         Ok(Self {
             address,
-            trouble,
+            fault,
             _serving: serving,
         })
     }
@@ -77,22 +77,22 @@ impl Doorway {
     }
 
     /// Why the last connection was refused or cut, unless one came about since.
-    pub(crate) fn refusal(&self) -> Option<Answer> {
-        self.trouble.last()
+    pub(crate) fn last_error(&self) -> Option<DeliveryError> {
+        self.fault.last()
     }
 }
 
-async fn serve(listener: TcpListener, keeper: Keeper) {
-    let room = Arc::new(Semaphore::new(MOST));
-    let mut through = JoinSet::new();
+async fn serve(listener: TcpListener, connection: ProxyConnection) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
-        while through.try_join_next().is_some() {}
+        while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((client, from)) => {
-                let keeper = keeper.clone();
-                through.spawn(async move {
-                    if keeper.knows(&client, from).await {
-                        keeper.pass(client).await;
+                let connection = connection.clone();
+                connections.spawn(async move {
+                    if connection.is_own_process(&client, from).await {
+                        connection.forward(client).await;
                     }
                     drop(place);
                 });
@@ -103,9 +103,9 @@ async fn serve(listener: TcpListener, keeper: Keeper) {
     }
 }
 
-impl Keeper {
+impl ProxyConnection {
     /// Whether this process made the connection at its other end.
-    async fn knows(&self, client: &TcpStream, from: SocketAddr) -> bool {
+    async fn is_own_process(&self, client: &TcpStream, from: SocketAddr) -> bool {
         let owned = match client.local_addr() {
             Ok(to) => socket_owner::is_this_process(from, to).await,
             Err(error) => Err(error),
@@ -114,44 +114,44 @@ impl Keeper {
             Ok(owned) => owned,
             Err(error) => {
                 let why = format!("cannot tell whose connections are this process's own: {error}");
-                self.trouble.note(Answer::SetUp(why));
+                self.fault.record(DeliveryError::Misconfigured(why));
                 false
             }
         }
     }
 
     /// Lets one connection through to where it wants. How it ends is for the client to see.
-    async fn pass(&self, mut client: TcpStream) {
-        let asked = timeout(PATIENCE, asked(&mut client)).await;
+    async fn forward(&self, mut client: TcpStream) {
+        let asked = timeout(HANDSHAKE_TIMEOUT, read_request(&mut client)).await;
         let Ok(Ok((host, port))) = asked else { return };
         let dialled = self.dial(&host, port).await;
         let code = u8::from(dialled.is_err());
         match &dialled {
-            Ok(_) => self.trouble.clear(),
-            Err(why) => self.trouble.note(why.clone()),
+            Ok(_) => self.fault.clear(),
+            Err(why) => self.fault.record(why.clone()),
         }
         let reply = [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0];
         if client.write_all(&reply).await.is_ok()
             && let Ok(broker) = dialled
         {
-            let mut broker = Bounded::new(broker, LIMIT, &self.trouble);
+            let mut broker = BoundedStream::new(broker, READ_LIMIT, &self.fault);
             let _ended = copy_bidirectional(&mut client, &mut broker).await;
         }
     }
 
-    async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, Answer> {
-        let dialled = self.guard.dial(host, port).await;
+    async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, DeliveryError> {
+        let dialled = self.egress.dial(host, port).await;
         dialled.map_err(|why| match why {
-            Undialled::Refused(_) => why.into(),
-            Undialled::Name(_) | Undialled::Unreached(_) => {
-                Answer::Away(format!("the broker {host}:{port}: {why}"))
+            DialError::Denied(_) => why.into(),
+            DialError::Resolve(_) | DialError::Connect(_) => {
+                DeliveryError::Unreachable(format!("the broker {host}:{port}: {why}"))
             }
         })
     }
 }
 
 /// Where a client wants to.
-async fn asked(client: &mut TcpStream) -> io::Result<(String, u16)> {
+async fn read_request(client: &mut TcpStream) -> io::Result<(String, u16)> {
     let strange = || io::Error::from(io::ErrorKind::InvalidData);
     let [version, methods] = read::<2>(client).await?;
     if version != VERSION {
@@ -184,16 +184,16 @@ mod tests {
 
     use super::*;
 
-    fn guard(allow: &[&str]) -> Guard {
-        Guard::new(&Egress {
+    fn egress(allow: &[&str]) -> EgressPolicy {
+        EgressPolicy::new(&Egress {
             cidrs: allow.iter().map(|net| net.parse().unwrap()).collect(),
             ..Egress::default()
         })
     }
 
     /// Asks for a connection; gives it, and the code of the reply.
-    async fn ask(doorway: &Doorway, host: &str, port: u16) -> (TcpStream, u8) {
-        let mut client = TcpStream::connect(doorway.address()).await.unwrap();
+    async fn ask(proxy: &Socks5Proxy, host: &str, port: u16) -> (TcpStream, u8) {
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
         client.write_all(&[5, 1, 0]).await.unwrap();
         assert_eq!(read::<2>(&mut client).await.unwrap(), [5, 0]);
         let length = u8::try_from(host.len()).unwrap();
@@ -207,30 +207,30 @@ mod tests {
     async fn what_may_be_dialled_is_reached() {
         let broker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = broker.local_addr().unwrap().port();
-        let doorway = Doorway::open(&guard(&["127.0.0.0/8"])).await.unwrap();
+        let proxy = Socks5Proxy::open(&egress(&["127.0.0.0/8"])).await.unwrap();
         let ((mut client, code), (mut server, _)) =
-            tokio::join!(ask(&doorway, "localhost", port), async {
+            tokio::join!(ask(&proxy, "localhost", port), async {
                 broker.accept().await.unwrap()
             });
         assert_eq!(code, 0);
-        assert_eq!(doorway.refusal(), None);
+        assert_eq!(proxy.last_error(), None);
         client.write_all(b"ping").await.unwrap();
         assert_eq!(&read::<4>(&mut server).await.unwrap(), b"ping");
         server.write_all(b"pong").await.unwrap();
         assert_eq!(&read::<4>(&mut client).await.unwrap(), b"pong");
-        drop(doorway);
+        drop(proxy);
         assert_eq!(server.read(&mut [0]).await.unwrap_or(0), 0, "it has ended");
     }
 
     #[tokio::test]
     async fn what_may_not_be_is_refused_and_told() {
-        let doorway = Doorway::open(&guard(&[])).await.unwrap();
+        let proxy = Socks5Proxy::open(&egress(&[])).await.unwrap();
         for host in ["localhost", "127.0.0.1", "169.254.169.254"] {
-            let (_, code) = ask(&doorway, host, 9092).await;
+            let (_, code) = ask(&proxy, host, 9092).await;
             assert_eq!(code, 1, "{host}");
-            let refusal = doorway.refusal();
+            let refusal = proxy.last_error();
             assert!(
-                matches!(&refusal, Some(Answer::Forbidden(why)) if why.contains("spec.egress.allow")),
+                matches!(&refusal, Some(DeliveryError::EgressDenied(why)) if why.contains("spec.egress.allow")),
                 "{refusal:?}"
             );
         }
@@ -241,12 +241,12 @@ mod tests {
         let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = gone.local_addr().unwrap().port();
         drop(gone);
-        let doorway = Doorway::open(&guard(&["127.0.0.0/8"])).await.unwrap();
-        let (_, code) = ask(&doorway, "127.0.0.1", port).await;
+        let proxy = Socks5Proxy::open(&egress(&["127.0.0.0/8"])).await.unwrap();
+        let (_, code) = ask(&proxy, "127.0.0.1", port).await;
         assert_eq!(code, 1);
-        let refusal = doorway.refusal();
+        let refusal = proxy.last_error();
         assert!(
-            matches!(&refusal, Some(Answer::Away(why)) if why.contains("the broker 127.0.0.1")),
+            matches!(&refusal, Some(DeliveryError::Unreachable(why)) if why.contains("the broker 127.0.0.1")),
             "{refusal:?}"
         );
     }
@@ -254,8 +254,8 @@ mod tests {
     #[tokio::test]
     #[cfg(target_os = "linux")]
     async fn another_process_is_shown_out() {
-        let doorway = Doorway::open(&guard(&["127.0.0.0/8"])).await.unwrap();
-        let (host, port) = doorway
+        let proxy = Socks5Proxy::open(&egress(&["127.0.0.0/8"])).await.unwrap();
+        let (host, port) = proxy
             .address()
             .split_once(':')
             .map(|(h, p)| (h.to_owned(), p.to_owned()))
@@ -268,18 +268,18 @@ mod tests {
             .output()
             .await;
         assert_eq!(told.unwrap().stdout, b"");
-        assert_eq!(doorway.refusal(), None);
+        assert_eq!(proxy.last_error(), None);
     }
 
     #[tokio::test]
     async fn who_speaks_something_else_is_shown_out() {
-        let doorway = Doorway::open(&guard(&["127.0.0.0/8"])).await.unwrap();
+        let proxy = Socks5Proxy::open(&egress(&["127.0.0.0/8"])).await.unwrap();
         for said in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
             b"\x05\x01\x00\x05\x02\x00\x01",
             b"\x04",
         ] {
-            let mut client = TcpStream::connect(doorway.address()).await.unwrap();
+            let mut client = TcpStream::connect(proxy.address()).await.unwrap();
             client.write_all(said).await.unwrap();
             client.shutdown().await.unwrap();
             let mut answer = Vec::new();

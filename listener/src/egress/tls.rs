@@ -35,11 +35,11 @@ static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> =
 /// The settings at `place`, beside the authorities that the system trusts. Versions before 1.2 are
 /// not known to the library.
 pub(crate) fn client_config(place: &str, config: &TlsConfig) -> Result<ClientConfig, CompileError> {
-    client_config_by(place, config, Verify::Host)
+    client_config_with(place, config, Verify::Host)
 }
 
 /// The same with another judgement of certificates.
-pub(crate) fn client_config_by(
+pub(crate) fn client_config_with(
     place: &str,
     config: &TlsConfig,
     verify: Verify,

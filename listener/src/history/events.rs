@@ -8,8 +8,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
 use crate::capture::change_log::operation;
-use crate::capture::excess::MAX_EVENT_BYTES;
 use crate::dead_letters::replay::letter;
+use crate::delivery::event::MAX_EVENT_BYTES;
 use crate::delivery::event::{self, Event};
 
 /// Timeout of a statement that looks for events: a filter that few events match may make it read the

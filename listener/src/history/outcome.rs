@@ -1,6 +1,6 @@
 //! What became of one event: which observers it met, and where each of their deliveries is.
 
-use ::queue::{JobFilter, JobQueue, JobView, QueueError, State};
+use ::queue::{JobFilter, JobQueue, JobState, JobView, QueueError};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -249,9 +249,9 @@ impl Known<'_> {
             };
         }
         match self.job.map(|job| job.state) {
-            Some(State::Running) => return DeliveryState::Running,
-            Some(State::Completed) => return DeliveryState::Delivered,
-            Some(State::Available | State::Scheduled | State::Blocked) => {
+            Some(JobState::Running) => return DeliveryState::Running,
+            Some(JobState::Completed) => return DeliveryState::Delivered,
+            Some(JobState::Available | JobState::Scheduled | JobState::Blocked) => {
                 return DeliveryState::Queued;
             }
             None => {}

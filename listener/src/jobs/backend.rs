@@ -2,7 +2,7 @@
 //! `observer.job_queue.backend`.
 //!
 //! Jobs are never moved. The backend on record stays in use until it holds no job, and only then does
-//! the configured one replace it. Whoever adds jobs locks the record until its transaction ends (see
+//! the configured one replace it. A transaction that adds jobs locks the record until it ends (see
 //! [`is_current`]), and a switch takes the same lock before it looks, so that no job is left behind.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const SWITCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a queue cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub enum QueueBackendError {
     /// The database could not say which backend holds the jobs.
     #[error("cannot read which backend holds the jobs: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
@@ -66,9 +66,9 @@ pub(crate) async fn is_current(
     Ok(kind(recorded).is_none_or(|recorded| recorded == backend))
 }
 
-/// The queue of a listener.
+/// Job queue of a listener in its current backend.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct QueueBackendHandle {
     /// The queue in the backend on record.
     pub queue: Arc<dyn JobQueue>,
     pool: PgPool,
@@ -77,30 +77,30 @@ pub struct Place {
     durability: Durability,
 }
 
-impl Place {
+impl QueueBackendHandle {
     /// Opens the queue, in the configured backend unless jobs are left in the other one. Jobs of the
     /// Postgres backend are reached through `pool`, and dead letters in any case.
-    pub async fn open(listener: &ListenerConfig, pool: PgPool) -> Result<Self, PlaceError> {
+    pub async fn open(listener: &ListenerConfig, pool: PgPool) -> Result<Self, QueueBackendError> {
         let configured = configured(listener);
-        let place = Self::open_recorded(listener, pool).await?;
-        if place.queue.backend() == configured {
-            return Ok(place);
+        let handle = Self::open_recorded(listener, pool).await?;
+        if handle.queue.backend() == configured {
+            return Ok(handle);
         }
         // Before the switch, which is no use if the new one does not answer.
-        let next = Self::open_in(listener, place.pool.clone(), configured).await?;
-        if place.switch().await? {
-            tracing::info!("{}", PlaceError::Switched(configured));
+        let next = Self::open_in(listener, handle.pool.clone(), configured).await?;
+        if handle.switch().await? {
+            tracing::info!("{}", QueueBackendError::Switched(configured));
             return Ok(next);
         }
-        place.warn_refused().await?;
-        Ok(place)
+        handle.warn_not_switched().await?;
+        Ok(handle)
     }
 
     /// Opens the queue in the backend on record, for commands, which never switch it.
     pub async fn open_recorded(
         listener: &ListenerConfig,
         pool: PgPool,
-    ) -> Result<Self, PlaceError> {
+    ) -> Result<Self, QueueBackendError> {
         let configured = configured(listener);
         let recorded = record(&pool, &listener.identity(), configured).await?;
         Self::open_in(listener, pool, recorded).await
@@ -110,7 +110,7 @@ impl Place {
         listener: &ListenerConfig,
         pool: PgPool,
         backend: BackendKind,
-    ) -> Result<Self, PlaceError> {
+    ) -> Result<Self, QueueBackendError> {
         let (identity, config) = (listener.identity(), &listener.queue);
         let queue_config = QueueConfig {
             lease: config.worker_lease_duration,
@@ -127,7 +127,7 @@ impl Place {
                 let durability = queue.durability();
                 (Arc::new(queue), durability)
             }
-            (BackendKind::Redis, None) => return Err(PlaceError::LeftInRedis),
+            (BackendKind::Redis, None) => return Err(QueueBackendError::LeftInRedis),
         };
         Ok(Self {
             queue,
@@ -139,13 +139,15 @@ impl Place {
     }
 
     /// Logs which jobs a crash of the backend loses.
-    pub(crate) fn tell_durability(&self) {
+    pub(crate) fn log_durability(&self) {
         let lost = match self.durability {
             Durability::Always => return,
             Durability::EverySecond => "jobs of the last two seconds at most",
             Durability::System => "jobs that the system had not written yet",
             Durability::None => "jobs since the last snapshot",
-            Durability::Unknown => "as many jobs as settings say that this user may not ask for",
+            Durability::Unknown => {
+                "an unknown number of jobs, as this user may not read the settings,"
+            }
         };
         tracing::warn!(
             "if Redis crashes, {lost} are lost with it; appendonly yes and appendfsync always keep all of them"
@@ -159,25 +161,25 @@ impl Place {
 
     /// Waits until the queue has to be opened again, since it was switched to the configured backend.
     /// Never returns if that is the one in use.
-    pub(crate) async fn switched(&self) -> PlaceError {
+    pub(crate) async fn switched(&self) -> QueueBackendError {
         if self.queue.backend() == self.configured {
             return std::future::pending().await;
         }
         loop {
             tokio::time::sleep(SWITCH_INTERVAL).await;
             match tokio::time::timeout(SWITCH_TIMEOUT, self.switch()).await {
-                Ok(Ok(true)) => return PlaceError::Switched(self.configured),
+                Ok(Ok(true)) => return QueueBackendError::Switched(self.configured),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, "cannot switch the queue's backend; trying again");
+                    tracing::debug!(%error, "cannot switch the queue's backend; retrying");
                 }
-                Err(_) => tracing::debug!("switching the queue's backend timed out; trying again"),
+                Err(_) => tracing::debug!("switch of the queue's backend timed out; retrying"),
             }
         }
     }
 
     /// Records the configured backend unless jobs are left in this one. Whether that is on record now.
-    async fn switch(&self) -> Result<bool, PlaceError> {
+    async fn switch(&self) -> Result<bool, QueueBackendError> {
         if !self.queue.is_empty().await? {
             return Ok(false);
         }
@@ -205,14 +207,14 @@ impl Place {
     }
 
     /// Logs that the configured backend is not used yet, and what can be done about it.
-    async fn warn_refused(&self) -> Result<(), PlaceError> {
+    async fn warn_not_switched(&self) -> Result<(), QueueBackendError> {
         let stats = self.queue.stats().await?;
         let jobs: u64 = stats.iter().map(|(_, stats)| stats.pending).sum();
         let (current, configured) = (self.queue.backend(), self.configured);
         tracing::warn!(
             jobs,
-            "backend {configured} of the job queue is refused while jobs are left in {current}: {jobs} now. The queue stays \
-             in {current} and switches by itself once it is empty: suspend the observers that add jobs and wait, drop jobs \
+            "the job queue keeps backend {current} instead of {configured} while it holds jobs: {jobs} now. It switches \
+             by itself once it is empty: suspend the observers that add jobs and wait, drop jobs \
              with `observer-listener jobs cancel`, or set spec.queue.backend back to {current}"
         );
         Ok(())

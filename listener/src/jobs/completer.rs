@@ -1,59 +1,61 @@
-//! Tells the queue what came of its jobs.
+//! Submission of job results to the queue.
 
 use std::sync::Arc;
 
 use ::queue::{ClaimToken, FinishedClaim, JobOutcome, QueueError, WorkerId};
 use tokio::time::{sleep, timeout};
 
-use super::dead_letter_writer::Graves;
-use super::worker::{ANSWER, FAILURE_PAUSE};
-use super::worker_config::Setup;
+use super::dead_letter_writer::DeadLetterWriter;
+use super::worker::{QUEUE_TIMEOUT, RETRY_INTERVAL};
+use super::worker_config::WorkerConfig;
 
-/// Tells the queue what ended; gives it back after a pause where that failed.
-pub(crate) async fn tell(
-    setup: Setup,
+/// Submits results. On failure, returns them after [`RETRY_INTERVAL`] so that they are submitted again.
+pub(crate) async fn submit_results(
+    config: WorkerConfig,
     id: WorkerId,
-    ended: Vec<FinishedClaim>,
-) -> Result<usize, (Vec<FinishedClaim>, QueueError)> {
-    let graves = Graves {
-        listener: Arc::clone(&setup.listener),
-        observers: Arc::clone(&setup.observers.borrow()),
+    results: Vec<FinishedClaim>,
+) -> Result<(), (Vec<FinishedClaim>, QueueError)> {
+    let writer = DeadLetterWriter {
+        listener: Arc::clone(&config.listener),
+        observers: Arc::clone(&config.observers.borrow()),
     };
-    let telling = timeout(ANSWER, setup.place.queue.finish(id, &ended, &graves)).await;
-    match telling.unwrap_or(Err(QueueError::NoAnswer)) {
-        Ok(refused) => {
-            setup.count(&ended, &refused);
-            Ok(refused.len())
+    let submission = config.backend.queue.finish(id, &results, &writer);
+    let submitted = timeout(QUEUE_TIMEOUT, submission).await;
+    match submitted.unwrap_or(Err(QueueError::NoAnswer)) {
+        Ok(stale) => {
+            config.count(&results, &stale);
+            Ok(())
         }
         Err(error) => {
-            sleep(FAILURE_PAUSE).await;
-            Err((ended, error))
+            sleep(RETRY_INTERVAL).await;
+            Err((results, error))
         }
     }
 }
 
-impl Setup {
-    fn count(&self, ended: &[FinishedClaim], refused: &[ClaimToken]) {
-        for one in ended {
-            let lane = &one.job.lane;
-            if refused.contains(&one.claim) {
-                self.metrics.jobs.refused.inc();
+impl WorkerConfig {
+    fn count(&self, results: &[FinishedClaim], stale: &[ClaimToken]) {
+        for result in results {
+            let lane = &result.job.lane;
+            if stale.contains(&result.claim) {
+                self.metrics.jobs.results_stale.inc();
                 tracing::warn!(
-                    job = one.job.id,
+                    job = result.job.id,
                     observer = &*lane.observer,
                     action = &*lane.action,
-                    "others have the job by now, so what came of it here is not kept"
+                    "stale job result discarded: the claim expired, or the job was cancelled"
                 );
                 continue;
             }
-            let outcome = match &one.outcome {
-                JobOutcome::Completed => "done",
+            let outcome = match &result.outcome {
+                JobOutcome::Completed => "completed",
                 JobOutcome::Retry { .. } => "retry",
-                JobOutcome::Discarded { .. } => "dead",
+                JobOutcome::Discarded { .. } => "discarded",
                 JobOutcome::Released => continue,
             };
             let labels = [&*lane.observer, &*lane.action, outcome];
-            self.metrics.jobs.finished.with_label_values(&labels).inc();
+            let executions = &self.metrics.jobs.executions;
+            executions.with_label_values(&labels).inc();
         }
     }
 }

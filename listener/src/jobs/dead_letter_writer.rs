@@ -1,4 +1,4 @@
-//! Jobs that are given up become dead letters, where their observers want that.
+//! Dead letters of discarded jobs, unless their observers drop them.
 
 use std::sync::Arc;
 
@@ -7,51 +7,51 @@ use async_trait::async_trait;
 use crds::config::{OnFailure, Operation};
 use sqlx::PgConnection;
 
-use crate::dead_letters::store::{self, Letter};
+use crate::dead_letters::store::{self, NewDeadLetter};
 use crate::delivery::event::Event;
-use crate::jobs::payload::{self, Carried};
+use crate::jobs::payload::{self, JobPayload};
 use crate::observers::Observers;
 
-/// Writes the dead letters of one listener.
+/// Writer of one listener's dead letters.
 #[derive(Clone, Debug)]
-pub(crate) struct Graves {
+pub(crate) struct DeadLetterWriter {
     pub(crate) listener: Arc<str>,
     pub(crate) observers: Arc<Observers>,
 }
 
-impl Graves {
-    /// Whether its observer wants it kept. One that is gone cannot say otherwise.
-    fn keeps(&self, ended: &FinishedClaim) -> bool {
-        let lane = &ended.job.lane;
+impl DeadLetterWriter {
+    /// Whether a job becomes a dead letter: unless its observer drops failed deliveries.
+    fn keeps(&self, finished: &FinishedClaim) -> bool {
+        let lane = &finished.job.lane;
         let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
-        let known = self.observers.compiled(&name);
-        known.is_none_or(|known| known.on_failure == OnFailure::DeadLetter)
+        let compiled = self.observers.compiled(&name);
+        compiled.is_none_or(|compiled| compiled.on_failure == OnFailure::DeadLetter)
     }
 }
 
 #[async_trait]
-impl DeadLetterSink for Graves {
+impl DeadLetterSink for DeadLetterWriter {
     async fn write(
         &self,
         tx: &mut PgConnection,
-        dead: &[&FinishedClaim],
+        discarded: &[&FinishedClaim],
     ) -> Result<(), sqlx::Error> {
-        let letters: Vec<Letter> = dead
+        let letters: Vec<NewDeadLetter> = discarded
             .iter()
-            .filter(|ended| self.keeps(ended))
-            .filter_map(|ended| letter(ended))
+            .filter(|finished| self.keeps(finished))
+            .filter_map(|finished| dead_letter(finished))
             .collect();
         store::insert(tx, &self.listener, letters.iter()).await
     }
 }
 
-fn letter(ended: &FinishedClaim) -> Option<Letter> {
-    let JobOutcome::Discarded { attempts, history } = &ended.outcome else {
+fn dead_letter(finished: &FinishedClaim) -> Option<NewDeadLetter> {
+    let JobOutcome::Discarded { attempts, history } = &finished.outcome else {
         return None;
     };
-    let job = &ended.job;
-    // What cannot be read is kept without its images.
-    let carried = payload::read(job).unwrap_or_else(|_| Carried {
+    let job = &finished.job;
+    // A payload that cannot be decoded is kept without its images.
+    let payload = payload::decode(job).unwrap_or_else(|_| JobPayload {
         event: Event {
             log_id: job.log_id,
             id: job.event_id.clone(),
@@ -60,18 +60,18 @@ fn letter(ended: &FinishedClaim) -> Option<Letter> {
             operation: Operation::Custom,
             key: job.key.clone(),
             tenant: job.tenant.clone(),
-            occurred_at: ended.enqueued_at,
+            occurred_at: finished.enqueued_at,
             old: None,
             new: None,
         },
         attempts_before: 0,
         replay: None,
     });
-    Some(Letter {
-        event: Arc::new(carried.event),
+    Some(NewDeadLetter {
+        event: Arc::new(payload.event),
         observer: Arc::clone(&job.lane.observer),
         action: Arc::clone(&job.lane.action),
-        attempts: attempts.saturating_add(carried.attempts_before),
+        attempts: attempts.saturating_add(payload.attempts_before),
         history: serde_json::from_str(history.get()).unwrap_or_default(),
     })
 }

@@ -1,4 +1,4 @@
-//! Signs of life, and the end of a worker's right when they fail.
+//! Heartbeats of a worker, and the end of its lease if they fail.
 
 use std::time::Duration;
 
@@ -6,42 +6,47 @@ use ::queue::{ClaimToken, HeartbeatResponse, WorkerId};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::worker_config::Setup;
+use super::worker_config::WorkerConfig;
 
-/// Of a lease, the part after which work is cut off that no sign of life was answered for: the rest
-/// is for clocks that go at other rates, and for the cut itself.
-const SAFE: f64 = 0.9;
+/// Part of the lease after which a worker without an acknowledged heartbeat cancels its work. The rest is
+/// for clock drift and for the cancellation itself.
+const RENEW_DEADLINE: f64 = 0.9;
 
-/// Signs given in one lease.
-const SIGNS: u32 = 4;
+/// Heartbeats per lease.
+const HEARTBEATS_PER_LEASE: u32 = 4;
 
-/// Gives signs of life and tells which claims are to be cut off, until `right` ends; ends it when
-/// the signs fail for too long. Counted from before a sign is given, so that no queue counts less.
-pub(crate) async fn keep_alive(
-    setup: &Setup,
+/// Longest interval between two heartbeats.
+const MAX_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Sends heartbeats and cancels the claims that the queue names, until the lease is lost; then cancels
+/// `lease_token`. The lease counts from when a heartbeat was sent, so that no queue counts a shorter one.
+pub(crate) async fn run_heartbeats(
+    config: &WorkerConfig,
     id: WorkerId,
-    right: &CancellationToken,
+    lease_token: &CancellationToken,
     cancel: impl Fn(&[ClaimToken]),
 ) {
-    let pause = setup.lease / SIGNS;
-    let mut deadline = Instant::now() + setup.lease.mul_f64(SAFE);
-    let mut next = Instant::now() + pause;
+    let interval = config.lease_duration / HEARTBEATS_PER_LEASE;
+    let renew_deadline = config.lease_duration.mul_f64(RENEW_DEADLINE);
+    let mut deadline = Instant::now() + renew_deadline;
+    let mut next = Instant::now() + interval;
     loop {
         sleep_until(next.min(deadline)).await;
-        let asked = Instant::now();
-        if asked >= deadline {
+        let sent = Instant::now();
+        if sent >= deadline {
             break;
         }
-        match timeout_at(deadline.min(asked + pause), setup.place.queue.heartbeat(id)).await {
+        let heartbeat = config.backend.queue.heartbeat(id);
+        match timeout_at(deadline.min(sent + interval), heartbeat).await {
             Ok(Ok(HeartbeatResponse::Renewed { cancelled })) => {
-                deadline = asked + setup.lease.mul_f64(SAFE);
+                deadline = sent + renew_deadline;
                 cancel(&cancelled);
             }
             Ok(Ok(HeartbeatResponse::Expired)) => break,
-            Ok(Err(error)) => setup.failed(&error),
-            Err(_) => tracing::debug!("the job queue does not answer to a sign of life"),
+            Ok(Err(error)) => config.record_error(&error),
+            Err(_) => tracing::debug!("worker heartbeat timed out"),
         }
-        next = asked + pause.min(Duration::from_secs(10));
+        next = sent + interval.min(MAX_INTERVAL);
     }
-    right.cancel();
+    lease_token.cancel();
 }

@@ -1,4 +1,4 @@
-//! One lane's jobs, one after the other.
+//! Execution of one lane's jobs, in order.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::payload::{self, Carried};
+use super::payload::{self, JobPayload};
 use crate::delivery::ActionName;
 use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::failure::{Failure, FailureKind};
@@ -24,161 +24,171 @@ use crate::observers::{Compiled, Observers};
 use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 
-/// What those who work on lanes share.
+/// Executor of lane batches, shared by all that run.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct LaneExecutor {
     pub(crate) observers: watch::Receiver<Arc<Observers>>,
-    /// Actions that nobody has had for long, whose jobs are to be given up.
+    /// Actions that no observer has had for a while, whose jobs are discarded.
     pub(crate) orphans: watch::Receiver<Arc<[ActionName]>>,
     pub(crate) metrics: Metrics,
-    /// Cancelled when everything is to be cut off.
-    pub(crate) right: CancellationToken,
-    /// Cancelled when nothing more is to be begun.
+    /// Cancelled before the lease expires, and at the end of the drain timeout.
+    pub(crate) lease_token: CancellationToken,
+    /// Cancelled when no more jobs are to be started.
     pub(crate) stopping: CancellationToken,
-    /// Ends single attempts.
+    /// Cancel single attempts.
     pub(super) cancels: Mutex<HashMap<ClaimToken, CancellationToken>>,
-    pub(super) tell: mpsc::Sender<FinishedClaim>,
+    pub(super) results: mpsc::Sender<FinishedClaim>,
 }
 
-/// Works on the jobs of a lane until one is to be attempted again, or all have ended.
-pub(super) async fn work_on(run: LaneBatch, crew: Arc<Crew>) {
-    let mut goes_on = true;
-    for claimed in run.jobs {
-        let goes = goes_on && !crew.stopping.is_cancelled() && !crew.right.is_cancelled();
-        let outcome = if goes {
-            let outcome = crew.attempt(&claimed).await;
+/// Runs the jobs of a lane until one is to be retried, or all have finished. Releases the rest.
+pub(super) async fn run_lane(batch: LaneBatch, executor: Arc<LaneExecutor>) {
+    let mut unblocked = true;
+    for claimed in batch.jobs {
+        let stopped = executor.stopping.is_cancelled() || executor.lease_token.is_cancelled();
+        let runs = unblocked && !stopped;
+        let outcome = if runs {
+            let outcome = executor.attempt(&claimed).await;
             failpoint!("job-attempted");
             outcome
         } else {
             JobOutcome::Released
         };
-        goes_on = goes
+        unblocked = runs
             && matches!(
                 outcome,
                 JobOutcome::Completed | JobOutcome::Discarded { .. }
             );
-        let ended = FinishedClaim {
+        let result = FinishedClaim {
             job: Arc::new(claimed.job),
             claim: claimed.claim,
             outcome,
             enqueued_at: claimed.enqueued_at,
         };
-        if crew.tell.send(ended).await.is_err() {
+        if executor.results.send(result).await.is_err() {
             return;
         }
     }
 }
 
-impl Crew {
+impl LaneExecutor {
     async fn attempt(&self, claimed: &ClaimedJob) -> JobOutcome {
         let lane = &claimed.job.lane;
         let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
         let mut history: Vec<Attempt> =
             serde_json::from_str(claimed.history.get()).unwrap_or_default();
-        let known = self.observers.borrow().compiled(&name);
-        let give_up = |mut history: Vec<Attempt>, failure: &Failure, attempts, took| {
+        let compiled = self.observers.borrow().compiled(&name);
+        let discard = |mut history: Vec<Attempt>, failure: &Failure, attempts, took| {
             let last = Attempt::new(Utc::now(), failure, took);
             let event = (&*claimed.job.event_id, &*claimed.job.entity);
-            let then = known
+            let then = compiled
                 .as_ref()
-                .map_or(OnFailure::DeadLetter, |known| known.on_failure);
-            self.metrics.given_up(event, &name, attempts, &last, then);
-            attempt::note(&mut history, last);
+                .map_or(OnFailure::DeadLetter, |compiled| compiled.on_failure);
+            self.metrics
+                .record_failed_delivery(event, &name, attempts, &last, then);
+            attempt::push_attempt(&mut history, last);
             JobOutcome::Discarded {
                 attempts,
-                history: written(&history),
+                history: encode_history(&history),
             }
         };
-        let Some(compiled) = &known else {
-            // One that went after the job was claimed may come back as well as any other.
+        let Some(compiled) = &compiled else {
+            // An action that was removed after the job was claimed may be restored, like any other.
             if !self.orphans.borrow().contains(&name) {
                 return JobOutcome::Released;
             }
-            return give_up(history, &removed(&claimed.job), claimed.attempts, None);
+            let failure = action_removed(&claimed.job);
+            return discard(history, &failure, claimed.attempts, None);
         };
-        let carried = match payload::read(&claimed.job) {
-            Ok(carried) => carried,
+        let payload = match payload::decode(&claimed.job) {
+            Ok(payload) => payload,
             Err(error) => {
-                let message = format!("the job's event cannot be read: {error}");
+                let message = format!("the job's event cannot be decoded: {error}");
                 let failure = Failure::of(FailureKind::Event, message);
-                return give_up(history, &failure, claimed.attempts, None);
+                return discard(history, &failure, claimed.attempts, None);
             }
         };
         if claimed.attempts >= compiled.retry.attempts {
-            let message = "its last attempt was never heard of again: the process that made it was killed or cut off";
+            let message = "its last attempt has no result: the process that made it was killed or lost its lease";
             let failure = Failure::of(FailureKind::Lost, message);
-            return give_up(history, &failure, claimed.attempts, None);
+            return discard(history, &failure, claimed.attempts, None);
         }
         let age = (Utc::now() - claimed.enqueued_at).to_std();
-        let left = retry_policy::left(&compiled.retry, age.unwrap_or_default());
-        if left == Some(Duration::ZERO) {
-            return give_up(history, &too_late(&compiled.retry), claimed.attempts, None);
+        let remaining = retry_policy::remaining_deadline(&compiled.retry, age.unwrap_or_default());
+        if remaining == Some(Duration::ZERO) {
+            let failure = deadline_exceeded(&compiled.retry);
+            return discard(history, &failure, claimed.attempts, None);
         }
-        let tries = claimed.attempts + 1;
-        let Some((outcome, took)) = self.outcome(compiled, carried, tries, &claimed.claim).await
+        let attempts = claimed.attempts + 1;
+        let Some((outcome, took)) = self
+            .outcome(compiled, payload, attempts, &claimed.claim)
+            .await
         else {
-            // Somebody wants it cancelled, if it may go on: then it goes with this claim's end.
-            if !self.right.is_cancelled() {
+            // While the lease is valid, only a cancelled job has no outcome; its release removes it.
+            if !self.lease_token.is_cancelled() {
                 let labels = [&*name.0, &*name.1, "cancelled"];
-                self.metrics.jobs.finished.with_label_values(&labels).inc();
+                let executions = &self.metrics.jobs.executions;
+                executions.with_label_values(&labels).inc();
             }
             return JobOutcome::Released;
         };
         match outcome {
-            Outcome::Done => {
-                attempt_log::delivered(compiled, &claimed.job.event_id, tries, took);
+            Outcome::Delivered => {
+                attempt_log::delivered(compiled, &claimed.job.event_id, attempts, took);
                 JobOutcome::Completed
             }
-            Outcome::Held(wait) => JobOutcome::Retry {
+            Outcome::Deferred(wait) => JobOutcome::Retry {
                 delay: wait,
                 attempts: claimed.attempts,
                 history: claimed.history.clone(),
             },
-            Outcome::Refused(failure) => give_up(history, &failure, tries, Some(took)),
-            Outcome::Retry { failure, after } => match wait(&compiled.retry, tries, after) {
-                None => give_up(history, &failure, tries, Some(took)),
-                Some(wait) if left.is_some_and(|left| wait >= left) => {
-                    attempt::note(&mut history, Attempt::new(Utc::now(), &failure, Some(took)));
-                    give_up(history, &too_late(&compiled.retry), tries, None)
+            Outcome::Rejected(failure) => discard(history, &failure, attempts, Some(took)),
+            Outcome::Retry { failure, after } => match wait(&compiled.retry, attempts, after) {
+                None => discard(history, &failure, attempts, Some(took)),
+                Some(wait) if remaining.is_some_and(|remaining| wait >= remaining) => {
+                    attempt::push_attempt(
+                        &mut history,
+                        Attempt::new(Utc::now(), &failure, Some(took)),
+                    );
+                    discard(history, &deadline_exceeded(&compiled.retry), attempts, None)
                 }
                 Some(wait) => {
-                    attempt_log::failed(compiled, &claimed.job.event_id, &failure, tries, wait);
+                    attempt_log::failed(compiled, &claimed.job.event_id, &failure, attempts, wait);
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
-                    attempt::note(&mut history, attempt);
+                    attempt::push_attempt(&mut history, attempt);
                     JobOutcome::Retry {
                         delay: wait,
-                        attempts: tries,
-                        history: written(&history),
+                        attempts,
+                        history: encode_history(&history),
                     }
                 }
             },
         }
     }
 
-    /// What comes of an attempt, and how long it took; nothing if it is cut off.
+    /// Makes an attempt. Returns its outcome and duration, or `None` if it is cancelled.
     async fn outcome(
         &self,
         compiled: &Compiled,
-        carried: Carried,
+        payload: JobPayload,
         attempts: u32,
         claim: &ClaimToken,
     ) -> Option<(Outcome, Duration)> {
-        let Carried { event, replay, .. } = carried;
-        let cut = self.right.child_token();
-        self.cancels().insert(claim.clone(), cut.clone());
-        let (outcome, took) = try_once(compiled, Arc::new(event), attempts, replay, cut).await;
+        let JobPayload { event, replay, .. } = payload;
+        let token = self.lease_token.child_token();
+        self.cancels().insert(claim.clone(), token.clone());
+        let (outcome, took) = try_once(compiled, Arc::new(event), attempts, replay, token).await;
         self.cancels().remove(claim);
         let outcome = outcome?;
-        self.metrics.attempted(&compiled.name, &outcome, took);
+        self.metrics.record_attempt(&compiled.name, &outcome, took);
         Some((outcome, took))
     }
 
-    /// Cuts off what is under way of some claims.
+    /// Cancels the attempts of some claims.
     pub(super) fn cancel(&self, claims: &[ClaimToken]) {
         let cancels = self.cancels();
         for claim in claims {
-            if let Some(cut) = cancels.get(claim) {
-                cut.cancel();
+            if let Some(token) = cancels.get(claim) {
+                token.cancel();
             }
         }
     }
@@ -192,7 +202,7 @@ fn wait(policy: &Retry, attempts: u32, after: Option<Duration>) -> Option<Durati
     retry_policy::wait(policy, attempts, after, rand::random())
 }
 
-fn too_late(policy: &Retry) -> Failure {
+fn deadline_exceeded(policy: &Retry) -> Failure {
     let deadline = HumanDuration::from(policy.deadline.unwrap_or_default());
     let message = format!(
         "it was not delivered within {deadline} (retry.deadline of the action); redrive it if it is still wanted"
@@ -200,15 +210,15 @@ fn too_late(policy: &Retry) -> Failure {
     Failure::of(FailureKind::Deadline, message)
 }
 
-fn removed(job: &Job) -> Failure {
+fn action_removed(job: &Job) -> Failure {
     let (observer, action) = (&job.lane.observer, &job.lane.action);
     let message = format!(
-        "observer {observer} has no action {action} any more: bring it back and redrive, or drop this dead letter"
+        "observer {observer} has no action {action} any more: restore it and redrive, or drop this dead letter"
     );
     Failure::of(FailureKind::Removed, message)
 }
 
-fn written(history: &[Attempt]) -> Box<RawValue> {
+fn encode_history(history: &[Attempt]) -> Box<RawValue> {
     serde_json::value::to_raw_value(history).unwrap_or_default()
 }
 
@@ -220,8 +230,8 @@ mod tests {
     use crds::config::Egress;
 
     use super::*;
-    use crate::admission::action_runtime::Shared;
-    use crate::admission::endpoint_gate::Gates;
+    use crate::admission::action_runtime::ActionRuntime;
+    use crate::admission::endpoint_gate::EndpointRegistry;
 
     fn claimed(name: &ActionName) -> ClaimedJob {
         ClaimedJob {
@@ -252,27 +262,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn claimed_job_of_a_removed_action_waits_for_it() {
-        let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
+    async fn job_of_a_removed_action_is_released_until_it_is_orphaned() {
+        let shared = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
         let (_observers, observers) = watch::channel(Arc::new(none));
         let (orphaned, orphans) = watch::channel::<Arc<[ActionName]>>(Arc::from([]));
-        let (tell, _ended) = mpsc::channel(1);
-        let crew = Crew {
+        let (results, _receiver) = mpsc::channel(1);
+        let executor = LaneExecutor {
             observers,
             orphans,
             metrics: Metrics::new("default/test").unwrap(),
-            right: CancellationToken::new(),
+            lease_token: CancellationToken::new(),
             stopping: CancellationToken::new(),
             cancels: Mutex::new(HashMap::new()),
-            tell,
+            results,
         };
         let name: ActionName = ("default/gone".into(), "notify".into());
         let claimed = claimed(&name);
-        assert!(matches!(crew.attempt(&claimed).await, JobOutcome::Released));
+        assert!(matches!(
+            executor.attempt(&claimed).await,
+            JobOutcome::Released
+        ));
         orphaned.send_replace(Arc::from([name]));
         assert!(matches!(
-            crew.attempt(&claimed).await,
+            executor.attempt(&claimed).await,
             JobOutcome::Discarded { .. }
         ));
     }

@@ -1,4 +1,4 @@
-//! What a worker sees to that nobody tells of: workers that are gone, and jobs of actions that are.
+//! Periodic maintenance by a worker: expired workers, and jobs of actions that were removed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,40 +7,53 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::worker::ANSWER;
-use super::worker_config::Setup;
+use super::worker::QUEUE_TIMEOUT;
+use super::worker_config::WorkerConfig;
 use crate::delivery::ActionName;
 use crate::observers::Observers;
 
-/// Between two looks after the queue.
-const EVERY: Duration = Duration::from_secs(1);
+/// Interval of maintenance.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two looks for jobs of actions that there are no more, in looks after the queue.
-const ORPHANS_EVERY: u32 = 15;
+/// Rounds of maintenance between two checks for orphaned jobs.
+const ORPHAN_CHECK_ROUNDS: u32 = 15;
 
-/// How long the jobs of an action wait that no observer has any more. An observer that was taken
-/// out by mistake, or is refused for a mistake in it, can be brought back within this time.
+/// Time after which the jobs of a removed action are orphaned. Within this time, an observer that was
+/// removed by mistake, or is rejected because of an error in it, can be restored.
 const ORPHANED_AFTER: Duration = Duration::from_mins(10);
 
-/// Sees to it all. Never ends.
-pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[ActionName]>>) {
-    let mut missing = Missing::default();
-    for look in 0_u32.. {
-        sleep(EVERY).await;
-        match timeout(ANSWER, setup.place.queue.run_maintenance()).await {
-            Ok(Ok(report)) => setup.metrics.jobs.lost.inc_by(report.expired_claims),
-            Ok(Err(error)) => tracing::debug!(%error, "cannot see to the job queue; trying again"),
-            Err(_) => tracing::debug!("the job queue takes long to be seen to; trying again"),
+/// Runs maintenance. Never returns.
+pub(crate) async fn run_maintenance(
+    config: &WorkerConfig,
+    orphans: &watch::Sender<Arc<[ActionName]>>,
+) {
+    let mut tracker = OrphanTracker::default();
+    for round in 0_u32.. {
+        sleep(INTERVAL).await;
+        match timeout(QUEUE_TIMEOUT, config.backend.queue.run_maintenance()).await {
+            Ok(Ok(report)) => config
+                .metrics
+                .jobs
+                .leases_expired
+                .inc_by(report.expired_claims),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "maintenance of the job queue failed; retrying");
+            }
+            Err(_) => tracing::debug!("maintenance of the job queue timed out; retrying"),
         }
-        if look % ORPHANS_EVERY == 0 {
-            // Of no action any lane is wanted, so each that has jobs is named alone.
-            let asked = timeout(ANSWER, setup.place.queue.lanes_with_jobs(&[0], 1, 0)).await;
-            if let Ok(Ok(actions)) = asked {
+        if round % ORPHAN_CHECK_ROUNDS == 0 {
+            // With a limit of zero lanes, each action that has jobs is returned without its lanes.
+            let response = timeout(
+                QUEUE_TIMEOUT,
+                config.backend.queue.lanes_with_jobs(&[0], 1, 0),
+            )
+            .await;
+            if let Ok(Ok(actions)) = response {
                 let names = actions
                     .into_iter()
                     .map(|action| (action.observer, action.action));
-                let observers = Arc::clone(&setup.observers.borrow());
-                let found = missing.note(names, &observers, Instant::now());
+                let observers = Arc::clone(&config.observers.borrow());
+                let found = tracker.update(names, &observers, Instant::now());
                 orphans.send_if_modified(|before| {
                     let changed = **before != *found;
                     *before = found.into();
@@ -51,13 +64,13 @@ pub(crate) async fn upkeep(setup: &Setup, orphans: &watch::Sender<Arc<[ActionNam
     }
 }
 
-/// Actions with jobs that no observer has, and since when.
+/// Actions that have jobs and no observer, and since when.
 #[derive(Debug, Default)]
-struct Missing(HashMap<ActionName, Instant>);
+struct OrphanTracker(HashMap<ActionName, Instant>);
 
-impl Missing {
-    /// Takes note of the actions that have jobs; gives those that have been missing for long.
-    fn note(
+impl OrphanTracker {
+    /// Updates the actions that have jobs, and returns those that are orphaned.
+    fn update(
         &mut self,
         with_jobs: impl Iterator<Item = ActionName>,
         observers: &Observers,
@@ -69,11 +82,11 @@ impl Missing {
             (name, since)
         };
         self.0 = missing.map(since).collect();
-        let long = |since: Instant| now.saturating_duration_since(since) >= ORPHANED_AFTER;
-        let long = self.0.iter().filter(|(_, since)| long(**since));
-        let mut long: Vec<ActionName> = long.map(|(name, _)| name.clone()).collect();
-        long.sort_unstable();
-        long
+        let is_orphaned = |since: Instant| now.saturating_duration_since(since) >= ORPHANED_AFTER;
+        let orphans = self.0.iter().filter(|(_, since)| is_orphaned(**since));
+        let mut orphans: Vec<ActionName> = orphans.map(|(name, _)| name.clone()).collect();
+        orphans.sort_unstable();
+        orphans
     }
 }
 
@@ -84,25 +97,25 @@ mod tests {
     use crds::config::Egress;
 
     use super::*;
-    use crate::admission::action_runtime::Shared;
-    use crate::admission::endpoint_gate::Gates;
+    use crate::admission::action_runtime::ActionRuntime;
+    use crate::admission::endpoint_gate::EndpointRegistry;
 
     #[test]
-    fn jobs_wait_for_an_action_that_may_come_back() {
-        let shared = Shared::new(&Egress::default(), &Gates::default()).unwrap();
+    fn jobs_of_a_removed_action_are_orphaned_after_a_while() {
+        let shared = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
         let name: ActionName = ("default/gone".into(), "notify".into());
-        let mut missing = Missing::default();
+        let mut tracker = OrphanTracker::default();
         let start = Instant::now();
-        let mut long_gone = |minutes: u64, there: bool| {
+        let mut orphans = |minutes: u64, there: bool| {
             let names = there.then(|| name.clone()).into_iter();
             let now = start + Duration::from_secs(60 * minutes);
-            missing.note(names, &none, now).len()
+            tracker.update(names, &none, now).len()
         };
-        assert_eq!(long_gone(0, true), 0);
-        assert_eq!(long_gone(9, true), 0);
-        assert_eq!(long_gone(10, true), 1);
-        assert_eq!(long_gone(11, false), 0);
-        assert_eq!(long_gone(12, true), 0, "it counts from anew");
+        assert_eq!(orphans(0, true), 0);
+        assert_eq!(orphans(9, true), 0);
+        assert_eq!(orphans(10, true), 1);
+        assert_eq!(orphans(11, false), 0);
+        assert_eq!(orphans(12, true), 0, "the time starts over");
     }
 }

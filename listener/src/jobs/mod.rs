@@ -1,16 +1,14 @@
-//! Actions off the fast path: jobs, and those given up on.
-
-pub(crate) mod dead_letter_writer;
+//! Job worker and the listener's side of the job queue.
 
 pub mod backend;
 pub(crate) mod completer;
+pub(crate) mod dead_letter_writer;
 pub(crate) mod heartbeat;
 pub(crate) mod lane_executor;
 pub(crate) mod maintenance;
-pub(crate) mod metrics;
 pub mod payload;
 pub(crate) mod prefetch;
-pub(crate) mod ready_runs;
-pub(crate) mod worker_config;
-
+pub(crate) mod queue_metrics;
+pub(crate) mod ready_batches;
 pub(crate) mod worker;
+pub(crate) mod worker_config;

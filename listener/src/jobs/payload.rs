@@ -1,4 +1,4 @@
-//! Deliveries as jobs, and back.
+//! Encoding of deliveries as jobs.
 
 use std::sync::Arc;
 
@@ -14,38 +14,38 @@ use crate::delivery::delivery_id;
 use crate::delivery::event::Event;
 use crate::observers::LaneId;
 
-/// A delivery on its way into the queue.
+/// Delivery to be added to the queue.
 #[derive(Clone, Debug)]
-pub struct Spilled {
+pub struct PendingJob {
     /// The event.
     pub event: Arc<Event>,
     /// Names of observer and action.
     pub name: crate::delivery::ActionName,
-    /// What tells it from earlier jobs of the same delivery, where there were any: a queue may
-    /// refuse to add one that it had.
+    /// Suffix that distinguishes it from earlier jobs of the same delivery, if any: a queue skips jobs
+    /// that it has seen before.
     pub again: Option<String>,
-    /// Whether it is a replay; then it has earlier jobs in this sense.
+    /// Whether it is a replay, which counts as a later job of its delivery.
     pub replay: bool,
-    /// Its lane, as the dispatcher numbers it, where it keeps account of that.
+    /// Lane of the dispatcher, if it tracks it.
     pub lane: Option<LaneId>,
-    /// Hash by which the queue knows its lane.
+    /// Hash of the lane in the queue.
     pub key: u32,
-    /// How soon it is claimed.
+    /// Priority.
     pub priority: Priority,
-    /// Attempts made.
+    /// Number of attempts.
     pub attempts: u32,
-    /// The latest of them, the last one last.
+    /// Latest attempts, the last one last.
     pub history: Vec<Attempt>,
-    /// Attempts made before it became a dead letter, where it was one.
+    /// Number of attempts before it became a dead letter, if it was one.
     pub attempts_before: u32,
-    /// When it may be attempted.
+    /// Time of its next attempt.
     pub due: Instant,
 }
 
-/// What of an event a job does not tell by itself.
+/// Part of an event that is not in other fields of a job, to encode.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Written<'a> {
+struct EncodedPayload<'a> {
     operation: Operation,
     occurred_at: DateTime<Utc>,
     old: Option<&'a RawValue>,
@@ -55,10 +55,10 @@ struct Written<'a> {
     replay: bool,
 }
 
-/// The same, read.
+/// The same, decoded.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Read {
+struct DecodedPayload {
     operation: Operation,
     occurred_at: DateTime<Utc>,
     old: Option<Box<RawValue>>,
@@ -68,7 +68,7 @@ struct Read {
     replay: bool,
 }
 
-impl Spilled {
+impl PendingJob {
     fn id(&self) -> String {
         let (observer, action) = &self.name;
         let delivery = delivery_id(&self.event.id, observer, action);
@@ -78,11 +78,11 @@ impl Spilled {
         }
     }
 
-    /// The job, as of `now`.
+    /// Returns the job, with its delay from `now`.
     pub fn job(&self, now: Instant) -> Result<NewJob, serde_json::Error> {
         let event = &self.event;
         let (observer, action) = &self.name;
-        let written = Written {
+        let payload = EncodedPayload {
             operation: event.operation,
             occurred_at: event.occurred_at,
             old: event.old.as_deref(),
@@ -104,7 +104,7 @@ impl Spilled {
                 key: event.key.clone(),
                 tenant: event.tenant.clone(),
                 priority: self.priority,
-                event: serde_json::value::to_raw_value(&written)?,
+                event: serde_json::value::to_raw_value(&payload)?,
             },
             delay: self.due.saturating_duration_since(now),
             attempts: self.attempts,
@@ -113,36 +113,36 @@ impl Spilled {
     }
 }
 
-/// What a job carries.
+/// Decoded payload of a job.
 #[derive(Debug)]
-pub struct Carried {
+pub struct JobPayload {
     /// The event.
     pub event: Event,
-    /// How many attempts were made before it became a dead letter, where it was one.
+    /// Number of attempts before it became a dead letter, if it was one.
     pub attempts_before: u32,
-    /// The name of the replay that it is part of, where it is.
+    /// Name of the replay that it is part of, if any.
     pub replay: Option<Arc<str>>,
 }
 
-/// Reads a job.
-pub fn read(job: &Job) -> Result<Carried, serde_json::Error> {
-    let read: Read = serde_json::from_str(job.event.get())?;
+/// Decodes a job.
+pub fn decode(job: &Job) -> Result<JobPayload, serde_json::Error> {
+    let payload: DecodedPayload = serde_json::from_str(job.event.get())?;
     let event = Event {
         log_id: job.log_id,
         id: job.event_id.clone(),
         hash: job.lane.hash,
         entity: Arc::from(job.entity.as_str()),
-        operation: read.operation,
+        operation: payload.operation,
         key: job.key.clone(),
         tenant: job.tenant.clone(),
-        occurred_at: read.occurred_at,
-        old: read.old,
-        new: read.new,
+        occurred_at: payload.occurred_at,
+        old: payload.old,
+        new: payload.new,
     };
-    let again = job.id.rsplit_once('~').filter(|_| read.replay);
-    Ok(Carried {
+    let again = job.id.rsplit_once('~').filter(|_| payload.replay);
+    Ok(JobPayload {
         event,
-        attempts_before: read.attempts_before,
+        attempts_before: payload.attempts_before,
         replay: again.map(|(_, again)| Arc::from(again)),
     })
 }
@@ -156,10 +156,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_comes_out_of_a_job_as_it_went_in() {
+    fn event_survives_encoding_as_a_job() {
         let raw = |text: &str| Some(RawValue::from_string(text.to_owned()).unwrap());
         let now = Instant::now();
-        let spilled = Spilled {
+        let pending = PendingJob {
             event: Arc::new(Event {
                 log_id: 42,
                 id: "a-42".into(),
@@ -183,18 +183,18 @@ mod tests {
             attempts_before: 8,
             due: now + Duration::from_secs(3),
         };
-        let job = spilled.job(now).unwrap();
+        let job = pending.job(now).unwrap();
         assert_eq!(job.delay, Duration::from_secs(3));
         let delivery = delivery_id("a-42", "default/big", "notify");
         assert_eq!(job.job.id, delivery);
-        let again = Spilled {
+        let again = PendingJob {
             again: Some("17".into()),
-            ..spilled.clone()
+            ..pending.clone()
         };
         assert_eq!(again.job(now).unwrap().job.id, format!("{delivery}~17"));
-        let carried = read(&job.job).unwrap();
-        assert_eq!((carried.attempts_before, &carried.replay), (8, &None));
-        let event = carried.event;
-        assert_eq!(format!("{event:?}"), format!("{:?}", spilled.event));
+        let payload = decode(&job.job).unwrap();
+        assert_eq!((payload.attempts_before, &payload.replay), (8, &None));
+        let event = payload.event;
+        assert_eq!(format!("{event:?}"), format!("{:?}", pending.event));
     }
 }

@@ -1,10 +1,11 @@
-//! Works on jobs: claims the first ones of lanes, attempts them in order, and tells what came of
-//! them, many at a time.
+//! Worker: claims batches of jobs from the first ones of their lanes, runs them in order, and submits
+//! their results, many at a time.
 //!
-//! A worker is known to the queue under an id for as long as it gives signs of life. When they
-//! fail for nearly a lease it stops all that it does, so that nobody else begins what it has not
-//! ended, and begins anew under another id. It does so too, once what is under way has ended, where it
-//! may hold what it does not know of: whatever is an id's goes back when that leaves.
+//! A worker is registered in the queue under an id for as long as it sends heartbeats. When they fail
+//! for nearly a lease, it cancels everything in flight, so that no other worker runs the same jobs at
+//! the same time, and registers again under a new id. It also does so, after what is in flight has
+//! finished, if it may hold claims that it does not know of: deregistration releases all claims of an
+//! id.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,441 +18,467 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::completer::tell;
-use super::heartbeat::keep_alive;
-use super::lane_executor::{Crew, work_on};
-use super::maintenance::upkeep;
-use super::prefetch::Effort;
-use super::ready_runs::Ready;
-use super::worker_config::Setup;
+use super::completer::submit_results;
+use super::heartbeat::run_heartbeats;
+use super::lane_executor::{LaneExecutor, run_lane};
+use super::maintenance::run_maintenance;
+use super::prefetch::PrefetchEstimator;
+use super::ready_batches::ReadyBatches;
+use super::worker_config::WorkerConfig;
 use crate::delivery::ActionName;
 
-/// Pause after a look that found jobs, while there is room for more.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// Poll interval after a poll that found jobs, while there is capacity.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Longest pause between two looks.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// Longest poll interval.
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The same after [`QUIET`].
-const QUIET_PAUSE: Duration = Duration::from_secs(1);
+/// Poll interval after [`IDLE_AFTER`].
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After so long without a job the looks become seldom.
-const QUIET: Duration = Duration::from_mins(1);
+/// Time without a job after which polls become rare.
+const IDLE_AFTER: Duration = Duration::from_mins(1);
 
-/// Shortest pause before a look for what was held back.
-const OPENING_PAUSE: Duration = Duration::from_millis(20);
+/// Shortest interval before a poll for an action that regains capacity.
+const CAPACITY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Pause after a failure to ask.
-pub(crate) const FAILURE_PAUSE: Duration = Duration::from_millis(500);
+/// Interval before a retry of a call to the queue.
+pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long the queue may take to answer.
-pub(crate) const ANSWER: Duration = Duration::from_secs(10);
+/// Timeout of a call to the queue.
+pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Results that wait to be told; while there are more, nothing more is claimed.
-const MAX_UNTOLD: usize = 4096;
+/// Most results that wait to be submitted; while there are more, no jobs are claimed.
+const MAX_PENDING_RESULTS: usize = 4096;
 
-/// Most results that are told at once.
-const TOLD_AT_ONCE: usize = 1024;
+/// Most results in one call.
+const MAX_RESULTS_PER_CALL: usize = 1024;
 
-/// Most bytes of events that a worker holds, but for the one that it claimed last: as much again may
-/// have ended and wait to be told.
+/// Bytes of events after which a worker claims no more; as many bytes of results may wait to be
+/// submitted.
 const MAX_HELD_BYTES: usize = 8 << 20;
 
-/// Works until `stop`, and then until what is under way has ended or its time is over.
-pub(crate) async fn work(setup: Setup, stop: CancellationToken) {
+/// Runs a worker until `stop`, then drains it within the drain timeout.
+pub(crate) async fn run(config: WorkerConfig, stop: CancellationToken) {
     let (orphaned, orphans) = watch::channel(Arc::from([]));
     while !stop.is_cancelled() {
         let id = WorkerId(Uuid::new_v4());
         let registered = tokio::select! {
-            registered = timeout(ANSWER, setup.place.queue.register(id, &setup.name)) => registered,
+            registered = timeout(QUEUE_TIMEOUT, config.backend.queue.register(id, &config.worker_name)) => registered,
             () = stop.cancelled() => return,
         };
         match registered {
             Ok(Ok(())) => {
-                let session = Session::begin(&setup, id, orphans.clone());
+                let session = WorkerSession::new(&config, id, orphans.clone());
                 session.run(&stop, &orphaned).await;
             }
-            Ok(Err(error)) => setup.failed(&error),
-            Err(_) => tracing::debug!("the job queue does not answer; trying again"),
+            Ok(Err(error)) => config.record_error(&error),
+            Err(_) => tracing::debug!("registration of the worker timed out; retrying"),
         }
         tokio::select! {
-            () = sleep(FAILURE_PAUSE) => {}
+            () = sleep(RETRY_INTERVAL) => {}
             () = stop.cancelled() => {}
         }
     }
 }
 
-/// Work under one id.
-struct Session<'a> {
-    setup: &'a Setup,
+/// Work under one registered id.
+struct WorkerSession<'a> {
+    config: &'a WorkerConfig,
     id: WorkerId,
-    /// Cancelled when what is held here may be others' soon.
-    right: CancellationToken,
-    crew: Arc<Crew>,
-    ended: mpsc::Receiver<FinishedClaim>,
-    /// Those that wait to begin, and how many lanes of each action are here.
-    ready: Ready<LaneBatch>,
+    /// Cancelled before the lease expires, and at the end of the drain timeout.
+    lease_token: CancellationToken,
+    executor: Arc<LaneExecutor>,
+    results: mpsc::Receiver<FinishedClaim>,
+    /// Batches that wait to run, and the number of lanes of each action held here.
+    ready: ReadyBatches<LaneBatch>,
     running: JoinSet<(ActionName, usize)>,
-    /// Bytes of the events of what waits to begin and of what is running.
+    /// Bytes of events of waiting and running batches.
     held_bytes: usize,
     claims: JoinSet<Result<Vec<LaneBatch>, QueueError>>,
-    untold: Vec<FinishedClaim>,
-    untold_bytes: usize,
-    telling: JoinSet<Result<usize, (Vec<FinishedClaim>, QueueError)>>,
-    effort: Effort,
-    /// Actions that nobody has any more, whose jobs are to be given up.
+    pending_results: Vec<FinishedClaim>,
+    pending_bytes: usize,
+    submission: JoinSet<Result<(), (Vec<FinishedClaim>, QueueError)>>,
+    prefetch: PrefetchEstimator,
+    /// Actions that no observer has any more, whose jobs are discarded.
     orphans: watch::Receiver<Arc<[ActionName]>>,
-    pause: Duration,
-    next_look: Instant,
-    /// Jobs were said to be there while a look was under way, which may have missed them.
-    look_again: bool,
-    /// When there is room again for an action that nothing is taken of now.
-    opening: Option<Instant>,
-    /// When there was a job, or was said to be one.
+    poll_interval: Duration,
+    next_poll: Instant,
+    /// Whether jobs were added during a poll, which may have missed them.
+    poll_again: bool,
+    /// When an action without capacity has capacity again.
+    capacity_at: Option<Instant>,
+    /// When jobs were last claimed or announced.
     last_job: Instant,
 }
 
-impl<'a> Session<'a> {
-    fn begin(setup: &'a Setup, id: WorkerId, orphans: watch::Receiver<Arc<[ActionName]>>) -> Self {
-        let (tell, ended) = mpsc::channel(setup.concurrency.max(1));
-        let right = CancellationToken::new();
+impl<'a> WorkerSession<'a> {
+    fn new(
+        config: &'a WorkerConfig,
+        id: WorkerId,
+        orphans: watch::Receiver<Arc<[ActionName]>>,
+    ) -> Self {
+        let (results_sender, results) = mpsc::channel(config.concurrency.max(1));
+        let lease_token = CancellationToken::new();
         Self {
-            crew: Arc::new(Crew {
-                observers: setup.observers.clone(),
+            executor: Arc::new(LaneExecutor {
+                observers: config.observers.clone(),
                 orphans: orphans.clone(),
-                metrics: setup.metrics.clone(),
-                right: right.clone(),
+                metrics: config.metrics.clone(),
+                lease_token: lease_token.clone(),
                 stopping: CancellationToken::new(),
                 cancels: Mutex::new(HashMap::new()),
-                tell,
+                results: results_sender,
             }),
-            setup,
+            config,
             id,
-            right,
-            ended,
-            ready: Ready::default(),
+            lease_token,
+            results,
+            ready: ReadyBatches::default(),
             running: JoinSet::new(),
             held_bytes: 0,
             claims: JoinSet::new(),
-            untold: Vec::new(),
-            untold_bytes: 0,
-            telling: JoinSet::new(),
-            effort: Effort::default(),
+            pending_results: Vec::new(),
+            pending_bytes: 0,
+            submission: JoinSet::new(),
+            prefetch: PrefetchEstimator::default(),
             orphans,
-            pause: SHORTEST_PAUSE,
-            next_look: Instant::now(),
-            look_again: false,
-            opening: None,
+            poll_interval: MIN_POLL_INTERVAL,
+            next_poll: Instant::now(),
+            poll_again: false,
+            capacity_at: None,
             last_job: Instant::now(),
         }
     }
 
     async fn run(mut self, stop: &CancellationToken, orphaned: &watch::Sender<Arc<[ActionName]>>) {
-        let setup = self.setup;
-        let (crew, right) = (Arc::clone(&self.crew), self.right.clone());
-        let signs = keep_alive(setup, self.id, &right, |claims| crew.cancel(claims));
-        let upkeep = upkeep(setup, orphaned);
+        let config = self.config;
+        let (executor, lease_token) = (Arc::clone(&self.executor), self.lease_token.clone());
+        let heartbeats = run_heartbeats(config, self.id, &lease_token, |claims| {
+            executor.cancel(claims);
+        });
+        let maintenance = run_maintenance(config, orphaned);
         let work = self.work(stop);
-        // The signs go on until all has ended, or end all themselves.
+        // Heartbeats continue until the work is done, and only end first if the lease is lost.
         let lost = tokio::select! {
-            () = signs => true,
-            () = upkeep => true,
+            () = heartbeats => true,
+            () = maintenance => true,
             () = work => false,
         };
         if lost {
             tracing::warn!(
                 worker = %self.id.0,
-                "gave no sign of life to the job queue for too long; what was under way is cut off and done again"
+                "worker lease expired; jobs in flight are cancelled and retried"
             );
-            right.cancel();
-            self.finish_after_loss().await;
+            lease_token.cancel();
+            self.drain_after_lease_loss().await;
         }
-        self.setup.metrics.jobs.running.set(0);
+        self.config.metrics.jobs.in_flight.set(0);
     }
 
     async fn work(&mut self, stop: &CancellationToken) {
         let mut end = None;
         loop {
-            self.start();
-            self.tell();
-            let late = end.is_some_and(|end| Instant::now() >= end + ANSWER);
-            let ends = self.crew.stopping.is_cancelled();
-            if ends && (self.is_done() || late) {
+            self.start_batches();
+            self.submit_results();
+            let overdue = end.is_some_and(|end| Instant::now() >= end + QUEUE_TIMEOUT);
+            let stopping = self.executor.stopping.is_cancelled();
+            if stopping && (self.is_done() || overdue) {
                 break;
             }
-            let look = (!ends && self.wants_more()).then_some(self.next_look);
-            let added = Arc::clone(&self.setup.added);
+            let poll_at = (!stopping && self.can_claim()).then_some(self.next_poll);
+            let added = Arc::clone(&self.config.jobs_added);
             tokio::select! {
-                Some(ended) = self.ended.recv() => self.note(ended),
-                Some(ran) = self.running.join_next() => self.ran(ran),
-                Some(claimed) = self.claims.join_next() => self.claimed(claimed),
-                Some(told) = self.telling.join_next() => self.told(told),
-                () = added.notified(), if !ends => self.look_soon(),
-                () = until(look), if look.is_some() => self.look(),
+                Some(result) = self.results.recv() => self.record_result(result),
+                Some(ran) = self.running.join_next() => self.on_batch_finished(ran),
+                Some(claimed) = self.claims.join_next() => self.on_claimed(claimed),
+                Some(submitted) = self.submission.join_next() => self.on_submitted(submitted),
+                () = added.notified(), if !stopping => self.poll_soon(),
+                () = until(poll_at), if poll_at.is_some() => self.poll(),
                 () = stop.cancelled(), if end.is_none() => {
-                    end = Some(Instant::now() + self.setup.drain);
-                    self.begin_no_more();
+                    end = Some(Instant::now() + self.config.drain_timeout);
+                    self.stop_claiming();
                 }
-                () = until(end.map(|end| end + ANSWER)), if self.right.is_cancelled() && end.is_some() => {}
-                () = until(end), if end.is_some() && !self.right.is_cancelled() => {
+                () = until(end.map(|end| end + QUEUE_TIMEOUT)), if self.lease_token.is_cancelled() && end.is_some() => {}
+                () = until(end), if end.is_some() && !self.lease_token.is_cancelled() => {
                     if !self.running.is_empty() {
-                        tracing::warn!(jobs = self.running.len(), "cutting off jobs under way; they are done again");
+                        tracing::warn!(jobs = self.running.len(), "drain timeout exceeded; jobs in flight are cancelled and retried");
                     }
-                    self.right.cancel();
+                    self.lease_token.cancel();
                 }
             }
         }
-        self.leave(stop).await;
+        self.deregister(stop).await;
     }
 
-    /// Gives back whatever is held under this id; tries until that is done, or for [`ANSWER`] once
-    /// a stop is asked for. Should it fail, the lease runs out with the signs of life.
-    async fn leave(&self, stop: &CancellationToken) {
-        let leaving = async {
-            while let Err(error) = self.setup.place.queue.deregister(self.id).await {
-                self.setup.failed(&error);
-                sleep(FAILURE_PAUSE).await;
+    /// Deregisters the worker, which releases its claims. Retries until that succeeds, or for
+    /// [`QUEUE_TIMEOUT`] after `stop`; if it fails, the lease expires without heartbeats.
+    async fn deregister(&self, stop: &CancellationToken) {
+        let deregistration = async {
+            while let Err(error) = self.config.backend.queue.deregister(self.id).await {
+                self.config.record_error(&error);
+                sleep(RETRY_INTERVAL).await;
             }
         };
-        let patience = async {
+        let deadline = async {
             stop.cancelled().await;
-            sleep(ANSWER).await;
+            sleep(QUEUE_TIMEOUT).await;
         };
         tokio::select! {
-            () = leaving => {}
-            () = patience => {}
+            () = deregistration => {}
+            () = deadline => {}
         }
     }
 
     fn is_done(&self) -> bool {
         self.running.is_empty()
             && self.claims.is_empty()
-            && self.untold.is_empty()
-            && self.telling.is_empty()
+            && self.pending_results.is_empty()
+            && self.submission.is_empty()
             && self.ready.len() == 0
-            && self.ended.is_empty()
+            && self.results.is_empty()
     }
 
-    fn room(&self) -> usize {
-        let ahead = self.effort.ahead();
+    fn capacity(&self) -> usize {
+        let ahead = self.prefetch.ahead();
         let held = self.running.len() + self.ready.len();
-        (self.setup.concurrency + ahead).saturating_sub(held)
+        (self.config.concurrency + ahead).saturating_sub(held)
     }
 
-    fn wants_more(&self) -> bool {
+    fn can_claim(&self) -> bool {
         self.claims.is_empty()
-            && self.untold.len() < MAX_UNTOLD
-            && self.untold_bytes < MAX_HELD_BYTES
+            && self.pending_results.len() < MAX_PENDING_RESULTS
+            && self.pending_bytes < MAX_HELD_BYTES
             && self.held_bytes < MAX_HELD_BYTES
-            && self.room() > 0
+            && self.capacity() > 0
     }
 
-    /// There are jobs, or there will be some before long.
-    fn look_soon(&mut self) {
-        self.look_again = !self.claims.is_empty();
+    /// Polls without delay, since jobs were added or claimed.
+    fn poll_soon(&mut self) {
+        self.poll_again = !self.claims.is_empty();
         self.last_job = Instant::now();
-        self.next_look = self.last_job;
-        self.pause = SHORTEST_PAUSE;
+        self.next_poll = self.last_job;
+        self.poll_interval = MIN_POLL_INTERVAL;
     }
 
-    fn look(&mut self) {
-        let (queue, id) = (Arc::clone(&self.setup.place.queue), self.id);
+    fn poll(&mut self) {
+        let (queue, id) = (Arc::clone(&self.config.backend.queue), self.id);
         let orphans = Arc::clone(&self.orphans.borrow());
-        let (room, now) = (self.room(), Instant::now());
-        let (mut want, opening) = self.setup.want(room, &orphans, self.ready.held(), now);
-        want.max_bytes = MAX_HELD_BYTES.saturating_sub(self.held_bytes);
-        self.opening = opening;
+        let (max_lanes, now, held) = (self.capacity(), Instant::now(), self.ready.held());
+        let (mut request, capacity_at) = self.config.claim_request(max_lanes, &orphans, held, now);
+        request.max_bytes = MAX_HELD_BYTES.saturating_sub(self.held_bytes);
+        self.capacity_at = capacity_at;
         self.claims.spawn(async move {
-            let claimed = timeout(ANSWER, queue.claim(id, &want)).await;
+            let claimed = timeout(QUEUE_TIMEOUT, queue.claim(id, &request)).await;
             claimed.unwrap_or(Err(QueueError::NoAnswer))
         });
     }
 
-    fn claimed(&mut self, claimed: Result<Result<Vec<LaneBatch>, QueueError>, JoinError>) {
-        let again = std::mem::take(&mut self.look_again);
-        let pause = match claimed {
-            Ok(Ok(runs)) => {
-                if !runs.is_empty() {
+    fn on_claimed(&mut self, claimed: Result<Result<Vec<LaneBatch>, QueueError>, JoinError>) {
+        let poll_again = std::mem::take(&mut self.poll_again);
+        let interval = match claimed {
+            Ok(Ok(batches)) => {
+                if !batches.is_empty() {
                     failpoint!("jobs-claimed");
                 }
-                if runs.is_empty() {
-                    let quiet = self.last_job.elapsed() > QUIET;
-                    let longest = if quiet { QUIET_PAUSE } else { LONGEST_PAUSE };
-                    self.pause = (self.pause * 2).min(longest);
+                if batches.is_empty() {
+                    let idle = self.last_job.elapsed() > IDLE_AFTER;
+                    let longest = if idle {
+                        IDLE_POLL_INTERVAL
+                    } else {
+                        MAX_POLL_INTERVAL
+                    };
+                    self.poll_interval = (self.poll_interval * 2).min(longest);
                 } else {
-                    self.look_soon();
+                    self.poll_soon();
                 }
-                // What was asked for was there, so there may be more.
-                let more = runs.len() >= self.setup.concurrency || again;
-                for run in runs {
-                    self.take(run);
+                // A full claim suggests that there are more.
+                let more = batches.len() >= self.config.concurrency || poll_again;
+                for batch in batches {
+                    self.accept(batch);
                 }
-                if self.crew.stopping.is_cancelled() {
-                    self.hand_back();
+                if self.executor.stopping.is_cancelled() {
+                    self.release_ready();
                 }
-                if more { Duration::ZERO } else { self.pause }
+                if more {
+                    Duration::ZERO
+                } else {
+                    self.poll_interval
+                }
             }
             Ok(Err(error)) => {
-                self.setup.failed(&error);
+                self.config.record_error(&error);
                 if error.may_have_claimed() {
-                    self.begin_no_more();
+                    self.stop_claiming();
                 }
-                FAILURE_PAUSE
+                RETRY_INTERVAL
             }
             Err(error) => {
-                tracing::error!(%error, "a look for jobs broke down");
-                self.begin_no_more();
-                FAILURE_PAUSE
+                tracing::error!(%error, "claim of jobs panicked");
+                self.stop_claiming();
+                RETRY_INTERVAL
             }
         };
         let now = Instant::now();
-        let opening = self.opening.map(|opening| opening.max(now + OPENING_PAUSE));
-        self.next_look = opening.map_or(now + pause, |opening| opening.min(now + pause));
+        let capacity_at = self.capacity_at.map(|at| at.max(now + CAPACITY_INTERVAL));
+        self.next_poll = capacity_at.map_or(now + interval, |at| at.min(now + interval));
     }
 
-    /// Keeps a run, unless its action holds its share of the room already.
-    fn take(&mut self, run: LaneBatch) {
-        let Some(first) = run.jobs.first() else {
+    /// Keeps a batch, unless its action holds its share of the capacity already.
+    fn accept(&mut self, batch: LaneBatch) {
+        let Some(first) = batch.jobs.first() else {
             return;
         };
         let name = name(first);
-        let most = self.share() + self.effort.ahead();
-        let late: Vec<Duration> = run.jobs.iter().map(|job| job.queue_delay).collect();
-        let bytes = bytes(&run);
-        match self.ready.add(name, run, most) {
+        let most = self.max_lanes_per_action() + self.prefetch.ahead();
+        let delays: Vec<Duration> = batch.jobs.iter().map(|job| job.queue_delay).collect();
+        let bytes = bytes(&batch);
+        match self.ready.add(name, batch, most) {
             Ok(()) => {
                 self.held_bytes += bytes;
-                for late in late {
-                    self.setup.metrics.jobs.late.observe(late.as_secs_f64());
+                for delay in delays {
+                    self.config
+                        .metrics
+                        .jobs
+                        .queue_delay
+                        .observe(delay.as_secs_f64());
                 }
             }
-            Err(run) => self.give_back(run),
+            Err(batch) => self.release(batch),
         }
     }
 
-    /// Most lanes under way here of one action, so that one whose attempts take long leaves room
-    /// for others, if there are any.
-    fn share(&self) -> usize {
-        let all = self.setup.concurrency;
-        let alone = self.setup.observers.borrow().len() < 2;
+    /// Most lanes of one action that run here at once, so that a slow action leaves capacity for others,
+    /// if there are any.
+    fn max_lanes_per_action(&self) -> usize {
+        let all = self.config.concurrency;
+        let alone = self.config.observers.borrow().len() < 2;
         if alone { all } else { all - all / 4 }
     }
 
-    fn start(&mut self) {
-        let share = self.share();
-        while self.running.len() < self.setup.concurrency
-            && let Some((name, run)) = self.ready.next(share)
+    fn start_batches(&mut self) {
+        let share = self.max_lanes_per_action();
+        while self.running.len() < self.config.concurrency
+            && let Some((name, batch)) = self.ready.next(share)
         {
-            let bytes = bytes(&run);
-            let working = work_on(run, Arc::clone(&self.crew));
+            let bytes = bytes(&batch);
+            let lane = run_lane(batch, Arc::clone(&self.executor));
             self.running.spawn(async move {
-                working.await;
+                lane.await;
                 (name, bytes)
             });
         }
         let running = i64::try_from(self.running.len()).unwrap_or(i64::MAX);
-        self.setup.metrics.jobs.running.set(running);
+        self.config.metrics.jobs.in_flight.set(running);
     }
 
-    /// Lets what is under way end, and begins nothing more: for a stop, or where jobs may be held
-    /// under this id that are not known here, as when a claim had no answer.
-    fn begin_no_more(&mut self) {
-        self.crew.stopping.cancel();
-        self.hand_back();
+    /// Starts no more jobs, and lets those in flight finish: for a stop, or if this id may hold claims
+    /// that are unknown here, as after a claim that timed out.
+    fn stop_claiming(&mut self) {
+        self.executor.stopping.cancel();
+        self.release_ready();
     }
 
-    /// What was not begun is others' again.
-    fn hand_back(&mut self) {
-        for run in self.ready.drain() {
-            self.held_bytes = self.held_bytes.saturating_sub(bytes(&run));
-            self.give_back(run);
+    /// Releases the batches that were not started.
+    fn release_ready(&mut self) {
+        for batch in self.ready.drain() {
+            self.held_bytes = self.held_bytes.saturating_sub(bytes(&batch));
+            self.release(batch);
         }
     }
 
-    fn give_back(&mut self, run: LaneBatch) {
-        self.untold_bytes += bytes(&run);
-        self.untold.extend(untouched(run));
+    fn release(&mut self, batch: LaneBatch) {
+        self.pending_bytes += bytes(&batch);
+        self.pending_results.extend(released(batch));
     }
 
-    fn ran(&mut self, ran: Result<(ActionName, usize), JoinError>) {
+    fn on_batch_finished(&mut self, ran: Result<(ActionName, usize), JoinError>) {
         match ran {
             Ok((name, bytes)) => {
-                self.ready.ended(&name);
+                self.ready.finished(&name);
                 self.held_bytes = self.held_bytes.saturating_sub(bytes);
             }
             Err(error) => {
-                tracing::error!(%error, "work on a job broke down");
-                self.begin_no_more();
+                tracing::error!(%error, "run of a job panicked");
+                self.stop_claiming();
             }
         }
     }
 
-    fn note(&mut self, ended: FinishedClaim) {
-        self.effort.ended(Instant::now());
-        self.untold_bytes += ended.job.event.get().len();
-        self.untold.push(ended);
+    fn record_result(&mut self, result: FinishedClaim) {
+        self.prefetch.job_finished(Instant::now());
+        self.pending_bytes += result.job.event.get().len();
+        self.pending_results.push(result);
     }
 
-    /// Tells the queue what ended, while nothing else is being told.
-    fn tell(&mut self) {
-        while let Ok(ended) = self.ended.try_recv() {
-            self.note(ended);
+    /// Submits results to the queue, one call at a time.
+    fn submit_results(&mut self) {
+        while let Ok(result) = self.results.try_recv() {
+            self.record_result(result);
         }
-        if self.untold.is_empty() || !self.telling.is_empty() {
+        if self.pending_results.is_empty() || !self.submission.is_empty() {
             return;
         }
-        let many = self.untold.len().min(TOLD_AT_ONCE);
-        let ended: Vec<FinishedClaim> = self.untold.drain(..many).collect();
-        self.untold_bytes = bytes_of(&self.untold);
-        self.telling.spawn(tell(self.setup.clone(), self.id, ended));
+        let count = self.pending_results.len().min(MAX_RESULTS_PER_CALL);
+        let results: Vec<FinishedClaim> = self.pending_results.drain(..count).collect();
+        self.pending_bytes = bytes_of(&self.pending_results);
+        let submission = submit_results(self.config.clone(), self.id, results);
+        self.submission.spawn(submission);
     }
 
-    fn told(&mut self, told: Result<Result<usize, (Vec<FinishedClaim>, QueueError)>, JoinError>) {
-        match told {
-            Ok(Ok(_)) => {}
-            Ok(Err((mut ended, error))) => {
-                self.setup.failed(&error);
-                ended.append(&mut self.untold);
-                self.untold_bytes = bytes_of(&ended);
-                self.untold = ended;
+    fn on_submitted(
+        &mut self,
+        submitted: Result<Result<(), (Vec<FinishedClaim>, QueueError)>, JoinError>,
+    ) {
+        match submitted {
+            Ok(Ok(())) => {}
+            Ok(Err((mut results, error))) => {
+                self.config.record_error(&error);
+                results.append(&mut self.pending_results);
+                self.pending_bytes = bytes_of(&results);
+                self.pending_results = results;
             }
             Err(error) => {
-                tracing::error!(%error, "telling the job queue broke down");
-                self.begin_no_more();
+                tracing::error!(%error, "submission of job results panicked");
+                self.stop_claiming();
             }
         }
     }
 
-    /// What was finished is still offered; it is refused where others have it by now.
-    async fn finish_after_loss(&mut self) {
+    /// Still submits results that are finished; the queue rejects those whose jobs other workers hold by
+    /// now.
+    async fn drain_after_lease_loss(&mut self) {
         self.ready.drain();
-        let lease = self.setup.lease;
-        let finish = async {
+        let lease = self.config.lease_duration;
+        let drain = async {
             loop {
-                self.tell();
-                if self.running.is_empty() && self.untold.is_empty() && self.telling.is_empty() {
+                self.submit_results();
+                if self.running.is_empty()
+                    && self.pending_results.is_empty()
+                    && self.submission.is_empty()
+                {
                     break;
                 }
                 tokio::select! {
-                    Some(ended) = self.ended.recv() => self.note(ended),
-                    Some(ran) = self.running.join_next() => self.ran(ran),
-                    Some(told) = self.telling.join_next() => self.told(told),
+                    Some(result) = self.results.recv() => self.record_result(result),
+                    Some(ran) = self.running.join_next() => self.on_batch_finished(ran),
+                    Some(submitted) = self.submission.join_next() => self.on_submitted(submitted),
                 }
             }
         };
-        if timeout(lease, finish).await.is_err() {
-            tracing::warn!("could not tell what became of some jobs; they are done again");
+        if timeout(lease, drain).await.is_err() {
+            tracing::warn!("could not submit the results of some jobs; they are retried");
         }
     }
 }
 
-/// Bytes of a run's events.
-fn bytes(run: &LaneBatch) -> usize {
-    run.jobs.iter().map(|one| one.job.event.get().len()).sum()
+/// Bytes of a batch's events.
+fn bytes(batch: &LaneBatch) -> usize {
+    batch.jobs.iter().map(|one| one.job.event.get().len()).sum()
 }
 
-fn bytes_of(ended: &[FinishedClaim]) -> usize {
-    ended.iter().map(|one| one.job.event.get().len()).sum()
+fn bytes_of(results: &[FinishedClaim]) -> usize {
+    results.iter().map(|one| one.job.event.get().len()).sum()
 }
 
 fn name(claimed: &ClaimedJob) -> ActionName {
@@ -459,9 +486,9 @@ fn name(claimed: &ClaimedJob) -> ActionName {
     (Arc::clone(&lane.observer), Arc::clone(&lane.action))
 }
 
-/// Jobs that are others' again.
-fn untouched(run: LaneBatch) -> impl Iterator<Item = FinishedClaim> {
-    run.jobs.into_iter().map(|claimed| FinishedClaim {
+/// Results that release the jobs of a batch.
+fn released(batch: LaneBatch) -> impl Iterator<Item = FinishedClaim> {
+    batch.jobs.into_iter().map(|claimed| FinishedClaim {
         job: Arc::new(claimed.job),
         claim: claimed.claim,
         outcome: JobOutcome::Released,
@@ -469,7 +496,8 @@ fn untouched(run: LaneBatch) -> impl Iterator<Item = FinishedClaim> {
     })
 }
 
-/// Does not sleep for what is past, since a timer's shortest sleep is a millisecond.
+/// Sleeps until a deadline; not at all if it has passed, since the shortest sleep of a timer is a
+/// millisecond.
 async fn until(moment: Option<Instant>) {
     if let Some(moment) = moment
         && moment > Instant::now()

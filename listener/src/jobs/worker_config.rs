@@ -1,4 +1,4 @@
-//! What a worker works with.
+//! Configuration of a job worker, and the claims that it makes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,85 +8,81 @@ use ::queue::{ClaimRequest, QueueError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::backend::Place;
+use super::backend::QueueBackendHandle;
 use crate::delivery::ActionName;
 use crate::observers::Observers;
 use crate::telemetry::metrics::Metrics;
 
-/// What a worker works with.
+/// Configuration of a worker.
 #[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    /// Where the jobs are.
-    pub(crate) place: Place,
-    /// The listener, for its dead letters.
+pub(crate) struct WorkerConfig {
+    /// The job queue.
+    pub(crate) backend: QueueBackendHandle,
+    /// Identity of the listener, for its dead letters.
     pub(crate) listener: Arc<str>,
-    /// This process, for people to read.
-    pub(crate) name: String,
-    /// The observers, and whatever comes in their place.
+    /// Human-readable name of this process.
+    pub(crate) worker_name: String,
+    /// The current observers.
     pub(crate) observers: watch::Receiver<Arc<Observers>>,
-    /// Most lanes under way at once here.
+    /// Most lanes in flight in this process.
     pub(crate) concurrency: usize,
-    /// Most jobs under way at once in the fleet.
-    pub(crate) fleet: Option<u32>,
-    /// How long after its last sign of life what it holds is anybody's.
-    pub(crate) lease: Duration,
-    /// How long a stop waits for what is under way.
-    pub(crate) drain: Duration,
-    /// Told when jobs have been added here.
-    pub(crate) added: Arc<Notify>,
-    /// Counts.
+    /// Most lanes in flight in the fleet.
+    pub(crate) max_running_total: Option<u32>,
+    /// Time after the last heartbeat at which the claims of this worker expire.
+    pub(crate) lease_duration: Duration,
+    /// Time for which a stop waits for jobs in flight.
+    pub(crate) drain_timeout: Duration,
+    /// Notified when this process has added jobs.
+    pub(crate) jobs_added: Arc<Notify>,
+    /// Metrics.
     pub(crate) metrics: Metrics,
 }
 
-impl Setup {
-    /// Counts a failure to use the queue, and says so.
-    pub(crate) fn failed(&self, error: &QueueError) {
+impl WorkerConfig {
+    /// Counts and logs a failed call to the queue.
+    pub(crate) fn record_error(&self, error: &QueueError) {
         let errors = &self.metrics.database_errors;
-        errors.with_label_values(&["jobs"]).inc();
-        tracing::warn!(%error, "cannot use the job queue; trying again");
+        errors.with_label_values(&["use_queue"]).inc();
+        tracing::warn!(%error, "cannot use the job queue; retrying");
     }
 
-    /// What may be taken, at most so many lanes; `orphans` are actions that nobody has any more,
-    /// and `held` says how many lanes of an action are here. Of an action that is held back no more
-    /// is taken than may be attempted; answers also with when there is room again for one of those
-    /// that there is none for.
-    pub(crate) fn want(
+    /// Returns a claim of at most `max_lanes` lanes. `orphans` are actions that no observer has any more;
+    /// `held` is the number of lanes held here by action. No more lanes of a rate-limited action are
+    /// claimed than may be attempted. Also returns when an action that is left out has capacity again.
+    pub(crate) fn claim_request(
         &self,
-        runs: usize,
+        max_lanes: usize,
         orphans: &[ActionName],
         held: &HashMap<ActionName, usize>,
         now: Instant,
     ) -> (ClaimRequest, Option<Instant>) {
         let observers = Arc::clone(&self.observers.borrow());
-        let mut opening: Option<Instant> = None;
-        let known = observers.targets().iter().filter_map(|known| {
-            let (observer, action) = known.name.clone();
-            let own = known.queue.max_concurrency_total;
-            let Some(room) = known.action.room(now) else {
-                return Some((observer, action, own));
+        let mut capacity_at: Option<Instant> = None;
+        let actions = observers.targets().iter().filter_map(|target| {
+            let (observer, action) = target.name.clone();
+            let max_total = target.queue.max_concurrency_total;
+            let Some(room) = target.action.capacity(now) else {
+                return Some((observer, action, max_total));
             };
-            if room.most == 0 {
-                opening = Some(opening.map_or(room.next, |other| other.min(room.next)));
+            if room.available == 0 {
+                capacity_at =
+                    Some(capacity_at.map_or(room.next_at, |other| other.min(room.next_at)));
                 return None;
             }
-            let here = held.get(&known.name).copied().unwrap_or(0);
-            let most = room
-                .most
-                .saturating_add(u32::try_from(here).unwrap_or(u32::MAX));
-            Some((
-                observer,
-                action,
-                Some(own.map_or(most, |own| own.min(most))),
-            ))
+            let held = held.get(&target.name).copied().unwrap_or(0);
+            let held = u32::try_from(held).unwrap_or(u32::MAX);
+            let most = room.available.saturating_add(held);
+            let most = max_total.map_or(most, |total| total.min(most));
+            Some((observer, action, Some(most)))
         });
         let orphans = orphans.iter().cloned();
         let orphans = orphans.map(|(observer, action)| (observer, action, None));
-        let want = ClaimRequest {
-            max_lanes: runs,
+        let request = ClaimRequest {
+            max_lanes,
             max_bytes: usize::MAX,
-            actions: known.chain(orphans).collect(),
-            max_running_total: self.fleet,
+            actions: actions.chain(orphans).collect(),
+            max_running_total: self.max_running_total,
         };
-        (want, opening)
+        (request, capacity_at)
     }
 }

@@ -1,4 +1,4 @@
-//! Templates that never come out as the JSON that they are to be.
+//! Templates that never render as the JSON that they should be.
 
 use serde_json::Value;
 
@@ -20,12 +20,12 @@ const BLOCKS: [&str; 12] = [
     "video",
 ];
 
-/// Why a template never comes out as JSON, if that is certain.
+/// Returns why a template never renders as JSON, if that is certain.
 pub(super) fn wrong(source: &str) -> Option<String> {
     read(source).and_then(Result::err)
 }
 
-/// Why a template never comes out as blocks for Slack, if that is certain.
+/// Returns why a template never renders as blocks for Slack, if that is certain.
 pub(super) fn wrong_blocks(source: &str) -> Option<String> {
     let blocks = match read(source)? {
         Err(message) => return Some(message),
@@ -70,7 +70,7 @@ pub(super) fn wrong_blocks(source: &str) -> Option<String> {
     })
 }
 
-/// Why a template never comes out as an Adaptive Card, if that is certain.
+/// Returns why a template never renders as an Adaptive Card, if that is certain.
 pub(super) fn wrong_card(source: &str) -> Option<String> {
     match read(source)? {
         Err(message) => Some(message),
@@ -80,8 +80,8 @@ pub(super) fn wrong_card(source: &str) -> Option<String> {
     }
 }
 
-/// What a template comes out as with some value in each place, or why it is no JSON; nothing where
-/// that depends on more than values.
+/// Renders a template with some value for each expression and parses the JSON; nothing if the result
+/// depends on more than values.
 fn read(source: &str) -> Option<Result<Value, String>> {
     if source.contains("{%") {
         return None;
@@ -105,7 +105,7 @@ fn read(source: &str) -> Option<Result<Value, String>> {
     Some(read)
 }
 
-/// The parser's reason without the place, which is one in what came out.
+/// Returns the parser's reason without the position, which is one in the rendered text.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.split(" at line ")
@@ -114,7 +114,7 @@ fn reason(error: &serde_json::Error) -> String {
         .to_owned()
 }
 
-/// What to do where it is meant to be plain text.
+/// Returns the remedy for a template that is meant to be plain text.
 fn remedy(source: &str) -> &'static str {
     if source.trim_start().starts_with(['{', '[', '"']) {
         ""
@@ -123,7 +123,7 @@ fn remedy(source: &str) -> &'static str {
     }
 }
 
-/// The template with a value for each of its expressions; within a string the value's text.
+/// Replaces each expression of a template by a value; within a string by the value's text.
 fn filled(source: &str, value: &str) -> Option<String> {
     let (mut out, mut rest, mut quoted) = (String::with_capacity(source.len()), source, false);
     while let Some(first) = rest.chars().next() {
@@ -155,7 +155,7 @@ fn filled(source: &str, value: &str) -> Option<String> {
     Some(out)
 }
 
-/// How far it is to behind the end of an expression, over texts within it.
+/// Returns the offset behind the end of an expression, skipping strings within it.
 fn ended(inside: &str, end: &str) -> Option<usize> {
     let (mut quote, mut escaped) = (None, false);
     for (at, c) in inside.char_indices() {
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_json_passes() {
+    fn possible_json_passes() {
         for source in [
             "{\"a\": {{ new.a }}, \"b\": \"x{{ new.b }}\", {{ key }}: 1, \"c\": \"\\\"\"}",
             "{{ new|tojson }}",
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_never_json_is_told() {
+    fn impossible_json_is_reported() {
         for source in [
             "Order {{ new.id }}",
             "{\"a\": {{ new.a }}",
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_looked_at_one_by_one() {
+    fn each_block_is_checked() {
         let right = "[{\"type\": \"section\", \"text\": {\"type\": \"mrkdwn\", \"text\": \"{{ key }}\"}}, {\"type\": \"new\"}]";
         assert_eq!(wrong_blocks(right), None);
         assert_eq!(wrong_blocks("{{ new.blocks }}"), None);

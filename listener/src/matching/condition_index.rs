@@ -1,80 +1,82 @@
-//! Rules found by what a field is: of a thousand conditions that each ask for another status, one
-//! look finds those that may hold.
+//! Index of rules by the fields that their conditions compare with a constant: of a thousand conditions
+//! that each ask for another status, one lookup finds those that may hold.
 //!
 //! A condition that is a conjunction holds only if each of its parts does, and a part that is false
 //! makes the whole false whatever becomes of the others. So where one part is `new.status == "paid"`
-//! or `changed_to("status", "paid")`, an event with another status need not be shown to the condition.
-//! Where that part would fail, as on a field that is missing or of another kind, the condition is
-//! asked, and says why.
+//! or `changed_to("status", "paid")`, the condition need not be evaluated on an event with another
+//! status. Where that part would fail, as on a field that is missing or of another kind, the condition is
+//! evaluated, and says why.
 
 use std::collections::HashMap;
 
-use super::cel::number::Number;
-use super::cel::tree::{Comparison, Function, Kind, Node, Variable};
-use super::cel::value::Value;
-use super::event_view::{EventView, Image, Side};
+use cel::number::Number;
+use cel::tree::{Comparison, Function, Kind, Node, Variable};
+use cel::value::Value;
+use cel::{Image, Inputs, Side};
 
-/// What one field must be for a condition to hold.
-struct Guard<'n> {
+use super::event_view::EventView;
+
+/// Equality of a field with a constant that a condition needs to hold.
+struct EqualityFilter<'n> {
     side: Side,
     field: &'n str,
     is: &'n Kind,
-    /// Whether the part looks into both images, and fails where one cannot be read.
+    /// Whether the part reads both images, and fails if one cannot be read.
     both: bool,
 }
 
-/// Rules that need a field to be something, by what that is.
+/// Rules that compare one field with a constant, by the constant.
 #[derive(Debug)]
-struct ByField {
+struct FieldIndex {
     side: Side,
     field: String,
     both: bool,
     texts: HashMap<String, Vec<usize>>,
     numbers: HashMap<Number<'static>, Vec<usize>>,
-    truths: HashMap<bool, Vec<usize>>,
+    bools: HashMap<bool, Vec<usize>>,
 }
 
-/// Rules of one entity and operation, by their places.
+/// Index of the rules of one entity and operation, by their positions.
 #[derive(Debug, Default)]
-pub(crate) struct Watchers {
+pub(crate) struct ConditionIndex {
     /// All of them, ascending.
     pub(crate) all: Vec<usize>,
-    /// Those that every event is shown to.
+    /// Those without a filter, which every event is a candidate of.
     always: Vec<usize>,
-    guarded: Vec<ByField>,
+    by_field: Vec<FieldIndex>,
 }
 
-impl Watchers {
-    /// Adds the rule at a place behind all that are there; nothing if it is there already.
+impl ConditionIndex {
+    /// Adds the rule at a position behind all that are there; does nothing if it is there already.
     pub(crate) fn push(&mut self, place: usize, condition: Option<&Node>) {
         if self.all.last() == Some(&place) {
             return;
         }
         self.all.push(place);
-        let Some(guard) = condition.and_then(guard) else {
+        let Some(filter) = condition.and_then(equality_filter) else {
             return self.always.push(place);
         };
-        let same = |by: &ByField| by.side == guard.side && by.field == guard.field;
-        let at = self.guarded.iter().position(same).unwrap_or_else(|| {
-            self.guarded.push(ByField::new(&guard));
-            self.guarded.len() - 1
+        let same = |by: &FieldIndex| by.side == filter.side && by.field == filter.field;
+        let at = self.by_field.iter().position(same).unwrap_or_else(|| {
+            self.by_field.push(FieldIndex::new(&filter));
+            self.by_field.len() - 1
         });
-        let by = &mut self.guarded[at];
-        by.both |= guard.both;
-        match guard.is {
+        let by = &mut self.by_field[at];
+        by.both |= filter.both;
+        match filter.is {
             Kind::Text(text) => by.texts.entry(text.clone()).or_default().push(place),
             Kind::Number(number) => by.numbers.entry(number.clone()).or_default().push(place),
-            Kind::Bool(truth) => by.truths.entry(*truth).or_default().push(place),
-            // `guard` gives no other.
+            Kind::Bool(flag) => by.bools.entry(*flag).or_default().push(place),
+            // There is no filter of another kind.
             _ => self.always.push(place),
         }
     }
 
-    /// The rules that an event may concern, ascending.
+    /// Returns the rules that may match an event, ascending.
     pub(crate) fn candidates(&self, view: &EventView<'_>) -> Vec<usize> {
         let mut found = self.always.clone();
-        if !self.guarded.is_empty() {
-            for by in &self.guarded {
+        if !self.by_field.is_empty() {
+            for by in &self.by_field {
                 by.candidates(view, &mut found);
             }
             found.sort_unstable();
@@ -83,20 +85,20 @@ impl Watchers {
     }
 }
 
-impl ByField {
-    fn new(guard: &Guard<'_>) -> Self {
+impl FieldIndex {
+    fn new(filter: &EqualityFilter<'_>) -> Self {
         Self {
-            side: guard.side,
-            field: guard.field.to_owned(),
+            side: filter.side,
+            field: filter.field.to_owned(),
             both: false,
             texts: HashMap::new(),
             numbers: HashMap::new(),
-            truths: HashMap::new(),
+            bools: HashMap::new(),
         }
     }
 
-    /// Of each kind of constant those that equal the field; all of a kind that it cannot be compared
-    /// with, so that the conditions say what is wrong.
+    /// Adds those whose constant equals the field, and all whose constant it cannot be compared with, so
+    /// that their conditions say what is wrong.
     fn candidates(&self, view: &EventView<'_>, found: &mut Vec<usize>) {
         let value = self.value(view);
         let number = match &value {
@@ -115,12 +117,12 @@ impl ByField {
             None => found.extend(self.numbers.values().flatten()),
         }
         match &value {
-            Some(Value::Bool(truth)) => found.extend(self.truths.get(truth).into_iter().flatten()),
-            _ => found.extend(self.truths.values().flatten()),
+            Some(Value::Bool(flag)) => found.extend(self.bools.get(flag).into_iter().flatten()),
+            _ => found.extend(self.bools.values().flatten()),
         }
     }
 
-    /// What the field is, if it can be told.
+    /// Returns the value of the field, if it can be read.
     fn value<'v>(&self, view: &'v EventView<'_>) -> Option<Value<'v>> {
         if self.both && (view.image(Side::Old).is_err() || view.image(Side::New).is_err()) {
             return None;
@@ -132,10 +134,10 @@ impl ByField {
     }
 }
 
-/// The first part of a condition that asks for a field to be something.
-fn guard(node: &Node) -> Option<Guard<'_>> {
+/// Returns the first part of a condition that compares a field with a constant.
+fn equality_filter(node: &Node) -> Option<EqualityFilter<'_>> {
     match &node.kind {
-        Kind::Both(parts) => guard(&parts[0]).or_else(|| guard(&parts[1])),
+        Kind::Both(parts) => equality_filter(&parts[0]).or_else(|| equality_filter(&parts[1])),
         Kind::Compare(Comparison::Equal, parts) => {
             let [left, right] = &**parts;
             equality(left, right).or_else(|| equality(right, left))
@@ -147,7 +149,7 @@ fn guard(node: &Node) -> Option<Guard<'_>> {
                     ..
                 },
                 wanted,
-            ] if is_constant(wanted) => Some(Guard {
+            ] if is_constant(wanted) => Some(EqualityFilter {
                 side: Side::New,
                 field,
                 is: &wanted.kind,
@@ -159,7 +161,7 @@ fn guard(node: &Node) -> Option<Guard<'_>> {
     }
 }
 
-fn equality<'n>(field: &'n Node, wanted: &'n Node) -> Option<Guard<'n>> {
+fn equality<'n>(field: &'n Node, wanted: &'n Node) -> Option<EqualityFilter<'n>> {
     let Kind::Field { of, name } = &field.kind else {
         return None;
     };
@@ -168,7 +170,7 @@ fn equality<'n>(field: &'n Node, wanted: &'n Node) -> Option<Guard<'n>> {
         Kind::Variable(Variable::New) => Side::New,
         _ => return None,
     };
-    is_constant(wanted).then_some(Guard {
+    is_constant(wanted).then_some(EqualityFilter {
         side,
         field: name,
         is: &wanted.kind,

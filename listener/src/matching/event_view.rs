@@ -3,7 +3,10 @@
 
 use std::cell::OnceCell;
 
-use super::cel::value::{Fields, JsonError};
+use cel::value::JsonError;
+use cel::{Image, Inputs, Side};
+use crds::config::Operation;
+
 use crate::delivery::event::Event;
 
 /// One event under evaluation.
@@ -12,35 +15,6 @@ pub struct EventView<'e> {
     event: &'e Event,
     old: OnceCell<Result<Image<'e>, JsonError>>,
     new: OnceCell<Result<Image<'e>, JsonError>>,
-}
-
-/// One of an event's images.
-#[derive(Debug)]
-pub(crate) enum Image<'e> {
-    /// There is none: the operation has none on this side.
-    Absent,
-    /// A row, or a payload that is an object.
-    Row(Fields<'e>),
-    /// A payload that is no object.
-    Other(&'e str),
-}
-
-/// Before or after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Before.
-    Old,
-    /// After.
-    New,
-}
-
-impl Side {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Old => "old",
-            Self::New => "new",
-        }
-    }
 }
 
 impl<'e> EventView<'e> {
@@ -59,21 +33,39 @@ impl<'e> EventView<'e> {
     pub const fn event(&self) -> &'e Event {
         self.event
     }
+}
 
-    /// The image on one side.
-    pub(crate) fn image(&self, side: Side) -> Result<&Image<'e>, JsonError> {
+impl Inputs for EventView<'_> {
+    fn operation(&self) -> &str {
+        self.event.operation.as_str()
+    }
+
+    fn entity(&self) -> &str {
+        &self.event.entity
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.event.key.as_deref()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        self.event.tenant.as_deref()
+    }
+
+    fn image(&self, side: Side) -> Result<&Image<'_>, JsonError> {
         let (cell, image) = match side {
             Side::Old => (&self.old, &self.event.old),
             Side::New => (&self.new, &self.event.new),
         };
-        cell.get_or_init(
-            || match image.as_ref().map(|image| image.get().trim_ascii()) {
-                None => Ok(Image::Absent),
-                Some(text) if text.starts_with('{') => Fields::read(text).map(Image::Row),
-                Some(text) => Ok(Image::Other(text)),
-            },
+        cell.get_or_init(|| Image::read(image.as_ref().map(|image| image.get())))
+            .as_ref()
+            .map_err(|error| *error)
+    }
+
+    fn is_row_change(&self) -> bool {
+        !matches!(
+            self.event.operation,
+            Operation::Truncate | Operation::Custom
         )
-        .as_ref()
-        .map_err(|error| *error)
     }
 }

@@ -1,46 +1,28 @@
-//! Which observers an event is for.
+//! Matching of events with the rules of observers.
 //!
-//! An event costs one look into an index by entity and operation, and one for each field that
-//! conditions there ask to be something; then only the rules found are asked: first for the tenant,
-//! then for the condition. An event that a condition
-//! cannot judge is a verdict of its own, so that it is set aside with its reason instead of
-//! passing for "no match".
+//! An event costs one lookup in an index by entity and operation, and one for each field that conditions
+//! there compare with a constant; then only the rules found are evaluated: first the tenant, then the
+//! condition. An event on which a condition fails is a result of its own, so that it becomes a dead letter
+//! with its reason instead of passing for "no match".
 //!
-//! Conditions are written in CEL. The grammar is the `cel` crate's; the evaluator is our own,
-//! because numbers here must keep every digit, errors must name fields and not values, and the
-//! cost of an event must be bounded. Where it departs from the standard:
-//!
-//! | | here |
-//! |---|---|
-//! | numbers | one kind, decimal and exact; `7 / 2` is `3.5`; quotients have 100 digits |
-//! | text that holds a number | compares with numbers as a number; other text is an error |
-//! | other unlike kinds | cannot be compared: an error, unless one is `null` |
-//! | `has(old.x)` | false where there is no such image |
-//! | `changed(f)` | the field's value before is not that after; no row has no value |
-//! | `changed_to(f, v)` | the value after is `v`, and that before is not |
-//! | `changed_from(f, v)` | the value before is `v`, and that after is not |
-//! | objects in braces, bytes | not offered |
-//!
-//! So on `Insert` a field has changed if the row has it, and on `Delete` likewise; on `Truncate`
-//! and `Custom` nothing has.
+//! Conditions are written in a dialect of CEL: see the crate [`cel`].
 
-pub(crate) mod cel;
-mod condition;
 pub(crate) mod condition_index;
 pub(crate) mod event_view;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cel::{ErrorKind, EvaluationError};
 use crds::config::Operation;
 
-pub use self::condition::{Condition, ConditionError, Place};
 use crate::delivery::event::Event;
-use crate::delivery::failure::Failure;
-use condition_index::Watchers;
-pub use event_view::{EventView, Side};
+use crate::delivery::failure::{Failure, FailureKind};
+pub use cel::{Condition, ConditionError, Place, Side};
+use condition_index::ConditionIndex;
+pub use event_view::EventView;
 
-/// What decides whether an observer sees an event.
+/// Rule that decides whether an observer sees an event.
 #[derive(Debug)]
 pub struct Rule {
     /// The observer, `namespace/name`.
@@ -49,34 +31,34 @@ pub struct Rule {
     pub entity: String,
     /// Operations it watches.
     pub operations: Vec<Operation>,
-    /// The tenant whose events alone it sees; every event where absent.
+    /// The only tenant whose events it sees; every event if absent.
     pub tenant: Option<String>,
-    /// The condition; always true where absent.
+    /// The condition; always true if absent.
     pub condition: Option<Condition>,
 }
 
-/// What a rule says to an event that it does not pass over.
+/// Result of a rule on an event that it does not pass over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The observer's actions are due.
+pub enum RuleMatch {
+    /// The rule matches the event.
     Match,
-    /// The condition could not be judged.
+    /// The condition failed on the event.
     Failed(Failure),
 }
 
-/// Every rule of a listener, indexed.
+/// Index of the rules of a listener.
 #[derive(Debug, Default)]
 pub struct RuleSet {
     rules: Vec<Rule>,
     /// By entity, then by operation, the places of rules in `rules`.
-    index: HashMap<String, [Watchers; Operation::ALL.len()]>,
+    index: HashMap<String, [ConditionIndex; Operation::ALL.len()]>,
 }
 
 impl RuleSet {
     /// Indexes rules; their order is kept.
     #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
-        let mut index: HashMap<String, [Watchers; Operation::ALL.len()]> = HashMap::new();
+        let mut index: HashMap<String, [ConditionIndex; Operation::ALL.len()]> = HashMap::new();
         for (place, rule) in rules.iter().enumerate() {
             let by_operation = index.entry(rule.entity.clone()).or_default();
             for operation in &rule.operations {
@@ -87,14 +69,14 @@ impl RuleSet {
         Self { rules, index }
     }
 
-    /// The rules, in the order in which they were given.
+    /// Returns the rules, in the order in which they were given.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// The places in [`RuleSet::rules`] of those that watch the event's entity, operation and
-    /// tenant, whatever their conditions say.
+    /// Returns the positions in [`RuleSet::rules`] of those that watch the event's entity, operation and
+    /// tenant, whatever their conditions.
     pub fn watching(&self, event: &Event) -> impl Iterator<Item = usize> {
         let places = self
             .index
@@ -104,10 +86,10 @@ impl RuleSet {
         places.filter(|&place| self.rules[place].sees(event))
     }
 
-    /// The places in [`RuleSet::rules`] of those that do not pass over the event, in order,
-    /// with what they say.
+    /// Returns the positions in [`RuleSet::rules`] of those that do not pass over the event, in order, with
+    /// their results.
     #[must_use]
-    pub fn matches(&self, event: &Event) -> Vec<(usize, Verdict)> {
+    pub fn matches(&self, event: &Event) -> Vec<(usize, RuleMatch)> {
         let Some(by_operation) = self.index.get(&*event.entity) else {
             return Vec::new();
         };
@@ -115,13 +97,13 @@ impl RuleSet {
         by_operation[event.operation as usize]
             .candidates(&view)
             .into_iter()
-            .filter_map(|place| Some((place, self.rules[place].judge(&view)?)))
+            .filter_map(|place| Some((place, self.rules[place].evaluate(&view)?)))
             .collect()
     }
 }
 
 impl Rule {
-    /// Whether events of this one's tenant concern it.
+    /// Returns whether it sees events of the tenant of this one.
     fn sees(&self, event: &Event) -> bool {
         self.tenant.is_none() || self.tenant == event.tenant
     }
@@ -138,20 +120,42 @@ impl Rule {
             return Some("it sees another tenant's events only".to_owned());
         }
         let condition = self.condition.as_ref()?;
-        condition.explain(&EventView::new(event))
+        let view = EventView::new(event);
+        match condition.evaluate(&view) {
+            Ok(true) => None,
+            Ok(false) => Some(unmet(&condition.unmet(&view))),
+            Err(error) => Some(failure(error).message),
+        }
     }
 
-    /// What the rule says to an event of its entity and operations; nothing if it passes it over.
-    fn judge(&self, view: &EventView<'_>) -> Option<Verdict> {
+    /// Evaluates the rule on an event of its entity and operations. Returns nothing if it passes the event
+    /// over.
+    fn evaluate(&self, view: &EventView<'_>) -> Option<RuleMatch> {
         if !self.sees(view.event()) {
             return None;
         }
         match self.condition.as_ref().map(|one| one.evaluate(view)) {
-            None | Some(Ok(true)) => Some(Verdict::Match),
+            None | Some(Ok(true)) => Some(RuleMatch::Match),
             Some(Ok(false)) => None,
-            Some(Err(failure)) => Some(Verdict::Failed(failure)),
+            Some(Err(error)) => Some(RuleMatch::Failed(failure(error))),
         }
     }
+}
+
+/// Why an event cannot be delivered by a rule whose condition has no answer for it.
+fn failure(error: EvaluationError) -> Failure {
+    let kind = match error.kind {
+        ErrorKind::Condition => FailureKind::Condition,
+        ErrorKind::Event => FailureKind::Event,
+    };
+    Failure::of(kind, error.message)
+}
+
+/// Joins the parts of a condition that are false.
+fn unmet(parts: &[String]) -> String {
+    let parts: Vec<String> = parts.iter().map(|part| format!("`{part}`")).collect();
+    let verb = if parts.len() == 1 { "is" } else { "are" };
+    format!("{} {verb} false", parts.join(" and "))
 }
 
 #[cfg(test)]

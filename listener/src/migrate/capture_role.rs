@@ -1,13 +1,13 @@
-//! The role that captures: the log's triggers run with the rights of their functions' owner, in the
-//! transactions of whoever writes to a tracked table. So that owner is a role that nobody can log in
-//! as, and that may do nothing but add to the log.
+//! The capture role: the change log's triggers run with the privileges of their functions' owner, in every
+//! transaction that writes to a tracked table. So that owner is a role without login that may do nothing but
+//! add to the change log.
 
 use sqlx::PgConnection;
 
 /// Its name. Roles are the server's, so all databases of a server share it.
 pub(super) const CAPTURE_ROLE: &str = "observer_capture";
 
-/// Gives the functions to that role. What the migrating role may not do raises `insufficient_privilege`,
+/// Makes the role the owner of the functions. What the migrating role may not do raises `insufficient_privilege`,
 /// and the block's savepoint leaves everything as it was. `inherit` is a role's own property up to
 /// version 15 and a membership's from 16 on; a role's maker is given what it needs either way.
 const GIVE: &str = "
@@ -53,8 +53,8 @@ end
 $give$
 ";
 
-/// Whether capture runs as its own role, or else what it should be told that it does not: who captures,
-/// and why it is so.
+/// Makes the capture role the owner of the functions that capture. Returns advice if it cannot: which role
+/// owns them, and why.
 pub(super) async fn give(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     // Of the functions that capture, one that is not that role's.
     let owner = "select p.proowner::regrole::text, r.rolsuper

@@ -5,7 +5,7 @@
 //! The files are the whole truth: what the database has of them that no file defines any more is dropped,
 //! and what cannot be replaced in place (another type of result, other names of parameters) is dropped
 //! first. What others in the database depend on is left alone, and the migration fails. Rights that were
-//! granted stay. Functions that somebody else put into the schema are none of these.
+//! granted stay. Functions that others have put into the schema are none of these.
 
 use std::sync::LazyLock;
 
@@ -91,14 +91,14 @@ from (
 /// Version of a program: major, minor, patch. Builds between two releases are all of one version.
 type Version = Vec<i32>;
 
-/// A function as it is in the catalog; `row` is another one once it was replaced.
+/// A function in the catalog; `row` changes when it is replaced.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-struct Function {
+struct DefinedFunction {
     signature: String,
     row: String,
 }
 
-/// A right to call functions of a name.
+/// The privilege of a role to call the functions of a name.
 #[derive(Clone, Debug, FromRow)]
 struct Grant {
     name: String,
@@ -117,7 +117,7 @@ static DIGEST: LazyLock<Vec<u8>> = LazyLock::new(|| {
     digest.finalize().to_vec()
 });
 
-/// The version of this program.
+/// Returns the version of this program.
 fn own_version() -> Version {
     let numbers = [
         env!("CARGO_PKG_VERSION_MAJOR"),
@@ -132,7 +132,7 @@ fn printed(version: &[i32]) -> String {
     numbers.join(".")
 }
 
-/// Whether the database has just the functions of this program. Those of a newer program are an error.
+/// Returns whether the database has exactly the functions of this program. Those of a newer one are an error.
 pub(super) async fn are_current(connection: &mut PgConnection) -> Result<bool, MigrateError> {
     let applied: Option<(Vec<u8>, Version)> =
         sqlx::query_as("select digest, version from observer.function_set")
@@ -155,14 +155,14 @@ pub(super) async fn are_current(connection: &mut PgConnection) -> Result<bool, M
     Ok(false)
 }
 
-/// The error of a database that has not the functions of this program, but older ones.
+/// Returns the error of a database with older functions.
 pub(super) fn outdated() -> MigrateError {
     MigrateError::OlderFunctions {
         needed: printed(&own_version()),
     }
 }
 
-/// Makes the functions of the database those of this program.
+/// Replaces the functions of the database by those of this program.
 pub(super) async fn apply(transaction: &mut Transaction<'_, Postgres>) -> Result<(), MigrateError> {
     let grants = grants(transaction).await.map_err(MigrateError::Database)?;
     let before = functions(transaction)
@@ -195,7 +195,7 @@ pub(super) async fn apply(transaction: &mut Transaction<'_, Postgres>) -> Result
         .await
         .map_err(MigrateError::Database)?;
     drop_undefined(transaction, &before, &after).await?;
-    let defined: Vec<Function> = after
+    let defined: Vec<DefinedFunction> = after
         .into_iter()
         .filter(|function| !before.contains(function))
         .collect();
@@ -219,7 +219,7 @@ async fn run_files(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// The error of functions that something else depends on; other errors are the database's.
+/// Returns the error of functions that something else depends on; other errors are the database's.
 fn in_use(error: sqlx::Error, dependents: Option<String>) -> MigrateError {
     if !has_code(&error, &OTHER_SHAPE) && !has_code(&error, &[DEPENDED_ON]) {
         return MigrateError::Database(error);
@@ -238,8 +238,8 @@ fn in_use(error: sqlx::Error, dependents: Option<String>) -> MigrateError {
     }
 }
 
-/// All functions in the schema.
-async fn functions(connection: &mut PgConnection) -> Result<Vec<Function>, sqlx::Error> {
+/// Reads all functions in the schema.
+async fn functions(connection: &mut PgConnection) -> Result<Vec<DefinedFunction>, sqlx::Error> {
     sqlx::query_as(
         "select oid::regprocedure::text as signature, concat_ws(' ', oid, xmin, ctid) as row
          from pg_proc where pronamespace = 'observer'::regnamespace order by 1",
@@ -248,7 +248,7 @@ async fn functions(connection: &mut PgConnection) -> Result<Vec<Function>, sqlx:
     .await
 }
 
-/// Who but their owners may call the recorded functions.
+/// Reads which roles other than their owners may call the recorded functions.
 async fn grants(connection: &mut PgConnection) -> Result<Vec<Grant>, sqlx::Error> {
     sqlx::query_as(
         "select distinct quote_ident(p.proname) as name, quote_ident(r.rolname) as grantee, a.is_grantable as grantable
@@ -266,8 +266,8 @@ async fn grants(connection: &mut PgConnection) -> Result<Vec<Grant>, sqlx::Error
 /// Drops the recorded functions that the files have not touched.
 async fn drop_undefined(
     connection: &mut PgConnection,
-    before: &[Function],
-    after: &[Function],
+    before: &[DefinedFunction],
+    after: &[DefinedFunction],
 ) -> Result<(), MigrateError> {
     let recorded: Option<Vec<String>> =
         sqlx::query_scalar("select functions from observer.function_set")
@@ -291,12 +291,12 @@ async fn drop_undefined(
     Ok(())
 }
 
-/// Grants anew what was granted on functions that were dropped, to those that have their names now. Those
+/// Grants again what was granted on functions that were dropped, on those that have their names now. Those
 /// that were replaced still have it.
 async fn grant_again(
     connection: &mut PgConnection,
     grants: &[Grant],
-    defined: &[Function],
+    defined: &[DefinedFunction],
 ) -> Result<(), sqlx::Error> {
     let missing = "select exists (
             select from pg_roles r where quote_ident(r.rolname) = $2
@@ -306,7 +306,7 @@ async fn grant_again(
         let of_name = defined
             .iter()
             .filter(|function| function.signature.starts_with(&beginning));
-        for Function { signature, .. } in of_name {
+        for DefinedFunction { signature, .. } in of_name {
             let missing: bool = sqlx::query_scalar(missing)
                 .bind(signature)
                 .bind(&grant.grantee)
@@ -332,7 +332,10 @@ async fn grant_again(
     Ok(())
 }
 
-async fn record(connection: &mut PgConnection, defined: &[Function]) -> Result<(), sqlx::Error> {
+async fn record(
+    connection: &mut PgConnection,
+    defined: &[DefinedFunction],
+) -> Result<(), sqlx::Error> {
     let signatures: Vec<&str> = defined.iter().map(|one| &*one.signature).collect();
     sqlx::query(
         "insert into observer.function_set (digest, version, functions) values ($1, $2, $3)
@@ -355,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_files_are_applied_in_the_order_of_their_names() {
+    fn files_are_applied_in_order_of_their_names() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/functions");
         let mut names: Vec<String> = std::fs::read_dir(folder)
             .unwrap()

@@ -1,4 +1,4 @@
-//! One attempt at a delivery.
+//! One delivery attempt.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -16,8 +16,8 @@ use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
 
-/// Makes one attempt, unless it is cut off. Answers with what came of it, nothing if it was cut
-/// off, and how long it took.
+/// Makes one attempt, unless it is cut off. Returns its outcome, nothing if it was cut off, and how long it
+/// took.
 pub(crate) fn try_once(
     compiled: &Compiled,
     event: Arc<Event>,
@@ -26,7 +26,7 @@ pub(crate) fn try_once(
     cut: CancellationToken,
 ) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
     let action = Arc::clone(&compiled.action);
-    let barred = compiled.bars(&event);
+    let denied = compiled.tenant_denied(&event);
     let delivery = Delivery {
         event,
         observer: Arc::clone(&compiled.name.0),
@@ -36,18 +36,17 @@ pub(crate) fn try_once(
     };
     async move {
         let begun = Instant::now();
-        if let Some(failure) = barred {
-            return (Some(Outcome::Refused(failure)), begun.elapsed());
+        if let Some(failure) = denied {
+            return (Some(Outcome::Rejected(failure)), begun.elapsed());
         }
         let trying = AssertUnwindSafe(action.attempt(&delivery, Utc::now())).catch_unwind();
         let trying = pin!(trying);
         let tried = cut.run_until_cancelled(trying).await;
-        let broke_down = |_| {
-            let message =
-                "the action broke down on this event; the log tells where. Please report it";
-            Outcome::Refused(Failure::of(FailureKind::Event, message))
+        let panicked = |_| {
+            let message = "the action panicked on this event; the log says where. Please report it";
+            Outcome::Rejected(Failure::of(FailureKind::Event, message))
         };
-        let outcome = tried.map(|tried| tried.unwrap_or_else(broke_down));
+        let outcome = tried.map(|tried| tried.unwrap_or_else(panicked));
         (outcome, begun.elapsed())
     }
 }

@@ -1,5 +1,5 @@
-//! What is logged of attempts: each that failed, but not thousands of one receiver that is down, and
-//! at debug each that did not.
+//! Log of attempts: those that failed, with a rate limit for an endpoint that is down, and at debug those
+//! that succeeded.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,47 +11,49 @@ use super::Compiled;
 use crate::delivery::failure::Failure;
 use crate::sync::lock;
 
-/// Failures that are told one by one.
-const FIRST: u32 = 5;
+/// Number of failures that are logged one by one.
+const LOGGED_ONE_BY_ONE: u32 = 5;
 
-/// After these, one in so long.
-const PAUSE: Duration = Duration::from_secs(30);
+/// Interval of logged failures after these.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// After so long without a failure, the first ones are told one by one again.
-const CALM: Duration = Duration::from_mins(5);
+/// After this long without a failure, failures are logged one by one again.
+const RESET_AFTER: Duration = Duration::from_mins(5);
 
-/// How many failures of one action were told of, and how many were left out.
+/// Rate limit of the logged failures of one action.
 #[derive(Debug, Default)]
-pub struct Failures(Mutex<State>);
+pub struct Failures(Mutex<FailureCounts>);
 
 #[derive(Debug, Default)]
-struct State {
-    told: u32,
+struct FailureCounts {
+    logged: u32,
     left_out: u64,
-    last_told: Option<Instant>,
+    last_logged: Option<Instant>,
     last: Option<Instant>,
 }
 
 impl Failures {
-    /// Notes a failure. Answers with how many were left out before, if this one is to be told of.
-    fn note(&self, now: Instant) -> Option<u64> {
+    /// Counts a failure. Returns how many were left out before it, if it is to be logged.
+    fn count(&self, now: Instant) -> Option<u64> {
         let mut state = lock(&self.0);
         let since = |then: Option<Instant>| then.map(|then| now.duration_since(then));
-        if since(state.last).is_some_and(|calm| calm >= CALM) {
-            state.told = 0;
+        if since(state.last).is_some_and(|calm| calm >= RESET_AFTER) {
+            state.logged = 0;
         }
         state.last = Some(now);
-        if state.told >= FIRST && since(state.last_told).is_some_and(|pause| pause < PAUSE) {
+        if state.logged >= LOGGED_ONE_BY_ONE
+            && since(state.last_logged).is_some_and(|pause| pause < LOG_INTERVAL)
+        {
             state.left_out += 1;
             return None;
         }
-        state.told = state.told.saturating_add(1);
-        state.last_told = Some(now);
+        state.logged = state.logged.saturating_add(1);
+        state.last_logged = Some(now);
         Some(std::mem::take(&mut state.left_out))
     }
 }
 
-/// Tells of an attempt on an event that failed, and is made again after a wait.
+/// Logs an attempt that failed and is retried after a wait.
 pub(crate) fn failed(
     compiled: &Compiled,
     event: &str,
@@ -59,7 +61,7 @@ pub(crate) fn failed(
     attempt: u32,
     wait: Duration,
 ) {
-    let Some(left_out) = compiled.failures.note(Instant::now()) else {
+    let Some(left_out) = compiled.failures.count(Instant::now()) else {
         return;
     };
     let next = Utc::now() + wait;
@@ -67,7 +69,7 @@ pub(crate) fn failed(
         target: "observer::attempt",
         observer = &*compiled.name.0,
         action = &*compiled.name.1,
-        receiver = compiled.action.receiver(),
+        receiver = compiled.action.endpoint_url(),
         event,
         kind = failure.kind.as_str(),
         status = failure.status,
@@ -80,7 +82,7 @@ pub(crate) fn failed(
     );
 }
 
-/// Tells of an attempt on an event that was accepted.
+/// Logs an attempt that succeeded.
 pub(crate) fn delivered(compiled: &Compiled, event: &str, attempt: u32, took: Duration) {
     tracing::debug!(
         target: "observer::attempt",
@@ -98,19 +100,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_failures_are_told_and_then_one_in_a_while() {
+    fn first_failures_are_logged_then_one_per_interval() {
         let failures = Failures::default();
         let begin = Instant::now();
-        for _ in 0..FIRST {
-            assert_eq!(failures.note(begin), Some(0));
+        for _ in 0..LOGGED_ONE_BY_ONE {
+            assert_eq!(failures.count(begin), Some(0));
         }
         for second in 0..30 {
-            assert_eq!(failures.note(begin + Duration::from_secs(second)), None);
+            assert_eq!(failures.count(begin + Duration::from_secs(second)), None);
         }
-        assert_eq!(failures.note(begin + PAUSE), Some(30));
-        assert_eq!(failures.note(begin + PAUSE), None);
-        let later = begin + PAUSE + CALM;
-        assert_eq!(failures.note(later), Some(1));
-        assert_eq!(failures.note(later), Some(0));
+        assert_eq!(failures.count(begin + LOG_INTERVAL), Some(30));
+        assert_eq!(failures.count(begin + LOG_INTERVAL), None);
+        let later = begin + LOG_INTERVAL + RESET_AFTER;
+        assert_eq!(failures.count(later), Some(1));
+        assert_eq!(failures.count(later), Some(0));
     }
 }

@@ -1,4 +1,4 @@
-//! How the receivers of actions are doing, looked up whenever metrics are asked for.
+//! Circuit breakers of endpoints, collected whenever metrics are scraped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use tokio::sync::watch;
 
 use super::Observers;
-use crate::admission::circuit_breaker::Condition;
+use crate::admission::circuit_breaker::CircuitState;
 use crate::telemetry::metrics::OpenCircuits;
 use crate::text::on_one_line;
 
-/// Most receivers that a report has.
-const MOST: usize = 64;
+/// Maximum number of endpoints in a report.
+const MAX_ENDPOINTS: usize = 64;
 
-/// Longest name of a receiver in bytes.
+/// Maximum length of an endpoint's name in bytes.
 const MAX_NAME: usize = 256;
 
-/// Says of each action of the observers of the moment whether its receiver is left alone.
+/// Collector of the circuit breakers of the current observers' actions.
 #[derive(Clone, Debug)]
-pub(crate) struct Receivers {
+pub(crate) struct EndpointCollector {
     observers: watch::Receiver<Arc<Observers>>,
-    /// Names and help texts; the values are found anew each time.
+    /// Names and help texts; the values are set with each scrape.
     shown: (IntGaugeVec, IntCounterVec),
 }
 
-impl Receivers {
+impl EndpointCollector {
     pub(crate) fn new(
         observers: watch::Receiver<Arc<Observers>>,
     ) -> Result<Self, prometheus::Error> {
@@ -38,14 +38,14 @@ impl Receivers {
     }
 }
 
-impl OpenCircuits for Receivers {
-    /// The receivers that are left alone now. Those of one host and port are told of as one.
+impl OpenCircuits for EndpointCollector {
+    /// Returns the endpoints whose circuit breaker is open. Those of one host and port count as one.
     fn open_circuits(&self) -> LeftAlone {
         let observers = Arc::clone(&self.observers.borrow());
         let found = observers
             .open_circuits()
             .filter_map(|(target, standing, state)| {
-                let mut receiver = on_one_line(&target.action.receiver());
+                let mut receiver = on_one_line(&target.action.endpoint_url());
                 receiver.truncate(receiver.floor_char_boundary(MAX_NAME));
                 Some(ReceiverLeftAlone {
                     since: standing.since?.to_rfc3339_opts(SecondsFormat::Secs, true),
@@ -74,8 +74,8 @@ fn listed(found: impl Iterator<Item = ReceiverLeftAlone>) -> LeftAlone {
     }
     let mut receivers: Vec<ReceiverLeftAlone> = by_name.into_values().collect();
     receivers.sort_unstable();
-    let left_out = receivers.len().saturating_sub(MOST);
-    receivers.truncate(MOST);
+    let left_out = receivers.len().saturating_sub(MAX_ENDPOINTS);
+    receivers.truncate(MAX_ENDPOINTS);
     LeftAlone {
         receivers,
         left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
@@ -85,12 +85,12 @@ fn listed(found: impl Iterator<Item = ReceiverLeftAlone>) -> LeftAlone {
 fn metrics() -> Result<(IntGaugeVec, IntCounterVec), prometheus::Error> {
     let by = ["observer", "action"];
     let state = Opts::new(
-        "breaker_state",
-        "Whether the receiver of an action is left alone, as it fails: 0 no, 1 it is being looked whether it is back, 2 yes",
+        "circuit_breaker_state",
+        "State of the circuit breaker of an action's endpoint: 0 closed, 1 half-open, 2 open",
     );
     let opened = Opts::new(
-        "breaker_opened_total",
-        "Times that leaving the receiver of an action alone was begun",
+        "circuit_breaker_opened_total",
+        "Times that the circuit breaker of an action's endpoint opened",
     );
     Ok((
         IntGaugeVec::new(state, &by)?,
@@ -98,7 +98,7 @@ fn metrics() -> Result<(IntGaugeVec, IntCounterVec), prometheus::Error> {
     ))
 }
 
-impl Collector for Receivers {
+impl Collector for EndpointCollector {
     fn desc(&self) -> Vec<&Desc> {
         let (state, opened) = &self.shown;
         state.desc().into_iter().chain(opened.desc()).collect()
@@ -110,14 +110,14 @@ impl Collector for Receivers {
         opened.reset();
         let observers = Arc::clone(&self.observers.borrow());
         for target in observers.targets() {
-            let Some(standing) = target.action.standing() else {
+            let Some(standing) = target.action.endpoint_status() else {
                 continue;
             };
             let labels = [&*target.name.0, &*target.name.1];
-            let number = match standing.condition {
-                Condition::Closed => 0,
-                Condition::HalfOpen => 1,
-                Condition::Open => 2,
+            let number = match standing.circuit {
+                CircuitState::Closed => 0,
+                CircuitState::HalfOpen => 1,
+                CircuitState::Open => 2,
             };
             state.with_label_values(&labels).set(number);
             opened.with_label_values(&labels).inc_by(standing.opened);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn actions_of_one_receiver_are_one_and_the_longest_comes_first() {
+    fn actions_of_one_endpoint_are_one_and_the_oldest_is_first() {
         use BreakerState::{HalfOpen, Open};
         let listed = listed(
             [
@@ -166,12 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_told_of_than_there_is_room_for() {
+    fn report_is_bounded() {
         let many = (0..100).map(|n| {
             let since = "2026-01-01T00:00:00Z";
             one(&format!("https://{n}:443"), since, BreakerState::Open)
         });
         let listed = listed(many);
-        assert_eq!((listed.receivers.len(), listed.left_out), (MOST, 36));
+        assert_eq!(
+            (listed.receivers.len(), listed.left_out),
+            (MAX_ENDPOINTS, 36)
+        );
     }
 }

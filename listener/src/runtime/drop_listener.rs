@@ -1,4 +1,4 @@
-//! The end of a listener in a cluster: a pod of its own deletes its rows once all others have stopped.
+//! Cleanup after a deleted listener: a pod of its own deletes its rows once all others have stopped.
 
 use sqlx::PgPool;
 
@@ -7,8 +7,8 @@ use crate::database::has_code;
 /// The schema or the function is not there: `invalid_schema_name`, `undefined_function`.
 const NOTHING_KEPT: [&str; 2] = ["3F000", "42883"];
 
-/// Deletes what is kept of a listener, whose pods have ended, and answers how many rows that were. A
-/// database that has never kept anything has nothing to remove.
+/// Deletes the rows of a listener whose pods have ended, and returns their number. A database without
+/// the schema has none.
 pub async fn drop_listener(pool: &PgPool, listener: &str) -> Result<i64, sqlx::Error> {
     let rows = sqlx::query_scalar("select observer.drop_listener($1)")
         .bind(listener)

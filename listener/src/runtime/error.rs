@@ -1,4 +1,4 @@
-//! Why a listener does not run, or runs no longer.
+//! The errors that end a session or the process.
 
 use std::error::Error as _;
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use crate::coordination::heartbeat::NewerConfig;
 use crate::coordination::membership::MembershipError;
 use crate::database::DatabaseError;
 use crate::dispatch::DispatchError;
-use crate::jobs::backend::PlaceError;
+use crate::jobs::backend::QueueBackendError;
 use crate::migrate::MigrateError;
 
-/// Why a listener does not run, or ran no longer.
+/// Why a session or the process ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// No connection.
@@ -31,12 +31,12 @@ pub enum RunError {
     /// A shard cannot be claimed.
     #[error(transparent)]
     Claim(#[from] CheckpointError),
-    /// The database was there and is away for longer than the shards can be kept.
-    #[error("the database has been away for too long, so the shards are left to others: {0}")]
-    Away(String),
+    /// The database was there and has been away for longer than the shards can be kept.
+    #[error("database outage lasts too long, so the shards are left to other processes: {0}")]
+    DatabaseOutage(String),
     /// The job queue cannot be used.
     #[error(transparent)]
-    Queue(#[from] PlaceError),
+    Queue(#[from] QueueBackendError),
     /// Reading cannot go on.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -48,7 +48,7 @@ pub enum RunError {
     Metrics(#[from] prometheus::Error),
     /// The address for health and metrics cannot be used.
     #[error(
-        "cannot answer on {at}: {source}. Choose another address with --listen, or `--listen off`"
+        "cannot listen on {at}: {source}. Choose another address with --listen, or `--listen off`"
     )]
     Listen {
         /// The address.
@@ -56,7 +56,7 @@ pub enum RunError {
         /// The error.
         source: std::io::Error,
     },
-    /// Another process of the listener has a newer configuration.
+    /// Another process of the listener runs a newer configuration.
     #[error(
         "this process stands by, since its observers are older than those that {member} runs (known since {since}): an \
          event would meet one or the other. Give all processes of the listener the same files; they are taken up without \
@@ -68,11 +68,11 @@ pub enum RunError {
         /// Since when its observers have been known.
         since: String,
     },
-    /// This process takes no part any more, and nobody asked it to.
+    /// The membership ended without a request.
     #[error(transparent)]
     Membership(#[from] MembershipError),
-    /// A task died.
-    #[error("a task died: {0}")]
+    /// A task panicked.
+    #[error("a task panicked: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
 
@@ -86,11 +86,11 @@ impl From<NewerConfig> for RunError {
 }
 
 impl RunError {
-    /// Whether the database could not be asked, so that a later try may succeed.
+    /// Returns whether the database or the job queue cannot be reached, so that a retry may succeed.
     pub(crate) const fn is_outage(&self) -> bool {
         matches!(
             self,
-            Self::Away(_)
+            Self::DatabaseOutage(_)
                 | Self::Database(
                     DatabaseError::Unreachable { .. }
                         | DatabaseError::Unwritable { .. }
@@ -100,17 +100,17 @@ impl RunError {
                     CheckpointError::Database(_) | CheckpointError::Log(LogError::Database(_))
                 )
                 | Self::Queue(
-                    PlaceError::Database(_)
-                        | PlaceError::Queue(_)
-                        | PlaceError::Redis(OpenError::Redis(_))
+                    QueueBackendError::Database(_)
+                        | QueueBackendError::Queue(_)
+                        | QueueBackendError::Redis(OpenError::Redis(_))
                 )
                 | Self::Log(LogError::Database(_))
                 | Self::Schema(MigrateError::Database(_))
         )
     }
 
-    /// Whether no connection was to be had in time, as on a busy machine: that says of nothing that
-    /// it is wrong.
+    /// Returns whether no connection was available in time, as on a busy machine, which does not show that
+    /// anything is wrong.
     pub(super) fn is_late(&self) -> bool {
         if matches!(self, Self::Database(DatabaseError::Full { .. })) {
             return true;
@@ -119,22 +119,30 @@ impl RunError {
         causes.any(|cause| matches!(cause.downcast_ref(), Some(sqlx::Error::PoolTimedOut)))
     }
 
-    /// Whether the queue has to be opened again, in another backend.
+    /// Returns whether the job queue has to be opened again, in another backend.
     pub(crate) const fn is_queue_switch(&self) -> bool {
         matches!(
             self,
-            Self::Queue(PlaceError::Switched(_))
+            Self::Queue(QueueBackendError::Switched(_))
                 | Self::Claim(CheckpointError::QueueSwitched)
                 | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::QueueSwitched))
         )
     }
 
-    /// Whether the server has begun a new life, in which what was saved is all that counts.
-    pub(crate) const fn is_new_life(&self) -> bool {
+    /// Returns whether it is a mistake in the program, which a retry alone does not get past.
+    pub(super) const fn is_internal(&self) -> bool {
         matches!(
             self,
-            Self::Read(ReadError::NewLife)
-                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::NewLife))
+            Self::Task(_) | Self::Membership(_) | Self::Dispatch(DispatchError::Task(_))
+        )
+    }
+
+    /// Returns whether the server has restarted, after which only what was saved counts.
+    pub(crate) const fn is_server_restart(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(ReadError::ServerRestarted)
+                | Self::Dispatch(DispatchError::Checkpoint(CheckpointError::ServerRestarted))
         )
     }
 }

@@ -1,6 +1,4 @@
-//! What an error is called on `/status`, and how long to wait before another try.
-
-use std::time::Duration;
+//! The reasons of errors on `/status`.
 
 use crds::pod_status::PodProblem;
 
@@ -14,23 +12,11 @@ use crate::capture::reader::ReadError;
 use crate::checkpoint::CheckpointError;
 use crate::database::DatabaseError;
 use crate::dispatch::DispatchError;
-use crate::jobs::backend::PlaceError;
+use crate::jobs::backend::QueueBackendError;
 use crate::migrate::MigrateError;
 
-/// Wait before the second try.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Longest wait between two tries.
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// How long to wait after so many failures in a row.
-pub(crate) fn pause(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(8);
-    (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)
-}
-
-/// The error as a condition names it, with its remedy.
-pub(crate) fn trouble(error: &RunError) -> PodProblem {
+/// Returns the problem of an error: the reason that a condition has, and a message with the remedy.
+pub(super) fn problem(error: &RunError) -> PodProblem {
     PodProblem {
         reason: reason(error).to_owned(),
         message: error.to_string(),
@@ -43,7 +29,7 @@ fn reason(error: &RunError) -> &'static str {
         RunError::Database(
             DatabaseError::Unreachable { .. } | DatabaseError::Unwritable { .. },
         )
-        | RunError::Away(_) => DATABASE_UNREACHABLE,
+        | RunError::DatabaseOutage(_) => DATABASE_UNREACHABLE,
         RunError::Database(DatabaseError::Full { .. }) => "DatabaseFull",
         RunError::Database(DatabaseError::Pooled { .. }) => "DatabasePooled",
         RunError::Database(DatabaseError::Refused { .. }) => "DatabaseAccessDenied",
@@ -52,16 +38,16 @@ fn reason(error: &RunError) -> &'static str {
         RunError::Claim(error) | RunError::Dispatch(DispatchError::Checkpoint(error)) => {
             of_checkpoint(error)
         }
-        RunError::Queue(PlaceError::Database(error)) => of_database(error),
-        RunError::Queue(PlaceError::Queue(error)) => of_queue(error),
-        RunError::Queue(PlaceError::Redis(OpenError::Redis(_))) => "QueueUnreachable",
-        RunError::Queue(PlaceError::Switched(_)) => "QueueSwitched",
+        RunError::Queue(QueueBackendError::Database(error)) => of_database(error),
+        RunError::Queue(QueueBackendError::Queue(error)) => of_queue(error),
+        RunError::Queue(QueueBackendError::Redis(OpenError::Redis(_))) => "QueueUnreachable",
+        RunError::Queue(QueueBackendError::Switched(_)) => "QueueSwitched",
         RunError::Queue(
-            PlaceError::LeftInRedis
-            | PlaceError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
+            QueueBackendError::LeftInRedis
+            | QueueBackendError::Redis(OpenError::Address(_) | OpenError::Evicts(_)),
         ) => "QueueMisconfigured",
         RunError::ConfigOutdated { .. } => "ConfigOutdated",
-        RunError::Read(ReadError::NewLife) => "DatabaseRestarted",
+        RunError::Read(ReadError::ServerRestarted) => "DatabaseRestarted",
         RunError::Read(ReadError::Ahead(_)) => "CheckpointMismatch",
         RunError::Dispatch(DispatchError::Task(_) | DispatchError::Reader)
         | RunError::Metrics(_)
@@ -102,9 +88,9 @@ fn of_checkpoint(error: &CheckpointError) -> &'static str {
         CheckpointError::Log(error) => of_log(error),
         CheckpointError::Queue(error) => of_queue(error),
         CheckpointError::QueueSwitched => "QueueSwitched",
-        CheckpointError::NewLife => "DatabaseRestarted",
+        CheckpointError::ServerRestarted => "DatabaseRestarted",
         CheckpointError::Foreign { .. } | CheckpointError::Ahead(_) => "CheckpointMismatch",
-        CheckpointError::Damaged { .. } | CheckpointError::Unwritable(_) => "CheckpointCorrupted",
+        CheckpointError::Corrupted { .. } | CheckpointError::Encode(_) => "CheckpointCorrupted",
     }
 }
 
@@ -132,14 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_longest() {
-        let seconds: Vec<u64> = (0..7).map(|n| pause(n).as_secs()).collect();
-        assert_eq!(seconds, [1, 1, 2, 4, 8, 10, 10]);
-        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
-    }
-
-    #[test]
-    fn an_error_is_named_for_what_can_be_done() {
+    fn reason_of_an_error_says_what_can_be_done() {
         let cases = [
             (RunError::Schema(MigrateError::Missing), "SchemaMissing"),
             (
@@ -149,16 +128,19 @@ mod tests {
                 }),
                 "SchemaOutdated",
             ),
-            (RunError::Read(ReadError::NewLife), "DatabaseRestarted"),
+            (
+                RunError::Read(ReadError::ServerRestarted),
+                "DatabaseRestarted",
+            ),
             (
                 RunError::Log(LogError::Database(sqlx::Error::PoolTimedOut)),
                 "DatabaseUnreachable",
             ),
         ];
         for (error, reason) in cases {
-            let trouble = trouble(&error);
-            assert_eq!(trouble.reason, reason);
-            assert!(!trouble.message.is_empty());
+            let problem = problem(&error);
+            assert_eq!(problem.reason, reason);
+            assert!(!problem.message.is_empty());
         }
     }
 }

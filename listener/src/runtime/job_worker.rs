@@ -1,119 +1,123 @@
-//! Work on jobs, beside the shards or alone.
+//! The job worker of a session: beside the shards, or alone in a dedicated process.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::database_context::DatabaseContext;
 use super::error::RunError;
-use super::session::{Job, LOOK_EVERY, PROBE};
+use super::health_tick::{HEALTH_CHECK_INTERVAL, PROBE_TIMEOUT};
+use super::session::SessionContext;
 use crate::database;
-use crate::jobs::backend::Place;
+use crate::jobs::backend::QueueBackendHandle;
 use crate::jobs::worker;
-use crate::jobs::worker_config::Setup;
+use crate::jobs::worker_config::WorkerConfig;
 
-/// How long work on jobs may go on after something else has failed.
+/// How long the job worker may drain after something else has failed.
 const SHORT_DRAIN: Duration = Duration::from_secs(1);
 
 /// Whether a process works on jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Jobs {
+pub enum WorkerMode {
     /// It does, beside its shards.
-    Too,
+    Embedded,
     /// It does, and on no shard.
-    Only,
-    /// Others do.
-    Elsewhere,
+    Dedicated,
+    /// Dedicated processes do.
+    Disabled,
 }
 
-/// Work on jobs, which goes on whatever becomes of the shards.
-pub(crate) struct Working {
-    pub(crate) added: Arc<Notify>,
+/// The running job worker, which goes on whatever happens to the shards.
+pub(super) struct JobWorkerHandle {
+    /// Notified when jobs are added.
+    pub(super) added: Arc<Notify>,
     stop: CancellationToken,
-    /// Nothing where jobs are worked on by other pods.
+    /// Nothing if the worker is disabled.
     task: Option<AbortOnDropHandle<()>>,
 }
 
-impl Working {
-    pub(crate) async fn begin(job: &Job<'_>, stop: &CancellationToken) -> Result<Self, RunError> {
+impl JobWorkerHandle {
+    /// Starts the worker, unless it is disabled.
+    pub(super) async fn start(
+        session: &SessionContext<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Self, RunError> {
         let added = Arc::new(Notify::new());
         let stop = stop.child_token();
-        let task = if job.jobs == Jobs::Elsewhere {
+        let task = if session.worker_mode == WorkerMode::Disabled {
             None
         } else {
-            let worker = job.worker(Arc::clone(&added)).await?;
-            let task = tokio::spawn(worker::work(worker, stop.clone()));
+            let worker = session.worker_config(Arc::clone(&added)).await?;
+            let task = tokio::spawn(worker::run(worker, stop.clone()));
             Some(AbortOnDropHandle::new(task))
         };
         Ok(Self { added, stop, task })
     }
 
-    /// Lets what is under way come to its end. After a failure, which is to be put right first,
-    /// there is little time for that: the rest is cut off, and done again.
-    pub(crate) async fn end(self, after_failure: bool) {
+    /// Stops the worker, and drains what is in flight if the session has ended in order. After a failure,
+    /// which is to be recovered from first, there is little time: the rest is cut off, and done again.
+    pub(super) async fn shut_down(self, is_drained: bool) {
         self.stop.cancel();
         let Some(task) = self.task else {
             return;
         };
-        let ended = if after_failure {
-            tokio::time::timeout(SHORT_DRAIN, task).await
-        } else {
+        let ended = if is_drained {
             Ok(task.await)
+        } else {
+            tokio::time::timeout(SHORT_DRAIN, task).await
         };
         if let Ok(Err(error)) = ended {
-            tracing::error!(%error, "the work on jobs broke down");
+            tracing::error!(%error, "job worker failed");
         }
     }
 }
 
-impl Job<'_> {
-    /// What work on jobs needs.
-    async fn worker(&self, added: Arc<Notify>) -> Result<Setup, RunError> {
+impl SessionContext<'_> {
+    /// Returns the configuration of the job worker, with connections of its own.
+    async fn worker_config(&self, added: Arc<Notify>) -> Result<WorkerConfig, RunError> {
         let listener = self.listener;
-        let pool = database::connections_for_jobs(&listener.database_url)?;
+        let pool = database::job_pool(&listener.database_url)?;
         let config = &listener.queue;
-        Ok(Setup {
-            place: Place::open(listener, pool).await?,
+        Ok(WorkerConfig {
+            backend: QueueBackendHandle::open(listener, pool).await?,
             listener: Arc::from(listener.identity()),
-            name: self.member.name.clone(),
+            worker_name: self.member.name.clone(),
             observers: self.observers.clone(),
             concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX),
-            fleet: config.max_concurrency_total,
-            lease: config.worker_lease_duration,
-            drain: listener.drain_timeout,
-            added,
+            max_running_total: config.max_concurrency_total,
+            lease_duration: config.worker_lease_duration,
+            drain_timeout: listener.drain_timeout,
+            jobs_added: added,
             metrics: self.sources.metrics.clone(),
         })
     }
 
-    /// Works on jobs alone.
-    pub(crate) async fn work_on_jobs(
+    /// Works on jobs only, until `stop` or until the session fails.
+    pub(super) async fn run_worker(
         &self,
-        pool: &PgPool,
-        place: &Place,
+        database: &DatabaseContext,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
-        let working = Working::begin(self, stop).await?;
+        let job_worker = JobWorkerHandle::start(self, stop).await?;
         let (found, newer) = watch::channel(None);
-        let beating = CancellationToken::new();
+        let (pool, beating) = (&database.pool, CancellationToken::new());
         let heartbeat = self.heartbeat(pool).run(found, beating.clone());
         let heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat));
         let mut outdated = None;
         let health = &self.sources.health;
-        health.started();
-        self.sources.reporter.takes_part();
+        self.mark_started();
         tracing::info!(listener = self.listener.identity(), "working on jobs");
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut switched = std::pin::pin!(place.switched());
+        let mut ticks = interval(HEALTH_CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut switched = std::pin::pin!(database.queue.switched());
         let mut result = Ok(());
         loop {
             tokio::select! {
-                _ = looks.tick() => {}
+                _ = ticks.tick() => {}
                 why = &mut switched => {
                     result = Err(RunError::from(why));
                     break;
@@ -125,16 +129,16 @@ impl Job<'_> {
                 break;
             }
             let answer = sqlx::query("select").execute(pool);
-            let there = matches!(tokio::time::timeout(PROBE, answer).await, Ok(Ok(_)));
-            health.read(there, Instant::now());
-            let why = if there {
+            let is_there = matches!(tokio::time::timeout(PROBE_TIMEOUT, answer).await, Ok(Ok(_)));
+            health.read(is_there, Instant::now());
+            let why = if is_there {
                 None
             } else {
-                database::trouble(pool).await
+                database::diagnose(pool).await
             };
             health.is_blocked(why);
         }
-        working.end(false).await;
+        job_worker.shut_down(true).await;
         beating.cancel();
         let _expired = heartbeat.await;
         outdated.map_or(result, |newer| Err(newer.into()))

@@ -1,16 +1,20 @@
-//! Running: a session of a listener, from files or as a pod of a cluster.
+//! Running: sessions of a listener, by the configuration of files or of a bundle in a cluster.
 
-pub(crate) mod startup_log;
-pub(crate) mod tracking_watch;
-
-pub(crate) mod bundle_watcher;
+mod background;
+mod bundle_source;
 pub mod cluster;
+pub mod config_source;
+mod database_context;
 pub(crate) mod drop_listener;
 pub mod error;
-pub(crate) mod error_reason;
-pub(crate) mod job_worker;
-pub(crate) mod plan;
-pub(crate) mod pod_supervisor;
-pub(crate) mod session;
-pub(crate) mod shard_worker;
-pub mod standalone;
+mod error_reason;
+pub mod fixed_listener;
+mod health_tick;
+pub mod job_worker;
+pub mod plan;
+mod session;
+mod session_tasks;
+mod shard_worker;
+mod startup_log;
+pub mod supervisor;
+mod tracking_watch;

@@ -1,4 +1,4 @@
-//! From the bytes of a bundle to what is run, and what a newer one changes.
+//! What a process runs: the plan of a configuration, and what a newer one changes.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -10,61 +10,73 @@ use crds::pod_status::{ObserverError, PodProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
 
-use crate::admission::action_runtime::Kept;
+use crate::admission::action_runtime::ActionRuntimeCache;
 use crate::observers::Observers;
 use crate::telemetry::status::LoadedBundle;
 use crate::text::hex::hex;
 
-/// Most problems of a bundle that are told.
-const MAX_TOLD: usize = 5;
+/// Maximum number of problems of a bundle that are reported.
+const MAX_PROBLEMS: usize = 5;
 
-/// What to run.
+/// A configuration that can be run.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub struct RuntimePlan {
     /// The listener.
-    pub(crate) listener: Arc<ListenerConfig>,
-    /// Those of its observers that compile.
-    pub(crate) observers: Arc<Observers>,
-    /// What the operator is told.
-    pub(crate) bundle: LoadedBundle,
-    /// With whom the shards' Leases are to go, as the Secret does.
-    pub(crate) owners: Vec<OwnerReference>,
+    pub listener: Arc<ListenerConfig>,
+    /// Its observers that compile.
+    pub observers: Arc<Observers>,
+    /// The bundle that it was loaded from, as the operator knows it; none for files.
+    pub(super) bundle: Option<LoadedBundle>,
+    /// Owners of the shards' Leases, which are those of the bundle's Secret.
+    pub(super) lease_owners: Vec<OwnerReference>,
 }
 
-/// What has to be done to go from one plan to another.
+/// What it takes to go from one plan to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// Other observers can take their place while all goes on.
+pub(super) enum PlanChange {
+    /// The observers are replaced while the session goes on.
     Observers,
-    /// All must be given up and set up anew: what the shards are worked on with, how many there
-    /// are, or how they are shared.
+    /// The session is drained and another one started: the database, the number of shards, or how they
+    /// are shared has changed.
     Listener,
 }
 
-impl Plan {
-    /// What it takes to go on with `next`.
-    pub(crate) fn change(&self, next: &Self) -> Change {
+impl RuntimePlan {
+    /// Creates the plan of a listener that comes from no bundle.
+    #[must_use]
+    pub const fn new(listener: Arc<ListenerConfig>, observers: Arc<Observers>) -> Self {
+        Self {
+            listener,
+            observers,
+            bundle: None,
+            lease_owners: Vec::new(),
+        }
+    }
+
+    /// Returns what it takes to go on with `next`.
+    pub(super) fn change_to(&self, next: &Self) -> PlanChange {
         // The observers hold the connections by which actions go out.
         if self.listener.differs_in_egress_at_most(&next.listener) {
-            Change::Observers
+            PlanChange::Observers
         } else {
-            Change::Listener
+            PlanChange::Listener
         }
     }
 }
 
 /// Loads one bundle after the other, and keeps what they share.
 #[derive(Debug, Default)]
-pub(crate) struct Loader {
-    shared: Kept,
-    last: Option<Plan>,
+pub(super) struct BundleLoader {
+    shared: ActionRuntimeCache,
+    /// The newest plan, by the hash of its bundle.
+    last: Option<(String, RuntimePlan)>,
 }
 
-impl Loader {
-    /// The plan of a bundle, or why there is none. The same bytes give the same plan.
-    pub(crate) fn load(&mut self, bytes: &[u8]) -> Result<Plan, PodProblem> {
+impl BundleLoader {
+    /// Returns the plan of a bundle, or why it cannot be run. The same bytes give the same plan.
+    pub(super) fn load(&mut self, bytes: &[u8]) -> Result<RuntimePlan, PodProblem> {
         let hash = hex(&Sha256::digest(bytes));
-        if let Some(last) = self.last.as_ref().filter(|last| last.bundle.hash == hash) {
+        if let Some((_, last)) = self.last.as_ref().filter(|(of, _)| *of == hash) {
             return Ok(last.clone());
         }
         let text = std::str::from_utf8(bytes)
@@ -74,7 +86,7 @@ impl Loader {
             path: BUNDLE_KEY.to_owned(),
             text,
         };
-        let loaded = crds::loader::load(&[file], &|_, _| None, None).map_err(|r| told(&r))?;
+        let loaded = crds::loader::load(&[file], &|_, _| None, None).map_err(|r| listed(&r))?;
         let bundle = loaded.bundle;
         let shared = self.shared.of(&bundle.listener);
         let shared = shared.map_err(|error| invalid(&error.to_string()))?;
@@ -84,25 +96,24 @@ impl Loader {
             path: problem.path,
             message: problem.message,
         });
-        let plan = Plan {
-            listener: Arc::new(bundle.listener),
-            observers: Arc::new(observers),
-            bundle: LoadedBundle {
-                hash,
+        let plan = RuntimePlan {
+            bundle: Some(LoadedBundle {
+                hash: hash.clone(),
                 refused: refused.collect(),
-            },
-            owners: Vec::new(),
+            }),
+            ..RuntimePlan::new(Arc::new(bundle.listener), Arc::new(observers))
         };
-        self.last = Some(plan.clone());
+        self.last = Some((hash, plan.clone()));
         Ok(plan)
     }
 }
 
-fn told(report: &Diagnostics) -> PodProblem {
-    let told = report.items.iter().take(MAX_TOLD);
-    let told: Vec<String> = told.map(ToString::to_string).collect();
-    let mut text = told.join("; ");
-    let more = report.items.len().saturating_sub(MAX_TOLD);
+/// Lists the problems of a bundle, up to [`MAX_PROBLEMS`].
+fn listed(report: &Diagnostics) -> PodProblem {
+    let shown = report.items.iter().take(MAX_PROBLEMS);
+    let shown: Vec<String> = shown.map(ToString::to_string).collect();
+    let mut text = shown.join("; ");
+    let more = report.items.len().saturating_sub(MAX_PROBLEMS);
     if more > 0 {
         // Writing to a string cannot fail.
         let _ = write!(text, "; and {more} more");
@@ -113,9 +124,7 @@ fn told(report: &Diagnostics) -> PodProblem {
 fn invalid(what: &str) -> PodProblem {
     PodProblem {
         reason: "BundleInvalid".to_owned(),
-        message: format!(
-            "the bundle cannot be run, so the one before goes on if there was one: {what}"
-        ),
+        message: format!("the bundle is invalid, so the one before stays if there was one: {what}"),
     }
 }
 
@@ -137,42 +146,49 @@ mod tests {
         )
     }
 
-    fn load(loader: &mut Loader, text: &str) -> Plan {
+    fn load(loader: &mut BundleLoader, text: &str) -> RuntimePlan {
         loader.load(text.as_bytes()).unwrap()
     }
 
+    fn hash(plan: &RuntimePlan) -> &str {
+        &plan.bundle.as_ref().unwrap().hash
+    }
+
     #[test]
-    fn a_bundle_is_known_by_its_bytes() {
-        let mut loader = Loader::default();
+    fn bundle_is_identified_by_its_bytes() {
+        let mut loader = BundleLoader::default();
         let text = bundle("a", "", "new.total > 1");
         let plan = load(&mut loader, &text);
-        assert_eq!(plan.bundle.hash.len(), 64);
+        assert_eq!(hash(&plan).len(), 64);
         assert_eq!(plan.observers.len(), 1);
         let again = load(&mut loader, &text);
         assert!(Arc::ptr_eq(&plan.observers, &again.observers));
         let other = load(&mut loader, &format!("{text}\n"));
-        assert_ne!(plan.bundle.hash, other.bundle.hash);
+        assert_ne!(hash(&plan), hash(&other));
     }
 
     #[test]
     fn bundle_without_observers_replaces_one_with_some() {
-        let mut loader = Loader::default();
+        let mut loader = BundleLoader::default();
         let text = bundle("a", "", "true");
         let before = load(&mut loader, &text);
         let (listener, _) = text.split_once("---\n").unwrap();
         let plan = load(&mut loader, listener);
         assert_eq!(plan.observers.len(), 0);
-        assert_eq!(before.change(&plan), Change::Observers);
+        assert_eq!(before.change_to(&plan), PlanChange::Observers);
         let suspended = text.replace("spec:\n  events", "spec:\n  suspend: true\n  events");
         assert_ne!(suspended, text);
         assert_eq!(load(&mut loader, &suspended).observers.len(), 0);
     }
 
     #[test]
-    fn an_observer_that_does_not_compile_is_refused_alone() {
-        let plan = load(&mut Loader::default(), &bundle("a", "", "new.total >"));
+    fn observer_that_does_not_compile_is_rejected_alone() {
+        let plan = load(
+            &mut BundleLoader::default(),
+            &bundle("a", "", "new.total >"),
+        );
         assert_eq!(plan.observers.len(), 0);
-        let refused = &plan.bundle.refused[0];
+        let refused = &plan.bundle.as_ref().unwrap().refused[0];
         assert_eq!(
             (refused.observer.as_str(), refused.path.as_str()),
             ("shop/big", "spec.when")
@@ -180,28 +196,34 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_that_cannot_be_run_is_told_without_its_values() {
-        let mut loader = Loader::default();
+    fn invalid_bundle_is_reported_without_its_values() {
+        let mut loader = BundleLoader::default();
         let wrong = bundle("a", "  shards: many-secrets", "true");
-        let trouble = loader.load(wrong.as_bytes()).unwrap_err();
-        assert_eq!(trouble.reason, "BundleInvalid");
-        assert!(trouble.message.contains("spec.shards"), "{trouble:?}");
-        assert!(!trouble.message.contains("many-secrets"), "{trouble:?}");
+        let problem = loader.load(wrong.as_bytes()).unwrap_err();
+        assert_eq!(problem.reason, "BundleInvalid");
+        assert!(problem.message.contains("spec.shards"), "{problem:?}");
+        assert!(!problem.message.contains("many-secrets"), "{problem:?}");
         assert!(loader.load(&[0xff]).is_err());
     }
 
     #[test]
-    fn only_what_must_be_is_set_up_anew() {
-        let mut loader = Loader::default();
+    fn only_a_changed_listener_needs_a_restart() {
+        let mut loader = BundleLoader::default();
         let mut plan = |database, more, when| load(&mut loader, &bundle(database, more, when));
         let first = plan("a", "", "true");
-        assert_eq!(first.change(&plan("a", "", "false")), Change::Observers);
-        let egress = plan("a", "  egress: {allow: [10.0.0.0/8]}", "true");
-        assert_eq!(first.change(&egress), Change::Observers);
-        assert_eq!(first.change(&plan("b", "", "true")), Change::Listener);
         assert_eq!(
-            first.change(&plan("a", "  shards: 3", "true")),
-            Change::Listener
+            first.change_to(&plan("a", "", "false")),
+            PlanChange::Observers
+        );
+        let egress = plan("a", "  egress: {allow: [10.0.0.0/8]}", "true");
+        assert_eq!(first.change_to(&egress), PlanChange::Observers);
+        assert_eq!(
+            first.change_to(&plan("b", "", "true")),
+            PlanChange::Listener
+        );
+        assert_eq!(
+            first.change_to(&plan("a", "  shards: 3", "true")),
+            PlanChange::Listener
         );
     }
 }

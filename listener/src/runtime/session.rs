@@ -1,486 +1,321 @@
-//! The work itself: takes part in the listener's fleet, and reads, dispatches and saves for the
-//! shards that are this process's.
+//! A session: takes part in the listener's membership, and reads, dispatches and saves for the shards
+//! that this process owns.
 //!
-//! One reader, one dispatcher and one saver serve all shards; shards come and go while the others
-//! are worked on. A process takes part only while its database is there: what it cannot work on
-//! is better left to others.
+//! One reader, one dispatcher and one writer of checkpoints serve all shards; shards come and go while
+//! the others are worked on. A process takes part only while its database is there: what it cannot work
+//! on is better left to others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chrono::Utc;
 use crds::config::ListenerConfig;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use lease::membership::ShardLease;
-use sqlx::PgPool;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
 
-pub use super::job_worker::Jobs;
-use super::job_worker::Working;
-
+use super::background::{SHUTDOWN_GRACE, first_error};
+use super::database_context::DatabaseContext;
 use super::error::RunError;
-use super::shard_worker::Desk;
-use super::standalone::{GOODBYE, first_error};
-use super::startup_log;
-use super::tracking_watch;
-use crate::capture::change_log::{Log, LogError};
-use crate::capture::poll_loop::follow;
-use crate::capture::reader::{Assignment, Owner, Reader};
-use crate::capture::retention;
-use crate::checkpoint;
-use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
-use crate::coordination::membership::{Coordination, Fleet, Member};
-use crate::coordination::unclaimed_shards::Waiting;
-use crate::database::{self, Access};
-use crate::dead_letters::retention as dead_letter_retention;
-use crate::dispatch::{DispatchError, Dispatcher, Saver, Setup};
-use crate::jobs::backend::{Place, PlaceError};
-use crate::jobs::metrics;
-use crate::migrate;
+use super::health_tick::HEALTH_CHECK_INTERVAL;
+use super::job_worker::{JobWorkerHandle, WorkerMode};
+use super::session_tasks::newer_config;
+use super::shard_worker::ShardWorker;
+use super::tracking_watch::ReportedFindings;
+use crate::capture::change_log::LogError;
+use crate::capture::poll_loop::poll_loop;
+use crate::capture::reader::{Assignment, LogReader, ReaderIdentity};
+use crate::coordination::heartbeat::NewerConfig;
+use crate::coordination::membership::{Coordination, MemberIdentity, Membership};
+use crate::coordination::unclaimed_shards::UnclaimedShards;
+use crate::dispatch::{CheckpointWriter, DispatchError, Dispatcher, DispatcherConfig};
+use crate::jobs::backend::{QueueBackendError, QueueBackendHandle};
 use crate::observers::Observers;
-use crate::observers::circuit_metrics::Receivers;
-use crate::server::Sources;
+use crate::observers::circuit_metrics::EndpointCollector;
+use crate::server::AppState;
 
 /// Pages read ahead of dispatch.
 const PAGES_AHEAD: usize = 1;
 
-/// After this long without the database the shards are left to others.
-const AWAY: Duration = Duration::from_secs(15);
+/// After a database outage of this length the shards are left to other processes.
+pub(super) const DATABASE_OUTAGE_LIMIT: Duration = Duration::from_secs(15);
 
-/// How long a server may take to answer that it is there.
-pub(super) const PROBE: Duration = Duration::from_secs(2);
-
-/// After this long without an answer it is looked for why there is none.
-const UNSURE: Duration = Duration::from_secs(2);
-
-/// How often things are looked after that nobody tells of.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// Between two tries to begin again after the server has recovered.
-const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
-
-/// What is to be done.
+/// What a session works with and reports to.
 #[derive(Debug)]
-pub(crate) struct Job<'a> {
+pub(super) struct SessionContext<'a> {
     /// The listener.
-    pub(crate) listener: &'a ListenerConfig,
+    pub(super) listener: &'a ListenerConfig,
     /// This process.
-    pub(crate) member: &'a Member,
-    /// Where it finds the others.
-    pub(crate) coordination: &'a Coordination,
-    /// The observers, and whatever comes in their place.
-    pub(crate) observers: watch::Receiver<Arc<Observers>>,
-    /// Who is told.
-    pub(crate) sources: &'a Sources,
-    /// How long a server that refuses connections is given to start.
-    pub(crate) patience: Duration,
+    pub(super) member: &'a MemberIdentity,
+    /// Where it finds the other processes.
+    pub(super) coordination: &'a Coordination,
+    /// The observers, which may be replaced while it runs.
+    pub(super) observers: watch::Receiver<Arc<Observers>>,
+    /// Metrics, health, and what the operator is told.
+    pub(super) sources: &'a AppState,
+    /// How long it waits for a server that refuses connections.
+    pub(super) connect_patience: Duration,
     /// Whether it works on jobs.
-    pub(crate) jobs: Jobs,
-    /// What was told of tables that are not tracked.
-    pub(crate) told: tracking_watch::Told,
+    pub(super) worker_mode: WorkerMode,
+    /// Tables that were reported as not tracked.
+    pub(super) findings: ReportedFindings,
+    /// Set once a session of the listener has taken part.
+    pub(super) has_run: &'a AtomicBool,
 }
 
-/// What there is of a database that can be worked with.
-struct Ground {
-    pool: PgPool,
-    log: Log,
-    life: Uuid,
-    place: Place,
-}
-
-impl Ground {
-    async fn find(job: &Job<'_>) -> Result<Self, RunError> {
-        let listener = job.listener;
-        let pool = database::connect(&listener.database_url, job.patience, Access::Write).await?;
-        migrate::verify(&pool).await?;
-        let log = Log::open(pool.clone()).await?;
-        let life = checkpoint::life(&pool).await?;
-        // One that has never run misses nothing from now on, whoever works on it and when.
-        let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
-        if checkpoint::begin(&pool, &log, &name, shards, start).await? {
-            startup_log::tell_first(&pool, &name, start).await;
+impl SessionContext<'_> {
+    /// Takes part until `stop`, or until the session fails. What was not saved by then is done again from
+    /// the checkpoints.
+    pub(super) async fn run(&self, stop: &CancellationToken) -> Result<(), RunError> {
+        let database = tokio::select! {
+            opened = DatabaseContext::open(self) => opened?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let heartbeat = self.heartbeat(&database.pool).beat().await;
+        if let Some(newer) = heartbeat.map_err(LogError::Database)? {
+            return Err(newer.into());
         }
-        let place = Place::open(listener, pool.clone()).await?;
-        place.tell_durability();
-        Ok(Self {
-            pool,
-            log,
-            life,
-            place,
-        })
-    }
-
-    /// Finds it again in the server's new life.
-    async fn find_again(job: &Job<'_>) -> Result<Self, RunError> {
-        let deadline = Instant::now() + AWAY;
-        loop {
-            match Self::find(job).await {
-                Err(error) if error.is_outage() && Instant::now() < deadline => {
-                    job.sources.health.read(false, Instant::now());
-                    tracing::warn!(%error, "cannot go on yet; trying again");
-                    tokio::time::sleep(RECOVERY_PAUSE).await;
-                }
-                other => return other,
-            }
+        let (metrics, admin) = (&self.sources.metrics, &self.sources.admin_api);
+        let _admin = admin.open(self.listener, &database.queue.queue)?;
+        let endpoints = EndpointCollector::new(self.observers.clone())?;
+        let _endpoints = metrics.register_circuits(endpoints)?;
+        if self.worker_mode == WorkerMode::Dedicated {
+            return self.run_worker(&database, stop).await;
         }
+        self.run_shards(database, stop).await
     }
-}
 
-/// Takes part until `stop`, or until there is a reason not to. Whatever was not saved is then
-/// forgotten, so that it can be begun anew from the checkpoints.
-pub(crate) async fn tend(job: &Job<'_>, stop: &CancellationToken) -> Result<(), RunError> {
-    let mut ground = tokio::select! {
-        found = Ground::find(job) => found?,
-        () = stop.cancelled() => return Ok(()),
-    };
-    if let Some(newer) = job
-        .heartbeat(&ground.pool)
-        .beat()
-        .await
-        .map_err(LogError::Database)?
-    {
-        return Err(newer.into());
+    /// Marks that this process takes part from now on, and that nothing keeps it from its work.
+    pub(super) fn mark_started(&self) {
+        self.has_run.store(true, Ordering::Relaxed);
+        self.sources.health.started();
+        self.sources.reporter.joined();
     }
-    let metrics = &job.sources.metrics;
-    let _open = job.sources.keeper.open(job.listener, &ground.place.queue)?;
-    let _told = metrics.register_circuits(Receivers::new(job.observers.clone())?)?;
-    if job.jobs == Jobs::Only {
-        return job.work_on_jobs(&ground.pool, &ground.place, stop).await;
-    }
-    let mut fleet = Fleet::join(job.listener, job.member, job.coordination, metrics)?;
-    job.sources.health.started();
-    job.sources.reporter.takes_part();
-    let (name, shards) = (job.listener.identity(), job.listener.shards);
-    let (member, actions) = (job.member.name.as_str(), job.observers.borrow().len());
-    tracing::info!(listener = name, shards, actions, member, "running");
-    let mut holds = BTreeMap::new();
-    let working = Working::begin(job, stop).await?;
-    let result = loop {
-        match Engine::start(job, &ground, &working.added)
-            .run(&mut fleet, &mut holds, stop)
-            .await
-        {
-            Err(error) if error.is_new_life() && !stop.is_cancelled() => {
-                tracing::warn!(
-                    listener = name,
-                    "{error}: going on from the last checkpoint"
-                );
-                match Ground::find_again(job).await {
-                    Ok(found) if !found.place.is_same_backend(&ground.place) => {
-                        let switched = PlaceError::Switched(found.place.queue.backend());
-                        break Err(RunError::from(switched));
+
+    /// Works on shards, through restarts of the database server.
+    async fn run_shards(
+        &self,
+        mut database: DatabaseContext,
+        stop: &CancellationToken,
+    ) -> Result<(), RunError> {
+        let metrics = &self.sources.metrics;
+        let mut membership =
+            Membership::join(self.listener, self.member, self.coordination, metrics)?;
+        self.mark_started();
+        let (name, shards) = (self.listener.identity(), self.listener.shards);
+        let (member, observers) = (self.member.name.as_str(), self.observers.borrow().len());
+        tracing::info!(listener = name, shards, observers, member, "running");
+        let mut held = BTreeMap::new();
+        let job_worker = JobWorkerHandle::start(self, stop).await?;
+        let result = loop {
+            match ShardRuntime::start(self, &database, &job_worker.added)
+                .run(&mut membership, &mut held, stop)
+                .await
+            {
+                Err(error) if error.is_server_restart() && !stop.is_cancelled() => {
+                    tracing::warn!(
+                        listener = name,
+                        "{error}: resuming from the last checkpoint"
+                    );
+                    match DatabaseContext::reopen(self).await {
+                        Ok(found) if !found.queue.is_same_backend(&database.queue) => {
+                            let switched = QueueBackendError::Switched(found.queue.queue.backend());
+                            break Err(RunError::from(switched));
+                        }
+                        Ok(found) => database = found,
+                        Err(error) => break Err(error),
                     }
-                    Ok(found) => ground = found,
-                    Err(error) => break Err(error),
                 }
+                other => break other,
             }
-            other => break other,
+        };
+        for shard in held.keys() {
+            self.sources.reporter.shard_released(*shard);
         }
-    };
-    for shard in holds.keys() {
-        job.sources.reporter.let_go(*shard);
+        let is_drained = matches!(
+            result,
+            Ok(())
+                | Err(RunError::ConfigOutdated { .. }
+                    | RunError::Queue(QueueBackendError::Switched(_)))
+        );
+        job_worker.shut_down(is_drained).await;
+        held.clear();
+        metrics.shards_owned.set(0);
+        membership.shutdown().await?;
+        result
     }
-    let is_urgent = !matches!(
-        result,
-        Ok(()) | Err(RunError::ConfigOutdated { .. } | RunError::Queue(PlaceError::Switched(_)))
-    );
-    working.end(is_urgent).await;
-    holds.clear();
-    metrics.shards.set(0);
-    fleet.left().await?;
-    result
 }
 
-/// Everything that works on one ground.
-struct Engine<'a> {
-    job: &'a Job<'a>,
-    desk: Desk<'a>,
-    dispatching: AbortOnDropHandle<Result<(), DispatchError>>,
+/// Everything that works on the shards in one incarnation of the server.
+struct ShardRuntime<'a> {
+    session: &'a SessionContext<'a>,
+    worker: ShardWorker<'a>,
+    dispatcher: AbortOnDropHandle<Result<(), DispatchError>>,
     tasks: JoinSet<Result<(), RunError>>,
     reading: CancellationToken,
     newer: watch::Receiver<Option<NewerConfig>>,
-    place: &'a Place,
+    queue: &'a QueueBackendHandle,
 }
 
-impl<'a> Engine<'a> {
-    fn start(job: &'a Job<'a>, ground: &'a Ground, jobs_added: &Arc<Notify>) -> Self {
-        let (listener, sources) = (job.listener, job.sources);
+impl<'a> ShardRuntime<'a> {
+    fn start(
+        session: &'a SessionContext<'a>,
+        database: &'a DatabaseContext,
+        jobs_added: &Arc<Notify>,
+    ) -> Self {
+        let (listener, sources) = (session.listener, session.sources);
         let name: Arc<str> = Arc::from(listener.identity());
         let reading = CancellationToken::new();
         let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
-        let owner = Owner {
+        let owner = ReaderIdentity {
             listener: Arc::clone(&name),
             shards: listener.shards,
-            life: ground.life,
+            server_incarnation: database.incarnation,
         };
-        let newer = upkeep(job, ground, &name, &reading, &mut tasks);
-        let reader = Reader::new(ground.log.clone(), owner);
+        let newer = session.start_tasks(database, &name, &reading, &mut tasks);
+        let reader = LogReader::new(database.log.clone(), owner);
         let (assigned, assignment) = watch::channel(Assignment::new());
         let (send, batches) = mpsc::channel(PAGES_AHEAD);
         {
             let until = reading.clone();
             let told = (Arc::clone(&sources.health), sources.metrics.clone());
-            let longest_pause = listener.max_poll_interval;
+            let max_poll_interval = listener.max_poll_interval;
             tasks.spawn(async move {
-                Ok(follow(reader, assignment, send, told, longest_pause, until).await?)
+                Ok(poll_loop(reader, assignment, send, told, max_poll_interval, until).await?)
             });
         }
-        let dispatcher = Dispatcher::new(Setup {
-            observers: job.observers.clone(),
-            shards: listener.shards,
-            assigned,
+        let dispatcher = Dispatcher::new(DispatcherConfig {
+            observers: session.observers.clone(),
+            shard_count: listener.shards,
+            assignment: assigned,
             jobs_added: Arc::clone(jobs_added),
-            saver: Saver {
-                pool: ground.pool.clone(),
-                queue: Arc::clone(&ground.place.queue),
+            writer: CheckpointWriter {
+                pool: database.pool.clone(),
+                queue: Arc::clone(&database.queue.queue),
                 listener: name,
-                life: ground.life,
+                server_incarnation: database.incarnation,
                 health: Arc::clone(&sources.health),
                 metrics: sources.metrics.clone(),
             },
             reporter: Arc::clone(&sources.reporter),
-            max_in_flight: usize::try_from(listener.max_concurrency).unwrap_or(usize::MAX),
-            save_every: listener.checkpoint_interval,
+            max_concurrency: usize::try_from(listener.max_concurrency).unwrap_or(usize::MAX),
+            checkpoint_interval: listener.checkpoint_interval,
             stalled_after: listener.stalled_after,
         });
-        let (commands, asked) = mpsc::channel(usize::from(listener.shards));
+        let (commands, requests) = mpsc::channel(usize::from(listener.shards));
         Self {
-            dispatching: AbortOnDropHandle::new(tokio::spawn(dispatcher.run(batches, asked))),
-            desk: Desk {
+            dispatcher: AbortOnDropHandle::new(tokio::spawn(dispatcher.run(batches, requests))),
+            worker: ShardWorker {
                 listener,
-                pool: &ground.pool,
-                log: &ground.log,
-                queue: &*ground.place.queue,
+                pool: &database.pool,
+                log: &database.log,
+                queue: &*database.queue.queue,
                 commands,
                 sources,
                 claiming: Mutex::new(()),
             },
-            job,
+            session,
             tasks,
             reading,
             newer,
-            place: &ground.place,
+            queue: &database.queue,
         }
     }
 
-    /// Works on the shards that are held and on those that come, until all are given up.
+    /// Works on the shards that are held and on those that come, until all are released; then shuts down.
     async fn run(
         mut self,
-        fleet: &mut Fleet,
-        holds: &mut BTreeMap<u16, Arc<ShardLease>>,
+        membership: &mut Membership,
+        held: &mut BTreeMap<u16, Arc<ShardLease>>,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
-        let result = self.work(fleet, holds, stop).await;
+        let result = self.run_until_released(membership, held, stop).await;
         self.reading.cancel();
-        // The dispatcher ends when nobody asks anything of it any more.
+        // The dispatcher ends when nobody sends commands any more.
         let Self {
-            desk,
+            worker,
             mut tasks,
-            dispatching,
+            dispatcher,
             ..
         } = self;
-        let pool = desk.pool;
-        drop(desk);
-        let goodbye = async {
-            // How it ended is told already, if it has.
-            if !dispatching.is_finished() {
-                let _ended = dispatching.await;
+        let pool = worker.pool;
+        drop(worker);
+        let shutdown = async {
+            // An error of it is part of the result, if it has ended.
+            if !dispatcher.is_finished() {
+                let _ended = dispatcher.await;
             }
             while tasks.join_next().await.is_some() {}
             pool.close().await;
         };
-        let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
+        let _in_time = tokio::time::timeout(SHUTDOWN_GRACE, shutdown).await;
         result
     }
 
-    async fn work(
+    async fn run_until_released(
         &mut self,
-        fleet: &mut Fleet,
-        holds: &mut BTreeMap<u16, Arc<ShardLease>>,
+        membership: &mut Membership,
+        held: &mut BTreeMap<u16, Arc<ShardLease>>,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
-        let desk = &self.desk;
-        let work = |hold: Arc<ShardLease>| async move {
-            let shard = hold.shard();
-            (shard, desk.work(hold).await)
+        let worker = &self.worker;
+        let work = |lease: Arc<ShardLease>| async move {
+            let shard = lease.shard();
+            (shard, worker.run(lease).await)
         };
-        let mut at_work: FuturesUnordered<_> = holds.values().cloned().map(work).collect();
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut open, mut waiting) = (true, Waiting::default());
-        let mut switched = std::pin::pin!(self.place.switched());
+        let mut at_work: FuturesUnordered<_> = held.values().cloned().map(work).collect();
+        let mut ticks = interval(HEALTH_CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut open, mut unclaimed) = (true, UnclaimedShards::default());
+        let mut switched = std::pin::pin!(self.queue.switched());
         let mut failed = Ok(());
         while open || !at_work.is_empty() {
             tokio::select! {
-                hold = fleet.holds.recv(), if open => match hold {
-                    Some(hold) => {
-                        let hold = Arc::new(hold);
-                        holds.insert(hold.shard(), Arc::clone(&hold));
-                        at_work.push(work(hold));
+                lease = membership.shard_leases.recv(), if open => match lease {
+                    Some(lease) => {
+                        let lease = Arc::new(lease);
+                        held.insert(lease.shard(), Arc::clone(&lease));
+                        at_work.push(work(lease));
                     }
-                    None if fleet.is_leaving() => open = false,
-                    None => return Err(fleet.broken().await.into()),
+                    None if membership.is_leaving() => open = false,
+                    None => return Err(membership.failure().await.into()),
                 },
                 Some((shard, ended)) = at_work.next() => {
-                    holds.remove(&shard);
+                    held.remove(&shard);
                     if let Err(error) = ended {
-                        // The other shards are finished and saved before this is told.
+                        // The other shards are drained and saved before this is reported.
                         failed = failed.and(Err(RunError::from(error)));
-                        fleet.leave();
+                        membership.leave();
                     }
                 }
-                ended = &mut self.dispatching => return match ended? {
-                    // Why is for the reader itself to say.
+                ended = &mut self.dispatcher => return match ended? {
+                    // The reader itself reports why.
                     Err(DispatchError::Reader) => Err(first_error(&mut self.tasks).await),
                     other => other.map_err(RunError::from),
                 },
                 error = first_error(&mut self.tasks) => return Err(error),
-                () = stop.cancelled(), if !fleet.is_leaving() => fleet.leave(),
-                newer = newer_config(&mut self.newer), if !fleet.is_leaving() => {
-                    // What is in flight is finished and saved before this is told.
+                () = stop.cancelled(), if !membership.is_leaving() => membership.leave(),
+                newer = newer_config(&mut self.newer), if !membership.is_leaving() => {
+                    // What is in flight is finished and saved before this is reported.
                     failed = failed.and(Err(RunError::from(newer)));
-                    fleet.leave();
+                    membership.leave();
                 }
-                why = &mut switched, if !fleet.is_leaving() => {
+                why = &mut switched, if !membership.is_leaving() => {
                     failed = failed.and(Err(RunError::from(why)));
-                    fleet.leave();
+                    membership.leave();
                 }
-                _ = looks.tick() => {
-                    let held = holds.keys().copied();
-                    self.job.look(fleet, desk.pool, held, &mut waiting).await?;
+                _ = ticks.tick() => {
+                    let (held, pool) = (held.keys().copied(), self.worker.pool);
+                    self.session.health_tick(membership, pool, held, &mut unclaimed).await?;
                 }
             }
         }
         failed
-    }
-}
-
-/// Begins what goes on beside the work until `reading` ends: figures of the queue, retention of dead
-/// letters and of the log, the watch on tables, and heartbeats, which tell of a newer configuration.
-fn upkeep(
-    job: &Job<'_>,
-    ground: &Ground,
-    name: &Arc<str>,
-    reading: &CancellationToken,
-    tasks: &mut JoinSet<Result<(), RunError>>,
-) -> watch::Receiver<Option<NewerConfig>> {
-    let (listener, sources, pool) = (job.listener, job.sources, &ground.pool);
-    let reporter = || Arc::clone(&sources.reporter);
-    let telling = metrics::tell(
-        Arc::clone(&ground.place.queue),
-        reporter(),
-        sources.metrics.jobs.clone(),
-    );
-    let dead_letters = dead_letter_retention::keep(
-        pool.clone(),
-        Arc::clone(name),
-        listener.dead_letter_retention,
-        reporter(),
-        sources.metrics.clone(),
-    );
-    let watching = tracking_watch::watch(
-        pool.clone(),
-        Arc::clone(name),
-        job.observers.clone(),
-        job.told.clone(),
-        reporter(),
-    );
-    let until = reading.clone();
-    tasks.spawn(async move {
-        let together = async { tokio::join!(telling, dead_letters, watching) };
-        until.run_until_cancelled(together).await;
-        Ok(())
-    });
-    let (found, newer) = watch::channel(None);
-    let beating = job.heartbeat(pool).run(found, reading.clone());
-    let metrics = sources.metrics.clone();
-    let retained = retention::keep(pool.clone(), listener.retention, metrics, reading.clone());
-    tasks.spawn(async move {
-        tokio::join!(beating, retained);
-        Ok(())
-    });
-    newer
-}
-
-/// Waits until there is a process with a newer configuration.
-async fn newer_config(newer: &mut watch::Receiver<Option<NewerConfig>>) -> NewerConfig {
-    if let Ok(found) = newer.wait_for(Option::is_some).await
-        && let Some(found) = found.clone()
-    {
-        return found;
-    }
-    // Heartbeats have ended, so nobody will say so any more.
-    std::future::pending().await
-}
-
-impl Job<'_> {
-    /// The heartbeats of this process.
-    pub(super) fn heartbeat(&self, pool: &PgPool) -> Heartbeat {
-        let (listener, observers) = (self.listener.identity(), self.observers.clone());
-        Heartbeat::new(
-            pool.clone(),
-            &listener,
-            self.member,
-            observers,
-            self.coordination,
-        )
-    }
-
-    /// Sees to what nobody tells of.
-    async fn look(
-        &self,
-        fleet: &Fleet,
-        pool: &PgPool,
-        held: impl Iterator<Item = u16>,
-        waiting: &mut Waiting,
-    ) -> Result<(), RunError> {
-        let (health, reporter) = (&self.sources.health, &self.sources.reporter);
-        let standing = fleet.standing.borrow().clone();
-        reporter.members(standing.members);
-        let (now, bound) = (Instant::now(), self.listener.stalled_after);
-        waiting.note(&standing, held.filter(|shard| !reporter.owns(*shard)), now);
-        health.outside(waiting.outside(&standing, now, bound));
-        let away = health.database_away(now).unwrap_or_default();
-        let longest = away.max(waiting.longest_unclaimed(now));
-        if longest >= AWAY.min(bound) && !fleet.is_leaving() {
-            self.probe(pool, away).await?;
-        } else if away >= UNSURE {
-            health.is_blocked(database::trouble(pool).await);
-        } else {
-            health.is_blocked(None);
-        }
-        let blocked = health.blocked();
-        let late = waiting.stalled(&standing, blocked.as_deref(), now, bound, Utc::now());
-        reporter.stalled_before_work(late);
-        self.sources.tell_stalls();
-        Ok(())
-    }
-
-    /// Finds out whether the database is there, and what keeps it from answering. `away` is for how
-    /// long it has not answered.
-    async fn probe(&self, pool: &PgPool, away: Duration) -> Result<(), RunError> {
-        // A server that answers is there, whatever it is that waits.
-        let asked = tokio::time::timeout(PROBE, database::blocker(pool)).await;
-        if let Ok(Ok(blocker)) = asked {
-            self.sources.health.is_blocked(blocker);
-            return Ok(());
-        }
-        let trouble = database::trouble(pool).await;
-        self.sources.health.is_blocked(trouble.clone());
-        if away < AWAY {
-            return Ok(());
-        }
-        Err(RunError::Away(match (trouble, asked) {
-            (Some(trouble), _) => trouble,
-            (None, Ok(Err(error))) => error.to_string(),
-            (None, _) => format!("no answer for {} s", away.as_secs()),
-        }))
     }
 }

@@ -1,10 +1,11 @@
-//! What a process does with a shard that is its own: claims it in the database, has it worked on,
-//! and lets go of it when it must or when it is asked to.
+//! The worker of a shard whose lease this process holds: claims the shard in the database, has it
+//! dispatched, and releases it when the lease is lost or asked back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::{JobQueue, LanesOfAction};
+use backoff::Backoff;
 use chrono::Utc;
 use crds::config::ListenerConfig;
 use lease::membership::ShardLease;
@@ -12,93 +13,94 @@ use sqlx::PgPool;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::change_log::{Log, LogError};
-use crate::checkpoint::{self, Candidate, CheckpointError, ClaimedShard};
-use crate::dispatch::{Command, MAX_LANES, Right};
-use crate::server::Sources;
+use crate::capture::change_log::{ChangeLog, LogError};
+use crate::checkpoint::{self, CheckpointError, ClaimedShard, ShardClaimant};
+use crate::dispatch::{MAX_LANES, ShardCommand, ShardTokens};
+use crate::server::AppState;
 
-/// Wait after the first claim that failed; doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Backoff of a claim that fails.
+const CLAIM_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
-/// Longest wait between two claims.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
-
-/// Where shards are worked on.
+/// The worker of the shards of a session.
 #[derive(Debug)]
-pub(crate) struct Desk<'a> {
-    pub(crate) listener: &'a ListenerConfig,
-    pub(crate) pool: &'a PgPool,
-    pub(crate) log: &'a Log,
-    pub(crate) queue: &'a dyn JobQueue,
-    pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) sources: &'a Sources,
+pub(super) struct ShardWorker<'a> {
+    pub(super) listener: &'a ListenerConfig,
+    pub(super) pool: &'a PgPool,
+    pub(super) log: &'a ChangeLog,
+    pub(super) queue: &'a dyn JobQueue,
+    pub(super) commands: mpsc::Sender<ShardCommand>,
+    pub(super) sources: &'a AppState,
     /// Claims are made one at a time, as one may take two connections.
-    pub(crate) claiming: Mutex<()>,
+    pub(super) claiming: Mutex<()>,
 }
 
-impl Desk<'_> {
-    /// Works on a shard for as long as it is held. Fails if it cannot be worked on as it is.
-    pub(crate) async fn work(&self, hold: Arc<ShardLease>) -> Result<(), CheckpointError> {
-        let shard = hold.shard();
-        let Some((claimed, jobs)) = self.claim(&hold).await? else {
+impl ShardWorker<'_> {
+    /// Works on a shard for as long as its lease is held. Fails if the shard cannot be claimed as it is.
+    pub(super) async fn run(&self, lease: Arc<ShardLease>) -> Result<(), CheckpointError> {
+        let shard = lease.shard();
+        let Some((claimed, jobs)) = self.claim(&lease).await? else {
             return Ok(());
         };
-        self.note(&claimed);
-        let right = Right {
-            cut: hold.lost().child_token(),
+        self.log_claimed(&claimed);
+        let tokens = ShardTokens {
+            cancel: lease.lost().child_token(),
             fenced: CancellationToken::new(),
         };
-        // Should the dispatcher be gone, its owner sees to it.
+        // A dispatcher that is gone is noticed by the session.
         let _gone = self
             .commands
-            .send(Command::Add {
+            .send(ShardCommand::Assign {
                 claimed,
                 jobs,
-                right: right.clone(),
+                tokens: tokens.clone(),
             })
             .await;
         let drain = tokio::select! {
             biased;
-            () = right.fenced.cancelled() => None,
-            () = hold.lost().cancelled() => Some(Duration::ZERO),
-            () = hold.release_requested().cancelled() => Some(self.listener.drain_timeout),
+            () = tokens.fenced.cancelled() => None,
+            () = lease.lost().cancelled() => Some(Duration::ZERO),
+            () = lease.release_requested().cancelled() => Some(self.listener.drain_timeout),
         };
         if let Some(drain) = drain {
-            let lost = drain.is_zero() && !hold.release_requested().is_cancelled();
-            if lost {
-                tracing::warn!(shard, "lost the shard; what is under way is cut off");
+            let is_lost = drain.is_zero() && !lease.release_requested().is_cancelled();
+            if is_lost {
+                tracing::warn!(shard, "shard lease lost; cutting off what is in flight");
             }
             // What was finished is saved even then, unless another process was faster.
-            let (done, gone) = oneshot::channel();
-            let leave = Command::Leave { shard, drain, done };
-            if self.commands.send(leave).await.is_ok() {
+            let (released, gone) = oneshot::channel();
+            let command = ShardCommand::Release {
+                shard,
+                drain,
+                released,
+            };
+            if self.commands.send(command).await.is_ok() {
                 let _gone = gone.await;
             }
         }
-        tracing::info!(shard, "let go of the shard");
-        self.sources.reporter.let_go(shard);
-        self.count();
+        tracing::info!(shard, "shard lease released");
+        self.sources.reporter.shard_released(shard);
+        self.update_shard_count();
         Ok(())
     }
 
-    /// Claims the shard, however long the database is away, and learns which of its lanes have jobs.
-    /// Nothing if it is not held any more.
+    /// Claims the shard, however long the database is away, and reads which of its lanes have jobs.
+    /// Returns nothing if its lease is not held any more.
     async fn claim(
         &self,
-        hold: &ShardLease,
+        lease: &ShardLease,
     ) -> Result<Option<(ClaimedShard, Vec<LanesOfAction>)>, CheckpointError> {
-        let shard = hold.shard();
-        let mut wait = FIRST_WAIT;
-        let over = async {
+        let shard = lease.shard();
+        let mut backoff = CLAIM_RETRY;
+        let not_held = async {
             tokio::select! {
-                () = hold.lost().cancelled() => {}
-                () = hold.release_requested().cancelled() => {}
+                () = lease.lost().cancelled() => {}
+                () = lease.release_requested().cancelled() => {}
             }
         };
         let name = self.listener.identity();
-        let who = Candidate {
+        let claimant = ShardClaimant {
             listener: &name,
-            holder: hold.holder(),
+            holder: lease.holder(),
             shards: self.listener.shards,
             start: self.listener.start_at,
         };
@@ -106,7 +108,7 @@ impl Desk<'_> {
             loop {
                 let claimed = {
                     let _one_at_a_time = self.claiming.lock().await;
-                    self.claim_once(who, shard).await
+                    self.claim_once(claimant, shard).await
                 };
                 match claimed {
                     Err(
@@ -114,9 +116,8 @@ impl Desk<'_> {
                         | CheckpointError::Queue(_)
                         | CheckpointError::Log(LogError::Database(_))),
                     ) => {
-                        tracing::warn!(shard, %error, "cannot claim the shard; trying again");
-                        tokio::time::sleep(wait).await;
-                        wait = (wait * 2).min(LONGEST_WAIT);
+                        tracing::warn!(shard, %error, "cannot claim the shard; retrying");
+                        tokio::time::sleep(backoff.next_delay()).await;
                     }
                     other => return other.map(Some),
                 }
@@ -124,37 +125,44 @@ impl Desk<'_> {
         };
         tokio::select! {
             claimed = claiming => claimed,
-            () = over => Ok(None),
+            () = not_held => Ok(None),
         }
     }
 
     async fn claim_once(
         &self,
-        who: Candidate<'_>,
+        claimant: ShardClaimant<'_>,
         shard: u16,
     ) -> Result<(ClaimedShard, Vec<LanesOfAction>), CheckpointError> {
-        let claimed = checkpoint::claim(self.pool, self.log, who, shard).await?;
-        // From here on nobody else adds jobs to its lanes.
+        let claimed = checkpoint::claim(self.pool, self.log, claimant, shard).await?;
+        // From here on no other process adds jobs to its lanes.
         let lanes = self
             .queue
-            .lanes_with_jobs(&[shard], who.shards, MAX_LANES)
+            .lanes_with_jobs(&[shard], claimant.shards, MAX_LANES)
             .await?;
         Ok((claimed, lanes))
     }
 
-    fn note(&self, claimed: &ClaimedShard) {
+    fn log_claimed(&self, claimed: &ClaimedShard) {
         let (shard, epoch) = (claimed.shard, claimed.epoch);
         if let Some(from) = &claimed.taken_from {
-            tracing::info!(shard, epoch, from, "taking the shard over");
+            tracing::info!(
+                shard,
+                epoch,
+                from,
+                "shard lease acquired, taken over from another process"
+            );
         } else {
-            tracing::info!(shard, epoch, "working on the shard");
+            tracing::info!(shard, epoch, "shard lease acquired");
         }
-        self.sources.reporter.claimed(shard, epoch, Utc::now());
-        self.count();
+        self.sources
+            .reporter
+            .shard_claimed(shard, epoch, Utc::now());
+        self.update_shard_count();
     }
 
-    fn count(&self) {
-        let owned = i64::try_from(self.sources.reporter.owned()).unwrap_or(i64::MAX);
-        self.sources.metrics.shards.set(owned);
+    fn update_shard_count(&self) {
+        let owned = i64::try_from(self.sources.reporter.owned_shards()).unwrap_or(i64::MAX);
+        self.sources.metrics.shards_owned.set(owned);
     }
 }

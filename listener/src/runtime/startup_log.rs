@@ -1,19 +1,19 @@
-//! What a listener says when it begins: which database it reads, and what its observers watch.
+//! What a listener logs at its start: which database it reads, and what its observers watch.
 
 use crds::config::{ListenerConfig, StartAt};
 use sqlx::PgPool;
 
-use crate::checkpoint::stored;
+use crate::checkpoint::stored_rows;
 use crate::database;
 use crate::observers::Observers;
 
-/// Most observers that are told of one by one.
-const MOST: usize = 50;
+/// Maximum number of observers that are logged one by one.
+const MAX_LOGGED: usize = 50;
 
-/// Tells of the database, without user and password, and of the observers.
-pub(crate) fn tell(listener: &ListenerConfig, observers: &Observers) {
+/// Logs the database, without user and password, and the observers.
+pub(super) fn log_listener(listener: &ListenerConfig, observers: &Observers) {
     let name = listener.identity();
-    // A URL that cannot be read is found out by whoever connects.
+    // A URL that cannot be read is an error of the first connection.
     if let Ok(options) = database::options(&listener.database_url) {
         let (host, port) = (options.get_host(), options.get_port());
         // Postgres takes the user's name where no database is named.
@@ -27,7 +27,7 @@ pub(crate) fn tell(listener: &ListenerConfig, observers: &Observers) {
         );
     }
     let rules = observers.rules();
-    for rule in rules.iter().take(MOST) {
+    for rule in rules.iter().take(MAX_LOGGED) {
         let operations: Vec<&str> = rule.operations.iter().map(|one| one.as_str()).collect();
         tracing::info!(
             listener = name,
@@ -37,18 +37,18 @@ pub(crate) fn tell(listener: &ListenerConfig, observers: &Observers) {
             "observing"
         );
     }
-    if rules.len() > MOST {
-        let more = rules.len() - MOST;
+    if rules.len() > MAX_LOGGED {
+        let more = rules.len() - MAX_LOGGED;
         tracing::info!(listener = name, more, "observing, with more observers");
     }
 }
 
-/// Tells where a listener begins that has never run, or not under this name.
-pub(crate) async fn tell_first(pool: &PgPool, listener: &str, start: StartAt) {
+/// Logs where a listener starts that has never run under its name.
+pub(super) async fn log_first_run(pool: &PgPool, listener: &str, start: StartAt) {
     match start {
         StartAt::Beginning => {
-            // How many there are is for people to read, and nothing to fail for.
-            let events = stored::kept(pool, listener).await;
+            // The number is for people to read, and nothing to fail for.
+            let events = stored_rows::count_rows(pool, listener).await;
             let events =
                 events.map_or_else(|_| "all events".to_owned(), |kept| kept.events.of("event"));
             tracing::info!(

@@ -1,5 +1,5 @@
-//! Tells in the log and to the operator of what keeps observers from doing what they say, and once
-//! that is mended.
+//! Watches whether the tables of the observers are tracked, and reports findings to the log and to the
+//! operator.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use tokio::sync::{Mutex, watch::Receiver};
 use tokio::time::timeout;
 
 use crate::observers::Observers;
-use crate::telemetry::status::Reporter;
+use crate::telemetry::status::StatusReporter;
 use crate::tracking::summary::summary;
 use crate::tracking::{Finding, findings};
 
-/// Pause between two looks while something is wrong.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Interval of checks while something is wrong.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause between two looks while nothing is.
-const LONG_PAUSE: Duration = Duration::from_mins(1);
+/// Interval of checks while nothing is wrong.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How long a look may take.
-const LONGEST: Duration = Duration::from_secs(30);
+/// Timeout of a check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What was told and is not mended yet.
+/// Findings that were logged and are not resolved yet.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told(Arc<Mutex<BTreeSet<Finding>>>);
+pub(super) struct ReportedFindings(Arc<Mutex<BTreeSet<Finding>>>);
 
-impl Told {
-    /// Tells of what is new, and of what is there no more.
-    async fn tell(&self, listener: &str, now: BTreeSet<Finding>) {
+impl ReportedFindings {
+    /// Logs findings that are new, and those that are resolved.
+    async fn update(&self, listener: &str, now: BTreeSet<Finding>) {
         let mut before = self.0.lock().await;
         for one in now.difference(&before) {
             let (observer, path) = (&one.observer, &one.path);
@@ -37,39 +37,45 @@ impl Told {
         }
         for one in before.difference(&now) {
             let (observer, path) = (&one.observer, &one.path);
-            tracing::info!(listener, observer, path, "mended: {}", one.message);
+            tracing::info!(listener, observer, path, "resolved: {}", one.message);
         }
         *before = now;
     }
 }
 
-/// Looks now and then for as long as it is let, and at once when there are other observers.
-pub(crate) async fn watch(
+/// Checks periodically, and at once when the observers are replaced. Does not end.
+pub(super) async fn watch(
     pool: PgPool,
     listener: Arc<str>,
     mut observers: Receiver<Arc<Observers>>,
-    told: Told,
-    reporter: Arc<Reporter>,
+    findings_before: ReportedFindings,
+    reporter: Arc<StatusReporter>,
 ) {
     loop {
         let now = Arc::clone(&observers.borrow_and_update());
-        let pause = match timeout(LONGEST, findings(&pool, now.needs())).await {
+        let pause = match timeout(CHECK_TIMEOUT, findings(&pool, now.needs())).await {
             Ok(Ok(found)) => {
-                let pause = if found.is_empty() { LONG_PAUSE } else { PAUSE };
-                // Of others that have come meanwhile this says nothing; they are looked at next.
+                let pause = if found.is_empty() {
+                    IDLE_CHECK_INTERVAL
+                } else {
+                    CHECK_INTERVAL
+                };
+                // It says nothing about observers that have come meanwhile; they are checked next.
                 if !observers.has_changed().unwrap_or(false) {
-                    reporter.tracking(summary(&found));
+                    reporter.set_tracking(summary(&found));
                 }
-                told.tell(&listener, found.into_iter().collect()).await;
+                findings_before
+                    .update(&listener, found.into_iter().collect())
+                    .await;
                 pause
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, "cannot look whether the tables are tracked; trying again");
-                LONG_PAUSE
+                tracing::debug!(%error, "cannot check whether the tables are tracked; retrying");
+                IDLE_CHECK_INTERVAL
             }
-            Err(_) => LONG_PAUSE,
+            Err(_) => IDLE_CHECK_INTERVAL,
         };
-        // Where nobody sends other observers, those there are stay.
+        // Without a sender the observers stay as they are.
         if let Ok(Err(_)) = timeout(pause, observers.changed()).await {
             tokio::time::sleep(pause).await;
         }

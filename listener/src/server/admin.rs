@@ -1,6 +1,6 @@
-//! `/api/observers`: dead letters and jobs over HTTP, for whoever shows the token of
-//! `spec.api.token`. What the commands `dead-letters` and `jobs` do, with the same names and the same JSON.
-//! Errors are told as RFC 9457 has it.
+//! Admin API under `/api/observers`: dead letters and jobs over HTTP, with the names and the JSON of the
+//! commands `dead-letters` and `jobs`. Requests need the bearer token of `spec.api.token`; errors are
+//! problem details as in RFC 9457.
 
 pub(crate) mod dead_letters;
 mod jobs;
@@ -15,6 +15,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use crds::config::{ListenerConfig, Redacted};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
@@ -22,98 +23,106 @@ use crate::database::{self, DatabaseError};
 use crate::sync::lock;
 use problem::Problem;
 
-/// Most that one answer lists.
-const MOST_LISTED: u32 = 1000;
+/// Largest page of a list.
+const MAX_PAGE_SIZE: u32 = 1000;
 
-/// What it lists where nobody says.
-const LISTED: u32 = 50;
+/// Default size of a page.
+const DEFAULT_PAGE_SIZE: u32 = 50;
 
-/// What requests are answered from.
+/// Response to a change: how many were changed.
+#[derive(Debug, Serialize)]
+struct AffectedCount {
+    count: u64,
+}
+
+/// Context of requests while the listener runs.
 #[derive(Clone, Debug)]
-struct Ground {
+struct AdminContext {
     pool: PgPool,
     queue: Arc<dyn JobQueue>,
     listener: Arc<str>,
     token: Redacted,
 }
 
-/// Where the interface finds its ground while there is one.
+/// Admin API, which answers while a context is set.
 #[derive(Clone, Debug, Default)]
-pub struct Keeper(Arc<Mutex<Option<Ground>>>);
+pub struct AdminApi(Arc<Mutex<Option<AdminContext>>>);
 
-/// The ground is taken away again when this is dropped.
+/// Guard that turns the admin API off when it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Open(Keeper);
+pub(crate) struct AdminApiGuard(AdminApi);
 
-impl Drop for Open {
+impl Drop for AdminApiGuard {
     fn drop(&mut self) {
-        self.0.put(None);
+        self.0.set(None);
     }
 }
 
-impl Keeper {
-    /// Answers from now on for a listener that wants that, with connections of its own.
+impl AdminApi {
+    /// Turns the API on if the listener has a token, with a connection pool of its own.
     pub(crate) fn open(
         &self,
         listener: &ListenerConfig,
         queue: &Arc<dyn JobQueue>,
-    ) -> Result<Open, DatabaseError> {
+    ) -> Result<AdminApiGuard, DatabaseError> {
         if let Some(token) = &listener.api_token {
-            self.put(Some(Ground {
-                pool: database::connections_for_keepers(&listener.database_url)?,
+            self.set(Some(AdminContext {
+                pool: database::admin_pool(&listener.database_url)?,
                 queue: Arc::clone(queue),
                 listener: listener.identity().into(),
                 token: token.clone(),
             }));
         }
-        Ok(Open(self.clone()))
+        Ok(AdminApiGuard(self.clone()))
     }
 
-    fn put(&self, ground: Option<Ground>) {
-        *lock(&self.0) = ground;
+    fn set(&self, context: Option<AdminContext>) {
+        *lock(&self.0) = context;
     }
 
-    fn ground(&self) -> Option<Ground> {
+    fn context(&self) -> Option<AdminContext> {
         lock(&self.0).clone()
     }
 }
 
-/// The routes, all behind the token.
-pub(crate) fn routes(keeper: Keeper) -> Router {
+/// Returns the routes, all of which need the token.
+pub(crate) fn routes(admin_api: AdminApi) -> Router {
     let all = dead_letters::routes()
         .merge(jobs::routes())
-        .fallback(async || {
-            Problem::not_found("there is no such path; docs/api.md has those that there are")
-        });
+        .fallback(async || Problem::not_found("there is no such path; see docs/api.md"));
     Router::new()
         .nest("/api/observers", all)
-        .layer(from_fn_with_state(keeper, admit))
+        .layer(from_fn_with_state(admin_api, authenticate))
 }
 
-/// Lets a request through that shows the token, and hands it its ground.
-async fn admit(State(keeper): State<Keeper>, mut request: Request, next: Next) -> Response {
-    let Some(ground) = keeper.ground() else {
+/// Authenticates a request and adds the context to it.
+async fn authenticate(
+    State(admin_api): State<AdminApi>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(context) = admin_api.context() else {
         return Problem::unavailable(
-            "this interface is off, or the listener is not at work: give spec.api.token of the ObserverListener, \
+            "the admin API is off, or the listener is not running: set spec.api.token of the ObserverListener, \
              and see /readyz",
         )
         .into_response();
     };
-    let shown = request.headers().get(AUTHORIZATION);
-    let shown = shown.and_then(|value| value.to_str().ok());
-    let shown = shown.and_then(|value| {
+    let header = request.headers().get(AUTHORIZATION);
+    let header = header.and_then(|value| value.to_str().ok());
+    let token = header.and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    if !shown.is_some_and(|token| same(token, ground.token.reveal())) {
+    if !token.is_some_and(|token| equals(token, context.token.reveal())) {
         return Problem::unauthorized().into_response();
     }
-    request.extensions_mut().insert(ground);
+    request.extensions_mut().insert(context);
     next.run(request).await
 }
 
-/// Compares digests, so that how long it takes tells nothing of the token.
-fn same(one: &str, other: &str) -> bool {
+/// Compares digests, so that the time it takes reveals nothing about the token.
+fn equals(one: &str, other: &str) -> bool {
     Sha256::digest(one) == Sha256::digest(other)
 }

@@ -1,5 +1,5 @@
-//! What the listener answers over HTTP: `/healthz`, `/readyz`, `/metrics`, `/status`, and
-//! `/api/observers` to whoever shows the token.
+//! HTTP server of the listener: `/healthz`, `/readyz`, `/metrics`, `/status`, and the admin API under
+//! `/api/observers`.
 
 pub(crate) mod admin;
 
@@ -17,40 +17,40 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::status::Reporter;
-pub use admin::Keeper;
+use crate::telemetry::status::StatusReporter;
+pub use admin::AdminApi;
 
-/// What the answers are made from.
+/// State that the handlers share, and that the rest of the process updates.
 #[derive(Clone, Debug)]
-pub struct Sources {
+pub struct AppState {
     /// Metrics.
     pub metrics: Metrics,
     /// Health.
     pub health: Arc<Health>,
-    /// What the operator is told.
-    pub reporter: Arc<Reporter>,
-    /// What dead letters and jobs are shown from.
-    pub keeper: Keeper,
+    /// Status of this process.
+    pub reporter: Arc<StatusReporter>,
+    /// Admin API.
+    pub admin_api: AdminApi,
 }
 
-impl Sources {
-    /// With nothing to tell yet.
+impl AppState {
+    /// Creates the state of a process that has just started.
     #[must_use]
     pub fn new(metrics: Metrics, pod: impl Into<String>) -> Self {
         Self {
             metrics,
             health: Arc::default(),
-            reporter: Arc::new(Reporter::new(pod)),
-            keeper: Keeper::default(),
+            reporter: Arc::new(StatusReporter::new(pod)),
+            admin_api: AdminApi::default(),
         }
     }
 
-    /// Lets metrics and readiness say what the reporter knows of shards that do not get on.
-    pub(crate) fn tell_stalls(&self) {
+    /// Updates metrics and readiness with the stalled shards of the reporter.
+    pub(crate) fn publish_stalls(&self) {
         let stalled = self.reporter.stalled();
         let number = i64::try_from(stalled.len()).unwrap_or(i64::MAX);
-        self.metrics.stalled.set(number);
-        let words = stalled.first().map(|first| {
+        self.metrics.shards_stalled.set(number);
+        let message = stalled.first().map(|first| {
             let more = match stalled.len() - 1 {
                 0 => String::new(),
                 more => format!(" (and {more} more)"),
@@ -60,30 +60,30 @@ impl Sources {
                 first.shard, first.reason, first.message
             )
         });
-        self.health.stalled(words);
+        self.health.stalled(message);
     }
 }
 
-/// Answers until cancelled.
+/// Serves until `stop`.
 pub async fn serve(
     socket: TcpListener,
-    sources: Sources,
+    state: AppState,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let keeper = admin::routes(sources.keeper.clone());
+    let admin_api = admin::routes(state.admin_api.clone());
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route(STATUS_PATH, get(status))
-        .with_state(sources)
-        .merge(keeper);
+        .with_state(state)
+        .merge(admin_api);
     server::serve(socket, router, stop).await;
     Ok(())
 }
 
-async fn ready(State(sources): State<Sources>) -> impl IntoResponse {
-    match sources.health.not_ready(Instant::now()) {
+async fn ready(State(state): State<AppState>) -> impl IntoResponse {
+    match state.health.not_ready(Instant::now()) {
         None => (StatusCode::OK, "ready\n".to_owned()),
         Some(trouble) => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -92,13 +92,13 @@ async fn ready(State(sources): State<Sources>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
-    server::metrics(sources.metrics.render())
+async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    server::metrics(state.metrics.render())
 }
 
-async fn status(State(sources): State<Sources>) -> impl IntoResponse {
-    let health = sources.health.not_ready(Instant::now());
-    let report = sources.reporter.report(&sources.metrics, health);
+async fn status(State(state): State<AppState>) -> impl IntoResponse {
+    let health = state.health.not_ready(Instant::now());
+    let report = state.reporter.report(&state.metrics, health);
     match serde_json::to_vec(&report) {
         Ok(text) => (
             StatusCode::OK,

@@ -1,4 +1,4 @@
-//! Whether the listener makes progress, and if not, why.
+//! Readiness: whether the listener makes progress, and if not, why.
 
 use crate::sync::lock;
 use std::sync::Mutex;
@@ -7,125 +7,117 @@ use std::time::Duration;
 use crds::pod_status::{PodProblem, SHARD_UNOWNED};
 use tokio::time::Instant;
 
-/// Without an answer from the database for this long, the listener is not ready.
-const DATABASE_AWAY: Duration = Duration::from_secs(5);
+/// Time of a database outage after which the listener is not ready.
+const DATABASE_GRACE: Duration = Duration::from_secs(5);
 
-/// Reason of whatever keeps the database from being used.
+/// Reason for a database that cannot be used.
 pub(crate) const DATABASE_UNREACHABLE: &str = "DatabaseUnreachable";
 
 #[derive(Debug, Default)]
-struct State {
-    waits: Waits,
-    begun: bool,
+struct HealthState {
+    startup: Startup,
     stopping: bool,
     read_failing: Option<Instant>,
     save_failing: Option<Instant>,
-    /// What keeps the database from answering although it is there.
+    /// Why a reachable database does not respond.
     blocked: Option<String>,
-    /// Shards that do not get on.
+    /// Stalled shards.
     stalled: Option<PodProblem>,
-    /// Why this process takes no part.
-    outside: Option<PodProblem>,
-    /// Whether something that was finished could not be saved, and was let go of.
+    /// Why this process is not a member of the fleet.
+    not_a_member: Option<PodProblem>,
+    /// Whether finished work could not be committed and was abandoned.
     unsaved: bool,
 }
 
-/// What is waited for before anything can be done.
+/// Progress of the start.
 #[derive(Debug, Default)]
-enum Waits {
-    /// The database has not been asked yet.
+enum Startup {
+    /// The database has not responded yet.
     #[default]
-    Database,
-    /// For what is wrong to be put right.
-    Trouble(PodProblem),
-    /// Nothing.
-    Nothing,
+    WaitingForDatabase,
+    /// A problem must be fixed first.
+    Blocked(PodProblem),
+    /// The start has succeeded.
+    Started,
 }
 
-/// Notes of the tasks that do the work.
+/// Readiness of this process, updated by its tasks.
 #[derive(Debug, Default)]
-pub struct Health(Mutex<State>);
+pub struct Health(Mutex<HealthState>);
 
 impl Health {
-    fn note(&self, change: impl FnOnce(&mut State)) {
+    fn update(&self, change: impl FnOnce(&mut HealthState)) {
         change(&mut lock(&self.0));
     }
 
-    /// Work can be done, and what was found wrong before is of no matter any more.
+    /// Records that work has started; clears earlier problems.
     pub fn started(&self) {
-        self.note(|state| {
-            *state = State {
-                waits: Waits::Nothing,
-                begun: true,
+        self.update(|state| {
+            *state = HealthState {
+                startup: Startup::Started,
                 stopping: state.stopping,
-                ..State::default()
+                ..HealthState::default()
             };
         });
     }
 
-    /// Nothing can be done before this is put right.
-    pub fn waits_for(&self, trouble: PodProblem) {
-        self.note(|state| state.waits = Waits::Trouble(trouble));
+    /// Records a problem that must be fixed before work can start.
+    pub fn cannot_start(&self, problem: PodProblem) {
+        self.update(|state| state.startup = Startup::Blocked(problem));
     }
 
-    /// A stop was asked for.
+    /// Records that a stop was requested.
     pub fn stopping(&self) {
-        self.note(|state| state.stopping = true);
+        self.update(|state| state.stopping = true);
     }
 
-    /// A read from the log succeeded or failed.
+    /// Records whether a read of the change log succeeded.
     pub fn read(&self, succeeded: bool, now: Instant) {
-        self.note(|state| failing(&mut state.read_failing, succeeded, now));
+        self.update(|state| failing(&mut state.read_failing, succeeded, now));
     }
 
-    /// A save succeeded or failed.
+    /// Records whether a checkpoint commit succeeded.
     pub fn saved(&self, succeeded: bool, now: Instant) {
-        self.note(|state| failing(&mut state.save_failing, succeeded, now));
+        self.update(|state| failing(&mut state.save_failing, succeeded, now));
     }
 
-    /// What keeps the database from answering although it is there, if anything.
+    /// Sets why a reachable database does not respond, if so.
     pub fn is_blocked(&self, by: Option<String>) {
-        self.note(|state| state.blocked = by);
+        self.update(|state| state.blocked = by);
     }
 
-    /// See [`Health::is_blocked`].
+    /// Returns why a reachable database does not respond, if so.
     #[must_use]
     pub fn blocked(&self) -> Option<String> {
         let state = lock(&self.0);
         state.blocked.clone()
     }
 
-    /// Shards that do not get on, in words, if there are any.
+    /// Sets the description of stalled shards, if there are any.
     pub fn stalled(&self, what: Option<String>) {
-        self.note(|state| state.stalled = what.map(|what| trouble("DeliveryStalled", what)));
+        self.update(|state| state.stalled = what.map(|what| problem("DeliveryStalled", what)));
     }
 
-    /// Why this process takes no part, if that has lasted.
-    pub fn outside(&self, why: Option<String>) {
-        self.note(|state| state.outside = why.map(|why| trouble(SHARD_UNOWNED, why)));
+    /// Sets why this process is not a member of the fleet, if that has lasted.
+    pub fn not_a_member(&self, why: Option<String>) {
+        self.update(|state| state.not_a_member = why.map(|why| problem(SHARD_UNOWNED, why)));
     }
 
-    /// Something that was finished could not be saved, and is done again.
+    /// Records that finished work could not be committed and will be repeated.
     pub fn left_unsaved(&self) {
-        self.note(|state| state.unsaved = true);
+        self.update(|state| state.unsaved = true);
     }
 
-    /// Whether that happened since work was begun last.
+    /// Whether finished work could not be committed since work last started.
     #[must_use]
     pub fn has_left_unsaved(&self) -> bool {
         let state = lock(&self.0);
         state.unsaved
     }
 
-    /// Whether work could be done at some time since the start.
+    /// Returns the duration of the current database outage, if any.
     #[must_use]
-    pub fn has_begun(&self) -> bool {
-        lock(&self.0).begun
-    }
-
-    /// For how long the database has not answered, if it does not.
-    #[must_use]
-    pub fn database_away(&self, now: Instant) -> Option<Duration> {
+    pub fn database_outage(&self, now: Instant) -> Option<Duration> {
         let state = lock(&self.0);
         let since = state.read_failing.into_iter().chain(state.save_failing);
         since
@@ -133,45 +125,45 @@ impl Health {
             .map(|since| now.saturating_duration_since(since))
     }
 
-    /// Why no work can be expected of it now, if so.
+    /// Returns why the process is not ready, if so.
     #[must_use]
     pub fn not_ready(&self, now: Instant) -> Option<PodProblem> {
         let state = lock(&self.0);
         let longer = |since: Option<Instant>, bound: Duration| {
             since
                 .map(|since| now.saturating_duration_since(since))
-                .filter(|lasts| *lasts >= bound)
-                .map(|lasts| lasts.as_secs())
+                .filter(|outage| *outage >= bound)
+                .map(|outage| outage.as_secs())
         };
         if state.stopping {
-            return Some(trouble("Stopping", "stopping".to_owned()));
+            return Some(problem("Stopping", "stopping".to_owned()));
         }
-        match &state.waits {
-            Waits::Database => {
+        match &state.startup {
+            Startup::WaitingForDatabase => {
                 let message = "waiting for the database".to_owned();
-                return Some(trouble(DATABASE_UNREACHABLE, message));
+                return Some(problem(DATABASE_UNREACHABLE, message));
             }
-            Waits::Trouble(trouble) => return Some(trouble.clone()),
-            Waits::Nothing => {}
+            Startup::Blocked(problem) => return Some(problem.clone()),
+            Startup::Started => {}
         }
-        let away = [
-            (state.read_failing, "the log could not be read"),
-            (state.save_failing, "no checkpoint could be saved"),
+        let failures = [
+            (state.read_failing, "the change log could not be read"),
+            (state.save_failing, "no checkpoint could be committed"),
         ];
-        for (since, what) in away {
-            if let Some(lasts) = longer(since, DATABASE_AWAY) {
+        for (since, what) in failures {
+            if let Some(outage) = longer(since, DATABASE_GRACE) {
                 let message = match &state.blocked {
-                    Some(by) => format!("{what} for {lasts} s: {by}"),
-                    None => format!("{what} for {lasts} s"),
+                    Some(by) => format!("{what} for {outage} s: {by}"),
+                    None => format!("{what} for {outage} s"),
                 };
-                return Some(trouble(DATABASE_UNREACHABLE, message));
+                return Some(problem(DATABASE_UNREACHABLE, message));
             }
         }
-        state.outside.clone().or_else(|| state.stalled.clone())
+        state.not_a_member.clone().or_else(|| state.stalled.clone())
     }
 }
 
-fn trouble(reason: &str, message: String) -> PodProblem {
+fn problem(reason: &str, message: String) -> PodProblem {
     PodProblem {
         reason: reason.to_owned(),
         message,
@@ -190,63 +182,63 @@ fn failing(since: &mut Option<Instant>, succeeded: bool, now: Instant) {
 mod tests {
     use super::*;
 
-    fn said(health: &Health, now: Instant) -> Option<String> {
-        health.not_ready(now).map(|trouble| trouble.message)
+    fn message(health: &Health, now: Instant) -> Option<String> {
+        health.not_ready(now).map(|problem| problem.message)
     }
 
     #[test]
     fn ready_only_between_start_and_stop() {
         let (health, now) = (Health::default(), Instant::now());
         assert_eq!(
-            said(&health, now).as_deref(),
+            message(&health, now).as_deref(),
             Some("waiting for the database")
         );
         health.started();
         assert_eq!(health.not_ready(now), None);
         health.stopping();
-        assert_eq!(said(&health, now).as_deref(), Some("stopping"));
+        assert_eq!(message(&health, now).as_deref(), Some("stopping"));
     }
 
     #[test]
-    fn an_outage_shows_after_a_while_and_heals() {
+    fn outage_makes_unready_after_a_while() {
         let (health, start) = (Health::default(), Instant::now());
         health.started();
         health.read(false, start);
         assert_eq!(health.not_ready(start + Duration::from_secs(1)), None);
         health.read(false, start + Duration::from_secs(4));
         assert_eq!(
-            said(&health, start + Duration::from_secs(6)).as_deref(),
-            Some("the log could not be read for 6 s")
+            message(&health, start + Duration::from_secs(6)).as_deref(),
+            Some("the change log could not be read for 6 s")
         );
         health.read(true, start + Duration::from_secs(7));
         assert_eq!(health.not_ready(start + Duration::from_secs(8)), None);
     }
 
     #[test]
-    fn what_blocks_the_database_and_what_is_stalled_shows() {
+    fn blocked_database_and_stalled_shards_make_unready() {
         let (health, start) = (Health::default(), Instant::now());
         let later = start + Duration::from_secs(9);
         health.started();
-        health.stalled(Some("shard 3: it waits".to_owned()));
-        assert_eq!(said(&health, later).as_deref(), Some("shard 3: it waits"));
+        health.stalled(Some("shard 3: stalled".to_owned()));
+        assert_eq!(message(&health, later).as_deref(), Some("shard 3: stalled"));
         health.saved(false, start);
         health.is_blocked(Some("process 7 holds a lock".to_owned()));
         assert_eq!(
-            said(&health, later).as_deref(),
-            Some("no checkpoint could be saved for 9 s: process 7 holds a lock")
+            message(&health, later).as_deref(),
+            Some("no checkpoint could be committed for 9 s: process 7 holds a lock")
         );
-        assert_eq!(health.database_away(later), Some(Duration::from_secs(9)));
+        assert_eq!(health.database_outage(later), Some(Duration::from_secs(9)));
         health.saved(true, start);
         health.stalled(None);
         assert_eq!(health.not_ready(later), None);
     }
 
     #[test]
-    fn what_was_found_wrong_ends_with_a_new_start() {
+    fn start_clears_earlier_problems() {
         let (health, start) = (Health::default(), Instant::now());
         let later = start + Duration::from_secs(100);
-        health.waits_for(trouble("SchemaMissing", "migrate".to_owned()));
-        assert_eq!(said(&health, start).as_deref(), Some("migrate"));
+        health.cannot_start(problem("SchemaMissing", "migrate".to_owned()));
+        assert_eq!(message(&health, start).as_deref(), Some("migrate"));
         health.started();
         health.saved(false, start);
         assert!(health.not_ready(later).is_some());

@@ -1,4 +1,4 @@
-//! What the listener counts and measures, for Prometheus.
+//! Metrics of the listener, for Prometheus.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,88 +21,78 @@ const DURATIONS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
 
-/// Bounds of the buckets for how late jobs are begun, in seconds.
-const LATE: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0, 60.0, 600.0];
+/// Bounds of the queue delay buckets, in seconds.
+const QUEUE_DELAYS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0, 60.0, 600.0];
 
-/// What is counted and measured of jobs.
+/// Metrics of the job queue.
 #[derive(Clone, Debug)]
-pub struct Jobs {
-    /// Jobs added to the queue.
+pub struct JobMetrics {
+    /// Jobs added to the queue, by observer and action.
     pub enqueued: IntCounterVec,
-    /// Claims of jobs that ended, by outcome: `done`, `retry`, `dead`, `cancelled`.
-    pub finished: IntCounterVec,
-    /// Results refused, because others had the jobs by then.
-    pub refused: IntCounter,
-    /// Jobs taken from workers that were not heard of any more.
-    pub lost: IntCounter,
-    /// Jobs under way in this process.
-    pub running: IntGauge,
+    /// Executions of jobs, by outcome: `completed`, `retry`, `discarded`, `cancelled`.
+    pub executions: IntCounterVec,
+    /// Job results discarded because their claim was no longer valid.
+    pub results_stale: IntCounter,
+    /// Job claims that expired with their worker's lease.
+    pub leases_expired: IntCounter,
+    /// Jobs in flight in this process.
+    pub in_flight: IntGauge,
     /// Seconds from when a job was due until it was claimed.
-    pub late: Histogram,
-    /// Pending jobs of the listener, by observer and state; told by one process of the fleet.
+    pub queue_delay: Histogram,
+    /// Pending jobs of the listener, by observer and state; reported by one process of the fleet.
     pub pending: IntGaugeVec,
-    /// The same, by observer and attempts made.
+    /// Pending jobs, by observer and number of attempts.
     pub by_attempts: IntGaugeVec,
     /// Age in seconds of the oldest pending job, by observer.
-    pub oldest: IntGaugeVec,
+    pub oldest_age: IntGaugeVec,
 }
 
-impl Jobs {
+impl JobMetrics {
     fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counters = |name: &str, help: &str, by: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), by)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            registered(registry, IntCounterVec::new(Opts::new(name, help), by)?)
         };
-        let counter = |name: &str, help: &str| {
-            let metric = IntCounter::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
+        let counter = |name: &str, help: &str| registered(registry, IntCounter::new(name, help)?);
         let gauges = |name: &str, help: &str, by: &[&str]| {
-            let metric = IntGaugeVec::new(Opts::new(name, help), by)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
+            registered(registry, IntGaugeVec::new(Opts::new(name, help), by)?)
         };
-        let running = IntGauge::new("jobs_running", "Jobs under way in this process")?;
-        registry.register(Box::new(running.clone()))?;
-        let late = Histogram::with_opts(
+        let in_flight = IntGauge::new("jobs_in_flight", "Jobs in flight in this process")?;
+        let queue_delay = Histogram::with_opts(
             HistogramOpts::new(
-                "job_start_seconds",
+                "job_queue_delay_seconds",
                 "Time from when a job was due until it was claimed",
             )
-            .buckets(LATE.to_vec()),
+            .buckets(QUEUE_DELAYS.to_vec()),
         )?;
-        registry.register(Box::new(late.clone()))?;
         Ok(Self {
             enqueued: counters(
                 "jobs_enqueued_total",
                 "Jobs added to the queue",
                 &["observer", "action"],
             )?,
-            finished: counters(
-                "jobs_finished_total",
-                "Claims of jobs that ended, by outcome",
+            executions: counters(
+                "job_executions_total",
+                "Executions of jobs by outcome",
                 &["observer", "action", "outcome"],
             )?,
-            refused: counter(
-                "jobs_refused_total",
-                "Results refused because others had the jobs by then",
+            results_stale: counter(
+                "job_results_stale_total",
+                "Job results discarded because their claim was no longer valid",
             )?,
-            lost: counter(
-                "jobs_lost_total",
-                "Jobs taken from workers that were not heard of any more",
+            leases_expired: counter(
+                "job_leases_expired_total",
+                "Job claims that expired with their worker's lease",
             )?,
-            running,
-            late,
-            pending: gauges("jobs", "Pending jobs", &["observer", "state"])?,
+            in_flight: registered(registry, in_flight)?,
+            queue_delay: registered(registry, queue_delay)?,
+            pending: gauges("jobs", "Pending jobs by state", &["observer", "state"])?,
             by_attempts: gauges(
                 "jobs_by_attempts",
-                "Pending jobs by attempts made",
+                "Pending jobs by number of attempts",
                 &["observer", "attempts"],
             )?,
-            oldest: gauges(
-                "jobs_oldest_seconds",
+            oldest_age: gauges(
+                "jobs_oldest_age_seconds",
                 "Age of the oldest pending job",
                 &["observer"],
             )?,
@@ -110,33 +100,33 @@ impl Jobs {
     }
 }
 
-/// Receivers that are told of.
-pub struct Told {
+/// Registration of a collector, which ends when this is dropped.
+pub struct CollectorGuard {
     metrics: Metrics,
     collector: Option<Box<dyn Collector>>,
 }
 
-impl std::fmt::Debug for Told {
+impl std::fmt::Debug for CollectorGuard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Told")
+        f.write_str("CollectorGuard")
     }
 }
 
-impl Drop for Told {
+impl Drop for CollectorGuard {
     fn drop(&mut self) {
-        // One that is gone already is not told of either.
+        // Fails only if it is not registered any more.
         let registry = &self.metrics.registry;
-        let _gone = self
+        let _unregistered = self
             .collector
             .take()
-            .map(|known| registry.unregister(known));
+            .map(|collector| registry.unregister(collector));
         self.metrics.set_circuits(None);
     }
 }
 
-/// Knows the circuit breakers of a listener's endpoints.
+/// Source of the state of circuit breakers.
 pub trait OpenCircuits: std::fmt::Debug + Send + Sync {
-    /// Those that are not closed.
+    /// Returns the circuit breakers that are not closed.
     fn open_circuits(&self) -> LeftAlone;
 }
 
@@ -144,58 +134,57 @@ pub trait OpenCircuits: std::fmt::Debug + Send + Sync {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Those of the observers of the moment.
+    /// Circuit breakers of the current observers.
     circuits: Arc<Mutex<Option<Arc<dyn OpenCircuits>>>>,
-    /// Events read from the log.
+    /// Events read from the change log.
     pub events: IntCounter,
-    /// Matches of an observer and an event.
+    /// Events that matched an observer, by observer.
     pub matches: IntCounterVec,
-    /// Attempts of actions, by outcome: `done`, `retry`, `refused`.
-    pub actions: IntCounterVec,
-    /// Seconds an attempt took.
-    pub durations: HistogramVec,
+    /// Delivery attempts, by outcome: `success`, `retryable`, `permanent`.
+    pub delivery_attempts: IntCounterVec,
+    /// Duration of delivery attempts in seconds.
+    pub delivery_attempt_duration: HistogramVec,
     /// Dead letters written, by kind of failure.
-    pub dead_letters: IntCounterVec,
-    /// Dead letters that are kept, by observer and kind of failure; told by one process of the
-    /// fleet.
-    pub letters: IntGaugeVec,
-    /// Age in seconds of the oldest of them, by observer.
-    pub oldest_letter: IntGaugeVec,
-    /// Dead letters that were kept for as long as they are to be.
-    pub expired_letters: IntCounter,
-    /// Actions given up on and not kept, by kind of failure.
-    pub dropped: IntCounterVec,
-    /// Attempts under way.
-    pub in_flight: IntGauge,
-    /// Actions read and not over, those under way included.
-    pub pending: IntGauge,
-    /// Events committed and not read; an upper bound.
+    pub dead_letters_written: IntCounterVec,
+    /// Dead letters stored, by observer and kind of failure; reported by one process of the fleet.
+    pub dead_letters: IntGaugeVec,
+    /// Age in seconds of the oldest dead letter, by observer.
+    pub dead_letters_oldest_age: IntGaugeVec,
+    /// Dead letters deleted after the retention period.
+    pub dead_letters_expired: IntCounter,
+    /// Failed deliveries dropped without a dead letter, by kind of failure.
+    pub deliveries_dropped: IntCounterVec,
+    /// Delivery attempts in flight.
+    pub delivery_attempts_in_flight: IntGauge,
+    /// Deliveries that are not finished, in flight included, jobs excluded.
+    pub deliveries_pending: IntGauge,
+    /// Events committed and not read yet; an upper bound.
     pub backlog: IntGauge,
-    /// Age in seconds of the oldest event that is not over; 0 when nothing waits.
+    /// Age in seconds of the oldest unfinished event; 0 if there is none.
     pub lag: Gauge,
-    /// Checkpoint writes.
-    pub saves: IntCounter,
-    /// Shards that this process works on.
-    pub shards: IntGauge,
-    /// Of those, and of those that should be its own, the shards whose work does not get on.
-    pub stalled: IntGauge,
-    /// Times that a save was refused because another process had claimed the shard.
-    pub fenced: IntCounter,
+    /// Checkpoint commits.
+    pub checkpoint_commits: IntCounter,
+    /// Shards that this process owns.
+    pub shards_owned: IntGauge,
+    /// Shards of this process with work that makes no progress.
+    pub shards_stalled: IntGauge,
+    /// Checkpoint commits rejected because another process owns the shard.
+    pub checkpoint_fenced: IntCounter,
     /// Requests about Leases, by verb.
     pub lease_requests: IntCounterVec,
-    /// Times that another bundle came into force without a new start.
-    pub reloads: IntCounter,
-    /// Failures to reach or use the database, by what was tried: `read`, `save`, `redrive`, `jobs`,
-    /// `maintain`.
+    /// Configuration changes applied without a restart.
+    pub config_reloads: IntCounter,
+    /// Failed database operations, by operation: `read_change_log`, `commit_checkpoint`,
+    /// `read_redrives`, `use_queue`, `maintain_dead_letters`, `apply_retention`.
     pub database_errors: IntCounterVec,
-    /// For how long retention has been kept from its work; 0 if it was not the last time.
+    /// Seconds for which retention of the change log has been blocked; 0 if its last run succeeded.
     pub retention_blocked: IntGauge,
-    /// What there is to tell of jobs.
-    pub jobs: Jobs,
+    /// Metrics of the job queue.
+    pub jobs: JobMetrics,
 }
 
 impl Metrics {
-    /// Registers everything, with the listener's name on each metric.
+    /// Registers the metrics, each with the listener's name as a label.
     pub fn new(listener: &str) -> Result<Self, prometheus::Error> {
         let labels = [("listener".to_owned(), listener.to_owned())].into();
         let registry = Registry::new_custom(Some("observer".to_owned()), Some(labels))?;
@@ -207,110 +196,115 @@ impl Metrics {
             registered(&registry, IntGaugeVec::new(Opts::new(name, help), by)?)
         };
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
-        let durations = HistogramVec::new(
-            HistogramOpts::new("action_duration_seconds", "Time an attempt took")
-                .buckets(DURATIONS.to_vec()),
+        let delivery_attempt_duration = HistogramVec::new(
+            HistogramOpts::new(
+                "delivery_attempt_duration_seconds",
+                "Duration of delivery attempts",
+            )
+            .buckets(DURATIONS.to_vec()),
             &["observer", "action"],
         )?;
-        let durations = registered(&registry, durations)?;
         let lag = Gauge::new(
             "lag_seconds",
-            "Age of the oldest event that is not over; 0 when nothing waits",
+            "Age of the oldest unfinished event; 0 if there is none",
         )?;
-        let lag = registered(&registry, lag)?;
         Ok(Self {
             circuits: Arc::default(),
-            events: counter("events_total", "Events read from the log")?,
+            events: counter("events_total", "Events read from the change log")?,
             matches: counters(
                 "matches_total",
-                "Matches of an observer and an event",
+                "Events that matched an observer",
                 &["observer"],
             )?,
-            actions: counters(
-                "actions_total",
-                "Attempts of actions by outcome",
+            delivery_attempts: counters(
+                "delivery_attempts_total",
+                "Delivery attempts by outcome",
                 &["observer", "action", "outcome"],
             )?,
-            durations,
-            dead_letters: counters(
-                "dead_letters_total",
-                "Actions given up on",
+            delivery_attempt_duration: registered(&registry, delivery_attempt_duration)?,
+            dead_letters_written: counters(
+                "dead_letters_written_total",
+                "Dead letters written",
                 &["observer", "action", "kind"],
             )?,
-            letters: gauges(
-                "dead_letters",
-                "Dead letters that are kept",
-                &["observer", "kind"],
-            )?,
-            oldest_letter: gauges(
-                "dead_letters_oldest_seconds",
+            dead_letters: gauges("dead_letters", "Dead letters stored", &["observer", "kind"])?,
+            dead_letters_oldest_age: gauges(
+                "dead_letters_oldest_age_seconds",
                 "Age of the oldest dead letter",
                 &["observer"],
             )?,
-            expired_letters: counter(
+            dead_letters_expired: counter(
                 "dead_letters_expired_total",
-                "Dead letters dropped after deadLetters.retention",
+                "Dead letters deleted after deadLetters.retention",
             )?,
-            dropped: counters(
-                "dropped_total",
-                "Actions given up on and dropped, as their observers want",
+            deliveries_dropped: counters(
+                "deliveries_dropped_total",
+                "Failed deliveries dropped without a dead letter, as onFailure says",
                 &["observer", "action", "kind"],
             )?,
-            in_flight: gauge("in_flight", "Attempts under way")?,
-            pending: gauge("pending_actions", "Actions read and not over")?,
+            delivery_attempts_in_flight: gauge(
+                "delivery_attempts_in_flight",
+                "Delivery attempts in flight",
+            )?,
+            deliveries_pending: gauge(
+                "deliveries_pending",
+                "Deliveries that are not finished yet, without jobs",
+            )?,
             backlog: gauge(
                 "backlog_events",
-                "Events committed and not read, an upper bound",
+                "Events committed and not read yet, an upper bound",
             )?,
-            lag,
-            saves: counter("checkpoint_saves_total", "Checkpoint writes")?,
-            shards: gauge("shards_owned", "Shards that this process works on")?,
-            stalled: gauge(
-                "stalled_shards",
-                "Shards in which work waits and does not get on",
-            )?,
-            fenced: counter(
-                "fenced_total",
-                "Saves refused because another process had claimed the shard",
+            lag: registered(&registry, lag)?,
+            checkpoint_commits: counter("checkpoint_commits_total", "Checkpoint commits")?,
+            shards_owned: gauge("shards_owned", "Shards that this process owns")?,
+            shards_stalled: gauge("shards_stalled", "Shards with work that makes no progress")?,
+            checkpoint_fenced: counter(
+                "checkpoint_fenced_total",
+                "Checkpoint commits rejected because another process owns the shard",
             )?,
             lease_requests: counters("lease_requests_total", "Requests about Leases", &["verb"])?,
-            reloads: counter(
-                "reloads_total",
-                "Times that another bundle came into force without a new start",
+            config_reloads: counter(
+                "config_reloads_total",
+                "Configuration changes applied without a restart",
             )?,
             database_errors: counters(
                 "database_errors_total",
-                "Failures to use the database",
-                &["doing"],
+                "Failed database operations",
+                &["operation"],
             )?,
             retention_blocked: gauge(
                 "retention_blocked_seconds",
-                "For how long old events could not be removed, as somebody holds a lock on them or the database fails; 0 if they can",
+                "Time for which old events could not be deleted because of a lock or database errors; 0 if they can",
             )?,
-            jobs: Jobs::new(&registry)?,
+            jobs: JobMetrics::new(&registry)?,
             registry,
         })
     }
 
-    /// Counts an attempt.
-    pub fn attempted(&self, (observer, action): &ActionName, outcome: &Outcome, took: Duration) {
+    /// Records a delivery attempt.
+    pub fn record_attempt(
+        &self,
+        (observer, action): &ActionName,
+        outcome: &Outcome,
+        took: Duration,
+    ) {
         let outcome = match outcome {
-            Outcome::Done => "done",
-            Outcome::Retry { .. } => "retry",
-            Outcome::Refused(_) => "refused",
-            Outcome::Held(_) => return,
+            Outcome::Delivered => "success",
+            Outcome::Retry { .. } => "retryable",
+            Outcome::Rejected(_) => "permanent",
+            Outcome::Deferred(_) => return,
         };
         let labels = [&**observer, &**action];
-        self.actions
+        self.delivery_attempts
             .with_label_values(&[labels[0], labels[1], outcome])
             .inc();
-        self.durations
+        self.delivery_attempt_duration
             .with_label_values(&labels)
             .observe(took.as_secs_f64());
     }
 
-    /// Counts an action on an event (its id and entity) that is given up, and says so.
-    pub fn given_up(
+    /// Counts and logs a delivery of an event (its id and entity) that has failed for good.
+    pub fn record_failed_delivery(
         &self,
         (event, entity): (&str, &str),
         (observer, action): &ActionName,
@@ -319,11 +313,14 @@ impl Metrics {
         then: OnFailure,
     ) {
         let labels = [&**observer, &**action, &*last.kind];
-        let (counter, said) = match then {
-            OnFailure::DeadLetter => (&self.dead_letters, "given up; kept as a dead letter"),
+        let (counter, message) = match then {
+            OnFailure::DeadLetter => (
+                &self.dead_letters_written,
+                "delivery given up; dead letter written",
+            ),
             OnFailure::Drop => (
-                &self.dropped,
-                "given up and dropped, as the observer's onFailure says",
+                &self.deliveries_dropped,
+                "delivery given up and dropped, as the observer's onFailure says",
             ),
         };
         counter.with_label_values(&labels).inc();
@@ -336,18 +333,18 @@ impl Metrics {
             attempts,
             kind = last.kind,
             error = last.error,
-            "{said}"
+            "{message}"
         );
     }
 
-    /// Registers what tells of circuit breakers, for as long as the answer is kept.
-    pub fn register_circuits<C>(&self, circuits: C) -> Result<Told, prometheus::Error>
+    /// Registers the collector of circuit breakers, until the guard is dropped.
+    pub fn register_circuits<C>(&self, circuits: C) -> Result<CollectorGuard, prometheus::Error>
     where
         C: Collector + OpenCircuits + Clone + 'static,
     {
         self.registry.register(Box::new(circuits.clone()))?;
         self.set_circuits(Some(Arc::new(circuits.clone())));
-        Ok(Told {
+        Ok(CollectorGuard {
             metrics: self.clone(),
             collector: Some(Box::new(circuits)),
         })
@@ -357,15 +354,15 @@ impl Metrics {
         *lock(&self.circuits) = circuits;
     }
 
-    /// The receivers that are left alone now.
+    /// Returns the endpoints whose circuit breaker is not closed.
     #[must_use]
-    pub fn left_alone(&self) -> LeftAlone {
+    pub fn open_circuits(&self) -> LeftAlone {
         lock(&self.circuits)
             .as_ref()
             .map_or_else(LeftAlone::default, |circuits| circuits.open_circuits())
     }
 
-    /// Everything in the text format of Prometheus.
+    /// Renders all metrics in the text format of Prometheus.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -380,3 +377,6 @@ fn registered<C: Collector + Clone + 'static>(
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
+
+#[cfg(test)]
+mod tests;

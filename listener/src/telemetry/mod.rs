@@ -1,8 +1,6 @@
-//! Logs and metrics.
+//! Metrics, health and status of this process.
 
 pub mod health;
 pub mod status;
 
-pub mod logs;
 pub mod metrics;
-mod writer;

@@ -1,5 +1,4 @@
-//! What the operator is told on `/status`: what this process does, what it runs, and what keeps
-//! it from its work.
+//! Status of this process for the operator, served on `/status`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -12,94 +11,94 @@ use crds::pod_status::{
 use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 
-/// A bundle that is loaded.
+/// Bundle that was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadedBundle {
     /// SHA-256 of its bytes, in hexadecimal.
     pub hash: String,
-    /// What in it does not compile.
+    /// Observers that do not compile.
     pub refused: Vec<ObserverError>,
 }
 
 #[derive(Debug)]
-struct State {
+struct PodState {
     role: Role,
-    /// The newest that can be run.
+    /// Newest bundle that can be run.
     loaded: Option<LoadedBundle>,
-    /// The one that is being run, which may be an older one while that is finished.
+    /// Bundle that is running, which may be an older one while it drains.
     running: Option<LoadedBundle>,
-    /// What is wrong with a newer bundle.
+    /// Problem with a newer bundle.
     bundle: Option<PodProblem>,
-    /// What keeps the work from being done.
-    work: Option<PodProblem>,
+    /// Problem that keeps the session from running.
+    session: Option<PodProblem>,
     shards: BTreeMap<u16, OwnedShard>,
-    stalled_at_work: Vec<StalledShard>,
-    stalled_before_work: Vec<StalledShard>,
+    stalled_owned: Vec<StalledShard>,
+    stalled_unowned: Vec<StalledShard>,
     members: usize,
-    /// Of the observers of the bundle that is being run.
+    /// Tracking of the tables of the running bundle.
     tracking: Option<TrackingReport>,
 }
 
-impl State {
+impl PodState {
     fn stalled(&self) -> Vec<StalledShard> {
-        let at_work = self.stalled_at_work.iter();
-        at_work.chain(&self.stalled_before_work).cloned().collect()
+        let owned = self.stalled_owned.iter();
+        owned.chain(&self.stalled_unowned).cloned().collect()
     }
 
-    fn nothing_stalled(&mut self) {
-        self.stalled_at_work.clear();
-        self.stalled_before_work.clear();
+    fn clear_stalled(&mut self) {
+        self.stalled_owned.clear();
+        self.stalled_unowned.clear();
     }
 }
 
-/// Notes of those who load and who run.
+/// Status of this process, updated by its tasks.
 #[derive(Debug)]
-pub struct Reporter {
+pub struct StatusReporter {
     pod: String,
-    state: Mutex<State>,
+    state: Mutex<PodState>,
 }
 
-impl Reporter {
-    /// Nothing is loaded yet.
+impl StatusReporter {
+    /// Creates the status of a process that has just started.
     #[must_use]
     pub fn new(pod: impl Into<String>) -> Self {
         Self {
             pod: pod.into(),
-            state: Mutex::new(State {
+            state: Mutex::new(PodState {
                 role: Role::Starting,
                 loaded: None,
                 running: None,
                 bundle: None,
-                work: None,
+                session: None,
                 shards: BTreeMap::new(),
-                stalled_at_work: Vec::new(),
-                stalled_before_work: Vec::new(),
+                stalled_owned: Vec::new(),
+                stalled_unowned: Vec::new(),
                 members: 0,
                 tracking: None,
             }),
         }
     }
 
-    fn note(&self, change: impl FnOnce(&mut State)) {
+    fn update(&self, change: impl FnOnce(&mut PodState)) {
         change(&mut lock(&self.state));
     }
 
-    /// A bundle is loaded; what was wrong with one before it is of no matter any more.
-    pub fn loaded(&self, bundle: LoadedBundle) {
-        self.note(|state| {
+    /// Records a loaded bundle; clears the problem of an earlier one.
+    pub fn bundle_loaded(&self, bundle: LoadedBundle) {
+        self.update(|state| {
             state.loaded = Some(bundle);
             state.bundle = None;
         });
     }
 
-    /// The newest bundle cannot be used, or is not there; the one before stays.
-    pub fn bundle_trouble(&self, trouble: PodProblem) {
-        self.note(|state| state.bundle = Some(trouble));
+    /// Records that the newest bundle is missing or cannot be used; the one before stays.
+    pub fn bundle_failed(&self, problem: PodProblem) {
+        self.update(|state| state.bundle = Some(problem));
     }
 
-    /// Work is done by this bundle from now on.
-    pub fn runs(&self, bundle: LoadedBundle) {
-        self.note(|state| {
+    /// Records the bundle that runs from now on.
+    pub fn bundle_applied(&self, bundle: LoadedBundle) {
+        self.update(|state| {
             let hash = |bundle: &LoadedBundle| bundle.hash.clone();
             if state.running.as_ref().map(hash) != Some(hash(&bundle)) {
                 state.tracking = None;
@@ -108,30 +107,30 @@ impl Reporter {
         });
     }
 
-    /// What the database does not log that the observers at work watch.
-    pub fn tracking(&self, found: TrackingReport) {
-        self.note(|state| state.tracking = Some(found));
+    /// Sets which tables of the running observers are not tracked.
+    pub fn set_tracking(&self, found: TrackingReport) {
+        self.update(|state| state.tracking = Some(found));
     }
 
-    /// This process takes part, and has no shard yet. Nothing keeps it from its work.
-    pub fn takes_part(&self) {
-        self.note(|state| {
+    /// Records that this process has joined the fleet and owns no shard yet; clears its problem.
+    pub fn joined(&self) {
+        self.update(|state| {
             state.role = Role::Standby;
-            state.work = None;
+            state.session = None;
             state.shards.clear();
-            state.nothing_stalled();
+            state.clear_stalled();
         });
     }
 
-    /// A shard is this process's.
-    pub fn claimed(&self, shard: u16, epoch: i64, now: DateTime<Utc>) {
+    /// Records that this process owns a shard.
+    pub fn shard_claimed(&self, shard: u16, epoch: i64, now: DateTime<Utc>) {
         let owned = OwnedShard {
             shard,
             epoch,
             since: now.to_rfc3339_opts(SecondsFormat::Millis, true),
             lag_seconds: 0,
         };
-        self.note(|state| {
+        self.update(|state| {
             if state.role != Role::Stopping {
                 state.role = Role::Active;
             }
@@ -139,9 +138,9 @@ impl Reporter {
         });
     }
 
-    /// A shard is no longer this process's.
-    pub fn let_go(&self, shard: u16) {
-        self.note(|state| {
+    /// Records that this process no longer owns a shard.
+    pub fn shard_released(&self, shard: u16) {
+        self.update(|state| {
             state.shards.remove(&shard);
             if state.shards.is_empty() && state.role == Role::Active {
                 state.role = Role::Standby;
@@ -149,23 +148,23 @@ impl Reporter {
         });
     }
 
-    /// How many shards are this process's.
+    /// Returns the number of shards that this process owns.
     #[must_use]
-    pub fn owned(&self) -> usize {
+    pub fn owned_shards(&self) -> usize {
         let state = lock(&self.state);
         state.shards.len()
     }
 
-    /// Whether a shard is this process's and is claimed.
+    /// Whether this process owns a shard.
     #[must_use]
     pub fn owns(&self, shard: u16) -> bool {
         let state = lock(&self.state);
         state.shards.contains_key(&shard)
     }
 
-    /// How far behind each shard is, in seconds.
-    pub fn lags(&self, lags: &BTreeMap<u16, f64>) {
-        self.note(|state| {
+    /// Sets the lag of each shard in seconds.
+    pub fn set_lags(&self, lags: &BTreeMap<u16, f64>) {
+        self.update(|state| {
             for (shard, lag) in lags {
                 if let Some(owned) = state.shards.get_mut(shard) {
                     owned.lag_seconds = whole_seconds(*lag);
@@ -174,64 +173,64 @@ impl Reporter {
         });
     }
 
-    /// Of the shards at work, those that do not get on.
-    pub fn stalled_at_work(&self, stalled: Vec<StalledShard>) {
-        self.note(|state| state.stalled_at_work = stalled);
+    /// Sets the stalled shards among those that this process owns.
+    pub fn set_stalled_owned(&self, stalled: Vec<StalledShard>) {
+        self.update(|state| state.stalled_owned = stalled);
     }
 
-    /// The shards that should be this process's and cannot be had, and those that it holds by their
-    /// Leases and cannot claim in the database.
-    pub fn stalled_before_work(&self, stalled: Vec<StalledShard>) {
-        self.note(|state| state.stalled_before_work = stalled);
+    /// Sets the shards that are assigned to this process and that it cannot acquire, or that it holds by
+    /// Lease and cannot claim in the database.
+    pub fn set_stalled_unowned(&self, stalled: Vec<StalledShard>) {
+        self.update(|state| state.stalled_unowned = stalled);
     }
 
-    /// All shards that do not get on.
+    /// Returns all stalled shards.
     #[must_use]
     pub fn stalled(&self) -> Vec<StalledShard> {
         lock(&self.state).stalled()
     }
 
-    /// How many processes take part, as this one sees it.
-    pub fn members(&self, members: usize) {
-        self.note(|state| state.members = members);
+    /// Sets the number of members of the fleet.
+    pub fn set_members(&self, members: usize) {
+        self.update(|state| state.members = members);
     }
 
-    /// The work cannot be done, and this process takes no part; it will try again.
-    pub fn work_trouble(&self, trouble: PodProblem) {
-        self.note(|state| {
+    /// Records that the session failed and will be retried; this process is not a member meanwhile.
+    pub fn session_failed(&self, problem: PodProblem) {
+        self.update(|state| {
             state.role = Role::Starting;
-            state.work = Some(trouble);
-            state.nothing_stalled();
+            state.session = Some(problem);
+            state.clear_stalled();
         });
     }
 
-    /// Finishes what is under way.
+    /// Records that this process drains.
     pub fn stopping(&self) {
-        self.note(|state| state.role = Role::Stopping);
+        self.update(|state| state.role = Role::Stopping);
     }
 
-    /// All of it at this moment. `health` is what the tasks at work find wrong.
+    /// Returns the current report. `health` is the problem that readiness reports, if any.
     #[must_use]
     pub fn report(&self, metrics: &Metrics, health: Option<PodProblem>) -> PodReport {
         let state = lock(&self.state);
         let count = |gauge: &prometheus::IntGauge| u64::try_from(gauge.get()).unwrap_or(0);
         let bundle = state.running.as_ref().or(state.loaded.as_ref());
-        let at_work = matches!(state.role, Role::Active | Role::Standby);
-        let problem = state.work.clone().or_else(|| state.bundle.clone());
+        let is_member = matches!(state.role, Role::Active | Role::Standby);
+        let problem = state.session.clone().or_else(|| state.bundle.clone());
         PodReport {
             pod: self.pod.clone(),
             role: state.role,
             bundle: bundle.map(|bundle| bundle.hash.clone()),
             refused: bundle.map_or_else(Vec::new, |bundle| bundle.refused.clone()),
-            problem: problem.or_else(|| health.filter(|_| at_work)),
+            problem: problem.or_else(|| health.filter(|_| is_member)),
             shards: state.shards.values().cloned().collect(),
             stalled: state.stalled(),
             tracking: state.tracking.clone(),
-            left_alone: metrics.left_alone(),
+            left_alone: metrics.open_circuits(),
             members: u32::try_from(state.members).unwrap_or(u32::MAX),
             lag_seconds: whole_seconds(metrics.lag.get()),
             backlog: count(&metrics.backlog),
-            pending: count(&metrics.pending),
+            pending: count(&metrics.deliveries_pending),
         }
     }
 }
@@ -258,57 +257,60 @@ mod tests {
         }
     }
 
-    fn trouble(reason: &str) -> PodProblem {
+    fn problem(reason: &str) -> PodProblem {
         PodProblem {
             reason: reason.to_owned(),
             message: String::new(),
         }
     }
 
-    fn seen(reporter: &Reporter, health: Option<PodProblem>) -> (Role, Option<String>, String) {
+    fn seen(
+        reporter: &StatusReporter,
+        health: Option<PodProblem>,
+    ) -> (Role, Option<String>, String) {
         let report = reporter.report(&Metrics::new("default/test").unwrap(), health);
         let problem = report.problem.map(|problem| problem.reason);
         (report.role, report.bundle, problem.unwrap_or_default())
     }
 
     #[test]
-    fn the_bundle_told_is_the_one_at_work() {
-        let reporter = Reporter::new("shop-1");
+    fn report_names_the_running_bundle() {
+        let reporter = StatusReporter::new("shop-1");
         assert_eq!(seen(&reporter, None), (Role::Starting, None, String::new()));
-        reporter.loaded(bundle("a"));
-        reporter.takes_part();
+        reporter.bundle_loaded(bundle("a"));
+        reporter.joined();
         assert_eq!(seen(&reporter, None).1.as_deref(), Some("a"));
-        reporter.runs(bundle("a"));
-        reporter.loaded(bundle("b"));
+        reporter.bundle_applied(bundle("a"));
+        reporter.bundle_loaded(bundle("b"));
         assert_eq!(seen(&reporter, None).1.as_deref(), Some("a"));
-        reporter.runs(bundle("b"));
+        reporter.bundle_applied(bundle("b"));
         assert_eq!(seen(&reporter, None).1.as_deref(), Some("b"));
     }
 
     #[test]
-    fn what_was_found_of_tables_is_of_the_bundle_at_work() {
-        let reporter = Reporter::new("shop-1");
-        let told = || {
+    fn tracking_belongs_to_the_running_bundle() {
+        let reporter = StatusReporter::new("shop-1");
+        let has_tracking = || {
             let report = reporter.report(&Metrics::new("default/test").unwrap(), None);
             report.tracking.is_some()
         };
-        reporter.runs(bundle("a"));
-        assert!(!told());
-        reporter.tracking(TrackingReport::default());
-        reporter.runs(bundle("a"));
-        assert!(told(), "the same one is begun anew");
-        reporter.runs(bundle("b"));
-        assert!(!told());
+        reporter.bundle_applied(bundle("a"));
+        assert!(!has_tracking());
+        reporter.set_tracking(TrackingReport::default());
+        reporter.bundle_applied(bundle("a"));
+        assert!(has_tracking(), "the same bundle restarts");
+        reporter.bundle_applied(bundle("b"));
+        assert!(!has_tracking());
     }
 
     #[test]
-    fn a_process_is_active_while_it_has_a_shard() {
-        let reporter = Reporter::new("shop-1");
-        reporter.takes_part();
+    fn process_is_active_while_it_owns_a_shard() {
+        let reporter = StatusReporter::new("shop-1");
+        reporter.joined();
         for shard in [1, 2] {
-            reporter.claimed(shard, 7, DateTime::UNIX_EPOCH);
+            reporter.shard_claimed(shard, 7, DateTime::UNIX_EPOCH);
         }
-        reporter.lags(&BTreeMap::from([(2, 3.9), (5, 1.0)]));
+        reporter.set_lags(&BTreeMap::from([(2, 3.9), (5, 1.0)]));
         let report = reporter.report(&Metrics::new("default/test").unwrap(), None);
         assert_eq!(report.role, Role::Active);
         assert_eq!(report.shards[1].since, "1970-01-01T00:00:00.000Z");
@@ -316,32 +318,32 @@ mod tests {
             (report.shards[1].shard, report.shards[1].lag_seconds),
             (2, 3)
         );
-        reporter.let_go(1);
+        reporter.shard_released(1);
         assert_eq!(seen(&reporter, None).0, Role::Active);
-        reporter.let_go(2);
+        reporter.shard_released(2);
         assert_eq!(seen(&reporter, None).0, Role::Standby);
         reporter.stopping();
-        reporter.let_go(2);
+        reporter.shard_released(2);
         assert_eq!(seen(&reporter, None).0, Role::Stopping);
     }
 
     #[test]
-    fn what_keeps_work_from_being_done_comes_first() {
-        let reporter = Reporter::new("shop-1");
-        reporter.loaded(bundle("a"));
+    fn session_problem_comes_first() {
+        let reporter = StatusReporter::new("shop-1");
+        reporter.bundle_loaded(bundle("a"));
         assert_eq!(
-            seen(&reporter, Some(trouble("NoProgress"))).2,
+            seen(&reporter, Some(problem("NoProgress"))).2,
             "",
-            "who takes no part has no work"
+            "a process outside the fleet has no work"
         );
-        reporter.takes_part();
-        assert_eq!(seen(&reporter, Some(trouble("NoProgress"))).2, "NoProgress");
-        reporter.bundle_trouble(trouble("BundleInvalid"));
+        reporter.joined();
+        assert_eq!(seen(&reporter, Some(problem("NoProgress"))).2, "NoProgress");
+        reporter.bundle_failed(problem("BundleInvalid"));
         assert_eq!(seen(&reporter, None).2, "BundleInvalid");
-        reporter.work_trouble(trouble("SchemaMissing"));
+        reporter.session_failed(problem("SchemaMissing"));
         assert_eq!(seen(&reporter, None).2, "SchemaMissing");
         assert_eq!(seen(&reporter, None).0, Role::Starting);
-        reporter.takes_part();
+        reporter.joined();
         assert_eq!(
             seen(&reporter, None),
             (
@@ -350,7 +352,7 @@ mod tests {
                 "BundleInvalid".to_owned()
             )
         );
-        reporter.loaded(bundle("b"));
+        reporter.bundle_loaded(bundle("b"));
         assert_eq!(seen(&reporter, None).2, "");
     }
 }

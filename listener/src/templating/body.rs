@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::MAX_BODY;
 use super::compile_error::CompileError;
-use super::context::Subject;
+use super::context::RenderInput;
 use super::output::Format;
 use super::template::Template;
 use crate::delivery::Delivery;
@@ -31,7 +31,7 @@ impl Body {
     }
 
     /// At most [`MAX_BODY`] bytes.
-    pub(crate) fn render(&self, subject: &Arc<Subject>) -> Result<Vec<u8>, Failure> {
+    pub(crate) fn render(&self, subject: &Arc<RenderInput>) -> Result<Vec<u8>, Failure> {
         match &self.template {
             Some(template) => template.render(subject).map(String::into_bytes),
             None => self.envelope(subject.delivery()),

@@ -1,44 +1,44 @@
 //! Why the configuration of an action cannot be compiled.
 
-use super::template::Flaw;
+use super::template::TemplateError;
 
 /// Why an action's configuration cannot be compiled. Places are relative to the action, as in
 /// `webhook.body`; no text holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// A template is wrong.
-    #[error("{place}, {flaw}")]
+    #[error("{field}, {error}")]
     Template {
         /// Where the template stands.
-        place: String,
+        field: String,
         /// What is wrong with it.
         #[source]
-        flaw: Flaw,
+        error: TemplateError,
     },
     /// A field holds what cannot be used.
-    #[error("{place} {what}")]
+    #[error("{field} {what}")]
     Field {
         /// The field.
-        place: String,
+        field: String,
         /// What is wrong with it, and the remedy.
         what: String,
     },
 }
 
 impl CompileError {
-    /// The value of the field at `place` cannot be used; `what` goes on after its name.
-    pub(crate) fn field(place: impl Into<String>, what: impl Into<String>) -> Self {
+    /// The value of the field at `field` cannot be used; `what` goes on after its name.
+    pub(crate) fn field(field: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Field {
-            place: place.into(),
+            field: field.into(),
             what: what.into(),
         }
     }
 
     /// The field of the action that is at fault, as in `webhook.body`.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub fn field_path(&self) -> String {
         match self {
-            Self::Template { place, .. } | Self::Field { place, .. } => place.clone(),
+            Self::Template { field, .. } | Self::Field { field, .. } => field.clone(),
         }
     }
 }

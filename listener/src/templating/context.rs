@@ -10,9 +10,9 @@ use minijinja::value::{Enumerator, Object, Value};
 use minijinja::{Error, ErrorKind};
 use serde_json::value::RawValue;
 
-use super::exact_number::Numbers;
+use super::exact_number::ExactNumbers;
 use super::image;
-use super::output::Cursor;
+use super::output::FormatState;
 use crate::delivery::Delivery;
 
 /// Every name a template may use.
@@ -32,7 +32,7 @@ pub(crate) const NAMES: [&str; 11] = [
 
 /// One delivery, as all of its templates share it.
 #[derive(Debug)]
-pub(crate) struct Subject {
+pub(crate) struct RenderInput {
     delivery: Delivery,
     images: OnceLock<Result<Images, String>>,
 }
@@ -42,10 +42,10 @@ pub(crate) struct Subject {
 struct Images {
     old: Value,
     new: Value,
-    numbers: Numbers,
+    numbers: ExactNumbers,
 }
 
-impl Subject {
+impl RenderInput {
     pub(crate) fn new(delivery: &Delivery) -> Arc<Self> {
         Arc::new(Self {
             delivery: delivery.clone(),
@@ -66,8 +66,8 @@ impl Subject {
     }
 
     /// The numbers of the images; none before they were read.
-    pub(crate) fn numbers(&self) -> &Numbers {
-        static NONE: Numbers = Numbers::EMPTY;
+    pub(crate) fn numbers(&self) -> &ExactNumbers {
+        static NONE: ExactNumbers = ExactNumbers::EMPTY;
         match self.images.get() {
             Some(Ok(images)) => &images.numbers,
             _ => &NONE,
@@ -76,7 +76,7 @@ impl Subject {
 
     fn image(&self, pick: impl Fn(&Images) -> &Value) -> Value {
         let images = self.images.get_or_init(|| {
-            let mut numbers = Numbers::default();
+            let mut numbers = ExactNumbers::default();
             Ok(Images {
                 old: read("old", self.delivery.event.old.as_deref(), &mut numbers)?,
                 new: read("new", self.delivery.event.new.as_deref(), &mut numbers)?,
@@ -114,7 +114,7 @@ impl Subject {
     }
 }
 
-fn read(name: &str, image: Option<&RawValue>, numbers: &mut Numbers) -> Result<Value, String> {
+fn read(name: &str, image: Option<&RawValue>, numbers: &mut ExactNumbers) -> Result<Value, String> {
     let Some(image) = image else {
         return Ok(Value::from(()));
     };
@@ -125,29 +125,32 @@ fn read(name: &str, image: Option<&RawValue>, numbers: &mut Numbers) -> Result<V
 /// The root of one rendering: the delivery's names, and for the printing of values the
 /// place in the output.
 #[derive(Clone, Debug)]
-pub(crate) struct Scope {
-    subject: Arc<Subject>,
-    cursor: Arc<Cursor>,
+pub(crate) struct TemplateContext {
+    subject: Arc<RenderInput>,
+    format_state: Arc<FormatState>,
 }
 
-impl Scope {
+impl TemplateContext {
     /// Under this name the printing finds the scope; no template can spell it.
     pub(crate) const KEY: &str = "\0scope";
 
-    pub(crate) fn new(subject: Arc<Subject>, cursor: Arc<Cursor>) -> Self {
-        Self { subject, cursor }
+    pub(crate) fn new(subject: Arc<RenderInput>, format_state: Arc<FormatState>) -> Self {
+        Self {
+            subject,
+            format_state,
+        }
     }
 
-    pub(crate) fn subject(&self) -> &Subject {
+    pub(crate) fn subject(&self) -> &RenderInput {
         &self.subject
     }
 
-    pub(crate) fn cursor(&self) -> &Cursor {
-        &self.cursor
+    pub(crate) fn format_state(&self) -> &FormatState {
+        &self.format_state
     }
 }
 
-impl Object for Scope {
+impl Object for TemplateContext {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         self.get_value_by_str(key.as_str()?)
     }

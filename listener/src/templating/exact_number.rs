@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use cel::number::Number;
 use minijinja::value::Value;
 
 /// How many numbers of one delivery may share a nearest float.
@@ -13,9 +14,9 @@ const MAX_CLOSE: usize = 32;
 
 /// The texts behind the floats of one delivery.
 #[derive(Debug, Default)]
-pub(crate) struct Numbers(BTreeMap<u64, String>);
+pub(crate) struct ExactNumbers(BTreeMap<u64, String>);
 
-impl Numbers {
+impl ExactNumbers {
     /// No numbers.
     pub(crate) const EMPTY: Self = Self(BTreeMap::new());
 
@@ -78,24 +79,14 @@ fn nearest(text: &str) -> f64 {
 /// Sign, digits without zeros at either end, and the power of ten of the last digit: equal
 /// for equal numbers.
 pub(crate) fn canonical(text: &str) -> (bool, String, i64) {
-    let (negative, text) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = format!("{whole}{fraction}");
-    let trimmed = digits.trim_end_matches('0');
-    let dropped = length(&digits) - length(trimmed);
-    let significant = trimmed.trim_start_matches('0');
-    if significant.is_empty() {
-        return (false, String::new(), 0);
+    match Number::parse(text) {
+        Some(number) => {
+            let last = number.magnitude().saturating_sub(length(number.digits()));
+            (number.is_negative(), number.digits().to_owned(), last)
+        }
+        // Its exponent is beyond 64 bits, so it equals what is written alike.
+        None => (text.starts_with('-'), text.to_owned(), i64::MAX / 2),
     }
-    let exponent = exponent.parse::<i64>().unwrap_or(i64::MAX / 2);
-    let last = exponent
-        .saturating_sub(length(fraction))
-        .saturating_add(dropped);
-    (negative, significant.to_owned(), last)
 }
 
 fn length(text: &str) -> i64 {
@@ -110,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    fn printed(numbers: &Numbers, value: &Value) -> String {
+    fn printed(numbers: &ExactNumbers, value: &Value) -> String {
         if value.is_integer() {
             return value.to_string();
         }
@@ -119,7 +110,7 @@ mod tests {
 
     #[test]
     fn close_numbers_keep_their_own_digits_and_their_order() {
-        let mut numbers = Numbers::default();
+        let mut numbers = ExactNumbers::default();
         let texts = [
             "1.00000000000000000001",
             "1.00000000000000000002",
@@ -140,7 +131,7 @@ mod tests {
 
     #[test]
     fn equal_numbers_stay_equal_however_written() {
-        let mut numbers = Numbers::default();
+        let mut numbers = ExactNumbers::default();
         let first = numbers.admit("10.00").unwrap();
         assert_eq!(first, numbers.admit("10.0").unwrap());
         assert_eq!(first, numbers.admit("1e1").unwrap());
@@ -149,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_crowd_that_floats_cannot_tell_apart_is_refused() {
-        let mut numbers = Numbers::default();
+        let mut numbers = ExactNumbers::default();
         let crowd = (0..1000).map(|n| format!("1.00000000000000000000000000{n:04}1"));
         assert!(
             crowd
@@ -163,14 +154,14 @@ mod tests {
         fn every_number_prints_as_it_was_written(
             text in "-?(0|[1-9][0-9]{0,45})(\\.[0-9]{1,45})?([eE][+-]?[0-9]{1,4})?"
         ) {
-            let mut numbers = Numbers::default();
+            let mut numbers = ExactNumbers::default();
             let value = numbers.admit(&text).unwrap();
             prop_assert_eq!(printed(&numbers, &value), text);
         }
 
         #[test]
         fn floats_compare_as_their_texts_do(a in -1e12f64..1e12, b in -1e12f64..1e12) {
-            let mut numbers = Numbers::default();
+            let mut numbers = ExactNumbers::default();
             let (left, right) = (format!("{a:.2}"), format!("{b:.2}"));
             let order = left.parse::<f64>().unwrap().total_cmp(&right.parse().unwrap());
             let (left, right) = (numbers.admit(&left).unwrap(), numbers.admit(&right).unwrap());

@@ -8,12 +8,12 @@
 use minijinja::value::Value;
 use minijinja::{Error, ErrorKind};
 
-use super::exact_number::Numbers;
+use super::exact_number::ExactNumbers;
 use super::output::{Json, MAX_DEPTH};
 
 /// Why a value cannot be used by a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unusable {
+pub(crate) enum ImageError {
     #[error("it has half a character, an escape like \\ud800 without its other half")]
     Surrogate,
     #[error("it holds too many numbers that differ only beyond 16 digits")]
@@ -23,8 +23,12 @@ pub(crate) enum Unusable {
 }
 
 /// The value of an image, of this name.
-pub(crate) fn read(name: &str, text: &str, numbers: &mut Numbers) -> Result<Value, Unusable> {
-    let mut reader = Reader {
+pub(crate) fn read(
+    name: &str,
+    text: &str,
+    numbers: &mut ExactNumbers,
+) -> Result<Value, ImageError> {
+    let mut reader = ImageReader {
         name,
         text,
         at: 0,
@@ -33,15 +37,15 @@ pub(crate) fn read(name: &str, text: &str, numbers: &mut Numbers) -> Result<Valu
     reader.value(0)
 }
 
-struct Reader<'a> {
+struct ImageReader<'a> {
     name: &'a str,
     text: &'a str,
     at: usize,
-    numbers: &'a mut Numbers,
+    numbers: &'a mut ExactNumbers,
 }
 
-impl<'a> Reader<'a> {
-    fn value(&mut self, depth: usize) -> Result<Value, Unusable> {
+impl<'a> ImageReader<'a> {
+    fn value(&mut self, depth: usize) -> Result<Value, ImageError> {
         match self.peek()? {
             // One level is left for the image itself.
             b'{' | b'[' if depth + 1 >= MAX_DEPTH => {
@@ -60,13 +64,13 @@ impl<'a> Reader<'a> {
                     "null" => Ok(Value::from(())),
                     "true" => Ok(Value::from(true)),
                     "false" => Ok(Value::from(false)),
-                    number => self.numbers.admit(number).ok_or(Unusable::Numbers),
+                    number => self.numbers.admit(number).ok_or(ImageError::Numbers),
                 }
             }
         }
     }
 
-    fn array(&mut self, depth: usize) -> Result<Value, Unusable> {
+    fn array(&mut self, depth: usize) -> Result<Value, ImageError> {
         let mut items = Vec::new();
         self.at += 1;
         while self.more(b']')? {
@@ -75,13 +79,13 @@ impl<'a> Reader<'a> {
         Ok(Value::from(items))
     }
 
-    fn object(&mut self, depth: usize) -> Result<Value, Unusable> {
+    fn object(&mut self, depth: usize) -> Result<Value, ImageError> {
         let mut fields = Vec::new();
         self.at += 1;
         while self.more(b'}')? {
             let key = self.string()?;
             if self.peek()? != b':' {
-                return Err(Unusable::Syntax);
+                return Err(ImageError::Syntax);
             }
             self.at += 1;
             self.peek()?;
@@ -102,7 +106,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether there is a further element before the end, and goes to it.
-    fn more(&mut self, end: u8) -> Result<bool, Unusable> {
+    fn more(&mut self, end: u8) -> Result<bool, ImageError> {
         if self.peek()? == b',' {
             self.at += 1;
         }
@@ -113,16 +117,16 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    fn string(&mut self) -> Result<String, Unusable> {
+    fn string(&mut self) -> Result<String, ImageError> {
         self.peek()?;
         let start = self.at;
         self.skip_string()?;
         // What else could be wrong with it was found before.
-        serde_json::from_str(self.slice(start)?).map_err(|_| Unusable::Surrogate)
+        serde_json::from_str(self.slice(start)?).map_err(|_| ImageError::Surrogate)
     }
 
     /// Goes past a value, however deeply it is nested.
-    fn skip(&mut self) -> Result<(), Unusable> {
+    fn skip(&mut self) -> Result<(), ImageError> {
         let mut open = 0_usize;
         loop {
             match self.peek()? {
@@ -132,7 +136,7 @@ impl<'a> Reader<'a> {
                     self.at += 1;
                 }
                 b'}' | b']' => {
-                    open = open.checked_sub(1).ok_or(Unusable::Syntax)?;
+                    open = open.checked_sub(1).ok_or(ImageError::Syntax)?;
                     self.at += 1;
                 }
                 b',' | b':' => self.at += 1,
@@ -148,7 +152,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn skip_string(&mut self) -> Result<(), Unusable> {
+    fn skip_string(&mut self) -> Result<(), ImageError> {
         let mut escaped = true;
         for (n, byte) in self.text.as_bytes()[self.at..].iter().enumerate() {
             match byte {
@@ -162,19 +166,19 @@ impl<'a> Reader<'a> {
                 _ => {}
             }
         }
-        Err(Unusable::Syntax)
+        Err(ImageError::Syntax)
     }
 
     /// What comes next, past white space.
-    fn peek(&mut self) -> Result<u8, Unusable> {
+    fn peek(&mut self) -> Result<u8, ImageError> {
         let rest = &self.text.as_bytes()[self.at..];
         let space = rest.iter().take_while(|byte| byte.is_ascii_whitespace());
         self.at += space.count();
         let next = self.text.as_bytes().get(self.at);
-        next.copied().ok_or(Unusable::Syntax)
+        next.copied().ok_or(ImageError::Syntax)
     }
 
-    fn slice(&self, start: usize) -> Result<&'a str, Unusable> {
-        self.text.get(start..self.at).ok_or(Unusable::Syntax)
+    fn slice(&self, start: usize) -> Result<&'a str, ImageError> {
+        self.text.get(start..self.at).ok_or(ImageError::Syntax)
     }
 }

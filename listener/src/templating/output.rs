@@ -9,8 +9,8 @@ use crds::config::is_json;
 use minijinja::value::{Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind, HtmlEscape, Output, State};
 
-use super::context::Scope;
-use super::exact_number::Numbers;
+use super::context::TemplateContext;
+use super::exact_number::ExactNumbers;
 
 /// Deepest nesting that is printed; images are looked into no deeper than that either.
 pub(crate) const MAX_DEPTH: usize = 128;
@@ -67,13 +67,13 @@ impl Format {
 /// Whether what has gone out so far ends within a JSON string. A template's own text moves it
 /// as much as values do.
 #[derive(Debug, Default)]
-pub(crate) struct Cursor {
+pub(crate) struct FormatState {
     in_string: AtomicBool,
     escaped: AtomicBool,
     moved: AtomicBool,
 }
 
-impl Cursor {
+impl FormatState {
     /// Takes note of further output.
     pub(crate) fn advance(&self, bytes: &[u8]) {
         self.moved.store(true, Ordering::Relaxed);
@@ -93,7 +93,7 @@ impl Cursor {
     }
 
     /// Where the next thing written to `out` will stand.
-    fn place(&self, format: Format, out: &mut Output) -> Result<Place, Error> {
+    fn position(&self, format: Format, out: &mut Output) -> Result<OutputPosition, Error> {
         // The engine does not tell whether it sets a block aside, but writing nothing shows
         // whether what is written arrives.
         self.moved.store(false, Ordering::Relaxed);
@@ -106,18 +106,18 @@ impl Cursor {
             ));
         }
         Ok(if !self.moved.load(Ordering::Relaxed) {
-            Place::Aside
+            OutputPosition::Aside
         } else if self.in_string.load(Ordering::Relaxed) {
-            Place::InString
+            OutputPosition::InString
         } else {
-            Place::Bare
+            OutputPosition::Bare
         })
     }
 }
 
 /// A place in a document that is being printed; strings matter to JSON only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum OutputPosition {
     /// Outside of every string.
     Bare,
     /// Between the quotes of a string.
@@ -147,7 +147,7 @@ pub(crate) fn tojson(state: &State, value: &Value) -> Result<Value, Error> {
 }
 
 /// Prints `value` where the template has `{{ }}`.
-pub(crate) fn emit(
+pub(crate) fn format_value(
     format: Format,
     out: &mut Output,
     state: &mut State,
@@ -155,30 +155,32 @@ pub(crate) fn emit(
 ) -> Result<(), Error> {
     let place = match scope(state) {
         Some(scope) if !matches!(format, Format::Text | Format::Parameter) => {
-            scope.cursor().place(format, out)?
+            scope.format_state().position(format, out)?
         }
-        _ => Place::Bare,
+        _ => OutputPosition::Bare,
     };
     if format == Format::Parameter && value.is_none() {
         return Ok(out.write_str(NULL)?);
     }
     let text = match value.as_str() {
-        Some(text) if !format.is_json() || place != Place::Bare => Cow::Borrowed(text),
+        Some(text) if !format.is_json() || place != OutputPosition::Bare => Cow::Borrowed(text),
         _ => Cow::Owned(json(state, value)?),
     };
     // Within JSON these letters stand in strings alone, and need no escape there.
-    let text = if format.is_mrkdwn() && place != Place::Aside {
+    let text = if format.is_mrkdwn() && place != OutputPosition::Aside {
         Cow::Owned(entities(&text))
-    } else if format == Format::Markdown && place != Place::Aside {
+    } else if format == Format::Markdown && place != OutputPosition::Aside {
         Cow::Owned(plain_markdown(&text))
     } else {
         text
     };
     match (format, place) {
-        (Format::Json | Format::MrkdwnJson, Place::InString) => {
+        (Format::Json | Format::MrkdwnJson, OutputPosition::InString) => {
             Ok(out.write_str(within_quotes(&quoted(&text)?))?)
         }
-        (Format::Html, Place::Bare | Place::InString) => Ok(write!(out, "{}", HtmlEscape(&text))?),
+        (Format::Html, OutputPosition::Bare | OutputPosition::InString) => {
+            Ok(write!(out, "{}", HtmlEscape(&text))?)
+        }
         _ => Ok(out.write_str(&text)?),
     }
 }
@@ -202,8 +204,8 @@ pub(crate) fn plain_markdown(text: &str) -> String {
     plain
 }
 
-fn scope(state: &State) -> Option<Arc<Scope>> {
-    state.lookup(Scope::KEY)?.downcast_object()
+fn scope(state: &State) -> Option<Arc<TemplateContext>> {
+    state.lookup(TemplateContext::KEY)?.downcast_object()
 }
 
 /// A number as it was written, or whatever else as JSON.
@@ -215,7 +217,7 @@ pub(crate) fn number(state: &State, value: &Value) -> Result<String, Error> {
 fn json(state: &State, value: &Value) -> Result<String, Error> {
     let scope = scope(state);
     let numbers = scope.as_ref().map(|scope| scope.subject().numbers());
-    let mut writer = Writer {
+    let mut writer = JsonWriter {
         out: String::new(),
         state,
         numbers,
@@ -224,13 +226,13 @@ fn json(state: &State, value: &Value) -> Result<String, Error> {
     Ok(writer.out)
 }
 
-struct Writer<'a> {
+struct JsonWriter<'a> {
     out: String,
     state: &'a State<'a, 'a>,
-    numbers: Option<&'a Numbers>,
+    numbers: Option<&'a ExactNumbers>,
 }
 
-impl Writer<'_> {
+impl JsonWriter<'_> {
     fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         match value.kind() {
             ValueKind::None => self.push("null"),
@@ -267,7 +269,7 @@ impl Writer<'_> {
         let float = f64::try_from(value.clone())?;
         let text = match self.numbers {
             Some(numbers) => numbers.text(float),
-            None => Numbers::default().text(float),
+            None => ExactNumbers::default().text(float),
         };
         let text = text.ok_or_else(|| {
             Error::new(

@@ -18,9 +18,9 @@ use serde::de::IgnoredAny;
 
 use super::MAX_BODY;
 use super::compile_error::CompileError;
-use super::context::{NAMES, Scope, Subject};
+use super::context::{NAMES, RenderInput, TemplateContext};
 use super::filters;
-use super::output::{self, Cursor, Format};
+use super::output::{self, Format, FormatState};
 use crate::delivery::failure::{Failure, FailureKind};
 
 /// Work that one rendering may do: some steps, or 64 bytes produced, for each unit.
@@ -43,7 +43,7 @@ const PARSER_STACK: usize = 128 * 1024 * 1024;
 
 /// What is wrong with a template's text.
 #[derive(Debug, thiserror::Error)]
-pub enum Flaw {
+pub enum TemplateError {
     /// It is too long.
     #[error("the template is longer than {} KiB; shorten it", MAX_SOURCE / 1024)]
     Long,
@@ -98,9 +98,9 @@ impl Template {
         source: &str,
         format: Format,
     ) -> Result<Self, CompileError> {
-        let fault = |flaw| CompileError::Template {
-            place: place.clone(),
-            flaw,
+        let fault = |error| CompileError::Template {
+            field: place.clone(),
+            error,
         };
         let environment = parse(source, format).map_err(fault)?;
         Ok(Self {
@@ -134,12 +134,12 @@ impl Template {
     }
 
     /// Renders the template for one delivery; at most [`MAX_BODY`] bytes.
-    pub(crate) fn render(&self, subject: &Arc<Subject>) -> Result<String, Failure> {
-        let cursor = Arc::new(Cursor::default());
-        let scope = Scope::new(Arc::clone(subject), Arc::clone(&cursor));
-        let mut output = Output {
+    pub(crate) fn render(&self, subject: &Arc<RenderInput>) -> Result<String, Failure> {
+        let format_state = Arc::new(FormatState::default());
+        let scope = TemplateContext::new(Arc::clone(subject), Arc::clone(&format_state));
+        let mut output = BoundedOutput {
             text: Vec::new(),
-            cursor,
+            format_state,
         };
         let rendered = self
             .environment
@@ -164,7 +164,7 @@ impl Template {
         Ok(text)
     }
 
-    fn failure(&self, subject: &Subject, error: &Error) -> Failure {
+    fn failure(&self, subject: &RenderInput, error: &Error) -> Failure {
         if let Some(message) = subject.fault() {
             return Failure::of(FailureKind::Event, message.to_owned());
         }
@@ -194,9 +194,9 @@ impl Template {
 
 /// Parses a template where no chain of operators, however long, overflows the stack and takes
 /// the process with it.
-fn parse(source: &str, format: Format) -> Result<Environment<'static>, Flaw> {
+fn parse(source: &str, format: Format) -> Result<Environment<'static>, TemplateError> {
     if source.len() > MAX_SOURCE {
-        return Err(Flaw::Long);
+        return Err(TemplateError::Long);
     }
     std::thread::scope(|scope| {
         let parser = std::thread::Builder::new()
@@ -215,13 +215,14 @@ fn parse(source: &str, format: Format) -> Result<Environment<'static>, Flaw> {
 }
 
 /// An environment that holds the template and nothing else.
-fn environment(source: &str, format: Format) -> Result<Environment<'static>, Flaw> {
+fn environment(source: &str, format: Format) -> Result<Environment<'static>, TemplateError> {
     let mut environment = Environment::new();
     // Errors name the expression at fault.
     environment.set_debug(true);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
-    environment.set_formatter(move |out, state, value| output::emit(format, out, state, value));
+    environment
+        .set_formatter(move |out, state, value| output::format_value(format, out, state, value));
     environment.add_filter("tojson", output::tojson);
     filters::add(&mut environment);
     environment.remove_global("debug");
@@ -231,7 +232,7 @@ fn environment(source: &str, format: Format) -> Result<Environment<'static>, Fla
     environment.add_global("null", ());
     environment
         .add_template_owned(NAME, source.to_owned())
-        .map_err(|error| Flaw::Syntax {
+        .map_err(|error| TemplateError::Syntax {
             line: error.line().unwrap_or(1),
             detail: describe(&error),
             source: error,
@@ -240,7 +241,7 @@ fn environment(source: &str, format: Format) -> Result<Environment<'static>, Fla
 }
 
 /// Refuses names that no delivery has, so that a slip shows before the first event.
-fn check_names(environment: &Environment<'_>, source: &str) -> Result<(), Flaw> {
+fn check_names(environment: &Environment<'_>, source: &str) -> Result<(), TemplateError> {
     let Ok(template) = environment.get_template(NAME) else {
         return Ok(());
     };
@@ -250,7 +251,7 @@ fn check_names(environment: &Environment<'_>, source: &str) -> Result<(), Flaw> 
         .filter(|name| !NAMES.contains(&name.as_str()) && !GLOBALS.contains(&name.as_str()))
         .min();
     match unknown {
-        Some(name) => Err(Flaw::Unknown {
+        Some(name) => Err(TemplateError::Unknown {
             line: 1 + source
                 .lines()
                 .position(|line| line.contains(&name))
@@ -269,13 +270,13 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// Collects a rendering within its bound, and tells the cursor what went out.
-struct Output {
+/// Collects a rendering within its bound, and tells the format state what went out.
+struct BoundedOutput {
     text: Vec<u8>,
-    cursor: Arc<Cursor>,
+    format_state: Arc<FormatState>,
 }
 
-impl io::Write for Output {
+impl io::Write for BoundedOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_all(bytes).map(|()| bytes.len())
     }
@@ -286,7 +287,7 @@ impl io::Write for Output {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
         self.text.extend_from_slice(bytes);
-        self.cursor.advance(bytes);
+        self.format_state.advance(bytes);
         Ok(())
     }
 

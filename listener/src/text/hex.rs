@@ -1,8 +1,8 @@
-//! Bytes as people write digests.
+//! Hexadecimal text.
 
 use std::fmt::Write as _;
 
-/// Two hexadecimal digits for each byte.
+/// Formats bytes with two hexadecimal digits each.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.

@@ -1,4 +1,4 @@
-//! What keeps an observer from doing what it says, with the remedy.
+//! Findings: what keeps an observer from working, with the remedy.
 
 use crds::pod_status::{CAPTURE_BROKEN, COLUMN_MISSING, TABLE_MISSING, TABLE_NOT_TRACKED};
 
@@ -6,7 +6,7 @@ use super::Needs;
 use super::tables::{Table, Tables};
 use crate::text::names::{did_you_mean, list};
 
-/// Something that keeps an observer from doing what it says.
+/// Something that keeps an observer from working.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The observer, `namespace/name`.
@@ -19,7 +19,7 @@ pub struct Finding {
     pub message: String,
 }
 
-/// What is to be said of one observer.
+/// Returns the findings of one observer.
 pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
     let finding = |path: &str, reason: &'static str, message: String| Finding {
         observer: needs.observer.clone(),
@@ -63,7 +63,7 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
     found
 }
 
-/// Why nothing of a table is logged under its name, if that is so.
+/// Returns why nothing of a table is captured under its name, if that is so.
 fn not_logged(table: &Table) -> Option<String> {
     let entity = &table.entity;
     if let Some(root) = &table.root {
@@ -88,7 +88,7 @@ fn not_logged(table: &Table) -> Option<String> {
     ))
 }
 
-/// What to say of a table that does not exist; nothing where it may be the name of a custom event.
+/// Describes a table that does not exist; nothing if it may be the name of a custom event.
 fn missing(needs: &Needs, tables: &Tables) -> Option<String> {
     let entity = &needs.entity;
     let names = || tables.names.iter().map(String::as_str);
@@ -131,7 +131,7 @@ fn without_column(table: &Table, column: &str) -> Option<String> {
     Some(format!("{entity} has no column {column}; {remedy}"))
 }
 
-/// The text as a constant of SQL.
+/// Quotes a text as an SQL literal.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_event_may_have_a_name_like_a_table_and_any_field() {
+    fn custom_event_may_be_named_like_a_table_with_any_field() {
         use Operation::{Custom, Insert};
         assert!(messages(&needs("billing.closed", &[Insert, Custom])).is_empty());
         assert!(messages(&needs("shop.orders", &[Insert, Custom])).is_empty());
@@ -182,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_another_schema_is_proposed() {
+    fn table_of_another_schema_is_suggested() {
         let said = messages(&needs("public.Orders", &[Operation::Insert])).join("\n");
         assert!(said.contains("did you mean shop.orders?"), "{said}");
     }
 
     #[test]
-    fn tenant_and_columns_are_looked_for() {
+    fn missing_tenant_and_columns_are_found() {
         let said = messages(&needs("shop.orders", &[Operation::Insert])).join("\n");
         assert!(said.contains("without a tenant column"), "{said}");
         assert!(

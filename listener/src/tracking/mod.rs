@@ -1,5 +1,5 @@
-//! Whether the database logs what observers watch: an observer of a table that is not tracked, or
-//! that does not exist, would never do anything, and a column that is not there fails each event.
+//! Checks whether the database captures what observers watch: an observer of a table that is not tracked,
+//! or that does not exist, would never do anything, and a missing column fails each event.
 
 mod finding;
 pub(crate) mod summary;
@@ -26,7 +26,7 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What an observer with this condition needs.
+    /// Returns what an observer with this condition needs.
     #[must_use]
     pub fn of(config: &ObserverConfig, condition: Option<&Condition>) -> Self {
         let by_condition = condition.map(Condition::columns).unwrap_or_default();
@@ -49,18 +49,18 @@ impl Needs {
         }
     }
 
-    /// Whether it watches events of `observer.emit`, of which no table tells.
+    /// Returns whether it watches events of `observer.emit`, which have no table.
     fn is_custom(&self) -> bool {
         self.operations.contains(&Operation::Custom)
     }
 
-    /// Whether it watches a table.
+    /// Returns whether it watches a table.
     fn has_table(&self) -> bool {
         self.operations.iter().any(|one| *one != Operation::Custom)
     }
 }
 
-/// Asks the database for what keeps observers from doing what they say.
+/// Queries the database for what keeps observers from working.
 pub async fn findings<'n>(
     pool: &PgPool,
     needs: impl IntoIterator<Item = &'n Needs>,

@@ -1,4 +1,4 @@
-//! What a report says of findings: bounded, as there may be one for each column of each template.
+//! Summary of findings for a report: bounded, as there may be one for each column of each template.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,16 @@ use crds::pod_status::{TrackingFinding, TrackingReport};
 use super::Finding;
 use crate::text::on_one_line;
 
-/// Most findings that a report has.
-const MOST: usize = 64;
+/// Maximum number of findings in a report.
+const MAX_FINDINGS: usize = 64;
 
-/// Longest message in bytes.
+/// Maximum length of a message in bytes.
 const MAX_MESSAGE: usize = 512;
 
-/// Longest place in bytes.
+/// Maximum length of a path in bytes.
 const MAX_PATH: usize = 128;
 
-/// The findings in short: one of each observer before the second of any, and the number of those
-/// that are left out.
+/// Summarizes findings: one of each observer before the second of any, and the number of those omitted.
 pub(crate) fn summary(found: &[Finding]) -> TrackingReport {
     let mut of_observer: BTreeMap<&str, usize> = BTreeMap::new();
     let mut ranked: Vec<(usize, &Finding)> = found
@@ -29,8 +28,11 @@ pub(crate) fn summary(found: &[Finding]) -> TrackingReport {
         })
         .collect();
     ranked.sort_unstable();
-    let left_out = ranked.len().saturating_sub(MOST);
-    let findings = ranked.into_iter().take(MOST).map(|(_, one)| reported(one));
+    let left_out = ranked.len().saturating_sub(MAX_FINDINGS);
+    let findings = ranked
+        .into_iter()
+        .take(MAX_FINDINGS)
+        .map(|(_, one)| reported(one));
     TrackingReport {
         findings: findings.collect(),
         left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
@@ -74,26 +76,29 @@ mod tests {
     }
 
     #[test]
-    fn each_observer_is_told_of_before_the_second_finding_of_any() {
+    fn each_observer_comes_before_the_second_finding_of_any() {
         let found: Vec<Finding> = (0..40)
             .flat_map(|observer| (0..3).map(move |n| found(observer, n, "m")))
             .collect();
-        let told = summary(&found);
-        assert_eq!((told.findings.len(), told.left_out), (MOST, 120 - 64));
+        let report = summary(&found);
+        assert_eq!(
+            (report.findings.len(), report.left_out),
+            (MAX_FINDINGS, 120 - 64)
+        );
         for observer in 0..40 {
             let name = format!("shop/o{observer:03}");
-            assert!(told.findings.iter().any(|one| one.observer == name));
+            assert!(report.findings.iter().any(|one| one.observer == name));
         }
         assert_eq!(summary(&[]), TrackingReport::default());
     }
 
     #[test]
-    fn whatever_tables_are_called_the_report_stays_small() {
+    fn report_is_bounded_for_long_table_names() {
         let odd = "\u{1}\n\"\\".repeat(10_000);
         let found: Vec<Finding> = (0..500).map(|observer| found(observer, 0, &odd)).collect();
-        let told = summary(&found);
-        let bytes = serde_json::to_vec(&told).unwrap().len();
+        let report = summary(&found);
+        let bytes = serde_json::to_vec(&report).unwrap().len();
         assert!(bytes < 100 << 10, "{bytes} bytes");
-        assert!(told.findings[0].message.ends_with("..."));
+        assert!(report.findings[0].message.ends_with("..."));
     }
 }

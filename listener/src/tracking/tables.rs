@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use sqlx::PgPool;
 
-/// A table, or what bears a name like one.
+/// A table, or a relation with a name like one.
 #[derive(Clone, Debug, Default, sqlx::FromRow)]
 pub(super) struct Table {
-    /// `schema.table`, as events bear it.
+    /// `schema.table`, as in events.
     pub(super) entity: String,
     /// What it is, as the catalog has it: `r` and `p` are tables.
     pub(super) kind: String,
@@ -20,10 +20,10 @@ pub(super) struct Table {
     pub(super) columns: Vec<String>,
 }
 
-/// What was found.
+/// Tables of a database.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    /// Those that are asked for, by name.
+    /// Those that were asked for, by name.
     pub(super) known: BTreeMap<String, Table>,
     /// The names of all tables, where one that is asked for does not exist; those that are tracked
     /// come first.

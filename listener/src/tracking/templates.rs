@@ -1,22 +1,23 @@
-//! Which columns the templates of an action look at.
+//! The columns that the templates of an action read.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
-use crds::config::{ActionConfig, ActionKind, HeaderValue, RedisCommand, TeamsContent};
+use crds::config::ActionConfig;
 use minijinja::Environment;
 use regex::Regex;
 
+use crate::actions;
 use crate::matching::Side;
 
 /// Stack for the parser, which calls itself for each of a chain of operators: enough for the longest
 /// template that is compiled. Memory is only taken as far as it is used.
 const PARSER_STACK: usize = 128 * 1024 * 1024;
 
-/// What a template looks at of a row, as `new.total`.
+/// Prefixes of a column in a template, as in `new.total`.
 const ROWS: [&str; 3] = ["new.", "old.", "changed."];
 
-/// What asks for a column before it is looked at.
+/// Tests of a column before it is read.
 static ASKED: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
         r"\b(?:new|old|changed)\.(\w+)\s*(?:\|\s*(?:default|d)\b|is\s+(?:not\s+)?(?:un)?defined)",
@@ -24,26 +25,23 @@ static ASKED: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
-/// A template of an action, and where it stands within it.
-pub(crate) type Source<'a> = (String, &'a str);
-
-/// The columns that each template of an action fails without, with where it stands.
+/// Returns the columns that each template of an action fails without, with its path.
 pub(super) fn columns(action: &ActionConfig) -> Vec<(String, Vec<String>)> {
-    let sources = sources(&action.kind).into_iter();
-    sources
-        .map(|(place, source)| {
-            let mut columns: Vec<String> = paths(source)
+    let templates = actions::templates(&action.kind).into_iter();
+    templates
+        .map(|template| {
+            let mut columns: Vec<String> = paths(template.source)
                 .into_iter()
                 .map(|(_, column)| column)
                 .collect();
             columns.sort();
             columns.dedup();
-            (place, columns)
+            (template.field, columns)
         })
         .collect()
 }
 
-/// The images that a template fails without.
+/// Returns the images that a template fails without.
 pub(crate) fn images(source: &str) -> Vec<Side> {
     let paths = paths(source);
     let sides = [(Side::Old, "old."), (Side::New, "new.")].into_iter();
@@ -53,7 +51,7 @@ pub(crate) fn images(source: &str) -> Vec<Side> {
         .collect()
 }
 
-/// The columns that a template looks at without asking for them, each with its row.
+/// Returns the columns that a template reads without testing for them, each with its row.
 fn paths(source: &str) -> Vec<(&'static str, String)> {
     let names = names(source);
     let asked: BTreeSet<&str> = ASKED
@@ -73,8 +71,8 @@ fn paths(source: &str) -> Vec<(&'static str, String)> {
     names.iter().filter_map(split).collect()
 }
 
-/// The names that a template refers to, with their paths; none of one that cannot be parsed, as who
-/// compiles it says why.
+/// Returns the names that a template refers to, with their paths; none if it cannot be parsed, which
+/// compiling it reports.
 fn names(source: &str) -> HashSet<String> {
     let parse = || {
         let environment = Environment::new();
@@ -94,91 +92,12 @@ fn names(source: &str) -> HashSet<String> {
     })
 }
 
-/// Every template of an action.
-pub(crate) fn sources<'a>(kind: &'a ActionKind) -> Vec<Source<'a>> {
-    let mut all = Vec::new();
-    let mut add = |place: &str, source: Option<&'a String>| {
-        all.extend(source.map(|source| (place.to_owned(), source.as_str())));
-    };
-    match kind {
-        ActionKind::Webhook(webhook) => {
-            add("webhook.body", webhook.body.as_ref());
-            for (name, value) in &webhook.headers {
-                if let HeaderValue::Template(source) = value {
-                    add(&format!("webhook.headers[{name}]"), Some(source));
-                }
-            }
-        }
-        ActionKind::Slack(slack) => {
-            add("slack.text", slack.text.as_ref());
-            add("slack.blocks", slack.blocks.as_ref());
-        }
-        ActionKind::Teams(teams) => match &teams.content {
-            TeamsContent::Summary => {}
-            TeamsContent::Text(source) => add("teams.text", Some(source)),
-            TeamsContent::Card(source) => add("teams.card", Some(source)),
-        },
-        ActionKind::Email(email) => {
-            add("email.from", Some(&email.from));
-            let lists = [("to", &email.to), ("cc", &email.cc), ("bcc", &email.bcc)];
-            for (name, list) in lists {
-                for (n, source) in list.iter().enumerate() {
-                    add(&format!("email.{name}[{n}]"), Some(source));
-                }
-            }
-            add("email.replyTo", email.reply_to.as_ref());
-            add("email.subject", Some(&email.subject));
-            add("email.text", email.text.as_ref());
-            add("email.html", email.html.as_ref());
-        }
-        ActionKind::Postgres(postgres) => {
-            for (n, source) in postgres.parameters.iter().enumerate() {
-                add(&format!("postgres.parameters[{n}]"), Some(source));
-            }
-        }
-        ActionKind::Redis(redis) => match &redis.command {
-            RedisCommand::Set { key, value, .. } => {
-                add("redis.set.key", Some(key));
-                add("redis.set.value", value.as_ref());
-            }
-            RedisCommand::Delete { keys, tags } => {
-                for (name, list) in [("keys", keys), ("tags", tags)] {
-                    for (n, source) in list.iter().enumerate() {
-                        add(&format!("redis.delete.{name}[{n}]"), Some(source));
-                    }
-                }
-            }
-            RedisCommand::Publish { channel, message } => {
-                add("redis.publish.channel", Some(channel));
-                add("redis.publish.message", message.as_ref());
-            }
-            RedisCommand::AppendToStream {
-                stream, message, ..
-            } => {
-                add("redis.appendToStream.stream", Some(stream));
-                add("redis.appendToStream.message", message.as_ref());
-            }
-        },
-        ActionKind::Nats(nats) => {
-            add("nats.subject", Some(&nats.subject));
-            add("nats.message", nats.message.as_ref());
-        }
-        ActionKind::Kafka(kafka) => {
-            add("kafka.topic", Some(&kafka.topic));
-            add("kafka.key", kafka.key.as_ref());
-            add("kafka.message", kafka.message.as_ref());
-        }
-        ActionKind::Log(log) => add("log.message", log.message.as_ref()),
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_found_but_those_that_are_asked_for() {
+    fn columns_are_found_except_those_tested_for() {
         let of = |source| {
             let mut columns: Vec<String> = paths(source).into_iter().map(|(_, one)| one).collect();
             columns.sort();

@@ -1,6 +1,6 @@
 //! Where the log ends, read while ids are drawn.
 
-use observer_listener::capture::change_log::Log;
+use observer_listener::capture::change_log::ChangeLog;
 use uuid::Uuid;
 
 use crate::support::database;
@@ -20,21 +20,21 @@ async fn the_log_s_end_never_goes_back() {
         })
     };
     let drawers = [draw(), draw()];
-    let log = Log::open(db.pool.clone()).await.unwrap();
-    let (mut last, mut looks) = (0, 0);
+    let log = ChangeLog::open(db.pool.clone()).await.unwrap();
+    let (mut last, mut polls) = (0, 0);
     while !drawers.iter().all(tokio::task::JoinHandle::is_finished) {
-        let floor = log.floor().await.unwrap();
-        let look = log.look(floor, "none", Uuid::nil(), &[]).await.unwrap();
-        let mark = log.mark().await.unwrap();
-        for end in [floor, look.mark.ceiling, mark.floor, mark.ceiling] {
-            assert!(end >= last, "{end} after {last}, in look {looks}");
+        let low_id = log.low_watermark().await.unwrap();
+        let polled = log.poll(low_id, "none", Uuid::nil(), &[]).await.unwrap();
+        let bound = log.current_bound().await.unwrap();
+        for end in [low_id, polled.bound.high_id, bound.low_id, bound.high_id] {
+            assert!(end >= last, "{end} after {last}, in poll {polls}");
             last = end;
         }
-        looks += 1;
+        polls += 1;
     }
-    println!("{looks} looks");
+    println!("{polls} polls");
     for drawer in drawers {
         assert_eq!(drawer.await.unwrap(), DRAWN);
     }
-    assert_eq!(log.floor().await.unwrap(), 2 * DRAWN);
+    assert_eq!(log.low_watermark().await.unwrap(), 2 * DRAWN);
 }

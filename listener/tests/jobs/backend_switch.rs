@@ -76,7 +76,11 @@ async fn backend_switches_once_its_jobs_are_done() {
 
     config.change(IN_POSTGRES, IN_REDIS);
     let mut process = Process::run(&config);
-    process.says(&format!("left in Postgres: {ROWS} now")).await;
+    process
+        .says(&format!(
+            "keeps backend Postgres instead of Redis while it holds jobs: {ROWS} now"
+        ))
+        .await;
     // New jobs go where those of their lanes are.
     db.run("update orders set total = total + 1").await;
     left(&db, 2 * ROWS).await;
@@ -108,7 +112,11 @@ async fn backend_switches_once_its_jobs_are_cancelled() {
 
     config.change(IN_REDIS, IN_POSTGRES);
     let mut process = Process::run(&config);
-    process.says(&format!("left in Redis: {ROWS} now")).await;
+    process
+        .says(&format!(
+            "keeps backend Redis instead of Postgres while it holds jobs: {ROWS} now"
+        ))
+        .await;
     holds(&config, ROWS).await;
     let path = config.path();
     let cancel = ["jobs", "cancel", "--all", "--yes", "-f"];
@@ -127,7 +135,7 @@ async fn no_job_is_added_to_a_backend_out_of_use() {
     let sink = Sink::start(Behaviour::Status(503)).await.unwrap();
     let config = config(&db, &redis, &sink);
     let mut process = Process::run(&config);
-    process.says("working on the shard").await;
+    process.says("shard lease acquired").await;
     // As another process with another configuration would.
     db.run("update observer.job_queue set backend = 'Postgres'")
         .await;

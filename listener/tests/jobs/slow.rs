@@ -96,7 +96,7 @@ async fn a_worker_that_was_paused_for_too_long_is_refused() {
     left(&db, 0).await;
     assert_eq!(sink.counts().succeeded, 1, "the other worker has done it");
     paused.signal("CONT").await;
-    paused.says("gave no sign of life").await;
+    paused.says("worker lease expired").await;
     other.stop().await;
     paused.stop().await;
     assert_eq!(sink.counts().succeeded, 1, "and nobody else");

@@ -32,14 +32,14 @@ pub(crate) struct Accepted {
 
 /// Everything that was accepted, in order of arrival.
 pub(crate) fn accepted(received: &[Received]) -> Vec<Accepted> {
-    let ok = received.iter().filter(|one| one.status == Some(200));
+    let ok = received.iter().filter(|one| one.is_accepted());
     ok.map(|one| {
         let body: serde_json::Value = serde_json::from_slice(&one.body).unwrap();
         Accepted {
             key: body["new"]["k"].as_i64().unwrap(),
             value: body["new"]["v"].as_i64().unwrap(),
             id: one.webhook_id.clone(),
-            path: one.line.split(' ').nth(1).unwrap().to_owned(),
+            path: one.target().to_owned(),
             at: one.at,
         }
     })
@@ -196,7 +196,7 @@ impl Kill {
     /// Whether its process let go of shards by itself, as it must when the database does not answer
     /// for as long as a Lease lasts: what it had done since its last save is then repeated, too.
     fn let_go(&self) -> bool {
-        ["cannot go on yet", "lost the shard"]
+        ["database outage", "shard lease lost"]
             .iter()
             .any(|text| self.said.contains(text))
     }

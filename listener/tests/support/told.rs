@@ -16,7 +16,7 @@ pub(crate) struct Told {
 /// Everything that was accepted, in order of arrival.
 pub(crate) fn told(sink: &Sink) -> Vec<Told> {
     let received = sink.received();
-    let accepted = received.iter().filter(|one| one.status == Some(200));
+    let accepted = received.iter().filter(|one| one.is_accepted());
     accepted.map(read).collect()
 }
 
@@ -24,7 +24,7 @@ fn read(one: &Received) -> Told {
     let body = str::from_utf8(&one.body).unwrap();
     Told {
         id: one.webhook_id.clone(),
-        path: one.line.split(' ').nth(1).unwrap().to_owned(),
+        path: one.target().to_owned(),
         // Half of a surrogate pair is passed on as it is, and refused by the parser here.
         body: serde_json::from_str(&body.replace("\\ud800", "?")).unwrap(),
     }

@@ -243,7 +243,7 @@ impl WatchTask {
                 Err(error) => {
                     let what = self.what;
                     if logged.is_none_or(|logged| logged.elapsed() > LOG_INTERVAL) {
-                        tracing::warn!(?what, %error, "a watch fails and is tried again; if it is forbidden, see the operator's roles");
+                        tracing::warn!(?what, %error, "watch failed; retrying (if it is forbidden, see the operator's roles)");
                         logged = Some(tokio::time::Instant::now());
                     }
                     continue;

@@ -51,7 +51,7 @@ pub enum ApplyError {
     },
     /// Objects that are not the listener's have the names.
     #[error(
-        "{} there already and not made for this listener, so left as it is; delete or rename it, or give the \
+        "{} there already and not created for this listener, so left unchanged; delete or rename it, or give the \
          listener another name", names(.0)
     )]
     Taken(Vec<String>),

@@ -72,7 +72,11 @@ impl Context {
             .cloned()
             .collect();
         match write_finalizers::<ObserverListener>(&self.client, meta, &others).await {
-            Ok(_) => self.metrics.writes.with_label_values(&["finalizer"]).inc(),
+            Ok(_) => self
+                .metrics
+                .object_writes
+                .with_label_values(&["finalizer"])
+                .inc(),
             Err(error) if apply::is_gone(&error) => {}
             Err(error) => return Err(ReconcileError::Finalizer(error)),
         }
@@ -153,7 +157,7 @@ impl Context {
             CleanupStatus::Failed(why) => Some(cleanup_skipped(key, listener, &why)),
             CleanupStatus::Running if finalizer::is_overdue(begun.elapsed()) => {
                 let why = why.as_deref();
-                let why = why.unwrap_or("the Job that removes them does not come to an end");
+                let why = why.unwrap_or("the Job that removes them does not finish");
                 Some(cleanup_skipped(key, listener, why))
             }
             CleanupStatus::Running => None,
@@ -197,13 +201,13 @@ impl Context {
             self.count_write(built.kind);
         }
         apply::start_cleanup_job(client, resources).await?;
-        self.metrics.writes.with_label_values(&["Job"]).inc();
+        self.metrics.object_writes.with_label_values(&["Job"]).inc();
         Ok(None)
     }
 }
 
 const NAMESPACE_TERMINATING: &str =
-    "its namespace is deleted too, so that no pod can be made there to remove them";
+    "its namespace is deleted too, so no pod can be created there to remove them";
 
 fn cleanup_skipped(key: &ObjectRef, listener: &ObserverListener, why: &str) -> EventDraft {
     let identity = identity(key, listener);

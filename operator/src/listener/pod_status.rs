@@ -38,7 +38,7 @@ enum PodStatusError {
     #[error("answers with more than {MAX_BYTES} bytes")]
     TooLarge,
     /// The answer does not parse.
-    #[error("answers something that is no report: {0}")]
+    #[error("answers with something other than a report: {0}")]
     Malformed(#[from] serde_json::Error),
 }
 
@@ -83,7 +83,9 @@ impl PodStatusClient {
                 Ok(report) => {
                     reports.insert(name, (now, report));
                 }
-                Err(error) => tracing::debug!(pod = name, %error, "a pod has no report"),
+                Err(error) => {
+                    tracing::debug!(pod = name, %error, "cannot read the status of a pod");
+                }
             }
         }
         reports.retain(|name, (at, _)| {
@@ -114,7 +116,7 @@ impl PodStatusClient {
             body.extend_from_slice(&chunk);
         }
         let mut report: PodReport = serde_json::from_slice(&body)?;
-        // Addresses change hands; the name is the one that was asked for.
+        // Addresses change owners; the name is the one that was asked for.
         name.clone_into(&mut report.pod);
         Ok(report)
     }

@@ -191,7 +191,10 @@ impl Context {
         let object = write_finalizers::<ObserverListener>(&self.client, meta, &finalizers)
             .await
             .map_err(ReconcileError::Finalizer)?;
-        self.metrics.writes.with_label_values(&["finalizer"]).inc();
+        self.metrics
+            .object_writes
+            .with_label_values(&["finalizer"])
+            .inc();
         let item = CachedObject::Listener(Parsed::from(object));
         // It may have changed meanwhile.
         Ok(self.index().upsert(key.clone(), item))
@@ -242,7 +245,7 @@ impl Context {
 
     pub(super) fn count_write(&self, kind: Kind) {
         let kind = kind.resource().kind;
-        self.metrics.writes.with_label_values(&[&kind]).inc();
+        self.metrics.object_writes.with_label_values(&[&kind]).inc();
     }
 }
 

@@ -106,7 +106,10 @@ impl Context {
             Err(error) if apply::is_gone(&error) => return Ok(BTreeSet::new()),
             Err(error) => return Err(ReconcileError::Status(error)),
         };
-        self.metrics.writes.with_label_values(&["status"]).inc();
+        self.metrics
+            .object_writes
+            .with_label_values(&["status"])
+            .inc();
         let item = CachedObject::Listener(Parsed::from(object));
         // It may have changed meanwhile.
         let also_enqueue = self.index().upsert(key.clone(), item);

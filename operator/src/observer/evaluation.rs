@@ -66,7 +66,7 @@ impl ObserverEvaluation {
         let remedy = if labelled {
             let (label, value) = consent(own);
             format!(
-                "namespace {namespace} does not allow listeners of namespace {own}; who administers the \
+                "namespace {namespace} does not allow listeners of namespace {own}; an administrator of the \
                  cluster allows them with `kubectl label namespace {namespace} {label}={value}`"
             )
         } else {
@@ -145,7 +145,7 @@ pub fn evaluate(
                     }
                     (None, None) => ObserverEvaluation::Waiting {
                         reason: "Pending".to_owned(),
-                        message: "it is on its way to the pods that work".to_owned(),
+                        message: "the active pods have not loaded it yet".to_owned(),
                     },
                 },
             };

@@ -44,7 +44,10 @@ impl Context {
         }
         let also_enqueue = match write_status::<Observer>(&self.client, meta, &status).await {
             Ok(object) => {
-                self.metrics.writes.with_label_values(&["status"]).inc();
+                self.metrics
+                    .object_writes
+                    .with_label_values(&["status"])
+                    .inc();
                 let item = CachedObject::Observer(Parsed::from(object));
                 // It may have changed meanwhile.
                 self.index().upsert(key.clone(), item)

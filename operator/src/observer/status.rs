@@ -84,7 +84,7 @@ impl Said<'_> {
         if self.evaluations.is_empty() {
             return self.not_selected(ConditionStatus::Unknown);
         }
-        ConditionValue::new(ConditionStatus::True, "Accepted", "it is right in itself")
+        ConditionValue::new(ConditionStatus::True, "Accepted", "the spec is valid")
     }
 
     fn resolved(&self) -> ConditionValue {
@@ -115,7 +115,7 @@ impl Said<'_> {
             return ConditionValue::new(
                 ConditionStatus::True,
                 "ResolvedRefs",
-                "all that it refers to is there",
+                "everything that it refers to exists",
             );
         }
         if self
@@ -126,13 +126,13 @@ impl Said<'_> {
             return ConditionValue::new(
                 ConditionStatus::Unknown,
                 "Suspended",
-                "its Secrets are looked up once it is Active",
+                "its Secrets are checked once it is no longer suspended",
             );
         }
         ConditionValue::new(
             ConditionStatus::Unknown,
             "Invalid",
-            "its Secrets are looked up once it is right in itself",
+            "its Secrets are checked once its spec is valid",
         )
     }
 
@@ -158,7 +158,7 @@ impl Said<'_> {
                     return ConditionValue::new(
                         ConditionStatus::False,
                         "Suspended",
-                        "events pass without a look at them while spec.suspend is true",
+                        "events are skipped while spec.suspend is true",
                     );
                 }
                 ObserverEvaluation::Waiting { reason, message } => {
@@ -198,18 +198,17 @@ impl Said<'_> {
                 }
                 ObserverEvaluation::Suspended => unknown(
                     "Suspended",
-                    "its table is looked up once spec.state is Active",
+                    "its table is checked once spec.suspend is false",
                 ),
-                ObserverEvaluation::Invalid { .. } => unknown(
-                    "Invalid",
-                    "its table is looked up once it is right in itself",
-                ),
+                ObserverEvaluation::Invalid { .. } => {
+                    unknown("Invalid", "its table is checked once its spec is valid")
+                }
                 ObserverEvaluation::Unresolved { reason, .. } => unknown(
                     reason,
-                    "its table is looked up once all is there that it refers to",
+                    "its table is checked once everything that it refers to exists",
                 ),
                 ObserverEvaluation::Waiting { reason, .. } if reason == "ScaledToZero" => {
-                    unknown(reason, "no pod runs that could look its table up")
+                    unknown(reason, "no pod runs that could check its table")
                 }
                 ObserverEvaluation::Programmed(Tracked::Unknown)
                 | ObserverEvaluation::Waiting { .. } => {
@@ -226,14 +225,14 @@ impl Said<'_> {
             None if waits => before.unwrap_or_else(|| {
                 unknown(
                     "Pending",
-                    "no pod has told yet whether the database logs what it watches; where they find more than \
+                    "no pod has reported yet whether the database captures what it watches; where they find more than \
                      a report has room for, the rest is in their logs",
                 )
             }),
             None => ConditionValue::new(
                 ConditionStatus::True,
                 "AsExpected",
-                "the database logs what it watches, with all columns that it looks at",
+                "the database captures what it watches, with all columns that it reads",
             ),
         }
     }

@@ -12,20 +12,20 @@ const DURATIONS: [f64; 10] = [0.0025, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Reconciles by kind and outcome: `settled`, `again`, `failed`.
+    /// Reconciles by kind and outcome: `success`, `requeue`, `error`.
     pub reconciles: IntCounterVec,
-    /// Seconds a reconcile took, by kind.
-    pub durations: HistogramVec,
+    /// Duration of reconciles in seconds, by kind.
+    pub reconcile_duration: HistogramVec,
     /// Requests to the API server, by method.
-    pub requests: IntCounterVec,
-    /// Objects that were written, by kind.
-    pub writes: IntCounterVec,
-    /// Listeners that are known.
+    pub api_requests: IntCounterVec,
+    /// Objects written, by kind.
+    pub object_writes: IntCounterVec,
+    /// Listeners in the cache.
     pub listeners: IntGauge,
-    /// Observers that are known.
+    /// Observers in the cache.
     pub observers: IntGauge,
     /// Requests in the work queue, due or not.
-    pub queued: IntGauge,
+    pub workqueue_depth: IntGauge,
     /// Whether this process is the leader.
     pub leader: IntGauge,
 }
@@ -38,8 +38,8 @@ impl Metrics {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), by)?)
         };
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
-        let durations = HistogramVec::new(
-            HistogramOpts::new("reconcile_duration_seconds", "Time a reconcile took")
+        let reconcile_duration = HistogramVec::new(
+            HistogramOpts::new("reconcile_duration_seconds", "Duration of reconciles")
                 .buckets(DURATIONS.to_vec()),
             &["kind"],
         )?;
@@ -49,17 +49,23 @@ impl Metrics {
                 "Reconciles by kind and outcome",
                 &["kind", "outcome"],
             )?,
-            durations: registered(&registry, durations)?,
-            requests: counters(
+            reconcile_duration: registered(&registry, reconcile_duration)?,
+            api_requests: counters(
                 "api_requests_total",
                 "Requests to the API server",
                 &["method"],
             )?,
-            writes: counters("writes_total", "Objects written, by kind", &["kind"])?,
-            listeners: gauge("listeners", "Listeners known")?,
-            observers: gauge("observers", "Observers known")?,
-            queued: gauge("queued", "Work that waits")?,
-            leader: gauge("leader", "1 where this process works, 0 where it stands by")?,
+            object_writes: counters("object_writes_total", "Objects written by kind", &["kind"])?,
+            listeners: gauge("listeners", "Listeners in the cache")?,
+            observers: gauge("observers", "Observers in the cache")?,
+            workqueue_depth: gauge(
+                "workqueue_depth",
+                "Reconcile requests in the work queue, due or not",
+            )?,
+            leader: gauge(
+                "leader",
+                "Whether this process is the leader: 1 if it is, 0 on standby",
+            )?,
             registry,
         })
     }

@@ -1,4 +1,3 @@
-//! Logs and metrics.
+//! Metrics.
 
-pub mod logs;
 pub mod metrics;

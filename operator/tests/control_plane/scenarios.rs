@@ -255,7 +255,7 @@ async fn pod_reports_show_in_the_status(room: Room) {
     let said = room
         .listener_says("shop", ["Ready", "False", "Starting"])
         .await;
-    assert_eq!(said, "1 of 8 shards are not taken up yet");
+    assert_eq!(said, "1 of 8 shards have no owner yet");
     told.works(&first);
     told.change(|report| {
         report.stalled = vec![StalledShard {

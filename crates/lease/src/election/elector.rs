@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, future};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -63,13 +62,6 @@ impl Elector {
     ) -> Self {
         let store = Arc::new(KubeLeaseStore::new(api, ""));
         Self::with_store(store, name.into(), identity, timing, labels)
-    }
-
-    /// Sets the owner references of the Lease, so that it is garbage collected with its owners.
-    #[must_use]
-    pub fn owned_by(mut self, owners: Vec<OwnerReference>) -> Self {
-        Arc::make_mut(&mut self.client.writer).owners = owners;
-        self
     }
 
     /// Creates a candidate for a Lease in any store.

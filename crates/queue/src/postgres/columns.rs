@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::{Priority, QueueError, State};
+use crate::{JobState, Priority, QueueError};
 
 /// Encodes a number; one that is too large for the column becomes the largest that fits.
 pub(super) fn integer(number: u32) -> i32 {
@@ -28,13 +28,13 @@ pub(super) fn priority(number: i16) -> Priority {
 }
 
 /// Encodes a filter of states; `None` matches all.
-pub(super) fn states(state: Option<State>) -> Option<Vec<&'static str>> {
+pub(super) fn states(state: Option<JobState>) -> Option<Vec<&'static str>> {
     state.map(|state| match state {
-        State::Available => vec!["a"],
-        State::Scheduled => vec!["s"],
-        State::Running => vec!["r"],
-        State::Blocked => vec!["b"],
-        State::Completed => Vec::new(),
+        JobState::Available => vec!["a"],
+        JobState::Scheduled => vec!["s"],
+        JobState::Running => vec!["r"],
+        JobState::Blocked => vec!["b"],
+        JobState::Completed => Vec::new(),
     })
 }
 

@@ -8,8 +8,8 @@ use super::columns::{priority, raw, states};
 use super::hash::lane_id;
 use crate::history::last_error;
 use crate::{
-    JobFilter, JobView, Lane, LaneHead, LanesOfAction, MAX_LANES_PER_QUERY, QueueError, QueueStats,
-    State,
+    JobFilter, JobState, JobView, Lane, LaneHead, LanesOfAction, MAX_LANES_PER_QUERY, QueueError,
+    QueueStats,
 };
 
 const PENDING_FIELDS: &str = "j.id, j.state::text as state, j.dedup_key, j.observer, j.action, j.event_id, j.entity, j.key, j.tenant,
@@ -252,11 +252,11 @@ fn stats(row: &PgRow) -> Result<(String, QueueStats), QueueError> {
 
 fn job_view(row: &PgRow) -> Result<JobView, QueueError> {
     let state = match row.try_get::<&str, _>("state")? {
-        "r" => State::Running,
-        "b" => State::Blocked,
-        "c" => State::Completed,
-        "s" => State::Scheduled,
-        _ => State::Available,
+        "r" => JobState::Running,
+        "b" => JobState::Blocked,
+        "c" => JobState::Completed,
+        "s" => JobState::Scheduled,
+        _ => JobState::Available,
     };
     Ok(JobView {
         id: row.try_get("dedup_key")?,

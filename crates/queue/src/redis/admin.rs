@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{RedisQueue, decode, scripts};
 use crate::{
-    JobFilter, JobView, Lane, LaneHead, LanesOfAction, MAX_LANES_PER_QUERY, QueueError, QueueStats,
-    State,
+    JobFilter, JobState, JobView, Lane, LaneHead, LanesOfAction, MAX_LANES_PER_QUERY, QueueError,
+    QueueStats,
 };
 
 pub(super) const RETRY: &str = "retry";
@@ -110,7 +110,7 @@ impl RedisQueue {
         let (mut rows, mut all) = (Vec::new(), 0);
         // Finished jobs have an index of their own, except by id.
         let states = match (filter.state, &filter.ids) {
-            (None, None) => vec![None, Some(State::Completed)],
+            (None, None) => vec![None, Some(JobState::Completed)],
             (state, _) => vec![state],
         };
         for state in states {
@@ -146,7 +146,7 @@ impl RedisQueue {
         command: &str,
         filter: &JobFilter,
     ) -> Result<u64, QueueError> {
-        if filter.state == Some(State::Completed) {
+        if filter.state == Some(JobState::Completed) {
             return Ok(0);
         }
         let (_, matched) = self.for_each_page(command, filter, 0).await?;

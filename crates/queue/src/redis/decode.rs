@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 
 use crate::history::last_error;
 use crate::{
-    ClaimToken, ClaimedJob, Job, JobView, Lane, LaneBatch, LaneHead, Priority, QueueError,
-    QueueStats, State,
+    ClaimToken, ClaimedJob, Job, JobState, JobView, Lane, LaneBatch, LaneHead, Priority,
+    QueueError, QueueStats,
 };
 
 /// Row of a reply; `None` for a field that a hash does not have.
@@ -148,14 +148,14 @@ pub(super) fn stats(row: &Row) -> Result<(String, QueueStats), QueueError> {
 }
 
 /// Encodes a filter of states; empty for all.
-pub(super) fn state_letter(state: Option<State>) -> &'static str {
+pub(super) fn state_letter(state: Option<JobState>) -> &'static str {
     match state {
         None => "",
-        Some(State::Available) => "r",
-        Some(State::Scheduled) => "d",
-        Some(State::Running) => "c",
-        Some(State::Blocked) => "b",
-        Some(State::Completed) => "f",
+        Some(JobState::Available) => "r",
+        Some(JobState::Scheduled) => "d",
+        Some(JobState::Running) => "c",
+        Some(JobState::Blocked) => "b",
+        Some(JobState::Completed) => "f",
     }
 }
 
@@ -165,11 +165,11 @@ pub(super) fn job_view(row: &Row) -> Result<JobView, QueueError> {
     Ok(JobView {
         id: text(row, 1, "id")?.to_owned(),
         state: match text(row, 2, "state")? {
-            "c" => State::Running,
-            "b" => State::Blocked,
-            "d" => State::Scheduled,
-            "f" => State::Completed,
-            _ => State::Available,
+            "c" => JobState::Running,
+            "b" => JobState::Blocked,
+            "d" => JobState::Scheduled,
+            "f" => JobState::Completed,
+            _ => JobState::Available,
         },
         observer: text(row, 3, "observer")?.to_owned(),
         action: text(row, 4, "action")?.to_owned(),

@@ -203,10 +203,10 @@ impl CancellingWorker {
         let queue = self.queue.clone();
         match random.random_range(0..10) {
             0 => drop(cancel_at_random!(self, random, queue.run_maintenance())),
-            1 => self.look_alive(random).await,
+            1 => self.send_heartbeat(random).await,
             2 => {
                 cancel_at_random!(self, random, queue.deregister(self.worker));
-                self.begin_anew();
+                self.restart();
             }
             3..6 => {
                 if let Some(batches) =
@@ -219,17 +219,17 @@ impl CancellingWorker {
         }
     }
 
-    fn begin_anew(&mut self) {
+    fn restart(&mut self) {
         self.worker = WorkerId(Uuid::new_v4());
         self.held.clear();
     }
 
-    async fn look_alive(&mut self, random: &mut StdRng) {
+    async fn send_heartbeat(&mut self, random: &mut StdRng) {
         let queue = self.queue.clone();
         match cancel_at_random!(self, random, queue.heartbeat(self.worker)) {
             None | Some(HeartbeatResponse::Renewed { .. }) => {}
             Some(HeartbeatResponse::Expired) => {
-                self.begin_anew();
+                self.restart();
                 cancel_at_random!(self, random, queue.register(self.worker, "canceller"));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use observer_queue::{HeartbeatResponse, JobFilter, JobOutcome, QueueConfig, State};
+use observer_queue::{HeartbeatResponse, JobFilter, JobOutcome, JobState, QueueConfig};
 
 use crate::support::builders::{
     OBSERVER, RecordedDeadLetters, add, again, complete_all, complete_batch, ended, job, lane,
@@ -10,7 +10,7 @@ use crate::support::builders::{
 };
 use crate::support::{CALM, Fixture, LISTENER, eventually};
 
-fn in_state(state: State) -> JobFilter {
+fn in_state(state: JobState) -> JobFilter {
     JobFilter {
         state: Some(state),
         ..JobFilter::default()
@@ -114,17 +114,17 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
     let (some, count) = queue.list(&JobFilter::default(), 2).await.unwrap();
     assert_eq!((some.len(), count), (2, 5));
     for (state, expected) in [
-        (State::Available, 1),
-        (State::Scheduled, 1),
-        (State::Running, 1),
-        (State::Blocked, 2),
-        (State::Completed, 0),
+        (JobState::Available, 1),
+        (JobState::Scheduled, 1),
+        (JobState::Running, 1),
+        (JobState::Blocked, 2),
+        (JobState::Completed, 0),
     ] {
         let (of_state, count) = queue.list(&in_state(state), 100).await.unwrap();
         assert_eq!(count, expected, "{state:?}");
         assert!(of_state.iter().all(|one| one.state == state));
     }
-    let (running, _) = queue.list(&in_state(State::Running), 1).await.unwrap();
+    let (running, _) = queue.list(&in_state(JobState::Running), 1).await.unwrap();
     assert_eq!(running[0].worker.as_deref(), Some("worker"));
     let shown = queue.show(&running[0].id).await.unwrap().unwrap();
     assert_eq!(shown.observer, OBSERVER);
@@ -195,11 +195,14 @@ pub(crate) async fn completed_jobs_are_kept_for_their_retention(fixture: &dyn Fi
         queue.is_empty().await.unwrap(),
         "a finished one is not pending"
     );
-    let (finished, count) = queue.list(&in_state(State::Completed), 10).await.unwrap();
+    let (finished, count) = queue
+        .list(&in_state(JobState::Completed), 10)
+        .await
+        .unwrap();
     assert_eq!((finished.len(), count), (1, 1));
     assert_eq!(
         queue.show(&held.job.id).await.unwrap().unwrap().state,
-        State::Completed
+        JobState::Completed
     );
     assert!(
         queue
@@ -217,7 +220,10 @@ pub(crate) async fn completed_jobs_are_kept_for_their_retention(fixture: &dyn Fi
     let queue = fixture.open(LISTENER, soon).await;
     eventually("it is gone", async || {
         queue.run_maintenance().await.unwrap();
-        let (_, count) = queue.list(&in_state(State::Completed), 10).await.unwrap();
+        let (_, count) = queue
+            .list(&in_state(JobState::Completed), 10)
+            .await
+            .unwrap();
         (count == 0).then_some(())
     })
     .await;

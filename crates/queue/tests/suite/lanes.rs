@@ -65,7 +65,7 @@ pub(crate) async fn lane_has_one_batch_at_a_time(fixture: &dyn Fixture) {
     );
     assert!(queue.claim(two, &request(8)).await.unwrap().is_empty());
 
-    // One more comes in while it is under way, and the rest is somebody else's then.
+    // One more is added while the batch is claimed, and then others may claim the rest.
     add(&*queue, fixture.pool(), &[job(&lane(1), most + 4)]).await;
     assert!(queue.claim(two, &request(8)).await.unwrap().is_empty());
     let done: Vec<_> = batch

@@ -22,9 +22,9 @@ async fn until_expired(queue: &dyn JobQueue, claims: u64) {
     .await;
 }
 
-/// Has a worker give a sign of life that does not last for long. Before it, the worker had all the
+/// Sends a heartbeat with a short lease. Before it, the worker had all the
 /// time that it needed.
-async fn last_sign(fixture: &dyn Fixture, worker: WorkerId) {
+async fn short_heartbeat(fixture: &dyn Fixture, worker: WorkerId) {
     let queue = fixture.open(LISTENER, HASTY).await;
     let told = queue.heartbeat(worker).await.unwrap();
     assert!(
@@ -40,7 +40,7 @@ pub(crate) async fn expired_lease_makes_jobs_available_and_is_recorded(fixture: 
     add(&*queue, fixture.pool(), &jobs).await;
     let held = queue.claim(dead, &request(8)).await.unwrap();
     let claims = held[0].jobs.len();
-    last_sign(fixture, dead).await;
+    short_heartbeat(fixture, dead).await;
     until_expired(&*queue, u64::try_from(claims).unwrap()).await;
 
     let first = queue.lane_heads(&[lane(1)]).await.unwrap()[0]
@@ -76,7 +76,7 @@ pub(crate) async fn results_after_lease_expiry_are_stale(fixture: &dyn Fixture) 
     let held = queue.claim(paused, &request(8)).await.unwrap();
     let held: Vec<_> = held.into_iter().flat_map(|batch| batch.jobs).collect();
     assert_eq!(held.len(), 2);
-    last_sign(fixture, paused).await;
+    short_heartbeat(fixture, paused).await;
     until_expired(&*queue, 2).await;
     // Others have one of them, and nobody the other: all the same.
     let other = worker(&*queue).await;

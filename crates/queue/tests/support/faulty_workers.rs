@@ -56,7 +56,7 @@ pub(crate) struct WorkLog {
     accepted: HashMap<u32, i64>,
 }
 
-/// Workers under way.
+/// Running workers.
 #[derive(Default)]
 pub(crate) struct FaultyWorkers {
     told: Arc<Mutex<WorkLog>>,
@@ -185,7 +185,7 @@ impl FaultyWorker {
         let queue = self.queue.clone();
         let kept = persist!(self, queue.run_maintenance().await);
         self.told.lock().unwrap().expired_claims += kept.expired_claims;
-        // What it claims is its own for no longer than a lease after this sign of life.
+        // Its claims are valid for at most a lease after this heartbeat.
         let until = Instant::now() + self.lease;
         if persist!(self, queue.heartbeat(worker).await) == HeartbeatResponse::Expired {
             self.forget_holder(worker);

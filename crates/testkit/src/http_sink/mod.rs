@@ -3,6 +3,7 @@
 //! It speaks HTTP/1.1 by itself, because a proper server cannot break off, lie about lengths
 //! or talk gibberish. Every complete request is counted; what is kept of them is bounded.
 
+mod request;
 mod state;
 mod wire;
 
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
+pub use self::request::Request;
 use self::state::State;
 
 /// Most connections at once.
@@ -35,6 +37,15 @@ pub enum Behaviour {
     Delay(Duration),
     /// Answers with this status.
     Status(u16),
+    /// Answers with this status after a while, and one in so many requests with 503.
+    Steady {
+        /// The status.
+        status: u16,
+        /// How long to wait. A client that goes meanwhile has not delivered.
+        pause: Duration,
+        /// How many; none fails where it is 0.
+        fail_one_in: u64,
+    },
     /// Answers with this status, and a body that repeats the request's head.
     Echo(u16),
     /// Answers with `status` the first `times` times that it sees a `webhook-id`.
@@ -95,8 +106,31 @@ pub enum Behaviour {
     Garbage,
 }
 
+/// What a program makes of the requests to its sink.
+pub trait Handler: Send + Sync {
+    /// Responds to a request that is no delivery; none where it is one.
+    fn control(&self, request: &Request) -> Option<Response> {
+        let _every_request_is_a_delivery = request;
+        None
+    }
+
+    /// Takes note of a delivery just before it is answered with this status.
+    fn delivered(&self, request: &Request, status: u16);
+}
+
+/// Response to a request that is no delivery.
+#[derive(Clone, Debug, Default)]
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+    /// What the sink does with deliveries from now on, if that changes.
+    pub behaviour: Option<Behaviour>,
+}
+
 /// How to start a sink.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Where to listen; port 0 for any that is free.
     pub address: SocketAddr,
@@ -106,6 +140,8 @@ pub struct Options {
     pub keep: bool,
     /// Secrets to check signatures by, as Standard Webhooks writes them.
     pub signing_secrets: Vec<String>,
+    /// What else to make of requests.
+    pub handler: Option<Arc<dyn Handler>>,
 }
 
 impl Default for Options {
@@ -115,6 +151,7 @@ impl Default for Options {
             behaviour: Behaviour::Ok,
             keep: true,
             signing_secrets: Vec::new(),
+            handler: None,
         }
     }
 }
@@ -139,6 +176,19 @@ pub struct Received {
 }
 
 impl Received {
+    /// Whether it was answered with a status of success.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.status
+            .is_some_and(|status| (200..300).contains(&status))
+    }
+
+    /// The target, as in `/hook?x=1`.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or_default()
+    }
+
     /// The value of a header, by its name in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -209,8 +259,7 @@ impl Sink {
 
     /// Changes what it does with requests to paths that have no behaviour of their own.
     pub fn behave(&self, behaviour: Behaviour) {
-        self.state.lock().default = behaviour;
-        self.state.told.send_modify(|times| *times += 1);
+        self.state.behave(behaviour);
     }
 
     /// Has the next request that no path of its own awaits be dealt with in this way.
@@ -321,7 +370,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, from)) = listener.accept().await else {
             // The connection was gone already, or files have run out and need time to return.
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
@@ -330,7 +379,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         let state = Arc::clone(&state);
         connections.spawn(async move {
             // How a client leaves is its own affair.
-            let _ = wire::serve(stream, &state).await;
+            let _ = wire::serve(stream, from, &state).await;
             drop(place);
         });
     }

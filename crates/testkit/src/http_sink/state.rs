@@ -1,16 +1,16 @@
 //! What a sink knows, and what it makes of a request.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use standardwebhooks::Webhook;
 use tokio::sync::watch;
 
-use super::wire;
-use super::{Behaviour, Counts, Options, Received};
+use super::request::Request;
+use super::{Behaviour, Counts, Handler, Options, Received, Response};
 
 /// Most requests that are kept; later ones are only counted.
 const MAX_KEPT: usize = 100_000;
@@ -23,6 +23,7 @@ const MAX_IDS: usize = 1_000_000;
 
 pub(super) struct State {
     keep: bool,
+    handler: Option<Arc<dyn Handler>>,
     secrets: Vec<Webhook>,
     inner: Mutex<Inner>,
     pub(super) counts: watch::Sender<Counts>,
@@ -37,6 +38,8 @@ pub(super) struct Inner {
     /// Comes before the default, each once.
     pub(super) next: VecDeque<Behaviour>,
     seen: HashMap<String, u32>,
+    /// Requests to [`Behaviour::Steady`] so far.
+    steady: u64,
     pub(super) received: Vec<Received>,
     kept_bytes: usize,
 }
@@ -45,6 +48,7 @@ impl State {
     pub(super) fn new(options: Options, secrets: Vec<Webhook>) -> Self {
         Self {
             keep: options.keep,
+            handler: options.handler,
             secrets,
             inner: Mutex::new(Inner {
                 default: options.behaviour,
@@ -60,24 +64,35 @@ impl State {
     }
 
     /// Counts and keeps a request; returns what to do with it.
-    pub(super) fn take(&self, request: wire::Request) -> Reaction {
-        let signed = (!self.secrets.is_empty()).then(|| request.is_signed(&self.secrets));
+    pub(super) fn take(&self, request: &mut Request) -> Reaction {
+        if let Some(handler) = &self.handler
+            && let Some(response) = handler.control(request)
+        {
+            if let Some(behaviour) = &response.behaviour {
+                self.behave(behaviour.clone());
+            }
+            return Reaction::Control(response);
+        }
+        let signed = (!self.secrets.is_empty()).then(|| {
+            request.check_signature(&self.secrets);
+            request.signed_by.is_some()
+        });
         let mut inner = self.lock();
-        let reaction = inner.reaction(&request, &self.told);
+        let reaction = inner.reaction(request, &self.told);
         let status = reaction.status();
         if self.keep && inner.received.len() < MAX_KEPT {
             let body = if inner.kept_bytes + request.body.len() <= MAX_KEPT_BYTES {
-                request.body
+                request.body.clone()
             } else {
                 Bytes::new()
             };
             inner.kept_bytes += body.len();
             inner.received.push(Received {
-                webhook_id: request.webhook_id,
-                line: request.line,
-                headers: request.headers,
+                webhook_id: request.webhook_id().to_owned(),
+                line: request.line().to_owned(),
+                headers: request.headers().collect(),
                 body,
-                at: Instant::now(),
+                at: request.at,
                 status,
                 signed,
             });
@@ -89,6 +104,19 @@ impl State {
         });
         reaction
     }
+
+    /// Changes what is done with requests to paths that have no behaviour of their own.
+    pub(super) fn behave(&self, behaviour: Behaviour) {
+        self.lock().default = behaviour;
+        self.told.send_modify(|times| *times += 1);
+    }
+
+    /// Tells the handler of a request that is about to be answered.
+    pub(super) fn answers(&self, request: &Request, status: u16) {
+        if let Some(handler) = &self.handler {
+            handler.delivered(request, status);
+        }
+    }
 }
 
 impl Inner {
@@ -97,7 +125,7 @@ impl Inner {
         std::mem::take(&mut self.received)
     }
 
-    fn reaction(&mut self, request: &wire::Request, told: &watch::Sender<u64>) -> Reaction {
+    fn reaction(&mut self, request: &Request, told: &watch::Sender<u64>) -> Reaction {
         let behaviour = match self.by_path.get(request.path()) {
             Some(behaviour) => behaviour.clone(),
             None => self
@@ -114,6 +142,20 @@ impl Inner {
                 body: Bytes::new(),
             },
             Behaviour::Status(status) => Reaction::answer(status),
+            Behaviour::Steady {
+                status,
+                pause,
+                fail_one_in,
+            } => {
+                self.steady += 1;
+                let failing = fail_one_in > 0 && self.steady.is_multiple_of(fail_one_in);
+                Reaction::Answer {
+                    pause,
+                    status: if failing { 503 } else { status },
+                    header: String::new(),
+                    body: Bytes::new(),
+                }
+            }
             Behaviour::Echo(status) => Reaction::Answer {
                 pause: Duration::ZERO,
                 status,
@@ -121,7 +163,7 @@ impl Inner {
                 body: request.head().into(),
             },
             Behaviour::FailFirst { times, status } => {
-                let failing = self.attempt(&request.webhook_id) <= times;
+                let failing = self.attempt(request.webhook_id()) <= times;
                 Reaction::answer(if failing { status } else { 200 })
             }
             Behaviour::FailShare {
@@ -129,8 +171,8 @@ impl Inner {
                 seed,
                 status,
             } => {
-                let attempt = self.attempt(&request.webhook_id);
-                let failing = draw(seed, &request.webhook_id, attempt) < per_mille;
+                let attempt = self.attempt(request.webhook_id());
+                let failing = draw(seed, request.webhook_id(), attempt) < per_mille;
                 Reaction::answer(if failing { status } else { 200 })
             }
             Behaviour::FailHolding { text, status } => {
@@ -143,8 +185,8 @@ impl Inner {
                 seed,
             } => {
                 let holds = String::from_utf8_lossy(&request.body).contains(&word);
-                let attempt = self.attempt(&request.webhook_id);
-                let failing = draw(seed, &request.webhook_id, attempt) < per_mille;
+                let attempt = self.attempt(request.webhook_id());
+                let failing = draw(seed, request.webhook_id(), attempt) < per_mille;
                 Reaction::answer(match (holds, failing) {
                     (true, _) => 422,
                     (_, true) => 503,
@@ -152,7 +194,7 @@ impl Inner {
                 })
             }
             Behaviour::Throttle { times, seconds } => {
-                if self.attempt(&request.webhook_id) <= times {
+                if self.attempt(request.webhook_id()) <= times {
                     Reaction::with_header(429, format!("retry-after: {seconds}\r\n"))
                 } else {
                     Reaction::answer(200)
@@ -202,6 +244,7 @@ pub(super) enum Reaction {
         header: String,
         body: Bytes,
     },
+    Control(Response),
     Hold(watch::Receiver<u64>),
     Hang,
     Reset,
@@ -231,7 +274,7 @@ impl Reaction {
                 Some(*status)
             }
             Self::Hold(_) | Self::HugeBody(_) => Some(200),
-            Self::Hang | Self::Reset | Self::Garbage => None,
+            Self::Control(_) | Self::Hang | Self::Reset | Self::Garbage => None,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The sink as a plain client sees it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::sync::Mutex;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -123,4 +125,92 @@ async fn drained_sink_has_read_closed_connections() {
     }
     sink.drained().await;
     assert_eq!(sink.counts().requests, 3);
+}
+
+/// Keeps the paths of deliveries, and turns the sink off and on.
+#[derive(Default)]
+struct Switch(Mutex<Vec<String>>);
+
+impl Handler for Switch {
+    fn control(&self, request: &Request) -> Option<Response> {
+        (request.path() == "/switch").then(|| Response {
+            status: 202,
+            body: request.query().as_bytes().to_vec(),
+            behaviour: Some(Behaviour::Status(request.query().parse().unwrap())),
+        })
+    }
+
+    fn delivered(&self, request: &Request, status: u16) {
+        let delivered = format!("{} {status}", request.path());
+        self.0.lock().unwrap().push(delivered);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_sees_deliveries_and_responds_to_what_is_none() {
+    let switch = Arc::new(Switch::default());
+    let options = Options {
+        handler: Some(Arc::<Switch>::clone(&switch)),
+        ..Options::default()
+    };
+    let sink = Sink::start_with(options).await.unwrap();
+    exchange(&sink, &post("/a", "1")).await;
+    let answer = exchange(&sink, &post("/switch?500", "")).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 202") && answer.ends_with("500"),
+        "{answer}"
+    );
+    exchange(&sink, &post("/b", "2")).await;
+    assert_eq!(*switch.0.lock().unwrap(), ["/a 200", "/b 500"]);
+    assert_eq!(sink.counts().requests, 2, "a switch is no delivery");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_before_the_answer_has_not_delivered() {
+    let switch = Arc::new(Switch::default());
+    let options = Options {
+        behaviour: Behaviour::Steady {
+            status: 200,
+            pause: Duration::from_hours(1),
+            fail_one_in: 0,
+        },
+        handler: Some(Arc::<Switch>::clone(&switch)),
+        ..Options::default()
+    };
+    let sink = Sink::start_with(options).await.unwrap();
+    // The exchange ends, as the sink closes the connection of a client that has.
+    assert_eq!(exchange(&sink, &post("/a", "1")).await, "");
+    assert!(switch.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_steady_sink_fails_one_in_so_many() {
+    let sink = Sink::start(Behaviour::Steady {
+        status: 204,
+        pause: Duration::ZERO,
+        fail_one_in: 3,
+    })
+    .await
+    .unwrap();
+    for status in ["204", "204", "503", "204"] {
+        let answer = exchange(&sink, &post("/", "a")).await;
+        assert!(answer.contains(status), "{answer}");
+    }
+}
+
+#[test]
+fn signatures_are_right_only_by_a_known_secret() {
+    let secrets = [1_u8, 2, 3].map(|n| Webhook::from_bytes(vec![n; 32]).unwrap());
+    let at = 1_700_000_000;
+    for (signer, expected) in [(0, Some(0)), (1, Some(1)), (2, None)] {
+        let signature = secrets[signer].sign("id", at, b"{}").unwrap();
+        let head = format!(
+            "POST / HTTP/1.1\r\nwebhook-id: id\r\nwebhook-timestamp: {at}\r\nwebhook-signature: v1,x {signature}"
+        );
+        let from = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let mut request = Request::parse(head.as_bytes(), from).unwrap();
+        request.body = Bytes::from_static(b"{}");
+        request.check_signature(&secrets[..2]);
+        assert_eq!(request.signed_by, expected, "{signer}");
+    }
 }

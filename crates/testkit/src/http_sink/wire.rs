@@ -1,13 +1,14 @@
 //! The sink's side of an HTTP/1.1 connection: just what the client of webhooks sends.
 
 use std::io;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
-use standardwebhooks::Webhook;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::request::Request;
 use super::state::{Reaction, State};
 
 /// Largest head of a request, in bytes.
@@ -19,67 +20,30 @@ const MAX_BODY: usize = 32 * 1024 * 1024;
 /// Time between two pieces of an endless body.
 const DRIP: Duration = Duration::from_millis(20);
 
-/// One complete request.
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) line: String,
-    pub(super) webhook_id: String,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Bytes,
-}
-
-impl Request {
-    fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(known, _)| known == name)?;
-        Some(value)
-    }
-
-    /// The target's path, without its query.
-    pub(super) fn path(&self) -> &str {
-        let target = self.line.split(' ').nth(1).unwrap_or_default();
-        target.split('?').next().unwrap_or_default()
-    }
-
-    /// The head as it came.
-    pub(super) fn head(&self) -> String {
-        self.headers
-            .iter()
-            .fold(format!("{}\n", self.line), |head, (name, value)| {
-                head + name + ": " + value + "\n"
-            })
-    }
-
-    /// Whether one of the signatures is by one of the secrets. The age of the timestamp does not
-    /// matter.
-    pub(super) fn is_signed(&self, secrets: &[Webhook]) -> bool {
-        let timestamp = self.header("webhook-timestamp");
-        let signatures = self.header("webhook-signature");
-        let (Some(Ok(timestamp)), Some(signatures)) = (timestamp.map(str::parse), signatures)
-        else {
-            return false;
-        };
-        secrets.iter().any(|secret| {
-            let signed = secret.sign(&self.webhook_id, timestamp, &self.body);
-            signed.is_ok_and(|signed| signatures.split(' ').any(|one| one == signed))
-        })
-    }
-}
-
 /// Serves one connection until either side ends it.
-pub(super) async fn serve(mut stream: TcpStream, state: &State) -> io::Result<()> {
+pub(super) async fn serve(
+    mut stream: TcpStream,
+    from: SocketAddr,
+    state: &State,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = BytesMut::with_capacity(8 * 1024);
-    while let Some(request) = read(&mut stream, &mut buffer).await? {
-        match state.take(request) {
+    while let Some(mut request) = read(&mut stream, &mut buffer, from).await? {
+        match state.take(&mut request) {
+            Reaction::Control(response) => {
+                let bytes = answer(response.status, "", &response.body);
+                stream.write_all(&bytes).await?;
+            }
             Reaction::Answer {
                 pause,
                 status,
                 header,
                 body,
             } => {
-                if !pause.is_zero() {
-                    tokio::time::sleep(pause).await;
+                if !pause.is_zero() && !is_still_there(&stream, pause).await {
+                    return Ok(());
                 }
+                state.answers(&request, status);
                 stream.write_all(&answer(status, &header, &body)).await?;
             }
             Reaction::Hold(mut told) => {
@@ -103,6 +67,17 @@ pub(super) async fn serve(mut stream: TcpStream, state: &State) -> io::Result<()
         }
     }
     Ok(())
+}
+
+/// Waits; false where the client goes meanwhile.
+async fn is_still_there(stream: &TcpStream, pause: Duration) -> bool {
+    let gone = async {
+        // A client that sends more does not go.
+        if let Ok(1..) = stream.peek(&mut [0]).await {
+            std::future::pending().await
+        }
+    };
+    tokio::time::timeout(pause, gone).await.is_err()
 }
 
 async fn flood(stream: &mut TcpStream, bytes: u64) -> io::Result<()> {
@@ -141,7 +116,11 @@ fn answer(status: u16, header: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// The next request; `None` where the client is done.
-async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Option<Request>> {
+async fn read(
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+    from: SocketAddr,
+) -> io::Result<Option<Request>> {
     let end = loop {
         if let Some(at) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
             break at;
@@ -153,12 +132,15 @@ async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Optio
             return Ok(None);
         }
     };
-    let mut request = parse(&buffer.split_to(end))?;
+    let mut request = Request::parse(&buffer.split_to(end), from)?;
     buffer.advance(4);
     let length: usize = match request.header("content-length") {
         Some(text) => text
             .parse()
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?,
+        None if request.header("transfer-encoding").is_some() => {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        }
         None => 0,
     };
     if length > MAX_BODY {
@@ -170,27 +152,6 @@ async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Optio
         }
     }
     request.body = buffer.split_to(length).freeze();
+    request.at = Instant::now();
     Ok(Some(request))
-}
-
-fn parse(head: &[u8]) -> io::Result<Request> {
-    let text = String::from_utf8_lossy(head);
-    let mut lines = text.split("\r\n");
-    let line = lines.next().unwrap_or_default();
-    let line = line.strip_suffix(" HTTP/1.1").unwrap_or(line).to_owned();
-    let headers: Vec<(String, String)> = lines
-        .map(|line| {
-            let (name, value) = line.split_once(':')?;
-            Some((name.to_ascii_lowercase(), value.trim().to_owned()))
-        })
-        .collect::<Option<_>>()
-        .ok_or(io::ErrorKind::InvalidData)?;
-    let mut request = Request {
-        line,
-        webhook_id: String::new(),
-        headers,
-        body: Bytes::new(),
-    };
-    request.webhook_id = request.header("webhook-id").unwrap_or_default().to_owned();
-    Ok(request)
 }

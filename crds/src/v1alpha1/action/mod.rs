@@ -11,8 +11,9 @@ mod slack;
 mod teams;
 mod webhook;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::never_null;
 use crate::config::{Mode, Ordering, Priority, Retry};
@@ -29,14 +30,16 @@ pub use slack::Slack;
 pub use teams::Teams;
 pub use webhook::Webhook;
 
+/// Fields of an action of which exactly one is set.
+pub(crate) const ACTION_KINDS: [&str; 9] = [
+    "webhook", "slack", "teams", "email", "postgres", "redis", "nats", "kafka", "log",
+];
+
 /// Action of an observer. Set exactly one kind, such as `webhook` or `log`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "[has(self.webhook), has(self.slack), has(self.teams), has(self.email), has(self.postgres), has(self.redis), has(self.nats), has(self.kafka), has(self.log)].filter(given, given).size() == 1",
-    "message": "give exactly one thing to do, such as webhook or log",
-}]))]
+#[schemars(transform = exactly_one_kind)]
 pub struct Action {
     /// Name of the action, 1 to 63 lower case letters, digits and `-`, unique within the observer.
     /// Together with the event's id and the observer's name it identifies a delivery for good.
@@ -152,6 +155,18 @@ impl Default for RetryPolicy {
             deadline: None,
         }
     }
+}
+
+/// Adds the rule that an action is of exactly one kind.
+fn exactly_one_kind(schema: &mut Schema) {
+    let given = ACTION_KINDS
+        .map(|kind| format!("has(self.{kind})"))
+        .join(", ");
+    let rule = json!([{
+        "rule": format!("[{given}].filter(given, given).size() == 1"),
+        "message": "give exactly one thing to do, such as webhook or log",
+    }]);
+    schema.insert("x-kubernetes-validations".to_owned(), rule);
 }
 
 fn default_content_type() -> String {

@@ -13,17 +13,12 @@ mod webhook;
 
 use std::time::Duration;
 
-use crate::config::{ActionConfig, ActionKind, ActionQueue, Mode, Retry};
+use crate::config::{ActionConfig, ActionKind, ActionQueue, LogConfig, Mode, Retry};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
-use crate::v1alpha1::{Action, Log, RetryPolicy};
+use crate::v1alpha1::{ACTION_KINDS, Action, RetryPolicy};
 use crate::validation::context::ValidationContext;
 use crate::validation::rate_limit::rate_limit;
-
-/// Fields of an action of which exactly one is set.
-const KINDS: [&str; 9] = [
-    "webhook", "slack", "teams", "email", "postgres", "redis", "nats", "kafka", "log",
-];
 
 const SHORTEST: HumanDuration = HumanDuration::from_millis(1);
 const LONGEST_TIMEOUT: HumanDuration = HumanDuration::from_secs(300);
@@ -54,44 +49,42 @@ pub(crate) fn check(
     }
 }
 
+/// Defines [`given_kinds`]: the kinds, each by its field, which is also its module here, and its
+/// [`ActionKind`].
+macro_rules! kinds {
+    ($($field:ident => $kind:ident),+ $(,)?) => {
+        /// Validates all kinds that an action sets.
+        fn given_kinds(
+            at: &str,
+            action: &Action,
+            context: &mut ValidationContext<'_>,
+        ) -> Vec<(&'static str, ActionKind)> {
+            let mut given = Vec::with_capacity(1);
+            $(if let Some(spec) = &action.$field {
+                let name = stringify!($field);
+                let config = $field::check(&field(at, name), spec, context);
+                given.push((name, ActionKind::$kind(config)));
+            })+
+            given
+        }
+    };
+}
+
+kinds! {
+    webhook => Webhook,
+    slack => Slack,
+    teams => Teams,
+    email => Email,
+    postgres => Postgres,
+    redis => Redis,
+    nats => Nats,
+    kafka => Kafka,
+    log => Log,
+}
+
 /// Validates the kind of an action.
 fn check_kind(at: &str, action: &Action, context: &mut ValidationContext<'_>) -> ActionKind {
-    let mut given = Vec::with_capacity(1);
-    if let Some(spec) = &action.webhook {
-        let config = webhook::check(&field(at, "webhook"), spec, context);
-        given.push(("webhook", ActionKind::Webhook(config)));
-    }
-    if let Some(spec) = &action.slack {
-        let config = slack::check(&field(at, "slack"), spec, context);
-        given.push(("slack", ActionKind::Slack(config)));
-    }
-    if let Some(spec) = &action.teams {
-        let config = teams::check(&field(at, "teams"), spec, context);
-        given.push(("teams", ActionKind::Teams(config)));
-    }
-    if let Some(spec) = &action.email {
-        let config = email::check(&field(at, "email"), spec, context);
-        given.push(("email", ActionKind::Email(config)));
-    }
-    if let Some(spec) = &action.postgres {
-        let config = postgres::check(&field(at, "postgres"), spec, context);
-        given.push(("postgres", ActionKind::Postgres(config)));
-    }
-    if let Some(spec) = &action.redis {
-        let config = redis::check(&field(at, "redis"), spec, context);
-        given.push(("redis", ActionKind::Redis(config)));
-    }
-    if let Some(spec) = &action.nats {
-        let config = nats::check(&field(at, "nats"), spec, context);
-        given.push(("nats", ActionKind::Nats(config)));
-    }
-    if let Some(spec) = &action.kafka {
-        let config = kafka::check(&field(at, "kafka"), spec, context);
-        given.push(("kafka", ActionKind::Kafka(config)));
-    }
-    if let Some(spec) = &action.log {
-        given.push(("log", ActionKind::Log(log::check(spec))));
-    }
+    let given = given_kinds(at, action, context);
     if let [(first, _), (second, _), ..] = &*given {
         let message = format!("has both `{first}` and `{second}`; make two actions of it");
         context.error(at, message);
@@ -99,11 +92,11 @@ fn check_kind(at: &str, action: &Action, context: &mut ValidationContext<'_>) ->
     if given.is_empty() {
         context.missing_field(
             at,
-            &KINDS,
+            &ACTION_KINDS,
             "does nothing; give it something to do, such as `webhook` or `log`",
         );
     }
-    let placeholder = || ActionKind::Log(log::check(&Log::default()));
+    let placeholder = || ActionKind::Log(LogConfig::default());
     let first = given.into_iter().next();
     first.map_or_else(placeholder, |(_, kind)| kind)
 }

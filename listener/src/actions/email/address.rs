@@ -7,7 +7,7 @@ use url::Host;
 
 /// Why a text is no mailbox.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreadable {
+pub(super) enum MailboxError {
     #[error("there is no @ in it")]
     NoAt,
     #[error("there is {0:?} in its address")]
@@ -20,7 +20,7 @@ pub(super) enum Unreadable {
 
 /// The one mailbox that a text names: an address, or whatever as a name and then an address in angle
 /// brackets at its end. The name needs no quotes, and may have them.
-pub(super) fn mailbox(text: &str) -> Result<Mailbox, Unreadable> {
+pub(super) fn mailbox(text: &str) -> Result<Mailbox, MailboxError> {
     let text = text.trim();
     let bracketed = text
         .strip_suffix('>')
@@ -49,28 +49,28 @@ pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
 
 /// An address that means the same however it is written into a command or a header. Domains go out in
 /// ASCII, so that only what stands before the @ may need SMTPUTF8.
-fn parsed(text: &str) -> Result<Address, Unreadable> {
+fn parsed(text: &str) -> Result<Address, MailboxError> {
     let special = |letter: &char| {
         letter.is_whitespace() || letter.is_control() || "\"(),:;<>\\".contains(*letter)
     };
-    let (user, domain) = text.rsplit_once('@').ok_or(Unreadable::NoAt)?;
+    let (user, domain) = text.rsplit_once('@').ok_or(MailboxError::NoAt)?;
     if let Some(letter) = user
         .chars()
         .find(|letter| special(letter) || *letter == '@')
     {
-        return Err(Unreadable::Letter(letter));
+        return Err(MailboxError::Letter(letter));
     }
     let literal = domain.starts_with('[') && domain.ends_with(']');
     if let Some(letter) = domain
         .chars()
         .find(|letter| special(letter) && !(literal && *letter == ':'))
     {
-        return Err(Unreadable::Letter(letter));
+        return Err(MailboxError::Letter(letter));
     }
     if domain.is_ascii() {
         return Ok(Address::new(user, domain)?);
     }
-    let domain = Host::parse(domain).map_err(Unreadable::Domain)?;
+    let domain = Host::parse(domain).map_err(MailboxError::Domain)?;
     Ok(Address::new(user, domain.to_string())?)
 }
 

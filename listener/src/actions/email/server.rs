@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::egress::bounded::{ALONE, Bounded, Trouble};
-use crate::egress::policy::{Guard, Undialled};
-use crate::egress::response::{Answer, broken};
+use crate::egress::bounded::{BoundedStream, ConnectionFault, EXCLUSIVE};
+use crate::egress::policy::{DialError, EgressPolicy};
+use crate::egress::response::{DeliveryError, connection_failed};
 use crate::egress::tls::client_config;
 use crate::templating::compile_error::CompileError;
 
@@ -27,7 +27,7 @@ const NOT_ASCII: &str = "an address has a letter before its @ that is not ASCII:
      SMTPUTF8 and 8BITMIME";
 
 /// Where mail is given to.
-pub(super) struct Server {
+pub(super) struct SmtpServer {
     pub(super) key: String,
     /// `host:port`.
     pub(super) address: String,
@@ -35,7 +35,7 @@ pub(super) struct Server {
     port: u16,
     encryption: Encryption,
     /// Why the last connection broke.
-    pub(super) trouble: Trouble,
+    pub(super) fault: ConnectionFault,
     login: Option<Credentials>,
 }
 
@@ -50,28 +50,28 @@ enum Encryption {
 
 /// Why a message was not taken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
+pub(super) enum SmtpSendError {
     #[error(transparent)]
-    Undialled(#[from] Undialled),
+    Dial(#[from] DialError),
     #[error(transparent)]
     Smtp(#[from] smtp::Error),
     #[error("the connection cannot be encrypted")]
     Encrypt(#[source] std::io::Error),
 }
 
-impl AsyncTokioStream for Bounded<TcpStream> {
+impl AsyncTokioStream for BoundedStream<TcpStream> {
     fn peer_addr(&self) -> std::io::Result<SocketAddr> {
         self.get_ref().peer_addr()
     }
 }
 
-impl AsyncTokioStream for Bounded<TlsStream<TcpStream>> {
+impl AsyncTokioStream for BoundedStream<TlsStream<TcpStream>> {
     fn peer_addr(&self) -> std::io::Result<SocketAddr> {
         self.get_ref().get_ref().0.peer_addr()
     }
 }
 
-impl Server {
+impl SmtpServer {
     pub(super) fn compile(config: &SmtpConfig) -> Result<Self, CompileError> {
         let address = format!("{}:{}", config.host, config.port);
         let login = config.login.as_ref();
@@ -86,7 +86,7 @@ impl Server {
                 SmtpTls::Implicit => implicit(config)?,
                 SmtpTls::StartTls => Encryption::StartTls(parameters(config)?),
             },
-            trouble: Trouble::default(),
+            fault: ConnectionFault::default(),
             login: login.map(|(user, password)| {
                 let (user, password) = (user.reveal().trim(), password.reveal().trim());
                 Credentials::new(user.to_owned(), password.to_owned())
@@ -95,17 +95,20 @@ impl Server {
     }
 
     /// A connection to an address that may be dialled, logged in.
-    pub(super) async fn connect(&self, guard: &Guard) -> Result<AsyncSmtpConnection, SendError> {
-        let stream = guard.dial(&self.host, self.port).await?;
+    pub(super) async fn connect(
+        &self,
+        egress: &EgressPolicy,
+    ) -> Result<AsyncSmtpConnection, SmtpSendError> {
+        let stream = egress.dial(&self.host, self.port).await?;
         let stream: Box<dyn AsyncTokioStream> = match &self.encryption {
             Encryption::Implicit(config, name) => {
                 let connector = TlsConnector::from(Arc::clone(config));
                 let stream = connector.connect(name.clone(), stream).await;
-                let stream = stream.map_err(SendError::Encrypt)?;
-                Box::new(Bounded::new(stream, ALONE, &self.trouble))
+                let stream = stream.map_err(SmtpSendError::Encrypt)?;
+                Box::new(BoundedStream::new(stream, EXCLUSIVE, &self.fault))
             }
             Encryption::None | Encryption::StartTls(_) => {
-                Box::new(Bounded::new(stream, ALONE, &self.trouble))
+                Box::new(BoundedStream::new(stream, EXCLUSIVE, &self.fault))
             }
         };
         let hello = ClientId::default();
@@ -148,31 +151,31 @@ fn parameters(config: &SmtpConfig) -> Result<TlsParameters, CompileError> {
     })
 }
 
-impl From<SendError> for Answer {
-    fn from(error: SendError) -> Self {
+impl From<SmtpSendError> for DeliveryError {
+    fn from(error: SmtpSendError) -> Self {
         let error = match error {
-            SendError::Undialled(why) => return why.into(),
-            SendError::Encrypt(error) => return broken(error),
-            SendError::Smtp(error) => error,
+            SmtpSendError::Dial(why) => return why.into(),
+            SmtpSendError::Encrypt(error) => return connection_failed(error),
+            SmtpSendError::Smtp(error) => error,
         };
         let status = error.status().map(u16::from);
         if error.is_transient() {
             return match status {
                 // Of a mailbox, or of this message; those of the server itself are others.
-                Some(450..=453 | 455..=459) => Self::Later(said(&error), status),
-                _ => Self::Busy(said(&error), status),
+                Some(450..=453 | 455..=459) => Self::TemporarilyRejected(said(&error), status),
+                _ => Self::Unavailable(said(&error), status),
             };
         }
         if error.is_tls() || error.is_client() {
             let said = said(&error);
             // The client's words for what the server does not offer.
             if said.contains("non-ascii") {
-                return Self::Never(format!("{said}; {NOT_ASCII}"), None);
+                return Self::Permanent(format!("{said}; {NOT_ASCII}"), None);
             }
-            return Self::SetUp(said);
+            return Self::Misconfigured(said);
         }
         if !error.is_permanent() {
-            return broken(said(&error));
+            return connection_failed(said(&error));
         }
         let remedy = match status {
             Some(530 | 534 | 535 | 538) => {
@@ -183,7 +186,7 @@ impl From<SendError> for Answer {
             Some(554) => "; the server takes no such message from this sender",
             _ => "",
         };
-        Self::Never(format!("{}{remedy}", said(&error)), status)
+        Self::Permanent(format!("{}{remedy}", said(&error)), status)
     }
 }
 

@@ -3,9 +3,10 @@
 use crds::config::{ActionKind, Redacted, SmtpConfig, SmtpTls};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, shared};
+use super::super::fixture::{action, delivery, now, runtime};
 use super::*;
 use crate::delivery::delivery_id;
+use crate::delivery::outcome::Outcome;
 use testkit::servers::smtp::{LOGIN, Smtp};
 
 const NEW: &str =
@@ -34,7 +35,7 @@ fn config(server: &Smtp, tls: SmtpTls) -> EmailConfig {
 }
 
 fn compiled(config: EmailConfig) -> Action {
-    Action::compile(&action(ActionKind::Email(config)), &shared()).unwrap()
+    Action::compile(&action(ActionKind::Email(config)), &runtime()).unwrap()
 }
 
 async fn send(config: EmailConfig) -> Outcome {
@@ -45,7 +46,7 @@ async fn send(config: EmailConfig) -> Outcome {
 
 fn refused(outcome: Outcome) -> Failure {
     match outcome {
-        Outcome::Refused(failure) => failure,
+        Outcome::Rejected(failure) => failure,
         other => panic!("{other:?}"),
     }
 }
@@ -68,7 +69,7 @@ async fn a_message_arrives_encrypted_whole_and_under_the_same_id() {
         let mut ids = Vec::new();
         for _ in 0..2 {
             let outcome = email.attempt(&delivery(None, Some(NEW)), now()).await;
-            assert_eq!(outcome, Outcome::Done, "{mode}");
+            assert_eq!(outcome, Outcome::Delivered, "{mode}");
             let message = server.next().await;
             assert_eq!(message["encrypted"], true);
             assert_eq!(message["user"], LOGIN.0);
@@ -104,7 +105,7 @@ async fn without_encryption_nobody_logs_in() {
     let mut server = Smtp::start("none").await;
     let mut plain = config(&server, SmtpTls::None);
     plain.html = None;
-    assert_eq!(send(plain).await, Outcome::Done);
+    assert_eq!(send(plain).await, Outcome::Delivered);
     let message = server.next().await;
     assert_eq!(
         (&message["encrypted"], &message["user"]),
@@ -130,7 +131,7 @@ async fn transient_smtp_errors_retry_and_permanent_ones_have_a_remedy() {
     );
     assert_eq!(
         busy.attempt(&delivery(None, Some(NEW)), now()).await,
-        Outcome::Done
+        Outcome::Delivered
     );
     server.next().await;
 
@@ -166,7 +167,7 @@ async fn a_server_that_is_not_the_one_gets_nothing() {
     let mut stripped = config(&plain, SmtpTls::StartTls);
     stripped.smtp.ca = None;
     let outcome = send(stripped).await;
-    assert!(!matches!(outcome, Outcome::Done), "{outcome:?}");
+    assert!(!matches!(outcome, Outcome::Delivered), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -309,7 +310,7 @@ async fn a_rendered_name_or_address_is_one_recipient() {
             .filter(|line| line.starts_with("RCPT"))
             .collect();
         if expected {
-            assert_eq!(outcome, Outcome::Done, "{new}");
+            assert_eq!(outcome, Outcome::Delivered, "{new}");
             assert_eq!(recipients, ["RCPT TO:<john@example.com>\r\n"], "{new}");
         } else {
             assert_eq!(refused(outcome).kind, FailureKind::Template, "{new}");
@@ -317,9 +318,9 @@ async fn a_rendered_name_or_address_is_one_recipient() {
         }
     }
     let mut wrong = plain(port, "bob@example.com, nobody");
-    assert!(Action::compile(&action(ActionKind::Email(wrong.clone())), &shared()).is_err());
+    assert!(Action::compile(&action(ActionKind::Email(wrong.clone())), &runtime()).is_err());
     wrong.to = vec!["a@example.com, \"Doe, J\" <b@example.com>".to_owned()];
-    assert_eq!(send(wrong).await, Outcome::Done);
+    assert_eq!(send(wrong).await, Outcome::Delivered);
     let count = noted(&mut notes)
         .iter()
         .filter(|line| line.starts_with("RCPT"))
@@ -333,7 +334,7 @@ async fn line_ends_of_bodies_are_the_protocol_s() {
     let email = compiled(plain(port, "a@example.com"));
     let new = r#"{"note": "one\rtwo\r\nthree\nfour\r.\rfive"}"#;
     let outcome = email.attempt(&delivery(None, Some(new)), now()).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     let lines = noted(&mut notes);
     for line in &lines {
         let inner = line.strip_suffix("\r\n").unwrap();
@@ -350,7 +351,7 @@ async fn addresses_that_are_not_ascii_go_where_they_can() {
     let (port, mut notes) = noting(&["8BITMIME", "SMTPUTF8"]).await;
     let email = compiled(plain(port, "{{ new.mail }}"));
     let outcome = email.attempt(&delivery(None, Some(new)), now()).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     let lines = noted(&mut notes);
     assert!(
         lines.contains(&"RCPT TO:<jörg@example.com>\r\n".to_owned()),
@@ -374,7 +375,7 @@ async fn addresses_that_are_not_ascii_go_where_they_can() {
     for mail in ["ann@example.com", "ann@bücher.example"] {
         let new = format!(r#"{{"mail": "{mail}", "note": ""}}"#);
         let outcome = email.attempt(&delivery(None, Some(&new)), now()).await;
-        assert_eq!(outcome, Outcome::Done);
+        assert_eq!(outcome, Outcome::Delivered);
     }
     let lines = noted(&mut notes);
     assert!(

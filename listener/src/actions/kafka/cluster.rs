@@ -13,27 +13,27 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 use super::MAX_ANSWER;
-use super::answer::SendError;
+use super::error::KafkaSendError;
 use super::partitioner::partition;
-use crate::egress::policy::Guard;
-use crate::egress::response::Answer;
-use crate::egress::socks5::Doorway;
+use crate::egress::policy::EgressPolicy;
+use crate::egress::response::DeliveryError;
+use crate::egress::socks5::Socks5Proxy;
 
 /// How long what is known of a topic holds: it may get more partitions.
 const TOPIC_AGE: Duration = Duration::from_mins(5);
 
 /// How long the client waits in all to try again by itself, which it does whatever the reason: long
 /// enough to find the new leader of a partition. What takes longer is a failed attempt.
-const PERSISTENCE: Duration = Duration::from_millis(300);
+const CLIENT_RETRY_TIME: Duration = Duration::from_millis(300);
 
 /// How to connect to a cluster.
-pub(super) struct Access {
+pub(super) struct BrokerAccess {
     brokers: Vec<(String, u16)>,
     tls: Option<Arc<ClientConfig>>,
     login: Option<Login>,
 }
 
-impl Access {
+impl BrokerAccess {
     pub(super) fn new(config: &KafkaConfig, tls: Option<Arc<ClientConfig>>) -> Self {
         Self {
             brokers: config.brokers.clone(),
@@ -43,27 +43,35 @@ impl Access {
     }
 
     /// Connects to one of the brokers, and asks it for the others and for all topics.
-    pub(super) async fn connect(&self, guard: &Guard) -> Result<Cluster, SendError> {
+    pub(super) async fn connect(
+        &self,
+        egress: &EgressPolicy,
+    ) -> Result<KafkaCluster, KafkaSendError> {
         for (host, port) in &self.brokers {
             // Any of them may be down, or gone; but none may be what must not be dialled.
-            if let Err(why) = guard.addresses(host, *port).await.map_err(Answer::from)
-                && matches!(why, Answer::Forbidden(_))
+            if let Err(why) = egress
+                .addresses(host, *port)
+                .await
+                .map_err(DeliveryError::from)
+                && matches!(why, DeliveryError::EgressDenied(_))
             {
-                return Err(SendError::Doorway(why));
+                return Err(KafkaSendError::Proxy(why));
             }
         }
-        let doorway = Doorway::open(guard).await.map_err(SendError::NoDoorway)?;
+        let proxy = Socks5Proxy::open(egress)
+            .await
+            .map_err(KafkaSendError::ProxyStart)?;
         let brokers = self.brokers.iter();
         let brokers = brokers.map(|(host, port)| format!("{host}:{port}"));
         let mut builder = ClientBuilder::new(brokers.collect())
             .client_id("observer-listener")
             .max_message_size(MAX_ANSWER)
-            .socks5_proxy(doorway.address())
+            .socks5_proxy(proxy.address())
             .backoff_config(BackoffConfig {
                 init_backoff: Duration::from_millis(50),
                 max_backoff: Duration::from_millis(200),
                 base: 2.0,
-                deadline: Some(PERSISTENCE),
+                deadline: Some(CLIENT_RETRY_TIME),
             });
         if let Some(tls) = &self.tls {
             builder = builder.tls_config(Arc::clone(tls));
@@ -72,12 +80,12 @@ impl Access {
             builder = builder.sasl_config(login.clone());
         }
         match builder.build().await {
-            Ok(client) => Ok(Cluster {
+            Ok(client) => Ok(KafkaCluster {
                 client,
                 topics: Mutex::default(),
-                doorway,
+                proxy,
             }),
-            Err(error) => Err(SendError::of(error, &doorway)),
+            Err(error) => Err(KafkaSendError::of(error, &proxy)),
         }
     }
 }
@@ -95,10 +103,10 @@ fn login(config: &SaslConfig) -> Login {
 }
 
 /// A cluster that there are connections to; they end with it.
-pub(super) struct Cluster {
+pub(super) struct KafkaCluster {
     client: Client,
     topics: Mutex<HashMap<String, Topic>>,
-    pub(super) doorway: Doorway,
+    pub(super) proxy: Socks5Proxy,
 }
 
 struct Topic {
@@ -106,16 +114,16 @@ struct Topic {
     read_at: Instant,
 }
 
-impl Cluster {
+impl KafkaCluster {
     /// The partition of a topic that a key belongs to.
     pub(super) async fn partition(
         &self,
         topic: &str,
         key: &[u8],
-    ) -> Result<Arc<PartitionClient>, SendError> {
+    ) -> Result<Arc<PartitionClient>, KafkaSendError> {
         let partitions = self.partitions(topic).await?;
         let number = partition(key, partitions.len());
-        let no_topic = || SendError::NoTopic(topic.to_owned());
+        let no_topic = || KafkaSendError::NoTopic(topic.to_owned());
         let slot = partitions.get(number).ok_or_else(no_topic)?;
         let id = i32::try_from(number).map_err(|_| no_topic())?;
         let made = slot.get_or_try_init(async || {
@@ -125,7 +133,7 @@ impl Cluster {
         });
         let client = made
             .await
-            .map_err(|error| SendError::of(error, &self.doorway))?;
+            .map_err(|error| KafkaSendError::of(error, &self.proxy))?;
         Ok(Arc::clone(client))
     }
 
@@ -137,7 +145,7 @@ impl Cluster {
     async fn partitions(
         &self,
         topic: &str,
-    ) -> Result<Arc<[OnceCell<Arc<PartitionClient>>]>, SendError> {
+    ) -> Result<Arc<[OnceCell<Arc<PartitionClient>>]>, KafkaSendError> {
         let mut topics = self.topics.lock().await;
         let now = Instant::now();
         if let Some(known) = topics.get(topic)
@@ -146,11 +154,11 @@ impl Cluster {
             return Ok(Arc::clone(&known.partitions));
         }
         let all = self.client.list_topics().await;
-        let all = all.map_err(|error| SendError::of(error, &self.doorway))?;
+        let all = all.map_err(|error| KafkaSendError::of(error, &self.proxy))?;
         let found = all.iter().find(|one| one.name == topic);
         let Some(count) = found.map(|found| found.partitions.len()) else {
             topics.remove(topic);
-            return Err(SendError::NoTopic(topic.to_owned()));
+            return Err(KafkaSendError::NoTopic(topic.to_owned()));
         };
         let same = topics
             .remove(topic)

@@ -5,10 +5,11 @@ use crds::config::{
 };
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, settled, shared, told};
+use super::super::fixture::{action, delivery, now, runtime, settled, told};
 use super::*;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 use testkit::servers::kafka::{Kafka as Server, LOGIN};
@@ -30,7 +31,7 @@ fn config(broker: (&str, u16)) -> KafkaConfig {
 
 fn compiled(config: KafkaConfig) -> Action {
     let kind = ActionKind::Kafka(config);
-    Action::compile(&action(kind), &shared()).unwrap()
+    Action::compile(&action(kind), &runtime()).unwrap()
 }
 
 async fn server() -> (Server, Certs) {
@@ -40,7 +41,7 @@ async fn server() -> (Server, Certs) {
 
 fn failure(outcome: Outcome) -> Failure {
     match outcome {
-        Outcome::Retry { failure, .. } | Outcome::Refused(failure) => failure,
+        Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => failure,
         other => panic!("{other:?}"),
     }
 }
@@ -54,7 +55,7 @@ async fn partitioning_matches_kafka_clients_across_restarts() {
         ..config(("127.0.0.1", server.port))
     });
     let mut event = delivery(None, Some(NEW));
-    assert_eq!(settled(&write, &event).await, Outcome::Done);
+    assert_eq!(settled(&write, &event).await, Outcome::Delivered);
     // As `Utils.toPositive(Utils.murmur2("7")) % 5` says in Java.
     let records = server.records("orders", 4).await;
     // More than one of it where one was not answered in time.
@@ -77,7 +78,7 @@ async fn partitioning_matches_kafka_clients_across_restarts() {
     );
     server.resume().await;
     event.replay = Some("17".into());
-    assert_eq!(settled(&write, &event).await, Outcome::Done);
+    assert_eq!(settled(&write, &event).await, Outcome::Delivered);
     let last = server.records("orders", 4).await.pop().unwrap();
     assert_eq!(last.headers["webhook-replay"], b"true");
 }
@@ -129,12 +130,12 @@ async fn a_batch_keeps_only_what_cannot_be_taken_back() {
     let attempts = events.iter().map(|event| together.attempt(event, now()));
     for (n, outcome) in join_all(attempts).await.into_iter().enumerate() {
         if n == 13 {
-            let Outcome::Refused(failure) = outcome else {
+            let Outcome::Rejected(failure) = outcome else {
                 panic!("{outcome:?}")
             };
             assert!(failure.message.contains("message.max.bytes"), "{failure:?}");
         } else {
-            assert_eq!(outcome, Outcome::Done, "{n}");
+            assert_eq!(outcome, Outcome::Delivered, "{n}");
         }
     }
     let mut all = server.records("orders", 0).await;
@@ -168,10 +169,10 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
         SaslMechanism::ScramSha512,
     ] {
         let let_in = compiled(secured(mechanism, LOGIN.1, known(&certs, false)));
-        assert_eq!(settled(&let_in, &event).await, Outcome::Done);
+        assert_eq!(settled(&let_in, &event).await, Outcome::Delivered);
         let wrong = compiled(secured(mechanism, "hunter3-kafka", known(&certs, false)));
         let outcome = settled(&wrong, &event).await;
-        let Outcome::Refused(failure) = outcome else {
+        let Outcome::Rejected(failure) = outcome else {
             panic!("{outcome:?}")
         };
         assert!(failure.message.contains("kafka.sasl"), "{failure:?}");
@@ -182,7 +183,7 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
         LOGIN.1,
         known(&certs, true),
     ));
-    assert_eq!(settled(&shown, &event).await, Outcome::Done);
+    assert_eq!(settled(&shown, &event).await, Outcome::Delivered);
     assert_eq!(server.records("orders", 0).await.len(), 4);
 
     let unknown = TlsConfig::default();
@@ -190,13 +191,15 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
     let unknown = told(&unknown, &event, "kafka.tls.ca").await;
     assert_eq!(unknown.kind, FailureKind::Connection);
 
-    let nowhere =
-        crate::admission::action_runtime::Shared::new(&Egress::default(), &Gates::default())
-            .unwrap();
+    let nowhere = crate::admission::action_runtime::ActionRuntime::new(
+        &Egress::default(),
+        &EndpointRegistry::default(),
+    )
+    .unwrap();
     let kind = ActionKind::Kafka(config(("localhost", server.port)));
     let forbidden = Action::compile(&action(kind), &nowhere).unwrap();
     let outcome = forbidden.attempt(&event, now()).await;
-    let Outcome::Refused(failure) = outcome else {
+    let Outcome::Rejected(failure) = outcome else {
         panic!("{outcome:?}")
     };
     assert_eq!(failure.kind, FailureKind::Egress);

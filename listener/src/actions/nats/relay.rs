@@ -8,24 +8,24 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::egress::bounded::{Bounded, SHARED, Trouble};
+use crate::egress::bounded::{BoundedStream, ConnectionFault, SHARED};
 
 /// One connection; it ends with this.
-pub(super) struct Relay {
+pub(super) struct NatsRelay {
     /// Where the client finds it.
     pub(super) address: SocketAddr,
-    /// Cancelled once the connection is over.
-    pub(super) over: CancellationToken,
+    /// Cancelled once the connection is closed.
+    pub(super) closed: CancellationToken,
     _end: DropGuard,
 }
 
-impl Relay {
+impl NatsRelay {
     /// Leads the one who comes first to `server`.
-    pub(super) async fn open(server: TcpStream, trouble: &Trouble) -> io::Result<Self> {
+    pub(super) async fn open(server: TcpStream, fault: &ConnectionFault) -> io::Result<Self> {
         let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = door.local_addr()?;
-        let over = CancellationToken::new();
-        let mut server = Bounded::new(server, SHARED, trouble);
+        let closed = CancellationToken::new();
+        let mut server = BoundedStream::new(server, SHARED, fault);
         let passing = async move {
             let (mut client, _) = door.accept().await?;
             // Nobody else is let in.
@@ -33,7 +33,7 @@ impl Relay {
             client.set_nodelay(true)?;
             copy_bidirectional(&mut client, &mut server).await
         };
-        let ends = over.clone();
+        let ends = closed.clone();
         tokio::spawn(async move {
             // How it ended is for the client to see.
             let _ended = ends.run_until_cancelled(passing).await;
@@ -41,8 +41,8 @@ impl Relay {
         });
         Ok(Self {
             address,
-            _end: over.clone().drop_guard(),
-            over,
+            _end: closed.clone().drop_guard(),
+            closed,
         })
     }
 }

@@ -4,9 +4,10 @@ use async_nats::jetstream::stream;
 use crds::config::{ActionKind, TlsConfig};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, settled, shared, told};
+use super::super::fixture::{action, delivery, now, runtime, settled, told};
 use super::*;
 use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 use testkit::servers::nats::Nats as Server;
@@ -22,7 +23,7 @@ fn compiled(url: &str, subject: &str) -> Action {
         message: Some("{\"order\": {{ new.id }}}".to_owned()),
         content_type: "application/json".to_owned(),
     };
-    Action::compile(&action(ActionKind::Nats(config)), &shared()).unwrap()
+    Action::compile(&action(ActionKind::Nats(config)), &runtime()).unwrap()
 }
 
 async fn count(stream: &mut stream::Stream) -> u64 {
@@ -36,7 +37,7 @@ async fn repeated_message_is_stored_once_across_restarts() {
     let publish = compiled(&server.url(), "orders.{{ new.region }}");
     let event = delivery(None, Some(NEW));
     for _ in 0..2 {
-        assert_eq!(settled(&publish, &event).await, Outcome::Done);
+        assert_eq!(settled(&publish, &event).await, Outcome::Delivered);
     }
     assert_eq!(count(&mut stream).await, 1);
     let kept = stream.get_raw_message(1).await.unwrap();
@@ -47,7 +48,7 @@ async fn repeated_message_is_stored_once_across_restarts() {
 
     server.restart().await;
     // The connection is made anew by one attempt or another.
-    assert_eq!(settled(&publish, &event).await, Outcome::Done);
+    assert_eq!(settled(&publish, &event).await, Outcome::Delivered);
     let mut stream = server.stream().await;
     assert_eq!(
         count(&mut stream).await,
@@ -56,7 +57,7 @@ async fn repeated_message_is_stored_once_across_restarts() {
     );
     let mut replay = event.clone();
     replay.replay = Some("17".into());
-    assert_eq!(settled(&publish, &replay).await, Outcome::Done);
+    assert_eq!(settled(&publish, &replay).await, Outcome::Delivered);
     assert_eq!(count(&mut stream).await, 2, "a replay is one more");
 }
 
@@ -71,7 +72,7 @@ async fn no_value_names_a_subject_of_the_server_s_own() {
         let new = format!(r#"{{"to": "{value}"}}"#);
         let action = compiled("nats://127.0.0.1:1", template);
         let outcome = action.attempt(&delivery(None, Some(&new)), now()).await;
-        let Outcome::Refused(failure) = outcome else {
+        let Outcome::Rejected(failure) = outcome else {
             panic!("{value}: {outcome:?}")
         };
         assert!(failure.message.contains("subject"), "{}", failure.message);
@@ -86,12 +87,12 @@ async fn what_goes_wrong_is_told_with_a_remedy() {
     // No stream takes it.
     told(&nobody, &event, "nats stream add").await;
     let odd = compiled(&server.url(), "orders.{{ new.odd }}");
-    let Outcome::Refused(failure) = odd.attempt(&event, now()).await else {
+    let Outcome::Rejected(failure) = odd.attempt(&event, now()).await else {
         panic!("it has a space");
     };
     assert_eq!(failure.kind, FailureKind::Template);
     let wrong = server.url().replace("hunter2", "hunter3");
-    let Outcome::Refused(failure) = settled(&compiled(&wrong, "orders.eu"), &event).await else {
+    let Outcome::Rejected(failure) = settled(&compiled(&wrong, "orders.eu"), &event).await else {
         panic!("the password is wrong");
     };
     assert!(failure.message.contains("nats.url"), "{}", failure.message);
@@ -127,7 +128,7 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
             message: None,
             content_type: "application/json".to_owned(),
         };
-        Action::compile(&action(ActionKind::Nats(config)), &shared()).unwrap()
+        Action::compile(&action(ActionKind::Nats(config)), &runtime()).unwrap()
     };
     // It has come in, where no stream takes it.
     told(&publish(known(&certs, true)), &event, "nats stream add").await;

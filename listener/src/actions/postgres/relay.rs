@@ -1,4 +1,4 @@
-//! The way to a server elsewhere.
+//! The way to a server remote.
 //!
 //! The driver dials by itself, and makes room for a message as soon as a server announces its length:
 //! with TLS it even fills that room. So it is led by here, where messages are looked at before they are
@@ -19,9 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::egress::bounded::{ALONE, Bounded, Stream, Trouble};
-use crate::egress::policy::Guard;
-use crate::egress::response::{Answer, broken};
+use crate::egress::bounded::{BoundedStream, ConnectionFault, EXCLUSIVE, Stream};
+use crate::egress::policy::EgressPolicy;
+use crate::egress::response::{DeliveryError, connection_failed};
 
 /// Longest wait for a connection to be encrypted.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// How a connection is encrypted.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(super) struct RelayTls {
     pub(super) config: Arc<ClientConfig>,
     /// Whether there is none where the server does not speak TLS.
     pub(super) required: bool,
@@ -39,22 +39,22 @@ pub(super) struct Tls {
 
 /// Where the server is, and how it is reached.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct RelayTarget {
     pub(super) host: String,
     pub(super) port: u16,
-    pub(super) tls: Option<Tls>,
+    pub(super) tls: Option<RelayTls>,
 }
 
 /// Leads to a server; it and all that goes through end with this.
-pub(super) struct Relay {
+pub(super) struct PostgresRelay {
     folder: PathBuf,
     /// Why the last connection failed.
-    pub(super) trouble: Trouble,
+    pub(super) fault: ConnectionFault,
     _serving: JoinSet<()>,
 }
 
-impl Relay {
-    pub(super) fn open(target: Target, guard: &Guard) -> io::Result<Self> {
+impl PostgresRelay {
+    pub(super) fn open(target: RelayTarget, egress: &EgressPolicy) -> io::Result<Self> {
         let name = format!(
             "observer-{}-{:032x}",
             std::process::id(),
@@ -67,12 +67,12 @@ impl Relay {
         // As the driver names it.
         let path = format!("{}/.s.PGSQL.{}", folder.display(), target.port);
         let door = UnixListener::bind(path)?;
-        let trouble = Trouble::default();
+        let fault = ConnectionFault::default();
         let mut serving = JoinSet::new();
-        serving.spawn(serve(door, target, guard.clone(), trouble.clone()));
+        serving.spawn(serve(door, target, egress.clone(), fault.clone()));
         Ok(Self {
             folder,
-            trouble,
+            fault,
             _serving: serving,
         })
     }
@@ -92,14 +92,19 @@ fn folder(name: &str) -> PathBuf {
     }
 }
 
-async fn serve(door: UnixListener, target: Target, guard: Guard, trouble: Trouble) {
+async fn serve(
+    door: UnixListener,
+    target: RelayTarget,
+    egress: EgressPolicy,
+    fault: ConnectionFault,
+) {
     let mut through = JoinSet::new();
     loop {
         while through.try_join_next().is_some() {}
         match door.accept().await {
             Ok((client, _)) if is_own(&client) => {
-                let (target, guard, trouble) = (target.clone(), guard.clone(), trouble.clone());
-                through.spawn(async move { target.pass(client, &guard, &trouble).await });
+                let (target, egress, fault) = (target.clone(), egress.clone(), fault.clone());
+                through.spawn(async move { target.pass(client, &egress, &fault).await });
             }
             Ok(_) => {}
             // As when there are too many open files: some may be closed soon.
@@ -114,41 +119,55 @@ fn is_own(client: &UnixStream) -> bool {
     pid.and_then(|pid| u32::try_from(pid).ok()) == Some(std::process::id())
 }
 
-impl Target {
+impl RelayTarget {
     /// Lets one connection through. How it ends is for the client to see.
-    async fn pass(&self, mut client: UnixStream, guard: &Guard, trouble: &Trouble) {
-        match self.reach(guard).await {
+    async fn pass(&self, mut client: UnixStream, egress: &EgressPolicy, fault: &ConnectionFault) {
+        match self.reach(egress).await {
             Ok(server) => {
-                let mut server = Bounded::of_postgres(server, ALONE, trouble);
+                let mut server = BoundedStream::of_postgres(server, EXCLUSIVE, fault);
                 let _ended = copy_bidirectional(&mut client, &mut server).await;
             }
-            Err(why) => trouble.note(why),
+            Err(why) => fault.record(why),
         }
     }
 
-    async fn reach(&self, guard: &Guard) -> Result<Box<dyn Stream>, Answer> {
-        let mut stream = guard.dial(&self.host, self.port).await?;
+    async fn reach(&self, egress: &EgressPolicy) -> Result<Box<dyn Stream>, DeliveryError> {
+        let mut stream = egress.dial(&self.host, self.port).await?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };
         let encrypting = async {
-            stream.write_all(&SSL_REQUEST).await.map_err(broken)?;
-            match stream.read_u8().await.map_err(broken)? {
+            stream
+                .write_all(&SSL_REQUEST)
+                .await
+                .map_err(connection_failed)?;
+            match stream.read_u8().await.map_err(connection_failed)? {
                 b'S' => {}
                 b'N' if !tls.required => return Ok(Box::new(stream) as Box<dyn Stream>),
-                b'N' => return Err(Answer::SetUp("the server does not speak TLS".to_owned())),
-                _ => return Err(broken("the server does not speak as Postgres does")),
+                b'N' => {
+                    return Err(DeliveryError::Misconfigured(
+                        "the server does not speak TLS".to_owned(),
+                    ));
+                }
+                _ => {
+                    return Err(connection_failed(
+                        "the server does not speak as Postgres does",
+                    ));
+                }
             }
             let host = self.host.trim_start_matches('[').trim_end_matches(']');
             let host = ServerName::try_from(host.to_owned())
-                .map_err(|error| Answer::SetUp(error.to_string()))?;
+                .map_err(|error| DeliveryError::Misconfigured(error.to_string()))?;
             let connector = TlsConnector::from(Arc::clone(&tls.config));
             let encrypted = connector.connect(host, stream).await;
-            let encrypted = encrypted.map_err(|error| Answer::SetUp(error.to_string()))?;
+            let encrypted =
+                encrypted.map_err(|error| DeliveryError::Misconfigured(error.to_string()))?;
             Ok(Box::new(encrypted) as Box<dyn Stream>)
         };
-        timeout(PATIENCE, encrypting)
-            .await
-            .unwrap_or_else(|_| Err(broken(format!("not encrypted within {PATIENCE:?}"))))
+        timeout(PATIENCE, encrypting).await.unwrap_or_else(|_| {
+            Err(connection_failed(format!(
+                "not encrypted within {PATIENCE:?}"
+            )))
+        })
     }
 }

@@ -5,10 +5,12 @@ use redis::{AsyncCommands, AsyncConnectionConfig, Client};
 use testkit::servers::redis::{Options, PrivateRedis};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, settled, shared};
+use super::super::fixture::{action, delivery, now, runtime, settled};
 use super::*;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
+use crate::delivery::outcome::Outcome;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
 
@@ -37,7 +39,7 @@ fn compiled(url: &str, command: RedisCommand) -> Action {
         command,
         content_type: "application/json".to_owned(),
     };
-    Action::compile(&action(ActionKind::Redis(config)), &shared()).unwrap()
+    Action::compile(&action(ActionKind::Redis(config)), &runtime()).unwrap()
 }
 
 fn set(key: &str, value: Option<&str>) -> RedisCommand {
@@ -56,7 +58,7 @@ async fn a_key_is_set_and_goes_by_itself() {
         set("order:{{ new.id }}", Some("{\"n\": {{ new.note }}}")),
     );
     let event = delivery(None, Some(r#"{"id": 7, "note": "a \"b\""}"#));
-    assert_eq!(plain.attempt(&event, now()).await, Outcome::Done);
+    assert_eq!(plain.attempt(&event, now()).await, Outcome::Delivered);
     let value: String = connection.get("order:7").await.unwrap();
     assert_eq!(value, r#"{"n": "a \"b\""}"#);
     let short = compiled(
@@ -67,7 +69,7 @@ async fn a_key_is_set_and_goes_by_itself() {
             ttl: Some(Duration::from_mins(1)),
         },
     );
-    assert_eq!(short.attempt(&event, now()).await, Outcome::Done);
+    assert_eq!(short.attempt(&event, now()).await, Outcome::Delivered);
     let left: i64 = connection.pttl("short").await.unwrap();
     assert!((1..=60_000).contains(&left), "{left}");
     let whole: String = connection.get("short").await.unwrap();
@@ -95,7 +97,7 @@ async fn keys_and_what_tags_name_are_removed() {
     let delete = compiled(&server.url(), command);
     let event = delivery(None, Some(r#"{"id": 7, "customer": 3}"#));
     for _ in 0..2 {
-        assert_eq!(delete.attempt(&event, now()).await, Outcome::Done);
+        assert_eq!(delete.attempt(&event, now()).await, Outcome::Delivered);
     }
     let left: Vec<String> = connection.keys("*").await.unwrap();
     assert_eq!(left, ["order:8"]);
@@ -111,7 +113,7 @@ async fn an_entry_of_a_stream_carries_the_delivery_s_id() {
     };
     let add = compiled(&server.url(), command);
     let event = delivery(None, Some(NEW));
-    assert_eq!(add.attempt(&event, now()).await, Outcome::Done);
+    assert_eq!(add.attempt(&event, now()).await, Outcome::Delivered);
     let entries: Vec<(String, Vec<String>)> = redis::cmd("XRANGE")
         .arg(&["orders", "-", "+"])
         .query_async(&mut connection)
@@ -133,7 +135,7 @@ async fn a_message_is_published() {
     };
     let publish = compiled(&server.url(), command);
     let outcome = publish.attempt(&delivery(None, Some(NEW)), now()).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     let message = futures::StreamExt::next(&mut listening.on_message())
         .await
         .unwrap();
@@ -151,7 +153,7 @@ async fn what_the_server_refuses_is_told_with_a_remedy() {
     };
     let add = compiled(&server.url(), command);
     let event = delivery(None, Some(NEW));
-    let Outcome::Refused(failure) = add.attempt(&event, now()).await else {
+    let Outcome::Rejected(failure) = add.attempt(&event, now()).await else {
         panic!("a set is no stream");
     };
     assert_eq!(failure.kind, FailureKind::Status);
@@ -159,7 +161,7 @@ async fn what_the_server_refuses_is_told_with_a_remedy() {
     let mut wrong = Url::parse(&server.url()).unwrap();
     wrong.set_password(Some("hunter2-hunter2")).unwrap();
     let set = compiled(wrong.as_str(), set("a", None));
-    let Outcome::Refused(failure) = set.attempt(&event, now()).await else {
+    let Outcome::Rejected(failure) = set.attempt(&event, now()).await else {
         panic!("the password is wrong");
     };
     assert!(
@@ -175,20 +177,24 @@ async fn a_server_that_is_away_is_asked_again_when_it_is_back() {
     let (server, _) = server().await;
     let set = compiled(&server.url(), set("a", None));
     let event = delivery(None, Some(NEW));
-    assert_eq!(set.attempt(&event, now()).await, Outcome::Done);
+    assert_eq!(set.attempt(&event, now()).await, Outcome::Delivered);
     server.stop().await.unwrap();
     let Outcome::Retry { failure, .. } = set.attempt(&event, now()).await else {
         panic!("nobody is there");
     };
     assert_eq!(failure.kind, FailureKind::Connection);
     server.resume().await.unwrap();
-    assert_eq!(settled(&set, &event).await, Outcome::Done);
+    assert_eq!(settled(&set, &event).await, Outcome::Delivered);
 }
 
 #[tokio::test]
 async fn an_address_that_may_not_be_dialled_is_not() {
     let (server, mut connection) = server().await;
-    let closed = Shared::new(&crds::config::Egress::default(), &Gates::default()).unwrap();
+    let closed = ActionRuntime::new(
+        &crds::config::Egress::default(),
+        &EndpointRegistry::default(),
+    )
+    .unwrap();
     let config = RedisConfig {
         url: Redacted::new(server.url()),
         tls: None,
@@ -196,7 +202,7 @@ async fn an_address_that_may_not_be_dialled_is_not() {
         content_type: "application/json".to_owned(),
     };
     let set = Action::compile(&action(ActionKind::Redis(config)), &closed).unwrap();
-    let Outcome::Refused(failure) = set.attempt(&delivery(None, Some(NEW)), now()).await else {
+    let Outcome::Rejected(failure) = set.attempt(&delivery(None, Some(NEW)), now()).await else {
         panic!("loopback is refused");
     };
     assert_eq!(failure.kind, FailureKind::Egress);
@@ -249,10 +255,10 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
             command: set("{{ new.id }}", None),
             content_type: "application/json".to_owned(),
         };
-        let set = Action::compile(&action(ActionKind::Redis(config)), &shared()).unwrap();
+        let set = Action::compile(&action(ActionKind::Redis(config)), &runtime()).unwrap();
         let outcome = set.attempt(&event, now()).await;
         if works {
-            assert_eq!(outcome, Outcome::Done);
+            assert_eq!(outcome, Outcome::Delivered);
             let there: bool = connection.exists("7").await.unwrap();
             assert!(there);
         } else {

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crds::config::{ActionKind, Redacted};
+use reqwest::StatusCode;
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, shared};
+use super::super::fixture::{action, delivery, now, runtime};
 use super::*;
+use crate::delivery::outcome::Outcome;
+use crate::egress::response::classify;
 use testkit::http_sink::{Behaviour, Sink};
 
 fn config(url: &str, text: Option<&str>, blocks: Option<&str>) -> SlackConfig {
@@ -88,11 +91,11 @@ async fn a_message_arrives_as_json() {
         Some("total {{ new.total }}"),
         None,
     );
-    let action = Action::compile(&action(ActionKind::Slack(config)), &shared()).unwrap();
+    let action = Action::compile(&action(ActionKind::Slack(config)), &runtime()).unwrap();
     let outcome = action
         .attempt(&delivery(None, Some(r#"{"total": 10.00}"#)), now())
         .await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     let received = sink.received().remove(0);
     assert_eq!(received.line, "POST /services/T/B/x");
     assert_eq!(received.header("content-type"), Some("application/json"));
@@ -101,34 +104,35 @@ async fn a_message_arrives_as_json() {
 }
 
 #[test]
-fn a_refusal_with_a_name_says_what_to_do() {
-    let refused = |said: &str| {
-        let message = format!("hooks.slack.com refused with 404: {said}");
-        let outcome = with_remedy(Outcome::Refused(Failure::of(FailureKind::Status, message)));
-        match outcome {
-            Outcome::Refused(failure) => failure.message,
+fn named_rejection_says_what_to_do() {
+    let slack = Slack::compile(&config("https://hooks.slack.com/", None, None)).unwrap();
+    let explained = |code: u16, said: &str| {
+        let error = DeliveryError::Status {
+            status: StatusCode::from_u16(code).unwrap(),
+            retry_after: None,
+            location: None,
+            excerpt: said.to_owned(),
+        };
+        match classify("hooks.slack.com", slack.explain(error, Instant::now())) {
+            Outcome::Rejected(failure) | Outcome::Retry { failure, .. } => failure.message,
             other => unreachable!("{other:?}"),
         }
     };
     for (name, remedy) in REMEDIES {
         assert_eq!(
-            refused(name),
+            explained(404, name),
             format!("hooks.slack.com refused with 404: {name}; {remedy}")
         );
     }
-    assert!(refused("else").ends_with("404: else"));
-    let again = Outcome::Retry {
-        failure: Failure::of(FailureKind::Status, "no_text"),
-        after: None,
-    };
-    assert_eq!(with_remedy(again.clone()), again);
+    assert!(explained(404, "else").ends_with("404: else"));
+    assert!(explained(503, "no_text").ends_with("503: no_text"));
 }
 
 #[test]
 fn mistakes_name_their_place() {
     let place = |config| {
         let error = Action::check(&action(ActionKind::Slack(config))).unwrap_err();
-        (error.place(), error.to_string())
+        (error.field_path(), error.to_string())
     };
     assert_eq!(
         place(config("ftp://secret.example", None, None)).0,

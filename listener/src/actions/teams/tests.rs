@@ -4,8 +4,9 @@
 use crds::config::{ActionKind, Redacted};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, shared};
+use super::super::fixture::{action, delivery, now, runtime};
 use super::*;
+use crate::delivery::outcome::Outcome;
 use testkit::http_sink::{Behaviour, Sink};
 
 fn config(url: &str, content: TeamsContent) -> TeamsConfig {
@@ -81,9 +82,9 @@ fn what_is_too_large_is_refused_with_the_remedy() {
 async fn a_message_arrives_and_limits_are_heeded() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let config = config(&sink.url("/workflows/x"), TeamsContent::Summary);
-    let action = Action::compile(&action(ActionKind::Teams(config)), &shared()).unwrap();
+    let action = Action::compile(&action(ActionKind::Teams(config)), &runtime()).unwrap();
     let outcome = action.attempt(&delivery(None, None), now()).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     assert_eq!(sink.received()[0].line, "POST /workflows/x");
     sink.behave(Behaviour::Status(429));
     let outcome = action.attempt(&delivery(None, None), now()).await;
@@ -94,7 +95,7 @@ async fn a_message_arrives_and_limits_are_heeded() {
 fn mistakes_name_their_place() {
     let place = |config| {
         let error = Action::check(&action(ActionKind::Teams(config))).unwrap_err();
-        error.place()
+        error.field_path()
     };
     assert_eq!(place(config("x", TeamsContent::Summary)), "teams.url");
     let text = TeamsContent::Text("{{ nex.id }}".to_owned());

@@ -1,15 +1,18 @@
 //! Webhooks against a real receiver.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crate::admission::endpoint_gate::Gates;
+use std::time::Duration;
 
 use crds::config::{ActionKind, BatchConfig, Egress};
 use reqwest::header::HeaderMap;
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, shared, webhook};
+use super::super::fixture::{action, delivery, now, runtime, webhook};
 use super::*;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::delivery_id;
+use crate::delivery::outcome::Outcome;
 use crate::egress::http_client::DRAIN_TIME;
 use crate::templating::MAX_BODY;
 use testkit::http_sink::{Behaviour, Options, Received, Sink};
@@ -21,13 +24,13 @@ const OLD: &str = r#"{"total": 10.00, "status": "new"}"#;
 const NEW: &str = r#"{"total": 10.00, "status": "paid", "big": 12345678901234567890.10}"#;
 
 fn compiled(config: WebhookConfig) -> Action {
-    Action::compile(&action(ActionKind::Webhook(config)), &shared()).unwrap()
+    Action::compile(&action(ActionKind::Webhook(config)), &runtime()).unwrap()
 }
 
 fn compiled_within(config: WebhookConfig, timeout: Duration) -> Action {
     let mut action = action(ActionKind::Webhook(config));
     action.timeout = timeout;
-    Action::compile(&action, &shared()).unwrap()
+    Action::compile(&action, &runtime()).unwrap()
 }
 
 async fn attempt(config: WebhookConfig) -> Outcome {
@@ -47,7 +50,7 @@ async fn sent(configure: impl FnOnce(&mut WebhookConfig)) -> Received {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let mut config = webhook(sink.url("/hook?x=1"));
     configure(&mut config);
-    assert_eq!(attempt(config).await, Outcome::Done);
+    assert_eq!(attempt(config).await, Outcome::Delivered);
     sink.received().remove(0)
 }
 
@@ -68,7 +71,7 @@ fn retry(outcome: Outcome) -> (Failure, Option<Duration>) {
 
 fn refused(outcome: Outcome) -> Failure {
     match outcome {
-        Outcome::Refused(failure) => failure,
+        Outcome::Rejected(failure) => failure,
         other => unreachable!("{other:?}"),
     }
 }
@@ -112,7 +115,7 @@ async fn events_go_together_signed_each_with_its_id() {
     });
     let sink = sink.await.unwrap();
     let outcomes = batched(&sink, 6, usize::MAX).await;
-    assert_eq!(outcomes, vec![Outcome::Done; 6]);
+    assert_eq!(outcomes, vec![Outcome::Delivered; 6]);
     let mut received = sink.received();
     received.sort_by_key(ids);
     let sent: Vec<_> = received.iter().map(ids).collect();
@@ -141,7 +144,7 @@ async fn one_that_is_refused_holds_none_of_its_batch() {
         if n == 2 {
             assert_eq!(refused(outcome).status, Some(422));
         } else {
-            assert_eq!(outcome, Outcome::Done, "{n}");
+            assert_eq!(outcome, Outcome::Delivered, "{n}");
         }
     }
     let taken = sink.received().into_iter();
@@ -171,7 +174,10 @@ async fn what_failed_is_attempted_again_by_itself() {
         attempt: 2,
         ..delivery(Some(OLD), Some(NEW))
     };
-    assert_eq!(compiled(config).attempt(&again, now()).await, Outcome::Done);
+    assert_eq!(
+        compiled(config).attempt(&again, now()).await,
+        Outcome::Delivered
+    );
     let received = sink.received().remove(0);
     assert_eq!(ids(&received), [again.event.id.as_str()]);
     assert_eq!(received.webhook_id, again.id());
@@ -220,7 +226,7 @@ async fn reference_library_verifies_either_secret() {
     let outcome = compiled(config)
         .attempt(&delivery(Some(OLD), Some(NEW)), Utc::now())
         .await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     let received = sink.received().remove(0);
     assert_eq!(received.signed, Some(true));
     assert_eq!(sink.counts().badly_signed, 0);
@@ -387,15 +393,15 @@ async fn a_hanging_receiver_costs_the_timeout_and_no_more() {
 
 #[tokio::test]
 async fn a_success_stands_whatever_its_body_does() {
-    assert_eq!(outcome(Behaviour::ShortBody(200)).await, Outcome::Done);
+    assert_eq!(outcome(Behaviour::ShortBody(200)).await, Outcome::Delivered);
     assert_eq!(
         outcome(Behaviour::HugeBody(8 * 1024 * 1024)).await,
-        Outcome::Done
+        Outcome::Delivered
     );
     let sink = Sink::start(Behaviour::EndlessBody(200)).await.unwrap();
     let sent = attempt(webhook(sink.url("/hook")));
     let (outcome_of_endless, asked) = tokio::join!(sent, time_passes_at(&sink));
-    assert_eq!(outcome_of_endless, Outcome::Done);
+    assert_eq!(outcome_of_endless, Outcome::Delivered);
     assert!(asked.elapsed() < 5 * DRAIN_TIME, "{:?}", asked.elapsed());
     tokio::time::resume();
     let (failure, _) = retry(outcome(Behaviour::ShortBody(500)).await);
@@ -412,7 +418,7 @@ async fn connections_are_used_again() {
     let action = compiled(webhook(sink.url("/")));
     let delivery = delivery(None, Some(NEW));
     for _ in 0..20 {
-        assert_eq!(action.attempt(&delivery, now()).await, Outcome::Done);
+        assert_eq!(action.attempt(&delivery, now()).await, Outcome::Delivered);
     }
     assert_eq!(sink.counts().connections, 1);
 }
@@ -442,7 +448,7 @@ async fn what_a_receiver_repeats_holds_no_secret() {
 #[tokio::test]
 async fn private_addresses_are_denied_by_ip_and_by_name() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let closed = Shared::new(&Egress::default(), &Gates::default()).unwrap();
+    let closed = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
     let port = sink.address().port();
     for url in [
         format!("http://127.0.0.1:{port}/secret"),
@@ -467,19 +473,19 @@ async fn private_addresses_are_denied_by_ip_and_by_name() {
 #[tokio::test]
 async fn a_host_may_be_allowed_by_name() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let shared = Shared::new(
+    let runtime = ActionRuntime::new(
         &Egress {
             cidrs: Vec::new(),
             hosts: vec!["localhost".to_owned()],
             ..Egress::default()
         },
-        &Gates::default(),
+        &EndpointRegistry::default(),
     )
     .unwrap();
     let url = format!("http://localhost:{}/", sink.address().port());
-    let action = Action::compile(&action(ActionKind::Webhook(webhook(url))), &shared).unwrap();
+    let action = Action::compile(&action(ActionKind::Webhook(webhook(url))), &runtime).unwrap();
     let outcome = action.attempt(&delivery(None, Some(NEW)), now()).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
 }
 
 #[tokio::test]
@@ -536,7 +542,7 @@ fn no_template_makes_a_header_of_several_lines() {
     ];
     let event = r#"{"id": 7, "note": "a\r\nx-injected: 1\u0000\u007fé\u0085"}"#;
     let delivery = delivery(None, Some(event));
-    crate::fuzz::Fuzz::new("headers").run(
+    testkit::fuzz::Fuzz::new("headers").run(
         &CORPUS,
         &["{{ new.note }}", "{{", "}}", "\r\n", ": "],
         |source| {
@@ -548,8 +554,8 @@ fn no_template_makes_a_header_of_several_lines() {
                 return;
             };
             let Ok((headers, _)) = webhook
-                .part(&delivery)
-                .and_then(|part| webhook.request(&[part], now()))
+                .item(&delivery, now())
+                .and_then(|item| webhook.request(&[item], now()))
             else {
                 return;
             };

@@ -7,117 +7,126 @@ use super::*;
 const LONG: Duration = Duration::from_hours(1);
 
 /// So many different deliveries fail.
-fn fail(breaker: &mut Breaker, times: u32, now: Instant) -> Option<Change> {
+fn fail(breaker: &mut CircuitBreaker, times: u32, now: Instant) -> Option<Transition> {
     let mut change = None;
     for _ in 0..times {
         let ticket = breaker.admit(true, now).unwrap();
-        change = breaker.note(ticket, Sign::Failed, now, 1.0);
+        change = breaker.record(ticket, Signal::Failure, now, 1.0);
     }
     change
 }
 
-fn one(breaker: &mut Breaker, fresh: bool, sign: Sign, now: Instant) -> Option<Change> {
+fn one(
+    breaker: &mut CircuitBreaker,
+    fresh: bool,
+    signal: Signal,
+    now: Instant,
+) -> Option<Transition> {
     let ticket = breaker.admit(fresh, now).unwrap();
-    breaker.note(ticket, sign, now, 1.0)
+    breaker.record(ticket, signal, now, 1.0)
 }
 
 #[test]
 fn it_opens_when_all_of_the_latest_deliveries_failed() {
     let now = Instant::now();
-    let mut breaker = Breaker::new();
-    assert_eq!(fail(&mut breaker, LATEST - 1, now), None);
+    let mut breaker = CircuitBreaker::new();
+    assert_eq!(fail(&mut breaker, FAILURE_THRESHOLD - 1, now), None);
     assert_eq!(
         fail(&mut breaker, 1, now),
-        Some(Change::Opened(FIRST_PAUSE))
+        Some(Transition::Opened(INITIAL_OPEN))
     );
-    assert_eq!(breaker.condition(now), Condition::Open);
-    assert_eq!(breaker.admit(true, now), Err(FIRST_PAUSE));
-    assert_eq!(breaker.room(now), Some((0, now + FIRST_PAUSE)));
+    assert_eq!(breaker.state(now), CircuitState::Open);
+    assert_eq!(breaker.admit(true, now), Err(INITIAL_OPEN));
+    assert_eq!(breaker.capacity(now), Some((0, now + INITIAL_OPEN)));
 }
 
 #[test]
 fn a_receiver_that_often_fails_is_not_down() {
     let now = Instant::now();
-    let mut breaker = Breaker::new();
+    let mut breaker = CircuitBreaker::new();
     for n in 0..10_000 {
-        let age = breaker.admit(true, now).unwrap();
-        let sign = if n % 5 == 0 { Sign::Well } else { Sign::Failed };
-        assert_eq!(breaker.note(age, sign, now, 0.5), None);
+        let ticket = breaker.admit(true, now).unwrap();
+        let signal = if n % 5 == 0 {
+            Signal::Success
+        } else {
+            Signal::Failure
+        };
+        assert_eq!(breaker.record(ticket, signal, now, 0.5), None);
     }
 }
 
 #[test]
 fn one_probe_at_a_time_after_pauses_that_double() {
     let mut now = Instant::now();
-    let mut breaker = Breaker::new();
-    fail(&mut breaker, LATEST, now);
+    let mut breaker = CircuitBreaker::new();
+    fail(&mut breaker, FAILURE_THRESHOLD, now);
     for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
         let pause = Duration::from_secs(seconds);
         assert_eq!(breaker.admit(true, now), Err(pause));
         now += pause;
-        assert_eq!(breaker.room(now), Some((CANDIDATES, now)));
+        assert_eq!(breaker.capacity(now), Some((PROBE_CANDIDATES, now)));
         let probe = breaker.admit(true, now).unwrap();
-        assert_eq!(breaker.condition(now), Condition::HalfOpen);
+        assert_eq!(breaker.state(now), CircuitState::HalfOpen);
         assert_eq!(
             breaker.admit(true, now),
-            Err(FIRST_PAUSE),
+            Err(INITIAL_OPEN),
             "one is under way"
         );
-        let next = (pause * 2).min(LONGEST_PAUSE);
-        let told = breaker.note(probe, Sign::Away, now, 1.0);
-        assert_eq!(told, Some(Change::Opened(next)));
+        let next = (pause * 2).min(MAX_OPEN);
+        let told = breaker.record(probe, Signal::Unreachable, now, 1.0);
+        assert_eq!(told, Some(Transition::Opened(next)));
     }
     assert_eq!(breaker.opened(), 9);
     // What is answered may have failed for its own sake, so a few others are tried.
-    now += LONGEST_PAUSE;
-    for _ in 1..PROBES {
-        assert_eq!(one(&mut breaker, true, Sign::Failed, now), None);
+    now += MAX_OPEN;
+    for _ in 1..MAX_FRESH_PROBES {
+        assert_eq!(one(&mut breaker, true, Signal::Failure, now), None);
     }
-    let told = one(&mut breaker, true, Sign::Failed, now);
-    assert_eq!(told, Some(Change::Opened(LONGEST_PAUSE)));
+    let told = one(&mut breaker, true, Signal::Failure, now);
+    assert_eq!(told, Some(Transition::Opened(MAX_OPEN)));
 }
 
 #[test]
 fn a_probe_that_was_cut_off_is_made_again() {
     let mut now = Instant::now();
-    let mut breaker = Breaker::new();
-    fail(&mut breaker, LATEST, now);
-    now += FIRST_PAUSE;
+    let mut breaker = CircuitBreaker::new();
+    fail(&mut breaker, FAILURE_THRESHOLD, now);
+    now += INITIAL_OPEN;
     let probe = breaker.admit(true, now).unwrap();
-    assert_eq!(breaker.note(probe, Sign::None, now, 0.0), None);
+    assert_eq!(breaker.record(probe, Signal::Ignored, now, 0.0), None);
     assert!(breaker.admit(true, now).is_ok());
 }
 
 #[test]
 fn signs_of_what_was_begun_before_say_nothing() {
     let mut now = Instant::now();
-    let mut breaker = Breaker::new();
+    let mut breaker = CircuitBreaker::new();
     let before = breaker.admit(true, now).unwrap();
-    fail(&mut breaker, LATEST, now);
-    assert_eq!(breaker.note(before, Sign::Well, now, 0.0), None);
-    now += FIRST_PAUSE;
+    fail(&mut breaker, FAILURE_THRESHOLD, now);
+    assert_eq!(breaker.record(before, Signal::Success, now, 0.0), None);
+    now += INITIAL_OPEN;
     let probe = breaker.admit(true, now).unwrap();
-    assert_eq!(breaker.note(before, Sign::Failed, now, 0.0), None);
-    let told = breaker.note(probe, Sign::Well, now, 0.0);
-    assert_eq!(told, Some(Change::Returned));
+    assert_eq!(breaker.record(before, Signal::Failure, now, 0.0), None);
+    let told = breaker.record(probe, Signal::Success, now, 0.0);
+    assert_eq!(told, Some(Transition::Recovering));
 }
 
 #[test]
 fn the_return_doubles_each_second_until_all_is_admitted() {
     let mut now = Instant::now();
-    let mut breaker = Breaker::new();
-    fail(&mut breaker, LATEST, now);
-    now += FIRST_PAUSE;
+    let mut breaker = CircuitBreaker::new();
+    fail(&mut breaker, FAILURE_THRESHOLD, now);
+    now += INITIAL_OPEN;
     let probe = breaker.admit(true, now).unwrap();
-    breaker.note(probe, Sign::Well, now, 0.0);
+    breaker.record(probe, Signal::Success, now, 0.0);
     let mut admitted = Vec::new();
     for _ in 0..8 {
         let end = now + Duration::from_secs(1);
         let mut count = 0;
         while now < end {
             match breaker.admit(true, now) {
-                Ok(age) => {
-                    breaker.note(age, Sign::Well, now, 0.0);
+                Ok(ticket) => {
+                    breaker.record(ticket, Signal::Success, now, 0.0);
                     count += 1;
                 }
                 Err(wait) => now += wait.max(Duration::from_micros(1)),
@@ -131,102 +140,103 @@ fn the_return_doubles_each_second_until_all_is_admitted() {
         assert!((about - 1..=about + 2).contains(count), "{admitted:?}");
     }
     assert!(breaker.admit(true, now).is_ok());
-    assert_eq!(breaker.condition(now), Condition::Closed);
-    assert_eq!(breaker.room(now), None);
+    assert_eq!(breaker.state(now), CircuitState::Closed);
+    assert_eq!(breaker.capacity(now), None);
 }
 
 #[test]
 fn a_return_that_fails_is_a_longer_pause() {
     let mut now = Instant::now();
-    let mut breaker = Breaker::new();
-    fail(&mut breaker, LATEST, now);
-    now += FIRST_PAUSE;
+    let mut breaker = CircuitBreaker::new();
+    fail(&mut breaker, FAILURE_THRESHOLD, now);
+    now += INITIAL_OPEN;
     let probe = breaker.admit(true, now).unwrap();
-    breaker.note(probe, Sign::Well, now, 1.0);
+    breaker.record(probe, Signal::Success, now, 1.0);
     now += Duration::from_secs(1);
     assert_eq!(
-        (0..LATEST).find_map(|_| {
+        (0..FAILURE_THRESHOLD).find_map(|_| {
             now += Duration::from_millis(200);
-            one(&mut breaker, true, Sign::Failed, now)
+            one(&mut breaker, true, Signal::Failure, now)
         }),
-        Some(Change::Opened(FIRST_PAUSE * 2))
+        Some(Transition::Opened(INITIAL_OPEN * 2))
     );
 }
 
 #[test]
 fn a_wish_to_be_left_alone_is_heeded_within_bounds() {
     let now = Instant::now();
-    let mut breaker = Breaker::new();
-    let age = breaker.admit(true, now).unwrap();
+    let mut breaker = CircuitBreaker::new();
+    let ticket = breaker.admit(true, now).unwrap();
     let wish = Duration::from_secs(30);
     assert_eq!(
-        breaker.note(age, Sign::Busy(wish), now, 0.0),
-        Some(Change::Opened(wish))
+        breaker.record(ticket, Signal::RetryAfter(wish), now, 0.0),
+        Some(Transition::Opened(wish))
     );
     assert_eq!(breaker.admit(true, now), Err(wish));
-    let mut breaker = Breaker::new();
-    let age = breaker.admit(true, now).unwrap();
-    breaker.note(age, Sign::Busy(LONG), now, 0.0);
-    assert_eq!(breaker.admit(true, now), Err(LONGEST_WISH));
+    let mut breaker = CircuitBreaker::new();
+    let ticket = breaker.admit(true, now).unwrap();
+    breaker.record(ticket, Signal::RetryAfter(LONG), now, 0.0);
+    assert_eq!(breaker.admit(true, now), Err(MAX_RETRY_AFTER));
 }
 
 #[test]
 fn a_delivery_that_failed_before_says_nothing_new() {
     let now = Instant::now();
-    let mut breaker = Breaker::new();
-    fail(&mut breaker, LATEST - 1, now);
+    let mut breaker = CircuitBreaker::new();
+    fail(&mut breaker, FAILURE_THRESHOLD - 1, now);
     for _ in 0..1000 {
-        assert_eq!(one(&mut breaker, false, Sign::Failed, now), None);
+        assert_eq!(one(&mut breaker, false, Signal::Failure, now), None);
     }
-    assert_eq!(breaker.condition(now), Condition::Closed);
+    assert_eq!(breaker.state(now), CircuitState::Closed);
     assert!(fail(&mut breaker, 1, now).is_some());
 }
 
 #[test]
 fn what_is_not_reached_at_all_counts_each_time() {
     let now = Instant::now();
-    let mut breaker = Breaker::new();
-    let opened = (0..LATEST).find_map(|_| one(&mut breaker, false, Sign::Away, now));
+    let mut breaker = CircuitBreaker::new();
+    let opened =
+        (0..FAILURE_THRESHOLD).find_map(|_| one(&mut breaker, false, Signal::Unreachable, now));
     assert!(opened.is_some());
 }
 
 #[test]
 fn rejections_and_local_errors_do_not_open_it() {
     let mut now = Instant::now();
-    let mut breaker = Breaker::new();
-    for sign in [Sign::There, Sign::None] {
+    let mut breaker = CircuitBreaker::new();
+    for signal in [Signal::Responded, Signal::Ignored] {
         for _ in 0..1000 {
-            assert_eq!(one(&mut breaker, true, sign, now), None);
+            assert_eq!(one(&mut breaker, true, signal, now), None);
         }
     }
-    fail(&mut breaker, LATEST, now);
-    now += FIRST_PAUSE;
-    let told = one(&mut breaker, true, Sign::There, now);
-    assert_eq!(told, Some(Change::Returned));
+    fail(&mut breaker, FAILURE_THRESHOLD, now);
+    now += INITIAL_OPEN;
+    let told = one(&mut breaker, true, Signal::Responded, now);
+    assert_eq!(told, Some(Transition::Recovering));
 }
 
 #[test]
 fn what_failed_before_is_no_probe_while_something_else_may_be() {
     let mut now = Instant::now();
-    let mut breaker = Breaker::new();
-    fail(&mut breaker, LATEST, now);
-    now += FIRST_PAUSE;
-    assert_eq!(breaker.admit(false, now), Err(GRACE));
+    let mut breaker = CircuitBreaker::new();
+    fail(&mut breaker, FAILURE_THRESHOLD, now);
+    now += INITIAL_OPEN;
+    assert_eq!(breaker.admit(false, now), Err(FRESH_PROBE_GRACE));
     // The longer what fails for itself is probed with, the longer it waits; others do not.
     for _ in 0..20 {
-        now += LONGEST_PAUSE + GRACE;
-        let told = one(&mut breaker, false, Sign::Failed, now);
-        assert_eq!(told, Some(Change::Opened(FIRST_PAUSE)));
+        now += MAX_OPEN + FRESH_PROBE_GRACE;
+        let told = one(&mut breaker, false, Signal::Failure, now);
+        assert_eq!(told, Some(Transition::Opened(INITIAL_OPEN)));
     }
-    now += FIRST_PAUSE;
+    now += INITIAL_OPEN;
     assert!(breaker.admit(false, now).is_err());
-    let told = one(&mut breaker, true, Sign::Well, now);
-    assert_eq!(told, Some(Change::Returned));
+    let told = one(&mut breaker, true, Signal::Success, now);
+    assert_eq!(told, Some(Transition::Recovering));
 }
 
 /// What a receiver does to deliveries that come one after the other, of which some are poison.
 struct Model {
-    breaker: Breaker,
+    breaker: CircuitBreaker,
     now: Instant,
     /// Those that failed.
     failed: u32,
@@ -237,7 +247,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         Self {
-            breaker: Breaker::new(),
+            breaker: CircuitBreaker::new(),
             now: Instant::now(),
             failed: 0,
             delivered: 0,
@@ -252,12 +262,12 @@ impl Model {
         loop {
             match self.breaker.admit(fresh, self.now) {
                 Ok(ticket) => {
-                    let sign = if fresh && works {
-                        Sign::Well
+                    let signal = if fresh && works {
+                        Signal::Success
                     } else {
-                        Sign::Failed
+                        Signal::Failure
                     };
-                    self.breaker.note(ticket, sign, self.now, random);
+                    self.breaker.record(ticket, signal, self.now, random);
                     if !fresh {
                         break;
                     }
@@ -305,26 +315,26 @@ proptest! {
         for _ in 0..100 {
             model.deliver(true, 0.5);
         }
-        let now = model.now + LONGEST_WISH;
-        prop_assert!(fail(&mut model.breaker, LATEST, now).is_some());
+        let now = model.now + MAX_RETRY_AFTER;
+        prop_assert!(fail(&mut model.breaker, FAILURE_THRESHOLD, now).is_some());
     }
 
     /// A burst of poison, however long it is tried, delays what is good by a pause or two.
     #[test]
     fn poison_at_the_head_keeps_nothing_out(poison in 1_u32..200, tries in 0_u32..50) {
         let mut now = Instant::now();
-        let mut breaker = Breaker::new();
-        for _ in 0..poison.min(LATEST) {
-            one(&mut breaker, true, Sign::Failed, now);
+        let mut breaker = CircuitBreaker::new();
+        for _ in 0..poison.min(FAILURE_THRESHOLD) {
+            one(&mut breaker, true, Signal::Failure, now);
         }
         for _ in 0..tries {
             now += Duration::from_secs(5);
             if let Ok(ticket) = breaker.admit(false, now) {
-                breaker.note(ticket, Sign::Failed, now, 1.0);
+                breaker.record(ticket, Signal::Failure, now, 1.0);
             }
         }
         let wait = breaker.admit(true, now).err().unwrap_or_default();
-        prop_assert!(wait <= FIRST_PAUSE, "{wait:?}");
+        prop_assert!(wait <= INITIAL_OPEN, "{wait:?}");
     }
 
     /// Whatever happens, it is never stuck: within the longest wish there is an attempt again,
@@ -332,28 +342,28 @@ proptest! {
     #[test]
     fn it_always_comes_back(steps in proptest::collection::vec((0_u8..6, 0_u64..5_000, 0.0_f64..1.0), 1..200)) {
         let mut now = Instant::now();
-        let mut breaker = Breaker::new();
-        let mut under_way = Vec::new();
+        let mut breaker = CircuitBreaker::new();
+        let mut in_flight = Vec::new();
         for (what, millis, random) in steps {
             now += Duration::from_millis(millis);
-            match breaker.room(now) {
+            match breaker.capacity(now) {
                 Some((0, _)) => prop_assert!(breaker.admit(true, now).is_err()),
                 Some((room, _)) => for _ in 0..room {
-                    let was = breaker.condition(now);
-                    under_way.push(breaker.admit(true, now).unwrap());
-                    if was == Condition::Open { break; }
+                    let was = breaker.state(now);
+                    in_flight.push(breaker.admit(true, now).unwrap());
+                    if was == CircuitState::Open { break; }
                 },
-                None => under_way.push(breaker.admit(true, now).unwrap()),
+                None => in_flight.push(breaker.admit(true, now).unwrap()),
             }
-            let sign = [Sign::Well, Sign::Failed, Sign::Busy(Duration::from_secs(5)), Sign::None, Sign::Away, Sign::There][usize::from(what)];
-            if let Some(age) = under_way.pop() {
-                breaker.note(age, sign, now, random);
+            let signal = [Signal::Success, Signal::Failure, Signal::RetryAfter(Duration::from_secs(5)), Signal::Ignored, Signal::Unreachable, Signal::Responded][usize::from(what)];
+            if let Some(ticket) = in_flight.pop() {
+                breaker.record(ticket, signal, now, random);
             }
         }
-        for age in under_way {
-            breaker.note(age, Sign::None, now, 0.0);
+        for ticket in in_flight {
+            breaker.record(ticket, Signal::Ignored, now, 0.0);
         }
-        now += LONGEST_WISH;
+        now += MAX_RETRY_AFTER;
         prop_assert!(breaker.admit(true, now).is_ok());
     }
 }

@@ -68,14 +68,14 @@ impl Database {
     }
 
     /// A transaction that draws an xid and ends, after the ids were looked at.
-    fn floor(&mut self) -> i64 {
+    fn low_watermark(&mut self) -> i64 {
         self.ended = 3 + self.xids;
         self.xids += 1;
         self.ids
     }
 
     /// As in Postgres, what runs above the newest xid that has ended is not listed.
-    fn mark(&self, floor: i64) -> Mark {
+    fn current_bound(&self, low_id: i64) -> LogBound {
         let xmax = self.ended.max(2) + 1;
         let mut running = self.running.clone();
         running.retain(|xid| *xid < xmax);
@@ -83,10 +83,10 @@ impl Database {
         let xmin = running.first().copied().unwrap_or(xmax);
         let list: Vec<String> = running.iter().map(u64::to_string).collect();
         let snapshot = format!("{xmin}:{xmax}:{}", list.join(",")).parse().unwrap();
-        Mark {
-            floor,
+        LogBound {
+            low_id,
             snapshot,
-            ceiling: self.ids,
+            high_id: self.ids,
         }
     }
 
@@ -99,8 +99,8 @@ impl Database {
             .iter()
             .filter(|row| self.committed.contains(&row.xid))
             .filter(|row| {
-                let near = row.id > from.floor
-                    && row.id <= to.ceiling
+                let near = row.id > from.low_id
+                    && row.id <= to.high_id
                     && row.xid >= from.snapshot.xmax()
                     && row.xid < to.snapshot.xmax()
                     && to.snapshot.sees(row.xid);
@@ -126,29 +126,29 @@ impl Database {
     }
 }
 
-/// What is known of shards that there are no more: how many there were, which one, how far it was.
-type Known = (u8, u8, Position);
+/// A shard of an earlier shard count: the count, its number, its position.
+type FormerShard = (u8, u8, Position);
 
 /// A reader of all shards, which forgets everything but what it saved.
-struct Reader {
+struct SimReader {
     now: Vec<Position>,
     saved: Vec<Position>,
-    known: Vec<Known>,
+    former: Vec<FormerShard>,
     seen: Vec<Row>,
-    looks: usize,
-    apart: i64,
+    pages: usize,
+    max_gap: i64,
 }
 
-impl Reader {
-    fn new(apart: i64) -> Self {
-        let start = vec![Position::at(Arc::new(Mark::genesis())); usize::from(SHARDS)];
+impl SimReader {
+    fn new(max_gap: i64) -> Self {
+        let start = vec![Position::at(Arc::new(LogBound::genesis())); usize::from(SHARDS)];
         Self {
             now: start.clone(),
             saved: start,
-            known: Vec::new(),
+            former: Vec::new(),
             seen: Vec::new(),
-            looks: 0,
-            apart,
+            pages: 0,
+            max_gap,
         }
     }
 
@@ -157,21 +157,21 @@ impl Reader {
     }
 
     /// Reads one page.
-    fn look(&mut self, database: &mut Database, page: usize) {
-        self.looks += 1;
-        let turn = [Turn::Last, Turn::First][self.looks % 2];
+    fn read_page(&mut self, database: &mut Database, page: usize) {
+        self.pages += 1;
+        let order = [ReadOrder::Lagging, ReadOrder::Leading][self.pages % 2];
         let positions: Vec<&Position> = self.now.iter().collect();
-        let (read, members) = next_read(&positions, turn, self.apart).unwrap();
+        let (read, members) = next_read(&positions, order, self.max_gap).unwrap();
         let window = match read {
-            Read::Known(window) => window,
-            Read::Fresh(from) => {
+            ReadPlan::OpenWindow(window) => window,
+            ReadPlan::NewWindow(from) => {
                 let quiet = Window {
-                    to: Arc::new(database.mark(from.floor)),
+                    to: Arc::new(database.current_bound(from.low_id)),
                     from,
                 };
                 if quiet.may_hold_events() {
-                    let floor = database.floor();
-                    let to = Arc::new(database.mark(floor));
+                    let low_id = database.low_watermark();
+                    let to = Arc::new(database.current_bound(low_id));
                     Window { to, ..quiet }
                 } else {
                     quiet
@@ -185,12 +185,12 @@ impl Reader {
         let last = rows.last().map_or(after, |row| row.id);
         for row in rows {
             let shard = usize::from(row.key % self.shards());
-            let behind = |(of, shard, position): &Known| {
+            let behind = |(of, shard, position): &FormerShard| {
                 row.key % of == *shard && position.passes(row.xid, row.id)
             };
             if members.contains(&shard)
                 && row.id > self.now[shard].last_id
-                && !self.known.iter().any(behind)
+                && !self.former.iter().any(behind)
             {
                 self.seen.push(row);
             }
@@ -214,71 +214,75 @@ impl Reader {
         self.now = self.saved.clone();
     }
 
-    /// Goes on with another number of shards, from where all of them stand.
-    fn lay_out(&mut self, shards: u8) {
+    /// Continues with another shard count, from where all shards are.
+    fn reshard(&mut self, shards: u8) {
         let of = self.shards();
         if of == shards {
             return;
         }
         for (shard, position) in (0..).zip(&self.now) {
-            self.known.push((of, shard, position.clone()));
+            self.former.push((of, shard, position.clone()));
         }
         let start = Position::earliest(&self.now).unwrap();
-        self.known
-            .retain(|(_, _, position)| !start.from.snapshot.covers(&position.furthest().snapshot));
+        self.former.retain(|(_, _, position)| {
+            !start
+                .from
+                .snapshot
+                .covers(&position.latest_bound().snapshot)
+        });
         self.now = vec![start; usize::from(shards)];
         self.saved = self.now.clone();
     }
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum SimStep {
     Begin,
     Write(usize, u8),
     End(usize, bool),
-    Look(usize),
+    ReadPage(usize),
     Save(usize),
     Crash,
-    LayOut(u8),
+    Reshard(u8),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = SimStep> {
     prop_oneof![
-        3 => Just(Step::Begin),
-        8 => (0usize..8, 0..KEYS).prop_map(|(tx, key)| Step::Write(tx, key)),
-        4 => (0usize..8, prop::bool::weighted(0.8)).prop_map(|(tx, commit)| Step::End(tx, commit)),
-        6 => (1usize..4).prop_map(Step::Look),
-        2 => (0..usize::from(SHARDS)).prop_map(Step::Save),
-        1 => Just(Step::Crash),
-        1 => (1u8..6).prop_map(Step::LayOut),
+        3 => Just(SimStep::Begin),
+        8 => (0usize..8, 0..KEYS).prop_map(|(tx, key)| SimStep::Write(tx, key)),
+        4 => (0usize..8, prop::bool::weighted(0.8)).prop_map(|(tx, commit)| SimStep::End(tx, commit)),
+        6 => (1usize..4).prop_map(SimStep::ReadPage),
+        2 => (0..usize::from(SHARDS)).prop_map(SimStep::Save),
+        1 => Just(SimStep::Crash),
+        1 => (1u8..6).prop_map(SimStep::Reshard),
     ]
 }
 
-fn apart() -> impl Strategy<Value = i64> {
+fn max_gaps() -> impl Strategy<Value = i64> {
     prop_oneof![Just(0), 1i64..10, Just(1000)]
 }
 
-fn run(steps: &[Step], apart: i64, crashes: bool) -> (Database, Reader) {
+fn run(steps: &[SimStep], max_gap: i64, crashes: bool) -> (Database, SimReader) {
     let mut database = Database::default();
-    let mut reader = Reader::new(apart);
+    let mut reader = SimReader::new(max_gap);
     for step in steps {
         match *step {
-            Step::Begin => database.begin(),
-            Step::Write(tx, key) => database.write(tx, key),
-            Step::End(tx, commit) => database.end(tx, commit),
-            Step::Look(page) => reader.look(&mut database, page),
-            Step::Save(shard) => reader.save(shard),
-            Step::Crash if crashes => reader.crash(),
-            Step::Crash => {}
-            Step::LayOut(shards) => reader.lay_out(shards),
+            SimStep::Begin => database.begin(),
+            SimStep::Write(tx, key) => database.write(tx, key),
+            SimStep::End(tx, commit) => database.end(tx, commit),
+            SimStep::ReadPage(page) => reader.read_page(&mut database, page),
+            SimStep::Save(shard) => reader.save(shard),
+            SimStep::Crash if crashes => reader.crash(),
+            SimStep::Crash => {}
+            SimStep::Reshard(shards) => reader.reshard(shards),
         }
     }
     while !database.running.is_empty() {
         database.end(0, true);
     }
-    // Every other look is for those furthest behind.
+    // Every other page is for those furthest behind.
     for _ in 0..steps.len() * 4 + 8 {
-        reader.look(&mut database, 2);
+        reader.read_page(&mut database, 2);
     }
     (database, reader)
 }
@@ -294,14 +298,14 @@ fn by_key(rows: &[Row]) -> BTreeMap<u8, Vec<i64>> {
 
 proptest! {
     #[test]
-    fn every_committed_event_is_read_once_and_in_order(steps in prop::collection::vec(step(), 1..120), apart in apart()) {
-        let (database, reader) = run(&steps, apart, false);
+    fn every_committed_event_is_read_once_and_in_order(steps in prop::collection::vec(step(), 1..120), max_gap in max_gaps()) {
+        let (database, reader) = run(&steps, max_gap, false);
         prop_assert_eq!(by_key(&reader.seen), by_key(&database.rows));
     }
 
     #[test]
-    fn crashes_repeat_but_lose_and_reorder_nothing(steps in prop::collection::vec(step(), 1..120), apart in apart()) {
-        let (database, reader) = run(&steps, apart, true);
+    fn crashes_repeat_but_lose_and_reorder_nothing(steps in prop::collection::vec(step(), 1..120), max_gap in max_gaps()) {
+        let (database, reader) = run(&steps, max_gap, true);
         let written = by_key(&database.rows);
         let read = by_key(&reader.seen);
         prop_assert_eq!(read.keys().collect::<Vec<_>>(), written.keys().collect::<Vec<_>>());
@@ -318,68 +322,76 @@ proptest! {
     }
 }
 
-/// A mark that knows of ids up to this one, and of none below it that is still to come.
-fn mark(snapshot: &str, ids: i64) -> Arc<Mark> {
-    Arc::new(Mark {
-        floor: ids,
+/// A bound that knows of ids up to this one, and of none below it that is still to come.
+fn bound(snapshot: &str, ids: i64) -> Arc<LogBound> {
+    Arc::new(LogBound {
+        low_id: ids,
         snapshot: snapshot.parse().unwrap(),
-        ceiling: ids,
+        high_id: ids,
     })
 }
 
 #[test]
-fn shards_at_different_places_come_together() {
-    let (early, late) = (mark("5:5:", 1), mark("9:9:", 7));
+fn lagging_shards_catch_up() {
+    let (early, late) = (bound("5:5:", 1), bound("9:9:", 7));
     let (first, last) = (
         Position::at(Arc::clone(&late)),
         Position::at(Arc::clone(&early)),
     );
     let positions = [&first, &last];
-    let (read, members) = next_read(&positions, Turn::Last, 0).unwrap();
+    let (read, members) = next_read(&positions, ReadOrder::Lagging, 0).unwrap();
     assert_eq!(
         read,
-        Read::Known(Window {
+        ReadPlan::OpenWindow(Window {
             from: early,
             to: Arc::clone(&late)
         })
     );
     assert_eq!(members, vec![1]);
     assert_eq!(
-        next_read(&positions, Turn::First, 0).unwrap(),
-        (Read::Fresh(Arc::clone(&late)), vec![0]),
+        next_read(&positions, ReadOrder::Leading, 0).unwrap(),
+        (ReadPlan::NewWindow(Arc::clone(&late)), vec![0]),
         "those ahead do not wait"
     );
-    for turn in [Turn::First, Turn::Last] {
+    for turn in [ReadOrder::Leading, ReadOrder::Lagging] {
         assert_eq!(
             next_read(&[&first, &first], turn, 0).unwrap(),
-            (Read::Fresh(Arc::clone(&late)), vec![0, 1])
+            (ReadPlan::NewWindow(Arc::clone(&late)), vec![0, 1])
         );
     }
 }
 
 #[test]
-fn who_begins_where_a_window_begins_reads_that_one() {
+fn shards_at_a_window_start_join_that_window() {
     let window = Window {
-        from: mark("5:5:", 100),
-        to: mark("9:9:", 700),
+        from: bound("5:5:", 100),
+        to: bound("9:9:", 700),
     };
     let open = Position::within(&window, 150);
     let (begins, elsewhere) = (
         Position::at(Arc::clone(&window.from)),
-        Position::at(mark("4:4:", 90)),
+        Position::at(bound("4:4:", 90)),
     );
-    let known = |members: &[usize]| Some((Read::Known(window.clone()), members.to_vec()));
+    let known = |members: &[usize]| Some((ReadPlan::OpenWindow(window.clone()), members.to_vec()));
     let both = [&open, &begins];
-    for turn in [Turn::First, Turn::Last] {
+    for turn in [ReadOrder::Leading, ReadOrder::Lagging] {
         assert_eq!(next_read(&both, turn, 50), known(&[0, 1]), "together");
     }
-    assert_eq!(next_read(&both, Turn::Last, 49), known(&[1]), "to come up");
-    assert_eq!(next_read(&both, Turn::First, 49), known(&[0]), "to go on");
+    assert_eq!(
+        next_read(&both, ReadOrder::Lagging, 49),
+        known(&[1]),
+        "to come up"
+    );
+    assert_eq!(
+        next_read(&both, ReadOrder::Leading, 49),
+        known(&[0]),
+        "to go on"
+    );
     let others = [&open, &elsewhere];
-    assert_eq!(next_read(&others, Turn::First, 50), known(&[0]));
+    assert_eq!(next_read(&others, ReadOrder::Leading, 50), known(&[0]));
 }
 
 #[test]
-fn no_shards_read_nothing() {
-    assert_eq!(next_read(&[], Turn::Last, 0), None);
+fn no_shards_have_no_read_plan() {
+    assert_eq!(next_read(&[], ReadOrder::Lagging, 0), None);
 }

@@ -1,4 +1,4 @@
-//! Shards that read, end deliveries in any order, and become more or fewer at any moment.
+//! Shards that read, complete deliveries in any order, and are resharded at any moment.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,21 +11,21 @@ use super::*;
 use crate::capture::position::Window;
 use crate::capture::reader::shard_of;
 use crate::delivery::ActionName;
-use crate::dispatch::ledger::{self, Ledger, Place};
+use crate::dispatch::ledger::{self, EventRef, Ledger};
 
 /// Events that are read at a time.
 const PAGE: usize = 2;
 
-/// An event of a key, and how many actions it calls for.
-type Called = (u32, usize);
+/// The key of an event, and its number of actions.
+type TestEvent = (u32, usize);
 
-/// Each transaction commits between two marks, and is a window of its own.
-fn mark(windows: usize) -> Mark {
+/// Each transaction commits between two bounds, and is a window of its own.
+fn bound(windows: usize) -> LogBound {
     let xid = 10 + windows;
-    Mark {
-        floor: 0,
+    LogBound {
+        low_id: 0,
         snapshot: format!("{xid}:{xid}:").parse().unwrap(),
-        ceiling: 0,
+        high_id: 0,
     }
 }
 
@@ -33,9 +33,9 @@ fn action(n: usize) -> ActionName {
     (Arc::from("ns/observer"), Arc::from(format!("action-{n}")))
 }
 
-struct Fleet {
+struct SimListener {
     /// What the log holds, by windows.
-    log: Vec<Vec<(i64, Called)>>,
+    log: Vec<Vec<(i64, TestEvent)>>,
     shards: u16,
     ledger: Ledger,
     saved: BTreeMap<u16, Progress>,
@@ -45,33 +45,35 @@ struct Fleet {
     page: u64,
     /// The furthest window that was ever read.
     furthest: usize,
-    open: Vec<(Place, usize)>,
-    over: BTreeSet<(i64, usize)>,
+    open: Vec<(EventRef, usize)>,
+    completed: BTreeSet<(i64, usize)>,
 }
 
-impl Fleet {
-    fn new(log: Vec<Vec<Called>>, shards: u16) -> Self {
+impl SimListener {
+    fn new(log: Vec<Vec<TestEvent>>, shards: u16) -> Self {
         let mut ids = 1..;
         let log = log.into_iter();
-        let mut fleet = Self {
+        let mut listener = Self {
             log: log
                 .map(|window| ids.by_ref().zip(window).collect())
                 .collect(),
             shards,
             ledger: Ledger::default(),
-            saved: (0..shards).map(|shard| (shard, at(&mark(0)))).collect(),
+            saved: (0..shards)
+                .map(|shard| (shard, new_shard(&bound(0))))
+                .collect(),
             read: BTreeMap::new(),
             page: 0,
             furthest: 0,
             open: Vec::new(),
-            over: BTreeSet::new(),
+            completed: BTreeSet::new(),
         };
-        fleet.begin();
-        fleet
+        listener.restart();
+        listener
     }
 
-    /// Begins anew from what was saved.
-    fn begin(&mut self) {
+    /// Restarts from what was saved.
+    fn restart(&mut self) {
         self.ledger = Ledger::default();
         self.open.clear();
         self.read.clear();
@@ -80,12 +82,12 @@ impl Fleet {
             let windows = usize::try_from(from.xmax()).unwrap() - 10;
             self.read
                 .insert(*shard, (windows, progress.position.last_id));
-            self.ledger.add(*shard, progress.clone());
+            self.ledger.add_shard(*shard, progress.clone());
         }
     }
 
     fn save(&mut self) {
-        self.saved.extend(self.ledger.take());
+        self.saved.extend(self.ledger.take_progress());
     }
 
     /// Reads a page for a shard. Whether there was one.
@@ -95,12 +97,12 @@ impl Fleet {
             return false;
         };
         let window = Window {
-            from: Arc::new(mark(windows)),
-            to: Arc::new(mark(windows + 1)),
+            from: Arc::new(bound(windows)),
+            to: Arc::new(bound(windows + 1)),
         };
         self.page += 1;
         self.furthest = self.furthest.max(windows + 1);
-        self.ledger.open(shard, self.page, &window);
+        self.ledger.open_window(shard, self.page, &window);
         let left = events.iter().filter(|(id, _)| *id > after);
         let page: Vec<_> = left.take(PAGE).copied().collect();
         for (id, (hash, count)) in &page {
@@ -108,13 +110,13 @@ impl Fleet {
                 continue;
             }
             let place = (shard, self.page, *id);
-            let event = ledger::Mark {
+            let event = ledger::EventOrigin {
                 hash: *hash,
                 xid: 10 + u64::try_from(windows).unwrap(),
-                since: DateTime::UNIX_EPOCH,
+                occurred_at: DateTime::UNIX_EPOCH,
             };
             let actions: Vec<ActionName> = (0..*count).map(action).collect();
-            let left = self.ledger.enter(place, event, &actions);
+            let left = self.ledger.register(place, event, &actions);
             self.open.extend(left.into_iter().map(|n| (place, n)));
         }
         let last = page.last().map(|(id, _)| *id);
@@ -123,97 +125,97 @@ impl Fleet {
             Some(last) => (Position::within(&window, last), (windows, last)),
             None => (Position::at(window.to), (windows + 1, 0)),
         };
-        self.ledger.reach(shard, position, true);
+        self.ledger.advance(shard, position, true);
         self.read.insert(shard, read);
         true
     }
 
-    /// Ends a delivery that is under way. Whether it was not done before.
-    fn end(&mut self, n: usize) -> bool {
+    /// Completes a delivery. Returns whether it was not completed before.
+    fn complete(&mut self, n: usize) -> bool {
         let (place, n) = self.open.swap_remove(n);
-        self.ledger.done(place, action(n));
-        self.over.insert((place.2, n))
+        self.ledger.complete(place, action(n));
+        self.completed.insert((place.2, n))
     }
 
-    /// Stops, and goes on with another number of shards.
-    fn lay_out(&mut self, shards: u16) {
+    /// Stops, and continues with another number of shards.
+    fn reshard(&mut self, shards: u16) {
         self.save();
-        let old = self.saved.iter().map(|(shard, progress)| Old {
-            of: self.shards,
+        let old = self.saved.iter().map(|(shard, progress)| OldShard {
+            shard_count: self.shards,
             shard: *shard,
             epoch: 0,
             progress: progress.clone(),
         });
-        let old: Vec<Old> = old.collect();
-        let now = mark(self.furthest).snapshot;
-        let progress = inherit(&old, &now).unwrap();
+        let old: Vec<OldShard> = old.collect();
+        let now = bound(self.furthest).snapshot;
+        let progress = carry_over(&old, &now).unwrap();
         self.shards = shards;
         self.saved = (0..shards).map(|shard| (shard, progress.clone())).collect();
-        self.begin();
+        self.restart();
     }
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum ReshardStep {
     Read(u16),
-    End(prop::sample::Index),
+    Complete(prop::sample::Index),
     Save,
     Restart,
-    LayOut(u16),
+    Reshard(u16),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ReshardStep> {
     prop_oneof![
-        6 => (0u16..5).prop_map(Step::Read),
-        6 => any::<prop::sample::Index>().prop_map(Step::End),
-        2 => Just(Step::Save),
-        1 => Just(Step::Restart),
-        1 => (1u16..5).prop_map(Step::LayOut),
+        6 => (0u16..5).prop_map(ReshardStep::Read),
+        6 => any::<prop::sample::Index>().prop_map(ReshardStep::Complete),
+        2 => Just(ReshardStep::Save),
+        1 => Just(ReshardStep::Restart),
+        1 => (1u16..5).prop_map(ReshardStep::Reshard),
     ]
 }
 
 proptest! {
-    /// Whoever was asked to stop, and however many shards there are then: what is left to be done
-    /// is done, and once.
+    /// Whatever the order of reads, completions, restarts and reshardings: each delivery is completed
+    /// exactly once.
     #[test]
-    fn another_number_of_shards_repeats_and_omits_nothing(
+    fn resharding_repeats_and_omits_nothing(
         log in prop::collection::vec(prop::collection::vec((0u32..12, 0usize..3), 0..5), 1..8),
         shards in 1u16..5,
         steps in prop::collection::vec(step(), 0..80),
     ) {
         let count: usize = log.iter().flatten().map(|(_, actions)| actions).sum();
-        let mut fleet = Fleet::new(log, shards);
+        let mut listener = SimListener::new(log, shards);
         for step in steps {
             match step {
-                Step::Read(shard) => {
-                    fleet.read(shard % fleet.shards);
+                ReshardStep::Read(shard) => {
+                    listener.read(shard % listener.shards);
                 }
-                Step::End(n) if !fleet.open.is_empty() => {
-                    let n = n.index(fleet.open.len());
-                    prop_assert!(fleet.end(n), "done twice");
+                ReshardStep::Complete(n) if !listener.open.is_empty() => {
+                    let n = n.index(listener.open.len());
+                    prop_assert!(listener.complete(n), "done twice");
                 }
-                Step::Save => fleet.save(),
-                Step::Restart => {
-                    fleet.save();
-                    fleet.begin();
+                ReshardStep::Save => listener.save(),
+                ReshardStep::Restart => {
+                    listener.save();
+                    listener.restart();
                 }
-                Step::LayOut(shards) if shards != fleet.shards => fleet.lay_out(shards),
-                Step::End(_) | Step::LayOut(_) => {}
+                ReshardStep::Reshard(shards) if shards != listener.shards => listener.reshard(shards),
+                ReshardStep::Complete(_) | ReshardStep::Reshard(_) => {}
             }
         }
-        for shard in 0..fleet.shards {
-            while fleet.read(shard) {
+        for shard in 0..listener.shards {
+            while listener.read(shard) {
                 // As a save between two pages is what forgets.
-                fleet.save();
+                listener.save();
             }
         }
-        while !fleet.open.is_empty() {
-            prop_assert!(fleet.end(0), "done twice");
+        while !listener.open.is_empty() {
+            prop_assert!(listener.complete(0), "done twice");
         }
-        prop_assert_eq!(fleet.over.len(), count, "all of it is done");
-        fleet.save();
-        for progress in fleet.saved.values() {
-            prop_assert!(progress.inherited.is_empty(), "nothing is left to be known of others");
+        prop_assert_eq!(listener.completed.len(), count, "all of it is done");
+        listener.save();
+        for progress in listener.saved.values() {
+            prop_assert!(progress.pre_reshard.is_empty(), "no progress from before resharding is left");
         }
     }
 }

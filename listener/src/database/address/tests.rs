@@ -7,7 +7,7 @@ fn read(url: &str, identity: bool, has_keys: bool) -> Result<PgConnectOptions, S
 }
 
 #[test]
-fn what_names_files_of_the_listener_s_is_refused() {
+fn url_that_names_local_files_is_rejected() {
     for name in FILES {
         let told = read(&format!("postgres://a@h/d?{name}=/x"), false, false).unwrap_err();
         assert!(told.contains(name), "{told}");
@@ -16,7 +16,7 @@ fn what_names_files_of_the_listener_s_is_refused() {
 }
 
 #[test]
-fn a_client_key_of_the_listener_s_is_shown_to_nobody() {
+fn client_key_of_the_listener_is_not_presented() {
     for (url, identity, taken) in [
         ("postgres://a:b@h/d", false, false),
         ("postgres://a:b@h/d", true, true),
@@ -28,13 +28,13 @@ fn a_client_key_of_the_listener_s_is_shown_to_nobody() {
 }
 
 #[test]
-fn a_host_is_named_by_the_url_alone() {
+fn host_comes_from_the_url_only() {
     assert!(read("postgres:///d", false, false).is_err());
     assert!(read("postgres:///d?host=h", false, false).is_ok());
 }
 
 #[test]
-fn what_the_url_does_not_say_is_not_made_up_for() {
+fn missing_parameters_are_not_taken_from_the_environment() {
     let shown = |url: &str| format!("{:?}", read(url, false, false).unwrap());
     assert!(shown("postgres://a@h/d").contains(r#"password: Some("")"#));
     for url in ["postgres://a:b@h/d", "postgres://a@h/d?password=b"] {

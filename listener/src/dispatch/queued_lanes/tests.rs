@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn first(log_id: i64) -> LaneHead {
+fn head(log_id: i64) -> LaneHead {
     LaneHead {
         log_id,
         event_id: String::new(),
@@ -16,155 +16,155 @@ fn first(log_id: i64) -> LaneHead {
 }
 
 #[test]
-fn lane_unblocks_when_it_has_no_jobs_and_none_in_flight() {
-    let mut diverted = Diverted::default();
-    diverted.added((0, 1));
-    assert!(diverted.has((0, 1)) && diverted.ask(9, |_| true).is_empty());
-    diverted.saved((0, 1));
-    let asked = diverted.ask(9, |_| true)[0];
-    assert_eq!(diverted.answered(asked, Some(first(7))), (false, false));
-    assert_eq!(diverted.answered(asked, Some(first(8))), (false, true));
-    // One more, which is even saved before the answer comes.
-    diverted.added((0, 1));
-    diverted.saved((0, 1));
-    assert!(!diverted.answered(asked, None).0);
-    let asked = diverted.ask(9, |_| true)[0];
-    assert_eq!(diverted.answered(asked, None), (true, true));
-    assert!(!diverted.has((0, 1)) && !diverted.concerns(0));
-    assert!(diverted.ask(9, |_| true).is_empty());
+fn lane_is_removed_once_empty_without_unsaved_jobs() {
+    let mut queued = QueuedLanes::default();
+    queued.job_added((0, 1));
+    assert!(queued.contains((0, 1)) && queued.next_queries(9, |_| true).is_empty());
+    queued.job_saved((0, 1));
+    let query = queued.next_queries(9, |_| true)[0];
+    assert_eq!(queued.apply_response(query, Some(head(7))), (false, false));
+    assert_eq!(queued.apply_response(query, Some(head(8))), (false, true));
+    // One more, which is committed before the response comes.
+    queued.job_added((0, 1));
+    queued.job_saved((0, 1));
+    assert!(!queued.apply_response(query, None).0);
+    let query = queued.next_queries(9, |_| true)[0];
+    assert_eq!(queued.apply_response(query, None), (true, true));
+    assert!(!queued.contains((0, 1)) && !queued.has_jobs(0));
+    assert!(queued.next_queries(9, |_| true).is_empty());
 }
 
 #[test]
-fn each_lane_has_its_turn_and_urgent_ones_come_first() {
-    let mut diverted = Diverted::default();
+fn queries_are_round_robin_and_urgent_ones_first() {
+    let mut queued = QueuedLanes::default();
     for key in 0..10 {
-        diverted.seen((0, key));
+        queued.insert((0, key));
     }
-    let keys = |asked: Vec<Asked>| asked.iter().map(|one| one.lane.1).collect::<Vec<_>>();
-    assert_eq!(keys(diverted.ask(3, |(_, key)| key == 8)), [8, 0, 1]);
-    assert_eq!(keys(diverted.ask(3, |_| false)), [2, 3, 4]);
+    let keys = |query: Vec<LaneQuery>| query.iter().map(|one| one.lane.1).collect::<Vec<_>>();
+    assert_eq!(keys(queued.next_queries(3, |(_, key)| key == 8)), [8, 0, 1]);
+    assert_eq!(keys(queued.next_queries(3, |_| false)), [2, 3, 4]);
     assert_eq!(
-        keys(diverted.ask(9, |_| false)),
+        keys(queued.next_queries(9, |_| false)),
         [5, 6, 7, 9, 8, 0, 1, 2, 3]
     );
-    diverted.forget(|key| key < 9);
-    assert_eq!(keys(diverted.ask(9, |_| false)), [9]);
+    queued.remove_lanes(|key| key < 9);
+    assert_eq!(keys(queued.next_queries(9, |_| false)), [9]);
 }
 
 #[test]
-fn too_many_lanes_make_a_crowd_until_they_are_few_again() {
-    let mut diverted = Diverted::default();
+fn target_overflows_until_its_lanes_are_few() {
+    let mut queued = QueuedLanes::default();
     let most = u32::try_from(MAX_LANES).unwrap();
     for key in 0..most {
-        assert!(!diverted.seen((0, key)));
+        assert!(!queued.insert((0, key)));
     }
-    diverted.added((0, 5));
-    assert!(diverted.added((0, most)), "one too many");
-    assert!(diverted.is_crowded(0) && !diverted.has((0, 5)));
-    assert!(!diverted.added((0, 6)));
-    assert!(diverted.ask_for_lanes());
-    assert!(!diverted.added((0, 7)));
-    assert!(diverted.lanes_are(0, None).is_empty());
-    assert!(diverted.ask_for_lanes());
-    diverted.saved((0, 6));
-    let mut lanes = diverted.lanes_are(0, Some(&[1, 2]));
+    queued.job_added((0, 5));
+    assert!(queued.job_added((0, most)), "one too many");
+    assert!(queued.is_overflowed(0) && !queued.contains((0, 5)));
+    assert!(!queued.job_added((0, 6)));
+    assert!(queued.begin_listing());
+    assert!(!queued.job_added((0, 7)));
+    assert!(queued.apply_listing(0, None).is_empty());
+    assert!(queued.begin_listing());
+    queued.job_saved((0, 6));
+    let mut lanes = queued.apply_listing(0, Some(&[1, 2]));
     lanes.sort_unstable();
-    // What was on its way when the queue was asked may not have been seen.
+    // What was on its way when the queue was query may not have been seen.
     assert_eq!(lanes, [(0, 1), (0, 2), (0, 5), (0, 6), (0, 7), (0, most)]);
-    assert!(!diverted.is_crowded(0) && diverted.has((0, 7)));
-    let asked: Vec<u32> = diverted
-        .ask(99, |_| true)
+    assert!(!queued.is_overflowed(0) && queued.contains((0, 7)));
+    let query: Vec<u32> = queued
+        .next_queries(99, |_| true)
         .iter()
-        .map(|asked| asked.lane.1)
+        .map(|query| query.lane.1)
         .collect();
     assert_eq!(
-        asked.len(),
+        query.len(),
         3,
-        "5, 7 and the last one are not saved: {asked:?}"
+        "5, 7 and the last one are not saved: {query:?}"
     );
 }
 
 #[test]
-fn an_answer_for_other_shards_does_not_end_a_crowd() {
-    let mut diverted = Diverted::default();
-    diverted.crowd(3);
-    assert!(diverted.ask_for_lanes());
-    diverted.other_shards();
-    assert!(diverted.lanes_are(3, Some(&[])).is_empty() && diverted.is_crowded(3));
-    assert!(diverted.ask_for_lanes());
-    assert!(diverted.lanes_are(3, Some(&[])).is_empty());
-    assert!(!diverted.is_crowded(3));
+fn stale_listing_does_not_end_overflow() {
+    let mut queued = QueuedLanes::default();
+    queued.overflow(3);
+    assert!(queued.begin_listing());
+    queued.shards_changed();
+    assert!(queued.apply_listing(3, Some(&[])).is_empty() && queued.is_overflowed(3));
+    assert!(queued.begin_listing());
+    assert!(queued.apply_listing(3, Some(&[])).is_empty());
+    assert!(!queued.is_overflowed(3));
 }
 
 #[derive(Clone, Debug)]
-enum Move {
+enum QueueOp {
     Add(u32),
     Save(usize),
-    Work(u32),
-    Ask,
-    Answer(usize),
-    Crowd,
-    AskAll,
-    AnswerAll,
+    InFlightDelivery(u32),
+    Query,
+    QueueResponse(usize),
+    Overflow,
+    List,
+    ApplyListing,
 }
 
-fn moves() -> impl Strategy<Value = Vec<Move>> {
+fn queue_ops() -> impl Strategy<Value = Vec<QueueOp>> {
     prop::collection::vec(
         prop_oneof![
-            3 => (0u32..4).prop_map(Move::Add),
-            3 => any::<usize>().prop_map(Move::Save),
-            3 => (0u32..4).prop_map(Move::Work),
-            2 => Just(Move::Ask),
-            2 => any::<usize>().prop_map(Move::Answer),
-            1 => Just(Move::Crowd),
-            1 => Just(Move::AskAll),
-            1 => Just(Move::AnswerAll),
+            3 => (0u32..4).prop_map(QueueOp::Add),
+            3 => any::<usize>().prop_map(QueueOp::Save),
+            3 => (0u32..4).prop_map(QueueOp::InFlightDelivery),
+            2 => Just(QueueOp::Query),
+            2 => any::<usize>().prop_map(QueueOp::QueueResponse),
+            1 => Just(QueueOp::Overflow),
+            1 => Just(QueueOp::List),
+            1 => Just(QueueOp::ApplyListing),
         ],
         0..120,
     )
 }
 
 proptest! {
-    /// Whatever the order in which jobs are saved and worked on and answers come: a lane that has
-    /// jobs, in the queue or on their way there, is never taken for one without.
+    /// Whatever the order of commits, work and responses: a lane that has jobs, committed or not, is
+    /// never taken for an empty one.
     #[test]
-    fn no_lane_with_jobs_is_taken_for_one_without(moves in moves()) {
-        let mut diverted = Diverted::default();
-        let mut on_their_way: Vec<u32> = Vec::new();
+    fn no_lane_with_jobs_counts_as_empty(ops in queue_ops()) {
+        let mut queued = QueuedLanes::default();
+        let mut unsaved: Vec<u32> = Vec::new();
         let mut queue: BTreeMap<u32, usize> = BTreeMap::new();
-        let mut answers: Vec<(Asked, Option<LaneHead>)> = Vec::new();
+        let mut responses: Vec<(LaneQuery, Option<LaneHead>)> = Vec::new();
         let mut all: Option<Vec<u32>> = None;
-        for step in moves {
+        for step in ops {
             match step {
-                Move::Add(key) => { diverted.added((0, key)); on_their_way.push(key); }
-                Move::Save(n) => if !on_their_way.is_empty() {
-                    let key = on_their_way.remove(n % on_their_way.len());
+                QueueOp::Add(key) => { queued.job_added((0, key)); unsaved.push(key); }
+                QueueOp::Save(n) => if !unsaved.is_empty() {
+                    let key = unsaved.remove(n % unsaved.len());
                     *queue.entry(key).or_default() += 1;
-                    diverted.saved((0, key));
+                    queued.job_saved((0, key));
                 },
-                Move::Work(key) => if let Some(count) = queue.get_mut(&key) {
+                QueueOp::InFlightDelivery(key) => if let Some(count) = queue.get_mut(&key) {
                     *count -= 1;
                     queue.retain(|_, count| *count > 0);
                 },
-                // The queue answers at once, and the answer travels.
-                Move::Ask => for asked in diverted.ask(2, |_| false) {
-                    let found = queue.contains_key(&asked.lane.1);
-                    answers.push((asked, found.then(|| first(1))));
+                // The queue responds at once, and the response is applied later.
+                QueueOp::Query => for query in queued.next_queries(2, |_| false) {
+                    let found = queue.contains_key(&query.lane.1);
+                    responses.push((query, found.then(|| head(1))));
                 },
-                Move::Answer(n) => if !answers.is_empty() {
-                    let (asked, first) = answers.remove(n % answers.len());
-                    diverted.answered(asked, first);
+                QueueOp::QueueResponse(n) => if !responses.is_empty() {
+                    let (query, first) = responses.remove(n % responses.len());
+                    queued.apply_response(query, first);
                 },
-                Move::Crowd => { diverted.crowd(0); }
-                Move::AskAll => if diverted.ask_for_lanes() {
+                QueueOp::Overflow => { queued.overflow(0); }
+                QueueOp::List => if queued.begin_listing() {
                     all = Some(queue.keys().copied().collect());
                 },
-                Move::AnswerAll => if let Some(keys) = all.take() {
-                    diverted.lanes_are(0, Some(&keys));
+                QueueOp::ApplyListing => if let Some(keys) = all.take() {
+                    queued.apply_listing(0, Some(&keys));
                 },
             }
-            for key in on_their_way.iter().chain(queue.keys()) {
-                prop_assert!(diverted.is_crowded(0) || diverted.has((0, *key)), "lane {key}");
+            for key in unsaved.iter().chain(queue.keys()) {
+                prop_assert!(queued.is_overflowed(0) || queued.contains((0, *key)), "lane {key}");
             }
         }
     }

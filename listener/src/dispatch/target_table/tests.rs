@@ -1,4 +1,4 @@
-//! Numbers that stay, and numbers that are given again.
+//! Target numbers that stay, and those that are reused.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,8 +12,8 @@ use crds::config::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::admission::action_runtime::Shared;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::endpoint_gate::EndpointRegistry;
 
 fn action(name: &str, attempts: u32) -> ActionConfig {
     ActionConfig {
@@ -49,9 +49,11 @@ fn observer(name: &str, when: Option<&str>, actions: Vec<ActionConfig>) -> Obser
 }
 
 /// Made once, as it reads the system's certificates.
-fn shared() -> Shared {
-    static SHARED: OnceLock<Shared> = OnceLock::new();
-    let made = SHARED.get_or_init(|| Shared::new(&Egress::default(), &Gates::default()).unwrap());
+fn shared() -> ActionRuntime {
+    static SHARED: OnceLock<ActionRuntime> = OnceLock::new();
+    let made = SHARED.get_or_init(|| {
+        ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap()
+    });
     made.clone()
 }
 
@@ -71,8 +73,8 @@ fn name_of(observer: &str) -> ActionName {
     (format!("default/{observer}").into(), "log".into())
 }
 
-fn inserted() -> Logged {
-    Logged {
+fn inserted() -> ChangeRecord {
+    ChangeRecord {
         xid: 10,
         event: Event {
             log_id: 1,
@@ -86,12 +88,12 @@ fn inserted() -> Logged {
             old: None,
             new: None,
         },
-        excess: None,
+        oversized: None,
     }
 }
 
 #[test]
-fn what_does_not_compile_is_left_out_and_named() {
+fn observer_that_does_not_compile_is_skipped_and_reported() {
     let configs = [
         observer("a", Some("new.total >"), vec![action("log", 1)]),
         observer("b", None, vec![action("log", 1)]),
@@ -108,58 +110,62 @@ fn what_does_not_compile_is_left_out_and_named() {
 }
 
 #[test]
-fn what_stays_keeps_its_number_and_follows_what_is_new() {
-    let mut roster = Roster::new(named(&["a", "b", "c"]));
-    let b = roster.find(&name_of("b")).unwrap();
-    roster.replace(
+fn kept_target_keeps_its_number_and_new_settings() {
+    let mut targets = TargetTable::new(named(&["a", "b", "c"]));
+    let b = targets.find(&name_of("b")).unwrap();
+    targets.replace(
         compiled(&[
             observer("aa", None, vec![action("log", 1)]),
             observer("b", None, vec![action("log", 9)]),
         ]),
         |_| false,
     );
-    assert_eq!(roster.find(&name_of("b")), Some(b));
-    assert_eq!(roster.target(b).unwrap().retry.attempts, 9);
-    assert_eq!(roster.find(&name_of("a")), None);
-    assert_eq!(roster.find(&name_of("aa")), Some(0), "a free number again");
-    let (called, matched) = roster.call(&inserted());
+    assert_eq!(targets.find(&name_of("b")), Some(b));
+    assert_eq!(targets.target(b).unwrap().retry.attempts, 9);
+    assert_eq!(targets.find(&name_of("a")), None);
+    assert_eq!(targets.find(&name_of("aa")), Some(0), "a free number again");
+    let (called, matched) = targets.match_event(&inserted());
     assert_eq!(called.run, [0, b]);
     assert_eq!(matched.len(), 2);
 }
 
 #[test]
-fn what_is_gone_ends_in_its_old_ways() {
-    let mut roster = Roster::new(named(&["a", "b"]));
-    let a = roster.find(&name_of("a")).unwrap();
-    roster.replace(named(&["c"]), |target| target == a);
-    assert_eq!(*roster.target(a).unwrap().name.0, *"default/a");
-    assert_eq!(roster.find(&name_of("a")), None, "nothing new comes to it");
-    assert_eq!(roster.call(&inserted()).0.run, [1], "the number of b");
+fn removed_target_keeps_its_settings_until_idle() {
+    let mut targets = TargetTable::new(named(&["a", "b"]));
+    let a = targets.find(&name_of("a")).unwrap();
+    targets.replace(named(&["c"]), |target| target == a);
+    assert_eq!(*targets.target(a).unwrap().name.0, *"default/a");
+    assert_eq!(targets.find(&name_of("a")), None, "nothing new comes to it");
+    assert_eq!(
+        targets.match_event(&inserted()).0.run,
+        [1],
+        "the number of b"
+    );
 
     // It is back before its last delivery is over, and after.
-    roster.replace(named(&["a", "c"]), |target| target == a);
-    assert_eq!(roster.find(&name_of("a")), Some(a));
-    roster.replace(named(&["d"]), |_| false);
-    assert_eq!(roster.find(&name_of("d")), Some(0));
-    assert_eq!(roster.len(), 2);
+    targets.replace(named(&["a", "c"]), |target| target == a);
+    assert_eq!(targets.find(&name_of("a")), Some(a));
+    targets.replace(named(&["d"]), |_| false);
+    assert_eq!(targets.find(&name_of("d")), Some(0));
+    assert_eq!(targets.len(), 2);
 }
 
 proptest! {
     #[test]
-    fn no_number_means_two_things_and_numbers_stay_few(
+    fn numbers_are_unique_stable_and_few(
         steps in prop::collection::vec(
             (prop::collection::hash_set(0usize..8, 0..6), prop::collection::hash_set(0usize..12, 0..3)),
             1..30,
         ),
     ) {
         const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
-        let mut roster = Roster::new(named(&[]));
+        let mut targets = TargetTable::new(named(&[]));
         let mut before: HashMap<Target, ActionName> = HashMap::new();
         for (chosen, pending) in steps {
             let names: Vec<&str> = chosen.iter().map(|n| NAMES[*n]).collect();
-            roster.replace(named(&names), |target| pending.contains(&target));
-            let now: HashMap<Target, ActionName> = (0..roster.len())
-                .filter_map(|n| Some((n, roster.target(n)?.name.clone())))
+            targets.replace(named(&names), |target| pending.contains(&target));
+            let now: HashMap<Target, ActionName> = (0..targets.len())
+                .filter_map(|n| Some((n, targets.target(n)?.name.clone())))
                 .collect();
             for (target, name) in &before {
                 if pending.contains(target) {
@@ -167,13 +173,13 @@ proptest! {
                 }
             }
             for name in &names {
-                let target = roster.find(&name_of(name)).unwrap();
+                let target = targets.find(&name_of(name)).unwrap();
                 prop_assert_eq!(&now[&target], &name_of(name));
                 let kept = before.iter().find(|(_, known)| **known == name_of(name));
                 prop_assert!(kept.is_none_or(|(known, _)| *known == target), "it keeps its number");
             }
             prop_assert_eq!(now.values().collect::<HashSet<_>>().len(), now.len());
-            prop_assert!(roster.len() <= NAMES.len() + 3, "five at once, and what is owed");
+            prop_assert!(targets.len() <= NAMES.len() + 3, "five at once, and what is owed");
             before = now;
         }
     }

@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::actions::Action;
-use crate::actions::fixture::{action, delivery, now, shared, webhook};
+use crate::actions::fixture::{action, delivery, now, runtime, webhook};
 use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
 use testkit::certs::Certs;
@@ -77,7 +77,7 @@ fn tls(ca: &str, identity: Option<&(String, String)>) -> TlsConfig {
 }
 
 async fn attempt(config: WebhookConfig) -> Outcome {
-    let action = Action::compile(&action(ActionKind::Webhook(config)), &shared()).unwrap();
+    let action = Action::compile(&action(ActionKind::Webhook(config)), &runtime()).unwrap();
     action.attempt(&delivery(None, Some(NEW)), now()).await
 }
 
@@ -92,7 +92,7 @@ async fn a_private_authority_is_trusted_where_it_is_named() {
     let stranger = attempt(config(address, None)).await;
     assert!(connection_failed(&stranger), "{stranger:?}");
     let known = attempt(config(address, Some(tls(&certs.ca, None)))).await;
-    assert_eq!(known, Outcome::Done);
+    assert_eq!(known, Outcome::Delivered);
     let other = attempt(config(address, Some(tls(&Certs::make().ca, None)))).await;
     assert!(connection_failed(&other), "{other:?}");
     serving.abort();
@@ -105,7 +105,7 @@ async fn a_certificate_is_shown_to_a_server_that_asks_for_one() {
     let without = attempt(config(address, Some(tls(&certs.ca, None)))).await;
     assert!(connection_failed(&without), "{without:?}");
     let with = attempt(config(address, Some(tls(&certs.ca, Some(&certs.client))))).await;
-    assert_eq!(with, Outcome::Done);
+    assert_eq!(with, Outcome::Delivered);
     let stranger = Certs::make().client;
     let strange = attempt(config(address, Some(tls(&certs.ca, Some(&stranger))))).await;
     assert!(connection_failed(&strange), "{strange:?}");

@@ -13,14 +13,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::actions::Action;
 use crate::actions::fixture::{action, delivery, now};
-use crate::admission::action_runtime::Shared;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
 use crate::egress::http_client;
 
-fn guard(cidrs: &[&str], hosts: &[&str]) -> Guard {
-    Guard::new(&Egress {
+fn egress(cidrs: &[&str], hosts: &[&str]) -> EgressPolicy {
+    EgressPolicy::new(&Egress {
         cidrs: cidrs.iter().map(|net| net.parse().unwrap()).collect(),
         hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
         ..Egress::default()
@@ -41,11 +41,13 @@ fn the_first_limit_that_means_a_host_is_its() {
         limit("*", 4),
     ];
     let most = |limits: &[HostLimit], host: &str| {
-        let guard = Guard::new(&Egress {
+        let egress = EgressPolicy::new(&Egress {
             limits: limits.to_vec(),
             ..Egress::default()
         });
-        guard.limit(host).and_then(|limit| limit.max_concurrency)
+        egress
+            .host_limit(host)
+            .and_then(|limit| limit.max_concurrency)
     };
     for (host, expected) in [
         ("api.example.com", 1),
@@ -62,7 +64,7 @@ fn the_first_limit_that_means_a_host_is_its() {
 
 #[tokio::test]
 async fn literal_addresses_are_vetted_in_every_notation() {
-    let closed = guard(&[], &[]);
+    let closed = egress(&[], &[]);
     for literal in [
         "127.0.0.1",
         "127.1",
@@ -82,19 +84,19 @@ async fn literal_addresses_are_vetted_in_every_notation() {
     ] {
         let answer = closed.addresses(literal, 80).await;
         assert!(
-            matches!(answer, Err(Undialled::Refused(_))),
+            matches!(answer, Err(DialError::Denied(_))),
             "{literal}: {answer:?}"
         );
     }
-    let open = guard(&["127.0.0.0/8"], &[]);
+    let open = egress(&["127.0.0.0/8"], &[]);
     let dialled = open.addresses("2130706433", 80).await.unwrap();
     assert_eq!(dialled, ["127.0.0.1:80".parse().unwrap()]);
     let unknown = open.addresses("nowhere.invalid", 80).await;
-    assert!(matches!(unknown, Err(Undialled::Name(_))), "{unknown:?}");
+    assert!(matches!(unknown, Err(DialError::Resolve(_))), "{unknown:?}");
 }
 
 fn range(address: &str) -> Option<&'static str> {
-    refusal(unmapped(address.parse().unwrap()))
+    denied_range(effective_address(address.parse().unwrap()))
 }
 
 #[test]
@@ -173,7 +175,7 @@ fn public_addresses_pass() {
 
 #[test]
 fn url_spellings_of_an_address_do_not_hide_it() {
-    let guard = guard(&[], &[]);
+    let egress = egress(&[], &[]);
     for url in [
         "http://127.0.0.1/",
         "http://2130706433/",
@@ -185,11 +187,14 @@ fn url_spellings_of_an_address_do_not_hide_it() {
         "http://[64:ff9b::10.0.0.1]/",
         "https://user:pw@169.254.169.254/latest/meta-data",
     ] {
-        assert!(guard.vet_literal(&url.parse().unwrap()).is_err(), "{url}");
+        assert!(
+            egress.check_literal(&url.parse().unwrap()).is_err(),
+            "{url}"
+        );
     }
     assert!(
-        guard
-            .vet_literal(&"http://1.1.1.1/".parse().unwrap())
+        egress
+            .check_literal(&"http://1.1.1.1/".parse().unwrap())
             .is_ok()
     );
 }
@@ -197,7 +202,10 @@ fn url_spellings_of_an_address_do_not_hide_it() {
 #[test]
 fn the_message_names_host_and_remedy_but_no_path() {
     let url = "http://10.0.0.7/secret/path?token=x".parse().unwrap();
-    let message = guard(&[], &[]).vet_literal(&url).unwrap_err().to_string();
+    let message = egress(&[], &[])
+        .check_literal(&url)
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("10.0.0.7"), "{message}");
     assert!(message.contains("spec.egress.allow"), "{message}");
     assert!(
@@ -208,13 +216,17 @@ fn the_message_names_host_and_remedy_but_no_path() {
 
 #[test]
 fn exceptions_are_by_range_or_by_host() {
-    let by_range = guard(&["10.0.0.0/8"], &[]);
+    let by_range = egress(&["10.0.0.0/8"], &[]);
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
-    assert!(by_range.vet("a", address("10.1.1.1")).is_ok());
-    assert!(by_range.vet("a", address("::ffff:10.1.1.1")).is_ok());
-    assert!(by_range.vet("a", address("192.168.1.1")).is_err());
+    assert!(by_range.check_address("a", address("10.1.1.1")).is_ok());
+    assert!(
+        by_range
+            .check_address("a", address("::ffff:10.1.1.1"))
+            .is_ok()
+    );
+    assert!(by_range.check_address("a", address("192.168.1.1")).is_err());
 
-    let by_host = guard(&[], &["hooks.internal", "*.svc.cluster.local"]);
+    let by_host = egress(&[], &["hooks.internal", "*.svc.cluster.local"]);
     for (host, allowed) in [
         ("hooks.internal", true),
         ("HOOKS.internal.", true),
@@ -225,7 +237,7 @@ fn exceptions_are_by_range_or_by_host() {
         ("a.hooks.internal", false),
     ] {
         assert_eq!(
-            by_host.vet(host, address("10.1.1.1")).is_ok(),
+            by_host.check_address(host, address("10.1.1.1")).is_ok(),
             allowed,
             "{host}"
         );
@@ -234,18 +246,18 @@ fn exceptions_are_by_range_or_by_host() {
 
 #[test]
 fn a_name_keeps_its_allowed_addresses_only() {
-    let guard = guard(&[], &[]);
+    let egress = egress(&[], &[]);
     let socket = |text: &str| text.parse::<SocketAddr>().unwrap();
     let mixed = vec![socket("10.0.0.1:0"), socket("1.1.1.1:0")];
-    assert_eq!(guard.select("h", mixed).unwrap(), [socket("1.1.1.1:0")]);
-    assert!(guard.select("h", vec![socket("10.0.0.1:0")]).is_err());
+    assert_eq!(egress.select("h", mixed).unwrap(), [socket("1.1.1.1:0")]);
+    assert!(egress.select("h", vec![socket("10.0.0.1:0")]).is_err());
 }
 
 proptest! {
     #[test]
     fn a_v4_address_in_v6_clothes_is_judged_like_itself(bits: u32) {
         let plain = Ipv4Addr::from_bits(bits);
-        let own = refusal(IpAddr::V4(plain));
+        let own = denied_range(IpAddr::V4(plain));
         let [a, b, c, d] = plain.octets();
         let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
         for disguise in [
@@ -254,19 +266,19 @@ proptest! {
             Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
             Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
         ] {
-            prop_assert_eq!(refusal(unmapped(IpAddr::V6(disguise))), own);
+            prop_assert_eq!(denied_range(effective_address(IpAddr::V6(disguise))), own);
         }
         if bits > 1 {
             let compatible = Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low);
-            prop_assert_eq!(refusal(unmapped(IpAddr::V6(compatible))), own);
+            prop_assert_eq!(denied_range(effective_address(IpAddr::V6(compatible))), own);
         }
     }
 
     #[test]
     fn nothing_outside_global_unicast_passes(bits: u128) {
         let address = Ipv6Addr::from_bits(bits);
-        if let IpAddr::V6(v6) = unmapped(IpAddr::V6(address))
-            && refusal(IpAddr::V6(v6)).is_none()
+        if let IpAddr::V6(v6) = effective_address(IpAddr::V6(address))
+            && denied_range(IpAddr::V6(v6)).is_none()
         {
             prop_assert_eq!(v6.segments()[0] >> 13, 1);
         }
@@ -275,10 +287,10 @@ proptest! {
     #[test]
     fn an_exception_covers_its_range_and_nothing_else(bits: u32, prefix in 1u8..=32) {
         let net = Ipv4Net::new(Ipv4Addr::new(10, 2, 3, 4), prefix).unwrap().trunc();
-        let guard = Guard::new(&Egress { cidrs: vec![net.into()], ..Egress::default() });
+        let egress = EgressPolicy::new(&Egress { cidrs: vec![net.into()], ..Egress::default() });
         let address = Ipv4Addr::from_bits(bits);
-        let passes = guard.vet("h", IpAddr::V4(address)).is_ok();
-        let expected = net.contains(&address) || refusal(IpAddr::V4(address)).is_none();
+        let passes = egress.check_address("h", IpAddr::V4(address)).is_ok();
+        let expected = net.contains(&address) || denied_range(IpAddr::V4(address)).is_none();
         prop_assert_eq!(passes, expected);
     }
 }
@@ -290,8 +302,8 @@ struct Fickle {
     looks: AtomicUsize,
 }
 
-impl Names for Fickle {
-    fn find<'a>(
+impl DnsResolver for Fickle {
+    fn resolve_host<'a>(
         &'a self,
         _host: &'a str,
         port: u16,
@@ -336,19 +348,19 @@ async fn a_name_that_changes_its_mind_leads_nowhere_else() {
                 addresses: [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)].map(IpAddr::V4),
                 looks: AtomicUsize::new(first),
             };
-            let guard = Guard::by(&egress, Arc::new(names));
-            let shared = Shared {
-                http: http_client::client(&guard).unwrap(),
-                guard,
-                gates: Gates::default(),
+            let egress = EgressPolicy::by(&egress, Arc::new(names));
+            let runtime = ActionRuntime {
+                http: http_client::client(&egress).unwrap(),
+                egress,
+                endpoints: EndpointRegistry::default(),
                 own_database: None,
-                fleet: None,
-                max_in_flight: 1,
+                redis_limiter: None,
+                max_concurrency: 1,
             };
             let before = reached.load(Ordering::Relaxed);
             let mut config = action(kind.clone());
             config.timeout = Duration::from_millis(500);
-            let action = Action::compile(&config, &shared).unwrap();
+            let action = Action::compile(&config, &runtime).unwrap();
             let mut refused = 0;
             let mut patience = Patience::default();
             // Four attempts, or as many more as do not come to a second look in their time.
@@ -357,7 +369,7 @@ async fn a_name_that_changes_its_mind_leads_nowhere_else() {
                 let outcome = action.attempt(&event, now()).await;
                 refused += usize::from(matches!(
                     outcome,
-                    Outcome::Refused(failure) if failure.kind == FailureKind::Egress
+                    Outcome::Rejected(failure) if failure.kind == FailureKind::Egress
                 ));
                 if n >= 4 && (refused > 0 || first == 0 || !patience.lasts()) {
                     break;
@@ -408,8 +420,8 @@ fn kinds(host: &str, port: u16) -> Vec<ActionKind> {
 #[derive(Debug)]
 struct Several(Vec<IpAddr>);
 
-impl Names for Several {
-    fn find<'a>(
+impl DnsResolver for Several {
+    fn resolve_host<'a>(
         &'a self,
         _host: &'a str,
         port: u16,
@@ -429,12 +441,12 @@ async fn of_several_addresses_one_that_is_reached_is_dialled() {
         ..Egress::default()
     };
     for all in [vec![gone, here.ip()], vec![here.ip(), gone]] {
-        let guard = Guard::by(&egress, Arc::new(Several(all)));
-        let dialled = guard.dial("shop.example.com", here.port()).await;
+        let egress = EgressPolicy::by(&egress, Arc::new(Several(all)));
+        let dialled = egress.dial("shop.example.com", here.port()).await;
         assert_eq!(dialled.unwrap().peer_addr().unwrap(), here);
     }
-    let guard = Guard::by(&egress, Arc::new(Several(vec![gone, gone])));
-    let dialled = guard.dial("shop.example.com", here.port()).await;
+    let egress = EgressPolicy::by(&egress, Arc::new(Several(vec![gone, gone])));
+    let dialled = egress.dial("shop.example.com", here.port()).await;
     let error = dialled.unwrap_err().to_string();
     assert!(error.contains("refused"), "{error}");
 }

@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::actions::Action;
 use crate::actions::fixture::{action, delivery, now, webhook};
-use crate::admission::action_runtime::Shared;
-use crate::admission::endpoint_gate::Gates;
+use crate::admission::action_runtime::ActionRuntime;
+use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
 use crate::sync::lock;
@@ -100,8 +100,8 @@ fn egress(proxy: &Forward, password: &str, direct: &[&str]) -> Egress {
 }
 
 async fn post(egress: &Egress, config: WebhookConfig) -> Outcome {
-    let shared = Shared::new(egress, &Gates::default()).unwrap();
-    let action = Action::compile(&action(ActionKind::Webhook(config)), &shared).unwrap();
+    let runtime = ActionRuntime::new(egress, &EndpointRegistry::default()).unwrap();
+    let action = Action::compile(&action(ActionKind::Webhook(config)), &runtime).unwrap();
     action
         .attempt(&delivery(None, Some(r#"{"id": 7}"#)), now())
         .await
@@ -117,7 +117,7 @@ async fn requests_go_by_the_proxy_which_resolves_their_names() {
     );
     let named = sink.url("/hook").replace("127.0.0.1", "shop.invalid");
     let outcome = post(&egress(&proxy, PASSWORD, &[]), webhook(named.clone())).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     assert_eq!(proxy.asked(), [format!("POST {named}")]);
     assert_eq!(sink.counts().requests, 1);
     let direct = egress(&proxy, PASSWORD, &["*.invalid"]);
@@ -134,7 +134,7 @@ async fn what_is_an_address_is_vetted_before_it() {
     );
     let outcome = post(&egress(&proxy, PASSWORD, &[]), webhook(sink.url("/"))).await;
     assert!(
-        matches!(&outcome, Outcome::Refused(failure) if failure.kind == FailureKind::Egress),
+        matches!(&outcome, Outcome::Rejected(failure) if failure.kind == FailureKind::Egress),
         "{outcome:?}"
     );
     assert_eq!(proxy.asked(), [""; 0]);
@@ -153,7 +153,7 @@ async fn tls_is_between_us_and_the_receiver() {
         ..webhook(format!("https://localhost:{}/hook", address.port()))
     };
     let outcome = post(&egress(&proxy, PASSWORD, &[]), config.clone()).await;
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Outcome::Delivered);
     assert_eq!(
         proxy.asked(),
         [format!("CONNECT localhost:{}", address.port())]

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::matching::{Rule, RuleSet, Verdict};
+use crate::matching::{Rule, RuleMatch, RuleSet};
 
 fn rule(name: &str, entity: &str, operations: &[Operation], when: Option<&str>) -> Rule {
     Rule {
@@ -23,8 +23,8 @@ fn matched(rules: &RuleSet, event: &Event) -> Vec<String> {
         .map(|(place, verdict)| {
             let observer = &rules.rules()[place].observer;
             match verdict {
-                Verdict::Match => observer.to_string(),
-                Verdict::Failed(_) => format!("{observer} failed"),
+                RuleMatch::Match => observer.to_string(),
+                RuleMatch::Failed(_) => format!("{observer} failed"),
             }
         })
         .collect()
@@ -57,7 +57,7 @@ fn rules_match_by_entity_operation_and_condition_in_order() {
 }
 
 #[test]
-fn a_tenants_rule_never_looks_at_another_tenants_event() {
+fn rule_of_a_tenant_skips_events_of_others() {
     let mut bound = rule(
         "a/bound",
         "public.orders",
@@ -75,7 +75,7 @@ fn a_tenants_rule_never_looks_at_another_tenants_event() {
 }
 
 #[test]
-fn an_image_is_not_read_unless_a_condition_looks_into_it() {
+fn image_is_parsed_only_if_a_condition_reads_it() {
     let unreadable = inserted(r#"{"\ud800":1}"#);
     let rules = |when| {
         RuleSet::new(vec![rule(
@@ -100,7 +100,7 @@ fn rules_are_shared_between_threads() {
 }
 
 #[test]
-fn rules_that_are_found_by_a_field_say_what_they_say_alone() {
+fn indexed_rules_match_as_unindexed_ones() {
     let conditions = [
         "new.a == \"x\"",
         "\"x\" == new.a",
@@ -174,7 +174,7 @@ fn rules_that_are_found_by_a_field_say_what_they_say_alone() {
 }
 
 #[test]
-fn a_rule_that_asks_for_another_value_is_not_asked() {
+fn rule_for_another_value_is_not_evaluated() {
     let when = |n: usize| format!("new.status == {n} && new.total > 10");
     let rules = (0..1000).map(|n| rule("a/x", "public.orders", &Operation::ALL, Some(&when(n))));
     let rules = RuleSet::new(rules.collect());

@@ -1,4 +1,4 @@
-//! Dead letters.
+//! Dead letters in the admin API.
 
 use std::io;
 
@@ -14,25 +14,25 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::{Ground, LISTED, MOST_LISTED};
-use crate::dead_letters::admin::{self, Full, Selection, Stored};
+use super::{AdminContext, AffectedCount, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE};
+use crate::dead_letters::admin::{self, DeadLetterDetail, DeadLetterFilter, DeadLetterRow};
 
-/// Most dead letters that an export has in memory.
-const PAGE: i64 = 100;
+/// Dead letters in memory during an export.
+const EXPORT_PAGE: i64 = 100;
 
 pub(crate) fn routes() -> Router {
     Router::new()
         .route("/dead-letters", get(list))
         .route("/dead-letters/export", get(export))
         .route("/dead-letters/redrive", post(redrive))
-        .route("/dead-letters/drop", post(drop_some))
+        .route("/dead-letters/drop", post(drop_selected))
         .route("/dead-letters/{id}", get(show))
 }
 
-/// Those that are meant, by what they are of; all where nothing is given.
+/// Query string of a list or an export; an empty one matches all.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Filter {
+struct DeadLetterQuery {
     observer: Option<String>,
     action: Option<String>,
     kind: Option<String>,
@@ -41,40 +41,39 @@ struct Filter {
     tenant: Option<String>,
     since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
-    /// Of a list: most that it has.
+    /// Size of the page; lists only.
     limit: Option<u32>,
-    /// Of a list: those with lower ids than this.
+    /// Only ids below this one; lists only.
     before: Option<i64>,
 }
 
-/// Those that a change is for.
+/// Body of a change: ids, or `all` with a filter.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Chosen {
+struct DeadLetterSelector {
     ids: Option<Vec<i64>>,
-    /// All that the filter leaves.
+    /// All that match the filter.
     #[serde(default)]
     all: bool,
     #[serde(default)]
-    filter: Filter,
+    filter: DeadLetterQuery,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Page {
-    items: Vec<Stored>,
-    /// `before` of the next page; nothing where there is none.
+struct DeadLetterPage {
+    items: Vec<DeadLetterRow>,
+    /// `before` of the next page, if there is one.
     next: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
-struct Count {
-    count: u64,
-}
-
-impl Filter {
-    fn select(self, ground: &Ground, ids: Option<Vec<i64>>) -> Result<Selection, Problem> {
-        Problem::unless_texts([
+impl DeadLetterQuery {
+    fn into_filter(
+        self,
+        context: &AdminContext,
+        ids: Option<Vec<i64>>,
+    ) -> Result<DeadLetterFilter, Problem> {
+        Problem::reject_nul([
             ("observer", &self.observer),
             ("action", &self.action),
             ("kind", &self.kind),
@@ -82,9 +81,9 @@ impl Filter {
             ("key", &self.key),
             ("tenant", &self.tenant),
         ])?;
-        Ok(Selection {
+        Ok(DeadLetterFilter {
             ids,
-            listener: Some(ground.listener.to_string()),
+            listener: Some(context.listener.to_string()),
             observer: self.observer,
             action: self.action,
             kind: self.kind,
@@ -97,89 +96,89 @@ impl Filter {
     }
 }
 
-impl Chosen {
-    /// A change of everything is asked for in so many words.
-    fn select(self, ground: &Ground) -> Result<Selection, Problem> {
-        let listed = self.filter.limit.is_some() || self.filter.before.is_some();
-        if self.ids.is_some() == self.all || listed {
+impl DeadLetterSelector {
+    /// Returns the filter. A change of all must say so.
+    fn into_filter(self, context: &AdminContext) -> Result<DeadLetterFilter, Problem> {
+        let paged = self.filter.limit.is_some() || self.filter.before.is_some();
+        if self.ids.is_some() == self.all || paged {
             return Err(Problem::bad_request(
                 "give either `ids`, or `all: true` with a `filter` of observer, action, kind, entity, key, tenant, \
                  since and until",
             ));
         }
-        self.filter.select(ground, self.ids)
+        self.filter.into_filter(context, self.ids)
     }
 }
 
 async fn list(
-    Extension(ground): Extension<Ground>,
-    filter: Result<Query<Filter>, QueryRejection>,
-) -> Result<Json<Page>, Problem> {
+    Extension(context): Extension<AdminContext>,
+    filter: Result<Query<DeadLetterQuery>, QueryRejection>,
+) -> Result<Json<DeadLetterPage>, Problem> {
     let Query(filter) = filter?;
-    let limit = filter.limit.unwrap_or(LISTED);
-    if !(1..=MOST_LISTED).contains(&limit) {
+    let limit = filter.limit.unwrap_or(DEFAULT_PAGE_SIZE);
+    if !(1..=MAX_PAGE_SIZE).contains(&limit) {
         return Err(Problem::bad_request(format!(
-            "limit must be 1 to {MOST_LISTED}"
+            "limit must be 1 to {MAX_PAGE_SIZE}"
         )));
     }
     let before = filter.before.unwrap_or(i64::MAX);
-    let what = filter.select(&ground, None)?;
-    let items = admin::list(&ground.pool, &what, before, limit.into()).await?;
+    let filter = filter.into_filter(&context, None)?;
+    let items = admin::list(&context.pool, &filter, before, limit.into()).await?;
     let full = items.len() == usize::try_from(limit).unwrap_or(usize::MAX);
     let next = items.last().filter(|_| full).map(|last| last.id);
-    Ok(Json(Page { items, next }))
+    Ok(Json(DeadLetterPage { items, next }))
 }
 
 async fn show(
-    Extension(ground): Extension<Ground>,
+    Extension(context): Extension<AdminContext>,
     Path(id): Path<String>,
-) -> Result<Json<Full>, Problem> {
+) -> Result<Json<DeadLetterDetail>, Problem> {
     let none = || Problem::not_found(format!("there is no dead letter {id}"));
     let id: i64 = id.parse().map_err(|_| none())?;
-    let what = Filter::default().select(&ground, Some(vec![id]))?;
-    let found = admin::show(&ground.pool, &what).await?;
+    let filter = DeadLetterQuery::default().into_filter(&context, Some(vec![id]))?;
+    let found = admin::show(&context.pool, &filter).await?;
     found.map(Json).ok_or_else(none)
 }
 
 async fn redrive(
-    Extension(ground): Extension<Ground>,
-    chosen: Result<Json<Chosen>, JsonRejection>,
-) -> Result<Json<Count>, Problem> {
-    let what = chosen?.0.select(&ground)?;
-    let count = admin::redrive_selected(&ground.pool, &what).await?;
-    Ok(Json(Count { count }))
+    Extension(context): Extension<AdminContext>,
+    selector: Result<Json<DeadLetterSelector>, JsonRejection>,
+) -> Result<Json<AffectedCount>, Problem> {
+    let filter = selector?.0.into_filter(&context)?;
+    let count = admin::redrive_selected(&context.pool, &filter).await?;
+    Ok(Json(AffectedCount { count }))
 }
 
-async fn drop_some(
-    Extension(ground): Extension<Ground>,
-    chosen: Result<Json<Chosen>, JsonRejection>,
-) -> Result<Json<Count>, Problem> {
-    let what = chosen?.0.select(&ground)?;
-    let count = admin::drop_selected(&ground.pool, &what).await?;
-    Ok(Json(Count { count }))
+async fn drop_selected(
+    Extension(context): Extension<AdminContext>,
+    selector: Result<Json<DeadLetterSelector>, JsonRejection>,
+) -> Result<Json<AffectedCount>, Problem> {
+    let filter = selector?.0.into_filter(&context)?;
+    let count = admin::drop_selected(&context.pool, &filter).await?;
+    Ok(Json(AffectedCount { count }))
 }
 
-/// A line of JSON for each, the oldest first, as they are read.
+/// Streams all matches as lines of JSON, the oldest first.
 async fn export(
-    Extension(ground): Extension<Ground>,
-    filter: Result<Query<Filter>, QueryRejection>,
+    Extension(context): Extension<AdminContext>,
+    filter: Result<Query<DeadLetterQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(filter) = filter?;
     if filter.limit.is_some() || filter.before.is_some() {
         return Err(Problem::bad_request(
-            "an export has all that the filter leaves; leave out limit and before",
+            "an export has all that match the filter; leave out limit and before",
         ));
     }
-    let what = filter.select(&ground, None)?;
+    let filter = filter.into_filter(&context, None)?;
     let lines = stream::try_unfold(0, move |after| {
-        let (pool, what) = (ground.pool.clone(), what.clone());
+        let (pool, filter) = (context.pool.clone(), filter.clone());
         async move {
-            let page = admin::page(&pool, &what, after, PAGE).await;
+            let page = admin::page(&pool, &filter, after, EXPORT_PAGE).await;
             let page = page.map_err(io::Error::other)?;
             let Some(last) = page.last() else {
                 return Ok::<_, io::Error>(None);
             };
-            let after = last.stored.id;
+            let after = last.row.id;
             let mut text = Vec::new();
             for letter in &page {
                 serde_json::to_writer(&mut text, letter)?;

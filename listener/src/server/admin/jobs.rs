@@ -1,14 +1,14 @@
-//! Jobs.
+//! Jobs in the admin API.
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use queue::{JobFilter, JobView, State};
+use queue::{JobFilter, JobState, JobView};
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use super::{Ground, LISTED, MOST_LISTED};
+use super::{AdminContext, AffectedCount, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE};
 
 pub(crate) fn routes() -> Router {
     Router::new()
@@ -18,52 +18,47 @@ pub(crate) fn routes() -> Router {
         .route("/jobs/{id}", get(show))
 }
 
-/// Those that are listed.
+/// Query string of a list.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Listed {
+struct JobQuery {
     observer: Option<String>,
     action: Option<String>,
-    state: Option<State>,
+    state: Option<JobState>,
     limit: Option<u32>,
 }
 
-/// Those that a change is for.
+/// Body of a change: ids, or `all` with observer and action.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Chosen {
+struct JobSelector {
     ids: Option<Vec<String>>,
-    /// All of the observer and the action, where these are given.
+    /// All jobs, or those of the observer and the action if given.
     #[serde(default)]
     all: bool,
     observer: Option<String>,
     action: Option<String>,
 }
 
-/// The oldest, and how many there are in all.
+/// Oldest matches, and how many match in all.
 #[derive(Debug, Serialize)]
-struct Found {
+struct JobPage {
     items: Vec<JobView>,
     count: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct Count {
-    count: u64,
-}
-
-impl Chosen {
-    fn select(self) -> Result<JobFilter, Problem> {
+impl JobSelector {
+    fn into_filter(self) -> Result<JobFilter, Problem> {
         if self.ids.is_some() == self.all {
             return Err(Problem::bad_request(
-                "give either `ids`, or `all: true` with observer and action where not all are meant",
+                "give either `ids`, or `all: true`, with observer and action to narrow it down",
             ));
         }
         let ids = self.ids.iter().flatten();
         if ids.clone().any(|id| id.contains('\0')) {
             return Err(Problem::bad_request("an id holds a NUL character"));
         }
-        Problem::unless_texts([("observer", &self.observer), ("action", &self.action)])?;
+        Problem::reject_nul([("observer", &self.observer), ("action", &self.action)])?;
         Ok(JobFilter {
             ids: self.ids,
             observer: self.observer,
@@ -74,55 +69,55 @@ impl Chosen {
 }
 
 async fn list(
-    Extension(ground): Extension<Ground>,
-    listed: Result<Query<Listed>, QueryRejection>,
-) -> Result<Json<Found>, Problem> {
-    let Query(listed) = listed?;
-    let limit = listed.limit.unwrap_or(LISTED);
-    if !(1..=MOST_LISTED).contains(&limit) {
+    Extension(context): Extension<AdminContext>,
+    query: Result<Query<JobQuery>, QueryRejection>,
+) -> Result<Json<JobPage>, Problem> {
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE_SIZE);
+    if !(1..=MAX_PAGE_SIZE).contains(&limit) {
         return Err(Problem::bad_request(format!(
-            "limit must be 1 to {MOST_LISTED}"
+            "limit must be 1 to {MAX_PAGE_SIZE}"
         )));
     }
-    Problem::unless_texts([("observer", &listed.observer), ("action", &listed.action)])?;
-    let what = JobFilter {
+    Problem::reject_nul([("observer", &query.observer), ("action", &query.action)])?;
+    let filter = JobFilter {
         ids: None,
-        observer: listed.observer,
-        action: listed.action,
-        state: listed.state,
+        observer: query.observer,
+        action: query.action,
+        state: query.state,
     };
-    let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (items, count) = ground.queue.list(&what, most).await?;
-    Ok(Json(Found { items, count }))
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (items, count) = context.queue.list(&filter, limit).await?;
+    Ok(Json(JobPage { items, count }))
 }
 
 async fn show(
-    Extension(ground): Extension<Ground>,
+    Extension(context): Extension<AdminContext>,
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, Problem> {
     let none = || {
         Problem::not_found(format!(
-            "there is no job {id}: it may be done, or have become a dead letter"
+            "there is no job {id}: it may be completed, or have become a dead letter"
         ))
     };
     if id.contains('\0') {
         return Err(none());
     }
-    ground.queue.show(&id).await?.map(Json).ok_or_else(none)
+    context.queue.show(&id).await?.map(Json).ok_or_else(none)
 }
 
 async fn retry(
-    Extension(ground): Extension<Ground>,
-    chosen: Result<Json<Chosen>, JsonRejection>,
-) -> Result<Json<Count>, Problem> {
-    let count = ground.queue.retry(&chosen?.0.select()?).await?;
-    Ok(Json(Count { count }))
+    Extension(context): Extension<AdminContext>,
+    selector: Result<Json<JobSelector>, JsonRejection>,
+) -> Result<Json<AffectedCount>, Problem> {
+    let count = context.queue.retry(&selector?.0.into_filter()?).await?;
+    Ok(Json(AffectedCount { count }))
 }
 
 async fn cancel(
-    Extension(ground): Extension<Ground>,
-    chosen: Result<Json<Chosen>, JsonRejection>,
-) -> Result<Json<Count>, Problem> {
-    let count = ground.queue.cancel(&chosen?.0.select()?).await?;
-    Ok(Json(Count { count }))
+    Extension(context): Extension<AdminContext>,
+    selector: Result<Json<JobSelector>, JsonRejection>,
+) -> Result<Json<AffectedCount>, Problem> {
+    let count = context.queue.cancel(&selector?.0.into_filter()?).await?;
+    Ok(Json(AffectedCount { count }))
 }

@@ -1,4 +1,4 @@
-//! What a request is told that cannot be granted.
+//! Error responses of the admin API.
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use queue::QueueError;
 use serde::Serialize;
 
-/// A problem after RFC 9457.
+/// Problem details of RFC 9457.
 #[derive(Debug, Serialize)]
 pub(crate) struct Problem {
     status: u16,
@@ -33,15 +33,14 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// Refuses texts that no column can hold.
-    pub(crate) fn unless_texts<'a>(
+    /// Rejects texts with NUL characters, which Postgres cannot store.
+    pub(crate) fn reject_nul<'a>(
         fields: impl IntoIterator<Item = (&'a str, &'a Option<String>)>,
     ) -> Result<(), Self> {
         for (name, value) in fields {
             if value.as_ref().is_some_and(|value| value.contains('\0')) {
-                let what =
-                    format!("{name} holds a NUL character (%00), which nothing here can hold");
-                return Err(Self::bad_request(what));
+                let detail = format!("{name} holds a NUL character (%00)");
+                return Err(Self::bad_request(detail));
             }
         }
         Ok(())
@@ -54,7 +53,7 @@ impl Problem {
     pub(crate) fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "show the token of spec.api.token as `Authorization: Bearer TOKEN`",
+            "send the token of spec.api.token as `Authorization: Bearer TOKEN`",
         )
     }
 }
@@ -75,9 +74,7 @@ impl IntoResponse for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        Self::unavailable(format!(
-            "the database does not answer as it should: {error}"
-        ))
+        Self::unavailable(format!("the database failed: {error}"))
     }
 }
 

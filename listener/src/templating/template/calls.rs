@@ -2,7 +2,7 @@
 
 use minijinja::{Environment, ErrorKind};
 
-use super::Flaw;
+use super::TemplateError;
 use crate::text::names::did_you_mean;
 
 /// Filters that are known by name for proposals; whether one exists the engine says.
@@ -68,7 +68,7 @@ const TESTS: [&str; 14] = [
 ];
 
 /// A use of a filter or a test.
-struct Call<'s> {
+struct FilterCall<'s> {
     is_filter: bool,
     name: &'s str,
     /// Byte of the template where the name begins.
@@ -76,7 +76,7 @@ struct Call<'s> {
 }
 
 /// Refuses filters and tests that do not exist, so that a slip shows before the first event.
-pub(crate) fn check(environment: &Environment<'_>, source: &str) -> Result<(), Flaw> {
+pub(crate) fn check(environment: &Environment<'_>, source: &str) -> Result<(), TemplateError> {
     let mut state = environment.empty_state();
     for call in calls(source) {
         let (unknown, what, known): (_, _, &[&str]) = if call.is_filter {
@@ -90,7 +90,7 @@ pub(crate) fn check(environment: &Environment<'_>, source: &str) -> Result<(), F
         };
         if unknown {
             let near = did_you_mean(call.name, known.iter().copied());
-            return Err(Flaw::Call {
+            return Err(TemplateError::Call {
                 line: 1 + source[..call.at].matches('\n').count(),
                 what,
                 name: call.name.to_owned(),
@@ -102,7 +102,7 @@ pub(crate) fn check(environment: &Environment<'_>, source: &str) -> Result<(), F
 }
 
 /// What stands between `{{` and `}}` or `{%` and `%}`, as far as filters and tests go.
-fn calls(source: &str) -> Vec<Call<'_>> {
+fn calls(source: &str) -> Vec<FilterCall<'_>> {
     let mut calls = Vec::new();
     let (mut at, mut before) = (0, "");
     let mut end: Option<&str> = None;
@@ -133,7 +133,7 @@ fn calls(source: &str) -> Vec<Call<'_>> {
             let is_test = before == "is" && name != "not" || before == "is not";
             if before == "|" || is_test || before == "block filter" {
                 let is_filter = !is_test;
-                calls.push(Call {
+                calls.push(FilterCall {
                     is_filter,
                     name,
                     at,

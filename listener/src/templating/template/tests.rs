@@ -12,7 +12,7 @@ const ORDER: &str = r#"{"total": 10.00, "note": "a \"b\"\n<c>", "paid": true, "g
 
 fn render_as(format: Format, source: &str, new: &str) -> Result<String, Failure> {
     let template = Template::compile("webhook.body".to_owned(), source, format).unwrap();
-    template.render(&Subject::new(&delivery(None, Some(new))))
+    template.render(&RenderInput::new(&delivery(None, Some(new))))
 }
 
 fn json(source: &str) -> String {
@@ -236,7 +236,7 @@ proptest! {
     #[test]
     fn no_template_panics(source in "[{}% a-z\"'.|\\[\\]()0-9+*~\n]{0,60}") {
         if let Ok(template) = Template::compile("t".to_owned(), &source, Format::Json) {
-            let _ = template.render(&Subject::new(&delivery(None, Some(ORDER))));
+            let _ = template.render(&RenderInput::new(&delivery(None, Some(ORDER))));
         }
     }
 }
@@ -264,7 +264,7 @@ fn no_template_overflows_the_stack() {
     ] {
         if let Ok(template) = Template::compile("t".to_owned(), &source, Format::Json) {
             // What comes out does not matter, but that something does.
-            let _ = template.render(&Subject::new(&delivery(None, Some(ORDER))));
+            let _ = template.render(&RenderInput::new(&delivery(None, Some(ORDER))));
         }
     }
     assert!(flaw(&"x".repeat(MAX_SOURCE + 1)).contains("16 KiB"));
@@ -313,8 +313,8 @@ fn whatever_is_written_neither_panics_nor_breaks_out() {
         "{% set a = [a, a] %}",
         "{% filter upper %}",
     ];
-    let subject = Subject::new(&delivery(None, Some(ORDER)));
-    crate::fuzz::Fuzz::new("templates").run(&CORPUS, &WORDS, |source| {
+    let subject = RenderInput::new(&delivery(None, Some(ORDER)));
+    testkit::fuzz::Fuzz::new("templates").run(&CORPUS, &WORDS, |source| {
         for format in [
             Format::Json,
             Format::Html,

@@ -190,11 +190,11 @@ impl<'a> StatusInput<'a> {
             return ConditionValue::new(
                 ConditionStatus::False,
                 &*rejection.reason,
-                "what runs is left as it is until the listener can be run as it is written",
+                "the rollout waits until the spec can be run",
             );
         }
         let Some(deployment) = self.deployment else {
-            return yes("RollingOut", "the pods are being made".into());
+            return yes("RollingOut", "pods are being created".into());
         };
         if !deployment.rolled_out() {
             return match &deployment.stuck {
@@ -202,7 +202,7 @@ impl<'a> StatusInput<'a> {
                 None => yes(
                     "RollingOut",
                     format!(
-                        "{} of {} pods are of the newest template, {} are available",
+                        "{} of {} pods have the newest template, {} are available",
                         deployment.updated, deployment.wanted, deployment.available
                     ),
                 ),
@@ -218,13 +218,13 @@ impl<'a> StatusInput<'a> {
         if current < all {
             return yes(
                 "LoadingBundle",
-                format!("{current} of {all} pods run what was last applied"),
+                format!("{current} of {all} pods have loaded the newest configuration"),
             );
         }
         ConditionValue::new(
             ConditionStatus::False,
             "UpToDate",
-            "every pod runs what was last applied",
+            "every pod runs the newest configuration",
         )
     }
 
@@ -315,7 +315,7 @@ impl<'a> StatusInput<'a> {
             return ConditionValue::new(
                 ConditionStatus::Unknown,
                 "NoActivePod",
-                "no pod works that could tell",
+                "no pod is active, so nothing is known",
             );
         }
         let long = self.stalled_after.as_secs();
@@ -326,13 +326,13 @@ impl<'a> StatusInput<'a> {
             return ConditionValue::new(
                 ConditionStatus::False,
                 "Lagging",
-                format!("every shard gets on, and events wait for more than {long}"),
+                format!("every shard makes progress, but events wait for more than {long}"),
             );
         }
         ConditionValue::new(
             ConditionStatus::False,
             "MakingProgress",
-            "no event waits for long",
+            "no event has waited for long",
         )
     }
 

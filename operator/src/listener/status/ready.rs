@@ -44,10 +44,7 @@ impl<'a> StatusInput<'a> {
         }
         let available = self.deployment.map_or(0, |seen| seen.available);
         if available < 1 {
-            return no(
-                "PodsUnavailable",
-                "no pod that works is available yet".into(),
-            );
+            return no("PodsUnavailable", "no active pod is available yet".into());
         }
         let old = |report: &&&PodReport| report.bundle.as_deref() != self.bundle;
         let old: Vec<_> = working.iter().filter(old).collect();
@@ -55,7 +52,7 @@ impl<'a> StatusInput<'a> {
             return no(
                 "BundleNotLoaded",
                 format!(
-                    "{} of {} pods that work have not loaded what was last applied; see the log \
+                    "{} of {} active pods have not loaded the newest configuration; see the log \
                      of pod {}",
                     old.len(),
                     working.len(),
@@ -80,14 +77,14 @@ impl<'a> StatusInput<'a> {
                 Some(pod) => (
                     "PodsNotReporting",
                     format!(
-                        "{unowned} of {all} shards may be in the hands of pods that do not answer \
+                        "{unowned} of {all} shards may be owned by pods that do not answer \
                          the operator on port {STATUS_PORT}, such as {}",
                         pod.name
                     ),
                 ),
                 None => (
                     "Starting",
-                    format!("{unowned} of {all} shards are not taken up yet"),
+                    format!("{unowned} of {all} shards have no owner yet"),
                 ),
             };
             return ConditionValue::new(ConditionStatus::False, reason, message);
@@ -102,7 +99,7 @@ impl<'a> StatusInput<'a> {
             (many, _) => format!("{many} pods deliver {shards}"),
         };
         if unowned > 0 {
-            let _ = write!(message, ", and {unowned} change hands");
+            let _ = write!(message, ", and {unowned} change owners");
         }
         ConditionValue::new(ConditionStatus::True, "Delivering", message)
     }
@@ -144,6 +141,6 @@ impl<'a> StatusInput<'a> {
                 ),
             );
         }
-        no("Starting", "no pod has taken up the work yet".into())
+        no("Starting", "no pod is active yet".into())
     }
 }

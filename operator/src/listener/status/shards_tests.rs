@@ -106,7 +106,7 @@ fn listener_is_not_ready_with_unowned_shards() {
     let mut case = sharing(&[&[0, 1], &[2]]);
     case.shards = 4;
     assert!(case.says().starts_with("False:Starting "));
-    assert_eq!(case.message("Ready"), "1 of 4 shards are not taken up yet");
+    assert_eq!(case.message("Ready"), "1 of 4 shards have no owner yet");
     case.pods.push(pod("p3", None));
     assert!(case.says().starts_with("False:PodsNotReporting "));
 }
@@ -121,7 +121,7 @@ fn handover_may_take_a_while() {
     assert!(case.says().starts_with("True:Delivering "));
     assert_eq!(
         case.message("Ready"),
-        "pod p1 delivers 2 shards, and 2 change hands"
+        "pod p1 delivers 2 shards, and 2 change owners"
     );
     case.now += 60;
     case.look();

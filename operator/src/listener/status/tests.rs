@@ -381,13 +381,13 @@ fn missing_workers_degrade_after_a_while() {
     assert_eq!(reason, "True:WorkersUnavailable");
     assert_eq!(
         message,
-        "only 1 of 2 pods for jobs is ready, for more than 1m; see kubectl describe of the pods, \
+        "only 1 of 2 worker pods is ready, for more than 1m; see kubectl describe of the pods, \
          and their logs"
     );
     let (reason, message) = degraded((2, None, Some(900)));
     assert_eq!(reason, "True:WorkersUnavailable");
     assert!(
-        message.starts_with("none of 2 pods for jobs is ready"),
+        message.starts_with("none of 2 worker pods is ready"),
         "{message}"
     );
     let stuck = DeploymentInfo {
@@ -396,7 +396,7 @@ fn missing_workers_degrade_after_a_while() {
     };
     let (reason, message) = degraded((2, Some(stuck), Some(999)));
     assert_eq!(reason, "True:WorkersUnavailable");
-    assert_eq!(message, "the pods for jobs do not run: quota exceeded");
+    assert_eq!(message, "the worker pods do not run: quota exceeded");
 }
 
 #[test]

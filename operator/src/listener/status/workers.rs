@@ -44,7 +44,7 @@ impl StatusInput<'_> {
         let workers = self.workers;
         let since = workers.short.filter(|_| self.rejection.is_none())?;
         if let Some(why) = workers.deployment.and_then(|seen| seen.stuck.as_ref()) {
-            let message = format!("the pods for jobs do not run: {why}");
+            let message = format!("the worker pods do not run: {why}");
             return Some(ConditionValue::new(
                 ConditionStatus::True,
                 "WorkersUnavailable",
@@ -61,7 +61,7 @@ impl StatusInput<'_> {
         };
         let verb = if ready > 1 { "are" } else { "is" };
         let message = format!(
-            "{few} of {} pods for jobs {verb} ready, for more than {}; see kubectl describe of the \
+            "{few} of {} worker pods {verb} ready, for more than {}; see kubectl describe of the \
              pods, and their logs",
             workers.wanted,
             HumanDuration::from(self.stalled_after)

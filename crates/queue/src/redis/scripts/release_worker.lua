@@ -26,13 +26,13 @@ end
 
 local function with_lost_attempt(history)
     local ok, attempts = pcall(cjson.decode, history or '[]')
-    local told = {}
+    local encoded = {}
     for i, attempt in ipairs(ok and type(attempts) == 'table' and attempts or {}) do
-        told[i] = cjson.encode(attempt)
+        encoded[i] = cjson.encode(attempt)
     end
-    told[#told + 1] = '{"at":"' .. rfc3339(now) .. '","kind":"lost","error":' .. cjson.encode(error) .. ',"status":null}'
-    local from = math.max(#told - max_history + 1, 1)
-    return '[' .. table.concat(told, ',', from) .. ']'
+    encoded[#encoded + 1] = '{"at":"' .. rfc3339(now) .. '","kind":"lost","error":' .. cjson.encode(error) .. ',"status":null}'
+    local from = math.max(#encoded - max_history + 1, 1)
+    return '[' .. table.concat(encoded, ',', from) .. ']'
 end
 
 local lanes, freed = {}, 0

@@ -1,0 +1,64 @@
+//! What runs beside the sessions of a process: its HTTP port, and the note of a stop.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::error::RunError;
+use crate::server::{self, AppState};
+
+/// How long open requests and connections may delay the end of a process or of a session.
+pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
+
+/// Serves HTTP on an address until `done`.
+pub(super) async fn serve_http(
+    at: SocketAddr,
+    tasks: &mut JoinSet<Result<(), RunError>>,
+    sources: &AppState,
+    done: &CancellationToken,
+) -> Result<(), RunError> {
+    let failed = move |source| RunError::Listen { at, source };
+    let socket = TcpListener::bind(at).await.map_err(failed)?;
+    // The system chooses a port for 0.
+    let at = socket.local_addr().unwrap_or(at);
+    tracing::info!(
+        metrics = format!("http://{at}/metrics"),
+        "serving /healthz, /readyz, /status and /metrics"
+    );
+    let (sources, done) = (sources.clone(), done.clone());
+    tasks.spawn(async move { server::serve(socket, sources, done).await.map_err(failed) });
+    Ok(())
+}
+
+/// Makes the process not ready once a stop is requested.
+pub(super) async fn mark_stopping(
+    stop: CancellationToken,
+    done: CancellationToken,
+    sources: AppState,
+) -> Result<(), RunError> {
+    tokio::select! { () = stop.cancelled() => {}, () = done.cancelled() => {} }
+    sources.health.stopping();
+    sources.reporter.stopping();
+    Ok(())
+}
+
+/// Waits for a task to fail; tasks that end without an error are ignored.
+pub(super) async fn first_error(tasks: &mut JoinSet<Result<(), RunError>>) -> RunError {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => return error,
+            Some(Err(error)) => return error.into(),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Waits for all tasks to end, for at most [`SHUTDOWN_GRACE`]; the end of the process ends the rest.
+pub(super) async fn join_all(tasks: &mut JoinSet<Result<(), RunError>>) {
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    let _in_time = tokio::time::timeout(SHUTDOWN_GRACE, ended).await;
+}

@@ -1,0 +1,90 @@
+//! What runs beside the shards of a session: job metrics, retention, the watch on tables, heartbeats.
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::database_context::DatabaseContext;
+use super::error::RunError;
+use super::session::SessionContext;
+use super::tracking_watch;
+use crate::capture::retention;
+use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
+use crate::dead_letters::retention as dead_letter_retention;
+use crate::jobs::queue_metrics;
+
+impl SessionContext<'_> {
+    /// Starts the tasks beside the shards, which end with `reading`. The heartbeats report a newer
+    /// configuration.
+    pub(super) fn start_tasks(
+        &self,
+        database: &DatabaseContext,
+        name: &Arc<str>,
+        reading: &CancellationToken,
+        tasks: &mut JoinSet<Result<(), RunError>>,
+    ) -> watch::Receiver<Option<NewerConfig>> {
+        let (listener, sources, pool) = (self.listener, self.sources, &database.pool);
+        let reporter = || Arc::clone(&sources.reporter);
+        let job_metrics = queue_metrics::report(
+            Arc::clone(&database.queue.queue),
+            reporter(),
+            sources.metrics.jobs.clone(),
+        );
+        let dead_letters = dead_letter_retention::run_retention(
+            pool.clone(),
+            Arc::clone(name),
+            listener.dead_letter_retention,
+            reporter(),
+            sources.metrics.clone(),
+        );
+        let tracking = tracking_watch::watch(
+            pool.clone(),
+            Arc::clone(name),
+            self.observers.clone(),
+            self.findings.clone(),
+            reporter(),
+        );
+        let until = reading.clone();
+        tasks.spawn(async move {
+            let together = async { tokio::join!(job_metrics, dead_letters, tracking) };
+            until.run_until_cancelled(together).await;
+            Ok(())
+        });
+        let (found, newer) = watch::channel(None);
+        let heartbeat = self.heartbeat(pool).run(found, reading.clone());
+        let metrics = sources.metrics.clone();
+        let retention =
+            retention::run_retention(pool.clone(), listener.retention, metrics, reading.clone());
+        tasks.spawn(async move {
+            tokio::join!(heartbeat, retention);
+            Ok(())
+        });
+        newer
+    }
+
+    /// Returns the heartbeat of this process.
+    pub(super) fn heartbeat(&self, pool: &PgPool) -> Heartbeat {
+        let (listener, observers) = (self.listener.identity(), self.observers.clone());
+        Heartbeat::new(
+            pool.clone(),
+            &listener,
+            self.member,
+            observers,
+            self.coordination,
+        )
+    }
+}
+
+/// Waits until another process has a newer configuration.
+pub(super) async fn newer_config(newer: &mut watch::Receiver<Option<NewerConfig>>) -> NewerConfig {
+    if let Ok(found) = newer.wait_for(Option::is_some).await
+        && let Some(found) = found.clone()
+    {
+        return found;
+    }
+    // The heartbeats have ended and report nothing more.
+    std::future::pending().await
+}

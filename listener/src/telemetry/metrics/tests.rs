@@ -1,0 +1,93 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use prometheus::proto::MetricType;
+
+use super::*;
+
+/// Gives every metric with labels a series, so that the registry has it. A new field has to be added here
+/// to compile.
+fn add_series(metrics: &Metrics) {
+    let Metrics {
+        registry: _,
+        circuits: _,
+        events: _,
+        matches,
+        delivery_attempts,
+        delivery_attempt_duration,
+        dead_letters_written,
+        dead_letters,
+        dead_letters_oldest_age,
+        dead_letters_expired: _,
+        deliveries_dropped,
+        delivery_attempts_in_flight: _,
+        deliveries_pending: _,
+        backlog: _,
+        lag: _,
+        checkpoint_commits: _,
+        shards_owned: _,
+        shards_stalled: _,
+        checkpoint_fenced: _,
+        lease_requests,
+        config_reloads: _,
+        database_errors,
+        retention_blocked: _,
+        jobs,
+    } = metrics;
+    let JobMetrics {
+        enqueued,
+        executions,
+        results_stale: _,
+        leases_expired: _,
+        in_flight: _,
+        queue_delay: _,
+        pending,
+        by_attempts,
+        oldest_age,
+    } = jobs;
+    let labels = ["default/shop", "notify", "x"];
+    for counters in [
+        delivery_attempts,
+        dead_letters_written,
+        deliveries_dropped,
+        executions,
+    ] {
+        counters.with_label_values(&labels).inc();
+    }
+    enqueued.with_label_values(&labels[..2]).inc();
+    for counters in [matches, lease_requests, database_errors] {
+        counters.with_label_values(&labels[..1]).inc();
+    }
+    for gauges in [dead_letters, pending, by_attempts] {
+        gauges.with_label_values(&labels[..2]).inc();
+    }
+    for gauges in [dead_letters_oldest_age, oldest_age] {
+        gauges.with_label_values(&labels[..1]).inc();
+    }
+    let durations = delivery_attempt_duration.with_label_values(&labels[..2]);
+    durations.observe(0.1);
+}
+
+#[test]
+fn metric_names_follow_prometheus_practice() {
+    let metrics = Metrics::new("default/shop").unwrap();
+    add_series(&metrics);
+    let families = metrics.registry.gather();
+    let names: Vec<&str> = families
+        .iter()
+        .map(prometheus::proto::MetricFamily::name)
+        .collect();
+    assert_eq!(names.len(), 30, "{names:?}");
+    for family in &families {
+        let name = family.name();
+        let base = name.strip_suffix("_total");
+        let is_counter = family.get_field_type() == MetricType::COUNTER;
+        assert_eq!(is_counter, base.is_some(), "{name}");
+        // OpenMetrics knows a counter by its name without the suffix.
+        assert!(base.is_none_or(|base| !names.contains(&base)), "{name}");
+        let times = ["lag", "age", "duration", "delay", "blocked"];
+        let is_time = name.split('_').any(|word| times.contains(&word));
+        assert_eq!(is_time, name.ends_with("_seconds"), "{name}");
+        let help = family.help();
+        assert!(help.starts_with(char::is_uppercase), "{name}: {help}");
+    }
+}
