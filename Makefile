@@ -1,6 +1,6 @@
 HELM ?= $(shell command -v helm || echo "$$(e2e/cluster/build)/helm")
 
-.PHONY: help demo check test soak lint prepare generate chart figures e2e peers speed
+.PHONY: help demo check test soak lint prepare generate docs chart figures e2e peers speed
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -25,8 +25,11 @@ lint:
 prepare:
 	scripts/prepare
 
-generate: ## The chart's resource definitions, from the types in crds
+generate: ## The chart's resource definitions and the reference of the docs, from the code
 	scripts/generate
+
+docs: ## The docs as a book, in target/book
+	scripts/docs
 
 chart: ## Whether the Helm chart is up to date and renders in all its ways (HELM=program)
 	scripts/generate --check

@@ -6,7 +6,7 @@ use prometheus::IntCounterVec;
 use prometheus::core::Collector;
 
 use crate::tally::Verdict;
-use observer_listener::telemetry::metrics::Metrics;
+use listener::telemetry::metrics::Metrics;
 
 /// The shop's actions, as `observer/action`.
 const ACTIONS: [(&str, &str); 4] = [

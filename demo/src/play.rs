@@ -12,9 +12,9 @@ use crate::screen::Screen;
 use crate::shop::{self, Found};
 use crate::stage::{self, LISTENER};
 use crate::summary;
-use observer_listener::database::{self, DatabaseError};
-use observer_listener::migrate::{self, MigrateError};
-use observer_listener::runtime::error::RunError;
+use listener::database::{self, DatabaseError};
+use listener::migrate::{self, MigrateError};
+use listener::runtime::error::RunError;
 use testkit::servers::binaries::{Binaries, VERSION};
 use testkit::servers::postgres::{PrivateServer, ServerError};
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::tally::{Delivery, Observer};
-use observer_listener::dead_letters::admin::DeadLetterDetail;
+use listener::dead_letters::admin::DeadLetterDetail;
 use testkit::http_sink::Received;
 
 /// Headers worth showing.

@@ -1,10 +1,14 @@
 //! The data plane: reads committed changes of a Postgres database, matches them against
 //! observers, and delivers their actions.
 
+// The command line names this crate as its other users do.
+extern crate self as observer_listener;
+
 pub mod actions;
 pub mod admission;
 pub mod capture;
 pub mod checkpoint;
+pub mod cli;
 pub mod coordination;
 pub mod database;
 pub mod dead_letters;

@@ -1,7 +1,5 @@
 //! The `observer-listener` program.
 
-mod cli;
-
 fn main() -> std::process::ExitCode {
-    cli::main()
+    observer_listener::cli::main()
 }

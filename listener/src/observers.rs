@@ -22,6 +22,7 @@ use crate::matching::{Condition, Rule, RuleMatch, RuleSet};
 use crate::text::hex::hex;
 use crate::tracking::Needs;
 use attempt_log::Failures;
+pub use circuit_metrics::describe_circuit_metrics;
 
 /// Number of a target, an action of an observer.
 pub type Target = usize;

@@ -244,7 +244,13 @@ async fn nobody_comes_in_without_the_token_and_mistakes_are_named() {
         }
     }
     for (method, path, body, status, named) in [
-        (Method::GET, "/nowhere", None, 404, "docs/api.md"),
+        (
+            Method::GET,
+            "/nowhere",
+            None,
+            404,
+            "docs/reference/http-api.md",
+        ),
         (Method::GET, "/dead-letters?limit=0", None, 400, "1 to 1000"),
         (Method::GET, "/dead-letters?observr=x", None, 400, "observr"),
         (Method::GET, "/dead-letters?since=today", None, 400, "since"),

@@ -69,7 +69,7 @@ async fn actions_that_can_never_work_are_refused() {
             "default/c-blocks: spec.actions[0].slack.blocks: block 1 has no type",
             "default/d-from: spec.actions[0].email.from: is no address: there is no @ in it",
             "default/e-parameter: spec.actions[0].postgres.statement: uses $2, and there is one parameter, $1",
-            "default/f-address: spec.actions[0].webhook.url: 10.0.0.1 has no address that may be dialled (it is private)",
+            "default/f-address: spec.actions[0].webhook.url: egress to 10.0.0.1 is denied (its address is private)",
             "default/f-own: spec.actions[0].postgres: statements in the listener's own database are not allowed",
             "default/g-old: spec.actions[0].log.message: there is no `old` in events of Insert: write `new`",
         ],

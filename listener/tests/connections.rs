@@ -9,12 +9,12 @@ use crate::support::program::command;
 use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
 use crate::support::{database, empty_database, eventually};
 
-/// As docs/operations.md has it.
+/// As docs/how-to/operate.md has it.
 const MOST: i64 = 9;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_opens_no_more_connections_than_is_written() {
-    let written = include_str!("../../docs/operations.md");
+    let written = include_str!("../../docs/how-to/operate.md");
     assert!(written.contains(&format!("at most {MOST} connections")));
     let db = database().await;
     make_rows(&db.pool).await;

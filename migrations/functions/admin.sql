@@ -95,14 +95,14 @@ $$;
 revoke all on function observer.drop_listener, observer.reset_position from public;
 
 comment on function observer.drop_listener is
-'Removes the checkpoints, dead letters and jobs of a listener that is gone for good, so that it no
-longer holds back the removal of old events. Returns how many rows that were.';
+'Deletes the checkpoints, dead letters and jobs of a listener that is gone for good, so that it no longer
+holds back the removal of old events. Returns the number of deleted rows.';
 
 comment on function observer.reset_position is
-'Lets a listener go on in a database that was restored, copied or upgraded, where its position is
-refused. target: ''earliest'' (the default) delivers all that the log still holds, again if it was
-delivered before; ''stored'' goes on where it was, for a database that kept its transaction ids
-(pg_upgrade, a physical copy), and is refused for a position ahead of the database; ''latest'' skips
-what the log holds. In another database than before the log gets a new name, so that ids given
-again are not taken for old events. Running replicas of the listener lose their shards and claim
-them anew.';
+'Resets the position of a listener in a database that was restored, copied or upgraded, where its stored
+position is rejected. target ''earliest'' (the default) delivers everything that the log still holds, also
+what was delivered before. ''stored'' resumes at the stored position, for a database that kept its
+transaction ids (pg_upgrade, a physical copy); it is rejected for a position ahead of the database.
+''latest'' skips what the log holds. In another database than before, the log gets a new name, so that
+reused ids are not taken for old events. Running processes of the listener lose their shards and claim
+them again.';

@@ -22,6 +22,6 @@ $$;
 revoke all on function observer.claim_delivery from public;
 
 comment on function observer.claim_delivery is
-'Claims a delivery whose statement runs in the same transaction; false where it took effect before. The
-login of spec.egress.ownDatabase needs: grant usage on schema observer, grant execute on function
-observer.claim_delivery.';
+'Claims a delivery whose statement runs in the same transaction. Returns false if the delivery took effect
+before. The login of spec.egress.ownDatabase needs: grant usage on schema observer, grant execute on
+function observer.claim_delivery.';

@@ -60,7 +60,7 @@ $$;
 revoke all on function observer.log_event, observer.may_emit from public;
 
 comment on function observer.log_event is
-'Logs a custom event; observer.emit calls it. A role that may only do this needs: grant usage on schema
+'Logs a custom event. observer.emit calls it, and so a role that may emit needs: grant usage on schema
 observer, grant execute on function observer.log_event.';
 
 -- One for each type of payload, so that literals, nulls and values of any of them do. A key is its text:
@@ -91,8 +91,8 @@ begin
     foreach payload in array array['json', 'jsonb', 'text'] loop
         execute format(
             'comment on function observer.emit(text, %s, anycompatible, text) is
-             ''Logs a custom event, delivered if the transaction commits; returns its id in the log. A role that may
-only do this needs: grant usage on schema observer, grant execute on function observer.log_event.''', payload);
+             ''Logs a custom event, which is delivered if the transaction commits. Returns its id in the log. A role
+that may only emit needs: grant usage on schema observer, grant execute on function observer.log_event.''', payload);
     end loop;
 end
 $$;
@@ -121,7 +121,9 @@ $$;
 revoke all on function observer.restrict_emit, observer.unrestrict_emit from public;
 
 comment on function observer.restrict_emit is
-'Lets a role and its members log no custom events but those whose entity begins with a prefix, and of one
-tenant where one is given. Called again, it allows others beside these.';
+'Restricts the custom events that a role and its members may log: the entity must begin with the prefix,
+and the tenant must be the given one, if any. Each further call allows more. A restriction follows the role
+when it is renamed.';
 
-comment on function observer.unrestrict_emit is 'Ends all that observer.restrict_emit said of a role.';
+comment on function observer.unrestrict_emit is
+'Removes all restrictions that observer.restrict_emit put on a role. Returns how many there were.';

@@ -302,15 +302,15 @@ from (
 revoke all on function observer.track, observer.untrack from public;
 
 comment on function observer.track is
-'Logs each change of the table from now on; calling it again changes what it is told and keeps the rest.
+'Logs each change of the table from now on. Another call changes the given options and keeps the rest.
 key: columns that identify a row, by default the primary key. tenant: column that names the
 tenant; '''' for none. exclude: columns that never reach the log, also when renamed later; ''{}'' for none.
-Needs the TRIGGER privilege on the table, and waits for the writers that are under way.
+Needs the TRIGGER privilege on the table, and waits for open transactions that write to it.
 A partitioned table is tracked with all its partitions under its own name; track it again after
 attaching a partition that is written to by its own name. Truncating one partition is an event of
 the whole. Rows of inheritance children are logged under the name of the table that the
 statement names.
-The table may be altered freely. A key column that was dropped or renamed counts as null (all
+You may alter the table freely. A key column that was dropped or renamed counts as null (all
 rows of the table are then kept in order among each other) and a tenant column as no tenant,
 until the table is tracked again.
 An update is logged even if it changed nothing; one that changes key or tenant is logged as a
@@ -319,6 +319,8 @@ then that statement''s event comes before that of the statement that fired the t
 MERGE that deletes a row and inserts another with the same key logs the insert first.
 Nothing is logged under session_replication_role = replica.';
 
-comment on function observer.untrack is 'Stops logging changes of the table; what was logged is still delivered.';
+comment on function observer.untrack is
+'Stops logging changes of a table. Changes that are logged already are still delivered.';
 
-comment on view observer.tracked is 'The tracked tables, their options, and what is wrong with any of them.';
+comment on view observer.tracked is
+'The tracked tables with their options. The column trouble says what is wrong with one, or is null.';

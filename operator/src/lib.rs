@@ -4,7 +4,11 @@
 //! A reconcile is five steps: dereference, validate, build, apply, update the status. Those in the
 //! middle are pure functions over plain data; the others talk to the API server.
 
+// The command line names this crate as its other users do.
+extern crate self as observer_operator;
+
 pub mod cache;
+pub mod cli;
 pub mod conditions;
 pub mod controller;
 pub mod events;

@@ -1,7 +1,5 @@
 //! The `observer-operator` program.
 
-mod cli;
-
 fn main() -> std::process::ExitCode {
-    cli::main()
+    observer_operator::cli::main()
 }

@@ -12,6 +12,7 @@ mod log;
 mod nats;
 mod postgres;
 mod redis;
+mod server_url;
 mod slack;
 mod teams;
 mod tls;
@@ -33,10 +34,11 @@ pub use log::{LogConfig, LogLevel};
 pub use nats::NatsConfig;
 pub use postgres::{OwnDatabase, PostgresConfig};
 pub use redis::{RedisCommand, RedisConfig};
+pub use server_url::ServerUrl;
 pub use slack::SlackConfig;
 pub use teams::{TeamsConfig, TeamsContent};
 pub use tls::TlsConfig;
-pub use webhook::{BatchConfig, HeaderValue, Method, WebhookConfig, is_json};
+pub use webhook::{BatchConfig, HeaderValue, Method, WebhookConfig, is_json, is_own_header};
 
 /// A value that never shows itself: `Debug` and `Display` print `[redacted]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -47,6 +47,21 @@ pub fn is_json(content_type: &str) -> bool {
     essence.ends_with("/json") || essence.ends_with("+json")
 }
 
+/// Returns whether a header, in lower case, is set by each request itself.
+#[must_use]
+pub fn is_own_header(name: &str) -> bool {
+    const OWN: [&str; 7] = [
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "traceparent",
+        "transfer-encoding",
+        "user-agent",
+    ];
+    name.starts_with("webhook-") || OWN.contains(&name)
+}
+
 /// A header's value.
 #[derive(Clone, Debug)]
 pub enum HeaderValue {

@@ -87,7 +87,7 @@ pub struct ObserverSpec {
     #[serde(default)]
     pub on_failure: OnFailure,
     /// Suspends the observer; default `false`. While it is suspended, events pass without being
-    /// evaluated, and are not made up for later.
+    /// evaluated, and are not delivered later.
     #[serde(default)]
     pub suspend: bool,
 }

@@ -1,5 +1,4 @@
 //! Validation of destinations and their limits: the rules that their schema cannot say.
-//! cannot say.
 
 use std::net::IpAddr;
 
@@ -7,17 +6,11 @@ use ipnet::IpNet;
 
 use super::rate_limit::rate_limit;
 use super::url::url;
-use crate::config::{Egress, HostLimit, ProxyConfig};
+use crate::config::{Egress, HostLimit, ProxyConfig, ServerUrl};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{EgressLimit, EgressProxy, EgressRules};
 use crate::validation::context::ValidationContext;
 use crate::validation::names::is_domain;
-
-/// Schemes of a proxy's URL, and the message for any other.
-const PROXY: (&[&str], &str) = (
-    &["http", "https"],
-    "is not the URL of a proxy; write http://user:password@proxy.internal:3128, or https://",
-);
 
 /// Validates the rules for destinations, with placeholders for what it reports.
 pub(crate) fn check(rules: &EgressRules, context: &mut ValidationContext<'_>) -> Egress {
@@ -48,7 +41,12 @@ fn check_proxy(proxy: &EgressProxy, context: &mut ValidationContext<'_>) -> Prox
     let none = "/spec/egress/proxy/noProxy";
     let (direct_cidrs, direct_hosts) = parse_entries(none, &proxy.no_proxy, context);
     ProxyConfig {
-        url: url("/spec/egress/proxy/url", &proxy.url, PROXY, context),
+        url: url(
+            "/spec/egress/proxy/url",
+            &proxy.url,
+            ServerUrl::PROXY,
+            context,
+        ),
         direct_cidrs,
         direct_hosts,
     }

@@ -1,7 +1,7 @@
 //! Validation of the job queue: the rules that its schema cannot say.
 
-use super::url::redis_url;
-use crate::config::{QueueBackend, QueueConfig};
+use super::url::url;
+use crate::config::{QueueBackend, QueueConfig, ServerUrl};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{Backend, ObserverListenerSpec};
@@ -16,7 +16,10 @@ pub(crate) fn check(
     spec: &ObserverListenerSpec,
     context: &mut ValidationContext<'_>,
 ) -> QueueConfig {
-    let redis = spec.redis.as_ref().map(|redis| redis_url(redis, context));
+    let redis = spec
+        .redis
+        .as_ref()
+        .map(|redis| url("/spec/redis/url", &redis.url, ServerUrl::REDIS, context));
     let queue = &spec.queue;
     let backend = match (queue.backend, redis.clone()) {
         (Backend::Postgres, _) => QueueBackend::Postgres,

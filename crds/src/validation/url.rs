@@ -1,31 +1,26 @@
 //! URLs of servers. They are used as they are, so they hold no templates.
 
-use url::Url;
-
 use super::context::ValidationContext;
-use crate::config::Redacted;
-use crate::v1alpha1::{RedisServer, ValueSource};
+use crate::config::{Redacted, ServerUrl};
+use crate::v1alpha1::ValueSource;
 
-/// Returns a URL of one of `schemes` with a host, or reports it with the message `wrong`.
+/// Returns the URL of a server, or reports it.
 pub(crate) fn url(
     at: &str,
     source: &ValueSource,
-    (schemes, wrong): (&[&str], &str),
+    rule: ServerUrl,
     context: &mut ValidationContext<'_>,
 ) -> Redacted {
     let Some((at, url)) = context.resolve(at, source) else {
         return Redacted::default();
     };
-    let proper = Url::parse(url.reveal()).is_ok_and(|url| {
-        schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty())
-    });
     if url.reveal().contains("{{") {
         context.error(
             &at,
             "holds a template, but a URL is used as it is; templates are for what is sent",
         );
-    } else if !proper {
-        context.error(&at, wrong);
+    } else if rule.parse(&url).is_none() {
+        context.error(&at, rule.message());
     }
     url
 }
@@ -44,21 +39,6 @@ pub(crate) fn database_url(
         context.error(
             &at,
             "is not the URL of a Postgres database; write postgres://user:password@host:5432/database",
-        );
-    }
-    url
-}
-
-/// Returns the URL of the listener's Redis server.
-pub(crate) fn redis_url(redis: &RedisServer, context: &mut ValidationContext<'_>) -> Redacted {
-    let Some((at, url)) = context.resolve("/spec/redis/url", &redis.url) else {
-        return Redacted::default();
-    };
-    let text = url.reveal();
-    if !text.starts_with("redis://") && !text.starts_with("rediss://") {
-        context.error(
-            &at,
-            "is not the URL of a Redis server; write redis://user:password@host:6379/0, or rediss:// for TLS",
         );
     }
     url

@@ -1,10 +1,10 @@
-//! Deliveries that go out together.
+//! Batcher: deliveries that share requests.
 //!
-//! Those that are attempted within a short time of each other share one request, and so do those that
-//! come while as many requests are under way as may be. A batch has no task
-//! of its own: whoever waits for it drives it (a shared future), so it ends with the last of them, and
-//! who leaves before it is sent is not part of it. Since deliveries of one key are attempted one after
-//! the other, a batch holds no two of them.
+//! Deliveries that are attempted within the linger time of each other share one request, and so do those
+//! that come while the concurrency limit is reached. A batch has no task of its own: the deliveries that
+//! wait for it drive it (a shared future), so it ends with the last of them, and a delivery that is
+//! cancelled before the batch is sent is not part of it. Since deliveries of one key are attempted one
+//! after the other, a batch holds no two of them.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -17,10 +17,10 @@ use tokio::time::timeout;
 use crate::delivery::outcome::Outcome;
 use crate::sync::lock;
 
-/// What came of each of a batch, in the order of joining; nothing for who had left.
+/// Outcome of each delivery of a batch, in the order of joining; nothing for those that were cancelled.
 type Outcomes = Arc<[Option<Outcome>]>;
 
-/// The batches of one action, one of which may still be joined.
+/// Batches of one action, one of which is open.
 pub(crate) struct Batcher<T> {
     limits: BatchConfig,
     /// One for each batch in flight.
@@ -46,7 +46,7 @@ struct MemberList<T> {
 }
 
 impl<T: Send + Sync + 'static> Batcher<T> {
-    /// At most `most` of them are under way at once.
+    /// Creates a batcher with at most `most` batches in flight.
     pub(crate) fn new(limits: BatchConfig, most: u32) -> Self {
         let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
@@ -56,13 +56,13 @@ impl<T: Send + Sync + 'static> Batcher<T> {
         }
     }
 
-    /// Most items in one.
+    /// Returns the most items of a batch.
     pub(crate) const fn max_batch_size(&self) -> usize {
         self.limits.max_events
     }
 
-    /// Sends an item of so many bytes with others; `send` does so for all of a batch, and gives as
-    /// many outcomes as it was given items.
+    /// Sends an item of this size with others. `send` sends all items of a batch, and returns as many
+    /// outcomes.
     pub(crate) async fn join<F, R>(&self, item: T, bytes: usize, send: F) -> Outcome
     where
         F: FnOnce(Vec<Arc<T>>) -> R + Send + 'static,
@@ -97,7 +97,7 @@ impl<T: Send + Sync + 'static> Batcher<T> {
         let (linger, all) = (self.limits.linger, Arc::clone(&members));
         let permits = Arc::clone(&self.permits);
         let sending = async move {
-            // Whether it is full or the time is over is the same.
+            // Full or lingered long enough: both close it.
             let _ = timeout(linger, all.full.notified()).await;
             // Others may still join while it waits for its permit. The semaphore is never closed.
             let _permit = permits.acquire_owned().await;
@@ -150,7 +150,7 @@ impl<T> BatchMembers<T> {
         Some(index)
     }
 
-    /// Lets nobody in any more; gives those that are still there.
+    /// Closes the batch, and returns the items that were not cancelled.
     fn close(&self) -> Vec<Option<Arc<T>>> {
         let mut list = lock(&self.list);
         list.closed = true;
@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    fn batches(max_events: usize, max_bytes: usize) -> Batcher<usize> {
+    fn batcher(max_events: usize, max_bytes: usize) -> Batcher<usize> {
         Batcher::new(
             BatchConfig {
                 max_events,
@@ -212,20 +212,23 @@ mod tests {
     }
 
     /// Tells of what it is given, and holds each back for as many milliseconds as it says.
-    fn send(told: &mpsc::UnboundedSender<Vec<usize>>, items: &[Arc<usize>]) -> Ready<Vec<Outcome>> {
+    fn send(
+        sender: &mpsc::UnboundedSender<Vec<usize>>,
+        items: &[Arc<usize>],
+    ) -> Ready<Vec<Outcome>> {
         let items: Vec<usize> = items.iter().map(|item| **item).collect();
-        told.send(items.clone()).unwrap();
+        sender.send(items.clone()).unwrap();
         let held = |item: &usize| Outcome::Deferred(Duration::from_millis(*item as u64));
         ready(items.iter().map(held).collect())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leaves_before_it_is_sent_is_not_part_of_it() {
-        let (told, mut sent) = mpsc::unbounded_channel();
-        let batches = batches(10, 1000);
+    async fn cancelled_delivery_is_not_part_of_its_batch() {
+        let (sender, mut sent) = mpsc::unbounded_channel();
+        let batcher = batcher(10, 1000);
         let join = |n| {
-            let told = told.clone();
-            batches.join(n, 1, move |items| send(&told, &items))
+            let sender = sender.clone();
+            batcher.join(n, 1, move |items| send(&sender, &items))
         };
         let leaves = timeout(Duration::from_millis(5), join(7));
         let (left, one, other) = tokio::join!(leaves, join(8), join(9));
@@ -244,12 +247,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_one_waits_for_no_more() {
-        let (told, mut sent) = mpsc::unbounded_channel();
-        let batches = batches(2, 1000);
+        let (sender, mut sent) = mpsc::unbounded_channel();
+        let batcher = batcher(2, 1000);
         let begun = tokio::time::Instant::now();
         let join = |n| {
-            let told = told.clone();
-            batches.join(n, 1, move |items| send(&told, &items))
+            let sender = sender.clone();
+            batcher.join(n, 1, move |items| send(&sender, &items))
         };
         tokio::join!(join(1), join(2));
         assert_eq!(begun.elapsed(), Duration::ZERO);
@@ -257,19 +260,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_may_be_joined_until_its_turn_comes() {
+    async fn batch_can_be_joined_until_its_permit_comes() {
         const TOOK: Duration = Duration::from_millis(100);
-        let (told, mut sent) = mpsc::unbounded_channel();
-        let batches = batches(5, 1000);
+        let (sender, mut sent) = mpsc::unbounded_channel();
+        let batcher = batcher(5, 1000);
         let join = async |n| {
             // Each comes after the one before has lingered.
             tokio::time::sleep(Duration::from_millis(15) * u32::try_from(n).unwrap()).await;
-            let told = told.clone();
+            let sender = sender.clone();
             let slow = async move |items: Vec<Arc<usize>>| {
                 tokio::time::sleep(TOOK).await;
-                send(&told, &items).await
+                send(&sender, &items).await
             };
-            batches.join(n, 1, slow).await
+            batcher.join(n, 1, slow).await
         };
         let begun = tokio::time::Instant::now();
         join_all((0..7).map(join)).await;
@@ -297,18 +300,18 @@ mod tests {
                 .start_paused(true)
                 .build()
                 .unwrap();
-            let (told, mut sent) = mpsc::unbounded_channel();
+            let (sender, mut sent) = mpsc::unbounded_channel();
             runtime.block_on(async {
-                let batches = batches(max_events, max_bytes);
+                let batcher = batcher(max_events, max_bytes);
                 let all = sizes.iter().enumerate().map(|(n, size)| {
-                    let told = told.clone();
-                    batches.join(n, *size, move |items| send(&told, &items))
+                    let sender = sender.clone();
+                    batcher.join(n, *size, move |items| send(&sender, &items))
                 });
                 for (n, outcome) in join_all(all).await.into_iter().enumerate() {
                     assert_eq!(outcome, Outcome::Deferred(Duration::from_millis(n as u64)));
                 }
             });
-            drop(told);
+            drop(sender);
             let mut seen = Vec::new();
             while let Some(batch) = sent.blocking_recv() {
                 prop_assert!(batch.len() <= max_events);

@@ -67,12 +67,12 @@ pub(crate) trait DeliverAction: Send + Sync {
     /// bounds in time.
     fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure>;
 
-    /// Says better why an attempt that began at `begun` failed, where something is known of it.
+    /// Returns a better reason why an attempt that began at `begun` failed, where one is known.
     fn explain(&self, error: DeliveryError, _begun: Instant) -> DeliveryError {
         error
     }
 
-    /// Drops a connection that is of no further use.
+    /// Drops a connection after an error that breaks it.
     fn disconnect(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
     }
@@ -82,8 +82,8 @@ pub(crate) trait DeliverAction: Send + Sync {
         None
     }
 
-    /// Delivers together with others; nothing where this delivery goes by itself. Asked only where
-    /// there is a [`DeliverAction::max_batch_size`].
+    /// Delivers in a batch; nothing where this delivery goes by itself. Called only where there is a
+    /// [`DeliverAction::max_batch_size`].
     fn join_batch<'a>(
         self: Arc<Self>,
         _admission: &'a Arc<AdmissionControl>,
@@ -101,7 +101,7 @@ pub(crate) struct AttemptRequest<'a> {
     pub(crate) delivery: &'a Delivery,
     /// The time of the attempt, as the endpoint is told it.
     pub(crate) now: DateTime<Utc>,
-    /// From when sending begins.
+    /// Timeout, from when sending begins.
     pub(crate) timeout: Duration,
 }
 

@@ -21,7 +21,8 @@ pub(super) trait DeliverBatch: DeliverAction + 'static {
     /// Returns its batches, where deliveries share requests.
     fn batcher(&self) -> Option<&Batcher<Self::Item>>;
 
-    /// Returns whether a delivery may join a batch. A retry may not: what failed holds nobody up.
+    /// Returns whether a delivery may join a batch. A retry may not, so that it holds up
+    /// no other delivery.
     fn may_join(delivery: &Delivery) -> bool {
         delivery.attempt == 1
     }
@@ -43,7 +44,7 @@ pub(super) trait DeliverBatch: DeliverAction + 'static {
     ) -> impl Future<Output = Vec<Outcome>> + Send;
 }
 
-/// Delivers together with others, as [`DeliverAction::join_batch`] has it.
+/// Delivers in a batch: implements [`DeliverAction::join_batch`].
 pub(super) fn join_batch<'a, A: DeliverBatch>(
     action: Arc<A>,
     admission: &'a Arc<AdmissionControl>,

@@ -1,4 +1,4 @@
-//! Emails, by SMTP.
+//! Email actions, by SMTP.
 //!
 //! The `Message-ID` is the delivery's id, the same on every attempt. If one of the recipients is
 //! refused, nobody gets the message, so that nobody gets it twice.
@@ -50,7 +50,7 @@ const MAX_SUBJECT: usize = 900;
 /// Adds a recipient of one kind.
 type Adds = fn(MessageBuilder, Mailbox) -> MessageBuilder;
 
-/// A compiled email.
+/// Compiled email.
 pub(super) struct Email {
     server: SmtpServer,
     from: Template,
@@ -64,7 +64,7 @@ pub(super) struct Email {
     connections: Semaphore,
 }
 
-/// Says that nobody wrote it, so that nobody's holiday note answers it (RFC 3834).
+/// Header that suppresses automatic replies (RFC 3834).
 #[derive(Clone)]
 struct AutoSubmitted;
 
@@ -109,7 +109,7 @@ impl Email {
     }
 
     async fn send(&self, egress: &EgressPolicy, message: Message) -> Result<(), SmtpSendError> {
-        // It is never closed, so there is always a permit some time.
+        // The semaphore is never closed.
         let _permit = self.connections.acquire().await;
         let mut connection = self.server.connect(egress).await?;
         let (envelope, message) = (message.envelope(), message.formatted());
@@ -131,7 +131,7 @@ impl Email {
         let kinds: [(&[Recipient], Option<Adds>); 3] = [
             (&self.to, Some(MessageBuilder::to)),
             (&self.cc, Some(MessageBuilder::cc)),
-            // Nobody is told of these.
+            // Not in the headers.
             (&self.bcc, None),
         ];
         for (recipients, add) in kinds {
@@ -236,7 +236,7 @@ impl DeliverAction for Email {
     }
 }
 
-/// The same for all attempts.
+/// Returns the `Message-ID`, the same for all attempts.
 fn message_id(delivery: &Delivery, from: &Mailbox) -> String {
     let id = delivery.id();
     let again = delivery.replay.as_ref();
@@ -244,7 +244,7 @@ fn message_id(delivery: &Delivery, from: &Mailbox) -> String {
     format!("<{id}{again}@{}>", from.email.domain())
 }
 
-/// One line, so that no value adds a header.
+/// Renders one line, so that no value adds a header.
 fn line(template: &Template, subject: &Arc<RenderInput>) -> Result<String, Failure> {
     let text = template.render(subject)?;
     if text.chars().any(char::is_control) || text.chars().count() > MAX_SUBJECT {
@@ -256,7 +256,7 @@ fn line(template: &Template, subject: &Arc<RenderInput>) -> Result<String, Failu
     Ok(text)
 }
 
-/// The text with line ends of one kind, since a lone carriage return may not go over the wire.
+/// Returns the text with line ends of one kind, since a lone carriage return may not go over the wire.
 fn lines(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
@@ -267,7 +267,7 @@ enum Recipient {
     Template(Template),
 }
 
-/// Refuses what is no template and no address, at `place`.
+/// Rejects what is neither a template nor an address, at `place`.
 fn fixed(place: &str, source: &str) -> Result<(), CompileError> {
     if source.contains('{') || source.trim().is_empty() {
         return Ok(());
@@ -277,7 +277,7 @@ fn fixed(place: &str, source: &str) -> Result<(), CompileError> {
 }
 
 impl Recipient {
-    /// Those of a list at `place`. Only the list's author may write several into one element.
+    /// Compiles a list at `place`. Only the list's author may write several into one element.
     fn all(place: &str, sources: &[String]) -> Result<Vec<Self>, CompileError> {
         let mut all = Vec::new();
         for (n, source) in sources.iter().enumerate() {

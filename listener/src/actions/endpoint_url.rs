@@ -1,11 +1,11 @@
-//! Where an action goes, in words for logs.
+//! Endpoint of an action, as logs and metrics name it.
 
 use url::Url;
 
 use super::Action;
 
 impl Action {
-    /// Scheme, host and port of the receiver, without path, user or anything else that may be a
+    /// Returns scheme, host and port of the endpoint, without path, user or anything else that may be a
     /// secret.
     #[must_use]
     pub fn endpoint_url(&self) -> String {
@@ -32,7 +32,7 @@ mod tests {
     use super::named;
 
     #[test]
-    fn a_receiver_is_named_without_secrets() {
+    fn endpoint_url_holds_no_secrets() {
         let url = "https://user:secret@shop.example/hook/secret?token=secret";
         assert_eq!(named(url, "shop.example"), "https://shop.example:443");
         let url = "postgres://user:secret@db/secret";

@@ -90,7 +90,7 @@ pub(crate) fn runtime() -> ActionRuntime {
 
 /// Attempts a delivery as often as it takes: a server that is busy, or comes back, may not answer in
 /// time.
-pub(crate) async fn settled(action: &Action, event: &Delivery) -> Outcome {
+pub(crate) async fn final_outcome(action: &Action, event: &Delivery) -> Outcome {
     until(
         action,
         event,
@@ -102,7 +102,7 @@ pub(crate) async fn settled(action: &Action, event: &Delivery) -> Outcome {
 
 /// Attempts a delivery until it fails with these words: a server that is busy, or comes up, fails it
 /// in other ways.
-pub(crate) async fn told(action: &Action, event: &Delivery, words: &str) -> Failure {
+pub(crate) async fn fails_with(action: &Action, event: &Delivery, words: &str) -> Failure {
     let outcome = until(action, event, words, |outcome| match outcome {
         Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => {
             failure.message.contains(words)

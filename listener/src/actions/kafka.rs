@@ -1,7 +1,7 @@
-//! Records to topics of Kafka.
+//! Kafka actions: records to topics.
 //!
-//! The client is `rskafka`. A record is done once the leader of its partition and all replicas that
-//! are in step have it. Its header `webhook-id` is the delivery's id.
+//! The client is `rskafka`. A record is delivered once all in-sync replicas of its partition have
+//! it. Its header `webhook-id` is the delivery's id.
 
 mod cluster;
 mod error;
@@ -41,13 +41,13 @@ use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
-/// Most bytes of an answer; the longest tells of all topics, some 40 bytes for each partition.
+/// Most bytes of a response; the longest lists all topics, some 40 bytes for each partition.
 pub(crate) const MAX_ANSWER: usize = 4 << 20;
 
 /// Most characters of a topic's name.
 const MAX_TOPIC: usize = 249;
 
-/// A compiled record.
+/// Compiled record.
 pub(super) struct Kafka {
     /// The brokers, for people; what tells the cluster from others.
     host: String,
@@ -61,10 +61,10 @@ pub(super) struct Kafka {
     batcher: Option<Batcher<RecordItem>>,
 }
 
-/// What one delivery writes.
+/// Record of one delivery.
 pub(super) struct RecordItem {
     topic: String,
-    /// What its partition is chosen by.
+    /// Bytes whose hash chooses the partition.
     partition_key: Vec<u8>,
     record: Record,
 }
@@ -142,7 +142,7 @@ impl Kafka {
         results
     }
 
-    /// Drops what is known of the cluster where it may be why something failed.
+    /// Drops connections that failed, and cached metadata of topics that records failed for.
     async fn drop_stale(
         &self,
         cluster: &Arc<KafkaCluster>,
@@ -152,19 +152,19 @@ impl Kafka {
         let mut errors = results.iter().filter_map(|result| result.as_ref().err());
         if errors.any(DeliveryError::breaks_connection) {
             let mut kept = self.cluster.lock().await;
-            // Others may have made new ones meanwhile.
+            // Another attempt may have reconnected meanwhile.
             kept.take_if(|kept| Arc::ptr_eq(kept, cluster));
             return;
         }
-        // As when a topic has been made anew with fewer partitions.
+        // For example a topic that was recreated with fewer partitions.
         for (result, item) in results.iter().zip(items) {
             if result.as_ref().is_err_and(DeliveryError::is_retryable) {
-                cluster.forget(&item.topic).await;
+                cluster.drop_topic(&item.topic).await;
             }
         }
     }
 
-    /// The connections that there are, or new ones.
+    /// Returns the open connections, or connects.
     async fn cluster(&self, egress: &EgressPolicy) -> Result<Arc<KafkaCluster>, KafkaSendError> {
         let mut kept = self.cluster.lock().await;
         if let Some(cluster) = &*kept {
@@ -198,7 +198,7 @@ impl Kafka {
         if delivery.replay.is_some() {
             headers.insert("webhook-replay".to_owned(), b"true".to_vec());
         }
-        // Events without a key are of the whole entity.
+        // Events without a key concern the whole entity.
         let partition_key = key.clone();
         let partition_key =
             partition_key.unwrap_or_else(|| delivery.event.entity.as_bytes().to_vec());
@@ -294,6 +294,10 @@ impl DeliverAction for Kafka {
         }))
     }
 
+    fn disconnect(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { drop(self.cluster.lock().await.take()) })
+    }
+
     fn max_batch_size(&self) -> Option<usize> {
         self.batcher.as_ref().map(Batcher::max_batch_size)
     }
@@ -344,7 +348,7 @@ impl DeliverBatch for Kafka {
     }
 }
 
-/// Records of one partition, and where among all of a batch they stand.
+/// Records of one partition, and their indices in the batch.
 struct Group {
     partition: Arc<PartitionClient>,
     items: Vec<Arc<RecordItem>>,
@@ -361,7 +365,7 @@ impl Group {
     }
 }
 
-/// Whether a topic may have this name.
+/// Returns whether a topic may have this name.
 fn is_topic(name: &str) -> bool {
     let proper = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=MAX_TOPIC).contains(&name.len()) && name.bytes().all(proper) && name != "." && name != ".."

@@ -20,7 +20,7 @@ use crate::templating::template::Template;
 /// Longest message, in bytes; what is beyond is cut.
 const MAX_MESSAGE: usize = 8 * 1024;
 
-/// A compiled log action.
+/// Compiled log action.
 pub(super) struct LogLine {
     level: LogLevel,
     message: Option<Template>,
@@ -81,7 +81,7 @@ impl DeliverAction for LogLine {
     }
 }
 
-/// What happened to what, in one line.
+/// Returns a summary of the event in one line.
 pub(super) fn summary(delivery: &Delivery) -> String {
     let event = &delivery.event;
     let operation = event.operation.as_str();
@@ -92,7 +92,7 @@ pub(super) fn summary(delivery: &Delivery) -> String {
     one_line(&line)
 }
 
-/// The text on one line, so that no value can forge another line of the log.
+/// Returns the text on one line, so that no value can forge another line of the log.
 fn one_line(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_MESSAGE);
     text[..end]
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_fails_is_refused_and_writes_nothing() {
+    fn failed_template_is_rejected_and_writes_nothing() {
         let (outcome, line) = logged(Some("{{ new.nothing }}"), LogLevel::Info);
         assert!(
             matches!(&outcome, Outcome::Rejected(Failure { kind: FailureKind::Template, message, .. })

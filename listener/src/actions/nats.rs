@@ -1,6 +1,6 @@
-//! Messages to streams of NATS `JetStream`.
+//! NATS actions: messages to `JetStream` streams.
 //!
-//! `Nats-Msg-Id` is the delivery's id, by which a stream leaves out what it has already.
+//! `Nats-Msg-Id` is the delivery's id, by which a stream drops duplicates.
 
 mod relay;
 
@@ -11,7 +11,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, HeaderMap, jetstream};
 use chrono::{DateTime, Utc};
-use crds::config::{NatsConfig, Redacted};
+use crds::config::{NatsConfig, Redacted, ServerUrl};
 use futures::future::BoxFuture;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -39,40 +39,40 @@ use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
 
-/// Port where a URL names none.
+/// Default port.
 const DEFAULT_PORT: u16 = 4222;
 
 /// Longest wait for a connection; an action's timeout may be shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most messages of one action that wait to be written; others wait for room.
+/// Most messages of one action in the client's buffer.
 const CLIENT_CAPACITY: usize = 64;
 
-/// A compiled message.
+/// Compiled message.
 pub(super) struct Nats {
     url: Url,
     address: String,
     host: String,
     port: u16,
     credentials: Option<Redacted>,
-    /// Where the URL says that it is encrypted.
+    /// Present where the URL asks for encryption.
     tls: Option<ClientConfig>,
     subject: Template,
     /// Whether the template itself names one of the server's own subjects.
     system: bool,
     message: Body,
     client: Mutex<Option<NatsConnection>>,
-    /// Why the last connection broke.
+    /// Why the last connection failed.
     fault: ConnectionFault,
 }
 
-/// A connection, and the way that it goes.
+/// Connection, and the relay that it goes through.
 struct NatsConnection {
     client: Client,
     relay: NatsRelay,
 }
 
-/// Why a message was not taken.
+/// Why a message was not published.
 #[derive(Debug, thiserror::Error)]
 enum NatsSendError {
     #[error(transparent)]
@@ -87,7 +87,7 @@ enum NatsSendError {
     },
     #[error("the credentials cannot be read")]
     Credentials,
-    #[error("the way to the server cannot be opened")]
+    #[error("the relay to the server cannot be started")]
     RelayStart(#[source] std::io::Error),
     #[error("the connection broke")]
     Closed,
@@ -114,7 +114,7 @@ impl From<NatsSendError> for DeliveryError {
                 kind => connection_failed(kind),
             },
             NatsSendError::Publish { subject, error } => match error.kind() {
-                // So it is too while a cluster chooses a leader.
+                // Also while a cluster elects a leader.
                 PublishErrorKind::StreamNotFound => Self::TemporarilyRejected(
                     format!(
                         "no stream has the subject {subject}: make one, as with \
@@ -136,18 +136,12 @@ impl From<NatsSendError> for DeliveryError {
 
 impl Nats {
     fn compile(config: &NatsConfig) -> Result<Self, CompileError> {
-        let bad = || {
-            CompileError::field(
-                "nats.url",
-                "is no nats or tls URL; its value is not shown, as it may hold a secret",
-            )
-        };
-        let url = Url::parse(config.url.reveal()).map_err(|_| bad())?;
-        let host = url.host_str().ok_or_else(bad)?.to_owned();
+        let bad = || CompileError::field("nats.url", ServerUrl::NATS.message());
+        let (url, host) = ServerUrl::NATS.parse(&config.url).ok_or_else(bad)?;
         let port = url.port().unwrap_or(DEFAULT_PORT);
         let own = config.tls.clone().unwrap_or_default();
         let encrypted = url.scheme() == "tls";
-        // The client dials the way to the server, not the server.
+        // The client dials the relay, not the server.
         let verify = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
         let verify = Verify::As(verify.map_err(|_| bad())?);
         let tls = encrypted
@@ -198,8 +192,8 @@ impl Nats {
         }
     }
 
-    /// The connection that there is, or a new one to an address that may be dialled, with what is
-    /// cancelled once it is closed.
+    /// Returns the open connection, or connects to an address that the egress policy allows, with a token
+    /// that is cancelled once it is closed.
     async fn client(
         &self,
         egress: &EgressPolicy,
@@ -221,7 +215,7 @@ impl Nats {
             .connection_timeout(CONNECT_TIMEOUT)
             .client_capacity(CLIENT_CAPACITY)
             .max_reconnects(1)
-            // They have not been vetted.
+            // The egress policy has not checked them.
             .ignore_discovered_servers()
             .require_tls(encrypted);
         if let Some(tls) = &self.tls {

@@ -1,4 +1,4 @@
-//! Statements in Postgres. Values are bound as parameters, never put into the statement's text.
+//! Postgres actions: statements. Values are bound as parameters, never put into the statement's text.
 //!
 //! In the listener's own database each delivery takes effect exactly once: with the effect, in the
 //! same transaction, the delivery is claimed, and an attempt that finds it claimed does nothing. (An
@@ -47,15 +47,15 @@ const MAX_CONNECTIONS: u32 = 8;
 /// Longest wait for a connection; an action's timeout may be shorter.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an unused connection is kept.
+/// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Said of statements in a database that is not theirs to use.
+/// Message for statements in the listener's own database where that is not allowed.
 const NOT_ALLOWED: &str = "statements in the listener's own database are not allowed: if they are to be, \
      give them a login of their own by spec.egress.ownDatabase.url of the ObserverListener; else give the action a \
      postgres.url";
 
-/// A compiled statement.
+/// Compiled statement.
 pub(super) struct Postgres {
     /// Where it is run; in the listener's own database where absent.
     remote: Option<RemoteServer>,
@@ -64,8 +64,8 @@ pub(super) struct Postgres {
     pool: Mutex<Option<Connections>>,
 }
 
-/// Connections, the way that they go to a server remote, and what deliveries are claimed with in the
-/// listener's own database.
+/// Connections, their relay to a remote server, and how deliveries are claimed in the listener's own
+/// database.
 #[derive(Clone)]
 struct Connections {
     pool: PgPool,
@@ -81,12 +81,12 @@ struct RemoteServer {
     target: RelayTarget,
 }
 
-/// Why a statement was not run to its end.
+/// Why a statement failed.
 #[derive(Debug, thiserror::Error)]
 enum StatementError {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    #[error("the way to the server cannot be opened")]
+    #[error("the relay to the server cannot be started")]
     RelayStart(#[source] std::io::Error),
     #[error("the server cannot be reached, or sends too much")]
     Relay(DeliveryError),
@@ -100,7 +100,7 @@ impl From<StatementError> for DeliveryError {
     fn from(error: StatementError) -> Self {
         match error {
             StatementError::RelayStart(error) => connection_failed(error),
-            StatementError::Relay(answer) => answer,
+            StatementError::Relay(error) => error,
             StatementError::Database(error) => error::delivery_error(&error),
             StatementError::NotAllowed => Self::EgressDenied(error.to_string()),
             StatementError::Own(error) => error.into(),
@@ -126,8 +126,8 @@ impl Postgres {
         })
     }
 
-    /// Runs it in a transaction. Where the refusal is the session's, the next one gets another; one
-    /// whose plan has grown old has had no effect, and is run again at once.
+    /// Runs it in a transaction. Where the session is at fault, the next attempt gets another; a statement
+    /// whose cached plan is stale has had no effect, and is run again at once.
     async fn run(
         &self,
         request: AttemptRequest<'_>,
@@ -138,7 +138,7 @@ impl Postgres {
             return ran;
         };
         if error::session_is_useless(error) {
-            // Those that others use are closed once they are done.
+            // Connections in use are closed once they are returned.
             drop(self.pool.lock().await.take());
         }
         if error::plan_is_old(error) {
@@ -156,7 +156,7 @@ impl Postgres {
         let begun = Instant::now();
         let ran = self.run_by(&connections, request, parameters).await;
         match (&ran, connections.relay) {
-            // What the server says itself is clear.
+            // The server's own errors are clear.
             (Err(sqlx::Error::Database(_)) | Ok(()), _) | (_, None) => Ok(ran?),
             (_, Some(relay)) => match relay.fault.since(begun) {
                 Some(known) => Err(StatementError::Relay(known)),
@@ -180,7 +180,7 @@ impl Postgres {
             tx.rollback().await?;
             return Ok(());
         }
-        // Without a name, which is read anew each time: behind a pooler that gives each transaction a
+        // Without a name, so that it is parsed each time: behind a pooler that gives each transaction a
         // session, names that one connection gave are another's, or mean another's statement.
         let mut statement = sqlx::query(AssertSqlSafe(self.statement.clone())).persistent(false);
         for parameter in parameters {
@@ -199,8 +199,8 @@ impl Postgres {
             .collect()
     }
 
-    /// The connections, which go to addresses that may be dialled, or to the listener's own database by
-    /// a login that may do no harm there.
+    /// Returns the pool: to an address that the egress policy allows, or to the listener's own database by
+    /// a login with few privileges.
     async fn connections(&self, runtime: &ActionRuntime) -> Result<Connections, StatementError> {
         let mut kept = self.pool.lock().await;
         if let Some(connections) = &*kept {
@@ -331,7 +331,7 @@ impl RemoteServer {
     }
 }
 
-/// How connections are encrypted: verified wherever the action has settings for it.
+/// Returns the encryption of connections: verified wherever the action has settings for it.
 fn encryption(mode: PgSslMode, tls: Option<&TlsConfig>) -> Result<Option<RelayTls>, CompileError> {
     let verify = match (mode, tls) {
         (PgSslMode::VerifyCa, _) => Verify::Authority,

@@ -1,8 +1,8 @@
-//! Commands to Redis: set, delete (as of what an event made stale in a cache), publish, and add to a
-//! stream.
+//! Redis actions: set, delete (for example cache entries that an event made stale), publish, and append to
+//! a stream.
 //!
-//! A command whose answer was lost is sent again. To set or delete once more changes nothing; what is
-//! published or added may come twice, and carries the delivery's id.
+//! A command whose response was lost is sent again. Set and delete are idempotent; what is published or
+//! appended may come twice, and carries the delivery's id.
 
 mod command;
 mod error;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crds::config::{RedisCommand, RedisConfig};
+use crds::config::{RedisCommand, RedisConfig, ServerUrl};
 use futures::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -25,7 +25,6 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
-use url::Url;
 
 use self::command::{CommandTemplate, RenderedCommand};
 
@@ -42,15 +41,15 @@ use crate::egress::response::{DeliveryError, connection_failed};
 use crate::egress::tls::client_config;
 use crate::templating::compile_error::CompileError;
 
-/// Port where a URL names none.
+/// Default port.
 const DEFAULT_PORT: u16 = 6379;
 
 /// Longest wait for a connection; an action's timeout may be shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// With something sent and no sign of the other side for this long, a connection is taken for broken.
+/// How long what was sent may stay unacknowledged before the connection fails (`TCP_USER_TIMEOUT`).
 #[cfg(target_os = "linux")]
-const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Removes keys (the first `ARGV[1]` of `KEYS`), and what the sets name whose keys the others are,
 /// and these sets. In parts, since a call takes some thousand arguments.
@@ -68,7 +67,7 @@ for at = keys + 1, #KEYS do
 end
 return #KEYS";
 
-/// A compiled command.
+/// Compiled command.
 pub(super) struct Redis {
     /// User, password and database.
     login: RedisConnectionInfo,
@@ -79,25 +78,25 @@ pub(super) struct Redis {
     address: (String, u16),
     command: CommandTemplate,
     connection: Mutex<Option<RedisConnection>>,
-    /// Why the last connection broke.
+    /// Why the last connection failed.
     fault: ConnectionFault,
     delete: Script,
 }
 
-/// How connections are encrypted.
+/// Encryption of connections.
 struct RedisTls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
-/// A connection, and the task that reads and writes for whoever uses it.
+/// Connection, and the task that drives it.
 #[derive(Clone)]
 struct RedisConnection {
     commands: MultiplexedConnection,
     _driver: Arc<AbortOnDropHandle<()>>,
 }
 
-/// Why a command was not carried out.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum RedisSendError {
     #[error(transparent)]
@@ -107,7 +106,7 @@ enum RedisSendError {
     #[error("the connection cannot be set up")]
     SetUp(#[from] std::io::Error),
     #[error("no answer within {CONNECT_TIMEOUT:?}")]
-    Silence,
+    Timeout,
 }
 
 impl From<RedisSendError> for DeliveryError {
@@ -116,22 +115,16 @@ impl From<RedisSendError> for DeliveryError {
             RedisSendError::Dial(why) => why.into(),
             RedisSendError::Redis(error) => error::delivery_error(&error),
             RedisSendError::SetUp(error) => connection_failed(error),
-            RedisSendError::Silence => connection_failed(error),
+            RedisSendError::Timeout => connection_failed(error),
         }
     }
 }
 
 impl Redis {
     fn compile(config: &RedisConfig) -> Result<Self, CompileError> {
-        let bad = || {
-            CompileError::field(
-                "redis.url",
-                "is no redis or rediss URL; its value is not shown, as it may hold a secret",
-            )
-        };
-        let url = Url::parse(config.url.reveal()).map_err(|_| bad())?;
-        let host = url.host_str().ok_or_else(bad)?;
-        let address = (host.to_owned(), url.port().unwrap_or(DEFAULT_PORT));
+        let bad = || CompileError::field("redis.url", ServerUrl::REDIS.message());
+        let (url, host) = ServerUrl::REDIS.parse(&config.url).ok_or_else(bad)?;
+        let address = (host, url.port().unwrap_or(DEFAULT_PORT));
         let host = format!("{}:{}", address.0, address.1);
         let info = url.as_str().into_connection_info().map_err(|_| bad())?;
         let tls = match info.addr() {
@@ -184,20 +177,20 @@ impl Redis {
         Ok(sent?)
     }
 
-    /// The connection that there is, or a new one to an address that may be dialled.
+    /// Returns the open connection, or connects to an address that the egress policy allows.
     async fn connection(&self, egress: &EgressPolicy) -> Result<RedisConnection, RedisSendError> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = &*kept {
             return Ok(connection.clone());
         }
         let connecting = timeout(CONNECT_TIMEOUT, self.connect(egress));
-        let connection = connecting.await.map_err(|_| RedisSendError::Silence)??;
+        let connection = connecting.await.map_err(|_| RedisSendError::Timeout)??;
         Ok(kept.insert(connection).clone())
     }
 
     async fn connect(&self, egress: &EgressPolicy) -> Result<RedisConnection, RedisSendError> {
         let stream = egress.dial(&self.address.0, self.address.1).await?;
-        notice_silence(&stream)?;
+        set_user_timeout(&stream)?;
         let stream = BoundedStream::new(stream, SHARED, &self.fault);
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(stream),
@@ -294,16 +287,16 @@ impl DeliverAction for Redis {
         self.fault.explain(error, begun)
     }
 
-    /// What was sent may be answered late, and by then to nobody.
+    /// Drops the connection: a late response would be read as that of the next command.
     fn disconnect(&self) -> BoxFuture<'_, ()> {
         Box::pin(async { drop(self.connection.lock().await.take()) })
     }
 }
 
-/// Has a connection break when something sent is not acknowledged for long.
-fn notice_silence(stream: &TcpStream) -> std::io::Result<()> {
+/// Makes a connection fail when what was sent stays unacknowledged.
+fn set_user_timeout(stream: &TcpStream) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SILENCE_LIMIT))?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     #[cfg(not(target_os = "linux"))]
     let _ = stream;
     Ok(())

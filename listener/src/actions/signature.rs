@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_secrets_are_refused_without_being_shown() {
+    fn bad_secrets_are_rejected_without_being_shown() {
         for bad in ["whsec_", "", "whsec_not base64!"] {
             let error = Signer::new(&[Redacted::new(bad)]).unwrap_err();
             assert!(!error.to_string().contains("not base64!"));

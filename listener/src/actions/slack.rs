@@ -1,4 +1,4 @@
-//! Messages to Slack, by incoming webhooks.
+//! Slack actions: messages by incoming webhooks.
 //!
 //! What a value holds is escaped as Slack asks for (`&`, `<` and `>`), so that it can neither
 //! mention anybody nor make a link.
@@ -29,7 +29,7 @@ use crate::templating::template::Template;
 /// Longest text, in characters; Slack cuts off what is beyond.
 const MAX_TEXT: usize = 40_000;
 
-/// What Slack says of a message that it will never take, and what to do about it. See
+/// Permanent errors of Slack, and remedies. See
 /// <https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks>.
 const REMEDIES: [(&str, &str); 9] = [
     (
@@ -67,7 +67,7 @@ const REMEDIES: [(&str, &str); 9] = [
     ),
 ];
 
-/// A compiled message.
+/// Compiled message.
 pub(super) struct Slack {
     endpoint: HttpEndpoint,
     text: Option<Template>,
@@ -87,7 +87,7 @@ impl Slack {
         })
     }
 
-    /// What is sent.
+    /// Renders the message.
     fn message(&self, delivery: &Delivery) -> Result<Value, Failure> {
         let subject = RenderInput::new(delivery);
         let text = match &self.text {
@@ -148,7 +148,7 @@ impl DeliverAction for Slack {
         Ok(self.endpoint.transmit(request, post))
     }
 
-    /// Adds what to do about a refusal that Slack gives a name to.
+    /// Appends the remedy of a permanent error that Slack has a name for.
     fn explain(&self, mut error: DeliveryError, _: Instant) -> DeliveryError {
         if let DeliveryError::Status {
             status, excerpt, ..

@@ -1,4 +1,4 @@
-//! Messages to Microsoft Teams, by workflows that post the Adaptive Card that they receive.
+//! Microsoft Teams actions: messages by workflows that post the Adaptive Card that they receive.
 //!
 //! A text is Markdown, in which values are shown as they are.
 
@@ -26,7 +26,7 @@ use crate::templating::template::Template;
 /// Most bytes of a message, as Teams has it.
 const MAX_MESSAGE: usize = 28 * 1024;
 
-/// A compiled message.
+/// Compiled message.
 pub(super) struct Teams {
     endpoint: HttpEndpoint,
     content: Content,
@@ -57,7 +57,7 @@ impl Teams {
         })
     }
 
-    /// What is sent.
+    /// Renders the message.
     fn message(&self, delivery: &Delivery) -> Result<Vec<u8>, Failure> {
         let subject = RenderInput::new(delivery);
         let card = match &self.content {

@@ -1,4 +1,4 @@
-//! Webhooks: one HTTP request for each delivery, signed after Standard Webhooks.
+//! Webhook actions: one HTTP request for each delivery or batch, signed after Standard Webhooks.
 //!
 //! The id of a request stays the same on every attempt, replay and takeover.
 
@@ -6,7 +6,7 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig};
+use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig, is_own_header};
 use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
@@ -31,22 +31,7 @@ use crate::templating::output::Format;
 use crate::templating::template::Template;
 use crate::text::hex::hex;
 
-/// Headers that an observer cannot set, because each request has its own.
-const RESERVED: [&str; 11] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "host",
-    "traceparent",
-    "transfer-encoding",
-    "user-agent",
-    "webhook-id",
-    "webhook-replay",
-    "webhook-signature",
-    "webhook-timestamp",
-];
-
-/// A compiled webhook.
+/// Compiled webhook.
 pub(super) struct Webhook {
     endpoint: HttpEndpoint,
     method: reqwest::Method,
@@ -57,7 +42,7 @@ pub(super) struct Webhook {
     batcher: Option<Batcher<BatchItem>>,
 }
 
-/// What one delivery is in a batch.
+/// Rendered body of one delivery, which a batch joins with others.
 pub(super) struct BatchItem {
     input: Arc<RenderInput>,
     body: Vec<u8>,
@@ -119,8 +104,8 @@ impl Webhook {
         Ok(self.endpoint.transmit(request, http))
     }
 
-    /// The headers and the body of one request. Where it is for several, their headers hold no
-    /// template, and those that name one name the first.
+    /// Returns the headers and the body of one request. In a batch, headers hold no templates, and those
+    /// that name a delivery name the first.
     fn request(
         &self,
         items: &[impl Borrow<BatchItem>],
@@ -159,7 +144,7 @@ impl Webhook {
         Ok((headers, body))
     }
 
-    /// The body of a request: an array where there may be several.
+    /// Returns the body of a request: an array where there may be several.
     fn joined(&self, items: &[impl Borrow<BatchItem>]) -> Vec<u8> {
         let bodies = items.iter().map(|item| &*item.borrow().body);
         let bodies: Vec<&[u8]> = bodies.collect();
@@ -260,7 +245,7 @@ impl DeliverBatch for Webhook {
         self.batcher.as_ref()
     }
 
-    /// A replay is told from what is none by a header.
+    /// A replay goes alone, since a header marks it.
     fn may_join(delivery: &Delivery) -> bool {
         delivery.attempt == 1 && delivery.replay.is_none()
     }
@@ -298,7 +283,7 @@ impl DeliverBatch for Webhook {
     }
 }
 
-/// The id of a delivery, or what stands for those of several.
+/// Returns the id of a delivery, or of a batch.
 fn request_id(items: &[impl Borrow<BatchItem>]) -> String {
     let ids: Vec<String> = items
         .iter()
@@ -310,7 +295,7 @@ fn request_id(items: &[impl Borrow<BatchItem>]) -> String {
     }
 }
 
-/// Whether a refusal may be for what was sent, and not for who sent it or where.
+/// Returns whether a rejection may be for what was sent, and not for who sent it or where.
 fn concerns_content(outcome: &Outcome) -> bool {
     let Outcome::Rejected(Failure {
         status: Some(status),
@@ -347,7 +332,7 @@ fn header((name, value): &(String, HeaderConfig)) -> Result<(HeaderName, Header)
     let bad = |what| CompileError::field(format!("webhook.headers[{name}]"), what);
     let parsed = HeaderName::try_from(name.as_str())
         .map_err(|_| bad("is no header name; use letters, digits and hyphens"))?;
-    if RESERVED.contains(&parsed.as_str()) {
+    if is_own_header(parsed.as_str()) {
         return Err(bad("is set by the listener itself; remove it"));
     }
     let value = match value {
@@ -366,7 +351,7 @@ fn header((name, value): &(String, HeaderConfig)) -> Result<(HeaderName, Header)
     Ok((parsed, value))
 }
 
-/// The W3C trace context: one trace for each event, one span for each attempt.
+/// Returns the W3C trace context: one trace for each event, one span for each attempt.
 fn traceparent(delivery: &Delivery, id: &str) -> String {
     let trace = Sha256::digest(delivery.event.id.as_bytes());
     let span = Sha256::digest(format!("{id}\n{}", delivery.attempt));

@@ -1,4 +1,4 @@
-//! What all actions of a process share.
+//! Runtime of actions: what all actions of a process share.
 
 use crds::config::{Egress, ListenerConfig, OwnDatabase, Redacted};
 use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
@@ -9,20 +9,20 @@ use crate::admission::redis_limiter::RedisLimiter;
 use crate::egress::http_client;
 use crate::egress::policy::EgressPolicy;
 
-/// The connections, and the rule where they may lead.
+/// Shared clients, egress policy, endpoints and limits.
 #[derive(Clone, Debug)]
 pub struct ActionRuntime {
-    /// Judges every address before it is dialled.
+    /// Which addresses may be dialled.
     pub(crate) egress: EgressPolicy,
-    /// The client of webhooks.
+    /// HTTP client.
     pub(crate) http: Client,
-    /// What is known of receivers.
+    /// Endpoints and their circuit breakers.
     pub(crate) endpoints: EndpointRegistry,
-    /// The listener's database, where actions may run statements in it.
+    /// The listener's own database, where actions may run statements in it.
     pub(crate) own_database: Option<OwnDatabase>,
-    /// Limits that all processes keep together, where the listener has a Redis.
+    /// Limits shared by all processes, where the listener has a Redis.
     pub(crate) redis_limiter: Option<RedisLimiter>,
-    /// Most requests of one action under way at once that does not say so itself.
+    /// Most requests in flight of an action without a limit of its own.
     pub(crate) max_concurrency: u32,
 }
 
@@ -32,8 +32,7 @@ pub struct ActionRuntime {
 pub struct ActionRuntimeError(#[from] reqwest::Error);
 
 impl ActionRuntime {
-    /// Sets up what is shared; opens no connection. What is known of receivers outlives it in
-    /// `endpoints`.
+    /// Creates a runtime; opens no connection. Circuit breakers outlive it in `endpoints`.
     pub fn new(egress: &Egress, endpoints: &EndpointRegistry) -> Result<Self, ActionRuntimeError> {
         let policy = EgressPolicy::new(egress);
         Ok(Self {
@@ -46,7 +45,7 @@ impl ActionRuntime {
         })
     }
 
-    /// The same with limits that all processes keep together.
+    /// Returns it with limits shared by all processes.
     #[must_use]
     pub fn with_redis_limiter(self, redis_limiter: Option<RedisLimiter>) -> Self {
         Self {
@@ -55,7 +54,7 @@ impl ActionRuntime {
         }
     }
 
-    /// The same with another bound on how many requests of one action are under way at once.
+    /// Returns it with another default for the most requests in flight of one action.
     #[must_use]
     pub fn with_max_concurrency(self, max_concurrency: u32) -> Self {
         Self {
@@ -65,11 +64,11 @@ impl ActionRuntime {
     }
 }
 
-/// What connections rest on: where they may go, and the Redis of a listener with its identity there.
+/// What a runtime depends on: egress rules, and the Redis of a listener with its identity there.
 type CacheKey = (Egress, Option<(Redacted, String)>);
 
-/// Sets up what is shared for one state of a listener after the other, and keeps connections open while
-/// they may go to the same places.
+/// Cache of the runtime across reloads of a listener: connections stay open while the egress rules stay
+/// the same.
 #[derive(Debug, Default)]
 pub struct ActionRuntimeCache {
     endpoints: EndpointRegistry,
@@ -77,7 +76,7 @@ pub struct ActionRuntimeCache {
 }
 
 impl ActionRuntimeCache {
-    /// What the actions of this listener share.
+    /// Returns the runtime for the actions of this listener.
     pub fn of(&mut self, listener: &ListenerConfig) -> Result<ActionRuntime, ActionRuntimeError> {
         let identity = listener.identity();
         let redis = listener.queue.redis.clone();

@@ -1,101 +1,101 @@
-//! Leaves alone what is down, looks whether it is back with one attempt at a time, and comes back
-//! to it little by little.
+//! Circuit breaker of an endpoint: opens when the endpoint is down, probes it with one attempt at a
+//! time, and ramps the rate of attempts up once it answers again.
 //!
-//! Some deliveries fail for their own sake, at a receiver that is well: those must not hold up others.
-//! So what is counted is deliveries and not attempts (a retry that fails once more says nothing new),
-//! and it is left alone only when [`FAILURE_THRESHOLD`] of them failed and none succeeded in between. A run of
+//! Some deliveries fail because of what they hold, at a healthy endpoint: those must not hold up others.
+//! So deliveries are counted and not attempts (a retry that fails once more says nothing new),
+//! and it opens only when [`FAILURE_THRESHOLD`] of them failed and none succeeded in between. A run of
 //! failures that a success ended was no outage, so after one a longer run is waited for. What shows
-//! that the receiver was not reached at all counts for each attempt, since no delivery can be to blame.
+//! that the endpoint was not reached at all counts for each attempt, since no delivery can be to blame.
 //!
-//! No more attempts are made for a pause then. After it one is, the probe: of a delivery that has not
+//! While it is open no attempts are made. Then it is half-open for one, the probe: of a delivery that has not
 //! failed before if there is one, since others may only show again what is wrong with themselves. If it
-//! fails though it was answered, so may a few others, each for the first time. If all do, the next pause is twice as long; if it works, attempts are admitted at a rate that doubles
-//! each second, until there is none any more. What is not admitted has cost no attempt. A receiver that
-//! says itself for how long it wants to be left alone (429 with `Retry-After`) is.
+//! fails though it was answered, so may a few others, each for the first time. If all do, it stays open twice as long; if it works, attempts are admitted at a rate that doubles
+//! each second, until there is none any more. What is not admitted has cost no attempt. An endpoint that
+//! answers 429 with `Retry-After` is left in peace for that long.
 //!
-//! Nothing here sleeps or draws: time and randomness come with the call.
+//! It is pure: time and randomness are passed in.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many failures of different deliveries with no success in between are an outage.
+/// Failures of different deliveries in a row that open the circuit breaker.
 const FAILURE_THRESHOLD: u32 = 20;
 
-/// A run of failures that a success ended is no outage; so many times as long a one may be.
+/// How much longer a run of failures may be than the last one that a success ended, which was no outage.
 const THRESHOLD_FACTOR: u32 = 3;
 
-/// So many failures with no success in between are an outage whatever came before.
+/// Upper bound of the failure threshold.
 const MAX_FAILURE_THRESHOLD: u32 = 60;
 
-/// First pause; each further one is twice as long. A pause is drawn from its second half, so that
-/// processes do not come back together.
+/// How long it is open at first; doubles each time. The time is jittered within its second half, so that
+/// processes do not probe together.
 const INITIAL_OPEN: Duration = Duration::from_secs(1);
 
-/// Longest pause.
+/// Longest time that it is open before a probe.
 const MAX_OPEN: Duration = Duration::from_mins(1);
 
 /// How long a probe waits for a delivery that has not failed before.
 const FRESH_PROBE_GRACE: Duration = Duration::from_secs(1);
 
-/// How many deliveries one may be chosen of as the probe.
+/// How many deliveries are offered, one of which becomes the probe.
 const PROBE_CANDIDATES: u32 = 4;
 
-/// So many deliveries that had not failed before are probes, one after the other, before the next pause.
+/// How many deliveries that had not failed before are probes, one after the other, before it opens again.
 const MAX_FRESH_PROBES: u32 = 5;
 
-/// Longest pause that the receiver may ask for.
+/// Longest `Retry-After` that is honoured.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
-/// Attempts admitted in the first second of the return, about; in each further one twice as many.
+/// Attempts admitted in about the first second of the ramp; doubles each second.
 const RAMP_INITIAL_RATE: f64 = 10.0;
 
-/// How long the return takes: about 1,800 attempts a second are admitted at its end.
+/// Length of the ramp: about 1,800 attempts a second are admitted at its end.
 const RAMP_DURATION: Duration = Duration::from_secs(8);
 
-/// How the other side is doing.
+/// State of a circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CircuitState {
-    /// Everything is admitted.
+    /// All attempts are admitted.
     Closed,
-    /// It is being looked whether it is back: one attempt, or few.
+    /// Few attempts are admitted: the probe, or the ramp after it.
     HalfOpen,
-    /// Nothing is admitted.
+    /// No attempts are admitted.
     Open,
 }
 
-/// What an attempt tells of the other side.
+/// What an attempt says of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// It is there.
+    /// Delivered.
     Success,
-    /// It answered, with something that concerns this delivery alone.
+    /// Answered, with an error that concerns this delivery alone.
     Responded,
-    /// It failed on this delivery, which may be why.
+    /// Failed on this delivery, which may be why.
     Failure,
-    /// It cannot be reached, whatever the delivery.
+    /// Not reached, whatever the delivery.
     Unreachable,
-    /// It wants to be left alone for so long.
+    /// Asks for no attempts for this long.
     RetryAfter(Duration),
-    /// Nothing: nothing was sent, or the attempt was cut off.
+    /// Says nothing: nothing was sent, or the attempt was cancelled.
     Ignored,
 }
 
-/// What changed with a signal.
+/// Change of state that a signal caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transition {
-    /// It is left alone from now on, for so long at first.
+    /// Opened, for this long at first.
     Opened(Duration),
-    /// It answers again.
+    /// The probe succeeded; the ramp begins.
     Recovering,
 }
 
-/// What was admitted. Its signal is to be told with it.
+/// Ticket of an admitted attempt, with which its signal is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    /// Of the breaker, by then.
+    /// Generation of the breaker when the attempt was admitted.
     generation: u64,
-    /// Of a delivery that had not failed before.
+    /// Whether its delivery had not failed before.
     fresh: bool,
 }
 
@@ -107,17 +107,17 @@ enum Phase {
     Ramping(Ramp),
 }
 
-/// How long it is left alone, which what failed before cannot draw out for what did not.
+/// How long it stays open. Retries that fail cannot lengthen it for deliveries that have not failed.
 #[derive(Clone, Copy, Debug)]
 struct OpenInterval {
-    /// From when it began until something is admitted.
+    /// From when it opened until something is admitted.
     wait: Duration,
     /// When a delivery that has not failed before may be the probe, and when any may.
     fresh_at: Instant,
     any_at: Instant,
-    /// How many that had not failed before were probes since it began.
+    /// Probes of deliveries that had not failed before, since it opened.
     probes: u32,
-    /// How long the pauses are, drawn at random from there.
+    /// Lengths before jitter.
     fresh: Duration,
     any: Duration,
 }
@@ -129,21 +129,21 @@ struct Ramp {
     pause: OpenInterval,
 }
 
-/// See the module's words.
+/// Circuit breaker; see the module.
 #[derive(Debug)]
 pub(crate) struct CircuitBreaker {
     phase: Phase,
-    /// Failures since the latest success, each delivery counted once.
+    /// Failures in a row, each delivery counted once.
     failures: u32,
-    /// How many of them are an outage.
+    /// How many of them open it.
     threshold: u32,
-    /// Grows with each change of state, so that a late signal is known as one.
+    /// Grows with each change of state, so that signals of earlier attempts are ignored.
     generation: u64,
     opened: u64,
 }
 
 impl CircuitBreaker {
-    /// Everything is admitted.
+    /// Creates a closed one.
     pub(crate) const fn new() -> Self {
         Self {
             phase: Phase::Closed,
@@ -157,20 +157,20 @@ impl CircuitBreaker {
     pub(crate) fn state(&self, now: Instant) -> CircuitState {
         match self.phase {
             Phase::Closed => CircuitState::Closed,
-            // That is noted with the next attempt, which may be long in coming.
+            // The next attempt records that, which may be long in coming.
             Phase::Ramping(back) if back.is_over(now) => CircuitState::Closed,
             Phase::Open(_) => CircuitState::Open,
             Phase::Probing(_) | Phase::Ramping(_) => CircuitState::HalfOpen,
         }
     }
 
-    /// How often it was opened.
+    /// Returns how often it opened.
     pub(crate) const fn opened(&self) -> u64 {
         self.opened
     }
 
-    /// How many attempts would be looked at now, where that is bounded; and when more would, where
-    /// there is none.
+    /// Returns how many attempts may be offered now, where that is bounded, and when more may where none
+    /// may now.
     pub(crate) fn capacity(&self, now: Instant) -> Option<(u32, Instant)> {
         match self.phase {
             Phase::Closed => None,
@@ -181,8 +181,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Admits an attempt, `fresh` if its delivery has not failed before, and answers with what its signal
-    /// is to be told with; or says how long to wait.
+    /// Admits an attempt, `fresh` if its delivery has not failed before, or returns how long to wait.
     pub(crate) fn admit(&mut self, fresh: bool, now: Instant) -> Result<Ticket, Duration> {
         match &mut self.phase {
             Phase::Closed => {}
@@ -207,8 +206,7 @@ impl CircuitBreaker {
         })
     }
 
-    /// Takes in what an attempt tells that was admitted with that ticket. `random` is drawn from 0
-    /// to 1.
+    /// Records the signal of an attempt that was admitted with that ticket. `random` is from 0 to 1.
     pub(crate) fn record(
         &mut self,
         ticket: Ticket,
@@ -220,7 +218,7 @@ impl CircuitBreaker {
             return None;
         }
         match (self.phase, signal) {
-            // A probe that was cut off tells nothing, so there is another.
+            // A probe that was cancelled says nothing, so there is another.
             (Phase::Probing(pause), Signal::Ignored) => {
                 self.transition_to(Phase::Open(OpenInterval {
                     fresh_at: now,
@@ -277,7 +275,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// A success ends a run of failures, which was no outage then.
+    /// Resets the failures: a run that a success ended was no outage.
     fn record_success(&mut self) {
         let forgotten = self.threshold.saturating_sub(1).max(FAILURE_THRESHOLD);
         self.threshold =
@@ -300,7 +298,7 @@ impl CircuitBreaker {
 }
 
 impl OpenInterval {
-    /// The first, so long from now.
+    /// Creates the first, this long from now.
     fn first(now: Instant, wait: Duration) -> Self {
         Self {
             wait,
@@ -312,7 +310,7 @@ impl OpenInterval {
         }
     }
 
-    /// The one after a probe that failed; `all`: no matter what the delivery.
+    /// Returns the one after a failed probe; `all`: whatever the delivery.
     fn longer(self, all: bool, now: Instant, random: f64) -> Self {
         let double = |pause: Duration| (pause * 2).min(MAX_OPEN);
         let fresh = if all { double(self.fresh) } else { self.fresh };
@@ -334,7 +332,7 @@ impl Ramp {
         now.saturating_duration_since(self.since) >= RAMP_DURATION
     }
 
-    /// How many more may be begun by now, and when one more may.
+    /// Returns how many more attempts may begin now, and when one more may.
     fn capacity(&self, now: Instant) -> Option<(u32, Instant)> {
         if self.is_over(now) {
             return None;
@@ -355,7 +353,7 @@ impl Ramp {
     }
 }
 
-/// From the second half of a pause.
+/// Jitters a time within its second half.
 fn jittered(pause: Duration, random: f64) -> Duration {
     pause.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
 }

@@ -1,5 +1,5 @@
-//! What every request passes on its way out: how much its host may be sent at once, rates, and the
-//! breaker. A request counts once, whether it is for one delivery or for a batch of them.
+//! Admission control of requests: concurrency limits of hosts, rate limits, and circuit breakers. A
+//! request counts once, whether it is for one delivery or for a batch.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use crate::delivery::Delivery;
 use crate::delivery::outcome::Outcome;
 use crate::egress::redaction::Redactor;
 
-/// How long beyond its timeout a request counts as under way of which nothing is heard: it may wait
-/// for its answer's end.
+/// How much longer than its timeout a request holds its permit in Redis if the process dies: it may
+/// still be reading the response.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
-/// The way out of one action.
+/// Admission control of one action.
 pub(crate) struct AdmissionControl {
     pub(crate) gate: EndpointGate,
     pub(crate) rate_limit: Option<RateLimit>,
-    /// Of one request.
+    /// Timeout of one request.
     pub(crate) timeout: Duration,
     pub(crate) runtime: ActionRuntime,
-    /// Takes the action's secrets out of what is said of an attempt.
+    /// Redacts the action's secrets in outcomes.
     pub(crate) redactor: Redactor,
 }
 
-/// A request that was admitted. Dropped, it was cut off.
+/// Permit of an admitted request. Dropped before it is completed, it counts as cancelled.
 struct AdmissionPermit {
     permit: EndpointPermit,
     redis_permit: Option<RedisPermit>,
@@ -37,7 +37,7 @@ struct AdmissionPermit {
 }
 
 impl AdmissionControl {
-    /// Admits a request for `delivery`, or for it with others of its action; or says how long to wait.
+    /// Admits a request for `delivery`, alone or in a batch, or returns how long to wait.
     async fn admit(&self, delivery: &Delivery) -> Result<AdmissionPermit, Duration> {
         let (host_permit, redis_permit) = match self.gate.host() {
             Some(host) => Box::pin(self.admit_to_host(host)).await?,
@@ -56,7 +56,7 @@ impl AdmissionControl {
         }
     }
 
-    /// The same, once its host has room for it.
+    /// Admits it by rate limits and circuit breaker.
     async fn admit_attempt(&self, delivery: &Delivery) -> Result<EndpointPermit, Duration> {
         let permit = self.gate.admit(delivery.attempt <= 1, Instant::now())?;
         if let Some(limiter) = &self.runtime.redis_limiter {
@@ -68,7 +68,7 @@ impl AdmissionControl {
         Ok(permit)
     }
 
-    /// Waits for its turn at a host with limits.
+    /// Waits for permits of a host with a concurrency limit.
     async fn admit_to_host(
         &self,
         host: &LimitedHost,
@@ -89,7 +89,7 @@ impl AdmissionControl {
         Ok((host_permit, Some(redis_permit.ok_or(MIN_WAIT)?)))
     }
 
-    /// The limits that all processes keep together which a request counts to.
+    /// Returns the shared rate limits that a request counts towards.
     fn limits(&self, delivery: &Delivery) -> Vec<(String, RateLimit)> {
         let own = self.rate_limit.map(|limit| {
             let name = format!("{}/{}", delivery.observer, delivery.action);
@@ -144,7 +144,7 @@ impl AdmissionControl {
 }
 
 impl AdmissionPermit {
-    /// Takes in what came of the request.
+    /// Records the outcome and releases the permits.
     async fn complete(self, outcome: &Outcome) {
         self.permit
             .record_outcome(outcome, Instant::now(), rand::random());

@@ -1,7 +1,8 @@
-//! Whether an attempt may be made now: what is down is left alone, and limits are kept.
+//! Endpoint gates: admission of attempts by the rate limits of action and host, and by the circuit
+//! breaker of the endpoint.
 //!
-//! What is not admitted has cost no attempt; it waits in the job queue, which takes no more of an
-//! action's jobs than there is room for.
+//! What is not admitted uses up no attempt; it waits in the job queue, which claims no more of an
+//! action's jobs than there is capacity for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -19,13 +20,13 @@ use super::rate_limiter::Gcra;
 use crate::delivery::failure::{Failure, FailureKind, Tells};
 use crate::delivery::outcome::Outcome;
 
-/// Shortest wait of what is not admitted.
+/// Shortest wait of an attempt that is not admitted.
 pub(crate) const MIN_WAIT: Duration = Duration::from_millis(10);
 
-/// Where something goes, and how that is doing.
+/// Endpoint of actions, and its health.
 #[derive(Debug)]
 struct Endpoint {
-    /// For people; holds no secret.
+    /// Host for people; holds no secret.
     host: String,
     health: Mutex<EndpointHealth>,
 }
@@ -33,14 +34,14 @@ struct Endpoint {
 #[derive(Debug)]
 struct EndpointHealth {
     breaker: CircuitBreaker,
-    /// The failure that opened it.
+    /// Failure that opened the circuit breaker.
     why: Option<String>,
-    /// When that was, the first time since it was closed.
+    /// When it opened, the first time since it was closed.
     since: Option<DateTime<Utc>>,
 }
 
-/// All endpoints of a process, and hosts that have limits. Actions with the same one share what is
-/// known of it.
+/// Registry of the endpoints of a process, and of hosts that have limits. Actions with the same endpoint
+/// share its circuit breaker.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointRegistry {
     endpoints: Arc<Mutex<HashMap<String, Weak<Endpoint>>>>,
@@ -48,10 +49,10 @@ pub struct EndpointRegistry {
 }
 
 impl EndpointRegistry {
-    /// The gate of one action: `endpoint` names where it goes, as a key that may hold a secret and
-    /// as a host for people; nothing where it goes nowhere. `limit` is for all that goes to that host.
+    /// Returns the gate of one action: `endpoint` is a key that may hold a secret and a host for people,
+    /// or nothing where it goes nowhere. `limit` is for all requests to that host.
     ///
-    /// What the receiver asks for is granted for up to `max_retry_after`.
+    /// A `Retry-After` is honoured for up to `max_retry_after`.
     pub(crate) fn gate(
         &self,
         endpoint: Option<(&str, &str)>,
@@ -74,7 +75,7 @@ impl EndpointRegistry {
         if let Some(known) = all.get(key).and_then(Weak::upgrade) {
             return known;
         }
-        // Those that no action has any more.
+        // Drops those that no action uses.
         all.retain(|_, known| known.strong_count() > 0);
         let new = Arc::new(Endpoint {
             host: host.to_owned(),
@@ -89,7 +90,7 @@ impl EndpointRegistry {
     }
 }
 
-/// What holds the attempts of one action back.
+/// Gate of one action.
 #[derive(Clone, Debug)]
 pub(crate) struct EndpointGate {
     endpoint: Option<Arc<Endpoint>>,
@@ -98,29 +99,29 @@ pub(crate) struct EndpointGate {
     max_retry_after: Duration,
 }
 
-/// How many attempts of an action would be admitted.
+/// How many attempts of an action would be admitted now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// So many.
+    /// Number of attempts.
     pub available: u32,
-    /// Where that is none, when there are some again.
+    /// Where that is zero, when it will not be.
     pub next_at: Instant,
 }
 
-/// How the endpoint of an action is doing.
+/// Status of the endpoint of an action.
 #[derive(Clone, Debug)]
 pub struct EndpointStatus {
-    /// Whether it is left alone.
+    /// State of its circuit breaker.
     pub circuit: CircuitState,
-    /// Since when, if it is.
+    /// When the circuit breaker opened, if it is not closed.
     pub since: Option<DateTime<Utc>>,
-    /// How often that was begun, in this process.
+    /// How often it opened, in this process.
     pub opened: u64,
-    /// Why, in words; nothing if it never was.
+    /// Why it opened last; nothing if it never did.
     pub why: Option<String>,
 }
 
-/// An attempt that was admitted. What came of it is to be told; dropped, it was cut off.
+/// Permit of an admitted attempt, whose outcome is to be recorded. Dropped, it counts as cancelled.
 #[derive(Debug)]
 pub(crate) struct EndpointPermit {
     endpoint: Option<(Arc<Endpoint>, Ticket)>,
@@ -128,20 +129,20 @@ pub(crate) struct EndpointPermit {
 }
 
 impl EndpointGate {
-    /// The host that it goes to, where that has limits.
+    /// Returns the host, where that has limits.
     pub(crate) const fn host(&self) -> Option<&Arc<LimitedHost>> {
         self.host.as_ref()
     }
 
-    /// The buckets of tokens that an attempt needs one each of.
+    /// Returns the rate limits that an attempt needs a token of each.
     fn buckets(&self) -> impl Iterator<Item = &Mutex<Gcra>> {
         let of_host = self.host.as_ref().and_then(|host| host.bucket.as_ref());
         self.bucket.as_deref().into_iter().chain(of_host)
     }
 
-    /// Admits an attempt, `fresh` if its delivery has not failed before, or says how long to wait.
+    /// Admits an attempt, `fresh` if its delivery has not failed before, or returns how long to wait.
     pub(crate) fn admit(&self, fresh: bool, now: Instant) -> Result<EndpointPermit, Duration> {
-        // Always in this order, the action's own and the host's.
+        // Always locked in this order, the action's own and the host's.
         let mut buckets: Vec<MutexGuard<'_, Gcra>> = self.buckets().map(lock).collect();
         let wait = buckets.iter().filter_map(|bucket| bucket.delay(now)).max();
         if let Some(wait) = wait {
@@ -163,7 +164,7 @@ impl EndpointGate {
         })
     }
 
-    /// How many would be admitted now; nothing where that is not bounded.
+    /// Returns how many attempts would be admitted now; nothing where that is not bounded.
     pub(crate) fn capacity(&self, now: Instant) -> Option<Capacity> {
         let of_rates = self.buckets().map(|bucket| lock(bucket).peek(now));
         let endpoint = self.endpoint.as_ref();
@@ -197,7 +198,7 @@ impl EndpointGate {
 }
 
 impl EndpointPermit {
-    /// Takes in what came of the attempt. `random` is drawn from 0 to 1.
+    /// Records the outcome of the attempt. `random` is from 0 to 1.
     pub(crate) fn record_outcome(mut self, outcome: &Outcome, now: Instant, random: f64) {
         let Some((endpoint, ticket)) = self.endpoint.take() else {
             return;
@@ -216,13 +217,13 @@ impl EndpointPermit {
                 tracing::warn!(
                     host,
                     error = failure.message,
-                    "leaving a receiver alone that fails; deliveries to it wait and cost no attempt, the next \
-                     is made in {wait:.1?}"
+                    "circuit breaker opened: the endpoint fails; deliveries to it wait and use up no attempts, \
+                     the next probe is in {wait:.1?}"
                 );
             }
             (Some(Transition::Recovering), _) => tracing::info!(
                 host,
-                "the receiver answers again; what waits for it goes there little by little"
+                "circuit breaker half-open: the endpoint answers again; waiting deliveries go out at a growing rate"
             ),
             _ => {}
         }
@@ -240,7 +241,7 @@ impl Drop for EndpointPermit {
     }
 }
 
-/// What an outcome tells of the other side.
+/// Returns what an outcome says of the endpoint.
 fn signal_of(outcome: &Outcome, max_retry_after: Duration) -> Signal {
     match outcome {
         Outcome::Delivered => Signal::Success,
@@ -256,7 +257,7 @@ fn signal_of(outcome: &Outcome, max_retry_after: Duration) -> Signal {
             Tells::Failed => Signal::Failure,
             Tells::Away => Signal::Unreachable,
         },
-        // Whoever refuses is there, and says nothing of others.
+        // An endpoint that rejects is up, and says nothing of other deliveries.
         Outcome::Rejected(failure) => match failure.kind {
             FailureKind::Status | FailureKind::Redirect | FailureKind::Response => {
                 Signal::Responded
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn actions_with_one_endpoint_share_what_is_known_of_it() {
+    fn actions_with_one_endpoint_share_its_circuit_breaker() {
         let (registry, now) = (EndpointRegistry::default(), Instant::now());
         let one = registry.gate(Some(("http://a/x", "a")), None, None, LONG);
         let other = registry.gate(Some(("http://a/x", "a")), None, None, LONG);
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn since_when_it_is_left_alone_stays_until_it_is_back() {
+    fn opened_at_stays_until_closed() {
         let (registry, now) = (EndpointRegistry::default(), Instant::now());
         let gate = registry.gate(Some(("http://a", "a")), None, None, LONG);
         assert_eq!(gate.endpoint_status(now).unwrap().since, None);
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_breaker_holds_back_takes_no_token() {
+    fn open_circuit_breaker_takes_no_token() {
         let (registry, now) = (EndpointRegistry::default(), Instant::now());
         let limit = RateLimit {
             attempts: 30,
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_that_no_action_has_are_forgotten() {
+    fn unused_endpoints_are_dropped() {
         let registry = EndpointRegistry::default();
         for n in 0..100 {
             drop(registry.gate(Some((&format!("http://{n}"), "host")), None, None, LONG));

@@ -1,5 +1,4 @@
-//! How much all actions of a process together may send to a host, by the listener's
-//! `spec.egress.limits`.
+//! Limits of hosts, for all actions of a process together: `spec.egress.limits` of the listener.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -11,7 +10,7 @@ use tokio::time::timeout;
 
 use super::rate_limiter::Gcra;
 
-/// A host with limits.
+/// Host with limits.
 #[derive(Debug)]
 pub(crate) struct LimitedHost {
     pub(crate) name: String,
@@ -20,7 +19,7 @@ pub(crate) struct LimitedHost {
     semaphore: Option<Arc<Semaphore>>,
 }
 
-/// What an attempt under way holds of a host.
+/// Permit of an attempt in flight, where its host has a concurrency limit.
 pub(crate) type HostPermit = Option<OwnedSemaphorePermit>;
 
 impl LimitedHost {
@@ -35,7 +34,7 @@ impl LimitedHost {
         }
     }
 
-    /// Waits for its turn; nothing if that does not come in time.
+    /// Waits for a permit; nothing if there is none in time.
     pub(crate) async fn acquire(&self, max_wait: Duration) -> Option<HostPermit> {
         let Some(semaphore) = &self.semaphore else {
             return Some(None);
@@ -44,25 +43,25 @@ impl LimitedHost {
         turn.ok()?.ok().map(Some)
     }
 
-    /// How many attempts could begin at once; nothing where that is not bounded.
+    /// Returns how many permits are free; nothing where that is not bounded.
     pub(crate) fn available(&self) -> Option<u32> {
         let semaphore = self.semaphore.as_ref()?;
         Some(u32::try_from(semaphore.available_permits()).unwrap_or(u32::MAX))
     }
 }
 
-/// All hosts of a process that have limits. Those whose limits stay as they are outlive a reload.
+/// Hosts of a process that have limits. Those whose limits stay the same survive a reload.
 #[derive(Debug, Default)]
 pub(crate) struct HostLimits(HashMap<String, Weak<LimitedHost>>);
 
 impl HostLimits {
-    /// The host of an endpoint with these limits.
+    /// Returns the host of an endpoint with these limits.
     pub(crate) fn host(&mut self, name: &str, limit: &HostLimit) -> Arc<LimitedHost> {
         let known = self.0.get(name).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| known.limit == *limit) {
             return known;
         }
-        // Those that no action has any more.
+        // Drops those that no action uses.
         self.0.retain(|_, known| known.strong_count() > 0);
         let new = Arc::new(LimitedHost::new(name, limit));
         self.0.insert(name.to_owned(), Arc::downgrade(&new));
@@ -70,7 +69,7 @@ impl HostLimits {
     }
 }
 
-/// The name or address alone of `host`, `host:port`, `[address]` or `[address]:port`.
+/// Returns the name or address alone of `host`, `host:port`, `[address]` or `[address]:port`.
 pub(crate) fn without_port(host: &str) -> &str {
     if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         return address;
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn actions_with_one_host_take_turns_there() {
+    async fn actions_with_one_host_share_its_limit() {
         const DELAY: Duration = Duration::from_millis(100);
         let sink = Sink::start(Behaviour::Delay(DELAY)).await.unwrap();
         let shared = shared(&EndpointRegistry::default(), limit(Some(2), None));
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_takes_one_turn_and_counts_once_to_a_rate() {
+    async fn batch_takes_one_permit_and_one_token() {
         let sink = Sink::start(Behaviour::Ok).await.unwrap();
         let shared = shared(&EndpointRegistry::default(), limit(Some(1), Some(2)));
         let mut config = webhook(sink.url("/"));
@@ -173,15 +172,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn processes_with_one_redis_take_turns_at_a_host() {
+    async fn processes_with_one_redis_share_a_host_limit() {
         const DELAY: Duration = Duration::from_millis(100);
         let sink = Sink::start(Behaviour::Delay(DELAY)).await.unwrap();
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
         let url = Redacted::new(server.url());
         let process = || {
-            let fleet = RedisLimiter::patient(&url, "shop/main");
+            let limiter = RedisLimiter::patient(&url, "shop/main");
             let shared = shared(&EndpointRegistry::default(), limit(Some(1), None))
-                .with_redis_limiter(fleet);
+                .with_redis_limiter(limiter);
             post(sink.url("/"), &shared)
         };
         let processes = [process(), process()];
@@ -201,28 +200,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_rate_holds_back_leaves_its_seat_in_the_fleet() {
+    async fn rate_limited_attempt_releases_its_redis_permit() {
         let sink = Sink::start(Behaviour::Ok).await.unwrap();
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let fleet = RedisLimiter::patient(&Redacted::new(server.url()), "shop/main").unwrap();
+        let limiter = RedisLimiter::patient(&Redacted::new(server.url()), "shop/main").unwrap();
         let shared = shared(&EndpointRegistry::default(), limit(Some(1), Some(1)));
         let action = post(
             sink.url("/"),
-            &shared.with_redis_limiter(Some(fleet.clone())),
+            &shared.with_redis_limiter(Some(limiter.clone())),
         );
         let event = delivery(None, Some("{}"));
         assert_eq!(action.attempt(&event, now()).await, Outcome::Delivered);
         let held = action.attempt(&event, now()).await;
         assert!(matches!(held, Outcome::Deferred(_)), "{held:?}");
         let lasts = Duration::from_mins(10);
-        let seat = fleet
+        let permit = limiter
             .acquire_permit("127.0.0.1", 1, lasts, Duration::ZERO)
             .await;
-        assert!(seat.is_some(), "nobody has it");
+        assert!(permit.is_some(), "it is free");
     }
 
     #[tokio::test]
-    async fn whose_turn_does_not_come_in_time_has_made_no_attempt() {
+    async fn waiting_for_a_host_permit_too_long_uses_up_no_attempt() {
         let sink = Sink::start(Behaviour::Hang).await.unwrap();
         let shared = shared(&EndpointRegistry::default(), limit(Some(1), None));
         let mut config = action(ActionKind::Webhook(webhook(sink.url("/"))));
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rate_is_for_all_that_goes_to_a_host_and_outlives_a_reload() {
+    async fn host_rate_limit_is_shared_and_survives_a_reload() {
         let sink = Sink::start(Behaviour::Ok).await.unwrap();
         let gates = EndpointRegistry::default();
         let event = delivery(None, Some("{}"));

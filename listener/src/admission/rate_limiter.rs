@@ -1,15 +1,15 @@
-//! At most so many attempts within a time: a token bucket as the generic cell rate algorithm keeps
-//! it (ITU-T I.371), which needs no more than one moment.
+//! Rate limiter: a token bucket by the generic cell rate algorithm (GCRA, ITU-T I.371), whose state is
+//! one timestamp.
 
 use std::time::Duration;
 
 use crds::config::RateLimit;
 use tokio::time::Instant;
 
-/// One bucket. It holds as many tokens as the limit names, and they come back evenly.
+/// Token bucket. It holds as many tokens as the limit names, and refills evenly.
 #[derive(Debug)]
 pub(crate) struct Gcra {
-    /// Between two tokens.
+    /// Interval between two tokens.
     each: Duration,
     /// How far ahead of now `full` may be for one more.
     tolerance: Duration,
@@ -18,7 +18,7 @@ pub(crate) struct Gcra {
 }
 
 impl Gcra {
-    /// A full one.
+    /// Creates a full bucket.
     pub(crate) fn new(limit: RateLimit) -> Self {
         Self {
             each: limit.each(),
@@ -27,20 +27,20 @@ impl Gcra {
         }
     }
 
-    /// How long to wait for a token; nothing where there is one.
+    /// Returns how long to wait for a token; nothing where there is one.
     pub(crate) fn delay(&self, now: Instant) -> Option<Duration> {
         let full = self.full.map_or(now, |full| full.max(now));
         let early = (full - now).saturating_sub(self.tolerance);
         (!early.is_zero()).then_some(early)
     }
 
-    /// Takes a token, of which there is one.
+    /// Takes a token; the caller has checked that there is one.
     pub(crate) fn acquire(&mut self, now: Instant) {
         let full = self.full.map_or(now, |full| full.max(now));
         self.full = Some(full + self.each);
     }
 
-    /// How many tokens there are, and when there is one more.
+    /// Returns how many tokens there are, and when there is one more.
     pub(crate) fn peek(&self, now: Instant) -> (u32, Instant) {
         let ahead = self
             .full
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_is_emptied_at_once_and_filled_evenly() {
+    fn bucket_bursts_and_refills_evenly() {
         let mut now = Instant::now();
         let mut bucket = Gcra::new(RateLimit {
             attempts: 10,

@@ -1,8 +1,7 @@
-//! Limits that all processes of a listener keep together, by the listener's Redis.
+//! Rate limits shared by all processes of a listener, in the listener's Redis.
 //!
-//! The same bucket as that of a process (see [`crate::admission::rate_limiter`]), in one script and by the server's
-//! clock. Where the server does not answer soon, an attempt is not held up for its sake: then the
-//! process's own bucket is all that counts.
+//! The same algorithm as in [`crate::admission::rate_limiter`], in one script and by the server's clock.
+//! If Redis does not answer soon, attempts go on: then only the process's own limit holds.
 
 pub(crate) use super::redis_semaphore::RedisPermit;
 
@@ -16,14 +15,14 @@ use tokio::time::timeout;
 
 use super::redis_semaphore;
 
-/// How long an answer may take.
+/// Timeout of a command.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Until a connection is made.
+/// Timeout of a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// `ARGV`, for each bucket: microseconds between two tokens, and how far ahead it may be. Answers
-/// with the microseconds to wait, 0 where a token of each was taken.
+/// `ARGV`, for each bucket: microseconds between two tokens, and the tolerance. Returns the microseconds
+/// to wait, 0 where a token of each was taken.
 const ACQUIRE_TOKENS: &str = "
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -41,11 +40,11 @@ for i, key in ipairs(KEYS) do
 end
 return 0";
 
-/// The limits of one listener.
+/// Shared limits of one listener.
 #[derive(Clone)]
 pub struct RedisLimiter {
     pub(super) manager: ConnectionManager,
-    /// How long an answer may take.
+    /// Timeout of a command.
     pub(super) response_timeout: Duration,
     pub(super) prefix: String,
     acquire_tokens: Script,
@@ -60,8 +59,8 @@ impl fmt::Debug for RedisLimiter {
 }
 
 impl RedisLimiter {
-    /// Those of a listener on its server; nothing where the address cannot be used. Opens no
-    /// connection yet, but must be called within a runtime.
+    /// Creates the limits of a listener; nothing where the URL cannot be used. Opens no connection yet,
+    /// but must be called within a runtime.
     #[must_use]
     pub fn new(url: &Redacted, listener: &str) -> Option<Self> {
         Self::within(RESPONSE_TIMEOUT, url, listener)
@@ -88,7 +87,7 @@ impl RedisLimiter {
         })
     }
 
-    /// Takes a token of each of the buckets of those names, or of none, and says how long to wait.
+    /// Takes a token of each of these rate limits, or of none and returns how long to wait.
     pub(crate) async fn acquire(&self, limits: &[(String, RateLimit)]) -> Result<(), Duration> {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut manager = self.manager.clone();
@@ -107,12 +106,12 @@ impl RedisLimiter {
             Ok(Ok(0)) => Ok(()),
             Ok(Ok(early)) => Err(Duration::from_micros(early)),
             Ok(Err(error)) => {
-                tracing::debug!(%error, "cannot ask Redis for the rate of the fleet; keeping that of this process");
+                tracing::debug!(%error, "shared rate limit unavailable in Redis; applying the limit of this process alone");
                 Ok(())
             }
             Err(_) => {
                 tracing::debug!(
-                    "Redis does not tell the rate of the fleet in time; keeping that of this process"
+                    "shared rate limit timed out in Redis; applying the limit of this process alone"
                 );
                 Ok(())
             }
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_several_buckets_one_is_not_emptied_for_nothing() {
+    async fn tokens_are_taken_from_all_limits_or_none() {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
         let limiter = RedisLimiter::patient(&Redacted::new(server.url()), "shop/main").unwrap();
         let rare = RateLimit {
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_processes_together_keep_to_the_limit() {
+    async fn all_processes_share_the_rate_limit() {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
         let url = Redacted::new(server.url());
         let begun = Instant::now();
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_an_answer_nothing_is_held_up() {
+    async fn unavailable_redis_holds_up_nothing() {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
         let limiter = RedisLimiter::new(&Redacted::new(server.url()), "shop/main").unwrap();
         server.stop().await.unwrap();

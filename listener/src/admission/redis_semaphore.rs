@@ -1,5 +1,5 @@
-//! Attempts under way in all processes of a listener together: who begins one takes a seat, and leaves
-//! it in the end. The seats of who dies are free once their attempts must have ended.
+//! Semaphore in Redis: concurrency limits shared by all processes of a listener. Permits expire, so those
+//! of a process that died are free once its attempts must have ended.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use super::redis_limiter::RedisLimiter;
 /// Backoff while no permit is free.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
 
-/// `KEYS`: who sits, by the time up to which. `ARGV`: the seat, for how many microseconds it is taken,
-/// and how many there are. Answers whether one was free. By the server's clock.
+/// `KEYS`: a sorted set of permits by expiry. `ARGV`: the permit's id, its lease in microseconds, and the
+/// limit. Returns whether one was free. By the server's clock.
 pub(crate) const ACQUIRE: &str = "
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -28,8 +28,8 @@ local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
 redis.call('PEXPIRE', KEYS[1], math.ceil((tonumber(last[2]) - now) / 1000) + 1000)
 return 1";
 
-/// A seat that is taken, for as long as it was taken for at most.
-#[must_use = "it is taken until it is left"]
+/// Permit that is held until it is released or its lease expires.
+#[must_use = "it is held until it is released"]
 pub(crate) struct RedisPermit {
     manager: ConnectionManager,
     response_timeout: Duration,
@@ -38,9 +38,8 @@ pub(crate) struct RedisPermit {
 }
 
 impl RedisLimiter {
-    /// Waits for one of so many seats and takes it for so long at most; nothing if none is free in
-    /// time. Where the server does not answer soon there is one: then the limits of the process are
-    /// all that counts.
+    /// Waits for one of `most` permits; nothing if none is free in time. If Redis does not answer soon,
+    /// there is one: then only the process's own limit holds.
     pub(crate) async fn acquire_permit(
         &self,
         name: &str,
@@ -65,12 +64,12 @@ impl RedisLimiter {
                 Ok(Ok(true)) => return Some(permit),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, "cannot ask Redis for what is under way; keeping the limit of this process");
+                    tracing::debug!(%error, "shared concurrency limit unavailable in Redis; applying the limit of this process alone");
                     return Some(permit);
                 }
                 Err(_) => {
                     tracing::debug!(
-                        "Redis does not tell in time what is under way; keeping the limit of this process"
+                        "shared concurrency limit timed out in Redis; applying the limit of this process alone"
                     );
                     return Some(permit);
                 }
@@ -97,11 +96,11 @@ impl RedisPermit {
         call.invoke_async(&mut self.manager.clone()).await
     }
 
-    /// Leaves it to others.
+    /// Releases the permit.
     pub(crate) async fn release(mut self) {
         let mut call = cmd("ZREM");
         call.arg(&self.key).arg(&self.id);
-        // Should it fail, the seat is free after its time.
+        // Should that fail, it expires with its lease.
         let _ = timeout(
             self.response_timeout,
             call.query_async::<u32>(&mut self.manager),
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_are_under_way_in_all_processes_than_there_are_seats() {
+    async fn permits_bound_the_attempts_of_all_processes() {
         let (_server, first, second) = two().await;
         let one = first
             .acquire_permit("host/x", 2, LONG, Duration::ZERO)
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_seats_of_who_dies_are_free_after_their_time() {
+    async fn permits_of_a_dead_process_expire() {
         let (_server, first, second) = two().await;
         let short = Duration::from_millis(300);
         let begun = Instant::now();
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_an_answer_nothing_is_held_up() {
+    async fn unavailable_redis_holds_up_nothing() {
         let (server, first, _) = two().await;
         server.stop().await.unwrap();
         for _ in 0..10 {

@@ -71,9 +71,9 @@ pub struct PollResult {
 /// Events of a window in id order; what is too large is left out of them.
 #[derive(Debug)]
 pub struct LogPage {
-    /// The events of the shards asked for.
+    /// The events of the given shards.
     pub events: Vec<ChangeRecord>,
-    /// The window is read up to this id; `None` where no event was left in it.
+    /// The id up to which the window is read; `None` where no event was left in it.
     pub reached: Option<i64>,
     /// Whether nothing of the window is left after it.
     pub last: bool,
@@ -279,7 +279,7 @@ impl ChangeLog {
 }
 
 /// Reads the near half and the far half, both in id order, cut where the page is full. The images are
-/// fetched only for rows that made it into the page, are of the shards asked for and are not too long in
+/// fetched only for rows that made it into the page, are of the given shards and are not too large in
 /// any part, from where the first pass found them; how many rows are scanned to find them is bounded too. The last columns
 /// are up to where the page goes and whether it ends the window, which a page that is full leaves to
 /// the next one. Rows come in any order.

@@ -176,8 +176,15 @@ fn shows_password(argument: &str) -> bool {
         })
 }
 
+/// Describes the command line.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the program and returns its exit code.
-pub(crate) fn main() -> ExitCode {
+#[must_use]
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = logs::start(cli.log_format, LOGGED) {
         return cannot_start(&error);

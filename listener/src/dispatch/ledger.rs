@@ -118,13 +118,13 @@ impl Ledger {
         if actions.is_empty() {
             return Vec::new();
         }
-        let (over, left): (Vec<usize>, Vec<usize>) =
+        let (done, left): (Vec<usize>, Vec<usize>) =
             (0..actions.len()).partition(|n| prior.covers(&actions[*n]));
         if left.is_empty() && shard.entries.is_empty() {
             return left;
         }
         self.pending += left.len();
-        let completed = over.into_iter().map(|n| actions[n].clone()).collect();
+        let completed = done.into_iter().map(|n| actions[n].clone()).collect();
         shard.entries.insert(
             (window, id),
             Entry {
@@ -146,9 +146,9 @@ impl Ledger {
     }
 
     /// Completes an action of an event: it was delivered, or the next commit has its dead letter.
-    pub fn complete(&mut self, place: EventRef, action: ActionName) {
-        self.hand_to_queue(place, action);
-        self.record_progress(place.0);
+    pub fn complete(&mut self, event: EventRef, action: ActionName) {
+        self.hand_to_queue(event, action);
+        self.record_progress(event.0);
     }
 
     /// Records progress of a shard.
@@ -245,7 +245,7 @@ impl ShardLedger {
             }
             first.remove();
         }
-        let head = self.entries.first_key_value().map(|(place, _)| *place);
+        let head = self.entries.first_key_value().map(|(event, _)| *event);
         let position = if let Some((number, id)) = head {
             self.windows = self.windows.split_off(&number);
             let window = self.windows.get(&number);

@@ -98,7 +98,7 @@ impl QueueQueries {
             QueueResponse::Listing(actions) => lanes.apply_listing(&actions),
             QueueResponse::Failed(error) => {
                 let errors = &self.metrics.database_errors;
-                errors.with_label_values(&["jobs"]).inc();
+                errors.with_label_values(&["use_queue"]).inc();
                 tracing::debug!(error, "cannot query the job queue; retrying");
             }
         }

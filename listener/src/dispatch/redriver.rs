@@ -95,7 +95,7 @@ impl Redriver {
             Ok(letters) => letters,
             Err(error) => {
                 let errors = &self.metrics.database_errors;
-                errors.with_label_values(&["redrive"]).inc();
+                errors.with_label_values(&["read_redrives"]).inc();
                 tracing::debug!(%error, "cannot query dead letters to redrive; retrying");
                 return;
             }

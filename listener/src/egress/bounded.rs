@@ -1,8 +1,8 @@
-//! Answers of servers within bounds.
+//! Bounded streams: limits of what a server may send.
 //!
-//! The clients of the protocols take in whatever a server sends, and some make room for a message as
-//! soon as its length is announced. What they read from is therefore counted here, and a connection on
-//! which more comes than an answer may hold is cut, before the client has seen it.
+//! The clients of the protocols read whatever a server sends, and some allocate memory for a message as
+//! soon as its length is announced. So what they read is counted here, and a connection on which more
+//! comes than a response may hold is closed, before the client has seen it.
 
 use std::io;
 use std::pin::Pin;
@@ -15,26 +15,26 @@ use tokio::time::Instant;
 use super::response::DeliveryError;
 use crate::sync::lock;
 
-/// How much a server may send.
+/// Limit of what a server may send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadLimit {
-    /// Most bytes in answer to what was sent.
+    /// Most bytes in response to what was sent.
     most: u64,
     /// How many more each write allows: all of them where a connection is used by one attempt at a time,
     /// and few where attempts share it, so that what some leave unused is not hoarded for one answer.
     refill: u64,
 }
 
-/// Of a connection that one attempt uses at a time.
+/// Limit of a connection that one attempt uses at a time.
 pub(crate) const EXCLUSIVE: ReadLimit = ReadLimit::alone(1 << 20);
 
-/// Of a connection that attempts share.
+/// Limit of a connection that attempts share.
 pub(crate) const SHARED: ReadLimit = ReadLimit {
     most: 256 << 10,
     refill: 16 << 10,
 };
 
-/// A connection of a client of ours.
+/// Connection of a client.
 pub(crate) trait Stream:
     AsyncRead + AsyncWrite + Send + Sync + Unpin + std::fmt::Debug
 {
@@ -42,17 +42,16 @@ pub(crate) trait Stream:
 
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin + std::fmt::Debug> Stream for S {}
 
-/// Why a connection does not come about or breaks, from where it is known to where a client only finds
-/// it broken.
+/// Record of why a connection failed, from where that is known to where a client only finds it closed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectionFault(Arc<Mutex<Option<(Instant, DeliveryError)>>>);
 
-/// The server sent more than it may, or announced that it will.
+/// The server sent more than the limit, or announced that it will.
 #[derive(Debug, thiserror::Error)]
 #[error("the server's answer is larger than {} KiB, which is the most that is read of one", .0 >> 10)]
 struct ResponseTooLarge(u64);
 
-/// A stream that breaks when its server sends too much.
+/// Stream that fails when its server sends too much.
 #[derive(Debug)]
 pub(crate) struct BoundedStream<S> {
     inner: S,
@@ -62,8 +61,8 @@ pub(crate) struct BoundedStream<S> {
     fault: ConnectionFault,
 }
 
-/// Where in the messages of Postgres a stream stands: each begins with a byte that says what it is, and
-/// four that say how long it is.
+/// Parser of the frames of Postgres messages: each begins with a byte for its type and four for its
+/// length.
 #[derive(Debug, Default)]
 struct MessageFrames {
     header: Vec<u8>,
@@ -78,8 +77,8 @@ impl ReadLimit {
 }
 
 impl ConnectionFault {
-    pub(crate) fn record(&self, answer: DeliveryError) {
-        *lock(&self.0) = Some((Instant::now(), answer));
+    pub(crate) fn record(&self, error: DeliveryError) {
+        *lock(&self.0) = Some((Instant::now(), error));
     }
 
     pub(crate) fn clear(&self) {
@@ -87,14 +86,14 @@ impl ConnectionFault {
     }
 
     pub(crate) fn last(&self) -> Option<DeliveryError> {
-        lock(&self.0).as_ref().map(|(_, answer)| answer.clone())
+        lock(&self.0).as_ref().map(|(_, error)| error.clone())
     }
 
-    /// What was noted last, if that was at this time or after it.
+    /// Returns what was recorded last, if that was at this time or later.
     pub(crate) fn since(&self, begun: Instant) -> Option<DeliveryError> {
         let kept = lock(&self.0);
-        let (at, answer) = kept.as_ref()?;
-        (*at >= begun).then(|| answer.clone())
+        let (at, error) = kept.as_ref()?;
+        (*at >= begun).then(|| error.clone())
     }
 
     /// Returns why the connection failed by which an attempt that began at a time failed, if it did.
@@ -120,7 +119,7 @@ impl<S> BoundedStream<S> {
         }
     }
 
-    /// The same for messages of Postgres, none of which may be announced to be longer than an answer.
+    /// Creates one for messages of Postgres, none of which may announce more than the limit.
     pub(crate) fn of_postgres(inner: S, limit: ReadLimit, fault: &ConnectionFault) -> Self {
         Self {
             frames: Some(MessageFrames::default()),
@@ -132,7 +131,7 @@ impl<S> BoundedStream<S> {
         &self.inner
     }
 
-    /// Counts what has come.
+    /// Counts what was read.
     fn count_read(&mut self, bytes: &[u8]) -> io::Result<()> {
         let left = self.left.checked_sub(bytes.len() as u64);
         let most = self.limit.most;
@@ -153,7 +152,7 @@ impl<S> BoundedStream<S> {
 }
 
 impl MessageFrames {
-    /// Goes past these bytes, unless a message among them is longer than it may be.
+    /// Skips these bytes; false where a message among them is longer than the limit.
     fn pass(&mut self, mut bytes: &[u8], most: u64) -> bool {
         while let Some((first, rest)) = bytes.split_first() {
             if self.body > 0 {
@@ -233,7 +232,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn an_answer_ends_at_the_bound_and_a_write_allows_a_little_more() {
+    async fn response_ends_at_the_limit_and_a_write_refills_it() {
         let (client, mut server) = duplex(1000);
         let fault = ConnectionFault::default();
         let mut client = BoundedStream::new(client, LIMIT, &fault);
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_is_only_announced_is_not_passed_on() {
+    async fn announced_oversized_message_is_not_forwarded() {
         for pieces in [1, 2, 7, 50] {
             let (client, mut server) = duplex(1000);
             let fault = ConnectionFault::default();

@@ -1,4 +1,4 @@
-//! Where an action's HTTP requests go: one is sent, and its answer read within bounds.
+//! HTTP client of actions: sends a request, and reads its response within bounds.
 //!
 //! Redirects are not followed, and the URL appears in no message: at most its host does.
 
@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crds::config::{Egress, Redacted, TlsConfig};
+use crds::config::{Egress, Redacted, ServerUrl, TlsConfig};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::tls::{Certificate, Identity, Version};
@@ -24,39 +24,39 @@ use crate::templating::compile_error::CompileError;
 /// Longest wait for a connection; an action's timeout may be shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an unused connection is kept.
+/// How long an idle connection is kept.
 const POOL_IDLE: Duration = Duration::from_mins(1);
 
-/// How many unused connections are kept for each host.
+/// Most idle connections of each host.
 const POOL_PER_HOST: usize = 128;
 
-/// Time between two signs of life on an HTTP/2 connection in use, and the wait for the answer.
+/// Interval of keep-alive pings on an HTTP/2 connection in use, and the timeout of one.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Most bytes read of an answer's body.
+/// Most bytes read of a response's body.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Longest wait for an answer's body once its head is there. The head has decided; the body
-/// only makes the connection usable again and explains a failure.
+/// Longest wait for a response's body once its head has arrived. The head has decided; the body only
+/// makes the connection reusable and explains a failure.
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// How long before an attempt's end its answer's body is read no more.
+/// How long before the end of an attempt's timeout the reading of a body stops.
 const DRAIN_MARGIN: Duration = Duration::from_millis(5);
 
-/// What is known of a connection that does not come about, by a word of its error.
+/// Remedies for connections that fail, by a word of their error.
 const REMEDIES: [(&str, &str); 1] = [(PROXY_WORDS, PROXY_LOGIN)];
 
-/// What the client says where a proxy lets nobody in.
+/// The client's words where a proxy asks for a login.
 const PROXY_WORDS: &str = "proxy authorization required";
 
-/// The HTTP client of all actions of a process.
+/// Creates the HTTP client of all actions of a process.
 pub(crate) fn client(egress: &EgressPolicy) -> Result<Client, reqwest::Error> {
     builder(egress).build()
 }
 
 fn builder(egress: &EgressPolicy) -> ClientBuilder {
-    // Without one of the listener's, those that the environment names are none either: they would dial
-    // in our place, past the egress policy.
+    // Proxies that the environment names are never used: they would dial in our place, past the egress
+    // policy.
     let builder = match egress.proxy() {
         Some(proxy) => Client::builder().proxy(proxy),
         None => Client::builder().no_proxy(),
@@ -75,7 +75,7 @@ fn builder(egress: &EgressPolicy) -> ClientBuilder {
         .tls_version_min(Version::TLS_1_2)
 }
 
-/// What connections of one action need beyond what the system knows, and their client.
+/// TLS settings of one action, and its client.
 struct ClientTls {
     roots: Vec<Certificate>,
     identity: Option<Identity>,
@@ -83,7 +83,7 @@ struct ClientTls {
 }
 
 impl ClientTls {
-    /// Of the settings at `place`.
+    /// Compiles the settings at `place`.
     fn compile(place: &str, config: &TlsConfig) -> Result<Self, CompileError> {
         let wrong = |field: &str, what: &str| CompileError::field(format!("{place}.{field}"), what);
         let roots = config.ca.as_ref().map_or(Ok(Vec::new()), |ca| {
@@ -105,7 +105,7 @@ impl ClientTls {
             identity: identity.transpose()?,
             client: OnceLock::new(),
         };
-        // Whether they fit each other shows when a client is made.
+        // Whether certificate and key match shows when a client is built.
         let tried = own.build(&EgressPolicy::new(&Egress::default()));
         tried.map_err(|_| {
             wrong(
@@ -129,12 +129,12 @@ impl ClientTls {
     }
 }
 
-/// The headers of a request whose body is JSON and that needs no others.
+/// Returns the headers of a request whose body is JSON and that needs no others.
 pub(crate) fn json_headers() -> HeaderMap {
     HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
 }
 
-/// An address that requests go to. It may hold a secret.
+/// Endpoint of HTTP requests. Its URL may hold a secret.
 pub(crate) struct HttpEndpoint {
     url: Url,
     pub(crate) host: String,
@@ -143,23 +143,15 @@ pub(crate) struct HttpEndpoint {
 }
 
 impl HttpEndpoint {
-    /// Of the URL at `place`; `secrets` are what else no message may hold.
+    /// Compiles the URL at `place`; `secrets` are what else no message may hold.
     pub(crate) fn compile<'a>(
         place: &str,
         url: &Redacted,
         secrets: impl Iterator<Item = &'a str>,
     ) -> Result<Self, CompileError> {
-        let bad = || {
-            CompileError::field(
-                place,
-                "is no http or https URL; its value is not shown, as it may hold a secret",
-            )
-        };
-        let url = Url::parse(url.reveal()).map_err(|_| bad())?;
-        let host = match (url.scheme(), url.host_str()) {
-            ("http" | "https", Some(host)) => host.to_owned(),
-            _ => return Err(bad()),
-        };
+        let rule = ServerUrl::HTTP;
+        let parsed = rule.parse(url);
+        let (url, host) = parsed.ok_or_else(|| CompileError::field(place, rule.message()))?;
         Ok(Self {
             redactor: Redactor::new(&url, secrets),
             host,
@@ -168,7 +160,7 @@ impl HttpEndpoint {
         })
     }
 
-    /// The same by connections with settings of their own, which stand at `place`.
+    /// Returns it with TLS settings, which stand at `place`.
     pub(crate) fn with_tls(
         mut self,
         place: &str,
@@ -178,12 +170,12 @@ impl HttpEndpoint {
         Ok(self)
     }
 
-    /// As a key that may hold a secret, and as a host for people.
+    /// Returns its key, which may hold a secret, and its host, for people.
     pub(crate) fn names(&self) -> (&str, &str) {
         (self.url.as_str(), &self.host)
     }
 
-    /// Sends a request and reads its answer. The caller bounds it by `timeout`.
+    /// Sends a request and reads its response. The caller bounds it by `timeout`.
     pub(crate) async fn send(
         &self,
         (egress, http): (&EgressPolicy, &Client),
@@ -194,7 +186,7 @@ impl HttpEndpoint {
         if let Err(denied) = egress.check_literal(&self.url) {
             return Err(DeliveryError::EgressDenied(denied.to_string()));
         }
-        // The caller ends the attempt at its timeout; by then it is to have what the head says.
+        // The caller ends the attempt at its timeout; the status is to be returned before.
         let deadline = Instant::now() + timeout.saturating_sub(DRAIN_MARGIN);
         let own = self.tls.as_ref();
         let client = match own.map(|own| own.client(egress)) {
@@ -235,7 +227,7 @@ impl HttpEndpoint {
                         let room = MAX_ANSWER - body.len();
                         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                     }
-                    // What is missing of an explanation changes nothing.
+                    // A body that breaks off changes nothing.
                     Ok(None) | Err(_) => break,
                 }
             }
@@ -252,8 +244,8 @@ impl HttpEndpoint {
         })
     }
 
-    /// What an error of the client means. Its own text would name the URL; its innermost
-    /// cause does not.
+    /// Returns what an error of the client means. Its own text would name the URL; its innermost cause
+    /// does not.
     fn explain(&self, error: &reqwest::Error) -> DeliveryError {
         if let Some(refused) = cause::<EgressDenied>(error) {
             return DeliveryError::EgressDenied(refused.to_string());
@@ -282,12 +274,12 @@ impl HttpEndpoint {
     }
 }
 
-/// The first cause of type `T`.
+/// Returns the first cause of type `T`.
 fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     causes(error).find_map(|error| error.downcast_ref())
 }
 
-/// Whether one side does not accept what the other shows of itself by TLS.
+/// Returns whether one side does not accept the certificate of the other.
 fn concerns_set_up(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(|cause| {
         // What an error of I/O wraps is not its source.

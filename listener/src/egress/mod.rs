@@ -1,4 +1,4 @@
-//! The way out: which addresses may be dialled, and the clients that dial them.
+//! Egress: which addresses may be dialled, and the clients that dial them.
 
 pub(crate) mod bounded;
 pub(crate) mod http_client;

@@ -1,9 +1,9 @@
-//! Where actions may connect to.
+//! Egress policy: which addresses actions may connect to.
 //!
-//! What is judged is the address that is about to be dialled, never the name alone: a name
-//! may resolve to anything, and to something else at the next look. Only public addresses
+//! The address that is about to be dialled is checked, never the name alone: a name may resolve to
+//! anything, and to something else the next time. Only public addresses
 //! pass; a listener's `spec.egress.allow` makes exceptions. An IPv6 address that carries an
-//! IPv4 address is judged as the latter, because that is where its packets end up.
+//! IPv4 address is checked as the latter, because that is where its packets end up.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,7 +25,7 @@ use super::response::DeliveryError;
 /// Longest wait for a connection; an action's timeout may be shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long one of several addresses of a host may take to be reached.
+/// Connection timeout for each of several addresses of a host.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Address ranges of IPv4 that are not public; the first that matches names the reason.
@@ -94,30 +94,30 @@ const fn v6(s: [u16; 8], prefix: u8) -> Ipv6Net {
     )
 }
 
-/// The host may not be dialled. Its address is left out on purpose: who may write an
-/// observer need not learn what internal names resolve to.
+/// Egress to a host is denied. Its address is left out on purpose: authors of observers need not learn
+/// what internal names resolve to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{host} has no address that may be dialled (it is {range}): if that is intended, add the \
-     host or its address range to spec.egress.allow of the ObserverListener"
+    "egress to {host} is denied (its address is {range}): if it is intended, add the host or its \
+     address range to spec.egress.allow of the ObserverListener"
 )]
 pub(crate) struct EgressDenied {
     /// Host name or literal address.
     host: String,
-    /// What kind of address it is.
+    /// Kind of its address.
     range: &'static str,
 }
 
 /// Why a host cannot be dialled.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
-    /// It may not be.
+    /// Egress to it is denied.
     #[error(transparent)]
     Denied(#[from] EgressDenied),
-    /// Its name cannot be resolved, now at least.
+    /// Its name does not resolve, at least now.
     #[error("the name cannot be resolved")]
     Resolve(#[source] Option<std::io::Error>),
-    /// None of its addresses is reached.
+    /// None of its addresses can be connected to.
     #[error("no connection: {0}")]
     Connect(#[source] std::io::Error),
 }
@@ -131,9 +131,9 @@ impl From<DialError> for DeliveryError {
     }
 }
 
-/// Knows the addresses of hosts.
+/// Resolver of host names.
 pub(crate) trait DnsResolver: std::fmt::Debug + Send + Sync {
-    /// All addresses of a host, by name or literal.
+    /// Resolves a host, a name or a literal, to all its addresses.
     fn resolve_host<'a>(
         &'a self,
         host: &'a str,
@@ -141,7 +141,7 @@ pub(crate) trait DnsResolver: std::fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, std::io::Result<Vec<SocketAddr>>>;
 }
 
-/// Those of the system.
+/// Resolver of the system.
 #[derive(Debug)]
 struct SystemResolver;
 
@@ -155,7 +155,7 @@ impl DnsResolver for SystemResolver {
     }
 }
 
-/// Judges addresses, and resolves names to those that pass.
+/// Egress policy: checks addresses, and resolves names to those that are allowed.
 #[derive(Clone, Debug)]
 pub(crate) struct EgressPolicy {
     rules: Arc<Egress>,
@@ -177,13 +177,13 @@ impl EgressPolicy {
         }
     }
 
-    /// What requests go by; nothing where they go by themselves.
+    /// Returns the proxy of HTTP requests, if there is one.
     pub(crate) fn proxy(&self) -> Option<Proxy> {
         proxy::proxy(&self.rules)
     }
 
-    /// Refuses a URL whose host is a literal address that may not be dialled. The client
-    /// asks its resolver about names only.
+    /// Denies a URL whose host is a literal address that may not be dialled. The client asks its resolver
+    /// about names only.
     pub(crate) fn check_literal(&self, url: &Url) -> Result<(), EgressDenied> {
         let address = match url.host() {
             Some(Host::Ipv4(address)) => IpAddr::V4(address),
@@ -193,15 +193,15 @@ impl EgressPolicy {
         self.check_address(&address.to_string(), address)
     }
 
-    /// Why a host that is an address by itself may not be dialled, if so.
+    /// Returns why egress to a host that is a literal address is denied, if it is.
     pub(crate) fn denied_literal(&self, host: &str) -> Option<EgressDenied> {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         let address: IpAddr = literal.parse().ok()?;
         self.check_address(literal, address).err()
     }
 
-    /// The addresses of a host, by name or literal, that may be dialled: at least one. Whoever
-    /// dials takes one of these, and does not resolve the name again.
+    /// Returns the addresses of a host, a name or a literal, that may be dialled: at least one. Callers
+    /// dial one of these, and do not resolve the name again.
     pub(crate) async fn addresses(
         &self,
         host: &str,
@@ -217,8 +217,7 @@ impl EgressPolicy {
         Ok(allowed)
     }
 
-    /// Connects to the first of these addresses that is reached. Of several, none holds up the others
-    /// for long.
+    /// Connects to the first of these addresses that accepts. Of several, none delays the others for long.
     pub(crate) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
         let all = self.addresses(host, port).await?;
         let probed: &[SocketAddr] = if all.len() > 1 { &all } else { &[] };
@@ -241,7 +240,7 @@ impl EgressPolicy {
         Err(why.map_or(DialError::Resolve(None), DialError::Connect))
     }
 
-    /// Whether `address`, which `host` stands for, may be dialled.
+    /// Checks an address that `host` resolved to.
     fn check_address(&self, host: &str, address: IpAddr) -> Result<(), EgressDenied> {
         let address = effective_address(address);
         let Some(range) = denied_range(address) else {
@@ -256,7 +255,7 @@ impl EgressPolicy {
         })
     }
 
-    /// Whether the host may resolve to any address.
+    /// Returns whether the host may resolve to any address.
     fn is_allowed_host(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         self.rules
@@ -265,7 +264,7 @@ impl EgressPolicy {
             .any(|pattern| host_matches(pattern, &host))
     }
 
-    /// The limits for a host, where there are any.
+    /// Returns the limits of a host, if it has any.
     pub(crate) fn host_limit(&self, host: &str) -> Option<&HostLimit> {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         self.rules
@@ -274,7 +273,7 @@ impl EgressPolicy {
             .find(|limit| host_matches(&limit.host, &host))
     }
 
-    /// Keeps what may be dialled; an error where that leaves nothing.
+    /// Keeps the addresses that may be dialled; an error where that leaves none.
     fn select(
         &self,
         host: &str,
@@ -296,7 +295,7 @@ impl EgressPolicy {
     }
 }
 
-/// Whether a pattern, exact or with `*` at its beginning, means this host.
+/// Returns whether a pattern, exact or with `*` at its beginning, matches a host.
 pub(crate) fn host_matches(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix('*') {
         Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
@@ -318,7 +317,7 @@ impl Resolve for EgressPolicy {
     }
 }
 
-/// The address that packets to `address` end up at.
+/// Returns the address that packets to `address` end up at.
 fn effective_address(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
@@ -339,7 +338,7 @@ fn effective_address(address: IpAddr) -> IpAddr {
     address
 }
 
-/// Why an effective address is not public; `None` where it is.
+/// Returns which range that is not public an effective address is in, if it is in one.
 fn denied_range(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => DENIED_V4

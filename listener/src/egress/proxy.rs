@@ -1,4 +1,4 @@
-//! The proxy that HTTP requests go by, where the listener names one.
+//! Proxy of HTTP requests, where the listener has one.
 
 use std::net::IpAddr;
 
@@ -9,10 +9,10 @@ use url::{Host, Url};
 
 use super::policy::host_matches;
 
-/// The proxy of these rules; nothing where there is none.
+/// Returns the proxy of these rules, if there is one.
 pub(crate) fn proxy(egress: &Egress) -> Option<Proxy> {
     let config = egress.proxy.clone()?;
-    // It was checked where it was read.
+    // Validation has parsed it.
     let mut url = Url::parse(config.url.reveal()).ok()?;
     let plain = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
     let user = plain(url.username());
@@ -27,13 +27,13 @@ pub(crate) fn proxy(egress: &Egress) -> Option<Proxy> {
     })
 }
 
-/// The name that is resolved to dial the proxy, where it has one.
+/// Returns the name that is resolved to dial the proxy, where it has one.
 pub(crate) fn name(egress: &Egress) -> Option<String> {
     let url = Url::parse(egress.proxy.as_ref()?.url.reveal()).ok()?;
     url.domain().map(str::to_owned)
 }
 
-/// Whether a target is not reached by the proxy.
+/// Returns whether requests to a target bypass the proxy.
 fn is_direct(config: &ProxyConfig, target: &Url) -> bool {
     let within = |address: IpAddr| config.direct_cidrs.iter().any(|net| net.contains(&address));
     match target.host() {

@@ -1,4 +1,4 @@
-//! Takes an action's secrets out of what other parties say about it.
+//! Redaction: takes an action's secrets out of what other parties say about it.
 //!
 //! Endpoints repeat what they were sent ("no such token: ..."), and errors name addresses.
 //! Both end up in dead letters and logs, so both pass through here.
@@ -24,7 +24,7 @@ const MAX_MESSAGE: usize = 1000;
 /// Parts of a URL shorter than this are words rather than tokens.
 const MIN_PART: usize = 6;
 
-/// Texts that must not be repeated, the longest first.
+/// Redactor of texts, the longest first.
 #[derive(Clone, Default)]
 pub(crate) struct Redactor(Vec<String>);
 
@@ -34,7 +34,7 @@ pub(crate) struct Secrets(Vec<String>);
 
 impl Secrets {
     /// Adds the secrets of a URL: user, password, path, query, and their parts. What is no URL is a
-    /// secret as a whole; whoever needs a URL reports it.
+    /// secret as a whole; validation reports it.
     pub(crate) fn url(&mut self, url: &Redacted) {
         match Url::parse(url.reveal()) {
             Ok(url) => self.0.extend(of_url(&url)),
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// Knows the URL's secrets: user, password, path, query, and each part of them that is
+    /// Redacts the URL's secrets: user, password, path, query, and each part of them that is
     /// long enough to be a token; and the `secrets` themselves, with and without a prefix
     /// such as `Bearer ` or `whsec_`.
     pub(crate) fn new<'a>(url: &Url, secrets: impl Iterator<Item = &'a str>) -> Self {
@@ -84,7 +84,7 @@ impl Redactor {
         Self(texts)
     }
 
-    /// What came of an attempt, in words without secrets.
+    /// Redacts the message of an outcome.
     pub(crate) fn redact_outcome(&self, mut outcome: Outcome) -> Outcome {
         if let Outcome::Retry { failure, .. } | Outcome::Rejected(failure) = &mut outcome {
             self.redact_failure(failure);
@@ -96,7 +96,7 @@ impl Redactor {
         failure.message = cut(self.redact(&on_one_line(&failure.message)), MAX_MESSAGE);
     }
 
-    /// The text without secrets.
+    /// Redacts a text.
     pub(crate) fn redact(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| {
             if text.contains(secret.as_str()) {
@@ -107,14 +107,14 @@ impl Redactor {
         })
     }
 
-    /// The beginning of a body, on one line and without secrets.
+    /// Returns the beginning of a body, on one line and redacted.
     pub(crate) fn excerpt(&self, body: &[u8]) -> String {
         let line = on_one_line(&String::from_utf8_lossy(body));
         cut(self.redact(line.trim()), MAX_EXCERPT)
     }
 }
 
-/// The beginning of a text.
+/// Cuts a text.
 fn cut(text: String, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_endpoint_repeats_holds_no_secret() {
+    fn echoed_secrets_are_redacted() {
         let redactor = redactor();
         for (said, secret) in [
             ("no service /services/T000AAAA/tok%21en99", "T000AAAA"),
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_bounded_after_they_are_cleaned() {
+    fn messages_are_bounded_after_redaction() {
         let redactor = redactor();
         let message = format!("{}s3c\u{7}r3t", "x".repeat(MAX_MESSAGE - 3));
         let outcome = Outcome::Rejected(Failure::of(FailureKind::Status, message));

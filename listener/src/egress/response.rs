@@ -14,43 +14,43 @@ use crate::delivery::outcome::Outcome;
 /// Longest wait that an endpoint may ask for.
 pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
-/// The remedy where a proxy wants to know who asks.
+/// Remedy where a proxy asks for a login.
 pub(crate) const PROXY_LOGIN: &str =
     "the proxy lets nobody in with the user and password of spec.egress.proxy.url";
 
 /// Why nothing was delivered. Texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeliveryError {
-    /// A head of HTTP with a status.
+    /// HTTP status that is not a success.
     Status {
         status: StatusCode,
-        /// The wish in `Retry-After`.
+        /// `Retry-After`.
         retry_after: Option<Duration>,
-        /// Host of a redirect's target, where it names one.
+        /// Host of a redirect's target, if any.
         location: Option<String>,
         /// Beginning of the body.
         excerpt: String,
     },
-    /// The address may not be dialled; holds the reason and the remedy.
+    /// Egress is denied; holds the reason and the remedy.
     EgressDenied(String),
-    /// No connection came about, or it broke.
+    /// No connection was made, or it broke.
     ConnectionFailed(String),
-    /// Nothing was reached, which the delivery cannot be to blame for: the name has no address, or
-    /// nobody answers there.
+    /// The endpoint was not reached, which the delivery cannot be to blame for: its name does not resolve,
+    /// or nothing answers there.
     Unreachable(String),
-    /// No connection came about for how this side is set up, as by its certificates.
+    /// No connection was made because of how this side is configured, as by its certificates.
     Misconfigured(String),
-    /// Something that is not HTTP.
+    /// The response is not valid HTTP.
     InvalidResponse(String),
-    /// More than is read of an answer.
+    /// The response is larger than the limit.
     ResponseTooLarge(String),
-    /// Nothing within the attempt's timeout.
+    /// No response within the attempt's timeout.
     Timeout(Duration),
-    /// It takes nothing now, in words of a protocol other than HTTP, and that protocol's status.
+    /// The endpoint is unavailable, in words of a protocol other than HTTP, with that protocol's status.
     Unavailable(String, Option<u16>),
-    /// It does not take this one now, for what it is or names, in the same words.
+    /// This delivery is rejected for now, because of what it is or names, in the same words.
     TemporarilyRejected(String, Option<u16>),
-    /// It will never take it as it is, in the same words, with a remedy.
+    /// This delivery is rejected for good, in the same words, with a remedy.
     Permanent(String, Option<u16>),
 }
 
@@ -113,16 +113,16 @@ pub(crate) fn classify(host: &str, answer: DeliveryError) -> Outcome {
             format!("{host} did not answer within {timeout:?}, the action's timeout"),
         ),
         DeliveryError::Unavailable(said, status) => {
-            let message = format!("{host} takes nothing now: {said}");
+            let message = format!("{host} is unavailable: {said}");
             later(message, status, Tells::Failed)
         }
         DeliveryError::TemporarilyRejected(said, status) => {
-            let message = format!("{host} does not take it now: {said}");
+            let message = format!("{host} rejected it for now: {said}");
             later(message, status, Tells::There)
         }
         DeliveryError::Permanent(said, status) => Outcome::Rejected(Failure {
             kind: FailureKind::Status,
-            message: format!("{host} refuses: {said}"),
+            message: format!("{host} rejected it: {said}"),
             status,
             tells: Tells::There,
         }),
@@ -142,7 +142,7 @@ fn by_status(
         message,
         status: Some(code),
         tells: match code {
-            // The proxy's, which tells nothing of who is behind it.
+            // The proxy's, which says nothing of the endpoint behind it.
             407 => Tells::Nothing,
             408 | 429 | 500.. => Tells::Failed,
             _ => Tells::There,
@@ -174,7 +174,7 @@ fn by_status(
         },
         400..=499 => Outcome::Rejected(failure(
             FailureKind::Status,
-            format!("{host} refused with {code}{said}"),
+            format!("{host} rejected it with {code}{said}"),
         )),
         _ => Outcome::Retry {
             failure: failure(
@@ -197,12 +197,12 @@ pub(crate) async fn until_deadline<T, E: Into<DeliveryError>>(
     }
 }
 
-/// No connection, or it broke, for a reason that may be told.
+/// Returns the error of a connection that was not made or broke.
 pub(crate) fn connection_failed(why: impl fmt::Display) -> DeliveryError {
     DeliveryError::ConnectionFailed(format!("no connection, or it broke: {why}"))
 }
 
-/// What was said, with the remedy for the first of the known cases that it is.
+/// Appends the remedy of the first known case that a message is.
 pub(crate) fn append_remedy(
     said: String,
     remedies: &[(&str, &str)],
@@ -226,7 +226,7 @@ fn later(message: String, status: Option<u16>, tells: Tells) -> Outcome {
     }
 }
 
-/// The same, with what it tells of the receiver.
+/// Returns it with what it says of the endpoint.
 fn telling(tells: Tells, mut outcome: Outcome) -> Outcome {
     if let Outcome::Retry { failure, .. } = &mut outcome {
         failure.tells = tells;
@@ -263,166 +263,4 @@ pub(crate) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Debug, PartialEq)]
-    enum Expected {
-        Retry(FailureKind),
-        Rejected(FailureKind),
-    }
-
-    fn verdict(outcome: &Outcome) -> Expected {
-        match outcome {
-            Outcome::Retry { failure, .. } => Expected::Retry(failure.kind),
-            Outcome::Rejected(failure) => Expected::Rejected(failure.kind),
-            Outcome::Delivered | Outcome::Deferred(_) => unreachable!("an error is neither"),
-        }
-    }
-
-    fn status(code: u16) -> DeliveryError {
-        DeliveryError::Status {
-            status: StatusCode::from_u16(code).unwrap(),
-            retry_after: Some(Duration::from_secs(7)),
-            location: Some("elsewhere.example".into()),
-            excerpt: "no such hook".into(),
-        }
-    }
-
-    #[test]
-    fn each_answer_has_its_outcome() {
-        use Expected::{Rejected, Retry};
-        use FailureKind as K;
-        for (answer, expected) in [
-            (status(101), Retry(K::Response)),
-            (status(301), Rejected(K::Redirect)),
-            (status(304), Rejected(K::Redirect)),
-            (status(308), Rejected(K::Redirect)),
-            (status(400), Rejected(K::Status)),
-            (status(401), Rejected(K::Status)),
-            (status(404), Rejected(K::Status)),
-            (status(407), Retry(K::Status)),
-            (status(408), Retry(K::Status)),
-            (status(410), Rejected(K::Status)),
-            (status(422), Rejected(K::Status)),
-            (status(425), Retry(K::Status)),
-            (status(429), Retry(K::Status)),
-            (status(500), Retry(K::Status)),
-            (status(501), Retry(K::Status)),
-            (status(503), Retry(K::Status)),
-            (status(505), Retry(K::Status)),
-            (status(599), Retry(K::Status)),
-            (status(600), Retry(K::Response)),
-            (DeliveryError::EgressDenied("x".into()), Rejected(K::Egress)),
-            (
-                DeliveryError::ConnectionFailed("x".into()),
-                Retry(K::Connection),
-            ),
-            (DeliveryError::Unreachable("x".into()), Retry(K::Connection)),
-            (
-                DeliveryError::Misconfigured("x".into()),
-                Retry(K::Connection),
-            ),
-            (
-                DeliveryError::TemporarilyRejected("x".into(), Some(450)),
-                Retry(K::Status),
-            ),
-            (
-                DeliveryError::InvalidResponse("x".into()),
-                Retry(K::Response),
-            ),
-            (
-                DeliveryError::ResponseTooLarge("x".into()),
-                Retry(K::Response),
-            ),
-            (
-                DeliveryError::Timeout(Duration::from_secs(1)),
-                Retry(K::Timeout),
-            ),
-            (
-                DeliveryError::Unavailable("x".into(), Some(451)),
-                Retry(K::Status),
-            ),
-            (
-                DeliveryError::Permanent("x".into(), None),
-                Rejected(K::Status),
-            ),
-        ] {
-            let outcome = classify("h", answer.clone());
-            assert_eq!(verdict(&outcome), expected, "{answer:?}");
-        }
-    }
-
-    #[test]
-    fn messages_say_what_was_answered_and_where_a_redirect_leads() {
-        let Outcome::Rejected(gone) = classify("h.example", status(404)) else {
-            unreachable!()
-        };
-        assert_eq!(gone.status, Some(404));
-        assert_eq!(gone.message, "h.example refused with 404: no such hook");
-        let Outcome::Rejected(moved) = classify("h.example", status(302)) else {
-            unreachable!()
-        };
-        assert!(
-            moved.message.contains("to elsewhere.example"),
-            "{}",
-            moved.message
-        );
-        assert!(moved.message.contains("not followed"), "{}", moved.message);
-    }
-
-    #[test]
-    fn the_receiver_s_wish_is_kept_for_statuses_that_are_retried() {
-        for code in [429, 503] {
-            let Outcome::Retry { after, .. } = classify("h", status(code)) else {
-                unreachable!()
-            };
-            assert_eq!(after, Some(Duration::from_secs(7)));
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date_within_a_day() {
-        let now = "2026-03-01T12:00:00Z".parse().unwrap();
-        for (value, expected) in [
-            ("0", Some(0)),
-            (" 120 ", Some(120)),
-            ("99999999", Some(86_400)),
-            ("99999999999999999999999999", Some(86_400)),
-            ("Sun, 01 Mar 2026 12:01:00 GMT", Some(60)),
-            ("Sun, 01 Mar 2026 11:00:00 GMT", Some(0)),
-            ("Mon, 01 Mar 2027 12:00:00 GMT", Some(86_400)),
-            ("", None),
-            ("-5", None),
-            ("soon", None),
-        ] {
-            let expected = expected.map(Duration::from_secs);
-            assert_eq!(retry_after(value, now), expected, "{value}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_wish_exceeds_the_bound(value: String, seconds: u64) {
-            let now = DateTime::UNIX_EPOCH;
-            for text in [value, seconds.to_string()] {
-                prop_assert!(retry_after(&text, now).is_none_or(|wait| wait <= MAX_RETRY_AFTER));
-            }
-        }
-
-        #[test]
-        fn every_status_has_an_outcome_that_names_it(code in 100u16..1000) {
-            prop_assume!(!(200..300).contains(&code));
-            match classify("h", status(code)) {
-                Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => {
-                    prop_assert_eq!(failure.status, Some(code));
-                }
-                Outcome::Delivered | Outcome::Deferred(_) => prop_assert!(false, "an error is neither"),
-            }
-        }
-    }
-}
+mod tests;

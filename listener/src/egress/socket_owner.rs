@@ -1,11 +1,11 @@
-//! Whose a connection on the loopback address is.
+//! Owner of a connection on the loopback address.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// Whether this process holds the socket at `from` of a connection to `to`.
+/// Returns whether this process holds the socket at `from` of a connection to `to`.
 ///
 /// Linux lists all connections with the numbers of their sockets, and the sockets that a process has open
 /// by these numbers. Elsewhere there is no such list, and the answer is yes: a listener in a cluster runs on
@@ -41,16 +41,16 @@ pub(crate) async fn is_this_process(from: SocketAddr, to: SocketAddr) -> io::Res
     Ok(false)
 }
 
-/// The number of the socket at one end of a connection, where a line of the list is about that.
+/// Returns the inode of the socket at one end of a connection, where a line of the list is about that.
 fn socket_of<'a>(line: &'a str, from: &str, to: &str) -> Option<&'a str> {
     let mut fields = line.split_ascii_whitespace();
     let (local, remote) = (fields.nth(1)?, fields.next()?);
     let number = fields.nth(6)?;
-    // One that nobody holds any more has none.
+    // A socket that no process holds has none.
     (local == from && remote == to && number != "0").then_some(number)
 }
 
-/// An address as it stands in that list: its bytes as a number of the machine's own order.
+/// Formats an address as that list does: its bytes as a number in native byte order.
 fn written(address: SocketAddr) -> Option<String> {
     let IpAddr::V4(ip) = address.ip() else {
         return None;

@@ -1,14 +1,15 @@
-//! The way to brokers: whatever address a cluster names for them, it is vetted before it is dialled.
+//! SOCKS5 proxy in front of Kafka brokers: whatever address a cluster advertises for them, the egress
+//! policy checks it before it is dialled.
 //!
 //! The client of Kafka resolves and dials by itself, but asks a SOCKS5 proxy to do so where it is told
-//! of one. This is that proxy, on the loopback address and for as long as its owner lives. What goes
-//! through is counted and not looked at, so that TLS is between client and broker.
+//! of one. This is that proxy, on the loopback address and for as long as its owner lives. It counts bytes
+//! and does not look at them, so that TLS is between client and broker.
 //!
-//! That client names no user to a proxy, so who connects is known by the connection itself: the system
-//! lists whose sockets there are, and one that is not this process's own is shown out. Otherwise all that
+//! That client cannot log in to a proxy, so a connection is authenticated by its owner: the system lists
+//! the sockets of each process, and one that is not this process's own is closed. Otherwise all that
 //! share the loopback address, as the containers of a pod do, could reach what the egress rules allow.
 //!
-//! Source: RFC 1928, of which only what that client does is known.
+//! Source: RFC 1928, of which only what that client uses is implemented.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,27 +27,27 @@ use super::policy::{DialError, EgressPolicy};
 use super::response::DeliveryError;
 use super::socket_owner;
 
-/// Most connections at once; others wait to be let in.
+/// Most connections at once; others wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
 
-/// The longest answer, with its frame and what TLS makes of it; some come together.
+/// Longest response, with its frame and TLS overhead; several may arrive together.
 const READ_LIMIT: ReadLimit = ReadLimit::alone(8 << 20);
 
-/// Longest wait for what the client says at first.
+/// Timeout of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const VERSION: u8 = 5;
 const CONNECT: u8 = 1;
 const NAME: u8 = 3;
 
-/// A proxy that dials what may be dialled; it and all that goes through end with this.
+/// Proxy that dials what the egress policy allows; it and its connections end when this is dropped.
 pub(crate) struct Socks5Proxy {
     address: SocketAddr,
     fault: ConnectionFault,
     _serving: JoinSet<()>,
 }
 
-/// What a connection that goes through may know.
+/// State of a proxied connection.
 #[derive(Clone)]
 struct ProxyConnection {
     egress: EgressPolicy,
@@ -71,12 +72,12 @@ impl Socks5Proxy {
         })
     }
 
-    /// Where it is, as `host:port`.
+    /// Returns its address, as `host:port`.
     pub(crate) fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// Why the last connection was refused or cut, unless one came about since.
+    /// Returns why the last connection failed, unless one succeeded since.
     pub(crate) fn last_error(&self) -> Option<DeliveryError> {
         self.fault.last()
     }
@@ -97,14 +98,14 @@ async fn serve(listener: TcpListener, connection: ProxyConnection) {
                     drop(place);
                 });
             }
-            // As when there are too many open files: some may be closed soon.
+            // For example too many open files: some may be closed soon.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
 }
 
 impl ProxyConnection {
-    /// Whether this process made the connection at its other end.
+    /// Returns whether this process opened the connection.
     async fn is_own_process(&self, client: &TcpStream, from: SocketAddr) -> bool {
         let owned = match client.local_addr() {
             Ok(to) => socket_owner::is_this_process(from, to).await,
@@ -120,7 +121,7 @@ impl ProxyConnection {
         }
     }
 
-    /// Lets one connection through to where it wants. How it ends is for the client to see.
+    /// Forwards one connection to its destination. The client sees how it ends.
     async fn forward(&self, mut client: TcpStream) {
         let asked = timeout(HANDSHAKE_TIMEOUT, read_request(&mut client)).await;
         let Ok(Ok((host, port))) = asked else { return };
@@ -150,7 +151,7 @@ impl ProxyConnection {
     }
 }
 
-/// Where a client wants to.
+/// Reads the destination that a client asks for.
 async fn read_request(client: &mut TcpStream) -> io::Result<(String, u16)> {
     let strange = || io::Error::from(io::ErrorKind::InvalidData);
     let [version, methods] = read::<2>(client).await?;
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_be_dialled_is_reached() {
+    async fn allowed_destination_is_reached() {
         let broker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = broker.local_addr().unwrap().port();
         let proxy = Socks5Proxy::open(&egress(&["127.0.0.0/8"])).await.unwrap();
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_not_be_is_refused_and_told() {
+    async fn denied_destination_is_refused_and_recorded() {
         let proxy = Socks5Proxy::open(&egress(&[])).await.unwrap();
         for host in ["localhost", "127.0.0.1", "169.254.169.254"] {
             let (_, code) = ask(&proxy, host, 9092).await;
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_not_there_is_told_too() {
+    async fn unreachable_destination_is_recorded() {
         let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = gone.local_addr().unwrap().port();
         drop(gone);
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_speaks_something_else_is_shown_out() {
+    async fn other_protocols_are_disconnected() {
         let proxy = Socks5Proxy::open(&egress(&["127.0.0.0/8"])).await.unwrap();
         for said in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],

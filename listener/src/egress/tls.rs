@@ -15,16 +15,16 @@ use rustls::{
 
 use crate::templating::compile_error::CompileError;
 
-/// What is made sure of about who answers, by its certificate.
+/// Verification of a server's certificate.
 #[derive(Clone, Debug)]
 pub(crate) enum Verify {
-    /// A trusted authority gave it to the host that was dialled.
+    /// Trusted authority, and the name of the host that was dialled.
     Host,
-    /// A trusted authority gave it to this host, whatever was dialled.
+    /// Trusted authority, and this name, whatever was dialled.
     As(ServerName<'static>),
-    /// A trusted authority gave it to somebody.
+    /// Trusted authority, any name.
     Authority,
-    /// Nothing.
+    /// No verification.
     Nothing,
 }
 
@@ -32,13 +32,13 @@ pub(crate) enum Verify {
 static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> =
     LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
 
-/// The settings at `place`, beside the authorities that the system trusts. Versions before 1.2 are
-/// not known to the library.
+/// Returns the client configuration of the settings at `place`, which also trusts the authorities that
+/// the system trusts. The library has no versions before 1.2.
 pub(crate) fn client_config(place: &str, config: &TlsConfig) -> Result<ClientConfig, CompileError> {
     client_config_with(place, config, Verify::Host)
 }
 
-/// The same with another judgement of certificates.
+/// Returns it with another verification of certificates.
 pub(crate) fn client_config_with(
     place: &str,
     config: &TlsConfig,
@@ -83,7 +83,7 @@ pub(crate) fn client_config_with(
         .map_err(|_| bad("does not fit its key, or one of them cannot be read"))
 }
 
-/// Judges certificates as [`Verify`] says.
+/// Verifier of certificates as [`Verify`] says.
 #[derive(Debug)]
 struct Verifier {
     verify: Verify,
@@ -137,7 +137,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// At least one certificate; nothing where they cannot be read.
+/// Parses at least one certificate; nothing where they cannot be read.
 fn certificates(pem: &Redacted) -> Option<Vec<CertificateDer<'static>>> {
     let all = CertificateDer::pem_slice_iter(pem.reveal().as_bytes());
     let all: Vec<_> = all.collect::<Result<_, _>>().ok()?;

@@ -8,6 +8,7 @@ use crds::pod_status::{LeftAlone, ReceiverLeftAlone};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
+use server::registry::MetricDescription;
 use tokio::sync::watch;
 
 use super::Observers;
@@ -80,6 +81,14 @@ fn listed(found: impl Iterator<Item = ReceiverLeftAlone>) -> LeftAlone {
         receivers,
         left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
     }
+}
+
+/// Describes the metrics of circuit breakers.
+pub fn describe_circuit_metrics() -> Result<Vec<MetricDescription>, prometheus::Error> {
+    let (state, opened) = metrics()?;
+    let mut described = server::registry::describe(Some("observer"), &state);
+    described.extend(server::registry::describe(Some("observer"), &opened));
+    Ok(described)
 }
 
 fn metrics() -> Result<(IntGaugeVec, IntCounterVec), prometheus::Error> {

@@ -90,7 +90,9 @@ impl AdminApi {
 pub(crate) fn routes(admin_api: AdminApi) -> Router {
     let all = dead_letters::routes()
         .merge(jobs::routes())
-        .fallback(async || Problem::not_found("there is no such path; see docs/api.md"));
+        .fallback(async || {
+            Problem::not_found("there is no such path; docs/reference/http-api.md lists the paths")
+        });
     Router::new()
         .nest("/api/observers", all)
         .layer(from_fn_with_state(admin_api, authenticate))

@@ -8,8 +8,9 @@ use crds::pod_status::LeftAlone;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    IntGaugeVec, Opts, TextEncoder,
 };
+use server::registry::{MetricDescription, Registry};
 
 use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
@@ -360,6 +361,12 @@ impl Metrics {
         lock(&self.circuits)
             .as_ref()
             .map_or_else(LeftAlone::default, |circuits| circuits.open_circuits())
+    }
+
+    /// Describes all metrics, including those without a value.
+    #[must_use]
+    pub fn describe(&self) -> Vec<MetricDescription> {
+        self.registry.describe()
     }
 
     /// Renders all metrics in the text format of Prometheus.

@@ -1,4 +1,4 @@
-//! What is sent of an event: what a template makes of it, or all of it as JSON.
+//! Body: the output of a template, or the whole event as JSON.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use super::template::Template;
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
 
-/// A compiled body, message or value.
+/// Compiled body, message or value.
 pub(crate) struct Body {
-    /// Where its template stands or could stand, as in `webhook.body`.
+    /// Field of its template, as in `webhook.body`.
     place: &'static str,
     template: Option<Template>,
 }
@@ -30,7 +30,7 @@ impl Body {
         })
     }
 
-    /// At most [`MAX_BODY`] bytes.
+    /// Renders the body; at most [`MAX_BODY`] bytes.
     pub(crate) fn render(&self, subject: &Arc<RenderInput>) -> Result<Vec<u8>, Failure> {
         match &self.template {
             Some(template) => template.render(subject).map(String::into_bytes),

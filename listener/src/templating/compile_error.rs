@@ -2,14 +2,14 @@
 
 use super::template::TemplateError;
 
-/// Why an action's configuration cannot be compiled. Places are relative to the action, as in
+/// Why an action's configuration cannot be compiled. Paths are relative to the action, as in
 /// `webhook.body`; no text holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// A template is wrong.
     #[error("{field}, {error}")]
     Template {
-        /// Where the template stands.
+        /// Path of its field.
         field: String,
         /// What is wrong with it.
         #[source]
@@ -26,7 +26,7 @@ pub enum CompileError {
 }
 
 impl CompileError {
-    /// The value of the field at `field` cannot be used; `what` goes on after its name.
+    /// Creates the error of a field; `what` goes on after its name.
     pub(crate) fn field(field: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Field {
             field: field.into(),
@@ -34,7 +34,7 @@ impl CompileError {
         }
     }
 
-    /// The field of the action that is at fault, as in `webhook.body`.
+    /// Returns the path of the field at fault, as in `webhook.body`.
     #[must_use]
     pub fn field_path(&self) -> String {
         match self {

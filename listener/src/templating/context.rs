@@ -1,4 +1,4 @@
-//! What a template sees of a delivery: the names of the event's envelope.
+//! Context of a template: the names of the event's envelope.
 //!
 //! Images are read when a template first asks for one, and once for all the templates of a
 //! delivery.
@@ -15,7 +15,7 @@ use super::image;
 use super::output::FormatState;
 use crate::delivery::Delivery;
 
-/// Every name a template may use.
+/// Names that a template may use.
 pub(crate) const NAMES: [&str; 11] = [
     "id",
     "entity",
@@ -30,14 +30,14 @@ pub(crate) const NAMES: [&str; 11] = [
     "action",
 ];
 
-/// One delivery, as all of its templates share it.
+/// Input of the templates of one delivery.
 #[derive(Debug)]
 pub(crate) struct RenderInput {
     delivery: Delivery,
     images: OnceLock<Result<Images, String>>,
 }
 
-/// The images once read.
+/// Parsed images.
 #[derive(Debug)]
 struct Images {
     old: Value,
@@ -57,7 +57,7 @@ impl RenderInput {
         &self.delivery
     }
 
-    /// Why the event's images could not be read, where that was tried and failed.
+    /// Returns why the event's images could not be parsed, where that was tried and failed.
     pub(crate) fn fault(&self) -> Option<&str> {
         match self.images.get() {
             Some(Err(message)) => Some(message),
@@ -65,7 +65,7 @@ impl RenderInput {
         }
     }
 
-    /// The numbers of the images; none before they were read.
+    /// Returns the numbers of the images; none before they are parsed.
     pub(crate) fn numbers(&self) -> &ExactNumbers {
         static NONE: ExactNumbers = ExactNumbers::EMPTY;
         match self.images.get() {
@@ -122,8 +122,7 @@ fn read(name: &str, image: Option<&RawValue>, numbers: &mut ExactNumbers) -> Res
         .map_err(|why| format!("the event's image `{name}` cannot be used by a template: {why}"))
 }
 
-/// The root of one rendering: the delivery's names, and for the printing of values the
-/// place in the output.
+/// Context of one rendering: the delivery's names, and the state of its output.
 #[derive(Clone, Debug)]
 pub(crate) struct TemplateContext {
     subject: Arc<RenderInput>,
@@ -131,8 +130,8 @@ pub(crate) struct TemplateContext {
 }
 
 impl TemplateContext {
-    /// Under this name the printing finds the scope; no template can spell it.
-    pub(crate) const KEY: &str = "\0scope";
+    /// Name under which the formatter finds the context; no template can spell it.
+    pub(crate) const KEY: &str = "\0context";
 
     pub(crate) fn new(subject: Arc<RenderInput>, format_state: Arc<FormatState>) -> Self {
         Self {

@@ -12,7 +12,7 @@ use minijinja::value::Value;
 /// How many numbers of one delivery may share a nearest float.
 const MAX_CLOSE: usize = 32;
 
-/// The texts behind the floats of one delivery.
+/// Texts behind the floats of one delivery.
 #[derive(Debug, Default)]
 pub(crate) struct ExactNumbers(BTreeMap<u64, String>);
 
@@ -20,7 +20,7 @@ impl ExactNumbers {
     /// No numbers.
     pub(crate) const EMPTY: Self = Self(BTreeMap::new());
 
-    /// The template's value for a JSON number; `None` where too many numbers lie so close
+    /// Returns the template's value of a JSON number; `None` where too many numbers lie so close
     /// together that floats cannot tell them apart.
     pub(crate) fn admit(&mut self, text: &str) -> Option<Value> {
         if let Ok(integer) = text.parse::<i128>()
@@ -45,7 +45,7 @@ impl ExactNumbers {
         None
     }
 
-    /// What to print for a float; `None` for infinities and for what is no number.
+    /// Returns what to print for a float; `None` for infinities and for what is no number.
     pub(crate) fn text(&self, float: f64) -> Option<String> {
         match self.0.get(&float.to_bits()) {
             Some(text) => Some(text.clone()),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_that_floats_cannot_tell_apart_is_refused() {
+    fn numbers_too_close_for_floats_are_rejected() {
         let mut numbers = ExactNumbers::default();
         let crowd = (0..1000).map(|n| format!("1.00000000000000000000000000{n:04}1"));
         assert!(

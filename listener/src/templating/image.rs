@@ -18,11 +18,11 @@ pub(crate) enum ImageError {
     Surrogate,
     #[error("it holds too many numbers that differ only beyond 16 digits")]
     Numbers,
-    #[error("it is no JSON")]
+    #[error("it is not JSON")]
     Syntax,
 }
 
-/// The value of an image, of this name.
+/// Parses an image.
 pub(crate) fn read(
     name: &str,
     text: &str,
@@ -105,7 +105,7 @@ impl<'a> ImageReader<'a> {
         Ok(Value::from_pairs(fields))
     }
 
-    /// Whether there is a further element before the end, and goes to it.
+    /// Goes to the next element; false at the end.
     fn more(&mut self, end: u8) -> Result<bool, ImageError> {
         if self.peek()? == b',' {
             self.at += 1;
@@ -125,7 +125,7 @@ impl<'a> ImageReader<'a> {
         serde_json::from_str(self.slice(start)?).map_err(|_| ImageError::Surrogate)
     }
 
-    /// Goes past a value, however deeply it is nested.
+    /// Skips a value, however deeply it is nested.
     fn skip(&mut self) -> Result<(), ImageError> {
         let mut open = 0_usize;
         loop {
@@ -169,7 +169,7 @@ impl<'a> ImageReader<'a> {
         Err(ImageError::Syntax)
     }
 
-    /// What comes next, past white space.
+    /// Returns the next byte, past white space.
     fn peek(&mut self) -> Result<u8, ImageError> {
         let rest = &self.text.as_bytes()[self.at..];
         let space = rest.iter().take_while(|byte| byte.is_ascii_whitespace());

@@ -1,4 +1,4 @@
-//! Templates: what they may say, and how values come out.
+//! Templates: compilation, context, and escaped output of values.
 
 pub(crate) mod body;
 pub mod compile_error;

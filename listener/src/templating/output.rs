@@ -1,4 +1,4 @@
-//! How a value is printed: by the content type, and in JSON by whether it stands in a string.
+//! Output of values: escaped by the format, and in JSON by whether they stand in a string.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,7 +18,7 @@ pub(crate) const MAX_DEPTH: usize = 128;
 /// Bytes printed for one unit of fuel, as the template engine itself counts them.
 const BYTES_PER_FUEL: u64 = 64;
 
-/// What a template produces.
+/// Format of a template's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// JSON.
@@ -41,7 +41,7 @@ pub(crate) enum Format {
 pub(crate) const NULL: &str = "\0";
 
 impl Format {
-    /// Whether the whole is JSON.
+    /// Returns whether the output is JSON.
     pub(crate) const fn is_json(self) -> bool {
         matches!(self, Self::Json | Self::MrkdwnJson)
     }
@@ -50,7 +50,7 @@ impl Format {
         matches!(self, Self::Mrkdwn | Self::MrkdwnJson)
     }
 
-    /// The format that a content type asks for.
+    /// Returns the format of a content type.
     pub(crate) fn of_content_type(content_type: &str) -> Self {
         let essence = content_type.split(';').next().unwrap_or_default();
         let essence = essence.trim().to_ascii_lowercase();
@@ -64,8 +64,8 @@ impl Format {
     }
 }
 
-/// Whether what has gone out so far ends within a JSON string. A template's own text moves it
-/// as much as values do.
+/// State of the output: whether it ends within a JSON string. The template's own text changes it as
+/// values do.
 #[derive(Debug, Default)]
 pub(crate) struct FormatState {
     in_string: AtomicBool,
@@ -74,7 +74,7 @@ pub(crate) struct FormatState {
 }
 
 impl FormatState {
-    /// Takes note of further output.
+    /// Records further output.
     pub(crate) fn advance(&self, bytes: &[u8]) {
         self.moved.store(true, Ordering::Relaxed);
         let mut in_string = self.in_string.load(Ordering::Relaxed);
@@ -92,10 +92,10 @@ impl FormatState {
         self.escaped.store(escaped, Ordering::Relaxed);
     }
 
-    /// Where the next thing written to `out` will stand.
+    /// Returns the position of what is written to `out` next.
     fn position(&self, format: Format, out: &mut Output) -> Result<OutputPosition, Error> {
-        // The engine does not tell whether it sets a block aside, but writing nothing shows
-        // whether what is written arrives.
+        // The engine does not tell whether it captures a block, but writing nothing shows whether output
+        // arrives here.
         self.moved.store(false, Ordering::Relaxed);
         out.write_str("")?;
         if format.is_json() && self.escaped.load(Ordering::Relaxed) {
@@ -106,7 +106,7 @@ impl FormatState {
             ));
         }
         Ok(if !self.moved.load(Ordering::Relaxed) {
-            OutputPosition::Aside
+            OutputPosition::Captured
         } else if self.in_string.load(Ordering::Relaxed) {
             OutputPosition::InString
         } else {
@@ -115,19 +115,18 @@ impl FormatState {
     }
 }
 
-/// A place in a document that is being printed; strings matter to JSON only.
+/// Position in the output; strings matter to JSON only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OutputPosition {
-    /// Outside of every string.
+    /// Outside of strings.
     Bare,
-    /// Between the quotes of a string.
+    /// Within a string.
     InString,
-    /// In a block that is set aside as text.
-    Aside,
+    /// In a captured block (`{% set %}`).
+    Captured,
 }
 
-/// A value that is JSON already: what the filter `tojson` returns, and what is nested too deeply to
-/// be looked into.
+/// Value that is JSON text: of the filter `tojson`, or nested too deeply to be parsed.
 #[derive(Debug)]
 pub(crate) struct Json(pub(crate) String);
 
@@ -167,9 +166,9 @@ pub(crate) fn format_value(
         _ => Cow::Owned(json(state, value)?),
     };
     // Within JSON these letters stand in strings alone, and need no escape there.
-    let text = if format.is_mrkdwn() && place != OutputPosition::Aside {
+    let text = if format.is_mrkdwn() && place != OutputPosition::Captured {
         Cow::Owned(entities(&text))
-    } else if format == Format::Markdown && place != OutputPosition::Aside {
+    } else if format == Format::Markdown && place != OutputPosition::Captured {
         Cow::Owned(plain_markdown(&text))
     } else {
         text

@@ -2,8 +2,8 @@
 //!
 //! A value takes the form of the place it is printed at, whatever the template does: in JSON
 //! it is a JSON literal, or, between the quotes of a string, that string's escaped text; in
-//! HTML it is escaped; elsewhere it is plain. A block that is set aside is text, and becomes a
-//! value like any other. So no value can end a string or add a field, and
+//! HTML it is escaped; elsewhere it is plain. A captured block is text, and becomes a value like any
+//! other. So no value can end a string or add a field, and
 //! marking it as safe changes nothing. What comes out as JSON has been checked to be JSON.
 //! A template cannot loop or grow without bound.
 
@@ -29,7 +29,7 @@ const FUEL: u64 = 500_000;
 /// Name of the only template in its environment.
 const NAME: &str = "template";
 
-/// What every template knows besides the delivery.
+/// Globals of every template.
 const GLOBALS: [&str; 3] = ["range", "dict", "null"];
 
 /// Largest text of a template, in bytes. The parser works on constants again and again, so the
@@ -60,7 +60,7 @@ pub enum TemplateError {
         /// The parser's error.
         source: Error,
     },
-    /// It refers to a name that is never there.
+    /// It refers to an unknown name.
     #[error("line {line}: {name} is not known here; known are {}", NAMES.join(", "))]
     Unknown {
         /// Line within the template, from 1.
@@ -68,7 +68,7 @@ pub enum TemplateError {
         /// The name.
         name: String,
     },
-    /// It asks for a filter or a test that does not exist.
+    /// It uses a filter or a test that does not exist.
     #[error("line {line}: there is no {what} {name}{remedy}")]
     Call {
         /// Line within the template, from 1.
@@ -82,10 +82,10 @@ pub enum TemplateError {
     },
 }
 
-/// A compiled template.
+/// Compiled template.
 #[derive(Debug)]
 pub(crate) struct Template {
-    /// Where it stands, as in `webhook.body`.
+    /// Its field, as in `webhook.body`.
     place: String,
     environment: Box<Environment<'static>>,
     format: Format,
@@ -110,7 +110,7 @@ impl Template {
         })
     }
 
-    /// The same of a template that may be left out.
+    /// Compiles a template that may be left out.
     pub(crate) fn optional(
         place: &str,
         source: Option<&str>,
@@ -121,7 +121,7 @@ impl Template {
             .transpose()
     }
 
-    /// Those of a list at `place`.
+    /// Compiles a list at `place`.
     pub(crate) fn all(
         place: &str,
         sources: &[String],
@@ -214,7 +214,7 @@ fn parse(source: &str, format: Format) -> Result<Environment<'static>, TemplateE
     })
 }
 
-/// An environment that holds the template and nothing else.
+/// Creates an environment that holds the template alone.
 fn environment(source: &str, format: Format) -> Result<Environment<'static>, TemplateError> {
     let mut environment = Environment::new();
     // Errors name the expression at fault.
@@ -240,7 +240,7 @@ fn environment(source: &str, format: Format) -> Result<Environment<'static>, Tem
     Ok(environment)
 }
 
-/// Refuses names that no delivery has, so that a slip shows before the first event.
+/// Rejects names that no delivery has, so that a typo shows before the first event.
 fn check_names(environment: &Environment<'_>, source: &str) -> Result<(), TemplateError> {
     let Ok(template) = environment.get_template(NAME) else {
         return Ok(());
@@ -270,7 +270,7 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// Collects a rendering within its bound, and tells the format state what went out.
+/// Output of a rendering within its bound, which keeps the format state.
 struct BoundedOutput {
     text: Vec<u8>,
     format_state: Arc<FormatState>,

@@ -2,8 +2,9 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, TextEncoder,
 };
+use server::registry::{MetricDescription, Registry};
 
 /// Bounds of the duration buckets, in seconds.
 const DURATIONS: [f64; 10] = [0.0025, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -68,6 +69,12 @@ impl Metrics {
             )?,
             registry,
         })
+    }
+
+    /// Describes all metrics, those without a value too.
+    #[must_use]
+    pub fn describe(&self) -> Vec<MetricDescription> {
+        self.registry.describe()
     }
 
     /// Renders all metrics in the text format of Prometheus.

@@ -454,7 +454,7 @@ fn a_loop_variable_may_hide_a_name_within_its_loop_only() {
 
 #[test]
 fn what_the_guide_shows_compiles() {
-    let guide = include_str!("../../../../docs/conditions.md");
+    let guide = include_str!("../../../../docs/how-to/conditions.md");
     let blocks = guide.split("\n```\n").skip(2).step_by(2);
     let shown: Vec<&str> = blocks
         .flat_map(str::lines)

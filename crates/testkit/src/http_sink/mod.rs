@@ -109,8 +109,7 @@ pub enum Behaviour {
 /// What a program makes of the requests to its sink.
 pub trait Handler: Send + Sync {
     /// Responds to a request that is no delivery; none where it is one.
-    fn control(&self, request: &Request) -> Option<Response> {
-        let _every_request_is_a_delivery = request;
+    fn control(&self, _request: &Request) -> Option<Response> {
         None
     }
 

@@ -74,7 +74,7 @@ async fn is_still_there(stream: &TcpStream, pause: Duration) -> bool {
     let gone = async {
         // A client that sends more does not go.
         if let Ok(1..) = stream.peek(&mut [0]).await {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     tokio::time::timeout(pause, gone).await.is_err()

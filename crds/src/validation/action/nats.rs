@@ -1,23 +1,17 @@
 //! Validation of a NATS message: the rules that its schema cannot say.
 
 use super::webhook::content_type;
-use crate::config::NatsConfig;
+use crate::config::{NatsConfig, ServerUrl};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::Nats;
 use crate::validation::context::ValidationContext;
 use crate::validation::tls;
 use crate::validation::url::url;
 
-/// What its URL is.
-const URL: (&[&str], &str) = (
-    &["nats", "tls"],
-    "is not the URL of a NATS server; write nats://user:password@host:4222, or tls://",
-);
-
 /// Validates a NATS message and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, nats: &Nats, context: &mut ValidationContext<'_>) -> NatsConfig {
     let credentials = nats.credentials.as_ref();
-    let url = url(&field(at, "url"), &nats.url, URL, context);
+    let url = url(&field(at, "url"), &nats.url, ServerUrl::NATS, context);
     NatsConfig {
         tls: tls::of_url(at, nats.tls.as_ref(), (&url, "tls"), context),
         url,

@@ -2,7 +2,7 @@
 
 use super::SHORTEST;
 use super::webhook::content_type;
-use crate::config::{RedisCommand, RedisConfig};
+use crate::config::{RedisCommand, RedisConfig, ServerUrl};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::Redis;
@@ -12,15 +12,9 @@ use crate::validation::url::url;
 
 const LONGEST_TTL: HumanDuration = HumanDuration::from_secs(8760 * 3600);
 
-/// What its URL is.
-const URL: (&[&str], &str) = (
-    &["redis", "rediss"],
-    "is not the URL of a Redis server; write redis://user:password@host:6379/0, or rediss:// for TLS",
-);
-
 /// Validates a Redis command and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, redis: &Redis, context: &mut ValidationContext<'_>) -> RedisConfig {
-    let url = url(&field(at, "url"), &redis.url, URL, context);
+    let url = url(&field(at, "url"), &redis.url, ServerUrl::REDIS, context);
     RedisConfig {
         tls: tls::of_url(at, redis.tls.as_ref(), (&url, "rediss"), context),
         url,

@@ -1,7 +1,6 @@
 //! Validation of a Teams message: the rules that its schema cannot say.
 
-use super::webhook::URL;
-use crate::config::{TeamsConfig, TeamsContent};
+use crate::config::{ServerUrl, TeamsConfig, TeamsContent};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::Teams;
 use crate::validation::context::ValidationContext;
@@ -23,7 +22,7 @@ pub(super) fn check(at: &str, teams: &Teams, context: &mut ValidationContext<'_>
         }
     };
     TeamsConfig {
-        url: url(&field(at, "url"), &teams.url, URL, context),
+        url: url(&field(at, "url"), &teams.url, ServerUrl::HTTP, context),
         content: shown,
     }
 }

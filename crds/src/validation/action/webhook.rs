@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue as HttpValue};
 
 use super::batch::batch;
-use crate::config::{HeaderValue, Redacted, WebhookConfig, is_json};
+use crate::config::{HeaderValue, Redacted, ServerUrl, WebhookConfig, is_json, is_own_header};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{ValueSource, Webhook};
 use crate::validation::context::ValidationContext;
@@ -20,21 +20,6 @@ const SECRET_PREFIX: &str = "whsec_";
 /// Bytes of a signing secret, as Standard Webhooks has it.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// Headers that the delivery sets itself; so are all that begin with `webhook-`.
-const OWN_HEADERS: [&str; 5] = [
-    "connection",
-    "content-length",
-    "host",
-    "traceparent",
-    "transfer-encoding",
-];
-
-/// What a URL is that HTTP requests are sent to.
-pub(super) const URL: (&[&str], &str) = (
-    &["http", "https"],
-    "is not a URL that a request can be sent to; write https://host/path or http://host/path",
-);
-
 /// Validates a webhook and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(
     at: &str,
@@ -45,7 +30,7 @@ pub(super) fn check(
         check_together(at, webhook, context);
     }
     WebhookConfig {
-        url: url(&field(at, "url"), &webhook.url, URL, context),
+        url: url(&field(at, "url"), &webhook.url, ServerUrl::HTTP, context),
         method: webhook.method,
         headers: headers(&field(at, "headers"), webhook, context),
         body: webhook.body.clone(),
@@ -114,7 +99,7 @@ fn headers(
 fn own_header(name: &str) -> Option<&'static str> {
     if name == "content-type" {
         Some("is set from `contentType`; give it there")
-    } else if name.starts_with("webhook-") || OWN_HEADERS.contains(&name) {
+    } else if is_own_header(name) {
         Some("is set by the delivery itself; leave it out")
     } else {
         None

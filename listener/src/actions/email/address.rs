@@ -1,11 +1,11 @@
-//! One mailbox out of one text, however hostile.
+//! Parsing of one mailbox out of a rendered text, however hostile.
 
 use lettre::Address;
 use lettre::address::AddressError;
 use lettre::message::Mailbox;
 use url::Host;
 
-/// Why a text is no mailbox.
+/// Why a text is not a mailbox.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MailboxError {
     #[error("there is no @ in it")]
@@ -18,8 +18,7 @@ pub(super) enum MailboxError {
     Address(#[from] AddressError),
 }
 
-/// The one mailbox that a text names: an address, or whatever as a name and then an address in angle
-/// brackets at its end. The name needs no quotes, and may have them.
+/// Parses one mailbox: an address, or any name and then an address in angle brackets at its end. The name needs no quotes, and may have them.
 pub(super) fn mailbox(text: &str) -> Result<Mailbox, MailboxError> {
     let text = text.trim();
     let bracketed = text
@@ -33,7 +32,7 @@ pub(super) fn mailbox(text: &str) -> Result<Mailbox, MailboxError> {
     Ok(Mailbox::new(name, parsed(address.trim())?))
 }
 
-/// The parts between commas that stand in no quotes.
+/// Splits at commas outside of quotes.
 pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let parts = text.split(move |letter| {
@@ -74,7 +73,7 @@ fn parsed(text: &str) -> Result<Address, MailboxError> {
     Ok(Address::new(user, domain.to_string())?)
 }
 
-/// A name without the quotes around it.
+/// Returns a name without the quotes around it.
 fn unquoted(name: &str) -> String {
     let inner = name
         .strip_prefix('"')

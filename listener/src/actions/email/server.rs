@@ -1,4 +1,4 @@
-//! Connections to mail servers, and what their answers mean.
+//! Connections to SMTP servers, and their errors as delivery errors.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::egress::response::{DeliveryError, connection_failed};
 use crate::egress::tls::client_config;
 use crate::templating::compile_error::CompileError;
 
-/// What is to be done about an address that the server cannot take.
+/// Remedy for an address that the server does not support.
 const NOT_ASCII: &str = "an address has a letter before its @ that is not ASCII: give another one, or a server with \
      SMTPUTF8 and 8BITMIME";
 
-/// Where mail is given to.
+/// SMTP server.
 pub(super) struct SmtpServer {
     pub(super) key: String,
     /// `host:port`.
@@ -34,21 +34,21 @@ pub(super) struct SmtpServer {
     host: String,
     port: u16,
     encryption: Encryption,
-    /// Why the last connection broke.
+    /// Why the last connection failed.
     pub(super) fault: ConnectionFault,
     login: Option<Credentials>,
 }
 
-/// How connections are encrypted.
+/// Encryption of connections.
 enum Encryption {
     None,
-    /// From the beginning.
+    /// TLS from the beginning.
     Implicit(Arc<ClientConfig>, ServerName<'static>),
-    /// Once both have greeted each other.
+    /// STARTTLS.
     StartTls(TlsParameters),
 }
 
-/// Why a message was not taken.
+/// Why a message was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SmtpSendError {
     #[error(transparent)]
@@ -94,7 +94,7 @@ impl SmtpServer {
         })
     }
 
-    /// A connection to an address that may be dialled, logged in.
+    /// Connects to an address that the egress policy allows, and logs in.
     pub(super) async fn connect(
         &self,
         egress: &EgressPolicy,
@@ -190,7 +190,7 @@ impl From<SmtpSendError> for DeliveryError {
     }
 }
 
-/// The error and its cause, where it does not name that itself.
+/// Returns the error and its cause, where it does not name that itself.
 fn said(error: &smtp::Error) -> String {
     let said = error.to_string();
     let cause = std::error::Error::source(error).map(ToString::to_string);

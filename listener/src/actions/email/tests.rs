@@ -59,7 +59,7 @@ fn passing(outcome: Outcome) -> Failure {
 }
 
 #[tokio::test]
-async fn a_message_arrives_encrypted_whole_and_under_the_same_id() {
+async fn encrypted_message_arrives_whole_with_the_same_id() {
     for (mode, tls) in [
         ("implicit", SmtpTls::Implicit),
         ("starttls", SmtpTls::StartTls),
@@ -114,7 +114,7 @@ async fn without_encryption_nobody_logs_in() {
 }
 
 #[tokio::test]
-async fn transient_smtp_errors_retry_and_permanent_ones_have_a_remedy() {
+async fn transient_errors_retry_and_permanent_ones_name_a_remedy() {
     let mut server = Smtp::start("starttls").await;
     let mut busy = config(&server, SmtpTls::StartTls);
     busy.to = vec!["busy@example.com".to_owned()];
@@ -157,7 +157,7 @@ async fn transient_smtp_errors_retry_and_permanent_ones_have_a_remedy() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_the_one_gets_nothing() {
+async fn untrusted_server_gets_nothing() {
     let server = Smtp::start("starttls").await;
     let mut strange = config(&server, SmtpTls::StartTls);
     strange.smtp.ca = None;

@@ -19,14 +19,14 @@ use crate::egress::policy::EgressPolicy;
 use crate::egress::response::DeliveryError;
 use crate::egress::socks5::Socks5Proxy;
 
-/// How long what is known of a topic holds: it may get more partitions.
+/// How long the metadata of a topic is cached: it may get more partitions.
 const TOPIC_AGE: Duration = Duration::from_mins(5);
 
-/// How long the client waits in all to try again by itself, which it does whatever the reason: long
-/// enough to find the new leader of a partition. What takes longer is a failed attempt.
+/// How long the client retries by itself, which it does whatever the reason: long enough to find the new
+/// leader of a partition. What takes longer is a failed attempt.
 const CLIENT_RETRY_TIME: Duration = Duration::from_millis(300);
 
-/// How to connect to a cluster.
+/// Addresses and credentials of a cluster.
 pub(super) struct BrokerAccess {
     brokers: Vec<(String, u16)>,
     tls: Option<Arc<ClientConfig>>,
@@ -42,13 +42,13 @@ impl BrokerAccess {
         }
     }
 
-    /// Connects to one of the brokers, and asks it for the others and for all topics.
+    /// Connects to one of the brokers, and discovers the others.
     pub(super) async fn connect(
         &self,
         egress: &EgressPolicy,
     ) -> Result<KafkaCluster, KafkaSendError> {
         for (host, port) in &self.brokers {
-            // Any of them may be down, or gone; but none may be what must not be dialled.
+            // Any of them may be down; but egress to all must be allowed.
             if let Err(why) = egress
                 .addresses(host, *port)
                 .await
@@ -102,7 +102,7 @@ fn login(config: &SaslConfig) -> Login {
     }
 }
 
-/// A cluster that there are connections to; they end with it.
+/// Connected cluster; dropping it closes its connections.
 pub(super) struct KafkaCluster {
     client: Client,
     topics: Mutex<HashMap<String, Topic>>,
@@ -115,7 +115,7 @@ struct Topic {
 }
 
 impl KafkaCluster {
-    /// The partition of a topic that a key belongs to.
+    /// Returns the partition of a topic that a key belongs to.
     pub(super) async fn partition(
         &self,
         topic: &str,
@@ -137,8 +137,8 @@ impl KafkaCluster {
         Ok(Arc::clone(client))
     }
 
-    /// Has a topic looked up anew.
-    pub(super) async fn forget(&self, topic: &str) {
+    /// Drops the cached metadata of a topic.
+    pub(super) async fn drop_topic(&self, topic: &str) {
         self.topics.lock().await.remove(topic);
     }
 

@@ -5,13 +5,13 @@ use rskafka::client::error::{Error, ProtocolError};
 use crate::egress::response::{DeliveryError, append_remedy, connection_failed};
 use crate::egress::socks5::Socks5Proxy;
 
-/// Why a record was not taken.
+/// Why a record was not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KafkaSendError {
-    /// A broker was not reached, in the words of who dialled.
+    /// A broker was not reached; the proxy knows why.
     #[error("a broker cannot be reached")]
     Proxy(DeliveryError),
-    #[error("the way to the brokers cannot be opened")]
+    #[error("the proxy to the brokers cannot be started")]
     ProxyStart(#[source] std::io::Error),
     #[error("there is no topic {0}")]
     NoTopic(String),
@@ -19,7 +19,7 @@ pub(super) enum KafkaSendError {
     Client(#[from] Error),
 }
 
-/// What brokers say that trying again does not change, with the number that the protocol gives it.
+/// Permanent errors of brokers, with their code in the protocol, and remedies.
 const PERMANENT: [(ProtocolError, u16, &str); 9] = [
     (
         ProtocolError::MessageTooLarge,
@@ -74,7 +74,7 @@ const TOO_LARGE: u16 = 10;
 const TOO_LONG: u16 = 18;
 const INVALID: u16 = 87;
 
-/// What breaks a connection, by a word of its error.
+/// Remedies for connections that fail, by a word of their error.
 const REMEDIES: [(&str, &str); 3] = [
     (
         "UnknownIssuer",
@@ -91,11 +91,11 @@ const REMEDIES: [(&str, &str); 3] = [
 ];
 
 impl KafkaSendError {
-    /// An error of the client, or what the way to the brokers knows of it.
+    /// Returns the error of the client, or of the proxy where that knows better.
     pub(super) fn of(error: Error, proxy: &Socks5Proxy) -> Self {
         let unmade = matches!(error, Error::Connection(_) | Error::RetryFailed(_));
         match proxy.last_error() {
-            Some(answer) if unmade => Self::Proxy(answer),
+            Some(known) if unmade => Self::Proxy(known),
             _ => Self::Client(error),
         }
     }
@@ -104,7 +104,7 @@ impl KafkaSendError {
 impl From<KafkaSendError> for DeliveryError {
     fn from(error: KafkaSendError) -> Self {
         match error {
-            KafkaSendError::Proxy(answer) => answer,
+            KafkaSendError::Proxy(error) => error,
             KafkaSendError::ProxyStart(error) => connection_failed(error),
             KafkaSendError::NoTopic(topic) => Self::TemporarilyRejected(
                 format!(
@@ -126,7 +126,7 @@ fn of_client(error: &Error) -> DeliveryError {
             None => DeliveryError::Unavailable(format!("Kafka says {protocol_error}"), None),
         };
     }
-    // What went wrong at first is inside of what gave up, as text.
+    // The first cause is only in the text of the last error.
     let said = error.to_string();
     if let Some((_, why)) = said.split_once("Sasl handshake failed: ")
         && !why.starts_with("Request error")

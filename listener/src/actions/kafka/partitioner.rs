@@ -1,12 +1,12 @@
-//! Which partition a key belongs to, as Kafka's own clients decide it: so whoever else writes records
-//! of the same keys puts them into the same partitions.
+//! Partitioner compatible with Kafka's own clients, so that other producers put records of the same keys
+//! into the same partitions.
 //!
 //! Source: `org.apache.kafka.common.utils.Utils.murmur2` and `BuiltInPartitioner`.
 
 const SEED: u32 = 0x9747_b28c;
 const M: u32 = 0x5bd1_e995;
 
-/// The partition of a key among `count`, which is at least 1.
+/// Returns the partition of a key among `count`, which is at least 1.
 pub(super) fn partition(key: &[u8], count: usize) -> usize {
     let positive = murmur2(key) & 0x7fff_ffff;
     usize::try_from(positive).unwrap_or_default() % count.max(1)

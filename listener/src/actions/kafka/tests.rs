@@ -5,7 +5,7 @@ use crds::config::{
 };
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, runtime, settled, told};
+use super::super::fixture::{action, delivery, fails_with, final_outcome, now, runtime};
 use super::*;
 use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::delivery::failure::FailureKind;
@@ -47,7 +47,7 @@ fn failure(outcome: Outcome) -> Failure {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitioning_matches_kafka_clients_across_restarts() {
+async fn record_partition_matches_kafka_clients_after_restart() {
     let (mut server, _) = server().await;
     server.topic("orders", 5).await;
     let write = compiled(KafkaConfig {
@@ -55,7 +55,7 @@ async fn partitioning_matches_kafka_clients_across_restarts() {
         ..config(("127.0.0.1", server.port))
     });
     let mut event = delivery(None, Some(NEW));
-    assert_eq!(settled(&write, &event).await, Outcome::Delivered);
+    assert_eq!(final_outcome(&write, &event).await, Outcome::Delivered);
     // As `Utils.toPositive(Utils.murmur2("7")) % 5` says in Java.
     let records = server.records("orders", 4).await;
     // More than one of it where one was not answered in time.
@@ -78,13 +78,13 @@ async fn partitioning_matches_kafka_clients_across_restarts() {
     );
     server.resume().await;
     event.replay = Some("17".into());
-    assert_eq!(settled(&write, &event).await, Outcome::Delivered);
+    assert_eq!(final_outcome(&write, &event).await, Outcome::Delivered);
     let last = server.records("orders", 4).await.pop().unwrap();
     assert_eq!(last.headers["webhook-replay"], b"true");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_keeps_only_what_cannot_be_taken_back() {
+async fn batch_bisects_to_the_rejected_items() {
     let (server, _) = server().await;
     server.topic("orders", 2).await;
     let mut event = delivery(None, Some(NEW));
@@ -92,7 +92,7 @@ async fn a_batch_keeps_only_what_cannot_be_taken_back() {
         topic: "orders.{{ new.region }}".to_owned(),
         ..config(("127.0.0.1", server.port))
     });
-    told(
+    fails_with(
         &nobody,
         &event,
         "kafka-topics.sh --create --topic orders.eu",
@@ -150,7 +150,7 @@ async fn a_batch_keeps_only_what_cannot_be_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
+async fn tls_clients_are_accepted_or_told_why_not() {
     let (server, certs) = server().await;
     server.topic("orders", 1).await;
     let event = delivery(None, Some(NEW));
@@ -169,9 +169,9 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
         SaslMechanism::ScramSha512,
     ] {
         let let_in = compiled(secured(mechanism, LOGIN.1, known(&certs, false)));
-        assert_eq!(settled(&let_in, &event).await, Outcome::Delivered);
+        assert_eq!(final_outcome(&let_in, &event).await, Outcome::Delivered);
         let wrong = compiled(secured(mechanism, "hunter3-kafka", known(&certs, false)));
-        let outcome = settled(&wrong, &event).await;
+        let outcome = final_outcome(&wrong, &event).await;
         let Outcome::Rejected(failure) = outcome else {
             panic!("{outcome:?}")
         };
@@ -183,12 +183,12 @@ async fn who_may_come_in_does_so_by_tls_and_who_may_not_reads_why() {
         LOGIN.1,
         known(&certs, true),
     ));
-    assert_eq!(settled(&shown, &event).await, Outcome::Delivered);
+    assert_eq!(final_outcome(&shown, &event).await, Outcome::Delivered);
     assert_eq!(server.records("orders", 0).await.len(), 4);
 
     let unknown = TlsConfig::default();
     let unknown = compiled(secured(SaslMechanism::Plain, LOGIN.1, unknown));
-    let unknown = told(&unknown, &event, "kafka.tls.ca").await;
+    let unknown = fails_with(&unknown, &event, "kafka.tls.ca").await;
     assert_eq!(unknown.kind, FailureKind::Connection);
 
     let nowhere = crate::admission::action_runtime::ActionRuntime::new(

@@ -1,5 +1,5 @@
-//! The way to a server: its client dials by itself, and is led by here so that what the server sends is
-//! counted. TLS is between client and server.
+//! Relay to a NATS server: the client dials it instead of the server, so that what the server sends is
+//! bounded. TLS is between client and server.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,9 +10,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::egress::bounded::{BoundedStream, ConnectionFault, SHARED};
 
-/// One connection; it ends with this.
+/// Relay of one connection, which ends when this is dropped.
 pub(super) struct NatsRelay {
-    /// Where the client finds it.
+    /// Address that the client dials.
     pub(super) address: SocketAddr,
     /// Cancelled once the connection is closed.
     pub(super) closed: CancellationToken,
@@ -20,22 +20,22 @@ pub(super) struct NatsRelay {
 }
 
 impl NatsRelay {
-    /// Leads the one who comes first to `server`.
+    /// Relays the first connection to `server`.
     pub(super) async fn open(server: TcpStream, fault: &ConnectionFault) -> io::Result<Self> {
-        let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = door.local_addr()?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
         let closed = CancellationToken::new();
         let mut server = BoundedStream::new(server, SHARED, fault);
         let passing = async move {
-            let (mut client, _) = door.accept().await?;
-            // Nobody else is let in.
-            drop(door);
+            let (mut client, _) = listener.accept().await?;
+            // No other connection is accepted.
+            drop(listener);
             client.set_nodelay(true)?;
             copy_bidirectional(&mut client, &mut server).await
         };
         let ends = closed.clone();
         tokio::spawn(async move {
-            // How it ended is for the client to see.
+            // The client sees how it ended.
             let _ended = ends.run_until_cancelled(passing).await;
             ends.cancel();
         });

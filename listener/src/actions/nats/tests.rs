@@ -4,7 +4,7 @@ use async_nats::jetstream::stream;
 use crds::config::{ActionKind, TlsConfig};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, runtime, settled, told};
+use super::super::fixture::{action, delivery, fails_with, final_outcome, now, runtime};
 use super::*;
 use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
@@ -31,13 +31,13 @@ async fn count(stream: &mut stream::Stream) -> u64 {
 }
 
 #[tokio::test]
-async fn repeated_message_is_stored_once_across_restarts() {
+async fn resent_message_is_stored_once_across_a_restart() {
     let mut server = Server::start().await;
     let mut stream = server.stream().await;
     let publish = compiled(&server.url(), "orders.{{ new.region }}");
     let event = delivery(None, Some(NEW));
     for _ in 0..2 {
-        assert_eq!(settled(&publish, &event).await, Outcome::Delivered);
+        assert_eq!(final_outcome(&publish, &event).await, Outcome::Delivered);
     }
     assert_eq!(count(&mut stream).await, 1);
     let kept = stream.get_raw_message(1).await.unwrap();
@@ -48,7 +48,7 @@ async fn repeated_message_is_stored_once_across_restarts() {
 
     server.restart().await;
     // The connection is made anew by one attempt or another.
-    assert_eq!(settled(&publish, &event).await, Outcome::Delivered);
+    assert_eq!(final_outcome(&publish, &event).await, Outcome::Delivered);
     let mut stream = server.stream().await;
     assert_eq!(
         count(&mut stream).await,
@@ -57,7 +57,7 @@ async fn repeated_message_is_stored_once_across_restarts() {
     );
     let mut replay = event.clone();
     replay.replay = Some("17".into());
-    assert_eq!(settled(&publish, &replay).await, Outcome::Delivered);
+    assert_eq!(final_outcome(&publish, &replay).await, Outcome::Delivered);
     assert_eq!(count(&mut stream).await, 2, "a replay is one more");
 }
 
@@ -80,19 +80,20 @@ async fn no_value_names_a_subject_of_the_server_s_own() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_told_with_a_remedy() {
+async fn failures_name_a_remedy() {
     let server = Server::start().await;
     let event = delivery(None, Some(NEW));
     let nobody = compiled(&server.url(), "orders.eu");
     // No stream takes it.
-    told(&nobody, &event, "nats stream add").await;
+    fails_with(&nobody, &event, "nats stream add").await;
     let odd = compiled(&server.url(), "orders.{{ new.odd }}");
     let Outcome::Rejected(failure) = odd.attempt(&event, now()).await else {
         panic!("it has a space");
     };
     assert_eq!(failure.kind, FailureKind::Template);
     let wrong = server.url().replace("hunter2", "hunter3");
-    let Outcome::Rejected(failure) = settled(&compiled(&wrong, "orders.eu"), &event).await else {
+    let Outcome::Rejected(failure) = final_outcome(&compiled(&wrong, "orders.eu"), &event).await
+    else {
         panic!("the password is wrong");
     };
     assert!(failure.message.contains("nats.url"), "{}", failure.message);
@@ -131,7 +132,7 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
         Action::compile(&action(ActionKind::Nats(config)), &runtime()).unwrap()
     };
     // It has come in, where no stream takes it.
-    told(&publish(known(&certs, true)), &event, "nats stream add").await;
+    fails_with(&publish(known(&certs, true)), &event, "nats stream add").await;
     for tls in [
         known(&certs, false),
         known(&Certs::make(), true),

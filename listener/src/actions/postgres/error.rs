@@ -7,20 +7,20 @@ use sqlx::postgres::PgDatabaseError;
 
 use crate::egress::response::{DeliveryError, append_remedy, connection_failed};
 
-/// Classes and codes of errors that pass by themselves: no connection, conflicts with others, too few
-/// resources, a server that stops or only reads.
+/// Classes and codes of transient errors: no connection, conflicts, lack of resources, a server that
+/// shuts down or is read-only.
 const PASSING: [&str; 14] = [
     "08", "40", "53", "57P", "58", "55P03", "55006", "25006", "XX000",
     // A time limit of the role's ended the session, or the snapshot is too old.
     "25P03", "25P04", "72000",
-    // A pooler has put another session in the place of the one that knew the statement.
+    // A pooler has replaced the session in which the statement was prepared.
     "26000", "42P05",
 ];
 
-/// Those among them that concern what the statement touches, and not the server.
+/// Those of them that concern what the statement touches, and not the server.
 const OWN: [&str; 3] = ["40", "55P03", "55006"];
 
-/// What is to be done about others, by the beginning of their codes.
+/// Remedies for others, by the beginning of their codes.
 const REMEDIES: [(&str, &str); 12] = [
     ("42804", "parameters are text: cast them, as in $1::bigint"),
     (
@@ -55,10 +55,10 @@ const NOT_SUPPORTED: &str = "0A000";
 /// comes in the server's language.
 const PLAN_REFUSED_IN: &str = "RevalidateCachedQuery";
 
-/// What ails the session and not the statement: another one may do.
+/// Errors of the session and not of the statement.
 const OF_SESSION: [&str; 3] = ["25006", "26000", "42P05"];
 
-/// Whether a statement was refused because what it returns has changed since it was prepared, as
+/// Returns whether a statement failed because what it returns has changed since it was prepared, as
 /// after `alter table`. It stays refused for as long as the session lasts.
 pub(super) fn plan_is_old(error: &sqlx::Error) -> bool {
     let told = error.as_database_error();
@@ -69,7 +69,7 @@ pub(super) fn plan_is_old(error: &sqlx::Error) -> bool {
     })
 }
 
-/// Whether the session is of no use for further attempts.
+/// Returns whether the session is useless for further attempts.
 pub(super) fn session_is_useless(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.is_some_and(|code| OF_SESSION.contains(&&*code)) || plan_is_old(error)

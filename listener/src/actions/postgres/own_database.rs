@@ -1,6 +1,6 @@
-//! The listener's own database, by a login for statements alone.
+//! Statements in the listener's own database, by a login of their own.
 //!
-//! Whoever may write observers writes the statements, and a statement may do all that its login may:
+//! Authors of observers write the statements, and a statement may do all that its login may:
 //! `set local role` is no border, since a statement can reset it. So that login is another than the
 //! listener's, and may claim deliveries and do nothing else in the schema `observer`. What it claims is
 //! named by a digest with a secret that it cannot read, so that a statement which calls
@@ -18,7 +18,7 @@ use crate::delivery::Delivery;
 use crate::egress::response::DeliveryError;
 use crate::text::hex::hex;
 
-/// For how long a delivery that took effect is known, at least.
+/// Days that a processed delivery is remembered, at least.
 const RETENTION_DAYS: i32 = 7;
 
 /// Most rows that one statement deletes.
@@ -27,7 +27,7 @@ const PURGE_BATCH: i64 = 10_000;
 /// Begins a transaction in which no name means what somebody else has made.
 const BEGIN: &str = "begin; set local search_path = pg_catalog, pg_temp";
 
-/// Which database the listener's is, and its secret.
+/// Identity of the listener's database, and its secret.
 const LISTENER: &str = "
     select s.system_identifier, d.oid::bigint, c.secret::text
     from pg_control_system() s, pg_database d, observer.claim_secret c
@@ -72,14 +72,14 @@ const LOGIN: &str = "
     left join pg_namespace n on n.nspname = 'observer'
     left join pg_proc f on f.pronamespace = n.oid and f.proname = 'claim_delivery'";
 
-/// Why statements are not run by a login of the listener's own database.
+/// Why statements cannot run in the listener's own database.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnDatabaseError {
-    /// The URL is none.
+    /// The URL is invalid.
     #[error("{0}")]
     Url(#[from] database::DatabaseError),
-    /// It cannot be asked.
-    #[error("the listener's own database cannot be asked: {}", ::queue::describe_error(.0))]
+    /// It cannot be queried.
+    #[error("the listener's own database cannot be queried: {}", ::queue::describe_error(.0))]
     Database(#[from] sqlx::Error),
     /// It is another database.
     #[error(
@@ -120,7 +120,7 @@ impl From<OwnDatabaseError> for DeliveryError {
     }
 }
 
-/// What deliveries of a listener are claimed with.
+/// Claims of the deliveries of a listener.
 #[derive(Debug)]
 pub(super) struct DeliveryClaims {
     listener: String,
@@ -128,8 +128,8 @@ pub(super) struct DeliveryClaims {
 }
 
 impl DeliveryClaims {
-    /// Claims a delivery in the transaction that its statement runs in; false where it took effect
-    /// before. Where another attempt has claimed it, this waits for what becomes of that.
+    /// Claims a delivery in the transaction that its statement runs in; false where it took effect before.
+    /// Waits for the transaction of another attempt that has claimed it.
     pub(super) async fn claim(
         &self,
         transaction: &mut PgConnection,
@@ -143,20 +143,20 @@ impl DeliveryClaims {
             .await
     }
 
-    /// The name of a delivery, which only those know who know the secret.
+    /// Returns the name of a delivery, which cannot be computed without the secret.
     fn name(&self, delivery_id: &str) -> String {
         let text = [self.secret.reveal(), &self.listener, delivery_id].join("\n");
         hex(&Sha256::digest(text))
     }
 }
 
-/// Makes sure that a login leads to the listener's own database and may do there what statements of
-/// observers should and no more.
+/// Verifies that a login is of the listener's own database and has the privileges that statements of
+/// observers need and no more.
 pub async fn verify(own: &OwnDatabase) -> Result<(), OwnDatabaseError> {
     claims(own).await.map(drop)
 }
 
-/// What deliveries are claimed with, by a login that is as it should be.
+/// Returns the claims of deliveries, once the login is verified.
 pub(super) async fn claims(own: &OwnDatabase) -> Result<DeliveryClaims, OwnDatabaseError> {
     type Listener = (i64, i64, String);
     type Login = (i64, i64, String, bool, Option<String>);
@@ -177,7 +177,7 @@ pub(super) async fn claims(own: &OwnDatabase) -> Result<DeliveryClaims, OwnDatab
     })
 }
 
-/// The row that a query returns in a session of its own, in which nothing was set by a statement.
+/// Returns the row of a query in a session of its own, in which no statement has set anything.
 async fn ask<T>(url: &Redacted, query: &'static str) -> Result<T, OwnDatabaseError>
 where
     T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,

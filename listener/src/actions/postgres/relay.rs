@@ -1,11 +1,10 @@
-//! The way to a server remote.
+//! Relay to a remote server.
 //!
-//! The driver dials by itself, and makes room for a message as soon as a server announces its length:
-//! with TLS it even fills that room. So it is led by here, where messages are looked at before they are
-//! passed on; and as only what is not encrypted can be looked at, TLS is between here and the server.
+//! The driver dials by itself, and allocates memory for a message as soon as a server announces its length:
+//! with TLS it even fills that memory. So it connects to this relay, which checks messages before it
+//! passes them on; and as only plain text can be checked, TLS is between the relay and the server.
 //!
-//! The driver's part of the way is a socket that has a name in the kernel only, and leads nobody on who
-//! is not of this process.
+//! The driver connects by an abstract socket, on which the relay accepts this process alone.
 
 use std::io;
 use std::path::PathBuf;
@@ -23,21 +22,21 @@ use crate::egress::bounded::{BoundedStream, ConnectionFault, EXCLUSIVE, Stream};
 use crate::egress::policy::EgressPolicy;
 use crate::egress::response::{DeliveryError, connection_failed};
 
-/// Longest wait for a connection to be encrypted.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of the TLS handshake.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks whether the server speaks TLS.
+/// Message that asks for TLS.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// How a connection is encrypted.
+/// Encryption of connections.
 #[derive(Clone)]
 pub(super) struct RelayTls {
     pub(super) config: Arc<ClientConfig>,
-    /// Whether there is none where the server does not speak TLS.
+    /// Whether a server without TLS is rejected.
     pub(super) required: bool,
 }
 
-/// Where the server is, and how it is reached.
+/// Address of the server, and encryption.
 #[derive(Clone)]
 pub(super) struct RelayTarget {
     pub(super) host: String,
@@ -45,7 +44,7 @@ pub(super) struct RelayTarget {
     pub(super) tls: Option<RelayTls>,
 }
 
-/// Leads to a server; it and all that goes through end with this.
+/// Relay to a server; it and its connections end when this is dropped.
 pub(super) struct PostgresRelay {
     folder: PathBuf,
     /// Why the last connection failed.
@@ -66,10 +65,10 @@ impl PostgresRelay {
         }
         // As the driver names it.
         let path = format!("{}/.s.PGSQL.{}", folder.display(), target.port);
-        let door = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(path)?;
         let fault = ConnectionFault::default();
         let mut serving = JoinSet::new();
-        serving.spawn(serve(door, target, egress.clone(), fault.clone()));
+        serving.spawn(serve(listener, target, egress.clone(), fault.clone()));
         Ok(Self {
             folder,
             fault,
@@ -77,13 +76,13 @@ impl PostgresRelay {
         })
     }
 
-    /// What the driver takes for the folder of a server's socket.
+    /// Returns the folder of the socket, as the driver expects it.
     pub(super) fn folder(&self) -> &PathBuf {
         &self.folder
     }
 }
 
-/// The beginning of a socket's name: of one in the kernel, since there may be no folder to write to.
+/// Returns the prefix of a socket's name: of an abstract one, since there may be no writable folder.
 fn folder(name: &str) -> PathBuf {
     if cfg!(target_os = "linux") {
         format!("\0{name}").into()
@@ -93,36 +92,36 @@ fn folder(name: &str) -> PathBuf {
 }
 
 async fn serve(
-    door: UnixListener,
+    listener: UnixListener,
     target: RelayTarget,
     egress: EgressPolicy,
     fault: ConnectionFault,
 ) {
-    let mut through = JoinSet::new();
+    let mut connections = JoinSet::new();
     loop {
-        while through.try_join_next().is_some() {}
-        match door.accept().await {
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
             Ok((client, _)) if is_own(&client) => {
                 let (target, egress, fault) = (target.clone(), egress.clone(), fault.clone());
-                through.spawn(async move { target.pass(client, &egress, &fault).await });
+                connections.spawn(async move { target.relay(client, &egress, &fault).await });
             }
             Ok(_) => {}
-            // As when there are too many open files: some may be closed soon.
+            // For example too many open files: some may be closed soon.
             Err(_) => sleep(Duration::from_millis(50)).await,
         }
     }
 }
 
-/// Whether it is this process that came.
+/// Returns whether this process opened the connection.
 fn is_own(client: &UnixStream) -> bool {
     let pid = client.peer_cred().ok().and_then(|of| of.pid());
     pid.and_then(|pid| u32::try_from(pid).ok()) == Some(std::process::id())
 }
 
 impl RelayTarget {
-    /// Lets one connection through. How it ends is for the client to see.
-    async fn pass(&self, mut client: UnixStream, egress: &EgressPolicy, fault: &ConnectionFault) {
-        match self.reach(egress).await {
+    /// Relays one connection. The client sees how it ends.
+    async fn relay(&self, mut client: UnixStream, egress: &EgressPolicy, fault: &ConnectionFault) {
+        match self.connect(egress).await {
             Ok(server) => {
                 let mut server = BoundedStream::of_postgres(server, EXCLUSIVE, fault);
                 let _ended = copy_bidirectional(&mut client, &mut server).await;
@@ -131,7 +130,7 @@ impl RelayTarget {
         }
     }
 
-    async fn reach(&self, egress: &EgressPolicy) -> Result<Box<dyn Stream>, DeliveryError> {
+    async fn connect(&self, egress: &EgressPolicy) -> Result<Box<dyn Stream>, DeliveryError> {
         let mut stream = egress.dial(&self.host, self.port).await?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
@@ -164,9 +163,9 @@ impl RelayTarget {
                 encrypted.map_err(|error| DeliveryError::Misconfigured(error.to_string()))?;
             Ok(Box::new(encrypted) as Box<dyn Stream>)
         };
-        timeout(PATIENCE, encrypting).await.unwrap_or_else(|_| {
+        timeout(TLS_TIMEOUT, encrypting).await.unwrap_or_else(|_| {
             Err(connection_failed(format!(
-                "not encrypted within {PATIENCE:?}"
+                "not encrypted within {TLS_TIMEOUT:?}"
             )))
         })
     }

@@ -4,7 +4,7 @@ use redis::{ErrorKind, RedisError};
 
 use crate::egress::response::{DeliveryError, append_remedy, connection_failed};
 
-/// Errors that pass by themselves, as the server names them.
+/// Transient errors, as the server names them.
 const PASSING: [&str; 11] = [
     "BUSY",
     "CLUSTERDOWN",
@@ -19,7 +19,7 @@ const PASSING: [&str; 11] = [
     "UNKILLABLE",
 ];
 
-/// What is to be done about others.
+/// Remedies for others.
 const REMEDIES: [(&str, &str); 7] = [
     (
         "WRONGTYPE",

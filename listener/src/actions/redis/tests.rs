@@ -5,7 +5,7 @@ use redis::{AsyncCommands, AsyncConnectionConfig, Client};
 use testkit::servers::redis::{Options, PrivateRedis};
 
 use super::super::Action;
-use super::super::fixture::{action, delivery, now, runtime, settled};
+use super::super::fixture::{action, delivery, final_outcome, now, runtime};
 use super::*;
 use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::endpoint_gate::EndpointRegistry;
@@ -13,6 +13,7 @@ use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
 use crate::egress::test_tls::known;
 use testkit::certs::Certs;
+use url::Url;
 
 const NEW: &str = r#"{"id": 7}"#;
 
@@ -143,7 +144,7 @@ async fn a_message_is_published() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_told_with_a_remedy() {
+async fn rejections_of_the_server_name_a_remedy() {
     let (server, mut connection) = server().await;
     let _: () = connection.sadd("taken", 1).await.unwrap();
     let command = RedisCommand::AppendToStream {
@@ -173,7 +174,7 @@ async fn what_the_server_refuses_is_told_with_a_remedy() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_is_asked_again_when_it_is_back() {
+async fn unreachable_server_is_retried_when_it_is_back() {
     let (server, _) = server().await;
     let set = compiled(&server.url(), set("a", None));
     let event = delivery(None, Some(NEW));
@@ -184,11 +185,11 @@ async fn a_server_that_is_away_is_asked_again_when_it_is_back() {
     };
     assert_eq!(failure.kind, FailureKind::Connection);
     server.resume().await.unwrap();
-    assert_eq!(settled(&set, &event).await, Outcome::Delivered);
+    assert_eq!(final_outcome(&set, &event).await, Outcome::Delivered);
 }
 
 #[tokio::test]
-async fn an_address_that_may_not_be_dialled_is_not() {
+async fn denied_address_is_not_dialled() {
     let (server, mut connection) = server().await;
     let closed = ActionRuntime::new(
         &crds::config::Egress::default(),

@@ -52,7 +52,7 @@ fn no_value_mentions_anybody_or_breaks_out() {
 }
 
 #[test]
-fn what_is_set_aside_is_escaped_once() {
+fn captured_block_is_escaped_once() {
     let sent = message(
         Some("{% set said %}{{ new.note }}{% endset %}{{ said }}"),
         None,
@@ -62,7 +62,7 @@ fn what_is_set_aside_is_escaped_once() {
 }
 
 #[test]
-fn blocks_that_are_no_array_are_refused_with_the_remedy() {
+fn blocks_that_are_not_an_array_are_rejected() {
     let failure = message(None, Some(r#"{"type": "section"}"#), "{}").unwrap_err();
     assert_eq!(failure.kind, FailureKind::Template);
     assert!(
@@ -121,7 +121,7 @@ fn named_rejection_says_what_to_do() {
     for (name, remedy) in REMEDIES {
         assert_eq!(
             explained(404, name),
-            format!("hooks.slack.com refused with 404: {name}; {remedy}")
+            format!("hooks.slack.com rejected it with 404: {name}; {remedy}")
         );
     }
     assert!(explained(404, "else").ends_with("404: else"));

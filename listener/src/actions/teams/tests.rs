@@ -69,7 +69,7 @@ fn a_card_of_one_s_own_is_sent_as_it_is_and_must_be_one() {
 }
 
 #[test]
-fn what_is_too_large_is_refused_with_the_remedy() {
+fn oversized_message_is_rejected_with_a_remedy() {
     let failure = message(TeamsContent::Text("{{ 'x' * 40000 }}".to_owned()), "{}").unwrap_err();
     assert!(
         failure.message.contains("let it say less"),
@@ -79,7 +79,7 @@ fn what_is_too_large_is_refused_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn a_message_arrives_and_limits_are_heeded() {
+async fn message_arrives_and_limits_are_kept() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let config = config(&sink.url("/workflows/x"), TeamsContent::Summary);
     let action = Action::compile(&action(ActionKind::Teams(config)), &runtime()).unwrap();

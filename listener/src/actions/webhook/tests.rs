@@ -132,7 +132,7 @@ async fn events_go_together_signed_each_with_its_id() {
 }
 
 #[tokio::test]
-async fn one_that_is_refused_holds_none_of_its_batch() {
+async fn one_rejected_delivery_holds_up_none_of_its_batch() {
     let picky = Behaviour::Picky {
         word: "odd".to_owned(),
         per_mille: 0,
@@ -162,7 +162,7 @@ async fn one_that_is_refused_holds_none_of_its_batch() {
 }
 
 #[tokio::test]
-async fn what_failed_is_attempted_again_by_itself() {
+async fn retry_goes_alone() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let mut config = webhook(sink.url("/"));
     config.batch = Some(BatchConfig {
@@ -212,7 +212,7 @@ async fn the_event_arrives_as_json_with_its_digits_and_headers() {
 }
 
 #[tokio::test]
-async fn reference_library_verifies_either_secret() {
+async fn reference_library_verifies_with_either_secret() {
     let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
     let sink = Sink::start_with(Options {
         signing_secrets: vec![SECRET.to_owned()],
@@ -316,7 +316,7 @@ async fn a_value_cannot_add_a_header() {
 }
 
 #[tokio::test]
-async fn failures_of_the_receiver_are_retried_as_it_wishes() {
+async fn retries_honour_retry_after() {
     let (failure, after) = retry(outcome(Behaviour::Status(503)).await);
     assert_eq!(
         (failure.kind, failure.status, after),
@@ -332,7 +332,7 @@ async fn failures_of_the_receiver_are_retried_as_it_wishes() {
 }
 
 #[tokio::test]
-async fn redirects_are_refused_and_not_followed() {
+async fn redirects_are_rejected_and_not_followed() {
     let target = Sink::start(Behaviour::Ok).await.unwrap();
     let failure = refused(outcome(Behaviour::Redirect(target.url("/private?token=abc"))).await);
     assert_eq!(
@@ -365,7 +365,7 @@ async fn broken_connections_are_retried() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_no_tls_server_is_retried() {
+async fn endpoint_without_tls_is_retried() {
     let sink = Sink::start(Behaviour::Garbage).await.unwrap();
     let url = sink.url("/").replace("http:", "https:");
     let action = compiled_within(webhook(url), Duration::from_millis(500));
@@ -377,7 +377,7 @@ async fn a_receiver_that_is_no_tls_server_is_retried() {
 }
 
 #[tokio::test]
-async fn a_hanging_receiver_costs_the_timeout_and_no_more() {
+async fn hanging_endpoint_costs_the_timeout_and_no_more() {
     let sink = Sink::start(Behaviour::Hang).await.unwrap();
     let timeout = Duration::from_hours(1);
     let action = compiled_within(webhook(sink.url("/")), timeout);
@@ -392,7 +392,7 @@ async fn a_hanging_receiver_costs_the_timeout_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_success_stands_whatever_its_body_does() {
+async fn success_stands_whatever_its_body_does() {
     assert_eq!(outcome(Behaviour::ShortBody(200)).await, Outcome::Delivered);
     assert_eq!(
         outcome(Behaviour::HugeBody(8 * 1024 * 1024)).await,
@@ -424,7 +424,7 @@ async fn connections_are_used_again() {
 }
 
 #[tokio::test]
-async fn what_a_receiver_repeats_holds_no_secret() {
+async fn echoed_secrets_of_a_webhook_are_redacted() {
     let sink = Sink::start(Behaviour::Echo(400)).await.unwrap();
     let mut config = webhook(sink.url("/services/T0AAAAAA/token-x?sig=topsecret"));
     config.headers = vec![(
@@ -446,7 +446,7 @@ async fn what_a_receiver_repeats_holds_no_secret() {
 }
 
 #[tokio::test]
-async fn private_addresses_are_denied_by_ip_and_by_name() {
+async fn private_addresses_are_denied_by_address_and_by_name() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let closed = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
     let port = sink.address().port();
@@ -489,7 +489,7 @@ async fn a_host_may_be_allowed_by_name() {
 }
 
 #[tokio::test]
-async fn an_event_too_large_for_a_body_is_set_aside() {
+async fn event_too_large_for_a_body_is_rejected() {
     let image = format!(r#"{{"a": "{}"}}"#, "x".repeat(MAX_BODY));
     let action = compiled(webhook("http://127.0.0.1:9/"));
     let failure = refused(action.attempt(&delivery(None, Some(&image)), now()).await);

@@ -8,12 +8,12 @@ const LONG: Duration = Duration::from_hours(1);
 
 /// So many different deliveries fail.
 fn fail(breaker: &mut CircuitBreaker, times: u32, now: Instant) -> Option<Transition> {
-    let mut change = None;
+    let mut transition = None;
     for _ in 0..times {
         let ticket = breaker.admit(true, now).unwrap();
-        change = breaker.record(ticket, Signal::Failure, now, 1.0);
+        transition = breaker.record(ticket, Signal::Failure, now, 1.0);
     }
-    change
+    transition
 }
 
 fn one(
@@ -27,7 +27,7 @@ fn one(
 }
 
 #[test]
-fn it_opens_when_all_of_the_latest_deliveries_failed() {
+fn opens_after_enough_failures_in_a_row() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     assert_eq!(fail(&mut breaker, FAILURE_THRESHOLD - 1, now), None);
@@ -41,7 +41,7 @@ fn it_opens_when_all_of_the_latest_deliveries_failed() {
 }
 
 #[test]
-fn a_receiver_that_often_fails_is_not_down() {
+fn frequent_failures_with_successes_do_not_open_it() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     for n in 0..10_000 {
@@ -56,7 +56,7 @@ fn a_receiver_that_often_fails_is_not_down() {
 }
 
 #[test]
-fn one_probe_at_a_time_after_pauses_that_double() {
+fn one_probe_at_a_time_after_doubling_waits() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);
@@ -73,8 +73,8 @@ fn one_probe_at_a_time_after_pauses_that_double() {
             "one is under way"
         );
         let next = (pause * 2).min(MAX_OPEN);
-        let told = breaker.record(probe, Signal::Unreachable, now, 1.0);
-        assert_eq!(told, Some(Transition::Opened(next)));
+        let transition = breaker.record(probe, Signal::Unreachable, now, 1.0);
+        assert_eq!(transition, Some(Transition::Opened(next)));
     }
     assert_eq!(breaker.opened(), 9);
     // What is answered may have failed for its own sake, so a few others are tried.
@@ -82,12 +82,12 @@ fn one_probe_at_a_time_after_pauses_that_double() {
     for _ in 1..MAX_FRESH_PROBES {
         assert_eq!(one(&mut breaker, true, Signal::Failure, now), None);
     }
-    let told = one(&mut breaker, true, Signal::Failure, now);
-    assert_eq!(told, Some(Transition::Opened(MAX_OPEN)));
+    let transition = one(&mut breaker, true, Signal::Failure, now);
+    assert_eq!(transition, Some(Transition::Opened(MAX_OPEN)));
 }
 
 #[test]
-fn a_probe_that_was_cut_off_is_made_again() {
+fn cancelled_probe_is_repeated() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);
@@ -98,7 +98,7 @@ fn a_probe_that_was_cut_off_is_made_again() {
 }
 
 #[test]
-fn signs_of_what_was_begun_before_say_nothing() {
+fn signals_of_earlier_generations_are_ignored() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     let before = breaker.admit(true, now).unwrap();
@@ -107,12 +107,12 @@ fn signs_of_what_was_begun_before_say_nothing() {
     now += INITIAL_OPEN;
     let probe = breaker.admit(true, now).unwrap();
     assert_eq!(breaker.record(before, Signal::Failure, now, 0.0), None);
-    let told = breaker.record(probe, Signal::Success, now, 0.0);
-    assert_eq!(told, Some(Transition::Recovering));
+    let transition = breaker.record(probe, Signal::Success, now, 0.0);
+    assert_eq!(transition, Some(Transition::Recovering));
 }
 
 #[test]
-fn the_return_doubles_each_second_until_all_is_admitted() {
+fn ramp_doubles_each_second_until_closed() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);
@@ -145,7 +145,7 @@ fn the_return_doubles_each_second_until_all_is_admitted() {
 }
 
 #[test]
-fn a_return_that_fails_is_a_longer_pause() {
+fn failed_ramp_opens_it_for_longer() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);
@@ -163,16 +163,16 @@ fn a_return_that_fails_is_a_longer_pause() {
 }
 
 #[test]
-fn a_wish_to_be_left_alone_is_heeded_within_bounds() {
+fn retry_after_is_honoured_within_bounds() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     let ticket = breaker.admit(true, now).unwrap();
-    let wish = Duration::from_secs(30);
+    let wait = Duration::from_secs(30);
     assert_eq!(
-        breaker.record(ticket, Signal::RetryAfter(wish), now, 0.0),
-        Some(Transition::Opened(wish))
+        breaker.record(ticket, Signal::RetryAfter(wait), now, 0.0),
+        Some(Transition::Opened(wait))
     );
-    assert_eq!(breaker.admit(true, now), Err(wish));
+    assert_eq!(breaker.admit(true, now), Err(wait));
     let mut breaker = CircuitBreaker::new();
     let ticket = breaker.admit(true, now).unwrap();
     breaker.record(ticket, Signal::RetryAfter(LONG), now, 0.0);
@@ -180,7 +180,7 @@ fn a_wish_to_be_left_alone_is_heeded_within_bounds() {
 }
 
 #[test]
-fn a_delivery_that_failed_before_says_nothing_new() {
+fn retries_that_fail_again_do_not_count() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD - 1, now);
@@ -192,7 +192,7 @@ fn a_delivery_that_failed_before_says_nothing_new() {
 }
 
 #[test]
-fn what_is_not_reached_at_all_counts_each_time() {
+fn unreachable_endpoint_counts_each_attempt() {
     let now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     let opened =
@@ -201,7 +201,7 @@ fn what_is_not_reached_at_all_counts_each_time() {
 }
 
 #[test]
-fn rejections_and_local_errors_do_not_open_it() {
+fn rejections_and_misconfiguration_leave_it_unchanged() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     for signal in [Signal::Responded, Signal::Ignored] {
@@ -211,12 +211,12 @@ fn rejections_and_local_errors_do_not_open_it() {
     }
     fail(&mut breaker, FAILURE_THRESHOLD, now);
     now += INITIAL_OPEN;
-    let told = one(&mut breaker, true, Signal::Responded, now);
-    assert_eq!(told, Some(Transition::Recovering));
+    let transition = one(&mut breaker, true, Signal::Responded, now);
+    assert_eq!(transition, Some(Transition::Recovering));
 }
 
 #[test]
-fn what_failed_before_is_no_probe_while_something_else_may_be() {
+fn retries_are_not_probes_while_fresh_deliveries_wait() {
     let mut now = Instant::now();
     let mut breaker = CircuitBreaker::new();
     fail(&mut breaker, FAILURE_THRESHOLD, now);
@@ -225,13 +225,13 @@ fn what_failed_before_is_no_probe_while_something_else_may_be() {
     // The longer what fails for itself is probed with, the longer it waits; others do not.
     for _ in 0..20 {
         now += MAX_OPEN + FRESH_PROBE_GRACE;
-        let told = one(&mut breaker, false, Signal::Failure, now);
-        assert_eq!(told, Some(Transition::Opened(INITIAL_OPEN)));
+        let transition = one(&mut breaker, false, Signal::Failure, now);
+        assert_eq!(transition, Some(Transition::Opened(INITIAL_OPEN)));
     }
     now += INITIAL_OPEN;
     assert!(breaker.admit(false, now).is_err());
-    let told = one(&mut breaker, true, Signal::Success, now);
-    assert_eq!(told, Some(Transition::Recovering));
+    let transition = one(&mut breaker, true, Signal::Success, now);
+    assert_eq!(transition, Some(Transition::Recovering));
 }
 
 /// What a receiver does to deliveries that come one after the other, of which some are poison.
@@ -337,7 +337,7 @@ proptest! {
         prop_assert!(wait <= INITIAL_OPEN, "{wait:?}");
     }
 
-    /// Whatever happens, it is never stuck: within the longest wish there is an attempt again,
+    /// Whatever happens, it is never stuck: within the longest wait there is an attempt again,
     /// and as many as `room` says are admitted.
     #[test]
     fn it_always_comes_back(steps in proptest::collection::vec((0_u8..6, 0_u64..5_000, 0.0_f64..1.0), 1..200)) {

@@ -90,7 +90,7 @@ impl SimListener {
         self.saved.extend(self.ledger.take_progress());
     }
 
-    /// Reads a page for a shard. Whether there was one.
+    /// Reads a page for a shard. Returns whether there was one.
     fn read(&mut self, shard: u16) -> bool {
         let (windows, after) = self.read[&shard];
         let Some(events) = self.log.get(windows) else {
@@ -109,15 +109,15 @@ impl SimListener {
             if shard_of(*hash, self.shards) != shard {
                 continue;
             }
-            let place = (shard, self.page, *id);
+            let event_ref = (shard, self.page, *id);
             let event = ledger::EventOrigin {
                 hash: *hash,
                 xid: 10 + u64::try_from(windows).unwrap(),
                 occurred_at: DateTime::UNIX_EPOCH,
             };
             let actions: Vec<ActionName> = (0..*count).map(action).collect();
-            let left = self.ledger.register(place, event, &actions);
-            self.open.extend(left.into_iter().map(|n| (place, n)));
+            let left = self.ledger.register(event_ref, event, &actions);
+            self.open.extend(left.into_iter().map(|n| (event_ref, n)));
         }
         let last = page.last().map(|(id, _)| *id);
         let more = last.filter(|last| events.iter().any(|(id, _)| id > last));
@@ -132,9 +132,9 @@ impl SimListener {
 
     /// Completes a delivery. Returns whether it was not completed before.
     fn complete(&mut self, n: usize) -> bool {
-        let (place, n) = self.open.swap_remove(n);
-        self.ledger.complete(place, action(n));
-        self.completed.insert((place.2, n))
+        let (event, n) = self.open.swap_remove(n);
+        self.ledger.complete(event, action(n));
+        self.completed.insert((event.2, n))
     }
 
     /// Stops, and continues with another number of shards.

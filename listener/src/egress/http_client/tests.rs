@@ -113,7 +113,7 @@ async fn a_certificate_is_shown_to_a_server_that_asks_for_one() {
 }
 
 #[test]
-fn unusable_tls_material_is_named_without_its_key() {
+fn unusable_tls_settings_are_named_without_the_key() {
     let (certs, others) = (Certs::make(), Certs::make());
     let address: SocketAddr = "127.0.0.1:9".parse().unwrap();
     let swapped = (certs.client.0.clone(), others.client.1.clone());
@@ -131,8 +131,8 @@ fn unusable_tls_material_is_named_without_its_key() {
         (tls(&certs.ca, Some(&broken)), "webhook.tls.certificate"),
     ] {
         let config = ActionKind::Webhook(config(address, Some(settings)));
-        let told = Action::check(&action(config)).unwrap_err().to_string();
-        assert!(told.starts_with(place), "{told}");
-        assert!(!told.contains("hunter2"), "{told}");
+        let message = Action::check(&action(config)).unwrap_err().to_string();
+        assert!(message.starts_with(place), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
     }
 }

@@ -28,7 +28,7 @@ fn egress(cidrs: &[&str], hosts: &[&str]) -> EgressPolicy {
 }
 
 #[test]
-fn the_first_limit_that_means_a_host_is_its() {
+fn first_matching_host_limit_applies() {
     let limit = |host: &str, most| HostLimit {
         host: host.to_owned(),
         max_concurrency: Some(most),
@@ -63,7 +63,7 @@ fn the_first_limit_that_means_a_host_is_its() {
 }
 
 #[tokio::test]
-async fn literal_addresses_are_vetted_in_every_notation() {
+async fn literal_addresses_are_checked_in_every_notation() {
     let closed = egress(&[], &[]);
     for literal in [
         "127.0.0.1",
@@ -100,7 +100,7 @@ fn range(address: &str) -> Option<&'static str> {
 }
 
 #[test]
-fn every_range_that_is_not_public_is_refused_by_name() {
+fn every_range_that_is_not_public_is_denied_by_name() {
     for (address, expected) in [
         ("0.0.0.0", "unspecified"),
         ("10.1.2.3", "private"),
@@ -255,7 +255,7 @@ fn a_name_keeps_its_allowed_addresses_only() {
 
 proptest! {
     #[test]
-    fn a_v4_address_in_v6_clothes_is_judged_like_itself(bits: u32) {
+    fn embedded_v4_address_is_checked_as_v4(bits: u32) {
         let plain = Ipv4Addr::from_bits(bits);
         let own = denied_range(IpAddr::V4(plain));
         let [a, b, c, d] = plain.octets();
@@ -327,7 +327,7 @@ fn count(socket: TcpListener) -> (Arc<AtomicUsize>, AbortOnDropHandle<()>) {
 }
 
 #[tokio::test]
-async fn a_name_that_changes_its_mind_leads_nowhere_else() {
+async fn rebound_name_leads_nowhere_else() {
     // Wherever what may be dialled is, there is a trap at the same port of another address.
     let (allowed, trap) = loop {
         let allowed = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -432,7 +432,7 @@ impl DnsResolver for Several {
 }
 
 #[tokio::test]
-async fn of_several_addresses_one_that_is_reached_is_dialled() {
+async fn first_reachable_address_is_dialled() {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let here = socket.local_addr().unwrap();
     let gone = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));

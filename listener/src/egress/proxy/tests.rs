@@ -110,7 +110,7 @@ async fn post(egress: &Egress, config: WebhookConfig) -> Outcome {
 const PASSWORD: &str = "hunter2%20proxy";
 
 #[tokio::test]
-async fn requests_go_by_the_proxy_which_resolves_their_names() {
+async fn proxy_resolves_the_names_of_requests() {
     let (sink, proxy) = (
         Sink::start(Behaviour::Ok).await.unwrap(),
         Forward::start().await,
@@ -127,7 +127,7 @@ async fn requests_go_by_the_proxy_which_resolves_their_names() {
 }
 
 #[tokio::test]
-async fn what_is_an_address_is_vetted_before_it() {
+async fn parsed_mailbox_is_checked_before_it_is_sent() {
     let (sink, proxy) = (
         Sink::start(Behaviour::Ok).await.unwrap(),
         Forward::start().await,
@@ -163,7 +163,7 @@ async fn tls_is_between_us_and_the_receiver() {
 }
 
 #[tokio::test]
-async fn who_is_not_let_in_tries_again_and_says_so() {
+async fn denied_login_is_retried_and_reported() {
     let proxy = Forward::start().await;
     let rules = egress(&proxy, "hunter3", &[]);
     told_of_the_login(post(&rules, webhook("http://shop.invalid/")).await);

@@ -1,4 +1,4 @@
-//! Filters and tests that a template asks for: the engine looks for them only when it comes there.
+//! Filters and tests that a template uses: the engine looks them up only when it gets there.
 
 use minijinja::{Environment, ErrorKind};
 
@@ -67,7 +67,7 @@ const TESTS: [&str; 14] = [
     "endingwith",
 ];
 
-/// A use of a filter or a test.
+/// Use of a filter or a test.
 struct FilterCall<'s> {
     is_filter: bool,
     name: &'s str,
@@ -75,7 +75,7 @@ struct FilterCall<'s> {
     at: usize,
 }
 
-/// Refuses filters and tests that do not exist, so that a slip shows before the first event.
+/// Rejects filters and tests that do not exist, so that a typo shows before the first event.
 pub(crate) fn check(environment: &Environment<'_>, source: &str) -> Result<(), TemplateError> {
     let mut state = environment.empty_state();
     for call in calls(source) {

@@ -93,7 +93,7 @@ fn a_value_within_quotes_stays_within_them() {
 }
 
 #[test]
-fn a_block_set_aside_is_text_and_printed_as_such() {
+fn captured_block_is_printed_as_text() {
     assert_eq!(
         json(r#"{% set text %}Order {{ key }}: {{ new.note }}{% endset %}{"text": {{ text }}}"#),
         r#"{"text": "Order 7: a \"b\"\n<c>"}"#
@@ -185,7 +185,7 @@ fn what_is_missing_is_refused_with_line_and_remedy() {
 }
 
 #[test]
-fn endless_work_and_endless_output_are_refused() {
+fn endless_work_and_output_are_rejected() {
     for source in [
         "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}1",
         "{{ 'x' * 99999999 }}",
@@ -198,7 +198,7 @@ fn endless_work_and_endless_output_are_refused() {
 }
 
 #[test]
-fn unreadable_image_fails_only_templates_that_use_it() {
+fn unparsable_image_fails_only_templates_that_use_it() {
     let half = r#"{"\ud800": 1}"#;
     let failure = render_as(Format::Json, "{{ new }}", half).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Event);
@@ -207,7 +207,7 @@ fn unreadable_image_fails_only_templates_that_use_it() {
 }
 
 #[test]
-fn flaws_name_the_line_and_what_is_known() {
+fn template_errors_name_the_line_and_known_names() {
     let message = flaw("{\n  {{ new. }}\n}");
     assert!(
         message.starts_with("webhook.body, line 2: syntax error"),

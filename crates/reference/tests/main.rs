@@ -1,0 +1,14 @@
+//! The documentation fits the code: generated pages, links, and alerts.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
+mod alerts;
+mod fresh;
+mod links;
+mod markdown;
+mod reasons;

@@ -1,0 +1,140 @@
+//! Registry of metrics that can describe what is registered in it, for the reference of metrics.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::core::Collector;
+use prometheus::proto::{MetricFamily, MetricType};
+
+/// Name, type, labels and meaning of a metric.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MetricDescription {
+    /// The name, with the prefix of the program.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of the labels that differ between the series of the metric.
+    pub labels: Vec<String>,
+    /// The help text.
+    pub help: String,
+}
+
+/// A registry of Prometheus that remembers what was registered in it. `gather` leaves out metrics
+/// that have no series yet; `describe` does not.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    inner: prometheus::Registry,
+    prefix: Option<String>,
+    described: Arc<Mutex<Vec<MetricDescription>>>,
+}
+
+impl Registry {
+    /// Creates a registry whose metrics have a prefix and labels in common.
+    pub fn new_custom(
+        prefix: Option<String>,
+        labels: Option<HashMap<String, String>>,
+    ) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            inner: prometheus::Registry::new_custom(prefix.clone(), labels)?,
+            prefix,
+            described: Arc::default(),
+        })
+    }
+
+    /// Registers a collector.
+    pub fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
+        let described = describe(self.prefix.as_deref(), &*collector);
+        self.inner.register(collector)?;
+        self.lock().extend(described);
+        Ok(())
+    }
+
+    /// Removes a collector.
+    pub fn unregister(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
+        let gone = describe(self.prefix.as_deref(), &*collector);
+        self.inner.unregister(collector)?;
+        self.lock().retain(|metric| !gone.contains(metric));
+        Ok(())
+    }
+
+    /// Collects the metrics that have series.
+    #[must_use]
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.inner.gather()
+    }
+
+    /// Describes the metrics that are registered, in the order of their names.
+    #[must_use]
+    pub fn describe(&self) -> Vec<MetricDescription> {
+        let mut described = self.lock().clone();
+        described.sort();
+        described
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<MetricDescription>> {
+        self.described
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Describes the metrics of a collector.
+#[must_use]
+pub fn describe(prefix: Option<&str>, collector: &dyn Collector) -> Vec<MetricDescription> {
+    let kinds: HashMap<String, &'static str> = collector
+        .collect()
+        .into_iter()
+        .map(|family| (family.name().to_owned(), kind(family.get_field_type())))
+        .collect();
+    collector
+        .desc()
+        .into_iter()
+        .map(|metric| MetricDescription {
+            name: match prefix {
+                Some(prefix) => format!("{prefix}_{}", metric.fq_name),
+                None => metric.fq_name.clone(),
+            },
+            kind: kinds.get(&metric.fq_name).copied().unwrap_or("untyped"),
+            labels: metric.variable_labels.clone(),
+            help: metric.help.clone(),
+        })
+        .collect()
+}
+
+const fn kind(of: MetricType) -> &'static str {
+    match of {
+        MetricType::COUNTER => "counter",
+        MetricType::GAUGE => "gauge",
+        MetricType::HISTOGRAM => "histogram",
+        MetricType::SUMMARY => "summary",
+        MetricType::UNTYPED => "untyped",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use prometheus::{IntCounterVec, Opts};
+
+    #[test]
+    fn metrics_without_series_are_described() {
+        let registry = Registry::new_custom(Some("shop".to_owned()), None).unwrap();
+        let opts = Opts::new("orders_total", "Orders placed");
+        let orders = IntCounterVec::new(opts, &["country"]).unwrap();
+        registry.register(Box::new(orders.clone())).unwrap();
+        assert!(registry.gather().is_empty());
+        let described = registry.describe();
+        assert_eq!(
+            described,
+            [MetricDescription {
+                name: "shop_orders_total".to_owned(),
+                kind: "counter",
+                labels: vec!["country".to_owned()],
+                help: "Orders placed".to_owned(),
+            }]
+        );
+        registry.unregister(Box::new(orders)).unwrap();
+        assert!(registry.describe().is_empty());
+    }
+}
