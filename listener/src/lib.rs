@@ -15,6 +15,7 @@ pub mod dead_letters;
 pub mod delivery;
 pub mod dispatch;
 pub mod egress;
+pub mod history;
 pub mod jobs;
 pub mod lint;
 pub mod matching;

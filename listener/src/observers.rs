@@ -310,6 +310,20 @@ impl Observers {
         })
     }
 
+    /// Observers of an entity with their rules and targets, whatever their operations, tenant and condition.
+    pub fn of_entity(
+        &self,
+        entity: &str,
+    ) -> impl Iterator<Item = (&str, &Rule, Vec<&Arc<Compiled>>)> {
+        let both = self.compiled.iter().zip(self.rules.rules());
+        both.filter(move |(_, rule)| rule.entity == entity)
+            .map(|(known, rule)| {
+                let targets = known.targets.iter();
+                let targets = targets.filter_map(|target| self.targets.get(*target));
+                (&*known.name, rule, targets.collect())
+            })
+    }
+
     /// Evaluates an observer's condition again on an event on which it failed before. Returns nothing if
     /// the observer does not match the event.
     #[must_use]

@@ -31,6 +31,7 @@
 mod columns;
 mod condition;
 mod evaluate;
+mod explain;
 mod functions;
 mod inputs;
 mod loops;

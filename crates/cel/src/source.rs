@@ -29,6 +29,49 @@ pub(crate) struct Source<'s> {
     tokens: usize,
 }
 
+/// Splits an expression at its outermost operators where these are all `&&`, or `||` with or without `&&`
+/// below them; brackets around the whole are taken off first. One part where there are none.
+pub(crate) fn split(text: &str) -> Vec<&str> {
+    let text = text.trim();
+    let whole = || vec![text];
+    let Ok(mut source) = Source::read("true") else {
+        return whole();
+    };
+    source = Source {
+        text,
+        masked: text.as_bytes().to_vec(),
+        ..source
+    };
+    let (mut at, mut and, mut or) = (0, Vec::new(), Vec::new());
+    let mut wrapped = text.starts_with('(');
+    while at < text.len() {
+        let depth = source.open.len();
+        let Ok(next) = source.token(at) else {
+            return whole();
+        };
+        match text.as_bytes().get(at..next) {
+            Some(b"&&") if depth == 0 => and.push(at),
+            Some(b"||") if depth == 0 => or.push(at),
+            Some(b"?") if depth == 0 => return whole(),
+            _ => {}
+        }
+        wrapped &= !source.open.is_empty() || next >= text.len();
+        at = next;
+    }
+    if wrapped && text.len() > 2 {
+        return split(&text[1..text.len() - 1]);
+    }
+    let cuts = if or.is_empty() { and } else { or };
+    let mut parts = Vec::with_capacity(cuts.len() + 1);
+    let mut from = 0;
+    for cut in cuts {
+        parts.push(text[from..cut].trim());
+        from = cut + 2;
+    }
+    parts.push(text[from..].trim());
+    parts
+}
+
 impl<'s> Source<'s> {
     /// Looks the text over.
     pub(crate) fn read(text: &'s str) -> Result<Self, ConditionError> {

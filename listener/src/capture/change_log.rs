@@ -364,7 +364,7 @@ fn bound(row: &PgRow, low_id: i64) -> Result<LogBound, LogError> {
     })
 }
 
-fn operation(id: i64, code: i8) -> Result<Operation, LogError> {
+pub(crate) fn operation(id: i64, code: i8) -> Result<Operation, LogError> {
     match u8::try_from(code) {
         Ok(b'i') => Ok(Operation::Insert),
         Ok(b'u') => Ok(Operation::Update),

@@ -8,6 +8,7 @@ use ::queue::postgres::PostgresQueue;
 use ::queue::{JobFilter, JobQueue, JobState, JobView, QueueConfig, QueueStats};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
+use crds::config::Bundle;
 use crds::duration::HumanDuration;
 use observer_listener::jobs::backend::{self, QueueBackendHandle};
 use observer_listener::migrate;
@@ -233,6 +234,16 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, ActionNames), Cl
     migrate::verify(&pool).await?;
     let backend_handle = QueueBackendHandle::open_recorded(&bundle.listener, pool).await?;
     Ok((backend_handle.queue, names))
+}
+
+/// The queue of a bundle's listener.
+pub(super) async fn of_bundle(
+    bundle: &Bundle,
+    pool: PgPool,
+) -> Result<Arc<dyn JobQueue>, CliError> {
+    Ok(QueueBackendHandle::open_recorded(&bundle.listener, pool)
+        .await?
+        .queue)
 }
 
 fn postgres(pool: PgPool, listener: &str) -> Arc<dyn JobQueue> {

@@ -2,6 +2,7 @@
 
 mod check;
 mod dead_letters;
+mod events;
 mod files;
 mod jobs;
 mod output;
@@ -66,6 +67,9 @@ enum Command {
     DropListener(schema::DropListenerArgs),
     /// Show shards with their owners and lag, processes, jobs and open circuit breakers
     Status(status::StatusArgs),
+    /// Show events of the change log and what became of them
+    #[command(subcommand)]
+    Events(events::EventsCommand),
     /// List, retry or cancel jobs in the queue
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
@@ -209,6 +213,7 @@ pub fn main() -> ExitCode {
             Command::ResetPosition(args) => schema::reset_position(args).await,
             Command::DropListener(args) => schema::drop_listener(args).await,
             Command::Status(args) => status::status(args).await,
+            Command::Events(command) => events::events(command).await,
             Command::Jobs(command) => jobs::jobs(command).await,
             Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
             Command::Replay(args) => replay::replay(args).await,

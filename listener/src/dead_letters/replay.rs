@@ -124,7 +124,7 @@ fn bind<'q>(sql: &str, selection: &'q ReplaySelection) -> BoundQuery<'q> {
         .bind(selection.to)
 }
 
-const fn letter(operation: Operation) -> &'static str {
+pub(crate) const fn letter(operation: Operation) -> &'static str {
     match operation {
         Operation::Insert => "i",
         Operation::Update => "u",

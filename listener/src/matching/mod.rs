@@ -108,6 +108,26 @@ impl Rule {
         self.tenant.is_none() || self.tenant == event.tenant
     }
 
+    /// Explains why an event of its entity does not match; `None` where it does.
+    ///
+    /// Failures hold the names of fields and parts of the expression, but no value of a row.
+    #[must_use]
+    pub fn explain(&self, event: &Event) -> Option<String> {
+        if !self.operations.contains(&event.operation) {
+            return Some(format!("it does not watch {:?}", event.operation));
+        }
+        if !self.sees(event) {
+            return Some("it sees another tenant's events only".to_owned());
+        }
+        let condition = self.condition.as_ref()?;
+        let view = EventView::new(event);
+        match condition.evaluate(&view) {
+            Ok(true) => None,
+            Ok(false) => Some(unmet(&condition.unmet(&view))),
+            Err(error) => Some(failure(error).message),
+        }
+    }
+
     /// Evaluates the rule on an event of its entity and operations. Returns nothing if it passes the event
     /// over.
     fn evaluate(&self, view: &EventView<'_>) -> Option<RuleMatch> {
@@ -129,6 +149,13 @@ fn failure(error: EvaluationError) -> Failure {
         ErrorKind::Event => FailureKind::Event,
     };
     Failure::of(kind, error.message)
+}
+
+/// Joins the parts of a condition that are false.
+fn unmet(parts: &[String]) -> String {
+    let parts: Vec<String> = parts.iter().map(|part| format!("`{part}`")).collect();
+    let verb = if parts.len() == 1 { "is" } else { "are" };
+    format!("{} {verb} false", parts.join(" and "))
 }
 
 #[cfg(test)]

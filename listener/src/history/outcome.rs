@@ -1,0 +1,347 @@
+//! What became of one event: which observers it met, and where each of their deliveries is.
+
+use ::queue::{JobFilter, JobQueue, JobState, JobView, QueueError};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sqlx::{PgPool, Row};
+
+use crate::delivery::delivery_id;
+use crate::delivery::event::Event;
+use crate::observers::Observers;
+use crds::config::OnFailure;
+
+/// Why it cannot be said what became of an event.
+#[derive(Debug, thiserror::Error)]
+pub enum OutcomeError {
+    /// The database could not be asked, or refused.
+    #[error("cannot read what became of the event: {}", ::queue::describe_error(.0))]
+    Database(#[from] sqlx::Error),
+    /// The job queue could not be asked.
+    #[error("cannot read the jobs: {0}")]
+    Queue(#[from] QueueError),
+    /// A checkpoint that this program does not understand.
+    #[error("cannot read the checkpoint: {0}")]
+    Checkpoint(#[from] serde_json::Error),
+}
+
+/// Where a delivery is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DeliveryState {
+    /// The endpoint has accepted it.
+    Delivered,
+    /// It was accepted, or given up on by an action with `onFailure: Drop`, which leaves no trace.
+    DeliveredOrDropped,
+    /// It is not over: not read yet, in flight, or not saved yet.
+    Pending,
+    /// It is a job that can be claimed, waits for its next attempt, or is behind another of its key.
+    Queued,
+    /// A worker holds its job.
+    Running,
+    /// It was given up on, and is kept.
+    DeadLetter,
+    /// The listener has been asked to try its dead letter again, or to replay it, and has not done so yet.
+    RedriveRequested,
+}
+
+impl DeliveryState {
+    /// The state as people read it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::DeliveredOrDropped => "delivered, or dropped after its attempts",
+            Self::Pending => "pending",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::DeadLetter => "dead letter",
+            Self::RedriveRequested => "redrive requested",
+        }
+    }
+}
+
+/// One delivery of an event.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryOutcome {
+    /// The observer, `namespace/name`.
+    pub observer: String,
+    /// The action's name.
+    pub action: String,
+    /// Its id, which receivers get as `webhook-id`.
+    pub delivery: String,
+    /// Where it is.
+    pub state: DeliveryState,
+    /// Number of attempts that are known of; the listener does not count those of deliveries that succeeded
+    /// at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// Error of the last failed attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When its next attempt is due, or its job has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
+    /// Id of its dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<i64>,
+    /// The latest failed attempts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<Box<RawValue>>,
+}
+
+/// What an observer makes of an event.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObserverOutcome {
+    /// The observer, `namespace/name`.
+    pub observer: String,
+    /// Why the event does not concern it; absent where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_matched: Option<String>,
+    /// Its deliveries.
+    pub deliveries: Vec<DeliveryOutcome>,
+}
+
+/// How far a listener is with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Progress {
+    /// The listener has never run in this database.
+    NotStarted,
+    /// The checkpoint of the event's shard is not past it.
+    Ahead,
+    /// The checkpoint of the event's shard is past it.
+    Passed,
+}
+
+/// What is stored about an event for one listener.
+struct Stored {
+    progress: Progress,
+    /// Actions done of an event that the checkpoint is not past.
+    done: Vec<(String, String)>,
+    dead_letters: Vec<DeadLetter>,
+}
+
+struct DeadLetter {
+    id: i64,
+    observer: String,
+    action: String,
+    attempts: i32,
+    error: String,
+    history: Box<RawValue>,
+    redrive_requested: bool,
+}
+
+/// Returns what became of an event: for each observer that watches its entity, and for each delivery that is
+/// stored though its observer is gone.
+///
+/// Conditions are evaluated as the observers are now, which may not be how they were when the event was read.
+pub async fn of_event(
+    pool: &PgPool,
+    queue: &dyn JobQueue,
+    listener: &str,
+    observers: &Observers,
+    event: &Event,
+) -> Result<(Progress, Vec<ObserverOutcome>), OutcomeError> {
+    // A dead letter may become a job meanwhile, and a job a dead letter: what is a job before or after the
+    // look at dead letters is one.
+    let before = jobs(queue, observers, event).await?;
+    let mut stored = stored(pool, listener, event).await?;
+    let mut jobs = jobs(queue, observers, event).await?;
+    let ended = before
+        .into_iter()
+        .filter(|job| jobs.iter().all(|one| one.id != job.id));
+    let ended: Vec<JobView> = ended.collect();
+    jobs.extend(ended);
+    let mut outcomes = Vec::new();
+    for (name, rule, targets) in observers.of_entity(&event.entity) {
+        let not_matched = rule.explain(event);
+        let mut deliveries = Vec::new();
+        for target in targets {
+            let action = &*target.name.1;
+            let letter = take(&mut stored.dead_letters, name, action);
+            let job = jobs
+                .iter()
+                .find(|job| job.observer == name && job.action == action);
+            if not_matched.is_none() || letter.is_some() || job.is_some() {
+                let known = Known {
+                    letter,
+                    job,
+                    stored: &stored,
+                    drops: target.on_failure == OnFailure::Drop,
+                };
+                deliveries.push(known.outcome(event, name, action));
+            }
+        }
+        outcomes.push(ObserverOutcome {
+            observer: name.to_owned(),
+            not_matched,
+            deliveries,
+        });
+    }
+    for letter in std::mem::take(&mut stored.dead_letters) {
+        let (observer, action) = (letter.observer.clone(), letter.action.clone());
+        let known = Known {
+            letter: Some(letter),
+            job: None,
+            stored: &stored,
+            drops: false,
+        };
+        outcomes.push(ObserverOutcome {
+            not_matched: Some("the listener has no such observer or action any more".to_owned()),
+            deliveries: vec![known.outcome(event, &observer, &action)],
+            observer,
+        });
+    }
+    Ok((stored.progress, outcomes))
+}
+
+fn take(letters: &mut Vec<DeadLetter>, observer: &str, action: &str) -> Option<DeadLetter> {
+    let is_it = |one: &DeadLetter| one.observer == observer && one.action == action;
+    letters
+        .iter()
+        .position(is_it)
+        .map(|n| letters.swap_remove(n))
+}
+
+/// All that is known of one delivery.
+struct Known<'a> {
+    letter: Option<DeadLetter>,
+    job: Option<&'a JobView>,
+    stored: &'a Stored,
+    drops: bool,
+}
+
+impl Known<'_> {
+    fn outcome(self, event: &Event, observer: &str, action: &str) -> DeliveryOutcome {
+        let state = self.state(observer, action);
+        let letter = self.letter;
+        let job = self.job.filter(|_| letter.is_none());
+        DeliveryOutcome {
+            delivery: delivery_id(&event.id, observer, action),
+            observer: observer.to_owned(),
+            action: action.to_owned(),
+            state,
+            attempts: letter
+                .as_ref()
+                .map(|letter| letter.attempts.unsigned_abs())
+                .or(job.map(|job| job.attempts)),
+            error: letter
+                .as_ref()
+                .map(|letter| letter.error.clone())
+                .or_else(|| job.and_then(|job| job.error.clone())),
+            at: job.map(|job| job.scheduled_at),
+            dead_letter: letter.as_ref().map(|letter| letter.id),
+            history: letter
+                .map(|letter| letter.history)
+                .or_else(|| job.and_then(|job| job.history.clone())),
+        }
+    }
+
+    fn state(&self, observer: &str, action: &str) -> DeliveryState {
+        if let Some(letter) = &self.letter {
+            return if letter.redrive_requested {
+                DeliveryState::RedriveRequested
+            } else {
+                DeliveryState::DeadLetter
+            };
+        }
+        match self.job.map(|job| job.state) {
+            Some(JobState::Running) => return DeliveryState::Running,
+            Some(JobState::Completed) => return DeliveryState::Delivered,
+            Some(JobState::Available | JobState::Scheduled | JobState::Blocked) => {
+                return DeliveryState::Queued;
+            }
+            None => {}
+        }
+        let mut done = self.stored.done.iter();
+        let is_done = done.any(|(of, name)| of == observer && name == action);
+        match (self.stored.progress, is_done) {
+            (Progress::Passed, _) | (_, true) if self.drops => DeliveryState::DeliveredOrDropped,
+            (Progress::Passed, _) | (_, true) => DeliveryState::Delivered,
+            (Progress::NotStarted | Progress::Ahead, false) => DeliveryState::Pending,
+        }
+    }
+}
+
+/// Jobs of an event's deliveries, pending and finished, each with its history.
+async fn jobs(
+    queue: &dyn JobQueue,
+    observers: &Observers,
+    event: &Event,
+) -> Result<Vec<JobView>, QueueError> {
+    let targets = observers
+        .of_entity(&event.entity)
+        .flat_map(|(_, _, targets)| targets);
+    let ids: Vec<String> = targets
+        .map(|target| delivery_id(&event.id, &target.name.0, &target.name.1))
+        .collect();
+    let filter = JobFilter {
+        ids: Some(ids.clone()),
+        ..JobFilter::default()
+    };
+    let (found, _) = queue.list(&filter, ids.len().max(1)).await?;
+    let mut jobs = Vec::with_capacity(found.len());
+    for job in found {
+        // Only one job in full has its history.
+        jobs.push(queue.show(&job.id).await?.unwrap_or(job));
+    }
+    Ok(jobs)
+}
+
+/// Reads progress and dead letters in one statement, so that a delivery that becomes a dead letter meanwhile
+/// is one or the other.
+async fn stored(pool: &PgPool, listener: &str, event: &Event) -> Result<Stored, OutcomeError> {
+    let rows = sqlx::query(
+        "select
+             (select case
+                  when pg_visible_in_snapshot(l.xid, c.base_snapshot) or l.id = any (c.completed_ids)
+                      or (c.window_snapshot is not null and l.id <= c.last_id
+                          and pg_visible_in_snapshot(l.xid, c.window_snapshot)) then 'p'
+                  else 'a' end || c.partially_completed::text
+              from observer.change_log l join observer.checkpoint c on c.listener = $1 and c.shard = l.hash % c.shards
+              where l.id = $2),
+             d.id, d.observer, d.action, d.attempts, d.error, d.history::text, d.redrive_requested_at is not null
+         from (select) one
+         left join observer.dead_letter d on d.listener = $1 and d.log_id = $2 and d.event_id = $3",
+    )
+    .bind(listener)
+    .bind(event.log_id)
+    .bind(&event.id)
+    .fetch_all(pool)
+    .await?;
+    let mut stored = Stored {
+        progress: Progress::NotStarted,
+        done: Vec::new(),
+        dead_letters: Vec::new(),
+    };
+    for row in &rows {
+        if let Some(checkpoint) = row.try_get::<Option<&str>, _>(0)? {
+            let (passed, partly) = checkpoint.split_at(1);
+            stored.progress = if passed == "p" {
+                Progress::Passed
+            } else {
+                Progress::Ahead
+            };
+            let partly: Vec<(i64, String, String)> = serde_json::from_str(partly)?;
+            let of_event = partly.into_iter().filter(|(id, ..)| *id == event.log_id);
+            stored.done = of_event
+                .map(|(_, observer, action)| (observer, action))
+                .collect();
+        }
+        if let Some(id) = row.try_get(1)? {
+            stored.dead_letters.push(DeadLetter {
+                id,
+                observer: row.try_get(2)?,
+                action: row.try_get(3)?,
+                attempts: row.try_get(4)?,
+                error: row.try_get(5)?,
+                history: RawValue::from_string(row.try_get(6)?)?,
+                redrive_requested: row.try_get(7)?,
+            });
+        }
+    }
+    Ok(stored)
+}
