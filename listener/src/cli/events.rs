@@ -13,7 +13,7 @@ use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::dead_letters::replay;
 use observer_listener::delivery::event::Event;
 use observer_listener::history::events::{self, EventFilter, EventId};
-use observer_listener::history::outcome::{self, DeliveryState, ObserverOutcome, Progress};
+use observer_listener::history::outcome::{self, DeliveryState, ObserverOutcome, EventProgress};
 use observer_listener::migrate;
 use observer_listener::observers::Observers;
 use serde::Serialize;
@@ -137,13 +137,13 @@ struct Shown<'a> {
     new: Option<&'a RawValue>,
     changed: Vec<String>,
     #[serde(flatten)]
-    outcome: Option<Outcome>,
+    outcome: Option<EventOutcome>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Outcome {
-    progress: Progress,
+struct EventOutcome {
+    progress: EventProgress,
     observers: Vec<ObserverOutcome>,
 }
 
@@ -208,7 +208,7 @@ fn compile(bundle: &Bundle) -> Result<Observers, CliError> {
 }
 
 impl Listener {
-    async fn outcome(&self, pool: &PgPool, event: &Event) -> Result<Outcome, CliError> {
+    async fn outcome(&self, pool: &PgPool, event: &Event) -> Result<EventOutcome, CliError> {
         let (progress, observers) = outcome::of_event(
             pool,
             self.queue.as_ref(),
@@ -217,7 +217,7 @@ impl Listener {
             event,
         )
         .await?;
-        Ok(Outcome {
+        Ok(EventOutcome {
             progress,
             observers,
         })
@@ -232,7 +232,7 @@ async fn list(
     output: OutputFormat,
 ) -> Result<(), CliError> {
     let found = events::list(pool, filter, i64::MAX, limit).await?;
-    let outcomes: Vec<Option<Outcome>> = stream::iter(&found)
+    let outcomes: Vec<Option<EventOutcome>> = stream::iter(&found)
         .map(|event| async move {
             match listener {
                 Some(listener) => listener.outcome(pool, event).await.map(Some),
@@ -306,9 +306,9 @@ async fn show(
         say!("no observer watches {}", event.entity)?;
     }
     match outcome.progress {
-        Progress::NotStarted => say!("the listener has not run in this database yet"),
-        Progress::Ahead => say!("the listener's checkpoint is not past it yet"),
-        Progress::Passed => Ok(()),
+        EventProgress::NotStarted => say!("the listener has not run in this database yet"),
+        EventProgress::Ahead => say!("the listener's checkpoint is not past it yet"),
+        EventProgress::Passed => Ok(()),
     }
 }
 
@@ -323,7 +323,7 @@ async fn since(pool: &PgPool) -> Result<String, CliError> {
     })
 }
 
-fn shown(event: &Event, outcome: Option<Outcome>) -> Shown<'_> {
+fn shown(event: &Event, outcome: Option<EventOutcome>) -> Shown<'_> {
     Shown {
         id: &event.id,
         entity: &event.entity,
@@ -393,7 +393,7 @@ fn of_observer(observer: &ObserverOutcome) -> String {
 }
 
 /// What became of an event in a few words.
-fn summary(outcome: &Outcome) -> String {
+fn summary(outcome: &EventOutcome) -> String {
     if outcome.observers.is_empty() {
         return "no observer watches it".to_owned();
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ::queue::sql_transaction;
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
 use sqlx::postgres::PgRow;
@@ -47,7 +48,9 @@ pub enum EventsError {
 
 impl From<sqlx::Error> for EventsError {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(|error| error.code());
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
         if code.as_deref() == Some(QUERY_CANCELED) {
             return Self::TooSlow;
         }
@@ -151,7 +154,7 @@ pub async fn list(
          order by id desc"
     );
     let operations: Vec<&str> = filter.operations.iter().map(|one| letter(*one)).collect();
-    let mut transaction = pool.begin().await?;
+    let mut transaction = sql_transaction::begin(pool).await?;
     // A setting takes no parameter.
     let timeout = format!("set local statement_timeout = '{STATEMENT_TIMEOUT}'");
     sqlx::query(sqlx::AssertSqlSafe(timeout))
@@ -181,7 +184,7 @@ pub async fn find(pool: &PgPool, id: &EventId) -> Result<Option<Event>, EventsEr
         "select {COLUMNS} from (select *, size as bytes from observer.change_log where id = $2) found"
     );
     let row = sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(i64::from(MAX_EVENT_BYTES))
+        .bind(MAX_EVENT_BYTES)
         .bind(id.log_id)
         .fetch_optional(pool)
         .await?;

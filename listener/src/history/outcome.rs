@@ -107,7 +107,7 @@ pub struct ObserverOutcome {
 /// How far a listener is with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Progress {
+pub enum EventProgress {
     /// The listener has never run in this database.
     NotStarted,
     /// The checkpoint of the event's shard is not past it.
@@ -118,7 +118,7 @@ pub enum Progress {
 
 /// What is stored about an event for one listener.
 struct Stored {
-    progress: Progress,
+    progress: EventProgress,
     /// Actions done of an event that the checkpoint is not past.
     done: Vec<(String, String)>,
     dead_letters: Vec<DeadLetter>,
@@ -144,7 +144,7 @@ pub async fn of_event(
     listener: &str,
     observers: &Observers,
     event: &Event,
-) -> Result<(Progress, Vec<ObserverOutcome>), OutcomeError> {
+) -> Result<(EventProgress, Vec<ObserverOutcome>), OutcomeError> {
     // A dead letter may become a job meanwhile, and a job a dead letter: what is a job before or after the
     // look at dead letters is one.
     let before = jobs(queue, observers, event).await?;
@@ -259,9 +259,9 @@ impl Known<'_> {
         let mut done = self.stored.done.iter();
         let is_done = done.any(|(of, name)| of == observer && name == action);
         match (self.stored.progress, is_done) {
-            (Progress::Passed, _) | (_, true) if self.drops => DeliveryState::DeliveredOrDropped,
-            (Progress::Passed, _) | (_, true) => DeliveryState::Delivered,
-            (Progress::NotStarted | Progress::Ahead, false) => DeliveryState::Pending,
+            (EventProgress::Passed, _) | (_, true) if self.drops => DeliveryState::DeliveredOrDropped,
+            (EventProgress::Passed, _) | (_, true) => DeliveryState::Delivered,
+            (EventProgress::NotStarted | EventProgress::Ahead, false) => DeliveryState::Pending,
         }
     }
 }
@@ -313,7 +313,7 @@ async fn stored(pool: &PgPool, listener: &str, event: &Event) -> Result<Stored, 
     .fetch_all(pool)
     .await?;
     let mut stored = Stored {
-        progress: Progress::NotStarted,
+        progress: EventProgress::NotStarted,
         done: Vec::new(),
         dead_letters: Vec::new(),
     };
@@ -321,9 +321,9 @@ async fn stored(pool: &PgPool, listener: &str, event: &Event) -> Result<Stored, 
         if let Some(checkpoint) = row.try_get::<Option<&str>, _>(0)? {
             let (passed, partly) = checkpoint.split_at(1);
             stored.progress = if passed == "p" {
-                Progress::Passed
+                EventProgress::Passed
             } else {
-                Progress::Ahead
+                EventProgress::Ahead
             };
             let partly: Vec<(i64, String, String)> = serde_json::from_str(partly)?;
             let of_event = partly.into_iter().filter(|(id, ..)| *id == event.log_id);
