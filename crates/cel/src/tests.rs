@@ -7,6 +7,7 @@
 
 mod bounds;
 mod conditions;
+mod explain;
 
 use std::cell::OnceCell;
 
