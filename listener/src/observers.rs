@@ -16,6 +16,7 @@ use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::circuit_breaker::CircuitState;
 use crate::admission::endpoint_gate::EndpointStatus;
 use crate::capture::change_log::ChangeRecord;
+use crate::delivery::ActionName;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::matching::{Condition, Rule, RuleMatch, RuleSet};
@@ -49,7 +50,7 @@ pub struct CompileProblem {
 #[derive(Debug)]
 pub struct Compiled {
     /// Names of observer and action.
-    pub name: crate::delivery::ActionName,
+    pub name: ActionName,
     /// What it does.
     pub action: Arc<Action>,
     /// When to retry.
@@ -78,7 +79,7 @@ impl Compiled {
             let message = format!(
                 "observer {} sees events of tenant {own} only, and this is another's: it was matched before the \
                  observer was bound to that tenant. Drop it, or redrive it once its own tenant's observer is back",
-                self.name.0
+                self.name.observer
             );
             Failure::of(FailureKind::Removed, message)
         })
@@ -130,7 +131,7 @@ pub struct Observers {
     rules: RuleSet,
     compiled: Vec<CompiledObserver>,
     targets: Vec<Arc<Compiled>>,
-    by_name: HashMap<crate::delivery::ActionName, Target>,
+    by_name: HashMap<ActionName, Target>,
     digest: String,
 }
 
@@ -251,13 +252,13 @@ impl Observers {
 
     /// Returns the target of that name, if the observer still has it.
     #[must_use]
-    pub fn find(&self, name: &crate::delivery::ActionName) -> Option<Target> {
+    pub fn find(&self, name: &ActionName) -> Option<Target> {
         self.by_name.get(name).copied()
     }
 
     /// Returns the action of that name, if the observer still has it.
     #[must_use]
-    pub fn compiled(&self, name: &crate::delivery::ActionName) -> Option<Arc<Compiled>> {
+    pub fn compiled(&self, name: &ActionName) -> Option<Arc<Compiled>> {
         self.targets.get(self.find(name)?).cloned()
     }
 
@@ -382,7 +383,7 @@ fn compile_one(
     for (n, action) in config.actions.iter().enumerate() {
         match Action::compile(action, shared) {
             Ok(compiled) => actions.push(Compiled {
-                name: (Arc::clone(&name), Arc::from(action.name.as_str())),
+                name: ActionName::new(Arc::clone(&name), action.name.as_str()),
                 action: Arc::new(compiled),
                 retry: action.retry,
                 queue: action.queue,

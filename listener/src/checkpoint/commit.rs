@@ -309,6 +309,7 @@ mod tests {
     use crds::config::Operation;
 
     use super::*;
+    use crate::delivery::ActionName;
 
     fn letter(id: i64) -> NewDeadLetter {
         NewDeadLetter {
@@ -335,7 +336,7 @@ mod tests {
         let letter = letter(id);
         PendingJob {
             event: letter.event,
-            name: (letter.observer, letter.action),
+            name: ActionName::new(letter.observer, letter.action),
             again: None,
             replay: false,
             lane: None,

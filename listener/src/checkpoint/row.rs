@@ -9,6 +9,7 @@ use sqlx::postgres::PgRow;
 use super::{CheckpointError, CompletedAhead, PartiallyDone, PreReshardProgress, Progress};
 use crate::capture::position::{LogBound, Position};
 use crate::capture::snapshot::SnapshotError;
+use crate::delivery::ActionName;
 
 /// The columns that [`progress`] reads.
 pub(super) const COLUMNS: &str =
@@ -103,7 +104,7 @@ fn completed_ahead(completed: Vec<i64>, stored: Vec<PartiallyDone>) -> Completed
     };
     for PartiallyDone(id, observer, action) in stored {
         let actions = ahead.partial.entry(id).or_default();
-        actions.push((observer, action));
+        actions.push(ActionName::new(observer, action));
     }
     ahead
 }
@@ -141,10 +142,10 @@ pub(super) fn partially_completed(ahead: &CompletedAhead) -> Result<String, serd
 }
 
 fn partial_rows(ahead: &CompletedAhead) -> Vec<PartiallyDone> {
-    let actions = |(id, actions): (&i64, &Vec<crate::delivery::ActionName>)| {
+    let actions = |(id, actions): (&i64, &Vec<ActionName>)| {
         let id = *id;
         let rows = actions.iter().cloned();
-        let rows = rows.map(move |(observer, action)| PartiallyDone(id, observer, action));
+        let rows = rows.map(move |one| PartiallyDone(id, one.observer, one.action));
         rows.collect::<Vec<_>>()
     };
     ahead.partial.iter().flat_map(actions).collect()

@@ -13,7 +13,7 @@ use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::dead_letters::replay;
 use observer_listener::delivery::event::Event;
 use observer_listener::history::events::{self, EventFilter, EventId};
-use observer_listener::history::outcome::{self, DeliveryState, ObserverOutcome, EventProgress};
+use observer_listener::history::outcome::{self, DeliveryState, EventProgress, ObserverOutcome};
 use observer_listener::migrate;
 use observer_listener::observers::Observers;
 use serde::Serialize;

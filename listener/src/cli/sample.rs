@@ -65,12 +65,12 @@ pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
                 for target in targets {
                     let delivery = Delivery {
                         event: Arc::clone(&event),
-                        observer: Arc::clone(&target.name.0),
-                        action: Arc::clone(&target.name.1),
+                        observer: Arc::clone(&target.name.observer),
+                        action: Arc::clone(&target.name.action),
                         attempt: 1,
                         replay: None,
                     };
-                    say!("  {}", target.name.1)?;
+                    say!("  {}", target.name.action)?;
                     match target.action.preview(&delivery, Utc::now()) {
                         Ok(lines) => lines
                             .iter()

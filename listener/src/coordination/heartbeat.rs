@@ -217,7 +217,7 @@ fn open_circuits(observers: &Observers) -> Value {
             BreakerState::HalfOpen => "halfOpen",
             BreakerState::Open => "open",
         };
-        let (observer, action) = (&*target.name.0, &*target.name.1);
+        let (observer, action) = (&*target.name.observer, &*target.name.action);
         serde_json::json!({
             "observer": observer, "action": action, "state": state, "error": standing.why,
         })

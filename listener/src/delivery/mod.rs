@@ -13,8 +13,24 @@ use sha2::{Digest, Sha256};
 use self::event::Event;
 use crate::text::hex::hex;
 
-/// The name of an observer (`namespace/name`), and that of its action.
-pub type ActionName = (Arc<str>, Arc<str>);
+/// Names an action of an observer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ActionName {
+    /// The observer, `namespace/name`.
+    pub observer: Arc<str>,
+    /// The action's name.
+    pub action: Arc<str>,
+}
+
+impl ActionName {
+    /// Names an action of an observer (`namespace/name`).
+    pub fn new(observer: impl Into<Arc<str>>, action: impl Into<Arc<str>>) -> Self {
+        Self {
+            observer: observer.into(),
+            action: action.into(),
+        }
+    }
+}
 
 /// Returns the permanent id of a delivery (`webhook-id`): the event's id, a dot, and 16 hexadecimal
 /// digits that identify the observer (`namespace/name`) and its action.

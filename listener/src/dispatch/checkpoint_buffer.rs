@@ -145,7 +145,7 @@ impl CheckpointBuffer {
             return;
         }
         self.buffered_bytes += weight(&delivery.event);
-        let (observer, action) = compiled.name.clone();
+        let ActionName { observer, action } = compiled.name.clone();
         let letter = NewDeadLetter {
             event: delivery.event,
             observer,
@@ -261,7 +261,7 @@ impl CheckpointBuffer {
         }
         let enqueued = &self.writer.metrics.jobs.enqueued;
         for (_, job) in &report.commit.jobs {
-            let labels = [&*job.name.0, &*job.name.1];
+            let labels = [&*job.name.observer, &*job.name.action];
             enqueued.with_label_values(&labels).inc();
         }
         if !report.commit.jobs.is_empty() {

@@ -4,6 +4,7 @@
 //! it has waited behind jobs of its lane for some time or for lack of room. Its lane is blocked then,
 //! and unblocked when the queue has no job of it any more.
 
+use crate::delivery::ActionName;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -280,7 +281,7 @@ impl DeliveryLanes {
         let Some(compiled) = self.targets.target(target) else {
             return;
         };
-        let (observer, action) = &compiled.name;
+        let ActionName { observer, action } = &compiled.name;
         tracing::info!(
             observer = &**observer,
             action = &**action,
@@ -348,7 +349,7 @@ impl DeliveryLanes {
     ) {
         self.queued.shards_changed();
         for action in actions {
-            let name = (Arc::clone(&action.observer), Arc::clone(&action.action));
+            let name = ActionName::new(Arc::clone(&action.observer), Arc::clone(&action.action));
             let Some(target) = self.targets.find(&name) else {
                 continue;
             };
@@ -410,7 +411,7 @@ impl DeliveryLanes {
                 self.queued.remove_target(target);
                 continue;
             };
-            let (observer, action) = &compiled.name;
+            let ActionName { observer, action } = &compiled.name;
             let found = actions
                 .iter()
                 .find(|found| (&found.observer, &found.action) == (observer, action));

@@ -16,6 +16,7 @@ use super::owned_shard::OwnedShards;
 use super::target_table::TargetTable;
 use crate::capture::change_log::ShardFilter;
 use crate::dead_letters::store::{self, Redrive, RedriveResult};
+use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::jobs::payload::PendingJob;
@@ -168,7 +169,7 @@ enum Decision {
 /// Decides what a redrive of a dead letter does.
 fn decide(letter: &Redrive, targets: &TargetTable) -> Decision {
     let (observer, action) = (letter.observer.as_str(), letter.action.as_str());
-    let Some(target) = targets.find(&(Arc::from(observer), Arc::from(action))) else {
+    let Some(target) = targets.find(&ActionName::new(observer, action)) else {
         let message = format!(
             "observer {observer} has no action {action} any more: bring it back and redrive again, or drop this dead letter"
         );

@@ -1,5 +1,6 @@
 //! Stall detection: which shards have pending work without any progress, and why.
 
+use crate::delivery::ActionName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +127,7 @@ fn pending_delivery(
     let (lane, delivery) = lanes
         .lanes()
         .find_head(|delivery| delivery.event_ref == event_ref)?;
-    let (observer, action) = &lanes.targets().target(lane.0)?.name;
+    let ActionName { observer, action } = &lanes.targets().target(lane.0)?.name;
     let event = &delivery.event.id;
     let message = match delivery.history.last() {
         Some(last) => format!(
@@ -153,7 +154,7 @@ fn pending_job(
     let heads = heads.filter_map(|(lane, head)| Some((lane, head?)));
     let (lane, head) = heads.min_by_key(|(_, head)| head.log_id)?;
     let compiled = lanes.targets().target(lane.0)?;
-    let (observer, action) = &compiled.name;
+    let ActionName { observer, action } = &compiled.name;
     let standing = compiled.action.endpoint_status();
     let open = standing.filter(|it| it.circuit != CircuitState::Closed);
     let error = open.and_then(|it| it.why);

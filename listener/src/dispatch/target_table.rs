@@ -128,7 +128,7 @@ impl TargetTable {
     /// Returns the name of a lane in the queue.
     #[must_use]
     pub fn lane_name(&self, (target, hash): LaneId) -> Option<Lane> {
-        let (observer, action) = self.target(target)?.name.clone();
+        let ActionName { observer, action } = self.target(target)?.name.clone();
         Some(Lane {
             observer,
             action,

@@ -160,7 +160,7 @@ pub async fn of_event(
         let not_matched = rule.explain(event);
         let mut deliveries = Vec::new();
         for target in targets {
-            let action = &*target.name.1;
+            let action = &*target.name.action;
             let letter = take(&mut stored.dead_letters, name, action);
             let job = jobs
                 .iter()
@@ -259,7 +259,9 @@ impl Known<'_> {
         let mut done = self.stored.done.iter();
         let is_done = done.any(|(of, name)| of == observer && name == action);
         match (self.stored.progress, is_done) {
-            (EventProgress::Passed, _) | (_, true) if self.drops => DeliveryState::DeliveredOrDropped,
+            (EventProgress::Passed, _) | (_, true) if self.drops => {
+                DeliveryState::DeliveredOrDropped
+            }
             (EventProgress::Passed, _) | (_, true) => DeliveryState::Delivered,
             (EventProgress::NotStarted | EventProgress::Ahead, false) => DeliveryState::Pending,
         }
@@ -276,7 +278,7 @@ async fn jobs(
         .of_entity(&event.entity)
         .flat_map(|(_, _, targets)| targets);
     let ids: Vec<String> = targets
-        .map(|target| delivery_id(&event.id, &target.name.0, &target.name.1))
+        .map(|target| delivery_id(&event.id, &target.name.observer, &target.name.action))
         .collect();
     let filter = JobFilter {
         ids: Some(ids.clone()),

@@ -8,6 +8,7 @@ use crds::config::{OnFailure, Operation};
 use sqlx::PgConnection;
 
 use crate::dead_letters::store::{self, NewDeadLetter};
+use crate::delivery::ActionName;
 use crate::delivery::event::Event;
 use crate::jobs::payload::{self, JobPayload};
 use crate::observers::Observers;
@@ -23,7 +24,7 @@ impl DeadLetterWriter {
     /// Whether a job becomes a dead letter: unless its observer drops failed deliveries.
     fn keeps(&self, finished: &FinishedClaim) -> bool {
         let lane = &finished.job.lane;
-        let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
+        let name = ActionName::new(Arc::clone(&lane.observer), Arc::clone(&lane.action));
         let compiled = self.observers.compiled(&name);
         compiled.is_none_or(|compiled| compiled.on_failure == OnFailure::DeadLetter)
     }

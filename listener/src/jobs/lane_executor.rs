@@ -73,7 +73,7 @@ pub(super) async fn run_lane(batch: LaneBatch, executor: Arc<LaneExecutor>) {
 impl LaneExecutor {
     async fn attempt(&self, claimed: &ClaimedJob) -> JobOutcome {
         let lane = &claimed.job.lane;
-        let name = (Arc::clone(&lane.observer), Arc::clone(&lane.action));
+        let name = ActionName::new(Arc::clone(&lane.observer), Arc::clone(&lane.action));
         let mut history: Vec<Attempt> =
             serde_json::from_str(claimed.history.get()).unwrap_or_default();
         let compiled = self.observers.borrow().compiled(&name);
@@ -125,7 +125,7 @@ impl LaneExecutor {
         else {
             // While the lease is valid, only a cancelled job has no outcome; its release removes it.
             if !self.lease_token.is_cancelled() {
-                let labels = [&*name.0, &*name.1, "cancelled"];
+                let labels = [&*name.observer, &*name.action, "cancelled"];
                 let executions = &self.metrics.jobs.executions;
                 executions.with_label_values(&labels).inc();
             }
@@ -238,8 +238,8 @@ mod tests {
             job: Job {
                 id: "job".to_owned(),
                 lane: Lane {
-                    observer: Arc::clone(&name.0),
-                    action: Arc::clone(&name.1),
+                    observer: Arc::clone(&name.observer),
+                    action: Arc::clone(&name.action),
                     hash: 1,
                 },
                 log_id: 1,
@@ -277,7 +277,7 @@ mod tests {
             cancels: Mutex::new(HashMap::new()),
             results,
         };
-        let name: ActionName = ("default/gone".into(), "notify".into());
+        let name = ActionName::new("default/gone", "notify");
         let claimed = claimed(&name);
         assert!(matches!(
             executor.attempt(&claimed).await,

@@ -51,7 +51,7 @@ pub(crate) async fn run_maintenance(
             if let Ok(Ok(actions)) = response {
                 let names = actions
                     .into_iter()
-                    .map(|action| (action.observer, action.action));
+                    .map(|action| ActionName::new(action.observer, action.action));
                 let observers = Arc::clone(&config.observers.borrow());
                 let found = tracker.update(names, &observers, Instant::now());
                 orphans.send_if_modified(|before| {
@@ -104,7 +104,7 @@ mod tests {
     fn jobs_of_a_removed_action_are_orphaned_after_a_while() {
         let shared = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
         let (none, _) = Observers::compile_what_can_run(&[], &shared);
-        let name: ActionName = ("default/gone".into(), "notify".into());
+        let name = ActionName::new("default/gone", "notify");
         let mut tracker = OrphanTracker::default();
         let start = Instant::now();
         let mut orphans = |minutes: u64, there: bool| {

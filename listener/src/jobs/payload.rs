@@ -1,5 +1,6 @@
 //! Encoding of deliveries as jobs.
 
+use crate::delivery::ActionName;
 use std::sync::Arc;
 
 use ::queue::{Job, Lane, NewJob, Priority};
@@ -20,7 +21,7 @@ pub struct PendingJob {
     /// The event.
     pub event: Arc<Event>,
     /// Names of observer and action.
-    pub name: crate::delivery::ActionName,
+    pub name: ActionName,
     /// Suffix that distinguishes it from earlier jobs of the same delivery, if any: a queue skips jobs
     /// that it has seen before.
     pub again: Option<String>,
@@ -70,7 +71,7 @@ struct DecodedPayload {
 
 impl PendingJob {
     fn id(&self) -> String {
-        let (observer, action) = &self.name;
+        let ActionName { observer, action } = &self.name;
         let delivery = delivery_id(&self.event.id, observer, action);
         match &self.again {
             None => delivery,
@@ -81,7 +82,7 @@ impl PendingJob {
     /// Returns the job, with its delay from `now`.
     pub fn job(&self, now: Instant) -> Result<NewJob, serde_json::Error> {
         let event = &self.event;
-        let (observer, action) = &self.name;
+        let ActionName { observer, action } = &self.name;
         let payload = EncodedPayload {
             operation: event.operation,
             occurred_at: event.occurred_at,
@@ -172,7 +173,7 @@ mod tests {
                 old: None,
                 new: raw(r#"{"total": 12345678901234567890.10, "note": "\u0000\"}"}"#),
             }),
-            name: ("default/big".into(), "notify".into()),
+            name: ActionName::new("default/big", "notify"),
             again: None,
             replay: false,
             lane: None,

@@ -86,14 +86,12 @@ fn decrement(counts: &mut HashMap<ActionName, usize>, action: &ActionName) {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::*;
 
     fn action(n: usize) -> ActionName {
-        (Arc::from(format!("default/{n}")), Arc::from("0"))
+        ActionName::new(format!("default/{n}"), "0")
     }
 
     #[test]

@@ -483,7 +483,7 @@ fn bytes_of(results: &[FinishedClaim]) -> usize {
 
 fn name(claimed: &ClaimedJob) -> ActionName {
     let lane = &claimed.job.lane;
-    (Arc::clone(&lane.observer), Arc::clone(&lane.action))
+    ActionName::new(Arc::clone(&lane.observer), Arc::clone(&lane.action))
 }
 
 /// Results that release the jobs of a batch.

@@ -59,7 +59,7 @@ impl WorkerConfig {
         let observers = Arc::clone(&self.observers.borrow());
         let mut capacity_at: Option<Instant> = None;
         let actions = observers.targets().iter().filter_map(|target| {
-            let (observer, action) = target.name.clone();
+            let ActionName { observer, action } = target.name.clone();
             let max_total = target.queue.max_concurrency_total;
             let Some(room) = target.action.capacity(now) else {
                 return Some((observer, action, max_total));
@@ -76,7 +76,7 @@ impl WorkerConfig {
             Some((observer, action, Some(most)))
         });
         let orphans = orphans.iter().cloned();
-        let orphans = orphans.map(|(observer, action)| (observer, action, None));
+        let orphans = orphans.map(|one| (one.observer, one.action, None));
         let request = ClaimRequest {
             max_lanes,
             max_bytes: usize::MAX,

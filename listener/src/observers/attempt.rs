@@ -29,8 +29,8 @@ pub(crate) fn try_once(
     let denied = compiled.tenant_denied(&event);
     let delivery = Delivery {
         event,
-        observer: Arc::clone(&compiled.name.0),
-        action: Arc::clone(&compiled.name.1),
+        observer: Arc::clone(&compiled.name.observer),
+        action: Arc::clone(&compiled.name.action),
         attempt,
         replay,
     };

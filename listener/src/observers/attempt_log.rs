@@ -67,8 +67,8 @@ pub(crate) fn failed(
     let next = Utc::now() + wait;
     tracing::warn!(
         target: "observer::attempt",
-        observer = &*compiled.name.0,
-        action = &*compiled.name.1,
+        observer = &*compiled.name.observer,
+        action = &*compiled.name.action,
         receiver = compiled.action.endpoint_url(),
         event,
         kind = failure.kind.as_str(),
@@ -86,8 +86,8 @@ pub(crate) fn failed(
 pub(crate) fn delivered(compiled: &Compiled, event: &str, attempt: u32, took: Duration) {
     tracing::debug!(
         target: "observer::attempt",
-        observer = &*compiled.name.0,
-        action = &*compiled.name.1,
+        observer = &*compiled.name.observer,
+        action = &*compiled.name.action,
         event,
         attempt,
         took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

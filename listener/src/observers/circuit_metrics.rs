@@ -122,7 +122,7 @@ impl Collector for EndpointCollector {
             let Some(standing) = target.action.endpoint_status() else {
                 continue;
             };
-            let labels = [&*target.name.0, &*target.name.1];
+            let labels = [&*target.name.observer, &*target.name.action];
             let number = match standing.circuit {
                 CircuitState::Closed => 0,
                 CircuitState::HalfOpen => 1,

@@ -285,7 +285,7 @@ impl Metrics {
     /// Records a delivery attempt.
     pub fn record_attempt(
         &self,
-        (observer, action): &ActionName,
+        ActionName { observer, action }: &ActionName,
         outcome: &Outcome,
         took: Duration,
     ) {
@@ -308,7 +308,7 @@ impl Metrics {
     pub fn record_failed_delivery(
         &self,
         (event, entity): (&str, &str),
-        (observer, action): &ActionName,
+        ActionName { observer, action }: &ActionName,
         attempts: u32,
         last: &Attempt,
         then: OnFailure,

@@ -30,7 +30,7 @@ fn bound(windows: usize) -> LogBound {
 }
 
 fn action(n: usize) -> ActionName {
-    (Arc::from("ns/observer"), Arc::from(format!("action-{n}")))
+    ActionName::new("ns/observer", format!("action-{n}"))
 }
 
 struct SimListener {

@@ -46,7 +46,7 @@ fn event(hash: u32, occurred_at: i64) -> EventOrigin {
 
 fn actions(count: usize) -> Vec<ActionName> {
     (0..count)
-        .map(|n| (Arc::from("ns/observer"), Arc::from(format!("action-{n}"))))
+        .map(|n| ActionName::new("ns/observer", format!("action-{n}")))
         .collect()
 }
 

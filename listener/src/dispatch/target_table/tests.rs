@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use crate::delivery::ActionName;
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -70,7 +71,7 @@ fn named(names: &[&str]) -> Arc<Observers> {
 }
 
 fn name_of(observer: &str) -> ActionName {
-    (format!("default/{observer}").into(), "log".into())
+    ActionName::new(format!("default/{observer}"), "log")
 }
 
 fn inserted() -> ChangeRecord {
@@ -134,7 +135,7 @@ fn removed_target_keeps_its_settings_until_idle() {
     let mut targets = TargetTable::new(named(&["a", "b"]));
     let a = targets.find(&name_of("a")).unwrap();
     targets.replace(named(&["c"]), |target| target == a);
-    assert_eq!(*targets.target(a).unwrap().name.0, *"default/a");
+    assert_eq!(*targets.target(a).unwrap().name.observer, *"default/a");
     assert_eq!(targets.find(&name_of("a")), None, "nothing new comes to it");
     assert_eq!(
         targets.match_event(&inserted()).0.run,
