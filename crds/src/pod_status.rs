@@ -39,7 +39,7 @@ pub struct PodReport {
     pub tracking: Option<TrackingReport>,
     /// Receivers that this pod leaves alone for the moment, as they fail.
     #[serde(default)]
-    pub left_alone: LeftAlone,
+    pub open_circuit_breakers: OpenCircuitBreakers,
     /// Number of members of the fleet that the pod sees; 0 before it has looked.
     #[serde(default)]
     pub members: u32,
@@ -118,28 +118,27 @@ pub struct TrackingFinding {
     pub message: String,
 }
 
-/// Receivers whose circuit breaker is not closed.
+/// Circuit breakers that are not closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LeftAlone {
-    /// So many at most that a report stays small; those that have been left alone for longest come
-    /// first.
+pub struct OpenCircuitBreakers {
+    /// Those that have not been closed for longest, at most so many that a report stays small.
     #[serde(default)]
-    pub receivers: Vec<ReceiverLeftAlone>,
-    /// Number of receivers that are left out.
+    pub endpoints: Vec<OpenCircuitBreaker>,
+    /// Number of endpoints beyond these.
     #[serde(default)]
     pub left_out: u32,
 }
 
-/// A receiver whose circuit breaker is not closed.
+/// An endpoint whose circuit breaker is not closed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ReceiverLeftAlone {
+pub struct OpenCircuitBreaker {
     /// Since when, in RFC 3339.
     pub since: String,
     /// Scheme, host and port, such as `https://shop.example:443`.
-    pub receiver: String,
-    /// What is tried.
+    pub endpoint: String,
+    /// State of the circuit breaker.
     pub state: BreakerState,
     /// Number of actions whose deliveries it holds back.
     pub actions: u32,

@@ -156,7 +156,7 @@ async fn one_command_shows_it_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_a_database_of_the_user_s_it_leaves_no_trace_and_can_be_repeated() {
+async fn in_a_users_database_it_leaves_no_trace() {
     let db = TestDb::empty().await;
     // How much happens in some seconds is the machine's affair.
     check(&output(demo_in(&db, &["--for", "5s"])).await);

@@ -308,7 +308,7 @@ pub fn lease_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
     Ok(simple(LEASE_CONNECTIONS).connect_lazy_with(options(url)?))
 }
 
-/// Opens the pool of the job worker, which goes on whatever happens to the shards.
+/// Opens the pool of the job worker, which runs on when shards are lost.
 pub fn job_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
     Ok(pool(options(url)?, JOB_CONNECTIONS, AccessMode::ReadWrite))
 }

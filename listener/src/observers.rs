@@ -311,7 +311,7 @@ impl Observers {
         })
     }
 
-    /// Observers of an entity with their rules and targets, whatever their operations, tenant and condition.
+    /// Returns the observers of an entity with their rules and targets, of any operation, tenant and condition.
     pub fn of_entity(
         &self,
         entity: &str,

@@ -67,7 +67,7 @@ async fn leases_that_are_deleted_by_hand_come_back() {
         1
     );
     stands(&db.pool, "name = 'test-shard-3-of-8'", 1).await;
-    eventually("the shard is claimed anew", async || {
+    eventually("the shard is claimed again", async || {
         let now = shards(&db.pool).await;
         (now[3].claimed_at != before[3].claimed_at).then_some(())
     })
@@ -249,7 +249,7 @@ impl Crowd<'_> {
         }
     }
 
-    /// Gives the listener another number of shards, as its processes are started anew one by one.
+    /// Gives the listener another number of shards, as its processes restart one by one.
     async fn number_of_shards(&mut self, to: usize) {
         self.wake(true).await;
         let (from, to) = (std::mem::replace(&mut self.shards, to), to);

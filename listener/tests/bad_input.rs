@@ -48,7 +48,7 @@ async fn run(path: &Path, more: &[&str]) -> Ended {
     ended
 }
 
-/// What holds whatever went wrong.
+/// What holds for all mistakes.
 fn decent(ended: &Ended) {
     let said = ended.said();
     assert!(!said.contains(SECRET), "a secret shows: {said}");

@@ -52,11 +52,11 @@ async fn metric(address: &str, name: &str, observer: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
-/// The receivers that the process says it leaves alone.
-async fn left_alone(address: &str) -> Option<Vec<Value>> {
+/// The endpoints whose circuit breakers the process reports as not closed.
+async fn open_circuit_breakers(address: &str) -> Option<Vec<Value>> {
     let (_, text) = get(address, "/status").await?;
     let mut status: Value = serde_json::from_str(&text).ok()?;
-    serde_json::from_value(status["leftAlone"]["receivers"].take()).ok()
+    serde_json::from_value(status["openCircuitBreakers"]["endpoints"].take()).ok()
 }
 
 /// Each row's deliveries that took effect, in the order in which they came; one whose answer came too
@@ -143,10 +143,10 @@ async fn dead_endpoint_is_cut_off_and_ramps_up_again() {
             .unwrap();
     }
     assert!(state < 0.5, "the others are not: {state}");
-    let told = left_alone(&address).await.unwrap();
+    let told = open_circuit_breakers(&address).await.unwrap();
     let one = told.first().unwrap();
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(one["receiver"], dead.url("/").trim_end_matches('/'));
+    assert_eq!(one["endpoint"], dead.url("/").trim_end_matches('/'));
     assert_eq!(one["actions"], 1);
     let attempted = dead.counts().requests - before;
     println!("{attempted} requests to the dead one");
@@ -181,7 +181,10 @@ async fn dead_endpoint_is_cut_off_and_ramps_up_again() {
     println!("came back after {first:.1?}, then in each second: {series:?}");
     // Nothing more is sent to it.
     eventually("it is left alone no more", async || {
-        left_alone(&address).await?.is_empty().then_some(())
+        open_circuit_breakers(&address)
+            .await?
+            .is_empty()
+            .then_some(())
     })
     .await;
     let letters: i64 = db.value("select count(*) from observer.dead_letter").await;
@@ -259,7 +262,7 @@ async fn a_rate_is_kept_and_costs_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_asks_to_be_left_alone_is() {
+async fn retry_after_of_an_endpoint_is_respected() {
     let db = orders().await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     sink.behave_once(Behaviour::Throttle {

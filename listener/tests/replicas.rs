@@ -261,7 +261,7 @@ async fn what_a_paused_process_still_saves_is_refused() {
     })
     .await;
     let again = "joined the fleet";
-    eventually("the first joins anew", async || {
+    eventually("the first joins again", async || {
         (first.said().matches(again).count() > 1).then_some(())
     })
     .await;

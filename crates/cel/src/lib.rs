@@ -1,5 +1,5 @@
 //! A dialect of CEL for conditions on changed rows. A [`Condition`] is compiled once and evaluated on
-//! any number of events, whatever gives their [`Inputs`].
+//! any number of events, which give their [`Inputs`].
 //!
 //! The grammar is that of the crate `cel`, of which only the parser is used. The evaluator is our own,
 //! for three reasons:

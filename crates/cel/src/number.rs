@@ -1,4 +1,4 @@
-//! Decimal numbers as they were written: no digit is ever lost, whatever the size.
+//! Decimal numbers as they were written: no digit is ever lost, at any size.
 //!
 //! A number is kept as its digits and the place of its point, so that two of them are compared
 //! by reading, in time linear in what was written: `1e1000000000` costs four bytes here.

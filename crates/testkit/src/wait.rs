@@ -58,7 +58,7 @@ pub async fn while_progressing<T>(what: &str, measure: impl AsyncFn() -> Result<
     .await
 }
 
-/// As [`while_progressing`], whatever shows progress; fails with what `describe` says was expected
+/// As [`while_progressing`], with any measure of progress; fails with what `describe` says was expected
 /// and what is there instead.
 pub async fn while_progressing_or<T, P: PartialEq>(
     measure: impl AsyncFn() -> Result<T, P>,
@@ -213,7 +213,7 @@ impl Patience {
         !self.left.is_zero() && !self.left_in_all.is_zero()
     }
 
-    /// Begins anew, since there was progress; [`ENDLESS`] goes on.
+    /// Starts over, since there was progress; [`ENDLESS`] goes on.
     pub const fn renew(&mut self) {
         self.left = self.stalled;
     }

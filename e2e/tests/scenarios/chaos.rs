@@ -210,7 +210,7 @@ impl Storm<'_> {
         self.remedies.push((Instant::now() + time, remedy));
     }
 
-    /// Draws whatever it needs before anything can fail, so that the same seed draws the same.
+    /// Draws all that it needs before anything can fail, so that the same seed draws the same.
     async fn happen(&mut self, event: Event) -> Result<String> {
         let choice = self.random.random_range(0..=1_000_000);
         let paused = Duration::from_millis(self.random.random_range(PAUSED));

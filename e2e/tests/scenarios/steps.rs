@@ -44,7 +44,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// So many shards and members, whoever they are.
+    /// So many shards and members.
     pub(super) fn of(shards: u16, members: usize) -> Self {
         Self {
             shards,

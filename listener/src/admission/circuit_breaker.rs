@@ -73,7 +73,7 @@ pub(crate) enum Signal {
     Responded,
     /// Failed on this delivery, which may be why.
     Failure,
-    /// Not reached, whatever the delivery.
+    /// Not reached, which is no fault of the delivery.
     Unreachable,
     /// Asks for no attempts for this long.
     RetryAfter(Duration),

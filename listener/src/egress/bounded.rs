@@ -1,6 +1,6 @@
 //! Bounded streams: limits of what a server may send.
 //!
-//! The clients of the protocols read whatever a server sends, and some allocate memory for a message as
+//! The clients of the protocols read all that a server sends, and some allocate memory for a message as
 //! soon as its length is announced. So what they read is counted here, and a connection on which more
 //! comes than a response may hold is closed, before the client has seen it.
 

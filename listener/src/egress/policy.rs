@@ -52,7 +52,7 @@ const DENIED_V4: &[(Ipv4Net, &str)] = &[
 ];
 
 /// Address ranges of IPv6 that are not public. The last entries are the rule: only
-/// `2000::/3` is global unicast, so all the rest is reserved whatever its name.
+/// `2000::/3` is global unicast, so all the rest is reserved.
 const DENIED_V6: &[(Ipv6Net, &str)] = &[
     (
         v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),

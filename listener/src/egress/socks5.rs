@@ -1,4 +1,4 @@
-//! SOCKS5 proxy in front of Kafka brokers: whatever address a cluster advertises for them, the egress
+//! SOCKS5 proxy in front of Kafka brokers: for any address that a cluster advertises for them, the egress
 //! policy checks it before it is dialled.
 //!
 //! The client of Kafka resolves and dials by itself, but asks a SOCKS5 proxy to do so where it is told

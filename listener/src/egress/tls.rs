@@ -20,7 +20,7 @@ use crate::templating::compile_error::CompileError;
 pub(crate) enum Verify {
     /// Trusted authority, and the name of the host that was dialled.
     Host,
-    /// Trusted authority, and this name, whatever was dialled.
+    /// Trusted authority, and this name in place of the one that was dialled.
     As(ServerName<'static>),
     /// Trusted authority, any name.
     Authority,

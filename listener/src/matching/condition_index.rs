@@ -2,7 +2,7 @@
 //! that each ask for another status, one lookup finds those that may hold.
 //!
 //! A condition that is a conjunction holds only if each of its parts does, and a part that is false
-//! makes the whole false whatever becomes of the others. So where one part is `new.status == "paid"`
+//! makes the whole false with any value of the others. So where one part is `new.status == "paid"`
 //! or `changed_to("status", "paid")`, the condition need not be evaluated on an event with another
 //! status. Where that part would fail, as on a field that is missing or of another kind, the condition is
 //! evaluated, and says why.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::SecondsFormat;
-use crds::pod_status::{LeftAlone, ReceiverLeftAlone};
+use crds::pod_status::{OpenCircuitBreaker, OpenCircuitBreakers};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
@@ -41,16 +41,16 @@ impl EndpointCollector {
 
 impl OpenCircuits for EndpointCollector {
     /// Returns the endpoints whose circuit breaker is open. Those of one host and port count as one.
-    fn open_circuits(&self) -> LeftAlone {
+    fn open_circuits(&self) -> OpenCircuitBreakers {
         let observers = Arc::clone(&self.observers.borrow());
         let found = observers
             .open_circuits()
             .filter_map(|(target, standing, state)| {
-                let mut receiver = on_one_line(&target.action.endpoint_url());
-                receiver.truncate(receiver.floor_char_boundary(MAX_NAME));
-                Some(ReceiverLeftAlone {
+                let mut endpoint = on_one_line(&target.action.endpoint_url());
+                endpoint.truncate(endpoint.floor_char_boundary(MAX_NAME));
+                Some(OpenCircuitBreaker {
                     since: standing.since?.to_rfc3339_opts(SecondsFormat::Secs, true),
-                    receiver,
+                    endpoint,
                     state,
                     actions: 1,
                 })
@@ -59,11 +59,11 @@ impl OpenCircuits for EndpointCollector {
     }
 }
 
-fn listed(found: impl Iterator<Item = ReceiverLeftAlone>) -> LeftAlone {
-    let mut by_name: BTreeMap<String, ReceiverLeftAlone> = BTreeMap::new();
+fn listed(found: impl Iterator<Item = OpenCircuitBreaker>) -> OpenCircuitBreakers {
+    let mut by_name: BTreeMap<String, OpenCircuitBreaker> = BTreeMap::new();
     for one in found {
         by_name
-            .entry(one.receiver.clone())
+            .entry(one.endpoint.clone())
             .and_modify(|known| {
                 known.actions += 1;
                 known.state = known.state.max(one.state);
@@ -73,12 +73,12 @@ fn listed(found: impl Iterator<Item = ReceiverLeftAlone>) -> LeftAlone {
             })
             .or_insert(one);
     }
-    let mut receivers: Vec<ReceiverLeftAlone> = by_name.into_values().collect();
-    receivers.sort_unstable();
-    let left_out = receivers.len().saturating_sub(MAX_ENDPOINTS);
-    receivers.truncate(MAX_ENDPOINTS);
-    LeftAlone {
-        receivers,
+    let mut endpoints: Vec<OpenCircuitBreaker> = by_name.into_values().collect();
+    endpoints.sort_unstable();
+    let left_out = endpoints.len().saturating_sub(MAX_ENDPOINTS);
+    endpoints.truncate(MAX_ENDPOINTS);
+    OpenCircuitBreakers {
+        endpoints,
         left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
     }
 }
@@ -145,10 +145,10 @@ mod tests {
 
     use super::*;
 
-    fn one(receiver: &str, since: &str, state: BreakerState) -> ReceiverLeftAlone {
-        ReceiverLeftAlone {
+    fn one(endpoint: &str, since: &str, state: BreakerState) -> OpenCircuitBreaker {
+        OpenCircuitBreaker {
             since: since.to_owned(),
-            receiver: receiver.to_owned(),
+            endpoint: endpoint.to_owned(),
             state,
             actions: 1,
         }
@@ -166,11 +166,11 @@ mod tests {
             .into_iter(),
         );
         let first = one("https://b:443", "2026-01-01T00:00:05Z", HalfOpen);
-        let second = ReceiverLeftAlone {
+        let second = OpenCircuitBreaker {
             actions: 2,
             ..one("https://a:443", "2026-01-01T00:00:07Z", Open)
         };
-        assert_eq!(listed.receivers, [first, second]);
+        assert_eq!(listed.endpoints, [first, second]);
         assert_eq!(listed.left_out, 0);
     }
 
@@ -182,7 +182,7 @@ mod tests {
         });
         let listed = listed(many);
         assert_eq!(
-            (listed.receivers.len(), listed.left_out),
+            (listed.endpoints.len(), listed.left_out),
             (MAX_ENDPOINTS, 36)
         );
     }

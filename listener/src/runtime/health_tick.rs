@@ -56,7 +56,7 @@ impl SessionContext<'_> {
     /// Finds out whether the database is there, and what keeps it from answering. `away` is for how
     /// long it has not answered.
     async fn probe(&self, pool: &PgPool, away: Duration) -> Result<(), RunError> {
-        // A server that answers is there, whatever it is that waits.
+        // A server that answers is there, even if something waits for it.
         let asked = tokio::time::timeout(PROBE_TIMEOUT, database::blocker(pool)).await;
         if let Ok(Ok(blocker)) = asked {
             self.sources.health.is_blocked(blocker);

@@ -31,7 +31,7 @@ pub enum WorkerMode {
     Disabled,
 }
 
-/// The running job worker, which goes on whatever happens to the shards.
+/// The running job worker, which runs on when shards are lost.
 pub(super) struct JobWorkerHandle {
     /// Notified when jobs are added.
     pub(super) added: Arc<Notify>,

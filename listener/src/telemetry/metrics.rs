@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crds::config::OnFailure;
-use crds::pod_status::LeftAlone;
+use crds::pod_status::OpenCircuitBreakers;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -128,7 +128,7 @@ impl Drop for CollectorGuard {
 /// Source of the state of circuit breakers.
 pub trait OpenCircuits: std::fmt::Debug + Send + Sync {
     /// Returns the circuit breakers that are not closed.
-    fn open_circuits(&self) -> LeftAlone;
+    fn open_circuits(&self) -> OpenCircuitBreakers;
 }
 
 /// All metrics of one listener.
@@ -357,10 +357,12 @@ impl Metrics {
 
     /// Returns the endpoints whose circuit breaker is not closed.
     #[must_use]
-    pub fn open_circuits(&self) -> LeftAlone {
+    pub fn open_circuits(&self) -> OpenCircuitBreakers {
         lock(&self.circuits)
             .as_ref()
-            .map_or_else(LeftAlone::default, |circuits| circuits.open_circuits())
+            .map_or_else(OpenCircuitBreakers::default, |circuits| {
+                circuits.open_circuits()
+            })
     }
 
     /// Describes all metrics, including those without a value.

@@ -226,7 +226,7 @@ impl StatusReporter {
             shards: state.shards.values().cloned().collect(),
             stalled: state.stalled(),
             tracking: state.tracking.clone(),
-            left_alone: metrics.open_circuits(),
+            open_circuit_breakers: metrics.open_circuits(),
             members: u32::try_from(state.members).unwrap_or(u32::MAX),
             lag_seconds: whole_seconds(metrics.lag.get()),
             backlog: count(&metrics.backlog),

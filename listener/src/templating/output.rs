@@ -207,7 +207,7 @@ fn scope(state: &State) -> Option<Arc<TemplateContext>> {
     state.lookup(TemplateContext::KEY)?.downcast_object()
 }
 
-/// A number as it was written, or whatever else as JSON.
+/// A number as it was written, or any other value as JSON.
 pub(crate) fn number(state: &State, value: &Value) -> Result<String, Error> {
     json(state, value)
 }

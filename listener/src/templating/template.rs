@@ -228,7 +228,7 @@ fn environment(source: &str, format: Format) -> Result<Environment<'static>, Tem
     environment.remove_global("debug");
     // It lets a loop nest values without end, and freeing those overflows the stack.
     environment.remove_global("namespace");
-    // The language says `none`, but whoever writes JSON says `null`.
+    // The language says `none`, but authors of JSON write `null`.
     environment.add_global("null", ());
     environment
         .add_template_owned(NAME, source.to_owned())

@@ -203,7 +203,7 @@ impl<'a> Tracking<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crds::pod_status::{LeftAlone, ObserverError, TABLE_NOT_TRACKED, TrackingReport};
+    use crds::pod_status::{ObserverError, OpenCircuitBreakers, TABLE_NOT_TRACKED, TrackingReport};
 
     use super::*;
 
@@ -222,7 +222,7 @@ mod tests {
             shards: Vec::new(),
             stalled: Vec::new(),
             tracking: None,
-            left_alone: LeftAlone::default(),
+            open_circuit_breakers: OpenCircuitBreakers::default(),
             members: 1,
             lag_seconds: 0,
             backlog: 0,

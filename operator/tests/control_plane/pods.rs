@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::routing::get;
 use crds::pod_status::{
-    LeftAlone, OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT, TrackingReport,
+    OpenCircuitBreakers, OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT, TrackingReport,
 };
 use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::core::v1::Pod;
@@ -43,7 +43,7 @@ impl Told {
             shards: Vec::new(),
             stalled: Vec::new(),
             tracking: None,
-            left_alone: LeftAlone::default(),
+            open_circuit_breakers: OpenCircuitBreakers::default(),
             members: 1,
             lag_seconds: 0,
             backlog: 0,

@@ -90,7 +90,7 @@ pub enum Behaviour {
     },
     /// Answers 302 with this `Location`.
     Redirect(String),
-    /// Answers 200 once the sink is told how to behave, whatever that is.
+    /// Answers 200 once the sink is told how to behave.
     Hold,
     /// Never answers.
     Hang,

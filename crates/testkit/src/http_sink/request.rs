@@ -84,7 +84,7 @@ impl Request {
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
     }
 
-    /// The value of a header, by its name in whatever case.
+    /// The value of a header, by its name in any case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.raw_headers();

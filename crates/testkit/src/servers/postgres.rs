@@ -171,7 +171,7 @@ impl PrivateServer {
                 self.port,
                 self.folder.display()
             );
-            // Last in precedence and empty so far, so it may be written anew.
+            // Last in precedence and empty so far, so it may be overwritten.
             self.write(&self.data().join("postgresql.auto.conf"), &settings)?;
             match self.resume().await {
                 Err(ServerError::Failed { .. }) if attempt < PORT_ATTEMPTS => attempt += 1,

@@ -22,7 +22,7 @@ use crate::egress::socks5::Socks5Proxy;
 /// How long the metadata of a topic is cached: it may get more partitions.
 const TOPIC_AGE: Duration = Duration::from_mins(5);
 
-/// How long the client retries by itself, which it does whatever the reason: long enough to find the new
+/// How long the client retries by itself, which it does for any reason: long enough to find the new
 /// leader of a partition. What takes longer is a failed attempt.
 const CLIENT_RETRY_TIME: Duration = Duration::from_millis(300);
 

@@ -47,7 +47,7 @@ async fn resent_message_is_stored_once_across_a_restart() {
     assert_eq!(kept.headers.get("Nats-Msg-Id").unwrap().as_str(), id);
 
     server.restart().await;
-    // The connection is made anew by one attempt or another.
+    // One of the attempts connects again.
     assert_eq!(final_outcome(&publish, &event).await, Outcome::Delivered);
     let mut stream = server.stream().await;
     assert_eq!(

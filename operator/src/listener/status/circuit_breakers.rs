@@ -4,23 +4,23 @@ use std::collections::BTreeSet;
 
 use super::StatusInput;
 
-/// Most receivers that a status lists.
+/// Maximum number of endpoints in a status.
 const MOST: usize = 32;
 
 /// Longest name of a receiver in bytes.
 const MAX_NAME: usize = 256;
 
 impl StatusInput<'_> {
-    /// Returns the names of receivers whose circuit breaker is open in any pod. They are sorted, so that
+    /// Returns the names of endpoints whose circuit breaker is open in any pod. They are sorted, so that
     /// the status changes with the set only.
     pub(super) fn open_circuit_breakers(&self) -> Vec<String> {
         let said = self
             .reports()
-            .flat_map(|report| &report.left_alone.receivers);
+            .flat_map(|report| &report.open_circuit_breakers.endpoints);
         let names: BTreeSet<&str> = said
             .map(|one| {
-                let end = one.receiver.floor_char_boundary(MAX_NAME);
-                &one.receiver[..end]
+                let end = one.endpoint.floor_char_boundary(MAX_NAME);
+                &one.endpoint[..end]
             })
             .collect();
         names

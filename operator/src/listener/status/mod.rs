@@ -133,8 +133,8 @@ pub fn compute_status(
 
 /// Carries over the numbers that change all the time, where one was shown before.
 pub fn carry_over_numbers(status: &mut ObserverListenerStatus, before: &ObserverListenerStatus) {
-    let receivers = &mut status.open_circuit_breakers;
-    receivers.clone_from(&before.open_circuit_breakers);
+    let endpoints = &mut status.open_circuit_breakers;
+    endpoints.clone_from(&before.open_circuit_breakers);
     if status.lag.is_some() && before.lag.is_some() {
         status.lag.clone_from(&before.lag);
         status.backlog = before.backlog;

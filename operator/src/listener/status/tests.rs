@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crds::pod_status::{
-    BreakerState, LeftAlone, OwnedShard, PodProblem, ReceiverLeftAlone, SHARD_UNOWNED, StalledShard,
+    BreakerState, OpenCircuitBreaker, OpenCircuitBreakers, OwnedShard, PodProblem, SHARD_UNOWNED,
+    StalledShard,
 };
 
 use super::*;
@@ -133,7 +134,7 @@ fn report(role: Role, bundle: &str) -> PodReport {
         shards: works.then(|| owned(0, 1)).into_iter().collect(),
         stalled: Vec::new(),
         tracking: None,
-        left_alone: LeftAlone::default(),
+        open_circuit_breakers: OpenCircuitBreakers::default(),
         members: 1,
         lag_seconds: 0,
         backlog: 0,
@@ -411,18 +412,18 @@ fn workers_are_counted_apart() {
 
 #[test]
 fn open_circuit_breakers_change_with_the_set_only() {
-    let alone = |receiver: &str, since: &str, state| ReceiverLeftAlone {
+    let open = |endpoint: &str, since: &str, state| OpenCircuitBreaker {
         since: since.to_owned(),
-        receiver: receiver.to_owned(),
+        endpoint: endpoint.to_owned(),
         state,
         actions: 1,
     };
     let pods = |since: &str, state| {
         [("p1", Role::Active), ("p2", Role::Standby)].map(|(name, role)| {
             let mut report = report(role, "new");
-            report.left_alone.receivers = vec![
-                alone("https://b:443", since, state),
-                alone(&format!("https://{name}:443"), since, state),
+            report.open_circuit_breakers.endpoints = vec![
+                open("https://b:443", since, state),
+                open(&format!("https://{name}:443"), since, state),
             ];
             pod(name, Some(report))
         })
@@ -436,10 +437,10 @@ fn open_circuit_breakers_change_with_the_set_only() {
     case.pods = pods("2", BreakerState::HalfOpen).to_vec();
     case.pods.reverse();
     assert_eq!(case.look(), shown);
-    let many = (0..100).map(|n| alone(&format!("https://{n:0300}"), "1", BreakerState::Open));
+    let many = (0..100).map(|n| open(&format!("https://{n:0300}"), "1", BreakerState::Open));
     case.pods.truncate(1);
     if let Some(report) = &mut case.pods[0].report {
-        report.left_alone.receivers = many.collect();
+        report.open_circuit_breakers.endpoints = many.collect();
     }
     let shown = case.look().open_circuit_breakers;
     // Their names are cut and then alike.
