@@ -142,12 +142,9 @@ impl ChangeLog {
 
     /// Opens the change log, whose identity becomes the prefix of each event's id.
     pub async fn open(pool: PgPool) -> Result<Self, LogError> {
-        let id: String = sqlx::query_scalar("select left(id::text, 8) from observer.log_identity")
-            .fetch_one(&pool)
-            .await?;
         Ok(Self {
+            id_prefix: Arc::from(id_prefix(&pool).await?),
             pool,
-            id_prefix: Arc::from(id),
         })
     }
 
@@ -378,8 +375,15 @@ pub(crate) fn operation(id: i64, code: i8) -> Result<Operation, LogError> {
     }
 }
 
+/// Returns the prefix of the ids of the log's events.
+pub(crate) async fn id_prefix(pool: &PgPool) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("select left(id::text, 8) from observer.log_identity")
+        .fetch_one(pool)
+        .await
+}
+
 /// Reads an image as raw text: `json` is sent as its text, and Postgres has checked it.
-fn image(row: &PgRow, column: usize) -> Result<Option<Box<RawValue>>, LogError> {
+pub(crate) fn image(row: &PgRow, column: usize) -> Result<Option<Box<RawValue>>, LogError> {
     let text: Option<String> = row.try_get_unchecked(column)?;
     text.map(RawValue::from_string)
         .transpose()

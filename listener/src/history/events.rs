@@ -8,7 +8,7 @@ use crds::config::Operation;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
-use crate::capture::change_log::operation;
+use crate::capture::change_log::{id_prefix, image, operation};
 use crate::dead_letters::replay::letter;
 use crate::delivery::event::MAX_EVENT_BYTES;
 use crate::delivery::event::{self, Event};
@@ -173,7 +173,7 @@ pub async fn list(
         .fetch_all(&mut *transaction)
         .await?;
     transaction.rollback().await?;
-    let log = log_name(pool).await?;
+    let log = id_prefix(pool).await?;
     rows.iter().map(|row| event(&log, row)).collect()
 }
 
@@ -189,27 +189,14 @@ pub async fn find(pool: &PgPool, id: &EventId) -> Result<Option<Event>, EventsEr
         .fetch_optional(pool)
         .await?;
     let Some(row) = row else { return Ok(None) };
-    let found = event(&log_name(pool).await?, &row)?;
+    let found = event(&id_prefix(pool).await?, &row)?;
     let is_it = id.whole.as_ref().is_none_or(|whole| *whole == found.id);
     Ok(is_it.then_some(found))
-}
-
-/// The beginning of the ids of the log's events.
-async fn log_name(pool: &PgPool) -> Result<String, sqlx::Error> {
-    sqlx::query_scalar("select left(id::text, 8) from observer.log_identity")
-        .fetch_one(pool)
-        .await
 }
 
 fn event(log: &str, row: &PgRow) -> Result<Event, EventsError> {
     let (log_id, hash): (i64, i32) = (row.try_get(0)?, row.try_get(1)?);
     let occurred_at = row.try_get(6)?;
-    let image = |column| -> Result<_, EventsError> {
-        let text: Option<String> = row.try_get(column)?;
-        let parsed = text.map(serde_json::value::RawValue::from_string);
-        let broken = |error| EventsError::Database(sqlx::Error::Decode(Box::new(error)));
-        parsed.transpose().map_err(broken)
-    };
     Ok(Event {
         log_id,
         id: event::id(log, log_id, occurred_at),
@@ -219,8 +206,8 @@ fn event(log: &str, row: &PgRow) -> Result<Event, EventsError> {
         key: row.try_get(4)?,
         tenant: row.try_get(5)?,
         occurred_at,
-        old: image(7)?,
-        new: image(8)?,
+        old: image(row, 7)?,
+        new: image(row, 8)?,
     })
 }
 
