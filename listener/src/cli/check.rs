@@ -156,8 +156,19 @@ async fn query_tracking(
     Ok(tracking::findings(&pool, observers.needs()).await?)
 }
 
+/// Compiles the observers of files that were loaded. Fails with all problems and their places.
+pub(super) fn compile(loaded: &Loaded, runtime: &ActionRuntime) -> Result<Observers, CliError> {
+    Observers::compile(&loaded.bundle.observers, runtime).map_err(|problems| {
+        let located = problems.into_iter().map(|one| {
+            let source_map = &loaded.source_map;
+            source_map.diagnostic(&one.observer, &one.path, one.message)
+        });
+        CliError::Config(listed(&located.collect::<Vec<_>>()))
+    })
+}
+
 /// Formats one line per problem, and their number.
-pub(super) fn listed(problems: &[Diagnostic]) -> String {
+fn listed(problems: &[Diagnostic]) -> String {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let noun = if problems.len() == 1 {
         "problem"

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ::queue::JobQueue;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
-use crds::config::{Bundle, Operation};
+use crds::config::Operation;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use observer_listener::admission::action_runtime::ActionRuntime;
 use observer_listener::admission::endpoint_gate::EndpointRegistry;
@@ -25,7 +25,7 @@ use super::output::OutputFormat;
 use super::output::{counted, say, time};
 use super::schema::connect;
 use super::table::{beginning, print};
-use super::{CliError, DatabaseArgs, FileArgs, files, jobs};
+use super::{CliError, DatabaseArgs, check, files, jobs};
 
 /// Maximum number of characters of a key or an error in a table.
 const TEXT_WIDTH: usize = 60;
@@ -178,17 +178,14 @@ async fn open(args: DatabaseArgs) -> Result<(PgPool, Option<Listener>), CliError
         migrate::verify(&pool).await?;
         return Ok((pool, None));
     }
-    let args = FileArgs {
-        files: args.files,
-        listener: args.listener,
-        secrets_dir: args.secrets_dir,
-    };
-    let bundle = files::load(&args)?.bundle;
-    let pool = connect(&bundle.listener.database_url).await?;
+    let loaded = files::load(&args.file_args())?;
+    let listener = &loaded.bundle.listener;
+    let shared = ActionRuntime::new(&listener.egress, &EndpointRegistry::default())?;
+    let observers = check::compile(&loaded, &shared)?;
+    let pool = connect(&listener.database_url).await?;
     migrate::verify(&pool).await?;
-    let queue = jobs::of_bundle(&bundle, pool.clone()).await?;
-    let observers = compile(&bundle)?;
-    let identity = bundle.listener.identity();
+    let queue = jobs::of_listener(listener, pool.clone()).await?;
+    let identity = listener.identity();
     Ok((
         pool,
         Some(Listener {
@@ -197,14 +194,6 @@ async fn open(args: DatabaseArgs) -> Result<(PgPool, Option<Listener>), CliError
             queue,
         }),
     ))
-}
-
-fn compile(bundle: &Bundle) -> Result<Observers, CliError> {
-    let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())?;
-    Observers::compile(&bundle.observers, &shared).map_err(|problems| {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        CliError::Config(problems.join("\n"))
-    })
 }
 
 impl Listener {

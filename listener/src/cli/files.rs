@@ -39,12 +39,7 @@ pub(super) fn observers(args: &DatabaseArgs) -> Result<Vec<String>, CliError> {
     if args.files.is_empty() {
         return Ok(Vec::new());
     }
-    let args = FileArgs {
-        files: args.files.clone(),
-        listener: args.listener.clone(),
-        secrets_dir: args.secrets_dir.clone(),
-    };
-    let observers = load(&args)?.bundle.observers;
+    let observers = load(&args.file_args())?.bundle.observers;
     Ok(observers.iter().map(ObserverConfig::identity).collect())
 }
 

@@ -8,7 +8,7 @@ use ::queue::postgres::PostgresQueue;
 use ::queue::{JobFilter, JobQueue, JobState, JobView, QueueConfig, QueueStats};
 use chrono::Utc;
 use clap::{Args, Subcommand, ValueEnum};
-use crds::config::Bundle;
+use crds::config::ListenerConfig;
 use crds::duration::HumanDuration;
 use observer_listener::jobs::backend::{self, QueueBackendHandle};
 use observer_listener::migrate;
@@ -17,7 +17,7 @@ use sqlx::PgPool;
 use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say, time};
 use super::schema::{connect, open_database, open_database_of_listener};
 use super::table::{beginning, print};
-use super::{CliError, DatabaseArgs, FileArgs, files, identity};
+use super::{CliError, DatabaseArgs, files, identity};
 
 /// Most characters of an error in a table.
 const ERROR_WIDTH: usize = 60;
@@ -219,12 +219,7 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, ActionNames), Cl
         }
         return Ok((postgres(pool, &listener), ActionNames::new()));
     }
-    let files = FileArgs {
-        files: args.files,
-        listener: args.listener,
-        secrets_dir: args.secrets_dir,
-    };
-    let bundle = files::load(&files)?.bundle;
+    let bundle = files::load(&args.file_args())?.bundle;
     let names = bundle.observers.iter().flat_map(|observer| {
         let actions = observer.actions.iter();
         actions.map(|action| (observer.identity(), action.name.clone()))
@@ -232,18 +227,16 @@ async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, ActionNames), Cl
     let names = names.collect();
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
-    let backend_handle = QueueBackendHandle::open_recorded(&bundle.listener, pool).await?;
-    Ok((backend_handle.queue, names))
+    Ok((of_listener(&bundle.listener, pool).await?, names))
 }
 
-/// The queue of a bundle's listener.
-pub(super) async fn of_bundle(
-    bundle: &Bundle,
+/// Opens the queue of a listener.
+pub(super) async fn of_listener(
+    listener: &ListenerConfig,
     pool: PgPool,
 ) -> Result<Arc<dyn JobQueue>, CliError> {
-    Ok(QueueBackendHandle::open_recorded(&bundle.listener, pool)
-        .await?
-        .queue)
+    let backend_handle = QueueBackendHandle::open_recorded(listener, pool).await?;
+    Ok(backend_handle.queue)
 }
 
 fn postgres(pool: PgPool, listener: &str) -> Arc<dyn JobQueue> {
@@ -271,21 +264,14 @@ pub(super) async fn open_for_status(
 ) -> Result<(PgPool, Option<String>, Option<Arc<dyn JobQueue>>), CliError> {
     let mut queue = None;
     if !args.files.is_empty() {
-        let files = FileArgs {
-            files: args.files.clone(),
-            listener: args.listener.clone(),
-            secrets_dir: args.secrets_dir.clone(),
-        };
-        let listener = files::load(&files)?.bundle.listener;
+        let listener = files::load(&args.file_args())?.bundle.listener;
         let pool = connect(&listener.database_url).await?;
         migrate::verify(&pool).await?;
         let identity = listener.identity();
         // Without the address of Redis, jobs in it cannot be counted.
         queue = match listener.queue.redis {
             Some(_) if backend::is_in_redis(&pool, &identity).await? => {
-                let backend_handle =
-                    QueueBackendHandle::open_recorded(&listener, pool.clone()).await?;
-                Some(backend_handle.queue)
+                Some(of_listener(&listener, pool.clone()).await?)
             }
             _ => None,
         };

@@ -116,17 +116,21 @@ struct DatabaseArgs {
 }
 
 impl DatabaseArgs {
+    /// Returns the files that name the database.
+    fn file_args(&self) -> FileArgs {
+        FileArgs {
+            files: self.files.clone(),
+            listener: self.listener.clone(),
+            secrets_dir: self.secrets_dir.clone(),
+        }
+    }
+
     /// Returns the database's URL, and the listener's identity if one is given.
     fn resolve(self) -> Result<(Redacted, Option<String>), CliError> {
         match self.database_url {
             Some(url) if self.files.is_empty() => Ok((url, self.listener.map(identity))),
             _ => {
-                let args = FileArgs {
-                    files: self.files,
-                    listener: self.listener,
-                    secrets_dir: self.secrets_dir,
-                };
-                let listener = files::load(&args)?.bundle.listener;
+                let listener = files::load(&self.file_args())?.bundle.listener;
                 let identity = listener.identity();
                 Ok((listener.database_url, Some(identity)))
             }

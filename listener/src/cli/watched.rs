@@ -11,7 +11,6 @@ use crds::config::ListenerConfig;
 use observer_listener::admission::action_runtime::ActionRuntimeCache;
 use observer_listener::coordination::membership::Coordination;
 use observer_listener::lint::lint;
-use observer_listener::observers::Observers;
 use observer_listener::runtime::config_source::{ConfigSource, FailurePolicy};
 use observer_listener::runtime::job_worker::WorkerMode;
 use observer_listener::runtime::plan::RuntimePlan;
@@ -134,16 +133,9 @@ impl FileLoader {
     /// Returns the plan of the files as they are now, or everything that is wrong with them.
     fn load(&mut self, args: &FileArgs) -> Result<RuntimePlan, CliError> {
         let loaded = files::load(args)?;
+        let shared = self.shared.of(&loaded.bundle.listener)?;
+        let observers = check::compile(&loaded, &shared)?;
         let listener = loaded.bundle.listener;
-        let shared = self.shared.of(&listener)?;
-        let observers =
-            Observers::compile(&loaded.bundle.observers, &shared).map_err(|problems| {
-                let located = problems.into_iter().map(|one| {
-                    let source_map = &loaded.source_map;
-                    source_map.diagnostic(&one.observer, &one.path, one.message)
-                });
-                CliError::Config(check::listed(&located.collect::<Vec<_>>()))
-            })?;
         for observer in &loaded.bundle.observers {
             for never in lint(observer, &shared) {
                 let (observer, path) = (never.observer, never.path);
