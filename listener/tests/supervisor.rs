@@ -6,6 +6,7 @@ use observer_listener::coordination::membership::Coordination;
 use observer_listener::coordination::process;
 use observer_listener::migrate::migrate;
 use observer_listener::runtime::config_source::{ConfigSource, FailurePolicy};
+use observer_listener::runtime::error::RunError;
 use observer_listener::runtime::job_worker::WorkerMode;
 use observer_listener::runtime::plan::RuntimePlan;
 use observer_listener::runtime::supervisor::{self, ProcessOptions};
@@ -13,6 +14,7 @@ use observer_listener::server::AppState;
 use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::reload::loaded;
@@ -42,6 +44,40 @@ impl ConfigSource for Plans {
 
     fn failure_policy(&self) -> FailurePolicy {
         FailurePolicy::Retry
+    }
+}
+
+/// A supervisor that runs the plans it is sent.
+struct Pod {
+    address: String,
+    plans: mpsc::Sender<RuntimePlan>,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+impl Pod {
+    fn start() -> Self {
+        let (address, stop) = (free_address(), CancellationToken::new());
+        let (plans, received) = mpsc::channel(1);
+        let options = ProcessOptions {
+            listener: "default/test".to_owned(),
+            member: process::member(),
+            listen: Some(address.parse().unwrap()),
+            metrics: None,
+        };
+        let running = tokio::spawn(supervisor::run(Plans(received), options, stop.clone()));
+        Self {
+            address,
+            plans,
+            stop,
+            running,
+        }
+    }
+
+    /// Stops it, which is to go well.
+    async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
     }
 }
 
@@ -79,47 +115,29 @@ async fn retried_failure_is_reported_until_it_is_repaired() {
         empty_database().await,
         Sink::start(Behaviour::Ok).await.unwrap(),
     );
-    let (address, stop) = (free_address(), CancellationToken::new());
-    let (send, plans) = mpsc::channel(1);
-    let options = ProcessOptions {
-        listener: "default/test".to_owned(),
-        member: process::member(),
-        listen: Some(address.parse().unwrap()),
-        metrics: None,
-    };
-    let running = tokio::spawn(supervisor::run(Plans(plans), options, stop.clone()));
+    let pod = Pod::start();
 
     // A port at which no server answers: a plan with another is not to wait for the next attempt.
     let unreachable = format!("postgres://nobody@{}/none", free_address());
-    send.send(plan(&unreachable, &sink)).await.unwrap();
-    reported(&address, "DatabaseUnreachable").await;
-    send.send(plan(&db.url, &sink)).await.unwrap();
-    reported(&address, "SchemaMissing").await;
-    ready_with(&address, 503, "observer-listener migrate").await;
+    pod.plans.send(plan(&unreachable, &sink)).await.unwrap();
+    reported(&pod.address, "DatabaseUnreachable").await;
+    pod.plans.send(plan(&db.url, &sink)).await.unwrap();
+    reported(&pod.address, "SchemaMissing").await;
+    ready_with(&pod.address, 503, "observer-listener migrate").await;
 
     migrate(&db.pool).await.unwrap();
-    ready(&address, 200).await;
+    ready(&pod.address, 200).await;
     insert_order(&db).await;
     assert_eq!(keys_of(&sink, "/a", 1).await, ["1"]);
-    stop.cancel();
-    running.await.unwrap().unwrap();
+    pod.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stop_during_an_outage_is_no_failure_of_a_pod() {
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let (address, stop) = (free_address(), CancellationToken::new());
-    let (send, plans) = mpsc::channel(1);
-    let options = ProcessOptions {
-        listener: "default/test".to_owned(),
-        member: process::member(),
-        listen: Some(address.parse().unwrap()),
-        metrics: None,
-    };
-    let running = tokio::spawn(supervisor::run(Plans(plans), options, stop.clone()));
+    let pod = Pod::start();
     let unreachable = format!("postgres://nobody@{}/none", free_address());
-    send.send(plan(&unreachable, &sink)).await.unwrap();
-    reported(&address, "DatabaseUnreachable").await;
-    stop.cancel();
-    running.await.unwrap().unwrap();
+    pod.plans.send(plan(&unreachable, &sink)).await.unwrap();
+    reported(&pod.address, "DatabaseUnreachable").await;
+    pod.stop().await;
 }
