@@ -122,7 +122,7 @@ pub struct TrackingFinding {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OpenCircuitBreakers {
-    /// Those that have not been closed for longest, at most so many that a report stays small.
+    /// Those that have been open for longest, few enough to keep a report small.
     #[serde(default)]
     pub endpoints: Vec<OpenCircuitBreaker>,
     /// Number of endpoints beyond these.

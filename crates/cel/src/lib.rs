@@ -6,7 +6,7 @@
 //!
 //! - **Exact decimals.** CEL has 64-bit integers and doubles. Postgres' `numeric` has any number of
 //!   digits, and a comparison of money must not depend on the nearest double.
-//! - **Bounded cost.** Whoever writes a condition must not be able to stop a listener that others share.
+//! - **Bounded cost.** A condition must not be able to stop a listener that many observers share.
 //!   Length, tokens, nesting and patterns are bounded when a condition is compiled, and the work on one
 //!   event is bounded by a budget in about bytes looked at.
 //! - **Errors without values.** A failure is kept beside the event and logged, so it names fields and

@@ -19,10 +19,10 @@ pub fn stop_on_signal() -> io::Result<CancellationToken> {
         signal(SignalKind::interrupt())?,
     );
     let token = stop.clone();
-    // It lives as long as the process does, and has nothing to fail at.
+    // It runs for as long as the process, and cannot fail.
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        tracing::info!("stopping: finishing what is under way; a second signal stops at once");
+        tracing::info!("shutting down: draining what is in flight; a second signal exits at once");
         token.cancel();
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         logs::flush();

@@ -26,7 +26,7 @@ pub(crate) fn body() -> anyhow::Result<String> {
         }),
     );
     Ok(format!(
-        "Values of the Helm chart `observer-operator`. Unknown values and those that make no sense are \
+        "Values of the Helm chart `observer-operator`. Unknown and invalid values are \
          rejected. [The chart's own page](https://github.com/fraiseql/observers/blob/main/charts/observer-operator/README.md) \
          explains installation, upgrade and removal.\n\n{rows}"
     ))

@@ -1,4 +1,4 @@
-//! Generated pages are those that are committed.
+//! The committed pages match what the code generates.
 
 use observer_reference::{pages, root};
 

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::delivery::outcome::Outcome;
 use crate::sync::lock;
 
-/// Outcome of each delivery of a batch, in the order of joining; nothing for those that were cancelled.
+/// Outcome of each delivery of a batch, in the order of joining; `None` for those that were cancelled.
 type Outcomes = Arc<[Option<Outcome>]>;
 
 /// Batches of one action, one of which is open.

@@ -392,7 +392,7 @@ async fn hanging_endpoint_costs_the_timeout_and_no_more() {
 }
 
 #[tokio::test]
-async fn success_stands_whatever_its_body_does() {
+async fn success_stands_with_any_body() {
     assert_eq!(outcome(Behaviour::ShortBody(200)).await, Outcome::Delivered);
     assert_eq!(
         outcome(Behaviour::HugeBody(8 * 1024 * 1024)).await,
