@@ -12,6 +12,7 @@ mod log;
 mod nats;
 mod postgres;
 mod redis;
+mod search;
 mod server_url;
 mod slack;
 mod teams;
@@ -34,6 +35,9 @@ pub use log::{LogConfig, LogLevel};
 pub use nats::NatsConfig;
 pub use postgres::{OwnDatabase, PostgresConfig};
 pub use redis::{RedisCommand, RedisConfig};
+pub use search::{
+    DocumentContent, ElasticsearchConfig, RedactedColumn, SearchBackend, SearchConfig, SearchLogin,
+};
 pub use server_url::ServerUrl;
 pub use slack::SlackConfig;
 pub use teams::{TeamsConfig, TeamsContent};
@@ -165,6 +169,8 @@ pub struct ListenerConfig {
     pub api_token: Option<Redacted>,
     /// The job queue.
     pub queue: QueueConfig,
+    /// The history; none is kept where absent.
+    pub search: Option<SearchConfig>,
 }
 
 /// The job queue of a listener.

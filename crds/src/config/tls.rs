@@ -3,7 +3,7 @@
 use super::Redacted;
 
 /// What a connection by TLS needs beyond what the system knows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsConfig {
     /// Certificates that are trusted besides those of the system, as PEM.
     pub ca: Option<Redacted>,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::egress::EgressRules;
 use super::pod_template::PodTemplate;
 use super::queue::{Queue, RedisServer};
+use super::search::Search;
 use super::selector::{LabelSelector, ObserverNamespaces};
 use super::source::Source;
 use super::status::ObserverListenerStatus;
@@ -147,6 +148,9 @@ pub struct ObserverListenerSpec {
     /// Retention of dead letters.
     #[serde(default)]
     pub dead_letters: DeadLetters,
+    /// History of events and what became of them. Left out, none is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
     /// HTTP API for dead letters and jobs. Left out, it is disabled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<HttpApi>,

@@ -9,6 +9,7 @@ mod listener;
 mod observer;
 mod pod_template;
 mod queue;
+mod search;
 mod selector;
 mod source;
 mod status;
@@ -33,6 +34,7 @@ pub use observer::{EventSelector, Observer, ObserverSpec};
 pub use pod_template::PodTemplate;
 pub(crate) use pod_template::{OWN_NAMES, OWN_PREFIX};
 pub use queue::{Backend, Queue, RedisServer, Workers};
+pub use search::{DocumentContent, ElasticsearchSearch, PostgresSearch, Search};
 pub use selector::{
     LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces, consent,
     consents,

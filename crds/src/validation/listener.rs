@@ -1,7 +1,7 @@
 //! Validation of an `ObserverListener`: the rules that its schema cannot say.
 
 use super::url::database_url;
-use super::{egress, pod_template, queue};
+use super::{egress, pod_template, queue, search};
 use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
@@ -104,6 +104,7 @@ pub(crate) fn check(
         api_token: spec.api.as_ref().map(|api| api_token(&api.token, context)),
         egress: egress::check(&spec.egress, context),
         queue: queue::check(spec, context),
+        search: spec.search.as_ref().map(|one| search::check(one, context)),
     };
     config.egress.own_database = spec.egress.own_database.as_ref().map(|login| OwnDatabase {
         url: database_url("/spec/egress/ownDatabase/url", &login.url, context),

@@ -12,5 +12,6 @@ pub(crate) mod observer;
 mod pod_template;
 mod queue;
 mod rate_limit;
+mod search;
 mod tls;
 mod url;

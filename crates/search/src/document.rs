@@ -1,0 +1,266 @@
+//! Documents: an event and what became of it.
+
+use chrono::{DateTime, Utc};
+use crds::config::Operation;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Maximum number of attempts that a delivery's entry lists: the latest ones.
+pub const MAX_ATTEMPTS_LISTED: usize = 20;
+
+/// An event and what became of it. Its JSON is what users get.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Document {
+    /// The event's id, which is the document's.
+    pub id: String,
+    /// Identity of the listener.
+    pub listener: String,
+    /// The event's number in the change log.
+    pub log_id: i64,
+    /// `schema.table`, or the name given to `observer.emit`.
+    pub entity: String,
+    /// The operation.
+    pub operation: Operation,
+    /// Key of the row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// When the event's transaction began.
+    pub occurred_at: DateTime<Utc>,
+    /// Trace that the event belongs to, 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// The row before, without redacted columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<Box<RawValue>>,
+    /// The row after, without redacted columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<Box<RawValue>>,
+    /// Columns that differ between the images, redacted ones too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+    /// What each observer made of it, by observer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub observers: Vec<ObserverEntry>,
+}
+
+/// What one observer made of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObserverEntry {
+    /// The observer, `namespace/name`.
+    pub observer: String,
+    /// Why the event does not concern it; absent where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_matched: Option<String>,
+    /// Its deliveries, by action and replay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<DeliveryEntry>,
+}
+
+/// One delivery of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryEntry {
+    /// The action's name.
+    pub action: String,
+    /// Id of the delivery, which receivers get as `webhook-id`.
+    pub delivery: String,
+    /// The replay that it is part of; absent for a first delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<String>,
+    /// Where it is.
+    pub state: DeliveryState,
+    /// Number of attempts so far, those before a redrive too.
+    #[serde(default)]
+    pub attempts: u32,
+    /// The latest attempts, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<DeliveryAttempt>,
+    /// When the next attempt is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<DateTime<Utc>>,
+    /// Id of its job, while it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Id of its dead letter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<i64>,
+    /// Whether its attempts are not known, because a process ended before it could report them: the
+    /// state follows from the checkpoint, the jobs and the dead letters.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub details_lost: bool,
+}
+
+/// Where a delivery is. The order is that in which one overrides another after the same number of
+/// attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DeliveryState {
+    /// It has not been attempted yet.
+    Pending,
+    /// It waits in the job queue for its first attempt, or behind another of its key.
+    Queued,
+    /// An attempt has failed, and another one is due.
+    Retrying,
+    /// It is no longer waiting, and its end was not reported: it was delivered, cancelled or dropped.
+    Completed,
+    /// It was given up on by an action with `onFailure: Drop`.
+    Dropped,
+    /// It was given up on, and is kept as a dead letter.
+    DeadLetter,
+    /// The receiver has accepted it.
+    Delivered,
+}
+
+impl DeliveryState {
+    /// Every state, in order.
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Queued,
+        Self::Retrying,
+        Self::Completed,
+        Self::Dropped,
+        Self::DeadLetter,
+        Self::Delivered,
+    ];
+
+    /// Returns the name in JSON, searches and facets.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Queued => "queued",
+            Self::Retrying => "retrying",
+            Self::Completed => "completed",
+            Self::Dropped => "dropped",
+            Self::DeadLetter => "deadLetter",
+            Self::Delivered => "delivered",
+        }
+    }
+
+    /// Returns whether nothing follows by itself.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        !matches!(self, Self::Pending | Self::Queued | Self::Retrying)
+    }
+}
+
+/// One attempt of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryAttempt {
+    /// When it ended.
+    pub at: DateTime<Utc>,
+    /// How long it took, in milliseconds; absent where nothing was attempted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+    /// HTTP status, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Kind of the failure; absent where it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What failed, without secrets; absent where it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Document {
+    /// Returns whether some delivery is not over.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        let deliveries = self.observers.iter().flat_map(|one| &one.deliveries);
+        deliveries.into_iter().any(|one| !one.state.is_final())
+    }
+
+    /// Adds what another document of the same event knows. Returns whether that changed anything.
+    ///
+    /// A merge is commutative, associative and idempotent, and only adds: so documents may be written
+    /// again, late, and by several processes, and what is stored never goes back. Of the event itself,
+    /// which never changes, what is stored stays.
+    pub fn merge(&mut self, other: &Self) -> bool {
+        let mut changed = false;
+        for theirs in &other.observers {
+            let found = self
+                .observers
+                .binary_search_by(|own| own.observer.cmp(&theirs.observer));
+            match found {
+                Ok(place) => changed |= self.observers[place].merge(theirs),
+                Err(place) => {
+                    self.observers.insert(place, theirs.clone());
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Sorts entries as a merge needs them.
+    pub fn sort(&mut self) {
+        self.observers.sort_by(|a, b| a.observer.cmp(&b.observer));
+        for one in &mut self.observers {
+            one.deliveries.sort_by(|a, b| a.name().cmp(&b.name()));
+        }
+    }
+}
+
+impl ObserverEntry {
+    fn merge(&mut self, theirs: &Self) -> bool {
+        let mut changed = merge_deliveries(&mut self.deliveries, &theirs.deliveries);
+        // A delivery shows that it matched, whatever the observer is now.
+        let not_matched = if self.deliveries.is_empty() {
+            let (own, their) = (self.not_matched.take(), theirs.not_matched.clone());
+            own.max(their)
+        } else {
+            None
+        };
+        changed |= self.not_matched != not_matched;
+        self.not_matched = not_matched;
+        changed
+    }
+}
+
+/// Merges deliveries of one observer, sorted by name. Returns whether that changed any.
+pub fn merge_deliveries(own: &mut Vec<DeliveryEntry>, theirs: &[DeliveryEntry]) -> bool {
+    let mut changed = false;
+    for their in theirs {
+        match own.binary_search_by(|one| one.name().cmp(&their.name())) {
+            Ok(place) if own[place].progress() < their.progress() => {
+                own[place] = their.clone();
+                changed = true;
+            }
+            Ok(_) => {}
+            Err(place) => {
+                own.insert(place, their.clone());
+                changed = true;
+            }
+        }
+    }
+    changed
+}
+
+impl DeliveryEntry {
+    fn name(&self) -> (&str, Option<&str>) {
+        (&self.action, self.replay.as_deref())
+    }
+
+    /// How far it is. Attempts are counted through retries and redrives, so an entry with more is the
+    /// later one; of those with as many the one that says more.
+    fn progress(&self) -> impl Ord {
+        let last = self.history.last().map(|last| last.at);
+        (
+            self.attempts,
+            self.state,
+            !self.details_lost,
+            self.history.len(),
+            last,
+            self.dead_letter,
+            self.job.clone(),
+            self.due_at,
+        )
+    }
+}
