@@ -1,34 +1,20 @@
 //! `events`: what the change log holds, and what became of it.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
-
-use ::queue::JobQueue;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use crds::config::Operation;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use observer_listener::admission::action_runtime::ActionRuntime;
-use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::dead_letters::replay;
-use observer_listener::delivery::event::Event;
 use observer_listener::history::events::{self, EventFilter, EventId};
-use observer_listener::history::outcome::{self, DeliveryState, EventProgress, ObserverOutcome};
-use observer_listener::migrate;
-use observer_listener::observers::Observers;
-use serde::Serialize;
-use serde_json::value::RawValue;
+use observer_listener::history::outcome::EventProgress;
 use sqlx::PgPool;
 
 use super::dead_letters::moment;
-use super::output::OutputFormat;
-use super::output::{counted, say, time};
-use super::schema::connect;
-use super::table::{beginning, print};
-use super::{CliError, DatabaseArgs, check, files, jobs};
-
-/// Maximum number of characters of a key or an error in a table.
-const TEXT_WIDTH: usize = 60;
+use super::event_view::{EventView, described, of_observer, summary};
+use super::listener::{self, EventOutcome, OpenListener};
+use super::output::{OutputFormat, say, time};
+use super::table::{one_line, print};
+use super::{CliError, DatabaseArgs};
 
 /// Number of events whose outcomes are looked up at once.
 const CONCURRENCY: usize = 4;
@@ -62,24 +48,31 @@ pub(super) enum EventsCommand {
 
 #[derive(Debug, Default, Args)]
 pub(super) struct Filter {
-    /// Only events of this entity, as schema.table
-    #[arg(long, value_name = "NAME")]
-    entity: Option<String>,
-    /// Only events of this key, as the list shows it
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
-    /// Only events of this tenant
-    #[arg(long, value_name = "TENANT")]
-    tenant: Option<String>,
-    /// Only these operations; repeatable, or with commas
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "OPERATION")]
-    operation: Vec<OperationArg>,
+    #[command(flatten)]
+    what: WhatFilter,
     /// Only events from this time on, as 2026-03-01T12:00:00Z, or 24h for so long ago
     #[arg(long, value_name = "TIME", value_parser = moment)]
     from: Option<DateTime<Utc>>,
     /// Only events before this time, written the same way
     #[arg(long, value_name = "TIME", value_parser = moment)]
     to: Option<DateTime<Utc>>,
+}
+
+/// Filter by what an event is about.
+#[derive(Debug, Default, Args)]
+pub(super) struct WhatFilter {
+    /// Only events of this entity, as schema.table
+    #[arg(long, value_name = "NAME")]
+    pub(super) entity: Option<String>,
+    /// Only events of this key, as lists show it
+    #[arg(long, value_name = "KEY")]
+    pub(super) key: Option<String>,
+    /// Only events of this tenant
+    #[arg(long, value_name = "TENANT")]
+    pub(super) tenant: Option<String>,
+    /// Only these operations; repeatable, or with commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "OPERATION")]
+    operation: Vec<OperationArg>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -96,55 +89,40 @@ pub(super) enum OperationArg {
     Custom,
 }
 
-impl Filter {
-    fn select(self) -> EventFilter {
-        let operation = |one| match one {
+impl WhatFilter {
+    /// Returns the operations; none for all.
+    pub(super) fn operations(&self) -> Vec<Operation> {
+        let operation = |one: &OperationArg| match one {
             OperationArg::Insert => Operation::Insert,
             OperationArg::Update => Operation::Update,
             OperationArg::Delete => Operation::Delete,
             OperationArg::Truncate => Operation::Truncate,
             OperationArg::Custom => Operation::Custom,
         };
+        self.operation.iter().map(operation).collect()
+    }
+
+    /// Returns the filter of events of any time.
+    pub(super) fn select(self) -> EventFilter {
         EventFilter {
+            operations: self.operations(),
             entity: self.entity,
             key: self.key,
             tenant: self.tenant,
-            operations: self.operation.into_iter().map(operation).collect(),
-            from: self.from,
-            to: self.to,
+            from: None,
+            to: None,
         }
     }
 }
 
-/// A listener whose files were named: what it runs, and where its jobs are.
-struct Listener {
-    identity: String,
-    observers: Observers,
-    queue: Arc<dyn JobQueue>,
-}
-
-/// An event and what became of it, for programs.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Shown<'a> {
-    id: &'a str,
-    entity: &'a str,
-    operation: Operation,
-    key: Option<&'a str>,
-    tenant: Option<&'a str>,
-    occurred_at: DateTime<Utc>,
-    old: Option<&'a RawValue>,
-    new: Option<&'a RawValue>,
-    changed: Vec<String>,
-    #[serde(flatten)]
-    outcome: Option<EventOutcome>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct EventOutcome {
-    progress: EventProgress,
-    observers: Vec<ObserverOutcome>,
+impl Filter {
+    fn select(self) -> EventFilter {
+        EventFilter {
+            from: self.from,
+            to: self.to,
+            ..self.what.select()
+        }
+    }
 }
 
 /// Runs an `events` command.
@@ -156,7 +134,7 @@ pub(super) async fn events(command: EventsCommand) -> Result<(), CliError> {
             output,
             database,
         } => {
-            let (pool, listener) = open(database).await?;
+            let (pool, listener) = listener::open(database).await?;
             list(&pool, listener.as_ref(), &filter.select(), limit, output).await
         }
         EventsCommand::Show {
@@ -164,68 +142,27 @@ pub(super) async fn events(command: EventsCommand) -> Result<(), CliError> {
             output,
             database,
         } => {
-            let (pool, listener) = open(database).await?;
+            let (pool, listener) = listener::open(database).await?;
             show(&pool, listener.as_ref(), &id, output).await
         }
     }
 }
 
-/// The database, and the listener where files name it.
-async fn open(args: DatabaseArgs) -> Result<(PgPool, Option<Listener>), CliError> {
-    if args.files.is_empty() {
-        let (url, _) = args.resolve()?;
-        let pool = connect(&url).await?;
-        migrate::verify(&pool).await?;
-        return Ok((pool, None));
-    }
-    let loaded = files::load(&args.file_args())?;
-    let listener = &loaded.bundle.listener;
-    let shared = ActionRuntime::new(&listener.egress, &EndpointRegistry::default())?;
-    let observers = check::compile(&loaded, &shared)?;
-    let pool = connect(&listener.database_url).await?;
-    migrate::verify(&pool).await?;
-    let queue = jobs::of_listener(listener, pool.clone()).await?;
-    let identity = listener.identity();
-    Ok((
-        pool,
-        Some(Listener {
-            identity,
-            observers,
-            queue,
-        }),
-    ))
-}
-
-impl Listener {
-    async fn outcome(&self, pool: &PgPool, event: &Event) -> Result<EventOutcome, CliError> {
-        let (progress, observers) = outcome::of_event(
-            pool,
-            self.queue.as_ref(),
-            &self.identity,
-            &self.observers,
-            event,
-        )
-        .await?;
-        Ok(EventOutcome {
-            progress,
-            observers,
-        })
-    }
-}
-
 async fn list(
     pool: &PgPool,
-    listener: Option<&Listener>,
+    listener: Option<&OpenListener>,
     filter: &EventFilter,
     limit: u32,
     output: OutputFormat,
 ) -> Result<(), CliError> {
-    let found = events::list(pool, filter, i64::MAX, limit).await?;
+    let mut found = events::list(pool, filter, i64::MAX, limit.saturating_add(1)).await?;
+    let is_whole = found.len() <= as_len(limit);
+    found.truncate(as_len(limit));
     let outcomes: Vec<Option<EventOutcome>> = stream::iter(&found)
         .map(|event| async move {
             match listener {
-                Some(listener) => listener.outcome(pool, event).await.map(Some),
-                None => Ok(None),
+                Some(listener) => Ok(Some(listener.outcome(pool, event).await?)),
+                None => Ok::<_, CliError>(None),
             }
         })
         .buffered(CONCURRENCY)
@@ -233,8 +170,10 @@ async fn list(
         .await?;
     let both = found.iter().zip(outcomes);
     if let OutputFormat::Json = output {
-        let shown: Vec<Shown> = both.map(|(event, outcome)| shown(event, outcome)).collect();
-        return say!("{}", serde_json::to_string_pretty(&shown)?);
+        let views: Vec<EventView> = both
+            .map(|(event, outcome)| EventView::new(event, outcome))
+            .collect();
+        return say!("{}", serde_json::to_string_pretty(&views)?);
     }
     if found.is_empty() {
         return say!("no event matches{}", since(pool).await?);
@@ -245,44 +184,62 @@ async fn list(
                 event.id.clone(),
                 time(event.occurred_at),
                 format!("{:?}", event.operation),
-                event.entity.to_string(),
-                beginning(event.key.as_deref().unwrap_or("-"), TEXT_WIDTH),
+                one_line(&event.entity),
+                one_line(event.key.as_deref().unwrap_or("-")),
                 outcome.map_or_else(String::new, |outcome| summary(&outcome)),
             ]
         })
         .collect();
-    let head = ["ID", "TIME", "OPERATION", "ENTITY", "KEY"];
-    if listener.is_some() {
-        let [id, at, operation, entity, key] = head;
-        return print([id, at, operation, entity, key, "OUTCOME"], &rows);
+    print_list(&rows, listener.is_some())?;
+    if is_whole {
+        return Ok(());
     }
-    let rows: Vec<_> = rows
-        .into_iter()
-        .map(|[a, b, c, d, e, _]| [a, b, c, d, e])
+    say!(
+        "the newest {limit}; use --limit to see more, or --to with the time of the last one for those before"
+    )
+}
+
+/// Prints the table of a list; the last column only where it is known what became of the events.
+fn print_list(rows: &[[String; 6]], with_outcomes: bool) -> Result<(), CliError> {
+    if with_outcomes {
+        return print(
+            ["ID", "TIME", "OPERATION", "ENTITY", "KEY", "OUTCOME"],
+            rows,
+        );
+    }
+    let rows: Vec<[String; 5]> = rows
+        .iter()
+        .map(|[id, at, operation, entity, key, _]| {
+            [id, at, operation, entity, key].map(Clone::clone)
+        })
         .collect();
-    print(head, &rows)
+    print(["ID", "TIME", "OPERATION", "ENTITY", "KEY"], &rows)
+}
+
+/// Returns a limit as a number of elements.
+fn as_len(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 async fn show(
     pool: &PgPool,
-    listener: Option<&Listener>,
+    listener: Option<&OpenListener>,
     id: &str,
     output: OutputFormat,
 ) -> Result<(), CliError> {
     let parsed: EventId = id.parse()?;
     let Some(event) = events::find(pool, &parsed).await? else {
-        return Err(anyhow::anyhow!(
-            "there is no event {id}{}; what was given up on is kept longer: `dead-letters list`",
-            since(pool).await?
-        )
-        .into());
+        return Err(missing(pool, id).await?);
     };
     let outcome = match listener {
         Some(listener) => Some(listener.outcome(pool, &event).await?),
         None => None,
     };
     if let OutputFormat::Json = output {
-        return say!("{}", serde_json::to_string_pretty(&shown(&event, outcome))?);
+        return say!(
+            "{}",
+            serde_json::to_string_pretty(&EventView::new(&event, outcome))?
+        );
     }
     say!("{}", described(&event))?;
     let Some(outcome) = outcome else {
@@ -301,6 +258,15 @@ async fn show(
     }
 }
 
+/// Returns the error of an event that the log does not hold.
+pub(super) async fn missing(pool: &PgPool, id: &str) -> Result<CliError, CliError> {
+    let error = anyhow::anyhow!(
+        "there is no event {id}{}; what was given up on is kept longer: `dead-letters list`",
+        since(pool).await?
+    );
+    Ok(error.into())
+}
+
 /// Since when the log holds events, as an addition to a sentence.
 async fn since(pool: &PgPool) -> Result<String, CliError> {
     Ok(match replay::oldest(pool).await? {
@@ -310,105 +276,4 @@ async fn since(pool: &PgPool) -> Result<String, CliError> {
         ),
         None => "; the change log is empty".to_owned(),
     })
-}
-
-fn shown(event: &Event, outcome: Option<EventOutcome>) -> Shown<'_> {
-    Shown {
-        id: &event.id,
-        entity: &event.entity,
-        operation: event.operation,
-        key: event.key.as_deref(),
-        tenant: event.tenant.as_deref(),
-        occurred_at: event.occurred_at,
-        old: event.old.as_deref(),
-        new: event.new.as_deref(),
-        changed: event.changed(),
-        outcome,
-    }
-}
-
-/// The event for people.
-fn described(event: &Event) -> String {
-    let mut text = format!(
-        "{}\n{:?} of {} at {}",
-        event.id,
-        event.operation,
-        event.entity,
-        event
-            .occurred_at
-            .to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
-    );
-    let fields = [("key", &event.key), ("tenant", &event.tenant)];
-    for (name, value) in fields {
-        if let Some(value) = value {
-            let _ = write!(text, "\n{name}: {}", value.escape_debug());
-        }
-    }
-    for (name, image) in [("old", &event.old), ("new", &event.new)] {
-        if let Some(image) = image {
-            let _ = write!(text, "\n{name}: {}", image.get());
-        }
-    }
-    let changed = event.changed();
-    if !changed.is_empty() {
-        let _ = write!(text, "\nchanged: {}", changed.join(", "));
-    }
-    text
-}
-
-/// An observer and its deliveries for people.
-fn of_observer(observer: &ObserverOutcome) -> String {
-    let mut text = match &observer.not_matched {
-        Some(why) => format!("{}: not matched, {why}", observer.observer),
-        None => format!("{}: matched", observer.observer),
-    };
-    for one in &observer.deliveries {
-        let _ = write!(text, "\n  {}: {}", one.action, one.state.as_str());
-        if let Some(id) = one.dead_letter {
-            let _ = write!(text, " {id}");
-        }
-        if let Some(attempts) = one.attempts {
-            let attempts = counted(attempts.into(), "attempt", "attempts");
-            let _ = write!(text, ", {attempts}");
-        }
-        if let (DeliveryState::Queued, Some(at)) = (one.state, one.at) {
-            let _ = write!(text, ", due {}", time(at));
-        }
-        if let Some(error) = &one.error {
-            let _ = write!(text, ": {}", beginning(error, usize::MAX));
-        }
-    }
-    text
-}
-
-/// What became of an event in a few words.
-fn summary(outcome: &EventOutcome) -> String {
-    if outcome.observers.is_empty() {
-        return "no observer watches it".to_owned();
-    }
-    let deliveries = outcome.observers.iter().flat_map(|one| &one.deliveries);
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for one in deliveries {
-        match counts
-            .iter_mut()
-            .find(|(state, _)| *state == one.state.as_str())
-        {
-            Some((_, count)) => *count += 1,
-            None => counts.push((one.state.as_str(), 1)),
-        }
-    }
-    if counts.is_empty() {
-        return "not matched".to_owned();
-    }
-    let parts: Vec<String> = counts
-        .into_iter()
-        .map(|(state, count)| {
-            if count == 1 {
-                state.to_owned()
-            } else {
-                format!("{count} {state}")
-            }
-        })
-        .collect();
-    parts.join(", ")
 }

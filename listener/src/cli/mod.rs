@@ -2,16 +2,23 @@
 
 mod check;
 mod dead_letters;
+mod dry_run;
+mod evaluation;
+mod event_view;
 mod events;
 mod files;
 mod jobs;
+mod listener;
 mod output;
+mod pending_outcomes;
 mod replay;
 mod run;
 mod sample;
 mod schema;
 mod status;
 mod table;
+mod tail;
+mod watch;
 mod watched;
 
 use std::path::PathBuf;
@@ -70,6 +77,8 @@ enum Command {
     /// Show events of the change log and what became of them
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// Show events as they are committed, and what becomes of them, until Ctrl-C
+    Tail(tail::TailArgs),
     /// List, retry or cancel jobs in the queue
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
@@ -218,6 +227,7 @@ pub fn main() -> ExitCode {
             Command::DropListener(args) => schema::drop_listener(args).await,
             Command::Status(args) => status::status(args).await,
             Command::Events(command) => events::events(command).await,
+            Command::Tail(args) => tail::tail(args).await,
             Command::Jobs(command) => jobs::jobs(command).await,
             Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
             Command::Replay(args) => replay::replay(args).await,

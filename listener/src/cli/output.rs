@@ -19,7 +19,7 @@ pub(super) enum OutputFormat {
     /// Columns
     #[default]
     Table,
-    /// One JSON array
+    /// JSON: one document, or one on each line where a command does not end by itself
     Json,
 }
 

@@ -5,3 +5,4 @@
 
 pub mod events;
 pub mod outcome;
+pub mod past;
