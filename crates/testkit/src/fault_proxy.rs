@@ -13,6 +13,9 @@ use tokio::task::{JoinHandle, JoinSet};
 /// Longest request that is passed on.
 const MAX_BODY: usize = 64 << 20;
 
+/// Gives the proxy's own response to a request, if it has one.
+pub type Answering = dyn Fn(&Request) -> Option<Answer> + Send + Sync;
+
 /// What the proxy does with requests.
 #[derive(Clone)]
 pub enum Fault {
@@ -23,7 +26,7 @@ pub enum Fault {
     /// It passes each on after this long.
     Slow(Duration),
     /// It answers by this function, and passes on those for which that gives nothing.
-    Answer(Arc<dyn Fn(&Request) -> Option<Answer> + Send + Sync>),
+    Answer(Arc<Answering>),
 }
 
 /// A request.
