@@ -52,6 +52,26 @@ pub struct PodReport {
     /// Number of deliveries that are not finished yet.
     #[serde(default)]
     pub pending: u64,
+    /// How far the history of the pod's shards is; absent where the history is off, and before the
+    /// pod knows.
+    #[serde(default)]
+    pub search: Option<SearchReport>,
+}
+
+/// How far the history of a pod's shards is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SearchReport {
+    /// Age in whole seconds of the oldest committed event that is not in the search index yet; 0 if
+    /// none waits.
+    pub lag_seconds: u64,
+    /// Why documents cannot be written at the moment, if so; without secrets.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// Number of recorded gaps: stretches of the change log that were removed before they were in the
+    /// search index.
+    #[serde(default)]
+    pub gaps: u64,
 }
 
 /// What a pod does.

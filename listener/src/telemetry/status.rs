@@ -231,6 +231,7 @@ impl StatusReporter {
             lag_seconds: whole_seconds(metrics.lag.get()),
             backlog: count(&metrics.backlog),
             pending: count(&metrics.deliveries_pending),
+            search: None,
         }
     }
 }
