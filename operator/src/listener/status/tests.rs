@@ -139,6 +139,7 @@ fn report(role: Role, bundle: &str) -> PodReport {
         lag_seconds: 0,
         backlog: 0,
         pending: 0,
+        search: None,
     }
 }
 
