@@ -52,9 +52,8 @@ pub struct PodReport {
     /// Number of deliveries that are not finished yet.
     #[serde(default)]
     pub pending: u64,
-    /// How far the history of the pod's shards is; absent where the history is off, and before the
-    /// pod knows.
-    #[serde(default)]
+    /// How far the history of the pod's shards is; absent where none is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,
 }
 
@@ -62,16 +61,17 @@ pub struct PodReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SearchReport {
-    /// Age in whole seconds of the oldest committed event that is not in the search index yet; 0 if
-    /// none waits.
+    /// Age in whole seconds of the oldest event without a document; 0 if there is none.
+    #[serde(default)]
     pub lag_seconds: u64,
-    /// Why documents cannot be written at the moment, if so; without secrets.
-    #[serde(default)]
+    /// Why documents cannot be written at the moment, with the remedy, if so. It stays the same while
+    /// the cause does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Number of recorded gaps: stretches of the change log that were removed before they were in the
-    /// search index.
-    #[serde(default)]
-    pub gaps: u64,
+    /// When the latest gap was recorded, in RFC 3339: events left the change log before they had
+    /// documents. Absent if there is none within the history's retention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_since: Option<String>,
 }
 
 /// What a pod does.

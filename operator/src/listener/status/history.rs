@@ -25,7 +25,10 @@ impl StatusInput<'_> {
         let furthest = |&(pod, search): &(&String, &SearchReport)| {
             (search.lag_seconds, search.message.clone(), pod.clone())
         };
-        let gaps = reports.iter().map(|(_, search)| search.gaps).max();
+        let gap = reports
+            .iter()
+            .filter_map(|(_, search)| search.gap_since.clone())
+            .max();
         let Some((pod, worst)) = reports.into_iter().max_by_key(furthest) else {
             return ConditionValue::new(
                 ConditionStatus::Unknown,
@@ -36,17 +39,16 @@ impl StatusInput<'_> {
         if worst.lag_seconds > self.stalled_after.as_secs() {
             return self.lagging(pod, worst);
         }
-        match gaps {
-            Some(gaps @ 1..) => ConditionValue::new(
+        match gap {
+            Some(at) => ConditionValue::new(
                 ConditionStatus::False,
                 "HistoryHasGaps",
                 format!(
-                    "the history is up to date, but events are missing in {gaps} {} of it, as they were no \
-                     longer in the change log when the search index could take them",
-                    if gaps == 1 { "stretch" } else { "stretches" }
+                    "the history is up to date, but lacks events that had left the change log before the search \
+                     index could take them, the last ones at {at}"
                 ),
             ),
-            _ => ConditionValue::new(
+            None => ConditionValue::new(
                 ConditionStatus::False,
                 "AsExpected",
                 "the history is up to date",
@@ -83,11 +85,11 @@ mod tests {
         })
     }
 
-    fn report(lag_seconds: u64, message: Option<&str>, gaps: u64) -> Option<SearchReport> {
+    fn report(lag_seconds: u64, message: Option<&str>, gap: Option<&str>) -> Option<SearchReport> {
         Some(SearchReport {
             lag_seconds,
             message: message.map(str::to_owned),
-            gaps,
+            gap_since: gap.map(str::to_owned),
         })
     }
 
@@ -99,27 +101,33 @@ mod tests {
     #[test]
     fn history_has_a_condition_where_there_is_one() {
         assert_eq!(Case::well().says().split(' ').count(), 4);
-        let with = case(report(0, None, 0));
+        let with = case(report(0, None, None));
         assert_eq!(with.says().split(' ').count(), 5);
         for (search, says) in [
             (None, "Unknown:NoActivePod"),
-            (report(60, None, 0), "False:AsExpected"),
+            (report(60, None, None), "False:AsExpected"),
             // A moment's failure is no lag.
-            (report(5, Some("it is away"), 0), "False:AsExpected"),
-            (report(61, None, 0), "True:CatchingUp"),
-            (report(61, Some("it is away"), 3), "True:SearchIndexFailing"),
-            (report(0, None, 1), "False:HistoryHasGaps"),
+            (report(5, Some("it is away"), None), "False:AsExpected"),
+            (report(61, None, None), "True:CatchingUp"),
+            (
+                report(61, Some("it is away"), Some("2026-01-01T00:00:00Z")),
+                "True:SearchIndexFailing",
+            ),
+            (
+                report(0, None, Some("2026-01-01T00:00:00Z")),
+                "False:HistoryHasGaps",
+            ),
         ] {
             assert_eq!(last(&case(search)), says);
         }
-        let mut none = case(report(900, None, 0));
+        let mut none = case(report(900, None, None));
         none.wanted = 0;
         assert_eq!(last(&none), "False:ScaledToZero");
     }
 
     #[test]
     fn history_that_lags_leaves_the_listener_ready() {
-        let lagging = case(report(900, Some("it is away"), 0));
+        let lagging = case(report(900, Some("it is away"), None));
         let says = "True:Delivering False:UpToDate False:AsExpected False:MakingProgress True:SearchIndexFailing";
         assert_eq!(lagging.says(), says);
         assert_eq!(
@@ -131,7 +139,7 @@ mod tests {
 
     #[test]
     fn another_lag_alone_writes_no_status() {
-        let of = |lag, why| case(report(lag, Some(why), 0)).status();
+        let of = |lag, why| case(report(lag, Some(why), None)).status();
         assert_eq!(of(100, "it is away"), of(200, "it is away"));
         let before = of(100, "it is away since 100 s");
         let mut after = of(200, "it is away since 200 s");
