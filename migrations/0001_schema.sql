@@ -349,6 +349,39 @@ create table observer.claim_secret (
 );
 insert into observer.claim_secret default values;
 
+-- The history of listeners that keep it here: a document for each event, with what became of it.
+create table observer.search_document (
+    listener text collate "C" not null,
+    -- of the event
+    id text collate "C" not null,
+    log_id bigint not null,
+    occurred_at timestamptz not null,
+    entity text collate "C" not null,
+    operation text collate "C" not null,
+    key text collate "C",
+    tenant text collate "C",
+    -- observers that matched
+    observers text[] collate "C" not null,
+    -- states of deliveries, or notMatched
+    outcomes text[] collate "C" not null,
+    -- whether some delivery is not over
+    unfinished boolean not null,
+    -- words with their places, and terms, which begin with a slash; made by the listener. One column, so that
+    -- the index finds documents by any combination of both
+    terms tsvector not null,
+    -- the document as JSON. Not json, which refuses nesting that a row may have
+    body text not null,
+    changed_at timestamptz not null default clock_timestamp(),
+    primary key (listener, id)
+    -- terms and body lie apart, so that counting by the other columns reads little
+) with (toast_tuple_target = 128, autovacuum_vacuum_scale_factor = 0.1);
+create index on observer.search_document using gin (terms);
+create index on observer.search_document (listener, occurred_at, log_id, id);
+-- A tenant may be longer than what fits into an index.
+create index on observer.search_document (listener, left(tenant, 100), occurred_at, log_id, id)
+where tenant is not null;
+create index on observer.search_document (listener, occurred_at, log_id, id) where unfinished;
+
 revoke all on schema observer from public;
 
 comment on table observer.function_set is 'Which functions this schema has, and which program applied them.';
@@ -369,4 +402,6 @@ comment on table observer.emit_restriction is
 'The entities and tenants of which these roles, and their members, may log events; others may of all.';
 comment on table observer.processed_delivery is
 'Deliveries that took effect in this database, for as long as they might be attempted again.';
+comment on table observer.search_document is
+'The history of listeners that keep it in this database: each event with what became of it, as searches find it.';
 comment on table observer.claim_secret is 'What the names of deliveries in observer.processed_delivery are made with.';

@@ -18,6 +18,7 @@ begin
     delete from observer.dead_letter d where d.listener = drop_listener.listener;
     get diagnostics letters = row_count;
     delete from observer.processed_delivery e where e.listener = drop_listener.listener;
+    delete from observer.search_document s where s.listener = drop_listener.listener;
     delete from observer.job_worker w where w.queue = of_queue;
     delete from observer.finished_job d where d.queue = of_queue;
     delete from observer.job j where j.queue = of_queue;
@@ -95,7 +96,7 @@ $$;
 revoke all on function observer.drop_listener, observer.reset_position from public;
 
 comment on function observer.drop_listener is
-'Deletes the checkpoints, dead letters and jobs of a listener that is gone for good, so that it no longer
+'Deletes the checkpoints, dead letters, jobs and history of a listener that is gone for good, so that it no longer
 holds back the removal of old events. Returns the number of deleted rows.';
 
 comment on function observer.reset_position is
