@@ -15,6 +15,8 @@ begin
     delete from observer.config c where c.listener = drop_listener.listener;
     delete from observer.checkpoint c where c.listener = drop_listener.listener;
     get diagnostics checkpoints = row_count;
+    delete from observer.search_position p where p.listener = drop_listener.listener;
+    delete from observer.search_gap g where g.listener = drop_listener.listener;
     delete from observer.dead_letter d where d.listener = drop_listener.listener;
     get diagnostics letters = row_count;
     delete from observer.processed_delivery e where e.listener = drop_listener.listener;
@@ -81,6 +83,8 @@ begin
     set epoch = epoch + 1, system_identifier = identity, database_oid = database, saved_at = clock_timestamp()
     where c.listener = reset_position.listener;
     if target <> 'stored' then
+        -- The history begins anew with what the log holds; what it has already it keeps.
+        delete from observer.search_position p where p.listener = reset_position.listener;
         update observer.checkpoint c
         set base_low_id = 0, -- true of any snapshot; the reader's next bound has a better one
             base_snapshot = case when target = 'latest' then present.snapshot else '3:3:' end,
