@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod elasticsearch;
 mod merge;
 mod postgres;
 mod suite;
