@@ -148,7 +148,7 @@ pub(crate) async fn intervals_follow_the_times_asked_for(fixture: &dyn Fixture) 
         (0, 600, 10),
         (0, 3600, 60),
         (0, 86_400, 3600),
-        (-86_400 * 30, 86_400 * 30, 604_800),
+        (-86_400 * 30, 86_400 * 30, 86_400),
         (-86_400 * 365 * 20, 86_400 * 365 * 20, 2_592_000 * 9),
     ] {
         let at = |seconds| Some(epoch() + TimeDelta::seconds(seconds));
