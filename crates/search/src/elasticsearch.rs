@@ -11,6 +11,7 @@
 //! doubles and never goes back.
 
 mod cleanup;
+mod documents;
 mod names;
 mod query;
 mod read;

@@ -106,6 +106,8 @@ pub(super) fn template(index: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
 
     fn time(text: &str) -> DateTime<Utc> {

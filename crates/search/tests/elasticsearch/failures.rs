@@ -177,7 +177,7 @@ async fn rubbish_and_silence_are_bounded() {
         let server = tokio::spawn(async move {
             while let Ok((mut stream, _)) = socket.accept().await {
                 tokio::spawn(async move {
-                    let mut request = [0; 65536];
+                    let mut request = vec![0; 65536];
                     let _ = stream.read(&mut request).await;
                     let _ = stream.write_all(answer.as_bytes()).await;
                     while endless && !answer.is_empty() {
@@ -223,7 +223,7 @@ async fn slow_server_is_of_use() {
     write(&index, &[document("failures/slow", 1)], 1).await;
     proxy.set(Fault::Slow(Duration::from_secs(5)));
     index.write(&[document("failures/slow", 2)]).await.unwrap();
-    proxy.set(Fault::Slow(Duration::from_secs(60)));
+    proxy.set(Fault::Slow(Duration::from_mins(1)));
     let begun = Instant::now();
     let told = unavailable(index.write(&[document("failures/slow", 3)]).await);
     assert!(told.contains("no response within"), "{told}");

@@ -87,7 +87,7 @@ async fn ended_months_are_dropped(server: &SearchServer) {
         ..long_ago.clone()
     };
     let name = format!("/{INDEX}-v1-2001.05");
-    write(&index, &[long_ago.clone()], 1).await;
+    write(&index, std::slice::from_ref(&long_ago), 1).await;
     write(&index, &[shared], 1).await;
     let before = epoch();
     while index.remove_expired(listener, before).await.unwrap() {}
@@ -108,7 +108,7 @@ async fn ended_months_are_dropped(server: &SearchServer) {
 async fn names_of_others_are_refused(server: &SearchServer) {
     let taken = |index: &str| {
         let config = crds::config::ElasticsearchConfig {
-            url: crds::config::Redacted::new(&server.url()),
+            url: crds::config::Redacted::new(server.url()),
             index: index.to_owned(),
             tls: None,
             login: None,
