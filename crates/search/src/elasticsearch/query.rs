@@ -4,9 +4,32 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use crate::analysis::terms::Path;
+use crate::error::SearchError;
 use crate::plan::{Plan, ceil_micros};
 use crate::query::{Query, TermRange};
 use crate::request::{PageKey, Scope, SortOrder};
+
+/// Maximum depth of a query of ours, without what holds the scope. The oldest servers refuse more than 20.
+const MAX_DEPTH: usize = 18;
+
+/// Refuses a query that is nested deeper than every server takes.
+pub(super) fn check_depth(plan: &Plan) -> Result<(), SearchError> {
+    if depth(&plan.query) <= MAX_DEPTH {
+        return Ok(());
+    }
+    Err(SearchError::Query {
+        position: 0,
+        message: format!("alternatives and conditions are nested at most {MAX_DEPTH} deep"),
+    })
+}
+
+fn depth(one: &Query) -> usize {
+    match one {
+        Query::And(all) | Query::Or(all) => 1 + all.iter().map(depth).max().unwrap_or(0),
+        Query::Not(inner) => 1 + depth(inner),
+        _ => 1,
+    }
+}
 
 /// Conditions of a search: they all hold, and nothing is scored.
 pub(super) fn filters(plan: &Plan) -> Value {

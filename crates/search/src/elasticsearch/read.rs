@@ -140,6 +140,7 @@ impl ElasticsearchIndex {
         request: &SearchRequest,
     ) -> Result<SearchPage, SearchError> {
         let plan = plan::plan(request)?;
+        query::check_depth(&plan)?;
         let limit = plan.limit as usize;
         let mut body = json!({
             "query": query::filters(&plan),

@@ -9,10 +9,27 @@ use crate::support::builders::{document, epoch, with_new};
 use crate::support::{all_of, found, ids, request, until, write};
 
 pub(super) async fn what_the_indices_keep_true(server: &SearchServer) {
+    deep_queries_are_found_or_refused_as_queries(server).await;
     many_columns_add_no_field(server).await;
     documents_of_an_older_mapping_are_moved(server).await;
     ended_months_are_dropped(server).await;
     names_of_others_are_refused(server).await;
+}
+
+/// Servers refuse queries that are nested too deep, each from another depth on.
+async fn deep_queries_are_found_or_refused_as_queries(server: &SearchServer) {
+    let index = index_at(&server.url(), None);
+    for depth in 1..=16 {
+        let mut query = "x".to_owned();
+        for level in 0..depth {
+            query = format!("(a{level} OR b{level} -({query}))");
+        }
+        match index.search(&request("indices/deep", &query)).await {
+            Ok(page) => assert_eq!(page.total, 0),
+            Err(SearchError::Query { .. }) => assert!(depth > 5, "{query}"),
+            Err(error) => panic!("{query}: {error}"),
+        }
+    }
 }
 
 async fn many_columns_add_no_field(server: &SearchServer) {

@@ -208,6 +208,8 @@ impl SearchServer {
             .args(["network.host=127.0.0.1", "transport.port=0"])
             .arg(format!("http.port={}", self.port))
             .arg("discovery.type=single-node")
+            // What this collector has not collected yet would count, and requests be refused for it.
+            .arg("indices.breaker.total.use_real_memory=false")
             // Tests fill no disk, and somebody else may have filled it.
             .arg("cluster.routing.allocation.disk.threshold_enabled=false")
             .args(&self.settings);
