@@ -74,7 +74,9 @@ impl SearchServerKind {
         all.sort_unstable();
         let newest = all.pop();
         let newest = newest.unwrap_or_else(|| {
-            panic!("no {self:?} in the cache: run `make prepare`, which tells why where there is none")
+            panic!(
+                "no {self:?} in the cache: run `make prepare`, which tells why where there is none"
+            )
         });
         folder.join(newest)
     }
