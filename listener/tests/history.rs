@@ -89,7 +89,7 @@ async fn documents_tell_what_became_of_each_delivery() {
         of("flaky", "/flaky", ""),
         of("bad", "/no", ""),
         of("dropped", "/no", "  onFailure: Drop\n"),
-        of("large", "/ok", "  when: 'new.total > 1000'\n"),
+        of("large", "/large", "  when: 'new.total > 1000'\n"),
     ];
     let config = Config::new(&db.url, SEARCH, &observers.concat());
     let process = Process::run(&config);
