@@ -132,6 +132,17 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
     assert_eq!(shown.history.unwrap().get(), "[]");
     assert!(queue.show("none").await.unwrap().is_none());
 
+    let wanted: Vec<String> = all.iter().map(|one| one.id.clone()).collect();
+    let none = "none".to_owned();
+    let mut found = queue.find(&[&wanted[..], &[none]].concat()).await.unwrap();
+    found.sort_by_key(|one| wanted.iter().position(|id| *id == one.id));
+    assert_eq!(
+        found.iter().map(|one| &one.id).collect::<Vec<_>>(),
+        wanted.iter().collect::<Vec<_>>()
+    );
+    assert!(found.iter().all(|one| one.history.is_some()));
+    assert!(queue.find(&[]).await.unwrap().is_empty());
+
     let figures = queue.stats().await.unwrap();
     assert_eq!(figures.len(), 1);
     let (observer, figures) = &figures[0];
@@ -204,6 +215,11 @@ pub(crate) async fn completed_jobs_are_kept_for_their_retention(fixture: &dyn Fi
         queue.show(&held.job.id).await.unwrap().unwrap().state,
         JobState::Completed
     );
+    let found = queue
+        .find(std::slice::from_ref(&held.job.id))
+        .await
+        .unwrap();
+    assert_eq!((found.len(), found[0].state), (1, JobState::Completed));
     assert!(
         queue
             .stats()
