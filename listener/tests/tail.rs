@@ -31,7 +31,7 @@ fn events(lines: &[String]) -> impl Iterator<Item = Value> {
 
 /// Starts `tail` by URL, and waits until it follows.
 async fn follow(url: &str, pool: &PgPool) -> Follower {
-    let mut tail = Follower::start(&["tail", "-o", "json", "--database-url", url]);
+    let mut tail = Follower::of_database(url, &["tail", "-o", "json"]);
     mark(&mut tail, pool, "begin").await;
     tail
 }
@@ -107,16 +107,7 @@ async fn transactions_in_any_order_are_each_printed_once() {
     let some = u64::from(rounds(1, 5)) * 1500;
     amounts_to("events", some, async || count(&db.pool).await).await;
     // Begun while they write: past events and live ones meet.
-    let past = [
-        "tail",
-        "-o",
-        "json",
-        "--since",
-        "1h",
-        "--database-url",
-        &db.url,
-    ];
-    let mut past = Follower::start(&past);
+    let mut past = Follower::of_database(&db.url, &["tail", "-o", "json", "--since", "1h"]);
     amounts_to("events", 2 * some, async || count(&db.pool).await).await;
     writers.stop().await;
     for tail in [&mut tail, &mut past] {
@@ -285,7 +276,8 @@ async fn outcomes_follow_their_events() {
 async fn a_closed_pipe_ends_it_quietly() {
     let db = database().await;
     let mut child = Command::new(program())
-        .args(["tail", "--since", "1h", "--database-url", &db.url])
+        .args(["tail", "--since", "1h"])
+        .env("OBSERVER_DATABASE_URL", &db.url)
         .env("RUST_LOG", "warn")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

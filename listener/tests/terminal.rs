@@ -10,11 +10,12 @@ use crate::support::program::{command, command_by};
 use crate::support::{TestDb, comes, database};
 
 /// Runs the program on a terminal that does not know its width, with a variable for it.
-async fn on_terminal(args: &[&str], columns: &str) -> Vec<String> {
+async fn on_terminal(url: &str, args: &[&str], columns: &str) -> Vec<String> {
     let quoted = args.iter().map(|one| format!("'{one}'"));
     let line = format!("'{}' {}", program(), quoted.collect::<Vec<_>>().join(" "));
     let child = Command::new("script")
         .args(["-qec", &line, "/dev/null"])
+        .env("OBSERVER_DATABASE_URL", url)
         .env("COLUMNS", columns)
         .env("TERM", "xterm")
         .env_remove("NO_COLOR")
@@ -52,7 +53,7 @@ async fn tables_fit_the_terminal_and_are_whole_elsewhere() {
         ("-1", 80),
         ("100000", 400),
     ] {
-        let lines = on_terminal(&list, columns).await;
+        let lines = on_terminal(&db.url, &["events", "list"], columns).await;
         assert_eq!(lines.len(), 4, "{lines:?}");
         // The id and the time are 27 and 20 wide, and stay whole.
         for line in &lines {
@@ -72,7 +73,7 @@ async fn tables_fit_the_terminal_and_are_whole_elsewhere() {
         );
     }
     // However narrow, ids can be copied.
-    let narrow = on_terminal(&list, "1").await;
+    let narrow = on_terminal(&db.url, &["events", "list"], "1").await;
     assert!(
         narrow[1]
             .split_whitespace()

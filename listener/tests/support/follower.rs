@@ -30,11 +30,23 @@ fn lines(from: impl AsyncRead + Unpin + Send + 'static) -> watch::Receiver<Vec<S
 }
 
 impl Follower {
-    /// Starts the program.
+    /// Starts the program, with the files that it is given.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(program())
+        let mut program = Command::new(program());
+        program.env_remove("OBSERVER_DATABASE_URL");
+        Self::spawn(program, args)
+    }
+
+    /// Starts the program on a database.
+    pub(crate) fn of_database(url: &str, args: &[&str]) -> Self {
+        let mut program = Command::new(program());
+        program.env("OBSERVER_DATABASE_URL", url);
+        Self::spawn(program, args)
+    }
+
+    fn spawn(mut program: Command, args: &[&str]) -> Self {
+        let mut child = program
             .args(args)
-            .env_remove("OBSERVER_DATABASE_URL")
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
