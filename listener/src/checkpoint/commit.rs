@@ -287,26 +287,12 @@ const UPDATE_POSITIONS_SQL: &str = "
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-    use crds::config::Operation;
-
     use super::*;
     use crate::delivery::ActionName;
 
     fn letter(id: i64) -> NewDeadLetter {
         NewDeadLetter {
-            event: Arc::new(Event {
-                log_id: id,
-                id: format!("a-{id}"),
-                hash: 0,
-                entity: "public.orders".into(),
-                operation: Operation::Insert,
-                key: None,
-                tenant: None,
-                occurred_at: DateTime::UNIX_EPOCH,
-                old: None,
-                new: None,
-            }),
+            event: Arc::new(Event::fixture(id)),
             observer: "default/big".into(),
             action: "notify".into(),
             attempts: 1,
