@@ -68,7 +68,7 @@ impl ElasticsearchIndex {
             return match meta.and_then(|meta| meta.get(META)) {
                 Some(_) => Ok(()),
                 None => Err(SearchError::Refused(format!(
-                    "somebody else has made the index template {}: give another `index`",
+                    "the index template {} was made by others: give another `index`",
                     names::template(&self.index)
                 ))),
             };
@@ -149,8 +149,7 @@ impl ElasticsearchIndex {
                 }
                 Some(_) => {
                     return Err(SearchError::Refused(format!(
-                        "somebody else has made the index {name}, with another mapping: remove it, or give another \
-                         `index`"
+                        "the index {name} was made by others, with another mapping: remove it, or give another `index`"
                     )));
                 }
                 // The name of an index that is called `shop` begins with that of `shop-v1` as well.
@@ -173,7 +172,7 @@ impl ElasticsearchIndex {
 
 fn taken(index: &str) -> SearchError {
     SearchError::Refused(format!(
-        "`{index}` is, or names, an index that somebody else has made: give another `index`"
+        "`{index}` is, or names, an index that others have made: give another `index`"
     ))
 }
 

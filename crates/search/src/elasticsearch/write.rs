@@ -1,5 +1,5 @@
 //! Writing: create, and where there is a document already, merge it with that under the condition that
-//! nobody else has changed it.
+//! it is unchanged.
 
 use std::collections::BTreeSet;
 
