@@ -159,13 +159,13 @@ async fn evaluate(
     for given in &args.events {
         let is_sample = Path::new(given).exists();
         let event = match (is_sample, given.parse::<EventId>()) {
-            (false, Ok(id)) => match past.find(&id).await? {
-                Some(event) => event,
-                None => {
+            (false, Ok(id)) => {
+                let Some(event) = past.find(&id).await? else {
                     missing.push(given.as_str());
                     continue;
-                }
-            },
+                };
+                event
+            }
             _ => sample::read(Path::new(given))?,
         };
         let evaluation = Evaluation::of(observers, &Arc::new(event));
@@ -184,7 +184,7 @@ async fn evaluate(
     if missing.is_empty() {
         return Ok(());
     }
-    Err(events::missing(past.pool().await?, &missing.join(", ")).await?)
+    Err(events::missing(&past.pool().await?, &missing.join(", ")).await?)
 }
 
 /// Events of the listener's database, to which a connection is made when the first one is read.
@@ -199,20 +199,18 @@ impl<'a> PastEvents<'a> {
         Self { listener, pool }
     }
 
-    async fn pool(&mut self) -> Result<&PgPool, CliError> {
-        let pool = match self.pool.take() {
-            Some(pool) => pool,
-            None => {
-                let pool = schema::connect(&self.listener.database_url).await?;
-                migrate::verify(&pool).await?;
-                pool
-            }
-        };
-        Ok(self.pool.insert(pool))
+    async fn pool(&mut self) -> Result<PgPool, CliError> {
+        if let Some(pool) = &self.pool {
+            return Ok(pool.clone());
+        }
+        let pool = schema::connect(&self.listener.database_url).await?;
+        migrate::verify(&pool).await?;
+        self.pool = Some(pool.clone());
+        Ok(pool)
     }
 
     async fn find(&mut self, id: &EventId) -> Result<Option<Event>, CliError> {
-        Ok(history::events::find(self.pool().await?, id).await?)
+        Ok(history::events::find(&self.pool().await?, id).await?)
     }
 }
 

@@ -48,7 +48,8 @@ struct DryRun {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Reason {
-    reason: String,
+    #[serde(rename = "reason")]
+    text: String,
     /// Whether the condition fails on them, so that they become dead letters.
     dead_letter: bool,
     events: u64,
@@ -150,8 +151,8 @@ impl Reasons {
 
     fn sorted(self) -> Vec<Reason> {
         let reasons = self.0.into_iter();
-        let reasons = reasons.map(|((reason, dead_letter), (events, example))| Reason {
-            reason,
+        let reasons = reasons.map(|((text, dead_letter), (events, example))| Reason {
+            text,
             dead_letter,
             events,
             example,
@@ -202,7 +203,7 @@ impl DryRun {
             [
                 format!("  {}", one.events),
                 one.example.clone(),
-                table::one_line(&format!("{prefix}{}", one.reason)),
+                table::one_line(&format!("{prefix}{}", one.text)),
             ]
         });
         let rows: Vec<[String; 3]> = rows.collect();
