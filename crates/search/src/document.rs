@@ -5,6 +5,8 @@ use crds::config::Operation;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::error::SearchError;
+
 /// Maximum number of attempts that a delivery's entry lists: the latest ones.
 pub const MAX_ATTEMPTS_LISTED: usize = 20;
 
@@ -170,6 +172,17 @@ pub struct DeliveryAttempt {
 }
 
 impl Document {
+    /// Parses a stored document. An error holds no value of the row.
+    pub(crate) fn parse(body: &str) -> Result<Self, SearchError> {
+        serde_json::from_str(body).map_err(|error| {
+            SearchError::Response(format!(
+                "a stored document is damaged, line {} column {}",
+                error.line(),
+                error.column()
+            ))
+        })
+    }
+
     /// Returns whether some delivery is not over.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
@@ -213,8 +226,7 @@ impl ObserverEntry {
         let mut changed = merge_deliveries(&mut self.deliveries, &theirs.deliveries);
         // A delivery shows that it matched, whatever the observer is now.
         let not_matched = if self.deliveries.is_empty() {
-            let (own, their) = (self.not_matched.take(), theirs.not_matched.clone());
-            own.max(their)
+            self.not_matched.clone().max(theirs.not_matched.clone())
         } else {
             None
         };

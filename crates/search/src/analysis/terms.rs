@@ -6,8 +6,8 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::text::{cut, fold};
-use super::{number, text};
+use super::number;
+use super::text::{cut, fold, push_hex};
 use crate::document::DeliveryState;
 
 /// Maximum length of a term in bytes.
@@ -121,11 +121,6 @@ pub(crate) fn delivery(
     bounded("/delivery~".to_owned(), &text)
 }
 
-/// Returns the words that a text is found by.
-pub(crate) fn words(value: &str) -> Vec<String> {
-    text::words(value)
-}
-
 fn escape(path: &mut String, name: &str) {
     for one in name.chars().filter(|one| !one.is_control()) {
         if matches!(one, '.' | '\\' | '=' | ':' | '#' | '@' | '~') {
@@ -146,14 +141,14 @@ fn bounded(mut start: String, value: &str) -> String {
     let room = MAX_BEGINNING_BYTES.saturating_sub(start.len());
     start.push_str(&cut(value, room).replace('\0', ""));
     start.push('\u{2026}');
-    for byte in &digest[..16] {
-        start.push_str(&format!("{byte:02x}"));
-    }
+    push_hex(&mut start, &digest[..16]);
     start
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
 
     #[test]

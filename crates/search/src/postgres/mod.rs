@@ -4,6 +4,7 @@
 //!
 //! No call leaves anything in a session, so connections may be a pooler's.
 
+mod conditions;
 mod error;
 mod facets;
 mod remove;
@@ -27,7 +28,7 @@ use crate::plan::plan;
 use crate::request::{PageKey, Scope, SearchPage, SearchRequest};
 
 /// Longest time of a call, for a server that does not respond at all.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Begins a transaction whose statements are bounded in time. Plans are made for the values at hand: how
 /// many documents have a word differs by orders of magnitude.
@@ -96,7 +97,7 @@ impl SearchIndex for PostgresIndex {
 
     async fn search(&self, request: &SearchRequest) -> Result<SearchPage, SearchError> {
         let plan = plan(request)?;
-        bounded(self.run(&plan, request.highlight)).await
+        bounded(self.run(&plan)).await
     }
 
     async fn get(&self, scope: &Scope, id: &str) -> Result<Option<Document>, SearchError> {

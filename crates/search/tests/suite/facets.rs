@@ -59,9 +59,9 @@ fn expected<'d>(documents: impl Iterator<Item = &'d Document>, seconds: i64) -> 
         if outcomes.is_empty() {
             outcomes.push("notMatched");
         }
-        outcomes
-            .into_iter()
-            .for_each(|outcome| add(3, outcome.to_owned()));
+        for outcome in outcomes {
+            add(3, outcome.to_owned());
+        }
         let start = document.occurred_at.timestamp().div_euclid(seconds) * seconds;
         let start = DateTime::from_timestamp(start, 0).unwrap();
         add(4, start.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
