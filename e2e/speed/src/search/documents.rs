@@ -18,6 +18,9 @@ pub(crate) const OBSERVERS: u64 = 10;
 /// Words of notes.
 pub(crate) const WORDS: u64 = 5000;
 
+/// States of rows, each of every fourth.
+pub(crate) const STATES: [&str; 4] = ["new", "paid", "sent", "returned"];
+
 /// Time over which the events are spread.
 pub(crate) const SPAN: Duration = Duration::from_hours(30 * 24);
 
@@ -32,7 +35,8 @@ fn mixed(number: u64) -> u64 {
 /// The document with this number, of so many up to `now`.
 pub(crate) fn document(number: u64, all: u64, now: DateTime<Utc>) -> anyhow::Result<Document> {
     let drawn = |of: u64, salt: u64| mixed(number.wrapping_mul(31).wrapping_add(salt)) % of;
-    let back = SPAN.as_micros() as u64 / all.max(1) * (all - number);
+    let span = u64::try_from(SPAN.as_micros())?;
+    let back = span / all.max(1) * (all - number);
     let occurred_at = now - TimeDelta::microseconds(i64::try_from(back)?);
     let words: Vec<String> = (0..8)
         .map(|at| format!("word{}", drawn(WORDS, at)))
@@ -40,7 +44,7 @@ pub(crate) fn document(number: u64, all: u64, now: DateTime<Utc>) -> anyhow::Res
     let (total, key) = (drawn(100_000, 20), drawn(all.max(1), 21));
     let new = format!(
         r#"{{"id":{key},"status":"{}","total":{}.{:02},"customer":{},"note":"{}"}}"#,
-        ["new", "paid", "sent", "returned"][usize::try_from(drawn(4, 22))?],
+        STATES[usize::try_from(drawn(4, 22))?],
         total / 100,
         total % 100,
         drawn(10_000, 23),

@@ -17,8 +17,8 @@ use crate::plan::Plan;
 use crate::report::Of;
 use crate::search::cost::Cost;
 use crate::search::findable::Findable;
-use crate::search::query::Queries;
-use crate::search::target::{Kind, Servers};
+use crate::search::query::Loaded;
+use crate::search::target::{Backend, Kind, Servers};
 
 /// How the history is measured.
 #[derive(Clone, Debug, Args)]
@@ -30,7 +30,7 @@ pub(crate) struct SearchArgs {
     #[arg(long, default_value_t = 1000)]
     search_rate: u64,
     /// Seconds of that
-    #[arg(long, default_value_t = 45)]
+    #[arg(long, default_value_t = 60)]
     search_seconds: u64,
     /// Documents that are searched
     #[arg(long, default_value_t = 1_000_000)]
@@ -38,6 +38,12 @@ pub(crate) struct SearchArgs {
     /// Parts to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["cost", "findable", "query"])]
     search_part: Vec<Part>,
+    /// Where the documents are; of the cost, Postgres and Elasticsearch 9
+    #[arg(
+        long, value_enum, value_delimiter = ',',
+        default_values = ["postgres", "elasticsearch7", "elasticsearch8", "elasticsearch9", "opensearch3"]
+    )]
+    search_in: Vec<Backend>,
 }
 
 /// What is measured of a history.
@@ -56,47 +62,61 @@ enum Part {
 pub(crate) struct SearchFigures {
     pub(crate) costs: Vec<Of<Cost>>,
     pub(crate) findable: Vec<Findable>,
-    pub(crate) queries: Vec<Queries>,
+    pub(crate) queries: Vec<Loaded>,
 }
 
 /// Measures all parts, in the figures as soon as they are there.
 pub(crate) async fn measure(
     args: &SearchArgs,
     bench: Bench<'_>,
-    (plan, rounds, limit): (&Plan, usize, Duration),
+    how: (&Plan, usize, Duration),
     figures: &mut SearchFigures,
 ) -> anyhow::Result<()> {
-    let servers = Servers::start().await?;
-    let setting = plan.base();
     if args.search_part.contains(&Part::Cost) {
-        let kinds = Kind::ALL.into_iter().filter(|kind| servers.have(*kind));
-        let kinds: Vec<Kind> = kinds.collect();
-        figures.costs = kinds.iter().map(|kind| of(*kind)).collect();
-        for round in 1..=rounds {
-            for (kind, of) in kinds.iter().zip(&mut figures.costs) {
-                let backlog = args.search_backlog.max(2);
-                let cost = cost::cost(bench, &servers, *kind, (&setting, backlog, limit)).await?;
-                eprintln!("round {round}: {}: {:.0}/s", of.system, cost.per_second);
-                of.rounds.push(cost);
-            }
-        }
+        costs(args, bench, how, figures).await?;
     }
-    for kind in [Kind::Postgres, Kind::Elasticsearch] {
+    // One server at a time: each takes a gigabyte.
+    for backend in &args.search_in {
+        let kind = Kind::Healthy(*backend);
+        let servers = Servers::start(*backend).await?;
         if !servers.have(kind) {
+            eprintln!("{} is left out: run `make prepare`", kind.name());
             continue;
         }
         if args.search_part.contains(&Part::Findable) {
             let load = (args.search_rate, args.search_seconds);
+            let setting = how.0.base();
             let found = findable::findable(bench, &servers, kind, (&setting, load)).await?;
-            eprintln!("{}: p99 {:.0} ms", found.index, found.p99_ms);
+            eprintln!("{}: found, p99 {:.0} ms", found.index, found.p99_ms);
             figures.findable.push(found);
         }
         if args.search_part.contains(&Part::Query) {
-            let found = query::queries(bench, &servers, kind, args.documents).await?;
-            for one in found {
-                eprintln!("{}, {}: p99 {:.0} ms", one.index, one.search, one.p99_ms);
-                figures.queries.push(one);
-            }
+            let loaded = query::queries(bench, &servers, kind, args.documents).await?;
+            figures.queries.push(loaded);
+        }
+    }
+    Ok(())
+}
+
+async fn costs(
+    args: &SearchArgs,
+    bench: Bench<'_>,
+    (plan, rounds, limit): (&Plan, usize, Duration),
+    figures: &mut SearchFigures,
+) -> anyhow::Result<()> {
+    let setting = plan.base();
+    let servers = Servers::start(Backend::Elasticsearch9).await?;
+    let kinds: Vec<Kind> = Kind::OF_COST
+        .into_iter()
+        .filter(|kind| servers.have(*kind) && kind.is_of(&args.search_in))
+        .collect();
+    figures.costs = kinds.iter().map(|kind| of(*kind)).collect();
+    for round in 1..=rounds {
+        for (kind, of) in kinds.iter().zip(&mut figures.costs) {
+            let backlog = args.search_backlog.max(2);
+            let cost = cost::cost(bench, &servers, *kind, (&setting, backlog, limit)).await?;
+            eprintln!("round {round}: {}: {:.0}/s", of.system, cost.per_second);
+            of.rounds.push(cost);
         }
     }
     Ok(())

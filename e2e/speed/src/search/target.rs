@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use crds::config::{DocumentContent, ElasticsearchConfig, Redacted, SearchBackend, SearchConfig};
 use search::{Filters, Scope, SearchIndex, SearchRequest, SortOrder};
+use serde_json::Value;
 use sqlx::PgPool;
 use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::servers::elasticsearch::{SearchServer, SearchServerKind};
@@ -19,28 +20,64 @@ pub(crate) const LISTENER: &str = "default/speed";
 /// How long a slow server takes for each answer.
 const SLOW: Duration = Duration::from_secs(5);
 
+/// Where documents are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Backend {
+    /// The listener's database
+    Postgres,
+    /// Elasticsearch 7.17
+    Elasticsearch7,
+    /// Elasticsearch 8
+    Elasticsearch8,
+    /// Elasticsearch 9
+    Elasticsearch9,
+    /// OpenSearch 3
+    Opensearch3,
+}
+
+impl Backend {
+    const fn server(self) -> Option<SearchServerKind> {
+        match self {
+            Self::Postgres => None,
+            Self::Elasticsearch7 => Some(SearchServerKind::Elasticsearch7),
+            Self::Elasticsearch8 => Some(SearchServerKind::Elasticsearch8),
+            Self::Elasticsearch9 => Some(SearchServerKind::Elasticsearch9),
+            Self::Opensearch3 => Some(SearchServerKind::OpenSearch3),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "Postgres",
+            Self::Elasticsearch7 => "Elasticsearch 7",
+            Self::Elasticsearch8 => "Elasticsearch 8",
+            Self::Elasticsearch9 => "Elasticsearch 9",
+            Self::Opensearch3 => "OpenSearch 3",
+        }
+    }
+}
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// No history.
     Off,
-    /// A history in the listener's database.
-    Postgres,
-    /// A history in Elasticsearch.
-    Elasticsearch,
-    /// The server is not there.
+    /// A history that takes what it is given.
+    Healthy(Backend),
+    /// The search server is not there.
     Away,
-    /// The server answers after seconds.
+    /// The search server answers after seconds.
     Slow,
-    /// The server answers that its indices are read-only.
+    /// The search server answers that its indices are read-only.
     ReadOnly,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
+    /// Whose cost is measured, all with one server.
+    pub(crate) const OF_COST: [Self; 6] = [
         Self::Off,
-        Self::Postgres,
-        Self::Elasticsearch,
+        Self::Healthy(Backend::Postgres),
+        Self::Healthy(Backend::Elasticsearch9),
         Self::Away,
         Self::Slow,
         Self::ReadOnly,
@@ -49,21 +86,29 @@ impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Off => "no history",
-            Self::Postgres => "Postgres",
-            Self::Elasticsearch => "Elasticsearch",
+            Self::Healthy(backend) => backend.name(),
             Self::Away => "Elasticsearch that is away",
             Self::Slow => "Elasticsearch that takes 5 s an answer",
             Self::ReadOnly => "Elasticsearch that is read-only",
         }
     }
 
+    /// Whether it is one of these backends.
+    pub(crate) fn is_of(self, backends: &[Backend]) -> bool {
+        match self {
+            Self::Off => true,
+            Self::Healthy(backend) => backends.contains(&backend),
+            Self::Away | Self::Slow | Self::ReadOnly => backends.contains(&Backend::Elasticsearch9),
+        }
+    }
+
     /// Whether all documents are there in the end.
     pub(crate) const fn completes(self) -> bool {
-        matches!(self, Self::Postgres | Self::Elasticsearch)
+        matches!(self, Self::Healthy(_))
     }
 }
 
-/// The search server, if it is there, and what is before it.
+/// The search server, if there is one, and what is before it.
 pub(crate) struct Servers {
     server: Option<SearchServer>,
     slow: Option<FaultProxy>,
@@ -78,17 +123,16 @@ pub(crate) struct Target {
 }
 
 impl Servers {
-    /// Starts Elasticsearch, if `scripts/prepare` has put it there.
-    pub(crate) async fn start() -> anyhow::Result<Self> {
-        let kind = SearchServerKind::Elasticsearch9;
-        if !kind.is_prepared() {
-            eprintln!("Elasticsearch is left out: run `make prepare`");
+    /// Starts the server of a backend, if it has one and `scripts/prepare` has put it there.
+    pub(crate) async fn start(backend: Backend) -> anyhow::Result<Self> {
+        let prepared = backend.server().filter(|kind| kind.is_prepared());
+        let Some(kind) = prepared else {
             return Ok(Self {
                 server: None,
                 slow: None,
                 used: AtomicU32::new(0),
             });
-        }
+        };
         let server = SearchServer::start_for_load(kind, &[]).await;
         let slow = FaultProxy::before(server.port).await;
         slow.set(Fault::Slow(SLOW));
@@ -101,7 +145,8 @@ impl Servers {
 
     /// Whether this can be measured.
     pub(crate) fn have(&self, kind: Kind) -> bool {
-        matches!(kind, Kind::Off | Kind::Postgres | Kind::Away) || self.server.is_some()
+        let without = [Kind::Off, Kind::Healthy(Backend::Postgres), Kind::Away];
+        without.contains(&kind) || self.server.is_some()
     }
 
     /// Seconds of CPU time of the search server so far; 0 without one.
@@ -113,12 +158,12 @@ impl Servers {
     /// A place that nobody has used yet.
     pub(crate) async fn target(&self, kind: Kind) -> anyhow::Result<Target> {
         let url = match (kind, &self.server, &self.slow) {
-            (Kind::Elasticsearch | Kind::ReadOnly, Some(server), _) => server.url(),
             (Kind::Slow, _, Some(slow)) => slow.url(),
             (Kind::Away, ..) => {
                 let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
                 format!("http://{}", socket.local_addr()?)
             }
+            (_, Some(server), _) => server.url(),
             _ => String::new(),
         };
         let number = self.used.fetch_add(1, Ordering::Relaxed);
@@ -150,6 +195,20 @@ impl Servers {
         Ok(())
     }
 
+    /// MB that the indices of a target take on disk.
+    pub(crate) async fn megabytes(&self, target: &Target) -> anyhow::Result<f64> {
+        let mut bytes = 0.0;
+        for index in self.indices(target).await? {
+            let server = self.server.as_ref().context("no server")?;
+            let stats = server
+                .must("GET", &format!("/{index}/_stats/store"), "")
+                .await;
+            let own = stats.pointer("/_all/total/store/size_in_bytes");
+            bytes += own.and_then(Value::as_f64).context("no size")?;
+        }
+        Ok(bytes / 1e6)
+    }
+
     async fn indices(&self, target: &Target) -> anyhow::Result<Vec<String>> {
         let Some(server) = &self.server else {
             return Ok(Vec::new());
@@ -168,7 +227,7 @@ impl Target {
         let Self { kind, url, name } = self;
         match kind {
             Kind::Off => None,
-            Kind::Postgres => Some("{postgres: {}}".to_owned()),
+            Kind::Healthy(Backend::Postgres) => Some("{postgres: {}}".to_owned()),
             _ => Some(format!(
                 "{{elasticsearch: {{url: {{value: \"{url}\"}}, index: {name}}}}}"
             )),
@@ -179,7 +238,7 @@ impl Target {
     pub(crate) fn open(&self, pool: &PgPool) -> anyhow::Result<Option<Arc<dyn SearchIndex>>> {
         let backend = match self.kind {
             Kind::Off => return Ok(None),
-            Kind::Postgres => SearchBackend::Postgres,
+            Kind::Healthy(Backend::Postgres) => SearchBackend::Postgres,
             _ => SearchBackend::Elasticsearch(ElasticsearchConfig {
                 url: Redacted::new(&self.url),
                 index: self.name.clone(),
