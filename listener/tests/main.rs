@@ -45,6 +45,7 @@ mod replicas;
 mod retention;
 mod rows;
 mod samples;
+mod search_cli;
 mod stalls;
 mod status;
 mod supervisor;

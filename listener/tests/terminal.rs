@@ -1,33 +1,9 @@
 //! Tables on terminals of any width, and where there is none.
 
-use std::process::Stdio;
-
-use tokio::process::Command;
 use unicode_width::UnicodeWidthStr;
 
-use crate::support::listener::program;
-use crate::support::program::{command, command_by};
-use crate::support::{TestDb, comes, database};
-
-/// Runs the program on a terminal that does not know its width, with a variable for it.
-async fn on_terminal(url: &str, args: &[&str], columns: &str) -> Vec<String> {
-    let quoted = args.iter().map(|one| format!("'{one}'"));
-    let line = format!("'{}' {}", program(), quoted.collect::<Vec<_>>().join(" "));
-    let child = Command::new("script")
-        .args(["-qec", &line, "/dev/null"])
-        .env("OBSERVER_DATABASE_URL", url)
-        .env("COLUMNS", columns)
-        .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = comes("its end", child).await.unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines()
-        .map(|line| line.trim_end_matches('\r').to_owned())
-        .collect()
-}
+use crate::support::program::{command, command_by, on_terminal};
+use crate::support::{TestDb, database};
 
 async fn orders() -> TestDb {
     let db = database().await;
@@ -44,6 +20,7 @@ async fn orders() -> TestDb {
 async fn tables_fit_the_terminal_and_are_whole_elsewhere() {
     let db = orders().await;
     let list = ["events", "list", "--database-url", &db.url];
+    let url = ("OBSERVER_DATABASE_URL", &*db.url);
     for (columns, width) in [
         ("100", 100),
         ("90", 90),
@@ -53,7 +30,7 @@ async fn tables_fit_the_terminal_and_are_whole_elsewhere() {
         ("-1", 80),
         ("100000", 400),
     ] {
-        let lines = on_terminal(&db.url, &["events", "list"], columns).await;
+        let lines = on_terminal(&["events", "list"], &[url, ("COLUMNS", columns)]).await;
         assert_eq!(lines.len(), 4, "{lines:?}");
         // The id and the time are 27 and 20 wide, and stay whole.
         for line in &lines {
@@ -73,7 +50,7 @@ async fn tables_fit_the_terminal_and_are_whole_elsewhere() {
         );
     }
     // However narrow, ids can be copied.
-    let narrow = on_terminal(&db.url, &["events", "list"], "1").await;
+    let narrow = on_terminal(&["events", "list"], &[url, ("COLUMNS", "1")]).await;
     assert!(
         narrow[1]
             .split_whitespace()

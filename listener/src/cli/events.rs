@@ -1,16 +1,19 @@
-//! `events`: what the change log holds, and what became of it.
+//! `events`: events of the change log or of the history, and what became of them.
 
-use chrono::{DateTime, Utc};
-use clap::{Args, Subcommand, ValueEnum};
-use crds::config::Operation;
+use ::search::{Document, SearchError};
+use clap::Subcommand;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use observer_listener::dead_letters::replay;
+use observer_listener::delivery::event::Event;
 use observer_listener::history::events::{self, EventFilter, EventId};
 use observer_listener::history::outcome::EventProgress;
+use program::logs;
 use sqlx::PgPool;
 
-use super::dead_letters::moment;
-use super::event_view::{EventView, described, of_observer, summary};
+use super::event_filter::Filter;
+use super::event_text::{described, of_observer, summary};
+use super::event_view::EventView;
+use super::history_index::HistoryIndex;
 use super::listener::{self, EventOutcome, OpenListener};
 use super::output::{OutputFormat, say, time};
 use super::table::{one_line, print};
@@ -21,24 +24,32 @@ const CONCURRENCY: usize = 4;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EventsCommand {
-    /// List the newest events of the change log; with -f, what became of each
+    /// List the newest events: of the listener's history where it keeps one, else of the change log; with -f,
+    /// what became of each
     List {
         #[command(flatten)]
         filter: Filter,
         /// Maximum number of events
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
-        /// How to print them
+        /// Read the change log even if there is a history, which is up to a second behind
+        #[arg(long)]
+        log: bool,
+        /// Output format
         #[arg(long, short, value_enum, default_value_t)]
         output: OutputFormat,
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Show one event: its images, which observers it met or why not, and where each delivery is
+    /// Show one event: its images, which observers it matched or why not, and for each delivery where it is,
+    /// its attempts, and its job or dead letter
     Show {
         /// Its id, as in the list; a `webhook-id` as receivers get it will do
         id: String,
-        /// How to print it
+        /// Read the change log even if there is a history
+        #[arg(long)]
+        log: bool,
+        /// Output format
         #[arg(long, short, value_enum, default_value_t)]
         output: OutputFormat,
         #[command(flatten)]
@@ -46,81 +57,32 @@ pub(super) enum EventsCommand {
     },
 }
 
-#[derive(Debug, Default, Args)]
-pub(super) struct Filter {
-    #[command(flatten)]
-    what: WhatFilter,
-    /// Only events from this time on, as 2026-03-01T12:00:00Z, or 24h for so long ago
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    from: Option<DateTime<Utc>>,
-    /// Only events before this time, written the same way
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    to: Option<DateTime<Utc>>,
+/// Where events are read.
+struct Sources {
+    pool: PgPool,
+    listener: Option<OpenListener>,
+    history: Option<HistoryIndex>,
 }
 
-/// Filter by what an event is about.
-#[derive(Debug, Default, Args)]
-pub(super) struct WhatFilter {
-    /// Only events of this entity, as schema.table
-    #[arg(long, value_name = "NAME")]
-    pub(super) entity: Option<String>,
-    /// Only events of this key, as lists show it
-    #[arg(long, value_name = "KEY")]
-    pub(super) key: Option<String>,
-    /// Only events of this tenant
-    #[arg(long, value_name = "TENANT")]
-    pub(super) tenant: Option<String>,
-    /// Only these operations; repeatable, or with commas
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "OPERATION")]
-    operation: Vec<OperationArg>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum OperationArg {
-    /// A row was added
-    Insert,
-    /// A row was changed
-    Update,
-    /// A row was removed
-    Delete,
-    /// A table was emptied
-    Truncate,
-    /// `observer.emit` was called
-    Custom,
-}
-
-impl WhatFilter {
-    /// Returns the operations; none for all.
-    pub(super) fn operations(&self) -> Vec<Operation> {
-        let operation = |one: &OperationArg| match one {
-            OperationArg::Insert => Operation::Insert,
-            OperationArg::Update => Operation::Update,
-            OperationArg::Delete => Operation::Delete,
-            OperationArg::Truncate => Operation::Truncate,
-            OperationArg::Custom => Operation::Custom,
+impl Sources {
+    async fn open(database: DatabaseArgs, log: bool) -> Result<Self, CliError> {
+        let (pool, listener) = listener::open(database).await?;
+        let history = match &listener {
+            Some(listener) if !log => HistoryIndex::open(&listener.config, pool.clone())?,
+            _ => None,
         };
-        self.operation.iter().map(operation).collect()
+        Ok(Self {
+            pool,
+            listener,
+            history,
+        })
     }
 
-    /// Returns the filter of events of any time.
-    pub(super) fn select(self) -> EventFilter {
-        EventFilter {
-            operations: self.operations(),
-            entity: self.entity,
-            key: self.key,
-            tenant: self.tenant,
-            from: None,
-            to: None,
-        }
-    }
-}
-
-impl Filter {
-    fn select(self) -> EventFilter {
-        EventFilter {
-            from: self.from,
-            to: self.to,
-            ..self.what.select()
+    /// Returns what became of an event of the change log, if files name the listener.
+    async fn outcome(&self, event: &Event) -> Result<Option<EventOutcome>, CliError> {
+        match &self.listener {
+            Some(listener) => Ok(Some(listener.outcome(&self.pool, event).await?)),
+            None => Ok(None),
         }
     }
 }
@@ -131,89 +93,131 @@ pub(super) async fn events(command: EventsCommand) -> Result<(), CliError> {
         EventsCommand::List {
             filter,
             limit,
+            log,
             output,
             database,
         } => {
-            let (pool, listener) = listener::open(database).await?;
-            list(&pool, listener.as_ref(), &filter.select(), limit, output).await
+            let sources = Sources::open(database, log).await?;
+            list(&sources, filter, limit, output).await
         }
         EventsCommand::Show {
             id,
+            log,
             output,
             database,
-        } => {
-            let (pool, listener) = listener::open(database).await?;
-            show(&pool, listener.as_ref(), &id, output).await
-        }
+        } => show(&Sources::open(database, log).await?, &id, output).await,
     }
 }
 
+/// Tells that the change log is read, as the history cannot be.
+fn say_fallback(error: &SearchError) {
+    logs::say(&format!("{error}; reading the change log instead\n"));
+}
+
 async fn list(
-    pool: &PgPool,
-    listener: Option<&OpenListener>,
-    filter: &EventFilter,
+    sources: &Sources,
+    filter: Filter,
     limit: u32,
     output: OutputFormat,
 ) -> Result<(), CliError> {
-    let mut found = events::list(pool, filter, i64::MAX, limit.saturating_add(1)).await?;
+    let history = sources.history.as_ref().filter(|one| one.has_outcomes);
+    if let Some(history) = history {
+        let request = history.request(filter.tenant(), filter.of_documents(), limit);
+        match history.try_search(&request).await {
+            Ok(page) => {
+                let hits = page.hits.iter().map(|hit| &hit.document);
+                let found: Vec<_> = hits
+                    .map(|document| EventView::of_document(document, true))
+                    .collect();
+                if found.is_empty() && matches!(output, OutputFormat::Table) {
+                    let extent = history.extent(filter.tenant()).await?;
+                    say!("no event matches; {extent}{}", filter.hint())?;
+                } else {
+                    print_list(&found, page.next.is_none(), output)?;
+                }
+                return note_lag(&sources.pool, history).await;
+            }
+            Err(error) => say_fallback(&error),
+        }
+    }
+    let hint = filter.hint();
+    let most = limit.saturating_add(1);
+    let mut found = events::list(&sources.pool, &filter.select(), i64::MAX, most).await?;
     let is_whole = found.len() <= as_len(limit);
     found.truncate(as_len(limit));
     let outcomes: Vec<Option<EventOutcome>> = stream::iter(&found)
-        .map(|event| async move {
-            match listener {
-                Some(listener) => Ok(Some(listener.outcome(pool, event).await?)),
-                None => Ok::<_, CliError>(None),
-            }
-        })
+        .map(|event| sources.outcome(event))
         .buffered(CONCURRENCY)
         .try_collect()
         .await?;
-    let both = found.iter().zip(outcomes);
-    if let OutputFormat::Json = output {
-        let views: Vec<EventView> = both
-            .map(|(event, outcome)| EventView::new(event, outcome))
-            .collect();
-        return say!("{}", serde_json::to_string_pretty(&views)?);
-    }
-    if found.is_empty() {
-        return say!("no event matches{}", since(pool).await?);
-    }
-    let rows: Vec<_> = both
-        .map(|(event, outcome)| {
-            [
-                event.id.clone(),
-                time(event.occurred_at),
-                format!("{:?}", event.operation),
-                one_line(&event.entity),
-                one_line(event.key.as_deref().unwrap_or("-")),
-                outcome.map_or_else(String::new, |outcome| summary(&outcome)),
-            ]
-        })
+    let both = found.iter().zip(&outcomes);
+    let views: Vec<EventView<'_>> = both
+        .map(|(event, outcome)| EventView::logged(event, outcome.as_ref()))
         .collect();
-    print_list(&rows, listener.is_some())?;
+    if views.is_empty() && matches!(output, OutputFormat::Table) {
+        return say!("no event matches{}{hint}", since(&sources.pool).await?);
+    }
+    print_list(&views, is_whole, output)
+}
+
+/// Tells if the newest event of the change log is not in the history, though it has had the time.
+async fn note_lag(pool: &PgPool, history: &HistoryIndex) -> Result<(), CliError> {
+    let newest = events::list(pool, &EventFilter::default(), i64::MAX, 1).await?;
+    if let Some(newest) = newest.first()
+        && history.lacks(&newest.id, newest.occurred_at).await
+    {
+        logs::say(&format!(
+            "the history is behind the change log: it does not hold event {} of {} yet; --log lists what the change log \
+             holds\n",
+            newest.id,
+            time(newest.occurred_at)
+        ));
+    }
+    Ok(())
+}
+
+/// Prints a list; the last column only where it is known what became of the events.
+fn print_list(
+    found: &[EventView<'_>],
+    is_whole: bool,
+    output: OutputFormat,
+) -> Result<(), CliError> {
+    if let OutputFormat::Json = output {
+        return say!("{}", serde_json::to_string_pretty(found)?);
+    }
+    if found.iter().all(|event| event.observers.is_none()) {
+        let rows: Vec<_> = found.iter().map(columns).collect();
+        print(["ID", "TIME", "OPERATION", "ENTITY", "KEY"], &rows)?;
+    } else {
+        let rows: Vec<_> = found.iter().map(row).collect();
+        print(EVENT_COLUMNS, &rows)?;
+    }
     if is_whole {
         return Ok(());
     }
+    let limit = found.len();
     say!(
         "the newest {limit}; use --limit to see more, or --to with the time of the last one for those before"
     )
 }
 
-/// Prints the table of a list; the last column only where it is known what became of the events.
-fn print_list(rows: &[[String; 6]], with_outcomes: bool) -> Result<(), CliError> {
-    if with_outcomes {
-        return print(
-            ["ID", "TIME", "OPERATION", "ENTITY", "KEY", "OUTCOME"],
-            rows,
-        );
-    }
-    let rows: Vec<[String; 5]> = rows
-        .iter()
-        .map(|[id, at, operation, entity, key, _]| {
-            [id, at, operation, entity, key].map(Clone::clone)
-        })
-        .collect();
-    print(["ID", "TIME", "OPERATION", "ENTITY", "KEY"], &rows)
+/// Columns of a list of events.
+pub(super) const EVENT_COLUMNS: [&str; 6] = ["ID", "TIME", "OPERATION", "ENTITY", "KEY", "OUTCOME"];
+
+/// Returns an event as [`EVENT_COLUMNS`].
+pub(super) fn row(event: &EventView<'_>) -> [String; 6] {
+    let [id, at, operation, entity, key] = columns(event);
+    [id, at, operation, entity, key, summary(event)]
+}
+
+fn columns(event: &EventView<'_>) -> [String; 5] {
+    [
+        event.id.to_owned(),
+        time(event.occurred_at),
+        event.operation.as_str().to_owned(),
+        one_line(event.entity),
+        one_line(event.key.unwrap_or("-")),
+    ]
 }
 
 /// Returns a limit as a number of elements.
@@ -221,41 +225,88 @@ fn as_len(limit: u32) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-async fn show(
-    pool: &PgPool,
-    listener: Option<&OpenListener>,
-    id: &str,
-    output: OutputFormat,
-) -> Result<(), CliError> {
+async fn show(sources: &Sources, id: &str, output: OutputFormat) -> Result<(), CliError> {
     let parsed: EventId = id.parse()?;
-    let Some(event) = events::find(pool, &parsed).await? else {
-        return Err(missing(pool, id).await?);
+    let event = events::find(&sources.pool, &parsed).await?;
+    let whole = parsed.whole().or(event.as_ref().map(|event| &*event.id));
+    let document = document(sources, whole).await;
+    let has_outcomes = sources.history.as_ref().is_some_and(|one| one.has_outcomes);
+    // What is over is told by the document alone.
+    let outcome = match &event {
+        Some(event)
+            if document
+                .as_ref()
+                .is_none_or(|one| !has_outcomes || one.is_unfinished()) =>
+        {
+            sources.outcome(event).await?
+        }
+        _ => None,
     };
-    let outcome = match listener {
-        Some(listener) => Some(listener.outcome(pool, &event).await?),
-        None => None,
+    let view = match (&document, &event) {
+        (Some(document), _) if has_outcomes => {
+            let mut view = EventView::of_document(document, true);
+            if let Some(outcome) = &outcome {
+                view.update(outcome);
+            }
+            view
+        }
+        (_, Some(event)) => EventView::logged(event, outcome.as_ref()),
+        (Some(document), None) => EventView::of_document(document, false),
+        (None, None) => return Err(not_found(sources, id).await?),
     };
-    if let OutputFormat::Json = output {
-        return say!(
-            "{}",
-            serde_json::to_string_pretty(&EventView::new(&event, outcome))?
-        );
+    match output {
+        OutputFormat::Json => say!("{}", serde_json::to_string_pretty(&view)?),
+        OutputFormat::Table => print_event(&view, sources.listener.is_some()),
     }
-    say!("{}", described(&event))?;
-    let Some(outcome) = outcome else {
-        return say!("name the listener's files with -f FILE to see what became of it");
+}
+
+/// Returns the document of an event, if the history has it.
+async fn document(sources: &Sources, id: Option<&str>) -> Option<Document> {
+    match sources.history.as_ref()?.get(id?).await {
+        Ok(found) => found,
+        Err(error) => {
+            say_fallback(&error);
+            None
+        }
+    }
+}
+
+fn print_event(event: &EventView<'_>, is_listener_known: bool) -> Result<(), CliError> {
+    say!("{}", described(event))?;
+    let Some(observers) = &event.observers else {
+        return if is_listener_known {
+            say!("the history does not tell what became of events: spec.search.documents is Events")
+        } else {
+            say!("name the listener's files with -f FILE to see what became of it")
+        };
     };
-    for observer in &outcome.observers {
+    for observer in observers {
         say!("{}", of_observer(observer))?;
     }
-    if outcome.observers.is_empty() {
-        say!("no observer watches {}", event.entity)?;
+    if observers.is_empty() {
+        say!("no observer watches {}", one_line(event.entity))?;
     }
-    match outcome.progress {
-        EventProgress::NotStarted => say!("the listener has not run in this database yet"),
-        EventProgress::Ahead => say!("the listener's checkpoint is not past it yet"),
-        EventProgress::Passed => Ok(()),
+    match event.progress {
+        Some(EventProgress::NotStarted) => {
+            say!("the listener has not run in this database yet")
+        }
+        Some(EventProgress::Ahead) => say!("the listener's checkpoint is not past it yet"),
+        Some(EventProgress::Passed) | None => Ok(()),
     }
+}
+
+/// Returns the error of an event that is nowhere.
+async fn not_found(sources: &Sources, id: &str) -> Result<CliError, CliError> {
+    let Some(history) = &sources.history else {
+        return missing(&sources.pool, id).await;
+    };
+    let extent = match history.extent(None).await {
+        Ok(extent) => extent,
+        Err(error) => error.to_string(),
+    };
+    let since = since(&sources.pool).await?;
+    let error = anyhow::anyhow!("there is no event {id}; {extent}{since}");
+    Ok(error.into())
 }
 
 /// Returns the error of an event that the log does not hold.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ::queue::JobQueue;
+use crds::config::ListenerConfig;
 use observer_listener::admission::action_runtime::ActionRuntime;
 use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::delivery::event::Event;
@@ -18,6 +19,7 @@ use super::{CliError, DatabaseArgs, check, files, identity, jobs};
 /// A listener as its files describe it, for commands that run nothing.
 pub(super) struct OpenListener {
     pub(super) identity: String,
+    pub(super) config: ListenerConfig,
     pub(super) observers: Observers,
     pub(super) queue: Arc<dyn JobQueue>,
 }
@@ -47,6 +49,7 @@ pub(super) async fn open(args: DatabaseArgs) -> Result<(PgPool, Option<OpenListe
     let queue = jobs::of_listener(listener, pool.clone()).await?;
     let listener = OpenListener {
         identity: listener.identity(),
+        config: loaded.bundle.listener,
         observers,
         queue,
     };

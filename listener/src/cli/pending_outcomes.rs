@@ -16,7 +16,8 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::CliError;
-use super::event_view::of_delivery;
+use super::event_text::of_delivery;
+use super::event_view::DeliveryView;
 use super::listener::{EventOutcome, OpenListener};
 use super::output::{OutputFormat, say};
 use super::table::one_line;
@@ -292,7 +293,12 @@ impl<'a> PendingOutcomes<'a> {
                 observer,
                 not_matched,
             } => format!("{observer}: not matched, {not_matched}"),
-            News::Delivery(one) => format!("{}/{}: {}", one.observer, one.action, of_delivery(one)),
+            News::Delivery(one) => format!(
+                "{}/{}: {}",
+                one.observer,
+                one.action,
+                of_delivery(&DeliveryView::stored(one))
+            ),
         };
         print_line(Utc::now(), "outcome", id, &one_line(&text))
     }

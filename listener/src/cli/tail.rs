@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::dead_letters::moment;
+use super::event_filter::WhatFilter;
 use super::event_view::EventView;
-use super::events::WhatFilter;
 use super::listener::{self, OpenListener};
 use super::output::{OutputFormat, say, time};
 use super::pending_outcomes::{OutcomeArg, PendingOutcomes};
@@ -195,7 +195,7 @@ pub(super) fn print_event(event: &Event, output: OutputFormat) -> Result<(), Cli
     if let OutputFormat::Json = output {
         let line = EventLine {
             kind: "event",
-            event: EventView::new(event, None),
+            event: EventView::logged(event, None),
         };
         return say!("{}", serde_json::to_string(&line)?);
     }

@@ -99,6 +99,14 @@ pub struct EventId {
     whole: Option<String>,
 }
 
+impl EventId {
+    /// Returns the whole id, where it was given.
+    #[must_use]
+    pub fn whole(&self) -> Option<&str> {
+        self.whole.as_deref()
+    }
+}
+
 impl std::str::FromStr for EventId {
     type Err = EventsError;
 
