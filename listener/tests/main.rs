@@ -23,6 +23,7 @@ mod examples;
 mod figures;
 mod floods;
 mod history;
+mod history_removal;
 mod hostile;
 mod instructions;
 mod jobs;
