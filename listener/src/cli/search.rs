@@ -49,8 +49,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = QUERIES, group = ArgGroup::new("what").args(["files"]).required(true))]
 pub(super) struct SearchArgs {
-    /// What to search for, in the query language below; all events if absent. Write `NOT word` for
-    /// `-word`, which is an option here
+    /// What to search for, in the query language that `--help` explains; all events if absent. Write
+    /// `NOT word` for `-word`, which is an option here
     #[arg(value_name = "QUERY")]
     query: Vec<String>,
     #[command(flatten)]
