@@ -245,7 +245,7 @@ async fn events_are_shown_from_the_history_with_their_attempts() {
     assert!(
         ended
             .err
-            .contains("the history of default/test holds 3 events since 20"),
+            .contains("the history of default/test holds 3 events, from 20"),
         "{}",
         ended.said()
     );
@@ -420,9 +420,16 @@ async fn searches_that_cannot_be_are_refused_with_a_remedy() {
         assert_eq!(ended.out, "");
     }
     let text = run(&config, &["search", "--entity", "orders"]).await.ok();
-    let told = "no event matches; the history of default/test holds 3 events since 20";
+    let told = "no event matches; the history of default/test holds 3 events, from 20";
     assert!(
         text.starts_with(told) && text.contains("such as public.orders"),
+        "{text}"
+    );
+    let text = run(&config, &["search", "--from", "1h", "--to", "2h"])
+        .await
+        .ok();
+    assert!(
+        text.contains("; --from 20") && text.contains("Z is not before --to 20"),
         "{text}"
     );
     let text = run(&config, &["search", "--tenant", "nobody"]).await.ok();
@@ -564,6 +571,11 @@ async fn change_log_is_read_while_the_index_is_away() {
     )
     .await;
     assert!(ended.err.contains(told), "{}", ended.said());
+    assert!(
+        ended.err.contains("elasticsearch.url is of 127.0.0.1:1)"),
+        "{}",
+        ended.said()
+    );
     assert!(ended.ok().contains("post: pending"));
     let quiet = run(&config, &["events", "list", "--log"]).await;
     assert!(!quiet.err.contains(told), "{}", quiet.said());

@@ -7,6 +7,7 @@ use crds::config::Operation;
 use observer_listener::history::events::EventFilter;
 
 use super::dead_letters::moment;
+use super::output::time;
 
 /// Filter of events.
 #[derive(Debug, Default, Args)]
@@ -107,6 +108,11 @@ impl Filter {
 
     /// Returns what may be wrong with the filter where no event matches, as a sentence to add.
     pub(super) fn hint(&self) -> String {
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && from >= to
+        {
+            return format!("; --from {} is not before --to {}", time(from), time(to));
+        }
         match &self.what.entity {
             Some(entity) if !entity.contains('.') => {
                 format!("; entities are named as schema.table, such as public.{entity}")

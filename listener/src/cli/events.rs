@@ -110,7 +110,8 @@ pub(super) async fn events(command: EventsCommand) -> Result<(), CliError> {
 }
 
 /// Tells that the change log is read, as the history cannot be.
-fn say_fallback(error: &SearchError) {
+fn say_fallback(history: &HistoryIndex, error: &SearchError) {
+    let error = history.describe(error);
     logs::say(&format!("{error}; reading the change log instead\n"));
 }
 
@@ -137,7 +138,7 @@ async fn list(
                 }
                 return note_lag(&sources.pool, history).await;
             }
-            Err(error) => say_fallback(&error),
+            Err(error) => say_fallback(history, &error),
         }
     }
     let hint = filter.hint();
@@ -262,10 +263,11 @@ async fn show(sources: &Sources, id: &str, output: OutputFormat) -> Result<(), C
 
 /// Returns the document of an event, if the history has it.
 async fn document(sources: &Sources, id: Option<&str>) -> Option<Document> {
-    match sources.history.as_ref()?.get(id?).await {
+    let history = sources.history.as_ref()?;
+    match history.get(id?).await {
         Ok(found) => found,
         Err(error) => {
-            say_fallback(&error);
+            say_fallback(history, &error);
             None
         }
     }
@@ -302,7 +304,7 @@ async fn not_found(sources: &Sources, id: &str) -> Result<CliError, CliError> {
     };
     let extent = match history.extent(None).await {
         Ok(extent) => extent,
-        Err(error) => error.to_string(),
+        Err(error) => history.describe(&error),
     };
     let since = since(&sources.pool).await?;
     let error = anyhow::anyhow!("there is no event {id}; {extent}{since}");

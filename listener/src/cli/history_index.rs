@@ -7,9 +7,10 @@ use ::search::{
     Document, Filters, Scope, SearchError, SearchIndex, SearchPage, SearchRequest, SortOrder,
 };
 use chrono::{DateTime, Utc};
-use crds::config::{DocumentContent, ListenerConfig};
+use crds::config::{DocumentContent, ListenerConfig, Redacted, SearchBackend};
 use sqlx::PgPool;
 use tokio::time::{Instant, timeout};
+use url::Url;
 
 use super::CliError;
 use super::output::{counted, time};
@@ -32,6 +33,8 @@ const MAX_QUICK: Duration = Duration::from_secs(1);
 pub(super) struct HistoryIndex {
     index: Arc<dyn SearchIndex>,
     listener: String,
+    /// The server, where it is another than the database's.
+    server: Option<String>,
     /// Whether its documents tell what became of events.
     pub(super) has_outcomes: bool,
 }
@@ -46,8 +49,20 @@ impl HistoryIndex {
         Ok(Some(Self {
             index: ::search::open(config, pool)?,
             listener: listener.identity(),
+            server: match &config.backend {
+                SearchBackend::Elasticsearch(config) => server(&config.url),
+                SearchBackend::Postgres => None,
+            },
             has_outcomes: config.documents == DocumentContent::EventsAndOutcomes,
         }))
+    }
+
+    /// Describes an error, with the server that it is of.
+    pub(super) fn describe(&self, error: &SearchError) -> String {
+        match &self.server {
+            Some(server) => format!("{error} (spec.search.elasticsearch.url is of {server})"),
+            None => error.to_string(),
+        }
     }
 
     /// Returns a request for the newest documents that match.
@@ -102,20 +117,26 @@ impl HistoryIndex {
         patiently(self.index.get(&scope, id)).await
     }
 
-    /// Says how many events it holds, of a tenant or of all, and since when.
+    /// Says how many events it holds, of a tenant or of all, and of which time.
     pub(super) async fn extent(&self, tenant: Option<String>) -> Result<String, SearchError> {
+        let last = self.request(tenant.clone(), Filters::default(), 1);
         let first = SearchRequest {
             sort: SortOrder::Oldest,
-            ..self.request(tenant.clone(), Filters::default(), 1)
+            ..last.clone()
         };
-        let page = self.try_search(&first).await?;
+        let (first, last) = (
+            self.try_search(&first).await?,
+            self.try_search(&last).await?,
+        );
         let of_tenant = tenant.map_or_else(String::new, |tenant| format!(" of tenant {tenant}"));
-        Ok(match page.hits.first() {
-            Some(hit) => format!(
-                "the history of {} holds {}{of_tenant} since {}",
+        let ends = first.hits.first().zip(last.hits.first());
+        Ok(match ends {
+            Some((from, to)) => format!(
+                "the history of {} holds {}{of_tenant}, from {} to {}",
                 self.listener,
-                counted(page.total, "event", "events"),
-                time(hit.document.occurred_at)
+                counted(last.total, "event", "events"),
+                time(from.document.occurred_at),
+                time(to.document.occurred_at)
             ),
             None => format!(
                 "the history of {} holds no event{of_tenant}: the listener writes them while it runs",
@@ -130,6 +151,13 @@ impl HistoryIndex {
         since.to_std().is_ok_and(|since| since >= PATIENCE)
             && matches!(self.get(id).await, Ok(None))
     }
+}
+
+/// Returns host and port of a URL.
+fn server(url: &Redacted) -> Option<String> {
+    let url = Url::parse(url.reveal()).ok()?;
+    let port = url.port_or_known_default()?;
+    Some(format!("{}:{port}", url.host_str()?))
 }
 
 /// Bounds a call in time.

@@ -162,7 +162,7 @@ pub(super) async fn search(args: SearchArgs) -> Result<(), CliError> {
     let query = query(&args)?;
     let request = request(args, &history, &query)?;
     let page = first_page(&history, &request, &query).await;
-    let page = page.map_err(|error| query.failed(error))?;
+    let page = page.map_err(|error| query.failed(&history, error))?;
     if page.total == 0 {
         check_names(&bundle.observers, &request.filters)?;
     }

@@ -4,6 +4,7 @@ use ::search::SearchError;
 use unicode_width::UnicodeWidthStr;
 
 use super::CliError;
+use super::history_index::HistoryIndex;
 use super::table::one_line;
 
 /// Finds the events that no observer matched.
@@ -53,7 +54,7 @@ impl Query {
     }
 
     /// Returns the error of a search; of a query with its place.
-    pub(super) fn failed(&self, error: SearchError) -> CliError {
+    pub(super) fn failed(&self, history: &HistoryIndex, error: SearchError) -> CliError {
         match error {
             SearchError::Query { position, message } => {
                 let pointed = pointed(&self.text, position);
@@ -61,9 +62,10 @@ impl Query {
                 CliError::Config(format!("{error}\n{pointed}"))
             }
             SearchError::Unavailable(_) => CliError::Run(anyhow::anyhow!(
-                "{error}; `events list --log` shows what the change log still holds"
+                "{}; `events list --log` shows what the change log still holds",
+                history.describe(&error)
             )),
-            error => error.into(),
+            error => CliError::Run(anyhow::anyhow!(history.describe(&error))),
         }
     }
 }
