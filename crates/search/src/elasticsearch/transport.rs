@@ -381,6 +381,9 @@ fn unreachable(error: &elasticsearch::Error) -> SearchError {
     }
     SearchError::Unavailable(match reason {
         _ if timed_out => format!("no response within {} s", REQUEST_TIMEOUT.as_secs()),
+        Some(reason) if reason.starts_with("invalid peer certificate") => {
+            format!("{reason}: check `tls.ca`, the URL's host and the server's certificate")
+        }
         Some(reason) => reason.chars().take(200).collect(),
         None => "the connection fails".to_owned(),
     })
