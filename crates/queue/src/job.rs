@@ -219,4 +219,6 @@ pub struct JobFilter {
     pub action: Option<String>,
     /// Only jobs in this state.
     pub state: Option<JobState>,
+    /// Only jobs of this tenant.
+    pub tenant: Option<String>,
 }

@@ -5,6 +5,7 @@
 //! Expressions and templates are kept as text, because only the listener can compile them.
 
 mod action;
+mod api;
 mod egress;
 mod email;
 mod kafka;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use action::{
     ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
 };
+pub use api::{ApiConfig, ApiRole, ApiToken};
 pub use egress::{Egress, HostLimit, ProxyConfig};
 pub use email::{EmailConfig, SmtpConfig, SmtpTls};
 pub use kafka::{KafkaConfig, SaslConfig, SaslMechanism};
@@ -165,8 +167,8 @@ pub struct ListenerConfig {
     pub egress: Egress,
     /// How long dead letters are kept; until someone redrives or drops them where absent.
     pub dead_letter_retention: Option<Duration>,
-    /// What a request to the HTTP interface must show; there is no such interface where absent.
-    pub api_token: Option<Redacted>,
+    /// The HTTP API; there is none where absent.
+    pub api: Option<ApiConfig>,
     /// The job queue.
     pub queue: QueueConfig,
     /// The history; none is kept where absent.
