@@ -52,6 +52,26 @@ pub struct PodReport {
     /// Number of deliveries that are not finished yet.
     #[serde(default)]
     pub pending: u64,
+    /// How far the history of the pod's shards is; absent where none is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchReport>,
+}
+
+/// How far the history of a pod's shards is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SearchReport {
+    /// Age in whole seconds of the oldest event without a document; 0 if there is none.
+    #[serde(default)]
+    pub lag_seconds: u64,
+    /// Why documents cannot be written at the moment, with the remedy, if so. It stays the same while
+    /// the cause does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When the latest gap was recorded, in RFC 3339: events left the change log before they had
+    /// documents. Absent if there is none within the history's retention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_since: Option<String>,
 }
 
 /// What a pod does.

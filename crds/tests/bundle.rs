@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use observer_crds::bundle::{self, BundleError, Inclusion, Namespaces};
 use observer_crds::config::{
-    ActionQueue, Mode, ObserverConfig, Priority, QueueBackend, QueueConfig, Redacted,
+    ActionQueue, DocumentContent, ElasticsearchConfig, Mode, ObserverConfig, Priority,
+    QueueBackend, QueueConfig, Redacted, RedactedColumn, SearchBackend, SearchConfig, SearchLogin,
 };
 use observer_crds::loader::load_bundle;
 use observer_crds::v1alpha1::{Observer, ObserverListener};
@@ -42,6 +43,20 @@ fn secrets(namespace: &str, name: &str) -> Option<Keys> {
     match (namespace, name) {
         ("shop", "db") => one("url", "postgres://u:hunter2@db/shop\n"),
         ("shop", "redis") => one("url", "redis://:hunter3@redis:6379/0\n"),
+        ("shop", "search") => Some(
+            [
+                ("url", "https://search.example.com:9200"),
+                ("username", "observers"),
+                ("password", "hunter4\n"),
+                (
+                    "ca",
+                    "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n",
+                ),
+                ("other", "hunter5"),
+            ]
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .into(),
+        ),
         ("crm", "hook") => one("url", "https://hooks.example.com/token"),
         _ => None,
     }
@@ -147,6 +162,68 @@ fn a_bundle_holds_the_queue_and_its_redis() {
     assert_eq!(queued.queue, expected);
     assert_eq!(queued.timeout, Duration::from_hours(1));
     assert_eq!(plain.queue, ActionQueue::default());
+}
+
+#[test]
+fn a_bundle_holds_the_search_server_and_its_login() {
+    let of = |key: &str| json!({"secretKeyRef": {"name": "search", "key": key}});
+    let listener = listener(&json!({"search": {
+        "elasticsearch": {
+            "url": of("url"), "index": "shop", "tls": {"ca": of("ca")},
+            "username": of("username"), "password": of("password"),
+        },
+        "retention": "48h", "documents": "Events", "maxLag": "2h",
+        "redact": ["card", "public.people.phone"],
+    }}));
+    let needed = bundle::references("shop", &listener.spec);
+    let keys: Vec<_> = needed
+        .iter()
+        .filter(|one| one.name == "search")
+        .map(|one| &*one.key)
+        .collect();
+    assert_eq!(keys, ["ca", "password", "url", "username"]);
+    let made = bundle::compile(&listener, &[], &Namespaces::new(), &secrets).unwrap();
+    assert!(!format!("{made:?}").contains("hunter4"));
+    let loaded = load_bundle(made.text.reveal()).unwrap();
+    let column = |entity: Option<&str>, column: &str| RedactedColumn {
+        entity: entity.map(str::to_owned),
+        column: column.to_owned(),
+    };
+    let search = loaded.listener.search.unwrap();
+    let SearchBackend::Elasticsearch(server) = &search.backend else {
+        panic!("{search:?}");
+    };
+    assert!(
+        server
+            .tls
+            .as_ref()
+            .unwrap()
+            .ca
+            .as_ref()
+            .unwrap()
+            .reveal()
+            .contains("CERTIFICATE")
+    );
+    assert_eq!(
+        search,
+        SearchConfig {
+            backend: SearchBackend::Elasticsearch(ElasticsearchConfig {
+                url: Redacted::new("https://search.example.com:9200"),
+                index: "shop".to_owned(),
+                tls: server.tls.clone(),
+                login: Some(SearchLogin::Basic(
+                    Redacted::new("observers"),
+                    Redacted::new("hunter4"),
+                )),
+            }),
+            retention: Duration::from_hours(48),
+            documents: DocumentContent::Events,
+            redact: vec![column(None, "card"), column(Some("public.people"), "phone")],
+            max_lag: Duration::from_hours(2),
+        }
+    );
+    // What it was not to be given is not there.
+    assert!(!made.text.reveal().contains("aHVudGVyNQ"));
 }
 
 #[test]

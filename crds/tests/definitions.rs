@@ -418,6 +418,51 @@ spec.redis.url.secretKeyRef.key! string
 spec.redis.url.secretKeyRef.name! string
 spec.redis.url.value string
 spec.replicas integer minimum=0 maximum=256 default=1
+spec.search object
+spec.search.documents string enum=["Events","EventsAndOutcomes"] default=EventsAndOutcomes
+spec.search.elasticsearch object
+spec.search.elasticsearch.apiKey object
+spec.search.elasticsearch.apiKey.secretKeyRef object
+spec.search.elasticsearch.apiKey.secretKeyRef.key! string
+spec.search.elasticsearch.apiKey.secretKeyRef.name! string
+spec.search.elasticsearch.apiKey.value string
+spec.search.elasticsearch.index string default=observer-events
+spec.search.elasticsearch.password object
+spec.search.elasticsearch.password.secretKeyRef object
+spec.search.elasticsearch.password.secretKeyRef.key! string
+spec.search.elasticsearch.password.secretKeyRef.name! string
+spec.search.elasticsearch.password.value string
+spec.search.elasticsearch.tls object
+spec.search.elasticsearch.tls.ca object
+spec.search.elasticsearch.tls.ca.secretKeyRef object
+spec.search.elasticsearch.tls.ca.secretKeyRef.key! string
+spec.search.elasticsearch.tls.ca.secretKeyRef.name! string
+spec.search.elasticsearch.tls.ca.value string
+spec.search.elasticsearch.tls.certificate object
+spec.search.elasticsearch.tls.certificate.secretKeyRef object
+spec.search.elasticsearch.tls.certificate.secretKeyRef.key! string
+spec.search.elasticsearch.tls.certificate.secretKeyRef.name! string
+spec.search.elasticsearch.tls.certificate.value string
+spec.search.elasticsearch.tls.key object
+spec.search.elasticsearch.tls.key.secretKeyRef object
+spec.search.elasticsearch.tls.key.secretKeyRef.key! string
+spec.search.elasticsearch.tls.key.secretKeyRef.name! string
+spec.search.elasticsearch.tls.key.value string
+spec.search.elasticsearch.url! object
+spec.search.elasticsearch.url.secretKeyRef object
+spec.search.elasticsearch.url.secretKeyRef.key! string
+spec.search.elasticsearch.url.secretKeyRef.name! string
+spec.search.elasticsearch.url.value string
+spec.search.elasticsearch.username object
+spec.search.elasticsearch.username.secretKeyRef object
+spec.search.elasticsearch.username.secretKeyRef.key! string
+spec.search.elasticsearch.username.secretKeyRef.name! string
+spec.search.elasticsearch.username.value string
+spec.search.maxLag string default=24h
+spec.search.postgres object
+spec.search.redact array maxItems=64
+spec.search.redact[] string
+spec.search.retention string default=720h
 spec.shards integer minimum=1 maximum=256 default=8
 spec.source object default={"triggers":{}}
 spec.source.triggers object

@@ -7,3 +7,4 @@ mod definitions;
 mod diagnostics;
 mod examples;
 mod rules;
+mod search;

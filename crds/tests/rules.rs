@@ -4,7 +4,7 @@ use observer_crds::config::Redacted;
 use observer_crds::loader::load;
 use observer_crds::manifest::{Diagnostics, SourceFile};
 
-const LISTENER: &str = "
+pub(crate) const LISTENER: &str = "
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: ObserverListener
 metadata: {name: shop}
@@ -13,7 +13,7 @@ spec:
     url: {value: 'postgres://localhost/shop'}
 ";
 
-const OBSERVER: &str = "
+pub(crate) const OBSERVER: &str = "
 apiVersion: observers.fraiseql.dev/v1alpha1
 kind: Observer
 metadata: {name: orders, labels: {app: shop}}
@@ -37,7 +37,7 @@ fn run(text: &str, listener: Option<&str>) -> Result<(), Diagnostics> {
 }
 
 /// Problems without file and line, which other tests look at.
-fn problems(text: &str) -> Vec<String> {
+pub(crate) fn problems(text: &str) -> Vec<String> {
     let Err(report) = run(text, None) else {
         return Vec::new();
     };
@@ -65,7 +65,7 @@ fn breaks_observer(piece: &str, with: &str, expected: &str) {
 }
 
 #[track_caller]
-fn breaks_listener(spec: &str, expected: &str) {
+pub(crate) fn breaks_listener(spec: &str, expected: &str) {
     let expected = format!("ObserverListener default/shop: {expected}");
     breaks(
         "spec:\n  database",
@@ -127,13 +127,13 @@ fn unknown_fields_are_told_with_the_nearest_known() {
     breaks_listener(
         "shard: 8",
         "spec.shard: unknown field; did you mean `shards`? Known here: api, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
-         lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, shards, source, \
+         lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, search, shards, source, \
          stalledAfter, startAt",
     );
     breaks_listener(
         "cache: {url: {value: x}}",
         "spec.cache: unknown field; known here: api, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
-         lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, shards, source, \
+         lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, search, shards, source, \
          stalledAfter, startAt",
     );
     breaks_webhook(

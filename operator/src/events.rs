@@ -59,6 +59,7 @@ pub fn listener_events(before: &[Condition], now: &[Condition]) -> Vec<EventDraf
     drafts.extend(turned_bad(before, now, "Ready", "False"));
     drafts.extend(turned_bad(before, now, "Degraded", "True"));
     drafts.extend(turned_bad(before, now, "DeliveryStalled", "True"));
+    drafts.extend(turned_bad(before, now, "HistoryLagging", "True"));
     // One cause shows in several conditions.
     drafts.dedup_by(|a, b| a.reason == b.reason);
     let turned = |type_: &str, from: &str, to: &str| {
@@ -154,6 +155,15 @@ mod tests {
         let drafts = listener_events(&up, &away);
         assert_eq!(reasons(&drafts), [(true, "DatabaseUnreachable")]);
         assert!(listener_events(&away, &away).is_empty());
+        let index_away = [say(
+            "HistoryLagging",
+            ConditionStatus::True,
+            "SearchIndexFailing",
+        )];
+        assert_eq!(
+            reasons(&listener_events(&[], &index_away)),
+            [(true, "SearchIndexFailing")]
+        );
     }
 
     #[test]

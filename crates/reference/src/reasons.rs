@@ -25,7 +25,7 @@ const fn reason(name: &'static str, meaning: &'static str, remedy: &'static str)
 }
 
 /// Types of conditions of a listener, with what they mean.
-pub const OF_LISTENER: [(&str, &str); 4] = [
+pub const OF_LISTENER: [(&str, &str); 5] = [
     (
         "Ready",
         "Every shard has an owner, and the pods deliver by the current configuration. It stays `True` while shards change owners.",
@@ -38,6 +38,10 @@ pub const OF_LISTENER: [(&str, &str); 4] = [
     (
         "DeliveryStalled",
         "Work waits in a shard and none was done for longer than `spec.stalledAfter` (1m). The message names the shards, their pods and the reason. With several reasons, the condition has the worst one.",
+    ),
+    (
+        "HistoryLagging",
+        "Events are missing in the history for longer than `spec.stalledAfter` (1m). Deliveries are not affected. Only a listener with `spec.search` has this condition.",
     ),
 ];
 
@@ -69,6 +73,11 @@ pub const NORMAL: &[Reason] = &[
         "",
     ),
     reason("AsExpected", "Nothing is wrong.", ""),
+    reason(
+        "HistoryHasGaps",
+        "The history is up to date, but events are missing in it: the log was kept for `spec.search.maxLag`, and the search index could not take them for longer.",
+        "`observer-listener events show` finds what the log still holds. Gaps are forgotten with `spec.search.retention`.",
+    ),
     reason("Delivering", "The pods deliver.", ""),
     reason("UpToDate", "Every pod runs the current configuration.", ""),
     reason("MakingProgress", "No event waits for long.", ""),
@@ -337,6 +346,20 @@ pub const STALLED: &[Reason] = &[
     ),
 ];
 
+/// Reasons of `HistoryLagging`.
+pub const HISTORY: &[Reason] = &[
+    reason(
+        "SearchIndexFailing",
+        "The search index does not take documents. They are added later from the change log, which is kept for them for `spec.search.maxLag` (24h).",
+        "The message has the error: the server's address, its credentials and their [permissions](../how-to/history.md#permissions), its disk, or a read-only block.",
+    ),
+    reason(
+        "CatchingUp",
+        "The search index takes documents, but more events wait than it has taken yet, as after an outage.",
+        "Wait. If it lasts, the index is slower than the events are: add pods, or give the search server more resources.",
+    ),
+];
+
 /// Reasons of `Tracked`.
 pub const TRACKED: &[Reason] = &[
     reason(
@@ -393,7 +416,7 @@ pub const EVENTS: &[Reason] = &[
 
 /// Names of all reasons.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [NORMAL, FAULTS, DATABASE, STALLED, TRACKED, EVENTS]
+    [NORMAL, FAULTS, DATABASE, STALLED, HISTORY, TRACKED, EVENTS]
         .into_iter()
         .flatten()
         .map(|reason| reason.name)
@@ -431,6 +454,7 @@ pub(crate) fn body() -> String {
         reasons("Faults", FAULTS),
         reasons("Database and queue", DATABASE),
         reasons("Reasons of DeliveryStalled", STALLED),
+        reasons("Reasons of HistoryLagging", HISTORY),
         reasons("Reasons of Tracked", TRACKED),
         reasons("Normal states", NORMAL),
         reasons("Reasons of Events", EVENTS),

@@ -23,6 +23,8 @@ pub mod cut_proxy;
 #[cfg(feature = "tests")]
 pub mod database;
 #[cfg(feature = "tests")]
+pub mod fault_proxy;
+#[cfg(feature = "tests")]
 pub mod fuzz;
 pub mod http_sink;
 #[cfg(feature = "tests")]

@@ -24,6 +24,12 @@ impl ServerUrl {
         message: "is not the URL of a proxy; write http://user:password@proxy.internal:3128, or https://",
     };
 
+    /// Elasticsearch or OpenSearch server.
+    pub const SEARCH: Self = Self {
+        schemes: &["http", "https"],
+        message: "is not the URL of a search server; write https://host:9200",
+    };
+
     /// Redis server.
     pub const REDIS: Self = Self {
         schemes: &["redis", "rediss"],

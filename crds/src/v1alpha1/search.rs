@@ -13,10 +13,16 @@ use crate::duration::HumanDuration;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "has(self.postgres) != has(self.elasticsearch)",
-    "message": "give exactly one of postgres and elasticsearch",
-}]))]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "has(self.postgres) != has(self.elasticsearch)",
+        "message": "give exactly one of postgres and elasticsearch",
+    },
+    {
+        "rule": "!has(self.redact) || self.redact.all(name, name.matches('^[^.]+([.][^.]+[.].*[^.])?$'))",
+        "message": "redact has columns, or columns with their table as schema.table.column",
+    },
+]))]
 pub struct Search {
     /// Tables of the listener's own database: nothing else to run, for up to some millions of
     /// events.
@@ -32,8 +38,8 @@ pub struct Search {
     /// matched and what became of their deliveries.
     #[serde(default)]
     pub documents: DocumentContent,
-    /// Columns whose values are left out of documents and searches, at most 64, as `column` for
-    /// those of all entities or `schema.table.column` for that of one.
+    /// Columns whose values never reach the documents, at most 64, as `column` for those of all
+    /// entities or `schema.table.column` for that of one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
     pub redact: Vec<String>,
@@ -62,12 +68,16 @@ pub struct PostgresSearch {}
         "rule": "!(has(self.username) && has(self.apiKey))",
         "message": "give username and password, or apiKey, not both",
     },
+    {
+        "rule": "!has(self.index) || !self.index.matches('^(logs|metrics|synthetics|traces)-')",
+        "message": "the index has a beginning that Elasticsearch keeps for data streams of its own",
+    },
 ]))]
 pub struct ElasticsearchSearch {
     /// URL of the server, as `https://search.internal:9200`, without a user or password.
     pub url: ValueSource,
-    /// Beginning of the names of the indices, 1 to 60 lower-case letters, digits, `-` and `_`;
-    /// default `observer-events`. Listeners may share it.
+    /// Beginning of the names of the indices, 1 to 60 lower-case letters, digits, `-` and `_`, with
+    /// a letter or digit first; default `observer-events`. Listeners may share it.
     #[serde(default = "default_index")]
     #[schemars(length(min = 1, max = 60), regex(pattern = "^[a-z0-9][-a-z0-9_]*$"))]
     pub index: String,

@@ -8,7 +8,7 @@ use crate::config::{
 };
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
-use crate::v1alpha1::{ElasticsearchSearch, Search};
+use crate::v1alpha1::{ElasticsearchSearch, Search, ValueSource};
 use crate::validation::context::ValidationContext;
 
 const AT: &str = "/spec/search";
@@ -16,6 +16,9 @@ const SHORTEST_RETENTION: HumanDuration = HumanDuration::from_secs(3600);
 const LONGEST_RETENTION: HumanDuration = HumanDuration::from_secs(87_600 * 3600);
 const SHORTEST_LAG: HumanDuration = HumanDuration::from_secs(60);
 const LONGEST_LAG: HumanDuration = HumanDuration::from_secs(720 * 3600);
+
+/// Beginnings of names that the templates of Elasticsearch itself claim.
+const RESERVED: [&str; 4] = ["logs-", "metrics-", "synthetics-", "traces-"];
 
 /// Validates the search of a listener and returns its configuration.
 pub(crate) fn check(search: &Search, context: &mut ValidationContext<'_>) -> SearchConfig {
@@ -26,13 +29,16 @@ pub(crate) fn check(search: &Search, context: &mut ValidationContext<'_>) -> Sea
             context.missing_field(
                 AT,
                 &["postgres", "elasticsearch"],
-                "names no place; write `postgres: {}` to store documents in the listener's own database, or \
+                "does not say where documents are stored; write `postgres: {}` for the listener's own database, or \
                  `elasticsearch: {url: ...}`",
             );
             SearchBackend::Postgres
         }
         (Some(_), Some(_)) => {
-            context.error(AT, "must have `postgres` or `elasticsearch`, not both");
+            context.error(
+                AT,
+                "has both `postgres` and `elasticsearch`; keep one of them",
+            );
             SearchBackend::Postgres
         }
     };
@@ -54,28 +60,61 @@ pub(crate) fn check(search: &Search, context: &mut ValidationContext<'_>) -> Sea
     }
 }
 
-/// Returns the columns; the last part of a name with dots is the column, the rest the entity.
+/// Returns the columns; the last part of a name with dots is the column, the rest the entity. A name
+/// that would match no table is an error, as it would leave a value in the documents.
 fn redact(names: &[String], context: &mut ValidationContext<'_>) -> Vec<RedactedColumn> {
-    let mut columns = Vec::with_capacity(names.len());
+    let mut columns: Vec<RedactedColumn> = Vec::with_capacity(names.len());
     for (index, name) in names.iter().enumerate() {
+        let at = format!("{AT}/redact/{index}");
         let (entity, column) = match name.rsplit_once('.') {
             Some((entity, column)) => (Some(entity), column),
             None => (None, name.as_str()),
         };
-        if column.is_empty() || entity.is_some_and(str::is_empty) {
-            let at = format!("{AT}/redact/{index}");
-            context.error(
-                &at,
-                "names no column; write `column` or `schema.table.column`",
-            );
+        let is_blank = |part: &str| part.is_empty() || part.trim() != part;
+        let parts = entity.into_iter().flat_map(|entity| entity.split('.'));
+        if parts.chain([column]).any(is_blank) {
+            let message = "names no column; write `column` or `schema.table.column`";
+            context.error(&at, message);
             continue;
         }
-        columns.push(RedactedColumn {
+        if entity.is_some_and(|entity| !entity.contains('.')) {
+            let message = format!(
+                "names no schema, so no table matches; write `schema.table.column` such as `public.{name}`, \
+                 or `{column}` for the columns of all tables"
+            );
+            context.error(&at, message);
+            continue;
+        }
+        let redacted = RedactedColumn {
             entity: entity.map(str::to_owned),
             column: column.to_owned(),
-        });
+        };
+        if columns.contains(&redacted) {
+            context.error(&at, format!("`{name}` is listed already"));
+            continue;
+        }
+        columns.push(redacted);
     }
     columns
+}
+
+/// Reports what the URL of a search server may not have.
+fn check_url(at: &str, url: &Redacted, context: &mut ValidationContext<'_>) {
+    let Some((url, _)) = ServerUrl::SEARCH.parse(url) else {
+        return;
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        context.error(
+            at,
+            "holds a user or password; give them as `username` and `password`",
+        );
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        context.error(
+            at,
+            "holds a query or a fragment; write only the server's address, as https://host:9200",
+        );
+    }
 }
 
 fn elasticsearch(
@@ -83,18 +122,16 @@ fn elasticsearch(
     context: &mut ValidationContext<'_>,
 ) -> ElasticsearchConfig {
     let at = field(AT, "elasticsearch");
-    let server_url = url(&field(&at, "url"), &server.url, ServerUrl::HTTP, context);
-    let parsed = ServerUrl::HTTP.parse(&server_url).map(|(url, _)| url);
-    if parsed.is_some_and(|url| !url.username().is_empty() || url.password().is_some()) {
-        context.error(
-            &field(&at, "url"),
-            "holds a user or password; give them as `username` and `password`",
-        );
-    }
-    let mut value = |name: &str, source: &Option<crate::v1alpha1::ValueSource>| {
-        let (_, value) = context.resolve(&field(&at, name), source.as_ref()?)?;
+    let server_url = url(&field(&at, "url"), &server.url, ServerUrl::SEARCH, context);
+    check_url(&field(&at, "url"), &server_url, context);
+    let mut value = |name: &str, source: &Option<ValueSource>| {
+        let (at, value) = context.resolve(&field(&at, name), source.as_ref()?)?;
         // Secrets read from files often end in a line break.
-        Some(Redacted::new(value.reveal().trim_end_matches(['\r', '\n'])))
+        let value = value.reveal().trim_end_matches(['\r', '\n']);
+        if let Some(message) = login_mistake(name, value) {
+            context.error(&at, message);
+        }
+        Some(Redacted::new(value))
     };
     let username = value("username", &server.username);
     let password = value("password", &server.password);
@@ -108,6 +145,13 @@ fn elasticsearch(
             "must have `username` and `password`, or `apiKey`, not both",
         );
     }
+    if RESERVED.iter().any(|one| server.index.starts_with(one)) {
+        context.error(
+            &field(&at, "index"),
+            "has a beginning that Elasticsearch keeps for data streams of its own; write another one, such as \
+             `observer-events`",
+        );
+    }
     let login = match (username.zip(password), api_key) {
         (Some((user, password)), _) => Some(SearchLogin::Basic(user, password)),
         (None, Some(key)) => Some(SearchLogin::ApiKey(key)),
@@ -118,5 +162,22 @@ fn elasticsearch(
         url: server_url,
         index: server.index.clone(),
         login,
+    }
+}
+
+/// Returns what is wrong with a part of a login, without the value.
+fn login_mistake(name: &str, value: &str) -> Option<&'static str> {
+    match name {
+        _ if value.is_empty() => Some("is empty"),
+        // The login is sent as user:password.
+        "username" if value.contains(':') => Some("holds a colon, which no user's name may"),
+        "apiKey" if value.contains(':') => Some(
+            "is an id and a key; give the encoded form, which Elasticsearch returns as `encoded` and is the \
+             base64 of id:key",
+        ),
+        "apiKey" if !value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Some("holds a character that is in no encoded API key")
+        }
+        _ => None,
     }
 }

@@ -14,7 +14,7 @@ use crate::support::{installation, resources};
 /// A mistake, as YAML that is laid over a good spec, and what the message must hold.
 type Row = (&'static str, &'static str);
 
-const LISTENER: [Row; 30] = [
+const LISTENER: [Row; 37] = [
     ("shards: 0", "spec.shards"),
     ("shards: 257", "spec.shards"),
     ("shards: many", "spec.shards"),
@@ -81,6 +81,31 @@ const LISTENER: [Row; 30] = [
         "spec.observerSelector.matchExpressions[0].operator",
     ),
     ("podTemplate: {image: ''}", "spec.podTemplate.image"),
+    ("search: {}", "exactly one of postgres and elasticsearch"),
+    (
+        "search: {postgres: {}, elasticsearch: {url: {value: 'https://x'}}}",
+        "exactly one of postgres and elasticsearch",
+    ),
+    (
+        "search: {postgres: {}, redact: [people.card]}",
+        "columns with their table as schema.table.column",
+    ),
+    (
+        "search: {elasticsearch: {url: {value: 'https://x'}, index: Shop}}",
+        "spec.search.elasticsearch.index",
+    ),
+    (
+        "search: {elasticsearch: {url: {value: 'https://x'}, index: logs-shop}}",
+        "keeps for data streams of its own",
+    ),
+    (
+        "search: {elasticsearch: {url: {value: 'https://x'}, username: {value: u}}}",
+        "give username and password, or neither",
+    ),
+    (
+        "search: {elasticsearch: {url: {value: 'https://x'}, username: {value: u}, password: {value: p}, apiKey: {value: a}}}",
+        "apiKey, not both",
+    ),
 ];
 
 const OBSERVER: [Row; 24] = [

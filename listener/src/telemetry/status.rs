@@ -5,7 +5,8 @@ use std::sync::Mutex;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use crds::pod_status::{
-    ObserverError, OwnedShard, PodProblem, PodReport, Role, StalledShard, TrackingReport,
+    ObserverError, OwnedShard, PodProblem, PodReport, Role, SearchReport, StalledShard,
+    TrackingReport,
 };
 
 use crate::sync::lock;
@@ -37,6 +38,8 @@ struct PodState {
     members: usize,
     /// Tracking of the tables of the running bundle.
     tracking: Option<TrackingReport>,
+    /// How far the history is, where one is kept.
+    search: Option<SearchReport>,
 }
 
 impl PodState {
@@ -75,6 +78,7 @@ impl StatusReporter {
                 stalled_unowned: Vec::new(),
                 members: 0,
                 tracking: None,
+                search: None,
             }),
         }
     }
@@ -110,6 +114,11 @@ impl StatusReporter {
     /// Sets which tables of the running observers are not tracked.
     pub fn set_tracking(&self, found: TrackingReport) {
         self.update(|state| state.tracking = Some(found));
+    }
+
+    /// Sets how far the history of this process's shards is; nothing where none is kept.
+    pub fn set_search(&self, search: Option<SearchReport>) {
+        self.update(|state| state.search = search);
     }
 
     /// Records that this process has joined the fleet and owns no shard yet; clears its problem.
@@ -231,6 +240,7 @@ impl StatusReporter {
             lag_seconds: whole_seconds(metrics.lag.get()),
             backlog: count(&metrics.backlog),
             pending: count(&metrics.deliveries_pending),
+            search: state.search.clone(),
         }
     }
 }

@@ -227,6 +227,7 @@ mod tests {
             lag_seconds: 0,
             backlog: 0,
             pending: 0,
+            search: None,
         }
     }
 

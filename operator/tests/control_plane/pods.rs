@@ -48,6 +48,7 @@ impl Told {
             lag_seconds: 0,
             backlog: 0,
             pending: 0,
+            search: None,
         })));
         let listener = tokio::net::TcpListener::bind((ip, STATUS_PORT)).await;
         let report = told.clone();

@@ -1,6 +1,7 @@
 //! The status of a listener: pure functions from what was seen.
 
 mod circuit_breakers;
+mod history;
 mod ready;
 mod shards;
 mod workers;
@@ -66,6 +67,8 @@ pub struct StatusInput<'a> {
     pub stalled_after: Duration,
     /// Unowned shards.
     pub unowned_since: &'a UnownedShards,
+    /// Whether it has a history.
+    pub search: bool,
     /// Why it is not run as it is written.
     pub rejection: Option<&'a Rejection>,
     /// The bundle that the pods should run.
@@ -122,12 +125,18 @@ pub fn compute_status(
             .bundle
             .map(ToOwned::to_owned)
             .or_else(|| before.config_hash.clone()),
-        conditions: vec![
+        conditions: [
             say("Ready", seen.ready(input)),
             progressing,
             say("Degraded", seen.degraded(now)),
             say("DeliveryStalled", seen.stalled(input)),
-        ],
+        ]
+        .into_iter()
+        .chain(
+            seen.history_lagging()
+                .map(|value| say("HistoryLagging", value)),
+        )
+        .collect(),
     }
 }
 
@@ -150,7 +159,7 @@ pub fn carry_over_numbers(status: &mut ObserverListenerStatus, before: &Observer
     // Words of the pods, which may hold figures too.
     for condition in &mut status.conditions {
         let same = find(&before.conditions, &condition.type_).filter(|old| {
-            condition.type_ == "DeliveryStalled"
+            ["DeliveryStalled", "HistoryLagging"].contains(&&*condition.type_)
                 && (&old.status, &old.reason) == (&condition.status, &condition.reason)
         });
         if let Some(old) = same {

@@ -10,8 +10,9 @@ use crds::pod_status::{
 use super::*;
 
 /// Everything that is seen of a listener, with a change to it.
-struct Case {
-    wanted: i32,
+pub(super) struct Case {
+    pub(super) wanted: i32,
+    pub(super) search: bool,
     shards: u16,
     unowned_since: UnownedShards,
     rejection: Option<Rejection>,
@@ -25,9 +26,10 @@ struct Case {
 
 impl Case {
     /// One pod that delivers.
-    fn well() -> Self {
+    pub(super) fn well() -> Self {
         Self {
             wanted: 1,
+            search: false,
             shards: 1,
             unowned_since: UnownedShards::default(),
             rejection: None,
@@ -40,13 +42,13 @@ impl Case {
         }
     }
 
-    fn but(change: impl FnOnce(&mut Self)) -> Self {
+    pub(super) fn but(change: impl FnOnce(&mut Self)) -> Self {
         let mut case = Self::well();
         change(&mut case);
         case
     }
 
-    fn status(&self) -> ObserverListenerStatus {
+    pub(super) fn status(&self) -> ObserverListenerStatus {
         let seen = StatusInput {
             namespace: "shop",
             name: "shop",
@@ -55,6 +57,7 @@ impl Case {
             shards: self.shards,
             stalled_after: Duration::from_mins(1),
             unowned_since: &self.unowned_since,
+            search: self.search,
             rejection: self.rejection.as_ref(),
             bundle: self.rejection.is_none().then_some("new"),
             deployment: self.deployment.as_ref(),
@@ -81,15 +84,16 @@ impl Case {
         self.before.clone()
     }
 
-    fn message(&self, type_: &str) -> String {
+    pub(super) fn message(&self, type_: &str) -> String {
         find(&self.status().conditions, type_)
             .unwrap()
             .message
             .clone()
     }
 
-    /// `Ready Progressing Degraded DeliveryStalled`, each as its status and reason.
-    fn says(&self) -> String {
+    /// `Ready Progressing Degraded DeliveryStalled`, and `HistoryLagging` where there is a history,
+    /// each as its status and reason.
+    pub(super) fn says(&self) -> String {
         let status = self.status();
         let said = status.conditions.iter().map(|condition| {
             assert_eq!(condition.observed_generation, Some(3));
@@ -139,6 +143,7 @@ fn report(role: Role, bundle: &str) -> PodReport {
         lag_seconds: 0,
         backlog: 0,
         pending: 0,
+        search: None,
     }
 }
 
@@ -167,7 +172,7 @@ fn trouble(reason: &str) -> PodProblem {
     }
 }
 
-fn change_report(case: &mut Case, change: impl FnOnce(&mut PodReport)) {
+pub(super) fn change_report(case: &mut Case, change: impl FnOnce(&mut PodReport)) {
     change(case.pods[0].report.as_mut().unwrap());
 }
 
