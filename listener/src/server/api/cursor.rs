@@ -35,7 +35,10 @@ impl CursorKey {
     }
 
     fn new(secret: &[u8; 32]) -> Self {
-        Self(Hmac::new(&(*secret).into()))
+        // A key shorter than a block is filled up with zeros, as the algorithm has it.
+        let mut block = [0; 64];
+        block[..secret.len()].copy_from_slice(secret);
+        Self(Hmac::new(&block.into()))
     }
 
     /// Signs the place where a page ends, for the request that `bound_to` stands for.

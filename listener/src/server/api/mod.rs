@@ -175,6 +175,15 @@ pub(super) fn routes(api: HttpApi) -> Router {
         .layer(from_fn_with_state(api, admit))
 }
 
+/// Returns the routes for a port of their own.
+pub(super) fn routes_alone(api: HttpApi) -> Router {
+    routes(api).fallback(async || {
+        Problem::not_found(format!(
+            "there is no such path; all paths begin with {BASE}, and health checks and metrics have another port"
+        ))
+    })
+}
+
 /// Returns all paths, each once.
 fn paths() -> Vec<&'static str> {
     let mut paths: Vec<_> = ENDPOINTS.iter().map(|one| one.path).collect();

@@ -104,7 +104,7 @@ fn operation(
         "200".to_owned(),
         json!({
             "description": "As asked for.",
-            "content": { endpoint.content: { "schema": response } },
+            "content": { (endpoint.content): { "schema": response } },
         }),
     );
     let body_problems = endpoint.body.map_or(&[][..], |_| &BODY_PROBLEMS);

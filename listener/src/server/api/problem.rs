@@ -114,8 +114,8 @@ impl From<sqlx::Error> for Problem {
 
 impl From<QueueError> for Problem {
     fn from(error: QueueError) -> Self {
-        if let QueueError::Database(sqlx::Error::PoolTimedOut) = error {
-            return sqlx::Error::PoolTimedOut.into();
+        if let QueueError::Postgres(error @ sqlx::Error::PoolTimedOut) = error {
+            return error.into();
         }
         tracing::warn!(%error, "HTTP API: the job queue failed");
         Self::unavailable("the job queue failed; the listener's log says how")
