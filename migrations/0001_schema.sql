@@ -118,6 +118,41 @@ create table observer.checkpoint (
     check (window_snapshot is not null or last_id = 0)
 );
 
+-- How far the history of each shard is, for listeners that keep one. The columns are those of the
+-- checkpoint, whose epoch says who may write here.
+create table observer.search_position (
+    listener text not null,
+    shard smallint not null check (shard >= 0 and shard < shards),
+    shards smallint not null check (shards between 1 and 256),
+    base_low_id bigint not null,
+    base_snapshot pg_snapshot not null,
+    base_high_id bigint not null,
+    window_low_id bigint,
+    window_snapshot pg_snapshot,
+    window_high_id bigint,
+    last_id bigint not null default 0,
+    -- how old events become at most before the log no longer waits for this
+    max_lag interval not null,
+    saved_at timestamptz not null default clock_timestamp(),
+    primary key (listener, shard),
+    check ((window_snapshot is null) = (window_low_id is null)
+        and (window_snapshot is null) = (window_high_id is null)),
+    check (window_snapshot is not null or last_id = 0)
+);
+
+-- What left the log before the history had it.
+create table observer.search_gap (
+    id bigint generated always as identity primary key,
+    listener text not null,
+    shard smallint not null,
+    -- when the first and the last of these events occurred
+    from_time timestamptz not null,
+    to_time timestamptz not null,
+    events bigint not null,
+    recorded_at timestamptz not null default clock_timestamp()
+);
+create index on observer.search_gap (listener, recorded_at);
+
 -- Actions given up on.
 create table observer.dead_letter (
     id bigint generated always as identity primary key,
@@ -349,6 +384,39 @@ create table observer.claim_secret (
 );
 insert into observer.claim_secret default values;
 
+-- The history of listeners that keep it here: a document for each event, with what became of it.
+create table observer.search_document (
+    listener text collate "C" not null,
+    -- of the event
+    id text collate "C" not null,
+    log_id bigint not null,
+    occurred_at timestamptz not null,
+    entity text collate "C" not null,
+    operation text collate "C" not null,
+    key text collate "C",
+    tenant text collate "C",
+    -- observers that matched
+    observers text[] collate "C" not null,
+    -- states of deliveries, or notMatched
+    outcomes text[] collate "C" not null,
+    -- whether some delivery is not over
+    unfinished boolean not null,
+    -- words with their places, and terms, which begin with a slash; made by the listener. One column, so that
+    -- the index finds documents by any combination of both
+    terms tsvector not null,
+    -- the document as JSON. Not json, which refuses nesting that a row may have
+    body text not null,
+    changed_at timestamptz not null default clock_timestamp(),
+    primary key (listener, id)
+    -- terms and body lie apart, so that counting by the other columns reads little
+) with (toast_tuple_target = 128, autovacuum_vacuum_scale_factor = 0.1);
+create index on observer.search_document using gin (terms);
+create index on observer.search_document (listener, occurred_at, log_id, id);
+-- A tenant may be longer than what fits into an index.
+create index on observer.search_document (listener, left(tenant, 100), occurred_at, log_id, id)
+where tenant is not null;
+create index on observer.search_document (listener, occurred_at, log_id, id) where unfinished;
+
 revoke all on schema observer from public;
 
 comment on table observer.function_set is 'Which functions this schema has, and which program applied them.';
@@ -356,6 +424,8 @@ comment on table observer.change_log is 'Committed changes and custom events, wr
 comment on table observer.log_partition_state is 'The partition of the log that is being written to.';
 comment on table observer.log_identity is 'The log''s name for ever; event ids begin with it.';
 comment on table observer.checkpoint is 'How far each shard of each listener is. Holds back the removal of what is not yet behind.';
+comment on table observer.search_position is 'How far the history of each shard is. Holds back the removal of events for a while.';
+comment on table observer.search_gap is 'Events that were removed before the history had them.';
 comment on table observer.dead_letter is 'Actions given up on, until redriven or dropped.';
 comment on table observer.mutex is 'Its rows are locked by whoever does what only one may do at a time.';
 comment on table observer.config is 'Which observers the processes of each listener run, by a digest.';
@@ -369,4 +439,6 @@ comment on table observer.emit_restriction is
 'The entities and tenants of which these roles, and their members, may log events; others may of all.';
 comment on table observer.processed_delivery is
 'Deliveries that took effect in this database, for as long as they might be attempted again.';
+comment on table observer.search_document is
+'The history of listeners that keep it in this database: each event with what became of it, as searches find it.';
 comment on table observer.claim_secret is 'What the names of deliveries in observer.processed_delivery are made with.';

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use observer_crds::config::{ActionKind, Mode, Priority, Redacted};
+use observer_crds::config::{ActionKind, Mode, Priority, Redacted, SearchBackend};
 use observer_crds::loader::{Loaded, load};
 use observer_crds::manifest::SourceFile;
 
@@ -76,6 +76,40 @@ fn the_exports_go_by_the_queue() {
     assert_eq!(report.timeout, Duration::from_mins(30));
     assert_eq!(notify.queue.mode, Mode::Inline);
     assert_eq!(notify.queue.priority, Priority::High);
+}
+
+#[test]
+fn the_history_goes_to_a_search_server() {
+    let text = include_str!("../../docs/examples/history.yaml");
+    let secrets = |secret: &str, key: &str| {
+        let value = match (secret, key) {
+            ("shop-db", "url") => "postgres://shop@localhost/shop",
+            ("shop-search", "url") => "https://search.example.com:9200",
+            ("shop-search", "username") => "observers",
+            ("shop-search", "password") => "hunter2",
+            ("shop-hooks", "orders-url") => "https://hooks.example.com/orders",
+            _ => return None,
+        };
+        Some(Redacted::new(value))
+    };
+    let files = [file("history.yaml", text)];
+    let bundle = load(&files, &secrets, None).unwrap().bundle;
+    let search = bundle.listener.search.unwrap();
+    let SearchBackend::Elasticsearch(server) = &search.backend else {
+        panic!("{search:?}");
+    };
+    assert_eq!(server.index, "shop-events");
+    assert!(server.login.is_some());
+    assert_eq!(search.redact.len(), 2);
+    // As the file says.
+    let local = text.replacen(
+        &text[text.find("    elasticsearch:").unwrap()..text.find("    retention:").unwrap()],
+        "    postgres: {}\n",
+        1,
+    );
+    let bundle = load(&[file("history.yaml", &local)], &secrets, None);
+    let search = bundle.unwrap().bundle.listener.search.unwrap();
+    assert_eq!(search.backend, SearchBackend::Postgres);
 }
 
 #[test]

@@ -993,7 +993,10 @@ fn tokens_of_the_http_api_are_long_and_different() {
     };
     let (one, other) = ("0123456789abcdef", "fedcba9876543210");
     let both = |a: &str, b: &str| format!("tokens: [{a}, {b}]");
-    let old_and_new = both(&token("old", one, ""), &token("new", other, ", tenant: acme"));
+    let old_and_new = both(
+        &token("old", one, ""),
+        &token("new", other, ", tenant: acme"),
+    );
     assert_eq!(api(&old_and_new), [""; 0]);
     assert_eq!(api("kubernetes: {}"), [""; 0]);
     assert_eq!(

@@ -28,7 +28,15 @@ const JOB_CONNECTIONS: u32 = 3;
 /// Maximum number of connections of the admin API.
 const ADMIN_CONNECTIONS: u32 = 2;
 
-/// Maximum number of connections of a process, besides those of Postgres actions and of the admin API.
+/// Maximum number of connections of the search index in the listener's own database: one writes, the
+/// others search.
+const SEARCH_CONNECTIONS: u32 = 3;
+
+/// Maximum number of connections of the indexer: one reads the log, the other is for what comes seldom.
+const HISTORY_CONNECTIONS: u32 = 2;
+
+/// Maximum number of connections of a process, besides those of Postgres actions, of the
+/// admin API and of a history.
 const CONNECTIONS_PER_PROCESS: u32 = MAX_CONNECTIONS + LEASE_CONNECTIONS + JOB_CONNECTIONS;
 
 /// SQLSTATE `too_many_connections`.
@@ -317,6 +325,21 @@ pub fn job_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
 pub fn admin_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
     let pool = simple(ADMIN_CONNECTIONS).idle_timeout(ADMIN_IDLE_TIMEOUT);
     Ok(pool.connect_lazy_with(options(url)?))
+}
+
+/// Opens the pool of the search index in the listener's own database.
+pub fn search_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    let pool = simple(SEARCH_CONNECTIONS).idle_timeout(ADMIN_IDLE_TIMEOUT);
+    Ok(pool.connect_lazy_with(options(url)?))
+}
+
+/// Opens the pool of the indexer, which reads the change log.
+pub fn history_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    Ok(pool(
+        options(url)?,
+        HISTORY_CONNECTIONS,
+        AccessMode::ReadWrite,
+    ))
 }
 
 /// Returns options of connections that write, with plans of the server's choice.

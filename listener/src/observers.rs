@@ -132,6 +132,8 @@ pub struct Observers {
     compiled: Vec<CompiledObserver>,
     targets: Vec<Arc<Compiled>>,
     by_name: HashMap<ActionName, Target>,
+    /// The numbers of the observers of each entity, in order.
+    by_entity: HashMap<String, Vec<usize>>,
     digest: String,
 }
 
@@ -200,11 +202,16 @@ impl Observers {
             .enumerate()
             .map(|(n, target)| (target.name.clone(), n))
             .collect();
+        let mut by_entity: HashMap<String, Vec<usize>> = HashMap::new();
+        for (n, rule) in rules.iter().enumerate() {
+            by_entity.entry(rule.entity.clone()).or_default().push(n);
+        }
         let observers = Self {
             rules: RuleSet::new(rules),
             compiled: observers,
             targets,
             by_name,
+            by_entity,
             digest: digest(configs),
         };
         (observers, problems)
@@ -316,13 +323,13 @@ impl Observers {
         &self,
         entity: &str,
     ) -> impl Iterator<Item = (&str, &Rule, Vec<&Arc<Compiled>>)> {
-        let both = self.compiled.iter().zip(self.rules.rules());
-        both.filter(move |(_, rule)| rule.entity == entity)
-            .map(|(known, rule)| {
-                let targets = known.targets.iter();
-                let targets = targets.filter_map(|target| self.targets.get(*target));
-                (&*known.name, rule, targets.collect())
-            })
+        let numbers = self.by_entity.get(entity).into_iter().flatten();
+        numbers.filter_map(|n| {
+            let (known, rule) = (self.compiled.get(*n)?, self.rules.rules().get(*n)?);
+            let targets = known.targets.iter();
+            let targets = targets.filter_map(|target| self.targets.get(*target));
+            Some((&*known.name, rule, targets.collect()))
+        })
     }
 
     /// Evaluates an observer's condition again on an event on which it failed before. Returns nothing if

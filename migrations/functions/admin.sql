@@ -15,9 +15,12 @@ begin
     delete from observer.config c where c.listener = drop_listener.listener;
     delete from observer.checkpoint c where c.listener = drop_listener.listener;
     get diagnostics checkpoints = row_count;
+    delete from observer.search_position p where p.listener = drop_listener.listener;
+    delete from observer.search_gap g where g.listener = drop_listener.listener;
     delete from observer.dead_letter d where d.listener = drop_listener.listener;
     get diagnostics letters = row_count;
     delete from observer.processed_delivery e where e.listener = drop_listener.listener;
+    delete from observer.search_document s where s.listener = drop_listener.listener;
     delete from observer.job_worker w where w.queue = of_queue;
     delete from observer.finished_job d where d.queue = of_queue;
     delete from observer.job j where j.queue = of_queue;
@@ -80,6 +83,8 @@ begin
     set epoch = epoch + 1, system_identifier = identity, database_oid = database, saved_at = clock_timestamp()
     where c.listener = reset_position.listener;
     if target <> 'stored' then
+        -- The history begins anew with what the log holds; what it has already it keeps.
+        delete from observer.search_position p where p.listener = reset_position.listener;
         update observer.checkpoint c
         set base_low_id = 0, -- true of any snapshot; the reader's next bound has a better one
             base_snapshot = case when target = 'latest' then present.snapshot else '3:3:' end,
@@ -95,7 +100,7 @@ $$;
 revoke all on function observer.drop_listener, observer.reset_position from public;
 
 comment on function observer.drop_listener is
-'Deletes the checkpoints, dead letters and jobs of a listener that is gone for good, so that it no longer
+'Deletes the checkpoints, dead letters, jobs and history of a listener that is gone for good, so that it no longer
 holds back the removal of old events. Returns the number of deleted rows.';
 
 comment on function observer.reset_position is

@@ -64,6 +64,7 @@ begin
             continue;
         end;
         if observer.partition_is_behind(candidate, retain) then
+            perform observer.record_search_gaps(candidate);
             execute format('truncate observer.change_log_%s', candidate);
             truncated := truncated + 1;
         end if;
@@ -83,8 +84,8 @@ begin
 end
 $$;
 
--- Whether the partition has rows, all of them old and seen by every checkpoint's snapshot. Without a
--- checkpoint nobody has seen anything.
+-- Whether the partition has rows, all of them old and seen by every checkpoint's snapshot, and by that
+-- of every history that they are not too old for. Without a checkpoint nobody has seen anything.
 create or replace function observer.partition_is_behind(partition_no integer, retain interval) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -104,14 +105,39 @@ begin
     end if;
     execute format('select occurred_at from observer.change_log_%s order by id desc limit 1', partition_no)
         into newest_at;
-    return newest_at <= clock_timestamp() - retain;
+    if newest_at > clock_timestamp() - retain then
+        return false;
+    end if;
+    return not exists (
+        select from observer.search_position p
+        where newest_xid >= pg_snapshot_xmin(p.base_snapshot) and newest_at > clock_timestamp() - p.max_lag);
 end
 $$;
 
-revoke all on function observer.apply_retention, observer.partition_is_empty, observer.partition_is_behind from public;
+-- Records which events of the partition histories do not have yet, when it is about to be emptied.
+create or replace function observer.record_search_gaps(partition_no integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('
+        insert into observer.search_gap (listener, shard, from_time, to_time, events)
+        select p.listener, p.shard, min(l.occurred_at), max(l.occurred_at), count(*)
+        from observer.search_position p
+        join observer.change_log_%s l on l.xid >= pg_snapshot_xmin(p.base_snapshot) and l.hash %% p.shards = p.shard
+            and not pg_visible_in_snapshot(l.xid, p.base_snapshot)
+            and (p.window_snapshot is null or l.id > p.last_id or not pg_visible_in_snapshot(l.xid, p.window_snapshot))
+        group by p.listener, p.shard', partition_no);
+end
+$$;
+
+revoke all on function observer.apply_retention, observer.partition_is_empty, observer.partition_is_behind,
+    observer.record_search_gaps from public;
 
 comment on function observer.apply_retention is
 'Keeps the log bounded; listeners call it every few seconds. Removes events older than `retain` that
 lie behind every checkpoint: nothing while there is no checkpoint, and nothing that a listener has
-still to read (observer.drop_listener ends a listener that is gone for good). Returns how many partitions of
+still to read (observer.drop_listener ends a listener that is gone for good). Events that a history does
+not have yet stay up to its spec.search.maxLag; what goes after that is recorded in observer.search_gap.
+Returns how many partitions of
 the log were emptied, and whether writers were moved to another.';

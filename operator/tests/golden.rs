@@ -115,13 +115,21 @@ fn http_api_has_a_port_that_nobody_is_admitted_to() {
         objects(&json!({ "api": api }))
     };
     let one = |built: &[DesiredObject], kind: Kind| {
-        built.iter().find(|built| built.kind == kind).unwrap().object.clone()
+        built
+            .iter()
+            .find(|built| built.kind == kind)
+            .unwrap()
+            .object
+            .clone()
     };
     let own = built(None);
     compare("deployment-with-api.yaml", &one(&own, Kind::Deployment));
     compare("service-with-api.yaml", &one(&own, Kind::Service));
     let plain = objects(&json!({}));
-    assert_eq!(one(&own, Kind::NetworkPolicy), one(&plain, Kind::NetworkPolicy));
+    assert_eq!(
+        one(&own, Kind::NetworkPolicy),
+        one(&plain, Kind::NetworkPolicy)
+    );
     // The port of health checks may be asked for, and is there once.
     let shared = built(Some(9464));
     assert_eq!(one(&shared, Kind::Service), one(&plain, Kind::Service));

@@ -207,6 +207,10 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> Result<(Vec<JobView>, u64), QueueError>;
 
+    /// Returns the jobs of these ids, pending and completed, each with its history. Costs nothing for
+    /// jobs that are not asked for.
+    async fn find(&self, ids: &[String]) -> Result<Vec<JobView>, QueueError>;
+
     /// Returns one job in full.
     async fn show(&self, id: &str) -> Result<Option<JobView>, QueueError> {
         self.show_of_tenant(id, None).await

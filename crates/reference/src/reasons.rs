@@ -394,17 +394,17 @@ pub const EVENTS: &[Reason] = &[
     ),
     reason(
         "CleanupSucceeded",
-        "The rows of a deleted listener were removed from its database.",
+        "The rows of a deleted listener were removed from its database, and its history from its search index.",
         "",
     ),
     reason(
         "CleanupSkipped",
-        "The rows of a deleted listener could not be removed.",
-        "`select observer.drop_listener('namespace/name')` in its database.",
+        "The rows of a deleted listener, or its history, could not be removed.",
+        "`select observer.drop_listener('namespace/name')` in its database. For documents in Elasticsearch or OpenSearch, see [Remove a history](../how-to/history.md#remove-a-history).",
     ),
     reason(
         "DataRetained",
-        "The rows of a deleted listener stay, because its `deletionPolicy` is `Retain`.",
+        "The rows and the history of a deleted listener stay, because its `deletionPolicy` is `Retain`.",
         "`select observer.drop_listener('namespace/name')` once nobody needs them.",
     ),
     reason(

@@ -105,7 +105,9 @@ pub struct DeliveryEntry {
 
 /// Where a delivery is. The order is that in which one overrides another after the same number of
 /// attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "camelCase")]
 pub enum DeliveryState {
     /// It has not been attempted yet.

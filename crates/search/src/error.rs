@@ -11,6 +11,14 @@ pub enum SearchError {
     /// that somebody else has made.
     #[error("the search index refuses this: {0}")]
     Refused(String),
+    /// The query is not one: the caller is to write another.
+    #[error("the query is not valid at character {}: {message}", .position + 1)]
+    Query {
+        /// Number of characters before the place.
+        position: usize,
+        /// What is wrong, and what to write.
+        message: String,
+    },
     /// The response cannot be understood.
     #[error("the search index gave an invalid response: {0}")]
     Response(String),

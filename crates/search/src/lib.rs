@@ -7,9 +7,16 @@
 //! Documents may be written by any process, at any time and again: writing merges a document with the
 //! stored one of its id, and a merge only adds ([`Document::merge`]).
 
+mod analysis;
 mod document;
 mod error;
+mod facets;
+mod highlight;
 mod index;
+mod open;
+mod plan;
+pub mod postgres;
+mod query;
 mod request;
 
 pub use document::{
@@ -18,6 +25,9 @@ pub use document::{
 };
 pub use error::SearchError;
 pub use index::{Rejected, SearchIndex, WriteReport};
+pub use open::open;
+pub use plan::MAX_LIMIT;
+pub use query::parser::MAX_QUERY_BYTES;
 pub use request::{
     Bucket, Facets, Filters, Highlight, Hit, PageKey, Scope, SearchPage, SearchRequest, SortOrder,
 };

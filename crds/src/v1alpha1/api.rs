@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ValueSource, never_null};
+use super::{ValueSource, never_null, open};
 use crate::config::ApiRole;
 
 /// Default of [`HttpApi::port`].
@@ -30,7 +30,7 @@ pub struct HttpApi {
     #[schemars(length(max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tokens: Vec<HttpApiToken>,
-    /// Admits users and service accounts of the cluster, by TokenReview and SubjectAccessReview: to
+    /// Admits users and service accounts of the cluster, by `TokenReview` and `SubjectAccessReview`: to
     /// read, who may `get` the subresource `events` of this listener, and to change, who may
     /// `update` it. The pods' service account needs `system:auth-delegator` for that. A listener
     /// that runs from a file ignores it. Left out, only `tokens` are admitted.
@@ -44,7 +44,10 @@ pub struct HttpApi {
 #[schemars(transform = never_null)]
 pub struct HttpApiToken {
     /// Name of the token in logs, 1 to 63 letters, digits, `-`, `_` and `.`.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+    )]
     pub name: String,
     /// The token, which requests present as `Authorization: Bearer ...`, at least 16 characters.
     pub token: ValueSource,
@@ -61,6 +64,7 @@ pub struct HttpApiToken {
 /// Access for users and service accounts of the cluster. It has no settings yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = open)]
 pub struct KubernetesAccess {}
 
 const fn default_port() -> u16 {

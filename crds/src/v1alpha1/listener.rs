@@ -111,9 +111,9 @@ pub struct ObserverListenerSpec {
     /// start.
     #[serde(default)]
     pub start_at: StartAt,
-    /// Name under which progress and dead letters are stored in the database, 1 to 128 characters;
-    /// default is `namespace/name` of this resource. Set it to continue where a listener of another
-    /// name left off. It must begin with the namespace of this resource and `/`, and cannot change.
+    /// Name under which progress, dead letters and history are stored, 1 to 128 characters; default
+    /// is `namespace/name` of this resource. Set it to continue where a listener of another name left
+    /// off. It must begin with the namespace of this resource and `/`, and cannot change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = IDENTITY))]
     pub identity: Option<String>,
@@ -162,9 +162,10 @@ pub struct ObserverListenerSpec {
     /// ignores them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
-    /// What happens to the listener's rows in the database when this resource is deleted; default
-    /// `Delete`. `Delete` removes its progress and dead letters. `Retain` keeps them for a listener
-    /// of the same identity; while they are kept, the change log is kept too.
+    /// What happens to the listener's rows in the database, and to its history, when this resource
+    /// is deleted; default `Delete`. `Delete` removes its progress, dead letters and history.
+    /// `Retain` keeps them for a listener of the same identity; while they are kept, the change log
+    /// is kept too.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }

@@ -94,6 +94,12 @@ fn conditions(generator: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Removes `additionalProperties: false` from an object without fields, which a definition may not
+/// have; the API server rejects unknown fields by itself.
+fn open(schema: &mut Schema) {
+    schema.remove("additionalProperties");
+}
+
 /// Removes `null` from the types of optional fields: a field may be left out, but an empty one is a
 /// mistake.
 fn never_null(schema: &mut Schema) {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tls::Tls;
-use super::{ValueSource, never_null};
+use super::{ValueSource, never_null, open};
 use crate::duration::HumanDuration;
 
 /// History of a listener: a document for each event, with what became of it, that can be searched.
@@ -53,6 +53,7 @@ pub struct Search {
 /// History in the listener's own database. It has no settings yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = open)]
 pub struct PostgresSearch {}
 
 /// History in Elasticsearch or OpenSearch.

@@ -1,9 +1,9 @@
 //! Sources: how changes get into the change log.
 
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::never_null;
+use super::{never_null, open};
 
 /// How changes get into the change log. Set exactly one source. Its kind cannot change on an
 /// existing listener: each kind numbers and orders changes in its own way, so a stored position
@@ -35,12 +35,6 @@ pub struct Source {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = open)]
 pub struct TriggerSource {}
-
-/// Removes `additionalProperties: false`, which a definition may not have; the API server rejects
-/// unknown fields by itself.
-fn open(schema: &mut Schema) {
-    schema.remove("additionalProperties");
-}
 
 impl Default for Source {
     fn default() -> Self {

@@ -148,6 +148,15 @@ impl ChangeLog {
         })
     }
 
+    /// Returns the same log, read through other connections.
+    #[must_use]
+    pub fn with_pool(&self, pool: PgPool) -> Self {
+        Self {
+            pool,
+            id_prefix: Arc::clone(&self.id_prefix),
+        }
+    }
+
     /// Reads the current bound, for a low watermark that is known, and checks which of these claims
     /// (shard and epoch) are lost and whether the server has restarted since they were made.
     pub async fn poll(

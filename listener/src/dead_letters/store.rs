@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use crds::config::Operation;
+use search::DeliveryState;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 
 use crate::capture::change_log::ShardFilter;
+use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
 use crate::delivery::event::Event;
+use crate::delivery::report::DeliveryReport;
 
 /// Dead letter to be written.
 #[derive(Clone, Debug)]
@@ -25,6 +28,24 @@ pub struct NewDeadLetter {
     pub attempts: u32,
     /// Latest attempts, the last one last; never empty.
     pub history: Vec<Attempt>,
+}
+
+impl NewDeadLetter {
+    /// Returns the report of its delivery, once it is written.
+    #[must_use]
+    pub fn report(&self) -> DeliveryReport {
+        DeliveryReport {
+            event: Arc::clone(&self.event),
+            name: ActionName::new(Arc::clone(&self.observer), Arc::clone(&self.action)),
+            replay: None,
+            state: DeliveryState::DeadLetter,
+            attempts: self.attempts,
+            failures: self.history.clone(),
+            success: None,
+            due_at: None,
+            job: None,
+        }
+    }
 }
 
 /// Result of a redrive.

@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod event;
 pub mod failure;
 pub mod outcome;
+pub mod report;
 pub mod retry_policy;
 
 use std::sync::Arc;

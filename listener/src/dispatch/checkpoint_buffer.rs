@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use crds::config::OnFailure;
+use search::DeliveryState;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -21,6 +23,7 @@ use crate::checkpoint::{CheckpointCommit, CheckpointError, Progress};
 use crate::dead_letters::store::{NewDeadLetter, RedriveResult};
 use crate::delivery::ActionName;
 use crate::delivery::event::Event;
+use crate::delivery::report::{DeliveryReport, DeliveryReporter};
 use crate::jobs::payload::PendingJob;
 use crate::observers::Compiled;
 use crate::telemetry::health::Health;
@@ -58,11 +61,17 @@ pub(super) struct CheckpointBuffer {
     writer: CheckpointWriter,
     /// Is told when jobs are added to the queue.
     jobs_added: Arc<Notify>,
+    /// Is told what becomes of deliveries.
+    deliveries: DeliveryReporter,
 }
 
 impl CheckpointBuffer {
     /// Creates an empty buffer.
-    pub(super) fn new(writer: CheckpointWriter, jobs_added: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        writer: CheckpointWriter,
+        jobs_added: Arc<Notify>,
+        deliveries: DeliveryReporter,
+    ) -> Self {
         Self {
             ledger: Ledger::default(),
             next: CheckpointCommit::default(),
@@ -72,6 +81,7 @@ impl CheckpointBuffer {
             last_commit: Instant::now(),
             writer,
             jobs_added,
+            deliveries,
         }
     }
 
@@ -126,8 +136,22 @@ impl CheckpointBuffer {
         pending
     }
 
+    /// Completes a delivery that an endpoint has accepted.
+    pub(super) fn delivered(
+        &mut self,
+        delivery: &InFlightDelivery,
+        name: &ActionName,
+        took: Duration,
+    ) {
+        self.complete(delivery, name);
+        self.deliveries.report(|| DeliveryReport {
+            success: Some((Utc::now(), took)),
+            ..delivery.report(name, DeliveryState::Delivered)
+        });
+    }
+
     /// Completes a delivery.
-    pub(super) fn complete(&mut self, delivery: &InFlightDelivery, name: &ActionName) {
+    fn complete(&mut self, delivery: &InFlightDelivery, name: &ActionName) {
         self.discard(&delivery.event);
         self.ledger.complete(delivery.event_ref, name.clone());
     }
@@ -142,6 +166,8 @@ impl CheckpointBuffer {
             metrics.record_failed_delivery(event, &compiled.name, attempts, last, on_failure);
         }
         if on_failure == OnFailure::Drop {
+            self.deliveries
+                .report(|| delivery.report(&compiled.name, DeliveryState::Dropped));
             return;
         }
         self.buffered_bytes += weight(&delivery.event);
@@ -266,6 +292,13 @@ impl CheckpointBuffer {
         }
         if !report.commit.jobs.is_empty() {
             self.jobs_added.notify_one();
+        }
+        let now = Instant::now();
+        for (_, job) in &report.commit.jobs {
+            self.deliveries.report(|| job.report(now));
+        }
+        for (_, letter) in &report.commit.dead_letters {
+            self.deliveries.report(|| letter.report());
         }
     }
 }

@@ -20,6 +20,7 @@ use super::queue_queries::QueueQueries;
 use super::redriver::Redriver;
 use super::stall_detector::StallDetector;
 use crate::capture::reader::{Assignment, Epoch, EventBatch};
+use crate::delivery::report::DeliveryReporter;
 use crate::observers::Observers;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusReporter;
@@ -48,6 +49,8 @@ pub struct DispatcherConfig {
     pub jobs_added: Arc<Notify>,
     /// Is told the lag of each shard, and which are stalled.
     pub reporter: Arc<StatusReporter>,
+    /// Is told what becomes of deliveries.
+    pub deliveries: DeliveryReporter,
     /// Maximum number of requests of one action at once.
     pub max_concurrency: usize,
     /// Time between two checkpoints.
@@ -84,6 +87,7 @@ impl Dispatcher {
             writer,
             jobs_added,
             reporter,
+            deliveries,
             max_concurrency,
             checkpoint_interval,
             stalled_after,
@@ -98,7 +102,7 @@ impl Dispatcher {
             queue: QueueQueries::new(Arc::clone(&writer.queue), metrics.clone()),
             redriver: Redriver::new(&writer, shard_count),
             stalls: StallDetector::new(stalled_after, Arc::clone(&writer.health)),
-            checkpoint: CheckpointBuffer::new(writer, jobs_added),
+            checkpoint: CheckpointBuffer::new(writer, jobs_added, deliveries),
             observers,
             checkpoint_interval,
             reporter,

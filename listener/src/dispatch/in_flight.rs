@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use crds::config::Retry;
 use futures::FutureExt;
+use search::DeliveryState;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,10 +16,12 @@ use super::delivery_lanes::DeliveryLanes;
 use super::ledger::EventRef;
 use super::owned_shard::OwnedShards;
 use crate::capture::reader::Epoch;
+use crate::delivery::ActionName;
 use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::event::Event;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
+use crate::delivery::report::DeliveryReport;
 use crate::delivery::retry_policy;
 use crate::observers::attempt::try_once;
 use crate::observers::{Compiled, LaneId, attempt_log};
@@ -58,6 +61,21 @@ impl InFlightDelivery {
     /// Adds a failure to the latest ones, with how long the attempt took.
     pub(super) fn record_failure(&mut self, failure: &Failure, took: Option<Duration>) {
         attempt::push_attempt(&mut self.history, Attempt::new(Utc::now(), failure, took));
+    }
+
+    /// Returns the report that it is in a state now.
+    pub(super) fn report(&self, name: &ActionName, state: DeliveryState) -> DeliveryReport {
+        DeliveryReport {
+            event: Arc::clone(&self.event),
+            name: name.clone(),
+            replay: None,
+            state,
+            attempts: self.attempts,
+            failures: self.history.clone(),
+            success: None,
+            due_at: None,
+            job: None,
+        }
     }
 }
 
@@ -195,7 +213,7 @@ fn handle_outcome(
         NextStep::Complete => {
             if let Some(delivery) = lanes.finish(lane) {
                 attempt_log::delivered(compiled, &delivery.event.id, attempts, took);
-                checkpoint.complete(&delivery, &compiled.name);
+                checkpoint.delivered(&delivery, &compiled.name, took);
             }
         }
         NextStep::Requeue => {

@@ -1,11 +1,12 @@
 //! What became of one event: which observers it met, and where each of their deliveries is.
 
-use ::queue::{JobFilter, JobQueue, JobState, JobView, QueueError};
+use ::queue::{JobQueue, JobState, JobView, QueueError};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sqlx::{PgPool, Row};
+use sqlx::PgPool;
 
+use super::lookup::{self, EventPlace, Standing, StoredLetter};
 use crate::delivery::delivery_id;
 use crate::delivery::event::Event;
 use crate::observers::Observers;
@@ -118,20 +119,8 @@ pub enum EventProgress {
 
 /// What is stored about an event for one listener.
 struct Stored {
-    progress: EventProgress,
-    /// Actions done of an event that the checkpoint is not past.
-    done: Vec<(String, String)>,
-    dead_letters: Vec<DeadLetter>,
-}
-
-struct DeadLetter {
-    id: i64,
-    observer: String,
-    action: String,
-    attempts: i32,
-    error: String,
-    history: Box<RawValue>,
-    redrive_requested: bool,
+    standing: Standing,
+    dead_letters: Vec<StoredLetter>,
 }
 
 /// Returns what became of an event: for each observer that watches its entity, and for each delivery that is
@@ -195,11 +184,11 @@ pub async fn of_event(
             observer,
         });
     }
-    Ok((stored.progress, outcomes))
+    Ok((stored.standing.progress, outcomes))
 }
 
-fn take(letters: &mut Vec<DeadLetter>, observer: &str, action: &str) -> Option<DeadLetter> {
-    let is_it = |one: &DeadLetter| one.observer == observer && one.action == action;
+fn take(letters: &mut Vec<StoredLetter>, observer: &str, action: &str) -> Option<StoredLetter> {
+    let is_it = |one: &StoredLetter| one.observer == observer && one.action == action;
     letters
         .iter()
         .position(is_it)
@@ -208,7 +197,7 @@ fn take(letters: &mut Vec<DeadLetter>, observer: &str, action: &str) -> Option<D
 
 /// All that is known of one delivery.
 struct Known<'a> {
-    letter: Option<DeadLetter>,
+    letter: Option<StoredLetter>,
     job: Option<&'a JobView>,
     stored: &'a Stored,
     drops: bool,
@@ -226,7 +215,7 @@ impl Known<'_> {
             state,
             attempts: letter
                 .as_ref()
-                .map(|letter| letter.attempts.unsigned_abs())
+                .map(|letter| letter.attempts)
                 .or(job.map(|job| job.attempts)),
             error: letter
                 .as_ref()
@@ -256,14 +245,10 @@ impl Known<'_> {
             }
             None => {}
         }
-        let mut done = self.stored.done.iter();
-        let is_done = done.any(|(of, name)| of == observer && name == action);
-        match (self.stored.progress, is_done) {
-            (EventProgress::Passed, _) | (_, true) if self.drops => {
-                DeliveryState::DeliveredOrDropped
-            }
-            (EventProgress::Passed, _) | (_, true) => DeliveryState::Delivered,
-            (EventProgress::NotStarted | EventProgress::Ahead, false) => DeliveryState::Pending,
+        match self.stored.standing.is_done(observer, action) {
+            true if self.drops => DeliveryState::DeliveredOrDropped,
+            true => DeliveryState::Delivered,
+            false => DeliveryState::Pending,
         }
     }
 }
@@ -280,70 +265,24 @@ async fn jobs(
     let ids: Vec<String> = targets
         .map(|target| delivery_id(&event.id, &target.name.observer, &target.name.action))
         .collect();
-    let filter = JobFilter {
-        ids: Some(ids.clone()),
-        ..JobFilter::default()
-    };
-    let (found, _) = queue.list(&filter, ids.len().max(1)).await?;
-    let mut jobs = Vec::with_capacity(found.len());
-    for job in found {
-        // Only one job in full has its history.
-        jobs.push(queue.show(&job.id).await?.unwrap_or(job));
-    }
-    Ok(jobs)
+    queue.find(&ids).await
 }
 
-/// Reads progress and dead letters in one statement, so that a delivery that becomes a dead letter meanwhile
-/// is one or the other.
+/// Reads progress before dead letters, so that a delivery that becomes a dead letter meanwhile is one or the
+/// other.
 async fn stored(pool: &PgPool, listener: &str, event: &Event) -> Result<Stored, OutcomeError> {
-    let rows = sqlx::query(
-        "select
-             (select case
-                  when pg_visible_in_snapshot(l.xid, c.base_snapshot) or l.id = any (c.completed_ids)
-                      or (c.window_snapshot is not null and l.id <= c.last_id
-                          and pg_visible_in_snapshot(l.xid, c.window_snapshot)) then 'p'
-                  else 'a' end || c.partially_completed::text
-              from observer.change_log l join observer.checkpoint c on c.listener = $1 and c.shard = l.hash % c.shards
-              where l.id = $2),
-             d.id, d.observer, d.action, d.attempts, d.error, d.history::text, d.redrive_requested_at is not null
-         from (select) one
-         left join observer.dead_letter d on d.listener = $1 and d.log_id = $2 and d.event_id = $3",
-    )
-    .bind(listener)
-    .bind(event.log_id)
-    .bind(&event.id)
-    .fetch_all(pool)
-    .await?;
-    let mut stored = Stored {
-        progress: EventProgress::NotStarted,
-        done: Vec::new(),
-        dead_letters: Vec::new(),
+    let place = EventPlace {
+        log_id: event.log_id,
+        origin: None,
     };
-    for row in &rows {
-        if let Some(checkpoint) = row.try_get::<Option<&str>, _>(0)? {
-            let (passed, partly) = checkpoint.split_at(1);
-            stored.progress = if passed == "p" {
-                EventProgress::Passed
-            } else {
-                EventProgress::Ahead
-            };
-            let partly: Vec<(i64, String, String)> = serde_json::from_str(partly)?;
-            let of_event = partly.into_iter().filter(|(id, ..)| *id == event.log_id);
-            stored.done = of_event
-                .map(|(_, observer, action)| (observer, action))
-                .collect();
-        }
-        if let Some(id) = row.try_get(1)? {
-            stored.dead_letters.push(DeadLetter {
-                id,
-                observer: row.try_get(2)?,
-                action: row.try_get(3)?,
-                attempts: row.try_get(4)?,
-                error: row.try_get(5)?,
-                history: RawValue::from_string(row.try_get(6)?)?,
-                redrive_requested: row.try_get(7)?,
-            });
-        }
-    }
-    Ok(stored)
+    let mut standings = lookup::standings(pool, listener, &[place]).await?;
+    let unknown = Standing {
+        progress: EventProgress::NotStarted,
+        is_known: false,
+        done: Vec::new(),
+    };
+    Ok(Stored {
+        standing: standings.remove(&event.log_id).unwrap_or(unknown),
+        dead_letters: lookup::dead_letters(pool, listener, &[&event.id]).await?,
+    })
 }

@@ -37,7 +37,9 @@ impl WorkerConfig {
     fn count(&self, results: &[FinishedClaim], stale: &[ClaimToken]) {
         for result in results {
             let lane = &result.job.lane;
-            if stale.contains(&result.claim) {
+            let is_stale = stale.contains(&result.claim);
+            self.reports.finished(&result.claim, !is_stale);
+            if is_stale {
                 self.metrics.jobs.results_stale.inc();
                 tracing::warn!(
                     job = result.job.id,

@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::payload::{self, JobPayload};
+use super::payload;
+use super::reports::{AttemptNotes, DecodedEvent, JobReports};
 use crate::delivery::ActionName;
 use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::failure::{Failure, FailureKind};
@@ -31,6 +32,7 @@ pub(crate) struct LaneExecutor {
     /// Actions that no observer has had for a while, whose jobs are discarded.
     pub(crate) orphans: watch::Receiver<Arc<[ActionName]>>,
     pub(crate) metrics: Metrics,
+    pub(crate) reports: JobReports,
     /// Cancelled before the lease expires, and at the end of the drain timeout.
     pub(crate) lease_token: CancellationToken,
     /// Cancelled when no more jobs are to be started.
@@ -47,7 +49,9 @@ pub(super) async fn run_lane(batch: LaneBatch, executor: Arc<LaneExecutor>) {
         let stopped = executor.stopping.is_cancelled() || executor.lease_token.is_cancelled();
         let runs = unblocked && !stopped;
         let outcome = if runs {
-            let outcome = executor.attempt(&claimed).await;
+            let mut notes = AttemptNotes::default();
+            let outcome = executor.attempt(&claimed, &mut notes).await;
+            executor.report(&claimed, &outcome, notes);
             failpoint!("job-attempted");
             outcome
         } else {
@@ -71,9 +75,15 @@ pub(super) async fn run_lane(batch: LaneBatch, executor: Arc<LaneExecutor>) {
 }
 
 impl LaneExecutor {
-    async fn attempt(&self, claimed: &ClaimedJob) -> JobOutcome {
-        let lane = &claimed.job.lane;
-        let name = ActionName::new(Arc::clone(&lane.observer), Arc::clone(&lane.action));
+    /// Reports an outcome once the queue has accepted it.
+    fn report(&self, claimed: &ClaimedJob, outcome: &JobOutcome, notes: AttemptNotes) {
+        let compiled = self.observers.borrow().compiled(&name(claimed));
+        let on_failure = compiled.map_or(OnFailure::DeadLetter, |compiled| compiled.on_failure);
+        self.reports.attempted(claimed, outcome, notes, on_failure);
+    }
+
+    async fn attempt(&self, claimed: &ClaimedJob, notes: &mut AttemptNotes) -> JobOutcome {
+        let name = name(claimed);
         let mut history: Vec<Attempt> =
             serde_json::from_str(claimed.history.get()).unwrap_or_default();
         let compiled = self.observers.borrow().compiled(&name);
@@ -119,10 +129,16 @@ impl LaneExecutor {
             return discard(history, &failure, claimed.attempts, None);
         }
         let attempts = claimed.attempts + 1;
-        let Some((outcome, took)) = self
-            .outcome(compiled, payload, attempts, &claimed.claim)
-            .await
-        else {
+        notes.attempts = attempts;
+        let decoded = DecodedEvent {
+            event: Arc::new(payload.event),
+            attempts_before: payload.attempts_before,
+            replay: payload.replay,
+        };
+        let outcome = self.outcome(compiled, &decoded, attempts, &claimed.claim);
+        let attempted = outcome.await;
+        notes.event = Some(decoded);
+        let Some((outcome, took)) = attempted else {
             // While the lease is valid, only a cancelled job has no outcome; its release removes it.
             if !self.lease_token.is_cancelled() {
                 let labels = [&*name.observer, &*name.action, "cancelled"];
@@ -134,6 +150,7 @@ impl LaneExecutor {
         match outcome {
             Outcome::Delivered => {
                 attempt_log::delivered(compiled, &claimed.job.event_id, attempts, took);
+                notes.success = Some((Utc::now(), took));
                 JobOutcome::Completed
             }
             Outcome::Deferred(wait) => JobOutcome::Retry {
@@ -169,14 +186,14 @@ impl LaneExecutor {
     async fn outcome(
         &self,
         compiled: &Compiled,
-        payload: JobPayload,
+        decoded: &DecodedEvent,
         attempts: u32,
         claim: &ClaimToken,
     ) -> Option<(Outcome, Duration)> {
-        let JobPayload { event, replay, .. } = payload;
+        let (event, replay) = (Arc::clone(&decoded.event), decoded.replay.clone());
         let token = self.lease_token.child_token();
         self.cancels().insert(claim.clone(), token.clone());
-        let (outcome, took) = try_once(compiled, Arc::new(event), attempts, replay, token).await;
+        let (outcome, took) = try_once(compiled, event, attempts, replay, token).await;
         self.cancels().remove(claim);
         let outcome = outcome?;
         self.metrics.record_attempt(&compiled.name, &outcome, took);
@@ -196,6 +213,11 @@ impl LaneExecutor {
     fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<ClaimToken, CancellationToken>> {
         lock(&self.cancels)
     }
+}
+
+fn name(claimed: &ClaimedJob) -> ActionName {
+    let lane = &claimed.job.lane;
+    ActionName::new(Arc::clone(&lane.observer), Arc::clone(&lane.action))
 }
 
 fn wait(policy: &Retry, attempts: u32, after: Option<Duration>) -> Option<Duration> {
@@ -272,6 +294,7 @@ mod tests {
             observers,
             orphans,
             metrics: Metrics::new("default/test").unwrap(),
+            reports: JobReports::default(),
             lease_token: CancellationToken::new(),
             stopping: CancellationToken::new(),
             cancels: Mutex::new(HashMap::new()),
@@ -280,12 +303,16 @@ mod tests {
         let name = ActionName::new("default/gone", "notify");
         let claimed = claimed(&name);
         assert!(matches!(
-            executor.attempt(&claimed).await,
+            executor
+                .attempt(&claimed, &mut AttemptNotes::default())
+                .await,
             JobOutcome::Released
         ));
         orphaned.send_replace(Arc::from([name]));
         assert!(matches!(
-            executor.attempt(&claimed).await,
+            executor
+                .attempt(&claimed, &mut AttemptNotes::default())
+                .await,
             JobOutcome::Discarded { .. }
         ));
     }

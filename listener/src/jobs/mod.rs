@@ -10,5 +10,6 @@ pub mod payload;
 pub(crate) mod prefetch;
 pub(crate) mod queue_metrics;
 pub(crate) mod ready_batches;
+pub(crate) mod reports;
 pub(crate) mod worker;
 pub(crate) mod worker_config;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ::queue::{Job, Lane, NewJob, Priority};
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
+use search::DeliveryState;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use crate::delivery::attempt::Attempt;
 use crate::delivery::delivery_id;
 use crate::delivery::event::Event;
+use crate::delivery::report::DeliveryReport;
 use crate::observers::LaneId;
 
 /// Delivery to be added to the queue.
@@ -76,6 +78,28 @@ impl PendingJob {
         match &self.again {
             None => delivery,
             Some(again) => format!("{delivery}~{again}"),
+        }
+    }
+
+    /// Returns the report of its delivery, once it is added.
+    #[must_use]
+    pub fn report(&self, now: Instant) -> DeliveryReport {
+        let delay = self.due.saturating_duration_since(now);
+        let again = self.again.as_deref().filter(|_| self.replay);
+        DeliveryReport {
+            event: Arc::clone(&self.event),
+            name: self.name.clone(),
+            replay: again.map(Arc::from),
+            state: if self.attempts == 0 {
+                DeliveryState::Queued
+            } else {
+                DeliveryState::Retrying
+            },
+            attempts: self.attempts.saturating_add(self.attempts_before),
+            failures: self.history.clone(),
+            success: None,
+            due_at: Some(Utc::now() + delay),
+            job: Some(self.id()),
         }
     }
 

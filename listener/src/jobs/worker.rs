@@ -69,6 +69,7 @@ pub(crate) async fn run(config: WorkerConfig, stop: CancellationToken) {
         };
         match registered {
             Ok(Ok(())) => {
+                config.reports.clear();
                 let session = WorkerSession::new(&config, id, orphans.clone());
                 session.run(&stop, &orphaned).await;
             }
@@ -125,6 +126,7 @@ impl<'a> WorkerSession<'a> {
                 observers: config.observers.clone(),
                 orphans: orphans.clone(),
                 metrics: config.metrics.clone(),
+                reports: config.reports.clone(),
                 lease_token: lease_token.clone(),
                 stopping: CancellationToken::new(),
                 cancels: Mutex::new(HashMap::new()),

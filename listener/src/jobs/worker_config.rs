@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::backend::QueueBackendHandle;
+use super::reports::JobReports;
 use crate::delivery::ActionName;
 use crate::observers::Observers;
 use crate::telemetry::metrics::Metrics;
@@ -36,6 +37,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) jobs_added: Arc<Notify>,
     /// Metrics.
     pub(crate) metrics: Metrics,
+    /// Is told what becomes of deliveries.
+    pub(crate) reports: JobReports,
 }
 
 impl WorkerConfig {

@@ -33,7 +33,11 @@ pub(super) async fn serve_http(
         "serving /healthz, /readyz, /status and /metrics"
     );
     let (sources, done) = (sources.clone(), done.clone());
-    tasks.spawn(async move { server::serve(socket, sources, with_api, done).await.map_err(failed) });
+    tasks.spawn(async move {
+        server::serve(socket, sources, with_api, done)
+            .await
+            .map_err(failed)
+    });
     Ok(())
 }
 
@@ -71,7 +75,10 @@ pub(super) async fn serve_api(
         is_reported = false;
         // The system chooses a port for 0.
         let at = socket.local_addr().unwrap_or(at);
-        tracing::info!(api = format!("http://{at}/api/observers"), "serving the HTTP API");
+        tracing::info!(
+            api = format!("http://{at}/api/observers"),
+            "serving the HTTP API"
+        );
         let end = done.child_token();
         let _end = end.clone().drop_guard();
         tokio::select! {

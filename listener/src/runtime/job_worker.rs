@@ -13,7 +13,10 @@ use super::error::RunError;
 use super::health_tick::{HEALTH_CHECK_INTERVAL, PROBE_TIMEOUT};
 use super::session::SessionContext;
 use crate::database;
+use crate::delivery::report::DeliveryReporter;
+use crate::history::History;
 use crate::jobs::backend::QueueBackendHandle;
+use crate::jobs::reports::JobReports;
 use crate::jobs::worker;
 use crate::jobs::worker_config::WorkerConfig;
 
@@ -44,6 +47,7 @@ impl JobWorkerHandle {
     /// Starts the worker, unless it is disabled.
     pub(super) async fn start(
         session: &SessionContext<'_>,
+        deliveries: DeliveryReporter,
         stop: &CancellationToken,
     ) -> Result<Self, RunError> {
         let added = Arc::new(Notify::new());
@@ -51,7 +55,9 @@ impl JobWorkerHandle {
         let task = if session.worker_mode == WorkerMode::Disabled {
             None
         } else {
-            let worker = session.worker_config(Arc::clone(&added)).await?;
+            let worker = session
+                .worker_config(Arc::clone(&added), deliveries)
+                .await?;
             let task = tokio::spawn(worker::run(worker, stop.clone()));
             Some(AbortOnDropHandle::new(task))
         };
@@ -78,7 +84,11 @@ impl JobWorkerHandle {
 
 impl SessionContext<'_> {
     /// Returns the configuration of the job worker, with connections of its own.
-    async fn worker_config(&self, added: Arc<Notify>) -> Result<WorkerConfig, RunError> {
+    async fn worker_config(
+        &self,
+        added: Arc<Notify>,
+        deliveries: DeliveryReporter,
+    ) -> Result<WorkerConfig, RunError> {
         let listener = self.listener;
         let pool = database::job_pool(&listener.database_url)?;
         let config = &listener.queue;
@@ -93,6 +103,7 @@ impl SessionContext<'_> {
             drain_timeout: listener.drain_timeout,
             jobs_added: added,
             metrics: self.sources.metrics.clone(),
+            reports: JobReports::new(deliveries),
         })
     }
 
@@ -100,9 +111,10 @@ impl SessionContext<'_> {
     pub(super) async fn run_worker(
         &self,
         database: &DatabaseContext,
+        history: &History,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
-        let job_worker = JobWorkerHandle::start(self, stop).await?;
+        let job_worker = JobWorkerHandle::start(self, history.deliveries(), stop).await?;
         let (found, newer) = watch::channel(None);
         let (pool, beating) = (&database.pool, CancellationToken::new());
         let heartbeat = self.heartbeat(pool).run(found, beating.clone());

@@ -35,6 +35,7 @@ use crate::coordination::heartbeat::NewerConfig;
 use crate::coordination::membership::{Coordination, MemberIdentity, Membership};
 use crate::coordination::unclaimed_shards::UnclaimedShards;
 use crate::dispatch::{CheckpointWriter, DispatchError, Dispatcher, DispatcherConfig};
+use crate::history::{History, LogSource};
 use crate::jobs::backend::{QueueBackendError, QueueBackendHandle};
 use crate::observers::Observers;
 use crate::observers::circuit_metrics::EndpointCollector;
@@ -83,19 +84,23 @@ impl SessionContext<'_> {
             return Err(newer.into());
         }
         let metrics = &self.sources.metrics;
+        let endpoints = EndpointCollector::new(self.observers.clone())?;
+        let _endpoints = metrics.register_circuits(endpoints)?;
+        let history = self.start_history(&database.pool).await;
         let _api = self.sources.api.open(ApiParts {
             listener: self.listener,
             queue: &database.queue.queue,
             observers: self.observers.clone(),
             coordination: self.coordination,
-            search: None,
+            search: history.index().cloned(),
         })?;
-        let endpoints = EndpointCollector::new(self.observers.clone())?;
-        let _endpoints = metrics.register_circuits(endpoints)?;
-        if self.worker_mode == WorkerMode::Dedicated {
-            return self.run_worker(&database, stop).await;
-        }
-        self.run_shards(database, stop).await
+        let result = if self.worker_mode == WorkerMode::Dedicated {
+            self.run_worker(&database, &history, stop).await
+        } else {
+            self.run_shards(database, &history, stop).await
+        };
+        history.shut_down().await;
+        result
     }
 
     /// Marks that this process takes part from now on, and that nothing keeps it from its work.
@@ -109,6 +114,7 @@ impl SessionContext<'_> {
     async fn run_shards(
         &self,
         mut database: DatabaseContext,
+        history: &History,
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let metrics = &self.sources.metrics;
@@ -119,9 +125,9 @@ impl SessionContext<'_> {
         let (member, observers) = (self.member.name.as_str(), self.observers.borrow().len());
         tracing::info!(listener = name, shards, observers, member, "running");
         let mut held = BTreeMap::new();
-        let job_worker = JobWorkerHandle::start(self, stop).await?;
+        let job_worker = JobWorkerHandle::start(self, history.deliveries(), stop).await?;
         let result = loop {
-            match ShardRuntime::start(self, &database, &job_worker.added)
+            match ShardRuntime::start(self, &database, history, &job_worker.added)
                 .run(&mut membership, &mut held, stop)
                 .await
             {
@@ -174,6 +180,7 @@ impl<'a> ShardRuntime<'a> {
     fn start(
         session: &'a SessionContext<'a>,
         database: &'a DatabaseContext,
+        history: &'a History,
         jobs_added: &Arc<Notify>,
     ) -> Self {
         let (listener, sources) = (session.listener, session.sources);
@@ -211,6 +218,7 @@ impl<'a> ShardRuntime<'a> {
                 metrics: sources.metrics.clone(),
             },
             reporter: Arc::clone(&sources.reporter),
+            deliveries: history.deliveries(),
             max_concurrency: usize::try_from(listener.max_concurrency).unwrap_or(usize::MAX),
             checkpoint_interval: listener.checkpoint_interval,
             stalled_after: listener.stalled_after,
@@ -225,6 +233,12 @@ impl<'a> ShardRuntime<'a> {
                 queue: &*database.queue.queue,
                 commands,
                 sources,
+                history,
+                source: Arc::new(LogSource {
+                    log: database.log.clone(),
+                    incarnation: database.incarnation,
+                    queue: Arc::clone(&database.queue.queue),
+                }),
                 claiming: Mutex::new(()),
             },
             session,

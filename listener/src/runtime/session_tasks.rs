@@ -14,6 +14,7 @@ use super::tracking_watch;
 use crate::capture::retention;
 use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
 use crate::dead_letters::retention as dead_letter_retention;
+use crate::history::{self, History, HistoryContext};
 use crate::jobs::queue_metrics;
 
 impl SessionContext<'_> {
@@ -63,6 +64,27 @@ impl SessionContext<'_> {
             Ok(())
         });
         newer
+    }
+
+    /// Starts the history of the listener, if it keeps one. A history that cannot be kept is logged and
+    /// delays no delivery.
+    pub(super) async fn start_history(&self, pool: &PgPool) -> History {
+        let context = HistoryContext {
+            observers: self.observers.clone(),
+            metrics: self.sources.metrics.clone(),
+            reporter: Arc::clone(&self.sources.reporter),
+        };
+        let history = History::start(self.listener, context).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot keep the history of events; see spec.search");
+            History::default()
+        });
+        if self.listener.search.is_none() {
+            let name = self.listener.identity();
+            if let Err(error) = history::position::remove(pool, &name, None).await {
+                tracing::debug!(%error, "cannot remove the positions of an earlier history");
+            }
+        }
+        history
     }
 
     /// Returns the heartbeat of this process.

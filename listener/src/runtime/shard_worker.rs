@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::capture::change_log::{ChangeLog, LogError};
 use crate::checkpoint::{self, CheckpointError, ClaimedShard, ShardClaimant};
 use crate::dispatch::{MAX_LANES, ShardCommand, ShardTokens};
+use crate::history::{self, History, LogSource};
 use crate::server::AppState;
 
 /// Backoff of a claim that fails.
@@ -30,6 +31,9 @@ pub(super) struct ShardWorker<'a> {
     pub(super) queue: &'a dyn JobQueue,
     pub(super) commands: mpsc::Sender<ShardCommand>,
     pub(super) sources: &'a AppState,
+    pub(super) history: &'a History,
+    /// What the history of its shards is read from.
+    pub(super) source: Arc<LogSource>,
     /// Claims are made one at a time, as one may take two connections.
     pub(super) claiming: Mutex<()>,
 }
@@ -42,6 +46,8 @@ impl ShardWorker<'_> {
             return Ok(());
         };
         self.log_claimed(&claimed);
+        let epoch = claimed.epoch;
+        self.history.assign(&claimed, &self.source).await;
         let tokens = ShardTokens {
             cancel: lease.lost().child_token(),
             fenced: CancellationToken::new(),
@@ -77,6 +83,7 @@ impl ShardWorker<'_> {
                 let _gone = gone.await;
             }
         }
+        self.history.release(shard, epoch).await;
         tracing::info!(shard, "shard lease released");
         self.sources.reporter.shard_released(shard);
         self.update_shard_count();
@@ -135,6 +142,10 @@ impl ShardWorker<'_> {
         shard: u16,
     ) -> Result<(ClaimedShard, Vec<LanesOfAction>), CheckpointError> {
         let claimed = checkpoint::claim(self.pool, self.log, claimant, shard).await?;
+        if !self.history.is_kept() && self.listener.search.is_none() {
+            // From here on no process that still keeps a history moves its position.
+            history::position::remove(self.pool, claimant.listener, Some(shard)).await?;
+        }
         // From here on no other process adds jobs to its lanes.
         let lanes = self
             .queue

@@ -101,6 +101,70 @@ impl JobMetrics {
     }
 }
 
+/// Metrics of the history.
+#[derive(Clone, Debug)]
+pub struct SearchMetrics {
+    /// Age in seconds of the oldest event without a document in this process's shards; 0 if there is none.
+    pub lag: Gauge,
+    /// Documents in memory.
+    pub buffered: IntGauge,
+    /// Bytes of documents in memory.
+    pub buffered_bytes: IntGauge,
+    /// Documents by result: `written`, `rejected`.
+    pub documents: IntCounterVec,
+    /// Reports of deliveries that were dropped because the buffer was full.
+    pub reports_dropped: IntCounter,
+    /// Failed calls to the search index.
+    pub errors: IntCounter,
+    /// Gaps in the history of the listener.
+    pub gaps: IntGauge,
+    /// Unfinished documents that were compared with the checkpoints, jobs and dead letters.
+    pub checked: IntCounter,
+    /// Documents that were completed by that.
+    pub repaired: IntCounter,
+}
+
+impl SearchMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| registered(registry, IntCounter::new(name, help)?);
+        let gauge = |name: &str, help: &str| registered(registry, IntGauge::new(name, help)?);
+        let lag = Gauge::new(
+            "search_lag_seconds",
+            "Age of the oldest event without a document; 0 if there is none",
+        )?;
+        let documents = IntCounterVec::new(
+            Opts::new(
+                "search_documents_total",
+                "Documents of the history by result",
+            ),
+            &["result"],
+        )?;
+        Ok(Self {
+            lag: registered(registry, lag)?,
+            buffered: gauge("search_documents_buffered", "Documents in memory")?,
+            buffered_bytes: gauge("search_buffered_bytes", "Bytes of documents in memory")?,
+            documents: registered(registry, documents)?,
+            reports_dropped: counter(
+                "search_reports_dropped_total",
+                "Reports of deliveries that were dropped because the buffer was full",
+            )?,
+            errors: counter("search_errors_total", "Failed calls to the search index")?,
+            gaps: gauge(
+                "search_gaps",
+                "Gaps in the history: events that left the change log before they had documents",
+            )?,
+            checked: counter(
+                "search_unfinished_checked_total",
+                "Unfinished documents that were compared with checkpoints, jobs and dead letters",
+            )?,
+            repaired: counter(
+                "search_unfinished_repaired_total",
+                "Unfinished documents that were completed from checkpoints, jobs and dead letters",
+            )?,
+        })
+    }
+}
+
 /// Registration of a collector, which ends when this is dropped.
 pub struct CollectorGuard {
     metrics: Metrics,
@@ -182,6 +246,8 @@ pub struct Metrics {
     pub retention_blocked: IntGauge,
     /// Metrics of the job queue.
     pub jobs: JobMetrics,
+    /// Metrics of the history.
+    pub search: SearchMetrics,
 }
 
 impl Metrics {
@@ -278,6 +344,7 @@ impl Metrics {
                 "Time for which old events could not be deleted because of a lock or database errors; 0 if they can",
             )?,
             jobs: JobMetrics::new(&registry)?,
+            search: SearchMetrics::new(&registry)?,
             registry,
         })
     }

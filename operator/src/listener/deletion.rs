@@ -152,7 +152,7 @@ impl Context {
         Ok(match finalizer::cleanup_status(&job, why.as_deref()) {
             CleanupStatus::Succeeded => Some(EventDraft::normal(
                 "CleanupSucceeded",
-                "its progress and dead letters were removed from the database",
+                "its progress, dead letters and history were removed",
             )),
             CleanupStatus::Failed(why) => Some(cleanup_skipped(key, listener, &why)),
             CleanupStatus::Running if finalizer::is_overdue(begun.elapsed()) => {
@@ -215,7 +215,7 @@ fn cleanup_skipped(key: &ObjectRef, listener: &ObserverListener, why: &str) -> E
         "CleanupSkipped",
         format!(
             "its progress and dead letters may still be in the database and hold back the removal of old events; \
-             run select observer.drop_listener('{identity}') there. They were not removed: {why}"
+             run select observer.drop_listener('{identity}') there. Not everything was removed: {why}"
         ),
     )
 }

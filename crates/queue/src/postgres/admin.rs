@@ -33,7 +33,10 @@ impl PostgresQueue {
         let mut total = 0;
         for _ in 0..MAX_PASSES {
             total += self
-                .in_batches(filter, "select observer.job_cancel($1, $2, $3, $4, $5, $6, $7)")
+                .in_batches(
+                    filter,
+                    "select observer.job_cancel($1, $2, $3, $4, $5, $6, $7)",
+                )
                 .await?;
             let left: bool = sqlx::query_scalar(
                 "select exists (

@@ -139,6 +139,10 @@ impl JobQueue for PostgresQueue {
         self.query_jobs(filter, limit).await
     }
 
+    async fn find(&self, ids: &[String]) -> Result<Vec<JobView>, QueueError> {
+        self.find_jobs(ids).await
+    }
+
     async fn show_of_tenant(
         &self,
         id: &str,

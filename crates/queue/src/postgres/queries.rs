@@ -200,6 +200,35 @@ impl PostgresQueue {
         Ok(Some(job))
     }
 
+    /// Finds each job by the index on its id, whatever the planner is told.
+    pub(super) async fn find_jobs(&self, ids: &[String]) -> Result<Vec<JobView>, QueueError> {
+        let sql = format!(
+            "with queue as materialized (select observer.job_queue_of($1) as id)
+             select {PENDING_FIELDS}
+             from queue cross join unnest($2::text[]) as wanted(id)
+             cross join lateral (select * from observer.job one where one.dedup_key = wanted.id) j
+             left join observer.job_worker w on w.id = j.worker
+             where j.queue = queue.id
+             union all
+             select {FINISHED_FIELDS}
+             from queue cross join unnest($2::text[]) as wanted(id)
+             cross join lateral (select * from observer.finished_job one where one.dedup_key = wanted.id) d
+             where d.queue = queue.id"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(&self.listener)
+            .bind(ids)
+            .fetch_all(&self.pool)
+            .await?;
+        let mut jobs = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let mut job = job_view(row)?;
+            job.history = Some(raw(row.try_get("history")?)?);
+            jobs.push(job);
+        }
+        Ok(jobs)
+    }
+
     pub(super) async fn query_is_empty(&self) -> Result<bool, QueueError> {
         // A lane that holds jobs has one that is not blocked.
         let empty = sqlx::query_scalar(

@@ -18,6 +18,9 @@ const PAGE_SIZE: usize = 500;
 /// the next call does the rest of a command.
 const MAX_PAGES: usize = 20_000;
 
+/// Most jobs that one script shows in full.
+const SHOW_SIZE: usize = 50;
+
 /// Members of a set that one command reads.
 const SCAN_SIZE: usize = 1000;
 
@@ -143,6 +146,21 @@ impl RedisQueue {
         };
         let (rows, _) = self.for_each_page("show", &filter, 1).await?;
         rows.first().map(decode::job_view).transpose()
+    }
+
+    /// Finds jobs by their ids, few at a time: each comes with its event.
+    pub(super) async fn find_jobs(&self, ids: &[String]) -> Result<Vec<JobView>, QueueError> {
+        let mut jobs = Vec::new();
+        for ids in ids.chunks(SHOW_SIZE) {
+            let all = JobFilter::default();
+            let (_, _, rows) = self.page("show", "", ids.len(), &all, ids).await?;
+            for row in &rows {
+                let mut job = decode::job_view(row)?;
+                job.event = None;
+                jobs.push(job);
+            }
+        }
+        Ok(jobs)
     }
 
     /// Runs a command on all jobs that match a filter, page by page. Returns their number.

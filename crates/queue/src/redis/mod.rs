@@ -197,6 +197,10 @@ impl JobQueue for RedisQueue {
         self.query_jobs(filter, limit).await
     }
 
+    async fn find(&self, ids: &[String]) -> Result<Vec<JobView>, QueueError> {
+        self.find_jobs(ids).await
+    }
+
     async fn show_of_tenant(
         &self,
         id: &str,

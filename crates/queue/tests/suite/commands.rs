@@ -132,6 +132,17 @@ pub(crate) async fn jobs_are_listed_shown_and_counted(fixture: &dyn Fixture) {
     assert_eq!(shown.history.unwrap().get(), "[]");
     assert!(queue.show("none").await.unwrap().is_none());
 
+    let wanted: Vec<String> = all.iter().map(|one| one.id.clone()).collect();
+    let none = "none".to_owned();
+    let mut found = queue.find(&[&wanted[..], &[none]].concat()).await.unwrap();
+    found.sort_by_key(|one| wanted.iter().position(|id| *id == one.id));
+    assert_eq!(
+        found.iter().map(|one| &one.id).collect::<Vec<_>>(),
+        wanted.iter().collect::<Vec<_>>()
+    );
+    assert!(found.iter().all(|one| one.history.is_some()));
+    assert!(queue.find(&[]).await.unwrap().is_empty());
+
     let figures = queue.stats().await.unwrap();
     assert_eq!(figures.len(), 1);
     let (observer, figures) = &figures[0];
@@ -204,6 +215,8 @@ pub(crate) async fn completed_jobs_are_kept_for_their_retention(fixture: &dyn Fi
         queue.show(&held.job.id).await.unwrap().unwrap().state,
         JobState::Completed
     );
+    let found = queue.find(&[held.job.id.clone()]).await.unwrap();
+    assert_eq!((found.len(), found[0].state), (1, JobState::Completed));
     assert!(
         queue
             .stats()
@@ -259,7 +272,11 @@ pub(crate) async fn filter_by_tenant_holds_for_lists_and_commands(fixture: &dyn 
     };
     let (listed, count) = queue.list(&of(None), 10).await.unwrap();
     assert_eq!((listed.len(), count), (2, 2));
-    assert!(listed.iter().all(|one| one.tenant.as_deref() == Some("acme")));
+    assert!(
+        listed
+            .iter()
+            .all(|one| one.tenant.as_deref() == Some("acme"))
+    );
     // Ids of others are none here.
     let (listed, count) = queue.list(&of(Some(&[0, 1, 2])), 10).await.unwrap();
     assert_eq!((listed.len(), count), (1, 1));

@@ -2,6 +2,8 @@
 //! keep their data in a temporary folder, and go when their owner does, however it ends.
 
 pub mod binaries;
+#[cfg(feature = "tests")]
+pub mod elasticsearch;
 mod guardian;
 #[cfg(feature = "tests")]
 pub mod kafka;

@@ -102,7 +102,10 @@ impl Auth {
                 limiter: known.limiter.clone(),
             });
         }
-        let remembered = self.reviewer.as_ref().and_then(|one| one.remembered(&digest));
+        let remembered = self
+            .reviewer
+            .as_ref()
+            .and_then(|one| one.remembered(&digest));
         let user = match (remembered, &self.reviewer) {
             (Some(user), _) => user,
             (None, reviewer) => {

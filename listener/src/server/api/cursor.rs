@@ -1,10 +1,10 @@
 //! Cursors of pages: opaque, and signed. A cursor is good for the request that it came from, in any process
 //! of the listener: with other filters, for another tenant or altered it is refused.
 
+use ::search::PageKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
-use ::search::PageKey;
 use sha2::Sha256;
 use sqlx::PgPool;
 

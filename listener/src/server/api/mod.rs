@@ -29,12 +29,13 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
-use crds::config::{ListenerConfig, SearchConfig};
+use crds::config::ListenerConfig;
 use sqlx::PgPool;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::coordination::membership::Coordination;
 use crate::database::{self, DatabaseError};
+use crate::history::compose::Composer;
 use crate::observers::Observers;
 use crate::sync::lock;
 use auth::{Auth, Caller};
@@ -78,7 +79,8 @@ struct ApiContext {
     listener: Arc<str>,
     observers: watch::Receiver<Arc<Observers>>,
     search: Option<Arc<dyn SearchIndex>>,
-    history: Option<Arc<SearchConfig>>,
+    /// Makes documents of events that the history does not have.
+    composer: Arc<Composer>,
     auth: Arc<Auth>,
     searches: Arc<Semaphore>,
     cursors: Arc<OnceCell<CursorKey>>,
@@ -134,7 +136,7 @@ impl HttpApi {
                 listener: listener.identity().into(),
                 observers: parts.observers,
                 search: parts.search,
-                history: listener.search.clone().map(Arc::new),
+                composer: Arc::new(composer(listener)),
                 auth: Arc::new(Auth::new(api, listener, parts.coordination)),
                 searches: Arc::new(Semaphore::new(MAX_SEARCHES)),
                 cursors: Arc::default(),
@@ -149,6 +151,14 @@ impl HttpApi {
 
     fn context(&self) -> Option<ApiContext> {
         lock(&self.0.context).clone()
+    }
+}
+
+/// Returns what makes documents: without the columns that never reach the history, where there is one.
+fn composer(listener: &ListenerConfig) -> Composer {
+    match &listener.search {
+        Some(config) => Composer::new(listener.identity(), config),
+        None => Composer::without_history(listener.identity()),
     }
 }
 

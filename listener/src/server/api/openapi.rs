@@ -23,8 +23,14 @@ const PROBLEMS: [(&str, &str); 8] = [
     ("403", "The token's role or tenant does not allow it."),
     ("404", "It does not exist, or is not the caller's."),
     ("414", "Path and query are too long."),
-    ("429", "Too many requests; the header Retry-After says when to try again."),
-    ("503", "The listener, its database or another server is not available."),
+    (
+        "429",
+        "Too many requests; the header Retry-After says when to try again.",
+    ),
+    (
+        "503",
+        "The listener, its database or another server is not available.",
+    ),
     ("default", "Another problem."),
 ];
 

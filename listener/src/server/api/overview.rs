@@ -168,7 +168,11 @@ pub(super) async fn observers(call: Call) -> Result<Response, Problem> {
 }
 
 /// Describes the observers that a caller may see: a tenant's, its own and those of no tenant.
-fn infos(observers: &Observers, members: &[MemberState], tenant: Option<&str>) -> Vec<ObserverInfo> {
+fn infos(
+    observers: &Observers,
+    members: &[MemberState],
+    tenant: Option<&str>,
+) -> Vec<ObserverInfo> {
     let rules = observers.rules().iter();
     let seen = rules.filter(|rule| {
         let of = rule.tenant.as_deref();
@@ -228,7 +232,9 @@ pub(super) async fn shards(call: Call) -> Result<Response, Problem> {
     let now = Utc::now();
     let info = |shard: status::ShardState| {
         let is_gone = |owner: &String| !processes.contains(owner);
-        let lag = shard.oldest.map_or(0, |oldest| (now - oldest).num_seconds());
+        let lag = shard
+            .oldest
+            .map_or(0, |oldest| (now - oldest).num_seconds());
         ShardInfo {
             shard: shard.shard,
             shards: shard.shards,

@@ -80,9 +80,7 @@ impl Kind {
     fn check(self, value: &str) -> Result<(), String> {
         let one_of = |choices: &[&str]| format!("must be one of {}", choices.join(", "));
         match self {
-            Self::Text(_) if value.contains('\0') => {
-                Err("holds a NUL character (%00)".to_owned())
-            }
+            Self::Text(_) if value.contains('\0') => Err("holds a NUL character (%00)".to_owned()),
             Self::Text(_) if value.is_empty() => {
                 Err("must not be empty; leave it out instead".to_owned())
             }
@@ -246,7 +244,10 @@ mod tests {
         let from = values.time("from").unwrap();
         assert_eq!(from.to_rfc3339(), "2025-12-31T23:00:00+00:00");
         let other = Values::parse("facets=true&sort=oldest&limit=7", ALL).unwrap();
-        assert_eq!(other.canonical(&["limit", "facets"]), "[[\"sort\",\"oldest\"]]");
+        assert_eq!(
+            other.canonical(&["limit", "facets"]),
+            "[[\"sort\",\"oldest\"]]"
+        );
     }
 
     #[test]

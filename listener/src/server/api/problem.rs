@@ -102,7 +102,10 @@ impl IntoResponse for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        tracing::warn!(error = ::queue::describe_error(&error), "HTTP API: the database failed");
+        tracing::warn!(
+            error = ::queue::describe_error(&error),
+            "HTTP API: the database failed"
+        );
         match error {
             sqlx::Error::PoolTimedOut => {
                 Self::unavailable("the database has no connection to spare: pool timed out")
@@ -124,6 +127,12 @@ impl From<QueueError> for Problem {
 
 impl From<SearchError> for Problem {
     fn from(error: SearchError) -> Self {
+        if let SearchError::Query { position, .. } = error {
+            return Self {
+                position: Some(position),
+                ..Self::bad_request(format!("q: {error}"))
+            };
+        }
         tracing::warn!(%error, "HTTP API: the search index failed");
         Self::unavailable("the search index is not available; the listener's log says why")
     }

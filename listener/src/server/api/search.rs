@@ -15,6 +15,7 @@ use serde_json::json as value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::endpoint::{Call, TenantScope, json};
+use super::events::visible;
 use super::problem::Problem;
 
 /// Bytes of documents after which a page ends.
@@ -79,7 +80,15 @@ pub(super) async fn search(call: Call) -> Result<Response, Problem> {
     };
     let Some(tenant) = scope.filter() else {
         let facets = query.flag("facets").then(Facets::default);
-        return page(&call, SearchPage { facets, ..SearchPage::default() }, &bound_to).await;
+        return page(
+            &call,
+            SearchPage {
+                facets,
+                ..SearchPage::default()
+            },
+            &bound_to,
+        )
+        .await;
     };
     let request = SearchRequest {
         scope: Scope {
@@ -142,8 +151,9 @@ async fn page(call: &Call, found: SearchPage, bound_to: &str) -> Result<Response
     let mut last: Option<PageKey> = None;
     for hit in found.hits {
         let place = PageKey::of(&hit.document);
+        let tenant = call.caller.tenant.as_deref();
         let item = to_raw_value(&FoundEvent {
-            document: hit.document,
+            document: visible(&call.context, tenant, hit.document),
             highlights: hit.highlights,
         })?;
         bytes += item.get().len();

@@ -78,9 +78,9 @@ impl KnownToken {
 
 /// Returns the token of a digest. All are compared, whichever it is.
 pub(super) fn find<'a>(tokens: &'a [KnownToken], digest: &TokenDigest) -> Option<&'a KnownToken> {
-    tokens
-        .iter()
-        .fold(None, |found, one| found.or((one.digest == *digest).then_some(one)))
+    tokens.iter().fold(None, |found, one| {
+        found.or((one.digest == *digest).then_some(one))
+    })
 }
 
 #[cfg(test)]

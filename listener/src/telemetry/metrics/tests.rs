@@ -32,6 +32,7 @@ fn add_series(metrics: &Metrics) {
         database_errors,
         retention_blocked: _,
         jobs,
+        search,
     } = metrics;
     let JobMetrics {
         enqueued,
@@ -44,6 +45,18 @@ fn add_series(metrics: &Metrics) {
         by_attempts,
         oldest_age,
     } = jobs;
+    let SearchMetrics {
+        lag: _,
+        buffered: _,
+        buffered_bytes: _,
+        documents,
+        reports_dropped: _,
+        errors: _,
+        gaps: _,
+        checked: _,
+        repaired: _,
+    } = search;
+    documents.with_label_values(&["written"]).inc();
     let labels = ["default/shop", "notify", "x"];
     for counters in [
         delivery_attempts,
@@ -76,7 +89,7 @@ fn metric_names_follow_prometheus_practice() {
         .iter()
         .map(prometheus::proto::MetricFamily::name)
         .collect();
-    assert_eq!(names.len(), 30, "{names:?}");
+    assert_eq!(names.len(), 39, "{names:?}");
     for family in &families {
         let name = family.name();
         let base = name.strip_suffix("_total");

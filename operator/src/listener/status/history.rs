@@ -78,19 +78,19 @@ mod tests {
     use super::*;
     use crate::listener::status::carry_over_numbers;
 
-    fn case(search: Option<SearchReport>) -> Case {
+    fn case(search: impl Into<Option<SearchReport>>) -> Case {
         Case::but(|case| {
             case.search = true;
-            change_report(case, |report| report.search = search);
+            change_report(case, |report| report.search = search.into());
         })
     }
 
-    fn report(lag_seconds: u64, message: Option<&str>, gap: Option<&str>) -> Option<SearchReport> {
-        Some(SearchReport {
+    fn report(lag_seconds: u64, message: Option<&str>, gap: Option<&str>) -> SearchReport {
+        SearchReport {
             lag_seconds,
             message: message.map(str::to_owned),
             gap_since: gap.map(str::to_owned),
-        })
+        }
     }
 
     fn last(case: &Case) -> String {
@@ -104,7 +104,6 @@ mod tests {
         let with = case(report(0, None, None));
         assert_eq!(with.says().split(' ').count(), 5);
         for (search, says) in [
-            (None, "Unknown:NoActivePod"),
             (report(60, None, None), "False:AsExpected"),
             // A moment's failure is no lag.
             (report(5, Some("it is away"), None), "False:AsExpected"),
@@ -120,6 +119,7 @@ mod tests {
         ] {
             assert_eq!(last(&case(search)), says);
         }
+        assert_eq!(last(&case(None)), "Unknown:NoActivePod");
         let mut none = case(report(900, None, None));
         none.wanted = 0;
         assert_eq!(last(&none), "False:ScaledToZero");

@@ -1,4 +1,11 @@
-//! Dead letters and jobs over HTTP.
+//! The HTTP API: the history, dead letters and jobs, and who may use them.
+
+mod callers;
+mod cluster;
+mod contract;
+mod history;
+mod shop;
+mod tenants;
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -76,7 +83,8 @@ async fn refused(sink: &Sink) -> (TestDb, Process, Api) {
     let db = database().await;
     db.run("create table orders (id int primary key); select observer.track('orders')")
         .await;
-    let spec = format!("  api: {{tokens: [{{name: admin, token: {{value: {TOKEN}}}, role: Operate}}]}}\n");
+    let spec =
+        format!("  api: {{tokens: [{{name: admin, token: {{value: {TOKEN}}}, role: Operate}}]}}\n");
     let config = Config::new(
         &db.url,
         &spec,
@@ -266,7 +274,13 @@ async fn nobody_comes_in_without_the_token_and_mistakes_are_named() {
         ),
         (Method::GET, "/jobs?action=a%00", None, 400, "action"),
         (Method::GET, "/jobs/%00", None, 404, "NUL"),
-        (Method::GET, "/jobs?state=running&state=blocked", None, 400, "twice"),
+        (
+            Method::GET,
+            "/jobs?state=running&state=blocked",
+            None,
+            400,
+            "twice",
+        ),
         (Method::GET, "/search?q=a", None, 404, "spec.search"),
         (Method::GET, "/events/odd", None, 404, "no event id"),
         (Method::GET, "/events/1-1-1?a=1", None, 400, "none is known"),
@@ -278,7 +292,13 @@ async fn nobody_comes_in_without_the_token_and_mistakes_are_named() {
             404,
             "no dead letter x",
         ),
-        (Method::GET, "/jobs?state=odd", None, 400, "odd"),
+        (
+            Method::GET,
+            "/jobs?state=odd",
+            None,
+            400,
+            "one of available",
+        ),
         (
             Method::POST,
             "/dead-letters/drop",
@@ -343,7 +363,10 @@ async fn api_has_a_port_of_its_own_while_the_listener_has_one() {
     process.signal("HUP").await;
     process.says("draining to restart it").await;
     eventually("the port is closed", async || {
-        get(&own, "/api/observers/status").await.is_none().then_some(())
+        get(&own, "/api/observers/status")
+            .await
+            .is_none()
+            .then_some(())
     })
     .await;
     ready(&health, 200).await;

@@ -1,0 +1,1 @@
+//! Users and service accounts of a cluster.
