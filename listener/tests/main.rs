@@ -22,6 +22,7 @@ mod events;
 mod examples;
 mod figures;
 mod floods;
+mod history;
 mod hostile;
 mod instructions;
 mod jobs;

@@ -85,6 +85,52 @@ async fn events_go_once_they_are_old_and_behind_every_checkpoint() {
 }
 
 #[tokio::test]
+async fn the_log_waits_for_a_history_up_to_its_bound_and_records_the_gap() {
+    let db = support::database().await;
+    db.run(TABLE).await;
+    db.run("insert into t values (1), (2)").await;
+    maintain(&db, "0").await;
+    checkpoint(&db, "l").await;
+    db.run(
+        "insert into observer.search_position
+             (listener, shard, shards, base_low_id, base_snapshot, base_high_id, max_lag)
+         values ('l', 0, 1, 0, '3:3:', 0, '1 hour')",
+    )
+    .await;
+    assert_eq!(
+        maintain(&db, "0").await.0,
+        0,
+        "the history does not have them"
+    );
+    let gaps = "select count(*) from observer.search_gap";
+    assert_eq!(db.value::<i64>(gaps).await, 0);
+    db.run("update observer.search_position set max_lag = '0'")
+        .await;
+    assert_eq!(
+        maintain(&db, "0").await.0,
+        1,
+        "it has waited for long enough"
+    );
+    let told = "select format('%s %s %s', listener, shard, events) from observer.search_gap where to_time >= from_time";
+    assert_eq!(db.value::<String>(told).await, "l 0 2");
+
+    // What it has is no gap, however old.
+    db.run("insert into t values (3)").await;
+    maintain(&db, "0").await;
+    checkpoint(&db, "l").await;
+    db.run(
+        "update observer.search_position p
+         set base_snapshot = c.base_snapshot, max_lag = '1 hour' from observer.checkpoint c",
+    )
+    .await;
+    assert_eq!(maintain(&db, "0").await.0, 1);
+    assert_eq!(db.value::<i64>(gaps).await, 1);
+    db.run("select observer.drop_listener('l')").await;
+    let left = "select (select count(*) from observer.search_position) + (select count(*) from observer.search_gap)";
+    assert_eq!(db.value::<i64>(left).await, 0);
+}
+
+#[tokio::test]
 async fn a_dropped_listener_leaves_nothing_and_others_alone() {
     let db = support::database().await;
     checkpoint(&db, "gone").await;

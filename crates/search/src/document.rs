@@ -225,8 +225,7 @@ impl ObserverEntry {
         let mut changed = merge_deliveries(&mut self.deliveries, &theirs.deliveries);
         // A delivery shows that it matched, whatever the observer is now.
         let not_matched = if self.deliveries.is_empty() {
-            let (own, their) = (self.not_matched.take(), theirs.not_matched.clone());
-            own.max(their)
+            self.not_matched.clone().max(theirs.not_matched.clone())
         } else {
             None
         };

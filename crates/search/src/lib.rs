@@ -9,6 +9,7 @@
 
 mod analysis;
 mod document;
+pub mod elasticsearch;
 mod error;
 mod facets;
 mod highlight;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crds::config::{SearchBackend, SearchConfig};
 use sqlx::PgPool;
 
+use crate::elasticsearch::ElasticsearchIndex;
 use crate::error::SearchError;
 use crate::index::SearchIndex;
 use crate::postgres::PostgresIndex;
@@ -14,8 +15,6 @@ use crate::postgres::PostgresIndex;
 pub fn open(config: &SearchConfig, pool: PgPool) -> Result<Arc<dyn SearchIndex>, SearchError> {
     match &config.backend {
         SearchBackend::Postgres => Ok(Arc::new(PostgresIndex::new(pool))),
-        SearchBackend::Elasticsearch(_) => Err(SearchError::Refused(
-            "this program cannot search in Elasticsearch".to_owned(),
-        )),
+        SearchBackend::Elasticsearch(config) => Ok(Arc::new(ElasticsearchIndex::new(config)?)),
     }
 }

@@ -59,8 +59,8 @@ pub(crate) fn plan(request: &SearchRequest) -> Result<Plan, SearchError> {
 }
 
 /// Documents have whole microseconds: those at a time or later are at the next one or later.
-fn ceil_micros(time: &DateTime<Utc>) -> i64 {
-    let below = time.timestamp_subsec_nanos() % 1000 != 0;
+pub(crate) fn ceil_micros(time: &DateTime<Utc>) -> i64 {
+    let below = !time.timestamp_subsec_nanos().is_multiple_of(1000);
     time.timestamp_micros().saturating_add(i64::from(below))
 }
 

@@ -30,21 +30,19 @@ fn deliveries() -> impl Strategy<Value = Vec<DeliveryEntry>> {
 fn piece() -> impl Strategy<Value = Document> {
     let entry = ("[a-c]", prop::option::of("(no|never)"), deliveries());
     prop::collection::btree_map("[a-c]", entry, 0..4).prop_map(|all| {
-        let observers = all
-            .into_iter()
-            .map(|(name, (_, reason, deliveries))| match reason {
-                Some(reason) => not_matched(&name, &reason),
-                None => {
-                    let mut entry = matched(&name, deliveries);
-                    entry
-                        .deliveries
-                        .sort_by(|a, b| (&a.action, &a.replay).cmp(&(&b.action, &b.replay)));
-                    entry
-                        .deliveries
-                        .dedup_by(|a, b| (&a.action, &a.replay) == (&b.action, &b.replay));
-                    entry
-                }
-            });
+        let observers = all.into_iter().map(|(name, (_, reason, deliveries))| {
+            if let Some(reason) = reason {
+                return not_matched(&name, &reason);
+            }
+            let mut entry = matched(&name, deliveries);
+            entry
+                .deliveries
+                .sort_by(|a, b| (&a.action, &a.replay).cmp(&(&b.action, &b.replay)));
+            entry
+                .deliveries
+                .dedup_by(|a, b| (&a.action, &a.replay) == (&b.action, &b.replay));
+            entry
+        });
         let observers = observers.collect();
         let mut piece = Document {
             observers,

@@ -138,6 +138,7 @@ impl History {
     }
 
     /// Returns the search index.
+    #[allow(dead_code, reason = "the HTTP interface searches in it")]
     pub(crate) const fn index(&self) -> Option<&Arc<dyn SearchIndex>> {
         self.index.as_ref()
     }

@@ -119,11 +119,11 @@ impl Reading {
             self.source = Some(source);
         }
         self.stop_reading(shard);
-        let owned = OwnedShard {
+        let unread = OwnedShard {
             epoch,
             position: None,
         };
-        self.owned.insert(shard, owned);
+        self.owned.insert(shard, unread);
         let (pool, owner) = (self.pool.clone(), self.owner.clone());
         self.loads
             .spawn(async move { (shard, epoch, load(&pool, &owner, shard).await) });

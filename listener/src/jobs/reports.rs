@@ -117,15 +117,14 @@ fn report(
         }
         JobOutcome::Retry { .. } | JobOutcome::Released => return None,
     };
-    let decoded = match notes.event {
-        Some(decoded) => decoded,
-        None => {
-            let payload = payload::decode(&claimed.job).ok()?;
-            DecodedEvent {
-                event: Arc::new(payload.event),
-                attempts_before: payload.attempts_before,
-                replay: payload.replay,
-            }
+    let decoded = if let Some(decoded) = notes.event {
+        decoded
+    } else {
+        let payload = payload::decode(&claimed.job).ok()?;
+        DecodedEvent {
+            event: Arc::new(payload.event),
+            attempts_before: payload.attempts_before,
+            replay: payload.replay,
         }
     };
     let lane = &claimed.job.lane;

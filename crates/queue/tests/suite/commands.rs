@@ -215,7 +215,10 @@ pub(crate) async fn completed_jobs_are_kept_for_their_retention(fixture: &dyn Fi
         queue.show(&held.job.id).await.unwrap().unwrap().state,
         JobState::Completed
     );
-    let found = queue.find(&[held.job.id.clone()]).await.unwrap();
+    let found = queue
+        .find(std::slice::from_ref(&held.job.id))
+        .await
+        .unwrap();
     assert_eq!((found.len(), found[0].state), (1, JobState::Completed));
     assert!(
         queue

@@ -224,6 +224,8 @@ fn unicode(rest: &str) -> (char, usize) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use proptest::prelude::*;
     use serde_json::Value;
 

@@ -150,6 +150,8 @@ fn alphabet(encoded: &[u8], place: usize) -> impl Iterator<Item = u8> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use proptest::prelude::*;
 
     use super::*;

@@ -5,6 +5,7 @@
 //! `@` a time, and `~` its value as it is, not folded.
 
 use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
 
 use super::text::{cut, fold};
 use super::{number, text};
@@ -147,13 +148,16 @@ fn bounded(mut start: String, value: &str) -> String {
     start.push_str(&cut(value, room).replace('\0', ""));
     start.push('\u{2026}');
     for byte in &digest[..16] {
-        start.push_str(&format!("{byte:02x}"));
+        // Writing to a string cannot fail.
+        let _ = write!(start, "{byte:02x}");
     }
     start
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
 
     #[test]

@@ -55,6 +55,8 @@ fn of_day(text: &str) -> Option<NaiveTime> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
 
     #[test]

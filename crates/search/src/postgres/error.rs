@@ -23,10 +23,9 @@ impl From<sqlx::Error> for SearchError {
 /// else passes: a server that restarts, is a standby, is full, or has too much to do.
 fn is_lasting(error: &dyn DatabaseError) -> bool {
     let code = error.code().unwrap_or_default();
-    match code.get(..2) {
-        // Data, syntax or rights, authorization, catalog, limits of the program.
-        Some("22" | "23" | "28" | "3D" | "3F" | "42" | "54") => true,
-        Some("0A") => true,
-        _ => false,
-    }
+    // Features, data, authorization, catalog, syntax or rights, limits of the program.
+    matches!(
+        code.get(..2),
+        Some("0A" | "22" | "23" | "28" | "3D" | "3F" | "42" | "54")
+    )
 }

@@ -51,7 +51,9 @@ pub(super) async fn count(
         add(1, row.try_get(1)?);
         for (facet, column) in [(2, 2), (3, 3)] {
             let all: Vec<String> = row.try_get(column)?;
-            all.into_iter().for_each(|value| add(facet, value));
+            for value in all {
+                add(facet, value);
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use crate::plan::plan;
 use crate::request::{PageKey, Scope, SearchPage, SearchRequest};
 
 /// Longest time of a call, for a server that does not respond at all.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Begins a transaction whose statements are bounded in time. Plans are made for the values at hand: how
 /// many documents have a word differs by orders of magnitude.

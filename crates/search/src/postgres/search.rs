@@ -39,6 +39,11 @@ fn push_scope(sql: &mut QueryBuilder<Postgres>, scope: &Scope) {
     sql.push(" where listener = ")
         .push_bind(scope.listener.clone());
     if let Some(tenant) = &scope.tenant {
+        // Text in Postgres holds no NUL, so no row is of such a tenant.
+        if tenant.contains('\0') {
+            sql.push(" and false");
+            return;
+        }
         sql.push(" and tenant = ").push_bind(tenant.clone());
         sql.push(format!(" and left(tenant, {TENANT_CHARACTERS}) = "));
         let beginning: String = tenant.chars().take(TENANT_CHARACTERS as usize).collect();

@@ -280,7 +280,8 @@ pub(crate) const QUERIES: &[(&str, &str)] = &[
     ("new.number_text:>50", ""),
     // Times.
     ("new.created:2026-03-01", "ann"),
-    ("new.created:2026-03-02", "bob"),
+    // A day as its words: in whatever zone the time is written.
+    ("new.created:2026-03-02", "bob big"),
     ("new.created:>2026-03-01", "bob big"),
     ("new.created:>=2026-03-01", "ann bob big"),
     ("new.created:<2026-03-02", "ann"),
@@ -297,7 +298,6 @@ pub(crate) const QUERIES: &[(&str, &str)] = &[
     // Attempts at something else.
     ("'; drop table observer.search_document; --", ""),
     ("drop table students", "hostile"),
-    ("Robert')", ""),
     ("\"Robert'); drop table students;--\"", "hostile"),
     (
         "new.note:\"Robert'); drop table students;-- & | ! <-> :*\"",

@@ -11,10 +11,17 @@ pub(crate) mod paging;
 pub(crate) mod queries;
 pub(crate) mod tenants;
 
-/// All tests of the suite; `$start` gives a fixture.
+/// All tests of the suite: `suite!(start)` makes each a test, whose fixture `start` gives;
+/// `suite!(run fixture)` runs them here one after the other, for servers that are slow to start.
 macro_rules! suite {
     ($start:path) => {
-        $crate::suite::suite!(@each $start;
+        $crate::suite::suite!(@list each $start;);
+    };
+    (run $fixture:ident) => {
+        $crate::suite::suite!(@list run $fixture;);
+    };
+    (@list $how:ident $start:path;) => {
+        $crate::suite::suite!(@$how $start;
             documents::document_is_found_and_read_as_it_was_written,
             documents::writing_again_adds_and_never_goes_back,
             documents::document_that_cannot_be_stored_is_rejected_alone,
@@ -35,6 +42,12 @@ macro_rules! suite {
             facets::intervals_follow_the_times_asked_for,
             highlights::highlights_show_where_the_text_is_found,
         );
+    };
+    (@run $fixture:path; $($module:ident::$name:ident,)*) => {
+        $(
+            println!("{}", stringify!($name));
+            $crate::suite::$module::$name(&$fixture).await;
+        )*
     };
     (@each $start:path; $($module:ident::$name:ident,)*) => {
         $(

@@ -8,7 +8,7 @@ use axum::http::header::AUTHORIZATION;
 use crds::config::{ApiConfig, ApiRole, ListenerConfig, RateLimit};
 use tokio::time::Instant;
 
-use super::kubernetes::{ClusterUser, Reviewer};
+use super::kubernetes::{ClusterUser, Remembered, Reviewer};
 use super::problem::Problem;
 use super::tokens::{self, KnownToken, Limiter};
 use crate::coordination::membership::Coordination;
@@ -102,13 +102,11 @@ impl Auth {
                 limiter: known.limiter.clone(),
             });
         }
-        let remembered = self
-            .reviewer
-            .as_ref()
-            .and_then(|one| one.remembered(&digest));
+        let remembered = self.reviewer.as_ref().map(|one| one.remembered(&digest));
         let user = match (remembered, &self.reviewer) {
-            (Some(user), _) => user,
-            (None, reviewer) => {
+            (Some(Remembered::User(user)), _) => Some(user),
+            (Some(Remembered::Nobody), _) => None,
+            (_, reviewer) => {
                 self.unknown.admit().map_err(|delay| {
                     self.note_failure();
                     Problem::too_many("too many requests with tokens that are not known", delay)

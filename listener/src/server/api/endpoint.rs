@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use axum::RequestExt;
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{RawPathParams, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::{Json, RequestExt};
 use crds::config::ApiRole;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -37,7 +37,7 @@ pub(super) enum Method {
     Post,
 }
 
-/// One path and method of the API: the router, the checks of requests and the OpenAPI document are made from
+/// One path and method of the API: the router, the checks of requests and the `OpenAPI` document are made from
 /// it.
 pub(super) struct Endpoint {
     /// Name in clients that are generated.
@@ -198,18 +198,23 @@ impl Call {
     }
 }
 
+/// Nothing can match.
+#[derive(Debug)]
+pub(super) struct NothingMatches;
+
 impl TenantScope {
     /// Returns the filter by tenant, unless nothing can match.
-    pub(super) fn filter(self) -> Option<Option<String>> {
+    pub(super) fn filter(self) -> Result<Option<String>, NothingMatches> {
         match self {
-            Self::All => Some(None),
-            Self::One(tenant) => Some(Some(tenant)),
-            Self::Nothing => None,
+            Self::All => Ok(None),
+            Self::One(tenant) => Ok(Some(tenant)),
+            Self::Nothing => Err(NothingMatches),
         }
     }
 }
 
 /// Responds with JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> Result<Response, Problem> {
-    Ok(Json(value).into_response())
+    let kind = [(CONTENT_TYPE, "application/json")];
+    Ok((kind, serde_json::to_vec(value)?).into_response())
 }

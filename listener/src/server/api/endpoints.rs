@@ -199,7 +199,7 @@ pub(super) static ENDPOINTS: [Endpoint; 15] = [
         query: &DEAD_LETTER_FILTERS,
         response: openapi::any_text,
         content: LINES,
-        run: |call| Box::pin(dead_letters::export(call)),
+        run: |call| Box::pin(async { Ok(dead_letters::export(call)) }),
         ..READ
     },
     Endpoint {

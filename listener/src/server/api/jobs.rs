@@ -81,7 +81,7 @@ fn body_filter(call: &Call) -> Result<Option<JobFilter>, Problem> {
         return Ok(None);
     }
     let tenants = call.tenants(selection.tenant);
-    Ok(tenants.filter().map(|tenant| JobFilter {
+    Ok(tenants.filter().ok().map(|tenant| JobFilter {
         ids,
         observer: selection.observer,
         action: selection.action,
@@ -103,7 +103,7 @@ fn state(name: &str) -> Option<JobState> {
 
 pub(super) async fn list(call: Call) -> Result<Response, Problem> {
     let query = &call.query;
-    let Some(tenant) = call.tenants(query.text("tenant")).filter() else {
+    let Ok(tenant) = call.tenants(query.text("tenant")).filter() else {
         let (items, count) = (Vec::new(), 0);
         return json(&JobPage { items, count });
     };

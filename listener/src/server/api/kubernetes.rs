@@ -1,5 +1,5 @@
-//! Users and service accounts of the cluster: who they are by TokenReview, and what they may by
-//! SubjectAccessReview. Both are remembered for a short time.
+//! Users and service accounts of the cluster: who they are by `TokenReview`, and what they may by
+//! `SubjectAccessReview`. Both are remembered for a short time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const RESOURCE: &str = "observerlisteners";
 const SUBRESOURCE: &str = "events";
 
-/// A user of the cluster, as TokenReview tells it.
+/// A user of the cluster, as `TokenReview` tells it.
 #[derive(Clone, Debug)]
 pub(super) struct ClusterUser {
     digest: TokenDigest,
@@ -46,6 +46,17 @@ impl ClusterUser {
     pub(super) fn name(&self) -> Arc<str> {
         self.info.username.as_deref().unwrap_or_default().into()
     }
+}
+
+/// What is remembered of a token.
+#[derive(Debug)]
+pub(super) enum Remembered {
+    /// Nothing: the API server has to be asked.
+    Nothing,
+    /// It is nobody's.
+    Nobody,
+    /// It is a user's.
+    User(ClusterUser),
 }
 
 /// What the API server said about a token.
@@ -93,11 +104,17 @@ impl Reviewer {
         }
     }
 
-    /// Returns what is remembered of a token: its user, or that it has none.
-    pub(super) fn remembered(&self, digest: &TokenDigest) -> Option<Option<ClusterUser>> {
+    /// Returns what is remembered of a token.
+    pub(super) fn remembered(&self, digest: &TokenDigest) -> Remembered {
         let remembered = lock(&self.remembered);
-        let answer = remembered.get(digest)?;
-        (answer.until > Instant::now()).then(|| answer.user.clone())
+        let answer = remembered.get(digest);
+        match answer.filter(|answer| answer.until > Instant::now()) {
+            Some(answer) => match &answer.user {
+                Some(user) => Remembered::User(user.clone()),
+                None => Remembered::Nobody,
+            },
+            None => Remembered::Nothing,
+        }
     }
 
     /// Asks whose a token is.

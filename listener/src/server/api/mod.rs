@@ -2,7 +2,7 @@
 //! JSON of the commands. Requests need a token of `spec.api`, or in a cluster the rights of a user; errors are
 //! problem details as in RFC 9457.
 //!
-//! What there is, is listed in [`endpoints`]: routes, checks and the OpenAPI document follow from that list.
+//! What there is, is listed in [`endpoints`]: routes, checks and the `OpenAPI` document follow from that list.
 
 mod auth;
 mod cursor;

@@ -1,4 +1,4 @@
-//! The OpenAPI document, made from the list of endpoints.
+//! The `OpenAPI` document, made from the list of endpoints.
 
 use std::sync::LazyLock;
 

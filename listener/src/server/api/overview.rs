@@ -260,18 +260,17 @@ pub(super) async fn status(call: Call) -> Result<Response, Problem> {
         ..DeadLetterFilter::default()
     };
     let dead_letters = admin::count(&context.pool, &filter).await?.unsigned_abs();
-    let (jobs, processes) = match tenant.as_deref() {
-        Some(tenant) => (jobs_of_tenant(context, tenant).await?, None),
-        None => {
-            let members = heartbeat::members(&context.pool, &context.listener).await?;
-            let members = members.into_iter().map(|member| ProcessInfo {
-                name: member.name,
-                config_digest: member.config_digest,
-                config_since: member.config_since,
-                started_at: member.started_at,
-            });
-            (jobs(context).await?, Some(members.collect()))
-        }
+    let (jobs, processes) = if let Some(tenant) = tenant.as_deref() {
+        (jobs_of_tenant(context, tenant).await?, None)
+    } else {
+        let members = heartbeat::members(&context.pool, &context.listener).await?;
+        let members = members.into_iter().map(|member| ProcessInfo {
+            name: member.name,
+            config_digest: member.config_digest,
+            config_since: member.config_since,
+            started_at: member.started_at,
+        });
+        (jobs(context).await?, Some(members.collect()))
     };
     json(&ListenerStatus {
         listener: context.listener.to_string(),

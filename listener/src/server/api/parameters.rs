@@ -1,4 +1,4 @@
-//! Query parameters: what an endpoint takes, in one place for requests and for the OpenAPI document.
+//! Query parameters: what an endpoint takes, in one place for requests and for the `OpenAPI` document.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ pub(super) enum Kind {
 pub(super) struct Values(Vec<(&'static str, String)>);
 
 impl Parameter {
-    /// Returns the parameter of the OpenAPI document.
+    /// Returns the parameter of the `OpenAPI` document.
     pub(super) fn document(&self, place: &str) -> Value {
         let mut parameter = json!({
             "name": self.name,

@@ -78,7 +78,7 @@ pub(super) async fn search(call: Call) -> Result<Response, Problem> {
         Some(cursor) => Some(call.context.cursors().await?.verify(&cursor, &bound_to)?),
         None => None,
     };
-    let Some(tenant) = scope.filter() else {
+    let Ok(tenant) = scope.filter() else {
         let facets = query.flag("facets").then(Facets::default);
         return page(
             &call,

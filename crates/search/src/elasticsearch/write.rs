@@ -1,0 +1,334 @@
+//! Writing: create, and where there is a document already, merge it with that under the condition that
+//! nobody else has changed it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::ElasticsearchIndex;
+use super::documents::{Outcome, Revision, outcome};
+use super::names::{IndexName, document_id};
+use crate::analysis::fields::IndexedFields;
+use crate::document::Document;
+use crate::error::SearchError;
+use crate::index::{Rejected, WriteReport};
+
+/// Maximum length of the body of one bulk request, unless a single document is longer.
+const MAX_BULK_BYTES: usize = 5 * 1024 * 1024;
+
+/// Maximum number of documents in one bulk request.
+const MAX_BULK_DOCUMENTS: usize = 1000;
+
+/// Maximum number of stored documents that are read at once, and of their bytes if they are more than one.
+const MAX_READ_DOCUMENTS: usize = 500;
+const MAX_READ_BYTES: usize = 16 * 1024 * 1024;
+
+/// How often a document is tried that others change at the same time. One of them gets further each time.
+const MAX_ROUNDS: u32 = 50;
+
+/// Maximum length of a stored document in bytes.
+const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Maximum length of an id and of a listener's identity in bytes.
+const MAX_NAME_BYTES: usize = 1024;
+
+/// A document to be stored.
+struct Pending {
+    document: Document,
+    /// Its `_id`.
+    id: String,
+    /// Its length, once that is known.
+    bytes: usize,
+    index: String,
+    /// The stored one that it replaces; none where it is created.
+    replaces: Option<Revision>,
+}
+
+/// A document that can never be stored.
+struct Lost {
+    listener: String,
+    rejected: Rejected,
+}
+
+impl Lost {
+    fn new(document: &Document, reason: String) -> Self {
+        Self {
+            listener: document.listener.clone(),
+            rejected: Rejected {
+                id: document.id.clone(),
+                reason,
+            },
+        }
+    }
+
+    fn name(&self) -> (&str, &str) {
+        (&self.listener, &self.rejected.id)
+    }
+}
+
+/// What is stored.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Source<'a> {
+    id: &'a str,
+    listener: &'a str,
+    entity: &'a str,
+    operation: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    observers: &'a [String],
+    outcomes: &'a [String],
+    terms: &'a [String],
+    words: String,
+    occurred_at: String,
+    occurred_at_micros: i64,
+    log_id: i64,
+    unfinished: bool,
+    bytes: usize,
+    body: &'a str,
+}
+
+impl ElasticsearchIndex {
+    pub(super) async fn write_merged(
+        &self,
+        documents: &[Document],
+    ) -> Result<WriteReport, SearchError> {
+        let mut rejected = Vec::new();
+        let mut pending = self.pending(documents, &mut rejected);
+        let mut rounds = 0;
+        while !pending.is_empty() {
+            if rounds == MAX_ROUNDS {
+                return Err(SearchError::Unavailable(format!(
+                    "others change {} of the documents all the time",
+                    pending.len()
+                )));
+            }
+            rounds += 1;
+            let conflicts = self.store(pending, &mut rejected).await?;
+            pending = self.merge_stored(conflicts).await?;
+        }
+        let lost: BTreeSet<_> = rejected.iter().map(Lost::name).collect();
+        let written = documents.iter().filter(|one| !lost.contains(&name(one)));
+        Ok(WriteReport {
+            written: written.count(),
+            rejected: rejected.into_iter().map(|lost| lost.rejected).collect(),
+        })
+    }
+
+    /// Returns each document once, sorted for merging.
+    fn pending(&self, documents: &[Document], rejected: &mut Vec<Lost>) -> Vec<Pending> {
+        let mut unique: BTreeMap<(&str, &str), Document> = BTreeMap::new();
+        for document in documents {
+            let names = [("id", &document.id), ("listener", &document.listener)];
+            let too_long = names
+                .into_iter()
+                .find(|(_, value)| value.len() > MAX_NAME_BYTES);
+            if let Some((name, _)) = too_long {
+                let reason = format!("its {name} has more than {MAX_NAME_BYTES} bytes");
+                rejected.push(Lost::new(document, reason));
+                continue;
+            }
+            let mut sorted = document.clone();
+            sorted.sort();
+            match unique.get_mut(&name(document)) {
+                Some(first) => {
+                    first.merge(&sorted);
+                }
+                None => {
+                    unique.insert(name(document), sorted);
+                }
+            }
+        }
+        let pending = unique.into_values().map(|document| Pending {
+            id: document_id(&document.listener, &document.id),
+            index: IndexName::of(&self.index, document.occurred_at),
+            bytes: 0,
+            document,
+            replaces: None,
+        });
+        pending.collect()
+    }
+
+    /// Stores documents; returns those that are there in another state.
+    async fn store(
+        &self,
+        pending: Vec<Pending>,
+        rejected: &mut Vec<Lost>,
+    ) -> Result<Vec<Pending>, SearchError> {
+        let indices: BTreeSet<&String> = pending.iter().map(|one| &one.index).collect();
+        for index in indices {
+            self.ensure_index(index).await?;
+        }
+        let mut conflicts = Vec::new();
+        let mut batch: Vec<(Pending, Vec<u8>)> = Vec::new();
+        let mut bytes = 0;
+        for mut one in pending {
+            let lines = match lines(&mut one) {
+                Ok(lines) => lines,
+                Err(reason) => {
+                    rejected.push(Lost::new(&one.document, reason));
+                    continue;
+                }
+            };
+            let full = bytes + lines.len() > MAX_BULK_BYTES || batch.len() == MAX_BULK_DOCUMENTS;
+            if full && !batch.is_empty() {
+                let batch = std::mem::take(&mut batch);
+                self.store_batch(batch, &mut conflicts, rejected).await?;
+                bytes = 0;
+            }
+            bytes += lines.len();
+            batch.push((one, lines));
+        }
+        if !batch.is_empty() {
+            self.store_batch(batch, &mut conflicts, rejected).await?;
+        }
+        Ok(conflicts)
+    }
+
+    /// Stores a batch, in halves where it is too long for what is in front of the server.
+    async fn store_batch(
+        &self,
+        batch: Vec<(Pending, Vec<u8>)>,
+        conflicts: &mut Vec<Pending>,
+        rejected: &mut Vec<Lost>,
+    ) -> Result<(), SearchError> {
+        let mut batches = vec![batch];
+        while let Some(mut batch) = batches.pop() {
+            let body = batch.iter().flat_map(|one| &one.1).copied().collect();
+            let Some(items) = self.bulk(body, batch.len(), false).await? else {
+                if batch.len() > 1 {
+                    batches.push(batch.split_off(batch.len() / 2));
+                    batches.push(batch);
+                } else if let Some((one, lines)) = batch.pop() {
+                    let reason = format!(
+                        "its {} bytes are too many for the server (413)",
+                        lines.len()
+                    );
+                    rejected.push(Lost::new(&one.document, reason));
+                }
+                continue;
+            };
+            for ((mut one, _), item) in batch.into_iter().zip(items) {
+                match outcome(&item)? {
+                    Outcome::Stored => {}
+                    Outcome::Conflict => conflicts.push(one),
+                    Outcome::NoIndex => {
+                        self.known().remove(&one.index);
+                        one.replaces = None;
+                        conflicts.push(one);
+                    }
+                    Outcome::Rejected(reason) => rejected.push(Lost::new(&one.document, reason)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges documents with the stored ones; returns those that know more than these.
+    async fn merge_stored(&self, conflicts: Vec<Pending>) -> Result<Vec<Pending>, SearchError> {
+        let mut pending = Vec::new();
+        let mut rest = conflicts;
+        while !rest.is_empty() {
+            // A document and the stored one are about as long: rows are most of them.
+            let mut bytes = 0;
+            let fits = |one: &&Pending| {
+                bytes += one.bytes;
+                bytes <= MAX_READ_BYTES
+            };
+            let count = rest
+                .iter()
+                .take(MAX_READ_DOCUMENTS)
+                .take_while(fits)
+                .count();
+            let after = rest.split_off(count.max(1));
+            let wanted: Vec<_> = rest
+                .iter()
+                .map(|one| (one.index.as_str(), one.id.as_str()))
+                .collect();
+            let stored = self.read(&wanted).await?;
+            for (mut one, stored) in rest.into_iter().zip(stored) {
+                match stored {
+                    // It was removed since.
+                    None => {
+                        one.replaces = None;
+                        pending.push(one);
+                    }
+                    Some((revision, mut document)) => {
+                        document.sort();
+                        if document.merge(&one.document) {
+                            one.document = document;
+                            one.replaces = Some(revision);
+                            pending.push(one);
+                        }
+                    }
+                }
+            }
+            rest = after;
+        }
+        Ok(pending)
+    }
+
+    /// Creates an index, unless this process knows that it is there.
+    async fn ensure_index(&self, index: &str) -> Result<(), SearchError> {
+        if self.known().contains(index) {
+            return Ok(());
+        }
+        self.create_index(index).await?;
+        self.known().insert(index.to_owned());
+        Ok(())
+    }
+}
+
+/// Returns what tells documents apart.
+fn name(document: &Document) -> (&str, &str) {
+    (&document.listener, &document.id)
+}
+
+/// Returns the two lines of a bulk request that store a document, or why it cannot be stored.
+fn lines(one: &mut Pending) -> Result<Vec<u8>, String> {
+    let document = &one.document;
+    let action = match one.replaces {
+        None => json!({"create": {"_index": one.index, "_id": one.id}}),
+        Some(Revision {
+            seq_no,
+            primary_term,
+        }) => json!({"index": {
+            "_index": one.index, "_id": one.id, "if_seq_no": seq_no, "if_primary_term": primary_term,
+        }}),
+    };
+    let unreadable = |_| "it cannot be written as JSON".to_owned();
+    let body = serde_json::to_string(document).map_err(unreadable)?;
+    if body.len() > MAX_DOCUMENT_BYTES {
+        return Err(format!("it has more than {MAX_DOCUMENT_BYTES} bytes"));
+    }
+    one.bytes = body.len();
+    let fields = IndexedFields::of(document);
+    let source = Source {
+        id: &document.id,
+        listener: &document.listener,
+        entity: &document.entity,
+        operation: document.operation.as_str(),
+        key: document.key.as_deref(),
+        tenant: document.tenant.as_deref(),
+        observers: &fields.observers,
+        outcomes: &fields.outcomes,
+        terms: &fields.terms,
+        words: fields.words.join(" "),
+        occurred_at: document
+            .occurred_at
+            .to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        occurred_at_micros: fields.occurred_at_micros,
+        log_id: document.log_id,
+        unfinished: fields.unfinished,
+        bytes: body.len(),
+        body: &body,
+    };
+    let mut lines = action.to_string().into_bytes();
+    lines.push(b'\n');
+    serde_json::to_writer(&mut lines, &source).map_err(unreadable)?;
+    lines.push(b'\n');
+    Ok(lines)
+}
