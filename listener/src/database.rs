@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use crds::config::Redacted;
+use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
@@ -340,6 +341,16 @@ pub fn history_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
         HISTORY_CONNECTIONS,
         AccessMode::ReadWrite,
     ))
+}
+
+/// Returns a duration as Postgres knows it.
+#[must_use]
+pub(crate) fn interval(duration: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
+    }
 }
 
 /// Returns options of connections that write, with plans of the server's choice.

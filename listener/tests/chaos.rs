@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::counters::{Kill, accepted, all_told, check, check_in_flight, expected};
-use crate::support::fleet::{LONG_LEASE, SAVE_OFTEN};
+use crate::support::fleet::{LONG_LEASE, SAVE_OFTEN, run_for_a_while};
 use crate::support::listener::{Config, Process, observer, patient};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{TestDb, database};
@@ -40,11 +40,7 @@ async fn random_kills_under_load_lose_and_reorder_nothing() {
     let writers = Writers::start(&db.url, 8, seed);
     let mut kills = Vec::new();
     for _ in 0..KILLS {
-        let before = sink.counts().requests;
-        let mut process = Process::run(&config);
-        process.says("running").await;
-        sink.arrived(before + random.random_range(1..400)).await;
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
+        let process = run_for_a_while(&config, &sink, &mut random).await;
         kills.push(Kill::of(&db.pool, &sink, process.kill()).await);
     }
     writers.stop().await;

@@ -89,24 +89,31 @@ async fn flood(client: impl AsyncRead + AsyncWrite, script: &Script) {
         client.flush().await?;
         let (mut sent, mut number) = (0, 0_u64);
         while sent < FLOOD {
-            let mut chunk = Vec::with_capacity(80 << 10);
-            while chunk.len() < 64 << 10 {
-                number += 1;
-                let digits = format!("{number:08}");
-                let mark = script.then.iter().position(|byte| *byte == b'%');
-                let (before, after) = script.then.split_at(mark.unwrap_or(script.then.len()));
-                chunk.extend(before);
-                if let Some((_, after)) = after.split_first() {
-                    chunk.extend(digits.bytes());
-                    chunk.extend(after);
-                }
-            }
+            let chunk = chunk(&script.then, &mut number);
             client.write_all(&chunk).await?;
             sent += chunk.len() as u64;
         }
         client.flush().await
     };
     let (_heard, _flooded) = tokio::join!(listening, flooding);
+}
+
+/// At least 64 KiB of what is sent again and again; fast, since what is slow is not a flood but a
+/// server that times out.
+fn chunk(then: &[u8], number: &mut u64) -> Vec<u8> {
+    const LENGTH: usize = 64 << 10;
+    let Some(mark) = then.iter().position(|byte| *byte == b'%') else {
+        return then.repeat(LENGTH.div_ceil(then.len()));
+    };
+    let (before, after) = (&then[..mark], &then[mark + 1..]);
+    let mut chunk = Vec::with_capacity(LENGTH + then.len() + 8);
+    while chunk.len() < LENGTH {
+        *number += 1;
+        chunk.extend(before);
+        chunk.extend(format!("{number:08}").bytes());
+        chunk.extend(after);
+    }
+    chunk
 }
 
 /// What goes to such a server becomes a dead letter that says why, what goes elsewhere arrives, and

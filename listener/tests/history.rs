@@ -1,15 +1,14 @@
 //! The history of events in Postgres: what the program writes of events and of what became of them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 use testkit::seed::seed;
 
-use crate::support::fleet::{LONG_LEASE, SAVE_OFTEN, SHORT_LEASE};
+use crate::support::fleet::{LONG_LEASE, SAVE_OFTEN, SHORT_LEASE, run_for_a_while};
 use crate::support::listener::{Config, Process, observer, patient};
 use crate::support::writers::{Writers, make_table};
 use crate::support::{TestDb, database, eventually, while_progressing};
@@ -101,11 +100,18 @@ async fn documents_tell_what_became_of_each_delivery() {
     db.run("update orders set total = 5, secret = 'hunter3' where id = 1")
         .await;
     assert_eq!(all_final(&db).await, 2);
-    let all = eventually("the dead letters have their ids", async || {
-        let all = documents(&db).await;
-        let named = |one: &Value| delivery(one, "bad")["deadLetter"].is_i64();
-        all.iter().all(named).then_some(all)
-    })
+    // What was reported before an event was read is a document too, until that is merged with it.
+    let all = eventually(
+        "the documents have all observers, and ids of dead letters",
+        async || {
+            let all = documents(&db).await;
+            let whole = |one: &Value| {
+                let known = one["observers"].as_array().map_or(0, Vec::len);
+                known == observers.len() && delivery(one, "bad")["deadLetter"].is_i64()
+            };
+            all.iter().all(whole).then_some(all)
+        },
+    )
     .await;
     process.stop().await;
     let (first, second) = (&all[0], &all[1]);
@@ -287,11 +293,7 @@ async fn kills_under_load_leave_each_event_a_final_document() {
     let config = Config::new(&db.url, &spec, &observers);
     let writers = Writers::start(&db.url, 4, seed);
     for _ in 0..KILLS {
-        let before = sink.counts().requests;
-        let mut process = Process::run(&config);
-        process.says("running").await;
-        sink.arrived(before + random.random_range(1..400)).await;
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
+        let process = run_for_a_while(&config, &sink, &mut random).await;
         process.kill().await;
     }
     writers.stop().await;

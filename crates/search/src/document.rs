@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::error::SearchError;
+
 /// Maximum number of attempts that a delivery's entry lists: the latest ones.
 pub const MAX_ATTEMPTS_LISTED: usize = 20;
 
@@ -182,6 +184,17 @@ pub struct DeliveryAttempt {
 }
 
 impl Document {
+    /// Parses a stored document. An error holds no value of the row.
+    pub(crate) fn parse(body: &str) -> Result<Self, SearchError> {
+        serde_json::from_str(body).map_err(|error| {
+            SearchError::Response(format!(
+                "a stored document is damaged, line {} column {}",
+                error.line(),
+                error.column()
+            ))
+        })
+    }
+
     /// Returns whether some delivery is not over.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {

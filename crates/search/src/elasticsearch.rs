@@ -5,7 +5,7 @@
 //!
 //! A document is stored under its event's id, and the index follows from the event: so there is one of it.
 //! It is created, and where it is there already it is read, merged and written back under the condition
-//! that nobody has changed it since (`if_seq_no`). A version of ours that only grows (`external`) would
+//! that it is unchanged (`if_seq_no`). A version of ours that only grows (`external`) would
 //! not do: two processes that tell of two deliveries of one event both know something that the other one
 //! does not, and the later one would win. Compare-and-set with a merge that only adds keeps both, never
 //! doubles and never goes back.

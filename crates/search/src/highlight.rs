@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use unicode_segmentation::UnicodeSegmentation as _;
 
 use crate::analysis::sections::{self, Section};
-use crate::analysis::terms::{self, Path};
-use crate::analysis::text::{MAX_WORD_BYTES, cut};
+use crate::analysis::terms::Path;
+use crate::analysis::text::{MAX_WORD_BYTES, cut, words};
 use crate::document::Document;
 use crate::query::Query;
 use crate::request::Highlight;
@@ -102,7 +102,7 @@ impl<'q> Wanted<'q> {
         };
         let mut marks: Vec<(usize, usize)> = Vec::new();
         for (start, part) in parts(text) {
-            if !terms::words(part).iter().any(|word| has_word(word)) {
+            if !words(part).iter().any(|word| has_word(word)) {
                 continue;
             }
             let end = start + part.len();

@@ -12,6 +12,7 @@ mod document;
 pub mod elasticsearch;
 mod error;
 mod facets;
+mod given;
 mod highlight;
 mod index;
 mod open;

@@ -3,13 +3,18 @@
 use chrono::{DateTime, Utc};
 
 use crate::analysis::terms::{self, Path};
+use crate::document::Document;
 use crate::error::SearchError;
+use crate::highlight::highlights;
 use crate::query::Query;
 use crate::query::parser::{self, QueryError};
-use crate::request::{Filters, PageKey, Scope, SearchRequest, SortOrder};
+use crate::request::{Filters, Hit, PageKey, Scope, SearchRequest, SortOrder};
 
 /// Maximum number of hits of a page.
 pub const MAX_LIMIT: u32 = 1000;
+
+/// Maximum length of all documents of a page in bytes, if they are more than one.
+pub(crate) const MAX_PAGE_BYTES: u32 = 32 * 1024 * 1024;
 
 /// What a backend runs for a request.
 #[derive(Clone, Debug)]
@@ -20,7 +25,7 @@ pub(crate) struct Plan {
     /// What the caller looks for.
     pub(crate) query: Query,
     /// Its part that is written in the query language, for highlights.
-    pub(crate) text: Query,
+    text: Query,
     /// Only events that occurred at this time or later, in microseconds since 1970.
     pub(crate) from: Option<i64>,
     /// Only events that occurred before this time.
@@ -33,6 +38,23 @@ pub(crate) struct Plan {
     pub(crate) limit: u32,
     /// Whether to count by facet.
     pub(crate) facets: bool,
+    /// Whether to show where the text is found.
+    highlight: bool,
+}
+
+impl Plan {
+    /// Returns a document that was found, with what is to be shown of it.
+    pub(crate) fn hit(&self, document: Document) -> Hit {
+        let highlights = if self.highlight {
+            highlights(&document, &self.text)
+        } else {
+            Vec::new()
+        };
+        Hit {
+            document,
+            highlights,
+        }
+    }
 }
 
 /// Makes the plan of a request.
@@ -55,6 +77,7 @@ pub(crate) fn plan(request: &SearchRequest) -> Result<Plan, SearchError> {
         after: request.after.clone(),
         limit: request.limit.min(MAX_LIMIT),
         facets: request.facets,
+        highlight: request.highlight,
     })
 }
 

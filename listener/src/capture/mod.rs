@@ -11,3 +11,4 @@ pub mod position;
 pub mod reader;
 pub mod retention;
 pub mod snapshot;
+pub(crate) mod stored_position;

@@ -31,6 +31,13 @@ impl LogBound {
             high_id: 0,
         }
     }
+
+    /// Returns whether all that another bound sees is before this one, as for a bound of the same
+    /// database that was read later.
+    #[must_use]
+    pub fn covers(&self, earlier: &Self) -> bool {
+        self.snapshot.covers(&earlier.snapshot) && earlier.high_id <= self.high_id
+    }
 }
 
 /// All events committed between two bounds.
@@ -73,6 +80,12 @@ impl Position {
             to: None,
             last_id: 0,
         }
+    }
+
+    /// Returns the position before every event.
+    #[must_use]
+    pub fn genesis() -> Self {
+        Self::at(Arc::new(LogBound::genesis()))
     }
 
     /// Returns the position inside a window, after `last_id`.

@@ -229,7 +229,7 @@ impl LogReader {
         if !polled.same_incarnation {
             return Err(ReadError::ServerRestarted);
         }
-        if !polled.bound.snapshot.covers(&from.snapshot) || polled.bound.high_id < from.high_id {
+        if !polled.bound.covers(from) {
             return Err(PositionAheadOfDatabase {
                 listener: identity.listener.to_string(),
             }

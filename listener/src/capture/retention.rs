@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crds::duration::HumanDuration;
 use sqlx::PgPool;
-use sqlx::postgres::types::PgInterval;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::database::interval;
 use crate::telemetry::metrics::Metrics;
 
 /// Time between two rounds. Several listeners may start one at once; all but one find it running.
@@ -26,12 +26,6 @@ pub async fn run_retention(
 ) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let microseconds = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-    let keep = PgInterval {
-        months: 0,
-        days: 0,
-        microseconds,
-    };
     let mut blocked = BlockedTime::default();
     loop {
         tokio::select! {
@@ -39,7 +33,7 @@ pub async fn run_retention(
             _ = ticks.tick() => {}
         }
         let tried = sqlx::query_scalar("select blocked from observer.apply_retention($1)")
-            .bind(keep)
+            .bind(interval(retention))
             .fetch_one(&pool)
             .await;
         let is_blocked = tried.unwrap_or_else(|error| {

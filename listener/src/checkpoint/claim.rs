@@ -12,6 +12,7 @@ use super::{CheckpointError, Progress};
 use crate::capture::change_log::{ChangeLog, LogError, read_bound, smallint};
 use crate::capture::position::LogBound;
 use crate::capture::reader::PositionAheadOfDatabase;
+use crate::capture::stored_position::COLUMNS as POSITION_COLUMNS;
 
 /// The process that claims shards of a listener.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +125,7 @@ async fn acquire(
          set epoch = c.epoch + 1, holder = $4, claimed_at = clock_timestamp()
          from before
          where c.listener = before.listener and c.shard = before.shard
-         returning c.epoch, before.holder, {COLUMNS},
+         returning c.epoch, before.holder, {POSITION_COLUMNS}, {COLUMNS},
                    c.system_identifier || '/' || c.database_oid as there,
                    (select system_identifier from pg_control_system()) || '/'
                        || (select oid from pg_database where datname = current_database()) as here"
@@ -155,8 +156,7 @@ fn read(
     }
     let progress = row::progress(row, listener, shard)?;
     let position = &progress.position;
-    let latest = position.latest_bound();
-    if !now.snapshot.covers(&latest.snapshot) || latest.high_id > now.high_id {
+    if !now.covers(position.latest_bound()) {
         return Err(PositionAheadOfDatabase {
             listener: listener.to_owned(),
         }

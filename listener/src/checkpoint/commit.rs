@@ -13,6 +13,8 @@ use uuid::Uuid;
 use super::row;
 use super::{CheckpointError, Progress};
 use crate::capture::change_log::smallint;
+use crate::capture::position::Position;
+use crate::capture::stored_position;
 use crate::dead_letters::store::{self, NewDeadLetter, RedriveResult};
 use crate::delivery::event::Event;
 use crate::jobs::backend;
@@ -229,52 +231,32 @@ async fn update_positions(
 ) -> Result<BTreeSet<u16>, CheckpointError> {
     let moved = &commit.positions;
     let shards: Vec<i16> = moved.iter().map(|(shard, _)| smallint(*shard)).collect();
-    let column = |of: &dyn Fn(&Progress) -> Option<i64>| {
-        let values = moved.iter().map(|(_, progress)| of(progress));
-        values.collect::<Vec<_>>()
-    };
-    let texts = |of: &dyn Fn(&Progress) -> Result<Option<String>, serde_json::Error>| {
+    let texts = |of: &dyn Fn(&Progress) -> Result<String, serde_json::Error>| {
         let values = moved.iter().map(|(_, progress)| of(progress));
         values.collect::<Result<Vec<_>, _>>()
     };
     let epoch = |shard: &u16| commit.epochs.get(shard).copied().unwrap_or_default();
-    let updated: Vec<i16> = sqlx::query_scalar(UPDATE_POSITIONS_SQL)
+    let epochs: Vec<i64> = moved.iter().map(|(shard, _)| epoch(shard)).collect();
+    let positions: Vec<&Position> = moved.iter().map(|(_, one)| &one.position).collect();
+    let update = sqlx::query(UPDATE_POSITIONS_SQL)
         .bind(listener)
         .bind(&shards)
-        .bind(
-            moved
-                .iter()
-                .map(|(shard, _)| epoch(shard))
-                .collect::<Vec<_>>(),
-        )
-        .bind(column(&|progress| Some(progress.position.from.low_id)))
+        .bind(epochs);
+    let rows = stored_position::bind_all(update, &positions)
         .bind(texts(&|progress| {
-            Ok(Some(progress.position.from.snapshot.to_string()))
-        })?)
-        .bind(column(&|progress| Some(progress.position.from.high_id)))
-        .bind(column(&|progress| {
-            Some(progress.position.to.as_ref()?.low_id)
-        }))
-        .bind(texts(&|progress| {
-            let to = progress.position.to.as_ref();
-            Ok(to.map(|to| to.snapshot.to_string()))
-        })?)
-        .bind(column(&|progress| {
-            Some(progress.position.to.as_ref()?.high_id)
-        }))
-        .bind(column(&|progress| Some(progress.position.last_id)))
-        .bind(texts(&|progress| {
-            Ok(Some(row::completed_ids(&progress.completed_ahead)))
+            Ok(row::completed_ids(&progress.completed_ahead))
         })?)
         .bind(texts(&|progress| {
-            row::partially_completed(&progress.completed_ahead).map(Some)
+            row::partially_completed(&progress.completed_ahead)
         })?)
         // This only shrinks, and is soon empty.
         .bind(texts(&|progress| {
-            row::pre_reshard_progress(&progress.pre_reshard).map(Some)
+            row::pre_reshard_progress(&progress.pre_reshard)
         })?)
         .fetch_all(&mut **tx)
         .await?;
+    let updated = rows.iter().map(|row| row.try_get(0));
+    let updated = updated.collect::<Result<Vec<i16>, _>>()?;
     let held_back = shards.iter().filter(|shard| !updated.contains(shard));
     Ok(held_back.map(|shard| shard.unsigned_abs()).collect())
 }
@@ -305,26 +287,12 @@ const UPDATE_POSITIONS_SQL: &str = "
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-    use crds::config::Operation;
-
     use super::*;
     use crate::delivery::ActionName;
 
     fn letter(id: i64) -> NewDeadLetter {
         NewDeadLetter {
-            event: Arc::new(Event {
-                log_id: id,
-                id: format!("a-{id}"),
-                hash: 0,
-                entity: "public.orders".into(),
-                operation: Operation::Insert,
-                key: None,
-                tenant: None,
-                occurred_at: DateTime::UNIX_EPOCH,
-                old: None,
-                new: None,
-            }),
+            event: Arc::new(Event::fixture(id)),
             observer: "default/big".into(),
             action: "notify".into(),
             attempts: 1,

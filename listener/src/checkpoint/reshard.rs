@@ -13,6 +13,7 @@ use super::{CheckpointError, PreReshardProgress, Progress};
 use crate::capture::change_log::{read_bound, smallint};
 use crate::capture::position::{LogBound, Position};
 use crate::capture::snapshot::Snapshot;
+use crate::capture::stored_position::{self, COLUMNS as POSITION_COLUMNS};
 
 /// A shard before resharding.
 struct OldShard {
@@ -82,7 +83,7 @@ async fn old_shards(
         .execute(&mut *tx)
         .await?;
     let sql = format!(
-        "select c.shard, c.shards, c.epoch, {COLUMNS}
+        "select c.shard, c.shards, c.epoch, {POSITION_COLUMNS}, {COLUMNS}
          from observer.checkpoint c where listener = $1 order by shard for update"
     );
     let rows = sqlx::query(AssertSqlSafe(sql))
@@ -145,10 +146,8 @@ async fn insert(
     epoch: i64,
     progress: &Progress,
 ) -> Result<(), CheckpointError> {
-    let position = &progress.position;
-    let to = position.to.as_ref();
     // What was saved in another database is refused later, and must not seem to be of this one.
-    sqlx::query(
+    let insertion = sqlx::query(
         "with here as (
              select coalesce(c.system_identifier, s.system_identifier) as system_identifier,
                     coalesce(c.database_oid, d.oid) as database_oid
@@ -174,17 +173,11 @@ async fn insert(
     )
     .bind(listener)
     .bind(smallint(shards))
-    .bind(epoch)
-    .bind(position.from.low_id)
-    .bind(position.from.snapshot.to_string())
-    .bind(position.from.high_id)
-    .bind(to.map(|to| to.low_id))
-    .bind(to.map(|to| to.snapshot.to_string()))
-    .bind(to.map(|to| to.high_id))
-    .bind(position.last_id)
-    .bind(row::pre_reshard_progress(&progress.pre_reshard)?)
-    .execute(tx)
-    .await?;
+    .bind(epoch);
+    stored_position::bind(insertion, &progress.position)
+        .bind(row::pre_reshard_progress(&progress.pre_reshard)?)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 

@@ -7,14 +7,14 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::{CheckpointError, CompletedAhead, PartiallyDone, PreReshardProgress, Progress};
+use crate::capture::change_log::LogError;
 use crate::capture::position::{LogBound, Position};
 use crate::capture::snapshot::SnapshotError;
+use crate::capture::stored_position;
 use crate::delivery::ActionName;
 
-/// The columns that [`progress`] reads.
-pub(super) const COLUMNS: &str =
-    "c.base_low_id, c.base_snapshot::text as base_snapshot, c.base_high_id,
-    c.window_low_id, c.window_snapshot::text as window_snapshot, c.window_high_id, c.last_id, c.completed_ids,
+/// The columns that [`progress`] reads beside those of the position.
+pub(super) const COLUMNS: &str = "c.completed_ids,
     c.partially_completed::text as partially_completed, c.pre_reshard_progress::text as pre_reshard_progress";
 
 /// `pre_reshard_progress` as the table holds it.
@@ -48,7 +48,7 @@ pub(super) enum RowError {
     Json(#[from] serde_json::Error),
 }
 
-/// Reads the progress from a row with [`COLUMNS`].
+/// Reads the progress from a row with these columns, and those of a stored position.
 pub(super) fn progress(
     row: &PgRow,
     listener: &str,
@@ -59,31 +59,16 @@ pub(super) fn progress(
         shard,
         reason: error.to_string(),
     };
-    let log_bound = |low_id: i64, snapshot: &str, high_id: i64| {
-        log_bound(low_id, snapshot, high_id).map_err(corrupted)
-    };
-    let from = log_bound(
-        row.try_get("base_low_id")?,
-        row.try_get("base_snapshot")?,
-        row.try_get("base_high_id")?,
-    )?;
-    let to = match row.try_get::<Option<&str>, _>("window_snapshot")? {
-        Some(snapshot) => Some(log_bound(
-            row.try_get("window_low_id")?,
-            snapshot,
-            row.try_get("window_high_id")?,
-        )?),
-        None => None,
-    };
+    let position = stored_position::read(row).map_err(|error| match error {
+        LogError::Database(error) => error.into(),
+        LogError::Snapshot(error) => corrupted(error.into()),
+        error @ LogError::Operation { .. } => error.into(),
+    })?;
     let stored: &str = row.try_get("partially_completed")?;
     let stored = serde_json::from_str(stored).map_err(|error| corrupted(error.into()))?;
     let pre_reshard: &str = row.try_get("pre_reshard_progress")?;
     Ok(Progress {
-        position: Position {
-            from,
-            to,
-            last_id: row.try_get("last_id")?,
-        },
+        position,
         completed_ahead: completed_ahead(row.try_get("completed_ids")?, stored),
         pre_reshard: read_pre_reshard(pre_reshard).map_err(corrupted)?,
     })

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::types::PgInterval;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::actions::postgres;
+use crate::database;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusReporter;
 
@@ -106,11 +106,6 @@ async fn run_once(
 /// Deletes some dead letters older than `retention`, except those with a redrive requested. Returns how
 /// many.
 async fn expire(pool: &PgPool, listener: &str, retention: Duration) -> Result<u64, sqlx::Error> {
-    let retention = PgInterval {
-        months: 0,
-        days: 0,
-        microseconds: i64::try_from(retention.as_micros()).unwrap_or(i64::MAX),
-    };
     let deleted = sqlx::query(
         "delete from observer.dead_letter where id = any(array(
              select id from observer.dead_letter
@@ -118,7 +113,7 @@ async fn expire(pool: &PgPool, listener: &str, retention: Duration) -> Result<u6
              order by created_at limit $3))",
     )
     .bind(listener)
-    .bind(retention)
+    .bind(database::interval(retention))
     .bind(DELETE_LIMIT)
     .execute(pool)
     .await?;

@@ -177,3 +177,22 @@ impl Event {
         changed
     }
 }
+
+#[cfg(test)]
+impl Event {
+    /// Returns an insert without images, for tests.
+    pub(crate) fn fixture(log_id: i64) -> Self {
+        Self {
+            log_id,
+            id: format!("a-{log_id}"),
+            hash: 0,
+            entity: "public.orders".into(),
+            operation: Operation::Insert,
+            key: None,
+            tenant: None,
+            occurred_at: DateTime::UNIX_EPOCH,
+            old: None,
+            new: None,
+        }
+    }
+}

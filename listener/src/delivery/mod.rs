@@ -33,6 +33,12 @@ impl ActionName {
     }
 }
 
+impl From<&::queue::Lane> for ActionName {
+    fn from(lane: &::queue::Lane) -> Self {
+        Self::new(Arc::clone(&lane.observer), Arc::clone(&lane.action))
+    }
+}
+
 /// Returns the permanent id of a delivery (`webhook-id`): the event's id, a dot, and 16 hexadecimal
 /// digits that identify the observer (`namespace/name`) and its action.
 #[must_use]

@@ -119,7 +119,6 @@ impl DeliveryReporter {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use crds::config::Operation;
     use serde_json::value::RawValue;
 
     use super::*;
@@ -128,16 +127,8 @@ mod tests {
         let image = format!("\"{}\"", "x".repeat(bytes));
         DeliveryReport {
             event: Arc::new(Event {
-                log_id,
-                id: format!("a-{log_id}"),
-                hash: 0,
-                entity: "public.orders".into(),
-                operation: Operation::Insert,
-                key: None,
-                tenant: None,
-                occurred_at: DateTime::UNIX_EPOCH,
-                old: None,
                 new: Some(RawValue::from_string(image).unwrap()),
+                ..Event::fixture(log_id)
             }),
             name: ActionName::new("default/big", "notify"),
             replay: None,

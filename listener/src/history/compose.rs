@@ -205,16 +205,13 @@ fn delivery_entry(report: &DeliveryReport) -> DeliveryEntry {
     }
     history.drain(..history.len().saturating_sub(MAX_ATTEMPTS_LISTED));
     DeliveryEntry {
-        action: name.action.to_string(),
-        delivery: delivery_id(&event.id, &name.observer, &name.action),
         replay: report.replay.as_deref().map(str::to_owned),
         state: report.state,
         attempts: report.attempts,
         history,
         due_at: report.due_at,
         job: report.job.clone(),
-        dead_letter: None,
-        details_lost: false,
+        ..pending(event, &name.observer, &name.action)
     }
 }
 

@@ -44,14 +44,21 @@ pub struct ReadFrom {
     pub origin: (u32, u64),
 }
 
+/// What is known of a document in memory, beside its text.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    /// Where its event was read; nothing if the document is of reports.
+    pub read: Option<ReadFrom>,
+    bytes: u64,
+}
+
 /// A document to be written.
 #[derive(Debug)]
 pub struct Outgoing {
     /// The document.
     pub document: Document,
-    /// Where its event was read; nothing if the document is of reports.
-    pub read: Option<ReadFrom>,
-    bytes: u64,
+    /// What [`Holding::written`] is to be told.
+    pub receipt: Receipt,
 }
 
 /// The events and positions of a batch that was read.
@@ -158,15 +165,16 @@ impl Holding {
             let id = (event.log_id, event.occurred_at);
             let mut document = self.composer.read(record, observers);
             self.apply_late(id, &mut document);
-            let outgoing = Outgoing {
+            let receipt = Receipt {
                 bytes: weight(&document, event.bytes()),
                 read: Some(ReadFrom {
                     batch: number,
                     origin: (event.hash, record.xid),
                 }),
-                document,
             };
-            self.count(&outgoing);
+            self.documents += 1;
+            self.bytes += receipt.bytes;
+            let outgoing = Outgoing { document, receipt };
             open.left += 1;
             let oldest = open
                 .oldest
@@ -249,7 +257,7 @@ impl Holding {
             } else {
                 break;
             };
-            bytes += next.bytes;
+            bytes += next.receipt.bytes;
             taken.push(next);
         }
         taken
@@ -260,19 +268,19 @@ impl Holding {
         for report in &late.reports {
             compose::apply(&mut document, report);
         }
-        Outgoing {
-            document,
+        let receipt = Receipt {
             read: None,
             bytes: late.bytes,
-        }
+        };
+        Outgoing { document, receipt }
     }
 
     /// Forgets documents that are written, and passes the batches that are.
-    pub fn written(&mut self, documents: &[Outgoing]) {
-        for outgoing in documents {
+    pub fn written(&mut self, receipts: &[Receipt]) {
+        for receipt in receipts {
             self.documents = self.documents.saturating_sub(1);
-            self.bytes = self.bytes.saturating_sub(outgoing.bytes);
-            let batch = outgoing
+            self.bytes = self.bytes.saturating_sub(receipt.bytes);
+            let batch = receipt
                 .read
                 .and_then(|read| self.batches.get_mut(&read.batch));
             if let Some(batch) = batch {
@@ -299,11 +307,6 @@ impl Holding {
         reached
             .map(|(shard, (epoch, position))| (shard, epoch, position))
             .collect()
-    }
-
-    fn count(&mut self, outgoing: &Outgoing) {
-        self.documents += 1;
-        self.bytes += outgoing.bytes;
     }
 }
 

@@ -214,9 +214,9 @@ impl Indexer {
     fn written(&mut self, call: Result<writer::Call, JoinError>) {
         match call {
             Ok(call) => {
-                let documents = self.writer.ended(call);
-                let is_full = documents.len() >= writer::MAX_DOCUMENTS;
-                self.holding.written(&documents);
+                let receipts = self.writer.ended(call);
+                let is_full = receipts.len() >= writer::MAX_DOCUMENTS;
+                self.holding.written(&receipts);
                 if is_full {
                     self.flush(false);
                 }

@@ -26,9 +26,8 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::config::{ListenerConfig, SearchConfig};
-use search::{SearchError, SearchIndex};
-use sqlx::PgPool;
+use crds::config::ListenerConfig;
+use search::SearchError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -63,7 +62,6 @@ pub enum HistoryError {
 /// The history that a session keeps; none where `spec.search` is absent.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    index: Option<Arc<dyn SearchIndex>>,
     deliveries: DeliveryReporter,
     commands: Option<mpsc::Sender<HistoryCommand>>,
     indexer: Option<AbortOnDropHandle<()>>,
@@ -89,18 +87,7 @@ impl History {
         let (url, identity) = (&listener.database_url, listener.identity());
         let index = search::open(config, database::search_pool(url)?)?;
         let pool = database::history_pool(url)?;
-        Ok(Self::run(listener, config, index, pool, &identity, context))
-    }
-
-    fn run(
-        listener: &ListenerConfig,
-        config: &SearchConfig,
-        index: Arc<dyn SearchIndex>,
-        pool: PgPool,
-        identity: &str,
-        context: HistoryContext,
-    ) -> Self {
-        let composer = Composer::new(identity, config);
+        let composer = Composer::new(identity.as_str(), config);
         let deliveries = if composer.has_outcomes() {
             DeliveryReporter::new()
         } else {
@@ -108,13 +95,13 @@ impl History {
         };
         let indexer = Indexer::new(IndexerConfig {
             owner: PositionOwner {
-                listener: Arc::from(identity),
+                listener: Arc::from(identity.as_str()),
                 shards: listener.shards,
                 start: listener.start_at,
                 max_lag: config.max_lag,
             },
             composer,
-            index: Arc::clone(&index),
+            index,
             pool,
             observers: context.observers,
             deliveries: deliveries.clone(),
@@ -124,23 +111,11 @@ impl History {
             reporter: context.reporter,
         });
         let (commands, requests) = mpsc::channel(MAX_COMMANDS);
-        Self {
-            index: Some(index),
+        Ok(Self {
             deliveries,
             commands: Some(commands),
             indexer: Some(AbortOnDropHandle::new(tokio::spawn(indexer.run(requests)))),
-        }
-    }
-
-    /// Returns whether a history is kept.
-    pub(crate) const fn is_kept(&self) -> bool {
-        self.index.is_some()
-    }
-
-    /// Returns the search index.
-    #[allow(dead_code, reason = "the HTTP interface searches in it")]
-    pub(crate) const fn index(&self) -> Option<&Arc<dyn SearchIndex>> {
-        self.index.as_ref()
+        })
     }
 
     /// Returns the handle by which deliveries are reported.

@@ -11,17 +11,13 @@ use std::time::Duration;
 use ::queue::sql_transaction::begin;
 use chrono::{DateTime, Utc};
 use crds::config::StartAt;
-use sqlx::postgres::PgRow;
-use sqlx::postgres::types::PgInterval;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 
 use crate::capture::change_log::{LogError, read_bound, smallint};
-use crate::capture::position::{LogBound, Position};
+use crate::capture::position::Position;
 use crate::capture::reader::Epoch;
-
-/// The columns that [`read`] reads.
-const COLUMNS: &str = "base_low_id, base_snapshot::text as base_snapshot, base_high_id,
-    window_low_id, window_snapshot::text as window_snapshot, window_high_id, last_id";
+use crate::capture::stored_position::{self, COLUMNS};
+use crate::database::interval;
 
 /// The history of a listener, as positions need to know it.
 #[derive(Clone, Debug)]
@@ -45,34 +41,6 @@ pub struct Gaps {
     pub latest: Option<DateTime<Utc>>,
 }
 
-fn read(row: &PgRow) -> Result<Position, LogError> {
-    let bound = |low_id, snapshot: &str, high_id| -> Result<Arc<LogBound>, LogError> {
-        Ok(Arc::new(LogBound {
-            low_id,
-            snapshot: snapshot.parse()?,
-            high_id,
-        }))
-    };
-    let from = bound(
-        row.try_get("base_low_id")?,
-        row.try_get("base_snapshot")?,
-        row.try_get("base_high_id")?,
-    )?;
-    let to = match row.try_get::<Option<&str>, _>("window_snapshot")? {
-        Some(snapshot) => Some(bound(
-            row.try_get("window_low_id")?,
-            snapshot,
-            row.try_get("window_high_id")?,
-        )?),
-        None => None,
-    };
-    Ok(Position {
-        from,
-        to,
-        last_id: row.try_get("last_id")?,
-    })
-}
-
 /// Returns the position of a shard. Where there is none for this number of shards, creates those of all
 /// shards: at the earliest of the positions for another number, or where the listener's history begins.
 ///
@@ -86,15 +54,14 @@ pub async fn load(pool: &PgPool, owner: &PositionOwner, shard: u16) -> Result<Po
     };
     let now = read_bound(&mut *tx, 0).await?;
     tx.commit().await?;
-    let latest = position.latest_bound();
-    if now.snapshot.covers(&latest.snapshot) && latest.high_id <= now.high_id {
+    if now.covers(position.latest_bound()) {
         return Ok(position);
     }
     tracing::warn!(
         shard,
         "the history is ahead of this database, which was restored: it goes on with all that the log holds"
     );
-    Ok(Position::at(Arc::new(LogBound::genesis())))
+    Ok(Position::genesis())
 }
 
 async fn find(
@@ -113,7 +80,7 @@ async fn find(
         .bind(interval(owner.max_lag))
         .fetch_optional(tx)
         .await?;
-    row.as_ref().map(read).transpose()
+    row.as_ref().map(stored_position::read).transpose()
 }
 
 async fn create(
@@ -134,16 +101,15 @@ async fn create(
         Some(earliest) => earliest,
         None if owner.start == StartAt::Now => {
             let delivered = all(&mut *tx, "checkpoint", owner).await?;
-            Position::earliest(&delivered).unwrap_or_else(beginning)
+            Position::earliest(&delivered).unwrap_or_else(Position::genesis)
         }
-        None => beginning(),
+        None => Position::genesis(),
     };
     sqlx::query("delete from observer.search_position where listener = $1")
         .bind(&*owner.listener)
         .execute(&mut *tx)
         .await?;
-    let to = position.to.as_ref();
-    sqlx::query(
+    let insertion = sqlx::query(
         "insert into observer.search_position
              (listener, shard, shards, base_low_id, base_snapshot, base_high_id, window_low_id, window_snapshot,
               window_high_id, last_id, max_lag)
@@ -151,22 +117,12 @@ async fn create(
          from generate_series(0, $2 - 1) as shard",
     )
     .bind(&*owner.listener)
-    .bind(smallint(owner.shards))
-    .bind(position.from.low_id)
-    .bind(position.from.snapshot.to_string())
-    .bind(position.from.high_id)
-    .bind(to.map(|to| to.low_id))
-    .bind(to.map(|to| to.snapshot.to_string()))
-    .bind(to.map(|to| to.high_id))
-    .bind(position.last_id)
-    .bind(interval(owner.max_lag))
-    .execute(&mut *tx)
-    .await?;
+    .bind(smallint(owner.shards));
+    stored_position::bind(insertion, &position)
+        .bind(interval(owner.max_lag))
+        .execute(&mut *tx)
+        .await?;
     Ok(position)
-}
-
-fn beginning() -> Position {
-    Position::at(Arc::new(LogBound::genesis()))
 }
 
 /// Reads the positions of all shards, from a table with these columns.
@@ -180,28 +136,19 @@ async fn all(
         .bind(&*owner.listener)
         .fetch_all(tx)
         .await?;
-    rows.iter().map(read).collect()
+    rows.iter().map(stored_position::read).collect()
 }
 
-/// Saves positions of shards that are owned under these epochs. Returns the shards that are not.
+/// Saves positions of shards that are owned under these epochs; those of others stay.
 pub async fn save(
     pool: &PgPool,
     owner: &PositionOwner,
-    positions: &[(u16, Epoch, Position)],
-) -> Result<Vec<u16>, sqlx::Error> {
-    let to = |of: &dyn Fn(&LogBound) -> i64| {
-        let ends = positions.iter().map(|(_, _, at)| at.to.as_deref());
-        ends.map(|end| end.map(of)).collect::<Vec<_>>()
-    };
-    let from = |of: &dyn Fn(&LogBound) -> i64| {
-        let starts = positions.iter().map(|(_, _, at)| of(&at.from));
-        starts.collect::<Vec<_>>()
-    };
-    let snapshots = |of: &dyn Fn(&Position) -> Option<String>| {
-        let all = positions.iter().map(|(_, _, at)| of(at));
-        all.collect::<Vec<_>>()
-    };
-    let saved: Vec<i16> = sqlx::query_scalar(
+    reached: &[(u16, Epoch, Position)],
+) -> Result<(), sqlx::Error> {
+    let shards: Vec<i16> = reached.iter().map(|(one, ..)| smallint(*one)).collect();
+    let epochs: Vec<Epoch> = reached.iter().map(|(_, epoch, _)| *epoch).collect();
+    let positions: Vec<&Position> = reached.iter().map(|(_, _, at)| at).collect();
+    let update = sqlx::query(
         "update observer.search_position p
          set base_low_id = new.base_low_id, base_snapshot = new.base_snapshot, base_high_id = new.base_high_id,
              window_low_id = new.window_low_id, window_snapshot = new.window_snapshot,
@@ -211,27 +158,17 @@ pub async fn save(
               as new(shard, epoch, base_low_id, base_snapshot, base_high_id,
                      window_low_id, window_snapshot, window_high_id, last_id)
          join observer.checkpoint c on c.listener = $1 and c.shard = new.shard and c.epoch = new.epoch
-         where p.listener = $1 and p.shard = new.shard and p.shards = $5
-         returning p.shard",
+         where p.listener = $1 and p.shard = new.shard and p.shards = $5",
     )
     .bind(&*owner.listener)
-    .bind(positions.iter().map(|(shard, ..)| smallint(*shard)).collect::<Vec<_>>())
-    .bind(positions.iter().map(|(_, epoch, _)| *epoch).collect::<Vec<_>>())
+    .bind(shards)
+    .bind(epochs)
     .bind(interval(owner.max_lag))
-    .bind(smallint(owner.shards))
-    .bind(from(&|bound| bound.low_id))
-    .bind(snapshots(&|at| Some(at.from.snapshot.to_string())))
-    .bind(from(&|bound| bound.high_id))
-    .bind(to(&|bound| bound.low_id))
-    .bind(snapshots(&|at| at.to.as_ref().map(|to| to.snapshot.to_string())))
-    .bind(to(&|bound| bound.high_id))
-    .bind(positions.iter().map(|(_, _, at)| at.last_id).collect::<Vec<_>>())
-    .fetch_all(pool)
-    .await?;
-    let shards = positions.iter().map(|(shard, ..)| *shard);
-    Ok(shards
-        .filter(|shard| !saved.contains(&smallint(*shard)))
-        .collect())
+    .bind(smallint(owner.shards));
+    stored_position::bind_all(update, &positions)
+        .execute(pool)
+        .await?;
+    Ok(())
 }
 
 /// Removes the positions of a listener without a history, or that of one shard, so that the log does not
@@ -273,12 +210,4 @@ pub async fn remove_old_gaps(
         .execute(pool)
         .await?;
     Ok(())
-}
-
-fn interval(duration: Duration) -> PgInterval {
-    PgInterval {
-        months: 0,
-        days: 0,
-        microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
-    }
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::position::{self, PositionOwner};
 use crate::capture::change_log::{ChangeLog, LogError};
 use crate::capture::poll_loop::poll_loop;
-use crate::capture::position::{LogBound, Position};
+use crate::capture::position::Position;
 use crate::capture::reader::{Assignment, Epoch, EventBatch, LogReader, ReadError, ReaderIdentity};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
@@ -203,8 +203,7 @@ impl Reading {
             let position = owned.position.clone()?;
             Some((*shard, (owned.epoch, position)))
         });
-        let (assignment, assigned) = watch::channel(known.collect::<Assignment>());
-        let mut assigned = assigned;
+        let (assignment, mut assigned) = watch::channel(known.collect::<Assignment>());
         assigned.mark_changed();
         let (send, batches) = mpsc::channel(PAGES_AHEAD);
         // The health of the process is that of its deliveries.
@@ -251,7 +250,7 @@ impl Reading {
                     "the history is ahead of this database, which was restored: it goes on with all that the log holds"
                 );
                 for owned in self.owned.values_mut() {
-                    owned.position = Some(Position::at(Arc::new(LogBound::genesis())));
+                    owned.position = Some(Position::genesis());
                 }
                 self.start_reader(RESTART_DELAY);
             }
@@ -279,7 +278,7 @@ async fn load(pool: &PgPool, owner: &PositionOwner, shard: u16) -> Position {
             }
             Err(error) => {
                 tracing::warn!(shard, %error, "the history goes on with all that the log holds");
-                return Position::at(Arc::new(LogBound::genesis()));
+                return Position::genesis();
             }
         }
         tokio::time::sleep(backoff.next_delay()).await;

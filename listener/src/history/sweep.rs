@@ -126,7 +126,7 @@ async fn sweep(
     let mut after: Option<PageKey> = None;
     loop {
         let listener = &*sources.listener;
-        let page = index
+        let mut page = index
             .unfinished(listener, before, after.as_ref(), PAGE)
             .await?;
         let Some(last) = page.last() else {
@@ -134,7 +134,6 @@ async fn sweep(
         };
         after = Some(PageKey::of(last));
         metrics.checked.inc_by(page.len() as u64);
-        let mut page = page;
         let mut candidates: Vec<Candidate<'_>> = page
             .iter_mut()
             .map(|document| Candidate {

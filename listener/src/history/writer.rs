@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backoff::Backoff;
-use search::{SearchError, SearchIndex, WriteReport};
+use search::{Document, SearchError, SearchIndex, WriteReport};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::holding::Outgoing;
+use super::holding::{Outgoing, Receipt};
 use super::outcome::OutcomeError;
 use super::settle::{Candidate, Sources, Unsettled, settle};
 use crate::telemetry::metrics::SearchMetrics;
@@ -39,10 +39,13 @@ pub(super) enum WriteError {
     Outcome(#[from] OutcomeError),
 }
 
+/// Documents of a call, with as many receipts.
+type Payload = (Vec<Document>, Vec<Receipt>);
+
 /// The end of a call.
 #[derive(Debug)]
 pub(super) struct Call {
-    documents: Vec<Outgoing>,
+    payload: Payload,
     result: Result<WriteReport, WriteError>,
 }
 
@@ -55,7 +58,7 @@ pub(super) struct Writer {
     prepared: bool,
     running: JoinSet<Call>,
     /// What is written again, and when.
-    retry: Option<(Instant, Vec<Outgoing>)>,
+    retry: Option<(Instant, Payload)>,
     backoff: Backoff,
     /// Why the last call failed, and when that was logged last.
     failing: Option<(String, Instant)>,
@@ -93,21 +96,26 @@ impl Writer {
     /// Starts a call; without documents, only if the index is not prepared. What nothing has been reported
     /// of is looked up first, where sources are given.
     pub(super) fn start(&mut self, documents: Vec<Outgoing>, sources: Option<Sources>) {
-        if documents.is_empty() && self.prepared {
+        let payload = documents.into_iter();
+        let payload = payload.map(|outgoing| (outgoing.document, outgoing.receipt));
+        self.call(payload.unzip(), sources);
+    }
+
+    fn call(&mut self, mut payload: Payload, sources: Option<Sources>) {
+        if payload.0.is_empty() && self.prepared {
             return;
         }
         let (index, prepared) = (Arc::clone(&self.index), self.prepared);
         self.running.spawn(async move {
-            let mut documents = documents;
-            let result = write(&*index, prepared, &mut documents, sources).await;
-            Call { documents, result }
+            let result = write(&*index, prepared, &mut payload, sources).await;
+            Call { payload, result }
         });
     }
 
     /// Starts the call again that has failed, if it is due.
     pub(super) fn start_retry(&mut self, now: Instant, sources: Option<Sources>) {
-        if let Some((_, documents)) = self.retry.take_if(|(due, _)| *due <= now) {
-            self.start(documents, sources);
+        if let Some((_, payload)) = self.retry.take_if(|(due, _)| *due <= now) {
+            self.call(payload, sources);
         }
     }
 
@@ -116,14 +124,14 @@ impl Writer {
         self.running.join_next().await
     }
 
-    /// Handles the end of a call. Returns the documents that are done with.
-    pub(super) fn ended(&mut self, call: Call) -> Vec<Outgoing> {
+    /// Handles the end of a call. Returns the receipts of the documents that are done with.
+    pub(super) fn ended(&mut self, call: Call) -> Vec<Receipt> {
         let report = match call.result {
             Ok(report) => report,
             Err(error) => {
                 self.failed(&error);
                 let due = Instant::now() + self.backoff.next_delay();
-                self.retry = Some((due, call.documents));
+                self.retry = Some((due, call.payload));
                 return Vec::new();
             }
         };
@@ -148,7 +156,7 @@ impl Writer {
                 "the search index rejects the document of an event, which is missing in the history"
             );
         }
-        call.documents
+        call.payload.1
     }
 
     fn failed(&mut self, error: &WriteError) {
@@ -176,25 +184,24 @@ impl Writer {
 async fn write(
     index: &dyn SearchIndex,
     prepared: bool,
-    outgoing: &mut [Outgoing],
+    (documents, receipts): &mut Payload,
     sources: Option<Sources>,
 ) -> Result<WriteReport, WriteError> {
     if !prepared {
         index.prepare().await?;
     }
-    if outgoing.is_empty() {
+    if documents.is_empty() {
         return Ok(WriteReport::default());
     }
     if let Some(sources) = &sources {
-        let mut candidates: Vec<Candidate<'_>> = outgoing
-            .iter_mut()
-            .map(|one| Candidate {
-                document: &mut one.document,
-                origin: one.read.map(|read| read.origin),
+        let both = documents.iter_mut().zip(receipts.iter());
+        let mut candidates: Vec<Candidate<'_>> = both
+            .map(|(document, receipt)| Candidate {
+                document,
+                origin: receipt.read.map(|read| read.origin),
             })
             .collect();
         settle(sources, &mut candidates, Unsettled::Unreported).await?;
     }
-    let documents: Vec<_> = outgoing.iter().map(|one| one.document.clone()).collect();
-    Ok(index.write(&documents).await?)
+    Ok(index.write(documents).await?)
 }

@@ -23,8 +23,7 @@ pub(crate) struct DeadLetterWriter {
 impl DeadLetterWriter {
     /// Whether a job becomes a dead letter: unless its observer drops failed deliveries.
     fn keeps(&self, finished: &FinishedClaim) -> bool {
-        let lane = &finished.job.lane;
-        let name = ActionName::new(Arc::clone(&lane.observer), Arc::clone(&lane.action));
+        let name = ActionName::from(&finished.job.lane);
         let compiled = self.observers.compiled(&name);
         compiled.is_none_or(|compiled| compiled.on_failure == OnFailure::DeadLetter)
     }
@@ -53,7 +52,7 @@ fn dead_letter(finished: &FinishedClaim) -> Option<NewDeadLetter> {
     let job = &finished.job;
     // A payload that cannot be decoded is kept without its images.
     let payload = payload::decode(job).unwrap_or_else(|_| JobPayload {
-        event: Event {
+        event: Arc::new(Event {
             log_id: job.log_id,
             id: job.event_id.clone(),
             hash: job.lane.hash,
@@ -64,12 +63,12 @@ fn dead_letter(finished: &FinishedClaim) -> Option<NewDeadLetter> {
             occurred_at: finished.enqueued_at,
             old: None,
             new: None,
-        },
+        }),
         attempts_before: 0,
         replay: None,
     });
     Some(NewDeadLetter {
-        event: Arc::new(payload.event),
+        event: payload.event,
         observer: Arc::clone(&job.lane.observer),
         action: Arc::clone(&job.lane.action),
         attempts: attempts.saturating_add(payload.attempts_before),

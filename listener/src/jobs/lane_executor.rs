@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::payload;
-use super::reports::{AttemptNotes, DecodedEvent, JobReports};
+use super::payload::{self, JobPayload};
+use super::reports::{AttemptNotes, JobReports};
 use crate::delivery::ActionName;
 use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::failure::{Failure, FailureKind};
@@ -77,13 +77,14 @@ pub(super) async fn run_lane(batch: LaneBatch, executor: Arc<LaneExecutor>) {
 impl LaneExecutor {
     /// Reports an outcome once the queue has accepted it.
     fn report(&self, claimed: &ClaimedJob, outcome: &JobOutcome, notes: AttemptNotes) {
-        let compiled = self.observers.borrow().compiled(&name(claimed));
+        let name = ActionName::from(&claimed.job.lane);
+        let compiled = self.observers.borrow().compiled(&name);
         let on_failure = compiled.map_or(OnFailure::DeadLetter, |compiled| compiled.on_failure);
         self.reports.attempted(claimed, outcome, notes, on_failure);
     }
 
     async fn attempt(&self, claimed: &ClaimedJob, notes: &mut AttemptNotes) -> JobOutcome {
-        let name = name(claimed);
+        let name = ActionName::from(&claimed.job.lane);
         let mut history: Vec<Attempt> =
             serde_json::from_str(claimed.history.get()).unwrap_or_default();
         let compiled = self.observers.borrow().compiled(&name);
@@ -130,14 +131,9 @@ impl LaneExecutor {
         }
         let attempts = claimed.attempts + 1;
         notes.attempts = attempts;
-        let decoded = DecodedEvent {
-            event: Arc::new(payload.event),
-            attempts_before: payload.attempts_before,
-            replay: payload.replay,
-        };
-        let outcome = self.outcome(compiled, &decoded, attempts, &claimed.claim);
+        let outcome = self.outcome(compiled, &payload, attempts, &claimed.claim);
         let attempted = outcome.await;
-        notes.event = Some(decoded);
+        notes.payload = Some(payload);
         let Some((outcome, took)) = attempted else {
             // While the lease is valid, only a cancelled job has no outcome; its release removes it.
             if !self.lease_token.is_cancelled() {
@@ -186,11 +182,11 @@ impl LaneExecutor {
     async fn outcome(
         &self,
         compiled: &Compiled,
-        decoded: &DecodedEvent,
+        payload: &JobPayload,
         attempts: u32,
         claim: &ClaimToken,
     ) -> Option<(Outcome, Duration)> {
-        let (event, replay) = (Arc::clone(&decoded.event), decoded.replay.clone());
+        let (event, replay) = (Arc::clone(&payload.event), payload.replay.clone());
         let token = self.lease_token.child_token();
         self.cancels().insert(claim.clone(), token.clone());
         let (outcome, took) = try_once(compiled, event, attempts, replay, token).await;
@@ -213,11 +209,6 @@ impl LaneExecutor {
     fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<ClaimToken, CancellationToken>> {
         lock(&self.cancels)
     }
-}
-
-fn name(claimed: &ClaimedJob) -> ActionName {
-    let lane = &claimed.job.lane;
-    ActionName::new(Arc::clone(&lane.observer), Arc::clone(&lane.action))
 }
 
 fn wait(policy: &Retry, attempts: u32, after: Option<Duration>) -> Option<Duration> {

@@ -142,7 +142,7 @@ impl PendingJob {
 #[derive(Debug)]
 pub struct JobPayload {
     /// The event.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// Number of attempts before it became a dead letter, if it was one.
     pub attempts_before: u32,
     /// Name of the replay that it is part of, if any.
@@ -166,7 +166,7 @@ pub fn decode(job: &Job) -> Result<JobPayload, serde_json::Error> {
     };
     let again = job.id.rsplit_once('~').filter(|_| payload.replay);
     Ok(JobPayload {
-        event,
+        event: Arc::new(event),
         attempts_before: payload.attempts_before,
         replay: again.map(|(_, again)| Arc::from(again)),
     })

@@ -10,30 +10,21 @@ use crds::config::OnFailure;
 use search::DeliveryState;
 use serde_json::value::RawValue;
 
-use super::payload;
+use super::payload::{self, JobPayload};
 use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
-use crate::delivery::event::Event;
 use crate::delivery::report::{DeliveryReport, DeliveryReporter};
 use crate::sync::lock;
 
 /// What an attempt of a job found out, beyond its outcome.
 #[derive(Debug, Default)]
 pub(crate) struct AttemptNotes {
-    /// The event, if it was decoded.
-    pub(crate) event: Option<DecodedEvent>,
+    /// What the job holds, if it was decoded.
+    pub(crate) payload: Option<JobPayload>,
     /// When an attempt succeeded, and how long it took.
     pub(crate) success: Option<(DateTime<Utc>, Duration)>,
     /// Number of attempts, with this one.
     pub(crate) attempts: u32,
-}
-
-/// A job's event, and what else its payload says.
-#[derive(Debug)]
-pub(crate) struct DecodedEvent {
-    pub(crate) event: Arc<Event>,
-    pub(crate) attempts_before: u32,
-    pub(crate) replay: Option<Arc<str>>,
 }
 
 /// Reports of claims whose results the queue has not accepted yet. There are no more of them than results.
@@ -117,23 +108,16 @@ fn report(
         }
         JobOutcome::Retry { .. } | JobOutcome::Released => return None,
     };
-    let decoded = if let Some(decoded) = notes.event {
-        decoded
-    } else {
-        let payload = payload::decode(&claimed.job).ok()?;
-        DecodedEvent {
-            event: Arc::new(payload.event),
-            attempts_before: payload.attempts_before,
-            replay: payload.replay,
-        }
+    let payload = match notes.payload {
+        Some(payload) => payload,
+        None => payload::decode(&claimed.job).ok()?,
     };
-    let lane = &claimed.job.lane;
     Some(DeliveryReport {
-        event: decoded.event,
-        name: ActionName::new(Arc::clone(&lane.observer), Arc::clone(&lane.action)),
-        replay: decoded.replay,
+        event: payload.event,
+        name: ActionName::from(&claimed.job.lane),
+        replay: payload.replay,
         state,
-        attempts: attempts.saturating_add(decoded.attempts_before),
+        attempts: attempts.saturating_add(payload.attempts_before),
         failures,
         success: notes.success,
         due_at: delay.map(|delay| Utc::now() + delay),

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::queue::{ClaimedJob, FinishedClaim, JobOutcome, LaneBatch, QueueError, WorkerId, failpoint};
+use ::queue::{FinishedClaim, JobOutcome, LaneBatch, QueueError, WorkerId, failpoint};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -331,7 +331,7 @@ impl<'a> WorkerSession<'a> {
         let Some(first) = batch.jobs.first() else {
             return;
         };
-        let name = name(first);
+        let name = ActionName::from(&first.job.lane);
         let most = self.max_lanes_per_action() + self.prefetch.ahead();
         let delays: Vec<Duration> = batch.jobs.iter().map(|job| job.queue_delay).collect();
         let bytes = bytes(&batch);
@@ -481,11 +481,6 @@ fn bytes(batch: &LaneBatch) -> usize {
 
 fn bytes_of(results: &[FinishedClaim]) -> usize {
     results.iter().map(|one| one.job.event.get().len()).sum()
-}
-
-fn name(claimed: &ClaimedJob) -> ActionName {
-    let lane = &claimed.job.lane;
-    ActionName::new(Arc::clone(&lane.observer), Arc::clone(&lane.action))
 }
 
 /// Results that release the jobs of a batch.

@@ -142,7 +142,7 @@ impl ShardWorker<'_> {
         shard: u16,
     ) -> Result<(ClaimedShard, Vec<LanesOfAction>), CheckpointError> {
         let claimed = checkpoint::claim(self.pool, self.log, claimant, shard).await?;
-        if !self.history.is_kept() && self.listener.search.is_none() {
+        if self.listener.search.is_none() {
             // From here on no process that still keeps a history moves its position.
             history::position::remove(self.pool, claimant.listener, Some(shard)).await?;
         }

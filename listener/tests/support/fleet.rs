@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use rand::RngExt;
+use rand::rngs::StdRng;
 use sqlx::PgPool;
 use testkit::http_sink::Sink;
 
@@ -22,6 +25,16 @@ pub(crate) const LONG_LEASE: &str =
 
 /// Saves often, so that little is repeated after a fault.
 pub(crate) const SAVE_OFTEN: &str = "  checkpoint: {interval: 100ms}\n";
+
+/// Runs a process until some more requests have arrived at the sink, and then until any moment.
+pub(crate) async fn run_for_a_while(config: &Config, sink: &Sink, random: &mut StdRng) -> Process {
+    let before = sink.counts().requests;
+    let mut process = Process::run(config);
+    process.says("running").await;
+    sink.arrived(before + random.random_range(1..400)).await;
+    tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
+    process
+}
 
 /// Files of one process: all events of the counters go to `path`. The URL is a secret, so that all
 /// processes have the same observers.

@@ -75,7 +75,8 @@ pub(super) async fn remaining_rows_are_reported(room: Room) {
     let note = kept.unwrap().message.unwrap();
     let remedy = format!("observer.drop_listener('{}/shop')", room.namespace);
     assert!(
-        note.contains("not removed: cannot reach Postgres") && note.contains(&remedy),
+        note.contains("Not everything was removed: cannot reach Postgres")
+            && note.contains(&remedy),
         "{note}"
     );
 }

@@ -200,7 +200,7 @@ impl PostgresQueue {
         Ok(Some(job))
     }
 
-    /// Finds each job by the index on its id, whatever the planner is told.
+    /// Finds each job by the index on its id: a lateral join leaves the planner no other way.
     pub(super) async fn find_jobs(&self, ids: &[String]) -> Result<Vec<JobView>, QueueError> {
         let sql = format!(
             "with queue as materialized (select observer.job_queue_of($1) as id)

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::json::Leaf;
 use super::sections::{self, Section};
 use super::terms::{self, EVERY, Path};
-use super::time;
+use super::{text, time};
 use crate::document::Document;
 
 /// Stands between the words of two fields, so that no phrase is found across them. No query has it.
@@ -135,17 +135,17 @@ impl Collector {
 
     /// Adds a value; tells to stop once nothing more fits.
     fn add(&mut self, section: &Section<'_>) -> ControlFlow<()> {
-        let text = section.leaf.text();
+        let value = section.leaf.text();
         let is_text = matches!(section.leaf, Leaf::Text(_));
         let words = if section.full_text || is_text {
-            terms::words(text)
+            text::words(value)
         } else {
             Vec::new()
         };
         if let Some(path) = &section.path {
             self.add_value(path, &section.leaf);
             // A single word that is the whole value is found as that.
-            if is_text && !(words.len() == 1 && path.value(text) == path.value(&words[0])) {
+            if is_text && !(words.len() == 1 && path.value(value) == path.value(&words[0])) {
                 let room = MAX_TERMS.saturating_sub(self.word_terms.len());
                 let some = words.iter().take(MAX_WORDS_OF_VALUE.min(room));
                 self.word_terms.extend(some.map(|word| path.word(word)));

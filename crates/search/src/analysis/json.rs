@@ -59,7 +59,7 @@ pub(crate) fn leaves<'a>(
             b',' | b':' => continue,
             b'"' => {
                 let text = scanner.text();
-                // Whatever follows a name is a colon.
+                // A name is followed by a colon.
                 if around.last() == Some(&true) && scanner.peek() == Some(b':') {
                     names.enter(objects, text);
                     continue;

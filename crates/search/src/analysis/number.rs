@@ -101,7 +101,7 @@ pub(crate) fn patterns(from: Option<(&str, bool)>, to: Option<(&str, bool)>) -> 
         if closed {
             patterns.push(Pattern::Exactly(from.to_owned()));
         }
-        // Those that begin with `from` and go on.
+        // Longer encodings that begin with `from`.
         if !to_text.is_some_and(|to| to.starts_with(from)) {
             let more = alphabet(from_bytes, from.len());
             patterns.extend(more.map(|one| beginning(from, from.len(), one)));

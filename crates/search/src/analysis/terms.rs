@@ -5,10 +5,9 @@
 //! `@` a time, and `~` its value as it is, not folded.
 
 use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
 
-use super::text::{cut, fold};
-use super::{number, text};
+use super::number;
+use super::text::{cut, fold, push_hex};
 use crate::document::DeliveryState;
 
 /// Maximum length of a term in bytes.
@@ -122,11 +121,6 @@ pub(crate) fn delivery(
     bounded("/delivery~".to_owned(), &text)
 }
 
-/// Returns the words that a text is found by.
-pub(crate) fn words(value: &str) -> Vec<String> {
-    text::words(value)
-}
-
 fn escape(path: &mut String, name: &str) {
     for one in name.chars().filter(|one| !one.is_control()) {
         if matches!(one, '.' | '\\' | '=' | ':' | '#' | '@' | '~') {
@@ -147,10 +141,7 @@ fn bounded(mut start: String, value: &str) -> String {
     let room = MAX_BEGINNING_BYTES.saturating_sub(start.len());
     start.push_str(&cut(value, room).replace('\0', ""));
     start.push('\u{2026}');
-    for byte in &digest[..16] {
-        // Writing to a string cannot fail.
-        let _ = write!(start, "{byte:02x}");
-    }
+    push_hex(&mut start, &digest[..16]);
     start
 }
 

@@ -1,6 +1,7 @@
 //! Text: words, and what counts as equal.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_segmentation::UnicodeSegmentation as _;
@@ -14,6 +15,14 @@ const MAX_TEXT_BYTES: usize = 256 * 1024;
 /// Returns the beginning of a text, of at most so many bytes.
 pub(crate) fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
+}
+
+/// Adds bytes as hexadecimal digits.
+pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
 }
 
 /// Folds a text, so that texts are equal that differ only in case, in how Unicode composes a character,

@@ -48,8 +48,8 @@ impl ElasticsearchIndex {
         Ok(more)
     }
 
-    /// Removes documents that were found; of those that were found with their revision, only those that
-    /// nobody has changed since. The next search does not find them.
+    /// Removes the documents of hits; where a hit has a revision, only if the document is unchanged. The
+    /// next search does not find them.
     pub(super) async fn remove_hits(&self, hits: &[FoundHit]) -> Result<(), SearchError> {
         if hits.is_empty() {
             return Ok(());
@@ -74,7 +74,7 @@ impl ElasticsearchIndex {
                     let told = format!("it removes nothing for now ({kind})");
                     return Err(SearchError::Unavailable(told));
                 }
-                // Somebody else has removed or changed it.
+                // It was removed or changed by another process.
                 (200..300 | 404 | 409, _) => {}
                 (408 | 429 | 500.., _) => {
                     let told = format!("it removes nothing for now ({})", item.status);
@@ -98,7 +98,7 @@ impl ElasticsearchIndex {
         if self.count(index, matching).await? > 0 {
             return Ok(());
         }
-        // So that nobody writes to it between the count and the end. Writers try again, and create it anew.
+        // Blocks writes between the count and the deletion. Writers retry, and create the index again.
         // Where this is not possible, as on a full disk, it takes no documents either.
         let path = format!("/{index}/_block/write");
         let query = [

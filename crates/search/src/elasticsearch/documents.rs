@@ -65,16 +65,8 @@ struct ReadDocument {
 
 /// What is read of a stored document.
 #[derive(Deserialize)]
-pub(super) struct StoredSource {
+struct StoredSource {
     body: String,
-}
-
-impl StoredSource {
-    /// Parses the document.
-    pub(super) fn document(&self) -> Result<Document, SearchError> {
-        serde_json::from_str(&self.body)
-            .map_err(|_| SearchError::Response("a stored document cannot be read".to_owned()))
-    }
 }
 
 /// What became of a document in a bulk request.
@@ -189,7 +181,7 @@ impl ReadDocument {
                     seq_no,
                     primary_term,
                 };
-                Ok(Some((revision, source.document()?)))
+                Ok(Some((revision, Document::parse(&source.body)?)))
             }
             _ if self.found => Err(SearchError::Response(
                 "a document without its text".to_owned(),

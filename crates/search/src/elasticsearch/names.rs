@@ -1,9 +1,9 @@
 //! Names of indices: `<index>-v<mapping>-<year>.<month>`, by the time of the events.
 
-use std::fmt::Write as _;
-
 use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
 use sha2::{Digest as _, Sha256};
+
+use crate::analysis::text::push_hex;
 
 /// Version of the mapping and of what is computed of a document. A change of either makes documents of
 /// an older version be written again, into indices of the new one.
@@ -84,12 +84,9 @@ pub(super) fn document_id(listener: &str, id: &str) -> String {
     let mut digest = Sha256::new();
     digest.update(id.len().to_be_bytes());
     digest.update(&text);
-    let digest = digest.finalize();
-    digest.iter().fold("|".to_owned(), |mut hex, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    let mut id = "|".to_owned();
+    push_hex(&mut id, &digest.finalize());
+    id
 }
 
 /// Returns the patterns of the names of all indices of our version.

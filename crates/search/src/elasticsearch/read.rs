@@ -12,15 +12,11 @@ use super::transport::SERVER_TIMEOUT;
 use crate::document::Document;
 use crate::error::SearchError;
 use crate::facets::{self, MAX_VALUES};
-use crate::highlight::highlights;
-use crate::plan::{self, MAX_LIMIT, Plan};
-use crate::request::{Bucket, Facets, Hit, PageKey, Scope, SearchPage, SearchRequest, SortOrder};
+use crate::plan::{self, MAX_LIMIT, MAX_PAGE_BYTES, Plan};
+use crate::request::{Bucket, Facets, PageKey, Scope, SearchPage, SearchRequest, SortOrder};
 
 /// Longest time that the server searches for.
 const SEARCH_TIMEOUT: &str = SERVER_TIMEOUT;
-
-/// Maximum length of all documents of a page in bytes, if they are more than one.
-const MAX_PAGE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Number of values of each shard that a facet is counted of. With more different ones in a month, counts
 /// of rare values may be too low.
@@ -167,14 +163,7 @@ impl ElasticsearchIndex {
                 Ok(None)
             }
         })?;
-        let hits = documents.into_iter().map(|document| Hit {
-            highlights: if request.highlight {
-                highlights(&document, &plan.text)
-            } else {
-                Vec::new()
-            },
-            document,
-        });
+        let hits = documents.into_iter().map(|document| plan.hit(document));
         Ok(SearchPage {
             hits: hits.collect(),
             total: response.hits.total.value,
@@ -183,7 +172,7 @@ impl ElasticsearchIndex {
         })
     }
 
-    /// Reads the documents of hits, but for those that were removed since.
+    /// Reads the documents of hits, except those removed since.
     pub(super) async fn read_hits(&self, hits: &[FoundHit]) -> Result<Vec<Document>, SearchError> {
         let wanted: Vec<_> = hits
             .iter()
@@ -247,7 +236,7 @@ impl ElasticsearchIndex {
         let from = plan.from.unwrap_or(micros(first));
         let to = plan.to.map_or(micros(last), |to| to.saturating_sub(1));
         let interval = facets::interval_seconds(from, to);
-        facets.interval_seconds = seconds(interval);
+        facets.interval_seconds = interval.unsigned_abs();
         let body = json!({
             "query": query::filters(plan),
             "size": 0,
@@ -323,7 +312,7 @@ pub(super) fn fitting(hits: &[FoundHit]) -> &[FoundHit] {
     let fits = |hit: &&FoundHit| {
         let own = hit.fields.bytes.first().copied().unwrap_or_default();
         bytes = bytes.saturating_add(own);
-        bytes <= MAX_PAGE_BYTES
+        bytes <= u64::from(MAX_PAGE_BYTES)
     };
     let count = hits.iter().take_while(fits).count();
     &hits[..count.max(1).min(hits.len())]
@@ -362,8 +351,4 @@ fn values(counts: Counts<String>) -> Vec<Bucket> {
 )]
 fn micros(number: f64) -> i64 {
     number as i64
-}
-
-fn seconds(interval: i64) -> u64 {
-    u64::try_from(interval).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! What the server is told of our indices: mapping, template, alias; and checks that nobody else has
-//! taken their names.
+//! Schema of the indices: mapping, template and alias; and checks that their names are not taken by
+//! others.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ struct MappingOf {
 impl ElasticsearchIndex {
     /// Refuses a server that is too old or something else.
     pub(super) async fn check_version(&self) -> Result<(), SearchError> {
-        // Whoever may write and search need not have the right to ask for this.
+        // Credentials that may write and search may lack the right to ask for this.
         let Some(reply) = self.server.root().await? else {
             return Ok(());
         };
@@ -68,7 +68,7 @@ impl ElasticsearchIndex {
             return match meta.and_then(|meta| meta.get(META)) {
                 Some(_) => Ok(()),
                 None => Err(SearchError::Refused(format!(
-                    "somebody else has made the index template {}: give another `index`",
+                    "the index template {} was made by others: give another `index`",
                     names::template(&self.index)
                 ))),
             };
@@ -122,8 +122,8 @@ impl ElasticsearchIndex {
         }
     }
 
-    /// Returns the names of our indices of any mapping version among those that `pattern` and the alias
-    /// name. Refuses those that somebody else has made.
+    /// Returns our indices of any mapping version among those that match `pattern` or have the alias.
+    /// Refuses indices that others have made.
     pub(super) async fn own_indices(
         &self,
         pattern: &str,
@@ -149,8 +149,7 @@ impl ElasticsearchIndex {
                 }
                 Some(_) => {
                     return Err(SearchError::Refused(format!(
-                        "somebody else has made the index {name}, with another mapping: remove it, or give another \
-                         `index`"
+                        "the index {name} was made by others, with another mapping: remove it, or give another `index`"
                     )));
                 }
                 // The name of an index that is called `shop` begins with that of `shop-v1` as well.
@@ -173,7 +172,7 @@ impl ElasticsearchIndex {
 
 fn taken(index: &str) -> SearchError {
     SearchError::Refused(format!(
-        "`{index}` is, or names, an index that somebody else has made: give another `index`"
+        "`{index}` is, or names, an index that others have made: give another `index`"
     ))
 }
 

@@ -117,7 +117,7 @@ impl Server {
         }
     }
 
-    /// Sends a request, and returns whatever is answered.
+    /// Sends a request, and returns the response, of any status.
     async fn exchange(
         &self,
         method: Method,

@@ -1,5 +1,5 @@
-//! Documents of an older mapping are written again into the indices of ours, with what is searched of
-//! them computed anew, and removed from the old ones; these are dropped once they are empty.
+//! Upgrade of the mapping: documents of an older version are written to indices of the current one, with
+//! their terms computed again, and removed from the old indices, which are dropped once they are empty.
 //!
 //! It is done here and not by the server's `_reindex`, which not every server has, which computes nothing
 //! anew, and which overwrites a document or leaves it out where both indices have it: here they are

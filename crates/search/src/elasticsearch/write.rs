@@ -1,7 +1,7 @@
 //! Writing: create, and where there is a document already, merge it with that under the condition that
-//! nobody else has changed it.
+//! it is unchanged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::json;
@@ -12,7 +12,8 @@ use super::names::{IndexName, document_id};
 use crate::analysis::fields::IndexedFields;
 use crate::document::Document;
 use crate::error::SearchError;
-use crate::index::{Rejected, WriteReport};
+use crate::given::{self, Rejections, unique};
+use crate::index::WriteReport;
 
 /// Maximum length of the body of one bulk request, unless a single document is longer.
 const MAX_BULK_BYTES: usize = 5 * 1024 * 1024;
@@ -27,12 +28,6 @@ const MAX_READ_BYTES: usize = 16 * 1024 * 1024;
 /// How often a document is tried that others change at the same time. One of them gets further each time.
 const MAX_ROUNDS: u32 = 50;
 
-/// Maximum length of a stored document in bytes.
-const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
-
-/// Maximum length of an id and of a listener's identity in bytes.
-const MAX_NAME_BYTES: usize = 1024;
-
 /// A document to be stored.
 struct Pending {
     document: Document,
@@ -43,28 +38,6 @@ struct Pending {
     index: String,
     /// The stored one that it replaces; none where it is created.
     replaces: Option<Revision>,
-}
-
-/// A document that can never be stored.
-struct Lost {
-    listener: String,
-    rejected: Rejected,
-}
-
-impl Lost {
-    fn new(document: &Document, reason: String) -> Self {
-        Self {
-            listener: document.listener.clone(),
-            rejected: Rejected {
-                id: document.id.clone(),
-                reason,
-            },
-        }
-    }
-
-    fn name(&self) -> (&str, &str) {
-        (&self.listener, &self.rejected.id)
-    }
 }
 
 /// What is stored.
@@ -96,8 +69,16 @@ impl ElasticsearchIndex {
         &self,
         documents: &[Document],
     ) -> Result<WriteReport, SearchError> {
-        let mut rejected = Vec::new();
-        let mut pending = self.pending(documents, &mut rejected);
+        let mut rejections = Rejections::default();
+        let unique = unique(documents, &mut rejections, |_| Ok(()));
+        let pending = unique.into_iter().map(|document| Pending {
+            id: document_id(&document.listener, &document.id),
+            index: IndexName::of(&self.index, document.occurred_at),
+            bytes: 0,
+            document,
+            replaces: None,
+        });
+        let mut pending: Vec<Pending> = pending.collect();
         let mut rounds = 0;
         while !pending.is_empty() {
             if rounds == MAX_ROUNDS {
@@ -107,56 +88,17 @@ impl ElasticsearchIndex {
                 )));
             }
             rounds += 1;
-            let conflicts = self.store(pending, &mut rejected).await?;
+            let conflicts = self.store(pending, &mut rejections).await?;
             pending = self.merge_stored(conflicts).await?;
         }
-        let lost: BTreeSet<_> = rejected.iter().map(Lost::name).collect();
-        let written = documents.iter().filter(|one| !lost.contains(&name(one)));
-        Ok(WriteReport {
-            written: written.count(),
-            rejected: rejected.into_iter().map(|lost| lost.rejected).collect(),
-        })
-    }
-
-    /// Returns each document once, sorted for merging.
-    fn pending(&self, documents: &[Document], rejected: &mut Vec<Lost>) -> Vec<Pending> {
-        let mut unique: BTreeMap<(&str, &str), Document> = BTreeMap::new();
-        for document in documents {
-            let names = [("id", &document.id), ("listener", &document.listener)];
-            let too_long = names
-                .into_iter()
-                .find(|(_, value)| value.len() > MAX_NAME_BYTES);
-            if let Some((name, _)) = too_long {
-                let reason = format!("its {name} has more than {MAX_NAME_BYTES} bytes");
-                rejected.push(Lost::new(document, reason));
-                continue;
-            }
-            let mut sorted = document.clone();
-            sorted.sort();
-            match unique.get_mut(&name(document)) {
-                Some(first) => {
-                    first.merge(&sorted);
-                }
-                None => {
-                    unique.insert(name(document), sorted);
-                }
-            }
-        }
-        let pending = unique.into_values().map(|document| Pending {
-            id: document_id(&document.listener, &document.id),
-            index: IndexName::of(&self.index, document.occurred_at),
-            bytes: 0,
-            document,
-            replaces: None,
-        });
-        pending.collect()
+        Ok(rejections.report(documents))
     }
 
     /// Stores documents; returns those that are there in another state.
     async fn store(
         &self,
         pending: Vec<Pending>,
-        rejected: &mut Vec<Lost>,
+        rejections: &mut Rejections,
     ) -> Result<Vec<Pending>, SearchError> {
         let indices: BTreeSet<&String> = pending.iter().map(|one| &one.index).collect();
         for index in indices {
@@ -169,21 +111,21 @@ impl ElasticsearchIndex {
             let lines = match lines(&mut one) {
                 Ok(lines) => lines,
                 Err(reason) => {
-                    rejected.push(Lost::new(&one.document, reason));
+                    rejections.add(&one.document, reason);
                     continue;
                 }
             };
             let full = bytes + lines.len() > MAX_BULK_BYTES || batch.len() == MAX_BULK_DOCUMENTS;
             if full && !batch.is_empty() {
                 let batch = std::mem::take(&mut batch);
-                self.store_batch(batch, &mut conflicts, rejected).await?;
+                self.store_batch(batch, &mut conflicts, rejections).await?;
                 bytes = 0;
             }
             bytes += lines.len();
             batch.push((one, lines));
         }
         if !batch.is_empty() {
-            self.store_batch(batch, &mut conflicts, rejected).await?;
+            self.store_batch(batch, &mut conflicts, rejections).await?;
         }
         Ok(conflicts)
     }
@@ -193,7 +135,7 @@ impl ElasticsearchIndex {
         &self,
         batch: Vec<(Pending, Vec<u8>)>,
         conflicts: &mut Vec<Pending>,
-        rejected: &mut Vec<Lost>,
+        rejections: &mut Rejections,
     ) -> Result<(), SearchError> {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
@@ -207,7 +149,7 @@ impl ElasticsearchIndex {
                         "its {} bytes are too many for the server (413)",
                         lines.len()
                     );
-                    rejected.push(Lost::new(&one.document, reason));
+                    rejections.add(&one.document, reason);
                 }
                 continue;
             };
@@ -220,7 +162,7 @@ impl ElasticsearchIndex {
                         one.replaces = None;
                         conflicts.push(one);
                     }
-                    Outcome::Rejected(reason) => rejected.push(Lost::new(&one.document, reason)),
+                    Outcome::Rejected(reason) => rejections.add(&one.document, reason),
                 }
             }
         }
@@ -282,11 +224,6 @@ impl ElasticsearchIndex {
     }
 }
 
-/// Returns what tells documents apart.
-fn name(document: &Document) -> (&str, &str) {
-    (&document.listener, &document.id)
-}
-
 /// Returns the two lines of a bulk request that store a document, or why it cannot be stored.
 fn lines(one: &mut Pending) -> Result<Vec<u8>, String> {
     let document = &one.document;
@@ -299,11 +236,7 @@ fn lines(one: &mut Pending) -> Result<Vec<u8>, String> {
             "_index": one.index, "_id": one.id, "if_seq_no": seq_no, "if_primary_term": primary_term,
         }}),
     };
-    let unreadable = |_| "it cannot be written as JSON".to_owned();
-    let body = serde_json::to_string(document).map_err(unreadable)?;
-    if body.len() > MAX_DOCUMENT_BYTES {
-        return Err(format!("it has more than {MAX_DOCUMENT_BYTES} bytes"));
-    }
+    let body = given::body(document)?;
     one.bytes = body.len();
     let fields = IndexedFields::of(document);
     let source = Source {
@@ -328,7 +261,8 @@ fn lines(one: &mut Pending) -> Result<Vec<u8>, String> {
     };
     let mut lines = action.to_string().into_bytes();
     lines.push(b'\n');
-    serde_json::to_writer(&mut lines, &source).map_err(unreadable)?;
+    serde_json::to_writer(&mut lines, &source)
+        .map_err(|_| "it cannot be written as JSON".to_owned())?;
     lines.push(b'\n');
     Ok(lines)
 }

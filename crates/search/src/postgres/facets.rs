@@ -2,28 +2,21 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
+use sqlx::{PgConnection, QueryBuilder, Row};
 
+use super::conditions::push_conditions;
 use crate::error::SearchError;
 use crate::facets::{interval_seconds, rank, time_bucket};
 use crate::plan::Plan;
 use crate::request::{Bucket, Facets};
 
-/// Counts the documents that a plan finds.
+/// Counts the documents that a plan finds, of events between these times in microseconds since 1970.
 pub(super) async fn count(
     tx: &mut PgConnection,
     plan: &Plan,
-    push_conditions: impl Fn(&mut QueryBuilder<Postgres>, &Plan) + Send,
+    times: Option<(i64, i64)>,
 ) -> Result<Facets, SearchError> {
-    let mut sql = QueryBuilder::new(
-        "select min(occurred_at), max(occurred_at) from observer.search_document",
-    );
-    push_conditions(&mut sql, plan);
-    let row = sql.build().fetch_one(&mut *tx).await?;
-    let micros = |time: Option<DateTime<Utc>>| time.map(|time| time.timestamp_micros());
-    let (first, last) = (micros(row.try_get(0)?), micros(row.try_get(1)?));
-    let (Some(first), Some(last)) = (first, last) else {
+    let Some((first, last)) = times else {
         return Ok(Facets {
             interval_seconds: 1,
             ..Facets::default()
@@ -37,20 +30,20 @@ pub(super) async fn count(
     // One pass: values of few kinds come together, so their combinations are few, and what is counted by
     // value is added up from them.
     let mut sql = QueryBuilder::new(
-        "select entity, operation, observers, outcomes, null::bigint, count(*) from observer.search_document",
+        "select entity, operation, observers, outcomes, count(*) from observer.search_document",
     );
     push_conditions(&mut sql, plan);
     sql.push(" group by 1, 2, 3, 4");
     let mut values: [HashMap<String, u64>; 4] = Default::default();
     for row in sql.build().fetch_all(&mut *tx).await? {
-        let count: i64 = row.try_get(5)?;
+        let count: i64 = row.try_get(4)?;
         let mut add = |facet: usize, value: String| {
             *values[facet].entry(value).or_default() += count.unsigned_abs();
         };
         add(0, row.try_get(0)?);
         add(1, row.try_get(1)?);
-        for (facet, column) in [(2, 2), (3, 3)] {
-            let all: Vec<String> = row.try_get(column)?;
+        for facet in [2, 3] {
+            let all: Vec<String> = row.try_get(facet)?;
             for value in all {
                 add(facet, value);
             }

@@ -4,6 +4,7 @@
 //!
 //! No call leaves anything in a session, so connections may be a pooler's.
 
+mod conditions;
 mod error;
 mod facets;
 mod remove;
@@ -96,7 +97,7 @@ impl SearchIndex for PostgresIndex {
 
     async fn search(&self, request: &SearchRequest) -> Result<SearchPage, SearchError> {
         let plan = plan(request)?;
-        bounded(self.run(&plan, request.highlight)).await
+        bounded(self.run(&plan)).await
     }
 
     async fn get(&self, scope: &Scope, id: &str) -> Result<Option<Document>, SearchError> {

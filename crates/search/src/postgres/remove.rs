@@ -10,7 +10,7 @@ const MAX_REMOVED: i64 = 5000;
 
 impl PostgresIndex {
     /// Removes documents of a listener, of those before a time the oldest first. Returns whether more may
-    /// be left. Documents that somebody writes at this moment are left.
+    /// be left. Documents that are being written are left.
     pub(super) async fn remove(
         &self,
         listener: &str,

@@ -52,15 +52,7 @@ fn write(text: &mut String, query: &Query) {
 
 /// A `tsquery` knows no ranges: all terms that begin with one of a few texts are a range.
 fn write_range(text: &mut String, range: &TermRange) {
-    let end = |end: &Option<(String, bool)>| {
-        let end = end.as_ref();
-        end.map(|(text, closed)| (text.clone(), *closed))
-    };
-    let (from, to) = (end(&range.from), end(&range.to));
-    let patterns = patterns(
-        from.as_ref().map(|(text, closed)| (text.as_str(), *closed)),
-        to.as_ref().map(|(text, closed)| (text.as_str(), *closed)),
-    );
+    let patterns = patterns(end(range.from.as_ref()), end(range.to.as_ref()));
     if patterns.is_empty() {
         return quote(text, NOWHERE);
     }
@@ -71,6 +63,10 @@ fn write_range(text: &mut String, range: &TermRange) {
             text.push_str(":*");
         }
     });
+}
+
+fn end(end: Option<&(String, bool)>) -> Option<(&str, bool)> {
+    end.map(|(text, closed)| (text.as_str(), *closed))
 }
 
 fn join<T>(text: &mut String, all: &[T], between: &str, write: impl Fn(&mut String, &T)) {

@@ -1,7 +1,5 @@
 //! Writes documents, each merged with what is stored of it.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -10,13 +8,8 @@ use super::{PostgresIndex, bounded};
 use crate::analysis::fields::IndexedFields;
 use crate::document::Document;
 use crate::error::SearchError;
-use crate::index::{Rejected, WriteReport};
-
-/// Maximum length of a stored document in bytes.
-const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
-
-/// Maximum length of an id, of a listener's identity and of other names, in bytes.
-const MAX_NAME_BYTES: usize = 1024;
+use crate::given::{Rejections, body, unique};
+use crate::index::WriteReport;
 
 /// Maximum number of documents of a transaction, and of bytes if they are more than one.
 const MAX_BATCH: usize = 500;
@@ -33,51 +26,34 @@ impl PostgresIndex {
         &self,
         documents: &[Document],
     ) -> Result<WriteReport, SearchError> {
-        let mut report = WriteReport::default();
-        // Every transaction writes in the order of ids: so none waits for one that waits for it.
-        let mut by_id: BTreeMap<(&str, &str), (Document, usize)> = BTreeMap::new();
-        for document in documents {
-            if let Err(reason) = check(document) {
-                let id = document.id.clone();
-                report.rejected.push(Rejected { id, reason });
-                continue;
-            }
-            let name = (document.listener.as_str(), document.id.as_str());
-            if let Some((merged, count)) = by_id.get_mut(&name) {
-                merged.merge(&sorted(document));
-                *count += 1;
-            } else {
-                by_id.insert(name, (sorted(document), 1));
-            }
-        }
+        let mut rejections = Rejections::default();
         let mut batch = Batch::default();
-        for (document, count) in by_id.into_values() {
+        // Every transaction writes in the order of ids: so none waits for one that waits for it.
+        for document in unique(documents, &mut rejections, check) {
             let body = match body(&document) {
                 Ok(body) => body,
                 Err(reason) => {
-                    let id = document.id.clone();
-                    report.rejected.push(Rejected { id, reason });
+                    rejections.add(&document, reason);
                     continue;
                 }
             };
             if batch.is_full(&document, body.len()) {
-                report.written += self
-                    .write_batch(std::mem::take(&mut batch), &mut report)
+                self.write_batch(std::mem::take(&mut batch), &mut rejections)
                     .await?;
             }
-            batch.add(document, body, count);
+            batch.add(document, body);
         }
         if !batch.documents.is_empty() {
-            report.written += self.write_batch(batch, &mut report).await?;
+            self.write_batch(batch, &mut rejections).await?;
         }
-        Ok(report)
+        Ok(rejections.report(documents))
     }
 
     async fn write_batch(
         &self,
         batch: Batch,
-        report: &mut WriteReport,
-    ) -> Result<usize, SearchError> {
+        rejections: &mut Rejections,
+    ) -> Result<(), SearchError> {
         let listener = batch.documents[0].listener.clone();
         let rows: Vec<Row> = batch
             .documents
@@ -88,15 +64,10 @@ impl PostgresIndex {
         for _ in 0..ATTEMPTS {
             let written = bounded(self.try_batch(&listener, &batch.documents, &rows));
             if let Some(rejected) = written.await? {
-                let lost: usize = batch
-                    .documents
-                    .iter()
-                    .zip(&batch.counts)
-                    .filter(|(document, _)| rejected.iter().any(|one| one.id == document.id))
-                    .map(|(_, count)| count)
-                    .sum();
-                report.rejected.extend(rejected);
-                return Ok(batch.counts.iter().sum::<usize>() - lost);
+                for (document, reason) in rejected {
+                    rejections.add(&document, reason);
+                }
+                return Ok(());
             }
         }
         Err(SearchError::Unavailable(
@@ -111,7 +82,7 @@ impl PostgresIndex {
         listener: &str,
         documents: &[Document],
         rows: &[Row],
-    ) -> Result<Option<Vec<Rejected>>, SearchError> {
+    ) -> Result<Option<Vec<(Document, String)>>, SearchError> {
         let mut tx = self.begin().await?;
         let inserted = insert(&mut tx, listener, rows).await?;
         let there: Vec<&Document> = documents
@@ -131,10 +102,7 @@ impl PostgresIndex {
                 }
                 match body(&stored) {
                     Ok(body) => changed.push(Row::of((&stored, body))),
-                    Err(reason) => rejected.push(Rejected {
-                        id: stored.id,
-                        reason,
-                    }),
+                    Err(reason) => rejected.push((stored, reason)),
                 }
             }
             if !changed.is_empty() {
@@ -151,8 +119,6 @@ impl PostgresIndex {
 struct Batch {
     documents: Vec<Document>,
     bodies: Vec<String>,
-    /// Number of given documents that each is.
-    counts: Vec<usize>,
     bytes: usize,
 }
 
@@ -165,21 +131,14 @@ impl Batch {
         })
     }
 
-    fn add(&mut self, document: Document, body: String, count: usize) {
+    fn add(&mut self, document: Document, body: String) {
         self.bytes += body.len();
         self.documents.push(document);
         self.bodies.push(body);
-        self.counts.push(count);
     }
 }
 
-fn sorted(document: &Document) -> Document {
-    let mut document = document.clone();
-    document.sort();
-    document
-}
-
-/// Says why a document can never be stored.
+/// Says why a document can never be stored: text in Postgres holds no NUL.
 fn check(document: &Document) -> Result<(), String> {
     let names = [
         ("id", Some(&document.id)),
@@ -188,28 +147,11 @@ fn check(document: &Document) -> Result<(), String> {
         ("key", document.key.as_ref()),
         ("tenant", document.tenant.as_ref()),
     ];
-    for (name, value) in names {
-        let Some(value) = value else {
-            continue;
-        };
-        if value.contains('\0') {
-            return Err(format!("its {name} holds a character of code zero"));
-        }
-        if matches!(name, "id" | "listener") && value.len() > MAX_NAME_BYTES {
-            return Err(format!("its {name} has more than {MAX_NAME_BYTES} bytes"));
-        }
+    let has_nul = |value: Option<&String>| value.is_some_and(|value| value.contains('\0'));
+    match names.into_iter().find(|(_, value)| has_nul(*value)) {
+        Some((name, _)) => Err(format!("its {name} holds a character of code zero")),
+        None => Ok(()),
     }
-    Ok(())
-}
-
-/// Writes a document as JSON, unless it is too long.
-fn body(document: &Document) -> Result<String, String> {
-    let body =
-        serde_json::to_string(document).map_err(|error| format!("it is no JSON: {error}"))?;
-    if body.len() > MAX_DOCUMENT_BYTES {
-        return Err(format!("it has more than {MAX_DOCUMENT_BYTES} bytes"));
-    }
-    Ok(body)
 }
 
 /// A row of the table.
@@ -304,10 +246,7 @@ async fn lock(
     .bind(ids)
     .fetch_all(tx)
     .await?;
-    bodies
-        .iter()
-        .map(|body| super::search::parse(body))
-        .collect()
+    bodies.iter().map(|body| Document::parse(body)).collect()
 }
 
 /// Updates what a merge may have changed.

@@ -2,7 +2,8 @@
 
 use super::{Query, TermRange};
 use crate::analysis::sections::FIELDS;
-use crate::analysis::terms::{Path, words as words_of};
+use crate::analysis::terms::Path;
+use crate::analysis::text::words as words_of;
 use crate::analysis::{number, time};
 
 /// What is asked of a field.

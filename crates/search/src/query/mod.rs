@@ -54,14 +54,7 @@ impl Query {
                 query => parts.push(query),
             }
         }
-        match (parts.pop(), parts.is_empty()) {
-            (None, _) => Self::All,
-            (Some(only), true) => only,
-            (Some(last), false) => {
-                parts.push(last);
-                Self::And(parts)
-            }
-        }
+        joined(parts, Self::All, Self::And)
     }
 
     /// Joins queries of which one must match.
@@ -75,14 +68,7 @@ impl Query {
                 query => parts.push(query),
             }
         }
-        match (parts.pop(), parts.is_empty()) {
-            (None, _) => Self::Nothing,
-            (Some(only), true) => only,
-            (Some(last), false) => {
-                parts.push(last);
-                Self::Or(parts)
-            }
-        }
+        joined(parts, Self::Nothing, Self::Or)
     }
 
     /// Negates a query.
@@ -93,6 +79,14 @@ impl Query {
             Self::Not(query) => *query,
             query => Self::Not(Box::new(query)),
         }
+    }
+}
+
+/// Joins parts, of which one alone needs no join, and none is something else.
+fn joined(mut parts: Vec<Query>, none: Query, join: fn(Vec<Query>) -> Query) -> Query {
+    match parts.len() {
+        0 | 1 => parts.pop().unwrap_or(none),
+        _ => join(parts),
     }
 }
 

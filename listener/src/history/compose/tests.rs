@@ -33,16 +33,12 @@ fn raw(text: &str) -> Box<RawValue> {
 
 fn event(old: Option<&str>, new: Option<&str>) -> Event {
     Event {
-        log_id: 42,
-        id: "a-42".to_owned(),
         hash: 7,
-        entity: "public.orders".into(),
         operation: Operation::Update,
         key: Some("1".to_owned()),
-        tenant: None,
-        occurred_at: DateTime::UNIX_EPOCH,
         old: old.map(raw),
         new: new.map(raw),
+        ..Event::fixture(42)
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crds::config::{Egress, Operation};
+use crds::config::Egress;
 use search::DeliveryState;
 
 use super::*;
@@ -38,21 +38,6 @@ fn holding() -> Holding {
     Holding::new(Composer::new("default/test", &config(&[])), 1)
 }
 
-fn event(log_id: i64) -> Event {
-    Event {
-        log_id,
-        id: format!("a-{log_id}"),
-        hash: 0,
-        entity: "public.orders".into(),
-        operation: Operation::Insert,
-        key: None,
-        tenant: None,
-        occurred_at: DateTime::UNIX_EPOCH,
-        old: None,
-        new: None,
-    }
-}
-
 fn position(xid: u64) -> Position {
     Position::at(Arc::new(LogBound {
         low_id: 0,
@@ -63,7 +48,7 @@ fn position(xid: u64) -> Position {
 
 fn batch(ids: &[i64], reached: u64) -> EventBatch {
     let record = |id: &i64| ChangeRecord {
-        event: event(*id),
+        event: Event::fixture(*id),
         oversized: None,
         xid: 5,
     };
@@ -79,7 +64,7 @@ fn batch(ids: &[i64], reached: u64) -> EventBatch {
 
 fn report(log_id: i64, state: DeliveryState) -> DeliveryReport {
     DeliveryReport {
-        event: Arc::new(event(log_id)),
+        event: Arc::new(Event::fixture(log_id)),
         name: ActionName::new("default/all", "log"),
         replay: None,
         state,
@@ -93,6 +78,10 @@ fn report(log_id: i64, state: DeliveryState) -> DeliveryReport {
 
 fn taken(holding: &mut Holding, now: Instant) -> Vec<Outgoing> {
     holding.take(now, 100, 1 << 20, false)
+}
+
+fn receipts(taken: &[Outgoing]) -> Vec<Receipt> {
+    taken.iter().map(|one| one.receipt).collect()
 }
 
 fn states(taken: &[Outgoing]) -> Vec<(i64, DeliveryState)> {
@@ -112,12 +101,12 @@ async fn event_is_written_once_its_deliveries_are_over() {
     holding.report(report(2, Delivered), now);
     let first = taken(&mut holding, now);
     assert_eq!(states(&first), [(2, Delivered)]);
-    holding.written(&first);
+    holding.written(&receipts(&first));
     assert!(holding.take_reached().is_empty(), "1 is not written");
     assert_eq!(holding.oldest(), Some(DateTime::UNIX_EPOCH));
     let second = taken(&mut holding, now + HOLD);
     assert_eq!(states(&second), [(1, DeliveryState::Pending)]);
-    holding.written(&second);
+    holding.written(&receipts(&second));
     assert_eq!(holding.take_reached(), [(0, 1, position(10))]);
     assert_eq!((holding.size(), holding.oldest()), ((0, 0), None));
 }
@@ -135,13 +124,13 @@ async fn report_waits_for_its_event_and_is_written_without_it() {
         [(1, Delivered)],
         "they have found each other"
     );
-    assert!(first[0].read.is_some());
+    assert!(first[0].receipt.read.is_some());
     holding.report(report(7, Delivered), now + HOLD / 2);
     let second = taken(&mut holding, now + HOLD);
     assert_eq!(states(&second), [(7, Delivered)]);
-    assert!(second[0].read.is_none());
-    holding.written(&first);
-    holding.written(&second);
+    assert!(second[0].receipt.read.is_none());
+    holding.written(&receipts(&first));
+    holding.written(&receipts(&second));
     assert_eq!(holding.size(), (0, 0));
 }
 
@@ -153,10 +142,10 @@ async fn positions_follow_in_the_order_of_reading() {
     holding.accept(batch(&[], 30), &observers, now);
     holding.report(report(2, DeliveryState::Delivered), now);
     let second = taken(&mut holding, now);
-    holding.written(&second);
+    holding.written(&receipts(&second));
     assert!(holding.take_reached().is_empty());
     let first = taken(&mut holding, now + HOLD);
-    holding.written(&first);
+    holding.written(&receipts(&first));
     assert_eq!(holding.take_reached(), [(0, 1, position(30))]);
 }
 
@@ -175,7 +164,7 @@ async fn memory_is_bounded_while_nothing_is_written() {
     assert_eq!(holding.room(), 0);
     let all = holding.take(now, usize::MAX, u64::MAX, true);
     assert!(!holding.has_room(), "what is being written counts");
-    holding.written(&all);
+    holding.written(&receipts(&all));
     assert_eq!(holding.size(), (0, 0));
     assert!(holding.held_order.is_empty() && holding.late_order.is_empty());
 }
