@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::document::{DeliveryState, Document};
 
 /// What a caller may see: the documents of one listener, or of one tenant of it. It is part of every
-/// query, facet and count.
+/// query, facet and count. A tenant cannot search the field `notMatched`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// Identity of the listener.
