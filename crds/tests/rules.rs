@@ -1011,6 +1011,24 @@ fn tokens_of_the_http_api_are_long_and_different() {
         api(&both(&token("a", one, ""), &token("b", one, ""))),
         [".tokens[1].token: is the same as that of token `a`; give each its own"]
     );
+    // A Secret that was read from a file ends in a line break, and may be empty.
+    let broken = format!("\"{one}\\n\"");
+    assert_eq!(
+        api(&both(&token("a", one, ""), &token("b", &broken, ""))),
+        [".tokens[1].token: is the same as that of token `a`; give each its own"]
+    );
+    for value in [
+        "''",
+        "\"\\n\"",
+        "\"0123456789 abcdef\"",
+        "\"0123456789\\nabcdef\"",
+    ] {
+        let said = api(&format!("tokens: [{}]", token("a", value, "")));
+        assert!(
+            said[0].contains("must be at least 16 letters"),
+            "{value}: {said:?}"
+        );
+    }
     let short = api(&format!("tokens: [{}]", token("a", "short", "")));
     assert_eq!(short.len(), 1);
     assert!(

@@ -225,13 +225,17 @@ impl ListenerConfig {
         self.identity.clone().unwrap_or_else(own)
     }
 
-    /// Whether another one differs at most in where actions may go, so that all else that runs by this
-    /// one can go on.
+    /// Whether another one differs at most in where actions may go and in who may use the HTTP API, so that
+    /// all else that runs by this one can go on.
     #[must_use]
-    pub fn differs_in_egress_at_most(&self, other: &Self) -> bool {
-        let egress = other.egress.clone();
+    pub fn differs_in_access_at_most(&self, other: &Self) -> bool {
+        let api = match (&self.api, &other.api) {
+            (Some(_), Some(_)) => other.api.clone(),
+            _ => self.api.clone(),
+        };
         Self {
-            egress,
+            egress: other.egress.clone(),
+            api,
             ..self.clone()
         } == *other
     }

@@ -48,11 +48,11 @@ pub(super) async fn serve_api(
     api: HttpApi,
     done: CancellationToken,
 ) -> Result<(), RunError> {
-    let mut enabled = api.enabled();
+    let mut access = api.access();
     let mut is_reported = false;
     loop {
         tokio::select! {
-            found = enabled.wait_for(|enabled| *enabled) => if found.is_err() { return Ok(()) },
+            found = access.wait_for(Option::is_some) => if found.is_err() { return Ok(()) },
             () = done.cancelled() => return Ok(()),
         }
         let socket = match TcpListener::bind(at).await {
@@ -83,7 +83,7 @@ pub(super) async fn serve_api(
         let _end = end.clone().drop_guard();
         tokio::select! {
             () = server::serve_api(socket, api.clone(), end) => return Ok(()),
-            _ = enabled.wait_for(|enabled| !*enabled) => {}
+            _ = access.wait_for(Option::is_none) => {}
         }
     }
 }

@@ -351,6 +351,7 @@ impl CurrentPlan {
             self.report(sources);
             self.observers
                 .send_replace(Arc::clone(&self.plan.observers));
+            sources.api.configure(&self.plan.listener);
         } else {
             tracing::info!(
                 "configuration reloaded: the listener has changed, draining to restart it"

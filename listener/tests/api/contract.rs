@@ -1,4 +1,4 @@
-//! The OpenAPI document against the real program: schemathesis tries everything that the document says.
+//! The `OpenAPI` document against the real program: schemathesis tries everything that the document says.
 
 use std::path::PathBuf;
 

@@ -43,6 +43,7 @@ async fn history_is_searched_page_by_page_with_signed_cursors() {
         (READER, "q=marker&tenant=acme"),
         (READER, "q=marker&operation=Insert"),
         (ACME, "q=marker"),
+        (ALL, "q=marker&tenant=globex"),
     ] {
         let path = format!("/search?{query}&limit=2&cursor={cursor}");
         let (status, problem) = shop.get(token, &path).await;
@@ -172,6 +173,9 @@ async fn overview_shows_observers_shards_and_processes() {
     );
     let status = shop.json(READER, "/status").await;
     assert_eq!(status["processes"].as_array().unwrap().len(), 1);
+    let history = json!({"backend": "postgres", "gaps": 0, "latestGap": null});
+    assert_eq!(status["history"], history);
+    assert_eq!(shop.json(ACME, "/status").await.get("history"), None);
     let head = shop.ask(READER, Method::HEAD, "/status", None).await;
     assert_eq!(head.status(), 200);
     assert_eq!(head.text().await.unwrap(), "");

@@ -4,6 +4,7 @@ mod callers;
 mod cluster;
 mod contract;
 mod history;
+mod hostile;
 mod shop;
 mod tenants;
 

@@ -64,6 +64,10 @@ fn values(name: &str, ids: &Ids) -> Vec<String> {
             "\"marker of globex\"",
             "' or tenant = 'globex",
             "*) OR (tenant:*",
+            "notMatched:of-globex OR globex",
+            "notMatched:*",
+            "-notMatched:\"it sees another tenant's events only\"",
+            "observer:\"default/of-globex\"",
         ],
         "tenant" => &["globex", "%", "acme' or 'a'='a", "null", "GLOBEX"],
         "observer" => &["default/of-globex", "of-globex", "default/all"],
@@ -140,7 +144,16 @@ async fn read_everything(shop: &Shop, token: &str, ids: &Ids) -> (Vec<String>, u
                     text = text.replace(id, "");
                 }
                 requests += 1;
-                let given_away = text.to_lowercase().contains(MARKER)
+                let count = serde_json::from_str(&text).map_or(0, |body: Value| {
+                    let counts = [&body["total"], &body["count"], &body["deadLetters"]];
+                    counts
+                        .into_iter()
+                        .filter_map(Value::as_u64)
+                        .max()
+                        .unwrap_or_default()
+                });
+                let given_away = count > ORDERS as u64
+                    || text.to_lowercase().contains(MARKER)
                     || headers.to_lowercase().contains(MARKER)
                     || ids.all().any(|one| one.len() > 6 && text.contains(one));
                 if given_away {

@@ -48,9 +48,12 @@ enum Source {
 #[derive(Debug)]
 pub(super) struct Auth {
     tokens: Vec<KnownToken>,
-    reviewer: Option<Reviewer>,
+    /// Asks the API server, if users of the cluster are admitted.
+    reviewer: Option<Arc<Reviewer>>,
+    /// What asks the API server where they may be.
+    cluster: Option<Arc<Reviewer>>,
     unknown: Limiter,
-    failures: Mutex<Failures>,
+    failures: Arc<Mutex<Failures>>,
 }
 
 /// Failed authentications since the last line about them.
@@ -66,17 +69,38 @@ impl Auth {
         listener: &ListenerConfig,
         coordination: &Coordination,
     ) -> Self {
-        let reviewer = match coordination {
-            Coordination::Cluster { client, .. } if config.kubernetes => {
-                Some(Reviewer::new(client, &listener.namespace, &listener.name))
+        let cluster = match coordination {
+            Coordination::Cluster { client, .. } => {
+                let reviewer = Reviewer::new(client, &listener.namespace, &listener.name);
+                Some(Arc::new(reviewer))
             }
-            Coordination::Cluster { .. } | Coordination::Database => None,
+            Coordination::Database => None,
         };
         Self {
             tokens: config.tokens.iter().map(KnownToken::new).collect(),
-            reviewer,
+            reviewer: cluster.clone().filter(|_| config.kubernetes),
+            cluster,
             unknown: Limiter::new(UNKNOWN_TOKENS),
-            failures: Mutex::default(),
+            failures: Arc::default(),
+        }
+    }
+
+    /// Returns those who are admitted by another configuration of the listener. Limits of tokens that stay go on.
+    pub(super) fn changed_to(&self, config: &ApiConfig) -> Self {
+        let token = |token| {
+            let new = KnownToken::new(token);
+            let limiter = tokens::find(&self.tokens, &new.digest).map(|old| old.limiter.clone());
+            KnownToken {
+                limiter: limiter.unwrap_or_else(|| new.limiter.clone()),
+                ..new
+            }
+        };
+        Self {
+            tokens: config.tokens.iter().map(token).collect(),
+            reviewer: self.cluster.clone().filter(|_| config.kubernetes),
+            cluster: self.cluster.clone(),
+            unknown: self.unknown.clone(),
+            failures: Arc::clone(&self.failures),
         }
     }
 
@@ -106,11 +130,15 @@ impl Auth {
         let user = match (remembered, &self.reviewer) {
             (Some(Remembered::User(user)), _) => Some(user),
             (Some(Remembered::Nobody), _) => None,
-            (_, reviewer) => {
-                self.unknown.admit().map_err(|delay| {
-                    self.note_failure();
-                    Problem::too_many("too many requests with tokens that are not known", delay)
-                })?;
+            (remembered, reviewer) => {
+                // A flood of tokens that are not known keeps nobody out who was known a moment ago.
+                if !matches!(remembered, Some(Remembered::Stale)) {
+                    self.unknown.admit().map_err(|delay| {
+                        self.note_failure();
+                        let detail = "too many requests with tokens that are not known";
+                        Problem::too_many(detail, delay)
+                    })?;
+                }
                 match reviewer {
                     Some(reviewer) => reviewer.review(token, digest).await?,
                     None => None,

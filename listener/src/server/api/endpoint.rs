@@ -3,13 +3,15 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use ::search::Scope;
 use axum::RequestExt;
-use axum::body::{Bytes, to_bytes};
+use axum::body::Bytes;
 use axum::extract::{RawPathParams, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use crds::config::ApiRole;
+use futures::StreamExt as _;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +23,10 @@ use super::problem::Problem;
 
 /// Maximum bytes of a request's body.
 const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Bytes of a body after which it is not read on. A client that is still sending when the connection is closed
+/// does not see the response.
+const MAX_DISCARDED_BYTES: usize = 16 << 20;
 
 /// Adds the schema of a type to a document.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -101,13 +107,14 @@ impl Endpoint {
         caller: Caller,
         request: Request,
     ) -> Response {
+        let responses = context.responses.clone();
         let result = async {
             let call = self.check(context, caller, request).await?;
             if self.method == Method::Post {
                 let (caller, id) = (&*call.caller.name, self.id);
                 tracing::info!(caller, operation = id, "HTTP API: change requested");
             }
-            (self.run)(call).await
+            responses.admit((self.run)(call).await?).await
         };
         result.await.unwrap_or_else(IntoResponse::into_response)
     }
@@ -164,14 +171,24 @@ async fn body(request: Request) -> Result<Bytes, Problem> {
             "send the body as `content-type: application/json`",
         ));
     }
-    to_bytes(request.into_body(), MAX_BODY_BYTES)
-        .await
-        .map_err(|_| {
-            Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the body is cut off, or has more than {MAX_BODY_BYTES} bytes"),
-            )
-        })
+    let mut parts = request.into_body().into_data_stream();
+    let (mut whole, mut length) = (Vec::new(), 0_usize);
+    while length <= MAX_DISCARDED_BYTES
+        && let Some(part) = parts.next().await
+    {
+        let part = part.map_err(|_| Problem::bad_request("the body is cut off"))?;
+        length += part.len();
+        if length <= MAX_BODY_BYTES {
+            whole.extend_from_slice(&part);
+        }
+    }
+    if length > MAX_BODY_BYTES {
+        return Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body has more than {MAX_BODY_BYTES} bytes"),
+        ));
+    }
+    Ok(whole.into())
 }
 
 impl Call {
@@ -185,6 +202,14 @@ impl Call {
             };
             Problem::new(status, format!("the body is not as documented: {error}"))
         })
+    }
+
+    /// Returns the documents of the history that its caller may see.
+    pub(super) fn scope(&self) -> Scope {
+        Scope {
+            listener: self.context.listener.to_string(),
+            tenant: self.caller.tenant.as_deref().map(str::to_owned),
+        }
     }
 
     /// Returns the tenants that it may see, where it asks for one or for none.

@@ -1,7 +1,7 @@
 //! The list of all endpoints.
 
 use ::queue::JobView;
-use ::search::Document;
+use ::search::{Document, MAX_QUERY_BYTES};
 
 use super::dead_letters::{self, AffectedCount, DeadLetterPage, LINES};
 use super::endpoint::{Endpoint, Method, schema_of};
@@ -69,7 +69,7 @@ const JOB_FILTERS: &[Parameter] = &[
 const SEARCH: &[Parameter] = &[
     parameter(
         "q",
-        Kind::Text(4096),
+        Kind::Text(MAX_QUERY_BYTES),
         "Query: words, `field:value`, phrases in quotes, ranges as `new.total:>100`.",
     ),
     ENTITY,

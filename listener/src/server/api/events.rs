@@ -2,10 +2,12 @@
 //! jobs and the dead letters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use ::search::{DeliveryEntry, DeliveryState, Document, ObserverEntry, Scope};
+use ::search::{DeliveryEntry, DeliveryState, Document, ObserverEntry};
 use axum::response::Response;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::ApiContext;
 use super::endpoint::{Call, json};
@@ -15,12 +17,18 @@ use crate::delivery::event::Event;
 use crate::history::compose::failed_attempt;
 use crate::history::events::{self, EventId};
 use crate::history::outcome::{self, DeliveryOutcome, DeliveryState as Outcome, ObserverOutcome};
+use crate::observers::Observers;
+
+/// How long the history may take to show a document; then the log does.
+const INDEX_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn show(call: Call) -> Result<Response, Problem> {
     let (context, tenant) = (&call.context, call.caller.tenant.as_deref());
     let id: EventId = call.id.parse()?;
-    if let Some(document) = indexed(context, tenant, &id).await {
-        return json(&visible(context, tenant, document));
+    let _slot = context.searches.enter().await?;
+    let observers = Arc::clone(&context.observers.borrow());
+    if let Some(document) = indexed(&call, &id).await {
+        return json(&visible(&observers, tenant, document));
     }
     let found = events::find_of_tenant(&context.pool, &id, tenant).await?;
     let event = found.ok_or_else(|| {
@@ -30,7 +38,6 @@ pub(super) async fn show(call: Call) -> Result<Response, Problem> {
             call.id
         ))
     })?;
-    let observers = Arc::clone(&context.observers.borrow());
     let (_, outcomes) = outcome::of_event(
         &context.pool,
         &*context.queue,
@@ -40,41 +47,40 @@ pub(super) async fn show(call: Call) -> Result<Response, Problem> {
     )
     .await?;
     let document = composed(context, &event, outcomes);
-    json(&visible(context, tenant, document))
+    json(&visible(&observers, tenant, document))
 }
 
-/// Leaves out of a document what a caller may not see: a tenant's, that there are observers of other tenants,
-/// which an event of its own never matches.
+/// Leaves out of a document what a tenant may not know: which observers its event did not match, and why,
+/// but for observers of its own.
 pub(super) fn visible(
-    context: &ApiContext,
+    observers: &Observers,
     tenant: Option<&str>,
     mut document: Document,
 ) -> Document {
     if tenant.is_some() {
-        let observers = Arc::clone(&context.observers.borrow());
-        let may_be_known = |name: &str| {
+        let is_own = |name: &str| {
             let mut rules = observers.rules().iter();
             let rule = rules.find(|rule| &*rule.observer == name);
-            rule.is_some_and(|rule| rule.tenant.is_none() || rule.tenant.as_deref() == tenant)
+            rule.is_some_and(|rule| rule.tenant.as_deref() == tenant)
         };
         document
             .observers
-            .retain(|one| !one.deliveries.is_empty() || may_be_known(&one.observer));
+            .retain(|one| !one.deliveries.is_empty() || is_own(&one.observer));
     }
     document
 }
 
 /// Returns the event as the history has it. What the history cannot say now, the log may.
-async fn indexed(context: &ApiContext, tenant: Option<&str>, id: &EventId) -> Option<Document> {
-    let (index, id) = (context.search.as_ref()?, id.whole()?);
-    let scope = Scope {
-        listener: context.listener.to_string(),
-        tenant: tenant.map(str::to_owned),
-    };
-    match index.get(&scope, id).await {
-        Ok(found) => found,
-        Err(error) => {
+async fn indexed(call: &Call, id: &EventId) -> Option<Document> {
+    let (index, id) = (call.context.search.as_ref()?, id.whole()?);
+    match timeout(INDEX_TIMEOUT, index.get(&call.scope(), id)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
             tracing::warn!(%error, "HTTP API: the search index failed");
+            None
+        }
+        Err(_) => {
+            tracing::warn!("HTTP API: the search index does not answer in time");
             None
         }
     }

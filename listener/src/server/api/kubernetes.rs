@@ -22,6 +22,9 @@ use crate::sync::lock;
 /// How long an answer of the API server counts.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
+/// How long a user counts as known.
+const MAX_STALE: Duration = Duration::from_mins(10);
+
 /// Maximum number of tokens whose answers are remembered.
 const MAX_REMEMBERED: usize = 1000;
 
@@ -53,6 +56,8 @@ impl ClusterUser {
 pub(super) enum Remembered {
     /// Nothing: the API server has to be asked.
     Nothing,
+    /// It was a user's a while ago: the API server has to be asked again.
+    Stale,
     /// It is nobody's.
     Nobody,
     /// It is a user's.
@@ -107,13 +112,15 @@ impl Reviewer {
     /// Returns what is remembered of a token.
     pub(super) fn remembered(&self, digest: &TokenDigest) -> Remembered {
         let remembered = lock(&self.remembered);
-        let answer = remembered.get(digest);
-        match answer.filter(|answer| answer.until > Instant::now()) {
-            Some(answer) => match &answer.user {
-                Some(user) => Remembered::User(user.clone()),
-                None => Remembered::Nobody,
-            },
-            None => Remembered::Nothing,
+        let now = Instant::now();
+        let Some(answer) = remembered.get(digest) else {
+            return Remembered::Nothing;
+        };
+        match &answer.user {
+            Some(user) if answer.until > now => Remembered::User(user.clone()),
+            Some(_) if answer.until + MAX_STALE > now => Remembered::Stale,
+            None if answer.until > now => Remembered::Nobody,
+            _ => Remembered::Nothing,
         }
     }
 
@@ -135,24 +142,26 @@ impl Reviewer {
         let status = answered(timeout(TIMEOUT, asked).await)?.status;
         let status = status.unwrap_or_default();
         let user = status.user.filter(|_| status.authenticated == Some(true));
+        let now = Instant::now();
+        let mut remembered = lock(&self.remembered);
+        let before = remembered.get(&digest).and_then(|one| one.user.as_ref());
+        let limiter = before.map(|user| user.limiter.clone());
         let user = user.map(|info| ClusterUser {
             digest,
             info: Arc::new(info),
-            limiter: Limiter::of_requests(),
+            limiter: limiter.unwrap_or_else(Limiter::of_requests),
         });
-        let now = Instant::now();
         let answer = Answer {
             until: now + MAX_AGE,
             user: user.clone(),
             may_read: None,
             may_operate: None,
         };
-        let mut remembered = lock(&self.remembered);
         if remembered.len() >= MAX_REMEMBERED {
             remembered.retain(|_, answer| answer.until > now);
         }
         // With as many at once, answers are not remembered.
-        if remembered.len() < MAX_REMEMBERED {
+        if remembered.len() < MAX_REMEMBERED || remembered.contains_key(&digest) {
             remembered.insert(digest, answer);
         }
         Ok(user)
@@ -245,8 +254,8 @@ fn answered<T>(
                  system:auth-delegator to it"
             );
             Err(Problem::unavailable(
-                "the listener's pods may not ask the API server who you are: an administrator runs `kubectl create \
-                 clusterrolebinding` as docs/reference/http-api.md says",
+                "the listener's pods may not ask the API server who you are: an administrator lets them, with \
+                 rbac.tokenReviews of the chart, as docs/reference/http-api.md says",
             ))
         }
         Ok(Err(error)) => {

@@ -12,6 +12,7 @@ mod endpoints;
 mod events;
 mod jobs;
 mod kubernetes;
+mod limits;
 mod openapi;
 mod overview;
 mod parameters;
@@ -25,13 +26,15 @@ use std::time::Duration;
 use ::queue::JobQueue;
 use ::search::SearchIndex;
 use axum::extract::{Request, State};
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
-use crds::config::ListenerConfig;
+use crds::config::{ApiConfig, ListenerConfig};
 use sqlx::PgPool;
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{OnceCell, watch};
 
 use crate::coordination::membership::Coordination;
 use crate::database::{self, DatabaseError};
@@ -42,6 +45,7 @@ use auth::{Auth, Caller};
 use cursor::CursorKey;
 use endpoint::{Endpoint, Method};
 use endpoints::ENDPOINTS;
+use limits::{ResponseLimit, SearchLimit};
 use problem::Problem;
 
 /// Where all paths begin.
@@ -49,9 +53,6 @@ const BASE: &str = "/api/observers";
 
 /// Maximum length of a request's path and query.
 const MAX_URI_BYTES: usize = 8 * 1024;
-
-/// Maximum number of searches at once.
-const MAX_SEARCHES: usize = 8;
 
 /// Timeout of a request, but for the body of its response. It is shorter than that of the server.
 const TIMEOUT: Duration = Duration::from_secs(28);
@@ -82,7 +83,8 @@ struct ApiContext {
     /// Makes documents of events that the history does not have.
     composer: Arc<Composer>,
     auth: Arc<Auth>,
-    searches: Arc<Semaphore>,
+    searches: Arc<SearchLimit>,
+    responses: ResponseLimit,
     cursors: Arc<OnceCell<CursorKey>>,
 }
 
@@ -100,8 +102,8 @@ pub struct HttpApi(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     context: Mutex<Option<ApiContext>>,
-    /// Whether the listener has an API.
-    enabled: watch::Sender<bool>,
+    /// Who may use it, if the listener has one.
+    access: watch::Sender<Option<Arc<ApiConfig>>>,
 }
 
 /// Guard that turns the API off when it is dropped.
@@ -116,20 +118,24 @@ impl Drop for ApiGuard {
 }
 
 impl HttpApi {
-    /// Takes note of whether the listener has an API, which is served while it does.
+    /// Takes note of whether the listener has an API, which is served while it does, and of who may use it.
     pub(crate) fn configure(&self, listener: &ListenerConfig) {
-        self.0.enabled.send_replace(listener.api.is_some());
+        let access = listener.api.clone().map(Arc::new);
+        if let (Some(context), Some(access)) = (&mut *lock(&self.0.context), &access) {
+            context.auth = Arc::new(context.auth.changed_to(access));
+        }
+        self.0.access.send_replace(access);
     }
 
-    /// Returns whether the listener has an API, as it changes.
-    pub(crate) fn enabled(&self) -> watch::Receiver<bool> {
-        self.0.enabled.subscribe()
+    /// Returns who may use the API, if the listener has one, as that changes.
+    pub(crate) fn access(&self) -> watch::Receiver<Option<Arc<ApiConfig>>> {
+        self.0.access.subscribe()
     }
 
     /// Turns the API on if the listener has one, with a connection pool of its own.
     pub(crate) fn open(&self, parts: ApiParts<'_>) -> Result<ApiGuard, DatabaseError> {
         let listener = parts.listener;
-        if let Some(api) = &listener.api {
+        if let Some(access) = &*self.0.access.borrow() {
             self.set(Some(ApiContext {
                 pool: database::admin_pool(&listener.database_url)?,
                 queue: Arc::clone(parts.queue),
@@ -137,8 +143,9 @@ impl HttpApi {
                 observers: parts.observers,
                 search: parts.search,
                 composer: Arc::new(composer(listener)),
-                auth: Arc::new(Auth::new(api, listener, parts.coordination)),
-                searches: Arc::new(Semaphore::new(MAX_SEARCHES)),
+                auth: Arc::new(Auth::new(access, listener, parts.coordination)),
+                searches: Arc::default(),
+                responses: ResponseLimit::default(),
                 cursors: Arc::default(),
             }));
         }
@@ -176,7 +183,7 @@ pub(super) fn routes(api: HttpApi) -> Router {
         })
         .method_not_allowed_fallback(async || {
             Problem::new(
-                axum::http::StatusCode::METHOD_NOT_ALLOWED,
+                StatusCode::METHOD_NOT_ALLOWED,
                 "the path does not take this method; the header Allow names those that it takes",
             )
         });
@@ -213,12 +220,20 @@ fn route(methods: MethodRouter, endpoint: &'static Endpoint) -> MethodRouter {
 }
 
 /// Finds out who makes a request, adds that and the context to it, and limits its time.
-async fn admit(State(api): State<HttpApi>, mut request: Request, next: Next) -> Response {
+async fn admit(State(api): State<HttpApi>, request: Request, next: Next) -> Response {
+    let mut response = admitted(&api, request, next).await;
+    // Responses hold data of rows.
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, no_store);
+    response
+}
+
+async fn admitted(api: &HttpApi, mut request: Request, next: Next) -> Response {
     let uri = request.uri();
     let length = uri.path_and_query().map_or(0, |both| both.as_str().len());
     if length > MAX_URI_BYTES {
         let detail = format!("path and query have more than {MAX_URI_BYTES} bytes");
-        return Problem::new(axum::http::StatusCode::URI_TOO_LONG, detail).into_response();
+        return Problem::new(StatusCode::URI_TOO_LONG, detail).into_response();
     }
     let Some(context) = api.context() else {
         return Problem::unavailable(

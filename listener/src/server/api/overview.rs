@@ -16,6 +16,7 @@ use crate::checkpoint::status;
 use crate::coordination::heartbeat::{self, MemberState};
 use crate::coordination::live_processes;
 use crate::dead_letters::admin::{self, DeadLetterFilter};
+use crate::history::position;
 use crate::observers::Observers;
 
 /// Observers of the listener.
@@ -121,9 +122,26 @@ pub(super) struct ListenerStatus {
     dead_letters: u64,
     /// Jobs that are not completed.
     jobs: JobCounts,
+    /// The history, if the listener keeps one. Tokens of a tenant do not see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<HistoryInfo>,
     /// Processes that send heartbeats. Tokens of a tenant see none.
     #[serde(skip_serializing_if = "Option::is_none")]
     processes: Option<Vec<ProcessInfo>>,
+}
+
+/// The history of the listener.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
+struct HistoryInfo {
+    /// Where documents are stored: `postgres` or `elasticsearch`.
+    backend: &'static str,
+    /// Number of gaps: times whose events are missing.
+    gaps: u64,
+    /// When the latest gap was recorded.
+    #[schemars(with = "Option<String>")]
+    latest_gap: Option<DateTime<Utc>>,
 }
 
 /// Counts of jobs by their state.
@@ -260,8 +278,8 @@ pub(super) async fn status(call: Call) -> Result<Response, Problem> {
         ..DeadLetterFilter::default()
     };
     let dead_letters = admin::count(&context.pool, &filter).await?.unsigned_abs();
-    let (jobs, processes) = if let Some(tenant) = tenant.as_deref() {
-        (jobs_of_tenant(context, tenant).await?, None)
+    let (jobs, history, processes) = if let Some(tenant) = tenant.as_deref() {
+        (jobs_of_tenant(context, tenant).await?, None, None)
     } else {
         let members = heartbeat::members(&context.pool, &context.listener).await?;
         let members = members.into_iter().map(|member| ProcessInfo {
@@ -270,15 +288,29 @@ pub(super) async fn status(call: Call) -> Result<Response, Problem> {
             config_since: member.config_since,
             started_at: member.started_at,
         });
-        (jobs(context).await?, Some(members.collect()))
+        let processes = Some(members.collect());
+        (jobs(context).await?, history(context).await?, processes)
     };
     json(&ListenerStatus {
         listener: context.listener.to_string(),
         tenant: tenant.as_deref().map(str::to_owned),
         dead_letters,
         jobs,
+        history,
         processes,
     })
+}
+
+async fn history(context: &ApiContext) -> Result<Option<HistoryInfo>, Problem> {
+    let Some(index) = &context.search else {
+        return Ok(None);
+    };
+    let gaps = position::gaps(&context.pool, &context.listener).await?;
+    Ok(Some(HistoryInfo {
+        backend: index.backend(),
+        gaps: gaps.count.unsigned_abs(),
+        latest_gap: gaps.latest,
+    }))
 }
 
 async fn jobs(context: &ApiContext) -> Result<JobCounts, Problem> {

@@ -1,6 +1,7 @@
 //! Query parameters: what an endpoint takes, in one place for requests and for the `OpenAPI` document.
 
 use chrono::{DateTime, Utc};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -106,10 +107,20 @@ impl Kind {
     }
 }
 
+/// Returns whether a query string is text, which a parser of forms would make of it silently.
+fn is_utf8(query: &str) -> bool {
+    percent_decode_str(query).decode_utf8().is_ok()
+}
+
 impl Values {
     /// Parses a query string. Everything in it must be a parameter of the endpoint, and valid.
     pub(super) fn parse(query: &str, parameters: &'static [Parameter]) -> Result<Self, Problem> {
         let mut values: Vec<(&'static str, String)> = Vec::new();
+        if !is_utf8(query) {
+            return Err(Problem::bad_request(
+                "a parameter is not UTF-8 that is percent-encoded",
+            ));
+        }
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let Some(parameter) = parameters.iter().find(|one| one.name == name) else {
                 let name: String = name.chars().take(80).collect();
@@ -258,6 +269,13 @@ mod tests {
             ("q=", "q must not be empty"),
             ("q=123456", "q must be at most 5 characters"),
             ("q=%00", "q holds a NUL"),
+            ("q=%ff", "not UTF-8"),
+            ("%ed%a0%80=1", "not UTF-8"),
+            ("q", "q must not be empty"),
+            ("limit=-1", "limit must be 0 to 10"),
+            ("limit=99999999999999999999", "limit must be 0 to 10"),
+            ("limit=+1", "limit must be 0 to 10"),
+            ("from=2026-02-30T00:00:00Z", "from must be a time"),
             ("limit=11", "limit must be 0 to 10"),
             ("limit=1e1", "limit must be 0 to 10"),
             ("from=today", "from must be a time"),

@@ -1,25 +1,19 @@
 //! Search in the history.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::search::{
-    DeliveryState, Document, Facets, Filters, Highlight, PageKey, Scope, SearchPage, SearchRequest,
-    SortOrder,
+    DeliveryState, Document, Facets, Filters, Highlight, SearchPage, SearchRequest, SortOrder,
 };
 use axum::response::Response;
 use crds::config::Operation;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json as value;
-use serde_json::value::{RawValue, to_raw_value};
 
-use super::endpoint::{Call, TenantScope, json};
+use super::endpoint::{Call, json};
 use super::events::visible;
 use super::problem::Problem;
-
-/// Bytes of documents after which a page ends.
-const MAX_PAGE_BYTES: usize = 8 << 20;
 
 /// Parameters that change what is shown of the documents found, and not which are found or in which order.
 const NOT_FILTERS: &[&str] = &["cursor", "limit", "facets", "highlight"];
@@ -55,8 +49,7 @@ struct FoundEvent {
 #[schemars(deny_unknown_fields)]
 pub(super) struct EventPage {
     /// The events, in order. There may be fewer than `limit`, though more follow, where they are large.
-    #[schemars(with = "Vec<FoundEvent>")]
-    items: Vec<Box<RawValue>>,
+    items: Vec<FoundEvent>,
     /// Number of events that match, on all pages.
     total: u64,
     /// `cursor` of the next page, if there is one.
@@ -72,29 +65,13 @@ pub(super) async fn search(call: Call) -> Result<Response, Problem> {
         ));
     };
     let query = &call.query;
-    let scope = call.tenants(query.text("tenant"));
-    let bound_to = bound_to(&call, &scope);
+    let bound_to = bound_to(&call);
     let after = match query.text("cursor") {
         Some(cursor) => Some(call.context.cursors().await?.verify(&cursor, &bound_to)?),
         None => None,
     };
-    let Ok(tenant) = scope.filter() else {
-        let facets = query.flag("facets").then(Facets::default);
-        return page(
-            &call,
-            SearchPage {
-                facets,
-                ..SearchPage::default()
-            },
-            &bound_to,
-        )
-        .await;
-    };
     let request = SearchRequest {
-        scope: Scope {
-            listener: call.context.listener.to_string(),
-            tenant,
-        },
+        scope: call.scope(),
         filters: filters(&call),
         sort: match query.text("sort").as_deref() {
             Some("oldest") => SortOrder::Oldest,
@@ -105,20 +82,15 @@ pub(super) async fn search(call: Call) -> Result<Response, Problem> {
         facets: query.flag("facets"),
         highlight: query.flag("highlight"),
     };
-    let permit = Arc::clone(&call.context.searches).try_acquire_owned();
-    let permit = permit.map_err(|_| {
-        let detail = "too many searches are running; try again in a moment";
-        Problem::too_many(detail, Duration::from_secs(1))
-    })?;
+    let _slot = call.context.searches.enter().await?;
     let found = index.search(&request).await?;
-    drop(permit);
     page(&call, found, &bound_to).await
 }
 
 /// Returns all that a cursor is good for: the listener, what the caller may see, and what it asks for.
-fn bound_to(call: &Call, scope: &TenantScope) -> String {
+fn bound_to(call: &Call) -> String {
     let (own, asked) = (&call.caller.tenant, call.query.canonical(NOT_FILTERS));
-    value!([&*call.context.listener, own, format!("{scope:?}"), asked]).to_string()
+    value!([&*call.context.listener, own, asked]).to_string()
 }
 
 fn filters(call: &Call) -> Filters {
@@ -136,8 +108,8 @@ fn filters(call: &Call) -> Filters {
         entity: query.text("entity"),
         operations: operations.collect(),
         key: query.text("key"),
-        // The scope has it, which every backend enforces.
-        tenant: None,
+        // A caller of one tenant has that in its scope as well.
+        tenant: query.text("tenant"),
         observer: query.text("observer"),
         action: query.text("action"),
         states: states.collect(),
@@ -147,29 +119,18 @@ fn filters(call: &Call) -> Filters {
 }
 
 async fn page(call: &Call, found: SearchPage, bound_to: &str) -> Result<Response, Problem> {
-    let (mut items, mut bytes, mut next) = (Vec::new(), 0, found.next);
-    let mut last: Option<PageKey> = None;
-    for hit in found.hits {
-        let place = PageKey::of(&hit.document);
-        let tenant = call.caller.tenant.as_deref();
-        let item = to_raw_value(&FoundEvent {
-            document: visible(&call.context, tenant, hit.document),
-            highlights: hit.highlights,
-        })?;
-        bytes += item.get().len();
-        if last.is_some() && bytes > MAX_PAGE_BYTES {
-            next = last;
-            break;
-        }
-        items.push(item);
-        last = Some(place);
-    }
-    let next = match next {
+    let next = match found.next {
         Some(place) => Some(call.context.cursors().await?.sign(&place, bound_to)?),
         None => None,
     };
+    let observers = Arc::clone(&call.context.observers.borrow());
+    let tenant = call.caller.tenant.as_deref();
+    let items = found.hits.into_iter().map(|hit| FoundEvent {
+        document: visible(&observers, tenant, hit.document),
+        highlights: hit.highlights,
+    });
     json(&EventPage {
-        items,
+        items: items.collect(),
         total: found.total,
         next,
         facets: found.facets,

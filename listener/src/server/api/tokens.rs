@@ -53,7 +53,8 @@ impl Limiter {
 /// A token of the listener, by its digest.
 #[derive(Debug)]
 pub(super) struct KnownToken {
-    digest: TokenDigest,
+    /// What it is found by.
+    pub(super) digest: TokenDigest,
     /// Its name in logs.
     pub(super) name: Arc<str>,
     /// What it admits to.
