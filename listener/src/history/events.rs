@@ -213,7 +213,8 @@ pub async fn find_of_tenant(
     Ok(is_it.then_some(found))
 }
 
-fn event(log: &str, row: &PgRow) -> Result<Event, EventsError> {
+/// Reads an event from a row of [`COLUMNS`].
+pub(super) fn event(log: &str, row: &PgRow) -> Result<Event, EventsError> {
     let (log_id, hash): (i64, i32) = (row.try_get(0)?, row.try_get(1)?);
     let occurred_at = row.try_get(6)?;
     Ok(Event {
