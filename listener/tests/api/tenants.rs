@@ -173,7 +173,7 @@ async fn untouched(shop: &Shop) -> (i64, i64) {
     let letters = letters.await;
     let jobs = shop.db.value(
         "select count(*) from observer.job where tenant = 'globex' and state = 's' and cancelled is null
-             and scheduled_at > now() + interval '1 hour'",
+             and scheduled_at > now()",
     );
     (letters, jobs.await)
 }

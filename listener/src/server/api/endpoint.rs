@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use ::search::Scope;
 use axum::RequestExt;
@@ -15,6 +16,7 @@ use futures::StreamExt as _;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::ApiContext;
 use super::auth::Caller;
@@ -27,6 +29,9 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// Bytes of a body after which it is not read on. A client that is still sending when the connection is closed
 /// does not see the response.
 const MAX_DISCARDED_BYTES: usize = 16 << 20;
+
+/// How long the next part of such a body is waited for.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Adds the schema of a type to a document.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -173,9 +178,16 @@ async fn body(request: Request) -> Result<Bytes, Problem> {
     }
     let mut parts = request.into_body().into_data_stream();
     let (mut whole, mut length) = (Vec::new(), 0_usize);
-    while length <= MAX_DISCARDED_BYTES
-        && let Some(part) = parts.next().await
-    {
+    while length <= MAX_DISCARDED_BYTES {
+        let part = parts.next();
+        let part = if length <= MAX_BODY_BYTES {
+            part.await
+        } else {
+            timeout(DISCARD_TIMEOUT, part).await.unwrap_or_default()
+        };
+        let Some(part) = part else {
+            break;
+        };
         let part = part.map_err(|_| Problem::bad_request("the body is cut off"))?;
         length += part.len();
         if length <= MAX_BODY_BYTES {

@@ -30,7 +30,7 @@ use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
 use crds::config::{ApiConfig, ListenerConfig};
 use sqlx::PgPool;
@@ -177,18 +177,18 @@ pub(super) fn routes(api: HttpApi) -> Router {
         let methods = of_path.fold(MethodRouter::new(), route);
         all = all.route(path, methods);
     }
-    let all = all
-        .fallback(async || {
-            Problem::not_found("there is no such path; docs/reference/http-api.md lists the paths")
-        })
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "the path does not take this method; the header Allow names those that it takes",
-            )
-        });
+    let unknown = async || {
+        Problem::not_found("there is no such path; docs/reference/http-api.md lists the paths")
+    };
+    let all = all.fallback(unknown).method_not_allowed_fallback(async || {
+        Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "the path does not take this method; the header Allow names those that it takes",
+        )
+    });
     Router::new()
         .nest(BASE, all)
+        .route(&format!("{BASE}/"), any(unknown))
         .layer(from_fn_with_state(api, admit))
 }
 
