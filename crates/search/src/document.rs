@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -11,8 +12,9 @@ use crate::error::SearchError;
 pub const MAX_ATTEMPTS_LISTED: usize = 20;
 
 /// An event and what became of it. Its JSON is what users get.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct Document {
     /// The event's id, which is the document's.
     pub id: String,
@@ -31,15 +33,18 @@ pub struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// When the event's transaction began.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub occurred_at: DateTime<Utc>,
     /// Trace that the event belongs to, 32 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
     /// The row before, without redacted columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
     pub old: Option<Box<RawValue>>,
     /// The row after, without redacted columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
     pub new: Option<Box<RawValue>>,
     /// Columns that differ between the images, redacted ones too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -50,8 +55,9 @@ pub struct Document {
 }
 
 /// What one observer made of an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct ObserverEntry {
     /// The observer, `namespace/name`.
     pub observer: String,
@@ -64,8 +70,9 @@ pub struct ObserverEntry {
 }
 
 /// One delivery of an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct DeliveryEntry {
     /// The action's name.
     pub action: String,
@@ -84,6 +91,7 @@ pub struct DeliveryEntry {
     pub history: Vec<DeliveryAttempt>,
     /// When the next attempt is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub due_at: Option<DateTime<Utc>>,
     /// Id of its job, while it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,7 +107,9 @@ pub struct DeliveryEntry {
 
 /// Where a delivery is. The order is that in which one overrides another after the same number of
 /// attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "camelCase")]
 pub enum DeliveryState {
     /// It has not been attempted yet.
@@ -152,10 +162,12 @@ impl DeliveryState {
 }
 
 /// One attempt of a delivery.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct DeliveryAttempt {
     /// When it ended.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: DateTime<Utc>,
     /// How long it took, in milliseconds; absent where nothing was attempted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
