@@ -138,6 +138,7 @@ async fn delivered_events_are_found_with_their_outcomes() {
         count(&["--outcome", "dead-letter,dropped", "--action", "post"]).await,
         3
     );
+    assert_eq!(count(&["--outcome", "not-matched"]).await, 0);
     assert_eq!(count(&["--from", "1h"]).await, 3);
     assert_eq!(count(&["--to", "1h"]).await, 0);
     assert_eq!(count(&["status:400"]).await, 3);
@@ -439,6 +440,107 @@ async fn searches_that_cannot_be_are_refused_with_a_remedy() {
         "{}",
         ended.said()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_without_an_observer_are_an_outcome_too() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let (db, config) = shop(&sink, SEARCH).await;
+    let process = Process::run(&config);
+    db.run(
+        "select observer.emit('shop.closed', '{\"why\": \"holiday\"}');
+         insert into orders values ('a', 'acme', 2, 'holiday')",
+    )
+    .await;
+    let not_matched = ["holiday", "--outcome", "not-matched"];
+    eventually("both are found", async || {
+        let all = found(&config, &["holiday", "--limit", "0"]).await;
+        let delivered = found(&config, &["--outcome", "delivered"]).await;
+        (total(&all) == 2 && total(&delivered) == 1).then_some(())
+    })
+    .await;
+    process.stop().await;
+    let page = found(&config, &not_matched).await;
+    assert_eq!(page["items"][0]["entity"], "shop.closed");
+    assert_eq!(total(&page), 1);
+    for (args, told) in [
+        (
+            &["--outcome", "not-matched,delivered"][..],
+            "cannot be combined",
+        ),
+        (
+            &["paid (x", "--outcome", "notMatched"],
+            "at character 6: this parenthesis is not closed\n  paid (x\n       ^",
+        ),
+    ] {
+        let ended = run(&config, &[&["search"], args].concat()).await;
+        assert_eq!(ended.code, Some(2), "{}", ended.said());
+        assert!(ended.err.contains(told), "{}", ended.said());
+    }
+
+    // What the history does not hold is told, and is read elsewhere.
+    config.change("{postgres: {}}", "{postgres: {}, documents: Events}");
+    let ended = run(&config, &["search", "--outcome", "delivered"]).await;
+    assert!(
+        ended.err.contains("spec.search.documents is Events"),
+        "{}",
+        ended.said()
+    );
+    let text = run(&config, &["events", "list"]).await.ok();
+    assert!(text.contains("delivered, dead letter"), "{text}");
+    db.run("delete from observer.change_log").await;
+    let id = page["items"][0]["id"].as_str().unwrap();
+    let text = run(&config, &["events", "show", id]).await.ok();
+    assert!(
+        text.ends_with("spec.search.documents is Events\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_over_is_told_by_the_jobs() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let (db, config) = shop(&sink, SEARCH).await;
+    sink.behave_at("/ok", Behaviour::Status(503));
+    config.change(
+        "initialBackoff: 20ms, maxBackoff: 200ms",
+        "initialBackoff: 1h, maxBackoff: 1h",
+    );
+    let process = Process::run(&config);
+    db.run("insert into orders values ('a', 'acme', 2, '')")
+        .await;
+    let list = ["events", "list", "-o", "json"];
+    let listed = eventually("an attempt has failed", async || {
+        let listed = run(&config, &list).await.ok();
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        let observers = listed[0]["observers"].as_array()?;
+        let is_retrying = |one: &Value| one["deliveries"][0]["state"] == "retrying";
+        observers.iter().any(is_retrying).then_some(listed)
+    })
+    .await;
+    process.stop().await;
+    let id = listed[0]["id"].as_str().unwrap();
+    let text = run(&config, &["events", "show", id]).await.ok();
+    assert!(
+        text.contains("default/ok: matched\n  post: queued, 1 attempt, due 20"),
+        "{text}"
+    );
+    assert!(text.contains(&format!(", job {id}.")), "{text}");
+    assert!(text.contains(" ms, status 503: "), "{text}");
+
+    // An event that the listener had the time to write.
+    let quiet = run(&config, &["events", "list"]).await;
+    assert!(!quiet.err.contains("behind"), "{}", quiet.said());
+    db.run(
+        "insert into orders values ('b', 'acme', 2, '');
+         update observer.change_log set occurred_at = occurred_at - interval '1 min' where key = 'b'",
+    )
+    .await;
+    let ended = run(&config, &["events", "list"]).await;
+    let told = "the history is behind the change log: it does not hold event ";
+    assert!(ended.err.contains(told), "{}", ended.said());
+    let ended = run(&config, &["events", "list", "--log"]).await;
+    assert!(ended.ok().contains("  b  "));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,8 @@ pub(super) struct EventView<'a> {
     pub(super) old: Option<&'a RawValue>,
     pub(super) new: Option<&'a RawValue>,
     pub(super) changed: Vec<String>,
-    pub(super) read_from: EventSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) read_from: Option<EventSource>,
     /// How far the listener is with it, where it was read from the change log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) progress: Option<EventProgress>,
@@ -120,7 +121,7 @@ impl<'a> EventView<'a> {
             old: event.old.as_deref(),
             new: event.new.as_deref(),
             changed: event.changed(),
-            read_from: EventSource::ChangeLog,
+            read_from: Some(EventSource::ChangeLog),
             progress: outcome.map(|outcome| outcome.progress),
             observers: outcome
                 .map(|outcome| outcome.observers.iter().map(ObserverView::stored).collect()),
@@ -141,7 +142,7 @@ impl<'a> EventView<'a> {
             old: document.old.as_deref(),
             new: document.new.as_deref(),
             changed: document.changed.clone(),
-            read_from: EventSource::History,
+            read_from: Some(EventSource::History),
             progress: None,
             observers: has_outcomes.then(|| observers().collect()),
         }

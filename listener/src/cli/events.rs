@@ -32,7 +32,7 @@ pub(super) enum EventsCommand {
         /// Maximum number of events
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
-        /// Read the change log even if there is a history, which is up to a second behind
+        /// Read the change log, which is never behind, even if there is a history
         #[arg(long)]
         log: bool,
         /// Output format
@@ -46,7 +46,7 @@ pub(super) enum EventsCommand {
     Show {
         /// Its id, as in the list; a `webhook-id` as receivers get it will do
         id: String,
-        /// Read the change log even if there is a history
+        /// Read the change log, which is never behind, even if there is a history
         #[arg(long)]
         log: bool,
         /// Output format

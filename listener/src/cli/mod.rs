@@ -20,6 +20,7 @@ mod sample;
 mod schema;
 mod search;
 mod search_output;
+mod search_query;
 mod status;
 mod table;
 mod tail;
@@ -30,7 +31,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use crds::config::Redacted;
 use observer_listener::runtime::job_worker::WorkerMode;
 use program::logs::{self, LogFormat};
@@ -54,6 +55,7 @@ struct Cli {
     #[arg(
         long,
         global = true,
+        display_order = 999,
         value_enum,
         default_value_t,
         env = "OBSERVER_LOG_FORMAT"
@@ -102,7 +104,7 @@ struct FileArgs {
     /// File, or folder of .yaml and .yml files; repeatable; `-` is standard input
     #[arg(short, long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Listener to run if the files contain several, as name or namespace/name
+    /// Listener to use if the files contain several, as name or namespace/name
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
     /// Folder with a subfolder per Secret that contains a file per key
@@ -112,12 +114,13 @@ struct FileArgs {
 
 /// The database, given by URL or by files.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").args(["database_url", "files"]).required(true).multiple(true))]
 struct DatabaseArgs {
     /// URL of the database, as `postgres://user:password@host:5432/database`; pass a password through the
     /// environment, since other users may see arguments
     #[arg(
         long, value_name = "URL", env = "OBSERVER_DATABASE_URL", hide_env_values = true,
-        value_parser = redacted, required_unless_present = "files"
+        value_parser = redacted
     )]
     database_url: Option<Redacted>,
     /// File with the listener, which gives the database; takes precedence over the URL

@@ -19,7 +19,7 @@ pub(super) enum OutputFormat {
     /// Columns
     #[default]
     Table,
-    /// JSON: one document, or one on each line where a command does not end by itself
+    /// JSON: one document, or one on each line where there is no end or no bound
     Json,
 }
 

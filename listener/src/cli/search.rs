@@ -13,7 +13,8 @@ use program::logs;
 use super::event_filter::Filter;
 use super::history_index::HistoryIndex;
 use super::output::{OutputFormat, say};
-use super::search_output::{self, pointed};
+use super::search_output;
+use super::search_query::Query;
 use super::{CliError, FileArgs, files, identity, schema};
 
 /// Number of events in memory with `--all` as JSON.
@@ -24,19 +25,21 @@ const MAX_ALL: usize = 100_000;
 
 /// Explains the query language.
 const QUERIES: &str = "\
-Queries (put them in quotes for the shell):
-  paid                         a word anywhere; several words must all be there
-  pay*                         words with this beginning
-  '\"order 42 paid\"'            words one after another
-  new.status:paid              a column of the row after; old.status of the row before
-  'new.address.city:\"New York\"'  a value inside a JSON column, as a whole
-  'new.total:>100'             also >=, <, <= and [100 TO 200]
-  'new.due:<2026-03-01'        a time, also 2026-03-01T12:00:00Z
-  'new.note:*'                 rows with a value there
-  'status:503 state:deadLetter'    what became of it; see also observer, action, state,
-                               attempts, kind, error, notMatched, delivery, job, deadLetter
-  'changed:status key:42'      the event itself; see also id, entity, operation, tenant, traceId
-  'paid AND NOT (acme OR globex)'  NOT delivery:* finds what no observer matched
+Queries, in quotes for the shell:
+  paid order                        words anywhere, all of them
+  pay*                              words with this beginning
+  '\"order 42 paid\"'                 words one after another
+  'paid AND NOT (acme OR globex)'   either, not
+  'new.status:paid'                 a column of the row after; old.status of the row before
+  'new.total:>100'                  also >=, <, <= and [100 TO 200]
+  'new.due:<2026-03-01'             a time, also 2026-03-01T12:00:00Z
+  'new.address.city:\"New York\"'     a value inside a JSON column, as a whole
+  'new.note:*'                      rows with a value there
+  'key:42 changed:status'           the event itself: id, entity, operation, key, tenant,
+                                    traceId, changed
+  'status:503 error:timeout'        what became of it: observer, notMatched, action, state,
+                                    attempts, status, kind, error, delivery, replay, job,
+                                    deadLetter
 
 Examples:
   observer-listener search -f shop.yaml 'new.total:>100' --outcome dead-letter --from 24h
@@ -46,7 +49,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = QUERIES, group = ArgGroup::new("what").args(["files"]).required(true))]
 pub(super) struct SearchArgs {
-    /// What to search for, in the query language below; all events if absent
+    /// What to search for, in the query language that `--help` explains; all events if absent. Write
+    /// `NOT word` for `-word`, which is an option here
     #[arg(value_name = "QUERY")]
     query: Vec<String>,
     #[command(flatten)]
@@ -101,18 +105,23 @@ pub(super) enum StateArg {
     DeadLetter,
     /// Accepted by the endpoint
     Delivered,
+    /// No observer matched the event; this one cannot be combined with others
+    #[value(alias = "notMatched")]
+    NotMatched,
 }
 
 impl StateArg {
-    const fn state(self) -> DeliveryState {
+    /// Returns the state; none where there is no delivery.
+    const fn state(self) -> Option<DeliveryState> {
         match self {
-            Self::Pending => DeliveryState::Pending,
-            Self::Queued => DeliveryState::Queued,
-            Self::Retrying => DeliveryState::Retrying,
-            Self::Completed => DeliveryState::Completed,
-            Self::Dropped => DeliveryState::Dropped,
-            Self::DeadLetter => DeliveryState::DeadLetter,
-            Self::Delivered => DeliveryState::Delivered,
+            Self::Pending => Some(DeliveryState::Pending),
+            Self::Queued => Some(DeliveryState::Queued),
+            Self::Retrying => Some(DeliveryState::Retrying),
+            Self::Completed => Some(DeliveryState::Completed),
+            Self::Dropped => Some(DeliveryState::Dropped),
+            Self::DeadLetter => Some(DeliveryState::DeadLetter),
+            Self::Delivered => Some(DeliveryState::Delivered),
+            Self::NotMatched => None,
         }
     }
 }
@@ -148,50 +157,89 @@ fn cursor(text: &str) -> Result<PageKey, String> {
 pub(super) async fn search(args: SearchArgs) -> Result<(), CliError> {
     let bundle = files::load(&args.files)?.bundle;
     let history = open(&bundle).await?;
-    let query = args.query.join(" ");
-    let has_text = !query.trim().is_empty();
+    let (output, all) = (args.output, args.all);
+    let (tenant, hint) = (args.filter.tenant(), args.filter.hint());
+    let query = query(&args)?;
+    let request = request(args, &history, &query)?;
+    let page = first_page(&history, &request, &query).await;
+    let page = page.map_err(|error| query.failed(error))?;
+    if page.total == 0 {
+        check_names(&bundle.observers, &request.filters)?;
+    }
+    match (all, output) {
+        (true, OutputFormat::Json) => all_as_json(&history, request, page).await,
+        (false, OutputFormat::Json) => search_output::as_json(&page),
+        (_, OutputFormat::Table) if page.total == 0 => {
+            let extent = history.extent(tenant).await?;
+            say!("no event matches; {extent}{hint}")
+        }
+        (true, OutputFormat::Table) => {
+            let page = rest(&history, request, page).await?;
+            search_output::as_table(&page, history.has_outcomes)
+        }
+        (false, OutputFormat::Table) => search_output::as_table(&page, history.has_outcomes),
+    }
+}
+
+/// Returns the first page. A query that a part is added to is first asked as it was given, so that the place
+/// of a mistake is that in it.
+async fn first_page(
+    history: &HistoryIndex,
+    request: &SearchRequest,
+    query: &Query,
+) -> Result<SearchPage, SearchError> {
+    if query.is_extended() {
+        let mut given = history.request(request.scope.tenant.clone(), request.filters.clone(), 0);
+        given.filters.query = query.given();
+        history.search(&given).await?;
+    }
+    history.search(request).await
+}
+
+/// Returns the query that is asked.
+fn query(args: &SearchArgs) -> Result<Query, CliError> {
+    let not_matched = args.outcome.iter().any(|one| one.state().is_none());
+    if not_matched && args.outcome.len() > 1 {
+        return Err(CliError::Config(
+            "--outcome not-matched cannot be combined with other outcomes".to_owned(),
+        ));
+    }
+    Ok(Query::new(args.query.join(" "), not_matched))
+}
+
+/// Returns what is searched for.
+fn request(
+    args: SearchArgs,
+    history: &HistoryIndex,
+    query: &Query,
+) -> Result<SearchRequest, CliError> {
+    let asks_for_outcomes =
+        args.observer.is_some() || args.action.is_some() || !args.outcome.is_empty();
+    if asks_for_outcomes && !history.has_outcomes {
+        return Err(CliError::Config(
+            "the history does not tell what became of events, as spec.search.documents is Events: leave out --observer, \
+             --action and --outcome"
+                .to_owned(),
+        ));
+    }
     let filters = Filters {
-        query: has_text.then(|| query.clone()),
+        query: query.whole(),
         observer: args.observer.map(identity),
         action: args.action,
-        states: args.outcome.iter().map(|one| one.state()).collect(),
+        states: args.outcome.iter().filter_map(|one| one.state()).collect(),
         ..args.filter.of_documents()
     };
-    let request = SearchRequest {
+    let limit = if args.all { PAGE } else { args.limit };
+    Ok(SearchRequest {
         sort: match args.sort {
             SortArg::Newest => SortOrder::Newest,
             SortArg::Oldest => SortOrder::Oldest,
         },
         after: args.cursor,
         facets: args.facets,
-        highlight: has_text,
-        ..history.request(
-            args.filter.tenant(),
-            filters,
-            if args.all { PAGE } else { args.limit },
-        )
-    };
-    let first = history.search(&request).await;
-    let page = first.map_err(|error| failed(error, &query))?;
-    if page.total == 0 {
-        check_names(&bundle.observers, &request.filters)?;
-    }
-    match (args.all, args.output) {
-        (true, OutputFormat::Json) => all_as_json(&history, request, page).await,
-        (false, OutputFormat::Json) => search_output::as_json(&page),
-        (_, OutputFormat::Table) => {
-            if page.total == 0 {
-                let extent = history.extent(args.filter.tenant()).await?;
-                return say!("no event matches; {extent}{}", args.filter.hint());
-            }
-            let page = if args.all {
-                rest(&history, request, page).await?
-            } else {
-                page
-            };
-            search_output::as_table(&page, history.has_outcomes)
-        }
-    }
+        highlight: query.has_text(),
+        ..history.request(args.filter.tenant(), filters, limit)
+    })
 }
 
 /// Opens the history of the listener of the files. A search server alone is asked, where it has the history.
@@ -214,19 +262,6 @@ async fn open(bundle: &Bundle) -> Result<HistoryIndex, CliError> {
     };
     let history = HistoryIndex::open(listener, pool)?;
     history.ok_or_else(|| CliError::Config("spec.search is absent".to_owned()))
-}
-
-/// Returns the error of a search; of a query with its place.
-fn failed(error: SearchError, query: &str) -> CliError {
-    match error {
-        SearchError::Query { position, .. } => {
-            CliError::Config(format!("{error}\n{}", pointed(query, position)))
-        }
-        SearchError::Unavailable(_) => CliError::Run(anyhow::anyhow!(
-            "{error}; `events list --log` shows what the change log still holds"
-        )),
-        error => error.into(),
-    }
 }
 
 /// Fails if a filter names an observer or an action that the listener does not run. That no document has it

@@ -2,16 +2,12 @@
 
 use ::search::{Bucket, Document, Facets, Highlight, Hit, SearchPage};
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr;
 
 use super::CliError;
 use super::event_view::EventView;
 use super::events::{EVENT_COLUMNS, row};
 use super::output::{counted, has_colour, say};
 use super::table::{self, fitted, one_line};
-
-/// Characters of a query before and after a place that is pointed at.
-const AROUND: usize = 40;
 
 /// Begins and ends what is found, on a terminal.
 const FOUND: &str = "\x1b[1;33m";
@@ -93,6 +89,7 @@ pub(super) fn as_table(page: &SearchPage, has_outcomes: bool) -> Result<(), CliE
 fn ending(page: &SearchPage) -> String {
     let shown = u64::try_from(page.hits.len()).unwrap_or(u64::MAX);
     match &page.next {
+        _ if shown == 0 && page.total != 1 => format!("{} events match", page.total),
         Some(next) => format!(
             "{shown} of {} that match; --cursor {} continues after these, --all shows all",
             counted(page.total, "event", "events"),
@@ -145,30 +142,11 @@ fn interval(seconds: u64) -> String {
 /// Returns a line with colour in place of the marks.
 fn coloured(line: &str) -> String {
     let mut text = line.replace('«', FOUND).replace('»', NOT_FOUND);
-    if text.contains(FOUND) {
+    // The end may be cut off.
+    if text.rfind(FOUND) > text.rfind(NOT_FOUND) {
         text.push_str(NOT_FOUND);
     }
     text
-}
-
-/// Returns the part of a query around a place, with a mark below it.
-pub(super) fn pointed(query: &str, position: usize) -> String {
-    let characters: Vec<char> = one_line(query).chars().collect();
-    let start = position.saturating_sub(AROUND).min(characters.len());
-    let end = characters.len().min(position.saturating_add(AROUND));
-    let part = |from: usize, to: usize| -> String {
-        characters.get(from..to).into_iter().flatten().collect()
-    };
-    let before = part(start, position.min(end));
-    let (cut, more) = (
-        if start > 0 { "…" } else { "" },
-        if end < characters.len() { "…" } else { "" },
-    );
-    let indent = " ".repeat(cut.width() + before.width());
-    format!(
-        "  {cut}{before}{}{more}\n  {indent}^",
-        part(position.min(end), end)
-    )
 }
 
 #[cfg(test)]
@@ -176,24 +154,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn place_in_a_query_is_pointed_at() {
-        assert_eq!(
-            pointed("new.total:>abc", 11),
-            "  new.total:>abc\n             ^"
-        );
-        assert_eq!(pointed("注文 (x", 3), "  注文 (x\n       ^");
-        assert_eq!(pointed("a (", 9), "  a (\n     ^");
-        assert_eq!(pointed("", 0), "  \n  ^");
-        let long = format!("{}!{}", "a".repeat(100), "b".repeat(100));
-        let shown = pointed(&long, 100);
-        let (line, mark) = shown.split_once('\n').unwrap_or_default();
-        assert_eq!(line, format!("  …{}!{}…", "a".repeat(40), "b".repeat(39)));
-        assert_eq!(mark, format!("{}^", " ".repeat(43)));
-    }
-
-    #[test]
     fn marks_become_colour_that_ends() {
-        assert_eq!(coloured("a «b» c"), "a \x1b[1;33mb\x1b[0m c\x1b[0m");
+        assert_eq!(coloured("a «b» c"), "a \x1b[1;33mb\x1b[0m c");
         assert_eq!(coloured("a «bcd…"), "a \x1b[1;33mbcd…\x1b[0m");
         assert_eq!(coloured("plain"), "plain");
     }

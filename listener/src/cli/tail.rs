@@ -195,7 +195,11 @@ pub(super) fn print_event(event: &Event, output: OutputFormat) -> Result<(), Cli
     if let OutputFormat::Json = output {
         let line = EventLine {
             kind: "event",
-            event: EventView::logged(event, None),
+            event: EventView {
+                // It is never another.
+                read_from: None,
+                ..EventView::logged(event, None)
+            },
         };
         return say!("{}", serde_json::to_string(&line)?);
     }
