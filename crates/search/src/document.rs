@@ -162,7 +162,7 @@ impl DeliveryState {
 }
 
 /// One attempt of a delivery.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(deny_unknown_fields)]
 pub struct DeliveryAttempt {
@@ -253,11 +253,7 @@ pub fn merge_deliveries(own: &mut Vec<DeliveryEntry>, theirs: &[DeliveryEntry]) 
     let mut changed = false;
     for their in theirs {
         match own.binary_search_by(|one| one.name().cmp(&their.name())) {
-            Ok(place) if own[place].progress() < their.progress() => {
-                own[place] = their.clone();
-                changed = true;
-            }
-            Ok(_) => {}
+            Ok(place) => changed |= own[place].merge(their),
             Err(place) => {
                 own.insert(place, their.clone());
                 changed = true;
@@ -272,19 +268,46 @@ impl DeliveryEntry {
         (&self.action, self.replay.as_deref())
     }
 
-    /// How far it is. Attempts are counted through retries and redrives, so an entry with more is the
-    /// later one; of those with as many the one that says more.
+    /// Merges the entry with another one of the same delivery; returns whether that changed it. The one that
+    /// is further stays, with the higher number of attempts and the later list of them.
+    fn merge(&mut self, their: &Self) -> bool {
+        let attempts = self.attempts.max(their.attempts);
+        let is_later = self.listed() < their.listed();
+        let mut merged = if self.progress() < their.progress() {
+            their.clone()
+        } else {
+            self.clone()
+        };
+        merged.attempts = attempts;
+        let listed = if is_later { their } else { &*self };
+        merged.history.clone_from(&listed.history);
+        let changed = merged != *self;
+        *self = merged;
+        changed
+    }
+
+    /// How far it is. Nothing follows a delivery, so what was reported of it before it ended is no news,
+    /// even if the end was found out elsewhere, without the number of attempts. Before its end, and where
+    /// a dead letter may be redriven, attempts are counted through, so an entry with more is the later one.
     fn progress(&self) -> impl Ord {
-        let last = self.history.last().map(|last| last.at);
+        let is_over = matches!(
+            self.state,
+            DeliveryState::Completed | DeliveryState::Dropped | DeliveryState::Delivered
+        );
         (
-            self.attempts,
+            is_over,
+            if is_over { 0 } else { self.attempts },
             self.state,
             !self.details_lost,
-            self.history.len(),
-            last,
             self.dead_letter,
             self.job.clone(),
             self.due_at,
         )
+    }
+
+    /// How late its list of attempts is.
+    fn listed(&self) -> impl Ord {
+        let last = self.history.last().map(|last| last.at);
+        (last, self.history.len(), &self.history)
     }
 }
